@@ -42,7 +42,7 @@ export const annotations = {
 export const ports = {
   http: 8000,
   grpc: 9440,
-  lanes: 9441,
+  engine: 9441,
   ranks: 9442,
   world: 9443,
   trace: 9444,

@@ -24,8 +24,8 @@ const layer = z.object({
     .max(planBounds.layers - 1)
     .meta({ description: "Index of the MoE layer." }),
   epoch: epoch.meta({ description: "Epoch of the layer's last change." }),
-  hosts: z.string().max(planBounds.layerText).meta({ description: "Ranks per expert: experts by comma, ranks by dot, home first." }),
-  shares: z.string().max(planBounds.layerText).meta({ description: "Per mille of the tokens each host takes, aligned with hosts." }),
+  hosts: z.string().max(planBounds.layerText).meta({ description: "Ranks per expert: experts by comma, ranks by dot, primary first." }),
+  weights: z.string().max(planBounds.layerText).meta({ description: "Per mille of the tokens each host takes, aligned with hosts." }),
 });
 
 export const expertPlacementSpecSchema = z
@@ -58,7 +58,7 @@ const outcome = (description: string) =>
     .object({
       imbalancePercent: percent("Worst layer."),
       boundPercent: percent("Least imbalance the memory allows."),
-      moves: z.int32().min(0).optional().meta({ description: "Copies newly placed." }),
+      moves: z.int32().min(0).optional().meta({ description: "Expert replicas newly placed." }),
       bytes: z.int().min(0).optional().meta({ description: "Bytes received." }),
       durationMs: z.int32().min(0).optional().meta({ description: "Milliseconds from plan to commit." }),
     })
@@ -100,7 +100,7 @@ export const expertPlacementStatusSchema = z
         z.object({
           phase: z.enum(phases).meta({ description: "prefill or decode." }),
           selections: z.int().min(0).meta({ description: "Expert selections of the last window." }),
-          imbalancePercent: percent("Worst layer, if they are routed by the plan's shares."),
+          imbalancePercent: percent("Worst layer, if they are routed by the plan's weights."),
         }),
       )
       .max(phases.length)

@@ -106,7 +106,7 @@ export const kinds: readonly Kind[] = [
       { name: "Phase", type: "string", jsonPath: ".status.phase", description: "How far it is carried out." },
       { name: "Imbalance%", type: "integer", jsonPath: ".status.measured.imbalancePercent", description: "Measured, worst layer." },
       { name: "Bound%", type: "integer", jsonPath: ".status.predicted.boundPercent", description: "Least the memory allows.", priority: 1 },
-      { name: "Moves", type: "integer", jsonPath: ".status.predicted.moves", description: "Copies newly placed by it." },
+      { name: "Moves", type: "integer", jsonPath: ".status.predicted.moves", description: "Expert replicas newly placed by it." },
       { name: "Reason", type: "string", jsonPath: ".status.reason", description: "Why it was made or held.", priority: 1 },
       age,
     ],

@@ -155,8 +155,8 @@ const table = {
 
   // ---- worker: experts and dispatch
   enodia_expert_hosted: worker.gauge("(layer, expert) pairs this rank holds."),
-  enodia_expert_copies_away: worker.gauge(
-    "Planned copies that gave way, in a full memory, to experts that no other rank held; they come back when those are no longer used.",
+  enodia_expert_replicas_away: worker.gauge(
+    "Planned expert replicas that gave way, in a full memory, to experts that no other rank held; they come back when those are no longer used.",
   ),
   enodia_expert_hosted_bytes: worker.gauge("Resident bytes of the experts this rank holds."),
   enodia_expert_budget_bytes: worker.gauge("Resident bytes this rank may spend on experts."),
@@ -183,7 +183,7 @@ const table = {
   enodia_dispatch_streams_closed_total: worker.counter("Streams of frames closed: unused for a minute, or ended by themselves.", {
     reason: ["idle", "ended"],
   }),
-  enodia_dispatch_lanes: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
+  enodia_dispatch_engine_connections: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
 
   // ---- worker: plan and shards
   enodia_plan_epoch: worker.gauge("Epoch of the plan this rank serves."),
@@ -260,7 +260,7 @@ const table = {
   enodia_experts_unhosted: managed.gauge(
     "(layer, expert) pairs of the plan that no rank holds; a restarted rank holds what it has loaded again.",
   ),
-  enodia_experts_at_risk: managed.gauge("(layer, expert) pairs that the loss of one node would leave without a live copy."),
+  enodia_experts_at_risk: managed.gauge("(layer, expert) pairs that the loss of one node would leave without a live expert replica."),
   enodia_expert_imbalance_ratio: managed.gauge(
     "Rows computed on the busiest rank over the mean, in the last window: worst layer and mean of layers.",
     { layer_agg: ["max", "mean"] },
@@ -276,7 +276,7 @@ const table = {
     "Worst layer's busiest rank over the mean, for the forecast load: under the committed plan, and under the one last proposed.",
     { plan: ["committed", "proposed"] },
   ),
-  enodia_proposed_moves: managed.gauge("Copies that the plan last proposed would newly place, carried out or not."),
+  enodia_proposed_moves: managed.gauge("Expert replicas that the plan last proposed would newly place, carried out or not."),
   enodia_proposed_gain_seconds: managed.gauge("Layer time that it would save while its forecast is expected to hold."),
   enodia_proposed_cost_seconds: managed.gauge("Layer time that its transfers would cost."),
   enodia_forecast_newest_weight_ratio: managed.gauge("Weight of the newest window in the average that forecasts the load best, 0 to 1."),
@@ -332,19 +332,19 @@ const table = {
     trainingJob,
   ),
   enodia_training_rank_imbalance_ratio: operator.gauge(
-    "Rows of the busiest rank over the mean, in the last step and the layer where that is most: were experts at their homes alone, and with copies.",
+    "Rows of the busiest rank over the mean, in the last step and the layer where that is most: were experts at their primaries alone, and with expert replicas.",
     trainingPlaced,
   ),
   enodia_training_expert_share_ratio: operator.gauge(
     "Shares of a layer's rows in the last step, from the idlest expert (0) to the busiest (1), in the layer that is least even.",
     trainingShare,
   ),
-  enodia_training_copied_ratio: operator.gauge("Share of experts that had copies in the last step.", trainingJob),
+  enodia_training_copied_ratio: operator.gauge("Share of experts that had expert replicas in the last step.", trainingJob),
   enodia_training_exposed_seconds: operator.gauge(
-    "Time of the last step in which the first rank waited for copies and sums of gradients alone.",
+    "Time of the last step in which the first rank waited for expert replicas and sums of gradients alone.",
     trainingJob,
   ),
-  enodia_training_moved_bytes: operator.gauge("Bytes of copies and sums that the first rank sent in the last step.", trainingJob),
+  enodia_training_moved_bytes: operator.gauge("Bytes of expert replicas and sums that the first rank sent in the last step.", trainingJob),
   enodia_training_tokens_per_second: operator.gauge("Tokens per second over the last steps; 0 while no pod trains.", trainingJob),
   enodia_training_restarts: operator.gauge("Pods that failed and were replaced.", trainingJob),
   enodia_training_active: operator.gauge("1 for a job that should train: neither over nor suspended. Else 0.", trainingJob),

@@ -27,18 +27,6 @@ export const moeDeploymentConditions = [
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
-/** Written by earlier releases, and read where they have left one: status.operation says it now. */
-const formerOperationSchema = z
-  .object({
-    type: z.enum(["Start", "Grow", "Shrink", "Roll", "Handover", "Repair", "Stop"]).meta({ description: "What is being done." }),
-    fromRanks: z.int32().min(0).meta({ description: "Ranks before it." }),
-    toRanks: z.int32().min(0).meta({ description: "Ranks after it." }),
-    startTime: z.iso.datetime().meta({ description: "When it began." }),
-    deadline: z.iso.datetime().meta({ description: "When it is reported as Progressing=False, DeadlineExceeded." }),
-    message: text("What it waits for."),
-  })
-  .meta({ description: "Of earlier releases: see status.operation." });
-
 /** Kept here so that a new leader does not start over with a rank that keeps failing. */
 const podFailureSchema = z
   .object({
@@ -55,7 +43,7 @@ const lastRebalanceSchema = z
   .object({
     time: z.iso.datetime().meta({ description: "When it ended." }),
     result: z.string().max(64).meta({ description: "Committed, PartlyCommitted or Aborted." }),
-    moves: z.int32().min(0).meta({ description: "Expert copies that it newly placed." }),
+    moves: z.int32().min(0).meta({ description: "Expert replicas that it newly placed." }),
     bytes: z.int().min(0).meta({ description: "Stored bytes received for them." }),
     durationMs: z.int32().min(0).meta({ description: "Milliseconds that it took." }),
     imbalanceBeforePercent: count("Worst layer before."),
@@ -87,7 +75,6 @@ export const moeDeploymentStatusSchema = z
           .max(1024)
           .optional()
           .meta({ description: "Ranks whose pods ended lately, and when each is made again.", "x-kubernetes-list-type": "atomic" }),
-        operation: formerOperationSchema.optional(),
         pendingReplicas: count("A replicas value that waits for the settle time."),
         pendingSince: time("When that value was first seen."),
       })
@@ -133,7 +120,7 @@ export const moeDeploymentStatusSchema = z
         layers: count("Layers, those without experts included."),
         expertsPerLayer: count("Experts of a layer; where layers differ, of the one with most."),
         topK: count("Experts per token."),
-        expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
+        expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one expert replica." }),
         denseBytes: z
           .int()
           .min(0)

@@ -25,7 +25,7 @@ const specBounds = {
   gatewayReplicas: 64,
   nameLength: 40,
   imageLength: 512,
-  copies: 16,
+  expertReplicas: 16,
 } as const;
 
 const count = (max: number) => z.int32().min(0).max(max);
@@ -94,15 +94,15 @@ const elasticity = z
 const experts = z
   .object({
     memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
+      "Resident bytes of experts each rank may hold: primaries, expert replicas and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
-    minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
+    minExpertReplicas: z.int32().min(1).max(specBounds.expertReplicas).default(1).meta({
       description:
-        "Copies that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live copy.",
+        "Expert replicas that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live expert replica.",
     }),
   })
   .prefault({})
-  .meta({ description: "How much memory experts may take, and how many copies of each there are at least." });
+  .meta({ description: "How much memory experts may take, and how many expert replicas of each there are at least." });
 
 const runtime = z
   .object({

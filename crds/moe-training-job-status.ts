@@ -37,8 +37,8 @@ export const moeTrainingJobStatusSchema = z
       .meta({ description: "Rows of its busiest expert over the mean, in the layer where that is most; 1 is even." }),
     spread: z
       .object({
-        imbalanceAtHomes: text.meta({
-          description: "Rows of the busiest rank over the mean, were each expert at its home alone, in the layer where that is most.",
+        imbalanceAtPrimaries: text.meta({
+          description: "Rows of the busiest rank over the mean, were each expert at its primary alone, in the layer where that is most.",
         }),
         imbalance: text.meta({ description: "The same as rows were computed, with copies." }),
         copied: text.meta({ description: "Share of experts that had copies." }),

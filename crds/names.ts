@@ -107,8 +107,8 @@ export const stallParts = ["detection", "failover", "replay"] as const;
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];
 
-/** Where the rows of experts are counted: at their homes alone, or at all ranks that have copies. */
-export const trainingPlacements = ["homes", "copies"] as const;
+/** Where the rows of experts are counted: at their primaries alone, or at all ranks that have copies. */
+export const trainingPlacements = ["primaries", "copies"] as const;
 
 /** Reasons for which a training job fails for good. */
 export const trainingFailures = ["NonFiniteLoss", "RestartLimit"] as const;

@@ -1,15 +1,15 @@
 // The placement vocabulary shared by planner, operator and runtime, and the compact text form that
-// ExpertPlacement stores (decision: experts by ",", ranks by "." with the home first, shares per mille).
+// ExpertPlacement stores (decision: experts by ",", ranks by "." with the primary first, weights per mille).
 // Pure; knows nothing of load, policies or Kubernetes.
 import { AppError } from "./common.ts";
 
 /**
- * The placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, home first; `shares[e]` is aligned
+ * The placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, primary first; `weights[e]` is aligned
  * with it and sums to 1000.
  */
 export interface LayerPlan {
   readonly hosts: readonly (readonly number[])[];
-  readonly shares: readonly (readonly number[])[];
+  readonly weights: readonly (readonly number[])[];
 }
 
 /** A layer together with the epoch of its last commit. */
@@ -38,11 +38,11 @@ export interface Move {
   readonly bytes: number;
 }
 
-export const sharesTotal = 1000;
+export const weightsTotal = 1000;
 /**
  * The bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText` bounds the characters of a
  * layer's hosts, and those of
- *  its shares.
+ *  its weights.
  */
 export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 
@@ -64,26 +64,26 @@ function decodeRows(text: string, field: string): number[][] {
   });
 }
 
-/** Parses the text form of one layer; checks that hosts are distinct and shares belong to them and sum to 1000. */
-export function decodeLayer(hosts: string, shares: string, field: string): LayerPlan {
-  const parsed = { hosts: decodeRows(hosts, `${field}.hosts`), shares: decodeRows(shares, `${field}.shares`) };
-  if (parsed.hosts.length !== parsed.shares.length) throw bad(field, "hosts and shares differ in length");
+/** Parses the text form of one layer; checks that hosts are distinct and weights belong to them and sum to 1000. */
+export function decodeLayer(hosts: string, weights: string, field: string): LayerPlan {
+  const parsed = { hosts: decodeRows(hosts, `${field}.hosts`), weights: decodeRows(weights, `${field}.weights`) };
+  if (parsed.hosts.length !== parsed.weights.length) throw bad(field, "hosts and weights differ in length");
   parsed.hosts.forEach((row, expert) => {
-    const share = parsed.shares[expert] ?? [];
+    const weight = parsed.weights[expert] ?? [];
     if (new Set(row).size !== row.length) throw bad(field, `expert ${expert} names a rank twice`);
-    if (share.length !== row.length) throw bad(field, `expert ${expert} has ${row.length} hosts but ${share.length} shares`);
-    if (share.reduce((a, b) => a + b, 0) !== sharesTotal) throw bad(field, `shares of expert ${expert} do not sum to ${sharesTotal}`);
+    if (weight.length !== row.length) throw bad(field, `expert ${expert} has ${row.length} hosts but ${weight.length} weights`);
+    if (weight.reduce((a, b) => a + b, 0) !== weightsTotal) throw bad(field, `weights of expert ${expert} do not sum to ${weightsTotal}`);
   });
   return parsed;
 }
 
 /** Texts of placements, which never change: a plan is written once, and sent to each of its ranks in parts. */
-const encoded = new WeakMap<LayerPlan, { readonly hosts: string; readonly shares: string }>();
+const encoded = new WeakMap<LayerPlan, { readonly hosts: string; readonly weights: string }>();
 
-export function encodeLayer(plan: LayerPlan): { readonly hosts: string; readonly shares: string } {
+export function encodeLayer(plan: LayerPlan): { readonly hosts: string; readonly weights: string } {
   const known = encoded.get(plan);
   if (known) return known;
-  const texts = { hosts: encodeRows(plan.hosts), shares: encodeRows(plan.shares) };
+  const texts = { hosts: encodeRows(plan.hosts), weights: encodeRows(plan.weights) };
   encoded.set(plan, texts);
   return texts;
 }

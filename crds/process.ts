@@ -113,7 +113,7 @@ export const workerProcess = {
   /** The DNS name of the seed that the model is fetched from into that folder; unset = it is there. */
   seedDns: rendered("ENODIA_SEED_DNS", optional(z.string().max(253)), ({ seedDns }) => seedDns),
   /** Where its engine takes frames of other ranks' engines. */
-  lanePort: rendered("ENODIA_LANE_PORT", port.default(ports.lanes), () => String(ports.lanes)),
+  enginePort: rendered("ENODIA_ENGINE_PORT", port.default(ports.engine), () => String(ports.engine)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
   // glibc maps an expert's weights on their own (1 MiB and more), so that the memory of a released expert leaves the container.
   mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),
@@ -193,8 +193,6 @@ const json = z
 
 export const gatewayProcess = {
   ...common,
-  /** Gateways of releases that mount the claim read the model there; this one does not. */
-  formerModelDir: rendered("ENODIA_MODEL_PATH", optional(path), modelPath),
   /** The folder that it fetches tokenizer and chat template into. */
   textDir: leftToTemplate("ENODIA_TEXT_DIR", path.default(paths.text)),
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),

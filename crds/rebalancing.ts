@@ -38,14 +38,14 @@ export const rebalancing = z
     budget: z
       .object({
         maxMoves: z.int32().min(1).max(1_000_000).optional().meta({
-          description: "Expert copies one plan may newly place, never more. When not given: 64, and 128 right after a change of load.",
+          description: "Expert replicas one plan may newly place, never more. When not given: 64, and 128 right after a change of load.",
         }),
         maxMovesPerRank: z
           .int32()
           .min(1)
           .max(1_000_000)
           .optional()
-          .meta({ description: "Expert copies one plan may newly place on one rank; no limit of its own when not given." }),
+          .meta({ description: "Expert replicas one plan may newly place on one rank; no limit of its own when not given." }),
         maxBytes: quantity("Bytes one plan may send.").optional(),
         maxTransferBytesPerSecond: quantity(
           "Bytes per second each rank may take while experts move for balance, less while tokens come slower. Repair, drain and fill are not limited.",

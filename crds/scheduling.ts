@@ -28,7 +28,7 @@ const topology = z
   .optional()
   .meta({
     description:
-      "Where ranks run relative to each other, by a label of nodes. The planner takes its values for parts of a zone: copies cost more from one to another. A change is a roll.",
+      "Where ranks run relative to each other, by a label of nodes. The planner takes its values for parts of a zone: expert replicas cost more from one to another. A change is a roll.",
   });
 
 /** `ranks` are those that start together. */

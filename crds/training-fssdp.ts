@@ -39,7 +39,7 @@ export const fssdpSchema = z
     ),
     overlapDegree: countOrAuto("Copies of a layer that come while the one before computes."),
     window: z.int32().min(1).max(bounds.window).default(5).meta({ description: "Steps whose counts of rows are the forecast." }),
-    reshardSteps: z.int32().min(1).max(bounds.steps).default(100).meta({ description: "Steps between two moves of experts' homes." }),
+    reshardSteps: z.int32().min(1).max(bounds.steps).default(100).meta({ description: "Steps between two moves of experts' primaries." }),
   })
   .prefault({})
   .meta({ description: "How ranks share experts. The result depends on none of it." });

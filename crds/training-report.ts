@@ -30,7 +30,10 @@ const layerCopiesSchema = z.object({
     .array(
       z.object({
         expert: count.meta({ description: "The expert." }),
-        ranks: z.array(count).max(copiesMax.ranks).meta({ description: "Who had it, its home first.", "x-kubernetes-list-type": "atomic" }),
+        ranks: z
+          .array(count)
+          .max(copiesMax.ranks)
+          .meta({ description: "Who had it, its primary first.", "x-kubernetes-list-type": "atomic" }),
       }),
     )
     .max(copiesMax.experts)
@@ -39,7 +42,7 @@ const layerCopiesSchema = z.object({
 export type LayerCopies = z.infer<typeof layerCopiesSchema>;
 
 export const copiesSchema = z.array(layerCopiesSchema).max(copiesMax.layers).meta({
-  description: "Layers of which experts were materialised on more ranks than their home in that step.",
+  description: "Layers of which experts were materialised on more ranks than their primary in that step.",
   "x-kubernetes-list-type": "atomic",
 });
 
@@ -48,8 +51,8 @@ export const shareQuantiles = ["0", "0.5", "0.9", "1"] as const;
 
 /** How the last step lay on the ranks: it is the same whatever happens to the loss, and takes nothing else with it. */
 const spread = z.object({
-  /** Rows of the busiest rank over the mean, in the layer where that is most: were each expert at its home alone, and as it was. */
-  imbalanceAtHomes: z.number().min(1).max(imbalanceMax),
+  /** Rows of the busiest rank over the mean, in the layer where that is most: were each expert at its primary alone, and as it was. */
+  imbalanceAtPrimaries: z.number().min(1).max(imbalanceMax),
   imbalance: z.number().min(1).max(imbalanceMax),
   /** Share of experts that had copies. */
   copied: z.number().min(0).max(1),

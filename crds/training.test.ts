@@ -139,7 +139,7 @@ test("the end of a pod fits what the kubelet passes on, whatever is said, and is
     assert.equal(end?.retry, false, letter);
   }
   const third = 100 / 3;
-  const ratios = { imbalanceAtHomes: third, imbalance: third, copied: 1 / 3, exposedSeconds: third };
+  const ratios = { imbalanceAtPrimaries: third, imbalance: third, copied: 1 / 3, exposedSeconds: third };
   const measured = {
     spread: { ...ratios, bytes: Number.MAX_SAFE_INTEGER, expertShares: [1 / 3, 1 / 3, 1 / 3, 1 / 3] },
     loss: third,

@@ -3,11 +3,14 @@
 //   integration  *.int.test.ts: real processes on loopback     e2e          *.e2e.test.ts: the product on the local cluster
 import { spawnSync } from "node:child_process";
 import { globSync, readFileSync } from "node:fs";
-import { resolve } from "node:path";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
 
 const root = resolve(import.meta.dirname, "..");
+/** Code that node has stripped of types and compiled, kept for the hundreds of processes that load the same files. */
+process.env.NODE_COMPILE_CACHE ??= join(tmpdir(), `enodia-compiled-${process.getuid?.() ?? 0}`);
 const targets = ["gen", "check", "unit", "integration", "e2e", "held", "all"] as const;
 type Target = (typeof targets)[number];
 
@@ -154,16 +157,43 @@ async function buildPrograms(): Promise<void> {
   await ensureBinaries((line) => void process.stdout.write(`# ${line}\n`), { only }).catch(() => undefined);
 }
 
-/** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
-async function runIntegration(filters: readonly string[], counts: Counts, target: Target): Promise<void> {
+interface Integration {
+  /** Files that bring up a control plane: one after another, since they share what the machine has one of. */
+  readonly planes: readonly string[];
+  readonly alone: readonly string[];
+  readonly withPrograms: readonly string[];
+}
+
+function integrationFiles(filters: readonly string[], counts: Counts, target: Target): Integration {
   const files = toRun(testFiles("integration", filters), counts, target);
   const importing = (name: RegExp) => files.filter((file) => name.test(readFileSync(file, "utf8")));
   const planes = importing(/from "[./\w-]*\/(cluster|control-plane)\.ts"/);
   const withPrograms = importing(/from "[./\w-]*\/binaries\.ts"/).filter((file) => !planes.includes(file));
-  const alone = files.filter((file) => !planes.includes(file) && !withPrograms.includes(file));
+  return { planes, withPrograms, alone: files.filter((file) => !planes.includes(file) && !withPrograms.includes(file)) };
+}
+
+async function runIntegration({ planes, alone, withPrograms }: Integration, counts: Counts): Promise<void> {
   const built = planes.length + withPrograms.length > 0 ? buildPrograms() : Promise.resolve();
   const beside = runFiles(alone, 1, counts).then(() => built.then(() => runFiles(withPrograms, 1, counts)));
   await Promise.all([built.then(() => runFiles(planes, 1, counts)), beside]);
+}
+
+/** Unit files that a lane takes at once. */
+const partFiles = 40;
+
+/** Integration tests mostly wait: unit tests run beside them, two files at a time as ever, and take both places at the end. */
+async function runUnitAndIntegration(counts: Counts): Promise<void> {
+  const unit = testFiles("unit", []);
+  const parts = Array.from({ length: Math.ceil(unit.length / partFiles) }, (_, at) => unit.slice(at * partFiles, (at + 1) * partFiles));
+  const take = async (): Promise<void> => {
+    for (let part = parts.shift(); part !== undefined; part = parts.shift()) await runFiles(part, 1, counts);
+  };
+  const integration = async ({ planes, alone, withPrograms }: Integration): Promise<void> => {
+    await buildPrograms();
+    for (const files of [planes, withPrograms, alone]) await runFiles(files, 1, counts);
+    await take();
+  };
+  await Promise.all([integration(integrationFiles([], counts, "all")), take()]);
 }
 
 /** The files that a target runs: `held` those that `npm test` holds back, `all` the others with a line for each that is held back. */
@@ -214,9 +244,10 @@ async function main(argv: readonly string[]): Promise<void> {
   const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
   const wants = (name: Target): boolean => target === "all" || target === name;
   if (wants("check")) runChecks(counts);
-  if (wants("unit")) await runFiles(testFiles("unit", filters), 2, counts);
   const held = target === "held";
-  if (wants("integration") || held) await runIntegration(filters, counts, target as Target);
+  if (target === "all") await runUnitAndIntegration(counts);
+  if (target === "unit") await runFiles(testFiles("unit", filters), 2, counts);
+  if (target === "integration" || held) await runIntegration(integrationFiles(filters, counts, target as Target), counts);
   if (wants("e2e") || held) await runE2e(filters, counts, target as Target);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);

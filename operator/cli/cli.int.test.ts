@@ -85,11 +85,11 @@ test("doctor before an install: the CRDs are this version's as the API server gi
 });
 
 test("doctor finds a CRD that lacks a field", async () => {
-  const path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/experts/properties/minCopies";
+  const path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/experts/properties/minExpertReplicas";
   await plane.kubectl("patch", "crd", "moedeployments.enodia.dev", "--type=json", "-p", JSON.stringify([{ op: "remove", path }]));
   try {
     const { stdout } = await enodia(["doctor"]);
-    assert.match(stdout, /^warn +CRDs +moedeployments\.enodia\.dev is not that of .*: it lacks spec\.experts\.minCopies$/m);
+    assert.match(stdout, /^warn +CRDs +moedeployments\.enodia\.dev is not that of .*: it lacks spec\.experts\.minExpertReplicas$/m);
   } finally {
     await plane.kubectl("apply", "-f", join(root, "crds/manifests"));
   }
@@ -246,7 +246,11 @@ test("status --watch writes again when something has changed, and ends by a sign
 });
 
 test("experts draws the plan, and writes a picture that it may write again", async () => {
-  const layers = [{ hosts: [[0], [1, 0]], shares: [[1000], [500, 500]] }].map((plan, layer) => ({ layer, epoch: 3, ...encodeLayer(plan) }));
+  const layers = [{ hosts: [[0], [1, 0]], weights: [[1000], [500, 500]] }].map((plan, layer) => ({
+    layer,
+    epoch: 3,
+    ...encodeLayer(plan),
+  }));
   const ranks = [0, 1].map((rank) => ({ rank, podName: `moe-${rank}-abcde`, podUID: `u${rank}` }));
   await plane.kube.create(
     resources.expertPlacements,
@@ -260,7 +264,7 @@ test("experts draws the plan, and writes a picture that it may write again", asy
   );
   for (let times = 0; times < 2; times += 1) {
     const text = await told("experts", "moe", "-n", namespace, "--svg", "map.svg");
-    assert.match(text, /^ +0 \|#\+\| +2 experts, +1 copies/m);
+    assert.match(text, /^ +0 \|#\+\| +2 experts, +1 expert replicas/m);
   }
   assert.match(readFileSync(join(folder, "map.svg"), "utf8"), /^<svg .*data-made-by="enodia experts"/);
 });

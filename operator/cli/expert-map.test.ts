@@ -5,7 +5,7 @@ import { encodeLayer } from "../../crds/plan.ts";
 import { expertMap, mapPicture, mapText } from "./expert-map.ts";
 
 /** Two layers of three experts on two ranks; the second layer has expert 0 on both. */
-const placement = (layers: readonly { hosts: number[][]; shares: number[][] }[]) =>
+const placement = (layers: readonly { hosts: number[][]; weights: number[][] }[]) =>
   parseExpertPlacement({
     metadata: { name: "moe", namespace: "ns" },
     spec: {
@@ -25,34 +25,34 @@ const placement = (layers: readonly { hosts: number[][]; shares: number[][] }[])
     },
   });
 const two = placement([
-  { hosts: [[0], [1], [0]], shares: [[1000], [1000], [1000]] },
-  { hosts: [[1, 0], [1], [0]], shares: [[600, 400], [1000], [1000]] },
+  { hosts: [[0], [1], [0]], weights: [[1000], [1000], [1000]] },
+  { hosts: [[1, 0], [1], [0]], weights: [[600, 400], [1000], [1000]] },
 ]);
 
 test("experts: a cell is the share of an expert's rows, over all layers or in one", () => {
   const all = expertMap(two, undefined);
   assert.deepEqual(
-    all.rows.map(({ rank, held, copies, shares }) => [rank, held, copies, shares]),
+    all.rows.map(({ rank, held, expertReplicas, weights }) => [rank, held, expertReplicas, weights]),
     [
       [0, 4, 1, [0.7, 0, 1]],
       [1, 3, 0, [0.3, 1, 0]],
     ],
   );
-  assert.deepEqual(expertMap(two, 1).rows[0]?.shares, [0.4, 0, 1]);
+  assert.deepEqual(expertMap(two, 1).rows[0]?.weights, [0.4, 0, 1]);
   assert.throws(() => expertMap(two, 2), { code: "InvalidOption", message: "--layer: the plan has layers 0, 1" });
 });
 
 test("experts: the map in the terminal has a glyph for each share, and says what it means", () => {
   const lines = mapText(expertMap(two, undefined), 120).split("\n");
   assert.equal(lines[0], "ns/moe   epoch 7, 2 layers together, experts 0 to 2");
-  assert.equal(lines[3], "   0 |* #|     4 experts,     1 copies,  1.00 MiB, load 104%");
-  assert.equal(lines[4], "   1 |:# |     3 experts,     0 copies,         -, load -  draining");
+  assert.equal(lines[3], "   0 |* #|     4 experts,    1 secondary,  1.00 MiB, load 104%");
+  assert.equal(lines[4], "   1 |:# |     3 experts,    0 secondary,         -, load -  draining");
   assert.match(lines.at(-1) ?? "", /blank none, \. to 20%.*# all; a cell is an expert$/);
 });
 
 test("experts: where a line has no room, neighbours share a cell, and the picture stays small", () => {
   const experts = Array.from({ length: 256 }, (_, e) => e % 2);
-  const wide = expertMap(placement([{ hosts: experts.map((rank) => [rank]), shares: experts.map(() => [1000]) }]), undefined);
+  const wide = expertMap(placement([{ hosts: experts.map((rank) => [rank]), weights: experts.map(() => [1000]) }]), undefined);
   const lines = mapText(wide, 80).split("\n");
   assert.ok(
     lines.slice(2, 5).every((line) => line.length <= 80),

@@ -1,8 +1,8 @@
 // The map of a placement: ranks across, experts along, and in each cell how much of an expert's rows a rank takes, over all layers or in
-// one. As text for a terminal, as a picture in SVG. Pure. Loads of single experts are on NATS alone: shares say who would compute them.
+// one. As text for a terminal, as a picture in SVG. Pure. Loads of single experts are on NATS alone: weights say who would compute them.
 import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
-import { decodeLayer, sharesTotal } from "../../crds/plan.ts";
+import { decodeLayer, weightsTotal } from "../../crds/plan.ts";
 import { svgStart, textAt } from "./svg.ts";
 import { bytes, percent } from "./table.ts";
 
@@ -11,14 +11,14 @@ export const expertsCommand = "enodia experts";
 
 interface MapRow {
   readonly rank: number;
-  /** (layer, expert) pairs that it hosts, and how many of them are copies of another rank's. */
+  /** (layer, expert) pairs that it hosts, and how many of them are expert replicas of another rank's. */
   readonly held: number;
-  readonly copies: number;
+  readonly expertReplicas: number;
   readonly hostedBytes: number | undefined;
   readonly loadPercent: number | undefined;
   readonly state: string | undefined;
   /** [experts], 0 to 1: of the expert's rows, the mean over the layers of the map. */
-  readonly shares: readonly number[];
+  readonly weights: readonly number[];
 }
 
 export interface ExpertMap {
@@ -38,20 +38,20 @@ export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: nu
     const known = spec.layers.map((one) => one.layer).join(", ");
     throw new AppError(`--layer: the plan has layers ${known || "none yet"}`, { code: "InvalidOption" });
   }
-  const plans = chosen.map((one) => decodeLayer(one.hosts, one.shares, `spec.layers[${one.layer}]`));
+  const plans = chosen.map((one) => decodeLayer(one.hosts, one.weights, `spec.layers[${one.layer}]`));
   const experts = Math.max(...plans.map(({ hosts }) => hosts.length));
   const ranks = [...new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())])].sort((a, b) => a - b);
   /** Layers that have an expert of this number at all. */
   const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
-  const rows = new Map(ranks.map((rank) => [rank, { held: 0, copies: 0, shares: new Array<number>(experts).fill(0) }]));
-  for (const { hosts, shares } of plans) {
+  const rows = new Map(ranks.map((rank) => [rank, { held: 0, expertReplicas: 0, weights: new Array<number>(experts).fill(0) }]));
+  for (const { hosts, weights } of plans) {
     hosts.forEach((row, e) => {
       row.forEach((rank, i) => {
         const of = rows.get(rank);
         if (!of) return;
         of.held += 1;
-        if (i > 0) of.copies += 1;
-        of.shares[e] = (of.shares[e] ?? 0) + (shares[e]?.[i] ?? 0) / sharesTotal / (layersOf[e] ?? 1);
+        if (i > 0) of.expertReplicas += 1;
+        of.weights[e] = (of.weights[e] ?? 0) + (weights[e]?.[i] ?? 0) / weightsTotal / (layersOf[e] ?? 1);
       });
     });
   }
@@ -61,10 +61,10 @@ export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: nu
     layer,
     layers: chosen.length,
     experts,
-    rows: [...rows].map(([rank, { held, copies, shares }]) => {
+    rows: [...rows].map(([rank, { held, expertReplicas, weights }]) => {
       const reported = status.ranks?.find((one) => one.rank === rank);
       const { hostedBytes, loadPercent, state } = reported ?? {};
-      return { rank, held, copies, hostedBytes, loadPercent, state, shares };
+      return { rank, held, expertReplicas, hostedBytes, loadPercent, state, weights };
     }),
   };
 }
@@ -79,9 +79,9 @@ const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
 /** Cells of neighbouring experts as one, where there is no room for each: the mean. */
-function binned(shares: readonly number[], perCell: number): number[] {
-  return Array.from({ length: Math.ceil(shares.length / perCell) }, (_, cell) => {
-    const part = shares.slice(cell * perCell, (cell + 1) * perCell);
+function binned(weights: readonly number[], perCell: number): number[] {
+  return Array.from({ length: Math.ceil(weights.length / perCell) }, (_, cell) => {
+    const part = weights.slice(cell * perCell, (cell + 1) * perCell);
     return part.reduce((sum, share) => sum + share, 0) / part.length;
   });
 }
@@ -95,9 +95,9 @@ export function mapText(map: ExpertMap, columns: number): string {
   const room = Math.max(cellsMin, columns - aroundColumns);
   const perCell = Math.ceil(map.experts / room);
   const cells = Math.ceil(map.experts / perCell);
-  const lines = map.rows.map(({ rank, held, copies, hostedBytes, loadPercent, state, shares }) => {
-    const drawn = binned(shares, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(5)} experts, ${String(copies).padStart(5)} copies, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+  const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
+    const drawn = binned(weights, perCell).map(glyphOf).join("");
+    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(4)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>
@@ -130,10 +130,10 @@ export function mapPicture(map: ExpertMap): string {
   const height = area.top + map.rows.length * down + area.bottom;
   const rows = map.rows.flatMap((row, i) => {
     const y = area.top + i * down;
-    const drawn = binned(row.shares, perCell).flatMap((share, cell) =>
+    const drawn = binned(row.weights, perCell).flatMap((share, cell) =>
       share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
     );
-    const words = `${row.held} experts, ${row.copies} copies, load ${percent(row.loadPercent)}`;
+    const words = `${row.held} experts, ${row.expertReplicas} secondary, load ${percent(row.loadPercent)}`;
     const label = i % labelEvery === 0;
     return [
       ...drawn,

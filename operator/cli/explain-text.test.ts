@@ -18,8 +18,8 @@ const placement = {
     modelDigest: "d",
     ranks: [0, 1, 2].map((rank) => ({ rank, podName: `moe-${rank}-abcde`, podUID: `u${rank}` })),
     layers: [
-      { layer: 0, epoch: 5, hosts: "0.2,1,2", shares: "600.400,1000,1000" },
-      { layer: 1, epoch: 3, hosts: "0.1,1.2,2", shares: "500.500,1000.0,1000" },
+      { layer: 0, epoch: 5, hosts: "0.2,1,2", weights: "600.400,1000,1000" },
+      { layer: 1, epoch: 3, hosts: "0.1,1.2,2", weights: "500.500,1000.0,1000" },
     ],
     reason: "incremental: 160% -> 108% (bound 100%) with 2 moves, 200 bytes",
   },
@@ -51,7 +51,7 @@ async function cluster(): Promise<FakeKube> {
     metadata: { name, namespace: "ns" },
     ...rest,
   });
-  const spec = { model: { uri: "pvc://models/moe" }, replicas: 3, experts: { minCopies: 2 } };
+  const spec = { model: { uri: "pvc://models/moe" }, replicas: 3, experts: { minExpertReplicas: 2 } };
   await kube.create(resources.moeDeployments, object(resources.moeDeployments, "moe", { spec }), writer);
   const plan = object(resources.expertPlacements, "moe", placement);
   const created = await kube.create(resources.expertPlacements, plan, writer);
@@ -89,18 +89,27 @@ test("explain tells the plan, its reason, what came of it, the phases, the decis
   assert.doesNotMatch(text, /Killing/);
 });
 
-test("explain counts experts whose copies are all on one node, whatever their number", async () => {
+test("explain counts experts whose expert replicas are all on one node, whatever their number", async () => {
   const facts = await gather(await cluster(), ref);
   // Layer 0: expert 0 is on nodes a and b; layer 1: expert 0 on ranks 0 and 1, both on a.
   assert.equal(explain(facts).atRisk, 4);
-  assert.match(renderExplained(facts, explain(facts)), /at risk +4 experts have all their copies on one node.* minCopies is 2/);
+  assert.match(
+    renderExplained(facts, explain(facts)),
+    /at risk +4 experts have all their expert replicas on one node.* minExpertReplicas is 2/,
+  );
   assert.equal(explain({ ...facts, nodes: new Map() }).atRisk, 3, "pods of unknown nodes count as apart");
 });
 
-test("explain lists what each rank hosts, and every expert of a layer with its shares", async () => {
+test("explain lists what each rank hosts, and every expert of a layer with its weights", async () => {
   const facts = await gather(await cluster(), ref);
   assert.deepEqual(
-    explain(facts).hosting.map(({ rank, experts, copies, bytes, speedPercent }) => [rank, experts, copies, bytes, speedPercent]),
+    explain(facts).hosting.map(({ rank, experts, expertReplicas, bytes, speedPercent }) => [
+      rank,
+      experts,
+      expertReplicas,
+      bytes,
+      speedPercent,
+    ]),
     [
       [0, 2, 0, 200, 80],
       [1, 3, 1, undefined, undefined],
@@ -108,7 +117,7 @@ test("explain lists what each rank hosts, and every expert of a layer with its s
     ],
   );
   assert.match(renderExplained(facts, explain(facts)), /SPEED\n +0 .* 80%\n/);
-  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(home\) 50\.0%, 1 50\.0%/);
+  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(primary\) 50\.0%, 1 50\.0%/);
   assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
 });
 

@@ -39,7 +39,7 @@ export interface Explained {
   readonly hosting: readonly {
     rank: number;
     experts: number;
-    copies: number;
+    expertReplicas: number;
     bytes: number | undefined;
     budget: number | undefined;
     speedPercent: number | undefined;
@@ -47,7 +47,7 @@ export interface Explained {
   readonly phases: NonNullable<ExpertPlacement["status"]["phases"]>;
   readonly decision: ExpertPlacement["status"]["decision"];
   readonly forecast: ExpertPlacement["status"]["forecast"];
-  readonly minCopies: number;
+  readonly minExpertReplicas: number;
   /** Experts whose hosts are all on one node. */
   readonly atRisk: number;
   readonly events: readonly ExplainEvent[];
@@ -55,7 +55,7 @@ export interface Explained {
 
 export function explain({ deployment, placement, events, nodes }: ExplainFacts): Explained {
   const { spec, status } = placement;
-  const layers = spec.layers.map((layer) => decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`));
+  const layers = spec.layers.map((layer) => decodeLayer(layer.hosts, layer.weights, `spec.layers[${layer.layer}]`));
   const conditions = deployment.status.conditions ?? [];
   return {
     policy: deployment.spec.rebalancing.policy,
@@ -74,7 +74,7 @@ export function explain({ deployment, placement, events, nodes }: ExplainFacts):
     phases: status.phases ?? [],
     decision: status.decision,
     forecast: status.forecast,
-    minCopies: deployment.spec.experts.minCopies,
+    minExpertReplicas: deployment.spec.experts.minExpertReplicas,
     atRisk: atRisk(layers, nodes),
     events,
   };
@@ -94,7 +94,7 @@ function hostingOf(placement: ExpertPlacement, layers: readonly LayerPlan[]): Ex
     return {
       rank,
       experts: held.length,
-      copies: held.filter((row) => row[0] !== rank).length,
+      expertReplicas: held.filter((row) => row[0] !== rank).length,
       bytes: reported?.hostedBytes,
       budget: reported?.budgetBytes,
       speedPercent: reported?.speedPercent,
@@ -135,7 +135,7 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
     lines.push(`by phase   ${parts.join(", ")} (planned for the sum)`);
   }
   lines.push(
-    `at risk    ${e.atRisk} experts have all their copies on one node (they come back from the model store if it dies); minCopies is ${e.minCopies}`,
+    `at risk    ${e.atRisk} experts have all their expert replicas on one node (they come back from the model store if it dies); minExpertReplicas is ${e.minExpertReplicas}`,
   );
   lines.push(
     "",
@@ -144,7 +144,7 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
       e.hosting.map((row) => [
         String(row.rank),
         String(row.experts),
-        String(row.copies),
+        String(row.expertReplicas),
         bytes(row.bytes),
         bytes(row.budget),
         percent(row.speedPercent),
@@ -183,10 +183,10 @@ export function renderLayer(placement: ExpertPlacement, index: number): string {
     throw new AppError(`--layer: the plan has layers ${placement.spec.layers.map((each) => each.layer).join(", ")}`, {
       code: "InvalidOption",
     });
-  const { hosts, shares } = decodeLayer(layer.hosts, layer.shares, `spec.layers[${index}]`);
+  const { hosts, weights } = decodeLayer(layer.hosts, layer.weights, `spec.layers[${index}]`);
   const rows = hosts.map((row, e) => [
     String(e),
-    row.map((rank, i) => `${rank}${i === 0 ? " (home)" : ""} ${((shares[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
+    row.map((rank, i) => `${rank}${i === 0 ? " (primary)" : ""} ${((weights[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
   ]);
   return `layer ${index}, epoch ${layer.epoch}\n${table(["EXPERT", "RANKS AND SHARES"], rows)}`;
 }

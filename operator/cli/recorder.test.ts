@@ -43,7 +43,7 @@ test("a trace has what all ranks and both phases routed, window by window, and m
 });
 
 test("a trace has the number of experts of each layer, as the plan has rows for them", async () => {
-  const layer = (index: number, hosts: string) => ({ layer: index, epoch: 1, hosts, shares: hosts.replaceAll(/\d+/g, "1000") });
+  const layer = (index: number, hosts: string) => ({ layer: index, epoch: 1, hosts, weights: hosts.replaceAll(/\d+/g, "1000") });
   const recorder = recorderOf("u", undefined);
   report(recorder, { routed: Uint32Array.of(7, 0, 3, 4) });
   recorder.close(serving(0));

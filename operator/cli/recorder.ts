@@ -28,7 +28,7 @@ export function membersOf(status: ExpertPlacementStatus): Member[] {
 /** The experts of each layer: load messages tell only the most of any, the plan has a row for each that there is. */
 export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertGrid {
   const ordered = layers.toSorted((a, b) => a.layer - b.layer);
-  return gridOf(ordered.map(({ layer, hosts, shares }) => decodeLayer(hosts, shares, `spec.layers[${layer}]`).hosts.length));
+  return gridOf(ordered.map(({ layer, hosts, weights }) => decodeLayer(hosts, weights, `spec.layers[${layer}]`).hosts.length));
 }
 
 /** A window at its end. */

@@ -21,7 +21,7 @@ const job = parseMoETrainingJob({
     loss: "2.5000",
     imbalance: "1.7000",
     spread: {
-      imbalanceAtHomes: "1.7500",
+      imbalanceAtPrimaries: "1.7500",
       imbalance: "1.2500",
       copied: "0.2500",
       exposedSeconds: "0.0120",
@@ -54,7 +54,7 @@ test("a job is a row of a table, and more in detail", () => {
   );
 });
 
-test("copies are told by layer, with the home of each expert and who else has it", () => {
+test("copies are told by layer, with the primary of each expert and who else has it", () => {
   const copies = [{ layer: 2, experts: 8, copied: 3, most: [{ expert: 5, ranks: [2, 0, 1] }] }];
   assert.match(jobText({ ...job, status: { ...job.status, copies } }), /copies, layer 2 +3 of 8 experts: 5 of rank 2 on 0 1\n/);
   assert.doesNotMatch(jobText(job), /copies, layer/);

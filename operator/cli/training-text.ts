@@ -60,19 +60,19 @@ export function jobText(job: MoETrainingJob): string {
   return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
 }
 
-/** Experts of a layer that more ranks than one had in the last step, each with its home before the others. */
+/** Experts of a layer that more ranks than one had in the last step, each with its primary before the others. */
 function copiesText({ experts, copied, most }: LayerCopies): string {
-  const each = most.map(({ expert, ranks: [home, ...others] }) => `${expert} of rank ${home} on ${others.join(" ")}`);
+  const each = most.map(({ expert, ranks: [primary, ...others] }) => `${expert} of rank ${primary} on ${others.join(" ")}`);
   return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
 }
 
 type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
 
 /** What copies were for, and what they cost. */
-function spreadText({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes }: Spread): string {
+function spreadText({ imbalanceAtPrimaries, imbalance, copied, exposedSeconds, bytes }: Spread): string {
   const share = `${Math.round(100 * Number(copied))}% of experts`;
   const cost = `${Math.round(1000 * Number(exposedSeconds))} ms waited for and ${(bytes / 1e6).toFixed(1)} MB sent a step`;
-  return `${imbalance} x mean, ${imbalanceAtHomes} without copies of ${share}; ${cost}`;
+  return `${imbalance} x mean, ${imbalanceAtPrimaries} without copies of ${share}; ${cost}`;
 }
 
 /** The world that was decided last, with the node of each rank. */

@@ -24,7 +24,7 @@ const stats: readonly Panel[] = [
   {
     title: "Experts unhosted",
     description:
-      "(layer, expert) pairs without a live copy, also while a restarted rank loads: requests for them wait for a load from a peer or the model store.",
+      "(layer, expert) pairs without a live expert replica, also while a restarted rank loads: requests for them wait for a load from a peer or the model store.",
     unit: "none",
     queries: [{ expr: "sum(enodia_experts_unhosted{%})", legend: "experts" }],
     red: 1,
@@ -57,7 +57,7 @@ const series: readonly Panel[] = [
   },
   {
     title: "Moves",
-    description: "Expert copies newly placed by committed plans.",
+    description: "Expert replicas newly placed by committed plans.",
     unit: "short",
     queries: [{ expr: `sum by (${by}) (increase(enodia_expert_moves_total{%}[${rate}]))`, legend: "{{deployment}}" }],
   },
@@ -129,7 +129,7 @@ const series: readonly Panel[] = [
   },
   {
     title: "Experts at risk",
-    description: "(layer, expert) pairs whose live copies are all on one node; spec.experts.minCopies keeps this at zero.",
+    description: "(layer, expert) pairs whose live expert replicas are all on one node; spec.experts.minExpertReplicas keeps this at zero.",
     unit: "none",
     min: 0,
     queries: [

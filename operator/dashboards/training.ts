@@ -93,7 +93,7 @@ const series: readonly Panel[] = [
   },
   {
     title: "Busiest rank over the mean",
-    description: "Rows in the last step, in the layer where that is most: were experts at their homes alone, and with copies.",
+    description: "Rows in the last step, in the layer where that is most: were experts at their primaries alone, and with copies.",
     unit: "none",
     min: 1,
     queries: [{ expr: `max by (${by}, placement) (enodia_training_rank_imbalance_ratio{%})`, legend: `${job} {{placement}}` }],

@@ -70,8 +70,10 @@ const modelIs = (kube: FakeKube, want: "True" | "False" | "Unknown", reason: str
   const condition = conditionOf(await status(kube), "ModelAvailable");
   return condition?.status === want && condition.reason === reason;
 };
+/** Of a pod of a rank, or a template of gateways. */
 const folderOf = (object: any): string =>
-  object.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_MODEL_PATH").value;
+  object.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_MODEL_PATH")?.value ??
+  object.metadata.annotations["enodia.dev/model-place"].replace(/^[^/]*/, "");
 
 test("no rank and no gateway is made before the model is there; how far it is stands in the status", async () => {
   const { kube, said } = await downloading();

@@ -1,157 +1,169 @@
-// The executor of the actions that core/pod-actions.ts decided on. Each may be repeated; each failure is reported, none stops the
-// others.
-
-import { randomInt } from "node:crypto";
-import { AppError } from "../../crds/common.ts";
-import { rfc3339 } from "../../crds/conditions.ts";
+// Carries out a decision: the green deployment, the keys of load messages, pods and their certificates, the world that the rebalance plane
+// works with, and the number of ranks. Everything may be repeated; the first failure is reported, and none stops the others.
+import { AppError, labels } from "../../crds/common.ts";
 import { manager } from "../kube/adoption.ts";
 import { hasCode } from "../kube/errors.ts";
 import type { PodOverlay } from "../kube/informers.ts";
-import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import type { Identities, PodIdentity } from "../pki/identity.ts";
-import type { Action } from "./core/pod-actions.ts";
-import type { RenderContext } from "./objects/context.ts";
-import { type WorkerTemplate, workerPod } from "./objects/worker-pod.ts";
-import { leavingAnnotation, leavingSinceAnnotation } from "./observe.ts";
-import type { Deployments } from "./ports.ts";
+import { type Kube, resources } from "../kube/kube.ts";
+import type { Identities } from "../pki/identity.ts";
+import { type Scaling, scaleRanks } from "./autoscaler.ts";
+import { changePods } from "./change-pods.ts";
+import { holdMs } from "./core/autoscale/zero.ts";
+import type { Memory, Refused } from "./core/memory.ts";
+import { gatewaysWait } from "./core/orphans.ts";
+import { freeRanks } from "./core/pod-actions.ts";
+import { living } from "./core/snapshot.ts";
+import { worldOf } from "./core/world-of.ts";
+import type { Decision } from "./decide.ts";
+import type { GreenAction } from "./features/results.ts";
+import { presentOf } from "./features/scale.ts";
+import type { Observed } from "./observed.ts";
+import type { Deployments, Rebalance } from "./ports.ts";
+import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
-/** Letters and digits that cannot be mistaken for each other nor spell words. */
-const alphabet = "bcdfghjklmnpqrstvwxz2456789";
-const suffixLength = 5;
-
-function podSuffix(random: (below: number) => number = randomInt): string {
-  return Array.from({ length: suffixLength }, () => alphabet[random(alphabet.length)]).join("");
-}
+/** A pod beside the wanted ranks that was refused, as by a quota, is tried again after this; and a green deployment. */
+const retryMs = 30_000;
 
 export interface ExecuteDeps {
   readonly kube: Kube;
   readonly identities: Identities;
   readonly overlay: PodOverlay;
+  readonly telemetry: TelemetrySecrets;
+  readonly rebalance: Rebalance;
   readonly event: Deployments["event"];
   readonly now: () => Date;
+  readonly ticks: () => number;
 }
 
 export interface Executed {
+  readonly scaling: Scaling | undefined;
+  /** The reason why a wanted rank could not be made; empty when all were. */
+  readonly createError: string;
   /** The first error. */
   readonly failure: AppError | undefined;
-  /** The reason why a pod could not be made; empty when all were. */
-  readonly uncreated: string;
+  readonly remember: Pick<Memory, "greenRefused" | "surgeRefused" | "createError" | "zero" | "ownerSeen">;
 }
 
-const creating = "creating a worker pod";
-
-export interface Templates {
-  /** What is in force. */
-  readonly template: WorkerTemplate;
-  /** What ranks are made of that keep theirs; that in force where it is not known. */
-  readonly stable?: WorkerTemplate | undefined;
+export async function execute(deps: ExecuteDeps, observed: Observed, decision: Decision): Promise<Executed> {
+  const { facts, spec, repair, objects, delivery, ranks, change } = decision;
+  const { snapshot } = facts;
+  const { deployment } = snapshot;
+  const green = await changeGreen(deps, observed, facts.greenActions);
+  // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
+  const unsigned = await attempt("writing the telemetry Secret", () => deps.telemetry.ensure(deployment));
+  const context = { deployment, settings: observed.settings, gang: objects.gang };
+  const pods = await changePods(deps, context, spec, repair.step.actions);
+  const orphans = await changePods(deps, context, spec, repair.orphans);
+  const running = living(observed.pods).filter((pod) => !pod.terminating);
+  const gateways = gatewaysWait(observed.orphans, observed.pods, change.deployment.spec) ? "wait" : "certify";
+  const roles = delivery.seed ? (["seed"] as const) : [];
+  const uncertified = await deps.identities.ensureAll(deployment, running, { gateways, roles });
+  const world = { desiredRanks: ranks.target.ranks, gateways: observed.gatewayPods, holdMs: holdMsOf(observed, decision) };
+  deps.rebalance.update(worldOf(snapshot, world));
+  const scaled = await scaleRanks(deps, snapshot, decision.scale);
+  // All wanted ranks are there, and it was a pod beside them that could not be made: it is tried again later.
+  const beside = pods.uncreated !== "" && freeRanks(living(observed.pods), ranks.target.ranks).length === 0;
+  const { surgeRefused } = observed.memory;
+  const untilMs = deps.ticks() + retryMs;
+  const known = surgeRefused && deps.ticks() < surgeRefused.untilMs ? surgeRefused : undefined;
+  const failures = [
+    beside && pods.failure?.message === pods.uncreated ? undefined : pods.failure,
+    ...[orphans.failure, uncertified, unsigned, spec.failure, observed.claimFailure, decision.answers.deliveryFailure, green.failure],
+    scaled.scaling?.failure,
+  ];
+  return {
+    scaling: scaled.scaling,
+    createError: beside ? "" : pods.uncreated,
+    failure: failures.find((one) => one !== undefined),
+    remember: {
+      ...scaled.remember,
+      greenRefused: green.refused,
+      surgeRefused: beside ? { name: "", message: pods.uncreated, untilMs } : known,
+      createError: pods.uncreated,
+    },
+  };
 }
 
-/** Tries everything, but makes no more pods once one could not be made. */
-export async function execute(
-  deps: ExecuteDeps,
-  context: RenderContext,
-  templates: Templates,
-  actions: readonly Action[],
-): Promise<Executed> {
-  const made = actions.flatMap((action) => (action.type === "create" ? [action] : []));
-  const certificates: Promise<PromiseSettledResult<void>[]>[] = [];
-  const results = await Promise.all([
-    Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action)))),
-    slowStart(made, async ({ rank, stable }) => {
-      const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
-      // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
-      certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
-    }),
-  ]);
-  const errors = [...results, ...(await Promise.all(certificates))]
-    .flat()
-    .flatMap((result) => (result.status === "rejected" ? [AppError.from(result.reason, "changing worker pods")] : []));
-  return { failure: errors[0], uncreated: errors.find((error) => error.operation === creating)?.message ?? "" };
-}
-
-/**
- * Makes pods in batches of 1, 2, 4 and so on until one fails: what refuses one pod, such as a quota, refuses the next thousand too,
- * and the API server is spared the asking.
- */
-async function slowStart<T>(pods: readonly T[], make: (pod: T) => Promise<void>): Promise<PromiseSettledResult<void>[]> {
-  const results: PromiseSettledResult<void>[] = [];
-  for (let size = 1; results.length < pods.length && results.every(({ status }) => status === "fulfilled"); size *= 2) {
-    const batch = pods.slice(results.length, results.length + size);
-    results.push(...(await Promise.allSettled(batch.map(make))));
-  }
-  return results;
-}
-
-async function act(deps: ExecuteDeps, { deployment }: RenderContext, action: Exclude<Action, { type: "create" }>): Promise<void> {
-  const { pod } = action;
-  const ref = { namespace: deployment.metadata.namespace, name: pod.name };
-  if (action.type === "delete") {
-    const deleted = await deps.kube.delete(resources.pods, ref, { uid: pod.uid, ...(action.force ? { graceSeconds: 0 } : {}) });
-    if (action.force) deps.overlay.removed(pod.uid);
-    const type = ["NodeLost", "PodFailed", "StuckTerminating", "DuplicateRank"].includes(action.reason) ? "Warning" : "Normal";
-    if (deleted) deps.event(deployment, type, action.reason, `rank ${pod.rank}: pod ${pod.name} deleted: ${action.why}`);
-    return;
-  }
-  const leave = action.type === "mark";
-  const marks = { [leavingAnnotation]: leave ? action.reason : null, [leavingSinceAnnotation]: leave ? rfc3339(deps.now()) : null };
-  await patchPod(deps, ref, pod.uid, marks);
-  if (leave) deps.event(deployment, "Normal", "RankLeaving", `rank ${pod.rank} is being emptied: ${action.why}`);
-  else deps.event(deployment, "Normal", "RankKept", `rank ${pod.rank} stays: ${action.why}`);
-}
-
-async function patchPod(
-  deps: ExecuteDeps,
-  ref: { namespace: string; name: string },
-  uid: string,
-  annotations: Record<string, string | null>,
-): Promise<void> {
+async function attempt(operation: string, work: () => Promise<void>): Promise<AppError | undefined> {
   try {
-    const patched = await deps.kube.patch(resources.pods, ref, { metadata: { uid, annotations } }, { manager });
-    deps.overlay.wrote(patched);
-  } catch (error) {
-    // The pod is gone, or another has its name: the next look at the world decides anew.
-    if (!hasCode(error, "NotFound", "Conflict", "Invalid")) throw error;
-  }
-}
-
-async function createPod(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, rank: number): Promise<PodIdentity> {
-  const created = await tryCreate(deps, context, workerPod(context, template, rank, podSuffix()), rank);
-  deps.overlay.wrote(created);
-  const { name, uid = "" } = created.metadata;
-  deps.event(context.deployment, "Normal", "RankCreated", `rank ${rank}: pod ${name}`);
-  return { name, uid, rank };
-}
-
-async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: KubeObject, rank: number): Promise<KubeObject> {
-  try {
-    return await deps.kube.create(resources.pods, pod, { manager });
-  } catch (caught) {
-    const error = AppError.from(caught);
-    const message = `rank ${rank}: ${withoutSuffix(error.message, pod)}`;
-    deps.event(deployment, "Warning", "FailedCreate", message);
-    throw new AppError(message, { code: error.code, operation: creating, cause: error, retry: error.retry });
-  }
-}
-
-/** The message without the random end of the pod's name: every attempt has another name, and the message should stay the same. */
-function withoutSuffix(message: string, { metadata: { name } }: KubeObject): string {
-  return message.replaceAll(name, name.slice(0, -suffixLength - 1));
-}
-
-/**
- * Asks the API server whether it would take the pod: unknown fields, Pod Security, quota. undefined = yes.
- * oneMore: other pods live, and the pod of the new template will take the place of one of them; that a quota has no room for one
- * beside them says nothing.
- */
-export async function dryRun(kube: Kube, context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
-  const pod = workerPod(context, template, 0, podSuffix());
-  try {
-    await kube.create(resources.pods, pod, { manager, dryRun: true });
+    await work();
     return undefined;
-  } catch (error) {
-    if (!hasCode(error, "Invalid", "Forbidden")) throw error;
-    const { message } = error as Error;
-    return oneMore && message.includes("exceeded quota") ? undefined : withoutSuffix(message, pod);
+  } catch (caught) {
+    return AppError.from(caught, operation);
+  }
+}
+
+/** Milliseconds that gateways are to let requests wait while no rank serves. */
+function holdMsOf({ view, memory }: Observed, { facts: { snapshot } }: Decision): number {
+  const { spec, status } = snapshot.deployment;
+  const anyActive = view?.members.some(({ active }) => active) ?? false;
+  const { lastScale } = status.autoscale ?? {};
+  const { autoscale } = spec.elasticity;
+  return holdMs({
+    spec,
+    autoscale,
+    lastScale,
+    operation: status.operation?.type,
+    present: presentOf(status),
+    anyActive,
+    known: memory.zero,
+  });
+}
+
+interface Greened {
+  readonly failure: AppError | undefined;
+  readonly refused: Refused | undefined;
+}
+
+/** A green deployment is made once, and never changed but for its sizes and its stop. */
+async function changeGreen(deps: ExecuteDeps, observed: Observed, actions: readonly GreenAction[]): Promise<Greened> {
+  const { deployment, memory } = observed;
+  let refused = memory.greenRefused && deps.ticks() < memory.greenRefused.untilMs ? memory.greenRefused : undefined;
+  try {
+    for (const action of actions) {
+      if (action.type === "noCapacity") deps.event(deployment, "Warning", "NoRoomForStandIn", action.message);
+      else if (action.type === "createGreen") refused = (await createGreen(deps, deployment, action)) ?? refused;
+      else await changeOne(deps, deployment, action);
+    }
+    return { failure: undefined, refused };
+  } catch (caught) {
+    // Somebody deleted it: the next look finds none.
+    const gone = hasCode(caught, "NotFound", "Conflict");
+    return { failure: gone ? undefined : AppError.from(caught, "changing the stand-in"), refused };
+  }
+}
+
+async function changeOne(
+  { kube, event }: ExecuteDeps,
+  deployment: Observed["deployment"],
+  action: Exclude<GreenAction, { type: "noCapacity" | "createGreen" }>,
+): Promise<void> {
+  const { name, uid } = action;
+  const ref = { namespace: deployment.metadata.namespace, name };
+  if (action.type === "deleteGreen") return void (await kube.delete(resources.moeDeployments, ref, { uid }));
+  const spec = action.type === "widenGreen" ? action.spec : { suspend: true };
+  await kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec }, { manager });
+  if (action.type === "stopGreen") event(deployment, "Normal", "StandInStops", `stand-in ${name} is not needed any more`);
+}
+
+async function createGreen(
+  { kube, event, ticks }: ExecuteDeps,
+  deployment: Observed["deployment"],
+  { object, uri }: Extract<GreenAction, { type: "createGreen" }>,
+): Promise<Refused | undefined> {
+  const { uid, namespace } = deployment.metadata;
+  const labelSelector = `${labels.standsInFor}=${deployment.metadata.name}`;
+  const { items } = await kube.list(resources.moeDeployments, { namespace, labelSelector });
+  if (items.some(({ metadata }) => metadata.ownerReferences?.some((owner) => owner.uid === uid))) return undefined; // not in the cache yet
+  const { name } = object.metadata;
+  try {
+    await kube.create(resources.moeDeployments, object, { manager });
+    event(deployment, "Normal", "StandInCreated", `stand-in ${name} starts with ${uri}`);
+    return undefined;
+  } catch (caught) {
+    if (!hasCode(caught, "AlreadyExists", "Invalid", "Forbidden")) throw caught;
+    const { message } = AppError.from(caught);
+    event(deployment, "Warning", "StandInRefused", `all ranks stop before others start: ${message}`);
+    return { name, message, untilMs: ticks() + retryMs };
   }
 }

@@ -21,8 +21,10 @@ import { resources } from "../kube/kube.ts";
 
 const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);
 const other = { model: { uri: "pvc://models/other" } };
+/** Of a pod of a rank, or a template of gateways. */
 const folderOf = (object: any): string =>
-  object.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_MODEL_PATH").value;
+  object.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_MODEL_PATH")?.value ??
+  object.metadata.annotations["enodia.dev/model-place"].replace(/^[^/]*/, "");
 const isOther = (object: any): boolean => folderOf(object) === "/models/other";
 const front = (kube: FakeKube): any => kube.all(resources.deployments)[0];
 const inPhase = (kube: FakeKube, phase: string) => async () => (await status(kube)).rollout?.phase === phase;

@@ -1,347 +1,254 @@
-// Kubernetes objects -> the facts of core/snapshot.ts. Parses what it reads; decides nothing.
+// Every read of a pass, once: the caches, the claim, and who sets the number of ranks. Decides nothing but what need not be read.
 import { z } from "zod";
-import { annotations, labels } from "../../crds/common.ts";
-import { planBounds } from "../../crds/plan.ts";
-import { gangOf } from "../gangs/index.ts";
-import type { Informers } from "../kube/informers.ts";
-import type { KubeObject } from "../kube/kube.ts";
-import { workerKind } from "../pods/pod-template.ts";
-import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
-import type { GatewayPod, LeavingReason } from "./core/world.ts";
-import { modelOfPod, rankModelOfPod } from "./objects/model-place.ts";
+import { AppError, labels } from "../../crds/common.ts";
+import { downloaderComponent, readDownloadEnd } from "../../crds/download.ts";
+import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
+import { seedComponent } from "../../crds/seed.ts";
+import { chooseScheduler } from "../gangs/index.ts";
+import { hasCode } from "../kube/errors.ts";
+import type { Informers, PodOverlay } from "../kube/informers.ts";
+import { type Kube, type KubeObject, keyOf, type Ref, resources } from "../kube/kube.ts";
+import type { Refusal } from "../kube/refusal-text.ts";
+import type { AcceptedSpecs } from "./accepted-specs.ts";
+import { numberHasFallen } from "./autoscaler.ts";
+import { withLosses } from "./core/loss.ts";
+import type { Memory } from "./core/memory.ts";
+import type { PodFacts } from "./core/snapshot.ts";
+import type { Front } from "./core/stand-in-look.ts";
+import { sourcing } from "./features/model-source.ts";
+import { names, type Settings } from "./objects/context.ts";
+import { downloadJobName, modelOfPod, modelPlace, oneNodeOnly, workFolders } from "./objects/model-place.ts";
+import type { GreenSeen, Observed, WeightServerPod } from "./observed.ts";
+import { findOrphans, isOfOther } from "./orphans.ts";
+import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts, podSight } from "./pod-facts.ts";
+import type { Rebalance } from "./ports.ts";
+import type { ProgressTalks } from "./progress-talks.ts";
+import { inUse, renderSpec } from "./render.ts";
+import type { Accepted } from "./revision.ts";
+import { routeFacts } from "./route-facts.ts";
 
-/** Marks of ours on a pod that is to go. */
-export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;
-export const leavingSinceAnnotation = `${leavingAnnotation}-since`;
-/** A node we never saw may have just joined: this long after the pod was bound to it, it is none. */
-const unknownNodeMs = 30_000;
-/** Containers are made in seconds; after this long something that they need is missing. */
-const creatingMs = 60_000;
-/** A scheduler says at once why a pod has no node, and one that starts pods together after a minute: after this there is none. */
-const unheardMs = 120_000;
-const quietWaiting = ["ContainerCreating", "PodInitializing"];
+/** Pods that a message names. */
+const namedMax = 4;
 
-const state = z.object({
-  waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
-  terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0), message: z.string().default("") }).optional(),
-});
-const condition = z.object({
+export interface ObserveDeps {
+  readonly kube: Kube;
+  readonly informers: Informers;
+  readonly overlay: PodOverlay;
+  readonly rebalance: Pick<Rebalance, "view">;
+  readonly accepted: AcceptedSpecs;
+  readonly talks: Pick<ProgressTalks, "words">;
+  readonly settings: Settings;
+  readonly now: () => Date;
+  readonly ticks: () => number;
+}
+
+/** A deployment as it can be read. */
+export interface ReadDeployment {
+  readonly deployment: MoEDeployment;
+  readonly unreadable: readonly Refusal[];
+}
+
+/** With the last accepted spec where its own cannot be read. Throws `InvalidSpec` where none was accepted before. */
+export function readDeployment(object: KubeObject, accepted: Accepted | undefined): ReadDeployment {
+  try {
+    return { deployment: parseMoEDeployment(object), unreadable: [] };
+  } catch (error) {
+    if (!accepted || !hasCode(error, "InvalidSpec")) throw error;
+    const { code: reason, message } = error as AppError;
+    const own = object.spec as { replicas?: unknown; suspend?: unknown; rolloutStrategy?: unknown } | undefined;
+    const { replicas, suspend, rolloutStrategy } = moeDeploymentSpecSchema.shape;
+    const spec = {
+      ...accepted.spec,
+      replicas: replicas.safeParse(own?.replicas).data ?? accepted.spec.replicas,
+      suspend: suspend.safeParse(own?.suspend).data ?? accepted.spec.suspend,
+      rolloutStrategy: rolloutStrategy.safeParse(own?.rolloutStrategy).data ?? accepted.spec.rolloutStrategy,
+    };
+    return { deployment: parseMoEDeployment({ ...object, spec }), unreadable: [{ reason, message }] };
+  }
+}
+
+export async function observe(
+  deps: ObserveDeps,
+  { deployment, unreadable }: ReadDeployment,
+  { memory, warmMs }: { readonly memory: Memory; readonly warmMs: number },
+): Promise<Observed> {
+  const { informers, settings, rebalance, accepted: store } = deps;
+  const { metadata, spec } = deployment;
+  const now = deps.now();
+  const view = rebalance.view(metadata.uid);
+  const nodes = nodesSeen(informers, spec.scheduling.topology?.key);
+  const pods = withLosses(workersOf(deps, deployment, nodes), view, warmMs > 0);
+  const front = gatewayPodsOf(deps, deployment);
+  const revisions = store.revisions(metadata.uid);
+  const use = inUse(deployment, { revisions, pods, settings });
+  const [source, fallen] = await Promise.all([
+    sourceOf(deps, deployment, { pods, accepted: use.accepted, image: use.runtimeImage }),
+    numberHasFallen(deps.kube, deployment),
+  ]);
+  const green = greenOf(deps, deployment, nodes);
+  const served = (resource: Parameters<Informers["served"]>[0]) => informers.served(resource, metadata.namespace);
+  return Object.freeze({
+    ...{ now, ticksMs: deps.ticks(), warmMs, deployment, unreadable, settings, memory, pods, revisions, view, fallen, ...source },
+    orphans: findOrphans(deps, deployment),
+    gateway: gatewayOf(deps, deployment, front),
+    gatewayModels: gatewayModels(front, now.getTime()),
+    gatewayPods: gatewayPods(front),
+    rendered: renderSpec(deployment, use, { settings, seeded: source.seeded }),
+    download: downloadOf(deps, deployment),
+    weightServer: weightServerOf(deps, deployment),
+    green,
+    front: frontOf(deps, deployment, green?.name),
+    route: routeFacts(served(resources.httpRoutes), ownObject(informers.get("httpRoutes", metadata), metadata.uid)),
+    gangs: chooseScheduler(spec, served),
+  });
+}
+
+const owns = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
+const ownObject = (object: KubeObject | undefined, uid: string): KubeObject | undefined =>
+  object && owns(object, uid) ? object : undefined;
+const isComponent = (pod: KubeObject, component: string): boolean => pod.metadata.labels?.[labels.component] === component;
+const createdMsOf = ({ metadata }: KubeObject): number => Date.parse(metadata.creationTimestamp ?? "") || 0;
+
+function workersOf({ informers, overlay, now }: ObserveDeps, { metadata: { uid } }: MoEDeployment, nodes: NodeHealth) {
+  const ours = (pod: KubeObject) => isComponent(pod, "worker") && owns(pod, uid);
+  const at = now().getTime();
+  return overlay.merge(informers.ownedBy("pods", uid).filter(ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
+}
+
+function gatewayPodsOf({ informers }: ObserveDeps, { metadata }: MoEDeployment): KubeObject[] {
+  return informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, "gateway") && !isOfOther(pod, metadata.uid));
+}
+
+function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment, pods: readonly KubeObject[]) {
+  const ref = { namespace: metadata.namespace, name: names.gateway(metadata.name) };
+  const deployment = ownObject(informers.get("deployments", ref), metadata.uid);
+  return gatewayFacts({ deployment, autoscaler: informers.get("horizontalPodAutoscalers", ref) }, pods, now().getTime());
+}
+
+type Source = Pick<Observed, "seeded" | "claim" | "claimFailure" | "sourceUnknown">;
+
+/** Looks at the claim only where something depends on it. A weight server stays while nothing is known. */
+async function sourceOf({ kube }: ObserveDeps, deployment: MoEDeployment, input: Parameters<typeof sourcing>[1]): Promise<Source> {
+  const { settled, before } = sourcing(deployment, input);
+  const allReady = input.pods.length > 0 && input.pods.every((pod) => pod.ready);
+  if (settled !== undefined && allReady) return { seeded: settled, claim: "Present", claimFailure: undefined, sourceUnknown: false };
+  const { claim, oneNode, failure } = await claimOf(kube, deployment);
+  const seeded = settled ?? (failure ? before : oneNode);
+  const sourceUnknown = settled === undefined && failure !== undefined;
+  return { seeded, claim: allReady ? "Present" : claim, claimFailure: failure, sourceUnknown };
+}
+
+async function claimOf(kube: Kube, { metadata, spec }: MoEDeployment) {
+  const { claim: name } = modelPlace(spec);
+  if (name === undefined) return { claim: "Present" as const, oneNode: false, failure: undefined };
+  try {
+    const found = await kube.get(resources.persistentVolumeClaims, { namespace: metadata.namespace, name });
+    return {
+      claim: found ? ("Present" as const) : ("Missing" as const),
+      oneNode: found !== undefined && oneNodeOnly(found),
+      failure: undefined,
+    };
+  } catch (error) {
+    return { claim: "Unknown" as const, oneNode: false, failure: AppError.from(error, "looking for the model's claim") };
+  }
+}
+
+function downloadOf({ informers, now, talks }: ObserveDeps, deployment: MoEDeployment): Observed["download"] {
+  const { metadata } = deployment;
+  const at = now().getTime();
+  const wanted = downloadJobName(deployment);
+  const jobs = informers.ownedBy("jobs", metadata.uid);
+  const uids = new Map(jobs.map((job) => [job.metadata.uid, job.metadata.name]));
+  const jobOf = (pod: KubeObject) => pod.metadata.ownerReferences?.map(({ uid }) => uids.get(uid)).find((name) => name !== undefined);
+  const all = informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, downloaderComponent));
+  const isThere = jobs.some((job) => job.metadata.name === wanted);
+  const pods = all
+    .filter((pod) => jobOf(pod) !== undefined)
+    .map((pod) => {
+      const { ip, running, problem, ended } = podSight(pod, at);
+      const end = ended === undefined ? undefined : (readDownloadEnd(ended) ?? { reason: "DownloadFailed", message: ended });
+      const seen = { uid: pod.metadata.uid ?? "", job: jobOf(pod) ?? "", createdMs: createdMsOf(pod) };
+      return { ...seen, ip: running ? ip : undefined, problem, end };
+    });
+  const running = pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
+  const inNamespace = () => informers.list("moeDeployments", (one) => one.metadata.namespace === metadata.namespace);
+  return {
+    wanted,
+    words: talks.words(keyOf(metadata), running?.uid),
+    workInUse: wanted === undefined || isThere ? undefined : workFolders(inNamespace()),
+    writers: all
+      .filter((pod) => podSight(pod, at).ended === undefined && (!isThere || jobOf(pod) !== wanted))
+      .map((pod) => pod.metadata.name)
+      .slice(0, namedMax),
+    jobs: jobs.map((job) => jobFacts(job, at)),
+    pods,
+  };
+}
+
+const conditionSchema = z.object({
   type: z.string(),
   status: z.string(),
   reason: z.string().default(""),
   message: z.string().default(""),
-  // Null where whoever wrote the condition gave none: a pod is not to be overlooked for it.
-  lastTransitionTime: z
-    .string()
-    .nullish()
-    .transform((time) => time ?? ""),
+  lastTransitionTime: z.string().default(""),
 });
-const podSchema = z.object({
-  spec: z
-    .object({
-      nodeName: z.string().optional(),
-      schedulerName: z.string().default("default-scheduler"),
-      containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
-      tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
-    })
-    .prefault({}),
-  status: z
-    .object({
-      phase: z.string().default("Pending"),
-      podIP: z.string().optional(),
-      reason: z.string().default(""),
-      message: z.string().default(""),
-      conditions: z.array(condition).default([]),
-      containerStatuses: z
-        .array(z.object({ state: state.default({}), lastState: state.default({}), restartCount: z.number().default(0) }))
-        .default([]),
-    })
-    .prefault({}),
-});
-type PodStatus = z.infer<typeof podSchema>["status"];
-type PodSpec = z.infer<typeof podSchema>["spec"];
+const jobStatusSchema = z.object({ conditions: z.array(conditionSchema).default([]) }).prefault({});
 
-export interface NodeHealth {
-  /** State of a node; unknown when it is not in the cache. */
-  readonly state: (node: string) => "answers" | "silent" | "unknown";
-  readonly zone: (node: string) => string | undefined;
-  /** Value of the label that the deployment's topology names. */
-  readonly rack: (node: string) => string | undefined;
-  /** Marks of a node that is to be left; empty for one that is not known. */
-  readonly taints: (node: string) => readonly Taint[];
-}
-
-/** Taints by which a node says that its pods are to leave it. Others keep pods away or end them, and say nothing of planned leaving. */
-const leavingTaints: Readonly<Record<string, string>> = {
-  "node.kubernetes.io/unschedulable": "is cordoned",
-  ToBeDeletedByClusterAutoscaler: "is to be removed by the cluster autoscaler",
-  "karpenter.sh/disrupted": "is to be removed by Karpenter",
-  "node.kubernetes.io/out-of-service": "is out of service",
-  "node.cloudprovider.kubernetes.io/shutdown": "is shut down",
-};
-
-interface Taint {
-  readonly key: string;
-  readonly effect: string;
-}
-
-const zoneLabel = "topology.kubernetes.io/zone";
-
-/** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
-const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, rack: () => undefined, taints: () => [] };
-
-/** The nodes as the cache has them, or as good as none where they may not be read. `rackLabel`: by which their racks are told apart. */
-export function nodesSeen(informers: Pick<Informers, "get" | "seesNodes">, rackLabel?: string): NodeHealth {
-  return informers.seesNodes ? healthOf((name) => informers.get("nodes", { namespace: "", name }), rackLabel) : unseenNodes;
-}
-
-export function nodeHealth(nodes: readonly KubeObject[], rackLabel?: string): NodeHealth {
-  const byName = new Map(nodes.map((node) => [node.metadata.name, node]));
-  return healthOf((name) => byName.get(name), rackLabel);
-}
-
-function healthOf(find: (name: string) => KubeObject | undefined, rackLabel: string | undefined): NodeHealth {
-  const of = (name: string) => {
-    const node = find(name);
-    return node && nodeFacts(node);
-  };
+function jobFacts({ metadata, status }: KubeObject, now: number): Observed["download"]["jobs"][number] {
+  const conditions = jobStatusSchema.safeParse(status).data?.conditions ?? [];
+  const holds = (type: string) => conditions.find((one) => one.type === type && one.status === "True");
+  const failed = holds("Failed");
   return {
-    state: (name) => of(name)?.state ?? "unknown",
-    zone: (name) => of(name)?.zone,
-    rack: (name) => (rackLabel === undefined ? undefined : find(name)?.metadata.labels?.[rackLabel]),
-    taints: (name) => of(name)?.taints ?? [],
+    name: metadata.name,
+    uid: metadata.uid ?? "",
+    state: failed ? "Failed" : holds("Complete") ? "Complete" : "Running",
+    failedMs: failed ? Date.parse(failed.lastTransitionTime) || now : undefined,
+    message: failed ? `${failed.reason}: ${failed.message}` : "",
+    terminating: metadata.deletionTimestamp !== undefined,
   };
 }
 
-const nodeSchema = z.object({
-  spec: z
-    .object({
-      unschedulable: z.boolean().default(false),
-      taints: z.array(z.object({ key: z.string(), effect: z.string().default("") })).default([]),
-    })
-    .prefault({}),
-  status: z.object({ conditions: z.array(z.object({ type: z.string(), status: z.string() })).default([]) }).prefault({}),
-});
-
-interface NodeFacts {
-  readonly state: "answers" | "silent";
-  readonly zone: string | undefined;
-  readonly taints: readonly Taint[];
-}
-
-const nodeFacts = onceEach((node: KubeObject): NodeFacts => {
-  const { spec, status } = nodeSchema.safeParse(node).data ?? {};
-  const ready = status?.conditions.find((condition) => condition.type === "Ready");
-  const cordon = spec?.unschedulable ? [{ key: "node.kubernetes.io/unschedulable", effect: "NoSchedule" }] : [];
-  const leaving = (spec?.taints ?? []).filter(({ key, effect }) => key in leavingTaints && effect !== "PreferNoSchedule");
-  // False is a kubelet that speaks; Unknown is one that does not.
-  const state = ready?.status === "Unknown" ? "silent" : "answers";
-  return { state, zone: node.metadata.labels?.[zoneLabel], taints: [...cordon, ...leaving] };
-});
-
-/** Reads each object once: copies are replaced when they change, and never written to. */
-function onceEach<T extends object>(read: (object: KubeObject) => T): (object: KubeObject) => T {
-  const known = new WeakMap<KubeObject, T>();
-  return (object) => {
-    const found = known.get(object) ?? read(object);
-    known.set(object, found);
-    return found;
-  };
-}
-
-const parsedPod = onceEach((pod) => podSchema.safeParse(pod));
-
-/** The facts of a pod; undefined for one without a readable rank: not one of ours. */
-export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): ObservedPod | undefined {
-  const rank = rankOf(pod.metadata.labels?.[labels.rank]);
-  const parsed = parsedPod(pod);
-  if (rank === undefined || !parsed.success) return undefined;
-  const { spec, status } = parsed.data;
-  const createdMs = Date.parse(pod.metadata.creationTimestamp ?? "") || now;
-  const node = spec.nodeName;
-  const health = node ? nodes.state(node) : "answers";
-  const readiness = status.conditions.find((condition) => condition.type === "Ready");
-  const ready = readiness?.status === "True";
-  return {
-    rank,
-    name: pod.metadata.name,
-    uid: pod.metadata.uid ?? "",
-    ip: status.podIP,
-    node,
-    zone: node ? nodes.zone(node) : undefined,
-    rack: node ? nodes.rack(node) : undefined,
-    ready,
-    unreadySinceMs: ready ? undefined : Date.parse(readiness?.lastTransitionTime ?? "") || createdMs,
-    restarts: Math.max(0, ...status.containerStatuses.map(({ restartCount }) => restartCount)),
-    terminating: pod.metadata.deletionTimestamp !== undefined,
-    silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
-    terminal: isTerminal(status),
-    model: rankModelOfPod(pod),
-    gang: gangOf(pod.metadata),
-    templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
-    image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
-    createdMs,
-    leaving: leaving(pod),
-    mustGo: mustGo(spec, status, nodes),
-    goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
-    problem: problem(pod, status, now) || unheard(pod, parsed.data, now),
-  };
-}
-
-/** A label can be written by others: what is no number of a rank, or one that no world has, is none. */
-function rankOf(label: string | undefined): number | undefined {
-  const rank = /^\d{1,4}$/.test(label ?? "") ? Number(label) : planBounds.ranks;
-  return rank < planBounds.ranks ? rank : undefined;
-}
-
-/** What is seen of any pod of ours: whether it runs and where, what keeps it from it, and what it said at its end. */
-export function podSight(
-  pod: KubeObject,
-  now: number,
-): {
-  readonly ip: string | undefined;
-  readonly running: boolean;
-  readonly ready: boolean;
-  readonly problem: string;
-  readonly ended: string | undefined;
-} {
-  const { status } = parsedPod(pod).data ?? {};
-  if (!status) return { ip: undefined, running: false, ready: false, problem: "", ended: undefined };
-  const over = isTerminal(status);
-  const last = status.containerStatuses.flatMap(({ state: { terminated } }) => terminated ?? [])[0];
-  const said = [last?.message, last?.reason, text(status.reason, status.message), status.phase].find(
-    (one) => one !== undefined && one !== "",
-  );
-  const running = status.phase === "Running" && pod.metadata.deletionTimestamp === undefined;
-  const ready = running && status.conditions.some(({ type, status: holds }) => type === "Ready" && holds === "True");
-  return { ip: status.podIP, running, ready, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
-}
-
-/** A gateway that may still answer, by what it has its model from; those that should be gone by now are not waited for. */
-export function gatewayModels(pods: readonly KubeObject[], now: number): readonly (string | undefined)[] {
-  const due = ({ metadata: { deletionTimestamp } }: KubeObject) => deletionTimestamp !== undefined && Date.parse(deletionTimestamp) < now;
-  return pods.filter((pod) => !hasEnded(pod) && !due(pod)).map(modelOfPod);
-}
-
-/** The time at which the scheduler gave the pod its node. */
-function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
-  const scheduled = status.conditions.find((one) => one.type === "PodScheduled" && one.status === "True");
-  return Date.parse(scheduled?.lastTransitionTime ?? "") || Date.parse(pod.metadata.creationTimestamp ?? "") || now;
-}
-
-/** Why the pod cannot stay: somebody disrupts it, or its node is to be left and the pod does not tolerate that. */
-function mustGo({ nodeName, tolerations }: PodSpec, { conditions }: PodStatus, nodes: NodeHealth): string {
-  const disrupted = conditions.find((one) => one.type === "DisruptionTarget" && one.status === "True");
-  if (disrupted) return text(disrupted.reason, disrupted.message);
-  if (nodeName === undefined) return "";
-  const tolerates = (taint: Taint) =>
-    tolerations.some(({ key, effect }) => (key === "" || key === taint.key) && (effect === "" || effect === taint.effect));
-  const taint = nodes.taints(nodeName).find((one) => !tolerates(one));
-  return taint ? `node ${nodeName} ${leavingTaints[taint.key]}` : "";
-}
-
-function leaving(pod: KubeObject): ObservedPod["leaving"] {
-  const reason = pod.metadata.annotations?.[leavingAnnotation];
-  if (reason !== "Shrink" && reason !== "Roll" && reason !== "Evict" && reason !== "Stop") return undefined;
-  const sinceMs = Date.parse(pod.metadata.annotations?.[leavingSinceAnnotation] ?? "");
-  return { reason: reason satisfies LeavingReason, sinceMs: Number.isFinite(sinceMs) ? sinceMs : 0 };
-}
-
-function problem(pod: KubeObject, status: PodStatus, now: number): string {
-  if (status.reason !== "") return text(status.reason, status.message);
-  for (const container of status.containerStatuses) {
-    const { waiting } = container.state;
-    const slow = waiting?.reason === "ContainerCreating" ? creating(pod, now - boundMs(pod, status, now)) : "";
-    if (slow !== "") return slow;
-    if (!waiting || quietWaiting.includes(waiting.reason)) continue;
-    const last = container.lastState.terminated;
-    return text(waiting.reason, last ? `last run ended with ${last.reason} (exit code ${last.exitCode})` : waiting.message);
-  }
-  const scheduled = status.conditions.find((condition) => condition.type === "PodScheduled" && condition.status === "False");
-  return scheduled ? text(scheduled.reason, scheduled.message) : "";
-}
-
-/** The text on a pod that no scheduler has said a word about: one of that name does not run, or does not know the pod's group. */
-function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {
-  const waits = now - (Date.parse(metadata.creationTimestamp ?? "") || now);
-  if (spec.nodeName !== undefined || waits < unheardMs || status.conditions.some(({ type }) => type === "PodScheduled")) return "";
-  const seconds = (Math.floor(waits / unheardMs) * unheardMs) / 1000;
-  return `Unschedulable: no scheduler named "${spec.schedulerName}" has looked at the pod for ${seconds} s (podTemplate.spec.schedulerName)`;
-}
-
-/** The text on a pod that is slow to be created; its age goes in whole steps, so that the text does not change with every look. */
-function creating({ metadata }: KubeObject, ms: number): string {
-  if (ms < creatingMs) return "";
-  const seconds = (Math.floor(ms / creatingMs) * creatingMs) / 1000;
-  return `ContainerCreating for ${seconds} s: kubectl describe pod ${metadata.name} (a volume or Secret is missing)`;
-}
-
-const text = (reason: string, message: string): string => (message === "" ? reason : `${reason}: ${message}`).slice(0, 400);
-
-export function gatewayPods(pods: readonly KubeObject[]): GatewayPod[] {
-  return pods.flatMap((pod) => {
-    const status = livingStatus(pod);
-    return status ? [{ name: pod.metadata.name, uid: pod.metadata.uid ?? "", ip: status.podIP }] : [];
+function weightServerOf({ informers, now, talks }: ObserveDeps, { metadata }: MoEDeployment): Observed["weightServer"] {
+  const at = now().getTime();
+  const own = informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, seedComponent));
+  const pods = own.flatMap((pod): WeightServerPod[] => {
+    const { ended, ...sight } = podSight(pod, at);
+    if (ended !== undefined) return [];
+    const { uid = "", name, deletionTimestamp } = pod.metadata;
+    return [{ uid, name, ...sight, createdMs: createdMsOf(pod), model: modelOfPod(pod), terminating: deletionTimestamp !== undefined }];
   });
+  const running = pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
+  return { pods, words: talks.words(keyOf(metadata), running?.uid) };
 }
 
-/** The status of a pod; undefined for one that has ended or is to end. */
-function livingStatus(pod: KubeObject): PodStatus | undefined {
-  const parsed = parsedPod(pod);
-  if (!parsed.success || pod.metadata.deletionTimestamp !== undefined) return undefined;
-  return isTerminal(parsed.data.status) ? undefined : parsed.data.status;
-}
-
-/** True of a pod that has run for the last time and is still there. */
-export const hasEnded = (pod: KubeObject): boolean => {
-  const parsed = parsedPod(pod);
-  return parsed.success && isTerminal(parsed.data.status);
-};
-
-const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
-
-const deploymentSchema = z.object({
-  spec: z.object({ replicas: z.number().optional() }).prefault({}),
-  status: z.object({ readyReplicas: z.number().default(0), conditions: z.array(condition).default([]) }).prefault({}),
-});
-
-const autoscalerSchema = z.object({ status: z.object({ conditions: z.array(condition).default([]) }).prefault({}) });
-/** An autoscaler stands still at zero, where nobody wants it to do anything. */
-const atZero = "ScalingDisabled";
-
-/** `objects` are as the cache has them; undefined: not there. */
-export function gatewayFacts(
-  objects: { readonly deployment: KubeObject | undefined; readonly autoscaler: KubeObject | undefined },
-  pods: readonly KubeObject[],
-  now: number,
-): GatewayFacts {
-  const parsed = deploymentSchema.safeParse(objects.deployment ?? {});
-  const unscaled = standstill(objects.autoscaler);
-  if (!parsed.success) return { ready: 0, replicas: undefined, message: "", uncreated: "", unscaled };
-  const { replicas } = parsed.data.spec;
-  const { readyReplicas, conditions } = parsed.data.status;
-  const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
-  const stuck = conditions.find((one) => one.type === "Progressing" && one.status === "False");
+function greenOf(deps: ObserveDeps, { metadata }: MoEDeployment, nodes: NodeHealth): GreenSeen | undefined {
+  const { informers, now, rebalance } = deps;
+  const owned = informers.ownedBy("moeDeployments", metadata.uid);
+  const object = owned.find((one) => one.metadata.name === selectorOf(deps, metadata)?.[labels.deployment]) ?? owned[0];
+  if (!object) return undefined;
+  const { name, uid = "", generation = 0, deletionTimestamp, creationTimestamp } = object.metadata;
+  const all = informers.ofDeployment("pods", { namespace: metadata.namespace, name });
+  const at = now().getTime();
+  const workers = all.filter((pod) => isComponent(pod, "worker")).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
   return {
-    ready: readyReplicas,
-    replicas,
-    message: failure?.message || gatewayProblem(pods, now) || (stuck ? text(stuck.reason, stuck.message) : ""),
-    uncreated: failure?.message ?? "",
-    unscaled,
+    ...{ name, uid, generation, createdMs: Date.parse(creationTimestamp ?? "") || at, terminating: deletionTimestamp !== undefined },
+    spec: (object.spec ?? {}) as Partial<Pick<MoEDeploymentSpec, "suspend" | "replicas" | "gateway">>,
+    status: moeDeploymentStatusSchema.safeParse(object.status ?? {}).data ?? {},
+    workers: workers.map((pod): PodFacts => ({ ...pod, lost: false })),
+    pods: all.length,
+    members: rebalance.view(uid)?.members ?? [],
   };
 }
 
-function standstill(autoscaler: KubeObject | undefined): string {
-  const parsed = autoscalerSchema.safeParse(autoscaler ?? {});
-  const inactive = parsed.data?.status.conditions.find((one) => one.type === "ScalingActive" && one.status === "False");
-  return inactive && inactive.reason !== atZero ? text(inactive.reason, inactive.message) : "";
+function selectorOf({ informers }: ObserveDeps, ref: Ref): Readonly<Record<string, string>> | undefined {
+  return (informers.get("services", ref)?.spec as { selector?: Record<string, string> } | undefined)?.selector;
 }
 
-function gatewayProblem(pods: readonly KubeObject[], now: number): string {
-  for (const pod of pods) {
-    const status = livingStatus(pod);
-    const found = status ? problem(pod, status, now) : "";
-    if (found !== "") return `${pod.metadata.name}: ${found}`;
-  }
-  return "";
+/** Whose gateways the Service leads to. */
+function frontOf(deps: ObserveDeps, { metadata }: MoEDeployment, green: string | undefined): Front {
+  if (green === undefined) return "Own";
+  const selector = selectorOf(deps, metadata);
+  if (selector?.[labels.front] !== undefined) return "Both";
+  return selector?.[labels.deployment] === green ? "StandIn" : "Own";
 }

@@ -120,25 +120,6 @@ test("a claim for many nodes is mounted, and ranks that mount one keep to it, wh
   await until("a seed for it", () => seedOf(kube) !== undefined);
 });
 
-test("ranks of an image that may know no seed mount the claim again after a pause, until they get the operator's image", async () => {
-  const kube = await world();
-  modes(kube, ["ReadOnlyMany"]);
-  const first = await started(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
-  await first.operator.stop();
-  // As an earlier release had them, with an operator of another image.
-  modes(kube, ["ReadWriteOnce"]);
-  await startOperator(kube, { changed: { runtimeImage: "enodia/runtime:next" } }).then((operator) => stops.push(() => operator.stop()));
-  await spec(kube, { suspend: true });
-  await until("they are gone", () => pods(kube).length === 0);
-  await spec(kube, { suspend: false });
-  await until("3 ranks serve again", readyWith(kube, 3));
-  assert.equal(seedOf(kube), undefined);
-  assert.equal(modelVolume(pods(kube)[0]).persistentVolumeClaim?.claimName, "models");
-  await spec(kube, { runtimeImage: { image: "enodia/runtime:next" } });
-  await until("a seed with that image", () => seedOf(kube)?.spec.template.spec.containers[0].image === "enodia/runtime:next");
-});
-
 test("a claim that cannot be looked at takes no seed away", async () => {
   const kube = await world();
   modes(kube, ["ReadWriteOnce"]);

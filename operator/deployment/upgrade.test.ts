@@ -128,37 +128,6 @@ function forgetRevisions(kube: FakeKube): void {
   for (const { metadata } of revisions) kube.remove(resources.controllerRevisions, { namespace: "ns", name: metadata.name });
 }
 
-/** The accepted spec as the first release kept it: gateways mount the claim, and do not say which model they have. */
-function mountClaims(kube: FakeKube): void {
-  for (const { metadata } of kube.all(resources.controllerRevisions))
-    kube.mutate(resources.controllerRevisions, { namespace: "ns", name: metadata.name }, (object: any) => {
-      const revision = JSON.parse(Buffer.from(object.data.json, "base64").toString());
-      const { annotations, spec } = revision.gateway.pod;
-      delete annotations["enodia.dev/model-place"];
-      spec.volumes.push({ name: "models", persistentVolumeClaim: { claimName: "models", readOnly: true } });
-      spec.containers[0].volumeMounts.push({ name: "models", mountPath: "/models", readOnly: true });
-      object.data.json = Buffer.from(JSON.stringify(revision)).toString("base64");
-    });
-}
-const mounts = (kube: FakeKube): boolean => front(kube).spec.volumes.some(({ name }: { name: string }) => name === "models");
-
-test("gateways of a release that reads the model from the claim have it until they get another image", { timeout: 120_000 }, async () => {
-  const { kube, were, stop } = await upgraded(mountClaims);
-  await until("the other image is offered", offered(kube));
-  await until("gateways are as that release had them", async () => mounts(kube) && (await readyWith(kube, 3)()));
-  await change(kube, { gateway: { cors: { allowOrigins: ["https://a.test"] } } });
-  const variable = () => front(kube).spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_CORS_ORIGINS");
-  await until("gateways change", () => variable() !== undefined);
-  assert.deepEqual([mounts(kube), uids(kube)], [true, were.pods], "rendered anew, for the image of before");
-  await change(kube, { runtimeImage: { image: after } });
-  await until("it is rolled out", runs(kube, after));
-  assert.deepEqual([mounts(kube), front(kube).spec.containers[0].image], [false, after]);
-  await change(kube, { runtimeImage: { image: before } });
-  await until("it is rolled back", runs(kube, before));
-  assert.ok(mounts(kube), "a revision that is kept says that this image has mounted it");
-  await stop();
-});
-
 test("a deployment that has never run gets the image of the operator that makes its first pod", { timeout: 60_000 }, async () => {
   const kube = await world();
   await change(kube, { suspend: true });

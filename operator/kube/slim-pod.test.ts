@@ -4,8 +4,8 @@ import { test } from "node:test";
 import { deployment, settings } from "../../test/kit/deployment/deployment.ts";
 import { modelOfPod } from "../deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
-import { nodeHealth, podFacts, podSight } from "../deployment/observe.ts";
 import { isOfOther } from "../deployment/orphans.ts";
+import { nodeHealth, podFacts, podSight } from "../deployment/pod-facts.ts";
 import type { KubeObject } from "./kube.ts";
 import { slimPod } from "./slim-pod.ts";
 

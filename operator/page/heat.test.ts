@@ -18,7 +18,7 @@ const rank = (n: number): PictureRank => {
     kv: undefined,
   };
 };
-const layerOf = (layer: number, hosts: number[][], shares: number[][]) => ({ layer, epoch: 1, hosts, shares });
+const layerOf = (layer: number, hosts: number[][], weights: number[][]) => ({ layer, epoch: 1, hosts, weights });
 const planOf = (layers: PlacementPlan["layers"]): PlacementPlan => ({
   deploymentUid: "u",
   epoch: 1,
@@ -43,7 +43,7 @@ const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
 
 test("loads are percent of what a rank computes of the layer on average", () => {
   const heat = heatView(picture(), 5);
-  assert.deepEqual([heat?.hosts, heat?.shares], ["0.1,1", "500.500,1000"]);
+  assert.deepEqual([heat?.hosts, heat?.weights], ["0.1,1", "500.500,1000"]);
   assert.deepEqual(
     [heat?.expertPercent, heat?.rankPercent],
     [
@@ -76,7 +76,7 @@ test("a rank that plans count as slow is the busier for the same rows", () => {
   assert.equal(first?.imbalancePercent, 150);
 });
 
-test("while no load is known there are no numbers, and the map has its shares", () => {
+test("while no load is known there are no numbers, and the map has its weights", () => {
   const heat = heatView(picture({ expected: undefined }), 5);
   assert.deepEqual([heat?.expertPercent, heat?.rankPercent, heat?.hosts], [undefined, undefined, "0.1,1"]);
   assert.equal(leastEven(layerLoads(picture({ expected: undefined }))), 2);
@@ -86,7 +86,7 @@ test("a layer under way shows what it is to be and how far it is, with ranks tha
   const next = planOf([plan.layers[0]!, layerOf(5, [[0, 7], [1]], [[500, 500], [1000]])]);
   const underWay = { kind: "rebalance", moves: 1, plan: next, phases: new Map([[5, "preparing" as const]]) };
   const heat = heatView(picture({ underWay }), 5);
-  assert.deepEqual([heat?.ranks, heat?.next], [[0, 1, 7], { hosts: "0.7,1", shares: "500.500,1000", phase: "preparing" }]);
+  assert.deepEqual([heat?.ranks, heat?.next], [[0, 1, 7], { hosts: "0.7,1", weights: "500.500,1000", phase: "preparing" }]);
   assert.equal(heatView(picture({ underWay }), 2)?.next, undefined);
 });
 

@@ -2,7 +2,7 @@
 // and how much each expert is asked for. Also how even each layer is. Pure; loads are those that plans are made for.
 import { encodeLayer, type LayerPlacement } from "../../crds/plan.ts";
 import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
 
 export interface HeatView {
@@ -13,13 +13,13 @@ export interface HeatView {
   readonly ranks: readonly number[];
   /** As ExpertPlacement has them. */
   readonly hosts: string;
-  readonly shares: string;
+  readonly weights: string;
   /** Rows of each expert in percent of what a rank computes of the layer on average; left out while no load is known. */
   readonly expertPercent: readonly number[] | undefined;
   /** The load of each of `ranks` over the mean, weighted by speed, in percent. */
   readonly rankPercent: readonly number[] | undefined;
   /** The layer as the plan under way makes it; left out where that leaves it alone. */
-  readonly next: { readonly hosts: string; readonly shares: string; readonly phase: string } | undefined;
+  readonly next: { readonly hosts: string; readonly weights: string; readonly phase: string } | undefined;
 }
 
 export interface LayerLoad {
@@ -59,7 +59,7 @@ export function layerLoads(picture: PlacementPicture): readonly LayerLoad[] {
   const speeds = speedsOf(picture, size);
   return (picture.plan?.layers ?? []).map((layer, index) => {
     const demand = demandOf(picture, index);
-    const uneven = demand && imbalance(loadByShares(demand, layer.hosts, layer.shares, size), speeds);
+    const uneven = demand && imbalance(loadByWeights(demand, layer.hosts, layer.weights, size), speeds);
     const phase = picture.underWay?.phases.get(layer.layer);
     return { layer: layer.layer, imbalancePercent: uneven === undefined ? undefined : Math.round(uneven * 100), phase };
   });
@@ -87,7 +87,7 @@ export function heatView(picture: PlacementPicture, layer: number): HeatView | u
     ranks,
     ...encodeLayer(now),
     ...loadsOf(picture, { now, index, ranks }),
-    next: next && phase !== undefined ? { hosts: encodeLayer(next).hosts, shares: encodeLayer(next).shares, phase } : undefined,
+    next: next && phase !== undefined ? { hosts: encodeLayer(next).hosts, weights: encodeLayer(next).weights, phase } : undefined,
   };
 }
 
@@ -107,7 +107,7 @@ function loadsOf(picture: PlacementPicture, { now, index, ranks }: Placed): Pick
     speeds.reduce((n, speed) => n + (speed > 0 ? 1 : 0), 0),
   );
   const mean = demand.reduce((a, b) => a + b, 0) / counted;
-  const relative = relativeLoad(loadByShares(demand, now.hosts, now.shares, size), speeds);
+  const relative = relativeLoad(loadByWeights(demand, now.hosts, now.weights, size), speeds);
   return {
     expertPercent: now.hosts.map((_, expert) => Math.round((100 * (demand[expert] ?? 0)) / mean)),
     rankPercent: ranks.map((rank) => Math.round(100 * (relative[rank] ?? 0))),

@@ -108,8 +108,8 @@ test("a decision is one as long as its reason holds, waiting between plans is no
 });
 
 const plan = (epoch: number, hosts: number[][], modelDigest = "d"): PlacementPlan => {
-  const shares = hosts.map((row) => row.map(() => 1000 / row.length));
-  return { deploymentUid: "u", epoch, parentEpoch: epoch - 1, planHash: "", modelDigest, layers: [{ layer: 3, epoch, hosts, shares }] };
+  const weights = hosts.map((row) => row.map(() => 1000 / row.length));
+  return { deploymentUid: "u", epoch, parentEpoch: epoch - 1, planHash: "", modelDigest, layers: [{ layer: 3, epoch, hosts, weights }] };
 };
 
 test("moves are those between two committed plans of one model; the first plan is none", () => {

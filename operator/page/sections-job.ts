@@ -14,7 +14,7 @@ export function jobSections(view: JobView): Sections {
 
 function headOf({ verdict, step, steps, figures }: JobView): Html {
   const { loss, validationLoss, gradientNorm, imbalance: ofExperts, tokensPerSecond, eta, restarts, spread, result } = figures;
-  const imbalance = spread && html`${spread.imbalance} <small>at homes alone ${spread.imbalanceAtHomes}</small>`;
+  const imbalance = spread && html`${spread.imbalance} <small>at primaries alone ${spread.imbalanceAtPrimaries}</small>`;
   return html`<p>${markOf(verdict)} ${verdict.message}</p>${facts([
     ["Step", html`${bar(step, steps, undefined)} ${figure(step)} of ${steps}${eta ? html` <small>${eta} left</small>` : undefined}`],
     ["Loss", html`${loss ?? "-"} <small>validation ${validationLoss ?? "-"}</small>`],

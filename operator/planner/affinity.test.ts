@@ -25,7 +25,7 @@ function instance(size: Omit<Chain, "flow">, affinity: number, seed: number): In
     load: Float64Array.from(trace.counts),
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "quality",
     transitions,
@@ -33,8 +33,8 @@ function instance(size: Omit<Chain, "flow">, affinity: number, seed: number): In
   return { chain: { ...size, flow: transitions }, input };
 }
 
-/** Homes as a policy plans them, from nothing and from dealt homes. */
-async function homes(name: "exflow" | "moetuner", input: PlanInput): Promise<number[][][]> {
+/** Primaries as a policy plans them, from nothing and from dealt primaries. */
+async function primaries(name: "exflow" | "moetuner", input: PlanInput): Promise<number[][][]> {
   const { layers: current } = await policies.uniform.plan(input);
   const starts = [undefined, current];
   const plans = await Promise.all(starts.map((from) => policies[name].plan({ ...input, current: from })));
@@ -60,7 +60,7 @@ for (const [layers, experts, ranks, seeds] of sizes) {
       const { chain, input } = instance({ layers, experts, ranks }, affinities[seed % 4] ?? 0, 100 + 10 * seed);
       const best = await leastHops(chain);
       assert.ok(best !== undefined, "HiGHS proves it");
-      for (const places of await homes("exflow", input)) {
+      for (const places of await primaries("exflow", input)) {
         const found = hops(chain, places);
         assert.ok(found <= 1.02 * best + 1e-6, `seed ${seed}: ${found} hops, ${best} at best`);
         assert.ok(found >= best - 1e-3, `seed ${seed}: ${found} hops are fewer than what was proven, ${best}`);
@@ -71,7 +71,7 @@ for (const [layers, experts, ranks, seeds] of sizes) {
   test(`MoETuner: both objectives of ${what} are within 2% of the HiGHS optimum`, async () => {
     for (let seed = 0; seed < seeds; seed++) {
       const { chain, input } = instance({ layers, experts, ranks }, affinities[seed % 4] ?? 0, 500 + 10 * seed);
-      const [places = []] = await homes("moetuner", input);
+      const [places = []] = await primaries("moetuner", input);
       for (const [l, clusters] of places.entries()) {
         const tokens = input.load.subarray(l * experts, (l + 1) * experts);
         const best = await leastSpread(tokens, ranks);
@@ -110,7 +110,7 @@ for (const [layers, experts, ranks] of [
         assert.ok(!row.includes(-1), "each expert follows one");
         planted.push(row);
       }
-      for (const places of await homes("exflow", input))
+      for (const places of await primaries("exflow", input))
         assert.ok(hops(chain, places) <= 1.02 * hops(chain, planted), `${hops(chain, places)} hops, ${hops(chain, planted)} as planted`);
     }
   });
@@ -124,13 +124,13 @@ test("planted affinity lets both policies save hops, and nearly none are to be h
       chain,
       layers.map(({ hosts }) => hosts.map((row) => row[0] ?? -1)),
     );
-    const [places = []] = await homes(name, input);
+    const [places = []] = await primaries(name, input);
     return 1 - hops(chain, places) / dealt;
   };
   assert.ok((await saved("exflow", 0.8)) > 0.4);
   assert.ok((await saved("moetuner", 0.8)) > 0.15);
   for (const name of ["exflow", "moetuner"] as const) assert.ok((await saved(name, 0)) < 0.1);
   const { chain, input } = instance({ layers: 3, experts: 6, ranks: 3 }, 0, 3);
-  const [places = []] = await homes("exflow", input);
+  const [places = []] = await primaries("exflow", input);
   assert.ok(((await leastHops(chain)) ?? 0) > 0.98 * hops(chain, places));
 });

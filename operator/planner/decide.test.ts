@@ -85,14 +85,14 @@ test("a change of load does not wait for the interval", () => {
 });
 
 const bytes = new Float64Array(4).fill(1e6);
-const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
 const input: PlanInput = {
   shape: { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes },
   ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 1e7, zone: "", node: "", state: "active" as const })),
   load: Float64Array.of(600, 300, 50, 50),
   current: alone([[0], [0], [1], [1]]),
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
 };
@@ -158,20 +158,20 @@ test("a plan that changes nothing is not", () => {
   assert.equal(whetherToMove(input, input.current ?? [], options).decision.reason, "NoBetterPlan");
 });
 
-test("while the worst layer stays as it is, moves must gain what new shares alone would not", () => {
+test("while the worst layer stays as it is, moves must gain what new weights alone would not", () => {
   const two = new Float64Array(8).fill(1e6);
-  const split = { hosts: [[0, 1], [0], [1], [1]], shares: [[900, 100], [1000], [1000], [1000]] };
-  const stuck = { hosts: [[0], [1], [1], [1]], shares: [[1000], [1000], [1000], [1000]] };
+  const split = { hosts: [[0, 1], [0], [1], [1]], weights: [[900, 100], [1000], [1000], [1000]] };
+  const stuck = { hosts: [[0], [1], [1], [1]], weights: [[1000], [1000], [1000], [1000]] };
   const wide: PlanInput = {
     ...input,
     shape: { layers: 2, experts: 4, residentBytes: two, storedBytes: two },
     load: Float64Array.of(400, 200, 200, 200, 700, 100, 100, 100),
     current: [split, stuck],
   };
-  const evener = { hosts: split.hosts, shares: [[750, 250], [1000], [1000], [1000]] };
-  const idle = { hosts: [[0], [1], [1], [1, 0]], shares: [[1000], [1000], [1000], [1000, 0]] };
+  const evener = { hosts: split.hosts, weights: [[750, 250], [1000], [1000], [1000]] };
+  const idle = { hosts: [[0], [1], [1], [1, 0]], weights: [[1000], [1000], [1000], [1000, 0]] };
   const judged = whetherToMove(wide, [evener, idle], options);
   assert.deepEqual([judged.decision.reason, judged.moves], ["NoBetterPlan", 1]);
-  const moving = whetherToMove(wide, [{ hosts: [[1], [0], [0], [1]], shares: stuck.shares }, stuck], { ...options, noise: 0 });
-  assert.equal(moving.decision.act, false, "what new shares give as well is no gain of the moves");
+  const moving = whetherToMove(wide, [{ hosts: [[1], [0], [0], [1]], weights: stuck.weights }, stuck], { ...options, noise: 0 });
+  assert.equal(moving.decision.act, false, "what new weights give as well is no gain of the moves");
 });

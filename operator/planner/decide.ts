@@ -6,7 +6,7 @@ import type { RebalancingMode } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import type { Hops, PlanInput } from "./policy.ts";
 import { type Hosts, layerDemand, toLayers, toProblem } from "./problem.ts";
 import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
@@ -166,8 +166,8 @@ const leastHops = 0.001;
 
 /** Gains of max/mean below this are not worth a new epoch. */
 const leastGain = 0.02;
-/** New shares without a move follow every fluctuation; routers and bound are no better for it. */
-const sharesGain = 0.05;
+/** New weights without a move follow every fluctuation; routers and bound are no better for it. */
+const weightsGain = 0.05;
 /** The least gain over all layers that is worth a plan, while the worst one has to wait for memory or budget. */
 const leastMeanGain = 0.01;
 
@@ -195,8 +195,8 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bytes,
     ...worthNumbers(worth),
   };
-  // While the worst layer waits, moves must gain by themselves: what new shares would give without them is too little for an epoch.
-  const meanGain = before - after < leastGain && current.length > 0 ? meanOf(withNewShares(input)) - meanAfter : meanBefore - meanAfter;
+  // While the worst layer waits, moves must gain by themselves: what new weights would give without them is too little for an epoch.
+  const meanGain = before - after < leastGain && current.length > 0 ? meanOf(withNewWeights(input)) - meanAfter : meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
@@ -206,8 +206,8 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   if (!hops && before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
     return held("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
-  if (moves.length === 0 && before - after < Math.max(sharesGain, 2 * options.noise)) {
-    return held("NoBetterPlan", `shares alone would give ${change}: too little for an epoch of its own`);
+  if (moves.length === 0 && before - after < Math.max(weightsGain, 2 * options.noise)) {
+    return held("NoBetterPlan", `weights alone would give ${change}: too little for an epoch of its own`);
   }
   if (worth.gainSeconds <= worth.costSeconds) return held("TransferNotWorth", `${change} ${worthText(worth)}`);
   if (options.mode === "Recommend")
@@ -220,22 +220,22 @@ function hopText({ before, after }: Hops): string {
   return `transitions that change rank ${(100 * before).toFixed(1)}% -> ${(100 * after).toFixed(1)}%`;
 }
 
-/** max/mean of each layer if no expert moved and shares followed the forecast. */
-function withNewShares(input: PlanInput): number[] {
+/** max/mean of each layer if no expert moved and weights followed the forecast. */
+function withNewWeights(input: PlanInput): number[] {
   const problem = toProblem(input);
   return predictedLayers(input, toLayers(problem, problem.current as Hosts));
 }
 
-/** Worst layer if the forecast is routed by the plan's shares; layers without load count as even. */
+/** Worst layer if the forecast is routed by the plan's weights; layers without load count as even. */
 export function predictedWorst(input: PlanInput, layers: readonly LayerPlan[]): number {
   return Math.max(1, ...predictedLayers(input, layers));
 }
 
-/** max/mean of each layer, [layers], speed-weighted, if the forecast is routed by the plan's shares to the active ranks. */
+/** max/mean of each layer, [layers], speed-weighted, if the forecast is routed by the plan's weights to the active ranks. */
 export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]): number[] {
   const problem = toProblem({ ...input, current: layers });
   return layers.map((layer, l) => {
-    return imbalance(loadByShares(layerDemand(problem, l), problem.current?.[l] ?? [], layer.shares, problem.G), problem.speed);
+    return imbalance(loadByWeights(layerDemand(problem, l), problem.current?.[l] ?? [], layer.weights, problem.G), problem.speed);
   });
 }
 

@@ -21,7 +21,7 @@ const inputOf = (shape: ModelShape, ranks: readonly RankSpec[]): PlanInput => ({
   load: Float64Array.from(shape.residentBytes, (_, i) => i % 7),
   current: undefined,
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "fast",
 });

@@ -9,7 +9,7 @@ export type Feasibility =
   | { readonly ok: false; readonly reason: "InsufficientExpertMemory"; readonly message: string };
 
 /**
- * Checks that one copy of every expert fits the active ranks (resident bytes) beside a staging slot each; a refusal names the
+ * Checks that one expert replica of every expert fits the active ranks (resident bytes) beside a staging slot each; a refusal names the
  * remedy.
  */
 export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feasibility {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { makePlan, policies } from "./index.ts";
 import { ReshardAge } from "./load/reshard-age.ts";
 import { rankSpecs, simulate } from "./offline/simulate.ts";
@@ -11,9 +11,9 @@ import { generateTrace, presets } from "./offline/traces-generate.ts";
 import { reshardEvery } from "./policies/hecate.ts";
 import { type PlanInput, type Timing, unlimited } from "./policy.ts";
 
-const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
 const bytes = new Float64Array(16).fill(1);
-/** Expert e has its home on rank e mod 4, two slots of each rank are free; experts 0 and 1 are hot. Mean of a rank: 75. */
+/** Expert e has its primary on rank e mod 4, two slots of each rank are free; experts 0 and 1 are hot. Mean of a rank: 75. */
 const input: PlanInput = {
   shape: { layers: 1, experts: 16, residentBytes: bytes, storedBytes: bytes },
   ranks: rankSpecs({ ranks: 4, slotsTotal: 6 }),
@@ -21,7 +21,7 @@ const input: PlanInput = {
   current: alone(Array.from({ length: 16 }, (_, e) => [e % 4])),
   windowsSinceReshard: 1,
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
 };
@@ -39,15 +39,15 @@ test("as many experts are copied as transfers hide behind other work", async () 
   assert.deepEqual(await copied({}), [0, 1, 2, 3]);
 });
 
-test("copies beyond the overlap come when they save more than their transfer shows", async () => {
-  // Now rank 0 has 130 of 75. With expert 0 copied rank 1 has 90 of 75 (1.2), with expert 1 as well 75 (1.0). A copy a rank takes 1 s.
+test("expert replicas beyond the overlap come when they save more than their transfer shows", async () => {
+  // Now rank 0 has 130 of 75. With expert 0 copied rank 1 has 90 of 75 (1.2), with expert 1 as well 75 (1.0). An expert replica a rank takes 1 s.
   const breakEven = (1 / 0.2) * (130 / 75);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10 } }), [0]);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (1.05 * breakEven) / 10 } }), [0, 1]);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10, windows: 20 } }), [0, 1]);
 });
 
-test("copies that are there cost nothing and stay for the least that they save", async () => {
+test("expert replicas that are there cost nothing and stay for the least that they save", async () => {
   const everywhere = Array.from({ length: 16 }, (_, e) => (e === 1 ? [1, 0, 2, 3] : [e % 4]));
   assert.deepEqual(await copied({ current: alone(everywhere), timing: { ...timing, expertSeconds: 1e-3 } }), [0, 1]);
 });
@@ -68,9 +68,9 @@ const wide: PlanInput = {
   load: load(0),
   current: undefined,
 };
-const homes = (layers: readonly LayerPlan[]): number[] => layers.flatMap((layer) => layer.hosts.map((row) => row[0] ?? -1));
+const primaries = (layers: readonly LayerPlan[]): number[] => layers.flatMap((layer) => layer.hosts.map((row) => row[0] ?? -1));
 
-test("homes are sharded anew when none were yet, and then every 100 windows, if that makes layers more even", async () => {
+test("primaries are sharded anew when none were yet, and then every 100 windows, if that makes layers more even", async () => {
   const first = await makePlan(policies.hecate, wide);
   assert.equal(first.resharding, false);
   const at = (windowsSinceReshard: number | undefined) => {
@@ -79,13 +79,13 @@ test("homes are sharded anew when none were yet, and then every 100 windows, if 
   };
   for (const since of [0, 1, reshardEvery - 1]) {
     const { layers, resharding, reason } = await at(since);
-    assert.deepEqual(homes(layers), homes(first.layers));
+    assert.deepEqual(primaries(layers), primaries(first.layers));
     assert.equal(resharding, undefined);
-    assert.match(reason, /homes stay/);
+    assert.match(reason, /primaries stay/);
   }
   for (const since of [undefined, reshardEvery, 10 * reshardEvery]) {
     const { layers, resharding } = await at(since);
-    assert.notDeepEqual(homes(layers), homes(first.layers));
+    assert.notDeepEqual(primaries(layers), primaries(first.layers));
     assert.notEqual(resharding, undefined);
   }
 });
@@ -113,12 +113,12 @@ test("a sharding that the budget ends goes on in the next plans, and ends", asyn
   assert.deepEqual(age.input(1000), {});
 });
 
-test("over a trace homes stay where they were sharded, unless they may move in every window", async () => {
+test("over a trace primaries stay where they were sharded, unless they may move in every window", async () => {
   const kept: number[][] = [];
   const run = (reshardAlways: boolean) =>
     simulate({
       ...{ trace: small, policy: policies.hecate, ranks: 16, slotsTotal: 9 * small.layers, reshardAlways, now: () => 0 },
-      onWindow: (_, layers) => void kept.push(homes(layers)),
+      onWindow: (_, layers) => void kept.push(primaries(layers)),
     });
   await run(false);
   assert.ok(kept.length === 7 && kept.every((each) => each.join() === kept[0]?.join()));
@@ -127,7 +127,7 @@ test("over a trace homes stay where they were sharded, unless they may move in e
   assert.ok(kept.some((each) => each.join() !== kept[0]?.join()));
 });
 
-test("with measured times a trace is balanced at least as well as with the assumed overlap, in the copies that hide", async () => {
+test("with measured times a trace is balanced at least as well as with the assumed overlap, in the expert replicas that hide", async () => {
   const run = async (more: object) => {
     const results = await simulate({
       trace: small,
@@ -148,17 +148,17 @@ test("with measured times a trace is balanced at least as well as with the assum
 const lopsided = (warm: number): Float64Array => Float64Array.from({ length: 16 }, (_, e) => (e % 4 === 0 ? warm : 20));
 const paid = { gainPerMove: 1e-3, timing: { ...timing, denseSeconds: 0, expertSeconds: 10 } };
 
-test("a layer whose homes have become uneven gets copies beyond a quarter of its experts, the hottest of which are elsewhere", async () => {
+test("a layer whose primaries have become uneven gets expert replicas beyond a quarter of its experts, the hottest of which are elsewhere", async () => {
   const hottest = [1, 2, 3, 5];
   const load = lopsided(35).map((rows, e) => (e % 4 === 0 ? rows : hottest.includes(e) ? 40 : 10));
   const { layers, reason } = await makePlan(policies.hecate, { ...input, ...paid, load });
-  assert.match(reason, /materialised 1 layers, homes stay/);
-  const shared = loadByShares(load, layers[0]?.hosts ?? [], layers[0]?.shares ?? [], 4);
+  assert.match(reason, /materialised 1 layers, primaries stay/);
+  const shared = loadByWeights(load, layers[0]?.hosts ?? [], layers[0]?.weights ?? [], 4);
   const worst = imbalance(shared, new Float64Array(4).fill(1));
   assert.ok(worst <= 1.05, `${worst}`);
 });
 
-test("a layer that is even but for chance, or would gain no more than chance, keeps its copies", async () => {
+test("a layer that is even but for chance, or would gain no more than chance, keeps its expert replicas", async () => {
   assert.deepEqual(await copied({ ...paid, load: lopsided(21) }), []);
   assert.deepEqual(await copied({ ...paid, load: lopsided(24), noise: Float64Array.of(0.1) }), []);
   assert.notDeepEqual(await copied({ ...paid, load: lopsided(24), noise: Float64Array.of(0.01) }), []);

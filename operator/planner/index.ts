@@ -5,7 +5,7 @@ import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
-import { keepFloor } from "./copies.ts";
+import { keepFloor } from "./expert-replicas.ts";
 import { pathCost } from "./path-cost.ts";
 import { eplb } from "./policies/eplb.ts";
 import { exact } from "./policies/exact.ts";
@@ -62,7 +62,7 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
   return { ...output, layers };
 }
 
-/** Layers whose copies never fit beside the old ones keep their place, so that every plan can be carried out. */
+/** Layers whose expert replicas never fit beside the old ones keep their place, so that every plan can be carried out. */
 export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): readonly LayerPlan[] {
   const { current, shape } = input;
   if (!current) return layers;

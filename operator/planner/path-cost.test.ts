@@ -8,7 +8,7 @@ import type { RankSpec } from "./policy.ts";
 
 const rank = (n: number, node: string, zone: string): RankSpec => ({ rank: n, speed: 1, budgetBytes: 1, zone, node, state: "active" });
 
-test("a copy from the same node is cheaper than from the zone, from another zone dearer; the nearest source counts", () => {
+test("an expert replica from the same node is cheaper than from the zone, from another zone dearer; the nearest source counts", () => {
   const cost = pathCost([rank(0, "a", "z1"), rank(1, "a", "z1"), rank(2, "b", "z1"), rank(3, "c", "z2")]);
   assert.ok(cost);
   assert.equal(cost(0, 0, 1, [0]), 0.5);
@@ -18,7 +18,7 @@ test("a copy from the same node is cheaper than from the zone, from another zone
   assert.equal(cost(0, 0, 1, []), 2, "from the store");
 });
 
-test("a copy from another rack of the zone costs more than from the same one, and less than from another zone", () => {
+test("an expert replica from another rack of the zone costs more than from the same one, and less than from another zone", () => {
   const racked = (n: number, rack: string, zone: string) => ({ ...rank(n, `n${n}`, zone), rack });
   const cost = pathCost([racked(0, "r0", "z1"), racked(1, "r0", "z1"), racked(2, "r1", "z1"), racked(3, "r0", "z2")]);
   assert.deepEqual([cost?.(0, 0, 1, [0]), cost?.(0, 0, 2, [0]), cost?.(0, 0, 3, [0]), cost?.(0, 0, 2, [0, 3])], [1, 1.5, 3, 1.5]);

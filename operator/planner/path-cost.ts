@@ -1,13 +1,13 @@
-// Cost of a copy by where it comes from, for policies that weigh gain against cost: a source on the same node is cheap, in
+// Cost of an expert replica by where it comes from, for policies that weigh gain against cost: a source on the same node is cheap, in
 // another rack or zone dear. Pure; undefined where all paths cost the same, so that the search need not ask.
 import { cheapestPath, pathFactor, placeOf } from "../../runtime/placement/cost.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 
-/** The least cost, which is not zero: a copy on the same node still has to be loaded and verified. */
+/** The least cost, which is not zero: an expert replica on the same node still has to be loaded and verified. */
 const least = 0.25;
 
 /**
- * Cost factor of a copy, >= 0.25, where one within a zone costs 1, between two racks of it 1.5 and between zones 3; undefined when every
+ * Cost factor of an expert replica, >= 0.25, where one within a zone costs 1, between two racks of it 1.5 and between zones 3; undefined when every
  * rank has a node of one zone and rack to itself.
  */
 export function pathCost(ranks: readonly RankSpec[]): PlanInput["moveCost"] {

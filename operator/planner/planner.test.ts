@@ -3,7 +3,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import { atRisk, belowFloor, withFloor } from "./copies.ts";
+import { atRisk, belowFloor, withFloor } from "./expert-replicas.ts";
 import { checkMemory } from "./feasibility.ts";
 import { makePlan, policies } from "./index.ts";
 import { type MoveBudget, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "./policy.ts";
@@ -73,7 +73,7 @@ function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
     load: Float64Array.from(c.loads),
     current,
     budget: c.budget,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "fast",
     gainPerMove: 1e-3,
@@ -87,8 +87,8 @@ const runs = (policy: PlacementPolicy): number =>
 
 test("the floor keeps to every budget of moves and bytes", () => {
   fc.assert(
-    fc.property(cluster, fc.integer({ min: 2, max: 3 }), (c, minCopies) => {
-      const input = { ...inputOf(c), minCopies };
+    fc.property(cluster, fc.integer({ min: 2, max: 3 }), (c, minExpertReplicas) => {
+      const input = { ...inputOf(c), minExpertReplicas };
       if (!checkMemory(input.shape, input.ranks).ok) return;
       const current = firstPlan(input);
       const { layers } = withFloor({ ...input, current }, current);
@@ -98,17 +98,17 @@ test("the floor keeps to every budget of moves and bytes", () => {
   );
 });
 
-test("the floor adds copies on other nodes as far as memory reaches, and takes none from an expert that needs it", () => {
+test("the floor adds expert replicas on other nodes as far as memory reaches, and takes none from an expert that needs it", () => {
   fc.assert(
-    fc.property(cluster, fc.integer({ min: 2, max: 4 }), (c, minCopies) => {
-      const input = { ...inputOf(c), minCopies, budget: unlimited };
+    fc.property(cluster, fc.integer({ min: 2, max: 4 }), (c, minExpertReplicas) => {
+      const input = { ...inputOf(c), minExpertReplicas, budget: unlimited };
       if (!checkMemory(input.shape, input.ranks).ok) return;
       const current = firstPlan(input);
       const { layers, missing, added } = withFloor({ ...input, current }, current);
       assert.deepEqual(planFaults({ ...input, current }, layers), []);
       assert.equal(belowFloor(input, layers), missing);
-      const copies = layers.reduce((n, { hosts }) => n + hosts.flat().length, 0);
-      assert.equal(copies, c.layers * c.experts + added);
+      const expertReplicas = layers.reduce((n, { hosts }) => n + hosts.flat().length, 0);
+      assert.equal(expertReplicas, c.layers * c.experts + added);
       assert.ok(diffPlans(current, layers, () => 1).moves.length >= added, "some make way for others");
       const nodes = new Set(c.ranks.map((rank) => `${rank.zone}/${rank.node}`)).size;
       if (missing === 0) assert.equal(atRisk(c.ranks, layers), nodes > 1 ? 0 : c.layers * c.experts);
@@ -122,16 +122,25 @@ test("the floor adds copies on other nodes as far as memory reaches, and takes n
   );
 });
 
-test("where only a rank of the same node has room, a copy of another expert makes way", () => {
+test("where only a rank of the same node has room, an expert replica of another expert makes way", () => {
   const bytes = new Float64Array(3).fill(1);
   const shape = { layers: 1, experts: 3, residentBytes: bytes, storedBytes: bytes };
   // Ranks 0 and 1 are full but for the staging slot, rank 2 is not; expert 2 is there alone.
   const ranks = [3, 3, 4].map(
     (budgetBytes, rank): RankSpec => ({ rank, speed: 1, budgetBytes, zone: "", node: `n${rank}`, state: "active" }),
   );
-  const current = [{ hosts: [[0, 1], [1, 0], [2]], shares: [[500, 500], [500, 500], [1000]] }];
+  const current = [{ hosts: [[0, 1], [1, 0], [2]], weights: [[500, 500], [500, 500], [1000]] }];
   const input: PlanInput = {
-    ...{ shape, ranks, load: Float64Array.from([5, 9, 7]), budget: unlimited, minCopies: 2, split: "weighted", effort: "fast", current },
+    ...{
+      shape,
+      ranks,
+      load: Float64Array.from([5, 9, 7]),
+      budget: unlimited,
+      minExpertReplicas: 2,
+      split: "weighted",
+      effort: "fast",
+      current,
+    },
   };
   const { layers, added, missing } = withFloor(input, current);
   assert.deepEqual([added, missing], [1, 0]);
@@ -142,13 +151,13 @@ test("where only a rank of the same node has room, a copy of another expert make
       [1, 0],
       [2, 0],
     ],
-    "the coldest copy goes, one only",
+    "the coldest expert replica goes, one only",
   );
   const tight = withFloor({ ...input, budget: { ...unlimited, maxMoves: 1 } }, current);
   assert.deepEqual([tight.layers, tight.missing], [current, 1], "one move is not enough");
 });
 
-test("copies of one expert go to different nodes, from the third on to different zones", () => {
+test("expert replicas of one expert go to different nodes, from the third on to different zones", () => {
   const bytes = new Float64Array(4).fill(1);
   const shape = { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes };
   const ranks = Array.from(
@@ -164,25 +173,25 @@ test("copies of one expert go to different nodes, from the third on to different
     split: "weighted",
     effort: "fast",
   };
-  const first = [{ hosts: [[0], [1], [0], [1]], shares: Array(4).fill([1000]) }];
-  for (const minCopies of [2, 3, 4]) {
-    const [layer] = withFloor({ ...input, minCopies } as PlanInput, first).layers;
+  const first = [{ hosts: [[0], [1], [0], [1]], weights: Array(4).fill([1000]) }];
+  for (const minExpertReplicas of [2, 3, 4]) {
+    const [layer] = withFloor({ ...input, minExpertReplicas } as PlanInput, first).layers;
     for (const row of layer?.hosts ?? []) {
-      assert.equal(new Set(row.map((rank) => rank >> 1)).size, minCopies, "nodes");
-      if (minCopies > 2) assert.equal(new Set(row.map((rank) => rank >> 2)).size, 2, "zones");
+      assert.equal(new Set(row.map((rank) => rank >> 1)).size, minExpertReplicas, "nodes");
+      if (minExpertReplicas > 2) assert.equal(new Set(row.map((rank) => rank >> 2)).size, 2, "zones");
     }
   }
 });
 
-test("a second copy goes to another rack where racks are known, and to any node where they are not", () => {
+test("a second expert replica goes to another rack where racks are known, and to any node where they are not", () => {
   const bytes = new Float64Array(4).fill(1);
   const shape = { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes };
   const second = (racks: readonly (string | undefined)[]): readonly (number | undefined)[] => {
     const ranks = racks.map(
       (rack, rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "z", rack, node: `n${rank}`, state: "active" }),
     );
-    const current = [{ hosts: [[0], [0], [0], [0]], shares: Array(4).fill([1000]) }];
-    const input = { shape, ranks, load: new Float64Array(4).fill(1), current: undefined, budget: unlimited, minCopies: 2 };
+    const current = [{ hosts: [[0], [0], [0], [0]], weights: Array(4).fill([1000]) }];
+    const input = { shape, ranks, load: new Float64Array(4).fill(1), current: undefined, budget: unlimited, minExpertReplicas: 2 };
     const [layer] = withFloor({ ...input, split: "weighted", effort: "fast" }, current).layers;
     return layer?.hosts.map((row) => row[1]) ?? [];
   };
@@ -190,15 +199,15 @@ test("a second copy goes to another rack where racks are known, and to any node 
   assert.deepEqual(new Set(second([undefined, undefined, undefined, undefined])), new Set([1, 2, 3]), "by load alone");
 });
 
-test("the floor keeps to the move budget, the hottest experts first; where a copy is already costs nothing", () => {
+test("the floor keeps to the move budget, the hottest experts first; where an expert replica is already costs nothing", () => {
   const bytes = new Float64Array(6).fill(1);
   const shape = { layers: 1, experts: 6, residentBytes: bytes, storedBytes: bytes };
   const ranks = [0, 1, 2].map((rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "", node: `n${rank}`, state: "active" }));
   const input: PlanInput = {
-    ...{ shape, ranks, load: Float64Array.from([1, 9, 2, 8, 3, 7]), budget: { ...unlimited, maxMoves: 2 }, minCopies: 2 },
-    ...{ split: "weighted", effort: "fast", current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], shares: Array(6).fill([1000]) }] },
+    ...{ shape, ranks, load: Float64Array.from([1, 9, 2, 8, 3, 7]), budget: { ...unlimited, maxMoves: 2 }, minExpertReplicas: 2 },
+    ...{ split: "weighted", effort: "fast", current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], weights: Array(6).fill([1000]) }] },
   };
-  const dropped = [{ hosts: [[0], [1], [2], [0], [1], [2]], shares: Array(6).fill([1000]) }];
+  const dropped = [{ hosts: [[0], [1], [2], [0], [1], [2]], weights: Array(6).fill([1000]) }];
   const { layers, missing } = withFloor(input, dropped);
   assert.deepEqual(
     layers[0]?.hosts.map((row) => row.length),
@@ -209,10 +218,10 @@ test("the floor keeps to the move budget, the hottest experts first; where a cop
 });
 
 for (const policy of all) {
-  test(`${policy.name}: with two copies as the floor no plan takes one away, nor brings two together on a node`, async () => {
+  test(`${policy.name}: with two expert replicas as the floor no plan takes one away, nor brings two together on a node`, async () => {
     await fc.assert(
       fc.asyncProperty(cluster, async (c) => {
-        const start = { ...inputOf(c), minCopies: 2 };
+        const start = { ...inputOf(c), minExpertReplicas: 2 };
         if (!checkMemory(start.shape, start.ranks).ok) return;
         const current = withFloor({ ...start, budget: unlimited }, firstPlan(start)).layers;
         const input = { ...start, current };
@@ -264,7 +273,7 @@ test("the first plan puts expert e of layer l on rank (e + l) mod N", () => {
     load: new Float64Array(24),
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "fast",
   });

@@ -29,7 +29,7 @@ function inputOf(trace: typeof small, ranks: number, slots: number, more: Partia
     load: Float64Array.from(windowOf(trace, 0)),
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "quality",
     slotsPerRank: slots,
@@ -112,43 +112,43 @@ test("so it is where bytes are the limit and every byte is taken, and a replan s
     const best = Math.max(...worst((await policies.exact.plan(slots)).layers, one, 8));
     const fresh = planFresh(bytes).layers;
     assert.ok(worst(fresh, one, 8)[0]! <= 1.005 * best, `layer ${l}: ${worst(fresh, one, 8)} against ${best}`);
-    // The plan starts from homes alone, which a plan of everything must search its way out of.
+    // The plan starts from primaries alone, which a plan of everything must search its way out of.
     const { layers } = await makePlan(policies.incremental, { ...bytes, current: firstPlan(bytes) });
     assert.ok(worst(layers, one, 8)[0]! <= 1.05 * best, `layer ${l}, replanned: ${worst(layers, one, 8)} against ${best}`);
   }
 });
 
-test("incremental is as even as EPLB at every step with a tenth of its copies or fewer", async () => {
+test("incremental is as even as EPLB at every step with a tenth of its expert replicas or fewer", async () => {
   const run = async (name: "incremental" | "eplb") =>
     summarise(await simulate({ trace: small, policy: policies[name], ranks: 16, slots: 9, now }));
   const [ours, eplb] = [await run("incremental"), await run("eplb")];
   assert.ok(ours.balance.optimal >= eplb.balance.optimal - 0.003, `${ours.balance.optimal} against ${eplb.balance.optimal}`);
-  assert.ok(ours.copies * 10 <= eplb.copies, `${ours.copies} against ${eplb.copies}`);
+  assert.ok(ours.expertReplicas * 10 <= eplb.expertReplicas, `${ours.expertReplicas} against ${eplb.expertReplicas}`);
 });
 
-test("with an equal split incremental keeps within two points of EPLB with a fifth of its copies or fewer", async () => {
+test("with an equal split incremental keeps within two points of EPLB with a fifth of its expert replicas or fewer", async () => {
   const run = async (name: "incremental" | "eplb") =>
     summarise(await simulate({ trace: small, policy: policies[name], ranks: 16, slots: 9, split: "equal", now }));
   const [ours, eplb] = [await run("incremental"), await run("eplb")];
   assert.ok(ours.balance.equal >= eplb.balance.equal - 0.02, `${ours.balance.equal} against ${eplb.balance.equal}`);
-  assert.ok(ours.copies * 5 <= eplb.copies, `${ours.copies} against ${eplb.copies}`);
+  assert.ok(ours.expertReplicas * 5 <= eplb.expertReplicas, `${ours.expertReplicas} against ${eplb.expertReplicas}`);
 });
 
-test("a budget of copies holds at every step", async () => {
-  const results = await simulate({ trace: small, policy: policies.incremental, ranks: 16, slots: 9, budgetCopies: 5, now });
+test("a budget of expert replicas holds at every step", async () => {
+  const results = await simulate({ trace: small, policy: policies.incremental, ranks: 16, slots: 9, budgetExpertReplicas: 5, now });
   assert.deepEqual(
-    results.filter((result) => result.copies > 5),
+    results.filter((result) => result.expertReplicas > 5),
     [],
   );
-  assert.ok(results.some((result) => result.copies > 0));
+  assert.ok(results.some((result) => result.expertReplicas > 0));
 });
 
 for (const name of ["incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner"] as const) {
-  test(`${name}: no rank takes more copies than a plan may bring to one, and other ranks still take theirs`, async () => {
+  test(`${name}: no rank takes more expert replicas than a plan may bring to one, and other ranks still take theirs`, async () => {
     // All that is hot is on rank 0, which holds most; the last rank is empty.
     const ranks = rankSpecs({ ranks: 8 }).map((rank) => ({ ...rank, budgetBytes: small.layers * 40 + 1 }));
     const hosts = Array.from({ length: small.experts }, (_, e) => [e % 7]);
-    const current = Array.from({ length: small.layers }, () => ({ hosts, shares: hosts.map(() => [1000]) }));
+    const current = Array.from({ length: small.layers }, () => ({ hosts, weights: hosts.map(() => [1000]) }));
     const { slotsPerRank: _, ...input } = inputOf(small, 8, 40, { ranks, current, budget: { ...unlimited, maxMoves: 60 } });
     const arrivals = async (budget: PlanInput["budget"]) => {
       const { layers } = await makePlan(policies[name], { ...input, budget });
@@ -163,10 +163,10 @@ for (const name of ["incremental", "hecate", "eplb", "fastermoe", "smartmoe", "m
 }
 
 test("a plan that brings one rank too much is a fault of the budget", () => {
-  const current = [{ hosts: [[0], [0], [1]], shares: [[1000], [1000], [1000]] }];
+  const current = [{ hosts: [[0], [0], [1]], weights: [[1000], [1000], [1000]] }];
   const trace = { name: "n", windows: 1, layers: 1, experts: 3, counts: new Uint32Array(3).fill(9) };
   const input = inputOf(trace, 2, 3, { current, budget: { ...unlimited, maxMovesPerRank: 1 } });
-  const both = [{ hosts: [[1], [1], [1]], shares: [[1000], [1000], [1000]] }];
+  const both = [{ hosts: [[1], [1], [1]], weights: [[1000], [1000], [1000]] }];
   assert.deepEqual(budgetFaults(input, both), ["2 moves to rank 1, the budget is 1 per rank"]);
   assert.deepEqual(budgetFaults({ ...input, budget: { ...unlimited, maxMovesPerRank: 2 } }, both), []);
 });
@@ -202,23 +202,23 @@ test("without a budget EPLB is the published algorithm, whatever is hosted", asy
   assert.deepEqual(moved.layers, first.layers);
 });
 
-test("of a restless load with shares that follow it, a hedged plan is more even on the next window for fewer copies", async () => {
+test("of a restless load with weights that follow it, a hedged plan is more even on the next window for fewer expert replicas", async () => {
   for (const seed of [1, 3, 4]) {
     const trace = generateTrace("burst", { ...presets.dsv3_burst, layers: 16, windows: 13 }, seed);
-    const run = async (fixedShares: boolean) =>
-      summarise(await simulate({ trace, policy: policies.incremental, ranks: 32, slots: 9, fixedShares, now }));
+    const run = async (fixedWeights: boolean) =>
+      summarise(await simulate({ trace, policy: policies.incremental, ranks: 32, slots: 9, fixedWeights, now }));
     const [hedged, plain] = [await run(false), await run(true)];
     assert.ok(hedged.balance.optimal > plain.balance.optimal, `seed ${seed}: ${hedged.balance.optimal} against ${plain.balance.optimal}`);
-    assert.ok(hedged.copies < plain.copies, `seed ${seed}: ${hedged.copies} against ${plain.copies}`);
+    assert.ok(hedged.expertReplicas < plain.expertReplicas, `seed ${seed}: ${hedged.expertReplicas} against ${plain.expertReplicas}`);
   }
 });
 
-test("a second replica goes to another node, although a copy within the node is cheaper", async () => {
+test("a second replica goes to another node, although an expert replica within the node is cheaper", async () => {
   const trace = { name: "n", windows: 1, layers: 1, experts: 40, counts: new Uint32Array(40).fill(100) };
   trace.counts[0] = 900;
   const ranks = rankSpecs({ ranks: 4 }).map((rank, g) => ({ ...rank, node: g < 2 ? "a" : "b" }));
   const hosts = Array.from({ length: 40 }, (_, e) => [e % 4]);
-  const current = [{ hosts, shares: hosts.map(() => [1000]) }];
+  const current = [{ hosts, weights: hosts.map(() => [1000]) }];
   const { slotsPerRank: _, ...input } = inputOf(trace, 4, 11, { ranks, current, budget: { ...unlimited, maxMoves: 1 } });
   const [layer] = (await makePlan(policies.incremental, input)).layers;
   const moved = layer!.hosts[0]!.filter((rank) => rank !== 0);
@@ -241,12 +241,12 @@ test("sampling noise moves nothing", async () => {
   const trace = stationaryTrace({ layers: 6, experts: 128, load: windowOf(small, 0) }, 12, 200_000, 3);
   const results = await simulate({ trace, policy: policies.incremental, ranks: 16, slots: 9, gainPerMove: 1e-3, noise: "all", now });
   assert.equal(
-    results.slice(4).reduce((sum, result) => sum + result.copies, 0),
+    results.slice(4).reduce((sum, result) => sum + result.expertReplicas, 0),
     0,
   );
 });
 
-test("affinity policies without transitions leave homes where they are", async () => {
+test("affinity policies without transitions leave primaries where they are", async () => {
   const first = await policies.exflow.plan(inputOf(mixtral, 4, 2));
   const again = await policies.exflow.plan(inputOf(mixtral, 4, 2, { current: first.layers }));
   assert.equal(countMoves(first.layers, again.layers), 0);
@@ -254,8 +254,8 @@ test("affinity policies without transitions leave homes where they are", async (
 
 test("FasterMoE shadows on all ranks or on none", async () => {
   const { layers } = await policies.fastermoe.plan(inputOf(mixtral, 4, 5));
-  const copies = layers.flatMap((layer) => layer.hosts.map((row) => row.length));
-  assert.deepEqual([...new Set(copies)].sort(), [1, 4]);
+  const expertReplicas = layers.flatMap((layer) => layer.hosts.map((row) => row.length));
+  assert.deepEqual([...new Set(expertReplicas)].sort(), [1, 4]);
 });
 
 test("SmartMoE keeps equal seats and never makes the worst rank heavier", async () => {

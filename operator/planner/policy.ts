@@ -29,12 +29,12 @@ export interface ModelShape extends ExpertGrid {
 /** Limits of one plan. Infinity where there is none. */
 export interface MoveBudget {
   readonly maxMoves: number;
-  /** Copies that one rank may newly take. */
+  /** Expert replicas that one rank may newly take. */
   readonly maxMovesPerRank: number;
   readonly maxBytes: number;
 }
 
-/** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
+/** No limit at all: for repair, drain, fill, and plans of traces without --budget-expert-replicas. */
 export const unlimited: MoveBudget = { maxMoves: Infinity, maxMovesPerRank: Infinity, maxBytes: Infinity };
 
 /** True when a plan may change anything at once. */
@@ -42,7 +42,7 @@ export function isUnlimited(budget: MoveBudget): boolean {
   return budget.maxMoves === Infinity && budget.maxMovesPerRank === Infinity && budget.maxBytes === Infinity;
 }
 
-/** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
+/** Expert replicas that recent plans made or dropped, keyed by `expertReplicaKey`: a policy with dwell does not take them back at once. */
 interface RecentMoves {
   readonly added: ReadonlySet<number>;
   readonly dropped: ReadonlySet<number>;
@@ -69,20 +69,20 @@ export interface PlanInput {
   /** Forecast selections per window, [layers * experts]. */
   readonly load: Float64Array;
   /**
-   * Part of the load, 0 to 1, that will by experience come to other experts than forecast. Given only where shares are found
-   * anew as the load changes; with shares that hold until the next plan, planning for it costs balance.
+   * Part of the load, 0 to 1, that will by experience come to other experts than forecast. Given only where weights are found
+   * anew as the load changes; with weights that hold until the next plan, planning for it costs balance.
    */
   readonly unrest?: number;
   /** The committed placement; hosts only ranks that are not dead, every expert at least once. */
   readonly current: readonly LayerPlan[] | undefined;
   readonly budget: MoveBudget;
   /** Hosts that every expert must have, as far as there are ranks and bytes. */
-  readonly minCopies: number;
+  readonly minExpertReplicas: number;
   readonly split: "weighted" | "equal";
   readonly effort: Effort;
   /** Caps experts per (layer, rank). Unset: only bytes count, so that layers may differ. */
   readonly slotsPerRank?: number;
-  /** Least decrease of max/mean per copy that is worth it; unset = by effort. */
+  /** Least decrease of max/mean per expert replica that is worth it; unset = by effort. */
   readonly gainPerMove?: number;
   /** Noise of each layer's max/mean, [layers]; gains below it are not pursued. */
   readonly noise?: Float64Array;
@@ -90,10 +90,10 @@ export interface PlanInput {
   /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
   readonly transitions?: Float64Array;
   readonly timing?: Timing;
-  /** Windows since homes were last sharded anew; unset: not since planning began, ranks changed or the load did. */
+  /** Windows since primaries were last sharded anew; unset: not since planning began, ranks changed or the load did. */
   readonly windowsSinceReshard?: number;
   readonly seed?: number;
-  /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone or rack. Unset: all alike. */
+  /** Cost factor of one expert replica of this move, above 0, by path between source and receiver; 1 within a zone or rack. Unset: all alike. */
   readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
 }
 
@@ -103,11 +103,11 @@ export interface PlanOutput {
   readonly reason: string;
   /** Parts of the transitions that change rank, for policies that plan with them. */
   readonly hops?: Hops;
-  /** Set when homes were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
+  /** Set when primaries were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
   readonly resharding?: boolean;
 }
 
-/** Parts of all transitions between layers, 0 to 1, whose two experts have homes on different ranks. */
+/** Parts of all transitions between layers, 0 to 1, whose two experts have primaries on different ranks. */
 export interface Hops {
   readonly before: number;
   readonly after: number;
@@ -127,7 +127,7 @@ export interface PlacementPolicy {
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;
 }
 
-/** One number for a copy (layer, expert, rank), unique within a model: the key of RecentMoves. */
-export function copyKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {
+/** One number for an expert replica (layer, expert, rank), unique within a model: the key of RecentMoves. */
+export function expertReplicaKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {
   return (rank * input.shape.layers + layer) * input.shape.experts + expert;
 }

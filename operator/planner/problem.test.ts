@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares, splitLayer } from "../../runtime/placement/split.ts";
+import { loadByWeights, splitLayer } from "../../runtime/placement/split.ts";
 import { rankSpecs } from "./offline/simulate.ts";
 import { windowOf } from "./offline/traces.ts";
 import { generateTrace, presets } from "./offline/traces-generate.ts";
@@ -18,14 +18,14 @@ const input = (window: number, more: Partial<PlanInput> = {}): PlanInput => ({
   load: Float64Array.from(windowOf(trace, window)),
   current: undefined,
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
   slotsPerRank: 9,
   ...more,
 });
 
-test("new shares are only for layers whose hosts change, or that they even out by more than a hundredth", () => {
+test("new weights are only for layers whose hosts change, or that they even out by more than a hundredth", () => {
   const current = planFresh(input(0)).layers;
   const next = input(1, { current });
   const problem = toProblem(next);
@@ -34,20 +34,20 @@ test("new shares are only for layers whose hosts change, or that they even out b
   layers.forEach((layer, l) => {
     const demand = next.load.subarray(l * trace.experts, (l + 1) * trace.experts);
     const hosts = problem.current?.[l] ?? [];
-    const worst = (shares: readonly (readonly number[])[]): number => imbalance(loadByShares(demand, hosts, shares, 16), problem.speed);
+    const worst = (weights: readonly (readonly number[])[]): number => imbalance(loadByWeights(demand, hosts, weights, 16), problem.speed);
     const best = imbalance(splitLayer({ demand, hosts, speed: problem.speed }).load, problem.speed);
-    assert.equal(layer === current[l], worst(current[l]?.shares ?? []) - best <= 0.01, `layer ${l}`);
-    assert.ok(worst(layer.shares) <= best + 0.015, `layer ${l}`);
+    assert.equal(layer === current[l], worst(current[l]?.weights ?? []) - best <= 0.01, `layer ${l}`);
+    assert.ok(worst(layer.weights) <= best + 0.015, `layer ${l}`);
     if (layer === current[l]) kept++;
   });
   const same = toLayers(toProblem(input(0, { current })), toProblem(input(0, { current })).current ?? []);
-  assert.deepEqual(diffPlans(current, same, () => 0).layers, [], "the same load asks for no other shares");
+  assert.deepEqual(diffPlans(current, same, () => 0).layers, [], "the same load asks for no other weights");
   assert.ok(kept < trace.layers, "the test would say nothing");
 });
 
 test("a plan of one move changes the layer that it is in, not all of them", () => {
   const current = planFresh(input(0)).layers;
-  // Every expert's load has changed a little, so that every layer's best shares have.
+  // Every expert's load has changed a little, so that every layer's best weights have.
   const load = Float64Array.from(windowOf(trace, 0), (rows, i) => rows * (1 + 0.005 * ((i % 3) - 1)));
   load[0] = (load[0] as number) * 4;
   const { layers } = planIncremental(input(0, { current, load, budget: { ...unlimited, maxMoves: 1 } }));

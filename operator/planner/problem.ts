@@ -1,16 +1,16 @@
 // A plan input in the planner's own terms: active ranks as indexes 0..G-1, bytes free after the staging slot, hosts as
-// index lists; and the way back to a plan with rank numbers and shares. Pure; every policy starts and ends here.
-import { type LayerPlan, sharesTotal } from "../../crds/plan.ts";
+// index lists; and the way back to a plan with rank numbers and weights. Pure; every policy starts and ends here.
+import { type LayerPlan, weightsTotal } from "../../crds/plan.ts";
 import { sameRows } from "../../runtime/placement/diff.ts";
 import { expertCount, expertsIn } from "../../runtime/placement/grid.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import { loadByWeights, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import type { ModelShape, PlanInput, RankSpec } from "./policy.ts";
 
-/** hosts[layer][expert] = rank indexes, home first. */
+/** hosts[layer][expert] = rank indexes, primary first. */
 export type Hosts = number[][][];
 
-/** max/mean that new shares must gain where hosts stay: a layer that changes is prepared and committed on every rank. */
+/** max/mean that new weights must gain where hosts stay: a layer that changes is prepared and committed on every rank. */
 const leastSharesGain = 0.01;
 
 export interface Problem {
@@ -91,29 +91,29 @@ export function layerDemand(problem: Problem, layer: number): Float64Array {
 }
 
 /**
- * Shares are recomputed from the forecast; a layer without load splits equally. An expert that no active rank hosts keeps
+ * Weights are recomputed from the forecast; a layer without load splits equally. An expert that no active rank hosts keeps
  * its row of the current plan: a plan names every expert.
  */
 export function toLayers(problem: Problem, hosts: Hosts): LayerPlan[] {
   return hosts.map((layer, l) => toLayer(problem, l, layer));
 }
 
-/** One layer of `toLayers`: the old one itself where hosts stay and new shares would gain too little. */
+/** One layer of `toLayers`: the old one itself where hosts stay and new weights would gain too little. */
 export function toLayer(problem: Problem, l: number, layer: Hosts[number]): LayerPlan {
   const old = problem.input.current?.[l];
   const hosts = layer.map((row, e) => hostsOf(problem, row, old?.hosts[e]));
   const stays = old !== undefined && sameRows(old.hosts, hosts);
   const demand = layerDemand(problem, l);
-  const before = stays ? imbalance(loadByShares(demand, layer, old.shares, problem.G), problem.speed) : Number.POSITIVE_INFINITY;
+  const before = stays ? imbalance(loadByWeights(demand, layer, old.weights, problem.G), problem.speed) : Number.POSITIVE_INFINITY;
   if (stays && before <= 1 + leastSharesGain) return old;
   const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
   if (stays && before - imbalance(split.load, problem.speed) <= leastSharesGain) return old;
-  const shares = split.rows.map((rows, e) => (rows.length === 1 ? whole : rows.length > 0 ? quotas(rows) : (old?.shares[e] ?? [])));
-  return { hosts, shares };
+  const weights = split.rows.map((rows, e) => (rows.length === 1 ? whole : rows.length > 0 ? quotas(rows) : (old?.weights[e] ?? [])));
+  return { hosts, weights };
 }
 
-/** Shares of an expert with one host: most of a plan, and all the same. */
-const whole: readonly number[] = [sharesTotal];
+/** Weights of an expert with one host: most of a plan, and all the same. */
+const whole: readonly number[] = [weightsTotal];
 
 /** Rank numbers of a row; the old row itself where it says the same, or where no active rank is left. */
 function hostsOf(problem: Problem, row: readonly number[], old: readonly number[] | undefined): readonly number[] {
@@ -162,8 +162,8 @@ function fitsSlots(problem: Problem, layer: Hosts[number]): boolean {
   return slots.every((count) => count <= problem.slotCap);
 }
 
-/** Each expert's home alone; an expert that no active rank hosts has an empty row. */
-export function homesOf(hosts: Hosts): Hosts {
+/** Each expert's primary alone; an expert that no active rank hosts has an empty row. */
+export function primariesOf(hosts: Hosts): Hosts {
   return hosts.map((layer) => layer.map((row) => row.slice(0, 1)));
 }
 

@@ -1,4 +1,4 @@
-// Plans of every policy for thousands of random clusters, judged by an oracle that shares no code with the planner's own checks.
+// Plans of every policy for thousands of random clusters, judged by an oracle that weights no code with the planner's own checks.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
@@ -27,12 +27,12 @@ function assertStep(input: PlanInput, layers: readonly LayerPlan[], what: string
   assert.deepEqual(journeyViolations(input, layers, moves, [...order, ...rest]), [], what);
 }
 
-/** Makes a plan twice, the second time from a copy of the input with its ranks in another order. */
+/** Makes a plan twice, the second time from an expert replica of the input with its ranks in another order. */
 async function planned(policy: PlacementPolicy, input: PlanInput, what: string): Promise<readonly LayerPlan[]> {
-  const copy = structuredClone(input);
+  const expertReplica = structuredClone(input);
   const { layers } = await makePlan(policy, input);
-  assert.deepEqual(input, copy, `${what}: the input is not changed`);
-  const again = await makePlan(policy, { ...copy, ranks: copy.ranks.toReversed() });
+  assert.deepEqual(input, expertReplica, `${what}: the input is not changed`);
+  const again = await makePlan(policy, { ...expertReplica, ranks: expertReplica.ranks.toReversed() });
   assert.deepEqual(again.layers, layers, `${what}: same input, same plan`);
   return layers;
 }
@@ -55,8 +55,8 @@ async function judge(policy: PlacementPolicy, clusters: fc.Arbitrary<RandomClust
     assert.deepEqual(planViolations(c.start, first), [], "first plan");
     const lost = { ...c.later, current: first };
     const repaired = repairPlan(lost, first).layers;
-    // One copy of each comes before two of some.
-    assert.deepEqual(planViolations({ ...lost, minCopies: 1 }, repaired), [], "repair");
+    // One expert replica of each comes before two of some.
+    assert.deepEqual(planViolations({ ...lost, minExpertReplicas: 1 }, repaired), [], "repair");
     assert.deepEqual(planViolations({ ...lost, current: repaired }, repaired), [], "repair leaves no room unused");
     assert.equal(repairPlan({ ...lost, current: repaired }, repaired).changed, false, "repair is not repeated");
     const second = await planned(policy, { ...lost, current: repaired }, "after losses");

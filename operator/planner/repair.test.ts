@@ -14,16 +14,16 @@ function inputOf(experts: number, ranks: readonly Partial<RankSpec>[], more: Par
     load: Float64Array.from({ length: experts }, (_, e) => 100 - e),
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "fast",
     ...more,
   };
 }
 
-const layer = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const layer = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
 
-test("where every slot is taken, a copy of the same layer makes room for a lost expert, not one that frees bytes elsewhere", () => {
+test("where every slot is taken, an expert replica of the same layer makes room for a lost expert, not one that frees bytes elsewhere", () => {
   const two = new Float64Array(6).fill(1);
   const shape = { layers: 2, experts: 3, residentBytes: two, storedBytes: two };
   const ranks = [{}, {}, { state: "dead" as const }];
@@ -32,12 +32,12 @@ test("where every slot is taken, a copy of the same layer makes room for a lost 
   const cold = layer([[0, 1], [1], [0]])[0] as LayerPlan;
   const { layers, unhosted } = repairPlan(input, [full, cold]);
   assert.deepEqual(unhosted, []);
-  assert.equal(layers[1], cold, "the other layer's copies are of no use");
+  assert.equal(layers[1], cold, "the other layer's expert replicas are of no use");
   for (const g of [0, 1]) assert.ok((layers[0]?.hosts.filter((row) => row.includes(g)).length ?? 3) <= 2);
 });
 
-test("two lost experts go into the places of two copies of one rank one after the other: there is room for one on its way", () => {
-  // Both ranks are full but for the staging slot; copies of 0 and 1 are on rank 0 and could leave it.
+test("two lost experts go into the places of two expert replicas of one rank one after the other: there is room for one on its way", () => {
+  // Both ranks are full but for the staging slot; expert replicas of 0 and 1 are on rank 0 and could leave it.
   const ranks = [{ budgetBytes: 5 }, { budgetBytes: 5 }, { state: "dead" as const }];
   const current = layer([[1, 0], [1, 0], [0], [0], [1], [1], [2], [2]]);
   const budget = new Map(ranks.map((rank, g) => [g, rank.budgetBytes ?? 0]));
@@ -52,11 +52,11 @@ test("two lost experts go into the places of two copies of one rank one after th
     layers = repaired.layers;
   }
   assert.ok(plans.every(([unhosted]) => unhosted === 0));
-  assert.deepEqual(plans.at(-1), [0, 0, false], "in the end every expert has a home");
+  assert.deepEqual(plans.at(-1), [0, 0, false], "in the end every expert has a primary");
   assert.deepEqual(orphans(inputOf(8, ranks), layers), []);
 });
 
-test("a rank that computes nothing is given no lost expert, not even in the place of a copy", () => {
+test("a rank that computes nothing is given no lost expert, not even in the place of an expert replica", () => {
   const ranks = [{ budgetBytes: 3 }, { speed: 0, budgetBytes: 2 }, { state: "dead" as const }];
   const current = layer([[0], [1, 0], [2]]);
   const { layers, unhosted } = repairPlan(inputOf(3, ranks), current);

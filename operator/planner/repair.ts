@@ -6,9 +6,9 @@ import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
 import type { PlanInput, PlanOutput } from "./policy.ts";
 import { bytesByRank, type Hosts, layerDemand, type Problem, stagingBytes, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
-import { RedundantCopies } from "./redundant-copies.ts";
+import { RedundantExpertReplicas } from "./redundant-expert-replicas.ts";
 
-/** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
+/** Epoch 1: primary of expert e in layer l is rank (e + l) mod N, unless it is full; no expert replicas. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
   const problem = toProblem({ ...input, current: undefined });
   const fits = checkMemory(input.shape, input.ranks);
@@ -18,8 +18,8 @@ export function firstPlan(input: PlanInput): LayerPlan[] {
 }
 
 /** The plan of a policy that leaves everything where it is, and why it does. */
-export function homesStay(input: PlanInput, why: string): PlanOutput {
-  return { layers: input.current ?? firstPlan(input), reason: `${why}: homes stay` };
+export function primariesStay(input: PlanInput, why: string): PlanOutput {
+  return { layers: input.current ?? firstPlan(input), reason: `${why}: primaries stay` };
 }
 
 function roundRobin(problem: Problem): Hosts | undefined {
@@ -31,8 +31,8 @@ function roundRobin(problem: Problem): Hosts | undefined {
     for (let e = 0; e < (problem.experts[l] as number); e++) {
       const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
       const fits = (g: number): boolean => (caps[g] as number) > 0 && (used[g] as number) + bytes <= (problem.capacity[g] as number) + 1e-6;
-      const home = (e + l) % problem.G;
-      const g = fits(home) ? home : mostFree(problem, used, fits);
+      const primary = (e + l) % problem.G;
+      const g = fits(primary) ? primary : mostFree(problem, used, fits);
       if (g === undefined) return undefined;
       used[g] = (used[g] as number) + bytes;
       caps[g] = (caps[g] as number) - 1;
@@ -43,7 +43,7 @@ function roundRobin(problem: Problem): Hosts | undefined {
   return hosts;
 }
 
-/** Homes under tight budgets with experts of different sizes: largest first, where most is free. */
+/** Primaries under tight budgets with experts of different sizes: largest first, where most is free. */
 function bestFit(problem: Problem): Hosts {
   const used = new Float64Array(problem.G);
   const bytes = problem.input.shape.residentBytes;
@@ -79,17 +79,17 @@ interface Orphan {
 
 export interface Repaired {
   readonly layers: readonly LayerPlan[];
-  /** Experts for which no rank has room: they keep their lost home and are loaded on demand. */
+  /** Experts for which no rank has room: they keep their lost primary and are loaded on demand. */
   readonly unhosted: readonly Orphan[];
-  /** Experts that find room once this plan is done: more do not fit beside the old ones on their way. They too keep their home. */
+  /** Experts that find room once this plan is done: more do not fit beside the old ones on their way. They too keep their primary. */
   readonly later: readonly Orphan[];
   readonly changed: boolean;
 }
 
 /**
- * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new home where the load is
- * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise. `carriedOut`: this
- * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old copies.
+ * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new primary where the load is
+ * lowest among ranks with room, the hottest first, evicting redundant expert replicas only if there is no room otherwise. `carriedOut`: this
+ * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old expert replicas.
  */
 export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { carriedOut = false } = {}): Repaired {
   if (isSound(input, current)) return { layers: current, unhosted: [], later: [], changed: false };
@@ -114,7 +114,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
     if (!touched.has(l) && !repair.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
     // Nothing to gain from a layer that only loses its place again: the plan would change for ever.
-    return sameLayer({ ...next, shares: layer.shares }, layer) ? layer : next;
+    return sameLayer({ ...next, weights: layer.weights }, layer) ? layer : next;
   });
   return {
     layers,
@@ -156,8 +156,8 @@ class Repair {
   readonly #load: Float64Array[];
   /** Experts that each rank hosts, per layer. */
   readonly #count: Int32Array[];
-  readonly #copies: RedundantCopies;
-  /** Layers and bytes that no copy makes room for, until one more has gone: what is adopted only takes room. */
+  readonly #expertReplicas: RedundantExpertReplicas;
+  /** Layers and bytes that no expert replica makes room for, until one more has gone: what is adopted only takes room. */
   readonly #inVain = new Set<string>();
 
   constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
@@ -173,7 +173,7 @@ class Repair {
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
-    this.#copies = new RedundantCopies(hosts, (l) => layerDemand(problem, l));
+    this.#expertReplicas = new RedundantExpertReplicas(hosts, (l) => layerDemand(problem, l));
     this.#load = hosts.map((layer, l) => {
       const load = new Float64Array(problem.G);
       const demand = layerDemand(problem, l);
@@ -185,19 +185,21 @@ class Repair {
   }
 
   /**
-   * Ranks that hold more than their steady budget (a plan was cut short): redundant copies go, the coldest first. What
+   * Ranks that hold more than their steady budget (a plan was cut short): redundant expert replicas go, the coldest first. What
    * remains in the staging slot is moved by later plans.
    */
   relieve(): void {
     for (let g = 0; g < this.#problem.G; g++) {
       while ((this.#used[g] as number) > (this.#problem.capacity[g] as number) + 1e-6 && this.#dropColdest(g)) {
-        // each turn drops one copy
+        // each turn drops one expert replica
       }
     }
   }
 
   #dropColdest(rank: number): boolean {
-    const found = this.#copies.find(({ layer, expert }, row) => (row.includes(rank) && this.#size(layer, expert) > 0 ? rank : undefined));
+    const found = this.#expertReplicas.find(({ layer, expert }, row) =>
+      row.includes(rank) && this.#size(layer, expert) > 0 ? rank : undefined,
+    );
     if (!found) return false;
     this.#drop(found.layer, found.expert, rank);
     return true;
@@ -210,7 +212,7 @@ class Repair {
   #drop(layer: number, expert: number, rank: number): void {
     const row = this.#hosts[layer]?.[expert] as number[];
     row.splice(row.indexOf(rank), 1);
-    this.#copies.dropped(layer, expert);
+    this.#expertReplicas.dropped(layer, expert);
     this.#inVain.clear();
     this.#used[rank] = (this.#used[rank] as number) - this.#size(layer, expert);
     const count = this.#count[layer] as Int32Array;
@@ -218,7 +220,7 @@ class Repair {
     this.evicted.add(layer);
   }
 
-  /** Adopts in this order, again as long as one found a home: what gave way to it may have left room for one before it. */
+  /** Adopts in this order, again as long as one found a primary: what gave way to it may have left room for one before it. */
   adoptAll(orphans: readonly Orphan[]): readonly Orphan[] {
     let open = orphans;
     for (let before = open.length + 1; open.length > 0 && open.length < before; ) {
@@ -251,7 +253,7 @@ class Repair {
   /** Is there a place for it, whatever is on its way now? */
   hasRoom(layer: number, expert: number): boolean {
     const bytes = this.#size(layer, expert);
-    return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestCopy(layer, bytes, anywhere) !== undefined;
+    return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestExpertReplica(layer, bytes, anywhere) !== undefined;
   }
 
   /** Least loaded rank of the layer with room; equal loads: most free bytes. */
@@ -275,22 +277,22 @@ class Repair {
   }
 
   #makeRoom(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
-    const found = this.#coldestCopy(wanted, bytes, arrives);
+    const found = this.#coldestExpertReplica(wanted, bytes, arrives);
     if (!found) return undefined;
     this.#drop(found.layer, found.expert, found.rank);
     return found.rank;
   }
 
-  /** The coldest redundant copy whose rank may take so many bytes, and one more expert of the layer, in its place. */
-  #coldestCopy(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
+  /** The coldest redundant expert replica whose rank may take so many bytes, and one more expert of the layer, in its place. */
+  #coldestExpertReplica(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
     const asked = `${wanted} ${bytes} ${arrives === anywhere}`;
     if (this.#inVain.has(asked)) return undefined;
-    const found = this.#copies.find((copied, row) => row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, copied)));
+    const found = this.#expertReplicas.find((copied, row) => row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, copied)));
     if (!found) this.#inVain.add(asked);
     return found;
   }
 
-  /** May this rank take one more expert of a layer when a copy of another has left it? */
+  /** May this rank take one more expert of a layer when an expert replica of another has left it? */
   #takes(rank: number, layer: number, bytes: number, leaves: { readonly layer: number; readonly expert: number }): boolean {
     const problem = this.#problem;
     if ((problem.speed[rank] as number) <= 0) return false;

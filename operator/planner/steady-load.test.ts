@@ -7,7 +7,7 @@ import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { Traffic, topicOf } from "../../test/kit/planner/request-traffic.ts";
 import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./decide.ts";
 import { gainPerMove, planNoise } from "./defaults.ts";
@@ -18,7 +18,7 @@ import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
 import { firstPlan } from "./repair.ts";
 
-/** A small model on three ranks: memory holds a copy of nearly every expert on each of them. */
+/** A small model on three ranks: memory holds an expert replica of nearly every expert on each of them. */
 const sizes = { layers: 30, experts: 8 };
 const ranks = 3;
 const windowSeconds = 5;
@@ -56,7 +56,7 @@ class Deployment {
       load: new Float64Array(sizes.layers * sizes.experts).fill(1),
       current: undefined,
       budget: unlimited,
-      minCopies: 1,
+      minExpertReplicas: 1,
       split: "weighted",
       effort: "quality",
       gainPerMove,
@@ -113,7 +113,7 @@ class Deployment {
   worst(popularity: readonly Float64Array[]): number {
     const even = new Float64Array(ranks).fill(1);
     return Math.max(
-      ...this.layers.map(({ hosts, shares }, l) => imbalance(loadByShares(popularity[l] as Float64Array, hosts, shares, ranks), even)),
+      ...this.layers.map(({ hosts, weights }, l) => imbalance(loadByWeights(popularity[l] as Float64Array, hosts, weights, ranks), even)),
     );
   }
 }

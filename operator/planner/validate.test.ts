@@ -8,7 +8,7 @@ import { journeyViolations, planViolations, type Rule, stepViolations } from "..
 import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
 import { assertPlan, budgetFaults, planFaults } from "./validate.ts";
 
-type Plan = { hosts: number[][]; shares: number[][] }[];
+type Plan = { hosts: number[][]; weights: number[][] }[];
 
 /** Two layers of three experts of 10 resident and 5 stored bytes; ranks 0..3 on two nodes have room for five each, rank 9 is dead. */
 function inputOf(more: Partial<PlanInput> = {}, experts = 3): PlanInput {
@@ -29,7 +29,7 @@ function inputOf(more: Partial<PlanInput> = {}, experts = 3): PlanInput {
     load: new Float64Array(cells).fill(1),
     current: valid(),
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "fast",
     ...more,
@@ -37,11 +37,11 @@ function inputOf(more: Partial<PlanInput> = {}, experts = 3): PlanInput {
 }
 
 function valid(): Plan {
-  const layer = (): Plan[number] => ({ hosts: [[0, 1], [1], [2]], shares: [[500, 500], [1000], [1000]] });
+  const layer = (): Plan[number] => ({ hosts: [[0, 1], [1], [2]], weights: [[500, 500], [1000], [1000]] });
   return [layer(), layer()];
 }
 
-const alone = (hosts: number[][]): LayerPlan => ({ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) });
+const alone = (hosts: number[][]): LayerPlan => ({ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) });
 
 interface Tampering {
   readonly name: string;
@@ -53,11 +53,11 @@ interface Tampering {
 
 /** The row that takes the place of one in the second layer. */
 const row =
-  (expert: number, hosts: number[], shares: number[]): Tampering["spoil"] =>
+  (expert: number, hosts: number[], weights: number[]): Tampering["spoil"] =>
   (plan) => {
     const layer = plan[1] as Plan[number];
     layer.hosts[expert] = hosts;
-    layer.shares[expert] = shares;
+    layer.weights[expert] = weights;
     return plan;
   };
 
@@ -80,15 +80,15 @@ const tamperings: readonly Tampering[] = [
   },
   {
     name: "an expert is missing",
-    spoil: ([a, b]) => [a, { hosts: b?.hosts.slice(1), shares: b?.shares.slice(1) }] as Plan,
+    spoil: ([a, b]) => [a, { hosts: b?.hosts.slice(1), weights: b?.weights.slice(1) }] as Plan,
     sentences: ["layer 1: 2 experts, the model has 3"],
     rules: ["every layer and expert"],
   },
   {
     name: "an expert has no host",
     spoil: row(1, [], []),
-    sentences: ["layer 1, expert 1: no host", "layer 1, expert 1: shares do not sum to 1000"],
-    rules: ["hosted", "shares"],
+    sentences: ["layer 1, expert 1: no host", "layer 1, expert 1: weights do not sum to 1000"],
+    rules: ["hosted", "weights"],
   },
   {
     name: "an expert has more hosts than are stored",
@@ -116,28 +116,28 @@ const tamperings: readonly Tampering[] = [
     rules: ["distinct ranks"],
   },
   {
-    name: "a share is missing",
+    name: "a weight is missing",
     spoil: row(0, [0, 1], [1000]),
-    sentences: ["layer 1, expert 0: 2 hosts, 1 shares"],
-    rules: ["shares"],
+    sentences: ["layer 1, expert 0: 2 hosts, 1 weights"],
+    rules: ["weights"],
   },
   {
-    name: "a share is a fraction",
+    name: "a weight is a fraction",
     spoil: row(0, [0, 1], [500.5, 499.5]),
-    sentences: ["layer 1, expert 0: a share is no natural number"],
-    rules: ["shares"],
+    sentences: ["layer 1, expert 0: a weight is no natural number"],
+    rules: ["weights"],
   },
   {
-    name: "a share is below zero",
+    name: "a weight is below zero",
     spoil: row(0, [0, 1], [1001, -1]),
-    sentences: ["layer 1, expert 0: a share is no natural number"],
-    rules: ["shares"],
+    sentences: ["layer 1, expert 0: a weight is no natural number"],
+    rules: ["weights"],
   },
   {
-    name: "shares sum to less",
+    name: "weights sum to less",
     spoil: row(0, [0, 1], [500, 499]),
-    sentences: ["layer 1, expert 0: shares do not sum to 1000"],
-    rules: ["shares"],
+    sentences: ["layer 1, expert 0: weights do not sum to 1000"],
+    rules: ["weights"],
   },
   {
     name: "a host is dead",
@@ -157,7 +157,7 @@ const tamperings: readonly Tampering[] = [
     spoil: () => [0, 1].map((l) => alone(Array.from({ length: 256 }, () => (l === 0 ? [0] : first(144))))) as Plan,
     sentences: [
       `layer 1: ${256 * (first(144).join(".").length + 1) - 1} characters of hosts, at most 65536 are stored`,
-      `layer 1: ${256 * (shared(144).join(".").length + 1) - 1} characters of shares, at most 65536 are stored`,
+      `layer 1: ${256 * (shared(144).join(".").length + 1) - 1} characters of weights, at most 65536 are stored`,
     ],
     rules: ["storable"],
   },
@@ -169,17 +169,17 @@ const tamperings: readonly Tampering[] = [
     rules: ["slots"],
   },
   {
-    name: "an expert loses a copy that it needs",
-    input: { minCopies: 2 },
+    name: "an expert loses an expert replica that it needs",
+    input: { minExpertReplicas: 2 },
     spoil: row(0, [0], [1000]),
-    sentences: ["layer 1, expert 0: 1 copies where it had 2, minCopies is 2"],
+    sentences: ["layer 1, expert 0: 1 expert replicas where it had 2, minExpertReplicas is 2"],
     rules: ["floor"],
   },
   {
-    name: "an expert's copies come together on a node",
-    input: { minCopies: 2 },
+    name: "an expert's expert replicas come together on a node",
+    input: { minExpertReplicas: 2 },
     spoil: row(0, [0, 2], [500, 500]),
-    sentences: ["layer 1, expert 0: 2 copies where it had 2, minCopies is 2"],
+    sentences: ["layer 1, expert 0: 2 expert replicas where it had 2, minExpertReplicas is 2"],
     rules: ["floor"],
   },
   {
@@ -217,7 +217,7 @@ test("a rank that held too much before may keep it, and not get more", () => {
   );
 });
 
-test("an expert that memory does not hold may keep its lost home, and nothing else", () => {
+test("an expert that memory does not hold may keep its lost primary, and nothing else", () => {
   const lost = row(1, [9], [1000])(valid());
   const input = inputOf({ current: lost });
   assert.deepEqual(planFaults(input, lost, { unhosted: [{ layer: 1, expert: 1 }] }), []);
@@ -226,7 +226,7 @@ test("an expert that memory does not hold may keep its lost home, and nothing el
   assert.deepEqual(rules(input, lost), ["hosted"], "there is room for it");
   const full = { ...input, ranks: input.ranks.map((rank) => ({ ...rank, budgetBytes: 39, speed: rank.rank < 3 ? 1 : 0 })) };
   assert.deepEqual(rules(full, lost), []);
-  assert.deepEqual(rules(full, row(1, [8], [1000])(valid())), ["active ranks"], "a home that it never had");
+  assert.deepEqual(rules(full, row(1, [8], [1000])(valid())), ["active ranks"], "a primary that it never had");
   assert.deepEqual(rules({ ...full, current: valid() }, lost), ["active ranks"], "it had another");
 });
 

@@ -1,14 +1,14 @@
 // The invariants of a plan against the cluster it was made for. Run on every plan before it is written. Pure.
 import { AppError } from "../../crds/common.ts";
-import { type LayerPlan, planBounds, sharesTotal } from "../../crds/plan.ts";
+import { type LayerPlan, planBounds, weightsTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { expertsIn } from "../../runtime/placement/grid.ts";
-import { keepsFloor } from "./copies.ts";
+import { keepsFloor } from "./expert-replicas.ts";
 import type { PlanInput } from "./policy.ts";
 import { bytesByRank, stagingBytes, toProblem } from "./problem.ts";
 
 export interface ValidateOptions {
-  /** Experts that may keep a lost home: after a loss that leaves too little memory. */
+  /** Experts that may keep a lost primary: after a loss that leaves too little memory. */
   readonly unhosted?: readonly { readonly layer: number; readonly expert: number }[];
 }
 
@@ -26,7 +26,7 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
     if (layer.hosts.length !== experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${experts}`);
     const slots: number[] = [];
     layer.hosts.forEach((row, e) => {
-      for (const fault of rowFaults(row, layer.shares[e] ?? [])) faults.push(`layer ${l}, expert ${e}: ${fault}`);
+      for (const fault of rowFaults(row, layer.weights[e] ?? [])) faults.push(`layer ${l}, expert ${e}: ${fault}`);
       if (excused.has(l * shape.experts + e) && !row.some((rank) => active.has(rank))) return;
       for (const rank of row) {
         if (!active.has(rank)) {
@@ -37,7 +37,7 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
         slots[rank] = (slots[rank] ?? 0) + 1;
       }
     });
-    for (const [what, rows] of [["hosts", layer.hosts] as const, ["shares", layer.shares] as const]) {
+    for (const [what, rows] of [["hosts", layer.hosts] as const, ["weights", layer.weights] as const]) {
       const length = textLength(rows);
       if (length > planBounds.layerText)
         faults.push(`layer ${l}: ${length} characters of ${what}, at most ${planBounds.layerText} are stored`);
@@ -60,9 +60,9 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   return faults;
 }
 
-/** Experts that have fewer copies, or on fewer nodes, than before and than `minCopies` asks. */
+/** Experts that have fewer expert replicas, or on fewer nodes, than before and than `minExpertReplicas` asks. */
 function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
-  if (input.minCopies <= 1 || !input.current) return [];
+  if (input.minExpertReplicas <= 1 || !input.current) return [];
   const before = toProblem(input);
   const after = toProblem({ ...input, current: layers });
   return (before.current ?? []).flatMap((layer, l) =>
@@ -70,7 +70,9 @@ function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
       const now = after.current?.[l]?.[e] ?? [];
       return keepsFloor(before, row, now)
         ? []
-        : [`layer ${l}, expert ${e}: ${now.length} copies where it had ${row.length}, minCopies is ${input.minCopies}`];
+        : [
+            `layer ${l}, expert ${e}: ${now.length} expert replicas where it had ${row.length}, minExpertReplicas is ${input.minExpertReplicas}`,
+          ];
     }),
   );
 }
@@ -78,20 +80,22 @@ function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
 const none: readonly string[] = [];
 
 /** The common row, without a fault: one host that computes everything. */
-function isWhole(hosts: readonly number[], shares: readonly number[]): boolean {
-  return hosts.length === 1 && shares.length === 1 && shares[0] === sharesTotal && Number.isInteger(hosts[0]) && (hosts[0] as number) >= 0;
+function isWhole(hosts: readonly number[], weights: readonly number[]): boolean {
+  return (
+    hosts.length === 1 && weights.length === 1 && weights[0] === weightsTotal && Number.isInteger(hosts[0]) && (hosts[0] as number) >= 0
+  );
 }
 
-function rowFaults(hosts: readonly number[], shares: readonly number[]): readonly string[] {
-  if (isWhole(hosts, shares)) return none;
+function rowFaults(hosts: readonly number[], weights: readonly number[]): readonly string[] {
+  if (isWhole(hosts, weights)) return none;
   const faults: string[] = [];
   if (hosts.length === 0) faults.push("no host");
   if (hosts.length > planBounds.hostsPerExpert) faults.push(`${hosts.length} hosts, at most ${planBounds.hostsPerExpert}`);
   if (hosts.some((rank) => !Number.isInteger(rank) || rank < 0)) faults.push("a rank is no natural number");
   if (hosts.length > 1 && new Set(hosts).size !== hosts.length) faults.push("a rank twice");
-  if (shares.length !== hosts.length) faults.push(`${hosts.length} hosts, ${shares.length} shares`);
-  if (shares.some((share) => share < 0 || !Number.isInteger(share))) faults.push("a share is no natural number");
-  if (shares.reduce((a, b) => a + b, 0) !== sharesTotal) faults.push(`shares do not sum to ${sharesTotal}`);
+  if (weights.length !== hosts.length) faults.push(`${hosts.length} hosts, ${weights.length} weights`);
+  if (weights.some((weight) => weight < 0 || !Number.isInteger(weight))) faults.push("a weight is no natural number");
+  if (weights.reduce((a, b) => a + b, 0) !== weightsTotal) faults.push(`weights do not sum to ${weightsTotal}`);
   return faults;
 }
 

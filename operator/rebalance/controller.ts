@@ -2,6 +2,7 @@
 // implements the port that the deployment plane calls, and does nothing of its own.
 
 import type { LogLevel } from "../../crds/names.ts";
+import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createBus } from "../../runtime/net/nats.ts";
 import type { Log } from "../../runtime/observe/log.ts";
@@ -12,7 +13,6 @@ import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
-import { Census } from "./links/census.ts";
 import { Session } from "./links/session.ts";
 import { Telemetry } from "./links/telemetry.ts";
 import { connectsMax, Turns } from "./links/turns.ts";
@@ -45,11 +45,11 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
   const listeners = new Set<(ref: Ref) => void>();
   const telemetry = new Telemetry((bus) => openBus(bus, deployments));
   const planner = threadPlanner();
-  const [turns, census] = [new Turns(connectsMax), new Census()];
+  const [turns, guard] = [new Turns(connectsMax), new MassFailureGuard()];
   const ports: LoopPorts = {
     clock: systemClock,
     store: placementStore(options.kube),
-    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, turns, census, logLevel: options.logLevel }),
+    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, turns, guard, logLevel: options.logLevel }),
     planner,
     telemetry,
     metrics,

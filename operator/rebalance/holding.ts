@@ -8,20 +8,20 @@ export function unheld(plan: PlacementPlan | undefined, views: readonly RankView
   const usable = new Map<number, Holder>();
   for (const view of views) if (view.usable) usable.set(view.rank, holderOf(view));
   // The common case at every tick, told by its ranks alone: all that the plan names have held what it gave them.
-  if (ranksOf(plan).every((rank) => usable.get(rank) === holdsAll)) return { unhosted: 0, homeless: 0, loading: [] };
+  if (ranksOf(plan).every((rank) => usable.get(rank) === holdsAll)) return { unhosted: 0, withoutRank: 0, loading: [] };
   const loading = new Set<number>();
-  let homeless = 0;
+  let withoutRank = 0;
   let waiting = 0;
   for (const [l, layer] of (plan?.layers ?? []).entries()) {
     for (const [e, hosts] of layer.hosts.entries()) {
       if (hosts.some((rank) => usable.get(rank)?.(l, e))) continue;
       const there = hosts.filter((rank) => usable.has(rank));
-      if (there.length === 0) homeless++;
+      if (there.length === 0) withoutRank++;
       else waiting++;
       for (const rank of there) loading.add(rank);
     }
   }
-  return { unhosted: homeless + waiting, homeless, loading: [...loading].sort((a, b) => a - b) };
+  return { unhosted: withoutRank + waiting, withoutRank, loading: [...loading].sort((a, b) => a - b) };
 }
 
 /** The question whether a rank that is planned to hold (layer, expert) does. */

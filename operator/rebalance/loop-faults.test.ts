@@ -104,7 +104,7 @@ test("a worker that falls silent is lost 5 s after its last word, not after that
   const lostMs = sim.clock.now() - silentAt;
   assert.ok(lostMs > 4_000 && lostMs <= 5_500, `lost after ${lostMs} ms`);
   const atRank1 = () => sim.plan()?.layers.some(({ hosts }) => hosts.some((row) => row.includes(1)));
-  assert.ok(await sim.clock.run(2_000, () => atRank1() === false), "its experts get new homes");
+  assert.ok(await sim.clock.run(2_000, () => atRank1() === false), "its experts get new primaries");
 });
 
 for (const [what, stale] of [
@@ -112,7 +112,7 @@ for (const [what, stale] of [
   ["for smaller experts", (sim: SimCluster) => Object.assign(sim, { engineInfo: { expertResidentBytes: 200 } })],
 ] as const) {
   test(`a new operator finds a stored plan ${what} that nobody serves, and makes a first one with the next epoch`, async (t) => {
-    const sim = await up({ spec: { ...fast, experts: { minCopies: 2 } } });
+    const sim = await up({ spec: { ...fast, experts: { minExpertReplicas: 2 } } });
     assert.ok(await sim.clock.run(30_000, () => sim.loop?.view()?.expertsAtRisk === 0));
     const before = sim.plan()?.epoch ?? 0;
     sim.stopOperator();
@@ -176,22 +176,22 @@ for (const [what, lose] of [
   ["lost", (sim: SimCluster) => sim.worker(2).crash(undefined)],
   ["leaving", (sim: SimCluster) => Object.assign(sim, { leaving: [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }] })],
 ] as const) {
-  test(`the experts of a rank that is ${what} all find a home, also where fewer fit beside the old copies at once`, async () => {
+  test(`the experts of a rank that is ${what} all find a primary, also where fewer fit beside the old expert replicas at once`, async () => {
     const sim = await up({ shape: { layers: 1, experts: 8, bytes: 100, budgetBytes: 600 }, spec: still });
-    // Two ranks full of each other's copies: of rank 2's three experts each can take one beside what it holds.
+    // Two ranks full of each other's expert replicas: of rank 2's three experts each can take one beside what it holds.
     sim.stopOperator();
     const [both, last] = [[0, 1], [2]];
     const hosts = Array.from({ length: 8 }, (_, e) => (e < 5 ? both : last));
-    const shares = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
+    const weights = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
     const stored = sim.stored as StoredPlacement;
-    const { spec } = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
+    const { spec } = nextPlan(fromSpec(stored.spec), [{ hosts, weights }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
     sim.stored = { ...stored, spec: { ...spec, ranks: stored.spec.ranks } };
     sim.startOperator();
     assert.ok(await sim.clock.run(30_000, () => sim.plan()?.layers[0]?.hosts[0]?.length === 2 && sim.converged()));
     lose(sim);
     sim.refresh();
-    const home = (): boolean => sim.plan()?.layers[0]?.hosts.every((row) => row.length > 0 && !row.includes(2)) === true;
-    assert.ok(await sim.clock.run(60_000, () => home() && sim.converged()), JSON.stringify(sim.plan()?.layers[0]?.hosts));
+    const primary = (): boolean => sim.plan()?.layers[0]?.hosts.every((row) => row.length > 0 && !row.includes(2)) === true;
+    assert.ok(await sim.clock.run(60_000, () => primary() && sim.converged()), JSON.stringify(sim.plan()?.layers[0]?.hosts));
     assert.ok(sim.events.every(({ reason }) => reason !== "ExpertsUnhosted"));
   });
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
 import { settled } from "./intents/attempts.ts";
 import type { Intent } from "./intents/intent.ts";
@@ -53,13 +53,13 @@ test("hecate copies what transfers hide, or what pays for them, by the times tha
       await sim.clock.run(60_000);
     }
     assert.deepEqual(sim.faults(), []);
-    const copies = sim.plan()?.layers.flatMap((layer) => layer.hosts.filter((row) => row.length > 1)).length ?? 0;
-    return { imbalance: sim.imbalance(), copies };
+    const expertReplicas = sim.plan()?.layers.flatMap((layer) => layer.hosts.filter((row) => row.length > 1)).length ?? 0;
+    return { imbalance: sim.imbalance(), expertReplicas };
   };
   const measured = await run({ dense: 0.2, experts: 0.5 });
-  assert.ok(measured.imbalance <= 1.15 && measured.copies > 0, JSON.stringify(measured));
+  assert.ok(measured.imbalance <= 1.15 && measured.expertReplicas > 0, JSON.stringify(measured));
   const idle = await run({ dense: 0, experts: 0 });
-  assert.equal(idle.copies, 0, "nothing to hide behind and nothing to save");
+  assert.equal(idle.expertReplicas, 0, "nothing to hide behind and nothing to save");
 });
 
 test("an intent after the one for balance acts between two windows of load", async () => {
@@ -121,7 +121,7 @@ test("the placement's status names every rank's state, memory and load, and what
 function rowsOf(sim: SimCluster): number[] {
   const rows = [0, 0, 0];
   for (const [l, layer] of (sim.plan()?.layers ?? []).entries())
-    for (const [rank, load] of loadByShares(sim.demand(l), layer.hosts, layer.shares, 3).entries()) rows[rank] = (rows[rank] ?? 0) + load;
+    for (const [rank, load] of loadByWeights(sim.demand(l), layer.hosts, layer.weights, 3).entries()) rows[rank] = (rows[rank] ?? 0) + load;
   return rows;
 }
 
@@ -161,18 +161,18 @@ test("equal ranks whose measurements are noisy move nothing", async () => {
   assert.equal(sim.epochsWritten.length, settled);
 });
 
-const copiesOf = (sim: SimCluster): number[] =>
+const expertReplicasOf = (sim: SimCluster): number[] =>
   (sim.plan()?.layers ?? []).flatMap((layer) => layer.hosts.map((hosts) => new Set(hosts).size));
 
-test("minCopies gives every expert a copy on another node after the first plan, keeps it while load moves, and makes it good after a loss", async () => {
-  const sim = await up({ ranks: 4, spec: { ...fast, experts: { minCopies: 2 } } });
+test("minExpertReplicas gives every expert an expert replica on another node after the first plan, keeps it while load moves, and makes it good after a loss", async () => {
+  const sim = await up({ ranks: 4, spec: { ...fast, experts: { minExpertReplicas: 2 } } });
   assert.ok(await sim.clock.run(30_000, () => sim.loop?.view()?.expertsAtRisk === 0));
-  assert.ok(copiesOf(sim).every((copies) => copies >= 2));
+  assert.ok(expertReplicasOf(sim).every((expertReplicas) => expertReplicas >= 2));
   const starts = sim.events.filter((event) => event.reason === "RebalanceStarted");
-  assert.match(starts[0]?.message ?? "", /32 copies, so that experts have 2 on different nodes/);
+  assert.match(starts[0]?.message ?? "", /32 expert replicas, so that experts have 2 on different nodes/);
   await sim.clock.run(60_000);
   assert.ok(sim.imbalance() <= 1.15, `${sim.imbalance()}`);
-  assert.ok(copiesOf(sim).every((copies) => copies >= 2));
+  assert.ok(expertReplicasOf(sim).every((expertReplicas) => expertReplicas >= 2));
   sim.demand = otherTopic;
   let unhosted = 0;
   sim.worker(2).crash(undefined);
@@ -180,19 +180,19 @@ test("minCopies gives every expert a copy on another node after the first plan, 
     unhosted = Math.max(unhosted, sim.loop?.view()?.unhostedExperts ?? 0);
     return false;
   });
-  assert.equal(unhosted, 0, "no expert was without a live copy at any time");
+  assert.equal(unhosted, 0, "no expert was without a live expert replica at any time");
   assert.equal(sim.loop?.view()?.expertsAtRisk, 0);
   assert.deepEqual(sim.faults(), []);
 });
 
-test("raising minCopies adds copies, and what memory does not hold is said once", async () => {
+test("raising minExpertReplicas adds expert replicas, and what memory does not hold is said once", async () => {
   const sim = await up({ ranks: 4, shape: { budgetBytes: 1300 } });
   assert.equal(sim.loop?.view()?.expertsAtRisk, 32);
-  sim.respec({ experts: { minCopies: 2 } });
+  sim.respec({ experts: { minExpertReplicas: 2 } });
   await sim.clock.run(60_000);
-  const missing = sim.events.filter((event) => event.reason === "CopiesMissing");
+  const missing = sim.events.filter((event) => event.reason === "ExpertReplicasMissing");
   assert.equal(missing.length, 1);
-  assert.match(missing[0]?.message ?? "", /16 experts have fewer than 2 copies .* raise experts.memoryPerRank or replicas/);
+  assert.match(missing[0]?.message ?? "", /16 experts have fewer than 2 expert replicas .* raise experts.memoryPerRank or replicas/);
   assert.equal(sim.loop?.view()?.expertsAtRisk, 16);
   assert.deepEqual(sim.faults(), []);
 });
@@ -211,13 +211,13 @@ function hopsOf(sim: SimCluster): number {
   let crossed = 0;
   cells.forEach((cell, n) => {
     const [l, i, j] = [Math.floor(cell / 64), Math.floor(cell / 8) % 8, cell % 8];
-    const home = (layer: number, expert: number) => sim.plan()!.layers[layer]!.hosts[expert]![0];
-    if (home(l, i) !== home(l + 1, j)) crossed += counts[n]!;
+    const primary = (layer: number, expert: number) => sim.plan()!.layers[layer]!.hosts[expert]![0];
+    if (primary(l, i) !== primary(l + 1, j)) crossed += counts[n]!;
   });
   return crossed / counts.reduce((a, b) => a + b, 0);
 }
 
-test("exflow asks workers where tokens go, moves homes together for it, and then stays", async () => {
+test("exflow asks workers where tokens go, moves primaries together for it, and then stays", async () => {
   const sim = await up({ spec: { rebalancing: { ...fast.rebalancing, policy: "exflow" } } });
   sim.demand = () => new Array<number>(8).fill(200);
   sim.load.flow = plantedFlow(4, 8);
@@ -256,7 +256,7 @@ test("a killed process is loaded again from its plan, or its experts move to oth
   assert.deepEqual(sim.faults(), []);
 });
 
-test("while a restarted process loads, what is said to have no live copy is what no process holds", async () => {
+test("while a restarted process loads, what is said to have no live expert replica is what no process holds", async () => {
   const sim = await up({ spec: { rebalancing: { mode: "Off" } } });
   sim.troubles.slow.set(1, 200);
   const heldBy = (layer: number, expert: number) => [...sim.pods.values()].some((w) => w.alive && w.memory.has(w.key(layer, expert)));

@@ -175,7 +175,7 @@ export class DeploymentLoop {
     this.#drains.step({
       views,
       leaving: leavingOf(views, world.leaving),
-      // Until the plan was read every rank may hold the only copy of something.
+      // Until the plan was read every rank may hold the only expert replica of something.
       planned: (rank) => !placement.recovered || planned.has(rank),
       blocked,
       drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),

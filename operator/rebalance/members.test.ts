@@ -26,7 +26,7 @@ test("workers agree on a model when all that may run another have spoken", () =>
 });
 
 test("unique bytes count an expert for its last live host, and for all of its hosts when none is live", () => {
-  const layer = { layer: 0, epoch: 1, hosts: [[0, 1], [1, 2], [2]], shares: [[500, 500], [500, 500], [1000]] };
+  const layer = { layer: 0, epoch: 1, hosts: [[0, 1], [1, 2], [2]], weights: [[500, 500], [500, 500], [1000]] };
   const plan = { epoch: 1, layers: [layer] } as unknown as PlacementPlan;
   const sizes = Float64Array.from([1, 10, 100]);
   assert.deepEqual([...uniqueBytes(plan, new Set([0, 1, 2]), sizes)], [[2, 100]]);

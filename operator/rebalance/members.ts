@@ -53,7 +53,7 @@ export function leavingOf(views: readonly RankView[], leaving: readonly LeavingR
   return [...leaving, ...own];
 }
 
-/** A copy of the link's facts at this moment, since the link goes on changing. */
+/** An expert replica of the link's facts at this moment, since the link goes on changing. */
 function reportOf(link: Link): NonNullable<RankView["report"]> {
   const { address, description, status, hosted, triedAt, downSince, lastError, clockAheadMs } = link;
   return { address, description, status, hosted, triedAt, downSince, lastError, clockAheadMs };

@@ -83,7 +83,7 @@ test("an observation does not change with its links, and cannot be written", () 
 
 test("a rank without a usable process counts as gone after the grace, not before", () => {
   const { link, placement, look } = observing();
-  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], weights: [] }] } as never);
   assert.deepEqual([...look(1_000).gone], []);
   link.downSince = 1_000;
   assert.deepEqual([...look(1_000 + lostAfterMs).gone], []);
@@ -92,7 +92,7 @@ test("a rank without a usable process counts as gone after the grace, not before
 
 test("a rank whose link waits for its turn is not gone, and has its grace from its turn on", () => {
   const { link, placement, look } = observing();
-  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], weights: [] }] } as never);
   Object.assign(link, { description: undefined, status: undefined, downSince: 0, triedAt: Number.POSITIVE_INFINITY });
   const late = 10 * lostAfterMs;
   const waiting = look(late);
@@ -105,7 +105,7 @@ test("a rank whose link waits for its turn is not gone, and has its grace from i
 
 test("a rank that fell silent was last usable when it was last heard", () => {
   const { link, placement, look } = observing();
-  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], weights: [] }] } as never);
   assert.deepEqual([...look(4_000).gone], [], "its silence is not noticed yet");
   link.downSince = 1_000;
   assert.deepEqual([...look(1_000 + lostAfterMs).gone], []);
@@ -114,7 +114,7 @@ test("a rank that fell silent was last usable when it was last heard", () => {
 
 test("another model is seen, and taken up when what is known of the old one was forgotten", () => {
   const { link, placement, look, forget } = observing();
-  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], weights: [] }] } as never);
   assert.equal(look(0).plan?.epoch, 1);
   link.description = { ...description, modelDigest: "n", layers: 3 };
   const { otherModel, views, plan, shape } = look(100);

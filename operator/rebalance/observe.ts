@@ -4,7 +4,7 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { World } from "../deployment/ports.ts";
-import { atRisk, belowFloor } from "../planner/copies.ts";
+import { atRisk, belowFloor } from "../planner/expert-replicas.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import { unheld } from "./holding.ts";
 import type { Attempts } from "./intents/attempts.ts";
@@ -170,8 +170,8 @@ export class Observer {
   /** The number of experts below the floor, counted anew only when plan, members or the floor have changed. */
   #belowFloor(seen: Omit<Observed, "belowFloor">): number {
     const { plan, members, spec } = seen;
-    if (!plan || !this.#load || spec.experts.minCopies <= 1) return 0;
-    const key = `${members} ${spec.experts.minCopies}`;
+    if (!plan || !this.#load || spec.experts.minExpertReplicas <= 1) return 0;
+    const key = `${members} ${spec.experts.minExpertReplicas}`;
     if (this.#counted?.plan !== plan || this.#counted.key !== key)
       this.#counted = { plan, key, below: belowFloor(this.#load.input(seen), plan.layers) };
     return this.#counted.below;

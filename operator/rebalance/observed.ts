@@ -78,10 +78,10 @@ export interface TelemetryFacts {
 }
 
 export interface Unheld {
-  /** (layer, expert) pairs without a live copy. */
+  /** (layer, expert) pairs without a live expert replica. */
   readonly unhosted: number;
   /** The number of these that no usable rank is planned to hold. */
-  readonly homeless: number;
+  readonly withoutRank: number;
   /** Usable ranks that have yet to load some of the other pairs, ascending. */
   readonly loading: readonly number[];
 }
@@ -118,11 +118,11 @@ export interface Observed {
   /** True when every usable rank has taken up the committed plan. */
   readonly synced: boolean;
   readonly holding: Unheld;
-  /** Experts that one more loss would leave without a live copy. */
+  /** Experts that one more loss would leave without a live expert replica. */
   readonly expertsAtRisk: number;
   /** Resident bytes of experts that no other live rank hosts, by rank. */
   readonly uniqueBytes: ReadonlyMap<number, number>;
-  /** Experts of the plan with fewer copies than spec.experts.minCopies asks for. */
+  /** Experts of the plan with fewer expert replicas than spec.experts.minExpertReplicas asks for. */
   readonly belowFloor: number;
   readonly telemetry: TelemetryFacts;
   readonly busConnected: boolean;

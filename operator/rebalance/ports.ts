@@ -126,7 +126,7 @@ export interface Link {
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void>;
   commit(plan: PlacementPlan): Promise<{ readonly committed: readonly number[]; readonly refused: string; readonly epoch: number }>;
   abort(epoch: number, layers: readonly number[]): Promise<void>;
-  /** Gives up the parent's copies. With `drainOnly` it only says of which layers every frame of the parent is answered. */
+  /** Gives up the parent's expert replicas. With `drainOnly` it only says of which layers every frame of the parent is answered. */
   release(
     epoch: number,
     layers: readonly number[],

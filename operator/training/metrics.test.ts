@@ -37,11 +37,11 @@ test("a job has gauges while it is there, and no loss before its first step", as
   const measured = (await told()).map((line) => line.replace(/\{.*\}/, ""));
   const norms = ["validation_loss 3.1", "gradient_norm 1.25e-7", "imbalance_ratio 2.3"];
   for (const want of norms) assert.ok(measured.includes(`enodia_training_${want}`), want);
-  const spread = { imbalanceAtHomes: "1.7500", imbalance: "1.2500", copied: "0.5000", exposedSeconds: "0.0120", bytes: 4096 };
+  const spread = { imbalanceAtPrimaries: "1.7500", imbalance: "1.2500", copied: "0.5000", exposedSeconds: "0.0120", bytes: 4096 };
   jobs.record([job({ spread: { ...spread, expertShares: ["0.0000", "0.1000", "0.2000", "0.3000"] } })]);
   const at = (await told()).map((line) => line.replace('training_namespace="ns",training_job="j"', "J"));
   for (const want of [
-    ...['rank_imbalance_ratio{J,placement="homes"} 1.75', 'rank_imbalance_ratio{J,placement="copies"} 1.25', "copied_ratio{J} 0.5"],
+    ...['rank_imbalance_ratio{J,placement="primaries"} 1.75', 'rank_imbalance_ratio{J,placement="copies"} 1.25', "copied_ratio{J} 0.5"],
     ...[
       "exposed_seconds{J} 0.012",
       "moved_bytes{J} 4096",

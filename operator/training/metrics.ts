@@ -94,7 +94,7 @@ type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
 
 /** Rows of the busiest rank, as they would lie without copies and as they did. */
 const imbalances: Readonly<Record<(typeof trainingPlacements)[number], (spread: Spread) => string>> = {
-  homes: ({ imbalanceAtHomes }) => imbalanceAtHomes,
+  primaries: ({ imbalanceAtPrimaries }) => imbalanceAtPrimaries,
   copies: ({ imbalance }) => imbalance,
 };
 

@@ -107,14 +107,14 @@ export interface GenerateRequest {
   readonly traceparent?: string;
 }
 
-/** hosts[e] = ranks, shares[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */
+/** hosts[e] = ranks, weights[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */
 export interface RoutingTables {
   readonly rank: number;
   readonly layers: readonly {
     readonly layer: number;
     readonly epoch: number;
     readonly hosts: readonly (readonly number[])[];
-    readonly shares: readonly (readonly number[])[];
+    readonly weights: readonly (readonly number[])[];
   }[];
 }
 
@@ -159,8 +159,8 @@ export interface EngineStats {
   readonly rowsFor: Readonly<Record<RowOrigin, number>>;
 }
 
-/** A rank as lanes know it. `address`: ip:port of its lanes, unset while they are not to be used. */
-export interface LanePeer {
+/** A rank as connections know it. `address`: ip:port of its connections, unset while they are not to be used. */
+export interface EnginePeer {
   readonly rank: number;
   readonly podUid: string;
   readonly podName: string;
@@ -168,29 +168,29 @@ export interface LanePeer {
   readonly address: string | undefined;
 }
 
-export interface LaneView {
+export interface PeerView {
   readonly self: Identity;
   /** PEM. */
   readonly tls: { readonly cert: Uint8Array; readonly key: Uint8Array; readonly ca: Uint8Array };
-  readonly peers: readonly LanePeer[];
+  readonly peers: readonly EnginePeer[];
   /** The lowest epoch that this rank serves in each layer, -1 in one without a plan. */
   readonly serves: readonly number[];
 }
 
-export interface LaneOpening {
+export interface PeerOpening {
   readonly host: string;
   /** 0 = any. */
   readonly port: number;
   /** Whose certificates count. */
   readonly namespace: string;
   readonly name: string;
-  readonly view: LaneView;
+  readonly view: PeerView;
 }
 
-/** What lanes did since the last time. */
-export interface LaneNews {
+/** What connections did since the last time. */
+export interface PeerCounts {
   /** Those open to other ranks now, and frames on them that are not answered. */
-  readonly lanes: number;
+  readonly connections: number;
   readonly pending: number;
   readonly sent: { readonly frames: number; readonly bytes: number; readonly received: number; readonly seconds: readonly number[] };
   /** Ranks that were sent frames. */
@@ -203,10 +203,10 @@ export interface LaneNews {
 }
 
 /** An engine's own connections to other engines, beside `RemoteExperts`. */
-export interface EngineLanes {
-  /** Takes lanes of others from now on; resolves with the port. */
-  open(opening: LaneOpening, onNews: (news: LaneNews) => void): Promise<number>;
-  set(view: LaneView): Promise<void>;
+export interface EngineConnections {
+  /** Takes connections of others from now on; resolves with the port. */
+  open(opening: PeerOpening, onCounts: (counts: PeerCounts) => void): Promise<number>;
+  set(view: PeerView): Promise<void>;
 }
 
 /** Whose tokens rows are of: this rank's, or another's. */
@@ -214,7 +214,7 @@ export type RowOrigin = "local" | "remote";
 
 export interface Engine {
   /** Unset: all frames go by `RemoteExperts`. */
-  readonly lanes?: EngineLanes;
+  readonly connections?: EngineConnections;
   describe(): EngineInfo;
   /** Throws AppError `Busy` (retry), `ContextOverflow`, `InvalidRequest`, `Draining`, on the first next(). */
   generate(request: GenerateRequest): AsyncIterable<GenerateEvent>;

@@ -233,7 +233,7 @@ async function ranks(
       layer,
       epoch: 1,
       hosts: Array.from({ length: experts }, (_, expert) => [home(layer, expert)]),
-      shares: Array.from({ length: experts }, () => [1000]),
+      weights: Array.from({ length: experts }, () => [1000]),
     });
     await engine.setRouting({ rank, layers: Array.from({ length: layers }, (_, layer) => table(layer)) });
   }
@@ -311,7 +311,7 @@ describe("ranks", () => {
         layer,
         epoch: 2,
         hosts: Array.from({ length: experts }, () => [1]),
-        shares: Array.from({ length: experts }, () => [1000]),
+        weights: Array.from({ length: experts }, () => [1000]),
       };
       for (const [rank, engine] of two.entries()) await engine.setRouting({ rank, layers: [moved] });
       for (let expert = 0; expert < experts; expert++) await two[0]!.unloadExpert(layer, expert);

@@ -1,8 +1,8 @@
-// The frames that this rank's steps have sent and that are not answered: by a lane where there is one, else, and after a lane could not, by
+// The frames that this rank's steps have sent and that are not answered: by a connection where there is one, else, and after a connection could not, by
 // the main thread's Dispatch. Both are begun at once, so that a frame travels while this thread computes.
 import type { AppError } from "../../crds/common.ts";
 import type { FrameAnswer, RemoteFrame } from "./api.ts";
-import type { Lanes } from "./lanes.ts";
+import type { PeerConnections } from "./peer-connections.ts";
 import { type FromEngine, fromPlain, type ToEngine } from "./thread/messages.ts";
 
 interface Waiting {
@@ -11,24 +11,24 @@ interface Waiting {
 }
 
 export class Outbound {
-  readonly #lanes: Pick<Lanes, "dispatch" | "pending">;
+  readonly #connections: Pick<PeerConnections, "dispatch" | "pending">;
   readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
   readonly #asked = new Map<number, Waiting>();
   #next = 0;
   /** Why no frame is to be asked for any more. */
   #failed: AppError | undefined;
 
-  constructor(lanes: Pick<Lanes, "dispatch" | "pending">, send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
-    this.#lanes = lanes;
+  constructor(connections: Pick<PeerConnections, "dispatch" | "pending">, send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
+    this.#connections = connections;
     this.#send = send;
   }
 
   get pending(): number {
-    return this.#asked.size + this.#lanes.pending;
+    return this.#asked.size + this.#connections.pending;
   }
 
   dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer> {
-    const sent = this.#lanes.dispatch(frame, gatesOf);
+    const sent = this.#connections.dispatch(frame, gatesOf);
     return sent === undefined ? this.#byMain(frame) : sent.then((rows) => rows ?? this.#byMain(frame));
   }
 
@@ -39,7 +39,7 @@ export class Outbound {
     else waiting?.reject(fromPlain(message.error));
   }
 
-  /** For good: frames on lanes fail as soon as their lanes end. */
+  /** Rejects all frames; those between engines fail when their connections end. */
   fail(error: AppError): void {
     this.#failed = error;
     for (const { reject } of this.#asked.values()) reject(error);

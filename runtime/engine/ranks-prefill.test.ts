@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { RemoteFrame } from "./api.ts";
 import type { ExpertWork, PairBatch } from "./pass/expert-table.ts";
+import { FrameInbox } from "./pass/frame-inbox.ts";
 import { FrameScheduler } from "./pass/frame-scheduler.ts";
 import { Mutex } from "./pass/mutex.ts";
 import { forward } from "./pass/step.ts";
@@ -17,8 +18,8 @@ const wireMs = 12;
 
 class Rank {
   readonly scheduler: FrameScheduler;
+  readonly inbox: FrameInbox;
   readonly #tools: StepTools;
-  #running = false;
   #sent = 0;
   peer: Rank | undefined;
 
@@ -41,12 +42,13 @@ class Rank {
       release: () => {},
       compute: async () => {},
     };
+    this.inbox = new FrameInbox(experts as any, () => performance.now());
     this.scheduler = new FrameScheduler({
       experts,
       poll: () => undefined,
       takeMessages: () => {},
-      own: () => (this.#running ? "prefill" : undefined),
-      ownWaits: () => this.#sent > 0,
+      inbox: this.inbox,
+      pendingAnswers: () => this.#sent,
       now: () => performance.now(),
       yieldProcessor: () => {},
     });
@@ -66,7 +68,7 @@ class Rank {
       dispatch: async (frame: RemoteFrame) => {
         this.#sent += 1;
         await pause(1 + wireMs * random());
-        const answered = this.peer?.scheduler.serve(Object.assign(frame, { origin: "remote" as const }));
+        const answered = this.peer?.inbox.serve(Object.assign(frame, { origin: "remote" as const }));
         void this.peer?.scheduler.serveWaiting(); // as the loop does when a message comes
         const answer = (await answered) as Float32Array;
         await pause(1);
@@ -78,11 +80,11 @@ class Rank {
   }
 
   async prefill(): Promise<void> {
-    this.#running = true;
+    this.scheduler.running = "prefill";
     const kv = { cache: {} as any, groups: [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(0) }] };
     await forward(this.#tools, new Int32Array(tokens), kv, 0);
     await this.scheduler.betweenGraphs();
-    this.#running = false;
+    this.scheduler.running = undefined;
     void this.scheduler.serveWaiting();
   }
 }

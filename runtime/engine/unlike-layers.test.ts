@@ -233,7 +233,7 @@ test("two ranks give the tokens of one, each computing the experts of its own", 
   const hosts = Array.from({ length: 4 }, (_, layer) =>
     Array.from({ length: expertsIn(grid, layer) }, (_, expert) => [(layer + expert) % 2]),
   );
-  const layers: RoutingTables["layers"] = hosts.map((rows, layer) => ({ layer, epoch: 1, hosts: rows, shares: rows.map(() => [1000]) }));
+  const layers: RoutingTables["layers"] = hosts.map((rows, layer) => ({ layer, epoch: 1, hosts: rows, weights: rows.map(() => [1000]) }));
   for (const [rank, engine] of ranks.entries()) {
     await engine.load((layer, expert) => hosts[layer]![expert]![0] === rank);
     await engine.call("setRouting", { rank, layers });
@@ -274,7 +274,7 @@ test("its load travels and is planned for: every expert has a host, unlike sizes
     load,
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted" as const,
     effort: "quality" as const,
   };
@@ -290,12 +290,12 @@ test("its load travels and is planned for: every expert has a host, unlike sizes
       [0, 4, 6, 4],
       policy.name,
     );
-    const moved = { ...input, current: first.layers, load: load.toReversed(), minCopies: 2 };
+    const moved = { ...input, current: first.layers, load: load.toReversed(), minExpertReplicas: 2 };
     const next = await makePlan(policy, moved);
     assert.deepEqual(planFaults(moved, next.layers), [], policy.name);
     for (const layer of next.layers) {
-      const { hosts, shares } = encodeLayer(layer);
-      assert.deepEqual(decodeLayer(hosts, shares, "layer"), { hosts: layer.hosts, shares: layer.shares });
+      const { hosts, weights } = encodeLayer(layer);
+      assert.deepEqual(decodeLayer(hosts, weights, "layer"), { hosts: layer.hosts, weights: layer.weights });
     }
   }
 });

@@ -2,14 +2,14 @@
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
 import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
+import { FailureDetector, peerLimits } from "../net/failure-detector.ts";
 import { Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../net/grpc.ts";
 import type { Identity, Member, Membership } from "../net/mapping.ts";
-import { Indulgence } from "../net/silence.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 
-/** A connection for shards that no transfer used for so long is closed. */
+/** Milliseconds. */
 const shardsIdleMs = 60_000;
 
 export interface PeersOptions {
@@ -31,7 +31,7 @@ export class Peers {
   readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
   readonly #listeners = new Set<() => void>();
   /** One for each rank that was ever a member. */
-  readonly #indulgence = new Map<number, Indulgence>();
+  readonly #detectors = new Map<number, FailureDetector>();
 
   constructor(options: PeersOptions) {
     this.options = options;
@@ -70,7 +70,7 @@ export class Peers {
     return [...ranks].filter((rank) => !down.has(rank)).sort((a, b) => a - b);
   }
 
-  /** Ranks known to be no use: lost, suspect, or not there. `others` widens the view to ranks that a plan names. */
+  /** Lost, suspect or no members. `others`: ranks that a plan names. */
   down(others: Iterable<number> = []): Set<number> {
     const ranks = new Set([...this.#byRank.keys(), ...others]);
     ranks.delete(this.self.rank);
@@ -99,17 +99,17 @@ export class Peers {
     this.#suspects.delete(rank);
     const now = performance.now();
     const ms = now - suspicion.since;
-    if (suspicion.reason === "silent") this.indulgence(rank).back(ms, now);
+    if (suspicion.reason === "silent") this.detector(rank).recovered(ms, now);
     this.options.log.info({ peer: rank, ms: Math.round(ms) }, "rank answers again");
     this.#changed();
   }
-  /** The patience with a rank that has been slow before; its successors inherit it. */
-  indulgence(rank: number): Indulgence {
-    const known = this.#indulgence.get(rank) ?? new Indulgence();
-    this.#indulgence.set(rank, known);
+  /** Outlives streams and processes of the rank. */
+  detector(rank: number): FailureDetector {
+    const known = this.#detectors.get(rank) ?? new FailureDetector(peerLimits, performance.now());
+    this.#detectors.set(rank, known);
     return known;
   }
-  /** The next clients have connections of their own: what was lost on a link is sent again late, and not at all through a dead one. */
+  /** Clients get new connections. */
   reconnect(rank: number): void {
     this.#drop(rank);
   }
@@ -119,7 +119,7 @@ export class Peers {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Clients of a member; undefined when the membership does not name it. Dropped when its address or pod changes. */
+  /** Undefined for ranks that are no members. */
   clients(rank: number): PeerClients | undefined {
     const member = this.#byRank.get(rank);
     if (member === undefined || rank === this.self.rank) return undefined;
@@ -127,7 +127,12 @@ export class Peers {
     if (known !== undefined && known.address === member.address) return known.clients;
     this.#drop(rank);
     const { network, namespace, name, tls } = this.options;
-    const clients = createPeerClients(network, { address: member.address, serverName: serverNames.rank(rank, namespace, name), tls });
+    const clients = createPeerClients(network, {
+      address: member.address,
+      serverName: serverNames.rank(rank, namespace, name),
+      tls,
+      self: this.self,
+    });
     this.#clients.set(rank, { address: member.address, clients });
     return clients;
   }
@@ -149,7 +154,7 @@ export class Peers {
 
 export type PeerClients = ReturnType<typeof createPeerClients>;
 
-/** Connections of their own: a shard transfer must not stand in the way of a frame. */
+/** A transfer of a shard must not delay a frame. */
 function createPeerClients({ connect, connectDispatch }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
   const experts = connectDispatch(target);
   const shards = connect(Shards, { ...target, idleMs: shardsIdleMs });
@@ -163,7 +168,6 @@ function createPeerClients({ connect, connectDispatch }: PeersOptions["network"]
   };
 }
 
-/** The reason of a suspicion, by the code of the error that a stream ended with. */
 function suspectReason(code: string): SuspectReason {
   if (code === "Silent") return "silent";
   // A server that shuts down cancels the streams that run.

@@ -10,7 +10,7 @@ export class Signal {
     this.#waiters = new Set();
     for (const wake of waiters) wake();
   }
-  /** Resolves at the next notify or after maxMs, whichever is first; rejects when `abort` fires. */
+  /** Resolves after maxMs at the latest; rejects when `abort` fires. */
   wait(maxMs: number, abort?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const finish = (end: () => void) => {
@@ -29,7 +29,6 @@ export class Signal {
   }
 }
 
-/** The error that an aborted wait rejects with: the AppError given to `abort()`, or a plain one. */
 export function abortReason(signal: AbortSignal | undefined): AppError {
   return signal?.reason instanceof AppError ? signal.reason : new AppError("cancelled", { code: "Cancelled", cause: signal?.reason });
 }

@@ -38,11 +38,11 @@ test("a gateway that may be silent answers no ping without news", (t) => {
   const { seen, ping, call } = watched(t, silentLog);
   const written = () => seen.unread + call.writableLength;
   const first = written();
-  ping({ calmMs: 0 });
+  ping({ suppressMs: 0 });
   assert.equal(written(), first + 1);
-  for (let i = 0; i < 3; i++) ping({ calmMs: 60_000 });
+  for (let i = 0; i < 3; i++) ping({ suppressMs: 60_000 });
   assert.equal(written(), first + 1);
-  ping({ calmMs: 0 });
+  ping({ suppressMs: 0 });
   assert.equal(written(), first + 2);
 });
 
@@ -54,15 +54,15 @@ test("a request that came and went since the last status is news: the idle time 
   };
   const { seen, ping, call } = watched(t, silentLog, { onEnter });
   const written = () => seen.unread + call.writableLength;
-  ping({ calmMs: 60_000 });
+  ping({ suppressMs: 60_000 });
   const before = written();
-  ping({ calmMs: 60_000 });
+  ping({ suppressMs: 60_000 });
   assert.equal(written(), before);
   come();
   assert.equal(written(), before, "no rank is wanted for it, and the next status is soon enough");
-  ping({ calmMs: 60_000 });
+  ping({ suppressMs: 60_000 });
   assert.equal(written(), before + 1);
-  ping({ calmMs: 60_000 });
+  ping({ suppressMs: 60_000 });
   assert.equal(written(), before + 1, "told once");
 });
 

@@ -4,7 +4,7 @@
 import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { Calm } from "../net/calm.ts";
+import { HeartbeatSuppression } from "../net/failure-detector.ts";
 import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, toStatus } from "../net/grpc.ts";
 import {
@@ -72,9 +72,9 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       return { ...(plan ? { plan: toPlan(plan) } : {}), ...(membership ? { membership: toMembership(membership) } : {}) };
     },
     watch: (call) => {
-      const calm = new Calm();
+      const suppression = new HeartbeatSuppression();
       let asked = 0;
-      const send = (spare = false) => sendStatus({ call, calm, asked, spare }, statusOf(options, plan));
+      const send = (canSkip = false) => sendStatus({ call, suppression, asked, canSkip }, statusOf(options, plan));
       const timer = setInterval(() => send(true), statusEveryMs);
       const stopListening = options.onEnter(() => {
         asked += 1;
@@ -103,7 +103,7 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       }
       call.on("data", (push: WatchPush) => {
         const isPing = push.push.case === "ping";
-        if (isPing) calm.allow(push.calmMs);
+        if (isPing) suppression.allow(push.suppressMs);
         try {
           take(push);
           send(isPing);
@@ -138,19 +138,19 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
 
 interface Sending {
   readonly call: { readonly writableNeedDrain: boolean; write(status: WatchStatus): unknown };
-  readonly calm: Calm;
+  readonly suppression: HeartbeatSuppression;
   /** Requests that came so far. */
   readonly asked: number;
   /** True where it may be left out. */
-  readonly spare: boolean;
+  readonly canSkip: boolean;
 }
 
-function sendStatus({ call, calm, asked, spare }: Sending, status: WatchStatus): void {
+function sendStatus({ call, suppression, asked, canSkip }: Sending, status: WatchStatus): void {
   // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
   if (call.writableNeedDrain) return;
-  const [news, now] = [newsOf(status, asked), performance.now()];
-  if (spare && calm.spares(news, now)) return;
-  calm.sent(news, now);
+  const [state, now] = [stateOf(status, asked), performance.now()];
+  if (canSkip && suppression.canSkip(state, now)) return;
+  suppression.sent(state, now);
   call.write(status);
 }
 
@@ -158,7 +158,7 @@ function sendStatus({ call, calm, asked, spare }: Sending, status: WatchStatus):
  * All that a status of a gateway says, in short. The time that it is idle goes on by itself; that it began anew is told by `asked`, the
  * number of its requests: one may have come and gone since the last status.
  */
-const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus, asked: number) =>
+const stateOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus, asked: number) =>
   [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks, asked].join();
 
 function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {

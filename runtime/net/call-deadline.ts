@@ -6,10 +6,10 @@ interface Call {
   getDeadline(): Deadline;
 }
 
-/** So much later than the deadline that it names a caller lets gRPC end the call: the server's own error tells more. */
+/** Milliseconds after the deadline at which gRPC ends a call: the server's own error tells more. */
 export const slackMs = { generate: 2_000, prepare: 10_000 } as const;
 
-/** Milliseconds that are left now, from 0 on; undefined where there is no deadline. `namedUnixMs` is 0 where the caller names none. */
+/** Undefined where there is no deadline. `namedUnixMs`: 0 where the caller names none. */
 export function leftMs(call: Call, namedUnixMs: number, slack: number): number | undefined {
   const carried = Number(call.getDeadline()); // of a Date too
   if (Number.isFinite(carried)) return Math.max(0, carried - slack - Date.now());

@@ -2,34 +2,27 @@
 // callers that are no more. A stream is served by one handler (experts/dispatch/server.ts); the listener is listener.ts.
 import { EventEmitter } from "node:events";
 import type { PeerCertificate, TLSSocket } from "node:tls";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
+import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame } from "./frame-codec.ts";
-import { FrameSocket } from "./frame-socket.ts";
 import {
-  DispatchEndSchema,
+  Channel,
   type DispatchFrame,
   DispatchFrameSchema,
   type DispatchReply,
   DispatchReplySchema,
 } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { Silence } from "./silence.ts";
+import { none, PeerConnection } from "./peer-connection.ts";
 
-/** A caller asks at least every 750 ms whether this end lives, unless it hears from it; one that neither speaks nor takes what is said
- *  for so long is gone. */
-const callerSilenceMs = 8_000;
-const lookEveryMs = 1_000;
-/** Of the words with which a stream ends. */
-const reasonCharsMax = 1_024;
-const none = new Uint8Array(0);
 const noRows = { case: "rows", value: none } as const;
 
-/** A stream as its server has it. `error`: it broke, or what came is no frame. */
+/** `error`: it broke, or what came is no frame. */
 export interface DispatchServed extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> {
   getAuthContext(): { readonly sslPeerCertificate?: PeerCertificate };
   /** Nothing that is written now reaches the caller. */
   readonly over: boolean;
-  /** `sent` is called when the reply has left this end; its rows are not copied and stay as they are until then. */
+  /** Rows stay as they are until `sent` is called. */
   write(reply: DispatchReply, sent: () => void): void;
   /** Tells the caller why, and ends the stream. */
   fail(error: AppError): void;
@@ -46,7 +39,7 @@ export class DispatchStreams {
 
   constructor(handler: DispatchHandler) {
     this.#handler = handler;
-    this.#timer = setInterval(() => this.#look(), lookEveryMs);
+    this.#timer = setInterval(() => this.#look(), computingLimits.lookMs);
     this.#timer.unref();
   }
 
@@ -60,7 +53,6 @@ export class DispatchStreams {
     this.#handler(served);
   }
 
-  /** Waits up to graceMs for the streams to end, then cuts them. */
   async close(graceMs: number): Promise<void> {
     if (this.#open.size > 0) {
       await new Promise<void>((resolve) => {
@@ -82,15 +74,20 @@ export class DispatchStreams {
 }
 
 class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> implements DispatchServed {
-  readonly #frames: FrameSocket;
+  readonly #connection: PeerConnection;
   readonly #certificate: PeerCertificate;
-  readonly #silence = new Silence(lookEveryMs, performance.now());
+  readonly #detector = new FailureDetector(computingLimits, performance.now());
   #over = false;
 
   constructor(socket: TLSSocket, onClosed: () => void) {
     super();
     this.#certificate = socket.getPeerCertificate();
-    this.#frames = new FrameSocket(socket, { frame: (frame) => this.#take(frame), gone: (reason) => this.#gone(reason) });
+    this.#connection = PeerConnection.answer(socket, this.#detector, {
+      hello: ({ channel }) => (channel === Channel.DISPATCH ? {} : new AppError(`no channel ${channel} here`, { code: "InvalidRequest" })),
+      frame: (frame) => this.#take(frame),
+      ended: ({ message }) => this.#gone(new AppError(message, { code: "Unavailable" })),
+      gone: (reason) => this.#gone(reason),
+    });
     socket.once("close", onClosed);
   }
   get over(): boolean {
@@ -106,10 +103,10 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
     const [body, words] = result.case === "rows" ? [result.value, { ...reply, result: noRows }] : [none, reply];
     try {
       const left = (): void => {
-        this.#silence.heard();
+        this.#detector.heard();
         sent();
       };
-      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, words), body }, left);
+      this.#connection.write(frameKinds.reply, toBinary(DispatchReplySchema, words), body, left);
     } catch (caught) {
       sent();
       this.fail(AppError.from(caught, "writing a reply"));
@@ -119,25 +116,23 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   fail({ code, message }: AppError): void {
     if (this.#over) return;
     this.#over = true;
-    const words = create(DispatchEndSchema, { code, message: message.slice(0, reasonCharsMax) });
-    this.#frames.leave({ kind: frameKinds.end, head: toBinary(DispatchEndSchema, words), body: none });
+    this.#connection.end({ code, message });
   }
 
   cut(): void {
     this.#over = true;
-    this.#frames.destroy();
+    this.#connection.destroy();
   }
 
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
-    if (silentMs < callerSilenceMs || this.#over) return;
+    const silentMs = this.#detector.look(nowMs);
+    if (!this.#detector.hasFailed || this.#over) return;
     this.cut();
     this.#say(new AppError(`the caller said nothing for ${Math.round(silentMs)} ms`, { code: "Silent" }));
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#silence.heard();
-    if (kind !== frameKinds.frame) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
+    if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
     const frame = fromBinary(DispatchFrameSchema, head);
     frame.rows = body;
     this.emit("data", frame);

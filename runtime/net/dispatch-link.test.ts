@@ -11,12 +11,14 @@ import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import type { DispatchServed } from "./dispatch-accept.ts";
 import { connectDispatch, type DispatchCall } from "./dispatch-link.ts";
 import { encodeFrame, frameBytesMax, frameKinds } from "./frame-codec.ts";
-import { framesAlpn, unsentBytesMax } from "./frame-socket.ts";
-import { DispatchFrameSchema, type DispatchReply, DispatchReplySchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { unsentBytesMax } from "./frame-socket.ts";
+import { Channel, DispatchFrameSchema, type DispatchReply, DispatchReplySchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer } from "./grpc.ts";
+import { encodeHello, peerAlpn } from "./peer-connection.ts";
 import type { TlsSource } from "./tls.ts";
 
 const [ns, name] = ["default", "mix"];
+const self = { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" };
 const serverName = `rank-0.${name}.${ns}.enodia`;
 let ca: TestCa;
 let hostTls: TlsSource;
@@ -53,7 +55,7 @@ function echo(call: DispatchServed): void {
 }
 
 function opened(t: TestContext, port: number, tls = callerTls, name = serverName) {
-  const link = connectDispatch({ address: `127.0.0.1:${port}`, serverName: name, tls });
+  const link = connectDispatch({ address: `127.0.0.1:${port}`, serverName: name, tls, self });
   const call = link.dispatch();
   const replies: DispatchReply[] = [];
   call.on("data", (reply) => replies.push(reply));
@@ -72,11 +74,13 @@ const ending = (call: DispatchCall): Promise<string> =>
   });
 
 /** A caller by its bytes. */
-async function raw(t: TestContext, port: number, protocol: string | undefined = framesAlpn): Promise<TLSSocket> {
+async function raw(t: TestContext, port: number, protocol: string | undefined = peerAlpn): Promise<TLSSocket> {
   const own = { ...callerTls.current(), servername: serverName, ...(protocol ? { ALPNProtocols: [protocol] } : {}) };
   const socket = connectTls({ ...own, host: "127.0.0.1", port });
   t.after(() => socket.destroy());
   await soon(once(socket, "secureConnect"), "a connection");
+  if (protocol)
+    socket.write(encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) })[0]);
   return socket;
 }
 const ended = async (socket: Socket): Promise<void> => {
@@ -151,7 +155,7 @@ test("strangers get no stream: a certificate of another CA, none that the caller
   stranger.update({ ...stranger.current(), ca: callerTls.current().ca });
   assert.match(await soon(ending(opened(t, port, stranger).call), "a refusal by the host"), /^(?:end|Unavailable)$/);
   assert.equal(await soon(ending(opened(t, port, callerTls, `rank-3.${name}.${ns}.enodia`).call), "a refusal"), "Unavailable");
-  await assert.rejects(raw(t, port, "enodia-dispatch/999"), /no_application_protocol|no application protocol/);
+  await assert.rejects(raw(t, port, "enodia/999"), /no_application_protocol|no application protocol/);
   await ended(await raw(t, port, ""));
   assert.equal(calls.length, 0);
 });
@@ -161,8 +165,8 @@ test("what is no frame ends its stream with a reason that the host hears, and th
   const head = new Uint8Array(0);
   const oversized = Buffer.alloc(8);
   oversized.writeUInt32LE(4 + frameBytesMax + 4, 0);
-  oversized.writeUInt32LE(frameKinds.frame, 4);
-  const [whole] = encodeFrame({ kind: frameKinds.frame, head, body: new Uint8Array(64) });
+  oversized.writeUInt32LE(frameKinds.rows, 4);
+  const [whole] = encodeFrame({ kind: frameKinds.rows, head, body: new Uint8Array(64) });
   const [reply] = encodeFrame({ kind: frameKinds.reply, head, body: head });
   for (const bytes of [oversized, reply, Buffer.from("HEAD / HTTP/1.1\r\n\r\n")]) {
     const socket = await raw(t, port);
@@ -216,7 +220,7 @@ test("a caller that reads nothing: answers have left when it took them and not b
   });
   const socket = await raw(t, port);
   socket.pause();
-  const [ask] = encodeFrame({ kind: frameKinds.frame, head: new Uint8Array(0), body: new Uint8Array(4) });
+  const [ask] = encodeFrame({ kind: frameKinds.rows, head: new Uint8Array(0), body: new Uint8Array(4) });
   for (let i = 0; i < 8; i++) socket.write(ask);
   await new Promise((resolve) => setTimeout(resolve, 100));
   assert.ok(left < 8, `${left} answers of 8 MiB have left`);
@@ -317,7 +321,7 @@ test("nobody there, and no address at all, are told as such", async (t) => {
   const { port, server } = await hosted(t);
   await server.close(0);
   assert.equal(await soon(ending(opened(t, port).call), "a refusal"), "Unavailable");
-  const link = connectDispatch({ address: "no address", serverName, tls: callerTls });
+  const link = connectDispatch({ address: "no address", serverName, tls: callerTls, self });
   assert.match(await soon(ending(link.dispatch()), "a refusal"), /^(?:Internal|Unavailable)$/);
 });
 

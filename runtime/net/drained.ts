@@ -3,7 +3,7 @@ import type { ServerWritable } from "./grpc.ts";
 
 const ends = ["drain", "close", "cancelled"] as const;
 
-/** Resolves when the stream takes more, or nobody reads it any more. */
+/** Or nobody reads it any more. */
 export function drained<I, O>(call: ServerWritable<I, O>): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

@@ -1,5 +1,5 @@
 // The files of a folder as chunks of a gRPC stream, sent a bounded number at once and received up to what was listed: for TextFiles of a
-// rank and StoreFiles of a seed. Who may ask, for which names, and from whom a file is asked next is theirs to say.
+// rank and StoreFiles of a weight server. Who may ask, for which names, and from whom a file is asked next is theirs to say.
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -11,7 +11,6 @@ import { type ServerWritable, toStatus } from "./grpc.ts";
 import { create } from "./service.ts";
 import { type TextFile, textChunkBytesMax } from "./text-files.ts";
 
-/** Files sent at once; who finds them taken asks another one, or later. */
 const readsMax = 8;
 /** The time that may pass without a chunk. */
 const stallMs = 10_000;
@@ -19,7 +18,7 @@ const stallMs = 10_000;
 const chunksOf = (dir: string, name: string, start = 0): AsyncIterable<Buffer> =>
   createReadStream(join(dir, name), { start, highWaterMark: textChunkBytesMax });
 
-/** A file with its size and hash as they are on the disk. */
+/** As they are on the disk. */
 export async function hashedFile(dir: string, name: string): Promise<TextFile> {
   const hash = createHash("sha256");
   let bytes = 0;
@@ -37,7 +36,7 @@ interface FileRead {
   readonly onSent?: (bytes: number) => void;
 }
 
-/** The handler of a Read. `find` says what to send to this caller, or throws; more than `readsMax` at once are refused as `Busy`. */
+/** `find` throws for callers that get nothing; more than `readsMax` at once are refused as `Busy`. */
 export function readHandler<I>(operation: string, find: (call: ServerWritable<I, TextChunk>) => FileRead) {
   let active = 0;
   return (call: ServerWritable<I, TextChunk>): void => {
@@ -66,7 +65,7 @@ async function send<I>(call: ServerWritable<I, TextChunk>, find: (call: ServerWr
   }
 }
 
-/** The listed file of this name. Throws `InvalidRequest` for any other name: it is a caller's. */
+/** Throws `InvalidRequest` for any other name. */
 export function listed(files: readonly TextFile[], name: string, operation: string): TextFile {
   const file = files.find((one) => one.name === name);
   if (file === undefined)
@@ -74,7 +73,7 @@ export function listed(files: readonly TextFile[], name: string, operation: stri
   return file;
 }
 
-/** A file on its way: what came before a connection broke need not be fetched again. */
+/** What came before a connection broke is not fetched again. */
 export interface Part {
   readonly file: TextFile;
   readonly hash: Hash;
@@ -85,7 +84,7 @@ export const newPart = (file: TextFile): Part => ({ file, hash: createHash("sha2
 
 type Chunks = AsyncIterable<TextChunk> & { on(event: "error", listener: () => void): unknown; cancel(): void };
 
-/** Writes the rest of a part as it comes. Throws where chunks stay away or do not fit what was listed (`unfit`); what came is kept. */
+/** Throws `unfit` where chunks stay away or do not fit; what came stays. */
 export async function receive(call: Chunks, part: Part, out: FileHandle, unfit: (why: string) => Error): Promise<void> {
   call.on("error", nothing); // the loop below throws it; after the loop nobody must
   const stalled = () => call.cancel();

@@ -90,6 +90,6 @@ test("bytes that follow nothing sensible cost no memory, and never a frame beyon
 test("a frame that the other end would refuse is not written", () => {
   const [head, body] = [new Uint8Array(0), new Uint8Array(0)];
   const fault = { code: "MessageTooLarge" };
-  assert.throws(() => encodeFrame({ kind: frameKinds.frame, head, body: new Uint8Array(frameBytesMax + 4) }), fault);
-  assert.throws(() => encodeFrame({ kind: frameKinds.frame, head: new Uint8Array(headBytesMax + 1), body }), fault);
+  assert.throws(() => encodeFrame({ kind: frameKinds.rows, head, body: new Uint8Array(frameBytesMax + 4) }), fault);
+  assert.throws(() => encodeFrame({ kind: frameKinds.rows, head: new Uint8Array(headBytesMax + 1), body }), fault);
 });

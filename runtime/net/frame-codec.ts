@@ -1,20 +1,20 @@
-// Frames of experts' rows as bytes on a socket: their layout, their bounds, and a reader that puts them together from what arrives.
-// A frame is a u32 (LE) with the bytes that follow it, a u32 with its kind in the low byte and the bytes of its head above, the head
-// (a protobuf message), zeros up to a multiple of four, and the body (rows as f32 LE). Pure: frame-socket.ts has the socket.
+// Frames of experts' rows as bytes on a socket: their layout, their bounds, and a reader that puts them together from what arrives. A
+// frame is a u32 (LE) with the bytes that follow it, a u32 with its kind in the low byte and the bytes of its head above, the head (a
+// protobuf message), zeros up to a multiple of four, and the body (rows as f32 LE).
 import { AppError } from "../../crds/common.ts";
 
-/** Rows above this are split by the sender into several frames, so that one frame never holds a stream for long. */
+/** Senders split larger ones, so that no frame holds a stream for long. */
 export const frameBytesMax = 8 * 1024 * 1024;
-/** Bytes of frames under way on one stream, answers included, above which the sender waits. Receivers take half as much again. */
+/** Answers included; receivers take half as much again. */
 export const streamBytesMax = 64 * 1024 * 1024;
-/** A head names pairs: five bytes or fewer for each, of which the narrowest rows allow 131,072 in one frame. */
+/** Five bytes for a pair, of which the narrowest rows allow 131,072. */
 export const headBytesMax = 1024 * 1024;
-/** Up to here a copy of the body is cheaper than a write of two pieces. */
+/** A copy of so much is cheaper than a second write. */
 const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
-/** Those from `hello` on are spoken on lanes alone (lane-codec.ts). */
-export const frameKinds = { frame: 1, reply: 2, end: 3, hello: 4, declined: 5, ping: 6 } as const;
+/** The first four are the protocol's own. `rows`, `reply` and `declined` are of serving, `payload` of training. */
+export const frameKinds = { hello: 1, welcome: 2, ping: 3, end: 4, rows: 5, reply: 6, declined: 7, payload: 8 } as const;
 type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 
 export interface RawFrame {
@@ -32,7 +32,7 @@ interface Layout {
   readonly totalBytes: number;
 }
 
-/** The frame as one piece or two, to be written one after the other. Throws `MessageTooLarge` where the other end would not take it. */
+/** One piece or two. Throws `MessageTooLarge`. */
 export function encodeFrame({ kind, head, body }: RawFrame): readonly [Uint8Array, Uint8Array?] {
   const fault = sizeFault(head.byteLength, body.byteLength);
   if (fault !== undefined) throw new AppError(fault, { code: "MessageTooLarge", operation: "writing a frame" });
@@ -48,10 +48,7 @@ export function encodeFrame({ kind, head, body }: RawFrame): readonly [Uint8Arra
   return [first];
 }
 
-/**
- * Puts frames together from chunks that are cut anywhere. One that lies within a chunk is given as a view of it; memory is taken
- * for any other, once its length is known to be allowed. Throws `InvalidFrame` for what is none: nothing after it can be read.
- */
+/** Reads frames from chunks that are cut anywhere (DECISIONS.md 5). Throws `InvalidFrame`: nothing after it can be read. */
 export class FrameReader {
   readonly #prefix = Buffer.alloc(prefixBytes);
   #prefixed = 0;
@@ -108,7 +105,7 @@ function cut(bytes: Buffer, at: number, { kind, headBytes, bodyAt, totalBytes }:
   return { kind, head, body: bytes.subarray(at + bodyAt, at + totalBytes) };
 }
 
-/** The layout that a prefix says; undefined while it is not all there. */
+/** Undefined while it is not all there. */
 function layoutAt(bytes: Buffer, at: number): Layout | undefined {
   if (bytes.byteLength - at < prefixBytes) return undefined;
   const totalBytes = 4 + bytes.readUInt32LE(at);

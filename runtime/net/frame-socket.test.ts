@@ -27,7 +27,7 @@ function opened() {
   return { socket, frames, gone };
 }
 
-const frame = (bytes: number): RawFrame => ({ kind: frameKinds.frame, head: new Uint8Array(3), body: new Uint8Array(bytes) });
+const frame = (bytes: number): RawFrame => ({ kind: frameKinds.rows, head: new Uint8Array(3), body: new Uint8Array(bytes) });
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const bodies = (bytes: Buffer): number[] => {
   const got: number[] = [];

@@ -1,26 +1,21 @@
 // One end of a TLS connection that carries frames: what is written in one turn leaves in one write, or each frame at once, what arrives
-// is read into frames, and whatever is none ends it. It knows no message; dispatch-link.ts, dispatch-accept.ts and the lanes have the
-// two ends' sides.
+// is read into frames, and whatever is none ends it. It knows no message; peer-connection.ts has the protocol.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
 
-/** What a client offers by ALPN to get frames and not gRPC; a change that older ends cannot read has another number. */
-export const framesAlpn = "enodia-dispatch/1";
-/** The same for a lane. */
-export const lanesAlpn = "enodia-lane/1";
-/** Bytes in a socket that the kernel has not taken, from which on its writer is to wait for `drain`. */
+/** Bytes from which on a writer waits for `drain`. */
 export const unsentBytesMax = 1024 * 1024;
-/** An end that says why it leaves is cut when its last words have not been taken after so long. */
+/** Milliseconds for the last frame. */
 const goodbyeMs = 1_000;
 
 export interface FrameEvents {
   /** May throw: the connection ends with what is thrown. */
   frame(frame: RawFrame): void;
-  /** The connection is gone by itself or by the other end; undefined = the other end left. Not called after `leave` or `destroy`. */
+  /** Undefined = the other end left. Not called after `leave` or `destroy`. */
   gone(reason: AppError | undefined): void;
   drain?(): void;
-  /** Each frame leaves with its own write, since the thread computes next instead of coming to an end of its turn. */
+  /** DECISIONS.md 6. */
   readonly atOnce?: boolean;
 }
 
@@ -45,7 +40,7 @@ export class FrameSocket {
     socket.on("close", () => this.#gone(this.#reason()));
   }
 
-  /** False: the socket holds a lot already, `drain` follows. `sent` is called when the frame has left this end. */
+  /** False: `drain` follows. `sent`: the frame has left. */
   write(frame: RawFrame, sent?: () => void): boolean {
     if (this.#over) return true;
     const [first, rows] = encodeFrame(frame);

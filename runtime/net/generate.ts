@@ -1,5 +1,5 @@
-// Generates net/gen from net/proto with buf and protoc-gen-es; `--check` fails when the committed files differ.
-// Target js+dts, because the ts target writes TypeScript enums, which Node cannot strip. Run by hand and by `check`.
+// Generates net/gen from net/proto with buf and protoc-gen-es; `--check` fails when the committed files differ. Target js+dts, because the
+// ts target writes TypeScript enums, which Node cannot strip.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -33,7 +33,6 @@ function listFiles(dir: string): string[] {
     .sort();
 }
 
-/** Names of files that differ between a fresh generation and the committed one. */
 export function drift(): string[] {
   const fresh = mkdtempSync(join(tmpdir(), "enodia-gen-"));
   try {

@@ -1,6 +1,5 @@
-// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
-// and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those. A server's port takes dispatch
-// frames too, which are no gRPC (dispatch-accept.ts).
+// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows, and the mapping
+// between AppError and gRPC status. Knows no service; service.ts adapts those.
 import type { Socket } from "node:net";
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
@@ -10,18 +9,18 @@ import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import { type DispatchHandler, DispatchStreams } from "./dispatch-accept.ts";
 import { connectDispatch } from "./dispatch-link.ts";
-import { framesAlpn } from "./frame-socket.ts";
 import { createTlsListener } from "./listener.ts";
+import { peerAlpn } from "./peer-connection.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
 
-/** The largest message; the default of 4 MB is below what the plan of a large model may take. */
+/** A large model's plan takes more than the default of 4 MB. */
 export const messageBytesMax = 16 * 1024 * 1024;
-/** The default of 64 KiB caps a stream at about 590 MB/s on loopback; this doubles it. */
+/** Doubles the throughput of the default, 64 KiB. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
 const keepaliveTimeMs = 5_000;
 const keepaliveTimeoutMs = 3_000;
-/** Where the caller judges the signs of life, gRPC itself waits longer: its timers hold a pause of this process against the other. */
+/** gRPC's timers hold a pause of this process against the other end. */
 const signTimeoutMs = 60_000;
 
 const sharedOptions: grpc.ChannelOptions = {
@@ -41,7 +40,7 @@ const clientOptions: grpc.ChannelOptions = {
   "grpc.use_local_subchannel_pool": 1, // a restarted pod may come back on the same address with another certificate
 };
 
-/** Calls as a handler sees them, so that only net/ names the gRPC package. */
+/** So that only net/ names the gRPC package. */
 export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
 export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
 export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;
@@ -49,11 +48,11 @@ export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContex
 export type GrpcServer = {
   /** Adds a service; call before `listen`. */
   add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
-  /** Takes the streams of dispatch frames; call before `listen`. Without, their openers get no connection. */
+  /** Call before `listen`. */
   addDispatch(handler: DispatchHandler): void;
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number>;
-  /** Stops taking calls, waits up to graceMs for the running ones, then cuts them. */
+  /** Waits up to graceMs for running calls, then cuts them. */
   close(graceMs: number): Promise<void>;
 };
 
@@ -64,7 +63,7 @@ export function createServer(tls: TlsSource): GrpcServer {
   let dispatch: DispatchStreams | undefined;
   const listener = createTlsListener(tls, {
     h2: injectConnection,
-    [framesAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
+    [peerAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
   });
   return {
     add: (service, handlers) => {
@@ -108,7 +107,7 @@ function unary(handler: unknown, output: Parameters<typeof create>[0]): grpc.han
 
 type Connector = grpc.experimental.SecureConnector;
 
-/** Credentials whose connections share one context, that of the newest material: grpc-js's own make one for each. */
+/** grpc-js makes a context for each connection. */
 class SharedContextCredentials extends grpc.ChannelCredentials {
   readonly #tls: Pick<TlsSource, "current">;
   readonly #verify: grpc.VerifyOptions;
@@ -144,8 +143,7 @@ class SharedContextCredentials extends grpc.ChannelCredentials {
   }
 }
 
-/** A client of one service at ip:port; `serverName` is the SAN that the other end must present. Where the caller cannot know
- *  the rank behind an address (joining through the headless Service), `accept` judges the certificate instead. */
+/** `serverName`: the SAN of the other end; `accept` judges its certificate where the rank is not known. */
 export function connect<M extends GenServiceMethods>(
   service: GenService<M>,
   target: {
@@ -153,9 +151,9 @@ export function connect<M extends GenServiceMethods>(
     readonly serverName: string;
     readonly tls: TlsSource;
     readonly accept?: (peer: PeerCertificate) => boolean;
-    /** The connection is closed when no call was open for so long, and the next call makes another; unset: half an hour. */
+    /** Milliseconds without a call; unset = half an hour. */
     readonly idleMs?: number;
-    /** The other end is made to say that often that it lives, by an HTTP/2 ping: the caller judges by `receivedBytes` whether it does. */
+    /** Milliseconds between HTTP/2 pings, whose answers `receivedBytes` shows. */
     readonly signEveryMs?: number;
   },
 ): Connected<M> {
@@ -175,13 +173,10 @@ export function connect<M extends GenServiceMethods>(
   return Object.assign(client, { receivedBytes: () => credentials.socket?.bytesRead ?? 0 });
 }
 
-/** A client, and the bytes that have come on the connection that it made last: while they grow, the process at its other end runs. */
+/** `receivedBytes`: of the newest connection. */
 export type Connected<M extends GenServiceMethods> = ServiceClient<M> & { receivedBytes(): number };
 
-/**
- * The way in which processes reach each other. Production has gRPC and dispatch frames; a simulated one carries the same messages
- * between the same handlers.
- */
+/** A simulated network carries the same messages. */
 export interface Network {
   readonly connect: typeof connect;
   readonly connectDispatch: typeof connectDispatch;
@@ -190,7 +185,7 @@ export interface Network {
 
 export const grpcNetwork: Network = { connect, connectDispatch, createServer };
 
-/** The identity of a caller, or an AppError `Unauthenticated` for a stranger. */
+/** Throws `Unauthenticated` for a stranger. */
 export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {
   const identity = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
   if (identity !== undefined) return identity;
@@ -218,7 +213,7 @@ const statusByCode: Readonly<Record<string, grpc.status>> = {
 };
 const codeKey = "enodia-code";
 
-/** The error as the other end sees it: status, message and the AppError code as metadata. Causes stay here. */
+/** Causes stay here. */
 export function toStatus(caught: unknown): grpc.ServiceError {
   const error = AppError.from(caught);
   const metadata = new grpc.Metadata();
@@ -227,7 +222,6 @@ export function toStatus(caught: unknown): grpc.ServiceError {
   return Object.assign(new Error(error.message), { code, details: error.message, metadata, name: "ServiceError" });
 }
 
-/** The way back: a ServiceError as AppError with the sender's code, or one named after the gRPC status. */
 export function fromStatus(caught: unknown, operation: string): AppError {
   if (caught instanceof AppError) return caught;
   const error = caught as Partial<grpc.ServiceError>;

@@ -10,13 +10,13 @@ const handshakeMsMax = 20_000;
 export interface Listener {
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number>;
-  /** Takes no connections any more. Resolves when those that there are have ended. */
+  /** Resolves when all connections have ended. */
   stop(): Promise<void>;
   /** Ends all connections, those in the middle of a handshake too. */
   cut(): void;
 }
 
-/** `speakers`: protocol -> who is given the connections of those who speak it. */
+/** By protocol. */
 export function createTlsListener(
   tls: Pick<TlsSource, "current">,
   speakers: Readonly<Record<string, (socket: TLSSocket) => void>>,

@@ -1,14 +1,13 @@
-// The signature of a load message: its first line, an HMAC-SHA256 over what follows, by a key that only the pods of the deployment
-// and the operator share. NATS and whoever else reaches it can drop messages or repeat them, and make none. What a message that is
-// genuine may say is judged after this (crds/telemetry.ts, crds/telemetry-order.ts).
+// The signature of a load message: its first line, an HMAC-SHA256 over what follows, by a key that only the pods of the deployment and the
+// operator share. NATS and whoever else reaches it can drop messages or repeat them, and make none.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { loadMessageBytesMax } from "../../crds/telemetry.ts";
 import type { TelemetryKey, TelemetryKeys } from "../../crds/telemetry-keys.ts";
 
-/** Says what the signature is for, so that one made with the same key for something else is none. */
+/** A signature by the same key for something else is none. */
 const purpose = "enodia load v1\n";
 const mark = "enodia-load";
-/** "enodia-load", the key's id (16) and the signature (43), with blanks and the end of the line. */
+/** With blanks and the end of the line. */
 const lineBytesMax = 80;
 const linePattern = /^enodia-load ([0-9a-f]{16}) ([\w-]{43})$/;
 const newline = 10;
@@ -16,12 +15,12 @@ const newline = 10;
 export type SignatureFault = "too_large" | "unsigned" | "no_key" | "bad_signature";
 export type Opened = { readonly ok: true; readonly body: Uint8Array } | { readonly ok: false; readonly reason: SignatureFault };
 
-/** The message as it is published: never longer than its body and a line. */
+/** Never longer than its body and a line. */
 export function signLoad(body: string, { id, secret }: TelemetryKey): string {
   return `${mark} ${id} ${macOf(body, secret).toString("base64url")}\n${body}`;
 }
 
-/** The body of a message that one of `keys` has signed; undefined keys are none, and then nothing is genuine. */
+/** Undefined keys are none. */
 export function openLoad(message: Uint8Array, keys: TelemetryKeys | undefined): Opened {
   if (message.byteLength > loadMessageBytesMax) return { ok: false, reason: "too_large" };
   if (keys === undefined) return { ok: false, reason: "no_key" };

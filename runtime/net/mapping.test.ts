@@ -5,14 +5,14 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
 import { memberStates } from "../../crds/names.ts";
-import { type LayerPlacement, type PlacementPlan, sharesTotal } from "../../crds/plan.ts";
+import { type LayerPlacement, type PlacementPlan, weightsTotal } from "../../crds/plan.ts";
 import { FetchedSchema, MemberState, MembershipSchema, PlanSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { fromFetched, fromMembership, fromPlan, type Membership, toFetched, toMembership, toPlan } from "./mapping.ts";
 
 const hostRow = fc.uniqueArray(fc.nat({ max: 4095 }), { minLength: 1, maxLength: 6 });
-function sharesFor(hosts: readonly number[]): number[] {
-  const each = Math.floor(sharesTotal / hosts.length);
-  return hosts.map((_, i) => (i === 0 ? sharesTotal - each * (hosts.length - 1) : each));
+function weightsFor(hosts: readonly number[]): number[] {
+  const each = Math.floor(weightsTotal / hosts.length);
+  return hosts.map((_, i) => (i === 0 ? weightsTotal - each * (hosts.length - 1) : each));
 }
 const layerRows = fc.array(hostRow, { minLength: 1, maxLength: 16 });
 const epoch = fc.nat({ max: Number.MAX_SAFE_INTEGER });
@@ -27,7 +27,7 @@ const plan: fc.Arbitrary<PlacementPlan> = fc
   })
   .map((p) => ({
     ...p,
-    layers: p.layers.map(([at, hosts], layer): LayerPlacement => ({ layer, epoch: at, hosts, shares: hosts.map(sharesFor) })),
+    layers: p.layers.map(([at, hosts], layer): LayerPlacement => ({ layer, epoch: at, hosts, weights: hosts.map(weightsFor) })),
   }));
 const membership: fc.Arbitrary<Membership> = fc.record({
   version: epoch,
@@ -70,12 +70,12 @@ const refused: Record<string, { run: () => unknown; want: RegExp }> = {
   "an epoch above 2^53": { run: () => fromPlan(create(PlanSchema, { epoch: 2n ** 60n })), want: /plan\.epoch/ },
   "no plan at all": { run: () => fromPlan(undefined), want: /plan: missing/ },
   "a layer named twice": {
-    run: () => fromPlan(create(PlanSchema, { layers: [0, 0].map((layer) => ({ layer, hosts: "0", shares: "1000" })) })),
+    run: () => fromPlan(create(PlanSchema, { layers: [0, 0].map((layer) => ({ layer, hosts: "0", weights: "1000" })) })),
     want: /layers\[1\].*named twice/,
   },
-  "shares that do not sum to 1000": {
-    run: () => fromPlan(create(PlanSchema, { layers: [{ layer: 0, hosts: "0.1", shares: "500.499" }] })),
-    want: /layers\[0\]: shares of expert 0/,
+  "weights that do not sum to 1000": {
+    run: () => fromPlan(create(PlanSchema, { layers: [{ layer: 0, hosts: "0.1", weights: "500.499" }] })),
+    want: /layers\[0\]: weights of expert 0/,
   },
   "a member state that does not exist": {
     run: () => fromMembership(create(MembershipSchema, { members: [{ rank: 1, state: MemberState.UNSPECIFIED }] })),

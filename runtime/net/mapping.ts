@@ -17,7 +17,7 @@ import {
   SenderSchema,
 } from "./gen/enodia/runtime/v1/runtime_pb.js";
 
-/** Identity of a process in the protocol: a restarted one is a new boot with empty memory. */
+/** A restarted process is a new boot with empty memory. */
 export interface Identity {
   readonly deploymentUid: string;
   readonly rank: number;
@@ -44,13 +44,13 @@ export interface Member {
 export interface Membership {
   readonly version: number;
   readonly members: readonly Member[];
-  /** Workers follow sampled tokens from layer to layer and report it with their load; unset = no. */
+  /** Workers report the path of sampled tokens; unset = no. */
   readonly sampleTransitions?: boolean;
-  /** While no rank serves, gateways let requests wait so long for one; unset = not at all. */
+  /** Milliseconds that requests wait while no rank serves. */
   readonly holdMs?: number;
 }
 
-/** uint64 on the wire, safe integer inside; anything above 2^53 is refused. */
+/** Refuses what is above 2^53. */
 export function toNumber(value: bigint, field: string): number {
   if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < 0n) throw invalid(field, `${value} is no safe integer`);
   return Number(value);
@@ -65,7 +65,7 @@ export function fromSender(sender: Sender | undefined): Identity {
   return { deploymentUid: sender.deploymentUid, rank: sender.rank, podUid: sender.podUid, bootId: sender.bootId };
 }
 
-/** Undefined where none is told, and for a name of another release. */
+/** Undefined for an unknown name, too. */
 export function fromLogLevel(name: string): LogLevel | undefined {
   return logLevels.find((level) => level === name);
 }
@@ -90,7 +90,7 @@ export function fromPlan(plan: Plan | undefined): PlacementPlan {
     if (layer.layer >= planBounds.layers || seen.has(layer.layer))
       throw invalid(field, `layer ${layer.layer} is out of range or named twice`);
     seen.add(layer.layer);
-    return { layer: layer.layer, epoch: toNumber(layer.epoch, `${field}.epoch`), ...decodeLayer(layer.hosts, layer.shares, field) };
+    return { layer: layer.layer, epoch: toNumber(layer.epoch, `${field}.epoch`), ...decodeLayer(layer.hosts, layer.weights, field) };
   });
   return {
     deploymentUid: plan.deploymentUid,
@@ -115,7 +115,6 @@ export function toFetched({ source, bytes, seconds }: Fetched): FetchedMessage {
   return create(FetchedSchema, { source: source === "store" ? storeSource : source, bytes: BigInt(bytes), seconds });
 }
 
-/** A figure for estimates: what is out of range is the reader's to leave out. */
 export function fromFetched({ source, bytes, seconds }: FetchedMessage): Fetched {
   return { source: source < 0 ? "store" : source, bytes: Number(bytes), seconds };
 }
@@ -129,14 +128,12 @@ export function toMembership(membership: Membership): MembershipMessage {
   return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions, holdMs: BigInt(holdMs) });
 }
 
-/** Characters of a numerics class, and of a digest, that are read. */
 const numericsMax = 200;
 const digestMax = 64;
 
-/** Characters of a zone that are read: as many as a label of a node has. */
 const zoneMax = 63;
 
-/** The longest that a request is let wait for a rank, whatever is told: it ends by then anyway. */
+/** Milliseconds: a request ends by then anyway. */
 const holdMsMax = 600_000;
 
 export function fromMembership(message: MembershipMessage): Membership {

@@ -8,10 +8,7 @@ import { type NatsAccess, natsAccessOf, natsCredentialEntries, natsEntries } fro
 
 interface BusStatus {
   readonly connected: boolean;
-  /**
-   * The reason for no connection, for conditions and logs: "Connecting", "AuthorizationViolation", "CredentialsNotFound",
-   * "Disconnected", …
-   */
+  /** "Connecting", "AuthorizationViolation", "CredentialsNotFound", "Disconnected", … */
   readonly reason: string;
   /** The remedy, where it is known. */
   readonly message?: string;
@@ -21,9 +18,9 @@ export interface Bus {
   readonly status: BusStatus;
   /** Messages not sent because the bus was away. */
   readonly dropped: number;
-  /** Hands a message to the connection; false when it could not. Never blocks, never throws. */
+  /** False when it could not. Never blocks, never throws. */
   publish(subject: string, payload: string | Uint8Array): boolean;
-  /** Subscribes, over reconnects too; the returned function ends it. The handler should not throw: an error of its is dropped. */
+  /** Returns how to end it. */
   subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void;
   onStatus(listener: (status: BusStatus) => void): () => void;
   close(): Promise<void>;
@@ -31,8 +28,7 @@ export interface Bus {
 
 export interface BusOptions {
   readonly url: string;
-  /** What the server wants; unset where it wants nothing. It is asked for at every attempt, so that a rotated Secret works, and throws
-   *  when credentials are missing: a server that wants some is never tried without. */
+  /** Read at every attempt, so that a rotated Secret works. Throws when credentials are missing. */
   readonly access?: (() => Promise<NatsAccess>) | undefined;
   readonly name: string;
 }
@@ -47,7 +43,7 @@ export function createBus(options: BusOptions): Bus {
   return new NatsBus(options);
 }
 
-/** Credentials from a file, or from the folder of a mounted Secret, which may hold the server's CA too. */
+/** From a file, or the folder of a mounted Secret. */
 export function accessAt(path: string): () => Promise<NatsAccess> {
   const read = (place: string): Promise<string> => readFile(place, "utf8").catch(() => ""); // not there, or a folder
   return async () => {
@@ -162,8 +158,7 @@ class NatsBus implements Bus {
     await Promise.race([this.#loop, new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref())]);
   }
 
-  /** Connects again and again; inside one connection the client itself reconnects for ever. It gives up only on
-   *  authorization errors and the like, and then this loop starts afresh. */
+  /** The client reconnects by itself, but for authorization errors and the like: then this loop starts afresh. */
   async #run(): Promise<void> {
     let waitMs = retryFirstMs;
     while (!this.#closing.signal.aborted) {

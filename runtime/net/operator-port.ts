@@ -5,7 +5,6 @@ import { AppError } from "../../crds/common.ts";
 import { createTlsListener } from "./listener.ts";
 import { peerIdentity, type TlsSource } from "./tls.ts";
 
-/** A request is here this long after its connection, and a connection without traffic is closed after as long. */
 const requestMsMax = 5_000;
 const connectionsMax = 16;
 /** As HTTPS clients offer it by ALPN. */

@@ -9,10 +9,9 @@ import { fromMembership, fromPlan, type Identity, type Membership, toSender } fr
 import { peerIdentity, serverNames, type TlsSource } from "./tls.ts";
 
 const askTimeoutMs = 2_000;
-/** Peers asked in one round; any one of them knows the plan. */
+/** Any one of them knows the plan. */
 const peersAskedMax = 16;
 
-/** The log in which an unanswered question is noted; it is no error. */
 interface DebugLog {
   debug(fields: Readonly<Record<string, unknown>>, message: string): void;
 }
@@ -36,10 +35,7 @@ export interface AskOptions {
   readonly log: DebugLog;
 }
 
-/**
- * Addresses (ip:port) of the pods behind a headless Service, without `own`. An unknown name is no error: there may be no peers. The
- * system's resolver is asked, which knows the cluster's domain: a query of our own would be for the name as it stands.
- */
+/** Without `own`, by the system's resolver, which knows the cluster's domain. An unknown name is no error. */
 export async function resolvePeers(dns: string, port: number, own: string | undefined, log: DebugLog): Promise<string[]> {
   try {
     const found = await lookup(dns, { all: true, family: 4 });
@@ -50,7 +46,7 @@ export async function resolvePeers(dns: string, port: number, own: string | unde
   }
 }
 
-/** Asks the workers at these addresses; gives the plan of the highest epoch and the membership of the highest version. */
+/** The plan of the highest epoch and the membership of the highest version. */
 export async function askPeers(addresses: readonly string[], options: AskOptions): Promise<Snapshot> {
   const answers = await Promise.all(addresses.slice(0, peersAskedMax).map((address) => askOne(address, options)));
   const plans = answers.flatMap((answer) => answer?.plan ?? []).sort((a, b) => b.epoch - a.epoch);
@@ -58,7 +54,7 @@ export async function askPeers(addresses: readonly string[], options: AskOptions
   return { plan: plans[0], membership: memberships[0] };
 }
 
-/** True when each of the workers at these addresses was told to end, or answers no more. */
+/** A worker that does not answer counts as leaving. */
 export async function allLeave(addresses: readonly string[], options: AskOptions): Promise<boolean> {
   const answers = await Promise.all(addresses.slice(0, peersAskedMax).map((address) => askOne(address, options)));
   return answers.every((answer) => answer === undefined || answer.leaving);

@@ -3,7 +3,7 @@
 import { type Channel, connectivityState } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 
-/** Resolves when the channel is ready; throws `Unavailable` when it is not within timeoutMs, or just failed to connect. */
+/** Throws `Unavailable` when it is not within timeoutMs, or failed to connect. */
 export async function whenReady(channel: Channel, timeoutMs: number): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   try {

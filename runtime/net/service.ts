@@ -16,7 +16,7 @@ type Bidi<I extends DescMessage, O extends DescMessage> = (
   options?: grpc.CallOptions,
 ) => grpc.ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
 
-/** Methods of a service as a caller sees them. Streams take whole messages (`create(Schema, …)`), for speed. */
+/** Streams take whole messages (`create(Schema, …)`). */
 export type ServiceClient<M extends GenServiceMethods> = {
   readonly [K in keyof M]: M[K]["methodKind"] extends "unary"
     ? Unary<M[K]["input"], M[K]["output"]>
@@ -25,7 +25,7 @@ export type ServiceClient<M extends GenServiceMethods> = {
       : Bidi<M[K]["input"], M[K]["output"]>;
 } & { readonly close: () => void; readonly channel: grpc.Channel };
 
-/** Methods of a service as its implementation; a unary one is async and may throw (mapped by `grpc.ts`). */
+/** Unary ones may throw (mapped by `grpc.ts`). */
 export type Handlers<M extends GenServiceMethods> = {
   readonly [K in keyof M]: M[K]["methodKind"] extends "unary"
     ? (
@@ -40,10 +40,9 @@ export type Handlers<M extends GenServiceMethods> = {
 /** Handlers of a generated service, by its value: `HandlersOf<typeof Control>`. */
 export type HandlersOf<S> = S extends GenService<infer M> ? Handlers<M> : never;
 
-/** Bytes of messages that go to many; undefined until the first has them. */
 const sharedBytes = new WeakMap<object, Buffer | undefined>();
 
-/** Has a message that is sent to many encoded once. It must not be changed from here on. */
+/** Encodes a message once; it must not change any more. */
 export function forMany<M extends object>(message: M): M {
   sharedBytes.set(message, undefined);
   return message;
@@ -62,7 +61,6 @@ function serialize(schema: DescMessage): (message: MessageShape<DescMessage>) =>
   };
 }
 
-/** The grpc-js definition of a generated service, keyed by local method name. */
 export function definition<M extends GenServiceMethods>(service: GenService<M>): grpc.ServiceDefinition {
   const out: Record<string, grpc.MethodDefinition<MessageShape<DescMessage>, MessageShape<DescMessage>>> = {};
   for (const method of service.methods) {
@@ -108,5 +106,4 @@ export function createClient<M extends GenServiceMethods>(
   return methods as ServiceClient<M>;
 }
 
-/** Makes a message; re-exported so that only net/ depends on the protobuf package. */
 export { create } from "@bufbuild/protobuf";

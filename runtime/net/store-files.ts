@@ -1,5 +1,5 @@
-// The files of a model store as they go from a seed to a rank: which there may be, their bounds, and what a list of them must hold to.
-// Pure. The weight server reads them (modelstore/weight-server/store-file-server.ts), a rank writes them (worker/fetch-store.ts).
+// The files of a model store as they go from a weight server to a rank: which there may be, their bounds, and what a list of them must hold to.
+// Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ListStoreReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "./mapping.ts";
@@ -10,7 +10,6 @@ const neededFiles: readonly string[] = ["config.json", "dense.safetensors", "exp
 /** In the order of names. */
 export const storeFileNames: readonly string[] = [...new Set([...neededFiles, ...textFileNames])].sort();
 
-/** Of the dense part; every other file has a bound of its own where it is read. */
 const denseBytesMax = 2 ** 40;
 const otherBytesMax = 64 * 1024 * 1024;
 
@@ -21,7 +20,7 @@ export interface StoreList {
   readonly files: readonly TextFile[];
 }
 
-/** What a seed lists. Throws `InvalidRequest` for what no seed has, so that its words choose no path and no size of their own. */
+/** Throws `InvalidRequest`: a weight server chooses no path and no size of its own. */
 export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList {
   if (!sha256Pattern.test(modelDigest)) throw invalid("model_digest", "is no SHA-256");
   const seen: TextFile[] = [];
@@ -38,7 +37,7 @@ export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList
   return { modelDigest, files: seen };
 }
 
-/** Why these files are no store that a rank takes; undefined when they are one. */
+/** Undefined when they are a store. */
 export function storeFault(files: readonly TextFile[]): string | undefined {
   const missing = neededFiles.find((name) => !files.some((file) => file.name === name));
   if (missing !== undefined) return `${missing} is missing`;

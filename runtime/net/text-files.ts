@@ -1,11 +1,11 @@
 // The files by which text becomes tokens, as they go from a rank to a gateway: their names, their bounds, and the digest by which two
-// processes know that they have the same. Pure. Not here: reading them from a folder (worker/text-server.ts), what is in them (text/).
+// processes know that they have the same. Pure.
 import { createHash } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { ListTextReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "./mapping.ts";
 
-/** In the order of names. A folder need not have all of them. */
+/** A folder need not have all of them. */
 export const textFileNames: readonly string[] = [
   "chat_template.jinja",
   "config.json",
@@ -14,7 +14,7 @@ export const textFileNames: readonly string[] = [
   "tokenizer_config.json",
 ];
 
-/** Of one file and of all: what is longer no tokenizer takes (text/tokenizer-files.ts), and a gateway keeps them in its /tmp. */
+/** Of one file and of all: a gateway stores them in /tmp. */
 export const textFileBytesMax = 64 * 1024 * 1024;
 export const textBytesMax = 96 * 1024 * 1024;
 export const textChunkBytesMax = 1024 * 1024;
@@ -35,7 +35,7 @@ export function textDigest(files: readonly TextFile[]): string {
   return hash.digest("hex");
 }
 
-/** The files that a rank lists. Throws `InvalidRequest` for what no rank has, so that nobody else's words choose a path or a size. */
+/** Throws `InvalidRequest`: nobody else chooses a path or a size. */
 export function fromTextList({ digest, files }: ListTextReply): readonly TextFile[] {
   const seen: TextFile[] = [];
   let before = -1;

@@ -76,7 +76,12 @@ function talk(stream: EventEmitter, speak: () => void, close: () => void): Talk 
   return { say, close };
 }
 
-const target = (port: number, tls: TlsSource) => ({ address: `127.0.0.1:${port}`, serverName, tls });
+const target = (port: number, tls: TlsSource) => ({
+  address: `127.0.0.1:${port}`,
+  serverName,
+  tls,
+  self: { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" },
+});
 const ways: Readonly<Record<string, (port: number, tls: TlsSource) => Talk>> = {
   gRPC: (port, tls) => {
     const client = connect(Control, target(port, tls));

@@ -7,7 +7,7 @@ import { createSecureContext, type PeerCertificate, type SecureContext } from "n
 import type { experimental } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 
-/** PEM of this side's certificate chain, its key, and the CAs that may have signed the peers': two while the CA is renewed. */
+/** PEM. Two CAs while one is renewed. */
 export interface TlsMaterial {
   readonly cert: Buffer;
   readonly key: Buffer;
@@ -16,7 +16,7 @@ export interface TlsMaterial {
 
 const contexts = new WeakMap<TlsMaterial, SecureContext>();
 
-/** The context of connections with this material, which they share: each takes 40 KiB and half a millisecond to make. */
+/** Shared by connections: a context takes 40 KiB and half a millisecond. */
 export function secureContextOf(material: TlsMaterial): SecureContext {
   const known = contexts.get(material);
   if (known) return known;
@@ -26,14 +26,14 @@ export function secureContextOf(material: TlsMaterial): SecureContext {
   return made;
 }
 
-/** Feeds both credentials of grpc-js. New connections use the newest material; those that stand are not judged again, however long. */
+/** DECISIONS.md 9. */
 export interface TlsSource {
   readonly provider: experimental.CertificateProvider;
   current(): TlsMaterial;
   close(): void;
 }
 
-/** kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
+/** kubelet renews a mounted Secret within about a minute. */
 const tlsRefreshMs = 30_000;
 
 class Provider implements experimental.CertificateProvider {
@@ -74,8 +74,7 @@ export function fixedTls(material: TlsMaterial): TlsSource & { update(material: 
   return { provider, current: () => provider.material, update: (next) => provider.update(next), close: () => {} };
 }
 
-/** Material from `tls.crt`, `tls.key` and `ca.crt` of a folder. Throws `TlsUnreadable` when they cannot be read at first;
- *  later failures keep the last good material. */
+/** Throws `TlsUnreadable` at first; later failures keep the last good material. */
 export function folderTls(dir: string, refreshMs = tlsRefreshMs): TlsSource {
   const provider = new Provider(readMaterial(dir));
   const timer = setInterval(() => {
@@ -111,14 +110,13 @@ function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
 }
 
-/** The identity of the other end, as its certificate (signed by the deployment's CA) says. */
 export type PeerIdentity =
   | { readonly role: "worker"; readonly rank: number; readonly podName: string | undefined }
   | { readonly role: "gateway" | "operator"; readonly podName: string | undefined };
 
 const sanPattern = /^(?:rank-(?<rank>\d{1,4})|(?<role>gateway|operator))\.(?<scope>.+)\.enodia$/;
 
-/** Reads the SAN; only names of this deployment count. Undefined = a stranger. */
+/** Undefined = a stranger. */
 export function peerIdentity(
   cert: PeerCertificate | X509Certificate | undefined,
   namespace: string,

@@ -1,5 +1,5 @@
 // Hecate's overlap degree and calibration rule (arXiv 2502.02581), for serving: how many experts' bytes come behind the work that
-// is not experts, and which copies beyond those are worth the time that their transfer shows. Pure.
+// is not experts, and which expert replicas beyond those are worth the time that their transfer shows. Pure.
 
 /** Experts whose bytes come while a rank computes what is not experts: the paper's t = T_nonMoE x bandwidth / expert bytes. */
 export function overlapDegree(denseSeconds: number, bytesPerSecond: number, expertBytes: number): number {
@@ -12,28 +12,28 @@ export interface Materialised {
   readonly hosts: number[][];
   /** max/mean of the layer with these hosts. */
   readonly worst: number;
-  /** Copies that each rank would newly take. */
+  /** Expert replicas that each rank would newly take. */
   readonly arrivals: ArrayLike<number>;
 }
 
 export interface Exposure {
-  /** Copies per rank that come unnoticed. */
+  /** Expert replicas per rank that come unnoticed. */
   readonly overlap: number;
-  /** Time of one copy's transfer. */
-  readonly secondsPerCopy: number;
-  /** Time of each copy that nothing hides: its rank's processor is busy with it. Unset: none. */
-  readonly busyPerCopy?: number;
+  /** Time of one expert replica's transfer. */
+  readonly secondsPerExpertReplica: number;
+  /** Time of each expert replica that nothing hides: its rank's processor is busy with it. Unset: none. */
+  readonly busyPerExpertReplica?: number;
   /** Seconds that one point (1.0) of max/mean costs while the plan holds. */
   readonly secondsPerPoint: number;
 }
 
 /** Time of a layer's transfers that nothing hides: that of the rank with most of them. */
 export function exposedSeconds({ arrivals }: Pick<Materialised, "arrivals">, exposure: Exposure): number {
-  const { overlap, secondsPerCopy, busyPerCopy = 0 } = exposure;
+  const { overlap, secondsPerExpertReplica, busyPerExpertReplica = 0 } = exposure;
   let most = 0;
   for (let g = 0; g < arrivals.length; g++) {
-    const [copies, beyond] = [arrivals[g] as number, (arrivals[g] as number) - overlap];
-    most = Math.max(most, copies * busyPerCopy + (beyond > 0 ? beyond * secondsPerCopy : 0));
+    const [expertReplicas, beyond] = [arrivals[g] as number, (arrivals[g] as number) - overlap];
+    most = Math.max(most, expertReplicas * busyPerExpertReplica + (beyond > 0 ? beyond * secondsPerExpertReplica : 0));
   }
   return most;
 }

@@ -46,7 +46,7 @@ test("a transfer takes as long as the receiver that takes longest, each path at 
   assert.equal(payback(base).gainSeconds, 25);
   // 800/80 = 10 s, 100/50 + 300/80 = 5.75 s.
   assert.equal(payback({ ...base, limit: 80 }).transferSeconds, 10);
-  assert.equal(payback({ ...base, received: [], moves: 0 }).costSeconds, 0, "shares cost nothing");
+  assert.equal(payback({ ...base, received: [], moves: 0 }).costSeconds, 0, "weights cost nothing");
 });
 
 const amount = fc.double({ min: 0, max: 1e12, noNaN: true });

@@ -1,4 +1,4 @@
-// The cost of copies by the path that their bytes take, and whether a plan pays for itself before the load changes again. Pure;
+// The cost of expert replicas by the path that their bytes take, and whether a plan pays for itself before the load changes again. Pure;
 // shared by the planner, the rebalance plane and workers.
 import type { Move } from "../../crds/plan.ts";
 import { receiveSchedule } from "./receive.ts";
@@ -104,7 +104,7 @@ export interface Payback {
 
 /** A transfer slows serving by this part while it runs. */
 const interference = 0.1;
-/** Session set-up, verification and commit of one copy. */
+/** Session set-up, verification and commit of one expert replica. */
 const fixedSecondsPerMove = 0.002;
 
 export interface Verdict {

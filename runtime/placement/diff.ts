@@ -1,5 +1,5 @@
 // Difference of two placements as moves: which (layer, rank, expert) is newly hosted and from where it may be read,
-// and what may be dropped. Reorder and share changes are no moves. Pure.
+// and what may be dropped. Reorder and weight changes are no moves. Pure.
 import type { LayerPlan, Move } from "../../crds/plan.ts";
 
 interface Drop {
@@ -11,7 +11,7 @@ interface Drop {
 export interface PlanDiff {
   readonly moves: readonly Move[];
   readonly drops: readonly Drop[];
-  /** Layers whose hosts or shares differ: the ones that need a commit. */
+  /** Layers whose hosts or weights differ: the ones that need a commit. */
   readonly layers: readonly number[];
 }
 
@@ -41,9 +41,9 @@ export function diffPlans(
   return { moves, drops, layers };
 }
 
-/** True when both have the same hosts in the same order, and the same shares. */
+/** True when both have the same hosts in the same order, and the same weights. */
 export function sameLayer(a: LayerPlan, b: LayerPlan): boolean {
-  return a === b || (sameRows(a.hosts, b.hosts) && sameRows(a.shares, b.shares));
+  return a === b || (sameRows(a.hosts, b.hosts) && sameRows(a.weights, b.weights));
 }
 
 export function sameRows(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): boolean {

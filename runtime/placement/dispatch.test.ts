@@ -1,11 +1,11 @@
-// The router honours shares, spreads sources, and keeps going around ranks that are down.
+// The router honours weights, spreads sources, and keeps going around ranks that are down.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { createRouter, noRank, type RoutingLayer, successor } from "./dispatch.ts";
 
-function table(hosts: number[][], shares: number[][], epoch = 1): RoutingLayer {
-  return { layer: 0, epoch, hosts, shares };
+function table(hosts: number[][], weights: number[][], epoch = 1): RoutingLayer {
+  return { layer: 0, epoch, hosts, weights };
 }
 function countRoutes(router: ReturnType<typeof createRouter>, pairs: number, expert = 0): Map<number, number> {
   const counts = new Map<number, number>();
@@ -20,21 +20,21 @@ const row = fc
   .chain((hosts) =>
     fc.tuple(fc.constant(hosts), fc.array(fc.integer({ min: 1, max: 100 }), { minLength: hosts.length, maxLength: hosts.length })),
   )
-  .map(([hosts, weights]) => {
-    const total = weights.reduce((a, b) => a + b, 0);
-    const shares = weights.map((w) => Math.floor((w * 1000) / total));
-    shares[0] = (shares[0] ?? 0) + 1000 - shares.reduce((a, b) => a + b, 0);
-    return { hosts, shares };
+  .map(([hosts, parts]) => {
+    const total = parts.reduce((a, b) => a + b, 0);
+    const weights = parts.map((w) => Math.floor((w * 1000) / total));
+    weights[0] = (weights[0] ?? 0) + 1000 - weights.reduce((a, b) => a + b, 0);
+    return { hosts, weights };
   });
 
-test("over any run of pairs each host gets its share to within one host count", () => {
+test("over any run of pairs each host gets its weight to within one host count", () => {
   fc.assert(
-    fc.property(row, fc.nat({ max: 3000 }), fc.nat({ max: 63 }), ({ hosts, shares }, pairs, rank) => {
+    fc.property(row, fc.nat({ max: 3000 }), fc.nat({ max: 63 }), ({ hosts, weights }, pairs, rank) => {
       const router = createRouter(rank);
-      router.setTables([table([hosts], [shares])]);
+      router.setTables([table([hosts], [weights])]);
       const counts = countRoutes(router, pairs);
       hosts.forEach((host, i) => {
-        const want = (pairs * (shares[i] ?? 0)) / 1000;
+        const want = (pairs * (weights[i] ?? 0)) / 1000;
         assert.ok(Math.abs((counts.get(host) ?? 0) - want) <= hosts.length, `host ${host}: ${counts.get(host)} of ${want}`);
       });
     }),
@@ -43,9 +43,9 @@ test("over any run of pairs each host gets its share to within one host count", 
 
 test("two routers of the same rank make the same choices", () => {
   fc.assert(
-    fc.property(row, fc.nat({ max: 63 }), ({ hosts, shares }, rank) => {
+    fc.property(row, fc.nat({ max: 63 }), ({ hosts, weights }, rank) => {
       const [a, b] = [createRouter(rank), createRouter(rank)];
-      for (const router of [a, b]) router.setTables([table([hosts], [shares])]);
+      for (const router of [a, b]) router.setTables([table([hosts], [weights])]);
       for (let i = 0; i < 100; i++) assert.equal(a.route(0, 0), b.route(0, 0));
     }),
   );
@@ -62,7 +62,7 @@ test("the first pairs of many sources do not all go to one host", () => {
   assert.equal(first.size, 2);
 });
 
-test("a rank that is down gets nothing and its share goes to the others in proportion", () => {
+test("a rank that is down gets nothing and its weight goes to the others in proportion", () => {
   const router = createRouter(5);
   router.setTables([table([[0, 1, 2]], [[500, 300, 200]])]);
   router.setDown(new Set([0]));
@@ -73,7 +73,7 @@ test("a rank that is down gets nothing and its share goes to the others in propo
   assert.ok(Math.abs((countRoutes(router, 1000).get(0) ?? 0) - 500) <= 3);
 });
 
-test("a standby copy with share 0 serves only when nobody else can", () => {
+test("a standby expert replica with weight 0 serves only when nobody else can", () => {
   const router = createRouter(5);
   router.setTables([table([[0, 1]], [[1000, 0]])]);
   assert.deepEqual([...countRoutes(router, 50).keys()], [0]);
@@ -81,7 +81,7 @@ test("a standby copy with share 0 serves only when nobody else can", () => {
   assert.deepEqual([...countRoutes(router, 50).keys()], [1]);
 });
 
-test("with every host down the home is named", () => {
+test("with every host down the primary is named", () => {
   const router = createRouter(5);
   router.setTables([table([[3, 1]], [[500, 500]])]);
   router.setDown(new Set([1, 3]));
@@ -128,16 +128,16 @@ test("the successor is one of the live ranks, the same for all, and stays when o
 });
 
 test("the sole rank of a layer is the one that every pair of it is routed to", () => {
-  const layer = fc.array(fc.oneof(row, fc.constant({ hosts: [2], shares: [1_000] })), { minLength: 1, maxLength: 4 });
+  const layer = fc.array(fc.oneof(row, fc.constant({ hosts: [2], weights: [1_000] })), { minLength: 1, maxLength: 4 });
   fc.assert(
     fc.property(layer, fc.uniqueArray(fc.nat({ max: 63 }), { maxLength: 40 }), (rows, down) => {
       const router = createRouter(2);
       assert.equal(router.soleRank(0), noRank);
-      const shares = rows.map((each) => [...each.shares]);
+      const weights = rows.map((each) => [...each.weights]);
       router.setTables([
         table(
           rows.map(({ hosts }) => [...hosts]),
-          shares,
+          weights,
         ),
       ]);
       router.setDown(new Set(down));

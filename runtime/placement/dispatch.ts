@@ -1,21 +1,21 @@
 // The dispatch table of a source: which rank computes a (token, expert) pair. A router per source rank that honours the plan's
-// shares by error diffusion. Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and
+// weights by error diffusion. Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and
 // deterministic. The engine thread asks it per pair; who is suspect or dead comes from outside (experts/peers.ts).
 
-/** Routing of one layer as committed: hosts[e] home first, shares[e] per mille. */
+/** Routing of one layer as committed: hosts[e] primary first, weights[e] per mille. */
 export interface RoutingLayer {
   readonly layer: number;
   readonly epoch: number;
   readonly hosts: readonly (readonly number[])[];
-  readonly shares: readonly (readonly number[])[];
+  readonly weights: readonly (readonly number[])[];
 }
 
 export interface Router {
   /** Replaces the tables of the layers named; others keep theirs. Experts whose row is unchanged keep their diffusion state. */
   setTables(layers: readonly RoutingLayer[]): void;
-  /** Ranks that get nothing while others can: shares of the rest are renormalised. Replaces the previous set. */
+  /** Ranks that get nothing while others can: weights of the rest are renormalised. Replaces the previous set. */
   setDown(ranks: ReadonlySet<number>): void;
-  /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the home. */
+  /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the primary. */
   route(layer: number, expert: number): number;
   /** The rank that `route` names for every expert of the layer; `noRank` while it has no table, undefined where ranks differ. */
   soleRank(layer: number): number | undefined;
@@ -30,12 +30,12 @@ const phaseSteps = 32;
 
 interface ExpertState {
   readonly hosts: readonly number[];
-  readonly shares: readonly number[];
+  readonly weights: readonly number[];
   /** Hosts that are up, with their weights; recomputed when the down set changes. */
   live: readonly number[];
-  weights: readonly number[];
+  liveWeights: readonly number[];
   total: number;
-  /** The shares that each live host is owed; made on first use. */
+  /** The weights that each live host is owed; made on first use. */
   credits: number[] | undefined;
 }
 
@@ -60,9 +60,9 @@ export function createRouter(rank: number): Router {
       for (const layer of layers) {
         const old = tables.get(layer.layer)?.experts;
         const experts = layer.hosts.map((hosts, expert) => {
-          const shares = layer.shares[expert] ?? [];
+          const weights = layer.weights[expert] ?? [];
           const kept = old?.[expert];
-          return kept !== undefined && same(kept.hosts, hosts) && same(kept.shares, shares) ? kept : withLive({ hosts, shares }, down);
+          return kept !== undefined && same(kept.hosts, hosts) && same(kept.weights, weights) ? kept : withLive({ hosts, weights }, down);
         });
         tables.set(layer.layer, { epoch: layer.epoch, experts, sole: soleOf(experts) });
       }
@@ -96,16 +96,16 @@ function same(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
-function withLive(row: Pick<ExpertState, "hosts" | "shares">, down: ReadonlySet<number>): ExpertState {
-  const { hosts, shares } = row;
-  const up = hosts.flatMap((host, i) => (down.has(host) ? [] : [{ host, share: shares[i] ?? 0 }]));
-  const served = up.filter(({ share }) => share > 0);
-  // Standby copies (share 0) serve when nobody else can, in equal parts; with all hosts down the home is named and the
+function withLive(row: Pick<ExpertState, "hosts" | "weights">, down: ReadonlySet<number>): ExpertState {
+  const { hosts, weights } = row;
+  const up = hosts.flatMap((host, i) => (down.has(host) ? [] : [{ host, weight: weights[i] ?? 0 }]));
+  const served = up.filter(({ weight }) => weight > 0);
+  // Standby expert replicas (weight 0) serve when nobody else can, in equal parts; with all hosts down the primary is named and the
   // caller finds a way (another load of the expert).
-  const chosen = served.length > 0 ? served : up.map(({ host }) => ({ host, share: 1 }));
+  const chosen = served.length > 0 ? served : up.map(({ host }) => ({ host, weight: 1 }));
   const live = chosen.length > 0 ? chosen.map(({ host }) => host) : hosts.slice(0, 1);
-  const weights = chosen.map(({ share }) => share);
-  return { hosts, shares, live, weights, total: weights.reduce((a, b) => a + b, 0), credits: undefined };
+  const liveWeights = chosen.map(({ weight }) => weight);
+  return { hosts, weights, live, liveWeights, total: liveWeights.reduce((a, b) => a + b, 0), credits: undefined };
 }
 
 function startCredits(state: ExpertState, rank: number, steps: number): number[] {
@@ -114,12 +114,12 @@ function startCredits(state: ExpertState, rank: number, steps: number): number[]
   return credits;
 }
 
-/** One step of error diffusion: everyone earns its share, who is owed most serves and pays the total. Ties: the own rank. */
+/** One step of error diffusion: everyone earns its weight, who is owed most serves and pays the total. Ties: the own rank. */
 function next(state: ExpertState, credits: number[], rank: number): number {
   let best = 0;
   let bestCredit = Number.NEGATIVE_INFINITY;
   for (let i = 0; i < credits.length; i++) {
-    const credit = (credits[i] ?? 0) + (state.weights[i] ?? 0);
+    const credit = (credits[i] ?? 0) + (state.liveWeights[i] ?? 0);
     credits[i] = credit;
     if (credit > bestCredit || (credit === bestCredit && state.live[i] === rank)) {
       best = i;

@@ -1,12 +1,12 @@
-// Hecate's Algorithm 1 (arXiv 2502.02581), sparse materialisation: which of a layer's hottest experts get copies, and
+// Hecate's Algorithm 1 (arXiv 2502.02581), sparse materialisation: which of a layer's hottest experts get expert replicas, and
 // where. t experts at most can be sent behind the other work (overlap degree); m slots per rank are free. Pure; our
 // reading of the paper, deviations are marked "fix". Runs per layer, in the operator and (training) every iteration in
 // the runtime.
 
 export interface MaterializeProblem {
   readonly load: ArrayLike<number>;
-  /** The home of each expert, alone in its row; an empty row where memory holds none. */
-  readonly homes: readonly (readonly number[])[];
+  /** The primary of each expert, alone in its row; an empty row where memory holds none. */
+  readonly primaries: readonly (readonly number[])[];
   readonly ranks: number;
   /** Node of each rank. */
   readonly node: ArrayLike<number>;
@@ -16,10 +16,10 @@ export interface MaterializeProblem {
   readonly top: number;
 }
 
-/** hosts[e], home first. */
+/** hosts[e], primary first. */
 export function materialize(p: MaterializeProblem): number[][] {
-  const hosts = p.homes.map((row) => row.slice());
-  const order = Array.from(p.homes, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
+  const hosts = p.primaries.map((row) => row.slice());
+  const order = Array.from(p.primaries, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
   const top = order.slice(0, p.top);
   const free = p.free.map((slots) => Math.min(slots, top.length));
   if (free.every((slots) => top.length <= slots)) {
@@ -57,7 +57,7 @@ function proportional(p: MaterializeProblem, top: readonly number[], free: reado
   return count;
 }
 
-/** Copies go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
+/** Expert replicas go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
 function spread(
   p: MaterializeProblem,
   { hosts, free }: { readonly hosts: number[][]; readonly free: number[] },

@@ -1,4 +1,4 @@
-// Tokens that stay in their zone: each host still gets the plan's share, nothing changes where zones are not known, and on a made cluster
+// Tokens that stay in their zone: each host still gets the plan's weight, nothing changes where zones are not known, and on a made cluster
 // of two zones the bytes between them drop at the same balance, which they do not where labels are shuffled.
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { seeded } from "../../operator/planner/random.ts";
 import { createRouter } from "./dispatch.ts";
 import { imbalance } from "./imbalance.ts";
-import { nearShares, type Zones, zonesOf } from "./near.ts";
+import { nearWeights, type Zones, zonesOf } from "./near.ts";
 import { quotas, splitLayer } from "./split.ts";
 
 const member = (rank: number, zone?: string, state = "active") => ({ rank, state, ...(zone === undefined ? {} : { zone }) });
@@ -32,17 +32,17 @@ const zones = (own: string, of: Record<number, string>, parts: Record<string, nu
 test("hosts of the own zone come first, and those of others get what is left", () => {
   const even = { a: 0.5, b: 0.5 };
   const of = { 0: "a", 1: "b", 2: "b" };
-  assert.deepEqual(nearShares([0, 1], [500, 500], zones("a", of, even)), [1000, 0]);
-  assert.deepEqual(nearShares([0, 1], [500, 500], zones("b", of, even)), [0, 1000]);
-  assert.deepEqual(nearShares([0, 1, 2], [500, 300, 200], zones("b", of, even)), [0, 600, 400]);
+  assert.deepEqual(nearWeights([0, 1], [500, 500], zones("a", of, even)), [1000, 0]);
+  assert.deepEqual(nearWeights([0, 1], [500, 500], zones("b", of, even)), [0, 1000]);
+  assert.deepEqual(nearWeights([0, 1, 2], [500, 300, 200], zones("b", of, even)), [0, 600, 400]);
   // The zone a computes 40% of all and has 50% of the tokens: the rest of its own goes to b, which keeps to itself.
-  assert.deepEqual(nearShares([0, 1], [400, 600], zones("a", of, even)), [800, 200]);
-  assert.deepEqual(nearShares([0, 1], [400, 600], zones("b", of, even)), [0, 1000]);
-  assert.deepEqual(nearShares([1, 2], [700, 300], zones("a", of, even)), [700, 300], "none is here");
-  assert.deepEqual(nearShares([0, 1], [0, 1000], zones("a", of, even)), [0, 1000], "a copy in reserve stays one");
+  assert.deepEqual(nearWeights([0, 1], [400, 600], zones("a", of, even)), [800, 200]);
+  assert.deepEqual(nearWeights([0, 1], [400, 600], zones("b", of, even)), [0, 1000]);
+  assert.deepEqual(nearWeights([1, 2], [700, 300], zones("a", of, even)), [700, 300], "none is here");
+  assert.deepEqual(nearWeights([0, 1], [0, 1000], zones("a", of, even)), [0, 1000], "an expert replica in reserve stays one");
   const untouched = [500, 500];
-  assert.equal(nearShares([0, 9], untouched, zones("a", of, even)), untouched, "a host that is no member");
-  assert.equal(nearShares([0], [1000], zones("a", of, even)).length, 1);
+  assert.equal(nearWeights([0, 9], untouched, zones("a", of, even)), untouched, "a host that is no member");
+  assert.equal(nearWeights([0], [1000], zones("a", of, even)).length, 1);
 });
 
 const world = fc
@@ -51,17 +51,17 @@ const world = fc
     const random = seeded(seed);
     const members = Array.from({ length: ranks }, (_, rank) => member(rank, `z${rank < count ? rank : random.below(count)}`));
     const hosts = members.map(({ rank }) => rank).filter((rank) => rank === 0 || random.below(2) === 0);
-    return { members, hosts, shares: quotas(hosts.map(() => random.below(5))) };
+    return { members, hosts, weights: quotas(hosts.map(() => random.below(5))) };
   });
 
-test("when all sources deal near, every host gets the plan's share, and no more tokens leave their zone than before", () => {
+test("when all sources deal near, every host gets the plan's weight, and no more tokens leave their zone than before", () => {
   fc.assert(
-    fc.property(world, ({ members, hosts, shares }) => {
+    fc.property(world, ({ members, hosts, weights }) => {
       const got = hosts.map(() => 0);
       let [before, after] = [0, 0];
       for (const { rank, zone } of members) {
         const known = zonesOf(rank, members);
-        const near = known ? nearShares(hosts, shares, known) : shares;
+        const near = known ? nearWeights(hosts, weights, known) : weights;
         assert.equal(
           near.reduce((a, b) => a + b, 0),
           1000,
@@ -69,12 +69,12 @@ test("when all sources deal near, every host gets the plan's share, and no more 
         hosts.forEach((host, i) => {
           got[i] = (got[i] ?? 0) + (near[i] ?? 0) / members.length;
           const leaves = members[host]?.zone !== zone;
-          before += leaves ? (shares[i] ?? 0) : 0;
+          before += leaves ? (weights[i] ?? 0) : 0;
           after += leaves ? (near[i] ?? 0) : 0;
         });
       }
-      got.forEach((share, i) => {
-        assert.ok(Math.abs(share - (shares[i] ?? 0)) <= 1, `${got} for ${shares}`);
+      got.forEach((weight, i) => {
+        assert.ok(Math.abs(weight - (weights[i] ?? 0)) <= 1, `${got} for ${weights}`);
       });
       assert.ok(after <= before + members.length * hosts.length, "but for what is rounded");
     }),
@@ -96,10 +96,10 @@ function dealt(labels: readonly string[] | undefined): { readonly crossing: numb
   for (let layer = 0; layer < layers; layer++) {
     const demand = Float64Array.from({ length: experts }, () => random.next() ** 6);
     const total = demand.reduce((a, b) => a + b, 0);
-    // The hottest third has a copy in each zone, as a planner with room would have it.
+    // The hottest third has an expert replica in each zone, as a planner with room would have it.
     const hottest = [...demand.keys()].sort((a, b) => (demand[b] ?? 0) - (demand[a] ?? 0)).slice(0, Math.floor(experts / 3));
     const hosts = Array.from({ length: experts }, (_, e) => (hottest.includes(e) ? [e % ranks, (e + ranks / 2) % ranks] : [e % ranks]));
-    const shares = splitLayer({ demand, hosts, speed: new Float64Array(ranks).fill(1) }).rows.map((row) => quotas(row));
+    const weights = splitLayer({ demand, hosts, speed: new Float64Array(ranks).fill(1) }).rows.map((row) => quotas(row));
     for (let rank = 0; rank < ranks; rank++) {
       const known =
         labels &&
@@ -107,9 +107,9 @@ function dealt(labels: readonly string[] | undefined): { readonly crossing: numb
           rank,
           labels.map((zone, of) => member(of, zone)),
         );
-      const near = known ? shares.map((row, e) => nearShares(hosts[e] ?? [], row, known)) : shares;
+      const near = known ? weights.map((row, e) => nearWeights(hosts[e] ?? [], row, known)) : weights;
       const router = createRouter(rank);
-      router.setTables([{ layer, epoch: 1, hosts, shares: near }]);
+      router.setTables([{ layer, epoch: 1, hosts, weights: near }]);
       for (let expert = 0; expert < experts; expert++) {
         const pairs = Math.round(((demand[expert] ?? 0) / total) * tokens);
         for (let n = 0; n < pairs; n++) {

@@ -1,4 +1,4 @@
-// The shares of an expert's hosts as a source in one zone deals its tokens out: to hosts of its own zone first, and to those of other
+// The weights of an expert's hosts as a source in one zone deals its tokens out: to hosts of its own zone first, and to those of other
 // zones what is left. Each host still gets its share of the plan when all sources do the same, so balance costs nothing. Pure.
 import { quotas } from "./split.ts";
 
@@ -32,26 +32,26 @@ export function zonesOf(self: number, members: readonly ZoneMember[]): Zones | u
 }
 
 /**
- * Shares per mille of one expert for a source of `zones.own`, from those of the plan. A zone whose hosts have a larger share than it has
+ * Weights per mille of one expert for a source of `zones.own`, from those of the plan. A zone whose hosts have a larger weight than it has
  * tokens takes the rest from zones that have a smaller one, in proportion to what it has to give.
  */
-export function nearShares(hosts: readonly number[], shares: readonly number[], zones: Zones): readonly number[] {
-  if (hosts.length < 2) return shares;
-  const total = shares.reduce((sum, share) => sum + share, 0);
+export function nearWeights(hosts: readonly number[], weights: readonly number[], zones: Zones): readonly number[] {
+  if (hosts.length < 2) return weights;
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
   const places = hosts.map((host) => zones.of.get(host));
-  if (total <= 0 || places.includes(undefined)) return shares;
+  if (total <= 0 || places.includes(undefined)) return weights;
   const held = new Map<string, number>();
-  for (const [i, zone = ""] of places.entries()) held.set(zone, (held.get(zone) ?? 0) + (shares[i] ?? 0) / total);
+  for (const [i, zone = ""] of places.entries()) held.set(zone, (held.get(zone) ?? 0) + (weights[i] ?? 0) / total);
   const spare = (zone: string): number => Math.max(0, (held.get(zone) ?? 0) - (zones.parts.get(zone) ?? 0));
   const tokens = zones.parts.get(zones.own) ?? 0;
   const here = Math.min(held.get(zones.own) ?? 0, tokens);
   const away = tokens - here;
   const spared = [...held.keys()].reduce((sum, zone) => sum + (zone === zones.own ? 0 : spare(zone)), 0);
-  // Of the plan's share, what this zone's tokens take of a zone's hosts.
+  // Of the plan's weight, what this zone's tokens take of a zone's hosts.
   const taken = (zone: string): number => {
     const all = held.get(zone) ?? 0;
     if (all <= 0) return 0;
     return (zone === zones.own ? here : spared > 0 ? (away * spare(zone)) / spared : 0) / all;
   };
-  return quotas(places.map((zone = "", i) => (shares[i] ?? 0) * taken(zone)));
+  return quotas(places.map((zone = "", i) => (weights[i] ?? 0) * taken(zone)));
 }

@@ -1,4 +1,4 @@
-// The order in which the layers of a plan can be changed so that no rank ever holds more than its budget: new copies
+// The order in which the layers of a plan can be changed so that no rank ever holds more than its budget: new expert replicas
 // arrive before old ones leave (make before break), layer by layer. Layers that fit in no order are named. Pure.
 
 /** One layer's effect on each rank's bytes. */

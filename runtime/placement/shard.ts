@@ -1,6 +1,6 @@
-// Hecate's Algorithm 2 (arXiv 2502.02581), heterogeneous sharding: every expert gets one home. A rank holds any number
+// Hecate's Algorithm 2 (arXiv 2502.02581), heterogeneous sharding: every expert gets one primary. A rank holds any number
 // of experts per layer and the same number over all layers. Experts that will not be replicated are placed by load; the
-// hottest, which Algorithm 1 copies anyway, fill the holes. Pure. Our reading of the paper; deviations are marked "fix".
+// hottest, which Algorithm 1 expert replicas anyway, fill the holes. Pure. Our reading of the paper; deviations are marked "fix".
 import { expertsIn } from "./grid.ts";
 
 export interface ShardProblem {
@@ -12,7 +12,7 @@ export interface ShardProblem {
   /** [layers * experts] */
   readonly load: ArrayLike<number>;
   readonly bytes: ArrayLike<number>;
-  /** Bytes per rank for homes. */
+  /** Bytes per rank for primaries. */
   readonly capacity: ArrayLike<number>;
   readonly speed: ArrayLike<number>;
   /** Node of each rank, 0 .. ranks - 1. */
@@ -21,17 +21,17 @@ export interface ShardProblem {
   readonly top: number;
 }
 
-/** The homes found so far, and what they take of each rank. */
+/** The primaries found so far, and what they take of each rank. */
 interface Placed {
-  readonly home: number[][];
+  readonly primary: number[][];
   readonly used: Float64Array;
 }
 
-/** home[layer][expert] = rank, or undefined when the homes do not fit. */
-export function shardHomes(p: ShardProblem): number[][] | undefined {
-  const home = Array.from({ length: p.layers }, (_, layer) => new Array<number>(expertsIn(p, layer)).fill(-1));
+/** primary[layer][expert] = rank, or undefined when the primaries do not fit. */
+export function shardPrimaries(p: ShardProblem): number[][] | undefined {
+  const primary = Array.from({ length: p.layers }, (_, layer) => new Array<number>(expertsIn(p, layer)).fill(-1));
   const used = new Float64Array(p.ranks);
-  const placed: Placed = { home, used };
+  const placed: Placed = { primary, used };
   const orders = Array.from({ length: p.layers }, (_, layer) =>
     Array.from({ length: expertsIn(p, layer) }, (_, e) => e).sort((a, b) => at(p.load, p, layer, b) - at(p.load, p, layer, a) || a - b),
   );
@@ -47,7 +47,7 @@ export function shardHomes(p: ShardProblem): number[][] | undefined {
       load[rank] = (load[rank] as number) + at(p.load, p, layer, expert);
     }
   }
-  return fillHoles(p, placed, orders) ? home : undefined;
+  return fillHoles(p, placed, orders) ? primary : undefined;
 }
 
 /** fix: the paper fills holes in any order; here the hottest of the hottest come first, so that what is left over are the small ones. */
@@ -69,8 +69,8 @@ function at(values: ArrayLike<number>, p: ShardProblem, layer: number, expert: n
   return values[layer * p.experts + expert] as number;
 }
 
-function put(p: ShardProblem, { home, used }: Placed, { layer, expert, rank }: Record<"layer" | "expert" | "rank", number>): void {
-  (home[layer] as number[])[expert] = rank;
+function put(p: ShardProblem, { primary, used }: Placed, { layer, expert, rank }: Record<"layer" | "expert" | "rank", number>): void {
+  (primary[layer] as number[])[expert] = rank;
   used[rank] = (used[rank] as number) + at(p.bytes, p, layer, expert);
 }
 

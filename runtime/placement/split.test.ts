@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { sharesTotal } from "../../crds/plan.ts";
+import { weightsTotal } from "../../crds/plan.ts";
 import { bound, fastestOf, imbalance, jointBound } from "./imbalance.ts";
-import { loadByShares, quotas, splitEqually, splitLayer } from "./split.ts";
+import { loadByWeights, quotas, splitEqually, splitLayer } from "./split.ts";
 
 const problem = fc
   .record({
@@ -76,24 +76,24 @@ test("a split is never worse than an equal one", () => {
   );
 });
 
-test("shares sum to 1000, follow the parts and give equal parts when there is no load", () => {
+test("weights sum to 1000, follow the parts and give equal parts when there is no load", () => {
   fc.assert(
     fc.property(fc.array(fc.double({ min: 0, max: 1e6, noNaN: true }), { minLength: 1, maxLength: 20 }), (parts) => {
-      const shares = quotas(parts);
+      const weights = quotas(parts);
       const sum = parts.reduce((a, b) => a + b, 0);
       assert.equal(
-        shares.reduce((a, b) => a + b, 0),
-        sharesTotal,
+        weights.reduce((a, b) => a + b, 0),
+        weightsTotal,
       );
       if (sum === 0) return;
-      for (const [i, share] of shares.entries()) assert.ok(Math.abs(share - ((parts[i] ?? 0) / sum) * sharesTotal) < 1 + 1e-6);
+      for (const [i, weight] of weights.entries()) assert.ok(Math.abs(weight - ((parts[i] ?? 0) / sum) * weightsTotal) < 1 + 1e-6);
     }),
   );
   assert.deepEqual(quotas([0, 0, 0]), [334, 333, 333]);
 });
 
-test("committed shares split a later window as they say", () => {
-  assert.deepEqual([...loadByShares([100, 50], [[0, 1], [1]], [[700, 300], [1000]], 2)], [70, 80]);
+test("committed weights split a later window as they say", () => {
+  assert.deepEqual([...loadByWeights([100, 50], [[0, 1], [1]], [[700, 300], [1000]], 2)], [70, 80]);
 });
 
 test("a slow rank is level with a fast one at less load", () => {

@@ -1,6 +1,6 @@
-// Token shares among the replicas of an expert: water-filling, speed-aware, deterministic. Given who hosts what, it
-// finds shares that minimise the highest normalised rank load of a layer. Pure; does not choose hosts.
-import { sharesTotal } from "../../crds/plan.ts";
+// Token weights among the replicas of an expert: water-filling, speed-aware, deterministic. Given who hosts what, it
+// finds weights that minimise the highest normalised rank load of a layer. Pure; does not choose hosts.
+import { weightsTotal } from "../../crds/plan.ts";
 
 /** Sweeps after which the split is within 1e-3 of the exact optimum on every trace tried; most settle sooner. */
 const splitSweeps = 48;
@@ -158,7 +158,7 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
 }
 
 /**
- * Levels two hosts as the general case does any number, without calls: nearly all copies are second ones. Returns how far rows
+ * Levels two hosts as the general case does any number, without calls: nearly all expert replicas are second ones. Returns how far rows
  * moved.
  */
 function levelTwo(amount: number, row: readonly number[], mine: number[], { load, speed }: Ranks): number {
@@ -207,26 +207,26 @@ function addRows(hosts: readonly (readonly number[])[], rows: readonly (readonly
   });
 }
 
-/** Rank loads when `demand` is routed by given shares (per mille): what a committed plan does to a later window. */
-export function loadByShares(
+/** Rank loads when `demand` is routed by given weights (per mille): what a committed plan does to a later window. */
+export function loadByWeights(
   demand: ArrayLike<number>,
   hosts: readonly (readonly number[])[],
-  shares: readonly (readonly number[])[],
+  weights: readonly (readonly number[])[],
   ranks: number,
 ): Float64Array {
   const load = new Float64Array(ranks);
   hosts.forEach((row, e) => {
-    const part = shares[e];
+    const part = weights[e];
     for (let i = 0; i < row.length; i++) {
       const g = row[i] as number;
-      load[g] = (load[g] as number) + ((demand[e] as number) * (part?.[i] ?? 0)) / sharesTotal;
+      load[g] = (load[g] as number) + ((demand[e] as number) * (part?.[i] ?? 0)) / weightsTotal;
     }
   });
   return load;
 }
 
 /** Integers that sum to `total`, proportional to `parts`, by largest remainder; ties to the lower index. All zero parts: equal. */
-export function quotas(parts: readonly number[], total = sharesTotal): number[] {
+export function quotas(parts: readonly number[], total = weightsTotal): number[] {
   if (parts.length === 1) return [total];
   const sum = parts.reduce((a, b) => a + b, 0);
   const exact = parts.map((part) => (sum > 0 ? (part / sum) * total : total / parts.length));

@@ -18,7 +18,7 @@ after(() => store.remove());
 rankContract({
   name: "worker",
   open: async ({ tls, bus }) => {
-    const ownPorts = { grpcPort: 0, lanePort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1" };
+    const ownPorts = { grpcPort: 0, enginePort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1" };
     const engine = { maxContext: 256, backend: "cpu", codec: "f32", kvPoolBytes: 4 << 20, expertBudgetBytes: 1 << 30, threads: 1 } as const;
     const pod = { rank: 0, podName: "rank-0", podUid: "uid-0", modelDir: store.dir, tlsDir: "", version: "test" };
     const telemetry = { telemetryKeys, natsPrefix: "enodia", telemetryWindowMs: loadEveryMs };

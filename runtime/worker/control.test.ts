@@ -53,8 +53,8 @@ test("a pod that is allowed to sends no status without news, and answers no ping
   const call = Object.assign(new Duplex({ objectMode: true, read: () => {}, write }), { cancelled: false });
   t.after(() => call.destroy());
   control.handlers().watch(call as unknown as Parameters<ReturnType<typeof control.handlers>["watch"]>[0]);
-  const ping = async (calmMs: number) => {
-    call.emit("data", { sender: toSender({ ...self, rank: -2 }), push: { case: "ping", value: true }, sentUnixMs: 1n, calmMs });
+  const ping = async (suppressMs: number) => {
+    call.emit("data", { sender: toSender({ ...self, rank: -2 }), push: { case: "ping", value: true }, sentUnixMs: 1n, suppressMs });
     await turn();
   };
   const news = () => until("a status", () => (sent.length > 0 ? sent.splice(0)[0] : undefined), { timeoutMs: 10_000, everyMs: 20 });

@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import { leftMs, slackMs } from "../net/call-deadline.ts";
-import { Calm } from "../net/calm.ts";
+import { HeartbeatSuppression } from "../net/failure-detector.ts";
 import {
   ClockReadingSchema,
   type Control,
@@ -26,9 +26,8 @@ import { describedLayers, residentCells } from "./expert-bytes.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 import type { ServedTotals } from "./service-record.ts";
 
-/** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;
-/** The operator counts as away after so long without a push or ping. */
+/** Milliseconds without a push. */
 const operatorSilentMs = 5_000;
 const progressEveryMs = 500;
 
@@ -48,7 +47,6 @@ export interface WorkerVitals {
   readonly use: UseTotals | undefined;
 }
 
-/** The attention cache as it is used now, and tokens of prompts and answers computed since the start. */
 interface UseTotals {
   readonly kvBlocks: number;
   readonly kvBlocksUsed: number;
@@ -165,7 +163,6 @@ export class WorkerControl {
     };
   }
 
-  /** Checks the certificate's role and, where the message names a sender, its deployment. */
   #from(call: Caller, sender: Sender | undefined, ...roles: readonly PeerIdentity["role"][]): void {
     const { caller, peers } = this.#options;
     const identity = caller(call);
@@ -214,15 +211,15 @@ export class WorkerControl {
 
   #watch(call: WatchCall): void {
     let sentHosted = "";
-    const calm = new Calm();
-    const send = (ping?: WatchPush, spare = false) => {
+    const suppression = new HeartbeatSuppression();
+    const send = (ping?: WatchPush, canSkip = false) => {
       // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
       if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
       const vitals = this.#options.vitals();
       const hosted = JSON.stringify(vitals.hosted);
-      const [news, now] = [this.#news(vitals, hosted), performance.now()];
-      if (spare && calm.spares(news, now, ping !== undefined)) return;
-      calm.sent(news, now);
+      const [state, now] = [this.#stateOf(vitals, hosted), performance.now()];
+      if (canSkip && suppression.canSkip(state, now, ping !== undefined)) return;
+      suppression.sent(state, now);
       const status = this.#status(hosted !== sentHosted);
       if (ping) status.clock = create(ClockReadingSchema, { pingUnixMs: ping.sentUnixMs, unixMs: BigInt(this.#options.clock()) });
       sentHosted = hosted;
@@ -246,7 +243,7 @@ export class WorkerControl {
     });
     call.on("data", (push: WatchPush) => {
       const isPing = push.push.case === "ping";
-      if (isPing) calm.allow(push.calmMs);
+      if (isPing) suppression.allow(push.suppressMs);
       this.#take(push, call).then(() => send(isPing ? push : undefined, isPing), refuse);
     });
     try {
@@ -278,7 +275,7 @@ export class WorkerControl {
   }
 
   /** All that a status says, in short. */
-  #news({ notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use }: WorkerVitals, hosted: string): string {
+  #stateOf({ notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use }: WorkerVitals, hosted: string): string {
     const { peers, plan } = this.#options;
     const known = [plan.state.epoch, plan.state.planHash, peers.membership.version, hosted];
     return JSON.stringify([known, notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use]);

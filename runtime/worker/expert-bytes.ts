@@ -1,12 +1,14 @@
-// The bytes of the experts of the model here, stored and resident, by which budgets count and which Describe tells the operator: one
-// value for all where they are alike. Pure.
+// The bytes of experts, stored and resident, as Describe reports them: one value where all are alike. And the bytes that this rank may
+// spend on them.
+import { totalmem } from "node:os";
+import { usesDeviceMemory } from "../../crds/backends.ts";
+import { AppError } from "../../crds/common.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import { cellValues, type ExpertGrid, expertsIn } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
 
 type Resident = ExpertGrid & Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes">;
 
-/** Upper bound of what one expert of a layer takes in memory. */
 export function residentBytesIn(info: Resident, layer: number): number {
   return info.layerResidentBytes?.[layer] ?? info.expertResidentBytes;
 }
@@ -24,7 +26,29 @@ export function storedCells(index: Pick<ModelStore["index"], "codecs">, info: Ex
   return sizes.size === 1 ? [...sizes] : cellValues(info, (layer, expert) => units[layer]?.[expert]?.bytes ?? 0);
 }
 
-/** Experts of each layer as Describe sends them; empty where all layers have `experts`. */
+/** Empty where all layers have `experts`. */
 export function describedLayers(grid: ExpertGrid): number[] {
   return grid.layerExperts === undefined ? [] : Array.from({ length: grid.layers }, (_, layer) => expertsIn(grid, layer));
+}
+
+/** Allocator slack, buffers of requests and transfers. */
+const headroom = 0.15;
+
+/** For 0 what the container's or machine's memory leaves beside the dense part, KV and 15%. Throws `InvalidConfig` for 0 on devices,
+ *  which do not tell their memory. */
+export function expertBudgetBytes(
+  configured: number,
+  model: { readonly denseBytes: number; readonly kvBytes: number; readonly backend: string; readonly device: string },
+  memory: { readonly limit: number; readonly total: number } = { limit: process.constrainedMemory(), total: totalmem() },
+): number {
+  if (configured > 0) return configured;
+  if (usesDeviceMemory(model.backend)) {
+    throw new AppError(
+      `experts.memoryPerRank: must be given, since this rank computes on ${model.device}, which does not tell how much memory it has; or set runtime.backend to cpu`,
+      { code: "InvalidConfig", operation: "sizing the memory for experts" },
+    );
+  }
+  // If there is no limit, cgroup v1 gives a number beyond any machine, and v2 gives 0.
+  const bytes = memory.limit > 0 ? Math.min(memory.limit, memory.total) : memory.total;
+  return Math.max(0, Math.floor(bytes * (1 - headroom) - model.denseBytes - model.kvBytes));
 }

@@ -1,20 +1,20 @@
 // The wiring of this rank's side of experts: memory, transfers, plan, frames out and frames in. Construction only.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, EngineInfo, LaneNews, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
+import type { Engine, EngineInfo, PeerCounts, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
 import { DispatchClient, type StreamEvent } from "../experts/dispatch/client.ts";
 import type { FrameRunOptions } from "../experts/dispatch/frame-run.ts";
-import { LaneKeeper } from "../experts/dispatch/lane-keeper.ts";
+import { PeerDirectory } from "../experts/dispatch/peer-directory.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
-import { isWeights, type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
-import { keeping, keptTier, type Seeded, SeedTier } from "../experts/memory/seed-tier.ts";
+import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
 import { type Device, inOrder } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
+import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Caller } from "../net/grpc.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
@@ -27,7 +27,7 @@ import { residentBytesIn } from "./expert-bytes.ts";
 import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
-/** The engine is made before what answers it; calls before `connect` are refused. */
+/** Calls before `connect` are refused. */
 export class RemoteSocket implements RemoteExperts {
   #target: RemoteExperts | undefined;
 
@@ -45,7 +45,7 @@ export interface ExpertsOptions {
   readonly info: EngineInfo;
   readonly store: ModelStore;
   /** Of a rank that mounts no model. */
-  readonly seeded?: Seeded | undefined;
+  readonly remoteModel?: RemoteModel | undefined;
   readonly peers: Peers;
   readonly budgetBytes: number;
   readonly tls: TlsSource;
@@ -66,7 +66,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   const { engine, info, store, peers, metrics, log } = options;
   const onChange = () => {
     options.onChange();
-    lanes.refresh();
+    connections.refresh();
   };
   const state = new PlanState({
     deploymentUid: peers.self.deploymentUid,
@@ -94,14 +94,14 @@ export function createWorkerExperts(options: ExpertsOptions) {
     wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
-  const lanes = lanesOf(options, state, (news) => {
-    dispatch.used(news.used);
-    for (const { layer, experts } of news.served.touched) residents.touch(layer, experts);
+  const connections = directoryOf(options, state, (counts) => {
+    dispatch.used(counts.used);
+    for (const { layer, experts } of counts.served.touched) residents.touch(layer, experts);
   });
   const dispatch = new DispatchClient({
     peers,
     runner,
-    onLanes: (rank, port) => lanes.heard(rank, port),
+    onEnginePort: (rank, port) => connections.heard(rank, port),
     onStream: (event) => reportStream(metrics, event),
     ...(options.streamIdleMs === undefined ? {} : { idleMs: options.streamIdleMs }),
     hidden: info.hidden,
@@ -123,19 +123,19 @@ export function createWorkerExperts(options: ExpertsOptions) {
       metrics.add("enodia_dispatch_served_frames_total", 1, { result });
     },
     tracing: options.tracing,
-    lanePort: () => lanes.port,
+    enginePort: () => connections.port,
   });
   const shardsService = createShardServer({
     store,
     reads,
     codec: info.codec,
     pace,
-    hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.seeded?.kept.has(layer, expert) !== false,
+    hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.remoteModel?.kept.has(layer, expert) !== false,
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
   const close = () => {
-    for (const part of [plan, lanes, dispatch, peers]) part.close();
+    for (const part of [plan, connections, dispatch, peers]) part.close();
   };
   return {
     peers,
@@ -145,7 +145,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     pace,
     dispatch,
-    lanes,
+    connections,
     serveDispatch,
     shardsService,
     close,
@@ -157,28 +157,24 @@ function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker
   throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }
 
-/** The tiers below memory: the peers, then the store; without a model mounted its own disk, the peers, then the seed. */
-function below({ peers, store, seeded, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
+function below({ peers, store, remoteModel, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
   const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
   const units = store.index.codecs[info.codec]?.units;
   const others = new PeerTier({ peers, store, codec: info.codec, ...reporting });
-  const tiersOf = ({ seed, kept }: Seeded) => {
-    const last = new SeedTier({ seed, store, codec: info.codec, ...reporting });
+  const tiersOf = ({ weightServer, kept }: RemoteModel) => {
+    const last = new WeightServerTier({ weightServer, store, codec: info.codec, ...reporting });
     return [keptTier(kept, reads, reporting), keeping(others, kept, log), keeping(last, kept, log)];
   };
   return {
-    tiers: inOrder(seeded ? tiersOf(seeded) : [others, storeTier(reads, reporting)]),
+    tiers: inOrder(remoteModel ? tiersOf(remoteModel) : [others, storeTier(reads, reporting)]),
     storedBytes: ({ layer, expert }: ResidentExpert) => units?.[layer]?.[expert]?.bytes ?? 0,
   };
 }
 
-/** The engine as what experts are loaded into; it takes weights alone. */
+/** The engine as what experts are loaded into. */
 function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
   return {
-    async load(resident, unit) {
-      if (!isWeights(resident)) throw new AppError(`an engine that serves takes no ${resident.content}`, { code: "Internal" });
-      await engine.loadExpert(resident.layer, resident.expert, unit);
-    },
+    load: ({ layer, expert }, unit) => engine.loadExpert(layer, expert, unit),
     unload: ({ layer, expert }) => engine.unloadExpert(layer, expert),
   };
 }
@@ -190,17 +186,17 @@ function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, dep
   throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
 }
 
-function lanesOf(options: ExpertsOptions, state: PlanState, onNews: (news: LaneNews) => void): LaneKeeper {
+function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (counts: PeerCounts) => void): PeerDirectory {
   const { engine, peers, tls, metrics, log } = options;
-  return new LaneKeeper({
-    lanes: engine.lanes,
+  return new PeerDirectory({
+    connections: engine.connections,
     peers,
     tls,
     log,
     lowestEpochs: () => state.lowestEpochs(),
-    onNews: (news) => {
-      reportLanes(metrics, news);
-      onNews(news);
+    onCounts: (counts) => {
+      reportPeerCounts(metrics, counts);
+      onCounts(counts);
     },
   });
 }
@@ -222,8 +218,8 @@ function reportStream(metrics: Metrics<"worker">, event: StreamEvent): void {
   else metrics.add("enodia_dispatch_streams_closed_total", 1, { reason: event });
 }
 
-function reportLanes(metrics: Metrics<"worker">, { lanes, sent, served }: LaneNews): void {
-  metrics.set("enodia_dispatch_lanes", lanes);
+function reportPeerCounts(metrics: Metrics<"worker">, { connections, sent, served }: PeerCounts): void {
+  metrics.set("enodia_dispatch_engine_connections", connections);
   metrics.add("enodia_dispatch_frames_total", sent.frames, { result: "ok" });
   metrics.add("enodia_dispatch_bytes_total", sent.bytes, { direction: "sent" });
   metrics.add("enodia_dispatch_bytes_total", sent.received, { direction: "received" });

@@ -1,6 +1,5 @@
-// The store of a rank that mounts no model: everything but the experts comes from the seed into a folder of the rank's own, before the
-// store is opened. It waits as long as no seed is there, and says why; a file goes on where it broke off, and one that is whole stays.
-// Not here: experts (experts/memory/seed-tier.ts).
+// The store of a rank that mounts no model: everything but the experts comes from the weight server into a folder of the rank's own, before the
+// store is opened. It waits as long as no weight server is there, and says why; a file goes on where it broke off, and one that is whole stays.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, statfs } from "node:fs/promises";
@@ -8,7 +7,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import type { Seed, SeedClients } from "../experts/seed.ts";
+import type { WeightServer, WeightServerClients } from "../experts/weight-server.ts";
 import { newPart, type Part, receive } from "../net/file-stream.ts";
 import { fromStatus } from "../net/grpc.ts";
 import { toSender } from "../net/mapping.ts";
@@ -19,12 +18,12 @@ import type { Log } from "../observe/log.ts";
 /** Between two tries. */
 const againMs = { least: 250, most: 5_000 };
 const listTimeoutMs = 5_000;
-const operation = "fetching the store from the seed";
+const operation = "fetching the store from the weight server";
 /** Of a file that is not whole yet. */
 const partSuffix = ".part";
 
 export interface StoreFetch {
-  readonly seed: Seed;
+  readonly weightServer: WeightServer;
   readonly codec: CodecName;
   readonly dir: string;
   readonly waits: (reason: string) => void;
@@ -33,23 +32,23 @@ export interface StoreFetch {
 
 /** Fills the folder. Ends when all is there. */
 export async function fetchStore(options: StoreFetch): Promise<void> {
-  const { seed, dir, waits, log } = options;
+  const { weightServer, dir, waits, log } = options;
   const parts = new Map<string, Part>();
   const whole = new Map<string, string>();
   await mkdir(dir, { recursive: true });
   for (let waitMs = againMs.least; ; waitMs = Math.min(againMs.most, 2 * waitMs)) {
     const before = receivedOf(parts);
-    let clients: SeedClients | undefined;
+    let clients: WeightServerClients | undefined;
     try {
-      clients = await seed.clients();
-      const { modelDigest, files } = await fromSeed(clients, { parts, whole, ...options });
-      log.info({ modelDigest, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) }, "store fetched from the seed");
+      clients = await weightServer.clients();
+      const { modelDigest, files } = await fromWeightServer(clients, { parts, whole, ...options });
+      log.info({ modelDigest, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) }, "store fetched from the weight server");
       return;
     } catch (caught) {
       const error = fromStatus(caught, operation);
-      if (clients && error.code !== "Busy") seed.failed(clients);
-      waits(`waits for the model from the seed: ${error.message}`);
-      log.info({ code: error.code, reason: error.message }, "the seed did not give the store");
+      if (clients && error.code !== "Busy") weightServer.failed(clients);
+      waits(`waits for the model from the weight server: ${error.message}`);
+      log.info({ code: error.code, reason: error.message }, "the weight server did not give the store");
     }
     if (receivedOf(parts) > before) waitMs = againMs.least;
     await sleep(waitMs * (0.5 + Math.random()));
@@ -60,13 +59,12 @@ const receivedOf = (parts: ReadonlyMap<string, Part>): number => [...parts.value
 
 interface Fetching extends StoreFetch {
   readonly parts: Map<string, Part>;
-  /** The hashes of files that were found whole, by name: the dense part is not read again for each try. */
   readonly whole: Map<string, string>;
 }
 
-async function fromSeed(clients: SeedClients, options: Fetching): Promise<StoreList> {
-  const { seed, codec, dir, waits, whole } = options;
-  const reply = await clients.files.list({ sender: toSender(seed.self), codec }, { deadline: Date.now() + listTimeoutMs });
+async function fromWeightServer(clients: WeightServerClients, options: Fetching): Promise<StoreList> {
+  const { weightServer, codec, dir, waits, whole } = options;
+  const reply = await clients.files.list({ sender: toSender(weightServer.self), codec }, { deadline: Date.now() + listTimeoutMs });
   const list = fromStoreList(reply);
   const missing: TextFile[] = [];
   for (const file of list.files) {
@@ -78,14 +76,14 @@ async function fromSeed(clients: SeedClients, options: Fetching): Promise<StoreL
   if (missing.some(({ name }) => name === "expert-index.json")) await clear(dir, list);
   await checkRoom(dir, missing, options.parts);
   for (const file of missing) {
-    waits(`fetches ${file.name} from the seed, ${file.bytes} bytes`);
+    waits(`fetches ${file.name} from the weight server, ${file.bytes} bytes`);
     await fetchFile(clients, file, options);
     whole.set(file.name, file.sha256);
   }
   return list;
 }
 
-/** Whether the file is there, whole, from a process before this one in the same pod. */
+/** Written by a process before this one in the same pod. */
 async function isThere(dir: string, { name, bytes, sha256 }: TextFile): Promise<boolean> {
   const path = join(dir, name);
   if ((await stat(path).catch(() => undefined))?.size !== bytes) return false;
@@ -112,20 +110,21 @@ async function checkRoom(dir: string, missing: readonly TextFile[], parts: Reado
     });
 }
 
-async function fetchFile({ files }: SeedClients, file: TextFile, { seed, dir, parts }: Fetching): Promise<void> {
+async function fetchFile({ files }: WeightServerClients, file: TextFile, { weightServer, dir, parts }: Fetching): Promise<void> {
   const known = parts.get(file.name);
   const part = known?.file.sha256 === file.sha256 ? known : newPart(file);
   parts.set(file.name, part);
   const path = join(dir, file.name);
   // Before the call, whose error nobody would hear while this waits.
   const out = await open(path + partSuffix, part.received === 0 ? "w" : "r+");
-  const call = files.read({ sender: toSender(seed.self), name: file.name, offset: BigInt(part.received) });
+  const call = files.read({ sender: toSender(weightServer.self), name: file.name, offset: BigInt(part.received) });
   try {
     await receive(call, part, out, (why) => corrupt(file, why));
     if (part.received !== file.bytes)
       throw new AppError(`${file.name}: ${part.received} of ${file.bytes} bytes came`, { code: "Unavailable" });
     parts.delete(file.name);
-    if (part.hash.digest("hex") !== file.sha256) throw corrupt(file, "it is not the file that the seed started with; restart the seed");
+    if (part.hash.digest("hex") !== file.sha256)
+      throw corrupt(file, "it is not the file that the weight server started with; restart the weight server");
   } catch (caught) {
     // What is wrong is fetched anew from its first byte.
     if (AppError.from(caught).code === "CorruptFile") parts.delete(file.name);

@@ -1,4 +1,4 @@
-// The planned copies of this rank that may give way, while memory is full, to experts that no other rank holds, and their way
+// The planned expert replicas of this rank that may give way, while memory is full, to experts that no other rank holds, and their way
 // back. The room is made by experts/memory/resident-set.ts, the loading is done by plan-keeper.ts.
 import type { LayerPlacement } from "../../crds/plan.ts";
 import type { GiveWay } from "../experts/memory/materializer.ts";
@@ -8,7 +8,7 @@ import type { Log } from "../observe/log.ts";
 import { successor } from "../placement/dispatch.ts";
 import type { PlanState } from "./plan-state.ts";
 
-/** It is looked so often whether experts loaded on demand are still used. */
+/** Milliseconds. */
 const comeBackMs = 5_000;
 
 export interface GiveWayOptions {
@@ -20,7 +20,7 @@ export interface GiveWayOptions {
   readonly comeBack: () => void;
 }
 
-export class CopiesThatGaveWay implements GiveWay {
+export class ExpertReplicasThatGaveWay implements GiveWay {
   readonly #options: GiveWayOptions;
   /** "layer.expert". */
   readonly #away = new Set<string>();
@@ -34,18 +34,15 @@ export class CopiesThatGaveWay implements GiveWay {
     return this.#away.size;
   }
 
-  /** The copies that may give way to this expert: some, when none of its hosts but this one is there. */
+  /** Undefined while another of its hosts is there. */
   to(layer: number, expert: number): GiveWay | undefined {
     const { peers } = this.#options;
     const elsewhere = this.#live(this.#options.state.current(layer), expert).some((rank) => rank !== peers.self.rank);
     return elsewhere ? undefined : this;
   }
 
-  /**
-   * A copy may give way while another live host keeps its expert, by the committed placement and by the one that is being
-   * prepared; one that only the parent placement names stays until it is released. Which host keeps an expert follows from its
-   * name, and stays the same when others come and go: not all of them give it up, though each decides alone.
-   */
+  /** A replica may leave while another live host, found by its name alone, keeps the expert: not all give it up, though each decides
+   *  alone. */
   readonly may = (layer: number, expert: number): boolean => {
     const { state, peers } = this.#options;
     const { rank } = peers.self;
@@ -59,12 +56,11 @@ export class CopiesThatGaveWay implements GiveWay {
   };
 
   readonly done = (layer: number, expert: number): void => {
-    if (this.#away.size === 0) this.#options.log.info({}, "memory is full: copies give way to experts that no other rank holds");
+    if (this.#away.size === 0) this.#options.log.info({}, "memory is full: expert replicas give way to experts that no other rank holds");
     this.#away.add(`${layer}.${expert}`);
     this.#later();
   };
 
-  /** True while this copy is to stay away: its place is still needed, and its expert still kept by another rank. */
   isAway(layer: number, expert: number): boolean {
     const key = `${layer}.${expert}`;
     if (!this.#away.has(key)) return false;
@@ -78,7 +74,6 @@ export class CopiesThatGaveWay implements GiveWay {
     clearTimeout(this.#timer);
   }
 
-  /** Hosts of a placement that serve, as far as this rank knows. */
   #live(placement: LayerPlacement | undefined, expert: number): number[] {
     const { peers } = this.#options;
     const serves = (rank: number) => rank === peers.self.rank || (peers.usable(rank) && peers.member(rank)?.state === "active");

@@ -7,11 +7,18 @@ import { connect as connectTls } from "node:tls";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore, within } from "../../test/kit/ranks/ranks.ts";
 import { connectDispatch } from "../net/dispatch-link.ts";
-import { frameBytesMax, frameKinds } from "../net/frame-codec.ts";
-import { framesAlpn } from "../net/frame-socket.ts";
-import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, Inference, Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { encodeFrame, frameBytesMax, frameKinds } from "../net/frame-codec.ts";
+import {
+  Channel,
+  type DispatchFrame,
+  DispatchFrameSchema,
+  type DispatchReply,
+  Inference,
+  Shards,
+} from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../net/grpc.ts";
 import { toPlan, toSender } from "../net/mapping.ts";
+import { encodeHello, peerAlpn } from "../net/peer-connection.ts";
 import { create } from "../net/service.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 
@@ -64,7 +71,12 @@ function rank1Tls(): TlsSource {
   return rank1;
 }
 async function send(tls: TlsSource, message: DispatchFrame): Promise<DispatchReply["result"]> {
-  const link = connectDispatch({ address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls });
+  const link = connectDispatch({
+    address: ranks.address(0),
+    serverName: serverNames.rank(0, namespace, deployment),
+    tls,
+    self: ranks.byRank.get(1)!.worker.identity,
+  });
   const stream = link.dispatch();
   try {
     const answer = new Promise<DispatchReply["result"]>((resolve, reject) => {
@@ -84,14 +96,18 @@ async function say(...bytes: Uint8Array[]): Promise<void> {
   const [host, port] = ranks.address(0).split(":") as [string, string];
   const socket = connectTls({
     ...rank1Tls().current(),
-    ...{ host, port: Number(port), servername: serverNames.rank(0, namespace, deployment), ALPNProtocols: [framesAlpn] },
+    ...{ host, port: Number(port), servername: serverNames.rank(0, namespace, deployment), ALPNProtocols: [peerAlpn] },
   });
   socket.on("error", () => {}); // a reset is an end too
   socket.resume();
   const ended = once(socket, "close");
   try {
     await once(socket, "secureConnect");
-    for (const piece of bytes) socket.write(piece);
+    for (const piece of [
+      ...encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) }),
+      ...bytes,
+    ])
+      if (piece) socket.write(piece);
     await within(5_000, ended, "an end");
   } finally {
     socket.destroy();
@@ -163,7 +179,7 @@ test("a gateway, the operator and a stranger may not dispatch", async () => {
 test("an oversized frame ends its stream only", async () => {
   await assert.rejects(send(rank1Tls(), frame({ rows: new Uint8Array(frameBytesMax + 4) })), { code: "MessageTooLarge" });
   await honestWorkGoesOn();
-  await say(prefix(frameBytesMax + 8, 1, 0)); // nothing follows: the length is enough
+  await say(prefix(frameBytesMax + 8, frameKinds.rows, 0)); // nothing follows: the length is enough
   await honestWorkGoesOn();
 });
 
@@ -178,8 +194,8 @@ function prefix(bytesThatFollow: number, kind: number, headBytes: number): Buffe
 const noFrames: Record<string, Uint8Array[]> = {
   "a text": [Buffer.from("GET / HTTP/1.1\r\n\r\n")],
   "a reply": [prefix(4, frameKinds.reply, 0)],
-  "a head that is no message": [prefix(8, frameKinds.frame, 4), Buffer.from([255, 255, 255, 255])],
-  "a head beyond its frame": [prefix(4, frameKinds.frame, 1_000)],
+  "a head that is no message": [prefix(8, frameKinds.rows, 4), Buffer.from([255, 255, 255, 255])],
+  "a head beyond its frame": [prefix(4, frameKinds.rows, 1_000)],
 };
 for (const [name, bytes] of Object.entries(noFrames)) {
   test(`${name} where a frame is due ends its stream only`, async () => {

@@ -1,4 +1,4 @@
-// The Inference service alone: what of the engine's events a caller sees when a request ends before its time, and signs of life.
+// The Inference service alone: what of the engine's events a caller sees when a request ends before its time, and heartbeats.
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";

@@ -32,7 +32,6 @@ export interface GenerateOptions {
   readonly notReady: () => string | undefined;
   /** True when requests are to go to another worker. */
   readonly refuses: () => boolean;
-  /** Share of the attention cache that open requests hold; undefined until it is known. */
   readonly kvUse: () => number | undefined;
   /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;
@@ -42,7 +41,7 @@ export interface GenerateOptions {
   readonly log: Log;
 }
 
-/** Signs of life come from the main thread, which waits for no computation. */
+/** Heartbeats come from the main thread, which waits for no computation. */
 const aliveEveryMs = 400;
 
 type Call = ServerWritable<GenerateRequest, GenerateEvent>;
@@ -155,7 +154,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
   return result;
 }
 
-/** Settings as they came; the engine checks them. What is unset on the wire is 0, and means off. */
+/** The engine checks them; unset is 0, and means off. */
 function samplingOf(sampling: WireSampling | undefined): Sampling {
   if (!sampling) return { temperature: 0, topP: 1, topK: 0, seed: 0n };
   const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint } = sampling;

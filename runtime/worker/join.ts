@@ -6,7 +6,7 @@ import { type AskOptions, askPeers } from "../net/peer-snapshot.ts";
 import type { Log } from "../observe/log.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
 
-/** The interval in which a worker without plan or operator asks its peers. */
+/** Milliseconds. */
 const joinEveryMs = 1_000;
 
 export interface JoinerOptions extends AskOptions {
@@ -15,7 +15,6 @@ export interface JoinerOptions extends AskOptions {
   readonly plan: PlanKeeper;
 }
 
-/** Gets plan and membership from peers: on a timer while the operator is away and something is missing, or from one rank now. */
 export class Joiner {
   readonly #options: JoinerOptions;
   #busy = false;

@@ -1,7 +1,4 @@
 // The way out of a worker. The operator says when nothing depends on it any more (drain), the kubelet when its pod is to end (hand over).
-// Either way requests that run go on here for as long as there is time, since one that is cut has to be computed anew
-// elsewhere; new ones are refused, and gateways ask another rank at once. Told to end, the worker goes on serving its experts until
-// plans have moved them away, or its time is nearly over: that needs an operator, and without one it ends all the same.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Engine } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
@@ -9,22 +6,22 @@ import type { Log } from "../observe/log.ts";
 
 /** It is looked so often whether the worker may end. */
 const lookMs = 50;
-/** Before the end of the grace period: requests that still run are cut, so that they go on elsewhere while experts are served here. */
+/** Milliseconds before the end of the grace period at which requests are cut, to go on elsewhere. */
 const cutBeforeEndMs = 10_000;
-/** Before the end of the grace period: what is left ends, so that closing is orderly. */
+/** Milliseconds before the end of the grace period. */
 const closeBeforeEndMs = 3_000;
-/** An operator that is away this long is not waited for; another one leads within it. */
+/** Another operator leads within it. */
 const operatorAwayMs = 15_000;
 /** Peers are asked this often whether they leave as well. */
 const askPeersMs = 1_000;
-/** The longest that a timer waits, in milliseconds: one that is given more ends at once. */
+/** Milliseconds that a timer takes at most. */
 const timerMsMax = 2 ** 31 - 1;
 const realTime = { now: () => performance.now(), sleep: (ms: number) => sleep(ms) };
 
 export interface LeavingOptions {
   readonly engine: Pick<Engine, "drain" | "load">;
   readonly peers: Pick<Peers, "self" | "membership">;
-  /** True while other ranks may ask this one for experts: the plan, or the one before it, names it. */
+  /** The plan, or the one before it, names this rank. */
   readonly hosts: () => boolean;
   readonly operatorWatches: () => boolean;
   /** True when no rank stays that could ask this one. */
@@ -34,7 +31,6 @@ export interface LeavingOptions {
   /** What status and readiness show has changed. */
   readonly onChange: () => void;
   readonly log: Log;
-  /** Time as the wait knows it; tests have one of their own. */
   readonly time?: { now(): number; sleep(ms: number): Promise<unknown> };
 }
 
@@ -48,7 +44,6 @@ export class Leaving {
     this.#options = options;
   }
 
-  /** The operator said that requests may finish here and that nothing else depends on this rank. */
   get draining(): boolean {
     return this.#drained;
   }
@@ -57,14 +52,14 @@ export class Leaving {
     return this.#ending;
   }
 
-  /** True when a request is to go elsewhere. A worker that ends takes it all the same where no other rank would. */
+  /** A worker that ends takes a request that no other rank would. */
   refuses(): boolean {
     if (this.#drained || !this.#ending) return this.#drained;
     const { self, membership } = this.#options.peers;
     return membership.members.some(({ rank, state }) => rank !== self.rank && state === "active");
   }
 
-  /** Takes new requests or refuses them; those that run may go on for `finishMs` and are then cut. */
+  /** Running requests are cut after `finishMs`. */
   async drain(on: boolean, finishMs = 0): Promise<void> {
     const { engine, onChange } = this.#options;
     this.#drained = on;
@@ -96,7 +91,6 @@ export class Leaving {
     log.warn({ activeRequests: engine.load().activeRequests, experts: hosts() }, "ends without having handed over all");
   }
 
-  /** Whether experts are still to be served here, as it is asked again and again. */
   #needed(clock: () => number): () => Promise<boolean> {
     const { hosts, operatorWatches, othersLeave } = this.#options;
     let heardAt = clock();

@@ -7,7 +7,7 @@ const layerOf = (layer: number, hosts: readonly (readonly number[])[]): LayerPla
   layer,
   epoch: 1,
   hosts,
-  shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))),
+  weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))),
 });
 /** Layers 3 and 7, eight experts each on rank 0; then ranks 1 to 4 get two of each layer. */
 const before = [3, 7].map((layer) => layerOf(layer, Array(8).fill([0])));

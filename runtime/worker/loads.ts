@@ -1,6 +1,5 @@
-// The list of loads of this rank for the layers of a plan, in the order in which it should take them, and whom to ask first. Called
-// by plan-keeper.ts. The order is the receive schedule that every rank makes for itself from the same plan (placement/receive.ts).
-// Pure; loads nothing.
+// The list of loads of this rank for the layers of a plan, in the order in which it should take them, and whom to ask first. Called by
+// plan-keeper.ts.
 import type { LayerPlacement, LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../placement/diff.ts";
 import { receiveSchedule } from "../placement/receive.ts";
@@ -8,7 +7,7 @@ import { receiveSchedule } from "../placement/receive.ts";
 export interface PlannedLoad {
   readonly layer: number;
   readonly expert: number;
-  /** Ranks to ask, the scheduled one first; after the last the model store is left. */
+  /** The scheduled one first; the store comes last. */
   readonly sources: readonly number[];
 }
 
@@ -22,9 +21,9 @@ export interface LoadsOptions {
   readonly sources: (layer: number, expert: number) => readonly number[];
 }
 
-const nothing: LayerPlan = { hosts: [], shares: [] };
+const nothing: LayerPlan = { hosts: [], weights: [] };
 
-/** Experts of the parent placement come first: they are there, or are waited for anyway. */
+/** Experts of the parent placement come first: they are there, or awaited. */
 export function plannedLoads({ rank, layers, parent, sources }: LoadsOptions): PlannedLoad[] {
   const parents = layers.map(({ layer }) => parent(layer) ?? nothing);
   const { moves } = diffPlans(parents, layers, () => 0);

@@ -49,7 +49,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
     experts: {
       residents: { bytes: 0, count: 0, stagedBytes: () => 0 },
       dispatch: {},
-      lanes: {},
+      connections: {},
       state: {},
       pace: {},
       plan: { giveWay: { count: 0 } },

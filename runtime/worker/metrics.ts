@@ -23,7 +23,7 @@ export interface VitalsOptions {
   readonly health: Health;
 }
 
-/** Registers the scrape and returns what status messages read. Engine totals are polled, since the engine is another thread. */
+/** Engine totals are polled, since the engine is another thread. */
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;
@@ -56,10 +56,10 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     const memory = { dense: info.denseBytes, kv: info.kvBytes, experts: experts.residents.bytes - staged, staging: staged };
     for (const kind of ["dense", "kv", "experts", "staging"] as const) metrics.set("enodia_worker_memory_bytes", memory[kind], { kind });
     metrics.set("enodia_expert_hosted", experts.residents.count);
-    metrics.set("enodia_expert_copies_away", experts.plan.giveWay.count);
+    metrics.set("enodia_expert_replicas_away", experts.plan.giveWay.count);
     metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
     metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
-    metrics.set("enodia_dispatch_in_flight", experts.dispatch.inFlight + experts.lanes.inFlight);
+    metrics.set("enodia_dispatch_in_flight", experts.dispatch.inFlight + experts.connections.inFlight);
     metrics.set("enodia_dispatch_streams", experts.dispatch.streams);
     metrics.set("enodia_plan_epoch", experts.state.epoch);
     metrics.set("enodia_transfer_rate_bytes_per_second", experts.pace.rateInForce);

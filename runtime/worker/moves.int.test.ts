@@ -46,7 +46,7 @@ const hostedAt = (ranks: Ranks, rank: number) => ranks.byRank.get(rank)!.worker.
 /** A plan that gives a rank all four experts of layer 0, of which rank 0 hosts 0 and 2 at first. */
 const allTo = (ranks: Ranks, rank: number) => ranks.nextPlan([ranks.layerPlan(0, 0, () => [rank])]);
 
-test("a source whose copy is corrupt is passed over; the bytes come from elsewhere and the plan commits", async () => {
+test("a source whose expert replica is corrupt is passed over; the bytes come from elsewhere and the plan commits", async () => {
   const bad = copyOfStore("source");
   const ranks = await started((rank) => (rank === 0 ? { modelDir: bad.dir } : {}));
   try {
@@ -61,7 +61,7 @@ test("a source whose copy is corrupt is passed over; the bytes come from elsewhe
   }
 });
 
-test("when no sound copy can be had, the layer fails by name and its parent goes on serving", async () => {
+test("when no sound expert replica can be had, the layer fails by name and its parent goes on serving", async () => {
   const [source, target] = [copyOfStore("both-0"), copyOfStore("both-1")];
   const ranks = await started((rank) => ({ modelDir: [source, target][rank]!.dir }));
   try {

@@ -1,8 +1,8 @@
-// The routing tables of this rank's engine, with shares that keep tokens in its zone as far as the plan allows (placement/near.ts). Where
+// The routing tables of this rank's engine, with weights that keep tokens in its zone as far as the plan allows (placement/near.ts). Where
 // zones are not known, or are one, the tables are those of the plan.
 import type { Peers } from "../experts/peers.ts";
 import type { RoutingLayer } from "../placement/dispatch.ts";
-import { nearShares, type Zones, zonesOf } from "../placement/near.ts";
+import { nearWeights, type Zones, zonesOf } from "../placement/near.ts";
 
 export class NearRouting {
   readonly #peers: Pick<Peers, "self" | "membership">;
@@ -13,7 +13,7 @@ export class NearRouting {
     this.#peers = peers;
   }
 
-  /** True when the zones of the world are others than when this was last asked: then every table is to be made anew. */
+  /** True when every table is to be made anew. */
   changed(): boolean {
     this.#zones = zonesOf(this.#peers.self.rank, this.#peers.membership.members);
     const key = keyOf(this.#zones);
@@ -29,7 +29,7 @@ export class NearRouting {
       layer: layer.layer,
       epoch: layer.epoch,
       hosts: layer.hosts,
-      shares: layer.hosts.map((hosts, expert) => nearShares(hosts, layer.shares[expert] ?? [], zones)),
+      weights: layer.hosts.map((hosts, expert) => nearWeights(hosts, layer.weights[expert] ?? [], zones)),
     }));
   }
 }

@@ -61,7 +61,7 @@ function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
 /** `hosts[layer]` = the rank of each of the two experts; undefined leaves the layer out. */
 function planOf(epoch: number, hosts: readonly (readonly [number, number] | undefined)[]): PlacementPlan {
   const layers = hosts.flatMap((row, layer): LayerPlacement[] =>
-    row === undefined ? [] : [{ layer, epoch, hosts: row.map((rank) => [rank]), shares: [[1000], [1000]] }],
+    row === undefined ? [] : [{ layer, epoch, hosts: row.map((rank) => [rank]), weights: [[1000], [1000]] }],
   );
   return { deploymentUid, modelDigest, epoch, parentEpoch: epoch - 1, planHash: `h${epoch}`, layers };
 }
@@ -188,7 +188,7 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
   self.plan.close();
 });
 
-test("a copy that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
+test("an expert replica that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
   const clock = new VirtualClock();
   const self = keeper(4, () => clock.now());
   clock.after(0, () => void self.plan.adopt(everywhere([0, 1])));
@@ -217,7 +217,7 @@ const everywhere = (ranks: number[]): PlacementPlan => ({
   ...planOf(1, []),
   layers: [0, 1].map((layer) => ({
     ...{ layer, epoch: 1, hosts: [ranks, ranks.toReversed()] },
-    shares: [0, 1].map(() => ranks.map((_, i) => Math.floor(1000 / ranks.length) + (i === 0 ? 1000 % ranks.length : 0))),
+    weights: [0, 1].map(() => ranks.map((_, i) => Math.floor(1000 / ranks.length) + (i === 0 ? 1000 % ranks.length : 0))),
   })),
 });
 
@@ -251,7 +251,7 @@ test("of an expert's hosts one keeps it, whichever ask, and the same one when an
   }
 });
 
-test("the only live host keeps its copy, a parent's copy stays until its release, and what is prepared counts as what is committed", async () => {
+test("the only live host keeps its expert replica, a parent's expert replica stays until its release, and what is prepared counts as what is committed", async () => {
   for (const rank of [0, 1]) {
     const self = keeper(4, () => 0, rank);
     await self.plan.adopt(everywhere([0, 1]));
@@ -261,12 +261,12 @@ test("the only live host keeps its copy, a parent's copy stays until its release
       self.away.add(1 - rank);
       assert.ok(!may(expert), "the other host is not there");
       self.away.clear();
-      const alone = { layer: 0, epoch: 2, hosts: [[rank], [rank]], shares: [[1000], [1000]] };
+      const alone = { layer: 0, epoch: 2, hosts: [[rank], [rank]], weights: [[1000], [1000]] };
       await self.plan.prepare({ ...planOf(2, []), layers: [alone] }, {}, () => {});
       assert.ok(!may(expert), "it is to be the only host");
       await self.plan.abort(2, []);
       assert.ok(may(expert));
-      const other = { layer: 0, epoch: 3, hosts: [[1 - rank], [1 - rank]], shares: [[1000], [1000]] };
+      const other = { layer: 0, epoch: 3, hosts: [[1 - rank], [1 - rank]], weights: [[1000], [1000]] };
       await self.plan.prepare({ ...planOf(3, []), layers: [other] }, {}, () => {});
       await self.plan.commit({ ...planOf(3, []), layers: [other] });
       assert.ok(!may(expert), "sources of the parent may still route to it");
@@ -275,7 +275,7 @@ test("the only live host keeps its copy, a parent's copy stays until its release
   }
 });
 
-test("a copy that gave way is taken back when the rank that kept it is gone, while what took its place is still used", async () => {
+test("an expert replica that gave way is taken back when the rank that kept it is gone, while what took its place is still used", async () => {
   const clock = new VirtualClock();
   for (const rank of [0, 1]) {
     const self = keeper(4, () => clock.now(), rank);
@@ -297,7 +297,7 @@ test("a copy that gave way is taken back when the rank that kept it is gone, whi
   }
 });
 
-test("an engine that has ended when a plan's copies are to be freed ends no process", async () => {
+test("an engine that has ended when a plan's expert replicas are to be freed ends no process", async () => {
   const clock = new VirtualClock();
   const self = keeper(4, () => clock.now());
   const crashes: unknown[] = [];
@@ -346,12 +346,12 @@ test("tables keep tokens in the rank's zone from the moment that all zones are k
     const before = self.tables.length;
     self.changed();
     await new Promise((resolve) => setImmediate(resolve));
-    return self.tables.slice(before).map(({ layers }) => layers.map(({ layer, shares }) => [layer, shares[0]]));
+    return self.tables.slice(before).map(({ layers }) => layers.map(({ layer, weights }) => [layer, weights[0]]));
   };
-  const both = { ...planOf(1, [[0, 0]]), layers: [{ layer: 0, epoch: 1, hosts: [[0, 1], [0]], shares: [[400, 600], [1000]] }] };
+  const both = { ...planOf(1, [[0, 0]]), layers: [{ layer: 0, epoch: 1, hosts: [[0, 1], [0]], weights: [[400, 600], [1000]] }] };
   await self.plan.prepare(both, {}, () => {});
   await self.plan.commit(both);
-  assert.deepEqual(self.tables.at(-1)?.layers[0]?.shares, [[400, 600], [1000]], "as the plan says");
+  assert.deepEqual(self.tables.at(-1)?.layers[0]?.weights, [[400, 600], [1000]], "as the plan says");
   assert.deepEqual(await say("", ""), [], "nothing is known, nothing is told");
   assert.deepEqual(await say("a", "b"), [[[0, [800, 200]]]]);
   assert.deepEqual(await say("a", "b"), [], "the same again");

@@ -10,19 +10,19 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
 import { hash32 } from "../placement/dispatch.ts";
-import { CopiesThatGaveWay } from "./give-way.ts";
+import { ExpertReplicasThatGaveWay } from "./give-way.ts";
 import { type PlannedLoad, plannedLoads } from "./loads.ts";
 import { NearRouting } from "./near-routing.ts";
 import type { PlanState } from "./plan-state.ts";
 
-/** Experts of a plan asked for side by side; transfers are bounded again in the materializer. */
+/** Transfers are bounded again in the materializer. */
 const asksAtOnce = 4;
-/** A commit answers after so long at most, drained or not; Release then says what is pending. */
+/** Milliseconds; Release then says what is pending. */
 const drainWaitMs = 250;
 const drainGiveUpMs = 60_000;
 /** The deadline of a Prepare that names none. */
 const prepareDefaultMs = 60_000;
-/** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
+/** Milliseconds after the drain: no Release need come after an adopted plan. */
 const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
 const loadersAtOnce = 2;
@@ -37,7 +37,7 @@ export type PrepareOutcome =
     }
   | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
 
-/** A Prepare that is under way. Several may be: a new leader goes on with the epoch of the one before it. */
+/** Several may be under way: a new leader goes on with the same epoch. */
 interface PrepareCall {
   readonly epoch: number;
   readonly abort: AbortController;
@@ -65,7 +65,7 @@ export interface PlanKeeperOptions {
   readonly onChange: () => void;
 }
 
-/** The limits that the caller of a Prepare sets it; without them it has the default time and no limit. */
+/** Unset = the default time and no limit. */
 interface PrepareLimits {
   readonly withinMs?: number | undefined;
   readonly bytesPerSecond?: number;
@@ -75,11 +75,11 @@ interface PrepareLimits {
 
 export class PlanKeeper {
   readonly state: PlanState;
-  /** The copies that may give way to loads on demand. */
-  readonly giveWay: CopiesThatGaveWay;
+  /** The expert replicas that may give way to loads on demand. */
+  readonly giveWay: ExpertReplicasThatGaveWay;
   readonly #options: PlanKeeperOptions;
   readonly #calls = new Set<PrepareCall>();
-  /** The call that last took a layer on: no other may fail it. */
+  /** The call that last took a layer on; no other may fail it. */
   readonly #preparers = new Map<number, PrepareCall>();
   /** Ranks that a committed plan has named. */
   readonly #named = new Set<number>();
@@ -96,30 +96,29 @@ export class PlanKeeper {
     this.#options = options;
     const { state, peers, log } = options;
     const { residents } = options.materializer;
-    this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
+    this.giveWay = new ExpertReplicasThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
     this.#near = new NearRouting(peers);
     options.peers.onChange(() => {
       void (this.#near.changed() ? this.#route(Array.from({ length: options.layers }, (_, layer) => layer)) : this.#mask());
       if (this.giveWay.count > 0) void this.#loadMissing(); // who keeps an expert may be gone
     });
   }
-  /** The engine's remote side, which needs the plan and so comes after it. */
+  /** It needs the plan and so comes after it. */
   attach(dispatch: Pick<DispatchClient, "drained">): void {
     this.#dispatch = dispatch;
   }
 
-  /** The reason why this rank cannot serve yet; undefined once it has a plan and has held all that the plan gave it. */
   notReady(): string | undefined {
     if (!this.state.complete) return "no plan yet: neither the operator nor a peer has sent one";
     if (this.#warm) return undefined;
     return this.#loadProblem === "" ? "loading the experts of the plan" : `loading the experts of the plan: ${this.#loadProblem}`;
   }
 
-  /** The committed placement of a layer and, until freed, its parent; dispatch may choose from these, newest first. */
+  /** Newest first; the parent until it is freed. */
   placements(layer: number): LayerPlacement[] {
     return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
   }
-  /** Ranks that may hold a copy of an expert, nearest first is unknown, so spread by hash. */
+  /** Spread by hash. */
   sources(layer: number, expert: number): number[] {
     const { peers } = this.#options;
     const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
@@ -127,8 +126,7 @@ export class PlanKeeper {
     return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
   }
 
-  /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
-   *  loading stops and what has come stays: the next Prepare of this epoch goes on from there. */
+  /** Reports each layer. When the caller has `left`, what has come stays for the next Prepare. */
   async prepare(plan: PlacementPlan, limits: PrepareLimits, report: (outcome: PrepareOutcome) => void): Promise<void> {
     const { withinMs = prepareDefaultMs, bytesPerSecond = 0, left } = limits;
     const { start, done } = this.state.prepare(plan);
@@ -155,7 +153,6 @@ export class PlanKeeper {
     }
   }
 
-  /** A call with its own end: the deadline or the leaving of one caller does not touch the loads of another. */
   #begin(epoch: number, layers: readonly LayerPlacement[], withinMs: number, left: AbortSignal | undefined) {
     for (const older of this.#calls) if (older.epoch < epoch) older.abort.abort(aborted(older.epoch));
     const call: PrepareCall = { epoch, abort: new AbortController() };
@@ -178,7 +175,7 @@ export class PlanKeeper {
     return { call, end };
   }
 
-  /** One expert of a layer under preparation; true if it was the layer's last. Once one has failed, no other is asked for. */
+  /** True for the layer's last. Once one failed no other is asked for. */
   async #load({ layer, expert, sources }: PlannedLoad, open: OpenLayer, bytesPerSecond: number, signal: AbortSignal): Promise<boolean> {
     try {
       if (open.error === undefined) {
@@ -195,7 +192,6 @@ export class PlanKeeper {
     return open.left === 0;
   }
 
-  /** All experts of the layer are there, or one could not be had. */
   async #prepared({ placement, bytes, fetched, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
     const { materializer, metrics } = this.#options;
     const { layer, epoch } = placement;
@@ -227,7 +223,7 @@ export class PlanKeeper {
     return result;
   }
 
-  /** The committed plan as a whole, from the operator or a peer. Missing experts are loaded in the background. */
+  /** Missing experts are loaded in the background. */
   async adopt(plan: PlacementPlan): Promise<boolean> {
     const changed = this.state.adopt(plan);
     if (changed.length === 0) return false;
@@ -247,7 +243,7 @@ export class PlanKeeper {
     if (given.length > 0) metrics.add("enodia_plan_rollbacks_total", given.length);
   }
 
-  /** Frees the parent's copies of what is drained; with `drainOnly` it only says what is. */
+  /** `drainOnly` frees nothing. */
   async release(epoch: number, layers: readonly number[], drainOnly = false): Promise<{ released: number[]; pending: number[] }> {
     const { released, pending } = this.state.release(epoch, layers, drainOnly);
     if (drainOnly) return { released, pending };
@@ -256,10 +252,7 @@ export class PlanKeeper {
     return { released, pending };
   }
 
-  /**
-   * Frees what a plan adopted as a whole has replaced. Layers committed since then have a Release of their own to come: other
-   * sources may still route by their parent.
-   */
+  /** Layers committed since then await a Release of their own. */
   async #freeAdopted(adopted: readonly LayerPlacement[]): Promise<void> {
     if (this.#stopping.signal.aborted) return;
     try {
@@ -267,7 +260,7 @@ export class PlanKeeper {
         if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
       }
     } catch (err) {
-      this.#options.log.error({ err }, "copies of the plan before could not be freed");
+      this.#options.log.error({ err }, "expert replicas of the plan before could not be freed");
     }
   }
 
@@ -277,7 +270,6 @@ export class PlanKeeper {
     for (const { abort } of this.#calls) abort.abort(aborted(0));
   }
 
-  /** New tables to the engine, then the wait for frames of the old ones; loading what is missing goes on beside. */
   async #install(layers: readonly number[]): Promise<void> {
     const routed = this.#route(layers);
     const drained = Promise.all(layers.map((layer) => this.#drain(layer, routed)));
@@ -292,7 +284,6 @@ export class PlanKeeper {
     if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
   }
 
-  /** Hands the committed tables of layers that changed to the engine's router, which keeps those of the others. */
   async #route(changed: readonly number[]): Promise<void> {
     const { engine, peers, log } = this.#options;
     const layers = changed.flatMap((layer) => this.state.current(layer) ?? []);
@@ -305,7 +296,7 @@ export class PlanKeeper {
     }
   }
 
-  /** Tells the router whom to leave out: hosts that are lost, suspect or unknown. */
+  /** Lost, suspect or unknown hosts. */
   async #mask(): Promise<void> {
     const { engine, peers, log } = this.#options;
     try {
@@ -315,7 +306,7 @@ export class PlanKeeper {
     }
   }
 
-  /** Loads what the committed plan gives this rank and memory lacks: after a restart, a first start or a repair. */
+  /** After a restart, a first start or a repair. */
   async #loadMissing(): Promise<void> {
     this.#loadAgain = true;
     if (this.#loading) return;
@@ -373,7 +364,6 @@ export class PlanKeeper {
     return failed;
   }
 
-  /** A planned expert waits for room: nothing need come of it before plan or memory change. */
   #full(): void {
     const { materializer, log, onChange } = this.#options;
     const { count } = materializer.residents;

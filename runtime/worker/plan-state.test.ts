@@ -18,7 +18,7 @@ function plan(epoch: number, layers: Record<number, number[][]>, planHash = `has
       layer: Number(layer),
       epoch,
       hosts,
-      shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))),
+      weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))),
     })),
   };
 }
@@ -42,7 +42,7 @@ test("a first plan goes from prepare to commit and is then complete", () => {
   assert.deepEqual(state.snapshot()?.layers.length, 2);
 });
 
-test("old copies stay wanted until the layer is released", () => {
+test("old expert replicas stay wanted until the layer is released", () => {
   const state = started();
   const second = plan(2, { 0: [[1], [0]] });
   state.prepare(second);

@@ -1,6 +1,5 @@
-// The epoch machine of one worker, layer by layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE).
-// It decides what is accepted and which experts this rank must hold; it moves nothing (experts/memory/materializer.ts does).
-// Fencing: an epoch below the highest seen, or that epoch with another hash, is refused, so an old leader cannot act.
+// The epoch machine of one worker, layer by layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE). It decides what is
+// accepted and which experts this rank must hold; it moves nothing (experts/memory/materializer.ts does).
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import { type ExpertGrid, expertsIn } from "../placement/grid.ts";
@@ -26,9 +25,8 @@ export class PlanState {
   readonly #options: PlanStateOptions;
   readonly #layers: LayerState[];
   readonly #hosted = new WeakMap<LayerPlacement, readonly number[]>();
-  /** The fence: highest epoch accepted by prepare, commit or adopt, and its hash. */
+  /** Highest epoch accepted, and its hash. */
   #fence = { epoch: 0, hash: "" };
-  /** The committed plan as a whole: highest epoch with a committed layer. */
   #epoch = 0;
   #hash = "";
   #parentEpoch = 0;
@@ -74,12 +72,12 @@ export class PlanState {
     return epoch >= (state.previous ?? state.current).epoch;
   }
 
-  /** The lowest epoch that serves in each layer; -1 in one without a placement. */
+  /** -1 without a placement. */
   lowestEpochs(): number[] {
     return this.#layers.map(({ previous, current }) => (previous ?? current)?.epoch ?? -1);
   }
 
-  /** The committed plan, to hand to a peer or to compare; undefined before every layer has one. */
+  /** Undefined before every layer has one. */
   snapshot(): PlacementPlan | undefined {
     const layers = this.#layers.flatMap((state) => (state.current === undefined ? [] : [state.current]));
     if (layers.length < this.#layers.length) return undefined;
@@ -87,7 +85,7 @@ export class PlanState {
     return { deploymentUid, modelDigest, epoch: this.#epoch, parentEpoch: this.#parentEpoch, planHash: this.#hash, layers };
   }
 
-  /** Experts of a layer that this rank must hold now: committed, parent until freed, and what is being prepared. */
+  /** Committed, parent until freed, and prepared ones. */
   wanted(layer: number): Set<number> {
     const { current, previous, next } = this.#at(layer);
     return new Set([current, previous, next].flatMap((placement) => this.#hostedBy(placement)));
@@ -97,12 +95,11 @@ export class PlanState {
     return this.#hostedBy(this.#at(layer).current);
   }
 
-  /** True while the committed plan, or the parent of a layer that is not freed, places anything on this rank. */
   hostsAny(): boolean {
     return this.#layers.some(({ current, previous }) => [current, previous].some((placement) => this.#hostedBy(placement).length > 0));
   }
 
-  /** Starts preparing the layers that a plan changes. Returns those that still need work, and those already committed. */
+  /** Returns layers that need work, and those committed before. */
   prepare(plan: PlacementPlan): { readonly start: LayerPlacement[]; readonly done: number[] } {
     this.#check(plan);
     this.#raiseFence(plan);
@@ -115,7 +112,7 @@ export class PlanState {
         continue;
       }
       if (state.phase !== "ready" || state.next?.epoch !== plan.epoch) {
-        // Unreleased copies of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
+        // Unreleased expert replicas of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
         state.previous = undefined;
         state.phase = "preparing";
         state.next = { ...layer, epoch: plan.epoch };
@@ -125,7 +122,7 @@ export class PlanState {
     return { start, done };
   }
 
-  /** PREPARING -> READY; false when that preparation was aborted or replaced meanwhile. */
+  /** PREPARING -> READY; false when it was aborted or replaced. */
   ready(layer: number, epoch: number): boolean {
     const state = this.#at(layer);
     if (state.next?.epoch !== epoch || (state.phase !== "preparing" && state.phase !== "ready")) return false;
@@ -133,12 +130,12 @@ export class PlanState {
     return true;
   }
 
-  /** A preparation that failed here: back to IDLE under the parent plan. */
+  /** Back to IDLE. */
   failed(layer: number, epoch: number): void {
     if (this.#at(layer).next?.epoch === epoch) this.#toIdle(this.#at(layer));
   }
 
-  /** Commits what is READY (or was committed before). Layers not ready are refused by name; the others commit all the same. */
+  /** Layers that are not ready are refused by name. */
   commit(plan: PlacementPlan): { readonly committed: number[]; readonly refused: string } {
     this.#check(plan);
     this.#raiseFence(plan);
@@ -155,7 +152,7 @@ export class PlanState {
     return { committed, refused: refused.length === 0 ? "" : `layers ${refused.join(",")} are not ready for epoch ${plan.epoch}` };
   }
 
-  /** Takes a committed plan as a whole (operator's push, or a peer's snapshot): roll forward only. Returns the layers that changed. */
+  /** Rolls forward only; returns the layers that changed. */
   adopt(plan: PlacementPlan): number[] {
     if (plan.deploymentUid !== this.#options.deploymentUid || plan.epoch < this.#epoch) return [];
     this.#check(plan, { fenced: false });
@@ -176,7 +173,7 @@ export class PlanState {
     return changed;
   }
 
-  /** Gives up preparations of an epoch; an empty list means all of them. Committed layers only roll forward. */
+  /** An empty list means all layers. */
   abort(epoch: number, layers: readonly number[]): number[] {
     const chosen = layers.length === 0 ? this.#layers.keys() : layers;
     const aborted: number[] = [];
@@ -189,13 +186,13 @@ export class PlanState {
     return aborted;
   }
 
-  /** COMMITTED -> DRAINED: this source has no frame of the parent epoch in flight any more. */
+  /** COMMITTED -> DRAINED. */
   drained(layer: number): void {
     const state = this.#at(layer);
     if (state.phase === "committed") state.phase = "drained";
   }
 
-  /** DRAINED -> FREE: the parent's copies are no longer wanted. Layers that are not drained stay and are named; with `drainOnly` all do. */
+  /** DRAINED -> FREE. Layers that are not drained are named. */
   release(epoch: number, layers: readonly number[], drainOnly = false): { readonly released: number[]; readonly pending: number[] } {
     const released: number[] = [];
     const pending: number[] = [];
@@ -255,7 +252,7 @@ export class PlanState {
     }
   }
 
-  /** The experts of this rank, found once for a placement: every commit of a layer asks for those of all layers. */
+  /** Found once for a placement. */
   #hostedBy(placement: LayerPlacement | undefined): readonly number[] {
     if (placement === undefined) return [];
     const known = this.#hosted.get(placement);

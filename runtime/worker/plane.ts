@@ -1,10 +1,10 @@
 // A worker's part in the cluster, all that lies between the wire and the engine: plan, memory, transfers, frames out and in, peers,
 // Control, and the load that it reports. Network, bus, store, engine and clock are given, so that the same code runs in a process
-// (worker.ts) and in a simulated cluster. Not here: requests of users (inference.ts).
+// (worker.ts) and in a simulated cluster.
 import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
-import type { Seeded } from "../experts/memory/seed-tier.ts";
+import type { RemoteModel } from "../experts/memory/weight-server-tier.ts";
 import { Peers } from "../experts/peers.ts";
 import { Control, Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, callerOf, type GrpcServer, type Network } from "../net/grpc.ts";
@@ -36,8 +36,8 @@ export interface PlaneOptions {
   readonly tls: TlsSource;
   readonly store: ModelStore;
   /** Of a rank that mounts no model. */
-  readonly seeded?: Seeded | undefined;
-  /** Of the text files that are served beside it; empty where none are. */
+  readonly remoteModel?: RemoteModel | undefined;
+  /** Empty where none are served. */
   readonly textDigest: string;
   readonly engine: Engine;
   readonly info: EngineInfo;
@@ -46,7 +46,7 @@ export interface PlaneOptions {
   /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
   readonly clock: SteadyClock;
-  /** Milliseconds after which a stream to another rank that no frame uses is closed; unset = a minute. */
+  /** Milliseconds; unset = a minute. */
   readonly streamIdleMs?: number | undefined;
   readonly health: Health;
   readonly metrics: Metrics<"worker">;
@@ -66,7 +66,6 @@ interface LoadReports {
 }
 
 interface PlaneStart {
-  /** Addresses (ip:port) of the workers to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
   /** The bus on which load is published; none: it is not. */
   readonly load: LoadReports | undefined;
@@ -80,11 +79,10 @@ export interface WorkerPlane {
   readonly vitals: () => WorkerVitals;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
-  /** Has the engine take other engines' lanes, on a port of their own; nothing where it has none. */
-  openLanes(host: string, port: number): Promise<void>;
+  openConnections(host: string, port: number): Promise<void>;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;
-  /** Looks for a plan and reports load, until the returned function is called. */
+  /** Returns how to stop. */
   start(start: PlaneStart): () => void;
   close(): void;
 }
@@ -108,7 +106,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     engine,
     info,
     store,
-    seeded: options.seeded,
+    remoteModel: options.remoteModel,
     peers,
     tls,
     budgetBytes,
@@ -164,6 +162,6 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.addDispatch(experts.serveDispatch);
     server.add(Shards, experts.shardsService);
   };
-  const openLanes = (host: string, port: number) => experts.lanes.open(host, port);
-  return { experts, leaving, record, vitals, caller, openLanes, serve, start, close: () => experts.close() };
+  const openConnections = (host: string, port: number) => experts.connections.open(host, port);
+  return { experts, leaving, record, vitals, caller, openConnections, serve, start, close: () => experts.close() };
 }

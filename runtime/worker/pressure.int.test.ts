@@ -1,4 +1,4 @@
-// Memory full of copies, a rank dies, and nobody plans: what only the dead rank held gets the place of what others hold too.
+// Memory full of expert replicas, a rank dies, and nobody plans: what only the dead rank held gets the place of what others hold too.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
@@ -39,7 +39,7 @@ const onDemandLoads = async (ranks: Ranks, rank: number): Promise<number> => {
   return Number(/^enodia_expert_on_demand_loads_total\{result="ok"[^}]*\} (\d+)/m.exec(text)?.[1] ?? 0);
 };
 
-test("with memory full of copies and a rank dead, experts that only it held are served all the same", async () => {
+test("with memory full of expert replicas and a rank dead, experts that only it held are served all the same", async () => {
   const ranks = await filled();
   try {
     const want = await ranks.text([0], prompt, tokens);

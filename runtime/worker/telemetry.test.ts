@@ -1,15 +1,18 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { decodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
+import { encodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
 import { telemetryKey } from "../../test/kit/ranks/telemetry-keys.ts";
 import { LoadCounter } from "../engine/pass/load-counter.ts";
 import { openLoad } from "../net/load-signature.ts";
 import type { Bus } from "../net/nats.ts";
-import { silentLog } from "../observe/log.ts";
+import { type Log, silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
-import { machineId } from "./machine.ts";
-import { publishLoad, turnMs } from "./telemetry.ts";
+import { jitterMs, machineId, publishLoad, signingKeyAt } from "./telemetry.ts";
 
 interface Rank {
   readonly rank?: number;
@@ -79,10 +82,10 @@ const worlds: Record<string, readonly { readonly deploymentUid: string; readonly
 };
 for (const [what, ranks] of Object.entries(worlds))
   test(`${what} send in turn, within a quarter of a window, and few at once`, () => {
-    const turns = ranks.map((rank) => turnMs(rank, 5_000));
+    const turns = ranks.map((rank) => jitterMs(rank, 5_000));
     assert.ok(Math.min(...turns) >= 0 && Math.max(...turns) < 1_250);
     assert.deepEqual(
-      ranks.map((rank) => turnMs(rank, 3_600_000)),
+      ranks.map((rank) => jitterMs(rank, 3_600_000)),
       turns,
       "an hour's windows wait no longer",
     );
@@ -95,7 +98,7 @@ test("a rank sends its window when its turn comes after the end", async () => {
   const [windowMs, clock] = [400, steadyClock()];
   const [load] = await published(undefined, () => {}, { rank: 1, windowMs, clock });
   const waited = clock() - (load?.windowEnd ?? 0);
-  assert.ok(waited >= turnMs({ deploymentUid: "u", rank: 1 }, windowMs) - 2, `sent ${waited} ms after the end of its window`);
+  assert.ok(waited >= jitterMs({ deploymentUid: "u", rank: 1 }, windowMs) - 2, `sent ${waited} ms after the end of its window`);
 });
 
 test("all processes of a machine give it the same name", () => {
@@ -138,5 +141,28 @@ test("without a key nothing is published, and with one the next window is", asyn
   } finally {
     stop();
     await metrics.close();
+  }
+});
+
+test("a rank signs with the newest key of the file, finds a rotated one by itself, and says once why it has none", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "enodia-keys-"));
+  try {
+    const path = join(dir, "keys");
+    const warned: string[] = [];
+    const log: Log = { ...silentLog, warn: (fields) => void warned.push((fields as { problem: string }).problem) };
+    const key = signingKeyAt(path, log);
+    assert.deepEqual([await key(), await key()], [undefined, undefined]);
+    assert.equal(warned.length, 1);
+    assert.match(warned[0] ?? "", /the telemetry Secret is missing or not mounted yet/);
+    writeFileSync(path, encodeTelemetryKeys([telemetryKey(1)]));
+    assert.deepEqual(await key(), telemetryKey(1));
+    writeFileSync(path, encodeTelemetryKeys([telemetryKey(2), telemetryKey(1)]));
+    assert.deepEqual(await key(), telemetryKey(2));
+    writeFileSync(path, "half-writ");
+    assert.equal(await key(), undefined);
+    assert.match(warned[1] ?? "", /telemetry keys: not JSON/);
+    assert.equal(await signingKeyAt(undefined, silentLog)(), undefined);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
   }
 });

@@ -2,8 +2,11 @@
 // bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
 // cover the same time; they are sent in turn, since those of a large world in the same instant hold up whoever reads them.
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { AppError } from "../../crds/common.ts";
 import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadTurnMsMax, phases } from "../../crds/telemetry.ts";
-import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
+import { decodeTelemetryKeys, type TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
 import { signLoad } from "../net/load-signature.ts";
 import type { Identity } from "../net/mapping.ts";
@@ -23,31 +26,29 @@ export interface TelemetryOptions {
   readonly experts: number;
   readonly windowMs: number;
   readonly clock: SteadyClock;
-  /** Id of the machine, set where the engine computes on the cores of its machine. */
+  /** Set where the engine computes on cores. */
   readonly machine: string | undefined;
-  /** The key to sign with; undefined while there is none: then nothing is sent, since nobody would take it. */
+  /** Undefined: nothing is sent. */
   readonly signingKey: () => Promise<TelemetryKey | undefined>;
-  /** True while the operator asks where tokens go from layer to layer. */
   readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
   readonly log: Log;
 }
 
-/** Ranks send in turn over this part of a window, and within `loadTurnMsMax`. */
-const turnsPart = 1 / 4;
-/** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
+/** Part of a window over which ranks send. */
+const jitterPart = 1 / 4;
 const golden = (Math.sqrt(5) - 1) / 2;
 
-/** Milliseconds between the end of a window and the time at which a rank sends it; the ranks of many deployments share the turns. */
-export function turnMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
+/** Milliseconds from the end of a window until a rank sends it. */
+export function jitterMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
-  return ((first + rank * golden) % 1) * Math.min(turnsPart * windowMs, loadTurnMsMax);
+  return ((first + rank * golden) % 1) * Math.min(jitterPart * windowMs, loadTurnMsMax);
 }
 
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
   const { engine, self, windowMs, clock, transitions, log } = options;
-  const waitMs = turnMs(self, windowMs);
+  const waitMs = jitterMs(self, windowMs);
   let windowStart = clock();
   let seq = 0;
   let timer: NodeJS.Timeout | undefined;
@@ -115,9 +116,42 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
   }
 }
 
-/** The message, without transitions where they do not fit: the load comes first, since nothing is balanced without. Undefined when it
- *  is above the limit all the same. */
+/** Transitions are left out where they do not fit; undefined when that is not enough. */
 function signedWithin(load: LoadWindow, transitions: LoadWindow["transitions"], key: TelemetryKey): string | undefined {
   const forms = transitions ? [{ ...load, transitions }, load] : [load];
   return forms.map((form) => signLoad(encodeLoad(form), key)).find((message) => message.length <= loadMessageBytesMax);
+}
+
+/** Read at every call, since the operator rotates it; undefined without a readable key. */
+export function signingKeyAt(path: string | undefined, log: Log): () => Promise<TelemetryKey | undefined> {
+  let last = "";
+  const report = (problem: string): undefined => {
+    if (problem !== last && problem !== "") log.warn({ path, problem }, "no key to sign load messages with: none is sent");
+    last = problem;
+    return undefined;
+  };
+  return async () => {
+    if (path === undefined) return report("none is configured");
+    try {
+      const [newest] = decodeTelemetryKeys(await readFile(path, "utf8"));
+      report("");
+      return newest;
+    } catch (caught) {
+      return report(
+        caught instanceof AppError ? caught.message : `${path} cannot be read: the telemetry Secret is missing or not mounted yet`,
+      );
+    }
+  };
+}
+
+const bootIdFile = "/proc/sys/kernel/random/boot_id";
+const idCharsMax = 64;
+
+/** The same in all containers of a machine; undefined where the kernel does not tell. */
+export function machineId(): string | undefined {
+  try {
+    return readFileSync(bootIdFile, "utf8").trim().slice(0, idCharsMax) || undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -19,7 +19,7 @@ export interface TextFolder {
   readonly digest: string;
 }
 
-/** The text files of a store. Throws `BadModel` for one that no gateway would take. */
+/** Throws `BadModel` for files that no gateway would take. */
 export async function openTextFolder(dir: string): Promise<TextFolder> {
   const files: TextFile[] = [];
   for (const name of textFileNames) {

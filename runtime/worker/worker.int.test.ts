@@ -66,7 +66,7 @@ describe("three workers", () => {
               layers.map((l) => ({
                 ...l,
                 hosts: l.hosts.map((row) => [...new Set(row)]),
-                shares: l.hosts.map((row) => (new Set(row).size === 1 ? [1000] : [500, 500])),
+                weights: l.hosts.map((row) => (new Set(row).size === 1 ? [1000] : [500, 500])),
               })),
             ),
           );
@@ -78,14 +78,14 @@ describe("three workers", () => {
       assert.ok((ranks.plan?.epoch ?? 0) > 3, `only ${ranks.plan?.epoch} epochs`);
       for (const { rank, worker } of ranks.byRank.values()) {
         const planned = ranks.plan!.layers.map(({ hosts }) => hosts.flatMap((row, expert) => (row.includes(rank) ? [expert] : [])));
-        await until("copies are released", () => JSON.stringify(worker.engine.hosted()) === JSON.stringify(planned));
+        await until("expert replicas are released", () => JSON.stringify(worker.engine.hosted()) === JSON.stringify(planned));
       }
     } finally {
       await ranks.close();
     }
   });
 
-  test("finish every text when one of them is killed, and its sole copies are loaded on demand", async () => {
+  test("finish every text when one of them is killed, and its sole expert replicas are loaded on demand", async () => {
     const ranks = await started(3, { layerMs: 1 });
     try {
       let killed: Promise<number> | undefined;

@@ -6,11 +6,11 @@ import { AppError } from "../../crds/common.ts";
 import type { WorkerSettings } from "../../crds/process.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
 import { KeptUnits } from "../experts/memory/kept-units.ts";
-import { keeping, keptTier, type Seeded, SeedTier } from "../experts/memory/seed-tier.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
 import { inOrder } from "../experts/memory/tier.ts";
-import { Seed } from "../experts/seed.ts";
+import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
+import { WeightServer } from "../experts/weight-server.ts";
 import { Inference, TextFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, grpcNetwork } from "../net/grpc.ts";
 import type { Identity } from "../net/mapping.ts";
@@ -25,21 +25,19 @@ import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { WorkerVitals } from "./control.ts";
-import { expertBudgetBytes } from "./expert-budget.ts";
+import { expertBudgetBytes } from "./expert-bytes.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
-import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
-import { signingKeyAt } from "./signing-key.ts";
+import { machineId, signingKeyAt } from "./telemetry.ts";
 import { createTextServer, openTextFolder, type TextFolder } from "./text-server.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
-/** A seed that has just given the store and is away now is asked again after this. */
-const seedAgainMs = 2_000;
+/** Milliseconds. */
+const weightServerRetryMs = 2_000;
 
-/** Settings that the operator gives the worker through its environment, and those that the process has of itself. */
 export interface WorkerOptions extends WorkerSettings {
   /** Address that its servers listen on; all when not given. */
   readonly host?: string;
@@ -55,8 +53,8 @@ export interface WorkerOverrides {
   readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
   /** Addresses to ask instead of the headless Service's. */
   readonly peers?: () => Promise<string[]>;
-  /** Addresses of the seed in place of its Service's. */
-  readonly seed?: () => Promise<readonly string[]>;
+  /** Addresses of the weight server in place of its Service's. */
+  readonly weightServer?: () => Promise<readonly string[]>;
   readonly streamIdleMs?: number;
 }
 
@@ -69,9 +67,7 @@ export interface Worker {
   readonly engine: Engine;
   readonly experts: WorkerExperts;
   readonly metrics: Metrics<"worker">;
-  /** Resolves when requests and experts are handed over and the process may end, or when that time is nearly over. */
   handOver(graceMs: number): Promise<void>;
-  /** Open requests end with `draining`, so that gateways go on elsewhere; frames in work end; then everything closes. */
   close(graceMs: number): Promise<void>;
 }
 
@@ -107,11 +103,12 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const identity: Identity = { deploymentUid, rank, podUid, bootId: randomUUID() };
   const base: Base = { options, overrides, identity, log, metrics, health, tracing, tls };
 
-  const seed = seedOf(base);
-  if (seed) await fetchStore({ seed, codec: options.codec, dir: options.modelDir, waits: (why) => health.notReady("start", why), log });
+  const weightServer = weightServerOf(base);
+  if (weightServer)
+    await fetchStore({ weightServer, codec: options.codec, dir: options.modelDir, waits: (why) => health.notReady("start", why), log });
   health.notReady("start", "opening the model");
   const store = await openStore(options.modelDir);
-  const seeded = seed && (await openSeeded(base, seed, store));
+  const remoteModel = weightServer && (await openRemoteModel(base, weightServer, store));
   const text = await openTextFolder(options.modelDir);
   const remote = new RemoteSocket();
   const engine = await (overrides.createEngine ?? createEngine)({
@@ -147,15 +144,15 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   );
 
   const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
-  const running = await serve(base, { store, seeded, text, engine, info, remote, budgetBytes });
+  const running = await serve(base, { store, remoteModel, text, engine, info, remote, budgetBytes });
   health.ready("start");
   const close = async (graceMs: number) => {
     health.notReady("stopping", "the process was told to stop");
     await running.close(graceMs);
     await engine.close();
     await store.close();
-    seed?.close();
-    await seeded?.kept.close();
+    weightServer?.close();
+    await remoteModel?.kept.close();
     await Promise.all([healthServer.close(), metrics.close(), tracing.close()]);
     tls.close();
   };
@@ -166,22 +163,21 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
 }
 
 /** Undefined for a rank that mounts the model. */
-function seedOf({ options, overrides, identity, tls, log }: Base): Seed | undefined {
+function weightServerOf({ options, overrides, identity, tls, log }: Base): WeightServer | undefined {
   const { seedDns: dns, namespace, deployment: name, podIp, grpcPort } = options;
   if (dns === undefined) return undefined;
-  const addresses = overrides.seed ?? (() => resolvePeers(dns, grpcPort, podIp, log));
-  return new Seed({ self: identity, namespace, name, tls, network: grpcNetwork, addresses });
+  const addresses = overrides.weightServer ?? (() => resolvePeers(dns, grpcPort, podIp, log));
+  return new WeightServer({ self: identity, namespace, name, tls, network: grpcNetwork, addresses });
 }
 
-/** The engine measures itself on one expert, which has to be there before it opens the store. */
-async function openSeeded({ options, health, log }: Base, seed: Seed, store: ModelStore): Promise<Seeded> {
+async function openRemoteModel({ options, health, log }: Base, weightServer: WeightServer, store: ModelStore): Promise<RemoteModel> {
   const { codec, modelDir } = options;
   const kept = await KeptUnits.open(modelDir, store.index, codec);
   const layer = store.layerShapes.findIndex(({ experts }) => experts > 0);
   const report = () => {};
   const tiers = inOrder([
     keptTier(kept, new StoreReads(store, codec), { time: new SharedTime(() => performance.now()), report }),
-    keeping(new SeedTier({ seed, store, codec, time: new SharedTime(() => performance.now()), report }), kept, log),
+    keeping(new WeightServerTier({ weightServer, store, codec, time: new SharedTime(() => performance.now()), report }), kept, log),
   ]);
   const request = { layer, expert: 0, sources: [], bytesPerSecond: 0, rate: 0, signal: new AbortController().signal };
   while (layer >= 0) {
@@ -190,15 +186,15 @@ async function openSeeded({ options, health, log }: Base, seed: Seed, store: Mod
       break;
     } catch (caught) {
       health.notReady("start", `waits for an expert to measure the engine by: ${AppError.from(caught).message}`);
-      await sleep(seedAgainMs);
+      await sleep(weightServerRetryMs);
     }
   }
-  return { seed, kept };
+  return { weightServer, kept };
 }
 
 interface Model {
   readonly store: ModelStore;
-  readonly seeded: Seeded | undefined;
+  readonly remoteModel: RemoteModel | undefined;
   readonly text: TextFolder;
   readonly engine: Engine;
   readonly info: EngineInfo;
@@ -209,7 +205,7 @@ interface Model {
 
 async function serve(base: Base, model: Model) {
   const { options, identity, log, metrics, health, tracing, tls } = base;
-  const { store, seeded, text, engine, info, remote, budgetBytes } = model;
+  const { store, remoteModel, text, engine, info, remote, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
   const plane = createWorkerPlane({
     identity,
@@ -219,7 +215,7 @@ async function serve(base: Base, model: Model) {
     network: grpcNetwork,
     tls,
     store,
-    seeded,
+    remoteModel,
     textDigest: text.digest,
     engine,
     info,
@@ -233,7 +229,7 @@ async function serve(base: Base, model: Model) {
     log,
   });
   const { experts } = plane;
-  await plane.openLanes(options.host ?? "0.0.0.0", options.lanePort);
+  await plane.openConnections(options.host ?? "0.0.0.0", options.enginePort);
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));

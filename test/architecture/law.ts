@@ -55,7 +55,7 @@ export const law: Readonly<Record<string, string>> = {
   "operator/planner/": "runtime/placement/ operator/planner/policies/",
   "operator/planner/load/": "runtime/placement/ operator/planner/decide.ts operator/planner/policy.ts",
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
-  "operator/planner/search/incremental/": `runtime/placement/ operator/planner/copies.ts operator/planner/policy.ts
+  "operator/planner/search/incremental/": `runtime/placement/ operator/planner/expert-replicas.ts operator/planner/policy.ts
     operator/planner/problem.ts operator/planner/random.ts operator/planner/search/`,
   "operator/planner/search/affinity/": "operator/planner/random.ts",
   "operator/planner/policies/": `runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts
@@ -71,8 +71,10 @@ export const law: Readonly<Record<string, string>> = {
   "operator/config.ts": "",
   "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/ operator/gangs/",
   "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",
+  "operator/deployment/features/": `operator/kube/ operator/gangs/ operator/pki/names.ts operator/deployment/core/ operator/deployment/objects/
+    operator/deployment/`,
   "operator/deployment/": `runtime/observe/ operator/kube/ operator/pki/ operator/gangs/ operator/pods/ operator/rbac.ts
-    operator/deployment/core/ operator/deployment/objects/`,
+    operator/deployment/core/ operator/deployment/objects/ operator/deployment/features/`,
   "operator/training/core/": "",
   "operator/training/": `runtime/observe/ runtime/net/tls.ts operator/kube/ operator/pki/ operator/gangs/ operator/pods/
     operator/training/core/`,

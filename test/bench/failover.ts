@@ -9,10 +9,9 @@ import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createTracing } from "../../runtime/observe/trace.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { deployment, deploymentUid, namespace } from "../kit/ranks/ranks.ts";
-import { type FailoverRow, failoverRow, type Loss } from "./failover-rows.ts";
 import { RankProcesses, type RankSettings } from "./ranks/processes.ts";
 import { count, log, prompt, readArgs } from "./serve.ts";
-import { median } from "./speed-rows.ts";
+import { median, ratioOf, round } from "./speed-rows.ts";
 
 const workers = 2;
 const promptTokens = 32;
@@ -30,6 +29,37 @@ interface Came {
   rank: number;
   stall?: Stall;
   startedAt: number;
+}
+
+/** Milliseconds of one round. */
+export interface Loss {
+  /** Between the last token of the first worker and the first one of the other. */
+  readonly pause: number;
+  /** Parts of it, as the gateway tells them: until the loss is known, until the other worker computes, until its first token. */
+  readonly detection: number;
+  readonly failover: number;
+  readonly prefill: number;
+  /** The same prefill when nothing else runs. */
+  readonly quietPrefill: number;
+  /** The tokens are those of an unbroken run. */
+  readonly sameText: boolean;
+}
+
+/** Of the pause without the detection, to the quiet prefill. */
+const most = 1.2;
+
+export function failoverRow(name: string, losses: readonly Loss[]) {
+  const middle = (part: Exclude<keyof Loss, "sameText">): number => round(median(losses.map((each) => each[part])));
+  const ratio = ratioOf(
+    losses.map(({ pause, detection }) => pause - detection),
+    losses.map(({ quietPrefill }) => quietPrefill),
+  );
+  const same = losses.filter(({ sameText }) => sameText).length;
+  return {
+    ...{ case: name, pauseMs: middle("pause"), detectionMs: middle("detection"), failoverMs: middle("failover") },
+    ...{ prefillMs: middle("prefill"), quietPrefillMs: middle("quietPrefill"), ratio: round(ratio, 2), most },
+    ...{ sameText: `${same} of ${losses.length}`, ok: ratio <= most && same === losses.length },
+  };
 }
 
 /** The clock of the gateway's deadlines, in parts of milliseconds. */
@@ -100,7 +130,7 @@ async function loss(ranks: RankProcesses, pool: WorkerPool, tokens: number, voca
   };
 }
 
-export async function failoverBench(args: readonly string[]): Promise<readonly FailoverRow[]> {
+export async function failoverBench(args: readonly string[]): Promise<readonly object[]> {
   const asked = await readArgs(args, ["tokens"]);
   const tokens = count("tokens", asked.own.tokens ?? tokensDefault);
   const store = await openStore(asked.storeDir);

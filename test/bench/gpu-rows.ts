@@ -29,27 +29,15 @@ export interface Measured {
   readonly limits: DeviceLimits;
 }
 
-export interface GpuRow {
-  readonly case: string;
-  readonly milliseconds: number;
-  readonly tokensPerSecond: number;
-  /** A share of what the device reaches. */
-  readonly ofLimit: string;
-  readonly llamaMilliseconds: number | null;
-  /** How many times as fast as llama.cpp it is. */
-  readonly timesLlama: number | null;
-  /** Why there is no llama.cpp. */
-  readonly withoutLlama: string;
-}
-
 const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));
 
 /** The whole model's time. Noise may have two layers take less than one. */
 const whole = ([one, two]: Both, layers: number, of: keyof Times): number => one[of] + (layers - 1) * Math.max(0, two[of] - one[of]);
 const layerMore = ([one, two]: Both, of: keyof Times): number => two[of] - one[of];
 
-export function gpuRows({ layers, prompt, ours, llama, tokenBytes, tokenValues, limits }: Measured): GpuRow[] {
-  const row = (what: string, tokens: number, ofLimit: (ms: number) => string, ms: (of: Both) => number): GpuRow => {
+/** Times of ours, as shares of what the device reaches and beside llama.cpp, or why there is none. */
+export function gpuRows({ layers, prompt, ours, llama, tokenBytes, tokenValues, limits }: Measured) {
+  const row = (what: string, tokens: number, ofLimit: (ms: number) => string, ms: (of: Both) => number) => {
     const [own, theirs] = [ms(ours), typeof llama === "string" ? undefined : ms(llama)];
     return {
       case: what,
@@ -74,7 +62,7 @@ export function gpuRows({ layers, prompt, ours, llama, tokenBytes, tokenValues, 
   ];
 }
 
-export function gpuTable(day: string, title: string, device: string, rows: readonly GpuRow[]): string {
+export function gpuTable(day: string, title: string, device: string, rows: ReturnType<typeof gpuRows>): string {
   const cells = rows.map((row) => {
     const peer = row.withoutLlama === "" ? `${row.llamaMilliseconds} | ${row.timesLlama ?? "noise"}` : `${row.withoutLlama} | `;
     return `| ${row.case} | ${row.milliseconds} | ${row.tokensPerSecond} | ${row.ofLimit} | ${peer} |`;

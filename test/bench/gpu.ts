@@ -16,7 +16,7 @@ import { cacheRoot } from "../cluster/binaries.ts";
 import { type LoadedModel, loadModel, type ModelWeights } from "../kit/models/small-engine.ts";
 import { deviceCopy } from "./device-copy.ts";
 import { randomModel, type Shape, shapes } from "./gpu-model.ts";
-import { type Both, type DeviceLimits, type GpuRow, gpuRows, gpuTable, type Times } from "./gpu-rows.ts";
+import { type Both, type DeviceLimits, gpuRows, gpuTable, type Times } from "./gpu-rows.ts";
 import { writeGguf } from "./llama/gguf.ts";
 import type { PeerDevice } from "./llama/library.ts";
 import { planModelGguf } from "./llama/model-gguf.ts";
@@ -186,7 +186,7 @@ async function measureAll(asked: Asked, backend: Backend): Promise<{ readonly ou
   }
 }
 
-export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow[]> {
+export async function gpuBench(args: readonly string[]): Promise<readonly object[]> {
   const { values } = parseArgs({ args: [...args], options });
   const name = named("backend", values.backend, backends);
   const codec = named("codec", values.codec, codecNames);

@@ -38,7 +38,7 @@ export const benches: Readonly<Record<string, Bench>> = {
       ...engineOptions,
       "--ranks LIST   numbers of ranks (default: 1,2,3,4)",
       "--cpus N       CPUs that they share (default: all)",
-      "--lanes off    frames by the main threads, as before engines had lanes",
+      "--connections off   frames by the main threads alone",
     ],
     load: async () => (await import("./ranks.ts")).ranksBench,
   },

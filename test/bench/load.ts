@@ -4,10 +4,9 @@
 // moves for balance have when a deployment names no other.
 import { TransferPace } from "../../runtime/experts/memory/transfer-pace.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { gapsBeside, type Period, p99 } from "./load-rows.ts";
 import { type DisturbedRow, disturbedRow } from "./ranks/rows.ts";
 import { type Asked, count, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
-import { median, round } from "./speed-rows.ts";
+import { gapsBeside, median, type Period, p99, round } from "./speed-rows.ts";
 
 const promptTokens = 32;
 const tokensDefault = "1200";
@@ -58,7 +57,7 @@ class Moving {
   async routeAway(): Promise<void> {
     const { engine, info } = this.#under;
     const alike = <T>(value: T): T[] => new Array<T>(info.experts).fill(value);
-    const away = (layer: number) => ({ layer, epoch: 1, hosts: alike([1]), shares: alike([1000]) });
+    const away = (layer: number) => ({ layer, epoch: 1, hosts: alike([1]), weights: alike([1000]) });
     await engine.setRouting({ rank: 0, layers: Array.from({ length: this.layers }, (_, layer) => away(layer)) });
   }
 

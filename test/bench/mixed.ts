@@ -1,10 +1,10 @@
 // Requests that come while others generate, on one worker: the time between tokens of eight streams while prompts are computed beside
 // them, the first token of such a prompt, and both kinds of work at once to one after the other; and many short prompts that come at
 // once, to one prompt of as many tokens.
-import { p99 } from "./load-rows.ts";
+
 import { type DisturbedRow, disturbedRow } from "./ranks/rows.ts";
 import { type EngineUnderTest, generate, greedy, log, openEngine, prompt, readArgs } from "./serve.ts";
-import { median } from "./speed-rows.ts";
+import { median, p99 } from "./speed-rows.ts";
 
 const streams = 8;
 const streamPrompt = 32;

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { failoverRow, type Loss } from "./failover-rows.ts";
+import { failoverRow, type Loss } from "./failover.ts";
 import { benches } from "./index.ts";
-import { gapsBeside, p99 } from "./load-rows.ts";
 import { disturbedRow } from "./ranks/rows.ts";
+import { gapsBeside, p99 } from "./speed-rows.ts";
 
 test("gaps that touch a time of moving are apart from the quiet ones", () => {
   const periods = [

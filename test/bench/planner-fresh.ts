@@ -1,5 +1,5 @@
 // A row of the planner benchmark: would it pay to drop the placement for one planned from nothing, when incremental plans fall
-// behind such a one? Both are tried from the first plan of a deployment on (homes dealt round-robin, no copies), with the same
+// behind such a one? Both are tried from the first plan of a deployment on (primaries dealt round-robin, no expert replicas), with the same
 // budget a plan: incremental, and steps to a plan from nothing, made anew for every window or once and kept.
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
@@ -16,7 +16,7 @@ import { asOnCluster, type Cluster, fixed, traceOf } from "./planner-kit.ts";
 
 export type Approach = "incremental" | "fresh each window" | "fresh once";
 
-/** An approach as a policy, from homes alone on. */
+/** An approach as a policy, from primaries alone on. */
 function approach(name: Approach): PlacementPolicy {
   let target: Hosts | undefined;
   const plan = (input: PlanInput): { readonly layers: readonly LayerPlan[]; readonly reason: string } => {
@@ -30,24 +30,24 @@ function approach(name: Approach): PlacementPolicy {
   return {
     ...policies.incremental,
     plan: (input) => {
-      if (!input.current) return { layers: firstPlan(input), reason: "homes" };
+      if (!input.current) return { layers: firstPlan(input), reason: "primaries" };
       return name === "incremental" ? policies.incremental.plan(input) : plan(input);
     },
   };
 }
 
 export interface Approached {
-  /** Mean over layers of mean/max, under the shares of the plan, by window; the first is that of homes alone. */
+  /** Mean over layers of mean/max, under the weights of the plan, by window; the first is that of primaries alone. */
   readonly balance: readonly number[];
-  readonly copies: number;
+  readonly expertReplicas: number;
 }
 
-/** Plans by an approach as a cluster does, with so many copies a plan. */
-export async function approached(name: Approach, trace: Trace, cluster: Cluster, budgetCopies: number): Promise<Approached> {
-  const results = await simulate({ trace, policy: approach(name), ...cluster, ...asOnCluster, budgetCopies, now: () => 0 });
+/** Plans by an approach as a cluster does, with so many expert replicas a plan. */
+export async function approached(name: Approach, trace: Trace, cluster: Cluster, budgetExpertReplicas: number): Promise<Approached> {
+  const results = await simulate({ trace, policy: approach(name), ...cluster, ...asOnCluster, budgetExpertReplicas, now: () => 0 });
   return {
     balance: results.flatMap(({ next }) => (next ? [next.fixed.balance] : [])),
-    copies: results.reduce((sum, result) => sum + result.copies, 0),
+    expertReplicas: results.reduce((sum, result) => sum + result.expertReplicas, 0),
   };
 }
 
@@ -70,10 +70,10 @@ export async function freshRows(seed: number): Promise<readonly object[]> {
       rows.push({
         row: "fresh",
         seed,
-        what: `${preset} EP${cluster.ranks}x${cluster.slots}, ${budget} copies a plan`,
-        incremental: `${mean(ours)} with ${ours.copies} copies`,
-        freshEachWindow: `${mean(each)} with ${each.copies}, more than 3 points ahead in ${ahead(each)} of ${ours.balance.length - 1} windows`,
-        freshOnce: `${mean(once)} with ${once.copies}, in ${ahead(once)}`,
+        what: `${preset} EP${cluster.ranks}x${cluster.slots}, ${budget} expert replicas a plan`,
+        incremental: `${mean(ours)} with ${ours.expertReplicas} expert replicas`,
+        freshEachWindow: `${mean(each)} with ${each.expertReplicas}, more than 3 points ahead in ${ahead(each)} of ${ours.balance.length - 1} windows`,
+        freshOnce: `${mean(once)} with ${once.expertReplicas}, in ${ahead(once)}`,
       });
     }
   }

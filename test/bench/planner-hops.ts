@@ -19,7 +19,7 @@ const instances = 50;
 /** Clusters as even as this are as good as any: a 2% of less is no token. */
 const evenEnough = 0.01;
 
-const homesOf = (layers: readonly LayerPlan[]): number[][] => layers.map(({ hosts }) => hosts.map((row) => row[0] ?? -1));
+const primariesOf = (layers: readonly LayerPlan[]): number[][] => layers.map(({ hosts }) => hosts.map((row) => row[0] ?? -1));
 
 function instance(n: number, seed: number) {
   const [layers, experts, ranks] = sizes[n % sizes.length] ?? sizes[0];
@@ -39,13 +39,13 @@ export async function solverRows(seed: number): Promise<Row[]> {
     const { layers: dealt } = await policies.uniform.plan(input);
     const best = await leastHops(chain);
     // Clusters are compared where they are less than even enough; places of clusters as they are.
-    const clusters = homesOf((await policies.moetuner.plan(input)).layers);
+    const clusters = primariesOf((await policies.moetuner.plan(input)).layers);
     const least = await leastHops(clusterChain(chain, clusters));
     if (best === undefined || least === undefined) continue;
     proven++;
     for (const current of [undefined, dealt]) {
       const { layers } = await policies.exflow.plan({ ...input, current });
-      worst.exflow = Math.max(worst.exflow, ratio(hops(chain, homesOf(layers)), best));
+      worst.exflow = Math.max(worst.exflow, ratio(hops(chain, primariesOf(layers)), best));
     }
     worst.moetuner = Math.max(worst.moetuner, ratio(hops(chain, clusters), least));
     for (const [l, cluster] of clusters.entries()) {
@@ -62,7 +62,7 @@ export async function solverRows(seed: number): Promise<Row[]> {
     ok: factor <= 1.02 && proven === instances,
   });
   return [
-    row("exflow", "transitions that change rank, from nothing and from dealt homes", worst.exflow),
+    row("exflow", "transitions that change rank, from nothing and from dealt primaries", worst.exflow),
     row("moetuner clusters", "sum of |load - mean| of clusters less even than a hundredth", worst.spread),
     row("moetuner ranks", "transitions that change rank, of its clusters", worst.moetuner),
   ];
@@ -83,7 +83,7 @@ export async function hopsTable(seed: number): Promise<object[]> {
     const row: Record<string, string> = { row: "hops", seed: String(seed), affinity: String(affinity) };
     for (const name of ["uniform", "moetuner", "exflow"] as const) {
       const { layers } = await policies[name].plan(inputOf(trace, 0, { ranks: 4, slots: 2 }, { transitions }));
-      row[name] = `${((100 * hops({ experts: trace.experts, flow: transitions }, homesOf(layers))) / total).toFixed(1)}%`;
+      row[name] = `${((100 * hops({ experts: trace.experts, flow: transitions }, primariesOf(layers))) / total).toFixed(1)}%`;
     }
     table.push(row);
   }

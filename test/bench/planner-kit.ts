@@ -49,12 +49,12 @@ export function forgetTraces(): void {
   made.clear();
 }
 
-/** The settings with which a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */
+/** The settings with which a cluster plans: weights that hold until the next plan, its least gain per expert replica, its noise, its budget. */
 export const asOnCluster = {
-  fixedShares: true,
+  fixedWeights: true,
   noise: "cluster",
   gainPerMove,
-  budgetCopies: movesDefault,
+  budgetExpertReplicas: movesDefault,
 } as const;
 
 export async function simulated(name: PolicyName, options: Omit<SimulateOptions, "policy" | "now">): Promise<Summary> {
@@ -84,7 +84,7 @@ export function inputOf(trace: Trace, window: number, cluster: Cluster, more: Pa
     load: Float64Array.from(windowOf(trace, window)),
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "quality",
     ...(cluster.slots === undefined ? {} : { slotsPerRank: cluster.slots }),

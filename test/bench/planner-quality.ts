@@ -1,4 +1,4 @@
-// Rows 1-10, 13 and 15 of the planner's acceptance table: balance and copies against the in-repo EPLB and the exact optimum.
+// Rows 1-10, 13 and 15 of the planner's acceptance table: balance and expert replicas against the in-repo EPLB and the exact optimum.
 
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
@@ -20,34 +20,34 @@ interface Versus {
   readonly preset: PresetName;
   readonly cluster: Cluster;
   readonly margin: number;
-  readonly copies: number;
+  readonly expertReplicas: number;
   readonly split?: "equal";
 }
 
-/** Out-of-sample balance of incremental against EPLB at every step: at least EPLB + margin with at most copies of its copies. */
-async function versusEplb(seed: number, { row, preset, cluster, margin, copies, split }: Versus): Promise<Row> {
+/** Out-of-sample balance of incremental against EPLB at every step: at least EPLB + margin with at most expert replicas of its expert replicas. */
+async function versusEplb(seed: number, { row, preset, cluster, margin, expertReplicas, split }: Versus): Promise<Row> {
   const trace = traceOf(preset, seed);
   const slots = cluster.slots ?? 2;
   const ours = await simulated("incremental", { trace, ...cluster, ...(split ? { split } : {}) });
   const eplb = await simulated("eplb", { trace, ranks: cluster.ranks, slots, forecast: "last", ...(split ? { split } : {}) });
   const by = split ?? "optimal";
-  const part = eplb.copiesPerStep / Math.max(1, ours.copiesPerStep);
+  const part = eplb.expertReplicasPerStep / Math.max(1, ours.expertReplicasPerStep);
   return {
     row,
     what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : slots}${split ? ", equal split" : ""}`,
-    measured: `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; shares of the plan ${fixed(ours.balance.fixed)} vs ${fixed(eplb.balance.fixed)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${eplb.copiesPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
-    required: `>= EPLB ${margin < 0 ? "-" : "+"} ${Math.abs(margin)}, copies <= 1/${copies}`,
-    ok: ours.balance[by] >= eplb.balance[by] + margin && part >= copies,
+    measured: `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(eplb.balance.fixed)}; expert replicas ${ours.expertReplicasPerStep.toFixed(0)} vs ${eplb.expertReplicasPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
+    required: `>= EPLB ${margin < 0 ? "-" : "+"} ${Math.abs(margin)}, expert replicas <= 1/${expertReplicas}`,
+    ok: ours.balance[by] >= eplb.balance[by] + margin && part >= expertReplicas,
   };
 }
 
-/** A cluster with its own settings: shares that hold, least gain, noise and budget of a deployment's defaults. */
+/** A cluster with its own settings: weights that hold, least gain, noise and budget of a deployment's defaults. */
 async function withDefaults(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
   const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...asOnCluster });
   return {
     row,
     what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : cluster.slots}, as a cluster plans by default`,
-    measured: `shares of the plan ${fixed(ours.balance.fixed)}, best shares ${fixed(ours.balance.optimal)}; ${ours.copiesPerStep.toFixed(0)} copies a step`,
+    measured: `weights of the plan ${fixed(ours.balance.fixed)}, best weights ${fixed(ours.balance.optimal)}; ${ours.expertReplicasPerStep.toFixed(0)} expert replicas a step`,
     required: "none: what runs",
     ok: "-",
   };
@@ -71,14 +71,14 @@ async function heterogeneousInSample(seed: number): Promise<Row> {
 
 async function budgeted(seed: number): Promise<Row> {
   const cluster = { trace: traceOf("dsv3_drift", seed), ranks: 32, slots: 9 };
-  const ours = await simulated("incremental", { ...cluster, budgetCopies: 64 });
+  const ours = await simulated("incremental", { ...cluster, budgetExpertReplicas: 64 });
   const eplb = await simulated("eplb", { ...cluster, forecast: "last" });
   return {
     row: "6",
-    what: "dsv3_drift EP32x9, at most 64 copies a step",
-    measured: `${fixed(ours.balance.optimal)}, shares of the plan ${fixed(ours.balance.fixed)}, with ${ours.copiesPerStep.toFixed(0)} copies; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.copiesPerStep.toFixed(0)} copies`,
-    required: ">= 0.96, copies <= 64",
-    ok: ours.balance.optimal >= 0.96 && ours.copiesPerStep <= 64,
+    what: "dsv3_drift EP32x9, at most 64 expert replicas a step",
+    measured: `${fixed(ours.balance.optimal)}, weights of the plan ${fixed(ours.balance.fixed)}, with ${ours.expertReplicasPerStep.toFixed(0)} expert replicas; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.expertReplicasPerStep.toFixed(0)} expert replicas`,
+    required: ">= 0.96, expert replicas <= 64",
+    ok: ours.balance.optimal >= 0.96 && ours.expertReplicasPerStep <= 64,
   };
 }
 
@@ -100,24 +100,24 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
   const ours = await simulated("incremental", { trace, ranks: 32, slots: 9 });
   // The same memory, over all layers, as its sharding wants it.
   const memory = { ranks: 32, slotsTotal: 9 * trace.layers };
-  if (!(await sharded(inputOf(trace, 0, memory)))) throw new Error("hecate's homes were dealt round-robin, not sharded");
-  // Against the stronger of the two: the homes sharded anew in every window, though the paper does so every 100.
+  if (!(await sharded(inputOf(trace, 0, memory)))) throw new Error("hecate's primaries were dealt round-robin, not sharded");
+  // Against the stronger of the two: the primaries sharded anew in every window, though the paper does so every 100.
   const hecate = await simulated("hecate", { trace, ...memory, reshardAlways: true });
   const rarely = await simulated("hecate", { trace, ...memory });
-  const copies = hecate.copiesPerStep / Math.max(1, ours.copiesPerStep);
+  const expertReplicas = hecate.expertReplicasPerStep / Math.max(1, ours.expertReplicasPerStep);
   return {
     row,
     what: `${preset} EP32, one extra slot, against hecate with its sharding`,
-    measured: `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; shares of the plan ${fixed(ours.balance.fixed)} vs ${fixed(hecate.balance.fixed)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${hecate.copiesPerStep.toFixed(0)} (1/${copies.toFixed(1)}); hecate that shards once: ${fixed(rarely.balance.optimal)}, ${rarely.copiesPerStep.toFixed(0)} copies`,
-    required: `>= hecate + 0.01, copies <= 1/${part}`,
-    ok: ours.balance.optimal >= hecate.balance.optimal + 0.01 && copies >= part,
+    measured: `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(hecate.balance.fixed)}; expert replicas ${ours.expertReplicasPerStep.toFixed(0)} vs ${hecate.expertReplicasPerStep.toFixed(0)} (1/${expertReplicas.toFixed(1)}); hecate that shards once: ${fixed(rarely.balance.optimal)}, ${rarely.expertReplicasPerStep.toFixed(0)} expert replicas`,
+    required: `>= hecate + 0.01, expert replicas <= 1/${part}`,
+    ok: ours.balance.optimal >= hecate.balance.optimal + 0.01 && expertReplicas >= part,
   };
 }
 
-/** True when the homes are others than those that are dealt round-robin when sharding finds none. */
+/** True when the primaries are others than those that are dealt round-robin when sharding finds none. */
 async function sharded(input: PlanInput): Promise<boolean> {
-  const [homes, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
-  return homes.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
+  const [primaries, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
+  return primaries.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
 }
 
 interface Exactly {
@@ -146,7 +146,7 @@ async function versusExact(seed: number, { row, cluster, window }: Exactly): Pro
     row,
     what: `mixtral_32x8 EP${cluster.ranks}x${cluster.slots}${current ? ", replanned from the window before" : ""}, against the exact optimum (${proven} of ${trace.layers} layers proven, the others against their bound), worst layer`,
     measured: `${fixed(worst(ours))}x, worst layer ${fixed(Math.max(...ours))} (EPLB ${fixed(worst(eplb), 3)}x)`,
-    required: current ? "none: a copy must pay for its transfer" : "<= 1.005x",
+    required: current ? "none: an expert replica must pay for its transfer" : "<= 1.005x",
     ok: current ? "-" : worst(ours) <= 1.005,
   };
 }
@@ -154,7 +154,7 @@ async function versusExact(seed: number, { row, cluster, window }: Exactly): Pro
 /** Windows until the forecast has settled on the mean of many. */
 const warmUp = 14;
 
-/** `most` copies a step: the requirement; without one, what a cluster makes of noise, which it is told only a part of. */
+/** `most` expert replicas a step: the requirement; without one, what a cluster makes of noise, which it is told only a part of. */
 async function stationary(seed: number, row: string, cluster: Cluster, most?: number): Promise<Row> {
   const { layers, experts } = traceOf("dsv3_drift", seed);
   const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift", seed), 0) }, warmUp + 20, 200_000, 10 + seed);
@@ -168,21 +168,21 @@ async function stationary(seed: number, row: string, cluster: Cluster, most?: nu
     now: () => performance.now(),
     onWindow: (_, layers) => void plans.push(layers),
   });
-  const late = results.slice(warmUp).map((result) => result.copies);
+  const late = results.slice(warmUp).map((result) => result.expertReplicas);
   const mean = late.reduce((a, b) => a + b, 0) / late.length;
   const back = thereAndBack(plans);
   return {
     row,
     what: `multinomial noise only${most === undefined ? ", as a cluster plans" : ""}, 200 k selections, EP${cluster.ranks}x${cluster.slots}, 20 windows after warm-up`,
-    measured: `${mean.toFixed(2)} copies a step, most ${Math.max(...late)}; there and back within 3 plans: ${back}`,
-    required: most === undefined ? "none: what runs" : `<= ${most} copies a step, 0 there and back`,
+    measured: `${mean.toFixed(2)} expert replicas a step, most ${Math.max(...late)}; there and back within 3 plans: ${back}`,
+    required: most === undefined ? "none: what runs" : `<= ${most} expert replicas a step, 0 there and back`,
     ok: most === undefined ? "-" : mean <= most && back === 0,
   };
 }
 
 type Layers = readonly LayerPlan[];
 
-/** Copies made by a plan, gone and made again, or the other way round, within three plans. */
+/** Expert replicas made by a plan, gone and made again, or the other way round, within three plans. */
 function thereAndBack(plans: readonly Layers[]): number {
   let found = 0;
   const has = (plan: Layers, l: number, e: number, g: number): boolean => plan[l]?.hosts[e]?.includes(g) ?? false;
@@ -223,19 +223,19 @@ function podLoss(seed: number): Row {
   const repairStarted = performance.now();
   const repaired = repairPlan({ ...input, ranks, current: layers }, layers);
   const repairMs = performance.now() - repairStarted;
-  const copies = countMoves(layers, repaired.layers);
+  const expertReplicas = countMoves(layers, repaired.layers);
   const { gained, gaveWay } = bystanders(layers, repaired.layers);
   return {
     row: "13",
     what: "dsv3_drift EP32x9, one rank dies, every slot in use",
-    measured: `${copies} copies for ${lost} experts lost, ${gaveWay} redundant copies gave way, ${gained} other experts gained hosts, ${repaired.unhosted.length} unhosted, new split of what is left ${ms.toFixed(1)} ms, repair plan ${repairMs.toFixed(0)} ms`,
-    required: "copies <= lost + 10%, others untouched but for copies that give way to them; re-split <= 10 ms",
-    ok: copies <= lost * 1.1 && gained === 0 && gaveWay <= copies && repaired.unhosted.length === 0 && ms <= 10,
+    measured: `${expertReplicas} expert replicas for ${lost} experts lost, ${gaveWay} redundant expert replicas gave way, ${gained} other experts gained hosts, ${repaired.unhosted.length} unhosted, new split of what is left ${ms.toFixed(1)} ms, repair plan ${repairMs.toFixed(0)} ms`,
+    required: "expert replicas <= lost + 10%, others untouched but for expert replicas that give way to them; re-split <= 10 ms",
+    ok: expertReplicas <= lost * 1.1 && gained === 0 && gaveWay <= expertReplicas && repaired.unhosted.length === 0 && ms <= 10,
   };
 }
 
 /**
- * The effect of a repair on experts that had another host left: how many got new ones, and how many copies they lost beside those
+ * The effect of a repair on experts that had another host left: how many got new ones, and how many expert replicas they lost beside those
  * of the dead rank.
  */
 function bystanders(before: Layers, after: Layers): { gained: number; gaveWay: number } {
@@ -254,13 +254,13 @@ function bystanders(before: Layers, after: Layers): { gained: number; gaveWay: n
 }
 
 export const qualityRows: Readonly<Record<string, (seed: number) => Promise<Row> | Row>> = {
-  1: (seed) => versusEplb(seed, { row: "1", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.003, copies: 30 }),
-  2: (seed) => versusEplb(seed, { row: "2", preset: "dsv3_burst", cluster: { ranks: 64, slots: 5 }, margin: 0, copies: 10 }),
-  3: (seed) => versusEplb(seed, { row: "3", preset: "qwen3_94x128", cluster: { ranks: 32, slots: 5 }, margin: 0.01, copies: 20 }),
-  4: (seed) => versusEplb(seed, { row: "4", preset: "dsv3_drift", cluster: { ranks: 144, slots: 2 }, margin: -0.025, copies: 10 }),
+  1: (seed) => versusEplb(seed, { row: "1", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.003, expertReplicas: 30 }),
+  2: (seed) => versusEplb(seed, { row: "2", preset: "dsv3_burst", cluster: { ranks: 64, slots: 5 }, margin: 0, expertReplicas: 10 }),
+  3: (seed) => versusEplb(seed, { row: "3", preset: "qwen3_94x128", cluster: { ranks: 32, slots: 5 }, margin: 0.01, expertReplicas: 20 }),
+  4: (seed) => versusEplb(seed, { row: "4", preset: "dsv3_drift", cluster: { ranks: 144, slots: 2 }, margin: -0.025, expertReplicas: 10 }),
   "5a": heterogeneousInSample,
   "5b": (seed) =>
-    versusEplb(seed, { row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, copies: 15 }),
+    versusEplb(seed, { row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, expertReplicas: 15 }),
   "1s": (seed) => withDefaults(seed, "1s", "dsv3_drift", { ranks: 32, slots: 9 }),
   "2s": (seed) => withDefaults(seed, "2s", "dsv3_burst", { ranks: 64, slots: 5 }),
   "3s": (seed) => withDefaults(seed, "3s", "qwen3_94x128", { ranks: 32, slots: 5 }),
@@ -279,5 +279,12 @@ export const qualityRows: Readonly<Record<string, (seed: number) => Promise<Row>
   "10s": (seed) => stationary(seed, "10s", { ranks: 32, slots: 9 }),
   13: podLoss,
   15: (seed) =>
-    versusEplb(seed, { row: "15", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.02, copies: 5, split: "equal" }),
+    versusEplb(seed, {
+      row: "15",
+      preset: "dsv3_drift",
+      cluster: { ranks: 32, slots: 9 },
+      margin: -0.02,
+      expertReplicas: 5,
+      split: "equal",
+    }),
 };

@@ -1,4 +1,4 @@
-// The table of decode and prefill: rates of two engines, each at several thread counts, measured in turns, as one row a case. Pure.
+// The figures that benches of the engine share, and the table of decode and prefill: rates of two engines, measured in turns, a row a case.
 
 /** Tokens/s of each round, by the number of threads. */
 export type Rates = ReadonlyMap<number, readonly number[]>;
@@ -14,21 +14,6 @@ export interface Limits {
 export interface TokenCost {
   readonly bytes: number;
   readonly flops: number;
-}
-
-export interface SpeedRow {
-  readonly case: string;
-  /** Ours at its best number of threads: the median of the rounds. */
-  readonly tokensPerSecond: number;
-  readonly threads: number;
-  readonly llama: number | "-";
-  readonly llamaThreads: number | "-";
-  /** Ours to llama.cpp's, the median of the rounds, each at its best number of threads. */
-  readonly ratio: number | "-";
-  readonly least: number;
-  readonly ok: boolean | "-";
-  readonly ofBandwidth: string;
-  readonly ofFlops: string;
 }
 
 export interface Case {
@@ -68,9 +53,31 @@ export function togetherRate(all: readonly (readonly number[])[]): number {
   return (all.flat().filter((at) => at > first && at <= last).length * 1000) / Math.max(last - first, Number.EPSILON);
 }
 
+/** Milliseconds of one clock. */
+export interface Period {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** The gaps that touch none of the periods, and those that do. */
+export function gapsBeside(at: readonly number[], periods: readonly Period[]): { readonly quiet: number[]; readonly disturbed: number[] } {
+  const gaps = { quiet: [] as number[], disturbed: [] as number[] };
+  for (const [i, to] of at.entries()) {
+    const from = at[i - 1];
+    if (from === undefined) continue;
+    const touched = periods.some((period) => period.from < to && from < period.to);
+    gaps[touched ? "disturbed" : "quiet"].push(to - from);
+  }
+  return gaps;
+}
+
+/** The value that 99 of 100 stay below. */
+export const p99 = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.99)] ?? 0;
+
 const percent = (share: number): string => `${round(100 * share)}%`;
 
-export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limits): SpeedRow {
+/** Ours and llama.cpp, each the median of the rounds at its best number of threads; the ratio is the median of the rounds' ratios. */
+export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limits) {
   const own = best(ours) ?? { threads: 0, rates: [] };
   const theirs = best(llama);
   const rate = median(own.rates);
@@ -89,28 +96,11 @@ export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limit
   };
 }
 
-export interface HogRow {
-  readonly case: string;
-  readonly threads: number;
-  readonly tokensPerSecond: number;
-  /** One thread of ours, without the hog. */
-  readonly alone: number;
-  readonly ratio: number;
-  readonly least: number;
-  readonly ok: boolean;
-  /** llama.cpp beside the hog, on so many threads. */
-  readonly llama: number | "-";
-}
-
 /** What is left beside a hog. */
 const hogLeast = 0.9;
 
-/** One row for each number of threads, held against one thread alone. */
-export function hogTable(
-  name: string,
-  alone: readonly number[],
-  { ours, llama }: { readonly ours: Rates; readonly llama: Rates },
-): HogRow[] {
+/** One row for each number of threads beside a hog, held against one thread alone without it. */
+export function hogTable(name: string, alone: readonly number[], { ours, llama }: { readonly ours: Rates; readonly llama: Rates }) {
   return [...new Set([...ours.keys(), ...llama.keys()])].flatMap((threads) => {
     const own = ours.get(threads) ?? [...ours.values()].at(-1) ?? []; // a backend of one thread has no more
     const theirs = llama.get(threads);

@@ -5,22 +5,11 @@ import { programOf } from "../../runtime/models/index.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { startHog } from "./hog.ts";
-import { machineLimits } from "./limits.ts";
 import { storeGguf } from "./llama/gguf.ts";
 import { Peer } from "./llama/peer.ts";
+import { machineLimits, startHog } from "./machine.ts";
 import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
-import {
-  type HogRow,
-  hogTable,
-  type Limits,
-  type ModelSizes,
-  type Rates,
-  type SpeedRow,
-  speedRow,
-  togetherRate,
-  tokenCost,
-} from "./speed-rows.ts";
+import { hogTable, type Limits, type ModelSizes, type Rates, speedRow, togetherRate, tokenCost } from "./speed-rows.ts";
 import { countSteps, measureApart, type SplitRow, splitRows } from "./split.ts";
 
 const promptTokens = 32;
@@ -165,8 +154,8 @@ const theirDecode = (peer: Peer, texts: readonly (readonly number[])[], threads:
   return peer.decode({ texts: same, promptTokens, tokens: decodeContext, threads });
 };
 
-async function decodeRows(bench: Bench): Promise<SpeedRow[]> {
-  const rows: SpeedRow[] = [];
+async function decodeRows(bench: Bench) {
+  const rows: ReturnType<typeof speedRow>[] = [];
   for (const { batch, least } of decodeCases) {
     const measured = await inTurns(bench, (engine) => ownDecode(engine, batch), theirDecode);
     rows.push(
@@ -177,7 +166,7 @@ async function decodeRows(bench: Bench): Promise<SpeedRow[]> {
 }
 
 /** One request on every number of threads with a hog beside, held against one thread alone; llama.cpp with the hog too. */
-async function hogRows(bench: Bench): Promise<HogRow[]> {
+async function hogRows(bench: Bench) {
   const hog = await startHog();
   const alone: number[] = [];
   try {
@@ -228,9 +217,9 @@ const prefillInTurns = (bench: Bench, length: number): Promise<Measured> =>
     (peer, [text = []], threads) => peer.prefill({ text, tokens: prefillContext, threads }),
   );
 
-export const prefillBench = (args: readonly string[]): Promise<readonly SpeedRow[]> =>
+export const prefillBench = (args: readonly string[]): Promise<readonly object[]> =>
   withBench(args, prefillContext, async (bench) => {
-    const rows: SpeedRow[] = [];
+    const rows: ReturnType<typeof speedRow>[] = [];
     const warmUp = Object.assign({}, bench, { asked: Object.assign({}, bench.asked, { runs: 1 }) });
     await prefillInTurns(warmUp, prefillCases[0].length); // the first one makes threads and graphs
     for (const { length, least } of prefillCases) {

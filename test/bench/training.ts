@@ -36,7 +36,7 @@ const options = {
 } as const;
 type Values = ReturnType<typeof parseArgs<{ readonly options: typeof options }>>["values"];
 
-/** Steps before the timed ones of a workload: the forecast's window fills, homes move, V8 compiles. */
+/** Steps before the timed ones of a workload: the forecast's window fills, primaries move, V8 compiles. */
 const warmSteps = 6;
 
 function named<Name extends string>(option: string, text: string, known: readonly Name[]): readonly Name[] {

@@ -136,7 +136,12 @@ export async function wireBench(): Promise<WireRow[]> {
   const [own, other] = [ca.issue("rank-0", "bench", "bench"), ca.issue("rank-1", "bench", "bench")];
   const worker = new Worker(new URL(import.meta.url), { workerData: { wireBench: other.current() } });
   const port = await new Promise<number>((resolve, reject) => worker.once("message", resolve).once("error", reject));
-  const target = { address: `127.0.0.1:${port}`, serverName: serverNames.rank(1, "bench", "bench"), tls: own };
+  const target = {
+    address: `127.0.0.1:${port}`,
+    serverName: serverNames.rank(1, "bench", "bench"),
+    tls: own,
+    self: { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" },
+  };
   const [client, link] = [connect(echoService, target), connectDispatch(target)];
   const [call, stream] = [client.dispatch(), link.dispatch()];
   const [grpc, frames] = [new Way(call), new Way(stream)];

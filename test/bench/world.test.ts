@@ -1,4 +1,4 @@
-// A world of 256 ranks and 58 layers of 256 experts: its plan fits into etcd with room for many more copies, its pushes into a message, and
+// A world of 256 ranks and 58 layers of 256 experts: its plan fits into etcd with room for many more expert replicas, its pushes into a message, and
 // what one rank costs its operator does not grow with their number. Figures of CPU time are ratios of one run.
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -23,11 +23,11 @@ test("bytes of a large world are within their bounds, and grow no faster than it
   assert.ok(many.planMs < 3 * few.planMs + 20, `${few.planMs} -> ${many.planMs} ms of CPU`);
 });
 
-test("a plan with ten copies of each expert on 256 ranks can be stored; one that cannot is refused by what makes it smaller", () => {
-  const specOf = (copies: number) => {
-    const hosts = Array.from({ length: experts }, (_, expert) => Array.from({ length: copies }, (_, i) => (expert + 29 * i) % 256));
-    const shares = hosts.map((row) => row.map((_, i) => Math.floor(1000 / copies) + (i === 0 ? 1000 % copies : 0)));
-    const placed = Array.from({ length: layers }, () => ({ hosts, shares }));
+test("a plan with ten replicas of each expert on 256 ranks can be stored; one that cannot is refused by what makes it smaller", () => {
+  const specOf = (expertReplicas: number) => {
+    const hosts = Array.from({ length: experts }, (_, expert) => Array.from({ length: expertReplicas }, (_, i) => (expert + 29 * i) % 256));
+    const weights = hosts.map((row) => row.map((_, i) => Math.floor(1000 / expertReplicas) + (i === 0 ? 1000 % expertReplicas : 0)));
+    const placed = Array.from({ length: layers }, () => ({ hosts, weights }));
     const { spec } = nextPlan(undefined, placed, new Set(), { deploymentUid: "u".repeat(36), modelDigest: "d".repeat(64), epoch: 1 });
     for (const layer of spec.layers) assert.ok(layer.hosts.length <= planBounds.layerText);
     const ranks = Array.from({ length: 256 }, (_, rank) => ({
@@ -40,5 +40,5 @@ test("a plan with ten copies of each expert on 256 ranks can be stored; one that
   checkPlanBytes(specOf(10));
   const many = specOf(24);
   assert.ok(JSON.stringify(many).length > planObjectBytesMax);
-  assert.throws(() => checkPlanBytes(many), { code: "PlanTooLarge", message: /minCopies or spec.experts.memoryPerRank/ });
+  assert.throws(() => checkPlanBytes(many), { code: "PlanTooLarge", message: /minExpertReplicas or spec.experts.memoryPerRank/ });
 });

@@ -1,5 +1,5 @@
 // The costs of a world of many ranks to its operator, by parts and without a cluster: bytes of what is stored and sent, and CPU of code
-// that make and read it, for copies spread as a balanced plan spreads them. CPU time hardly depends on what else the machine does.
+// that make and read it, for expert replicas spread as a balanced plan spreads them. CPU time hardly depends on what else the machine does.
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { type ExpertPlacementSpec, parseExpertPlacement } from "../../crds/expert-placement.ts";
@@ -94,10 +94,10 @@ function planOf(
 ): { readonly spec: ExpertPlacementSpec; readonly plan: PlacementPlan } {
   const placed = Array.from({ length: layers }, (_, layer): LayerPlan => {
     const hosts = Array.from({ length: experts }, (_, expert) => {
-      const home = (expert * 7 + layer * 13 + turn) % ranks;
-      return expert % copiedEvery === 0 ? [...new Set([home, (home + 5) % ranks, (home + 9) % ranks])] : [home];
+      const primary = (expert * 7 + layer * 13 + turn) % ranks;
+      return expert % copiedEvery === 0 ? [...new Set([primary, (primary + 5) % ranks, (primary + 9) % ranks])] : [primary];
     });
-    return { hosts, shares: hosts.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))) };
+    return { hosts, weights: hosts.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))) };
   });
   const digest = "0123456789abcdef".repeat(4);
   const { plan, spec } = nextPlan(undefined, placed, new Set(), { deploymentUid: uid(0), modelDigest: digest, epoch: 7 });
@@ -133,7 +133,7 @@ function readLoad(message: Uint8Array): void {
 function carryOut({ ranks, layers }: WorldShape): { readonly events: number; readonly ms: number } {
   const some = (layer: number, by: number) => new Map(Array.from({ length: 16 }, (_, i) => [(by * i + layer) % ranks, 1]));
   const tasks = Array.from({ length: Math.ceil(layers / 2) }, (_, layer) => {
-    const placement = { layer, epoch: 2, hosts: [], shares: [] };
+    const placement = { layer, epoch: 2, hosts: [], weights: [] };
     return { placement, incoming: some(layer, 1), outgoing: some(layer, 3), committedBefore: false };
   });
   const known = new Map(Array.from({ length: ranks }, (_, rank) => [rank, `${rank}`]));

@@ -63,7 +63,13 @@ class Client {
   }
   #target(member: string) {
     const tls = tlsOf.get(member) as NonNullable<ReturnType<typeof tlsOf.get>>;
-    return { address: `127.0.0.1:${this.rank.grpcPort}`, serverName: serverNames.rank(0, namespace, name), tls, signEveryMs: 1_000 };
+    return {
+      address: `127.0.0.1:${this.rank.grpcPort}`,
+      serverName: serverNames.rank(0, namespace, name),
+      tls,
+      self: this.rank.identity,
+      signEveryMs: 1_000,
+    };
   }
   control(member = "operator") {
     const client = connect(Control, this.#target(member));
@@ -117,8 +123,8 @@ const plain = (_key: string, value: unknown) => (typeof value === "bigint" ? Num
 /** All experts of all layers at the ranks that `hosts` gives them. */
 function planOf({ layers, experts, modelDigest }: Shape, epoch: number, hosts: (expert: number) => number[]): PlacementPlan {
   const rows = Array.from({ length: experts }, (_, expert) => hosts(expert));
-  const shares = rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0)));
-  const placed = Array.from({ length: layers }, (_, layer) => ({ layer, epoch, hosts: rows, shares }));
+  const weights = rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0)));
+  const placed = Array.from({ length: layers }, (_, layer) => ({ layer, epoch, hosts: rows, weights }));
   return { deploymentUid, epoch, parentEpoch: epoch - 1, planHash: `hash-${epoch}`, modelDigest, layers: placed };
 }
 interface Shape {
@@ -175,7 +181,7 @@ export function rankContract(subject: RankSubject): void {
     const watch = client.watch();
     const said = () => watch.seen.statuses.length;
     await until("a status", () => said() > 0, patienceMs);
-    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, calmMs: 60_000 });
+    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, suppressMs: 60_000 });
     let [count, since] = [0, Date.now()];
     const silent = (): boolean => {
       if (said() !== count) [count, since] = [said(), Date.now()];

@@ -7,7 +7,7 @@ import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
 import { workerPod, workerTemplate } from "../../operator/deployment/objects/worker-pod.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { settings } from "../kit/deployment/deployment.ts";
 import { SimCluster } from "../sim/cluster.ts";
 import { ref } from "../sim/worker.ts";
@@ -35,7 +35,7 @@ const tight: Setting = { memoryPerRank: "9Mi", maxTransferBytesPerSecond: "8Ki" 
 const usual: Setting = { ...tight, maxTransferBytesPerSecond: "64Mi" };
 const roomy: Setting = { ...usual, memoryPerRank: "10Mi" };
 
-/** One copy of every expert takes 8Mi a rank; 1Mi is for staging, and the tenth is room for a copy in one layer. */
+/** One expert replica of every expert takes 8Mi a rank; 1Mi is for staging, and the tenth is room for an expert replica in one layer. */
 const manifest = ({ memoryPerRank, maxTransferBytesPerSecond }: Setting): string => `apiVersion: enodia.dev/v1alpha1
 kind: MoEDeployment
 metadata: {name: ${ref.name}, namespace: ${ref.namespace}}
@@ -63,7 +63,7 @@ const event = (sim: SimCluster, reason: string): string => sim.events.find((each
 /** Rows a second that each rank computes of a layer under the stored plan. */
 function rankLoad(sim: SimCluster, layer: number): number[] {
   const plan = sim.plan()?.layers[layer];
-  return plan ? [...loadByShares(demand(layer), plan.hosts, plan.shares, ranks)] : [];
+  return plan ? [...loadByWeights(demand(layer), plan.hosts, plan.weights, ranks)] : [];
 }
 
 /** Mean of all layers' max/mean: what layer time is proportional to. */
@@ -98,7 +98,7 @@ event      RebalanceHeld ${event(held, "RebalanceHeld")}
 The same with maxTransferBytesPerSecond ${usual.maxTransferBytesPerSecond}, the default:
 event      RebalanceStarted ${event(moved, "RebalanceStarted")}
 
-And with memoryPerRank ${roomy.memoryPerRank}, which has room for a copy:
+And with memoryPerRank ${roomy.memoryPerRank}, which has room for an expert replica:
 event      RebalanceStarted ${event(copied, "RebalanceStarted")}
 `;
 }

@@ -174,8 +174,8 @@ test("moves of half of all experts leave the time between tokens as it is, keep 
         `${pod} took ${own} bytes in ${movingSeconds} s, the limit is ${perSecond} a second`,
       );
     }
-    const copies = received / unitBytes;
-    assert.ok(copies >= (layers * experts) / 2, `${copies.toFixed(0)} copies arrived in a moving period`);
+    const expertReplicas = received / unitBytes;
+    assert.ok(expertReplicas >= (layers * experts) / 2, `${expertReplicas.toFixed(0)} expert replicas arrived in a moving period`);
     assert.ok(committedSince(before.epoch) > 0, "no plan of the moving period was committed");
     for (const period of periods.slice(-2)) process.stderr.write(`# ${line(period)}\n`);
   }

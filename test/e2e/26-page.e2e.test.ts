@@ -27,7 +27,7 @@ const elsewhere = { namespace: "e2e-page-other", name: "unseen" };
 const out = join(root, "out/page-cluster");
 /** As it is from the first pod on: ranks are told the window, and another one would be a roll. */
 const trigger = { imbalancePercent: 103, window: "3s", minTokens: 200 };
-/** Copies take seconds to come, which are long enough to be looked at. */
+/** Expert replicas take seconds to come, which are long enough to be looked at. */
 const slowly = { maxTransferBytesPerSecond: "3Mi" };
 const patienceMs = 240_000;
 const rollMs = 240_000;
@@ -186,7 +186,9 @@ async function movesAreThoseOf(watch: PlacementWatch, before: number): Promise<v
   }
 }
 
-test("the map has each copy of the plan that the API server has, read cell by cell by the keyboard", { timeout: 300_000 }, async () => {
+test("the map has each expert replica of the plan that the API server has, read cell by cell by the keyboard", {
+  timeout: 300_000,
+}, async () => {
   const [line = ""] = await page.locator("#s-moves li").allTextContents();
   const layer = Number(/layer (\d+)/.exec(line)?.[1]);
   await page.goto(addressOf(deploymentPath(layer)));
@@ -199,7 +201,7 @@ test("the map has each copy of the plan that the API server has, read cell by ce
   assert.equal(ranks.length, 3);
   for (const rank of ranks) {
     for (const [expert, row] of hosts.entries()) {
-      const wanted = !row.includes(rank) ? "does not have it" : row[0] === rank ? "home" : "copy";
+      const wanted = !row.includes(rank) ? "does not have it" : row[0] === rank ? "primary" : "expertReplica";
       const words = (await page.textContent("#map-cell")) ?? "";
       assert.ok(words.startsWith(`Rank ${rank}, expert ${expert}`) && words.includes(`: ${wanted}`), `${words} ${row}`);
       await page.keyboard.press("ArrowRight");

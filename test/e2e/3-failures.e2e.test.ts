@@ -7,7 +7,7 @@ import { type Answer, ask } from "../kit/gateway/openai-client.ts";
 import { type Sample, scrape, sum } from "../kit/kube/scrape.ts";
 import { exec, sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
-import { holders, planOf, withoutLiveCopy } from "./held.ts";
+import { holders, planOf, withoutLiveExpertReplica } from "./held.ts";
 import { StallLog } from "./stalls.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -88,7 +88,7 @@ const activeRanks = async (): Promise<number> => (await moe.kubectl.get("moed", 
 /** (layer, expert) pairs of the plan in force that no worker process holds, by what the workers say of their memory. */
 async function lostExperts(): Promise<number> {
   const plan = await planOf(moe);
-  return withoutLiveCopy(plan, await holders(moe, plan));
+  return withoutLiveExpertReplica(plan, await holders(moe, plan));
 }
 
 /** Milliseconds from `since` until experts that were lost are in memory again, all of them. */

@@ -88,7 +88,7 @@ test("enodia top has the figures of every rank, and experts the whole plan", asy
   const map = JSON.parse(await enodia("experts", "smol", "-o", "json"));
   assert.equal(map.rows.length, 3);
   for (let expert = 0; expert < map.experts; expert += 1) {
-    const whole = map.rows.reduce((sum: number, { shares }: any) => sum + shares[expert], 0);
+    const whole = map.rows.reduce((sum: number, { weights }: any) => sum + weights[expert], 0);
     assert.ok(Math.abs(whole - 1) < 0.01, `expert ${expert}: ${whole}`);
   }
 });

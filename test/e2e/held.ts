@@ -32,7 +32,7 @@ export async function holders(moe: Deployed, plan: PlacementPlan): Promise<reado
 }
 
 /** (layer, expert) pairs of the plan of which no host holds all that the plan gives it. */
-export function withoutLiveCopy(plan: PlacementPlan, all: readonly Holder[]): number {
+export function withoutLiveExpertReplica(plan: PlacementPlan, all: readonly Holder[]): number {
   const whole = new Set(all.filter(({ planned, held }) => planned > 0 && held >= planned).map(({ rank }) => rank));
   return plan.layers.reduce((count, { hosts }) => count + hosts.filter((row) => !row.some((rank) => whole.has(rank))).length, 0);
 }

@@ -15,7 +15,7 @@ export interface Seen {
   readonly status: ExpertPlacementStatus;
 }
 
-/** Copies that a plan newly places, and the ranks that have what they are made from. */
+/** Expert replicas that a plan newly places, and the ranks that have what they are made from. */
 export type Moves = ReturnType<typeof diffPlans>["moves"];
 
 const movingPhases: readonly string[] = ["Preparing", "Committing", "Releasing"];

@@ -31,8 +31,8 @@ async function hostAll(engine: Engine, store: ModelStore): Promise<void> {
     for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "q4_0"));
   }
   const hosts = Array.from({ length: experts }, () => [0]);
-  const shares = Array.from({ length: experts }, () => [1000]);
-  await engine.setRouting({ rank: 0, layers: Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts, shares })) });
+  const weights = Array.from({ length: experts }, () => [1000]);
+  await engine.setRouting({ rank: 0, layers: Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts, weights })) });
 }
 
 async function start(storeDir: string): Promise<{ readonly engine: Engine; readonly store: ModelStore }> {

@@ -130,7 +130,12 @@ export const rebalancePlane: Readonly<Record<string, RebalancedField>> = {
     without: "at once",
     with: "slowly",
   },
-  "experts.minCopies": { change: { ...rebalancing({}), experts: { minCopies: 2 } }, outcome: leastHosts, without: 1, with: 2 },
+  "experts.minExpertReplicas": {
+    change: { ...rebalancing({}), experts: { minExpertReplicas: 2 } },
+    outcome: leastHosts,
+    without: 1,
+    with: 2,
+  },
   "telemetry.staleAfter": {
     change: { ...rebalancing({}), telemetry: { nats: { url: "nats://sim:4222" }, staleAfter: "10s" } },
     outcome: silence,

@@ -180,7 +180,7 @@ const training: KubeObject = (() => {
     loss: 1.9 + 3.6 * Math.exp(-i / 12) + 0.05 * Math.sin(i * 1.7),
   }));
   const spread = {
-    imbalanceAtHomes: 1.82,
+    imbalanceAtPrimaries: 1.82,
     imbalance: 1.07,
     copied: 0.21,
     exposedSeconds: 0.043,

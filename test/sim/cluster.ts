@@ -18,7 +18,7 @@ import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { serverNames } from "../../runtime/net/tls.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 import { SimBus } from "./bus.ts";
 import { asOwner, type Owner, VirtualClock } from "./clock.ts";
@@ -263,7 +263,7 @@ export class SimCluster {
     const ranks = [...this.pods.values()].map((worker) => worker.rank);
     return Math.max(
       ...plan.layers.map((layer, l) => {
-        const load = loadByShares(this.demand(l), layer.hosts, layer.shares, Math.max(...ranks) + 1);
+        const load = loadByWeights(this.demand(l), layer.hosts, layer.weights, Math.max(...ranks) + 1);
         const total = load.reduce((a, b) => a + b, 0);
         return total === 0 ? 1 : Math.max(...ranks.map((rank) => load[rank] ?? 0)) / (total / ranks.length);
       }),

@@ -14,7 +14,7 @@ type Step = (typeof steps)[number];
 
 interface Strike {
   readonly sim: SimCluster;
-  /** A rank that gives a copy of something that the plan moves, and one that takes it. */
+  /** A rank that gives an expert replica of something that the plan moves, and one that takes it. */
   readonly source: number;
   readonly target: number;
   readonly plan: PlacementPlan;

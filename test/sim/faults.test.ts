@@ -30,8 +30,8 @@ test("experts of a rank that dies for good are repaired, although the first atte
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { noSpare: true });
 });
 
-test("with minCopies every expert has its copies in the end, whatever failed on the way", async () => {
-  for (const seed of [...seedsUpTo(fewSeeds), 2240]) await mustHold(seed, { minCopies: 2 }); // the last one: copies had to make way
+test("with minExpertReplicas every expert has its expert replicas in the end, whatever failed on the way", async () => {
+  for (const seed of [...seedsUpTo(fewSeeds), 2240]) await mustHold(seed, { minExpertReplicas: 2 }); // the last one: expert replicas had to make way
 });
 
 test("a deployment shrinks and grows while all this happens", async () => {

@@ -25,13 +25,13 @@ export interface FaultOptions {
    * way.
    */
   readonly noSpare?: boolean;
-  /** spec.experts.minCopies; there is memory for them on all ranks together, and in the end every expert has them. */
-  readonly minCopies?: number;
+  /** spec.experts.minExpertReplicas; there is memory for them on all ranks together, and in the end every expert has them. */
+  readonly minExpertReplicas?: number;
 }
 
 const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
-/** The budget of a rank where experts have a second copy: enough for all of them, and for two copies more on each rank. */
-const budgetOfCopies = 1900;
+/** The budget of a rank where experts have a second expert replica: enough for all of them, and for two expert replicas more on each rank. */
+const budgetOfExpertReplicas = 1900;
 const unrestMs = 60_000;
 const peaceMs = 240_000;
 const settleMs = 5_000;
@@ -57,13 +57,13 @@ export async function faultRun(seed: number, options: FaultOptions = {}): Promis
 }
 
 async function runWithFaults(seed: number, options: FaultOptions): Promise<FaultRun> {
-  const { only, also = [], noSpare = false, minCopies = 1 } = options;
+  const { only, also = [], noSpare = false, minExpertReplicas = 1 } = options;
   const chosen = faults.filter(({ name, onDemand }) => (only ? only.includes(name) : !onDemand || also.includes(name)));
   const random = seeded(seed * 7919);
   const sim = new SimCluster({
     ...{ seed, ranks },
-    shape: minCopies > 1 ? { ...shape, budgetBytes: budgetOfCopies } : shape,
-    spec: { rebalancing: { trigger, interval: "3s" }, experts: { minCopies } },
+    shape: minExpertReplicas > 1 ? { ...shape, budgetBytes: budgetOfExpertReplicas } : shape,
+    spec: { rebalancing: { trigger, interval: "3s" }, experts: { minExpertReplicas } },
   });
   let topic = 0;
   sim.demand = (layer) =>
@@ -89,7 +89,7 @@ async function runWithFaults(seed: number, options: FaultOptions): Promise<Fault
   await sim.clock.run(15_000); // faults that end by themselves have ended
   calm(sim);
   if (noSpare) loseForGood(sim, random);
-  const copied = (): boolean => sim.plan()?.layers.every(({ hosts }) => hosts.every((row) => row.length >= minCopies)) === true;
+  const copied = (): boolean => sim.plan()?.layers.every(({ hosts }) => hosts.every((row) => row.length >= minExpertReplicas)) === true;
   const converged = await sim.clock.run(peaceMs, () => sim.converged() && copied());
   const quiet = converged ? await tokens(sim) : [];
   const found = [...sim.faults(), ...quiet];

@@ -37,10 +37,10 @@ const production = [
     ...["loop", "observe", "members", "load/load-picture"],
     ...["session", "clock-offset", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
     ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
-    ...["recover", "first", "repair", "drain", "rehome", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
+    ...["recover", "first", "repair", "drain", "movePrimaries", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
-  ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
+  ...["decide", "load/windows", "repair", "expertReplicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
   ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,
   ),

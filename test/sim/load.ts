@@ -57,7 +57,7 @@ export class SimLoad {
       for (let e = 0; e < expertsIn(this.#shape, l); e++) {
         routed[l * experts + e] = Math.round((demand[e] ?? 0) / sources);
         const at = plan.layers[l]?.hosts[e]?.indexOf(worker.rank) ?? -1;
-        served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.shares[e]?.[at] ?? 0)) / 1000);
+        served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.weights[e]?.[at] ?? 0)) / 1000);
       }
     }
     const rows = served.reduce((a, b) => a + b, 0) / batchesPerSecond;

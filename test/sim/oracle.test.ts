@@ -6,7 +6,7 @@ import { SimCluster } from "./cluster.ts";
 
 const [layer, expert] = [1, 2];
 
-/** A cluster with a committed plan, the one host of an expert, and a copy of that expert for any rank that asks. */
+/** A cluster with a committed plan, the one host of an expert, and an expert replica of that expert for any rank that asks. */
 async function atRest() {
   const sim = new SimCluster();
   sim.startOperator();
@@ -58,12 +58,12 @@ test("bytes that are not the declared ones are seen when they are taken", async 
   assert.match(sim.faults().join("; "), /took wrong bytes for 1\/2/);
 });
 
-test("an expert that has gone from its host, and with it its last copy, is seen at the next frame", async () => {
+test("an expert that has gone from its host, and with it its last expert replica, is seen at the next frame", async () => {
   const { sim, host, key } = await atRest();
   host.memory.delete(key);
   const text = await said(sim);
   assert.match(text, /lacks the expert of a frame for 1\/2/);
-  assert.match(text, /expert 1\/2 has no copy left/);
+  assert.match(text, /expert 1\/2 has no expert replica left/);
 });
 
 test("a dead host is no broken promise: its experts come from the store", async () => {
@@ -79,7 +79,7 @@ test("memory beyond the budget is seen at the load that exceeds it", async () =>
   assert.match(sim.faults().join("; "), /holds 2500 bytes and counts \d+, its budget is 2400/);
 });
 
-test("a copy that goes while a source still routes to it is seen, and so is an epoch written twice", async () => {
+test("an expert replica that goes while a source still routes to it is seen, and so is an epoch written twice", async () => {
   const { sim, host, placement } = await atRest();
   const hosts = placement.hosts.with(expert, [(host.rank + 1) % 3]);
   const plan = { ...host.state.snapshot()!, epoch: 2, planHash: "next", layers: [{ ...placement, hosts, epoch: 2 }] };

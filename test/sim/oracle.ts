@@ -1,6 +1,6 @@
 // An oracle that watches a simulated cluster from outside and says which promise was broken when. It knows the promises, not the
-// code: bytes before commit, declared bytes within the budget and in every row of a token, no copy freed while a live source routes
-// to it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit
+// code: bytes before commit, declared bytes within the budget and in every row of a token, no expert replica freed while a live source routes
+// to it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without an expert replica or a source, no first commit
 // past the deadline, epochs that only grow, and no step of a source that never ends.
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { DispatchFrame, DispatchReply } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
@@ -146,7 +146,7 @@ export class Oracle implements Watch {
     const ran = this.#history.get(`${worker.bootId}/${layer}`) ?? [];
     for (const source of this.#sim.pods.values()) {
       if (!source.alive || source === worker || this.#unreachable(source)) continue;
-      // A copy loaded for a preparation that failed, or by a process that came up later, may go: only what a newer commit gave up
+      // An expert replica loaded for a preparation that failed, or by a process that came up later, may go: only what a newer commit gave up
       // is promised to older sources.
       for (const placement of routes(source, layer)) {
         const { epoch, hosts } = placement;
@@ -191,7 +191,7 @@ export class Oracle implements Watch {
     for (const source of this.#sim.pods.values()) {
       if (source.alive) for (const placement of routes(source, layer)) this.#send(source, placement);
     }
-    for (let expert = 0; expert < expertsIn(this.#sim.shape, layer); expert++) this.#checkCopies(layer, expert);
+    for (let expert = 0; expert < expertsIn(this.#sim.shape, layer); expert++) this.#checkExpertReplicas(layer, expert);
   }
 
   /** Frames of all of a layer's experts to their hosts: served by the newest two epochs only, and from the declared bytes. */
@@ -226,7 +226,7 @@ export class Oracle implements Watch {
   }
 
   /** A live rank has the expert, or all hosts in force are gone or still load it: peers and the store are their sources. */
-  #checkCopies(layer: number, expert: number): void {
+  #checkExpertReplicas(layer: number, expert: number): void {
     let newest: LayerPlacement | undefined;
     for (const worker of this.#sim.pods.values()) {
       if (!worker.alive) continue;
@@ -237,7 +237,7 @@ export class Oracle implements Watch {
     for (const rank of newest?.hosts[expert] ?? []) {
       const host = this.#workerOf(rank);
       if (host && host.state.current(layer) === newest && !this.#loading(host, layer, newest?.epoch ?? 0) && !host.gaveWay(layer, expert))
-        this.#report(`expert ${layer}/${expert} has no copy left, and rank ${rank} does not load it`);
+        this.#report(`expert ${layer}/${expert} has no expert replica left, and rank ${rank} does not load it`);
     }
   }
 }

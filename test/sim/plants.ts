@@ -49,7 +49,7 @@ export const plantedBugs: readonly PlantedBug[] = [
       }),
   },
   {
-    name: "copies are freed before every source has drained",
+    name: "expert replicas are freed before every source has drained",
     seen: /freed .* routes to it/,
     plant: () => bend<() => boolean>(PlanRun.prototype, "mayRelease", () => () => true),
   },

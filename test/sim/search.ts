@@ -10,7 +10,7 @@ import { trainingRun } from "./training.ts";
 const modes: Readonly<Record<string, (seed: number) => Promise<FaultRun>>> = {
   default: (seed) => faultRun(seed),
   "no-spare": (seed) => faultRun(seed, { noSpare: true }),
-  copies: (seed) => faultRun(seed, { minCopies: 2 }),
+  expertReplicas: (seed) => faultRun(seed, { minExpertReplicas: 2 }),
   resize: (seed) => faultRun(seed, { also: ["resize"] }),
   crawl: (seed) => faultRun(seed, { only: crawl }),
   training: trainingRun,

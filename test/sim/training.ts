@@ -1,4 +1,4 @@
-// Training over ranks in virtual time: real rules of membership, begins of worlds, handovers, shadows, moves of homes and rules of commit,
+// Training over ranks in virtual time: real rules of membership, begins of worlds, handovers, shadows, moves of primaries and rules of commit,
 // over a network that is slow, on pods that are killed, freeze, are told to end and come back, under a job that grows and shrinks. Passes
 // of a model are left out.
 import type { TrainingWorld } from "../../crds/training-world.ts";
@@ -6,8 +6,8 @@ import { type Random, seeded } from "../../operator/planner/random.ts";
 import { gatherAll } from "../../runtime/net/collectives/collectives.ts";
 import { leaves } from "../../runtime/train/pod/membership.ts";
 import { type Begun, beginWorld } from "../../runtime/train/ranks/begin-world.ts";
-import { homesOfUnits, type Shape } from "../../runtime/train/ranks/model-shape.ts";
-import { moveHomes } from "../../runtime/train/ranks/primary-moves.ts";
+import { primariesOfUnits, type Shape } from "../../runtime/train/ranks/model-shape.ts";
+import { movePrimaries } from "../../runtime/train/ranks/primary-moves.ts";
 import { RankStores } from "../../runtime/train/ranks/rank-stores.ts";
 import { fillStores } from "../kit/training/training-state.ts";
 import { VirtualClock } from "./clock.ts";
@@ -30,7 +30,7 @@ const faultsMost = 16;
 /** Pods that are deleted are killed after it. */
 const graceMs = 15_000;
 
-type Homes = readonly (readonly number[])[];
+type Primaries = readonly (readonly number[])[];
 
 interface SimWorld {
   readonly epoch: number;
@@ -208,7 +208,7 @@ class TrainingSim {
     const begun = await beginWorld({ transport, stamp, shape, ranks, stores, rankState, restore });
     this.#judgeBegin(world, pod, begun);
     if (rank >= ranks) return true;
-    let { homes } = begun;
+    let { primaries } = begun;
     const view = { ...transport, ranks };
     for (let step = begun.step + 1; step <= steps; step++) {
       if (step > world.stopAfter) {
@@ -218,20 +218,20 @@ class TrainingSim {
       world.lastBegun = Math.max(world.lastBegun, step);
       // A rank alone that was given up while it was frozen hears of nothing, and goes on beside the others: the same steps.
       if (world.epoch >= this.#newest) this.#lastBegun = Math.max(this.#lastBegun, step);
-      homes = await this.#step({ world, pod, shape, stores, transport: view, step, homes });
+      primaries = await this.#step({ world, pod, shape, stores, transport: view, step, primaries });
       await this.#judgeState(pod, step);
       if (step % checkpointEvery === 0) this.#write(stores, step);
     }
     return true;
   }
 
-  async #step(turn: StepTurn): Promise<Homes> {
+  async #step(turn: StepTurn): Promise<Primaries> {
     const { world, pod, shape, stores, transport, step } = turn;
     const stamp = { world: world.epoch, step, plan: "" };
-    const homes = step % moveEvery === 0 ? swapped(turn.homes, step) : turn.homes;
-    await moveHomes({ transport, stamp, shape, stores, from: turn.homes, to: homes });
+    const primaries = step % moveEvery === 0 ? swapped(turn.primaries, step) : turn.primaries;
+    await movePrimaries({ transport, stamp, shape, stores, from: turn.primaries, to: primaries });
     await this.clock.sleep(computeMs * (0.5 + this.#random.next()));
-    const owners = homesOfUnits(shape, homes);
+    const owners = primariesOfUnits(shape, primaries);
     const squares = simUnits.map((unit, i) => {
       if (owners[i] !== transport.rank) return 0;
       const dense = unit.expert === undefined;
@@ -242,7 +242,7 @@ class TrainingSim {
       fillGradient(g, i, step);
       return dense ? stores.memory.denseSquares(unit.from, unit.to) : stores.memory.expertSquares(unit.layer, unit.expert!);
     });
-    for (const [layer, row] of homes.entries()) stores.startGradients(transport, stamp, { layer, homes: row });
+    for (const [layer, row] of primaries.entries()) stores.startGradients(transport, stamp, { layer, primaries: row });
     stores.startGradients(transport, stamp);
     await stores.gradientsArrived();
     const update = async (norms: Float64Array): Promise<void> => {
@@ -259,7 +259,7 @@ class TrainingSim {
     pod.rankState.decided(step, norms);
     await pod.rankState.commit(step, () => update(norms));
     await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom: () => 0 }, new Int32Array());
-    return homes;
+    return primaries;
   }
 
   /** A checkpoint is one once every unit is written by its owner. */
@@ -376,12 +376,12 @@ interface StepTurn {
   readonly stores: RankStores;
   readonly transport: ReturnType<TrainingNet["transport"]>;
   readonly step: number;
-  readonly homes: Homes;
+  readonly primaries: Primaries;
 }
 
 /** Two experts of each layer change places: each rank keeps its number. */
-function swapped(homes: Homes, step: number): Homes {
-  return homes.map((row) => {
+function swapped(primaries: Primaries, step: number): Primaries {
+  return primaries.map((row) => {
     const next = [...row];
     const [a, b] = [step % row.length, (step * 2 + 1) % row.length];
     [next[a], next[b]] = [row[b]!, row[a]!];

@@ -41,7 +41,7 @@ function twoRanks() {
   };
   services.add(Control, { drain } as never);
   void services.listen("a", 1);
-  const target = { address: "a:1", serverName: "rank-0", tls };
+  const target = { address: "a:1", serverName: "rank-0", tls, self: { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } };
   const connect = () => wire.network(client, "b:1").connectDispatch(target);
   const control = () => wire.network(client, "b:1").connect(Control, target);
   const kill = (host: Host) => {

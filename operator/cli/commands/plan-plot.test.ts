@@ -14,7 +14,7 @@ function picture(split: SplitName, ranks: number, windows: number, overloaded: S
     const rankLoad = { equal: even(), fixed: even(), optimal: even() };
     if (window === 5) rankLoad[overloaded][3] = 2;
     const one = { balance: 1, worst: 1 };
-    return { window, copies: 0, bytes: 0, ms: 0, reason: "", next: { equal: one, fixed: one, optimal: one }, bound: 1, rankLoad };
+    return { window, expertReplicas: 0, bytes: 0, ms: 0, reason: "", next: { equal: one, fixed: one, optimal: one }, bound: 1, rankLoad };
   });
   const trace = { name: "t", windows, layers: 1, experts: 1, counts: new Uint32Array(windows) };
   return plot({ trace, split, ranks, runs: [{ name: "p", results }] });
@@ -24,7 +24,7 @@ for (const split of ["equal", "fixed", "optimal"] as const) {
   test(`the heat map is that of the split ${split}`, () => {
     assert.equal(count(picture(split, 8, 10), red), 1);
     assert.equal(count(picture(split, 8, 10, split === "equal" ? "fixed" : "equal"), red), 0);
-    assert.match(picture(split, 8, 10), { equal: /split equally/, fixed: /the plan's shares/, optimal: /split at best/ }[split]);
+    assert.match(picture(split, 8, 10), { equal: /split equally/, fixed: /the plan's weights/, optimal: /split at best/ }[split]);
   });
 }
 

@@ -1,4 +1,4 @@
-// The picture of a simulation as SVG: rank loads over time of the first policy as a heat map, balance and copies of all
+// The picture of a simulation as SVG: rank loads over time of the first policy as a heat map, balance and expert replicas of all
 // policies as time series. Pure: results in, text out.
 import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
 import { sizeText, type Trace } from "../../planner/offline/traces.ts";
@@ -27,15 +27,15 @@ const colours = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#6a4c93", "#2e4057
 export function plot(plotted: Plotted): string {
   const first = plotted.runs[0];
   const balanceTop = heat.top + heat.height + series.gap;
-  const copiesTop = balanceTop + series.height + series.gap;
-  const height = copiesTop + series.height + series.gap;
+  const expertReplicasTop = balanceTop + series.height + series.gap;
+  const height = expertReplicasTop + series.height + series.gap;
   const balance = plotted.runs.map(({ name, results }) => ({
     name,
     points: results.flatMap((r) => (r.next ? [[r.window + 1, r.next[plotted.split].balance] as const] : [])),
   }));
-  const copies = plotted.runs.map(({ name, results }) => ({
+  const expertReplicas = plotted.runs.map(({ name, results }) => ({
     name,
-    points: results.map((r) => [r.window, Math.log10(1 + r.copies)] as const),
+    points: results.map((r) => [r.window, Math.log10(1 + r.expertReplicas)] as const),
   }));
   const lowest = Math.min(1, ...balance.flatMap(({ points }) => points.map(([, y]) => y)));
   const parts = [
@@ -54,11 +54,11 @@ export function plot(plotted: Plotted): string {
       label: (y) => y.toFixed(2),
     }),
     ...chart({
-      top: copiesTop,
-      title: "copies per plan (logarithmic)",
-      lines: copies,
+      top: expertReplicasTop,
+      title: "expert replicas per plan (logarithmic)",
+      lines: expertReplicas,
       low: 0,
-      high: Math.max(1, Math.ceil(Math.max(...copies.flatMap(({ points }) => points.map(([, y]) => y))))),
+      high: Math.max(1, Math.ceil(Math.max(...expertReplicas.flatMap(({ points }) => points.map(([, y]) => y))))),
       label: (y) => String(Math.round(10 ** y - 1)),
     }),
     "</svg>",
@@ -68,7 +68,7 @@ export function plot(plotted: Plotted): string {
 
 const splitNames: Readonly<Record<SplitName, string>> = {
   equal: "split equally",
-  fixed: "split by the plan's shares",
+  fixed: "split by the plan's weights",
   optimal: "split at best",
 };
 

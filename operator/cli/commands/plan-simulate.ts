@@ -1,11 +1,11 @@
 // `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
-// prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
+// prints balance, bound, expert replicas, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/names.ts";
-import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
+import { type LayerPlan, weightsTotal } from "../../../crds/plan.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
 import { policies } from "../../planner/index.ts";
 import {
@@ -25,7 +25,7 @@ import { pictureOutput } from "../svg.ts";
 import { table } from "../table.ts";
 import { plot, plotCommand } from "./plan-plot.ts";
 
-const bounds = { ranks: 4096, slots: 4096, slotsTotal: 4_194_304, copies: 2 ** 31, bytes: 2 ** 40 } as const;
+const bounds = { ranks: 4096, slots: 4096, slotsTotal: 4_194_304, expertReplicas: 2 ** 31, bytes: 2 ** 40 } as const;
 
 const options = {
   ...outputOptions,
@@ -41,8 +41,12 @@ const options = {
     splitNames,
     "fixed",
   ),
-  budgetCopies: value("--budget-copies <number>", "most new replicas per plan", whole(0, bounds.copies)),
-  budgetCopiesPerRank: value("--budget-copies-per-rank <number>", "most of them on one rank", whole(0, bounds.copies)),
+  budgetExpertReplicas: value("--budget-expert-replicas <number>", "most new replicas per plan", whole(0, bounds.expertReplicas)),
+  budgetExpertReplicasPerRank: value(
+    "--budget-expert-replicas-per-rank <number>",
+    "most of them on one rank",
+    whole(0, bounds.expertReplicas),
+  ),
   rankSpeeds: value("--rank-speeds <list>", "relative speed of each rank, by comma; a shorter list is repeated", positives),
   timing: value(
     "--timing <d,e,c>",
@@ -50,7 +54,7 @@ const options = {
     readTiming,
   ),
   nodes: value("--nodes <number>", "ranks are on so many nodes, in order (default: each on its own)", whole(1, bounds.ranks)),
-  minCopies: value("--min-copies <number>", "least hosts per expert (default: 1)", whole(1, bounds.ranks)),
+  minExpertReplicas: value("--min-expert-replicas <number>", "least hosts per expert (default: 1)", whole(1, bounds.ranks)),
   expertBytes: value(
     "--expert-bytes <number>",
     "bytes of one expert, for the bytes printed: by default of DeepSeek-V3 in FP8",
@@ -59,7 +63,7 @@ const options = {
   ),
   windows: value("--windows <number>", "only the first windows", whole(1, 2 ** 31)),
   effort: choice("--effort <name>", "of the search", efforts, "quality"),
-  planOut: text("--plan-out <file>", "one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}"),
+  planOut: text("--plan-out <file>", "one JSON line per window: {window, epoch, layers: [{hosts, weights}], expert replicas, bytes, ms}"),
   plot: text("--plot <file>", "heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)"),
   noPlot: flag("--no-plot", "no picture"),
 };
@@ -120,21 +124,36 @@ async function savePlot(asked: string | undefined, trace: string, picture: strin
 }
 
 function readSetup(asked: Asked, trace: Trace): Omit<SimulateOptions, "policy"> {
-  const { slots, slotsTotal, split, budgetCopies, budgetCopiesPerRank, rankSpeeds: speeds, timing, windows, nodes, minCopies } = asked;
+  const {
+    slots,
+    slotsTotal,
+    split,
+    budgetExpertReplicas,
+    budgetExpertReplicasPerRank,
+    rankSpeeds: speeds,
+    timing,
+    windows,
+    nodes,
+    minExpertReplicas,
+  } = asked;
   const ranks = required(asked.ranks, "--ranks", "how many ranks host experts");
   if (slots === undefined && slotsTotal === undefined) throw invalid("--slots or --slots-total: how many experts a rank may have");
   if (slots !== undefined && slotsTotal !== undefined) throw invalid("--slots and --slots-total exclude each other");
   if (slots !== undefined) checkSlots("--slots", ranks, slots, trace.experts);
   if (slotsTotal !== undefined) checkSlots("--slots-total", ranks, slotsTotal, expertCount(trace));
-  const upTo = { "--windows": [windows, trace.windows], "--nodes": [nodes, ranks], "--min-copies": [minCopies, ranks] } as const;
+  const upTo = {
+    "--windows": [windows, trace.windows],
+    "--nodes": [nodes, ranks],
+    "--min-expert-replicas": [minExpertReplicas, ranks],
+  } as const;
   for (const [option, [number = 1, most]] of Object.entries(upTo))
     if (number > most) throw invalid(`${option}: ${number} is more than the ${most} that there are`);
-  const given = { slots, slotsTotal, speeds, budgetCopies, budgetCopiesPerRank, timing, windows, nodes, minCopies };
+  const given = { slots, slotsTotal, speeds, budgetExpertReplicas, budgetExpertReplicasPerRank, timing, windows, nodes, minExpertReplicas };
   return {
     trace,
     ranks,
     split: split === "equal" ? "equal" : "weighted",
-    fixedShares: split === "fixed",
+    fixedWeights: split === "fixed",
     effort: asked.effort,
     now: () => performance.now(),
     ...(Object.fromEntries(Object.entries(given).filter(([, one]) => one !== undefined)) as Partial<SimulateOptions>),
@@ -173,8 +192,8 @@ interface Row {
   readonly meanImbalance: number;
   readonly worstImbalance: number;
   readonly bound: number;
-  readonly copies: number;
-  readonly copiesPerStep: number;
+  readonly expertReplicas: number;
+  readonly expertReplicasPerStep: number;
   readonly bytes: number;
   readonly bytesPerStep: number;
   readonly msMedian: number;
@@ -190,10 +209,10 @@ function summary(policy: PolicyName, results: readonly WindowResult[], split: Sp
     meanImbalance: all.meanWorst,
     worstImbalance: all.worst,
     bound: all.bound,
-    copies: all.copies,
-    copiesPerStep: all.copiesPerStep,
-    bytes: all.copies * expertBytes,
-    bytesPerStep: all.copiesPerStep * expertBytes,
+    expertReplicas: all.expertReplicas,
+    expertReplicasPerStep: all.expertReplicasPerStep,
+    bytes: all.expertReplicas * expertBytes,
+    bytesPerStep: all.expertReplicasPerStep * expertBytes,
     msMedian: all.msMedian,
     msMax: all.msMax,
     reasons: results.slice(0, 3).map((result) => result.reason),
@@ -208,7 +227,7 @@ function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: Spl
     ...splitNames.map((name) => known(row.balance[name], 4)),
     known(row.worstImbalance, 3),
     known(row.bound, 3),
-    row.copiesPerStep.toFixed(1),
+    row.expertReplicasPerStep.toFixed(1),
     (row.bytesPerStep / 1e9).toFixed(2),
     row.msMedian.toFixed(1),
     row.msMax.toFixed(1),
@@ -250,20 +269,20 @@ const planOutput = (path: string): OutputFile => ({
   overwrite: true,
 });
 
-/** Epoch = window + 1: each window's plan replaces the one before. Shares are fractions that sum to 1. */
+/** Epoch = window + 1: each window's plan replaces the one before. Weights are fractions that sum to 1. */
 async function planWriter(file: string, expertBytes: number): Promise<PlanWriter> {
   const failed = (cause: unknown): never => {
     throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });
   };
   const out = await openOutput(planOutput(file));
   return {
-    async write({ window, copies, ms }, layers) {
+    async write({ window, expertReplicas, ms }, layers) {
       const line = {
         window,
         epoch: window + 1,
         layers: layers.map(fractions),
-        copies,
-        bytes: copies * expertBytes,
+        expertReplicas,
+        bytes: expertReplicas * expertBytes,
         ms: Math.round(ms * 1000) / 1000,
       };
       await out.appendFile(`${JSON.stringify(line)}\n`).catch(failed);
@@ -272,8 +291,8 @@ async function planWriter(file: string, expertBytes: number): Promise<PlanWriter
   };
 }
 
-function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; shares: number[][] } {
-  return { hosts: layer.hosts, shares: layer.shares.map((row) => row.map((share) => share / sharesTotal)) };
+function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; weights: number[][] } {
+  return { hosts: layer.hosts, weights: layer.weights.map((row) => row.map((share) => share / weightsTotal)) };
 }
 
 function required<T>(given: T | undefined, option: string, what: string): T {

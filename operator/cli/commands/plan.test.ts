@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../../runtime/placement/split.ts";
+import { loadByWeights } from "../../../runtime/placement/split.ts";
 import { decodeTrace, windowOf } from "../../planner/offline/traces.ts";
 import { execute } from "../program.ts";
 import { enodia as commands } from "../registry.ts";
@@ -31,13 +31,13 @@ after(() => rmSync(dir, { recursive: true }));
 interface Line {
   window: number;
   epoch: number;
-  layers: { hosts: number[][]; shares: number[][] }[];
-  copies: number;
+  layers: { hosts: number[][]; weights: number[][] }[];
+  expertReplicas: number;
   bytes: number;
   ms: number;
 }
 
-test("simulate writes one plan per window, within the slots, whose shares sum to one and whose copies are its new hosts", async () => {
+test("simulate writes one plan per window, within the slots, whose weights sum to one and whose expert replicas are its new hosts", async () => {
   const file = join(dir, "plan.jsonl");
   const svg = join(dir, "plot.svg");
   const run = enodia(
@@ -83,27 +83,27 @@ test("simulate writes one plan per window, within the slots, whose shares sum to
   let balance = 0;
   lines.forEach((line, t) => {
     assert.equal(line.layers.length, 32);
-    let copies = 0;
-    line.layers.forEach(({ hosts, shares }, l) => {
+    let expertReplicas = 0;
+    line.layers.forEach(({ hosts, weights }, l) => {
       assert.equal(hosts.length, 8);
       for (let g = 0; g < 8; g++) assert.ok(hosts.filter((row) => row.includes(g)).length <= 2);
       hosts.forEach((row, e) => {
         assert.ok(row.length > 0 && new Set(row).size === row.length && row.every((g) => Number.isInteger(g) && g >= 0 && g < 8));
-        assert.ok(Math.abs(shares[e]!.reduce((a, b) => a + b, 0) - 1) < 1e-9);
-        if (t > 0) copies += row.filter((g) => !lines[t - 1]!.layers[l]!.hosts[e]!.includes(g)).length;
+        assert.ok(Math.abs(weights[e]!.reduce((a, b) => a + b, 0) - 1) < 1e-9);
+        if (t > 0) expertReplicas += row.filter((g) => !lines[t - 1]!.layers[l]!.hosts[e]!.includes(g)).length;
       });
       if (t < 3) {
         const demand = windowOf(read, t + 1).subarray(l * 8, (l + 1) * 8);
-        const load = loadByShares(
+        const load = loadByWeights(
           demand,
           hosts,
-          shares.map((row) => row.map((share) => share * 1000)),
+          weights.map((row) => row.map((weight) => weight * 1000)),
           8,
         );
         balance += 1 / imbalance(load, new Float64Array(8).fill(1)) / 96;
       }
     });
-    assert.deepEqual([line.copies, line.bytes], [copies, copies * 10]);
+    assert.deepEqual([line.expertReplicas, line.bytes], [expertReplicas, expertReplicas * 10]);
   });
   assert.ok(Math.abs(balance - report.policies[0].balance.fixed) < 1e-9, "the printed balance is that of the plans written");
   const picture = readFileSync(svg, "utf8");
@@ -120,9 +120,9 @@ test("simulate honours the budget, speeds and slots that differ by layer", () =>
     "4",
     "--slots-total",
     "96",
-    "--budget-copies",
+    "--budget-expert-replicas",
     "3",
-    "--budget-copies-per-rank",
+    "--budget-expert-replicas-per-rank",
     "1",
     "--rank-speeds",
     "1,0.5",
@@ -136,7 +136,7 @@ test("simulate honours the budget, speeds and slots that differ by layer", () =>
     .split("\n")
     .map((line): Line => JSON.parse(line));
   for (const [n, line] of lines.entries()) {
-    assert.ok(line.window === 0 ? line.copies === 0 : line.copies <= 3);
+    assert.ok(line.window === 0 ? line.expertReplicas === 0 : line.expertReplicas <= 3);
     for (let g = 0; g < 4; g++) {
       const held = line.layers.map((layer) => layer.hosts.flatMap((row, e) => (row.includes(g) ? [e] : [])));
       assert.ok(held.reduce((sum, layer) => sum + layer.length, 0) <= 96);

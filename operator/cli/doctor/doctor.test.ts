@@ -150,9 +150,9 @@ const judgedCrd = (change: (schema: any) => void, operators = [operator()]) =>
 
 test("doctor: a CRD is held to this version's, field by field, and other words are no difference", () => {
   assert.equal(judgedCrd((schema) => Object.assign(schema.properties.spec, { description: "other words" })).level, "ok");
-  const lacking = judgedCrd((schema) => delete schema.properties.spec.properties.experts.properties.minCopies);
+  const lacking = judgedCrd((schema) => delete schema.properties.spec.properties.experts.properties.minExpertReplicas);
   assert.equal(lacking.level, "fail");
-  assert.match(lacking.what, /it lacks spec\.experts\.minCopies$/);
+  assert.match(lacking.what, /it lacks spec\.experts\.minExpertReplicas$/);
   assert.match(
     judgedCrd((schema) => Object.assign(schema.properties.spec.properties, { next: {} })).what,
     /has spec\.next, which this version does not know/,

@@ -7,11 +7,11 @@ import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type ModelSource, type Outcome, ok, warn } from "./check.ts";
 
 /** What is not a store already is there twice, until the store that is made of it has been verified. */
-const copies = { store: 1, folder: 2, gguf: 2 } as const;
+const expertReplicas = { store: 1, folder: 2, gguf: 2 } as const;
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
-export const roomFor = ({ kind, bytes }: ModelSource): number => copies[kind] * bytes;
+export const roomFor = ({ kind, bytes }: ModelSource): number => expertReplicas[kind] * bytes;
 
 export function judgeSource({ kind, revision, files, bytes }: ModelSource, uri: string): Outcome {
   const at = revision === undefined ? "" : `, commit ${revision.slice(0, 12)}`;

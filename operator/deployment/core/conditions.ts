@@ -192,9 +192,9 @@ function degraded(findings: Findings): Verdict {
   if (operation?.type === "Repair" && lost.length > 0) {
     return yes("RanksLost", `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`);
   }
-  const { homelessExperts = 0, loadingRanks = [] } = snapshot.view ?? {};
-  if (homelessExperts > 0)
-    return yes("ExpertsUnhosted", `${homelessExperts} experts are on no rank that is there: they are loaded on demand`);
+  const { expertsWithoutRank = 0, loadingRanks = [] } = snapshot.view ?? {};
+  if (expertsWithoutRank > 0)
+    return yes("ExpertsUnhosted", `${expertsWithoutRank} experts are on no rank that is there: they are loaded on demand`);
   if (loadingRanks.length > 0) {
     const ranks = loadingRanks.slice(0, 16).join(", ");
     return yes("ExpertsUnhosted", `ranks ${ranks} load their experts; those that no other rank holds are loaded on demand until then`);

@@ -9,7 +9,7 @@ import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
 /** Bytes that a runtime process needs beside dense part, KV pool and experts; up to 256 MiB of them are frames of other ranks that wait
- *  (runtime/experts/dispatch/server.ts, runtime/net/lane-accept.ts). */
+ *  (runtime/experts/dispatch/server.ts, runtime/net/engine-host.ts). */
 export const processBytes = 400 * 1000 * 1000;
 /** Share of the container limit left free when memoryPerRank is not given. */
 const headroom = 0.15;
@@ -25,7 +25,7 @@ export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitByt
   return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
 }
 
-/** One copy of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
+/** One expert replica of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
 export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
   const replicas = leastRanks(model, perRank);

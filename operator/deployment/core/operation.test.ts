@@ -68,13 +68,6 @@ test("a roll to another revision is another operation, and the first one was sup
   );
 });
 
-test("what an earlier release began keeps its start and its deadline", () => {
-  const former = { type: "Grow", fromRanks: 2, toRanks: 4, startTime: "2026-03-01T09:50:00Z", deadline: "2026-03-01T10:05:00Z" };
-  const world = seen([...all, pod(3, { ready: false })], { expertParallel: { desiredRanks: 4, activeRanks: 2, operation: former } });
-  const found = current(world, 4);
-  assert.deepEqual([found?.id, found?.from, found?.deadline], ["grow-1772358600000", { ranks: 2 }, "2026-03-01T10:05:00Z"]);
-});
-
 test("what ends is remembered once, the newest first and no more than a few; rebalances are not", () => {
   const ended = { ...current(seen(all.slice(1))), id: "repair-1" };
   const past = Array.from({ length: historyMax }, (_, i) => ({ ...ended, id: `grow-${i}`, result: "Done", endTime: now.toISOString() }));

@@ -2,7 +2,6 @@
 // while several things go on, the one that decides what happens to pods next gives its name. A rebalance is named where pods have none.
 import { annotations } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
-import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import { historyMax, type Operation, type PastOperation } from "../../../crds/operation.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { orphansLeft } from "./orphans.ts";
@@ -36,7 +35,7 @@ export function currentOperation(input: OperationInput): Operation | undefined {
   const ranks = standIn ? spec.replicas : input.ranks;
   const type = operationType(input);
   if (!type) return undefined;
-  const before = operationBefore(status);
+  const before = status.operation;
   const to = type === "Roll" ? { ranks, ...numbered(revisionOf(snapshot, wantedHash(snapshot))) } : { ranks };
   const said = { phase: phaseOf(type, input), message: describe(input) };
   // What a stand-in tries gets its number once it comes into force.
@@ -55,15 +54,6 @@ export function currentOperation(input: OperationInput): Operation | undefined {
     ...said,
     deadline: deadlineOf(input, rfc3339(new Date(now.getTime() + timeoutMs * (standIn ? worldsOfStandIn : 1)))),
   };
-}
-
-/** What the status says is under way; an earlier release said it elsewhere, and what it began keeps its deadline. */
-function operationBefore({ operation, expertParallel }: MoEDeploymentStatus): Operation | undefined {
-  const former = expertParallel?.operation;
-  if (operation || !former) return operation;
-  const { type, startTime, deadline } = former;
-  const id = `${type.toLowerCase()}-${Date.parse(startTime)}`;
-  return { id, type, phase: "Waiting", from: { ranks: former.fromRanks }, to: { ranks: former.toRanks }, startTime, deadline };
 }
 
 /** A stand-in tries what is not in force yet. */
@@ -137,7 +127,7 @@ function leavingOperation({ snapshot, actions, blocked }: OperationInput): Opera
 
 /** Short of ranks: what led here keeps its name, so that a slow start does not turn into a repair. */
 function shortOperation({ deployment: { status } }: Snapshot, ranks: number): Operation["type"] {
-  const last = operationBefore(status);
+  const last = status.operation;
   if (last && last.to.ranks === ranks && !passing.includes(last.type)) return last.type;
   const had = status.expertParallel?.desiredRanks ?? 0;
   if (had === 0) return "Start";
@@ -176,7 +166,7 @@ function describe({ snapshot, ranks, note }: OperationInput): string {
 export function pastOperations(snapshot: Snapshot, ranks: number, current: Operation | undefined): readonly PastOperation[] {
   const { status } = snapshot.deployment;
   const past = status.history ?? [];
-  const ended = operationBefore(status);
+  const ended = status.operation;
   if (!ended || ended.type === "Rebalance" || ended.id === current?.id || past.some(({ id }) => id === ended.id)) return past;
   const { id, type, from, to, startTime } = ended;
   const rolledBack = status.rollout?.rolledBack;

@@ -23,8 +23,6 @@ export interface StandInFacts {
   readonly pods: number;
   /** What it is to have. */
   readonly sizes: Sizes;
-  /** All gateways, its own and the deployment's, have the label by which the Service finds both. */
-  readonly marked: boolean;
   /** The reason why it will not serve; undefined while it may. */
   readonly failure: RollFailure | undefined;
   /** The reason why there is no room for it; empty when there is, as far as is known. */

@@ -15,7 +15,6 @@ const child = (more: Partial<StandInFacts> = {}): StandInFacts => ({
   serves: false,
   pods: 3,
   sizes: { ranks: 3, gateways: 1 },
-  marked: true,
   failure: undefined,
   noRoom: "",
   dueInMs: 60_000,
@@ -160,10 +159,6 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
   "a canary that stops serving without room": {
     given: { ...baking(10_000), child: child({ noRoom: "exceeded quota" }), analysis, front: "Both" },
     want: { front: "Own", holds: true, failure: undefined },
-  },
-  "a canary whose gateways are not marked yet": {
-    given: { ...baking(10_000), child: child({ serves: true, marked: false }), analysis },
-    want: { front: "Own", holds: true, againInMs: 1_000 },
   },
   "a canary while no rank serves any more": {
     given: { ...baking(10_000), analysis, front: "Both", own: { serves: false, whole: false } },

@@ -15,8 +15,6 @@ import type { Front, Sizes, StandInFacts, StandInStep } from "./stand-in-look.ts
 export const heardOfMs = 10_000;
 /** What a stand-in serves as a canary is looked at this often: totals that grow wake nobody. */
 const compareMs = 10_000;
-/** Gateways that were marked are seen soon. */
-const markedMs = 1_000;
 /** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
 const stopSlackMs = 150_000;
 
@@ -129,7 +127,6 @@ function bake(input: StandInInput, child: StandInFacts, analysis: RolloutAnalysi
   const begun = input.last?.name === child.name && input.last.phase === "Baking";
   const verdict = judgeCanaries(analysis, begun ? input.comparison : undefined);
   if (verdict.type === "Failed" && input.rollsBack) return { ...step, failure: verdict, message: verdict.message };
-  if (!child.marked) return { ...step, message: `gateways are marked for stand-in ${child.name}`, againInMs: markedMs };
   const leftMs = parseDuration(analysis.bake, "spec.rolloutStrategy.canary.analysis.bake") - ageMs;
   if (leftMs <= 0 && verdict.type === "Passed") {
     // Known before anything is done about it, so that another leader does not bake it anew.

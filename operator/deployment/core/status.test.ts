@@ -26,6 +26,10 @@ const said = (status: ReturnType<typeof statusOf>): Want =>
 const both = [pod(0), pod(1)];
 const members = view({ members: [member(0), member(1)] });
 const before = (status: object, spec: object = {}) => deployment(spec, { expertParallel: { desiredRanks: 2, activeRanks: 2, ...status } });
+const during = (type: string, from: number, times: { startTime: string; deadline: string }) => {
+  const operation = { id: "it-1", type, phase: "Waiting", from: { ranks: from }, to: { ranks: 2 }, message: "", ...times };
+  return deployment({}, { expertParallel: { desiredRanks: 2, activeRanks: 2 }, operation });
+};
 
 /** The autoscaler's word on a deployment that nobody asks. */
 const rests = { verdict: { status: "True", reason: "ScaledToZero", message: "at zero" }, status: {} } as const;
@@ -64,12 +68,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
   },
   "and once it is gone it is missing like any other": {
     world: {
-      deployment: before({
-        operation: {
-          ...{ type: "Handover", fromRanks: 2, toRanks: 2, message: "" },
-          ...{ startTime: "2026-03-01T09:59:00Z", deadline: "2026-03-01T10:59:00Z" },
-        },
-      }),
+      deployment: during("Handover", 2, { startTime: "2026-03-01T09:59:00Z", deadline: "2026-03-01T10:59:00Z" }),
       pods: [pod(0), pod(2, { ready: false })],
       view: members,
     },
@@ -182,16 +181,14 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
   },
   "an operation is past its deadline": {
     world: {
-      deployment: before({
-        operation: { type: "Grow", fromRanks: 1, toRanks: 2, startTime: "2026-03-01T09:00:00Z", deadline: "2026-03-01T09:15:00Z" },
-      }),
+      deployment: during("Grow", 1, { startTime: "2026-03-01T09:00:00Z", deadline: "2026-03-01T09:15:00Z" }),
       pods: [pod(0), pod(1, { ready: false, problem: "ImagePullBackOff: no such image" })],
       view: members,
     },
     want: { Progressing: "False DeadlineExceeded" },
   },
   "experts are loaded on demand": {
-    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3, homelessExperts: 3 }) },
+    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3, expertsWithoutRank: 3 }) },
     want: { Degraded: "True ExpertsUnhosted" },
   },
   "a restarted rank has yet to load what no other holds": {

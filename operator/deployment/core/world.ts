@@ -119,7 +119,7 @@ export interface ModelView extends ExpertGrid {
   readonly digest: string;
   readonly architecture: string;
   readonly topK: number;
-  /** Resident bytes of one copy of every expert, and of the largest one (the staging slot). */
+  /** Resident bytes of one expert replica of every expert, and of the largest one (the staging slot). */
   readonly expertBytes: number;
   readonly largestExpertBytes: number;
   readonly denseBytes: number;
@@ -164,10 +164,10 @@ export interface RebalanceView {
   /** Experts of the plan that no rank holds now. They come and go while a restarted rank loads: for the metric, not for conditions. */
   readonly unhostedExperts: number;
   /** The unhosted experts that no rank is there to load: they are loaded on demand until a plan has room for them. */
-  readonly homelessExperts: number;
+  readonly expertsWithoutRank: number;
   /** Ranks that have yet to load the other unhosted experts. */
   readonly loadingRanks: readonly number[];
-  /** Experts that the loss of one node would leave without a live copy; homeless ones included. */
+  /** Experts that the loss of one node would leave without a live expert replica; without a rank ones included. */
   readonly expertsAtRisk: number;
   readonly drains: readonly DrainView[];
   /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */

@@ -3,7 +3,7 @@
 
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
-import { gatewayProcess, modelVolume } from "../../../crds/process.ts";
+import { gatewayProcess } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { tlsSecrets } from "../../pki/names.ts";
@@ -20,7 +20,7 @@ import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 import { modelPlace, modelText } from "./model-place.ts";
 import { gatewayHash } from "./pod-hash.ts";
-import { commonMounts, commonVolumes, modelMount, modelVolumeOf, probes, processFacts, terminationGraceSeconds } from "./runtime-pod.ts";
+import { commonMounts, commonVolumes, probes, processFacts, terminationGraceSeconds } from "./runtime-pod.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
@@ -59,11 +59,8 @@ export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewa
   };
 }
 
-/**
- * The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. `former`: as
- * they were rendered before, for an image that may be of a release whose gateways read the model from the claim.
- */
-export function gatewayTemplate(context: RenderContext, former: readonly RenderedPod[] = []): Merged & RenderedPod {
+/** The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. */
+export function gatewayTemplate(context: RenderContext): Merged & RenderedPod {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
   const annotated = { [annotations.modelPlace]: modelText(modelPlace(spec)) };
@@ -71,21 +68,7 @@ export function gatewayTemplate(context: RenderContext, former: readonly Rendere
   const marks = { ...objectLabels(metadata.name, "gateway"), [labels.front]: front };
   const base: PodShape = { labels: marks, annotations: annotated, spec: basePod(context) };
   const { pod, refusals } = mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
-  const image = imageOf(pod);
-  const mounts = !hasModelVolume(pod) && former.some((before) => imageOf(before.pod) === image && hasModelVolume(before.pod));
-  return { pod: mounts ? withModel(context, pod) : pod, refusals, hash: gatewayHash(deployment, settings.runtimeImage) };
-}
-
-const imageOf = ({ spec }: PodShape): unknown => spec.containers.find(({ name }) => name === gatewayKind.container)?.image;
-/** A template may name a volume of its own so. */
-const hasModelVolume = ({ spec }: PodShape): boolean => spec.volumes.some(({ name }) => name === modelVolume);
-
-function withModel(context: RenderContext, pod: PodShape): PodShape {
-  const containers = pod.spec.containers.map((container) => {
-    if (container.name !== gatewayKind.container) return container;
-    return { ...container, volumeMounts: [...((container.volumeMounts ?? []) as object[]), modelMount] };
-  });
-  return { ...pod, spec: { ...pod.spec, containers, volumes: [...pod.spec.volumes, modelVolumeOf(context)] } };
+  return { pod, refusals, hash: gatewayHash(deployment, settings.runtimeImage) };
 }
 
 function basePod(context: RenderContext): PodShape["spec"] {

@@ -24,7 +24,7 @@ test("ranks are reached by ranks, gateways and the operator, gateways by clients
   assert.deepEqual([workers.metadata.name, gateways.metadata.name], ["moe-workers", "moe-gateway"]);
   assert.deepEqual(workers.spec.podSelector, of("worker").podSelector);
   assert.deepEqual(workers.spec.ingress[0].from, [of("worker"), of("gateway"), operator]);
-  assert.deepEqual(workers.spec.ingress[1].from, [of("worker")], "engines' lanes are for engines");
+  assert.deepEqual(workers.spec.ingress[1].from, [of("worker")], "engines' connections are for engines");
   assert.deepEqual(portsOf(workers.spec.ingress), [[9440], [9441], [9464, 9465]]);
   assert.deepEqual(workers.spec.egress[0].to, [of("worker")]);
   assert.deepEqual(portsOf(workers.spec.egress), [[9440, 9441], [53, 53, 5353, 5353], [4222]]);

@@ -25,10 +25,10 @@ export function workersPolicy(context: RenderContext): KubeObject {
   return policy(context, "worker", {
     ingress: [
       { from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] },
-      { from: [pods(context, "worker")], ports: [tcp(ports.lanes)] },
+      { from: [pods(context, "worker")], ports: [tcp(ports.engine)] },
       watched,
     ],
-    egress: [toWorkers(context, [ports.grpc, ports.lanes]), ...toSeed(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
+    egress: [toWorkers(context, [ports.grpc, ports.engine]), ...toSeed(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
   });
 }
 

@@ -92,7 +92,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   };
   assert.deepEqual(parseWorkerConfig(rank), {
     ...common,
-    ...{ lanePort: 9441, rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
+    ...{ enginePort: 9441, rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
@@ -102,9 +102,9 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   });
   assert.deepEqual(parseGatewayConfig(front), {
     ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
+    textDir: "/tmp/text",
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
-    ...{ formerModelDir: "/models/a/b", textDir: "/tmp/text" },
     jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
@@ -126,7 +126,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   };
   assert.deepEqual(rank, {
     ...common,
-    ...{ lanePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
+    ...{ enginePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
@@ -135,8 +135,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
-  const text = { formerModelDir: "/models/moe", textDir: "/tmp/text" };
-  assert.deepEqual(front, { ...common, httpPort: 8000, ...text, ...unset, clients: undefined });
+  assert.deepEqual(front, { ...common, httpPort: 8000, textDir: "/tmp/text", ...unset, clients: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {

@@ -49,9 +49,6 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
 export const mountsClaim = ({ pod }: RenderedPod): boolean =>
   pod.spec.volumes.some(({ name, persistentVolumeClaim }) => name === modelVolume && persistentVolumeClaim !== undefined);
 
-/** The image that ranks of a template run. */
-export const workerImage = ({ pod }: RenderedPod): unknown => pod.spec.containers.find(({ name }) => name === workerKind.container)?.image;
-
 const fields = z.record(z.string(), z.unknown());
 /** A pod that was stored. Its hash is kept, not taken again: it stands on the pods that were made of it. */
 export const storedPod = z.object({
@@ -132,7 +129,7 @@ function basePod(context: RenderContext): PodShape {
           env: renderEnv(workerProcess, processFacts(context)),
           ports: [
             { name: "grpc", containerPort: ports.grpc },
-            { name: "lanes", containerPort: ports.lanes },
+            { name: "engine", containerPort: ports.engine },
             { name: "metrics", containerPort: ports.metrics },
             { name: "probes", containerPort: ports.probes },
           ],

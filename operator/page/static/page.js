@@ -40,20 +40,20 @@ function nextTheme() {
 
 // The map of a layer.
 
-/** A copy that has come is framed for so long. */
+/** An expert replica that has come is framed for so long. */
 const freshMs = 10_000;
 const cell = { least: 6, most: 28, pixelsMax: 16e6 };
 const room = { left: 34, right: 52, bottom: 18 };
 
 const rowsOf = (text) => (text === "" ? [] : text.split(",").map((row) => row.split(".").map(Number)));
 
-/** Cells by "rank/expert": the part of the expert's rows, and whether it is the home. */
-function cellsOf({ hosts, shares }) {
-  const parts = rowsOf(shares);
+/** Cells by "rank/expert": the part of the expert's rows, and whether it is the primary. */
+function cellsOf({ hosts, weights }) {
+  const parts = rowsOf(weights);
   const cells = new Map();
   rowsOf(hosts).forEach((row, expert) => {
     row.forEach((rank, i) => {
-      cells.set(`${rank}/${expert}`, { share: parts[expert][i] / 1000, home: i === 0 });
+      cells.set(`${rank}/${expert}`, { share: parts[expert][i] / 1000, primary: i === 0 });
     });
   });
   return cells;
@@ -119,7 +119,10 @@ class LayerMap {
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
     const { layer, ranks } = this.#heat;
-    canvas.setAttribute("aria-label", `Layer ${layer}: ${ranks.length} ranks by ${this.#experts} experts, ${this.#now.size} copies`);
+    canvas.setAttribute(
+      "aria-label",
+      `Layer ${layer}: ${ranks.length} ranks by ${this.#experts} experts, ${this.#now.size} expert replicas`,
+    );
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
     // A colour that follows the scheme has a value only where it is used as one.
@@ -238,7 +241,9 @@ class LayerMap {
     const now = this.#now.get(key);
     const next = this.#heat.next && this.#next.get(key);
     const asked = expertPercent ? `, which is asked for ${expertPercent[column]}% of a rank's mean` : "";
-    const held = now ? `${now.home ? "home" : "copy"}, takes ${(now.share * 100).toFixed(1)}% of the rows` : "does not have it";
+    const held = now
+      ? `${now.primary ? "primary" : "expertReplica"}, takes ${(now.share * 100).toFixed(1)}% of the rows`
+      : "does not have it";
     const comes = this.#heat.next && !now && next ? "; it comes" : "";
     const goes = this.#heat.next && now && !next ? "; it goes" : "";
     return `Rank ${ranks[row]}, expert ${column}${asked}: ${held}${comes}${goes}.`;

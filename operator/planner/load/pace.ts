@@ -4,7 +4,7 @@
 import type { Decision } from "../decide.ts";
 import type { Forecast } from "./forecast.ts";
 
-/** Copies that a plan may newly place where spec.rebalancing.budget.maxMoves is not given. */
+/** Expert replicas that a plan may newly place where spec.rebalancing.budget.maxMoves is not given. */
 export const movesDefault = 64;
 /** A plan right after a change of load may place so many times as many. A cap that somebody has set is never raised. */
 const changeFactor = 2;
@@ -50,7 +50,7 @@ export class Pace {
   }
 }
 
-/** The number of copies that the next plan may newly place; `given` is the spec's. */
+/** The number of expert replicas that the next plan may newly place; `given` is the spec's. */
 export function movesAllowed(given: number | undefined, changed: boolean): number {
   return given ?? movesDefault * (changed ? changeFactor : 1);
 }

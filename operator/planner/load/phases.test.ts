@@ -8,9 +8,9 @@ const input: PlanInput = {
   shape: { layers: 2, experts: 2, residentBytes: bytes, storedBytes: bytes },
   ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 9, zone: "", node: "", state: "active" as const })),
   load: new Float64Array(4),
-  current: [0, 1].map(() => ({ hosts: [[0], [1]], shares: [[1000], [1000]] })),
+  current: [0, 1].map(() => ({ hosts: [[0], [1]], weights: [[1000], [1000]] })),
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "fast",
 };

@@ -9,7 +9,7 @@ export interface PhaseLoad {
   readonly phase: Phase;
   /** Expert selections of the window. */
   readonly selections: number;
-  /** max/mean over ranks if they are routed by the plan's shares: worst layer, and mean of layers. */
+  /** max/mean over ranks if they are routed by the plan's weights: worst layer, and mean of layers. */
   readonly worst: number;
   readonly mean: number;
 }

@@ -1,11 +1,11 @@
-// The age of the last resharding of homes, for policies that reshard rarely. A policy has no memory, so those that ask it for plans keep
+// The age of the last resharding of primaries, for policies that reshard rarely. A policy has no memory, so those that ask it for plans keep
 // this beside them, and number the windows. No I/O.
 import type { PlanInput, PlanOutput } from "../policy.ts";
 
 export class ReshardAge {
   #last: number | undefined;
 
-  /** Forgets when homes were sharded, since ranks or the load have changed. */
+  /** Forgets when primaries were sharded, since ranks or the load have changed. */
   forget(): void {
     this.#last = undefined;
   }

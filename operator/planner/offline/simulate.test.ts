@@ -23,7 +23,7 @@ test("the first windows of a trace give what a trace cut after them gives: the l
 test("one window scores nothing: no balance and no bound are known", async () => {
   const all = summarise(await run({ windows: 1 }));
   for (const figure of [all.balance.optimal, all.balance.fixed, all.bound, all.worst, all.meanWorst]) assert.ok(Number.isNaN(figure));
-  assert.equal(all.copies, 0);
+  assert.equal(all.expertReplicas, 0);
 });
 
 for (const name of ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow"] as const) {
@@ -47,7 +47,7 @@ test("memory that holds no equal number of experts per rank and layer leaves EPL
   // 5 ranks need 26 slots a layer to hold 128 experts evenly; in all they hold them.
   for (const name of ["eplb", "moetuner"] as const) {
     const [first] = await run({ policy: policies[name], ranks: 5, slotsTotal: 103, windows: 1 });
-    assert.match(first?.reason ?? "", /does not fit the memory: homes stay/, name);
+    assert.match(first?.reason ?? "", /does not fit the memory: primaries stay/, name);
   }
 });
 

@@ -4,12 +4,12 @@ import type { LayerPlan } from "../../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../../runtime/placement/diff.ts";
 import { cellValues, expertsIn } from "../../../runtime/placement/grid.ts";
 import { bound, fastestOf, imbalance, jointBound, relativeLoad } from "../../../runtime/placement/imbalance.ts";
-import { loadByShares, splitEqually, splitLayer } from "../../../runtime/placement/split.ts";
-import { keepFloor } from "../copies.ts";
+import { loadByWeights, splitEqually, splitLayer } from "../../../runtime/placement/split.ts";
 import { planNoise } from "../defaults.ts";
+import { keepFloor } from "../expert-replicas.ts";
 import { Forecaster, layerTotals } from "../load/forecast.ts";
 import { ReshardAge } from "../load/reshard-age.ts";
-import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "../policy.ts";
+import { expertReplicaKey, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "../policy.ts";
 import { assertPlan } from "../validate.ts";
 import type { Trace } from "./traces.ts";
 
@@ -25,15 +25,15 @@ export interface SimulateOptions {
   /** Experts per rank over all layers: layers may differ. */
   readonly slotsTotal?: number;
   readonly speeds?: readonly number[];
-  readonly budgetCopies?: number;
-  readonly budgetCopiesPerRank?: number;
+  readonly budgetExpertReplicas?: number;
+  readonly budgetExpertReplicasPerRank?: number;
   readonly windows?: number;
   readonly gainPerMove?: number;
   readonly effort?: PlanInput["effort"];
-  readonly minCopies?: number;
+  readonly minExpertReplicas?: number;
   readonly split?: "weighted" | "equal";
-  /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
-  readonly fixedShares?: boolean;
+  /** Weights hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
+  readonly fixedWeights?: boolean;
   readonly nodes?: number;
   /** The noise that the policy is told of: with "all" it moves for no sampling noise, "cluster" is what the operator tells it. */
   readonly noise?: "all" | "cluster";
@@ -41,7 +41,7 @@ export interface SimulateOptions {
   readonly forecast?: "selected" | "last";
   /** The work that transfers hide behind, one byte per expert; unset: not measured. */
   readonly timing?: Omit<Timing, "windows">;
-  /** Homes may be sharded anew in every window, for policies that otherwise do so rarely. */
+  /** Primaries may be sharded anew in every window, for policies that otherwise do so rarely. */
   readonly reshardAlways?: boolean;
   /** Milliseconds; the only outside thing here. */
   readonly now: () => number;
@@ -51,7 +51,7 @@ export interface SimulateOptions {
 
 export interface WindowResult {
   readonly window: number;
-  readonly copies: number;
+  readonly expertReplicas: number;
   readonly bytes: number;
   readonly ms: number;
   readonly reason: string;
@@ -62,7 +62,7 @@ export interface WindowResult {
   readonly rankLoad?: Readonly<Record<SplitName, Float64Array>>;
 }
 
-/** Plans of this many windows back keep their copies: no move there and back. */
+/** Plans of this many windows back keep their expert replicas: no move there and back. */
 const dwellWindows = 3;
 
 /** Ranks 0 .. ranks - 1, all active; budgets in experts (one unit of bytes each), speeds repeated in turn, nodes of equal size. */
@@ -78,7 +78,7 @@ export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "sl
   }));
 }
 
-/** One result per window, in order. The first plan is made from nothing: its copies do not count. */
+/** One result per window, in order. The first plan is made from nothing: its expert replicas do not count. */
 export async function simulate(options: SimulateOptions): Promise<WindowResult[]> {
   const { trace } = options;
   const cells = trace.layers * trace.experts;
@@ -107,7 +107,7 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
       shape,
       ranks,
       load: options.forecast === "last" ? Float64Array.from(counts) : forecast.load,
-      unrest: options.fixedShares ? undefined : forecast.unrest,
+      unrest: options.fixedWeights ? undefined : forecast.unrest,
       current,
       history,
       noise: noiseOf(options, forecaster, counts),
@@ -119,14 +119,14 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     const layers = keepFloor(input, made.layers);
     const ms = options.now() - started;
     assertPlan(input, layers);
-    const copies = current ? countMoves(current, layers) : 0;
+    const expertReplicas = current ? countMoves(current, layers) : 0;
     remember(history, input, layers);
     resharded.planned(t, made);
     const next = t + 1 < windows ? trace.counts.subarray((t + 1) * cells, (t + 2) * cells) : undefined;
     const result = {
       window: t,
-      copies,
-      bytes: copies,
+      expertReplicas,
+      bytes: expertReplicas,
       ms,
       reason: made.reason,
       ...(next ? score(options, next, layers, speed) : {}),
@@ -163,8 +163,12 @@ function inputOf(options: SimulateOptions, { history, noise, unrest, transitions
     ...reshard,
     ...(options.timing ? { timing: { ...options.timing, windows: lifetime } } : {}),
     ...(unrest === undefined ? {} : { unrest }),
-    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity, maxMovesPerRank: options.budgetCopiesPerRank ?? Infinity },
-    minCopies: options.minCopies ?? 1,
+    budget: {
+      ...unlimited,
+      maxMoves: options.budgetExpertReplicas ?? Infinity,
+      maxMovesPerRank: options.budgetExpertReplicasPerRank ?? Infinity,
+    },
+    minExpertReplicas: options.minExpertReplicas ?? 1,
     split: options.split ?? "weighted",
     effort: options.effort ?? "quality",
     recent: { added: new Set(history.flatMap((h) => h.added)), dropped: new Set(history.flatMap((h) => h.dropped)) },
@@ -178,7 +182,8 @@ function inputOf(options: SimulateOptions, { history, noise, unrest, transitions
 function remember(history: { added: number[]; dropped: number[] }[], input: PlanInput, layers: readonly LayerPlan[]): void {
   if (!input.current) return;
   const diff = diffPlans(input.current, layers, () => 1);
-  const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
+  const key = (expertReplica: { layer: number; expert: number; rank: number }): number =>
+    expertReplicaKey(input, expertReplica.layer, expertReplica.expert, expertReplica.rank);
   history.push({ added: diff.moves.map(key), dropped: diff.drops.map(key) });
   if (history.length > dwellWindows - 1) history.shift();
 }
@@ -196,7 +201,7 @@ function score(
   const demands = spread.map(({ l, experts }) => counts.subarray(l * trace.experts, l * trace.experts + experts));
   const loads: Record<SplitName, Float64Array[]> = {
     equal: layers.map((layer, l) => splitEqually({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
-    fixed: layers.map((layer, l) => loadByShares(demands[l] as Uint32Array, layer.hosts, layer.shares, options.ranks)),
+    fixed: layers.map((layer, l) => loadByWeights(demands[l] as Uint32Array, layer.hosts, layer.weights, options.ranks)),
     optimal: layers.map((layer, l) => splitLayer({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
   };
   const measure = (name: SplitName): { balance: number; worst: number } => {
@@ -230,14 +235,14 @@ export interface Summary {
   readonly meanWorst: number;
   readonly worst: number;
   readonly bound: number;
-  readonly copiesPerStep: number;
-  readonly copies: number;
+  readonly expertReplicasPerStep: number;
+  readonly expertReplicas: number;
   readonly msMedian: number;
   readonly msMax: number;
 }
 
 /**
- * Means over the scored windows, and copies per step (the first plan left out); worst figures under `split`. Where nothing
+ * Means over the scored windows, and expert replicas per step (the first plan left out); worst figures under `split`. Where nothing
  * was scored, as with a trace of one window, they are NaN: not known.
  */
 export function summarise(results: readonly WindowResult[], split: SplitName = "optimal"): Summary {
@@ -248,7 +253,7 @@ export function summarise(results: readonly WindowResult[], split: SplitName = "
     .slice(1)
     .map((result) => result.ms)
     .sort((a, b) => a - b);
-  const copies = results.reduce((total, result) => total + result.copies, 0);
+  const expertReplicas = results.reduce((total, result) => total + result.expertReplicas, 0);
   return {
     balance: {
       equal: mean((r) => r.next?.equal.balance ?? 1),
@@ -258,8 +263,8 @@ export function summarise(results: readonly WindowResult[], split: SplitName = "
     meanWorst: mean((r) => r.next?.[split].worst ?? 1),
     worst: scored.length > 0 ? Math.max(...scored.map((r) => r.next?.[split].worst ?? 1)) : Number.NaN,
     bound: mean((r) => r.bound ?? 1),
-    copiesPerStep: copies / Math.max(1, results.length - 1),
-    copies,
+    expertReplicasPerStep: expertReplicas / Math.max(1, results.length - 1),
+    expertReplicas,
     msMedian: times[Math.floor(times.length / 2)] ?? results[0]?.ms ?? 0,
     msMax: Math.max(0, ...times),
   };

@@ -1,12 +1,12 @@
 // DeepSeek's EPLB (github.com/deepseek-ai/EPLB) from its published description: replicas to the expert with the highest
-// load per copy, then replicas packed longest first on the rank with the least load that has a slot; every layer and rank
+// load per expert replica, then replicas packed longest first on the rank with the least load that has a slot; every layer and rank
 // has the same number of slots. It plans without memory of the current placement: the baseline for churn. Under a budget,
 // its plan is a target that a sequence of plans approaches. The policy is the global form; the hierarchical one, groups of
 // experts to nodes first, is what the published example shows and is here to be checked against it.
 import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
-import { homesStay } from "../repair.ts";
+import { primariesStay } from "../repair.ts";
 import { relabelled } from "../search/relabel.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
@@ -21,12 +21,12 @@ export const eplb: PlacementPolicy = {
 
 function planEplb(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
-  if (problem.slotCap * problem.G < problem.E) return homesStay(input, "a layer has more experts than the ranks have slots");
+  if (problem.slotCap * problem.G < problem.E) return primariesStay(input, "a layer has more experts than the ranks have slots");
   const target = eplbHosts(problem);
-  const reason = "replicas by load per copy, packed longest first";
+  const reason = "replicas by load per expert replica, packed longest first";
   if (!problem.current || isUnlimited(input.budget)) {
     // Experts of different sizes, or fewer slots than one per expert: equal slots are more than memory holds.
-    if (!fitsMemory(problem, target)) return homesStay(input, "an equal number of slots per layer and rank does not fit the memory");
+    if (!fitsMemory(problem, target)) return primariesStay(input, "an equal number of slots per layer and rank does not fit the memory");
     return { layers: toLayers(problem, target), reason };
   }
   const named = target.map((layer, l) => relabelled(problem, l, layer));
@@ -50,7 +50,7 @@ function slotsPerLayer({ slotCap, L, E, capacity, staging }: Problem): number {
   return staging > 0 ? Math.max(0, Math.min(E, Math.floor(bytes / staging / Math.max(1, L) + 1e-9))) : E;
 }
 
-/** Physical slots to hosts: two replicas on one rank are one copy. */
+/** Physical slots to hosts: two replicas on one rank are one expert replica. */
 function distinct(replicas: readonly (readonly number[])[], experts: number): number[][] {
   const hosts: number[][] = Array.from({ length: experts }, () => []);
   replicas.forEach((list, g) => {

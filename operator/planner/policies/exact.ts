@@ -1,5 +1,5 @@
-// The optimum, for small models: per layer a mixed-integer program over hosts and shares that minimises the worst rank
-// and, among equals, the copies to make. The oracle that other policies are measured against.
+// The optimum, for small models: per layer a mixed-integer program over hosts and weights that minimises the worst rank
+// and, among equals, the expert replicas to make. The oracle that other policies are measured against.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
@@ -12,8 +12,8 @@ const cellsMax = 2560;
 /** Branch-and-bound nodes per layer; what is not proven by then is planned incrementally. */
 const nodesPerLayer = 2000;
 const gap = 5e-4;
-/** A new copy is worth less than any real gain of balance. */
-const pricePerCopy = 1e-5;
+/** A new expert replica is worth less than any real gain of balance. */
+const pricePerExpertReplica = 1e-5;
 
 export const exact: PlacementPolicy = {
   name: "exact",
@@ -77,9 +77,9 @@ async function solveLayer(problem: Problem, layer: number, room: Float64Array): 
   const current = problem.current?.[layer];
   const hosts = Array.from({ length: problem.experts[layer] as number }, (_, e) => {
     const row = Array.from({ length: problem.G }, (_, g) => g).filter((g) => solved.value(`x${e}_${g}`) > 0.5);
-    // The home stays first where it stays at all.
-    const home = current?.[e]?.[0];
-    return home !== undefined && row.includes(home) ? [home, ...row.filter((g) => g !== home)] : row;
+    // The primary stays first where it stays at all.
+    const primary = current?.[e]?.[0];
+    return primary !== undefined && row.includes(primary) ? [primary, ...row.filter((g) => g !== primary)] : row;
   });
   return hosts.every((row) => row.length > 0) ? hosts : undefined;
 }
@@ -97,7 +97,7 @@ function layerProgram(problem: Problem, layer: number, room: Float64Array): Prog
   for (const e of experts) {
     const w = (demand[e] as number) / mean;
     rows.push({ terms: ranks.map((g) => [`y${e}_${g}`, 1] as const), sense: "=", rhs: w });
-    rows.push({ terms: ranks.map((g) => [`x${e}_${g}`, 1] as const), sense: ">=", rhs: Math.min(Math.max(1, input.minCopies), G) });
+    rows.push({ terms: ranks.map((g) => [`x${e}_${g}`, 1] as const), sense: ">=", rhs: Math.min(Math.max(1, input.minExpertReplicas), G) });
     for (const g of ranks) {
       rows.push({
         terms: [
@@ -107,7 +107,7 @@ function layerProgram(problem: Problem, layer: number, room: Float64Array): Prog
         sense: "<=",
         rhs: 0,
       });
-      if (!current?.[e]?.includes(g)) minimise.push([`x${e}_${g}`, pricePerCopy]);
+      if (!current?.[e]?.includes(g)) minimise.push([`x${e}_${g}`, pricePerExpertReplica]);
       if ((problem.speed[g] as number) <= 0) rows.push({ terms: [[`x${e}_${g}`, 1]], sense: "=", rhs: 0 });
     }
   }

@@ -1,9 +1,9 @@
-// FasterMoE's shadowing (PPoPP 2022; fmoe's shadow_policy.py): homes stay, and per layer the hottest experts, one after
-// the other, get a copy on every rank while the modelled latency falls: less load on the worst rank against one more
+// FasterMoE's shadowing (PPoPP 2022; fmoe's shadow_policy.py): primaries stay, and per layer the hottest experts, one after
+// the other, get an expert replica on every rank while the modelled latency falls: less load on the worst rank against one more
 // broadcast. All ranks or none, as published.
 import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, homesOf, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
+import { type Hosts, layerDemand, type Problem, primariesOf, toLayers, toProblem, usedBytes } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
@@ -21,10 +21,10 @@ export const fastermoe: PlacementPolicy = {
 
 function planFastermoe(input: PlanInput): PlanOutput {
   const problem = toProblem(input.current ? input : { ...input, current: firstPlan(input) });
-  const homes = homesOf(problem.current as Hosts);
-  const used = usedBytes(problem, homes);
+  const primaries = primariesOf(problem.current as Hosts);
+  const used = usedBytes(problem, primaries);
   let shadows = 0;
-  const target = homes.map((layer, l) => {
+  const target = primaries.map((layer, l) => {
     const hosts = shadowLayer(problem, l, layer, used);
     shadows += hosts.filter((row, e) => row !== layer[e]).length;
     return hosts;
@@ -35,34 +35,34 @@ function planFastermoe(input: PlanInput): PlanOutput {
 }
 
 /** Takes what it shadows from the free bytes in `used`. */
-function shadowLayer(problem: Problem, layer: number, homes: number[][], used: Float64Array): number[][] {
+function shadowLayer(problem: Problem, layer: number, primaries: number[][], used: Float64Array): number[][] {
   const { E, G } = problem;
   const demand = layerDemand(problem, layer);
   const mean = sum(demand) / Math.max(1, G);
-  const hosts = homes.slice();
+  const hosts = primaries.slice();
   const load = new Float64Array(G);
   const slots = new Int32Array(G);
-  homes.forEach((row, e) => {
+  primaries.forEach((row, e) => {
     for (const g of row) {
       load[g] = (load[g] as number) + (demand[e] as number);
       slots[g] = (slots[g] as number) + 1;
     }
   });
-  const hosted = Array.from(demand, (_, e) => e).filter((e) => homes[e]?.length === 1);
+  const hosted = Array.from(demand, (_, e) => e).filter((e) => primaries[e]?.length === 1);
   const order = hosted.sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
   let latency = imbalance(load, problem.speed);
   for (const e of order) {
-    if (mean === 0 || !fits(problem, { cell: layer * E + e, home: homes[e]?.[0] as number }, used, slots)) break;
-    const home = homes[e]?.[0] as number;
+    if (mean === 0 || !fits(problem, { cell: layer * E + e, primary: primaries[e]?.[0] as number }, used, slots)) break;
+    const primary = primaries[e]?.[0] as number;
     const rows = demand[e] as number;
-    const next = load.map((own, g) => own - (g === home ? rows : 0) + rows / G);
+    const next = load.map((own, g) => own - (g === primary ? rows : 0) + rows / G);
     const shadowed = imbalance(next, problem.speed) + shadowCost;
     if (shadowed >= latency) break;
     latency = shadowed - shadowCost;
     load.set(next);
-    hosts[e] = [home, ...Array.from({ length: G }, (_, g) => g).filter((g) => g !== home && (problem.speed[g] as number) > 0)];
+    hosts[e] = [primary, ...Array.from({ length: G }, (_, g) => g).filter((g) => g !== primary && (problem.speed[g] as number) > 0)];
     for (const g of hosts[e] as number[]) {
-      if (g === home) continue;
+      if (g === primary) continue;
       used[g] = (used[g] as number) + (problem.input.shape.residentBytes[layer * E + e] as number);
       slots[g] = (slots[g] as number) + 1;
     }
@@ -72,13 +72,13 @@ function shadowLayer(problem: Problem, layer: number, homes: number[][], used: F
 
 function fits(
   problem: Problem,
-  { cell, home }: { readonly cell: number; readonly home: number },
+  { cell, primary }: { readonly cell: number; readonly primary: number },
   used: Float64Array,
   slots: Int32Array,
 ): boolean {
   const bytes = problem.input.shape.residentBytes[cell] as number;
   for (let g = 0; g < problem.G; g++) {
-    if (g === home || (problem.speed[g] as number) <= 0) continue;
+    if (g === primary || (problem.speed[g] as number) <= 0) continue;
     if ((slots[g] as number) + 1 > problem.slotCap || (used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) return false;
   }
   return true;

@@ -1,24 +1,24 @@
-// Hecate's algorithms (arXiv 2502.02581) as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded
-// rarely; copies by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
-// and shares are the planner's.
+// Hecate's algorithms (arXiv 2502.02581) as a serving policy: primaries by heterogeneous sharding (Algorithm 2), re-sharded
+// rarely; expert replicas by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
+// and weights are the planner's.
 import { cellValues } from "../../../runtime/placement/grid.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
-import { shardHomes } from "../../../runtime/placement/shard.ts";
+import { shardPrimaries } from "../../../runtime/placement/shard.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, homesOf, type Problem, toLayers, toProblem } from "../problem.ts";
+import { type Hosts, type Problem, primariesOf, toLayers, toProblem } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { relabelled } from "../search/relabel.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
-import { reachOf, withCopies } from "./hecate-copies.ts";
+import { reachOf, withExpertReplicas } from "./hecate-expert-replicas.ts";
 
-/** Windows between two times that homes are sharded: the paper's every 100 iterations, by each of which copies are planned anew. */
+/** Windows between two times that primaries are sharded: the paper's every 100 iterations, by each of which expert replicas are planned anew. */
 export const reshardEvery = 100;
-/** New homes must beat the present ones by this much of max/mean before a layer is re-sharded. */
+/** New primaries must beat the present ones by this much of max/mean before a layer is re-sharded. */
 const reshardGain = 0.05;
-/** Dead band: a layer gets other copies from this max/mean on, and so many deviations of its noise above even. */
+/** Dead band: a layer gets other expert replicas from this max/mean on, and so many deviations of its noise above even. */
 const enterAt = 1.05;
 const enterNoises = 2;
-/** Other copies must gain so many deviations: the hottest of many ranks is an extreme. */
+/** Other expert replicas must gain so many deviations: the hottest of many ranks is an extreme. */
 const gainNoises = 3;
 
 export const hecate: PlacementPolicy = {
@@ -34,22 +34,22 @@ function planHecate(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
   const reach = reachOf(problem);
   if (!problem.current) {
-    const homes = sharding(problem, reach.hidden) ?? homesOf(toProblem({ ...input, current: firstPlan(input) }).current as Hosts);
-    const layers = toLayers(problem, withCopies(problem, homes, reach));
-    return { layers, reason: "homes by load, copies of the hottest", resharding: false };
+    const primaries = sharding(problem, reach.hidden) ?? primariesOf(toProblem({ ...input, current: firstPlan(input) }).current as Hosts);
+    const layers = toLayers(problem, withExpertReplicas(problem, primaries, reach));
+    return { layers, reason: "primaries by load, expert replicas of the hottest", resharding: false };
   }
-  const kept = calm(problem, problem.current, withCopies(problem, homesOf(problem.current), reach));
+  const kept = calm(problem, problem.current, withExpertReplicas(problem, primariesOf(problem.current), reach));
   const since = input.windowsSinceReshard;
   if (since !== undefined && since < reshardEvery) {
     const { hosts, layers } = withinBudget(problem, kept);
-    const reason = `materialised ${layers} layers, homes stay: sharded ${since} windows ago, again after ${reshardEvery}`;
+    const reason = `materialised ${layers} layers, primaries stay: sharded ${since} windows ago, again after ${reshardEvery}`;
     return { layers: toLayers(problem, hosts), reason };
   }
   return resharded(problem, kept, sharding(problem, reach.hidden), reach);
 }
 
 /**
- * fix: the paper makes copies anew in every iteration; where each is paid for by a transfer, a layer that is even but for chance
+ * fix: the paper makes expert replicas anew in every iteration; where each is paid for by a transfer, a layer that is even but for chance
  * keeps those it has, and so does one that would gain no more than chance: the next window would ask for others.
  */
 function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
@@ -64,28 +64,28 @@ function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
   });
 }
 
-/** Layers that new homes make more even get them, as far as the budget goes. */
-function resharded(problem: Problem, kept: Hosts, homes: Hosts | undefined, reach: ReturnType<typeof reachOf>): PlanOutput {
-  const fresh = homes ? withCopies(problem, homes, reach) : kept;
+/** Layers that new primaries make more even get them, as far as the budget goes. */
+function resharded(problem: Problem, kept: Hosts, primaries: Hosts | undefined, reach: ReturnType<typeof reachOf>): PlanOutput {
+  const fresh = primaries ? withExpertReplicas(problem, primaries, reach) : kept;
   const better = kept.map((layer, l) => worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain);
   // fix: Algorithm 2 does not care which rank gets which part.
   const target = kept.map((layer, l) => (better[l] ? relabelled(problem, l, fresh[l] as number[][]) : layer));
   const { hosts, layers } = withinBudget(problem, target);
-  const moved = (l: number): boolean => homesMoved(problem.current?.[l] ?? [], hosts[l] as number[][]);
+  const moved = (l: number): boolean => primariesMoved(problem.current?.[l] ?? [], hosts[l] as number[][]);
   const left = better.some((is, l) => is && hosts[l] !== target[l]);
   return {
     layers: toLayers(problem, hosts),
-    reason: `materialised ${layers} layers, homes of ${better.filter((is) => is).length} re-sharded`,
+    reason: `materialised ${layers} layers, primaries of ${better.filter((is) => is).length} re-sharded`,
     // A resharding that no longer makes headway is not waited for.
     resharding: left && better.some((is, l) => is && moved(l)),
   };
 }
 
-function homesMoved(from: Hosts[number], to: Hosts[number]): boolean {
+function primariesMoved(from: Hosts[number], to: Hosts[number]): boolean {
   return to.some((row, e) => row[0] !== from[e]?.[0]);
 }
 
-/** Homes take the part of memory that one copy of every expert needs; the rest is for copies. */
+/** Primaries take the part of memory that one expert replica of every expert needs; the rest is for expert replicas. */
 function sharding(problem: Problem, top: number): Hosts | undefined {
   const { shape, load } = problem.input;
   const { L, E, G, speed, experts, total } = problem;
@@ -95,7 +95,7 @@ function sharding(problem: Problem, top: number): Hosts | undefined {
     problem.slotCap === Number.POSITIVE_INFINITY
       ? problem.capacity.map((room) => Math.min(room, equal))
       : new Float64Array(G).fill(sum(experts.map((count) => Math.ceil(count / G))));
-  const homes = shardHomes({
+  const primaries = shardPrimaries({
     layers: L,
     experts: E,
     layerExperts: experts,
@@ -107,10 +107,10 @@ function sharding(problem: Problem, top: number): Hosts | undefined {
     node: problem.node,
     top,
   })?.map((layer) => layer.map((g) => [g]));
-  if (problem.slotCap === Number.POSITIVE_INFINITY || !homes) return homes;
-  // A slot cap is per layer: heterogeneous homes that exceed it are for byte budgets only.
-  const fits = homes.every((layer) =>
+  if (problem.slotCap === Number.POSITIVE_INFINITY || !primaries) return primaries;
+  // A slot cap is per layer: heterogeneous primaries that exceed it are for byte budgets only.
+  const fits = primaries.every((layer) =>
     Array.from({ length: G }, (_, g) => layer.filter((row) => row[0] === g).length).every((n) => n <= problem.slotCap),
   );
-  return fits ? homes : undefined;
+  return fits ? primaries : undefined;
 }

@@ -14,22 +14,22 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4, chains: false },
   quality: { hot: 4, cold: 24, experts: 9, chains: true },
 };
-/** Least decrease of max/mean per copy, by effort. */
+/** Least decrease of max/mean per expert replica, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
-/** The gain that a copy must have to take the place of another layer's where only bytes count, as a multiple. */
+/** The gain that an expert replica must have to take the place of another layer's where only bytes count, as a multiple. */
 const sharedMemoryFactor = 4.1;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
-/** A layer is entered only above this where a copy must gain much: what is known better with time is no reason to move. */
+/** A layer is entered only above this where an expert replica must gain much: what is known better with time is no reason to move. */
 const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
 /** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
 const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;
 const usualTheta = 5e-4;
 /**
  * The part of a restless load, as a multiple of what forecasts miss and up to the maximum, that is planned for as if it came evenly
- * to all experts: nobody knows which will be hot next, so copies are not spent on those that are hot now alone. It pays where shares
- * follow the load within a window; with shares that stay, the plain forecast is better (PlanInput.unrest).
+ * to all experts: nobody knows which will be hot next, so expert replicas are not spent on those that are hot now alone. It pays where weights
+ * follow the load within a window; with weights that stay, the plain forecast is better (PlanInput.unrest).
  */
 const hedgePerUnrest = 3;
 const hedgeMax = 0.3;
@@ -39,7 +39,7 @@ const stepsPerRank = 40;
 
 export const incremental: PlacementPolicy = {
   name: "incremental",
-  summary: "moves and copies only what pays for its transfer, from the current placement",
+  summary: "moves and expert replicas only what pays for its transfer, from the current placement",
   keepsCurrent: true,
   usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
@@ -67,11 +67,11 @@ export function planIncremental(input: PlanInput): PlanOutput {
   const current = problem.current as Hosts;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  // Shares are for what is expected.
+  // Weights are for what is expected.
   return { layers: toLayers(exact, polished), reason: describe(improved) };
 }
 
-/** The same problem with part of each layer's load spread evenly; for shares the true forecast stays. */
+/** The same problem with part of each layer's load spread evenly; for weights the true forecast stays. */
 function hedged(problem: Problem): Problem {
   const { input, L, E, G, experts } = problem;
   const part = Math.min(hedgeMax, hedgePerUnrest * (input.unrest ?? 0));
@@ -109,8 +109,8 @@ function polishFresh(problem: Problem, start: Hosts): Hosts {
 function widthOf(problem: Problem, hosts: Hosts): SearchWidth {
   const width = widths[problem.input.effort];
   if (problem.input.effort === "fast") return width;
-  const copies = hosts.reduce((n, layer) => n + layer.reduce((m, row) => m + row.length, 0), 0);
-  const perRank = copies / Math.max(1, problem.L * problem.G);
+  const expertReplicas = hosts.reduce((n, layer) => n + layer.reduce((m, row) => m + row.length, 0), 0);
+  const perRank = expertReplicas / Math.max(1, problem.L * problem.G);
   return { ...width, cold: Math.max(width.cold, Math.ceil(piecesTried / Math.max(1, perRank))) };
 }
 

@@ -6,7 +6,7 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { fitsMemory, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
 import { type Random, seeded, shuffled } from "../random.ts";
-import { homesStay } from "../repair.ts";
+import { primariesStay } from "../repair.ts";
 import { assign } from "../search/affinity/assignment.ts";
 import { type Places, placeChain, seats } from "../search/affinity/chain.ts";
 import { withinBudget } from "../search/within-budget.ts";
@@ -32,7 +32,7 @@ export const moetuner: PlacementPolicy = {
 
 async function planMoetuner(input: PlanInput): Promise<PlanOutput> {
   const problem = toProblem(input);
-  if (someUnhosted(problem)) return homesStay(input, "memory does not hold every expert");
+  if (someUnhosted(problem)) return primariesStay(input, "memory does not hold every expert");
   const clusters: Places = [];
   const random = seeded(input.seed ?? 1);
   for (let l = 0; l < problem.L; l++) clusters.push(await cluster(layerDemand(problem, l), problem.G, random));
@@ -40,7 +40,7 @@ async function planMoetuner(input: PlanInput): Promise<PlanOutput> {
   if (input.transitions) return affinityPlan(problem, places);
   const target = places.map((layer) => layer.map((g) => [g]));
   if (!problem.current && !fitsMemory(problem, target))
-    return homesStay(input, "an equal number of experts per rank does not fit the memory");
+    return primariesStay(input, "an equal number of experts per rank does not fit the memory");
   const { hosts, layers } = withinBudget(problem, target);
   return { layers: toLayers(problem, hosts), reason: `clusters of even load, no transitions known; ${layers} layers move` };
 }
@@ -161,7 +161,7 @@ function exchange(demand: ArrayLike<number>, start: readonly number[], clusters:
 /** Second program: clusters of each layer to ranks; without transitions to the rank that hosts most of them already. */
 function placeClusters(problem: Problem, clusters: Places): Places {
   const { L, G, E } = problem;
-  const homes = placesOf(problem);
+  const primaries = placesOf(problem);
   const between = new Float64Array(Math.max(0, L - 1) * G * G);
   if (problem.input.transitions) {
     const flow = expertFlow(problem);
@@ -177,11 +177,11 @@ function placeClusters(problem: Problem, clusters: Places): Places {
     const ranks = placeChain(chain, undefined, seeded(problem.input.seed ?? 1));
     return clusters.map((layer, l) => layer.map((c) => ranks[l]?.[c] as number));
   }
-  if (!homes) return clusters;
+  if (!primaries) return clusters;
   return clusters.map((layer, l) => {
     const both = new Int32Array(G * G);
     layer.forEach((c, e) => {
-      const at = (homes[l]?.[e] as number) * G + c;
+      const at = (primaries[l]?.[e] as number) * G + c;
       both[at] = (both[at] as number) + 1;
     });
     const rank = assign(G, (c, g) => -(both[g * G + c] as number));

@@ -1,15 +1,15 @@
-// The policy that ignores load: every expert once, homes dealt round-robin. The baseline that others are compared with.
+// The policy that ignores load: every expert once, primaries dealt round-robin. The baseline that others are compared with.
 import type { PlacementPolicy } from "../policy.ts";
 import { firstPlan } from "../repair.ts";
 
 export const uniform: PlacementPolicy = {
   name: "uniform",
-  summary: "one home per expert, dealt round-robin; never moves for load",
+  summary: "one primary per expert, dealt round-robin; never moves for load",
   keepsCurrent: true,
   usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan(input) {
     if (input.current) return { layers: input.current, reason: "uniform keeps the placement whatever the load" };
-    return { layers: firstPlan(input), reason: "homes dealt round-robin by free bytes" };
+    return { layers: firstPlan(input), reason: "primaries dealt round-robin by free bytes" };
   },
 };

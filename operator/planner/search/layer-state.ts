@@ -22,7 +22,7 @@ export class LayerState {
   /** Hosts by expert; a row is replaced, never changed. */
   readonly hosts: number[][];
   /** Hosts of each expert. */
-  readonly copies: Int32Array;
+  readonly expertReplicas: Int32Array;
   readonly rows: number[][];
   /** Experts that each rank hosts. */
   readonly on: number[][];
@@ -60,7 +60,7 @@ export class LayerState {
     this.speed = options.speed;
     this.equal = options.equal;
     this.hosts = options.hosts.slice() as number[][];
-    this.copies = Int32Array.from(options.hosts, (row) => row.length);
+    this.expertReplicas = Int32Array.from(options.hosts, (row) => row.length);
     this.rows = options.hosts.map((row) => row.map(() => 0));
     this.on = Array.from({ length: G }, () => []);
     this.load = new Float64Array(G);
@@ -76,8 +76,8 @@ export class LayerState {
     this.hosts.forEach((row, e) => {
       for (const g of row) (this.on[g] as number[]).push(e);
     });
-    for (let e = 0; e < this.hosts.length; e++) if (this.copies[e] === 1) this.#fill(e);
-    for (let e = 0; e < this.hosts.length; e++) if ((this.copies[e] as number) > 1) this.#fill(e);
+    for (let e = 0; e < this.hosts.length; e++) if (this.expertReplicas[e] === 1) this.#fill(e);
+    for (let e = 0; e < this.hosts.length; e++) if ((this.expertReplicas[e] as number) > 1) this.#fill(e);
     this.#settle(sweepsAtStart);
   }
 
@@ -185,7 +185,7 @@ export class LayerState {
     }
     for (const { expert, hosts } of changes) {
       this.hosts[expert] = hosts.slice();
-      this.copies[expert] = hosts.length;
+      this.expertReplicas[expert] = hosts.length;
       this.rows[expert] = hosts.map(() => 0);
       for (const g of hosts) (this.on[g] as number[]).push(expert);
       this.#fill(expert);
@@ -216,7 +216,7 @@ export class LayerState {
   #settle(sweeps: number): void {
     for (let s = 0; s < sweeps && !this.equal; s++) {
       for (let e = 0; e < this.hosts.length; e++) {
-        if ((this.copies[e] as number) < 2) continue;
+        if ((this.expertReplicas[e] as number) < 2) continue;
         const hosts = this.hosts[e] as number[];
         const rows = this.rows[e] as number[];
         for (let i = 0; i < hosts.length; i++)

@@ -1,5 +1,5 @@
 // The ledger of a plan while layers are changed one after another: the moves and bytes it has spent, and the memory that is left
-// for new copies beside the old ones of a layer. Pure; decides nothing.
+// for new expert replicas beside the old ones of a layer. Pure; decides nothing.
 import type { MoveBudget } from "../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../problem.ts";
 
@@ -10,7 +10,7 @@ export interface Change {
   readonly drops: number;
   /** Stored bytes of all moves. */
   readonly stored: number;
-  /** New copies. */
+  /** New expert replicas. */
   readonly arrivals: Int32Array;
   /** Resident bytes. */
   readonly incoming: Float64Array;
@@ -100,7 +100,7 @@ export class Ledger {
     return this.#spent.movesLeft(this.#problem.input.budget);
   }
 
-  /** Each layer may be asked, and taken, once: old and new copies of a layer coexist until it is freed. */
+  /** Each layer may be asked, and taken, once: old and new expert replicas of a layer coexist until it is freed. */
   fits(change: Change): boolean {
     if (!this.#spent.allows(change, this.#problem.input.budget)) return false;
     for (let g = 0; g < this.#problem.G; g++) {

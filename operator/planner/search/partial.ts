@@ -1,6 +1,6 @@
 // Part of one layer's way to a target, when the whole of it does not fit budget or memory: an expert takes the hosts that
 // the target gives it, together with those that must make room for it, and of all such groups the one with most gain per
-// copy is taken, again and again, while there is gain. Pure and deterministic.
+// expert replica is taken, again and again, while there is gain. Pure and deterministic.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { layerDemand, type Problem } from "../problem.ts";
@@ -14,7 +14,7 @@ export interface Way {
   /** hosts[e] as rank indexes, now and in the target. */
   readonly from: Rows;
   readonly to: Rows;
-  /** Gain per copy that a group must have. */
+  /** Gain per expert replica that a group must have. */
   readonly leastRate: number;
   /** The gain when `experts` get the hosts of `rows` instead of those of `now`. */
   readonly gain: (experts: readonly number[], rows: Rows, now: Rows) => number;
@@ -27,7 +27,7 @@ const seedsMax = 48;
 /** Experts that one group may change. */
 const groupMax = 12;
 const splitSweeps = 6;
-/** A step that moves nothing is compared as if it cost this part of a copy. */
+/** A step that moves nothing is compared as if it cost this part of an expert replica. */
 const dropCost = 0.1;
 const least = 1e-9;
 

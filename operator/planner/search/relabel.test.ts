@@ -10,7 +10,13 @@ test("parts go to the ranks that hold most of them, those that nobody holds to t
   const hosts = [[3], [3], [3], [0]];
   const input: PlanInput = {
     ...{ shape: { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes }, ranks: rankSpecs({ ranks: 4 }), load: bytes },
-    ...{ current: [{ hosts, shares: hosts.map(() => [1000]) }], budget: unlimited, minCopies: 1, split: "weighted", effort: "fast" },
+    ...{
+      current: [{ hosts, weights: hosts.map(() => [1000]) }],
+      budget: unlimited,
+      minExpertReplicas: 1,
+      split: "weighted",
+      effort: "fast",
+    },
   };
   // Part 0 overlaps with rank 3, parts 1 and 2 with none that is left, part 3 with rank 0.
   assert.deepEqual(relabelled(toProblem(input), 0, [[0], [1, 0], [2], [3]]), [[3], [1, 3], [2], [0]]);

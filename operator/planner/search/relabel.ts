@@ -1,13 +1,13 @@
 // The relabelling of a layer that was planned from nothing: its parts go to the ranks that hold most of them already. Pure.
 import type { Problem } from "../problem.ts";
 
-/** Ranks of `hosts` renamed so that few copies move: largest overlap first. Only among equal ranks; a part is what one rank holds. */
+/** Ranks of `hosts` renamed so that few expert replicas move: largest overlap first. Only among equal ranks; a part is what one rank holds. */
 export function relabelled(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number[][] {
   const old = problem.current?.[layer];
-  const copy = hosts.map((row) => row.slice());
-  if (!old || problem.speed.some((speed) => Math.abs(speed - 1) > 1e-9)) return copy;
+  const expertReplica = hosts.map((row) => row.slice());
+  if (!old || problem.speed.some((speed) => Math.abs(speed - 1) > 1e-9)) return expertReplica;
   const same = new Int32Array(problem.G * problem.G);
-  copy.forEach((row, e) => {
+  expertReplica.forEach((row, e) => {
     for (const from of row) for (const to of old[e] ?? []) same[from * problem.G + to] = (same[from * problem.G + to] as number) + 1;
   });
   const pairs: { from: number; to: number; count: number }[] = [];
@@ -25,5 +25,5 @@ export function relabelled(problem: Problem, layer: number, hosts: readonly (rea
   // Parts that overlap with nothing go to the ranks that are left, in order.
   const left = Array.from({ length: problem.G }, (_, g) => g).filter((g) => !taken.has(g));
   for (let from = 0; from < problem.G; from++) if (!target.has(from)) target.set(from, left.shift() as number);
-  return copy.map((row) => row.map((g) => target.get(g) as number));
+  return expertReplica.map((row) => row.map((g) => target.get(g) as number));
 }

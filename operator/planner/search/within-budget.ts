@@ -1,5 +1,5 @@
 // The way to a target placement as far as budget and memory allow, for policies that plan one without regard to what is hosted:
-// whole layers first, the best gain per copy first, then parts of those that did not fit (partial.ts). A target that exceeds the
+// whole layers first, the best gain per expert replica first, then parts of those that did not fit (partial.ts). A target that exceeds the
 // budget is so reached by a sequence of plans, each better than the one before. Pure.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
@@ -45,7 +45,7 @@ interface Walk {
   readonly ledger: Ledger;
   /** The present hosts, changed as steps are taken. */
   readonly hosts: Hosts;
-  /** A policy that plans a target anew would follow every fluctuation of load: what gains too little per copy stays. */
+  /** A policy that plans a target anew would follow every fluctuation of load: what gains too little per expert replica stays. */
   readonly leastRate: number;
 }
 

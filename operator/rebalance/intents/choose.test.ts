@@ -12,7 +12,7 @@ import type { Intent } from "./intent.ts";
 const why = { reason: "Unavailable", message: "the store does not answer" };
 const sizes = new Float64Array(2).fill(1);
 const shape = { layers: 1, experts: 2, residentBytes: sizes, storedBytes: sizes };
-const plan = { epoch: 1, layers: [{ layer: 0, epoch: 1, hosts: [[0], [1]], shares: [] }] } as unknown as PlacementPlan;
+const plan = { epoch: 1, layers: [{ layer: 0, epoch: 1, hosts: [[0], [1]], weights: [] }] } as unknown as PlacementPlan;
 const rank = (number: number, state: RankSpec["state"] = "active"): RankSpec => ({
   ...{ rank: number, speed: 1, budgetBytes: 100, zone: "", node: `n${number}`, state },
 });
@@ -21,7 +21,7 @@ const rank = (number: number, state: RankSpec["state"] = "active"): RankSpec => 
 function seen(changed: Partial<Observed> = {}): Observed {
   const common = { shape, plan, members: "m", ranks: [rank(0), rank(1)], views: [], placement: { recovered: true }, belowFloor: 0 };
   const world = { desiredRanks: 2 };
-  const spec = { suspend: false, experts: { minCopies: 1 } };
+  const spec = { suspend: false, experts: { minExpertReplicas: 1 } };
   const more = { gone: new Set(), paused: new Map(), waitedMs: 0 };
   return { ...common, world, spec, ...more, ...changed } as unknown as Observed;
 }

@@ -1,10 +1,10 @@
-// The intent for ranks that are to leave: their experts get homes on the others before they may go. Where the others have no room the
+// The intent for ranks that are to leave: their experts get primaries on the others before they may go. Where the others have no room the
 // drain is blocked, with the remedy. Telling an empty rank to finish its requests is links/drains.ts.
 import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
 import type { Intent } from "./intent.ts";
-import { newHomes, rehoming } from "./rehome.ts";
+import { newPrimaries, primaryMoves } from "./move-primaries.ts";
 
 export const drain: Intent = {
   kind: "drain",
@@ -15,15 +15,15 @@ export const drain: Intent = {
   make(seen, { load }) {
     if (!load || !seen.plan) return done;
     const leaving = leavingRanks(seen);
-    const homes = newHomes(load.input(seen), seen.plan);
-    const { unhosted, changed } = homes;
+    const primaries = newPrimaries(load.input(seen), seen.plan);
+    const { unhosted, changed } = primaries;
     if (unhosted.length > 0) {
       const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank or keep replicas`;
       return { end: "settled", blocked: new Map(leaving.map((rank) => [rank, message])) };
     }
     if (!changed) return settled;
     const reason = `ranks ${leaving.join(", ")} leave`;
-    const plan = rehoming(homes, { kind: "drain", reason, parent: seen.plan });
+    const plan = primaryMoves(primaries, { kind: "drain", reason, parent: seen.plan });
     load.forgetHistory();
     return plan;
   },

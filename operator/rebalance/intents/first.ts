@@ -1,4 +1,4 @@
-// The intent for a deployment without any placement: every expert gets a home as soon as enough ranks are there.
+// The intent for a deployment without any placement: every expert gets a primary as soon as enough ranks are there.
 import { checkMemory } from "../../planner/feasibility.ts";
 import { unlimited } from "../../planner/policy.ts";
 import { firstPlan } from "../../planner/repair.ts";
@@ -18,7 +18,7 @@ export const first: Intent = {
   make(seen, { load }) {
     if (!load) return done;
     const input = { ...load.input(seen, { even: true }), current: undefined, budget: unlimited };
-    const reason = `first plan: ${seen.expected.length} ranks, homes dealt round-robin`;
+    const reason = `first plan: ${seen.expected.length} ranks, primaries dealt round-robin`;
     return { kind: "first", layers: firstPlan(input), reason, parent: undefined, limited: false, announced: false, once: false };
   },
 };

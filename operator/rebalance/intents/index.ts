@@ -14,10 +14,10 @@ export function intents(): readonly Intent[] {
   return [
     new Recover(), // nothing is planned on top of a plan that nobody has read
     first, // without any placement there is nothing to repair, fill or balance
-    repair, // experts without a live copy are slow or refused until they have a home
+    repair, // experts without a live expert replica are slow or refused until they have a primary
     drain, // a rank that is to go holds up whoever shrinks or replaces it
     fill, // a new rank without experts does nothing for its memory
-    new Protect(), // copies against the next loss come before speed
+    new Protect(), // expert replicas against the next loss come before speed
     new Balance(), // only gains speed, and waits for a window of load
   ];
 }

@@ -9,9 +9,9 @@ const input: PlanInput = {
   shape: { layers: 1, experts: 2, residentBytes: sizes, storedBytes: sizes },
   ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 10, zone: "", node: String(rank), state: "active" as const })),
   load: Float64Array.from([1, 1]),
-  current: [{ hosts: [[0], [1]], shares: [[1000], [1000]] }],
+  current: [{ hosts: [[0], [1]], weights: [[1000], [1000]] }],
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
 };

@@ -1,8 +1,8 @@
-// The intent for copies on other nodes of experts that have fewer than spec.experts.minCopies, whatever load, trigger and mode say. It
+// The intent for expert replicas on other nodes of experts that have fewer than spec.experts.minExpertReplicas, whatever load, trigger and mode say. It
 // remembers for how many the present members had no room, so that these are not tried again and again.
 import type { LayerPlan } from "../../../crds/plan.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
-import { belowFloor, withFloor } from "../../planner/copies.ts";
+import { belowFloor, withFloor } from "../../planner/expert-replicas.ts";
 import { schedulable } from "../../planner/index.ts";
 import { type PlanInput, unlimited } from "../../planner/policy.ts";
 import { orphans } from "../../planner/repair.ts";
@@ -11,7 +11,7 @@ import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
 import type { Intent, Made, Tools } from "./intent.ts";
 
-/** The most copies that one plan adds, so that more urgent plans do not wait for all of them. */
+/** The most expert replicas that one plan adds, so that more urgent plans do not wait for all of them. */
 const protectMovesMax = 1024;
 
 export class Protect implements Intent {
@@ -31,24 +31,24 @@ export class Protect implements Intent {
   make(seen: Observed, { load, ports }: Tools): Made {
     const { plan, spec } = seen;
     if (!load || !plan) return done;
-    const { minCopies } = spec.experts;
+    const { minExpertReplicas } = spec.experts;
     const input = load.input(seen, { even: spec.rebalancing.mode === "Off" });
     const { layers, added, missing } = nearerToFloor(input, plan.layers);
     this.#roomless = { key: keyOf(seen), count: missing };
     if (missing > 0) {
-      const message = `${missing} experts have fewer than ${minCopies} copies on different nodes and no room for more: raise experts.memoryPerRank or replicas`;
-      ports.event(seen.world, "Warning", "CopiesMissing", message);
+      const message = `${missing} experts have fewer than ${minExpertReplicas} expert replicas on different nodes and no room for more: raise experts.memoryPerRank or replicas`;
+      ports.event(seen.world, "Warning", "ExpertReplicasMissing", message);
     }
     if (diffPlans(plan.layers, layers, () => 0).moves.length === 0) return done;
     assertPlan(input, layers, { unhosted: orphans(input, plan.layers) });
-    const reason = `${added} copies, so that experts have ${minCopies} on different nodes`;
+    const reason = `${added} expert replicas, so that experts have ${minExpertReplicas} on different nodes`;
     return { kind: this.kind, layers, reason, parent: plan, limited: true, announced: true, once: false, input };
   }
 }
 
 /** A key for the members and the floor. */
 function keyOf({ members, spec }: Observed): string {
-  return `${members} ${spec.experts.minCopies}`;
+  return `${members} ${spec.experts.minExpertReplicas}`;
 }
 
 /**
@@ -60,7 +60,7 @@ function nearerToFloor(input: PlanInput, layers: readonly LayerPlan[]) {
   const floored = withFloor(bounded, layers);
   const next = schedulable(bounded, floored.layers);
   const below = belowFloor(bounded, next);
-  // Copies that this plan leaves out, for its length or for want of room beside the old ones, the next one may bring.
+  // Expert replicas that this plan leaves out, for its length or for want of room beside the old ones, the next one may bring.
   const missing = below < belowFloor(bounded, layers) ? 0 : below;
   return { layers: next, added: floored.added, missing };
 }

@@ -6,7 +6,7 @@ import type { Observed } from "../observed.ts";
 import type { Tools } from "./intent.ts";
 import { Recover, recovery } from "./recover.ts";
 
-const host = (rank: number) => ({ hosts: [[rank]], shares: [[1000]] });
+const host = (rank: number) => ({ hosts: [[rank]], weights: [[1000]] });
 const parts = { deploymentUid: "uid", modelDigest: "digest", planHash: "", parentEpoch: 0 };
 /** The plan of epoch 1, with both layers on rank 0. */
 const parent: PlacementPlan = { ...parts, epoch: 1, layers: [0, 1].map((layer) => ({ layer, epoch: 1, ...host(0) })) };

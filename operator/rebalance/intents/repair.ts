@@ -1,10 +1,10 @@
-// The intent for ranks that are lost: experts whose only copies went with them get new homes on the others. Experts without room are
+// The intent for ranks that are lost: experts whose only expert replicas went with them get new primaries on the others. Experts without room are
 // told in an event and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
 import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
 import type { Intent, Wanted } from "./intent.ts";
-import { newHomes, rehoming } from "./rehome.ts";
+import { newPrimaries, primaryMoves } from "./move-primaries.ts";
 
 export const repair: Intent = {
   kind: "repair",
@@ -15,15 +15,15 @@ export const repair: Intent = {
   make(seen, { load, ports }) {
     if (!load || !seen.plan) return done;
     const lost = deadRanks(seen);
-    const homes = newHomes(load.input(seen), seen.plan);
-    const { unhosted, changed } = homes;
+    const primaries = newPrimaries(load.input(seen), seen.plan);
+    const { unhosted, changed } = primaries;
     if (unhosted.length > 0) {
       const message = `${unhosted.length} experts have no room after the loss of ranks ${lost.join(", ")}: loaded on demand`;
       ports.event(seen.world, "Warning", "ExpertsUnhosted", message);
     }
     if (!changed) return settled;
     const reason = `ranks ${lost.join(", ")} are lost`;
-    const plan = rehoming(homes, { kind: "repair", reason, parent: seen.plan });
+    const plan = primaryMoves(primaries, { kind: "repair", reason, parent: seen.plan });
     load.forgetHistory();
     return plan;
   },

@@ -54,17 +54,17 @@ test("a gateway that is well is pinged less and may be silent while its connecti
     await clock.advance(1_000);
   };
   for (let i = 0; i < 8; i++) await second(true);
-  const allowed = pushed.map(({ calmMs }) => calmMs);
+  const allowed = pushed.map(({ suppressMs }) => suppressMs);
   assert.deepEqual(allowed.slice(0, 7), Array(7).fill(0), "the clocks are compared first");
   const before = pushed.length;
   for (let i = 0; i < 8; i++) await second(false);
   assert.ok(pushed.length - before <= 3, `${pushed.length - before} pings in 8 s`);
-  assert.ok((pushed.at(-1)?.calmMs ?? 0) > 8_000);
+  assert.ok((pushed.at(-1)?.suppressMs ?? 0) > 8_000);
   assert.equal(session.downSince, undefined, "it was silent for 8 s, and its connection was not");
-  await clock.advance(2_000);
-  assert.equal(session.downSince, undefined);
   await clock.advance(1_500);
-  assert.ok(session.downSince !== undefined, "nothing came for more than 3 s");
+  assert.equal(session.downSince, undefined);
+  await clock.advance(500);
+  assert.ok(session.downSince !== undefined, "nothing came for 3 s");
   session.close();
 });
 
@@ -85,7 +85,7 @@ test("a gateway that is not well is heard as often as ever", async () => {
     stream.emit("data", create(WatchStatusSchema, { ready: true, draining: true }));
     await clock.advance(1_000);
   }
-  assert.deepEqual(new Set(pushed.map(({ calmMs }) => calmMs)), new Set([0]));
+  assert.deepEqual(new Set(pushed.map(({ suppressMs }) => suppressMs)), new Set([0]));
   assert.equal(session.downSince, undefined);
   await clock.advance(4_000);
   assert.ok(session.downSince !== undefined, "bytes alone are no sign of it");

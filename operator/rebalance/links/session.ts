@@ -5,6 +5,7 @@ import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { slackMs } from "../../../runtime/net/call-deadline.ts";
+import { FailureDetector, type MassFailureGuard, podHeartbeatMs, podLimits } from "../../../runtime/net/failure-detector.ts";
 import {
   Control,
   type DescribeReply,
@@ -17,24 +18,19 @@ import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from 
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
-import { Census, type PodWatch, silenceMs } from "./census.ts";
 import { ClockOffset } from "./clock-offset.ts";
 import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
 import { sharedBytes } from "./shared-bytes.ts";
-import { Signs } from "./signs.ts";
 import type { Turns } from "./turns.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
-/** Pods give a sign of life at least that often (census.ts). */
-const signEveryMs = 1_000;
-const lookMs = 500;
 const looksPerPing = 2;
 /** A pod that is well may leave out statuses without news for so long, and is pinged less: it counts us as away after 5 s. */
-const calmMs = 12_000;
-const looksPerCalmPing = 8;
+const suppressMs = 12_000;
+const looksPerIdlePing = 8;
 /** By then the difference of the clocks is known. */
-const pingsBeforeCalm = 8;
+const pingsBeforeIdle = 8;
 const reconnectMs = 500;
 
 /** One for a value: memberships and plans, which belong to one deployment, grow with its ranks and go to each of them. */
@@ -48,8 +44,8 @@ interface SessionPorts {
   readonly network: Pick<Network, "connect">;
   /** The turns at connecting of all sessions of this process. */
   readonly turns: Turns;
-  /** Of all sessions of this process; without it, it judges its pod alone. */
-  readonly census?: Census;
+  /** Shared by all sessions of this process. */
+  readonly guard?: MassFailureGuard;
   /** What the pod is to log at; as it does when not given. */
   readonly logLevel?: LogLevel | "";
 }
@@ -65,31 +61,29 @@ export class Session implements Link {
   readonly #target: LinkTarget;
   readonly #clock: Clock;
   readonly #turns: Turns;
-  readonly #census: Census;
-  #watched: PodWatch | undefined;
   readonly #client: Client;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
   #hasTurn = false;
-  #signs = new Signs(lookMs, 0);
+  readonly #detector: FailureDetector;
   #pings = 0;
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  constructor(target: LinkTarget, { clock, network, turns, census = new Census(), logLevel = "" }: SessionPorts) {
+  constructor(target: LinkTarget, { clock, network, turns, guard, logLevel = "" }: SessionPorts) {
     this.#target = target;
     this.#logLevel = logLevel;
     this.#clock = clock;
     this.#turns = turns;
-    this.#census = census;
+    this.#detector = new FailureDetector(podLimits, clock.now(), guard);
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
-    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, signEveryMs });
+    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, signEveryMs: podHeartbeatMs });
     this.#open();
   }
 
@@ -156,7 +150,7 @@ export class Session implements Link {
   #watch(): void {
     const stream = this.#client.watch();
     this.#stream = stream;
-    this.#signs = new Signs(lookMs, this.#clock.now());
+    this.#detector.connect(this.#clock.now());
     this.#pings = 0;
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
@@ -168,9 +162,8 @@ export class Session implements Link {
       }
       this.#leave();
       const first = this.downSince !== undefined;
-      if (first) this.#watched = this.#census.watch();
       this.downSince = undefined;
-      this.#signs.heard();
+      this.#detector.heard();
       this.#takeClock(status);
       const before = this.status;
       this.#takeStatus(status);
@@ -187,15 +180,16 @@ export class Session implements Link {
 
   /** Pings, and ends a stream that has gone silent. */
   #look(stream: WatchStream, look: number): void {
-    this.#stopTimer = this.#clock.after(lookMs, () => {
+    this.#stopTimer = this.#clock.after(podLimits.lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
-      const silentMs = this.#signs.look(this.#clock.now(), this.#client.receivedBytes());
-      if (this.#watched?.isLost(silentMs) ?? silentMs > silenceMs) {
+      this.#detector.received(this.#client.receivedBytes());
+      const silentMs = this.#detector.look(this.#clock.now());
+      if (this.#detector.hasFailed) {
         stream.cancel();
         // One that is heard again at once is not lost, however long it was waited for.
-        return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, silenceMs + 2 * lookMs));
+        return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, podLimits.timeoutMs + 2 * podLimits.lookMs));
       }
-      if (look % (this.#isCalm ? looksPerCalmPing : looksPerPing) === 0) stream.write(this.#ping());
+      if (look % (this.#isIdle ? looksPerIdlePing : looksPerPing) === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
     });
   }
@@ -205,16 +199,16 @@ export class Session implements Link {
   }
 
   /** True when nothing is expected of the pod but that it lives. */
-  get #isCalm(): boolean {
-    return this.#pings >= pingsBeforeCalm && this.status?.ready === true && !this.status.draining && !this.status.leaving;
+  get #isIdle(): boolean {
+    return this.#pings >= pingsBeforeIdle && this.status?.ready === true && !this.status.draining && !this.status.leaving;
   }
 
   #ping() {
     this.#pings += 1;
-    const allowed = this.#isCalm ? calmMs : 0;
-    this.#signs.allow(allowed);
+    const allowed = this.#isIdle ? suppressMs : 0;
+    this.#detector.suppress(allowed);
     const sentUnixMs = BigInt(this.#clock.now());
-    const said = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, calmMs: allowed };
+    const said = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, suppressMs: allowed };
     return create(WatchPushSchema, Object.assign(said, { push: { case: "ping" as const, value: true } }));
   }
 
@@ -230,8 +224,7 @@ export class Session implements Link {
   #down(error: AppError, silentMs = 0): void {
     if (this.#closed) return;
     this.#leave();
-    this.#watched?.end();
-    this.#watched = undefined;
+    this.#detector.disconnect();
     this.#stream = undefined;
     this.lastError = error.message;
     this.downSince ??= this.#clock.now() - silentMs;
@@ -347,7 +340,7 @@ export class Session implements Link {
   close(): void {
     this.#closed = true;
     this.#leave();
-    this.#watched?.end();
+    this.#detector.disconnect();
     this.#stopTimer();
     this.#stream?.cancel();
     this.#client.close();

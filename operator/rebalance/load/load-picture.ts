@@ -34,11 +34,11 @@ import {
   type MeasuredImbalance,
   ServedRows,
 } from "../../planner/load/windows.ts";
-import { copyKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
 import type { LoadSnapshot, Observed, Outlook } from "../observed.ts";
 import { PathRates } from "./rates.ts";
 
-/** For this many windows after a plan its copies are not taken back, unless the load has changed. */
+/** For this many windows after a plan its expert replicas are not taken back, unless the load has changed. */
 const dwellWindows = 3;
 /** The number of selections per layer below which a window says nothing even beside others. */
 const windowRowsMin = 200;
@@ -129,7 +129,7 @@ export class LoadPicture {
         this.#served.clear();
       }
       this.#evidence += least;
-      // Copies that were dropped before the load changed may be needed now.
+      // Expert replicas that were dropped before the load changed may be needed now.
       this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
       this.#noise = this.#forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
       this.#bound = layerBoundOf(this.input(facts));
@@ -239,7 +239,7 @@ export class LoadPicture {
         maxMovesPerRank: budget.maxMovesPerRank ?? Infinity,
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
       },
-      minCopies: facts.spec.experts.minCopies,
+      minExpertReplicas: facts.spec.experts.minExpertReplicas,
       split: "weighted",
       effort: "quality",
       gainPerMove,
@@ -258,12 +258,13 @@ export class LoadPicture {
     return timingOf(this.#window, { layers: this.#shape.layers, ranks, rates, windowMs, windows: this.#forecast.lifetime });
   }
 
-  /** Takes note that a plan was committed: its copies stay for some windows, and the counts of the open window are void. */
+  /** Takes note that a plan was committed: its expert replicas stay for some windows, and the counts of the open window are void. */
   committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
       this.#settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
-      const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
+      const key = (expertReplica: { layer: number; expert: number; rank: number }): number =>
+        expertReplicaKey(input, expertReplica.layer, expertReplica.expert, expertReplica.rank);
       this.#history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
     }
     this.#lastPlanAt = now;

@@ -17,7 +17,7 @@ export function checkPlanBytes(spec: ExpertPlacementSpec): void {
   if (bytes <= planObjectBytesMax) return;
   const message =
     `a plan of ${spec.layers.length} layers for ${spec.ranks.length} ranks takes ${bytes} bytes, ${planObjectBytesMax} can be stored: ` +
-    "lower spec.experts.minCopies or spec.experts.memoryPerRank, so that experts have fewer copies, or spec.replicas";
+    "lower spec.experts.minExpertReplicas or spec.experts.memoryPerRank, so that experts have fewer expert replicas, or spec.replicas";
   throw new AppError(message, { code: "PlanTooLarge", operation: "writing a plan" });
 }
 
@@ -33,13 +33,13 @@ export function nextPlan(
 ): { readonly plan: PlacementPlan; readonly spec: StoredPlan } {
   const placed = layers.map((plan, layer): LayerPlacement => {
     const old = parent?.layers[layer];
-    return old && !changed.has(layer) ? old : { layer, epoch, hosts: plan.hosts, shares: plan.shares };
+    return old && !changed.has(layer) ? old : { layer, epoch, hosts: plan.hosts, weights: plan.weights };
   });
   const encoded = placed.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...encodeLayer(layer) }));
   // The hash is over all that every rank must agree on, and not over who wrote it when.
   const hash = createHash("sha256");
   hash.update(`${deploymentUid}\n${epoch}\n${modelDigest}\n`);
-  for (const each of encoded) hash.update(`${each.layer} ${each.epoch} ${each.hosts} ${each.shares}\n`);
+  for (const each of encoded) hash.update(`${each.layer} ${each.epoch} ${each.hosts} ${each.weights}\n`);
   const common = { modelDigest, epoch, parentEpoch: parent?.epoch ?? 0, planHash: hash.digest("hex") };
   return { plan: { ...common, deploymentUid, layers: placed }, spec: { ...common, deploymentUID: deploymentUid, layers: encoded } };
 }
@@ -54,7 +54,7 @@ export function fromSpec(spec: ExpertPlacementSpec): PlacementPlan {
     layers: spec.layers.map((layer) => ({
       layer: layer.layer,
       epoch: layer.epoch,
-      ...decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`),
+      ...decodeLayer(layer.hosts, layer.weights, `spec.layers[${layer.layer}]`),
     })),
   };
 }

@@ -10,7 +10,7 @@ function planOf(layers: number, ranks: number, inFlight: number): PlanRun {
   const tasks = Array.from({ length: layers }, (_, layer): LayerTask => {
     const incoming = new Map([layer, layer + 3].map((rank) => [rank % ranks, 1]));
     const outgoing = new Map([[(layer + 1) % ranks, 1]]);
-    return { placement: { layer, epoch: 2, hosts: [[0]], shares: [[1000]] }, incoming, outgoing, committedBefore: layer % 5 === 4 };
+    return { placement: { layer, epoch: 2, hosts: [[0]], weights: [[1000]] }, incoming, outgoing, committedBefore: layer % 5 === 4 };
   });
   const members = new Map(Array.from({ length: ranks }, (_, rank) => [rank, `${rank}`]));
   const limits = { ...defaultLimits, layersInFlight: inFlight };

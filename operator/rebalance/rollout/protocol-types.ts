@@ -82,7 +82,7 @@ export type Event =
 export type Action =
   | { readonly type: "prepare"; readonly rank: number; readonly layers: readonly number[]; readonly deadline: number }
   | { readonly type: "commit"; readonly rank: number; readonly layers: readonly number[] }
-  /** The rank gives up the parent's copies. With `drainOnly` it keeps them, and only says whether its frames are answered. */
+  /** The rank gives up the parent's expert replicas. With `drainOnly` it keeps them, and only says whether its frames are answered. */
   | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[]; readonly drainOnly: boolean }
   | { readonly type: "abort"; readonly rank: number; readonly layers: readonly number[] };
 

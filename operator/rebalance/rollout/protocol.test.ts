@@ -6,7 +6,7 @@ import { type Action, defaultLimits, type Event } from "./protocol-types.ts";
 
 /** One layer that rank 0 receives and others give up; bootIds are their numbers. */
 function oneLayer(ranks: readonly number[], givers: readonly number[] = [1]): PlanRun {
-  const placement = { layer: 0, epoch: 2, hosts: [[0]], shares: [[1000]] };
+  const placement = { layer: 0, epoch: 2, hosts: [[0]], weights: [[1000]] };
   return new PlanRun({
     epoch: 2,
     tasks: [{ placement, incoming: new Map([[0, 100]]), outgoing: new Map(givers.map((rank) => [rank, 100])), committedBefore: false }],
@@ -64,7 +64,7 @@ test("a plan that everybody follows ends at once and names nobody", () => {
   assert.deepEqual(run.outcome, { result: "committed", aborted: [], unreleased: [] });
 });
 
-test("a rank that gives up copies frees them only when the frames of every other rank are answered, of those that give up some too", () => {
+test("a rank that gives up expert replicas frees them only when the frames of every other rank are answered, of those that give up some too", () => {
   const run = oneLayer([0, 1, 3], [1, 3]);
   const calls: string[] = [];
   let answered = false;
@@ -101,9 +101,9 @@ test("a layer that is slow to drain at a rank does not hold up the other layers 
       now: 0,
       limits: defaultLimits,
     },
-    // Rank 1 gives up nothing of layer 0 and has frames under way; both ranks give up copies of layer 1.
+    // Rank 1 gives up nothing of layer 0 and has frames under way; both ranks give up expert replicas of layer 1.
     tasks: layers.map((layer) => ({
-      placement: { layer, epoch: 2, hosts: [[0]], shares: [[1000]] },
+      placement: { layer, epoch: 2, hosts: [[0]], weights: [[1000]] },
       ...{
         incoming: new Map([[0, 100]]),
         outgoing: new Map(

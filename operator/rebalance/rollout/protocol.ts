@@ -9,10 +9,10 @@ interface LayerRun {
   phase: LayerPhase;
   readonly ready: Set<number>;
   readonly committed: Set<number>;
-  /** Ranks whose frames of the parent are answered; those released have no copies of it either. */
+  /** Ranks whose frames of the parent are answered; those released have no expert replicas of it either. */
   readonly drained: Set<number>;
   readonly released: Set<number>;
-  /** Ranks that give up copies, or may: what a rank holds that came while the plan was under way is not known. */
+  /** Ranks that give up expert replicas, or may: what a rank holds that came while the plan was under way is not known. */
   readonly givers: Set<number>;
   readonly attempts: Map<number, number>;
   reason: string;
@@ -243,7 +243,7 @@ export class PlanRun {
     }
   }
 
-  /** Takes waiting layers into preparation, in their order, while their copies fit beside the old ones. */
+  /** Takes waiting layers into preparation, in their order, while their expert replicas fit beside the old ones. */
   private admit(actions: Action[]): void {
     const wanted = new Map<number, number[]>();
     let inFlight = this.inPhase("preparing", "committing", "releasing").length;
@@ -265,7 +265,7 @@ export class PlanRun {
     if (inFlight > 0) return;
     // Nothing runs and nothing fits, so that nothing ever will.
     for (const run of this.layers.values())
-      if (run.phase === "waiting") this.abort(run, "no room for its copies beside the old ones", actions);
+      if (run.phase === "waiting") this.abort(run, "no room for its expert replicas beside the old ones", actions);
   }
 
   private fits(task: LayerTask): boolean {
@@ -304,7 +304,7 @@ export class PlanRun {
     }
   }
 
-  /** Ranks that give up copies come last: only when every other source says that its frames of the parent are answered. */
+  /** Ranks that give up expert replicas come last: only when every other source says that its frames of the parent are answered. */
   private mayRelease(run: LayerRun, rank: number): boolean {
     return !run.givers.has(rank) || this.allIn(run.drained, rank);
   }

@@ -20,7 +20,7 @@ const sizes = Float64Array.from([1]);
 const sizesOfTwo = Float64Array.from([1, 1]);
 const proposal: Proposal = {
   ...{ kind: "test", reason: "test", parent: undefined, limited: false, announced: false, once: false },
-  layers: [{ hosts: [[0]], shares: [[1000]] }],
+  layers: [{ hosts: [[0]], weights: [[1000]] }],
 };
 
 /** A view of one usable worker. */
@@ -119,7 +119,7 @@ test("a plan whose settled end cannot be written did not succeed", async () => {
     modelDigest: "d",
     epoch: 1,
   });
-  const host = (rank: number) => ({ hosts: [[rank]], shares: [[1000]] });
+  const host = (rank: number) => ({ hosts: [[rank]], weights: [[1000]] });
   // Layer 0 goes to rank 1, which takes it; layer 1 to a rank that is not there.
   const wanted: Proposal = { ...proposal, parent, layers: [host(1), host(7)] };
   const link = {

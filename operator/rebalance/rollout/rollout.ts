@@ -119,7 +119,7 @@ export class Rollout {
   }
 
   /**
-   * An Abort that did not arrive leaves prepared copies on a worker, beside which this plan's may not fit. Preparations of the two
+   * An Abort that did not arrive leaves prepared expert replicas on a worker, beside which this plan's may not fit. Preparations of the two
    * epochs before (a plan, and what settled it) are void by now; nobody waits for the answers.
    */
   #abortLeftovers(): void {

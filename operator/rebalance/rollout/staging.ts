@@ -57,7 +57,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
     if (!changes.some((change) => change.layer === layer)) changes.push({ layer, incoming: new Map(), outgoing: new Map() });
   for (const change of resume ? changes : []) {
     const planned = plan.layers[change.layer]?.hosts ?? [];
-    // A layer committed before may still hold its parent's copies, which no plan names any more.
+    // A layer committed before may still hold its parent's expert replicas, which no plan names any more.
     if (resume?.committed.has(change.layer)) addLeftovers(change, planned, world);
     takeArrived(change, planned, parent?.layers[change.layer]?.hosts ?? [], world);
   }
@@ -98,7 +98,7 @@ function addLeftovers(change: Change, planned: Hosts, { shape, members }: Stage)
   }
 }
 
-/** Copies that had arrived before the plan was resumed are among the bytes in use already (usedBytes): they need no more room. */
+/** Expert replicas that had arrived before the plan was resumed are among the bytes in use already (usedBytes): they need no more room. */
 function takeArrived(change: Change, planned: Hosts, before: Hosts, { shape, members }: Stage): void {
   for (const [rank, { held }] of members) {
     const bytes = (held.get(change.layer)?.experts ?? [])

@@ -23,7 +23,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
   epoch: undefined,
   expertsAtRisk: 0,
   uniqueBytes: new Map(),
-  holding: { unhosted: 0, homeless: 0, loading: [] },
+  holding: { unhosted: 0, withoutRank: 0, loading: [] },
   drains: [],
   rollout: undefined,
   load: undefined,
@@ -77,7 +77,7 @@ const verdict = { status: "True", reason: "Fresh", message: "the oldest report i
 const gateway = { name: "g", idleMs: 5, wantsRanks: false, holds: false };
 const view = (changed: Partial<MemberView>): RebalanceView => ({
   ...{ members: [{ ...member, ...changed }], model: undefined, digestMismatch: [], expertsAtRisk: 0, drains: [] },
-  ...{ gateways: [gateway], unhostedExperts: 0, homelessExperts: 0, loadingRanks: [] },
+  ...{ gateways: [gateway], unhostedExperts: 0, expertsWithoutRank: 0, loadingRanks: [] },
   ...{ modelAvailable: verdict, reproducible: verdict, telemetryFresh: verdict, placementBalanced: verdict, placement: {} },
   telemetry: { ranksReporting: 1, ranksExpected: 1 },
 });
@@ -87,7 +87,7 @@ test("requests and bytes that come and go ask for no reconcile; what status and 
   assert.equal(changeKey(view({ activeRequests: 7, hostedBytes: 90 })), key);
   assert.equal(changeKey(view({ served: { requests: 1, failed: 0, gaps: 5, gapMicros: 9 } })), key, "totals that grow");
   assert.equal(changeKey({ ...view({}), unhostedExperts: 3 }), key, "experts that come one by one");
-  assert.notEqual(changeKey({ ...view({}), homelessExperts: 3 }), key);
+  assert.notEqual(changeKey({ ...view({}), expertsWithoutRank: 3 }), key);
   const gateways = (more: object) => changeKey({ ...view({}), gateways: [{ ...gateway, ...more }] });
   assert.equal(gateways({ idleMs: 905 }), key, "time that passes");
   for (const changed of [{ wantsRanks: true }, { holds: true }, { idleMs: undefined }]) assert.notEqual(gateways(changed), key);

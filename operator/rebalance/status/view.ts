@@ -30,7 +30,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
     unhostedExperts: holding.unhosted,
-    homelessExperts: holding.homeless,
+    expertsWithoutRank: holding.withoutRank,
     loadingRanks: holding.loading,
     expertsAtRisk: input.expertsAtRisk,
     drains: input.drains,

@@ -24,7 +24,7 @@ const statusAfter = (state: State, status: MoETrainingJobStatus = {}, adapters =
 
 test("how a step lay on the ranks is text in the status, and nobody's silence takes it back", () => {
   const spread = {
-    imbalanceAtHomes: 7 / 4,
+    imbalanceAtPrimaries: 7 / 4,
     imbalance: 1.01,
     copied: 1 / 3,
     exposedSeconds: 0.0123,
@@ -34,7 +34,7 @@ test("how a step lay on the ranks is text in the status, and nobody's silence ta
   const running: State = { kind: "running", ranks: 2, wanted: 2, report: { step: 1, curve: [], spread } };
   const told = statusAfter(running);
   assert.deepEqual(told.spread, {
-    imbalanceAtHomes: "1.7500",
+    imbalanceAtPrimaries: "1.7500",
     imbalance: "1.0100",
     copied: "0.3333",
     exposedSeconds: "0.0123",

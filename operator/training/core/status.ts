@@ -105,8 +105,8 @@ function spreadOf({ status, state }: Judged): Pick<MoETrainingJobStatus, "spread
   return spread === undefined ? {} : { spread };
 }
 
-const spreadText = ({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes, expertShares }: TrainingSpread) => ({
-  imbalanceAtHomes: told(imbalanceAtHomes),
+const spreadText = ({ imbalanceAtPrimaries, imbalance, copied, exposedSeconds, bytes, expertShares }: TrainingSpread) => ({
+  imbalanceAtPrimaries: told(imbalanceAtPrimaries),
   imbalance: told(imbalance),
   copied: told(copied),
   exposedSeconds: told(exposedSeconds),

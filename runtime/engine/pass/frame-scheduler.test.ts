@@ -12,6 +12,7 @@ import { openStore } from "../../weights/store-reader.ts";
 import { createEngine } from "../engine.ts";
 import type { Share } from "../schedule/frame-queue.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
+import { FrameInbox } from "./frame-inbox.ts";
 import { FrameScheduler } from "./frame-scheduler.ts";
 import { Mutex } from "./mutex.ts";
 
@@ -20,7 +21,7 @@ const pairMs = 0.1;
 /** Experts that take a tenth of a millisecond a pair, on a clock of their own. */
 class Stage {
   nowMs = 1_000;
-  kind: StepKind | undefined;
+  readonly frames: FrameInbox;
   waits = false;
   /** What was computed: phase, layer and pairs. */
   readonly log: string[] = [];
@@ -48,14 +49,15 @@ class Stage {
         this.during.shift()?.();
       },
     };
+    this.frames = new FrameInbox(experts, () => this.nowMs);
     this.scheduler = new FrameScheduler({
       experts,
+      inbox: this.frames,
       poll: () => undefined,
       takeMessages: () => {
         for (const message of this.inbox.splice(0)) message();
       },
-      own: () => this.kind,
-      ownWaits: () => this.waits,
+      pendingAnswers: () => (this.waits ? 1 : 0),
       now: () => this.nowMs,
       yieldProcessor: () => {
         this.yields += 1;
@@ -63,9 +65,13 @@ class Stage {
     });
   }
 
+  set kind(kind: StepKind | undefined) {
+    this.scheduler.running = kind;
+  }
+
   ask(phase: Phase, layer: number, pairs: number): Promise<Float32Array> {
     const pairRows = new Uint32Array(pairs);
-    return this.scheduler.serve({
+    return this.frames.serve({
       origin: "remote",
       layer,
       phase,

@@ -4,9 +4,10 @@
 import { setImmediate } from "node:timers/promises";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { BufferAllocator } from "../../compute/backend.ts";
-import { FrameQueue, type Share } from "../schedule/frame-queue.ts";
+import type { Share } from "../schedule/frame-queue.ts";
 import { Pace } from "../schedule/pace.ts";
-import type { AskedBatch, ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
+import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
+import type { FrameInbox } from "./frame-inbox.ts";
 
 /** Milliseconds that a decode frame may wait for a piece of a prefill, while none has come lately. */
 const decodeWaitMs = 20;
@@ -51,56 +52,39 @@ export interface StepScheduler {
 
 export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
+  readonly inbox: FrameInbox;
   /** Takes in the messages that have come meanwhile. */
   readonly takeMessages: () => void;
   /** Resolves once frames have been taken in that came on sockets; undefined while none are likely to have come. */
   readonly poll: () => Promise<void> | undefined;
-  /** What the running step has; undefined when there is none. */
-  readonly own: () => StepKind | undefined;
-  /** Others have not answered all yet. */
-  readonly ownWaits: () => boolean;
+  /** Frames of the running step that other ranks have not answered. */
+  readonly pendingAnswers: () => number;
   readonly now: () => number;
-  /** Leaves the processor to whoever wants it, for a moment. */
+  /** Leaves the processor to other threads for a moment. */
   readonly yieldProcessor: () => void;
 }
 
-interface Asked {
-  readonly resolve: (rows: Float32Array) => void;
-  readonly reject: (error: unknown) => void;
-}
-
 export class FrameScheduler implements StepScheduler {
+  /** Kind of the running step, or of the last one while others follow; undefined while this rank has none. */
+  running: StepKind | undefined;
+  waitedMs = 0;
   readonly #options: FrameSchedulerOptions;
-  readonly #queue = new FrameQueue<ExpertWork>();
-  readonly #asked = new Map<ExpertWork, Asked>();
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
   readonly #layerPace = new Pace(layerRows);
   /** Own decode steps go before others' prefills until then. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
-  #pressedAt = Number.NEGATIVE_INFINITY;
   #serving = false;
   #parts = 1;
   #waiting = 0;
   #idleSince = 0;
-  waitedMs = 0;
 
   constructor(options: FrameSchedulerOptions) {
     this.#options = options;
+    options.inbox.listen(() => void this.serveWaiting());
   }
 
-  /** A frame of another rank, or of this one's main thread: its rows, when its turn has come. */
-  serve(batch: AskedBatch): Promise<Float32Array> {
-    const { experts, now } = this.#options;
-    return new Promise((resolve, reject) => {
-      const work = experts.prepare(batch, undefined, batch.origin);
-      if (batch.phase === "decode") this.#pressedAt = now();
-      this.#asked.set(work, { resolve, reject });
-      this.#queue.push(work);
-    });
-  }
-
-  /** Computes what has come, as far as no own step is to go on: to be called when messages have been taken in. */
+  /** Computes the frames that wait, as far as no own step is to go on. */
   async serveWaiting(): Promise<void> {
     await this.#serve(Number.POSITIVE_INFINITY);
   }
@@ -115,8 +99,8 @@ export class FrameScheduler implements StepScheduler {
 
   /** As many as there are while nobody else's frames are about; a prefill always leaves a gap in time for the first of them. */
   layersAtOnce(kind: StepKind, rows: number): number {
-    const { now } = this.#options;
-    if (kind === "decode" && now() - this.#pressedAt >= framesForMs) return Number.POSITIVE_INFINITY;
+    const { inbox, now } = this.#options;
+    if (kind === "decode" && now() - inbox.decodeAt >= framesForMs) return Number.POSITIVE_INFINITY;
     return Math.max(1, Math.floor(this.#layerPace.within(this.#pieceMs()) / rows));
   }
 
@@ -125,15 +109,14 @@ export class FrameScheduler implements StepScheduler {
   }
 
   betweenGraphs(): Promise<void> | undefined {
-    const own = this.#options.own();
-    if (own === "prefill" || own === "mixed") this.#yieldToOthers();
+    if (this.running === "prefill" || this.running === "mixed") this.#yieldToOthers();
     return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
   }
 
   #others(): Promise<void> | undefined {
-    const { now, takeMessages } = this.#options;
+    const { inbox, now, takeMessages } = this.#options;
     takeMessages();
-    if (this.#queue.empty) return undefined;
+    if (inbox.queue.empty) return undefined;
     return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
   }
 
@@ -193,6 +176,7 @@ export class FrameScheduler implements StepScheduler {
 
   /** Decode frames all, and so many portions of prefills, none once the own step is to go on. */
   async #serve(portions: number): Promise<void> {
+    const { queue } = this.#options.inbox;
     if (this.#serving) return;
     this.#serving = true;
     let since = this.#options.now();
@@ -204,11 +188,11 @@ export class FrameScheduler implements StepScheduler {
           since = this.#options.now();
         }
         this.#options.takeMessages();
-        const decodes = this.#queue.decodeWaits;
+        const decodes = queue.decodeWaits;
         const prefills = left > 0 && (portions === 1 || !this.#ownRuns());
-        if (!decodes && (!prefills || this.#queue.empty)) return;
+        if (!decodes && (!prefills || queue.empty)) return;
         const startedAt = this.#options.now();
-        await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#portionMs())));
+        await this.#compute(decodes ? queue.nextDecode() : queue.nextPrefill(this.#expertPace.within(this.#portionMs())));
         if (!decodes) {
           left -= 1;
           const endedAt = this.#options.now();
@@ -229,17 +213,16 @@ export class FrameScheduler implements StepScheduler {
   }
 
   get #pressed(): boolean {
-    return this.#options.now() - this.#pressedAt < pressedForMs;
+    return this.#options.now() - this.#options.inbox.decodeAt < pressedForMs;
   }
 
   #ownRuns(): boolean {
     // An answer that has come is known before the part that waits for it goes on.
-    return this.#options.own() !== undefined && !(this.#allWait && this.#options.ownWaits());
+    return this.running !== undefined && !(this.#allWait && this.#options.pendingAnswers() > 0);
   }
 
   get #ownDecodes(): boolean {
-    const own = this.#options.own();
-    return own === "decode" || own === "mixed";
+    return this.running === "decode" || this.running === "mixed";
   }
 
   /** Milliseconds that a piece of the own prefill may take, for which others' decode frames wait. */
@@ -253,20 +236,16 @@ export class FrameScheduler implements StepScheduler {
   }
 
   async #compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    const { inbox } = this.#options;
     try {
       await this.#run(shares);
-      for (const { frame, last } of shares) if (last) this.#answer(frame, ({ resolve }) => resolve(frame.out));
+      for (const { frame, last } of shares) if (last) inbox.answer(frame);
     } catch (caught) {
-      for (const { frame } of shares) this.#answer(frame, ({ reject }) => reject(caught));
-      this.#queue.drop(new Set(shares.map(({ frame }) => frame)));
+      inbox.fail(
+        shares.map(({ frame }) => frame),
+        caught,
+      );
     }
-  }
-
-  #answer(frame: ExpertWork, how: (asked: Asked) => void): void {
-    const asked = this.#asked.get(frame);
-    this.#asked.delete(frame);
-    this.#options.experts.release(frame);
-    if (asked) how(asked);
   }
 
   async #run(shares: readonly Share<ExpertWork>[]): Promise<void> {

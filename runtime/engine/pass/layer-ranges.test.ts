@@ -10,6 +10,7 @@ import { importMoe } from "../../modelstore/import-moe.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
+import { FrameInbox } from "./frame-inbox.ts";
 import { FrameScheduler } from "./frame-scheduler.ts";
 import { type Ranges, rangesOf } from "./layer-ranges.ts";
 import { LoadCounter } from "./load-counter.ts";
@@ -67,10 +68,10 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
     ...{
       experts,
       takeMessages: () => {},
-      own: () => undefined,
-      ownWaits: () => true,
+      pendingAnswers: () => 1,
       now: () => performance.now(),
       yieldProcessor: () => {},
+      inbox: new FrameInbox(experts, () => performance.now()),
     },
     poll: () => undefined,
   });
@@ -132,7 +133,7 @@ test("a layer whose expert goes is passed alone, and so is one that others compu
   const { experts: count } = model.info;
   const router = createRouter(0);
   const standby = Array.from({ length: count }, () => [0, 1]);
-  router.setTables([{ layer: all - 1, epoch: 1, hosts: standby, shares: standby.map(() => [1_000, 0]) }]);
+  router.setTables([{ layer: all - 1, epoch: 1, hosts: standby, weights: standby.map(() => [1_000, 0]) }]);
   assert.deepEqual((await stepsOf({ ranged: true, router })).rows, want);
   assert.ok(passed.length > 0 && passed.every(([, to]) => to === all), "a copy that only stands by changes nothing");
   const ends = (): number[] => {
@@ -144,7 +145,7 @@ test("a layer whose expert goes is passed alone, and so is one that others compu
   assert.deepEqual(ends(), [all - 1, all - 1]);
   await load(all - 1, 1);
   assert.deepEqual(ends(), [all, all]);
-  router.setTables([{ layer: 0, epoch: 2, hosts: standby, shares: standby.map(() => [500, 500]) }]);
+  router.setTables([{ layer: 0, epoch: 2, hosts: standby, weights: standby.map(() => [500, 500]) }]);
   assert.deepEqual(ends(), [0, all]);
   router.setDown(new Set([1]));
   assert.deepEqual(ends(), [all, all], "the other rank is gone");

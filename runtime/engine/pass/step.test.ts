@@ -13,6 +13,7 @@ import type { RemoteFrame } from "../api.ts";
 import type { ThreadOptions } from "../thread/messages.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
+import { FrameInbox } from "./frame-inbox.ts";
 import { FrameScheduler } from "./frame-scheduler.ts";
 import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
@@ -63,7 +64,7 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
   const experts = Array.from({ length: info.experts }, (_, expert) => expert);
   router.setTables(
     program.layers.map((_, layer) => ({
-      ...{ layer, epoch: 1, hosts: experts.map((expert) => [(expert + layer) % 2]), shares: experts.map(() => [1_000]) },
+      ...{ layer, epoch: 1, hosts: experts.map((expert) => [(expert + layer) % 2]), weights: experts.map(() => [1_000]) },
     })),
   );
   let frames = 0;
@@ -72,10 +73,10 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
       experts: own,
       poll: () => undefined,
       takeMessages: () => {},
-      own: () => undefined,
-      ownWaits: () => true,
+      pendingAnswers: () => 1,
       now: () => performance.now(),
       yieldProcessor: () => {},
+      inbox: new FrameInbox(own, () => performance.now()),
     },
   });
   scheduler.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));

@@ -57,7 +57,7 @@ test("a unit and the rows of another rank are handed over, a frame's rows stay t
   assert.ok(given.length > 0 && given.every(({ length }) => length === 0));
 });
 
-test("a unit that shares its buffer with something else is copied", async () => {
+test("a unit that weights its buffer with something else is copied", async () => {
   const engine = await start([], { dispatch: () => Promise.reject(new Error("nobody")) });
   const unit = await store.readUnit(1, 0, "f32");
   const part = new Uint8Array(unit.length + 8).subarray(8);
@@ -81,7 +81,7 @@ test("ranks that were down before the first tables came get nothing", async () =
   });
   await engine.setDown([1]);
   const rows = (ranks: readonly number[]) => Array.from({ length: store.index.experts }, () => ranks);
-  await engine.setRouting({ rank: 0, layers: [{ layer: 1, epoch: 1, hosts: rows([1, 2]), shares: rows([500, 500]) }] });
+  await engine.setRouting({ rank: 0, layers: [{ layer: 1, epoch: 1, hosts: rows([1, 2]), weights: rows([500, 500]) }] });
   assert.equal(await tokensOf(engine), 2);
   assert.deepEqual([...asked], [2]);
 });

@@ -3,12 +3,12 @@ import { MessageChannel, type MessagePort, type Transferable, Worker } from "nod
 import { AppError } from "../../../crds/common.ts";
 import type {
   Engine,
+  EngineConnections,
   EngineInfo,
-  EngineLanes,
   EngineOptions,
   GenerateEvent,
   GenerateRequest,
-  LaneNews,
+  PeerCounts,
   RemoteExperts,
   RemoteFrame,
 } from "../api.ts";
@@ -33,12 +33,12 @@ const beforeOutput: ReadonlySet<GenerateEvent["type"]> = new Set(["queued", "sta
 const gone = (why: string): AppError => new AppError(`engine: ${why}`, { code: "EngineStopped", retry: "backoff" });
 
 class EngineClient implements Engine {
-  readonly lanes: EngineLanes = {
-    open: (opening, onNews) => {
-      this.#onLaneNews = onNews;
-      return this.#call("openLanes", opening);
+  readonly connections: EngineConnections = {
+    open: (opening, onCounts) => {
+      this.#onPeerCounts = onCounts;
+      return this.#call("openConnections", opening);
     },
-    set: (view) => this.#call("setLanes", view),
+    set: (view) => this.#call("setPeers", view),
   };
   readonly #info: EngineInfo;
   readonly #port: MessagePort;
@@ -47,7 +47,7 @@ class EngineClient implements Engine {
   readonly #pending = new Map<number, Pending>();
   readonly #requests = new Map<string, OpenRequest>();
   readonly #hosted: Set<number>[];
-  #onLaneNews: (news: LaneNews) => void = () => {};
+  #onPeerCounts: (counts: PeerCounts) => void = () => {};
   #nextId = 0;
   #stopped: AppError | undefined;
 
@@ -191,8 +191,8 @@ class EngineClient implements Engine {
       case "failed":
         this.#settle(message.id)?.reject(fromPlain(message.error));
         return;
-      case "lanes":
-        this.#onLaneNews(message.news);
+      case "connections":
+        this.#onPeerCounts(message.counts);
         return;
       case "dispatch":
         void this.#dispatch(message.id, message.frame);

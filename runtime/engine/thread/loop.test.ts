@@ -10,9 +10,9 @@ import { AppError } from "../../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
 import { until, within } from "../../../test/kit/ranks/ranks.ts";
 import { importMoe } from "../../modelstore/import-moe.ts";
-import { LaneServer } from "../../net/lane-accept.ts";
+import { EngineHost } from "../../net/engine-host.ts";
 import { serverNames } from "../../net/tls.ts";
-import type { LaneOpening } from "../api.ts";
+import type { PeerOpening } from "../api.ts";
 import { EngineLoop } from "./loop.ts";
 import type { CallMessage, FromEngine, ToEngine } from "./messages.ts";
 import { openModel } from "./open.ts";
@@ -53,8 +53,8 @@ async function started(t: TestContext) {
   };
 }
 
-/** Lanes of rank 0; `host`: the port at which rank 1 takes some. */
-function lanes(ca: TestCa, host?: number): LaneOpening {
+/** PeerConnections of rank 0; `host`: the port at which rank 1 takes some. */
+function connections(ca: TestCa, host?: number): PeerOpening {
   const address = host === undefined ? undefined : `127.0.0.1:${host}`;
   const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), address };
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
@@ -67,10 +67,10 @@ function lanes(ca: TestCa, host?: number): LaneOpening {
   };
 }
 
-test("a backend that can compute nothing any more ends the loop and its lanes, even when no request is there", async (t) => {
+test("a backend that can compute nothing any more ends the loop and its connections, even when no request is there", async (t) => {
   const engine = await started(t);
   t.after(() => engine.model.close());
-  const port = (await engine.call({ method: "openLanes", argument: lanes(createTestCa()) })) as number;
+  const port = (await engine.call({ method: "openConnections", argument: connections(createTestCa()) })) as number;
   await engine.call({ method: "stats", argument: undefined });
   engine.break(new AppError("the GPU device was lost", { code: "DeviceLost" }));
   engine.tell({ type: "call", id: 1_000, method: "stats", argument: undefined }); // a worker asks every second
@@ -86,7 +86,7 @@ test("an engine closes while a host that takes its frames never answers one", as
   const { layers, experts, hidden } = engine.model.info;
   const ca = createTestCa();
   let asked = 0;
-  const host = new LaneServer({
+  const host = new EngineHost({
     ...{ namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
     serve: () => {
       asked += 1;
@@ -94,10 +94,12 @@ test("an engine closes while a host that takes its frames never answers one", as
     },
   });
   t.after(() => host.close());
-  await engine.call({ method: "openLanes", argument: lanes(ca, await host.listen("127.0.0.1", 0)) });
-  await until("the lane is ready", () => engine.said.some((message) => message.type === "lanes" && message.news.lanes === 1));
+  await engine.call({ method: "openConnections", argument: connections(ca, await host.listen("127.0.0.1", 0)) });
+  await until("the connection is ready", () =>
+    engine.said.some((message) => message.type === "connections" && message.counts.connections === 1),
+  );
   const rows = <T>(row: T): T[] => Array.from({ length: experts }, () => row);
-  const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), shares: rows([1_000]) }));
+  const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), weights: rows([1_000]) }));
   await engine.call({ method: "setRouting", argument: { rank: 0, layers: tables } });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
   const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };

@@ -4,10 +4,10 @@ import type {
   EngineInfo,
   EngineOptions,
   EngineStats,
-  LaneNews,
-  LaneOpening,
-  LaneView,
   LoadCounters,
+  PeerCounts,
+  PeerOpening,
+  PeerView,
   RemoteFrame,
   RoutingTables,
   Sampling,
@@ -24,8 +24,8 @@ export interface Calls {
   runExperts: { argument: AskedBatch; result: Float32Array };
   setRouting: { argument: RoutingTables; result: undefined };
   setDown: { argument: readonly number[]; result: undefined };
-  openLanes: { argument: LaneOpening; result: number };
-  setLanes: { argument: LaneView; result: undefined };
+  openConnections: { argument: PeerOpening; result: number };
+  setPeers: { argument: PeerView; result: undefined };
   counters: { argument: { readonly transitions: boolean }; result: LoadCounters };
   stats: { argument: undefined; result: EngineStats };
   drain: { argument: boolean; result: undefined };
@@ -66,7 +66,7 @@ export type FromEngine =
   /** All that a step gave, in order: each message costs both threads the same whatever is in it. */
   | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
-  | { readonly type: "lanes"; readonly news: LaneNews }
+  | { readonly type: "connections"; readonly counts: PeerCounts }
   | { readonly type: "dispatch"; readonly id: number; readonly frame: RemoteFrame };
 
 export interface PlainError {

@@ -5,19 +5,19 @@ import { hash32, successor } from "../../placement/dispatch.ts";
 
 /** The longest pause that a busy host may ask for. */
 const busyWaitMaxMs = 1_000;
-/** The pause for a host that names no time, or for a stream that takes no more frames. */
+/** For a host that names no time. */
 const busyWaitMs = 50;
 /** After so many answers of that kind a frame goes elsewhere. */
 const busyAnswersMax = 3;
 
-/** The pause before a busy host is asked again: not before it wants, and not all senders at once. `random` in 0..1. */
+/** Not before the host wants, and not all senders at once. `random` in 0..1. */
 export function busyPauseMs(retryAfterMs: number, random: number): number {
   return Math.min(retryAfterMs > 0 ? retryAfterMs : busyWaitMs, busyWaitMaxMs) * (1 + random / 2);
 }
 
 export interface Choice {
   readonly rank: number;
-  /** True when the rank is to load the expert for this frame. */
+  /** The rank is to load the expert. */
   readonly onDemand: boolean;
 }
 
@@ -27,14 +27,14 @@ export interface Question {
   readonly self: number;
   /** Usable ranks that the plan names, newest plan first. */
   readonly hosts: readonly number[];
-  /** The rank that loaded the expert for this one when no host could compute it, if it is usable. */
+  /** The usable rank that last loaded the expert on demand. */
   readonly lender?: number | undefined;
   /** Usable ranks, this one included. */
   readonly live: readonly number[];
   readonly nowMs: number;
 }
 
-/** (rank, expert) pairs that did not work out, as hosts of the plan and on demand apart, and hosts that asked for time. */
+/** What was tried, by rank and expert, as a host of the plan and on demand apart. */
 export class Attempts {
   readonly #failed = new Set<string>();
   readonly #busy = new Map<number, { answers: number; untilMs: number }>();
@@ -43,7 +43,7 @@ export class Attempts {
     for (const expert of experts) this.#failed.add(`${rank}.${expert}.${onDemand}`);
   }
 
-  /** A host that is busy again and again counts as failed in both ways: it will not load what it has no time to compute. */
+  /** A host that is busy again and again counts as failed in both ways. */
   busy({ rank }: Choice, experts: Iterable<number>, untilMs: number): void {
     const answers = (this.#busy.get(rank)?.answers ?? 0) + 1;
     this.#busy.set(rank, { answers, untilMs });
@@ -51,12 +51,12 @@ export class Attempts {
     for (const onDemand of [false, true]) this.fail({ rank, onDemand }, experts);
   }
 
-  /** The time at which the rank may be asked again; 0 = any time. */
+  /** 0 = any time. */
   busyUntil(rank: number): number {
     return this.#busy.get(rank)?.untilMs ?? 0;
   }
 
-  /** Forgets failures, since hosts load and plans change: a rank that failed may answer now. */
+  /** Hosts load and plans change: a rank that failed may answer now. */
   forget(): void {
     this.#failed.clear();
     this.#busy.clear();

@@ -79,7 +79,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
   peers.apply({ version: 1, members });
   const own: number[] = [];
   const client = new DispatchClient({
-    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {}, onLanes: () => {} },
+    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {}, onEnginePort: () => {} },
     runner: {
       run: async ({ origin }, work) => {
         assert.equal(origin, "local");
@@ -94,7 +94,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
         return new Float32Array(work.pairExperts.length * hidden).fill(7);
       },
     },
-    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], shares: [[1000]] }],
+    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], weights: [[1000]] }],
     report: { frame: () => {}, bytes: () => {}, retry: () => {}, stall: () => {} },
     ...(waitMs === undefined ? {} : { waitMs }),
   });

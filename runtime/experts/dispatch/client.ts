@@ -1,6 +1,5 @@
 // This rank's expert work for others, the engine's `remote`: one stream to each rank that it needs, on which its life is watched, and the
-// frames in flight. In a small world each rank has one to every other. In a large one it is opened by the first frame and closed when none
-// came for a while: ranks that have nothing to do with each other hold no connection. How a frame finds its hosts is frame-run.ts's.
+// frames in flight. In a small world each rank has one to every other.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
 import { toSender } from "../../net/mapping.ts";
@@ -11,20 +10,19 @@ import { expertWaitMs } from "./serve-frame.ts";
 
 /** Suspects are asked this often; the first answer clears them. */
 const lookEveryMs = 500;
-/** A stream that no frame was sent on for so long, nor on the lane beside it, is closed. Longer than a frame may take. */
+/** Milliseconds without a frame after which a stream is closed; longer than a frame may take. */
 const streamIdleMs = 60_000;
-/** In a world of at most so many members a rank that is gone is known to all of them before a frame or a load needs it: what asks it first
- *  would wait as long as a rank may be silent. */
+/** DECISIONS.md 4. */
 const watchedMost = 32;
 
-/** What became of a stream: `idle`: it was closed since nobody used it. */
+/** `idle`: closed since nobody used it. */
 export type StreamEvent = "opened" | "idle" | "ended";
 
 export interface DispatchClientOptions extends FrameRunOptions {
-  /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
+  /** Milliseconds; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
-  /** The port of a rank's lanes, as it says it; undefined: nothing is known of it. */
-  readonly onLanes?: (rank: number, port: number | undefined) => void;
+  /** The port of a rank's engine; undefined: unknown. */
+  readonly onEnginePort?: (rank: number, port: number | undefined) => void;
   readonly onStream?: (event: StreamEvent) => void;
   /** Milliseconds, for tests, whose worlds count as large; unset = `streamIdleMs`. */
   readonly idleMs?: number;
@@ -33,7 +31,7 @@ export interface DispatchClientOptions extends FrameRunOptions {
 export class DispatchClient implements RemoteExperts {
   readonly #options: DispatchClientOptions;
   readonly #streams = new Map<number, PeerStream>();
-  /** Frames in flight by layer and epoch: a layer is drained when none of an older epoch is left. */
+  /** By layer and epoch. */
   readonly #inFlight = new Map<string, number>();
   readonly #progress = new Signal();
   readonly #outbound: Outbound;
@@ -59,7 +57,7 @@ export class DispatchClient implements RemoteExperts {
   get streams(): number {
     return this.#streams.size;
   }
-  /** Frames went to these ranks on lanes, whose port the stream knows. */
+  /** Frames went to these ranks from engine to engine. */
   used(ranks: readonly number[]): void {
     for (const rank of ranks) this.#streams.get(rank)?.used();
   }
@@ -79,7 +77,7 @@ export class DispatchClient implements RemoteExperts {
     }
   }
 
-  /** Resolves true once no frame of an epoch below this one is in flight for the layer; false after maxMs. */
+  /** False after maxMs: a frame of an older epoch is still in flight. */
   async drained(layer: number, epoch: number, maxMs: number): Promise<boolean> {
     const deadline = performance.now() + maxMs;
     const older = () => [...this.#inFlight.keys()].some((key) => Number(key.split(".")[0]) === layer && Number(key.split(".")[1]) < epoch);
@@ -104,8 +102,8 @@ export class DispatchClient implements RemoteExperts {
     const clients = peers.clients(rank);
     if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
     const onClose = (reason: AppError) => this.#ended(stream, reason);
-    const onLanes = (port: number) => this.#options.onLanes?.(rank, port);
-    const watcher = { onClose, onLanes, indulgence: peers.indulgence(rank) };
+    const onEnginePort = (port: number) => this.#options.onEnginePort?.(rank, port);
+    const watcher = { onClose, onEnginePort, detector: peers.detector(rank) };
     const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), watcher);
     this.#streams.set(rank, stream);
     this.#options.onStream?.("opened");
@@ -113,7 +111,7 @@ export class DispatchClient implements RemoteExperts {
     return stream;
   }
 
-  /** Asks for a rank's lanes and for a sign of life. A ping that fails has closed the stream, which is the report. */
+  /** A ping that fails closes the stream, which is the report. */
   #ping(stream: PeerStream): void {
     stream.ping().then(
       () => this.#options.peers.clear(stream.rank),
@@ -121,19 +119,19 @@ export class DispatchClient implements RemoteExperts {
     );
   }
 
-  /** A rank whose stream ended is kept away from, although no frame may have met with it: the next one need not find out. */
+  /** The next frame need not find out by itself. */
   #ended(stream: PeerStream, reason: AppError): void {
     const { peers } = this.#options;
     if (this.#closed || this.#streams.get(stream.rank) !== stream) return;
     this.#forget(stream, "ended");
     if (peers.member(stream.rank) === undefined) return;
     peers.suspect(stream.rank, reason);
-    if (peers.indulgence(stream.rank).ended(stream.spoke)) peers.reconnect(stream.rank);
+    if (peers.detector(stream.rank).ended()) peers.reconnect(stream.rank);
   }
 
   #forget(stream: PeerStream, event: StreamEvent): void {
     this.#streams.delete(stream.rank);
-    this.#options.onLanes?.(stream.rank, undefined);
+    this.#options.onEnginePort?.(stream.rank, undefined);
     this.#options.onStream?.(event);
   }
 
@@ -145,7 +143,7 @@ export class DispatchClient implements RemoteExperts {
     for (const stream of this.#streams.values()) if (!stream.busy && stream.usedAt <= since) this.#leave(stream);
   }
 
-  /** Has streams to all, or to suspects, which are asked for a sign of life: whom a plan names is known to be back before it is needed. */
+  /** To all ranks, or to suspects, so that one that is back is known before it is needed. */
   #open(all: boolean): void {
     const { peers } = this.#options;
     for (const { rank, state } of peers.membership.members) {
@@ -159,7 +157,7 @@ export class DispatchClient implements RemoteExperts {
     }
   }
 
-  /** Nobody waits for the host, which is none the worse for it: a frame that comes now opens a stream anew. */
+  /** A frame that comes now opens a stream anew. */
   #leave(stream: PeerStream): void {
     this.#forget(stream, "idle");
     stream.close(new AppError(`rank ${stream.rank} was sent no frame for a while`, { code: "Cancelled", retry: "backoff" }));

@@ -29,7 +29,7 @@ before(async () => {
     return { ...identity, podName: `rank-${identity.rank}`, address: `127.0.0.1:${grpcPort}`, state: "active" as const };
   });
   const hosts = [[0], [1], [2], [3]];
-  const layers = [{ layer: 0, epoch: 1, hosts, shares: hosts.map(() => [1000]) }];
+  const layers = [{ layer: 0, epoch: 1, hosts, weights: hosts.map(() => [1000]) }];
   const { modelDigest } = model.info;
   for (const { plane } of ranks) {
     plane.experts.peers.apply({ version: 1, members });
@@ -63,7 +63,7 @@ test("ranks that send nothing have no stream, and the first frame opens one to i
   assert.equal(await counted("enodia_dispatch_streams{"), 1);
 });
 
-/** Uses the streams to ranks 1 and 2, one by frames and one by its lane, for two idle times; false: this machine stood still for one. */
+/** Uses the streams to ranks 1 and 2, one by frames and one by its connection, for two idle times; false: this machine stood still for one. */
 async function keepBothOpen(): Promise<boolean> {
   await ask(1, 1);
   await ask(2, 1);
@@ -79,10 +79,10 @@ async function keepBothOpen(): Promise<boolean> {
   return true;
 }
 
-test("a stream is kept while frames come, here or on the lane beside it, and closed when none came for the idle time", async (t) => {
+test("a stream is kept while frames come, here or on the connection beside it, and closed when none came for the idle time", async (t) => {
   let calm = false;
   for (let tries = 0; tries < 20 && !calm; tries++) calm = await keepBothOpen();
-  if (calm) assert.equal(dispatch().streams, 2, "both were used, and a lane that nobody has opens no stream");
+  if (calm) assert.equal(dispatch().streams, 2, "both were used, and a connection that nobody has opens no stream");
   else t.diagnostic("this machine stood still for half of an idle time, again and again");
   await until("nothing is open", () => dispatch().streams === 0);
   assert.deepEqual(suspects(), [false, false, false, false]);

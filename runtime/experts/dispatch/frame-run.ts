@@ -1,5 +1,5 @@
-// One frame of expert work until every pair has its row: sent to its host, and what that one cannot do to another. The rows do not
-// depend on the way they took. Bounded: when its time is over the frame fails, whatever a host still computes.
+// One frame of expert work until every pair has its row: sent to its host, and what that one cannot do to another. The rows do not depend
+// on the way they took.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { FrameStallPart } from "../../../crds/names.ts";
@@ -22,7 +22,7 @@ const retryFirstMs = 20;
 const retryMaxMs = 500;
 /** Codes of failed loads where another rank may fare better. */
 const loadFailed: ReadonlySet<string> = new Set(["CorruptShard", "Unavailable"]);
-/** A rank that has loaded an expert before answers for a lost host as soon as any: that is no stall. */
+/** A rank that has loaded an expert before answers at once: that is no stall. */
 const repairMsLeast = 50;
 /** Rounds after which what failed is tried again. */
 const roundsRemembered = 4;
@@ -33,9 +33,9 @@ export interface FrameRunOptions {
   readonly peers: Peers;
   readonly runner: Pick<FrameRunner, "run" | "runOnDemand">;
   readonly hidden: number;
-  /** The newest committed placement of a layer, and its parent while that still serves. */
+  /** The newest committed placement, and its parent while that serves. */
   readonly placement: (layer: number) => readonly LayerPlacement[];
-  /** Called when a host knows a newer epoch than this rank, which somebody should fetch. */
+  /** A host knows a newer epoch than this rank. */
   readonly onNewerEpoch: (rank: number, layerEpoch: number) => void;
   readonly report: {
     frame(result: FrameOutcome, seconds: number): void;
@@ -51,12 +51,11 @@ export interface Outbound {
   closed(): boolean;
   /** Something changed that a waiting frame may profit from. */
   readonly progress: Signal;
-  /** The rank that last loaded an expert on demand, by "layer.expert": at most one for each of the model. */
+  /** By "layer.expert": the rank that last loaded it on demand. */
   readonly lenders: Map<string, number>;
   stream(rank: number): Pick<PeerStream, "send">;
 }
 
-/** Pairs of the frame (indexes into it) on their way to one rank. */
 interface Part extends Choice {
   readonly pairs: readonly number[];
 }
@@ -70,7 +69,7 @@ export class FrameRun {
   readonly #attempts = new Attempts();
   readonly #out: Float32Array;
   #lastError: AppError | undefined;
-  /** The time since when the frame waits for an expert whose host is gone. */
+  /** Since when the frame waits for an expert whose host is gone. */
   #repairSince: number | undefined;
 
   constructor(options: FrameRunOptions, outbound: Outbound, frame: RemoteFrame, waitMs: number) {
@@ -102,7 +101,7 @@ export class FrameRun {
     return this.#out;
   }
 
-  /** The first routing: by the engine's table, but for hosts that are seen to be no use. */
+  /** By the engine's table, without hosts that are down. */
   #first(): Part[] {
     const { peers } = this.#options;
     const { rank, pairExperts } = this.#frame;
@@ -122,7 +121,6 @@ export class FrameRun {
     return splitPairs(part.pairs, this.#options.hidden, frameBytesMax).map((pairs) => ({ ...part, pairs }));
   }
 
-  /** A span for each part sent, when the frame belongs to a traced request. */
   async #traced(part: Part): Promise<readonly number[]> {
     const { layer, traceparent } = this.#frame;
     if (!traceparent) return this.#attempt(part, "");
@@ -140,7 +138,7 @@ export class FrameRun {
     }
   }
 
-  /** Has one part computed; returns the pairs that still have no row. */
+  /** Returns the pairs that still have no row. */
   async #attempt(part: Part, traceparent: string): Promise<readonly number[]> {
     const { peers, hidden } = this.#options;
     const work = partOf(this.#frame, hidden, part.pairs);
@@ -151,7 +149,6 @@ export class FrameRun {
     return this.#send(part, work, traceparent);
   }
 
-  /** This rank's own experts, and on demand those that it is to load: nobody else has them. */
   async #here(part: Part, work: Pairs): Promise<readonly number[]> {
     const { runner, hidden } = this.#options;
     const { layer, phase } = this.#frame;
@@ -250,12 +247,12 @@ export class FrameRun {
     return pairs.map((pair) => this.#frame.pairExperts[pair] ?? 0);
   }
 
-  /** Frames name the newest epoch this rank knows: a table may have changed between two attempts. */
+  /** A table may have changed between two attempts. */
   #epoch(): number {
     return Math.max(this.#frame.epoch, this.#options.placement(this.#frame.layer)[0]?.epoch ?? 0);
   }
 
-  /** New parts for pairs without a row, by the rank that each expert's pairs go to next. */
+  /** Groups pairs by the rank that each expert goes to next. */
   #reroute(pairs: readonly number[]): Part[] {
     const parts = new Map<string, Choice & { pairs: number[] }>();
     const choices = new Map<number, Choice>();

@@ -2,22 +2,15 @@
 // It knows nothing of routing; client.ts decides what to send where and what a failure means.
 import { AppError } from "../../../crds/common.ts";
 import type { DispatchCall } from "../../net/dispatch-link.ts";
+import { FailureDetector, peerHeartbeatMs, peerLimits } from "../../net/failure-detector.ts";
 import { streamBytesMax } from "../../net/frame-codec.ts";
 import { DispatchFrameSchema, type DispatchReply, type Sender } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus } from "../../net/grpc.ts";
 import { create } from "../../net/service.ts";
-import { type Indulgence, Silence } from "../../net/silence.ts";
 import { answerBytes } from "../../placement/frames/frames.ts";
 import type { PeerClients } from "../peers.ts";
 
-/** A host that says nothing for so long, pings included, is suspect: known, with the time between two looks, within 2 s. */
-const silenceMs = 1_500;
-/** The same before its first word: the connection has to be made. */
-const connectMs = 2_000;
-const lookEveryMs = 250;
-/** A host that has said nothing for so long is asked whether it lives, with frames under way and without. */
-const pingAfterMs = 500;
-/** Frames not answered on one stream, those that wait for room included. It is far away: the engine sends one per layer and rank. */
+/** Frames not answered on one stream, unsent ones included. */
 const inFlightMax = 1_024;
 
 type FrameFields = Omit<Parameters<typeof create<typeof DispatchFrameSchema>>[1] & object, "sender" | "seq" | "$typeName">;
@@ -26,7 +19,7 @@ interface Pending {
   readonly resolve: (reply: DispatchReply) => void;
   readonly reject: (error: AppError) => void;
   readonly endsAt: number;
-  /** Bytes of the frame and of the answer that it asks for; none for a ping. */
+  /** Frame and answer; none for a ping. */
   readonly bytes: number;
 }
 
@@ -37,10 +30,9 @@ interface Unsent extends Pending {
 
 export interface StreamWatcher {
   readonly onClose?: (reason: AppError) => void;
-  /** More time for the host, which has been slow. */
-  readonly indulgence?: Pick<Indulgence, "factor">;
-  /** The port of the host's lanes, as it says it in answer to a ping; 0: it takes none. */
-  readonly onLanes?: (port: number) => void;
+  readonly detector?: FailureDetector;
+  /** In answer to a ping; 0: none. */
+  readonly onEnginePort?: (port: number) => void;
 }
 
 export class PeerStream {
@@ -50,14 +42,13 @@ export class PeerStream {
   readonly #call: DispatchCall;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
-  /** Frames that wait for room, in order; while there is one, some frame before it is under way, or waits to leave. */
+  /** Frames that wait, in order, for others to be answered or sent. */
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
-  /** The socket has more than it can send at once: what waits here can still be overtaken by a ping, what waits there cannot. */
+  /** The socket is full: what waits here can still be overtaken by a ping. */
   #full = false;
   #seq = 0n;
-  readonly #silence = new Silence(lookEveryMs, performance.now());
-  #spoke = false;
+  readonly #detector: FailureDetector;
   #usedAt = performance.now();
   #closed: AppError | undefined;
 
@@ -65,20 +56,18 @@ export class PeerStream {
     this.rank = rank;
     this.#sender = sender;
     this.#watcher = watcher;
+    this.#detector = watcher.detector ?? new FailureDetector(peerLimits, performance.now());
+    this.#detector.connect(performance.now());
     this.#call = clients.experts.dispatch();
     this.#call.on("data", (reply: DispatchReply) => this.#heard(reply));
     this.#call.on("drain", () => this.#drained());
     this.#call.on("error", (error: Error) => this.close(fromStatus(error, `dispatching to rank ${rank}`)));
     this.#call.on("end", () => this.close(new AppError(`rank ${rank} ended the stream`, { code: "Unavailable", retry: "backoff" })));
-    this.#timer = setInterval(() => this.#watch(), lookEveryMs);
+    this.#timer = setInterval(() => this.#watch(), peerLimits.lookMs);
     this.#timer.unref();
   }
   get closed(): boolean {
     return this.#closed !== undefined;
-  }
-  /** The host has said something. */
-  get spoke(): boolean {
-    return this.#spoke;
   }
   get inFlight(): number {
     return this.#pending.size + this.#unsent.length;
@@ -96,8 +85,7 @@ export class PeerStream {
     this.#usedAt = performance.now();
   }
 
-  /** Resolves with the host's answer; rejects when the stream breaks or falls silent, and about when the time is over although the
-   *  host still shows signs of life. A frame that would be too much at once waits for the answers to others. */
+  /** Rejects when the stream ends, or about when the time is over. A frame that would be too much at once waits. */
   send(frame: FrameFields, maxMs: number): Promise<DispatchReply> {
     return new Promise((resolve, reject) => {
       if (this.#closed !== undefined) return reject(this.#closed);
@@ -136,7 +124,6 @@ export class PeerStream {
     if (!this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }))) this.#full = true;
   }
 
-  /** Takes a frame out of those under way, and sends what waited for its room. */
   #take(seq: bigint): Pending | undefined {
     const pending = this.#pending.get(seq);
     if (pending === undefined) return undefined;
@@ -148,8 +135,8 @@ export class PeerStream {
 
   /** Resolves when the host's process answers at all. */
   async ping(): Promise<void> {
-    const { lanePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
-    if (this.#closed === undefined) this.#watcher.onLanes?.(lanePort);
+    const { enginePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
+    if (this.#closed === undefined) this.#watcher.onEnginePort?.(enginePort);
   }
 
   close(reason: AppError): void {
@@ -168,8 +155,7 @@ export class PeerStream {
   }
 
   #heard(reply: DispatchReply): void {
-    this.#silence.heard();
-    this.#spoke = true;
+    this.#detector.heard();
     this.#take(reply.seq)?.resolve(reply);
   }
 
@@ -183,9 +169,9 @@ export class PeerStream {
       const late = now >= endsAt ? this.#take(seq) : undefined;
       if (late !== undefined) this.#giveUp(late);
     }
-    const silentMs = this.#silence.look(now);
-    if (silentMs >= (this.#spoke ? silenceMs * (this.#watcher.indulgence?.factor(now) ?? 1) : connectMs)) {
+    const silentMs = this.#detector.look(now);
+    if (this.#detector.hasFailed) {
       this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));
-    } else if (silentMs >= pingAfterMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
+    } else if (silentMs >= peerHeartbeatMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
   }
 }

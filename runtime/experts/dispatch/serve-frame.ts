@@ -8,7 +8,7 @@ import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts"
 import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
 import type { GiveWay, Materializer } from "../memory/materializer.ts";
 
-/** The time that a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
+/** Milliseconds before a request fails with `ExpertUnavailable`. */
 export const expertWaitMs = 30_000;
 
 export interface FrameRunnerOptions {
@@ -17,7 +17,7 @@ export interface FrameRunnerOptions {
   readonly hidden: number;
   /** Ranks that may hold a copy, for the transfer. */
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
-  /** Planned experts that may give way to this one; undefined where another rank is to have it. */
+  /** Undefined where another rank is to have it. */
   readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
   /** True when the plan wants it here, whatever brought it. */
   readonly wanted: (layer: number, expert: number) => boolean;
@@ -47,10 +47,7 @@ export class FrameRunner {
     return rows;
   }
 
-  /**
-   * Runs a frame as `run` does, but loads what is missing, expert by expert, so that one staging slot is enough for any frame.
-   * `NotHosted` then means that there is no room for an expert here.
-   */
+  /** As `run`, but loads what is missing, one expert after another: one staging slot is enough. `NotHosted` means that memory is full. */
   async runOnDemand(of: FrameOf, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
     try {
       return await this.run(of, work);

@@ -54,7 +54,7 @@ async function served() {
     ...{ peers, log: silentLog, report: () => {}, tracing: await createTracing({ service: "worker" }) },
     runner: { run, runOnDemand: run } as unknown as FrameRunner,
     model: { layers: 1, experts: 8, hidden },
-    lanePort: () => 0,
+    enginePort: () => 0,
     plan: { epoch: 1, serves: () => true, current: () => ({ epoch: 1 }) },
     caller: () => ({ role: "worker", rank: 1, podName: "p1" }),
   });

@@ -18,14 +18,13 @@ import type { Peers } from "../peers.ts";
 import type { FrameOutcome } from "./frame-run.ts";
 import type { FrameRunner } from "./serve-frame.ts";
 
-/** Frames of one stream that are worked on or whose answer has not left, and their bytes; more are told to come back. */
+/** Of one stream, until the answer has left; more are told to come back. */
 const framesPerStreamMax = 512;
-/** More than an honest sender has under way: it hears of an answer a little before this end does. */
+/** An honest sender hears of an answer a little before this end does. */
 const bytesPerStreamMax = 1.5 * streamBytesMax;
-/** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. Lanes have
- *  as much (net/lane-accept.ts). */
+/** Of all streams together; connections of engines have as much (net/engine-host.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
-/** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
+/** Answers of one stream that have not left; beyond, the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;
 const busyRetryMs = 50;
 const strangerRetryMs = 200;
@@ -39,20 +38,19 @@ export interface DispatchServerOptions {
     serves(layer: number, epoch: number): boolean;
     current(layer: number): { readonly epoch: number } | undefined;
   };
-  /** Tells who the caller is, by its certificate; throws for strangers and for those that are no workers. */
+  /** Throws for anybody but a worker of the deployment. */
   readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
   readonly log: Log;
   readonly report: (result: FrameOutcome) => void;
   readonly tracing: Tracing;
-  /** The port of this rank's lanes, which pings are told; 0: it takes none. */
-  readonly lanePort: () => number;
+  /** 0: the engine takes no connections. */
+  readonly enginePort: () => number;
 }
 
 type Result = DispatchReply["result"];
 
 /** What the streams of a server share. */
 interface Shared {
-  /** Bytes of frames in work and of their answers, of all streams. */
   bytes: number;
   onEnded(error: AppError): void;
 }
@@ -121,7 +119,10 @@ function serveStream(
           span?.set({ "enodia.result": result.case ?? "" });
           if (call.over) release();
           else
-            call.write(create(DispatchReplySchema, { seq: frame.seq, result, lanePort: isPing(frame) ? options.lanePort() : 0 }), release);
+            call.write(
+              create(DispatchReplySchema, { seq: frame.seq, result, enginePort: isPing(frame) ? options.enginePort() : 0 }),
+              release,
+            );
         },
         (err) => {
           release();
@@ -175,7 +176,7 @@ async function answer(
 const isPing = ({ pairExperts, pairRows }: DispatchFrame): boolean => pairExperts.length === 0 && pairRows.length === 0;
 const isEnded = (error: unknown): error is AppError => error instanceof AppError && error.code === "EngineStopped";
 
-/** Identity: the certificate's rank and pod against what the frame claims and what membership says. */
+/** Compares certificate, claim and membership. */
 function refuseSender(
   frame: DispatchFrame,
   caller: { rank: number; podName: string | undefined },

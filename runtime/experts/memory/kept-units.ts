@@ -14,7 +14,7 @@ export class KeptUnits {
   readonly #units: Units;
   /** Units that are there, or not, as far as is known. */
   readonly #known = new Map<string, boolean>();
-  /** Whether the others may be there: the file is of a process before this one, in the same pod. */
+  /** A file may be of a process before this one, in the same pod. */
   readonly #former: boolean;
 
   private constructor(file: FileHandle, units: Units, former: boolean) {
@@ -23,7 +23,7 @@ export class KeptUnits {
     this.#former = former;
   }
 
-  /** `dir`: a folder of this rank's own, with the index of the store in it. */
+  /** This rank's own, with the index of the store in it. */
   static async open(dir: string, index: Pick<ExpertIndex, "codecs">, codec: CodecName): Promise<KeptUnits> {
     const entry = index.codecs[codec];
     if (entry === undefined) throw new AppError(`${dir}: holds no ${codec} experts`, { code: "CodecNotFound" });

@@ -1,16 +1,15 @@
 // The way of experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded
-// transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old copies
+// transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old expert replicas
 // stay until told.
 import { AppError } from "../../../crds/common.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Fetched } from "../../placement/cost.ts";
 import { abortReason, Signal } from "../signal.ts";
 import type { Kind, ResidentExpert, ResidentSet, Victim } from "./resident-set.ts";
-import { Semaphore } from "./semaphore.ts";
 import type { Device, TierRead, TierRequest } from "./tier.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
-/** Units in memory on their way, at most: bounds staging memory and the disturbance of serving. */
+/** Bounds staging memory and the disturbance of serving. */
 const concurrentLoads = 2;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
@@ -19,23 +18,22 @@ export interface LoadRequest extends ResidentExpert {
   readonly kind: Kind;
   /** Ranks that may hold it, best first. */
   readonly sources: readonly number[];
-  /** Bytes per second that all limited loads of this rank may take together; 0 = unlimited. */
+  /** Shared by all limited loads; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
   /** Called when bytes have come for it. */
   readonly onFetched?: (fetched: Fetched) => void;
-  /** Called again while the load waits for room; false ends it with `Aborted`. Unset = wanted until the signal fires. */
+  /** False ends a load that waits for memory with `Aborted`; unset = wanted until the signal fires. */
   readonly wanted?: () => boolean;
-  /** Called again and again while everything in memory is planned or in use. */
+  /** Called while everything in memory is planned or in use. */
   readonly onFull?: () => void;
-  /** Planned experts that may give their place to this one; for staged experts. */
+  /** For staged experts. */
   readonly giveWay?: GiveWay;
 }
 
-/** Copies that others hold too give way to an expert that nobody holds. */
+/** Planned experts that others hold too (DECISIONS.md 2). */
 export interface GiveWay {
   may(layer: number, expert: number): boolean;
-  /** One did: it is to come back when its place is free again. */
   done(layer: number, expert: number): void;
 }
 
@@ -44,7 +42,6 @@ export interface MaterializerOptions {
   readonly residents: ResidentSet;
   /** The tiers below memory (tier.ts), from which experts are read. */
   readonly tiers: { read(request: TierRequest): Promise<TierRead> };
-  /** The bytes of an expert's unit as it is stored, which a transfer of it takes. */
   readonly storedBytes: (expert: ResidentExpert) => number;
   readonly pace: TransferPace;
   readonly log: Log;
@@ -75,15 +72,13 @@ export class Materializer {
     return this.#fetchedBytes;
   }
 
-  /** Resolves once the expert is resident; returns the bytes that had to be fetched (0 = it was there, or somebody else
-   *  loaded it). Waits for room while memory is full, until the signal fires or the expert is not wanted any more; a staged
-   *  one waits only for others in use, and fails with `NoRoom` when only the plan can make room. */
+  /** Returns the bytes that were fetched, 0 if none. Waits for memory until the signal fires; a staged expert fails with `NoRoom` when
+   *  only the plan can free some. */
   ensure(request: LoadRequest): Promise<number> {
     return this.#ensure(request, false);
   }
 
-  /** Runs work while a staged expert is held in memory. It is held from the moment that it is loaded: were it taken up a moment
-   *  later, two frames that share one slot could evict each other for ever. */
+  /** Holds a staged expert from the moment it is loaded: two frames in one slot could else evict each other for ever. */
   async withExpert<T>(request: LoadRequest, work: () => Promise<T>): Promise<T> {
     await this.#ensure(request, true);
     try {
@@ -114,7 +109,6 @@ export class Materializer {
     }
   }
 
-  /** Unloads the victims: their room is the request's then, or nobody's if one of them cannot be unloaded. */
   async #replace(victims: readonly Victim[], request: LoadRequest): Promise<void> {
     for (const { kind, layer, expert } of victims) if (kind === "planned") request.giveWay?.done(layer, expert);
     try {
@@ -141,10 +135,10 @@ export class Materializer {
 
   async #load(request: LoadRequest, hold: boolean): Promise<number> {
     const { layer, expert, signal } = request;
-    const turn = { bytes: this.#storedBytes(request), limit: request.bytesPerSecond, signal };
+    const transfer = { bytes: this.#storedBytes(request), limit: request.bytesPerSecond, signal };
     try {
       // Limited loads wait before they take a slot, so that urgent ones find one free.
-      const bytes = await this.#pace.receive(turn, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
+      const bytes = await this.#pace.receive(transfer, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
       this.residents.loaded(request);
       if (hold) this.residents.lease(request);
       return bytes;
@@ -168,7 +162,7 @@ export class Materializer {
     return byteLength;
   }
 
-  /** Tries to unload all of them, whatever one of them meets with, and fails with the first failure. */
+  /** Tries all of them; fails with the first failure. */
   async #unload(leaving: readonly ResidentExpert[]): Promise<void> {
     const slow = setTimeout(() => this.#log.warn({ experts: leaving }, "experts take long to leave memory"), unloadWaitMs);
     try {
@@ -181,10 +175,38 @@ export class Materializer {
   }
 }
 
-/** Room for a staged expert comes from others in use, or not before the plan changes. */
 function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onFull }: LoadRequest): void {
   if (kind === "staged" && !inUse) {
     throw new AppError(`expert ${layer}/${expert}: memory is full of what the plan wants here`, { code: "NoRoom", retry: "backoff" });
   }
   onFull?.();
+}
+
+/** At most `slots` run at once; urgent ones go first. */
+class Semaphore {
+  #free: number;
+  readonly #waiting: { urgent: boolean; go: () => void }[] = [];
+
+  constructor(slots: number) {
+    this.#free = slots;
+  }
+  async run<T>(urgent: boolean, work: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free -= 1;
+    else await this.#wait(urgent);
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free += 1;
+      else next.go();
+    }
+  }
+  #wait(urgent: boolean): Promise<void> {
+    return new Promise((resolve) => {
+      const entry = { urgent, go: resolve };
+      const before = urgent ? this.#waiting.findIndex((other) => !other.urgent) : -1;
+      if (before === -1) this.#waiting.push(entry);
+      else this.#waiting.splice(before, 0, entry);
+    });
+  }
 }

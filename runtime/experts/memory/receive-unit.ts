@@ -11,17 +11,17 @@ import type { ExpertIndex } from "../../weights/store.ts";
 import { chunkBytesMax } from "./shard-server.ts";
 import type { TierRequest } from "./tier.ts";
 
-/** A transfer that delivers nothing for so long is given up; at once when its source is known to be gone. */
+/** Milliseconds without a byte. */
 const stallMs = 5_000;
 
 export interface UnitSource {
-  /** For messages: "rank 3", "the seed". */
+  /** For messages: "rank 3", "the weight server". */
   readonly name: string;
   readonly shards: Pick<ServiceClient<(typeof Shards)["method"]>, "fetch">;
   readonly self: Identity;
   readonly index: Pick<ExpertIndex, "modelDigest" | "codecs">;
   readonly codec: CodecName;
-  /** Calls back when the source is known to be gone; returns how to stop. */
+  /** Returns how to stop. */
   readonly onGone?: (gone: () => void) => () => void;
 }
 

@@ -11,7 +11,7 @@ const now = () => ++time;
 const hundred = () => 100;
 const leaves = (layer: number, expert: number, kind: "planned" | "staged") => ({
   action: "evict",
-  victims: [{ layer, expert, content: "weights", kind }],
+  victims: [{ layer, expert, kind }],
 });
 
 function loaded(set: ResidentSet, layer: number, expert: number, kind: "planned" | "staged"): void {
@@ -88,23 +88,6 @@ test("what a layer no longer wants leaves, unless a frame is using it", () => {
   assert.ok(set.isResident({ layer: 0, expert: 2 }) && set.isResident({ layer: 1, expert: 0 }));
 });
 
-test("weights, gradients and optimizer state of one expert are three things, and the plan speaks for the weights alone", () => {
-  const bytes = { weights: 100, gradient: 200, optimizer: 300 };
-  const set = new ResidentSet({ budgetBytes: 700, bytesOf: ({ content }) => bytes[content], now });
-  const at = (content: keyof typeof bytes) => ({ layer: 0, expert: 1, content });
-  for (const content of ["gradient", "optimizer"] as const) {
-    assert.equal(set.admit(at(content), "planned").action, "load");
-    assert.equal(set.isResident({ layer: 0, expert: 1 }), false);
-    set.loaded(at(content));
-  }
-  loaded(set, 0, 1, "planned");
-  assert.equal(set.bytes, 600);
-  assert.deepEqual(set.retain(0, new Set()), [{ layer: 0, expert: 1 }]);
-  set.gone({ layer: 0, expert: 1 });
-  assert.deepEqual([set.bytes, set.isResident(at("gradient")), set.isResident(at("optimizer"))], [500, true, true]);
-  assert.equal(set.admit({ layer: 0, expert: 2, content: "optimizer" }, "staged", () => true).action, "full", "no state gives way");
-});
-
 test("as many leave as a large expert needs, small ones stay where a large one has left, and all of their room is its own", () => {
   let ms = 0;
   const set = new ResidentSet({ budgetBytes: 100, bytesOf: ({ expert }) => expert * 10, now: () => ms++ });
@@ -174,27 +157,26 @@ test("what is free beside the victims is kept for the one that they leave for, a
   }
 });
 
-const contents = ["weights", "gradient", "optimizer"] as const;
 const manyExperts = { layers: 2, experts: 6 };
 
 /** What a set was asked, with who makes room for whom: what its owner knows of it. */
 class Owner {
   readonly set: ResidentSet;
-  readonly #bytesOf: (expert: Required<ResidentExpert>) => number;
+  readonly #bytesOf: (expert: ResidentExpert) => number;
   readonly #held = new Map<string, number>();
-  readonly #open: { readonly victims: readonly Required<ResidentExpert>[]; readonly expert: Required<ResidentExpert> }[] = [];
+  readonly #open: { readonly victims: readonly ResidentExpert[]; readonly expert: ResidentExpert }[] = [];
 
   constructor(budgetBytes: number, bytes: readonly number[]) {
-    this.#bytesOf = ({ layer, expert, content }) => bytes[(layer * manyExperts.experts + expert) * 3 + contents.indexOf(content)]!;
+    this.#bytesOf = ({ layer, expert }) => bytes[layer * manyExperts.experts + expert]!;
     this.set = new ResidentSet({ budgetBytes, bytesOf: this.#bytesOf, now });
   }
 
-  admit(expert: Required<ResidentExpert>, kind: "planned" | "staged"): void {
+  admit(expert: ResidentExpert, kind: "planned" | "staged"): void {
     const admission = this.set.admit(expert, kind, () => true);
     if (admission.action === "load") this.#hold(expert);
     if (admission.action === "evict") this.#open.push({ victims: admission.victims, expert });
   }
-  gone(expert: Required<ResidentExpert>): void {
+  gone(expert: ResidentExpert): void {
     if (this.#open.some((open) => [open.expert, ...open.victims].some((each) => key(each) === key(expert)))) return; // not its owner
     this.#forget(expert);
   }
@@ -222,21 +204,21 @@ class Owner {
     assert.ok(bytes <= this.set.budgetBytes || weighing === 1, `${bytes} of ${this.set.budgetBytes} in ${weighing}`);
   }
 
-  #hold(expert: Required<ResidentExpert>): void {
+  #hold(expert: ResidentExpert): void {
     this.#held.set(key(expert), this.#bytesOf(expert));
   }
-  #forget(expert: Required<ResidentExpert>): void {
+  #forget(expert: ResidentExpert): void {
     this.set.gone(expert);
     this.#held.delete(key(expert));
   }
 }
-const key = ({ layer, expert, content }: Required<ResidentExpert>): string => `${layer}.${expert}.${content}`;
+const key = ({ layer, expert }: ResidentExpert): string => `${layer}.${expert}`;
 
-test("experts of any sizes and contents: the budget holds, one always fits, and whoever evicted gets in", () => {
+test("experts of any sizes: the budget holds, one always fits, and whoever evicted gets in", () => {
   const calls = ["planned", "staged", "loaded", "gone", "lease", "unlease", "takeOver", "fail"] as const;
   const [layer, expert] = [fc.nat({ max: manyExperts.layers - 1 }), fc.nat({ max: manyExperts.experts - 1 })];
-  const step = fc.record({ call: fc.constantFrom(...calls), of: fc.record({ layer, expert, content: fc.constantFrom(...contents) }) });
-  const sizes = fc.array(fc.nat({ max: 90 }), { minLength: 36, maxLength: 36 });
+  const step = fc.record({ call: fc.constantFrom(...calls), of: fc.record({ layer, expert }) });
+  const sizes = fc.array(fc.nat({ max: 90 }), { minLength: 12, maxLength: 12 });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 120 }), sizes, fc.integer({ min: 0, max: 300 }), (steps, bytes, budgetBytes) => {
       const owner = new Owner(budgetBytes, bytes);

@@ -1,31 +1,23 @@
-// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones
-// (loaded on demand, first to go). Experts may be of any size, and of each there may be more than its weights. Pure but for the
-// clock it is given: it admits and accounts; materializer.ts loads and unloads.
+// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones (loaded on
+// demand, first to go). Experts may be of any size, and of each there may be more than its weights.
 import { hash32 } from "../../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";
 
-/** The kind of an expert's data in memory: serving holds weights; training holds beside them what their owner adds to them. */
-type Content = "weights" | "gradient" | "optimizer";
-
 export interface ResidentExpert {
   readonly layer: number;
   readonly expert: number;
-  /** The kind of data; unset = its weights. */
-  readonly content?: Content;
 }
 
-export const isWeights = ({ content = "weights" }: ResidentExpert): boolean => content === "weights";
-
-/** `reserved`: the room that it needs is kept for it while others leave. */
+/** `reserved`: its memory is freed by others that leave. */
 type Phase = "reserved" | "loading" | "resident" | "unloading";
 
-interface Entry extends Required<ResidentExpert> {
-  /** Of memory; of a reserved one what is kept for it so far, beside what its victims still take. */
+interface Entry extends ResidentExpert {
+  /** Of a reserved one, without that of its victims. */
   bytes: number;
   kind: Kind;
   phase: Phase;
-  /** Frames that are using a staged expert; it is not evicted while > 0. */
+  /** It is not evicted while > 0. */
   leases: number;
   /** Milliseconds of the clock. */
   usedAt: number;
@@ -35,34 +27,32 @@ interface Entry extends Required<ResidentExpert> {
   leavesFor?: Entry;
 }
 
-/** May a planned expert give its place to one that no rank holds? */
 export type MayGiveWay = (layer: number, expert: number) => boolean;
 
-/** A staged expert that was not used for so long is no longer needed. */
+/** Milliseconds. */
 const stagedIdleMs = 10_000;
 
 /** An entry that leaves memory for another. */
-export interface Victim extends Required<ResidentExpert> {
+export interface Victim extends ResidentExpert {
   readonly kind: Kind;
 }
 
 export type Admission =
   /** It is there. */
   | { readonly action: "present" }
-  /** Somebody loads it, or it is just leaving: wait for the next change and ask again. */
+  /** Wait for the next change and ask again. */
   | { readonly action: "wait" }
-  /** Room is taken for it: load it, then call `loaded` or `gone`. */
+  /** Load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
-  /** Room is kept for it beside the victims, which are marked as leaving: unload them, then call `takeOver`, or `gone` for them and
-   *  for it. One victim is enough where all are of one size. */
+  /** The victims are marked as leaving: unload them, then call `takeOver`, or `gone` for them and for it. */
   | { readonly action: "evict"; readonly victims: readonly Victim[] }
-  /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
+  /** `inUse`: something will leave when frames are done. */
   | { readonly action: "full"; readonly inUse: boolean };
 
 export interface ResidentSetOptions {
   readonly budgetBytes: number;
-  /** Upper bound of what it takes in memory, known before it is loaded; the same at every call. */
-  readonly bytesOf: (expert: Required<ResidentExpert>) => number;
+  /** An upper bound, the same at every call. */
+  readonly bytesOf: (expert: ResidentExpert) => number;
   /** Milliseconds that only grow. */
   readonly now: () => number;
 }
@@ -84,7 +74,7 @@ export class ResidentSet {
   get count(): number {
     return [...this.#entries.values()].filter(({ phase }) => phase !== "reserved").length;
   }
-  /** Resident bytes, what is loading or leaving or kept for a newcomer included. */
+  /** Loading, leaving and reserved ones included. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -95,21 +85,17 @@ export class ResidentSet {
     return this.#staged().reduce((sum, { bytes }) => sum + bytes, 0);
   }
   bytesOf(expert: ResidentExpert): number {
-    return this.#bytesOf(named(expert));
+    return this.#bytesOf(expert);
   }
-  /** Could it be loaded without another leaving? One always fits, or nothing could ever be served. */
+  /** One always fits, or nothing could be served. */
   hasRoom(expert: ResidentExpert): boolean {
     return this.#bytes === 0 || this.#bytes + this.bytesOf(expert) <= this.budgetBytes;
   }
-  /** Are experts that were loaded on demand still in use, or about to be? */
   pressed(): boolean {
     return [...this.#entries.values()].some((entry) => entry.givesWay || (entry.kind === "staged" && !this.#isIdle(entry)));
   }
 
-  /**
-   * Asks for room. A staged expert that the plan now wants becomes planned; a planned one never becomes staged here. For a staged
-   * one, planned ones may give way (`mayGiveWay`): before another staged one that is in use, or the two would take turns for ever.
-   */
+  /** A staged expert that the plan now wants becomes planned. For a staged one planned ones may leave first (DECISIONS.md 2). */
   admit(expert: ResidentExpert, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
     const entry = this.#entries.get(key(expert));
     if (entry !== undefined) {
@@ -119,7 +105,7 @@ export class ResidentSet {
       return { action: "present" };
     }
     if (this.hasRoom(expert)) {
-      this.#add({ ...named(expert), bytes: this.bytesOf(expert), kind, phase: "loading" });
+      this.#add({ layer: expert.layer, expert: expert.expert, bytes: this.bytesOf(expert), kind, phase: "loading" });
       return { action: "load" };
     }
     const victims = this.#victims(this.bytesOf(expert), kind === "staged" ? mayGiveWay : undefined);
@@ -127,7 +113,7 @@ export class ResidentSet {
     this.#reserve(victims, expert, kind);
     return {
       action: "evict",
-      victims: victims.map(({ layer, expert: id, content, kind: was }) => ({ layer, expert: id, content, kind: was })),
+      victims: victims.map(({ layer, expert: id, kind: was }) => ({ layer, expert: id, kind: was })),
     };
   }
 
@@ -135,7 +121,7 @@ export class ResidentSet {
     const entry = this.#entries.get(key(expert));
     if (entry?.phase === "loading") entry.phase = "resident";
   }
-  /** The victims are unloaded: their room is that of the one that they left for. Load it, then call `loaded` or `gone`. */
+  /** Load the expert, then call `loaded` or `gone`. */
   takeOver(victims: readonly ResidentExpert[], expert: ResidentExpert): void {
     for (const victim of victims) this.gone(victim);
     const entry = this.#entries.get(key(expert));
@@ -144,12 +130,12 @@ export class ResidentSet {
     this.#grow(entry, this.bytesOf(expert)); // one that is larger than the budget is alone now
   }
 
-  /** Marks the victims as leaving and keeps what is free beside them, or smaller ones would take it before the victims are out. */
+  /** Reserves what is free beside the victims, or smaller experts would take it first. */
   #reserve(victims: readonly Entry[], expert: ResidentExpert, kind: Kind): void {
     const leaving = victims.reduce((sum, { bytes }) => sum + bytes, 0);
     const free = Math.max(0, this.budgetBytes - this.#bytes);
     const bytes = Math.min(free, Math.max(0, this.bytesOf(expert) - leaving));
-    const entry = this.#add({ ...named(expert), bytes, kind, phase: "reserved" });
+    const entry = this.#add({ layer: expert.layer, expert: expert.expert, bytes, kind, phase: "reserved" });
     for (const victim of victims) {
       victim.phase = "unloading";
       victim.givesWay = victim.kind === "planned";
@@ -176,7 +162,6 @@ export class ResidentSet {
     }
   }
 
-  /** The load failed or the unload is done: its room is free, or kept for the one that it left for. */
   gone(expert: ResidentExpert): void {
     const entry = this.#entries.get(key(expert));
     if (entry === undefined) return;
@@ -187,7 +172,7 @@ export class ResidentSet {
     if (waits) this.#grow(next, Math.min(this.bytesOf(next), next.bytes + entry.bytes));
   }
 
-  /** Holds a present expert in memory for the time of a frame; false when it is not there any more. */
+  /** False when it is not resident. */
   lease(expert: ResidentExpert): boolean {
     const entry = this.#entries.get(key(expert));
     if (entry?.phase !== "resident") return false;
@@ -200,12 +185,11 @@ export class ResidentSet {
     if (entry !== undefined) entry.leases = Math.max(0, entry.leases - 1);
   }
 
-  /** Experts of a layer whose weights the plan no longer wants, marked as leaving, for the caller to unload. What is in use or
-   *  still loading becomes staged instead and leaves under pressure. */
+  /** Marks what the plan no longer wants as leaving. What is in use or loading becomes staged. */
   retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
     const leaving: ResidentExpert[] = [];
     for (const entry of this.#entries.values()) {
-      if (entry.layer !== layer || !isWeights(entry) || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
+      if (entry.layer !== layer || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
       if (entry.phase !== "resident" || entry.leases > 0) {
         entry.kind = "staged"; // in use or still loading: leaves under pressure
         continue;
@@ -230,7 +214,7 @@ export class ResidentSet {
     return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
-  /** The entries that have to leave for so many bytes; undefined when even all that may leave are not enough. */
+  /** Undefined when all that may leave are not enough. */
   #victims(bytes: number, mayGiveWay: MayGiveWay | undefined): Entry[] | undefined {
     const chosen = new Set<Entry>();
     let missing = this.#bytes + bytes - this.budgetBytes;
@@ -260,12 +244,12 @@ export class ResidentSet {
     return this.#yielding(chosen, mayGiveWay) ?? staged;
   }
 
-  /** Any planned one that may: by hash, so that it is not always the experts of the same layers. */
+  /** By hash, so that it is not always the same layers. */
   #yielding(chosen: ReadonlySet<Entry>, mayGiveWay: MayGiveWay): Entry | undefined {
     let first: Entry | undefined;
     let least = Number.POSITIVE_INFINITY;
     for (const entry of this.#entries.values()) {
-      if (entry.kind !== "planned" || !isWeights(entry) || !canLeave(entry) || chosen.has(entry)) continue;
+      if (entry.kind !== "planned" || !canLeave(entry) || chosen.has(entry)) continue;
       const place = hash32(entry.layer, entry.expert);
       if (place >= least || !mayGiveWay(entry.layer, entry.expert)) continue;
       first = entry;
@@ -279,11 +263,6 @@ export class ResidentSet {
   }
 }
 
-/** True for an entry that nobody uses and whose leaving makes room; one without bytes makes none. */
 const canLeave = ({ phase, leases, bytes }: Entry): boolean => phase === "resident" && leases === 0 && bytes > 0;
 
-const named = ({ layer, expert, content = "weights" }: ResidentExpert): Required<ResidentExpert> => ({ layer, expert, content });
-
-function key({ layer, expert, content = "weights" }: ResidentExpert): string {
-  return `${layer}.${expert}.${content}`;
-}
+const key = ({ layer, expert }: ResidentExpert): string => `${layer}.${expert}`;

@@ -47,7 +47,7 @@ test("a source that becomes suspect is left at once for the next, and is not ask
   const outcomes: FetchOutcome["result"][] = [];
   const time = new SharedTime(() => performance.now());
   const tier = new PeerTier({ peers, store, codec: "f32", time, report: ({ result }) => outcomes.push(result) });
-  const request = { content: "weights", layer: 0, expert: 0, sources: [1, 2], bytesPerSecond: 0, rate: 0 } as const;
+  const request = { layer: 0, expert: 0, sources: [1, 2], bytesPerSecond: 0, rate: 0 } as const;
   const signal = new AbortController().signal;
   const startedAt = performance.now();
   setTimeout(() => peers.suspect(1, new AppError("rank 1 said nothing", { code: "Silent" })), 20);

@@ -6,7 +6,6 @@ import { fromStatus } from "../../net/grpc.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import type { Peers } from "../peers.ts";
 import { receiveUnit } from "./receive-unit.ts";
-import { isWeights } from "./resident-set.ts";
 import type { SharedTime, Timed } from "./shared-time.ts";
 import type { StoreReads } from "./store-reads.ts";
 import type { Tier, TierRead, TierRequest } from "./tier.ts";
@@ -19,7 +18,6 @@ export interface FetchOutcome {
 }
 
 export interface ReportOptions {
-  /** Shared by the tiers of a rank, since they come over one link. */
   readonly time: SharedTime;
   readonly report: (outcome: FetchOutcome) => void;
 }
@@ -47,7 +45,6 @@ export class PeerTier implements Tier {
   }
 
   async read(request: TierRequest): Promise<TierRead | undefined> {
-    if (!isWeights(request)) return undefined; // ranks serve what the store has
     for (const rank of request.sources) {
       if (rank === this.#peers.self.rank || !this.#peers.usable(rank)) continue;
       const got = await this.#attempt("peer", request.signal, () => this.#time.run(() => this.#fromPeer(rank, request)));
@@ -89,11 +86,9 @@ export class PeerTier implements Tier {
   }
 }
 
-/** The last tier of weights: what it does not have is nowhere. */
 export function storeTier(reads: Pick<StoreReads, "read">, { time, report }: ReportOptions): Tier {
   return {
     async read(request) {
-      if (!isWeights(request)) return undefined;
       const { layer, expert, signal } = request;
       const startedAt = performance.now();
       try {

@@ -13,7 +13,7 @@ import type { StoreReads } from "./store-reads.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
 export const chunkBytesMax = 1024 * 1024;
-/** Transfers answered at once; more wait at the receiver, which has its own bound. */
+/** More wait at the receiver, which has its own bound. */
 const concurrentFetchesMax = 8;
 const paceSliceMs = 100;
 
@@ -79,16 +79,13 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
   }
 }
 
-/**
- * The pace of an answer in bytes per second: the `limit` of which this rank keeps to its share, and the `most` that the receiver
- * takes. A share of a share would be too slow for any deadline.
- */
+/** Bytes per second: this rank's share of `limit`, and the receiver's `most`. */
 function paceOf(request: FetchRequest): { readonly limit: number; readonly most: number } {
   const most = Number(request.maxBytesPerSecond);
   return { most, limit: Number(request.limitBytesPerSecond) || most };
 }
 
-/** Waits until a point in time, in slices, so that a cancelled call leaves at once. */
+/** In slices, so that a cancelled call leaves at once. */
 async function waitUntil(call: { readonly cancelled: boolean }, untilMs: number): Promise<void> {
   for (let leftMs = untilMs - performance.now(); leftMs > 1 && !call.cancelled; leftMs = untilMs - performance.now()) {
     await sleep(Math.min(leftMs, paceSliceMs));

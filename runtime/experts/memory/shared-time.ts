@@ -1,9 +1,8 @@
-// Time of things that run side by side, shared among them: while two run, each is charged half of it. So what all of them got
-// over what all of them are charged is the rate of the whole. The clock is the caller's.
+// Time of things that run side by side, shared among them: while two run, each is charged half of it. So what all of them got over what
+// all of them are charged is the rate of the whole.
 
 export interface Timed<T> {
   readonly result: T;
-  /** Its part of the time. What fails takes its own part with it. */
   readonly ms: number;
 }
 

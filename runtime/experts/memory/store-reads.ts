@@ -1,14 +1,12 @@
 // Reads of single experts from the model store, for this rank and for those that fetch from it. A disk that does not answer holds up
-// nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it. Reads under
-// way are bounded, since each has its memory and one of the process's few I/O threads.
+// nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { abortReason, Signal } from "../signal.ts";
 
-/** The process has four threads for files and names; one stays free. */
+/** The process has four I/O threads; one stays free. */
 const readsMax = 3;
-/** A caller waits so long for a read; what is slow and not stuck is there at a later try. */
 const patienceMs = 30_000;
 
 interface Read {
@@ -27,8 +25,7 @@ export class StoreReads {
     this.#codec = codec;
   }
 
-  /** The verified stored bytes of an expert, the caller's own. Throws `CorruptShard`, `Unavailable` when the store does not answer,
-   *  or what the signal was aborted with. */
+  /** Throws `CorruptShard`, `Unavailable`, or the reason of the signal. */
   async read(layer: number, expert: number, signal: AbortSignal): Promise<Uint8Array> {
     const endsAt = performance.now() + patienceMs;
     const key = `${layer}.${expert}`;

@@ -5,10 +5,9 @@ import { Signal } from "../signal.ts";
 
 /** Milliseconds between two looks at the tokens. */
 const decideEveryMs = 1_000;
-/** The latest gaps of quiet times that are kept, and of a period of moving at most. */
 const quietGaps = 1024;
 const movingGapsMax = 4096;
-/** Transfers so close to each other are one move: a source sends for a moment only, again and again. */
+/** Milliseconds between two transfers of one move. */
 const lingerMs = 3_000;
 /** Waits look again so often, since the rate may have changed. */
 const sliceMs = 100;
@@ -28,7 +27,7 @@ export interface TransferPaceOptions {
   readonly clock?: PaceClock;
 }
 
-interface Turn {
+interface Transfer {
   readonly bytes: number;
   /** Bytes per second; 0 = unlimited. */
   readonly limit: number;
@@ -41,11 +40,11 @@ export class TransferPace {
   #quiet: number[] = [];
   #quietNext = 0;
   #moving: number[] = [];
-  /** Gaps of the looks in a row at the least share that found latency risen all the same. */
+  /** Looks at the least share that found latency risen all the same. */
   #atLeast: number[] = [];
   #atLeastLooks = 0;
   readonly #limits = new Map<symbol, number>();
-  /** The function that ends the looks; set while something moves, or did a moment ago. */
+  /** Set while something moves. */
   #stopLooking: (() => void) | undefined;
   #endedAt = 0;
   #share = 1;
@@ -58,12 +57,12 @@ export class TransferPace {
     this.#onChange = options.onChange;
   }
 
-  /** Bytes per second that limited transfers may take now; 0 while there is none. */
+  /** 0 while none moves. */
   get rateInForce(): number {
     return this.rate(Math.max(0, ...this.#limits.values()));
   }
 
-  /** The part of a limit that is left at this moment; 0 = unlimited. */
+  /** 0 = unlimited. */
   rate(limit: number): number {
     return limit * this.#share;
   }
@@ -76,19 +75,18 @@ export class TransferPace {
     } else if (this.#moving.length < movingGapsMax) this.#moving.push(gapMs);
   }
 
-  /** Receives a unit when its turn has come. What is unlimited does not wait. */
-  async receive<T>(turn: Turn, work: () => Promise<T>): Promise<T> {
-    if (turn.limit <= 0) return await work();
-    const end = this.begin(turn.limit);
+  /** What is unlimited does not wait. */
+  async receive<T>(transfer: Transfer, work: () => Promise<T>): Promise<T> {
+    if (transfer.limit <= 0) return await work();
+    const end = this.begin(transfer.limit);
     try {
-      await this.#wait(turn);
+      await this.#wait(transfer);
       return await work();
     } finally {
       end();
     }
   }
 
-  /** Something limited moves through this rank until the returned function is called. */
   begin(limit: number): () => void {
     const key = Symbol();
     this.#limits.set(key, limit);
@@ -99,8 +97,7 @@ export class TransferPace {
     };
   }
 
-  /** Waits until what was taken before has been paid off at the rate in force. */
-  async #wait({ bytes, limit, signal }: Turn): Promise<void> {
+  async #wait({ bytes, limit, signal }: Transfer): Promise<void> {
     for (;;) {
       const rate = this.rate(limit) / 1000;
       const now = this.#clock.now();
@@ -133,7 +130,7 @@ export class TransferPace {
     if (decision.share !== before) this.#onChange(decision, before);
   }
 
-  /** A rise that lasts while almost nothing is transferred is the new traffic's own: later looks compare with it. */
+  /** A rise without transfers is due to other traffic: later looks compare with it. */
   #stillRisen(): void {
     this.#atLeast.push(...this.#moving);
     if (++this.#atLeastLooks < leastLooksMax) return;

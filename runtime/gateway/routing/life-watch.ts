@@ -2,18 +2,15 @@
 // A worker that stops saying so is away until it speaks again, on a new connection. Time is told by who looks; what it means for
 // requests is worker-pool.ts's business.
 import { AppError } from "../../../crds/common.ts";
+import { FailureDetector, peerLimits } from "../../net/failure-detector.ts";
 import { fromStatus } from "../../net/grpc.ts";
-import { Indulgence, Silence } from "../../net/silence.ts";
 
 /** The watch is to be looked at so often. */
-export const lookEveryMs = 250;
-/** Silence for which a worker is away: known, with the time between two looks, within 2 s. A worker that speaks seldom has longer. */
-const silenceMs = 1_500;
+export const lookEveryMs = peerLimits.lookMs;
+/** A worker that speaks seldom may be silent for longer than others. */
 const silenceMostMs = 10_000;
 /** Signs of life that may be late or lost, of those that were announced. */
 const signsMissed = 3;
-/** The time for the first sign: the connection has to be made. */
-const connectMs = 2_000;
 /** A worker that refuses the stream, as one of another wire version does, is asked again this much later. */
 const refusedMs = 5_000;
 /** The codes of a stream that ends with its worker or the way to it: a server that shuts down cancels what runs. */
@@ -45,12 +42,11 @@ export interface LifeWatchOptions {
 export class LifeWatch {
   readonly #options: LifeWatchOptions;
   #stream: LifeStream | undefined;
-  readonly #silence = new Silence(lookEveryMs, 0);
-  readonly #indulgence = new Indulgence();
+  readonly #detector = new FailureDetector(peerLimits, 0);
   #openAt = Number.NEGATIVE_INFINITY;
   #lookedAt = 0;
-  /** By what the worker announced; undefined before its first word on the connection. */
-  #limitMs: number | undefined;
+  /** A sign came on this stream. */
+  #signed = false;
   #awaySince: number | undefined;
   #broke = false;
 
@@ -63,20 +59,20 @@ export class LifeWatch {
   }
 
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
+    const silentMs = this.#detector.look(nowMs);
     this.#lookedAt = nowMs;
     if (this.#stream === undefined) {
       if (nowMs >= this.#openAt) this.#open();
       return;
     }
-    if (silentMs < (this.#limitMs === undefined ? connectMs : this.#limitMs * this.#indulgence.factor(nowMs))) return;
+    if (!this.#detector.hasFailed) return;
     const { rank } = this.#options;
     this.#ended(new AppError(`rank ${rank} showed no sign of life for ${Math.round(silentMs)} ms`, { code: "Silent" }));
   }
 
   /** The worker said something, here or in the stream of a request. */
   heard(): void {
-    this.#silence.heard();
+    this.#detector.heard();
   }
 
   stop(): void {
@@ -89,14 +85,15 @@ export class LifeWatch {
   #open(): void {
     const stream = this.#options.open();
     this.#stream = stream;
-    this.#silence.heard();
-    this.#limitMs = undefined;
+    this.#detector.connect(this.#lookedAt);
+    this.#signed = false;
     stream.on("data", (sign) => {
       if (this.#stream !== stream) return;
       this.#options.onSign?.(sign);
-      this.#silence.heard();
-      this.#limitMs = Math.min(silenceMostMs, Math.max(silenceMs, signsMissed * sign.nextMs));
-      if (this.#awaySince !== undefined && !this.#broke) this.#indulgence.back(this.#lookedAt - this.#awaySince, this.#lookedAt);
+      this.#signed = true;
+      this.#detector.heard();
+      this.#detector.setTimeout(Math.min(silenceMostMs, Math.max(peerLimits.timeoutMs, signsMissed * sign.nextMs)));
+      if (this.#awaySince !== undefined && !this.#broke) this.#detector.recovered(this.#lookedAt - this.#awaySince, this.#lookedAt);
       this.#lives();
     });
     const ended = (error: AppError) => void (this.#stream === stream && this.#ended(error));
@@ -108,11 +105,11 @@ export class LifeWatch {
     const stream = this.#stream;
     this.#stream = undefined;
     stream?.cancel();
-    if (this.#limitMs === undefined && !ends.includes(error.code)) this.#openAt = this.#lookedAt + refusedMs;
+    if (!this.#signed && !ends.includes(error.code)) this.#openAt = this.#lookedAt + refusedMs;
     const again = this.#awaySince !== undefined;
     this.#awaySince ??= this.#lookedAt;
     this.#broke = error.code !== "Silent";
-    this.#options.onAway(error, { again, anew: this.#indulgence.ended(this.#limitMs !== undefined) });
+    this.#options.onAway(error, { again, anew: this.#detector.ended() });
   }
 
   #lives(): void {

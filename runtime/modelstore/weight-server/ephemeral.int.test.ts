@@ -1,4 +1,4 @@
-// A seed without a claim: it downloads a model onto its own disk from a server that speaks the hub's API, serves what a store made by hand
+// A weight server without a claim: it downloads a model onto its own disk from a server that speaks the hub's API, serves what a store made by hand
 // has, and tells the operator what is wrong where it cannot.
 import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -10,7 +10,7 @@ import { type DownloadWords, downloadWordsSchema } from "../../../crds/download.
 import { askPod } from "../../../operator/kube/ask-pod.ts";
 import { startHub } from "../../../test/kit/models/model-hub.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
-import { Seed } from "../../experts/seed.ts";
+import { WeightServer } from "../../experts/weight-server.ts";
 import { grpcNetwork } from "../../net/grpc.ts";
 import { serverNames } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";
@@ -74,11 +74,11 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const address = `127.0.0.1:${await enough.serving}`;
   const tls = ca.issue("rank-0", namespace, deployment);
-  const seed = new Seed({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
+  const seed = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
   try {
     assert.deepEqual(enough.health.reasons(), []);
     const dir = join(root, "rank");
-    await fetchStore({ seed, codec: "f32", dir, waits: () => {}, log: silentLog });
+    await fetchStore({ weightServer: seed, codec: "f32", dir, waits: () => {}, log: silentLog });
     const opened = await openStore(dir);
     assert.equal(opened.index.modelDigest, store.index.modelDigest);
     await opened.close();

@@ -1,5 +1,5 @@
-// Ranks without a model of their own and the seed that has it, over real gRPC with mutual TLS and with the real engine: the texts of ranks
-// that share a store, whatever becomes of the seed; what it answers is what a rank answers.
+// Ranks without a model of their own and the weight server that has it, over real gRPC with mutual TLS and with the real engine: the texts of ranks
+// that share a store, whatever becomes of the weight server; what it answers is what a rank answers.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
-import { Seed } from "../../experts/seed.ts";
+import { WeightServer } from "../../experts/weight-server.ts";
 import { Shards, StoreFiles } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer, fromStatus, grpcNetwork } from "../../net/grpc.ts";
 import { serverNames } from "../../net/tls.ts";
@@ -45,7 +45,7 @@ after(() => {
   rmSync(root, { recursive: true, force: true });
 });
 
-/** A seed of the store that can go and come back elsewhere. */
+/** A weight server of the store that can go and come back elsewhere. */
 class Seeding {
   process: SeedProcess | undefined;
   address: string | undefined;
@@ -56,7 +56,7 @@ class Seeding {
     this.ranks = new Ranks(store, (rank) => {
       const dir = join(root, `${name}-${rank}`);
       this.dirs.set(rank, dir);
-      return { modelDir: dir, seedDns: "seed.test", overrides: { seed: async () => (this.address ? [this.address] : []) } };
+      return { modelDir: dir, seedDns: "seed.test", overrides: { weightServer: async () => (this.address ? [this.address] : []) } };
     });
   }
   async open(): Promise<void> {
@@ -83,7 +83,7 @@ class Seeding {
   }
 }
 
-test("ranks that mount no model give the texts of those that do, fetch their share alone, and move experts while the seed is away", async () => {
+test("ranks that mount no model give the texts of those that do, fetch their share alone, and move experts while the weight server is away", async () => {
   const seeding = new Seeding("texts");
   const { ranks } = seeding;
   try {
@@ -114,18 +114,21 @@ test("ranks that mount no model give the texts of those that do, fetch their sha
   }
 });
 
-test("a rank that starts while the seed is away waits and says for what; one whose container restarts fetches nothing twice", async () => {
+test("a rank that starts while the weight server is away waits and says for what; one whose container restarts fetches nothing twice", async () => {
   const seeding = new Seeding("waits");
   const { ranks } = seeding;
   const health = createHealth({ start: "begins" });
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const addresses = async () => (seeding.address ? [seeding.address] : []);
-  const seed = new Seed({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
+  const seed = new WeightServer({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
   const dir = join(root, "waits-own");
-  const fetching = () => fetchStore({ seed, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
+  const fetching = () =>
+    fetchStore({ weightServer: seed, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
   try {
     const first = fetching();
-    await until("the reason", () => health.reasons().some((one) => /waits for the model from the seed: the seed is not there/.test(one)));
+    await until("the reason", () =>
+      health.reasons().some((one) => /waits for the model from the weight server: the weight server is not there/.test(one)),
+    );
     await seeding.open();
     await first;
     for (const { name, sha256 } of await listStoreFiles(store.dir)) assert.equal(hash(readFileSync(join(dir, name))), sha256, name);
@@ -143,7 +146,7 @@ test("a rank that starts while the seed is away waits and says for what; one who
   }
 });
 
-test("a seed whose files are not what it listed is not believed, and a transfer goes on where it broke off", async () => {
+test("a weight server whose files are not what it listed is not believed, and a transfer goes on where it broke off", async () => {
   const { ca } = new Ranks(store);
   const files = await listStoreFiles(store.dir);
   const { modelDigest } = store.index;
@@ -168,13 +171,13 @@ test("a seed whose files are not what it listed is not believed, and a transfer 
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const tls = ca.issue("rank-0", namespace, deployment);
-  const seed = new Seed({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
+  const seed = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
   const dir = join(root, "lied");
   const said: string[] = [];
   try {
-    await fetchStore({ seed, codec: "f32", dir, waits: (why) => void said.push(why), log: silentLog });
+    await fetchStore({ weightServer: seed, codec: "f32", dir, waits: (why) => void said.push(why), log: silentLog });
     assert.ok(
-      said.some((one) => /dense\.safetensors: it is not the file that the seed started with/.test(one)),
+      said.some((one) => /dense\.safetensors: it is not the file that the weight server started with/.test(one)),
       said.join("; "),
     );
     const dense = asked.filter((one) => one.startsWith("dense"));
@@ -186,7 +189,7 @@ test("a seed whose files are not what it listed is not believed, and a transfer 
   }
 });
 
-test("what a seed answers for a shard is what a rank answers, and it answers nobody but ranks", async () => {
+test("what a weight server answers for a shard is what a rank answers, and it answers nobody but ranks", async () => {
   const seeding = new Seeding("contract");
   const { ranks } = seeding;
   try {

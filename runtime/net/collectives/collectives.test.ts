@@ -1,4 +1,4 @@
-// Collectives over 500 random placements of experts whole and cut into slices, which have homes of their own: copies have the home's bits,
+// Collectives over 500 random placements of experts whole and cut into slices, which have primaries of their own: copies have the primary's bits,
 // sums are folds over lanes, one is the other's adjoint, and bytes are those of the laws.
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -26,7 +26,7 @@ async function gathered(given: RandomPlacement, spread: SpreadName, x: readonly 
   const hub = new Loopback(given.ranks);
   const held = await everyRank(given.ranks, async (rank): Promise<Chunks> => {
     const own = given.hosts.flatMap((row, chunk) => (row.includes(rank) ? [chunk] : []));
-    const has = (chunk: number): boolean => given.homes[chunk] === rank;
+    const has = (chunk: number): boolean => given.primaries[chunk] === rank;
     const memory: Chunks = new Map(own.map((chunk) => [chunk, has(chunk) ? x[chunk]!.slice() : new Float32Array(x[chunk]!.length)]));
     const turn = { transport: hub.transport(rank), stamp, layer: 0, pieces, what: "copies" };
     await gather({ ...turn, placement: given, spread, memory: (chunk) => memory.get(chunk)! });
@@ -36,18 +36,18 @@ async function gathered(given: RandomPlacement, spread: SpreadName, x: readonly 
 }
 
 /** Every chunk's part of what `of` says of its expert. */
-const cut = ({ homes, slices }: RandomPlacement, of: (expert: number) => Float32Array): Float32Array[] =>
-  homes.map((_, chunk) => chunkIn(of(expertOf(chunk, slices)), chunk, slices));
+const cut = ({ primaries, slices }: RandomPlacement, of: (expert: number) => Float32Array): Float32Array[] =>
+  primaries.map((_, chunk) => chunkIn(of(expertOf(chunk, slices)), chunk, slices));
 
-/** What homes have of lanes before. */
+/** What primaries have of lanes before. */
 const before = (given: RandomPlacement, carried: boolean): Float32Array[] =>
   cut(given, (expert) => (carried ? gaussian(9 + expert, floats) : new Float32Array(floats)));
 
-/** Sums at the homes of what lanes have, added to what they have of lanes before. */
+/** Sums at the primaries of what lanes have, added to what they have of lanes before. */
 async function reduced(given: RandomPlacement, partials: readonly (readonly Float32Array[])[], carried = false) {
   const hub = new Loopback(given.ranks);
   const sums = await everyRank(given.ranks, async (rank): Promise<Chunks> => {
-    const own = given.homes.flatMap((home, chunk) => (home === rank ? [chunk] : []));
+    const own = given.primaries.flatMap((primary, chunk) => (primary === rank ? [chunk] : []));
     const sums = before(given, carried);
     const memory: Chunks = new Map(own.map((chunk) => [chunk, sums[chunk]!]));
     await reduce({
@@ -69,11 +69,11 @@ const chunksOf = (given: RandomPlacement, seed: number) => cut(given, (expert) =
 
 /** partials[chunk][lane]; lanes without rows have zeros. */
 function lanesOf(given: RandomPlacement): Float32Array[][] {
-  const { homes, rows } = given;
+  const { primaries, rows } = given;
   const gradient = (expert: number, lane: number): Float32Array =>
     rows[lane]![expert]! > 0 ? gaussian(100 * expert + lane, floats) : new Float32Array(floats);
   const lanes = rows.map((_, lane) => cut(given, (expert) => gradient(expert, lane)));
-  return homes.map((_, chunk) => lanes.map((chunks) => chunks[chunk]!));
+  return primaries.map((_, chunk) => lanes.map((chunks) => chunks[chunk]!));
 }
 
 const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
@@ -82,7 +82,7 @@ const product = (a: Float32Array, b: Float32Array): number => a.reduce((sum, val
 for (const { slices, cases, bytes } of sliced) {
   const of = `${slices} ${slices > 1 ? "slices" : "slice"} an expert`;
 
-  test(`spAG, ${of}: hosts end with the home's bits, in the bytes of the law; no rank moves more than lambda x the layer`, async () => {
+  test(`spAG, ${of}: hosts end with the primary's bits, in the bytes of the law; no rank moves more than lambda x the layer`, async () => {
     for (const given of cases) {
       const x = chunksOf(given, 1);
       const { held, traffic } = await gathered(given, "chain", x);
@@ -103,7 +103,7 @@ for (const { slices, cases, bytes } of sliced) {
     assert.ok(beyond > 10, `${beyond} of 100`);
   });
 
-  test(`spRS, ${of}: homes end with lanes added in their order, in the bytes of the law; sums by host have other bits`, async () => {
+  test(`spRS, ${of}: primaries end with lanes added in their order, in the bytes of the law; sums by host have other bits`, async () => {
     let differ = 0;
     for (const [i, given] of cases.entries()) {
       const partials = lanesOf(given);
@@ -141,7 +141,7 @@ for (const { slices, cases, bytes } of sliced) {
             left += part;
             size += Math.abs(part);
           }
-        right += product(x[chunk]!, sums[given.homes[chunk]!]!.get(chunk)!);
+        right += product(x[chunk]!, sums[given.primaries[chunk]!]!.get(chunk)!);
       }
       assert.ok(Math.abs(left - right) <= 1e-6 * size, `${left} and ${right}`);
     }

@@ -10,7 +10,7 @@ import {
 } from "../../placement/training/collectives.ts";
 import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
 
-/** Floats of a piece, 1 MiB: long enough for its frame, short enough that a chain of ranks works on several pieces at once. */
+/** 1 MiB: long enough for a frame, short enough that a chain of ranks works on several. */
 const pieceFloats = 2 ** 18;
 
 /** Pieces that chunks of so many floats are cut into. */
@@ -22,25 +22,24 @@ function pieceOf(chunk: Float32Array, piece: number, pieces: number): Float32Arr
 }
 
 /** One layer's collective of one step. */
-interface Turn {
+interface Collective {
   readonly transport: Transport;
   readonly stamp: Stamp;
   readonly layer: number;
   readonly pieces: number;
 }
 
-export interface Gather extends Turn {
-  /** Names the frames: copies come once for forward, and once more for backward where they were dropped. */
+export interface Gather extends Collective {
+  /** Names the frames: forward and backward may each have copies. */
   readonly what: string;
   readonly placement: Placement;
   readonly spread: SpreadName;
-  /** The memory of a chunk: what a home has, and where a copy is to be. */
   memory(chunk: number): Float32Array;
 }
 
-/** spAG: when it is done, each chunk that this rank is to have is in memory, with the home's bits. */
+/** spAG: each chunk that this rank is to have is in memory, with the primary's bits. */
 export async function gather({ transport, stamp, layer, pieces, what, placement, spread, memory }: Gather): Promise<void> {
-  for (const { from, to, chunk, piece } of turnsOf(transport, gatherSchedule(placement, spread, pieces))) {
+  for (const { from, to, chunk, piece } of transfersOf(transport, gatherSchedule(placement, spread, pieces))) {
     const name = { what, layer, chunk, piece };
     const part = pieceOf(memory(chunk), piece, pieces);
     if (from === transport.rank) await transport.send(to, stamp, name, part);
@@ -48,46 +47,46 @@ export async function gather({ transport, stamp, layer, pieces, what, placement,
   }
 }
 
-/** Transfers that this rank has a part in; within a round it sends before it waits. */
-function turnsOf({ rank }: Transport, transfers: readonly Transfer[]): readonly Transfer[] {
+/** Within a round a rank sends before it waits. */
+function transfersOf({ rank }: Transport, transfers: readonly Transfer[]): readonly Transfer[] {
   const own = transfers.filter(({ from, to }) => from === rank || to === rank);
   return own.sort((a, b) => a.round - b.round || Number(a.to === rank) - Number(b.to === rank));
 }
 
-export interface Reduce extends Turn, Reduction {
-  /** The chunk's gradient of each lane of this rank's run, in order; none where `memory` has them already, at a home that is first. */
+export interface Reduce extends Collective, Reduction {
+  /** In order; none where `memory` has them, at a primary that is first. */
   partials(chunk: number): readonly Float32Array[];
-  /** Where the sum is to be, at the home: zeros, or the sum of lanes before. */
+  /** Of the sum, at the primary. */
   memory(chunk: number): Float32Array;
 }
 
-/** spRS: when it is done, the homes of chunks have the sums over lanes, each lane added to those before it. */
-export async function reduce(turn: Reduce): Promise<void> {
-  const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = turn;
+/** spRS: primaries have the sums, added in order. */
+export async function reduce(given: Reduce): Promise<void> {
+  const { transport, stamp, layer, pieces, blocks, primaries, carried, memory } = given;
   const { rank } = transport;
   const sums = new Map<number, Float32Array>();
   for (const [chunk, runs] of blocks.entries()) {
-    const home = homes[chunk] === rank;
+    const primary = primaries[chunk] === rank;
     if (!runs.some(({ host }) => host === rank)) continue;
-    const sum = home ? memory(chunk) : new Float32Array(turn.partials(chunk)[0]?.length ?? 0);
+    const sum = primary ? memory(chunk) : new Float32Array(given.partials(chunk)[0]?.length ?? 0);
     sums.set(chunk, sum);
-    if (runs[0]?.host === rank && (home || !carried)) addAll(sum, turn.partials(chunk));
+    if (runs[0]?.host === rank && (primary || !carried)) addAll(sum, given.partials(chunk));
   }
-  for (const { from, to, chunk, piece } of turnsOf(transport, reduceSchedule(turn, pieces))) {
+  for (const { from, to, chunk, piece } of transfersOf(transport, reduceSchedule(given, pieces))) {
     const name = { what: "sums", layer, chunk, piece };
     if (from === rank) {
       await transport.send(to, stamp, name, pieceOf(sums.get(chunk) ?? memory(chunk), piece, pieces));
       continue;
     }
     const runs = blocks[chunk] ?? [];
-    // From the last host the whole sum comes home; from those before, what this rank's lanes are added to.
-    const whole = homes[chunk] === rank && runs.at(-1)?.host === from;
+    // From the last host the whole sum comes primary; from those before, what this rank's lanes are added to.
+    const whole = primaries[chunk] === rank && runs.at(-1)?.host === from;
     const part = pieceOf(whole ? memory(chunk) : (sums.get(chunk) as Float32Array), piece, pieces);
     part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);
     if (whole) continue;
     addAll(
       part,
-      turn.partials(chunk).map((partial) => pieceOf(partial, piece, pieces)),
+      given.partials(chunk).map((partial) => pieceOf(partial, piece, pieces)),
     );
   }
 }
@@ -103,7 +102,7 @@ export interface ExchangeName extends Pick<FrameName, "what" | "layer"> {
   lengthFrom(rank: number): number;
 }
 
-/** Each rank gives one part to each, its own among them; returns what each gave this one. */
+/** Returns what each rank gave this one. */
 export async function exchange<T extends Payload>(
   transport: Transport,
   stamp: Stamp,

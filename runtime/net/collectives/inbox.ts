@@ -3,7 +3,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp, WantedFrame } from "./transport.ts";
 
-/** What a frame takes beside its payload, about; counted, so that empty ones are bounded too. */
+/** Counted for each frame, so that empty ones are bounded too. */
 const entryBytes = 1_024;
 
 export interface Frame {
@@ -16,7 +16,6 @@ interface Waiting {
   fail(error: unknown): void;
 }
 
-/** Frames of one name from one rank: those that came, or those who wait for one. */
 interface Queue {
   readonly from: number;
   readonly frames: Frame[];
@@ -56,14 +55,13 @@ export class Inbox {
   readonly #senders: readonly Sender[];
   #ended: { readonly error: unknown } | undefined;
 
-  /** `frameMs`: how long a frame of an exchange is waited for; `onAsked`: a rank's frame is waited for, or was taken. */
+  /** Milliseconds for a frame of an exchange; `onAsked`: a frame is awaited, or was taken. */
   constructor(ranks: number, frameMs: (what: string) => number, onAsked: (from: number) => void = () => {}) {
     this.#frameMs = frameMs;
     this.#onAsked = onAsked;
     this.#senders = Array.from({ length: ranks }, () => ({ heldBytes: 0, waiting: 0, left: undefined }));
   }
 
-  /** Bytes that a rank's frames take which nobody has asked for yet. */
   heldBytes(from: number): number {
     return this.#sender(from).heldBytes;
   }
@@ -92,7 +90,7 @@ export class Inbox {
     return checked(await this.#next(from, wanted), stamp, from, wanted);
   }
 
-  /** No more frames come from that rank; those that came are there. */
+  /** What came is there. */
   left(from: number, error: unknown): void {
     this.#sender(from).left ??= { error };
     for (const queue of this.#queues.values()) if (queue.from === from) for (const each of queue.waiting.splice(0)) each.fail(error);

@@ -4,7 +4,6 @@ import { AppError } from "../../../crds/common.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { frameMsMax, type Hub, type Transport } from "./transport.ts";
 
-/** Bytes of frames that a rank has not asked for yet, at most. */
 const waitingBytesMax = 2 ** 32;
 
 export class Loopback implements Hub {

@@ -1,7 +1,6 @@
 // Some ranks of a transport as a transport of their own, in which they count from 0.
 import type { Transport } from "./transport.ts";
 
-/** The ranks from..from+ranks-1; a rank past them that has such a part reaches them all the same. */
 export function partOf(transport: Transport, from: number, ranks: number): Transport {
   return {
     rank: transport.rank - from,

@@ -3,9 +3,9 @@ import { performance } from "node:perf_hooks";
 import { gatherAll } from "./collectives.ts";
 import type { Stamp, Transport } from "./transport.ts";
 
-/** Floats that are sent, at most: 4 MiB; a larger expert takes as much longer as it is larger. */
+/** 4 MiB. */
 const floatsMax = 2 ** 20;
-/** The first one is slow, as all first ones on a connection are. */
+/** The first is slow, as on any connection. */
 const rounds = 2;
 
 export interface Way {
@@ -14,7 +14,7 @@ export interface Way {
   readonly busy: number;
 }
 
-/** The way of so many floats from this rank to the next; nothing where there is no other. */
+/** Nothing where there is no other rank. */
 export async function measureWay(transport: Transport, stamp: Stamp, floats: number): Promise<Way> {
   const { rank, ranks } = transport;
   let way: Way = { seconds: 0, busy: 0 };

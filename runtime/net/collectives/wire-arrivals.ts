@@ -1,23 +1,14 @@
 // The receiving end between two ranks of training: checks who calls, puts payloads together from chunks, and reads no more while a lot
-// waits to be asked for, so that the sender waits. It gives signs of life all the while.
+// waits to be asked for, so that the sender waits. It gives heartbeats all the while.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
+import { FailureDetector } from "../failure-detector.ts";
 import { frameKinds, type RawFrame } from "../frame-codec.ts";
-import { FrameSocket } from "../frame-socket.ts";
-import { Silence } from "../silence.ts";
-import {
-  type ChunkHead,
-  decodeChunk,
-  decodeGoodbye,
-  decodeHello,
-  encodeGoodbye,
-  type Goodbye,
-  type Hello,
-  payloadOf,
-} from "./wire-codec.ts";
+import { Channel, type Hello as HelloMessage } from "../gen/enodia/runtime/v1/runtime_pb.js";
+import { toNumber } from "../mapping.ts";
+import { type EndReason, PeerConnection } from "../peer-connection.ts";
+import { type ChunkHead, decodeChunk, type Hello, payloadOf } from "./wire-codec.ts";
 import { broken, leftCode, lostRank, type Owner, silentRank } from "./wire-owner.ts";
-
-const none = new Uint8Array(0);
 
 /** A payload of which some came. */
 interface Arriving {
@@ -27,8 +18,8 @@ interface Arriving {
 }
 
 export interface ArrivalsOwner extends Owner {
-  /** Why a caller is not heard; undefined: it is, from now on. */
-  refuses(hello: Hello, arrivals: Arrivals): Goodbye | undefined;
+  /** Undefined: the caller is heard from now on. */
+  refuses(hello: Hello, arrivals: Arrivals): EndReason | undefined;
   /** An end that was never heard, or broke. */
   problem(message: string): void;
 }
@@ -36,10 +27,9 @@ export interface ArrivalsOwner extends Owner {
 export class Arrivals {
   /** What its certificate says. */
   readonly rank: number;
-  readonly #socket: TLSSocket;
   readonly #owner: ArrivalsOwner;
-  readonly #frames: FrameSocket;
-  readonly #silence: Silence;
+  readonly #connection: PeerConnection;
+  readonly #detector: FailureDetector;
   #partial: Arriving | undefined;
   #greeted = false;
   #paused = false;
@@ -47,36 +37,40 @@ export class Arrivals {
 
   constructor(socket: TLSSocket, rank: number, owner: ArrivalsOwner) {
     this.rank = rank;
-    this.#socket = socket;
     this.#owner = owner;
-    this.#silence = new Silence(owner.limits.lookMs, performance.now());
-    this.#frames = new FrameSocket(socket, { frame: (frame) => this.#take(frame), gone: (reason) => this.#gone(reason) });
+    this.#detector = new FailureDetector(owner.limits, performance.now());
+    this.#connection = PeerConnection.answer(socket, this.#detector, {
+      hello: (hello) => this.#greet(hello),
+      frame: (frame) => this.#take(frame),
+      ended: (why) => this.#told(why),
+      gone: (reason) => this.#gone(reason),
+    });
   }
 
   /** To be called every `lookMs`. */
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
+    const silentMs = this.#detector.look(nowMs);
     if (this.#over) return;
     // What is not read cannot be heard.
-    if (this.#paused) this.#silence.heard();
-    else if (silentMs >= this.#owner.limits.silenceMs) this.#silent(silentMs);
-    if (this.#greeted && !this.#socket.writableNeedDrain) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
+    if (this.#paused) this.#detector.heard();
+    else if (this.#detector.hasFailed) this.#silent(silentMs);
+    if (this.#greeted && !this.#connection.isFull) this.#connection.ping();
   }
 
   /** To be called when frames of this rank are asked for. */
   asked(): void {
     if (!this.#paused || this.#full()) return;
     this.#paused = false;
-    this.#socket.resume();
+    this.#connection.resume();
   }
 
-  leave(why: Goodbye): void {
+  leave(why: EndReason): void {
     if (this.#over) return;
     this.#over = true;
-    if (this.#greeted) this.#frames.leave({ kind: frameKinds.end, head: encodeGoodbye(why), body: none });
-    else this.#frames.destroy();
+    if (this.#greeted) this.#connection.end(why);
+    else this.#connection.destroy();
     // Nothing more is taken, but the other end's last words have to come through.
-    this.#socket.resume();
+    this.#connection.resume();
   }
 
   #full(): boolean {
@@ -90,7 +84,7 @@ export class Arrivals {
 
   #silent(ms: number): void {
     this.#over = true;
-    this.#frames.destroy();
+    this.#connection.destroy();
     if (this.#greeted) this.#owner.lost(silentRank(this.rank, `said nothing for ${Math.round(ms)} ms`));
     else this.#owner.problem(`a caller with the certificate of rank ${this.rank} did not say who it is`);
   }
@@ -104,27 +98,22 @@ export class Arrivals {
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#silence.heard();
-    if (!this.#greeted) this.#greet(kind, head);
-    else if (kind === frameKinds.frame) this.#chunk(decodeChunk(head, body.byteLength), body);
-    else if (kind === frameKinds.end) this.#told(decodeGoodbye(head));
-    else if (kind !== frameKinds.ping) throw new AppError(`a frame of kind ${kind} where payloads are due`, { code: "InvalidFrame" });
+    if (kind !== frameKinds.payload) throw new AppError(`a frame of kind ${kind} where payloads are due`, { code: "InvalidFrame" });
+    this.#chunk(decodeChunk(head, body.byteLength), body);
   }
 
-  #greet(kind: number, head: Uint8Array): void {
-    if (kind !== frameKinds.hello) throw new AppError("a caller that begins without a hello", { code: "InvalidFrame" });
-    const why = this.#owner.refuses(decodeHello(head), this);
-    if (why === undefined) {
-      this.#greeted = true;
-      this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
-      return;
-    }
+  #greet({ sender, channel, world, ranks }: HelloMessage): AppError | Record<string, never> {
+    if (channel !== Channel.TRAINING) throw new AppError(`a caller for channel ${channel}`, { code: "InvalidFrame" });
+    const hello = { job: sender?.deploymentUid ?? "", rank: sender?.rank ?? -1, world: toNumber(world, "world"), ranks };
+    const why = this.#owner.refuses(hello, this);
+    this.#greeted = why === undefined;
+    if (why === undefined) return {};
     this.#over = true;
     this.#owner.problem(`rank ${this.rank} was refused: ${why.message}`);
-    this.#frames.leave({ kind: frameKinds.end, head: encodeGoodbye(why), body: none });
+    return new AppError(why.message, { code: why.code });
   }
 
-  /** Memory is taken for what has come alone: what a head says of the whole is only compared. */
+  /** Memory is taken for what has come; what a head says of the whole is only compared. */
   #chunk(head: ChunkHead, body: Uint8Array): void {
     const partial = this.#partial ?? { head, pieces: [], bytes: 0 };
     if (head.at !== partial.bytes || head.bytes !== partial.head.bytes) {
@@ -148,12 +137,12 @@ export class Arrivals {
     }
     if (this.#paused || !this.#full()) return;
     this.#paused = true;
-    this.#socket.pause();
+    this.#connection.pause();
   }
 
-  #told(why: Goodbye): void {
+  #told(why: EndReason): void {
     this.#over = true;
-    this.#frames.destroy();
+    this.#connection.destroy();
     if (why.code === leftCode) this.#owner.left(this.rank, true, lostRank(this.rank, why.message));
     else this.#owner.lost(new AppError(why.message, { code: why.code, operation: `hearing of rank ${this.rank}` }));
   }

@@ -1,23 +1,17 @@
-// The heads of frames between ranks of training: who calls, which piece of which payload follows, why an end leaves. Fixed fields in LE,
-// then texts in UTF-8; the frames around them are those of net/frame-codec.ts. Pure.
+// The heads of payloads between ranks of training: fixed fields in LE, then texts in UTF-8. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
 
-/** What a caller offers by ALPN; a change that older ends cannot read has another number. */
-export const trainAlpn = "enodia-train/1";
-/** Bytes of a payload in one frame: an end is heard after at most one. */
+/** An end is heard after at most one. */
 export const chunkBytes = 1024 * 1024;
 /** Bytes of one payload, at most. */
 export const payloadBytesMax = 2 ** 30;
 /** Bytes of a name, a plan's hash, a job's uid. */
 const textBytesMax = 255;
-const messageBytesMax = 1024;
 const chunkHeadBytes = 48;
-const helloBytes = 12;
 
 const kinds = [Float32Array, Float64Array, Int32Array] as const;
 
-/** Who a caller is in its world; sender and receiver have to agree on all but the rank. */
 export interface Hello {
   /** The uid of the job. */
   readonly job: string;
@@ -26,7 +20,7 @@ export interface Hello {
   readonly ranks: number;
 }
 
-/** A piece of a payload: `bytes` are those of the whole, `at` says where this one begins. */
+/** `bytes`: of the whole; `at`: where this piece begins. */
 export interface ChunkHead {
   readonly stamp: Stamp;
   readonly name: FrameName;
@@ -34,12 +28,6 @@ export interface ChunkHead {
   readonly kind: number;
   readonly bytes: number;
   readonly at: number;
-}
-
-export interface Goodbye {
-  /** As in AppError. */
-  readonly code: string;
-  readonly message: string;
 }
 
 export const kindOf = (payload: Payload): number => kinds.findIndex((kind) => payload instanceof kind);
@@ -67,7 +55,7 @@ export function encodeChunk({ stamp, name, kind, bytes, at }: ChunkHead): Uint8A
   return head;
 }
 
-/** Throws `InvalidFrame` for what is none, by the field; `bodyBytes` are those that came with the head. */
+/** Throws `InvalidFrame` by the field; `bodyBytes` came with the head. */
 export function decodeChunk(head: Uint8Array, bodyBytes: number): ChunkHead {
   if (head.byteLength < chunkHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${chunkHeadBytes}`);
   const view = viewOf(head);
@@ -82,36 +70,6 @@ export function decodeChunk(head: Uint8Array, bodyBytes: number): ChunkHead {
   const [layer, chunk, piece] = [4, 8, 12].map((offset) => view.getInt32(offset, true)) as [number, number, number];
   const name = { what: said(head.subarray(chunkHeadBytes, planAt)), layer, chunk, piece };
   return { stamp: { world, step, plan: said(head.subarray(planAt)) }, name, kind, bytes, at };
-}
-
-export function encodeHello({ job, world, rank, ranks }: Hello): Uint8Array {
-  const uid = text("job", job);
-  const head = new Uint8Array(helloBytes + uid.byteLength);
-  const view = viewOf(head);
-  view.setFloat64(0, world, true);
-  view.setUint16(8, rank, true);
-  view.setUint16(10, ranks, true);
-  head.set(uid, helloBytes);
-  return head;
-}
-
-export function decodeHello(head: Uint8Array): Hello {
-  if (head.byteLength < helloBytes || head.byteLength > helloBytes + textBytesMax) throw invalid(`hello: ${head.byteLength} bytes`);
-  const view = viewOf(head);
-  return { job: said(head.subarray(helloBytes)), world: whole(view, 0), rank: view.getUint16(8, true), ranks: view.getUint16(10, true) };
-}
-
-/** A message that is too long loses its end. */
-export function encodeGoodbye({ code, message }: Goodbye): Uint8Array {
-  const [codeBytes, messageBytes] = [text("code", code), Buffer.from(message).subarray(0, messageBytesMax)];
-  return Buffer.concat([Uint8Array.of(codeBytes.byteLength), codeBytes, messageBytes]);
-}
-
-export function decodeGoodbye(head: Uint8Array): Goodbye {
-  const codeBytes = head[0] ?? 0;
-  const code = said(head.subarray(1, 1 + codeBytes));
-  if (!/^[A-Za-z0-9]{1,64}$/.test(code)) throw invalid("code: letters and digits alone, up to 64");
-  return { code, message: said(head.subarray(1 + codeBytes).subarray(0, messageBytesMax)) };
 }
 
 function text(field: string, value: string): Uint8Array {

@@ -1,27 +1,14 @@
 // The sending end between two ranks of training: a connection that is made when it is first needed, tried again until the other end is
-// there, and on which one payload follows another in chunks. What arrives on it are signs of life and goodbyes.
-import type { TLSSocket } from "node:tls";
+// there, and on which one payload follows another in chunks. What arrives on it are heartbeats and goodbyes.
 import { AppError } from "../../../crds/common.ts";
-import { type FramesTarget, openFrames } from "../dispatch-link.ts";
-import { frameKinds, type RawFrame } from "../frame-codec.ts";
-import { FrameSocket } from "../frame-socket.ts";
-import { Silence } from "../silence.ts";
+import { FailureDetector } from "../failure-detector.ts";
+import { frameKinds } from "../frame-codec.ts";
+import { Channel } from "../gen/enodia/runtime/v1/runtime_pb.js";
+import { toSender } from "../mapping.ts";
+import { type EndReason, PeerConnection, type PeerTarget } from "../peer-connection.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
-import {
-  chunkBytes,
-  decodeGoodbye,
-  encodeChunk,
-  encodeGoodbye,
-  encodeHello,
-  type Goodbye,
-  type Hello,
-  kindOf,
-  payloadBytesMax,
-  trainAlpn,
-} from "./wire-codec.ts";
+import { chunkBytes, encodeChunk, type Hello, kindOf, payloadBytesMax } from "./wire-codec.ts";
 import { behindCode, broken, leftCode, lostRank, type Owner, silentRank } from "./wire-owner.ts";
-
-const none = new Uint8Array(0);
 
 interface Waiting {
   go(): void;
@@ -30,14 +17,13 @@ interface Waiting {
 
 export class RankLink {
   readonly #rank: number;
-  readonly #target: () => FramesTarget;
+  readonly #target: () => PeerTarget;
   readonly #hello: Hello;
   readonly #owner: Owner;
   readonly #begunAt = performance.now();
-  readonly #silence: Silence;
+  readonly #detector: FailureDetector;
   readonly #waiting = new Set<Waiting>();
-  #socket: TLSSocket | undefined;
-  #frames: FrameSocket | undefined;
+  #connection: PeerConnection | undefined;
   /** Payloads leave one after another. */
   #last: Promise<void> = Promise.resolve();
   #triedAt = Number.NEGATIVE_INFINITY;
@@ -45,12 +31,12 @@ export class RankLink {
   #ready = false;
   #over: AppError | undefined;
 
-  constructor(rank: number, target: () => FramesTarget, hello: Hello, owner: Owner) {
+  constructor(rank: number, target: () => PeerTarget, hello: Hello, owner: Owner) {
     this.#rank = rank;
     this.#target = target;
     this.#hello = hello;
     this.#owner = owner;
-    this.#silence = new Silence(owner.limits.lookMs, performance.now());
+    this.#detector = new FailureDetector(owner.limits, performance.now());
     this.#connect();
   }
 
@@ -63,30 +49,30 @@ export class RankLink {
   /** To be called every `lookMs`. */
   look(nowMs: number): void {
     if (this.#over !== undefined) return;
-    const { lookMs, reachMs, silenceMs } = this.#owner.limits;
-    const silentMs = this.#silence.look(nowMs);
+    const { lookMs, reachMs, timeoutMs } = this.#owner.limits;
+    const silentMs = this.#detector.look(nowMs);
     if (this.#ready) {
-      if (silentMs >= silenceMs) this.#owner.lost(silentRank(this.#rank, `said nothing for ${Math.round(silentMs)} ms`));
-      else if (this.#socket?.writableNeedDrain === false) this.#say(frameKinds.ping, none);
+      if (this.#detector.hasFailed) this.#owner.lost(silentRank(this.#rank, `said nothing for ${Math.round(silentMs)} ms`));
+      else if (this.#connection?.isFull === false) this.#connection.ping();
     } else if (nowMs - this.#begunAt >= reachMs) {
       this.#owner.lost(silentRank(this.#rank, `could not be reached for ${reachMs} ms: ${this.#trouble}`));
-    } else if (this.#frames === undefined) {
+    } else if (this.#connection === undefined) {
       if (nowMs - this.#triedAt >= lookMs) this.#connect();
-    } else if (nowMs - this.#triedAt >= silenceMs) this.#again("it did not answer");
+    } else if (nowMs - this.#triedAt >= timeoutMs) this.#again("it did not answer");
   }
 
   /** Says why it leaves, after a chunk that is under way. */
-  leave(why: Goodbye): void {
+  leave(why: EndReason): void {
     if (this.#over !== undefined) return;
-    if (this.#ready) this.#frames?.leave({ kind: frameKinds.end, head: encodeGoodbye(why), body: none });
-    else this.#frames?.destroy();
+    if (this.#ready) this.#connection?.end(why);
+    else this.#connection?.destroy();
     this.#fail(new AppError(why.message, { code: why.code, operation: "sending a frame" }));
   }
 
   /** The other end has left. */
   abandon(error: AppError): void {
     if (this.#over !== undefined) return;
-    this.#frames?.destroy();
+    this.#connection?.destroy();
     this.#fail(error);
   }
 
@@ -101,12 +87,12 @@ export class RankLink {
     for (let at = 0; at === 0 || at < bytes; at += chunkBytes) {
       const head = encodeChunk({ stamp, name, kind, bytes, at });
       const body = new Uint8Array(payload.buffer, payload.byteOffset + at, Math.min(chunkBytes, bytes - at));
-      await this.#wait((left) => this.#frames?.write({ kind: frameKinds.frame, head, body }, left));
+      await this.#wait((left) => this.#connection?.write(frameKinds.payload, head, body, left));
     }
     this.#owner.sent.count(name.what, bytes);
   }
 
-  /** Begins something and waits until it is done, or for the next `#go` where nothing says so. */
+  /** Begins something and waits until it is done, or for the next `go`. */
   #wait(begin: (done: () => void) => void): Promise<void> {
     if (this.#over !== undefined) return Promise.reject(this.#over);
     const { frameMs } = this.#owner.limits;
@@ -130,13 +116,18 @@ export class RankLink {
   #connect(): void {
     this.#triedAt = performance.now();
     try {
-      const socket = openFrames(this.#target(), trainAlpn);
-      const frames = new FrameSocket(socket, { frame: (frame) => this.#take(frame), gone: (reason) => this.#gone(frames, reason) });
-      [this.#socket, this.#frames] = [socket, frames];
-      socket.once("secureConnect", () => {
-        if (socket.alpnProtocol === trainAlpn) this.#say(frameKinds.hello, encodeHello(this.#hello));
-        else this.#again("it takes no frames of training");
+      const { job, rank, world, ranks } = this.#hello;
+      const sender = toSender({ deploymentUid: job, rank, podUid: "", bootId: "" });
+      const hello = { sender, channel: Channel.TRAINING, world: BigInt(world), ranks };
+      const connection: PeerConnection = PeerConnection.call(this.#target(), hello, this.#detector, {
+        welcome: () => this.#welcomed(),
+        frame: ({ kind }) => {
+          throw new AppError(`a frame of kind ${kind} where a heartbeat is due`, { code: "InvalidFrame" });
+        },
+        ended: (why) => this.#told(why),
+        gone: (reason) => this.#gone(connection, reason),
       });
+      this.#connection = connection;
     } catch (caught) {
       this.#again(AppError.from(caught).message);
     }
@@ -144,37 +135,29 @@ export class RankLink {
 
   #again(trouble: string): void {
     this.#trouble = trouble;
-    this.#frames?.destroy();
-    [this.#socket, this.#frames] = [undefined, undefined];
+    this.#connection?.destroy();
+    this.#connection = undefined;
   }
 
-  #gone(frames: FrameSocket, reason: AppError | undefined): void {
-    if (frames !== this.#frames || this.#over !== undefined) return;
+  #gone(connection: PeerConnection, reason: AppError | undefined): void {
+    if (connection !== this.#connection || this.#over !== undefined) return;
     if (this.#ready) this.#owner.lost(broken(this.#rank, reason));
     else this.#again(reason?.message ?? "it ended the connection");
   }
 
-  #take({ kind, head }: RawFrame): void {
-    this.#silence.heard();
-    if (kind === frameKinds.ping) {
-      if (this.#ready) return;
-      this.#ready = true;
-      for (const waiting of [...this.#waiting]) waiting.go();
-    } else if (kind === frameKinds.end) this.#told(decodeGoodbye(head));
-    else throw new AppError(`a frame of kind ${kind} where a sign of life is due`, { code: "InvalidFrame" });
+  #welcomed(): void {
+    if (this.#ready) return;
+    this.#ready = true;
+    for (const waiting of [...this.#waiting]) waiting.go();
   }
 
-  #told(why: Goodbye): void {
+  #told(why: EndReason): void {
     if (why.code === behindCode) {
       this.#again(why.message);
       return;
     }
     if (why.code === leftCode) this.#owner.left(this.#rank, false, lostRank(this.#rank, why.message));
     else this.#owner.lost(new AppError(why.message, { code: why.code, operation: `hearing of rank ${this.#rank}` }));
-  }
-
-  #say(kind: RawFrame["kind"], head: Uint8Array): void {
-    this.#frames?.write({ kind, head, body: none });
   }
 
   #fail(error: AppError): void {

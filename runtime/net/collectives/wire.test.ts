@@ -8,7 +8,10 @@ import { Link } from "../../../test/kit/network/link.ts";
 import { until } from "../../../test/kit/ranks/ranks.ts";
 import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../../test/kit/training/wire-ranks.ts";
 import { encodeFrame, frameKinds } from "../frame-codec.ts";
-import { chunkBytes, encodeChunk, encodeHello, payloadBytesMax, trainAlpn } from "./wire-codec.ts";
+import { Channel } from "../gen/enodia/runtime/v1/runtime_pb.js";
+import { toSender } from "../mapping.ts";
+import { encodeHello, peerAlpn } from "../peer-connection.ts";
+import { chunkBytes, encodeChunk, payloadBytesMax } from "./wire-codec.ts";
 
 const stamp = { world: 1, step: 1, plan: "a" };
 const mebi = 2 ** 18;
@@ -79,7 +82,7 @@ test("a certificate of another job, or of another rank than is claimed, gets not
 test("a rank that is killed is lost at once, one that is silent within its time, and one that never came is named", async (t) => {
   for (const [how, limits, expected] of [
     ["kill", {}, { code: "RankLost", message: /^rank [01] is gone: / }],
-    ["silence", { silenceMs: 600 }, { code: "RankSilent", message: /^rank [01] said nothing for \d{3,4} ms/ }],
+    ["silence", { timeoutMs: 600 }, { code: "RankSilent", message: /^rank [01] said nothing for \d{3,4} ms/ }],
   ] as const) {
     const { link, wire } = await linked(t, limits);
     await wire.transport(0).send(1, stamp, frame(0), one);
@@ -160,12 +163,13 @@ test("what is no payload ends the world by name, and takes no memory that it did
     const waits = assert.rejects(wire.transport(1).receive(0, stamp, wanted(5, 1)), { code: "InvalidFrame", message });
     const { cert, key, ca } = rankTls(0).current();
     const servername = "rank-1.train.default.enodia";
-    const socket = connect({ host: "127.0.0.1", port: wire.ports[1] as number, cert, key, ca, servername, ALPNProtocols: [trainAlpn] });
+    const socket = connect({ host: "127.0.0.1", port: wire.ports[1] as number, cert, key, ca, servername, ALPNProtocols: [peerAlpn] });
     socket.on("error", () => {});
     socket.resume();
-    const hello = { kind: frameKinds.hello, head: encodeHello({ job: "j", world: 1, rank: 0, ranks: 2 }), body: none };
+    const sender = toSender({ deploymentUid: "j", rank: 0, podUid: "", bootId: "" });
+    const hello = { kind: frameKinds.hello, head: encodeHello({ sender, channel: Channel.TRAINING, world: 1n, ranks: 2 }), body: none };
     const before = process.memoryUsage().arrayBuffers;
-    for (const each of [hello, ...frames.map((given) => Object.assign({ kind: frameKinds.frame }, given))])
+    for (const each of [hello, ...frames.map((given) => Object.assign({ kind: frameKinds.payload }, given))])
       for (const piece of encodeFrame(each)) if (piece) socket.write(piece);
     await waits;
     assert.ok(process.memoryUsage().arrayBuffers - before < payloadBytesMax / 4);

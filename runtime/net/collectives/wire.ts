@@ -2,17 +2,19 @@
 // first needed. A rank that fails, is silent or is lost ends the world for all, as in loopback.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
+import { computingLimits } from "../failure-detector.ts";
 import { createTlsListener, type Listener } from "../listener.ts";
+import { type EndReason, peerAlpn } from "../peer-connection.ts";
 import { peerIdentity, serverNames, type TlsSource } from "../tls.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { type FrameName, frameMsMax, type Payload, type Stamp, type Transport, type WantedFrame } from "./transport.ts";
 import { Arrivals, type ArrivalsOwner } from "./wire-arrivals.ts";
-import { type Goodbye, type Hello, trainAlpn } from "./wire-codec.ts";
+import type { Hello } from "./wire-codec.ts";
 import { RankLink } from "./wire-link.ts";
 import { behindCode, leftCode, type WireLimits } from "./wire-owner.ts";
 
-/** Pods of a world begin within it. A thread that trains is silent while it computes by itself, for a second or so. */
-const limitsByDefault: WireLimits = { frameMs: frameMsMax, reachMs: 60_000, silenceMs: 8_000, lookMs: 500, heldBytes: 2 ** 30 };
+/** Pods of a world begin within `reachMs`. */
+const limitsByDefault: WireLimits = { ...computingLimits, frameMs: frameMsMax, reachMs: 60_000, heldBytes: 2 ** 30 };
 /** Connections end by themselves within it once goodbyes are said. */
 const closeMsMax = 2_000;
 
@@ -20,15 +22,14 @@ export interface WireOptions extends Hello {
   /** Of the certificates: those of other names are strangers. */
   readonly namespace: string;
   readonly name: string;
-  /** The rank that each rank's certificate has; its own where this is not given. */
+  /** Unset: each rank's own. */
   readonly certificates?: readonly number[];
   readonly tls: Pick<TlsSource, "current">;
   /** ip:port of a rank, asked before each try. */
   address(rank: number): string;
-  /** A caller was refused, or broke before it said who it is. */
   onProblem(message: string): void;
   readonly limits?: Partial<WireLimits>;
-  /** How long a frame of an exchange is waited for, where that is shorter than the limit. */
+  /** Milliseconds. */
   frameMs?(what: string): number;
 }
 
@@ -44,7 +45,7 @@ export class WireTransport implements Transport {
   readonly #heard = new Map<number, Arrivals>();
   readonly #left = new Map<number, AppError>();
   readonly #looks: NodeJS.Timeout;
-  #ended: { readonly error: unknown; readonly why: Goodbye } | undefined;
+  #ended: { readonly error: unknown; readonly why: EndReason } | undefined;
 
   constructor(options: WireOptions) {
     const limits = Object.assign({}, limitsByDefault, options.limits);
@@ -61,11 +62,11 @@ export class WireTransport implements Transport {
       refuses: (hello, arrivals) => this.#refuses(hello, arrivals),
       problem: (message) => options.onProblem(message),
     };
-    this.#listener = createTlsListener(options.tls, { [trainAlpn]: (socket) => this.#accept(socket) });
+    this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
     this.#looks = setInterval(() => this.#look(), limits.lookMs);
   }
 
-  /** What ended the world, unless it was closed; undefined while it stands. */
+  /** Undefined while the world stands, and after `close`. */
   get ended(): unknown {
     return this.#ended?.error;
   }
@@ -79,7 +80,7 @@ export class WireTransport implements Transport {
     await this.#link(to).send(stamp, name, payload);
   }
 
-  /** It has a connection to whom it waits for, so that it hears when that rank ends. */
+  /** A connection to the sender shows when it ends. */
   async receive(from: number, stamp: Stamp, wanted: WantedFrame): Promise<Payload> {
     if (!this.#left.has(from)) this.#link(from);
     return this.#owner.inbox.take(from, stamp, wanted);
@@ -89,14 +90,14 @@ export class WireTransport implements Transport {
     return { sent: this.#owner.sent.take(what), received: this.#owner.inbox.received.take(what) };
   }
 
-  /** Whoever waits, and whoever comes to wait, gets the error; ranks that are connected hear of it after the chunk that is under way. */
+  /** Ranks hear of it after the chunk that is under way. */
   end(error: unknown): void {
     if (this.#ended !== undefined) return;
     const { code, message } = AppError.from(error);
     this.#leave(error, { code, message });
   }
 
-  /** All is done: ranks that wait for more of this one are told that it left. Resolves when no connection is left. */
+  /** Tells ranks that wait that this one left; resolves when no connection is left. */
   async close(): Promise<void> {
     clearInterval(this.#looks);
     if (this.#ended === undefined) {
@@ -108,7 +109,7 @@ export class WireTransport implements Transport {
     clearTimeout(cut);
   }
 
-  #leave(error: unknown, why: Goodbye): void {
+  #leave(error: unknown, why: EndReason): void {
     this.#ended = { error, why };
     this.#owner.inbox.end(error);
     for (const link of this.#links.values()) link.leave(why);
@@ -134,7 +135,7 @@ export class WireTransport implements Transport {
     return link;
   }
 
-  /** What it sent before is taken, unless nothing of it can be under way. */
+  /** What it sent before is taken. */
   #hasLeft(rank: number, own: boolean, error: AppError): void {
     this.#left.set(rank, error);
     this.#links.get(rank)?.abandon(error);
@@ -159,7 +160,7 @@ export class WireTransport implements Transport {
     });
   }
 
-  #refuses(hello: Hello, arrivals: Arrivals): Goodbye | undefined {
+  #refuses(hello: Hello, arrivals: Arrivals): EndReason | undefined {
     const mismatch = (field: keyof Hello, here: unknown) => ({
       code: "PlanMismatch",
       message: `rank ${arrivals.rank} came with ${field} ${hello[field]}, rank ${this.rank} has ${here}; ranks have to be of one world`,

@@ -8,7 +8,7 @@ import { uniform } from "../../kernels/random.ts";
 import { imbalance } from "../imbalance.ts";
 import { type BlockProblem, dealBlocks, rowsOfRanks } from "./blocks.ts";
 import { laneIntervals, ranksOfLanes } from "./lanes.ts";
-import { copiesOfHottest } from "./planners/ways.ts";
+import { expertReplicasOfHottest } from "./planners/ways.ts";
 
 const problems = fc
   .record({
@@ -26,8 +26,8 @@ const problems = fc
     );
     const rows = Array.from({ length: 2 ** log }, () => Array.from({ length: experts }, () => Math.max(0, below(20) - 5)));
     const hosts = Array.from({ length: experts }, () => {
-      const home = below(ranks);
-      return [home, ...Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== home && draw() < 0.5)];
+      const primary = below(ranks);
+      return [primary, ...Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== primary && draw() < 0.5)];
     });
     return { rows, hosts, intervals, speed: new Float64Array(ranks).map(() => 1 + below(2)) };
   });
@@ -62,7 +62,7 @@ test("LocalFirst leaves rows at their own rank wherever that hosts the expert", 
   );
 });
 
-/** Mean of max/mean over seeds at Zipf 1.0, lanes that differ, with two copies a rank. */
+/** Mean of max/mean over seeds at Zipf 1.0, lanes that differ, with two expert replicas a rank. */
 function evenness(ranks: number, experts: number, deal: (problem: BlockProblem) => Float64Array): number {
   const seeds = 40;
   let sum = 0;
@@ -74,10 +74,10 @@ function evenness(ranks: number, experts: number, deal: (problem: BlockProblem) 
     const rows = Array.from({ length: 32 }, () => Array.from(share, (value) => Math.round(value * 100 * (0.75 + draw() / 2))));
     const load = Array.from(share, (_, e) => rows.reduce((total, row) => total + row[e]!, 0));
     const speed = new Float64Array(ranks).fill(1);
-    const homes = Array.from({ length: experts }, (_, e) => Math.floor((e * ranks) / experts));
+    const primaries = Array.from({ length: experts }, (_, e) => Math.floor((e * ranks) / experts));
     const free = new Array<number>(ranks).fill(2);
-    const seconds = { row: 1, copy: 0 };
-    const hosts = copiesOfHottest({ load, homes, ranks, node: speed, speed, free, overlap: 4, seconds }, 4);
+    const seconds = { row: 1, expertReplica: 0 };
+    const hosts = expertReplicasOfHottest({ load, primaries, ranks, node: speed, speed, free, overlap: 4, seconds }, 4);
     sum += imbalance(deal({ rows, hosts, intervals: laneIntervals(32, speed), speed }), speed);
   }
   return sum / seeds;

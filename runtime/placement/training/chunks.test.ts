@@ -26,13 +26,13 @@ test("slices of unequal length are refused: bytes of a chunk would not be those 
 
 test("with one slice, as it is today, chunks have the hosts and blocks of experts", () => {
   assert.equal(slicesPerExpert, 1);
-  for (const { hosts, homes, blocks } of placements(50)) {
-    assert.deepEqual(chunkHosts(hosts, homes, slicesPerExpert), hosts);
+  for (const { hosts, primaries, blocks } of placements(50)) {
+    assert.deepEqual(chunkHosts(hosts, primaries, slicesPerExpert), hosts);
     assert.deepEqual(chunkBlocks(blocks, slicesPerExpert), blocks);
   }
 });
 
-test("a chunk whose home does not compute its expert has its home and the expert's hosts", () => {
+test("a chunk whose primary does not compute its expert has its primary and the expert's hosts", () => {
   assert.deepEqual(chunkHosts([[1, 3]], [1, 3, 0], 3), [
     [1, 3],
     [3, 1],

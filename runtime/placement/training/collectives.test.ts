@@ -1,11 +1,11 @@
-// Schedules: all copies arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
+// Schedules: all expert replicas arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { placements } from "../../../test/kit/planner/random-placements.ts";
 import { gatherSchedule, reduceSchedule, type SpreadName, spreadNames, type Transfer } from "./collectives.ts";
 import { gatherBytes, movedShare, reduceBytes } from "./laws.ts";
 
-/** Experts whole, and cut into slices that have homes of their own. */
+/** Experts whole, and cut into slices that have primaries of their own. */
 const cases = [1, 2, 4].flatMap((slices) => placements(500, slices));
 const pieces = 4;
 
@@ -23,7 +23,7 @@ for (const spread of spreadNames) {
   test(`spAG by ${spread}: each host gets each piece once, from a rank that has it`, () => {
     for (const placement of cases) {
       const has = new Set(
-        placement.homes.flatMap((home, chunk) => Array.from({ length: pieces }, (_, piece) => `${home} ${chunk} ${piece}`)),
+        placement.primaries.flatMap((primary, chunk) => Array.from({ length: pieces }, (_, piece) => `${primary} ${chunk} ${piece}`)),
       );
       const transfers = gatherSchedule(placement, spread, pieces);
       const arriving = Map.groupBy(transfers, ({ round }) => round);
@@ -43,7 +43,7 @@ for (const spread of spreadNames) {
   });
 }
 
-/** Cases in which a rank sends or receives more than 1.02 times what leaves its home: lambda x the layer. */
+/** Cases in which a rank sends or receives more than 1.02 times what leaves its primary: lambda x the layer. */
 function beyondBound(spread: SpreadName): number {
   return cases.filter((placement) => {
     const { sent, received } = traffic(gatherSchedule(placement, spread, pieces), placement.ranks);
@@ -58,7 +58,7 @@ test("by chain no rank sends or receives more than lambda x the layer's bytes; b
 });
 
 test("one chunk to three ranks takes 3, 2 and about 1 times its length by unicast, tree and chain", () => {
-  const placement = { homes: [0], hosts: [[0, 1, 2, 3]], node: [0, 1, 2, 3] };
+  const placement = { primaries: [0], hosts: [[0, 1, 2, 3]], node: [0, 1, 2, 3] };
   const many = 64;
   const lengthOf = (spread: SpreadName): number => (gatherSchedule(placement, spread, many).at(-1)!.round + 1) / many;
   assert.equal(lengthOf("unicast"), 3);
@@ -74,13 +74,13 @@ test("each piece has the first round in which its sender has it and sends nothin
     );
     for (let piece = 0; piece < pieces; piece++)
       for (const [chunk, row] of placement.hosts.entries()) {
-        const home = placement.homes[chunk]!;
-        const far = (rank: number): number => (placement.node[rank] === placement.node[home] ? -1 : placement.node[rank]!);
-        const others = row.filter((rank) => rank !== home).toSorted((a, b) => far(a) - far(b) || a - b);
+        const primary = placement.primaries[chunk]!;
+        const far = (rank: number): number => (placement.node[rank] === placement.node[primary] ? -1 : placement.node[rank]!);
+        const others = row.filter((rank) => rank !== primary).toSorted((a, b) => far(a) - far(b) || a - b);
         for (const to of others) {
           let round = 0;
-          while (taken.has(`${round} from ${home}`) || taken.has(`${round} to ${to}`)) round++;
-          taken.add(`${round} from ${home}`).add(`${round} to ${to}`);
+          while (taken.has(`${round} from ${primary}`) || taken.has(`${round} to ${to}`)) round++;
+          taken.add(`${round} from ${primary}`).add(`${round} to ${to}`);
           assert.equal(found.get(`${piece} ${chunk} ${to}`)!.round, round);
         }
       }
@@ -88,16 +88,20 @@ test("each piece has the first round in which its sender has it and sends nothin
 });
 
 test("a schedule of many pieces is made in time that grows as they do", () => {
-  const homes = [0, 0, 1, 1, 2, 2, 3, 3];
-  const placement = { homes, hosts: homes.map((home) => [home, ...[0, 1, 2, 3].filter((rank) => rank !== home)]), node: [0, 1, 2, 3] };
+  const primaries = [0, 0, 1, 1, 2, 2, 3, 3];
+  const placement = {
+    primaries,
+    hosts: primaries.map((primary) => [primary, ...[0, 1, 2, 3].filter((rank) => rank !== primary)]),
+    node: [0, 1, 2, 3],
+  };
   const start = process.cpuUsage();
   assert.equal(gatherSchedule(placement, "chain", 5000).length, 8 * 3 * 5000);
   const { user } = process.cpuUsage(start);
   assert.ok(user < 5e6, `${user} us; looking at each round again takes minutes`);
 });
 
-test("a chain goes through a home's node first and enters each other node once", () => {
-  const placement = { homes: [1], hosts: [[1, 0, 2, 3, 4, 5]], node: [1, 0, 1, 0, 2, 2] };
+test("a chain goes through a primary's node first and enters each other node once", () => {
+  const placement = { primaries: [1], hosts: [[1, 0, 2, 3, 4, 5]], node: [1, 0, 1, 0, 2, 2] };
   const path = gatherSchedule(placement, "chain", 1).map(({ from, to }) => [from, to]);
   assert.deepEqual(path, [
     [1, 3],
@@ -108,13 +112,13 @@ test("a chain goes through a home's node first and enters each other node once",
   ]);
 });
 
-test("spRS: sums pass hosts in the order of lanes and end at the home, in as many bytes as the law says", () => {
-  for (const { blocks, homes } of cases) {
-    const transfers = reduceSchedule({ blocks, homes, carried: false }, pieces);
-    assert.equal(transfers.length, pieces * reduceBytes({ blocks, homes, carried: false }, 1));
+test("spRS: sums pass hosts in the order of lanes and end at the primary, in as many bytes as the law says", () => {
+  for (const { blocks, primaries } of cases) {
+    const transfers = reduceSchedule({ blocks, primaries, carried: false }, pieces);
+    assert.equal(transfers.length, pieces * reduceBytes({ blocks, primaries, carried: false }, 1));
     for (const [chunk, runs] of blocks.entries()) {
       const way = transfers.filter((transfer) => transfer.chunk === chunk && transfer.piece === 0);
-      if (way.length > 0) assert.equal(way.at(-1)!.to, homes[chunk]);
+      if (way.length > 0) assert.equal(way.at(-1)!.to, primaries[chunk]);
       assert.deepEqual(
         way.map(({ from }) => from),
         runs.map(({ host }) => host).slice(0, way.length),

@@ -20,7 +20,7 @@ interface Edge {
 
 type Spread = (ranks: readonly number[]) => Edge[];
 
-/** How copies spread from the first of the ranks. To add one: one line. */
+/** How expert replicas spread from the first of the ranks. To add one: one line. */
 const spreads = {
   /** Each passes on what it gets: every rank sends a chunk once at most. */
   chain: (ranks) => ranks.slice(1).map((to, i) => ({ from: ranks[i] as number, to, after: i - 1 })),
@@ -34,45 +34,45 @@ const spreads = {
 export type SpreadName = keyof typeof spreads;
 export const spreadNames = Object.keys(spreads) as readonly SpreadName[];
 
-/** Where each rank and each chunk is: P0 has homes alone, P1 the hosts as well. */
+/** Where each rank and each chunk is: P0 has primaries alone, P1 the hosts as well. */
 export interface Placement {
   /** Of each chunk. */
-  readonly homes: readonly number[];
-  /** Of each chunk, with the home among them. */
+  readonly primaries: readonly number[];
+  /** Of each chunk, with the primary among them. */
   readonly hosts: readonly (readonly number[])[];
   /** Node of each rank. */
   readonly node: ArrayLike<number>;
 }
 
-/** spAG: copies of each chunk from its home to its other hosts, those of its node first and then node by node. */
-export function gatherSchedule({ homes, hosts, node }: Placement, spread: SpreadName, pieces: number): Transfer[] {
+/** spAG: expert replicas of each chunk from its primary to its other hosts, those of its node first and then node by node. */
+export function gatherSchedule({ primaries, hosts, node }: Placement, spread: SpreadName, pieces: number): Transfer[] {
   const ways = hosts.map((row, chunk) => {
-    const home = homes[chunk] as number;
-    const far = (rank: number): number => (node[rank] === node[home] ? -1 : (node[rank] as number));
-    const others = row.filter((rank) => rank !== home).sort((a, b) => far(a) - far(b) || a - b);
-    return spreads[spread]([home, ...others]);
+    const primary = primaries[chunk] as number;
+    const far = (rank: number): number => (node[rank] === node[primary] ? -1 : (node[rank] as number));
+    const others = row.filter((rank) => rank !== primary).sort((a, b) => far(a) - far(b) || a - b);
+    return spreads[spread]([primary, ...others]);
   });
   return scheduled(ways, pieces);
 }
 
 export interface Reduction {
-  /** Of each chunk, as the homes are. */
+  /** Of each chunk, as the primaries are. */
   readonly blocks: Blocks;
-  readonly homes: readonly number[];
-  /** Homes have sums of lanes before these, to which they are added. */
+  readonly primaries: readonly number[];
+  /** Primaries have sums of lanes before these, to which they are added. */
   readonly carried: boolean;
 }
 
-/** The ranks that a chunk's gradient passes: its home if it has a sum already, its hosts in the order of lanes, its home, where it ends. */
-export function reducePath({ blocks, homes, carried }: Reduction, chunk: number): number[] {
-  const home = homes[chunk] as number;
+/** The ranks that a chunk's gradient passes: its primary if it has a sum already, its hosts in the order of lanes, its primary, where it ends. */
+export function reducePath({ blocks, primaries, carried }: Reduction, chunk: number): number[] {
+  const primary = primaries[chunk] as number;
   const path = (blocks[chunk] ?? []).map(({ host }) => host);
   if (path.length === 0) return path;
-  if (path.at(-1) !== home) path.push(home);
-  return carried && path[0] !== home ? [home, ...path] : path;
+  if (path.at(-1) !== primary) path.push(primary);
+  return carried && path[0] !== primary ? [primary, ...path] : path;
 }
 
-/** spRS: the sums of each chunk along its path, in which the home may come more than once. */
+/** spRS: the sums of each chunk along its path, in which the primary may come more than once. */
 export function reduceSchedule(reduction: Reduction, pieces: number): Transfer[] {
   return scheduled(
     reduction.blocks.map((_, chunk) => spreads.chain(reducePath(reduction, chunk))),

@@ -1,5 +1,5 @@
-// State that passes between ranks when a world begins, or when homes move within one: who is to hold each unit, and who sends it there.
-// One rule for loss, growth, shrinking, drain and moves of homes. Pure.
+// State that passes between ranks when a world begins, or when primaries move within one: who is to hold each unit, and who sends it there.
+// One rule for loss, growth, shrinking, drain and moves of primaries. Pure.
 
 /** One unit's state from a rank that has it to one that is to; to itself where it has it already. */
 export interface Transfer {
@@ -33,20 +33,20 @@ export function handover({ held, wanted, floats }: HandoverProblem): Transfer[] 
 }
 
 /**
- * Homes of one layer's experts in a new world: as many for each rank as when experts are dealt in order, with a rank that has the
+ * Primaries of one layer's experts in a new world: as many for each rank as when experts are dealt in order, with a rank that has the
  * expert's state while it has room. `holders[expert]` are ranks, those that are preferred first.
  */
-export function homesNear(holders: readonly (readonly number[])[], ranks: number): number[] {
+export function primariesNear(holders: readonly (readonly number[])[], ranks: number): number[] {
   const experts = holders.length;
   const room = new Array<number>(ranks).fill(0);
   for (let expert = 0; expert < experts; expert++) addTo(room, Math.floor((expert * ranks) / experts), 1);
-  const homes = holders.map((row): number | undefined => {
-    const home = row.find((rank) => (room[rank] ?? 0) > 0);
-    if (home !== undefined) addTo(room, home, -1);
-    return home;
+  const primaries = holders.map((row): number | undefined => {
+    const primary = row.find((rank) => (room[rank] ?? 0) > 0);
+    if (primary !== undefined) addTo(room, primary, -1);
+    return primary;
   });
-  return homes.map((home) => {
-    if (home !== undefined) return home;
+  return primaries.map((primary) => {
+    if (primary !== undefined) return primary;
     const free = room.findIndex((count) => count > 0);
     addTo(room, free, -1);
     return free;

@@ -1,18 +1,18 @@
 // Bytes that training with sharded experts moves, by collective, and bytes of memory that a rank holds, as formulas. Tests hold what
-// is sent, and state and copies that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
+// is sent, and state and expert replicas that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
 import { type Reduction, reducePath } from "./collectives.ts";
 
-/** Bytes of copies that spAG delivers: each host but the home receives the chunk once. */
+/** Bytes of expert replicas that spAG delivers: each host but the primary receives the chunk once. */
 export function gatherBytes(hosts: readonly (readonly number[])[], chunkBytes: number): number {
   return hosts.reduce((sum, row) => sum + (row.length - 1) * chunkBytes, 0);
 }
 
-/** The share of a layer's chunks that leave their home: lambda. */
+/** The share of a layer's chunks that leave their primary: lambda. */
 export function movedShare(hosts: readonly (readonly number[])[]): number {
   return hosts.filter((row) => row.length > 1).length / hosts.length;
 }
 
-/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the home is not the last, and one more
+/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the primary is not the last, and one more
  *  where it has a sum already and is not the first. */
 export function reduceBytes(reduction: Reduction, chunkBytes: number): number {
   const hops = reduction.blocks.map((_, chunk) => Math.max(0, reducePath(reduction, chunk).length - 1));
@@ -34,7 +34,7 @@ export interface MemoryProblem {
   readonly subtrees: number;
   /** Bytes of the optimizer's state in memory: of two moments 8 a parameter that is owned or shadowed, if none lies on disk. */
   readonly stateBytes: number;
-  /** Experts whose home the rank is. */
+  /** Experts whose primary the rank is. */
   readonly owned: number;
   /** Parameters that it keeps for another rank. */
   readonly shadowed: number;
@@ -50,17 +50,21 @@ export interface MemoryProblem {
   readonly kept: number;
 }
 
-/** Bytes of copies at most at once: of all layers, or of the two that are worked on and come. */
-export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem, "copies" | "expert" | "rematerialize">): number {
+/** Bytes of expert replicas at most at once: of all layers, or of the two that are worked on and come. */
+export function expertReplicaBytes({
+  expertReplicas,
+  expert,
+  rematerialize,
+}: Pick<MemoryProblem, "expertReplicas" | "expert" | "rematerialize">): number {
   const held = rematerialize
-    ? copies.reduce((most, count, layer) => Math.max(most, count + (copies[layer + 1] ?? 0)), 0)
-    : copies.reduce((a, b) => a + b, 0);
+    ? expertReplicas.reduce((most, count, layer) => Math.max(most, count + (expertReplicas[layer + 1] ?? 0)), 0)
+    : expertReplicas.reduce((a, b) => a + b, 0);
   return held * expert * floatBytes;
 }
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen or stays behind; the dense part
+ * gradient and optimizer state of what it owns and shadows. Sums: expert replicas; sums of lanes; what is frozen or stays behind; the dense part
  * where it owns some of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {

@@ -1,4 +1,4 @@
-// Rows on ranks, by hand: copies even out what homes alone would have, and shares of experts are those of the least even layer.
+// Rows on ranks, by hand: expert replicas even out what primaries alone would have, and shares of experts are those of the least even layer.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadsOf, sharesAt, spreadOf } from "./spread.ts";
@@ -9,11 +9,11 @@ const rows = [
   [6, 1, 1],
 ];
 
-test("a busy expert with a copy loads its ranks alike, and its home alone without", () => {
-  const homes = [0, 1, 1];
-  const alone = loadsOf({ rows, homes, ranks: 2, blocks: homes.map((host) => [{ host, from: 0, to: 2 }]) });
+test("a busy expert with an expert replica loads its ranks alike, and its primary alone without", () => {
+  const primaries = [0, 1, 1];
+  const alone = loadsOf({ rows, primaries, ranks: 2, blocks: primaries.map((host) => [{ host, from: 0, to: 2 }]) });
   assert.deepEqual(
-    [[...alone.atHomes], [...alone.computed]],
+    [[...alone.atPrimaries], [...alone.computed]],
     [
       [12, 4],
       [12, 4],
@@ -23,17 +23,17 @@ test("a busy expert with a copy loads its ranks alike, and its home alone withou
     { host: 0, from: 0, to: 1 },
     { host: 1, from: 1, to: 2 },
   ];
-  const shared = loadsOf({ rows, homes, ranks: 2, blocks: [copied, [{ host: 0, from: 0, to: 2 }], [{ host: 1, from: 0, to: 2 }]] });
+  const shared = loadsOf({ rows, primaries, ranks: 2, blocks: [copied, [{ host: 0, from: 0, to: 2 }], [{ host: 1, from: 0, to: 2 }]] });
   assert.deepEqual(
-    [[...shared.atHomes], [...shared.computed]],
+    [[...shared.atPrimaries], [...shared.computed]],
     [
       [12, 4],
       [8, 8],
     ],
   );
   const hosts = [[[0, 1], [0], [1]], []];
-  assert.deepEqual(spreadOf([shared, undefined], hosts), { imbalanceAtHomes: 1.5, imbalance: 1, copied: 1 / 3 });
-  assert.deepEqual(spreadOf([undefined], [[]]), { imbalanceAtHomes: 1, imbalance: 1, copied: 0 });
+  assert.deepEqual(spreadOf([shared, undefined], hosts), { imbalanceAtPrimaries: 1.5, imbalance: 1, copied: 1 / 3 });
+  assert.deepEqual(spreadOf([undefined], [[]]), { imbalanceAtPrimaries: 1, imbalance: 1, copied: 0 });
 });
 
 test("the least even layer's shares are told, from the idlest expert to the busiest", () => {

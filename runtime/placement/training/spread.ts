@@ -1,10 +1,10 @@
-// A layer's rows on ranks: what each of them computed, beside what it would have without copies. Pure.
+// A layer's rows on ranks: what each of them computed, beside what it would have without expert replicas. Pure.
 import { type Blocks, rowsOfRanks } from "./blocks.ts";
 
 /** Rows of each rank. */
 export interface LayerLoads {
-  /** Were each expert at its home alone. */
-  readonly atHomes: Float64Array;
+  /** Were each expert at its primary alone. */
+  readonly atPrimaries: Float64Array;
   /** As hosts had them. */
   readonly computed: Float64Array;
 }
@@ -12,23 +12,24 @@ export interface LayerLoads {
 interface LayerDeal {
   /** rows[lane][expert] */
   readonly rows: readonly ArrayLike<number>[];
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
   readonly blocks: Blocks;
   readonly ranks: number;
 }
 
-export function loadsOf({ rows, homes, blocks, ranks }: LayerDeal): LayerLoads {
-  const atHomes = new Float64Array(ranks);
-  for (const row of rows) for (const [expert, home] of homes.entries()) atHomes[home] = (atHomes[home] as number) + (row[expert] as number);
-  return { atHomes, computed: rowsOfRanks(rows, blocks, ranks) };
+export function loadsOf({ rows, primaries, blocks, ranks }: LayerDeal): LayerLoads {
+  const atPrimaries = new Float64Array(ranks);
+  for (const row of rows)
+    for (const [expert, primary] of primaries.entries()) atPrimaries[primary] = (atPrimaries[primary] as number) + (row[expert] as number);
+  return { atPrimaries, computed: rowsOfRanks(rows, blocks, ranks) };
 }
 
 /** How a step lay on ranks. */
 export interface Spread {
-  /** Rows of the busiest rank over the mean, in the layer where that is most, without copies and with them; 1 is even. */
-  readonly imbalanceAtHomes: number;
+  /** Rows of the busiest rank over the mean, in the layer where that is most, without expert replicas and with them; 1 is even. */
+  readonly imbalanceAtPrimaries: number;
   readonly imbalance: number;
-  /** Share of all layers' experts that had copies: lambda. */
+  /** Share of all layers' experts that had expert replicas: lambda. */
   readonly copied: number;
 }
 
@@ -37,7 +38,7 @@ export function spreadOf(loads: readonly (LayerLoads | undefined)[], hosts: read
   const rows = hosts.flat();
   const most = (of: keyof LayerLoads): number => loads.reduce((worst, layer) => Math.max(worst, overMean(layer?.[of])), 1);
   return {
-    imbalanceAtHomes: most("atHomes"),
+    imbalanceAtPrimaries: most("atPrimaries"),
     imbalance: most("computed"),
     copied: rows.filter(({ length }) => length > 1).length / Math.max(1, rows.length),
   };

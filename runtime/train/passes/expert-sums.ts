@@ -6,7 +6,7 @@ import type { Blocks } from "../../placement/training/blocks.ts";
 export interface ExpertSumsOptions {
   readonly blocks: Blocks;
   /** Of the layer's experts. */
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
   readonly rank: number;
   /** Homes have sums of micro-batches before these. */
   readonly carried: boolean;
@@ -15,7 +15,7 @@ export interface ExpertSumsOptions {
   /** Zeros, and zeros again between micro-batches, for micro-batches of more rows. */
   readonly scratch: Float32Array;
   floatsOf(expert: number): number;
-  /** The gradient of an expert that has its home here. */
+  /** The gradient of an expert that has its primary here. */
   own(expert: number): Float32Array;
 }
 
@@ -29,17 +29,17 @@ export class ExpertSums {
 
   /** Adds the gradient of one micro-batch of so many rows, which `gradient` adds to the floats that it is given. */
   async add(expert: number, rows: number, gradient: (sum: Float32Array) => Promise<void>): Promise<void> {
-    const { homes, rank, carried, rowsInPlace, scratch, own, floatsOf } = this.#options;
-    const home = homes[expert] === rank;
+    const { primaries, rank, carried, rowsInPlace, scratch, own, floatsOf } = this.#options;
+    const primary = primaries[expert] === rank;
     const first = this.#options.blocks[expert]?.[0]?.host === rank;
     const partials = this.#of(expert);
-    if (!first || !(home || !carried)) {
+    if (!first || !(primary || !carried)) {
       const sum = new Float32Array(floatsOf(expert));
       partials.push(sum);
       return gradient(sum);
     }
-    if (!home && partials.length === 0) partials.push(new Float32Array(floatsOf(expert)));
-    const whole = home ? own(expert) : (partials[0] as Float32Array);
+    if (!primary && partials.length === 0) partials.push(new Float32Array(floatsOf(expert)));
+    const whole = primary ? own(expert) : (partials[0] as Float32Array);
     if (rows <= rowsInPlace) return gradient(whole);
     const sum = scratch.subarray(0, floatsOf(expert));
     await gradient(sum);

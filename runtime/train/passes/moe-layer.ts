@@ -178,7 +178,7 @@ export class RankMoeLayer implements RankLayer {
     const { transport, carried } = accumulation;
     const sums = new ExpertSums({
       blocks,
-      homes,
+      primaries,
       rank: transport.rank,
       carried,
       rowsInPlace: this.#parts.expert.rowsInPlace,
@@ -204,7 +204,7 @@ export class RankMoeLayer implements RankLayer {
       layer: index,
       pieces: piecesOf((experts[0]?.to ?? 0) / slices),
       blocks: chunkBlocks(blocks, slices),
-      homes,
+      primaries,
       carried,
       memory: (chunk) => memory.ownChunk(index, chunk, "g"),
       partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((microBatch) => chunkIn(microBatch, chunk, slices)),

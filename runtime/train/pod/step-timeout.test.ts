@@ -49,7 +49,7 @@ test("Auto waits for ten steps, for 30 s at least, and as for any frame before a
   assert.equal(steps.timeout.frameMs("rows"), 30_000);
   for (let i = 0; i < 20; i++) await steps.take(5_000);
   assert.equal(steps.timeout.frameMs("squares"), 50_000);
-  for (const what of ["handover", "state", "homes", "begun", "sign", "outer", "means"])
+  for (const what of ["handover", "state", "primaries", "begun", "sign", "outer", "means"])
     assert.equal(steps.timeout.frameMs(what), frameMsMax, what);
   for (let i = 0; i < 20; i++) await steps.take(100_000);
   assert.equal(steps.timeout.frameMs("rows"), frameMsMax);

@@ -95,7 +95,11 @@ test("a run that was stopped goes on in another process and ends with the bits o
   assert.equal(endOf("quiet")?.report?.step, steps);
   assert.equal(endOf("quiet")?.report?.curve.length, steps);
   const { expertShares = [], ...alone } = endOf("quiet")?.report?.spread ?? {};
-  assert.deepEqual(alone, { imbalanceAtHomes: 1, imbalance: 1, copied: 0, exposedSeconds: 0, bytes: 0 }, "one rank has nobody to send to");
+  assert.deepEqual(
+    alone,
+    { imbalanceAtPrimaries: 1, imbalance: 1, copied: 0, exposedSeconds: 0, bytes: 0 },
+    "one rank has nobody to send to",
+  );
   assert.ok(expertShares.length === 4 && expertShares[3]! >= expertShares[0]! && expertShares[3]! > 0, `${expertShares}`);
 
   await trainOnce("first", "stopped", 3);
@@ -128,7 +132,7 @@ test("before a run has begun its step is not told, and a loss that is no number 
 });
 
 const spread = {
-  imbalanceAtHomes: 1.75,
+  imbalanceAtPrimaries: 1.75,
   imbalance: 1.25,
   copied: 0.5,
   exposedSeconds: 0.25,

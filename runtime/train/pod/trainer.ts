@@ -165,12 +165,19 @@ function portsOf({ progress, log, recorder, timeout, traces }: Shown): Omit<Trai
       progress.add(report);
       log.debug({ ...report }, "step");
     },
-    onRanks({ step, imbalanceAtHomes, imbalance, copied, expertShares, copies }) {
+    onRanks({ step, imbalanceAtPrimaries, imbalance, copied, expertShares, copies }) {
       progress.copies(copies);
       const spans = recorder.take();
       traces.ended(step, spans);
       const { exposedMs, bytes } = movedWithin(spans);
-      progress.spread({ imbalanceAtHomes, imbalance, copied, exposedSeconds: exposedMs / 1000, bytes, expertShares: [...expertShares] });
+      progress.spread({
+        imbalanceAtPrimaries,
+        imbalance,
+        copied,
+        exposedSeconds: exposedMs / 1000,
+        bytes,
+        expertShares: [...expertShares],
+      });
     },
     onShort(step) {
       progress.start(step);

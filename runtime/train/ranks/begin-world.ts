@@ -3,7 +3,7 @@
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { nothingHeld, type Settled, settle } from "../../placement/training/commit.ts";
-import { handover, homesNear } from "../../placement/training/handover.ts";
+import { handover, primariesNear } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";
 import { firstHomes, homesOfUnits, type Shape, type StateUnit, stateUnits } from "./model-shape.ts";
 import { type PeerReport, peerReportFrame, peerReportIn, peerReportLength, type RankState } from "./rank-state.ts";
@@ -26,7 +26,7 @@ export interface Begin {
 export interface Begun {
   /** The last step that is made. */
   readonly step: number;
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   /** Bytes of state that this rank received. */
   readonly receivedBytes: number;
   /** Units that nobody had, where the state is a checkpoint's; then all of it is. */
@@ -55,7 +55,7 @@ async function restored(begin: Begin, units: readonly StateUnit[], missing: read
   const homes = firstHomes(shape, begin.ranks);
   stores.place(homes);
   const step = transport.rank < begin.ranks ? await begin.restore() : nothingHeld.applied;
-  return { step, homes, receivedBytes: 0, missing: missing.map((unit) => units[unit] as StateUnit) };
+  return { step, primaries, receivedBytes: 0, missing: missing.map((unit) => units[unit] as StateUnit) };
 }
 
 async function handedOver(
@@ -71,11 +71,11 @@ async function handedOver(
   const nothing: ReadonlySet<number> = new Set();
   const among = (field: "held" | "owned") => reports.map((each, holder) => (ranks[holder] === "drop" ? nothing : each[field]));
   const [held, owned] = [among("held"), among("owned")];
-  const homes = nearHomes(shape, begin.ranks, held, owned);
-  stores.place(homes);
-  const home = homesOfUnits(shape, homes);
+  const primaries = nearPrimaries(shape, begin.ranks, held, owned);
+  stores.place(primaries);
+  const primary = primariesOfUnits(shape, primaries);
   const floats = units.map(({ from, to }) => to - from);
-  const transfers = handover({ held, wanted: home.map((owner) => stores.holders(owner)), floats });
+  const transfers = handover({ held, wanted: primary.map((owner) => stores.holders(owner)), floats });
   await carry({
     transport,
     stamp,
@@ -87,7 +87,7 @@ async function handedOver(
     to: (_, unit) => stores.of(home[unit] as number),
   });
   const received = transfers.reduce((sum, { unit, from, to }) => (to === rank && from !== rank ? sum + (floats[unit] as number) : sum), 0);
-  return { step, homes, receivedBytes: stores.memory.arrays.length * Float32Array.BYTES_PER_ELEMENT * received, missing: [] };
+  return { step, primaries, receivedBytes: stores.memory.arrays.length * Float32Array.BYTES_PER_ELEMENT * received, missing: [] };
 }
 
 /** Ranks that have the gradients of the step, and not its update, make it by the norms of one that has them all. */
@@ -102,10 +102,15 @@ async function finish({ transport, stamp, rankState }: Begin, units: readonly St
   if (ranks[rank] === "finish") await rankState.commitPending(step);
 }
 
-function nearHomes(shape: Shape, ranks: number, held: readonly ReadonlySet<number>[], owned: readonly ReadonlySet<number>[]): number[][] {
+function nearPrimaries(
+  shape: Shape,
+  ranks: number,
+  held: readonly ReadonlySet<number>[],
+  owned: readonly ReadonlySet<number>[],
+): number[][] {
   let unit = shape.pieces.length;
   return shape.experts.map((experts) =>
-    homesNear(
+    primariesNear(
       experts.map(() => {
         const among = (sets: readonly ReadonlySet<number>[]): number[] => [...sets.keys()].filter((rank) => sets[rank]?.has(unit));
         const holders = [...among(owned), ...among(held)];

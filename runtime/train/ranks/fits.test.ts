@@ -74,7 +74,7 @@ test("ranks hold the state that the law says, and what does not fit is refused w
     for (let rank = 0; rank < ranks; rank++) {
       const problem = memoryProblem(model, rank);
       const held = 4 * (problem.dense + problem.tied) * (1 + problem.subtrees) + 4 * problem.expert;
-      const { state, sums } = rankBytes({ ...problem, copies: [], partials: 1 });
+      const { state, sums } = rankBytes({ ...problem, expertReplicas: [], partials: 1 });
       const stores = await RankStores.open(model, shape, { rank, ranks }, shadow ? model.facts.node : []);
       const bytes = stores.all.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
       assert.equal(bytes + held, state + sums);

@@ -41,7 +41,7 @@ const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(bytes < 1e
 /** What the memory of a model's ranks has alike; of many experts and layers it takes long to find. */
 interface Alike {
   readonly shape: Shape;
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   /** Of each rank, who shadows it; empty where nobody does. */
   readonly shadows: readonly number[];
   /** Of the embedding that the head has too. */
@@ -55,7 +55,7 @@ function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
   const shape = shapeOf(layout, ranks);
   return {
     shape,
-    homes: firstHomes(shape, ranks),
+    primaries: firstPrimaries(shape, ranks),
     shadows: shadow ? shadowsOf(facts.node) : [],
     tied: borrowedFloats(program, shape.dense),
     kept: program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0),
@@ -65,9 +65,9 @@ function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
 /** What a rank holds in a step in which every expert has rows of every micro-batch. */
 export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(model)): MemoryProblem {
   const { facts, fssdp, ...batch } = model;
-  const { shape, homes, shadows } = alike;
+  const { shape, primaries, shadows } = alike;
   const ranks = facts.node.length;
-  const owned = homes.map((row) => row.filter((home) => home === rank).length);
+  const owned = primaries.map((row) => row.filter((primary) => primary === rank).length);
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
   const own = laneIntervals(fssdp.microBatchesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };

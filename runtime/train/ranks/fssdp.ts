@@ -49,7 +49,10 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
   laneIntervals(microBatches, new Array<number>(ranks).fill(1)); // refuses more ranks than micro-batches
   const alone = ranks === 1;
   const floats = Math.max(1, expertFloatsOf(layout));
-  const seconds = given.seconds ?? { row: (flopsPerFloat * floats) / flopsPerSecond, copy: (bytesPerFloat * floats) / linkBytesPerSecond };
+  const seconds = given.seconds ?? {
+    row: (flopsPerFloat * floats) / flopsPerSecond,
+    expertReplica: (bytesPerFloat * floats) / linkBytesPerSecond,
+  };
   const memorySlots = given.memorySlots ?? (alone ? 0 : 2);
   const made: Fssdp = {
     planner: given.planner ?? (alone ? "ep" : "auto"),
@@ -57,7 +60,7 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
     rematerialize: given.rematerialize ?? "Never",
     spread: given.spread ?? "chain",
     memorySlots,
-    overlapDegree: given.overlapDegree ?? Math.min(memorySlots, Math.floor((rowsOf(problem) * seconds.row) / seconds.copy)),
+    overlapDegree: given.overlapDegree ?? Math.min(memorySlots, Math.floor((rowsOf(problem) * seconds.row) / seconds.expertReplica)),
     window: given.window ?? 5,
     reshardSteps: given.reshardSteps ?? 100,
     microBatchesAtOnce: wholeStep ? microBatches : (given.microBatchesAtOnce ?? (alone ? 1 : microBatches)),

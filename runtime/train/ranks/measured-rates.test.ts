@@ -72,7 +72,7 @@ test("rows that pass forward alone, of other data, are not measured", async ({ m
   assert.deepEqual(rows, [ofStep, ofStep, 2 * ofStep]);
 });
 
-test("a world that begins late in a run measures after its steps 1, 2 and 4, and before homes may move", async () => {
+test("a world that begins late in a run measures after its steps 1, 2 and 4, and before primaries may move", async () => {
   let now = 0;
   const meter = new Meter(() => now++);
   const rates = new RankRates({ transport: new Loopback(1).transport(0), meter, floats: 1, layers: 1, everySteps: 10 });
@@ -88,6 +88,6 @@ test("ranks measure where neither seconds nor overlapDegree is given, and one al
   const problem = { program, layout, ...batch, ranks: 3, wholeStep: false };
   assert.equal(fssdpOf({}, problem).measured, true);
   assert.equal(fssdpOf({ overlapDegree: 1 }, problem).measured, false);
-  assert.equal(fssdpOf({ seconds: { row: 1, copy: 1 } }, problem).measured, false);
+  assert.equal(fssdpOf({ seconds: { row: 1, expertReplica: 1 } }, problem).measured, false);
   assert.equal(fssdpOf({}, { ...problem, ranks: 1 }).measured, false);
 });

@@ -12,7 +12,7 @@ interface RankRatesOptions {
   /** Of the largest expert. */
   readonly floats: number;
   readonly layers: number;
-  /** Steps after which homes may move. */
+  /** Steps after which primaries may move. */
   readonly everySteps: number;
 }
 
@@ -28,7 +28,7 @@ export class RankRates {
   }
 
   /** To be called once all is computed of a step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8
-   *  steps of a world and so on, as computing becomes faster at first and a world begins without rates, and before homes may move. */
+   *  steps of a world and so on, as computing becomes faster at first and a world begins without rates, and before primaries may move. */
   async after(step: number, stamp: Stamp): Promise<Rates | undefined> {
     const { transport, floats, layers, meter, everySteps } = this.#options;
     this.#made++;
@@ -39,7 +39,7 @@ export class RankRates {
     const own: Measured = {
       row: rows > 0 ? expertMs / rows / 1000 : 0,
       dense: blockMs / 1000 / Math.max(1, layers) / this.#steps,
-      copy: this.#way.seconds,
+      expertReplica: this.#way.seconds,
       busy: this.#way.busy,
     };
     this.#steps = 0;

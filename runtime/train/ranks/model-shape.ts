@@ -18,7 +18,7 @@ export interface Shape {
   readonly experts: readonly (readonly Unit[])[];
   /** Floats of the largest expert. */
   readonly expertFloats: number;
-  /** Slices of each expert. A rank has the state of whole experts, so that homes of experts are homes of chunks: one. */
+  /** Slices of each expert. A rank has the state of whole experts, so that primaries of experts are primaries of chunks: one. */
   readonly slices: number;
 }
 
@@ -62,12 +62,12 @@ export function ownedDense({ pieces }: Shape, rank: number): Interval {
 /** Floats whose state a rank keeps: its part of the dense ones, then room for as many experts as it begins with. */
 export function ownedFloats(shape: Shape, rank: number, ranks: number): number {
   const { from, to } = ownedDense(shape, rank);
-  const slots = firstHomes(shape, ranks).flat();
-  return to - from + slots.filter((home) => home === rank).length * shape.expertFloats;
+  const slots = firstPrimaries(shape, ranks).flat();
+  return to - from + slots.filter((primary) => primary === rank).length * shape.expertFloats;
 }
 
 /** Experts dealt to ranks in order, as expert parallelism has them. */
-export function firstHomes({ experts }: Shape, ranks: number): number[][] {
+export function firstPrimaries({ experts }: Shape, ranks: number): number[][] {
   return experts.map((units) => units.map((_, expert) => Math.floor((expert * ranks) / units.length)));
 }
 
@@ -97,7 +97,7 @@ export function stateUnits({ pieces, experts, slices }: Shape): StateUnit[] {
   return [...dense, ...experts.flatMap((units, layer) => units.map(({ to }, expert) => unitOf(layer, expert, to)))];
 }
 
-/** The home of each unit. */
-export function homesOfUnits(shape: Shape, homes: readonly (readonly number[])[]): number[] {
-  return [...shape.pieces.map(({ owner }) => owner), ...homes.flat()];
+/** The primary of each unit. */
+export function primariesOfUnits(shape: Shape, primaries: readonly (readonly number[])[]): number[] {
+  return [...shape.pieces.map(({ owner }) => owner), ...primaries.flat()];
 }

@@ -1,30 +1,31 @@
-// Experts that get another home: their parameters and state go to the new one and to its shadow between two steps. Whoever had them
+// Experts that get another primary: their parameters and state go to the new one and to its shadow between two steps. Whoever had them
 // keeps them until all ranks have what comes to them, so that a loss on the way loses nothing.
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { handover } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";
-import { homesOfUnits, type Shape, stateUnits } from "./model-shape.ts";
+import { primariesOfUnits, type Shape, stateUnits } from "./model-shape.ts";
 import type { RankStores } from "./rank-stores.ts";
 
-type Homes = readonly (readonly number[])[];
+type Primaries = readonly (readonly number[])[];
 
-interface HomeMove {
+interface PrimaryMove {
   readonly transport: Transport;
   readonly stamp: Stamp;
   readonly shape: Shape;
   readonly stores: RankStores;
-  readonly from: Homes;
-  readonly to: Homes;
+  readonly from: Primaries;
+  readonly to: Primaries;
 }
 
-export async function moveHomes({ transport, stamp, shape, stores, from, to }: HomeMove): Promise<void> {
+export async function movePrimaries({ transport, stamp, shape, stores, from, to }: PrimaryMove): Promise<void> {
   const { rank, ranks } = transport;
   const units = stateUnits(shape);
-  const [before, after] = [homesOfUnits(shape, from), homesOfUnits(shape, to)];
+  const [before, after] = [primariesOfUnits(shape, from), primariesOfUnits(shape, to)];
   const moves = new Set([...units.keys()].filter((unit) => before[unit] !== after[unit]));
   if (moves.size === 0) return;
-  const moving = (homes: readonly number[]): number[][] => homes.map((home, unit) => (moves.has(unit) ? stores.holders(home) : []));
+  const moving = (primaries: readonly number[]): number[][] =>
+    primaries.map((primary, unit) => (moves.has(unit) ? stores.holders(primary) : []));
   const [old, wanted] = [moving(before), moving(after)];
   const held = Array.from({ length: ranks }, (_, holder) => new Set([...units.keys()].filter((unit) => old[unit]?.includes(holder))));
   const floats = units.map(({ from: begin, to: end }) => end - begin);
@@ -33,7 +34,7 @@ export async function moveHomes({ transport, stamp, shape, stores, from, to }: H
   await carry({
     transport,
     stamp,
-    what: "homes",
+    what: "primaries",
     arrays: stores.memory.arrays,
     units,
     transfers: handover({ held, wanted, floats }),
@@ -44,6 +45,6 @@ export async function moveHomes({ transport, stamp, shape, stores, from, to }: H
       return store;
     },
   });
-  await gatherAll(transport, stamp, { what: "homes moved", layer: -1, lengthFrom: () => 0 }, new Int32Array());
+  await gatherAll(transport, stamp, { what: "primaries moved", layer: -1, lengthFrom: () => 0 }, new Int32Array());
   for (const store of stores.all) store.dropLeft();
 }

@@ -48,10 +48,10 @@ export class RankStores {
     return this.shadow === undefined ? [this.memory] : [this.memory, this.shadow];
   }
 
-  /** Makes room for units as they live with these homes. */
-  place(homes: readonly (readonly number[])[]): void {
-    this.memory.place(homes, this.#rank);
-    this.shadow?.place(homes, this.shadowed);
+  /** Makes room for units as they live with these primaries. */
+  place(primaries: readonly (readonly number[])[]): void {
+    this.memory.place(primaries, this.#rank);
+    this.shadow?.place(primaries, this.shadowed);
   }
 
   /** Takes dense parameters for the state, once they were changed. */
@@ -65,30 +65,30 @@ export class RankStores {
   }
 
   /** Who holds the state of what a rank owns. */
-  holders(home: number): number[] {
-    const shadow = this.#shadows[home];
-    return shadow === undefined ? [home] : [home, shadow];
+  holders(primary: number): number[] {
+    const shadow = this.#shadows[primary];
+    return shadow === undefined ? [primary] : [primary, shadow];
   }
 
   /** The store of what that rank owns, here: this rank's own, or its shadow's. */
-  of(home: number): UnitState {
-    return home === this.#rank ? this.memory : (this.shadow as UnitState);
+  of(primary: number): UnitState {
+    return primary === this.#rank ? this.memory : (this.shadow as UnitState);
   }
 
   /**
    * Begins to bring what this rank shadows the gradients of a layer's experts, complete as the owner's are, and to send its own; of the
    * dense part where no layer is given. It goes on beside the passes of other layers.
    */
-  startGradients(transport: Transport, stamp: Stamp, { layer, homes }: ShadowedLayer = { layer: -1, homes: [] }): void {
+  startGradients(transport: Transport, stamp: Stamp, { layer, primaries }: ShadowedLayer = { layer: -1, primaries: [] }): void {
     const { shadow } = this;
     if (shadow === undefined) return;
     const to = this.#shadows[this.#rank] as number;
     const name = (chunk: number) => ({ what: "shadow sums", layer, chunk, piece: 0 });
     const send = async (): Promise<void> => {
-      for (const [chunk, g] of gradientsOf(this.memory, this.#rank, layer, homes)) await transport.send(to, stamp, name(chunk), g);
+      for (const [chunk, g] of gradientsOf(this.memory, this.#rank, layer, primaries)) await transport.send(to, stamp, name(chunk), g);
     };
     const receive = async (): Promise<void> => {
-      for (const [chunk, g] of gradientsOf(shadow, this.shadowed, layer, homes))
+      for (const [chunk, g] of gradientsOf(shadow, this.shadowed, layer, primaries))
         g.set((await transport.receive(this.shadowed, stamp, { ...name(chunk), length: g.length })) as Float32Array);
     };
     const both = Promise.all([send(), receive()]);
@@ -105,11 +105,11 @@ export class RankStores {
 interface ShadowedLayer {
   readonly layer: number;
   /** Of its chunks. */
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
 }
 
 /** What a rank owns of a layer, or of the dense part, in the store that has it. */
-function gradientsOf(store: UnitState, home: number, layer: number, homes: readonly number[]): (readonly [number, Float32Array])[] {
+function gradientsOf(store: UnitState, primary: number, layer: number, primaries: readonly number[]): (readonly [number, Float32Array])[] {
   if (layer < 0) return [[0, store.ownDense("g")]];
-  return homes.flatMap((owner, chunk) => (owner === home ? [[chunk, store.ownChunk(layer, chunk, "g")] as const] : []));
+  return primaries.flatMap((owner, chunk) => (owner === primary ? [[chunk, store.ownChunk(layer, chunk, "g")] as const] : []));
 }

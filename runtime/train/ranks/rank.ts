@@ -49,7 +49,7 @@ export interface StepEnd {
   readonly rate: number;
   /** Of each layer: rows that its experts had, where they live, and who had them in the step's first accumulation step. */
   readonly rows: readonly ArrayLike<number>[];
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   readonly hosts: readonly (readonly (readonly number[])[])[];
   /** Of each layer, who computed its experts' rows in the first accumulation step. */
   readonly blocks: readonly Blocks[];

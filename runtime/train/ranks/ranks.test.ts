@@ -15,7 +15,7 @@ import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
-import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
+import { expertReplicaBytes, gatherBytes } from "../../placement/training/laws.ts";
 import { layoutOf } from "../model/layout.ts";
 import type { Fssdp } from "./step-plan.ts";
 
@@ -31,7 +31,7 @@ const fssdp: Omit<Fssdp, "microBatchesAtOnce"> = {
   overlapDegree: 3,
   window: 5,
   reshardSteps: 2,
-  seconds: { row: 1, copy: 1 },
+  seconds: { row: 1, expertReplica: 1 },
 };
 
 interface Changes {
@@ -189,19 +189,19 @@ test("ranks of other speeds, with other micro-batches, have the same bits; gradi
   assert.notEqual((await run(2, { microBatches: 2 })).digest, alone.digest);
 });
 
-test("the runs above differ in what moves: copies, late copies, homes with their moments, nothing", async () => {
+test("the runs above differ in what moves: copies, late copies, primaries with their moments, nothing", async () => {
   const last = async (planner: Fssdp["planner"], ranks = 4) =>
-    (await run(ranks, { fssdp: { planner } })).reports.map(({ homes, hosts }) => ({ homes, hosts }));
+    (await run(ranks, { fssdp: { planner } })).reports.map(({ primaries, hosts }) => ({ primaries, hosts }));
   const copies = (hosts: readonly (readonly (readonly number[])[])[]): number => hosts.flat().filter((row) => row.length > 1).length;
   for (const planner of ["hecate", "late"] as const) assert.ok(copies((await last(planner)).at(-1)!.hosts) > 0, planner);
   const moved = await last("smartmoe", 2);
-  assert.notDeepEqual(moved[2]!.homes, moved[0]!.homes);
+  assert.notDeepEqual(moved[2]!.primaries, moved[0]!.primaries);
   const still = await last("ep");
   assert.deepEqual(still[2], still[0]);
   assert.equal(copies(still[2]!.hosts), 0);
 });
 
-test("optimizer state on disk has the same bits, where experts change their homes too", async () => {
+test("optimizer state on disk has the same bits, where experts change their primaries too", async () => {
   for (const planner of ["ep", "smartmoe"] as const)
     assert.equal((await run(2, { fssdp: { planner }, stateBytes: 50_000 })).digest, alone.digest, planner);
   const shadowed = await run(2, { fssdp: { planner: "smartmoe" }, stateBytes: 50_000, shadow: true });
@@ -243,9 +243,9 @@ test("copies are received in the bytes of the law and held as the law of memory 
   for (const [rank, bytes] of kept.held.entries()) {
     const most = (rematerialize: boolean): number =>
       Math.max(
-        ...kept.reports.map(({ hosts, homes }) => {
-          const copies = hosts.map((rows, layer) => rows.filter((row, e) => row.includes(rank) && homes[layer]![e] !== rank).length);
-          return copyBytes({ copies, expert: kept.expertFloats, rematerialize });
+        ...kept.reports.map(({ hosts, primaries }) => {
+          const copies = hosts.map((rows, layer) => rows.filter((row, e) => row.includes(rank) && primaries[layer]![e] !== rank).length);
+          return expertReplicaBytes({ expertReplicas: copies, expert: kept.expertFloats, rematerialize });
         }),
       );
     assert.equal(bytes, most(false));

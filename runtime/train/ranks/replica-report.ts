@@ -2,7 +2,7 @@
 // Pure.
 import { copiesMax, type LayerCopies } from "../../../crds/training-report.ts";
 
-/** hosts[layer][expert], home first; layers without copies are left out. */
+/** hosts[layer][expert], primary first; layers without copies are left out. */
 export function copiesOf(hosts: readonly (readonly (readonly number[])[])[]): LayerCopies[] {
   const layers = hosts.map(copiesIn).filter(({ copied }) => copied > 0);
   return layers.slice(0, copiesMax.layers);

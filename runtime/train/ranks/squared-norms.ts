@@ -10,7 +10,7 @@ interface NormsOf {
   readonly transport: Transport;
   readonly stamp: Stamp;
   readonly shape: Shape;
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   readonly memory: RankMemory;
 }
 
@@ -22,7 +22,7 @@ export async function squaredNorms({ transport, stamp, shape, homes, memory }: N
     own.push(owner === transport.rank ? memory.denseSquares(from, to) : 0);
     owners.push(owner);
   }
-  for (const [layer, row] of homes.entries())
+  for (const [layer, row] of primaries.entries())
     for (const [expert, owner] of row.entries()) {
       own.push(owner === transport.rank ? memory.expertSquares(layer, expert) : 0);
       owners.push(owner);

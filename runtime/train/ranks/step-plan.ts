@@ -1,10 +1,10 @@
-// The plan of a step, the same on every rank: homes and hosts of each layer's experts from the counts of the last steps. Its hash is in
+// The plan of a step, the same on every rank: primaries and hosts of each layer's experts from the counts of the last steps. Its hash is in
 // every frame. Keeps those counts; calls no clock, so that ranks cannot differ.
 import { createHash } from "node:crypto";
 import type { DispatchName, rematerializeNames, TrainingPlannerName } from "../../../crds/names.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
 import { trainingPlanner } from "../../placement/training/planners/index.ts";
-import { homesOnly, type LayerProblem } from "../../placement/training/planners/planner.ts";
+import { type LayerProblem, primariesOnly } from "../../placement/training/planners/planner.ts";
 import type { Rates } from "../../placement/training/rates.ts";
 
 export interface Fssdp {
@@ -19,7 +19,7 @@ export interface Fssdp {
   readonly overlapDegree: number;
   /** Steps whose counts are the forecast. */
   readonly window: number;
-  /** Steps between moves of homes. */
+  /** Steps between moves of primaries. */
   readonly reshardSteps: number;
   /** Micro-batches of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
   readonly microBatchesAtOnce: number;
@@ -71,10 +71,10 @@ export class Planning {
     );
   }
 
-  /** hosts[expert] of a layer before its counts are known; homes alone where the planner waits for them, or nothing is known. */
+  /** hosts[expert] of a layer before its counts are known; primaries alone where the planner waits for them, or nothing is known. */
   hostsBefore(layer: number): number[][] {
     const problem = this.#problem(layer, this.#forecast(layer));
-    return this.late || this.#window.length === 0 ? homesOnly(problem) : trainingPlanner(this.#fssdp.planner).hosts(problem);
+    return this.late || this.#window.length === 0 ? primariesOnly(problem) : trainingPlanner(this.#fssdp.planner).hosts(problem);
   }
 
   /** hosts[expert] of a planner that waits for the step's own counts. */
@@ -98,7 +98,7 @@ export class Planning {
   }
 }
 
-/** Of all that decides which frames there are: settings and facts of the ranks, homes and hosts. */
+/** Of all that decides which frames there are: settings and facts of the ranks, primaries and hosts. */
 export function planHash(decides: unknown): string {
   return createHash("sha256").update(JSON.stringify(decides)).digest("hex").slice(0, 16);
 }

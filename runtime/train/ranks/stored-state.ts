@@ -13,7 +13,7 @@ interface StateOptions {
   readonly shape: Shape;
   readonly stores: RankStores;
   readonly transport: Transport;
-  homes(): readonly (readonly number[])[];
+  primaries(): readonly (readonly number[])[];
   stamp(step: number): Stamp;
   /** The state of a step is all here, without other ranks. */
   loaded(step: number): void;
@@ -26,7 +26,7 @@ export class StoredState implements CheckpointState {
 
   constructor(options: StateOptions) {
     this.#options = options;
-    options.stores.place(options.homes());
+    options.stores.place(options.primaries());
   }
 
   /** Arrays that are stored of each unit: parameters, then the optimizer's state. */
@@ -145,8 +145,8 @@ export class StoredState implements CheckpointState {
   }
 
   #writerOf(part: number, index: number): number {
-    const { shape, homes } = this.#options;
-    if (index > 0) return homes()[part - 1]?.[index - 1] as number;
+    const { shape, primaries } = this.#options;
+    if (index > 0) return primaries()[part - 1]?.[index - 1] as number;
     const first = shape.dense[part]?.from;
     return shape.pieces.find(({ from }) => from === first)?.owner ?? 0;
   }

@@ -57,11 +57,12 @@ export class UnitState {
     return this.#slots.has(keyOf(layer, expert));
   }
 
-  /** Has room for what `home` owns, and for nothing else; what was here is no more. */
-  place(homes: readonly (readonly number[])[], home: number): void {
+  /** Has room for what `primary` owns, and for nothing else; what was here is no more. */
+  place(primaries: readonly (readonly number[])[], primary: number): void {
     for (const slot of this.#slots.values()) this.#free.push(slot);
     this.#slots.clear();
-    for (const [layer, row] of homes.entries()) for (const [expert, owner] of row.entries()) if (owner === home) this.take(layer, expert);
+    for (const [layer, row] of primaries.entries())
+      for (const [expert, owner] of row.entries()) if (owner === primary) this.take(layer, expert);
   }
 
   take(layer: number, expert: number): void {

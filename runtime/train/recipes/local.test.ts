@@ -70,7 +70,7 @@ async function distance(text: string, rounds: number) {
       const { group } = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
       const outer = new Outer({ group: group!, meeting: meeting!, epoch: 1, alike: text });
       const units = [{ layer: -1, expert: undefined, from: 0, to: floats, chunk: 0 }];
-      const share: Share = { units, homes: [0], rank: 0, state, spread: async () => {} };
+      const share: Share = { units, primaries: [0], rank: 0, state, spread: async () => {} };
       await outer.begin(share);
       for (let step = 1; step <= rounds * local; step++) {
         whole.g.set(own.map((curve, j) => curve * (whole.p[j]! - minimum[world]![j]!)));

@@ -1,5 +1,5 @@
 // Meetings of worlds by themselves: a slow world is waited for as long as it says that it makes steps, one that is silent is an error, and
-// what another world says of its homes is not believed unchecked.
+// what another world says of its primaries is not believed unchecked.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -19,7 +19,7 @@ const localSteps = 4;
 const floats = 4;
 const frameMs = 1500;
 
-function shareOf(homes: readonly number[] = [0]): Share {
+function shareOf(primaries: readonly number[] = [0]): Share {
   const units = [{ expert: undefined, from: 0, to: floats, parameters: [] }];
   const pieces = [{ from: 0, to: floats, owner: 0 }];
   const state = new UnitState(
@@ -28,7 +28,7 @@ function shareOf(homes: readonly number[] = [0]): Share {
     OptimizerState.resident(optimizerOf(optimizerSettings("sgd", {})), floats),
   );
   const all = [{ layer: -1, expert: undefined, from: 0, to: floats, chunk: 0 }];
-  return { units: all, homes, rank: 0, state, spread: async () => {} };
+  return { units: all, primaries, rank: 0, state, spread: async () => {} };
 }
 
 function outers(worlds: number, hub: Hub = new Loopback(worlds, frameMs)): Outer[] {
@@ -91,7 +91,7 @@ test("worlds come to the newest round that all have", async () => {
   assert.deepEqual(found, [1, 1, 1]);
 });
 
-test("homes beyond a world are refused, and more steps than a round has too", async () => {
+test("primaries beyond a world are refused, and more steps than a round has too", async () => {
   const [first, second] = outers(2) as [Outer, Outer];
   const met = await Promise.allSettled([first.meet(4, shareOf()), second.meet(4, shareOf([7]))]);
   assert.equal(met[0]!.status === "rejected" && (met[0].reason as { code: string }).code, "PlanMismatch");

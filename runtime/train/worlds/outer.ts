@@ -18,7 +18,7 @@ const signs = { made: 0, waits: 1, stops: 2 } as const;
 export interface Share {
   readonly units: readonly StateUnit[];
   /** The owner of each unit. */
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
   readonly rank: number;
   readonly state: UnitState;
   /** Brings parameters of the dense part to all ranks of the world, once their owners have changed them. */
@@ -87,12 +87,12 @@ export class Outer {
   }
 
   /** False where a world stops before it comes to this: nothing is changed then, on any rank. */
-  async meet(step: number, { units, homes, rank, state, spread }: Share): Promise<boolean> {
+  async meet(step: number, { units, primaries, rank, state, spread }: Share): Promise<boolean> {
     if (!(await this.#allCome(step))) return false;
     const { meeting } = this.#options;
     const { hook, numbers } = meeting;
     const stamp = this.#stamp(step);
-    const owners = await this.#ownersOf(stamp, homes);
+    const owners = await this.#ownersOf(stamp, primaries);
     for (const [number, unit] of units.entries()) {
       if (homes[number] !== rank) continue;
       const arrays = await arraysOf(state, unit, meeting);
@@ -151,12 +151,12 @@ export class Outer {
   }
 
   /** Of each world, the rank among all that owns each unit: the first rank of a world says it. */
-  async #ownersOf(stamp: Stamp, homes: readonly number[]): Promise<readonly (readonly number[])[]> {
+  async #ownersOf(stamp: Stamp, primaries: readonly number[]): Promise<readonly (readonly number[])[]> {
     const { transport, firsts, world: here } = this.#options.group;
     const says = firsts.includes(transport.rank);
-    const own = Int32Array.from(says ? homes : []);
-    const lengthFrom = (rank: number): number => (firsts.includes(rank) ? homes.length : 0);
-    const all = await gatherAll(transport, stamp, { what: "homes", layer: -1, lengthFrom }, own);
+    const own = Int32Array.from(says ? primaries : []);
+    const lengthFrom = (rank: number): number => (firsts.includes(rank) ? primaries.length : 0);
+    const all = await gatherAll(transport, stamp, { what: "primaries", layer: -1, lengthFrom }, own);
     return firsts.map((first, world) => {
       const size = (firsts[world + 1] ?? transport.ranks) - first;
       const reported = world === here ? homes : [...(all[first] as Int32Array)];

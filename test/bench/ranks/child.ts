@@ -9,7 +9,7 @@ export interface Start {
   readonly options: WorkerOptions;
   readonly tls: TlsMaterial;
   /** False: all frames go by the main threads. */
-  readonly lanes: boolean;
+  readonly connections: boolean;
 }
 
 /** Milliseconds since the start. */
@@ -26,9 +26,9 @@ export interface Spent {
 const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0 };
 
 /** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
-async function countingEngine(options: EngineOptions, lanes: boolean): Promise<Engine> {
+async function countingEngine(options: EngineOptions, connections: boolean): Promise<Engine> {
   const engine = await createEngine(options);
-  if (!lanes) Object.assign(engine, { lanes: undefined });
+  if (!connections) Object.assign(engine, { connections: undefined });
   const read = engine.counters.bind(engine);
   return Object.assign(engine, {
     counters: async (asked?: Parameters<Engine["counters"]>[0]) => {
@@ -43,10 +43,10 @@ async function countingEngine(options: EngineOptions, lanes: boolean): Promise<E
   });
 }
 
-process.once("message", async ({ options, tls: { cert, key, ca }, lanes }: Start) => {
+process.once("message", async ({ options, tls: { cert, key, ca }, connections }: Start) => {
   const tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
   const { grpcPort, metricsPort, identity, engine } = await startWorker(options, {
-    ...{ log: silentLog, tls, createEngine: (engineOptions) => countingEngine(engineOptions, lanes) },
+    ...{ log: silentLog, tls, createEngine: (engineOptions) => countingEngine(engineOptions, connections) },
   });
   process.on("message", async () => {
     await engine.counters();

@@ -24,7 +24,7 @@ export interface RankSettings {
   /** Ranks that hold each expert; unset: one. */
   readonly copies?: number;
   /** Unset: frames go from engine to engine. */
-  readonly lanes?: boolean;
+  readonly connections?: boolean;
 }
 
 /** What the ranks have used so far, all together, in milliseconds. */
@@ -69,7 +69,7 @@ export class RankProcesses extends Ranks {
     const { backend, codec, threads, maxContext, kvPoolBytes } = this.#settings;
     const [podName, podUid] = [`${deployment}-${rank}-a`, `uid-${rank}-a`];
     const own = { namespace, deployment, deploymentUid, podName, podUid, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" };
-    const ports = { grpcPort: 0, lanePort: 0, metricsPort: 0, probePort: 0 };
+    const ports = { grpcPort: 0, enginePort: 0, metricsPort: 0, probePort: 0 };
     const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes };
     const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
     const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "inherit", "ipc"], serialization: "advanced" });
@@ -80,7 +80,7 @@ export class RankProcesses extends Ranks {
     ended.catch(() => {}); // it is told to, at the end
     this.#ended.set(rank, ended);
     const tls = this.ca.issue(`rank-${rank}`, namespace, deployment, podName).current();
-    child.send({ options, tls, lanes: this.#settings.lanes ?? true } satisfies Start);
+    child.send({ options, tls, connections: this.#settings.connections ?? true } satisfies Start);
     const started = (await this.#answer(rank, child)) as Started;
     const worker = Object.assign(started, { close: () => stop(child) }) as unknown as Worker; // what is asked of it here, it has
     const entry = { rank, podUid, podName, worker };

@@ -56,7 +56,7 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
     address: (to) => addresses[to] ?? "",
     onProblem: (message) => process.stderr.write(`rank ${rank}: ${message}\n`),
     // Under a small quota the first step's compiling alone may keep a thread silent for longer than pods are.
-    limits: { silenceMs: 120_000 },
+    limits: { timeoutMs: 120_000, connectMs: 120_000 },
   });
   const recorder = new Recorder(() => performance.timeOrigin + performance.now());
   const backend = recordedBackend(await createTraining({ threads: 1 }), recorder);
@@ -132,10 +132,10 @@ function countsOf(spans: readonly Span[]): Pick<Took, "expertMs" | "sent"> {
 
 function lawOf(ends: readonly StepEnd[], chunk: number): Took["law"] {
   const law = { copies: 0, sums: 0 };
-  for (const { homes, hosts, blocks } of ends)
+  for (const { primaries, hosts, blocks } of ends)
     for (const [layer, of] of blocks.entries()) {
       law.copies += gatherBytes(hosts[layer] ?? [], chunk);
-      law.sums += reduceBytes({ blocks: of, homes: homes[layer] ?? [], carried: false }, chunk);
+      law.sums += reduceBytes({ blocks: of, primaries: primaries[layer] ?? [], carried: false }, chunk);
     }
   return law;
 }

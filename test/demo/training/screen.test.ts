@@ -28,7 +28,7 @@ test("loss, progress, ranks, copies and what happened are in the picture", () =>
     /└─+3─+/,
     /step 50\/100 █{12}░{12} {2}loss 4\.020 {2}64 tokens\/s {2}3 pods {2}50 s of steps left/,
     /ranks +0 on n0, 1 on n1, 2 on n2/,
-    /layer 0 {2}every expert at its home\n {2}layer 1 {2}1 of 8 experts on more ranks {3}e5 ■2 □0\n/,
+    /layer 0 {2}every expert at its primary\n {2}layer 1 {2}1 of 8 experts on more ranks {3}e5 ■2 □0\n/,
     /2 +0 s {2}step 50 +thing 1/,
   ])
     assert.match(text, part);

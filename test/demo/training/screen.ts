@@ -82,15 +82,17 @@ function progressLines(run: RunLog, { steps }: Frame): Line[] {
   ];
 }
 
-/** Experts of a layer with their ranks, the home first: ■2 □0 □1. */
+/** Experts of a layer with their ranks, the primary first: ■2 □0 □1. */
 function layerLines(copies: readonly LayerCopies[], layers: number): Line[] {
   return Array.from({ length: layers }, (_, layer): Line => {
     const found = copies.find((each) => each.layer === layer);
     const each = (found?.most ?? []).map(
-      ({ expert, ranks: [home, ...others] }) => `e${expert} ■${home} ${others.map((rank) => `□${rank}`).join(" ")}`,
+      ({ expert, ranks: [primary, ...others] }) => `e${expert} ■${primary} ${others.map((rank) => `□${rank}`).join(" ")}`,
     );
     const told =
-      found === undefined ? "every expert at its home" : `${found.copied} of ${found.experts} experts on more ranks   ${each.join("   ")}`;
+      found === undefined
+        ? "every expert at its primary"
+        : `${found.copied} of ${found.experts} experts on more ranks   ${each.join("   ")}`;
     return { text: `  layer ${layer}  ${told}` };
   });
 }

@@ -17,7 +17,7 @@ import { targetRanks } from "../../../operator/deployment/core/target.ts";
 import type { MemberView } from "../../../operator/deployment/core/world.ts";
 import { absentObjects, appliedObjects } from "../../../operator/deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../../../operator/deployment/objects/worker-pod.ts";
-import { leavingAnnotation, leavingSinceAnnotation, nodeHealth, podFacts } from "../../../operator/deployment/observe.ts";
+import { leavingAnnotation, leavingSinceAnnotation, nodeHealth, podFacts } from "../../../operator/deployment/pod-facts.ts";
 import type { KubeObject } from "../../../operator/kube/kube.ts";
 import { member, model, now, settings, snapshot, view } from "../../kit/deployment/deployment.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";

@@ -1,18 +1,21 @@
-// Bytes that one rank could send another on a connection: frames cut anywhere, and the heads of lanes and of training. The frames do not
+// Bytes that one rank could send another on a connection: frames cut anywhere, and the heads of connections and of training. The frames do not
 // depend on where they were cut, their sizes are bounded, and what is taken is written alike.
 import assert from "node:assert/strict";
 import { AppError } from "../../../crds/common.ts";
-import {
-  decodeChunk,
-  decodeGoodbye,
-  decodeHello,
-  encodeChunk,
-  encodeGoodbye,
-  encodeHello,
-} from "../../../runtime/net/collectives/wire-codec.ts";
+import { decodeChunk, encodeChunk } from "../../../runtime/net/collectives/wire-codec.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, headBytesMax, type RawFrame } from "../../../runtime/net/frame-codec.ts";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../../../runtime/net/half-rows.ts";
-import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq } from "../../../runtime/net/lane-codec.ts";
+import { Channel } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { toSender } from "../../../runtime/net/mapping.ts";
+import { decodeEnd, decodeHello, encodeEnd, encodeHello } from "../../../runtime/net/peer-connection.ts";
+import {
+  decodeHalfRows,
+  decodeRowsFrame,
+  decodeSeq,
+  encodeHalfRows,
+  encodeRowsFrame,
+  encodeSeq,
+  halfRowBytes,
+} from "../../../runtime/net/rows-codec.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, type Random } from "../mutate.ts";
 import { chance, number, pick, text } from "../words.ts";
@@ -31,15 +34,18 @@ const heads: readonly ((random: Random) => Uint8Array)[] = [
     const of = () => Uint32Array.from({ length: pairs }, () => random(70_000));
     const gates = chance(random, 50) ? Float32Array.from({ length: pairs }, () => number(random)) : undefined;
     const common = { seq: random(2 ** 31), layer: random(99), epoch: number(random), decode: chance(random, 50) };
-    return encodeLaneFrame({ ...common, pairRows: of(), pairExperts: of(), gates });
+    return encodeRowsFrame({ ...common, pairRows: of(), pairExperts: of(), gates });
   },
   (random) => {
     const stamp = { world: random(9), step: number(random), plan: short(random) };
     const name = { what: short(random), layer: random(9) - 1, chunk: random(9), piece: random(9) };
     return encodeChunk({ stamp, name, kind: random(4), bytes: 4 * random(100), at: chance(random, 80) ? 0 : number(random) });
   },
-  (random) => encodeHello({ job: short(random), world: number(random), rank: random(70_000), ranks: random(70_000) }),
-  (random) => encodeGoodbye({ code: chance(random, 70) ? "Left" : short(random), message: text(random) }),
+  (random) => {
+    const sender = toSender({ deploymentUid: short(random), rank: random(70_000), podUid: short(random), bootId: "" });
+    return encodeHello({ sender, channel: Channel.TRAINING, world: BigInt(random(99)), ranks: random(70_000) });
+  },
+  (random) => encodeEnd({ code: chance(random, 70) ? "Left" : short(random), message: text(random) }),
   (random) => encodeSeq(random(2 ** 31)),
   (random) => bytesOf(random, 80),
 ];
@@ -70,25 +76,25 @@ function framesOf(open: () => FrameReader, bytes: Buffer, cuts: readonly number[
   return { frames, refusal: undefined };
 }
 
-type Subject = { readonly open: () => FrameReader; readonly lane: typeof decodeLaneFrame };
-const subject: Subject = { open: () => new FrameReader(), lane: decodeLaneFrame };
+type Subject = { readonly open: () => FrameReader; readonly connection: typeof decodeRowsFrame };
+const subject: Subject = { open: () => new FrameReader(), connection: decodeRowsFrame };
 const same = (one: Uint8Array, other: Uint8Array): boolean => Buffer.compare(one, other) === 0;
 
 /** Each head as every reader of heads sees it; how many took it. */
-function readHead({ lane }: Subject, { head, body }: RawFrame): number {
+function readHead({ connection }: Subject, { head, body }: RawFrame): number {
   const doors: readonly (() => void)[] = [
     () => {
-      const frame = lane(head);
+      const frame = connection(head);
       assert.ok(frame.pairRows.length > 0 && frame.pairRows.length * 4 <= head.byteLength);
       // A gate may be a NaN, of which bits are not kept.
-      if (!frame.gates?.some(Number.isNaN)) assert.ok(same(encodeLaneFrame(frame), head), "a lane's head is written alike");
+      if (!frame.gates?.some(Number.isNaN)) assert.ok(same(encodeRowsFrame(frame), head), "a connection's head is written alike");
     },
     () => {
       const chunk = decodeChunk(head, body.byteLength);
       assert.ok(chunk.at + body.byteLength <= chunk.bytes || chunk.bytes === 0);
     },
     () => void decodeHello(head),
-    () => void decodeGoodbye(head),
+    () => void decodeEnd(head),
     () => assert.ok(same(encodeSeq(decodeSeq(head)), head)),
   ];
   let taken = 0;
@@ -137,5 +143,5 @@ export const frames: Fuzzer<Subject, Input> = {
     }
     if (whole.refusal) throw whole.refusal;
   },
-  plant: ({ open }) => ({ open, lane: unguarded(decodeLaneFrame, /epoch/) }),
+  plant: ({ open }) => ({ open, connection: unguarded(decodeRowsFrame, /epoch/) }),
 };

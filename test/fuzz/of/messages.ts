@@ -25,8 +25,8 @@ const word = (random: Random): string => text(random).toWellFormed();
 
 function planOf(random: Random): Uint8Array {
   const layers = Array.from({ length: random(4) }, (_, layer) => {
-    const { hosts, shares } = layerOf(random, layer);
-    return { layer: chance(random, 95) ? layer : random(2_000), epoch: big(random), hosts, shares };
+    const { hosts, weights } = layerOf(random, layer);
+    return { layer: chance(random, 95) ? layer : random(2_000), epoch: big(random), hosts, weights };
   });
   const common = {
     deploymentUid: word(random),

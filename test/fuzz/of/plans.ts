@@ -2,38 +2,39 @@
 import assert from "node:assert/strict";
 import { AppError } from "../../../crds/common.ts";
 import { expertPlacementSpecSchema } from "../../../crds/expert-placement.ts";
-import { encodeLayer, type PlacementPlan, planBounds, sharesTotal } from "../../../crds/plan.ts";
+import { encodeLayer, type PlacementPlan, planBounds, weightsTotal } from "../../../crds/plan.ts";
 import { fromSpec, newestOf } from "../../../operator/rebalance/rollout/plan-object.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, damagedJson, type Random } from "../mutate.ts";
 import { chance, number, text } from "../words.ts";
 
-/** Rows of one layer in text form: mostly hosts with shares that sum to 1000. */
-export function layerOf(random: Random, layer: number): { layer: number; epoch: number; hosts: string; shares: string } {
+/** Rows of one layer in text form: mostly hosts with weights that sum to 1000. */
+export function layerOf(random: Random, layer: number): { layer: number; epoch: number; hosts: string; weights: string } {
   const experts = chance(random, 3) ? random(5_000) : random(9);
   const rows = Array.from({ length: experts }, () => {
     const first = random(chance(random, 5) ? 20_000 : 8);
     const hosts = Array.from({ length: 1 + random(chance(random, 2) ? 600 : 3) }, (_, i) => first + i);
-    const shares = hosts.map(() => Math.floor(sharesTotal / hosts.length));
-    shares[0] = (shares[0] as number) + sharesTotal - shares.reduce((sum, one) => sum + one, 0) + (chance(random, 3) ? random(3) - 1 : 0);
-    return { hosts, shares };
+    const weights = hosts.map(() => Math.floor(weightsTotal / hosts.length));
+    weights[0] =
+      (weights[0] as number) + weightsTotal - weights.reduce((sum, one) => sum + one, 0) + (chance(random, 3) ? random(3) - 1 : 0);
+    return { hosts, weights };
   });
-  const joined = (key: "hosts" | "shares") => rows.map((row) => row[key].join(".")).join(",");
+  const joined = (key: "hosts" | "weights") => rows.map((row) => row[key].join(".")).join(",");
   const spoiled = (given: string) => (chance(random, 8) ? damaged(Buffer.from(given), random, 40).toString("latin1") : given);
-  return { layer, epoch: random(9), hosts: spoiled(joined("hosts")), shares: spoiled(joined("shares")) };
+  return { layer, epoch: random(9), hosts: spoiled(joined("hosts")), weights: spoiled(joined("weights")) };
 }
 
 /** Holds of every plan that is taken. */
 export function withinBounds({ layers }: PlacementPlan): void {
   assert.ok(layers.length <= planBounds.layers);
-  for (const { hosts, shares } of layers) {
-    assert.ok(hosts.length <= planBounds.experts && hosts.length === shares.length);
+  for (const { hosts, weights } of layers) {
+    assert.ok(hosts.length <= planBounds.experts && hosts.length === weights.length);
     for (const [expert, row] of hosts.entries()) {
       assert.ok(row.length >= 1 && row.length <= planBounds.hostsPerExpert && new Set(row).size === row.length);
       assert.equal(
-        shares[expert]?.reduce((sum, one) => sum + one, 0),
-        sharesTotal,
+        weights[expert]?.reduce((sum, one) => sum + one, 0),
+        weightsTotal,
       );
     }
   }

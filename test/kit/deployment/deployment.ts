@@ -101,7 +101,7 @@ export function view(more: Partial<RebalanceView> = {}): RebalanceView {
     model: undefined,
     digestMismatch: [],
     unhostedExperts: 0,
-    homelessExperts: 0,
+    expertsWithoutRank: 0,
     loadingRanks: [],
     expertsAtRisk: 0,
     drains: [],

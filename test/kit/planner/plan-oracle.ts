@@ -9,7 +9,7 @@ export type Rule =
   | "real ranks"
   | "distinct ranks"
   | "active ranks"
-  | "shares"
+  | "weights"
   | "slots"
   | "bytes"
   | "floor"
@@ -28,7 +28,7 @@ export interface Violation {
 
 type Layers = readonly LayerPlan[];
 
-interface Copy {
+interface ExpertReplica {
   readonly layer: number;
   readonly expert: number;
   readonly rank: number;
@@ -41,24 +41,27 @@ const storedHosts = 512;
 /** Bytes are sums of floats. */
 const slack = 1e-3;
 
-const name = ({ layer, expert, rank }: Copy): string => `${layer}/${expert}@${rank}`;
+const name = ({ layer, expert, rank }: ExpertReplica): string => `${layer}/${expert}@${rank}`;
 
-/** Every copy of a placement, a rank that is named twice counted twice. */
-function copiesOf(layers: Layers): Copy[] {
-  const copies: Copy[] = [];
+/** Every expert replica of a placement, a rank that is named twice counted twice. */
+function expertReplicasOf(layers: Layers): ExpertReplica[] {
+  const expertReplicas: ExpertReplica[] = [];
   for (let layer = 0; layer < layers.length; layer++) {
     const rows = layers[layer]?.hosts ?? [];
-    for (let expert = 0; expert < rows.length; expert++) for (const rank of rows[expert] ?? []) copies.push({ layer, expert, rank });
+    for (let expert = 0; expert < rows.length; expert++)
+      for (const rank of rows[expert] ?? []) expertReplicas.push({ layer, expert, rank });
   }
-  return copies;
+  return expertReplicas;
 }
 
-const size = (bytes: Float64Array, { shape }: PlanInput, { layer, expert }: Copy): number => bytes[layer * shape.experts + expert] ?? 0;
+const size = (bytes: Float64Array, { shape }: PlanInput, { layer, expert }: ExpertReplica): number =>
+  bytes[layer * shape.experts + expert] ?? 0;
 
 /** Resident bytes of each rank. */
 function memory(input: PlanInput, layers: Layers): Map<number, number> {
   const held = new Map<number, number>();
-  for (const copy of copiesOf(layers)) held.set(copy.rank, (held.get(copy.rank) ?? 0) + size(input.shape.residentBytes, input, copy));
+  for (const expertReplica of expertReplicasOf(layers))
+    held.set(expertReplica.rank, (held.get(expertReplica.rank) ?? 0) + size(input.shape.residentBytes, input, expertReplica));
   return held;
 }
 
@@ -83,18 +86,18 @@ export function planViolations(input: PlanInput, layers: Layers): Violation[] {
 function rowViolations(input: PlanInput, layers: Layers): Violation[] {
   const found: Violation[] = [];
   const active = new Map(input.ranks.flatMap((rank) => (rank.state === "active" ? [[rank.rank, rank] as const] : [])));
-  for (const [l, { hosts, shares }] of layers.entries()) {
+  for (const [l, { hosts, weights }] of layers.entries()) {
     for (const [e, row] of hosts.entries()) {
-      const add = (rule: Rule): void => void found.push({ rule, where: `${l}/${e}: ${row.join(".")} by ${shares[e]?.join(".")}` });
+      const add = (rule: Rule): void => void found.push({ rule, where: `${l}/${e}: ${row.join(".")} by ${weights[e]?.join(".")}` });
       if (row.length === 0) add("hosted");
       if (!row.every((rank) => Number.isSafeInteger(rank) && rank >= 0)) add("real ranks");
       if (row.some((rank, i) => row.indexOf(rank) < i)) add("distinct ranks");
-      const share = shares[e] ?? [];
-      const natural = share.every((part) => Number.isSafeInteger(part) && part >= 0);
-      if (!natural || share.length !== row.length || share.reduce((a, b) => a + b, 0) !== 1000) add("shares");
+      const weight = weights[e] ?? [];
+      const natural = weight.every((part) => Number.isSafeInteger(part) && part >= 0);
+      if (!natural || weight.length !== row.length || weight.reduce((a, b) => a + b, 0) !== 1000) add("weights");
       const gone = row.filter((rank) => !active.has(rank));
       if (gone.length === 0 || row.length === 0) continue;
-      // An expert may only keep a lost home when it had no other, and nothing but the lost home is named.
+      // An expert may only keep a lost primary when it had no other, and nothing but the lost primary is named.
       const before = input.current?.[l]?.hosts[e] ?? [];
       const lost = before.length > 0 && !before.some((rank) => active.has(rank));
       if (!lost || gone.length < row.length || row.join() !== before.join()) add("active ranks");
@@ -106,11 +109,11 @@ function rowViolations(input: PlanInput, layers: Layers): Violation[] {
 }
 
 /** Would the expert fit an active rank that computes, as the placement is? */
-function hasRoom(input: PlanInput, layers: Layers, copy: Copy): boolean {
+function hasRoom(input: PlanInput, layers: Layers, expertReplica: ExpertReplica): boolean {
   const held = memory(input, layers);
-  const need = size(input.shape.residentBytes, input, copy) + largest(input);
+  const need = size(input.shape.residentBytes, input, expertReplica) + largest(input);
   return input.ranks.some((rank) => {
-    const slots = copiesOf([layers[copy.layer] as LayerPlan]).filter((other) => other.rank === rank.rank).length;
+    const slots = expertReplicasOf([layers[expertReplica.layer] as LayerPlan]).filter((other) => other.rank === rank.rank).length;
     return (
       rank.state === "active" &&
       rank.speed > 0 &&
@@ -140,28 +143,28 @@ function rankViolations(input: PlanInput, layers: Layers): Violation[] {
 }
 
 function storedViolations(layers: Layers): Violation[] {
-  return layers.flatMap(({ hosts, shares }, l) => {
-    const texts = [hosts, shares].map((rows) => rows.map((row) => row.join(".")).join(","));
+  return layers.flatMap(({ hosts, weights }, l) => {
+    const texts = [hosts, weights].map((rows) => rows.map((row) => row.join(".")).join(","));
     const tooLong = texts.some((text) => text.length > storedText) || hosts.some((row) => row.length > storedHosts);
     return tooLong ? [{ rule: "storable" as const, where: `layer ${l}` }] : [];
   });
 }
 
-/** The rule of minCopies: no expert has fewer live copies, or live copies on fewer nodes, than before, unless it has enough of them. */
+/** The rule of minExpertReplicas: no expert has fewer live expert replicas, or live expert replicas on fewer nodes, than before, unless it has enough of them. */
 function floorViolations(input: PlanInput, layers: Layers): Violation[] {
-  const { current, minCopies } = input;
-  if (!current || minCopies < 2) return [];
+  const { current, minExpertReplicas } = input;
+  if (!current || minExpertReplicas < 2) return [];
   const nodes = new Map(input.ranks.flatMap((rank) => (rank.state === "active" ? [[rank.rank, nodeOf(rank)] as const] : [])));
-  const live = (layer: LayerPlan | undefined, e: number): { copies: number; nodes: number } => {
+  const live = (layer: LayerPlan | undefined, e: number): { expertReplicas: number; nodes: number } => {
     const on = (layer?.hosts[e] ?? []).flatMap((rank) => nodes.get(rank) ?? []);
-    return { copies: on.length, nodes: new Set(on).size };
+    return { expertReplicas: on.length, nodes: new Set(on).size };
   };
   const found: Violation[] = [];
   for (const [l, layer] of layers.entries()) {
     for (const e of layer.hosts.keys()) {
       const [before, after] = [live(current[l], e), live(layer, e)];
-      const worse = (["copies", "nodes"] as const).some((what) => after[what] < before[what] && after[what] < minCopies);
-      if (worse) found.push({ rule: "floor", where: `${l}/${e}: ${before.copies} -> ${after.copies}` });
+      const worse = (["expertReplicas", "nodes"] as const).some((what) => after[what] < before[what] && after[what] < minExpertReplicas);
+      if (worse) found.push({ rule: "floor", where: `${l}/${e}: ${before.expertReplicas} -> ${after.expertReplicas}` });
     }
   }
   return found;
@@ -171,12 +174,12 @@ const nodeOf = ({ zone, node }: RankSpec): string => JSON.stringify([zone, node]
 
 /** The step from `input.current`: its budget, and that `moves` is what is new in it, each to be read where it is hosted. */
 export function stepViolations(input: PlanInput, layers: Layers, moves: readonly Move[]): Violation[] {
-  const before = new Set(copiesOf(input.current ?? []).map(name));
-  const added = copiesOf(layers).filter((copy) => !before.has(name(copy)));
+  const before = new Set(expertReplicasOf(input.current ?? []).map(name));
+  const added = expertReplicasOf(layers).filter((expertReplica) => !before.has(name(expertReplica)));
   const found: Violation[] = [];
   const told = moves.map(name);
   if (told.toSorted().join() !== added.map(name).toSorted().join() || new Set(told).size !== told.length)
-    found.push({ rule: "moves are the difference", where: `${told.length} moves, ${added.length} new copies` });
+    found.push({ rule: "moves are the difference", where: `${told.length} moves, ${added.length} new expert replicas` });
   const dead = new Set(input.ranks.flatMap((rank) => (rank.state === "dead" ? [rank.rank] : [])));
   for (const move of moves) {
     const hosts = input.current?.[move.layer]?.hosts[move.expert] ?? [];
@@ -187,23 +190,24 @@ export function stepViolations(input: PlanInput, layers: Layers, moves: readonly
   const { maxMoves, maxMovesPerRank, maxBytes } = input.budget;
   if (added.length > maxMoves) found.push({ rule: "budget of moves", where: `${added.length} of ${maxMoves}` });
   for (const { rank } of input.ranks)
-    if (added.filter((copy) => copy.rank === rank).length > maxMovesPerRank)
+    if (added.filter((expertReplica) => expertReplica.rank === rank).length > maxMovesPerRank)
       found.push({ rule: "budget of moves to a rank", where: `rank ${rank}` });
-  const bytes = added.reduce((total, copy) => total + size(input.shape.storedBytes, input, copy), 0);
+  const bytes = added.reduce((total, expertReplica) => total + size(input.shape.storedBytes, input, expertReplica), 0);
   if (bytes > maxBytes + slack) found.push({ rule: "budget of bytes", where: `${bytes} of ${maxBytes}` });
   return found;
 }
 
 /**
- * Carries a plan out layer by layer in `order`: the copies of a layer arrive while the old ones are held, then those go. At every
+ * Carries a plan out layer by layer in `order`: the expert replicas of a layer arrive while the old ones are held, then those go. At every
  * moment each rank is within its budget, staging slot included, and each move's sources hold what is read from them.
  */
 export function journeyViolations(input: PlanInput, layers: Layers, moves: readonly Move[], order: readonly number[]): Violation[] {
   const found: Violation[] = [];
-  const held = new Map(copiesOf(input.current ?? []).map((copy) => [name(copy), copy]));
+  const held = new Map(expertReplicasOf(input.current ?? []).map((expertReplica) => [name(expertReplica), expertReplica]));
   const bytesOn = (rank: number): number => {
     let total = 0;
-    for (const copy of held.values()) if (copy.rank === rank) total += size(input.shape.residentBytes, input, copy);
+    for (const expertReplica of held.values())
+      if (expertReplica.rank === rank) total += size(input.shape.residentBytes, input, expertReplica);
     return total;
   };
   const grown = new Set<number>();
@@ -220,11 +224,14 @@ export function journeyViolations(input: PlanInput, layers: Layers, moves: reado
       if (grown.has(rank) && bytesOn(rank) > budgetBytes + slack)
         found.push({ rule: "memory on the way", where: `rank ${rank}, layer ${layer}: ${bytesOn(rank)} of ${budgetBytes}` });
     grown.clear();
-    const stays = new Set(copiesOf(layers).flatMap((copy) => (copy.layer === layer ? [name(copy)] : [])));
-    for (const copy of [...held.values()]) if (copy.layer === layer && !stays.has(name(copy))) held.delete(name(copy));
+    const stays = new Set(
+      expertReplicasOf(layers).flatMap((expertReplica) => (expertReplica.layer === layer ? [name(expertReplica)] : [])),
+    );
+    for (const expertReplica of [...held.values()])
+      if (expertReplica.layer === layer && !stays.has(name(expertReplica))) held.delete(name(expertReplica));
   }
   const reached = [...held.keys()].toSorted().join();
-  if (reached !== copiesOf(layers).map(name).toSorted().join())
+  if (reached !== expertReplicasOf(layers).map(name).toSorted().join())
     found.push({ rule: "moves are the difference", where: `layers ${order.join()} lead elsewhere` });
   return found;
 }

@@ -10,7 +10,7 @@ export interface RandomPlacement {
   readonly ranks: number;
   /** Of each chunk, as hosts and blocks are; rows are of experts. */
   readonly slices: number;
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
   readonly hosts: readonly (readonly number[])[];
   readonly node: readonly number[];
   readonly rows: readonly (readonly number[])[];
@@ -22,23 +22,23 @@ function placement(seed: number): RandomPlacement {
   const draw = uniform(seed);
   const below = (n: number): number => Math.floor(draw() * n);
   const [ranks, experts, lanes] = [1 + below(6), 1 + below(8), 8];
-  const homes = Array.from({ length: experts }, () => below(ranks));
+  const primaries = Array.from({ length: experts }, () => below(ranks));
   const crowd = draw();
-  const others = (home: number): number[] => Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== home);
-  const hosts = homes.map((home) => [home, ...others(home).filter(() => draw() < crowd)]);
-  const rows = Array.from({ length: lanes }, () => homes.map(() => Math.max(0, below(12) - 3)));
+  const others = (primary: number): number[] => Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== primary);
+  const hosts = primaries.map((primary) => [primary, ...others(primary).filter(() => draw() < crowd)]);
+  const rows = Array.from({ length: lanes }, () => primaries.map(() => Math.max(0, below(12) - 3)));
   const intervals = laneIntervals(lanes, new Array<number>(ranks).fill(1));
   const speed = new Float64Array(ranks).fill(1);
   const blocks = dealBlocks(dispatchNames[below(dispatchNames.length)] ?? "Exact", { rows, hosts, intervals, speed });
-  return { ranks, slices: 1, homes, hosts, node: Array.from({ length: ranks }, () => below(2)), rows, intervals, blocks };
+  return { ranks, slices: 1, primaries, hosts, node: Array.from({ length: ranks }, () => below(2)), rows, intervals, blocks };
 }
 
-/** The same with each expert cut into so many slices: the first stays where the expert is, the others have homes of their own. */
+/** The same with each expert cut into so many slices: the first stays where the expert is, the others have primaries of their own. */
 function sliced(given: RandomPlacement, slices: number, seed: number): RandomPlacement {
   const draw = uniform(seed);
   const others = (): number[] => Array.from({ length: slices - 1 }, () => Math.floor(draw() * given.ranks));
-  const homes = given.homes.flatMap((home) => [home, ...others()]);
-  return { ...given, slices, homes, hosts: chunkHosts(given.hosts, homes, slices), blocks: chunkBlocks(given.blocks, slices) };
+  const primaries = given.primaries.flatMap((primary) => [primary, ...others()]);
+  return { ...given, slices, primaries, hosts: chunkHosts(given.hosts, primaries, slices), blocks: chunkBlocks(given.blocks, slices) };
 }
 
 /** The first so many of an endless row. */

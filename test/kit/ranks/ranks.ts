@@ -87,7 +87,7 @@ export class Ranks {
         ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" },
         ...{
           grpcPort,
-          lanePort: 0,
+          enginePort: 0,
           metricsPort: 0,
           probePort: 0,
           maxContext: 256,
@@ -169,7 +169,7 @@ export class Ranks {
     const rows = Array.from({ length: this.index.experts }, (_, expert) => hosts(expert));
     return {
       ...{ layer, epoch, hosts: rows },
-      shares: rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))),
+      weights: rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))),
     };
   }
   nextPlan(layers: LayerPlacement[], planHash?: string): PlacementPlan {
@@ -214,7 +214,7 @@ export class Ranks {
       if (event.case === "failed") throw new Error(`rank ${rank}, layer ${event.value.layer}: ${event.value.code}: ${event.value.message}`);
     }
   }
-  /** Epoch 1 as decisions 7 asks: home of expert e in layer l = (e + l) mod N; its copies are at the ranks after that. */
+  /** Epoch 1 as decisions 7 asks: primary of expert e in layer l = (e + l) mod N; its copies are at the ranks after that. */
   async firstPlan(copies = 1): Promise<void> {
     const ranks = [...this.byRank.keys()].sort((a, b) => a - b);
     const layers = Array.from({ length: this.index.layers }, (_, layer) =>

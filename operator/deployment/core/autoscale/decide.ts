@@ -180,7 +180,7 @@ function unmeasured(measurement: Exclude<Measurement, { type: "measured" }>, to:
     return { status: "Unknown", reason: "Measuring", message: `${who} are heard for too short a time: ${meanwhile}` };
   const { metric } = measurement;
   const message = metric
-    ? `${who} do not report ${metric}, as images of earlier releases do not: ${meanwhile}; see spec.runtimeImage`
+    ? `${who} do not report ${metric}: ${meanwhile}`
     : `${who} are ready and not heard, and what is not known is no reason to scale: ${meanwhile}`;
   return { status: "False", reason: "SignalsMissing", message };
 }

@@ -36,7 +36,7 @@ export function restOf({ spec, gateways, serving, availableSince, now }: ZeroLoo
   if (unheard.length > 0) {
     const more = unheard.length > namesShown ? " and more" : "";
     const who = `${unheard.slice(0, namesShown).join(", ")}${more}`;
-    return { type: "unknown", why: `not to zero: gateways ${who} do not say whether anybody asks, as images of earlier releases do not` };
+    return { type: "unknown", why: `not to zero: gateways ${who} do not say whether anybody asks` };
   }
   // One that has just come may have served nobody, and those before it are not asked any more.
   if (availableSince === undefined || serving.some(isBusy)) return { type: "busy" };

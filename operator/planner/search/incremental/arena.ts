@@ -1,11 +1,11 @@
-// The account of a plan while it is being searched: bytes per rank, room beside old copies, move budget, dwell. It says whether a
-// copy may be added or dropped, and takes note when it is. Pure; knows nothing of load.
-import { keepsFloor } from "../../copies.ts";
-import { copyKey } from "../../policy.ts";
+// The account of a plan while it is being searched: bytes per rank, room beside old expert replicas, move budget, dwell. It says whether a
+// expert replica may be added or dropped, and takes note when it is. Pure; knows nothing of load.
+import { keepsFloor } from "../../expert-replicas.ts";
+import { expertReplicaKey } from "../../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../../problem.ts";
 import type { HostChange, LayerState } from "../layer-state.ts";
 
-export interface Copy {
+export interface ExpertReplica {
   readonly expert: number;
   readonly rank: number;
 }
@@ -19,9 +19,9 @@ export class Arena {
   moves = 0;
   bytes = 0;
   readonly #freeAtStart: Float64Array;
-  /** Bytes added per (layer, rank): old and new copies of a layer coexist until it is freed. */
+  /** Bytes added per (layer, rank): old and new expert replicas of a layer coexist until it is freed. */
   readonly #incoming: Float64Array;
-  /** Copies added per rank. */
+  /** Expert replicas added per rank. */
   readonly #arrivals: Int32Array;
 
   constructor(problem: Problem, hosts: Hosts) {
@@ -64,8 +64,8 @@ export class Arena {
     return !recent?.dropped.has(this.#key(layer, expert, rank));
   }
 
-  /** Are moves and bytes left for all copies of a step together? Of a rank, a step brings one at most. */
-  affords(layer: number, adds: readonly Copy[]): boolean {
+  /** Are moves and bytes left for all expert replicas of a step together? Of a rank, a step brings one at most. */
+  affords(layer: number, adds: readonly ExpertReplica[]): boolean {
     const { maxMoves, maxBytes } = this.problem.input.budget;
     if (this.moves + adds.length > maxMoves) return false;
     return (
@@ -80,17 +80,17 @@ export class Arena {
 
   mayDrop(state: LayerState, expert: number, rank: number): boolean {
     const hosts = state.hosts[expert] as number[];
-    const { minCopies } = this.problem.input;
-    if (hosts.length <= minCopies || !this.mayLeave(state, expert, rank)) return false;
-    return minCopies <= 1 || this.keepsFloor(state, [{ expert, hosts: hosts.filter((g) => g !== rank) }]);
+    const { minExpertReplicas } = this.problem.input;
+    if (hosts.length <= minExpertReplicas || !this.mayLeave(state, expert, rank)) return false;
+    return minExpertReplicas <= 1 || this.keepsFloor(state, [{ expert, hosts: hosts.filter((g) => g !== rank) }]);
   }
 
-  /** Do the experts that change keep their copies on as many nodes as the floor asks? */
+  /** Do the experts that change keep their expert replicas on as many nodes as the floor asks? */
   keepsFloor(state: LayerState, changes: readonly HostChange[]): boolean {
     return changes.every(({ expert, hosts }) => keepsFloor(this.problem, state.hosts[expert] as number[], hosts));
   }
 
-  /** May the copy on `rank` go when another takes its place? Not if a recent plan has just made it. */
+  /** May the expert replica on `rank` go when another takes its place? Not if a recent plan has just made it. */
   mayLeave(state: LayerState, expert: number, rank: number): boolean {
     return !this.problem.input.recent?.added.has(this.#key(state.layer, expert, rank));
   }
@@ -99,7 +99,7 @@ export class Arena {
     return (this.problem.capacity[rank] as number) - (this.used[rank] as number);
   }
 
-  record(layer: number, adds: readonly Copy[], drops: readonly Copy[]): void {
+  record(layer: number, adds: readonly ExpertReplica[], drops: readonly ExpertReplica[]): void {
     for (const { expert, rank } of adds) {
       const bytes = this.resident(layer, expert);
       const stored = this.#stored(layer, expert);
@@ -130,6 +130,6 @@ export class Arena {
   }
 
   #key(layer: number, expert: number, rank: number): number {
-    return copyKey(this.problem.input, layer, expert, this.problem.ranks[rank]?.rank ?? rank);
+    return expertReplicaKey(this.problem.input, layer, expert, this.problem.ranks[rank]?.rank ?? rank);
   }
 }

@@ -29,7 +29,7 @@ test("a replacement that the bounds rule out is never priced below the ceiling",
       const e = random.below(state.hosts.length);
       const [fHosts, hosts] = [state.hosts[f] as number[], state.hosts[e] as number[]];
       const rank = fHosts[random.below(fHosts.length)] as number;
-      // The search asks for these: a redundant copy, a receiver that is not there yet, ranks that compute.
+      // The search asks for these: a redundant expert replica, a receiver that is not there yet, ranks that compute.
       if (e === f || fHosts.length < 2 || hosts.includes(rank) || (state.speed[rank] as number) <= 0 || meets(fHosts, rank, hosts)) return;
       const level = Math.max(spillLevel(state, f, rank), levelWith(state, basinOf(state, e), rank, state.rowsOn(f, rank)));
       state.begin();

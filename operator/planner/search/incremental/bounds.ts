@@ -5,7 +5,7 @@ import type { LayerState } from "../layer-state.ts";
 /** Bounds and limits are compared with this slack: a step that rounding alone would lose is still priced. */
 const slack = 1 + 1e-9;
 
-/** Level that the other hosts of an expert reach at least when its copy on `rank` goes and nothing else leaves them. */
+/** Level that the other hosts of an expert reach at least when its expert replica on `rank` goes and nothing else leaves them. */
 export function spillLevel(state: LayerState, expert: number, rank: number): number {
   let rows = 0;
   let speed = 0;

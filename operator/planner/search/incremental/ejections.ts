@@ -1,13 +1,13 @@
-// The ejection chain: two copies that free a rank which no single copy can relieve. Tried when nothing else is found. Pure.
+// The ejection chain: two expert replicas that free a rank which no single expert replica can relieve. Tried when nothing else is found. Pure.
 
 import { none } from "../layer-state.ts";
 import { above, type Basin, levelWith, meets } from "./bounds.ts";
-import { beats, ceilingOf, copyCost, offer, type View } from "./step.ts";
+import { beats, ceilingOf, expertReplicaCost, offer, type View } from "./step.ts";
 
 const chainCold = 4;
 const chainExperts = 2;
 
-/** Candidates of two copies: e gets one on a cold rank, whose f goes to a third rank, where a redundant d gives way. */
+/** Candidates of two expert replicas: e gets one on a cold rank, whose f goes to a third rank, where a redundant d gives way. */
 export function chains(view: View): void {
   const { state, hot } = view;
   const pieces: { readonly f: number; readonly rank: number; readonly rows: number }[] = [];
@@ -42,7 +42,7 @@ function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void 
     const e = view.experts[i] as number;
     const hosts = state.hosts[e] as number[];
     if (e === f || e === d || hosts.includes(rank)) continue;
-    // The bounds hold where none of the three experts shares a host with another.
+    // The bounds hold where none of the three experts weights a host with another.
     const apart = fHosts.length === 1 && !hosts.includes(third) && !dHosts.includes(rank) && !meets(dHosts, third, hosts);
     if (apart && above(Math.max(spill, levelWith(state, view.basins[i] as Basin, rank, rows)), ceilingOf(view, 2))) continue;
     state.begin();
@@ -50,7 +50,7 @@ function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void 
     state.give(d, third, none);
     state.give(f, rank, third);
     state.give(e, none, rank);
-    const price = { total: state.finish(), cost: copyCost(view, e, rank) + copyCost(view, f, third) };
+    const price = { total: state.finish(), cost: expertReplicaCost(view, e, rank) + expertReplicaCost(view, f, third) };
     if (!beats(view, price)) continue;
     if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d) || !arena.mayAdd(state, e, rank, f)) continue;
     offer(view, price, () => ({

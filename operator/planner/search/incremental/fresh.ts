@@ -62,23 +62,23 @@ interface LayerSlots {
 
 function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots, used: Float64Array): number[][] | undefined {
   const demand = layerDemand(problem, layer);
-  const count = replicaCounts(demand, Math.max(demand.length, slots), problem.G, problem.input.minCopies);
-  const pieces = count.flatMap((n, e) => Array.from({ length: n }, (_, i) => ({ e, rows: (demand[e] as number) / n, home: i === 0 })));
-  pieces.sort((a, b) => b.rows - a.rows || Number(b.home) - Number(a.home) || a.e - b.e);
+  const count = replicaCounts(demand, Math.max(demand.length, slots), problem.G, problem.input.minExpertReplicas);
+  const pieces = count.flatMap((n, e) => Array.from({ length: n }, (_, i) => ({ e, rows: (demand[e] as number) / n, primary: i === 0 })));
+  pieces.sort((a, b) => b.rows - a.rows || Number(b.primary) - Number(a.primary) || a.e - b.e);
   const hosts: number[][] = Array.from({ length: demand.length }, () => []);
   const load = new Float64Array(problem.G);
-  // Homes still to come keep their slots: a copy is placed only while slots remain for them.
+  // Primaries still to come keep their slots: an expert replica is placed only while slots remain for them.
   let room = sum(caps);
-  let homes = demand.length;
-  for (const { e, rows, home } of pieces) {
-    if (!home && room <= homes) continue;
+  let primaries = demand.length;
+  for (const { e, rows, primary } of pieces) {
+    if (!primary && room <= primaries) continue;
     const bytes = problem.input.shape.residentBytes[layer * problem.E + e] as number;
     const row = hosts[e] as number[];
     const piece = { row, bytes };
-    const g = place(problem, piece, { load, used, caps }) ?? (home ? place(problem, piece, { load, used }) : undefined);
-    if (home) homes--;
+    const g = place(problem, piece, { load, used, caps }) ?? (primary ? place(problem, piece, { load, used }) : undefined);
+    if (primary) primaries--;
     if (g === undefined) {
-      if (row.length > 0 || !home) continue;
+      if (row.length > 0 || !primary) continue;
       return undefined;
     }
     row.push(g);
@@ -97,7 +97,7 @@ interface Filled {
   readonly caps?: readonly number[];
 }
 
-/** The least loaded rank that can take one more copy of an expert with hosts `row`. */
+/** The least loaded rank that can take one more expert replica of an expert with hosts `row`. */
 function place(
   problem: Problem,
   { row, bytes }: { readonly row: readonly number[]; readonly bytes: number },

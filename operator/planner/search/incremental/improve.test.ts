@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { diffPlans } from "../../../../runtime/placement/diff.ts";
-import { withFloor } from "../../copies.ts";
+import { withFloor } from "../../expert-replicas.ts";
 import { checkMemory } from "../../feasibility.ts";
 import { planIncremental } from "../../policies/incremental.ts";
 import { type PlanInput, unlimited } from "../../policy.ts";
@@ -10,7 +10,7 @@ import { fitsMemory, type Hosts, toProblem } from "../../problem.ts";
 import { seeded } from "../../random.ts";
 import { firstPlan } from "../../repair.ts";
 
-/** Layers that share a tight memory, experts of different sizes, and copies that may give way to others. */
+/** Layers that share a tight memory, experts of different sizes, and expert replicas that may give way to others. */
 function crowded(seed: number, speeds: readonly number[] = [1, 1, 1, 1]): PlanInput {
   const random = seeded(seed);
   const shape = { layers: 2 + random.below(4), experts: 34 + random.below(10) };
@@ -21,14 +21,14 @@ function crowded(seed: number, speeds: readonly number[] = [1, 1, 1, 1]): PlanIn
   const ranks = speeds.map((speed, rank) => ({ rank, speed, budgetBytes, zone: "", node: `n${rank}`, state: "active" as const }));
   const input: PlanInput = {
     ...{ shape: { ...shape, residentBytes: bytes, storedBytes: bytes }, ranks, load: new Float64Array(cells).fill(1), current: undefined },
-    ...{ budget: unlimited, minCopies: 2, split: "weighted", effort: "fast", gainPerMove: 1e-5 },
+    ...{ budget: unlimited, minExpertReplicas: 2, split: "weighted", effort: "fast", gainPerMove: 1e-5 },
   };
   if (!checkMemory(input.shape, ranks).ok) return input;
   const load = Float64Array.from({ length: cells }, () => 1000 * random.next() ** 6);
-  return { ...input, load, minCopies: 1, current: withFloor(input, firstPlan(input)).layers };
+  return { ...input, load, minExpertReplicas: 1, current: withFloor(input, firstPlan(input)).layers };
 }
 
-test("a copy that makes room for another layer's is there, and large enough, when it goes: no rank ends above its memory", () => {
+test("an expert replica that makes room for another layer's is there, and large enough, when it goes: no rank ends above its memory", () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 1_000_000 }), (seed) => {
       const input = crowded(seed);
@@ -53,7 +53,7 @@ test("a layer that gained less than its noise does not go back to room that anot
     const noise = Float64Array.from({ length: layers }, () => 0.05 * random.next());
     const input: PlanInput = {
       ...{ shape: { layers, experts, residentBytes: bytes, storedBytes: bytes }, ranks, load, current: undefined },
-      ...{ budget: unlimited, minCopies: 1, split: "weighted", effort: "quality", gainPerMove: 1e-4 },
+      ...{ budget: unlimited, minExpertReplicas: 1, split: "weighted", effort: "quality", gainPerMove: 1e-4 },
     };
     const current = planIncremental({ ...input, current: firstPlan(input) }).layers;
     const next = { ...input, current, load: load.map((rows) => 0.8 * rows + 200 * random.next() ** 2), noise };
@@ -65,7 +65,7 @@ test("a layer that gained less than its noise does not go back to room that anot
   assert.ok(back > 20, `${back} plans in which some layers stay and others do not`);
 });
 
-test("a rank that computes nothing is given nothing, not even in the place of another layer's copy", () => {
+test("a rank that computes nothing is given nothing, not even in the place of another layer's expert replica", () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 1_000_000 }), (seed) => {
       const input = crowded(seed, [1, 0, 1, 1]);

@@ -9,7 +9,7 @@ import { reconcile } from "./replica-counts.ts";
 import type { Evictions, MoveKind, SearchWidth, Step } from "./step.ts";
 
 export interface ImproveOptions {
-  /** Least gain of max/mean per copy. */
+  /** Least gain of max/mean per expert replica. */
   readonly theta: number;
   /** Layers at or below this max/mean are left alone. */
   readonly enter: number;
@@ -138,7 +138,7 @@ function highest(best: readonly (Step | undefined)[]): number {
   return top;
 }
 
-/** The accounts may have changed since the step was priced: other layers took bytes, budget or the copy that was to make room. */
+/** The accounts may have changed since the step was priced: other layers took bytes, budget or the expert replica that was to make room. */
 function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, losses: LossTable): boolean {
   const state = states[step.layer] as LayerState;
   const { evict } = step;
@@ -148,8 +148,9 @@ function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, l
       if (arena.mayAdd(state, expert, rank, undefined)) return false;
       const short = arena.resident(step.layer, expert) - arena.free(rank);
       const victim = losses.cheapest(rank, short, step.layer);
-      // Priced anew when another copy would do, or this one has become dearer.
-      if (!victim || victim.copy.expert !== evict.copy.expert || victim.layer !== evict.layer || victim.loss > evict.loss) return false;
+      // Priced anew when another expert replica would do, or this one has become dearer.
+      if (!victim || victim.expertReplica.expert !== evict.expertReplica.expert || victim.layer !== evict.layer || victim.loss > evict.loss)
+        return false;
       return arena.mayReceive(step.layer, expert, rank);
     });
   }
@@ -158,10 +159,12 @@ function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, l
 
 function take(step: Step, states: readonly LayerState[], arena: Arena): void {
   if (step.evict) {
-    const { layer, copy } = step.evict;
+    const { layer, expertReplica } = step.evict;
     const other = states[layer] as LayerState;
-    other.apply([{ expert: copy.expert, hosts: (other.hosts[copy.expert] as number[]).filter((g) => g !== copy.rank) }]);
-    arena.record(layer, [], [copy]);
+    other.apply([
+      { expert: expertReplica.expert, hosts: (other.hosts[expertReplica.expert] as number[]).filter((g) => g !== expertReplica.rank) },
+    ]);
+    arena.record(layer, [], [expertReplica]);
   }
   (states[step.layer] as LayerState).apply(step.changes);
   arena.record(step.layer, step.adds, step.drops);

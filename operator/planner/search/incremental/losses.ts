@@ -1,16 +1,16 @@
-// The price of dropping each redundant copy, as what its layer would lose; the cheapest on a rank makes room there for another
+// The price of dropping each redundant expert replica, as what its layer would lose; the cheapest on a rank makes room there for another
 // layer. Used by improve.ts. Kept up to date lazily: a layer that changed is priced anew at the next question. Pure.
 
 import { type LayerState, none, root } from "../layer-state.ts";
 import type { Arena } from "./arena.ts";
 import type { Eviction, Evictions } from "./step.ts";
 
-/** Cheapest copies to give up, per rank, over all layers. */
+/** Cheapest expert replicas to give up, per rank, over all layers. */
 export class LossTable {
   readonly #states: readonly LayerState[];
   readonly #arena: Arena;
   readonly #stale = new Set<number>();
-  /** Copies that each rank may give up, over all layers, cheapest first. */
+  /** Expert replicas that each rank may give up, over all layers, cheapest first. */
   readonly #byRank: Eviction[][];
 
   constructor(states: readonly LayerState[], arena: Arena) {
@@ -27,7 +27,7 @@ export class LossTable {
   readonly cheapest: Evictions = (rank, bytes, layer) => {
     if (this.#stale.size > 0) this.#refresh();
     for (const entry of this.#byRank[rank] as Eviction[]) {
-      if (entry.layer !== layer && this.#arena.resident(entry.layer, entry.copy.expert) >= bytes) return entry;
+      if (entry.layer !== layer && this.#arena.resident(entry.layer, entry.expertReplica.expert) >= bytes) return entry;
     }
     return undefined;
   };
@@ -41,12 +41,14 @@ export class LossTable {
     }
     for (const layer of this.#stale) {
       for (const entry of this.#lossesOf(layer)) {
-        (this.#byRank[entry.copy.rank] as Eviction[]).push(entry);
-        ranks.add(entry.copy.rank);
+        (this.#byRank[entry.expertReplica.rank] as Eviction[]).push(entry);
+        ranks.add(entry.expertReplica.rank);
       }
     }
     for (const g of ranks)
-      (this.#byRank[g] as Eviction[]).sort((a, b) => a.loss - b.loss || a.layer - b.layer || a.copy.expert - b.copy.expert);
+      (this.#byRank[g] as Eviction[]).sort(
+        (a, b) => a.loss - b.loss || a.layer - b.layer || a.expertReplica.expert - b.expertReplica.expert,
+      );
     this.#stale.clear();
   }
 
@@ -61,7 +63,7 @@ export class LossTable {
         state.begin();
         state.take(expert);
         state.give(expert, rank, none);
-        list.push({ layer, copy: { expert, rank }, loss: Math.max(0, root(state.finish()) - before) });
+        list.push({ layer, expertReplica: { expert, rank }, loss: Math.max(0, root(state.finish()) - before) });
       }
     });
     return list;

@@ -1,5 +1,5 @@
-// The best single step for one layer: add a copy, relocate, replace a redundant copy, swap, or an ejection chain, seen
-// from its hottest ranks. Priced by the decrease of the smooth maximum per copy made. Pure; the caller applies it.
+// The best single step for one layer: add an expert replica, relocate, replace a redundant expert replica, swap, or an ejection chain, seen
+// from its hottest ranks. Priced by the decrease of the smooth maximum per expert replica made. Pure; the caller applies it.
 
 import { type LayerState, none } from "../layer-state.ts";
 import type { Arena } from "./arena.ts";
@@ -8,8 +8,8 @@ import { chains } from "./ejections.ts";
 import {
   beats,
   ceilingOf,
-  copyCost,
   type Evictions,
+  expertReplicaCost,
   least,
   offer,
   type Redundant,
@@ -19,15 +19,15 @@ import {
   type View,
 } from "./step.ts";
 
-/** A copy keeps memory busy that another layer could use; relocation does not. */
+/** An expert replica keeps memory busy that another layer could use; relocation does not. */
 const addPreference = 0.97;
-/** A free step (drop) is compared as if it cost this part of a copy. */
+/** A free step (drop) is compared as if it cost this part of an expert replica. */
 const dropCost = 0.1;
 
 /** The step with most gain per cost that relieves one of the hottest ranks; undefined when there is none. */
 export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, evictions: Evictions | undefined): Step | undefined {
   const order = state.hottestFirst();
-  const redundant = redundantCopies(state, arena);
+  const redundant = redundantExpertReplicas(state, arena);
   const before = state.phi();
   const uniformCost = arena.problem.input.moveCost === undefined;
   for (let i = 0; i < Math.min(width.hot, order.length); i++) {
@@ -48,15 +48,15 @@ export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, ev
   return undefined;
 }
 
-function redundantCopies(state: LayerState, arena: Arena): Redundant[] {
-  const copies: Redundant[] = [];
-  const { minCopies } = arena.problem.input;
+function redundantExpertReplicas(state: LayerState, arena: Arena): Redundant[] {
+  const expertReplicas: Redundant[] = [];
+  const { minExpertReplicas } = arena.problem.input;
   for (let e = 0; e < state.hosts.length; e++) {
-    if ((state.copies[e] as number) < 2 || (state.copies[e] as number) <= minCopies) continue;
+    if ((state.expertReplicas[e] as number) < 2 || (state.expertReplicas[e] as number) <= minExpertReplicas) continue;
     for (const rank of state.hosts[e] as number[])
-      if (arena.mayDrop(state, e, rank)) copies.push({ expert: e, rank, spill: spillLevel(state, e, rank) });
+      if (arena.mayDrop(state, e, rank)) expertReplicas.push({ expert: e, rank, spill: spillLevel(state, e, rank) });
   }
-  return copies;
+  return expertReplicas;
 }
 
 function hotExperts(state: LayerState, hot: number, count: number): number[] {
@@ -84,12 +84,12 @@ function priceOne(state: LayerState, expert: number, without: number, withRank: 
   return state.finish();
 }
 
-/** A: one more copy, or the hot rank's copy goes there. One copy either way. */
+/** A: one more expert replica, or the hot rank's expert replica goes there. One expert replica either way. */
 function add(view: View, e: number, rank: number): void {
   const { state, arena, hot } = view;
   const hosts = state.hosts[e] as number[];
   const adds = [{ expert: e, rank }];
-  const cost = copyCost(view, e, rank);
+  const cost = expertReplicaCost(view, e, rank);
   const weight = addPreference * spread(view, e, rank);
   offer(view, { total: priceOne(state, e, none, rank), cost, weight }, () => ({
     kind: "add",
@@ -106,11 +106,11 @@ function add(view: View, e: number, rank: number): void {
   }));
 }
 
-/** R across layers: a copy of another layer makes room on the rank for one more copy, or for the hot rank's. */
+/** R across layers: an expert replica of another layer makes room on the rank for one more expert replica, or for the hot rank's. */
 function addByEviction(view: View, evictions: Evictions, e: number, rank: number): void {
   const { state, arena, hot } = view;
   const hosts = state.hosts[e] as number[];
-  const cost = copyCost(view, e, rank);
+  const cost = expertReplicaCost(view, e, rank);
   const added = priceOne(state, e, none, rank);
   const moved = hosts.length === 1 && arena.mayLeave(state, e, hot) ? priceOne(state, e, hot, rank) : Number.POSITIVE_INFINITY;
   if (!beats(view, { total: added, cost, weight: addPreference }) && !beats(view, { total: moved, cost })) return;
@@ -133,7 +133,7 @@ function addByEviction(view: View, evictions: Evictions, e: number, rank: number
   }));
 }
 
-/** R: a redundant copy anywhere in the layer gives its place to an expert of the hot rank. One copy. */
+/** R: a redundant expert replica anywhere in the layer gives its place to an expert of the hot rank. One expert replica. */
 function replacements(view: View): void {
   const { state, arena, hot } = view;
   const limit = state.normal(hot);
@@ -154,7 +154,7 @@ function replacements(view: View): void {
       state.take(e);
       state.give(f, rank, none);
       state.give(e, none, rank);
-      const price = { total: state.finish(), cost: copyCost(view, e, rank), weight: spread(view, e, rank) };
+      const price = { total: state.finish(), cost: expertReplicaCost(view, e, rank), weight: spread(view, e, rank) };
       if (!beats(view, price) || !arena.mayAdd(state, e, rank, f)) continue;
       offer(view, price, () => ({
         kind: "replace",
@@ -169,7 +169,7 @@ function replacements(view: View): void {
   }
 }
 
-/** S: an expert of the hot rank changes place with one of a cold rank. Two copies. */
+/** S: an expert of the hot rank changes place with one of a cold rank. Two expert replicas. */
 function swaps(view: View): void {
   const { state, arena, hot } = view;
   for (const e of view.experts) {
@@ -190,7 +190,7 @@ function swapsWith(view: View, e: number, rank: number, mine: number): void {
   const fewest = mine - (state.normal(hot) * (1 + resplitSlack)) / (state.scale[rank] as number) + (state.load[rank] as number);
   for (let i = 0; i < on.length; i++) {
     const f = on[i] as number;
-    const rows = state.copies[f] === 1 ? (state.demand[f] as number) : state.rowsOn(f, rank);
+    const rows = state.expertReplicas[f] === 1 ? (state.demand[f] as number) : state.rowsOn(f, rank);
     if (rows < mine && rows > fewest) swap(view, { e, f, rank, shift: mine - rows });
   }
 }
@@ -209,7 +209,7 @@ function swap(view: View, { e, f, rank, shift }: { e: number; f: number; rank: n
   // Unreplicated experts: both ranks are known exactly.
   const onHot = ((state.load[hot] as number) - shift) * (state.scale[hot] as number);
   if (single && above(Math.max(onRank, onHot), ceilingOf(view, 2))) return;
-  const cost = view.uniformCost ? 2 : copyCost(view, e, rank) + copyCost(view, f, hot);
+  const cost = view.uniformCost ? 2 : expertReplicaCost(view, e, rank) + expertReplicaCost(view, f, hot);
   let total = state.shifted(hot, rank, shift);
   if (!single) {
     state.begin();

@@ -1,12 +1,12 @@
-// The step that keeps replica counts in proportion to load: a copy of the expert that needs its copies least gives its place to the
-// expert with most rows per copy. It gains little on the forecast and much when the load differs from it, since each copy then
-// gets less of the surprise. One copy a step; the worst disproportion of any layer first. Pure.
+// The step that keeps replica counts in proportion to load: an expert replica of the expert that needs its expert replicas least gives its place to the
+// expert with most rows per expert replica. It gains little on the forecast and much when the load differs from it, since each expert replica then
+// gets less of the surprise. One expert replica a step; the worst disproportion of any layer first. Pure.
 
 import { type LayerState, none } from "../layer-state.ts";
-import type { Arena, Copy } from "./arena.ts";
+import type { Arena, ExpertReplica } from "./arena.ts";
 
 export interface ReconcileOptions {
-  /** Part by which rows per copy must exceed those after the loss of a copy, per layer. */
+  /** Part by which rows per expert replica must exceed those after the loss of an expert replica, per layer. */
   readonly margin: (layer: number) => number;
   readonly movesMax: number;
 }
@@ -48,12 +48,12 @@ export function reconcile(states: readonly LayerState[], arena: Arena, options: 
 
 function exchangeOf(state: LayerState, arena: Arena, margin: number): Exchange | undefined {
   const G = state.load.length;
-  const perCopy = (e: number): number => (state.demand[e] as number) / (state.copies[e] as number);
-  const receivers = topReceivers(state, G, perCopy);
+  const perExpertReplica = (e: number): number => (state.demand[e] as number) / (state.expertReplicas[e] as number);
+  const receivers = topReceivers(state, G, perExpertReplica);
   const donors = donorsOf(state, arena);
   for (const expert of receivers) {
     for (const { expert: from, after } of donors) {
-      const excess = perCopy(expert) / Math.max(1e-12, after * (1 + margin));
+      const excess = perExpertReplica(expert) / Math.max(1e-12, after * (1 + margin));
       if (excess <= 1) break;
       const rank = from === expert ? undefined : bestPlace(state, arena, expert, from);
       if (rank !== undefined) return { expert, rank, from, excess };
@@ -62,27 +62,27 @@ function exchangeOf(state: LayerState, arena: Arena, margin: number): Exchange |
   return undefined;
 }
 
-function topReceivers(state: LayerState, ranks: number, perCopy: (e: number) => number): number[] {
+function topReceivers(state: LayerState, ranks: number, perExpertReplica: (e: number) => number): number[] {
   const top: number[] = [];
   for (let e = 0; e < state.hosts.length; e++) {
-    if ((state.copies[e] as number) >= ranks) continue;
-    const value = perCopy(e);
-    if (top.length === receiversMax && value <= perCopy(top[receiversMax - 1] as number)) continue;
+    if ((state.expertReplicas[e] as number) >= ranks) continue;
+    const value = perExpertReplica(e);
+    if (top.length === receiversMax && value <= perExpertReplica(top[receiversMax - 1] as number)) continue;
     let i = top.length;
-    while (i > 0 && perCopy(top[i - 1] as number) < value) i--;
+    while (i > 0 && perExpertReplica(top[i - 1] as number) < value) i--;
     top.splice(i, 0, e);
     if (top.length > receiversMax) top.pop();
   }
   return top;
 }
 
-/** Experts with a copy to give, those first whose copies would have the least load each afterwards. */
+/** Experts with an expert replica to give, those first whose expert replicas would have the least load each afterwards. */
 function donorsOf(state: LayerState, arena: Arena): { expert: number; after: number }[] {
   const donors: { expert: number; after: number }[] = [];
   for (let e = 0; e < state.hosts.length; e++) {
-    const copies = state.copies[e] as number;
-    if (copies < 2 || copies <= arena.problem.input.minCopies) continue;
-    donors.push({ expert: e, after: (state.demand[e] as number) / (copies - 1) });
+    const expertReplicas = state.expertReplicas[e] as number;
+    if (expertReplicas < 2 || expertReplicas <= arena.problem.input.minExpertReplicas) continue;
+    donors.push({ expert: e, after: (state.demand[e] as number) / (expertReplicas - 1) });
   }
   return donors.sort((a, b) => a.after - b.after || a.expert - b.expert);
 }
@@ -90,7 +90,7 @@ function donorsOf(state: LayerState, arena: Arena): { expert: number; after: num
 /** The donor's rank where the layer ends up best. */
 function bestPlace(state: LayerState, arena: Arena, expert: number, from: number): number | undefined {
   const hosts = state.hosts[expert] as number[];
-  let best: Copy | undefined;
+  let best: ExpertReplica | undefined;
   let least = Number.POSITIVE_INFINITY;
   for (const rank of state.hosts[from] as number[]) {
     if (hosts.includes(rank) || !arena.mayDrop(state, from, rank) || !arena.mayAdd(state, expert, rank, from)) continue;

@@ -130,7 +130,7 @@ function packedWorst(demand: Float64Array, ranks: number, slots: number): number
   return load.reduce((a, b) => Math.max(a, b), 0) / mean;
 }
 
-/** Copies per expert: minCopies each, then one more where load per copy is highest. */
+/** Expert replicas per expert: minExpertReplicas each, then one more where load per expert replica is highest. */
 export function replicaCounts(demand: ArrayLike<number>, slots: number, ranks: number, least: number): number[] {
   const count = Array.from({ length: demand.length }, () => Math.min(ranks, Math.max(1, least)));
   if (sum(count) > slots) count.fill(1);

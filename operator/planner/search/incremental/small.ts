@@ -2,8 +2,8 @@
 // price. Greedy steps stop a few percent short there, because a good placement is several steps away. Seeded, pure.
 import { bound, fastestOf, imbalance, sum } from "../../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../../runtime/placement/split.ts";
-import { keepsFloor } from "../../copies.ts";
-import { copyKey } from "../../policy.ts";
+import { keepsFloor } from "../../expert-replicas.ts";
+import { expertReplicaKey } from "../../policy.ts";
 import { type Hosts, layerDemand, type Problem, usedBytes } from "../../problem.ts";
 import { type Random, seeded } from "../../random.ts";
 import { type Change, changeOf, Spent } from "../ledger.ts";
@@ -136,21 +136,21 @@ class SmallSearch {
   }
 
   #goal(hosts: Hosts[number]): number {
-    return this.#o.target + this.#price() * this.#newCopies(hosts);
+    return this.#o.target + this.#price() * this.#newExpertReplicas(hosts);
   }
 
   #price(): number {
     return this.#old ? this.#o.theta : 1e-6;
   }
 
-  #newCopies(hosts: Hosts[number]): number {
+  #newExpertReplicas(hosts: Hosts[number]): number {
     return this.#old ? countNew([this.#old], [hosts]) : 0;
   }
 
   #score(hosts: Hosts[number]): number {
     const { problem } = this.#o;
     const { load } = splitLayer({ demand: this.#demand, hosts, speed: problem.speed }, splitSweepsInSearch);
-    return Math.max(this.#o.target, imbalance(load, problem.speed)) + this.#price() * this.#newCopies(hosts);
+    return Math.max(this.#o.target, imbalance(load, problem.speed)) + this.#price() * this.#newExpertReplicas(hosts);
   }
 
   #anneal(start: Hosts[number], steps: number): { hosts: Hosts[number]; score: number } {
@@ -183,10 +183,12 @@ class SmallSearch {
     const g = this.#random.below(problem.G);
     const kind = this.#random.below(4);
     const at = this.#random.below(row.length);
-    if (row.length === 0 && kind > 0) return undefined; // nobody hosts it: only an added copy makes sense
+    if (row.length === 0 && kind > 0) return undefined; // nobody hosts it: only an added expert replica makes sense
     if (kind === 0) return row.includes(g) ? undefined : this.#checked(hosts, [[e, [...row, g]]]);
     if (kind === 1)
-      return row.length > Math.max(1, problem.input.minCopies) ? this.#checked(hosts, [[e, row.filter((_, i) => i !== at)]]) : undefined;
+      return row.length > Math.max(1, problem.input.minExpertReplicas)
+        ? this.#checked(hosts, [[e, row.filter((_, i) => i !== at)]])
+        : undefined;
     if (row.includes(g)) return undefined;
     const moved = row.map((rank, i) => (i === at ? g : rank));
     if (kind === 2) return this.#checked(hosts, [[e, moved]]);
@@ -253,7 +255,7 @@ class SmallSearch {
     if (!this.#o.others.allows(change, budget)) return false;
     for (let e = 0; e < hosts.length; e++) {
       const before = this.#old[e] as number[];
-      const key = (g: number): number => copyKey(problem.input, layer, e, problem.ranks[g]?.rank ?? g);
+      const key = (g: number): number => expertReplicaKey(problem.input, layer, e, problem.ranks[g]?.rank ?? g);
       for (const g of hosts[e] as number[]) {
         if (before.includes(g)) continue;
         if (recent?.dropped.has(key(g))) return false;

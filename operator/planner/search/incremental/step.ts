@@ -1,8 +1,8 @@
 // A step of one layer's search, and the view that candidates of a hot rank are offered to: it prices them by the decrease of the
-// smooth maximum per copy made and keeps the best. Pure.
+// smooth maximum per expert replica made and keeps the best. Pure.
 
 import { type HostChange, type LayerState, raise, root } from "../layer-state.ts";
-import type { Arena, Copy } from "./arena.ts";
+import type { Arena, ExpertReplica } from "./arena.ts";
 import type { Basin } from "./bounds.ts";
 
 export type MoveKind = "add" | "relocate" | "replace" | "swap" | "chain" | "drop" | "reconcile";
@@ -11,20 +11,20 @@ export interface Step {
   readonly kind: MoveKind;
   readonly layer: number;
   readonly changes: readonly HostChange[];
-  readonly adds: readonly Copy[];
-  readonly drops: readonly Copy[];
+  readonly adds: readonly ExpertReplica[];
+  readonly drops: readonly ExpertReplica[];
   /** Decrease of the smooth maximum, less what an eviction in another layer costs. */
   readonly gain: number;
   /** Gain per unit of cost: what steps of all layers are compared by. */
   readonly value: number;
-  /** A copy of another layer that must go first to make room. */
+  /** An expert replica of another layer that must go first to make room. */
   readonly evict?: Eviction;
 }
 
-/** A copy of another layer and what its layer loses with it. */
+/** An expert replica of another layer and what its layer loses with it. */
 export interface Eviction {
   readonly layer: number;
-  readonly copy: Copy;
+  readonly expertReplica: ExpertReplica;
   readonly loss: number;
 }
 
@@ -38,11 +38,11 @@ export interface SearchWidth {
   readonly chains: boolean;
 }
 
-/** The cheapest copy of a layer other than this one that frees so many bytes on the rank. */
+/** The cheapest expert replica of a layer other than this one that frees so many bytes on the rank. */
 export type Evictions = (rank: number, bytes: number, layer: number) => Eviction | undefined;
 
-/** A copy that may go, and the level that its expert's other hosts then reach at least. */
-export interface Redundant extends Copy {
+/** An expert replica that may go, and the level that its expert's other hosts then reach at least. */
+export interface Redundant extends ExpertReplica {
   readonly spill: number;
 }
 
@@ -61,7 +61,7 @@ export interface View {
   step: Step | undefined;
 }
 
-/** A second replica on one node adds no safety, though its copy is cheap: it must not win over one on another node by that. */
+/** A second replica on one node adds no safety, though its expert replica is cheap: it must not win over one on another node by that. */
 const sameNodePreference = 0.45;
 export const least = 1e-9;
 
@@ -82,9 +82,9 @@ export function beats(view: View, { total, loss = 0, cost, weight = 1 }: Price):
   return phi > 0 && total < raise(phi);
 }
 
-/** The level that the worst rank must stay below for a step of so many copies, or more, to beat the best one so far. */
-export function ceilingOf(view: View, copies: number): number {
-  return view.before - least - (view.uniformCost ? view.value * copies : 0);
+/** The level that the worst rank must stay below for a step of so many expert replicas, or more, to beat the best one so far. */
+export function ceilingOf(view: View, expertReplicas: number): number {
+  return view.before - least - (view.uniformCost ? view.value * expertReplicas : 0);
 }
 
 export function offer(view: View, price: Price, make: () => Omit<Step, "gain" | "value" | "layer">): void {
@@ -97,7 +97,7 @@ export function offer(view: View, price: Price, make: () => Omit<Step, "gain" | 
   view.step = { layer: view.state.layer, gain, value: view.value, ...made };
 }
 
-export function copyCost(view: View, expert: number, rank: number): number {
+export function expertReplicaCost(view: View, expert: number, rank: number): number {
   const { moveCost } = view.arena.problem.input;
   if (view.uniformCost || !moveCost) return 1;
   const { ranks } = view.arena.problem;
@@ -105,7 +105,7 @@ export function copyCost(view: View, expert: number, rank: number): number {
   return Math.max(least, moveCost(view.state.layer, expert, ranks[rank]?.rank ?? rank, sources));
 }
 
-/** Weight of a copy on `rank`; where the expert is on every node already, all are alike. */
+/** Weight of an expert replica on `rank`; where the expert is on every node already, all are alike. */
 export function spread(view: View, expert: number, rank: number): number {
   const { node, nodes } = view.arena.problem;
   const hosts = view.state.hosts[expert] as number[];

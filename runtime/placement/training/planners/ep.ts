@@ -1,4 +1,4 @@
-// Expert parallelism: no copies. The baseline of all others.
-import { homesOnly, type TrainingPlanner } from "./planner.ts";
+// Expert parallelism: no expert replicas. The baseline of all others.
+import { primariesOnly, type TrainingPlanner } from "./planner.ts";
 
-export const ep: TrainingPlanner = { late: false, hosts: homesOnly };
+export const ep: TrainingPlanner = { late: false, hosts: primariesOnly };

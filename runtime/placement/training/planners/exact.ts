@@ -1,7 +1,7 @@
-// The best copies of all there are, by trying them: what other planners are measured against, for small layers. Pure.
+// The best expert replicas of all there are, by trying them: what other planners are measured against, for small layers. Pure.
 import { AppError } from "../../../../crds/common.ts";
 import type { Materialised } from "../../calibrate.ts";
-import { homesOnly, type LayerProblem, type TrainingPlanner } from "./planner.ts";
+import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";
 
 /** Placements that are tried, at most: a second or two. */
@@ -25,15 +25,15 @@ function subsetCount(items: number, most: number): number {
 }
 
 function hosts(problem: LayerProblem): number[][] {
-  const { homes, free } = problem;
-  const foreign = free.map((_, rank) => homes.map((_, e) => e).filter((e) => homes[e] !== rank));
+  const { primaries, free } = problem;
+  const foreign = free.map((_, rank) => primaries.map((_, e) => e).filter((e) => primaries[e] !== rank));
   const count = free.reduce((product, room, rank) => product * subsetCount(foreign[rank]?.length ?? 0, room), 1);
   if (count > placementsMax)
     throw new AppError(`planner exact has ${count} placements to try, it tries up to ${placementsMax}; take planner auto, or fewer slots`, {
       code: "BadOption",
       operation: "planning a layer",
     });
-  let best: Materialised = wayOf(problem, homesOnly(problem));
+  let best: Materialised = wayOf(problem, primariesOnly(problem));
   let least = secondsOf(problem, best);
   const tryFrom = (rank: number, found: readonly (readonly number[])[]): void => {
     if (rank === free.length) {
@@ -51,7 +51,7 @@ function hosts(problem: LayerProblem): number[][] {
         found.map((row, e) => (set.includes(e) ? [...row, rank] : row)),
       );
   };
-  tryFrom(0, homesOnly(problem));
+  tryFrom(0, primariesOnly(problem));
   return best.hosts;
 }
 

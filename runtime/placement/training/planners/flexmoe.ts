@@ -1,6 +1,6 @@
-// FlexMoE from its description: while a layer is uneven, the expert with most rows a copy gets one more, at the rank with least to do,
+// FlexMoE from its description: while a layer is uneven, the expert with most rows an expert replica gets one more, at the rank with least to do,
 // and keeps it if the step becomes shorter by the model of costs. Pure. No code of it is public.
-import { homesOnly, type LayerProblem, type TrainingPlanner } from "./planner.ts";
+import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";
 
 /** max/mean below which nothing is done. */
@@ -9,7 +9,7 @@ const uneven = 1.1;
 function hosts(problem: LayerProblem): number[][] {
   const { load, ranks, speed } = problem;
   const room = problem.free.slice();
-  let way = wayOf(problem, homesOnly(problem));
+  let way = wayOf(problem, primariesOnly(problem));
   while (way.worst > uneven) {
     const each = way.hosts.map((row, e) => (row.length < ranks ? (load[e] as number) / row.length : -1));
     const expert = each.indexOf(Math.max(...each));

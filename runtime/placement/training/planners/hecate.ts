@@ -1,7 +1,11 @@
-// Hecate's forecast copies (arXiv 2502.02581): Algorithm 1 on the load of the last steps, with as many experts as come unnoticed,
-// and Algorithm 2 for homes. Pure.
+// Hecate's forecast expert replicas (arXiv 2502.02581): Algorithm 1 on the load of the last steps, with as many experts as come unnoticed,
+// and Algorithm 2 for primaries. Pure.
 import type { TrainingPlanner } from "./planner.ts";
-import { shardedHomes } from "./shards.ts";
-import { copiesOfHottest } from "./ways.ts";
+import { shardedPrimaries } from "./shards.ts";
+import { expertReplicasOfHottest } from "./ways.ts";
 
-export const hecate: TrainingPlanner = { late: false, homes: shardedHomes, hosts: (problem) => copiesOfHottest(problem, problem.overlap) };
+export const hecate: TrainingPlanner = {
+  late: false,
+  primaries: shardedPrimaries,
+  hosts: (problem) => expertReplicasOfHottest(problem, problem.overlap),
+};

@@ -1,6 +1,9 @@
-// Copies planned after the gate from the step's own counts, as LLEP (arXiv 2601.17111) and its kin do: never a wrong forecast, but
+// Expert replicas planned after the gate from the step's own counts, as LLEP (arXiv 2601.17111) and its kin do: never a wrong forecast, but
 // nothing hides their transfers. Pure.
 import type { TrainingPlanner } from "./planner.ts";
 import { bestOfHottest } from "./ways.ts";
 
-export const late: TrainingPlanner = { late: true, hosts: (problem) => bestOfHottest({ ...problem, overlap: 0 }, problem.homes.length) };
+export const late: TrainingPlanner = {
+  late: true,
+  hosts: (problem) => bestOfHottest({ ...problem, overlap: 0 }, problem.primaries.length),
+};

@@ -1,10 +1,10 @@
-// Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons copies.
+// Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons expert replicas.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type TrainingPlannerName, trainingPlannerNames } from "../../../../crds/names.ts";
 import { uniform } from "../../../kernels/random.ts";
 import { trainingPlanner } from "./index.ts";
-import { homesOnly, type LayerProblem } from "./planner.ts";
+import { type LayerProblem, primariesOnly } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";
 
 /** Four ranks, eight experts, Zipf loads in an order of the seed. */
@@ -15,39 +15,39 @@ function problemOf(seed: number, changed: Partial<LayerProblem> = {}): LayerProb
   for (const [place, { e }] of order.entries()) load[e] = Math.round(10_000 / (place + 1));
   return {
     load,
-    homes: [0, 0, 1, 1, 2, 2, 3, 3],
+    primaries: [0, 0, 1, 1, 2, 2, 3, 3],
     ranks: 4,
     node: [0, 0, 1, 1],
     speed: new Float64Array(4).fill(1),
     free: [1, 1, 1, 1],
     overlap: 4,
-    seconds: { row: 1e-5, copy: 1e-2 },
+    seconds: { row: 1e-5, expertReplica: 1e-2 },
     ...changed,
   };
 }
 
 const seconds = (name: TrainingPlannerName, problem: LayerProblem): number => {
   const planner = trainingPlanner(name);
-  const moved = { ...problem, homes: planner.homes?.([problem])[0] ?? problem.homes };
+  const moved = { ...problem, primaries: planner.primaries?.([problem])[0] ?? problem.primaries };
   return secondsOf({ ...problem, overlap: planner.late ? 0 : problem.overlap }, wayOf(moved, planner.hosts(moved)));
 };
 
 for (const name of trainingPlannerNames) {
-  test(`${name}: the home comes first, nobody holds an expert twice or beyond its room, and plans repeat`, () => {
+  test(`${name}: the primary comes first, nobody holds an expert twice or beyond its room, and plans repeat`, () => {
     for (let seed = 0; seed < 8; seed++) {
       const problem = problemOf(seed, { free: [0, 1, 2, 3] });
       const planner = trainingPlanner(name);
-      const homes = planner.homes?.([problem])[0] ?? problem.homes;
-      const hosts = planner.hosts({ ...problem, homes });
-      const copies = new Array<number>(problem.ranks).fill(0);
+      const primaries = planner.primaries?.([problem])[0] ?? problem.primaries;
+      const hosts = planner.hosts({ ...problem, primaries });
+      const expertReplicas = new Array<number>(problem.ranks).fill(0);
       for (const [expert, row] of hosts.entries()) {
-        assert.equal(row[0], homes[expert]);
+        assert.equal(row[0], primaries[expert]);
         assert.equal(new Set(row).size, row.length);
-        for (const rank of row.slice(1)) copies[rank] = copies[rank]! + 1;
+        for (const rank of row.slice(1)) expertReplicas[rank] = expertReplicas[rank]! + 1;
       }
-      for (const [rank, count] of copies.entries()) assert.ok(count <= problem.free[rank]!);
-      for (let rank = 0; rank < 4; rank++) assert.equal(homes.filter((home) => home === rank).length, 2, "seats are kept");
-      assert.deepEqual(planner.hosts({ ...problem, homes }), hosts);
+      for (const [rank, count] of expertReplicas.entries()) assert.ok(count <= problem.free[rank]!);
+      for (let rank = 0; rank < 4; rank++) assert.equal(primaries.filter((primary) => primary === rank).length, 2, "seats are kept");
+      assert.deepEqual(planner.hosts({ ...problem, primaries }), hosts);
     }
   });
 }
@@ -63,29 +63,29 @@ test("auto comes within parts of a hundred of the best placement, and leaves exp
   assert.ok(mean("ep") > 1.3, `${mean("ep")}`);
 });
 
-test("no planner that reckons costs makes a copy where the load is even, or where one takes longer than it saves", () => {
+test("no planner that reckons costs makes an expert replica where the load is even, or where one takes longer than it saves", () => {
   const even = { load: new Float64Array(8).fill(1000) };
-  const slow = { seconds: { row: 1e-5, copy: 100 }, overlap: 0 };
-  const busy = { seconds: { row: 1e-5, copy: 0, busy: 100 } };
+  const slow = { seconds: { row: 1e-5, expertReplica: 100 }, overlap: 0 };
+  const busy = { seconds: { row: 1e-5, expertReplica: 0, busy: 100 } };
   for (const name of ["auto", "late", "fastermoe", "flexmoe", "exact"] as const)
     for (const changed of [even, slow, busy]) {
       const problem = problemOf(1, changed);
-      assert.deepEqual(trainingPlanner(name).hosts(problem), homesOnly(problem), name);
+      assert.deepEqual(trainingPlanner(name).hosts(problem), primariesOnly(problem), name);
     }
   assert.ok(
     trainingPlanner("auto")
       .hosts(problemOf(1))
       .some((row) => row.length > 1),
-    "the control has copies",
+    "the control has expert replicas",
   );
 });
 
-test("smartmoe's homes lower the highest load or stay", () => {
-  const highest = ({ load }: LayerProblem, homes: readonly number[]): number =>
-    Math.max(...[0, 1, 2, 3].map((rank) => homes.reduce((sum, home, e) => sum + (home === rank ? load[e]! : 0), 0)));
+test("smartmoe's primaries lower the highest load or stay", () => {
+  const highest = ({ load }: LayerProblem, primaries: readonly number[]): number =>
+    Math.max(...[0, 1, 2, 3].map((rank) => primaries.reduce((sum, primary, e) => sum + (primary === rank ? load[e]! : 0), 0)));
   const falls = Array.from({ length: 40 }, (_, seed) => {
     const problem = problemOf(seed);
-    return highest(problem, problem.homes) - highest(problem, trainingPlanner("smartmoe").homes!([problem])[0]!);
+    return highest(problem, problem.primaries) - highest(problem, trainingPlanner("smartmoe").primaries!([problem])[0]!);
   });
   assert.ok(falls.every((fall) => fall >= 0));
   assert.ok(falls.filter((fall) => fall > 0).length > 20);
@@ -93,6 +93,6 @@ test("smartmoe's homes lower the highest load or stay", () => {
 
 test("exact refuses what it could not try", () => {
   const experts = Array.from({ length: 32 }, (_, e) => e % 4);
-  const problem = problemOf(1, { homes: experts, load: new Float64Array(32).fill(1), free: [4, 4, 4, 4] });
+  const problem = problemOf(1, { primaries: experts, load: new Float64Array(32).fill(1), free: [4, 4, 4, 4] });
   assert.throws(() => trainingPlanner("exact").hosts(problem), { code: "BadOption", message: /planner exact has .* take planner auto/ });
 });

@@ -1,20 +1,20 @@
-// Homes of all layers' experts by Hecate's Algorithm 2: each rank keeps as many experts over all layers as it has. Pure; shared by the
-// planners that move homes so.
-import { shardHomes } from "../../shard.ts";
+// Primaries of all layers' experts by Hecate's Algorithm 2: each rank keeps as many experts over all layers as it has. Pure; shared by the
+// planners that move primaries so.
+import { shardPrimaries } from "../../shard.ts";
 import type { LayerProblem } from "./planner.ts";
 
-export function shardedHomes(layers: readonly LayerProblem[]): number[][] {
+export function shardedPrimaries(layers: readonly LayerProblem[]): number[][] {
   const [first] = layers;
-  const stay = layers.map(({ homes }) => homes.slice());
+  const stay = layers.map(({ primaries }) => primaries.slice());
   if (first === undefined) return stay;
-  const experts = Math.max(...stay.map((homes) => homes.length));
+  const experts = Math.max(...stay.map((primaries) => primaries.length));
   const load = new Float64Array(layers.length * experts);
   for (const [layer, problem] of layers.entries()) load.set(Array.from(problem.load), layer * experts);
   const capacity = new Float64Array(first.ranks);
-  for (const home of stay.flat()) capacity[home] = (capacity[home] as number) + 1;
+  for (const primary of stay.flat()) capacity[primary] = (capacity[primary] as number) + 1;
   const { ranks, speed, node } = first;
   const bytes = new Float64Array(load.length).fill(1);
-  const layerExperts = stay.map((homes) => homes.length);
+  const layerExperts = stay.map((primaries) => primaries.length);
   const top = Math.min(first.overlap, experts);
-  return shardHomes({ layers: layers.length, experts, layerExperts, ranks, load, bytes, capacity, speed, node, top }) ?? stay;
+  return shardPrimaries({ layers: layers.length, experts, layerExperts, ranks, load, bytes, capacity, speed, node, top }) ?? stay;
 }

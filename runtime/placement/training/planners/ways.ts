@@ -1,10 +1,10 @@
-// The cost of a way to place copies in a step: the busiest rank's rows, and the transfers that nothing hides. Pure; shared by planners
+// The cost of a way to place expert replicas in a step: the busiest rank's rows, and the transfers that nothing hides. Pure; shared by planners
 // that choose among several ways.
 import { calibrated, exposedSeconds, type Materialised } from "../../calibrate.ts";
 import { imbalance, sum } from "../../imbalance.ts";
 import { materialize } from "../../materialize.ts";
 import { splitLayer } from "../../split.ts";
-import { homesOnly, type LayerProblem } from "./planner.ts";
+import { type LayerProblem, primariesOnly } from "./planner.ts";
 
 export function wayOf({ load, speed, ranks }: LayerProblem, hosts: number[][]): Materialised {
   const split = splitLayer({ demand: load, hosts, speed });
@@ -15,8 +15,8 @@ export function wayOf({ load, speed, ranks }: LayerProblem, hosts: number[][]): 
 
 const exposureOf = ({ load, ranks, overlap, seconds }: LayerProblem) => ({
   overlap,
-  secondsPerCopy: seconds.copy,
-  busyPerCopy: seconds.busy ?? 0,
+  secondsPerExpertReplica: seconds.expertReplica,
+  busyPerExpertReplica: seconds.busy ?? 0,
   secondsPerPoint: (sum(load) / ranks) * seconds.row,
 });
 
@@ -27,14 +27,15 @@ export function secondsOf(problem: LayerProblem, way: Materialised): number {
 }
 
 /** Hecate's Algorithm 1 with so many experts at most. */
-export function copiesOfHottest({ homes, load, ranks, node, free }: LayerProblem, top: number): number[][] {
-  const most = Math.min(top, homes.length);
-  return materialize({ load, homes: homesOnly({ homes }), ranks, node, free, top: most });
+export function expertReplicasOfHottest({ primaries, load, ranks, node, free }: LayerProblem, top: number): number[][] {
+  const most = Math.min(top, primaries.length);
+  return materialize({ load, primaries: primariesOnly({ primaries }), ranks, node, free, top: most });
 }
 
-/** The best of no copies and Algorithm 1 with each number of experts up to `top`, by the calibration rule. */
+/** The best of no expert replicas and Algorithm 1 with each number of experts up to `top`, by the calibration rule. */
 export function bestOfHottest(problem: LayerProblem, top: number): number[][] {
-  const ways: [Materialised, ...Materialised[]] = [wayOf(problem, homesOnly(problem))];
-  for (let count = 1; count <= Math.min(top, problem.homes.length); count++) ways.push(wayOf(problem, copiesOfHottest(problem, count)));
+  const ways: [Materialised, ...Materialised[]] = [wayOf(problem, primariesOnly(problem))];
+  for (let count = 1; count <= Math.min(top, problem.primaries.length); count++)
+    ways.push(wayOf(problem, expertReplicasOfHottest(problem, count)));
   return calibrated(ways, exposureOf(problem)).hosts;
 }

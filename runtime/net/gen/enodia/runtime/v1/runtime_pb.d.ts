@@ -524,11 +524,96 @@ export declare type Finish = Message<"enodia.runtime.v1.Finish"> & {
 export declare const FinishSchema: GenMessage<Finish>;
 
 /**
- * ---- worker -> worker: experts -----------------------------------------------------------------------------------
- * No gRPC service: one long-lived connection per pair of ranks carries frames one way and replies the other, in any order; one
- * frame per (layer, destination). Around each, all little-endian: u32 bytes that follow; u32 kind (1 = DispatchFrame,
- * 2 = DispatchReply, 3 = DispatchEnd) + 256 * bytes of the message; the message; zeros up to a multiple of 4; the rows.
- *
+ * @generated from message enodia.runtime.v1.Hello
+ */
+export declare type Hello = Message<"enodia.runtime.v1.Hello"> & {
+  /**
+   * in training the job's uid and the rank
+   *
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * @generated from field: enodia.runtime.v1.Channel channel = 2;
+   */
+  channel: Channel;
+
+  /**
+   * of an engine: the width of rows
+   *
+   * @generated from field: uint32 hidden = 3;
+   */
+  hidden: number;
+
+  /**
+   * The form in which the caller's engine may have sums for rows of pairs: "f16", or "" for none, as engines with exact bits say.
+   *
+   * @generated from field: string sums = 4;
+   */
+  sums: string;
+
+  /**
+   * of training
+   *
+   * @generated from field: uint64 world = 5;
+   */
+  world: bigint;
+
+  /**
+   * @generated from field: uint32 ranks = 6;
+   */
+  ranks: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Hello.
+ * Use `create(HelloSchema)` to create a new message.
+ */
+export declare const HelloSchema: GenMessage<Hello>;
+
+/**
+ * @generated from message enodia.runtime.v1.Welcome
+ */
+export declare type Welcome = Message<"enodia.runtime.v1.Welcome"> & {
+  /**
+   * of an engine: the same form, where the host answers in it; frames may have gates then
+   *
+   * @generated from field: string sums = 1;
+   */
+  sums: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Welcome.
+ * Use `create(WelcomeSchema)` to create a new message.
+ */
+export declare const WelcomeSchema: GenMessage<Welcome>;
+
+/**
+ * @generated from message enodia.runtime.v1.End
+ */
+export declare type End = Message<"enodia.runtime.v1.End"> & {
+  /**
+   * AppError code
+   *
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.End.
+ * Use `create(EndSchema)` to create a new message.
+ */
+export declare const EndSchema: GenMessage<End>;
+
+/**
  * @generated from message enodia.runtime.v1.DispatchFrame
  */
 export declare type DispatchFrame = Message<"enodia.runtime.v1.DispatchFrame"> & {
@@ -647,11 +732,11 @@ export declare type DispatchReply = Message<"enodia.runtime.v1.DispatchReply"> &
   } | { case: undefined; value?: undefined };
 
   /**
-   * Of a ping: the port on which the host's engine takes lanes; 0 = it takes none.
+   * Of a ping: the port on which the host's engine takes connections; 0 = it takes none.
    *
-   * @generated from field: uint32 lane_port = 6;
+   * @generated from field: uint32 engine_port = 6;
    */
-  lanePort: number;
+  enginePort: number;
 };
 
 /**
@@ -659,84 +744,6 @@ export declare type DispatchReply = Message<"enodia.runtime.v1.DispatchReply"> &
  * Use `create(DispatchReplySchema)` to create a new message.
  */
 export declare const DispatchReplySchema: GenMessage<DispatchReply>;
-
-/**
- * The first message on a lane, a connection to the engine itself with the same frames around fixed heads (lane-codec.ts): u32 kind
- * (4 = LaneHello, 1 = a frame, 2 = its rows, 5 = it is to be asked for by Dispatch, 6 = ping, its answer, and the answer to LaneHello).
- *
- * @generated from message enodia.runtime.v1.LaneHello
- */
-export declare type LaneHello = Message<"enodia.runtime.v1.LaneHello"> & {
-  /**
-   * @generated from field: enodia.runtime.v1.Sender sender = 1;
-   */
-  sender?: Sender | undefined;
-
-  /**
-   * the width of rows
-   *
-   * @generated from field: uint32 hidden = 2;
-   */
-  hidden: number;
-
-  /**
-   * The form in which the caller's engine may have sums for rows of pairs: "f16", or "" for none, as engines with exact bits say.
-   *
-   * @generated from field: string sums = 3;
-   */
-  sums: string;
-};
-
-/**
- * Describes the message enodia.runtime.v1.LaneHello.
- * Use `create(LaneHelloSchema)` to create a new message.
- */
-export declare const LaneHelloSchema: GenMessage<LaneHello>;
-
-/**
- * The head of the first ping that a host sends; hosts that know no sums send it empty.
- *
- * @generated from message enodia.runtime.v1.LaneWelcome
- */
-export declare type LaneWelcome = Message<"enodia.runtime.v1.LaneWelcome"> & {
-  /**
-   * the same form, where the host answers in it; frames may have gates then
-   *
-   * @generated from field: string sums = 1;
-   */
-  sums: string;
-};
-
-/**
- * Describes the message enodia.runtime.v1.LaneWelcome.
- * Use `create(LaneWelcomeSchema)` to create a new message.
- */
-export declare const LaneWelcomeSchema: GenMessage<LaneWelcome>;
-
-/**
- * The host's last words: why it ends the connection.
- *
- * @generated from message enodia.runtime.v1.DispatchEnd
- */
-export declare type DispatchEnd = Message<"enodia.runtime.v1.DispatchEnd"> & {
-  /**
-   * AppError code
-   *
-   * @generated from field: string code = 1;
-   */
-  code: string;
-
-  /**
-   * @generated from field: string message = 2;
-   */
-  message: string;
-};
-
-/**
- * Describes the message enodia.runtime.v1.DispatchEnd.
- * Use `create(DispatchEndSchema)` to create a new message.
- */
-export declare const DispatchEndSchema: GenMessage<DispatchEnd>;
 
 /**
  * @generated from message enodia.runtime.v1.NotHosted
@@ -1338,7 +1345,7 @@ export declare type LayerPlan = Message<"enodia.runtime.v1.LayerPlan"> & {
   epoch: bigint;
 
   /**
-   * "0.3,1,2.0.1": experts by ",", ranks by ".", home first
+   * "0.3,1,2.0.1": experts by ",", ranks by ".", primary first
    *
    * @generated from field: string hosts = 3;
    */
@@ -1347,9 +1354,9 @@ export declare type LayerPlan = Message<"enodia.runtime.v1.LayerPlan"> & {
   /**
    * per mille, aligned with hosts
    *
-   * @generated from field: string shares = 4;
+   * @generated from field: string weights = 4;
    */
-  shares: string;
+  weights: string;
 };
 
 /**
@@ -1452,9 +1459,9 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
   /**
    * of a ping: without news a status may be left out, the answer to this ping too, until the last is so old; 0 = never
    *
-   * @generated from field: uint32 calm_ms = 7;
+   * @generated from field: uint32 suppress_ms = 7;
    */
-  calmMs: number;
+  suppressMs: number;
 };
 
 /**
@@ -2175,6 +2182,47 @@ export enum FinishReason {
 export declare const FinishReasonSchema: GenEnum<FinishReason>;
 
 /**
+ * ---- worker -> worker: experts -----------------------------------------------------------------------------------
+ * No gRPC service: the framed protocol enodia/1, on a TLS connection a channel. Around each message, all little-endian: u32 bytes that
+ * follow; u32 kind (frame-codec.ts) + 256 * bytes of the head; the head; zeros up to a multiple of 4; the body. The caller says Hello, the
+ * host Welcome or End; a ping is answered with a ping.
+ *
+ * @generated from enum enodia.runtime.v1.Channel
+ */
+export enum Channel {
+  /**
+   * @generated from enum value: CHANNEL_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * heads are DispatchFrame and DispatchReply, bodies rows
+   *
+   * @generated from enum value: CHANNEL_DISPATCH = 1;
+   */
+  DISPATCH = 1,
+
+  /**
+   * heads of fixed fields (rows-codec.ts), from engine to engine
+   *
+   * @generated from enum value: CHANNEL_ENGINE = 2;
+   */
+  ENGINE = 2,
+
+  /**
+   * heads of fixed fields (collectives/wire-codec.ts), payloads of collectives
+   *
+   * @generated from enum value: CHANNEL_TRAINING = 3;
+   */
+  TRAINING = 3,
+}
+
+/**
+ * Describes the enum enodia.runtime.v1.Channel.
+ */
+export declare const ChannelSchema: GenEnum<Channel>;
+
+/**
  * @generated from enum enodia.runtime.v1.MemberState
  */
 export enum MemberState {
@@ -2224,7 +2272,7 @@ export declare const Inference: GenService<{
     output: typeof GenerateEventSchema;
   },
   /**
-   * Signs of life of the process, whatever its engine computes: one at once, then one every so often until the caller leaves.
+   * Heartbeats of the process, whatever its engine computes: one at once, then one every so often until the caller leaves.
    *
    * @generated from rpc enodia.runtime.v1.Inference.Alive
    */
@@ -2277,7 +2325,7 @@ export declare const TextFiles: GenService<{
 }>;
 
 /**
- * ---- worker -> seed ----------------------------------------------------------------------------------------------
+ * ---- worker -> weight server ----------------------------------------------------------------------------------------------
  * The files of a model store that every rank needs whole: all but the experts, which Shards has.
  *
  * @generated from service enodia.runtime.v1.StoreFiles
@@ -2338,7 +2386,7 @@ export declare const Control: GenService<{
     output: typeof SnapshotReplySchema;
   },
   /**
-   * Fetches, verifies and loads what the deltas ask of this rank; old copies stay. Streams per-layer results.
+   * Fetches, verifies and loads what the deltas ask of this rank; old expert replicas stay. Streams per-layer results.
    *
    * @generated from rpc enodia.runtime.v1.Control.Prepare
    */

@@ -1,0 +1,25 @@
+// The world of a deployment as the rebalance plane is told of it, from a snapshot. Pure; called by reconcile.ts.
+import { living, type Snapshot } from "./snapshot.ts";
+import type { World } from "./world.ts";
+
+export function worldOf(snapshot: Snapshot, known: Pick<World, "desiredRanks" | "gateways"> & { readonly holdMs: number }): World {
+  const { desiredRanks, gateways, holdMs } = known;
+  const { metadata, spec } = snapshot.deployment;
+  const { namespace, name, uid, generation } = metadata;
+  return {
+    ref: { namespace, name },
+    uid,
+    generation,
+    spec,
+    desiredRanks,
+    workers: snapshot.pods.filter((pod) => !pod.terminal),
+    gateways,
+    holdMs,
+    leaving: living(snapshot.pods).flatMap((pod) => {
+      // Whoever deleted it: what runs there hands over until its grace period ends.
+      const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);
+      const reason = pod.leaving?.reason ?? (pod.terminating ? gone : undefined);
+      return reason ? [{ rank: pod.rank, podUid: pod.uid, reason }] : [];
+    }),
+  };
+}

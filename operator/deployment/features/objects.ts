@@ -1,0 +1,71 @@
+// The owned objects, and what the API server is asked about the spec. Last of the first half: it needs to know how the spec is taken. Pure.
+import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { RolledBack } from "../../../crds/rollout.ts";
+import type { Rendered } from "../../kube/apply.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
+import { membersOf } from "../core/gang.ts";
+import { absentObjects, isGateways, objectsOf } from "../objects/index.ts";
+import { rankModelText } from "../objects/model-place.ts";
+import type { RenderedPod } from "../objects/worker-pod.ts";
+import type { Observed } from "../observed.ts";
+import { feature } from "./feature.ts";
+import { holds } from "./model-source.ts";
+
+export const objects = feature({
+  name: "objects",
+  needs: ["delivery", "change"],
+  run: (observed, { delivery, change }) => {
+    const { deployment, gatewaysWait, undelivered, front } = change;
+    const { rendered, pods, unreadable, gangs, route } = observed;
+    const { workers, gateways, back, stable, accepted } = rendered;
+    const { metadata, spec } = deployment;
+    const members = gangs.scheduler ? membersOf(deployment, pods, gangs.scheduler) : 0;
+    const gang = gangs.scheduler && members > 0 ? { scheduler: gangs.scheduler, members } : undefined;
+    const context = { ...rendered.context, deployment, seed: delivery.seed, gang, routable: route.served === "served", front };
+    const rolledBack = rollRefusals(deployment, back);
+    const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...gangs.refusals, ...rolledBack];
+    const pair = gatewayPods(observed, deployment, undelivered ? accepted?.spec : spec);
+    const all = objectsOf(context, { ...pair, unsupported: undelivered || unsupported.length > 0 });
+    const waits = (one: Rendered) => gatewaysWait && isGateways(one, metadata.name);
+    const held = !back && stable !== undefined && holds(deployment, pods, stable, spec);
+    return {
+      context,
+      gang,
+      apply: all.filter((one) => !waits(one)),
+      absent: absentObjects(context),
+      unsupported,
+      // Asked whatever else is refused, so that one look at the status shows all faults.
+      judges: unreadable.length === 0 && workers.refusals.length === 0 && !back && !spec.suspend,
+      held,
+      acceptable: !undelivered && !held && !spec.suspend,
+    };
+  },
+});
+
+function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: RolledBack | undefined): Refusal[] {
+  if (!back) return [];
+  const { fromRevision, toRevision, reason, message } = back;
+  const tried = fromRevision === 0 ? "the spec, which a stand-in tried," : `revision ${fromRevision}`;
+  const what = `${tried} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
+  return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
+}
+
+/** Gateways have the tokenizer of the ranks' model, and stay as they were while somebody wants to see how the first ranks do. */
+function gatewayPods(
+  { rendered, pods }: Observed,
+  deployment: MoEDeployment,
+  to: MoEDeploymentSpec | undefined,
+): { readonly gateway: RenderedPod; readonly before: RenderedPod | undefined } {
+  const { accepted, stable, back, wanted, gateway } = rendered;
+  const before = accepted?.gateway;
+  if (!stable) return { gateway, before };
+  if (!back && holds(deployment, pods, stable, to)) return { gateway: stable.gateway, before: stable.gateway };
+  const waits = rankModelText(stable.spec) === rankModelText(deployment.spec) && waitsForRanks(deployment, wanted.hash);
+  return { gateway: waits ? stable.gateway : gateway, before };
+}
+
+function waitsForRanks({ spec, status }: MoEDeployment, wantedHash: string): boolean {
+  const { paused, canary } = spec.rolloutStrategy;
+  const { stableTemplateHash, bakedTemplateHash } = status.rollout ?? {};
+  return wantedHash !== stableTemplateHash && (paused || (canary !== undefined && wantedHash !== bakedTemplateHash));
+}

@@ -1,0 +1,26 @@
+// The next actions on pods: repair, scale, handover and roll (core/pod-actions.ts), and pods of a deleted deployment of this name. After the
+// number of ranks; before the progress, which describes these actions. Pure.
+import { afterGateways } from "../core/gateways-first.ts";
+import { orphanRemovals } from "../core/orphans.ts";
+import { nextStep } from "../core/pod-actions.ts";
+import { feature } from "./feature.ts";
+
+export const repair = feature({
+  name: "repair",
+  needs: ["spec", "facts", "ranks"],
+  run: ({ memory, ticksMs, gatewayModels }, { spec, facts: { snapshot }, ranks: { target } }) => {
+    const { surgeRefused, createError, gatewaysSinceMs } = memory;
+    const { successor, template } = spec;
+    const unmade = surgeRefused && ticksMs < surgeRefused.untilMs ? surgeRefused.message : "";
+    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes: template.limitBytes, unmade });
+    const held = afterGateways(step, snapshot, { gateways: gatewayModels.length, sinceMs: gatewaysSinceMs, nowMs: ticksMs });
+    const orphans = orphanRemovals(snapshot, target.ranks, createError || impossible(spec));
+    return { step: held.step, orphans, remember: { gatewaysSinceMs: held.sinceMs } };
+  },
+});
+
+/** Why no rank can be made at all; empty when one can. */
+export function impossible({ successor, refusals, failure }: Parameters<typeof repair.run>[1]["spec"]): string {
+  if (successor !== "None") return "";
+  return [...refusals, ...(failure ? [failure] : [])].map(({ message }) => message).join("; ");
+}

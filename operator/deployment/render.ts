@@ -1,0 +1,62 @@
+// The spec as it stands, rendered: images, templates and what of the accepted specs is in force. Pure.
+import { annotations } from "../../crds/common.ts";
+import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
+import type { RolledBack } from "../../crds/rollout.ts";
+import { templateContainer, workerKind } from "../pods/pod-template.ts";
+import type { AcceptedRevision } from "./accepted-specs.ts";
+import { pinnedImage } from "./core/runtime-image.ts";
+import type { PodFacts } from "./core/snapshot.ts";
+import type { RenderContext, Settings } from "./objects/context.ts";
+import { gatewayTemplate } from "./objects/gateway.ts";
+import { type RenderedPod, workerTemplate } from "./objects/worker-pod.ts";
+import type { RenderedSpec } from "./observed.ts";
+
+type InUse = Pick<RenderedSpec, "accepted" | "stable" | "offered" | "runtimeImage">;
+
+interface InUseInput {
+  readonly revisions: readonly AcceptedRevision[];
+  readonly pods: readonly PodFacts[];
+  readonly settings: Settings;
+}
+
+/** The accepted specs in use, and the image of pods that name none. */
+export function inUse({ spec, status }: MoEDeployment, { revisions, pods, settings }: InUseInput): InUse {
+  const { rolledBack, stableTemplateHash } = status.rollout ?? {};
+  const accepted = revisions.find((one) => one.accepted.template.hash !== rolledBack?.templateHash)?.accepted;
+  const stable = revisions.find((one) => one.accepted.template.hash === stableTemplateHash)?.accepted;
+  const { runtimeImage: offered } = settings;
+  const runtimeImage = pinnedImage({ spec, status, accepted: accepted?.runtimeImage, pods, offered, own: ownImage(spec) });
+  return { accepted, stable, offered, runtimeImage };
+}
+
+export function renderSpec(
+  deployment: MoEDeployment,
+  use: InUse,
+  { settings, seeded }: { settings: Settings; seeded: boolean },
+): RenderedSpec {
+  const { accepted, runtimeImage } = use;
+  const context: RenderContext = { deployment, settings: { ...settings, runtimeImage }, seed: seeded ? { replicas: 1 } : undefined };
+  const workers = workerTemplate(context);
+  const gateways = gatewayTemplate(context);
+  const wanted = asAccepted(workers, accepted?.template);
+  const gateway = asAccepted(gateways, accepted?.gateway);
+  const back = accepted ? rolledBack(deployment, wanted.hash) : undefined;
+  return { ...use, context, workers, gateways, wanted, gateway, back };
+}
+
+function asAccepted<T extends RenderedPod>(rendered: T, accepted: T | undefined): T {
+  return accepted?.hash === rendered.hash ? accepted : rendered;
+}
+
+/** The image that the workers' template names. */
+export function ownImage({ podTemplate }: MoEDeploymentSpec): string | undefined {
+  const image = templateContainer(podTemplate, workerKind)?.image;
+  return image === undefined ? undefined : String(image);
+}
+
+/** It holds until the template is another, or an annotation says that it is to be tried again. */
+function rolledBack({ metadata, status }: MoEDeployment, wantedHash: string): RolledBack | undefined {
+  const { rolledBack: back } = status.rollout ?? {};
+  const again = metadata.annotations?.[annotations.retryRollout] === back?.id;
+  return back?.templateHash === wantedHash && !again ? back : undefined;
+}

@@ -1,0 +1,136 @@
+// The expert replicas of the Hecate policy: sparse materialisation (Algorithm 1) of each layer in the slots that its primaries leave free,
+// within the overlap degree, and beyond it by the calibration rule. Pure; not a policy itself.
+import { calibrated, type Materialised, overlapDegree } from "../../../runtime/placement/calibrate.ts";
+import { materialize } from "../../../runtime/placement/materialize.ts";
+import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
+import { changeOf } from "../search/ledger.ts";
+import { worstOf } from "../search/within-budget.ts";
+
+/** Overlap degree where none is measured: larger ones are never worse (16 and less clearly are). */
+const assumedOverlap = 32;
+/**
+ * fix: expert replicas never take the last slots of a rank. New primaries arrive before old ones leave, so a rank full of expert replicas could
+ * not be re-sharded any more.
+ */
+const reserve = 3;
+/** A layer at or below this needs no more expert replicas. */
+const balanced = 1.04;
+
+/** The number of each layer's hottest experts that get expert replicas. */
+export interface Reach {
+  /** Experts whose transfer is hidden (the paper's t). */
+  readonly hidden: number;
+  /** Experts that memory has room for: expert replicas beyond the hidden ones must save more than their transfer shows. */
+  readonly most: number;
+}
+
+/**
+ * fix: the paper's t is what the link can hide; where memory holds fewer expert replicas, only that many experts may be placed
+ * without regard to load, else the "holes" are filled with hot experts that never get their expert replicas; and never more than
+ * a quarter of a layer, or nothing is left to be placed by load. That quarter is for placing primaries: a layer whose other
+ * experts have become uneven since gets expert replicas of those as well, or it would stay uneven until primaries are sharded anew.
+ */
+export function reachOf(problem: Problem): Reach {
+  const room = Math.min(expertReplicasPerLayer(problem), problem.E);
+  const { timing, shape } = problem.input;
+  const placed = Math.min(room, Math.ceil(problem.E / 4));
+  if (!timing) return { hidden: Math.min(assumedOverlap, placed), most: Math.min(assumedOverlap, placed) };
+  const overlap = overlapDegree(timing.denseSeconds, timing.bytesPerSecond, largest(shape.storedBytes));
+  return { hidden: Math.min(overlap, placed), most: room };
+}
+
+function expertReplicasPerLayer(problem: Problem): number {
+  const { L, E, G, capacity, staging, slotCap, total } = problem;
+  if (slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, slotCap * G - E);
+  const slots = capacity.reduce((n, bytes) => n + (staging > 0 ? Math.max(0, Math.floor(bytes / staging + 1e-9)) : total), 0);
+  return Math.max(0, Math.floor((slots - total) / Math.max(1, L)));
+}
+
+/** `primaries` with expert replicas of each layer's hottest experts. */
+export function withExpertReplicas(problem: Problem, primaries: Hosts, reach: Reach): Hosts {
+  const { timing, shape } = problem.input;
+  const free = freeSlots(problem, primaries);
+  const bytes = largest(shape.storedBytes);
+  return primaries.map((layer, l) => {
+    const way = (top: number): Materialised => materialised(problem, l, layer, { free: free[l] as number[], top });
+    if (!timing) return way(reach.hidden).hosts;
+    const worstNow = worstOf(problem, l, problem.current?.[l] ?? layer);
+    return calibrated([way(reach.hidden), ...beyond(reach).map(way)], {
+      overlap: overlapDegree(timing.denseSeconds, timing.bytesPerSecond, bytes),
+      secondsPerExpertReplica: bytes / Math.max(1, timing.bytesPerSecond),
+      // Steps wait as long as the worst rank takes.
+      secondsPerPoint: (timing.expertSeconds * timing.windows) / worstNow,
+    }).hosts;
+  });
+}
+
+/** Numbers of experts beyond the hidden ones that are tried: 1, 2, 4 ... more of them, and all. */
+function beyond({ hidden, most }: Reach): number[] {
+  const tops: number[] = [];
+  for (let more = 1; hidden + more < most; more *= 2) tops.push(hidden + more);
+  return most > hidden ? [...tops, most] : tops;
+}
+
+/** Free slots of each rank, dealt over the layers with the remainder rotated, so that no layer gets it all. [layers][ranks] */
+function freeSlots(problem: Problem, primaries: Hosts): number[][] {
+  const { G, L } = problem;
+  const unit = problem.staging;
+  const used = usedBytes(problem, primaries);
+  const room = problem.capacity.map((bytes, g) => {
+    const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : problem.total;
+    return free - Math.min(reserve, Math.floor(free / 3));
+  });
+  const given = new Float64Array(G);
+  return primaries.map((layer, l) =>
+    Array.from({ length: G }, (_, g) => {
+      const own = layer.filter((row) => row[0] === g).length;
+      if (problem.slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, problem.slotCap - own);
+      const slots = Math.max(0, Math.floor(((room[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
+      given[g] = (given[g] as number) + slots;
+      return Math.min(slots, layer.length - own);
+    }),
+  );
+}
+
+function materialised(
+  problem: Problem,
+  l: number,
+  primaries: Hosts[number],
+  { free, top }: { readonly free: readonly number[]; readonly top: number },
+): Materialised {
+  const most = Math.min(top, Math.max(0, ...free));
+  const hosts = frugal(problem, l, most, (slots) =>
+    materialize({
+      load: layerDemand(problem, l),
+      primaries,
+      ranks: problem.G,
+      node: problem.node,
+      top,
+      free: free.map((n) => Math.min(n, slots)),
+    }),
+  );
+  const { arrivals } = changeOf(problem, l, problem.current?.[l] ?? primaries, hosts);
+  return { hosts, worst: worstOf(problem, l, hosts), arrivals };
+}
+
+/**
+ * fix: in training every expert replica is made anew each iteration, so all slots are used. In serving an expert replica stays and is paid once,
+ * by a transfer: no more slots per rank are used than bring the layer into balance. Where expert replicas are free, all are used.
+ */
+function frugal(problem: Problem, layer: number, most: number, withSlots: (slots: number) => number[][]): number[][] {
+  if (problem.input.gainPerMove === undefined) return withSlots(most);
+  let best = withSlots(0);
+  let worst = worstOf(problem, layer, best);
+  for (let slots = 1; slots <= most && worst > balanced; slots++) {
+    const hosts = withSlots(slots);
+    const ratio = worstOf(problem, layer, hosts);
+    if (ratio >= worst) continue;
+    best = hosts;
+    worst = ratio;
+  }
+  return best;
+}
+
+function largest(bytes: Float64Array): number {
+  return bytes.reduce((most, each) => Math.max(most, each), 0);
+}

@@ -1,0 +1,59 @@
+// Frames of other ranks that wait for this rank's experts. Connections put them in, the frame scheduler takes them out, and neither
+// knows the other.
+import { FrameQueue } from "../schedule/frame-queue.ts";
+import type { AskedBatch, ExpertTable, ExpertWork } from "./expert-table.ts";
+
+interface Reply {
+  readonly resolve: (rows: Float32Array) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class FrameInbox {
+  readonly queue = new FrameQueue<ExpertWork>();
+  /** Time of the newest decode frame. */
+  decodeAt = Number.NEGATIVE_INFINITY;
+  readonly #experts: Pick<ExpertTable, "prepare" | "release">;
+  readonly #now: () => number;
+  readonly #replies = new Map<ExpertWork, Reply>();
+  #onFrames = (): void => {};
+
+  constructor(experts: Pick<ExpertTable, "prepare" | "release">, now: () => number) {
+    this.#experts = experts;
+    this.#now = now;
+  }
+
+  /** Resolves with the batch's rows once they are computed; rejects with AppError `NotHosted` where an expert is not here. */
+  serve(batch: AskedBatch): Promise<Float32Array> {
+    return new Promise((resolve, reject) => {
+      const work = this.#experts.prepare(batch, undefined, batch.origin);
+      if (batch.phase === "decode") this.decodeAt = this.#now();
+      this.#replies.set(work, { resolve, reject });
+      this.queue.push(work);
+    });
+  }
+
+  /** `listener` is called when all frames that came together are in the queue. */
+  listen(listener: () => void): void {
+    this.#onFrames = listener;
+  }
+
+  announce(): void {
+    this.#onFrames();
+  }
+
+  answer(frame: ExpertWork): void {
+    this.#settle(frame)?.resolve(frame.out);
+  }
+
+  fail(frames: readonly ExpertWork[], error: unknown): void {
+    for (const frame of frames) this.#settle(frame)?.reject(error);
+    this.queue.drop(new Set(frames));
+  }
+
+  #settle(frame: ExpertWork): Reply | undefined {
+    const reply = this.#replies.get(frame);
+    this.#replies.delete(frame);
+    this.#experts.release(frame);
+    return reply;
+  }
+}

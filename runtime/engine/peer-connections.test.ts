@@ -1,0 +1,46 @@
+// A thread that computes has to look at the sockets of its connections now and then: no connection comes to stand without it.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { createTestCa } from "../../test/kit/network/certs.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
+import { EngineHost } from "../net/engine-host.ts";
+import { serverNames } from "../net/tls.ts";
+import type { PeerCounts } from "./api.ts";
+import { PeerConnections } from "./peer-connections.ts";
+
+const [namespace, name] = ["default", "mix"];
+const hidden = 4;
+
+test("sockets are looked at as soon as there is a rank to ask, and no more once the connections are closed", async (t) => {
+  const ca = createTestCa();
+  const host = new EngineHost({
+    ...{ namespace, name, hidden, sums: false, tls: ca.issue("rank-1", namespace, name), refuses: () => undefined, onProblem: () => {} },
+    serve: async (_frame, rows) => rows,
+  });
+  t.after(() => host.close());
+  const address = `127.0.0.1:${await host.listen("127.0.0.1", 0)}`;
+  const counted: PeerCounts[] = [];
+  const connections = new PeerConnections({
+    model: { info: { layers: 1, experts: 1, hidden }, backend: { numericClass: "exact" } },
+    serve: () => assert.fail("nobody asks"),
+    onFrames: () => {},
+    report: (counts) => counted.push(counts),
+  });
+  t.after(() => connections.close());
+  const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
+  const view = { self, tls: ca.issue("rank-0", namespace, name).current(), serves: [1] };
+  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), address };
+  assert.equal(connections.poll(), undefined);
+  await connections.open({ namespace, name, host: "127.0.0.1", port: 0, view: { ...view, peers: [] } });
+  assert.equal(connections.poll(), undefined, "nobody is there");
+  connections.set({ ...view, peers: [peer] });
+  const looked = connections.poll();
+  assert.ok(looked, "a connection is being made");
+  assert.equal(connections.poll(), undefined, "not again at once");
+  await looked;
+  await until("the connection is ready", () => counted.some((counts) => counts.connections === 1));
+  connections.close();
+  connections.set({ ...view, peers: [peer] });
+  assert.equal(connections.poll(), undefined);
+  await until("the host has no connection", () => host.connections === 0);
+});

@@ -1,0 +1,133 @@
+// The calls of the main thread that the engine thread answers: experts, routing, peer connections, counters, drain and close.
+import { setImmediate as macrotask } from "node:timers/promises";
+import { AppError } from "../../../crds/common.ts";
+import { createRouter, type Router } from "../../placement/dispatch.ts";
+import type { EngineStats, LoadCounters, RoutingTables } from "../api.ts";
+import type { Outbound } from "../outbound.ts";
+import type { ExpertTable } from "../pass/expert-table.ts";
+import type { FrameInbox } from "../pass/frame-inbox.ts";
+import type { StepTools } from "../pass/step-tools.ts";
+import type { PeerConnections } from "../peer-connections.ts";
+import type { Batcher } from "../schedule/batch.ts";
+import { type CallMessage, type FromEngine, toPlain } from "./messages.ts";
+import type { Requests } from "./requests.ts";
+import type { StepBoundary } from "./step-boundary.ts";
+import type { Steps } from "./steps.ts";
+
+/** Where rows of experts go. */
+export class Routing {
+  rank = -1;
+  table: Router = createRouter(-1);
+  #down: ReadonlySet<number> = new Set();
+
+  set({ rank, layers }: RoutingTables): void {
+    if (rank !== this.rank) {
+      this.rank = rank;
+      this.table = createRouter(rank);
+    }
+    this.table.setDown(this.#down);
+    this.table.setTables(layers);
+  }
+
+  setDown(ranks: readonly number[]): void {
+    this.#down = new Set(ranks);
+    this.table.setDown(this.#down);
+  }
+}
+
+interface Parts {
+  readonly batcher: Batcher;
+  readonly boundary: StepBoundary;
+  readonly experts: ExpertTable;
+  readonly inbox: FrameInbox;
+  readonly connections: PeerConnections;
+  readonly outbound: Outbound;
+  readonly requests: Requests;
+  readonly routing: Routing;
+  readonly steps: Steps;
+  readonly measured: Pick<StepTools, "counter" | "transitions" | "times">;
+  readonly send: (message: FromEngine, transfer?: ArrayBuffer[]) => void;
+}
+
+export class Calls {
+  /** Set by the call `close`, at the end of a step. */
+  closing = false;
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  async answer(message: CallMessage): Promise<void> {
+    const { send } = this.#parts;
+    try {
+      const result = await this.#call(message);
+      send({ type: "answer", id: message.id, result }, result instanceof Float32Array ? [result.buffer as ArrayBuffer] : []);
+    } catch (caught) {
+      send({ type: "failed", id: message.id, error: toPlain(caught) });
+    }
+  }
+
+  async #call(message: CallMessage): Promise<unknown> {
+    const { boundary, experts, inbox, connections, requests, routing } = this.#parts;
+    switch (message.method) {
+      case "runExperts":
+        return inbox.serve(message.argument);
+      case "loadExpert":
+        await macrotask(); // a slice of a load takes too long to stand between two layers of a running step
+        return experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
+      case "unloadExpert":
+        await macrotask();
+        return experts.unload(message.argument.layer, message.argument.expert);
+      case "setRouting":
+        return boundary.atStepEnd(() => routing.set(message.argument));
+      case "setDown":
+        return routing.setDown(message.argument);
+      case "openConnections":
+        return connections.open(message.argument);
+      case "setPeers":
+        return connections.set(message.argument);
+      case "counters":
+        return this.#counters(message.argument.transitions);
+      case "stats":
+        return this.#stats();
+      case "drain":
+        return requests.drain(message.argument);
+      case "close":
+        return this.#close();
+    }
+  }
+
+  #counters(wanted: boolean): LoadCounters {
+    const { counter, transitions, times } = this.#parts.measured;
+    const { prefill, decode } = counter.take();
+    const chosen = transitions.take(wanted);
+    const seconds = times.take();
+    return {
+      prefill: { ...prefill, seconds: seconds.prefill, ...(chosen.prefill ? { transitions: chosen.prefill } : {}) },
+      decode: { ...decode, seconds: seconds.decode, ...(chosen.decode ? { transitions: chosen.decode } : {}) },
+    };
+  }
+
+  #stats(): EngineStats {
+    const { batcher, experts, measured, requests, steps } = this.#parts;
+    const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = batcher;
+    return {
+      ...steps.takeStats(),
+      ...{ slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, ...drafts },
+      cachedTokens: requests.cachedTokens,
+      queuedRequests: queued,
+      hostedExperts: experts.count,
+      rowsFor: measured.counter.rowsFor,
+    };
+  }
+
+  #close(): Promise<void> {
+    const { boundary, connections, outbound } = this.#parts;
+    outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
+    connections.close(); // ends a step that waits for a peer, too
+    return boundary.atStepEnd(() => {
+      this.closing = true;
+    });
+  }
+}

@@ -1,0 +1,33 @@
+// The engine thread's end of the port to the main thread.
+import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
+import type { FromEngine, ToEngine } from "./messages.ts";
+
+export class Mailbox {
+  readonly #port: MessagePort;
+  #receive: (message: ToEngine) => void = () => {};
+
+  constructor(port: MessagePort) {
+    this.#port = port;
+  }
+
+  readonly send = (message: FromEngine, transfer: ArrayBuffer[] = []): void => this.#port.postMessage(message, transfer);
+
+  /** Hands all messages that have come to the listener, also in the middle of a step. */
+  readonly drain = (): void => {
+    for (let got = receiveMessageOnPort(this.#port); got; got = receiveMessageOnPort(this.#port)) this.#receive(got.message as ToEngine);
+  };
+
+  /** `drained` is called once the messages that came together have been received. */
+  listen(receive: (message: ToEngine) => void, drained: () => void): void {
+    this.#receive = receive;
+    this.#port.on("message", (message: ToEngine) => {
+      receive(message);
+      this.drain();
+      drained();
+    });
+  }
+
+  close(): void {
+    this.#port.close();
+  }
+}

@@ -1,0 +1,113 @@
+// The open requests of the engine thread: a request waits for its language, enters the batch, and its events go to the main thread.
+import { AppError } from "../../../crds/common.ts";
+import type { Languages } from "../../constraints/languages.ts";
+import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
+import type { Batcher } from "../schedule/batch.ts";
+import type { GenerateEvent } from "../schedule/request.ts";
+import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
+import { TracedRequests } from "../schedule/traced.ts";
+import { type FromEngine, type GenerateMessage, toPlain } from "./messages.ts";
+import type { OpenModel } from "./open.ts";
+import type { StepBoundary } from "./step-boundary.ts";
+
+/** Requests that wait for the texts of tokens at once. */
+const preparingMax = 64;
+
+interface Parts {
+  readonly model: Pick<OpenModel, "finalNorm" | "info">;
+  readonly batcher: Batcher;
+  readonly languages: Languages;
+  readonly prompts: Pick<PromptLogprobs, "add" | "drop">;
+  readonly boundary: StepBoundary;
+  readonly send: (message: FromEngine) => void;
+}
+
+export class Requests {
+  /** Prompt tokens that needed no computing, since the start. */
+  cachedTokens = 0;
+  readonly #parts: Parts;
+  readonly #traced = new TracedRequests();
+  /** Requests whose language is being prepared. */
+  readonly #preparing = new Set<string>();
+  #draining = false;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  async generate(message: GenerateMessage): Promise<void> {
+    const { batcher, boundary, languages, model, prompts, send } = this.#parts;
+    try {
+      if (message.sampling.constraint && !(await this.#prepare(message.id))) return;
+      if (this.#draining) throw new AppError("this worker is draining; ask another", { code: "Draining", retry: "backoff" });
+      if (message.embed && !model.finalNorm)
+        throw new AppError("embeddings: this model has no norm before its head", { code: "InvalidRequest" });
+      const sampling = new OpenSampling(message, languages);
+      batcher.submit({ ...message, sampling, eos: new Set(message.eos), whole: message.promptLogprobs });
+      if (message.promptLogprobs) prompts.add(message.id, message.prompt, message.sampling.topLogprobs);
+      if (message.traceparent) this.#traced.add(message.id, message.traceparent);
+      this.flush(); // `queued` is sent in the middle of a long step too
+      boundary.wake();
+    } catch (caught) {
+      send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
+    }
+  }
+
+  cancel(id: string): void {
+    this.#preparing.delete(id);
+    this.#parts.boundary.later(() => this.#parts.batcher.remove(id, "cancelled"));
+  }
+
+  /** Refuses new requests from now on; open ones end with `draining` at the end of the step. */
+  drain(on: boolean): Promise<void> {
+    const { batcher, boundary } = this.#parts;
+    this.#draining = on;
+    return boundary.atStepEnd(() => {
+      if (this.#draining) for (const id of batcher.openIds()) batcher.remove(id, "draining");
+    });
+  }
+
+  fail(id: string, caught: unknown, reason: "failed" | "unusable" = "failed"): void {
+    this.flush(); // tokens that came before the error
+    this.#parts.batcher.remove(id, reason);
+    this.#forget(id);
+    this.#parts.send({ type: "requestFailed", id, error: toPlain(caught) });
+  }
+
+  /** Sends the batch's events. */
+  flush(): void {
+    const notices = this.#parts.batcher.takeNotices();
+    for (const { id, event } of notices) {
+      if (event.type === "finish") this.#forget(id);
+      if (event.type === "started") this.cachedTokens += event.cachedPromptTokens;
+    }
+    if (notices.length > 0) this.#parts.send({ type: "events", notices });
+  }
+
+  /** The parent of the spans of a step of these requests. */
+  traceOf(ids: readonly string[]): string | undefined {
+    return this.#traced.take(ids);
+  }
+
+  /** False when the request was cancelled meanwhile, which it is sent. Throws AppError `Busy`. */
+  async #prepare(id: string): Promise<boolean> {
+    if (this.#preparing.size >= preparingMax)
+      throw new AppError("too many requests wait for the tokenizer", { code: "Busy", retry: { afterMs: 1000 } });
+    this.#preparing.add(id);
+    try {
+      await this.#parts.languages.prepare();
+    } catch (caught) {
+      this.#preparing.delete(id);
+      throw caught;
+    }
+    if (this.#preparing.delete(id)) return true;
+    const event: GenerateEvent = { type: "finish", reason: "cancelled", outputTokens: 0 };
+    this.#parts.send({ type: "events", notices: [{ id, event }] });
+    return false;
+  }
+
+  #forget(id: string): void {
+    this.#traced.drop(id);
+    this.#parts.prompts.drop(id);
+  }
+}

@@ -1,0 +1,150 @@
+// One step of the engine: changes of KV memory, the rows through the layers, a token for each wanted row. Adds up what steps took.
+import { AppError } from "../../../crds/common.ts";
+import type { StepKind } from "../../../crds/telemetry.ts";
+import type { EngineStats } from "../api.ts";
+import { embeddingOf } from "../pass/embedding.ts";
+import type { ExpertTable } from "../pass/expert-table.ts";
+import type { FrameScheduler } from "../pass/frame-scheduler.ts";
+import type { Head } from "../pass/head.ts";
+import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
+import { forward } from "../pass/step.ts";
+import type { StepTools } from "../pass/step-tools.ts";
+import type { Batcher } from "../schedule/batch.ts";
+import type { SlotChange } from "../schedule/kv-ledger.ts";
+import { checkRow, unusableRows } from "../schedule/sampling/finite.ts";
+import type { Sampled } from "../schedule/sampling/sampler.ts";
+import { decodesOf, idsOf, kindOf, type Step } from "../schedule/step-plan.ts";
+import type { FromEngine } from "./messages.ts";
+import type { OpenModel } from "./open.ts";
+import type { Requests } from "./requests.ts";
+
+/** Step times stored until `stats` is called, per kind: more than a device computes between two calls. */
+const stepSecondsMax = 4_096;
+
+interface Parts {
+  readonly model: Pick<OpenModel, "kv" | "program" | "finalNorm">;
+  readonly batcher: Batcher;
+  readonly requests: Requests;
+  readonly experts: ExpertTable;
+  readonly scheduler: FrameScheduler;
+  readonly head: Head;
+  readonly prompts: PromptLogprobs;
+  /** `dispatch` gets the traces of this class. */
+  readonly tools: StepTools;
+  readonly send: (message: FromEngine) => void;
+}
+
+type StepStats = Pick<EngineStats, "prefillTokens" | "decodeTokens" | "stepSeconds" | "waitedSeconds">;
+
+export class Steps {
+  readonly #parts: Parts;
+  readonly #tools: StepTools;
+  /** Parent of the running step's spans. */
+  #traceparent: string | undefined;
+  readonly #tokens = { prefillTokens: 0, decodeTokens: 0 };
+  readonly #waitedSeconds: Record<StepKind, number> = { prefill: 0, decode: 0, mixed: 0 };
+  #stepSeconds = noSeconds();
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    const { dispatch } = parts.tools;
+    this.#tools = {
+      ...parts.tools,
+      dispatch: (frame, gatesOf) =>
+        dispatch(this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent }, gatesOf),
+    };
+  }
+
+  async run(step: Step): Promise<void> {
+    const { batcher, experts, model, prompts, requests, scheduler } = this.#parts;
+    const start = performance.now();
+    scheduler.running = kindOf(step.tokens.length, decodesOf(step));
+    this.#traceparent = requests.traceOf(idsOf(step));
+    // An error here ends the engine: KV memory would no longer be what the ledger says, and a text might be read as another's.
+    for (const change of step.changes) await this.#change(change);
+    const changedAt = performance.now();
+    batcher.changed(step, changedAt - start);
+    try {
+      const x = await forward(this.#tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
+      const unusable = unusableRows(step, x, model.program.hidden);
+      await prompts.tell(step, x, unusable);
+      const ms = performance.now() - changedAt;
+      experts.stepTook(ms);
+      batcher.complete(step, await this.#sample(step, x, unusable), ms);
+      const open = batcher.openIds(); // a request that ended before its bad row loses nothing
+      for (const [id, error] of unusable) if (open.includes(id)) requests.fail(id, error, "unusable");
+    } catch (caught) {
+      batcher.spent(performance.now() - start);
+      for (const id of idsOf(step)) requests.fail(id, caught);
+    }
+    this.#count(step, (performance.now() - start) / 1000);
+  }
+
+  /** Totals since the start, and the seconds of each step since the last call. */
+  takeStats(): StepStats {
+    const stepSeconds = this.#stepSeconds;
+    this.#stepSeconds = noSeconds();
+    return { ...this.#tokens, stepSeconds, waitedSeconds: this.#waitedSeconds };
+  }
+
+  async #change(change: SlotChange): Promise<void> {
+    const { kv } = this.#parts.model;
+    switch (change.kind) {
+      case "copy":
+        return kv.copySlot(change.from, change.to, change.length);
+      case "move":
+        return kv.moveSlot(change.from, change.to, change.length);
+      case "trim":
+        return kv.trimSlot(change.slot, change.length);
+    }
+  }
+
+  /** A token for each wanted row, except for requests that are `unusable`; a request with bad logits joins them. Rows after a wrong guess
+   *  get none, since each position is chosen once. */
+  async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
+    const { wanted } = step;
+    const { hidden } = this.#parts.model.program;
+    const tokens = wanted.filter(({ embed }) => !embed);
+    return this.#parts.head.run(x, tokens, (choose) => {
+      let next = 0;
+      let last: Sampled | undefined;
+      return wanted.map(({ id, row, sampling, position, embed, guess }) => {
+        const own = embed ? next : next++;
+        const wrong = guess !== undefined && guess > 0 && last?.token !== step.tokens[row];
+        if (wrong) last = undefined;
+        if (wrong || unusable.has(id)) return undefined;
+        const values = x.subarray(row * hidden, (row + 1) * hidden);
+        try {
+          if (embed) return this.#embed(id, values);
+          if (guess !== undefined) checkRow(values, position);
+          last = choose(own, sampling, position);
+          sampling.accept(last.token, position);
+          return last;
+        } catch (caught) {
+          unusable.set(id, AppError.from(caught));
+          return undefined;
+        }
+      });
+    });
+  }
+
+  /** The batch takes the returned token for the one that an embedding has not. */
+  #embed(id: string, row: Float32Array): Sampled {
+    const values = embeddingOf(row, this.#parts.model.finalNorm as Float32Array);
+    this.#parts.send({ type: "events", notices: [{ id, event: { type: "embedding", values } }] });
+    return { token: 0, logprob: 0 };
+  }
+
+  #count(step: Step, seconds: number): void {
+    const [rows, decodes] = [step.tokens.length, decodesOf(step)];
+    const kind = kindOf(rows, decodes);
+    this.#tokens.decodeTokens += decodes;
+    this.#tokens.prefillTokens += rows - decodes;
+    this.#waitedSeconds[kind] += Math.max(0, this.#parts.scheduler.waitedMs) / 1000;
+    if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push(seconds);
+  }
+}
+
+function noSeconds(): Record<StepKind, number[]> {
+  return { prefill: [], decode: [], mixed: [] };
+}

@@ -1,0 +1,96 @@
+// The main thread's part in the engine's connections: which ranks may have one and where, which epochs they may ask for, and what came of
+// them for metrics, log and memory. A rank tells the port of its connections in answer to a ping, so that one without connections is never
+// asked.
+
+import type { EngineConnections, EnginePeer, PeerCounts, PeerView } from "../../engine/engine.ts";
+import { serverNames, type TlsMaterial, type TlsSource } from "../../net/tls.ts";
+import type { Log } from "../../observe/log.ts";
+import type { Peers } from "../peers.ts";
+
+interface PeerDirectoryOptions {
+  /** Unset: an engine without connections. */
+  readonly connections: EngineConnections | undefined;
+  readonly peers: Pick<Peers, "self" | "membership" | "usable" | "onChange" | "options">;
+  readonly tls: TlsSource;
+  /** Of each layer, -1 without a plan. */
+  readonly lowestEpochs: () => readonly number[];
+  readonly onCounts: (counts: PeerCounts) => void;
+  readonly log: Log;
+}
+
+export class PeerDirectory {
+  readonly #options: PeerDirectoryOptions;
+  /** Of the connections of ranks whose stream stands. */
+  readonly #ports = new Map<number, number>();
+  #last: { readonly text: string; readonly tls: TlsMaterial } | undefined;
+  #port = 0;
+  #pending = 0;
+  #closed = false;
+
+  constructor(options: PeerDirectoryOptions) {
+    this.#options = options;
+  }
+
+  /** 0 while the engine takes no connections. Before the first membership it knows no caller. */
+  get port(): number {
+    return this.#options.peers.membership.version === 0 ? 0 : this.#port;
+  }
+
+  get inFlight(): number {
+    return this.#pending;
+  }
+
+  async open(host: string, port: number): Promise<void> {
+    const { connections, peers, tls, onCounts, log } = this.#options;
+    if (connections === undefined) return;
+    const view = this.#view();
+    const { namespace, name } = peers.options;
+    this.#port = await connections.open({ host, port, namespace, name, view }, (counts) => {
+      for (const problem of counts.problems) log.info({ reason: problem }, "a connection ended or was refused; Dispatch goes on");
+      this.#pending = counts.pending;
+      onCounts(counts);
+    });
+    tls.provider.addIdentityCertificateListener(() => this.refresh());
+    peers.onChange(() => this.refresh());
+    this.refresh();
+  }
+
+  /** Undefined: the rank's stream is gone. */
+  heard(rank: number, port: number | undefined): void {
+    if ((this.#ports.get(rank) ?? 0) === (port ?? 0)) return;
+    if (port) this.#ports.set(rank, port);
+    else this.#ports.delete(rank);
+    this.refresh();
+  }
+
+  refresh(): void {
+    const { connections, log } = this.#options;
+    if (connections === undefined || this.#port === 0 || this.#closed) return;
+    const view = this.#view();
+    const tls = this.#options.tls.current();
+    const text = JSON.stringify([view.peers, view.serves]);
+    if (this.#last?.text === text && this.#last.tls === tls) return;
+    this.#last = { text, tls };
+    connections.set(view).catch((err) => {
+      this.#last = undefined;
+      log.error({ err }, "the engine did not take the view of its connections");
+    });
+  }
+
+  close(): void {
+    this.#closed = true;
+  }
+
+  #view(): PeerView {
+    const { peers, tls, lowestEpochs } = this.#options;
+    const { cert, key, ca } = tls.current();
+    const { namespace, name } = peers.options;
+    const others = peers.membership.members.filter(({ rank, state }) => rank !== peers.self.rank && state !== "lost");
+    const members = others.map(({ rank, podUid, podName, address }): EnginePeer => {
+      const port = peers.usable(rank) ? this.#ports.get(rank) : undefined;
+      const host = address.slice(0, address.lastIndexOf(":"));
+      return { rank, podUid, podName, serverName: serverNames.rank(rank, namespace, name), address: port ? `${host}:${port}` : undefined };
+    });
+    return { self: peers.self, tls: { cert, key, ca }, peers: members, serves: lowestEpochs() };
+  }
+}

@@ -1,0 +1,183 @@
+// The answering end of connections: a port of its own, on which other ranks' engine threads send frames to this one. Who a caller is, is asked
+// once, of its certificate and of the membership, and again whenever that changes; what a frame asks is its server's business.
+import type { TLSSocket } from "node:tls";
+import { AppError } from "../../crds/common.ts";
+import { computingLimits, FailureDetector } from "./failure-detector.ts";
+import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
+import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { createTlsListener, type Listener } from "./listener.ts";
+import { fromSender, type Identity } from "./mapping.ts";
+import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
+import { decodeRowsFrame, encodeSeq, pairBytesMax, type RowsFrame, sumsForm } from "./rows-codec.ts";
+import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
+
+/** Beyond, the caller reads none, and the connection ends. */
+const framesPerConnectionMax = 1_024;
+/** More are declined. An honest caller hears of an answer a little before this end does. */
+const bytesPerConnectionMax = 1.5 * streamBytesMax;
+/** Of all connections together; streams of Dispatch have as much (experts/dispatch/server.ts). */
+const bytesOfAllMax = 2 * streamBytesMax;
+
+export type WorkerIdentity = Extract<PeerIdentity, { role: "worker" }>;
+
+export interface EngineHostOptions {
+  readonly tls: Pick<TlsSource, "current">;
+  readonly namespace: string;
+  readonly name: string;
+  readonly hidden: number;
+  /** Answers sums to callers that ask for them. */
+  readonly sums: boolean;
+  /** Undefined when the caller is served. */
+  readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
+  /** Rows stay as they are until they have left; undefined: Dispatch has to ask. */
+  readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<Uint8Array | undefined>;
+  /** A connection was refused, or broke. */
+  readonly onProblem: (message: string) => void;
+}
+
+export class EngineHost {
+  readonly options: EngineHostOptions;
+  readonly #listener: Listener;
+  readonly #connections = new Set<AcceptedEngine>();
+  /** Of all connections. */
+  bytes = 0;
+
+  constructor(options: EngineHostOptions) {
+    this.options = options;
+    this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
+  }
+
+  get connections(): number {
+    return this.#connections.size;
+  }
+  listen(host: string, port: number): Promise<number> {
+    return this.#listener.listen(host, port);
+  }
+  /** Ends the connections of callers that are served no more. */
+  recheck(): void {
+    for (const connection of this.#connections) connection.recheck();
+  }
+  /** To be called every `engineLookMs`. */
+  look(nowMs: number): void {
+    for (const connection of this.#connections) connection.look(nowMs);
+  }
+  close(): void {
+    void this.#listener.stop();
+    this.#listener.cut();
+  }
+
+  #accept(socket: TLSSocket): void {
+    const identity = peerIdentity(socket.getPeerCertificate(), this.options.namespace, this.options.name);
+    if (identity?.role !== "worker") {
+      this.options.onProblem("a connection was refused: the caller's certificate names no worker of this deployment");
+      socket.destroy();
+      return;
+    }
+    const connection = new AcceptedEngine(this, socket, identity);
+    this.#connections.add(connection);
+    socket.once("close", () => this.#connections.delete(connection));
+  }
+}
+
+class AcceptedEngine {
+  readonly #server: EngineHost;
+  readonly #caller: WorkerIdentity;
+  readonly #connection: PeerConnection;
+  readonly #detector = new FailureDetector(computingLimits, performance.now());
+  /** `computing`: not answered yet; the others wait to leave. */
+  readonly #held = { frames: 0, computing: 0, bytes: 0 };
+  #claimed: Identity | undefined;
+  #sums = false;
+  #over = false;
+
+  constructor(server: EngineHost, socket: TLSSocket, caller: WorkerIdentity) {
+    this.#server = server;
+    this.#caller = caller;
+    this.#connection = PeerConnection.answer(socket, this.#detector, {
+      atOnce: true,
+      hello: (hello) => this.#greet(hello),
+      frame: (frame) => this.#take(frame),
+      ended: ({ message }) => this.#end(message),
+      gone: (reason) => {
+        this.#over = true;
+        if (reason) this.#report(reason.message);
+      },
+    });
+  }
+
+  recheck(): void {
+    const reason = this.#claimed && this.#server.options.refuses(this.#caller, this.#claimed);
+    if (reason !== undefined) this.#end(reason);
+  }
+  look(nowMs: number): void {
+    const silentMs = this.#detector.look(nowMs);
+    if (this.#detector.hasFailed && this.#held.computing === 0) this.#end(`it said nothing for ${Math.round(silentMs)} ms`);
+  }
+
+  #end(reason: string): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#connection.destroy();
+    this.#report(reason);
+  }
+  #report(reason: string): void {
+    this.#server.options.onProblem(`the connection of rank ${this.#caller.rank} ended: ${reason}`);
+  }
+
+  #take({ kind, head, body }: RawFrame): void {
+    if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
+    this.#serve(decodeRowsFrame(head), body);
+  }
+
+  #greet({ channel, sender, hidden, sums }: Hello): { readonly sums: string } | AppError {
+    const { options } = this.#server;
+    const claimed = fromSender(sender);
+    const reason = channel === Channel.ENGINE ? this.#refusal(hidden, claimed) : `no channel ${channel} here`;
+    if (reason !== undefined) {
+      this.#over = true;
+      this.#report(reason);
+      return new AppError(reason, { code: "Forbidden" });
+    }
+    this.#claimed = claimed;
+    this.#sums = options.sums && sums === sumsForm;
+    return { sums: this.#sums ? sumsForm : "" };
+  }
+
+  #refusal(hidden: number, claimed: Identity): string | undefined {
+    const { options } = this.#server;
+    return hidden === options.hidden ? options.refuses(this.#caller, claimed) : `hidden: ${hidden}, the model has ${options.hidden}`;
+  }
+
+  #serve(frame: RowsFrame, rows: Uint8Array): void {
+    const server = this.#server;
+    const held = this.#held;
+    const summed = frame.gates !== undefined;
+    if (summed && !this.#sums) throw new AppError("gates: sums were not agreed on", { code: "InvalidFrame" });
+    const pairBytes = frame.pairRows.length * server.options.hidden * 4;
+    const bytes = (summed ? 2 : 1) * rows.byteLength + pairBytes; // as f32
+    const over = (had: number, most: number): boolean => had > 0 && had + bytes > most; // a frame alone is never too heavy
+    const heavy = over(held.bytes, bytesPerConnectionMax) || over(server.bytes, bytesOfAllMax);
+    if (held.frames >= framesPerConnectionMax) throw new AppError("the caller reads no answers", { code: "Busy" });
+    const weight = heavy ? 0 : bytes;
+    held.frames += 1;
+    held.computing += 1;
+    held.bytes += weight;
+    server.bytes += weight;
+    let left = false;
+    const release = (): void => {
+      if (left) return;
+      left = true;
+      held.frames -= 1;
+      held.bytes -= weight;
+      server.bytes -= weight;
+    };
+    const answer = (body: Uint8Array | undefined): void => {
+      held.computing -= 1;
+      const kind = body === undefined ? frameKinds.declined : frameKinds.reply;
+      if (this.#over) release();
+      else this.#connection.write(kind, encodeSeq(frame.seq), body ?? none, release);
+    };
+    if (heavy || pairBytes > pairBytesMax(summed)) answer(undefined);
+    else server.options.serve(frame, rows).then(answer, () => answer(undefined));
+  }
+}

@@ -1,0 +1,132 @@
+// The heads of frames of rows between two engines, and the halves in which rows may travel. Fixed fields in LE, since a message of
+// protobuf takes as long to read as the rows to encrypt. Pure.
+import { AppError } from "../../crds/common.ts";
+import { frameBytesMax, streamBytesMax } from "./frame-codec.ts";
+
+/** The largest row or expert that a frame can name. */
+export const rowIndexMax = 0xffff;
+export const framePairsMax = 65_536;
+/** Named in both hellos: rows travel as halves, answered with sums of pairs by their gates. */
+export const sumsForm = "f16";
+/** Rows that are summed do not leave. */
+export const pairBytesMax = (summed: boolean): number => (summed ? streamBytesMax / 2 : frameBytesMax);
+const frameHeadBytes = 24;
+const decodeFlag = 1;
+const sumsFlag = 2;
+
+export interface RowsFrame {
+  /** Unique among those that wait for an answer on the connection. */
+  readonly seq: number;
+  readonly layer: number;
+  readonly epoch: number;
+  readonly decode: boolean;
+  readonly pairRows: Uint32Array;
+  readonly pairExperts: Uint32Array;
+  /** Asks for sums; undefined: f32 rows of pairs. */
+  readonly gates?: Float32Array | undefined;
+}
+
+/** u32 seq, u32 layer, f64 epoch, u32 flags, u32 pairs, u16 row of each pair, u16 expert of each, and with sums f32 gate of each; all LE. */
+export function encodeRowsFrame({ seq, layer, epoch, decode, pairRows, pairExperts, gates }: RowsFrame): Uint8Array {
+  const pairs = pairRows.length;
+  const head = new Uint8Array(headBytes(pairs, gates !== undefined));
+  const view = new DataView(head.buffer);
+  view.setUint32(0, seq, true);
+  view.setUint32(4, layer, true);
+  view.setFloat64(8, epoch, true);
+  view.setUint32(16, (decode ? decodeFlag : 0) | (gates ? sumsFlag : 0), true);
+  view.setUint32(20, pairs, true);
+  for (let i = 0; i < pairs; i++) {
+    view.setUint16(frameHeadBytes + 2 * i, pairRows[i] as number, true);
+    view.setUint16(frameHeadBytes + 2 * (pairs + i), pairExperts[i] as number, true);
+  }
+  for (let i = 0; i < pairs && gates; i++) view.setFloat32(frameHeadBytes + 4 * (pairs + i), gates[i] as number, true);
+  return head;
+}
+
+/** Throws `InvalidFrame` by the field; the model is not asked here. */
+export function decodeRowsFrame(head: Uint8Array): RowsFrame {
+  if (head.byteLength < frameHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${frameHeadBytes}`);
+  const view = viewOf(head);
+  const epoch = view.getFloat64(8, true);
+  const flags = view.getUint32(16, true);
+  const pairs = view.getUint32(20, true);
+  if (!Number.isSafeInteger(epoch) || epoch < 0) throw invalid(`epoch: ${epoch}`);
+  if (flags > (decodeFlag | sumsFlag)) throw invalid(`flags: ${flags}`);
+  if (pairs === 0 || pairs > framePairsMax) throw invalid(`pairs: ${pairs}, from 1 to ${framePairsMax}`);
+  const summed = (flags & sumsFlag) !== 0;
+  if (head.byteLength !== headBytes(pairs, summed)) throw invalid(`head: ${head.byteLength} bytes for ${pairs} pairs`);
+  const pairRows = new Uint32Array(pairs);
+  const pairExperts = new Uint32Array(pairs);
+  for (let i = 0; i < pairs; i++) {
+    pairRows[i] = view.getUint16(frameHeadBytes + 2 * i, true);
+    pairExperts[i] = view.getUint16(frameHeadBytes + 2 * (pairs + i), true);
+  }
+  const [seq, layer, decode] = [view.getUint32(0, true), view.getUint32(4, true), (flags & decodeFlag) !== 0];
+  const frame = { seq, layer, epoch, decode, pairRows, pairExperts };
+  if (!summed) return frame;
+  return Object.assign(frame, { gates: Float32Array.from(pairRows, (_, i) => view.getFloat32(frameHeadBytes + 4 * (pairs + i), true)) });
+}
+
+const headBytes = (pairs: number, summed: boolean): number => frameHeadBytes + (summed ? 8 : 4) * pairs;
+
+/** The head of an answer, given or declined. */
+export function encodeSeq(seq: number): Uint8Array {
+  const head = new Uint8Array(4);
+  viewOf(head).setUint32(0, seq, true);
+  return head;
+}
+export function decodeSeq(head: Uint8Array): number {
+  if (head.byteLength !== 4) throw invalid(`head: ${head.byteLength} bytes of an answer, not 4`);
+  return viewOf(head).getUint32(0, true);
+}
+
+const viewOf = ({ buffer, byteOffset, byteLength }: Uint8Array): DataView => new DataView(buffer, byteOffset, byteLength);
+const invalid = (message: string): AppError => new AppError(message, { code: "InvalidFrame", operation: "reading a frame" });
+
+// Rows as halves, for ranks that need no exact bits: f32 scale of each row, then f16 values of each row, all LE. The scale is a power of
+// two, so that no value overflows and small rows lose nothing: an eighth of the error of bf16 in as many bytes.
+
+/** The bytes of one row. */
+export const halfRowBytes = (width: number): number => 4 + 2 * width;
+
+/** Exponent of a row's largest value. */
+const topExponent = 14;
+
+/** Each value is off by at most 2^-11 of itself, or 2^-39 of its row's largest. */
+export function encodeHalfRows(data: Float32Array, width: number): Uint8Array {
+  const rows = data.length / width;
+  const bytes = new ArrayBuffer(rows * halfRowBytes(width));
+  const scales = new Float32Array(bytes, 0, rows);
+  const halves = new Float16Array(bytes, 4 * rows);
+  const words = new Uint32Array(data.buffer, data.byteOffset, data.length);
+  for (let row = 0; row < rows; row++) {
+    const [from, to] = [row * width, (row + 1) * width];
+    const scale = 2 ** (exponentOf(words, from, to) - topExponent);
+    scales[row] = scale;
+    for (let i = from; i < to; i++) halves[i] = (data[i] as number) / scale;
+  }
+  return new Uint8Array(bytes);
+}
+
+function exponentOf(words: Uint32Array, from: number, to: number): number {
+  let most = 0;
+  for (let i = from; i < to; i++) {
+    const size = (words[i] as number) & 0x7fffffff;
+    if (size > most && size < 0x7f800000) most = size;
+  }
+  return Math.max(most >>> 23, 1) - 127;
+}
+
+export function decodeHalfRows(bytes: Uint8Array, width: number): Float32Array {
+  const rows = Math.floor(bytes.byteLength / halfRowBytes(width));
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
+  const scales = new Float32Array(aligned.buffer, aligned.byteOffset, rows);
+  const halves = new Float16Array(aligned.buffer, aligned.byteOffset + 4 * rows, rows * width);
+  const data = new Float32Array(rows * width);
+  for (let row = 0; row < rows; row++) {
+    const scale = scales[row] as number;
+    for (let i = row * width; i < (row + 1) * width; i++) data[i] = (halves[i] as number) * scale;
+  }
+  return data;
+}

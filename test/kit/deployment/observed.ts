@@ -1,0 +1,27 @@
+// What a pass has observed of a deployment, for tests of its features.
+import { noMemory } from "../../../operator/deployment/core/memory.ts";
+import type { Observed } from "../../../operator/deployment/observed.ts";
+import { inUse, renderSpec } from "../../../operator/deployment/render.ts";
+import { deployment as aDeployment, gatewayFacts, now, pod, settings } from "./deployment.ts";
+
+export function observed(more: Partial<Omit<Observed, "rendered">> = {}): Observed {
+  const { deployment = aDeployment(), pods = [pod(0), pod(1), pod(2)], revisions = [], seeded = false } = more;
+  const rendered = renderSpec(deployment, inUse(deployment, { revisions, pods, settings }), { settings, seeded });
+  return {
+    ...{ now, ticksMs: 0, warmMs: 0, unreadable: [], settings, memory: noMemory, view: undefined, fallen: false },
+    ...{ deployment, pods, revisions, seeded, rendered, gateway: gatewayFacts() },
+    orphans: { workers: [], gateways: 0 },
+    gatewayModels: [],
+    gatewayPods: [],
+    claim: "Present",
+    claimFailure: undefined,
+    sourceUnknown: false,
+    download: { wanted: undefined, words: undefined, workInUse: undefined, writers: [], jobs: [], pods: [] },
+    weightServer: { pods: [], words: undefined },
+    green: undefined,
+    front: "Own",
+    route: { served: "absent", route: undefined },
+    gangs: { scheduler: undefined, refusals: [] },
+    ...more,
+  };
+}
