@@ -40,9 +40,9 @@ export interface MemoryProblem {
   readonly shadowed: number;
   /** Parameters that are kept as they are while gradients are taken elsewhere; 0 where they are taken where they are. */
   readonly perturbed: number;
-  /** Copies that the rank has of each layer. */
-  readonly copies: readonly number[];
-  /** Copies are dropped after forward, and come again. */
+  /** Expert replicas that the rank has of each layer. */
+  readonly expertReplicas: readonly number[];
+  /** Expert replicas are dropped after forward, and come again. */
   readonly rematerialize: boolean;
   /** Sums of single lanes of one expert that are held at once. */
   readonly partials: number;
@@ -71,7 +71,7 @@ export function rankBytes(problem: MemoryProblem) {
   const { perturbed, dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
   const state = 2 * floatBytes * (owned * expert + denseOwned + shadowed) + stateBytes;
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
-  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + perturbed) * floatBytes;
+  const sums = expertReplicaBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + perturbed) * floatBytes;
   const kept = problem.kept * floatBytes;
   return { state, sums, kept, all: state + sums + kept };
 }

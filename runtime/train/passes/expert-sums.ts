@@ -8,7 +8,7 @@ export interface ExpertSumsOptions {
   /** Of the layer's experts. */
   readonly primaries: readonly number[];
   readonly rank: number;
-  /** Homes have sums of micro-batches before these. */
+  /** Primaries have sums of micro-batches before these. */
   readonly carried: boolean;
   /** Of a micro-batch, at most, that have the same bits in place. */
   readonly rowsInPlace: number;

@@ -174,7 +174,7 @@ export class RankMoeLayer implements RankLayer {
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
     const { dense, index, experts, memory, slices } = this.#parts;
     const { accumulation, microBatches, blocks } = turn;
-    const homes = accumulation.primaries[index] ?? [];
+    const primaries = accumulation.primaries[index] ?? [];
     const { transport, carried } = accumulation;
     const sums = new ExpertSums({
       blocks,

@@ -5,7 +5,7 @@ import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { nothingHeld, type Settled, settle } from "../../placement/training/commit.ts";
 import { handover, primariesNear } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";
-import { firstHomes, homesOfUnits, type Shape, type StateUnit, stateUnits } from "./model-shape.ts";
+import { firstPrimaries, primariesOfUnits, type Shape, type StateUnit, stateUnits } from "./model-shape.ts";
 import { type PeerReport, peerReportFrame, peerReportIn, peerReportLength, type RankState } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
 
@@ -52,8 +52,8 @@ export async function beginWorld(begin: Begin): Promise<Begun> {
 async function restored(begin: Begin, units: readonly StateUnit[], missing: readonly number[]): Promise<Begun> {
   const { transport, shape, stores, rankState } = begin;
   rankState.drop();
-  const homes = firstHomes(shape, begin.ranks);
-  stores.place(homes);
+  const primaries = firstPrimaries(shape, begin.ranks);
+  stores.place(primaries);
   const step = transport.rank < begin.ranks ? await begin.restore() : nothingHeld.applied;
   return { step, primaries, receivedBytes: 0, missing: missing.map((unit) => units[unit] as StateUnit) };
 }
@@ -84,7 +84,7 @@ async function handedOver(
     units,
     transfers,
     from: (unit) => rankState.storeOf(unit),
-    to: (_, unit) => stores.of(home[unit] as number),
+    to: (_, unit) => stores.of(primary[unit] as number),
   });
   const received = transfers.reduce((sum, { unit, from, to }) => (to === rank && from !== rank ? sum + (floats[unit] as number) : sum), 0);
   return { step, primaries, receivedBytes: stores.memory.arrays.length * Float32Array.BYTES_PER_ELEMENT * received, missing: [] };

@@ -62,7 +62,7 @@ export class ReplicaTransfers {
       layer,
       pieces: piecesOf((shape.experts[layer]?.[0]?.to ?? 0) / slices),
       what,
-      placement: { homes: primaries, hosts: chunkHosts(hosts, primaries, slices), node },
+      placement: { primaries: primaries, hosts: chunkHosts(hosts, primaries, slices), node },
       spread,
       memory: (chunk) => chunkIn(memory.parameters(layer, expertOf(chunk, slices)), chunk, slices),
     });

@@ -11,7 +11,7 @@ import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts
 import { borrowedFloats } from "../passes/borrowed.ts";
 import { keptFloats } from "../passes/kept.ts";
 import { perturbationRadius } from "../recipes/index.ts";
-import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
+import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
 import type { Fssdp, RankFacts } from "./step-plan.ts";
 
 /** What decides the memory of ranks. */
@@ -85,7 +85,7 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
     shadowed,
     stateBytes: stateBytes(each, ownFloats) + stateBytes(each, shadowed),
     perturbed: perturbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
-    copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
+    expertReplicas: primaries.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the micro-batches before, of a layer and of the one after it.
     partials: 1 + (ranks > 1 ? 2 * fssdp.microBatchesAtOnce * Math.max(0, ...owned) : 0),

@@ -87,8 +87,11 @@ test("a rank sends the rows of experts that compute elsewhere, to the byte, and 
   const both = await run({ config, ranks: 2, microBatches: 2, steps: 1 });
   // The first rank's micro-batch alone, as one rank has it.
   const first = await run({ config, ranks: 1, microBatches: 1, sequences: 4, steps: 1 });
-  const [{ rows }, { homes }] = [first.reports[0]!, both.reports[0]!];
-  const away = rows.reduce((sum, of, layer) => sum + Array.from(of).reduce((all, n, e) => all + (homes[layer]![e] === 1 ? n : 0), 0), 0);
+  const [{ rows }, { primaries }] = [first.reports[0]!, both.reports[0]!];
+  const away = rows.reduce(
+    (sum, of, layer) => sum + Array.from(of).reduce((all, n, e) => all + (primaries[layer]![e] === 1 ? n : 0), 0),
+    0,
+  );
   assert.equal(both.sent[0]![0], 4 * both.hidden * away);
   const chosen = 3 * 3 * 4 * sequenceLength; // three layers, three experts a token
   const computed = rows.reduce((sum, of) => sum + Array.from(of).reduce((all, n) => all + n, 0), 0);

@@ -21,9 +21,9 @@ import { type Begun, beginWorld } from "./begin-world.ts";
 import { ExpertReplicas, ReplicaTransfers } from "./expert-replicas.ts";
 import { RankRates } from "./measured-rates.ts";
 import { beginOf, keptBudgetOf, runHash, storesOf } from "./member.ts";
-import { firstHomes, homesOfUnits, ownedDense, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
+import { firstPrimaries, ownedDense, primariesOfUnits, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
 import { normIn, OptimizerStep } from "./optimizer-step.ts";
-import { moveHomes } from "./primary-moves.ts";
+import { movePrimaries } from "./primary-moves.ts";
 import type { RankMemory } from "./rank-memory.ts";
 import type { RankOptions } from "./rank-options.ts";
 import { RankState } from "./rank-state.ts";
@@ -133,11 +133,11 @@ export class Rank {
     const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
     this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
     this.#run = runHash(options);
-    this.#planning = new Planning(options.fssdp, facts, firstHomes(this.#shape, transport.ranks));
-    const homes = (): readonly (readonly number[])[] => this.#planning.primaries;
+    this.#planning = new Planning(options.fssdp, facts, firstPrimaries(this.#shape, transport.ranks));
+    const primaries = (): readonly (readonly number[])[] => this.#planning.primaries;
     const stamp = (step: number): Stamp => this.#stamp(step, "between steps");
     const loaded = (step: number): void => this.#rankState.loaded(step, stores.all);
-    this.state = new StoredState({ layout, shape: this.#shape, stores, transport, homes, stamp, loaded });
+    this.state = new StoredState({ layout, shape: this.#shape, stores, transport, primaries, stamp, loaded });
   }
 
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
@@ -163,7 +163,7 @@ export class Rank {
    */
   async begin(restore: () => Promise<number>): Promise<Begun> {
     const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, rankState: this.#rankState }, restore));
-    this.#planning.primaries = begun.homes;
+    this.#planning.primaries = begun.primaries;
     await this.#allDense(this.#stamp(begun.step, "dense part"));
     return begun;
   }
@@ -172,7 +172,7 @@ export class Rank {
   get share(): Share {
     return {
       units: stateUnits(this.#shape),
-      homes: homesOfUnits(this.#shape, this.#planning.primaries),
+      primaries: primariesOfUnits(this.#shape, this.#planning.primaries),
       rank: this.#options.context.transport.rank,
       state: this.#memory,
       spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
@@ -232,7 +232,7 @@ export class Rank {
       gradientNorm,
       rate: rateOf(schedule, step),
       rows,
-      homes: this.#planning.primaries,
+      primaries: this.#planning.primaries,
       ...first,
       rates: this.#planning.rates,
     };
@@ -243,18 +243,18 @@ export class Rank {
   async #plan(step: number, stopped: () => boolean): Promise<StepPlan | undefined> {
     const { transport } = this.#options.context;
     const from = this.#planning.primaries;
-    const homes = this.#planning.nextPrimaries(step);
-    const before = this.#stamp(step, { from, homes });
+    const primaries = this.#planning.nextPrimaries(step);
+    const before = this.#stamp(step, { from, primaries });
     // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name, and whether to stop.
     const wishes = Int32Array.of(Number(transport.ranks > 1 && stopped()));
     const asked = await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 1 }, wishes);
     if (asked.some(([stop]) => stop !== 0)) return undefined;
-    await moveHomes({ transport, stamp: before, shape: this.#shape, stores: this.#stores, from, to: homes });
-    this.#planning.primaries = homes;
-    const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
-    const stamp = this.#stamp(step, { homes, hosts });
+    await movePrimaries({ transport, stamp: before, shape: this.#shape, stores: this.#stores, from, to: primaries });
+    this.#planning.primaries = primaries;
+    const hosts = primaries.map((_, layer) => this.#planning.hostsBefore(layer));
+    const stamp = this.#stamp(step, { primaries, hosts });
     const { microBatches, fssdp } = this.#options;
-    const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, homes: homes[layer] ?? [] });
+    const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, primaries: primaries[layer] ?? [] });
     return { stamp, hosts, microBatches, atOnce: fssdp.microBatchesAtOnce, stopped, complete };
   }
 
@@ -262,7 +262,7 @@ export class Rank {
   async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
     const { transport } = this.#options.context;
     const hosts = this.#planning.primaries.map((_, layer) => this.#planning.hostsBefore(layer));
-    const stamp = this.#stamp(step, { look: groups, homes: this.#planning.primaries, hosts });
+    const stamp = this.#stamp(step, { look: groups, primaries: this.#planning.primaries, hosts });
     // Alone, a rank looks at one group after another, whatever a step has at once.
     const atOnce = transport.ranks === 1 ? 1 : this.#options.fssdp.microBatchesAtOnce;
     const plan = { stamp, hosts, microBatches: groups, atOnce, stopped };
@@ -419,7 +419,7 @@ export class Rank {
 
   #squares(stamp: Stamp): Promise<Float64Array> {
     const { transport } = this.#options.context;
-    return squaredNorms({ transport, stamp, shape: this.#shape, homes: this.#planning.primaries, memory: this.#memory });
+    return squaredNorms({ transport, stamp, shape: this.#shape, primaries: this.#planning.primaries, memory: this.#memory });
   }
 
   /** Parameters of the dense part, each piece from its owner. */

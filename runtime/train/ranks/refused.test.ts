@@ -18,7 +18,7 @@ import type { Fssdp } from "./step-plan.ts";
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 const [ranks, microBatches, sequenceLength] = [2, 4, 8];
 
-const fssdp: Fssdp = { ...testFssdp, reshardSteps: 1, microBatchesAtOnce: microBatches, seconds: { row: 1, copy: 0.001 } };
+const fssdp: Fssdp = { ...testFssdp, reshardSteps: 1, microBatchesAtOnce: microBatches, seconds: { row: 1, expertReplica: 0.001 } };
 
 type Options = Omit<WorldOptions, "threads">;
 
@@ -74,7 +74,7 @@ const differing: Readonly<Record<string, readonly [Partial<Options>, Partial<Opt
   speed: [{}, { facts: { node: [0, 1], speed: [1, 3] } }],
   node: [{}, { facts: { node: [0, 0], speed: [1, 1] } }],
   "slots of a late planner": [{ fssdp: { ...fssdp, planner: "late" } }, { fssdp: { ...fssdp, planner: "late", memorySlots: 0 } }],
-  "planners that move homes": [{}, { fssdp: { ...fssdp, planner: "smartmoe" } }],
+  "planners that move primaries": [{}, { fssdp: { ...fssdp, planner: "smartmoe" } }],
   "micro-batches at once": [{}, { fssdp: { ...fssdp, microBatchesAtOnce: 2 } }],
   "what else was agreed on": [{ agreed: "one" }, { agreed: "other" }],
   rate: [{}, { schedule: { name: "constant", rate: 1, warmup: 0, steps: 3, floor: 0 } }],

@@ -41,7 +41,7 @@ export class RowDealing {
     const hosts = (replicas.hosts[layer] ?? []).map((row) => [...row]);
     const blocks = dealBlocks(fssdp.dispatch, { rows, hosts, intervals, speed: Float64Array.from(facts.speed) });
     this.blocks[layer] = blocks;
-    this.loads[layer] = loadsOf({ rows, blocks, homes: planning.primaries[layer] ?? [], ranks: facts.speed.length });
+    this.loads[layer] = loadsOf({ rows, blocks, primaries: planning.primaries[layer] ?? [], ranks: facts.speed.length });
     return { blocks, stamp: replicas.stamp(layer) };
   }
 }

@@ -15,7 +15,7 @@ interface NormsOf {
 }
 
 /** Of dense pieces, then of experts, in their order, on all ranks. */
-export async function squaredNorms({ transport, stamp, shape, homes, memory }: NormsOf): Promise<Float64Array> {
+export async function squaredNorms({ transport, stamp, shape, primaries, memory }: NormsOf): Promise<Float64Array> {
   const own: number[] = [];
   const owners: number[] = [];
   for (const { from, to, owner } of shape.pieces) {

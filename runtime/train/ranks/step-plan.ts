@@ -21,7 +21,7 @@ export interface Fssdp {
   readonly window: number;
   /** Steps between moves of primaries. */
   readonly reshardSteps: number;
-  /** Micro-batches of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
+  /** Micro-batches of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go primary once for each. */
   readonly microBatchesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
   /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
@@ -67,7 +67,8 @@ export class Planning {
     const due = (step - 1) % this.#fssdp.reshardSteps === 0 && this.#window.length > 0;
     const planner = trainingPlanner(this.#fssdp.planner);
     return (
-      (due ? planner.homes?.(this.primaries.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ?? this.primaries
+      (due ? planner.primaries?.(this.primaries.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ??
+      this.primaries
     );
   }
 
@@ -94,7 +95,7 @@ export class Planning {
     const { node, speed } = this.#facts;
     const ranks = node.length;
     const free = new Array<number>(ranks).fill(memorySlots);
-    return { load, homes: this.primaries[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
+    return { load, primaries: this.primaries[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
   }
 }
 

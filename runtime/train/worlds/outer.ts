@@ -45,10 +45,10 @@ export class Outer {
   }
 
   /** To be called when a run begins, with parameters that all worlds have. */
-  async begin({ units, homes, rank, state }: Share): Promise<void> {
+  async begin({ units, primaries, rank, state }: Share): Promise<void> {
     const { meeting } = this.#options;
     for (const [number, unit] of units.entries()) {
-      if (homes[number] !== rank) continue;
+      if (primaries[number] !== rank) continue;
       const arrays = await arraysOf(state, unit, meeting);
       meeting.hook.begin(arrays);
       await keep(state, unit, arrays);
@@ -94,7 +94,7 @@ export class Outer {
     const stamp = this.#stamp(step);
     const owners = await this.#ownersOf(stamp, primaries);
     for (const [number, unit] of units.entries()) {
-      if (homes[number] !== rank) continue;
+      if (primaries[number] !== rank) continue;
       const arrays = await arraysOf(state, unit, meeting);
       const all = await this.#exchanged(stamp, unit, number, { own: hook.send(arrays, numbers), owners });
       (arrays.p as Float32Array).set(meanOf(all));
@@ -159,9 +159,10 @@ export class Outer {
     const all = await gatherAll(transport, stamp, { what: "primaries", layer: -1, lengthFrom }, own);
     return firsts.map((first, world) => {
       const size = (firsts[world + 1] ?? transport.ranks) - first;
-      const reported = world === here ? homes : [...(all[first] as Int32Array)];
-      if (reported.some((home) => home < 0 || home >= size)) throw mismatch(first, `has units at ranks that its world of ${size} has not`);
-      return reported.map((home) => first + home);
+      const reported = world === here ? primaries : [...(all[first] as Int32Array)];
+      if (reported.some((primary) => primary < 0 || primary >= size))
+        throw mismatch(first, `has units at ranks that its world of ${size} has not`);
+      return reported.map((primary) => first + primary);
     });
   }
 

@@ -19,6 +19,6 @@ export const fssdpFor = (planner: TrainingPlannerName, microBatches: number): Fs
   window: 5,
   reshardSteps: 100,
   microBatchesAtOnce: microBatches,
-  seconds: { row: 50e-6, copy: 5e-3 },
+  seconds: { row: 50e-6, expertReplica: 5e-3 },
   measured: true,
 });

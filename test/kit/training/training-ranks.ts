@@ -28,7 +28,7 @@ export const testFssdp: Fssdp = {
   window: 5,
   reshardSteps: 2,
   microBatchesAtOnce: 1,
-  seconds: { row: 1, copy: 1 },
+  seconds: { row: 1, expertReplica: 1 },
 };
 
 /** How a rank learns in tests. */
