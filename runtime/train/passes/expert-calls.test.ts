@@ -21,7 +21,7 @@ function recorded(rowsAtOnce: number) {
     },
   };
   const unit = { expert: 0, from: 0, to: 1, parameters: [] };
-  const calls = new ExpertCalls({ expert, width, room: undefined, ask() {}, unit: () => unit, weights: () => ({}) });
+  const calls = new ExpertCalls({ expert, width, budget: undefined, ask() {}, unit: () => unit, weights: () => ({}) });
   return { calls, events };
 }
 

@@ -4,7 +4,7 @@ import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { type Unit, viewsOf } from "../model/layout.ts";
 import { callsOf, concatenated, type RowBlock } from "./expert-rows.ts";
 import type { ExpertSums } from "./expert-sums.ts";
-import type { Room } from "./kept-budget.ts";
+import type { KeptBudget } from "./kept-budget.ts";
 import { type Kept, keeping } from "./layer.ts";
 
 /** Rows of one block before they are computed, and where they go then. */
@@ -32,7 +32,7 @@ interface ExpertCallsOptions {
   readonly expert: TrainableExpert;
   /** Of rows. */
   readonly width: number;
-  readonly room: Room | undefined;
+  readonly budget: KeptBudget | undefined;
   /** Called before each call; throws where the pass is to end. */
   ask(): void;
   unit(expert: number): Unit;
@@ -51,12 +51,12 @@ export class ExpertCalls {
 
   /** Pieces of one expert are neighbours. */
   async forward(pieces: readonly ForwardPiece[]): Promise<void> {
-    const { expert, width, room, ask, weights } = this.#options;
+    const { expert, width, budget, ask, weights } = this.#options;
     for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
       const x = concatenated(call.map((piece) => piece.x()));
-      const asked = { room, rows: x.length / width, keeps: expert.keeps };
+      const asked = { budget, rows: x.length / width, keeps: expert.keeps };
       const { found, kept } = await keeping(asked, (into) => expert.forward(x, weights(first.expert), into));
       if (kept) this.#kept.set(first, kept);
       for (const { piece, data } of cut(call, width, found)) piece.take(data);
@@ -66,7 +66,7 @@ export class ExpertCalls {
   /** Of one expert, or of several whose pieces are neighbours; what each call gives is to be added by the caller, and holds several times
    *  its rows until it is let go: so the next call begins when it is asked for. */
   async *backward(pieces: readonly BackwardPiece[]): AsyncGenerator<MicroBatchGradient[]> {
-    const { expert, width, room, ask, unit, weights } = this.#options;
+    const { expert, width, budget, ask, unit, weights } = this.#options;
     for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
@@ -75,7 +75,7 @@ export class ExpertCalls {
       const given = { x: joined(({ x }) => x()), dOut: joined(({ dOut }) => dOut()), gates: joined(({ gates }) => gates()) };
       const { dx, dGates, addTo } = await expert.backward({ ...given, kept: kept?.values, weights: weights(first.expert) });
       this.#kept.delete(first);
-      if (kept) room?.give(kept.floats);
+      if (kept) budget?.give(kept.floats);
       const gradients: MicroBatchGradient[] = [];
       for (const { piece, data, from } of cut(call, 1, dGates)) {
         const { block, take } = piece;

@@ -5,7 +5,7 @@ import type { Gradients, Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { DenseSums } from "./dense-sums.ts";
-import type { Room } from "./kept-budget.ts";
+import type { KeptBudget } from "./kept-budget.ts";
 
 /** What forward leaves for backward. */
 export interface LayerPass {
@@ -25,7 +25,7 @@ export interface RankLayer {
   forward(
     accumulation: AccumulationStep,
     xs: readonly Float32Array[],
-    room?: Room,
+    budget?: KeptBudget,
   ): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
 }
 
@@ -56,11 +56,11 @@ export interface Kept {
 
 /** Runs forward, which keeps what it can of so many rows where there is room; what it kept is in the list then. */
 export async function keeping<T>(
-  { room, rows, keeps }: { readonly room: Room | undefined; readonly rows: number; readonly keeps: number },
+  { budget, rows, keeps }: { readonly budget: KeptBudget | undefined; readonly rows: number; readonly keeps: number },
   forward: (kept: KeptValue[] | undefined) => Promise<T>,
 ): Promise<{ readonly found: T; readonly kept: Kept | undefined }> {
   const floats = rows * keeps;
-  const kept: KeptValue[] | undefined = floats > 0 && room?.take(floats) ? [] : undefined;
+  const kept: KeptValue[] | undefined = floats > 0 && budget?.take(floats) ? [] : undefined;
   const found = await forward(kept);
   return { found, kept: kept && { values: kept, floats } };
 }

@@ -18,7 +18,7 @@ import { columnSums } from "../ranks/row-dealing.ts";
 import { allOf, byExpert, ExpertCalls, type MicroBatchGradient, summed } from "./expert-calls.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
-import type { Room } from "./kept-budget.ts";
+import type { KeptBudget } from "./kept-budget.ts";
 import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "./rows.ts";
 
@@ -48,13 +48,13 @@ interface MicroBatchPass {
 }
 
 /** One accumulation in this layer. */
-interface Turn {
+interface LayerRun {
   readonly accumulation: AccumulationStep;
   readonly stamp: Stamp;
   readonly blocks: Blocks;
   readonly plan: RowPlan;
   readonly microBatches: readonly MicroBatchPass[];
-  readonly room: Room | undefined;
+  readonly budget: KeptBudget | undefined;
   readonly calls: ExpertCalls;
 }
 
@@ -78,7 +78,7 @@ export class RankMoeLayer implements RankLayer {
   async forward(
     accumulation: AccumulationStep,
     xs: readonly Float32Array[],
-    room?: Room,
+    budget?: KeptBudget,
   ): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
@@ -86,7 +86,7 @@ export class RankMoeLayer implements RankLayer {
     for (const x of xs) {
       accumulation.checkStop();
       const values = { x: rowsOf(x, widthInto(layer)) };
-      const asked = { room, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
+      const asked = { budget, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
       const { found, kept } = await keeping(asked, (into) => dense.block.forward(values, dense.weights, into));
       const { h, ...written } = found;
       const all = placesByExpert(ints(written.ids as Tensor), experts.length + (layer.free?.count ?? 0));
@@ -98,19 +98,19 @@ export class RankMoeLayer implements RankLayer {
     const choices = await this.#allCounts(accumulation, microBatches);
     const counts = choices.map((of) => of.subarray(0, experts.length));
     const { blocks, stamp } = await accumulation.dealing.deal(index, counts);
-    const turn = {
+    const run = {
       accumulation,
       stamp,
       blocks,
       plan: new RowPlan(counts, blocks, accumulation.intervals),
       microBatches,
-      room,
-      calls: this.#calls(accumulation, room),
+      budget,
+      calls: this.#calls(accumulation, budget),
     };
     const outputs = microBatches.map(({ gates }) => new Float32Array(gates.length * width));
-    const rows = await this.#expertsForward(turn, outputs);
+    const rows = await this.#expertsForward(run, outputs);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, microBatches[i]?.gates);
-    const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
+    const backward: LayerPass["backward"] = (dys, beside) => this.#backward(run, rows, { dys, beside });
     return {
       ys,
       pass: { kept: microBatches.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward },
@@ -118,17 +118,17 @@ export class RankMoeLayer implements RankLayer {
   }
 
   /** Fills outputs of the own micro-batches' places; returns the rows that came from each rank. */
-  async #expertsForward(turn: Turn, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
-    const { plan, accumulation } = turn;
+  async #expertsForward(run: LayerRun, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
+    const { plan, accumulation } = run;
     const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "rows", lengthFrom: (source: number) => width * rowsIn(plan.between(source, rank)) };
     const rowsFor = (host: number): Float32Array =>
-      packed(plan.between(rank, host), (row) => gathered(this.#microBatch(turn, row).f, this.#places(turn, row), this.#shape));
-    const [rows] = await Promise.all([this.#exchange(turn, named, rowsFor), this.#ownForward(turn, outputs)]);
+      packed(plan.between(rank, host), (row) => gathered(this.#microBatch(run, row).f, this.#places(run, row), this.#shape));
+    const [rows] = await Promise.all([this.#exchange(run, named, rowsFor), this.#ownForward(run, outputs)]);
     const answers = rows.map((frame) => new Float32Array(frame.length));
     const pieces = rows.flatMap((frame, source) => {
-      const blocks = this.#from(turn, source);
+      const blocks = this.#from(run, source);
       const into = [...unpacked(blocks, width, answers[source] as Float32Array)];
       return [...unpacked(blocks, width, frame)].map(({ block, data }, i) => ({
         block,
@@ -136,44 +136,44 @@ export class RankMoeLayer implements RankLayer {
         take: (y: Float32Array) => into[i]?.data.set(y),
       }));
     });
-    await turn.calls.forward(pieces.toSorted(byExpert));
+    await run.calls.forward(pieces.toSorted(byExpert));
     const back = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
-    const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
+    const returned = await this.#exchange(run, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
-      for (const { block, data } of unpacked(this.#away(turn, host), width, frame))
-        scatter(data, this.#places(turn, block), width, outputs[accumulation.own(block.microBatch)] as Float32Array);
+      for (const { block, data } of unpacked(this.#away(run, host), width, frame))
+        scatter(data, this.#places(run, block), width, outputs[accumulation.own(block.microBatch)] as Float32Array);
     return rows;
   }
 
-  #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
-    const { rank } = turn.accumulation.transport;
-    const pieces = turn.plan.between(rank, rank).map((block) => {
-      const places = this.#places(turn, block);
-      const into = outputs[turn.accumulation.own(block.microBatch)] as Float32Array;
+  #ownForward(run: LayerRun, outputs: readonly Float32Array[]): Promise<void> {
+    const { rank } = run.accumulation.transport;
+    const pieces = run.plan.between(rank, rank).map((block) => {
+      const places = this.#places(run, block);
+      const into = outputs[run.accumulation.own(block.microBatch)] as Float32Array;
       return {
         block,
-        x: () => gathered(this.#microBatch(turn, block).f, places, this.#shape),
+        x: () => gathered(this.#microBatch(run, block).f, places, this.#shape),
         take: (y: Float32Array) => scatter(y, places, this.#shape.width, into),
       };
     });
-    return turn.calls.forward(pieces);
+    return run.calls.forward(pieces);
   }
 
-  #calls(accumulation: AccumulationStep, room: Room | undefined): ExpertCalls {
+  #calls(accumulation: AccumulationStep, budget: KeptBudget | undefined): ExpertCalls {
     const { expert, experts, memory, index, frozen } = this.#parts;
     return new ExpertCalls({
       expert,
       width: this.#shape.width,
-      room,
+      budget,
       ask: () => accumulation.checkStop(),
       unit: (id) => experts[id] as Unit,
       weights: (id) => ({ ...memory.weights(index, id), ...frozen }),
     });
   }
 
-  async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
+  async #backward(run: LayerRun, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
     const { dense, index, experts, memory, slices } = this.#parts;
-    const { accumulation, microBatches, blocks } = turn;
+    const { accumulation, microBatches, blocks } = run;
     const primaries = accumulation.primaries[index] ?? [];
     const { transport, carried } = accumulation;
     const sums = new ExpertSums({
@@ -186,7 +186,7 @@ export class RankMoeLayer implements RankLayer {
       floatsOf: (expert) => experts[expert]?.to ?? 0,
       own: (expert) => memory.own(index, expert, "g"),
     });
-    const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
+    const { dRows, dGates } = await this.#expertsBackward(run, { dys, rows, sums });
     const dxs: Float32Array[] = [];
     for (const [i, { values, kept, f }] of microBatches.entries()) {
       accumulation.checkStop();
@@ -195,12 +195,12 @@ export class RankMoeLayer implements RankLayer {
       const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
       const call = { values, kept: kept?.values, outputs, weights: dense.weights, sums: dense.sums };
       dxs.push((await dense.block.backward(call)).x as Float32Array);
-      if (kept) turn.room?.give(kept.floats);
+      if (kept) run.budget?.give(kept.floats);
       takeMicroBatch(dense, accumulation.numberOf(i));
     }
     const reduction: Reduce = {
       transport,
-      stamp: turn.stamp,
+      stamp: run.stamp,
       layer: index,
       pieces: piecesOf((experts[0]?.to ?? 0) / slices),
       blocks: chunkBlocks(blocks, slices),
@@ -213,25 +213,25 @@ export class RankMoeLayer implements RankLayer {
     return dxs;
   }
 
-  async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
-    const { plan, accumulation, microBatches } = turn;
+  async #expertsBackward(run: LayerRun, given: ExpertsGiven): Promise<Returned> {
+    const { plan, accumulation, microBatches } = run;
     const { dys, rows, sums } = given;
     const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
     const gradientsFor = (host: number): Float32Array =>
-      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row)));
+      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(run, dys, row), this.#gates(run, row)));
     const dRows = microBatches.map(({ gates }) => new Float32Array(gates.length * width));
     const dGates = microBatches.map(({ gates }) => new Float32Array(gates.length));
     const returned = { dRows, dGates };
-    const others = new Set(rows.flatMap((_, source) => this.#from(turn, source).map(({ expert }) => expert)));
+    const others = new Set(rows.flatMap((_, source) => this.#from(run, source).map(({ expert }) => expert)));
     const [gradients, own] = await Promise.all([
-      this.#exchange(turn, named, gradientsFor),
-      this.#ownBackward(turn, { dys, sums, others, returned }),
+      this.#exchange(run, named, gradientsFor),
+      this.#ownBackward(run, { dys, sums, others, returned }),
     ]);
     const answers = gradients.map((frame) => new Float32Array(frame.length));
     const pieces = gradients.flatMap((frame, source) => {
-      const blocks = this.#from(turn, source);
+      const blocks = this.#from(run, source);
       const inputs = [...unpacked(blocks, width, rows[source] as Float32Array)];
       const into = [...unpacked(blocks, width + 1, answers[source] as Float32Array)];
       return [...unpacked(blocks, width + 1, frame)].map(({ block, data }, i) => ({
@@ -247,44 +247,44 @@ export class RankMoeLayer implements RankLayer {
     });
     const sorted = pieces.toSorted(byExpert);
     for (const expert of new Set(sorted.map(({ block }) => block.expert))) {
-      const calls = turn.calls.backward(sorted.filter(({ block }) => block.expert === expert));
+      const calls = run.calls.backward(sorted.filter(({ block }) => block.expert === expert));
       const mine = own.get(expert);
       if (mine !== undefined) await summed(sums, [...mine, ...(await allOf(calls))]);
       else for await (const gradients of calls) await summed(sums, gradients);
       own.delete(expert);
     }
     const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
-    for (const [host, frame] of (await this.#exchange(turn, back, (source) => answers[source] as Float32Array)).entries())
-      for (const { block, data } of unpacked(this.#away(turn, host), width + 1, frame)) {
+    for (const [host, frame] of (await this.#exchange(run, back, (source) => answers[source] as Float32Array)).entries())
+      for (const { block, data } of unpacked(this.#away(run, host), width + 1, frame)) {
         const [dx, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
-        this.#return(turn, returned, { block, dx, dGates: gates });
+        this.#return(run, returned, { block, dx, dGates: gates });
       }
     return returned;
   }
 
   /** Own rows of experts that have rows of others too wait for those, since micro-batches are summed in their order; they are returned. */
-  async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, MicroBatchGradient[]>> {
-    const { rank } = turn.accumulation.transport;
-    const pieces = turn.plan.between(rank, rank).map((block) => ({
+  async #ownBackward(run: LayerRun, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, MicroBatchGradient[]>> {
+    const { rank } = run.accumulation.transport;
+    const pieces = run.plan.between(rank, rank).map((block) => ({
       block,
-      x: () => gathered(this.#microBatch(turn, block).f, this.#places(turn, block), this.#shape),
-      dOut: () => this.#dOut(turn, dys, block),
-      gates: () => this.#gates(turn, block),
-      take: (dx: Float32Array, dGates: Float32Array) => this.#return(turn, returned, { block, dx, dGates }),
+      x: () => gathered(this.#microBatch(run, block).f, this.#places(run, block), this.#shape),
+      dOut: () => this.#dOut(run, dys, block),
+      gates: () => this.#gates(run, block),
+      take: (dx: Float32Array, dGates: Float32Array) => this.#return(run, returned, { block, dx, dGates }),
     }));
     const waiting = new Map<number, MicroBatchGradient[]>();
     for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
       const here = pieces.filter(({ block }) => block.expert === expert);
-      const calls = turn.calls.backward(here);
+      const calls = run.calls.backward(here);
       if (others.has(expert)) waiting.set(expert, await allOf(calls));
       else for await (const gradients of calls) await summed(sums, gradients);
     }
     return waiting;
   }
 
-  #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
+  #return(run: LayerRun, { dRows, dGates }: Returned, found: BlockGradients): void {
     const { block, dx } = found;
-    const [places, own] = [this.#places(turn, block), turn.accumulation.own(block.microBatch)];
+    const [places, own] = [this.#places(run, block), run.accumulation.own(block.microBatch)];
     scatter(dx, places, this.#shape.width, dRows[own] as Float32Array);
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
@@ -307,7 +307,7 @@ export class RankMoeLayer implements RankLayer {
 
   /** A frame to each other rank, and one from each; nothing of this one's own. */
   #exchange(
-    { accumulation, stamp }: Turn,
+    { accumulation, stamp }: LayerRun,
     name: Omit<ExchangeName, "layer">,
     frameFor: (rank: number) => Float32Array,
   ): Promise<Float32Array[]> {
@@ -317,32 +317,32 @@ export class RankMoeLayer implements RankLayer {
   }
 
   /** Blocks of another rank's tokens that are computed here. */
-  #from({ plan, accumulation: { transport } }: Turn, source: number): readonly RowBlock[] {
+  #from({ plan, accumulation: { transport } }: LayerRun, source: number): readonly RowBlock[] {
     return source === transport.rank ? [] : plan.between(source, transport.rank);
   }
 
   /** Blocks of own tokens that another rank computes. */
-  #away({ plan, accumulation: { transport } }: Turn, host: number): readonly RowBlock[] {
+  #away({ plan, accumulation: { transport } }: LayerRun, host: number): readonly RowBlock[] {
     return host === transport.rank ? [] : plan.between(transport.rank, host);
   }
 
-  #microBatch({ microBatches, accumulation }: Turn, { microBatch }: RowBlock): MicroBatchPass {
+  #microBatch({ microBatches, accumulation }: LayerRun, { microBatch }: RowBlock): MicroBatchPass {
     return microBatches[accumulation.own(microBatch)] as MicroBatchPass;
   }
 
-  #places(turn: Turn, row: RowBlock): readonly number[] {
-    return this.#microBatch(turn, row).places[row.expert] ?? [];
+  #places(run: LayerRun, row: RowBlock): readonly number[] {
+    return this.#microBatch(run, row).places[row.expert] ?? [];
   }
 
-  #gates(turn: Turn, row: RowBlock): Float32Array {
-    const { gates } = this.#microBatch(turn, row);
-    return Float32Array.from(this.#places(turn, row), (place) => gates[place] as number);
+  #gates(run: LayerRun, row: RowBlock): Float32Array {
+    const { gates } = this.#microBatch(run, row);
+    return Float32Array.from(this.#places(run, row), (place) => gates[place] as number);
   }
 
-  #dOut(turn: Turn, dys: readonly Float32Array[], row: RowBlock): Float32Array {
+  #dOut(run: LayerRun, dys: readonly Float32Array[], row: RowBlock): Float32Array {
     return gathered(
-      dys[turn.accumulation.own(row.microBatch)] as Float32Array,
-      this.#places(turn, row),
+      dys[run.accumulation.own(row.microBatch)] as Float32Array,
+      this.#places(run, row),
       this.#shape,
       widthBehind(this.#parts.layer),
     );

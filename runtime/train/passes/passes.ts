@@ -13,7 +13,7 @@ import type { DenseRange } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
 import { DenseSums } from "./dense-sums.ts";
 import { Garbage } from "./garbage.ts";
-import { Room } from "./kept-budget.ts";
+import { KeptBudget } from "./kept-budget.ts";
 import { type DenseViews, type LayerPass, type RankLayer, takeMicroBatch } from "./layer.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
 
@@ -52,7 +52,7 @@ export interface PassesOptions {
   readonly sequenceLength: number;
   readonly recipes: readonly RecipeSetting[];
   /** Floats that forward may keep beside what backward needs, and as many that may wait to be collected. */
-  readonly room: number;
+  readonly budget: number;
 }
 
 interface Parts {
@@ -61,7 +61,7 @@ interface Parts {
   readonly head: DenseViews & { readonly segment: TrainableLoss };
   readonly ranges: readonly DenseRange[];
   readonly balancing: Balancing;
-  readonly room: Room;
+  readonly budget: KeptBudget;
   readonly garbage: Garbage;
 }
 
@@ -110,8 +110,8 @@ export class Passes {
       head: Object.assign({ segment: await backend.compileLoss(program.head) }, head),
       ranges: all.map(({ unit, sums }) => ({ from: unit.from, sums })),
       balancing,
-      room: new Room(options.room),
-      garbage: new Garbage(options.room * Float32Array.BYTES_PER_ELEMENT),
+      budget: new KeptBudget(options.budget),
+      garbage: new Garbage(options.budget * Float32Array.BYTES_PER_ELEMENT),
     });
   }
 
@@ -148,8 +148,8 @@ export class Passes {
   /** Adds the gradients of sum(scale * loss) of the own micro-batches, in their order, and of the losses of balance, to which the accumulation is a whole
    *  step. Throws PassStopped; the step's gradients are then to be dropped. */
   async addGradients(accumulation: AccumulationStep, microBatches: readonly MicroBatch[], scale: number): Promise<AccumulationLosses> {
-    const { layers, embed, head, balancing, room, garbage } = this.#parts;
-    room.clear();
+    const { layers, embed, head, balancing, budget, garbage } = this.#parts;
+    budget.clear();
     const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
       inTurn(items, (item, index) => {
         accumulation.checkStop();
@@ -159,7 +159,7 @@ export class Passes {
     const passes: LayerPass[] = [];
     for (const [index, layer] of layers.entries()) {
       accumulation.replicas.beforeForward(index);
-      const { ys, pass } = await layer.forward(accumulation, xs, room);
+      const { ys, pass } = await layer.forward(accumulation, xs, budget);
       accumulation.replicas.afterForward(index);
       garbage.look();
       passes.push(pass);

@@ -152,8 +152,8 @@ export class Rank {
     };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const room = keptBudgetOf(options);
-    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, recipes, room });
+    const budget = keptBudgetOf(options);
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, recipes, budget });
     return new Rank(given, options, stores, { passes, meter });
   }
 
