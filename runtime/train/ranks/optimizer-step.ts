@@ -41,7 +41,7 @@ export class OptimizerStep implements PendingUpdate {
 export const normIn = (squares: Float64Array): number => Math.sqrt(squares.reduce((sum, square) => sum + square, 0));
 
 /** What the numbers of a step follow from, by the squares that all ranks have. */
-export function factsOf(
+function factsOf(
   { schedule, clip }: Pick<RankOptions, "schedule" | "clip">,
   step: number,
   squares: Float64Array,
