@@ -5,7 +5,7 @@
 export const apiGroup = "enodia.dev";
 export const apiVersion = `${apiGroup}/v1alpha1`;
 
-/** Labels on everything the operator owns. Selectors use deployment + component only, but where clients come to a stand-in too. */
+/** Labels on everything the operator owns. Selectors use deployment + component only, but where clients come to a green deployment too. */
 export const labels = {
   deployment: `${apiGroup}/deployment`,
   component: `${apiGroup}/component`,
@@ -13,8 +13,8 @@ export const labels = {
   /** On pods of a MoETrainingJob, which have no label of a deployment. */
   trainingJob: `${apiGroup}/training-job`,
   /** On a MoEDeployment that serves while the one of that name, which owns it, changes its model. */
-  standsInFor: `${apiGroup}/stands-in-for`,
-  /** On gateway pods: the deployment whose clients they may get, also those of its stand-in. */
+  greenOf: `${apiGroup}/green-of`,
+  /** On gateway pods: the deployment whose clients they may get, also those of its green deployment. */
   front: `${apiGroup}/front`,
 } as const;
 

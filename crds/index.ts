@@ -78,7 +78,7 @@ export const kinds: readonly Kind[] = [
       {
         name: "Stand-In",
         type: "string",
-        jsonPath: ".status.rollout.standIn.name",
+        jsonPath: ".status.rollout.green.name",
         description: "The deployment that serves while the model changes.",
         priority: 1,
       },

@@ -3,7 +3,7 @@
 // but names: an implementation declares what shared code may ask of it.
 
 /** Policies by which placements are planned: `spec.rebalancing.policy`. */
-export const policyNames = ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow", "exact"] as const;
+export const policyNames = ["incremental", "hecate", "eplb"] as const;
 export type PolicyName = (typeof policyNames)[number];
 export const defaultPolicy: PolicyName = "incremental";
 
@@ -37,7 +37,7 @@ export const optimizerNames = ["adamw", "sgd"] as const;
 export const scheduleNames = ["constant", "cosine"] as const;
 
 /** Planners of training, deals of rows, and what becomes of copies after forward: fields of `spec.fssdp`. */
-export const trainingPlannerNames = ["auto", "hecate", "ep", "fastermoe", "smartmoe", "flexmoe", "late", "exact"] as const;
+export const trainingPlannerNames = ["auto", "hecate", "ep", "late"] as const;
 export type TrainingPlannerName = (typeof trainingPlannerNames)[number];
 export const dispatchNames = ["Exact", "LocalFirst"] as const;
 export type DispatchName = (typeof dispatchNames)[number];

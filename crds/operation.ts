@@ -17,7 +17,7 @@ const side = (description: string) =>
     .meta({ description });
 
 export const operationTypes = ["Start", "Grow", "Shrink", "Roll", "Handover", "Repair", "Stop", "Rebalance"] as const;
-const phases = ["Waiting", "Creating", "Emptying", "Baking", "StandingIn", "RollingBack", "Moving"] as const;
+const phases = ["Waiting", "Creating", "Emptying", "Baking", "GreenServing", "RollingBack", "Moving"] as const;
 
 const fields = {
   id: z.string().max(idMax).meta({ description: "Stays the same as long as it is the same operation, whoever leads." }),

@@ -23,9 +23,8 @@ const trigger = z
   .meta({ description: "When a new placement is worth computing." });
 
 const policyText =
-  "How placements are planned. incremental: from the present placement, the steps that pay for their transfer. uniform: never moves for load. " +
-  "hecate, eplb, fastermoe, smartmoe: after the published systems. moetuner, exflow: place experts by which of them follow each other. " +
-  "exact: the optimum, for small models only.";
+  "How placements are planned. incremental: from the present placement, the steps that pay for their transfer. " +
+  "hecate, eplb: after the published systems.";
 export const rebalancing = z
   .object({
     mode: z.enum(rebalancingModes).default("Auto").meta({

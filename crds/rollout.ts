@@ -1,10 +1,10 @@
 // Rolls of a deployment to another worker template: the part `rolloutStrategy` of the spec, with the names that Deployments and
 // StatefulSets have, and the part `rollout` of the status.
 import { z } from "zod";
+import { greenSchema } from "./blue-green.ts";
 import { onFailureChoices, rolloutTypes } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
-import { standInSchema } from "./stand-in.ts";
 
 const bounds = { ranks: 1024, budget: 64, hash: 64, id: 64, message: 1024 } as const;
 const sharePattern = "^(100|[1-9]?[0-9])%$";
@@ -130,7 +130,7 @@ const rolledBackSchema = z
   .object({
     id: z.string().max(bounds.id).meta({ description: "Of the operation that failed; the annotation enodia.dev/retry-rollout names it." }),
     templateHash: z.string().max(bounds.hash).meta({ description: "The template that failed; it is not made again." }),
-    fromRevision: z.int().min(0).meta({ description: "Its revision; 0 where a stand-in failed, and it never came into force." }),
+    fromRevision: z.int().min(0).meta({ description: "Its revision; 0 where a green deployment failed, and it never came into force." }),
     toRevision: z.int().min(0).meta({ description: "The revision that was gone back to." }),
     reason: z
       .string()
@@ -156,7 +156,7 @@ export const rolloutStatusSchema = z
     updatedRanks: z.int32().min(0).optional().meta({ description: "Ranks that serve with the revision in force." }),
     bakeStart: z.iso.datetime().optional().meta({ description: "Since when the canaries serve." }),
     bakedTemplateHash: hash("The template whose canaries have passed."),
-    standIn: standInSchema.optional(),
+    green: greenSchema.optional(),
     rolledBack: rolledBackSchema.optional(),
   })
   .meta({ description: "The worker templates in use." });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decodeLoad, encodeLoad, type LoadWindow, transitionPairsMax } from "./telemetry.ts";
+import { decodeLoad, encodeLoad, type LoadWindow } from "./telemetry.ts";
 
 const window: LoadWindow = {
   ...{ v: 1, deploymentUID: "u", rank: 3, bootId: "b", seq: 7, windowStart: 1, windowEnd: 2, phase: "decode", layers: 2, experts: 2 },
@@ -16,31 +16,22 @@ const compute = {
   times: [700, 900, 2100.25],
   machine: "m",
 };
-const transitions = { cells: Uint32Array.of(3, 0), counts: Uint32Array.of(9, 1) };
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
-const changed = (fields: object): Uint8Array => bytes(JSON.stringify({ ...JSON.parse(encodeLoad({ ...window, transitions })), ...fields }));
+const changed = (fields: object): Uint8Array => bytes(JSON.stringify({ ...JSON.parse(encodeLoad(window)), ...fields }));
 
-test("a load message is the same after writing and reading, with and without transitions, times and compute", () => {
+test("a load message is the same after writing and reading, with and without times and compute", () => {
   const seconds = { dense: 1.25, experts: 0 };
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, seconds }))), { ...window, seconds });
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, compute }))), { ...window, compute });
   assert.deepEqual(decodeLoad(bytes(encodeLoad(window))), window);
-  assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, transitions }))), { ...window, transitions });
 });
 
 test("a field of a later version is ignored", () => {
-  assert.deepEqual(decodeLoad(changed({ later: 1, compute: { ...compute, watts: 3 } })), { ...window, transitions, compute });
+  assert.deepEqual(decodeLoad(changed({ later: 1, compute: { ...compute, watts: 3 } })), { ...window, compute });
 });
 
 const pairs = (...values: number[]): string => Buffer.from(Uint32Array.from(values).buffer).toString("base64");
 const refused: Record<string, [object, RegExp]> = {
-  "a cell beyond the last": [{ transitions: pairs(4, 1) }, /transitions: cell 4 of 4/],
-  "half a pair": [{ transitions: pairs(1, 1, 2) }, /transitions: 12 bytes, not a multiple of 8/],
-  "transitions of a single layer": [
-    { layers: 1, transitions: pairs(0, 1), routed: pairs(1, 2), served: pairs(1, 2) },
-    /transitions: cell 0 of 0/,
-  ],
-  "more pairs than allowed": [{ transitions: pairs(...new Array<number>(2 * transitionPairsMax + 6).fill(0)) }, /transitions/],
   "time that runs backwards": [{ seconds: { dense: -1, experts: 1 } }, /seconds\.dense/],
   "a negative time": [{ compute: { ...compute, micros: -1 } }, /compute\.micros/],
   "more time than there is": [{ compute: { ...compute, micros: 2 ** 41 } }, /compute\.micros/],
@@ -53,12 +44,3 @@ for (const [name, [fields, message]] of Object.entries(refused)) {
     assert.throws(() => decodeLoad(changed(fields)), { code: "InvalidTelemetry", message });
   });
 }
-
-test("the largest transitions fit beside the counts of 61 layers of 384 experts", () => {
-  const cells = 61 * 384;
-  const most = { cells: new Uint32Array(transitionPairsMax).fill(9), counts: new Uint32Array(transitionPairsMax).fill(1) };
-  const counts = new Uint32Array(cells);
-  const text = encodeLoad({ ...window, layers: 61, experts: 384, routed: counts, served: counts, transitions: most });
-  assert.ok(text.length < 512 * 1024, `${text.length}`);
-  assert.equal(decodeLoad(bytes(text)).transitions?.cells.length, transitionPairsMax);
-});

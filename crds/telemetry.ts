@@ -1,8 +1,7 @@
 // The load message that workers publish on core NATS, its subject and its bounds. Pure. On the wire its signature comes before it
 // (runtime/net/load-signature.ts).
 // `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance), `compute` = what
-// it took to compute them (speed of the rank), `transitions` = where sampled tokens went from layer to layer, sent only while
-// the placement policy asks for it. Readers ignore fields that they do not know, and do without those that may be missing.
+// it took to compute them (speed of the rank). Readers ignore fields that they do not know, and do without those that may be missing.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
@@ -44,14 +43,6 @@ export const loadWindowMsMax = 3_600_000;
 
 const counts = z.string().max(loadMessageBytesMax);
 
-/** A worker follows one token in so many through the layers. */
-export const transitionSampling = 64;
-/** Pairs of experts that one message names at most, the most frequent ones: 128 KiB. */
-export const transitionPairsMax = 16_384;
-const pairBytes = 8;
-/** (layers - 1) x experts x experts up to which a model's transitions are followed: what the planner would hold, 128 MiB. */
-export const transitionCellsMax = 2 ** 24;
-
 /** Seconds of a rank's steps, summed over layers: computing what is not experts, and waiting for experts wherever they are. */
 export interface StepSeconds {
   readonly dense: number;
@@ -84,15 +75,6 @@ const computeSchema = z.object({
 });
 export type ComputeWork = z.infer<typeof computeSchema>;
 
-/**
- * Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and expert j in layer l + 1 (both with experts), where
- * cells[n] = (l * experts + i) * experts + j.
- */
-export interface Transitions {
-  readonly cells: Uint32Array;
-  readonly counts: Uint32Array;
-}
-
 const loadMessageSchema = z.object({
   v: z.literal(telemetryVersion),
   deploymentUID: z.string().min(1).max(64),
@@ -111,29 +93,21 @@ const loadMessageSchema = z.object({
   served: counts,
   seconds: z.object({ dense: z.number().min(0), experts: z.number().min(0) }).optional(),
   compute: computeSchema.optional(),
-  /** base64 of little-endian uint32 [n][2]: cell, count. */
-  transitions: z
-    .string()
-    .max(Math.ceil((transitionPairsMax * pairBytes) / 3) * 4)
-    .optional(),
 });
 type LoadMessage = z.infer<typeof loadMessageSchema>;
 
 /** A parsed message with its vectors decoded, each of length layers * experts. */
-export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "seconds" | "transitions"> {
+export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "seconds"> {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;
   readonly seconds?: StepSeconds;
-  readonly transitions?: Transitions;
 }
 
 export function encodeLoad(window: LoadWindow): string {
-  const { transitions, ...rest } = window;
   return JSON.stringify({
-    ...rest,
+    ...window,
     routed: encodeCounts(window.routed),
     served: encodeCounts(window.served),
-    ...(transitions ? { transitions: encodeTransitions(transitions) } : {}),
   });
 }
 
@@ -148,14 +122,13 @@ export function decodeLoad(bytes: Uint8Array): LoadWindow {
   }
   const parsed = loadMessageSchema.safeParse(json);
   if (!parsed.success) throw invalid(z.prettifyError(parsed.error), parsed.error);
-  const { seconds, transitions, ...rest } = parsed.data;
+  const { seconds, ...rest } = parsed.data;
   const { layers, experts } = rest;
   return {
     ...rest,
     routed: decodeCounts(rest.routed, layers * experts, "routed"),
     served: decodeCounts(rest.served, layers * experts, "served"),
     ...(seconds === undefined ? {} : { seconds }),
-    ...(transitions === undefined ? {} : { transitions: decodeTransitions(transitions, (layers - 1) * experts * experts) }),
   };
 }
 
@@ -168,25 +141,6 @@ function decodeCounts(text: string, cells: number, field: string): Uint32Array {
   const bytes = Buffer.from(text, "base64"); // skips what is not base64, so the length check below is the validation
   if (bytes.byteLength !== cells * 4) throw invalid(`${field}: ${bytes.byteLength} bytes, expected ${cells * 4} = layers x experts x 4`);
   return new Uint32Array(new Uint8Array(bytes).buffer);
-}
-
-function encodeTransitions({ cells, counts }: Transitions): string {
-  const pairs = new Uint32Array(cells.length * 2);
-  cells.forEach((cell, n) => {
-    pairs[2 * n] = cell;
-    pairs[2 * n + 1] = counts[n] as number;
-  });
-  return encodeCounts(pairs);
-}
-
-function decodeTransitions(text: string, cellsMax: number): Transitions {
-  const bytes = Buffer.from(text, "base64");
-  if (bytes.byteLength % pairBytes !== 0) throw invalid(`transitions: ${bytes.byteLength} bytes, not a multiple of ${pairBytes}`);
-  const pairs = bytes.byteLength / pairBytes;
-  const cells = Uint32Array.from({ length: pairs }, (_, n) => bytes.readUInt32LE(n * pairBytes));
-  const bad = cells.find((cell) => cell >= cellsMax);
-  if (bad !== undefined) throw invalid(`transitions: cell ${bad} of ${cellsMax}`);
-  return { cells, counts: Uint32Array.from({ length: pairs }, (_, n) => bytes.readUInt32LE(n * pairBytes + 4)) };
 }
 
 function invalid(what: string, cause?: unknown): AppError {

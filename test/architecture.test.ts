@@ -1,9 +1,9 @@
-// The architecture of the sources, by the tables of architecture/law.ts. The rules read text and need no compiler.
+// The architecture of the sources, by the tables of architecture/rules.ts. The rules read text and need no compiler.
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { test } from "node:test";
-import { clients, environment, law, notPure, pureFolders, shared } from "./architecture/law.ts";
+import { allowedImports, clients, environment, notPure, pureFolders, shared } from "./architecture/rules.ts";
 
 interface Source {
   readonly file: string;
@@ -40,7 +40,7 @@ const product = all.filter(({ file }) => !isTest(file) && !file.endsWith(".py"))
 /** The longest of the prefixes that a file begins with. */
 const longest = (file: string, prefixes: readonly string[]): string | undefined =>
   prefixes.filter((prefix) => file.startsWith(prefix)).sort((a, b) => b.length - a.length)[0];
-const roomOf = (file: string): string => longest(file, Object.keys(law)) ?? "";
+const roomOf = (file: string): string => longest(file, Object.keys(allowedImports)) ?? "";
 /** Imports of files of this repository by product code. */
 const edges = product.flatMap(({ file, imports }) =>
   imports.flatMap(({ target, where }) => (target === undefined ? [] : [{ file, target, where }])),
@@ -55,14 +55,14 @@ const places = (sources: readonly Source[], pattern: RegExp): string[] =>
   sources.flatMap(({ file, code }) => [...code.matchAll(pattern)].map((m) => `${file}:${lineAt(code, m.index)}: ${m[0].trim()}`));
 const pure = product.filter(({ file }) => longest(file, pureFolders) !== undefined && !notPure.includes(file));
 
-test("folders import only what the law allows; what an import needs comes as an argument, lies below both, or gets a row", () => {
-  const open = (room: string): string[] => ["crds/", ...(law[room] ?? "").split(/\s+/).filter((name) => name !== "")];
+test("folders import only what the table allows; what an import needs comes as an argument, lies below both, or gets a row", () => {
+  const open = (room: string): string[] => ["crds/", ...(allowedImports[room] ?? "").split(/\s+/).filter((name) => name !== "")];
   const opens = (prefix: string, target: string): boolean => target.startsWith(prefix) && roomOf(target) === roomOf(prefix);
-  const homeless = product.filter(({ file }) => roomOf(file) === "").map(({ file }) => `${file} lies in no folder of the law`);
+  const homeless = product.filter(({ file }) => roomOf(file) === "").map(({ file }) => `${file} lies in no folder of the table`);
   const forbidden = edges
     .filter(({ file, target }) => roomOf(file) !== roomOf(target) && !open(roomOf(file)).some((prefix) => opens(prefix, target)))
     .map(({ file, target, where }) => `${where}: ${roomOf(file)} may not import ${target}`);
-  const dead = Object.keys(law).filter((room) => !product.some(({ file }) => roomOf(file) === room));
+  const dead = Object.keys(allowedImports).filter((room) => !product.some(({ file }) => roomOf(file) === room));
   assert.deepEqual([...homeless, ...forbidden, ...dead.map((room) => `row "${room}" has no file`)], []);
 });
 

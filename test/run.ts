@@ -69,7 +69,8 @@ const heldBack: Readonly<Record<string, string>> = {
   "23-autoscalers": "builds KEDA, which takes half an hour; operator/deployment/roles.int.test.ts scales by /scale on a real API server",
   "26-page":
     "takes 10 minutes; npm run test:page has the page in Chromium, operator/page/proxy.int.test.ts behind the proxy of a real API server",
-  "24-revision": "takes 10 minutes; operator/deployment/stand-in.test.ts and stand-in.int.test.ts have the same changes with played pods",
+  "24-revision":
+    "takes 10 minutes; operator/deployment/blue-green.test.ts and green deployment.int.test.ts have the same changes with played pods",
   "world.int":
     "wants a quiet machine for some minutes; deployments.int.test.ts has the same nodes and ranks, test/bench/world.test.ts the bytes of a large world",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",

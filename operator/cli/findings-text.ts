@@ -60,9 +60,9 @@ export function overviewText({ deployments, jobs }: Pick<Observed, "deployments"
   return parts.join("\n\n");
 }
 
-const ownerOf = ({ metadata: { labels: marks } }: MoEDeployment): string | undefined => marks?.[labels.standsInFor];
+const ownerOf = ({ metadata: { labels: marks } }: MoEDeployment): string | undefined => marks?.[labels.greenOf];
 
-/** Each stand-in behind the deployment for which it serves, where that is shown. */
+/** Each green deployment behind the deployment for which it serves, where that is shown. */
 function underTheirOwners(deployments: readonly MoEDeployment[]): MoEDeployment[] {
   const place = (one: MoEDeployment) =>
     deployments.findIndex(({ metadata }) => metadata.namespace === one.metadata.namespace && metadata.name === ownerOf(one));
@@ -75,7 +75,7 @@ function deploymentRow(deployment: MoEDeployment): string[] {
   const { gateway, placement } = status;
   return [
     metadata.namespace,
-    ownerOf(deployment) === undefined ? metadata.name : `- ${metadata.name}, stand-in`,
+    ownerOf(deployment) === undefined ? metadata.name : `- ${metadata.name}, green deployment`,
     stateOf(status),
     `${status.availableReplicas ?? 0}/${spec.replicas}`,
     gateway ? `${gateway.readyReplicas ?? 0}/${gateway.replicas ?? 0}` : "-",

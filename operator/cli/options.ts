@@ -36,12 +36,6 @@ export function number(given: string): number {
   throw refused("it must be a number");
 }
 
-export function fraction(given: string): number {
-  const value = number(given);
-  if (value >= 0 && value <= 1) return value;
-  throw refused("it must be a number from 0 to 1");
-}
-
 export function positives(given: string): readonly number[] {
   const values = given.split(",").map((cell) => Number(cell.trim() === "" ? Number.NaN : cell));
   if (values.every((one) => Number.isFinite(one) && one > 0)) return values;

@@ -38,7 +38,6 @@ test("a trace has what all ranks and both phases routed, window by window, and m
   const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
   assert.deepEqual([read.name, read.windows, read.layers, read.experts], ["t", 2, 2, 2]);
   assert.deepEqual([...read.counts], [3, 6, 9, 12, 2, 4, 6, 8]);
-  assert.equal(read.transitions, undefined);
   assert.deepEqual([recorder.messages, recorder.refused], [8, 0]);
 });
 
@@ -100,21 +99,6 @@ test("ranks that are active or drain have to report, others may", () => {
       [3, false],
     ],
   );
-});
-
-test("transitions of all ranks and kept windows are added up", async () => {
-  const recorder = recorderOf("u", "decode");
-  const flow = (cell: number, count: number) => ({ transitions: { cells: Uint32Array.of(cell), counts: Uint32Array.of(count) } });
-  recorder.receive(load(flow(2, 5)));
-  recorder.close(serving(0));
-  recorder.receive(load({ seq: 2, ...flow(2, 1) }));
-  recorder.receive(load({ rank: 1, ...flow(0, 3) }));
-  recorder.close(serving(0, 1));
-  recorder.receive(load({ seq: 3, ...flow(1, 100) }));
-  recorder.close(serving(0, 1));
-  const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
-  assert.deepEqual([...(read.transitions ?? [])], [3, 0, 6, 0]);
-  assert.equal(recorder.transitions, 9);
 });
 
 const refused: Record<string, Uint8Array> = {

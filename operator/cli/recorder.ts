@@ -4,7 +4,7 @@
 // refused and counted. Knows no time and no network.
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import { decodeLayer } from "../../crds/plan.ts";
-import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
+import { decodeLoad, type LoadWindow, type Phase, phases } from "../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../crds/telemetry-keys.ts";
 import { MessageOrder } from "../../crds/telemetry-order.ts";
 import { openLoad } from "../../runtime/net/load-signature.ts";
@@ -47,7 +47,6 @@ interface Report {
   readonly bootId: string;
   readonly routed: Uint32Array;
   readonly heard: Set<Phase>;
-  readonly pairs: { readonly cell: number; readonly count: number }[];
   messages: number;
 }
 
@@ -57,14 +56,12 @@ export class Recorder {
   refused = 0;
   dropped = 0;
   /** Pairs of experts that followed tokens chose. */
-  transitions = 0;
   readonly #uid: string;
   readonly #phases: readonly Phase[];
   #layers = 0;
   #experts = 0;
   readonly #open = new Map<string, Report>();
   readonly #closed: Uint32Array[] = [];
-  #flow: Uint32Array | undefined;
   readonly #keys: () => TelemetryKeys;
   /** By rank and boot: NATS may deliver twice around a reconnect. */
   readonly #orders = new Map<string, MessageOrder>();
@@ -91,9 +88,6 @@ export class Recorder {
     if (!this.#phases.includes(load.phase)) return;
     report.heard.add(load.phase);
     for (let i = 0; i < load.routed.length; i++) report.routed[i] = (report.routed[i] as number) + (load.routed[i] as number);
-    load.transitions?.cells.forEach((cell, n) => {
-      report.pairs.push({ cell, count: load.transitions?.counts[n] as number });
-    });
   }
 
   #genuine(bytes: Uint8Array): LoadWindow | undefined {
@@ -111,7 +105,7 @@ export class Recorder {
     const known = this.#open.get(key);
     if (known) return known;
     const routed = new Uint32Array(this.#layers * this.#experts);
-    const report: Report = { rank, bootId, routed, heard: new Set(), pairs: [], messages: 0 };
+    const report: Report = { rank, bootId, routed, heard: new Set(), messages: 0 };
     this.#open.set(key, report);
     return report;
   }
@@ -148,23 +142,12 @@ export class Recorder {
 
   #keep(reports: readonly Report[]): number {
     const total = new Uint32Array(this.#layers * this.#experts);
-    for (const { routed, pairs, messages } of reports) {
+    for (const { routed, messages } of reports) {
       for (let i = 0; i < total.length; i++) total[i] = (total[i] as number) + (routed[i] as number);
-      this.#follow(pairs);
       this.messages += messages;
     }
     this.#closed.push(total);
     return total.reduce((a, b) => a + b, 0);
-  }
-
-  #follow(pairs: Report["pairs"]): void {
-    const size = (this.#layers - 1) * this.#experts * this.#experts;
-    if (pairs.length === 0 || size > transitionCellsMax) return;
-    this.#flow ??= new Uint32Array(size);
-    for (const { cell, count } of pairs) {
-      this.#flow[cell] = (this.#flow[cell] as number) + count;
-      this.transitions += count;
-    }
   }
 
   /** Its name says how many windows are left out. `grid`: the model's, for the layers that have fewer experts than others. */
@@ -178,6 +161,6 @@ export class Recorder {
     const whole = this.dropped === 0 ? name : `${name} (${this.dropped} of ${all} windows left out: not every rank reported)`;
     const known = grid?.layers === this.#layers && grid.experts === this.#experts ? grid : { layers: this.#layers, experts: this.#experts };
     const sizes = { name: whole, windows: this.#closed.length, ...known };
-    return { ...sizes, counts, ...(this.#flow ? { transitions: this.#flow } : {}) };
+    return { ...sizes, counts };
   }
 }

@@ -54,8 +54,8 @@ export function rolloutStatusText(deployment: MoEDeployment): string {
   const { metadata, status } = deployment;
   const { name, namespace } = metadata;
   const lines = [`rollout    ${rolloutLine(deployment) ?? "no spec is in force yet"}`];
-  const { standIn } = status.rollout ?? {};
-  if (standIn) lines.push(`stand-in   ${standIn.name} ${standIn.phase}   since ${standIn.since}`);
+  const { green } = status.rollout ?? {};
+  if (green) lines.push(`green      ${green.name} ${green.phase}   since ${green.since}`);
   if (status.operation) lines.push(`operation  ${operationLine(status.operation)}`);
   if (status.rollout?.rolledBack) {
     lines.push(

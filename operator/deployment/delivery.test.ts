@@ -21,7 +21,7 @@ import { resources } from "../kube/kube.ts";
 
 const model = (uri: string) => ({ uri, cache: { persistentVolumeClaim: { claimName: "models" } } });
 const jobs = (kube: FakeKube): any[] => kube.all(resources.jobs);
-const withoutStandIn = { maxSurge: 0, maxUnavailable: 1 };
+const withoutGreen = { maxSurge: 0, maxUnavailable: 1 };
 const spec = (kube: FakeKube, change: object) => kube.patch(resources.moeDeployments, ref, { spec: change }, user);
 const stops: (() => unknown)[] = [];
 after(async () => {
@@ -128,7 +128,7 @@ test("a download that failed says what its pod said, and is made anew after a wh
 
 test("while another model is downloaded the old one serves untouched; then all its pods go before one of the new one comes", async () => {
   const { kube } = await downloading();
-  await spec(kube, { rolloutStrategy: withoutStandIn });
+  await spec(kube, { rolloutStrategy: withoutGreen });
   await until("the Job is made", () => jobs(kube).length === 1);
   const [first] = jobs(kube);
   finish(kube, first, "Complete");
@@ -212,7 +212,7 @@ test("the pod of a download that was asked for otherwise has ended before anothe
 
 test("a third model that is asked for while the second takes the first one's place ends no differently", async () => {
   const { kube } = await downloading();
-  await spec(kube, { rolloutStrategy: withoutStandIn });
+  await spec(kube, { rolloutStrategy: withoutGreen });
   const jobOf = async (uri: string): Promise<any> => {
     const found = () => jobs(kube).find(({ metadata }) => metadata.annotations["enodia.dev/model"] === uri);
     await until(`the Job of ${uri}`, () => found() !== undefined);

@@ -121,7 +121,7 @@ async function changeGreen(deps: ExecuteDeps, observed: Observed, actions: reado
   let refused = memory.greenRefused && deps.ticks() < memory.greenRefused.untilMs ? memory.greenRefused : undefined;
   try {
     for (const action of actions) {
-      if (action.type === "noCapacity") deps.event(deployment, "Warning", "NoRoomForStandIn", action.message);
+      if (action.type === "noCapacity") deps.event(deployment, "Warning", "NoCapacityForGreen", action.message);
       else if (action.type === "createGreen") refused = (await createGreen(deps, deployment, action)) ?? refused;
       else await changeOne(deps, deployment, action);
     }
@@ -129,7 +129,7 @@ async function changeGreen(deps: ExecuteDeps, observed: Observed, actions: reado
   } catch (caught) {
     // Somebody deleted it: the next look finds none.
     const gone = hasCode(caught, "NotFound", "Conflict");
-    return { failure: gone ? undefined : AppError.from(caught, "changing the stand-in"), refused };
+    return { failure: gone ? undefined : AppError.from(caught, "changing the green deployment"), refused };
   }
 }
 
@@ -143,7 +143,7 @@ async function changeOne(
   if (action.type === "deleteGreen") return void (await kube.delete(resources.moeDeployments, ref, { uid }));
   const spec = action.type === "widenGreen" ? action.spec : { suspend: true };
   await kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec }, { manager });
-  if (action.type === "stopGreen") event(deployment, "Normal", "StandInStops", `stand-in ${name} is not needed any more`);
+  if (action.type === "stopGreen") event(deployment, "Normal", "GreenStops", `green deployment ${name} is not needed any more`);
 }
 
 async function createGreen(
@@ -152,18 +152,18 @@ async function createGreen(
   { object, uri }: Extract<GreenAction, { type: "createGreen" }>,
 ): Promise<Refused | undefined> {
   const { uid, namespace } = deployment.metadata;
-  const labelSelector = `${labels.standsInFor}=${deployment.metadata.name}`;
+  const labelSelector = `${labels.greenOf}=${deployment.metadata.name}`;
   const { items } = await kube.list(resources.moeDeployments, { namespace, labelSelector });
   if (items.some(({ metadata }) => metadata.ownerReferences?.some((owner) => owner.uid === uid))) return undefined; // not in the cache yet
   const { name } = object.metadata;
   try {
     await kube.create(resources.moeDeployments, object, { manager });
-    event(deployment, "Normal", "StandInCreated", `stand-in ${name} starts with ${uri}`);
+    event(deployment, "Normal", "GreenCreated", `green deployment ${name} starts with ${uri}`);
     return undefined;
   } catch (caught) {
     if (!hasCode(caught, "AlreadyExists", "Invalid", "Forbidden")) throw caught;
     const { message } = AppError.from(caught);
-    event(deployment, "Warning", "StandInRefused", `all ranks stop before others start: ${message}`);
+    event(deployment, "Warning", "GreenRefused", `all ranks stop before others start: ${message}`);
     return { name, message, untilMs: ticks() + retryMs };
   }
 }

@@ -1,4 +1,4 @@
-// Changes of model without a stand-in, where a roll has rules of its own: a model whose ranks do not start, a strategy that
+// Changes of model without a green deployment, where a roll has rules of its own: a model whose ranks do not start, a strategy that
 // holds, canaries.
 // Two models never run side by side, and each case comes to an end.
 import assert from "node:assert/strict";
@@ -57,7 +57,7 @@ function watch(kube: FakeKube): Seen {
 }
 const whole = async (fate?: (pod: any) => object | undefined) => {
   const cluster = await serving(fate);
-  // Without room for a stand-in (stand-in.test.ts).
+  // Without room for a green deployment (green deployment.test.ts).
   await change(cluster.kube, { rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
   await until("it was whole", inPhase(cluster.kube, "Complete"));
   return cluster;

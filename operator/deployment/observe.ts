@@ -12,10 +12,10 @@ import { type Kube, type KubeObject, keyOf, type Ref, resources } from "../kube/
 import type { Refusal } from "../kube/refusal-text.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
 import { numberHasFallen } from "./autoscaler.ts";
+import type { Front } from "./core/green-look.ts";
 import { withLosses } from "./core/loss.ts";
 import type { Memory } from "./core/memory.ts";
 import type { PodFacts } from "./core/snapshot.ts";
-import type { Front } from "./core/stand-in-look.ts";
 import { sourcing } from "./features/model-source.ts";
 import { names, type Settings } from "./objects/context.ts";
 import { downloadJobName, modelOfPod, modelPlace, oneNodeOnly, workFolders } from "./objects/model-place.ts";
@@ -250,5 +250,5 @@ function frontOf(deps: ObserveDeps, { metadata }: MoEDeployment, green: string |
   if (green === undefined) return "Own";
   const selector = selectorOf(deps, metadata);
   if (selector?.[labels.front] !== undefined) return "Both";
-  return selector?.[labels.deployment] === green ? "StandIn" : "Own";
+  return selector?.[labels.deployment] === green ? "Green" : "Own";
 }

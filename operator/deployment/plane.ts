@@ -144,7 +144,7 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   const seen = new Map<string, string>();
   onChange("moeDeployments", (object, change) => {
     const key = keyOf(refOf(object));
-    const owner = object.metadata.labels?.[labels.standsInFor];
+    const owner = object.metadata.labels?.[labels.greenOf];
     if (owner) add({ namespace: object.metadata.namespace ?? "", name: owner });
     // Our own status writes wake nobody; those of others are put right.
     const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
@@ -166,8 +166,8 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
       if (!name) return;
       const ref = { namespace: object.metadata.namespace ?? "", name };
       add(ref);
-      const standsInFor = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.standsInFor];
-      if (standsInFor) add({ namespace: ref.namespace, name: standsInFor });
+      const greenOf = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.greenOf];
+      if (greenOf) add({ namespace: ref.namespace, name: greenOf });
     });
   }
   onChange("authorities", (secret) => {

@@ -189,7 +189,7 @@ test("the seed keeps the ranks' model while another is paused, refused or tried,
   await spec(kube, { rolloutStrategy: { paused: false, maxSurge: 0, maxUnavailable: 1 }, podTemplate: bad });
   await until("it is refused", async () => (await reasonOf(kube, "SpecAccepted")) === "FieldNotSupported");
   await spec(kube, { podTemplate: null, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
-  await until("a stand-in tries it", async () => (await status(kube)).rollout?.standIn?.phase === "Starting");
+  await until("a green deployment tries it", async () => (await status(kube)).rollout?.green?.phase === "Starting");
   assert.deepEqual([[...had], (await status(kube)).observedGeneration], [[own], await generation()]);
   await spec(kube, { rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
   await until("the seed has it", async () => model() === other);

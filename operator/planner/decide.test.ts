@@ -60,20 +60,6 @@ for (const [name, [change, wantReason]] of Object.entries(held)) {
   });
 }
 
-test("new transitions ask for a plan where the load does not, after the interval and never against a stop", () => {
-  const balanced = { ...imbalanced, imbalance: 1.02, newTransitions: 9000 };
-  const decision = whetherToPlan(balanced);
-  assert.deepEqual([decision.act, decision.reason], [true, "Affinity"]);
-  assert.equal(whetherToPlan({ ...balanced, selectionsPerLayer: 0 }).reason, "Affinity");
-  assert.equal(whetherToPlan({ ...imbalanced, newTransitions: 9000 }).reason, "Imbalanced");
-  for (const [change, wantReason] of [
-    [{ sinceLastPlanMs: 5000 }, "Interval"],
-    [{ mode: "Off" as const }, "ModeOff"],
-    [{ synced: false }, "NotSynced"],
-  ] as const)
-    assert.equal(whetherToPlan({ ...balanced, ...change }).reason, wantReason);
-});
-
 test("a longer interval says why, and how long", () => {
   const { message, numbers } = whetherToPlan({ ...imbalanced, sinceLastPlanMs: 20_000, intervalMs: 60_000, intervalFactor: 4 });
   assert.match(message, /last plan 20.0 s ago, at least 60.0 s apart, 4 times the usual while the load holds still/);
@@ -139,19 +125,6 @@ test("what a plan costs goes by the path of its bytes: the same move is worth it
   assert.match(rackwise.message, /976.56Ki between racks/);
   const dead = { ...apart, ranks: [{ ...apart.ranks[0]!, state: "dead" as const }, apart.ranks[1]!] };
   assert.equal(whetherToMove(dead, moved, slow).decision.numbers.storeBytes, 1e6, "a dead rank is nobody's source");
-});
-
-test("fewer hops are worth a plan that balances nothing, if they pay for its transfer", () => {
-  const moved = alone([[1], [1], [0], [0]]);
-  const even = { ...input, load: Float64Array.of(250, 250, 250, 250) };
-  assert.equal(whetherToMove(even, moved, options).decision.reason, "NoBetterPlan");
-  const hops = { before: 0.7, after: 0.3 };
-  const judged = whetherToMove(even, moved, { ...options, hops });
-  assert.deepEqual([judged.decision.act, judged.decision.reason], [true, "Affinity"]);
-  assert.match(judged.decision.message, /transitions that change rank 70.0% -> 30.0% with 4 moves/);
-  assert.equal(whetherToMove(even, moved, { ...options, hops: { before: 0.7, after: 0.6999 } }).decision.reason, "NoBetterPlan");
-  assert.equal(whetherToMove(even, moved, { ...options, hops, limit: 100 }).decision.reason, "TransferNotWorth");
-  assert.equal(whetherToMove(even, even.current ?? [], { ...options, hops }).decision.reason, "NoBetterPlan");
 });
 
 test("a plan that changes nothing is not", () => {

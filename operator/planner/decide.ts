@@ -7,7 +7,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
-import type { Hops, PlanInput } from "./policy.ts";
+import type { PlanInput } from "./policy.ts";
 import { type Hosts, layerDemand, toLayers, toProblem } from "./problem.ts";
 import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
 
@@ -27,12 +27,9 @@ type HoldReason =
   | "Recommended"
   | "PlanFailed";
 
-/** Affinity: where tokens go from layer to layer is known anew, and the policy places by that. */
-type ActReason = "Imbalanced" | "Affinity";
-
 export type Numbers = Readonly<Record<string, number>>;
 export type Decision =
-  | { readonly act: true; readonly reason: ActReason; readonly message: string; readonly numbers: Numbers }
+  | { readonly act: true; readonly reason: "Imbalanced"; readonly message: string; readonly numbers: Numbers }
   | { readonly act: false; readonly reason: HoldReason; readonly message: string; readonly numbers: Numbers };
 
 export interface Situation {
@@ -62,8 +59,6 @@ export interface Situation {
   readonly layers: number;
   /** True when the last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
   readonly settled: boolean;
-  /** Pairs of experts that followed tokens chose, for policies that place by them; set when enough of it is new. */
-  readonly newTransitions?: number;
 }
 
 /** Points above the trigger that a settled placement may drift. */
@@ -91,7 +86,7 @@ export function whetherToPlan(s: Situation): Decision {
     });
   }
   const calm = balanced(s);
-  if (calm && s.newTransitions === undefined) return calm;
+  if (calm) return calm;
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
     const why = s.intervalFactor > 1 ? `, ${s.intervalFactor} times the usual while the load holds still and no plan is better` : "";
     return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart${why}`, {
@@ -101,9 +96,7 @@ export function whetherToPlan(s: Situation): Decision {
   }
   const message = `worst layer at ${Math.round(s.imbalance * 100)}%, trigger ${s.triggerPercent}%`;
   const numbers = { imbalancePercent: Math.round(s.imbalance * 100), triggerPercent: s.triggerPercent };
-  if (!calm) return { act: true, reason: "Imbalanced", message, numbers };
-  const transitions = Math.round(s.newTransitions ?? 0);
-  return { act: true, reason: "Affinity", message: `${transitions} transitions are known anew; ${message}`, numbers };
+  return { act: true, reason: "Imbalanced", message, numbers };
 }
 
 /** The reason why the load alone asks for no plan; undefined when it does. */
@@ -157,12 +150,7 @@ export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
   /** The noise of the worst layer's max/mean. */
   readonly noise: number;
-  /** The transitions before and after the plan, for policies that place by them. */
-  readonly hops?: Hops;
 }
-
-/** Savings of transitions below this are within the sampling of them. */
-const leastHops = 0.001;
 
 /** Gains of max/mean below this are not worth a new epoch. */
 const leastGain = 0.02;
@@ -184,9 +172,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   // Layer time adds up over layers: the mean pays for the transfer, the worst layer is what users see.
   const meanBefore = meanOf(ratiosBefore);
   const meanAfter = meanOf(ratiosAfter);
-  const hopsSaved = options.hops ? options.hops.before - options.hops.after : 0;
-  const hops = hopsSaved >= leastHops && moves.length > 0 ? options.hops : undefined;
-  const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter, hops }, options);
+  const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter }, options);
   const numbers = {
     beforePercent: Math.round(before * 100),
     afterPercent: Math.round(after * 100),
@@ -200,10 +186,9 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   const enough = Math.max(leastMeanGain, options.noise / 4);
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
-  const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})${hops ? `, ${hopText(hops)}` : ""}`;
-  if (!hops && before - after < leastGain && meanGain < enough)
-    return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
-  if (!hops && before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
+  const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
+  if (before - after < leastGain && meanGain < enough) return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
     return held("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
   if (moves.length === 0 && before - after < Math.max(weightsGain, 2 * options.noise)) {
@@ -212,12 +197,12 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   if (worth.gainSeconds <= worth.costSeconds) return held("TransferNotWorth", `${change} ${worthText(worth)}`);
   if (options.mode === "Recommend")
     return held("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}; it ${worthText(worth)}`);
-  const reason = hops && before - after < leastGain ? "Affinity" : "Imbalanced";
-  return judged({ act: true, reason, message: `${change} with ${moves.length} moves, ${bytes} bytes: ${worthText(worth)}`, numbers });
-}
-
-function hopText({ before, after }: Hops): string {
-  return `transitions that change rank ${(100 * before).toFixed(1)}% -> ${(100 * after).toFixed(1)}%`;
+  return judged({
+    act: true,
+    reason: "Imbalanced",
+    message: `${change} with ${moves.length} moves, ${bytes} bytes: ${worthText(worth)}`,
+    numbers,
+  });
 }
 
 /** max/mean of each layer if no expert moved and weights followed the forecast. */

@@ -18,10 +18,10 @@ test("within one budget no plan from nothing gets three points ahead of incremen
     for (const name of ["fresh each window", "fresh once"] as const) {
       const other = await approached(name, trace, cluster, budget);
       const ahead = other.balance.map((balance, t) => balance > (ours.balance[t] ?? 0) + points);
-      const said = `${name}, ${budget} expert replicas a plan: ${other.balance.map((x) => x.toFixed(3))} against ${ours.balance.map((x) => x.toFixed(3))}`;
-      assert.ok(!ahead.some((_, t) => t + windows <= ahead.length && ahead.slice(t, t + windows).every((is) => is)), said);
+      const figures = `${name}, ${budget} expert replicas a plan: ${other.balance.map((x) => x.toFixed(3))} against ${ours.balance.map((x) => x.toFixed(3))}`;
+      assert.ok(!ahead.some((_, t) => t + windows <= ahead.length && ahead.slice(t, t + windows).every((is) => is)), figures);
       const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
-      assert.ok(mean(ours.balance) >= mean(other.balance), said);
+      assert.ok(mean(ours.balance) >= mean(other.balance), figures);
     }
   }
 });

@@ -114,17 +114,17 @@ test("a sharding that the budget ends goes on in the next plans, and ends", asyn
 });
 
 test("over a trace primaries stay where they were sharded, unless they may move in every window", async () => {
-  const kept: number[][] = [];
+  const windows: number[][] = [];
   const run = (reshardAlways: boolean) =>
     simulate({
       ...{ trace: small, policy: policies.hecate, ranks: 16, slotsTotal: 9 * small.layers, reshardAlways, now: () => 0 },
-      onWindow: (_, layers) => void kept.push(primaries(layers)),
+      onWindow: (_, layers) => void windows.push(primaries(layers)),
     });
   await run(false);
-  assert.ok(kept.length === 7 && kept.every((each) => each.join() === kept[0]?.join()));
-  kept.length = 0;
+  assert.ok(windows.length === 7 && windows.every((each) => each.join() === windows[0]?.join()));
+  windows.length = 0;
   await run(true);
-  assert.ok(kept.some((each) => each.join() !== kept[0]?.join()));
+  assert.ok(windows.some((each) => each.join() !== windows[0]?.join()));
 });
 
 test("with measured times a trace is balanced at least as well as with the assumed overlap, in the expert replicas that hide", async () => {

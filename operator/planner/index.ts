@@ -8,14 +8,8 @@ import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedul
 import { keepFloor } from "./expert-replicas.ts";
 import { pathCost } from "./path-cost.ts";
 import { eplb } from "./policies/eplb.ts";
-import { exact } from "./policies/exact.ts";
-import { exflow } from "./policies/exflow.ts";
-import { fastermoe } from "./policies/fastermoe.ts";
 import { hecate } from "./policies/hecate.ts";
 import { incremental } from "./policies/incremental.ts";
-import { moetuner } from "./policies/moetuner.ts";
-import { smartmoe } from "./policies/smartmoe.ts";
-import { uniform } from "./policies/uniform.ts";
 import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput } from "./policy.ts";
 import { bytesByRank, stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
@@ -23,20 +17,14 @@ import { assertPlan } from "./validate.ts";
 
 /** Every policy by its name in spec.rebalancing.policy. */
 export const policies = {
-  uniform,
   incremental,
   hecate,
   eplb,
-  fastermoe,
-  smartmoe,
-  moetuner,
-  exflow,
-  exact,
 } as const satisfies Readonly<Record<PolicyName, PlacementPolicy>>;
 
 /**
  * Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan, and
- * `PolicyTooSmall` for an instance that would take it too long, or that is of a kind it does not plan.
+ * `PolicyTooSmall` for an instance that would take it too long.
  */
 export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promise<PlanOutput> {
   const cells = input.shape.layers * input.shape.experts * input.ranks.length;
@@ -45,13 +33,6 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
       `policy ${policy.name} is for small instances, layers x experts x ranks <= ${policy.cellsMax}, here are ${cells}: choose another`,
       { code: "PolicyTooSmall", operation: "planning" },
     );
-  }
-  const { layerExperts, experts } = input.shape;
-  if (policy.evenLayersOnly && layerExperts?.some((count) => count !== experts)) {
-    throw new AppError(`policy ${policy.name} plans only models whose layers have equally many experts: choose another`, {
-      code: "PolicyTooSmall",
-      operation: "planning",
-    });
   }
   const repaired = input.current ? repairPlan(input, input.current) : undefined;
   const moveCost = input.moveCost ?? pathCost(input.ranks);
@@ -73,9 +54,9 @@ export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): rea
   for (let round = 0; round <= layers.length; round++) {
     const changes = layerBytes(shape, current, plan);
     const { stuck } = scheduleLayers(changes, before, budget);
-    const kept = stuck.length > 0 ? stuck : overfull(changes, { before, after: bytesByRank(shape, plan), budget, staging });
-    if (kept.length === 0) return plan;
-    plan = plan.map((layer, l) => (kept.includes(l) ? (current[l] ?? layer) : layer));
+    const staying = stuck.length > 0 ? stuck : overfull(changes, { before, after: bytesByRank(shape, plan), budget, staging });
+    if (staying.length === 0) return plan;
+    plan = plan.map((layer, l) => (staying.includes(l) ? (current[l] ?? layer) : layer));
   }
   return current;
 }

@@ -1,7 +1,6 @@
 // The contract of a placement policy: the input that it is given and the plan that it must return. One file per policy in
 // policies/, chosen by spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
 
-import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { ExpertGrid } from "../../runtime/placement/grid.ts";
 
@@ -87,8 +86,6 @@ export interface PlanInput {
   /** Noise of each layer's max/mean, [layers]; gains below it are not pursued. */
   readonly noise?: Float64Array;
   readonly recent?: RecentMoves;
-  /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
-  readonly transitions?: Float64Array;
   readonly timing?: Timing;
   /** Windows since primaries were last sharded anew; unset: not since planning began, ranks changed or the load did. */
   readonly windowsSinceReshard?: number;
@@ -101,27 +98,15 @@ export interface PlanOutput {
   readonly layers: readonly LayerPlan[];
   /** One sentence with numbers: why this plan. */
   readonly reason: string;
-  /** Parts of the transitions that change rank, for policies that plan with them. */
-  readonly hops?: Hops;
   /** Set when primaries were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
   readonly resharding?: boolean;
 }
 
-/** Parts of all transitions between layers, 0 to 1, whose two experts have primaries on different ranks. */
-export interface Hops {
-  readonly before: number;
-  readonly after: number;
-}
-
 export interface PlacementPolicy {
-  readonly name: PolicyName;
+  readonly name: string;
   readonly summary: string;
   /** Starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
-  /** True when workers are to send transitions between layers for it. */
-  readonly usesTransitions: boolean;
-  /** True when it plans only models whose layers have equally many experts; unset = any. */
-  readonly evenLayersOnly?: boolean;
   /** Largest layers * experts * ranks that ends in reasonable time; Infinity for any. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;

@@ -2,12 +2,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { journeyViolations, planViolations, stepViolations } from "../../test/kit/planner/plan-oracle.ts";
 import { type ClusterSizes, type RandomCluster, randomClusters, unlikeClusters } from "../../test/kit/planner/planner-cluster.ts";
+import { peers } from "../../test/peers/index.ts";
 import { checkMemory } from "./feasibility.ts";
 import { layerBytes, makePlan, policies } from "./index.ts";
 import type { PlacementPolicy, PlanInput } from "./policy.ts";
@@ -27,23 +27,21 @@ function assertStep(input: PlanInput, layers: readonly LayerPlan[], what: string
   assert.deepEqual(journeyViolations(input, layers, moves, [...order, ...rest]), [], what);
 }
 
-/** Makes a plan twice, the second time from an expert replica of the input with its ranks in another order. */
+/** Makes a plan twice, the second time from a copy of the input with its ranks in another order. */
 async function planned(policy: PlacementPolicy, input: PlanInput, what: string): Promise<readonly LayerPlan[]> {
-  const expertReplica = structuredClone(input);
+  const copy = structuredClone(input);
   const { layers } = await makePlan(policy, input);
-  assert.deepEqual(input, expertReplica, `${what}: the input is not changed`);
-  const again = await makePlan(policy, { ...expertReplica, ranks: expertReplica.ranks.toReversed() });
+  assert.deepEqual(input, copy, `${what}: the input is not changed`);
+  const again = await makePlan(policy, { ...copy, ranks: copy.ranks.toReversed() });
   assert.deepEqual(again.layers, layers, `${what}: same input, same plan`);
   return layers;
 }
 
 /** Policies that solve programs or search far get smaller ones. */
 const large: ClusterSizes = { layers: 5, experts: 20, ranks: 20 };
-const sizes: Readonly<Partial<Record<PolicyName, ClusterSizes>>> = {
+const sizes: Readonly<Record<string, ClusterSizes>> = {
   incremental: { layers: 3, experts: 10, ranks: 14 },
   exact: { layers: 2, experts: 5, ranks: 4 },
-  moetuner: { layers: 2, experts: 6, ranks: 6 },
-  exflow: { layers: 3, experts: 6, ranks: 8 },
 };
 
 /** Plans at first, after losses and after their return. */
@@ -69,12 +67,11 @@ async function judge(policy: PlacementPolicy, clusters: fc.Arbitrary<RandomClust
   assert.equal(judged, least, "clusters with memory for all experts");
 }
 
-for (const policy of Object.values(policies) as PlacementPolicy[]) {
-  const least = policy.name === "exact" ? 300 : 1000;
+for (const policy of [...Object.values(policies), ...Object.values(peers)] as PlacementPolicy[]) {
+  const least = Object.hasOwn(policies, policy.name) ? 1000 : 100;
   const most = sizes[policy.name] ?? large;
   test(`${policy.name}: plans of ${least} random clusters keep the contract, at first, after losses and after their return`, () =>
     judge(policy, randomClusters(most), least));
-  if (policy.evenLayersOnly) continue;
   test(`${policy.name}: so do those of ${least / 10} clusters whose layers have unlike numbers of experts`, () =>
     judge(policy, unlikeClusters(most), least / 10));
 }

@@ -261,7 +261,7 @@ for (const { budget, sentence, rule } of [
 test("the oracle sees moves that are missing, are too many, or read where nothing is hosted", () => {
   const input = inputOf();
   const moves = movesOf(moved());
-  const rules = (told: typeof moves): Rule[] => stepViolations(input, moved(), told).map(({ rule }) => rule);
+  const rules = (claimed: typeof moves): Rule[] => stepViolations(input, moved(), claimed).map(({ rule }) => rule);
   assert.deepEqual(rules(moves), []);
   assert.deepEqual(rules(moves.slice(1)), ["moves are the difference"]);
   assert.deepEqual(rules([...moves, ...moves]), ["moves are the difference"]);
@@ -277,7 +277,8 @@ test("the oracle sees a layer too early, too late or never: memory on the way, a
   const after = row(2, [3], [1000])(valid());
   const input = inputOf({ ranks, current: before });
   const moves = movesOf(after, before);
-  const rules = (order: readonly number[], told = moves): Rule[] => journeyViolations(input, after, told, order).map(({ rule }) => rule);
+  const rules = (order: readonly number[], claimed = moves): Rule[] =>
+    journeyViolations(input, after, claimed, order).map(({ rule }) => rule);
   assert.deepEqual(rules([0, 1]), []);
   assert.deepEqual(rules([1, 0]), ["memory on the way"]);
   assert.deepEqual(rules([0]), ["moves are the difference"]);

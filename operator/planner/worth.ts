@@ -3,7 +3,7 @@
 import type { Move } from "../../crds/plan.ts";
 import { formatBytes } from "../../crds/quantity.ts";
 import { type ByPath, byPath, payback, placeOf, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";
-import type { Hops, PlanInput } from "./policy.ts";
+import type { PlanInput } from "./policy.ts";
 
 export interface WorthOptions {
   /** Bytes per second that a receiver gets by each path. */
@@ -20,22 +20,18 @@ export interface Worth extends Verdict {
   readonly lifetimeSeconds: number;
 }
 
-/** Part of a layer's time that goes into sending a token's row to another rank and back. */
-const hopTime = 0.3;
-
-/** `before`, `after`: max/mean, mean of layers, since layer time adds up over them. `hops`: for plans that place by transitions. */
+/** `before`, `after`: max/mean, mean of layers, since layer time adds up over them. */
 export function worthOf(
   input: PlanInput,
   moves: readonly Move[],
-  { before, after, hops }: { readonly before: number; readonly after: number; readonly hops: Hops | undefined },
+  { before, after }: { readonly before: number; readonly after: number },
   options: WorthOptions,
 ): Worth {
   const places = new Map(input.ranks.flatMap((rank) => (rank.state === "dead" ? [] : [[rank.rank, placeOf(rank)] as const])));
   const received = [...receivedBytes(moves, places).values()];
   const pay = payback({ before, after, received, moves: moves.length, ...options });
-  const saved = hops ? (hops.before - hops.after) * hopTime * options.lifetimeSeconds : 0;
   const bytes = byPath((path) => received.reduce((sum, of) => sum + of[path], 0));
-  return { ...pay, gainSeconds: pay.gainSeconds + saved, moves: moves.length, bytes, lifetimeSeconds: options.lifetimeSeconds };
+  return { ...pay, moves: moves.length, bytes, lifetimeSeconds: options.lifetimeSeconds };
 }
 
 const pathNames: Readonly<Record<keyof ByPath, string>> = {

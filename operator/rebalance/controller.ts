@@ -13,9 +13,9 @@ import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
+import { connectsMax, Semaphore } from "./links/semaphore.ts";
 import { Session } from "./links/session.ts";
 import { Telemetry } from "./links/telemetry.ts";
-import { connectsMax, Turns } from "./links/turns.ts";
 import { DeploymentLoop } from "./loop.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import type { LoadBus, LoadBusOptions } from "./ports.ts";
@@ -45,11 +45,11 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
   const listeners = new Set<(ref: Ref) => void>();
   const telemetry = new Telemetry((bus) => openBus(bus, deployments));
   const planner = threadPlanner();
-  const [turns, guard] = [new Turns(connectsMax), new MassFailureGuard()];
+  const [connecting, guard] = [new Semaphore(connectsMax), new MassFailureGuard()];
   const ports: LoopPorts = {
     clock: systemClock,
     store: placementStore(options.kube),
-    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, turns, guard, logLevel: options.logLevel }),
+    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, connecting, guard, logLevel: options.logLevel }),
     planner,
     telemetry,
     metrics,

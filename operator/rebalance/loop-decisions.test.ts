@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { peers } from "../../test/peers/index.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
+import { makePlan, policies } from "../planner/index.ts";
+import { inlinePlanner } from "./intents/planner-thread.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 const fast = { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } };
@@ -43,7 +46,8 @@ test("the status has every number of the decision by name, and how the load is f
 test("a plan that cannot be made is a decision with its reason, an event and a count, and goes on being tried", async () => {
   const sim = await up({
     shape: { layers: 8, experts: 128, budgetBytes: 100_000 },
-    spec: { rebalancing: { ...fast.rebalancing, policy: "exact" } },
+    spec: { rebalancing: { ...fast.rebalancing, policy: "hecate" } },
+    planner: { ...inlinePlanner, plan: (policy, input) => makePlan(policy === "hecate" ? peers.exact : policies[policy], input) },
   });
   sim.demand = () => Array.from({ length: 128 }, (_, e) => (e % 3 === 0 ? 600 : 20));
   assert.ok(await sim.clock.run(60_000, () => sim.stored?.status.decision?.reason === "PlanFailed"));

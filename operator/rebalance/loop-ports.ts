@@ -11,6 +11,7 @@ import type { Planner } from "./intents/planner-thread.ts";
 import type { Telemetry } from "./links/telemetry.ts";
 import type { Clock, OpenLink, PlacementStore } from "./ports.ts";
 import type { PlanEnd } from "./rollout/proposal.ts";
+import type { ProtocolRules } from "./rollout/protocol-rules.ts";
 
 export interface LoopPorts {
   readonly clock: Clock;
@@ -20,6 +21,8 @@ export interface LoopPorts {
   readonly telemetry: Telemetry;
   readonly metrics: Pick<Metrics<"operator">, "add" | "set" | "observe">;
   readonly tracing: Pick<Tracing, "start">;
+  /** Other rules for carrying plans out, from the simulation. */
+  readonly protocolRules?: Partial<ProtocolRules>;
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
   natsUrl(spec: MoEDeploymentSpec): string | undefined;

@@ -197,52 +197,6 @@ test("raising minExpertReplicas adds expert replicas, and what memory does not h
   assert.deepEqual(sim.faults(), []);
 });
 
-/** Transitions in which the tokens of each layer's expert e mostly go to expert (e * 3 + 1) mod 8 of the next layer. */
-function plantedFlow(layers: number, experts: number): { cells: Uint32Array; counts: Uint32Array } {
-  const pairs: [number, number][] = [];
-  for (let l = 0; l + 1 < layers; l++)
-    for (let i = 0; i < experts; i++)
-      for (let j = 0; j < experts; j++) pairs.push([(l * experts + i) * experts + j, j === (i * 3 + 1) % experts ? 90 : 2]);
-  return { cells: Uint32Array.from(pairs, ([cell]) => cell), counts: Uint32Array.from(pairs, ([, count]) => count) };
-}
-
-function hopsOf(sim: SimCluster): number {
-  const { cells, counts } = sim.load.flow!;
-  let crossed = 0;
-  cells.forEach((cell, n) => {
-    const [l, i, j] = [Math.floor(cell / 64), Math.floor(cell / 8) % 8, cell % 8];
-    const primary = (layer: number, expert: number) => sim.plan()!.layers[layer]!.hosts[expert]![0];
-    if (primary(l, i) !== primary(l + 1, j)) crossed += counts[n]!;
-  });
-  return crossed / counts.reduce((a, b) => a + b, 0);
-}
-
-test("exflow asks workers where tokens go, moves primaries together for it, and then stays", async () => {
-  const sim = await up({ spec: { rebalancing: { ...fast.rebalancing, policy: "exflow" } } });
-  sim.demand = () => new Array<number>(8).fill(200);
-  sim.load.flow = plantedFlow(4, 8);
-  const before = hopsOf(sim);
-  await sim.clock.run(120_000);
-  assert.ok(sim.load.transitionsSent > 0);
-  assert.ok(hopsOf(sim) < 0.6 * before, `${before} -> ${hopsOf(sim)}`);
-  const started = sim.events.find((event) => event.reason === "RebalanceStarted");
-  assert.match(started?.message ?? "", /exflow: .*transitions that change rank \d/);
-  const settled = sim.epochsWritten.length;
-  await sim.clock.run(120_000);
-  assert.equal(sim.epochsWritten.length, settled, "the same flow moves nothing");
-  assert.deepEqual(sim.faults(), []);
-});
-
-test("a policy without use for transitions does not ask for them", async () => {
-  const sim = await up({ spec: fast });
-  sim.load.flow = plantedFlow(4, 8);
-  await sim.clock.run(30_000);
-  assert.equal(sim.load.transitionsSent, 0);
-  sim.respec({ rebalancing: { ...fast.rebalancing, policy: "exflow" } });
-  await sim.clock.run(10_000);
-  assert.ok(sim.load.transitionsSent > 0, "a change of policy is told to the workers");
-});
-
 test("a killed process is loaded again from its plan, or its experts move to others", async () => {
   const sim = await up();
   sim.worker(1).crash(2_000);

@@ -7,7 +7,7 @@
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
-//    5 store.write        rollout/store.ts         11   load.committed        load/load-picture.ts
+//    5 store.write        rollout/store.ts         11   load.committed        load/load-state.ts
 //    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
 // The reporter hands on what the plan says of itself in figures and words, no plan: to placementStatus and offer (both of
 // status/placement-status.ts), store.writeStatus, and rebalanceView (status/view.ts). Beside this way, a plan that some layers gave up
@@ -17,7 +17,6 @@ import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";
-import { policies } from "../planner/index.ts";
 import { Attempts, type Step, type StepEnd } from "./intents/attempts.ts";
 import { chooseIntent, suspended } from "./intents/choose.ts";
 import type { Intent, Made, Tools } from "./intents/intent.ts";
@@ -38,7 +37,7 @@ import { Reporter } from "./status/reporter.ts";
 /** The time to the next look while something is under way or amiss. */
 const tickMs = 200;
 /** The same while all is well: then a window of load ends, at most, and what comes from pods asks for a look by itself. */
-const calmTickMs = 1_000;
+const idleTickMs = 1_000;
 const ticksPerWindow = 10;
 /** The least time between two looks; all that happens meanwhile is seen in one look. */
 const pokeMs = 100;
@@ -109,7 +108,7 @@ export class DeploymentLoop {
 
   /** All that is known of the placement at this moment, for people who look on. */
   picture(): PlacementPicture {
-    const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout?.told };
+    const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout?.progress };
     return placementPicture(this.#seen, known);
   }
 
@@ -168,8 +167,7 @@ export class DeploymentLoop {
 
   #follow(seen: Observed): void {
     const { world, spec, views, placement, blocked, now } = seen;
-    const { usesTransitions: sampleTransitions } = policies[spec.rebalancing.policy];
-    if (seen.introduced) this.#links.setMembers(membersOf(views), { sampleTransitions, holdMs: world.holdMs ?? 0 });
+    if (seen.introduced) this.#links.setMembers(membersOf(views), { holdMs: world.holdMs ?? 0 });
     this.#tellJoiners(seen);
     const planned = new Set(ranksOf(placement.committed));
     this.#drains.step({
@@ -296,7 +294,7 @@ export class DeploymentLoop {
     const rollout = this.#rollout;
     this.#reporter.report(seen, {
       drains: this.#drains.view({ leaving: leavingOf(seen.views, seen.world.leaving), blocked: seen.blocked }),
-      rollout: rollout?.told,
+      rollout: rollout?.progress,
       report: rollout?.report(),
       load: this.#observer.load?.snapshot(),
       waiting: this.#waiting,
@@ -320,5 +318,5 @@ function nextTickMs({ views, world, placement, synced, introduced, spec }: Obser
   const settled = introduced && placement.recovered && synced && world.leaving.length === 0;
   if (!settled || views.some(({ state, leaving }) => state !== "active" || leaving !== undefined)) return tickMs;
   const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
-  return Math.min(calmTickMs, Math.max(tickMs, windowMs / ticksPerWindow));
+  return Math.min(idleTickMs, Math.max(tickMs, windowMs / ticksPerWindow));
 }

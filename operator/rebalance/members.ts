@@ -25,8 +25,8 @@ export function rankViews(input: MembersInput): RankView[] {
     const link = input.link(pod.uid);
     const report = link && reportOf(link);
     // A node that shuts down ends its pods without a word to the API server.
-    const told = report?.status?.leaving ? { rank: pod.rank, podUid: pod.uid, reason: "Evict" as const } : undefined;
-    const leaving = input.leaving.find((rank) => rank.podUid === pod.uid) ?? told;
+    const evicted = report?.status?.leaving ? { rank: pod.rank, podUid: pod.uid, reason: "Evict" as const } : undefined;
+    const leaving = input.leaving.find((rank) => rank.podUid === pod.uid) ?? evicted;
     const described = report?.description;
     const connected = described !== undefined && report?.downSince === undefined;
     const down = described !== undefined && report?.downSince !== undefined && input.now - report.downSince > lostAfterMs;

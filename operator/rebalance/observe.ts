@@ -11,7 +11,7 @@ import type { Attempts } from "./intents/attempts.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
 import { SignalWindows } from "./links/signals.ts";
-import { LoadPicture } from "./load/load-picture.ts";
+import { LoadState } from "./load/load-state.ts";
 import {
   agreedModel,
   currentByRank,
@@ -43,7 +43,7 @@ export class Observer {
   /** The model that shape and load belong to. */
   #model: Model | undefined;
   #shape: ModelShape | undefined;
-  #load: LoadPicture | undefined;
+  #load: LoadState | undefined;
   readonly #usableAt = new Map<number, number>();
   readonly #signals = new SignalWindows();
   #describedAt: number | undefined;
@@ -58,8 +58,8 @@ export class Observer {
     this.#startedAt = startedAt;
   }
 
-  /** The load picture; undefined until a worker was described. */
-  get load(): LoadPicture | undefined {
+  /** The load state; undefined until a worker was described. */
+  get load(): LoadState | undefined {
     return this.#load;
   }
 
@@ -139,7 +139,7 @@ export class Observer {
       const { modelDigest: digest, codec, layers, experts, layerExperts, residentBytes, storedBytes } = description;
       this.#model = { digest, codec };
       this.#shape = { layers, experts, layerExperts, residentBytes, storedBytes };
-      this.#load = new LoadPicture(this.#shape, uid, now);
+      this.#load = new LoadState(this.#shape, uid, now);
     }
     // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
     const triedAt = Math.max(this.#startedAt, ...views.map(({ report }) => report?.triedAt ?? 0));

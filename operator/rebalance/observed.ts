@@ -1,6 +1,6 @@
-// The value that one look at a deployment gives. observe.ts gathers it once per tick; the intents, the load picture, the rollout and
+// The value that one look at a deployment gives. observe.ts gathers it once per tick; the intents, the load state, the rollout and
 // the status read it and nothing writes it: what changes meanwhile is in the next one. Not in it is the load, which a tick's own decision
-// changes: load/load-picture.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
+// changes: load/load-state.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { GatewayView, LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
@@ -42,7 +42,7 @@ export interface PlacementFacts {
   readonly lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
 }
 
-/** The load and what was last decided about it; load/load-picture.ts keeps it. */
+/** The load and what was last decided about it; load/load-state.ts keeps it. */
 export interface LoadSnapshot {
   readonly decision: Decision | undefined;
   readonly measured: MeasuredImbalance | undefined;

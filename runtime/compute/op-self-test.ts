@@ -2,8 +2,7 @@
 // a driver that computes something else would answer with wrong texts and say nothing; the self-test prints it.
 import { AppError } from "../../crds/common.ts";
 import { kvTypes as allKvTypes } from "../../crds/names.ts";
-import { allCases, isTrainedOnly } from "../kernels/index.ts";
-import type { KernelCase } from "../kernels/kernel.ts";
+import { allCases, isTrainedOnly, type OpCase } from "../kernels/index.ts";
 import type { Tensor } from "../kernels/segment.ts";
 import type { Backend, KvCache, KvSpec, Outputs } from "./backend.ts";
 import { kvTypeRefuses } from "./kv-size.ts";
@@ -47,13 +46,13 @@ export async function tryOps(backend: Backend, oracle: Backend, only?: string): 
   return results;
 }
 
-function kvTypesTried({ kvTypes: [usual] }: Backend, { kv }: KernelCase): readonly KvType[] {
+function kvTypesTried({ kvTypes: [usual] }: Backend, { kv }: OpCase): readonly KvType[] {
   const other = kv !== undefined && usual !== undefined && usual !== asTheyCome && kvTypeRefuses(usual, kv) === undefined;
   return other ? [undefined, usual] : [undefined];
 }
 
 interface Tried {
-  readonly kernelCase: KernelCase;
+  readonly kernelCase: OpCase;
   readonly type: KvType;
 }
 
@@ -88,7 +87,7 @@ export function checkResults({ device }: Pick<Backend, "device">, results: reado
  *  equals. */
 export function settled(
   { numericClass }: Pick<Backend, "numericClass">,
-  { segment, byOrder = [] }: Pick<KernelCase, "segment" | "byOrder">,
+  { segment, byOrder = [] }: Pick<OpCase, "segment" | "byOrder">,
   got: Outputs,
   want: Outputs,
 ): Outputs {
@@ -107,7 +106,7 @@ function isChoice(got: Tensor | undefined, due: Tensor | undefined, experts: num
 }
 
 /** The outputs of an op's test case, in memory of their own; `type`: of keys and values, f32 unless said otherwise. */
-export async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase, type?: KvType): Promise<Outputs> {
+export async function runCase(backend: Backend, { segment, weights, inputs, kv }: OpCase, type?: KvType): Promise<Outputs> {
   const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
   const program = await backend.compile(segment, Object.fromEntries(forms));
   let cache: KvCache | undefined;

@@ -1,7 +1,7 @@
 // The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread/thread.ts); thread/client.ts is its face on the main thread.
 import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
-import type { ComputeWork, Phase, StepKind, StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./schedule/request.ts";
@@ -129,7 +129,6 @@ export interface PhaseCounters {
   readonly compute: Omit<ComputeWork, "machine">;
   /** Time of steps by what it went into; not measured by engines that compute nothing. */
   readonly seconds?: StepSeconds;
-  readonly transitions?: Transitions;
 }
 export type LoadCounters = Readonly<Record<Phase, PhaseCounters>>;
 
@@ -239,8 +238,7 @@ export interface Engine {
   setRouting(tables: RoutingTables): Promise<void>;
   /** Ranks that get nothing while other hosts can; replaces the previous set. */
   setDown(ranks: readonly number[]): Promise<void>;
-  /** `transitions`: whether tokens are to be followed from layer to layer from now on; unset = no. */
-  counters(options?: { readonly transitions: boolean }): Promise<LoadCounters>;
+  counters(): Promise<LoadCounters>;
   stats(): Promise<EngineStats>;
   /** Tokens accepted but not yet prefilled, and open requests: for status and for the gateway's choice. */
   load(): { readonly queuedTokens: number; readonly activeRequests: number };

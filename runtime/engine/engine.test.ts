@@ -280,24 +280,6 @@ describe("ranks", () => {
     assert.deepEqual([decode.compute.runs, ...decode.compute.squares, ...decode.compute.times], new Array(10).fill(0));
   });
 
-  test("sampled tokens are followed through the layers only once asked, and the text stays", async () => {
-    const one = await start();
-    const request = { prompt: prompt(2, 40), maxTokens: 3 };
-    const want = await text(one, request);
-    assert.equal((await one.counters({ transitions: true })).prefill.transitions, undefined);
-    assert.deepEqual(await text(one, request), want);
-    for (let i = 10; i < 22; i++) await text(one, { prompt: prompt(i, 80), maxTokens: 3 });
-    const { prefill } = await one.counters();
-    const { layers, experts, topK } = one.describe();
-    const followed = prefill.transitions!.counts.reduce((a, b) => a + b, 0) / (topK * topK * (layers - 1));
-    assert.ok(Number.isInteger(followed) && followed >= 900 / 127 && followed <= 1000 / 16, `${followed} tokens`);
-    assert.ok(prefill.transitions!.cells.every((cell) => cell < (layers - 1) * experts * experts));
-    const routed = Array.from({ length: experts }, (_, e) => prefill.routed[e]!);
-    for (const cell of prefill.transitions!.cells) assert.ok(routed[Math.floor(cell / experts)]! > 0, "a first expert that was chosen");
-    await text(one, { prompt: prompt(4, 80), maxTokens: 3 });
-    assert.equal((await one.counters()).prefill.transitions, undefined, "not asked any more");
-  });
-
   test("experts move while requests run, and the text stays", async () => {
     const one = await start();
     const request = { prompt: prompt(6, 20), maxTokens: 70 };

@@ -63,7 +63,7 @@ class Rank {
           return { h: rows(n), f: rows(n), gates: rows(n), ids: { data: new Int32Array(n) } };
         },
       })),
-      ...{ experts, counter: { routed: () => {} }, transitions: { choose: () => [] }, times: { add: () => {} } },
+      ...{ experts, counter: { routed: () => {} }, times: { add: () => {} } },
       router: () => ({ rank: 0, table: { route: () => 1, epochOf: () => 1 } }),
       dispatch: async (frame: RemoteFrame) => {
         this.#sent += 1;

@@ -1,11 +1,16 @@
 // addRow: out[n, d] = x[n, d] + row[d]: the bias of a projection. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type AddRow = Extract<Op, { op: "addRow" }>;
+/** out[n, d] = x[n, d] + row[d]: the bias of a projection */
+interface AddRow {
+  readonly op: "addRow";
+  readonly x: string;
+  readonly row: string;
+  readonly out: string;
+}
 
-function sized(rows: number, width: number): KernelCase {
+function sized(rows: number, width: number): KernelCase<AddRow> {
   return {
     name: `[${rows}, ${width}] + [${width}]`,
     segment: {

@@ -1,11 +1,15 @@
 // add: out = a + b, elementwise: the residual connections. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type Add = Extract<Op, { op: "add" }>;
+interface Add {
+  readonly op: "add";
+  readonly a: string;
+  readonly b: string;
+  readonly out: string;
+}
 
-function sized(rows: number, width: number): KernelCase {
+function sized(rows: number, width: number): KernelCase<Add> {
   return {
     name: `[${rows}, ${width}]`,
     segment: {

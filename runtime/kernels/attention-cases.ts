@@ -1,9 +1,11 @@
 // The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes. Pure.
+
+import type { Attention } from "./attention-op.ts";
 import type { KernelCase } from "./kernel.ts";
 import { rowsOfGroups } from "./kv-groups.ts";
 import { randomTensor } from "./random.ts";
 import { plainRope } from "./rope.ts";
-import type { Rope } from "./segment.ts";
+import type { Rope } from "./tensor.ts";
 
 interface Shape {
   readonly heads: number;
@@ -21,7 +23,7 @@ interface Shape {
 }
 
 /** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
-function shaped(name: string, shape: Shape): KernelCase {
+function shaped(name: string, shape: Shape): KernelCase<Attention> {
   const groups = shape.groups.map(({ past, tokens, firstSlot = 0 }) => ({
     firstSlot,
     batch: past.length,
@@ -81,7 +83,7 @@ function shaped(name: string, shape: Shape): KernelCase {
   };
 }
 
-export const attentionCases = (): readonly KernelCase[] => [
+export const attentionCases = (): readonly KernelCase<Attention>[] => [
   shaped("one token, empty past", { heads: 2, kvHeads: 1, headDim: 16, groups: [{ past: [0], tokens: 1 }], context: 4 }),
   shaped("prefill that fills the context", { heads: 4, kvHeads: 2, headDim: 16, groups: [{ past: [0], tokens: 65 }], context: 65 }),
   shaped("prefill of 63 with as many kv heads as heads", {

@@ -2,12 +2,10 @@
 // Keys are cached rotated. Its test grid is attention-cases.ts, its gradient attention-backward.ts.
 import { attentionBackward } from "./attention-backward.ts";
 import { attentionCases } from "./attention-cases.ts";
+import type { Attention } from "./attention-op.ts";
 import { floats, type Kernel, type KvRows, matrix } from "./kernel.ts";
 import { type Place, placesOf } from "./kv-groups.ts";
 import { type RopeTables, ropeTables, rotate } from "./rope.ts";
-import type { Op } from "./segment.ts";
-
-type Attention = Extract<Op, { op: "attention" }>;
 
 /** A cache for one sequence that starts at position 0: what a call without KV means. */
 function scratch(op: Attention, rows: number): KvRows {

@@ -3,11 +3,22 @@
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { topK } from "./route.ts";
-import type { Op } from "./segment.ts";
 
-type Candidates = Extract<Op, { op: "candidates" }>;
+/**
+ * The `count` largest logits of a row in descending order, equal ones in any: ids[n, count] i32 and values[n, count]. And
+ * shares[n, 2] = softmax(logits) and softmax(sharpness[n] * logits) at the first of them.
+ */
+interface Candidates {
+  readonly op: "candidates";
+  readonly logits: string;
+  readonly sharpness: string;
+  readonly count: number;
+  readonly ids: string;
+  readonly values: string;
+  readonly shares: string;
+}
 
-function sized(rows: number, vocab: number, count: number, scale = 3): KernelCase {
+function sized(rows: number, vocab: number, count: number, scale = 3): KernelCase<Candidates> {
   return {
     name: `${rows} rows, ${count} of ${vocab}`,
     segment: {

@@ -1,14 +1,21 @@
 // clampedSwiglu: out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit), u = b kept within -limit..limit. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type ClampedSwiglu = Extract<Op, { op: "clampedSwiglu" }>;
+/** out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit) and u = b kept within -limit..limit */
+interface ClampedSwiglu {
+  readonly op: "clampedSwiglu";
+  readonly a: string;
+  readonly b: string;
+  readonly alpha: number;
+  readonly limit: number;
+  readonly out: string;
+}
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const within = (x: number, limit: number): number => Math.max(-limit, Math.min(x, limit));
 
-function sized(rows: number, width: number): KernelCase {
+function sized(rows: number, width: number): KernelCase<ClampedSwiglu> {
   return {
     name: `[${rows}, ${width}]`,
     segment: {
@@ -27,7 +34,7 @@ function sized(rows: number, width: number): KernelCase {
 }
 
 /** Arguments beyond the limits, and where exp overflows: the result goes to 0 or stays at the limit. */
-function extremes(): KernelCase {
+function extremes(): KernelCase<ClampedSwiglu> {
   const a = Float32Array.of(-1000, -100, -60, -20, -0, 0, 6.5, 7, 100, 1000);
   const b = Float32Array.of(1000, 7, -7, -1000, 1, -1, 0.5, 100, -100, 3);
   return {

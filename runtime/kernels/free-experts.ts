@@ -2,9 +2,27 @@
 // where it is, by its gates, as the others are by the engine. Pure.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type FreeExperts = Extract<Op, { op: "freeExperts" }>;
+/**
+ * The experts of a layer that cost nothing, computed where the token is: out = x, and to the first d values of a row of x[n, d or
+ * more] is added, in gate order and in f32, gates[k] * E(f) of each chosen id from `from` on. E(f) = a1 * f + a2 * constants[:, c] with
+ * (a1, a2) = softmax of the two of `mix` for the c-th of them, f for `copies` more, and nothing for `zeros` more.
+ */
+interface FreeExperts {
+  readonly op: "freeExperts";
+  readonly x: string;
+  readonly f: string;
+  readonly ids: string;
+  readonly gates: string;
+  readonly from: number;
+  readonly copies: number;
+  readonly zeros: number;
+  /** Values [n, 2 * c], left out with `constants` where there are none. */
+  readonly mix?: string;
+  /** Weight [d, c]. */
+  readonly constants?: string;
+  readonly out: string;
+}
 
 /** A chosen free expert that gives something: E(f) = own * f + other * constants[:, constant]. */
 interface Chosen {
@@ -74,7 +92,7 @@ interface Sizes {
   readonly zeros: number;
 }
 
-function sized({ rows, width, behind, constants, copies, zeros }: Sizes): KernelCase {
+function sized({ rows, width, behind, constants, copies, zeros }: Sizes): KernelCase<FreeExperts> {
   const [topK, from] = [3, 4];
   const all = from + constants + copies + zeros;
   // Three different experts a row; over the rows each of all.

@@ -2,9 +2,14 @@
 import { AppError } from "../../crds/common.ts";
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomIds, randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type Gather = Extract<Op, { op: "gather" }>;
+/** out[n, d] = table[ids[n], :] */
+interface Gather {
+  readonly op: "gather";
+  readonly ids: string;
+  readonly table: string;
+  readonly out: string;
+}
 
 /** Every backend calls this before it looks anything up: a GPU would read out of bounds in silence. */
 export function checkIds(ids: Int32Array, rows: number): void {
@@ -15,7 +20,7 @@ export function checkIds(ids: Int32Array, rows: number): void {
   }
 }
 
-function sized(rows: number, vocab: number, width: number): KernelCase {
+function sized(rows: number, vocab: number, width: number): KernelCase<Gather> {
   return {
     name: `${rows} rows of [${vocab}, ${width}]`,
     segment: {

@@ -3,9 +3,28 @@
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmax, softmaxShares, topK } from "./route.ts";
-import type { Op } from "./segment.ts";
 
-type GroupRoute = Extract<Op, { op: "groupRoute" }>;
+/**
+ * The gate of DeepSeek. Scores are softmax or sigmoid of the logits; choices are scores plus the bias. Experts lie in `groups` equal
+ * groups, of which the `groupsKept` stay whose `groupTop` best choices have the largest sum (ties: the lowest group). Of the experts
+ * that stay the topK best choices (ties: the lowest id) are taken: ids[n, topK] i32 by descending choice; gates[n, topK] = scores
+ * at ids, divided by their sum + 1e-20 if `normalize`, times `scale`. For ties see `route`.
+ */
+interface GroupRoute {
+  readonly op: "groupRoute";
+  readonly logits: string;
+  /** Weight [experts]; left out where choices are scores. */
+  readonly bias?: string;
+  readonly sigmoid: boolean;
+  readonly topK: number;
+  readonly groups: number;
+  readonly groupsKept: number;
+  readonly groupTop: number;
+  readonly normalize: boolean;
+  readonly scale: number;
+  readonly ids: string;
+  readonly gates: string;
+}
 
 /** Added to the sum that gates are divided by, as transformers does. */
 const sumFloor = 1e-20;
@@ -52,7 +71,7 @@ type Variant = Partial<Pick<GroupRoute, "sigmoid" | "groups" | "groupsKept" | "g
   readonly biased?: true;
 };
 
-function sized(rows: number, experts: number, k: number, { biased, ...variant }: Variant = {}): KernelCase {
+function sized(rows: number, experts: number, k: number, { biased, ...variant }: Variant = {}): KernelCase<GroupRoute> {
   const plain = { sigmoid: false, groups: 1, groupsKept: 1, groupTop: 1, normalize: false, scale: 1 };
   const { sigmoid, groups, groupsKept } = { ...plain, ...variant };
   const said = [sigmoid ? "sigmoid" : "softmax", `${groupsKept} of ${groups} groups`, ...(biased ? ["bias"] : [])].join(", ");
@@ -85,7 +104,7 @@ function sized(rows: number, experts: number, k: number, { biased, ...variant }:
 }
 
 /** Equal logits everywhere: the lowest groups, and the lowest experts of them. */
-function ties(): KernelCase {
+function ties(): KernelCase<GroupRoute> {
   const { inputs, ...rest } = sized(2, 8, 3, { sigmoid: true, groups: 4, groupsKept: 2, groupTop: 2 });
   return {
     ...rest,

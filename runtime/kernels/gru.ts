@@ -1,11 +1,20 @@
 // gru: the cell of a gated recurrent unit, behind the products of its matrices: what a router hands from layer to layer. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type Gru = Extract<Op, { op: "gru" }>;
+/**
+ * The cell of a GRU: out[n, p] = (1 - z) * new + z * state with r = sigmoid(given + held) of their first p values, z of their second, and
+ * new = tanh(given + r * held) of their third; given[n, 3p] and held[n, 3p] are the products of input and state, with their biases.
+ */
+interface Gru {
+  readonly op: "gru";
+  readonly given: string;
+  readonly held: string;
+  readonly state: string;
+  readonly out: string;
+}
 
-function sized(rows: number, width: number): KernelCase {
+function sized(rows: number, width: number): KernelCase<Gru> {
   return {
     name: `[${rows}, ${width}]`,
     segment: {

@@ -1,9 +1,15 @@
 // joinHeads: each head of a row followed by values that all heads share, as the turned part of a compressed key. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type JoinHeads = Extract<Op, { op: "joinHeads" }>;
+/** out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n, s] */
+interface JoinHeads {
+  readonly op: "joinHeads";
+  readonly x: string;
+  readonly shared: string;
+  readonly heads: number;
+  readonly out: string;
+}
 
 interface Sizes {
   readonly rows: number;
@@ -12,7 +18,7 @@ interface Sizes {
   readonly common: number;
 }
 
-function sized({ rows, heads, own, common }: Sizes): KernelCase {
+function sized({ rows, heads, own, common }: Sizes): KernelCase<JoinHeads> {
   return {
     name: `[${rows}, ${heads} x ${own}] with ${common} shared`,
     segment: {

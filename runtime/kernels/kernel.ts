@@ -2,7 +2,12 @@
 // tolerance, and the cases it is tested on.
 // The reference backend runs `forward`; every other backend is compared with it; training runs `backward`. Pure.
 import type { KvGroup } from "./kv-groups.ts";
-import type { DType, Op, Segment, Tensor } from "./segment.ts";
+import type { DType, SegmentOf, Tensor } from "./tensor.ts";
+
+/** What every op has; the op of a kernel adds its own fields. */
+interface AnyOp {
+  readonly op: string;
+}
 
 /** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call
  *  adds. */
@@ -22,9 +27,9 @@ export type Values = Readonly<Record<string, Tensor>>;
 export type Gradients = Readonly<Record<string, Float32Array>>;
 
 /** One test case: a segment of this op alone with seeded inputs. The contract suite runs it on every backend. */
-export interface KernelCase {
+export interface KernelCase<O extends AnyOp> {
   readonly name: string;
-  readonly segment: Segment;
+  readonly segment: SegmentOf<O>;
   readonly weights: Readonly<Record<string, { readonly shape: readonly number[]; readonly data: Float32Array }>>;
   readonly inputs: Values;
   /** Outputs that hang on the order of equals: held to the oracle's on exact backends alone. */
@@ -61,7 +66,7 @@ interface OpOutput {
   readonly width: (sizes: Sizes) => number;
 }
 
-export interface Kernel<O extends Op = Op> {
+export interface Kernel<O extends AnyOp> {
   readonly name: O["op"];
   /** No model that is served has it: backends of serving may lack it. */
   readonly trainedOnly?: true;
@@ -83,7 +88,7 @@ export interface Kernel<O extends Op = Op> {
   backward(op: O, context: OpContext, outputs: Gradients): Gradients;
   /** Bound of max|a-b| / max|b| for an f32 backend against `forward`; 0 = bit-identical. */
   readonly tolerance: number;
-  cases(): readonly KernelCase[];
+  cases(): readonly KernelCase<O>[];
 }
 
 export function floats(tensor: Tensor): Float32Array {

@@ -1,11 +1,16 @@
 // matMul: out[n, N] = x[n, K] * weight[N, K]^T: every projection. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type MatMul = Extract<Op, { op: "matMul" }>;
+/** out[n, N] = x[n, K] * weight[N, K]^T */
+interface MatMul {
+  readonly op: "matMul";
+  readonly x: string;
+  readonly weight: string;
+  readonly out: string;
+}
 
-function sized(rows: number, k: number, n: number): KernelCase {
+function sized(rows: number, k: number, n: number): KernelCase<MatMul> {
   return {
     name: `[${rows}, ${k}] x [${n}, ${k}]^T`,
     segment: {

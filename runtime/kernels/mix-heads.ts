@@ -2,9 +2,18 @@
 // is the product behind it, whose matrix takes all heads. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type MixHeads = Extract<Op, { op: "mixHeads" }>;
+/**
+ * Heads of several attentions weighed by the row's own shares of them: out[n, d] = x[n, d], where each of `parts` equal parts of a row is
+ * multiplied by a value of softmax(logits[n, e]), the first by the first, the e-th by the last, the one behind it by the first again.
+ */
+interface MixHeads {
+  readonly op: "mixHeads";
+  readonly x: string;
+  readonly logits: string;
+  readonly parts: number;
+  readonly out: string;
+}
 
 interface Sizes {
   readonly rows: number;
@@ -14,7 +23,7 @@ interface Sizes {
   readonly width: number;
 }
 
-function sized({ rows, shares, parts, width }: Sizes): KernelCase {
+function sized({ rows, shares, parts, width }: Sizes): KernelCase<MixHeads> {
   return {
     name: `[${rows}, ${parts} x ${width}] by ${shares} shares`,
     segment: {

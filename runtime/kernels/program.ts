@@ -15,7 +15,7 @@ function reader(values: Map<string, Tensor>, segment: Segment): (name: string) =
   };
 }
 
-function kvRowsOf(op: Op, kernel: Kernel, kvOf: KvOfLayer): KvRows | undefined {
+function kvRowsOf(op: Op, kernel: Kernel<Op>, kvOf: KvOfLayer): KvRows | undefined {
   const layer = kernel.kvLayer?.(op);
   return layer === undefined ? undefined : kvOf(layer);
 }

@@ -1,5 +1,5 @@
 // Seeded numbers for test cases and synthetic tensors: the same on every machine. Pure. Not for sampling tokens (engine/schedule).
-import type { Tensor } from "./segment.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** Uniform in [0, 1): mulberry32. */
 export function uniform(seed: number): () => number {

@@ -1,9 +1,18 @@
 // rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row or per equal part of a row. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op, Tensor } from "./segment.ts";
+import type { Tensor } from "./tensor.ts";
 
-type RmsNorm = Extract<Op, { op: "rmsNorm" }>;
+/** out = x / sqrt(mean(x^2) + eps) * weight, in f32, over the row or over each of `heads` equal parts of it by the same weight */
+interface RmsNorm {
+  readonly op: "rmsNorm";
+  readonly x: string;
+  readonly weight: string;
+  readonly eps: number;
+  /** Left out where a row is normed whole. */
+  readonly heads?: number;
+  readonly out: string;
+}
 
 /** 1 / sqrt(mean(x^2) + eps) of one row. */
 function inverseRms(x: Float32Array, eps: number): number {
@@ -19,7 +28,7 @@ function partsOf(op: RmsNorm, x: Tensor): { readonly parts: number; readonly wid
   return { parts: rows * heads, width: width / heads };
 }
 
-function sized(rows: number, part: number, heads?: number): KernelCase {
+function sized(rows: number, part: number, heads?: number): KernelCase<RmsNorm> {
   const width = part * (heads ?? 1);
   return {
     name: heads === undefined ? `[${rows}, ${width}]` : `[${rows}, ${width}] by ${heads} heads`,

@@ -2,9 +2,19 @@
 // Gates are f32 and define the order in which a source adds expert rows, so the order here is part of the bit contract.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type Route = Extract<Op, { op: "route" }>;
+/**
+ * ids[n, topK] i32 by descending gate, ties to the lowest expert id on a backend of the exact class with at most 16 experts, else to
+ * any of the equals, which the row alone decides; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if `normalize`.
+ */
+interface Route {
+  readonly op: "route";
+  readonly logits: string;
+  readonly topK: number;
+  readonly normalize: boolean;
+  readonly ids: string;
+  readonly gates: string;
+}
 
 /** Indices of the k largest, descending; equal values keep the lower index first. NaN sorts last. The best so far are kept in order:
  *  values that are not among them, nearly all of hundreds of experts, cost one comparison. */
@@ -47,7 +57,7 @@ export function softmaxShares(logits: Float32Array): Shares {
   };
 }
 
-function sized(rows: number, experts: number, k: number, normalize = true): KernelCase {
+function sized(rows: number, experts: number, k: number, normalize = true): KernelCase<Route> {
   return {
     name: `${rows} rows, top ${k} of ${experts}${normalize ? "" : ", not normalised"}`,
     segment: {
@@ -66,7 +76,7 @@ function sized(rows: number, experts: number, k: number, normalize = true): Kern
 }
 
 /** Equal logits in pairs and whole rows of one value. */
-function ties(): KernelCase {
+function ties(): KernelCase<Route> {
   const experts = 8;
   const data = Float32Array.from({ length: 3 * experts }, (_, i) => (i < experts ? 0.25 : i < 2 * experts ? i % 4 : -(i >> 1)));
   return {

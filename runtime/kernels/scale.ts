@@ -1,11 +1,16 @@
 // scale: out = x * by, elementwise, with a number of the program: the parts of a momentum that layers carry. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type Scale = Extract<Op, { op: "scale" }>;
+/** out = x * by */
+interface Scale {
+  readonly op: "scale";
+  readonly x: string;
+  readonly by: number;
+  readonly out: string;
+}
 
-function sized(rows: number, width: number, by: number): KernelCase {
+function sized(rows: number, width: number, by: number): KernelCase<Scale> {
   return {
     name: `[${rows}, ${width}] by ${by}`,
     segment: {

@@ -1,13 +1,18 @@
 // siluMul: out = silu(a) * b with silu(a) = a / (1 + exp(-a)): the gate of the FFN. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type SiluMul = Extract<Op, { op: "siluMul" }>;
+/** out = silu(a) * b */
+interface SiluMul {
+  readonly op: "siluMul";
+  readonly a: string;
+  readonly b: string;
+  readonly out: string;
+}
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
-function sized(rows: number, width: number): KernelCase {
+function sized(rows: number, width: number): KernelCase<SiluMul> {
   return {
     name: `[${rows}, ${width}]`,
     segment: {
@@ -26,7 +31,7 @@ function sized(rows: number, width: number): KernelCase {
 }
 
 /** Arguments where exp overflows or vanishes in f32: silu must go to 0 or to a, never to NaN. */
-function extremes(): KernelCase {
+function extremes(): KernelCase<SiluMul> {
   const a = Float32Array.of(-1000, -100, -88.8, -20, -0, 0, 20, 88.8, 100, 1000);
   return {
     ...sized(1, a.length),

@@ -1,9 +1,16 @@
 // slice: a run of values of each of equal parts of a row, as where one projection gives several things. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
 
-type Slice = Extract<Op, { op: "slice" }>;
+/** out[n, heads*width] = values from..from+width-1 of each of `heads` equal parts of a row of x */
+interface Slice {
+  readonly op: "slice";
+  readonly x: string;
+  readonly heads: number;
+  readonly from: number;
+  readonly width: number;
+  readonly out: string;
+}
 
 interface Sizes {
   readonly rows: number;
@@ -13,7 +20,7 @@ interface Sizes {
   readonly width: number;
 }
 
-function sized({ rows, part, heads, from, width }: Sizes): KernelCase {
+function sized({ rows, part, heads, from, width }: Sizes): KernelCase<Slice> {
   return {
     name: `[${rows}, ${heads} x ${part}], ${width} values from ${from}`,
     segment: {

@@ -3,9 +3,22 @@
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmaxShares, topK } from "./route.ts";
-import type { Op } from "./segment.ts";
 
-type SoftRoute = Extract<Op, { op: "softRoute" }>;
+/**
+ * A gate that falls from all experts to few. With temperature t, threshold and most of `schedule`, the experts of a row stand in
+ * descending order of logits, ties to the lowest id; of the first `most` those stay whose softmax(logits / t) is at least the
+ * threshold, and the first one always. ids[n, experts] i32: they, then the number of experts, which is none; gates[n, experts] =
+ * softmax(logits / t) of them alone, then zeros. Training alone has it: its end is `route`.
+ */
+interface SoftRoute {
+  readonly op: "softRoute";
+  readonly logits: string;
+  /** Weight [3]: temperature, threshold, most. */
+  readonly schedule: string;
+  readonly experts: number;
+  readonly ids: string;
+  readonly gates: string;
+}
 
 interface Schedule {
   readonly temperature: number;
@@ -31,7 +44,7 @@ function chosen(
   return { ids, gates: ids.map((id) => (weights[id] as number) / sum) };
 }
 
-function sized(rows: number, experts: number, schedule: Schedule): KernelCase {
+function sized(rows: number, experts: number, schedule: Schedule): KernelCase<SoftRoute> {
   const { temperature, threshold, most } = schedule;
   return {
     name: `${rows} rows, at most ${most} of ${experts} above ${threshold} at ${temperature}`,
@@ -51,7 +64,7 @@ function sized(rows: number, experts: number, schedule: Schedule): KernelCase {
 }
 
 /** Equal logits everywhere: all of them, or the lowest. */
-function ties(most: number): KernelCase {
+function ties(most: number): KernelCase<SoftRoute> {
   const { inputs, ...rest } = sized(3, 8, { temperature: 2, threshold: 0.125, most });
   const logits = { ...inputs.logits, shape: [3, 8], data: new Float32Array(24).fill(0.5) };
   return { ...rest, name: `ties, at most ${most}`, inputs: { logits } };

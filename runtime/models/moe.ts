@@ -108,7 +108,10 @@ export const carriedBy = (layer: number, layers: number, values: number): Carrie
 /** The same ops over values of other names. */
 export function renamed({ weights, ops }: Part, names: Readonly<Record<string, string>>): Part {
   const name = (key: string, value: unknown): unknown => (key !== "op" && typeof value === "string" ? (names[value] ?? value) : value);
-  return { weights, ops: ops.map((op) => Object.fromEntries(Object.entries(op).map(([key, value]) => [key, name(key, value)])) as Op) };
+  return {
+    weights,
+    ops: ops.map((op) => Object.fromEntries(Object.entries(op).map(([key, value]) => [key, name(key, value)])) as unknown as Op),
+  };
 }
 
 /** A layer whose block is `parts` in turn: attention, then what gives ids and gates. */

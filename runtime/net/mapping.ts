@@ -44,8 +44,6 @@ export interface Member {
 export interface Membership {
   readonly version: number;
   readonly members: readonly Member[];
-  /** Workers report the path of sampled tokens; unset = no. */
-  readonly sampleTransitions?: boolean;
   /** Milliseconds that requests wait while no rank serves. */
   readonly holdMs?: number;
 }
@@ -124,8 +122,8 @@ export function toMembership(membership: Membership): MembershipMessage {
     ...member,
     state: stateToWire[member.state],
   }));
-  const { version, sampleTransitions = false, holdMs = 0 } = membership;
-  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions, holdMs: BigInt(holdMs) });
+  const { version, holdMs = 0 } = membership;
+  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], holdMs: BigInt(holdMs) });
 }
 
 const numericsMax = 200;
@@ -155,12 +153,10 @@ export function fromMembership(message: MembershipMessage): Membership {
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");
-  const { sampleTransitions } = message;
   const holdMs = Math.min(toNumber(message.holdMs, "membership.holdMs"), holdMsMax);
   return {
     version: toNumber(message.version, "membership.version"),
     members,
-    ...(sampleTransitions ? { sampleTransitions } : {}),
     ...(holdMs > 0 ? { holdMs } : {}),
   };
 }

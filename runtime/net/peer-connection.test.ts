@@ -24,7 +24,7 @@ async function pair(t: TestContext, answer: HostEvents["hello"], protocol = peer
     [protocol]: (socket) => {
       host = PeerConnection.answer(socket, detector(), {
         hello: answer,
-        frame: ({ kind, body }) => void said.push(`host: ${kind} ${body}`),
+        frame: ({ kind, body }) => void said.push(`host: ${kind} ${[...body]}`),
         ended: ({ code, message }) => void said.push(`host: ${code} ${message}`),
         gone: (reason) => void said.push(`host: ${reason?.code ?? "gone"}`),
       });
@@ -35,12 +35,13 @@ async function pair(t: TestContext, answer: HostEvents["hello"], protocol = peer
   const caller = PeerConnection.call(target, hello, detector(), {
     connected: () => void said.push("connected"),
     welcome: ({ sums }) => void said.push(`welcome ${sums}`),
-    frame: ({ kind, body }) => void said.push(`caller: ${kind} ${body}`),
+    frame: ({ kind, body }) => void said.push(`caller: ${kind} ${[...body]}`),
     ended: ({ code, message }) => void said.push(`caller: ${code} ${message}`),
     gone: (reason) => void said.push(`caller: ${reason?.code ?? "gone"}`),
   });
   t.after(() => {
     caller.destroy();
+    void listener.stop();
     listener.cut();
   });
   return { caller, said, host: () => host as PeerConnection, has: (words: string) => until(words, () => said.includes(words)) };

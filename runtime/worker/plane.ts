@@ -148,10 +148,8 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   refresh();
   const start = ({ peerAddresses, load }: PlaneStart) => {
     const stopJoin = joiner.start(peerAddresses, () => control.operatorPresent);
-    const transitions = () => peers.membership.sampleTransitions ?? false;
     const { layers, experts: count } = info;
-    const stopLoad =
-      load && publishLoad({ ...load, clock, engine, self: identity, namespace, name, layers, experts: count, transitions, metrics, log });
+    const stopLoad = load && publishLoad({ ...load, clock, engine, self: identity, namespace, name, layers, experts: count, metrics, log });
     return () => {
       stopJoin();
       stopLoad?.();

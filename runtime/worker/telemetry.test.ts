@@ -44,7 +44,6 @@ async function published(
     engine: { counters: async () => counter.take() },
     ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs, machine, metrics, log: silentLog },
     self: { deploymentUid: "u", rank, podUid: "p", bootId: "b" },
-    transitions: () => false,
     clock,
     signingKey: async () => telemetryKey(1),
   });
@@ -131,7 +130,6 @@ test("without a key nothing is published, and with one the next window is", asyn
       log: silentLog,
     },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
-    transitions: () => false,
     clock: steadyClock(),
     signingKey: async () => (asked++ === 0 ? undefined : telemetryKey(1)),
   });

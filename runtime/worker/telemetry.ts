@@ -30,7 +30,6 @@ export interface TelemetryOptions {
   readonly machine: string | undefined;
   /** Undefined: nothing is sent. */
   readonly signingKey: () => Promise<TelemetryKey | undefined>;
-  readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
   readonly log: Log;
 }
@@ -47,7 +46,7 @@ export function jitterMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid"
 
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
-  const { engine, self, windowMs, clock, transitions, log } = options;
+  const { engine, self, windowMs, clock, log } = options;
   const waitMs = jitterMs(self, windowMs);
   let windowStart = clock();
   let seq = 0;
@@ -68,7 +67,7 @@ export function publishLoad(options: TelemetryOptions): () => void {
     after((Math.floor(now / windowMs) + 1) * windowMs - now, take);
   };
   const take = async () => {
-    const counted = { start: windowStart, end: clock(), counters: await engine.counters({ transitions: transitions() }) };
+    const counted = { start: windowStart, end: clock(), counters: await engine.counters() };
     windowStart = counted.end;
     after(waitMs, async () => {
       await publish(options, counted, () => ++seq);
@@ -94,7 +93,7 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   const key = await options.signingKey();
   for (const phase of phases) {
-    const { transitions, compute, ...counts } = counters[phase];
+    const { compute, ...counts } = counters[phase];
     const load = {
       v: 1 as const,
       deploymentUID: self.deploymentUid,
@@ -109,17 +108,17 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
       ...counts,
       compute: { ...compute, ...(options.machine === undefined ? {} : { machine: options.machine }) },
     };
-    const message = key && signedWithin(load, transitions, key);
+    const message = key && signedWithin(load, key);
     if (key && !message) log.error({ layers, experts }, "a load message is above the limit and was not sent");
     const sent = message !== undefined && bus.publish(subject, message);
     metrics.add("enodia_telemetry_published_total", 1, { result: sent ? "ok" : key ? "dropped" : "no_key" });
   }
 }
 
-/** Transitions are left out where they do not fit; undefined when that is not enough. */
-function signedWithin(load: LoadWindow, transitions: LoadWindow["transitions"], key: TelemetryKey): string | undefined {
-  const forms = transitions ? [{ ...load, transitions }, load] : [load];
-  return forms.map((form) => signLoad(encodeLoad(form), key)).find((message) => message.length <= loadMessageBytesMax);
+/** The message; undefined when it is above the limit. */
+function signedWithin(load: LoadWindow, key: TelemetryKey): string | undefined {
+  const message = signLoad(encodeLoad(load), key);
+  return message.length <= loadMessageBytesMax ? message : undefined;
 }
 
 /** Read at every call, since the operator rotates it; undefined without a readable key. */

@@ -19,7 +19,7 @@ const decodeOptions = [
   "--split        instead: where the time of a step goes, for each layer",
 ];
 const rowNames =
-  "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops, fresh (default: all; minutes)";
+  "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, growth, fresh (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {

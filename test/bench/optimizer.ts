@@ -1,5 +1,5 @@
 // Optimizer state in memory, on disk with reads and writes behind the computing, and on disk with each chunk read, computed and written
-// before the next: memory of a process of its own beside the law, and the time of an update, in turns.
+// before the next: memory of a process of its own beside the memory model, and the time of an update, in turns.
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
@@ -88,7 +88,7 @@ export async function optimizerBench(args: readonly string[]): Promise<readonly 
       }
     const times = answers.map((list) => median(list.map(({ ms }) => ms)));
     return Object.entries(cases).map(([name, each], i) => {
-      const [ms, rss, law] = [times[i] ?? 0, Math.max(...(answers[i] ?? []).map((answer) => answer.rss)), lawBytes(each)];
+      const [ms, rss, modelled] = [times[i] ?? 0, Math.max(...(answers[i] ?? []).map((answer) => answer.rss)), lawBytes(each)];
       const ofMemory = ms / (times[0] ?? 0);
       return {
         case: name,
@@ -96,8 +96,8 @@ export async function optimizerBench(args: readonly string[]): Promise<readonly 
         "ns a parameter": Number(((ms * 1e6) / floats).toFixed(2)),
         "to in memory": Number(ofMemory.toFixed(2)),
         "MB held": Math.round(rss / 1e6),
-        "MB by the law": Math.round(law / 1e6),
-        ok: rss <= memorySlack * law && (i !== 1 || ofMemory <= onDiskMost),
+        "MB by the model": Math.round(modelled / 1e6),
+        ok: rss <= memorySlack * modelled && (i !== 1 || ofMemory <= onDiskMost),
       };
     });
   } finally {

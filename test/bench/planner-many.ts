@@ -12,7 +12,7 @@ import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
 import { generateTrace, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
 import { type Planner, threadPlanner } from "../../operator/rebalance/intents/planner-thread.ts";
-import { type LoadFacts, LoadPicture } from "../../operator/rebalance/load/load-picture.ts";
+import { type LoadFacts, LoadState } from "../../operator/rebalance/load/load-state.ts";
 import { inputOf, quantile, type Row } from "./planner-kit.ts";
 
 const deployments = 1000;
@@ -35,14 +35,14 @@ const expected = Array.from({ length: cluster.ranks }, (_, rank): ExpectedRank =
 
 class Deployment {
   readonly #trace: Trace;
-  readonly #load: LoadPicture;
+  readonly #load: LoadState;
   #plan: PlacementPlan;
   /** Steps of this deployment that changed its placement. */
   acted = 0;
 
   constructor(trace: Trace, layers: readonly LayerPlan[], now: number) {
     this.#trace = trace;
-    this.#load = new LoadPicture(inputOf(trace, 0, cluster).shape, "uid", now);
+    this.#load = new LoadState(inputOf(trace, 0, cluster).shape, "uid", now);
     this.#plan = planOf(layers, 1);
   }
 

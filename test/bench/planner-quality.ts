@@ -6,13 +6,14 @@ import { rankSpecs, simulate } from "../../operator/planner/offline/simulate.ts"
 import { windowOf } from "../../operator/planner/offline/traces.ts";
 import type { PresetName } from "../../operator/planner/offline/traces-generate.ts";
 import { stationaryTrace } from "../../operator/planner/offline/traces-generate.ts";
-import { planExact } from "../../operator/planner/policies/exact.ts";
 import { planFresh, planIncremental } from "../../operator/planner/policies/incremental.ts";
 import type { PlanInput } from "../../operator/planner/policy.ts";
 import { toLayers, toProblem } from "../../operator/planner/problem.ts";
 import { repairPlan } from "../../operator/planner/repair.ts";
 import { countMoves } from "../../runtime/placement/diff.ts";
 import { bound } from "../../runtime/placement/imbalance.ts";
+import { planExact } from "../peers/exact.ts";
+import { peers } from "../peers/index.ts";
 import { asOnCluster, balance, type Cluster, fixed, inputOf, median, type Row, ratios, simulated, traceOf } from "./planner-kit.ts";
 
 interface Versus {
@@ -116,7 +117,7 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
 
 /** True when the primaries are others than those that are dealt round-robin when sharding finds none. */
 async function sharded(input: PlanInput): Promise<boolean> {
-  const [primaries, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
+  const [primaries, dealt] = [await policies.hecate.plan(input), await peers.uniform.plan(input)];
   return primaries.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
 }
 

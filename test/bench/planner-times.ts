@@ -6,9 +6,9 @@ import { generateTrace, presets } from "../../operator/planner/offline/traces-ge
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
 import type { PlanInput } from "../../operator/planner/policy.ts";
 import { toProblem } from "../../operator/planner/problem.ts";
-import { type Program, solve } from "../../operator/planner/solver.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../runtime/placement/split.ts";
+import { type Program, solve } from "../peers/solver.ts";
 import { type Cluster, inputOf, median, quantile, type Row, seedOf, traceOf } from "./planner-kit.ts";
 
 interface Times {

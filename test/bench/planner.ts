@@ -1,8 +1,7 @@
 // `npm run bench -- planner`: the planner's acceptance table on generated traces, with the in-repo EPLB and the exact optimum as
-// baselines; planning times, their growth, many deployments; hops of the affinity policies. On any number of seeds.
+// baselines; planning times, their growth, many deployments. On any number of seeds.
 import { AppError } from "../../crds/common.ts";
 import { freshRows } from "./planner-fresh.ts";
-import { hopsTable, solverRows } from "./planner-hops.ts";
 import { forgetTraces, type Row } from "./planner-kit.ts";
 import { manyDeployments } from "./planner-many.ts";
 import { qualityRows } from "./planner-quality.ts";
@@ -12,9 +11,7 @@ const groups: Readonly<Record<string, (seed: number) => Promise<readonly object[
   11: replanRows,
   12: async (seed) => [await splitRow(seed)],
   many: manyDeployments,
-  solver: solverRows,
   growth: growthTable,
-  hops: hopsTable,
   fresh: freshRows,
 };
 

@@ -3,7 +3,6 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { type TrainingPlannerName, trainingPlannerNames } from "../../crds/names.ts";
 import type { Span } from "../../crds/training-trace.ts";
 import { chromeTrace } from "../../runtime/train/trace/chrome.ts";
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
@@ -12,11 +11,11 @@ import { type Network, openNetworks } from "./training/networks.ts";
 import { TorchPeer, torchPython } from "./training/peer.ts";
 import { TrainingRanks } from "./training/processes.ts";
 import { type RoundFigures, roundFigures, type TrainingRow, trainingRow } from "./training/rows.ts";
-import { fssdpFor } from "./training/settings.ts";
+import { type PlannerName, plannerNames } from "./training/settings.ts";
 import { type WorkloadName, workloadNames } from "./training/workloads.ts";
 
 /** `exact` tries all placements, which are too many here. */
-const plannersByDefault = trainingPlannerNames.filter((name) => name !== "exact");
+const plannersByDefault = plannerNames.filter((name) => name !== "exact");
 
 const options = {
   ranks: { type: "string", default: "4" },
@@ -50,7 +49,7 @@ function named<Name extends string>(option: string, text: string, known: readonl
 interface Asked {
   readonly ranks: number;
   readonly cpus: number;
-  readonly planners: readonly TrainingPlannerName[];
+  readonly planners: readonly PlannerName[];
   readonly workloads: readonly WorkloadName[];
   /** MB/s each way of each rank. */
   readonly link: number | undefined;
@@ -77,7 +76,7 @@ async function asked(args: readonly string[]): Promise<Asked> {
   return {
     ranks: number("ranks"),
     cpus,
-    planners: named("planners", values.planners, trainingPlannerNames),
+    planners: named("planners", values.planners, plannerNames),
     workloads: named("workloads", values.workloads, workloadNames),
     link: values.link === undefined ? undefined : number("link"),
     steps: number("steps"),
@@ -125,7 +124,7 @@ async function measure({ ranks, peer }: Sides, workload: WorkloadName, { planner
   const losses: number[] = [];
   let spans: readonly (readonly Span[])[] = [];
   for (const planner of planners) {
-    await ranks.order({ do: "begin", series: planner, fssdp: fssdpFor(planner, sizes.microBatches) });
+    await ranks.order({ do: "begin", series: planner, planner, microBatches: sizes.microBatches });
     const { took } = await ranks.steps({ series: planner, workload, from: 1, to: warmSteps + 1 });
     losses.push(took[0]?.losses[0] ?? Number.NaN);
     if (planner === "auto") log(`${workload}: measured ${JSON.stringify(took[0]?.rates)}`);

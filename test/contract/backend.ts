@@ -6,8 +6,7 @@ import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/compute/
 import { kvBlockBytes, kvBlocksOfContext } from "../../runtime/compute/kv-size.ts";
 import { relativeError, runCase, settled } from "../../runtime/compute/op-self-test.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
-import { allCases, opNames } from "../../runtime/kernels/index.ts";
-import type { KernelCase } from "../../runtime/kernels/kernel.ts";
+import { allCases, type OpCase, opNames } from "../../runtime/kernels/index.ts";
 import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
@@ -34,7 +33,7 @@ export interface BackendContract {
 
 const rowsGrid = [1, 2, 3, 63, 64, 65];
 
-const weightsOf = (kernelCase: KernelCase): Weights =>
+const weightsOf = (kernelCase: OpCase): Weights =>
   Object.fromEntries(Object.entries(kernelCase.weights).map(([name, tensor]) => [name, { form: "f32" as const, ...tensor }]));
 
 function assertClose(got: Outputs, want: Outputs, tolerance: number, what = ""): void {

@@ -179,7 +179,7 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     assert.deepEqual((await kube.applyStatus(eplace, status("Committed"), manager)).status, { phase: "Committed" });
   });
 
-  it("status is written through its own door only", async (kube, namespace) => {
+  it("status is written through its subresource only", async (kube, namespace) => {
     const eplace = resources.expertPlacements;
     const made = await kube.create(eplace, { ...placement(namespace), status: { phase: "Committed" } }, manager);
     assert.equal(made.status, undefined);

@@ -1,5 +1,5 @@
 // Another revision of a model, one that is not there, one that is slow, and another codec, under traffic: no request fails, every text is
-// whole of one of the two models, and from the change on all are of the new one. What a stand-in cannot serve is taken back without a trace
+// whole of one of the two models, and from the change on all are of the new one. What a green deployment cannot serve is taken back without a trace
 // in the answers, and what it serves too slowly, as a canary, with no more than its share of them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -40,7 +40,7 @@ after(async () => {
 });
 
 const inPhase = (phase: string) => (moed: KubeObject) =>
-  moed.status?.rollout?.phase === phase && moed.status.observedGeneration === moed.metadata.generation && !moed.status.rollout.standIn;
+  moed.status?.rollout?.phase === phase && moed.status.observedGeneration === moed.metadata.generation && !moed.status.rollout.green;
 const patch = (spec: object) => moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec })]);
 const answer = async (prompt: string): Promise<string> => (await ask({ url, model: name, prompt, maxTokens: tokens, temperature: 0 })).text;
 const textsNow = async (): Promise<string[]> => {
@@ -113,9 +113,15 @@ async function change(spec: object): Promise<{ readonly from: readonly string[];
 
 test("another revision of the model serves as a canary, then takes over, without a failed request or a mixed text", async () => {
   const canary = { ranks: 1, analysis: { bake: "15s", latencyPercent: 400, errorRatePercent: 10, minRequests: 3 } };
-  const baked = moe.kubectl.waitFor("moed", name, "the stand-in to bake", (moed) => moed.status?.rollout?.phase === "Baking", rollMs);
+  const baked = moe.kubectl.waitFor(
+    "moed",
+    name,
+    "the green deployment to bake",
+    (moed) => moed.status?.rollout?.phase === "Baking",
+    rollMs,
+  );
   const { from, to } = await change({ model: { uri: "pvc://models/smol-moe-2" }, rolloutStrategy: { canary } });
-  assert.match((await baked).status?.rollout?.message ?? "", /stand-in revised-[0-9a-f]{8} has 1 of 2 gateways since /);
+  assert.match((await baked).status?.rollout?.message ?? "", /green deployment revised-[0-9a-f]{8} has 1 of 2 gateways since /);
   [first, second] = [from, to];
   for (const [i, text] of to.entries())
     assert.notEqual(text, from[i], "the two revisions say different things, or equality proves nothing");
@@ -148,7 +154,7 @@ test("a revision that is not there is taken back, and nobody notices", async () 
   const clients = traffic();
   await patch({ model: { uri: "pvc://models/missing" } });
   const moed = await moe.kubectl.waitFor("moed", name, "a roll back", inPhase("RolledBack"), rollMs);
-  assert.match(condition(moed, "SpecAccepted")?.message ?? "", /a stand-in tried, was rolled back to revision \d+: /);
+  assert.match(condition(moed, "SpecAccepted")?.message ?? "", /a green deployment tried, was rolled back to revision \d+: /);
   await enodia("undo", name);
   await moe.kubectl.waitFor("moed", name, "the spec to be accepted", inPhase("Complete"), rollMs);
   const { answers, errors } = await clients.end();

@@ -1,4 +1,4 @@
-// Bad input at every door of the running product: a clear error, and what was running runs on.
+// Bad input at every interface of the running product: a clear error, and what was running runs on.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { kubectlOf, serviceAddress, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";

@@ -31,7 +31,7 @@ for (const layersFlipped of [30, 10]) {
       shape: { layers, experts, bytes: residentBytes, storedBytes: 256, budgetBytes: 200 * 2 ** 20 },
       spec: {
         rebalancing: {
-          policy: "smartmoe",
+          policy: "eplb",
           interval: "1s",
           trigger: { imbalancePercent: 150, window: "2s", minTokens: 1000 },
           budget: { maxMoves: 1000 },

@@ -1,4 +1,4 @@
-// A fuzzer of one door of the product, and the law that holds at every door: an input is taken or refused in words. What it says of an
+// A fuzzer of one interface of the product, and the rule of all of them: an input is taken, or refused with a message. What it says of an
 // input depends on the run's seed and the input's number alone, so that a finding is repeated by these two.
 import { createHash } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
@@ -17,7 +17,7 @@ export interface Fuzzer<Subject, Input> {
   start(folder: string): Subject | Promise<Subject>;
   stop?(subject: Subject): Promise<void>;
   input(random: Random, subject: Subject): Input;
-  /** Throws where the input is refused, and where a law does not hold. */
+  /** Throws where the input is refused, and where a rule does not hold. */
   attempt(subject: Subject, input: Input): void | Promise<void>;
   /** The subject with a bug that some inputs reach: the fuzzer has to find it, or its inputs are worth nothing. */
   plant(subject: Subject): Subject;
@@ -42,13 +42,13 @@ export async function judged({ attempt, refusals }: AnyFuzzer, subject: unknown,
   }
 }
 
-/** A door whose check for what matches `message` is gone: what it kept out breaks something further in, as it would. */
-export function unguarded<Args extends unknown[], Result>(door: (...args: Args) => Result, message: RegExp): (...args: Args) => Result {
+/** A function whose check for what matches `message` is gone: what it kept out breaks something further in, as it would. */
+export function unguarded<Args extends unknown[], Result>(checked: (...args: Args) => Result, message: RegExp): (...args: Args) => Result {
   const broken = (error: unknown): unknown =>
     error instanceof AppError && message.test(error.message) ? new RangeError(`planted: ${error.message}`) : error;
   return (...args) => {
     try {
-      const result = door(...args);
+      const result = checked(...args);
       return result instanceof Promise ? (result.catch((error: unknown) => Promise.reject(broken(error))) as Result) : result;
     } catch (error) {
       throw broken(error);

@@ -29,7 +29,6 @@ export const goldenWindow: LoadWindow = {
   routed: Uint32Array.of(1, 2, 3, 4),
   served: Uint32Array.of(5, 6, 7, 8),
   compute: { runs: 1, calls: 2, rows: 3, micros: 4, squares: [1, 2, 3, 4, 5, 6], times: [7, 8, 9], machine: "m" },
-  transitions: { cells: Uint32Array.of(1, 3), counts: Uint32Array.of(9, 10) },
 };
 
 /** Variables that a process of this release is started with: an operator that renders its pods anew has to set them. */

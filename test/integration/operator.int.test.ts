@@ -119,7 +119,7 @@ test("two replicas, one leads; apply makes pods that the restricted level admits
   );
 });
 
-test("the /scale door: kubectl scale up and down, the selector finds the pods", { timeout: 120_000 }, async () => {
+test("the /scale subresource: kubectl scale up and down, the selector finds the pods", { timeout: 120_000 }, async () => {
   await kubectl("-n", namespace, "scale", "moed", "moe", "--replicas=3");
   await until("three pods", async () => (await workers("moe")).length === 3, { timeoutMs: 30_000 });
   const scale = JSON.parse(await kubectl("get", "--raw", `/apis/enodia.dev/v1alpha1/namespaces/${namespace}/moedeployments/moe/scale`));

@@ -1,5 +1,7 @@
 // The fields of the spec that decide what the rebalance plane does, each with what a simulated cluster does without a change of it and with.
+
 import assert from "node:assert/strict";
+import { policyNames } from "../../crds/names.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { SimCluster } from "../sim/cluster.ts";
 
@@ -24,6 +26,13 @@ async function verdict(sim: SimCluster): Promise<string> {
   const held = sim.events.filter(({ reason }) => reason === "RebalanceHeld").map(({ message }) => message.split(":")[0] ?? "");
   // Interval says when it looks again, not what it sees.
   return (sim.plan()?.epoch ?? 0) > 1 ? "moved" : (held.findLast((reason) => reason !== "Interval") ?? "nothing said");
+}
+
+/** The policy that plans are asked of. */
+async function policyAsked(sim: SimCluster): Promise<string> {
+  await sim.clock.run(storyMs);
+  const started = sim.events.find(({ reason }) => reason === "RebalanceStarted");
+  return policyNames.find((name) => started?.message.includes(`${name}:`)) ?? "nobody";
 }
 
 /** Tells if plans of one minute moved one expert each, or some of them more. */
@@ -91,7 +100,7 @@ async function leastHosts(sim: SimCluster): Promise<number> {
 /** Fields that decide what the planner and the drains do. */
 export const rebalancePlane: Readonly<Record<string, RebalancedField>> = {
   "rebalancing.mode": { change: rebalancing({ mode: "Off" }), outcome: verdict, without: "moved", with: "ModeOff" },
-  "rebalancing.policy": { change: rebalancing({ policy: "uniform" }), outcome: verdict, without: "moved", with: "NoBetterPlan" },
+  "rebalancing.policy": { change: rebalancing({ policy: "eplb" }), outcome: policyAsked, without: "incremental", with: "eplb" },
   "rebalancing.trigger.imbalancePercent": {
     change: rebalancing({ trigger: { ...quick.trigger, imbalancePercent: 300 } }),
     outcome: verdict,

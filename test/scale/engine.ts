@@ -6,7 +6,7 @@ import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { notHosted } from "../../runtime/placement/frames/not-hosted.ts";
 
 /** What was routed and served here since it was asked last. */
-export type CountersOf = (transitions: boolean) => LoadCounters;
+export type CountersOf = () => LoadCounters;
 
 const idle: EngineStats = {
   ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, blocksUsed: 0, blocksKept: 0 },
@@ -71,9 +71,9 @@ export class BookEngine implements Engine {
   async setDown(): Promise<void> {
     this.#live();
   }
-  async counters(options?: { readonly transitions: boolean }): Promise<LoadCounters> {
+  async counters(): Promise<LoadCounters> {
     this.#live();
-    return this.#counters(options?.transitions ?? false);
+    return this.#counters();
   }
   async stats(): Promise<EngineStats> {
     this.#live();

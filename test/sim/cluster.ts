@@ -8,9 +8,9 @@ import { seeded } from "../../operator/planner/random.ts";
 import { intents } from "../../operator/rebalance/intents/index.ts";
 import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
+import { connectsMax, Semaphore } from "../../operator/rebalance/links/semaphore.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
-import { connectsMax, Turns } from "../../operator/rebalance/links/turns.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
 import type { LoopPorts } from "../../operator/rebalance/loop-ports.ts";
 import type { StoredPlacement } from "../../operator/rebalance/ports.ts";
@@ -26,6 +26,7 @@ import { type RecordedEvent, SimKube } from "./kube.ts";
 import { SimLoad } from "./load.ts";
 import type { SimShape } from "./model.ts";
 import { Oracle } from "./oracle.ts";
+import { rulesPlanted } from "./plants.ts";
 import { Troubles } from "./troubles.ts";
 import type { Host } from "./wire.ts";
 import { SimWire } from "./wire.ts";
@@ -39,6 +40,8 @@ export interface SimOptions {
   /** Tried after those of the product. */
   readonly lastIntents?: readonly Intent[];
   readonly tracing?: LoopPorts["tracing"];
+  /** Unset: policies run in the caller's thread. */
+  readonly planner?: LoopPorts["planner"];
 }
 
 /** After so long only one operator's calls are under way, and what both have said is known everywhere. */
@@ -54,6 +57,7 @@ interface Operator {
 
 export class SimCluster {
   readonly clock: VirtualClock;
+  readonly #planner: LoopPorts["planner"];
   readonly random;
   readonly shape: SimShape;
   readonly kube: SimKube;
@@ -85,6 +89,7 @@ export class SimCluster {
     this.random = seeded(options.seed ?? 1);
     this.#lastIntents = options.lastIntents ?? [];
     this.#tracing = options.tracing ?? tracingOff;
+    this.#planner = options.planner ?? inlinePlanner;
     this.clock = new VirtualClock(undefined, this.random.next);
     this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
     this.kube = new SimKube(this.clock, options.ranks ?? 3, options.spec, (epoch) => this.oracle.onWrite(epoch));
@@ -104,7 +109,7 @@ export class SimCluster {
       bus: () => this.nats.publisher(),
       telemetryKeys: [telemetryKey(1)],
       clockAheadMs: this.clockAheadMs,
-      counters: (worker, transitions) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length, transitions),
+      counters: (worker) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length),
       peerAddresses: (self) =>
         this.#live()
           .filter((worker) => worker !== self)
@@ -199,13 +204,13 @@ export class SimCluster {
 
   #makeLoop(owner: Owner, host: Host): DeploymentLoop {
     const network = this.#wire.network(host, "operator:0");
-    const turns = new Turns(connectsMax);
+    const connecting = new Semaphore(connectsMax);
     return new DeploymentLoop(
       {
         clock: this.clock,
         store: this.kube.placements(),
-        openLink: (target) => new Session(target, { clock: this.clock, network, turns }),
-        planner: inlinePlanner,
+        openLink: (target) => new Session(target, { clock: this.clock, network, connecting }),
+        planner: this.#planner,
         telemetry: new Telemetry(() => this.nats.open(owner)),
         telemetryKeys: () => {
           const keys = this.#around.telemetryKeys;
@@ -213,6 +218,7 @@ export class SimCluster {
         },
         metrics: { add: (name, _amount, ...[labels]) => void this.#counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         tracing: this.#tracing,
+        protocolRules: rulesPlanted(),
         log: silentLog,
         identity: async () => {
           this.identityAsks++;

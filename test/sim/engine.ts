@@ -10,7 +10,6 @@ import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { forward } from "../../runtime/engine/pass/step.ts";
 import { StepTimes } from "../../runtime/engine/pass/step-times.ts";
 import type { StepTools } from "../../runtime/engine/pass/step-tools.ts";
-import { TransitionSampler } from "../../runtime/engine/pass/transition-sampler.ts";
 import type { Layer } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 import { createRouter } from "../../runtime/placement/dispatch.ts";
@@ -29,7 +28,7 @@ export interface EngineParts {
   readonly model: SimModel;
   readonly info: EngineInfo;
   readonly remote: RemoteExperts;
-  readonly counters: (transitions: boolean) => LoadCounters;
+  readonly counters: () => LoadCounters;
   readonly activeRequests: () => number;
   /** Called before an expert goes, and `onMemory` after one has come or gone. */
   readonly onFree: (layer: number, expert: number) => void;
@@ -68,7 +67,7 @@ export class SimEngine implements Engine {
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
     this.#table = new ExpertTable({ backend: this.#backend(), store, program, codec: parts.info.codec, counter });
     this.#tools = {
-      ...{ program, experts: this.#table, counter, times: new StepTimes(), transitions: new TransitionSampler(shape) },
+      ...{ program, experts: this.#table, counter, times: new StepTimes() },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
       allocators: [],
@@ -227,9 +226,9 @@ export class SimEngine implements Engine {
     return Promise.resolve();
   }
 
-  async counters(options?: { readonly transitions: boolean }): Promise<LoadCounters> {
+  async counters(): Promise<LoadCounters> {
     if (this.#ended) throw stopped();
-    return this.#parts.counters(options?.transitions ?? false);
+    return this.#parts.counters();
   }
 
   async stats(): ReturnType<Engine["stats"]> {

@@ -1,6 +1,6 @@
 // The counters of simulated engines: a demand that is set from outside, split evenly at the sources, work done where the plan sends
 // it, in the time that a rank's speed makes of it.
-import type { StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { StepSeconds } from "../../crds/telemetry.ts";
 import type { Random } from "../../operator/planner/random.ts";
 import type { LoadCounters, PhaseCounters } from "../../runtime/engine/engine.ts";
 import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
@@ -14,8 +14,6 @@ const batchesPerSecond = 100;
 export class SimLoad {
   /** Selections per expert of a layer: the demand that every rank's traffic has. */
   demand: (layer: number) => readonly number[] = () => [];
-  /** The ways that sampled tokens take in a second; sent by workers that are asked for it. */
-  flow: Transitions | undefined;
   /** The time of a second's steps by what it went into, as ranks say it; unset: they do not say. */
   seconds: StepSeconds | undefined;
   /**
@@ -23,8 +21,6 @@ export class SimLoad {
    * takes.
    */
   rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
-  /** Load messages with transitions so far. */
-  transitionsSent = 0;
   readonly #shape: SimShape;
   readonly #random: Random;
 
@@ -34,12 +30,10 @@ export class SimLoad {
   }
 
   /** The counts of this worker in the last second; `sources` is the number of those at work. */
-  counters(worker: SimWorker, sources: number, transitions: boolean): LoadCounters {
+  counters(worker: SimWorker, sources: number): LoadCounters {
     const decode = this.#decode(worker, sources);
-    const flow = transitions ? this.flow : undefined;
-    if (flow) this.transitionsSent++;
     const seconds = this.seconds ? { seconds: this.seconds } : {};
-    return { prefill: this.#nothing(), decode: { ...decode, ...seconds, ...(flow ? { transitions: flow } : {}) } };
+    return { prefill: this.#nothing(), decode: { ...decode, ...seconds } };
   }
 
   #nothing(): PhaseCounters {

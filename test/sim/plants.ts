@@ -2,7 +2,7 @@
 // find them.
 
 import { Placement, type PlanNote } from "../../operator/rebalance/rollout/placement.ts";
-import { PlanRun } from "../../operator/rebalance/rollout/protocol.ts";
+import type { ProtocolRules } from "../../operator/rebalance/rollout/protocol-rules.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";
 
 type Method = (this: never, ...args: never[]) => unknown;
@@ -17,11 +17,17 @@ export function bend<M extends Method>(target: object, name: string, make: (orig
   };
 }
 
-/** Private parts of a plan under way. */
-interface RunParts {
-  deadline: number;
-  readonly now: number;
-  readonly options: { readonly limits: { readonly prepareMs: number } };
+let rules: Partial<ProtocolRules> = {};
+
+/** The rules with which the operators of a simulation carry plans out. */
+export const rulesPlanted = (): Partial<ProtocolRules> => rules;
+
+/** Has operators that start from now on carry plans out by a broken rule; returns the way back. */
+function breakRule(broken: Partial<ProtocolRules>): () => void {
+  rules = broken;
+  return () => {
+    rules = {};
+  };
 }
 
 type Write = (this: Placement, plan: { epoch: number }, note: PlanNote) => unknown;
@@ -43,15 +49,12 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "a layer is committed when the first rank is READY",
     seen: /lacks the expert of a frame/,
-    plant: () =>
-      bend<(run: { phase: string; ready: Set<number> }) => void>(PlanRun.prototype, "commitIfReady", () => (run) => {
-        if (run.phase === "preparing" && run.ready.size > 0) run.phase = "committing";
-      }),
+    plant: () => breakRule({ mayCommit: (_receivers, ready) => ready.size > 0 }),
   },
   {
     name: "expert replicas are freed before every source has drained",
     seen: /freed .* routes to it/,
-    plant: () => bend<() => boolean>(PlanRun.prototype, "mayRelease", () => () => true),
+    plant: () => breakRule({ mayRelease: () => true }),
   },
   {
     name: "a host serves frames of epoch n-2",
@@ -62,16 +65,7 @@ export const plantedBugs: readonly PlantedBug[] = [
     name: "a plan's deadline starts anew with every event",
     only: crawl,
     seen: /was first committed/,
-    plant: () =>
-      bend<(this: RunParts, actions: unknown[]) => void>(
-        PlanRun.prototype,
-        "expire",
-        (original) =>
-          function (this: RunParts, actions) {
-            this.deadline = this.now + this.options.limits.prepareMs;
-            original.call(this, actions);
-          },
-      ),
+    plant: () => breakRule({ deadline: (_deadline, now, prepareMs) => now + prepareMs }),
   },
   {
     name: "an epoch is used twice",

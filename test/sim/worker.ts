@@ -42,7 +42,7 @@ export interface Surroundings {
   readonly clockAheadMs: ReadonlyMap<number, number>;
   /** Newest first. */
   telemetryKeys: readonly TelemetryKey[];
-  counters(worker: SimWorker, transitions: boolean): LoadCounters;
+  counters(worker: SimWorker): LoadCounters;
   peerAddresses(worker: SimWorker): string[];
   readonly watch: Watch;
 }
@@ -151,7 +151,7 @@ export class SimWorker {
     const remote = new RemoteSocket();
     const engine = new SimEngine({
       ...{ clock: around.clock, model, info, remote },
-      counters: (transitions) => around.counters(this, transitions),
+      counters: () => around.counters(this),
       activeRequests: () => this.activeRequests,
       onFree: (layer, expert) => this.#freeing(layer, expert),
       onMemory: (layer, expert) => this.#changed(layer, expert),

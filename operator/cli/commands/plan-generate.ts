@@ -1,13 +1,11 @@
 // `enodia plan generate`: writes a synthetic trace in the format that `enodia plan simulate` reads. Offline.
 import { AppError } from "../../../crds/common.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
-import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/offline/traces-generate.ts";
+import { generateTrace, type PresetName, presets } from "../../planner/offline/traces-generate.ts";
 import { choice, declare, flag, text, value } from "../command.ts";
-import { fraction, whole } from "../options.ts";
+import { whole } from "../options.ts";
 import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 
-/** Tokens that the planted transitions count per layer. */
-const transitionTokens = 200_000;
 const names = Object.keys(presets) as PresetName[];
 
 export const command = declare({
@@ -18,17 +16,15 @@ export const command = declare({
     overwrite: flag("--overwrite", "replace the trace that is there"),
     seed: value("--seed <number>", "same seed, same trace", whole(0, 2 ** 31), 1),
     windows: value("--windows <number>", "number of windows (default: 40)", whole(1, 10_000)),
-    affinity: value("--affinity <x>", "also plant transitions between layers, 0 (none: the negative control) to 1", fraction),
   },
-  async action({ preset, out, overwrite, seed, affinity, ...options }) {
+  async action({ preset, out, overwrite, seed, ...options }) {
     if (preset === undefined) throw new AppError(`--preset: one of ${names.join(", ")}`, { code: "InvalidOption" });
     if (out === undefined) throw new AppError("--out: the file to write", { code: "InvalidOption" });
     const file = traceOutput(out, overwrite);
     await checkOutput(file);
     const model = presets[preset];
     const trace = generateTrace(preset, { ...model, windows: options.windows ?? model.windows }, seed);
-    const planted = affinity === undefined ? trace : plantTransitions(trace, affinity, transitionTokens, seed + 1);
-    const bytes = await encodeTrace(planted);
+    const bytes = await encodeTrace(trace);
     await writeOutput(file, bytes);
     const { windows, layers, experts } = trace;
     process.stdout.write(`${out}: ${windows} windows of ${layers} layers x ${experts} experts, ${bytes.byteLength} bytes\n`);

@@ -30,7 +30,7 @@ const options = {
 
 export const command = declare({
   about:
-    'Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". Transitions between layers are in it when the deployment\'s policy asks workers for them (exflow, moetuner): one token in 64 is followed. A window in which not every rank reported is left out; the name of the trace says how many. Messages are checked with the keys in the Secret NAME-telemetry, which you must be allowed to read.',
+    'Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". A window in which not every rank reported is left out; the name of the trace says how many. Messages are checked with the keys in the Secret NAME-telemetry, which you must be allowed to read.',
   arguments: [argument("<name>", "a MoEDeployment", { moeDeployments: "" })],
   options,
   action: record,
@@ -73,10 +73,9 @@ async function record(values: Values<typeof options>, name: string): Promise<num
     });
     if (counted === 0) throw new AppError(`no window in which every rank of ${name} reported on ${url}`, { code: "NoLoad" });
     await writeOutput(out, await encodeTrace(recorder.trace(name, grid)));
-    const { messages, refused, dropped, transitions } = recorder;
+    const { messages, refused, dropped } = recorder;
     const left = dropped > 0 ? ` (${dropped} left out: not every rank reported)` : "";
-    const followed = transitions > 0 ? `, ${transitions} transitions` : "";
-    process.stdout.write(`${values.out}: ${counted} windows${left}, ${messages} load messages, ${refused} refused${followed}\n`);
+    process.stdout.write(`${values.out}: ${counted} windows${left}, ${messages} load messages, ${refused} refused\n`);
     return 0;
   } finally {
     await bus.close();

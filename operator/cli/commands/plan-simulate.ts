@@ -4,7 +4,7 @@
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
-import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/names.ts";
+import { defaultPolicy, policyNames } from "../../../crds/names.ts";
 import { type LayerPlan, weightsTotal } from "../../../crds/plan.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
 import { policies } from "../../planner/index.ts";
@@ -17,7 +17,7 @@ import {
   type WindowResult,
 } from "../../planner/offline/simulate.ts";
 import { decodeTrace, sizeText, type Trace } from "../../planner/offline/traces.ts";
-import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
+import { efforts } from "../../planner/policy.ts";
 import { choice, declare, flag, text, type Values, value } from "../command.ts";
 import { asksForJson, namesOf, outputOptions, positives, whole } from "../options.ts";
 import { type OutputFile, openOutput, writeOutput } from "../output-file.ts";
@@ -84,9 +84,9 @@ async function run(asked: Asked): Promise<number> {
   if (asked.plot !== undefined && asked.noPlot) throw invalid("--plot and --no-plot exclude each other");
   const setup = readSetup(asked, trace);
   // A policy that cannot work with this setup is refused before anything is computed.
-  const chosen = [asked.policy, ...asked.compare].map((name) => policyOf(name, setup));
+  const chosen = [asked.policy, ...asked.compare].map((name) => policies[name]);
   const lines = planOut === undefined ? undefined : await planWriter(planOut, expertBytes);
-  const runs: { name: PolicyName; results: WindowResult[] }[] = [];
+  const runs: { name: string; results: WindowResult[] }[] = [];
   for (const [i, policy] of chosen.entries()) {
     const writer = i === 0 ? lines : undefined;
     const results = await simulate({ ...setup, policy, ...(writer ? { onWindow: writer.write } : {}) });
@@ -173,21 +173,8 @@ function readTiming(given: string): NonNullable<SimulateOptions["timing"]> {
   return { denseSeconds, expertSeconds, bytesPerSecond };
 }
 
-/** A policy that would not end in reasonable time on this trace is refused with its limit. */
-function policyOf(name: PolicyName, setup: Omit<SimulateOptions, "policy">): PlacementPolicy {
-  const policy = policies[name];
-  if (!policy) throw invalid(`--policy: ${name} is not available`);
-  const cells = setup.trace.layers * setup.trace.experts * setup.ranks;
-  if (cells > policy.cellsMax) {
-    throw invalid(`--policy: ${name} is for small instances, layers x experts x ranks <= ${policy.cellsMax}, this trace has ${cells}`);
-  }
-  if (policy.evenLayersOnly && setup.trace.layerExperts !== undefined)
-    throw invalid(`--policy: ${name} plans only models whose layers have equally many experts, this trace has ${sizeText(setup.trace)}`);
-  return policy;
-}
-
 interface Row {
-  readonly policy: PolicyName;
+  readonly policy: string;
   readonly balance: Readonly<Record<SplitName, number>>;
   readonly meanImbalance: number;
   readonly worstImbalance: number;
@@ -201,7 +188,7 @@ interface Row {
   readonly reasons: readonly string[];
 }
 
-function summary(policy: PolicyName, results: readonly WindowResult[], split: SplitName, expertBytes: number): Row {
+function summary(policy: string, results: readonly WindowResult[], split: SplitName, expertBytes: number): Row {
   const all = summarise(results, split);
   return {
     policy,

@@ -72,8 +72,8 @@ function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
   const { pending } = snapshot.delivery;
   if (pending) return unknown("ModelPending", `the spec comes into force with its model: ${pending.message}`);
-  const { standIn } = snapshot;
-  if (standIn?.holds) return unknown("StandInStarting", `the spec comes into force when its stand-in serves: ${standIn.message}`);
+  const { green } = snapshot;
+  if (green?.holds) return unknown("GreenStarting", `the spec comes into force when its green deployment serves: ${green.message}`);
   const hold = heldModel(snapshot);
   if (hold !== undefined) return unknown("Held", `the spec comes into force as a whole: ${hold}`);
   if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
@@ -95,7 +95,7 @@ const switchingModel = ({ deployment: { spec } }: Snapshot): Verdict =>
 function available(findings: Findings): Verdict {
   const { snapshot, ranks } = findings;
   const { spec } = snapshot.deployment;
-  if (snapshot.standIn?.front === "StandIn") return yes("StandInServes", snapshot.standIn.message);
+  if (snapshot.green?.front === "Green") return yes("GreenServes", snapshot.green.message);
   if (snapshot.switching) return switchingModel(snapshot);
   if (spec.suspend) return no("Suspended", "spec.suspend is true");
   const isHolding = findings.scaling !== undefined && isAtZero(findings.scaling) && snapshot.gateway.ready > 0;

@@ -10,8 +10,8 @@ const stop = { type: "mark", pod: pod(0), reason: "Stop", why: "no ranks are wan
 const lost = { type: "delete", pod: pod(1), force: true, reason: "NodeLost", why: "gone" } as const;
 const step: Step = { actions: [stop, lost], blocked: undefined, note: "", failures: [], againInMs: undefined };
 const of = (spec: object, metadata: object = {}): Snapshot => ({ now, deployment: deployment(spec, {}, metadata) }) as Snapshot;
-const child = of({ suspend: true }, { labels: { "enodia.dev/stands-in-for": "moe" } });
-const behind = { ...of({ suspend: true }), standIn: { front: "StandIn" } as Snapshot["standIn"] };
+const child = of({ suspend: true }, { labels: { "enodia.dev/green-of": "moe" } });
+const behind = { ...of({ suspend: true }), green: { front: "Green" } as Snapshot["green"] };
 const look = (snapshot: Snapshot, gateways: number, nowMs = 0, sinceMs?: number) =>
   afterGateways(step, snapshot, { gateways, sinceMs, nowMs });
 
@@ -27,5 +27,5 @@ test("who stops keeps its ranks while its gateways are there, and no longer than
 test("a deployment behind a green one stops in that order; one with nobody in its place stops at once", () => {
   assert.deepEqual(look(behind, 1).step.actions, [lost]);
   assert.deepEqual(look(of({ suspend: true }), 1).step, step);
-  assert.deepEqual(look(of({}, { labels: { "enodia.dev/stands-in-for": "moe" } }), 1).step, step);
+  assert.deepEqual(look(of({}, { labels: { "enodia.dev/green-of": "moe" } }), 1).step, step);
 });

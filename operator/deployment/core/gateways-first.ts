@@ -17,10 +17,10 @@ export interface GatewaysLook {
 /** The step without stops of ranks while gateways of theirs are there, and since when these are waited for. */
 export function afterGateways(
   step: Step,
-  { deployment, standIn }: Pick<Snapshot, "deployment" | "standIn">,
+  { deployment, green }: Pick<Snapshot, "deployment" | "green">,
   { gateways, sinceMs, nowMs }: GatewaysLook,
 ): { readonly step: Step; readonly sinceMs: number | undefined } {
-  const elsewhere = standIn?.front === "StandIn" || deployment.metadata.labels?.[labels.standsInFor] !== undefined;
+  const elsewhere = green?.front === "Green" || deployment.metadata.labels?.[labels.greenOf] !== undefined;
   if (!elsewhere || !deployment.spec.suspend || gateways === 0) return { step, sinceMs: undefined };
   const since = sinceMs ?? nowMs;
   const leftMs = since + gatewaysMs - nowMs;

@@ -22,24 +22,24 @@ export interface OperationInput {
 
 /** Characters of an operation's message. */
 const messageMax = 1024;
-/** Worlds that come up one after the other where a stand-in serves meanwhile. */
-const worldsOfStandIn = 2;
+/** Worlds that come up one after the other where a green deployment serves meanwhile. */
+const worldsOfGreen = 2;
 /** Operations that are over when nothing leaves any more: what is missing then is missing for another reason. */
 const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover", "Rebalance"];
 
 /** The operation, with the id, start and deadline it had before when it is still the same. */
 export function currentOperation(input: OperationInput): Operation | undefined {
   const { snapshot } = input;
-  const { now, deployment, standIn } = snapshot;
+  const { now, deployment, green } = snapshot;
   const { spec, status } = deployment;
-  const ranks = standIn ? spec.replicas : input.ranks;
+  const ranks = green ? spec.replicas : input.ranks;
   const type = operationType(input);
   if (!type) return undefined;
   const before = status.operation;
   const to = type === "Roll" ? { ranks, ...numbered(revisionOf(snapshot, wantedHash(snapshot))) } : { ranks };
   const said = { phase: phaseOf(type, input), message: describe(input) };
-  // What a stand-in tries gets its number once it comes into force.
-  const numberedNow = snapshot.standIn !== undefined && before?.to.revision === undefined;
+  // What a green deployment tries gets its number once it comes into force.
+  const numberedNow = snapshot.green !== undefined && before?.to.revision === undefined;
   // Somebody wants what was taken back tried again: another failure of it is another one.
   const again = before !== undefined && deployment.metadata.annotations?.[annotations.retryRollout] === before.id;
   const same = before?.type === type && !again && before.to.ranks === ranks && (before.to.revision === to.revision || numberedNow);
@@ -52,12 +52,12 @@ export function currentOperation(input: OperationInput): Operation | undefined {
     to,
     startTime: rfc3339(now),
     ...said,
-    deadline: deadlineOf(input, rfc3339(new Date(now.getTime() + timeoutMs * (standIn ? worldsOfStandIn : 1)))),
+    deadline: deadlineOf(input, rfc3339(new Date(now.getTime() + timeoutMs * (green ? worldsOfGreen : 1)))),
   };
 }
 
-/** A stand-in tries what is not in force yet. */
-const wantedHash = ({ standIn, templateHash }: Snapshot): string => standIn?.templateHash ?? templateHash;
+/** A green deployment tries what is not in force yet. */
+const wantedHash = ({ green, templateHash }: Snapshot): string => green?.templateHash ?? templateHash;
 
 const numbered = (revision: number | undefined): { readonly revision?: number } => (revision === undefined ? {} : { revision });
 
@@ -78,13 +78,13 @@ function fromOf(type: Operation["type"], snapshot: Snapshot): Operation["from"] 
 function deadlineOf({ snapshot, ranks }: OperationInput, deadline: string): string {
   const { spec, status } = snapshot.deployment;
   const { canary } = spec.rolloutStrategy;
-  const { standIn } = snapshot;
-  const tried = standIn?.phase === "Baking" ? standIn.status?.since : undefined;
-  const since = standIn ? tried : status.rollout?.bakeStart;
-  if (!canary || since === undefined || (!standIn && rollHold(snapshot, ranks)?.phase !== "Baking")) return deadline;
+  const { green } = snapshot;
+  const tried = green?.phase === "Baking" ? green.status?.since : undefined;
+  const since = green ? tried : status.rollout?.bakeStart;
+  if (!canary || since === undefined || (!green && rollHold(snapshot, ranks)?.phase !== "Baking")) return deadline;
   const bakeMs = parseDuration(canary.analysis.bake, "spec.rolloutStrategy.canary.analysis.bake");
   const timeoutMs = parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout");
-  return rfc3339(new Date(Math.max(Date.parse(deadline), Date.parse(since) + bakeMs + timeoutMs * (standIn ? worldsOfStandIn : 1))));
+  return rfc3339(new Date(Math.max(Date.parse(deadline), Date.parse(since) + bakeMs + timeoutMs * (green ? worldsOfGreen : 1))));
 }
 
 function operationType(input: OperationInput): Operation["type"] | undefined {
@@ -100,7 +100,7 @@ function isMoving({ view }: Snapshot): boolean {
 function podOperation(input: OperationInput): Operation["type"] | undefined {
   const { snapshot, ranks, blocked } = input;
   const pods = living(snapshot.pods);
-  if (snapshot.standIn) return "Roll";
+  if (snapshot.green) return "Roll";
   if (awaitsModel(snapshot)) return undefined; // how long a download takes says nothing of the ranks
   if (ranks === 0) return pods.length > 0 ? "Stop" : undefined;
   const isOther = pods.some((pod) => pod.templateHash !== snapshot.templateHash);
@@ -136,7 +136,7 @@ function shortOperation({ deployment: { status } }: Snapshot, ranks: number): Op
 
 function phaseOf(type: Operation["type"], { snapshot, ranks }: OperationInput): Operation["phase"] {
   if (type === "Rebalance") return "Moving";
-  if (snapshot.standIn) return snapshot.standIn.phase;
+  if (snapshot.green) return snapshot.green.phase;
   if (type === "Roll" && snapshot.rollout?.rolledBack) return "RollingBack";
   const pods = living(snapshot.pods);
   if (pods.some((pod) => pod.leaving || pod.terminating)) return "Emptying";
@@ -153,7 +153,7 @@ function describe({ snapshot, ranks, note }: OperationInput): string {
     .filter((pod) => pod.mustGo !== "" && !pod.leaving && !pod.terminating)
     .map((pod) => `rank ${pod.rank} leaves when another serves: ${pod.mustGo}`);
   const serve = `${servingPods(snapshot).length} of ${ranks} ranks serve`;
-  const notes = [note, rollHold(snapshot, ranks)?.message ?? "", snapshot.standIn?.message ?? "", orphansLeft(snapshot)].filter(
+  const notes = [note, rollHold(snapshot, ranks)?.message ?? "", snapshot.green?.message ?? "", orphansLeft(snapshot)].filter(
     (text) => text !== "",
   );
   return [serve, ...waits.slice(0, 8), ...stays.slice(0, 4), ...notes].join("; ").slice(0, messageMax);

@@ -1,4 +1,4 @@
-// The reason why a roll is taken back, of ranks of a new template (rollout.ts) or of a stand-in (stand-in.ts).
+// The reason why a roll is taken back, of ranks of a new template (rollout.ts) or of a green deployment (green deployment.ts).
 import type { RollbackReason } from "../../../crds/rollout.ts";
 
 export interface RollFailure {

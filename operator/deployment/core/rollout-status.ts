@@ -42,7 +42,7 @@ export function rolloutView(snapshot: Snapshot, ranks: number, operation: string
     updatedRanks: serving,
     ...(baking.bakeStart ? { bakeStart: baking.bakeStart } : {}),
     ...(baking.bakedTemplateHash ? { bakedTemplateHash: baking.bakedTemplateHash } : {}),
-    ...(snapshot.standIn?.status ? { standIn: snapshot.standIn.status } : {}),
+    ...(snapshot.green?.status ? { green: snapshot.green.status } : {}),
     ...((rolledBack ?? facts.rolledBack) ? { rolledBack: rolledBack ?? facts.rolledBack } : {}),
   };
   // Our own status wakes nobody: what a roll back or a bake that is over leads to is for the next look.
@@ -69,10 +69,10 @@ interface Way {
   readonly operation: string | undefined;
 }
 
-/** What a stand-in could not serve never came into force, and the revision in force stays. */
-function tried({ standIn, rollout, now }: Snapshot, to: number, operation: string | undefined): RolledBack | undefined {
-  if (!standIn?.failure || rollout?.rolledBack) return undefined;
-  return takeBack({ templateHash: standIn.templateHash, now }, standIn.failure, { from: 0, to, operation });
+/** What a green deployment could not serve never came into force, and the revision in force stays. */
+function tried({ green, rollout, now }: Snapshot, to: number, operation: string | undefined): RolledBack | undefined {
+  if (!green?.failure || rollout?.rolledBack) return undefined;
+  return takeBack({ templateHash: green.templateHash, now }, green.failure, { from: 0, to, operation });
 }
 
 function takeBack(
@@ -119,7 +119,7 @@ function phaseOf(snapshot: Snapshot, ranks: number, rolledBack: RolledBack | und
       fromRevision === 0 ? `before it came into force, to revision ${toRevision}` : `from revision ${fromRevision} to ${toRevision}`;
     return { phase: over ? "RolledBack" : "RollingBack", message: `${way}: ${message}` };
   }
-  if (snapshot.standIn) return { phase: snapshot.standIn.phase === "Baking" ? "Baking" : "Progressing", message: snapshot.standIn.message };
+  if (snapshot.green) return { phase: snapshot.green.phase === "Baking" ? "Baking" : "Progressing", message: snapshot.green.message };
   const hold = rollHold(snapshot, ranks);
   if (hold) return hold;
   if (old > 0) return { phase: "Progressing", message: `${old} ${old === 1 ? "pod is" : "pods are"} of another template` };

@@ -7,7 +7,7 @@ import type { Served } from "../../kube/informers.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import type { Comparison } from "./canary.ts";
 import type { Pending } from "./delivery.ts";
-import type { StandInLook } from "./stand-in-look.ts";
+import type { GreenLook } from "./green-look.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
@@ -134,8 +134,8 @@ export interface Snapshot {
   };
   /** True while all pods of another model stop: `deployment` then reads as if it were suspended. */
   readonly switching: boolean;
-  /** Undefined where no stand-in is there or to be made. */
-  readonly standIn?: StandInLook | undefined;
+  /** Undefined where no green deployment is there or to be made. */
+  readonly green?: GreenLook | undefined;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
   readonly warmingUp: boolean;
 }

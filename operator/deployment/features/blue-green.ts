@@ -1,25 +1,26 @@
 // The green deployment of a change of model or codec. After the aim, which says whether there is such a change; before the change itself,
-// which a green deployment holds back. Pure; the steps are core/stand-in.ts.
+// which a green deployment holds back. Pure; the steps are core/green deployment.ts.
+
+import type { GreenStatus } from "../../../crds/blue-green.ts";
 import { labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { budgetsOf } from "../../../crds/rollout.ts";
-import type { StandInStatus } from "../../../crds/stand-in.ts";
+import { canaryGateways, type GreenInput, greenStep, judgeGreen } from "../core/blue-green.ts";
 import type { Comparison } from "../core/canary.ts";
+import type { GreenFacts, GreenLook, Sizes } from "../core/green-look.ts";
 import { rollsBackOn } from "../core/rollout.ts";
 import { compareServed, type Watched } from "../core/served.ts";
 import { living, wantedGateways } from "../core/snapshot.ts";
-import { canaryGateways, judgeStandIn, type StandInInput, standInStep } from "../core/stand-in.ts";
-import type { Sizes, StandInFacts, StandInLook } from "../core/stand-in-look.ts";
+import { greenDeployment, greenName } from "../objects/green.ts";
 import { rankModelText } from "../objects/model-place.ts";
-import { standIn, standInName } from "../objects/stand-in.ts";
 import type { GreenSeen, Observed } from "../observed.ts";
 import { feature } from "./feature.ts";
 import type { Aim, BlueGreen, GreenAction } from "./results.ts";
 
 /** The strategy has capacity for a green deployment, and it is none itself. */
 export function mayBeGreen({ metadata, spec }: MoEDeployment): boolean {
-  return metadata.labels?.[labels.standsInFor] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
+  return metadata.labels?.[labels.greenOf] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
 }
 
 export const blueGreen = feature({
@@ -28,13 +29,13 @@ export const blueGreen = feature({
   run: (observed, { aim }) => {
     const { deployment, memory, ticksMs, green } = observed;
     const { spec } = deployment;
-    const name = standInName({ deployment, templates: aim.wanted.templates });
+    const name = greenName({ deployment, templates: aim.wanted.templates });
     const sameModel = aim.accepted !== undefined && rankModelText(aim.accepted) === rankModelText(spec);
     const noCapacity = sameModel ? undefined : memory.greenNoCapacity;
     const possible = mayBeGreen(deployment) && noCapacity !== name ? name : undefined;
     const bake = compared(observed);
     const child = green && factsOf(green, observed);
-    const step = standInStep({ ...inputOf(observed, aim), possible, child, comparison: bake?.comparison });
+    const step = greenStep({ ...inputOf(observed, aim), possible, child, comparison: bake?.comparison });
     const { greenRefused } = memory;
     const refused = step.act === "Create" && greenRefused?.name === possible && ticksMs < (greenRefused?.untilMs ?? 0);
     const lacks = aim.stands === "Accepting" && (refused || (child !== undefined && child.noRoom !== "" && !step.holds));
@@ -44,7 +45,7 @@ export const blueGreen = feature({
   },
 });
 
-type StepInput = Omit<StandInInput, "possible" | "child" | "comparison">;
+type StepInput = Omit<GreenInput, "possible" | "child" | "comparison">;
 
 function inputOf(observed: Observed, { aim, stands }: Aim): StepInput {
   const { deployment, pods, gateway, front, now } = observed;
@@ -62,7 +63,7 @@ function inputOf(observed: Observed, { aim, stands }: Aim): StepInput {
     analysis: spec.rolloutStrategy.canary?.analysis,
     sizes,
     drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
-    last: status.rollout?.standIn,
+    last: status.rollout?.green,
   };
 }
 
@@ -73,7 +74,7 @@ const sizesOf = ({ deployment, gateway }: Pick<Observed, "deployment" | "gateway
 
 /** What both have served since the green deployment bakes. */
 function compared({ deployment, pods, green, view, memory }: Observed): { comparison: Comparison; watched: Watched } | undefined {
-  const { standIn: last } = deployment.status.rollout ?? {};
+  const { green: last } = deployment.status.rollout ?? {};
   if (!green || last?.name !== green.name || last.phase !== "Baking") return undefined;
   return compareServed(memory.greenBake, {
     bake: `${green.name}/${last.since}`,
@@ -82,12 +83,12 @@ function compared({ deployment, pods, green, view, memory }: Observed): { compar
   });
 }
 
-function factsOf(green: GreenSeen, { deployment, now }: Observed): StandInFacts {
+function factsOf(green: GreenSeen, { deployment, now }: Observed): GreenFacts {
   const { name, uid, terminating, spec, status, generation, createdMs } = green;
   const { conditions = [], gateway, observedGeneration = 0 } = status;
   const holds = (type: string) => conditions.some((one) => one.type === type && one.status === "True");
   const fronts = (gateway?.readyReplicas ?? 0) >= Math.max(1, gateway?.replicas ?? 1);
-  const { standIn: last } = deployment.status.rollout ?? {};
+  const { green: last } = deployment.status.rollout ?? {};
   const startMs = last?.name === name ? startOf(last, { createdMs, nowMs: now.getTime() }) : createdMs;
   const { progressDeadline } = deployment.spec.rolloutStrategy;
   return {
@@ -98,17 +99,17 @@ function factsOf(green: GreenSeen, { deployment, now }: Observed): StandInFacts 
     serves: observedGeneration >= generation && holds("Ready") && holds("Available") && fronts,
     pods: green.pods,
     sizes: { ranks: spec.replicas ?? 0, gateways: spec.gateway?.replicas ?? 1 },
-    ...judgeStandIn({ startMs, conditions, pods: green.workers }, { progressDeadline, now }),
+    ...judgeGreen({ startMs, conditions, pods: green.workers }, { progressDeadline, now }),
   };
 }
 
 /** What serves has no time to come to serve; where it stops, or waits for more gateways, that begins anew. */
-function startOf({ phase, since }: StandInStatus, { createdMs, nowMs }: { readonly createdMs: number; readonly nowMs: number }): number {
+function startOf({ phase, since }: GreenStatus, { createdMs, nowMs }: { readonly createdMs: number; readonly nowMs: number }): number {
   return phase === "Baking" ? nowMs : Math.max(createdMs, Math.min(nowMs, Date.parse(since)));
 }
 
 /** What is done about it. `good`: nothing of the spec is refused, so that another deployment of it can be made. */
-export function greenActions(observed: Observed, { wanted }: Aim, look: StandInLook | undefined, good: boolean): GreenAction[] {
+export function greenActions(observed: Observed, { wanted }: Aim, look: GreenLook | undefined, good: boolean): GreenAction[] {
   if (!look) return [];
   const { deployment } = observed;
   const { act, child, holds, message, phase } = look;
@@ -116,7 +117,7 @@ export function greenActions(observed: Observed, { wanted }: Aim, look: StandInL
   const actions: GreenAction[] = phase === "Creating" && !holds ? [{ type: "noCapacity", message }] : [];
   if (act === "Create" && good) {
     const { templates, image } = wanted;
-    const object = standIn({ deployment, templates, image, gateways: canaryGateways(deployment.spec, gateways) });
+    const object = greenDeployment({ deployment, templates, image, gateways: canaryGateways(deployment.spec, gateways) });
     actions.push({ type: "createGreen", object, uri: deployment.spec.model.uri });
   }
   if (!child) return actions;

@@ -1,7 +1,7 @@
 // How the deployment takes its spec in this pass: as it stands, held for a green deployment, or stopped until the pods of another model are
 // gone. After blue/green and delivery, since both hold a spec back. Pure.
 import { gatewaysWait } from "../core/orphans.ts";
-import { frontSelector } from "../objects/stand-in.ts";
+import { frontSelector } from "../objects/green.ts";
 import { feature } from "./feature.ts";
 
 export const change = feature({
@@ -21,7 +21,7 @@ export const change = feature({
       undelivered: delivery.pending !== undefined || sourceUnknown || untried,
       atOnce,
       switches,
-      front: green?.child && frontSelector(green.front, { own: own.metadata.name, standIn: green.child.name }),
+      front: green?.child && frontSelector(green.front, { own: own.metadata.name, green: green.child.name }),
     };
   },
 });

@@ -22,7 +22,7 @@ export const facts = feature({
         conflicts: spec.conflicts,
         delivery: { pending, revision, away },
         switching: aim.stands === "Stopping",
-        standIn: spec.good || look?.child ? look : undefined,
+        green: spec.good || look?.child ? look : undefined,
         warmingUp: warmMs > 0,
       },
       greenActions: greenActions(observed, aim, look, spec.good),

@@ -3,9 +3,9 @@ import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deploym
 import { holdsModel } from "../core/rollout.ts";
 import { living, type PodFacts } from "../core/snapshot.ts";
 import { ofModel } from "../objects/context.ts";
+import { greenName } from "../objects/green.ts";
 import { rankModelText } from "../objects/model-place.ts";
 import { workerHash } from "../objects/pod-hash.ts";
-import { standInName } from "../objects/stand-in.ts";
 import { mountsClaim } from "../objects/worker-pod.ts";
 import type { Observed } from "../observed.ts";
 import type { Accepted } from "../revision.ts";
@@ -60,7 +60,7 @@ function keptModel({ deployment, pods, rendered, memory }: Observed): KeptModel 
   const before = held ?? accepted;
   if (!before || rankModelText(before.spec) === rankModelText(spec) || mountsClaim(before.template)) return undefined;
   const kept = { model: before.spec.model, expertCodec: before.spec.runtime.expertCodec };
-  const green = standInName({ deployment, templates: [wanted.hash, gateway.hash] });
+  const green = greenName({ deployment, templates: [wanted.hash, gateway.hash] });
   const tried = mayBeGreen(deployment) && memory.greenNoCapacity !== green && servesOn(deployment, pods);
   if (back !== undefined || held !== undefined || tried) return { ...kept, asks: false };
   const accepting = status.conditions?.find(({ type }) => type === "SpecAccepted");
@@ -70,6 +70,6 @@ function keptModel({ deployment, pods, rendered, memory }: Observed): KeptModel 
 
 /** Ranks serve on as they are while a green deployment tries the spec, as far as is known. */
 function servesOn({ status }: MoEDeployment, pods: readonly PodFacts[]): boolean {
-  const phase = status.rollout?.standIn?.phase;
+  const phase = status.rollout?.green?.phase;
   return living(pods).some(({ ready }) => ready) || (phase !== undefined && phase !== "Serving" && phase !== "Leaving");
 }

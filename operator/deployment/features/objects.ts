@@ -45,7 +45,7 @@ export const objects = feature({
 function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: RolledBack | undefined): Refusal[] {
   if (!back) return [];
   const { fromRevision, toRevision, reason, message } = back;
-  const tried = fromRevision === 0 ? "the spec, which a stand-in tried," : `revision ${fromRevision}`;
+  const tried = fromRevision === 0 ? "the spec, which a green deployment tried," : `revision ${fromRevision}`;
   const what = `${tried} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }

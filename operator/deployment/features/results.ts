@@ -10,14 +10,14 @@ import type { Refusal } from "../../kube/refusal-text.ts";
 import type { Role } from "../../pki/names.ts";
 import type { AcceptedRevision } from "../accepted-specs.ts";
 import type { AutoscaleInput, Decision as ScaleDecision } from "../core/autoscale/decide.ts";
+import type { GreenInput } from "../core/blue-green.ts";
 import type { Reckoned } from "../core/capacity.ts";
 import type { Pending } from "../core/delivery.ts";
+import type { GreenLook } from "../core/green-look.ts";
 import type { Memory } from "../core/memory.ts";
 import type { Action as PodAction, Step, Successor } from "../core/pod-actions.ts";
 import type { RolloutView } from "../core/rollout-status.ts";
 import type { RolloutFacts, RuntimeImage, Snapshot } from "../core/snapshot.ts";
-import type { StandInInput } from "../core/stand-in.ts";
-import type { StandInLook } from "../core/stand-in-look.ts";
 import type { Target } from "../core/target.ts";
 import type { ModelOf, RenderContext, SeedWish } from "../objects/context.ts";
 import type { WorkerTemplate } from "../objects/worker-pod.ts";
@@ -61,12 +61,12 @@ export interface Aim {
   /** Of the spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
   readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
   /** Whether all pods have that model. */
-  readonly stands: StandInInput["stands"];
+  readonly stands: GreenInput["stands"];
 }
 
 export interface BlueGreen {
   /** Undefined where there is no green deployment and none is to be made. */
-  readonly look: StandInLook | undefined;
+  readonly look: GreenLook | undefined;
   readonly remember: Pick<Memory, "greenNoCapacity" | "greenBake">;
 }
 

@@ -64,7 +64,7 @@ export function gatewayTemplate(context: RenderContext): Merged & RenderedPod {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
   const annotated = { [annotations.modelPlace]: modelText(modelPlace(spec)) };
-  const front = metadata.labels?.[labels.standsInFor] ?? metadata.name;
+  const front = metadata.labels?.[labels.greenOf] ?? metadata.name;
   const marks = { ...objectLabels(metadata.name, "gateway"), [labels.front]: front };
   const base: PodShape = { labels: marks, annotations: annotated, spec: basePod(context) };
   const { pod, refusals } = mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);

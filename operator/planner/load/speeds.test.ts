@@ -183,8 +183,8 @@ test("costs that are fitted are never negative, and explain what they can", () =
         `${found}`,
       );
       for (const [n, [x, y, z]] of works.entries()) {
-        const said = found[0]! * x + found[1]! * y + found[2]! * z;
-        assert.ok(Math.abs(said - times[n]!) <= 1e-3 * Math.max(1, ...times), `${said} for ${times[n]}`);
+        const fitted = found[0]! * x + found[1]! * y + found[2]! * z;
+        assert.ok(Math.abs(fitted - times[n]!) <= 1e-3 * Math.max(1, ...times), `${fitted} for ${times[n]}`);
       }
     }),
     { numRuns: 500, seed: 9 },

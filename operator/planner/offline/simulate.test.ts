@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { peers } from "../../../test/peers/index.ts";
 import { policies } from "../index.ts";
 import type { PlacementPolicy } from "../policy.ts";
 import { type SimulateOptions, simulate, summarise, type WindowResult } from "./simulate.ts";
 import { generateTrace, presets } from "./traces-generate.ts";
 
 const trace = generateTrace("t", { ...presets.qwen3_48x128, layers: 4, windows: 5 }, 4);
+const known = { ...policies, ...peers };
 const now = (): number => 0;
 const run = (options: Partial<SimulateOptions>): Promise<WindowResult[]> =>
   simulate({ trace, policy: policies.incremental, ranks: 16, slots: 9, now, ...options });
@@ -26,12 +28,12 @@ test("one window scores nothing: no balance and no bound are known", async () =>
   assert.equal(all.expertReplicas, 0);
 });
 
-for (const name of ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow"] as const) {
+for (const name of ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe"] as const) {
   test(`${name}: slots over all layers hold, whatever is left over by an even division`, async () => {
     const on = new Set<number>();
     for (const slotsTotal of [32, 35, 47]) {
       await run({
-        policy: policies[name],
+        policy: known[name],
         slotsTotal,
         windows: 3,
         onWindow: (_, layers) => {
@@ -43,10 +45,10 @@ for (const name of ["uniform", "incremental", "hecate", "eplb", "fastermoe", "sm
   });
 }
 
-test("memory that holds no equal number of experts per rank and layer leaves EPLB and MoETuner with what fits", async () => {
+test("memory that holds no equal number of experts per rank and layer leaves EPLB with what fits", async () => {
   // 5 ranks need 26 slots a layer to hold 128 experts evenly; in all they hold them.
-  for (const name of ["eplb", "moetuner"] as const) {
-    const [first] = await run({ policy: policies[name], ranks: 5, slotsTotal: 103, windows: 1 });
+  for (const name of ["eplb", "smartmoe"] as const) {
+    const [first] = await run({ policy: known[name], ranks: 5, slotsTotal: 103, windows: 1 });
     assert.match(first?.reason ?? "", /does not fit the memory: primaries stay/, name);
   }
 });
@@ -62,7 +64,7 @@ test("experts that a layer lacks are not placed, take no memory and count nothin
   };
   const first = { ...trace, layerExperts: [0, 128, 0, 0], counts: counts.map((count, i) => (Math.floor(i / 128) % 4 === 1 ? count : 0)) };
   for (const name of ["uniform", "incremental", "hecate", "eplb"] as const) {
-    const policy = policies[name];
+    const policy = known[name];
     const placed = new Set<string>();
     const onWindow: SimulateOptions["onWindow"] = (_, layers) => void placed.add(layers.map(({ hosts }) => hosts.length).join());
     // 17 slots a rank hold the 261 experts that there are, and not the 512 cells.
@@ -70,17 +72,17 @@ test("experts that a layer lacks are not placed, take no memory and count nothin
     assert.deepEqual([...placed], [layerExperts.join()], name);
     assert.ok(results[0]?.next && results[0].next.optimal.balance > 0 && results[0].next.optimal.balance <= 1, name);
   }
-  const figures = async (of: typeof trace) => (await run({ policy: policies.uniform, trace: of })).map(({ next, bound }) => [next, bound]);
+  const figures = async (of: typeof trace) => (await run({ policy: peers.uniform, trace: of })).map(({ next, bound }) => [next, bound]);
   assert.deepEqual(await figures(first), await figures(lone));
 });
 
 test("a policy may be given the last window as it was", async () => {
   const load: Float64Array[] = [];
   const policy: PlacementPolicy = {
-    ...policies.uniform,
+    ...peers.uniform,
     plan: (input) => {
       load.push(input.load);
-      return policies.uniform.plan(input);
+      return peers.uniform.plan(input);
     },
   };
   await run({ policy, forecast: "last" });

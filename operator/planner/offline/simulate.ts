@@ -92,7 +92,6 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     storedBytes: Float64Array.from(cellValues(trace, () => 1)),
   };
   const forecaster = new Forecaster(trace.layers, trace.experts);
-  const transitions = options.policy.usesTransitions && trace.transitions ? Float64Array.from(trace.transitions) : undefined;
   const windows = Math.min(options.windows ?? trace.windows, trace.windows);
   const history: { added: number[]; dropped: number[] }[] = [];
   const results: WindowResult[] = [];
@@ -111,7 +110,6 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
       current,
       history,
       noise: noiseOf(options, forecaster, counts),
-      transitions,
       reshard: resharded.input(t),
       lifetime: forecast.lifetime,
     });
@@ -146,7 +144,6 @@ interface Step {
   readonly current: readonly LayerPlan[] | undefined;
   readonly history: readonly { readonly added: readonly number[]; readonly dropped: readonly number[] }[];
   readonly noise: Float64Array | undefined;
-  readonly transitions: Float64Array | undefined;
   readonly reshard: Pick<PlanInput, "windowsSinceReshard">;
   readonly lifetime: number;
 }
@@ -157,7 +154,7 @@ function noiseOf({ trace, noise, ranks }: SimulateOptions, forecaster: Forecaste
   return noise === "cluster" ? planNoise(all) : all;
 }
 
-function inputOf(options: SimulateOptions, { history, noise, unrest, transitions, reshard, lifetime, ...step }: Step): PlanInput {
+function inputOf(options: SimulateOptions, { history, noise, unrest, reshard, lifetime, ...step }: Step): PlanInput {
   return {
     ...step,
     ...reshard,
@@ -175,7 +172,6 @@ function inputOf(options: SimulateOptions, { history, noise, unrest, transitions
     ...(noise ? { noise } : {}),
     ...(options.slotsTotal === undefined && options.slots !== undefined ? { slotsPerRank: options.slots } : {}),
     ...(options.gainPerMove !== undefined ? { gainPerMove: options.gainPerMove } : {}),
-    ...(transitions ? { transitions } : {}),
   };
 }
 

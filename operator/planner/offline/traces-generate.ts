@@ -114,33 +114,6 @@ export function stationaryTrace(
   return { name: "stationary", windows, layers, experts, counts };
 }
 
-/**
- * Transitions between the experts of consecutive layers. `strength` 0 = independent of each other (the negative control),
- * 1 = a token's expert decides the next one. Which follows which is a random permutation per layer.
- */
-export function plantTransitions(trace: Trace, strength: number, tokens: number, seed: number): Trace {
-  const { layers, experts, counts } = trace;
-  const random = seeded(seed);
-  const transitions = new Uint32Array((layers - 1) * experts * experts);
-  for (let l = 0; l + 1 < layers; l++) {
-    const from = softShares(counts, l, experts);
-    const to = softShares(counts, l + 1, experts);
-    const next = shuffled(experts, random);
-    for (let i = 0; i < experts; i++) {
-      const p = to.map((share, j) => (1 - strength) * share + (next[i] === j ? strength : 0));
-      const row = transitions.subarray((l * experts + i) * experts, (l * experts + i + 1) * experts);
-      drawSelections(p, Math.round(tokens * (from[i] as number)), random, row);
-    }
-  }
-  return { ...trace, transitions };
-}
-
-function softShares(counts: Uint32Array, layer: number, experts: number): Float64Array {
-  const own = Float64Array.from({ length: experts }, (_, e) => counts[layer * experts + e] as number);
-  const all = own.reduce((a, b) => a + b, 0);
-  return all > 0 ? own.map((x) => x / all) : own.fill(1 / experts);
-}
-
 function popularity(model: TraceModel, random: Random): Float64Array {
   const base = new Float64Array(model.layers * model.experts);
   for (let l = 0; l < model.layers; l++) {

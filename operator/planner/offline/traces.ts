@@ -1,6 +1,6 @@
 // The trace format (operator/README.md): what `enodia plan record` saves and `enodia plan simulate` reads. gzip (or plain) JSON
-// {name, windows, layers, experts, counts[, layerExperts][, transitions]}; counts = base64 of little-endian uint32
-// [windows][layers][experts], selections per expert in a window; transitions = the same of [layers-1][experts][experts]. Pure: bytes
+// {name, windows, layers, experts, counts[, layerExperts]}; counts = base64 of little-endian uint32
+// [windows][layers][experts], selections per expert in a window. Pure: bytes
 // in, bytes out.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -12,13 +12,11 @@ export interface Trace extends ExpertGrid {
   readonly windows: number;
   /** [windows][layers][experts] */
   readonly counts: Uint32Array;
-  /** [layers-1][experts][experts]: tokens that went from expert i of a layer to expert j of the next. */
-  readonly transitions?: Uint32Array;
 }
 
 /** Counts of one trace at most: 256 MiB of them, 4,500 windows at 58 x 256. */
 const cellsMax = 64 * 1024 * 1024;
-/** Text of a trace after decompression, in bytes: base64 of the above and room for transitions. */
+/** Text of a trace after decompression, in bytes: base64 of the above and room for the rest. */
 const textBytesMax = 500 * 1024 * 1024;
 
 const schema = z.object({
@@ -28,7 +26,6 @@ const schema = z.object({
   experts: z.int().min(1).max(planBounds.experts),
   layerExperts: z.array(z.int().min(0).max(planBounds.experts)).max(planBounds.layers).optional(),
   counts: z.string(),
-  transitions: z.string().optional(),
 });
 
 /** Parses a file's bytes, compressed or not; throws AppError `InvalidTrace` that names the field. */
@@ -42,15 +39,12 @@ export async function decodeTrace(bytes: Uint8Array): Promise<Trace> {
   }
   const parsed = schema.safeParse(json);
   if (!parsed.success) throw invalid(z.prettifyError(parsed.error), parsed.error);
-  const { name, windows, layers, experts, layerExperts, counts, transitions } = parsed.data;
+  const { name, windows, layers, experts, layerExperts, counts } = parsed.data;
   const trace: Trace = {
     name,
     windows,
     ...gridIn(layers, experts, layerExperts),
     counts: numbers(counts, windows * layers * experts, "counts", "windows x layers x experts"),
-    ...(transitions === undefined
-      ? {}
-      : { transitions: numbers(transitions, (layers - 1) * experts * experts, "transitions", "(layers - 1) x experts x experts") }),
   };
   checkCells(trace);
   return trace;
@@ -81,8 +75,8 @@ function checkCells(trace: Trace): void {
 
 /** The file's bytes: gzip of JSON. */
 export async function encodeTrace(trace: Trace): Promise<Uint8Array> {
-  const { counts, transitions, ...sizes } = trace;
-  const text = JSON.stringify({ ...sizes, counts: base64(counts), ...(transitions ? { transitions: base64(transitions) } : {}) });
+  const { counts, ...sizes } = trace;
+  const text = JSON.stringify({ ...sizes, counts: base64(counts) });
   const stream = new Blob([text]).stream().pipeThrough(new CompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }

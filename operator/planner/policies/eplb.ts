@@ -14,7 +14,6 @@ export const eplb: PlacementPolicy = {
   name: "eplb",
   summary: "DeepSeek EPLB, global: replans from nothing each time",
   keepsCurrent: false,
-  usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planEplb,
 };

@@ -25,7 +25,6 @@ export const hecate: PlacementPolicy = {
   name: "hecate",
   summary: "heterogeneous sharding and sparse materialisation of the Hecate paper",
   keepsCurrent: true,
-  usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planHecate,
 };
@@ -38,14 +37,14 @@ function planHecate(input: PlanInput): PlanOutput {
     const layers = toLayers(problem, withExpertReplicas(problem, primaries, reach));
     return { layers, reason: "primaries by load, expert replicas of the hottest", resharding: false };
   }
-  const kept = calm(problem, problem.current, withExpertReplicas(problem, primariesOf(problem.current), reach));
+  const staying = calm(problem, problem.current, withExpertReplicas(problem, primariesOf(problem.current), reach));
   const since = input.windowsSinceReshard;
   if (since !== undefined && since < reshardEvery) {
-    const { hosts, layers } = withinBudget(problem, kept);
+    const { hosts, layers } = withinBudget(problem, staying);
     const reason = `materialised ${layers} layers, primaries stay: sharded ${since} windows ago, again after ${reshardEvery}`;
     return { layers: toLayers(problem, hosts), reason };
   }
-  return resharded(problem, kept, sharding(problem, reach.hidden), reach);
+  return resharded(problem, staying, sharding(problem, reach.hidden), reach);
 }
 
 /**
@@ -65,11 +64,11 @@ function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
 }
 
 /** Layers that new primaries make more even get them, as far as the budget goes. */
-function resharded(problem: Problem, kept: Hosts, primaries: Hosts | undefined, reach: ReturnType<typeof reachOf>): PlanOutput {
-  const fresh = primaries ? withExpertReplicas(problem, primaries, reach) : kept;
-  const better = kept.map((layer, l) => worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain);
+function resharded(problem: Problem, staying: Hosts, primaries: Hosts | undefined, reach: ReturnType<typeof reachOf>): PlanOutput {
+  const fresh = primaries ? withExpertReplicas(problem, primaries, reach) : staying;
+  const better = staying.map((layer, l) => worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain);
   // fix: Algorithm 2 does not care which rank gets which part.
-  const target = kept.map((layer, l) => (better[l] ? relabelled(problem, l, fresh[l] as number[][]) : layer));
+  const target = staying.map((layer, l) => (better[l] ? relabelled(problem, l, fresh[l] as number[][]) : layer));
   const { hosts, layers } = withinBudget(problem, target);
   const moved = (l: number): boolean => primariesMoved(problem.current?.[l] ?? [], hosts[l] as number[][]);
   const left = better.some((is, l) => is && hosts[l] !== target[l]);

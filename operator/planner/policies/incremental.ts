@@ -41,7 +41,6 @@ export const incremental: PlacementPolicy = {
   name: "incremental",
   summary: "moves and expert replicas only what pays for its transfer, from the current placement",
   keepsCurrent: true,
-  usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planIncremental,
 };

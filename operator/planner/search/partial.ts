@@ -16,8 +16,8 @@ export interface Way {
   readonly to: Rows;
   /** Gain per expert replica that a group must have. */
   readonly leastRate: number;
-  /** The gain when `experts` get the hosts of `rows` instead of those of `now`. */
-  readonly gain: (experts: readonly number[], rows: Rows, now: Rows) => number;
+  /** The gain with the hosts of `rows` instead of those of `now`. */
+  readonly gain: (rows: Rows, now: Rows) => number;
   /** Called after every step. */
   readonly take: (rows: number[][]) => void;
 }
@@ -68,7 +68,7 @@ function bestGroup(walk: Walk, now: number[][]): Group | undefined {
   for (const seed of seeds(problem, way, now)) {
     const group = closed(walk, now, seed);
     if (!group) continue;
-    const gain = way.gain(group.experts, group.rows, now);
+    const gain = way.gain(group.rows, now);
     const rate = gain / Math.max(dropCost, group.change.moves - before);
     if (gain > least && rate >= way.leastRate && rate > (best?.rate ?? 0)) best = { rows: group.rows, change: group.change, rate };
   }
@@ -88,11 +88,7 @@ function seeds(problem: Problem, way: Way, now: Rows): number[] {
 }
 
 /** The seed and whoever must go so that it fits; undefined when that takes too many, or more than the ledger allows. */
-function closed(
-  walk: Walk,
-  now: number[][],
-  seed: number,
-): { readonly experts: readonly number[]; readonly rows: number[][]; readonly change: Change } | undefined {
+function closed(walk: Walk, now: number[][], seed: number): { readonly rows: number[][]; readonly change: Change } | undefined {
   const { problem, ledger, way } = walk;
   const rows = now.slice();
   const experts: number[] = [];
@@ -102,7 +98,7 @@ function closed(
     const change = changeOf(problem, way.layer, way.from, rows);
     if (change.moves > ledger.movesLeft || experts.length > groupMax) return undefined;
     const full = fullRank(walk, rows, change);
-    if (full === undefined) return ledger.fits(change) ? { experts, rows, change } : undefined;
+    if (full === undefined) return ledger.fits(change) ? { rows, change } : undefined;
     next = leaver(way, rows, full, experts);
     if (next === undefined) return undefined;
   }

@@ -13,14 +13,6 @@ export interface Limited {
   readonly layers: number;
 }
 
-/** The worth of a change, for policies whose aim is not balance. Both in the same unit, whatever it is. */
-export interface Aim {
-  /** The worth of the whole layer's target, when its neighbours follow their targets too. */
-  readonly layer: (layer: number) => number;
-  /** The worth of some experts of a layer with `rows` as their hosts, in the placement as it is then. */
-  readonly experts: (layer: number, experts: readonly number[], rows: readonly (readonly number[])[], hosts: Hosts) => number;
-}
-
 const unevenAbove = 1.1;
 /** Layers that the whole target would even out by less are not worked on in part. */
 const leastGain = 0.02;
@@ -41,7 +33,6 @@ interface Candidate {
 interface Walk {
   readonly problem: Problem;
   readonly target: Hosts;
-  readonly aim: Aim | undefined;
   readonly ledger: Ledger;
   /** The present hosts, changed as steps are taken. */
   readonly hosts: Hosts;
@@ -50,15 +41,15 @@ interface Walk {
 }
 
 /** Hosts that differ from the present ones by the budget at most; without present ones the target itself. */
-export function withinBudget(problem: Problem, target: Hosts, aim?: Aim): Limited {
+export function withinBudget(problem: Problem, target: Hosts): Limited {
   const { current, input } = problem;
   if (!current) return { hosts: target, layers: problem.L };
-  const leastRate = aim ? Number.NEGATIVE_INFINITY : (input.gainPerMove ?? Number.NEGATIVE_INFINITY);
-  const walk: Walk = { problem, target, aim, ledger: new Ledger(problem, current), hosts: current.slice(), leastRate };
-  const all = candidates(problem, current, target, aim);
+  const leastRate = input.gainPerMove ?? Number.NEGATIVE_INFINITY;
+  const walk: Walk = { problem, target, ledger: new Ledger(problem, current), hosts: current.slice(), leastRate };
+  const all = candidates(problem, current, target);
   const left = all.filter((candidate) => !whole(walk, candidate));
   // Partial changes go first where they show most.
-  if (!aim) left.sort((a, b) => b.before - a.before || a.change.layer - b.change.layer);
+  left.sort((a, b) => b.before - a.before || a.change.layer - b.change.layer);
   const parts = left.filter((candidate) => part(walk, candidate)).length;
   return { hosts: walk.hosts, layers: all.length - left.length + parts };
 }
@@ -71,17 +62,16 @@ function whole({ ledger, hosts, target, leastRate }: Walk, candidate: Candidate)
   return true;
 }
 
-function part({ problem, target, aim, ledger, hosts, leastRate }: Walk, { change, gain }: Candidate): boolean {
+function part({ problem, target, ledger, hosts, leastRate }: Walk, { change, gain }: Candidate): boolean {
   const { layer } = change;
-  if (ledger.movesLeft <= 0 || gain < (aim ? 0 : leastGain)) return false;
+  if (ledger.movesLeft <= 0 || gain < leastGain) return false;
   return applyInPart(problem, ledger, {
     layer,
     from: hosts[layer] as number[][],
     to: target[layer] as number[][],
     leastRate,
     // Each of several equally hot ranks counts: the plain maximum would see no gain before the last is relieved.
-    gain: (experts, rows, now) =>
-      aim ? aim.experts(layer, experts, rows, hosts) : smoothWorst(problem, layer, now) - smoothWorst(problem, layer, rows),
+    gain: (rows, now) => smoothWorst(problem, layer, now) - smoothWorst(problem, layer, rows),
     take: (rows) => {
       hosts[layer] = rows;
     },
@@ -89,13 +79,13 @@ function part({ problem, target, aim, ledger, hosts, leastRate }: Walk, { change
 }
 
 /** Layers that the target changes, in the order in which they are tried. */
-function candidates(problem: Problem, current: Hosts, target: Hosts, aim: Aim | undefined): Candidate[] {
+function candidates(problem: Problem, current: Hosts, target: Hosts): Candidate[] {
   const found = target.flatMap((to, layer): Candidate[] => {
     const from = current[layer] as number[][];
     const change = changeOf(problem, layer, from, to);
     if (change.moves + change.drops === 0) return [];
     const before = worstOf(problem, layer, from);
-    return [{ change, before, gain: aim ? aim.layer(layer) : before - worstOf(problem, layer, to) }];
+    return [{ change, before, gain: before - worstOf(problem, layer, to) }];
   });
   // Layers that are really uneven come first, since the worst one counts.
   const uneven = ({ before }: Candidate): number => (before > unevenAbove ? 1 : 0);

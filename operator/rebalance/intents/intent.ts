@@ -1,6 +1,6 @@
 // An intent: one kind of plan, with when it is wanted and how it is made. The loop tries those of index.ts in order at every tick, and
 // at most one acts. Types only; it neither carries a plan out (rollout/) nor paces attempts (attempts.ts).
-import type { LoadPicture } from "../load/load-picture.ts";
+import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { Observed, Why } from "../observed.ts";
 import type { Link } from "../ports.ts";
@@ -31,8 +31,8 @@ export interface Tools {
   readonly placement: Pick<Placement, "read" | "recoveredAs">;
   /** Every link that is open, those of gateways too. */
   readonly links: { all(): readonly Pick<Link, "pushPlan">[] };
-  /** The load picture as it is at the moment of reading; undefined until a worker was described. */
-  readonly load: Pick<LoadPicture, "ask" | "judge" | "input" | "forgetHistory" | "speeds"> | undefined;
+  /** The load state as it is at the moment of reading; undefined until a worker was described. */
+  readonly load: Pick<LoadState, "ask" | "judge" | "input" | "forgetHistory" | "speeds"> | undefined;
   readonly decisions: Pick<DecisionEvents, "held" | "acted" | "recommend">;
   /** The newest observation, for plans that take time to make. */
   readonly latest: () => Observed;

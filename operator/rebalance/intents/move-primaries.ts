@@ -16,9 +16,12 @@ export function newPrimaries(input: PlanInput, plan: PlacementPlan): Primaries {
 }
 
 /** `said`: the words of the plan. */
-export function primaryMoves({ input, layers, unhosted, later }: Primaries, said: Pick<Proposal, "kind" | "reason" | "parent">): Proposal {
+export function primaryMoves(
+  { input, layers, unhosted, later }: Primaries,
+  proposal: Pick<Proposal, "kind" | "reason" | "parent">,
+): Proposal {
   assertPlan(input, layers, { unhosted: [...unhosted, ...later] });
   // What did not fit beside the old expert replicas on their way finds room in the next plan, with the same members.
   const once = later.length === 0;
-  return { ...said, layers, limited: false, announced: true, once, input };
+  return { ...proposal, layers, limited: false, announced: true, once, input };
 }

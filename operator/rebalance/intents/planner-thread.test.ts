@@ -20,11 +20,11 @@ test("plans that are abandoned reject, the one being made and one that waits, an
   const planner = threadPlanner();
   try {
     const abandoned = new AbortController();
-    const abandon = [planner.plan("uniform", input, abandoned.signal), planner.plan("uniform", input, abandoned.signal)];
-    const kept = planner.plan("uniform", input, new AbortController().signal);
+    const abandon = [planner.plan("eplb", input, abandoned.signal), planner.plan("eplb", input, abandoned.signal)];
+    const awaited = planner.plan("eplb", input, new AbortController().signal);
     abandoned.abort();
     for (const plan of abandon) await assert.rejects(plan, (error) => hasCode(error, "PlanAbandoned"));
-    assert.equal((await kept).layers.length, 1);
+    assert.equal((await awaited).layers.length, 1);
     abandoned.abort(); // plans that have ended cannot be abandoned
   } finally {
     await planner.close();

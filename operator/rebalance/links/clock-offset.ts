@@ -22,8 +22,8 @@ export class ClockOffset {
     if (roundTripMs < 0 || roundTripMs > roundTripMsMax) return;
     const answer = { offsetMs: theirMs - (sentMs + nowMs) / 2, roundTripMs };
     // Each is wrong by half its round trip at most: answers that are further apart are of a clock that was set, here or there, since.
-    const kept = this.#answers.filter((one) => Math.abs(one.offsetMs - answer.offsetMs) <= (one.roundTripMs + roundTripMs) / 2 + driftMs);
-    this.#answers = [...kept, answer].slice(-answersMax);
+    const near = this.#answers.filter((one) => Math.abs(one.offsetMs - answer.offsetMs) <= (one.roundTripMs + roundTripMs) / 2 + driftMs);
+    this.#answers = [...near, answer].slice(-answersMax);
   }
 
   /** Milliseconds that the pod's clock is ahead; undefined before its first answer. Wrong by half the round trip at most. */

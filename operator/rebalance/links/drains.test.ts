@@ -16,7 +16,7 @@ const phaseOf = (drains: Drains, mark: LeavingRank) => drains.view({ leaving: [m
 
 /** A worker whose Drain calls fail while `broken`. */
 function worker() {
-  const told: ("drain" | "cancel")[] = [];
+  const calls: ("drain" | "cancel")[] = [];
   const times: (number | "cancel")[] = [];
   const state = { draining: false, activeRequests: 1, broken: false, lost: false, usable: true, terminating: false };
   const link = {
@@ -24,7 +24,7 @@ function worker() {
       return { draining: state.draining, activeRequests: state.activeRequests };
     },
     drain: async (finishMs: number | "cancel") => {
-      told.push(finishMs === "cancel" ? "cancel" : "drain");
+      calls.push(finishMs === "cancel" ? "cancel" : "drain");
       times.push(finishMs);
       if (state.broken) throw new Error("unavailable");
       state.draining = finishMs !== "cancel";
@@ -40,11 +40,11 @@ function worker() {
       lost: state.lost,
       usable: state.usable,
     }) as unknown as RankView;
-  return { told, times, state, view };
+  return { calls, times, state, view };
 }
 
 test("a rank that is taken back is told so until its status says that it serves, at most once a second", async () => {
-  const { told, state, view } = worker();
+  const { calls, state, view } = worker();
   // A new leader finds it so: this operator process never told it anything.
   Object.assign(state, { draining: true, broken: true });
   const drains = new Drains();
@@ -52,39 +52,39 @@ test("a rank that is taken back is told so until its status says that it serves,
     drains.step(step([view()], [], none, now));
     await Promise.resolve();
   }
-  assert.deepEqual(told, ["cancel", "cancel", "cancel"]);
+  assert.deepEqual(calls, ["cancel", "cancel", "cancel"]);
   state.broken = false;
   drains.step(step([view()], [], none, 3_000));
   drains.step(step([view()], [], none, 10_000));
-  assert.equal(told.length, 4, "its status says that it serves");
+  assert.equal(calls.length, 4, "its status says that it serves");
 });
 
 test("a pod that ends drains by itself and is not told otherwise", () => {
-  const { told, state, view } = worker();
+  const { calls, state, view } = worker();
   Object.assign(state, { draining: true, terminating: true });
   new Drains().step(step([view()], [], none, 0));
-  assert.deepEqual(told, []);
+  assert.deepEqual(calls, []);
 });
 
 test("a leaving rank is drained once its experts are elsewhere, and Drained when its requests are done", () => {
-  const { told, state, view } = worker();
+  const { calls, state, view } = worker();
   const drains = new Drains();
   const phase = (planned: boolean, now: number) => {
     drains.step(step([view(leaving)], [leaving], () => planned, now));
     return phaseOf(drains, leaving);
   };
   assert.equal(phase(true, 0), "Moving");
-  assert.deepEqual(told, []);
+  assert.deepEqual(calls, []);
   assert.equal(phase(false, 1_000), "Draining");
   state.usable = false; // its stream has a moment's trouble
   assert.equal(phase(false, 2_000), "Draining");
   state.activeRequests = 0;
   assert.equal(phase(false, 3_000), "Drained");
-  assert.deepEqual(told, ["drain"]);
+  assert.deepEqual(calls, ["drain"]);
 });
 
 test("a worker that cannot be told to drain is given up after the drain time, however often it is asked", () => {
-  const { told, state, view } = worker();
+  const { calls, state, view } = worker();
   state.broken = true;
   const drains = new Drains();
   const phases = new Map<number, string | undefined>();
@@ -92,7 +92,7 @@ test("a worker that cannot be told to drain is given up after the drain time, ho
     drains.step(step([view(leaving)], [leaving], none, now));
     phases.set(now, phaseOf(drains, leaving));
   }
-  assert.ok(told.length > 10);
+  assert.ok(calls.length > 10);
   assert.deepEqual([phases.get(0), phases.get(drainMs), phases.get(drainMs + 500)], ["Draining", "Draining", "Drained"]);
 });
 
@@ -123,11 +123,11 @@ test("a rank that was deleted for a roll without room is told that nothing will 
     ["Roll", 1],
     ["Evict", 0],
   ] as const) {
-    const { told, state, view } = worker();
+    const { calls, state, view } = worker();
     state.terminating = true;
     const mark: LeavingRank = { ...leaving, reason };
     const blocked = new Map([[1, "no room"]]);
     new Drains().step({ ...step([view(mark)], [mark], () => true, 0), blocked });
-    assert.equal(told.length, want, reason);
+    assert.equal(calls.length, want, reason);
   }
 });

@@ -7,8 +7,8 @@ import { serverNames } from "../../../runtime/net/tls.ts";
 import { chat, chatPrompt, expected, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
 import { name, ns } from "../../../test/kit/gateway/scripted-worker.ts";
 import { systemClock } from "../../kube/workqueue.ts";
+import { Semaphore } from "./semaphore.ts";
 import { Session } from "./session.ts";
-import { Turns } from "./turns.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 
@@ -22,7 +22,7 @@ test("the first request at zero reaches the operator's session, and the ranks th
       ...{ address: `127.0.0.1:${gateway.grpcPort}`, serverName: serverNames.gateway(ns, name), deploymentUid: "uid" },
       ...{ kind: "gateway", podUid: "gw-uid", identity, onChange: () => void changes++ },
     },
-    { clock: systemClock, network: grpcNetwork, turns: new Turns(1) },
+    { clock: systemClock, network: grpcNetwork, connecting: new Semaphore(1) },
   );
   onEnd(() => session.close());
   session.push({ version: 5, members: [], holdMs: 60_000 });

@@ -1,25 +1,25 @@
-// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load picture, counts them, taken
+// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load state, counts them, taken
 // and refused, and knows how old they are. The loop tells it at every tick which ranks should report; telemetry.ts owns the
 // connections and checks the signatures.
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
-import type { LoadPicture } from "../load/load-picture.ts";
+import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
 import type { IntakeRefusal, Subscription } from "./telemetry.ts";
 
 /** What the intake needs of the loop's ports. */
 type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
-type Refusal = IntakeRefusal | Extract<ReturnType<LoadPicture["accept"]>, { readonly ok: false }>["reason"];
+type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];
 
-/** The deployment that is listened to, the ranks whose messages count, and the picture that takes them. */
+/** The deployment that is listened to, the ranks whose messages count, and the state that takes them. */
 export interface Listening {
   readonly world: World;
   /** Ranks that should report. */
   readonly expected: readonly ExpectedRank[];
-  /** The load picture; undefined until a worker was described. */
-  readonly load: LoadPicture | undefined;
+  /** The load state; undefined until a worker was described. */
+  readonly load: LoadState | undefined;
 }
 
 export class Intake {

@@ -15,7 +15,7 @@ const world = {
   workers: [0, 1].map((rank) => ({ rank, uid: `w${rank}`, ip: `10.0.0.${rank}`, lost: false })),
   gateways: [{ name: "g", uid: "g", ip: "10.0.1.0" }],
 } as unknown as World;
-const plain = { sampleTransitions: false };
+const plain = {};
 const member = (rank: number): Member => ({ rank, podName: "", podUid: `w${rank}`, bootId: "b", address: "", state: "active" });
 
 interface FakeLink {
@@ -76,22 +76,22 @@ test("membership goes on from the clock, or from a higher version that a pod has
 test("a gateway holds requests once it has heard so, and what it says counts while it is heard", () => {
   const { links, fakes } = opened();
   const gateway = fakes.find(({ target }) => target.kind === "gateway") ?? assert.fail();
-  const told = (laterMs = 0) => links.gateways(world.gateways, now + laterMs)[0];
-  assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false }, "a gateway of an earlier release");
+  const reported = (laterMs = 0) => links.gateways(world.gateways, now + laterMs)[0];
+  assert.deepEqual(reported(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false }, "a gateway of an earlier release");
   gateway.status = { membershipVersion: 0, front: { idleSince: now - 7, wantsRanks: true } };
-  assert.deepEqual(told(), { name: "g", idleMs: 7, wantsRanks: true, holds: false });
+  assert.deepEqual(reported(), { name: "g", idleMs: 7, wantsRanks: true, holds: false });
   links.setMembers([], { holdMs: 60_000 });
   assert.equal(gateway.pushed.at(-1)?.holdMs, 60_000);
-  assert.equal(told()?.holds, false, "pushed is not heard");
+  assert.equal(reported()?.holds, false, "pushed is not heard");
   gateway.status = { membershipVersion: now + 1, front: { idleSince: now - 8, wantsRanks: false } };
-  assert.equal(told()?.holds, true);
-  assert.equal(told(9_000)?.idleMs, 9_008, "no news: it is idle still");
+  assert.equal(reported()?.holds, true);
+  assert.equal(reported(9_000)?.idleMs, 9_008, "no news: it is idle still");
   gateway.status = { membershipVersion: now + 1, front: { idleSince: undefined, wantsRanks: false } };
-  assert.equal(told(9_000)?.idleMs, 0, "it has a request still");
+  assert.equal(reported(9_000)?.idleMs, 0, "it has a request still");
   links.setMembers([], plain);
-  assert.equal(told()?.holds, false);
+  assert.equal(reported()?.holds, false);
   gateway.downSince = now;
-  assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false });
+  assert.deepEqual(reported(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false });
 });
 
 test("a renewed certificate goes to the links that are open, which stay open", () => {

@@ -47,7 +47,7 @@ export class Links {
   /** What was pushed last; one object for all links, which encode it once. */
   #membership: Membership | undefined;
   /** The bootId of the worker process that was told the plan last, by rank. */
-  readonly #told = new Map<number, string>();
+  readonly #bootIds = new Map<number, string>();
 
   constructor(open: OpenLink, onChange: () => void) {
     this.#open = open;
@@ -122,12 +122,12 @@ export class Links {
    * Pushes membership, and what workers and gateways are to do beside, if they differ from the last: at once, or where that may wait, at
    * a later look.
    */
-  setMembers(members: readonly Member[], { sampleTransitions, holdMs = 0 }: Omit<Membership, "version" | "members">): void {
-    const text = JSON.stringify([members, sampleTransitions, holdMs]);
+  setMembers(members: readonly Member[], { holdMs = 0 }: Omit<Membership, "version" | "members">): void {
+    const text = JSON.stringify([members, holdMs]);
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
     this.#waiting = undefined;
     if (text === this.#lastMembers && reported <= this.#version) return;
-    const beside = { ...(sampleTransitions ? { sampleTransitions } : {}), ...(holdMs > 0 ? { holdMs } : {}) };
+    const beside = holdMs > 0 ? { holdMs } : {};
     this.#waiting = { members, beside, text };
     const early = this.#now - this.#pushedAt < spacingMs(members.length);
     const { members: before = [], holdMs: heldMs = 0 } = this.#membership ?? {};
@@ -153,8 +153,8 @@ export class Links {
    */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
     this.#pushMembers();
-    this.#told.clear();
-    for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
+    this.#bootIds.clear();
+    for (const [rank, { bootId }] of members) this.#bootIds.set(rank, bootId);
   }
 
   /** Tells worker processes that have come up `plan`; a rank whose process has been away for the grace counts as lost. */
@@ -163,15 +163,15 @@ export class Links {
     const lost: number[] = [];
     for (const { rank, usable, link, report } of views) {
       const bootId = report?.description?.bootId;
-      if (!usable || bootId === undefined || this.#told.get(rank) === bootId) continue;
-      this.#told.set(rank, bootId);
+      if (!usable || bootId === undefined || this.#bootIds.get(rank) === bootId) continue;
+      this.#bootIds.set(rank, bootId);
       if (plan) link?.pushPlan(plan);
       joined.push({ rank, bootId });
     }
     const usable = new Set(views.flatMap((view) => (view.usable ? [view.rank] : [])));
-    for (const rank of this.#told.keys()) {
+    for (const rank of this.#bootIds.keys()) {
       if (usable.has(rank) || now - (usableAt.get(rank) ?? 0) <= lostAfterMs) continue;
-      this.#told.delete(rank);
+      this.#bootIds.delete(rank);
       lost.push(rank);
     }
     return { joined, lost };

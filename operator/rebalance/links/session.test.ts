@@ -7,8 +7,8 @@ import { type WatchPush, WatchStatusSchema } from "../../../runtime/net/gen/enod
 import type { Network } from "../../../runtime/net/grpc.ts";
 import { ManualClock } from "../../../test/kit/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
+import { Semaphore } from "./semaphore.ts";
 import { Session } from "./session.ts";
-import { Turns } from "./turns.ts";
 
 test("a pod is told the operator's log level when its stream opens, and with every ping", async () => {
   const pushed: WatchPush[] = [];
@@ -22,7 +22,7 @@ test("a pod is told the operator's log level when its stream opens, and with eve
     ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
   };
   const clock = new ManualClock();
-  const session = new Session(target, { clock, network, turns: new Turns(1), logLevel: "debug" });
+  const session = new Session(target, { clock, network, connecting: new Semaphore(1), logLevel: "debug" });
   await clock.advance(1_000);
   assert.deepEqual(
     pushed.map(({ push, logLevel }) => [push.case, logLevel]),
@@ -46,7 +46,7 @@ test("a gateway that is well is pinged less and may be silent while its connecti
     ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
   };
   const clock = new ManualClock();
-  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, turns: new Turns(1) });
+  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
   const say = (more: object): void => void stream.emit("data", create(WatchStatusSchema, Object.assign({ ready: true }, more)));
   const second = async (speaks: boolean): Promise<void> => {
     bytes += 1;
@@ -80,7 +80,7 @@ test("a gateway that is not well is heard as often as ever", async () => {
     ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
   };
   const clock = new ManualClock();
-  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, turns: new Turns(1) });
+  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
   for (let i = 0; i < 12; i++) {
     stream.emit("data", create(WatchStatusSchema, { ready: true, draining: true }));
     await clock.advance(1_000);
@@ -105,7 +105,7 @@ test("calls have deadlines by the clock that gRPC reckons with, whatever the ope
   };
   const clock = new ManualClock();
   const behind = { now: () => clock.now(), after: clock.after.bind(clock), deadlineIn: (ms: number) => 1_000_000_000 + ms };
-  const session = new Session(target, { clock: behind, network, turns: new Turns(1) });
+  const session = new Session(target, { clock: behind, network, connecting: new Semaphore(1) });
   await clock.advance(100);
   assert.deepEqual(deadlines[0], 1_000_005_000);
   session.close();
@@ -115,10 +115,14 @@ test("who connects has a turn until the pod answers or does not; those that wait
   const calls: (() => void)[] = [];
   const describe = () => new Promise((_, reject) => calls.push(() => reject(new Error("away"))));
   const network = { connect: () => ({ describe, close: () => {} }) } as unknown as Pick<Network, "connect">;
-  const [clock, turns] = [new ManualClock(), new Turns(1)];
+  const [clock, connecting] = [new ManualClock(), new Semaphore(1)];
   const open = (podUid: string): Session => {
     const place = { address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker" as const, podUid };
-    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {} }), { clock, network, turns });
+    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {} }), {
+      clock,
+      network,
+      connecting,
+    });
   };
   const [first, second, third] = [open("a"), open("b"), open("c")];
   assert.equal(calls.length, 1);

@@ -20,8 +20,8 @@ import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
 import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
+import type { Semaphore } from "./semaphore.ts";
 import { sharedBytes } from "./shared-bytes.ts";
-import type { Turns } from "./turns.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
@@ -43,7 +43,7 @@ interface SessionPorts {
   readonly clock: Clock;
   readonly network: Pick<Network, "connect">;
   /** The turns at connecting of all sessions of this process. */
-  readonly turns: Turns;
+  readonly connecting: Semaphore;
   /** Shared by all sessions of this process. */
   readonly guard?: MassFailureGuard;
   /** What the pod is to log at; as it does when not given. */
@@ -60,13 +60,13 @@ export class Session implements Link {
   lastError = "";
   readonly #target: LinkTarget;
   readonly #clock: Clock;
-  readonly #turns: Turns;
+  readonly #connecting: Semaphore;
   readonly #client: Client;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
-  #hasTurn = false;
+  #connects = false;
   readonly #detector: FailureDetector;
   #pings = 0;
   readonly #offset = new ClockOffset();
@@ -74,11 +74,11 @@ export class Session implements Link {
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  constructor(target: LinkTarget, { clock, network, turns, guard, logLevel = "" }: SessionPorts) {
+  constructor(target: LinkTarget, { clock, network, connecting, guard, logLevel = "" }: SessionPorts) {
     this.#target = target;
     this.#logLevel = logLevel;
     this.#clock = clock;
-    this.#turns = turns;
+    this.#connecting = connecting;
     this.#detector = new FailureDetector(podLimits, clock.now(), guard);
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
@@ -103,8 +103,8 @@ export class Session implements Link {
   }
 
   #open(): void {
-    this.#turns.enter(() => {
-      this.#hasTurn = true;
+    this.#connecting.enter(() => {
+      this.#connects = true;
       if (this.#closed) return this.#leave();
       if (this.triedAt === Number.POSITIVE_INFINITY) this.triedAt = this.#clock.now();
       void this.#connect();
@@ -113,9 +113,9 @@ export class Session implements Link {
 
   /** The turn is over: the pod has answered, or will not. */
   #leave(): void {
-    if (!this.#hasTurn) return;
-    this.#hasTurn = false;
-    this.#turns.leave();
+    if (!this.#connects) return;
+    this.#connects = false;
+    this.#connecting.leave();
   }
 
   async #connect(): Promise<void> {
@@ -208,8 +208,8 @@ export class Session implements Link {
     const allowed = this.#isIdle ? suppressMs : 0;
     this.#detector.suppress(allowed);
     const sentUnixMs = BigInt(this.#clock.now());
-    const said = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, suppressMs: allowed };
-    return create(WatchPushSchema, Object.assign(said, { push: { case: "ping" as const, value: true } }));
+    const beside = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, suppressMs: allowed };
+    return create(WatchPushSchema, Object.assign(beside, { push: { case: "ping" as const, value: true } }));
   }
 
   #takeClock({ clock }: WatchStatus): void {

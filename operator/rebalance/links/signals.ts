@@ -61,12 +61,12 @@ function withSample(known: Known | undefined, { queuedTokens, use }: PodStatus, 
 function means(samples: readonly Sample[]): RankSignals {
   const [first, last] = [samples[0], samples.at(-1)];
   const spanMs = first && last ? last.at - first.at : 0;
-  const told = first?.tokens !== undefined && last?.tokens !== undefined ? last.tokens - first.tokens : undefined;
+  const tokens = first?.tokens !== undefined && last?.tokens !== undefined ? last.tokens - first.tokens : undefined;
   return {
     spanMs,
     queuedTokens: mean(samples.map(({ queuedTokens }) => queuedTokens)) ?? 0,
     kvUse: mean(samples.map(({ kvUse }) => kvUse)),
-    tokensPerSecond: told === undefined || spanMs === 0 ? undefined : (Math.max(0, told) * 1_000) / spanMs,
+    tokensPerSecond: tokens === undefined || spanMs === 0 ? undefined : (Math.max(0, tokens) * 1_000) / spanMs,
   };
 }
 

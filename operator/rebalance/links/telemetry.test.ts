@@ -53,8 +53,8 @@ test("credentials that are missing hold up no plan, and are the reason of Teleme
   sim.startOperator();
   assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan needs no telemetry");
   await sim.clock.run(1_000);
-  const said = sim.loop?.view()?.telemetryFresh;
-  assert.deepEqual(said, { status: "False", reason: "CredentialsNotFound", message: `NATS: ${message}` });
+  const reported = sim.loop?.view()?.telemetryFresh;
+  assert.deepEqual(reported, { status: "False", reason: "CredentialsNotFound", message: `NATS: ${message}` });
 });
 
 /** A simulated cluster that serves and is heard, and the next message that one of its ranks publishes. */

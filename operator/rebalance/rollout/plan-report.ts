@@ -28,9 +28,9 @@ export function percent(ratio: number): number {
 }
 
 /** The report of a plan: the part that is known at this moment (`said`), with what was foreseen. */
-export function planReport({ predicted, reason, moves, bytes }: Foreseen, said: PlanReport): PlanReport {
+export function planReport({ predicted, reason, moves, bytes }: Foreseen, reported: PlanReport): PlanReport {
   return {
-    ...said,
+    ...reported,
     ...(predicted
       ? {
           predicted: {
@@ -41,7 +41,7 @@ export function planReport({ predicted, reason, moves, bytes }: Foreseen, said: 
           },
         }
       : {}),
-    reason: said.reason ?? reason.slice(0, reasonCharsMax),
+    reason: reported.reason ?? reason.slice(0, reasonCharsMax),
   };
 }
 

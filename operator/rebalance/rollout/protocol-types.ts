@@ -1,6 +1,8 @@
 // The vocabulary of the plan protocol: its tasks, the events that it is told, the actions that it asks of the shell, and its outcome.
 // Types and limits only; the state machine is protocol.ts.
+
 import type { LayerPlacement } from "../../../crds/plan.ts";
+import type { ProtocolRules } from "./protocol-rules.ts";
 
 export const layerPhases = ["waiting", "preparing", "committing", "releasing", "free", "aborted"] as const;
 export type LayerPhase = (typeof layerPhases)[number];
@@ -26,6 +28,8 @@ export interface RunOptions {
   readonly used: ReadonlyMap<number, number>;
   readonly now: number;
   readonly limits: RunLimits;
+  /** Unset: those of protocol-rules.ts. */
+  readonly rules?: Partial<ProtocolRules> | undefined;
 }
 
 export interface RunLimits {

@@ -1,6 +1,6 @@
-// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
-// its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
-// code. The shell (rollout.ts) performs the actions and reports what came of them.
+// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before its first
+// commit. Events in, actions out, which rollout.ts performs. Pure; DECISIONS.md 1.
+import { type ProtocolRules, protocolRules } from "./protocol-rules.ts";
 import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
 
 interface LayerRun {
@@ -26,33 +26,35 @@ interface Line {
 
 export class PlanRun {
   readonly epoch: number;
-  readonly deadline: number;
+  deadline: number;
   receivedBytes = 0;
-  private readonly layers = new Map<number, LayerRun>();
-  private readonly members: Map<number, string>;
-  private readonly used: Map<number, number>;
-  private readonly options: RunOptions;
+  readonly #layers = new Map<number, LayerRun>();
+  readonly #members: Map<number, string>;
+  readonly #used: Map<number, number>;
+  readonly #options: RunOptions;
+  readonly #rules: ProtocolRules;
   /** Ranks for which a call may be due, or all of them: a look at all at every answer would cost the square of their number. */
-  private readonly stirred = new Set<number>();
-  private allStirred = true;
-  private readonly lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
-  private now: number;
+  readonly #stirred = new Set<number>();
+  #allStirred = true;
+  readonly #lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
+  #now: number;
   /** Unix ms since which every open layer can only go forward. */
-  private forwardSince: number | undefined;
-  private done: Outcome | undefined;
+  #forwardSince: number | undefined;
+  #done: Outcome | undefined;
 
   constructor(options: RunOptions) {
-    this.options = options;
+    this.#options = options;
+    this.#rules = { ...protocolRules, ...options.rules };
     this.epoch = options.epoch;
-    this.now = options.now;
+    this.#now = options.now;
     this.deadline = options.now + options.limits.prepareMs;
-    this.members = new Map(options.members);
-    this.used = new Map(options.used);
+    this.#members = new Map(options.members);
+    this.#used = new Map(options.used);
     for (const task of options.tasks) {
       const { layer } = task.placement;
       const phase: LayerPhase = task.committedBefore ? "committing" : "waiting";
-      if (task.committedBefore) this.hold(task, 1);
-      this.layers.set(layer, {
+      if (task.committedBefore) this.#hold(task, 1);
+      this.#layers.set(layer, {
         task,
         layer,
         phase,
@@ -69,11 +71,11 @@ export class PlanRun {
 
   /** The outcome, set once the plan has ended; events after that change nothing. */
   get outcome(): Outcome | undefined {
-    return this.done;
+    return this.#done;
   }
 
   bootOf(rank: number): string | undefined {
-    return this.members.get(rank);
+    return this.#members.get(rank);
   }
 
   /** Layers of which at least one rank has, or may have, committed the new placement. */
@@ -92,76 +94,76 @@ export class PlanRun {
   }
 
   on(event: Event): Action[] {
-    if (this.done) return [];
+    if (this.#done) return [];
     const actions: Action[] = [];
-    this.absorb(event, actions);
-    if (this.done) return actions;
-    this.expire(actions);
-    this.admit(actions);
-    this.sendCommits(actions);
-    this.sendReleases(actions);
-    this.stirred.clear();
-    this.allStirred = false;
-    this.settle();
+    this.#absorb(event, actions);
+    if (this.#done) return actions;
+    this.#expire(actions);
+    this.#admit(actions);
+    this.#sendCommits(actions);
+    this.#sendReleases(actions);
+    this.#stirred.clear();
+    this.#allStirred = false;
+    this.#settle();
     return actions;
   }
 
-  private absorb(event: Event, actions: Action[]): void {
+  #absorb(event: Event, actions: Action[]): void {
     // What comes from one rank lets that rank be called; with the time, or another membership, it may be any.
-    if (event.type === "start" || event.type === "tick" || event.type === "joined" || event.type === "lost") this.allStirred = true;
-    else this.stirred.add(event.rank);
+    if (event.type === "start" || event.type === "tick" || event.type === "joined" || event.type === "lost") this.#allStirred = true;
+    else this.#stirred.add(event.rank);
     switch (event.type) {
       case "start":
-        for (const run of this.layers.values()) {
-          const absent = [...run.task.incoming.keys()].find((rank) => !this.members.has(rank));
-          if (run.phase === "committing") this.prepareAgain(run, actions);
-          else if (absent !== undefined) this.abort(run, `rank ${absent} is not there to receive`, actions);
+        for (const run of this.#layers.values()) {
+          const absent = [...run.task.incoming.keys()].find((rank) => !this.#members.has(rank));
+          if (run.phase === "committing") this.#prepareAgain(run, actions);
+          else if (absent !== undefined) this.#abort(run, `rank ${absent} is not there to receive`, actions);
         }
         return;
       case "tick":
-        this.now = Math.max(this.now, event.now);
+        this.#now = Math.max(this.#now, event.now);
         return;
       case "joined":
-        this.onJoined(event.rank, event.bootId, actions);
+        this.#onJoined(event.rank, event.bootId, actions);
         return;
       case "lost":
-        this.onLost(event.rank, actions);
+        this.#onLost(event.rank, actions);
         return;
       case "unanswered":
-        this.answered(event.call, event.rank, false);
+        this.#answered(event.call, event.rank, false);
         return;
       default:
         // An answer of a boot that is no longer a member says nothing about the present one.
-        if (this.members.get(event.rank) === event.bootId) this.onAnswer(event, actions);
+        if (this.#members.get(event.rank) === event.bootId) this.#onAnswer(event, actions);
     }
   }
 
-  private onAnswer(event: Extract<Event, { bootId: string }>, actions: Action[]): void {
+  #onAnswer(event: Extract<Event, { bootId: string }>, actions: Action[]): void {
     switch (event.type) {
       case "ready": {
-        const run = this.layers.get(event.layer);
+        const run = this.#layers.get(event.layer);
         if (!run || run.ready.has(event.rank)) return;
         run.ready.add(event.rank);
         this.receivedBytes += event.bytes;
-        this.commitIfReady(run);
+        this.#commitIfReady(run);
         return;
       }
       case "failed":
-        this.onFailed(event.rank, event.layer, event.message, actions);
+        this.#onFailed(event.rank, event.layer, event.message, actions);
         return;
       case "committed":
-        this.answered("commit", event.rank, event.layers.length === event.asked.length);
-        for (const layer of event.layers) this.layers.get(layer)?.committed.add(event.rank);
+        this.#answered("commit", event.rank, event.layers.length === event.asked.length);
+        for (const layer of event.layers) this.#layers.get(layer)?.committed.add(event.rank);
         return;
       case "refused":
-        if (event.epoch > this.epoch) this.done = { result: "superseded", epoch: event.epoch, message: event.message };
-        else this.answered("commit", event.rank, false);
+        if (event.epoch > this.epoch) this.#done = { result: "superseded", epoch: event.epoch, message: event.message };
+        else this.#answered("commit", event.rank, false);
         return;
       case "released": {
-        this.answered(event.drainOnly ? "drain" : "release", event.rank, event.layers.length === event.asked.length);
+        this.#answered(event.drainOnly ? "drain" : "release", event.rank, event.layers.length === event.asked.length);
         for (const layer of event.layers) {
-          const run = this.layers.get(layer);
-          if (run) this.addDrained(run, event.rank);
+          const run = this.#layers.get(layer);
+          if (run) this.#addDrained(run, event.rank);
           if (!event.drainOnly) run?.released.add(event.rank);
         }
         return;
@@ -172,46 +174,45 @@ export class PlanRun {
   }
 
   /** A receiver could not get its experts: it is asked again, and after some attempts the layer keeps its parent. */
-  private onFailed(rank: number, layer: number, message: string, actions: Action[]): void {
-    const run = this.layers.get(layer);
+  #onFailed(rank: number, layer: number, message: string, actions: Action[]): void {
+    const run = this.#layers.get(layer);
     if (!run || run.ready.has(rank)) return;
     const attempts = (run.attempts.get(rank) ?? 0) + 1;
     run.attempts.set(rank, attempts);
     const open = run.phase === "preparing" || run.phase === "committing";
     // After the first commit a layer only goes forward; and a rank that receives nothing holds nobody up, it just goes on trying.
     const mayGiveUp = run.phase === "preparing" && run.task.incoming.has(rank);
-    if (open && !(mayGiveUp && (attempts >= this.options.limits.attempts || this.now >= this.deadline))) {
-      actions.push({ type: "prepare", rank, layers: [layer], deadline: this.prepareDeadline() });
+    if (open && !(mayGiveUp && (attempts >= this.#options.limits.attempts || this.#now >= this.deadline))) {
+      actions.push({ type: "prepare", rank, layers: [layer], deadline: this.#prepareDeadline() });
       return;
     }
-    if (mayGiveUp) this.abort(run, `rank ${rank}: ${message}`, actions);
+    if (mayGiveUp) this.#abort(run, `rank ${rank}: ${message}`, actions);
   }
 
   /** The quorum for committing is every live rank that newly hosts something. The others commit as soon as they are ready. */
-  private commitIfReady(run: LayerRun): void {
+  #commitIfReady(run: LayerRun): void {
     if (run.phase !== "preparing") return;
-    for (const rank of run.task.incoming.keys()) if (this.members.has(rank) && !run.ready.has(rank)) return;
-    this.enter(run, "committing");
+    if (this.#rules.mayCommit(this.#receivers(run), run.ready)) this.#enter(run, "committing");
   }
 
   /** A phase in which every rank is called. */
-  private enter(run: LayerRun, phase: "committing" | "releasing"): void {
+  #enter(run: LayerRun, phase: "committing" | "releasing"): void {
     run.phase = phase;
-    this.allStirred = true;
+    this.#allStirred = true;
   }
 
   /** The last ranks whose frames are answered let the givers go. */
-  private addDrained(run: LayerRun, rank: number): void {
+  #addDrained(run: LayerRun, rank: number): void {
     if (run.drained.has(rank)) return;
     run.drained.add(rank);
-    if (run.drained.size >= this.members.size - 1) this.allStirred = true;
+    if (run.drained.size >= this.#members.size - 1) this.#allStirred = true;
   }
 
-  private onJoined(rank: number, bootId: string, actions: Action[]): void {
-    if (this.members.get(rank) === bootId) return;
-    this.members.set(rank, bootId);
-    for (const lines of Object.values(this.lines)) lines.delete(rank);
-    for (const run of this.layers.values()) {
+  #onJoined(rank: number, bootId: string, actions: Action[]): void {
+    if (this.#members.get(rank) === bootId) return;
+    this.#members.set(rank, bootId);
+    for (const lines of Object.values(this.#lines)) lines.delete(rank);
+    for (const run of this.#layers.values()) {
       if (run.phase === "free" || run.phase === "aborted") continue;
       run.ready.delete(rank);
       run.attempts.delete(rank);
@@ -221,126 +222,124 @@ export class PlanRun {
       run.givers.add(rank);
       if (run.phase === "waiting") continue;
       if (run.phase === "releasing") run.phase = "committing"; // a source of unknown state blocks FREE
-      this.prepareAgain(run, actions, rank);
+      this.#prepareAgain(run, actions, rank);
     }
   }
 
-  private onLost(rank: number, actions: Action[]): void {
-    if (!this.members.delete(rank)) return;
-    for (const lines of Object.values(this.lines)) lines.delete(rank);
-    for (const run of this.layers.values()) {
+  #onLost(rank: number, actions: Action[]): void {
+    if (!this.#members.delete(rank)) return;
+    for (const lines of Object.values(this.#lines)) lines.delete(rank);
+    for (const run of this.#layers.values()) {
       if ((run.phase === "preparing" || run.phase === "waiting") && run.task.incoming.has(rank))
-        this.abort(run, `rank ${rank} was lost before it was ready`, actions);
+        this.#abort(run, `rank ${rank} was lost before it was ready`, actions);
     }
   }
 
-  private expire(actions: Action[]): void {
-    if (this.now < this.deadline) return;
-    for (const run of this.layers.values()) {
+  #expire(actions: Action[]): void {
+    this.deadline = this.#rules.deadline(this.deadline, this.#now, this.#options.limits.prepareMs);
+    if (this.#now < this.deadline) return;
+    for (const run of this.#layers.values()) {
       if (run.phase !== "preparing" && run.phase !== "waiting") continue;
-      const missing = this.receivers(run).filter((rank) => !run.ready.has(rank));
-      this.abort(run, `not ready within ${this.options.limits.prepareMs} ms: ranks ${missing.join(", ")}`, actions);
+      const missing = this.#receivers(run).filter((rank) => !run.ready.has(rank));
+      this.#abort(run, `not ready within ${this.#options.limits.prepareMs} ms: ranks ${missing.join(", ")}`, actions);
     }
   }
 
   /** Takes waiting layers into preparation, in their order, while their expert replicas fit beside the old ones. */
-  private admit(actions: Action[]): void {
+  #admit(actions: Action[]): void {
     const wanted = new Map<number, number[]>();
     let inFlight = this.inPhase("preparing", "committing", "releasing").length;
-    for (const run of this.layers.values()) {
+    for (const run of this.#layers.values()) {
       if (run.phase !== "waiting") continue;
-      if (inFlight >= this.options.limits.layersInFlight) break;
-      if (!this.fits(run.task)) {
+      if (inFlight >= this.#options.limits.layersInFlight) break;
+      if (!this.#fits(run.task)) {
         // The order is one that works: a layer that does not fit yet waits for those before it. If none is left, others may pass.
         if (inFlight > 0) break;
         continue;
       }
       run.phase = "preparing";
-      this.hold(run.task, 1);
+      this.#hold(run.task, 1);
       inFlight++;
-      this.commitIfReady(run);
-      for (const rank of this.members.keys()) wanted.set(rank, [...(wanted.get(rank) ?? []), run.layer]);
+      this.#commitIfReady(run);
+      for (const rank of this.#members.keys()) wanted.set(rank, [...(wanted.get(rank) ?? []), run.layer]);
     }
-    for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.prepareDeadline() });
+    for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.#prepareDeadline() });
     if (inFlight > 0) return;
     // Nothing runs and nothing fits, so that nothing ever will.
-    for (const run of this.layers.values())
-      if (run.phase === "waiting") this.abort(run, "no room for its expert replicas beside the old ones", actions);
+    for (const run of this.#layers.values())
+      if (run.phase === "waiting") this.#abort(run, "no room for its expert replicas beside the old ones", actions);
   }
 
-  private fits(task: LayerTask): boolean {
+  #fits(task: LayerTask): boolean {
     for (const [rank, bytes] of task.incoming) {
-      if ((this.used.get(rank) ?? 0) + bytes > (this.options.budget.get(rank) ?? Number.POSITIVE_INFINITY) + 1) return false;
+      if ((this.#used.get(rank) ?? 0) + bytes > (this.#options.budget.get(rank) ?? Number.POSITIVE_INFINITY) + 1) return false;
     }
     return true;
   }
 
-  private hold(task: LayerTask, sign: number): void {
-    for (const [rank, bytes] of task.incoming) this.used.set(rank, (this.used.get(rank) ?? 0) + sign * bytes);
+  #hold(task: LayerTask, sign: number): void {
+    for (const [rank, bytes] of task.incoming) this.#used.set(rank, (this.#used.get(rank) ?? 0) + sign * bytes);
   }
 
-  private sendCommits(actions: Action[]): void {
-    const open = this.runsIn("committing");
-    for (const rank of this.toLookAt()) {
-      const layers = this.ask("commit", rank, open, (run) => !run.committed.has(rank) && run.ready.has(rank));
+  #sendCommits(actions: Action[]): void {
+    const open = this.#runsIn("committing");
+    for (const rank of this.#toLookAt()) {
+      const layers = this.#ask("commit", rank, open, (run) => !run.committed.has(rank) && run.ready.has(rank));
       if (layers.length > 0) actions.push({ type: "commit", rank, layers });
     }
-    for (const run of open) if (this.allIn(run.committed)) this.enter(run, "releasing");
+    for (const run of open) if (this.#allIn(run.committed)) this.#enter(run, "releasing");
   }
 
-  private sendReleases(actions: Action[]): void {
-    const open = this.runsIn("releasing");
-    for (const rank of this.toLookAt()) {
+  #sendReleases(actions: Action[]): void {
+    const open = this.#runsIn("releasing");
+    for (const rank of this.#toLookAt()) {
       const held = open.filter((run) => !run.released.has(rank));
-      const drain = this.ask("drain", rank, held, (run) => !run.drained.has(rank) && !this.mayRelease(run, rank));
+      const drain = this.#ask("drain", rank, held, (run) => !run.drained.has(rank) && !this.#mayRelease(run, rank));
       if (drain.length > 0) actions.push({ type: "release", rank, layers: drain, drainOnly: true });
-      const free = this.ask("release", rank, held, (run) => this.mayRelease(run, rank));
+      const free = this.#ask("release", rank, held, (run) => this.#mayRelease(run, rank));
       if (free.length > 0) actions.push({ type: "release", rank, layers: free, drainOnly: false });
     }
     for (const run of open) {
-      if (!this.allIn(run.released)) continue;
+      if (!this.#allIn(run.released)) continue;
       run.phase = "free";
-      for (const [rank, bytes] of run.task.outgoing) this.used.set(rank, (this.used.get(rank) ?? 0) - bytes);
+      for (const [rank, bytes] of run.task.outgoing) this.#used.set(rank, (this.#used.get(rank) ?? 0) - bytes);
     }
   }
 
   /** Ranks that give up expert replicas come last: only when every other source says that its frames of the parent are answered. */
-  private mayRelease(run: LayerRun, rank: number): boolean {
-    return !run.givers.has(rank) || this.allIn(run.drained, rank);
+  #mayRelease(run: LayerRun, rank: number): boolean {
+    return this.#rules.mayRelease(run.givers.has(rank), () => this.#allIn(run.drained, rank));
   }
 
   /** True when every live rank is among these, but for one that does not count. Those that are lost may be among them too. */
-  private allIn(ranks: ReadonlySet<number>, apartFrom?: number): boolean {
-    if (ranks.size < this.members.size - (apartFrom === undefined ? 0 : 1)) return false;
-    for (const rank of this.members.keys()) if (rank !== apartFrom && !ranks.has(rank)) return false;
+  #allIn(ranks: ReadonlySet<number>, apartFrom?: number): boolean {
+    if (ranks.size < this.#members.size - (apartFrom === undefined ? 0 : 1)) return false;
+    for (const rank of this.#members.keys()) if (rank !== apartFrom && !ranks.has(rank)) return false;
     return true;
   }
 
-  private toLookAt(): Iterable<number> {
-    return this.allStirred ? this.members.keys() : [...this.stirred].filter((rank) => this.members.has(rank));
+  #toLookAt(): Iterable<number> {
+    return this.#allStirred ? this.#members.keys() : [...this.#stirred].filter((rank) => this.#members.has(rank));
   }
 
-  /**
-   * Ends the plan when every layer is free or aborted. Layers that only go forward may depend on one rank that cannot follow: after a
-   * time the plan ends as committed and names them, and the rank gets the plan as a whole, so that nobody else has to wait for it.
-   */
-  private settle(): void {
-    const late = [...this.layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
-    if (this.inPhase("waiting", "preparing").length > 0) this.forwardSince = undefined;
-    else this.forwardSince ??= this.now;
-    if (this.forwardSince === undefined) return;
-    if (late.length > 0 && this.now - this.forwardSince <= this.options.limits.releaseMs) return;
-    const aborted = [...this.layers.values()]
+  /** Ends the plan when every layer is free or aborted, or as committed when layers that only go forward take too long: DECISIONS.md 2. */
+  #settle(): void {
+    const late = [...this.#layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
+    if (this.inPhase("waiting", "preparing").length > 0) this.#forwardSince = undefined;
+    else this.#forwardSince ??= this.#now;
+    if (this.#forwardSince === undefined) return;
+    if (late.length > 0 && this.#now - this.#forwardSince <= this.#options.limits.releaseMs) return;
+    const aborted = [...this.#layers.values()]
       .filter((run) => run.phase === "aborted")
       .map((run) => ({ layer: run.layer, reason: run.reason }));
-    const nothing = aborted.length === this.layers.size && aborted.length > 0;
-    this.done = nothing
+    const nothing = aborted.length === this.#layers.size && aborted.length > 0;
+    this.#done = nothing
       ? { result: "aborted", aborted }
-      : { result: "committed", aborted, unreleased: late.map((run) => this.unreleased(run)) };
+      : { result: "committed", aborted, unreleased: late.map((run) => this.#unreleased(run)) };
   }
 
-  private unreleased(run: LayerRun): UnreleasedLayer {
-    const without = (ranks: ReadonlySet<number>): number[] => [...this.members.keys()].filter((rank) => !ranks.has(rank));
+  #unreleased(run: LayerRun): UnreleasedLayer {
+    const without = (ranks: ReadonlySet<number>): number[] => [...this.#members.keys()].filter((rank) => !ranks.has(rank));
     // The reason names the ranks that hold others up, not those that only wait for another's frames.
     const [ranks, word] =
       run.phase === "committing"
@@ -351,50 +350,50 @@ export class PlanRun {
     return { layer: run.layer, reason: `ranks ${ranks.join(", ")} have not ${word} it` };
   }
 
-  private abort(run: LayerRun, reason: string, actions: Action[]): void {
+  #abort(run: LayerRun, reason: string, actions: Action[]): void {
     if (run.phase === "preparing") {
-      this.hold(run.task, -1);
-      for (const rank of this.members.keys()) actions.push({ type: "abort", rank, layers: [run.layer] });
+      this.#hold(run.task, -1);
+      for (const rank of this.#members.keys()) actions.push({ type: "abort", rank, layers: [run.layer] });
     }
     run.phase = "aborted";
     run.reason = reason;
   }
 
-  private prepareAgain(run: LayerRun, actions: Action[], only?: number): void {
-    for (const rank of this.members.keys()) {
+  #prepareAgain(run: LayerRun, actions: Action[], only?: number): void {
+    for (const rank of this.#members.keys()) {
       if (run.ready.has(rank) || (only !== undefined && rank !== only)) continue;
-      actions.push({ type: "prepare", rank, layers: [run.layer], deadline: this.prepareDeadline() });
+      actions.push({ type: "prepare", rank, layers: [run.layer], deadline: this.#prepareDeadline() });
     }
   }
 
-  private prepareDeadline(): number {
-    return Math.max(this.deadline, this.now + this.options.limits.catchUpMs);
+  #prepareDeadline(): number {
+    return Math.max(this.deadline, this.#now + this.#options.limits.catchUpMs);
   }
 
   /** The live ranks that newly host an expert of this layer. */
-  private receivers(run: LayerRun): number[] {
-    return [...run.task.incoming.keys()].filter((rank) => this.members.has(rank));
+  #receivers(run: LayerRun): number[] {
+    return [...run.task.incoming.keys()].filter((rank) => this.#members.has(rank));
   }
 
   /** The layers to call a rank for now, none while it is being called; from here on it counts as called. */
-  private ask(call: Call, rank: number, open: readonly LayerRun[], due: (run: LayerRun) => boolean): number[] {
-    const line = this.lines[call].get(rank);
-    if (line && (line.busy || this.now < line.retryAt)) return [];
+  #ask(call: Call, rank: number, open: readonly LayerRun[], due: (run: LayerRun) => boolean): number[] {
+    const line = this.#lines[call].get(rank);
+    if (line && (line.busy || this.#now < line.retryAt)) return [];
     const layers = open.filter(due).map((run) => run.layer);
-    if (layers.length > 0) this.lines[call].set(rank, { busy: true, retryAt: 0 });
+    if (layers.length > 0) this.#lines[call].set(rank, { busy: true, retryAt: 0 });
     return layers;
   }
 
   /** Takes note that a call has come back; layers that it left over are asked for again after a pause. */
-  private answered(call: Call, rank: number, whole: boolean): void {
-    this.lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.now + this.options.limits.retryMs });
+  #answered(call: Call, rank: number, whole: boolean): void {
+    this.#lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.#now + this.#options.limits.retryMs });
   }
 
   inPhase(...phases: LayerPhase[]): number[] {
-    return this.runsIn(...phases).map((run) => run.layer);
+    return this.#runsIn(...phases).map((run) => run.layer);
   }
 
-  private runsIn(...phases: LayerPhase[]): LayerRun[] {
-    return [...this.layers.values()].filter((run) => phases.includes(run.phase));
+  #runsIn(...phases: LayerPhase[]): LayerRun[] {
+    return [...this.#layers.values()].filter((run) => phases.includes(run.phase));
   }
 }

@@ -6,7 +6,7 @@ import { silentLog } from "../../../runtime/observe/log.ts";
 import { tracingOff } from "../../../runtime/observe/trace.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
 import { hasCode } from "../../kube/errors.ts";
-import type { LoadPicture } from "../load/load-picture.ts";
+import type { LoadState } from "../load/load-state.ts";
 import { PathRates } from "../load/rates.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, PlacementStore, PrepareEvent, StoredPlacement } from "../ports.ts";
@@ -50,7 +50,7 @@ function rolling({ write, links = [], onRestart = () => {} }: Parts, wanted: Pro
       trace: "",
       placement,
       links: { all: () => [...links], planBegins: () => {} },
-      load: () => ({ restart: onRestart, rates: new PathRates() }) as unknown as LoadPicture,
+      load: () => ({ restart: onRestart, rates: new PathRates() }) as unknown as LoadState,
       onProgress: () => {},
     },
     wanted,

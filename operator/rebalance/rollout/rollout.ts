@@ -5,7 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { backoffMs } from "../backoff.ts";
 import type { Links } from "../links/links.ts";
-import { type LoadPicture, transferLimit } from "../load/load-picture.ts";
+import { type LoadState, transferLimit } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import { planMembers } from "../members.ts";
 import type { Observed, Why } from "../observed.ts";
@@ -23,12 +23,12 @@ const tickMs = 250;
 const longestPauseMs = 4_000;
 
 export interface RolloutParts {
-  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout" | "tracing">;
+  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout" | "protocolRules" | "tracing">;
   /** The trace of the attempt that this is of. */
   readonly trace: string;
   readonly placement: Placement;
   readonly links: Pick<Links, "all" | "planBegins">;
-  readonly load: () => LoadPicture | undefined;
+  readonly load: () => LoadState | undefined;
   /** Called after every event that the protocol has taken. */
   readonly onProgress: () => void;
 }
@@ -173,7 +173,7 @@ export class Rollout {
     const { tasks, plan, budget, used, limits } = this.#staged;
     const members = new Map([...this.#members].map(([rank, member]) => [rank, member.bootId]));
     const now = this.#parts.ports.clock.now();
-    this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits });
+    this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits, rules: this.#parts.ports.protocolRules });
     return new Promise((resolve) => {
       this.#resolve = resolve;
       // Before what has happened while the plan was being written.
@@ -350,7 +350,7 @@ export class Rollout {
   }
 
   /** What it is and how far, for people; no layer is anywhere before its epoch is taken. */
-  get told() {
+  get progress() {
     const { plan, moves } = this.#staged;
     const run = this.#run;
     const phases = run && new Map(layerPhases.flatMap((phase) => run.inPhase(phase).map((layer) => [layer, phase] as const)));

@@ -49,9 +49,9 @@ function metadataOf(ref: Ref, ownerUid: string, known: ObjectMeta | undefined): 
     controller: true,
     blockOwnerDeletion: true,
   };
-  const { managedFields: _, ...kept } = known ?? {};
+  const { managedFields: _, ...rest } = known ?? {};
   return {
-    ...kept,
+    ...rest,
     name: ref.name,
     namespace: ref.namespace,
     labels: { ...known?.labels, ...objectLabels(ref.name, "shared") },

@@ -13,10 +13,10 @@ test("a reason to hold is told when it changes, not in every window", () => {
 
 test("reasons that take turns are told once in ten minutes each", () => {
   const news = new HoldReasons();
-  const told = Array.from({ length: 240 }, (_, n) => news.isNews(n % 2 === 0 ? "Balanced" : "WithinNoise", (n * minute) / 4)).filter(
+  const reported = Array.from({ length: 240 }, (_, n) => news.isNews(n % 2 === 0 ? "Balanced" : "WithinNoise", (n * minute) / 4)).filter(
     (is) => is,
   );
-  assert.equal(told.length, 2 * 6, "in an hour");
+  assert.equal(reported.length, 2 * 6, "in an hour");
 });
 
 test("after a plan every reason is news again", () => {

@@ -18,20 +18,20 @@ export const recommendedMax = 256;
  */
 export class HoldReasons {
   #last: Decision["reason"] | undefined;
-  readonly #told = new Map<Decision["reason"], number>();
+  readonly #reportedAt = new Map<Decision["reason"], number>();
 
   isNews(reason: Decision["reason"], now: number): boolean {
     const same = reason === this.#last;
     this.#last = reason;
-    const at = this.#told.get(reason);
+    const at = this.#reportedAt.get(reason);
     if (same || (at !== undefined && now - at < repeatMs)) return false;
-    this.#told.set(reason, now);
+    this.#reportedAt.set(reason, now);
     return true;
   }
 
   clear(): void {
     this.#last = undefined;
-    this.#told.clear();
+    this.#reportedAt.clear();
   }
 }
 

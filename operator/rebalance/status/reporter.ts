@@ -13,7 +13,7 @@ export interface ReporterPorts extends StatusWriterPorts {
 }
 
 /** The progress of what an observation led to: drains, rollout, and the load with its last decision. */
-export interface Said extends Progress, Pick<PlacementStatusInput, "recommended"> {
+export interface Reported extends Progress, Pick<PlacementStatusInput, "recommended"> {
   /** The report of the plan under way. */
   readonly report: PlanReport | undefined;
 }
@@ -39,13 +39,13 @@ export class Reporter {
     return this.#placement;
   }
 
-  report(seen: Observed, said: Said): void {
+  report(seen: Observed, reported: Reported): void {
     const { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
     const { report, lastRebalance, committed, stored } = seen.placement;
-    const { drains, rollout, load, waiting, recommended } = said;
+    const { drains, rollout, load, waiting, recommended } = reported;
     const running = rollout !== undefined;
     const epoch = committed?.epoch;
-    const status = placementStatus({ report: said.report ?? report, running, views, speeds: seen.ranks, load, recommended });
+    const status = placementStatus({ report: reported.report ?? report, running, views, speeds: seen.ranks, load, recommended });
     this.#placement = status;
     // The first plan is told before its object is there to have a status.
     if (status && stored) this.#status.offer(world.ref, status);

@@ -92,8 +92,11 @@ test("requests and bytes that come and go ask for no reconcile; what status and 
   assert.equal(gateways({ idleMs: 905 }), key, "time that passes");
   for (const changed of [{ wantsRanks: true }, { holds: true }, { idleMs: undefined }]) assert.notEqual(gateways(changed), key);
   assert.notEqual(changeKey({ ...view({}), loadingRanks: [1] }), key);
-  const told = { ...verdict, message: "other grounds for the same" };
-  assert.equal(changeKey({ ...view({}), telemetryFresh: told, placementBalanced: told, placement: { imbalancePercent: 105 } }), key);
+  const reported = { ...verdict, message: "other grounds for the same" };
+  assert.equal(
+    changeKey({ ...view({}), telemetryFresh: reported, placementBalanced: reported, placement: { imbalancePercent: 105 } }),
+    key,
+  );
   assert.notEqual(changeKey({ ...view({}), placementBalanced: { ...verdict, reason: "Imbalanced" } }), key);
   assert.notEqual(changeKey({ ...view({}), placement: { epoch: 2 } }), key);
   for (const changed of [{ active: false }, { ready: false }, { epoch: 4 }, { uniqueBytes: 0 }, { draining: true }])

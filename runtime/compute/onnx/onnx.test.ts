@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { crossEntropy, crossEntropyBackward } from "../../kernels/cross-entropy.ts";
-import { allCases } from "../../kernels/index.ts";
-import { floats, type KernelCase, type KvRows } from "../../kernels/kernel.ts";
+import { allCases, type OpCase } from "../../kernels/index.ts";
+import { floats, type KvRows } from "../../kernels/kernel.ts";
 import { differentiate, evaluate } from "../../kernels/program.ts";
 import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
 import { plainRope } from "../../kernels/rope.ts";
@@ -43,7 +43,7 @@ test("the measure tells a tensor that is off by twice the bound, by all of its e
 });
 
 /** Training runs whole sequences of one length: pasts are empty, and there is one group. */
-function rowsOf({ kv }: KernelCase): KvRows | undefined {
+function rowsOf({ kv }: OpCase): KvRows | undefined {
   if (!kv) return undefined;
   const { kvHeads, context, headDim, valueDim, groups } = kv;
   const { batch, tokens } = groups[0]!;
@@ -55,13 +55,13 @@ function rowsOf({ kv }: KernelCase): KvRows | undefined {
 /** Cases whose rows are sequences of one length. */
 const trainable = allCases().filter(({ case: { kv } }) => (kv?.groups.length ?? 1) === 1);
 
-const viewsOf = (weights: KernelCase["weights"]): WeightViews =>
+const viewsOf = (weights: OpCase["weights"]): WeightViews =>
   Object.fromEntries(Object.entries(weights).map(([name, { data }]) => [name, data]));
 
-const zeros = (weights: KernelCase["weights"]): WeightViews =>
+const zeros = (weights: OpCase["weights"]): WeightViews =>
   Object.fromEntries(Object.entries(weights).map(([name, { data }]) => [name, new Float32Array(data.length)]));
 
-interface Given extends Pick<KernelCase, "segment" | "weights" | "inputs"> {
+interface Given extends Pick<OpCase, "segment" | "weights" | "inputs"> {
   readonly kv?: KvRows | undefined;
 }
 
@@ -89,7 +89,7 @@ async function errorsOf(compiled: TrainableSegment, { segment, weights, inputs, 
 }
 
 /** Floats in other places: other numbers of the same kind, which an op allows as it does these. */
-function turned(inputs: KernelCase["inputs"], by: number): KernelCase["inputs"] {
+function turned(inputs: OpCase["inputs"], by: number): OpCase["inputs"] {
   const turn = (data: Float32Array): Float32Array => data.map((_, i) => data[(i + by) % data.length]!);
   return Object.fromEntries(
     Object.entries(inputs).map(([name, { shape, data }]) => [name, { shape, data: data instanceof Float32Array ? turn(data) : data }]),

@@ -44,7 +44,7 @@ export interface HostRule<O extends Op = Op> {
   backward(op: O, call: HostCall, kernel: Kernel<O>): Gradients;
 }
 
-export interface HostCall {
+interface HostCall {
   read(name: string): Tensor;
   readonly outputs: Gradients;
   /** By weight. */

@@ -1,4 +1,4 @@
-// Steps that pass layers at once: rows, counts and followed tokens are those of steps that go layer by layer, and layers are passed alone
+// Steps that pass layers at once: rows and counts are those of steps that go layer by layer, and layers are passed alone
 // as soon as one of their experts is elsewhere.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -17,7 +17,6 @@ import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import type { StepTools } from "./step-tools.ts";
-import { TransitionSampler } from "./transition-sampler.ts";
 
 const root = mkdtempSync(join(tmpdir(), "enodia-ranges-"));
 const storeDir = join(root, "tiny");
@@ -60,9 +59,7 @@ interface Passes {
 /** A prompt, a step of three requests beside another prompt, and steps until one is passed layer by layer to measure it. */
 async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: Passes) {
   passed = [];
-  const { backend, program, embed, blocks, head, info } = model;
-  const transitions = new TransitionSampler(info);
-  transitions.take(true);
+  const { backend, program, embed, blocks, head } = model;
   const times = new StepTimes();
   const scheduler = new FrameScheduler({
     ...{
@@ -77,7 +74,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   });
   scheduler.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
-    ...{ program, embed, blocks, head, experts, counter, transitions, times, scheduler, ...(ranged ? { ranges } : {}) },
+    ...{ program, embed, blocks, head, experts, counter, times, scheduler, ...(ranged ? { ranges } : {}) },
     allocators: [],
     router: () => ({ rank: 0, table: router }),
     dispatch: () => Promise.reject(new Error("nobody else is there")),
@@ -99,19 +96,18 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
     await step([group(0, 5, 0)], 5, 0);
     await step([group(0, 1, 5, 0, 0), group(3, 4, 0)], 7, 3);
     for (let i = 0; i < 130; i++) await step([group(0, 1, 6 + (i % 50))], 1, 1);
-    return { rows, counts: counter.take(), transitions: transitions.take(false), seconds: times.take() };
+    return { rows, counts: counter.take(), seconds: times.take() };
   } finally {
     await cache.dispose();
   }
 }
 
-const countsOf = ({ counts, transitions }: Awaited<ReturnType<typeof stepsOf>>) => ({
+const countsOf = ({ counts }: Awaited<ReturnType<typeof stepsOf>>) => ({
   decode: [counts.decode.routed, counts.decode.served],
   prefill: [counts.prefill.routed, counts.prefill.served],
-  transitions,
 });
 
-test("rows, counts and followed tokens are those of steps that go layer by layer", async () => {
+test("rows and counts are those of steps that go layer by layer", async () => {
   const layered = await stepsOf({ ranged: false });
   assert.equal(passed.length, 0);
   const ranged = await stepsOf({ ranged: true });

@@ -5,7 +5,7 @@ import type { Layer, ModelProgram } from "../../kernels/segment.ts";
 import { noRank } from "../../placement/dispatch.ts";
 import { kindOf } from "../schedule/step-plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
-import { type Followed, follow, type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
+import { type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
 
 /** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
 const measuredEvery = 128;
@@ -66,7 +66,6 @@ export class Ranges implements LayersAtOnce {
 
 interface Passing {
   readonly part: Part;
-  readonly followed: readonly Followed[];
   readonly from: number;
   /** At most. */
   readonly to: number;
@@ -74,7 +73,7 @@ interface Passing {
 }
 
 /** Rows after those layers: after fewer when an expert went meanwhile, and after none when it was of the first. */
-export async function passRange(tools: StepTools, { part, followed, from, to: wished, x }: Passing): Promise<Passed> {
+export async function passRange(tools: StepTools, { part, from, to: wished, x }: Passing): Promise<Passed> {
   const { experts, times, scheduler, ranges, program } = tools;
   const { decodes, kv, tokens } = part;
   return experts.lock.run(async () => {
@@ -95,8 +94,6 @@ export async function passRange(tools: StepTools, { part, followed, from, to: wi
         tools.counter.routed(phase, layer, expert, 1);
         tools.counter.served(phase, [layer, expert], 1);
       }
-      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, decodes, ids, topK, experts: shape.experts });
-      else for (const token of followed) token.chose = undefined;
     }
     return { x: out.x, to };
   });

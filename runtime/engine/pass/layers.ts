@@ -10,9 +10,15 @@ import { scatterRows, selectPairs } from "../../placement/frames/pairs.ts";
 import { kindOf } from "../schedule/step-plan.ts";
 import { combine, type Group, groupPairs, placeSums } from "./combine.ts";
 import { passRange } from "./layer-ranges.ts";
-import { type Chosen, type Followed, floats, follow, type Part, type Passed, type StepTools } from "./step-tools.ts";
+import { floats, type Part, type Passed, type StepTools } from "./step-tools.ts";
 
-interface LayerRows extends Chosen {
+interface LayerRows {
+  readonly layer: number;
+  readonly decodes: number;
+  readonly ids: Int32Array; // [n, topK]
+  readonly topK: number;
+  /** Experts with larger ids are no rows of the layer's, but the token's own. */
+  readonly experts: number;
   readonly f: Float32Array; // [n, hidden]
   /** [n, topK]; those of pairs that come as sums change with them. */
   readonly gates: Float32Array;
@@ -39,10 +45,9 @@ export async function passLayers(tools: StepTools, part: Part): Promise<Float32A
 }
 
 async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocator): Promise<Float32Array> {
-  const { blocks, experts, scheduler, transitions } = tools;
+  const { blocks, experts, scheduler } = tools;
   const { tokens, mutex } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
-  const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
   let x: Float32Array = await mutex.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, allocate), "x")));
   const cut = new Pieces(part.kv, tokens.length);
   const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
@@ -50,10 +55,9 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
     const to = ranges?.endOf(tools, part, layer) ?? layer;
     const before = part.before(Math.max(layer, to - 1));
     if (before) await scheduler.waitFor(before);
-    const passing = { part, followed, from: layer, to, x };
+    const passing = { part, from: layer, to, x };
     const ranged = to > layer ? await mutex.run(() => passRange(tools, passing)) : passing;
-    const passed =
-      ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, allocate: layerBuffers(allocate, layer) }, x);
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, cut, allocate: layerBuffers(allocate, layer) }, x);
     x = passed.x;
     layer = passed.to;
     const others = scheduler.betweenGraphs();
@@ -65,7 +69,6 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
 interface LayerOf {
   readonly part: Part;
   readonly layer: number;
-  readonly followed: readonly Followed[];
   readonly cut: Pieces;
   readonly allocate: BufferAllocator;
 }
@@ -91,7 +94,7 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
 async function beginLayer(
   tools: StepTools,
-  { part, layer, followed, cut, allocate }: LayerOf,
+  { part, layer, cut, allocate }: LayerOf,
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { decodes, tokens } = part;
@@ -100,12 +103,10 @@ async function beginLayer(
   part.attended(layer);
   const shape = tools.program.layers[layer];
   if (shape?.kind !== "moe") {
-    for (const token of followed) token.chose = undefined;
     return { y: floats(out, "y") };
   }
   const ids = out.ids?.data as Int32Array;
   const { topK, experts } = shape;
-  follow(tools.transitions, followed, { layer, decodes, ids, topK, experts });
   const sentAt = performance.now();
   const gates = floats(out, "gates");
   const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });

@@ -11,7 +11,6 @@ import type { StepScheduler } from "./frame-scheduler.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
 import type { StepTimes } from "./step-times.ts";
-import type { TransitionSampler } from "./transition-sampler.ts";
 
 export interface StepTools {
   readonly program: Pick<ModelProgram, "layers" | "hidden">;
@@ -19,7 +18,6 @@ export interface StepTools {
   readonly blocks: readonly Compiled[];
   readonly experts: ExpertTable;
   readonly counter: LoadCounter;
-  readonly transitions: TransitionSampler;
   readonly times: StepTimes;
   readonly router: () => { readonly rank: number; readonly table: Router };
   /** `gatesOf`: the gate of each of the frame's pairs, asked for where its rows may come as sums. */
@@ -42,13 +40,6 @@ export interface LayersAtOnce {
   endOf(tools: StepTools, part: Part, from: number): number;
 }
 
-/** A token whose way through the layers is followed. */
-export interface Followed {
-  readonly row: number;
-  /** Experts it chose in the layer before, if that one has any. */
-  chose: Int32Array | undefined;
-}
-
 /** The rows of a step, or half of them. */
 export interface Part {
   readonly tokens: Int32Array;
@@ -68,29 +59,6 @@ export interface Part {
 export interface Passed {
   readonly x: Float32Array; // [n, hidden]
   readonly to: number;
-}
-
-/** The experts that a layer's rows chose, of which the first `decodes` decode. */
-export interface Chosen {
-  readonly layer: number;
-  readonly decodes: number;
-  readonly ids: Int32Array; // [n, topK]
-  readonly topK: number;
-  /** Experts with larger ids are no rows of the layer's, but the token's own. */
-  readonly experts: number;
-}
-
-/** Counts where followed tokens went from the layer before to this one. */
-export function follow(
-  transitions: TransitionSampler,
-  followed: readonly Followed[],
-  { layer, decodes, ids, topK, experts }: Chosen,
-): void {
-  for (const token of followed) {
-    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK).filter((id) => id < experts);
-    if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);
-    token.chose = chosen;
-  }
 }
 
 export const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");

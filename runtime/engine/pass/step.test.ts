@@ -19,7 +19,6 @@ import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import type { StepTools } from "./step-tools.ts";
-import { TransitionSampler } from "./transition-sampler.ts";
 
 const root = mkdtempSync(join(tmpdir(), "enodia-step-"));
 const options: ThreadOptions = {
@@ -81,7 +80,7 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
   });
   scheduler.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
-    ...{ program, embed, blocks, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
+    ...{ program, embed, blocks, experts: own, counter, times: new StepTimes() },
     ...{ scheduler, allocators: [], overlap: { wants: () => overlapped, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {

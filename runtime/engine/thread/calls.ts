@@ -45,7 +45,7 @@ interface Parts {
   readonly requests: Requests;
   readonly routing: Routing;
   readonly steps: Steps;
-  readonly measured: Pick<StepTools, "counter" | "transitions" | "times">;
+  readonly measured: Pick<StepTools, "counter" | "times">;
   readonly send: (message: FromEngine, transfer?: ArrayBuffer[]) => void;
 }
 
@@ -88,7 +88,7 @@ export class Calls {
       case "setPeers":
         return connections.set(message.argument);
       case "counters":
-        return this.#counters(message.argument.transitions);
+        return this.#counters();
       case "stats":
         return this.#stats();
       case "drain":
@@ -98,14 +98,13 @@ export class Calls {
     }
   }
 
-  #counters(wanted: boolean): LoadCounters {
-    const { counter, transitions, times } = this.#parts.measured;
+  #counters(): LoadCounters {
+    const { counter, times } = this.#parts.measured;
     const { prefill, decode } = counter.take();
-    const chosen = transitions.take(wanted);
     const seconds = times.take();
     return {
-      prefill: { ...prefill, seconds: seconds.prefill, ...(chosen.prefill ? { transitions: chosen.prefill } : {}) },
-      decode: { ...decode, seconds: seconds.decode, ...(chosen.decode ? { transitions: chosen.decode } : {}) },
+      prefill: { ...prefill, seconds: seconds.prefill },
+      decode: { ...decode, seconds: seconds.decode },
     };
   }
 

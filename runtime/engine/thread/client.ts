@@ -130,8 +130,8 @@ class EngineClient implements Engine {
     return this.#call("setDown", ranks);
   }
 
-  counters({ transitions } = { transitions: false }): ReturnType<Engine["counters"]> {
-    return this.#call("counters", { transitions });
+  counters(): ReturnType<Engine["counters"]> {
+    return this.#call("counters", undefined);
   }
 
   stats(): ReturnType<Engine["stats"]> {

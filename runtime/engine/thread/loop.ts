@@ -13,7 +13,6 @@ import { rangesOf, rowsTravel } from "../pass/layer-ranges.ts";
 import { LoadCounter } from "../pass/load-counter.ts";
 import { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { StepTimes } from "../pass/step-times.ts";
-import { TransitionSampler } from "../pass/transition-sampler.ts";
 import { PeerConnections } from "../peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
@@ -48,7 +47,7 @@ export class EngineLoop {
     this.#model = model;
     this.#mailbox = new Mailbox(port);
     const { drain, send } = this.#mailbox;
-    const measured = { counter: new LoadCounter(info), transitions: new TransitionSampler(info), times: new StepTimes() };
+    const measured = { counter: new LoadCounter(info), times: new StepTimes() };
     const batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
     const inbox = new FrameInbox(experts, now);

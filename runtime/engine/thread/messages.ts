@@ -26,7 +26,7 @@ export interface Calls {
   setDown: { argument: readonly number[]; result: undefined };
   openConnections: { argument: PeerOpening; result: number };
   setPeers: { argument: PeerView; result: undefined };
-  counters: { argument: { readonly transitions: boolean }; result: LoadCounters };
+  counters: { argument: undefined; result: LoadCounters };
   stats: { argument: undefined; result: EngineStats };
   drain: { argument: boolean; result: undefined };
   close: { argument: undefined; result: undefined };

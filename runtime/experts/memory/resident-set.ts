@@ -1,4 +1,4 @@
-// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones (loaded on
+// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (primaries and expert replicas) and staged ones (loaded on
 // demand, first to go). Experts may be of any size, and of each there may be more than its weights.
 import { hash32 } from "../../placement/dispatch.ts";
 

@@ -11,6 +11,7 @@ import { FaultyHub, type Kill, type Operations } from "../../../test/kit/trainin
 import { tinyModel } from "../../../test/kit/training/training.ts";
 import { batchOf, testFssdp, testLearning } from "../../../test/kit/training/training-ranks.ts";
 import { floatsIn, stateFields, type WholeState } from "../../../test/kit/training/training-state.ts";
+import { trainingPeers } from "../../../test/peers/index.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
@@ -33,7 +34,7 @@ const options: Omit<RankOptions, "context"> = {
   program,
   layout,
   ...testLearning,
-  fssdp: { ...testFssdp, planner: "smartmoe", microBatchesAtOnce: microBatches },
+  fssdp: { ...testFssdp, planner: trainingPeers.smartmoe, microBatchesAtOnce: microBatches },
   microBatches,
   sequences: microBatches,
   sequenceLength,
@@ -300,7 +301,7 @@ test("ranks that measure rates change no bit, whoever comes, goes, or is lost wh
 });
 
 /** Every combination with ENODIA_LONG=1; otherwise each planner, with the others in turn. */
-const ways = trainingPlannerNames.flatMap((planner, p) =>
+const ways = [...trainingPlannerNames, ...Object.values(trainingPeers)].flatMap((planner, p) =>
   dispatchNames.flatMap((dispatch, d) =>
     rematerializeNames.flatMap((rematerialize, m) =>
       process.env.ENODIA_LONG === "1" || p % 4 === 2 * d + m ? [{ planner, dispatch, rematerialize }] : [],

@@ -67,7 +67,7 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
     seconds,
     measured: !alone && given.seconds === undefined && given.overlapDegree === undefined,
   };
-  oneOf("planner", made.planner, trainingPlannerNames);
+  if (typeof made.planner === "string") oneOf("planner", made.planner, trainingPlannerNames);
   oneOf("dispatch", made.dispatch, dispatchNames);
   oneOf("rematerialize", made.rematerialize, rematerializeNames);
   oneOf("spread", made.spread, spreadNames);

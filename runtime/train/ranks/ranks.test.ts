@@ -11,6 +11,7 @@ import { World, type WorldOptions } from "../../../test/kit/training/local-ranks
 import { tinyModel } from "../../../test/kit/training/training.ts";
 import { testLearning } from "../../../test/kit/training/training-ranks.ts";
 import { WireRanks } from "../../../test/kit/training/wire-ranks.ts";
+import { trainingPeers } from "../../../test/peers/index.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
@@ -110,7 +111,7 @@ const alone = await run(1, { fssdp: { planner: "ep" } });
 
 /** Every combination with ENODIA_LONG=1; otherwise each planner on each number of ranks, with the other settings in turn. */
 const all = [1, 2, 3, 4].flatMap((ranks) =>
-  trainingPlannerNames.flatMap((planner, p) =>
+  [...trainingPlannerNames, ...Object.values(trainingPeers)].flatMap((planner, p) =>
     dispatchNames.flatMap((dispatch, d) =>
       rematerializeNames.flatMap((rematerialize, m) => {
         const turn = (ranks + p + Math.floor(p / 4)) % 4 === 2 * d + m;
@@ -120,8 +121,11 @@ const all = [1, 2, 3, 4].flatMap((ranks) =>
   ),
 );
 
+const nameOf = (planner: Fssdp["planner"]): string =>
+  typeof planner === "string" ? planner : (Object.entries(trainingPeers).find(([, peer]) => peer === planner)?.[0] ?? "");
+
 for (const { ranks, ...changed } of all)
-  test(`${ranks} ranks, ${changed.planner}, ${changed.dispatch}, copies dropped ${changed.rematerialize}: the bits of one rank`, async () => {
+  test(`${ranks} ranks, ${nameOf(changed.planner)}, ${changed.dispatch}, copies dropped ${changed.rematerialize}: the bits of one rank`, async () => {
     assert.equal((await run(ranks, { fssdp: changed })).digest, alone.digest);
   });
 
@@ -194,7 +198,7 @@ test("the runs above differ in what moves: copies, late copies, primaries with t
     (await run(ranks, { fssdp: { planner } })).reports.map(({ primaries, hosts }) => ({ primaries, hosts }));
   const copies = (hosts: readonly (readonly (readonly number[])[])[]): number => hosts.flat().filter((row) => row.length > 1).length;
   for (const planner of ["hecate", "late"] as const) assert.ok(copies((await last(planner)).at(-1)!.hosts) > 0, planner);
-  const moved = await last("smartmoe", 2);
+  const moved = await last(trainingPeers.smartmoe, 2);
   assert.notDeepEqual(moved[2]!.primaries, moved[0]!.primaries);
   const still = await last("ep");
   assert.deepEqual(still[2], still[0]);
@@ -202,15 +206,18 @@ test("the runs above differ in what moves: copies, late copies, primaries with t
 });
 
 test("optimizer state on disk has the same bits, where experts change their primaries too", async () => {
-  for (const planner of ["ep", "smartmoe"] as const)
-    assert.equal((await run(2, { fssdp: { planner }, stateBytes: 50_000 })).digest, alone.digest, planner);
-  const shadowed = await run(2, { fssdp: { planner: "smartmoe" }, stateBytes: 50_000, shadow: true });
+  for (const planner of ["ep", trainingPeers.smartmoe] as const)
+    assert.equal((await run(2, { fssdp: { planner }, stateBytes: 50_000 })).digest, alone.digest);
+  const shadowed = await run(2, { fssdp: { planner: trainingPeers.smartmoe }, stateBytes: 50_000, shadow: true });
   assert.equal(shadowed.digest, alone.digest, "with what is shadowed on disk too");
 });
 
 test("ranks that shadow one another have the same bits, with experts that move, for four bytes a parameter and step", async () => {
   for (const ranks of [2, 3]) {
-    const shadowed = await run(ranks, { shadow: true, fssdp: { planner: "smartmoe", microBatchesAtOnce: ranks === 2 ? 2 : 4 } });
+    const shadowed = await run(ranks, {
+      shadow: true,
+      fssdp: { planner: trainingPeers.smartmoe, microBatchesAtOnce: ranks === 2 ? 2 : 4 },
+    });
     assert.equal(shadowed.digest, alone.digest);
     assert.equal(shadowed.shadowBytes, 4 * steps * shadowed.floats);
   }

@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { World, type WorldOptions } from "../../../test/kit/training/local-ranks.ts";
 import { tinyModel } from "../../../test/kit/training/training.ts";
 import { batchOf, testFssdp, testLearning } from "../../../test/kit/training/training-ranks.ts";
+import { trainingPeers } from "../../../test/peers/index.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
@@ -74,7 +75,7 @@ const differing: Readonly<Record<string, readonly [Partial<Options>, Partial<Opt
   speed: [{}, { facts: { node: [0, 1], speed: [1, 3] } }],
   node: [{}, { facts: { node: [0, 0], speed: [1, 1] } }],
   "slots of a late planner": [{ fssdp: { ...fssdp, planner: "late" } }, { fssdp: { ...fssdp, planner: "late", memorySlots: 0 } }],
-  "planners that move primaries": [{}, { fssdp: { ...fssdp, planner: "smartmoe" } }],
+  "planners that move primaries": [{}, { fssdp: { ...fssdp, planner: trainingPeers.smartmoe } }],
   "micro-batches at once": [{}, { fssdp: { ...fssdp, microBatchesAtOnce: 2 } }],
   "what else was agreed on": [{ agreed: "one" }, { agreed: "other" }],
   rate: [{}, { schedule: { name: "constant", rate: 1, warmup: 0, steps: 3, floor: 0 } }],

@@ -4,11 +4,12 @@ import { createHash } from "node:crypto";
 import type { DispatchName, rematerializeNames, TrainingPlannerName } from "../../../crds/names.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
 import { trainingPlanner } from "../../placement/training/planners/index.ts";
-import { type LayerProblem, primariesOnly } from "../../placement/training/planners/planner.ts";
+import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../placement/training/planners/planner.ts";
 import type { Rates } from "../../placement/training/rates.ts";
 
 export interface Fssdp {
-  readonly planner: TrainingPlannerName;
+  /** A name, or a planner that a bench or a test hands in. */
+  readonly planner: TrainingPlannerName | TrainingPlanner;
   readonly dispatch: DispatchName;
   /** Whether copies are dropped after forward, and come again for backward. */
   readonly rematerialize: (typeof rematerializeNames)[number];

@@ -31,8 +31,8 @@ async function countingEngine(options: EngineOptions, connections: boolean): Pro
   if (!connections) Object.assign(engine, { connections: undefined });
   const read = engine.counters.bind(engine);
   return Object.assign(engine, {
-    counters: async (asked?: Parameters<Engine["counters"]>[0]) => {
-      const counters = await read(asked);
+    counters: async () => {
+      const counters = await read();
       for (const { seconds, compute } of [counters.prefill, counters.decode]) {
         spent.dense += (seconds?.dense ?? 0) * 1000;
         spent.experts += (seconds?.experts ?? 0) * 1000;

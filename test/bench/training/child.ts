@@ -7,10 +7,9 @@ import { gatherBytes, reduceBytes } from "../../../runtime/placement/training/la
 import type { Rates } from "../../../runtime/placement/training/rates.ts";
 import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
 import { Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
-import type { Fssdp } from "../../../runtime/train/ranks/step-plan.ts";
 import { Recorder, recordedBackend, recordedTransport } from "../../../runtime/train/trace/recorder.ts";
 import { type Times, timesOf } from "../../../runtime/train/trace/spans.ts";
-import { learning } from "./settings.ts";
+import { fssdpFor, learning, type PlannerName } from "./settings.ts";
 import { batchOf, plantedModel, type Sizes, type WorkloadName } from "./workloads.ts";
 
 export interface RankStart {
@@ -24,7 +23,7 @@ export interface RankStart {
 /** Orders after the start; each is answered. A series is a run of one planner on one workload. */
 export type Order =
   | { readonly do: "meet"; readonly addresses: readonly string[] }
-  | { readonly do: "begin"; readonly series: string; readonly fssdp: Fssdp }
+  | { readonly do: "begin"; readonly series: string; readonly planner: PlannerName; readonly microBatches: number }
   | { readonly do: "steps"; readonly series: string; readonly workload: WorkloadName; readonly from: number; readonly to: number }
   | { readonly do: "end" };
 
@@ -97,7 +96,7 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
   async function obey(order: Order): Promise<unknown> {
     if (order.do === "meet") return void addresses.push(...order.addresses);
     if (order.do === "begin") {
-      const made = await Rank.open(backend, { ...options, fssdp: order.fssdp });
+      const made = await Rank.open(backend, { ...options, fssdp: fssdpFor(order.planner, order.microBatches) });
       made.state.load(model.parameters);
       return void series.set(order.series, made);
     }

@@ -82,7 +82,7 @@ const same = (one: Uint8Array, other: Uint8Array): boolean => Buffer.compare(one
 
 /** Each head as every reader of heads sees it; how many took it. */
 function readHead({ connection }: Subject, { head, body }: RawFrame): number {
-  const doors: readonly (() => void)[] = [
+  const readers: readonly (() => void)[] = [
     () => {
       const frame = connection(head);
       assert.ok(frame.pairRows.length > 0 && frame.pairRows.length * 4 <= head.byteLength);
@@ -98,9 +98,9 @@ function readHead({ connection }: Subject, { head, body }: RawFrame): number {
     () => assert.ok(same(encodeSeq(decodeSeq(head)), head)),
   ];
   let taken = 0;
-  for (const door of doors) {
+  for (const reader of readers) {
     try {
-      door();
+      reader();
       taken++;
     } catch (error) {
       if (!(error instanceof AppError && error.code === "InvalidFrame")) throw error;

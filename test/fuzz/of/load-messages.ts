@@ -2,7 +2,7 @@
 // that it says, and goes into a window without an error.
 import assert from "node:assert/strict";
 import { decodeLoad, encodeLoad, type LoadWindow } from "../../../crds/telemetry.ts";
-import { LoadPicture } from "../../../operator/rebalance/load/load-picture.ts";
+import { LoadState } from "../../../operator/rebalance/load/load-state.ts";
 import { openLoad, signLoad } from "../../../runtime/net/load-signature.ts";
 import { telemetryKey } from "../../kit/ranks/telemetry-keys.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
@@ -31,7 +31,6 @@ function messageOf(random: Random): object {
     served: counts(random, cells),
     ...(chance(random, 50) ? { seconds: { dense: rarely(random), experts: random(3) } } : {}),
     ...(chance(random, 50) ? { compute: computeOf(random) } : {}),
-    ...(chance(random, 40) ? { transitions: pairs(random) } : {}),
   };
 }
 
@@ -45,17 +44,8 @@ const computeOf = (random: Random): object => ({
   ...(chance(random, 50) ? { machine: `m${text(random)}` } : {}),
 });
 
-function pairs(random: Random): string {
-  const bytes = Buffer.alloc(8 * random(12) + (chance(random, 10) ? random(8) : 0));
-  for (let at = 0; at + 8 <= bytes.length; at += 8) {
-    bytes.writeUInt32LE(random(chance(random, 3) ? 2 ** 31 : (layers - 1) * experts * experts), at);
-    bytes.writeUInt32LE(random(100), at + 4);
-  }
-  return bytes.toString("base64");
-}
-
 const expected = [0, 1, 2].map((rank) => ({ rank, bootId: "boot", clockAheadMs: rank === 2 ? undefined : 0, speed: 1 }));
-const subject = { decode: decodeLoad, picture: () => new LoadPicture({ layers, experts } as never, "uid", now - 10_000) };
+const subject = { decode: decodeLoad, state: () => new LoadState({ layers, experts } as never, "uid", now - 10_000) };
 
 export const loadMessages: Fuzzer<typeof subject, Buffer> = {
   name: "load-messages",
@@ -73,17 +63,16 @@ export const loadMessages: Fuzzer<typeof subject, Buffer> = {
       ? Buffer.from(signLoad(damaged(Buffer.from(body), random, 400).toString("latin1"), pick(random, keys)))
       : signed;
   },
-  attempt({ decode, picture }, bytes) {
+  attempt({ decode, state }, bytes) {
     const opened = openLoad(bytes, keys.slice(0, 1));
     const body = opened.ok ? opened.body : bytes.subarray(bytes.indexOf(10) + 1);
     const window: LoadWindow = decode(body);
     assert.equal(window.routed.length, window.layers * window.experts);
     assert.equal(window.served.length, window.layers * window.experts);
-    for (const cell of window.transitions?.cells ?? []) assert.ok(cell < (window.layers - 1) * window.experts ** 2);
     assert.deepEqual(decode(Buffer.from(encodeLoad(window))), window, "what is read is written alike");
-    const seen = picture();
+    const seen = state();
     const first = seen.accept(window, expected, now);
     if (first.ok) assert.equal(seen.accept(window, expected, now).ok, false, "the same message counts twice");
   },
-  plant: ({ picture }) => ({ decode: unguarded(decodeLoad, /transitions: cell/), picture }),
+  plant: ({ state }) => ({ decode: unguarded(decodeLoad, /routed: /), state }),
 };

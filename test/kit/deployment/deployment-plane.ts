@@ -216,12 +216,12 @@ export async function world(): Promise<FakeKube> {
   return kube;
 }
 
-/** Of stand-ins, by their names. */
-const standIns = new RegExp(`^${ref.name}-[0-9a-f]{8}$`);
-/** Worker pods but those of stand-ins. */
+/** Of green deployments, by their names. */
+const greens = new RegExp(`^${ref.name}-[0-9a-f]{8}$`);
+/** Worker pods but those of green deployments. */
 export const pods = (kube: FakeKube): any[] =>
   kube.all(resources.pods).filter(({ metadata: { labels = {} } }) => {
-    return labels["enodia.dev/component"] === "worker" && !standIns.test(labels["enodia.dev/deployment"] ?? "");
+    return labels["enodia.dev/component"] === "worker" && !greens.test(labels["enodia.dev/deployment"] ?? "");
   });
 export const ranks = (kube: FakeKube) =>
   pods(kube)

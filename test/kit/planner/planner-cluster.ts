@@ -58,7 +58,6 @@ export function randomClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> 
       maxMoves: fc.constantFrom(Infinity, 0, 1, 4, 16),
       maxMovesPerRank: fc.constantFrom(Infinity, Infinity, 1, 3),
       maxBytes: fc.constantFrom(Infinity, Infinity, 0, 150, 900),
-      transitions: fc.boolean(),
       gain: fc.boolean(),
       timed: fc.boolean(),
       noise: fc.constantFrom(0, 0, 0.02, 0.2),
@@ -85,7 +84,6 @@ export function randomClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> 
         }),
       );
       const sizes = { layers: c.layers, experts: c.experts, ranks: c.ranks };
-      const transitions = Float64Array.from({ length: (c.layers - 1) * c.experts ** 2 }, () => random.below(50));
       const seconds = (): number => 20 * random.next();
       const start: PlanInput = {
         shape: { layers: c.layers, experts: c.experts, residentBytes, storedBytes },
@@ -99,7 +97,6 @@ export function randomClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> 
         ...(c.memory === "slots" ? { slotsPerRank: Math.ceil(c.experts / c.ranks) + random.below(3) } : {}),
         ...(c.noise > 0 ? { noise: Float64Array.from({ length: c.layers }, () => c.noise * random.next()) } : {}),
         ...(c.gain ? { gainPerMove: 1e-3 } : {}),
-        ...(c.transitions ? { transitions } : {}),
         ...(c.timed
           ? { timing: { denseSeconds: seconds(), expertSeconds: seconds(), bytesPerSecond: random.below(500), windows: seconds() } }
           : {}),

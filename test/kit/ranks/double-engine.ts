@@ -1,4 +1,4 @@
-// A stand-in for the engine with the same door and a model of a few integers: the text depends on every expert's answer, so a
+// A double of the engine with the same interface and a model of a few integers: the text depends on every expert's answer, so a
 // wrong, missing or doubled row changes it. For tests of what lies around the engine: plans, dispatch, transfer, failure.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";

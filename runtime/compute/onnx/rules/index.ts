@@ -1,23 +1,23 @@
 // The rules of training, one for each op there is. To add one: its file, one line here (a missing line is a compile error). Pure.
 import { AppError } from "../../../../crds/common.ts";
 import type { Op, OpName } from "../../../kernels/segment.ts";
-import type { Rule } from "../rule.ts";
+import type { HostRule, Rule } from "../rule.ts";
 import { add } from "./add.ts";
 import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
-import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
-import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
 import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import { matMul } from "./mat-mul.ts";
 import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
-import { groupRoute, route, softRoute } from "./route.ts";
 import { scale } from "./scale.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
+
+/** Ops of the host: which experts or logits are the largest is integers, and their rows are few. */
+const byKernel: HostRule = { on: "host", backward: (op, { read, outputs }, kernel) => kernel.backward(op, { read }, outputs) };
 
 const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   gather,
@@ -30,12 +30,12 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   clampedSwiglu,
   slice,
   joinHeads,
-  route,
-  groupRoute,
-  softRoute,
-  candidates,
+  route: byKernel,
+  groupRoute: byKernel,
+  softRoute: byKernel,
+  candidates: byKernel,
   scale,
-  freeExperts,
+  freeExperts: byKernel,
   gru,
   mixHeads,
 };

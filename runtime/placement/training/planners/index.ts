@@ -2,25 +2,13 @@
 import type { TrainingPlannerName } from "../../../../crds/names.ts";
 import { auto } from "./auto.ts";
 import { ep } from "./ep.ts";
-import { exact } from "./exact.ts";
-import { fastermoe } from "./fastermoe.ts";
-import { flexmoe } from "./flexmoe.ts";
 import { hecate } from "./hecate.ts";
 import { late } from "./late.ts";
 import type { TrainingPlanner } from "./planner.ts";
-import { smartmoe } from "./smartmoe.ts";
 
-const planners: Readonly<Record<TrainingPlannerName, TrainingPlanner>> = {
-  auto,
-  hecate,
-  ep,
-  fastermoe,
-  smartmoe,
-  flexmoe,
-  late,
-  exact,
-};
+const planners: Readonly<Record<TrainingPlannerName, TrainingPlanner>> = { auto, hecate, ep, late };
 
-export function trainingPlanner(name: TrainingPlannerName): TrainingPlanner {
-  return planners[name];
+/** The planner of that name; one that a bench or a test hands in is taken as it is. */
+export function trainingPlanner(planner: TrainingPlannerName | TrainingPlanner): TrainingPlanner {
+  return typeof planner === "string" ? planners[planner] : planner;
 }

@@ -1,11 +1,17 @@
 // Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons expert replicas.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type TrainingPlannerName, trainingPlannerNames } from "../../../../crds/names.ts";
+import { trainingPlannerNames } from "../../../../crds/names.ts";
+import { trainingPeers } from "../../../../test/peers/index.ts";
 import { uniform } from "../../../kernels/random.ts";
 import { trainingPlanner } from "./index.ts";
-import { type LayerProblem, primariesOnly } from "./planner.ts";
+import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";
+
+const planners: Readonly<Record<string, TrainingPlanner>> = {
+  ...Object.fromEntries(trainingPlannerNames.map((name) => [name, trainingPlanner(name)])),
+  ...trainingPeers,
+};
 
 /** Four ranks, eight experts, Zipf loads in an order of the seed. */
 function problemOf(seed: number, changed: Partial<LayerProblem> = {}): LayerProblem {
@@ -26,17 +32,16 @@ function problemOf(seed: number, changed: Partial<LayerProblem> = {}): LayerProb
   };
 }
 
-const seconds = (name: TrainingPlannerName, problem: LayerProblem): number => {
-  const planner = trainingPlanner(name);
+const seconds = (name: string, problem: LayerProblem): number => {
+  const planner = planners[name]!;
   const moved = { ...problem, primaries: planner.primaries?.([problem])[0] ?? problem.primaries };
   return secondsOf({ ...problem, overlap: planner.late ? 0 : problem.overlap }, wayOf(moved, planner.hosts(moved)));
 };
 
-for (const name of trainingPlannerNames) {
+for (const [name, planner] of Object.entries(planners)) {
   test(`${name}: the primary comes first, nobody holds an expert twice or beyond its room, and plans repeat`, () => {
     for (let seed = 0; seed < 8; seed++) {
       const problem = problemOf(seed, { free: [0, 1, 2, 3] });
-      const planner = trainingPlanner(name);
       const primaries = planner.primaries?.([problem])[0] ?? problem.primaries;
       const hosts = planner.hosts({ ...problem, primaries });
       const expertReplicas = new Array<number>(problem.ranks).fill(0);
@@ -70,7 +75,7 @@ test("no planner that reckons costs makes an expert replica where the load is ev
   for (const name of ["auto", "late", "fastermoe", "flexmoe", "exact"] as const)
     for (const changed of [even, slow, busy]) {
       const problem = problemOf(1, changed);
-      assert.deepEqual(trainingPlanner(name).hosts(problem), primariesOnly(problem), name);
+      assert.deepEqual(planners[name]!.hosts(problem), primariesOnly(problem), name);
     }
   assert.ok(
     trainingPlanner("auto")
@@ -85,7 +90,7 @@ test("smartmoe's primaries lower the highest load or stay", () => {
     Math.max(...[0, 1, 2, 3].map((rank) => primaries.reduce((sum, primary, e) => sum + (primary === rank ? load[e]! : 0), 0)));
   const falls = Array.from({ length: 40 }, (_, seed) => {
     const problem = problemOf(seed);
-    return highest(problem, problem.primaries) - highest(problem, trainingPlanner("smartmoe").primaries!([problem])[0]!);
+    return highest(problem, problem.primaries) - highest(problem, trainingPeers.smartmoe.primaries!([problem])[0]!);
   });
   assert.ok(falls.every((fall) => fall >= 0));
   assert.ok(falls.filter((fall) => fall > 0).length > 20);
@@ -94,5 +99,5 @@ test("smartmoe's primaries lower the highest load or stay", () => {
 test("exact refuses what it could not try", () => {
   const experts = Array.from({ length: 32 }, (_, e) => e % 4);
   const problem = problemOf(1, { primaries: experts, load: new Float64Array(32).fill(1), free: [4, 4, 4, 4] });
-  assert.throws(() => trainingPlanner("exact").hosts(problem), { code: "BadOption", message: /planner exact has .* take planner auto/ });
+  assert.throws(() => trainingPeers.exact.hosts(problem), { code: "BadOption", message: /planner exact has .* take planner auto/ });
 });

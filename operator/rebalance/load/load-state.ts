@@ -1,0 +1,294 @@
+// The load state of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
+// answers. The loop closes windows, the intents plan with its input, the rollout tells it what was committed; it starts nothing itself.
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { PlacementPlan } from "../../../crds/plan.ts";
+import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
+import type { LoadWindow } from "../../../crds/telemetry.ts";
+import { diffPlans } from "../../../runtime/placement/diff.ts";
+import {
+  type Decision,
+  type Judged,
+  layerBoundOf,
+  planFailed,
+  predictedLayers,
+  predictedWorst,
+  settledPoints,
+  whetherToMove,
+  whetherToPlan,
+} from "../../planner/decide.ts";
+import { gainPerMove, planNoise } from "../../planner/defaults.ts";
+import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
+import { windowsMin } from "../../planner/load/lifetime.ts";
+import { movesAllowed, Pace } from "../../planner/load/pace.ts";
+import { type PhaseLoad, phaseLoads } from "../../planner/load/phases.ts";
+import { ReshardAge } from "../../planner/load/reshard-age.ts";
+import { Speeds } from "../../planner/load/speeds.ts";
+import { timingOf } from "../../planner/load/timing.ts";
+import {
+  type Accepted,
+  type ClosedWindow,
+  type ExpectedRank,
+  LoadWindows,
+  type MeasuredImbalance,
+  ServedRows,
+} from "../../planner/load/windows.ts";
+import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import type { LoadSnapshot, Observed, Outlook } from "../observed.ts";
+import { PathRates } from "./rates.ts";
+
+/** For this many windows after a plan its expert replicas are not taken back, unless the load has changed. */
+const dwellWindows = 3;
+/** The number of selections per layer below which a window says nothing even beside others. */
+const windowRowsMin = 200;
+/** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
+const windowRows = 1000;
+const stretchMax = 4;
+/** The number of rows per layer that the measured imbalance adds up, over several windows where one has fewer. */
+const measuredRows = 10_000;
+
+/** The part of an observation that the state reads. */
+export type LoadFacts = Pick<Observed, "spec" | "synced" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
+
+export class LoadState {
+  readonly windows: LoadWindows;
+  /** The rates at which bytes of experts come, as receivers measure them. */
+  readonly rates = new PathRates();
+  readonly speeds = new Speeds();
+  #lastPlanAt = Number.NEGATIVE_INFINITY;
+  readonly #shape: ModelShape;
+  #decision: Decision | undefined;
+  #measured: MeasuredImbalance | undefined;
+  #bound: number | undefined;
+  #window: ClosedWindow | undefined;
+  #phases: readonly PhaseLoad[] = [];
+  /** Unix ms at which this state began to listen for load. */
+  readonly #since: number;
+  readonly #forecaster: Forecaster;
+  #forecast: Forecast | undefined;
+  readonly #pace = new Pace();
+  #predicted: number | undefined;
+  #judged: Judged | undefined;
+  /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
+  #evidence = 0;
+  readonly #served = new ServedRows();
+  #settled = false;
+  /** The part of each layer's max/mean that may be chance. */
+  #noise: Float64Array | undefined;
+  readonly #resharded = new ReshardAge();
+  #history: { windows: number; added: number[]; dropped: number[] }[] = [];
+
+  constructor(shape: ModelShape, deploymentUid: string, now: number) {
+    this.#shape = shape;
+    this.#since = now;
+    this.windows = new LoadWindows({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
+    this.#forecaster = new Forecaster(shape.layers, shape.experts);
+  }
+
+  accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
+    const accepted = this.windows.accept(window, expected, now);
+    if (accepted.ok) this.speeds.take(window);
+    return accepted;
+  }
+
+  /** The age of the oldest last message. A rank that was never heard counts as old as this state, so that the figure grows for it. */
+  ageMs(expected: readonly ExpectedRank[], now: number): number {
+    return Math.min(this.windows.ageMs(expected, now), now - this.#since);
+  }
+
+  /** Ends the window when its time has come; true when there is something new to decide on. */
+  closeIfDue(facts: LoadFacts, now: number): boolean {
+    const { window } = facts.spec.rebalancing.trigger;
+    const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
+    const openMs = now - this.windows.openSince;
+    if (openMs < windowMs) return false;
+    const wanted = Math.min(facts.spec.rebalancing.trigger.minTokens, windowRows);
+    if (this.windows.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
+    const closed = this.windows.close(facts.expected, now);
+    this.speeds.close(facts.hardware);
+    this.#window = closed;
+    if (closed.missing.length > 0 || closed.selections === 0) return true;
+    const least = leastOf(closed.perLayer);
+    if (least >= Math.min(wanted, windowRowsMin)) {
+      this.#forecast = this.#forecaster.observe(closed.routed);
+      const { alarm } = this.#forecast;
+      this.#pace.observe(this.#forecast);
+      if (alarm) {
+        this.#evidence = 0;
+        this.#settled = false;
+        this.#resharded.forget();
+        this.#served.clear();
+      }
+      this.#evidence += least;
+      // Expert replicas that were dropped before the load changed may be needed now.
+      this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
+      this.#noise = this.#forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
+      this.#bound = layerBoundOf(this.input(facts));
+      this.#phases = facts.plan ? phaseLoads(this.input(facts), closed, windowRowsMin) : [];
+    }
+    this.#served.add(closed, measuredRows);
+    this.#measured = this.#served.measure(wanted);
+    return true;
+  }
+
+  /** Asks the first question of planner/decide.ts, whether to plan, on the window that was closed last. */
+  ask(facts: LoadFacts, now: number): Decision {
+    const { rebalancing, telemetry } = facts.spec;
+    const closed = this.#window;
+    const { intervalFactor } = this.#pace;
+    this.#predicted = facts.plan && this.#forecast ? predictedWorst(this.input(facts), facts.plan.layers) : undefined;
+    const decision = whetherToPlan({
+      mode: rebalancing.mode,
+      synced: facts.synced && facts.plan !== undefined,
+      busConnected: facts.busConnected,
+      telemetryAgeMs: this.windows.ageMs(facts.expected, now),
+      staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
+      missingRanks: closed?.missing ?? [],
+      activeRanks: facts.expected.length,
+      selectionsPerLayer: Math.round(this.#evidence),
+      minTokens: rebalancing.trigger.minTokens,
+      sinceLastPlanMs: now - this.#lastPlanAt,
+      intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval") * intervalFactor,
+      intervalFactor,
+      alarm: this.#pace.changed,
+      imbalance: this.#predicted ?? 1,
+      triggerPercent: rebalancing.trigger.imbalancePercent,
+      settled: this.#settled,
+      noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
+      layers: this.#shape.layers,
+    });
+    // A recommendation stands until the next plan is made.
+    if (decision.reason !== "Interval" || this.#decision?.reason !== "Recommended") this.#decision = decision;
+    return decision;
+  }
+
+  /** Asks the second question of planner/decide.ts, whether to move, on the plan that a policy made. */
+  judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
+    const { layers } = output;
+    this.#lastPlanAt = now;
+    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+    const judged = whetherToMove(input, layers, {
+      mode: spec.rebalancing.mode,
+      noise: worstNoise(input, this.#noise),
+      rates: this.rates.rates(transferLimit(spec), now),
+      limit: transferLimit(spec),
+      lifetimeSeconds: ((this.#forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
+    });
+    if (judged.decision.act) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
+    this.#decision = judged.decision;
+    this.#judged = judged;
+    this.#pace.judged(judged.decision);
+    return judged;
+  }
+
+  /** Takes note that no plan could be made, and returns the decision that says so. */
+  failed(message: string): Decision {
+    this.#decision = planFailed(message, this.#decision?.numbers);
+    return this.#decision;
+  }
+
+  /** The load that is expected, [layers * experts]; undefined until a window had enough. */
+  get expected(): Float64Array | undefined {
+    return this.#forecast?.load;
+  }
+
+  /** The state now, for the observation of a tick. */
+  snapshot(): LoadSnapshot {
+    return {
+      decision: this.#decision,
+      measured: this.#measured,
+      bound: this.#bound,
+      phases: this.#phases,
+      predicted: this.#predicted,
+      judged: this.#judged,
+      outlook: this.#outlook(),
+    };
+  }
+
+  #outlook(): Outlook | undefined {
+    if (!this.#forecast) return undefined;
+    const { arm, error, change, noiseFloor, windows } = this.#forecast;
+    return { arm, error, change, noiseFloor, windows, changed: this.#pace.changed };
+  }
+
+  /** The planner's input, with the forecast as its load; with even load where none is known, or where `even` asks for it. */
+  input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
+    const { budget } = facts.spec.rebalancing;
+    const timing = this.#timing(facts);
+    const load = options.even || !this.#forecast ? new Float64Array(this.#shape.layers * this.#shape.experts).fill(1) : this.#forecast.load;
+    return {
+      shape: this.#shape,
+      ranks: facts.ranks,
+      load,
+      current: facts.plan?.layers,
+      budget: {
+        maxMoves: movesAllowed(budget.maxMoves, this.#pace.changed),
+        maxMovesPerRank: budget.maxMovesPerRank ?? Infinity,
+        maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
+      },
+      minExpertReplicas: facts.spec.experts.minExpertReplicas,
+      split: "weighted",
+      effort: "quality",
+      gainPerMove,
+      recent: { added: new Set(this.#history.flatMap((h) => h.added)), dropped: new Set(this.#history.flatMap((h) => h.dropped)) },
+      ...(timing ? { timing } : {}),
+      ...this.#resharded.input(this.#forecast?.windows ?? 0),
+      ...(this.#noise && !options.even ? { noise: planNoise(this.#noise) } : {}),
+    };
+  }
+
+  #timing({ spec, ranks }: LoadFacts): PlanInput["timing"] {
+    if (!this.#window || !this.#forecast) return undefined;
+    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+    const rates = this.rates.rates(transferLimit(spec), this.#window.end);
+    return timingOf(this.#window, { layers: this.#shape.layers, ranks, rates, windowMs, windows: this.#forecast.lifetime });
+  }
+
+  /** Takes note that a plan was committed: its expert replicas stay for some windows, and the counts of the open window are void. */
+  committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
+    if (input.current) {
+      const diff = diffPlans(input.current, layers, () => 0);
+      this.#settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
+      const key = (expertReplica: { layer: number; expert: number; rank: number }): number =>
+        expertReplicaKey(input, expertReplica.layer, expertReplica.expert, expertReplica.rank);
+      this.#history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
+    }
+    this.#lastPlanAt = now;
+    this.restart(now);
+  }
+
+  /** Forgets what was measured when experts have moved or another plan holds, since it says nothing of what holds now. */
+  restart(now: number): void {
+    this.windows.reset(now);
+    this.speeds.drop();
+    this.#served.clear();
+    this.#measured = undefined;
+    this.#phases = [];
+  }
+
+  /** Forgets what was added and dropped, which is no hint any more once ranks have come or gone. */
+  forgetHistory(): void {
+    this.#history = [];
+    this.#resharded.forget();
+    this.#pace.forget();
+  }
+}
+
+/** Bytes per second that each receiver may take while experts move for balance. */
+export function transferLimit({ rebalancing: { budget } }: MoEDeploymentSpec): number {
+  return parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
+}
+
+function leastOf(perLayer: Float64Array): number {
+  let least = Number.POSITIVE_INFINITY;
+  for (const count of perLayer) if (count > 0) least = Math.min(least, count);
+  return Number.isFinite(least) ? least : 0;
+}
+
+/** The noise of the layer that is worst under the current plan. */
+function worstNoise(input: PlanInput, noise: Float64Array | undefined): number {
+  if (!noise || !input.current) return 0;
+  const ratios = predictedLayers(input, input.current);
+  let worst = 0;
+  for (let l = 1; l < ratios.length; l++) if ((ratios[l] ?? 0) > (ratios[worst] ?? 0)) worst = l;
+  return noise[worst] ?? 0;
+}

@@ -1,0 +1,25 @@
+// The op attention as a segment names it; its kernel is attention.ts. Pure.
+import type { Rope } from "./tensor.ts";
+
+/**
+ * Rotary embedding, KV append, causal grouped-query attention. q[n, heads*headDim], k[n, kvHeads*headDim], v[n, kvHeads*valueDim],
+ * out[n, heads*valueDim].
+ */
+export interface Attention {
+  readonly op: "attention";
+  readonly q: string;
+  readonly k: string;
+  readonly v: string;
+  readonly layer: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+  readonly rope: Rope;
+  readonly scale: number;
+  /** Sliding window in tokens, 0 = none. */
+  readonly window: number;
+  /** Weight [heads]: a score of each head that takes part in its softmax and has no value; left out where there is none. */
+  readonly sinks?: string;
+  readonly out: string;
+}
