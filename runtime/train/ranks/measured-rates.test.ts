@@ -13,7 +13,7 @@ import { layoutOf } from "../model/layout.ts";
 import { Meter } from "../trace/meter.ts";
 import { fssdpOf } from "./fssdp.ts";
 import { RankRates } from "./measured-rates.ts";
-import type { StepEnd } from "./rank.ts";
+import type { StepEnd } from "./step-contract.ts";
 import type { Fssdp } from "./step-plan.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;

@@ -4,12 +4,8 @@ import type { StepFacts } from "../optimizers/optimizer.ts";
 import { rateOf } from "../optimizers/schedule.ts";
 import type { Balancing } from "../passes/balancing.ts";
 import type { RankOptions } from "./rank-options.ts";
+import type { PendingUpdate } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
-
-/** Brings a step into the state, by the squared norms of all gradients. */
-export interface PendingUpdate {
-  apply(squares: Float64Array): Promise<void>;
-}
 
 interface UpdateOf {
   readonly step: number;

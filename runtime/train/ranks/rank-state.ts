@@ -2,8 +2,12 @@
 // world that ends changes nothing of it; the next one begins from it.
 import { afterEvent, type CommitState, type Holder, nothingHeld } from "../../placement/training/commit.ts";
 import type { StateUnit } from "./model-shape.ts";
-import type { PendingUpdate } from "./optimizer-step.ts";
 import type { UnitState } from "./unit-state.ts";
+
+/** Brings a step into the state, by the squared norms of all gradients. */
+export interface PendingUpdate {
+  apply(squares: Float64Array): Promise<void>;
+}
 
 /** What one world left: the state that a rank owned, and what it shadowed. */
 interface Left {

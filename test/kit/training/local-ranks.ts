@@ -7,8 +7,9 @@ import { Loopback } from "../../../runtime/net/collectives/loopback.ts";
 import type { Hub } from "../../../runtime/net/collectives/transport.ts";
 import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
 import { checkMemory } from "../../../runtime/train/ranks/fits.ts";
-import { Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
+import { Rank } from "../../../runtime/train/ranks/rank.ts";
 import type { RankOptions } from "../../../runtime/train/ranks/rank-options.ts";
+import type { StepEnd } from "../../../runtime/train/ranks/step-contract.ts";
 import type { RankFacts } from "../../../runtime/train/ranks/step-plan.ts";
 
 export interface WorldOptions extends Omit<RankOptions, "context"> {
