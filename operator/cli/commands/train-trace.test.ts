@@ -23,7 +23,7 @@ import { freePort } from "../../../test/kit/network/free-port.ts";
 import { until } from "../../../test/kit/training/pod-processes.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
 import { tell, tlsFolder, worldOf } from "../../../test/kit/training/training-pods.ts";
-import { type TraceAsked, traceJob } from "./train-trace.ts";
+import { type TraceRequest, traceJob } from "./train-trace.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-train-trace-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -139,8 +139,8 @@ async function started(out: string, change: object = {}): Promise<Job> {
 }
 
 /** Asks as the command does, by sockets in the place of forwarded ports. */
-function ask({ job, pods }: Pick<Job, "job" | "pods">, file: string, change: Partial<TraceAsked> = {}): Promise<string> {
-  const way: TraceAsked["connect"] = async (pod) => {
+function ask({ job, pods }: Pick<Job, "job" | "pods">, file: string, change: Partial<TraceRequest> = {}): Promise<string> {
+  const way: TraceRequest["connect"] = async (pod) => {
     const rank = uids.indexOf(pod);
     return connect(pods[rank]?.tracePort ?? 0, `127.0.0.${rank + 1}`);
   };
@@ -298,7 +298,7 @@ test("an older image, another pod and a pod that says something else are told ap
   const world = worldOf(1, ["pod-0"]);
   const job = { pods: [], job: jobOf(specOf({}), { ...running("True", "Training"), world }) };
   const port = await freePort();
-  const at = (to: number): Partial<TraceAsked> => ({ connect: async () => connect(to, "127.0.0.1") });
+  const at = (to: number): Partial<TraceRequest> => ({ connect: async () => connect(to, "127.0.0.1") });
   await assert.rejects(ask(job, "none.json", at(port)), { code: "OldImage", message: /pod pod-0 tells no traces: its image is older/ });
   let body = "";
   const server = createServer((_, response) => void response.end(body)).listen(0, "127.0.0.1");

@@ -1,5 +1,4 @@
-// `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
-// checkpoint; the same line goes on from it.
+// `enodia train`: runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a checkpoint.
 import { availableParallelism } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
@@ -77,7 +76,7 @@ const options = {
   threads: value("--threads <number>", "of this machine, all by default; a run's bits depend on it", number, availableParallelism()),
   trace: text("--trace <file>", "where the time of the last steps went, for https://ui.perfetto.dev and as tables"),
 };
-type Asked = Values<typeof options>;
+type TrainRequest = Values<typeof options>;
 
 export const command = declare({
   about: "Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.",
@@ -91,7 +90,7 @@ const refused = (message: string): AppError => new AppError(message, { code: "Ba
 const missing = (name: string, what: string): AppError => refused(`--${name} is missing: ${what}; --help tells more`);
 
 /** Folders of token data, one for each world. */
-function dataOf({ data, local }: Asked): readonly [string, ...string[]] {
+function dataOf({ data, local }: TrainRequest): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
   if (others.length > 0 && localSteps(parseRecipes({ local })) === undefined)
@@ -99,25 +98,25 @@ function dataOf({ data, local }: Asked): readonly [string, ...string[]] {
   return [first, ...others];
 }
 
-function required<T>(given: T | undefined, name: string, what: string): T {
-  if (given !== undefined && given !== "") return given;
+function required<T>(present: T | undefined, name: string, what: string): T {
+  if (present !== undefined && present !== "") return present;
   throw missing(name, what);
 }
 
 /** Numbers without an option are the optimizer's own. Bounds are checked with the settings (runtime/train/loop/train-settings.ts). */
-function optimizer({ optimizer: name, weightDecay, beta1, beta2, epsilon }: Asked): OptimizerSettings {
+function optimizer({ optimizer: name, weightDecay, beta1, beta2, epsilon }: TrainRequest): OptimizerSettings {
   const numbers = Object.entries({ "weight-decay": weightDecay, beta1, beta2, epsilon }).flatMap(([option, number]) =>
     number === undefined ? [] : [[option, number] as const],
   );
   return optimizerSettings(name, Object.fromEntries(numbers));
 }
 
-function settingsOf(asked: Asked): TrainSettings {
-  const steps = required(asked.steps, "steps", "how many steps to make in all");
-  const model = required(asked.model, "model", "the folder of the model");
-  const [data] = dataOf(asked);
-  const out = required(asked.out, "out", "the folder of checkpoints and result");
-  const { optimizerMemory, learningRate, schedule, checkpointEvery, keep, codec, ...same } = asked;
+function settingsOf(request: TrainRequest): TrainSettings {
+  const steps = required(request.steps, "steps", "how many steps to make in all");
+  const model = required(request.model, "model", "the folder of the model");
+  const [data] = dataOf(request);
+  const out = required(request.out, "out", "the folder of checkpoints and result");
+  const { optimizerMemory, learningRate, schedule, checkpointEvery, keep, codec, ...same } = request;
   return {
     model,
     data,
@@ -130,7 +129,7 @@ function settingsOf(asked: Asked): TrainSettings {
     sequenceLength: same.sequenceLength,
     microBatches: same.microBatches,
     schedule: { name: schedule, rate: learningRate, warmup: same.warmup, steps, floor: same.floor },
-    optimizer: optimizer(asked),
+    optimizer: optimizer(request),
     optimizerMemory: optimizerMemory === undefined ? undefined : { bytes: optimizerMemory, folder: out },
     recipes: parseRecipes(same),
     clip: same.clip,
@@ -149,14 +148,14 @@ async function trained(settings: TrainSettings, data: readonly string[], portsOf
   return train(settings, portsOf(0));
 }
 
-/** The spans that were kept last, of all worlds by one clock; what is said of them. */
+/** Writes the newest spans of all worlds by one clock, and returns their tables. */
 async function writeTrace(file: OutputFile, recorders: readonly Recorder[]): Promise<string> {
   const ranks = recorders.map((recorder, world) => ({ name: recorders.length > 1 ? `world ${world}` : "rank 0", spans: recorder.take() }));
   await writeOutput(file, chromeTrace(ranks));
   return traceText(ranks.map(({ name, spans }) => ({ name, times: rankTimes(spans) })));
 }
 
-async function run(values: Asked): Promise<number> {
+async function run(values: TrainRequest): Promise<number> {
   const json = asksForJson(values);
   const settings = settingsOf(values);
   const data = dataOf(values);
@@ -197,13 +196,13 @@ async function run(values: Asked): Promise<number> {
     });
     const end = await trained(settings, data, portsOf);
     const traced = trace === undefined ? undefined : await writeTrace(trace, recorders);
-    const told =
+    const done =
       end.store === undefined
         ? `stopped after step ${end.step}; the same line goes on from there`
         : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}${
             end.adapters === undefined ? "" : `\nadapters       ${end.adapters}`
           }\nlook at it: enodia model inspect ${end.store}`;
-    process.stdout.write(`${json ? JSON.stringify(end) : [told, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
+    process.stdout.write(`${json ? JSON.stringify(end) : [done, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
     return end.store === undefined ? 130 : 0;
   } finally {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, stop);

@@ -1,5 +1,4 @@
-// The registry of rules, and what their findings come to: effects are told with the cause that explains them, the worst comes first, and
-// the list is bounded. Pure. One more rule is a file and a line here.
+// The registry of rules, and how their findings fold. DECISIONS.md 3. Pure. One more rule is a file and a line here.
 import { conditionFindings } from "./conditions.ts";
 import { eventFindings } from "./events.ts";
 import { type Finding, type Observed, type Rule, type Severity, severities } from "./finding.ts";
@@ -22,8 +21,8 @@ export interface Judgement {
 export function judge(observed: Observed): Judgement {
   const all = rules.flatMap((rule) => rule(observed));
   const subjects = Map.groupBy(all, ({ kind, namespace, name }) => `${kind} ${namespace}/${name}`);
-  const told = [...subjects.values()].flatMap(folded);
-  const sorted = told.toSorted((a, b) => rank(a.severity) - rank(b.severity) || keyOf(a).localeCompare(keyOf(b)));
+  const foldedFindings = [...subjects.values()].flatMap(folded);
+  const sorted = foldedFindings.toSorted((a, b) => rank(a.severity) - rank(b.severity) || keyOf(a).localeCompare(keyOf(b)));
   return { findings: sorted.slice(0, findingsMax), left: Math.max(0, sorted.length - findingsMax) };
 }
 
@@ -31,8 +30,7 @@ const rank = (severity: Severity): number => severities.indexOf(severity);
 const keyOf = ({ kind, namespace, name }: Finding): string => `${namespace}/${name} ${kind}`;
 const worst = (found: readonly Finding[]): Severity => severities.find((one) => found.some(({ severity }) => severity === one)) ?? "info";
 
-/** The findings of one subject: effects go to its causes, which are as bad as what they bring about. With no cause the worst effect
- *  speaks for the others. */
+/** DECISIONS.md 3. */
 function folded(found: readonly Finding[]): Finding[] {
   const effects = found.filter(({ role }) => role === "effect").toSorted((a, b) => rank(a.severity) - rank(b.severity));
   const causes = found.filter(({ role }) => role === "cause");

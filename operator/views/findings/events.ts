@@ -1,6 +1,5 @@
-// Findings from warnings that the cluster wrote on objects of ours and that no pod shows by itself: a volume that cannot be mounted, a
-// sandbox that cannot be made, another install that holds the namespace.
-import { ago } from "../words.ts";
+// Findings from warnings of the cluster that no pod shows by itself, such as a volume that cannot be mounted.
+import { ago } from "../format.ts";
 import type { Finding, Observed, Subject, WarningEvent } from "./finding.ts";
 
 /** An older warning is about something that has passed, or it would have been repeated. */
@@ -8,8 +7,8 @@ const recentMs = 10 * 60_000;
 /** Warnings of one deployment or job that are told; the newest of each reason. */
 const perSubjectMax = 4;
 /** Their pods, and their conditions, say the same with more. */
-const saidElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
-/** The operator writes an event where a condition changes, in these words: the condition says it, and what it says now. */
+const reportedElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
+/** The operator's events about conditions begin like this. */
 const ofCondition = /^\w+=(True|False|Unknown): /;
 const kinds: Readonly<Record<string, Subject["kind"]>> = { MoEDeployment: "moed", MoETrainingJob: "moet", ExpertPlacement: "moed" };
 
@@ -28,11 +27,11 @@ export function eventFindings({ events, pods, now, deployments, jobs }: Observed
   for (const event of events.toSorted((a, b) => b.lastAt.getTime() - a.lastAt.getTime())) {
     const subject = subjectOf(event);
     const key = subject && `${subject.kind} ${subject.namespace}/${subject.name}`;
-    const known = saidElsewhere.includes(event.reason) || ofCondition.test(event.message);
+    const known = reportedElsewhere.includes(event.reason) || ofCondition.test(event.message);
     if (!key || !seen.has(key) || known || now.getTime() - event.lastAt.getTime() > recentMs) continue;
-    const told = newest.get(key) ?? [];
-    if (told.length >= perSubjectMax || told.some(({ code }) => code === event.reason)) continue;
-    newest.set(key, [...told, findingOf(event, subject, now)]);
+    const found = newest.get(key) ?? [];
+    if (found.length >= perSubjectMax || found.some(({ code }) => code === event.reason)) continue;
+    newest.set(key, [...found, findingOf(event, subject, now)]);
   }
   return [...newest.values()].flat();
 }

@@ -1,7 +1,6 @@
-// A finding from what nobody says: a spec that no operator has looked at yet, a plan past its deadline, and parts of the cluster that could
-// not be read, so that silence of theirs is not taken for health.
+// Findings from silence: a spec that no operator has observed, and a plan past its deadline.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
-import { ago, span } from "../words.ts";
+import { ago, span } from "../format.ts";
 import type { Finding, Observed, SeenDeployment } from "./finding.ts";
 
 /** An operator that lives looks at a change within seconds. */

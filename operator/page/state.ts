@@ -1,11 +1,10 @@
-// The board that the page is read from: whether this replica leads and who else does, the objects in the cache, and while it leads the
-// placements and their memory. operator/main.ts tells it of the terms; server.ts has it take a sample every 5 s.
+// The state that the page shows: whether this replica leads, the objects in the cache, and the placements and their memory.
 import type { KubeObject } from "../kube/kube.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
 import { Memory } from "./memory.ts";
 import { deploymentReader, jobReader, type Source } from "./source.ts";
 
-interface BoardParts {
+interface PageStateParts {
   /** The operator's cache, as far as it is shown. */
   readonly cache: { list(name: "moeDeployments" | "moeTrainingJobs"): readonly KubeObject[] };
   /** Unix ms. */
@@ -17,19 +16,19 @@ interface Shown {
   picture(uid: string): PlacementPicture | undefined;
 }
 
-export class Board {
-  readonly #parts: BoardParts;
+export class PageState {
+  readonly #parts: PageStateParts;
   readonly #deployments = deploymentReader();
   readonly #jobs = jobReader();
   #memory = new Memory();
   #shown: Shown | undefined;
   #leader: string | undefined;
 
-  constructor(parts: BoardParts) {
+  constructor(parts: PageStateParts) {
     this.#parts = parts;
   }
 
-  /** A term begins; what it returns is called when it ends. Nothing of a term is shown after it. */
+  /** A term begins; call what it returns when it ends. */
   lead(shown: Shown): () => void {
     this.#shown = shown;
     this.#memory = new Memory();
@@ -48,7 +47,7 @@ export class Board {
     return this.#shown !== undefined;
   }
 
-  /** The replica that leads, as far as this one knows; undefined where it is this one, or nobody. */
+  /** The other replica that leads, as far as this one knows. */
   get leader(): string | undefined {
     return this.#shown ? undefined : this.#leader;
   }

@@ -1,5 +1,4 @@
-// Findings from the conditions of a MoEDeployment: each type says when it is wrong, how bad that is, and whether it is what went wrong
-// or what comes of it. The words are the operator's own, which name numbers and remedy; a command stands beside them.
+// Findings from the conditions of a MoEDeployment: a rule for each type, and a command for each reason.
 import type { Condition } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentConditionType } from "../../../crds/moe-deployment-status.ts";
@@ -13,7 +12,7 @@ interface Judged {
 type Judge = (condition: Condition, deployment: MoEDeployment) => Judged | undefined;
 
 /** What its owner asked for is no fault. */
-const wanted = ["Suspended", "ScaledToZero"];
+const intended = ["Suspended", "ScaledToZero"];
 const when = (wrong: boolean, judged: Judged): Judged | undefined => (wrong ? judged : undefined);
 const isFalse = ({ status }: Condition): boolean => status === "False";
 
@@ -21,13 +20,13 @@ const isFalse = ({ status }: Condition): boolean => status === "False";
 const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   SpecAccepted: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "its spec is refused" }),
   ModelAvailable: (c) =>
-    when(isFalse(c) && !wanted.includes(c.reason), {
+    when(isFalse(c) && !intended.includes(c.reason), {
       severity: "warning",
       role: "cause",
       what: c.reason === "Downloading" ? "the model is being downloaded" : "the model cannot be used",
     }),
-  Available: (c) => when(isFalse(c) && !wanted.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
-  Ready: (c) => when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
+  Available: (c) => when(isFalse(c) && !intended.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
+  Ready: (c) => when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
   Degraded: (c) =>
     when(c.status === "True", {
       severity: "warning",
@@ -53,7 +52,7 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
     return when(isFalse(c) && c.reason !== "Rebalancing", { severity: "info", role: "aside", what: "the load is uneven" });
   },
   ScalingActive: (c) =>
-    when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
+    when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
   // A Gateway that is not there, or nobody's, never says a word.
   GatewayRouted: (c) =>
     when(isFalse(c) || c.reason === "GatewayUnanswered", {
@@ -73,20 +72,20 @@ function ofDeployment(deployment: MoEDeployment): Finding[] {
   const { namespace, name } = deployment.metadata;
   const conditions = deployment.status.conditions ?? [];
   // Several conditions repeat the message of the one that they go by: said once, by the first in the order above.
-  const said: string[] = [];
+  const reported: string[] = [];
   return Object.entries(judges).flatMap(([type, judge]) => {
     const condition = conditions.find((one) => one.type === type);
     const judged = condition && judge(condition, deployment);
-    if (!condition || !judged || repeats(condition, judged, said)) return [];
-    if (condition.message !== "") said.push(condition.message);
+    if (!condition || !judged || repeats(condition, judged, reported)) return [];
+    if (condition.message !== "") reported.push(condition.message);
     const why = `${condition.reason}: ${condition.message}`;
     return [{ kind: "moed", namespace, name, code: condition.reason, ...judged, why, remedy: remedyOf(condition, deployment) } as const];
   });
 }
 
-/** An effect says how bad a cause is, and is left out only where its words are the very same. */
-const repeats = ({ message }: Condition, { role }: Judged, said: readonly string[]): boolean =>
-  said.some((one) => (role === "effect" ? message === one : message.includes(one)));
+/** An effect is left out only where its message is the same. */
+const repeats = ({ message }: Condition, { role }: Judged, reported: readonly string[]): boolean =>
+  reported.some((one) => (role === "effect" ? message === one : message.includes(one)));
 
 type Remedy = (deployment: MoEDeployment, at: string) => string;
 const edit: Remedy = ({ metadata }, at) => `kubectl ${at} edit moed ${metadata.name}`;
@@ -121,7 +120,7 @@ const rollToAvailable: Remedy = (deployment, at) => {
   return image === undefined ? describe(deployment, at) : patch(deployment, at, { runtimeImage: { image } });
 };
 
-/** By reason; what is not here is looked at with `kubectl describe`, which has the events too. */
+/** By reason; for others `kubectl describe`. */
 const remedies: Readonly<Record<string, Remedy>> = {
   InvalidSpec: edit,
   FieldNotSupported: edit,

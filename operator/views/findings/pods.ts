@@ -1,7 +1,7 @@
-// Findings from pods: an image that cannot be pulled, memory that ran out, a process that ends again and again, no node with room. Pods
-// of one deployment with the same trouble are one finding.
-import type { ContainerFacts, PodFacts } from "../pod-facts.ts";
-import { ago, listed } from "../words.ts";
+// Findings from pods: images, memory, crashes, scheduling. Pods of one deployment with the same trouble are one finding.
+
+import { ago, listed } from "../format.ts";
+import type { ContainerFacts, PodFacts } from "../pods.ts";
 import type { Finding, Observed, SubjectKind } from "./finding.ts";
 
 /** An end longer ago than this says nothing about now. */
@@ -21,16 +21,16 @@ const kindOf = ({ component }: PodFacts): SubjectKind => (component === "trainin
 const editOwner = (pod: PodFacts): string => `${at(pod)} edit ${kindOf(pod)} ${pod.owner}`;
 const describe = (pod: PodFacts): string => `${at(pod)} describe pod ${pod.name}`;
 
-const unpulled = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"];
-const unmade = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
+const pullErrors = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"];
+const createErrors = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
 
 function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined {
   const { waiting, ended, image, restarts, name, memoryLimit } = container;
-  if (waiting && unpulled.includes(waiting.reason)) {
+  if (waiting && pullErrors.includes(waiting.reason)) {
     const why = `${waiting.reason}: ${waiting.message || image}`;
     return { code: "ImageNotPulled", what: `the image ${image} cannot be had`, why, remedy: editOwner };
   }
-  if (waiting && unmade.includes(waiting.reason))
+  if (waiting && createErrors.includes(waiting.reason))
     return { code: waiting.reason, what: "cannot be started", why: `${waiting.reason}: ${waiting.message}`, remedy: describe };
   const recent = ended?.at !== undefined && now.getTime() - ended.at.getTime() < recentMs;
   if (!ended || restarts === 0 || (!recent && waiting?.reason !== "CrashLoopBackOff")) return undefined;
@@ -41,13 +41,13 @@ function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined 
       `${editOwner(pod)}   # a higher memory limit of container ${name}, or less: experts.memoryPerRank, runtime.kvPool`;
     return { code: "OutOfMemory", what: "killed for memory", why: `${often}, OOMKilled: ${limit}`, remedy };
   }
-  const why = `${often}, with exit code ${ended.exitCode}${saidAtEnd(ended.message)}`;
+  const why = `${often}, with exit code ${ended.exitCode}${exitMessage(ended.message)}`;
   const remedy = (pod: PodFacts) => `${at(pod)} logs ${pod.name} -c ${name} --previous --tail=20`;
   return { code: "Crashing", what: "ends again and again", why, remedy };
 }
 
 /** Processes of ours end with a line that has code and message. */
-function saidAtEnd(text: string): string {
+function exitMessage(text: string): string {
   const last = text.trim().split("\n").at(-1) ?? "";
   try {
     const { code, message } = JSON.parse(last) as { code?: unknown; message?: unknown };
@@ -81,14 +81,14 @@ export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
 
 export function podFindings({ pods, now, deployments }: Observed): Finding[] {
   /** The operator says the same of a deployment as a whole, with a better remedy. */
-  const said = new Set(
+  const reported = new Set(
     deployments.flatMap(({ deployment: { metadata, status } }) =>
       (status.conditions ?? []).map(({ reason }) => `${metadata.namespace}/${metadata.name} ${reason}`),
     ),
   );
   const found = pods.flatMap((pod) => {
     const trouble = troubleOf(pod, now);
-    return trouble && !said.has(`${pod.namespace}/${pod.owner} ${trouble.code}`) ? [{ pod, trouble }] : [];
+    return trouble && !reported.has(`${pod.namespace}/${pod.owner} ${trouble.code}`) ? [{ pod, trouble }] : [];
   });
   const alike = Map.groupBy(found, ({ pod, trouble }) => `${kindOf(pod)} ${pod.namespace}/${pod.owner} ${pod.component} ${trouble.code}`);
   return [...alike.values()].flatMap((group) => {

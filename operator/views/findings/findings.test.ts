@@ -3,7 +3,7 @@ import { test } from "node:test";
 import type { Condition } from "../../../crds/conditions.ts";
 import { moeDeploymentConditions } from "../../../crds/moe-deployment-status.ts";
 import { deployment } from "../../../test/kit/deployment/deployment.ts";
-import type { ContainerFacts, PodFacts } from "../pod-facts.ts";
+import type { ContainerFacts, PodFacts } from "../pods.ts";
 import type { Finding, Observed, WarningEvent } from "./finding.ts";
 import { findingsMax, judge } from "./index.ts";
 

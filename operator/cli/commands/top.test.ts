@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment } from "../../test/kit/deployment/deployment.ts";
-import type { PodFacts } from "./pod-facts.ts";
-import { parseSamples, sumOf } from "./prometheus-text.ts";
-import { rankFigures, rate, type Scrape, topText } from "./top-text.ts";
+import { deployment } from "../../../test/kit/deployment/deployment.ts";
+import type { PodFacts } from "../../views/pods.ts";
+import { parseSamples, sumOfSamples } from "../../views/prometheus-text.ts";
+import { rankFigures, rate, runningOf, type Scrape } from "../../views/running.ts";
+import { topText } from "./top.ts";
 
 const scrape = (atMs: number, ...lines: readonly string[]): Scrape => ({ atMs, samples: parseSamples(lines.join("\n")) });
 const pod = (rank: number, more: Partial<PodFacts> = {}): PodFacts => ({
@@ -57,11 +58,10 @@ test("top: ranks in their order, a silent one without figures, and the sums abov
     before: undefined,
     now: scrape(3_000, "enodia_gateway_requests_active 2"),
   };
-  const text = topText(deployment({}, { placement: { epoch: 7, imbalancePercent: 104 } }), [
-    { pod: pod(1), before: undefined, now: undefined },
-    { pod: pod(0), before, now, loadPercent: 104 },
-    gateway,
-  ]);
+  const text = topText(
+    deployment({}, { placement: { epoch: 7, imbalancePercent: 104 } }),
+    runningOf([{ pod: pod(1), before: undefined, now: undefined }, { pod: pod(0), before, now, loadPercent: 104 }, gateway]),
+  );
   const lines = text.split("\n");
   assert.match(lines[0] ?? "", /^ns\/moe {3}25\.0 tokens\/s, 0\.0 prompt tokens\/s {3}imbalance 104% \(bound -\) {3}epoch 7$/);
   assert.match(lines[1] ?? "", /^gateways {3}1 of 1 answer; 2 requests run, - wait/);
@@ -75,16 +75,18 @@ test("metrics as text: samples with labels in any form, and a sum over none is n
     samples.map(({ value }) => value),
     [2, 3],
   );
-  assert.equal(sumOf(samples, "x"), 5);
-  assert.equal(sumOf(samples, "x", { a: "2" }), undefined);
+  assert.equal(sumOfSamples(samples, "x"), 5);
+  assert.equal(sumOfSamples(samples, "x", { a: "2" }), undefined);
 });
 
 test("top: the autoscaler's figures, and when it stands still; nothing where there is none", () => {
   const line = (status: string, reason: string, progress?: string) => {
     const conditions = [{ type: "ScalingActive", status, reason, message: "", lastTransitionTime: "2026-03-01T10:00:00Z" }];
-    return /^autoscale .*$/m.exec(topText(deployment({}, { conditions, ...(progress ? { autoscale: { progress } } : {}) }), []))?.[0];
+    return /^autoscale .*$/m.exec(
+      topText(deployment({}, { conditions, ...(progress ? { autoscale: { progress } } : {}) }), runningOf([])),
+    )?.[0];
   };
   assert.equal(line("True", "AtTarget", "kvUse 78/80%"), "autoscale  kvUse 78/80%   AtTarget");
   assert.equal(line("False", "SignalsMissing"), "autoscale  -   stands still, SignalsMissing");
-  assert.doesNotMatch(topText(deployment(), []), /autoscale/);
+  assert.doesNotMatch(topText(deployment(), runningOf([])), /autoscale/);
 });

@@ -1,5 +1,4 @@
-// Facts of a pod of ours as commands need them, parsed from what the API server answers: whose it is, how it stands, and how its
-// containers ended. Pure.
+// Facts of a pod, parsed from the API server's object: its owner, its state, and how its containers ended. Pure.
 import { z } from "zod";
 import { labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
@@ -10,7 +9,7 @@ export interface ContainerFacts {
   readonly memoryLimit: string | undefined;
   readonly restarts: number;
   readonly waiting: { readonly reason: string; readonly message: string } | undefined;
-  /** Its last end; undefined for one that never ended. */
+  /** Its last end, if any. */
   readonly ended:
     | { readonly reason: string; readonly exitCode: number; readonly message: string; readonly at: Date | undefined }
     | undefined;
@@ -19,7 +18,7 @@ export interface ContainerFacts {
 export interface PodFacts {
   readonly namespace: string;
   readonly name: string;
-  /** Of a deployment: worker or gateway; of a job: training; or operator. */
+  /** worker, gateway, training or operator. */
   readonly component: string;
   /** Name of the deployment, job or install. */
   readonly owner: string;
@@ -82,9 +81,9 @@ const podSchema = z.object({
 type Pod = z.infer<typeof podSchema>;
 
 const timeOf = (text: string | undefined): Date | undefined => (text === undefined ? undefined : new Date(text));
-const said = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
+const reasonText = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
 
-/** The facts of a pod; undefined for one that is of no deployment and no job, or is no pod. `install`: of one of the operator's. */
+/** Undefined for other pods. `install`: the owner of the operator's pods. */
 export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
   const parsed = podSchema.safeParse(object);
   if (!parsed.success) return undefined;
@@ -103,7 +102,7 @@ export function podFactsOf(object: KubeObject, install?: string): PodFacts | und
     rank: Number.isInteger(rank) ? rank : undefined,
     node: spec.nodeName,
     phase: status.phase,
-    failure: said(status.reason, status.message),
+    failure: reasonText(status.reason, status.message),
     ready: condition("Ready")?.status === "True",
     terminating: metadata.deletionTimestamp !== undefined,
     unscheduled: scheduled?.status === "False" ? scheduled.message : "",
@@ -115,11 +114,11 @@ export function podFactsOf(object: KubeObject, install?: string): PodFacts | und
 function containersOf(spec: Pod["spec"], status: Pod["status"]): ContainerFacts[] {
   return [...status.initContainerStatuses, ...status.containerStatuses].map((one) => {
     const ended = one.state.terminated ?? one.lastState.terminated;
-    const given = spec.containers.find(({ name }) => name === one.name);
-    const limit = given?.resources.limits.memory;
+    const declared = spec.containers.find(({ name }) => name === one.name);
+    const limit = declared?.resources.limits.memory;
     return {
       name: one.name,
-      image: given?.image ?? "",
+      image: declared?.image ?? "",
       memoryLimit: limit === undefined ? undefined : String(limit),
       restarts: one.restartCount,
       waiting: one.state.waiting,

@@ -2,7 +2,7 @@
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { Finding, Observed } from "./finding.ts";
 
-/** A job that waits for one of these is on its way, or was asked to stand still. */
+/** Reasons of a job that is starting, or was paused. */
 const onItsWay = ["Starting", "Suspended", "SpecChanged", "Replacing", "Stopped", "Complete", "Failed"];
 
 export function jobFindings({ jobs }: Observed): Finding[] {

@@ -1,10 +1,9 @@
-// The part of the cluster that a reader of the page sees, by namespaces: whatever the operator watches, the namespaces that the page is
-// bounded to, or what a user of the cluster may list. Views are made of a source that has nothing else. Pure.
+// The namespaces that a reader of the page sees. Views are made of a source that has nothing else. Pure.
 import type { Source } from "./source.ts";
 
 export type Namespaces = "all" | ReadonlySet<string>;
 
-export interface Sight {
+export interface Scope {
   /** Equal for those who see the same, who share the views that are made. */
   readonly key: string;
   readonly deployments: Namespaces;
@@ -13,23 +12,23 @@ export interface Sight {
 
 const keyOf = (one: Namespaces): string => (one === "all" ? "*" : [...one].toSorted().join(","));
 
-export const sightOf = (deployments: Namespaces, jobs: Namespaces): Sight => ({
+export const scopeOf = (deployments: Namespaces, jobs: Namespaces): Scope => ({
   key: `${keyOf(deployments)} ${keyOf(jobs)}`,
   deployments,
   jobs,
 });
 
-/** What a page that is bounded to some namespaces shows at most; none = no bound. */
+/** The most that a page shows; no namespaces = no bound. */
 export function boundOf(namespaces: readonly string[]): Namespaces {
   return namespaces.length === 0 ? "all" : new Set(namespaces);
 }
 
 export const has = (some: Namespaces, namespace: string): boolean => some === "all" || some.has(namespace);
 
-export const unbounded: Sight = sightOf("all", "all");
+export const unbounded: Scope = scopeOf("all", "all");
 
-/** Pictures and memories are found by the objects' identities, so that they go with the objects. */
-export function seen(source: Source, { deployments, jobs }: Sight): Source {
+/** A source with the reader's namespaces only. */
+export function seen(source: Source, { deployments, jobs }: Scope): Source {
   return {
     now: source.now,
     deployments: () => source.deployments().filter(({ namespace }) => has(deployments, namespace)),

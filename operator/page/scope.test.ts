@@ -5,9 +5,9 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { Board } from "./board.ts";
 import { staleMs } from "./readers.ts";
 import { type PageServer, servePage } from "./server.ts";
+import { PageState } from "./state.ts";
 import { tickMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, down: false };
@@ -21,10 +21,10 @@ const moed = (namespace: string) => ({
 
 async function served(namespaces: readonly string[], run: (server: PageServer) => Promise<void>): Promise<void> {
   const objects = ["a", "b", "c"].map(moed);
-  const board = new Board({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
-  board.lead({ picture: () => undefined });
+  const pageState = new PageState({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
+  pageState.lead({ picture: () => undefined });
   const server = await servePage({
-    board,
+    pageState,
     access: "ClusterToken",
     port: 0,
     token: async () => undefined,

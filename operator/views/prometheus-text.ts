@@ -20,7 +20,7 @@ export function parseSamples(text: string): readonly Sample[] {
 }
 
 /** The sum of a metric's samples with these labels; undefined where there is none, which is not zero. */
-export function sumOf(samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}): number | undefined {
+export function sumOfSamples(samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}): number | undefined {
   const found = samples.filter((one) => one.name === name && Object.entries(labels).every(([key, value]) => one.labels[key] === value));
   return found.length === 0 ? undefined : found.reduce((total, { value }) => total + value, 0);
 }

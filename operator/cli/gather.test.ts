@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { withLastWords } from "./last-words.ts";
-import type { PodFacts } from "./pod-facts.ts";
+import type { PodFacts } from "../views/pods.ts";
+import { withExitMessages } from "./gather.ts";
 
 const pod = (name: string, exitCode: number, message = ""): PodFacts => ({
   namespace: "ns",
@@ -38,7 +38,7 @@ test("a container that ended with an error and said nothing is asked for the end
       return "the end";
     },
   };
-  const pods = await withLastWords(transport, [pod("a", 1), pod("b", 1, "known"), pod("c", 0)]);
+  const pods = await withExitMessages(transport, [pod("a", 1), pod("b", 1, "known"), pod("c", 0)]);
   assert.deepEqual(pods.map(messageOf), ["the end", "known", ""]);
   assert.deepEqual(asked, ["/api/v1/namespaces/ns/pods/a/log?container=runtime&previous=true&tailLines=3&limitBytes=16384"]);
 });
@@ -51,7 +51,7 @@ test("few pods are asked, and one whose log may not be read stays as it is", asy
       throw new Error("forbidden");
     },
   };
-  const pods = await withLastWords(
+  const pods = await withExitMessages(
     transport,
     Array.from({ length: 20 }, (_, i) => pod(`p${i}`, 1)),
   );
@@ -61,6 +61,6 @@ test("few pods are asked, and one whose log may not be read stays as it is", asy
 
 test("a log that is gone with its container is no last word", async () => {
   const gone = "unable to retrieve container logs for containerd://ad7eb8d4ab2b2a532ecbbda399ea1dab";
-  const [silent] = await withLastWords({ request: async () => gone }, [pod("a", 1)]);
+  const [silent] = await withExitMessages({ request: async () => gone }, [pod("a", 1)]);
   assert.equal(messageOf(silent!), "");
 });

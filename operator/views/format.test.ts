@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, listed, span, wrapped } from "./words.ts";
+import { ago, listed, span } from "./format.ts";
 
 test("spans are rounded down to one unit, and a time to come is none", () => {
   const cases = { 0: "0 s", 119999: "119 s", 120000: "2 min", 7199999: "119 min", 7200000: "2 h", 172799999: "47 h", 172800000: "2 d" };
@@ -12,10 +12,4 @@ test("lists name the first and count the others", () => {
   assert.equal(listed(["a", "b"], 2), "a, b");
   assert.equal(listed(["a", "b", "c"], 2), "a, b and 1 more");
   assert.equal(listed([], 2), "");
-});
-
-test("texts are parted between words, and a word that is longer than a line stays whole", () => {
-  assert.deepEqual(wrapped("  why  one two three", 12, 7), ["  why  one", "       two", "       three"]);
-  assert.deepEqual(wrapped("  do   kubectl-with-a-long-name x", 10, 7), ["  do   kubectl-with-a-long-name", "       x"]);
-  assert.deepEqual(wrapped("short", 80, 7), ["short"]);
 });

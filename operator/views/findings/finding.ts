@@ -1,11 +1,10 @@
-// A finding is one thing that is wrong with a deployment or a training job: how bad it is, why, with numbers, and the command to begin
-// with. The types that rules (index.ts) share; no code.
+// The types that rules share (index.ts).
 import type { ExpertPlacement } from "../../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
-import type { PodFacts } from "../pod-facts.ts";
+import type { PodFacts } from "../pods.ts";
 
-/** critical: clients get no answers, or a job is over. warning: something stays undone or will fail. info: good to know. */
+/** critical: no answers, or a job is over. warning: something stays undone or will fail. */
 export const severities = ["critical", "warning", "info"] as const;
 export type Severity = (typeof severities)[number];
 
@@ -22,7 +21,7 @@ export interface Finding extends Subject {
   readonly severity: Severity;
   /** In one word that stays the same, for programs. */
   readonly code: string;
-  /** A cause explains effects of the same subject, which are then told with it. An aside explains nothing. */
+  /** DECISIONS.md 3. */
   readonly role: "cause" | "effect" | "aside";
   readonly what: string;
   readonly why: string;
@@ -43,7 +42,7 @@ export interface WarningEvent {
   readonly lastAt: Date;
 }
 
-/** A thing that could not be looked at: what is said of the rest may miss its part. */
+/** Something that could not be read. */
 export interface Unread {
   readonly what: string;
   readonly why: string;
