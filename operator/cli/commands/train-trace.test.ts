@@ -18,7 +18,7 @@ import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { trainSettings } from "../../../runtime/train/pod/job-settings.ts";
 import { startTrainer, type Trainer } from "../../../runtime/train/pod/trainer.ts";
-import type { Seat } from "../../../runtime/train/ranks/rank-context.ts";
+import type { RankContext } from "../../../runtime/train/ranks/rank-context.ts";
 import { trainWorlds } from "../../../runtime/train/worlds/together.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
@@ -42,7 +42,7 @@ const specOf = (change: object) => ({
   model: { uri: "pvc://models/tiny", init: "Random" },
   data: { uri: "pvc://data/a", sequenceLength: 8 },
   steps,
-  batch: { sequences: 4, lanes: 4 },
+  batch: { sequences: 4, microBatches: 4 },
   memoryPerRank: "1Gi",
   checkpoint: { everySteps: steps, keep: 1 },
   output: { uri: "pvc://models/out" },
@@ -104,7 +104,7 @@ async function started(out: string, change: object = {}): Promise<Job> {
         const own = { ...given, model: tinyModel.dir, data: given.data.endsWith("/b") ? data[1]! : data[0]! };
         return { ...own, out: given.out.replace("/claims/models/out", join(folder, out)), result: join(folder, out) };
       };
-      const run = (given: TrainSettings, ports: TrainPorts, seat?: Seat) =>
+      const run = (given: TrainSettings, ports: TrainPorts, seat?: RankContext) =>
         train(
           here(given),
           {

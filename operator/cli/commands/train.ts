@@ -3,15 +3,11 @@ import { availableParallelism } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
 import { stepSpansMax } from "../../../crds/training-trace.ts";
-import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
-import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
-import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
 import type { RunEnd } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
-import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
-import { parseSpawn, spawnUsage } from "../../../runtime/train/recipes/spawn.ts";
+import { localSteps, parseRecipes, usageOf } from "../../../runtime/train/recipes/index.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
@@ -36,7 +32,7 @@ const options = {
   validation: text("--validation <folder>", "token data whose loss and perplexity are reported at each checkpoint"),
   sequences: value("--sequences <number>", "sequences of a step", number, 16),
   sequenceLength: value("--sequence-length <number>", "tokens of each", number, 256),
-  lanes: value("--lanes <number>", "equal micro-batches of a step, a power of two: memory is for one", number, 8),
+  microBatches: value("--micro-batches <number>", "equal micro-batches of a step, a power of two: memory is for one", number, 8),
   seed: value("--seed <number>", "of the order of sequences and of random weights", number, 1),
   learningRate: value("--learning-rate <x>", "the highest rate", number, 3e-4),
   warmup: value("--warmup <number>", "the steps of its rise", number, 0),
@@ -54,23 +50,23 @@ const options = {
   ),
   balance: text(
     "--balance <list>",
-    `keeps experts equally busy: ${balanceUsage}; a loss has all micro-batches in memory (default: none)`,
+    `keeps experts equally busy: ${usageOf("balance")}; a loss has all micro-batches in memory (default: none)`,
     "",
   ),
   adapters: text(
     "--adapters <a>",
-    `trains small matrices beside the model's, which stay: ${adaptersUsage}; they are merged into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)`,
+    `trains small matrices beside the model's, which stay: ${usageOf("adapters")}; they are merged into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)`,
     "",
   ),
   spawn: text(
     "--spawn <s>",
-    `${spawnUsage}: begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)`,
+    `${usageOf("spawn")}: begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)`,
     "",
   ),
-  gate: text("--gate <g>", `the gate that it is trained by, and ends without: ${gateUsage}`, ""),
+  gate: text("--gate <g>", `the gate that it is trained by, and ends without: ${usageOf("gate")}`, ""),
   local: text(
     "--local <l>",
-    `worlds, one for each --data, make steps alone and meet at a mean: ${localUsage}; checkpoints and metrics of each lie in world-0/ and so on (default: one world)`,
+    `worlds, one for each --data, make steps alone and meet at a mean: ${usageOf("local")}; checkpoints and metrics of each lie in world-0/ and so on (default: one world)`,
     "",
   ),
   clip: value("--clip <x>", "norm that gradients are cut to", number, 1),
@@ -97,8 +93,8 @@ const missing = (name: string, what: string): AppError => refused(`--${name} is 
 function dataOf({ data, local }: TrainRequest): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
-  if (others.length > 0 && parseLocal(local) === undefined)
-    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${localUsage}`);
+  if (others.length > 0 && localSteps(parseRecipes({ local })) === undefined)
+    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${usageOf("local")}`);
   return [first, ...others];
 }
 
@@ -131,15 +127,11 @@ function settingsOf(request: TrainRequest): TrainSettings {
     seed: same.seed,
     sequences: same.sequences,
     sequenceLength: same.sequenceLength,
-    lanes: same.lanes,
+    microBatches: same.microBatches,
     schedule: { name: schedule, rate: learningRate, warmup: same.warmup, steps, floor: same.floor },
     optimizer: optimizer(request),
     optimizerMemory: optimizerMemory === undefined ? undefined : { bytes: optimizerMemory, folder: out },
-    balance: parseBalance(same.balance),
-    adapters: parseAdapters(same.adapters),
-    spawn: parseSpawn(same.spawn),
-    gate: parseGate(same.gate),
-    local: parseLocal(same.local),
+    recipes: parseRecipes(same),
     clip: same.clip,
     checkpoint: { everySteps: checkpointEvery, keep },
     codecs: codecNames.filter((name) => codec.includes(name)),
@@ -148,7 +140,7 @@ function settingsOf(request: TrainRequest): TrainSettings {
 }
 
 async function trained(settings: TrainSettings, data: readonly string[], portsOf: (world: number) => TrainPorts): Promise<RunEnd> {
-  if (settings.local !== undefined) {
+  if (localSteps(settings.recipes) !== undefined) {
     const { trainWorlds } = await import("../../../runtime/train/worlds/together.ts");
     return trainWorlds(settings, data, portsOf);
   }
