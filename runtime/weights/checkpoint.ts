@@ -1,6 +1,5 @@
-// A Hugging Face model folder as one tensor source: `model.safetensors`, or shards listed by `model.safetensors.index.json`. Index and
-// files have to agree on every tensor, and weights are checked as they are read. Not here: GGUF (gguf.ts) and what tensors mean
-// (runtime/modelstore).
+// A Hugging Face model folder as one tensor source, of one file or shards. Index and files must agree; weights are checked as they are
+// read.
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
@@ -66,7 +65,7 @@ function disagreement(
 
 async function openFiles(
   dir: string,
-): Promise<{ readonly homes: ReadonlyMap<string, string>; readonly files: ReadonlyMap<string, SafetensorsFile> }> {
+): Promise<{ readonly shardOf: ReadonlyMap<string, string>; readonly files: ReadonlyMap<string, SafetensorsFile> }> {
   const listed = await shardsOf(dir);
   const single = (await statIfThere(join(dir, singleFile))) !== undefined;
   if (!listed && !single) {
@@ -82,7 +81,7 @@ async function openFiles(
       code: "BadSafetensors",
     });
   }
-  return { homes: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
+  return { shardOf: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
 }
 
 /** A tensor as it lies in its file. */
@@ -104,13 +103,13 @@ function plainView(file: SafetensorsFile, path: string, name: string, info: Tens
 
 /** A Hugging Face folder. Packed tensors are unpacked, and stacked experts single ones (packed.ts). */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
-  const { homes, files } = await openFiles(dir);
+  const { shardOf, files } = await openFiles(dir);
   const close = async (): Promise<void> => {
     for (const file of files.values()) await file.close();
   };
   try {
     const raw = new Map<string, RawTensor>();
-    for (const [name, shard] of homes) {
+    for (const [name, shard] of shardOf) {
       const file = files.get(shard);
       const info = file?.tensors.get(name);
       if (!file || !info) continue;

@@ -1,5 +1,5 @@
-// The folders that `enodia model` writes, stores and dense folders: telling one from whatever else lies at a path, and writing one
-// whole or not at all. Nothing is removed here but files of names that this product writes, one by one. Shell.
+// The folders that `enodia model` writes: recognised, and written whole or not at all. It removes only files of names that this product
+// writes.
 import type { Stats } from "node:fs";
 import { lstat, mkdir, readdir, realpath, rename, rm, rmdir, stat, unlink } from "node:fs/promises";
 import { hostname } from "node:os";
@@ -83,11 +83,11 @@ async function real(path: string): Promise<string> {
 
 /** True when `inner` is `outer` or lies below it; by device and inode, so that bind mounts and letter case do not matter. */
 async function contains(outer: string, inner: string): Promise<boolean> {
-  const wanted = await stat(outer).catch(() => undefined);
-  if (!wanted) return false;
+  const outerInfo = await stat(outer).catch(() => undefined);
+  if (!outerInfo) return false;
   for (let path = inner; ; path = dirname(path)) {
     const info = await stat(path).catch(() => undefined);
-    if (info && sameFile(info, wanted)) return true;
+    if (info && sameFile(info, outerInfo)) return true;
     if (dirname(path) === path) return false;
   }
 }

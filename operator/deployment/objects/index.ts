@@ -6,14 +6,14 @@ import { gangSchedulers } from "../../gangs/index.ts";
 import type { Absent, Rendered } from "../../kube/apply.ts";
 import { replicasField } from "../../kube/field-conflicts.ts";
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
-import { names, type RenderContext, type SeedWish } from "./context.ts";
+import { names, type RenderContext, type WeightServerWish } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
 import { httpRoute } from "./http-route.ts";
-import { downloaderPolicy, gatewaysPolicy, seedPolicy, workersPolicy } from "./network-policies.ts";
+import { downloaderPolicy, gatewaysPolicy, weightServerPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 import { podGroup } from "./pod-group.ts";
-import { seedDeployment, seedService } from "./seed.ts";
+import { weightServerDeployment, weightServerService } from "./weight-server.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
 /** An object of a deployment; a new one is a file that renders it and a row in `owned`. */
@@ -29,7 +29,7 @@ interface Owned {
   readonly fields?: (context: RenderContext) => Pick<Rendered, "takes" | "leaves">;
 }
 
-const isSeeded = ({ seed }: RenderContext): boolean => seed !== undefined;
+const hasWeightServer = ({ weightServer }: RenderContext): boolean => weightServer !== undefined;
 const hasPolicies = ({ settings }: RenderContext): boolean => settings.networkPolicies !== undefined;
 const isCached = ({ deployment }: RenderContext): boolean => deployment.spec.model.cache?.persistentVolumeClaim !== undefined;
 
@@ -52,15 +52,15 @@ const owned: readonly Owned[] = [
   { resource: resources.networkPolicies, render: workersPolicy, when: hasPolicies },
   { resource: resources.networkPolicies, render: gatewaysPolicy, when: hasPolicies },
   { resource: resources.networkPolicies, render: downloaderPolicy, when: (context) => hasPolicies(context) && isCached(context) },
-  { resource: resources.networkPolicies, render: seedPolicy, when: (context) => hasPolicies(context) && isSeeded(context) },
-  { resource: resources.services, render: seedService, when: isSeeded, name: names.seed },
+  { resource: resources.networkPolicies, render: weightServerPolicy, when: (context) => hasPolicies(context) && hasWeightServer(context) },
+  { resource: resources.services, render: weightServerService, when: hasWeightServer, name: names.weightServer },
   {
     resource: resources.deployments,
-    render: (context) => seedDeployment(context, context.seed as SeedWish),
-    when: isSeeded,
-    name: names.seed,
+    render: (context) => weightServerDeployment(context, context.weightServer as WeightServerWish),
+    when: hasWeightServer,
+    name: names.weightServer,
     // While suspended there is none, nor while a download has the claim, whoever scales it.
-    fields: ({ seed }) => (seed?.replicas === 0 ? { takes: [replicasField] } : {}),
+    fields: ({ weightServer }) => (weightServer?.replicas === 0 ? { takes: [replicasField] } : {}),
   },
   { resource: resources.deployments, render: (context) => gatewayDeployment(context), fields: gatewayFields },
   {

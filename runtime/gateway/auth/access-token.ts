@@ -1,5 +1,4 @@
-// A token of the issuer that a deployment trusts: is it good, and whose is it. What makes a token good is jose's part; what a client is
-// told of a bad one is said here. Not here: the issuer's keys (issuer-keys.ts).
+// The check of an issuer's token and the client that it names; jose judges, this file phrases the refusal.
 import { errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { AppError } from "../../../crds/common.ts";
 import { claimBounds, type GatewayJwt } from "../../../crds/gateway-jwt.ts";
@@ -23,9 +22,9 @@ export const looksLikeToken = (text: string): boolean => compactForm.test(text);
 export async function checkToken(token: string, jwt: GatewayJwt, find: JWTVerifyGetKey): Promise<Caller | { readonly problem: Problem }> {
   if (token.length > tokenCharsMax) return bad(`The token has ${token.length} characters, at most ${tokenCharsMax} are read.`);
   const { issuer, audience } = jwt;
-  const wanted = { issuer, audience, algorithms, clockTolerance: clockToleranceSeconds, requiredClaims: ["exp"] };
+  const expected = { issuer, audience, algorithms, clockTolerance: clockToleranceSeconds, requiredClaims: ["exp"] };
   try {
-    const { payload } = await jwtVerify(token, find, wanted);
+    const { payload } = await jwtVerify(token, find, expected);
     return callerOf(payload, jwt.claims);
   } catch (caught) {
     return { problem: problemOfToken(caught, jwt) };

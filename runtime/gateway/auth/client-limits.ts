@@ -1,5 +1,4 @@
-// The limits of clients at this gateway: requests and tokens in a minute, requests at once, and the priority of what they ask. A minute's
-// worth may come at once; then it comes back evenly. Pure but for its own state, which is one entry for each client that has limits.
+// The limits of clients at this gateway: requests and tokens a minute, requests at once, and priority. Pure but for one entry a client.
 import type { GatewayClient } from "../../../crds/gateway-access.ts";
 import { type Problem, problems } from "../problem.ts";
 import type { Caller } from "./access-token.ts";
@@ -98,8 +97,8 @@ export class ClientLimits {
   }
 
   /** The priority of a client's request that asks for this one: no earlier than the client's own, by its token or by the list. */
-  priorityOf({ client, priority }: Caller, asked: number | undefined): number {
+  priorityOf({ client, priority }: Caller, requested: number | undefined): number {
     const own = priority ?? this.#clients.get(client)?.limits.priority;
-    return own === undefined ? (asked ?? 0) : Math.max(own, asked ?? own);
+    return own === undefined ? (requested ?? 0) : Math.max(own, requested ?? own);
   }
 }

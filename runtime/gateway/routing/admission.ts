@@ -1,6 +1,4 @@
-// The limits on what is inside the gateway at once: requests, those that wait for a worker included, and log-probabilities of their
-// prompts; and, while no rank is there on purpose, what is held for the first. Beyond them: 429 and 503. Counts, not a queue: workers order
-// what they accepted, failover.ts waits for one that accepts. Pure but for its own state.
+// The limits on what is inside the gateway at once; beyond them clients get 429 or 503 (DECISIONS.md 5). Pure but for its own state.
 import type { Metrics } from "../../observe/metrics.ts";
 import { type Problem, problems } from "../problem.ts";
 
@@ -73,6 +71,11 @@ export class Admission {
   /** Of these those that no worker computes yet. */
   get waiting(): number {
     return this.#waiting;
+  }
+
+  /** Requests that wait for a worker, and those that one computes. */
+  load(): { readonly waiting: number; readonly running: number } {
+    return { waiting: this.#waiting, running: this.#inside - this.#waiting };
   }
 
   /** Takes a request in, or says why not. */

@@ -1,6 +1,5 @@
-// The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
-// a moment ago or shows no sign of life (life-watch.ts). Starts attempts for failover.ts on the rank that choose-worker.ts
-// chooses; cuts the streams of lost pods at once.
+// The gateway's workers: membership, one gRPC client a live pod, their load and health. It starts attempts for failover.ts and cuts the
+// streams of lost pods at once.
 import { AppError } from "../../../crds/common.ts";
 import { type MemberState, memberStates } from "../../../crds/names.ts";
 import { slackMs } from "../../net/call-deadline.ts";
@@ -190,10 +189,10 @@ export class WorkerPool implements Workers {
 
   /** Share of the attention cache that requests hold, as a mean of the workers that told; undefined where none has. */
   kvUse(): number | undefined {
-    const told = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
+    const reported = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
       member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
     );
-    return told.length === 0 ? undefined : sum(told) / told.length;
+    return reported.length === 0 ? undefined : sum(reported) / reported.length;
   }
 
   changed(timeoutMs: number, signal: AbortSignal): Promise<void> {
@@ -345,8 +344,8 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  const told = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
-  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...told };
+  const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
+  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...reported };
 }
 
 /** Ends its streams, so that their requests go on elsewhere at once. */

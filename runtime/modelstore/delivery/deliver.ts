@@ -1,5 +1,4 @@
-// A model from its URI to a store in the claim: downloaded and verified in a folder of its own, made a store there where it is none, and
-// moved to its place whole. Whatever line it dies at, the next run goes on, and nobody ever sees half a store. Shell.
+// A model from its URI to a store in the claim, in a work folder until it is whole; a killed run goes on where it stopped.
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -16,7 +15,7 @@ export interface DeliverOptions extends Pick<DownloadOptions, "uri" | "secret" |
   readonly work: string;
   readonly codec: CodecName;
   /** Bytes that download and store may take together; as many as the disk has where it is not given. */
-  readonly roomBytes?: number | undefined;
+  readonly capacityBytes?: number | undefined;
   readonly events: DeliveryEvents;
 }
 
@@ -58,7 +57,7 @@ export async function deliver(options: DeliverOptions): Promise<Delivered> {
     spareBytes: (bytes, kind) => {
       const storeBytes = bytes * slack * Math.max(1, codecFor(options.codec).denseBits / sourceBits);
       const spare = kind === "store" || finished !== undefined ? 0 : storeBytes;
-      checkRoom(bytes, spare, options);
+      checkCapacity(bytes, spare, options);
       return spare;
     },
     onListed: (revision) => events.listed(revision),
@@ -98,11 +97,11 @@ async function storeAt(dir: string, { codec }: DeliverOptions): Promise<string |
   }
 }
 
-function checkRoom(bytes: number, spare: number, { uri, roomBytes }: DeliverOptions): void {
-  if (roomBytes === undefined || bytes + spare <= roomBytes) return;
+function checkCapacity(bytes: number, spare: number, { uri, capacityBytes }: DeliverOptions): void {
+  if (capacityBytes === undefined || bytes + spare <= capacityBytes) return;
   const needed = `the download of ${Math.ceil(bytes)} bytes${spare > 0 ? ` and a store of up to ${Math.ceil(spare)} made of it` : ""}`;
   const remedy = `raise spec.model.cache.ephemeral.sizeLimit to ${Math.ceil((bytes + spare) / 2 ** 20)}Mi, or name a persistentVolumeClaim`;
-  throw new AppError(`${uri}: ${needed} do not fit ${roomBytes} bytes; ${remedy}`, { code: "CacheTooSmall" });
+  throw new AppError(`${uri}: ${needed} do not fit ${capacityBytes} bytes; ${remedy}`, { code: "CacheTooSmall" });
 }
 
 const storeName = "store";

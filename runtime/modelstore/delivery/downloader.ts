@@ -1,5 +1,4 @@
-// The process of a pod that downloads a model: delivers it, answers the operator how far it is, and leaves the kubelet a message of its
-// end, from which the condition of the deployment is made. Its exit code says whether another try may help.
+// The process of the Job that downloads a model: it delivers, answers the operator how far it is, and leaves the kubelet an exit message.
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
@@ -32,8 +31,8 @@ export async function startDownloader(
   const log = createLog({ level: logLevel, name: "downloader", fields: { namespace, deployment, uri } });
   const progress = new Progress(podUid);
   const tls = folderTls(tlsDir);
-  const words = () => progress.words();
-  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, words });
+  const message = () => progress.message();
+  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, message });
   const stop = new AbortController();
   const ended = run(settings, { progress, log, signal: stop.signal });
   return {

@@ -1,5 +1,5 @@
-// One HTTP request and the places that it leads to: what authorises goes to the first host alone, and never from HTTPS to HTTP. By
-// Node's own client: fetch() ends the process where a server closes a connection whose body is read slowly.
+// One HTTP request and its redirects: credentials go to the first host alone, and never from HTTPS to HTTP. Node's own client, because
+// fetch() ends the process where a server closes a connection whose body is read slowly.
 import { type IncomingHttpHeaders, type IncomingMessage, request as plainRequest } from "node:http";
 import { request as secureRequest } from "node:https";
 import { AppError } from "../../../crds/common.ts";
@@ -49,20 +49,20 @@ function ledTo({ url, headers = {} }: Ask, location: string): Ask {
   const secret = from.protocol === "https:";
   if (to === null || !(to.protocol === "https:" || (to.protocol === "http:" && !secret)))
     throw new AppError(`${shown({ url })}: leads to what is no ${secret ? "HTTPS" : "HTTP"} URL`, { code: "BadSource" });
-  const kept = Object.entries(headers).filter(([name]) => to.origin === from.origin || publicHeaders.includes(name.toLowerCase()));
-  return { url: to.href, headers: Object.fromEntries(kept) };
+  const allowed = Object.entries(headers).filter(([name]) => to.origin === from.origin || publicHeaders.includes(name.toLowerCase()));
+  return { url: to.href, headers: Object.fromEntries(allowed) };
 }
 
 function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promise<Answer> {
   const request = url.startsWith("https:") ? secureRequest : plainRequest;
   return new Promise((resolve, reject) => {
     // Compressed, a range would be one of other bytes.
-    const asked = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
+    const call = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
       body.on("error", () => {}); // whoever reads it hears of it
       resolve({ status: body.statusCode ?? 0, headers: headersOf(body.headers), body });
     });
-    asked.on("error", reject); // one may come after the answer: whoever reads that hears of it
-    asked.end();
+    call.on("error", reject); // one may come after the answer: whoever reads that hears of it
+    call.end();
   });
 }
 
