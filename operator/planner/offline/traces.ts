@@ -1,4 +1,4 @@
-// The trace format (operator/README.md): what `enodia plan record` saves and `enodia plan simulate` reads. gzip (or plain) JSON
+// The trace format (operator/docs/placement.md): what `enodia plan record` saves and `enodia plan simulate` reads. gzip (or plain) JSON
 // {name, windows, layers, experts, counts[, layerExperts]}; counts = base64 of little-endian uint32
 // [windows][layers][experts], selections per expert in a window. Pure: bytes
 // in, bytes out.
