@@ -70,7 +70,7 @@ const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
-const shardSource = ["peer", "seed", "store"] as const;
+const shardSource = ["peer", "weight-server", "store"] as const;
 /** As many as there are objects. */
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;

@@ -16,18 +16,18 @@ export const modelCache = z
       .optional()
       .meta({
         description:
-          "The claim that the store is kept in, in a folder by URI and codec: other deployments with the same ones find it there. It has room for the download and the store at once. An older store stays until somebody deletes it. Where it can be mounted on one node alone, a seed serves it to ranks elsewhere.",
+          "The claim that the store is kept in, in a folder by URI and codec: other deployments with the same ones find it there. It has room for the download and the store at once. An older store stays until somebody deletes it. Where it can be mounted on one node alone, a weight server serves it to ranks elsewhere.",
       }),
     ephemeral: z
       .object({
         sizeLimit: quantity(
-          "Disk of the seed's node that the model may take: the download and the store that is made of it, which are there at once.",
+          "Disk of the weight server's node that the model may take: the download and the store that is made of it, which are there at once.",
         ),
       })
       .optional()
       .meta({
         description:
-          "No claim: one pod, the seed, downloads the model onto its node's disk, and ranks fetch what they need from each other and from it. A seed that is lost downloads anew; ranks that serve go on.",
+          "No claim: one pod, the weight server, downloads the model onto its node's disk, and ranks fetch what they need from each other and from it. A weight server that is lost downloads anew; ranks that serve go on.",
       }),
   })
   .optional()
@@ -67,4 +67,4 @@ export const modelResources = z
     limits: amounts("What the pod may take at most."),
   })
   .optional()
-  .meta({ description: "Resources of the pods that bring the model: the Job that downloads it, and the seed." });
+  .meta({ description: "Resources of the pods that bring the model: the Job that downloads it, and the weight server." });

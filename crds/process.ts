@@ -24,8 +24,8 @@ export interface ProcessFacts {
   readonly settingsMap: string;
   /** Folder of the model's store in the claim. */
   readonly modelFolder: string;
-  /** Name of the Service of the seed; undefined where ranks mount the claim. */
-  readonly seedDns?: string | undefined;
+  /** Name of the Service of the weight server; undefined where ranks mount the claim. */
+  readonly weightServerDns?: string | undefined;
 }
 
 /** The operator's own settings that it hands on. */
@@ -110,8 +110,8 @@ export const workerProcess = {
     path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
     modelPath,
   ),
-  /** The DNS name of the seed that the model is fetched from into that folder; unset = it is there. */
-  seedDns: rendered("ENODIA_SEED_DNS", optional(z.string().max(253)), ({ seedDns }) => seedDns),
+  /** The DNS name of the weight server that the model is fetched from into that folder; unset = it is there. */
+  weightServerDns: rendered("ENODIA_WEIGHT_SERVER_DNS", optional(z.string().max(253)), ({ weightServerDns }) => weightServerDns),
   /** Where its engine takes frames of other ranks' engines. */
   enginePort: rendered("ENODIA_ENGINE_PORT", port.default(ports.engine), () => String(ports.engine)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),

@@ -59,7 +59,7 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: [...read, "create", "patch"],
     why: "what the pods need: addresses, an identity without a token, certificates, settings; NATS credentials are read",
   },
-  { apiGroups: [""], resources: ["services"], verbs: ["delete"], why: "that of a seed that is not wanted any more" },
+  { apiGroups: [""], resources: ["services"], verbs: ["delete"], why: "that of a weight server that is not wanted any more" },
   {
     apiGroups: [""],
     resources: ["persistentvolumeclaims"],
@@ -70,7 +70,7 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     apiGroups: ["apps"],
     resources: ["deployments"],
     verbs: [...read, "create", "patch", "delete"],
-    why: "gateways and seeds; a seed is deleted when it is not wanted any more",
+    why: "gateways and weight servers; a weight server is deleted when it is not wanted any more",
   },
   {
     apiGroups: ["apps"],

@@ -1,5 +1,5 @@
 // This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts, crds/training-process.ts,
-// crds/download.ts and crds/seed.ts from which the operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
+// crds/download.ts and crds/weight-server.ts from which the operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
 import { type DownloaderSettings, downloaderProcess } from "../crds/download.ts";
 import {
   type GatewaySettings,
@@ -9,9 +9,9 @@ import {
   workerLifetime,
   workerProcess,
 } from "../crds/process.ts";
-import { type SeedSettings, seedProcess } from "../crds/seed.ts";
 import { type CheckerSettings, checkerProcess, type TrainerSettings, trainerProcess } from "../crds/training-process.ts";
 import { parseEnv } from "../crds/variables.ts";
+import { type WeightServerSettings, weightServerProcess } from "../crds/weight-server.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -21,5 +21,5 @@ export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEn
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);
 export const parseTrainerConfig = (env: Environment): TrainerSettings => parseEnv(trainerProcess, env);
 export const parseDownloaderConfig = (env: Environment): DownloaderSettings => parseEnv(downloaderProcess, env);
-export const parseSeedConfig = (env: Environment): SeedSettings => parseEnv(seedProcess, env);
+export const parseWeightServerConfig = (env: Environment): WeightServerSettings => parseEnv(weightServerProcess, env);
 export const parseCheckerConfig = (env: Environment): CheckerSettings => parseEnv(checkerProcess, env);

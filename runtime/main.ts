@@ -1,4 +1,4 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|seed`. It reads
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|weight-server`. It reads
 // the environment, starts the role, and on SIGTERM lets it end its work.
 
 import { AppError } from "../crds/common.ts";
@@ -7,8 +7,8 @@ import {
   parseCheckerConfig,
   parseDownloaderConfig,
   parseGatewayConfig,
-  parseSeedConfig,
   parseTrainerConfig,
+  parseWeightServerConfig,
   parseWorkerConfig,
   parseWorkerLifetime,
 } from "./config.ts";
@@ -52,9 +52,9 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     const { startDownloader } = await import("./modelstore/delivery/downloader.ts");
     return startDownloader(parseDownloaderConfig(process.env));
   },
-  seed: async () => {
-    const { startSeed } = await import("./modelstore/weight-server/weight-server.ts");
-    return startSeed(parseSeedConfig(process.env));
+  "weight-server": async () => {
+    const { startWeightServer } = await import("./modelstore/weight-server/weight-server.ts");
+    return startWeightServer(parseWeightServerConfig(process.env));
   },
 };
 

@@ -55,13 +55,13 @@ const heldBack: Readonly<Record<string, string>> = {
   "13-drain": "takes 8 minutes; runtime/worker/leaving.int.test.ts and operator/rebalance/handover.test.ts have each hand-over",
   "15-stalls": "takes 15 minutes; runtime/gateway/routing/stalls.int.test.ts and 3-failures print the same table for a few losses",
   "18-training-faults":
-    "takes 10 minutes; runtime/train/pod/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
+    "takes 10 minutes; runtime/train/pod/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by weight server",
   "17-training":
     "takes 6 minutes; runtime/train/pod/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
   "20-autoscale":
     "takes 6 minutes; operator/deployment/autoscaler.test.ts has the same in a simulated cluster, autoscaler.int.test.ts other writers on a real API server",
   "21-delivery":
-    "takes some minutes; runtime/modelstore/weight-server/weight-server.int.test.ts has the same seed and ranks on loopback, operator/deployment/seeding.test.ts its pod's life",
+    "takes some minutes; runtime/modelstore/weight-server/weight-server.int.test.ts has the same weight server and ranks on loopback, operator/deployment/seeding.test.ts its pod's life",
   "25-zero":
     "takes 4 minutes; operator/deployment/autoscaler-zero.test.ts has the same with a gateway played, runtime/gateway/hold.int.test.ts a real one",
   "22-hundred-faults":

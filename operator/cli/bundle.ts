@@ -31,7 +31,7 @@ const pageOf = ({ kind, namespace, name, version, now, unread }: BundleFacts, le
     `Support archive of ${kind} ${namespace}/${name}, made by enodia ${version} at ${now.toISOString()}.`,
     "",
     "objects/   objects of the cluster, each with the fields of an allow-list only",
-    "logs/      log lines of gateways, workers, seeds, downloaders, training pods and operator; texts in unknown fields are left out",
+    "logs/      log lines of gateways, workers, weight servers, downloaders, training pods and operator; texts in unknown fields are left out",
     "metrics/   metrics of these processes",
     "status.txt and doctor.txt are what these commands print.",
     "",

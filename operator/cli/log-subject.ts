@@ -2,7 +2,7 @@
 // stands here, once. Pure.
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
-import { seedComponent } from "../../crds/seed.ts";
+import { weightServerComponent } from "../../crds/weight-server.ts";
 import type { NamedKind } from "./command.ts";
 
 interface SubjectKind {
@@ -28,7 +28,7 @@ export const subjects = {
     resource: "moeDeployments",
     kind: "MoEDeployment",
     label: labels.deployment,
-    components: ["gateway", "worker", seedComponent, downloaderComponent, "operator"],
+    components: ["gateway", "worker", weightServerComponent, downloaderComponent, "operator"],
     controller: "moedeployment",
     status: "enodia status",
   },

@@ -81,7 +81,7 @@ test("the pods that a deployment's model comes by are read too, each by its own 
     kind: "Pod",
     metadata: { name: `moe-${component}`, namespace: "ns", labels: { "enodia.dev/deployment": "moe", "enodia.dev/component": component } },
   });
-  const items = ["worker", "gateway", "seed", "downloader", "training", "stranger"].map(pod);
+  const items = ["worker", "gateway", "weight-server", "downloader", "training", "stranger"].map(pod);
   const kube = { list: async () => ({ items, resourceVersion: "1" }) } as unknown as Parameters<typeof sourcesOf>[0]["kube"];
   const subject = subjectOf("moe");
   const found = async (components: readonly string[]) =>
@@ -89,8 +89,8 @@ test("the pods that a deployment's model comes by are read too, each by its own 
   assert.deepEqual(await found(subject.components.filter((one) => one !== "operator")), [
     ["moe-downloader", "downloader"],
     ["moe-gateway", "gateway"],
-    ["moe-seed", "seed"],
+    ["moe-weight-server", "weight-server"],
     ["moe-worker", "runtime"],
   ]);
-  assert.deepEqual(await found(["seed"]), [["moe-seed", "seed"]]);
+  assert.deepEqual(await found(["weight-server"]), [["moe-weight-server", "weight-server"]]);
 });

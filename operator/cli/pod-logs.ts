@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
-import { seedComponent } from "../../crds/seed.ts";
+import { weightServerComponent } from "../../crds/weight-server.ts";
 import { resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
 import { findOperators } from "./doctor/operator.ts";
@@ -35,7 +35,7 @@ export interface LogSource {
 const containers: Readonly<Record<string, string>> = {
   worker: "runtime",
   gateway: "gateway",
-  [seedComponent]: "seed",
+  [weightServerComponent]: "weight-server",
   [downloaderComponent]: "downloader",
   training: "runtime",
 };

@@ -27,7 +27,7 @@ const worlds: Readonly<Record<string, () => Observed>> = {
     observed({
       deployment: deployment({ model: { uri: "hf://a/b", cache: { ephemeral: { sizeLimit: "10Gi" } } } }),
       pods: [],
-      seeded: true,
+      remoteStore: true,
     }),
   "a shrink by the autoscaler": () =>
     observed({

@@ -164,7 +164,7 @@ test("the Job's pod is admitted, its end decides, and the columns tell", { timeo
   }
 });
 
-test("a claim for one node: the seed's pod and the ranks' are admitted, it comes first, and goes when it is not wanted", {
+test("a claim for one node: the weight server's pod and the ranks' are admitted, it comes first, and goes when it is not wanted", {
   timeout: 240_000,
 }, async () => {
   const stop = await startPlane();
@@ -176,10 +176,10 @@ test("a claim for one node: the seed's pod and the ranks' are admitted, it comes
     const made = { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: "single", namespace }, spec: claim };
     await kube.create(resources.persistentVolumeClaims, made, manager);
     await kube.create(resources.moeDeployments, object(ref.name, { model: { uri: "pvc://single/moe" } }), manager);
-    const [pod] = await until("the seed's pod", async () =>
-      (await podsWith(ref.name, "seed")).length === 1 ? podsWith(ref.name, "seed") : undefined,
+    const [pod] = await until("the weight server's pod", async () =>
+      (await podsWith(ref.name, "weight-server")).length === 1 ? podsWith(ref.name, "weight-server") : undefined,
     );
-    await until("the condition", async () => ((await reason()) === "SeedNotReady" ? true : undefined));
+    await until("the condition", async () => ((await reason()) === "WeightServerNotReady" ? true : undefined));
     assert.equal((await podsWith(ref.name, "worker")).length, 0);
     const status = { phase: "Running", podIP: "10.1.2.3", podIPs: [{ ip: "10.1.2.3" }], conditions: [{ type: "Ready", status: "True" }] };
     await tellPod(kube, pod, status);
@@ -187,14 +187,14 @@ test("a claim for one node: the seed's pod and the ranks' are admitted, it comes
       (await podsWith(ref.name, "worker")).length === 1 ? podsWith(ref.name, "worker") : undefined,
     );
     assert.deepEqual(worker.spec.volumes.find((one: any) => one.name === "models").emptyDir, {});
-    const seeds = async () => (await kube.get(resources.deployments, { namespace, name: "single-seed" })) as any;
+    const weightServers = async () => (await kube.get(resources.deployments, { namespace, name: "single-weight-server" })) as any;
     const patch = (spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, manager);
     await patch({ suspend: true });
-    await until("no seed while suspended", async () => ((await seeds()).spec.replicas === 0 ? true : undefined));
+    await until("no weight server while suspended", async () => ((await weightServers()).spec.replicas === 0 ? true : undefined));
     await patch({ model: { uri: "pvc://models/moe" } });
-    await until("nothing of the seed", async () => ((await seeds()) === undefined ? true : undefined));
+    await until("nothing of the weight server", async () => ((await weightServers()) === undefined ? true : undefined));
     await until("not its Service", async () =>
-      (await kube.get(resources.services, { namespace, name: "single-seed" })) === undefined ? true : undefined,
+      (await kube.get(resources.services, { namespace, name: "single-weight-server" })) === undefined ? true : undefined,
     );
   } finally {
     await stop();

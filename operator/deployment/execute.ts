@@ -56,7 +56,7 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const orphans = await changePods(deps, context, spec, repair.orphans);
   const running = living(observed.pods).filter((pod) => !pod.terminating);
   const gateways = gatewaysWait(observed.orphans, observed.pods, change.deployment.spec) ? "wait" : "certify";
-  const roles = delivery.seed ? (["seed"] as const) : [];
+  const roles = delivery.weightServer ? (["weight-server"] as const) : [];
   const uncertified = await deps.identities.ensureAll(deployment, running, { gateways, roles });
   const world = { desiredRanks: ranks.target.ranks, gateways: observed.gatewayPods, holdMs: holdMsOf(observed, decision) };
   deps.rebalance.update(worldOf(snapshot, world));

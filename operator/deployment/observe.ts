@@ -4,7 +4,7 @@ import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent, readDownloadEnd } from "../../crds/download.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
-import { seedComponent } from "../../crds/seed.ts";
+import { weightServerComponent } from "../../crds/weight-server.ts";
 import { chooseScheduler } from "../gangs/index.ts";
 import { hasCode } from "../kube/errors.ts";
 import type { Informers, PodOverlay } from "../kube/informers.ts";
@@ -94,7 +94,7 @@ export async function observe(
     gateway: gatewayOf(deps, deployment, front),
     gatewayModels: gatewayModels(front, now.getTime()),
     gatewayPods: gatewayPods(front),
-    rendered: renderSpec(deployment, use, { settings, seeded: source.seeded }),
+    rendered: renderSpec(deployment, use, { settings, remoteStore: source.remoteStore }),
     download: downloadOf(deps, deployment),
     weightServer: weightServerOf(deps, deployment),
     green,
@@ -126,17 +126,17 @@ function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment,
   return gatewayFacts({ deployment, autoscaler: informers.get("horizontalPodAutoscalers", ref) }, pods, now().getTime());
 }
 
-type Source = Pick<Observed, "seeded" | "claim" | "claimFailure" | "sourceUnknown">;
+type Source = Pick<Observed, "remoteStore" | "claim" | "claimFailure" | "sourceUnknown">;
 
 /** Looks at the claim only where something depends on it. A weight server stays while nothing is known. */
 async function sourceOf({ kube }: ObserveDeps, deployment: MoEDeployment, input: Parameters<typeof sourcing>[1]): Promise<Source> {
   const { settled, before } = sourcing(deployment, input);
   const allReady = input.pods.length > 0 && input.pods.every((pod) => pod.ready);
-  if (settled !== undefined && allReady) return { seeded: settled, claim: "Present", claimFailure: undefined, sourceUnknown: false };
+  if (settled !== undefined && allReady) return { remoteStore: settled, claim: "Present", claimFailure: undefined, sourceUnknown: false };
   const { claim, oneNode, failure } = await claimOf(kube, deployment);
-  const seeded = settled ?? (failure ? before : oneNode);
+  const remoteStore = settled ?? (failure ? before : oneNode);
   const sourceUnknown = settled === undefined && failure !== undefined;
-  return { seeded, claim: allReady ? "Present" : claim, claimFailure: failure, sourceUnknown };
+  return { remoteStore, claim: allReady ? "Present" : claim, claimFailure: failure, sourceUnknown };
 }
 
 async function claimOf(kube: Kube, { metadata, spec }: MoEDeployment) {
@@ -211,7 +211,7 @@ function jobFacts({ metadata, status }: KubeObject, now: number): Observed["down
 
 function weightServerOf({ informers, now, talks }: ObserveDeps, { metadata }: MoEDeployment): Observed["weightServer"] {
   const at = now().getTime();
-  const own = informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, seedComponent));
+  const own = informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, weightServerComponent));
   const pods = own.flatMap((pod): WeightServerPod[] => {
     const { ended, ...sight } = podSight(pod, at);
     if (ended !== undefined) return [];

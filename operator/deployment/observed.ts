@@ -9,8 +9,8 @@ import type { AcceptedRevision } from "./accepted-specs.ts";
 import type { DeliveryInput } from "./core/delivery.ts";
 import type { Front } from "./core/green-look.ts";
 import type { Memory } from "./core/memory.ts";
-import type { SeedPod } from "./core/seed.ts";
 import type { GatewayFacts, Orphans, PodFacts, RouteFacts, Snapshot } from "./core/snapshot.ts";
+import type { WeightServerState } from "./core/weight-server.ts";
 import type { GatewayPod, MemberView, RebalanceView } from "./core/world.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import type { RenderedPod, WorkerTemplate } from "./objects/worker-pod.ts";
@@ -36,7 +36,7 @@ export interface RenderedSpec {
 }
 
 /** The pod of a weight server. */
-export interface WeightServerPod extends Omit<SeedPod, "current"> {
+export interface WeightServerPod extends Omit<WeightServerState, "current"> {
   /** The model that it was made for. */
   readonly model: string | undefined;
   readonly terminating: boolean;
@@ -79,7 +79,7 @@ export interface Observed {
   readonly revisions: readonly AcceptedRevision[];
   readonly rendered: RenderedSpec;
   /** Ranks have the model from a weight server. */
-  readonly seeded: boolean;
+  readonly remoteStore: boolean;
   readonly claim: Snapshot["claim"];
   /** Why the claim could not be looked at; `sourceUnknown`: so that nothing is settled. */
   readonly claimFailure: AppError | undefined;

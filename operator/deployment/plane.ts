@@ -2,12 +2,15 @@
 
 import { apiVersion, labels } from "../../crds/common.ts";
 import type { DownloadWords } from "../../crds/download.ts";
+import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Informers, PodOverlay, podGroups } from "../kube/informers.ts";
+import { type Informers, PodOverlay, podGroups, type Watched } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { type NamespaceClaims, Permission } from "../kube/permission.ts";
+import { StatusWriter } from "../kube/status-writer.ts";
+import { wake } from "../kube/wake.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
 import { Authorities, type AuthoritiesOptions, subjectOf } from "../pki/authorities.ts";
 import { sweepAuthorities, sweepMs } from "../pki/authority-sweep.ts";
@@ -20,7 +23,7 @@ import type { Settings } from "./objects/context.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { ProgressTalks } from "./progress-talks.ts";
 import { Reconciler } from "./reconcile.ts";
-import { StatusWriter } from "./status-writer.ts";
+import { deploymentStatus } from "./status-kind.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
 /** Deployments that are reconciled at the same time: most of it is waiting for the API server, whose connections are twice as many. */
@@ -91,10 +94,10 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     },
     ...(options.observe ? { observe: options.observe } : {}),
   });
-  const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now, ticks });
+  const status = new StatusWriter(deploymentStatus, { kube, event, live: (ref) => informers.get("moeDeployments", ref), now, ticks });
   const talks = talksOf(options, (key) => controller.queue.add(key), ticks);
   permission.onChange((key) => controller.queue.add(key));
-  const stopWaking = wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
+  const stopWaking = wakeAll({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
   const sweeps = setInterval(sweep, sweepMs);
   return {
     controller,
@@ -130,58 +133,49 @@ function talksOf({ ask = askProgress }: DeploymentPlaneOptions, told: (key: stri
 interface Sources {
   readonly informers: Informers;
   readonly identities: Identities;
-  readonly status: StatusWriter;
+  readonly status: StatusWriter<MoEDeploymentStatus>;
 }
 
-/** Maps changes of watched objects to the deployments that then need another look. Returns how to stop. */
-function wake({ informers, identities, status }: Sources, add: (ref: Ref) => void): () => void {
-  const stops: (() => void)[] = [];
-  const onChange: Informers["onChange"] = (name, listener) => {
-    const stop = informers.onChange(name, listener);
-    stops.push(stop);
-    return stop;
+/** What a deployment owns, wherever it is watched. */
+const owned = [
+  ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
+  ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
+  ...podGroups,
+  "httpRoutes" as const,
+];
+
+/** Returns how to stop. */
+function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => void): () => void {
+  /** A deployment, and the one that it is the green deployment of. */
+  const both = (ref: Ref): void => {
+    add(ref);
+    const behind = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.greenOf];
+    if (behind) add({ namespace: ref.namespace, name: behind });
   };
-  const seen = new Map<string, string>();
-  onChange("moeDeployments", (object, change) => {
-    const key = keyOf(refOf(object));
-    const owner = object.metadata.labels?.[labels.greenOf];
-    if (owner) add({ namespace: object.metadata.namespace ?? "", name: owner });
-    // Our own status writes wake nobody; those of others are put right.
-    const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
-    if (change === "set" && seen.get(key) === mark && status.wrote(object)) return;
-    if (change === "set") seen.set(key, mark);
-    else seen.delete(key);
-    add(refOf(object));
-  });
-  const owned = [
-    ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
-    ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
-    ...podGroups,
-    "httpRoutes" as const,
-  ];
-  for (const kind of owned) {
-    onChange(kind, (object) => {
-      if (kind === "secrets") identities.changed(object);
-      const name = object.metadata.labels?.[labels.deployment];
-      if (!name) return;
-      const ref = { namespace: object.metadata.namespace ?? "", name };
-      add(ref);
-      const greenOf = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.greenOf];
-      if (greenOf) add({ namespace: ref.namespace, name: greenOf });
-    });
-  }
-  onChange("authorities", (secret) => {
-    identities.changed(secret);
-    const subject = subjectOf(secret);
-    if (subject?.of === certifiedDeployment) add(subject.ref);
-  });
+  const onOwned = (kind: Watched, object: KubeObject): void => {
+    if (kind === "secrets") identities.changed(object);
+  };
+  const wrote = (object: KubeObject): boolean => status.wrote(object);
   const health = new Map<string, string>();
-  onChange("nodes", (node, change) => {
-    const state = change === "delete" ? "gone" : stateOf(node);
-    if (health.get(node.metadata.name) === state) return;
-    health.set(node.metadata.name, state);
-    for (const object of informers.list("moeDeployments")) add(refOf(object));
-  });
+  const stops = [
+    // Every change of a green deployment, of its status too, is news for the one that it is of.
+    informers.onChange("moeDeployments", ({ metadata }) => {
+      const behind = metadata.labels?.[labels.greenOf];
+      if (behind) add({ namespace: metadata.namespace ?? "", name: behind });
+    }),
+    wake({ of: certifiedDeployment, informers, objects: "moeDeployments", owned, add: both, wrote, onOwned }),
+    informers.onChange("authorities", (secret) => {
+      identities.changed(secret);
+      const subject = subjectOf(secret);
+      if (subject?.of === certifiedDeployment) add(subject.ref);
+    }),
+    informers.onChange("nodes", (node, change) => {
+      const state = change === "delete" ? "gone" : stateOf(node);
+      if (health.get(node.metadata.name) === state) return;
+      health.set(node.metadata.name, state);
+      for (const object of informers.list("moeDeployments")) add(refOf(object));
+    }),
+  ];
   return () => {
     for (const stop of stops) stop();
   };

@@ -1,16 +1,17 @@
 // One pass over one MoEDeployment: observe, plan what to ask of the API server, ask, decide, execute, write the status. Level-triggered:
 // whatever a pass knows beyond the cluster and the status is in one record (core/memory.ts).
 import type { AppError } from "../../crds/common.ts";
+import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { hasCode } from "../kube/errors.ts";
 import type { KubeObject, Ref } from "../kube/kube.ts";
+import type { StatusWriter } from "../kube/status-writer.ts";
 import { type AskDeps, ask } from "./ask.ts";
 import { type Memory, noMemory } from "./core/memory.ts";
 import { decide, plan } from "./decide.ts";
 import { type ExecuteDeps, execute } from "./execute.ts";
 import { type ObserveDeps, observe, readDeployment } from "./observe.ts";
 import { outcomeOf, statusOf } from "./status.ts";
-import type { StatusWriter } from "./status-writer.ts";
 
 /** A new leader needs this long to open its sessions with workers and NATS. */
 const warmUpMs = 10_000;
@@ -19,7 +20,7 @@ export interface ReconcileDeps extends AskDeps, ObserveDeps, ExecuteDeps {
   readonly identities: ExecuteDeps["identities"];
   readonly rebalance: ExecuteDeps["rebalance"];
   readonly talks: AskDeps["talks"];
-  readonly status: StatusWriter;
+  readonly status: StatusWriter<MoEDeploymentStatus>;
 }
 
 interface Known {

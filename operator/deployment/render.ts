@@ -32,10 +32,14 @@ export function inUse({ spec, status }: MoEDeployment, { revisions, pods, settin
 export function renderSpec(
   deployment: MoEDeployment,
   use: InUse,
-  { settings, seeded }: { settings: Settings; seeded: boolean },
+  { settings, remoteStore }: { settings: Settings; remoteStore: boolean },
 ): RenderedSpec {
   const { accepted, runtimeImage } = use;
-  const context: RenderContext = { deployment, settings: { ...settings, runtimeImage }, seed: seeded ? { replicas: 1 } : undefined };
+  const context: RenderContext = {
+    deployment,
+    settings: { ...settings, runtimeImage },
+    weightServer: remoteStore ? { replicas: 1 } : undefined,
+  };
   const workers = workerTemplate(context);
   const gateways = gatewayTemplate(context);
   const wanted = asAccepted(workers, accepted?.template);

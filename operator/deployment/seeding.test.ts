@@ -29,7 +29,7 @@ const modes = (kube: FakeKube, accessModes: readonly string[]) =>
   kube.mutate(resources.persistentVolumeClaims, { namespace: "ns", name: "models" }, (one) =>
     Object.assign(one, { spec: { accessModes } }),
   );
-const seedOf = (kube: FakeKube): any => kube.all(resources.deployments).find(({ metadata }) => metadata.name === "moe-seed");
+const seedOf = (kube: FakeKube): any => kube.all(resources.deployments).find(({ metadata }) => metadata.name === "moe-weight-server");
 const modelVolume = (pod: any): any => pod.spec.volumes.find(({ name }: { name: string }) => name === "models");
 const reasonOf = async (kube: FakeKube, type: string) => conditionOf(await status(kube), type)?.reason;
 
@@ -43,7 +43,7 @@ async function started(kube: FakeKube, fate?: (pod: any) => object | undefined) 
 }
 
 /** Plays the Deployment controller and the kubelet of the seed. */
-async function seedPod(kube: FakeKube, ready: boolean, name = "moe-seed-a"): Promise<void> {
+async function seedPod(kube: FakeKube, ready: boolean, name = "moe-weight-server-a"): Promise<void> {
   const { metadata, spec: of } = seedOf(kube).spec.template;
   const object = { apiVersion: "v1", kind: "Pod", metadata: { ...metadata, name, namespace: "ns" }, spec: { ...of, nodeName: "node-0" } };
   await kube.create(resources.pods, object, user);
@@ -58,21 +58,21 @@ test("a claim for one node takes a seed, which comes first; ranks mount nothing 
   modes(kube, ["ReadWriteOnce"]);
   await started(kube);
   await until("the seed is made", () => seedOf(kube) !== undefined);
-  await until("it is waited for", async () => (await reasonOf(kube, "ModelAvailable")) === "SeedNotReady");
+  await until("it is waited for", async () => (await reasonOf(kube, "ModelAvailable")) === "WeightServerNotReady");
   assert.equal(await reasonOf(kube, "SpecAccepted"), "ModelPending");
   assert.equal(pods(kube).length, 0);
   const { template, replicas } = seedOf(kube).spec;
   assert.equal(replicas, 1);
   assert.deepEqual(modelVolume(template).persistentVolumeClaim, { claimName: "models", readOnly: true });
-  await until("its certificate", () => kube.all(resources.secrets).some(({ metadata }) => metadata.name === "moe-seed-tls"));
+  await until("its certificate", () => kube.all(resources.secrets).some(({ metadata }) => metadata.name === "moe-weight-server-tls"));
   await seedPod(kube, true);
   await until("3 ranks serve", readyWith(kube, 3));
   const [rank] = pods(kube);
   assert.deepEqual(modelVolume(rank), { name: "models", emptyDir: {} });
-  const env = rank.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_SEED_DNS");
-  assert.equal(env.value, "moe-seed.ns.svc");
+  const env = rank.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_WEIGHT_SERVER_DNS");
+  assert.equal(env.value, "moe-weight-server.ns.svc");
   const uids = pods(kube).map(({ metadata }) => metadata.uid);
-  kube.remove(resources.pods, { namespace: "ns", name: "moe-seed-a" });
+  kube.remove(resources.pods, { namespace: "ns", name: "moe-weight-server-a" });
   await spec(kube, { elasticity: { settle: "2ms" } });
   await until("the spec is in force", async () => (await status(kube)).observedGeneration >= 2);
   assert.equal(await reasonOf(kube, "Ready"), "AllReplicasAvailable", "ranks that serve go on");
@@ -90,11 +90,11 @@ test("a rank that starts while the seed is away is waited for with the reason", 
   await until("the seed is made", () => seedOf(kube) !== undefined);
   await seedPod(kube, true);
   await until("3 ranks serve", readyWith(kube, 3));
-  kube.remove(resources.pods, { namespace: "ns", name: "moe-seed-a" });
+  kube.remove(resources.pods, { namespace: "ns", name: "moe-weight-server-a" });
   await spec(kube, { replicas: 4 });
-  await until("the reason", async () => (await reasonOf(kube, "ModelAvailable")) === "SeedNotReady");
+  await until("the reason", async () => (await reasonOf(kube, "ModelAvailable")) === "WeightServerNotReady");
   const told = await status(kube);
-  assert.match(conditionOf(told, "Ready").message, /3 of 4 ranks serve: the seed has no pod yet; .* those that start wait for it/);
+  assert.match(conditionOf(told, "Ready").message, /3 of 4 ranks serve: the weight server has no pod yet; .* those that start wait for it/);
   assert.equal(conditionOf(told, "Available").status, "True");
 });
 
@@ -158,7 +158,7 @@ test("without a claim the seed downloads, and its words are the status", async (
   await spec(kube, { elasticity: { settle: "2ms" } });
   await until("the failure is told", async () => (await reasonOf(kube, "ModelAvailable")) === "CacheTooSmall");
   assert.equal(pods(kube).length, 0);
-  kube.mutate(resources.pods, { namespace: "ns", name: "moe-seed-a" }, (pod: any) => {
+  kube.mutate(resources.pods, { namespace: "ns", name: "moe-weight-server-a" }, (pod: any) => {
     pod.status.conditions[0].status = "True";
   });
   await until("3 ranks serve", readyWith(kube, 3));
@@ -166,7 +166,7 @@ test("without a claim the seed downloads, and its words are the status", async (
   await spec(kube, { model: { uri: "pvc://models/moe", cache: null }, suspend: true });
   await until("the seed is gone", () => seedOf(kube) === undefined);
   assert.equal(
-    kube.all(resources.services).some(({ metadata }) => metadata.name === "moe-seed"),
+    kube.all(resources.services).some(({ metadata }) => metadata.name === "moe-weight-server"),
     false,
   ); // prettier-ignore
 });

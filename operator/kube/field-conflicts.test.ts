@@ -48,12 +48,12 @@ test("the text names object, field, manager and remedy", () => {
   );
 });
 
-test("of a seed, whose number no field of the spec has, the number is to be left alone", () => {
-  const { metadata, ...seed } = object("Deployment", "moe-seed");
-  const labels = { "enodia.dev/component": "seed" };
+test("of a weight server, whose number no field of the spec has, the number is to be left alone", () => {
+  const { metadata, ...weightServer } = object("Deployment", "moe-weight-server");
+  const labels = { "enodia.dev/component": "weight-server" };
   assert.match(
-    conflictText({ ...seed, metadata: { ...metadata, labels } }, [autoscaled]),
-    /; have its manager leave the field alone; .*deployment moe-seed/,
+    conflictText({ ...weightServer, metadata: { ...metadata, labels } }, [autoscaled]),
+    /; have its manager leave the field alone; .*deployment moe-weight-server/,
   );
 });
 

@@ -3,7 +3,7 @@
 // nobody manages: the slip of a hand, what is left of an autoscaler that is gone, and what the spec orders whoever scales (no gateways
 // while suspended). Pure.
 import { labels } from "../../crds/common.ts";
-import { seedComponent } from "../../crds/seed.ts";
+import { weightServerComponent } from "../../crds/weight-server.ts";
 import { manager } from "./adoption.ts";
 
 /** The door of `kubectl scale` and of autoscalers. */
@@ -66,8 +66,8 @@ export function conflictText({ kind, metadata }: Contested, conflicts: readonly 
 }
 
 function remedy(kind: string, { name, namespace, labels: have }: Contested["metadata"], conflicts: readonly FieldConflict[]): string {
-  // The spec has no number of seeds, nor a template of its own for theirs.
-  const hasFields = kind === "Deployment" && have?.[labels.component] !== seedComponent;
+  // The spec has no number of weight servers, nor a template of its own for theirs.
+  const hasFields = kind === "Deployment" && have?.[labels.component] !== weightServerComponent;
   const wholly = (what: (field: string) => boolean): boolean => hasFields && conflicts.every(({ field }) => what(field));
   if (wholly((field) => field === replicasField))
     return "unset spec.gateway.replicas to leave the number to it, or stop it (delete the autoscaler)";

@@ -4,7 +4,7 @@ import type { Ref } from "../kube/kube.ts";
 export const tlsSecrets = {
   gateway: (name: string) => `${name}-gateway-tls`,
   downloader: (name: string) => `${name}-downloader-tls`,
-  seed: (name: string) => `${name}-seed-tls`,
+  "weight-server": (name: string) => `${name}-weight-server-tls`,
   pod: (pod: string) => `${pod}-tls`,
 } as const;
 
@@ -17,7 +17,7 @@ export function roleServerName(role: Role, { namespace, name }: Ref): string {
 
 /** The operator asks a weight server how far a download is by the name of a downloader. */
 export function roleServerNames(role: Role, ref: Ref): readonly string[] {
-  return [role, ...(role === "seed" ? (["downloader"] as const) : [])].map((one) => roleServerName(one, ref));
+  return [role, ...(role === "weight-server" ? (["downloader"] as const) : [])].map((one) => roleServerName(one, ref));
 }
 
 /** Name of rank r's certificate: what callers expect and servers check. */

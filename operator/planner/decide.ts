@@ -1,6 +1,5 @@
-// The two questions around a plan: is one asked for, and is the finished one worth its moves. Every answer has a PascalCase reason
-// and its numbers: "not moving" is explained like moving. Pure: the rebalance plane observes, plans between the two questions, and
-// acts.
+// The two questions around a plan: is one asked for, and is the finished one worth its moves? Every answer has a PascalCase reason and its
+// numbers. Pure; DECISIONS.md 5 and 6.
 
 import type { RebalancingMode } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";

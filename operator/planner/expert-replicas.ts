@@ -1,6 +1,5 @@
-// The floor under every expert's expert replicas: at least `minExpertReplicas` hosts, on as many different nodes, as far as there are ranks,
-// nodes and bytes; so that the loss of one node leaves no expert without a live expert replica. Adds what is missing; where there is no room,
-// an expert replica above the floor goes, or one makes way for it on a rank that has some. Touches nothing else. Pure.
+// The floor under an expert's hosts: at least `minExpertReplicas`, on as many nodes. It adds what is missing; without memory, a replica
+// above the floor goes or makes way. Pure; DECISIONS.md 8.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";

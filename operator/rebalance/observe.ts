@@ -1,6 +1,5 @@
-// The observer of one deployment: at every tick of the loop it gathers what Kubernetes, the links, the load, the placement and the
-// attempts say into one value (observed.ts), and keeps what only shows over time: which model runs, and when a rank was last usable.
-// It decides and pushes nothing, and writes to none of them.
+// The observer: at every tick it gathers cluster, links, load, placement and attempts into one value (observed.ts), and keeps what only
+// shows over time. It decides nothing.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { World } from "../deployment/ports.ts";

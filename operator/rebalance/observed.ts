@@ -1,6 +1,5 @@
-// The value that one look at a deployment gives. observe.ts gathers it once per tick; the intents, the load state, the rollout and
-// the status read it and nothing writes it: what changes meanwhile is in the next one. Not in it is the load, which a tick's own decision
-// changes: load/load-state.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
+// The value of one observation, gathered once per tick and written by nobody. The load is apart, since a tick's decision changes it:
+// load/load-state.ts. Types only.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { GatewayView, LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";

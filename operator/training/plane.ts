@@ -1,21 +1,24 @@
 // The training plane as the operator composes it: what wakes a look at a MoETrainingJob, and whether it may be worked on now.
-import { apiVersion, labels } from "../../crds/common.ts";
+import { apiVersion } from "../../crds/common.ts";
 import type { PodWords } from "../../crds/training-world.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Informers, trainingPodGroups } from "../kube/informers.ts";
+import { type Informers, trainingPodGroups, type Watched } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
+import { StatusWriter } from "../kube/status-writer.ts";
+import { wake } from "../kube/wake.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
 import { Authorities, subjectOf } from "../pki/authorities.ts";
 import { certifiedJob } from "../pki/certified.ts";
 import { Identities } from "../pki/identity.ts";
 import type { TrainingSettings } from "./pod.ts";
+import type { JobEvent } from "./pod-groups.ts";
 import { PodGroups } from "./pod-groups.ts";
 import { PodTalks, type Question } from "./pod-talks.ts";
 import { TrainingReconciler } from "./reconcile.ts";
-import { type JobEvent, StatusWriter } from "./status-writer.ts";
+import { jobStatus } from "./status-kind.ts";
 import { tellPod } from "./tell-pod.ts";
 
 const workers = 4;
@@ -50,7 +53,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoETrainingJob", namespace, name, uid }, type, reason, note });
   };
-  const status = new StatusWriter({ kube, event, now, ticks });
+  const status = new StatusWriter(jobStatus, { kube, event, now, ticks });
   const ask = options.ask ?? ((question: Question) => tellPod(question));
   const talks = new PodTalks({ ask, told: (key) => controller.queue.add(key), now: ticks });
   const certified = { of: certifiedJob, kube, informers, now };
@@ -78,11 +81,11 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     },
     ...(options.observe && { observe: options.observe }),
   });
-  const stops = wake({ informers, identities }, (ref) => controller.queue.add(keyOf(ref)));
+  const stopWaking = wakeAll(informers, identities, (ref) => controller.queue.add(keyOf(ref)));
   return {
     controller,
     stop: async () => {
-      for (const stop of stops) stop();
+      stopWaking();
       await controller.stop();
     },
   };
@@ -94,39 +97,24 @@ function tellForeign({ metadata }: KubeObject, holder: string, event: JobEvent):
   event({ metadata: { name, namespace, uid } }, "Warning", reason, message);
 }
 
-interface Sources {
-  readonly informers: Informers;
-  readonly identities: Identities;
-}
+/** What a job owns, wherever it is watched. */
+const owned = ["trainingPods", ...trainingPodGroups, "trainingSecrets"] as const;
 
-/** Changes of a spec, of pods, their groups and their certificates wake; our own writes of a status do not. */
-function wake({ informers, identities }: Sources, add: (ref: Ref) => void): readonly (() => void)[] {
-  const seen = new Map<string, string>();
-  const jobs = informers.onChange("moeTrainingJobs", (object, change) => {
-    const { uid, generation, deletionTimestamp } = object.metadata;
-    const key = keyOf(refOf(object));
-    const mark = `${uid}/${generation}/${deletionTimestamp ?? ""}`;
-    if (change === "set" && seen.get(key) === mark) return;
-    if (change === "set") seen.set(key, mark);
-    else seen.delete(key);
-    add(refOf(object));
-  });
-  const owned = (["trainingPods", ...trainingPodGroups] as const).map((kind) =>
-    informers.onChange(kind, ({ metadata }) => {
-      const name = metadata.labels?.[labels.trainingJob];
-      if (name !== undefined) add({ namespace: metadata.namespace ?? "", name });
+/** Returns how to stop. */
+function wakeAll(informers: Informers, identities: Identities, add: (ref: Ref) => void): () => void {
+  const onOwned = (kind: Watched, object: KubeObject): void => {
+    if (kind === "trainingSecrets") identities.changed(object);
+  };
+  const stops = [
+    wake({ of: certifiedJob, informers, objects: "moeTrainingJobs", owned, add, onOwned }),
+    informers.onChange("authorities", (secret) => {
+      const subject = subjectOf(secret);
+      if (subject?.of !== certifiedJob) return;
+      identities.changed(secret);
+      add(subject.ref);
     }),
-  );
-  const secrets = informers.onChange("trainingSecrets", (secret) => {
-    identities.changed(secret);
-    const name = secret.metadata.labels?.[labels.trainingJob];
-    if (name !== undefined) add({ namespace: secret.metadata.namespace ?? "", name });
-  });
-  const authorities = informers.onChange("authorities", (secret) => {
-    const subject = subjectOf(secret);
-    if (subject?.of !== certifiedJob) return;
-    identities.changed(secret);
-    add(subject.ref);
-  });
-  return [jobs, ...owned, secrets, authorities];
+  ];
+  return () => {
+    for (const stop of stops) stop();
+  };
 }

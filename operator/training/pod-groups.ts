@@ -9,9 +9,11 @@ import { gangSchedulers } from "../gangs/index.ts";
 import { makerLabels } from "../kube/adoption.ts";
 import type { Applier } from "../kube/apply.ts";
 import type { KubeObject } from "../kube/kube.ts";
+import type { Subject } from "../pki/authorities.ts";
 import type { Problem } from "./core/observed.ts";
 import { groupName, ownerOf } from "./pod.ts";
-import type { JobEvent } from "./status-writer.ts";
+
+export type JobEvent = (job: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
 
 interface Kept {
   /** Why the group cannot be: no pod is to wait for it. */

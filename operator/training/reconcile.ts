@@ -1,14 +1,17 @@
 // One look at a training job: gather what is observed, decide (core/decide.ts), see to the group of its pods, write the status, then delete
 // and make pods, certify those that are there, and tell them their world. Everything may be repeated: deletions name a uid, a pod is named
 // by its rank and attempt.
+
 import { AppError, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import { checkerComponent } from "../../crds/training-process.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import { chooseScheduler, gangOf } from "../gangs/index.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import type { StatusWriter } from "../kube/status-writer.ts";
 import type { Identities } from "../pki/identity.ts";
 import { checkHash, checkPod } from "./check-pod.ts";
 import { type Action, type Decision, decide, isOver } from "./core/decide.ts";
@@ -22,7 +25,6 @@ import { otherWriters, rivalOf } from "./output.ts";
 import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
 import type { PodGroups } from "./pod-groups.ts";
 import type { PodTalks } from "./pod-talks.ts";
-import type { StatusWriter } from "./status-writer.ts";
 
 const manager = "enodia-operator";
 /** Questions without an answer until a pod counts as lost where its node is not ready. */
@@ -31,7 +33,7 @@ const silentMin = 2;
 export interface ReconcilerParts {
   readonly kube: Kube;
   readonly informers: Pick<Informers, "get" | "list" | "served">;
-  readonly status: StatusWriter;
+  readonly status: StatusWriter<MoETrainingJobStatus>;
   readonly settings: TrainingSettings;
   readonly talks: Pick<PodTalks, "words" | "silence" | "tell" | "forget">;
   readonly identities: Pick<Identities, "ensureAll" | "operator" | "forget">;

@@ -1,5 +1,4 @@
-// The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
-// Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
+// The interface between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
 import type { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
 import type { KvGroup } from "../kernels/kv-groups.ts";
@@ -18,8 +17,7 @@ export interface KvSpec {
   readonly valueDim: number;
   /** Unset: f32. */
   readonly type?: KvType;
-  /** Blocks (kv-size.ts) that there is memory for, of all slots together; unset: as many as fill all slots. It is spent on what is
-   *  written alone, so that there may be more slots than memory for whole ones. */
+  /** Blocks (kv-size.ts) that there is memory for, of all slots together; unset: as many as fill all slots. */
   readonly poolBlocks?: number;
 }
 
@@ -32,14 +30,14 @@ export interface KvCache {
   readonly bytes: number;
   /** Copies `length` positions of every layer from one slot to another (prefix reuse). */
   copySlot(from: number, to: number, length: number): Promise<void>;
-  /** The same, after which the first slot is empty; meanwhile one layer of it may be there twice. */
+  /** The same, after which the first slot is empty. */
   moveSlot(from: number, to: number, length: number): Promise<void>;
   /** Gives the memory back of a slot's positions from `length` on, which are lost. */
   trimSlot(slot: number, length: number): void;
   dispose(): Promise<void>;
 }
 
-/** Rows of an attention call: those of its groups one after another, as inputs [rows, width] have them. No slot is in two groups. */
+/** Rows of an attention call: those of its groups one after another, as inputs [rows, width] have them. */
 export interface KvCall {
   readonly cache: KvCache;
   readonly groups: readonly KvGroup[];
@@ -54,17 +52,16 @@ export type BufferAllocator = (output: string, length: number) => Float32Array;
 export interface Compiled {
   /** Bytes this program keeps resident, as the memory budget counts them. */
   readonly residentBytes: number;
-  /** Outputs are valid until the next run of the same program, and those of an expert until the next run of any. Outputs of floats may be
-   *  written where `room` says. */
+  /** Outputs are valid until the next run of the same program, and those of an expert until the next run of any. */
   run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs>;
-  /** A row of an output that is `kept`, of the last run. Throws where anything else ran since. Of programs of dense segments. */
+  /** A row of an output that is `kept`, of the last run. Throws where anything else ran since. */
   keptRow?(output: string, row: number): Float32Array;
   dispose(): Promise<void>;
 }
 
 /** Room for the experts of one layer, of which any may be here. */
 export interface ExpertSlab {
-  /** Compiles the expert of that number. A large one is written in pieces, between which `pause` is waited for. */
+  /** Compiles the expert of that number. */
   put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled>;
 }
 
@@ -94,8 +91,7 @@ export interface RangeOutputs {
   readonly ids: readonly Int32Array[];
 }
 
-/** Layers of a model one after another as one program: nothing comes back before the last one. Rows have the bits that they have layer by
- *  layer, where a backend is exact. */
+/** Layers of a model one after another as one program: nothing comes back before the last one. */
 export interface LayerRange {
   /** With more rows than these, layer by layer is the faster way. */
   readonly rowsMax: number;
@@ -104,9 +100,9 @@ export interface LayerRange {
   run(call: RangeCall): Promise<RangeOutputs>;
 }
 
-/** What a backend can compute. Known without a device, so that `model inspect` can ask. */
+/** What a backend can compute. */
 export interface Capabilities {
-  /** Names of the ops that it computes; a segment with any other is refused by name (call-checks.ts). */
+  /** Names of the ops that it computes. */
   readonly ops: ReadonlySet<string>;
   /** The reason why it cannot compute this op in its sizes, such as those of a head; undefined where it can. */
   refuses(op: Op): string | undefined;
@@ -123,10 +119,9 @@ export interface Backend extends Capabilities {
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
-  /** What the bits of its results depend on beside the model: engine and version, and the instructions or the device that compute. Equal
-   *  in two processes of the exact class: so are their bits. */
+  /** What the bits of its results depend on beside the model: engine and version, and the instructions or the device that compute. */
   numerics(form: WeightForm): string;
-  /** True when a token's row has the same bits computed alone as in a prefill, so that lost KV may be prefilled instead of replayed. */
+  /** True when a token's row has the same bits computed alone as in a prefill. */
   readonly prefillEqualsDecode: boolean;
   /** The number types that it can keep keys and values in, the one first that it is fastest with. */
   readonly kvTypes: readonly KvType[];
@@ -154,7 +149,7 @@ export interface Backend extends Capabilities {
   workBytes(): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
-  /** The same device with the dense part kept in another way (see BackendOptions); closing either closes both. */
+  /** The same device with the dense part kept in another way (see BackendOptions). */
   withDenseBits(bits: 8 | 16 | 32): Backend;
   close(): Promise<void>;
 }

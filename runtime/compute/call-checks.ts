@@ -1,5 +1,5 @@
-// The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and
-// widths, KV rows fit. Pure. Caller mistakes become AppError `InvalidArgument` here, instead of reads out of bounds on a device.
+// The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and widths,
+// KV rows fit.
 import { AppError } from "../../crds/common.ts";
 import { kernelOf } from "../kernels/index.ts";
 import { checkKvGroups } from "../kernels/kv-groups.ts";
@@ -48,7 +48,7 @@ export function checkInputs(segment: Segment, inputs: Inputs): number {
 }
 
 /** Refuses a segment with an op that the backend has no lowering for, or not in its sizes: when a model opens, not in the middle of a
- *  request. `device` is what the error calls the backend. */
+ *  request. */
 export function checkOps({ ops, refuses }: Capabilities, device: string, segment: Segment): void {
   for (const op of segment.ops) {
     const known = ops.has(op.op);

@@ -1,6 +1,5 @@
-// One backend over several devices: each has the consecutive layers that are its share, with their experts, weights and KV memory, and
-// rows pass from one to the next by the host's memory. So a model's memory may be that of all devices of a pod, while one of them computes
-// at a time; a rank of its own for each is what makes devices compute side by side.
+// One backend over several devices: each has the consecutive layers that are its share, with their experts, weights and KV memory, and rows
+// pass from one to the next by the host's memory.
 import { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
 import type { Op, Segment } from "../kernels/segment.ts";
@@ -34,7 +33,7 @@ export function overDevices(devices: readonly Backend[], layers: number): Backen
   });
 }
 
-/** The first layer of a device; shares differ by one layer at most, and the first ones are not smaller. */
+/** The first layer of a device. */
 export function firstLayerOf(device: number, layers: number, devices: number): number {
   return device * Math.floor(layers / devices) + Math.min(device, layers % devices);
 }

@@ -1,5 +1,5 @@
 // The trial of the forms of weights that a model has: a product by a matrix of random blocks of each, on the way of experts and on that of
-// the dense part, beside the reference. A device may compute f32 rightly and read a packed form wrongly, most of all rearranged.
+// the dense part, beside the reference.
 import { dequantizeGgml, ggmlFormats, isGgmlForm } from "../kernels/ggml/index.ts";
 import { randomTensor, uniform } from "../kernels/random.ts";
 import type { Op, Segment } from "../kernels/segment.ts";
@@ -16,7 +16,7 @@ export interface TriedForms {
 const size = 256;
 /** Few rows and many take different ways. */
 const rowsTried = [1, 40] as const;
-/** max|a - b| / max|b| of a product whose rows are rounded to eight bits before a type multiplies them; wrong values are off by about 1. */
+/** max|a - b| / max|b| of a product whose rows are rounded to eight bits before a type multiplies them. */
 const bound = 0.04;
 /** The largest value of a block, at least and at most: of random bytes, scales may be any. */
 const blockLeast = 2 ** -6;
@@ -24,7 +24,7 @@ const blockMost = 4;
 /** Random blocks until one has ordinary values. */
 const drawsMax = 100_000;
 
-/** A router's product has the same form and more ops; a product alone is computed as an expert. */
+/** A router's product has the same form and more ops. */
 const ways = {
   experts: [{ op: "matMul", x: "x", weight: "w", out: "y" }],
   dense: [

@@ -1,5 +1,5 @@
-// The backends there are, by the name spec.runtime.backend takes. To add one: its folder, its name in crds, one line here
-// (a missing line is a compile error). Loaded lazily, so an image without a backend's library still runs the others.
+// The backends there are, by the name spec.runtime.backend takes. To add one: its folder, its name in crds, one line here (a missing line
+// is a compile error).
 import { AppError } from "../../crds/common.ts";
 import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
 import type { Backend, BackendFactory, BackendOptions, Capabilities } from "./backend.ts";

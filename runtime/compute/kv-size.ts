@@ -1,8 +1,8 @@
-// The sizes of the KV cache, pure: bytes of a row by its number type, the block of positions that memory is counted in, and how many
-// blocks a pool pays for. Backends place by it, the engine admits by it.
+// The sizes of the KV cache, pure: bytes of a row by its number type, the block of positions that memory is counted in, and how many blocks
+// a pool pays for.
 import type { KvType } from "../../crds/names.ts";
 
-/** Positions of a block, over all layers: few, so that little is counted that holds nothing, and enough to be whole pages. */
+/** Positions of a block, over all layers: few. */
 const blockTokensMost = 64;
 
 interface KvShape {
@@ -35,7 +35,7 @@ export function kvTypeRefuses(type: KvType, { headDim, valueDim }: Pick<KvShape,
 /** Positions of a block. */
 export const kvBlockTokens = (context: number): number => Math.min(blockTokensMost, context);
 
-/** Bytes of a block: in each layer its keys and its values, in whole pages as a backend says them, since rows of others lie beside them. */
+/** Bytes of a block: in each layer its keys and its values, in whole pages as a backend says them. */
 export function kvBlockBytes(shape: KvShape, pageBytes: number): number {
   const { layers, kvHeads, headDim, valueDim, type = "f32" } = shape;
   const tokens = kvBlockTokens(shape.context);

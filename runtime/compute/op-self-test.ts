@@ -1,5 +1,4 @@
-// The trial of a backend: every op on its test cases against the reference. A worker makes it before it takes requests, since a library or
-// a driver that computes something else would answer with wrong texts and say nothing; the self-test prints it.
+// The trial of a backend: every op on its test cases against the reference. A worker makes it before it takes requests.
 import { AppError } from "../../crds/common.ts";
 import { kvTypes as allKvTypes } from "../../crds/names.ts";
 import { allCases, isTrainedOnly, type OpCase } from "../kernels/index.ts";
@@ -7,7 +6,7 @@ import type { Tensor } from "../kernels/segment.ts";
 import type { Backend, KvCache, KvSpec, Outputs } from "./backend.ts";
 import { kvTypeRefuses } from "./kv-size.ts";
 
-/** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
+/** An op's own tolerance is for sums in a good order. */
 const slack = 10;
 /** On a device of the tolerance class: products may be of halves, and sums in any order. */
 const leastBound = 1e-2;
@@ -105,7 +104,7 @@ function isChoice(got: Tensor | undefined, due: Tensor | undefined, experts: num
   return rows.every((row) => row.every(there) && new Set(row).size === k);
 }
 
-/** The outputs of an op's test case, in memory of their own; `type`: of keys and values, f32 unless said otherwise. */
+/** The outputs of an op's test case, in memory of their own. */
 export async function runCase(backend: Backend, { segment, weights, inputs, kv }: OpCase, type?: KvType): Promise<Outputs> {
   const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
   const program = await backend.compile(segment, Object.fromEntries(forms));
@@ -127,7 +126,7 @@ export async function runCase(backend: Backend, { segment, weights, inputs, kv }
 const distance = (got: Outputs, want: Outputs): number =>
   Object.entries(want).reduce((worst, [name, { data }]) => Math.max(worst, relativeError(got[name]?.data ?? [], data)), 0);
 
-/** max|a-b| / max|b|, the measure of the tolerances; a value that is no number, or missing, is infinitely far. */
+/** max|a-b| / max|b|, the measure of the tolerances. */
 export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
   if (a.length !== b.length) return Number.POSITIVE_INFINITY;
   let [worst, largest] = [0, 0];

@@ -2,7 +2,7 @@
 // the processors that are to compute.
 import type { BufferAllocator } from "./backend.ts";
 
-/** Room that gives the same memory for the same name, as much as was ever asked for; what was in it before is still there. */
+/** Room that gives the same memory for the same name, as much as was ever asked for. */
 export function reusedBuffers(): BufferAllocator {
   const arrays = new Map<string, Float32Array>();
   return (output, length) => {

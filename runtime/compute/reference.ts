@@ -1,5 +1,5 @@
-// The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious:
-// the oracle of every other backend. Serves small models; weights of other types are widened to f32 when a segment is compiled.
+// The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious: the oracle of
+// every other backend.
 import { opNames } from "../kernels/index.ts";
 import type { KvRows } from "../kernels/kernel.ts";
 import { rowsOfGroups } from "../kernels/kv-groups.ts";
@@ -197,7 +197,7 @@ const f32Bytes = (segment: Segment): number =>
 
 const device = "reference: plain TypeScript";
 
-/** The reference has every op that there is in every size, since it runs an op's own forward. */
+/** The reference has every op that there is in every size. */
 export const referenceCapabilities: Capabilities = { ops: new Set<string>(opNames), refuses: () => undefined };
 
 export const createReferenceBackend: BackendFactory = async ({ selects = false }): Promise<Backend> => ({

@@ -1,12 +1,12 @@
-// The door of training: compile a segment, run it forward, and backward with gradients added to sums. Interface only; open-training.ts
-// has what implements it. Not the door of serving (backend.ts), whose weights are compiled in.
+// The interface of training: compile a segment, run it forward, and backward with gradients added to sums. Interface only; open-training.ts has
+// what implements it.
 import type { Gradients, Values } from "../kernels/kernel.ts";
 import type { Segment } from "../kernels/segment.ts";
 
 /** Weights of a segment, or the sums of their gradients, by the segment's names: views of memory that the caller owns. */
 export type WeightViews = Readonly<Record<string, Float32Array>>;
 
-/** Values of forward that backward need not compute again; its bits are the same with and without them. */
+/** Values of forward that backward need not compute again. */
 export interface KeptValue {
   readonly name: string;
   readonly width: number;
@@ -30,7 +30,7 @@ export interface BackwardCall {
 export interface TrainableSegment {
   /** Floats of what forward keeps of a row. */
   readonly keeps: number;
-  /** The outputs, and values beside them that backward is given; with `kept`, it adds there what backward need not compute again. */
+  /** The outputs, and values beside them that backward is given. */
   forward(values: Values, weights: WeightViews, kept?: KeptValue[]): Promise<Values>;
   /** Gradients of the f32 inputs. */
   backward(call: BackwardCall): Promise<Gradients>;
@@ -52,8 +52,7 @@ export interface ExpertCall {
 interface ExpertGradients {
   readonly dx: Float32Array;
   readonly dGates: Float32Array;
-  /** Adds the weights' gradients of rows from..to-1 to sums, in place. Holds values of the call's rows, and its weights, until it is
-   *  let go. */
+  /** Adds the weights' gradients of rows from..to-1 to sums, in place. */
   addTo(sums: WeightViews, from: number, to: number): Promise<void>;
 }
 
@@ -93,7 +92,7 @@ export interface TrainingBackend {
   readonly device: string;
   /** What the bits of a run depend on beside model, data and settings: engine and version, and the instructions that compute. */
   readonly numerics: string;
-  /** Throws AppError `UnsupportedOp` that names op and segment. `tokens`: rows of each sequence. */
+  /** Throws AppError `UnsupportedOp` that names op and segment. */
   compile(segment: Segment, tokens: number): Promise<TrainableSegment>;
   compileExpert(expert: Segment): Promise<TrainableExpert>;
   compileLoss(head: Segment): Promise<TrainableLoss>;
@@ -101,6 +100,6 @@ export interface TrainingBackend {
 }
 
 export interface TrainingOptions {
-  /** Of one call. Sums within products are cut by it, so that bits depend on it. */
+  /** Of one call. */
   readonly threads: number;
 }

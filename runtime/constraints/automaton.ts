@@ -1,5 +1,5 @@
-// A language over the tokens of a vocabulary: which may follow in a state, and the state after one. Steps over bytes are remembered as
-// they come, so that a walk over the vocabulary is a walk through a table; both the table and the sets of tokens are bounded. Pure.
+// A language over the tokens of a vocabulary: which may follow in a state, and the state after one. Steps over bytes are remembered as they
+// come.
 import { AppError } from "../../crds/common.ts";
 import type { Language } from "./language.ts";
 import type { Steps, Vocabulary, VocabularyPart } from "./vocabulary.ts";

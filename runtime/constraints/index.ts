@@ -1,4 +1,4 @@
-// The registry of constraints: the only place that lists them. Pure.
+// The registry of constraints: the only place that lists them.
 import { AppError } from "../../crds/common.ts";
 import type { ConstraintName } from "../../crds/names.ts";
 import { jsonObject } from "./json-object.ts";

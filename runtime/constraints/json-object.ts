@@ -1,5 +1,4 @@
-// The constraint `json_object`: the text is one JSON object (RFC 8259) of bounded depth and with bounded runs of white space, since a
-// model that is held to a language likes to put off its next word by spaces for ever. Pure.
+// The constraint `json_object`: the text is one JSON object (RFC 8259) of bounded depth and with bounded runs of white space.
 import type { Language } from "./language.ts";
 
 /** Objects and lists inside each other. */

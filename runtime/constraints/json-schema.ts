@@ -1,5 +1,5 @@
-// The constraint `json_schema`: the text is JSON of a value that a JSON Schema takes. Pure. Which schemas are taken stands in
-// schema/compile.ts, the language of one in schema/walk.ts.
+// The constraint `json_schema`: the text is JSON of a value that a JSON Schema takes. Which schemas are taken stands in schema/compile.ts,
+// the language of one in schema/walk.ts.
 import type { Language } from "./language.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { SchemaLanguage } from "./schema/walk.ts";

@@ -7,13 +7,13 @@ export interface Constraint {
   readonly spec: string;
 }
 
-/** A deterministic automaton over bytes. States are strings, equal exactly when the same may follow; there are finitely many. */
+/** A deterministic automaton over bytes. */
 export interface Language {
   /** The state before the first byte. */
   readonly start: string;
   /** The state after one more byte; undefined where no text of the language goes on so. */
   step(state: string, byte: number): string | undefined;
-  /** One state for all those that texts of at most so many bytes go on from alike; counts that are far from their bounds do not matter. */
+  /** One state for all those that texts of at most so many bytes go on from alike. */
   alike(state: string, bytes: number): string;
   /** True where a text may end. */
   ends(state: string): boolean;

@@ -1,5 +1,5 @@
-// The languages that open requests are held to, over one vocabulary, and the place of one request in its language. Automata are shared
-// by the requests of a language and kept for the next ones; the vocabulary is had when the first one asks. Pure but for that.
+// The languages that open requests are held to, over one vocabulary, and the place of one request in its language. Automata are shared by
+// the requests of a language and kept for the next ones.
 import { AppError } from "../../crds/common.ts";
 import { Automaton } from "./automaton.ts";
 import { languageOf } from "./index.ts";

@@ -1,5 +1,5 @@
-// The constraint `tool_calls`: the text calls tools in the words of its model, each with arguments that its schema takes; after free text,
-// where that is allowed, else at once. Pure. The spec names the words, so this file knows no model.
+// The constraint `tool_calls`: the text calls tools in the words of its model, each with arguments that its schema takes; after free text.
+// The spec names the words, so this file knows no model.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { Language } from "./language.ts";

@@ -1,5 +1,5 @@
 // A vocabulary in the order of its tokens' bytes, with the length that each has in common with the one before: going through it in this
-// order is going through the tree of all tokens, and what begins like a dead end is skipped. Pure.
+// order is going through the tree of all tokens, and what begins like a dead end is skipped.
 
 /** Bytes of a token; longer ones are never allowed, and a token's text is a word or a run of spaces. */
 const tokenBytesMax = 512;
@@ -59,7 +59,7 @@ export class Vocabulary {
     );
   }
 
-  /** The text of a token that may be allowed at all. One without a text would change no state, and could come for ever. */
+  /** The text of a token that may be allowed at all. */
   textOf(id: number): Uint8Array | undefined {
     return textAt(this.#texts, id);
   }
@@ -93,7 +93,7 @@ export class Vocabulary {
   }
 }
 
-/** The tokens of `from` to `to` bytes; each shares with the one before it what all between them share. */
+/** The tokens of `from` to `to` bytes. */
 function partOf({ ends }: TokenTexts, order: TextOrder, from: number, to: number): VocabularyPart {
   const ids: number[] = [];
   const common: number[] = [];

@@ -1,5 +1,4 @@
 // The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
-// The engine itself runs in its own thread (thread/thread.ts); thread/client.ts is its face on the main thread.
 import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
@@ -65,8 +64,7 @@ export interface EngineInfo extends ExpertGrid {
   readonly codec: CodecName;
   readonly backend: string;
   readonly device: string;
-  /** The numerics class: "exact" or "tolerance", and what the bits of this engine's results depend on. Engines of one exact class
-   *  compute a request to the same text. */
+  /** The numerics class: "exact" or "tolerance", and what the bits of this engine's results depend on. */
   readonly numerics: string;
   /** Tokens of one request that this engine accepts: min(option, model). */
   readonly maxContext: number;
@@ -77,7 +75,7 @@ export interface EngineInfo extends ExpertGrid {
   /** Blocks of KV memory for all of them together, and the positions of each. */
   readonly kvBlocks: number;
   readonly kvBlockTokens: number;
-  /** Upper bound of what one resident expert takes, of the largest where layers differ; what budgets count. */
+  /** Upper bound of what one resident expert takes, of the largest where layers differ. */
   readonly expertResidentBytes: number;
   /** The same of each layer, 0 for a dense one. Unset: `expertResidentBytes` in all. */
   readonly layerResidentBytes?: readonly number[] | undefined;
@@ -89,7 +87,7 @@ export interface EngineInfo extends ExpertGrid {
 
 export interface GenerateRequest {
   readonly prompt: readonly number[] | Uint32Array;
-  /** Tokens generated before a failover: fed one by one after the prompt, so that the KV bits are the original's. */
+  /** Tokens generated before a failover: fed one by one after the prompt. */
   readonly replay?: readonly number[] | Uint32Array;
   /** Output tokens, replayed ones included. */
   readonly maxTokens: number;
@@ -118,10 +116,8 @@ export interface RoutingTables {
   }[];
 }
 
-/**
- * The counts of one phase since the last call, with a value for each cell of the model's grid (placement/grid.ts): `routed` at the
- * source, `served` where the rows were computed.
- */
+/** The counts of one phase since the last call, with a value for each cell of the model's grid (placement/grid.ts): `routed` at the source,
+ *  `served` where the rows were computed. */
 export interface PhaseCounters {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;
@@ -139,7 +135,7 @@ export interface EngineStats {
   readonly cachedTokens: number;
   /** Seconds of each step since the last call, some thousands at most. */
   readonly stepSeconds: Readonly<Record<StepKind, readonly number[]>>;
-  /** Seconds of steps with nothing to do but wait for rows of other ranks; not measured by engines that compute nothing. */
+  /** Seconds of steps with nothing to do but wait for rows of other ranks. */
   readonly waitedSeconds?: Readonly<Record<StepKind, number>>;
   readonly slotsUsed: number;
   /** Slots not in use that hold a prompt which may be reused. */
@@ -223,8 +219,8 @@ export interface Engine {
   unloadExpert(layer: number, expert: number): Promise<void>;
   /** hosted[layer] = expert ids, ascending. */
   hosted(): readonly (readonly number[])[];
-  /** A frame from another rank, or this one's own for experts that had to be loaded.
-   *  Rejects with AppError `NotHosted` (field `experts`) when one of them is not here. */
+  /** A frame from another rank, or this one's own for experts that had to be loaded. Rejects with AppError `NotHosted` (field `experts`)
+   *  when one of them is not here. */
   runExperts(frame: {
     readonly layer: number;
     readonly phase: Phase;

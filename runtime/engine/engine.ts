@@ -1,4 +1,4 @@
-// The engine's public door for runtime/worker and test/bench: its types and the one constructor.
+// The engine's public interface for runtime/worker and test/bench: its types and the one constructor.
 import type { Engine, EngineOptions } from "./api.ts";
 
 export type * from "./api.ts";

@@ -1,5 +1,5 @@
 // The engine's connections to other ranks' engines: a frame on one wakes this thread and the other rank's, and no third.
-// What they cannot do goes by the main thread's Dispatch, which retries (DECISIONS.md 1).
+// What they cannot do goes by the main thread's Dispatch, which retries (experts/DECISIONS.md 1).
 import { AppError } from "../../crds/common.ts";
 import type { Backend } from "../compute/backend.ts";
 import { EngineHost, type WorkerIdentity } from "../net/engine-host.ts";

@@ -66,7 +66,7 @@ export class WeightServer {
 }
 
 function createWeightServerClients({ network, namespace, name, tls }: WeightServerOptions, address: string) {
-  const target = { address, serverName: serverNames.seed(namespace, name), tls, idleMs };
+  const target = { address, serverName: serverNames.weightServer(namespace, name), tls, idleMs };
   const shards = network.connect(Shards, target);
   const files = network.connect(StoreFiles, target);
   return {

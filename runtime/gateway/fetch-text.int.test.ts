@@ -13,7 +13,7 @@ import { grpcNetwork, toStatus } from "../net/grpc.ts";
 import type { Member } from "../net/mapping.ts";
 import { create } from "../net/service.ts";
 import { silentLog } from "../observe/log.ts";
-import { fetchText, type TextFetch } from "./fetch-text.ts";
+import { fetchText, type TextFetch } from "./gateway-text.ts";
 
 let ca: TestCa;
 let root: string;

@@ -49,10 +49,10 @@ export const problems = {
   /** `wanted`: what the gateway lets in. */
   unauthorized: ({ apiKey, issuer }: { readonly apiKey: boolean; readonly issuer: string | undefined }): Problem => {
     const token = issuer === undefined ? undefined : `token of ${issuer}`;
-    const wanted = [...(apiKey ? ["API key"] : []), ...(token ? [token] : [])].join(" or ");
+    const credentials = [...(apiKey ? ["API key"] : []), ...(token ? [token] : [])].join(" or ");
     const form = apiKey ? "<key>" : "<token>";
     return {
-      ...invalid(`Missing or wrong ${wanted}: send it as \`Authorization: Bearer ${form}\`.`, null, "invalid_api_key"),
+      ...invalid(`Missing or wrong ${credentials}: send it as \`Authorization: Bearer ${form}\`.`, null, "invalid_api_key"),
       status: 401,
     };
   },
@@ -85,8 +85,8 @@ export const problems = {
     ...invalid(`The request body is above ${limitBytes} bytes: send less text.`, null, "request_too_large"),
     status: 413,
   }),
-  unknownModel: (asked: string, served: string): Problem => ({
-    ...invalid(`The model \`${asked.slice(0, 200)}\` does not exist here: use \`${served}\`.`, "model", "model_not_found"),
+  unknownModel: (requested: string, served: string): Problem => ({
+    ...invalid(`The model \`${requested.slice(0, 200)}\` does not exist here: use \`${served}\`.`, "model", "model_not_found"),
     status: 404,
   }),
   queueFull: (retryAfterSeconds: number): Problem => ({

@@ -1,4 +1,4 @@
-// addRow: out[n, d] = x[n, d] + row[d]: the bias of a projection. Pure.
+// addRow: out[n, d] = x[n, d] + row[d]: the bias of a projection.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

@@ -1,5 +1,5 @@
-// Gradient of attention for sequences that start at position 0 (training runs whole sequences). Pure.
-// The forward pass is attention.ts; this recomputes the softmax from q and k rather than keeping it.
+// Gradient of attention for sequences that start at position 0 (training runs whole sequences). The forward pass is attention.ts; this
+// recomputes the softmax from q and k rather than keeping it.
 import { AppError } from "../../crds/common.ts";
 import type { Attention } from "./attention-op.ts";
 import { floats, type Gradients, gradientOf, matrix, type OpContext } from "./kernel.ts";

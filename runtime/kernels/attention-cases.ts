@@ -1,4 +1,4 @@
-// The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes. Pure.
+// The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes.
 
 import type { Attention } from "./attention-op.ts";
 import type { KernelCase } from "./kernel.ts";

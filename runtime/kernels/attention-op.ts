@@ -1,4 +1,4 @@
-// The op attention as a segment names it; its kernel is attention.ts. Pure.
+// The op attention as a segment names it.
 import type { Rope } from "./tensor.ts";
 
 /**

@@ -1,5 +1,5 @@
-// attention: rotary embedding of q and k, append of k and v to the cache, causal grouped-query attention over the slot. Pure.
-// Keys are cached rotated. Its test grid is attention-cases.ts, its gradient attention-backward.ts.
+// attention: rotary embedding of q and k, append of k and v to the cache, causal grouped-query attention over the slot. Keys are cached
+// rotated.
 import { attentionBackward } from "./attention-backward.ts";
 import { attentionCases } from "./attention-cases.ts";
 import type { Attention } from "./attention-op.ts";

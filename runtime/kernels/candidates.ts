@@ -1,5 +1,4 @@
-// candidates: of a row of logits the largest, and the largest one's share of all by two softmaxes: plain, and with the row's own
-// sharpness. By them a token is chosen without a look at the others. Pure.
+// candidates: of a row of logits the largest, and the largest one's share of all by two softmaxes: plain, and with the row's own sharpness.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { topK } from "./route.ts";

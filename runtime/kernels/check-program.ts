@@ -1,5 +1,5 @@
-// The contract between a model family and whoever runs its program: every value is read after it is written, segments have the inputs
-// and outputs that the engine binds, and layers are what they say. Called once when a model opens; computes nothing. Pure.
+// The contract between a model family and whoever runs its program: every value is read after it is written, segments have the inputs and
+// outputs that the engine binds, and layers are what they say.
 import { AppError } from "../../crds/common.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { kernelOf } from "./index.ts";

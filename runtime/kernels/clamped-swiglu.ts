@@ -1,4 +1,4 @@
-// clampedSwiglu: out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit), u = b kept within -limit..limit. Pure.
+// clampedSwiglu: out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit), u = b kept within -limit..limit.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

@@ -1,5 +1,5 @@
-// Cross-entropy of rows of logits with the token that comes next: the loss that training minimises and perplexity is made of. No op of
-// a program, since serving never computes it. The plain reference: f64 inside. Pure.
+// Cross-entropy of rows of logits with the token that comes next: the loss that training minimises and perplexity is made of. No op of a
+// program, since serving never computes it.
 import { softmax } from "./route.ts";
 
 interface Rows {

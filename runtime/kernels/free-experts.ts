@@ -1,5 +1,5 @@
 // freeExperts: the experts of MoE++ that cost nothing: constants, copies, and those that give nothing. They are added to a token's row
-// where it is, by its gates, as the others are by the engine. Pure.
+// where it is, by its gates, as the others are by the engine.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

@@ -1,4 +1,4 @@
-// gather: out[n, d] = table[ids[n], :]. Embedding lookup; an id outside the table is an error, never a clamp. Pure.
+// gather: out[n, d] = table[ids[n], :]. Embedding lookup; an id outside the table is an error, never a clamp.
 import { AppError } from "../../crds/common.ts";
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomIds, randomTensor } from "./random.ts";

@@ -1,5 +1,5 @@
 // groupRoute: DeepSeek's gates. Softmax or sigmoid scores, a bias that counts for the choice alone, a choice of groups before that of
-// experts, gates scaled and renormalised or not. Pure. What Mixtral and most others have is route.ts.
+// experts, gates scaled and renormalised or not.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmax, softmaxShares, topK } from "./route.ts";

@@ -1,4 +1,4 @@
-// gru: the cell of a gated recurrent unit, behind the products of its matrices: what a router hands from layer to layer. Pure.
+// gru: the cell of a gated recurrent unit, behind the products of its matrices: what a router hands from layer to layer.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
@@ -42,7 +42,7 @@ const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 /** One value of the cell: reset r, update z, what is new n, and what r multiplies. */
 interface Cell {
   readonly at: number;
-  /** Of r's part in `given` and `held`; those of z and n are `width` and twice as much further on. */
+  /** Of r's part in `given` and `held`. */
   readonly first: number;
   readonly r: number;
   readonly z: number;

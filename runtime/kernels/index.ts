@@ -1,4 +1,4 @@
-// The ops there are. To add one: its file, one line here, and a lowering in each backend. Pure.
+// The ops there are. To add one: its file, one line here, and a lowering in each backend.
 import { AppError } from "../../crds/common.ts";
 import { add } from "./add.ts";
 import { addRow } from "./add-row.ts";

@@ -1,4 +1,4 @@
-// joinHeads: each head of a row followed by values that all heads share, as the turned part of a compressed key. Pure.
+// joinHeads: each head of a row followed by values that all heads share, as the turned part of a compressed key.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

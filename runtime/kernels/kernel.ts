@@ -1,6 +1,5 @@
 // The declaration of an op in its one file: what it reads, what it writes and how wide, whether it uses the KV cache, forward, backward,
 // tolerance, and the cases it is tested on.
-// The reference backend runs `forward`; every other backend is compared with it; training runs `backward`. Pure.
 import type { KvGroup } from "./kv-groups.ts";
 import type { DType, SegmentOf, Tensor } from "./tensor.ts";
 
@@ -9,8 +8,8 @@ interface AnyOp {
   readonly op: string;
 }
 
-/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call
- *  adds. */
+/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call adds.
+ *  */
 export interface KvRows {
   readonly keys: Float32Array;
   readonly values: Float32Array;
@@ -26,7 +25,7 @@ export interface OpContext {
 export type Values = Readonly<Record<string, Tensor>>;
 export type Gradients = Readonly<Record<string, Float32Array>>;
 
-/** One test case: a segment of this op alone with seeded inputs. The contract suite runs it on every backend. */
+/** One test case: a segment of this op alone with seeded inputs. */
 export interface KernelCase<O extends AnyOp> {
   readonly name: string;
   readonly segment: SegmentOf<O>;
@@ -74,7 +73,7 @@ export interface Kernel<O extends AnyOp> {
   outputs(op: O): readonly OpOutput[];
   /** Layer of the KV cache that the op reads and appends to; left out by ops that use none. */
   kvLayer?(op: O): number;
-  /** The value that a gate chooses experts by; left out by ops that are no gates. Engines keep the matrix that makes it exact. */
+  /** The value that a gate chooses experts by; left out by ops that are no gates. */
   gateLogits?(op: O): string;
   /** Of a gate: what losses of balance are means of. */
   shares?(op: O, logits: Float32Array): Shares;
@@ -84,7 +83,7 @@ export interface Kernel<O extends AnyOp> {
   choiceBias?(op: O): string | undefined;
   /** Returns the written values. f32 storage, f64 accumulation: the oracle. */
   forward(op: O, context: OpContext): Values;
-  /** Gradients of the values read (integers have none) from those of the values written. KV ops: sequences that start at past 0. */
+  /** Gradients of the values read (integers have none) from those of the values written. */
   backward(op: O, context: OpContext, outputs: Gradients): Gradients;
   /** Bound of max|a-b| / max|b| for an f32 backend against `forward`; 0 = bit-identical. */
   readonly tolerance: number;

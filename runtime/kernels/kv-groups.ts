@@ -1,5 +1,4 @@
-// The rows of a call that uses the KV cache: groups of them, each of slots that lie beside each other and get equally many tokens. The
-// rows of a call are those of its groups one after another. Here: where each row stands, the check of a call, and ranges of its rows. Pure.
+// The rows of a call that uses the KV cache: groups of them, each of slots that lie beside each other and get equally many tokens.
 import { AppError } from "../../crds/common.ts";
 
 /** `batch` slots from `firstSlot`, each with `tokens` new tokens on top of past[i]. Row b * tokens + t is token past[b] + t of slot

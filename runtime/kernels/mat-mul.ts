@@ -1,4 +1,4 @@
-// matMul: out[n, N] = x[n, K] * weight[N, K]^T: every projection. Pure.
+// matMul: out[n, N] = x[n, K] * weight[N, K]^T: every projection.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

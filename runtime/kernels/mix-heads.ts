@@ -1,5 +1,5 @@
 // mixHeads: heads of several attentions, each times the share that the row's own gate gives its attention (BAM). What sums the attentions
-// is the product behind it, whose matrix takes all heads. Pure.
+// is the product behind it, whose matrix takes all heads.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

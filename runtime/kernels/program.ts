@@ -1,5 +1,4 @@
 // The run of a whole segment by its kernels, forward and backward: what the reference backend executes and where training hooks in.
-// Pure.
 import { kernelOf } from "./index.ts";
 import { floats, type Gradients, type Kernel, type KvRows, type Values } from "./kernel.ts";
 import type { Op, Segment, Tensor } from "./segment.ts";
@@ -31,8 +30,8 @@ export function evaluate(segment: Segment, given: Values, kvOf: KvOfLayer): Map<
   return values;
 }
 
-/** Gradients of every f32 input, weight and intermediate, from those of the outputs. `tape` is what `evaluate` returned;
- *  KV calls must start at past 0. Outputs without a gradient count as zero. */
+/** Gradients of every f32 input, weight and intermediate, from those of the outputs. `tape` is what `evaluate` returned; KV calls must
+ *  start at past 0. */
 export function differentiate(segment: Segment, tape: Map<string, Tensor>, outputs: Gradients, kvOf: KvOfLayer): Gradients {
   const gradients = new Map<string, Float32Array>();
   const accumulate = (name: string, gradient: Float32Array): void => {

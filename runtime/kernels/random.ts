@@ -1,4 +1,4 @@
-// Seeded numbers for test cases and synthetic tensors: the same on every machine. Pure. Not for sampling tokens (engine/schedule).
+// Seeded numbers for test cases and synthetic tensors: the same on every machine. Not for sampling tokens (engine/schedule).
 import type { Tensor } from "./tensor.ts";
 
 /** Uniform in [0, 1): mulberry32. */

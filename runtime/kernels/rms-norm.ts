@@ -1,4 +1,4 @@
-// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row or per equal part of a row. Pure.
+// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row or per equal part of a row.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import type { Tensor } from "./tensor.ts";

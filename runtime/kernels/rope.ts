@@ -1,6 +1,4 @@
-// Rotary position tables and the rotation of one head, in halves (Llama, Mixtral) or neighbouring pairs (DeepSeek). Pure.
-// Tables are rounded as transformers rounds them (each step to the inverse frequency, and the angle, in f32), and every backend uses
-// these tables: an inverse frequency that is off by one unit in the last place turns a head at position 3,000 wrongly by 1e-4.
+// Rotary position tables and the rotation of one head, in halves (Llama, Mixtral) or neighbouring pairs (DeepSeek).
 import type { Rope } from "./tensor.ts";
 
 export interface RopeTables {

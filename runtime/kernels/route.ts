@@ -1,5 +1,4 @@
-// route: softmax over router logits, the top-k experts by descending gate, ties to the lowest expert id. Pure.
-// Gates are f32 and define the order in which a source adds expert rows, so the order here is part of the bit contract.
+// route: softmax over router logits, the top-k experts by descending gate, ties to the lowest expert id.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
@@ -16,8 +15,7 @@ interface Route {
   readonly gates: string;
 }
 
-/** Indices of the k largest, descending; equal values keep the lower index first. NaN sorts last. The best so far are kept in order:
- *  values that are not among them, nearly all of hundreds of experts, cost one comparison. */
+/** Indices of the k largest, descending. NaN sorts last. */
 export function topK(values: Float32Array | Float64Array, k: number): number[] {
   const ids: number[] = [];
   const keys: number[] = [];

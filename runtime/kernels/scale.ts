@@ -1,4 +1,4 @@
-// scale: out = x * by, elementwise, with a number of the program: the parts of a momentum that layers carry. Pure.
+// scale: out = x * by, elementwise, with a number of the program: the parts of a momentum that layers carry.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

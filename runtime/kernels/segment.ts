@@ -1,6 +1,5 @@
-// Programs as data: a model family is a wiring of segments, a segment is a short list of ops over named tensors.
-// Backends compile segments; this file only says what a segment is. Pure.
-// Segments are cut where tokens may travel between ranks: embed, block (attention + router, or a whole dense layer), expert, head.
+// Programs as data: a model family is a wiring of segments, a segment is a short list of ops over named tensors. Backends compile segments;
+// this file only says what a segment is.
 
 import type { Op } from "./index.ts";
 import type { SegmentOf } from "./tensor.ts";
@@ -21,31 +20,26 @@ export interface DenseLayer {
 /** A layer with experts that tokens are routed to, wherever they are. */
 export interface MoeLayer {
   readonly kind: "moe";
-  /** x -> h (what expert rows are added to: the residual, and the rows of shared experts), f (what experts see), ids, gates. A row of
-   *  h may be wider than what experts give: what is behind goes on to the next layer, whose x is as wide. */
+  /** x -> h (what expert rows are added to: the residual, and the rows of shared experts), f (what experts see), ids, gates. */
   readonly block: Segment;
   readonly experts: number;
   readonly topK: number;
-  /** x -> y (unweighted). Its weights are the matrices and biases of one expert's unit, in stored order; any number. Layers of equal
-   *  shape share one object. */
+  /** x -> y (unweighted). */
   readonly expert: Segment;
-  /** Experts beside the routed ones that every token passes: wired into the block, part of the dense weights. A family states their
-   *  number and checkProgram holds it to be one; serving computes the block's ops and never asks. */
+  /** Experts beside the routed ones that every token passes: wired into the block, part of the dense weights. A family states their number
+   *  and checkProgram holds it to be one; serving computes the block's ops and never asks. */
   readonly shared: number;
-  /** Experts that its gate may choose beside those, with ids from `experts` on: the block has added them to h. Losses of balance weigh
-   *  one of them as `balanceWeight` of the others. */
+  /** Experts that its gate may choose beside those, with ids from `experts` on: the block has added them to h. */
   readonly free?: { readonly count: number; readonly balanceWeight: number };
 }
 
 export type Layer = DenseLayer | MoeLayer;
 
-/** A model as segments. Tensor names between segments:
- *  embed: ids -> x;  layers: see above;  after a MoE block the engine adds h + sum_k gates[k] * y[k] in gate order, to the first
- *  `hidden` values of each row;  head: x -> logits. */
+/** A model as segments. */
 export interface ModelProgram {
   readonly family: string; // "mixtral"
   readonly layers: readonly Layer[];
-  /** Width of the rows that experts take and give, and of those of embed and head; between layers they may be wider. */
+  /** Width of the rows that experts take and give, and of those of embed and head. */
   readonly hidden: number;
   readonly vocab: number;
   readonly heads: number;

@@ -1,4 +1,4 @@
-// siluMul: out = silu(a) * b with silu(a) = a / (1 + exp(-a)): the gate of the FFN. Pure.
+// siluMul: out = silu(a) * b with silu(a) = a / (1 + exp(-a)): the gate of the FFN.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

@@ -1,4 +1,4 @@
-// slice: a run of values of each of equal parts of a row, as where one projection gives several things. Pure.
+// slice: a run of values of each of equal parts of a row, as where one projection gives several things.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

@@ -1,5 +1,4 @@
-// softRoute: the gate of EvoMoE, which begins with all experts and ends with few. A token has as many as have a share that counts, so that
-// one is none where it has fewer than others. Pure.
+// softRoute: the gate of EvoMoE, which begins with all experts and ends with few. A token has as many as have a share that counts.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmaxShares, topK } from "./route.ts";

@@ -1,4 +1,4 @@
-// Tensors, weights and segments as backends take them. Pure.
+// Tensors, weights and segments as backends take them.
 
 export type DType = "f32" | "i32";
 
@@ -8,22 +8,22 @@ export interface Tensor {
   readonly data: Float32Array | Int32Array;
 }
 
-/** A weight as a segment needs it. Shapes are as stored by Hugging Face: a projection is [out, in]. */
+/** A weight as a segment needs it. */
 export interface WeightDecl {
   /** Checkpoint tensor name, or the name of a matrix or bias inside an expert unit. */
   readonly name: string;
   readonly shape: readonly number[];
-  /** Training leaves it as it is, so it has neither gradient nor moments. One of an expert is its layer's, the same for all experts. */
+  /** Training leaves it as it is, so it has neither gradient nor moments. */
   readonly frozen?: true;
 }
 
 /** Rotary embedding as every backend sees it: what scales it (YaRN) is resolved by the family. */
 export interface Rope {
-  /** Radians that each pair turns by from one position to the next, f32 values; 2 * frequencies.length values of a head turn. */
+  /** Radians that each pair turns by from one position to the next, f32 values. */
   readonly frequencies: readonly number[];
   /** Cosines and sines are multiplied by it. */
   readonly factor: number;
-  /** The first value of a head that turns; those before it and after the last pair stay. */
+  /** The first value of a head that turns. */
   readonly from: number;
   /** Pairs are neighbours (2i, 2i + 1) rather than (i, i + pairs). */
   readonly interleaved: boolean;

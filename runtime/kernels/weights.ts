@@ -1,8 +1,5 @@
-// This file defines the forms in which weight matrices are handed about, and answers what shared code asks of any of them.
-// Stores decode into these forms and backends compile from them; neither knows the other. Pure.
-//
-// A form says how a matrix lies in memory: as f32, or as blocks of a type of ggml, which a table (ggml/index.ts) tells apart. Which codec
-// stored it is nothing that a backend sees. An engine that takes one type of ggml takes all, or widens what it does not take.
+// This file defines the forms in which weight matrices are handed about, and answers what shared code asks of any of them. Stores decode
+// into these forms and backends compile from them.
 import { dequantizeGgml, type GgmlForm, ggmlFormats, isGgmlForm } from "./ggml/index.ts";
 
 /** One weight matrix. */

@@ -1,5 +1,5 @@
 // The type and width of every value of a segment, from its inputs, its weights and what its ops declare. Programs are checked by it,
-// backends lay buffers out by it; nothing is computed here. Pure.
+// backends lay buffers out by it.
 import { AppError } from "../../crds/common.ts";
 import { kernelOf } from "./index.ts";
 import type { DType, Layer, Segment } from "./segment.ts";
@@ -38,7 +38,7 @@ export function widthBehind({ block }: Pick<Layer, "block">): number {
   return block.outputs[0]?.width ?? 0;
 }
 
-/** True for a layer that adds all chosen experts to whole rows, so that it can be passed without knowing more of it. */
+/** True for a layer that adds all chosen experts to whole rows. */
 export function isPlain(layer: Layer): boolean {
   if (layer.kind === "dense") return true;
   const width = layer.expert.inputs[0]?.width;

@@ -1,5 +1,5 @@
 // BAM: a layer has several attentions beside its experts, and a gate of the token mixes all of them. Each has keys and values of its own,
-// or all share one set of them. They are one attention of more heads, each weighed before the last product. All else is Mixtral's. Pure.
+// or all share one set of them.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";

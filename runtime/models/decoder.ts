@@ -1,5 +1,5 @@
-// The common part of decoder-only families: the shared fields of their config.json and the wiring of embedding, attention and head.
-// A variant of attention is a flag here. Not here: rotations (rotation.ts), layers with experts (moe.ts), families. Pure.
+// The common part of decoder-only families: the shared fields of their config.json and the wiring of embedding, attention and head. A
+// variant of attention is a flag here.
 import { z } from "zod";
 import type { Op, Rope, Segment, WeightDecl } from "../kernels/segment.ts";
 import { unsupported } from "./family.ts";

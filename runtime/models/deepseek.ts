@@ -1,5 +1,5 @@
 // DeepSeek V2 and V3: multi-head latent attention, the first layers without experts, shared experts beside the routed ones, gates by
-// groups. Keys and values are computed from their latents before they are cached. Not here: what others share (decoder.ts, moe.ts). Pure.
+// groups. Keys and values are computed from their latents before they are cached.
 import { z } from "zod";
 import type { ModelProgram, Op, Rope } from "../kernels/segment.ts";
 import {

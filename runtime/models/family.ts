@@ -1,5 +1,4 @@
-// The declaration of a model family: how its config.json reads, how its tensors are called, how its layers are wired. Not here: any
-// one family (their own files), the registry (index.ts), reading of files (weights/). Pure.
+// The declaration of a model family: how its config.json reads, how its tensors are called, how its layers are wired.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
@@ -17,8 +16,7 @@ export interface ModelFamily {
   readonly architectures: readonly string[];
   /** Throws AppError `InvalidModelConfig` naming the field, or `UnsupportedModel` naming the field and what is supported. */
   program(config: unknown): ModelProgram;
-  /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that it is. Stacks of all
-   *  experts of a layer are opened before (weights/packed.ts), so that each expert has its own. */
+  /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that it is. */
   expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
   /** How its checkpoints have experts that lie together in one tensor (weights/packed.ts); unset: each has tensors of its own. */
   readonly stacks?: "interleaved";

@@ -1,5 +1,4 @@
-// gpt-oss: sliding and full attention in turn, with a sink score for each head; biases everywhere; experts with a clamped SwiGLU;
-// softmax over the chosen logits. Not here: what it shares with others (decoder.ts, moe.ts). Pure.
+// gpt-oss: sliding and full attention in turn, with a sink score for each head.
 import { z } from "zod";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";

@@ -1,4 +1,4 @@
-// The families a worker can serve, by the architecture string of config.json. To add one: its file and one line here. Pure.
+// The families a worker can serve, by the architecture string of config.json. To add one: its file and one line here.
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { bam } from "./bam.ts";

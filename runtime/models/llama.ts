@@ -1,5 +1,4 @@
-// Dense Llama: a family whose layers have no experts; and as the segments that `upcycle` reads hidden states from and that the noise-free
-// MoE is compared with. Pure.
+// Dense Llama: a family whose layers have no experts.
 import { z } from "zod";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import {
@@ -17,7 +16,7 @@ import { denseLayer, moeProgram, noExperts, projTensors } from "./moe.ts";
 
 /** `architectures[0]` of its config.json. */
 export const llamaArchitecture = "LlamaForCausalLM";
-/** Hugging Face's LlamaConfig has this base by default, and its attention knows no window, whatever a config says. */
+/** Hugging Face's LlamaConfig has this base by default, and its attention knows no window. */
 const reading: FamilyReading = { ropeBase: 1e4, yarn: false, windowed: false };
 /** The same with the scaling of Llama 3.1, which a model that upcycle makes of it would have no way to say. */
 const scaledReading: FamilyReading = { ...reading, llama3: true };

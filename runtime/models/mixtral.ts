@@ -1,5 +1,4 @@
 // Mixtral: grouped-query attention, softmax router with renormalised top-k gates, gated FFN experts. Also what `upcycle` writes.
-// Not here: what it shares with others (decoder.ts, moe.ts). Pure.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";

@@ -1,5 +1,5 @@
-// MoE++: beside a layer's experts there are some that cost nothing (zero, copy, constant), and a gate adds to its scores those of the
-// layer before by a matrix. Attention and the other experts are Mixtral's. Not here: what these experts are (their kernel). Pure.
+// MoE++: beside a layer's experts there are some that cost nothing (zero, copy, constant), and a gate adds to its scores those of the layer
+// before by a matrix. Attention and the other experts are Mixtral's.
 import { z } from "zod";
 import type { ModelProgram, Op } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading, joined, type Part } from "./decoder.ts";

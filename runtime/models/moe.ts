@@ -1,5 +1,4 @@
 // The parts that families with experts share: a gated expert, a softmax gate, layers and the program around them.
-// Not here: attention, embedding and head (decoder.ts), and what differs (the families' own files). Pure.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { DenseLayer, ModelProgram, MoeLayer, Op, Segment, WeightDecl } from "../kernels/segment.ts";
@@ -12,7 +11,7 @@ export const expertCount = z.number().int().min(1).max(4096);
 /** Experts that a token takes, at most. */
 export const topKMax = 64;
 
-/** Fields of config.json that say how many experts there are and how many a token takes. Transformers has two names for the first. */
+/** Fields of config.json that say how many experts there are and how many a token takes. */
 export const expertFields = {
   num_local_experts: expertCount.optional(),
   num_experts: expertCount.optional(),
@@ -45,7 +44,7 @@ export function gatedFfnWeights({ w1, w2, w3 }: GatedFfnTensors, ffn: number, hi
 
 const unit: GatedFfnTensors = { w1: "w1", w2: "w2", w3: "w3" };
 
-/** The names of a gated FFN's matrices as most families have them; `at` is the part before them. */
+/** The names of a gated FFN's matrices as most families have them. */
 export function projTensors(at: string): GatedFfnTensors {
   return { w1: `${at}.gate_proj.weight`, w2: `${at}.down_proj.weight`, w3: `${at}.up_proj.weight` };
 }
@@ -60,7 +59,7 @@ export function noExperts(): Readonly<Record<string, string>> {
   return {};
 }
 
-/** An expert of a gated FFN. One for all layers of its shape. */
+/** An expert of a gated FFN. */
 export function gatedExpert(hidden: number, ffn: number): Segment {
   return {
     name: "expert",
@@ -99,7 +98,7 @@ interface Carried {
   readonly behind: number;
 }
 
-/** Of a layer among so many which each hand on as much to the next; the first is given nothing, and the last hands on nothing. */
+/** Of a layer among so many which each hand on as much to the next. */
 export const carriedBy = (layer: number, layers: number, values: number): Carried => ({
   into: layer === 0 ? 0 : values,
   behind: layer === layers - 1 ? 0 : values,

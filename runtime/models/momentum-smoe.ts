@@ -1,5 +1,5 @@
 // MomentumSMoE: what experts give is a step with momentum from layer to layer: p = momentum * p + experts(f), x = r + step * p, with r the
-// residual after attention. A row carries r, from which the next layer knows step * p = x - r. All else is Mixtral's. Pure.
+// residual after attention.
 import { z } from "zod";
 import type { ModelProgram, Op } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading, joined, type Part } from "./decoder.ts";

@@ -1,5 +1,4 @@
-// OLMoE: queries and keys normed over the whole row before they turn; softmax gates that are not renormalised unless the config says so.
-// Not here: what it shares with others (decoder.ts, moe.ts). Pure.
+// OLMoE: queries and keys normed over the whole row before they turn.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";

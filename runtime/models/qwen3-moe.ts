@@ -1,5 +1,4 @@
-// Qwen3-MoE: heads of a size of their own, normed before they turn; softmax gates that are renormalised where the config says so;
-// single layers without experts. Not here: what it shares with others (decoder.ts, moe.ts). Pure.
+// Qwen3-MoE: heads of a size of their own, normed before they turn.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";

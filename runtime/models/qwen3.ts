@@ -1,4 +1,4 @@
-// Dense Qwen3: heads of a size of their own, normed before they turn; no layer has experts. Pure.
+// Dense Qwen3: heads of a size of their own, normed before they turn.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";

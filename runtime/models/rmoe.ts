@@ -1,5 +1,5 @@
 // RMoE: a gate sees a token's way through the layers before: a GRU, one for all layers, takes a projection of the row and the state that
-// the layer before has handed on with it, and scores are of its new state. All else is Mixtral's. Pure.
+// the layer before has handed on with it, and scores are of its new state.
 import { z } from "zod";
 import type { ModelProgram, Op } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading, joined, type Part } from "./decoder.ts";

@@ -1,5 +1,5 @@
 // The rotary embedding that a config.json asks for, resolved to frequencies and a factor: plain, or scaled by YaRN. Computed in the
-// roundings of transformers, as kernels/rope.ts does for plain ones. Not here: what a family rotates (decoder.ts, deepseek.ts). Pure.
+// roundings of transformers, as kernels/rope.ts does for plain ones.
 import { z } from "zod";
 import { inverseFrequencies } from "../kernels/rope.ts";
 import type { Rope } from "../kernels/segment.ts";
@@ -60,7 +60,7 @@ function checkWholeRotation(field: string, factor: number | null | undefined): v
   if ((factor ?? 1) !== 1) throw unsupported(field, factor, "1, a rotation of whole heads");
 }
 
-/** The parameters in force. Like transformers, takes `rope_scaling` in place of `rope_parameters` where it says anything. */
+/** The parameters in force. */
 function parametersOf(config: RotationConfig, { yarn, llama3 = false }: RotationReading): Parameters {
   const known = ["default", ...(yarn ? ["yarn"] : []), ...(llama3 ? ["llama3"] : [])];
   for (const field of ["rope_parameters", "rope_scaling"] as const) {
@@ -76,7 +76,7 @@ function parametersOf(config: RotationConfig, { yarn, llama3 = false }: Rotation
   return (scaling && Object.keys(scaling).length > 0 ? scaling : config.rope_parameters) ?? {};
 }
 
-/** The context that a scaled model was trained with; the config's own field and that of its rotation have to agree. */
+/** The context that a scaled model was trained with. */
 function originalContext(config: RotationConfig, said: number | null | undefined): number {
   const own = config.original_max_position_embeddings;
   if (own != null && said != null && own !== said)
@@ -112,8 +112,8 @@ function yarnFrequencies(dims: number, { base, factor, original, betas, truncate
   });
 }
 
-/** Waves longer than the trained context over `low_freq_factor` turn `factor` times slower, those shorter than it over
- *  `high_freq_factor` as they did in training, those between in between. */
+/** Waves longer than the trained context over `low_freq_factor` turn `factor` times slower, those shorter than it over `high_freq_factor`
+ *  as they did in training, those between in between. */
 function llama3Frequencies(dims: number, base: number, parameters: Parameters): number[] {
   const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: original } = parameters;
   if (factor == null || low == null || high == null || original == null || high <= low)
@@ -128,7 +128,7 @@ function llama3Frequencies(dims: number, base: number, parameters: Parameters): 
   });
 }
 
-/** Throws `UnsupportedModel` for a rotation that no op computes. `dims`: values of a head that turn. */
+/** Throws `UnsupportedModel` for a rotation that no op computes. */
 export function rotationOf(config: RotationConfig, dims: number, reading: RotationReading): Rotation {
   const parameters = parametersOf(config, reading);
   const base = parameters.rope_theta ?? config.rope_theta ?? reading.ropeBase;

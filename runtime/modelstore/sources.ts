@@ -84,9 +84,9 @@ async function pipDownload(requirement: string, folder: string): Promise<void> {
     requirement,
   ];
   const child = spawn("python3", args, { stdio: ["ignore", "pipe", "pipe"], timeout: downloadTimeoutMs });
-  let said = "";
+  let output = "";
   const keep = (chunk: Buffer) => {
-    said = (said + chunk.toString()).slice(-pipOutputMax);
+    output = (output + chunk.toString()).slice(-pipOutputMax);
   };
   child.stdout.on("data", keep);
   child.stderr.on("data", keep);
@@ -100,7 +100,7 @@ async function pipDownload(requirement: string, folder: string): Promise<void> {
     });
   });
   if (code === 0) return;
-  const last = said.trim().split("\n").slice(-3).join(" ");
+  const last = output.trim().split("\n").slice(-3).join(" ");
   throw new AppError(`pip could not download ${requirement}: ${last || `exit ${code}`}; check the network and the index pip uses`, {
     code: "DownloadFailed",
     retry: "backoff",

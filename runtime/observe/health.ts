@@ -29,7 +29,7 @@ export interface Health {
 export function createHealth(initial: Readonly<Record<string, string>> = {}): Health {
   const failing = new Map<string, string>(Object.entries(initial));
   const warned = new Map<string, string>();
-  const told = (checks: ReadonlyMap<string, string>) => [...checks].map(([check, reason]) => `${check}: ${reason}`);
+  const textsOf = (checks: ReadonlyMap<string, string>) => [...checks].map(([check, reason]) => `${check}: ${reason}`);
   let dead: string | undefined;
   return {
     notReady: (check, reason) => void failing.set(check, reason),
@@ -41,8 +41,8 @@ export function createHealth(initial: Readonly<Record<string, string>> = {}): He
     dead: (reason) => {
       dead ??= reason;
     },
-    reasons: () => [...(dead === undefined ? [] : [`dead: ${dead}`]), ...told(failing)],
-    warnings: () => told(warned),
+    reasons: () => [...(dead === undefined ? [] : [`dead: ${dead}`]), ...textsOf(failing)],
+    warnings: () => textsOf(warned),
     deadReason: () => dead,
   };
 }

@@ -192,9 +192,9 @@ class OtelMetrics {
     }
   }
 
-  #startCounters(base: Labels, wanted: (definition: MetricDefinition) => boolean): void {
+  #startCounters(base: Labels, matches: (definition: MetricDefinition) => boolean): void {
     for (const [name, definition] of definitions(this.#process)) {
-      if (definition.type !== "counter" || !wanted(definition)) continue;
+      if (definition.type !== "counter" || !matches(definition)) continue;
       for (const labels of combinations(definition)) this.#counters.get(name)?.add(0, { ...base, ...labels });
     }
   }

@@ -1,6 +1,4 @@
-// The share of its transfer limit that a rank uses while experts move under traffic: halved when the time between tokens rises
-// above that of the quiet time before, a step more each time it does not. Pure; experts/memory/transfer-pace.ts observes and
-// applies.
+// The share of its transfer limit that a rank uses while experts move under traffic. Pure; DECISIONS.md 5.
 
 /** Times between two tokens of one request. */
 export interface Gaps {

@@ -1,6 +1,5 @@
-// The dispatch table of a source: which rank computes a (token, expert) pair. A router per source rank that honours the plan's
-// weights by error diffusion. Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and
-// deterministic. The engine thread asks it per pair; who is suspect or dead comes from outside (experts/peers.ts).
+// The dispatch table of a source: which rank computes a (token, expert) pair, by error diffusion over the plan's weights. Pure;
+// DECISIONS.md 3.
 
 /** Routing of one layer as committed: hosts[e] primary first, weights[e] per mille. */
 export interface RoutingLayer {

@@ -1,6 +1,5 @@
-// The grid of experts: their number in each layer, and the place of (layer, expert) in flat arrays. Counters, load messages and plans
-// lay it out as rows of `experts` cells, one row a layer; in a layer that has fewer, the last cells of its row belong to nothing and
-// stay zero. Pure.
+// The grid of experts: rows of `experts` cells, one a layer, in flat arrays. In a layer with fewer experts the last cells of its row stay
+// zero. Pure.
 
 export interface ExpertGrid {
   readonly layers: number;

@@ -1,7 +1,5 @@
-// Hecate's Algorithm 1 (arXiv 2502.02581), sparse materialisation: which of a layer's hottest experts get expert replicas, and
-// where. t experts at most can be sent behind the other work (overlap degree); m slots per rank are free. Pure; our
-// reading of the paper, deviations are marked "fix". Runs per layer, in the operator and (training) every iteration in
-// the runtime.
+// Hecate's Algorithm 1 (arXiv 2502.02581): which of a layer's hottest experts get expert replicas, and where, for t experts hidden behind
+// other work and m free slots a rank. Deviations are marked "fix". Pure.
 
 export interface MaterializeProblem {
   readonly load: ArrayLike<number>;

@@ -1,8 +1,5 @@
-// The receive schedule: in which order, and from which source, receivers fetch what a plan newly gives them, so that no source
-// has to serve many at once. Sources are chosen so that the busiest serves as few as possible; then the edges of the (source, receiver)
-// multigraph get rounds, as many as its highest degree (König's edge colouring): within a round every source sends, and
-// every receiver takes, one expert at most. Each rank computes it alone from the same plan; where views differ only the
-// evenness suffers. Pure; who is up, and what to do when a source fails, is the fetching rank's business.
+// The receive schedule: from which source and in which round receivers fetch, so that within a round every source sends and every receiver
+// takes one expert at most (König's edge colouring). Each rank computes it alone. Pure.
 import type { Move } from "../../crds/plan.ts";
 
 export interface Fetch {

@@ -1,6 +1,5 @@
-// Hecate's Algorithm 2 (arXiv 2502.02581), heterogeneous sharding: every expert gets one primary. A rank holds any number
-// of experts per layer and the same number over all layers. Experts that will not be replicated are placed by load; the
-// hottest, which Algorithm 1 expert replicas anyway, fill the holes. Pure. Our reading of the paper; deviations are marked "fix".
+// Hecate's Algorithm 2 (arXiv 2502.02581): every expert gets one primary, and a rank as many over all layers as it holds; the hottest,
+// which get replicas anyway, fill the holes. Deviations are marked "fix". Pure.
 import { expertsIn } from "./grid.ts";
 
 export interface ShardProblem {

@@ -124,9 +124,9 @@ export class ChannelText {
   }
 
   #between(head: Head | undefined): ChannelPiece {
-    const kept = this.#into === "reasoning" || this.#into === "call";
-    const piece = this.#pieceOf(kept ? this.#other.flush() : "");
-    if (kept) this.#other = this.#newDecoder();
+    const keeps = this.#into === "reasoning" || this.#into === "call";
+    const piece = this.#pieceOf(keeps ? this.#other.flush() : "");
+    if (keeps) this.#other = this.#newDecoder();
     this.#into = undefined;
     this.#head = head;
     return piece;

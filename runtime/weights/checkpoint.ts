@@ -66,7 +66,7 @@ function disagreement(
 
 async function openFiles(
   dir: string,
-): Promise<{ readonly homes: ReadonlyMap<string, string>; readonly files: ReadonlyMap<string, SafetensorsFile> }> {
+): Promise<{ readonly shardOf: ReadonlyMap<string, string>; readonly files: ReadonlyMap<string, SafetensorsFile> }> {
   const listed = await shardsOf(dir);
   const single = (await statIfThere(join(dir, singleFile))) !== undefined;
   if (!listed && !single) {
@@ -82,7 +82,7 @@ async function openFiles(
       code: "BadSafetensors",
     });
   }
-  return { homes: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
+  return { shardOf: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
 }
 
 /** A tensor as it lies in its file. */
@@ -104,13 +104,13 @@ function plainView(file: SafetensorsFile, path: string, name: string, info: Tens
 
 /** A Hugging Face folder. Packed tensors are unpacked, and stacked experts single ones (packed.ts). */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
-  const { homes, files } = await openFiles(dir);
+  const { shardOf, files } = await openFiles(dir);
   const close = async (): Promise<void> => {
     for (const file of files.values()) await file.close();
   };
   try {
     const raw = new Map<string, RawTensor>();
-    for (const [name, shard] of homes) {
+    for (const [name, shard] of shardOf) {
       const file = files.get(shard);
       const info = file?.tensors.get(name);
       if (!file || !info) continue;

@@ -1,6 +1,6 @@
 // The hashes of a model store: of bytes, of large units without holding up the thread, and the one that all ranks must agree on.
 import { createHash } from "node:crypto";
-import { setImmediate as turn } from "node:timers/promises";
+import { setImmediate as yieldLoop } from "node:timers/promises";
 import { codecsOf, type ExpertIndex } from "./store.ts";
 
 /** Hashed in one go, 2 to 10 ms; a unit of a large model has hundreds of them, and the thread has pings to answer. */
@@ -12,7 +12,7 @@ export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").upd
 export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
   const hash = createHash("sha256");
   for (let from = 0; from < bytes.length; from += hashSliceBytes) {
-    if (from > 0) await turn();
+    if (from > 0) await yieldLoop();
     hash.update(bytes.subarray(from, from + hashSliceBytes));
   }
   return hash.digest("hex");

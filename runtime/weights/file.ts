@@ -71,7 +71,7 @@ export async function readTextFile(path: string, bytesMax: number, code: string)
 }
 
 /** Room for a read; a file may be sparse, and then its size says nothing of what this machine can hold. */
-function room(path: string, length: number, code: string): Uint8Array {
+function allocate(path: string, length: number, code: string): Uint8Array {
   try {
     return new Uint8Array(length);
   } catch (cause) {
@@ -91,7 +91,7 @@ export async function openFile(path: string, code: string): Promise<RandomFile> 
           code,
         });
       }
-      const bytes = room(path, length, code);
+      const bytes = allocate(path, length, code);
       let done = 0;
       while (done < length) {
         const { bytesRead } = await handle.read(bytes, done, Math.min(readChunkBytes, length - done), position + done);

@@ -13,12 +13,12 @@ export function bytesOf(data: Float32Array): Uint8Array {
 
 /** Rounds to the nearest value that bf16 can hold (ties to even); the result is still f32. */
 export function roundToBf16(data: Float32Array): Float32Array {
-  const words = new Uint32Array(data.slice().buffer);
-  for (let i = 0; i < words.length; i++) {
-    const word = words[i] as number;
-    words[i] = ((word + 0x7fff + ((word >>> 16) & 1)) & 0xffff0000) >>> 0;
+  const bits = new Uint32Array(data.slice().buffer);
+  for (let i = 0; i < bits.length; i++) {
+    const value = bits[i] as number;
+    bits[i] = ((value + 0x7fff + ((value >>> 16) & 1)) & 0xffff0000) >>> 0;
   }
-  return new Float32Array(words.buffer);
+  return new Float32Array(bits.buffer);
 }
 
 const one = new Float32Array(1);

@@ -13,10 +13,10 @@ export function layerShapes(program: Pick<ModelProgram, "layers">): readonly Lay
 
 /** Throws AppError `CorruptShard` where config.json and index tell of different experts. */
 export function checkLayerShapes(store: Pick<ModelStore, "dir" | "layerShapes">, program: Pick<ModelProgram, "layers">): void {
-  const wanted = layerShapes(program);
-  const layers = Math.max(wanted.length, store.layerShapes.length);
+  const expected = layerShapes(program);
+  const layers = Math.max(expected.length, store.layerShapes.length);
   for (let layer = 0; layer < layers; layer++) {
-    const [says, has] = [shapeText(wanted[layer]), shapeText(store.layerShapes[layer])];
+    const [says, has] = [shapeText(expected[layer]), shapeText(store.layerShapes[layer])];
     if (says === has) continue;
     throw new AppError(`${store.dir}: layer ${layer}: config.json says ${says}, the store has ${has}; import the model again`, {
       code: "CorruptShard",

@@ -83,11 +83,11 @@ async function real(path: string): Promise<string> {
 
 /** True when `inner` is `outer` or lies below it; by device and inode, so that bind mounts and letter case do not matter. */
 async function contains(outer: string, inner: string): Promise<boolean> {
-  const wanted = await stat(outer).catch(() => undefined);
-  if (!wanted) return false;
+  const outerInfo = await stat(outer).catch(() => undefined);
+  if (!outerInfo) return false;
   for (let path = inner; ; path = dirname(path)) {
     const info = await stat(path).catch(() => undefined);
-    if (info && sameFile(info, wanted)) return true;
+    if (info && sameFile(info, outerInfo)) return true;
     if (dirname(path) === path) return false;
   }
 }

@@ -17,7 +17,7 @@ export const interleavedMatrices: Readonly<Record<string, readonly string[]>> = 
 const stackName = /^(.*\.experts)\.(gate_up_proj|down_proj)(_bias)?$/;
 
 /** One of the matrices or biases of an expert: which of how many that alternate. */
-interface Turn {
+interface Interleave {
   readonly expert: number;
   readonly each: number;
   readonly of: number;
@@ -35,7 +35,7 @@ function picked(entry: StoredRows, count: number, from: (i: number) => number): 
   return { form: entry.form, bytes, values };
 }
 
-function matrixView(tensor: RawTensor, { expert, each, of }: Turn): TensorView {
+function matrixView(tensor: RawTensor, { expert, each, of }: Interleave): TensorView {
   const [, columns = 0, outputs = 0] = tensor.info.shape;
   const whole = tensor.view();
   return {
@@ -49,7 +49,7 @@ function matrixView(tensor: RawTensor, { expert, each, of }: Turn): TensorView {
 }
 
 /** Biases are f32, whatever they are stored as. */
-function biasView(tensor: RawTensor, { expert, each, of }: Turn): TensorView {
+function biasView(tensor: RawTensor, { expert, each, of }: Interleave): TensorView {
   const [, outputs = 0] = tensor.info.shape;
   const whole = tensor.view();
   return {
@@ -136,7 +136,11 @@ function stackOf(name: string, { of, members }: Stack): TensorToWrite {
 }
 
 /** Puts a matrix [rows, columns] into its places of an entry [columns, rows x of]. */
-function alternate(entry: Float32Array, values: Float32Array, { each, of, rows }: Omit<Turn, "expert"> & { readonly rows: number }): void {
+function alternate(
+  entry: Float32Array,
+  values: Float32Array,
+  { each, of, rows }: Omit<Interleave, "expert"> & { readonly rows: number },
+): void {
   const columns = values.length / rows;
   for (let i = 0; i < values.length; i++) entry[(i % columns) * rows * of + Math.floor(i / columns) * of + each] = values[i] as number;
 }

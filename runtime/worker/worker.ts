@@ -164,7 +164,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
 
 /** Undefined for a rank that mounts the model. */
 function weightServerOf({ options, overrides, identity, tls, log }: Base): WeightServer | undefined {
-  const { seedDns: dns, namespace, deployment: name, podIp, grpcPort } = options;
+  const { weightServerDns: dns, namespace, deployment: name, podIp, grpcPort } = options;
   if (dns === undefined) return undefined;
   const addresses = overrides.weightServer ?? (() => resolvePeers(dns, grpcPort, podIp, log));
   return new WeightServer({ self: identity, namespace, name, tls, network: grpcNetwork, addresses });

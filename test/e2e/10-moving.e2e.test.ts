@@ -133,7 +133,7 @@ before(async () => {
   target = await openWorld();
   const rebalancing = {
     mode: "Auto",
-    policy: "eplb",
+    policy: "incremental",
     interval: "1s",
     // The planted skew comes out at 132% when it is followed, and at 239% when it turns over.
     trigger: { imbalancePercent: 150, window: "2s", minTokens: 1000 },

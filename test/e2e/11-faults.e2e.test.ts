@@ -280,7 +280,7 @@ before(async () => {
   const kubectl = await provideNamespace(target, "e2e-faults", shared);
   const rebalancing = {
     mode: "Auto",
-    policy: "eplb",
+    policy: "incremental",
     interval: "1s",
     trigger: { imbalancePercent: 150, window: "2s", minTokens: 1000 },
     budget: { maxMoves: 1000, maxTransferBytesPerSecond: limit },

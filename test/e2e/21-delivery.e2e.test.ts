@@ -1,5 +1,5 @@
 // Models that the nodes of ranks cannot mount: a claim that one node alone can have, and none at all. Ranks on other nodes give the texts
-// of those that mount a shared claim, no request fails when the seed goes, and a rank that starts meanwhile waits for it and says so.
+// of those that mount a shared claim, no request fails when the weight server goes, and a rank that starts meanwhile waits for it and says so.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -24,7 +24,7 @@ const readyMs = 240_000;
 
 let target: Target;
 let moe: Deployed;
-let seeded: Deployed;
+let fetched: Deployed;
 let traffic: Traffic | undefined;
 let hub: Hub | undefined;
 let shared: string[] = [];
@@ -82,63 +82,65 @@ function claimOf(node: string): readonly object[] {
   ];
 }
 
-/** Declares a number of seeds: what a person types with `kubectl scale` is drift, and put back. */
-const seeds = (replicas: 0 | 1) =>
-  moe.kubectl.apply({ apiVersion: "apps/v1", kind: "Deployment", metadata: { name: `${seeded.name}-seed` }, spec: { replicas } });
+/** Declares a number of weight servers: what a person types with `kubectl scale` is drift, and put back. */
+const weightServers = (replicas: 0 | 1) =>
+  moe.kubectl.apply({ apiVersion: "apps/v1", kind: "Deployment", metadata: { name: `${fetched.name}-weight-server` }, spec: { replicas } });
 
-const seedPods = () => moe.kubectl.list("pods", `enodia.dev/deployment=${seeded.name},enodia.dev/component=seed`);
+const weightServerPods = () => moe.kubectl.list("pods", `enodia.dev/deployment=${fetched.name},enodia.dev/component=weight-server`);
 
-test("a claim for one node: ranks on others fetch from the seed, and give the texts of a shared claim", async () => {
+test("a claim for one node: ranks on others fetch from the weight server, and give the texts of a shared claim", async () => {
   const { kubectl } = moe;
   const node = (await kubectl.list("nodes"))[0]?.metadata.name ?? "";
   await kubectl.apply(...claimOf(node));
-  seeded = await make("seeded", { model: { uri: "pvc://single/smol-moe" }, replicas: 2 });
-  await waitReady(kubectl, "seeded", readyMs);
-  const [seed] = await seedPods();
-  assert.equal((seed as any)?.spec.nodeName, node, "the seed is where its claim is");
-  const nodes = (await workerPods(kubectl, "seeded")).map((pod: any) => pod.spec.nodeName);
+  fetched = await make("fetched", { model: { uri: "pvc://single/smol-moe" }, replicas: 2 });
+  await waitReady(kubectl, "fetched", readyMs);
+  const [weightServer] = await weightServerPods();
+  assert.equal((weightServer as any)?.spec.nodeName, node, "the weight server is where its claim is");
+  const nodes = (await workerPods(kubectl, "fetched")).map((pod: any) => pod.spec.nodeName);
   assert.ok(
     nodes.some((one) => one !== node),
     `ranks on ${nodes.join()}`,
   ); // prettier-ignore
-  assert.deepEqual(await textsOf(seeded), shared);
+  assert.deepEqual(await textsOf(fetched), shared);
 });
 
-test("no request fails when the seed goes; a rank that starts meanwhile says that it waits, and comes once the seed is back", async () => {
+test("no request fails when the weight server goes; a rank that starts meanwhile says that it waits, and comes once the weight server is back", async () => {
   const { kubectl } = moe;
-  const url = await seeded.url();
-  traffic = await startTraffic({ url: () => url, model: "seeded", clients: 2, everyMs: 3_000, tokens });
-  const before = await seedPods();
+  const url = await fetched.url();
+  traffic = await startTraffic({ url: () => url, model: "fetched", clients: 2, everyMs: 3_000, tokens });
+  const before = await weightServerPods();
   await kubectl.run(["delete", "pod", before[0]?.metadata.name ?? "", "--grace-period=0", "--force"]);
   await until(
-    "another seed in its place",
+    "another weight server in its place",
     async () => {
-      const [pod] = (await seedPods()).filter(({ metadata }) => metadata.uid !== before[0]?.metadata.uid);
+      const [pod] = (await weightServerPods()).filter(({ metadata }) => metadata.uid !== before[0]?.metadata.uid);
       return (pod as any)?.status?.conditions?.some((one: any) => one.type === "Ready" && one.status === "True") ? true : undefined;
     },
     { timeoutMs: 120_000, everyMs: 1_000 },
   );
   traffic.assertWhole();
-  // What somebody else declares stays as it is, so that the seed stays away.
-  await seeds(0);
-  await until("the seed to be gone", async () => ((await seedPods()).length === 0 ? true : undefined), { timeoutMs: 60_000 });
-  await kubectl.run(["scale", "moed/seeded", "--replicas=3"]);
+  // What somebody else declares stays as it is, so that the weight server stays away.
+  await weightServers(0);
+  await until("the weight server to be gone", async () => ((await weightServerPods()).length === 0 ? true : undefined), {
+    timeoutMs: 60_000,
+  });
+  await kubectl.run(["scale", "moed/fetched", "--replicas=3"]);
   const waits = (moed: any) =>
-    /2 of 3 ranks serve: the seed has no pod yet; .* those that start wait for it/.test(condition(moed, "Ready")?.message ?? "");
-  const moed = await kubectl.waitFor("moed", "seeded", "the reason in the status", waits, 120_000);
-  assert.equal(condition(moed, "ModelAvailable")?.reason, "SeedNotReady");
+    /2 of 3 ranks serve: the weight server has no pod yet; .* those that start wait for it/.test(condition(moed, "Ready")?.message ?? "");
+  const moed = await kubectl.waitFor("moed", "fetched", "the reason in the status", waits, 120_000);
+  assert.equal(condition(moed, "ModelAvailable")?.reason, "WeightServerNotReady");
   traffic.assertWhole();
-  await seeds(1);
-  await waitReady(kubectl, "seeded", readyMs);
+  await weightServers(1);
+  await waitReady(kubectl, "fetched", readyMs);
   traffic.assertWhole();
   assert.ok(traffic.counts.requests > 10, `${traffic.counts.requests} requests`);
   await traffic.stop();
   traffic = undefined;
-  assert.deepEqual(await textsOf(seeded), shared);
-  await remove(seeded);
+  assert.deepEqual(await textsOf(fetched), shared);
+  await remove(fetched);
 });
 
-test("without a claim the seed downloads: a limit that is too small is told with the numbers, one that is not serves", async () => {
+test("without a claim the weight server downloads: a limit that is too small is told with the numbers, one that is not serves", async () => {
   const { kubectl } = moe;
   const folder = join(root, "test/golden/tiny-f32");
   // Where pods reach the API server they reach this machine.

@@ -3,7 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MessageOrder } from "../../crds/telemetry-order.ts";
+import { makePlan } from "../../operator/planner/index.ts";
+import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { peers } from "../peers/index.ts";
 import { SimCluster } from "../sim/cluster.ts";
 import { everyMs, plantedCounts, type Skew, Voices } from "./planted-load.ts";
 
@@ -29,9 +32,9 @@ for (const layersFlipped of [30, 10]) {
     const sim = new SimCluster({
       ranks: 3,
       shape: { layers, experts, bytes: residentBytes, storedBytes: 256, budgetBytes: 200 * 2 ** 20 },
+      planner: { ...inlinePlanner, plan: (_, input) => makePlan(peers.smartmoe, input) },
       spec: {
         rebalancing: {
-          policy: "eplb",
           interval: "1s",
           trigger: { imbalancePercent: 150, window: "2s", minTokens: 1000 },
           budget: { maxMoves: 1000 },

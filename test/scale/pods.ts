@@ -7,7 +7,7 @@ import { decodeTelemetryKeys, telemetrySecretEntries, telemetrySecretName } from
 import type { KubeObject } from "../../operator/kube/kube.ts";
 import type { LoadCounters } from "../../runtime/engine/engine.ts";
 import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
-import { controlHandlers } from "../../runtime/gateway/control.ts";
+import { controlHandlers } from "../../runtime/gateway/routing/control.ts";
 import { Control } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer } from "../../runtime/net/grpc.ts";
 import type { Membership } from "../../runtime/net/mapping.ts";

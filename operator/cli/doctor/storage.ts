@@ -41,7 +41,7 @@ export function judgeClasses(document: unknown): Outcome {
         namedMax,
       )}`,
     );
-  return ok(`${text}; none is known for ReadWriteMany: a seed serves a model's claim to workers on several nodes`);
+  return ok(`${text}; none is known for ReadWriteMany: a weight server serves a model's claim to workers on several nodes`);
 }
 
 export const storageClasses: Check = {
@@ -65,7 +65,9 @@ export function judgeClaim(where: string, object: unknown, { nodes }: { readonly
   if (status.phase !== "Bound") return warn(`claim ${where} is ${status.phase} (${modes})`, look);
   const many = spec.accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
   if (many || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
-  return ok(`claim ${where} is bound (${modes}): one of ${nodes} nodes can mount it, and a seed there serves it to workers on the others`);
+  return ok(
+    `claim ${where} is bound (${modes}): one of ${nodes} nodes can mount it, and a weight server there serves it to workers on the others`,
+  );
 }
 
 export const claims: Check = {

@@ -134,7 +134,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   RolloutOnDelete: rollout("status"),
   ClaimNotFound: push,
   ModelClaimMissing: push,
-  SeedNotReady: podsOf("seed"),
+  WeightServerNotReady: podsOf("weight-server"),
   CacheTooSmall: edit,
   NoGateway: podsOf("gateway"),
   BelowMinServing: podsOf("worker"),

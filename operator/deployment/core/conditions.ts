@@ -251,7 +251,7 @@ function modelAvailable({ snapshot, ranks }: Findings): Verdict {
   }
   const { pending } = snapshot.delivery;
   if (pending) return no(pending.reason, pending.message);
-  if (snapshot.delivery.away !== "" && servingPods(snapshot).length < ranks) return no("SeedNotReady", snapshot.delivery.away);
+  if (snapshot.delivery.away !== "" && servingPods(snapshot).length < ranks) return no("WeightServerNotReady", snapshot.delivery.away);
   return snapshot.view?.modelAvailable ?? unknown("NotOpened", "no worker has opened the model yet");
 }
 

@@ -129,7 +129,7 @@ export interface Snapshot {
   readonly delivery: {
     readonly pending: Pending | undefined;
     readonly revision: string | undefined;
-    /** What ranks that start wait for while others serve; empty where the seed is there, or none is wanted. */
+    /** What ranks that start wait for while others serve; empty where the weight server is there, or none is wanted. */
     readonly away: string;
   };
   /** True while all pods of another model stop: `deployment` then reads as if it were suspended. */

@@ -2,8 +2,8 @@
 // before the aim, which is not to change before the model is there. Pure.
 import type { Pending } from "../core/delivery.ts";
 import { planDelivery } from "../core/delivery.ts";
-import { seedVerdict } from "../core/seed.ts";
-import { ofModel, type SeedWish } from "../objects/context.ts";
+import { weightServerVerdict } from "../core/weight-server.ts";
+import { ofModel, type WeightServerWish } from "../objects/context.ts";
 import { downloadJob } from "../objects/download-job.ts";
 import { modelPlace, modelText } from "../objects/model-place.ts";
 import type { Observed } from "../observed.ts";
@@ -13,15 +13,15 @@ import type { Delivery, DeliveryAction, Source } from "./results.ts";
 /** The pass after it is known whether the spec is refused. */
 const judgedMs = 1_000;
 const unjudged: Pending = {
-  reason: "SeedNotReady",
-  message: "the seed gets the model once the spec is known to be good",
+  reason: "WeightServerNotReady",
+  message: "the weight server gets the model once the spec is known to be good",
   words: undefined,
 };
 
 export const delivery = feature({
   name: "delivery",
   needs: ["source"],
-  run: (observed, { source }) => (observed.seeded ? withWeightServer(observed, source) : download(observed)),
+  run: (observed, { source }) => (observed.remoteStore ? withWeightServer(observed, source) : download(observed)),
 });
 
 function download({ deployment, settings, download: seen, memory, ticksMs, now }: Observed): Delivery {
@@ -41,7 +41,7 @@ function download({ deployment, settings, download: seen, memory, ticksMs, now }
   if (running === undefined && model.cache?.ephemeral === undefined) actions.push({ type: "stopAsking" });
   const waits = [plan.againInMs, waitMs > 0 ? waitMs : undefined].filter((ms) => ms !== undefined);
   return {
-    ...{ pending: plan.pending, revision: plan.revision, away: "", seed: undefined, actions },
+    ...{ pending: plan.pending, revision: plan.revision, away: "", weightServer: undefined, actions },
     againInMs: waits.length === 0 ? undefined : Math.min(...waits),
   };
 }
@@ -50,13 +50,13 @@ function withWeightServer(observed: Observed, { keeps, serving }: Source): Deliv
   const found = download(observed);
   const { suspend } = observed.deployment.spec;
   // A download and a weight server would want the claim on two nodes.
-  const replicas: SeedWish["replicas"] = suspend || found.pending ? 0 : 1;
-  if (found.pending) return { ...found, seed: { replicas, keeps } };
+  const replicas: WeightServerWish["replicas"] = suspend || found.pending ? 0 : 1;
+  if (found.pending) return { ...found, weightServer: { replicas, keeps } };
   const { verdict, actions } = weightServer(observed, { keeps, serving });
   const all = [...found.actions, ...actions];
-  if (!keeps) return { ...found, ...verdict, seed: { replicas }, actions: all };
+  if (!keeps) return { ...found, ...verdict, weightServer: { replicas }, actions: all };
   // What the weight server of before lacks is not in the way of a spec that does not want it any more.
-  const kept = { ...found, away: verdict.away, seed: { replicas, keeps }, actions: all };
+  const kept = { ...found, away: verdict.away, weightServer: { replicas, keeps }, actions: all };
   return keeps.asks ? { ...kept, pending: unjudged, againInMs: judgedMs } : kept;
 }
 
@@ -67,9 +67,9 @@ function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps,
   const running = seen.pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
   const downloads = spec.model.cache?.ephemeral !== undefined;
   const pods = seen.pods.map((pod) => ({ ...pod, current: pod.model === place && !pod.terminating }));
-  const verdict = seedVerdict({ downloads, suspended: spec.suspend, pods, words: downloads ? seen.words : undefined, serving });
+  const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, words: downloads ? seen.words : undefined, serving });
   const asks = downloads && running?.ip !== undefined && !spec.suspend;
-  const actions: DeliveryAction[] = [{ type: "certify", role: "seed" }];
+  const actions: DeliveryAction[] = [{ type: "certify", role: "weight-server" }];
   if (asks) actions.push({ type: "ask", uid: running.uid, ip: running.ip ?? "" });
   else if (downloads) actions.push({ type: "stopAsking" });
   return { verdict, actions };

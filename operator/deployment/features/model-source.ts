@@ -17,7 +17,7 @@ export const modelSource = feature({
   name: "source",
   needs: [],
   run: (observed) => {
-    const keeps = observed.seeded ? keptModel(observed) : undefined;
+    const keeps = observed.remoteStore ? keptModel(observed) : undefined;
     const model = rankModelText(ofModel(observed.deployment, keeps).spec);
     return { keeps, serving: living(observed.pods).some((pod) => pod.ready && pod.model === model) };
   },

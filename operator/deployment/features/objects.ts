@@ -21,7 +21,14 @@ export const objects = feature({
     const { metadata, spec } = deployment;
     const members = gangs.scheduler ? membersOf(deployment, pods, gangs.scheduler) : 0;
     const gang = gangs.scheduler && members > 0 ? { scheduler: gangs.scheduler, members } : undefined;
-    const context = { ...rendered.context, deployment, seed: delivery.seed, gang, routable: route.served === "served", front };
+    const context = {
+      ...rendered.context,
+      deployment,
+      weightServer: delivery.weightServer,
+      gang,
+      routable: route.served === "served",
+      front,
+    };
     const rolledBack = rollRefusals(deployment, back);
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...gangs.refusals, ...rolledBack];
     const pair = gatewayPods(observed, deployment, undelivered ? accepted?.spec : spec);

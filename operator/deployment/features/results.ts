@@ -19,7 +19,7 @@ import type { Action as PodAction, Step, Successor } from "../core/pod-actions.t
 import type { RolloutView } from "../core/rollout-status.ts";
 import type { RolloutFacts, RuntimeImage, Snapshot } from "../core/snapshot.ts";
 import type { Target } from "../core/target.ts";
-import type { ModelOf, RenderContext, SeedWish } from "../objects/context.ts";
+import type { ModelOf, RenderContext, WeightServerWish } from "../objects/context.ts";
 import type { WorkerTemplate } from "../objects/worker-pod.ts";
 
 /** The model of the ranks, which their weight server keeps though the spec has another. `asks`: nobody knows yet whether the spec is refused. */
@@ -49,7 +49,7 @@ export interface Delivery {
   /** What ranks that start wait for while others serve; empty when the weight server is there. */
   readonly away: string;
   /** The weight server as it is to be; undefined where ranks mount the model. */
-  readonly seed: SeedWish | undefined;
+  readonly weightServer: WeightServerWish | undefined;
   readonly actions: readonly DeliveryAction[];
   readonly againInMs: number | undefined;
 }

@@ -4,7 +4,7 @@ import { apiVersion, labels } from "../../../crds/common.ts";
 import type { downloaderComponent } from "../../../crds/download.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
-import type { seedComponent } from "../../../crds/seed.ts";
+import type { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { Gang } from "../../gangs/gang.ts";
 import { makerLabels } from "../../kube/adoption.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
@@ -36,8 +36,8 @@ export interface RenderContext {
   readonly gang?: Gang | undefined;
   /** The gateways that the Service leads to; this deployment's where it is not given. */
   readonly front?: Readonly<Record<string, string>> | undefined;
-  /** The seed that ranks have the model from; without one they mount it. */
-  readonly seed?: SeedWish | undefined;
+  /** The weight server that ranks have the model from; without one they mount it. */
+  readonly weightServer?: WeightServerWish | undefined;
   /** True where the cluster has HTTPRoutes that we may handle. */
   readonly routable?: boolean;
 }
@@ -55,21 +55,21 @@ export function ofModel(deployment: MoEDeployment, of: ModelOf | undefined): MoE
   return { ...deployment, spec: { ...spec, model: of.model, runtime: { ...spec.runtime, expertCodec: of.expertCodec } } };
 }
 
-export interface SeedWish {
+export interface WeightServerWish {
   /** None while a download has the claim, or the deployment is suspended. */
   readonly replicas: 0 | 1;
   /** The model that it is to have; that of the spec where it is not given. */
   readonly keeps?: ModelOf | undefined;
 }
 
-export type Component = "worker" | "gateway" | typeof downloaderComponent | typeof seedComponent | "tls" | "shared";
+export type Component = "worker" | "gateway" | typeof downloaderComponent | typeof weightServerComponent | "tls" | "shared";
 
 export const names = {
   workers: (name: string) => `${name}-workers`,
   gateway: (name: string) => `${name}-gateway`,
   settings: (name: string) => `${name}-settings`,
   downloader: (name: string) => `${name}-downloader`,
-  seed: (name: string) => `${name}-seed`,
+  weightServer: (name: string) => `${name}-weight-server`,
 } as const;
 
 export function objectLabels(name: string, component: Component): Record<string, string> {

@@ -5,19 +5,19 @@ import { gangSchedulers } from "../../gangs/index.ts";
 import type { Absent, Rendered } from "../../kube/apply.ts";
 import { replicasField } from "../../kube/field-conflicts.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { names, type RenderContext, type SeedWish } from "./context.ts";
+import { names, type RenderContext, type WeightServerWish } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
 import { httpRoute } from "./http-route.ts";
-import { downloaderPolicy, gatewaysPolicy, seedPolicy, workersPolicy } from "./network-policies.ts";
+import { downloaderPolicy, gatewaysPolicy, weightServerPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 import { podGroup } from "./pod-group.ts";
-import { seedDeployment, seedService } from "./seed.ts";
+import { weightServerDeployment, weightServerService } from "./weight-server.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
 export function appliedObjects(context: RenderContext): Rendered[] {
   const { autoscale, httpRoute: route } = context.deployment.spec.gateway;
-  const { gang, seed, routable } = context;
+  const { gang, weightServer, routable } = context;
   return [
     ...(gang ? [{ resource: gang.scheduler.resource, object: podGroup(context, gang) }] : []),
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
@@ -27,18 +27,18 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
     { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
     ...networkPolicies(context),
-    ...(seed ? [{ resource: resources.services, object: seedService(context) }] : []),
-    ...(seed ? [seeds(context, seed)] : []),
+    ...(weightServer ? [{ resource: resources.services, object: weightServerService(context) }] : []),
+    ...(weightServer ? [weightServers(context, weightServer)] : []),
     gateways(context),
     ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
     ...(route && routable ? [{ resource: resources.httpRoutes, object: httpRoute(context, route) }] : []),
   ];
 }
 
-/** While suspended there is no seed, nor while a download has the claim, whoever scales it. */
-function seeds(context: RenderContext, seed: SeedWish): Rendered {
-  const rendered = { resource: resources.deployments, object: seedDeployment(context, seed) };
-  return seed.replicas === 0 ? { ...rendered, takes: [replicasField] } : rendered;
+/** While suspended there is no weight server, nor while a download has the claim, whoever scales it. */
+function weightServers(context: RenderContext, weightServer: WeightServerWish): Rendered {
+  const rendered = { resource: resources.deployments, object: weightServerDeployment(context, weightServer) };
+  return weightServer.replicas === 0 ? { ...rendered, takes: [replicasField] } : rendered;
 }
 
 /** While suspended there is no gateway, whoever scales them; an autoscaler stands still at zero. */
@@ -55,7 +55,7 @@ function policies(context: RenderContext): readonly [wanted: KubeObject[], other
     [workersPolicy(context), true],
     [gatewaysPolicy(context), true],
     [downloaderPolicy(context), context.deployment.spec.model.cache?.persistentVolumeClaim !== undefined],
-    [seedPolicy(context), context.seed !== undefined],
+    [weightServerPolicy(context), context.weightServer !== undefined],
   ];
   const wanted = rows.filter(([, here]) => here && context.settings.networkPolicies !== undefined);
   return [wanted.map(([object]) => object), rows.filter((row) => !wanted.includes(row)).map(([object]) => object)];
@@ -73,10 +73,10 @@ export function absentObjects(context: RenderContext): Absent[] {
     .filter((scheduler) => scheduler !== context.gang?.scheduler)
     .map(({ resource }) => ({ resource, name: names.workers(metadata.name) }));
   const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
-  const seedName = names.seed(metadata.name);
-  const seeds = [resources.deployments, resources.services].map((resource) => ({ resource, name: seedName }));
+  const weightServerName = names.weightServer(metadata.name);
+  const weightServers = [resources.deployments, resources.services].map((resource) => ({ resource, name: weightServerName }));
   const others = [...(spec.gateway.autoscale ? [] : [autoscaler]), ...(spec.gateway.httpRoute ? [] : [route])];
-  return [...groups, ...unwanted, ...(context.seed ? [] : seeds), ...others];
+  return [...groups, ...unwanted, ...(context.weightServer ? [] : weightServers), ...others];
 }
 
 interface GatewayPods {

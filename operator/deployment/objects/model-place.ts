@@ -9,7 +9,7 @@ import { modelVolume, workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 
 export interface ModelPlace {
-  /** Undefined for a model that is kept on the disk of its seed. */
+  /** Undefined for a model that is kept on the disk of its weight server. */
   readonly claim: string | undefined;
   /** The store, below the claim's root. */
   readonly folder: string;
@@ -94,7 +94,7 @@ export function workFolders(deployments: readonly KubeObject[]): readonly string
 }
 
 /**
- * The Job that brings the model; undefined where nothing is downloaded, or the seed downloads it. Another secret, claim or model is another
+ * The Job that brings the model; undefined where nothing is downloaded, or the weight server downloads it. Another secret, claim or model is another
  * Job.
  */
 export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {

@@ -67,12 +67,12 @@ test("switched off, there are none, and those that were made are to go", () => {
       ["NetworkPolicy", "moe-workers"],
       ["NetworkPolicy", "moe-gateway"],
       ["NetworkPolicy", "moe-downloader"],
-      ["NetworkPolicy", "moe-seed"],
+      ["NetworkPolicy", "moe-weight-server"],
     ],
   );
   // One of an earlier model that was downloaded goes too.
   assert.deepEqual(
     absent(on.networkPolicies).map(({ name }) => name),
-    ["moe-downloader", "moe-seed"],
+    ["moe-downloader", "moe-weight-server"],
   );
 });

@@ -2,7 +2,7 @@
 // more (a sidecar of the pod template, say) writes one of their own beside these. Pure.
 import { ports } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";
-import { seedComponent } from "../../../crds/seed.ts";
+import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { type Component, names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
@@ -28,7 +28,13 @@ export function workersPolicy(context: RenderContext): KubeObject {
       { from: [pods(context, "worker")], ports: [tcp(ports.engine)] },
       watched,
     ],
-    egress: [toWorkers(context, [ports.grpc, ports.engine]), ...toSeed(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
+    egress: [
+      toWorkers(context, [ports.grpc, ports.engine]),
+      ...toWeightServer(context),
+      dns,
+      ...toUrl(nats),
+      ...toUrl(settings.otlpEndpoint),
+    ],
   });
 }
 
@@ -50,8 +56,8 @@ export function downloaderPolicy(context: RenderContext): KubeObject {
 }
 
 /** It gives model bytes to ranks and calls nobody, but where it downloads the model itself. */
-export function seedPolicy(context: RenderContext): KubeObject {
-  return policy(context, seedComponent, {
+export function weightServerPolicy(context: RenderContext): KubeObject {
+  return policy(context, weightServerComponent, {
     ingress: [
       { from: [pods(context, "worker")], ports: [tcp(ports.grpc)] },
       { from: operator(context), ports: [tcp(ports.progress)] },
@@ -65,7 +71,7 @@ const policyNames = {
   worker: names.workers,
   gateway: names.gateway,
   [downloaderComponent]: names.downloader,
-  [seedComponent]: names.seed,
+  [weightServerComponent]: names.weightServer,
 } as const;
 
 function policy(context: RenderContext, component: keyof typeof policyNames, rules: { ingress: Fields[]; egress: Fields[] }): KubeObject {
@@ -87,8 +93,8 @@ const toWorkers = (context: RenderContext, of: readonly number[] = [ports.grpc])
   ports: of.map(tcp),
 });
 
-const toSeed = (context: RenderContext): Fields[] =>
-  context.seed ? [{ to: [pods(context, seedComponent)], ports: [tcp(ports.grpc)] }] : [];
+const toWeightServer = (context: RenderContext): Fields[] =>
+  context.weightServer ? [{ to: [pods(context, weightServerComponent)], ports: [tcp(ports.grpc)] }] : [];
 
 /** Nobody, where the operator runs outside of the cluster: it makes no policies then. */
 function operator({ settings }: RenderContext): Fields[] {

@@ -98,7 +98,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
     modelDir: "/models/a/b",
-    seedDns: undefined,
+    weightServerDns: undefined,
   });
   assert.deepEqual(parseGatewayConfig(front), {
     ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
@@ -131,7 +131,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     modelDir: "/models/moe",
-    seedDns: undefined,
+    weightServerDns: undefined,
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };

@@ -7,11 +7,17 @@ import { names, type RenderContext } from "./context.ts";
 import { modelPlace } from "./model-place.ts";
 
 /** Facts that the environment of a pod is rendered from. */
-export function processFacts({ deployment, seed }: RenderContext): ProcessFacts {
+export function processFacts({ deployment, weightServer }: RenderContext): ProcessFacts {
   const { name, namespace } = deployment.metadata;
-  const seedDns = seed && `${names.seed(name)}.${namespace}.svc`;
+  const weightServerDns = weightServer && `${names.weightServer(name)}.${namespace}.svc`;
   const { folder: modelFolder } = modelPlace(deployment.spec);
-  return { deployment, peersDns: `${names.workers(name)}.${namespace}.svc`, settingsMap: names.settings(name), modelFolder, seedDns };
+  return {
+    deployment,
+    peersDns: `${names.workers(name)}.${namespace}.svc`,
+    settingsMap: names.settings(name),
+    modelFolder,
+    weightServerDns,
+  };
 }
 
 /** Ready is asked often, since traffic and experts wait for it; live is patient, since a restart empties the memory. */
@@ -36,10 +42,10 @@ export function commonMounts() {
 /** The claim with the model. */
 export const modelMount = { name: modelVolume, mountPath: paths.models, readOnly: true };
 
-export function modelVolumeOf({ deployment, seed }: RenderContext) {
+export function modelVolumeOf({ deployment, weightServer }: RenderContext) {
   const { claim } = modelPlace(deployment.spec);
   // Disk of the node, not its memory: it takes the dense part and what the rank hosts or has hosted, never more than the store has.
-  if (seed || claim === undefined) return { name: modelVolume, emptyDir: {} };
+  if (weightServer || claim === undefined) return { name: modelVolume, emptyDir: {} };
   return { name: modelVolume, persistentVolumeClaim: { claimName: claim, readOnly: true } };
 }
 

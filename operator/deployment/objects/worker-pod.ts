@@ -39,13 +39,13 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
   const { pod, refusals } = placed(merged.pod, deployment);
   return {
     pod,
-    hash: workerHash(deployment, settings.runtimeImage, context.seed !== undefined),
+    hash: workerHash(deployment, settings.runtimeImage, context.weightServer !== undefined),
     limitBytes: memoryLimit(pod),
     refusals: [...merged.refusals, ...refusals],
   };
 }
 
-/** Whether ranks of a template mount a claim with the model; else they have it from a seed. */
+/** Whether ranks of a template mount a claim with the model; else they have it from a weight server. */
 export const mountsClaim = ({ pod }: RenderedPod): boolean =>
   pod.spec.volumes.some(({ name, persistentVolumeClaim }) => name === modelVolume && persistentVolumeClaim !== undefined);
 
@@ -108,10 +108,10 @@ function basePod(context: RenderContext): PodShape {
   const { name } = deployment.metadata;
   // Where it mounts a claim that says of which model it is.
   const placeAnnotation = { [annotations.modelPlace]: modelText(modelPlace(deployment.spec)) };
-  const mount = context.seed ? { name: modelMount.name, mountPath: modelMount.mountPath } : modelMount;
+  const mount = context.weightServer ? { name: modelMount.name, mountPath: modelMount.mountPath } : modelMount;
   return {
     labels: objectLabels(name, "worker"),
-    annotations: context.seed ? { ...gangAnnotation(deployment), ...placeAnnotation } : gangAnnotation(deployment),
+    annotations: context.weightServer ? { ...gangAnnotation(deployment), ...placeAnnotation } : gangAnnotation(deployment),
     spec: {
       restartPolicy: "Always",
       serviceAccountName: name,

@@ -1,6 +1,5 @@
-// The pace of planning: how soon the next plan may come and how much it may move, by how the load behaves. At once and more right
-// after a change of load, later while the load holds still and plans find nothing better. Pure; kept by the rebalance plane, one
-// per deployment.
+// How soon the next plan may come and how much it may move: at once and more after a change of load, later while the load holds still and
+// plans find nothing better. Pure.
 import type { Decision } from "../decide.ts";
 import type { Forecast } from "./forecast.ts";
 

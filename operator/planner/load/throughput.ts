@@ -1,7 +1,5 @@
-// The measured speed of each rank at expert rows beside the others, from what ranks report of their work; used by speeds.ts. Rows
-// per second alone would tell the size of batches: reading an expert's weights costs the same for one row as for ten, so a rank
-// with hot experts would seem fast, get more of them, and seem faster. What a batch, an expert and a row cost is therefore fitted,
-// for all ranks together; a rank's speed is the time that its work should have taken over the time that it took. Pure.
+// The measured speed of each rank beside the others: what a batch, an expert and a row cost is fitted for all ranks together, and a rank's
+// speed is expected over measured time. Pure; DECISIONS.md 9.
 import { type Matrix, nonNegative, type Vector } from "./cost-fit.ts";
 
 /** Expert work of one rank in some time. A batch's x is (1, experts run in it, rows). */

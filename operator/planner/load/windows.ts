@@ -1,6 +1,5 @@
-// Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
-// trusted. A rank that did not report is missing, never zero. A message tells its window by its sender's clock, and is judged by the
-// caller's, with what is known of how far the two are apart. Pure; the caller gives the time.
+// Load messages of all ranks to one view per window: who reported, what was routed and served, and whether it may be trusted. A rank that
+// did not report is missing, never zero. Pure.
 import { type LoadWindow, loadTurnMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";

@@ -1,6 +1,5 @@
-// Synthetic traces in place of recorded ones: log p[window, layer, expert] = base[layer, expert] + topics, shared by all
-// layers so that these shift together, + noise of each expert, both AR(1); a flash crowd is one topic that jumps for a few
-// windows. Each window is a multinomial draw. Seeded and pure; the models are sized like real ones, see `presets`.
+// Synthetic traces: log p = base + topics that all layers share + noise of each expert, both AR(1); a flash crowd is a topic that jumps.
+// Each window is a multinomial draw. Pure, seeded.
 import { type Random, seeded } from "../random.ts";
 import type { Trace } from "./traces.ts";
 

@@ -1,7 +1,5 @@
-// The trace format (operator/docs/placement.md): what `enodia plan record` saves and `enodia plan simulate` reads. gzip (or plain) JSON
-// {name, windows, layers, experts, counts[, layerExperts]}; counts = base64 of little-endian uint32
-// [windows][layers][experts], selections per expert in a window. Pure: bytes
-// in, bytes out.
+// The trace format (operator/docs/placement.md): gzip or plain JSON {name, windows, layers, experts, counts[, layerExperts]}, counts as base64 of
+// little-endian uint32 [windows][layers][experts]. Pure.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";

@@ -1,8 +1,5 @@
-// DeepSeek's EPLB (github.com/deepseek-ai/EPLB) from its published description: replicas to the expert with the highest
-// load per expert replica, then replicas packed longest first on the rank with the least load that has a slot; every layer and rank
-// has the same number of slots. It plans without memory of the current placement: the baseline for churn. Under a budget,
-// its plan is a target that a sequence of plans approaches. The policy is the global form; the hierarchical one, groups of
-// experts to nodes first, is what the published example shows and is here to be checked against it.
+// DeepSeek's EPLB (github.com/deepseek-ai/EPLB): replicas by load, packed longest first into an equal number of slots. The policy is the
+// global form; the hierarchical one is checked against the published example.
 import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";

@@ -1,6 +1,5 @@
-// Hecate's algorithms (arXiv 2502.02581) as a serving policy: primaries by heterogeneous sharding (Algorithm 2), re-sharded
-// rarely; expert replicas by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
-// and weights are the planner's.
+// Hecate (arXiv 2502.02581) as a serving policy: primaries by heterogeneous sharding (Algorithm 2), resharded rarely; expert replicas by
+// sparse materialisation (Algorithm 1, hecate-expert-replicas.ts).
 import { cellValues } from "../../../runtime/placement/grid.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { shardPrimaries } from "../../../runtime/placement/shard.ts";

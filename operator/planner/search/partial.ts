@@ -1,6 +1,5 @@
-// Part of one layer's way to a target, when the whole of it does not fit budget or memory: an expert takes the hosts that
-// the target gives it, together with those that must make room for it, and of all such groups the one with most gain per
-// expert replica is taken, again and again, while there is gain. Pure and deterministic.
+// Part of a layer's way to its target when the whole does not fit budget or memory: groups of experts that move together, the most gain per
+// expert replica first. Pure.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { layerDemand, type Problem } from "../problem.ts";

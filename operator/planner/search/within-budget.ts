@@ -1,6 +1,5 @@
-// The way to a target placement as far as budget and memory allow, for policies that plan one without regard to what is hosted:
-// whole layers first, the best gain per expert replica first, then parts of those that did not fit (partial.ts). A target that exceeds the
-// budget is so reached by a sequence of plans, each better than the one before. Pure.
+// The way to a target placement within budget and memory: whole layers first, the best gain per expert replica first, then parts of the
+// others (partial.ts). Pure.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";

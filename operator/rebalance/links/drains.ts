@@ -1,7 +1,5 @@
-// The last steps of a rank that leaves: its experts are moved by plans (intents/drain.ts); when none depends on it any more it is told
-// to finish its requests in the time it has, and reported Drained when it has, or when its time is up. Until then its requests run
-// on as before: a request that is cut is replayed elsewhere, token for token. Level-triggered: what a worker is told follows from what
-// its status says, and is said again until it does. The loop calls it at every tick.
+// The last steps of a rank that leaves: when no expert depends on it, it is asked to finish its requests, and reported Drained when it has
+// or its time is up. Level-triggered, at every tick.
 import type { DrainView, LeavingRank } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 

@@ -1,6 +1,5 @@
-// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load state, counts them, taken
-// and refused, and knows how old they are. The loop tells it at every tick which ranks should report; telemetry.ts owns the
-// connections and checks the signatures.
+// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load state, counts them, and knows
+// their age. telemetry.ts owns connections and signatures.
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";

@@ -1,6 +1,5 @@
-// The links of one deployment: one per worker and gateway pod that has an address, opened and closed as pods come and go. It pushes
-// membership to all of them when it changes, and the plan that holds to each process that comes up. The loop calls it at every tick;
-// the calls to one pod are session.ts.
+// The links of one deployment, one per worker and gateway pod. It pushes membership when it changes, and the committed plan to each process
+// that comes up; session.ts makes the calls.
 
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";

@@ -1,6 +1,5 @@
-// The NATS connections of all deployments: one bus per server and credentials, shared by those that name it and opened in the
-// background, so that nothing waits for NATS. Messages that no key of the deployment has signed, and malformed ones, are refused here;
-// intake.ts takes the others of its deployment.
+// The NATS connections of all deployments, one bus per server and credentials, opened in the background. Messages without a valid signature
+// are refused here.
 import { AppError } from "../../../crds/common.ts";
 import { decodeLoad, type LoadWindow, loadSubject } from "../../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";

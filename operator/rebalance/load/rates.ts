@@ -1,6 +1,5 @@
-// The rates at which bytes of experts really come, by path: with each layer that is ready receivers say what they took from whom and
-// how long it took (Fetched), and nodes, racks and zones tell the path. A path that nobody has measured has an assumed rate. The load
-// picture keeps them for the price of plans; nothing is paced by them. No I/O.
+// Measured bytes per second of experts, by path: receivers report what they took from whom, nodes, racks and zones give the path. A path
+// that nobody measured has an assumed rate. Pure.
 import {
   assumedRates,
   type ByPath,

@@ -1,6 +1,5 @@
-// The rollout of one plan, from the proposal to its end: it takes an epoch by writing the ExpertPlacement, performs the actions of
-// protocol.ts through the links and feeds back what came of them, and when some layers kept their parent writes what really holds.
-// The loop makes one per plan. Every decision about layers is the protocol's, about what to plan the intents'.
+// The rollout of one plan: it takes an epoch by writing the ExpertPlacement, performs the actions of protocol.ts and feeds back the
+// answers. Every decision about layers is the protocol's.
 import { AppError } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { backoffMs } from "../backoff.ts";

@@ -1,6 +1,5 @@
-// The store of ExpertPlacements, through the Kubernetes port: it reads them, writes them with the resourceVersion they were read at,
-// and writes their status. A write that succeeds allocates an epoch; a Conflict means that another leader was faster. It remembers
-// nothing: the owner is placement.ts.
+// The store of ExpertPlacements: a write with the resourceVersion that was read allocates an epoch, and a Conflict means that another
+// leader was faster. It remembers nothing.
 import { AppError, apiVersion } from "../../../crds/common.ts";
 import { type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { objectLabels } from "../../deployment/objects/context.ts";

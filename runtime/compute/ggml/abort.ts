@@ -1,4 +1,4 @@
-// The last line of the log of a process that ggml ends: an assertion of its own cannot be caught, only reported. Pure.
+// The last line of the log of a process that ggml ends: an assertion of its own cannot be caught, only reported.
 
 /** A line as runtime/observe/log.ts writes them. */
 export function abortLine(message: string, now: Date): string {

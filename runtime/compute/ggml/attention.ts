@@ -1,5 +1,5 @@
 // Attention over the cache as one operation, where the device has it for the head's size and the cache's type, or as products and a
-// softmax, which every device has for all. A rasteriser takes the products: the one operation at times ends the process inside of Mesa's.
+// softmax, which every device has for all.
 import type { Op } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -22,7 +22,7 @@ export function attend(build: GraphBuilder, op: Attention, parts: Parts): Value 
   return asOperation(build, op, parts) ?? asProducts(build, op, parts);
 }
 
-/** Undefined where the device lacks it for this head and these types; the node is then in no graph. The processor has it for all. */
+/** Undefined where the device lacks it for this head and these types. */
 function asOperation(build: GraphBuilder, op: Attention, { q, keys, values, mask, sinks }: Parts): Value | undefined {
   const { ggml, exact, software } = build.device;
   if (software) return undefined;

@@ -1,5 +1,4 @@
-// The largest logits of each row as nodes of a graph, so that a device gives some hundred numbers and not its whole vocabulary. Its best
-// way is a selection and a sort of what was selected; where a device lacks one of the two, everything is sorted.
+// The largest logits of each row as nodes of a graph. Its best way is a selection and a sort of what was selected.
 import type { Op } from "../../kernels/segment.ts";
 import { best, type Choice, finite, firstOf, softmax, sorted, valuesAt } from "./choosing.ts";
 import type { Pointer } from "./functions.ts";

@@ -1,5 +1,5 @@
-// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, as they
-// are, in f32 or in blocks of int8, and multiplied so that a row's bits do not depend on the rows beside it.
+// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, as they are, in f32 or in blocks
+// of int8, and multiplied.
 import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
@@ -23,11 +23,10 @@ interface Joined extends Matrix {
   readonly each: readonly number[];
 }
 
-/** Types of plain values: f32 and its halves. */
+/** Types of plain values. */
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
-/** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. Logits may be
- *  sums, and of a state that goes from gate to gate. */
+/** Names of the matrices that only a router multiplies by: they stay f32. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
   const routers = new Set(gateLogits(ops));
   const matrices = new Set<string>();
@@ -141,8 +140,7 @@ export class DenseWeights implements WeightSource {
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  /** Every weight a matrix of its own, but for those that make the inputs of one attention from the same rows in the same type. A GPU's
-   *  kernels want the rows of what they take close together. */
+  /** Every weight a matrix of its own, but for those that make the inputs of one attention from the same rows in the same type. */
   #join(segment: Segment, matrixOf: (name: string) => Matrix): readonly Joined[] {
     const groups = new Map<string, string[]>(segment.weights.map(({ name }) => [name, [name]]));
     for (const inputs of this.#device.exact ? attentionInputs(segment) : []) {

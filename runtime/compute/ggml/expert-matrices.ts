@@ -67,8 +67,8 @@ export interface Piece {
 /** Packed memory interleaves so many rows, or a number that divides it. */
 const packedTogether = 32;
 
-/** The weights of a part, as they came, where rows of one are not packed with rows of another, and in pieces of at most so many bytes,
- *  or of the fewest rows that can be packed; else all as one. */
+/** The weights of a part, as they came, where rows of one are not packed with rows of another, and in pieces of at most so many bytes, or
+ *  of the fewest rows that can be packed. */
 export function piecesOf(part: Part, weights: Weights, bytesMax: number): readonly Piece[] {
   const { type, columns, rows, storage } = part;
   const rowBytes = weightBytes(type, [columns]);

@@ -1,6 +1,4 @@
-// Experts multiplied one after another, each by the fastest products that its types have in the device's memory. A graph is made for a
-// number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is. Experts of a
-// layer lie in one slab, each in the slot of its number, so that a graph of many layers finds them there, too (range.ts).
+// Experts multiplied one after another, each by the fastest products that its types have in the device's memory.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -108,8 +106,8 @@ class SingleExpertSlab implements ExpertSlab {
     return this.#slab?.choosable && this.#slab.used === this.#count ? this.#slab : undefined;
   }
 
-  /** Undefined where the layer's slab is no place for it: its slot is taken, others are of another shape, or the machine does not give
-   *  the address space of so many. */
+  /** Undefined where the layer's slab is no place for it: its slot is taken, others are of another shape, or the machine does not give the
+   *  address space of so many. */
   #allocate(shape: Shape, expert: number): Slab | undefined {
     if (this.#slab === undefined) {
       try {

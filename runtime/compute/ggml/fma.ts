@@ -1,5 +1,5 @@
-// The most that one thread of this processor multiplies and adds in f32: a loop of fused multiply-adds on registers alone, in machine
-// code, since no compiled loop of JavaScript or ggml is only that. What products are held against, by the self-test and the benchmarks.
+// The most that one thread of this processor multiplies and adds in f32: a loop of fused multiply-adds on registers alone, in machine code,
+// since no compiled loop of JavaScript or ggml is only that.
 import { ggmlLibrary } from "./library.ts";
 
 /** Sums that do not wait for each other: twice what the fastest processors have under way. */

@@ -1,5 +1,5 @@
 // The gates as nodes of a graph: scores of experts, the choice of the best and their shares. Choices are brought within the finite numbers
-// first (choosing.ts); the shares are not, so that a row whose numbers are none is found out later.
+// first (choosing.ts); the shares are not.
 import type { Op } from "../../kernels/segment.ts";
 import { best as bestOf, type Choice, finite, softmax, valuesAt } from "./choosing.ts";
 import type { GraphBuilder, Value } from "./graph.ts";

@@ -1,5 +1,5 @@
-// The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all, since each start of a
-// kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (expert-programs.ts).
+// The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all. Slabs grow and shrink by
+// steps.
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -69,7 +69,7 @@ class Expert implements Compiled {
   }
 }
 
-/** The experts of a layer. A slab with room for all of them has each in the slot of its number. */
+/** The experts of a layer. */
 class GpuExpertSlab implements ExpertSlab {
   readonly segment: Segment;
   readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
@@ -159,7 +159,7 @@ class GpuExpertSlab implements ExpertSlab {
     }
   }
 
-  /** Both slabs are there for a moment; the old one stays where the other cannot be made or filled. */
+  /** Both slabs are there for a moment. */
   #resize(slots: number): void {
     const [old, made] = [this.slab, new Slab(this.#device, this.slab.parts, slots)];
     const moved = new Map<Expert, number>();

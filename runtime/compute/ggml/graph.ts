@@ -1,5 +1,5 @@
-// The building of a graph: nodes in the order in which they run, each with its place in the scratch memory; and the finished graph,
-// which runs as often as wanted with other inputs. Knows sizes and lifetimes, not what the nodes compute (lower.ts).
+// The building of a graph: nodes in the order in which they run, each with its place in the scratch memory. Knows sizes and lifetimes, not
+// what the nodes compute (lower.ts).
 import { planArena } from "./arena.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
@@ -33,7 +33,7 @@ export class GraphBuilder {
   readonly #inputs = new Map<string, Value>();
   #step = 0;
 
-  /** `nodes`: bound of the nodes that will be added, inputs and views included; beyond it ggml ends the process. */
+  /** `nodes`: bound of the nodes that will be added, inputs and views included. */
   constructor(device: GgmlDevice, nodes: number) {
     this.device = device;
     this.metadata = device.metadata(2 * nodes, 2 * nodes);
@@ -41,7 +41,7 @@ export class GraphBuilder {
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
   }
 
-  /** Data that is given at every run; `shape` innermost first, as ggml has it. The same name gives the same input. */
+  /** Data that is given at every run. */
   input(name: string, type: InputType, shape: readonly number[]): Value {
     const known = this.#inputs.get(name);
     if (known) return known;
@@ -88,7 +88,7 @@ export class GraphBuilder {
     return Object.assign(this.view(tensor, whole), { part });
   }
 
-  /** Places everything in the device's scratch memory. Outputs keep their memory until the next run of any graph. */
+  /** Places everything in the device's scratch memory. */
   finish(outputs: Readonly<Record<string, Value>>): Graph {
     const { ggml } = this.device;
     for (const { owner } of Object.values(outputs)) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step + 1;

@@ -1,5 +1,4 @@
-// The backends on ggml: programs as graphs on the processor or on a GPU. On the processor they are of the exact class: the bits of a row
-// depend neither on the rows beside it nor on threads, slots or the length of the prefill that computed it. On a GPU they do.
+// The backends on ggml: programs as graphs on the processor or on a GPU.
 import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";

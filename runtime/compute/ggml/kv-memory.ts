@@ -1,5 +1,4 @@
 // The common part of all KV caches of ggml: per layer one tensor of keys and one of values, a row of all heads a position, keys rotated.
-// Where in them a slot's positions lie is each cache's own (kv-paged.ts, kv-pool.ts). Attention reads it as one view (kv.ts).
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
@@ -103,7 +102,7 @@ export abstract class GgmlKv implements KvCache {
   /** Where a slot's positions lie, in their order. */
   abstract piecesOf(slot: number): readonly Piece[];
 
-  /** What the attention of a group looks at; its new rows have their places from then on. */
+  /** What the attention of a group looks at. */
   abstract viewOf(group: KvGroup): KvView;
 
   /** True where rows look at memory that holds what other slots wrote too. */

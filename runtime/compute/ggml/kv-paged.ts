@@ -1,5 +1,5 @@
 // The KV cache where the machine gives memory page by page, as rows are written: slots are address space alone, [slot][stride], and pages
-// go back as slots are trimmed. Attention of consecutive slots is one view of four dimensions.
+// go back as slots are trimmed.
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
@@ -7,7 +7,7 @@ import { checkCopy } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
 
-/** Attention looks at a multiple of so many positions, so that a graph lasts for as many steps; what lies beyond a row's own is masked. */
+/** Attention looks at a multiple of so many positions. */
 const lengthStep = 64;
 /** Address space of all slots, bytes at most: what is not written costs nothing, but some machines bound it. */
 const addressBytesMax = 2 ** 40;

@@ -1,7 +1,5 @@
 // The KV cache where memory is there from the start, as on a GPU: one pool of rows in each layer, of which a slot takes blocks as it is
-// written, wherever they are free. So the pool's bytes are all that there is, short requests fit in as many as their blocks, a slot
-// moves by its list of blocks alone, and a prefix is shared until one of its users writes. All rows of a group look at the same part of
-// the pool, in which each row's mask shows what is its own; the lowest free blocks are taken first, so that the part stays short.
+// written, wherever they are free.
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
@@ -10,7 +8,7 @@ import { kvBlockTokens } from "../kv-size.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type Piece } from "./kv-memory.ts";
 
-/** Attention looks at a multiple of so many rows, so that a graph lasts for as many; kernels of GPUs are fastest at it, too. */
+/** Attention looks at a multiple of so many rows. */
 const lengthStep = 256;
 
 export class PoolKv extends GgmlKv {
@@ -114,7 +112,7 @@ export class PoolKv extends GgmlKv {
     }
   }
 
-  /** A free block: the one behind `after`, so that a slot lies together, or else the lowest. */
+  /** A free block: the one behind `after`. */
   #take(after: number | undefined): number {
     const next = after === undefined ? -1 : after + 1;
     const block = this.#users[next] === 0 ? next : this.#users.indexOf(0, this.#lowest);

@@ -1,5 +1,4 @@
-// The ways in which a device stores keys and values of each type: asked of the device, since what its attention reads differs from one
-// to the other.
+// The ways in which a device stores keys and values of each type: asked of the device.
 import type { KvType } from "../../../crds/names.ts";
 import { kvTypes } from "../../../crds/names.ts";
 import type { KvSpec } from "../backend.ts";
@@ -13,8 +12,7 @@ interface Stored {
 }
 type Heads = Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">;
 
-/** In the order of preference. Beside keys of f16 lie values of bf16 where attention reads the two together: sums of f16 values in f16,
- *  as on the processor, stand still or overflow after some thousand of them; those of bf16 are in f32, with one error at any length. */
+/** In the order of preference. */
 const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
   f32: [{ keys: "f32", values: "f32" }],
   f16: [
@@ -28,8 +26,8 @@ const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
 const commonHeads: Heads = { kvHeads: 1, headDim: 128, valueDim: 128 };
 /** What widens anything else to f32: products read plain numbers alone. */
 const plain: ReadonlySet<WeightType> = new Set(["f32", "f16"]);
-/** Attention to halves takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
- *  again. A GPU reads them in half the time. */
+/** Attention to f16 takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
+ *  again. */
 const order = { exact: kvTypes, other: ["f16", "q8_0", "f32"] } as const satisfies Readonly<Record<string, readonly KvType[]>>;
 
 /** The types that a device keeps, the fastest first. */

@@ -1,5 +1,4 @@
-// The part of a graph that reads and writes the KV cache: where new rows go, what attention may see, how far heads are turned. And the
-// choice of a cache for a device: by pages where the machine gives memory as it is written, else from a pool.
+// The part of a graph that reads and writes the KV cache: where new rows go, what attention may see, how far heads are turned.
 import { type KvGroup, type Place, placesOf, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { RopeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";

@@ -1,5 +1,5 @@
-// The loading of ggml's libraries from their packages: which package, which build of the CPU library, whether it is the version that
-// this code was written for; and of a GPU's library, by the name of its backend. The only file that knows how C functions are called.
+// The loading of ggml's libraries from their packages: which package, which build of the CPU library, whether it is the version that this
+// code was written for.
 import { existsSync, readdirSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,11 +18,11 @@ import {
 } from "./functions.ts";
 import { type GpuName, type Library, librariesOf, noLibrary, packageVersion, remedyOf } from "./packages.ts";
 
-/** Tensors, operations and files of ggml change from version to version; another one is refused instead of tried. */
+/** Tensors, operations and files of ggml change from version to version. */
 const versionWanted = "0.25.1";
 
 export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof cpuFunctions> {
-  /** The build of the CPU library, named after the first processors that it suits: "zen4", "haswell". Bits of f32 sums depend on it. */
+  /** The build of the CPU library, named after the first processors that it suits: "zen4", "haswell". */
   readonly cpuBuild: string;
   /** The function at an address that ggml gave, for those that no library exports. */
   functionAt(address: Pointer, signature: Signature): (...args: unknown[]) => unknown;
@@ -31,14 +31,13 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   writePointer(address: Pointer, value: Pointer): void;
   /** Bytes of a page of memory. */
   readonly pageBytes: number;
-  /** Gives the whole pages within a range back to the machine; what was in them is lost, and they read as zeros. */
+  /** Gives the whole pages within a range back to the machine. */
   discard(address: Pointer, bytes: number): void;
-  /** Takes memory for the whole pages within a range at once, where the machine knows how; else they are taken as they are written. */
+  /** Takes memory for the whole pages within a range at once, where the machine knows how. */
   populate(address: Pointer, bytes: number): void;
-  /** Enters whole pages in another place, whose own are lost; where they were, fresh ones are. False where the machine does not: both
-   *  places have fresh pages then, or what they had. */
+  /** Enters whole pages in another place, whose own are lost. */
   movePages(from: Pointer, to: Pointer, bytes: number): boolean;
-  /** Whole pages are fresh ones from now on, and one area for the kernel; what was in them is lost. */
+  /** Whole pages are fresh ones from now on, and one area for the kernel. */
   renew(address: Pointer, bytes: number): void;
   /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
   machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
@@ -46,17 +45,16 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   singlePages(address: Pointer, bytes: number): void;
   /** Has the machine take memory within a range by large pages, where it has them. */
   largePages(address: Pointer, bytes: number): void;
-  /** Moves what was written within a large page by single pages into one. Kernels before 6.1 do so by themselves, later. */
+  /** Moves what was written within a large page by single pages into one. */
   joinPages(address: Pointer, bytes: number): void;
-  /** Gives C code a variable of the environment that has none yet; `process.env` of a worker thread does not reach it. */
+  /** Gives C code a variable of the environment that has none yet. */
   setEnvironment(name: string, value: string): void;
-  /** Writes one line of the log before ggml ends the process. For who calls ggml from one thread alone: from a thread of ggml's own the
-   *  call would wait for this one, which waits for ggml. */
+  /** Writes one line of the log before ggml ends the process. */
   reportAborts(on: boolean): void;
 }
 
-/** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a
- *  call wants as much as a thread has. Pages that are not touched take no memory. */
+/** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a call
+ *  wants as much as a thread has. */
 koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and `MAP_FIXED` with it. */
@@ -65,7 +63,7 @@ const memory = { writable: 3, executable: 5, ownPages: 0x22, ownPagesThere: 0x32
 const advice = { discard: 4, largePages: 14, singlePages: 15, populate: 23, joinPages: 25 } as const;
 /** `MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP`, which Linux knows since 5.7. */
 const leavingFreshPages = 7;
-/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
+/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. */
 const toStay = 0x1002;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
@@ -112,7 +110,7 @@ const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
   throw unavailable(noLibrary(kind, process.platform, process.arch));
 };
 
-/** Spelled out where a package is a dependency, so that who looks for unused ones finds it. */
+/** Spelled out where a package is a dependency. */
 const entries: Readonly<Record<string, () => string>> = {
   "@node-llama-cpp/linux-x64": () => import.meta.resolve("@node-llama-cpp/linux-x64"),
   "@node-llama-cpp/linux-arm64": () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
@@ -146,10 +144,10 @@ const installed = (kind: GpuName): readonly string[] =>
     return folder !== undefined && existsSync(join(folder, library.file)) ? [join(folder, library.file)] : [];
   });
 
-/** True where there is a library for that kind of GPU; whether it loads, and finds a device, is another question. */
+/** True where there is a library for that kind of GPU. */
 export const gpuInstalled = (kind: GpuName): boolean => installed(kind).length > 0;
 
-/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `named`: that build alone. */
+/** Every build of the CPU library scores itself on this processor. */
 function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string; readonly file: string } {
   let best: { readonly library: Loaded; readonly build: string; readonly file: string; readonly score: number } | undefined;
   for (const file of readdirSync(folder).sort()) {

@@ -1,5 +1,5 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
-// opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
+// opens.
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
@@ -128,8 +128,7 @@ const joinHeads: Lower<"joinHeads"> = ({ build, rows, widths, read, write }, op)
   write(op.out, build.view(ggml.ggml_reshape_2d(build.context, joined.tensor, op.heads * (width + more), rows), joined));
 };
 
-/** x * cos + (x with the two of each pair swapped) * (-sin, sin). By our own tables, since ggml's angles differ from transformers' by
- *  1e-4 at position 2,000. x is [2 * pairs, heads, rows]. */
+/** x * cos + (x with the two of each pair swapped) * (-sin, sin). */
 function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape): Value {
   const { ggml } = build.device;
   const pairs = rope.frequencies.length;
@@ -146,7 +145,7 @@ function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape)
   return build.step(ggml.ggml_add(build.context, straight.tensor, across.tensor), [straight, across]);
 }
 
-/** [headDim, heads, rows], each head turned to the position of its row; values that do not turn are joined again before and after. */
+/** [headDim, heads, rows], each head turned to the position of its row. */
 function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: number): Value {
   const { build, rows } = lowering;
   const { ggml } = build.device;
@@ -206,8 +205,7 @@ function ofGroup(build: GraphBuilder, { query, width }: Turned, op: OpOf<"attent
   return build.view(view, query);
 }
 
-/** New keys and values are stored first, so that attention finds them in the cache like all others. Groups of rows look at it one by
- *  one, each at its own slots. */
+/** New keys and values are stored first. */
 const attention: Lower<"attention"> = (lowering, op) => {
   const { build, weights, read, write } = lowering;
   const { ggml } = build.device;

@@ -1,5 +1,5 @@
 // The terms in which ops are lowered to nodes: weights as graphs use them, values by name, and rows apart for operations that take each by
-// an index of its own. The table of ops is in lower.ts.
+// an index of its own.
 
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";

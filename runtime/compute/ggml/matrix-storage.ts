@@ -1,5 +1,5 @@
-// The best home of a matrix: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
-// size. And memory that is nobody's, in which a graph's stand-ins for matrices are placed before they are pointed at real ones.
+// The best memory for a matrix: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
+// size. And empty memory, in which a graph's matrices are placed before they are pointed at real ones.
 import type { GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -120,7 +120,7 @@ class MatrixStorages {
 
 const known = new WeakMap<GgmlDevice, MatrixStorages>();
 
-/** The homes on a device, each of which is looked for once. */
+/** The storages of a device, each found once. */
 export function storagesOf(device: GgmlDevice): MatrixStorages {
   const storages = known.get(device) ?? new MatrixStorages(device);
   known.set(device, storages);

@@ -1,5 +1,4 @@
-// Calls that are made when a model opens, so that an operation which a device lacks is refused then and not in a request: graphs are built
-// for one row and for several, and not run.
+// Calls that are made when a model opens.
 import type { Segment } from "../../kernels/segment.ts";
 import type { KvCall } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";

@@ -1,5 +1,5 @@
 // The packages that ggml's libraries come from: by what computes and by machine, where in them the library lies, and what to do when it
-// does not load. Pure; loading is library.ts.
+// does not load.
 
 /** What computes by a library of its own beside the processor's. */
 export const gpuNames = ["cuda", "vulkan", "metal"] as const;
@@ -8,7 +8,7 @@ export type GpuName = (typeof gpuNames)[number];
 /** All of them, pinned exactly: a package of another version brings another ggml. */
 export const packageVersion = "3.22.1";
 
-/** The variable that names the Vulkan adapters that ggml may use; without it ggml hides those in software. */
+/** The variable that names the Vulkan adapters that ggml may use. */
 export const visibleDevices = "GGML_VK_VISIBLE_DEVICES";
 
 export interface Library {
@@ -35,7 +35,7 @@ const gpu = (kind: GpuName, machine: string, folder: string): Library => ({
   otherwise: `or run the runtime image whose tag ends in -${kind}`,
 });
 
-/** Candidates in the order in which they are tried; the second of CUDA is made for CUDA 12. */
+/** Candidates in the order in which they are tried. */
 const libraries: Readonly<Record<"cpu" | GpuName, Readonly<Record<string, readonly Library[]>>>> = {
   cpu: { "linux-x64": [cpu("linux-x64")], "linux-arm64": [cpu("linux-arm64")] },
   cuda: { "linux-x64": [gpu("cuda", "linux-x64-cuda", "linux-x64-cuda"), gpu("cuda", "linux-x64-cuda-ext", "linux-x64-cuda/fallback")] },

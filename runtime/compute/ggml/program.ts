@@ -1,5 +1,4 @@
-// A segment of the dense part as a program: a graph for each shape of call, kept while such calls come. Its weights are its own
-// (dense.ts).
+// A segment of the dense part as a program: a graph for each shape of call, kept while such calls come. Its weights are its own (dense.ts).
 import { checkIds } from "../../kernels/gather.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
@@ -115,7 +114,7 @@ export class DenseProgram implements Compiled {
     this.#build(rows, this.#kvOps > 0 ? call : undefined).graph.free();
   }
 
-  /** Adds its nodes to a graph; `values` has the segment's inputs, and gets all that its ops write. */
+  /** Adds its nodes to a graph. */
   lower(build: GraphBuilder, values: Map<string, Value>, rows: number, kv: KvGraph | undefined): void {
     lowerOps(build, this.segment.ops, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
   }

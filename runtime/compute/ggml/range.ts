@@ -1,5 +1,5 @@
 // Layers one after another as one graph: attention, gate, the experts of each row's choice and their sum, layer upon layer, with nothing
-// read back before the last. It is made of the very operations that compute layer by layer, so rows have the same bits either way.
+// read back before the last.
 import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
@@ -16,12 +16,10 @@ import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
 
-/** Passes through all layers whose graphs are kept, by layers, batch, slots and length of context. A pass is one graph, or as many as
- *  there are layers where others have to be let in between them. */
+/** Passes through all layers whose graphs are kept, by layers, batch, slots and length of context. */
 const passesMax = 8;
-/** Rows of an expert, on average, up to which they are multiplied by the experts of their choice on the processor: with more, each
- *  expert's own at once are the faster product. Measured with 8 experts of which rows take 2: at 8 rows 1.4 times as fast as layer by
- *  layer, at 16 1.2 times, at 32 as fast. */
+/** Rows of an expert, on average, up to which they are multiplied by the experts of their choice on the processor: with more, each expert's
+ *  own at once are the faster product. */
 const cpuPairsMax = 6;
 /** Nodes that an expert's op becomes, and those of the sum for each of a row's experts, at most. */
 const nodes = { perOp: 5, perExpert: 3, perLayer: 4 } as const;
@@ -51,7 +49,7 @@ export class GgmlRange implements LayerRange {
   readonly #device: GgmlDevice;
   readonly #parts: readonly Part[];
   readonly #graphs: Recent<Built>;
-  /** By layer, whether the device computes it in a graph; of a device that computes all that there is, nothing. */
+  /** By layer, whether the device computes it in a graph. */
   readonly #tried = new Map<number, boolean>();
   /** By layer, the slab beside which there was no room to find that out. */
   readonly #full = new Map<number, Slab | undefined>();
@@ -79,8 +77,7 @@ export class GgmlRange implements LayerRange {
     return here && (this.#device.exact || this.#computes(layer, part));
   }
 
-  /** Asks the device for every operation of the layer, once, when its experts are all here for the first time; a device that is full is
-   *  asked again when they lie elsewhere, and computes layer by layer until then. */
+  /** Asks the device for every operation of the layer, once, when its experts are all here for the first time. */
   #computes(layer: number, part: Part): boolean {
     const known = this.#tried.get(layer);
     if (known !== undefined) return known;
@@ -162,7 +159,7 @@ function cpuRowsMax(layers: readonly RangeLayer[]): number {
 /** The name of the output that has the experts of the i-th layer of a range. */
 const idsOf = (i: number): string => `ids.${i}`;
 
-/** True where an expert's row goes into products alone, so that one row can be multiplied by many experts' matrices. */
+/** True where an expert's row goes into products alone. */
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
   ops.every((op) => op.op === "matMul" || !Object.values(op).includes(inputs[0]?.name as never));
 

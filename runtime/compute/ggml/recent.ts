@@ -7,7 +7,7 @@ export class Recent<T> {
   readonly #weigh: (value: T) => number;
   #weight = 0;
 
-  /** `most`: entries kept, or their weight together where they weigh more or less than 1; `drop` is called for each that leaves. */
+  /** `most`: entries kept, or their weight together where they weigh more or less than 1. */
   constructor(most: number, drop: (value: T) => void, weigh: (value: T) => number = () => 1) {
     this.#most = most;
     this.#drop = drop;

@@ -1,5 +1,4 @@
-// The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own, so that one operation can
-// multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
+// The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own.
 import type { Weights } from "../../kernels/weights.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
@@ -100,7 +99,7 @@ export class Slab {
     atOnce(this.writing(slot, weights));
   }
 
-  /** Writes an expert piece by piece; the slot is its own from the first on, and holds it at the end. */
+  /** Writes an expert piece by piece. */
   *writing(slot: number, weights: Weights): Generator<void, void, void> {
     const device = this.#device;
     device.assertOpen();
@@ -143,7 +142,7 @@ export class Slab {
     this.#mark(slot, true);
   }
 
-  /** Empties a slot. Where memory is taken by pages, the next expert has them, or they go back to the machine a moment later. */
+  /** Empties a slot. */
   drop(slot: number): void {
     this.#mark(slot, false);
     for (const placed of this.#placed) {
@@ -161,7 +160,7 @@ export class Slab {
     return this.#placed.map((placed) => addressOf(placed, slot));
   }
 
-  /** The weights of each row's own experts. Values are [width, k * rows], but for the shared one. */
+  /** The weights of each row's own experts. */
   of({ ids, k, rows, shared }: Chosen): WeightSource {
     const products = new Map<Placed, Product>();
     const find = (name: string): Placed & { readonly all: Pointer } => {
@@ -217,8 +216,7 @@ export class Slab {
     this.#taken[slot] = Number(used);
   }
 
-  /** Rows of a part of a slot as a tensor, the first of which is `at` bytes behind the part's. In plain memory it is a view of all slots:
-   *  a device may set what lies behind a new tensor to zero, which would be the next slot's start. */
+  /** Rows of a part of a slot as a tensor, the first of which is `at` bytes behind the part's. */
   #tensor(context: Pointer, placed: Placed, { slot, rows, at }: Rows): Pointer {
     const { ggml } = this.#device;
     const { part, buffer, stride, all } = placed;

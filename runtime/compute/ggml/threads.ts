@@ -1,7 +1,5 @@
-// The number of threads that a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two
-// are slower than one: beside one busy neighbour they fall to a third. So the first runs of graphs of a kind, on one thread, say what they
-// cost; more threads are used while they gain by that measure, and are left alone for a while when they do not. Pure, but for the clock
-// that it is given.
+// The number of threads that a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two are
+// slower than one: beside one busy neighbour they fall to a third.
 
 import { Recent } from "./recent.ts";
 
@@ -19,7 +17,7 @@ const classesMax = 512;
 const classesPerDoubling = 4;
 
 /** Costs of graphs by what they are: those of as many steps on about as large values cost the same, such as layers of one shape, or a
- *  prefill's pieces of about as many rows. Most graphs of a prefill run too seldom to be known by themselves. */
+ *  prefill's pieces of about as many rows. */
 export class GraphCosts {
   readonly #classes = new Recent<GraphCost>(classesMax, () => {});
 
@@ -34,7 +32,7 @@ export class GraphCosts {
   }
 }
 
-/** Runs on one thread before a graph runs on more. The first one finds its weights in no cache, and does not count. */
+/** Runs on one thread before a graph runs on more. */
 const baselineRuns = 3;
 /** Graphs that take less are not worth the start of a second thread. */
 const worthMs = 0.02;

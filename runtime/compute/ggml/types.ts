@@ -19,11 +19,10 @@ export function weightBytes(type: WeightType, shape: readonly number[]): number 
   return type === "f32" ? values * Float32Array.BYTES_PER_ELEMENT : ggmlBytes(type, values);
 }
 
-/** Kinds of memory, by ggml's names; in all but the plain one matrices of some types are rearranged, so that they multiply faster. */
+/** Kinds of memory, by ggml's names; in all but the plain one matrices of some types are rearranged. */
 export type MemoryName = "plain" | "CPU_REPACK" | "AMX";
 
-/** By kind of memory the types whose `mul_mat` gives a row the same bits however many rows there are; of others only `mul_mat_id` does.
- *  Measured with 1 to 256 rows, on any number of threads, with all builds for x64: on Arm some take two rows at a time. */
+/** By kind of memory the types whose `mul_mat` gives a row the same bits however many rows there are; of others only `mul_mat_id` does. */
 const exactByMulMat: Readonly<Record<MemoryName, ReadonlySet<WeightType>>> = {
   plain: new Set(["q8_0", "q4_0", "q4_1", "q5_0", "mxfp4", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
   CPU_REPACK: new Set(["q4_0", "iq4_nl", "mxfp4"]),
@@ -40,13 +39,12 @@ export function multipliesExactly(type: WeightType, memory: MemoryName, cpuBuild
   return process.arch === "x64" && exactByMulMat[memory].has(type);
 }
 
-/** Packed memory multiplies so many rows at once fastest; those that are left go in fours, and the last of them one by one. */
+/** Packed memory multiplies so many rows at once fastest. */
 const packedRows = 16;
-/** So many rows that are left take longer than a whole block does. Measured in q4_0, one by one and filled up: 13 rows take 852 and
- *  889 us, 14 rows 824 and 800, 15 rows 1005 and 773, 31 rows 1722 and 1488. */
+/** So many rows that are left take longer than a whole block does. */
 const worthFilling = 14;
 
-/** Rows to be multiplied in place of so many, the rest of them zeros, since that is the faster way there. */
+/** Rows to be multiplied in place of so many, the rest of them zeros. */
 export function fasterRows(rows: number, memory: MemoryName): number {
   const left = rows % packedRows;
   return memory === "CPU_REPACK" && left >= worthFilling ? rows + packedRows - left : rows;

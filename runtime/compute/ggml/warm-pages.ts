@@ -1,6 +1,5 @@
 // Pages of experts that went, kept for a moment for those that come: a fresh page is found, zeroed and entered at its first touch, which
-// takes several times as long as a copy into it, and an expert has hundreds. A page that is kept is entered in another place instead, and
-// written over there. What nobody takes goes back to the machine.
+// takes several times as long as a copy into it, and an expert has hundreds.
 import type { Pointer } from "./functions.ts";
 import type { GgmlLibrary } from "./library.ts";
 
@@ -44,7 +43,7 @@ export class WarmPages {
     return pagesOf(this.#kept) * (this.#machine.pageBytes ?? 0);
   }
 
-  /** The whole pages within a range are nobody's from now on. What was in them is lost. */
+  /** The whole pages within a range are nobody's from now on. */
   keep(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
     if (pageBytes === undefined || this.#closed) return;
@@ -80,7 +79,7 @@ export class WarmPages {
     this.#kept = without(this.#kept, { from: Number(at / page), to: Number((at + BigInt(bytes) + page - 1n) / page) });
   }
 
-  /** A range is to be freed: none of its pages is kept, and it is an area as it was at first. What was in its whole pages is lost. */
+  /** A range is to be freed: none of its pages is kept, and it is an area as it was at first. */
   release(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
     if (pageBytes === undefined) return;

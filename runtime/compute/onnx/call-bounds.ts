@@ -1,5 +1,4 @@
-// Rows of an expert that may share a call with no effect on one another's bits. The library sums a product in pieces that follow from the
-// columns of a thread's share, and a row of values by the place where it begins: an expert's sizes decide. Pure.
+// Rows of an expert that may share a call with no effect on one another's bits.
 import type { Segment } from "../../kernels/segment.ts";
 
 /** Rows of several lanes that are computed in one call, at most. */
@@ -7,7 +6,7 @@ const rowsAtOnce = 512;
 /** Rows whose gradients are added to a sum in place, at most: products of more are cut into parts, each of which is added. */
 const rowsInPlace = 128;
 
-/** Rows of a multiple of four floats all begin where vectors do; a product of one column or row is computed in another way. */
+/** Rows of a multiple of four floats all begin where vectors do. */
 const multiple = 4;
 /** Columns for each thread: shares are of 16, so each has more than 64, below which the library cuts sums elsewhere. */
 const columnsOfThread = 96;

@@ -1,5 +1,5 @@
-// Cross-entropy of rows of logits as nodes: -log softmax(logits)[target], and its gradient (softmax - 1 at the target) * scale. Pure.
-// The plain reference is kernels/cross-entropy.ts.
+// Cross-entropy of rows of logits as nodes: -log softmax(logits)[target], and its gradient (softmax - 1 at the target) * scale. The plain
+// reference is kernels/cross-entropy.ts.
 import type { Graph } from "./graph.ts";
 
 interface LossInputs {

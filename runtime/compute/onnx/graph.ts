@@ -1,5 +1,4 @@
-// A graph under construction: nodes that name their own outputs, constants, inputs and outputs. Pure; lower.ts fills it, and rules
-// write to it.
+// A graph under construction: nodes that name their own outputs, constants, inputs and outputs.
 import { type Attribute, type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./model.ts";
 
 /** The dimension that each run chooses. */
@@ -22,7 +21,7 @@ export class Graph {
     return name;
   }
 
-  /** Under a name of its own, since a value may be asked for twice, or be an input. */
+  /** Under a name of its own. */
   output(name: string, value: string, shape: readonly (number | string)[]): void {
     this.#nodes.push({ op: "Identity", inputs: [value], output: name, attributes: {} });
     this.#outputs.push({ name, type: onnxType.f32, shape });
@@ -78,7 +77,7 @@ export class Graph {
     return this.node("Sub", [a, b]);
   }
 
-  /** 1 / (1 + exp(-x)). The library's own is right to 1e-7 of 1 alone, which is nothing of the small values that it has on the left. */
+  /** 1 / (1 + exp(-x)). */
   sigmoid(value: string): string {
     return this.node("Reciprocal", [this.add(this.node("Exp", [this.node("Neg", [value])]), this.scalar(1))]);
   }

@@ -20,7 +20,7 @@ interface Processor {
   readonly cpuinfo: string;
 }
 
-/** Pure. A processor whose flags say nothing of the choice is alone with those of its model. */
+/** Pure. */
 export function instructionsOf({ architecture, model, cpuinfo }: Processor): string {
   const flags = new Set(fieldOf(cpuinfo, "flags")?.split(" "));
   const set = sets.find((each) => each.flags.every((flag) => flags.has(flag)));

@@ -1,5 +1,5 @@
-// The graphs of a segment: forward, and backward with the values of forward computed again in it. Ops of the host come last in a
-// segment, or are all of it. Weights are inputs, so that layers of equal shape share graphs. Pure.
+// The graphs of a segment: forward, and backward with the values of forward computed again in it. Ops of the host come last in a segment,
+// or are all of it.
 import { AppError } from "../../../crds/common.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
@@ -97,7 +97,7 @@ function begin(segment: Segment, split: Split, tokens: number) {
   return emitter;
 }
 
-/** The forward graph of a segment whose ops are on the device; of a loss, the losses alone. */
+/** The forward graph of a segment whose ops are on the device. */
 export function forwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
   const { graph, value, width } = begin(segment, split, tokens);
   if (ending === "loss") {
@@ -152,7 +152,7 @@ function endOf(tape: Tape, split: Split, ending: Ending): void {
   if (ending === "gated") gateOf(tape, split, last);
 }
 
-/** The gate's gradient is dOut . y of a row, where y is what the expert gives; its last op may know a way without y. */
+/** The gate's gradient is dOut . y of a row, where y is what the expert gives. */
 function gateOf(tape: Tape, split: Split, last: string): void {
   const { graph, value } = tape.emitter;
   const gate = graph.input(graphName.gate, [rowsDimension, 1]);

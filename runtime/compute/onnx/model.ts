@@ -1,5 +1,4 @@
-// The writer of ONNX models: the few protobuf messages of onnx.proto that training graphs are made of, with their field numbers. Pure.
-// Not here: which graph a segment becomes (lower.ts). Nobody reads ONNX.
+// The writer of ONNX models: the few protobuf messages of onnx.proto that training graphs are made of, with their field numbers.
 
 export const onnxType = { f32: 1, i64: 7 } as const;
 type OnnxType = (typeof onnxType)[keyof typeof onnxType];

@@ -1,5 +1,5 @@
 // A graph in two, of which the second is given values of the first: forward and what backward keeps of it, or what rows need, whichever
-// lanes they are of, and sums of weights' gradients, which are one lane's. Pure.
+// lanes they are of, and sums of weights' gradients, which are one lane's.
 import { rowsDimension } from "./graph.ts";
 import { type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo } from "./model.ts";
 
@@ -16,8 +16,7 @@ export interface Parted {
   readonly handed: readonly Handed[];
 }
 
-/** `later` are the names of outputs that the second graph has; `widths` those of values that it may be given. What leads from them to its
- *  outputs is computed there, again where the first needs it too. */
+/** `later` are the names of outputs that the second graph has. */
 export function parted(graph: OnnxGraph, later: ReadonlySet<string>, widths: ReadonlyMap<string, number>): Parted {
   const makers = new Map(graph.nodes.map((node) => [node.output, node]));
   const outputs = (second: boolean) => graph.outputs.filter(({ name }) => later.has(name) === second);

@@ -1,5 +1,5 @@
-// The rule of an op: the nodes that it becomes, forward and backward, or that the host computes it. An op's rule stands in its one
-// file in rules/; lower.ts calls it. Pure.
+// The rule of an op: the nodes that it becomes, forward and backward, or that the host computes it. An op's rule stands in its one file in
+// rules/.
 import type { Gradients, Kernel } from "../../kernels/kernel.ts";
 import type { Op, Tensor } from "../../kernels/segment.ts";
 import type { Graph } from "./graph.ts";
@@ -32,8 +32,8 @@ export interface DeviceRule<O extends Op = Op> {
   /** Returns the graph's name of the value written. */
   forward(op: O, at: Emitter): string;
   backward(op: O, at: BackwardEmitter, dOut: string): void;
-  /** `backward` of rows that are multiplied by a gate [rows, 1] after this op: dOut is of the product; returns the gate's gradient
-   *  [rows, 1]. Left out where there is no way without the value written. */
+  /** `backward` of rows that are multiplied by a gate [rows, 1] after this op: dOut is of the product; returns the gate's gradient [rows,
+   *  1]. Left out where there is no way without the value written. */
   gated?(op: O, at: BackwardEmitter, gradient: { readonly dOut: string; readonly gate: string }): string;
 }
 

@@ -1,5 +1,4 @@
-// Compiled segments: rows in and out, weights and sums as views, ops of the host around the graphs. A single row is computed as two,
-// since products of one row have other bits.
+// Compiled segments: rows in and out, weights and sums as views, ops of the host around the graphs. A single row is computed as two.
 import { keptValues, kernelOf } from "../../kernels/index.ts";
 import { floats, type Gradients, type OpContext, type Values } from "../../kernels/kernel.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
@@ -36,7 +35,7 @@ export interface ExpertGraphs extends Graphs {
   readonly passed: readonly Handed[];
 }
 
-/** Graphs of one segment, without and with values that forward keeps; they are opened when they are first asked for. */
+/** Graphs of one segment, without and with values that forward keeps. */
 export interface Ways<G extends Graphs> {
   /** Floats of a row. */
   readonly keeps: number;

@@ -37,8 +37,7 @@ export class Session {
     return new Session(session);
   }
 
-  /** Writes each output to its array, which may be an input's own: a product then adds to it in place. Feeds may hold more than the graph
-   *  reads. */
+  /** Writes each output to its array, which may be an input's own: a product then adds to it in place. */
   async run(feeds: Feeds, outputs: Feeds): Promise<void> {
     await this.#session.run(tensors(feeds, this.#session.inputNames), tensors(outputs, this.#session.outputNames));
   }

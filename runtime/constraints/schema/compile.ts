@@ -1,5 +1,4 @@
-// The compiler of a JSON Schema to the nodes that the automaton walks. Pure. Whatever is not computed is refused with its place and what
-// to do: a keyword that were passed over would let texts through that the schema does not have.
+// The compiler of a JSON Schema to the nodes that the automaton walks.
 import { AppError } from "../../../crds/common.ts";
 import { Comparison, type Compiled, heightsOf, membersOf, type Node } from "./nodes.ts";
 import { anyInteger, anyNumber, leastMagnitude, RangedNumber, type Scalar, scalarText } from "./numbers.ts";

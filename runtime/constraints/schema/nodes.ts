@@ -44,7 +44,7 @@ export interface Compiled {
 export function heightsOf(nodes: readonly Node[]): readonly number[] {
   const heights = nodes.map(() => Number.POSITIVE_INFINITY);
   const users = nodes.map((): number[] => []);
-  /** Nodes that have no height yet and that this one waits for; a union waits for one of its own. */
+  /** Nodes that have no height yet and that this one waits for. */
   const missing = nodes.map((node, at) => {
     const needed = neededBy(node);
     for (const one of needed) users[one]?.push(at);

@@ -1,5 +1,4 @@
-// The texts of numbers and of the words true, false and null, byte by byte: any number, an integer, one between bounds, or one text
-// alone. Pure. Between bounds a number has no exponent and at most `fractionDigitsMax` digits after its point.
+// The texts of numbers and of the words true, false and null, byte by byte: any number, an integer, one between bounds, or one text alone.
 
 /** An automaton over bytes like a language, but that what ends here may be followed by what is no part of it. */
 export interface Scalar {

@@ -1,5 +1,4 @@
-// The meaning of a regular expression, as far as it is regular: characters, classes, groups, repetitions, and ^ and $ at the ends. All
-// else is refused by name. Pure.
+// The meaning of a regular expression, as far as it is regular: characters, classes, groups, repetitions, and ^ and $ at the ends.
 import { AppError } from "../../../crds/common.ts";
 
 /** Ranges of code points, ascending, both ends included. */

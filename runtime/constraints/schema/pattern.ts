@@ -1,5 +1,5 @@
-// The texts that a regular expression finds something in, of bounded length: a set of places in the expression after each code point.
-// Pure. The expression is read by pattern-syntax.ts.
+// The texts that a regular expression finds something in, of bounded length: a set of places in the expression after each code point. The
+// expression is read by pattern-syntax.ts.
 import { AppError } from "../../../crds/common.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
 import { countAlike, type Texts } from "./texts.ts";
@@ -13,7 +13,7 @@ const partsMax = 10_000;
 /** States whose next places are kept. */
 const nextsMax = 256;
 
-/** The places of an expression: which code points each takes, and which may come after it. Place 0 is before the first one. */
+/** The places of an expression: which code points each takes, and which may come after it. */
 interface Places {
   readonly points: Points[];
   readonly follow: Set<number>[];

@@ -1,5 +1,4 @@
-// The texts that a string of a schema may have, told code point by code point: by their length, or by a list of them. Pure; patterns
-// are in pattern.ts.
+// The texts that a string of a schema may have, told code point by code point: by their length, or by a list of them.
 
 /** An automaton over code points. States are strings, equal exactly when the same may follow, and never such that no text goes on. */
 export interface Texts {
@@ -39,7 +38,7 @@ interface Branch {
   text: number | undefined;
 }
 
-/** A list of texts as the tree of their beginnings; a state is the number of a branch. */
+/** A list of texts as the tree of their beginnings. */
 export class TextList implements Texts {
   readonly start = "0";
   readonly texts: readonly string[];

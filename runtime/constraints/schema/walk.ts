@@ -1,5 +1,5 @@
 // The language of a compiled schema: JSON texts whose value it takes, keys in any order and none twice, with bounded runs of white space
-// and bounded depth. Pure. Where several values of `anyOf` begin alike, a state is all the places that the text may be at.
+// and bounded depth.
 import { AppError } from "../../../crds/common.ts";
 import type { Language } from "../language.ts";
 import type { ArrayNode, Compiled, Node, ObjectNode } from "./nodes.ts";

@@ -1,5 +1,5 @@
-// The sum of expert rows at their source: x = h + sum over k of gates[k] * y[k], in gate order and in f32 (part of the bit
-// contract: the source does this, so the sum does not depend on which rank computed which row). Pure.
+// The sum of expert rows at their source: x = h + sum over k of gates[k] * y[k], in gate order and in f32 (part of the bit contract: the
+// source does this, so the sum does not depend on which rank computed which row).
 
 /** Values of a row of pairs, and of one that they are added to: the first `width` of its `stride`. */
 interface RowWidths {
@@ -45,7 +45,7 @@ interface Combined {
   readonly pairs: Float32Array;
 }
 
-/** The pairs of a frame: their places in the layer, and which row of the frame each is of. Rows are numbered as they first appear. */
+/** The pairs of a frame: their places in the layer, and which row of the frame each is of. */
 interface Placed {
   readonly at: readonly number[];
   readonly pairRows: Uint32Array;

@@ -1,5 +1,4 @@
-// The vector of a text, from its last token's row after the last layer: normed as the head would norm it and brought to length 1. The
-// root mean square of the row falls out of that, so the norm's weight is all that is needed. Pure.
+// The vector of a text, from its last token's row after the last layer: normed as the head would norm it and brought to length 1.
 import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
 
 /** Throws AppError `UnusableLogits` for a row from which no vector can be made. */

@@ -1,5 +1,4 @@
 // The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and what they took.
-// Not here: which expert belongs where (placement), fetching of units (runtime/experts).
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type Phase, phases } from "../../../crds/telemetry.ts";
@@ -157,8 +156,7 @@ export class ExpertTable {
     }
   }
 
-  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. Without room
-   *  for its rows there is a new array for them. */
+  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. */
   prepare(batch: PairBatch, allocate: BufferAllocator = freshBuffers, origin: RowOrigin = "local"): ExpertWork {
     const programs = this.#programs(batch);
     const { layer, phase, pairExperts } = batch;

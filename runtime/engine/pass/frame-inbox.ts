@@ -1,5 +1,5 @@
-// Frames of other ranks that wait for this rank's experts. Connections put them in, the frame scheduler takes them out, and neither
-// knows the other.
+// Frames of other ranks that wait for this rank's experts. Connections put them in, the frame scheduler takes them out, and neither knows
+// the other.
 import { FrameQueue } from "../schedule/frame-queue.ts";
 import type { AskedBatch, ExpertTable, ExpertWork } from "./expert-table.ts";
 

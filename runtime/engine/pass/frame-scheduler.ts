@@ -1,6 +1,4 @@
-// Turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
-// own steps in which somebody decodes next; prefills, one's own and those of others, take turns in pieces, which are small while somebody
-// decodes. So no decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
+// Computes frames of other ranks between the graphs of this rank's own steps, decode frames first, prefills in pieces (../DECISIONS.md 1).
 import { setImmediate } from "node:timers/promises";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { BufferAllocator } from "../../compute/backend.ts";
@@ -37,7 +35,7 @@ export interface StepScheduler {
   tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
-  /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each, in room taken in
+  /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each, in buffers taken in
    *  their order. */
   ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]>;
   /** A step begins, in so many parts. */
@@ -97,7 +95,7 @@ export class FrameScheduler implements StepScheduler {
     this.#densePace.took(rows, ms);
   }
 
-  /** As many as there are while nobody else's frames are about; a prefill always leaves a gap in time for the first of them. */
+  /** As many as there are while nobody else's frames are about. */
   layersAtOnce(kind: StepKind, rows: number): number {
     const { inbox, now } = this.#options;
     if (kind === "decode" && now() - inbox.decodeAt >= framesForMs) return Number.POSITIVE_INFINITY;
@@ -167,7 +165,7 @@ export class FrameScheduler implements StepScheduler {
     return this.#parts > 0 && this.#waiting === this.#parts;
   }
 
-  /** When nothing of the step can go on, others' prefills are computed, since they may wait for each other's ranks. */
+  /** When nothing of the step can go on, others' prefills are computed. */
   #maybeIdle(): void {
     if (!this.#allWait) return;
     this.#idleSince = this.#options.now();
@@ -267,7 +265,7 @@ interface OwnPair {
   readonly pair: number;
 }
 
-/** All pairs, those of one expert beside each other, so that a piece reads few experts' weights. */
+/** All pairs, those of one expert beside each other. */
 function byExpert(works: readonly ExpertWork[]): readonly OwnPair[] {
   const pairs = works.flatMap(({ order }, work) => order.map((pair) => ({ work, pair })));
   if (works.length === 1) return pairs;

@@ -1,5 +1,5 @@
 // The head of a model, from rows after the last layer to tokens: by whole rows of logits, or where a device chooses better than it copies
-// by its candidates and, for the few requests that these do not answer, by their own rows. Tokens are the same either way.
+// by its candidates and, for the few requests that these do not answer, by their own rows.
 import { AppError } from "../../../crds/common.ts";
 import type { Backend, Compiled, Outputs } from "../../compute/backend.ts";
 import type { ModelProgram, Segment } from "../../kernels/segment.ts";
@@ -80,7 +80,7 @@ export class Head {
     return this.#lock.run(async () => use(this.#chooser(await this.#compiled.run(inputs))));
   }
 
-  /** Whole rows of logits of those rows of x; `use` looks at the i-th at once, as in `run`. */
+  /** Whole rows of logits of those rows of x. */
   async each(x: Float32Array, rows: readonly number[], use: (logits: Float32Array, i: number) => void): Promise<void> {
     const { hidden, vocab } = this.#program;
     const data = gatherRows(x, hidden, rows);

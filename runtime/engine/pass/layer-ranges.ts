@@ -1,5 +1,5 @@
 // The passing of layers at once, where all of their experts are here and rows are few: which layers, which steps, and what is counted
-// afterwards. Everything else goes layer by layer (layers.ts), with the same bits.
+// afterwards.
 import type { Backend, Compiled, LayerRange } from "../../compute/backend.ts";
 import type { Layer, ModelProgram } from "../../kernels/segment.ts";
 import { noRank } from "../../placement/dispatch.ts";
@@ -7,7 +7,7 @@ import { kindOf } from "../schedule/step-plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import { type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
 
-/** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
+/** One of so many steps goes layer by layer. */
 const measuredEvery = 128;
 
 interface LayerParts {

@@ -1,5 +1,5 @@
-// The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
-// elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
+// The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and elsewhere at
+// the same time, and their sum.
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { BufferAllocator, Compiled, KvCall, Outputs } from "../../compute/backend.ts";
 import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
@@ -91,7 +91,7 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
   return { x: combine(begun.h, begun.gates, begun.rows, { width: hidden, stride }), to };
 }
 
-/** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
+/** All of a layer that can be done before other ranks have answered. */
 async function beginLayer(
   tools: StepTools,
   { part, layer, cut, allocate }: LayerOf,
@@ -120,7 +120,7 @@ interface Piece {
   readonly kv: KvCall;
 }
 
-/** A step's rows in pieces of so many. Backends know a piece again by its object. */
+/** A step's rows in pieces of so many. */
 class Pieces {
   readonly #kv: KvCall;
   readonly #rows: number;

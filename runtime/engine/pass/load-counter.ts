@@ -1,5 +1,5 @@
-// Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed, and
-// what it took to compute these.
+// Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed, and what it took to
+// compute these.
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 import type { RowOrigin } from "../api.ts";
@@ -22,7 +22,7 @@ interface Compute {
 
 export class LoadCounter {
   readonly #grid: ExpertGrid;
-  /** Rows computed since start, for tokens of this rank and of others; for metrics, while the counts are taken and reset by telemetry. */
+  /** Rows computed since start, for tokens of this rank and of others. */
   readonly rowsFor: Record<RowOrigin, number> = { local: 0, remote: 0 };
   #counts: Record<Phase, Counts>;
 

@@ -1,5 +1,5 @@
-// One user of the backend at a time: a program's outputs are valid until its next run, and frames of other ranks come in
-// between a step's own calls. On the cpu backend calls are synchronous and the lock is free but for what is done in slices.
+// One user of the backend at a time: a program's outputs are valid until its next run, and frames of other ranks come in between a step's
+// own calls.
 
 export class Mutex {
   #busy = false;

@@ -1,19 +1,18 @@
 // Log-probabilities of prompts' tokens, for requests that ask for them: each row of a step tells the token after it, a few rows of logits
-// at a time, since a vocabulary's row for every token of a prompt would fill the memory. A prompt that is computed again, after it gave its
-// memory up, is told from where it had come to.
+// at a time.
 import { AppError } from "../../../crds/common.ts";
 import type { GenerateEvent, RatedToken } from "../schedule/request.ts";
 import { Sampler } from "../schedule/sampling/sampler.ts";
 import { partsOf, type Step } from "../schedule/step-plan.ts";
 import type { Head } from "./head.ts";
 
-/** Bytes of logits that are computed at once; other ranks' frames wait no longer than for these. */
+/** Bytes of logits that are computed at once. */
 const logitsBytesMost = 8 * 1024 * 1024;
 
 interface Asked {
   readonly prompt: Uint32Array;
   readonly topLogprobs: number;
-  /** Position of the next token to be told. Nothing stands before token 0, so it has no worth. */
+  /** Position of the next token to be told. */
   next: number;
 }
 
@@ -53,7 +52,7 @@ export class PromptLogprobs {
     this.#asked.delete(id);
   }
 
-  /** Tells what a step's rows `x` say of prompts. Requests whose numbers are no numbers join `unusable`. */
+  /** Tells what a step's rows `x` say of prompts. */
   async tell(step: Pick<Step, "groups">, x: Float32Array, unusable: Map<string, AppError>): Promise<void> {
     if (this.#asked.size === 0) return;
     const rows = this.#rows(step).filter(({ id }) => !unusable.has(id));

@@ -1,5 +1,4 @@
-// The time of steps by what it went into, per phase since the last reading: computing what is not experts, and waiting for experts,
-// here and elsewhere. Where a step has rows of both phases, each has its rows' part. The planner hides transfers behind it.
+// The time of steps by what it went into, per phase. Where a step has rows of both phases, each has its rows' part.
 import type { Phase, StepSeconds } from "../../../crds/telemetry.ts";
 
 /** Weight of what was measured before, each time that something is. */

@@ -23,7 +23,7 @@ export interface StepTools {
   /** `gatesOf`: the gate of each of the frame's pairs, asked for where its rows may come as sums. */
   readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
   readonly scheduler: StepScheduler;
-  /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
+  /** Memory that no part of a step uses now. */
   readonly allocators: BufferAllocator[];
   /** Unset: every layer is passed alone. */
   readonly ranges?: LayersAtOnce;
@@ -36,7 +36,7 @@ export interface LayersAtOnce {
   readonly range: LayerRange;
   /** To be asked once a step, or half of one. */
   wants(rows: number): boolean;
-  /** The end of the layers from `from` on that can be passed at once now; `from` where there is none. */
+  /** The end of the layers from `from` on that can be passed at once now. */
   endOf(tools: StepTools, part: Part, from: number): number;
 }
 
@@ -46,7 +46,7 @@ export interface Part {
   readonly kv: KvCall;
   /** Rows at the beginning that decode; the others are of prompts. */
   readonly decodes: number;
-  /** Held while something is computed or about to be sent, so that halves alternate; free while rows travel. */
+  /** Held while something is computed or about to be sent. */
   readonly mutex: Mutex;
   /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
   readonly before: (layer: number) => Promise<void> | undefined;

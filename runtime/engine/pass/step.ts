@@ -1,5 +1,5 @@
-// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks.
-// Knows no request and no mode.
+// A step: its rows through the layers, in two batches where that hides the time in which rows travel between ranks. Knows no request and no
+// mode.
 import type { KvCall } from "../../compute/backend.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { kindOf } from "../schedule/step-plan.ts";
@@ -44,7 +44,7 @@ async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
   return ended.map((part) => (part.status === "fulfilled" ? part.value : failed(part.reason)));
 }
 
-/** The step's halves: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
+/** The step's two batches: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
 function twoBatches({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
   const at = tokens.length >> 1;
   if (at === 0) return undefined;

@@ -1,8 +1,4 @@
-// The scheduler of rows, pure: which ones the next step computes. All requests that decode take part, and prompts from a bounded queue
-// fill the step up: whole ones in their order, and of the last one a chunk. So neither starves. Where the memory of all is not enough,
-// the last in order gives its own up and is computed again later; nobody sees it but by the pause. Replayed tokens are the end of the
-// prompt: a token's bits are the same in both, or nobody counts on them. The engine thread executes the steps; this file never sees
-// numbers of the model.
+// The scheduler of rows, pure: which ones the next step computes.
 import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafter.ts";
 import { type KvPool, SlotLedger } from "./kv-ledger.ts";
@@ -11,8 +7,7 @@ import { commonTokens, reuseTokensMin } from "./prefixes.ts";
 import { defaultLimits, type EngineLimits, type FinishReason, type GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling/sampler.ts";
 import { copiedOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./step-plan.ts";
-import { checkTicket, type Ticket } from "./ticket.ts";
-import { order, type Place, Waiting } from "./waiting.ts";
+import { checkTicket, order, type Place, type Ticket, Waiting } from "./waiting.ts";
 
 interface Open {
   readonly ticket: Ticket;
@@ -88,7 +83,7 @@ export class Batcher {
     return this.#preemptions;
   }
 
-  /** Tokens guessed and computed with the one before them, and those of them that came true, since the start. */
+  /** Tokens guessed and computed with the one before them, and those of them that came true. */
   get drafts(): { readonly drafted: number; readonly accepted: number } {
     return { drafted: this.#drafted, accepted: this.#accepted };
   }
@@ -120,8 +115,7 @@ export class Batcher {
     this.#notices.push({ id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
-  /** Ends a request before its time: cancelled, draining, or with an error that the caller reports. After `unusable` no later prompt
-   *  is built on what was computed for it. */
+  /** Ends a request before its time: cancelled, draining, or with an error that the caller reports. */
   remove(id: string, reason: FinishReason | "failed" | "unusable"): void {
     const open = this.#open.get(id);
     if (!open) return;
@@ -136,8 +130,7 @@ export class Batcher {
     return notices;
   }
 
-  /** The next step, or undefined when there is nothing to do. `apart`: rows travel to other ranks, where those of prompts come last, and
-   *  in every layer what decodes would wait for them; so steps that decode and steps of prompts take turns. */
+  /** The next step, or undefined when there is nothing to do. */
   next(apart = false): Step | undefined {
     this.#growOrPreempt();
     const plans = apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()];
@@ -159,8 +152,7 @@ export class Batcher {
   }
 
   /** Takes what the step gave: one sampled token for each wanted row, any where the row itself was wanted; undefined where there is none:
-   *  the caller then removes the request before the next step, unless a guess before was wrong. `ms`: the time that the step took, by
-   *  which chunks are made. */
+   *  the caller then removes the request before the next step, unless a guess before was wrong. */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (ms !== undefined && step.groups.some(({ phase }) => phase === "prefill")) this.#pace.took(step.tokens.length, ms);
     this.spent(ms);
@@ -199,8 +191,7 @@ export class Batcher {
     if (this.#ledger.lengthOf(id) === open.text.length) this.#ledger.promote(id);
   }
 
-  /** Lets the first one that waits begin, in a step that computes these already; undefined where none can. One whose text begins as one
-   *  of theirs waits for that to be computed. */
+  /** Lets the first one that waits begin, in a step that computes these already; undefined where none can. */
   #admit(beside: readonly string[]): string | undefined {
     const place = this.#waiting.first();
     if (place === undefined) return undefined;
@@ -217,8 +208,8 @@ export class Batcher {
     return id;
   }
 
-  /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never
-   *  does, since the pool holds a whole context, so there is always one that comes to its end. */
+  /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never does,
+   *  since the pool holds a whole context, so there is always one that comes to its end. */
   #growOrPreempt(): void {
     for (const id of this.#ledger.decoding()) {
       while (this.#ledger.decoding().includes(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
@@ -254,8 +245,7 @@ export class Batcher {
     return tokens;
   }
 
-  /** What is computed of prompts: those that have begun, then others in their order while there is room. Those that decode wait for what
-   *  is computed, and for the copies of kept beginnings before it: for each as long as the limit says, but that the last copy is whole. */
+  /** What is computed of prompts: those that have begun, then others in their order while there is room. */
   #prompts(): readonly GroupPlan[] {
     const { maxBatchTokens, decodeWaitMs } = this.#limits;
     const decodes = this.#ledger.decoding().length > 0;
@@ -291,7 +281,7 @@ export class Batcher {
     };
   }
 
-  /** The next tokens of those that decode; of more than a step takes, those whose turn it is. */
+  /** The next tokens of those that decode. */
   #decodes(): readonly GroupPlan[] {
     const decoding = this.#ledger.decoding();
     const { maxDecodeBatch } = this.#limits;
@@ -315,7 +305,7 @@ export class Batcher {
     return [{ group, tokens: rows.map(({ next }) => next), wanted }];
   }
 
-  /** Tokens that may follow the next one, as many as there is room for. Only where they are computed to the bits of single steps. */
+  /** Tokens that may follow the next one, as many as there is room for. */
   #guess(id: string): readonly number[] {
     const { draftTokens } = this.#limits;
     const open = this.#open.get(id) as Open;

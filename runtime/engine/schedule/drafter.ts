@@ -1,5 +1,4 @@
-// Guesses at the next tokens of a text, pure: what followed the same few tokens when they stood in it before, as in code, quotes and
-// lists. A guess costs rows of a step and never changes a text, so there are as many as lately came true, and few while none do.
+// Guesses at the next tokens of a text, pure: what followed the same few tokens when they stood in it before, as in code, quotes and lists.
 
 /** Tokens that have to be the same. */
 const matchTokens = 3;

@@ -1,7 +1,4 @@
-// The frames of other ranks that wait for this one's experts, pure: which pairs are computed next. Decode frames come before prefill
-// frames, frames of one layer go together whoever sent them, since the bits of a row do not depend on the rows beside it, and a prefill
-// frame is taken in portions, so that a decode frame never waits for all of it. How many bytes may wait is bounded where frames
-// come in (experts/dispatch/server.ts). Not here: the computation (pass/expert-table.ts) and its turns (pass/frame-scheduler.ts).
+// The frames of other ranks that wait for this one's experts, pure: which pairs are computed next.
 import type { Phase } from "../../../crds/telemetry.ts";
 
 /** A frame as this file needs it: its pairs in the order in which they are best computed. */

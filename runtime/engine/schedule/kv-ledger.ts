@@ -1,7 +1,5 @@
-// The ledger of KV memory, pure: who sits in which slot, how many blocks of the pool each one holds, what has to be copied, moved and
-// given back, and what can be reused. Order of slots: [decoding 0..D-1][prefilling, in the order in which they came][kept and empty]. A
-// decode step binds the prefix 0..D-1; when a request leaves, the last decoding slot moves into the hole. Kept = what was computed for
-// requests that left, which later prompts may begin with; its blocks are free to take, the least recently used first and from its end.
+// The ledger of KV memory, pure: who sits in which slot, how many blocks of the pool each one holds, what has to be copied, moved and given
+// back, and what can be reused.
 import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
 export type SlotChange =
@@ -116,7 +114,7 @@ export class SlotLedger {
   }
 
   /** Gives a request the next slot and the blocks of `text`, with the longest prefix that is there; undefined when no slot is free, or the
-   *  blocks are not there. A block for each that may grow stays free, or the next steps would take it back. `whole`: no prefix is used. */
+   *  blocks are not there. */
   admit(owner: string, text: Uint32Array, whole = false): Admission | undefined {
     const at = this.used;
     if (at >= this.#pool.slots) return undefined;
@@ -134,7 +132,7 @@ export class SlotLedger {
     return { slot: at, reused };
   }
 
-  /** Sees to it that a request has blocks for so many positions; false when open requests hold all others. */
+  /** Sees to it that a request has blocks for so many positions. */
   grow(owner: string, length: number): boolean {
     const slot = this.#slotOf(owner);
     const more = this.#blocksOf(length) - slot.blocks;
@@ -231,7 +229,7 @@ export class SlotLedger {
     return !this.#freeBlocks(blocks, holder);
   }
 
-  /** Takes blocks from kept slots, but not from `spared`, until so many are free; false where that is not enough. */
+  /** Takes blocks from kept slots, but not from `spared`, until so many are free. */
   #freeBlocks(blocks: number, spared: Slot | undefined): boolean {
     for (;;) {
       const missing = blocks - (this.#pool.blocks - this.blocksUsed - this.blocksKept);
@@ -252,7 +250,7 @@ export class SlotLedger {
     return oldest;
   }
 
-  /** Forgets what a slot holds from `length` on; less than is worth reusing is forgotten whole, unless it is in use. */
+  /** Forgets what a slot holds from `length` on. */
   #cut(slot: Slot, length: number): void {
     const wanted = Math.min(length, slot.length);
     const left = slot.owner === undefined && wanted < reuseTokensMin ? 0 : wanted;

@@ -1,5 +1,5 @@
 // The work that fits into a time, by what the same work took lately: the size of the chunks of a prompt, and of their pieces, while others
-// wait. Sizes are powers of two and one between each two of them, so that few shapes of graphs are in use. Pure.
+// wait.
 
 /** Weight of the newest measurement. */
 const newest = 0.2;

@@ -1,8 +1,6 @@
-// The index of token prefixes that are in KV memory, pure: which slot holds the longest beginning of a prompt. Prefixes are found by a
-// chain of hashes, one for each few tokens, so a search takes the time of the prompt, however many slots there are. What is found is then
-// compared token by token: a hash that two texts share must not show one's KV to the other.
+// The index of token prefixes that are in KV memory, pure: which slot holds the longest beginning of a prompt.
 
-/** Tokens of one hash. Shorter prefixes are computed again: a copy and its bookkeeping cost as much. */
+/** Tokens of one hash. */
 export const reuseTokensMin = 16;
 
 export interface Holder {
@@ -41,7 +39,7 @@ export class PrefixIndex<T extends Holder> {
     }
   }
 
-  /** The holder of the longest beginning of `prompt`, of at most `limit` tokens; of several the one that `before` puts first. */
+  /** The holder of the longest beginning of `prompt`, of at most `limit` tokens. */
   find(prompt: Uint32Array, limit: number, before: (a: T, b: T) => boolean): Found<T> | undefined {
     let holders: Set<T> | undefined;
     let matched = 0;

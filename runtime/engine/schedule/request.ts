@@ -34,7 +34,7 @@ export interface Sampling {
   /** The number of most likely tokens to sample from; 0 = off. */
   readonly topK: number;
   readonly seed: bigint;
-  /** Compute the log-probability of each token (costs a pass over the vocabulary); otherwise it is reported as 0. */
+  /** Compute the log-probability of each token (costs a pass over the vocabulary). */
   readonly logprobs?: boolean;
   /** The number of most likely tokens whose log-probabilities are reported beside; unset = 0. */
   readonly topLogprobs?: number;
@@ -78,7 +78,7 @@ export type GenerateEvent =
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
   /** What the prompt's tokens from this position on are worth, for a request that asked for it: in order, before the first token. */
   | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
-  /** The tokens up to this position are known and computed again; every few of them, and every few steps while they wait for that. */
+  /** The tokens up to this position are known and computed again. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: TopTokens }
   /** The vector of the prompt, of length 1, for a request that asked for it. */

@@ -1,5 +1,4 @@
-// The plan of one step: groups of rows, those that decode first; what happens to KV memory before; whose logits are wanted. batch.ts
-// makes plans.
+// The plan of one step: groups of rows, those that decode first.
 import type { Phase, StepKind } from "../../../crds/telemetry.ts";
 import { type KvGroup, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { SlotChange } from "./kv-ledger.ts";
@@ -29,7 +28,7 @@ interface Wanted {
   readonly sampling: OpenSampling;
   /** The row itself is wanted, not its logits. */
   readonly embed: boolean;
-  /** Set where guesses are computed: rows after the request's first one. A later one counts if the one before it gave its token. */
+  /** Set where guesses are computed: rows after the request's first one. */
   readonly guess?: number;
 }
 

@@ -1,13 +1,11 @@
-// The choice of a step to go through the layers in two halves, so that rows of one half travel to other ranks and back while the other is
-// computed. Halves cost a second look at the weights, so they are tried, measured, and used while they are the faster way; a step that
-// does not wait for others is never halved. The bits of rows do not depend on it. Pure.
+// Decides whether a step goes through the layers in two batches, so that rows of one travel while the other computes (../DECISIONS.md 4).
 import type { StepKind } from "../../../crds/telemetry.ts";
 
-/** Rows of a step below which halves are not worth a try. */
+/** Rows of a step below which an overlap is not worth a try. */
 const rowsLeast: Readonly<Record<StepKind, number>> = { decode: 8, mixed: 32, prefill: 64 };
 /** Part of a whole step's time that is spent waiting for other ranks, below which there is little to hide. */
 const waitShareLeast = 0.15;
-/** Part of the time that halves must save to be used. */
+/** Part of the time that an overlap must save to be used. */
 const gainLeast = 0.03;
 /** Steps after which the slower way is tried again, since load, context and machines change. */
 const tryAgainSteps = 64;

@@ -14,11 +14,39 @@ import type {
 } from "../api.ts";
 import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
 import { threadsHere } from "./processors.ts";
-import { Stream } from "./stream.ts";
 
 interface Pending {
   resolve(result: unknown): void;
   reject(error: AppError): void;
+}
+
+/** Events of a request on their way to its one reader; at most as many as its context is long. */
+class Stream<T> implements AsyncIterable<T> {
+  readonly #items: T[] = [];
+  #failed: { readonly error: unknown } | undefined;
+  #wake: (() => void) | undefined;
+
+  push(item: T): void {
+    this.#items.push(item);
+    this.#wake?.();
+  }
+
+  /** Ends the stream with an error; what was pushed before is still read. */
+  fail(error: unknown): void {
+    this.#failed ??= { error };
+    this.#wake?.();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<T> {
+    for (;;) {
+      for (let item = this.#items.shift(); item !== undefined; item = this.#items.shift()) yield item;
+      if (this.#failed) throw this.#failed.error;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+      this.#wake = undefined;
+    }
+  }
 }
 
 interface OpenRequest {

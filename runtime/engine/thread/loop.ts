@@ -1,6 +1,4 @@
-// The engine thread: makes its parts, each from those above it, and runs steps one after another. A step is
-// loop -> steps.run -> step.forward -> layers.passLayers -> (layer-ranges | dense part -> experts -> combine) -> head;
-// between any two graphs the frame scheduler serves other ranks (DECISIONS.md 1).
+// The engine thread: makes its parts, each from those above it, and runs steps one after another.
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
@@ -25,7 +23,7 @@ import { StepBoundary } from "./step-boundary.ts";
 import { Steps } from "./steps.ts";
 import { loadVocabulary } from "./vocabulary.ts";
 
-/** How long a prefill leaves the processor to threads that carry frames, between two pieces while others decode (DECISIONS.md 2). */
+/** How long a prefill leaves the processor to threads that carry frames, between two pieces while others decode (../DECISIONS.md 2). */
 const yieldMs = 0.05;
 
 export class EngineLoop {
@@ -97,7 +95,7 @@ export class EngineLoop {
     );
   }
 
-  /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
+  /** Runs until `close`; throws when the backend can compute nothing any more. */
   async run(): Promise<void> {
     await this.#run().finally(() => this.#connections.close()); // open connections would keep callers waiting, and the thread alive
     await this.#model.close();

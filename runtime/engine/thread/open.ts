@@ -1,5 +1,4 @@
-// The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
-// once. Not here: experts (pass/expert-table.ts) and what the engine does with all of it (loop.ts).
+// The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor once.
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
@@ -56,7 +55,7 @@ export async function openModel(options: ThreadOptions): Promise<OpenModel> {
   }
 }
 
-/** A program over the store that it came from; whatever would fail in the middle of a request is refused here. */
+/** A program over the store that it came from. */
 export async function openProgram(store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<OpenModel> {
   checkProgram(program);
   checkLayerShapes(store, program);
@@ -214,7 +213,7 @@ function residentBytesOf(
     : { expertResidentBytes, layerResidentBytes: perLayer };
 }
 
-/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped; 1 where no layer has any. */
+/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped. */
 async function measureSpeed(backend: Backend, store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<number> {
   const layer = program.layers.findIndex(({ kind }) => kind === "moe");
   if (layer < 0) return 1;

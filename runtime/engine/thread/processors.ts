@@ -12,8 +12,8 @@ export function processorsIn(list: string): number {
   }, 0);
 }
 
-/** Processors as a process sees them: `online` those of the machine, `allowed` those it may run on, `available` the same, less what a
- *  quota takes, and `whole` those that it has asked for as its own; undefined where nobody says. */
+/** Processors as a process sees them: `online` those of the machine, `allowed` those it may run on, `available` the same, less what a quota
+ *  takes, and `whole` those that it has asked for as its own; undefined where nobody says. */
 interface Seen {
   readonly online: number;
   readonly allowed: number;
@@ -21,11 +21,8 @@ interface Seen {
   readonly whole?: number | undefined;
 }
 
-/**
- * A process that may run on some processors of the machine only, and is not limited to less time than they have, was given them: by a
- * static CPU manager for a pod of whole CPUs, or by taskset. One that asked for fewer sees the pool that such pods leave to all others.
- * Else it shares the machine. Where it shares, it takes one thread.
- */
+/** A process that may run on some processors of the machine only, and is not limited to less time than they have, was given them: by a
+ *  static CPU manager for a pod of whole CPUs, or by taskset. */
 export function ownThreads({ online, allowed, available, whole = allowed }: Seen): number {
   return allowed < online && available >= allowed && allowed <= whole ? allowed : 1;
 }

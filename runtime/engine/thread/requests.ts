@@ -5,7 +5,6 @@ import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { GenerateEvent } from "../schedule/request.ts";
 import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
-import { TracedRequests } from "../schedule/traced.ts";
 import { type FromEngine, type GenerateMessage, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import type { StepBoundary } from "./step-boundary.ts";
@@ -58,7 +57,7 @@ export class Requests {
     this.#parts.boundary.later(() => this.#parts.batcher.remove(id, "cancelled"));
   }
 
-  /** Refuses new requests from now on; open ones end with `draining` at the end of the step. */
+  /** Refuses new requests from now on. */
   drain(on: boolean): Promise<void> {
     const { batcher, boundary } = this.#parts;
     this.#draining = on;
@@ -109,5 +108,35 @@ export class Requests {
   #forget(id: string): void {
     this.#traced.drop(id);
     this.#parts.prompts.drop(id);
+  }
+}
+
+/** Prefill chunks and decode steps together: with layers x ranks spans each. */
+export const tracedStepsMax = 2;
+
+/** The first steps of each traced request; a step belongs to the trace of its first traced request. */
+export class TracedRequests {
+  readonly #left = new Map<string, { readonly traceparent: string; steps: number }>();
+
+  add(id: string, traceparent: string): void {
+    this.#left.set(id, { traceparent, steps: tracedStepsMax });
+  }
+
+  /** The parent for the frames of a step that computes for these requests. */
+  take(ids: readonly string[]): string | undefined {
+    if (this.#left.size === 0) return undefined;
+    for (const id of ids) {
+      const entry = this.#left.get(id);
+      if (entry === undefined) continue;
+      entry.steps--;
+      if (entry.steps === 0) this.#left.delete(id);
+      return entry.traceparent;
+    }
+    return undefined;
+  }
+
+  /** The request has ended. */
+  drop(id: string): void {
+    this.#left.delete(id);
   }
 }

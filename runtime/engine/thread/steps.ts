@@ -9,9 +9,9 @@ import type { Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { forward } from "../pass/step.ts";
 import type { StepTools } from "../pass/step-tools.ts";
+import { checkRow, unusableRows } from "../pass/unusable-rows.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { SlotChange } from "../schedule/kv-ledger.ts";
-import { checkRow, unusableRows } from "../schedule/sampling/finite.ts";
 import type { Sampled } from "../schedule/sampling/sampler.ts";
 import { decodesOf, idsOf, kindOf, type Step } from "../schedule/step-plan.ts";
 import type { FromEngine } from "./messages.ts";
@@ -99,8 +99,7 @@ export class Steps {
     }
   }
 
-  /** A token for each wanted row, except for requests that are `unusable`; a request with bad logits joins them. Rows after a wrong guess
-   *  get none, since each position is chosen once. */
+  /** A token for each wanted row, except for requests that are `unusable`. */
   async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     const { wanted } = step;
     const { hidden } = this.#parts.model.program;

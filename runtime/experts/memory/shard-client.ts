@@ -11,7 +11,7 @@ import type { StoreReads } from "./store-reads.ts";
 import type { Tier, TierRead, TierRequest } from "./tier.ts";
 
 export interface FetchOutcome {
-  readonly source: "peer" | "seed" | "store";
+  readonly source: "peer" | "weight-server" | "store";
   readonly result: "ok" | "error" | "corrupt";
   readonly bytes: number;
   readonly seconds: number;

@@ -77,7 +77,7 @@ export class WeightServerTier implements Tier {
       const startedAt = performance.now();
       try {
         const { result: unit, ms } = await time.run(() => this.#fetch(request));
-        report({ source: "seed", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
+        report({ source: "weight-server", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
         return { unit, source: "store", seconds: ms / 1000 };
       } catch (caught) {
         request.signal.throwIfAborted();
@@ -86,7 +86,7 @@ export class WeightServerTier implements Tier {
           await sleep(waitMs * (0.5 + Math.random()));
           continue;
         }
-        report({ source: "seed", result: code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
+        report({ source: "weight-server", result: code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
         throw new AppError(`${message}; no rank gave expert ${request.layer}/${request.expert}, and the weight server is asked again`, {
           code: code === "CorruptShard" ? code : "Unavailable",
           operation: "fetching a shard from the weight server",

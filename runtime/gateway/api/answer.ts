@@ -138,9 +138,9 @@ export async function prepare(
     const encoded = await encodePrompt(prompt, param, deps, signal);
     if ("problem" in encoded) return encoded;
     const { ids } = encoded;
-    const room = maxContext - ids.length;
-    const maxTokens = job.maxTokens ?? room;
-    if (maxTokens > room) return tooLong(maxContext, param, `${ids.length} of ${param} and ${maxTokens} of output`);
+    const capacity = maxContext - ids.length;
+    const maxTokens = job.maxTokens ?? capacity;
+    if (maxTokens > capacity) return tooLong(maxContext, param, `${ids.length} of ${param} and ${maxTokens} of output`);
     tokens += ids.length;
     if (tokens > requestBounds.promptTokens) return tooMany(`more than ${requestBounds.promptTokens} tokens in all`, name);
     const echo = job.echo ? { echo: textOf(prompt, ids, textModel) } : {};
@@ -322,9 +322,9 @@ export class Answer {
     return prompt.map((id, at) => {
       const rated = at === 0 ? undefined : this.#rated[at - 1];
       const top = (rated?.top ?? []).map((one) => ({ bytes: textModel.piece(one.id), logprob: one.logprob }));
-      const told = { bytes: textModel.piece(id), logprob: rated?.logprob ?? null, top, offset };
+      const token = { bytes: textModel.piece(id), logprob: rated?.logprob ?? null, top, offset };
       offset += decoder.push(id).length;
-      return told;
+      return token;
     });
   }
 

@@ -45,7 +45,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
   });
   if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
   app.use("/v1/*", async (c, next) => {
-    const caller = await deps.door.caller(c.req.header("authorization"));
+    const caller = await deps.authenticator.caller(c.req.header("authorization"));
     if ("problem" in caller) return refuse(c, deps, caller.problem);
     c.set("client", caller.client);
     c.set("priority", caller.priority);
@@ -89,8 +89,8 @@ function listModels(c: Ctx, deps: AppDeps): Response {
 
 function oneModel(c: Ctx, deps: AppDeps): Response {
   c.set("endpoint", "models");
-  const asked = c.req.param("model") ?? "";
-  if (asked !== deps.servedName) return refuse(c, deps, problems.unknownModel(asked, deps.servedName));
+  const model = c.req.param("model") ?? "";
+  if (model !== deps.servedName) return refuse(c, deps, problems.unknownModel(model, deps.servedName));
   return c.json(modelBody(deps.servedName, deps.created, deps.maxContext));
 }
 

@@ -1,7 +1,7 @@
 // The parts that the gateway's handlers share: the context of one HTTP request, its accounting, and how it is refused.
 import type { Context } from "hono";
 import type { Tracing } from "../../observe/trace.ts";
-import type { Door } from "../auth/authenticator.ts";
+import type { Authenticator } from "../auth/authenticator.ts";
 import type { ClientEntry, ClientLimits } from "../auth/client-limits.ts";
 import { type Problem, problemBody, problems, rejectReason } from "../problem.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "../routing/admission.ts";
@@ -16,7 +16,7 @@ export interface AppDeps extends AnswerDeps {
   /** Unix seconds, of the model list. */
   readonly created: number;
   readonly admission: Admission;
-  readonly door: Door;
+  readonly authenticator: Authenticator;
   /** Origins whose pages may ask: "*" alone = all. */
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
@@ -88,6 +88,6 @@ export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogpro
 }
 
 /** The priority of a request that asks for this one. */
-export function priorityOf(c: Ctx, deps: AppDeps, asked: number | undefined): number {
-  return deps.clients.priorityOf({ client: c.get("client"), priority: c.get("priority") }, asked);
+export function priorityOf(c: Ctx, deps: AppDeps, requested: number | undefined): number {
+  return deps.clients.priorityOf({ client: c.get("client"), priority: c.get("priority") }, requested);
 }

@@ -112,19 +112,19 @@ function renewing(
   { log, tlsRefreshMs: everyMs = tlsRefreshMs }: HttpOptions,
 ): NodeJS.Timeout {
   let current = first;
-  let told = "";
+  let logged = "";
   const look = async (): Promise<void> => {
     try {
       const next = await readPair(dir);
-      told = "";
+      logged = "";
       if (next.cert.equals(current.cert) && next.key.equals(current.key)) return;
       server.setSecureContext({ ...next, minVersion: "TLSv1.2" });
       current = next;
       log.info({ validTo: new X509Certificate(next.cert).validTo }, "a renewed certificate of HTTPS is in use");
     } catch (caught) {
       const { message } = AppError.from(caught);
-      if (message !== told) log.error({ err: caught }, "the certificate of HTTPS cannot be renewed; the last one stays in use");
-      told = message;
+      if (message !== logged) log.error({ err: caught }, "the certificate of HTTPS cannot be renewed; the last one stays in use");
+      logged = message;
     }
   };
   return setInterval(() => void look(), everyMs).unref();

@@ -50,8 +50,8 @@ function wholeChoice(envelope: Envelope, pieces: readonly Piece[], index: number
   );
   if (envelope.endpoint === "completions") return { index, text, logprobs, finish_reason: finish };
   const calls = callsOf(pieces);
-  const said = calls.length > 0 ? { content: text === "" ? null : text, tool_calls: calls } : { content: text };
-  return { index, message: { role: "assistant", ...said, ...reasoningOf(pieces), refusal: null }, logprobs, finish_reason: finish };
+  const spoken = calls.length > 0 ? { content: text === "" ? null : text, tool_calls: calls } : { content: text };
+  return { index, message: { role: "assistant", ...spoken, ...reasoningOf(pieces), refusal: null }, logprobs, finish_reason: finish };
 }
 
 /** A call as a client sees it. */

@@ -12,11 +12,11 @@ const summary = z.enum(summaries, `must be one of ${summaries.join(", ")}`).null
 export const reasoning = z.strictObject({ effort, summary, generate_summary: summary }).nullish();
 
 /** What keeps an effort from a model that has a switch for others; one without a switch thinks as it does. */
-export function effortProblem(asked: Effort | undefined, thinking: Thinking | undefined, param: string): Problem | undefined {
-  if (asked === undefined || thinking === undefined || thinking(asked) !== undefined) return undefined;
+export function effortProblem(requested: Effort | undefined, thinking: Thinking | undefined, param: string): Problem | undefined {
+  if (requested === undefined || thinking === undefined || thinking(requested) !== undefined) return undefined;
   const possible = efforts.filter((one) => thinking(one) !== undefined);
   return invalid(
-    `\`${param}\`: this model's chat template has no word for ${asked}; it has for ${possible.join(", ")}.`,
+    `\`${param}\`: this model's chat template has no word for ${requested}; it has for ${possible.join(", ")}.`,
     param,
     "invalid_value",
   );

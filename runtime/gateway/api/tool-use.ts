@@ -66,24 +66,24 @@ interface Asked {
 }
 
 /** Undefined where the answer calls nothing. */
-export function toolUseOf({ tools: asked, choice, parallel, format }: Asked): { use: ToolUse | undefined } | { problem: Problem } {
+export function toolUseOf({ tools: requested, choice, parallel, format }: Asked): { use: ToolUse | undefined } | { problem: Problem } {
   const refused = (message: string, param = "tool_choice") => ({ problem: invalid(`\`${param}\`: ${message}.`, param, "invalid_value") });
-  const names = asked.map(({ name }) => name);
+  const names = requested.map(({ name }) => name);
   const twice = names.find((name, at) => names.indexOf(name) !== at);
   if (twice !== undefined) return refused(`two are called ${twice}`, "tools");
-  if (asked.length === 0) return choice === "auto" || choice === "none" ? { use: undefined } : refused("there are no tools");
+  if (requested.length === 0) return choice === "auto" || choice === "none" ? { use: undefined } : refused("there are no tools");
   if (choice === "none") return { use: undefined };
   if (typeof choice === "object" && !names.includes(choice.name)) return refused(`no tool is called ${choice.name}`);
   if (format !== undefined)
     return refused("an answer in a format calls no tools; leave one of both out, or choose none", "response_format");
-  const found = asked.map(
+  const found = requested.map(
     ({ name, description, parameters: schema }): Tool => ({
       name,
       ...(description == null ? {} : { description }),
       ...(schema == null ? {} : { parameters: schema }),
     }),
   );
-  const strict = new Set(asked.filter((tool) => tool.strict === true).map(({ name }) => name));
+  const strict = new Set(requested.filter((tool) => tool.strict === true).map(({ name }) => name));
   return { use: { tools: found, strict, choice, parallel } };
 }
 

@@ -23,9 +23,9 @@ export const looksLikeToken = (text: string): boolean => compactForm.test(text);
 export async function checkToken(token: string, jwt: GatewayJwt, find: JWTVerifyGetKey): Promise<Caller | { readonly problem: Problem }> {
   if (token.length > tokenCharsMax) return bad(`The token has ${token.length} characters, at most ${tokenCharsMax} are read.`);
   const { issuer, audience } = jwt;
-  const wanted = { issuer, audience, algorithms, clockTolerance: clockToleranceSeconds, requiredClaims: ["exp"] };
+  const expected = { issuer, audience, algorithms, clockTolerance: clockToleranceSeconds, requiredClaims: ["exp"] };
   try {
-    const { payload } = await jwtVerify(token, find, wanted);
+    const { payload } = await jwtVerify(token, find, expected);
     return callerOf(payload, jwt.claims);
   } catch (caught) {
     return { problem: problemOfToken(caught, jwt) };

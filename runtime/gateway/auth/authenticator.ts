@@ -1,18 +1,28 @@
-// The door of a gateway: who asks, by an API key or by a token of the issuer, whichever a deployment has. Without either everybody may ask.
+// The client behind a request, by an API key or a token of the issuer, whichever a deployment has. Without either everybody may ask.
 import type { GatewayJwt } from "../../../crds/gateway-jwt.ts";
+import type { Health } from "../../observe/health.ts";
+import type { Log } from "../../observe/log.ts";
 import { type Problem, problems } from "../problem.ts";
 import { type Caller, checkToken, looksLikeToken } from "./access-token.ts";
-import type { ApiKeys } from "./api-key.ts";
-import type { IssuerKeys } from "./issuer-keys.ts";
+import { ApiKeys } from "./api-key.ts";
+import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 
 const bearer = /^Bearer +(\S+)$/i;
 
-export interface Tokens {
+interface Tokens {
   readonly jwt: GatewayJwt;
   readonly keys: IssuerKeys;
 }
 
-export class Door {
+export interface AuthenticatorOptions {
+  readonly apiKeyFile?: string | undefined;
+  readonly jwt?: GatewayJwt | undefined;
+  readonly limits?: IssuerLimits | undefined;
+  readonly health: Health;
+  readonly log: Log;
+}
+
+export class Authenticator {
   readonly #apiKeys: ApiKeys | undefined;
   readonly #tokens: Tokens | undefined;
 
@@ -21,18 +31,44 @@ export class Door {
     this.#tokens = tokens;
   }
 
-  /** Who sends this header, or why nobody whom it lets in. */
-  async caller(authorization: string | undefined): Promise<Caller | { readonly problem: Problem }> {
-    if (this.#apiKeys === undefined && this.#tokens === undefined) return { client: "" };
-    const shown = bearer.exec(authorization ?? "")?.[1];
-    if (shown === undefined) return { problem: problems.unauthorized(this.#wanted()) };
-    const client = await this.#apiKeys?.clientOf(shown);
-    if (client !== undefined) return { client };
-    if (this.#tokens === undefined || !looksLikeToken(shown)) return { problem: problems.unauthorized(this.#wanted()) };
-    return checkToken(shown, this.#tokens.jwt, this.#tokens.keys.find);
+  /** Throws `ApiKeyUnreadable`. Health names the issuer until its keys were read once. */
+  static async open({ apiKeyFile, jwt, limits = issuerLimits, health, log }: AuthenticatorOptions): Promise<Authenticator> {
+    const apiKeys = apiKeyFile ? await ApiKeys.open(apiKeyFile, log) : undefined;
+    return new Authenticator(apiKeys, jwt && { jwt, keys: issuerKeys(jwt, { log, limits, health }) });
   }
 
-  #wanted(): { readonly apiKey: boolean; readonly issuer: string | undefined } {
-    return { apiKey: this.#apiKeys !== undefined, issuer: this.#tokens?.jwt.issuer };
+  /** Who sends this header, or the problem that refuses the request. */
+  async caller(authorization: string | undefined): Promise<Caller | { readonly problem: Problem }> {
+    if (this.#apiKeys === undefined && this.#tokens === undefined) return { client: "" };
+    const credential = bearer.exec(authorization ?? "")?.[1];
+    if (credential === undefined) return { problem: this.#unauthorized() };
+    const client = await this.#apiKeys?.clientOf(credential);
+    if (client !== undefined) return { client };
+    if (this.#tokens === undefined || !looksLikeToken(credential)) return { problem: this.#unauthorized() };
+    return checkToken(credential, this.#tokens.jwt, this.#tokens.keys.find);
   }
+
+  close(): void {
+    this.#tokens?.keys.close();
+  }
+
+  #unauthorized(): Problem {
+    return problems.unauthorized({ apiKey: this.#apiKeys !== undefined, issuer: this.#tokens?.jwt.issuer });
+  }
+}
+
+/** A gateway is not ready before it has read the keys once: in a roll that names a wrong issuer, the old gateways go on. */
+function issuerKeys(
+  jwt: GatewayJwt,
+  { health, ...options }: { readonly log: Log; readonly limits: IssuerLimits; readonly health: Health },
+) {
+  let known = false;
+  health.notReady("issuer", `the keys of ${jwt.issuer} are being read`);
+  const onRead = (missing: string | undefined) => {
+    known ||= missing === undefined;
+    if (known) health.ready("issuer");
+    else health.notReady("issuer", missing ?? "");
+    if (known && missing !== undefined) health.warn("issuer", missing);
+  };
+  return new IssuerKeys(jwt, { ...options, onRead });
 }

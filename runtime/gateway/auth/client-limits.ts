@@ -98,8 +98,8 @@ export class ClientLimits {
   }
 
   /** The priority of a client's request that asks for this one: no earlier than the client's own, by its token or by the list. */
-  priorityOf({ client, priority }: Caller, asked: number | undefined): number {
+  priorityOf({ client, priority }: Caller, requested: number | undefined): number {
     const own = priority ?? this.#clients.get(client)?.limits.priority;
-    return own === undefined ? (asked ?? 0) : Math.max(own, asked ?? own);
+    return own === undefined ? (requested ?? 0) : Math.max(own, requested ?? own);
   }
 }

@@ -42,7 +42,7 @@ export class IssuerKeys {
   #triedAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #told = "";
+  #failure = "";
 
   /** Begins to read; nobody waits for it. */
   constructor(issuer: Pick<GatewayJwt, "issuer" | "jwksUri">, options: IssuerOptions) {
@@ -77,7 +77,7 @@ export class IssuerKeys {
   }
 
   #away(): AppError {
-    const message = `the keys of ${this.#issuer.issuer} are not known: ${this.#told || "they are being read"}`;
+    const message = `the keys of ${this.#issuer.issuer} are not known: ${this.#failure || "they are being read"}`;
     return new AppError(message, { code: "IssuerAway", operation: "checking a token", retry: { afterMs: this.#limits.gapMs } });
   }
 
@@ -103,16 +103,16 @@ export class IssuerKeys {
       const uri = this.#issuer.jwksUri ?? (await this.#discover());
       this.#keys = createLocalJWKSet((await this.#get(uri, keySet)) as JSONWebKeySet);
       this.#readAt = performance.now();
-      if (this.#told !== "") log.info({ issuer: this.#issuer.issuer }, "the issuer's keys can be read again");
-      this.#told = "";
+      if (this.#failure !== "") log.info({ issuer: this.#issuer.issuer }, "the issuer's keys can be read again");
+      this.#failure = "";
       good = true;
     } catch (caught) {
       const { message } = AppError.from(caught);
-      if (message !== this.#told && !this.#closed.signal.aborted) log.error({ issuer: this.#issuer.issuer, reason: message }, failed);
-      this.#told = message;
+      if (message !== this.#failure && !this.#closed.signal.aborted) log.error({ issuer: this.#issuer.issuer, reason: message }, failed);
+      this.#failure = message;
     }
     if (this.#closed.signal.aborted) return;
-    onRead(this.#trusted() ? undefined : this.#told);
+    onRead(this.#trusted() ? undefined : this.#failure);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => void this.#readNow(), good ? refreshMs : gapMs).unref();
   }

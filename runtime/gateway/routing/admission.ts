@@ -75,6 +75,11 @@ export class Admission {
     return this.#waiting;
   }
 
+  /** Requests that wait for a worker, and those that one computes. */
+  load(): { readonly waiting: number; readonly running: number } {
+    return { waiting: this.#waiting, running: this.#inside - this.#waiting };
+  }
+
   /** Takes a request in, or says why not. */
   enter({ promptLogprobs, bytes, holds }: Entering): Admitted | { readonly problem: Problem } {
     if (holds && (this.#waiting >= heldMax.requests || this.#waitingBytes + bytes > heldMax.bytes))

@@ -9,7 +9,7 @@ import { fromStatus } from "../../net/grpc.ts";
 export const lookEveryMs = peerLimits.lookMs;
 /** A worker that speaks seldom may be silent for longer than others. */
 const silenceMostMs = 10_000;
-/** Signs of life that may be late or lost, of those that were announced. */
+/** Heartbeats that may be late or lost, of those that were announced. */
 const signsMissed = 3;
 /** A worker that refuses the stream, as one of another wire version does, is asked again this much later. */
 const refusedMs = 5_000;
@@ -98,7 +98,7 @@ export class LifeWatch {
     });
     const ended = (error: AppError) => void (this.#stream === stream && this.#ended(error));
     stream.on("error", (error) => ended(fromStatus(error, `watching rank ${this.#options.rank}`)));
-    stream.on("end", () => ended(new AppError(`rank ${this.#options.rank} ended its signs of life`, { code: "Unavailable" })));
+    stream.on("end", () => ended(new AppError(`rank ${this.#options.rank} ended its heartbeats`, { code: "Unavailable" })));
   }
 
   #ended(error: AppError): void {

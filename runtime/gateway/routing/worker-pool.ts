@@ -190,10 +190,10 @@ export class WorkerPool implements Workers {
 
   /** Share of the attention cache that requests hold, as a mean of the workers that told; undefined where none has. */
   kvUse(): number | undefined {
-    const told = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
+    const reported = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
       member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
     );
-    return told.length === 0 ? undefined : sum(told) / told.length;
+    return reported.length === 0 ? undefined : sum(reported) / reported.length;
   }
 
   changed(timeoutMs: number, signal: AbortSignal): Promise<void> {
@@ -345,8 +345,8 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  const told = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
-  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...told };
+  const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
+  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...reported };
 }
 
 /** Ends its streams, so that their requests go on elsewhere at once. */

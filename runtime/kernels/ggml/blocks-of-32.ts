@@ -1,5 +1,4 @@
-// ggml's types of evenly spaced levels in blocks of 32: a scale, for some a smallest value, and 4, 5 or 8 bits a value. Pure.
-// Value i lies in the low and value i + 16 in the high nibble of byte i; a fifth bit lies in a word of 32 bits.
+// ggml's types of evenly spaced levels in blocks of 32: a scale, for some a smallest value, and 4, 5 or 8 bits a value.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 

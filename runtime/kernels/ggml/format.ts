@@ -1,5 +1,4 @@
-// The declaration of a ggml block type: its number in GGUF files, the size of its blocks, and what a block means. Pure.
-// Not here: the types themselves, each with its like in one of the other files of this folder, and the table of all (index.ts).
+// The declaration of a ggml block type: its number in GGUF files, the size of its blocks, and what a block means.
 
 /** Reads one block that begins at byte `at` into `values` floats from `to`. */
 type Dequantize = (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;

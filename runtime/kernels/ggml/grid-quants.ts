@@ -1,5 +1,5 @@
 // ggml's smallest types, of 1.6 to 3.4 bits a value: groups of four or eight values are looked up in a grid (grids.ts), with signs and a
-// scale for every 16 or 32 of them under one scale of the block. Pure. All products are exact in f32.
+// scale for every 16 or 32 of them under one scale of the block.
 import type { BlockFormat } from "./format.ts";
 import { gridValues, iq1Grid, iq2sGrid, iq2xsGrid, iq2xxsGrid, iq3sGrid, iq3xxsGrid } from "./grids.ts";
 import { halfAt, halfToFloat } from "./half-floats.ts";
@@ -82,7 +82,7 @@ export const iq2_xs: BlockFormat = {
   },
 };
 
-/** Ten bits an index, two of them elsewhere, and eight signs; four bits of scale for 16. */
+/** Ten bits an index, two of them elsewhere, and eight signs. */
 export const iq2_s: BlockFormat = {
   type: 22,
   values,
@@ -99,7 +99,7 @@ export const iq2_s: BlockFormat = {
   },
 };
 
-/** Eight bits an index of four values, seven bits of signs for eight; four bits of scale for 32. */
+/** Eight bits an index of four values, seven bits of signs for eight. */
 export const iq3_xxs: BlockFormat = {
   type: 18,
   values,
@@ -116,7 +116,7 @@ export const iq3_xxs: BlockFormat = {
   },
 };
 
-/** Nine bits an index of four values, one of them elsewhere, and eight signs; four bits of scale for 32. */
+/** Nine bits an index of four values, one of them elsewhere, and eight signs. */
 export const iq3_s: BlockFormat = {
   type: 21,
   values,
@@ -156,7 +156,7 @@ export const iq1_s: BlockFormat = {
   },
 };
 
-/** Eleven bits an index and its direction, three bits of scale for 16; the block's scale lies in the upper four bits of four words. */
+/** Eleven bits an index and its direction, three bits of scale for 16. */
 export const iq1_m: BlockFormat = {
   type: 29,
   values,

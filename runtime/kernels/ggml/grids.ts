@@ -1,5 +1,4 @@
-// The grids of ggml's smallest types: the groups of values that an index stands for, as the format fixes them. Data alone, in base64: the
-// places of values in a short list, the first one in the lowest bits. Made from the tables of the Python package gguf.
+// The grids of ggml's smallest types: the groups of values that an index stands for, as the format fixes them.
 interface Grid {
   /** Values of a group. */
   readonly group: number;

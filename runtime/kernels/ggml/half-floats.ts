@@ -1,4 +1,4 @@
-// Widening of the half formats that checkpoints and blocks use to f32. Pure; exact for every bit pattern, subnormals included.
+// Widening of the half formats that checkpoints and blocks use to f32.
 import type { BlockFormat } from "./format.ts";
 
 const halfValues = 65536;

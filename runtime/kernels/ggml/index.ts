@@ -1,4 +1,4 @@
-// The ggml types that weights may be kept in, the only place that lists them. To add one: its format, and one line here. Pure.
+// The ggml types that weights may be kept in, the only place that lists them. To add one: its format, and one line here.
 import { q4_0, q4_1, q5_0, q5_1, q8_0 } from "./blocks-of-32.ts";
 import type { BlockFormat } from "./format.ts";
 import { iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./grid-quants.ts";
@@ -43,7 +43,7 @@ export function isGgmlForm(form: string): form is GgmlForm {
   return Object.hasOwn(ggmlFormats, form);
 }
 
-/** Bytes of so many values as blocks of this type; they are a multiple of a block's. */
+/** Bytes of so many values as blocks of this type. */
 export function ggmlBytes(form: GgmlForm, values: number): number {
   return (values / ggmlFormats[form].values) * ggmlFormats[form].bytes;
 }

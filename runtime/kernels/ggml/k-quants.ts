@@ -1,4 +1,4 @@
-// ggml's K types: 256 values a block, whose groups of 16 or 32 have small scales of their own under one scale of the block. Pure.
+// ggml's K types: 256 values a block, whose groups of 16 or 32 have small scales of their own under one scale of the block.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
@@ -78,7 +78,7 @@ function withMins(type: number, bytesOf: number, mask: number | undefined): Bloc
 export const q4_K = withMins(12, 144, undefined);
 export const q5_K = withMins(13, 176, 16);
 
-/** 16 groups of 16 with a signed scale of eight bits; four bits a value and two more in another place. */
+/** 16 groups of 16 with a signed scale of eight bits. */
 export const q6_K: BlockFormat = {
   type: 14,
   values,

@@ -1,5 +1,4 @@
-// ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs, mxfp4 and nvfp4. Pure.
-// As in the evenly spaced types, value i lies in the low and value i + 16 in the high nibble of byte i of its 32.
+// ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs, mxfp4 and nvfp4.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
@@ -51,7 +50,7 @@ export const iq4_xs: BlockFormat = {
   },
 };
 
-/** The scale is a power of two, its exponent a byte. The levels are doubled, so it is half of what the byte says. */
+/** The scale is a power of two, its exponent a byte. */
 export const mxfp4: BlockFormat = {
   type: 39,
   values: 32,
@@ -68,7 +67,7 @@ function e4m3(byte: number): number {
   return exponent === 0 ? mantissa * 2 ** -9 : (1 + mantissa / 8) * 2 ** (exponent - 7);
 }
 
-/** Every 16 of 64 values have an E4M3 scale of their own; the low nibbles of eight bytes come before the high ones. */
+/** Every 16 of 64 values have an E4M3 scale of their own. */
 export const nvfp4: BlockFormat = {
   type: 40,
   values: 64,

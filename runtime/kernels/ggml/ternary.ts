@@ -1,4 +1,4 @@
-// ggml's types of values that are a scale times -1, 0 or 1, or its sign alone. Pure. All products are exact in f32.
+// ggml's types of values that are a scale times -1, 0 or 1, or its sign alone. All products are exact in f32.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 

@@ -16,7 +16,7 @@ export interface DeliverOptions extends Pick<DownloadOptions, "uri" | "secret" |
   readonly work: string;
   readonly codec: CodecName;
   /** Bytes that download and store may take together; as many as the disk has where it is not given. */
-  readonly roomBytes?: number | undefined;
+  readonly capacityBytes?: number | undefined;
   readonly events: DeliveryEvents;
 }
 
@@ -58,7 +58,7 @@ export async function deliver(options: DeliverOptions): Promise<Delivered> {
     spareBytes: (bytes, kind) => {
       const storeBytes = bytes * slack * Math.max(1, codecFor(options.codec).denseBits / sourceBits);
       const spare = kind === "store" || finished !== undefined ? 0 : storeBytes;
-      checkRoom(bytes, spare, options);
+      checkCapacity(bytes, spare, options);
       return spare;
     },
     onListed: (revision) => events.listed(revision),
@@ -98,11 +98,11 @@ async function storeAt(dir: string, { codec }: DeliverOptions): Promise<string |
   }
 }
 
-function checkRoom(bytes: number, spare: number, { uri, roomBytes }: DeliverOptions): void {
-  if (roomBytes === undefined || bytes + spare <= roomBytes) return;
+function checkCapacity(bytes: number, spare: number, { uri, capacityBytes }: DeliverOptions): void {
+  if (capacityBytes === undefined || bytes + spare <= capacityBytes) return;
   const needed = `the download of ${Math.ceil(bytes)} bytes${spare > 0 ? ` and a store of up to ${Math.ceil(spare)} made of it` : ""}`;
   const remedy = `raise spec.model.cache.ephemeral.sizeLimit to ${Math.ceil((bytes + spare) / 2 ** 20)}Mi, or name a persistentVolumeClaim`;
-  throw new AppError(`${uri}: ${needed} do not fit ${roomBytes} bytes; ${remedy}`, { code: "CacheTooSmall" });
+  throw new AppError(`${uri}: ${needed} do not fit ${capacityBytes} bytes; ${remedy}`, { code: "CacheTooSmall" });
 }
 
 const storeName = "store";

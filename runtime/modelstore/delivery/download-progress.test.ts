@@ -9,16 +9,16 @@ test("the rate is of the last twenty seconds, and what was there before counts f
   const progress = new Progress("pod", () => now);
   progress.listed("c0ffee");
   progress.start(10_000, 4_000);
-  assert.deepEqual([progress.words().doneBytes, progress.words().bytesPerSecond], [4_000, 0]);
+  assert.deepEqual([progress.message().doneBytes, progress.message().bytesPerSecond], [4_000, 0]);
   for (let second = 1; second <= 60; second++) {
     now = second * 1000;
     progress.add(second <= 30 ? 10 : 100);
   }
-  const words = progress.words();
-  assert.equal(words.doneBytes, 4_000 + 30 * 10 + 30 * 100);
-  assert.equal(words.bytesPerSecond, 100);
-  assert.equal(words.revision, "c0ffee");
-  assert.deepEqual(downloadWordsSchema.parse(words), words);
+  const message = progress.message();
+  assert.equal(message.doneBytes, 4_000 + 30 * 10 + 30 * 100);
+  assert.equal(message.bytesPerSecond, 100);
+  assert.equal(message.revision, "c0ffee");
+  assert.deepEqual(downloadWordsSchema.parse(message), message);
 });
 
 test("what was fetched in vain is taken off, and another phase has no rate", () => {
@@ -28,11 +28,11 @@ test("what was fetched in vain is taken off, and another phase has no rate", () 
   now = 2000;
   progress.add(80);
   progress.add(-80);
-  assert.deepEqual([progress.words().doneBytes, progress.words().bytesPerSecond], [0, 0]);
+  assert.deepEqual([progress.message().doneBytes, progress.message().bytesPerSecond], [0, 0]);
   progress.phase("Importing");
   progress.say("x".repeat(5000));
-  assert.equal(progress.words().message.length, 1024);
-  assert.ok(downloadWordsSchema.safeParse(progress.words()).success);
+  assert.equal(progress.message().message.length, 1024);
+  assert.ok(downloadWordsSchema.safeParse(progress.message()).success);
 });
 
 test("an end is cut to what the kubelet keeps, and what is none is not taken for one", () => {

@@ -50,7 +50,7 @@ export class Progress {
     this.#message = message.slice(0, messageCharsMax);
   }
 
-  words(): DownloadWords {
+  message(): DownloadWords {
     const [first] = this.#marks;
     const seconds = first ? (this.#now() - first.at) / 1000 : 0;
     const rate = first && seconds > 0 && this.#phase === "Downloading" ? Math.max(0, (this.#done - first.done) / seconds) : 0;

@@ -32,8 +32,8 @@ export async function startDownloader(
   const log = createLog({ level: logLevel, name: "downloader", fields: { namespace, deployment, uri } });
   const progress = new Progress(podUid);
   const tls = folderTls(tlsDir);
-  const words = () => progress.words();
-  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, words });
+  const message = () => progress.message();
+  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, message });
   const stop = new AbortController();
   const ended = run(settings, { progress, log, signal: stop.signal });
   return {

@@ -11,20 +11,20 @@ export interface ProgressServerOptions {
   readonly tls: Pick<TlsSource, "current">;
   readonly host: string;
   readonly port: number;
-  readonly words: () => DownloadWords;
+  readonly message: () => DownloadWords;
 }
 
-export function serveProgress({ deployment, words, ...place }: ProgressServerOptions): Promise<OperatorPort> {
+export function serveProgress({ deployment, message, ...place }: ProgressServerOptions): Promise<OperatorPort> {
   return listenForOperator({
     ...place,
     name: "progress",
     scope: deployment,
-    answer: (request, response) => answer(request, response, words),
+    answer: (request, response) => answer(request, response, message),
   });
 }
 
-function answer(request: IncomingMessage, response: ServerResponse, words: () => DownloadWords): void {
+function answer(request: IncomingMessage, response: ServerResponse, message: () => DownloadWords): void {
   const found = request.url === progressPath && request.method === "GET";
   response.writeHead(found ? 200 : 404, { "content-type": "application/json", connection: "close" });
-  response.end(JSON.stringify(found ? words() : { message: `not found; here is GET ${progressPath}` }));
+  response.end(JSON.stringify(found ? message() : { message: `not found; here is GET ${progressPath}` }));
 }

@@ -83,17 +83,17 @@ export class Http {
     };
     if (from === to) return;
     await this.#tries(async (signal, alive) => {
-      const asked = await ask();
-      const headers = { ...asked.headers, range: `bytes=${from}-${to - 1}` };
-      const response = await send({ ...asked, headers }, { signal });
-      checkRange(asked, response, { from, to, of, etag });
-      for await (const chunk of bodyOf(asked, response)) {
+      const request = await ask();
+      const headers = { ...request.headers, range: `bytes=${from}-${to - 1}` };
+      const response = await send({ ...request, headers }, { signal });
+      checkRange(request, response, { from, to, of, etag });
+      for await (const chunk of bodyOf(request, response)) {
         alive();
-        if (from + chunk.length > to) throw broken(asked, "sent more than was asked for");
+        if (from + chunk.length > to) throw broken(request, "sent more than was asked for");
         await take(chunk, from);
         from += chunk.length;
       }
-      if (from < to) throw broken(asked, `broke off after ${from} of ${of} bytes`);
+      if (from < to) throw broken(request, `broke off after ${from} of ${of} bytes`);
     }, more);
   }
 
@@ -151,7 +151,8 @@ const ok = ({ status }: Answer): boolean => status >= 200 && status < 300;
 
 async function* bodyOf(ask: Ask, response: Answer): AsyncGenerator<Uint8Array> {
   const encoding = response.headers.get("content-encoding") ?? "identity";
-  if (encoding !== "identity") throw new AppError(`${shown(ask)}: answered in ${encoding}, which was not asked for`, { code: "BadSource" });
+  if (encoding !== "identity")
+    throw new AppError(`${shown(ask)}: answered in ${encoding}, which was not request for`, { code: "BadSource" });
   yield* response.body as AsyncIterable<Uint8Array>;
 }
 

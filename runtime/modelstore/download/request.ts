@@ -49,20 +49,20 @@ function ledTo({ url, headers = {} }: Ask, location: string): Ask {
   const secret = from.protocol === "https:";
   if (to === null || !(to.protocol === "https:" || (to.protocol === "http:" && !secret)))
     throw new AppError(`${shown({ url })}: leads to what is no ${secret ? "HTTPS" : "HTTP"} URL`, { code: "BadSource" });
-  const kept = Object.entries(headers).filter(([name]) => to.origin === from.origin || publicHeaders.includes(name.toLowerCase()));
-  return { url: to.href, headers: Object.fromEntries(kept) };
+  const allowed = Object.entries(headers).filter(([name]) => to.origin === from.origin || publicHeaders.includes(name.toLowerCase()));
+  return { url: to.href, headers: Object.fromEntries(allowed) };
 }
 
 function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promise<Answer> {
   const request = url.startsWith("https:") ? secureRequest : plainRequest;
   return new Promise((resolve, reject) => {
     // Compressed, a range would be one of other bytes.
-    const asked = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
+    const call = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
       body.on("error", () => {}); // whoever reads it hears of it
       resolve({ status: body.statusCode ?? 0, headers: headersOf(body.headers), body });
     });
-    asked.on("error", reject); // one may come after the answer: whoever reads that hears of it
-    asked.end();
+    call.on("error", reject); // one may come after the answer: whoever reads that hears of it
+    call.end();
   });
 }
 

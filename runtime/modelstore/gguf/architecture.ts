@@ -79,8 +79,8 @@ function refuseScaledRope(metadata: ModelMetadata, yarn: boolean): void {
   const key = ["rope.scaling.factor", "rope.scale_linear"].find((name) => metadata.has(name));
   const factor = key === undefined ? 1 : metadata.number(key);
   if (type === "none" || (type === "linear" && (factor === 0 || factor === 1))) return; // 0 stands for no scaling too
-  const [name, said] = type === "linear" && key !== undefined ? [key, factor] : ["rope.scaling.type", type];
-  throw metadata.unsupported(name, said, "rotary positions must not be scaled");
+  const [name, value] = type === "linear" && key !== undefined ? [key, factor] : ["rope.scaling.type", type];
+  throw metadata.unsupported(name, value, "rotary positions must not be scaled");
 }
 
 /** config.json of a decoder with plain rotary attention. */

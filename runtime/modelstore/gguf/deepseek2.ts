@@ -10,7 +10,7 @@ const sigmoid = 2;
 function gateOf(metadata: ModelMetadata): Readonly<Record<string, unknown>> {
   const versionThree = metadata.number("expert_gating_func", 1) === sigmoid;
   const groups = metadata.number("expert_group_count", 0) || 1; // older files have none, and no groups are what llama.cpp computes then
-  const kept = metadata.number("expert_group_used_count", 0) || 1;
+  const topGroups = metadata.number("expert_group_used_count", 0) || 1;
   const own = versionThree
     ? { architectures: ["DeepseekV3ForCausalLM"], model_type: "deepseek_v3", topk_method: "noaux_tc", scoring_func: "sigmoid" }
     : { architectures: ["DeepseekV2ForCausalLM"], model_type: "deepseek_v2", scoring_func: "softmax" };
@@ -18,7 +18,7 @@ function gateOf(metadata: ModelMetadata): Readonly<Record<string, unknown>> {
     topk_method: groups > 1 ? "group_limited_greedy" : "greedy",
     ...own,
     n_group: groups,
-    topk_group: kept,
+    topk_group: topGroups,
     norm_topk_prob: metadata.flag("expert_weights_norm", false),
     routed_scaling_factor: metadata.float("expert_weights_scale", 1),
   };

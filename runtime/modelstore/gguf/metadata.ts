@@ -56,7 +56,7 @@ export class ModelMetadata {
     return this.has(name) ? this.number(name) : undefined;
   }
 
-  unsupported(name: string, said: unknown, what: string): AppError {
-    return new AppError(`${this.where}: ${this.key(name)} = ${String(said)} is not supported; ${what}`, { code: "UnsupportedModel" });
+  unsupported(name: string, value: unknown, what: string): AppError {
+    return new AppError(`${this.where}: ${this.key(name)} = ${String(value)} is not supported; ${what}`, { code: "UnsupportedModel" });
   }
 }

@@ -108,7 +108,7 @@ async function meanOf(branches: readonly Checkpoint[], name: string): Promise<Fl
 }
 
 /** A tensor of all branches, `pieces` of each in turns. */
-async function inTurns(branches: readonly Checkpoint[], name: string, pieces: number): Promise<Float32Array> {
+async function interleaved(branches: readonly Checkpoint[], name: string, pieces: number): Promise<Float32Array> {
   let all = new Float32Array();
   for (const [i, branch] of branches.entries()) {
     const values = await branch.read(name);
@@ -145,7 +145,7 @@ function denseTensors({ branches, dense, program, form, seed }: Assembly): reado
     const [key, pieces] = [routerKey(name, seed), form.pieces(name, dense)];
     const values = async (): Promise<Float32Array> => {
       if (key !== undefined) return gaussian(key, size, routerDeviation);
-      return pieces === undefined ? meanOf(branches, name) : inTurns(branches, name, pieces);
+      return pieces === undefined ? meanOf(branches, name) : interleaved(branches, name, pieces);
     };
     return { name, dtype: "F32", shape, read: async () => bytesOf(await values()) };
   });

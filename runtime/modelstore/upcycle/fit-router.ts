@@ -92,9 +92,9 @@ function firstCentres(rows: Float32Array, hidden: number, experts: number, key: 
   const score = new Float64Array(1);
   for (let expert = 0; expert < experts; expert++) {
     const total = distance.reduce((sum, value) => sum + value, 0);
-    let wanted = uniform(key, expert) * total;
+    let target = uniform(key, expert) * total;
     let chosen = 0;
-    while (chosen < count - 1 && wanted >= (distance[chosen] as number)) wanted -= distance[chosen++] as number;
+    while (chosen < count - 1 && target >= (distance[chosen] as number)) target -= distance[chosen++] as number;
     const centre = rows.slice(chosen * hidden, (chosen + 1) * hidden);
     centres.set(centre, expert * hidden);
     for (let i = 0; i < count; i++) {
@@ -159,13 +159,13 @@ function meanTop(score: Float64Array, experts: number, scale: number): number {
   return sum / (score.length / experts);
 }
 
-function findScale(score: Float64Array, experts: number, wanted: number): number {
+function findScale(score: Float64Array, experts: number, target: number): number {
   let low = 0;
   let high = 1;
-  while (meanTop(score, experts, high) < wanted && high < scaleMax) high *= 2;
+  while (meanTop(score, experts, high) < target && high < scaleMax) high *= 2;
   for (let step = 0; step < bisectionSteps; step++) {
     const middle = (low + high) / 2;
-    if (meanTop(score, experts, middle) < wanted) low = middle;
+    if (meanTop(score, experts, middle) < target) low = middle;
     else high = middle;
   }
   return high;

@@ -16,7 +16,7 @@ import { serverNames } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";
 import { openStore } from "../../weights/store-reader.ts";
 import { fetchStore } from "../../worker/fetch-store.ts";
-import { startSeed } from "./weight-server.ts";
+import { startWeightServer } from "./weight-server.ts";
 
 const root = mkdtempSync(join(tmpdir(), "enodia-ephemeral-"));
 const from = join(import.meta.dirname, "../../../test/golden/tiny-f32");
@@ -29,12 +29,12 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
   const hub = await startHub({ files });
   const operator = ca.issue("operator", namespace, deployment).current();
   const start = (sizeLimitBytes: number, name: string) =>
-    startSeed(
+    startWeightServer(
       {
         namespace,
         deployment,
         deploymentUid,
-        podUid: "seed",
+        podUid: "weight-server",
         uri: "hf://org/name",
         codec: "f32",
         target: join(root, name, "tiny"),
@@ -48,9 +48,9 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
         grpcPort: 0,
         probePort: 0,
       },
-      { host: "127.0.0.1", tls: ca.issue("seed", namespace, deployment), log: silentLog },
+      { host: "127.0.0.1", tls: ca.issue("weight-server", namespace, deployment), log: silentLog },
     );
-  const servername = serverNames.seed(namespace, deployment);
+  const servername = serverNames.weightServer(namespace, deployment);
   const identity = { cert: String(operator.cert), key: String(operator.key), ca: String(operator.ca) };
   const words = async (port: number): Promise<DownloadWords> =>
     downloadWordsSchema.parse(
@@ -74,16 +74,16 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const address = `127.0.0.1:${await enough.serving}`;
   const tls = ca.issue("rank-0", namespace, deployment);
-  const seed = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
+  const weightServer = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
   try {
     assert.deepEqual(enough.health.reasons(), []);
     const dir = join(root, "rank");
-    await fetchStore({ weightServer: seed, codec: "f32", dir, waits: () => {}, log: silentLog });
+    await fetchStore({ weightServer: weightServer, codec: "f32", dir, waits: () => {}, log: silentLog });
     const opened = await openStore(dir);
     assert.equal(opened.index.modelDigest, store.index.modelDigest);
     await opened.close();
   } finally {
-    seed.close();
+    weightServer.close();
     await enough.close();
     await hub.close();
     store.remove();

@@ -1,5 +1,5 @@
 // StoreFiles: what every rank needs whole of a model store, for ranks that mount no model. Hashed once at the start, so that a rank knows
-// that it has the file whole, from whichever seed and in however many pieces; read from the disk for each call, since they are large.
+// that it has the file whole, from whichever weight server and in however many pieces; read from the disk for each call, since they are large.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -36,10 +36,10 @@ export async function listStoreFiles(dir: string): Promise<readonly TextFile[]> 
 export function createFileServer(options: FileServerOptions): HandlersOf<typeof StoreFiles> {
   const { dir, modelDigest, files, codec, authorize, onServed } = options;
   return {
-    list: async ({ sender, codec: wanted }, call) => {
+    list: async ({ sender, codec: requested }, call) => {
       authorize(call, sender?.deploymentUid);
-      if (wanted !== codec)
-        throw new AppError(`codec: ${wanted.slice(0, 32)}, this seed has ${codec}`, {
+      if (requested !== codec)
+        throw new AppError(`codec: ${requested.slice(0, 32)}, this weight server has ${codec}`, {
           code: "InvalidRequest",
           operation,
           retry: "backoff",

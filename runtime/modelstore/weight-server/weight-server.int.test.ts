@@ -15,7 +15,7 @@ import { createHealth } from "../../observe/health.ts";
 import { silentLog } from "../../observe/log.ts";
 import { fetchStore } from "../../worker/fetch-store.ts";
 import { createFileServer, listStoreFiles } from "./store-file-server.ts";
-import { type SeedProcess, startSeed } from "./weight-server.ts";
+import { startWeightServer, type WeightServerProcess } from "./weight-server.ts";
 
 const prompts = [
   [1, 3, 11],
@@ -23,7 +23,7 @@ const prompts = [
   [5, 38, 11],
 ]; // prettier-ignore
 const tokens = 16;
-const root = mkdtempSync(join(tmpdir(), "enodia-seed-"));
+const root = mkdtempSync(join(tmpdir(), "enodia-weight-server-"));
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let want: number[][];
 
@@ -47,7 +47,7 @@ after(() => {
 
 /** A weight server of the store that can go and come back elsewhere. */
 class Seeding {
-  process: SeedProcess | undefined;
+  process: WeightServerProcess | undefined;
   address: string | undefined;
   readonly ranks: Ranks;
   readonly dirs = new Map<number, string>();
@@ -56,15 +56,28 @@ class Seeding {
     this.ranks = new Ranks(store, (rank) => {
       const dir = join(root, `${name}-${rank}`);
       this.dirs.set(rank, dir);
-      return { modelDir: dir, seedDns: "seed.test", overrides: { weightServer: async () => (this.address ? [this.address] : []) } };
+      return {
+        modelDir: dir,
+        weightServerDns: "weight-server.test",
+        overrides: { weightServer: async () => (this.address ? [this.address] : []) },
+      };
     });
   }
   async open(): Promise<void> {
-    const tls = this.ranks.ca.issue("seed", namespace, deployment);
+    const tls = this.ranks.ca.issue("weight-server", namespace, deployment);
     const uri = "pvc://models/tiny";
-    this.process = await startSeed(
+    this.process = await startWeightServer(
       {
-        ...{ namespace, deployment, deploymentUid, podUid: "seed", uri, codec: "f32", target: store.dir, work: join(root, "none") },
+        ...{
+          namespace,
+          deployment,
+          deploymentUid,
+          podUid: "weight-server",
+          uri,
+          codec: "f32",
+          target: store.dir,
+          work: join(root, "none"),
+        },
         ...{ secretDir: undefined, hub: undefined, sizeLimitBytes: undefined, tlsDir: "", logLevel: "silent" },
         ...{ progressPort: 0, grpcPort: 0, probePort: 0 },
       },
@@ -120,10 +133,10 @@ test("a rank that starts while the weight server is away waits and says for what
   const health = createHealth({ start: "begins" });
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const addresses = async () => (seeding.address ? [seeding.address] : []);
-  const seed = new WeightServer({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
+  const weightServer = new WeightServer({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
   const dir = join(root, "waits-own");
   const fetching = () =>
-    fetchStore({ weightServer: seed, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
+    fetchStore({ weightServer: weightServer, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
   try {
     const first = fetching();
     await until("the reason", () =>
@@ -141,7 +154,7 @@ test("a rank that starts while the weight server is away waits and says for what
       "what is not whole is fetched again",
     );
   } finally {
-    seed.close();
+    weightServer.close();
     await seeding.close();
   }
 });
@@ -152,7 +165,7 @@ test("a weight server whose files are not what it listed is not believed, and a 
   const { modelDigest } = store.index;
   const real = createFileServer({ dir: store.dir, modelDigest, files, codec: "f32", authorize: () => {}, onServed: () => {} });
   const asked: string[] = [];
-  const server = createServer(ca.issue("seed", namespace, deployment));
+  const server = createServer(ca.issue("weight-server", namespace, deployment));
   server.add(StoreFiles, {
     ...real,
     read: (call) => {
@@ -171,11 +184,11 @@ test("a weight server whose files are not what it listed is not believed, and a 
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const tls = ca.issue("rank-0", namespace, deployment);
-  const seed = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
+  const weightServer = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
   const dir = join(root, "lied");
   const said: string[] = [];
   try {
-    await fetchStore({ weightServer: seed, codec: "f32", dir, waits: (why) => void said.push(why), log: silentLog });
+    await fetchStore({ weightServer: weightServer, codec: "f32", dir, waits: (why) => void said.push(why), log: silentLog });
     assert.ok(
       said.some((one) => /dense\.safetensors: it is not the file that the weight server started with/.test(one)),
       said.join("; "),
@@ -184,7 +197,7 @@ test("a weight server whose files are not what it listed is not believed, and a 
     assert.deepEqual(dense, ["dense.safetensors@0", "dense.safetensors@0", "dense.safetensors@1000"]);
     assert.deepEqual(readFileSync(join(dir, "dense.safetensors")), readFileSync(join(store.dir, "dense.safetensors")));
   } finally {
-    seed.close();
+    weightServer.close();
     await server.close(0);
   }
 });
@@ -198,8 +211,8 @@ test("what a weight server answers for a shard is what a rank answers, and it an
     await ranks.firstPlan();
     const { modelDigest } = store.index;
     const sender = { deploymentUid, rank: 1, podUid: "u", bootId: "b" };
-    const ask = async (of: "rank" | "seed", member: string, request: object): Promise<string> => {
-      const serverName = of === "rank" ? serverNames.rank(0, namespace, deployment) : serverNames.seed(namespace, deployment);
+    const ask = async (of: "rank" | "weight-server", member: string, request: object): Promise<string> => {
+      const serverName = of === "rank" ? serverNames.rank(0, namespace, deployment) : serverNames.weightServer(namespace, deployment);
       const address = of === "rank" ? ranks.address(0) : (seeding.address ?? "");
       const client = connect(Shards, { address, serverName, tls: ranks.tls(member) });
       const digest = createHash("sha256");
@@ -225,7 +238,7 @@ test("what a weight server answers for a shard is what a rank answers, and it an
     ];
     const answers = new Set<string>();
     for (const [what, member, request] of cases) {
-      const answer = await ask("seed", member, request);
+      const answer = await ask("weight-server", member, request);
       assert.equal(answer, await ask("rank", member, request), what);
       answers.add(answer);
     }

@@ -1,9 +1,9 @@
-// The process of a seed: it has a model's whole store, from a claim or downloaded onto its own disk, and gives ranks the files that they
+// The process of a weight server: it has a model's whole store, from a claim or downloaded onto its own disk, and gives ranks the files that they
 // need whole and the experts that no other rank gives them. It serves no tokens, knows no membership and calls nobody but the source of
 // the model. It may die at any line: what it had serves on where it is, and the next one begins anew.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
-import type { SeedSettings } from "../../../crds/seed.ts";
+import type { WeightServerSettings } from "../../../crds/weight-server.ts";
 import { createShardServer } from "../../experts/memory/shard-server.ts";
 import { StoreReads } from "../../experts/memory/store-reads.ts";
 import { TransferPace } from "../../experts/memory/transfer-pace.ts";
@@ -25,7 +25,7 @@ const retryMs = 120_000;
 /** What is on its way when the process is told to stop has so long. */
 const closeMs = 2_000;
 
-export interface SeedProcess {
+export interface WeightServerProcess {
   /** Of gRPC, once it serves. */
   readonly serving: Promise<number>;
   readonly health: Health;
@@ -42,15 +42,15 @@ interface Overrides {
   readonly log?: Log;
 }
 
-export async function startSeed(settings: SeedSettings, overrides: Overrides = {}): Promise<SeedProcess> {
+export async function startWeightServer(settings: WeightServerSettings, overrides: Overrides = {}): Promise<WeightServerProcess> {
   const { namespace, deployment, podUid, tlsDir, progressPort: port, probePort, logLevel, uri } = settings;
   const { host = "0.0.0.0" } = overrides;
-  const log = overrides.log ?? createLog({ level: logLevel, name: "seed", fields: { namespace, deployment, uri } });
+  const log = overrides.log ?? createLog({ level: logLevel, name: "weight-server", fields: { namespace, deployment, uri } });
   const health = createHealth({ start: "opening the model" });
   const tls = overrides.tls ?? folderTls(tlsDir);
-  const progress = new Told(podUid);
+  const progress = new WeightServerProgress(podUid);
   const probes = await serveProbes({ health, probePort, host, log });
-  const words = await serveProgress({ namespace, deployment, tls, host, port, words: () => progress.words() });
+  const progressServer = await serveProgress({ namespace, deployment, tls, host, port, message: () => progress.message() });
   const stop = new AbortController();
   const opened: { store?: ModelStore } = {};
   const server = createServer(tls);
@@ -63,30 +63,30 @@ export async function startSeed(settings: SeedSettings, overrides: Overrides = {
     health.notReady("stopping", "the process was told to stop");
     await server.close(closeMs);
     await opened.store?.close();
-    await Promise.all([probes.close(), words.close()]);
+    await Promise.all([probes.close(), progressServer.close()]);
     tls.close();
   };
-  return { serving, health, progressPort: words.port, ended, close };
+  return { serving, health, progressPort: progressServer.port, ended, close };
 }
 
 /** What a download says of itself, and why the last try failed. */
-class Told extends Progress {
+class WeightServerProgress extends Progress {
   #failure: { readonly reason: string; readonly message: string } | undefined;
 
   failed(failure: { readonly reason: string; readonly message: string } | undefined): void {
     this.#failure = failure;
   }
-  override words(): ReturnType<Progress["words"]> {
-    return { ...super.words(), ...this.#failure };
+  override message(): ReturnType<Progress["message"]> {
+    return { ...super.message(), ...this.#failure };
   }
 }
 
 interface Parts {
-  readonly settings: SeedSettings;
+  readonly settings: WeightServerSettings;
   readonly log: Log;
   readonly health: Health;
   readonly server: GrpcServer;
-  readonly progress: Told;
+  readonly progress: WeightServerProgress;
   readonly signal: AbortSignal;
   readonly host: string;
   /** What is to be closed once nobody is served any more. */
@@ -107,8 +107,9 @@ async function serve({ settings, log, health, server, progress, signal, host, op
   const files = await listStoreFiles(target);
   const authorize = (call: Caller, uid: string | undefined) => {
     const { role } = callerOf(call, namespace, deployment);
-    if (role !== "worker") throw new AppError(`a ${role} may not call this`, { code: "Forbidden", operation: "seed" });
-    if (uid !== deploymentUid) throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "seed" });
+    if (role !== "worker") throw new AppError(`a ${role} may not call this`, { code: "Forbidden", operation: "weight-server" });
+    if (uid !== deploymentUid)
+      throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "weight-server" });
   };
   let servedBytes = 0;
   const onServed = (bytes: number) => {
@@ -127,10 +128,10 @@ async function serve({ settings, log, health, server, progress, signal, host, op
   server.add(Shards, shards);
   server.add(StoreFiles, createFileServer({ dir: target, modelDigest, files, codec, authorize, onServed }));
   const port = await server.listen(host, grpcPort);
-  signal.addEventListener("abort", () => log.info({ servedBytes }, "the seed ends"));
+  signal.addEventListener("abort", () => log.info({ servedBytes }, "the weight server ends"));
   progress.phase("Done");
   health.ready("start");
-  log.info({ target, modelDigest, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) }, "the seed serves");
+  log.info({ target, modelDigest, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) }, "the weight server serves");
   return port;
 }
 
@@ -147,7 +148,7 @@ async function download({ settings, log, health, progress, signal }: Omit<Parts,
         work,
         codec,
         secret,
-        roomBytes: sizeLimitBytes,
+        capacityBytes: sizeLimitBytes,
         events: progress,
         http: { signal },
       });

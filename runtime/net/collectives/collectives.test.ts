@@ -1,5 +1,5 @@
 // Collectives over 500 random placements of experts whole and cut into slices, which have primaries of their own: copies have the primary's bits,
-// sums are folds over lanes, one is the other's adjoint, and bytes are those of the laws.
+// sums are folds over micro-batches, one is the other's adjoint, and bytes are those of the laws.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { placements, type RandomPlacement } from "../../../test/kit/planner/random-placements.ts";
@@ -39,11 +39,11 @@ async function gathered(given: RandomPlacement, spread: SpreadName, x: readonly 
 const cut = ({ primaries, slices }: RandomPlacement, of: (expert: number) => Float32Array): Float32Array[] =>
   primaries.map((_, chunk) => chunkIn(of(expertOf(chunk, slices)), chunk, slices));
 
-/** What primaries have of lanes before. */
+/** What primaries have of micro-batches before. */
 const before = (given: RandomPlacement, carried: boolean): Float32Array[] =>
   cut(given, (expert) => (carried ? gaussian(9 + expert, floats) : new Float32Array(floats)));
 
-/** Sums at the primaries of what lanes have, added to what they have of lanes before. */
+/** Sums at the primaries of what micro-batches have, added to what they have of micro-batches before. */
 async function reduced(given: RandomPlacement, partials: readonly (readonly Float32Array[])[], carried = false) {
   const hub = new Loopback(given.ranks);
   const sums = await everyRank(given.ranks, async (rank): Promise<Chunks> => {
@@ -67,13 +67,13 @@ async function reduced(given: RandomPlacement, partials: readonly (readonly Floa
 
 const chunksOf = (given: RandomPlacement, seed: number) => cut(given, (expert) => gaussian(seed + expert, floats));
 
-/** partials[chunk][lane]; lanes without rows have zeros. */
+/** partials[chunk][microBatch]; micro-batches without rows have zeros. */
 function lanesOf(given: RandomPlacement): Float32Array[][] {
   const { primaries, rows } = given;
-  const gradient = (expert: number, lane: number): Float32Array =>
-    rows[lane]![expert]! > 0 ? gaussian(100 * expert + lane, floats) : new Float32Array(floats);
-  const lanes = rows.map((_, lane) => cut(given, (expert) => gradient(expert, lane)));
-  return primaries.map((_, chunk) => lanes.map((chunks) => chunks[chunk]!));
+  const gradient = (expert: number, microBatch: number): Float32Array =>
+    rows[microBatch]![expert]! > 0 ? gaussian(100 * expert + microBatch, floats) : new Float32Array(floats);
+  const microBatches = rows.map((_, microBatch) => cut(given, (expert) => gradient(expert, microBatch)));
+  return primaries.map((_, chunk) => microBatches.map((chunks) => chunks[chunk]!));
 }
 
 const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
@@ -103,7 +103,7 @@ for (const { slices, cases, bytes } of sliced) {
     assert.ok(beyond > 10, `${beyond} of 100`);
   });
 
-  test(`spRS, ${of}: primaries end with lanes added in their order, in the bytes of the law; sums by host have other bits`, async () => {
+  test(`spRS, ${of}: primaries end with micro-batches added in their order, in the bytes of the law; sums by host have other bits`, async () => {
     let differ = 0;
     for (const [i, given] of cases.entries()) {
       const partials = lanesOf(given);

@@ -1,5 +1,5 @@
 // The collectives of training as one rank carries them out: copies of chunks by a schedule, sums of gradients along the chain of a
-// chunk's hosts in the order of lanes, and exchanges among all ranks. Shell; placement/training has the schedules.
+// chunk's hosts in the order of micro-batches, and exchanges among all ranks. Shell; placement/training has the schedules.
 import {
   gatherSchedule,
   type Placement,
@@ -79,7 +79,7 @@ export async function reduce(given: Reduce): Promise<void> {
       continue;
     }
     const runs = blocks[chunk] ?? [];
-    // From the last host the whole sum comes primary; from those before, what this rank's lanes are added to.
+    // From the last host the primary gets the whole sum; from those before, what this rank's micro-batches are added to.
     const whole = primaries[chunk] === rank && runs.at(-1)?.host === from;
     const part = pieceOf(whole ? memory(chunk) : (sums.get(chunk) as Float32Array), piece, pieces);
     part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);

@@ -1,6 +1,5 @@
-// The rule by which a step of training is committed. A rank says its norm once the gradients of all that it holds are complete, and keeps
-// them until the step is in its state: whoever has all norms knows that everybody can finish. After a loss the ranks that are left compare
-// where they stand and go on from one step, whole. Pure.
+// When a step of training is committed: a rank reports its norm once all gradients that it holds are complete, so whoever has all norms
+// knows that everybody can finish. Pure.
 
 /** Where one rank stands; steps count from 1, and 0 is the state that a run begins with. */
 export interface Standing {

@@ -14,7 +14,7 @@ export function thinkingOf(template: string): Thinking | undefined {
   const found = switches.filter((one) => one.writtenIn(template));
   if (found.length === 0) return undefined;
   return (effort) => {
-    const told = found.map((one) => one.variables(effort)).filter((one) => one !== undefined);
-    return told.length === 0 ? undefined : Object.fromEntries(told.flatMap((one) => Object.entries(one)));
+    const variables = found.map((one) => one.variables(effort)).filter((one) => one !== undefined);
+    return variables.length === 0 ? undefined : Object.fromEntries(variables.flatMap((one) => Object.entries(one)));
   };
 }

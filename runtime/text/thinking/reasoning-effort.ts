@@ -1,7 +1,7 @@
 // The switch of gpt-oss: three efforts, of which none is no thoughts at all.
 import type { Effort, ThinkingSwitch } from "./switch.ts";
 
-const words: Readonly<Record<Effort, string | undefined>> = {
+const levels: Readonly<Record<Effort, string | undefined>> = {
   none: undefined,
   minimal: "low",
   low: "low",
@@ -13,7 +13,7 @@ const words: Readonly<Record<Effort, string | undefined>> = {
 export const reasoningEffort: ThinkingSwitch = {
   writtenIn: (template) => /\breasoning_effort\b/.test(template),
   variables: (effort) => {
-    const word = words[effort];
-    return word === undefined ? undefined : { reasoning_effort: word };
+    const level = levels[effort];
+    return level === undefined ? undefined : { reasoning_effort: level };
   },
 };

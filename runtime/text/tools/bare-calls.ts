@@ -15,7 +15,7 @@ interface BareForm {
 }
 
 /** What is certain so far of a piece. */
-interface Told {
+interface Parsed {
   text: string;
   readonly calls: CallDelta[];
 }
@@ -36,10 +36,10 @@ export class BareCalls implements CallReader {
   }
 
   push(text: string): CallsPiece {
-    const told: Told = { text: "", calls: [] };
+    const parsed: Parsed = { text: "", calls: [] };
     let rest = text;
-    while (rest !== "") rest = this.#step(rest, told);
-    return told;
+    while (rest !== "") rest = this.#step(rest, parsed);
+    return parsed;
   }
 
   end(): CallsPiece {
@@ -49,32 +49,32 @@ export class BareCalls implements CallReader {
     return { text, calls: [] };
   }
 
-  #step(rest: string, told: Told): string {
-    if (this.#at === "text") return this.#toTrigger(rest, told);
-    return this.#at === "call" ? this.#inCall(rest, told) : this.#toCall(rest, told);
+  #step(rest: string, parsed: Parsed): string {
+    if (this.#at === "text") return this.#toTrigger(rest, parsed);
+    return this.#at === "call" ? this.#inCall(rest, parsed) : this.#toCall(rest, parsed);
   }
 
-  #toTrigger(given: string, told: Told): string {
+  #toTrigger(given: string, parsed: Parsed): string {
     const { triggers } = this.#form;
     const rest = this.#held + given;
     const found = firstOf(rest, triggers);
     if (found === undefined) {
       const end = rest.length - heldLength(rest, triggers);
-      told.text += rest.slice(0, end);
+      parsed.text += rest.slice(0, end);
       this.#held = rest.slice(end);
       return "";
     }
     const { at, mark } = found;
     const brace = mark.indexOf("{");
     const before = brace < 0 ? mark.length : brace;
-    told.text += rest.slice(0, at);
+    parsed.text += rest.slice(0, at);
     this.#held = rest.slice(at, at + before);
     this.#justCalled = false;
     this.#at = "apart";
     return rest.slice(at + before);
   }
 
-  #toCall(rest: string, told: Told): string {
+  #toCall(rest: string, parsed: Parsed): string {
     let end = 0;
     while (end < rest.length && this.#form.apart.test(rest[end] as string)) end++;
     this.#held += rest.slice(0, end);
@@ -85,16 +85,16 @@ export class BareCalls implements CallReader {
       return rest.slice(end);
     }
     this.#at = "text";
-    if (!this.#justCalled) told.text += this.#held;
+    if (!this.#justCalled) parsed.text += this.#held;
     this.#held = "";
     return rest.slice(end);
   }
 
-  #inCall(rest: string, told: Told): string {
+  #inCall(rest: string, parsed: Parsed): string {
     const body = this.#body as CallBody;
     const taken = body.push(rest);
     const delta = body.take();
-    if (delta.name !== undefined || (body.named && delta.arguments !== undefined)) told.calls.push({ index: this.#calls, ...delta });
+    if (delta.name !== undefined || (body.named && delta.arguments !== undefined)) parsed.calls.push({ index: this.#calls, ...delta });
     this.#held = body.named ? "" : this.#held + rest.slice(0, taken);
     if (taken === rest.length) return "";
     if (body.named) {
@@ -102,7 +102,7 @@ export class BareCalls implements CallReader {
       this.#justCalled = true;
       this.#at = "apart";
     } else {
-      told.text += this.#held; // it was no call
+      parsed.text += this.#held; // it was no call
       this.#held = "";
       this.#at = "text";
     }

@@ -17,7 +17,7 @@ class HeadedBody implements CallBody {
   readonly #nameIn: (head: string) => string;
   #head = "";
   #name: string | undefined;
-  #told = false;
+  #named = false;
   #arguments = "";
   #depth = new JsonMembers(() => {});
 
@@ -53,8 +53,8 @@ class HeadedBody implements CallBody {
 
   take(): { readonly name?: string; readonly arguments?: string } {
     if (this.#name === undefined) return {};
-    const name = this.#told ? {} : { name: this.#name };
-    this.#told = true;
+    const name = this.#named ? {} : { name: this.#name };
+    this.#named = true;
     const given = this.#arguments;
     this.#arguments = "";
     return given === "" ? name : { ...name, arguments: given };

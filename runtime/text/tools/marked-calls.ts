@@ -21,7 +21,7 @@ interface Marks {
 }
 
 /** What is certain so far of a piece. */
-interface Told {
+interface Parsed {
   text: string;
   readonly calls: CallDelta[];
 }
@@ -53,31 +53,31 @@ export class MarkedCalls implements CallReader {
 
   /** Free text; white space that only sets a call apart is none. */
   #free(text: string): string {
-    const told = this.#justCalled ? text.trimStart() : text;
-    if (told !== "") this.#justCalled = false;
-    return told;
+    const parsed = this.#justCalled ? text.trimStart() : text;
+    if (parsed !== "") this.#justCalled = false;
+    return parsed;
   }
 
   #read(given: string, last: boolean): CallsPiece {
-    const told: Told = { text: "", calls: [] };
+    const parsed: Parsed = { text: "", calls: [] };
     let rest = given;
     for (;;) {
       const [length, at] = [rest.length, this.#at];
-      rest = at === "call" ? this.#inCall(rest, told) : this.#toMark(rest, told, last);
+      rest = at === "call" ? this.#inCall(rest, parsed) : this.#toMark(rest, parsed, last);
       if (rest === "" || (rest.length === length && this.#at === at)) break;
     }
     this.#held = rest;
-    return told;
+    return parsed;
   }
 
   /** Outside of calls, up to the next mark; returns what is left, which may be the beginning of one. */
-  #toMark(rest: string, told: Told, last: boolean): string {
+  #toMark(rest: string, parsed: Parsed, last: boolean): string {
     const { open, close, section } = this.#marks;
     const next = { text: [section?.begin ?? open], section: [open, section?.end ?? open], closing: [close], call: [] };
     const marks = next[this.#at];
     const found = firstOf(rest, marks);
     const end = found?.at ?? rest.length - (last ? 0 : heldLength(rest, marks));
-    if (this.#at === "text") told.text += this.#free(rest.slice(0, end));
+    if (this.#at === "text") parsed.text += this.#free(rest.slice(0, end));
     if (found === undefined) return rest.slice(end);
     this.#passed(found.mark);
     return rest.slice(found.at + found.mark.length);
@@ -94,11 +94,11 @@ export class MarkedCalls implements CallReader {
     else this.#at = section ? "section" : "text";
   }
 
-  #inCall(rest: string, told: Told): string {
+  #inCall(rest: string, parsed: Parsed): string {
     const body = this.#body as CallBody;
     const taken = body.push(rest);
     const delta = body.take();
-    if (delta.name !== undefined || (body.named && delta.arguments !== undefined)) told.calls.push({ index: this.#calls, ...delta });
+    if (delta.name !== undefined || (body.named && delta.arguments !== undefined)) parsed.calls.push({ index: this.#calls, ...delta });
     this.#raw = body.named ? "" : this.#raw + rest.slice(0, taken);
     if (taken === rest.length) return "";
     if (body.named) {
@@ -107,7 +107,7 @@ export class MarkedCalls implements CallReader {
       this.#at = "closing";
     } else {
       this.#at = "text";
-      told.text += this.#free(this.#raw); // it was no call
+      parsed.text += this.#free(this.#raw); // it was no call
       this.#raw = "";
     }
     return rest.slice(taken);

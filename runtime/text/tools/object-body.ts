@@ -23,7 +23,7 @@ export class ObjectBody implements CallBody {
   #rawName = "";
   #arguments = "";
   #name: string | undefined;
-  #told = false;
+  #named = false;
   /** Some of the arguments was told. */
   #begun = false;
 
@@ -54,8 +54,8 @@ export class ObjectBody implements CallBody {
 
   take(): { readonly name?: string; readonly arguments?: string } {
     if (this.#name === undefined || !this.named) return {}; // arguments that came first wait for it
-    const name = this.#told ? {} : { name: this.#name };
-    this.#told = true;
+    const name = this.#named ? {} : { name: this.#name };
+    this.#named = true;
     const given = this.#begun ? this.#arguments : this.#arguments.trimStart();
     // White space at the end may be the object's own, after the arguments.
     const certain = given.trimEnd();

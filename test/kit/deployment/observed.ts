@@ -5,11 +5,11 @@ import { inUse, renderSpec } from "../../../operator/deployment/render.ts";
 import { deployment as aDeployment, gatewayFacts, now, pod, settings } from "./deployment.ts";
 
 export function observed(more: Partial<Omit<Observed, "rendered">> = {}): Observed {
-  const { deployment = aDeployment(), pods = [pod(0), pod(1), pod(2)], revisions = [], seeded = false } = more;
-  const rendered = renderSpec(deployment, inUse(deployment, { revisions, pods, settings }), { settings, seeded });
+  const { deployment = aDeployment(), pods = [pod(0), pod(1), pod(2)], revisions = [], remoteStore = false } = more;
+  const rendered = renderSpec(deployment, inUse(deployment, { revisions, pods, settings }), { settings, remoteStore });
   return {
     ...{ now, ticksMs: 0, warmMs: 0, unreadable: [], settings, memory: noMemory, view: undefined, fallen: false },
-    ...{ deployment, pods, revisions, seeded, rendered, gateway: gatewayFacts() },
+    ...{ deployment, pods, revisions, remoteStore, rendered, gateway: gatewayFacts() },
     orphans: { workers: [], gateways: 0 },
     gatewayModels: [],
     gatewayPods: [],

@@ -8,7 +8,7 @@ import type { KvPool, SlotChange } from "../../../runtime/engine/schedule/kv-led
 import type { GenerateEvent } from "../../../runtime/engine/schedule/request.ts";
 import { OpenSampling } from "../../../runtime/engine/schedule/sampling/open-sampling.ts";
 import { copiedOf, type Step } from "../../../runtime/engine/schedule/step-plan.ts";
-import type { Ticket } from "../../../runtime/engine/schedule/ticket.ts";
+import type { Ticket } from "../../../runtime/engine/schedule/waiting.ts";
 import { placesOf } from "../../../runtime/kernels/kv-groups.ts";
 
 export const context = 64;

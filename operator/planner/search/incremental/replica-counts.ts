@@ -1,6 +1,5 @@
-// The step that keeps replica counts in proportion to load: an expert replica of the expert that needs its expert replicas least gives its place to the
-// expert with most rows per expert replica. It gains little on the forecast and much when the load differs from it, since each expert replica then
-// gets less of the surprise. One expert replica a step; the worst disproportion of any layer first. Pure.
+// The step that keeps replica counts in proportion to load, the worst disproportion first: the expert that needs a replica least gives its
+// slot to the one with most rows a replica. Pure.
 
 import { type LayerState, none } from "../layer-state.ts";
 import type { Arena, ExpertReplica } from "./arena.ts";

@@ -1,4 +1,4 @@
-// addRow: the row's gradient is the sum over rows. Pure.
+// addRow: the row's gradient is the sum over rows.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,5 +1,5 @@
-// attention over whole sequences that start at position 0: the softmax p is computed again, dS = p (dP - sum p dP), and queries and
-// keys are turned back by the sine negated. Pure.
+// attention over whole sequences that start at position 0: the softmax p is computed again, dS = p (dP - sum p dP), and queries and keys
+// are turned back by the sine negated.
 import { ropeTables } from "../../../kernels/rope.ts";
 import type { Op, Rope } from "../../../kernels/segment.ts";
 import type { Graph } from "../graph.ts";
@@ -55,7 +55,7 @@ function rotator(op: Attention, { graph, tokens }: Emitter): Rotate {
   return (value, back = false) => graph.add(graph.mul(value, cosine), graph.mul(partners(value), back ? minus : sine));
 }
 
-/** Pieces that are joined, at most; a gather of single values, which is some ten times slower, where pairs lie side by side. */
+/** Pieces that are joined, at most. */
 const runsMax = 8;
 
 /** Pieces of neighbours that the places consist of. */
@@ -138,10 +138,8 @@ function workOf(op: Attention, at: Emitter): Work {
   return { ...sizes, p: flat(graph.lastAxis(p, 0, tokens)), pSink: graph.lastAxis(p, tokens, tokens + 1) };
 }
 
-/**
- * sum p dP, and dP - sum p dP, in two turns. Where a query sees hardly more than one key, that key's dP is nearly the mean: of the
- * difference only the last digits are left, and what the first sum lost is as large. The second turn brings it back.
- */
+/** sum p dP, and dP - sum p dP, in two turns. Where a query sees hardly more than one key, that key's dP is nearly the mean: of the
+ *  difference only the last digits are left, and what the first sum lost is as large. */
 function means(op: Attention, at: Emitter, dP: string): readonly [mean: string, far: string] {
   const { graph, tokens } = at;
   const { p, pSink, group } = work(op, at);

@@ -1,4 +1,4 @@
-// clampedSwiglu: with s = sigmoid(alpha g), d/dg = (u + 1) s (1 + alpha g (1 - s)); beyond a limit the gradient is 0. Pure.
+// clampedSwiglu: with s = sigmoid(alpha g), d/dg = (u + 1) s (1 + alpha g (1 - s)).
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 

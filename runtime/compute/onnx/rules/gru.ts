@@ -1,4 +1,4 @@
-// gru: with n the new value, z the update and r the reset, out = n + z (state - n), and each gate's slope is its own. Pure.
+// gru: with n the new value, z the update and r the reset, out = n + z (state - n), and each gate's slope is its own.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 

@@ -1,4 +1,4 @@
-// The rules of training, one for each op there is. To add one: its file, one line here (a missing line is a compile error). Pure.
+// The rules of training, one for each op there is. To add one: its file, one line here (a missing line is a compile error).
 import { AppError } from "../../../../crds/common.ts";
 import type { Op, OpName } from "../../../kernels/segment.ts";
 import type { HostRule, Rule } from "../rule.ts";

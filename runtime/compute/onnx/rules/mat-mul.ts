@@ -1,4 +1,4 @@
-// matMul: dx = dOut W; dW is added to its sum by the product itself, in place. Pure.
+// matMul: dx = dOut W; dW is added to its sum by the product itself, in place.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,4 +1,4 @@
-// mixHeads: with s the shares and t the sum of a share's gradient over its parts, the logits have s (t - sum s t). Pure.
+// mixHeads: with s the shares and t the sum of a share's gradient over its parts, the logits have s (t - sum s t).
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 

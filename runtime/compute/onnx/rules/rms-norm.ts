@@ -1,4 +1,4 @@
-// rmsNorm: with r = 1/rms and g = dOut * weight, dx = r g - x r^3 mean(g x); the weight's gradient is the sum of dOut x r. Pure.
+// rmsNorm: with r = 1/rms and g = dOut * weight, dx = r g - x r^3 mean(g x).
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 

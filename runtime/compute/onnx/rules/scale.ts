@@ -1,4 +1,4 @@
-// scale: the gradient is multiplied by the same number. Pure.
+// scale: the gradient is multiplied by the same number.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,4 +1,4 @@
-// siluMul: silu' = s (1 + a (1 - s)) with s = sigmoid(a). Pure.
+// siluMul: silu' = s (1 + a (1 - s)) with s = sigmoid(a).
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,4 +1,4 @@
-// slice: the gradient goes back to where the values stood, with zeros beside it. Pure.
+// slice: the gradient goes back to where the values stood, with zeros beside it.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,5 +1,5 @@
-// e^x for x of at most 0, several times as fast as Math.exp over a vocabulary and right to 1e-14: a power of 2^(1/64) from two tables
-// times a short series. Only products and sums of IEEE numbers, so that every machine gives the same bits. Pure.
+// e^x for x of at most 0, several times as fast as Math.exp over a vocabulary and right to 1e-14: a power of 2^(1/64) from two tables times
+// a short series.
 
 /** Parts of a power of two. */
 const parts = 64;

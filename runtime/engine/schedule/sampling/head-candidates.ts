@@ -1,6 +1,5 @@
 // The choice of a token from the likeliest ones alone, as a device gives them in place of all logits: the token that the sampler would
-// choose from the whole row, or undefined where the others might have a say in it. What is known of the others: each is at most the
-// least of the candidates, and all together have what is left of the softmax, up to the device's rounding. Pure.
+// choose from the whole row, or undefined where the others might have a say in it.
 
 import type { Sampling, TopTokens } from "../request.ts";
 import { expOf } from "./exponential.ts";
@@ -69,7 +68,7 @@ interface Field {
   readonly vocab: number;
   /** None of the others is larger. */
   readonly bound: number;
-  /** Least and most sum of the weights of all, e^((value - largest) / temperature); the most may be no finite number. */
+  /** Least and most sum of the weights of all, e^((value - largest) / temperature). */
   readonly least: number;
   readonly most: number;
 }
@@ -119,7 +118,7 @@ const fieldOf = ({ tokens, vocab, bound, mass }: Known): Field => ({
   most: mass * (1 + sumError),
 });
 
-/** Weights are of the largest after the change. Other tokens had some weight up to that of the bound, and have some up to their new one. */
+/** Weights are of the largest after the change. */
 function fieldAfter(before: Known, edited: Edited, sharpness: number): Field {
   const { vocab, bound } = before;
   const tokens = edited.tokens();

@@ -1,5 +1,5 @@
 // A row of logits in one pass: the largest, whether all are numbers, and the largest of each block, by which later questions (the k
-// largest, all above a floor) read a few blocks instead of the vocabulary. The arrays are kept from token to token. Pure but for them.
+// largest, all above a floor) read a few blocks instead of the vocabulary.
 import { firstNotFinite } from "./finite.ts";
 
 /** Logits that share an entry of `#highest`. */
@@ -67,7 +67,7 @@ export class Row {
     return sorted[blocks - count] as number;
   }
 
-  /** The indexes whose values reach `floor`, ascending; the array is the row's own and good until the next call. */
+  /** The indexes whose values reach `floor`, ascending. */
   atLeast(floor: number): Uint32Array {
     const values = this.#values;
     const ids = this.#ids;

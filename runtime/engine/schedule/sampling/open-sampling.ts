@@ -1,5 +1,5 @@
-// The choice of the tokens of one open request: its settings, and what of them depends on the tokens before. All of it follows from
-// the request's own prompt and output, so that another worker that replays the output goes on with the same. Pure but for its state.
+// The choice of the tokens of one open request: its settings, and what of them depends on the tokens before. All of it follows from the
+// request's own prompt and output.
 import { AppError } from "../../../../crds/common.ts";
 import type { Held, Languages } from "../../../constraints/languages.ts";
 import type { Sampling } from "../request.ts";
@@ -28,7 +28,7 @@ export class OpenSampling {
     this.#next = replay.length;
   }
 
-  /** Takes note of the token that was chosen for a position; positions come in order, each once. */
+  /** Takes note of the token that was chosen for a position. */
   accept(token: number, position: number): void {
     if (position !== this.#next) throw new RangeError(`output token ${position} was chosen, ${this.#next} comes next`);
     this.#next += 1;

@@ -1,5 +1,4 @@
-// Additions to logits and what is taken from them: the bias of chosen tokens, and penalties on those that came before. What came
-// before is the request's own prompt and output, replayed tokens included, so a token does not depend on where it is made. Pure.
+// Additions to logits and what is taken from them: the bias of chosen tokens, and penalties on those that came before.
 import type { Sampling } from "../request.ts";
 
 /** Logits that may be changed. */
@@ -8,7 +7,7 @@ export interface Edits {
   set(id: number, value: number): void;
 }
 
-/** A row of logits with some of them changed for one token; `undo` puts back what was there. Kept from token to token. */
+/** A row of logits with some of them changed for one token. */
 export class RowEdits implements Edits {
   #row: Float32Array = new Float32Array(0);
   #ids = new Uint32Array(64);
@@ -55,7 +54,7 @@ interface Tokens {
 
 export class Penalties {
   readonly #sampling: Sampling;
-  /** How often the output has each token that came before; 0 for those of the prompt alone. */
+  /** How often the output has each token that came before. */
   readonly #counts = new Map<number, number>();
 
   /** Undefined when the request asks for none of it, which then costs nothing. */

@@ -1,5 +1,4 @@
-// Indexes by their values, the largest first, of equal ones the lowest index: a heap that is sorted only as far as it is read, since of
-// many candidates the first few are wanted. Pure.
+// Indexes by their values, the largest first, of equal ones the lowest index: a heap that is sorted only as far as it is read.
 
 export class Ranked {
   readonly length: number;

@@ -1,7 +1,5 @@
 // The sampler, from logits to a token: penalties and bias, the tokens that a constraint allows, then greedy or temperature, min-p, top-k
-// and top-p, with random numbers that depend on (seed, output position) alone. So a request gives the same text on any worker, with any
-// batch mates, and after a replay. One pass over the vocabulary finds the largest; what more is asked works on the few candidates that
-// it leaves, in arrays that are kept from token to token. Pure but for these.
+// and top-p, with random numbers that depend on (seed, output position) alone.
 
 import type { RatedToken, Sampling, TopTokens } from "../request.ts";
 import { expOf } from "./exponential.ts";
@@ -25,10 +23,7 @@ export class Sampler {
   #allowed = new Uint32Array(0);
   #compact = new Float32Array(0);
 
-  /**
-   * The token of an output position. The row is changed meanwhile, and as it was afterwards. Throws AppError `UnusableLogits` when a
-   * logit is NaN or infinite: any token would be made up.
-   */
+  /** The token of an output position. Throws AppError `UnusableLogits` when a logit is NaN or infinite: any token would be made up. */
   sample(logits: Float32Array, request: OpenSampling, position: number): Sampled {
     const { sampling, penalties } = request;
     const row = this.#row;

@@ -2,11 +2,11 @@
 // What concerns experts is refused: a gateway hosts none. Not here: what membership means for requests (routing/worker-pool.ts).
 
 import { create } from "@bufbuild/protobuf";
-import { AppError, gatewayRank } from "../../crds/common.ts";
-import type { PlacementPlan } from "../../crds/plan.ts";
-import { HeartbeatSuppression } from "../net/failure-detector.ts";
-import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
-import { callerOf, toStatus } from "../net/grpc.ts";
+import { AppError, gatewayRank } from "../../../crds/common.ts";
+import type { PlacementPlan } from "../../../crds/plan.ts";
+import { HeartbeatSuppression } from "../../net/failure-detector.ts";
+import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, toStatus } from "../../net/grpc.ts";
 import {
   fromLogLevel,
   fromMembership,
@@ -17,9 +17,9 @@ import {
   toMembership,
   toPlan,
   toSender,
-} from "../net/mapping.ts";
-import type { Handlers } from "../net/service.ts";
-import type { Log } from "../observe/log.ts";
+} from "../../net/mapping.ts";
+import type { Handlers } from "../../net/service.ts";
+import type { Log } from "../../observe/log.ts";
 
 /** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;
@@ -73,11 +73,11 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
     },
     watch: (call) => {
       const suppression = new HeartbeatSuppression();
-      let asked = 0;
-      const send = (canSkip = false) => sendStatus({ call, suppression, asked, canSkip }, statusOf(options, plan));
+      let requests = 0;
+      const send = (canSkip = false) => sendStatus({ call, suppression, requests, canSkip }, statusOf(options, plan));
       const timer = setInterval(() => send(true), statusEveryMs);
       const stopListening = options.onEnter(() => {
-        asked += 1;
+        requests += 1;
         if (options.wantsRanks()) send(); // at once: the first request of a deployment that was scaled to zero waits for it
       });
       const stop = () => {
@@ -140,26 +140,26 @@ interface Sending {
   readonly call: { readonly writableNeedDrain: boolean; write(status: WatchStatus): unknown };
   readonly suppression: HeartbeatSuppression;
   /** Requests that came so far. */
-  readonly asked: number;
+  readonly requests: number;
   /** True where it may be left out. */
   readonly canSkip: boolean;
 }
 
-function sendStatus({ call, suppression, asked, canSkip }: Sending, status: WatchStatus): void {
+function sendStatus({ call, suppression, requests, canSkip }: Sending, status: WatchStatus): void {
   // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
   if (call.writableNeedDrain) return;
-  const [state, now] = [stateOf(status, asked), performance.now()];
+  const [state, now] = [stateOf(status, requests), performance.now()];
   if (canSkip && suppression.canSkip(state, now)) return;
   suppression.sent(state, now);
   call.write(status);
 }
 
 /**
- * All that a status of a gateway says, in short. The time that it is idle goes on by itself; that it began anew is told by `asked`, the
+ * All that a status of a gateway says, in short. The time that it is idle goes on by itself; that it began anew is told by `requests`, the
  * number of its requests: one may have come and gone since the last status.
  */
-const stateOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus, asked: number) =>
-  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks, asked].join();
+const stateOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus, requests: number) =>
+  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks, requests].join();
 
 function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {
   return known !== undefined && known.epoch > pushed.epoch ? known : pushed;

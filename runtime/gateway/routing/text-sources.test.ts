@@ -1,7 +1,7 @@
 // The choice of ranks to read the tokenizer from: those with the files that most ranks have, the ones that serve first.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Member } from "../net/mapping.ts";
+import type { Member } from "../../net/mapping.ts";
 import { sourcesMax, textSources } from "./text-sources.ts";
 
 const member = (rank: number, textDigest: string | undefined, state: Member["state"] = "active"): Member => ({

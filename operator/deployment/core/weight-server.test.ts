@@ -1,16 +1,23 @@
-// The seed as it is told, as a table: whether the model is there, and what ranks that start wait for.
+// The weight server as it is told, as a table: whether the model is there, and what ranks that start wait for.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type SeedInput, type SeedPod, seedVerdict } from "./seed.ts";
+import { type WeightServerInput, type WeightServerState, weightServerVerdict } from "./weight-server.ts";
 
-const pod = (more: Partial<SeedPod> = {}): SeedPod => ({
-  ...{ uid: "seed-1", name: "moe-seed-a", ready: false, problem: "", createdMs: 1, current: true },
+const pod = (more: Partial<WeightServerState> = {}): WeightServerState => ({
+  ...{ uid: "weight-server-1", name: "moe-weight-server-a", ready: false, problem: "", createdMs: 1, current: true },
   ...more,
 });
-const words = { pod: "seed-1", phase: "Downloading", doneBytes: 25e9, totalBytes: 100e9, bytesPerSecond: 250e6, message: "" } as const;
+const words = {
+  pod: "weight-server-1",
+  phase: "Downloading",
+  doneBytes: 25e9,
+  totalBytes: 100e9,
+  bytesPerSecond: 250e6,
+  message: "",
+} as const;
 
 interface Row {
-  readonly input: Partial<SeedInput>;
+  readonly input: Partial<WeightServerInput>;
   /** The reason of what is pending; undefined: the model is there. */
   readonly reason?: string;
   readonly message?: RegExp;
@@ -18,18 +25,22 @@ interface Row {
 }
 
 const rows: Record<string, Row> = {
-  "a seed that is ready": { input: { pods: [pod({ ready: true })] } },
-  "no pod yet": { input: {}, reason: "SeedNotReady", message: /no pod yet/ },
-  "a pod that opens the model": { input: { pods: [pod()] }, reason: "SeedNotReady", message: /moe-seed-a, starts and opens the model/ },
+  "a weight server that is ready": { input: { pods: [pod({ ready: true })] } },
+  "no pod yet": { input: {}, reason: "WeightServerNotReady", message: /no pod yet/ },
+  "a pod that opens the model": {
+    input: { pods: [pod()] },
+    reason: "WeightServerNotReady",
+    message: /moe-weight-server-a, starts and opens the model/,
+  },
   "a pod without a node": {
     input: { pods: [pod({ problem: "Unschedulable: 0/3 nodes" })] },
-    reason: "SeedNotReady",
-    message: /moe-seed-a, does not run: Unschedulable: 0\/3 nodes/,
+    reason: "WeightServerNotReady",
+    message: /moe-weight-server-a, does not run: Unschedulable: 0\/3 nodes/,
   },
-  "a pod of the model before, which is ready": { input: { pods: [pod({ ready: true, current: false })] }, reason: "SeedNotReady" },
+  "a pod of the model before, which is ready": { input: { pods: [pod({ ready: true, current: false })] }, reason: "WeightServerNotReady" },
   "the newest of two counts": {
     input: { pods: [pod({ ready: true }), pod({ name: "b", createdMs: 2, problem: "ImagePullBackOff" })] },
-    reason: "SeedNotReady",
+    reason: "WeightServerNotReady",
     message: /pod b, does not run/,
   },
   "a download under way": {
@@ -43,7 +54,7 @@ const rows: Record<string, Row> = {
     message: /answered 401/,
   },
   "words of a pod before": {
-    input: { downloads: true, pods: [pod({ uid: "seed-2" })], words },
+    input: { downloads: true, pods: [pod({ uid: "weight-server-2" })], words },
     reason: "Downloading",
     message: /starts and opens/,
   },
@@ -58,7 +69,7 @@ const rows: Record<string, Row> = {
 
 for (const [what, { input, reason, message = /(?:)/, away = /^$/ }] of Object.entries(rows))
   test(what, () => {
-    const verdict = seedVerdict({ downloads: false, suspended: false, pods: [], words: undefined, serving: false, ...input });
+    const verdict = weightServerVerdict({ downloads: false, suspended: false, pods: [], words: undefined, serving: false, ...input });
     assert.equal(verdict.pending?.reason, reason);
     assert.match(verdict.pending?.message ?? "", message);
     assert.match(verdict.away, away);

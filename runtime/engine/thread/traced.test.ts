@@ -1,7 +1,7 @@
 // A traced request gives its parent to a few steps, then to none.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { TracedRequests, tracedStepsMax } from "./traced.ts";
+import { TracedRequests, tracedStepsMax } from "./requests.ts";
 
 test("the first steps of a request are traced, later ones and those of others are not", () => {
   const traced = new TracedRequests();

@@ -1,6 +1,6 @@
 // The ranks that a gateway reads the model's text files from, and the digest that these must have: what most ranks say. Pure.
-import type { MemberState } from "../../crds/names.ts";
-import type { Member } from "../net/mapping.ts";
+import type { MemberState } from "../../../crds/names.ts";
+import type { Member } from "../../net/mapping.ts";
 
 interface TextSources {
   /** Best first. */

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
 import { type TestContext, test } from "node:test";
-import { toSender } from "../net/mapping.ts";
-import { createLog, type Log, silentLog } from "../observe/log.ts";
+import { toSender } from "../../net/mapping.ts";
+import { createLog, type Log, silentLog } from "../../observe/log.ts";
 import { type ControlOptions, controlHandlers } from "./control.ts";
 
 const identity = { deploymentUid: "d", rank: -1, podUid: "u", bootId: "b" };

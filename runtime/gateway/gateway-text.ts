@@ -1,9 +1,11 @@
-// The model's text files, fetched from a rank into a folder of the gateway's own when it starts: it mounts no model. It waits as long as
-// no rank has them for it, and says why. Not here: which ranks are asked (text-sources.ts), what the files become (text/).
-import { mkdir, open, rm } from "node:fs/promises";
+// The gateway's tokenizer: it mounts no model, so it fetches the text files from a rank when it starts, waits while no rank gives them,
+// and reports why.
+import { mkdir, open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
+import type { GatewaySettings } from "../../crds/process.ts";
 import { newPart, receive } from "../net/file-stream.ts";
 import { TextFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../net/grpc.ts";
@@ -12,8 +14,13 @@ import { whenReady } from "../net/ready.ts";
 import type { ServiceClient } from "../net/service.ts";
 import { fromTextList, type TextFile } from "../net/text-files.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
+import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
-import { textSources } from "./text-sources.ts";
+import type { TextModel } from "../text/text-model.ts";
+import { openTextModel } from "../text/text-thread.ts";
+import type { Readiness } from "./routing/readiness.ts";
+import { textSources } from "./routing/text-sources.ts";
+import type { WorkerPool } from "./routing/worker-pool.ts";
 
 /** Between two rounds of asking, whatever happens; and at most, where no membership tells of a change. */
 const againMs = { least: 250, most: 5_000 };
@@ -21,6 +28,51 @@ const connectTimeoutMs = 2_000;
 const listTimeoutMs = 5_000;
 /** The time that one file may take. */
 const readTimeoutMs = 120_000;
+
+interface TextStart extends Pick<TextFetch, "identity" | "tls" | "network" | "log"> {
+  readonly config: GatewaySettings;
+  /** Given by tests; production fetches one. */
+  readonly textModel: TextModel | undefined;
+  readonly health: Health;
+  readonly pool: WorkerPool;
+  readonly readiness: Readiness;
+}
+
+/** The tokenizer, and the tokens that a request may hold: no more than the model itself allows. */
+export async function openText({ config, health, pool, readiness, ...start }: TextStart, opened: AsyncDisposableStack) {
+  if (start.textModel) return { textModel: start.textModel, maxContext: config.maxContext };
+  const { identity, tls, network, log } = start;
+  const { namespace, deployment, textDir: dir } = config;
+  const never = new AbortController().signal;
+  let logged = "";
+  const digest = await fetchText({
+    ...{ identity, namespace, deployment, tls, network, dir, log },
+    members: () => pool.membership()?.members,
+    changed: (timeoutMs) => pool.changed(timeoutMs, never),
+    waits: (reason) => {
+      if (reason !== logged) log.info({ reason }, "not ready");
+      logged = reason;
+      health.notReady("text", reason);
+    },
+  });
+  const textModel = await openTextModel(dir);
+  opened.defer(() => textModel.close());
+  readiness.hasText(digest);
+  return { textModel, maxContext: Math.min(config.maxContext, await modelContext(dir)) };
+}
+
+const configSchema = z.looseObject({ max_position_embeddings: z.number().int().min(1).optional() });
+
+/** Infinity when the config names no limit. Throws `BadModel` on a broken config.json. */
+async function modelContext(dir: string): Promise<number> {
+  const path = join(dir, "config.json");
+  try {
+    return configSchema.parse(JSON.parse(await readFile(path, "utf8"))).max_position_embeddings ?? Number.POSITIVE_INFINITY;
+  } catch (cause) {
+    const why = cause instanceof z.ZodError ? z.prettifyError(cause) : cause instanceof Error ? cause.message : String(cause);
+    throw new AppError(`${path}: ${why}; import the model again`, { code: "BadModel", operation: "reading the model's limits", cause });
+  }
+}
 
 export interface TextFetch {
   readonly identity: Identity;
@@ -66,7 +118,7 @@ export async function fetchText(options: TextFetch): Promise<string> {
 
 type Client = ServiceClient<(typeof TextFiles)["method"]>;
 
-async function fromRank({ rank, address }: Member, wanted: string | undefined, options: TextFetch): Promise<string> {
+async function fromRank({ rank, address }: Member, digest: string | undefined, options: TextFetch): Promise<string> {
   const { identity, namespace, deployment, tls, network, dir } = options;
   const client = network.connect(TextFiles, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
   const sender = toSender(identity);
@@ -74,7 +126,7 @@ async function fromRank({ rank, address }: Member, wanted: string | undefined, o
     await whenReady(client.channel, connectTimeoutMs);
     const reply = await client.list({ sender }, { deadline: Date.now() + listTimeoutMs });
     const files = fromTextList(reply);
-    if (wanted !== undefined && reply.digest !== wanted)
+    if (digest !== undefined && reply.digest !== digest)
       throw new AppError("its files are not those that most ranks have", { code: "DigestMismatch" });
     await rm(dir, { recursive: true, force: true });
     await mkdir(dir, { recursive: true });

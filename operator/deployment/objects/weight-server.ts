@@ -1,23 +1,23 @@
-// The seed of a deployment whose ranks mount no model: one pod of our runtime image under the restricted level that has the whole store,
+// The weight server of a deployment whose ranks mount no model: one pod of our runtime image under the restricted level that has the whole store,
 // and its headless Service. A claim is mounted read-only, as ranks would; without one the pod downloads onto its node's disk. Pure.
 
 import { annotations, paths, ports } from "../../../crds/common.ts";
 import { modelVolume } from "../../../crds/process.ts";
-import { seedComponent, seedProcess } from "../../../crds/seed.ts";
 import { renderEnv } from "../../../crds/variables.ts";
+import { weightServerComponent, weightServerProcess } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { tlsSecrets } from "../../pki/names.ts";
 import { templateContainer, workerKind } from "../../pods/pod-template.ts";
 import { containerSecurity, podSecurity } from "../../pods/security.ts";
-import { names, objectLabels, objectMeta, ofModel, type RenderContext, type SeedWish, selectorLabels } from "./context.ts";
+import { names, objectLabels, objectMeta, ofModel, type RenderContext, selectorLabels, type WeightServerWish } from "./context.ts";
 import { modelPlace, modelText, workFolder } from "./model-place.ts";
 import { commonMounts, commonVolumes, modelPodResources, probes, proxyEnv } from "./runtime-pod.ts";
 
 /** Time for what is on its way; a rank goes on from another source, or later. */
 const graceSeconds = 10;
-const seedContainer = "seed";
+const weightServerContainer = "weight-server";
 
-export function seedDeployment(context: RenderContext, { replicas, keeps }: SeedWish): KubeObject {
+export function weightServerDeployment(context: RenderContext, { replicas, keeps }: WeightServerWish): KubeObject {
   const { settings } = context;
   const deployment = ofModel(context.deployment, keeps);
   const { spec } = deployment;
@@ -32,15 +32,15 @@ export function seedDeployment(context: RenderContext, { replicas, keeps }: Seed
   return {
     apiVersion: "apps/v1",
     kind: "Deployment",
-    metadata: objectMeta(context, names.seed(name), seedComponent),
+    metadata: objectMeta(context, names.weightServer(name), weightServerComponent),
     spec: {
       replicas,
-      selector: { matchLabels: selectorLabels(name, seedComponent) },
+      selector: { matchLabels: selectorLabels(name, weightServerComponent) },
       // Two would want the claim on two nodes.
       strategy: { type: "Recreate" },
       template: {
         metadata: {
-          labels: objectLabels(name, seedComponent),
+          labels: objectLabels(name, weightServerComponent),
           annotations: { [annotations.modelPlace]: modelText(modelPlace(spec)), [annotations.model]: spec.model.uri },
         },
         spec: {
@@ -55,12 +55,12 @@ export function seedDeployment(context: RenderContext, { replicas, keeps }: Seed
           ...(tolerations ? { tolerations } : {}),
           containers: [
             {
-              name: seedContainer,
+              name: weightServerContainer,
               image: (runtime?.image as string | undefined) ?? settings.runtimeImage,
               imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
-              command: ["node", "runtime/main.ts", "seed"],
+              command: ["node", "runtime/main.ts", "weight-server"],
               workingDir: "/app",
-              env: [...renderEnv(seedProcess, facts), ...(sizeLimit === undefined ? [] : proxyEnv(runtime))],
+              env: [...renderEnv(weightServerProcess, facts), ...(sizeLimit === undefined ? [] : proxyEnv(runtime))],
               ports: [
                 { name: "grpc", containerPort: ports.grpc },
                 { name: "progress", containerPort: ports.progress },
@@ -77,7 +77,7 @@ export function seedDeployment(context: RenderContext, { replicas, keeps }: Seed
             },
           ],
           volumes: [
-            ...commonVolumes(tlsSecrets.seed(name)),
+            ...commonVolumes(tlsSecrets["weight-server"](name)),
             { name: modelVolume, ...volume },
             ...(secret ? [{ name: "model-secret", secret: { secretName: secret, defaultMode: 0o440 } }] : []),
           ],
@@ -87,16 +87,16 @@ export function seedDeployment(context: RenderContext, { replicas, keeps }: Seed
   };
 }
 
-/** Ranks look for a seed that is ready, by its address. */
-export function seedService(context: RenderContext): KubeObject {
+/** Ranks look for a weight server that is ready, by its address. */
+export function weightServerService(context: RenderContext): KubeObject {
   const { name } = context.deployment.metadata;
   return {
     apiVersion: "v1",
     kind: "Service",
-    metadata: objectMeta(context, names.seed(name), seedComponent),
+    metadata: objectMeta(context, names.weightServer(name), weightServerComponent),
     spec: {
       clusterIP: "None",
-      selector: selectorLabels(name, seedComponent),
+      selector: selectorLabels(name, weightServerComponent),
       ports: [{ name: "grpc", port: ports.grpc, targetPort: "grpc", protocol: "TCP" }],
     },
   };

@@ -1,5 +1,5 @@
-// The contract between the operator and a seed, the one pod that has a model's whole store and gives ranks on other nodes what they need
-// of it: its environment. What a download needs is in it where the seed keeps nothing but its own disk. Pure.
+// The contract between the operator and a weight server, the one pod that has a model's whole store and gives ranks on other nodes what they need
+// of it: its environment. What a download needs is in it where the weight server keeps nothing but its own disk. Pure.
 import { z } from "zod";
 import { ports } from "./common.ts";
 import { type DownloadFacts, downloaderProcess } from "./download.ts";
@@ -7,15 +7,15 @@ import { parseQuantity } from "./quantity.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
 /** The value of the label component of the pod and of its Deployment. */
-export const seedComponent = "seed";
+export const weightServerComponent = "weight-server";
 
 const { rendered } = rowsFrom<DownloadFacts>();
 const port = (standard: number) => z.coerce.number<string>().int().min(0).max(65_535).default(standard);
 const bytes = z.coerce.number<string>().int().min(1).optional();
 
-/** `work` and `workInUse` are of no use to a seed that downloads nothing. */
+/** `work` and `workInUse` are of no use to a weight server that downloads nothing. */
 const { endFile: _, workInUse: __, ...download } = downloaderProcess;
-export const seedProcess = {
+export const weightServerProcess = {
   ...download,
   deploymentUid: rendered("ENODIA_DEPLOYMENT_UID", z.string().min(1).max(64), ({ deployment }) => deployment.metadata.uid),
   /** Bytes of the disk that it downloads into; unset: the store is in the claim that it mounts. */
@@ -26,4 +26,4 @@ export const seedProcess = {
   grpcPort: rendered("ENODIA_GRPC_PORT", port(ports.grpc), () => String(ports.grpc)),
   probePort: rendered("ENODIA_PROBE_PORT", port(ports.probes), () => String(ports.probes)),
 };
-export type SeedSettings = SettingsOf<typeof seedProcess>;
+export type WeightServerSettings = SettingsOf<typeof weightServerProcess>;

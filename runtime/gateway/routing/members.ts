@@ -1,0 +1,119 @@
+// The gateway as a member of its deployment: it serves Control, through which the operator pushes memberships, and asks peers until it
+// knows one.
+import type { AppError } from "../../../crds/common.ts";
+import type { MemberState } from "../../../crds/names.ts";
+import type { GatewaySettings } from "../../../crds/process.ts";
+import { Control } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { GrpcServer, Network } from "../../net/grpc.ts";
+import type { Identity, Membership } from "../../net/mapping.ts";
+import { askPeers, resolvePeers } from "../../net/peer-snapshot.ts";
+import type { TlsSource } from "../../net/tls.ts";
+import type { Health } from "../../observe/health.ts";
+import type { Log } from "../../observe/log.ts";
+import type { Metrics } from "../../observe/metrics.ts";
+import type { Tracing } from "../../observe/trace.ts";
+import type { Admission } from "./admission.ts";
+import { controlHandlers } from "./control.ts";
+import { Readiness } from "./readiness.ts";
+import { WorkerPool } from "./worker-pool.ts";
+
+const controlCloseMs = 500;
+/** The operator usually comes first; peers are for when it is away. */
+const askPeersEveryMs = 2_000;
+
+export interface MembersOptions {
+  readonly config: GatewaySettings;
+  readonly identity: Identity;
+  readonly host: string;
+  readonly log: Log;
+  readonly metrics: Metrics<"gateway">;
+  readonly health: Health;
+  readonly tracing: Tracing;
+  readonly tls: TlsSource;
+  readonly network: Network;
+  /** Serves Control. */
+  readonly server: GrpcServer;
+  readonly admission: Admission;
+  /** Addresses to ask instead of the headless Service's. */
+  readonly peers?: (() => Promise<string[]>) | undefined;
+}
+
+export interface Members {
+  readonly pool: WorkerPool;
+  readonly readiness: Readiness;
+  readonly grpcPort: number;
+  /** The gateway has its tokenizer and takes requests from now on. */
+  canAnswer(): void;
+  /** The gateway takes no new requests. */
+  drain(): void;
+}
+
+export async function joinMembers(options: MembersOptions, opened: AsyncDisposableStack): Promise<Members> {
+  const { config, identity, host, log, metrics, health, tracing, tls, network, server, admission } = options;
+  const { namespace, deployment, podName } = config;
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, network, tracing, ...awayReports(metrics, log) });
+  const readiness = new Readiness(pool, health, log);
+  metrics.onCollect(() => showWorkers(pool, metrics));
+  const onMembership = (membership: Membership) => readiness.apply(membership);
+  let draining = false;
+  let answers = false;
+  const state = {
+    membership: () => pool.membership(),
+    notReady: () => health.reasons(),
+    activeRequests: () => admission.inside,
+    draining: () => draining,
+    // A gateway that starts has no request and needs ranks all the same: they have its tokenizer.
+    idleMs: () => (answers ? admission.idleMs : 0),
+    wantsRanks: () => !pool.serves && (admission.inside > 0 || !answers),
+    onEnter: (listener: () => void) => admission.onEnter(listener),
+  };
+  server.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, ...state }));
+  const grpcPort = await server.listen(host, config.grpcPort);
+  opened.defer(() => server.close(controlCloseMs));
+  opened.defer(() => pool.close());
+  const ask = { self: identity, namespace, name: deployment, tls, network, log };
+  const addresses = options.peers ?? (async () => (config.peersDns ? resolvePeers(config.peersDns, grpcPort, config.podIp, log) : []));
+  opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
+  const drain = () => {
+    draining = true;
+  };
+  const canAnswer = () => {
+    answers = true;
+  };
+  return { pool, readiness, grpcPort, drain, canAnswer };
+}
+
+function awayReports(metrics: Metrics<"gateway">, log: Log) {
+  return {
+    onAway: (rank: number, error: AppError) => {
+      metrics.add("enodia_gateway_suspicions_total", 1, { reason: error.code === "Silent" ? "silent" : "lost" });
+      log.warn({ rank, reason: error.message }, "worker is away; its requests go on elsewhere");
+    },
+    onOtherClass: (rank: number, before: string, now: string) =>
+      log.warn({ rank, before, now }, "a request goes on in another numerics class; its text may differ from here on"),
+    onBack: (rank: number) => log.info({ rank }, "worker answers again"),
+  };
+}
+
+function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
+  for (const [state, count] of Object.entries(pool.countByState())) {
+    metrics.set("enodia_gateway_workers", count, { state: state as MemberState });
+  }
+  if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
+}
+
+/** Asks peers until a membership is known. Returns how to stop. */
+function untilKnown(
+  pool: WorkerPool,
+  ask: () => Promise<Membership | undefined>,
+  onMembership: (membership: Membership) => void,
+): () => void {
+  const round = async () => {
+    if (pool.version >= 0) return clearInterval(timer);
+    const membership = await ask();
+    if (membership && membership.version > pool.version) onMembership(membership);
+  };
+  const timer = setInterval(() => void round(), askPeersEveryMs);
+  void round();
+  return () => clearInterval(timer);
+}
