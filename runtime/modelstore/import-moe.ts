@@ -1,5 +1,4 @@
-// A model of a served family to a model store: experts become units, everything else is copied as stored. What tensors there are, and
-// their shapes, is what the family's program reads. Holds one expert at a time, and pieces of other tensors.
+// A model of a served family to a model store: experts become units, other tensors are copied. It holds one expert at a time.
 import type { CodecName } from "../../crds/names.ts";
 import { expertGrid } from "../kernels/check-program.ts";
 import { familyOf } from "../models/index.ts";

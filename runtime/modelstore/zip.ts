@@ -1,5 +1,4 @@
-// Strict reader of a zip archive's central directory (a Python wheel is one), and safe extraction of one member. Shell.
-// The caller names the file to write, so a member's own name can never lead anywhere. Zip64, encryption and odd methods are refused.
+// Strict reader of a zip archive and safe extraction of one member to a file that the caller names (DECISIONS.md 6).
 import { createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { Transform } from "node:stream";

@@ -1,6 +1,5 @@
-// An HTTP server for short answers that idle, slow or many clients cannot keep from others. Every connection has a deadline for
-// its request and one without traffic. Where an address or all together have too many, the oldest idle one is closed for the new
-// one, so that a caller with a single request is always let in. Not here: what is answered (health.ts).
+// An HTTP server for short answers that idle, slow or many clients cannot keep from others: connections have deadlines, and the oldest idle
+// one is closed for a new one.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { AppError } from "../../crds/common.ts";

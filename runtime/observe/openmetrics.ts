@@ -1,5 +1,4 @@
-// Prometheus text as OpenMetrics 1.0, which is its like but for the names of counters, escaped help and a last line, and may have
-// exemplars behind buckets: the trace of one request in each. The serializer of OpenTelemetry writes only the former. Pure.
+// Prometheus text as OpenMetrics 1.0, with exemplars behind buckets, which OpenTelemetry's serializer does not write. Pure.
 
 export interface Exemplar {
   readonly traceId: string;

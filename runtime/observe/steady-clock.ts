@@ -1,5 +1,4 @@
-// A clock that nobody sets: the wall clock as it was when it was made, and steady from then on. Setting the wall clock neither stretches
-// a rank's windows of load nor turns them round (Control.Watch tells the operator how far it is from its own), and ends no request.
+// A clock that nobody sets: the wall clock at its start, steady from then on, so that a set clock shifts no window and ends no request.
 
 /** Unix ms, whole. */
 export type SteadyClock = () => number;

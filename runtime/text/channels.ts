@@ -1,6 +1,5 @@
-// Answers in channels, as gpt-oss's harmony format has them: each message names its channel before its text, and its recipient where that
-// is a tool. What the model says to itself goes apart from what it says to the user, and so do calls. Told by control tokens alone, which
-// no text can contain. Pure; one per request.
+// Answers in channels, as gpt-oss's harmony format has them: reasoning, text and calls are told apart by control tokens alone. Pure; one a
+// request.
 import { StopText, type TextPiece, type TokenDecoder } from "./stop-text.ts";
 import type { CallDelta } from "./tools/format.ts";
 

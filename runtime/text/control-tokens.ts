@@ -1,6 +1,4 @@
-// The control tokens of a tokenizer: those that begin and end turns and texts. They count where the template writes them, never where
-// a user does. So the tokenizer knows them only by stand-ins that no text can hold, and a text gets a stand-in exactly where a control
-// token is meant; all else of it is ordinary text. Pure.
+// The control tokens of a tokenizer: they count where the template writes them, never where a user does (DECISIONS.md 1). Pure.
 import type { AddedToken, TokenizerJson } from "./tokenizer-files.ts";
 
 /** High surrogates: in well-formed text each is followed by a low one, so two in a row are nobody's, wherever one begins to read. */

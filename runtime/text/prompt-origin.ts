@@ -1,6 +1,5 @@
-// The origin of a rendered chat's characters: some a user wrote, the others are the template's. A template may trim, cut, compare and
-// join as it likes, so it is asked: the chat is rendered again with characters of the messages exchanged for one that nobody can write.
-// Where the text is otherwise the same, the exchanged characters are the users' and the others the template's. Pure.
+// Which characters of a rendered chat a user wrote: the chat is rendered again with characters of the messages exchanged (DECISIONS.md 2).
+// Pure.
 import { AppError } from "../../crds/common.ts";
 import type { TemplatedChat } from "./templated.ts";
 

@@ -1,6 +1,5 @@
-// The tokenizer of a served model in a thread of its own: a long text, a template or one of their regular expressions holds up nobody's
-// tokens, and what takes too long is stopped together with the thread. Texts wait for each other, the short ones first. Not here: the
-// work itself (thread.ts, tokenizer.ts); ids are turned into text by whoever has them.
+// The tokenizer in a thread of its own, so that a long text or template delays nobody's tokens. Texts wait for each other, short ones
+// first.
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import { charactersOfChat } from "./templated.ts";

@@ -1,5 +1,4 @@
-// The text of an answer that may begin with thoughts between <think> and </think>, which go apart from what is for the user. Told by the
-// tokens of the two marks alone, which no other text has. Pure; one per answer.
+// An answer that may begin with thoughts between <think> and </think>; the tokens of the marks tell them apart. Pure; one an answer.
 import type { TextPiece, TokenDecoder } from "./stop-text.ts";
 import type { CallDelta } from "./tools/format.ts";
 

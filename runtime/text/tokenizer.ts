@@ -1,6 +1,4 @@
-// The tokenizer of a model folder: text to ids, chats to ids through the model's own template, ids to streamed text. Control tokens in
-// the messages of a chat are ordinary text. Not here: the folder's files (tokenizer-files.ts), stop strings (stop-text.ts), usage (the
-// gateway).
+// The tokenizer of a model folder: text to ids, chats to ids through the model's template, ids to streamed text.
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";

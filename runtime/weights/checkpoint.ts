@@ -1,6 +1,5 @@
-// A Hugging Face model folder as one tensor source: `model.safetensors`, or shards listed by `model.safetensors.index.json`. Index and
-// files have to agree on every tensor, and weights are checked as they are read. Not here: GGUF (gguf.ts) and what tensors mean
-// (runtime/modelstore).
+// A Hugging Face model folder as one tensor source, of one file or shards. Index and files must agree; weights are checked as they are
+// read.
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";

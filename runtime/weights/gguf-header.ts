@@ -1,6 +1,4 @@
-// Strict parser of a GGUF header (versions 2 and 3, little-endian): metadata and tensor descriptions. Pure, over a prefix of the file.
-// Lengths are checked against the file before anything is allocated. Not here: tensor data (gguf.ts), blocks (runtime/kernels/ggml).
-// Our own rather than a library's: a header is untrusted input, and this one refuses what it cannot prove to fit.
+// Strict parser of a GGUF header (versions 2 and 3): untrusted input, whose lengths are checked before anything is allocated. Pure.
 import { AppError } from "../../crds/common.ts";
 
 export type GgufValue = number | bigint | string | boolean | readonly GgufValue[];

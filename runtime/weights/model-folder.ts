@@ -1,5 +1,5 @@
-// The folders that `enodia model` writes, stores and dense folders: telling one from whatever else lies at a path, and writing one
-// whole or not at all. Nothing is removed here but files of names that this product writes, one by one. Shell.
+// The folders that `enodia model` writes: recognised, and written whole or not at all. It removes only files of names that this product
+// writes.
 import type { Stats } from "node:fs";
 import { lstat, mkdir, readdir, realpath, rename, rm, rmdir, stat, unlink } from "node:fs/promises";
 import { hostname } from "node:os";

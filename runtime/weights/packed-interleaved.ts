@@ -1,7 +1,5 @@
-// Experts as gpt-oss keeps them, with biases beside their matrices. The outputs of gate and up alternate: in `gate_up_proj_bias`
-// [experts, 2 x rows], and in the columns of `gate_up_proj` [experts, K, 2 x rows], whose matrices lie as [in, out]. A matrix is read with
-// the whole entry of its expert; the way back is for what is trained. Not here: the same experts in MXFP4 (packed-mxfp4.ts), whose biases
-// are read here too.
+// Experts as gpt-oss keeps them: outputs of gate and up alternate in `gate_up_proj` [experts, K, 2 x rows] and its bias [experts, 2 x
+// rows].
 
 import { bytesOf } from "./floats.ts";
 import { expertsOf, isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";

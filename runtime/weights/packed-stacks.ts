@@ -1,6 +1,5 @@
-// Experts stacked in one tensor, as transformers 5 keeps them: `experts.gate_up_proj` [experts, 2 x rows, K], gate above up, and
-// `experts.down_proj` [experts, rows, K]. A matrix of an expert is a run of rows, read alone. Not here: stacks with
-// biases beside them, which lie in another order (packed-interleaved.ts).
+// Experts stacked as transformers 5 keeps them: `experts.gate_up_proj` [experts, 2 x rows, K], gate above up, `experts.down_proj` [experts,
+// rows, K].
 import { expertsOf, isPlain, misshaped, type Rule } from "./packed-rule.ts";
 
 const matrices: Readonly<Record<string, readonly string[]>> = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };

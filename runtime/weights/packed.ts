@@ -1,6 +1,5 @@
-// Safetensors whose tensors are no plain matrices, as plain ones: fp8 with scales of 128 x 128 blocks (DeepSeek), MXFP4 blocks and scales
-// (gpt-oss), and experts stacked in one tensor (gpt-oss, transformers 5). Each way is a rule that takes tensors by name and gives views;
-// what no rule takes is read as it lies. A trained model goes back in its family's way. Not here: files and folders (checkpoint.ts).
+// Rules that show packed safetensors (fp8 blocks, MXFP4, stacked experts) as plain matrices. Tensors that no rule takes are read as they
+// lie.
 import { AppError } from "../../crds/common.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { fp8Blocks } from "./packed-fp8.ts";

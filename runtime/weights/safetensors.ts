@@ -1,7 +1,4 @@
-// Strict reader of one safetensors file: 8-byte header length, JSON header, packed tensors.
-// Refuses what the format's own library refuses: wrong lengths, overlaps, holes, bytes after the last tensor, metadata that is not
-// text; and dtypes that no op computes with. Tensors need not be aligned, there as here: every read copies.
-// Not here: folders with several shards (checkpoint.ts) and writing (safetensors-writer.ts).
+// Strict reader of one safetensors file. It refuses wrong lengths, overlaps, holes, trailing bytes and dtypes that no op computes with.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { widenBf16, widenF16 } from "../kernels/ggml/half-floats.ts";

@@ -1,6 +1,4 @@
-// The reader of a model store: it reads what is asked, no more: one index, then single dense tensors and single expert units. Every
-// weight given out was checked against its SHA-256, and index and config.json against the model digest. Not here: fetching units
-// from peers (runtime/experts).
+// The reader of a model store: single dense tensors and expert units, each checked against its SHA-256.
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { type CodecName, defaultCodec } from "../../crds/names.ts";

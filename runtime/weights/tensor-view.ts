@@ -1,5 +1,4 @@
-// A checkpoint out of views: tensors by name, each of which reads any of its rows, wherever and however they are stored. What is read at
-// once is bounded here: a matrix of an expert whole, of any other tensor a piece. Not here: the formats (checkpoint.ts, and GGUF in tools).
+// A checkpoint of views: tensors by name, each of which reads any of its rows. It bounds what is read at once.
 import { AppError } from "../../crds/common.ts";
 import { isGgmlForm } from "../kernels/ggml/index.ts";
 import type { GgmlWeight } from "../kernels/weights.ts";

@@ -1,5 +1,5 @@
-// The answers of one request: `n` to each of its prompts, some at a time, each an Answer of its own with its own failover. The i-th
-// answer to a prompt is the one that seed + i gives alone, so it does not depend on how many were asked for. Not here: HTTP and shapes.
+// The answers of one request: `n` for each prompt, some at a time, each with its own failover. Answer i is the one that seed + i gives
+// alone.
 import { Answer, type AnswerDeps, type AnswerRequest, type Piece, type Prepared, type Usage } from "./answer.ts";
 
 /** Answers of one request that workers compute at once. */

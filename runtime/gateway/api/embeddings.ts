@@ -1,5 +1,4 @@
-// /v1/embeddings without HTTP: the request as a zod schema, its inputs tokenised, a vector of each from the workers, some at a time, and
-// the body of the answer. A vector is the last token's row after the final norm, of length 1: see engine/pass/embedding.ts.
+// /v1/embeddings without HTTP: schema, tokenised inputs, a vector of each from the workers, and the body of the answer.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";

@@ -1,6 +1,5 @@
-// The OpenAI requests this gateway takes, as zod schemas, and their translation into one neutral `GenerationJob`.
-// Fields that are not implemented are refused by name; fields that cannot change the answer (user, metadata, ...) are
-// accepted and listed below. Pure: text in, job out; tokenisation and limits of the model come later (answer.ts).
+// OpenAI requests as zod schemas, and their translation into one neutral `GenerationJob`. The gateway refuses fields that are not
+// implemented by name and accepts those that cannot change the answer. Pure.
 
 import { z } from "zod";
 import { invalid, type Problem, problemOfIssue, problems } from "../problem.ts";

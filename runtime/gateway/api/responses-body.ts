@@ -1,5 +1,4 @@
-// The bodies of /v1/responses: an answer as items (thoughts, a message, calls of tools), whole and as events that add up to the same. The
-// whole body is what the events leave behind, so both always agree. Pure but for ids.
+// The bodies of /v1/responses: an answer as items, whole and as events. The whole body is what the events add up to. Pure but for ids.
 import { randomUUID } from "node:crypto";
 import type { Problem } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type Usage } from "./answer.ts";

@@ -1,5 +1,4 @@
-// A token of the issuer that a deployment trusts: is it good, and whose is it. What makes a token good is jose's part; what a client is
-// told of a bad one is said here. Not here: the issuer's keys (issuer-keys.ts).
+// The check of an issuer's token and the client that it names; jose judges, this file phrases the refusal.
 import { errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { AppError } from "../../../crds/common.ts";
 import { claimBounds, type GatewayJwt } from "../../../crds/gateway-jwt.ts";

@@ -1,5 +1,4 @@
-// API keys from a mounted Secret: one key per line, so that two are valid while one is being replaced, with the name of its client behind
-// it where it has one. The file is read again when it changes; comparison takes the same time for every wrong key.
+// API keys from a mounted Secret: one a line, with the name of its client behind it. The file is read again when it changes.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";

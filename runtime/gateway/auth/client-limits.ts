@@ -1,5 +1,4 @@
-// The limits of clients at this gateway: requests and tokens in a minute, requests at once, and the priority of what they ask. A minute's
-// worth may come at once; then it comes back evenly. Pure but for its own state, which is one entry for each client that has limits.
+// The limits of clients at this gateway: requests and tokens a minute, requests at once, and priority. Pure but for one entry a client.
 import type { GatewayClient } from "../../../crds/gateway-access.ts";
 import { type Problem, problems } from "../problem.ts";
 import type { Caller } from "./access-token.ts";

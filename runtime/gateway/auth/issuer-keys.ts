@@ -1,5 +1,5 @@
-// The public keys of an OpenID Connect issuer: read over HTTPS when the gateway starts and now and then from then on, and once more when a
-// token names a key that is not among them. The last ones stay while the issuer is away, for a day. Not here: tokens (access-token.ts).
+// The public keys of an OpenID Connect issuer: read over HTTPS at the start, now and then, and when a token names an unknown key
+// (DECISIONS.md 6).
 import { createLocalJWKSet, errors, type JSONWebKeySet, type JWTVerifyGetKey } from "jose";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";

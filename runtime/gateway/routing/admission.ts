@@ -1,6 +1,4 @@
-// The limits on what is inside the gateway at once: requests, those that wait for a worker included, and log-probabilities of their
-// prompts; and, while no rank is there on purpose, what is held for the first. Beyond them: 429 and 503. Counts, not a queue: workers order
-// what they accepted, failover.ts waits for one that accepts. Pure but for its own state.
+// The limits on what is inside the gateway at once; beyond them clients get 429 or 503 (DECISIONS.md 5). Pure but for its own state.
 import type { Metrics } from "../../observe/metrics.ts";
 import { type Problem, problems } from "../problem.ts";
 

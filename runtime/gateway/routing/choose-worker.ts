@@ -1,6 +1,5 @@
-// The choice of the rank that takes a request, made by the worker pool: the one with the fewest queued tokens; among about equal
-// ones the one that a hash of the prompt's beginning prefers, since it may still hold that prefix in its KV cache. Pure. Nothing to
-// do with the routers of the model, which choose experts.
+// The choice of the rank for a request: fewest queued tokens; among about equal ones the one that a hash of the prompt's beginning prefers,
+// since it may still hold that prefix. Pure.
 import type { MemberState } from "../../../crds/names.ts";
 
 /** The gateway's knowledge of one worker when it chooses. */

@@ -1,6 +1,5 @@
-// The owner of one request until its last token. A worker that errs, drains, falls silent or vanishes is replaced by another one
-// that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
-// long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
+// The owner of one request until its last token. Another worker replaces one that fails, and the text goes on token for token (DECISIONS.md
+// 3).
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
 import type { Constraint } from "../../constraints/language.ts";

@@ -1,5 +1,4 @@
-// The load of a gateway as the endpoint picker of an InferencePool reads it: Prometheus text at /metrics of the port that it routes to,
-// under the names of vLLM, which are its defaults. Pure. Everything else that is measured is in crds/metrics.ts, on a port of its own.
+// The load of a gateway as Prometheus text for the endpoint picker of an InferencePool (DECISIONS.md 8). Pure.
 
 export const poolMetricsType = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -1,6 +1,5 @@
-// The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
-// a moment ago or shows no sign of life (life-watch.ts). Starts attempts for failover.ts on the rank that choose-worker.ts
-// chooses; cuts the streams of lost pods at once.
+// The gateway's workers: membership, one gRPC client a live pod, their load and health. It starts attempts for failover.ts and cuts the
+// streams of lost pods at once.
 import { AppError } from "../../../crds/common.ts";
 import { type MemberState, memberStates } from "../../../crds/names.ts";
 import { slackMs } from "../../net/call-deadline.ts";

@@ -1,5 +1,4 @@
-// Work folders of downloads that nobody will go on with: their deployments are gone, or want another model. They are removed before the
-// next download into their claim, whose room they take. Stores are never touched, and a folder that is in doubt stays.
+// Work folders of downloads that nobody will go on with; they are removed before the next download into their claim. Stores stay.
 import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";

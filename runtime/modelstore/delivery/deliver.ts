@@ -1,5 +1,4 @@
-// A model from its URI to a store in the claim: downloaded and verified in a folder of its own, made a store there where it is none, and
-// moved to its place whole. Whatever line it dies at, the next run goes on, and nobody ever sees half a store. Shell.
+// A model from its URI to a store in the claim, in a work folder until it is whole; a killed run goes on where it stopped.
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";

@@ -1,5 +1,4 @@
-// The process of a pod that downloads a model: delivers it, answers the operator how far it is, and leaves the kubelet a message of its
-// end, from which the condition of the deployment is made. Its exit code says whether another try may help.
+// The process of the Job that downloads a model: it delivers, answers the operator how far it is, and leaves the kubelet an exit message.
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";

@@ -1,5 +1,5 @@
-// Downloads of models: the registry of sources, and the way from a URI to the files of its model on the disk. What was listed is kept
-// beside the files, so that a download that was killed goes on with the same commit. Shell. How to add a source: runtime/docs/extend.md.
+// Downloads of models: the registry of sources, and the path from a URI to files on the disk. A killed download resumes with the same
+// commit.
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";

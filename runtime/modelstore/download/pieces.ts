@@ -1,5 +1,4 @@
-// One file on its way: written in pieces of a fixed size in any order, with a journal of those that are on the disk, so that a download
-// that was killed goes on with what is missing. The file has its name only once it is whole and its hash was found right. Shell.
+// One file in pieces of a fixed size, with a journal of those on the disk. The file gets its name once it is whole and its hash is right.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";

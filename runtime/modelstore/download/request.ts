@@ -1,5 +1,5 @@
-// One HTTP request and the places that it leads to: what authorises goes to the first host alone, and never from HTTPS to HTTP. By
-// Node's own client: fetch() ends the process where a server closes a connection whose body is read slowly.
+// One HTTP request and its redirects: credentials go to the first host alone, and never from HTTPS to HTTP. Node's own client, because
+// fetch() ends the process where a server closes a connection whose body is read slowly.
 import { type IncomingHttpHeaders, type IncomingMessage, request as plainRequest } from "node:http";
 import { request as secureRequest } from "node:https";
 import { AppError } from "../../../crds/common.ts";

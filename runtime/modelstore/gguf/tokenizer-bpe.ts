@@ -1,5 +1,4 @@
-// Byte-level BPE in GGUF (`tokenizer.ggml.model` = "gpt2") as tokenizer.json. How text is cut before merging is named in the metadata and
-// must be one of the ways known here, each held to the encodings of the library that it was written for. Pure.
+// Byte-level BPE in GGUF (`tokenizer.ggml.model` = "gpt2") as tokenizer.json; the metadata must name a known pre-tokenizer. Pure.
 import { casedLetters } from "./cased-letters.ts";
 import type { GgufTokens, TokenizerParts } from "./tokens.ts";
 

@@ -1,5 +1,5 @@
-// The ways in which `enodia model assemble` makes a layer's attention of those that branches bring: their mean, or experts of attention,
-// each with keys and values of its own or all with the mean of those. To add one: a line in the table. Pure.
+// How `enodia model assemble` joins the attention of branches: their mean, or experts of attention. A new kind is a line in the table.
+// Pure.
 import { bamArchitecture, bamConfig } from "../../models/bam.ts";
 import type { DecoderDims } from "../../models/decoder.ts";
 import { mixtralArchitecture, mixtralConfig } from "../../models/mixtral.ts";

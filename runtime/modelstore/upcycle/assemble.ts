@@ -1,5 +1,4 @@
-// `enodia model assemble`: dense Llamas that were trained apart from one seed model become one Mixture of Experts: each brings its FFNs as
-// an expert of every layer, and its attention where that is asked for, all else is their mean, and routers are drawn. It is to be trained.
+// `enodia model assemble`: dense Llamas trained apart from one seed model become one Mixture of Experts, which is to be trained on.
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";

@@ -1,5 +1,5 @@
-// The fit of a bias-free router to a layer's states: spherical k-means without the mean direction, scaled to a wanted confidence.
-// Pure. Removing the mean matters: every state shares it, and a centre that leans on it would win every token.
+// The fit of a bias-free router: spherical k-means without the mean direction, which every state shares, scaled to a target confidence.
+// Pure.
 import { AppError } from "../../../crds/common.ts";
 import { roundToBf16 } from "../../weights/floats.ts";
 import { keyOf, uniform } from "./noise.ts";

@@ -1,6 +1,4 @@
-// The hidden states of a dense Llama: it runs over token sequences, one layer at a time, and gives each layer's normed FFN inputs.
-// Shell over a backend. One layer is resident at a time, so a model far larger than memory would do; the states of all tokens are
-// kept between layers.
+// The normed FFN inputs of every layer of a dense Llama over token sequences. One layer is resident at a time.
 import type { Backend } from "../../compute/backend.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { WeightData } from "../../kernels/weights.ts";

@@ -1,5 +1,4 @@
-// `enodia model upcycle`: a dense Llama as a Mixtral-layout MoE store. Every FFN becomes E experts with seeded noise, and
-// each layer gets a router fitted to the states it will see. With noise 0 the MoE computes what the dense model does.
+// `enodia model upcycle`: every FFN of a dense Llama becomes E experts with seeded noise, and each layer gets a fitted router.
 import { resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";

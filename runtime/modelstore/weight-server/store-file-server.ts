@@ -1,5 +1,4 @@
-// StoreFiles: what every rank needs whole of a model store, for ranks that mount no model. Hashed once at the start, so that a rank knows
-// that it has the file whole, from whichever weight server and in however many pieces; read from the disk for each call, since they are large.
+// StoreFiles: the files of a store that ranks need whole. They are hashed once at the start and read from the disk for each call.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";

@@ -1,6 +1,4 @@
-// The process of a weight server: it has a model's whole store, from a claim or downloaded onto its own disk, and gives ranks the files that they
-// need whole and the experts that no other rank gives them. It serves no tokens, knows no membership and calls nobody but the source of
-// the model. It may die at any line: what it had serves on where it is, and the next one begins anew.
+// The process of the weight server: it has a whole store, from a claim or downloaded, and gives ranks files and experts (DECISIONS.md 5).
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightServerSettings } from "../../../crds/weight-server.ts";

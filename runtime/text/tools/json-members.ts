@@ -1,5 +1,4 @@
-// A JSON object read character by character: the raw text of its members as it comes, so that a call's arguments go on to the client
-// while they are written. It checks no more than it must to know where members begin and end. Pure; one per object.
+// A JSON object read character by character: raw text of its members as it comes, so that arguments reach the client early. Pure.
 
 const space = /\s/;
 

@@ -1,5 +1,4 @@
-// A reader of calls that stand between marks in the text of an answer, alone or in a section of their own. What is between the marks of
-// one call is read by its format's body reader. A call that never comes to have a name is given back as text. Pure; one per answer.
+// A reader of calls between marks in an answer. A call that never gets a name is given back as text. Pure; one an answer.
 import { heldLength } from "../stop-text.ts";
 import type { CallDelta, CallReader, CallsPiece } from "./format.ts";
 

@@ -1,5 +1,4 @@
-// The codecs of ggml types, in what they share. A unit is its matrices as blocks, in order, and its biases as f32, each section padded to
-// 64 bytes. Matrices that are of the type already are kept bit for bit. Pure. How a type rounds is in its own file.
+// The shared part of codecs of ggml types: blocks of each matrix in order, then biases as f32, sections padded to 64 bytes. Pure.
 import { AppError } from "../../../crds/common.ts";
 import { type GgmlForm, ggmlBytes, ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";

@@ -1,6 +1,4 @@
-// The rounding of blocks of 32 values to 16 levels under one f16 scale that is searched: from each of some candidates values go to their
-// nearest levels, and the scale that suits those levels best is kept if its error is least. Pure. An import spends most of its time here,
-// so this is plain loops over typed arrays.
+// The rounding of blocks of 32 values to 16 levels under one searched f16 scale. Pure loops, since imports spend most of their time here.
 import { halfAt } from "../../kernels/ggml/half-floats.ts";
 import { f16Bits } from "../floats.ts";
 import { coarseLoss } from "./codec.ts";

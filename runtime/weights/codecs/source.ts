@@ -1,5 +1,4 @@
-// Codec source: each matrix as the checkpoint has it, whichever ggml type that is, so that nothing is rounded a second time. The store
-// says the form of every matrix (store.ts); a unit is laid out as those of ggml's types. Pure.
+// Codec source: each matrix as the checkpoint has it, in whichever ggml type, so that nothing is rounded twice. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { UnitPart } from "./codec.ts";
 import { blockCodec } from "./ggml.ts";
