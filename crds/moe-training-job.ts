@@ -9,12 +9,20 @@ import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { autoDuration, durationOrAuto, quantity } from "./quantity.ts";
-import { fssdpSchema, lanesAtOnceProblem } from "./training-fssdp.ts";
+import { fssdpSchema, microBatchesAtOnceProblem } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
 import { trainingScheduling } from "./training-scheduling.ts";
 
-const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000, worlds: 16 } as const;
-const lanePowers = Array.from({ length: Math.log2(bounds.lanes) + 1 }, (_, i) => 2 ** i);
+const bounds = {
+  replicas: 1024,
+  uriLength: 512,
+  imageLength: 512,
+  microBatches: 1024,
+  sequences: 65_536,
+  restarts: 1000,
+  worlds: 16,
+} as const;
+const microBatchPowers = Array.from({ length: Math.log2(bounds.microBatches) + 1 }, (_, i) => 2 ** i);
 
 const uri = (description: string) =>
   z
@@ -87,14 +95,14 @@ const local = z
 const batch = z
   .object({
     sequences: z.int32().min(1).max(bounds.sequences).default(16).meta({ description: "Sequences of a step." }),
-    lanes: z
+    microBatches: z
       .int32()
       .min(1)
-      .max(bounds.lanes)
+      .max(bounds.microBatches)
       .default(8)
       .meta({
         description: "Equal shares of a step, in whose order gradients are summed. Memory is for one.",
-        ...rules({ rule: `self in [${lanePowers.join(", ")}]`, message: "must be a power of two, such as 8" }),
+        ...rules({ rule: `self in [${microBatchPowers.join(", ")}]`, message: "must be a power of two, such as 8" }),
       }),
   })
   .prefault({})
@@ -264,8 +272,8 @@ export const moeTrainingJobSpecSchema = z
       },
       // Not rules of their fields: the server judges those on the default of the object too, which is empty.
       {
-        rule: "self.batch.sequences % self.batch.lanes == 0",
-        message: "batch.sequences must be a multiple of batch.lanes",
+        rule: "self.batch.sequences % self.batch.microBatches == 0",
+        message: "batch.sequences must be a multiple of batch.microBatches",
         fieldPath: ".batch.sequences",
       },
       {
@@ -335,7 +343,7 @@ export function parseMoETrainingJob(object: unknown): MoETrainingJob {
 }
 
 interface FieldProblem {
-  readonly reason: "TooFewLanes" | "OutOfRange" | "GPUUnsupported";
+  readonly reason: "TooFewMicroBatches" | "OutOfRange" | "GPUUnsupported";
   readonly message: string;
 }
 
@@ -362,17 +370,17 @@ export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProble
     ["replicas", replicas],
     ["elasticity.maxReplicas", bound.maxReplicas],
   ] as const;
-  // Each of several worlds has all lanes, and its part of the ranks.
+  // Each of several worlds has all micro-batches, and its part of the ranks.
   const worlds = 1 + local.data.length;
-  const most = batch.lanes * worlds;
+  const most = batch.microBatches * worlds;
   const tooMany = ranks.flatMap(([field, count]): FieldProblem[] => {
-    const lanes = `spec.batch.lanes is ${batch.lanes}${worlds > 1 ? ` in each of ${worlds} worlds` : ""}`;
-    const message = `spec.${field} is ${count}, ${lanes}: a rank takes whole lanes; set it to ${most} at most`;
-    return count <= most ? [] : [{ reason: "TooFewLanes", message }];
+    const microBatches = `spec.batch.microBatches is ${batch.microBatches}${worlds > 1 ? ` in each of ${worlds} worlds` : ""}`;
+    const message = `spec.${field} is ${count}, ${microBatches}: a rank takes whole micro-batches; set it to ${most} at most`;
+    return count <= most ? [] : [{ reason: "TooFewMicroBatches", message }];
   });
   const by = worlds > 1 ? `the ranks of one of ${worlds} worlds` : "elasticity.maxReplicas";
   const perWorld = Math.ceil(Math.max(replicas, bound.maxReplicas) / worlds);
-  const atOnce = lanesAtOnceProblem(fssdp, { lanes: batch.lanes, ranks: perWorld, by });
+  const atOnce = microBatchesAtOnceProblem(fssdp, { microBatches: batch.microBatches, ranks: perWorld, by });
   const waves: readonly FieldProblem[] = atOnce === undefined ? [] : [{ reason: "OutOfRange", message: atOnce }];
   const range = decimals.flatMap(([field, of, ok, must]): FieldProblem[] => {
     const text = of(spec);

@@ -34,8 +34,8 @@ export const fssdpSchema = z
       description: "AfterForward drops copies after forward and brings them again for backward: less memory, twice the bytes.",
     }),
     memorySlots: countOrAuto("Copies of a layer's experts that each rank has room for."),
-    lanesAtOnce: countOrAuto(
-      "Lanes of all ranks that pass forward and backward together: a power of two, at least elasticity.maxReplicas. Memory is for these. Auto is one on a single rank and all on several; with a loss of balance it is always all.",
+    microBatchesAtOnce: countOrAuto(
+      "Micro-batches of all ranks that pass forward and backward together: a power of two, at least elasticity.maxReplicas. Memory is for these. Auto is one on a single rank and all on several; with a loss of balance it is always all.",
     ),
     overlapDegree: countOrAuto("Copies of a layer that come while the one before computes."),
     window: z.int32().min(1).max(bounds.window).default(5).meta({ description: "Steps whose counts of rows are the forecast." }),
@@ -49,17 +49,20 @@ export type FssdpSpec = z.infer<typeof fssdpSchema>;
 export const countOf = (value: FssdpSpec["memorySlots"]): number | undefined =>
   Number.isInteger(Number(value)) ? Number(value) : undefined;
 
-interface Lanes {
-  readonly lanes: number;
+interface MicroBatches {
+  readonly microBatches: number;
   /** Ranks of a world, at most. */
   readonly ranks: number;
   /** What of the spec says so. */
   readonly by: string;
 }
 
-/** What is wrong with lanes at once; undefined where nothing is. */
-export function lanesAtOnceProblem({ lanesAtOnce }: FssdpSpec, { lanes, ranks, by }: Lanes): string | undefined {
-  const count = countOf(lanesAtOnce);
-  if (count === undefined || (count >= ranks && count <= lanes && Number.isInteger(Math.log2(count)))) return undefined;
-  return `spec.fssdp.lanesAtOnce is ${count}; it must be Auto, or a power of two from ${by} (${ranks}) to batch.lanes (${lanes})`;
+/** What is wrong with micro-batches at once; undefined where nothing is. */
+export function microBatchesAtOnceProblem(
+  { microBatchesAtOnce }: FssdpSpec,
+  { microBatches, ranks, by }: MicroBatches,
+): string | undefined {
+  const count = countOf(microBatchesAtOnce);
+  if (count === undefined || (count >= ranks && count <= microBatches && Number.isInteger(Math.log2(count)))) return undefined;
+  return `spec.fssdp.microBatchesAtOnce is ${count}; it must be Auto, or a power of two from ${by} (${ranks}) to batch.microBatches (${microBatches})`;
 }

@@ -24,29 +24,35 @@ const least = {
 const gpu = { spec: { containers: [{ name: "runtime", resources: { limits: { "nvidia.com/gpu": 1 } } }] } };
 
 const refused: Record<string, { readonly spec: object; readonly want: RegExp }> = {
-  "more ranks than lanes": {
+  "more ranks than micro-batches": {
     spec: { replicas: 9, elasticity: { maxReplicas: 9 } },
-    want: /TooFewLanes spec\.replicas is 9, spec\.batch\.lanes is 8.*set it to 8 at most/,
+    want: /TooFewMicroBatches spec\.replicas is 9, spec\.batch\.microBatches is 8.*set it to 8 at most/,
   },
-  "a maximum above its lanes": {
-    spec: { batch: { lanes: 2 }, elasticity: { maxReplicas: 3 } },
+  "a maximum above its micro-batches": {
+    spec: { batch: { microBatches: 2 }, elasticity: { maxReplicas: 3 } },
     want: /spec\.elasticity\.maxReplicas is 3/,
   },
-  "fewer lanes at once than ranks": {
-    spec: { elasticity: { maxReplicas: 4 }, fssdp: { lanesAtOnce: 2 } },
-    want: /OutOfRange spec\.fssdp\.lanesAtOnce is 2; it must be Auto, or a power of two from elasticity\.maxReplicas \(4\) to batch\.lanes \(8\)/,
+  "fewer micro-batches at once than ranks": {
+    spec: { elasticity: { maxReplicas: 4 }, fssdp: { microBatchesAtOnce: 2 } },
+    want: /OutOfRange spec\.fssdp\.microBatchesAtOnce is 2; it must be Auto, or a power of two from elasticity\.maxReplicas \(4\) to batch\.microBatches \(8\)/,
   },
-  "more ranks than the lanes of all its worlds": {
+  "more ranks than the micro-batches of all its worlds": {
     spec: { elasticity: { maxReplicas: 17 }, local: { recipe: "fedavg:5", data: ["pvc://a/e"] } },
-    want: /elasticity\.maxReplicas is 17, spec\.batch\.lanes is 8 in each of 2 worlds: .*set it to 16 at most/,
+    want: /elasticity\.maxReplicas is 17, spec\.batch\.microBatches is 8 in each of 2 worlds: .*set it to 16 at most/,
   },
-  "fewer lanes at once than a world may have ranks": {
-    spec: { elasticity: { maxReplicas: 5 }, local: { recipe: "fedavg:5", data: ["pvc://a/e"] }, fssdp: { lanesAtOnce: 2 } },
-    want: /from the ranks of one of 2 worlds \(3\) to batch\.lanes \(8\)/,
+  "fewer micro-batches at once than a world may have ranks": {
+    spec: { elasticity: { maxReplicas: 5 }, local: { recipe: "fedavg:5", data: ["pvc://a/e"] }, fssdp: { microBatchesAtOnce: 2 } },
+    want: /from the ranks of one of 2 worlds \(3\) to batch\.microBatches \(8\)/,
   },
-  "no lane at once": { spec: { fssdp: { lanesAtOnce: 0 } }, want: /spec\.fssdp\.lanesAtOnce is 0/ },
-  "lanes at once that are no power of two": { spec: { fssdp: { lanesAtOnce: 3 } }, want: /spec\.fssdp\.lanesAtOnce is 3/ },
-  "more lanes at once than there are": { spec: { fssdp: { lanesAtOnce: 16 } }, want: /spec\.fssdp\.lanesAtOnce is 16/ },
+  "no micro-batch at once": { spec: { fssdp: { microBatchesAtOnce: 0 } }, want: /spec\.fssdp\.microBatchesAtOnce is 0/ },
+  "micro-batches at once that are no power of two": {
+    spec: { fssdp: { microBatchesAtOnce: 3 } },
+    want: /spec\.fssdp\.microBatchesAtOnce is 3/,
+  },
+  "more micro-batches at once than there are": {
+    spec: { fssdp: { microBatchesAtOnce: 16 } },
+    want: /spec\.fssdp\.microBatchesAtOnce is 16/,
+  },
   "no learning rate": {
     spec: { optimizer: { learningRate: "0" } },
     want: /OutOfRange spec\.optimizer\.learningRate is 0; it must be above 0/,
@@ -70,15 +76,15 @@ for (const [sentence, { spec, want }] of Object.entries(refused)) {
   });
 }
 
-test("a training job with defaults is refused nothing, and neither is one with as many ranks as lanes", () => {
+test("a training job with defaults is refused nothing, and neither is one with as many ranks as micro-batches", () => {
   assert.deepEqual(trainingProblems(moeTrainingJobSpecSchema.parse(least)), []);
-  const few = moeTrainingJobSpecSchema.parse({ ...least, elasticity: { maxReplicas: 2 }, fssdp: { lanesAtOnce: 4 } });
+  const few = moeTrainingJobSpecSchema.parse({ ...least, elasticity: { maxReplicas: 2 }, fssdp: { microBatchesAtOnce: 4 } });
   assert.deepEqual(trainingProblems(few), []);
   const eight = moeTrainingJobSpecSchema.parse({ ...least, replicas: 8, elasticity: { maxReplicas: 8 } });
   assert.deepEqual(trainingProblems(eight), []);
   const local = { recipe: "fedavg:5", data: ["pvc://a/e"] };
   const meet = { ...least, replicas: 16, elasticity: { minReplicas: 2, maxReplicas: 16 }, local };
-  assert.deepEqual(trainingProblems(moeTrainingJobSpecSchema.parse({ ...meet, fssdp: { lanesAtOnce: 8 } })), []);
+  assert.deepEqual(trainingProblems(moeTrainingJobSpecSchema.parse({ ...meet, fssdp: { microBatchesAtOnce: 8 } })), []);
 });
 
 test("the time that a step is waited for is Auto or within its bounds, and else refused with both", () => {

@@ -21,8 +21,8 @@ import type { Kube, KubeObject } from "./kube/kube.ts";
 import { fenced, LeaderElection } from "./kube/leader.ts";
 import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
-import { Board } from "./page/board.ts";
 import { type PageServer, servePage, tokenIn } from "./page/server.ts";
+import { PageState } from "./page/state.ts";
 import { createRebalance } from "./rebalance/controller.ts";
 import { JobMetrics } from "./training/metrics.ts";
 import { createTrainingPlane } from "./training/plane.ts";
@@ -46,15 +46,15 @@ async function main(): Promise<void> {
   });
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
-  const board = new Board({ cache: informers, now: Date.now });
-  const page = await pageOf(config, { board, log, rightsOf: bearersRights(api) });
+  const pageState = new PageState({ cache: informers, now: Date.now });
+  const page = await pageOf(config, { pageState, log, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
   const checks = setInterval(() => {
     checkInformers(informers, health, metrics);
     watched.check();
   }, healthCheckMs);
-  const terms = lead(config, createKube(createTransport(api, { keep: false })), { kube, informers, board, metrics, tracing, log });
+  const terms = lead(config, createKube(createTransport(api, { keep: false })), { kube, informers, pageState, metrics, tracing, log });
   for (const name of ["SIGTERM", "SIGINT"]) {
     process.once(name, (signal) => {
       log.info({ signal }, "stopping");
@@ -66,12 +66,12 @@ async function main(): Promise<void> {
   await Promise.all([informers.stop(), server.close(), page?.close(), tracing.close()]);
 }
 
-type PageParts = Pick<Parameters<typeof servePage>[0], "board" | "log" | "rightsOf">;
+type PageParts = Pick<Parameters<typeof servePage>[0], "pageState" | "log" | "rightsOf">;
 
-async function pageOf({ page }: OperatorConfig, { board, log, rightsOf }: PageParts): Promise<PageServer | undefined> {
+async function pageOf({ page }: OperatorConfig, { pageState, log, rightsOf }: PageParts): Promise<PageServer | undefined> {
   if (!page) return undefined;
   const { access, port, tokenFile, namespaces } = page;
-  const served = await servePage({ board, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, log });
+  const served = await servePage({ pageState, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, log });
   log.info({ port: served.port, access, namespaces }, "the page is served");
   return served;
 }
@@ -79,7 +79,7 @@ async function pageOf({ page }: OperatorConfig, { board, log, rightsOf }: PagePa
 interface Parts {
   readonly kube: Kube;
   readonly informers: Informers;
-  readonly board: Board;
+  readonly pageState: PageState;
   readonly metrics: Metrics<"operator">;
   readonly tracing: Tracing;
   readonly log: Log;
@@ -89,7 +89,7 @@ interface Parts {
  * The planes run while this replica has the lease, which it asks for by `leases`. Without it, as while the API server is away, it waits
  * for the next term.
  */
-function lead(config: OperatorConfig, leases: Kube, { kube, informers, board, metrics, tracing, log }: Parts): Terms {
+function lead(config: OperatorConfig, leases: Kube, { kube, informers, pageState, metrics, tracing, log }: Parts): Terms {
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
@@ -98,7 +98,7 @@ function lead(config: OperatorConfig, leases: Kube, { kube, informers, board, me
         lease: { namespace: config.namespace, name: `${config.install}-operator` },
         identity: config.identity,
         onError: (err) => log.warn({ err }, "lease could not be written"),
-        onTaken: (holder) => board.follow(holder),
+        onTaken: (holder) => pageState.follow(holder),
         ...on,
       }),
     begin: async (leading, over) => {
@@ -107,7 +107,7 @@ function lead(config: OperatorConfig, leases: Kube, { kube, informers, board, me
       // The copy may be from before an outage, or lack what the leader before us wrote last.
       await informers.refresh();
       if (over.aborted) return async () => void metrics.set("enodia_operator_leader", 0);
-      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, board, metrics, tracing, log });
+      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, pageState, metrics, tracing, log });
       return async () => {
         metrics.set("enodia_operator_leader", 0);
         await stopPlanes();
@@ -136,7 +136,7 @@ function observed(controller: string, depth: () => number, { metrics, tracing, l
   };
 }
 
-function startPlanes(config: OperatorConfig, { kube, informers, board, metrics, tracing, log }: Parts): () => Promise<void> {
+function startPlanes(config: OperatorConfig, { kube, informers, pageState, metrics, tracing, log }: Parts): () => Promise<void> {
   const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
   const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
@@ -160,7 +160,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, board, metrics, 
   });
   const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, tracing, log, logLevel: config.logLevel });
   plane.connect(rebalance);
-  const stopShowing = board.lead(rebalance);
+  const stopShowing = pageState.lead(rebalance);
   const stopTracking = trackDeployments(informers, metrics);
   const jobs = new JobMetrics(metrics);
   const stopJobs = metrics.onCollect(() => jobs.record(informers.list("moeTrainingJobs")));

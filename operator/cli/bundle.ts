@@ -1,12 +1,11 @@
-// The entries of a support archive from what was read of a deployment or training job: objects, logs and metrics without what is not
-// allowed (redact.ts), what status and doctor say, and a page that tells what is in it and what is not. Pure.
+// The entries of a support archive: objects, logs and metrics after redaction (redact.ts), and a page about them. Pure.
 import type { KubeObject } from "../kube/kube.ts";
-import type { Unread } from "./findings/finding.ts";
+import type { Unread } from "../views/findings/finding.ts";
 import type { Subject } from "./log-subject.ts";
 import { redacted, redactedLine, scrubbedText } from "./redact.ts";
 import type { TarEntry } from "./tar.ts";
 
-/** Of all entries together; logs that do not fit are left out, the longest first. */
+/** The largest archive; the longest logs are left out. */
 const archiveBytesMax = 64 * 1024 * 1024;
 
 export interface BundleFacts {
@@ -48,8 +47,8 @@ const pageOf = ({ kind, namespace, name, version, now, unread }: BundleFacts, le
 export function bundleEntries(facts: BundleFacts): TarEntry[] {
   const files = new Map<string, string>();
   for (const [file, objects] of Object.entries(facts.objects)) {
-    const told = objects.flatMap((object) => redacted(object) ?? []);
-    files.set(`objects/${file}.json`, `${JSON.stringify(told, null, 1)}\n`);
+    const shown = objects.flatMap((object) => redacted(object) ?? []);
+    files.set(`objects/${file}.json`, `${JSON.stringify(shown, null, 1)}\n`);
   }
   for (const [file, text] of Object.entries(facts.texts)) files.set(file, `${scrubbedText(text)}\n`);
   for (const [pod, text] of Object.entries(facts.metrics)) files.set(`metrics/${pod}.txt`, ownMetrics(text));

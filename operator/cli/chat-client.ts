@@ -3,10 +3,10 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 
-/** A gateway sends a keep-alive comment every 10 s; three missed ones are a dead connection. */
+/** Three missed keep-alive comments of a gateway are a dead connection. */
 const silenceMs = 30_000;
 const errorBytesMax = 64 * 1024;
-/** `kubectl port-forward ... &` listens a moment after the shell has gone on: a refused connection is tried again for so long. */
+/** A refused connection is tried again for so long, since `kubectl port-forward &` listens a moment later. */
 const refusedMsMax = 5000;
 const refusedPauseMs = 200;
 
@@ -122,18 +122,18 @@ async function reach(
   signal: AbortSignal | null | undefined,
 ): Promise<Response> {
   const deadline = performance.now() + refusedMsMax;
-  for (let told = false; ; told = true) {
+  for (let reported = false; ; reported = true) {
     try {
       return await request();
     } catch (cause) {
       if (signal?.aborted || !refused(cause) || performance.now() >= deadline) throw unreachable(base, cause);
-      if (!told) onRefused?.(`${base} refuses the connection: trying for ${refusedMsMax / 1000} s`);
+      if (!reported) onRefused?.(`${base} refuses the connection: trying for ${refusedMsMax / 1000} s`);
     }
     await pause(refusedPauseMs, undefined, signal ? { signal } : {});
   }
 }
 
-/** fetch hides the socket's error in `cause`; a name with several addresses gives one error for all of them, of the same code. */
+/** fetch hides the socket's error in `cause`. */
 function refused(caught: unknown): boolean {
   const cause = caught instanceof Error ? caught.cause : undefined;
   return cause instanceof Error && "code" in cause && cause.code === "ECONNREFUSED";

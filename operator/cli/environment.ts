@@ -1,5 +1,4 @@
-// The environment of the `enodia` command, read here and nowhere else in the CLI: everything that has an option is an option, and
-// these belong to the user's machine rather than to one line. kubectl's own KUBECONFIG is read by its client.
+// The environment of the `enodia` command, read nowhere else in the CLI. kubectl's KUBECONFIG is read by its client.
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { type SourceSecret, sourceSecretKeys } from "../../crds/model.ts";
@@ -9,7 +8,7 @@ const env = process.env;
 /** Downloads and default outputs lie here when --cache names no other folder. */
 export const cacheFolder = (): string => env.ENODIA_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "enodia");
 
-/** What downloads of models are authorised by and where from, as the tools of the sources name it; each goes to its source alone. */
+/** Credentials and endpoints of downloads, by the source that gets them. */
 export const sourceSecrets = (): Record<SourceSecret, string | undefined> =>
   Object.fromEntries(sourceSecretKeys.map((key) => [key, env[key]?.trim() || undefined])) as Record<SourceSecret, string | undefined>;
 

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { encodeLayer } from "../../crds/plan.ts";
-import { expertMap, mapPicture, mapText } from "./expert-map.ts";
+import { expertMap } from "../views/experts.ts";
+import { mapPicture, mapText } from "./expert-map.ts";
 
 /** Two layers of three experts on two ranks; the second layer has expert 0 on both. */
 const placement = (layers: readonly { hosts: number[][]; weights: number[][] }[]) =>
@@ -45,8 +46,8 @@ test("experts: a cell is the share of an expert's rows, over all layers or in on
 test("experts: the map in the terminal has a glyph for each share, and says what it means", () => {
   const lines = mapText(expertMap(two, undefined), 120).split("\n");
   assert.equal(lines[0], "ns/moe   epoch 7, 2 layers together, experts 0 to 2");
-  assert.equal(lines[3], "   0 |* #|     4 experts,    1 secondary,  1.00 MiB, load 104%");
-  assert.equal(lines[4], "   1 |:# |     3 experts,    0 secondary,         -, load -  draining");
+  assert.equal(lines[3], "   0 |* #|    4 experts,   1 secondary,  1.00 MiB, load 104%");
+  assert.equal(lines[4], "   1 |:# |    3 experts,   0 secondary,         -, load -  draining");
   assert.match(lines.at(-1) ?? "", /blank none, \. to 20%.*# all; a cell is an expert$/);
 });
 

@@ -1,75 +1,12 @@
-// The map of a placement: ranks across, experts along, and in each cell how much of an expert's rows a rank takes, over all layers or in
-// one. As text for a terminal, as a picture in SVG. Pure. Loads of single experts are on NATS alone: weights say who would compute them.
-import { AppError } from "../../crds/common.ts";
-import type { ExpertPlacement } from "../../crds/expert-placement.ts";
-import { decodeLayer, weightsTotal } from "../../crds/plan.ts";
+// The map of a placement, as text for a terminal and as a picture in SVG: a row for each rank, a cell for each expert. Pure.
+import type { ExpertMap } from "../views/experts.ts";
+import { bytes, percent } from "../views/format.ts";
 import { svgStart, textAt } from "./svg.ts";
-import { bytes, percent } from "./table.ts";
 
 /** The command by whose mark a picture is known as one of these. */
 export const expertsCommand = "enodia experts";
 
-interface MapRow {
-  readonly rank: number;
-  /** (layer, expert) pairs that it hosts, and how many of them are expert replicas of another rank's. */
-  readonly held: number;
-  readonly expertReplicas: number;
-  readonly hostedBytes: number | undefined;
-  readonly loadPercent: number | undefined;
-  readonly state: string | undefined;
-  /** [experts], 0 to 1: of the expert's rows, the mean over the layers of the map. */
-  readonly weights: readonly number[];
-}
-
-export interface ExpertMap {
-  readonly name: string;
-  readonly epoch: number;
-  /** undefined: all. */
-  readonly layer: number | undefined;
-  readonly layers: number;
-  readonly experts: number;
-  readonly rows: readonly MapRow[];
-}
-
-/** Throws AppError `InvalidOption` for a layer that the plan does not have. */
-export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: number | undefined): ExpertMap {
-  const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);
-  if (chosen.length === 0) {
-    const known = spec.layers.map((one) => one.layer).join(", ");
-    throw new AppError(`--layer: the plan has layers ${known || "none yet"}`, { code: "InvalidOption" });
-  }
-  const plans = chosen.map((one) => decodeLayer(one.hosts, one.weights, `spec.layers[${one.layer}]`));
-  const experts = Math.max(...plans.map(({ hosts }) => hosts.length));
-  const ranks = [...new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())])].sort((a, b) => a - b);
-  /** Layers that have an expert of this number at all. */
-  const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
-  const rows = new Map(ranks.map((rank) => [rank, { held: 0, expertReplicas: 0, weights: new Array<number>(experts).fill(0) }]));
-  for (const { hosts, weights } of plans) {
-    hosts.forEach((row, e) => {
-      row.forEach((rank, i) => {
-        const of = rows.get(rank);
-        if (!of) return;
-        of.held += 1;
-        if (i > 0) of.expertReplicas += 1;
-        of.weights[e] = (of.weights[e] ?? 0) + (weights[e]?.[i] ?? 0) / weightsTotal / (layersOf[e] ?? 1);
-      });
-    });
-  }
-  return {
-    name: `${metadata.namespace}/${metadata.name}`,
-    epoch: spec.epoch,
-    layer,
-    layers: chosen.length,
-    experts,
-    rows: [...rows].map(([rank, { held, expertReplicas, weights }]) => {
-      const reported = status.ranks?.find((one) => one.rank === rank);
-      const { hostedBytes, loadPercent, state } = reported ?? {};
-      return { rank, held, expertReplicas, hostedBytes, loadPercent, state, weights };
-    }),
-  };
-}
-
-/** From none to all; a share of more than nothing is seen. */
+/** A weight above 0 is visible. */
 const glyphs = [" ", ".", ":", "+", "*", "#"] as const;
 /** Columns of a line that are not the map. */
 const aroundColumns = 70;
@@ -78,7 +15,7 @@ const cellsMin = 16;
 const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
-/** Cells of neighbouring experts as one, where there is no room for each: the mean. */
+/** The mean of neighbouring experts, where a line is too short for each. */
 function binned(weights: readonly number[], perCell: number): number[] {
   return Array.from({ length: Math.ceil(weights.length / perCell) }, (_, cell) => {
     const part = weights.slice(cell * perCell, (cell + 1) * perCell);
@@ -92,12 +29,12 @@ function titleOf({ name, epoch, layer, layers, experts }: ExpertMap): string {
 }
 
 export function mapText(map: ExpertMap, columns: number): string {
-  const room = Math.max(cellsMin, columns - aroundColumns);
-  const perCell = Math.ceil(map.experts / room);
+  const width = Math.max(cellsMin, columns - aroundColumns);
+  const perCell = Math.ceil(map.experts / width);
   const cells = Math.ceil(map.experts / perCell);
   const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
     const drawn = binned(weights, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(4)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+    const figures = `${String(held).padStart(4)} experts, ${String(expertReplicas).padStart(3)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>
@@ -133,12 +70,12 @@ export function mapPicture(map: ExpertMap): string {
     const drawn = binned(row.weights, perCell).flatMap((share, cell) =>
       share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
     );
-    const words = `${row.held} experts, ${row.expertReplicas} secondary, load ${percent(row.loadPercent)}`;
+    const figures = `${row.held} experts, ${row.expertReplicas} secondary, load ${percent(row.loadPercent)}`;
     const label = i % labelEvery === 0;
     return [
       ...drawn,
       ...(label ? [textAt(area.left - 8, y + down * 0.7, String(row.rank), { size: 11, anchor: "end" })] : []),
-      ...(label ? [textAt(area.left + widthOfCells + 8, y + down * 0.7, words, { size: 11, anchor: "start" })] : []),
+      ...(label ? [textAt(area.left + widthOfCells + 8, y + down * 0.7, figures, { size: 11, anchor: "start" })] : []),
     ];
   });
   return `${[
@@ -157,7 +94,7 @@ export function mapPicture(map: ExpertMap): string {
   ].join("\n")}\n`;
 }
 
-/** From a light blue to a dark one. */
+/** Light to dark blue. */
 function cellAt(x: number, y: number, [width, height]: readonly [number, number], share: number): string {
   const mix = (from: number, to: number): number => Math.round(from + (to - from) * share);
   const fill = `rgb(${mix(214, 8)},${mix(230, 48)},${mix(244, 107)})`;

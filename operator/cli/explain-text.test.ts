@@ -3,8 +3,9 @@ import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
+import { explain } from "../views/plan.ts";
 import { gather } from "./commands/plan-explain.ts";
-import { explain, renderExplained, renderLayer } from "./explain-text.ts";
+import { renderExplained, renderLayer } from "./explain-text.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const writer = { manager: "test" };

@@ -1,14 +1,12 @@
-// The text of what `enodia status` found: what is wrong, the worst first, each with why, what comes of it and the command to begin with;
-// then one line for each deployment and training job. Pure.
-import { labels } from "../../crds/common.ts";
-import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
-import type { Finding, Observed, Unread } from "./findings/finding.ts";
-import type { Judgement } from "./findings/index.ts";
-import { percent, plainLine, table } from "./table.ts";
-import { listed, wrapped } from "./words.ts";
+// The text of findings, the worst first, and a line for each deployment and training job. Pure.
+import { type DeploymentState, deploymentState } from "../views/deployment.ts";
+import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
+import type { Judgement } from "../views/findings/index.ts";
+import { listed, percent } from "../views/format.ts";
+import { type JobState, jobState } from "../views/job.ts";
+import { plainLine, table, wrapped } from "./table.ts";
 
-const words: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
+const names: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
 /** Unread things that are named one by one. */
 const unreadMax = 8;
 
@@ -22,11 +20,11 @@ export function findingsText({ findings, left }: Judgement, unread: readonly Unr
   return lines.join("\n");
 }
 
-/** Behind the words at the beginning of a line. */
+/** Of the lines of a finding. */
 const indent = { first: 10, others: 7 } as const;
 
 function findingLines({ severity, kind, namespace, name, what, why, effect, remedy }: Finding, columns: number): string[] {
-  const lines = [`${words[severity].padEnd(8)}  ${kind} ${namespace}/${name}: ${what}`, `  why  ${why}`];
+  const lines = [`${names[severity].padEnd(8)}  ${kind} ${namespace}/${name}: ${what}`, `  why  ${why}`];
   if (effect !== undefined) lines.push(`  so   ${effect}`);
   return [...lines, `  do   ${remedy}`].flatMap((line, i) => wrapped(plainLine(line), columns, i === 0 ? indent.first : indent.others));
 }
@@ -38,81 +36,58 @@ function unreadLines(unread: readonly Unread[]): string[] {
 
 /** A line for each deployment, and for each training job where there are some. */
 export function overviewText({ deployments, jobs }: Pick<Observed, "deployments" | "jobs">): string {
-  const parts: string[] = [];
-  if (deployments.length > 0) {
-    const header = ["NAMESPACE", "NAME", "STATUS", "RANKS", "GATEWAYS", "IMBALANCE", "BOUND", "EPOCH", "MODEL"];
-    parts.push(
-      table(
-        header,
-        underTheirOwners(deployments.map(({ deployment }) => deployment)).map((deployment) => deploymentRow(deployment).map(plainLine)),
-      ),
-    );
-  }
-  if (jobs.length > 0) {
-    const header = ["NAMESPACE", "TRAINING JOB", "STATUS", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA"];
-    parts.push(
-      table(
-        header,
-        jobs.map((job) => jobRow(job).map(plainLine)),
-      ),
-    );
-  }
-  return parts.join("\n\n");
-}
-
-const ownerOf = ({ metadata: { labels: marks } }: MoEDeployment): string | undefined => marks?.[labels.greenOf];
-
-/** Each green deployment behind the deployment for which it serves, where that is shown. */
-function underTheirOwners(deployments: readonly MoEDeployment[]): MoEDeployment[] {
-  const place = (one: MoEDeployment) =>
-    deployments.findIndex(({ metadata }) => metadata.namespace === one.metadata.namespace && metadata.name === ownerOf(one));
-  const rest = deployments.filter((one) => place(one) < 0);
-  return rest.flatMap((one) => [one, ...deployments.filter((other) => deployments[place(other)] === one)]);
-}
-
-function deploymentRow(deployment: MoEDeployment): string[] {
-  const { metadata, spec, status } = deployment;
-  const { gateway, placement } = status;
+  const states = deployments.map(({ deployment }) => deploymentState(deployment));
+  const head = ["NAMESPACE", "NAME", "STATUS", "RANKS", "GATEWAYS", "IMBALANCE", "BOUND", "EPOCH", "MODEL"];
+  const jobHead = ["NAMESPACE", "TRAINING JOB", "STATUS", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA"];
   return [
-    metadata.namespace,
-    ownerOf(deployment) === undefined ? metadata.name : `- ${metadata.name}, green deployment`,
-    stateOf(status),
-    `${status.availableReplicas ?? 0}/${spec.replicas}`,
-    gateway ? `${gateway.readyReplicas ?? 0}/${gateway.replicas ?? 0}` : "-",
-    percent(placement?.imbalancePercent),
-    percent(placement?.boundPercent),
-    String(placement?.epoch ?? "-"),
-    spec.model.uri,
-  ];
+    ...(states.length === 0 ? [] : [table(head, underTheirOwners(states).map(deploymentRow))]),
+    ...(jobs.length === 0
+      ? []
+      : [
+          table(
+            jobHead,
+            jobs.map((job) => jobRow(jobState(job))),
+          ),
+        ]),
+  ].join("\n\n");
 }
 
-/** In one word: what is under way, else how it stands. */
-function stateOf({ conditions }: MoEDeployment["status"]): string {
-  const condition = (type: string) => conditions?.find((one) => one.type === type);
-  const under = condition("Progressing");
-  if (under?.status === "True") return under.reason;
-  const ready = condition("Ready");
-  if (ready === undefined) return "NotObserved";
-  return ready.status === "True" ? "Serving" : ready.reason;
+/** Each green deployment behind the one for which it serves, where that is shown. */
+function underTheirOwners(states: readonly DeploymentState[]): DeploymentState[] {
+  const ownerOf = (one: DeploymentState) => states.find(({ namespace, name }) => namespace === one.namespace && name === one.owner);
+  const rest = states.filter((one) => ownerOf(one) === undefined);
+  return rest.flatMap((one) => [one, ...states.filter((other) => ownerOf(other) === one)]);
 }
 
-function jobRow({ metadata, spec, status }: MoETrainingJob): string[] {
-  const running = status.conditions?.find(({ type }) => type === "Running");
-  const over = status.conditions?.find(({ type, status: is }) => (type === "Complete" || type === "Failed") && is === "True");
+function deploymentRow({ namespace, name, owner, health, serving = 0, desired, gateways, placement, modelUri }: DeploymentState): string[] {
+  const { imbalancePercent, boundPercent, epoch } = placement;
   return [
-    metadata.namespace,
-    metadata.name,
-    over?.type ?? running?.reason ?? "NotObserved",
-    `${status.step ?? 0}/${spec.steps}`,
-    status.progress ?? "-",
-    status.loss ?? "-",
-    String(status.tokensPerSecond ?? "-"),
-    `${status.readyReplicas ?? 0}/${spec.replicas}`,
-    status.eta ?? "-",
-  ];
+    namespace,
+    owner === undefined ? name : `- ${name}, green deployment`,
+    health.mark === "well" ? "Serving" : health.reason,
+    `${serving}/${desired}`,
+    gateways,
+    percent(imbalancePercent),
+    percent(boundPercent),
+    String(epoch ?? "-"),
+    modelUri,
+  ].map(plainLine);
 }
 
-/** What there is, in words: for a namespace with nothing in it too. */
+const jobRow = ({ namespace, name, state, step = 0, steps, progress = "-", loss = "-", ...job }: JobState): string[] =>
+  [
+    namespace,
+    name,
+    state,
+    `${step}/${steps}`,
+    progress,
+    loss,
+    String(job.tokensPerSecond ?? "-"),
+    `${job.ready}/${job.desired}`,
+    job.eta ?? "-",
+  ].map(plainLine);
+
+/** What there is: for a namespace with nothing in it too. */
 export function countText({ deployments, jobs, pods }: Pick<Observed, "deployments" | "jobs" | "pods">, where: string): string {
   const counted = [`${deployments.length} deployments`, `${jobs.length} training jobs`, `${pods.length} pods`];
   return `${listed(counted, counted.length)} in ${where}`;

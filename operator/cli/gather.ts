@@ -1,15 +1,14 @@
-// The shell of `enodia status`: reads what is there of deployments and training jobs, of one namespace or all. Changes nothing. What may
-// not be read, or cannot be parsed, is said instead of being left out.
+// The reads of `enodia status`. What cannot be read or parsed is named instead of being left out.
 import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
-import type { Observed, SeenDeployment, Unread, WarningEvent } from "./findings/finding.ts";
+import type { Transport } from "../kube/transport.ts";
+import type { Observed, SeenDeployment, Unread, WarningEvent } from "../views/findings/finding.ts";
+import { type ContainerFacts, type PodFacts, podFactsOf } from "../views/pods.ts";
 import type { ClusterAccess } from "./kube.ts";
-import { withLastWords } from "./last-words.ts";
-import { podFactsOf } from "./pod-facts.ts";
 
 /** Warnings are read in pages of 500, and no more pages than these. */
 const eventPagesMax = 4;
@@ -22,12 +21,11 @@ export interface Scope {
   readonly name: string | undefined;
 }
 
-/** What was seen, and the pods as the API server has them, for who asks nodes about them. */
 export interface Gathered extends Observed {
-  readonly workers: readonly KubeObject[];
+  readonly workers: readonly PodFacts[];
 }
 
-/** Throws AppError `NotFound` where the one that is named is not there, or the API has no such kinds. */
+/** Throws AppError `NotFound` without the named deployment, or without the CRDs. */
 export async function gather(cluster: ClusterAccess, scope: Scope): Promise<Gathered> {
   const unread: Unread[] = [];
   const read = reader(cluster, scope, unread);
@@ -43,10 +41,10 @@ export async function gather(cluster: ClusterAccess, scope: Scope): Promise<Gath
     now: new Date(),
     deployments: seen,
     jobs: jobs.flatMap((object) => parsed(object, parseMoETrainingJob, unread)),
-    pods: await withLastWords(cluster.transport, facts),
+    pods: await withExitMessages(cluster.transport, facts),
     events,
     unread: distinct(unread),
-    workers: pods.filter(({ metadata }) => metadata.labels?.[labels.component] === "worker"),
+    workers: facts.filter(({ component }) => component === "worker"),
   };
 }
 
@@ -102,7 +100,7 @@ function seenOf(object: KubeObject, deployment: MoEDeployment, placement: SeenDe
 
 const managedSchema = z.array(z.object({ time: z.string().optional(), subresource: z.string().default("") }));
 
-/** The time of the newest write that was none of the status; of the creation where none is known. */
+/** The time of the newest write outside of the status, else of the creation. */
 function changedAt({ metadata }: KubeObject): Date | undefined {
   const entries = managedSchema.safeParse(metadata.managedFields ?? []).data ?? [];
   const times = entries.flatMap(({ time, subresource }) => (time !== undefined && subresource !== "status" ? [time] : []));
@@ -169,3 +167,39 @@ function warningOf(item: unknown): WarningEvent[] {
 }
 
 const distinct = (unread: readonly Unread[]): Unread[] => [...new Map(unread.map((one) => [`${one.what} ${one.why}`, one])).values()];
+
+/** Pods of one look that are asked; their like say the same. */
+const podsMax = 8;
+/** Lines and bytes of a log's end. */
+const linesMax = 3;
+const bytesMax = 16_384;
+const answerMsMax = 3_000;
+/** A kubelet answers with this text, and no error, once the log of an ended container is gone. */
+const goneLog = "unable to retrieve container logs for ";
+
+const isSilent = ({ ended }: ContainerFacts): boolean => ended !== undefined && ended.exitCode !== 0 && ended.message === "";
+
+/** The pods with the exit messages that can be read. */
+export async function withExitMessages(transport: Pick<Transport, "request">, pods: readonly PodFacts[]): Promise<PodFacts[]> {
+  const silent = new Set(pods.filter(({ containers }) => containers.some(isSilent)).slice(0, podsMax));
+  return Promise.all(
+    pods.map(async (pod) => {
+      if (!silent.has(pod)) return pod;
+      const containers = await Promise.all(pod.containers.map((container) => withMessage(transport, pod, container)));
+      return { ...pod, containers };
+    }),
+  );
+}
+
+async function withMessage(transport: Pick<Transport, "request">, pod: PodFacts, container: ContainerFacts): Promise<ContainerFacts> {
+  const { ended, name } = container;
+  if (!ended || !isSilent(container)) return container;
+  const query = new URLSearchParams({ container: name, previous: "true", tailLines: String(linesMax), limitBytes: String(bytesMax) });
+  const path = `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/pods/${encodeURIComponent(pod.name)}/log?${query}`;
+  try {
+    const message = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(answerMsMax) });
+    return message.startsWith(goneLog) ? container : { ...container, ended: { ...ended, message } };
+  } catch {
+    return container; // the finding tells its exit code, and the command that shows the log
+  }
+}

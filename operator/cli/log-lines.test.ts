@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createLog } from "../../runtime/observe/log.ts";
-import { byTime, concerns, isWanted, lineCharsMax, lineText, parseLine } from "./log-lines.ts";
+import { byTime, concerns, lineCharsMax, lineText, matches, parseLine } from "./log-lines.ts";
 import { subjectOf } from "./log-subject.ts";
 
 const at = "2026-03-01T10:00:00.123456789Z";
@@ -41,12 +41,12 @@ test("logs: a line is bounded, and one without a time is none", () => {
   assert.equal(parseLine("gw-0", "x"), undefined);
 });
 
-test("logs: what is wanted: by request, wherever its id stands, and by level", () => {
+test("logs: what is filter: by request, wherever its id stands, and by level", () => {
   const line = parsed(logged({ requestId: "r-1" }, "x"));
-  assert.ok(isWanted(line, { request: "r-1" }) && !isWanted(line, { request: "r-2" }));
-  assert.ok(isWanted(parsed(`${at} crash in r-1`), { request: "r-1" }));
-  assert.ok(isWanted(line, { level: "warn" }) && !isWanted(line, { level: "error" }));
-  assert.ok(!isWanted(parsed(`${at} plain`), { level: "debug" }) && isWanted(parsed(`${at} plain`), {}));
+  assert.ok(matches(line, { request: "r-1" }) && !matches(line, { request: "r-2" }));
+  assert.ok(matches(parsed(`${at} crash in r-1`), { request: "r-1" }));
+  assert.ok(matches(line, { level: "warn" }) && !matches(line, { level: "error" }));
+  assert.ok(!matches(parsed(`${at} plain`), { level: "debug" }) && matches(parsed(`${at} plain`), {}));
 });
 
 test("logs: of the operator's lines those of another deployment are left out", () => {

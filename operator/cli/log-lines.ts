@@ -1,12 +1,11 @@
-// Lines of logs as the kubelet hands them out: our processes write one JSON object a line, other programs write what they like. Parsed,
-// chosen and told in one form, each bounded in length. Pure.
+// Lines of logs: our processes write one JSON object a line, other programs write what they like. Pure.
 import type { Subject } from "./log-subject.ts";
 import { plainLine } from "./table.ts";
 
 /** More of a line is cut: the process that wrote it is at fault. */
 export const lineCharsMax = 16_384;
-/** Fields that stand in the columns of a told line, or say the same as these. */
-const told = ["time", "level", "name", "message", "rank", "replica", "err"];
+/** Fields that stand in columns of a printed line. */
+const inColumns = ["time", "level", "name", "message", "rank", "replica", "err"];
 const fieldCharsMax = 200;
 
 export const logLevels = ["debug", "info", "warn", "error", "fatal"] as const;
@@ -45,20 +44,20 @@ function objectIn(text: string): Readonly<Record<string, unknown>> | undefined {
   }
 }
 
-export interface Wanted {
+export interface LineFilter {
   /** Only lines of this request. */
   readonly request?: string | undefined;
   /** Lines of this level and above. A line without one is shown where everything is. */
   readonly level?: Level | undefined;
 }
 
-export function isWanted({ level, fields, text }: LogLine, wanted: Wanted): boolean {
-  if (wanted.request !== undefined && fields.requestId !== wanted.request && !text.includes(wanted.request)) return false;
-  if (wanted.level === undefined) return true;
-  return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(wanted.level);
+export function matches({ level, fields, text }: LogLine, filter: LineFilter): boolean {
+  if (filter.request !== undefined && fields.requestId !== filter.request && !text.includes(filter.request)) return false;
+  if (filter.level === undefined) return true;
+  return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(filter.level);
 }
 
-/** True of a line of the operator that is about this deployment or job, or about none at all. */
+/** True of the operator's lines about this object, or about none. */
 export function concerns({ fields }: LogLine, namespace: string, { name, kind, controller }: Subject): boolean {
   const { key, deployment } = fields;
   if (typeof fields.controller === "string" && fields.controller !== controller) return false;
@@ -70,9 +69,9 @@ export function concerns({ fields }: LogLine, namespace: string, { name, kind, c
 export function lineText({ at, source, level, text, fields }: LogLine, sourceWidth: number): string {
   const time = /T([\d:]{8})(\.\d{1,3})?/.exec(at);
   const clock = time ? `${time[1]}${(time[2] ?? ".").padEnd(4, "0")}` : at;
-  const rest = Object.entries(fields).flatMap(([name, value]) => (told.includes(name) ? [] : [`${name}=${valueText(value)}`]));
-  const words = [clock, (level ?? "").toUpperCase().padEnd(5), source.padEnd(sourceWidth), text, rest.join(" "), errorText(fields.err)];
-  return plainLine(words.filter((word, i) => i < 3 || word !== "").join("  "));
+  const rest = Object.entries(fields).flatMap(([name, value]) => (inColumns.includes(name) ? [] : [`${name}=${valueText(value)}`]));
+  const parts = [clock, (level ?? "").toUpperCase().padEnd(5), source.padEnd(sourceWidth), text, rest.join(" "), errorText(fields.err)];
+  return plainLine(parts.filter((word, i) => i < 3 || word !== "").join("  "));
 }
 
 function valueText(value: unknown): string {
@@ -82,12 +81,12 @@ function valueText(value: unknown): string {
 
 /** An error and what it came from, without stacks. */
 function errorText(caught: unknown): string {
-  const words: string[] = [];
-  for (let error = caught as { message?: unknown; cause?: unknown } | undefined; error?.message !== undefined && words.length < 4; ) {
-    words.push(String(error.message));
+  const parts: string[] = [];
+  for (let error = caught as { message?: unknown; cause?: unknown } | undefined; error?.message !== undefined && parts.length < 4; ) {
+    parts.push(String(error.message));
     error = error.cause as typeof error;
   }
-  return words.length === 0 ? "" : `error: ${words.join(" <- ")}`;
+  return parts.length === 0 ? "" : `error: ${parts.join(" <- ")}`;
 }
 
 export const byTime = (a: LogLine, b: LogLine): number => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0);

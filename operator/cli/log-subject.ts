@@ -1,12 +1,11 @@
-// The objects that logs and bundle tell of: a MoEDeployment by its name, or a MoETrainingJob as job/NAME. All in which the two differ
-// stands here, once. Pure.
+// What logs and bundle are about: a MoEDeployment by its name, or a MoETrainingJob as job/NAME. Pure.
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
 import { weightServerComponent } from "../../crds/weight-server.ts";
 import type { NamedKind } from "./command.ts";
 
 interface SubjectKind {
-  /** Of its objects, in the table of operator/kube/kube.ts. */
+  /** In the table of operator/kube/kube.ts. */
   readonly resource: NamedKind;
   readonly kind: "MoEDeployment" | "MoETrainingJob";
   /** Label that its pods have its name in. */
@@ -42,7 +41,7 @@ export const subjects = {
   },
 } as const satisfies Readonly<Record<string, SubjectKind>>;
 
-/** Of NAME, or job/NAME. */
+/** Parses NAME or job/NAME. */
 export function subjectOf(word: string): Subject {
   const [, isJob, name = ""] = /^(job\/)?([^/]+)$/.exec(word) ?? [];
   if (name === "")

@@ -13,7 +13,7 @@ const [{ AppError }, { showsTraces }, { execute, misuse }, { enodia }] = await P
 
 /** The oldest Node that runs this; a checkout brings its own (bootstrap.mjs). */
 const nodeMajor = 24;
-/** kubectl asks the program of this name for the words that may come next in `kubectl enodia ...`. */
+/** kubectl completes `kubectl enodia ...` by the program of this name. */
 const completionName = "kubectl_complete-enodia";
 /** Codes of errors that are about the command line. */
 const usageCodes = ["Usage", "BadOption", "InvalidOption"];

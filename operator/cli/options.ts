@@ -24,20 +24,20 @@ const refused = (message: string): AppError => new AppError(message, { code: "In
 
 export const whole =
   (min: number, max: number) =>
-  (given: string): number => {
-    const value = Number(given);
-    if (/^\d+$/.test(given) && value >= min && value <= max) return value;
+  (text: string): number => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value;
     throw refused(`it must be a whole number from ${min} to ${max}`);
   };
 
-export function number(given: string): number {
-  const value = Number(given);
-  if (given.trim() !== "" && Number.isFinite(value)) return value;
+export function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && Number.isFinite(value)) return value;
   throw refused("it must be a number");
 }
 
-export function positives(given: string): readonly number[] {
-  const values = given.split(",").map((cell) => Number(cell.trim() === "" ? Number.NaN : cell));
+export function positives(text: string): readonly number[] {
+  const values = text.split(",").map((cell) => Number(cell.trim() === "" ? Number.NaN : cell));
   if (values.every((one) => Number.isFinite(one) && one > 0)) return values;
   throw refused("it must be a list of numbers above 0, like 1,0.8,0.6");
 }
@@ -45,9 +45,9 @@ export function positives(given: string): readonly number[] {
 /** Names of a list, with commas between them, in the order given. */
 export const namesOf =
   <N extends string>(known: readonly N[]) =>
-  (given: string): readonly N[] => {
-    const asked = given.split(",").map((one) => one.trim());
-    const unknown = asked.filter((one) => !known.some((name) => name === one));
-    if (unknown.length === 0) return asked as N[];
+  (text: string): readonly N[] => {
+    const names = text.split(",").map((one) => one.trim());
+    const unknown = names.filter((one) => !known.some((name) => name === one));
+    if (unknown.length === 0) return names as N[];
     throw refused(`${unknown.slice(0, 3).join(", ")}: it must be of ${known.join(", ")}`);
   };

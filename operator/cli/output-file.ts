@@ -1,11 +1,10 @@
-// Files that commands write: a new one, or in the place of an earlier output of the same kind. Whatever else lies at the path stays, the
-// file that the command reads among it.
+// Files that commands write: new ones, or in the place of an earlier output of the same kind. DECISIONS.md 7.
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { gunzipSync, constants as zlib } from "node:zlib";
 import { AppError } from "../../crds/common.ts";
 
-/** So much of a file is looked at to tell its kind. */
+/** Bytes that tell the kind of a file. */
 const headBytes = 64 * 1024;
 
 export interface OutputFile {
@@ -17,11 +16,11 @@ export interface OutputFile {
   isOurs(head: Buffer): boolean;
   /** False: a file of the same kind stays too. */
   readonly overwrite: boolean;
-  /** Of a new file; without it the usual one, as the umask leaves it. */
+  /** The mode of a new file. */
   readonly mode?: number;
 }
 
-/** A trace is a recording that cannot be made again: it is replaced only when the user says so. */
+/** A recording cannot be made again. */
 export const traceOutput = (path: string, overwrite = false): OutputFile => ({
   path,
   option: "--out",
@@ -54,7 +53,7 @@ async function headOf(path: string): Promise<Buffer> {
 /** Pipes and terminals keep nothing that could be lost. */
 const keepsNothing = (info: Stats): boolean => info.isFIFO() || info.isCharacterDevice();
 
-/** True when something is there that the output may replace; throws AppError `NotReplaceable` or `AlreadyExists` when it may not. */
+/** True when there is a file that may be replaced. Throws AppError `NotReplaceable` or `AlreadyExists`. */
 export async function checkOutput({ path, option, kind, isOurs, overwrite }: OutputFile): Promise<boolean> {
   const info = await stat(path).catch(() => undefined);
   if (!info) return false;

@@ -1,25 +1,24 @@
-// The logs of pods through the API server: which container of which pod, the request, and the streams of several pods merged by time.
-// Bounded: so many pods, lines and lines that wait for others. Changes nothing.
+// The logs of pods through the API server, of several pods merged by time. Pods, lines and characters have bounds.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
 import { weightServerComponent } from "../../crds/weight-server.ts";
 import { resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
+import { podFactsOf } from "../views/pods.ts";
 import { findOperators } from "./doctor/operator.ts";
 import type { ClusterAccess } from "./kube.ts";
 import { byTime, type LogLine, lineCharsMax, parseLine } from "./log-lines.ts";
 import type { Subject } from "./log-subject.ts";
-import { podFactsOf } from "./pod-facts.ts";
 
 /** Streams that are open at a time. */
 export const podsMax = 64;
-/** Lines of all pods that are read at once, and their characters; each pod has its part of them. */
+/** Lines and characters of all pods together, in equal parts. */
 const linesMax = 50_000;
 const charsMax = 128 * 1024 * 1024;
 /** Lines that wait for others while logs are followed. */
-const heldMax = 5_000;
-/** Lines of a stream that goes on wait so long for earlier ones of other pods. */
+const waitingMax = 5_000;
+/** Followed lines wait so long for earlier ones of other pods. */
 const holdMs = 500;
 /** A container that ended, or began, is looked at again after this. */
 const againMs = 2_000;
@@ -40,7 +39,7 @@ const containers: Readonly<Record<string, string>> = {
   training: "runtime",
 };
 
-/** The pods of a deployment or job, gateways first, and those of the operator where they may be seen. */
+/** The pods of the object, gateways first, and the operator's where the user may see them. */
 export async function sourcesOf(
   { kube }: Pick<ClusterAccess, "kube">,
   { namespace, subject }: { readonly namespace: string; readonly subject: Subject },
@@ -78,7 +77,7 @@ export interface Reading {
   /** Newest lines of each pod. */
   readonly tail: number;
   readonly sinceSeconds?: number | undefined;
-  /** Of the process before, where a container was restarted. */
+  /** The process before the last restart. */
   readonly previous?: boolean;
 }
 
@@ -101,7 +100,7 @@ export function whyNot(caught: unknown): string {
 }
 
 export interface ReadLogs {
-  /** By time. */
+  /** Sorted by time. */
   readonly lines: readonly LogLine[];
   /** Pods that have none to give, with the reason. */
   readonly without: readonly { readonly pod: string; readonly why: string }[];
@@ -115,15 +114,15 @@ export async function podLogLines(
   chars: number,
 ): Promise<string[]> {
   const lines: string[] = [];
-  let kept = 0;
+  let total = 0;
   let first = 0;
   const path = logPath(source, queryOf({ ...reading, tail: Math.min(reading.tail, linesMax) }));
   for await (const line of transport.stream({ method: "GET", path })) {
     const cut = line.slice(0, lineCharsMax);
     lines.push(cut);
-    kept += cut.length;
-    for (; kept > chars && first < lines.length; first += 1) {
-      kept -= lines[first]?.length ?? 0;
+    total += cut.length;
+    for (; total > chars && first < lines.length; first += 1) {
+      total -= lines[first]?.length ?? 0;
       lines[first] = "";
     }
   }
@@ -151,13 +150,13 @@ export async function readLogs(transport: Pick<Transport, "stream">, sources: re
   return { lines: lines.sort(byTime), without };
 }
 
-/** Tells lines as they come, until the signal is set: those of pods that come later too, and a container's after its restart. */
+/** Prints lines as they come until the signal is set, also of later pods and after restarts. */
 export async function followLogs(
   transport: Pick<Transport, "stream">,
   find: () => Promise<readonly LogSource[]>,
   { reading, tell, signal }: { readonly reading: Reading; readonly tell: (lines: LogLine[]) => void; readonly signal: AbortSignal },
 ): Promise<void> {
-  const held: LogLine[] = [];
+  const waiting: LogLine[] = [];
   const open = new Set<string>();
   /** The time of the last line of each pod: where its next stream begins. */
   const last = new Map<string, string>();
@@ -169,8 +168,8 @@ export async function followLogs(
         const parsed = parseLine(source.pod, line);
         if (!parsed || parsed.at <= (last.get(source.pod) ?? "")) continue;
         last.set(source.pod, parsed.at);
-        held.push(parsed);
-        if (held.length > heldMax) tell(held.splice(0).sort(byTime));
+        waiting.push(parsed);
+        if (waiting.length > waitingMax) tell(waiting.splice(0).sort(byTime));
       }
     } catch {
       // It is not there yet, or has ended: the next look finds out.
@@ -192,7 +191,7 @@ export async function followLogs(
       }
     }
     await sleep(holdMs, undefined, { signal }).catch(() => undefined);
-    tell(held.splice(0).sort(byTime));
+    tell(waiting.splice(0).sort(byTime));
   }
   await Promise.all(streams);
 }

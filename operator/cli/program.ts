@@ -1,5 +1,4 @@
-// Commander's tree of the commands, as far as a line needs it: only the declaration that the line names is loaded. Help, errors and
-// completion come from this tree.
+// Commander's tree of the commands, from which help, errors and completion come. DECISIONS.md 1 and 2.
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { AppError } from "../../crds/common.ts";
 import packageJson from "../../package.json" with { type: "json" };
@@ -57,10 +56,10 @@ function declare(to: Command, declaration: Declaration, done: (code: number) => 
   for (const { form, about } of declaration.arguments ?? []) to.addArgument(new Argument(form, about));
   for (const [key, option] of entries) to.addOption(optionOf(key, option));
   if (declaration.notes !== undefined) to.addHelpText("after", `\n${declaration.notes}`);
-  to.action(async (...given: unknown[]) => {
-    const values = given[to.registeredArguments.length] as Record<string, unknown>;
+  to.action(async (...received: unknown[]) => {
+    const values = received[to.registeredArguments.length] as Record<string, unknown>;
     const all = Object.fromEntries(entries.map(([key, { fallback }]) => [key, values[key] ?? fallback]));
-    const args = given.slice(0, to.registeredArguments.length) as never[];
+    const args = received.slice(0, to.registeredArguments.length) as never[];
     done(await declaration.action(all, ...args));
   });
 }
@@ -93,9 +92,9 @@ function withoutHelpCommand(line: readonly string[], entries: Entries): readonly
   return commands ? [name, ...withoutHelpCommand(rest, commands)] : line;
 }
 
-/** Runs the line and returns its exit code. Throws AppError `Usage`, with a remedy, for a line that is not understood. */
-export async function execute(root: Entry, asked: readonly string[]): Promise<number> {
-  const line = withoutHelpCommand(asked, root.commands ?? {});
+/** Returns the exit code. Throws AppError `Usage`, with a remedy, for a line that is not understood. */
+export async function execute(root: Entry, typed: readonly string[]): Promise<number> {
+  const line = withoutHelpCommand(typed, root.commands ?? {});
   const tree = await grow(root, line);
   try {
     await tree.root.parseAsync(line, { from: "user" });

@@ -1,5 +1,4 @@
-// `enodia model push`: a store into a PersistentVolumeClaim by kubectl, and the MoEDeployment that serves it. What is asked of kubectl, and
-// what the deployment says, are planned here, purely; the command runs them (commands/model.ts).
+// The steps of `enodia model push` for kubectl, and the MoEDeployment that serves the store. Pure.
 import { basename } from "node:path";
 import { AppError } from "../../crds/common.ts";
 
@@ -31,12 +30,12 @@ export interface KubectlStep {
   readonly input?: string;
   /** It is left out where this call succeeds. */
   readonly unless?: readonly string[];
-  /** Made at the end, whatever became of later steps, if this one was made: what was there before stays. */
+  /** Runs at the end if this step was made. */
   readonly undo?: Pick<KubectlStep, "say" | "argv">;
 }
 
 const mebi = 2 ** 20;
-/** Room in a claim beside the model's files, and in a rank's memory beside its share of the experts. */
+/** Spare part of a claim, and of a rank's memory. */
 const spare = 1.1;
 const mebibytes = (bytes: number): string => `${Math.max(1, Math.ceil((bytes * spare) / mebi))}Mi`;
 
@@ -114,7 +113,7 @@ export function pushSteps(options: PushOptions, sizes: StoreSizes): readonly Kub
   ];
 }
 
-/** The deployment, as YAML. Each rank holds its share of the experts and a place for one more. */
+/** The deployment as YAML: each rank has its part of the experts and a slot for one more. */
 export function deploymentText({ dir, claim, replicas }: PushOptions, { codec, expertBytes, largestExpertBytes }: StoreSizes): string {
   const memory = expertBytes / replicas + 2 * largestExpertBytes;
   const experts = expertBytes > 0 ? `  experts:\n    memoryPerRank: ${mebibytes(memory)}\n` : "";

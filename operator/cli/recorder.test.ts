@@ -23,18 +23,18 @@ function report(recorder: Recorder, change: Partial<LoadWindow> = {}): void {
   recorder.receive(load({ ...change, ...idle, seq: seq + 1, phase: "prefill" }));
 }
 const serving = (...ranks: number[]): Member[] => ranks.map((rank) => ({ rank, bootId: "b", serves: true }));
-const kept = (selections: number) => ({ kept: true, selections, missing: [], unknown: [] });
-const leftOut = (missing: number[], unknown: number[] = []) => ({ kept: false, selections: 0, missing, unknown });
+const counted = (selections: number) => ({ counted: true, selections, missing: [], unknown: [] });
+const leftOut = (missing: number[], unknown: number[] = []) => ({ counted: false, selections: 0, missing, unknown });
 
 test("a trace has what all ranks and both phases routed, window by window, and may be read again", async () => {
   const recorder = recorderOf("u", undefined);
   recorder.receive(load());
   recorder.receive(load({ seq: 2, phase: "prefill" }));
   report(recorder, { rank: 1 });
-  assert.deepEqual(recorder.close(serving(0, 1)), kept(30));
+  assert.deepEqual(recorder.close(serving(0, 1)), counted(30));
   report(recorder, { seq: 2 });
   report(recorder, { rank: 1, seq: 2 });
-  assert.deepEqual(recorder.close(serving(0, 1)), kept(20));
+  assert.deepEqual(recorder.close(serving(0, 1)), counted(20));
   const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
   assert.deepEqual([read.name, read.windows, read.layers, read.experts], ["t", 2, 2, 2]);
   assert.deepEqual([...read.counts], [3, 6, 9, 12, 2, 4, 6, 8]);
@@ -62,7 +62,7 @@ test("a window in which a rank said nothing, or of one phase only, is left out, 
   assert.deepEqual(recorder.close([]), leftOut([]), "nobody serves");
   report(recorder, { seq: 3 });
   report(recorder, { rank: 1, seq: 3, ...idle });
-  assert.deepEqual(recorder.close(serving(0, 1)), kept(10), "a rank without traffic says so");
+  assert.deepEqual(recorder.close(serving(0, 1)), counted(10), "a rank without traffic says so");
   const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
   assert.deepEqual([read.name, [...read.counts]], ["t (4 of 5 windows left out: not every rank reported)", [1, 2, 3, 4]]);
 });
@@ -73,7 +73,7 @@ test("a process that the plan does not name is refused: an old boot counts nothi
   assert.deepEqual(recorder.close(serving(0)), leftOut([0]));
   report(recorder, { bootId: "old", seq: 2 });
   report(recorder, { seq: 1 });
-  assert.deepEqual(recorder.close(serving(0)), kept(10));
+  assert.deepEqual(recorder.close(serving(0)), counted(10));
   assert.deepEqual([recorder.messages, recorder.refused], [2, 4]);
 });
 
@@ -84,7 +84,7 @@ test("tokens of a rank that nobody knows yet make a window incomplete, a rank th
   assert.deepEqual(recorder.close(serving(0)), leftOut([], [7]));
   report(recorder, { seq: 2 });
   report(recorder, { rank: 7, seq: 2, ...idle });
-  assert.deepEqual(recorder.close([...serving(0), { rank: 1, bootId: "b", serves: false }]), kept(10));
+  assert.deepEqual(recorder.close([...serving(0), { rank: 1, bootId: "b", serves: false }]), counted(10));
 });
 
 test("ranks that are active or drain have to report, others may", () => {
@@ -114,7 +114,7 @@ for (const [name, bytes] of Object.entries(refused)) {
     const recorder = recorderOf("u", "decode");
     recorder.receive(load());
     recorder.receive(bytes);
-    assert.deepEqual(recorder.close(serving(0)), kept(10));
+    assert.deepEqual(recorder.close(serving(0)), counted(10));
     assert.deepEqual([recorder.messages, recorder.refused], [1, 1]);
   });
 }
@@ -124,7 +124,7 @@ test("one phase alone is recorded when asked for", () => {
   recorder.receive(load());
   assert.deepEqual(recorder.close(serving(0)), leftOut([0]));
   recorder.receive(load({ seq: 2, phase: "prefill" }));
-  assert.deepEqual(recorder.close(serving(0)), kept(10));
+  assert.deepEqual(recorder.close(serving(0)), counted(10));
 });
 
 test("recording listens to the subject for so many windows, asks at the end of each who had to report, and lets go of it", async () => {

@@ -1,7 +1,5 @@
-// Load messages of all ranks to a trace: counts per window, and where tokens went from layer to layer if workers say so. A window
-// counts only when every rank that serves has reported in it, by the process that the ExpertPlacement names: missing is not zero.
-// Messages that no key of the deployment has signed, of another deployment or shape, of other processes, and ones out of order, are
-// refused and counted. Knows no time and no network.
+// Load messages of all ranks become a trace. A window counts only when every rank that serves has reported in it; messages that are
+// unsigned, foreign or out of order are counted as refused. Pure.
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import { decodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases } from "../../crds/telemetry.ts";
@@ -18,14 +16,14 @@ export interface Member {
   readonly serves: boolean;
 }
 
-/** Ranks that the operator had a word with: those that join do not route tokens yet, lost ones no more. */
+/** Ranks that serve; those that join do not route tokens yet. */
 export function membersOf(status: ExpertPlacementStatus): Member[] {
   return (status.ranks ?? []).flatMap(({ rank, bootId, state }) =>
     bootId === undefined ? [] : [{ rank, bootId, serves: state === "active" || state === "draining" }],
   );
 }
 
-/** The experts of each layer: load messages tell only the most of any, the plan has a row for each that there is. */
+/** The experts of each layer, by the plan. */
 export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertGrid {
   const ordered = layers.toSorted((a, b) => a.layer - b.layer);
   return gridOf(ordered.map(({ layer, hosts, weights }) => decodeLayer(hosts, weights, `spec.layers[${layer}]`).hosts.length));
@@ -33,7 +31,7 @@ export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertG
 
 /** A window at its end. */
 export interface Closed {
-  readonly kept: boolean;
+  readonly counted: boolean;
   readonly selections: number;
   /** Ranks that serve and did not report. */
   readonly missing: readonly number[];
@@ -63,10 +61,10 @@ export class Recorder {
   readonly #open = new Map<string, Report>();
   readonly #closed: Uint32Array[] = [];
   readonly #keys: () => TelemetryKeys;
-  /** By rank and boot: NATS may deliver twice around a reconnect. */
+  /** Keyed by rank and boot: NATS may deliver twice around a reconnect. */
   readonly #orders = new Map<string, MessageOrder>();
 
-  /** `phase`: only that one is recorded; undefined = both, added up. `keys`: those that stand now. */
+  /** `phase` undefined: both, added up. `keys`: the current ones. */
   constructor(deploymentUid: string, phase: Phase | undefined, keys: () => TelemetryKeys) {
     this.#uid = deploymentUid;
     this.#keys = keys;
@@ -123,7 +121,7 @@ export class Recorder {
     return order.take(load) === undefined;
   }
 
-  /** Ends the window. It is kept when all members that serve have reported, and nobody else had tokens to route. */
+  /** Ends the window. It counts when all members that serve, and no others, have reported. */
   close(members: readonly Member[]): Closed {
     const reports = [...this.#open.values()];
     this.#open.clear();
@@ -134,10 +132,10 @@ export class Recorder {
     const ranks = new Set(members.map(({ rank }) => rank));
     const unknown = reports.filter(({ rank, routed }) => !ranks.has(rank) && routed.some((count) => count > 0)).map(({ rank }) => rank);
     this.refused += reports.filter((report) => !own(report)).reduce((sum, { messages }) => sum + messages, 0);
-    const kept = members.some(({ serves }) => serves) && missing.length === 0 && unknown.length === 0;
-    const selections = kept ? this.#keep(reported) : 0;
-    if (!kept) this.dropped++;
-    return { kept, selections, missing, unknown };
+    const counted = members.some(({ serves }) => serves) && missing.length === 0 && unknown.length === 0;
+    const selections = counted ? this.#keep(reported) : 0;
+    if (!counted) this.dropped++;
+    return { counted, selections, missing, unknown };
   }
 
   #keep(reports: readonly Report[]): number {

@@ -1,12 +1,10 @@
-// The allow-lists of a support archive: of each object only the fields that are named here leave the cluster, and of a log line only our
-// processes' own, since whoever wrote an environment, an annotation or a sidecar may have put a secret into it. Free texts that stay, such
-// as messages, lose what looks like a credential. Pure.
+// The allow-lists of a support archive. Texts that stay lose what looks like a credential. DECISIONS.md 8. Pure.
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import { gatewayProcess, workerLifetime, workerProcess } from "../../crds/process.ts";
 import { checkerProcess, trainerProcess } from "../../crds/training-process.ts";
 
-/** true: the value with all that is below it. A function: what it makes of the value. Else: these fields of it, "*" for any. */
+/** true: the whole value. A function: what it makes of the value. Else: these fields, "*" for any. */
 type Allow = true | ((value: unknown) => unknown) | { readonly [field: string]: Allow };
 
 const leftOut = "[left out]";
@@ -14,19 +12,19 @@ const leftOut = "[left out]";
 type Tree = Readonly<Record<string, unknown>>;
 const isTree = (value: unknown): value is Tree => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** What of `value` is allowed; undefined where nothing is. Of a list, each entry is held to the same. */
-function kept(value: unknown, allow: Allow): unknown {
+/** The allowed part of `value`; undefined where nothing is. */
+function pick(value: unknown, allow: Allow): unknown {
   if (typeof allow === "function") return allow(value);
-  if (Array.isArray(value)) return value.map((entry) => kept(entry, allow));
+  if (Array.isArray(value)) return value.map((entry) => pick(entry, allow));
   if (!isTree(value)) return allow === true ? scrubbed(value) : undefined;
   const entries = Object.entries(value).flatMap(([key, inner]) => {
     const rule = allow === true ? true : Object.hasOwn(allow, key) ? allow[key] : allow["*"];
-    return rule === undefined ? [] : [[key, kept(inner, rule)] as const];
+    return rule === undefined ? [] : [[key, pick(inner, rule)] as const];
   });
   return Object.fromEntries(entries);
 }
 
-/** Credentials as they stand in texts: in an address, behind a name or a scheme, as PEM, as a JSON Web Token. */
+/** Credentials in texts: in an address, behind a name or a scheme, as PEM, as a JSON Web Token. */
 const credentials: readonly (readonly [RegExp, string])[] = [
   [/([a-z][a-z0-9+.-]{0,31}:\/\/)[^\s/"']+@/gi, `$1${leftOut}@`], // to the last @, since passwords may have some
   [/-----BEGIN [A-Z ]+-----[\s\S]*?(?:-----END [A-Z ]+-----|$)/g, leftOut],
@@ -82,12 +80,12 @@ function environment(value: unknown): unknown {
   if (!Array.isArray(value)) return undefined;
   return value.filter(isTree).map(({ name, value: text, valueFrom }) => {
     const known = variables.has(String(name));
-    if (text === undefined) return { name, valueFrom: kept(valueFrom, { fieldRef: true, secretKeyRef: true, configMapKeyRef: true }) };
+    if (text === undefined) return { name, valueFrom: pick(valueFrom, { fieldRef: true, secretKeyRef: true, configMapKeyRef: true }) };
     return { name, value: known ? origin(String(text)) : leftOut };
   });
 }
 
-/** Of an address no more than where it leads. */
+/** An address without user, query and fragment. */
 function origin(text: string): string {
   return URL.canParse(text) && text.includes("://") ? `${new URL(text).protocol}//${new URL(text).host}` : scrubbedText(text);
 }
@@ -127,7 +125,7 @@ const podSpec: Allow = {
   },
 };
 
-/** The last words of a container of ours are a log line; those of others are not ours to hand on. */
+/** An exit message of our containers is a log line; those of others are left out. */
 const ours = ["runtime", "gateway", "operator"];
 function containerStatuses(value: unknown): unknown {
   if (!Array.isArray(value)) return undefined;
@@ -135,31 +133,30 @@ function containerStatuses(value: unknown): unknown {
   return value.filter(isTree).map((status) => {
     const own = ours.includes(String(status.name));
     const state: Allow = { waiting: true, running: true, terminated: own ? true : end };
-    return kept(status, { name: true, image: true, ready: true, started: true, restartCount: true, state, lastState: state });
+    return pick(status, { name: true, image: true, ready: true, started: true, restartCount: true, state, lastState: state });
   });
 }
 
 const podTemplate: Allow = { metadata: { labels: ownMap, annotations: ownMap }, spec: podSpec };
 
-/** Fields that this version's API has: none of them is a secret, since Secrets are named and not written out; but a template is merged
- *  into pods, with whatever its owner put into it. */
+/** Fields of this version's API. A template may have anything in it. */
 const specOf =
   ({ shape }: { readonly shape: object }) =>
   (value: unknown): unknown => {
     if (!isTree(value)) return undefined;
-    return templatesKept(Object.fromEntries(Object.entries(value).filter(([key]) => Object.hasOwn(shape, key))));
+    return allowedTemplates(Object.fromEntries(Object.entries(value).filter(([key]) => Object.hasOwn(shape, key))));
   };
 
-function templatesKept(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(templatesKept);
+function allowedTemplates(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(allowedTemplates);
   if (!isTree(value)) return scrubbed(value);
   const entries = Object.entries(value).map(([key, inner]) => {
-    return [key, key === "podTemplate" ? kept(inner, podTemplate) : templatesKept(inner)] as const;
+    return [key, key === "podTemplate" ? pick(inner, podTemplate) : allowedTemplates(inner)] as const;
   });
   return Object.fromEntries(entries);
 }
 
-/** By kind; an object of another kind is not handed on. */
+/** Other kinds are left out. */
 const allowed: Readonly<Record<string, Allow>> = {
   MoEDeployment: {
     apiVersion: true,
@@ -209,13 +206,13 @@ const allowed: Readonly<Record<string, Allow>> = {
   },
 };
 
-/** The object without what is not allowed; undefined for a kind that is not handed on, such as a Secret. */
+/** The allowed part of an object; undefined for other kinds, such as a Secret. */
 export function redacted(object: { readonly kind: string }): unknown {
   const allow = Object.hasOwn(allowed, object.kind) ? allowed[object.kind] : undefined;
-  return allow === undefined ? undefined : kept(object, allow);
+  return allow === undefined ? undefined : pick(object, allow);
 }
 
-/** Fields of log lines that may be text; numbers and truth values may have any name. */
+/** Text fields of log lines; numbers and booleans may have any name. */
 const textFields = new Set(
   "time level name message requestId traceId reason deployment namespace key controller replica code type state model backend from to kind step signal phase result version stack status trouble recovery part source codec pod".split(
     " ",
@@ -223,7 +220,7 @@ const textFields = new Set(
 );
 const depthMax = 6;
 
-/** A log line of our processes, without texts in fields that are not known; what is no such line is only counted. */
+/** A log line without texts in unknown fields; other programs' lines are counted. */
 export function redactedLine(line: string): string {
   const space = line.indexOf(" ");
   const [at, text] = space < 0 ? ["", line] : [line.slice(0, space), line.slice(space + 1)];

@@ -1,5 +1,4 @@
-// The registry of commands: a file in commands/ and a line here for each. Help and completion come from both; a file is loaded when its
-// command is named.
+// The registry of commands: a file in commands/ and a line here for each.
 import type { Entry } from "./command.ts";
 
 const rollout = (verb: "status" | "history" | "pause" | "resume" | "undo") => async () => (await import("./commands/rollout.ts"))[verb];

@@ -1,8 +1,8 @@
-// The text of `enodia rollout`: how far a roll is, what was rolled back and how to go on, and the history. Pure; commands/rollout.ts
-// gathers. status-text.ts shows the same line in `enodia status`.
+// The text of `enodia rollout`: state, remedy and history. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Operation, PastOperation } from "../../crds/operation.ts";
 import type { RolloutPhase } from "../../crds/rollout.ts";
+import { rolloutText, sideText } from "../views/deployment.ts";
 import { plainLine, table } from "./table.ts";
 
 /** A revision as it is listed. */
@@ -11,7 +11,7 @@ export interface RevisionRow {
   readonly generation: number;
   readonly templateHash: string;
   readonly image: string;
-  /** With its codec. */
+  /** Its URI, with its codec. */
   readonly model: string;
 }
 
@@ -27,28 +27,22 @@ const restsWith: Readonly<Record<RolloutPhase, number | undefined>> = {
   RollingBack: undefined,
 };
 
-/** The exit status of `rollout status`; undefined while the operator has yet to look, or the roll goes on. */
+/** The exit code of `rollout status`; undefined while the rollout goes on. */
 export function restingStatus({ metadata, status }: MoEDeployment): number | undefined {
   const seen = (status.observedGeneration ?? 0) >= metadata.generation;
   return seen && status.rollout ? restsWith[status.rollout.phase] : undefined;
 }
 
-const side = ({ ranks, revision, epoch }: Operation["from"]): string =>
-  [`${ranks} ranks`, revision === undefined ? [] : `revision ${revision}`, epoch === undefined ? [] : `epoch ${epoch}`].flat().join(", ");
-
 /** "Roll roll-1772359200000 Emptying: 3 ranks, revision 4 -> 3 ranks, revision 5 ..." */
 export function operationLine({ id, type, phase, from, to, startTime, deadline, message }: Operation): string {
-  const said = message ? `: ${plainLine(message)}` : "";
-  return `${type} (${id}) ${phase}   ${side(from)} -> ${side(to)}   since ${startTime}, by ${deadline}${said}`;
+  const why = message ? `: ${plainLine(message)}` : "";
+  return `${type} (${id}) ${phase}   ${sideText(from)} -> ${sideText(to)}   since ${startTime}, by ${deadline}${why}`;
 }
 
-export function rolloutLine({ spec, status }: MoEDeployment): string | undefined {
-  const { rollout } = status;
-  if (!rollout) return undefined;
-  const { phase, revision, stableRevision, updatedRanks = 0, message } = rollout;
-  const last = stableRevision === undefined ? "no revision was whole yet" : `last whole revision ${stableRevision}`;
-  return `${phase}   ${updatedRanks} of ${spec.replicas} ranks serve with revision ${revision ?? "-"}, ${last}${message ? `: ${plainLine(message)}` : ""}`;
-}
+export const rolloutLine = (deployment: MoEDeployment): string | undefined => {
+  const text = rolloutText(deployment);
+  return text === undefined ? undefined : plainLine(text);
+};
 
 export function rolloutStatusText(deployment: MoEDeployment): string {
   const { metadata, status } = deployment;
@@ -85,8 +79,8 @@ export function rolloutHistoryText({ status }: MoEDeployment, revisions: readonl
 const pastRow = ({ id, result, from, to, startTime, endTime, message = "" }: PastOperation): string[] => [
   id,
   result,
-  side(from),
-  side(to),
+  sideText(from),
+  sideText(to),
   startTime,
   endTime,
   plainLine(message),

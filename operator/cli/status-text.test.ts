@@ -5,7 +5,8 @@ import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { deployment, snapshot } from "../../test/kit/deployment/deployment.ts";
 import { verdicts } from "../deployment/core/conditions.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
-import { expectedMemory, expectedMemoryFormula, renderStatus } from "./status-text.ts";
+import { expectedMemory, expectedMemoryFormula } from "../views/ranks.ts";
+import { renderStatus } from "./status-text.ts";
 
 const condition = (type: string, status: Condition["status"], reason: string, message = `${type} says why`): Condition => ({
   type,

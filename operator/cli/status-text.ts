@@ -3,23 +3,15 @@
 import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import { processBytes } from "../deployment/core/memory-fit.ts";
+import { deploymentState, moveText, type PlacementState } from "../views/deployment.ts";
+import { bytes, percent } from "../views/format.ts";
+import type { RankState } from "../views/ranks.ts";
 import { operationLine, rolloutLine } from "./rollout-text.ts";
-import { bytes, percent, plainLine, table } from "./table.ts";
+import { plainLine, table } from "./table.ts";
 
-export interface RankRow {
-  readonly rank: number;
-  readonly pod: string;
-  readonly node: string;
-  readonly state: string;
-  readonly epoch: number | undefined;
-  readonly hostedBytes: number | undefined;
-  readonly budgetBytes: number | undefined;
-  /** Container memory as the kubelet reports it: usage less inactive file pages. */
+interface RankRow extends RankState {
+  /** Resident memory of the container, as the kubelet reports it. */
   readonly memoryBytes: number | undefined;
-  /** The memory that `memoryBytes` should stay below: `expectedMemory`. */
-  readonly memoryExpectedBytes: number | undefined;
-  readonly loadPercent: number | undefined;
 }
 
 export interface StatusDetail {
@@ -28,39 +20,21 @@ export interface StatusDetail {
   readonly ranks: readonly RankRow[];
 }
 
-/** Buffers and fragments beside what is resident. */
-const residentFactor = 1.15;
-export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + EXPERTS) + ${processBytes / 1e6} MB`;
-
-/** The memory that the container of a rank should take at most; undefined while the rank has not told what it holds. */
-export function expectedMemory(rank: {
-  readonly hostedBytes?: number | undefined;
-  readonly denseBytes?: number | undefined;
-  readonly kvBytes?: number | undefined;
-}): number | undefined {
-  if (rank.hostedBytes === undefined) return undefined;
-  return Math.round((rank.hostedBytes + (rank.denseBytes ?? 0) + (rank.kvBytes ?? 0)) * residentFactor) + processBytes;
-}
-
 /** Messages that are part of `said`, which stands above, are not told again. */
-export function renderStatus({ deployment, placement, ranks }: StatusDetail, said = ""): string {
+export function renderStatus({ deployment, placement, ranks }: StatusDetail, above = ""): string {
   const { spec, status, metadata } = deployment;
-  const model = status.model;
-  const lines = [
-    `${metadata.namespace}/${metadata.name}   ${spec.model.uri}   replicas ${status.readyReplicas ?? 0}/${spec.replicas}   ${status.address?.url ?? ""}`,
-  ];
-  if (model)
-    lines.push(
-      `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
-    );
+  const { modelText, placement: state } = deploymentState(deployment, placement?.status);
+  const ready = `replicas ${status.readyReplicas ?? 0}/${spec.replicas}`;
+  const lines = [`${metadata.namespace}/${metadata.name}   ${spec.model.uri}   ${ready}   ${status.address?.url ?? ""}`];
+  if (modelText !== undefined) lines.push(`model      ${modelText}`);
   lines.push(...zeroLines(status), ...capacityLines(status), ...gatewayLines(deployment), ...operationLines(deployment));
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
   // A placement that is left unbalanced gives the decision as its message: said once.
-  const messages = wrong(conditions).filter((c) => c.message !== decision && !said.includes(plainLine(c.message)));
+  const messages = wrong(conditions).filter((c) => c.message !== decision && !above.includes(plainLine(c.message)));
   lines.push(...messages.map((c) => `           ${c.type}: ${c.message}`));
-  if (placement) lines.push(...renderPlacement(deployment, placement));
+  if (placement) lines.push(...renderPlacement(state, placement));
   lines.push("", renderRanks(ranks));
   return lines.join("\n");
 }
@@ -92,10 +66,10 @@ function capacityLines({ model, expertParallel }: MoEDeployment["status"]): stri
 function gatewayLines({ spec, status }: MoEDeployment): string[] {
   if (!status.gateway) return [];
   const { replicas = 0, readyReplicas = 0, autoscalerProblem } = status.gateway;
-  const { autoscale, replicas: given } = spec.gateway;
+  const { autoscale, replicas: fixed } = spec.gateway;
   const { minReplicas, maxReplicas, targetCPUUtilizationPercentage: target } = autoscale ?? {};
   const scaled = autoscale ? `autoscaled, ${minReplicas} to ${maxReplicas} at ${target}% of their CPU request` : "left to who scales them";
-  const lines = [`gateways   ${readyReplicas}/${replicas} ready (${given === undefined ? scaled : "as spec.gateway.replicas says"})`];
+  const lines = [`gateways   ${readyReplicas}/${replicas} ready (${fixed === undefined ? scaled : "as spec.gateway.replicas says"})`];
   return autoscale && autoscalerProblem ? [...lines, `           autoscaler: ${autoscalerProblem}`] : lines;
 }
 
@@ -106,7 +80,7 @@ const healthyWhen: Readonly<Record<string, (condition: Condition) => boolean>> =
   Progressing: ({ status, reason }) => status === "True" || reason === "Converged",
 };
 
-/** Conditions that tell a person what is wrong. Once Ready, what is merely not known (no load yet, no NATS) is not. */
+/** Conditions that need a person. Once Ready, an Unknown one does not. */
 function wrong(conditions: readonly Condition[]): Condition[] {
   const ready = conditions.some(({ type, status }) => type === "Ready" && status === "True");
   return conditions.filter((condition) => {
@@ -122,20 +96,15 @@ function decisionOf(placement: ExpertPlacement | undefined): string | undefined 
   return decision && `${decision.reason}: ${decision.message}`;
 }
 
-function renderPlacement({ spec, status }: MoEDeployment, placement: ExpertPlacement): string[] {
-  const last = status.placement?.lastRebalance;
-  const lines = [
-    `placement  epoch ${placement.spec.epoch} ${placement.status.phase ?? ""}   policy ${spec.rebalancing.policy} (${spec.rebalancing.mode})   imbalance ${percent(status.placement?.imbalancePercent)} (bound ${percent(status.placement?.boundPercent)})`,
-  ];
-  const reason = placement.status.reason ?? placement.spec.reason;
+function renderPlacement(state: PlacementState, placement: ExpertPlacement): string[] {
+  const { policy, mode, imbalancePercent, boundPercent, last } = state;
+  const balance = `imbalance ${percent(imbalancePercent)} (bound ${percent(boundPercent)})`;
+  const lines = [`placement  epoch ${placement.spec.epoch} ${placement.status.phase ?? ""}   policy ${policy} (${mode})   ${balance}`];
+  const reason = state.reason ?? placement.spec.reason;
   if (reason) lines.push(`           ${reason}`);
   const decision = decisionOf(placement);
   if (decision) lines.push(`decision   ${decision}`);
-  if (last) {
-    lines.push(
-      `last move  ${last.time}: ${last.result}, ${last.moves} moves, ${bytes(last.bytes)}, ${(last.durationMs / 1000).toFixed(1)} s, imbalance ${percent(last.imbalanceBeforePercent)} -> ${percent(last.imbalanceAfterPercent)}`,
-    );
-  }
+  if (last) lines.push(`last move  ${last.time}: ${moveText(last)}`);
   return lines;
 }
 
@@ -144,7 +113,7 @@ function renderRanks(ranks: readonly RankRow[]): string {
   const rows = ranks.map((row) => [
     String(row.rank),
     row.pod,
-    row.node,
+    row.node ?? "-",
     row.state,
     String(row.epoch ?? "-"),
     bytes(row.hostedBytes),

@@ -14,7 +14,7 @@ export function escaped(what: string): string {
   return what.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-/** The start of a picture, with the mark by which it is known as one of `by`. */
+/** The start of a picture, with a mark of the command that made it. */
 export function svgStart(width: number, height: number, by: string): readonly string[] {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" ${madeBy(by)}>`,

@@ -1,4 +1,4 @@
-// Plain tables and units of the terminal. Pure.
+// Plain tables and lines of the terminal. Pure.
 import Table from "cli-table3";
 
 const edges = ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right"] as const;
@@ -21,20 +21,18 @@ export function table(header: readonly string[], rows: readonly (readonly string
 /** A text of somebody else's as one line: whatever steers a terminal becomes a space. */
 export const plainLine = (text: string): string => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
 
-const binaryUnits = ["B", "KiB", "MiB", "GiB", "TiB"];
-
-/** "1.50 GiB"; "-" for what is not known. */
-export function bytes(count: number | undefined): string {
-  if (count === undefined) return "-";
-  let value = count;
-  let unit = 0;
-  while (value >= 1024 && unit < binaryUnits.length - 1) {
-    value /= 1024;
-    unit += 1;
+/** The text in lines of at most `columns`, broken between words; lines after the first begin with `indent` blanks. A longer word stays
+ *  whole, and so do the first two. */
+export function wrapped(text: string, columns: number, indent: number): string[] {
+  const [first = "", ...words] = text.match(/\s*\S+/g) ?? [];
+  const lines: string[] = [];
+  let line = first;
+  for (const word of words) {
+    if (line === first || line.length + word.length <= columns) line += word;
+    else {
+      lines.push(line);
+      line = " ".repeat(indent) + word.trimStart();
+    }
   }
-  return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${binaryUnits[unit]}`;
-}
-
-export function percent(value: number | undefined): string {
-  return value === undefined ? "-" : `${value}%`;
+  return [...lines, line];
 }

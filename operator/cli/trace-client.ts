@@ -1,5 +1,4 @@
-// The trace of one training pod, over a connection to its loopback: a head, then its steps for as long as they are asked for. Lines are
-// read as a stranger's, with a bound. The connection is the caller's to make.
+// The trace of one training pod over a connection to its loopback: a head, then steps. Lines have a bound.
 import { type IncomingMessage, request } from "node:http";
 import type { Duplex } from "node:stream";
 import type { z } from "zod";
@@ -19,7 +18,7 @@ export interface TracedPod {
 export interface PodTrace {
   /** What its clock has to be added to for milliseconds since 1970. */
   readonly originMs: number;
-  /** Ends when the pod ends them; throws where the connection breaks, and when the signal is aborted. */
+  /** Ends with the pod's trace; throws where the connection breaks or the signal is aborted. */
   readonly steps: AsyncIterable<TracedStep>;
 }
 
@@ -46,14 +45,14 @@ async function* stepsOf(lines: AsyncIterable<string>, pod: string): AsyncIterabl
 
 async function answerOf(connection: Duplex, pod: string, signal: AbortSignal): Promise<IncomingMessage> {
   const late = AbortSignal.timeout(answerMsMax);
-  const asked = request({ path: tracePath, headers: { host: pod }, createConnection: () => connection, signal });
-  const tooLate = (): void => void asked.destroy(new Error(`no answer within ${answerMsMax / 1000} s`));
+  const pending = request({ path: tracePath, headers: { host: pod }, createConnection: () => connection, signal });
+  const tooLate = (): void => void pending.destroy(new Error(`no answer within ${answerMsMax / 1000} s`));
   late.addEventListener("abort", tooLate);
   try {
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
-      asked.once("response", resolve);
-      asked.once("error", reject);
-      asked.end();
+      pending.once("response", resolve);
+      pending.once("error", reject);
+      pending.end();
     });
     if (response.statusCode === 200) return response;
     throw new AppError(`pod ${pod}: ${await refusalIn(response)}`, { code: "Refused" });

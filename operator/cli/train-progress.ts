@@ -1,5 +1,4 @@
-// The progress of a run of training for people: a bar that is drawn over itself on a terminal, or a line now and then elsewhere. Pure but
-// for the output and clock given.
+// The progress of training: a bar that is drawn over itself on a terminal, or a line now and then elsewhere.
 
 export interface StepShown {
   readonly step: number;

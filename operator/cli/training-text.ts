@@ -2,6 +2,7 @@
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { joinCurves, type LayerCopies } from "../../crds/training-report.ts";
 import type { TrainingWorld } from "../../crds/training-world.ts";
+import { type JobState, jobState } from "../views/job.ts";
 import { plainLine, table } from "./table.ts";
 
 const dash = "-";
@@ -16,22 +17,21 @@ export function jobTable(jobs: readonly (MoETrainingJob | UnreadableJob)[]): str
   const header = ["NAME", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA", "STATUS"];
   return table(
     header,
-    jobs.map((job) => ("code" in job ? [job.name, dash, dash, dash, dash, dash, dash, job.code] : jobRow(job)).map(plainLine)),
+    jobs.map((job) => ("code" in job ? [job.name, dash, dash, dash, dash, dash, dash, job.code] : jobRow(jobState(job))).map(plainLine)),
   );
 }
 
-function jobRow({ metadata, spec, status }: MoETrainingJob): readonly string[] {
-  return [
-    metadata.name,
-    `${status.step ?? 0}/${spec.steps}`,
-    status.progress ?? dash,
-    status.loss ?? dash,
-    `${status.tokensPerSecond ?? dash}`,
-    `${status.readyReplicas ?? 0}`,
-    status.eta ?? dash,
-    status.conditions?.find(({ type }) => type === "Running")?.reason ?? dash,
-  ];
-}
+const jobRow = ({
+  name,
+  step = 0,
+  steps,
+  progress = dash,
+  loss = dash,
+  tokensPerSecond = 0,
+  ready,
+  eta = dash,
+  state,
+}: JobState): readonly string[] => [name, `${step}/${steps}`, progress, loss, `${tokensPerSecond || dash}`, `${ready}`, eta, state];
 
 export function jobText(job: MoETrainingJob): string {
   const { spec, status } = job;
@@ -53,14 +53,14 @@ export function jobText(job: MoETrainingJob): string {
     ["result", status.result?.store],
     ["adapters", status.result?.adapters],
   ];
-  const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
+  const shown = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
   const conditions = (status.conditions ?? []).map(({ type, status: is, reason, message }) =>
     plainLine(`  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`),
   );
-  return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
+  return [jobTable([job]), "", ...shown, "", ...conditions].join("\n");
 }
 
-/** Experts of a layer that more ranks than one had in the last step, each with its primary before the others. */
+/** Experts with replicas in the last step, each with its primary first. */
 function copiesText({ experts, copied, most }: LayerCopies): string {
   const each = most.map(({ expert, ranks: [primary, ...others] }) => `${expert} of rank ${primary} on ${others.join(" ")}`);
   return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
@@ -89,7 +89,7 @@ interface Point {
 const rows = 12;
 const columns = 64;
 
-/** The cell, of so many, that a share of the way lies in: always one of them. */
+/** The cell that a fraction of the width lies in. */
 const cellOf = (share: number, cells: number): number => Math.min(cells - 1, Math.max(0, Math.round(share * (cells - 1)) || 0));
 
 /** The curve as a block of characters; undefined where it has no two points. */

@@ -1,10 +1,9 @@
-// The screen of commands with --watch: a text is made anew every few seconds and drawn over the last one, on a terminal without a
-// flicker and elsewhere as one more block of lines when it has changed. Ends with Ctrl-C, and leaves the last text behind.
+// The screen of commands with --watch: a text that is drawn over the last one, or printed when it has changed. DECISIONS.md 9.
 import { setTimeout as sleepFor } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import { span } from "./words.ts";
+import { span } from "../views/format.ts";
 
-/** The time between two looks, and this many times what one takes: a slow cluster is not asked without a pause. */
+/** Milliseconds between two looks, and the multiple of a look's own time. */
 const intervalMs = 2_000;
 const restFactor = 3;
 
@@ -25,8 +24,7 @@ const leave = "\x1b[?25h\x1b[?1049l";
 const begin = "\x1b[?2026h\x1b[H"; // drawn at once where the terminal can
 const end = "\x1b[J\x1b[?2026l";
 
-/** The bytes that draw `text` over whatever is there: each line is cut to the width and clears what stood behind it, and lines beyond
- *  the height are counted. */
+/** Draws `text` over the last one: lines are cut to the width, those beyond the height counted. */
 export function frame(text: string, { rows, columns }: { readonly rows: number; readonly columns: number }): string {
   const lines = text.split("\n");
   const fit = lines.length <= rows ? lines : [...lines.slice(0, rows - 1), `... ${lines.length - rows + 1} more lines`];
@@ -44,7 +42,7 @@ export interface WatchOptions {
   readonly clock: () => number;
 }
 
-/** A look that fails does not end it: the last text stays, with what went wrong above it. The first one has to succeed. */
+/** The first look has to succeed; a later failure is shown above the last text. */
 export async function watch({ make, screen, signal, sleep, clock }: WatchOptions): Promise<void> {
   let text = await make();
   let seenAt = clock();

@@ -1,5 +1,4 @@
-// The faults that alerts are for, as series that Prometheus would have scraped: a healthy fleet, and what differs from it in each
-// fault. rules.int.test.ts has promtool evaluate the chart's rules on them.
+// The faults of alerts, as series that Prometheus would have scraped. rules.int.test.ts has promtool evaluate the chart's rules on them.
 
 /** Series by selector -> their values, one a minute, in promtool's notation. */
 type Series = Readonly<Record<string, string>>;
@@ -8,7 +7,7 @@ export interface Fault {
   readonly what: string;
   /** Differs from the healthy fleet; undefined: the series is not there. */
   readonly series: Readonly<Record<string, string | undefined>>;
-  /** Time -> the alerts that fire then, all of them, each with the labels that it has beside its own severity. */
+  /** Time -> all alerts that fire then, with their labels beside the severity. */
   readonly firing: Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, string>>>>>>;
   /** Expression -> time -> value: what recordings come to, worked out by hand. */
   readonly values?: Readonly<Record<string, { readonly at: string; readonly value: number }>>;
@@ -26,7 +25,7 @@ const rolling = `enodia_operation_active{${moe}, type="Roll"}`;
 const steady = (value: number): string => `${value}+0x180`;
 const growing = (perMinute: number): string => `0+${perMinute}x180`;
 
-/** One deployment of three ranks and one training job, both as they should be, for three hours. */
+/** A healthy deployment of three ranks and a training job, for three hours. */
 export const healthy: Series = {
   [leader]: steady(1),
   'enodia_operator_leader{pod="operator-1"}': steady(0),
@@ -69,7 +68,7 @@ export const healthy: Series = {
 const ofMoe = { namespace: "ns", deployment: "moe" };
 const ofJob = { training_namespace: "ns", training_job: "job" };
 
-/** At every alert at least one fault; beside them states that look like one and are none. */
+/** A fault for each alert, and states that look like one. */
 export const faults: readonly Fault[] = [
   {
     what: "all is well",

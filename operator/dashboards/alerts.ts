@@ -1,5 +1,4 @@
-// The alerts as data; generated into the chart's PrometheusRule. Silence is an alert too: where no operator leads or none is
-// scraped, the others cannot fire, and EnodiaNoLeader does. Each has a page in charts/enodia/docs/runbooks and a fault in
+// The alerts as data; generated into the chart's PrometheusRule. Each has a page in charts/enodia/docs/runbooks and a fault in
 // alert-faults.ts.
 
 export interface Alert {
@@ -15,10 +14,9 @@ export interface Alert {
 const failedShare = 0.05;
 const byJob = "training_namespace, training_job";
 const jobName = "{{ $labels.training_namespace }}/{{ $labels.training_job }}";
-/** A job that should train has made no step beyond its furthest for so long. A window of that length is held against the one before it,
- *  so that steps which are made again after a restart are no new ones, and a job is judged once it is as old as both. */
+/** A job has made no step beyond its furthest for so long. Windows are compared, so that repeated steps do not count. */
 const stallMinutes = 30;
-/** Of the busiest expert over the mean. A run without any balance loss comes to 2 and more, one with some stays below 1.5. */
+/** Busiest expert over the mean: without any balance loss 2 and more, with one below 1.5. */
 export const imbalanceBound = 3;
 /** The mean over so long: single steps may be uneven. */
 const imbalanceMinutes = 30;

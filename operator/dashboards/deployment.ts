@@ -1,5 +1,4 @@
-// The Deployment dashboard as code: one MoEDeployment as its clients and its owner see it: latency, tokens, KV memory, ranks, and
-// what is done to it. What its experts do is the dashboard Experts'.
+// The Deployment dashboard: one MoEDeployment as its clients and its owner see it.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { dashboardOf, type Panel, rate } from "./panels.ts";
 

@@ -1,5 +1,4 @@
-// The Experts dashboard as code: balance, moves, bytes, ranks, telemetry age. JSON is generated into the chart.
-// Every metric and label used here must exist in crds/metrics.ts (unit test) and in a scrape of running pods (e2e test).
+// The Experts dashboard: balance, moves, bytes, ranks and the age of telemetry.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { dashboardOf, type Panel, rate } from "./panels.ts";
 

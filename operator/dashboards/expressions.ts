@@ -1,5 +1,5 @@
-// Everything that a dashboard asks Prometheus for, and the metrics and labels in it. The unit test compares these with the table
-// of metrics, the e2e test with a scrape of running pods. Pure.
+// Every query of the dashboards, and its metrics and labels. Tests compare these with crds/metrics.ts and with a scrape of running pods.
+// Pure.
 
 /** A question, and where it is asked. */
 export interface Asked {
@@ -31,7 +31,7 @@ interface Dashboard {
   };
 }
 
-/** The questions of panels, variables and annotations. `dashboard` is Grafana's JSON, or what the builder gives. */
+/** The queries of panels, variables and annotations of Grafana's JSON. */
 export function dashboardExpressions(dashboard: unknown): Asked[] {
   const { panels = [], templating, annotations } = dashboard as Dashboard;
   const variables = (templating?.list ?? []).filter(({ type }) => type === "query");
@@ -58,7 +58,7 @@ const labelsIn = (list: string): string[] =>
     .map((label) => label.trim())
     .filter((label) => label !== "");
 
-/** The metrics of an expression. A `by` is put down to those in the brackets behind it. */
+/** The metrics of an expression, with the labels in brackets and `by`. */
 export function usesOf(expr: string): Use[] {
   const grouped = [...expr.matchAll(/\bby \(([^)]*)\) ?\(/g)].map(({ 0: head, 1: list = "", index }) => ({
     labels: labelsIn(list),

@@ -1,5 +1,4 @@
-// The Fleet dashboard as code: all deployments beside one another, what is wrong with them, and the operator's own health. Its
-// rates, quantiles and troubles are recorded (recordings.ts).
+// The Fleet dashboard: all deployments beside one another, and the operator's own health. Its rates are recorded (recordings.ts).
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { dashboardOf, type Panel, rate } from "./panels.ts";
 

@@ -1,5 +1,4 @@
-// Dashboards of data: a row of single values, tables and series below them, and variables that select the objects. Deterministic, so
-// that the generated JSON can be checked.
+// Dashboards of data: single values, tables, series and variables. Deterministic, so that the generated JSON can be checked.
 import {
   AnnotationQueryBuilder,
   type Dashboard,

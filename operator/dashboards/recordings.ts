@@ -1,5 +1,4 @@
-// Recording rules as data: series that several panels or alerts ask for, computed once by Prometheus. They are named as usual,
-// level:metric:operations, where the level says which labels are left. Generated into the chart beside the alerts.
+// Recording rules: series that several panels or alerts query, named level:metric:operations. Generated into the chart.
 import type { MoEDeploymentConditionType } from "../../crds/moe-deployment-status.ts";
 
 export interface Recording {
@@ -10,7 +9,7 @@ export interface Recording {
 }
 
 const byDeployment = "namespace, deployment";
-/** A rate needs two scrapes: with this window it has them at any interval of up to two minutes. */
+/** Two scrapes at any interval up to two minutes. */
 const window = "5m";
 
 /** Two quantiles of a histogram of the gateways, for each deployment. */
@@ -26,7 +25,7 @@ const troubleWhenFalse: readonly MoEDeploymentConditionType[] = ["Ready", "Avail
 const troubleWhenTrue: readonly MoEDeploymentConditionType[] = ["Degraded", "FieldConflict"];
 const troubled = (types: readonly MoEDeploymentConditionType[], status: "True" | "False"): string =>
   `max by (${byDeployment}, type) (enodia_deployment_condition{type=~"${types.join("|")}", status="${status}"}) == 1`;
-/** Of a deployment that is suspended, or has no ranks on purpose, nothing is to be ready. */
+/** Deployments that are suspended or scaled to zero. */
 const wantsRanks = `max by (${byDeployment}) (enodia_deployment_replicas{state="desired"}) > 0`;
 
 const requests = `deployment:enodia_gateway_requests:rate${window}`;

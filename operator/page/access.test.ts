@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import { Access, cookieName, sessionMs } from "./access.ts";
 import { freshMs, Readers } from "./readers.ts";
-import { unbounded } from "./sight.ts";
+import { unbounded } from "./scope.ts";
 
 const usersToken = "eyJh-bGciOi.JSUzI1_Ni+/~Iw==";
 const secret = "correct-horse-battery";
@@ -21,7 +21,7 @@ function made(access: PageAccess) {
       return token === usersToken ? () => unbounded : undefined;
     },
   };
-  const parts = { access, token: async () => state.token, readers, sight: unbounded, now: () => state.now };
+  const parts = { access, token: async () => state.token, readers, scope: unbounded, now: () => state.now };
   return { state, access: new Access(parts) };
 }
 
@@ -106,7 +106,7 @@ test("a user whose answer is old is asked about again and let in, however many w
   };
   const now = () => state.now;
   const readers = new Readers({ rightsOf, namespaces: () => ({ deployments: [], jobs: [] }), bound: "all", now });
-  const access = new Access({ access: "ClusterToken", token: async () => undefined, readers, sight: unbounded, now });
+  const access = new Access({ access: "ClusterToken", token: async () => undefined, readers, scope: unbounded, now });
   const ask = async (token: string) => (await access.ask({ ...nobody, authorization: `Bearer ${token}` })).may;
   assert.equal(await ask(usersToken), "read");
   state.now += freshMs;

@@ -1,11 +1,9 @@
-// The door of the page, by four kinds of access. PortForward: the server listens on the pod's loopback, for whoever may forward ports.
-// Token: whoever knows the token of a Secret. Proxy: whoever reaches the port. ClusterToken: users of the cluster, each for what that
-// user may list. Decided for each request; the token of the Secret is read each time.
+// Access to the page, decided for each request: PortForward, Token, Proxy or ClusterToken. DECISIONS.md 2.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import type { Look, Readers } from "./readers.ts";
-import type { Sight } from "./sight.ts";
+import type { Scope } from "./scope.ts";
 
 export const cookieName = "enodia-page";
 /** A browser signs in again after this. */
@@ -13,7 +11,7 @@ export const sessionMs = 12 * 3_600_000;
 /** A shorter token would be found by trying. */
 const tokenCharsMin = 16;
 const tokenCharsMax = 1024;
-/** Of a token of the cluster, which a cookie has to hold; and what such a token is made of. */
+/** The most characters of a cluster's token, which a cookie has to hold. */
 export const clusterTokenCharsMax = 3_800;
 const clusterToken = /^[\w.~+/-]+=*$/;
 /** Wrong tokens that are answered in a minute, of all callers together. */
@@ -38,7 +36,7 @@ interface AccessParts {
   /** The users of the cluster, of access ClusterToken. */
   readonly readers: Pick<Readers, "knows" | "of">;
   /** What everybody else sees who is let in. */
-  readonly sight: Sight;
+  readonly scope: Scope;
   /** Unix ms. */
   readonly now: () => number;
 }
@@ -78,37 +76,37 @@ export class Access {
         const token = await this.#token();
         if (typeof token !== "string") return token;
         const bearer = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1];
-        if (bearer !== undefined) return this.#judge(bearer, token);
+        if (bearer !== undefined) return this.#compare(bearer, token);
         return this.#isSession(cookie, token) ? this.#read() : { may: "signIn" };
       }
       case "ClusterToken": {
-        const given = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1] ?? clusterTokenOf(cookie);
-        return given === undefined ? { may: "signIn" } : this.#user(given);
+        const candidate = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1] ?? clusterTokenOf(cookie);
+        return candidate === undefined ? { may: "signIn" } : this.#user(candidate);
       }
     }
   }
 
   /** The cookie of a session, or why there is none. */
-  async signIn(given: string): Promise<{ readonly cookie: string } | Refusal> {
+  async signIn(candidate: string): Promise<{ readonly cookie: string } | Refusal> {
     if (this.#parts.access === "ClusterToken") {
-      const user = await this.#user(given.trim());
-      return user.may === "read" ? { cookie: cookieOf(given.trim()) } : user;
+      const user = await this.#user(candidate.trim());
+      return user.may === "read" ? { cookie: cookieOf(candidate.trim()) } : user;
     }
     if (this.#parts.access !== "Token") return { may: "nothing", status: 403, why: "there is no token to sign in with" };
     const token = await this.#token();
     if (typeof token !== "string") return token;
-    const judged = this.#judge(given, token);
-    if (judged.may !== "read") return judged;
+    const compared = this.#compare(candidate, token);
+    if (compared.may !== "read") return compared;
     const until = this.#parts.now() + sessionMs;
     return { cookie: cookieOf(`${until}.${sign(token, until)}`) };
   }
 
   #read(): Answer {
-    const { sight } = this.#parts;
-    return { may: "read", look: () => sight };
+    const { scope } = this.#parts;
+    return { may: "read", look: () => scope };
   }
 
-  /** Any replica answers the next request, so that the cookie of a user holds the token itself, and ends with it. */
+  /** The cookie holds the token itself, since any replica may answer. */
   async #user(token: string): Promise<Answer> {
     if (token.length > clusterTokenCharsMax || !clusterToken.test(token)) return { may: "signIn" };
     const { readers } = this.#parts;
@@ -131,9 +129,9 @@ export class Access {
     return { may: "nothing", status: 503, why };
   }
 
-  #judge(given: string, token: string): Answer {
+  #compare(candidate: string, token: string): Answer {
     if (this.#areTooMany()) return tooMany;
-    if (same(given, token)) return this.#read();
+    if (same(candidate, token)) return this.#read();
     this.#wrong = [...this.#wrong, this.#parts.now()];
     return { may: "signIn" };
   }

@@ -1,7 +1,7 @@
-// Curves and bars as SVG without words: the words stand beside them as HTML, so that they keep their size on a narrow screen, and colours
-// come from the style sheet, so that they follow light and dark. Pure.
+// Curves and bars as SVG without text, which stands beside them as HTML; colours come from the style sheet. Pure.
+
+import { figure } from "../views/format.ts";
 import { type Html, html } from "./html.ts";
-import { figure } from "./units.ts";
 
 /** Points that are drawn: neighbours are put together beyond that. */
 const pointsMax = 240;
@@ -66,10 +66,10 @@ export function chart({ title, unit, curves, ends, floor }: Chart): Html {
     ({ label, values, tone }) =>
       html`<span class="key ${tone}">${label} ${figure(values.at(-1))}${values.at(-1) === undefined ? "" : unit}</span>`,
   );
-  const words = curves.map(({ label, values }) => `${label} ${figure(values.at(-1))}${unit}`).join(", ");
+  const text = curves.map(({ label, values }) => `${label} ${figure(values.at(-1))}${unit}`).join(", ");
   return html`<figure class="chart"><figcaption><b>${title}</b> ${now}</figcaption>
 <div class="plot"><span class="top">${figure(top)}${unit}</span><span class="low">${figure(low)}${unit}</span>
-<svg viewBox="0 -4 ${width} ${height + 8}" preserveAspectRatio="none" role="img" aria-label="${title}, ${ends[0]} to ${ends[1]}: now ${words}; from ${figure(low)}${unit} to ${figure(top)}${unit}">
+<svg viewBox="0 -4 ${width} ${height + 8}" preserveAspectRatio="none" role="img" aria-label="${title}, ${ends[0]} to ${ends[1]}: now ${text}; from ${figure(low)}${unit} to ${figure(top)}${unit}">
 ${drawn.map(({ points, tone }) => html`<path class="curve ${tone}" d="${pathOf(points, low, high)}"/>`)}</svg></div>
 <div class="ends"><span>${ends[0]}</span><span>${ends[1]}</span></div></figure>`;
 }

@@ -1,5 +1,4 @@
-// Whole documents: a page as it is when it is asked for, the page of a replica that does not lead, and the one to sign in at. All addresses
-// are relative, so that they hold behind the API server's proxy. Pure.
+// Whole documents: a page, the page of a replica that does not lead, and the sign-in. All addresses are relative. Pure.
 import { type Html, html } from "./html.ts";
 import type { Page, Panel } from "./pages.ts";
 import type { Sections } from "./sections.ts";
@@ -35,7 +34,7 @@ function panelOf({ heading, sections, map }: Panel, made: Sections, index: numbe
 `;
 }
 
-/** The map is empty until the script has drawn it; its words are read out where the cursor goes. */
+/** The script draws the map; its text is read out where the cursor goes. */
 const mapFrame = html`<div class="map"><canvas id="map" tabindex="0" role="img" aria-label="Map of experts and ranks" aria-describedby="map-help"></canvas>
 <p id="map-cell" aria-live="polite"></p>
 <p id="map-help" class="none">A row is a rank, a column an expert; the stronger its colour, the more rows the rank computes for it. A frame is a copy that comes, a cross one that goes. Arrow keys walk through the cells.</p>
@@ -47,16 +46,16 @@ export function pageDocument(page: Page, name: string, query: URLSearchParams): 
   return framed({ title: page.title, events, body: html`${page.above}<div class="panels">${panels}</div>` });
 }
 
-const standbyWords = (leader: string | undefined): Html =>
+const standbyText = (leader: string | undefined): Html =>
   leader === undefined
     ? html`<p>No replica leads at this moment, so that nothing is known here. This page tries again by itself.</p>`
     : html`<p>This replica does not lead, and knows no placement; <b>${leader}</b> leads. By the Service this page finds it by itself. With a forwarded port:</p>
 <pre tabindex="0">kubectl port-forward pod/${leader} ...</pre>`;
 
-/** Its events are those of the page that was asked for: once another replica answers them, the script loads that. */
+/** DECISIONS.md 4. */
 export function standbyDocument(leader: string | undefined, name: string, query: URLSearchParams): string {
   const events = linkTo("events", { ...Object.fromEntries(query), page: name });
-  return framed({ title: "This replica waits", events, body: standbyWords(leader) });
+  return framed({ title: "This replica waits", events, body: standbyText(leader) });
 }
 
 interface SignIn {
@@ -65,10 +64,10 @@ interface SignIn {
 }
 
 export function signInDocument({ charsMax, help }: SignIn, problem: string | undefined): string {
-  const words = problem === undefined ? html`` : html`<p id="problem" role="alert">${problem}</p>`;
+  const alert = problem === undefined ? html`` : html`<p id="problem" role="alert">${problem}</p>`;
   return framed({
     title: "Sign in",
-    body: html`<form class="sign-in" method="post" action="./sign-in">${words}<label for="token">Token</label>
+    body: html`<form class="sign-in" method="post" action="./sign-in">${alert}<label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required maxlength="${charsMax}"${problem === undefined ? html`` : html` aria-describedby="problem"`}>
 <button>Sign in</button><p class="none">${help}</p></form>`,
   });

@@ -1,5 +1,5 @@
-// The map of one layer, as the page draws it: who hosts which expert with which part of its rows, what the plan under way makes of that,
-// and how much each expert is asked for. Also how even each layer is. Pure; loads are those that plans are made for.
+// The map of one layer for the page's script: hosts, weights, the plan under way and each expert's load; and how even each layer is.
+// Pure.
 import { encodeLayer, type LayerPlacement } from "../../crds/plan.ts";
 import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
@@ -14,11 +14,11 @@ export interface HeatView {
   /** As ExpertPlacement has them. */
   readonly hosts: string;
   readonly weights: string;
-  /** Rows of each expert in percent of what a rank computes of the layer on average; left out while no load is known. */
+  /** Rows of each expert, in percent of a rank's mean; undefined without load. */
   readonly expertPercent: readonly number[] | undefined;
   /** The load of each of `ranks` over the mean, weighted by speed, in percent. */
   readonly rankPercent: readonly number[] | undefined;
-  /** The layer as the plan under way makes it; left out where that leaves it alone. */
+  /** The layer after the plan under way; undefined where it does not change. */
   readonly next: { readonly hosts: string; readonly weights: string; readonly phase: string } | undefined;
 }
 

@@ -1,5 +1,4 @@
-// HTML as a value: what is put into a template is escaped unless it is HTML itself, so that a text of the cluster's stays text. All
-// pages and sections are made with it. Pure.
+// HTML as a value: a template escapes what is not HTML itself. Pure.
 
 /** Text that is safe to put into a page as it is; only `html` makes it. */
 export class Html {

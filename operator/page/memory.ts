@@ -1,20 +1,20 @@
-// The memory of the page: for each deployment an hour of figures in buckets of 5 s, the last decisions and the last moves. Kept by the
-// replica that leads, bounded in everything, and gone with it. Not here: when a sample is taken (board.ts).
+// The memory of the page: for each deployment an hour of figures, the last decisions and moves. Bounded, and gone with the leader.
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
+import { sumOf } from "../views/format.ts";
 
 export const bucketMs = 5_000;
 /** An hour. */
 export const bucketsMax = 720;
-/** Deployments that are remembered, 32 KiB each: the first that were seen; others have no history. */
+/** Deployments with a history, 32 KiB each. */
 export const deploymentsMax = 1_000;
 export const decisionsMax = 32;
 export const movesMax = 64;
 /** The time between two plans is waited for after each of them: that decides nothing. */
 const waiting = "Interval";
 
-/** The figures of a sample; undefined is what nobody has said, which is kept apart from zero. */
+/** The figures of a sample; undefined is unknown. */
 const seriesNames = [
   "imbalancePercent",
   "boundPercent",
@@ -31,7 +31,7 @@ export type SeriesName = (typeof seriesNames)[number];
 export type Sample = Readonly<Record<SeriesName, number | undefined>>;
 
 export interface PastDecision {
-  /** When it was first taken, and how often since then: as long as the reason is the same, it is one. */
+  /** Consecutive decisions of one reason count as one. */
   readonly at: number;
   readonly times: number;
   readonly reason: string;
@@ -75,12 +75,7 @@ type Rates = Pick<Sample, "tokensPerSecond" | "gapMs" | "requestsPerSecond" | "f
 
 const unknown: Rates = { tokensPerSecond: undefined, gapMs: undefined, requestsPerSecond: undefined, failedPercent: undefined };
 
-const sumOf = (values: readonly (number | undefined)[]): number | undefined => {
-  const known = values.filter((value) => value !== undefined);
-  return known.length === 0 ? undefined : known.reduce((a, b) => a + b, 0);
-};
-
-/** What was served between two samples, by processes that are in both: a new one counts from its own beginning. */
+/** Rates of processes that are in both samples. */
 function ratesOf(before: Counted | undefined, now: Counted): Rates {
   const both = [...now.byBoot].flatMap(([boot, served]) => {
     const then = before?.byBoot.get(boot);
@@ -126,7 +121,7 @@ class OfOne {
     if (picture.plan) this.#takePlan(picture.plan, now);
   }
 
-  /** The figures are of now, but for the rates, which are of the time since the sample before. */
+  /** Figures of now; rates since the sample before. */
   #sampleOf(picture: PlacementPicture, now: number): Sample {
     const { status, ranks } = picture;
     const before = this.#counted;
@@ -190,7 +185,7 @@ class OfOne {
     return this.#latest;
   }
 
-  told(): Remembered {
+  remembered(): Remembered {
     const first = Math.max(this.#first ?? this.#newest, this.#newest - bucketsMax + 1);
     const length = this.#newest - first + 1;
     const of = (i: number): readonly (number | undefined)[] =>
@@ -206,7 +201,7 @@ class OfOne {
 export class Memory {
   readonly #of = new Map<string, OfOne>();
 
-  /** Takes note of what is known now, by the uid of the deployment; those that are not named are forgotten. */
+  /** Takes a sample by uid; other deployments are forgotten. */
   take(pictures: ReadonlyMap<string, PlacementPicture>, now: number): void {
     for (const uid of this.#of.keys()) if (!pictures.has(uid)) this.#of.delete(uid);
     for (const [uid, picture] of pictures) {
@@ -218,7 +213,7 @@ export class Memory {
   }
 
   of(uid: string): Remembered | undefined {
-    return this.#of.get(uid)?.told();
+    return this.#of.get(uid)?.remembered();
   }
 
   latest(uid: string): Sample | undefined {

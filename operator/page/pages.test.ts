@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { KubeObject } from "../kube/kube.ts";
-import { Board } from "./board.ts";
 import { pageDocument, signInDocument, standbyDocument } from "./document.ts";
 import { html } from "./html.ts";
 import { pages } from "./pages.ts";
+import { PageState } from "./state.ts";
 import { rowsMax } from "./view-fleet.ts";
 
 const evil = `<img src=x onerror="alert(1)">&'`;
@@ -12,8 +12,8 @@ const evil = `<img src=x onerror="alert(1)">&'`;
 const moed = (name: string, status: object = {}, spec: object = { model: { uri: "pvc://m/x" } }): KubeObject => {
   return { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { namespace: "ns", name, uid: name }, spec, status };
 };
-const boardOf = (objects: readonly KubeObject[]): Board =>
-  new Board({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
+const stateOf = (objects: readonly KubeObject[]): PageState =>
+  new PageState({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
 const condition = (type: string, status: string, reason: string, message = "m") => ({
   type,
   status,
@@ -22,7 +22,7 @@ const condition = (type: string, status: string, reason: string, message = "m") 
   lastTransitionTime: "2026-03-01T10:00:00Z",
 });
 const made = (objects: readonly KubeObject[], page: string, query = "") => {
-  const found = pages[page]?.(boardOf(objects).source(), new URLSearchParams(query)) ?? assert.fail();
+  const found = pages[page]?.(stateOf(objects).source(), new URLSearchParams(query)) ?? assert.fail();
   return { page: found, text: pageDocument(found, page, new URLSearchParams(query)) };
 };
 
@@ -93,7 +93,7 @@ test("a deployment that is gone, or that cannot be read, says so", () => {
 });
 
 test("holds of a roll and a suspension are nobody's fault", () => {
-  const markOf = (...conditions: object[]): string => /class="verdict (\w+)"/.exec(made([moed("a", { conditions })], "").text)?.[1] ?? "";
+  const markOf = (...conditions: object[]): string => /class="health (\w+)"/.exec(made([moed("a", { conditions })], "").text)?.[1] ?? "";
   assert.equal(markOf(condition("Ready", "False", "Suspended"), condition("Progressing", "False", "Converged")), "idle");
   assert.equal(markOf(condition("Ready", "True", "x"), condition("Progressing", "False", "RolloutPaused")), "well");
   assert.equal(markOf(condition("Ready", "True", "x"), condition("Progressing", "False", "DeadlineExceeded")), "wrong");

@@ -1,5 +1,4 @@
-// The registry of pages: each is a function from what is known and a query to a title, panels and sections. A page more is a function here,
-// with its view and its sections in files of their own. Pure.
+// The registry of pages: each is a function from the source and a query to a title, panels and sections. Pure.
 import { z } from "zod";
 import type { HeatView } from "./heat.ts";
 import { type Html, html } from "./html.ts";
@@ -8,7 +7,7 @@ import { deploymentSections } from "./sections-deployment.ts";
 import { fleetSections } from "./sections-fleet.ts";
 import { jobSections } from "./sections-job.ts";
 import type { Source } from "./source.ts";
-import { type Asked, deploymentView } from "./view-deployment.ts";
+import { deploymentView, type ViewRequest } from "./view-deployment.ts";
 import { fleetView } from "./view-fleet.ts";
 import { jobView } from "./view-job.ts";
 
@@ -33,7 +32,7 @@ export interface Page {
 const searchCharsMax = 120;
 
 const objectName = z.string().min(1).max(253);
-const askedSchema = z.object({
+const requestSchema = z.object({
   namespace: objectName,
   name: objectName,
   layer: z
@@ -44,12 +43,12 @@ const askedSchema = z.object({
     .catch(undefined),
 });
 
-const askedOf = (query: URLSearchParams): Asked | undefined => askedSchema.safeParse(Object.fromEntries(query)).data;
+const requestOf = (query: URLSearchParams): ViewRequest | undefined => requestSchema.safeParse(Object.fromEntries(query)).data;
 
-const missing = (title: string, words: string): Page => ({
+const missing = (title: string, text: string): Page => ({
   title,
   panels: [{ heading: title, sections: ["missing"] }],
-  sections: { missing: html`<p>${words} <a href="./">All deployments</a></p>` },
+  sections: { missing: html`<p>${text} <a href="./">All deployments</a></p>` },
   status: 404,
 });
 
@@ -80,11 +79,11 @@ const deploymentPanels: readonly Panel[] = [
 ];
 
 function deploymentPage(source: Source, query: URLSearchParams): Page {
-  const asked = askedOf(query);
-  const view = asked && deploymentView(source, asked);
-  if (view === undefined || asked === undefined)
+  const request = requestOf(query);
+  const view = request && deploymentView(source, request);
+  if (view === undefined || request === undefined)
     return missing("No such deployment", "There is no deployment of this name, or it is gone.");
-  const title = `${asked.namespace}/${asked.name}`;
+  const title = `${request.namespace}/${request.name}`;
   if (typeof view === "string") return missing(title, `It cannot be read: ${view}`);
   return { title, panels: deploymentPanels, sections: deploymentSections(view), heat: view.heat, status: 200 };
 }
@@ -98,11 +97,11 @@ const jobPanels: readonly Panel[] = [
 ];
 
 function jobPage(source: Source, query: URLSearchParams): Page {
-  const asked = askedOf(query);
-  const view = asked && jobView(source, asked);
-  if (view === undefined || asked === undefined)
+  const request = requestOf(query);
+  const view = request && jobView(source, request);
+  if (view === undefined || request === undefined)
     return missing("No such training job", "There is no training job of this name, or it is gone.");
-  const title = `${asked.namespace}/${asked.name}`;
+  const title = `${request.namespace}/${request.name}`;
   if (typeof view === "string") return missing(title, `It cannot be read: ${view}`);
   return { title, panels: jobPanels, sections: jobSections(view), status: 200 };
 }

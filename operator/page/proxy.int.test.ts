@@ -10,8 +10,8 @@ import { down, open } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
 import { bearersRights } from "../kube/access-review.ts";
 import { bearerTransport, loadKubeConfig } from "../kube/transport.ts";
-import { Board } from "./board.ts";
 import { type PageServer, servePage } from "./server.ts";
+import { PageState } from "./state.ts";
 
 const name = "page-int";
 const namespace = "enodia-system";
@@ -48,13 +48,13 @@ async function kubectlProxy(kubectl: string, kubeconfig: string): Promise<string
 before(
   async () => {
     plane = await controlPlane(name, 0);
-    const board = new Board({
+    const pageState = new PageState({
       cache: { list: (kind) => (kind === "moeDeployments" ? [moed(), moed("team-a"), moed("team-b")] : []) },
       now: Date.now,
     });
-    board.lead({ picture: () => undefined });
+    pageState.lead({ picture: () => undefined });
     server = await servePage({
-      board,
+      pageState,
       access: "Token",
       port: 0,
       token: async () => secret,
@@ -62,7 +62,7 @@ before(
       log: silentLog,
     });
     const rightsOf = bearersRights(loadKubeConfig(open(name).kubeconfig, undefined));
-    users = await servePage({ board, access: "ClusterToken", port: 0, token: async () => undefined, rightsOf, log: silentLog });
+    users = await servePage({ pageState, access: "ClusterToken", port: 0, token: async () => undefined, rightsOf, log: silentLog });
     echo = createServer((asked, answer) => void answer.end(JSON.stringify(asked.headers)));
     await new Promise<void>((resolve) => echo.listen(0, resolve));
     // An API server passes requests to addresses of pods alone, and to none of the loopback. This pod runs here.

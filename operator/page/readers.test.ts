@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { freshMs, namespacesMax, Readers, readersMax, staleMs } from "./readers.ts";
-import { boundOf, has, type Sight } from "./sight.ts";
+import { boundOf, has, type Scope } from "./scope.ts";
 
 /** Rights of tokens as a cluster has them: `moedeployments` in all namespaces, `moedeployments/a` in one. */
 type Rights = Record<string, readonly string[]>;
@@ -26,27 +26,27 @@ function made(rights: Rights, namespaces: readonly string[] = ["a", "b", "c"], b
     bound: boundOf(bound),
     now: () => state.now,
   });
-  const sight = async (token: string): Promise<Sight | undefined> => (await readers.of(token))?.();
-  return { state, readers, sight };
+  const scope = async (token: string): Promise<Scope | undefined> => (await readers.of(token))?.();
+  return { state, readers, scope };
 }
 
-const seenOf = ({ deployments, jobs }: Sight, namespaces = ["a", "b", "c", "new"]) => ({
+const seenOf = ({ deployments, jobs }: Scope, namespaces = ["a", "b", "c", "new"]) => ({
   deployments: namespaces.filter((one) => has(deployments, one)),
   jobs: namespaces.filter((one) => has(jobs, one)),
 });
 
 test("a user sees the deployments and the jobs of the namespaces where that user may list them", async () => {
-  const { sight } = made({ ann: ["moedeployments/a", "moetrainingjobs/b"], ben: ["moedeployments"], cyd: [] });
-  assert.deepEqual(seenOf((await sight("ann"))!), { deployments: ["a"], jobs: ["b"] });
-  assert.deepEqual(seenOf((await sight("ben"))!), { deployments: ["a", "b", "c", "new"], jobs: [] });
-  assert.deepEqual(seenOf((await sight("cyd"))!), { deployments: [], jobs: [] });
-  assert.equal(await sight("nobody"), undefined);
+  const { scope } = made({ ann: ["moedeployments/a", "moetrainingjobs/b"], ben: ["moedeployments"], cyd: [] });
+  assert.deepEqual(seenOf((await scope("ann"))!), { deployments: ["a"], jobs: ["b"] });
+  assert.deepEqual(seenOf((await scope("ben"))!), { deployments: ["a", "b", "c", "new"], jobs: [] });
+  assert.deepEqual(seenOf((await scope("cyd"))!), { deployments: [], jobs: [] });
+  assert.equal(await scope("nobody"), undefined);
 });
 
 test("a page that is bounded to namespaces shows no others, whatever a user may list", async () => {
-  const { sight } = made({ ann: ["moedeployments/a", "moedeployments/b"], ben: ["moedeployments"] }, ["a", "b", "c"], ["b", "c"]);
-  assert.deepEqual(seenOf((await sight("ann"))!).deployments, ["b"]);
-  assert.deepEqual(seenOf((await sight("ben"))!).deployments, ["b", "c"]);
+  const { scope } = made({ ann: ["moedeployments/a", "moedeployments/b"], ben: ["moedeployments"] }, ["a", "b", "c"], ["b", "c"]);
+  assert.deepEqual(seenOf((await scope("ann"))!).deployments, ["b"]);
+  assert.deepEqual(seenOf((await scope("ben"))!).deployments, ["b", "c"]);
 });
 
 test("an answer holds for a minute, and what was taken away is gone after it, of a stream too", async () => {
@@ -86,8 +86,8 @@ test("while the API server does not answer a reader sees what was so, for three 
 
 test("namespaces, questions at a time and tokens are bounded, and a wrong token is asked about once a minute", async () => {
   const many = Array.from({ length: 3 * namespacesMax }, (_, n) => `n${String(n).padStart(3, "0")}`);
-  const { state, readers, sight } = made({ ann: many.map((one) => `moedeployments/${one}`) }, many);
-  assert.equal(seenOf((await sight("ann"))!, many).deployments.length, namespacesMax);
+  const { state, readers, scope } = made({ ann: many.map((one) => `moedeployments/${one}`) }, many);
+  assert.equal(seenOf((await scope("ann"))!, many).deployments.length, namespacesMax);
   assert.equal(state.asked, 2 * (1 + namespacesMax));
   assert.equal(state.most, 8);
   await readers.of("wrong");

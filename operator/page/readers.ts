@@ -1,14 +1,13 @@
-// The readers of a page with access ClusterToken: what the user of a token may list, by the API server's own word, asked with that token.
-// An answer holds for a minute, and for two more where the server does not answer; then its bearer sees nothing.
+// The readers of a page with access ClusterToken: what the API server lets the user of a token list. DECISIONS.md 2.
 import { createHash } from "node:crypto";
 import { AppError, apiGroup } from "../../crds/common.ts";
-import { has, type Namespaces, type Sight, sightOf } from "./sight.ts";
+import { has, type Namespaces, type Scope, scopeOf } from "./scope.ts";
 
 export const freshMs = 60_000;
 export const staleMs = 180_000;
-/** Tokens that are remembered, those of the cluster and others; the one that was not used for longest goes. */
+/** Tokens that are remembered; the least recently used goes. */
 export const readersMax = 256;
-/** Namespaces that a reader is asked about, first by name; whoever may list those of all sees more. */
+/** Namespaces that are checked for a reader, by name. */
 export const namespacesMax = 100;
 /** Questions of one reader that are under way at a time. */
 const askedAtOnce = 8;
@@ -21,7 +20,7 @@ interface ListRight {
   readonly namespace?: string;
 }
 
-/** What the bearer of a token may do. The question throws `Unauthorized` where nobody has this token. */
+/** The rights of a bearer. Throws `Unauthorized` for an unknown token. */
 export type RightsOf = (token: string) => (right: ListRight) => Promise<boolean>;
 
 interface ReadersParts {
@@ -36,15 +35,15 @@ interface ReadersParts {
 
 interface Reader {
   readonly token: string;
-  /** Undefined for a token that is none of the cluster's. */
-  sight: Sight | undefined;
+  /** Undefined for a token that is not the cluster's. Throws while the API server does not answer. */
+  scope: Scope | undefined;
   /** When this was so. */
   at: number;
-  asking: Promise<void> | undefined;
+  pending: Promise<void> | undefined;
 }
 
 /** What its reader sees now; undefined once that is not known any more. */
-export type Look = () => Sight | undefined;
+export type Look = () => Scope | undefined;
 
 export class Readers {
   readonly #parts: ReadersParts;
@@ -54,16 +53,16 @@ export class Readers {
     this.#parts = parts;
   }
 
-  /** Whether a token is one of the cluster's by the last answer, or was refused a moment ago and need not be asked about. */
+  /** True of a token whose last answer is fresh. */
   knows(token: string): boolean {
     const reader = this.#known.get(keyOf(token));
-    return reader !== undefined && (reader.sight !== undefined || this.#isWithin(reader, freshMs));
+    return reader !== undefined && (reader.scope !== undefined || this.#isWithin(reader, freshMs));
   }
 
   /** Undefined for a token that is none of the cluster's. Throws while the API server does not answer and it is not known. */
   async of(token: string): Promise<Look | undefined> {
     const key = keyOf(token);
-    const reader = this.#known.get(key) ?? { token, sight: undefined, at: Number.NEGATIVE_INFINITY, asking: undefined };
+    const reader = this.#known.get(key) ?? { token, scope: undefined, at: Number.NEGATIVE_INFINITY, pending: undefined };
     this.#known.delete(key);
     this.#known.set(key, reader); // last, as the one used last
     for (const oldest of this.#known.keys()) {
@@ -72,41 +71,41 @@ export class Readers {
     }
     if (!this.#isWithin(reader, freshMs)) {
       try {
-        await this.#ask(reader);
+        await this.#refresh(reader);
       } catch (caught) {
-        if (reader.sight === undefined || !this.#isWithin(reader, staleMs)) throw caught;
+        if (reader.scope === undefined || !this.#isWithin(reader, staleMs)) throw caught;
       }
     }
-    return reader.sight && (() => this.#look(reader));
+    return reader.scope && (() => this.#look(reader));
   }
 
   #isWithin({ at }: Reader, ms: number): boolean {
     return this.#parts.now() - at < ms;
   }
 
-  /** Of a stream, which goes on while the answer is asked for anew. */
-  #look(reader: Reader): Sight | undefined {
-    if (!this.#isWithin(reader, freshMs)) this.#ask(reader).catch(() => undefined); // it is asked again with the next look
-    return this.#isWithin(reader, staleMs) ? reader.sight : undefined;
+  /** The scope of a stream, which goes on while it is refreshed. */
+  #look(reader: Reader): Scope | undefined {
+    if (!this.#isWithin(reader, freshMs)) this.#refresh(reader).catch(() => undefined); // it is asked again with the next look
+    return this.#isWithin(reader, staleMs) ? reader.scope : undefined;
   }
 
-  #ask(reader: Reader): Promise<void> {
-    reader.asking ??= this.#answer(reader.token)
-      .then((sight) => {
-        reader.sight = sight;
+  #refresh(reader: Reader): Promise<void> {
+    reader.pending ??= this.#answer(reader.token)
+      .then((scope) => {
+        reader.scope = scope;
         reader.at = this.#parts.now();
       })
       .finally(() => {
-        reader.asking = undefined;
+        reader.pending = undefined;
       });
-    return reader.asking;
+    return reader.pending;
   }
 
-  async #answer(token: string): Promise<Sight | undefined> {
+  async #answer(token: string): Promise<Scope | undefined> {
     const may = this.#parts.rightsOf(token);
     const { deployments, jobs } = this.#parts.namespaces();
     try {
-      return sightOf(await this.#listed(may, "moedeployments", deployments), await this.#listed(may, "moetrainingjobs", jobs));
+      return scopeOf(await this.#listed(may, "moedeployments", deployments), await this.#listed(may, "moetrainingjobs", jobs));
     } catch (caught) {
       if (AppError.from(caught).code === "Unauthorized") return undefined;
       throw caught;
@@ -117,9 +116,9 @@ export class Readers {
     const right = { group: apiGroup, resource, verb: "list" };
     const { bound } = this.#parts;
     if (await may(right)) return bound;
-    const asked = [...new Set(namespaces)].filter((one) => has(bound, one)).toSorted();
+    const candidates = [...new Set(namespaces)].filter((one) => has(bound, one)).toSorted();
     const found = new Set<string>();
-    const queue = asked.slice(0, namespacesMax).values();
+    const queue = candidates.slice(0, namespacesMax).values();
     const work = async (): Promise<void> => {
       for (const namespace of queue) if (await may({ ...right, namespace })) found.add(namespace);
     };
@@ -128,5 +127,5 @@ export class Readers {
   }
 }
 
-/** A lookup by the token itself would tell by its time how much of one was right. */
+/** A hash, since the time of a lookup by token would leak it. */
 const keyOf = (token: string): string => createHash("sha256").update(token).digest("base64");

@@ -1,10 +1,12 @@
 // The sections of one deployment's page. The map itself is drawn by the page's script from its numbers; here stand its words. Pure.
 import type { Operation } from "../../crds/operation.ts";
+import { moveText, sideText } from "../views/deployment.ts";
+import { bytes, figure, percent } from "../views/format.ts";
 import { bar, chart } from "./chart.ts";
 import { type Html, html, type Part } from "./html.ts";
 import { bucketMs, type PastDecision, type PastMove, type Series, type SeriesName } from "./memory.ts";
 import { conditionsTable, facts, markOf, nothing, type Sections, table } from "./sections.ts";
-import { bytes, figure, linkTo, percent, timeOf } from "./units.ts";
+import { linkTo, timeOf } from "./units.ts";
 import type { DeploymentView, PlacementView, RankView } from "./view-deployment.ts";
 
 export function deploymentSections(view: DeploymentView): Sections {
@@ -22,28 +24,18 @@ export function deploymentSections(view: DeploymentView): Sections {
   };
 }
 
-function headOf({ verdict, model, download, operation, rollout, replicas }: DeploymentView): Html {
-  const rolling = rollout && rollout.phase !== "Complete" ? rollout : undefined;
-  return html`<p>${markOf(verdict)} ${verdict.message}</p>${facts([
-    ["Model", html`${model.uri}<br><small>${model.words}</small>`],
+function headOf({ state, download }: DeploymentView): Html {
+  const { health, modelUri, modelText = "not opened yet", operation, rollout } = state;
+  return html`<p>${markOf(health)} ${health.message}</p>${facts([
+    ["Model", html`${modelUri}<br><small>${modelText}</small>`],
     ...(download && download.phase !== "Done" ? [["Download", download.progress] as const] : []),
-    ["Operation", operation ? operationWords(operation) : "none"],
-    ...(rolling
-      ? [
-          [
-            "Rollout",
-            `${rolling.phase}: ${rolling.updatedRanks ?? 0} of ${replicas} ranks with revision ${rolling.revision ?? "-"}${rolling.message ? `; ${rolling.message}` : ""}`,
-          ] as const,
-        ]
-      : []),
+    ["Operation", operation ? operationText(operation) : "none"],
+    ...(rollout === undefined ? [] : [["Rollout", rollout] as const]),
   ])}`;
 }
 
-const side = ({ ranks, revision, epoch }: Operation["from"]): string =>
-  [`${ranks} ranks`, revision === undefined ? [] : `revision ${revision}`, epoch === undefined ? [] : `epoch ${epoch}`].flat().join(", ");
-
-const operationWords = ({ type, phase, from, to, startTime, deadline, message }: Operation): Html =>
-  html`<b>${type}</b> ${phase}: ${side(from)} to ${side(to)}, since ${timeOf(startTime)}, by ${timeOf(deadline)}${message ? `; ${message}` : ""}`;
+const operationText = ({ type, phase, from, to, startTime, deadline, message }: Operation): Html =>
+  html`<b>${type}</b> ${phase}: ${sideText(from)} to ${sideText(to)}, since ${timeOf(startTime)}, by ${timeOf(deadline)}${message ? `; ${message}` : ""}`;
 
 function placementOf({
   epoch,
@@ -67,28 +59,24 @@ function placementOf({
     pairs.push(["Under way", `${underWay.kind}: ${underWay.moves} moves; layers: ${layers}`]);
   }
   if (last) {
-    const { time, result, moves, bytes: moved, durationMs, imbalanceBeforePercent: before, imbalanceAfterPercent: after } = last;
-    pairs.push([
-      "Last rebalance",
-      html`${result} ${timeOf(time)}: ${moves} moves, ${bytes(moved)} in ${(durationMs / 1000).toFixed(1)} s, ${percent(before)} to ${percent(after)}`,
-    ]);
+    pairs.push(["Last rebalance", html`${timeOf(last.time)}: ${moveText(last)}`]);
   }
   if (reason) pairs.push(["Plan", reason]);
   return facts(pairs);
 }
 
 /** Changes with the plan's layers alone: a reader may be choosing one. */
-function layersOf({ namespace, name, layers, chosen }: DeploymentView): Html {
+function layersOf({ state: { namespace, name }, layers, chosen }: DeploymentView): Html {
   if (layers.length === 0) return nothing("no plan yet");
   const numbers = layers.map(({ layer }) => layer);
   const options = numbers.map(
     (layer) => html`<option value="${layer}"${layer === chosen ? html` selected` : undefined}>layer ${layer}</option>`,
   );
   const at = chosen === undefined ? -1 : numbers.indexOf(chosen);
-  const step = (to: number | undefined, words: string): Html =>
+  const step = (to: number | undefined, text: string): Html =>
     to === undefined
       ? html``
-      : html`<a class="button" id="step-${words}" href="${linkTo("deployment", { namespace, name, layer: String(to) })}">${words}</a>`;
+      : html`<a class="button" id="step-${text}" href="${linkTo("deployment", { namespace, name, layer: String(to) })}">${text}</a>`;
   return html`<form class="choose" method="get" action="./deployment"><input type="hidden" name="namespace" value="${namespace}"><input type="hidden" name="name" value="${name}">
 <label for="layer">Layer</label> <select id="layer" name="layer"><option value="">the least even</option>${options}</select>
 <button id="show">Show</button> ${step(at > 0 ? numbers[at - 1] : undefined, "previous")} ${step(at < 0 ? numbers[0] : numbers[at + 1], at < 0 ? "first" : "next")}</form>`;
@@ -106,9 +94,9 @@ function unevenOf({ layers, heat, placement }: DeploymentView): Html {
     const tall = Math.min(30, Math.max(0.5, (30 * (imbalancePercent - 100)) / scale));
     return html`<rect class="${layer === heat?.layer ? "shown" : phase === undefined ? "still" : "moving"}" x="${i + 0.1}" y="${30 - tall}" width="0.8" height="${tall}"/>`;
   });
-  const words = `Imbalance of each of ${layers.length} layers as expected: layer ${worst.layer} is least even with ${percent(worst.imbalancePercent)}`;
+  const text = `Imbalance of each of ${layers.length} layers as expected: layer ${worst.layer} is least even with ${percent(worst.imbalancePercent)}`;
   return html`<figure class="chart"><figcaption><b>Layers</b> expected imbalance; least even is layer ${worst.layer} with ${percent(worst.imbalancePercent)}, bound ${percent(placement.boundPercent)}</figcaption>
-<svg class="uneven" viewBox="0 0 ${layers.length} 30" preserveAspectRatio="none" role="img" aria-label="${words}">${bars}</svg></figure>`;
+<svg class="uneven" viewBox="0 0 ${layers.length} 30" preserveAspectRatio="none" role="img" aria-label="${text}">${bars}</svg></figure>`;
 }
 
 /** Loads of so many percent of the mean fill the bar. */
@@ -205,11 +193,11 @@ function hourOf(series: Series | undefined): Html {
   return html`<div class="charts">${drawn}</div>`;
 }
 
-function operationsOf({ operation, history }: DeploymentView): Html {
+function operationsOf({ state: { operation }, history }: DeploymentView): Html {
   const rows = history.map(({ type, result, from, to, startTime, endTime, message }) => {
-    return [type, result, `${side(from)} to ${side(to)}`, timeOf(startTime), timeOf(endTime), message ?? ""];
+    return [type, result, `${sideText(from)} to ${sideText(to)}`, timeOf(startTime), timeOf(endTime), message ?? ""];
   });
   const columns = [{ head: "Operation" }, { head: "Result" }, { head: "What" }, { head: "Began" }, { head: "Ended" }, { head: "Message" }];
-  const now = operation ? html`<p>${operationWords(operation)}</p>` : undefined;
+  const now = operation ? html`<p>${operationText(operation)}</p>` : undefined;
   return html`${now}${rows.length === 0 ? nothing("none has ended yet") : table("Operations, newest first", columns, rows)}`;
 }

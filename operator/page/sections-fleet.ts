@@ -1,8 +1,10 @@
 // The sections of the first page: all deployments and all training jobs. Pure.
+
+import { figure, percent } from "../views/format.ts";
 import { bar } from "./chart.ts";
 import { type Html, html } from "./html.ts";
 import { facts, markOf, nothing, type Sections, table } from "./sections.ts";
-import { figure, linkTo, percent } from "./units.ts";
+import { linkTo } from "./units.ts";
 import type { DeploymentRow, FleetView, JobRow, Listed } from "./view-fleet.ts";
 
 export function fleetSections({ summary, deployments, jobs, search }: FleetView): Sections {
@@ -24,16 +26,16 @@ const empty = (what: string, search: string): Html => nothing(search === "" ? `n
 
 function deploymentsTable({ rows }: Listed<DeploymentRow>, search: string): Html {
   if (rows.length === 0) return empty("deployment", search);
-  const cells = rows.map(({ namespace, name, verdict, serving, wanted, imbalancePercent, boundPercent, requests, operation, ...more }) => [
+  const cells = rows.map(({ namespace, name, health, serving, desired, imbalancePercent, boundPercent, requests, operation, ...more }) => [
     html`<a id="d-${namespace}-${name}" href="${linkTo("deployment", { namespace, name })}">${namespace}/${name}</a>`,
-    markOf(verdict),
-    `${figure(serving)}/${figure(wanted)}`,
+    markOf(health),
+    `${figure(serving)}/${figure(desired)}`,
     html`${percent(imbalancePercent)} <small>bound ${percent(boundPercent)}</small>`,
     figure(requests),
     figure(more.tokensPerSecond),
     percent(more.kvUsePercent === undefined ? undefined : Math.round(more.kvUsePercent)),
     operation ?? "-",
-    html`<span class="cut">${verdict.message}</span>`,
+    html`<span class="cut">${health.message}</span>`,
   ]);
   const columns = [
     { head: "Deployment" },
@@ -51,14 +53,14 @@ function deploymentsTable({ rows }: Listed<DeploymentRow>, search: string): Html
 
 function jobsTable({ rows }: Listed<JobRow>, search: string): Html {
   if (rows.length === 0) return empty("training job", search);
-  const cells = rows.map(({ namespace, name, verdict, step, steps, loss, ranks, eta }) => [
+  const cells = rows.map(({ namespace, name, health, step, steps, loss, ranks, eta }) => [
     html`<a id="j-${namespace}-${name}" href="${linkTo("job", { namespace, name })}">${namespace}/${name}</a>`,
-    markOf(verdict),
+    markOf(health),
     html`${bar(step, steps ?? 1, undefined)} ${figure(step)}/${figure(steps)}`,
     loss ?? "-",
     figure(ranks),
     eta ?? "-",
-    html`<span class="cut">${verdict.message}</span>`,
+    html`<span class="cut">${health.message}</span>`,
   ]);
   const columns = [
     { head: "Training job" },

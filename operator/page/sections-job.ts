@@ -1,8 +1,10 @@
 // The sections of one training job's page. Pure.
+
+import { bytes, figure } from "../views/format.ts";
 import { bar, chart } from "./chart.ts";
 import { type Html, html } from "./html.ts";
 import { conditionsTable, facts, markOf, nothing, type Sections, table } from "./sections.ts";
-import { bytes, figure, timeOf } from "./units.ts";
+import { timeOf } from "./units.ts";
 import type { JobView } from "./view-job.ts";
 
 /** Ranks that the table shows. */
@@ -12,10 +14,10 @@ export function jobSections(view: JobView): Sections {
   return { head: headOf(view), loss: lossOf(view), world: worldOf(view), ends: endsOf(view), conditions: conditionsTable(view.conditions) };
 }
 
-function headOf({ verdict, step, steps, figures }: JobView): Html {
+function headOf({ state: { health, step, steps }, figures }: JobView): Html {
   const { loss, validationLoss, gradientNorm, imbalance: ofExperts, tokensPerSecond, eta, restarts, spread, result } = figures;
   const imbalance = spread && html`${spread.imbalance} <small>at primaries alone ${spread.imbalanceAtPrimaries}</small>`;
-  return html`<p>${markOf(verdict)} ${verdict.message}</p>${facts([
+  return html`<p>${markOf(health)} ${health.message}</p>${facts([
     ["Step", html`${bar(step, steps, undefined)} ${figure(step)} of ${steps}${eta ? html` <small>${eta} left</small>` : undefined}`],
     ["Loss", html`${loss ?? "-"} <small>validation ${validationLoss ?? "-"}</small>`],
     ["Gradient norm", gradientNorm ?? "-"],
@@ -30,7 +32,7 @@ function headOf({ verdict, step, steps, figures }: JobView): Html {
   ])}`;
 }
 
-/** Steps of a curve are unevenly apart: between two of them it is a straight line. */
+/** Steps of a curve are unevenly apart; lines between them are straight. */
 const points = 240;
 
 function lossOf({ curve }: JobView): Html {

@@ -1,15 +1,14 @@
-// The parts that sections of all pages are made of: a mark with its word, tables, lists of facts and of conditions. A section is the
-// unit in which a page is brought up to date: HTML under an id. Pure.
+// The parts of sections of all pages. A section is HTML under an id, the unit of an update. Pure.
 import type { Condition } from "../../crds/conditions.ts";
+import type { Health } from "../views/health.ts";
 import { type Html, html, type Part } from "./html.ts";
 import { timeOf } from "./units.ts";
-import type { Verdict } from "./verdict.ts";
 
 /** Sections by id, in the order in which they stand. */
 export type Sections = Readonly<Record<string, Html>>;
 
 /** The mark is told by its word and its form, not by its colour alone. */
-export const markOf = ({ mark, reason }: Verdict): Html => html`<span class="verdict ${mark}">${reason}</span>`;
+export const markOf = ({ mark, reason }: Health): Html => html`<span class="health ${mark}">${reason}</span>`;
 
 interface Column {
   readonly head: string;
@@ -32,7 +31,7 @@ export function table(caption: string, columns: readonly Column[], rows: readonl
 export const facts = (pairs: readonly (readonly [name: string, value: Part])[]): Html =>
   html`<dl>${pairs.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>\n`)}</dl>`;
 
-export const nothing = (words: string): Html => html`<p class="none">${words}</p>`;
+export const nothing = (text: string): Html => html`<p class="none">${text}</p>`;
 
 export function conditionsTable(conditions: readonly Condition[]): Html {
   if (conditions.length === 0) return nothing("none yet");

@@ -5,8 +5,8 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { PageAccess } from "../../crds/names.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { Board } from "./board.ts";
 import { servePage } from "./server.ts";
+import { PageState } from "./state.ts";
 import { clientsMax } from "./streams.ts";
 
 const secret = "correct-horse-battery";
@@ -23,10 +23,13 @@ const moed = (message: string) => {
 
 async function served(access: PageAccess, run: (made: Made) => Promise<void>): Promise<void> {
   const state = { now: 1_700_000_000_000, message: "it is well" };
-  const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) }, now: () => state.now });
-  const stop = board.lead({ picture: () => undefined });
+  const pageState = new PageState({
+    cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) },
+    now: () => state.now,
+  });
+  const stop = pageState.lead({ picture: () => undefined });
   const server = await servePage({
-    board,
+    pageState,
     access,
     port: 0,
     token: async () => secret,
@@ -35,14 +38,14 @@ async function served(access: PageAccess, run: (made: Made) => Promise<void>): P
     now: () => state.now,
   });
   try {
-    await run({ board, state, stop, port: server.port });
+    await run({ pageState, state, stop, port: server.port });
   } finally {
     await server.close();
   }
 }
 
 interface Made {
-  readonly board: Board;
+  readonly pageState: PageState;
   readonly state: { now: number; message: string };
   readonly stop: () => void;
   readonly port: number;
@@ -156,11 +159,11 @@ test("a stream has the whole page first, then what has changed", async () => {
 });
 
 test("a replica that does not lead shows nothing of the cluster, says who leads, and ends its streams", async () => {
-  await served("Proxy", async ({ port, board, stop }) => {
+  await served("Proxy", async ({ port, pageState, stop }) => {
     const { events, response } = await stream(port);
     const ended = new Promise((resolve) => response.once("end", resolve));
     stop();
-    board.follow("enodia-other");
+    pageState.follow("enodia-other");
     await ended;
     assert.match(events.join(""), /event: standby\ndata: \{"leader":"enodia-other"\}/);
     const page = await ask(port, "/");

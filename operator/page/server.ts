@@ -1,5 +1,4 @@
-// The HTTP server of the page: reads nothing but the board, changes nothing but a browser's cookie. Every connection, header, body and
-// stream has a bound; nothing of another origin is loaded or sent to, as the content security policy says.
+// The HTTP server of the page. It changes nothing but a browser's cookie, and bounds every connection, header, body and stream.
 import { open, readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -7,15 +6,15 @@ import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import { Access, type Answer, clusterTokenCharsMax } from "./access.ts";
-import type { Board } from "./board.ts";
 import { pageDocument, scriptFile, signInDocument, standbyDocument, styleFile } from "./document.ts";
 import { bucketMs } from "./memory.ts";
 import { pages } from "./pages.ts";
 import { Readers, type RightsOf } from "./readers.ts";
-import { boundOf, seen, sightOf } from "./sight.ts";
+import { boundOf, scopeOf, seen } from "./scope.ts";
+import type { PageState } from "./state.ts";
 import { clientsMax, Streams, tickMs } from "./streams.ts";
 
-/** The token of a file that a Secret is mounted at; undefined where it is not there. A longer file is no token. */
+/** The token in a mounted Secret's file; undefined without it. A longer file is no token. */
 export async function tokenIn(file: string): Promise<string | undefined> {
   const handle = await open(file).catch(() => undefined);
   if (!handle) return undefined;
@@ -36,7 +35,7 @@ const addressCharsMax = 2_048;
 const bodyBytesMax = 2 * clusterTokenCharsMax;
 
 interface PageOptions {
-  readonly board: Board;
+  readonly pageState: PageState;
   readonly access: PageAccess;
   readonly port: number;
   /** The token of access Token, read anew with each request. */
@@ -76,10 +75,10 @@ interface Reply {
 }
 type Files = ReadonlyMap<string, Reply>;
 
-const text = (status: number, words: string, more: Readonly<Record<string, string>> = {}): Reply => ({
+const text = (status: number, message: string, more: Readonly<Record<string, string>> = {}): Reply => ({
   status,
   type: plain,
-  body: `${words}\n`,
+  body: `${message}\n`,
   more,
 });
 
@@ -92,13 +91,13 @@ async function filesOf(): Promise<Files> {
 }
 
 export async function servePage(options: PageOptions): Promise<PageServer> {
-  const { board, access: kind, port, token, rightsOf, log } = options;
+  const { pageState, access: kind, port, token, rightsOf, log } = options;
   const now = options.now ?? Date.now;
   const bound = boundOf(options.namespaces ?? []);
-  const readers = new Readers({ rightsOf, namespaces: () => board.namespaces(), bound, now });
-  const access = new Access({ access: kind, token, readers, sight: sightOf(bound, bound), now });
-  const streams = new Streams({ board, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
-  const site = new Site({ board, streams, access, files: await filesOf() });
+  const readers = new Readers({ rightsOf, namespaces: () => pageState.namespaces(), bound, now });
+  const access = new Access({ access: kind, token, readers, scope: scopeOf(bound, bound), now });
+  const streams = new Streams({ pageState, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
+  const site = new Site({ pageState, streams, access, files: await filesOf() });
   const server = createServer(
     { headersTimeout: requestTimeoutMs, requestTimeout: requestTimeoutMs, keepAliveTimeout: idleTimeoutMs },
     (request, response) => {
@@ -118,7 +117,7 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
   const ticks = setInterval(() => streams.tick(), tickMs);
   const samples = setInterval(() => {
     try {
-      board.sample();
+      pageState.sample();
     } catch (err) {
       log.error({ err }, "no sample for the page could be taken"); // no reason for the operator to end
     }
@@ -142,7 +141,7 @@ function send(response: ServerResponse, { status, type, body, more = {} }: Reply
 }
 
 interface SiteParts {
-  readonly board: Board;
+  readonly pageState: PageState;
   readonly streams: Streams;
   readonly access: Access;
   readonly files: Files;
@@ -183,12 +182,12 @@ class Site {
           .join(", ")}`,
       );
     if (answer.may !== "read") return this.#refused(answer);
-    const { board } = this.#parts;
-    if (!board.leads)
-      return { status: 503, type: document, body: standbyDocument(board.leader, name, query), more: { "retry-after": "2" } };
-    const sight = answer.look();
-    if (!sight) return text(503, "what you may see is not known at this moment", { "retry-after": "2" });
-    const page = make(seen(board.source(), sight), query);
+    const { pageState } = this.#parts;
+    if (!pageState.leads)
+      return { status: 503, type: document, body: standbyDocument(pageState.leader, name, query), more: { "retry-after": "2" } };
+    const scope = answer.look();
+    if (!scope) return text(503, "what you may see is not known at this moment", { "retry-after": "2" });
+    const page = make(seen(pageState.source(), scope), query);
     return { status: page.status, type: document, body: pageDocument(page, name, query) };
   }
 

@@ -1,5 +1,5 @@
-// The source of all views: the objects in the operator's cache, parsed once each, and what the rebalance plane knows while this
-// replica leads. Types, and the reading of objects; when samples are taken is board.ts.
+// The source of all views: objects of the operator's cache, parsed once each, and what the rebalance plane knows while this replica
+// leads.
 import { AppError } from "../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
@@ -7,7 +7,7 @@ import type { KubeObject } from "../kube/kube.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
 import type { Remembered, Sample } from "./memory.ts";
 
-/** An object of the cache. One that cannot be read is told of with the reason. */
+/** An object of the cache, or the reason why it cannot be read. */
 export interface Read<T> {
   readonly namespace: string;
   readonly name: string;

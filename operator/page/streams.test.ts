@@ -4,8 +4,8 @@ import { createServer, type ServerResponse } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Board } from "./board.ts";
-import { unbounded } from "./sight.ts";
+import { unbounded } from "./scope.ts";
+import { PageState } from "./state.ts";
 import { messageBytesMax, Streams, stalledMs, streamMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, message: "" };
@@ -25,9 +25,9 @@ const moed = () => {
 /** One client of a real server, and the answer that it is served by. */
 async function connected(run: (made: { streams: Streams; response: ServerResponse; socket: Socket }) => Promise<void>): Promise<void> {
   state.message = "first";
-  const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
-  board.lead({ picture: () => undefined });
-  const streams = new Streams({ board, now: () => state.now, onError: (error) => assert.fail(String(error)) });
+  const pageState = new PageState({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
+  pageState.lead({ picture: () => undefined });
+  const streams = new Streams({ pageState, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
   const server = createServer((_, response) => {
     streams.add(response, "", new URLSearchParams(), () => unbounded);
@@ -114,12 +114,12 @@ test("a stream ends after its time, so that its reader is asked anew", async () 
 test("a view that cannot be made ends its own stream, and is told of", async () => {
   const problems: unknown[] = [];
   let broken = false;
-  const source: Board["source"] = () => {
+  const source: PageState["source"] = () => {
     if (broken) throw new Error("planted");
-    return new Board({ cache: { list: () => [] }, now: () => state.now }).source();
+    return new PageState({ cache: { list: () => [] }, now: () => state.now }).source();
   };
   const streams = new Streams({
-    board: { leads: true, leader: undefined, source },
+    pageState: { leads: true, leader: undefined, source },
     now: () => state.now,
     onError: (error) => problems.push(error),
   });

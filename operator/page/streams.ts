@@ -1,10 +1,9 @@
-// Server-sent events: each client first gets its page whole, then the sections that have changed, at most once a second. Who reads slowly
-// gets fewer states and never a queue of them; who stops reading is let go. A client that comes back starts over, so no ids are kept.
+// Server-sent events: a page whole, then its changed sections, at most once a second. DECISIONS.md 3.
 import type { ServerResponse } from "node:http";
-import type { Board } from "./board.ts";
 import { type Page, pages } from "./pages.ts";
 import type { Look } from "./readers.ts";
-import { seen } from "./sight.ts";
+import { seen } from "./scope.ts";
+import type { PageState } from "./state.ts";
 
 export const tickMs = 1_000;
 /** A proxy between ends a stream that says nothing. */
@@ -12,7 +11,7 @@ const heartbeatMs = 10_000;
 export const clientsMax = 32;
 /** A client that has not taken what was sent for so long is let go. */
 export const stalledMs = 15_000;
-/** Then the browser comes again, and is asked anew who it is. */
+/** The browser reconnects after this. */
 export const streamMs = 3_600_000;
 /** The browser comes back after this when a stream has ended, such as that of a replica that does not lead. */
 const retryMs = 2_000;
@@ -34,16 +33,16 @@ interface Client {
 }
 
 interface StreamsParts {
-  readonly board: Pick<Board, "leads" | "leader" | "source">;
+  readonly pageState: Pick<PageState, "leads" | "leader" | "source">;
   /** Unix ms. */
   readonly now: () => number;
-  /** Told of a view that could not be made: its stream ends, the others go on. */
+  /** Called for a view that fails: its stream ends, the others go on. */
   readonly onError: (error: unknown) => void;
 }
 
 const event = (name: string, data: unknown): string => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
 
-/** The parts of a page as texts, and among them those that are not what was sent. */
+/** The parts of a page that differ from what was sent. */
 function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
   const parts = [
     ...Object.entries(page.sections).map(([id, { text }]) => [id, text] as const),
@@ -52,7 +51,7 @@ function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<str
   return new Map(parts.filter(([id, text]) => sent.get(id) !== text));
 }
 
-/** The message of changes: sections as HTML, and the map's numbers where they are among them. */
+/** The message of changes: sections as HTML, and the map's numbers. */
 function messageOf(changed: ReadonlyMap<string, string>, now: number): string {
   const heat = changed.get("heat");
   const sections = Object.fromEntries([...changed].filter(([id]) => id !== "heat"));
@@ -71,7 +70,7 @@ export class Streams {
     return this.#clients.size;
   }
 
-  /** False where there are too many: the caller answers so. `page` is one of the registry's, of what `look` says from look to look. */
+  /** False where there are too many clients. */
   add(response: ServerResponse, page: string, query: URLSearchParams, look: Look): boolean {
     if (this.#clients.size >= clientsMax) return false;
     const now = this.#parts.now();
@@ -116,14 +115,14 @@ export class Streams {
       return;
     }
     client.fullSince = undefined;
-    const { leads, leader } = this.#parts.board;
+    const { leads, leader } = this.#parts.pageState;
     if (!leads || now - client.since >= streamMs) {
       response.end(leads ? undefined : event("standby", { leader: leader ?? null }));
       return;
     }
-    const sight = client.look();
-    const key = `${sight?.key} ${client.key}`;
-    const page = sight && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.board.source(), sight), client.query));
+    const scope = client.look();
+    const key = `${scope?.key} ${client.key}`;
+    const page = scope && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.pageState.source(), scope), client.query));
     if (!page) return void response.end(); // whose reader is not known any more comes again, and is asked
     made.set(key, page);
     this.#tell(client, page, now);

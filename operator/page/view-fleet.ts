@@ -1,8 +1,11 @@
 // The view of all deployments and training jobs: a row for each, what needs a person first, cut to a number of rows. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import { deploymentState } from "../views/deployment.ts";
+import { sumOf } from "../views/format.ts";
+import { type Health, marks } from "../views/health.ts";
+import { jobState } from "../views/job.ts";
 import type { Read, Source } from "./source.ts";
-import { deploymentVerdict, jobVerdict, marks, type Verdict } from "./verdict.ts";
 
 /** Rows of a table; a search finds the others. */
 export const rowsMax = 200;
@@ -10,12 +13,12 @@ export const rowsMax = 200;
 interface Row {
   readonly namespace: string;
   readonly name: string;
-  readonly verdict: Verdict;
+  readonly health: Health;
 }
 
 export interface DeploymentRow extends Row {
   readonly serving: number | undefined;
-  readonly wanted: number | undefined;
+  readonly desired: number | undefined;
   readonly imbalancePercent: number | undefined;
   readonly boundPercent: number | undefined;
   readonly requests: number | undefined;
@@ -39,10 +42,10 @@ export interface Listed<R> {
   readonly all: number;
 }
 
-/** Of all deployments, whatever the search. */
+/** All deployments, whatever the search. */
 interface Summary {
   readonly deployments: number;
-  /** Ranks that are wanted and do not serve. */
+  /** Desired ranks that do not serve. */
   readonly ranksMissing: number;
   readonly inTrouble: number;
 }
@@ -65,52 +68,44 @@ export function fleetView(source: Source, search: string): FleetView {
 }
 
 function summaryOf(rows: readonly DeploymentRow[]): Summary {
-  const missing = rows.map(({ wanted, serving }) => Math.max(0, (wanted ?? 0) - (serving ?? 0)));
+  const missing = rows.map(({ desired, serving }) => Math.max(0, (desired ?? 0) - (serving ?? 0)));
   return {
     deployments: rows.length,
     ranksMissing: missing.reduce((a, b) => a + b, 0),
-    inTrouble: rows.filter(({ verdict }) => verdict.mark === "wrong").length,
+    inTrouble: rows.filter(({ health }) => health.mark === "wrong").length,
   };
 }
 
-const unread = (problem: string): Verdict => ({ mark: "wrong", reason: "Unreadable", message: problem });
+const unread = (problem: string): Health => ({ mark: "wrong", reason: "Unreadable", message: problem });
 
 function deploymentRow({ namespace, name, uid, parsed, problem }: Read<MoEDeployment>, source: Source): DeploymentRow {
-  const { status } = parsed ?? {};
+  const state = parsed && deploymentState(parsed);
   const latest = source.latest(uid);
-  const requests = source.picture(uid)?.ranks.flatMap(({ activeRequests }) => activeRequests ?? []) ?? [];
+  const requests = source.picture(uid)?.ranks.map(({ activeRequests }) => activeRequests) ?? [];
   return {
     namespace,
     name,
-    verdict: parsed ? deploymentVerdict(status?.conditions, status?.operation?.type) : unread(problem),
-    serving: status?.expertParallel?.activeRanks,
-    wanted: status?.expertParallel?.desiredRanks ?? parsed?.spec.replicas,
-    imbalancePercent: status?.placement?.imbalancePercent,
-    boundPercent: status?.placement?.boundPercent,
-    requests: requests.length === 0 ? undefined : requests.reduce((a, b) => a + b, 0),
+    health: state?.health ?? unread(problem),
+    serving: state?.serving,
+    desired: state?.desired,
+    imbalancePercent: state?.placement.imbalancePercent,
+    boundPercent: state?.placement.boundPercent,
+    requests: sumOf(requests),
     tokensPerSecond: latest?.tokensPerSecond,
     kvUsePercent: latest?.kvUsePercent,
-    operation: status?.operation && `${status.operation.type} ${status.operation.phase}`,
+    operation: state?.operation && `${state.operation.type} ${state.operation.phase}`,
   };
 }
 
 function jobRow({ namespace, name, parsed, problem }: Read<MoETrainingJob>): JobRow {
-  const { status } = parsed ?? {};
-  return {
-    namespace,
-    name,
-    verdict: parsed ? jobVerdict(status?.conditions) : unread(problem),
-    step: status?.step,
-    steps: parsed?.spec.steps,
-    loss: status?.loss,
-    ranks: status?.world?.ranks.length,
-    eta: status?.eta,
-  };
+  const state = parsed && jobState(parsed);
+  const { step, steps, loss, eta } = state ?? {};
+  return { namespace, name, health: state?.health ?? unread(problem), step, steps, loss, ranks: parsed?.status.world?.ranks.length, eta };
 }
 
 function listed<R extends Row>(all: readonly R[], search: string): Listed<R> {
   const found = all.filter(({ namespace, name }) => `${namespace}/${name}`.includes(search));
-  const order = ({ verdict, namespace, name }: R): string => `${marks.indexOf(verdict.mark)} ${namespace}/${name}`;
+  const order = ({ health, namespace, name }: R): string => `${marks.indexOf(health.mark)} ${namespace}/${name}`;
   const rows = found
     .map((row) => ({ row, key: order(row) }))
     .sort((a, b) => (a.key < b.key ? -1 : 1))

@@ -2,16 +2,12 @@
 import type { Condition } from "../../crds/conditions.ts";
 import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import { ascending, type CurvePoint } from "../../crds/training-report.ts";
+import { type JobState, jobState } from "../views/job.ts";
 import type { Source } from "./source.ts";
-import { jobVerdict, type Verdict } from "./verdict.ts";
-import type { Asked } from "./view-deployment.ts";
+import type { ViewRequest } from "./view-deployment.ts";
 
 export interface JobView {
-  readonly namespace: string;
-  readonly name: string;
-  readonly verdict: Verdict;
-  readonly step: number | undefined;
-  readonly steps: number;
+  readonly state: JobState;
   readonly figures: Pick<
     MoETrainingJobStatus,
     "loss" | "validationLoss" | "gradientNorm" | "imbalance" | "tokensPerSecond" | "eta" | "restarts" | "spread" | "result"
@@ -23,18 +19,14 @@ export interface JobView {
 }
 
 /** Undefined where there is no such job; the problem where it cannot be read. */
-export function jobView(source: Source, { namespace, name }: Asked): JobView | string | undefined {
+export function jobView(source: Source, { namespace, name }: ViewRequest): JobView | string | undefined {
   const read = source.jobs().find((one) => one.namespace === namespace && one.name === name);
   if (!read) return undefined;
   if (!read.parsed) return read.problem;
-  const { spec, status } = read.parsed;
+  const { status } = read.parsed;
   const { lastFailure, lastStop } = status;
   return {
-    namespace,
-    name,
-    verdict: jobVerdict(status.conditions),
-    step: status.step,
-    steps: spec.steps,
+    state: jobState(read.parsed),
     figures: status,
     world: status.world,
     curve: ascending((status.curve ?? []).map(({ step, loss }) => ({ step, loss: Number(loss) }))),

@@ -55,7 +55,10 @@ const refused: Record<string, { readonly change: (spec: any) => void; readonly w
   "an unknown planner": { change: (spec) => Object.assign(spec, { fssdp: { planner: "best" } }), want: /planner.*supported values/ },
   "adapters that are no such text": { change: (spec) => Object.assign(spec, { adapters: "MixLoRA 8" }), want: /adapters/ },
   "a gate that is no such text": { change: (spec) => Object.assign(spec, { gate: "Dense_to_sparse" }), want: /gate/ },
-  "lanes at once that are no number": { change: (spec) => Object.assign(spec, { fssdp: { lanesAtOnce: "all" } }), want: /lanesAtOnce/ },
+  "micro-batches at once that are no number": {
+    change: (spec) => Object.assign(spec, { fssdp: { microBatchesAtOnce: "all" } }),
+    want: /microBatchesAtOnce/,
+  },
   "a mask that is no number": { change: (spec) => spawned(spec, { step: 5, mask: "half" }), want: /mask/ },
   "a meeting of one world": {
     change: (spec) => Object.assign(met(spec).local, { data: [] }),
@@ -81,7 +84,13 @@ test("what the result depends on cannot change, what it does not can, and scale 
     manager,
   );
   const patch = (spec: object) => kube.patch(resources.moeTrainingJobs, ref, { spec }, manager);
-  for (const fixed of [{ steps: 3000 }, { seed: 2 }, { batch: { lanes: 4 } }, { threadsPerRank: 1 }, { output: { codecs: ["f32"] } }])
+  for (const fixed of [
+    { steps: 3000 },
+    { seed: 2 },
+    { batch: { microBatches: 4 } },
+    { threadsPerRank: 1 },
+    { output: { codecs: ["f32"] } },
+  ])
     await assert.rejects(patch(fixed), /cannot change, since the result depends on it: make another job/);
   await patch({ memoryPerRank: "13Gi", checkpoint: { keep: 5 } });
   await assert.rejects(kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=2"), /replicas must be from/);
@@ -117,7 +126,7 @@ test("a spawn's step and mask, worlds that meet, adapters and a gate cannot chan
   for (const [name, spec] of fixed)
     await assert.rejects(patch(name, spec), /cannot change, since the result depends on (it|them): make another job/, JSON.stringify(spec));
   await patch("born", { spawn: { replicasBefore: 2 }, elasticity: { maxReplicas: 3 }, failurePolicy: { stepTimeout: "20s" } });
-  await patch("plain", { fssdp: { lanesAtOnce: 8 }, failurePolicy: { stepTimeout: "Auto", shadow: false } });
+  await patch("plain", { fssdp: { microBatchesAtOnce: 8 }, failurePolicy: { stepTimeout: "Auto", shadow: false } });
   await patch("meets", { replicas: 3, elasticity: { maxReplicas: 4 } });
 });
 

@@ -89,13 +89,14 @@ export const allowedImports: Readonly<Record<string, string>> = {
     operator/rebalance/load/ operator/rebalance/rollout/ operator/rebalance/status/decision-events.ts`,
   "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/rollout/`,
-  "operator/page/": "runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/picture.ts",
+  "operator/views/": "operator/kube/kube.ts operator/deployment/core/memory-fit.ts",
+  "operator/page/": "operator/views/ runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/picture.ts",
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts
     operator/training/ operator/page/ package.json`,
-  "operator/cli/": `operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
-    operator/deployment/core/memory-fit.ts operator/planner/offline/ operator/cli/commands/`,
+  "operator/cli/": `operator/views/ operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
+    operator/planner/offline/ operator/cli/commands/`,
   "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/cli/ runtime/train/ operator/kube/kube.ts
-    operator/deployment/revision.ts operator/planner/ operator/planner/offline/ operator/cli/`,
+    operator/deployment/revision.ts operator/planner/ operator/planner/offline/ operator/views/ operator/cli/`,
 };
 
 /** Rooms without clock, random, network or file system: those come as arguments, so that tests and replays decide them. */

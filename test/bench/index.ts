@@ -57,7 +57,7 @@ export const benches: Readonly<Record<string, Bench>> = {
       "--link N           MB/s each way of each rank (default: what the kernel gives)",
       "--steps N          steps of a planner's turn (default 4)",
       "--rounds N         rounds, in each of which every planner has its turn; medians are printed (default 3)",
-      "--layers N, --sequences N, --sequence-length N, --lanes N   default 4, 16, 256, 8",
+      "--layers N, --sequences N, --sequence-length N, --micro-batches N   default 4, 16, 256, 8",
       "--peer torch       the same model by expert parallelism in torch, in turns; installed in the cache on first use (gigabytes)",
       "--python FILE      a Python that has torch and numpy",
       "--trace FILE       the last turn's steps of all ranks, for ui.perfetto.dev",

@@ -28,7 +28,7 @@ const options = {
   layers: { type: "string", default: "4" },
   sequences: { type: "string", default: "16" },
   "sequence-length": { type: "string", default: "256" },
-  lanes: { type: "string", default: "8" },
+  microBatches: { type: "string", default: "8" },
   trace: { type: "string" },
   peer: { type: "string" },
   python: { type: "string" },
@@ -55,7 +55,7 @@ interface Asked {
   readonly link: number | undefined;
   readonly steps: number;
   readonly rounds: number;
-  readonly sizes: { readonly layers: number; readonly sequences: number; readonly sequenceLength: number; readonly lanes: number };
+  readonly sizes: { readonly layers: number; readonly sequences: number; readonly sequenceLength: number; readonly microBatches: number };
   readonly trace: string | undefined;
   /** Of torch; undefined: without the peer. */
   readonly python: string | undefined;
@@ -85,7 +85,7 @@ async function asked(args: readonly string[]): Promise<Asked> {
       layers: number("layers"),
       sequences: number("sequences"),
       sequenceLength: number("sequence-length"),
-      lanes: number("lanes"),
+      microBatches: number("microBatches"),
     },
     trace: values.trace,
     python: values.peer === undefined ? undefined : (values.python ?? (await torchPython(log))),
@@ -124,7 +124,7 @@ async function measure({ ranks, peer }: Sides, workload: WorkloadName, { planner
   const losses: number[] = [];
   let spans: readonly (readonly Span[])[] = [];
   for (const planner of planners) {
-    await ranks.order({ do: "begin", series: planner, planner, lanes: sizes.lanes });
+    await ranks.order({ do: "begin", series: planner, planner, microBatches: sizes.microBatches });
     const { took } = await ranks.steps({ series: planner, workload, from: 1, to: warmSteps + 1 });
     losses.push(took[0]?.losses[0] ?? Number.NaN);
     if (planner === "auto") log(`${workload}: measured ${JSON.stringify(took[0]?.rates)}`);

@@ -21,7 +21,7 @@ let training: TrainingWorld;
 let target: Target;
 let kubectl: Kubectl;
 let prometheus: Prometheus;
-const job = (name: string): TrainingObject => training.job(name, { steps, batch: { sequences: 8, lanes: 4 } });
+const job = (name: string): TrainingObject => training.job(name, { steps, batch: { sequences: 8, microBatches: 4 } });
 const digest = (name: string): string => training.digest(name);
 const trainingPods = (name: string) => training.pods(name);
 const podsGone = (name: string): Promise<true> => training.podsGone(name);

@@ -89,7 +89,7 @@ after(async () => {
   await training?.close();
 });
 
-const spec = { steps, batch: { sequences: 8, lanes: 8 } };
+const spec = { steps, batch: { sequences: 8, microBatches: 8 } };
 
 const pauses: string[] = [];
 /** Does something to the job, waits until as many ranks train again as are wanted, and tells the longest pause. */

@@ -19,7 +19,7 @@ here = pathlib.Path(__file__).parent
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 
-S = dict(tokens=8193, tokenSeed=7, seed=3, sequences=8, sequenceLength=32, lanes=4, steps=200, rate=1e-3, warmup=10, floor=0.1,
+S = dict(tokens=8193, tokenSeed=7, seed=3, sequences=8, sequenceLength=32, microBatches=4, steps=200, rate=1e-3, warmup=10, floor=0.1,
          beta1=0.9, beta2=0.95, epsilon=1e-8, decay=0.1, clip=1.0)
 
 

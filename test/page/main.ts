@@ -152,10 +152,10 @@ async function storyOf(file: string | undefined): Promise<Story> {
 
 async function look(browser: Browser, story: Story, out: string): Promise<void> {
   mkdirSync(out, { recursive: true });
-  const { board, now, show } = tell(story);
+  const { pageState, now, show } = tell(story);
   show(story.frames[0] as StoryFrame);
   const server = await servePage({
-    board,
+    pageState,
     access: "PortForward",
     port: 0,
     token: async () => undefined,

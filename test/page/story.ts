@@ -6,8 +6,8 @@ import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { nextStatus } from "../../operator/deployment/core/status.ts";
 import type { Verdict } from "../../operator/deployment/core/world.ts";
 import type { KubeObject } from "../../operator/kube/kube.ts";
-import { Board } from "../../operator/page/board.ts";
 import { bucketMs } from "../../operator/page/memory.ts";
+import { PageState } from "../../operator/page/state.ts";
 import type { PlacementPicture } from "../../operator/rebalance/status/picture.ts";
 import { decide } from "../../operator/training/core/decide.ts";
 import { deployment, pod, snapshot, view } from "../kit/deployment/deployment.ts";
@@ -99,7 +99,7 @@ export async function record(): Promise<Story> {
 }
 
 interface Telling {
-  readonly board: Board;
+  readonly pageState: PageState;
   now(): number;
   show(frame: StoryFrame): void;
 }
@@ -108,16 +108,16 @@ interface Telling {
 export function tell({ before }: Pick<Story, "before">): Telling {
   let shown: StoryFrame | undefined;
   const now = (): number => shown?.at ?? 0;
-  const board = new Board({ cache: { list: (name) => listOf(name, shown) }, now });
-  board.lead({ picture: (uid) => (uid === deploymentUid ? shown?.picture : undefined) });
+  const pageState = new PageState({ cache: { list: (name) => listOf(name, shown) }, now });
+  pageState.lead({ picture: (uid) => (uid === deploymentUid ? shown?.picture : undefined) });
   const show = (frame: StoryFrame): void => {
     shown = frame;
   };
   for (const frame of before) {
     show(frame);
-    board.sample();
+    pageState.sample();
   }
-  return { board, now, show };
+  return { pageState, now, show };
 }
 
 function listOf(name: "moeDeployments" | "moeTrainingJobs", shown: StoryFrame | undefined): readonly KubeObject[] {

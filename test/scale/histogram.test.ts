@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseSamples } from "../../operator/cli/prometheus-text.ts";
+import { parseSamples } from "../../operator/views/prometheus-text.ts";
 import { countOf, histogramOf, quantile, since } from "./histogram.ts";
 
 const text = (counts: readonly number[]): string =>

@@ -1,5 +1,5 @@
 // Histograms as Prometheus text has them: what was counted between two looks, and its quantiles. Pure.
-import type { Sample } from "../../operator/cli/prometheus-text.ts";
+import type { Sample } from "../../operator/views/prometheus-text.ts";
 
 /** What a histogram has counted, by the upper bounds of its buckets in seconds. */
 export type Histogram = ReadonlyMap<number, number>;

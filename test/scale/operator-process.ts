@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createWriteStream } from "node:fs";
 import { join } from "node:path";
-import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
+import { parseSamples, type Sample } from "../../operator/views/prometheus-text.ts";
 import { joinFiles, killCgroup, limitMemory, makeCgroup, removeCgroup } from "../cluster/cgroups.ts";
 import { root } from "../integration/control-plane.ts";
 import { freePort } from "../kit/network/free-port.ts";

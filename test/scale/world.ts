@@ -2,8 +2,8 @@
 // changed load, to shrink, and to make good the loss of a node. Bytes and connections are counted where the ranks' sockets are.
 import { labels } from "../../crds/common.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
-import type { Sample } from "../../operator/cli/prometheus-text.ts";
 import { resources } from "../../operator/kube/kube.ts";
+import type { Sample } from "../../operator/views/prometheus-text.ts";
 import { until } from "../kit/processes/process.ts";
 import { totalOf } from "./audit.ts";
 import { listed, phase, round, wait } from "./deployments.ts";

@@ -40,8 +40,8 @@ export function fillGradient(g: Float32Array, unit: number, step: number): void 
 export const simOptimizer = { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } } as const;
 
 /** What a step does, by the norms that ranks say. */
-export function simFacts(step: number, tally: Float64Array): Omit<StepFacts, "decays"> {
-  const norm = Math.sqrt(tally.reduce((sum, square) => sum + square, 0));
+export function simFacts(step: number, norms: Float64Array): Omit<StepFacts, "decays"> {
+  const norm = Math.sqrt(norms.reduce((sum, square) => sum + square, 0));
   return { step, rate: 0.01, clip: 1 / norm };
 }
 
@@ -60,9 +60,9 @@ export function stateAt(step: number): WholeState {
       fillGradient(g, unit, step);
       return g;
     });
-    const tally = Float64Array.from(gradients, (g) => plainSquares(g, 0, g.length));
+    const norms = Float64Array.from(gradients, (g) => plainSquares(g, 0, g.length));
     const { plain, stepNumbers } = optimizerOf(simOptimizer);
-    const numbers = stepNumbers(simOptimizer.values, { ...simFacts(step, tally), decays: false });
+    const numbers = stepNumbers(simOptimizer.values, { ...simFacts(step, norms), decays: false });
     for (const [i, unit] of simUnits.entries()) {
       const part = (field: (typeof stateFields)[number]): Float32Array =>
         floatsIn(state[field], unit, { shape: simShape(1), layout: simLayout });

@@ -3,12 +3,12 @@
 import type { Random } from "../../operator/planner/random.ts";
 import { Inbox } from "../../runtime/net/collectives/inbox.ts";
 import type { Transport } from "../../runtime/net/collectives/transport.ts";
-import type { Holdings } from "../../runtime/train/ranks/rank-state.ts";
+import type { RankState } from "../../runtime/train/ranks/rank-state.ts";
 import type { VirtualClock } from "./clock.ts";
 
 export interface SimPod {
   readonly name: string;
-  holdings: Holdings;
+  rankState: RankState;
   dead: boolean;
   /** Done when it goes on. */
   frozen: Promise<void> | undefined;

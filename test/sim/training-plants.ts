@@ -1,6 +1,6 @@
 // Five bugs in how ranks of training commit steps and hand over their state, each one change in one place, planted into the code under
 // test to show that the fault search would find them.
-import { Holdings } from "../../runtime/train/ranks/rank-state.ts";
+import { RankState } from "../../runtime/train/ranks/rank-state.ts";
 import { RankStores } from "../../runtime/train/ranks/rank-stores.ts";
 import { UnitState } from "../../runtime/train/ranks/unit-state.ts";
 import { bend, type PlantedBug } from "./plants.ts";
@@ -8,16 +8,16 @@ import { bend, type PlantedBug } from "./plants.ts";
 /** State that is on its way is kept for so long, in milliseconds, in place of until everybody has what comes to it. */
 const leftMs = 30;
 
-type Standing = Holdings["standing"];
+type CommitState = RankState["commitState"];
 
 /** Changes what a rank says of where it stands. */
-function bendStanding(make: (standing: Standing) => Standing): () => void {
-  const original = Object.getOwnPropertyDescriptor(Holdings.prototype, "standing")!;
-  const get = function (this: Holdings): Standing {
-    return make(original.get!.call(this) as Standing);
+function bendCommitState(make: (commitState: CommitState) => CommitState): () => void {
+  const original = Object.getOwnPropertyDescriptor(RankState.prototype, "commitState")!;
+  const get = function (this: RankState): CommitState {
+    return make(original.get!.call(this) as CommitState);
   };
-  Object.defineProperty(Holdings.prototype, "standing", { ...original, get });
-  return () => void Object.defineProperty(Holdings.prototype, "standing", original);
+  Object.defineProperty(RankState.prototype, "commitState", { ...original, get });
+  return () => void Object.defineProperty(RankState.prototype, "commitState", original);
 }
 
 export const trainingBugs: readonly PlantedBug[] = [
@@ -30,11 +30,11 @@ export const trainingBugs: readonly PlantedBug[] = [
     name: "a rank drops what it had once its new state has come",
     seen: /lost, after step/,
     plant: () =>
-      bend<(this: Holdings, ...args: Parameters<Holdings["arrived"]>) => void>(
-        Holdings.prototype,
+      bend<(this: RankState, ...args: Parameters<RankState["arrived"]>) => void>(
+        RankState.prototype,
         "arrived",
         (original) =>
-          function (this: Holdings, ...args) {
+          function (this: RankState, ...args) {
             original.apply(this, args);
             this.begun();
           },
@@ -57,11 +57,11 @@ export const trainingBugs: readonly PlantedBug[] = [
   {
     name: "gradients are forgotten when a world ends",
     seen: /lost, after step/,
-    plant: () => bendStanding(({ applied, tallied }) => ({ applied, prepared: applied, tallied })),
+    plant: () => bendCommitState(({ applied, decided }) => ({ applied, prepared: applied, decided })),
   },
   {
     name: "a step counts as made once its gradients are there",
     seen: /has other bits of units/,
-    plant: () => bendStanding(({ prepared, tallied }) => ({ applied: prepared, prepared, tallied })),
+    plant: () => bendCommitState(({ prepared, decided }) => ({ applied: prepared, prepared, decided })),
   },
 ];

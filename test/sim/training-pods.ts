@@ -5,7 +5,7 @@ import type { Random } from "../../operator/planner/random.ts";
 import type { PodView } from "../../operator/training/core/pod-view.ts";
 import { worldOf } from "../../operator/training/core/world.ts";
 import { Membership } from "../../runtime/train/pod/membership.ts";
-import { Holdings } from "../../runtime/train/ranks/rank-state.ts";
+import { RankState } from "../../runtime/train/ranks/rank-state.ts";
 import type { VirtualClock } from "./clock.ts";
 import type { SimPod } from "./training-net.ts";
 
@@ -103,7 +103,7 @@ export class TrainingPods {
       const membership = new Membership({ job: "job", pod: name, rank });
       const runsAt = clock.now() + (random.next() < 0.1 ? pendingMs : startMsMost) * random.next();
       const never = Number.POSITIVE_INFINITY;
-      const pod = { name, rank, membership, runsAt, holdings: new Holdings(), dead: false, frozen: undefined, busy: 0, returned: false };
+      const pod = { name, rank, membership, runsAt, rankState: new RankState(), dead: false, frozen: undefined, busy: 0, returned: false };
       this.pods.push({ ...pod, training: 0, silentAt: never, overAt: never, deleting: false });
     }
   }

@@ -114,7 +114,7 @@ class TrainingSim {
         this.#later(this.#random.next() * faultsMsMost, () => this.#strike());
     if (this.#worlds.size >= worldsMost) return void this.faults.push("worlds end again and again");
     const members = this.#operator.members(world);
-    const before = Math.max(...members.map(({ holdings, returned }) => (returned ? -1 : holdings.standing.applied)));
+    const before = Math.max(...members.map(({ rankState, returned }) => (returned ? -1 : rankState.commitState.applied)));
     for (const pod of this.#operator.pods) pod.returned = !members.includes(pod);
     const net = new TrainingNet(members, this.clock, this.#random);
     const made = {
@@ -157,7 +157,7 @@ class TrainingSim {
     if (stop && (place === undefined || !leaves(place))) {
       this.#say(`${pod.name} ends`);
       // Without others it can neither hand on nor write down what it has.
-      if (pod.holdings.standing.applied > this.#checkpoint) this.#lost += 1;
+      if (pod.rankState.commitState.applied > this.#checkpoint) this.#lost += 1;
       this.#operator.ended(pod);
       return;
     }
@@ -192,7 +192,7 @@ class TrainingSim {
   /** Returns whether all steps of the run are made, or all is handed on. */
   async #part(world: SimWorld, rank: number, pod: TrainingPod): Promise<boolean> {
     const { ranks } = world;
-    const { holdings } = pod;
+    const { rankState } = pod;
     const shape = simShape(ranks);
     const node = Array.from({ length: ranks }, (_, i) => (ranks > 3 ? i % 3 : i));
     const stores = await RankStores.open({ optimizer: simOptimizer }, shape, { rank, ranks }, node);
@@ -205,7 +205,7 @@ class TrainingSim {
       await fillStores(stores, simUnits, whole, { shape, layout: simLayout });
       return whole.step;
     };
-    const begun = await beginWorld({ transport, stamp, shape, ranks, stores, holdings, restore });
+    const begun = await beginWorld({ transport, stamp, shape, ranks, stores, rankState, restore });
     this.#judgeBegin(world, pod, begun);
     if (rank >= ranks) return true;
     let { primaries } = begun;
@@ -245,18 +245,19 @@ class TrainingSim {
     for (const [layer, row] of primaries.entries()) stores.startGradients(transport, stamp, { layer, primaries: row });
     stores.startGradients(transport, stamp);
     await stores.gradientsArrived();
-    pod.holdings.prepared(step, async (tally) => {
-      for (const store of stores.all) await store.update(simOptimizer.values, simFacts(step, tally));
-    });
+    const update = async (norms: Float64Array): Promise<void> => {
+      for (const store of stores.all) await store.update(simOptimizer.values, simFacts(step, norms));
+    };
+    pod.rankState.prepared(step, { apply: update });
     const all = await gatherAll(
       transport,
       stamp,
       { what: "squares", layer: -1, lengthFrom: () => squares.length },
       Float64Array.from(squares),
     );
-    const tally = Float64Array.from(owners, (owner, i) => all[owner]![i]!);
-    pod.holdings.tallied(step, tally);
-    await pod.holdings.update(step);
+    const norms = Float64Array.from(owners, (owner, i) => all[owner]![i]!);
+    pod.rankState.decided(step, norms);
+    await pod.rankState.commit(step, () => update(norms));
     await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom: () => 0 }, new Int32Array());
     return primaries;
   }
@@ -296,9 +297,9 @@ class TrainingSim {
   }
 
   /** What a rank holds after a step has the bits that it has to have. */
-  async #judgeState({ name, holdings }: TrainingPod, step: number): Promise<void> {
-    if (holdings.standing.applied !== step) this.faults.push(`${name} is at ${holdings.standing.applied} after step ${step}`);
-    const stores = new Set(simUnits.flatMap((unit) => (holdings.has([unit])[0] === 0 ? [] : [holdings.storeOf(unit)])));
+  async #judgeState({ name, rankState }: TrainingPod, step: number): Promise<void> {
+    if (rankState.commitState.applied !== step) this.faults.push(`${name} is at ${rankState.commitState.applied} after step ${step}`);
+    const stores = new Set(simUnits.flatMap((unit) => (rankState.has([unit])[0] === 0 ? [] : [rankState.storeOf(unit)])));
     for (const store of stores) {
       const wrong = await wrongUnits(store, step);
       if (wrong.length > 0) return void this.faults.push(`${name} has other bits of units ${wrong} after step ${step}`);

@@ -1,24 +1,22 @@
-// `enodia bundle`: gathers what a supporter asks for first of one deployment or training job, and writes it into an archive without
-// secrets. Reads with the rights of whoever asks; what these do not reach is named in it. Not here: what may be in it (../redact.ts), its
-// form (../bundle.ts).
+// `enodia bundle`: writes an archive for support without secrets. What the user may not read is named in it.
 import { gzipSync } from "node:zlib";
 import { AppError, ports } from "../../../crds/common.ts";
 import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
+import type { Unread } from "../../views/findings/finding.ts";
+import { judge } from "../../views/findings/index.ts";
+import { podFactsOf } from "../../views/pods.ts";
 import { type BundleFacts, bundleEntries } from "../bundle.ts";
 import { argument, declare, text, value } from "../command.ts";
 import { examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
 import { doctorText } from "../doctor-text.ts";
-import type { Unread } from "../findings/finding.ts";
-import { judge } from "../findings/index.ts";
 import { findingsText } from "../findings-text.ts";
 import { gather } from "../gather.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { type Subject, subjectOf } from "../log-subject.ts";
 import { clusterOptions, whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
-import { podFactsOf } from "../pod-facts.ts";
 import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
 import { tarStream } from "../tar.ts";
 import { jobText } from "../training-text.ts";
@@ -26,7 +24,7 @@ import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
 const linesMax = 20_000;
-/** Of the newest lines of each pod. */
+/** The most characters of each pod's newest lines. */
 const logCharsMax = 1024 * 1024;
 const metricsMsMax = 3_000;
 
@@ -55,7 +53,7 @@ export const command = declare({
   },
 });
 
-/** For its owner alone, as its entries are. */
+/** Its owner alone may read it. */
 const newFile = (path: string): OutputFile => ({
   path,
   option: "-o",
@@ -74,7 +72,7 @@ async function read(
   const { name, kind, label } = subject;
   const ref = { namespace, name };
   const unread: Unread[] = [];
-  const status = await says[kind](cluster, ref, unread);
+  const status = await statusTexts[kind](cluster, ref, unread);
   const object = await kube.get(resources[subject.resource], ref); // without it there is nothing to hand on
   const { some, one } = reader(kube, unread);
   const operators = (await findOperators(kube)) ?? [];
@@ -108,15 +106,15 @@ async function read(
       operators: installs,
       leases,
     },
-    texts: { "status.txt": status, "doctor.txt": await doctorSays(cluster, operators, now) },
+    texts: { "status.txt": status, "doctor.txt": await doctorReport(cluster, operators, now) },
     logs,
     metrics: await metricsOf(cluster, pods, unread),
     unread,
   };
 }
 
-/** Throws AppError `NotFound` without the deployment; one that this version cannot read is handed on all the same. */
-async function deploymentSays(
+/** Throws AppError `NotFound` without the deployment. */
+async function deploymentText(
   cluster: ClusterAccess,
   ref: { readonly namespace: string; readonly name: string },
   unread: Unread[],
@@ -133,7 +131,7 @@ async function deploymentSays(
   }
 }
 
-async function jobSays({ kube }: ClusterAccess, ref: { readonly namespace: string; readonly name: string }): Promise<string> {
+async function jobStatusText({ kube }: ClusterAccess, ref: { readonly namespace: string; readonly name: string }): Promise<string> {
   const object = await kube.get(resources.moeTrainingJobs, ref);
   if (!object) throw new AppError(`no MoETrainingJob "${ref.name}" in namespace ${ref.namespace}`, { code: "NotFound" });
   try {
@@ -143,7 +141,7 @@ async function jobSays({ kube }: ClusterAccess, ref: { readonly namespace: strin
   }
 }
 
-const says = { MoEDeployment: deploymentSays, MoETrainingJob: jobSays } as const;
+const statusTexts = { MoEDeployment: deploymentText, MoETrainingJob: jobStatusText } as const;
 
 /** Reads of objects; what may not be read is named instead. */
 function reader(kube: Kube, unread: Unread[]) {
@@ -166,7 +164,7 @@ function reader(kube: Kube, unread: Unread[]) {
   };
 }
 
-async function doctorSays(cluster: ClusterAccess, operators: Awaited<ReturnType<typeof findOperators>>, now: Date): Promise<string> {
+async function doctorReport(cluster: ClusterAccess, operators: Awaited<ReturnType<typeof findOperators>>, now: Date): Promise<string> {
   const over = new AbortController();
   const { kube, transport, namespace } = cluster;
   const examined = await examine({ kube, transport, namespace, operators, version, now, sleep: pause, signal: over.signal });

@@ -75,26 +75,29 @@ test("a prompt can be piped in, and the same seed gives the same text", async ()
 
 /** The address of a port that no service has, below those that the kernel gives out. */
 const closed = "http://127.0.0.1:8191";
-const errors = new Map<string, { args: string[]; input?: string; want: RegExp }>([
+const errors = new Map<string, { args: string[]; input?: string; want: RegExp; code?: number }>([
   [
     "nobody listens",
     { args: ["--url", closed, "hi"], want: /refuses the connection: trying for 5 s\n.*cannot be reached.*ECONNREFUSED.*--url/ },
   ],
-  ["no URL", { args: ["--url", "localhost:8000", "hi"], want: /must begin with http/ }],
+  ["no URL", { args: ["--url", "localhost:8000", "hi"], want: /must begin with http/, code: 2 }],
   ["an unknown model", { args: ["--model", "gpt-4", "hi"], want: /404: The model `gpt-4` does not exist here: use `tiny`/ }],
-  ["a bad number", { args: ["--temperature", "hot", "hi"], want: /--temperature hot: must be a number/ }],
+  [
+    "a bad number",
+    { args: ["--temperature", "hot", "hi"], want: /'--temperature <number>' argument 'hot' is invalid. it must be a number/, code: 2 },
+  ],
   ["a value the server refuses", { args: ["--temperature", "9", "hi"], want: /400: `temperature`: must be 0 to 2/ }],
   ["an effort that is none", { args: ["--effort", "most", "hi"], want: /400: `reasoning_effort`: must be one of none, minimal/ }],
-  ["an unknown option", { args: ["--nonsense", "hi"], want: /nonsense[\s\S]*usage: enodia chat/ }],
+  ["an unknown option", { args: ["--nonsense", "hi"], want: /unknown option '--nonsense'; see: enodia chat --help/, code: 2 }],
   ["nothing to say", { args: [], input: "", want: /Nothing was piped in/ }],
-  ["no key file", { args: ["--api-key-file", "/nowhere", "hi"], want: /cannot be read/ }],
+  ["no key file", { args: ["--api-key-file", "/nowhere", "hi"], want: /cannot be read/, code: 2 }],
 ]);
 
-for (const [what, { args, input, want }] of errors) {
-  test(`a clear error and exit code 1: ${what}`, async () => {
+for (const [what, { args, input, want, code: wantCode = 1 }] of errors) {
+  test(`a clear error and exit code ${wantCode}: ${what}`, async () => {
     const withUrl = args.includes("--url") ? args : ["--url", url, ...args];
     const { code, out, err } = await start(withUrl, input).ended;
-    assert.equal(code, 1);
+    assert.equal(code, wantCode);
     assert.equal(out, "");
     assert.match(err, want);
     assert.ok(!err.includes("    at "), "no stack trace");

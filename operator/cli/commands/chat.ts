@@ -1,5 +1,4 @@
-// `enodia chat`: talk to a deployment through its OpenAI API, once (a prompt as argument or on stdin) or in turns.
-// Ctrl-C cancels the answer that is coming; at the prompt it leaves. Not here: the protocol (../chat-client.ts).
+// `enodia chat`: talks to a deployment through its OpenAI API, once or in a conversation. The protocol is in chat-client.ts.
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
@@ -27,7 +26,7 @@ export const command = declare({
     'Asks a gateway, or any server of the same API, and prints the answer as it comes. Without a prompt: a conversation (/reset forgets it, /exit or Ctrl-D leaves), or one answer to what is piped in. Ctrl-C ends an answer. A refused connection is tried again for 5 s, so that it may follow "kubectl port-forward ... &" at once. What a model thinks before it answers goes to stderr.',
   arguments: [argument("[prompt...]", "one question")],
   options,
-  action: (asked, prompt) => chat(asked, prompt.join(" ")),
+  action: (request, prompt) => chat(request, prompt.join(" ")),
 });
 
 /** The exit code that shells report of a program that Ctrl-C ended. */
@@ -58,17 +57,17 @@ interface Session {
 }
 
 export async function chat(
-  asked: Partial<Values<typeof options>> & { readonly url: string },
-  words: string,
+  request: Partial<Values<typeof options>> & { readonly url: string },
+  question: string,
   terminal: Terminal = processTerminal,
 ): Promise<number> {
   const onRefused = (message: string) => terminal.errors.write(`enodia: ${message}\n`);
-  const at: ChatOptions = { url: asked.url, apiKey: await apiKeyOf(asked), onRefused };
-  const model = asked.model ?? (await firstModel(at, new AbortController().signal));
-  const { temperature, topP: top_p, seed, maxTokens: max_tokens, effort: reasoning_effort } = asked;
-  const system: ChatTurn[] = asked.system === undefined ? [] : [{ role: "system", content: asked.system }];
+  const at: ChatOptions = { url: request.url, apiKey: await apiKeyOf(request), onRefused };
+  const model = request.model ?? (await firstModel(at, new AbortController().signal));
+  const { temperature, topP: top_p, seed, maxTokens: max_tokens, effort: reasoning_effort } = request;
+  const system: ChatTurn[] = request.system === undefined ? [] : [{ role: "system", content: request.system }];
   const session: Session = { options: at, settings: { model, temperature, top_p, seed, max_tokens, reasoning_effort }, system };
-  const prompt = words || (terminal.input.isTTY ? "" : await readAll(terminal.input));
+  const prompt = question || (terminal.input.isTTY ? "" : await readAll(terminal.input));
   if (prompt.trim() !== "") return once(session, prompt, terminal);
   if (!terminal.input.isTTY) throw new AppError("Nothing was piped in: give a prompt as argument or on stdin.", { code: "NoPrompt" });
   return converse(session, terminal);
@@ -80,7 +79,7 @@ async function once(session: Session, prompt: string, terminal: Terminal): Promi
   return 0;
 }
 
-/** Turns until the input ends. Errors are shown and the conversation goes on without the failed turn. */
+/** The conversation until the input ends; a turn that fails is shown and forgotten. */
 export async function converse(session: Session, terminal: Terminal): Promise<number> {
   const lines = createInterface({ input: terminal.input, output: terminal.output, prompt: "> ", terminal: terminal.output.isTTY === true });
   lines.on("SIGINT", () => lines.close()); // in a terminal, readline gets Ctrl-C, not the process
@@ -91,7 +90,7 @@ export async function converse(session: Session, terminal: Terminal): Promise<nu
     const content = line.trim();
     if (content === "/exit") break;
     if (content === "/reset") history = session.system;
-    else if (content !== "") history = await turn(session, history, content, { terminal, lines });
+    else if (content !== "") history = await answerTo(session, history, content, { terminal, lines });
     lines.prompt();
   }
   lines.close();
@@ -99,20 +98,20 @@ export async function converse(session: Session, terminal: Terminal): Promise<nu
   return 0;
 }
 
-async function turn(
+async function answerTo(
   session: Session,
   history: readonly ChatTurn[],
   content: string,
   { terminal, lines }: { readonly terminal: Terminal; readonly lines: ReturnType<typeof createInterface> },
 ): Promise<readonly ChatTurn[]> {
-  const asked: readonly ChatTurn[] = [...history, { role: "user", content }];
+  const messages: readonly ChatTurn[] = [...history, { role: "user", content }];
   const cancelling = new AbortController();
   const cancel = () => cancelling.abort();
   lines.removeAllListeners("SIGINT");
   lines.on("SIGINT", cancel);
   try {
-    const { text } = await say(session, asked, terminal, cancelling);
-    return text === "" ? history : [...asked, { role: "assistant", content: text }];
+    const { text } = await say(session, messages, terminal, cancelling);
+    return text === "" ? history : [...messages, { role: "assistant", content: text }];
   } catch (caught) {
     terminal.errors.write(`enodia: ${AppError.from(caught).message}\n`);
     return history;

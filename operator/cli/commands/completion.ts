@@ -1,5 +1,5 @@
-// `enodia completion`: prints the script of a shell, and answers what these scripts, and kubectl, ask for: the words that may come next.
-// Names of objects are asked of the cluster, and left out where it does not answer at once.
+// `enodia completion`: prints the script of a shell, and answers these scripts and kubectl with the words that may come next.
+// DECISIONS.md 4.
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -69,7 +69,7 @@ async function namesOf(kind: NamedKind, line: readonly string[]): Promise<string
   }
 }
 
-/** Shells call `enodia completion words` with the words of the line behind `enodia`; where nothing comes, they complete files. */
+/** The scripts call `enodia completion words LINE`; where nothing comes, shells complete files. */
 export const scripts: Readonly<Record<string, string>> = {
   bash: `# bash completion of enodia: source <(enodia completion bash)
 _enodia() {

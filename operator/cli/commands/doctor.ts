@@ -1,5 +1,4 @@
-// `enodia doctor`: asks the cluster what an install needs, and where there is one, how it stands. Changes nothing: what it posts are
-// reviews of rights and one dry run. Not here: the questions (../doctor/, one file each).
+// `enodia doctor`: checks what an install needs, and an install that is there. The checks are in ../doctor, one file each.
 import { AppError } from "../../../crds/common.ts";
 import { remoteSourceOf, remoteSources } from "../../../crds/model.ts";
 import { accessAt, askServer } from "../../../runtime/net/nats.ts";

@@ -1,10 +1,8 @@
-// `enodia logs`: the logs of the pods of a deployment or training job and of the operator, merged by time; by request id where one is
-// given. Reads through the API server with the rights of whoever asks. Not here: the streams (../pod-logs.ts), what a line is
-// (../log-lines.ts).
+// `enodia logs`: the logs of a deployment's or training job's pods and of the operator, merged by time.
 import { AppError } from "../../../crds/common.ts";
 import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { openCluster } from "../kube.ts";
-import { concerns, isWanted, type LogLine, lineText, logLevels } from "../log-lines.ts";
+import { concerns, type LogLine, lineText, logLevels, matches } from "../log-lines.ts";
 import { subjectOf, subjects } from "../log-subject.ts";
 import { asksForJson, clusterOptions, namesOf, outputOptions, whole } from "../options.ts";
 import { followLogs, podsMax, type Reading, readLogs, sourcesOf } from "../pod-logs.ts";
@@ -50,7 +48,7 @@ export const command = declare({
     const own = new Set(sources.filter((source) => source.component === "operator").map(({ pod }) => pod));
     const tell = (lines: readonly LogLine[]): void => {
       const shown = lines.filter(
-        (line) => isWanted(line, { request, level }) && (!own.has(line.source) || concerns(line, namespace, subject)),
+        (line) => matches(line, { request, level }) && (!own.has(line.source) || concerns(line, namespace, subject)),
       );
       write(shown, json);
     };

@@ -21,9 +21,9 @@ AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of
 same command.`;
 
 const codec = (fallback: string) =>
-  value("--codec <list>", `expert codecs to write, with commas between: ${codecNames.join(", ")} (default: ${fallback})`, (given) => {
-    const asked = namesOf(codecNames)(given);
-    return codecNames.filter((name) => asked.includes(name));
+  value("--codec <list>", `expert codecs to write, with commas between: ${codecNames.join(", ")} (default: ${fallback})`, (list) => {
+    const chosen = namesOf(codecNames)(list);
+    return codecNames.filter((name) => chosen.includes(name));
   });
 const written = {
   ...outputOptions,

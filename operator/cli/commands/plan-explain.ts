@@ -1,14 +1,13 @@
-// `enodia plan explain`: why the experts of a deployment are where they are, and why they move or do not: reasons and
-// numbers from MoEDeployment, ExpertPlacement, their pods and events. Reads the API server; changes nothing.
-// ../explain-text.ts says it to a person.
+// `enodia plan explain`: reads a deployment, its plan, pods and events. The explanation is views/plan.ts.
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
+import { type ExplainEvent, type ExplainFacts, explain } from "../../views/plan.ts";
 import { argument, declare, value } from "../command.ts";
-import { type ExplainEvent, type ExplainFacts, explain, renderExplained, renderLayer } from "../explain-text.ts";
+import { renderExplained, renderLayer } from "../explain-text.ts";
 import { openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 
@@ -45,7 +44,7 @@ const eventSchema = z.object({
 type Event = z.infer<typeof eventSchema>;
 const podSchema = z.object({ spec: z.object({ nodeName: z.string().optional() }).prefault({}) });
 
-/** Throws AppError `NotFound` with what to look at when there is no such deployment, or no plan of it yet. */
+/** Throws AppError `NotFound` without the deployment or its plan. */
 export async function gather(kube: Kube, ref: { readonly namespace: string; readonly name: string }): Promise<ExplainFacts> {
   const { namespace, name } = ref;
   const [deployment, placement, events, pods] = await Promise.all([

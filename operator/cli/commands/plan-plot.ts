@@ -1,5 +1,4 @@
-// The picture of a simulation as SVG: rank loads over time of the first policy as a heat map, balance and expert replicas of all
-// policies as time series. Pure: results in, text out.
+// The picture of a simulation as SVG: rank loads over time as a heat map, balance and replicas of all policies as curves. Pure.
 import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
 import { sizeText, type Trace } from "../../planner/offline/traces.ts";
 import { escaped, svgStart, textAt } from "../svg.ts";
@@ -17,7 +16,7 @@ export const plotCommand = "enodia plan simulate";
 const width = 960;
 const margin = { left: 64, right: 170, top: 40 } as const;
 const inner = width - margin.left - margin.right;
-/** Ranks and windows beyond these share cells: more could not be told apart, and a picture stays below 20,000 of them. */
+/** Ranks and windows beyond these share cells. */
 const heat = { top: 60, height: 260, rowsMax: 130, columnsMax: 150 } as const;
 const series = { height: 150, gap: 60 } as const;
 /** Numbers and names along an axis end at it. */
@@ -72,7 +71,7 @@ const splitNames: Readonly<Record<SplitName, string>> = {
   optimal: "split at best",
 };
 
-/** One row per rank, one column per window scored: the mean over layers of load / mean load, worst in red. */
+/** A row per rank, a column per scored window: load / mean load, the mean over layers. */
 function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): string[] {
   const loads = results.flatMap((r) => (r.rankLoad ? [r.rankLoad[split]] : []));
   const ranks = loads[0]?.length ?? 0;
@@ -106,7 +105,7 @@ function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): 
   ];
 }
 
-/** Columns of cells that stand for `perRow` ranks and `perColumn` windows each, by the highest value: overload does not average out. */
+/** Columns of cells for `perRow` ranks and `perColumn` windows each, by the highest value. */
 function coarse(columns: readonly Float64Array[], perRow: number, perColumn: number): number[][] {
   const ranks = columns[0]?.length ?? 0;
   const out = Array.from({ length: Math.ceil(columns.length / perColumn) }, () => new Array<number>(Math.ceil(ranks / perRow)).fill(0));

@@ -1,6 +1,4 @@
-// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
-// learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the keys that tell a genuine
-// message from a forged one from the telemetry Secret, the model's size from the messages; NATS must be reachable from here (--nats).
+// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (recorder.ts).
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -91,7 +89,7 @@ async function connected(bus: Bus, url: string): Promise<void> {
   }
 }
 
-/** The ExpertPlacement, which names the ranks that have to report; the last known one while the API server does not answer. */
+/** The ExpertPlacement; the last known one while the API server does not answer. */
 function placementReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
   let last: { readonly placement: ExpertPlacement | undefined } | undefined;
   return async (): Promise<ExpertPlacement | undefined> => {
@@ -105,7 +103,7 @@ function placementReader(kube: Kube, ref: { readonly namespace: string; readonly
   };
 }
 
-/** The keys that sign the messages; read again at every window, since a recording may outlive them. */
+/** The keys that sign messages, read again at every window. */
 async function signingKeys(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
   const read = async (): Promise<TelemetryKeys> => {
     const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string> | undefined;
@@ -146,7 +144,7 @@ export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, op
         wake = resolve;
         setTimeout(resolve, options.windowMs).unref();
       });
-      process.stderr.write(`window ${n + 1}/${options.windows}: ${said(recorder.close(await options.members()))}\n`);
+      process.stderr.write(`window ${n + 1}/${options.windows}: ${windowText(recorder.close(await options.members()))}\n`);
     }
   } finally {
     unsubscribe();
@@ -155,8 +153,8 @@ export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, op
   return recorder.windows;
 }
 
-function said({ kept, selections, missing, unknown }: Closed): string {
-  if (kept) return `${selections} selections`;
+function windowText({ counted, selections, missing, unknown }: Closed): string {
+  if (counted) return `${selections} selections`;
   const why = [
     ...(missing.length > 0 ? [`ranks ${missing.join(", ")} did not report`] : []),
     ...(unknown.length > 0 ? [`ranks ${unknown.join(", ")} are not in the ExpertPlacement yet`] : []),

@@ -1,5 +1,4 @@
-// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
-// prints balance, bound, expert replicas, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
+// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next. Offline.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -67,7 +66,7 @@ const options = {
   plot: text("--plot <file>", "heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)"),
   noPlot: flag("--no-plot", "no picture"),
 };
-type Asked = Values<typeof options>;
+type SimulateRequest = Values<typeof options>;
 
 export const command = declare({
   about: "Plans on the windows of a trace up to t and scores each plan on window t+1.",
@@ -76,15 +75,15 @@ export const command = declare({
   action: run,
 });
 
-async function run(asked: Asked): Promise<number> {
-  const { split, expertBytes, planOut } = asked;
-  const json = asksForJson(asked);
-  const file = required(asked.trace, "--trace", "the file to read");
+async function run(request: SimulateRequest): Promise<number> {
+  const { split, expertBytes, planOut } = request;
+  const json = asksForJson(request);
+  const file = required(request.trace, "--trace", "the file to read");
   const trace = await decodeTrace(await readFile(file));
-  if (asked.plot !== undefined && asked.noPlot) throw invalid("--plot and --no-plot exclude each other");
-  const setup = readSetup(asked, trace);
+  if (request.plot !== undefined && request.noPlot) throw invalid("--plot and --no-plot exclude each other");
+  const setup = readSetup(request, trace);
   // A policy that cannot work with this setup is refused before anything is computed.
-  const chosen = [asked.policy, ...asked.compare].map((name) => policies[name]);
+  const chosen = [request.policy, ...request.compare].map((name) => policies[name]);
   const lines = planOut === undefined ? undefined : await planWriter(planOut, expertBytes);
   const runs: { name: string; results: WindowResult[] }[] = [];
   for (const [i, policy] of chosen.entries()) {
@@ -94,7 +93,7 @@ async function run(asked: Asked): Promise<number> {
     runs.push({ name: policy.name, results });
   }
   const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
-  const picture = asked.noPlot ? undefined : await savePlot(asked.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
+  const picture = request.noPlot ? undefined : await savePlot(request.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
   const report = { trace: sizes(trace), ...describe(file, setup, split), policies: rows, plot: picture ?? null };
   if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else process.stdout.write(`${[render(trace, setup, split, rows), ...(picture ? ["", `plot: ${picture}`] : [])].join("\n")}\n`);
@@ -105,10 +104,10 @@ async function run(asked: Asked): Promise<number> {
  * Writes the picture and returns its path: as asked, else beside the trace, or in the working directory where that folder takes
  * none.
  */
-async function savePlot(asked: string | undefined, trace: string, picture: string): Promise<string | undefined> {
-  if (asked !== undefined) {
-    await writeOutput(plotOutput(asked), picture);
-    return asked;
+async function savePlot(request: string | undefined, trace: string, picture: string): Promise<string | undefined> {
+  if (request !== undefined) {
+    await writeOutput(plotOutput(request), picture);
+    return request;
   }
   const name = `${basename(trace).replace(/(\.json)?(\.gz)?$/, "")}.plot.svg`;
   const places = [join(dirname(trace), name), name];
@@ -123,7 +122,7 @@ async function savePlot(asked: string | undefined, trace: string, picture: strin
   return undefined;
 }
 
-function readSetup(asked: Asked, trace: Trace): Omit<SimulateOptions, "policy"> {
+function readSetup(request: SimulateRequest, trace: Trace): Omit<SimulateOptions, "policy"> {
   const {
     slots,
     slotsTotal,
@@ -135,8 +134,8 @@ function readSetup(asked: Asked, trace: Trace): Omit<SimulateOptions, "policy"> 
     windows,
     nodes,
     minExpertReplicas,
-  } = asked;
-  const ranks = required(asked.ranks, "--ranks", "how many ranks host experts");
+  } = request;
+  const ranks = required(request.ranks, "--ranks", "how many ranks host experts");
   if (slots === undefined && slotsTotal === undefined) throw invalid("--slots or --slots-total: how many experts a rank may have");
   if (slots !== undefined && slotsTotal !== undefined) throw invalid("--slots and --slots-total exclude each other");
   if (slots !== undefined) checkSlots("--slots", ranks, slots, trace.experts);
@@ -148,15 +147,25 @@ function readSetup(asked: Asked, trace: Trace): Omit<SimulateOptions, "policy"> 
   } as const;
   for (const [option, [number = 1, most]] of Object.entries(upTo))
     if (number > most) throw invalid(`${option}: ${number} is more than the ${most} that there are`);
-  const given = { slots, slotsTotal, speeds, budgetExpertReplicas, budgetExpertReplicasPerRank, timing, windows, nodes, minExpertReplicas };
+  const present = {
+    slots,
+    slotsTotal,
+    speeds,
+    budgetExpertReplicas,
+    budgetExpertReplicasPerRank,
+    timing,
+    windows,
+    nodes,
+    minExpertReplicas,
+  };
   return {
     trace,
     ranks,
     split: split === "equal" ? "equal" : "weighted",
     fixedWeights: split === "fixed",
-    effort: asked.effort,
+    effort: request.effort,
     now: () => performance.now(),
-    ...(Object.fromEntries(Object.entries(given).filter(([, one]) => one !== undefined)) as Partial<SimulateOptions>),
+    ...(Object.fromEntries(Object.entries(present).filter(([, one]) => one !== undefined)) as Partial<SimulateOptions>),
   };
 }
 
@@ -165,8 +174,8 @@ function checkSlots(option: string, ranks: number, slots: number, experts: numbe
   throw invalid(`${option}: ${ranks} ranks x ${slots} slots do not hold ${experts} experts: at least ${Math.ceil(experts / ranks)}`);
 }
 
-function readTiming(given: string): NonNullable<SimulateOptions["timing"]> {
-  const numbers = positives(given);
+function readTiming(present: string): NonNullable<SimulateOptions["timing"]> {
+  const numbers = positives(present);
   const [denseSeconds, expertSeconds, bytesPerSecond] = numbers;
   if (numbers.length !== 3 || denseSeconds === undefined || expertSeconds === undefined || bytesPerSecond === undefined)
     throw invalid(`${numbers.length} numbers, expected three: other work, waiting for experts, replicas a second`);
@@ -282,8 +291,8 @@ function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; w
   return { hosts: layer.hosts, weights: layer.weights.map((row) => row.map((share) => share / weightsTotal)) };
 }
 
-function required<T>(given: T | undefined, option: string, what: string): T {
-  if (given !== undefined) return given;
+function required<T>(present: T | undefined, option: string, what: string): T {
+  if (present !== undefined) return present;
   throw invalid(`${option}: ${what}; see: enodia plan simulate --help`);
 }
 

@@ -1,5 +1,4 @@
-// `enodia rollout`: how far a roll is, and what a person does about it. status and history read; pause, resume and undo change the
-// MoEDeployment as kubectl would, so the rights of the person decide. ../rollout-text.ts says it.
+// `enodia rollout`: status and history read; pause, resume and undo change the MoEDeployment with the rights of the user.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, annotations, labels } from "../../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -15,7 +14,7 @@ import { type RevisionRow, restingStatus, rolloutHistoryText, rolloutStatusText 
 const lookMs = 1_000;
 const write = { manager: "enodia" } as const;
 
-export interface Asked {
+export interface RolloutRequest {
   readonly cluster: Pick<ClusterAccess, "kube" | "namespace">;
   readonly name: string;
   readonly watch: boolean;
@@ -76,7 +75,7 @@ export const undo = declare({
   action: ({ toRevision, ...options }, of) => acts.undo({ ...still, cluster: openCluster(options), name: of, toRevision }),
 });
 
-async function read({ cluster, name }: Asked): Promise<{ object: KubeObject; deployment: MoEDeployment }> {
+async function read({ cluster, name }: RolloutRequest): Promise<{ object: KubeObject; deployment: MoEDeployment }> {
   const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
   if (object) return { object, deployment: parseMoEDeployment(object) };
   throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}; see: kubectl get moed -A`, { code: "NotFound" });
@@ -87,7 +86,7 @@ interface Listed extends RevisionRow {
 }
 
 /** Newest first. */
-async function revisionsOf({ cluster, name }: Asked, { metadata }: MoEDeployment): Promise<Listed[]> {
+async function revisionsOf({ cluster, name }: RolloutRequest, { metadata }: MoEDeployment): Promise<Listed[]> {
   const selector = { namespace: cluster.namespace, labelSelector: `${labels.deployment}=${name}` };
   const { items } = await cluster.kube.list(resources.controllerRevisions, selector);
   const ours = items.filter((object) => object.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid));
@@ -106,63 +105,67 @@ const imageOf = ({ template }: Accepted): string | undefined =>
 
 const modelOf = ({ spec }: Accepted): string => `${spec.model.uri} (${spec.runtime.expertCodec})`;
 
-async function showStatus(asked: Asked): Promise<number> {
-  const end = performance.now() + asked.timeoutMs;
-  for (let said = ""; ; ) {
-    const { deployment } = await read(asked);
+async function showStatus(request: RolloutRequest): Promise<number> {
+  const end = performance.now() + request.timeoutMs;
+  for (let printed = ""; ; ) {
+    const { deployment } = await read(request);
     const text = rolloutStatusText(deployment);
-    if (text !== said) asked.print(text);
-    said = text;
+    if (text !== printed) request.print(text);
+    printed = text;
     const rests = restingStatus(deployment);
-    if (!asked.watch || rests !== undefined) return rests ?? 0;
+    if (!request.watch || rests !== undefined) return rests ?? 0;
     if (performance.now() > end) {
-      asked.print(`it goes on still after ${Math.round(asked.timeoutMs / 1000)} s (--timeout)`);
+      request.print(`it goes on still after ${Math.round(request.timeoutMs / 1000)} s (--timeout)`);
       return 1;
     }
     await sleep(lookMs);
   }
 }
 
-async function showHistory(asked: Asked): Promise<number> {
-  const { deployment } = await read(asked);
-  asked.print(rolloutHistoryText(deployment, await revisionsOf(asked, deployment)));
+async function showHistory(request: RolloutRequest): Promise<number> {
+  const { deployment } = await read(request);
+  request.print(rolloutHistoryText(deployment, await revisionsOf(request, deployment)));
   return 0;
 }
 
-async function pauseRollouts(asked: Asked): Promise<number> {
-  const { deployment } = await read(asked);
-  await patch(asked, deployment, { spec: { rolloutStrategy: { paused: true } } });
-  asked.print(`${asked.name}: rolls are paused; lost ranks are replaced all the same`);
+async function pauseRollouts(request: RolloutRequest): Promise<number> {
+  const { deployment } = await read(request);
+  await patch(request, deployment, { spec: { rolloutStrategy: { paused: true } } });
+  request.print(`${request.name}: rolls are paused; lost ranks are replaced all the same`);
   return 0;
 }
 
-async function resumeRollouts(asked: Asked): Promise<number> {
-  const { deployment } = await read(asked);
+async function resumeRollouts(request: RolloutRequest): Promise<number> {
+  const { deployment } = await read(request);
   const { paused } = deployment.spec.rolloutStrategy;
   const { rolledBack } = deployment.status.rollout ?? {};
   if (!paused && !rolledBack) {
-    asked.print(`${asked.name}: nothing is paused and nothing was rolled back`);
+    request.print(`${request.name}: nothing is paused and nothing was rolled back`);
     return 0;
   }
-  await patch(asked, deployment, {
+  await patch(request, deployment, {
     ...(rolledBack ? { metadata: { annotations: { [annotations.retryRollout]: rolledBack.id } } } : {}),
     ...(paused ? { spec: { rolloutStrategy: { paused: false } } } : {}),
   });
-  asked.print(
-    `${asked.name}: ${rolledBack ? `${rolledBack.fromRevision === 0 ? "what failed" : `revision ${rolledBack.fromRevision}`} is tried again` : "rolls go on"}`,
+  request.print(
+    `${request.name}: ${rolledBack ? `${rolledBack.fromRevision === 0 ? "what failed" : `revision ${rolledBack.fromRevision}`} is tried again` : "rolls go on"}`,
   );
   return 0;
 }
 
 /** The uid makes it this deployment, and not a later one of its name. */
-async function patch({ cluster, name }: Asked, { metadata: { uid } }: MoEDeployment, change: { metadata?: object; spec?: object }) {
+async function patch(
+  { cluster, name }: RolloutRequest,
+  { metadata: { uid } }: MoEDeployment,
+  change: { metadata?: object; spec?: object },
+) {
   const ref = { namespace: cluster.namespace, name };
   await cluster.kube.patch(resources.moeDeployments, ref, { ...change, metadata: { ...change.metadata, uid } }, write);
 }
 
-async function undoRollout(asked: Asked): Promise<number> {
-  const { object, deployment } = await read(asked);
-  const target = chosen(asked, await revisionsOf(asked, deployment), deployment);
+async function undoRollout(request: RolloutRequest): Promise<number> {
+  const { object, deployment } = await read(request);
+  const target = chosen(request, await revisionsOf(request, deployment), deployment);
   const { replicas, suspend, rolloutStrategy } = (object.spec ?? {}) as Record<string, unknown>;
   const spec = {
     ...durable(target.accepted.spec),
@@ -170,21 +173,18 @@ async function undoRollout(asked: Asked): Promise<number> {
     ...(suspend === undefined ? {} : { suspend }),
     ...(rolloutStrategy === undefined ? {} : { rolloutStrategy }),
   };
-  await asked.cluster.kube.update(resources.moeDeployments, { ...object, spec }, write);
-  asked.print(`${asked.name}: the spec is that of revision ${target.number} again (generation ${target.generation})`);
+  await request.cluster.kube.update(resources.moeDeployments, { ...object, spec }, write);
+  request.print(`${request.name}: the spec is that of revision ${target.number} again (generation ${target.generation})`);
   return 0;
 }
 
-/**
- * What runs is the newest after a roll back, and while another model is held or tried; otherwise the newest is what the spec says, and
- * the one before it is meant.
- */
-function chosen({ name, toRevision }: Asked, revisions: readonly Listed[], { spec, status }: MoEDeployment): Listed {
+/** After a rollback, and while another model is tried, the newest revision runs; otherwise undo means the one before it. */
+function chosen({ name, toRevision }: RolloutRequest, revisions: readonly Listed[], { spec, status }: MoEDeployment): Listed {
   const { rolledBack } = status.rollout ?? {};
-  const kept = revisions.filter(({ templateHash }) => templateHash !== rolledBack?.templateHash);
-  const newest = kept[0]?.accepted.spec;
+  const usable = revisions.filter(({ templateHash }) => templateHash !== rolledBack?.templateHash);
+  const newest = usable[0]?.accepted.spec;
   const isTried = newest?.model.uri !== spec.model.uri || newest.runtime.expertCodec !== spec.runtime.expertCodec;
-  const found = toRevision !== undefined ? revisions.find(({ number }) => number === toRevision) : kept[rolledBack || isTried ? 0 : 1];
+  const found = toRevision !== undefined ? revisions.find(({ number }) => number === toRevision) : usable[rolledBack || isTried ? 0 : 1];
   if (found) return found;
   const have = revisions.map(({ number }) => number).join(", ") || "none";
   const which = toRevision === undefined ? "no revision before the one in force" : `no revision ${toRevision}`;

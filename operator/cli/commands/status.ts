@@ -1,17 +1,15 @@
-// `enodia status`: reads what there is of deployments and training jobs, finds what is wrong, and says it, the worst first; of one
-// deployment also what it is doing, rank by rank. Reads the API server and the kubelets' summary through it; changes nothing.
-// Not here: what counts as wrong (../findings/), the words (../findings-text.ts, ../status-text.ts), the screen (../watch.ts).
+// `enodia status`: reads deployments and training jobs and prints findings and states (views/), of one deployment rank by rank.
 import { z } from "zod";
-import { AppError, labels } from "../../../crds/common.ts";
-import type { ExpertPlacement } from "../../../crds/expert-placement.ts";
-import type { KubeObject } from "../../kube/kube.ts";
+import { AppError } from "../../../crds/common.ts";
+import { type Judgement, judge } from "../../views/findings/index.ts";
+import type { PodFacts } from "../../views/pods.ts";
+import { expectedMemoryFormula, rankStates } from "../../views/ranks.ts";
 import { argument, declare, flag } from "../command.ts";
-import { type Judgement, judge } from "../findings/index.ts";
 import { countText, findingsText, overviewText } from "../findings-text.ts";
 import { type Gathered, gather, type Scope } from "../gather.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
-import { expectedMemory, expectedMemoryFormula, type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
+import { renderStatus, type StatusDetail } from "../status-text.ts";
 import { show, terminalScreen } from "../watch.ts";
 
 const columns = `  STATE, EPOCH    of the rank, and the newest plan it has committed
@@ -71,35 +69,11 @@ async function jsonText(cluster: ClusterAccess, seen: Gathered, { name }: Scope)
 /** Everything of the one deployment that was named. */
 async function details(cluster: ClusterAccess, { deployments, workers }: Gathered): Promise<StatusDetail[]> {
   const memory = await containerMemory(cluster, workers);
-  return deployments.map(({ deployment, placement }) => {
-    const ranks = workers.map((pod) => rankRow(pod, placement, memory)).sort((a, b) => a.rank - b.rank || a.pod.localeCompare(b.pod));
-    return { deployment, placement, ranks };
+  const pods = workers.map(({ rank = -1, name: pod, node = "-", phase, terminating }) => {
+    return { rank, pod, node, state: terminating ? "Terminating" : phase, memoryBytes: memory.get(pod) };
   });
-}
-
-const podSchema = z.object({
-  metadata: z.object({ name: z.string(), labels: z.record(z.string(), z.string()).default({}), deletionTimestamp: z.string().optional() }),
-  spec: z.object({ nodeName: z.string().optional() }).default({}),
-  status: z.object({ phase: z.string().optional() }).default({}),
-});
-
-function rankRow(object: KubeObject, placement: ExpertPlacement | undefined, memory: ReadonlyMap<string, number>): RankRow {
-  const pod = podSchema.parse(object);
-  const rank = Number(pod.metadata.labels[labels.rank] ?? -1);
-  const reported = placement?.status.ranks?.find((each) => each.rank === rank);
-  const phase = pod.metadata.deletionTimestamp ? "Terminating" : (pod.status.phase ?? "Unknown");
-  return {
-    rank,
-    pod: pod.metadata.name,
-    node: pod.spec.nodeName ?? "-",
-    state: phase === "Running" ? (reported?.state ?? phase) : phase,
-    epoch: reported?.epoch,
-    hostedBytes: reported?.hostedBytes,
-    budgetBytes: reported?.budgetBytes,
-    memoryBytes: memory.get(pod.metadata.name),
-    memoryExpectedBytes: expectedMemory(reported ?? {}),
-    loadPercent: reported?.loadPercent,
-  };
+  pods.sort((a, b) => a.rank - b.rank || a.pod.localeCompare(b.pod));
+  return deployments.map(({ deployment, placement }) => ({ deployment, placement, ranks: rankStates(pods, placement?.status.ranks) }));
 }
 
 const summarySchema = z.object({
@@ -111,10 +85,9 @@ const summarySchema = z.object({
   ),
 });
 
-/** Memory of the `runtime` container per pod, less what it read of files, which the kernel keeps as long as nobody wants the room: a
- *  working set may have the whole store in it once more. A node that does not answer leaves its pods without a figure. */
-async function containerMemory(cluster: ClusterAccess, pods: readonly KubeObject[]): Promise<Map<string, number>> {
-  const nodes = new Set(pods.flatMap((pod) => podSchema.parse(pod).spec.nodeName ?? []));
+/** Resident memory of the `runtime` container by pod, without page cache. A node that does not answer has none. */
+async function containerMemory(cluster: ClusterAccess, pods: readonly PodFacts[]): Promise<Map<string, number>> {
+  const nodes = new Set(pods.flatMap(({ node }) => node ?? []));
   const found = new Map<string, number>();
   const read = async (node: string): Promise<void> => {
     const text = await cluster.transport.request({ method: "GET", path: `/api/v1/nodes/${encodeURIComponent(node)}/proxy/stats/summary` });

@@ -1,15 +1,16 @@
-// `enodia top`: scrapes the metrics of a deployment's pods through the API server's proxy, twice, and tells what ranks and gateways do.
-// Needs `get` on pods/proxy. Not here: the figures (../top-text.ts), the screen (../watch.ts).
+// `enodia top`: scrapes the metrics of a deployment's pods twice through the API server's proxy. Needs `get` on pods/proxy.
 import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
+import { bytes, percent } from "../../views/format.ts";
+import { type PodFacts, podFactsOf } from "../../views/pods.ts";
+import { parseSamples } from "../../views/prometheus-text.ts";
+import { type Running, runningOf, type Scrape } from "../../views/running.ts";
 import { argument, declare } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
-import { type PodFacts, podFactsOf } from "../pod-facts.ts";
-import { parseSamples } from "../prometheus-text.ts";
-import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
+import { table } from "../table.ts";
 import { show } from "../watch.ts";
 
 /** Between the two scrapes of a first look. */
@@ -38,7 +39,7 @@ export const command = declare({
       if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
       const left = all.length - names.length;
       const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
-      return [...looks.map(({ deployment, pods }) => topText(deployment, pods)), ...more].join("\n\n");
+      return [...looks.map(({ deployment, running }) => topText(deployment, running)), ...more].join("\n\n");
     };
     return show(make, { json, again: options.watch });
   },
@@ -49,15 +50,15 @@ async function namesIn({ kube, namespace }: ClusterAccess): Promise<string[]> {
   return items.map(({ metadata }) => metadata.name);
 }
 
-const forPrograms = ({ deployment, pods }: Look): object => ({
-  name: deployment.metadata.name,
-  namespace: deployment.metadata.namespace,
-  ranks: pods.filter(({ pod }) => pod.component === "worker").map(rankFigures),
+const forPrograms = ({ deployment: { metadata }, running }: Look): object => ({
+  name: metadata.name,
+  namespace: metadata.namespace,
+  ranks: running.ranks,
 });
 
 interface Look {
   readonly deployment: MoEDeployment;
-  readonly pods: readonly TopPod[];
+  readonly running: Running;
 }
 
 /** Each look compares with the one before; the first waits for a second. */
@@ -87,7 +88,7 @@ function looker(cluster: ClusterAccess, name: string): () => Promise<Look> {
       now: now.get(pod.name),
       loadPercent: pod.rank === undefined ? undefined : loads.get(pod.rank),
     }));
-    return { deployment: parseMoEDeployment(object), pods: rows };
+    return { deployment: parseMoEDeployment(object), running: runningOf(rows) };
   };
 }
 
@@ -116,4 +117,39 @@ async function scrape({ transport }: ClusterAccess, { namespace, name }: PodFact
   const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(name)}:${ports.metrics}/proxy/metrics`;
   const text = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(scrapeMsMax) });
   return { atMs: performance.now(), samples: parseSamples(text) };
+}
+
+const fixed = (of: number | undefined, digits = 0): string => (of === undefined ? "-" : of.toFixed(digits));
+
+export function topText({ metadata, status }: MoEDeployment, { ranks, outputPerSecond, promptPerSecond, gateways }: Running): string {
+  const { placement, autoscale, conditions } = status;
+  const scaling = conditions?.find(({ type }) => type === "ScalingActive");
+  const rates = `${fixed(outputPerSecond, 1)} tokens/s, ${fixed(promptPerSecond, 1)} prompt tokens/s`;
+  const balance = `imbalance ${percent(placement?.imbalancePercent)} (bound ${percent(placement?.boundPercent)})`;
+  const requests = `${fixed(gateways.active)} requests run, ${fixed(gateways.queued)} wait, ${fixed(gateways.failovers)} went on elsewhere`;
+  return [
+    `${metadata.namespace}/${metadata.name}   ${rates}   ${balance}   epoch ${placement?.epoch ?? "-"}`,
+    `gateways   ${gateways.answering} of ${gateways.all} answer; ${requests} since their start`,
+    ...(scaling
+      ? [`autoscale  ${autoscale?.progress ?? "-"}   ${scaling.status === "True" ? "" : "stands still, "}${scaling.reason}`]
+      : []),
+    "",
+    table(
+      ["RANK", "POD", "STATE", "EXPERTS", "TOKENS/S", "PROMPT/S", "RUNNING", "WAITING", "KV", "MEMORY", "CPUS", "LOAD"],
+      ranks.map((rank) => [
+        String(rank.rank),
+        rank.pod,
+        rank.state,
+        fixed(rank.experts),
+        fixed(rank.outputPerSecond, 1),
+        fixed(rank.promptPerSecond, 1),
+        fixed(rank.active),
+        fixed(rank.queued),
+        percent(rank.kvPercent),
+        bytes(rank.memoryBytes),
+        fixed(rank.cpus, 1),
+        percent(rank.loadPercent),
+      ]),
+    ),
+  ].join("\n");
 }

@@ -1,5 +1,4 @@
-// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard
-// output, loss a picture where it is asked for, trace a file. ../training-text.ts says it to a person.
+// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing.
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { tracedStepsMax } from "../../../crds/training-trace.ts";
@@ -11,14 +10,14 @@ import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts
 import { writeOutput } from "../output-file.ts";
 import { pictureOutput } from "../svg.ts";
 import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
-import { stepsDefault, type TraceAsked, traceJob } from "./train-trace.ts";
+import { stepsDefault, type TraceRequest, traceJob } from "./train-trace.ts";
 import { traceColumns } from "./train-trace-text.ts";
 
-interface Asked {
+interface JobRequest {
   readonly cluster: ClusterAccess;
   readonly job: string | undefined;
   readonly json: boolean;
-  /** Of the deployment that serves. */
+  /** The deployment's name. */
   readonly name: string | undefined;
   /** File of the picture of a loss. */
   readonly svg?: string | undefined;
@@ -29,7 +28,7 @@ interface Asked {
   readonly signal?: AbortSignal;
 }
 
-async function jobOf({ cluster, job }: Asked): Promise<MoETrainingJob> {
+async function jobOf({ cluster, job }: JobRequest): Promise<MoETrainingJob> {
   if (job === undefined) throw new AppError("name the training job; see: enodia train status", { code: "BadOption" });
   const object = await cluster.kube.get(resources.moeTrainingJobs, { namespace: cluster.namespace, name: job });
   if (object) return parseMoETrainingJob(object);
@@ -45,10 +44,10 @@ function readOr<Other>(object: KubeObject, other: (error: AppError) => Other): M
   }
 }
 
-async function jobStatus(asked: Asked): Promise<string> {
-  const { cluster, json } = asked;
-  if (asked.job !== undefined) {
-    const job = await jobOf(asked);
+async function jobStatus(request: JobRequest): Promise<string> {
+  const { cluster, json } = request;
+  if (request.job !== undefined) {
+    const job = await jobOf(request);
     return json ? JSON.stringify(job, undefined, 2) : jobText(job);
   }
   const { items } = await cluster.kube.list(resources.moeTrainingJobs, { namespace: cluster.namespace });
@@ -62,21 +61,21 @@ async function jobStatus(asked: Asked): Promise<string> {
   return jobs.length === 0 ? `no MoETrainingJob in namespace ${cluster.namespace}` : jobTable(jobs);
 }
 
-async function jobLoss(asked: Asked): Promise<string> {
-  const job = await jobOf(asked);
+async function jobLoss(request: JobRequest): Promise<string> {
+  const job = await jobOf(request);
   const curve = (job.status.curve ?? []).map((point) => ({ step: point.step, loss: Number(point.loss) }));
   const { name } = job.metadata;
   const none = `${name} has no two steps yet: enodia train status ${name}`;
-  if (asked.svg !== undefined) {
+  if (request.svg !== undefined) {
     const picture = lossPlot(name, curve);
     if (picture === undefined) throw new AppError(`--svg: ${none}`, { code: "NotReady" });
-    await writeOutput(pictureOutput(asked.svg, "--svg", lossCommand), picture);
+    await writeOutput(pictureOutput(request.svg, "--svg", lossCommand), picture);
   }
-  return asked.json ? JSON.stringify(curve) : (curveText(curve) ?? none);
+  return request.json ? JSON.stringify(curve) : (curveText(curve) ?? none);
 }
 
-async function servingOf(asked: Asked): Promise<string> {
-  const job = await jobOf(asked);
+async function servingOf(request: JobRequest): Promise<string> {
+  const job = await jobOf(request);
   if (job.status.result === undefined) {
     const at = `step ${job.status.step ?? 0} of ${job.spec.steps}`;
     throw new AppError(
@@ -86,14 +85,14 @@ async function servingOf(asked: Asked): Promise<string> {
       },
     );
   }
-  return JSON.stringify(servingManifest(job, asked.name ?? job.metadata.name), undefined, 2); // JSON is YAML too
+  return JSON.stringify(servingManifest(job, request.name ?? job.metadata.name), undefined, 2); // JSON is YAML too
 }
 
-async function traceOf(asked: Asked): Promise<string> {
-  const { cluster, json, steps = stepsDefault, output, signal = new AbortController().signal } = asked;
+async function traceOf(request: JobRequest): Promise<string> {
+  const { cluster, json, steps = stepsDefault, output, signal = new AbortController().signal } = request;
   const progress = { isTTY: process.stderr.isTTY === true, write: (text: string) => void process.stderr.write(text) };
-  const connect: TraceAsked["connect"] = (pod, port) => cluster.connect(pod, port);
-  return traceJob(await jobOf(asked), { json, steps, output, connect, progress, signal });
+  const connect: TraceRequest["connect"] = (pod, port) => cluster.connect(pod, port);
+  return traceJob(await jobOf(request), { json, steps, output, connect, progress, signal });
 }
 
 export const acts = { status: jobStatus, loss: jobLoss, trace: traceOf, serve: servingOf };

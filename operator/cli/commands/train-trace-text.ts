@@ -1,5 +1,4 @@
-// A trace of training for people: the times of it as tables, each rank's steps by what they were for, and each layer's copies, sums and
-// rows; and the file that an earlier trace may be. Pure.
+// A trace of training as tables: each rank's steps by what they were for, and each layer's copies, sums and rows. Pure.
 import { chromeTraceStart } from "../../../runtime/train/trace/chrome.ts";
 import { layersOf, type RankTimes } from "../../../runtime/train/trace/summary.ts";
 import type { OutputFile } from "../output-file.ts";

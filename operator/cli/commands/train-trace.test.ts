@@ -17,13 +17,13 @@ import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { trainSettings } from "../../../runtime/train/pod/job-settings.ts";
 import { startTrainer, type Trainer } from "../../../runtime/train/pod/trainer.ts";
-import type { Seat } from "../../../runtime/train/ranks/rank-context.ts";
+import type { RankContext } from "../../../runtime/train/ranks/rank-context.ts";
 import { trainWorlds } from "../../../runtime/train/worlds/together.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
 import { until } from "../../../test/kit/training/pod-processes.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
 import { tell, tlsFolder, worldOf } from "../../../test/kit/training/training-pods.ts";
-import { type TraceAsked, traceJob } from "./train-trace.ts";
+import { type TraceRequest, traceJob } from "./train-trace.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-train-trace-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -41,7 +41,7 @@ const specOf = (change: object) => ({
   model: { uri: "pvc://models/tiny", init: "Random" },
   data: { uri: "pvc://data/a", sequenceLength: 8 },
   steps,
-  batch: { sequences: 4, lanes: 4 },
+  batch: { sequences: 4, microBatches: 4 },
   memoryPerRank: "1Gi",
   checkpoint: { everySteps: steps, keep: 1 },
   output: { uri: "pvc://models/out" },
@@ -103,7 +103,7 @@ async function started(out: string, change: object = {}): Promise<Job> {
         const own = { ...given, model: tinyModel.dir, data: given.data.endsWith("/b") ? data[1]! : data[0]! };
         return { ...own, out: given.out.replace("/claims/models/out", join(folder, out)), result: join(folder, out) };
       };
-      const run = (given: TrainSettings, ports: TrainPorts, seat?: Seat) =>
+      const run = (given: TrainSettings, ports: TrainPorts, seat?: RankContext) =>
         train(
           here(given),
           {
@@ -139,8 +139,8 @@ async function started(out: string, change: object = {}): Promise<Job> {
 }
 
 /** Asks as the command does, by sockets in the place of forwarded ports. */
-function ask({ job, pods }: Pick<Job, "job" | "pods">, file: string, change: Partial<TraceAsked> = {}): Promise<string> {
-  const way: TraceAsked["connect"] = async (pod) => {
+function ask({ job, pods }: Pick<Job, "job" | "pods">, file: string, change: Partial<TraceRequest> = {}): Promise<string> {
+  const way: TraceRequest["connect"] = async (pod) => {
     const rank = uids.indexOf(pod);
     return connect(pods[rank]?.tracePort ?? 0, `127.0.0.${rank + 1}`);
   };
@@ -298,7 +298,7 @@ test("an older image, another pod and a pod that says something else are told ap
   const world = worldOf(1, ["pod-0"]);
   const job = { pods: [], job: jobOf(specOf({}), { ...running("True", "Training"), world }) };
   const port = await freePort();
-  const at = (to: number): Partial<TraceAsked> => ({ connect: async () => connect(to, "127.0.0.1") });
+  const at = (to: number): Partial<TraceRequest> => ({ connect: async () => connect(to, "127.0.0.1") });
   await assert.rejects(ask(job, "none.json", at(port)), { code: "OldImage", message: /pod pod-0 tells no traces: its image is older/ });
   let body = "";
   const server = createServer((_, response) => void response.end(body)).listen(0, "127.0.0.1");

@@ -1,5 +1,4 @@
-// `enodia train trace`: follows the pods of a running job for some steps and writes where their time went, all ranks in one file. It
-// reaches each pod by a forwarded port, and leaves nothing behind: a pod stops telling when its connection ends.
+// `enodia train trace`: follows the pods of a running job for some steps, each by a forwarded port, and writes one file of all ranks.
 import type { Duplex } from "node:stream";
 import { AppError, ports } from "../../../crds/common.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
@@ -15,10 +14,10 @@ import { perfettoOutput, traceText } from "./train-trace-text.ts";
 export const stepsDefault = 5;
 /** Ranks of one trace; of more, the first ones. */
 const ranksTracedMax = 64;
-/** A step of a job that trains takes no longer: then it is asked for no more. */
+/** The trace ends when no step ends for so long. */
 const silenceMsMax = 15 * 60_000;
 
-export interface TraceAsked {
+export interface TraceRequest {
   readonly json: boolean;
   readonly steps: number;
   /** File of the trace. */
@@ -30,16 +29,16 @@ export interface TraceAsked {
   readonly signal: AbortSignal;
 }
 
-/** What is said once the file is written. Throws AppError where there is no step to write. */
-export async function traceJob(job: MoETrainingJob, asked: TraceAsked): Promise<string> {
+/** Returns the text for the user. Throws AppError where there is no step to write. */
+export async function traceJob(job: MoETrainingJob, request: TraceRequest): Promise<string> {
   const { name } = job.metadata;
-  const { steps } = asked;
-  const file = perfettoOutput(asked.output ?? `${name}-trace.json`, "--output");
+  const { steps } = request;
+  const file = perfettoOutput(request.output ?? `${name}-trace.json`, "--output");
   await checkOutput(file); // before steps are waited for
   const { epoch, ranks } = worldOf(job);
   const members = ranks.slice(0, ranksTracedMax);
   const gathering = new Gathering({ ranks: members.length, steps, epoch });
-  const { origins, why, failure } = await follow(members, gathering, asked);
+  const { origins, why, failure } = await follow(members, gathering, request);
   const { common, made } = gathering;
   if (made === 0) throw failure ?? noStep(name, why);
   const traced = common.map((own, rank) => ({ name: nameOf(members, common, rank), originMs: origins[rank] as number, steps: own }));
@@ -47,7 +46,7 @@ export async function traceJob(job: MoETrainingJob, asked: TraceAsked): Promise<
   await writeOutput(file, chromeTrace(placed));
   const shown = placed.map((rank) => ({ name: rank.name, times: rankTimes(rank.spans) }));
   const ended = made < steps ? why : undefined;
-  if (asked.json)
+  if (request.json)
     return JSON.stringify({ file: file.path, epoch, wanted: steps, made, ...(ended !== undefined && { ended }), ranks: shown });
   const left = ranks.length - members.length;
   const notes = [
@@ -55,8 +54,8 @@ export async function traceJob(job: MoETrainingJob, asked: TraceAsked): Promise<
     ...(left === 0 ? [] : [`the first ${members.length} of ${ranks.length} ranks`]),
     ...(common.flat().some(({ cut }) => cut) ? ["steps with too many spans are there from their middle on"] : []),
   ];
-  const told = `${file.path}: ${stepsText(common)}; open it at https://ui.perfetto.dev`;
-  return [told, ...notes, "", traceText(shown)].join("\n");
+  const done = `${file.path}: ${stepsText(common)}; open it at https://ui.perfetto.dev`;
+  return [done, ...notes, "", traceText(shown)].join("\n");
 }
 
 function worldOf({ metadata: { name }, status }: MoETrainingJob): NonNullable<MoETrainingJob["status"]["world"]> {
@@ -68,7 +67,7 @@ function worldOf({ metadata: { name }, status }: MoETrainingJob): NonNullable<Mo
 
 type Steps = Gathering["common"];
 
-/** Of one world among several, that world too. */
+/** Names the world where there are several. */
 function nameOf(members: readonly WorldMember[], common: Steps, rank: number): string {
   const several = new Set(common.map(groupOf)).size > 1;
   return `rank ${rank}${several ? ` of world ${groupOf(common[rank] ?? [])}` : ""}, ${members[rank]?.pod}`;
@@ -94,22 +93,22 @@ interface Followed {
   readonly failure: AppError | undefined;
 }
 
-const overTexts = { complete: "all steps were told", full: "there is no room for more spans", "another world": "the job's ranks changed" };
+const overTexts = { complete: "all steps were reported", full: "there are too many spans", "another world": "the job's ranks changed" };
 
 /** Follows all pods until there is enough of each, or one of them ends. */
-async function follow(members: readonly WorldMember[], gathering: Gathering, asked: TraceAsked): Promise<Followed> {
+async function follow(members: readonly WorldMember[], gathering: Gathering, request: TraceRequest): Promise<Followed> {
   const origins = members.map(() => 0);
   let [why, failure]: [string | undefined, AppError | undefined] = [undefined, undefined];
   const ends = new AbortController();
-  const signal = AbortSignal.any([asked.signal, ends.signal]);
+  const signal = AbortSignal.any([request.signal, ends.signal]);
   const end = (reason: string): void => {
     why ??= reason;
     ends.abort();
   };
-  const show = progressOf(asked);
+  const show = progressOf(request);
   const silence = setTimeout(() => end(`no step ended for ${silenceMsMax / 60_000} min`), silenceMsMax);
   const one = async ({ pod, uid }: WorldMember, rank: number): Promise<void> => {
-    const connection = await asked.connect(pod, ports.trace);
+    const connection = await request.connect(pod, ports.trace);
     connection.on("error", () => {}); // who reads it hears of it, too
     try {
       if (signal.aborted) return;
@@ -139,7 +138,7 @@ async function follow(members: readonly WorldMember[], gathering: Gathering, ask
 }
 
 /** Shows how many steps there are; without a number, that there come no more. */
-function progressOf({ progress, steps }: TraceAsked): (made?: number) => void {
+function progressOf({ progress, steps }: TraceRequest): (made?: number) => void {
   let last: number | undefined;
   return (made) => {
     if (made === undefined && progress.isTTY) progress.write("\n");

@@ -36,7 +36,7 @@ function enodia(args: readonly string[], interruptAt?: RegExp): Promise<Ended> {
   return new Promise((resolve) => child.on("close", (code) => resolve({ code, stdout, stderr })));
 }
 
-const settings = ["--sequences", "2", "--lanes", "2", "--sequence-length", "16", "--threads", "1", "--schedule", "constant"];
+const settings = ["--sequences", "2", "--micro-batches", "2", "--sequence-length", "16", "--threads", "1", "--schedule", "constant"];
 const line = (steps: number): string[] => [
   "train",
   "--model",
@@ -106,7 +106,10 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
     args: [...line(1), "--schedule", "step"],
     message: /'--schedule <name>' argument 'step' is invalid. Allowed choices are constant, cosine/,
   },
-  "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance has "luck"; known are switch:RATE/ },
+  "a recipe of balance that is none": {
+    args: [...line(1), "--balance", "luck:1"],
+    message: /--balance is "luck:1"; known are switch:RATE/,
+  },
   "data of worlds that nothing joins": { args: [...line(1), "--data", data], message: /--data is given 2 times; --local says how/ },
   "data of worlds that a blank joins": {
     args: [...line(1), "--data", data, "--local", " "],

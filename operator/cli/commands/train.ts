@@ -1,18 +1,13 @@
-// `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
-// checkpoint; the same line goes on from it.
+// `enodia train`: runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a checkpoint.
 import { availableParallelism } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
 import { stepSpansMax } from "../../../crds/training-trace.ts";
-import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
-import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
-import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
 import type { RunEnd } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
-import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
-import { parseSpawn, spawnUsage } from "../../../runtime/train/recipes/spawn.ts";
+import { localSteps, parseRecipes, usageOf } from "../../../runtime/train/recipes/index.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
@@ -37,7 +32,7 @@ const options = {
   validation: text("--validation <folder>", "token data whose loss and perplexity are reported at each checkpoint"),
   sequences: value("--sequences <number>", "sequences of a step", number, 16),
   sequenceLength: value("--sequence-length <number>", "tokens of each", number, 256),
-  lanes: value("--lanes <number>", "equal micro-batches of a step, a power of two: memory is for one", number, 8),
+  microBatches: value("--micro-batches <number>", "equal micro-batches of a step, a power of two: memory is for one", number, 8),
   seed: value("--seed <number>", "of the order of sequences and of random weights", number, 1),
   learningRate: value("--learning-rate <x>", "the highest rate", number, 3e-4),
   warmup: value("--warmup <number>", "the steps of its rise", number, 0),
@@ -55,23 +50,23 @@ const options = {
   ),
   balance: text(
     "--balance <list>",
-    `keeps experts equally busy: ${balanceUsage}; a loss has all micro-batches in memory (default: none)`,
+    `keeps experts equally busy: ${usageOf("balance")}; a loss has all micro-batches in memory (default: none)`,
     "",
   ),
   adapters: text(
     "--adapters <a>",
-    `trains small matrices beside the model's, which stay: ${adaptersUsage}; they are merged into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)`,
+    `trains small matrices beside the model's, which stay: ${usageOf("adapters")}; they are merged into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)`,
     "",
   ),
   spawn: text(
     "--spawn <s>",
-    `${spawnUsage}: begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)`,
+    `${usageOf("spawn")}: begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)`,
     "",
   ),
-  gate: text("--gate <g>", `the gate that it is trained by, and ends without: ${gateUsage}`, ""),
+  gate: text("--gate <g>", `the gate that it is trained by, and ends without: ${usageOf("gate")}`, ""),
   local: text(
     "--local <l>",
-    `worlds, one for each --data, make steps alone and meet at a mean: ${localUsage}; checkpoints and metrics of each lie in world-0/ and so on (default: one world)`,
+    `worlds, one for each --data, make steps alone and meet at a mean: ${usageOf("local")}; checkpoints and metrics of each lie in world-0/ and so on (default: one world)`,
     "",
   ),
   clip: value("--clip <x>", "norm that gradients are cut to", number, 1),
@@ -81,7 +76,7 @@ const options = {
   threads: value("--threads <number>", "of this machine, all by default; a run's bits depend on it", number, availableParallelism()),
   trace: text("--trace <file>", "where the time of the last steps went, for https://ui.perfetto.dev and as tables"),
 };
-type Asked = Values<typeof options>;
+type TrainRequest = Values<typeof options>;
 
 export const command = declare({
   about: "Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.",
@@ -95,33 +90,33 @@ const refused = (message: string): AppError => new AppError(message, { code: "Ba
 const missing = (name: string, what: string): AppError => refused(`--${name} is missing: ${what}; --help tells more`);
 
 /** Folders of token data, one for each world. */
-function dataOf({ data, local }: Asked): readonly [string, ...string[]] {
+function dataOf({ data, local }: TrainRequest): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
-  if (others.length > 0 && parseLocal(local) === undefined)
-    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${localUsage}`);
+  if (others.length > 0 && localSteps(parseRecipes({ local })) === undefined)
+    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${usageOf("local")}`);
   return [first, ...others];
 }
 
-function required<T>(given: T | undefined, name: string, what: string): T {
-  if (given !== undefined && given !== "") return given;
+function required<T>(present: T | undefined, name: string, what: string): T {
+  if (present !== undefined && present !== "") return present;
   throw missing(name, what);
 }
 
 /** Numbers without an option are the optimizer's own. Bounds are checked with the settings (runtime/train/loop/train-settings.ts). */
-function optimizer({ optimizer: name, weightDecay, beta1, beta2, epsilon }: Asked): OptimizerSettings {
+function optimizer({ optimizer: name, weightDecay, beta1, beta2, epsilon }: TrainRequest): OptimizerSettings {
   const numbers = Object.entries({ "weight-decay": weightDecay, beta1, beta2, epsilon }).flatMap(([option, number]) =>
     number === undefined ? [] : [[option, number] as const],
   );
   return optimizerSettings(name, Object.fromEntries(numbers));
 }
 
-function settingsOf(asked: Asked): TrainSettings {
-  const steps = required(asked.steps, "steps", "how many steps to make in all");
-  const model = required(asked.model, "model", "the folder of the model");
-  const [data] = dataOf(asked);
-  const out = required(asked.out, "out", "the folder of checkpoints and result");
-  const { optimizerMemory, learningRate, schedule, checkpointEvery, keep, codec, ...same } = asked;
+function settingsOf(request: TrainRequest): TrainSettings {
+  const steps = required(request.steps, "steps", "how many steps to make in all");
+  const model = required(request.model, "model", "the folder of the model");
+  const [data] = dataOf(request);
+  const out = required(request.out, "out", "the folder of checkpoints and result");
+  const { optimizerMemory, learningRate, schedule, checkpointEvery, keep, codec, ...same } = request;
   return {
     model,
     data,
@@ -132,15 +127,11 @@ function settingsOf(asked: Asked): TrainSettings {
     seed: same.seed,
     sequences: same.sequences,
     sequenceLength: same.sequenceLength,
-    lanes: same.lanes,
+    microBatches: same.microBatches,
     schedule: { name: schedule, rate: learningRate, warmup: same.warmup, steps, floor: same.floor },
-    optimizer: optimizer(asked),
+    optimizer: optimizer(request),
     optimizerMemory: optimizerMemory === undefined ? undefined : { bytes: optimizerMemory, folder: out },
-    balance: parseBalance(same.balance),
-    adapters: parseAdapters(same.adapters),
-    spawn: parseSpawn(same.spawn),
-    gate: parseGate(same.gate),
-    local: parseLocal(same.local),
+    recipes: parseRecipes(same),
     clip: same.clip,
     checkpoint: { everySteps: checkpointEvery, keep },
     codecs: codecNames.filter((name) => codec.includes(name)),
@@ -149,7 +140,7 @@ function settingsOf(asked: Asked): TrainSettings {
 }
 
 async function trained(settings: TrainSettings, data: readonly string[], portsOf: (world: number) => TrainPorts): Promise<RunEnd> {
-  if (settings.local !== undefined) {
+  if (localSteps(settings.recipes) !== undefined) {
     const { trainWorlds } = await import("../../../runtime/train/worlds/together.ts");
     return trainWorlds(settings, data, portsOf);
   }
@@ -157,14 +148,14 @@ async function trained(settings: TrainSettings, data: readonly string[], portsOf
   return train(settings, portsOf(0));
 }
 
-/** The spans that were kept last, of all worlds by one clock; what is said of them. */
+/** Writes the newest spans of all worlds by one clock, and returns their tables. */
 async function writeTrace(file: OutputFile, recorders: readonly Recorder[]): Promise<string> {
   const ranks = recorders.map((recorder, world) => ({ name: recorders.length > 1 ? `world ${world}` : "rank 0", spans: recorder.take() }));
   await writeOutput(file, chromeTrace(ranks));
   return traceText(ranks.map(({ name, spans }) => ({ name, times: rankTimes(spans) })));
 }
 
-async function run(values: Asked): Promise<number> {
+async function run(values: TrainRequest): Promise<number> {
   const json = asksForJson(values);
   const settings = settingsOf(values);
   const data = dataOf(values);
@@ -205,13 +196,13 @@ async function run(values: Asked): Promise<number> {
     });
     const end = await trained(settings, data, portsOf);
     const traced = trace === undefined ? undefined : await writeTrace(trace, recorders);
-    const told =
+    const done =
       end.store === undefined
         ? `stopped after step ${end.step}; the same line goes on from there`
         : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}${
             end.adapters === undefined ? "" : `\nadapters       ${end.adapters}`
           }\nlook at it: enodia model inspect ${end.store}`;
-    process.stdout.write(`${json ? JSON.stringify(end) : [told, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
+    process.stdout.write(`${json ? JSON.stringify(end) : [done, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
     return end.store === undefined ? 130 : 0;
   } finally {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, stop);

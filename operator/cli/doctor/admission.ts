@@ -1,5 +1,4 @@
-// The check of admission: a pod as tight as those of a deployment is sent as a dry run, so that Pod Security, quotas and webhooks of the
-// namespace answer before a deployment has to.
+// The check of admission: a dry run of a pod as tight as those of a deployment.
 import { AppError } from "../../../crds/common.ts";
 import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type Outcome, ok, skip } from "./check.ts";
@@ -55,8 +54,8 @@ async function dryRun(transport: Parameters<Check["run"]>[0]["transport"], names
     return ok(`${namespace} takes pods like those of the operator (Pod Security level: ${level})`);
   } catch (caught) {
     const { code, message } = AppError.from(caught);
-    const untried = Object.entries(notTried).find(([words]) => message.includes(words));
-    if (untried) return skip(`pods in ${namespace}`, untried[1]);
+    const skipped = Object.entries(notTried).find(([pattern]) => message.includes(pattern));
+    if (skipped) return skip(`pods in ${namespace}`, skipped[1]);
     return fail(
       `${namespace} refuses a pod like those of the operator (${code}): ${message}`,
       `kubectl describe namespace ${namespace}   # quotas, limits, Pod Security; then admission webhooks`,

@@ -1,10 +1,9 @@
-// The check of certificates: when the leaves of pods and the CAs of deployments end. The operator renews a leaf with a third of its year
-// left and a CA with two of its ten, so that one which is nearer to its end than that is not being renewed. Reads certificates, no keys.
+// The check of certificates: the operator renews a leaf with a third of its year left and a CA with two of its ten. Reads no keys.
 import { X509Certificate } from "node:crypto";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { listed, span } from "../words.ts";
+import { listed, span } from "../../views/format.ts";
 import { type Check, type Context, fail, type Outcome, ok, skip, warn } from "./check.ts";
 
 const dayMs = 86_400_000;

@@ -1,12 +1,10 @@
-// A check of `enodia doctor`: one question about the cluster or the install, and what came of asking it. The types that checks
-// (index.ts) share, and the requests that several of them make. Nothing here changes the cluster: reviews of rights and dry runs are all
-// that is posted.
+// The types that checks share (index.ts), and requests that several of them make. They post nothing but reviews of rights and dry runs.
 import { AppError } from "../../../crds/common.ts";
 import { isAllowed, type Right } from "../../kube/access-review.ts";
 import type { Kube, KubeObject } from "../../kube/kube.ts";
 import type { Transport } from "../../kube/transport.ts";
 
-/** fail: it will not work. warn: something will be missing, or is soon. skip: it could not be asked, so nothing is known. */
+/** fail: it will not work. warn: something is missing, or soon will be. skip: unknown. */
 export const levels = ["fail", "warn", "skip", "ok"] as const;
 export type Level = (typeof levels)[number];
 
@@ -50,9 +48,9 @@ export interface ModelSource {
 }
 
 export interface Context {
-  /** The model that is to be downloaded, and the claim that it goes to; undefined where none was named. `ask` throws why it cannot be. */
+  /** The model to download, and its claim. `ask` throws why it cannot be fetched. */
   readonly model?: { readonly uri: string; readonly claim: string | undefined; readonly ask: () => Promise<ModelSource> } | undefined;
-  /** The server that deployments are to have; undefined where none was named. `ask` throws why it cannot be used. */
+  /** Your own NATS. `ask` throws why it cannot be used. */
   readonly nats?: { readonly host: string; readonly ask: () => Promise<NatsServer> } | undefined;
   readonly kube: Pick<Kube, "get" | "list">;
   readonly transport: Pick<Transport, "request">;
@@ -60,7 +58,7 @@ export interface Context {
   readonly namespace: string;
   /** The operators that there are; undefined when Deployments may not be listed. */
   readonly operators: readonly OperatorFacts[] | undefined;
-  /** Of this command. */
+  /** The version of this command. */
   readonly version: string;
   readonly now: Date;
   /** Returns early once the signal is set. */

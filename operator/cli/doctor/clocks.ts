@@ -1,11 +1,10 @@
-// The check of clocks: each kubelet writes the time of its own clock into its lease, and the API server notes beside it when that was
-// written by its own. The difference is the node's offset, to a second.
+// The check of clocks: a kubelet writes its time into its lease, and the API server notes beside it when that was by its own clock.
 import { z } from "zod";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, skip, warn } from "./check.ts";
 
-/** Windows of load are judged by each sender's own clock, so that only logs, certificates and dashboards suffer. */
+/** Load windows go by each sender's own clock, so only logs, certificates and dashboards suffer. */
 const offsetSecondsMax = 10;
 const namedMax = 6;
 
@@ -14,7 +13,7 @@ const leaseSchema = z.object({
   spec: z.object({ renewTime: z.string().optional() }).prefault({}),
 });
 
-/** Seconds by which the node's clock is ahead; undefined where the lease does not tell. Pure. */
+/** Seconds by which the node's clock is ahead; undefined where the lease does not say. Pure. */
 function offsetSeconds(object: unknown): number | undefined {
   const { metadata, spec } = leaseSchema.parse(object);
   const written = metadata.managedFields.flatMap(({ time }) => (time === undefined ? [] : [Date.parse(time)]));

@@ -1,9 +1,8 @@
-// The check of the CRDs: each kind is there, and its schema is that of this version, field by field. The API server drops fields that a
-// CRD does not have, so an older one loses what is written without a word.
+// The check of the CRDs: the API server silently drops fields that an older CRD does not have.
 import { z } from "zod";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, type Context, fail, type Outcome, ok, warn } from "./check.ts";
 
 /** Differences that an answer names. */

@@ -14,7 +14,7 @@ import { compareSchemas, judgeCrd } from "./crds.ts";
 import { count, examine } from "./index.ts";
 import { judgeMetricsApi } from "./metrics-api.ts";
 import { judgeAbsence, judgeServer, nats } from "./nats.ts";
-import { amount, judgeNodes, judgeRoom, roomOf } from "./nodes.ts";
+import { amount, freeOf, judgeFree, judgeNodes } from "./nodes.ts";
 import { judgeOperators } from "./operator.ts";
 import { judgeNoSource, judgeRoomOf, judgeSource, modelSource, roomFor } from "./source.ts";
 import { judgeClaim, judgeClasses } from "./storage.ts";
@@ -64,8 +64,8 @@ const lease = (renewTime: string, time: string) => ({ metadata: { name: "n", man
 const leaf = (days: number) => ({ name: `ns/leaf-${days}`, endsAt: new Date(now.getTime() + days * dayMs), leastMs: 90 * dayMs });
 const told = (status: string, reason: string, name = "ns/moe") => ({ name, status, reason, message: `${reason} says why` });
 
-/** Each verdict with a neighbour on the other side of its bound. */
-const verdicts: Readonly<Record<string, readonly [outcomes: readonly Outcome[], want: string]>> = {
+/** Each answer with a neighbour on the other side of its bound. */
+const answers: Readonly<Record<string, readonly [outcomes: readonly Outcome[], want: string]>> = {
   "the least version": [[judgeVersion({ gitVersion: `v1.${leastMinor}.0` })], "ok"],
   "one below it": [[judgeVersion({ gitVersion: `v1.${leastMinor - 1}.9+k3s1` })], "fail"],
   "an operator at rest": [judged(operator()), "ok"],
@@ -79,10 +79,10 @@ const verdicts: Readonly<Record<string, readonly [outcomes: readonly Outcome[], 
   "one that is cordoned": [judgeNodes([node("a"), node("b", { cordoned: true })]), "warn"],
   "none that is ready": [judgeNodes([node("a", { ready: false })]), "fail"],
   "none of a kind that images run on": [judgeNodes([node("a", { arch: "s390x" })]), "fail"],
-  "room for a rank": [judgeRoom([roomWith(0, 0, Gi)]), "ok ok"],
-  "a byte less": [judgeRoom([roomWith(0, 0, Gi - 1)]), "warn ok"],
-  "a GPU that is free": [judgeRoom([roomWith(1, 8)]), "ok ok"],
-  "none that is": [judgeRoom([roomWith(0, 8)]), "ok warn"],
+  "room for a rank": [judgeFree([roomWith(0, 0, Gi)]), "ok ok"],
+  "a byte less": [judgeFree([roomWith(0, 0, Gi - 1)]), "warn ok"],
+  "a GPU that is free": [judgeFree([roomWith(1, 8)]), "ok ok"],
+  "none that is": [judgeFree([roomWith(0, 8)]), "ok warn"],
   "a class of shared files": [[judgeClasses({ items: [storageClass("files", "nfs.csi.k8s.io", "true")] })], "ok"],
   "classes of disks alone": [[judgeClasses({ items: [storageClass("disk", "ebs.csi.aws.com", "true")] })], "ok"],
   "no class": [[judgeClasses({ items: [] })], "warn"],
@@ -110,7 +110,7 @@ const verdicts: Readonly<Record<string, readonly [outcomes: readonly Outcome[], 
   "no metrics API, and an autoscaler": [[judgeMetricsApi(undefined, ["ns/moe"])], "warn"],
   "a metrics API": [[judgeMetricsApi({ status: { conditions: [{ type: "Available", status: "True" }] } }, ["ns/moe"])], "ok"],
 };
-for (const [name, [outcomes, want]] of Object.entries(verdicts)) {
+for (const [name, [outcomes, want]] of Object.entries(answers)) {
   test(`doctor: ${name}`, () => {
     assert.equal(levels(outcomes), want, JSON.stringify(outcomes));
     for (const { level, remedy } of outcomes) if (level === "fail" || level === "warn") assert.ok(remedy, "says what to do");
@@ -130,7 +130,7 @@ test("doctor: what a node has left is what it offers less what its pods ask for,
     { spec: { containers: [] } },
     podOn("b", { "nvidia.com/gpu": 1 }),
   ];
-  assert.deepEqual(roomOf([node("a"), node("b", { gpus: "2" }), node("c", { cordoned: true })], pods), [
+  assert.deepEqual(freeOf([node("a"), node("b", { gpus: "2" }), node("c", { cordoned: true })], pods), [
     { node: "a", memory: 2.5 * Gi, cpu: 1.75, gpus: 0, gpusInAll: 0 },
     { node: "b", memory: 4 * Gi, cpu: 2, gpus: 1, gpusInAll: 2 },
   ]);

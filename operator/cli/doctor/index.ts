@@ -1,5 +1,4 @@
-// The registry of checks, in the order in which they are told, and the run of those that fit: of a cluster without an operator, or of one
-// with. A check that fails to ask is told, and holds up no other. One more check is a file and a line here.
+// The registry of checks, in the order in which they are printed. One more check is a file and a line here.
 import { AppError } from "../../../crds/common.ts";
 import { addresses } from "./addresses.ts";
 import { admission } from "./admission.ts";
@@ -46,7 +45,7 @@ export interface Examined {
   readonly outcomes: readonly Outcome[];
 }
 
-/** `after` is what there is an operator for; where nobody may look for one, both kinds are asked. */
+/** Both kinds run where the user may not look for an operator. */
 export async function examine(context: Context, which: readonly Check[] = checks): Promise<Examined[]> {
   const installed = context.operators?.length !== 0;
   const fitting = which.filter(({ when }) => when === "always" || (when === "after") === installed);

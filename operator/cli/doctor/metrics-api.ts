@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, conditionOf, type Outcome, ok, read, warn } from "./check.ts";
 
 const namedMax = 4;

@@ -1,5 +1,4 @@
-// The check of a NATS server that the chart is to be given (nats.url): whether it answers with these credentials, speaks TLS and takes
-// messages as large as ranks send. It is asked from where this command runs, which may be another network than the pods'.
+// The check of your own NATS (nats.url): whether it accepts the credentials, speaks TLS and takes messages as large as ranks send.
 import { AppError } from "../../../crds/common.ts";
 import { loadMessageBytesMax } from "../../../crds/telemetry.ts";
 import { type Check, fail, type NatsServer, type Outcome, ok, skip, warn } from "./check.ts";
@@ -35,10 +34,10 @@ export function judgeServer({ version, payloadBytesMax, encrypted, authenticated
 
 export function judgeAbsence(caught: unknown, host: string): Outcome {
   const { code, message } = AppError.from(caught);
-  const said = `${code}: ${message}`;
-  const known = remedies.find(([reason]) => reason.test(said))?.[1];
+  const text = `${code}: ${message}`;
+  const known = remedies.find(([reason]) => reason.test(text))?.[1];
   return fail(
-    `${host}: ${said}`,
+    `${host}: ${text}`,
     known ?? "start the server, or correct the address; deployments serve without it, and nothing is balanced",
   );
 }

@@ -1,9 +1,7 @@
-// The checks of nodes: that some are ready and of a kind that the images run on, what memory, processors and GPUs their pods have left to
-// ask for, and that GPUs have a runtime class.
+// The checks of nodes: whether some are ready and of a kind that images run on, what is free on them, and a runtime class for GPUs.
 import { z } from "zod";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { bytes } from "../table.ts";
-import { listed } from "../words.ts";
+import { bytes, listed } from "../../views/format.ts";
 import { type Check, type Context, conditionOf, fail, type Outcome, ok, read, skip, warn } from "./check.ts";
 
 /** A small rank with a small model takes so much. */
@@ -49,7 +47,7 @@ export function amount(text: string): number {
   return Number(digits) * (factors[unit] ?? 1);
 }
 
-export interface Room {
+export interface FreeResources {
   readonly node: string;
   readonly memory: number;
   readonly cpu: number;
@@ -58,19 +56,19 @@ export interface Room {
 }
 
 /** What is left to ask for on each node that takes pods. Pure. */
-export function roomOf(nodes: readonly KubeObject[], pods: readonly unknown[]): Room[] {
-  const asked = new Map<string, Record<string, number>>();
+export function freeOf(nodes: readonly KubeObject[], pods: readonly unknown[]): FreeResources[] {
+  const requested = new Map<string, Record<string, number>>();
   for (const pod of pods) {
     const { spec, status } = podSchema.parse(pod);
     if (spec.nodeName === undefined || status.phase === "Succeeded" || status.phase === "Failed") continue;
-    const sums = asked.get(spec.nodeName) ?? {};
+    const sums = requested.get(spec.nodeName) ?? {};
     for (const container of spec.containers)
       for (const [name, text] of Object.entries(container.resources.requests)) sums[name] = (sums[name] ?? 0) + amount(text);
-    asked.set(spec.nodeName, sums);
+    requested.set(spec.nodeName, sums);
   }
   return nodes.filter(takesPods).map((object) => {
     const { metadata, status } = nodeSchema.parse(object);
-    const left = (name: string) => amount(status.allocatable[name] ?? "0") - (asked.get(metadata.name)?.[name] ?? 0);
+    const left = (name: string) => amount(status.allocatable[name] ?? "0") - (requested.get(metadata.name)?.[name] ?? 0);
     return {
       node: metadata.name,
       memory: left("memory"),
@@ -92,13 +90,13 @@ export function judgeNodes(nodes: readonly KubeObject[]): Outcome[] {
     const { architecture, operatingSystem } = nodeSchema.parse(object).status.nodeInfo;
     return operatingSystem === "linux" && architectures.includes(architecture);
   });
-  const told = `${ready.length} of ${nodes.length} nodes are ready and take pods`;
-  if (fitting.length === 0) return [fail(`${told}, none of them Linux on ${architectures.join(" or ")}`, look)];
-  return [ready.length === nodes.length ? ok(told) : warn(told, look)];
+  const summary = `${ready.length} of ${nodes.length} nodes are ready and take pods`;
+  if (fitting.length === 0) return [fail(`${summary}, none of them Linux on ${architectures.join(" or ")}`, look)];
+  return [ready.length === nodes.length ? ok(summary) : warn(summary, look)];
 }
 
-export function judgeRoom(room: readonly Room[]): Outcome[] {
-  const most = room.toSorted((a, b) => b.memory - a.memory);
+export function judgeFree(resources: readonly FreeResources[]): Outcome[] {
+  const most = resources.toSorted((a, b) => b.memory - a.memory);
   const texts = most.map(({ node, memory, cpu }) => `${node} ${bytes(Math.max(0, memory))} and ${Math.max(0, cpu).toFixed(1)} CPUs`);
   const free = `pods may still ask for: ${listed(texts, namedMax)}`;
   const found = [
@@ -106,9 +104,9 @@ export function judgeRoom(room: readonly Room[]): Outcome[] {
       ? ok(free)
       : warn(`${free}; no node has ${bytes(roomBytesMin)} left for a rank`, "add nodes, or lower the requests of what runs there"),
   ];
-  const gpus = room.reduce((sum, each) => sum + each.gpusInAll, 0);
+  const gpus = resources.reduce((sum, each) => sum + each.gpusInAll, 0);
   if (gpus === 0) return [...found, ok(`no node offers ${gpu}: ranks compute on processors`)];
-  const left = room.reduce((sum, each) => sum + each.gpus, 0);
+  const left = resources.reduce((sum, each) => sum + each.gpus, 0);
   const text = `${left} of ${gpus} ${gpu} are not asked for`;
   return [...found, left > 0 ? ok(text) : warn(text, "kubectl get pods -A -o wide   # who has them")];
 }
@@ -134,13 +132,13 @@ export const nodes: Check = {
     const { items } = await kube.list(resources.nodes);
     const pods = await allPods(transport);
     if (!pods) return [...judgeNodes(items), skip("free memory", `there are more than ${podsPerPage * podPagesMax} pods`)];
-    const room = roomOf(items, pods);
-    return [...judgeNodes(items), ...(room.length > 0 ? judgeRoom(room) : []), ...(await runtimeClass(transport, room))];
+    const free = freeOf(items, pods);
+    return [...judgeNodes(items), ...(free.length > 0 ? judgeFree(free) : []), ...(await runtimeClass(transport, free))];
   },
 };
 
-async function runtimeClass(transport: Context["transport"], room: readonly Room[]): Promise<Outcome[]> {
-  if (room.every(({ gpusInAll }) => gpusInAll === 0)) return [];
+async function runtimeClass(transport: Context["transport"], free: readonly FreeResources[]): Promise<Outcome[]> {
+  if (free.every(({ gpusInAll }) => gpusInAll === 0)) return [];
   const found = await read(transport, "/apis/node.k8s.io/v1/runtimeclasses/nvidia");
   if (found !== undefined) return [ok("the RuntimeClass nvidia is there")];
   return [

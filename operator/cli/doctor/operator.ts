@@ -1,10 +1,9 @@
-// The checks of the operator itself: how many there are, that their pods are ready and of this command's version, and that one of them
-// leads. The lease is watched for a while, not read by a clock, since clocks of nodes differ.
+// The checks of the operator: its pods, their version, and a leader. The lease is watched, since clocks of nodes differ.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Kube, type KubeObject, resources } from "../../kube/kube.ts";
-import { troubleOf } from "../findings/pods.ts";
-import { podFactsOf } from "../pod-facts.ts";
+import { troubleOf } from "../../views/findings/pods.ts";
+import { podFactsOf } from "../../views/pods.ts";
 import { type Check, type Context, fail, type OperatorFacts, type Outcome, ok, skip, warn } from "./check.ts";
 
 /** A leader writes its lease each 2 s. */

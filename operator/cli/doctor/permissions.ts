@@ -1,9 +1,8 @@
-// The checks of rights: those of whoever runs the command, to install and to look; and those of the operator, by the list that its
-// roles are generated from. Asked of the API server, which knows roles, bindings and webhooks.
+// The checks of rights: the user's to install and to look, and the operator's by the list that its roles are generated from.
 import { AppError } from "../../../crds/common.ts";
 import type { Right } from "../../kube/access-review.ts";
 import { operatorRules, type Rule } from "../../rbac.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, rightText, skip, warn } from "./check.ts";
 
 /** Rights that an answer names one by one. */
@@ -69,7 +68,7 @@ export const looking: Check = {
   },
 };
 
-/** The rights of a rule where it holds: nodes have no namespace, other rules hold in each that is watched or in all. */
+/** The rights of a rule in each namespace where it holds. */
 function rightsOf(rule: Rule, operator: OperatorFacts): Right[] {
   const places: readonly (string | undefined)[] =
     rule.scope === "release"

@@ -1,17 +1,16 @@
-// The check of a model that is to be downloaded (spec.model.uri): whether its source answers with these secrets, how much there is to
-// fetch, and whether the claim of the cache has room for it. Asked from where this command runs; nothing is downloaded.
+// The check of a model to download (spec.model.uri): whether its source answers, how large it is, and whether the claim is large enough.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type ModelSource, type Outcome, ok, warn } from "./check.ts";
 
-/** What is not a store already is there twice, until the store that is made of it has been verified. */
-const expertReplicas = { store: 1, folder: 2, gguf: 2 } as const;
+/** Anything but a store needs its size twice, until the store made of it is verified. */
+const copies = { store: 1, folder: 2, gguf: 2 } as const;
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
-export const roomFor = ({ kind, bytes }: ModelSource): number => expertReplicas[kind] * bytes;
+export const roomFor = ({ kind, bytes }: ModelSource): number => copies[kind] * bytes;
 
 export function judgeSource({ kind, revision, files, bytes }: ModelSource, uri: string): Outcome {
   const at = revision === undefined ? "" : `, commit ${revision.slice(0, 12)}`;
@@ -33,7 +32,7 @@ const claimSchema = z.object({
   status: z.object({ capacity: z.object({ storage: z.string().optional() }).prefault({}) }).prefault({}),
 });
 
-/** By the claim's size: how much of it is in use the API server does not know. */
+/** The API server does not know how much of a claim is in use. */
 export function judgeRoomOf(claim: unknown, where: string, needed: number): Outcome {
   if (claim === undefined)
     return warn(

@@ -1,9 +1,8 @@
-// The checks of storage: which storage classes there are, for claims that hold models, and how the claims of deployments stand. A class
-// does not tell which access modes its volumes have, so those that are known to be shared are known by their provisioner.
+// The checks of storage: classes for claims that hold models, and the claims of deployments. Shared ones are known by provisioner.
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, read, warn } from "./check.ts";
 
 /** Provisioners of file systems that pods of several nodes mount at once. */
@@ -75,7 +74,7 @@ export const claims: Check = {
   when: "after",
   run: async ({ kube }) => {
     const [{ items }, nodes] = await Promise.all([kube.list(resources.moeDeployments), kube.list(resources.nodes)]);
-    const wanted = new Set(
+    const needed = new Set(
       items.flatMap((object) => {
         const { metadata, spec } = parseMoEDeployment(object);
         const [, claim] = /^pvc:\/\/([^/]+)\//.exec(spec.model.uri) ?? [];
@@ -83,7 +82,7 @@ export const claims: Check = {
       }),
     );
     return Promise.all(
-      [...wanted].slice(0, claimsMax).map(async (where) => {
+      [...needed].slice(0, claimsMax).map(async (where) => {
         const [namespace = "", name = ""] = where.split("/");
         return judgeClaim(where, await kube.get(resources.persistentVolumeClaims, { namespace, name }), { nodes: nodes.items.length });
       }),

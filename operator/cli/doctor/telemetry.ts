@@ -1,8 +1,7 @@
-// The check of telemetry: what the operator says of the load messages of each deployment. It is inside the cluster, so that NATS which it
-// reaches is reachable from there.
+// The check of telemetry: what the operator reports of the load messages of each deployment.
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, conditionOf, type Outcome, ok, warn } from "./check.ts";
 
 const namedMax = 4;

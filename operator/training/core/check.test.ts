@@ -69,7 +69,7 @@ const cases: Record<string, Case> = {
   "a spec that is refused as it stands is not checked": {
     given: { status: fresh, job: job({ replicas: 9, elasticity: { maxReplicas: 9 } }) },
     wantActions: [],
-    want: { SpecAccepted: "False TooFewLanes" },
+    want: { SpecAccepted: "False TooFewMicroBatches" },
   },
   "a job whose folder is another's is not checked": {
     given: { status: fresh, rival: "first", checks: [checkView()] },

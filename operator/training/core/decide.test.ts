@@ -31,10 +31,10 @@ const cases: Record<string, Case> = {
     wantActions: ["delete j-train-0-0"],
     want: { Running: "False Suspended", Suspended: "True Requested" },
   },
-  "more ranks than lanes are refused before there is a pod": {
+  "more ranks than micro-batches are refused before there is a pod": {
     given: { job: job(tooMany) },
     wantActions: [],
-    want: { SpecAccepted: "False TooFewLanes", Running: "False Refused" },
+    want: { SpecAccepted: "False TooFewMicroBatches", Running: "False Refused" },
   },
   "a template that cannot be is refused": {
     given: { templateProblems: [{ reason: "FieldNotSupported", message: "spec.podTemplate.spec.hostNetwork" }] },
@@ -44,7 +44,7 @@ const cases: Record<string, Case> = {
   "a pod made before a refused change goes on": {
     given: { job: job(tooMany, 2), pods: [pod()], words: says(), status: begun },
     wantActions: [],
-    want: { SpecAccepted: "False TooFewLanes", Running: "True Training" },
+    want: { SpecAccepted: "False TooFewMicroBatches", Running: "True Training" },
   },
   "a pod that failed is counted and goes": {
     given: { pods: [pod({ over: over(undefined, { reason: "OOMKilled" }) })] },

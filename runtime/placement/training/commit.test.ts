@@ -2,16 +2,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { uniform } from "../../kernels/random.ts";
-import { afterEvent, type Holder, nothingHeld, type Standing, settle } from "./commit.ts";
+import { afterEvent, type CommitState, type Holder, nothingHeld, settle } from "./commit.ts";
 
-const at = (applied: number, prepared = applied, tallied = applied): Standing => ({ applied, prepared, tallied });
-const holder = (standing: Standing, ...held: number[]): Holder => ({ ...standing, held: new Set(held) });
+const at = (applied: number, prepared = applied, decided = applied): CommitState => ({ applied, prepared, decided });
+const holder = (commitState: CommitState, ...held: number[]): Holder => ({ ...commitState, held: new Set(held) });
 
 test("a step is prepared, tallied and updated, in this order and once", () => {
   const events = ["gradients complete", "all norms here", "updated"] as const;
-  let standing = at(4);
-  for (const event of events) standing = afterEvent(standing, event, 5);
-  assert.deepEqual(standing, at(5));
+  let commitState = at(4);
+  for (const event of events) commitState = afterEvent(commitState, event, 5);
+  assert.deepEqual(commitState, at(5));
   for (const event of events.slice(1)) assert.throws(() => afterEvent(at(4), event, 5), TypeError);
   assert.throws(() => afterEvent(at(4), "gradients complete", 6), TypeError);
   assert.throws(() => afterEvent(at(4, 5, 4), "updated", 5), TypeError);
@@ -59,10 +59,10 @@ for (const [name, { holders, want }] of Object.entries(cases))
   });
 
 /** A world in which ranks are stopped anywhere in a step; all that happened keeps to the rule. */
-function stopped(next: () => number): { readonly ranks: Standing[]; readonly step: number } {
+function stopped(next: () => number): { readonly ranks: CommitState[]; readonly step: number } {
   const [count, step] = [2 + Math.floor(3 * next()), 5];
   const prepared = Array.from({ length: count }, () => next() < 0.7);
-  const ranks = prepared.map((ready): Standing => {
+  const ranks = prepared.map((ready): CommitState => {
     if (!ready) return at(step);
     if (!prepared.every(Boolean) || next() < 0.4) return at(step, step + 1, step);
     return next() < 0.5 ? at(step, step + 1, step + 1) : at(step + 1);
@@ -77,13 +77,13 @@ test("whoever is lost, ranks that are left agree on a step no older than any tha
     const left = ranks.filter(() => next() < 0.7);
     if (left.length === 0) continue;
     const settled = settle(
-      left.map((standing) => holder(standing, 0)),
+      left.map((commitState) => holder(commitState, 0)),
       1,
     );
     assert.ok("step" in settled);
     assert.ok(settled.step >= Math.max(...left.map(({ applied }) => applied)));
     assert.ok(settled.step <= step + 1);
     assert.ok(!settled.ranks.includes("drop"), JSON.stringify({ left, settled }));
-    if (settled.ranks.includes("finish")) assert.equal(left[settled.giver]!.tallied, settled.step);
+    if (settled.ranks.includes("finish")) assert.equal(left[settled.giver]!.decided, settled.step);
   }
 });

@@ -2,31 +2,31 @@
 // knows that everybody can finish. Pure.
 
 /** Where one rank stands; steps count from 1, and 0 is the state that a run begins with. */
-export interface Standing {
+export interface CommitState {
   /** The last step that is in its state; -1 where it holds nothing. */
   readonly applied: number;
   /** The step whose gradients are complete for all that it holds; `applied` where none is. */
   readonly prepared: number;
   /** The last step of which it has all norms; -1 where it has none. */
-  readonly tallied: number;
+  readonly decided: number;
 }
 
-export const nothingHeld: Standing = { applied: -1, prepared: -1, tallied: -1 };
+export const nothingHeld: CommitState = { applied: -1, prepared: -1, decided: -1 };
 
 export type StepEvent = "gradients complete" | "all norms here" | "updated";
 
 /** Where a rank stands after an event of a step. An event out of its turn is a mistake of the caller. */
-export function afterEvent(standing: Standing, event: StepEvent, step: number): Standing {
-  const { applied, prepared, tallied } = standing;
+export function afterEvent(commitState: CommitState, event: StepEvent, step: number): CommitState {
+  const { applied, prepared, decided } = commitState;
   const next = applied + 1 === step;
-  if (event === "gradients complete" && next) return { applied, prepared: step, tallied };
-  if (event === "all norms here" && next && prepared === step) return { applied, prepared, tallied: step };
-  if (event === "updated" && next && tallied === step) return { applied: step, prepared, tallied };
-  throw new TypeError(`${event} of step ${step} in step ${applied + 1}, prepared ${prepared}, norms of ${tallied}`);
+  if (event === "gradients complete" && next) return { applied, prepared: step, decided };
+  if (event === "all norms here" && next && prepared === step) return { applied, prepared, decided: step };
+  if (event === "updated" && next && decided === step) return { applied: step, prepared, decided };
+  throw new TypeError(`${event} of step ${step} in step ${applied + 1}, prepared ${prepared}, norms of ${decided}`);
 }
 
 /** A rank at the begin of a world: where it stands, and the units whose state it has. */
-export interface Holder extends Standing {
+export interface Holder extends CommitState {
   readonly held: ReadonlySet<number>;
 }
 
@@ -51,10 +51,10 @@ interface Unsettled {
  * while somebody has all norms. Without one the state is that of a checkpoint.
  */
 export function settle(holders: readonly Holder[], units: number): Settled | Unsettled {
-  const steps = [...new Set(holders.flatMap(({ applied, tallied }) => [applied, tallied]))].filter((step) => step >= 0);
+  const steps = [...new Set(holders.flatMap(({ applied, decided }) => [applied, decided]))].filter((step) => step >= 0);
   let missing: readonly number[] | undefined;
   for (const step of steps.toSorted((a, b) => b - a)) {
-    const giver = holders.findIndex(({ tallied }) => tallied === step);
+    const giver = holders.findIndex(({ decided }) => decided === step);
     const ranks = holders.map((holder) => settling(holder, step, giver >= 0));
     const held = new Set(holders.flatMap((holder, rank) => (ranks[rank] === "drop" ? [] : [...holder.held])));
     const without = Array.from({ length: units }, (_, unit) => unit).filter((unit) => !held.has(unit));
@@ -64,7 +64,7 @@ export function settle(holders: readonly Holder[], units: number): Settled | Uns
   return { missing: missing ?? Array.from({ length: units }, (_, unit) => unit) };
 }
 
-function settling({ applied, prepared }: Standing, step: number, norms: boolean): Settling {
+function settling({ applied, prepared }: CommitState, step: number, norms: boolean): Settling {
   if (applied === step) return "keep";
   return applied >= 0 && prepared === step && norms ? "finish" : "drop";
 }

@@ -11,7 +11,7 @@ test("with expert replicas dropped after forward, two of twelve layers are held:
 
 test("a rank holds 16 bytes a parameter that it owns or shadows, expert replicas and sums of lanes at 4, and the dense part with sums of its gradients", () => {
   const dense = { dense: 1000, denseOwned: 250, tied: 200, stateBytes: (5 * 100 + 250) * 8, subtrees: 3 };
-  const sizes = { expert: 100, frozen: 30, climbed: 60, owned: 5, shadowed: 0, kept: 7 };
+  const sizes = { expert: 100, frozen: 30, perturbed: 60, owned: 5, shadowed: 0, kept: 7 };
   const problem = { ...dense, ...sizes, expertReplicas: [2, 0, 1], rematerialize: false, partials: 2 };
   const state = 5 * 1600 + 250 * 16;
   const sums = 3 * 400 + 2 * 400 + (30 + 60) * 4 + 1000 * 4 + 1200 * 4 * 4;

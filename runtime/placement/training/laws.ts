@@ -39,7 +39,7 @@ export interface MemoryProblem {
   /** Parameters that it keeps for another rank. */
   readonly shadowed: number;
   /** Parameters that are kept as they are while gradients are taken elsewhere; 0 where they are taken where they are. */
-  readonly climbed: number;
+  readonly perturbed: number;
   /** Expert replicas that the rank has of each layer. */
   readonly expertReplicas: readonly number[];
   /** Expert replicas are dropped after forward, and come again. */
@@ -68,10 +68,10 @@ export function expertReplicaBytes({
  * where it owns some of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
-  const { climbed, dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
+  const { perturbed, dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
   const state = 2 * floatBytes * (owned * expert + denseOwned + shadowed) + stateBytes;
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
-  const sums = expertReplicaBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + climbed) * floatBytes;
+  const sums = expertReplicaBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + perturbed) * floatBytes;
   const kept = problem.kept * floatBytes;
   return { state, sums, kept, all: state + sums + kept };
 }

@@ -5,9 +5,9 @@ import { AppError } from "../../../crds/common.ts";
 import { type Corpus, openCorpus } from "../data/corpus.ts";
 import type { ModelSource } from "../model/model-source.ts";
 import { checkResult } from "../model/result-files.ts";
-import { trainedModel } from "../model/trained-model.ts";
 import { newestCheckpoint } from "../model/training-checkpoint.ts";
 import { checkRanks } from "../ranks/fits.ts";
+import { trainedModel } from "../recipes/index.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { evenRanks, rankedModel } from "./needs.ts";
 import { stagesOf } from "./stages.ts";
@@ -56,5 +56,5 @@ export async function checkStages(settings: TrainSettings, source: ModelSource, 
   const last = trainedModel(source, settings, stages.length - 1);
   await checkResult(last.result, resultAt(settings), settings.codecs);
   if (stages.length < 2) return;
-  checkRanks(rankedModel(settings, last, evenRanks(Math.max(ranks, settings.spawn?.ranks ?? 0))), memory);
+  checkRanks(rankedModel(settings, last, evenRanks(Math.max(ranks, settings.ranksMax ?? 0))), memory);
 }

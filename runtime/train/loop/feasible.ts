@@ -8,12 +8,13 @@ import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Corpus } from "../data/corpus.ts";
 import { openStart } from "../model/initial-weights.ts";
 import { type ModelSource, openSource } from "../model/model-source.ts";
-import { type TrainedModel, trainedModel } from "../model/trained-model.ts";
+import type { TrainedModel } from "../model/trained-model.ts";
 import { type Identity, SavedModel, stepsOfCheckpoints } from "../model/training-checkpoint.ts";
 import { arithmeticOf } from "../optimizers/open.ts";
 import { checkRanks, fitsRanks, neededText } from "../ranks/fits.ts";
+import { trainedModel } from "../recipes/index.ts";
 import { outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
-import { firstRanks, seatInWorld } from "../worlds/group.ts";
+import { contextInWorld, firstRanks } from "../worlds/group.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { checkStages, digestOf, openData, stepToGoOnFrom } from "./before.ts";
 import { evenRanks, leastOf, rankedModel } from "./needs.ts";
@@ -142,7 +143,7 @@ async function openAll(
     const each = asked.worlds[world] as TrainSettings;
     if (kept === undefined) continue;
     // What experts are born of is the model of the stage before.
-    const born = settings.spawn !== undefined && kept.step === stage?.from;
+    const born = stage !== undefined && stage.number > 0 && kept.step === stage.from;
     const { layout } = born ? trainedModel(source, settings) : model;
     const folder = kept.unmet ? unmetFolder(each) : join(each.out, "checkpoints");
     const stored = 1 + arithmeticOf(each).state.length;
@@ -183,8 +184,8 @@ async function placesAmong({ asked }: Opened, identities: readonly Identity[], {
   const hub = new Loopback(worlds.length);
   const facts = evenRanks(worlds.length);
   const place = async (settings: TrainSettings, world: number): Promise<Kept | undefined> => {
-    const seat = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds.length);
-    const outer = outerOf({ settings, seat, identity: identities[world] as Identity, layout });
+    const context = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds.length);
+    const outer = outerOf({ settings, context, identity: identities[world] as Identity, layout });
     try {
       return outer === undefined ? undefined : await placeAmong(outer, settings);
     } catch (caught) {

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { chainedTokens, tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 import { train } from "./run.ts";
 import type { StepReport } from "./run-step.ts";
 import type { TrainSettings } from "./train-settings.ts";
@@ -43,11 +43,11 @@ for (const [name, golden] of Object.entries(goldens))
         out: join(folder, "run"),
         sequences: of("sequences"),
         sequenceLength: of("sequenceLength"),
-        lanes: of("lanes"),
+        microBatches: of("microBatches"),
         schedule: { name: "cosine", rate: of("rate"), warmup: of("warmup"), steps: of("steps"), floor: of("floor") },
         optimizer: { name: "adamw", values: { beta1: of("beta1"), beta2: of("beta2"), epsilon: of("epsilon"), decay: of("decay") } },
         clip: of("clip"),
-        balance: parseBalance(golden.balance ?? ""),
+        recipes: parseRecipes({ balance: golden.balance ?? "" }),
         checkpoint: { everySteps: of("steps"), keep: 1 },
         codecs: ["f32"],
         threads: 1,

@@ -4,8 +4,8 @@ import { test } from "node:test";
 import { tinyModel } from "../../../test/kit/training/training.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { openSource } from "../model/model-source.ts";
-import { trainedModel } from "../model/trained-model.ts";
 import { memoryProblem } from "../ranks/fits.ts";
+import { parseRecipes, trainedModel } from "../recipes/index.ts";
 import { evenRanks, leastRanks, rankedModel } from "./needs.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -18,7 +18,7 @@ const settings: TrainSettings = {
   out: "unused",
   sequences: 8,
   sequenceLength: 16,
-  lanes: 8,
+  microBatches: 8,
   schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 4, floor: 1 },
   optimizer: { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } },
   optimizerMemory: undefined,
@@ -48,7 +48,7 @@ test("as many ranks as a memory is just enough for are the least, and with a byt
 });
 
 test("a run whose experts spawn needs ranks for the one it has, and from the spawn on for all", async () => {
-  const born: TrainSettings = { ...settings, spawn: { step: 2, mask: 0 } };
+  const born: TrainSettings = { ...settings, recipes: parseRecipes({ spawn: "2:0" }) };
   const single = trainedModel(await openSource(tinyModel.dir), born);
   const memory = Math.max(...counts.map((ranks) => needed(ranks, single)));
   const least = await leastRanks(born, memory);

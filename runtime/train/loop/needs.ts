@@ -1,11 +1,11 @@
 // The memory that a run asks of its ranks, for any number of them: as it begins, and before a world of fewer ranks is decided. Shell.
 
 import { openSource } from "../model/model-source.ts";
-import { type TrainedModel, trainedModel } from "../model/trained-model.ts";
-import { wantsWholeStep } from "../passes/balancing.ts";
+import type { TrainedModel } from "../model/trained-model.ts";
 import { fitsRanks, type RankedModel } from "../ranks/fits.ts";
 import { fssdpOf } from "../ranks/fssdp.ts";
 import type { RankFacts } from "../ranks/step-plan.ts";
+import { having, trainedModel } from "../recipes/index.ts";
 import { stagesAfter, stagesOf } from "./stages.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -17,11 +17,11 @@ export const evenRanks = (ranks: number): RankFacts => ({
 
 /** Throws AppError `BadOption` where the settings are not for so many ranks. */
 export function rankedModel(settings: TrainSettings, model: TrainedModel, facts: RankFacts): RankedModel {
-  const { sequences, sequenceLength, lanes, balance = [], optimizer, optimizerMemory, local, shadow } = settings;
+  const { sequences, sequenceLength, microBatches, recipes, optimizer, optimizerMemory, shadow } = settings;
   const { program, layout, frozenFloats } = model;
-  const ranked = { optimizer, optimizerMemory, local, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
+  const ranked = { optimizer, optimizerMemory, recipes, program, layout, frozenFloats, sequences, sequenceLength, microBatches, shadow };
   const ranks = facts.node.length;
-  return { ...ranked, facts, fssdp: fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks, wholeStep: wantsWholeStep(balance) }) };
+  return { ...ranked, facts, fssdp: fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks, wholeStep: having(recipes, "loss").length > 0 }) };
 }
 
 /** By the last step that is made, since later stages may need more. */
@@ -35,10 +35,10 @@ export async function leastRanks(settings: TrainSettings, memory?: number): Prom
   return (step) => found[stagesAfter(stages, step)[0]?.number ?? 0];
 }
 
-/** More ranks own less each, so that a number is sought by halves; one alone needs less for its lanes, and counts where two have enough. */
+/** More ranks own less each, so that a number is sought by halves; one alone needs less for its micro-batches, and counts where two have enough. */
 export function leastOf(settings: TrainSettings, model: TrainedModel, memory?: number): number | undefined {
   const enough = (ranks: number): boolean => fitsRanks(rankedModel(settings, model, evenRanks(ranks)), memory);
-  let [below, most] = [0, Math.min(settings.lanes, settings.fssdp?.lanesAtOnce ?? settings.lanes)];
+  let [below, most] = [0, Math.min(settings.microBatches, settings.fssdp?.microBatchesAtOnce ?? settings.microBatches)];
   if (!enough(most)) return undefined;
   while (most - below > 1) {
     const middle = Math.floor((below + most) / 2);

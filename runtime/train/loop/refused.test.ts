@@ -23,7 +23,7 @@ const settings: Omit<TrainSettings, "out"> = {
   init: "checkpoint",
   data,
   sequences: 2,
-  lanes: 1,
+  microBatches: 1,
 };
 const upTo = (steps: number): Pick<TrainSettings, "schedule"> => ({ schedule: { ...settings.schedule, steps } });
 const outOf = (name: string): string => join(folder, "runs", name);

@@ -2,7 +2,7 @@
 // is given up leaves no trace.
 import { type LayerCopies, shareQuantiles } from "../../../crds/training-report.ts";
 import { type Spread, sharesAt, spreadOf } from "../../placement/training/spread.ts";
-import { readLane, samplesOf } from "../data/batch.ts";
+import { readMicroBatch, samplesOf } from "../data/batch.ts";
 import type { Corpus } from "../data/corpus.ts";
 import type { Rank } from "../ranks/rank.ts";
 import { copiesOf } from "../ranks/replica-report.ts";
@@ -60,13 +60,13 @@ function imbalanceOf(counts: readonly ArrayLike<number>[]): number {
 
 /** Undefined when the run is to stop: parameters are then those of the step before. */
 export async function runStep({ settings, rank, corpus }: Machine, step: number, stopped: () => boolean): Promise<StepMade | undefined> {
-  const samples = (lane: number): readonly number[] => samplesOf(settings, corpus.samples, step, lane);
-  const documents = async (lane: number): Promise<string> => {
+  const samples = (microBatch: number): readonly number[] => samplesOf(settings, corpus.samples, step, microBatch);
+  const documents = async (microBatch: number): Promise<string> => {
     const found: string[] = [];
-    for (const sample of samples(lane)) found.push((await corpus.documentsOf(sample)).join("-"));
+    for (const sample of samples(microBatch)) found.push((await corpus.documentsOf(sample)).join("-"));
     return found.join(", ");
   };
-  const end = await rank.step(step, { lane: (lane) => readLane(corpus, samples(lane)), documents }, stopped);
+  const end = await rank.step(step, { microBatch: (microBatch) => readMicroBatch(corpus, samples(microBatch)), documents }, stopped);
   if (end === undefined) return undefined;
   const { loss, balanceLoss, gradientNorm, rate, rows, loads, hosts } = end;
   const tokens = settings.sequences * settings.sequenceLength;
@@ -89,11 +89,11 @@ export async function validationLoss(machine: Machine, step: number, stopped: ()
   const { settings, rank, validation } = machine;
   if (validation === undefined) return undefined;
   const count = Math.min(validationSequencesMax, validation.samples);
-  const share = settings.sequences / settings.lanes;
+  const share = settings.sequences / settings.microBatches;
   const samples = (group: number): readonly number[] =>
     Array.from({ length: Math.min(share, count - group * share) }, (_, i) => group * share + i);
   const groups = Math.ceil(count / share);
-  const sums = await rank.losses({ step, groups, group: (group) => readLane(validation, samples(group)), stopped });
+  const sums = await rank.losses({ step, groups, group: (group) => readMicroBatch(validation, samples(group)), stopped });
   if (sums === undefined) return undefined;
   return sums.reduce((total, sum) => total + sum, 0) / (count * settings.sequenceLength);
 }

@@ -2,6 +2,7 @@
 import type { TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { TrainedModel } from "../model/trained-model.ts";
 import { writeCheckpoint } from "../model/training-checkpoint.ts";
+import { localSteps } from "../recipes/index.ts";
 import { worldsMeet } from "../trace/spans.ts";
 import { unmetFolder } from "../worlds/going-on.ts";
 import type { Outer } from "../worlds/outer.ts";
@@ -55,7 +56,7 @@ async function met(run: Run, step: number, recorder: TrainPorts["recorder"]): Pr
   if (outer === undefined) return true;
   const meet = (): Promise<boolean> => outer.meet(step, rank.share);
   const meeting = { kind: "meeting", name: worldsMeet, layer: -1 } as const;
-  if (step % (settings.local?.steps ?? 1) !== 0) await outer.made(step);
+  if (step % (localSteps(settings.recipes) ?? 1) !== 0) await outer.made(step);
   else if (!(await (recorder?.around(meeting, meet) ?? meet()))) {
     await writeCheckpoint(unmetFolder(settings), { ...stateOf(run), step, keep: 1 });
     return false;
@@ -84,9 +85,9 @@ const bornAt = ({ settings, stage: { to } }: Run): number | undefined => (to < s
 /** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
 async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
-  const [told = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
+  const [reported = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
   if (run.unmet) return undefined;
-  return Number.isNaN(told) ? validate(run, run.step, metrics, ports) : told;
+  return Number.isNaN(reported) ? validate(run, run.step, metrics, ports) : reported;
 }
 
 /** Where worlds meet none of them goes on, and drops a checkpoint later, before all have this one. */

@@ -8,14 +8,15 @@ import { partOf } from "../../net/collectives/part.ts";
 import { openStart, type Start } from "../model/initial-weights.ts";
 import { type ModelSource, openSource } from "../model/model-source.ts";
 import { resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "../model/result-files.ts";
-import { type TrainedModel, trainedModel } from "../model/trained-model.ts";
+import type { TrainedModel } from "../model/trained-model.ts";
 import { readCheckpoint, SavedModel } from "../model/training-checkpoint.ts";
 import { checkMemory, fitsBeside, fitsRanks, memoryThere, takesOver } from "../ranks/fits.ts";
 import { leaveWorld } from "../ranks/member.ts";
 import { Rank } from "../ranks/rank.ts";
-import { aloneSeat, type Seat } from "../ranks/rank-context.ts";
+import { aloneContext, type RankContext } from "../ranks/rank-context.ts";
 import type { Fssdp } from "../ranks/step-plan.ts";
-import { type Clocked, recordedBackend, recordedSeat } from "../trace/recorder.ts";
+import { trainedModel } from "../recipes/index.ts";
+import { type Clocked, recordedBackend, recordedContext } from "../trace/recorder.ts";
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { checkStages, digestOf, openData, resultAt, stepToGoOnFrom } from "./before.ts";
@@ -40,27 +41,27 @@ export interface RunEnd {
   readonly validationLoss: number | undefined;
 }
 
-/** A run as its seat and its files have it. */
+/** A run as its rank context and its files have it. */
 interface Placed {
   readonly settings: TrainSettings;
   readonly source: ModelSource;
-  readonly seat: Seat;
+  readonly context: RankContext;
   readonly recorder: Clocked | undefined;
   readonly checkpoints: string;
 }
 
 /** A rank that leaves has no part in the world: undefined once it has handed on what it has. */
 async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): Promise<Opened | undefined> {
-  const { settings, source, seat } = placed;
+  const { settings, source, context } = placed;
   const model = trainedModel(source, settings, stage.number);
-  const needed = rankedModel(settings, model, seat.facts);
-  const { rank } = seat.transport;
-  if (!leaves(seat)) checkMemory(needed, [rank], memoryThere(seat.group?.here));
-  const { holdings } = seat;
-  holdings?.enters(stage.number);
-  holdings?.dropBefore(newest?.step ?? 0);
+  const needed = rankedModel(settings, model, context.facts);
+  const { rank } = context.transport;
+  if (!leaves(context)) checkMemory(needed, [rank], memoryThere(context.group?.here));
+  const { rankState } = context;
+  rankState?.enters(stage.number);
+  rankState?.dropBefore(newest?.step ?? 0);
   // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
-  if (holdings !== undefined && !leaves(seat) && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
+  if (rankState !== undefined && !leaves(context) && !fitsBeside(needed, rank, rankState.stateBytes)) rankState.drop();
   const start = await openStart(source, settings);
   try {
     return await openMachine(placed, { stage, model, fssdp: needed.fssdp, newest, start });
@@ -69,7 +70,7 @@ async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): 
   }
 }
 
-const leaves = ({ transport, facts }: Seat): boolean => transport.rank >= facts.node.length;
+const leaves = ({ transport, facts }: RankContext): boolean => transport.rank >= facts.node.length;
 
 /** A stage as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "model" | "stage"> {
@@ -79,7 +80,7 @@ interface Plan extends Pick<Run, "model" | "stage"> {
 }
 
 async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefined> {
-  const { settings, seat, source, recorder, checkpoints } = placed;
+  const { settings, context, source, recorder, checkpoints } = placed;
   const { stage, model, fssdp, start } = plan;
   const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
@@ -87,19 +88,19 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
   try {
     backend = await createTraining({ threads: settings.threads });
     if (recorder !== undefined) backend = recordedBackend(backend, recorder);
-    const { told, weights } = start;
+    const { reported, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
-    const { group } = seat;
+    const { group } = context;
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics, world: group?.world });
-    const outer = outerOf({ settings, seat, identity, layout });
-    const { sequences, sequenceLength, lanes, schedule, clip, balance = [], checkpoint, shadow } = settings;
+    const outer = outerOf({ settings, context, identity, layout });
+    const { sequences, sequenceLength, microBatches, schedule, clip, recipes, checkpoint, shadow } = settings;
     const frozen = await model.frozen(start);
-    const batch = { sequences, sequenceLength, lanes };
-    const { optimizer, optimizerMemory, local } = settings;
-    const learning = { optimizer, optimizerMemory, local, schedule, clip, balance };
-    const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
+    const batch = { sequences, sequenceLength, microBatches };
+    const { optimizer, optimizerMemory } = settings;
+    const learning = { optimizer, optimizerMemory, recipes, schedule, clip };
+    const options = { context, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
-    if (leaves(seat)) {
+    if (leaves(context)) {
       await leaveWorld({ ...options, agreed });
       for (const part of [corpus, validation, backend]) await part?.close();
       return undefined;
@@ -119,11 +120,9 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
         await outer?.begin(rank.share);
         return 0;
       }
-      if (settings.spawn !== undefined && stage.number > 0 && newest === stage.from) {
+      if (stage.number > 0 && newest === stage.from) {
         const parent = trainedModel(source, settings).layout;
-        const { seed, spawn } = settings;
-        const { state } = rank;
-        await spawnFrom({ checkpoints, step: newest, identity, source, seed, mask: spawn.mask, parent, layout, state });
+        await spawnFrom({ checkpoints, step: newest, identity, source, settings, parent, layout, state: rank.state });
         return newest;
       }
       const folder = unmet ? unmetFolder(settings) : checkpoints;
@@ -131,7 +130,7 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
       return newest;
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, stage, model, frozen, backend, identity, checkpoints, weights: told, step, outer, unmet };
+    return { ...machine, stage, model, frozen, backend, identity, checkpoints, weights: reported, step, outer, unmet };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -143,19 +142,19 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
 
 /** Without the place in a next world, room for the model on its ranks, or the memory for the state of both at once, what a rank has is lost
  *  where nobody writes it. */
-function leavesCheckpoint(settings: TrainSettings, { model, ports, seat }: Leaving): boolean {
+function leavesCheckpoint(settings: TrainSettings, { model, ports, context }: Leaving): boolean {
   if (!ports.stopped()) return false;
   const next = ports.next?.();
-  if (next === undefined || seat.holdings === undefined) return true;
+  if (next === undefined || context.rankState === undefined) return true;
   if (next.rank >= next.ranks) return false;
   const needed = rankedModel(settings, model, evenRanks(next.ranks));
-  return !takesOver(needed, next.rank, seat.holdings.stateBytes);
+  return !takesOver(needed, next.rank, context.rankState.stateBytes);
 }
 
 interface Leaving {
   readonly model: TrainedModel;
   readonly ports: TrainPorts;
-  readonly seat: Seat;
+  readonly context: RankContext;
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
@@ -180,14 +179,14 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
  * Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError:
  * BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world.
  */
-export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
+export async function train(settings: TrainSettings, ports: TrainPorts, context: RankContext = aloneContext()): Promise<RunEnd> {
   const { recorder } = ports;
-  const place = recorder === undefined ? seat : recordedSeat(seat, recorder);
-  checkGroup(settings, seat);
+  const place = recorder === undefined ? context : recordedContext(context, recorder);
+  checkGroup(settings, context);
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const checkpoints = join(settings.out, "checkpoints");
-  let placed: Placed = { settings, source, seat: place, recorder, checkpoints };
+  let placed: Placed = { settings, source, context: place, recorder, checkpoints };
   const stages = stagesOf(settings);
   // A rank that leaves makes no step and no result, and may have less memory than those that come.
   if (!leaves(place)) await checkStages(settings, source, { ranks: place.facts.node.length });
@@ -196,13 +195,13 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   let end = unfinished(placed, newest?.step ?? 0);
   for (const stage of stagesAfter(stages, end.step)) {
     if (stage.number > 0 && !fitsHere(placed, stage)) {
-      const step = Math.max(end.step, placed.seat.holdings?.standing.applied ?? 0); // what ranks have may be newer than the checkpoint
+      const step = Math.max(end.step, placed.context.rankState?.commitState.applied ?? 0); // what ranks have may be newer than the checkpoint
       ports.onShort?.(step);
       return { ...end, step };
     }
     const opened = await openRun(placed, stage, newest);
     if (opened === undefined) return handedOn(placed);
-    placed = { ...placed, seat: staying(placed.seat) };
+    placed = { ...placed, context: staying(placed.context) };
     const { all, ...made } = await trainStage(placed, ports, opened);
     end = made;
     if (!all) return end;
@@ -211,8 +210,8 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   return end;
 }
 
-/** The seat among those who stay: who leaves has gone once the first stage has begun, and takes part in no other begin. */
-const staying = (seat: Seat): Seat => ({ ...seat, transport: partOf(seat.transport, 0, seat.facts.node.length) });
+/** The rank context among those who stay: who leaves has gone once the first stage has begun, and takes part in no other begin. */
+const staying = (context: RankContext): RankContext => ({ ...context, transport: partOf(context.transport, 0, context.facts.node.length) });
 
 const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEnd => ({
   step,
@@ -223,21 +222,21 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
 });
 
 /** False where the ranks that there are have no room for a stage, and more may come. */
-function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {
-  const { facts } = seat;
-  if ((settings.spawn?.ranks ?? 0) <= facts.node.length) return true;
+function fitsHere({ settings, source, context }: Placed, stage: Stage): boolean {
+  const { facts } = context;
+  if ((settings.ranksMax ?? 0) <= facts.node.length) return true;
   const needed = rankedModel(settings, trainedModel(source, settings, stage.number), facts);
   return fitsRanks(needed);
 }
 
 /** `all`: whether the steps of the stage are done, and worlds have met. */
 async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd & Pick<Made, "all">> {
-  const { settings, seat } = placed;
+  const { settings, context } = placed;
   const { backend, model, corpus, validation, weights, rank } = opened;
-  const first = seat.transport.rank === 0;
+  const first = context.transport.rank === 0;
   try {
-    const writer = first ? await Writer.take(settings.out, seat) : undefined;
-    const leaving = { model, ports, seat };
+    const writer = first ? await Writer.take(settings.out, context) : undefined;
+    const leaving = { model, ports, context };
     const run: Run = {
       ...opened,
       mayWrite: async () => writer?.check(),
@@ -248,7 +247,7 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
     const { step, all, loss } = await makeSteps(run, metrics, ports);
     const end = unfinished(placed, step, loss);
     if (!all || step < settings.schedule.steps) return { ...end, all };
-    if (first && (seat.group?.world ?? 0) === 0) await writeResult(run);
+    if (first && (context.group?.world ?? 0) === 0) await writeResult(run);
     const { adapters, ...folders } = resultFolders(resultAt(settings));
     return { ...end, ...folders, ...(model.description !== undefined && { adapters }), all };
   } finally {
@@ -261,8 +260,8 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
 
 /** The end of a rank that has left. */
 function handedOn(placed: Placed): RunEnd {
-  const { holdings } = placed.seat;
-  const step = holdings?.standing.applied ?? 0;
-  holdings?.drop();
+  const { rankState } = placed.context;
+  const step = rankState?.commitState.applied ?? 0;
+  rankState?.drop();
   return unfinished(placed, Math.max(0, step));
 }

@@ -5,9 +5,9 @@ import { drawn, seedOf } from "../model/initial-weights.ts";
 import type { Layout } from "../model/layout.ts";
 import type { ModelSource } from "../model/model-source.ts";
 import { type Identity, SavedModel } from "../model/training-checkpoint.ts";
-import type { Seat } from "../ranks/rank-context.ts";
-import type { RankState } from "../ranks/stored-state.ts";
-import { spawned } from "../recipes/spawn.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
+import type { StoredState } from "../ranks/stored-state.ts";
+import { birthStep, having } from "../recipes/index.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -18,11 +18,12 @@ export interface Stage {
   readonly to: number;
 }
 
-export function stagesOf({ spawn, schedule: { steps } }: Pick<TrainSettings, "spawn" | "schedule">): readonly Stage[] {
-  if (spawn === undefined) return [{ number: 0, from: 0, to: steps }];
+export function stagesOf({ recipes, schedule: { steps } }: Pick<TrainSettings, "recipes" | "schedule">): readonly Stage[] {
+  const born = birthStep(recipes);
+  if (born === undefined) return [{ number: 0, from: 0, to: steps }];
   return [
-    { number: 0, from: 0, to: spawn.step },
-    { number: 1, from: spawn.step, to: steps },
+    { number: 0, from: 0, to: born },
+    { number: 1, from: born, to: steps },
   ];
 }
 
@@ -35,15 +36,15 @@ export const stagesAfter = (stages: readonly Stage[], step: number): readonly St
  * has state of a stage knows of the checkpoint that this one was born of. To be awaited on all ranks of a transport at once.
  */
 export async function newestOnAll(
-  { transport, world, holdings }: Seat,
+  { transport, world, rankState }: RankContext,
   stages: readonly Stage[],
   newest?: Kept,
 ): Promise<Kept | undefined> {
-  const from = stages[holdings?.stage ?? 0]?.from ?? 0;
+  const from = stages[rankState?.stage ?? 0]?.from ?? 0;
   const known = Math.max(newest?.step ?? -1, from > 0 ? from : -1);
   const stamp = { world, step: 0, plan: "stage" };
-  const said = await gatherAll(transport, stamp, { what: "stage", layer: -1, lengthFrom: () => 1 }, Int32Array.of(known));
-  const most = Math.max(...said.map(([step = -1]) => step));
+  const reports = await gatherAll(transport, stamp, { what: "stage", layer: -1, lengthFrom: () => 1 }, Int32Array.of(known));
+  const most = Math.max(...reports.map(([step = -1]) => step));
   return most < 0 ? undefined : { step: most, unmet: false };
 }
 
@@ -53,21 +54,22 @@ export interface Spawning {
   readonly identity: Identity;
   /** The model with all experts. */
   readonly source: ModelSource;
-  readonly seed: number;
-  readonly mask: number;
+  readonly settings: Pick<TrainSettings, "recipes" | "seed">;
   /** Of the model with one expert, and of the one with all. */
   readonly parent: Layout;
   readonly layout: Layout;
-  readonly state: RankState;
+  readonly state: StoredState;
 }
 
 /** Fills the state of this rank from the checkpoint of the model with one expert. Throws what opening and reading it do. */
-export async function spawnFrom({ checkpoints, step, identity, source, seed, mask, parent, layout, state }: Spawning): Promise<void> {
+export async function spawnFrom({ checkpoints, step, identity, source, settings, parent, layout, state }: Spawning): Promise<void> {
+  const [birth] = having(settings.recipes, "birth");
+  if (birth === undefined) throw new TypeError("no recipe of the run has a second stage");
+  const { seed } = settings;
   const { stored } = state;
   const saved = await SavedModel.open(checkpoints, { step, stored, identity, layout: parent });
-  const born = {
+  const births = {
     stored,
-    mask,
     draw: (parameter: Parameters<typeof drawn>[1]) => drawn(source, parameter, seed),
     seedOf: (tensor: string) => seedOf(seed, `mask of ${tensor}`),
   };
@@ -78,7 +80,7 @@ export async function spawnFrom({ checkpoints, step, identity, source, seed, mas
         const of = Math.min(index, 1);
         const unit = parent.parts[part]?.units[of];
         if (unit === undefined) throw new TypeError(`part ${part} has no unit ${of}`);
-        await state.take(part, index, spawned({ unit, values: await saved.unit(part, of) }, child, born));
+        await state.take(part, index, birth.hook.born({ unit, values: await saved.unit(part, of) }, child, births, birth.numbers));
       }
   } finally {
     await saved.close();

@@ -1,4 +1,4 @@
-// A run that is told to stop ends before the next part of a layer of the next lane, also where a loss of balance works on all lanes at
+// A run that is told to stop ends before the next part of a layer of the next micro-batch, also where a loss of balance works on all micro-batches at
 // once, and leaves no trace of the step that it gave up.
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus } from "../../../test/kit/training/training.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -15,13 +15,13 @@ after(() => rmSync(folder, { recursive: true }));
 const data = join(folder, "data");
 await writeCorpus(data, chainedTokens(400, 1));
 
-const [steps, lanes, layers, experts] = [3, 4, 2, 4];
-const settings: Omit<TrainSettings, "out" | "balance"> = {
+const [steps, microBatches, layers, experts] = [3, 4, 2, 4];
+const settings: Omit<TrainSettings, "out"> = {
   ...runSettings,
   init: "checkpoint",
   data,
   validation: data,
-  lanes,
+  microBatches,
   schedule: { ...runSettings.schedule, steps },
   checkpoint: { everySteps: 10, keep: 2 },
 };
@@ -31,7 +31,7 @@ async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINI
   let asked = 0;
   const asks: number[] = [];
   const end = await train(
-    { ...settings, out: join(folder, out), balance: parseBalance(balance) },
+    { ...settings, out: join(folder, out), recipes: parseRecipes({ balance }) },
     { now: () => 0, stopped: () => ++asked >= stopAt, onStart() {}, onStep: () => void asks.push(asked), onValidation() {} },
   );
   return { end, asks, asked, metrics: readFileSync(join(folder, out, "metrics.jsonl"), "utf8") };
@@ -39,10 +39,10 @@ async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINI
 
 for (const balance of ["", "switch:0.01"]) {
   const name = balance === "" ? "without a loss of balance" : "with one";
-  /** Of a step: embedding and head, and each layer's block, forward and backward, of every lane; each expert of a layer, forward and
-   *  backward, for the lanes that are worked on at once. */
-  const stepAsks = lanes * (3 + 2 * layers) + (balance === "" ? lanes : 1) * 2 * layers * experts;
-  test(`a stop is asked for before each part of each lane, ${name}, and ends a step and validation there`, async () => {
+  /** Of a step: embedding and head, and each layer's block, forward and backward, of every micro-batch; each expert of a layer, forward and
+   *  backward, for the micro-batches that are worked on at once. */
+  const stepAsks = microBatches * (3 + 2 * layers) + (balance === "" ? microBatches : 1) * 2 * layers * experts;
+  test(`a stop is asked for before each part of each micro-batch, ${name}, and ends a step and validation there`, async () => {
     const straight = await run(`straight${balance}`, balance);
     assert.deepEqual(
       straight.asks,

@@ -6,7 +6,7 @@ import type { RanksReport, StepReport } from "./run-step.ts";
 export interface TrainPorts {
   /** Now, in milliseconds. */
   now(): number;
-  /** True once the run is to stop. Alone, a rank is asked before each part of each lane; among others, at the beginning of each step and
+  /** True once the run is to stop. Alone, a rank is asked before each part of each micro-batch; among others, at the beginning of each step and
    *  at each layer forward, and all stop where one is to. */
   stopped(): boolean;
   /** The world that follows this one, where one is known, and the place in it: state is handed on there, past the ranks by one that leaves.

@@ -1,22 +1,14 @@
 // The settings of a run, with their bounds, and which of them its bits depend on. Errors name the option. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
-import type { AdapterSetting } from "../adapters/adapter.ts";
-import { adaptersOf } from "../adapters/index.ts";
-import { adaptersText } from "../adapters/refuse.ts";
-import type { GateSetting } from "../gates/gate.ts";
-import { gateOf } from "../gates/index.ts";
-import { gateText } from "../gates/refuse.ts";
-import { checkLocal, localText } from "../local/index.ts";
 import type { Identity } from "../model/training-checkpoint.ts";
 import { checkOptimizer, optimizerIdentity } from "../optimizers/index.ts";
 import { type AskedOptimizer, arithmeticOf } from "../optimizers/open.ts";
 import { checkOptimizerMemory } from "../optimizers/residency.ts";
 import type { Schedule } from "../optimizers/schedule.ts";
 import type { Fssdp } from "../ranks/step-plan.ts";
-import type { BalanceSetting } from "../recipes/balance.ts";
-import { balanceText, checkBalance } from "../recipes/index.ts";
-import { checkSpawn, type SpawnSetting, spawnText } from "../recipes/spawn.ts";
+import { checkRecipes, recipeTexts } from "../recipes/index.ts";
+import type { RecipeSetting } from "../recipes/recipe.ts";
 
 /** Where weights come from: those of the model, or the seed. */
 export const inits = ["checkpoint", "random"] as const;
@@ -40,16 +32,12 @@ export interface TrainSettings extends AskedOptimizer {
   readonly sequences: number;
   readonly sequenceLength: number;
   /** Equal shares of a batch, in whose order gradients are added. */
-  readonly lanes: number;
+  readonly microBatches: number;
   readonly schedule: Schedule;
-  /** What keeps experts equally busy, each recipe once; unset: nothing does. */
-  readonly balance?: readonly BalanceSetting[] | undefined;
-  /** Small matrices that are trained beside the model's, which stay; unset: the model's are trained. */
-  readonly adapters?: AdapterSetting | undefined;
-  /** The run begins with one expert in each layer, of which the model's are born; unset: with the model's. */
-  readonly spawn?: SpawnSetting | undefined;
-  /** The gate that it is trained by; unset: the model's, which it ends in. */
-  readonly gate?: GateSetting | undefined;
+  /** What changes training beside the optimizer; unset: nothing does. */
+  readonly recipes?: readonly RecipeSetting[] | undefined;
+  /** Ranks that may come for a later stage; unset: none but those there are. */
+  readonly ranksMax?: number | undefined;
   /** The norm that gradients are cut to. */
   readonly clip: number;
   /** Whether ranks keep the state of one another, so that a lost one costs the step in flight; unset: they do not. */
@@ -62,7 +50,7 @@ export interface TrainSettings extends AskedOptimizer {
 }
 
 const sequencesMax = 65_536;
-const lanesMax = 1024;
+const microBatchesMax = 1024;
 const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
 
 function refuse(option: string, value: number, must: string): never {
@@ -75,13 +63,13 @@ function whole(option: string, value: number, min: number, max: number): void {
 
 /** `maxContext`: positions that the model knows. */
 export function checkSettings(settings: TrainSettings, maxContext: number): void {
-  const { sequences, lanes, sequenceLength, schedule, optimizer, optimizerMemory, clip, checkpoint, seed, threads } = settings;
+  const { sequences, microBatches, sequenceLength, schedule, optimizer, optimizerMemory, clip, checkpoint, seed, threads } = settings;
   whole("steps", schedule.steps, 1, stepsMax);
   whole("warmup", schedule.warmup, 0, schedule.steps);
-  whole("lanes", lanes, 1, lanesMax);
-  if (2 ** Math.round(Math.log2(lanes)) !== lanes) refuse("lanes", lanes, "a power of two");
+  whole("micro-batches", microBatches, 1, microBatchesMax);
+  if (2 ** Math.round(Math.log2(microBatches)) !== microBatches) refuse("micro-batches", microBatches, "a power of two");
   whole("sequences", sequences, 1, sequencesMax);
-  if (sequences % lanes !== 0) refuse("sequences", sequences, `a multiple of --lanes (${lanes})`);
+  if (sequences % microBatches !== 0) refuse("sequences", sequences, `a multiple of --micro-batches (${microBatches})`);
   whole("sequence-length", sequenceLength, 2, maxContext);
   whole("seed", seed, 0, 2 ** 31 - 1);
   whole("threads", threads, 1, 512);
@@ -92,17 +80,8 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   checkOptimizer(optimizer);
   const stores = settings.shadow ? 2 : 1; // beside what a rank owns it keeps what it shadows
   if (optimizerMemory !== undefined) checkOptimizerMemory(arithmeticOf(settings).state.length, optimizerMemory.bytes, stores);
-  const { local, shadow = false } = settings;
-  if (local !== undefined && settings.spawn !== undefined)
-    throw new AppError("--local and --spawn do not go together: give one of them", {
-      code: "BadOption",
-      operation: "reading the settings of a run",
-    });
-  if (local !== undefined) checkLocal({ local, steps: schedule.steps, everySteps: checkpoint.everySteps, shadow });
-  for (const setting of settings.balance ?? []) checkBalance(setting);
-  if (settings.adapters !== undefined) adaptersOf(settings.adapters);
-  if (settings.spawn !== undefined) checkSpawn(settings.spawn, { steps: schedule.steps, init: settings.init });
-  if (settings.gate !== undefined) gateOf(settings.gate, schedule.steps);
+  const { recipes = [], shadow = false, init } = settings;
+  checkRecipes(recipes, { steps: schedule.steps, init, everySteps: checkpoint.everySteps, shadow });
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 
@@ -121,7 +100,7 @@ interface Surroundings {
 
 /** What a checkpoint has to agree with for the run to go on from it. A constant rate does not ask how many steps there will be. */
 export function identityOf(settings: TrainSettings, { model, data, weights, numerics, world }: Surroundings): Identity {
-  const { init, seed, sequences, lanes, sequenceLength, schedule, optimizer, clip, threads } = settings;
+  const { init, seed, sequences, microBatches, sequenceLength, schedule, optimizer, clip, threads } = settings;
   const steps = schedule.name === "constant" ? {} : { steps: schedule.steps };
   return {
     ...steps,
@@ -131,7 +110,7 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     ...(weights !== undefined && { weights }),
     seed,
     sequences,
-    lanes,
+    "micro-batches": microBatches,
     "sequence-length": sequenceLength,
     schedule: schedule.name,
     "learning-rate": schedule.rate,
@@ -139,12 +118,8 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     floor: schedule.floor,
     ...optimizerIdentity(optimizer),
     clip,
-    balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
-    local: settings.local === undefined ? "none" : localText(settings.local),
+    ...recipeTexts(settings.recipes),
     ...(world !== undefined && { world }),
-    adapters: settings.adapters === undefined ? "none" : adaptersText(settings.adapters),
-    spawn: settings.spawn === undefined ? "none" : spawnText(settings.spawn),
-    gate: settings.gate === undefined ? "none" : gateText(settings.gate),
     threads,
     numerics,
   };

@@ -1,5 +1,5 @@
 // A run of training as its user sees it: text in, a model that serving opens out; stopped and gone on with it has the bits of a
-// straight run; how many lanes are worked on at once changes no bits; and bad input is refused by field and remedy.
+// straight run; how many micro-batches are worked on at once changes no bits; and bad input is refused by field and remedy.
 import assert from "node:assert/strict";
 import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -138,24 +138,24 @@ test("a checkpoint with a changed byte, and one of other settings, are refused b
 const tied = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 
 for (const tie of [false, true]) {
-  test(`lanes one by one, by two and all at once give the same bits; other shares do not${tie ? ", with a tied head" : ""}`, async () => {
+  test(`micro-batches one by one, by two and all at once give the same bits; other shares do not${tie ? ", with a tied head" : ""}`, async () => {
     const program = programOf({ ...tied, tie_word_embeddings: tie });
     const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
     const parameters = gaussian(3, layout.floats, 0.1);
     const backend = await createTraining({ threads: 1 });
-    const lanes = [1, 2, 3, 4].map((seed) => ({
+    const microBatches = [1, 2, 3, 4].map((seed) => ({
       inputs: randomIds(seed, 24, program.vocab).data as Int32Array,
       targets: randomIds(seed + 10, 24, program.vocab).data as Int32Array,
     }));
-    const gradientsOf = async (lanesAtOnce: number, given = lanes): Promise<Float32Array> => {
-      const lone = { program, layout, lanes: given, sequenceLength: 12, lanesAtOnce };
+    const gradientsOf = async (microBatchesAtOnce: number, given = microBatches): Promise<Float32Array> => {
+      const lone = { program, layout, microBatches: given, sequenceLength: 12, microBatchesAtOnce };
       return (await gradientsAt(await openLoneRank(backend, lone), lone, parameters)).gradients;
     };
     try {
       const one = await gradientsOf(1);
       assert.deepEqual(await gradientsOf(4), one);
       assert.deepEqual(await gradientsOf(2), one);
-      assert.notDeepEqual(await gradientsOf(1, lanes.toReversed()), one, "the order of lanes counts, so this test can fail");
+      assert.notDeepEqual(await gradientsOf(1, microBatches.toReversed()), one, "the order of micro-batches counts, so this test can fail");
     } finally {
       await backend.close();
     }
@@ -163,11 +163,15 @@ for (const tie of [false, true]) {
 }
 
 const bad: Record<string, { readonly settings: Partial<TrainSettings>; readonly code: string; readonly message: RegExp }> = {
-  "lanes that are no power of two": { settings: { lanes: 3 }, code: "BadOption", message: /--lanes is 3; it must be a power of two/ },
-  "sequences that lanes do not divide": {
+  "micro-batches that are no power of two": {
+    settings: { microBatches: 3 },
+    code: "BadOption",
+    message: /--micro-batches is 3; it must be a power of two/,
+  },
+  "sequences that micro-batches do not divide": {
     settings: { sequences: 5 },
     code: "BadOption",
-    message: /--sequences is 5; .*multiple of --lanes/,
+    message: /--sequences is 5; .*multiple of --micro-batches/,
   },
   "a sequence beyond the model's context": {
     settings: { sequenceLength: 1024 },
@@ -235,21 +239,24 @@ test("data that is refused leaves no file open", { skip: process.platform !== "l
   await corpus.close();
 });
 
-test("a loss that is no number ends the run with step, lane and documents", async () => {
+test("a loss that is no number ends the run with step, micro-batch and documents", async () => {
   const program = programOf(tied);
   const layout = layoutOf(program, () => ({}));
   const wanted = { vocab: program.vocab, tokenizerDigest: index.tokenizerDigest, sequenceLength: settings.sequenceLength };
   const corpus = await openCorpus(data, wanted);
   const backend = await createTraining({ threads: 1 });
-  const { sequences, lanes, sequenceLength } = settings;
-  const rows = (sequences / lanes) * sequenceLength;
-  const blank = Array.from({ length: lanes }, () => ({ inputs: new Int32Array(rows), targets: new Int32Array(rows) }));
-  const rank = await openLoneRank(backend, { program, layout, lanes: blank, sequenceLength });
+  const { sequences, microBatches, sequenceLength } = settings;
+  const rows = (sequences / microBatches) * sequenceLength;
+  const blank = Array.from({ length: microBatches }, () => ({ inputs: new Int32Array(rows), targets: new Int32Array(rows) }));
+  const rank = await openLoneRank(backend, { program, layout, microBatches: blank, sequenceLength });
   rank.state.load(new Float32Array(layout.floats).fill(Number.NaN));
   try {
     await assert.rejects(
       runStep({ settings, rank, corpus, validation: undefined }, 5, () => false),
-      { code: "NonFiniteLoss", message: /^step 5: the loss of lane 0 is not finite \(documents \d+-\d+, \d+-\d+\); lower --learning-rate/ },
+      {
+        code: "NonFiniteLoss",
+        message: /^step 5: the loss of micro-batch 0 is not finite \(documents \d+-\d+, \d+-\d+\); lower --learning-rate/,
+      },
     );
   } finally {
     await backend.close();

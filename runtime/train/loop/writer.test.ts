@@ -53,7 +53,7 @@ const settings = {
   schedule: { ...runSettings.schedule, steps },
   checkpoint: { everySteps: 2, keep: 1 },
 };
-const seat = { run: "job", transport: new Loopback(1).transport(0), world: 1, facts: { node: [0], speed: [1] } };
+const context = { run: "job", transport: new Loopback(1).transport(0), world: 1, facts: { node: [0], speed: [1] } };
 const quiet = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
 
 /** Moments after which a run changes something, each with the step that it is of. */
@@ -80,7 +80,7 @@ for (const [what, portsOf] of Object.entries(moments)) {
       writeFileSync(join(out, "writer.json"), JSON.stringify({ run: "job", world: 2, writer: "another" }));
       written = contents(out);
     });
-    await assert.rejects(train({ ...settings, out }, { ...quiet, ...ports }, seat), { code: "GivenUp" });
+    await assert.rejects(train({ ...settings, out }, { ...quiet, ...ports }, context), { code: "GivenUp" });
     assert.ok(Object.keys(written).length > 1);
     assert.deepEqual(contents(out), written);
   });
@@ -88,5 +88,5 @@ for (const [what, portsOf] of Object.entries(moments)) {
 
 test("a run that nobody else writes beside goes to its end, and so does one that is called again", async () => {
   const out = join(folder, "own");
-  for (const world of [1, 1]) assert.equal((await train({ ...settings, out }, quiet, { ...seat, world })).step, steps);
+  for (const world of [1, 1]) assert.equal((await train({ ...settings, out }, quiet, { ...context, world })).step, steps);
 });

@@ -12,9 +12,9 @@ import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "
 import { createGgmlBackend } from "../../compute/ggml/index.ts";
 import { relativeError } from "../../compute/op-self-test.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
-import { parseAdapters } from "../adapters/index.ts";
 import { train } from "../loop/run.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
+import { parseRecipes } from "../recipes/index.ts";
 
 const golden = join(import.meta.dirname, "../../../test/golden");
 const folder = mkdtempSync(join(tmpdir(), "enodia-exported-"));
@@ -94,7 +94,7 @@ test("transformers computes the logits of serving from what was trained, to 1e-5
   for (const name of published) dirs.push(await exported(`trained-${name}`, { model: join(golden, "families", name), ...trained }));
   const plainRope = { rope_parameters: { rope_type: "default", rope_theta: 1e4 } };
   const base = await exported("base", { model: writeModel(join(folder, "dense"), "llama", plainRope), init: "random", ...trained });
-  dirs.push(await exported("adapted", { model: base, adapters: parseAdapters("mixlora:4:2:4"), ...trained }));
+  dirs.push(await exported("adapted", { model: base, recipes: parseRecipes({ adapters: "mixlora:4:2:4" }), ...trained }));
   // The control: another model than the one that is asked for.
   const [first = ""] = dirs;
   const other = join(folder, "other");

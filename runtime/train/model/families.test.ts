@@ -8,9 +8,8 @@ import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-r
 import { createTraining } from "../../compute/open-training.ts";
 import { randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { wantsWholeStep } from "../passes/balancing.ts";
 import { keptFloats } from "../passes/kept.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { having, parseRecipes } from "../recipes/index.ts";
 import { openStart } from "./initial-weights.ts";
 import { layoutOf } from "./layout.ts";
 
@@ -48,9 +47,9 @@ for (const { path, config, recipe } of cases) {
     await weights.close();
     const rows = 4 * sequenceLength;
     const ids = (seed: number): Int32Array => randomIds(seed, rows, program.vocab).data as Int32Array;
-    const lane = { inputs: ids(7), targets: ids(8) };
-    const balance = parseBalance(recipe);
-    const lone = { program, layout, lanes: [lane], sequenceLength, balance };
+    const microBatch = { inputs: ids(7), targets: ids(8) };
+    const recipes = parseRecipes({ balance: recipe });
+    const lone = { program, layout, microBatches: [microBatch], sequenceLength, recipes };
     const rank = await openLoneRank(backend, lone);
     const lossOf = async (at: Float32Array): Promise<number> => {
       const { end } = await gradientsAt(rank, lone, at);
@@ -58,11 +57,11 @@ for (const { path, config, recipe } of cases) {
     };
 
     const { end, gradients: found } = await gradientsAt(rank, lone, parameters);
-    assert.equal(end.balanceLoss > 0, wantsWholeStep(balance));
+    assert.equal(end.balanceLoss > 0, having(recipes, "loss").length > 0);
     const kept = program.layers.reduce((sum, layer) => sum + rows * keptFloats(layer), 0);
     assert.equal(rank.takeKeptFloatsMost(), kept, "what the check of memory reckons with");
     rank.state.load(parameters);
-    const [sum] = (await rank.losses({ step: 0, groups: 1, group: async () => lane, stopped: () => false }))!;
+    const [sum] = (await rank.losses({ step: 0, groups: 1, group: async () => microBatch, stopped: () => false }))!;
     assert.equal(sum! / rows, end.loss);
     const length = Math.sqrt(found.reduce((sum, value) => sum + value * value, 0));
     const at = (along: number): Promise<number> => lossOf(parameters.map((value, i) => value + (along * found[i]!) / length));

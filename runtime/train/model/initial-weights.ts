@@ -13,19 +13,22 @@ import { statIfThere } from "../../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../../weights/store.ts";
 import { indexFile, openStore } from "../../weights/store-reader.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import type { TrainSettings } from "../loop/train-settings.ts";
 import { digestOfFolder } from "./folder-digest.ts";
 import { type Layout, movedTo, type Unit } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
 
-export type StartSettings = Pick<TrainSettings, "init" | "seed" | "initCodec">;
+export interface StartSettings {
+  readonly init: "checkpoint" | "random";
+  readonly seed: number;
+  readonly initCodec?: CodecName | undefined;
+}
 
 /** Where parameters of a unit, by its part and its place there, are wanted; undefined where they are not. */
 export type Wanted = (part: number, index: number) => Float32Array | undefined;
 
 export interface Start {
   /** For people: "weights of a model store, experts in bf16". */
-  readonly told: string;
+  readonly reported: string;
   /** Tells these weights from others; undefined where the settings do. */
   readonly weights: string | undefined;
   /** Fills the arrays of parameters that are wanted. */
@@ -51,7 +54,7 @@ export async function openStart(source: ModelSource, { init, seed, initCodec }: 
 
 function drawnStart(source: ModelSource, seed: number): Start {
   return {
-    told: `weights drawn from seed ${seed}`,
+    reported: `weights drawn from seed ${seed}`,
     weights: undefined,
     fill: async (layout, wanted) => {
       for (const { unit, p } of wantedUnits(layout, wanted)) drawParameters(source, unit, seed, p);
@@ -111,7 +114,7 @@ async function storeStart(source: ModelSource, asked: CodecName | undefined): Pr
   try {
     const codec = codecToStartFrom(source.dir, store.index, asked);
     return {
-      told: `weights of a model store, experts in ${codec}`,
+      reported: `weights of a model store, experts in ${codec}`,
       weights: `${store.index.modelDigest} in ${codec}`,
       async fill(layout, wanted) {
         for (const { unit, layer, p } of wantedUnits(layout, wanted)) {
@@ -144,7 +147,7 @@ async function checkpointStart(source: ModelSource, known: boolean): Promise<Sta
   const checkpoint = await openCheckpoint(source.dir);
   try {
     return {
-      told: "weights of a Hugging Face folder",
+      reported: "weights of a Hugging Face folder",
       weights: known ? await weightsOf(source.dir, checkpoint) : undefined,
       async fill(layout, wanted) {
         for (const { unit, p } of wantedUnits(layout, wanted)) {

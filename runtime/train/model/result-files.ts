@@ -13,9 +13,14 @@ import { packed } from "../../weights/packed.ts";
 import { type TensorToWrite, writeSafetensors } from "../../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../../weights/store.ts";
 import { writeStore } from "../../weights/store-writer.ts";
-import type { Adapted } from "../adapters/adapter.ts";
 import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
+
+/** What is written beside trained adapters, so that others can load them. */
+export interface AdapterDescription {
+  readonly file: string;
+  readonly json: Readonly<Record<string, unknown>>;
+}
 
 /** Where the result of a run goes. */
 export function resultFolders(out: string): { readonly store: string; readonly folder: string; readonly adapters: string } {
@@ -113,7 +118,7 @@ export async function writeTrainedFolder(trained: Trained, dir: string): Promise
 }
 
 /** Writes adapters as they were trained, by the names of their own. */
-export async function writeAdapters(trained: Omit<Trained, "source">, dir: string, description: Adapted["description"]): Promise<void> {
+export async function writeAdapters(trained: Omit<Trained, "source">, dir: string, description: AdapterDescription): Promise<void> {
   await mkdir(dir, { recursive: true });
   const weights = join(dir, "adapter_model.safetensors");
   await writeSafetensors(`${weights}.tmp`, tensorsOf(trained, false));

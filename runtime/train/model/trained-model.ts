@@ -4,17 +4,40 @@ import type { WeightViews } from "../../compute/training.ts";
 import { checkProgram } from "../../kernels/check-program.ts";
 import { gaussian } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
-import { architectureOf } from "../../models/family.ts";
-import type { Adapted, AdapterSetting, Merged } from "../adapters/adapter.ts";
-import { adaptersOf } from "../adapters/index.ts";
-import type { GateSetting } from "../gates/gate.ts";
-import { gateOf } from "../gates/index.ts";
-import { refuseGate } from "../gates/refuse.ts";
-import { refuseSpawn, type SpawnSetting, seedModel } from "../recipes/spawn.ts";
+import type { ModelFamily } from "../../models/family.ts";
 import { type Start, seedOf, type Wanted } from "./initial-weights.ts";
 import { type Layout, layoutOf, movedTo, type Unit, viewsByTensor } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
-import { lastHeld, type Trained } from "./result-files.ts";
+import { type AdapterDescription, lastHeld, type Trained } from "./result-files.ts";
+
+/** A tensor of the plain model: one of the base, to which the product of two that are trained is added where there is one. */
+export interface Merged {
+  readonly tensor: string;
+  readonly product?: { readonly left: string; readonly right: string };
+}
+
+/** Small matrices that are trained beside a base. */
+export interface Adapted {
+  /** What is trained. Its weights that are the base's are frozen. */
+  readonly program: ModelProgram;
+  readonly expertTensors: ModelFamily["expertTensors"];
+  /** Standard deviation of the first values of a trained tensor; 0 for one that begins with nothing. */
+  deviation(tensor: string, shape: readonly number[]): number;
+  /** The plain model, and what each of its tensors is made of. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly family: ModelFamily;
+  merged(tensor: string): Merged;
+  readonly description: AdapterDescription;
+}
+
+/** A model with its gates replaced: it has the model's tensors, and a frozen one more, which all gates read. */
+export interface Gated {
+  readonly program: ModelProgram;
+  /** The name of that tensor. */
+  readonly schedule: string;
+  /** Its values in a step, counted from 1. */
+  numbersAt(step: number): readonly number[];
+}
 
 export interface TrainedModel {
   readonly program: ModelProgram;
@@ -35,33 +58,14 @@ export interface TrainedModel {
   ended(parameters: Trained["parameters"], frozen: WeightViews): Trained;
 }
 
-interface Asked {
-  readonly adapters?: AdapterSetting | undefined;
-  readonly spawn?: SpawnSetting | undefined;
-  readonly gate?: GateSetting | undefined;
-  readonly seed: number;
-}
-
 const nothing = (): void => {};
 
-/** The model of a stage of the run. Throws AppError where adapters, a spawn or a gate do not suit it. */
-export function trainedModel(source: ModelSource, { adapters, spawn, gate, seed }: Asked, stage = 0): TrainedModel {
-  if (adapters !== undefined) {
-    if (spawn !== undefined) throw refuseSpawn(spawn, "adapters are trained beside a model that stays: leave one of the two out");
-    if (gate !== undefined) throw refuseGate(gate, "adapters have the gate of their own: leave one of the two out");
-    return beside(source, adapters, seed);
-  }
-  if (spawn !== undefined && stage === 0) return whole(seedModel(source, spawn));
-  return gate === undefined ? whole(source) : gated(source, gate, spawn?.step ?? 0);
-}
-
-/** The numbers that the gate follows are one tensor more, which is none of the model's. */
-function gated(source: ModelSource, setting: GateSetting, after: number): TrainedModel {
-  const { program, schedule, numbersAt } = gateOf(setting).attach(source.program, setting, after);
+/** `first`: the first step that the gate has a part in. */
+export function gatedModel(source: ModelSource, { program, schedule, numbersAt }: Gated, first: number): TrainedModel {
   checkProgram(program);
-  const numbers = Float32Array.from(numbersAt(after + 1));
+  const numbers = Float32Array.from(numbersAt(first));
   return {
-    ...whole(source),
+    ...wholeModel(source),
     program,
     layout: layoutOf(program, source.family.expertTensors),
     frozenFloats: numbers.length,
@@ -70,7 +74,8 @@ function gated(source: ModelSource, setting: GateSetting, after: number): Traine
   };
 }
 
-function whole(source: ModelSource): TrainedModel {
+/** All of the model. */
+export function wholeModel(source: ModelSource): TrainedModel {
   const layout = layoutOf(source.program, source.family.expertTensors);
   return {
     program: source.program,
@@ -85,9 +90,8 @@ function whole(source: ModelSource): TrainedModel {
   };
 }
 
-function beside(source: ModelSource, setting: AdapterSetting, seed: number): TrainedModel {
+export function adaptedModel(source: ModelSource, adapted: Adapted, seed: number): TrainedModel {
   const base = layoutOf(source.program, source.family.expertTensors);
-  const adapted = adaptersOf(setting).attach({ config: source.config, architecture: architectureOf(source.config) }, setting);
   checkProgram(adapted.program);
   const layout = layoutOf(adapted.program, adapted.expertTensors);
   const { config, family, description } = adapted;

@@ -132,8 +132,8 @@ async function writePart(folder: string, { step, stored, layout, state }: Checkp
 export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite): Promise<void> {
   const { step, layout, state } = checkpoint;
   const there = state.rank === 0 && (await begins(dir, checkpoint));
-  const [said] = await state.gather(step, "checkpoint", Int32Array.of(Number(there)), () => 1);
-  if (said?.[0] === 1) return;
+  const [reports] = await state.gather(step, "checkpoint", Int32Array.of(Number(there)), () => 1);
+  if (reports?.[0] === 1) return;
   const folder = join(dir, nameOf(step));
   const own: Uint8Array[][] = [];
   for (const part of layout.parts.keys()) own.push(await writePart(folder, checkpoint, part));

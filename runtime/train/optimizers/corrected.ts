@@ -1,24 +1,20 @@
-// An optimizer whose gradients a recipe of local steps corrects. What the recipe keeps is state as the optimizer's own is: checkpoints,
-// moves and the file on disk have it, and the law of memory counts it. Pure.
-
-import { localOf } from "../local/index.ts";
-import type { LocalSetting } from "../local/local.ts";
+// An optimizer whose gradients a recipe corrects. What the recipe keeps is state as the optimizer's own is: checkpoints, moves and the file
+// on disk have it, and the memory model counts it. Pure.
+import type { Numbers, Recipe } from "../recipes/recipe.ts";
 import type { Arrays, Optimizer } from "./optimizer.ts";
 import { add, mul } from "./wasm.ts";
 
 /** Clipping is of the gradient and not of its correction, so that it is done here and the optimizer is given 1. */
 const ownClip = "ownClip";
 
-export function corrected(optimizer: Optimizer, setting: LocalSetting): Optimizer {
-  const { correction, numbers: own, state } = localOf(setting);
-  if (correction === undefined) return optimizer;
+export function corrected(optimizer: Optimizer, correction: NonNullable<Recipe["correction"]>, numbers: Numbers): Optimizer {
+  const own = Object.fromEntries(correction.numbers.map((name) => [name, Math.fround(numbers[name] ?? 0)]));
   return {
     settings: optimizer.settings,
-    state: [...optimizer.state, ...state],
-    numbers: [...optimizer.numbers, ownClip, ...own.map(({ name }) => name)],
+    state: [...optimizer.state, ...correction.state],
+    numbers: [...optimizer.numbers, ownClip, ...correction.numbers],
     stepNumbers(values, facts) {
-      const numbers = optimizer.stepNumbers(values, { ...facts, clip: 1 });
-      return { ...numbers, ...setting.numbers, [ownClip]: Math.fround(facts.clip) };
+      return { ...optimizer.stepNumbers(values, { ...facts, clip: 1 }), ...own, [ownClip]: Math.fround(facts.clip) };
     },
     plain(arrays, from, to, numbers) {
       const { g } = arrays as Readonly<Record<"g", Float32Array>>;

@@ -17,8 +17,8 @@ const refused = (message: string): AppError => new AppError(message, { code: "Ba
 /** "adamw (--beta1 0.9, --beta2 0.95), sgd (--beta1 0.9)", with what each setting is when it is not given. */
 export const optimizerUsage: string = Object.entries(optimizers)
   .map(([name, { settings }]) => {
-    const told = Object.values(settings).map(({ option, fallback }) => `--${option} ${fallback}`);
-    return `${name} (${told.join(", ")})`;
+    const reported = Object.values(settings).map(({ option, fallback }) => `--${option} ${fallback}`);
+    return `${name} (${reported.join(", ")})`;
   })
   .join(", ");
 

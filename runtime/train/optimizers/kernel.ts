@@ -10,9 +10,9 @@ import {
   type Func,
   get,
   i32,
-  lane,
   load,
   loadPromoted,
+  microBatch,
   mulDoubles,
   set,
   splat,
@@ -94,7 +94,7 @@ function squaresFunction(): Func {
     ...set(sum, addDoubles(get(sum), mulDoubles(get(pair), get(pair)))),
   ];
   const loop = [...added(low, 0), ...added(high, vectorBytes / 2), ...set(at, addI32(get(at), i32(vectorBytes)))];
-  const both = (sum: number): Code => addF64(lane(get(sum), 0), lane(get(sum), 1));
+  const both = (sum: number): Code => addF64(microBatch(get(sum), 0), microBatch(get(sum), 1));
   return {
     name: "squares",
     params: ["i32", "i32"],

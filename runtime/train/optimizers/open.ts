@@ -1,6 +1,7 @@
 // Opens the arrays of a run as it asks for them: which optimizer, and how much of its state may be in memory. Shell.
 
-import type { LocalSetting } from "../local/local.ts";
+import { having } from "../recipes/index.ts";
+import type { RecipeSetting } from "../recipes/recipe.ts";
 import { corrected } from "./corrected.ts";
 import { type OptimizerSettings, optimizerOf } from "./index.ts";
 import type { Optimizer } from "./optimizer.ts";
@@ -18,18 +19,18 @@ export interface AskedOptimizer {
   readonly optimizer: OptimizerSettings;
   /** Unset: all state is in memory. Bits are the same. */
   readonly optimizerMemory?: StateMemory | undefined;
-  /** How worlds that meet correct its gradients; unset: there is one world. */
-  readonly local?: LocalSetting | undefined;
+  /** Recipes of the run, of which one may correct its gradients. */
+  readonly recipes?: readonly RecipeSetting[] | undefined;
 }
 
 /** The optimizer as it is asked for, with all that it keeps. */
-export const arithmeticOf = ({ optimizer, local }: AskedOptimizer): Optimizer =>
-  local === undefined ? optimizerOf(optimizer) : corrected(optimizerOf(optimizer), local);
+export const arithmeticOf = ({ optimizer, recipes }: AskedOptimizer): Optimizer =>
+  having(recipes, "correction").reduce<Optimizer>((plain, { hook, numbers }) => corrected(plain, hook, numbers), optimizerOf(optimizer));
 
 /** Of so many stores of one rank, which have equal parts of its memory. */
 export function sharedBy(asked: AskedOptimizer, stores: number): AskedOptimizer {
-  const { optimizer, local, optimizerMemory: memory } = asked;
-  return { optimizer, local, optimizerMemory: memory && { bytes: Math.floor(memory.bytes / stores), folder: memory.folder } };
+  const { optimizer, recipes, optimizerMemory: memory } = asked;
+  return { optimizer, recipes, optimizerMemory: memory && { bytes: Math.floor(memory.bytes / stores), folder: memory.folder } };
 }
 
 function residency(asked: AskedOptimizer, floats: number): Residency {

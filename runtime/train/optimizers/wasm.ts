@@ -63,7 +63,7 @@ export const sqrt = (a: Code): Code => [...a, simd, ...uint(0xe3)];
 export const splat = (a: Code): Code => [...a, simd, 0x13];
 export const addDoubles = binary(0xf0);
 export const mulDoubles = binary(0xf2);
-export const lane = (a: Code, index: 0 | 1): Code => [...a, simd, 0x21, index];
+export const microBatch = (a: Code, index: 0 | 1): Code => [...a, simd, 0x21, index];
 
 /** Runs `body` while local `at` is below local `end`, unsigned. */
 export const whileBelow = (at: number, end: number, body: Code): Code => [

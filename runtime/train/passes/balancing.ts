@@ -5,8 +5,8 @@ import { floats, type Gradients, matrix, type Values } from "../../kernels/kerne
 import type { ModelProgram, MoeLayer, Op, Tensor } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { type Unit, viewsOf } from "../model/layout.ts";
-import { type BalanceSetting, type GateCounts, sumOf } from "../recipes/balance.ts";
-import { balanceText, recipeOf, refuseBalance } from "../recipes/index.ts";
+import { having, refuseRecipe } from "../recipes/index.ts";
+import { type GateCounts, type RecipeSetting, sumOf } from "../recipes/recipe.ts";
 
 interface Gate {
   readonly op: Op;
@@ -34,22 +34,17 @@ function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>):
 }
 
 /** Throws AppError `BadOption` where a recipe does not suit the model. */
-function checkSuits(settings: readonly BalanceSetting[], gates: readonly (Gate | undefined)[], family: string): void {
+function checkSuits(settings: readonly RecipeSetting[], gates: readonly (Gate | undefined)[], family: string): void {
   const some = gates.filter((gate) => gate !== undefined);
-  for (const setting of settings) {
-    const refuse = (reason: string): never => {
-      throw refuseBalance(balanceText(setting), reason);
-    };
-    if (some.length === 0) refuse("the model has no experts to balance; leave it out");
-    const uneven = some.find(({ experts }) => experts % (setting.groups ?? 1) !== 0);
-    if (uneven !== undefined) refuse(`groups must divide the number of experts, ${uneven.experts}`);
-    if (recipeOf(setting).bias !== undefined && some.some(({ bias }) => bias === undefined))
-      refuse(`gates of family ${family} have no bias of choice (those of DeepSeek-V3 have); take a loss instead`);
+  for (const { setting, numbers, recipe } of [...having(settings, "loss"), ...having(settings, "bias")]) {
+    const { groups = 1 } = numbers;
+    if (some.length === 0) throw refuseRecipe(setting, "the model has no experts to balance; leave it out");
+    const uneven = some.find(({ experts }) => experts % groups !== 0);
+    if (uneven !== undefined) throw refuseRecipe(setting, `groups must divide the number of experts, ${uneven.experts}`);
+    const reason = `gates of family ${family} have no bias of choice (those of DeepSeek-V3 have); take a loss instead`;
+    if (recipe.bias !== undefined && some.some(({ bias }) => bias === undefined)) throw refuseRecipe(setting, reason);
   }
 }
-
-export const wantsWholeStep = (settings: readonly BalanceSetting[]): boolean =>
-  settings.some((setting) => recipeOf(setting).slopes !== undefined);
 
 /** A place of a token may be given to none, which is behind all that a gate has a logit for. */
 function countsOf({ experts, topK }: Gate, choices: readonly number[]): GateCounts {
@@ -59,11 +54,11 @@ function countsOf({ experts, topK }: Gate, choices: readonly number[]): GateCoun
 }
 
 export class Balancing {
-  readonly #settings: readonly BalanceSetting[];
+  readonly #settings: readonly RecipeSetting[];
   /** By layer; undefined for one without experts. */
   readonly #gates: readonly (Gate | undefined)[];
 
-  constructor(settings: readonly BalanceSetting[], { program, dense, parameters }: BalancedModel) {
+  constructor(settings: readonly RecipeSetting[], { program, dense, parameters }: BalancedModel) {
     this.#settings = settings;
     this.#gates = program.layers.map((layer, index) => {
       const unit = dense[index + 1];
@@ -72,18 +67,18 @@ export class Balancing {
     checkSuits(settings, this.#gates, program.family);
   }
 
-  /** Of each of these lanes the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
-   *  each expert in all lanes of the step, and of free ones behind them. */
-  gradients(layer: number, lanes: readonly Values[], choices: ArrayLike<number>): readonly LaneBalance[] {
+  /** Of each of these micro-batches the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
+   *  each expert in all micro-batches of the step, and of free ones behind them. */
+  gradients(layer: number, microBatches: readonly Values[], choices: ArrayLike<number>): readonly MicroBatchBalance[] {
     const gate = this.#gates[layer];
     const plain = gate && this.#slopes(countsOf(gate, Array.from(choices)));
     const slopes = plain?.map((slope, expert) => slope * (gate?.weights[expert] ?? 1));
-    return lanes.map((kept) => (gate && slopes ? laneBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
+    return microBatches.map((kept) => (gate && slopes ? microBatchBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
   }
 
   /** Slopes of all losses together; undefined where there is none. */
   #slopes(counts: GateCounts): Float64Array | undefined {
-    const each = this.#settings.flatMap((setting) => recipeOf(setting).slopes?.(counts, setting) ?? []);
+    const each = having(this.#settings, "loss").map(({ hook, numbers }) => hook(counts, numbers));
     return each.reduce<Float64Array | undefined>(
       (sum, slopes) => sum?.map((value, i) => value + (slopes[i] as number)) ?? slopes,
       undefined,
@@ -94,9 +89,9 @@ export class Balancing {
   moveBiases(counts: readonly ArrayLike<number>[]): void {
     for (const [layer, gate] of this.#gates.entries()) {
       if (gate?.bias === undefined) continue;
-      for (const setting of this.#settings) {
-        const moved = recipeOf(setting).bias?.({ rows: Array.from(counts[layer] ?? []), topK: gate.topK }, setting);
-        for (const [expert, by] of moved?.entries() ?? []) gate.bias[expert] = (gate.bias[expert] as number) + by;
+      for (const { hook, numbers } of having(this.#settings, "bias")) {
+        const moved = hook({ rows: Array.from(counts[layer] ?? []), topK: gate.topK }, numbers);
+        for (const [expert, by] of moved.entries()) gate.bias[expert] = (gate.bias[expert] as number) + by;
       }
     }
   }
@@ -109,12 +104,12 @@ export interface BalancedModel {
   readonly parameters: Float32Array;
 }
 
-interface LaneBalance {
+interface MicroBatchBalance {
   readonly gradients: Gradients;
   readonly loss: number;
 }
 
-function laneBalance({ op, logits }: Gate, kept: Values, slopes: Float64Array): LaneBalance {
+function microBatchBalance({ op, logits }: Gate, kept: Values, slopes: Float64Array): MicroBatchBalance {
   const tensor = kept[logits] as Tensor;
   const { rows, width } = matrix(tensor);
   const found = new Float32Array(rows * width);

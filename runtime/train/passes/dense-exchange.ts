@@ -19,12 +19,12 @@ interface DenseExchange {
   readonly memory: RankMemory;
   readonly shape: Shape;
   readonly ranges: readonly DenseRange[];
-  /** Lanes of each rank in the step, ascending. */
-  readonly lanes: readonly (readonly number[])[];
+  /** Micro-batches of each rank in the step, ascending. */
+  readonly microBatches: readonly (readonly number[])[];
 }
 
-/** The gradients of what each rank owns: all ranks' subtrees of it, joined to the sum over lanes; ranges that meet are added in order. */
-export async function sumDense({ transport, stamp, memory, shape, ranges, lanes }: DenseExchange): Promise<void> {
+/** The gradients of what each rank owns: all ranks' subtrees of it, joined to the sum over micro-batches; ranges that meet are added in order. */
+export async function sumDense({ transport, stamp, memory, shape, ranges, microBatches }: DenseExchange): Promise<void> {
   const nodes = ranges.map(({ sums }) => sums.takeNodes());
   const parts = Array.from({ length: transport.ranks }, (_, owner) => {
     if (owner === transport.rank) return new Float32Array();
@@ -33,7 +33,7 @@ export async function sumDense({ transport, stamp, memory, shape, ranges, lanes 
   });
   const owned = ownedDense(shape, transport.rank);
   const cut = ranges.reduce((sum, range) => sum + cutOf(range, range.sums.scratch, owned).length, 0);
-  const trees = lanes.map((own) => subtreesOf(own).nodes);
+  const trees = microBatches.map((own) => subtreesOf(own).nodes);
   const lengthFrom = (rank: number): number => cut * (trees[rank]?.length ?? 0);
   const received = await exchange(transport, stamp, { what: "dense sums", layer: -1, lengthFrom }, parts);
   const g = memory.ownDense("g").fill(0);

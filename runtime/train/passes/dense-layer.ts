@@ -1,9 +1,9 @@
-// A layer without experts: a rank's own lanes, one after another, whose gradients join in the tree over lanes.
+// A layer without experts: a rank's own micro-batches, one after another, whose gradients join in the tree over micro-batches.
 import { floats, type Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
-import type { Wave } from "../ranks/accumulation-step.ts";
-import type { Room } from "./kept-budget.ts";
-import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import type { AccumulationStep } from "../ranks/accumulation-step.ts";
+import type { KeptBudget } from "./kept-budget.ts";
+import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
 
 export class RankDenseLayer implements RankLayer {
   readonly #dense: DenseBlock;
@@ -14,31 +14,35 @@ export class RankDenseLayer implements RankLayer {
     this.#hidden = hidden;
   }
 
-  async forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+  async forward(
+    accumulation: AccumulationStep,
+    xs: readonly Float32Array[],
+    budget?: KeptBudget,
+  ): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { block, weights } = this.#dense;
     const ys: Float32Array[] = [];
-    const lanes: DensePass[] = [];
+    const microBatches: DensePass[] = [];
     for (const x of xs) {
-      wave.ask();
+      accumulation.checkStop();
       const values = { x: rowsOf(x, this.#hidden) };
-      const asked = { room, rows: x.length / this.#hidden, keeps: block.keeps };
+      const asked = { budget, rows: x.length / this.#hidden, keeps: block.keeps };
       const { found, kept } = await keeping(asked, (into) => block.forward(values, weights, into));
       ys.push(floats(found.y as Tensor));
-      lanes.push({ values, kept });
+      microBatches.push({ values, kept });
     }
-    const backward: LayerPass["backward"] = (dys) => this.#backward({ wave, room, lanes }, dys);
-    return { ys, pass: { kept: lanes.map(({ values }) => values), rows: [], choices: [], backward } };
+    const backward: LayerPass["backward"] = (dys) => this.#backward({ accumulation, budget, microBatches }, dys);
+    return { ys, pass: { kept: microBatches.map(({ values }) => values), rows: [], choices: [], backward } };
   }
 
-  async #backward({ wave, room, lanes }: DensePasses, dys: readonly Float32Array[]): Promise<Float32Array[]> {
+  async #backward({ accumulation, budget, microBatches }: DensePasses, dys: readonly Float32Array[]): Promise<Float32Array[]> {
     const { block, weights, sums } = this.#dense;
     const dxs: Float32Array[] = [];
-    for (const [i, { values, kept }] of lanes.entries()) {
-      wave.ask();
+    for (const [i, { values, kept }] of microBatches.entries()) {
+      accumulation.checkStop();
       const call = { values, kept: kept?.values, outputs: { y: dys[i] as Float32Array }, weights, sums };
       dxs.push((await block.backward(call)).x as Float32Array);
-      if (kept) room?.give(kept.floats);
-      takeLane(this.#dense, wave.lane(i));
+      if (kept) budget?.give(kept.floats);
+      takeMicroBatch(this.#dense, accumulation.numberOf(i));
     }
     return dxs;
   }
@@ -50,7 +54,7 @@ interface DensePass {
 }
 
 interface DensePasses {
-  readonly wave: Wave;
-  readonly room: Room | undefined;
-  readonly lanes: readonly DensePass[];
+  readonly accumulation: AccumulationStep;
+  readonly budget: KeptBudget | undefined;
+  readonly microBatches: readonly DensePass[];
 }

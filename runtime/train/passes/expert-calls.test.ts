@@ -1,4 +1,4 @@
-// Calls of experts: as many lanes' rows as the expert allows, and backward one call at a time, since what it gives holds memory.
+// Calls of experts: as many micro-batches' rows as the expert allows, and backward one call at a time, since what it gives holds memory.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { TrainableExpert } from "../../compute/training.ts";
@@ -21,20 +21,20 @@ function recorded(rowsAtOnce: number) {
     },
   };
   const unit = { expert: 0, from: 0, to: 1, parameters: [] };
-  const calls = new ExpertCalls({ expert, width, room: undefined, ask() {}, unit: () => unit, weights: () => ({}) });
+  const calls = new ExpertCalls({ expert, width, budget: undefined, ask() {}, unit: () => unit, weights: () => ({}) });
   return { calls, events };
 }
 
-/** Three lanes of one expert. */
+/** Three micro-batches of one expert. */
 const pieces = () =>
-  [3, 2, 4].map((rows, lane) => {
-    const floats = (many: number): Float32Array => new Float32Array(rows * many).fill(lane);
+  [3, 2, 4].map((rows, microBatch) => {
+    const floats = (many: number): Float32Array => new Float32Array(rows * many).fill(microBatch);
     const taken: Float32Array[] = [];
     const given = { x: () => floats(width), dOut: () => floats(width), gates: () => floats(1) };
-    return { block: { lane, expert: 0, rows }, ...given, taken, take: (...parts: Float32Array[]) => void taken.push(...parts) };
+    return { block: { microBatch, expert: 0, rows }, ...given, taken, take: (...parts: Float32Array[]) => void taken.push(...parts) };
   });
 
-test("lanes share a call as far as the expert allows, and each has its own part of what it gives", async () => {
+test("micro-batches share a call as far as the expert allows, and each has its own part of what it gives", async () => {
   for (const [rowsAtOnce, want] of [
     [8, ["forward 5", "forward 4"]],
     [0, ["forward 3", "forward 2", "forward 4"]],
@@ -47,7 +47,7 @@ test("lanes share a call as far as the expert allows, and each has its own part 
   }
 });
 
-test("backward of a call begins when what the one before gave is added, and gives each lane its gradients", async () => {
+test("backward of a call begins when what the one before gave is added, and gives each micro-batch its gradients", async () => {
   const { calls, events } = recorded(8);
   const all = pieces();
   for await (const gradients of calls.backward(all)) for (const { add } of gradients) await add(new Float32Array(1));

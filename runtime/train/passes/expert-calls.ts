@@ -1,10 +1,10 @@
-// Rows of a layer's experts, computed: those of one expert pass it together, whichever lanes and ranks they are of, as far as a row's bits
-// do not depend on its neighbours. Gradients of weights are added lane by lane, in the lanes' order.
+// Rows of a layer's experts, computed: those of one expert pass it together, whichever micro-batches and ranks they are of, as far as a row's bits
+// do not depend on its neighbours. Gradients of weights are added micro-batch by micro-batch, in the micro-batches' order.
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { type Unit, viewsOf } from "../model/layout.ts";
 import { callsOf, concatenated, type RowBlock } from "./expert-rows.ts";
 import type { ExpertSums } from "./expert-sums.ts";
-import type { Room } from "./kept-budget.ts";
+import type { KeptBudget } from "./kept-budget.ts";
 import { type Kept, keeping } from "./layer.ts";
 
 /** Rows of one block before they are computed, and where they go then. */
@@ -22,8 +22,8 @@ interface BackwardPiece {
   take(dx: Float32Array, dGates: Float32Array): void;
 }
 
-/** One lane's gradient of an expert, to be added to floats of the expert's. */
-export interface LaneGradient {
+/** One micro-batch's gradient of an expert, to be added to floats of the expert's. */
+export interface MicroBatchGradient {
   readonly block: RowBlock;
   add(sum: Float32Array): Promise<void>;
 }
@@ -32,14 +32,14 @@ interface ExpertCallsOptions {
   readonly expert: TrainableExpert;
   /** Of rows. */
   readonly width: number;
-  readonly room: Room | undefined;
+  readonly budget: KeptBudget | undefined;
   /** Called before each call; throws where the pass is to end. */
   ask(): void;
   unit(expert: number): Unit;
   weights(expert: number): WeightViews;
 }
 
-/** Of one wave. */
+/** Of one accumulation step. */
 export class ExpertCalls {
   readonly #options: ExpertCallsOptions;
   /** What calls kept, by the first of their blocks: backward makes the same calls. */
@@ -51,12 +51,12 @@ export class ExpertCalls {
 
   /** Pieces of one expert are neighbours. */
   async forward(pieces: readonly ForwardPiece[]): Promise<void> {
-    const { expert, width, room, ask, weights } = this.#options;
+    const { expert, width, budget, ask, weights } = this.#options;
     for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
       const x = concatenated(call.map((piece) => piece.x()));
-      const asked = { room, rows: x.length / width, keeps: expert.keeps };
+      const asked = { budget, rows: x.length / width, keeps: expert.keeps };
       const { found, kept } = await keeping(asked, (into) => expert.forward(x, weights(first.expert), into));
       if (kept) this.#kept.set(first, kept);
       for (const { piece, data } of cut(call, width, found)) piece.take(data);
@@ -65,8 +65,8 @@ export class ExpertCalls {
 
   /** Of one expert, or of several whose pieces are neighbours; what each call gives is to be added by the caller, and holds several times
    *  its rows until it is let go: so the next call begins when it is asked for. */
-  async *backward(pieces: readonly BackwardPiece[]): AsyncGenerator<LaneGradient[]> {
-    const { expert, width, room, ask, unit, weights } = this.#options;
+  async *backward(pieces: readonly BackwardPiece[]): AsyncGenerator<MicroBatchGradient[]> {
+    const { expert, width, budget, ask, unit, weights } = this.#options;
     for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
@@ -75,8 +75,8 @@ export class ExpertCalls {
       const given = { x: joined(({ x }) => x()), dOut: joined(({ dOut }) => dOut()), gates: joined(({ gates }) => gates()) };
       const { dx, dGates, addTo } = await expert.backward({ ...given, kept: kept?.values, weights: weights(first.expert) });
       this.#kept.delete(first);
-      if (kept) room?.give(kept.floats);
-      const gradients: LaneGradient[] = [];
+      if (kept) budget?.give(kept.floats);
+      const gradients: MicroBatchGradient[] = [];
       for (const { piece, data, from } of cut(call, 1, dGates)) {
         const { block, take } = piece;
         const to = from + block.rows;
@@ -88,20 +88,21 @@ export class ExpertCalls {
   }
 }
 
-/** What all calls give, where it waits for lanes of other ranks. */
-export async function allOf(calls: AsyncIterable<LaneGradient[]>): Promise<LaneGradient[]> {
-  const all: LaneGradient[] = [];
+/** What all calls give, where it waits for micro-batches of other ranks. */
+export async function allOf(calls: AsyncIterable<MicroBatchGradient[]>): Promise<MicroBatchGradient[]> {
+  const all: MicroBatchGradient[] = [];
   for await (const gradients of calls) all.push(...gradients);
   return all;
 }
 
-/** In the order of lanes. */
-export async function summed(sums: ExpertSums, gradients: readonly LaneGradient[]): Promise<void> {
-  for (const { block, add } of gradients.toSorted((a, b) => a.block.lane - b.block.lane)) await sums.add(block.expert, block.rows, add);
+/** In the order of micro-batches. */
+export async function summed(sums: ExpertSums, gradients: readonly MicroBatchGradient[]): Promise<void> {
+  for (const { block, add } of gradients.toSorted((a, b) => a.block.microBatch - b.block.microBatch))
+    await sums.add(block.expert, block.rows, add);
 }
 
 export const byExpert = (a: { readonly block: RowBlock }, b: { readonly block: RowBlock }): number =>
-  a.block.expert - b.block.expert || a.block.lane - b.block.lane;
+  a.block.expert - b.block.expert || a.block.microBatch - b.block.microBatch;
 
 /** Each piece of a call with its part of what the call gave, and its first row. */
 function* cut<T extends { readonly block: RowBlock }>(call: readonly T[], width: number, all: Float32Array) {

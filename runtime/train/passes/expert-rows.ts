@@ -3,29 +3,29 @@
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, ranksOfLanes } from "../../placement/training/lanes.ts";
 
-/** The rows of one lane at one expert. */
+/** The rows of one micro-batch at one expert. */
 export interface RowBlock {
-  readonly lane: number;
+  readonly microBatch: number;
   readonly expert: number;
   readonly rows: number;
 }
 
-/** Blocks in the order of experts, then lanes, by the rank that has the tokens and the rank that computes. */
+/** Blocks in the order of experts, then micro-batches, by the rank that has the tokens and the rank that computes. */
 export class RowPlan {
   readonly #blocks = new Map<string, RowBlock[]>();
 
-  /** `counts[lane][expert]` */
+  /** `counts[micro-batch][expert]` */
   constructor(counts: readonly ArrayLike<number>[], blocks: Blocks, intervals: readonly Interval[]) {
     const rankOf = ranksOfLanes(intervals);
     for (const [expert, runs] of blocks.entries())
-      for (const [lane, row] of counts.entries()) {
-        const host = runs.find(({ from, to }) => from <= lane && lane < to)?.host;
+      for (const [microBatch, row] of counts.entries()) {
+        const host = runs.find(({ from, to }) => from <= microBatch && microBatch < to)?.host;
         const rows = row[expert] as number;
         if (host === undefined || rows === 0) continue;
-        const key = `${rankOf[lane]} ${host}`;
+        const key = `${rankOf[microBatch]} ${host}`;
         const list = this.#blocks.get(key);
-        if (list === undefined) this.#blocks.set(key, [{ lane, expert, rows }]);
-        else list.push({ lane, expert, rows });
+        if (list === undefined) this.#blocks.set(key, [{ microBatch, expert, rows }]);
+        else list.push({ microBatch, expert, rows });
       }
   }
 

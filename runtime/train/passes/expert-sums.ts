@@ -1,5 +1,5 @@
-// Gradients of a layer's experts that a rank computes, lane by lane in their order. The first of an expert's hosts adds each to those
-// before at once; the others keep theirs until the sum of the lanes before comes to them.
+// Gradients of a layer's experts that a rank computes, micro-batch by micro-batch in their order. The first of an expert's hosts adds each to those
+// before at once; the others keep theirs until the sum of the micro-batches before comes to them.
 import { addAll } from "../../net/collectives/collectives.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 
@@ -8,11 +8,11 @@ export interface ExpertSumsOptions {
   /** Of the layer's experts. */
   readonly primaries: readonly number[];
   readonly rank: number;
-  /** Primaries have sums of lanes before these. */
+  /** Primaries have sums of micro-batches before these. */
   readonly carried: boolean;
-  /** Of a lane, at most, that have the same bits in place. */
+  /** Of a micro-batch, at most, that have the same bits in place. */
   readonly rowsInPlace: number;
-  /** Zeros, and zeros again between lanes, for lanes of more rows. */
+  /** Zeros, and zeros again between micro-batches, for micro-batches of more rows. */
   readonly scratch: Float32Array;
   floatsOf(expert: number): number;
   /** The gradient of an expert that has its primary here. */
@@ -27,7 +27,7 @@ export class ExpertSums {
     this.#options = options;
   }
 
-  /** Adds the gradient of one lane of so many rows, which `gradient` adds to the floats that it is given. */
+  /** Adds the gradient of one micro-batch of so many rows, which `gradient` adds to the floats that it is given. */
   async add(expert: number, rows: number, gradient: (sum: Float32Array) => Promise<void>): Promise<void> {
     const { primaries, rank, carried, rowsInPlace, scratch, own, floatsOf } = this.#options;
     const primary = primaries[expert] === rank;
@@ -47,7 +47,7 @@ export class ExpertSums {
     sum.fill(0);
   }
 
-  /** What is to be added to the sum of the lanes before, in order; none of an expert whose gradient has it already. */
+  /** What is to be added to the sum of the micro-batches before, in order; none of an expert whose gradient has it already. */
   partials(expert: number): readonly Float32Array[] {
     return this.#of(expert);
   }

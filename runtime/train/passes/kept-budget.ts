@@ -1,7 +1,7 @@
 // Memory for values that forward keeps so that backward need not compute them again, as far as it goes. What is computed again has the same
 // bits, so the room decides time alone.
 
-export class Room {
+export class KeptBudget {
   readonly #floats: number;
   #left: number;
 

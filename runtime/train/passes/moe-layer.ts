@@ -1,5 +1,5 @@
-// A layer with experts as one rank runs it: its own lanes' block, and the rows of experts that it hosts, whoever has their tokens. Each
-// block of rows is one lane's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
+// A layer with experts as one rank runs it: its own micro-batches' block, and the rows of experts that it hosts, whoever has their tokens. Each
+// block of rows is one micro-batch's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
 
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
@@ -12,13 +12,14 @@ import type { Blocks } from "../../placement/training/blocks.ts";
 import { chunkBlocks, chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
 import type { Unit } from "../model/layout.ts";
-import { columnSums, type Wave } from "../ranks/accumulation-step.ts";
+import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
-import { allOf, byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
+import { columnSums } from "../ranks/row-dealing.ts";
+import { allOf, byExpert, ExpertCalls, type MicroBatchGradient, summed } from "./expert-calls.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
-import type { Room } from "./kept-budget.ts";
-import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import type { KeptBudget } from "./kept-budget.ts";
+import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "./rows.ts";
 
 export interface LayerParts {
@@ -36,7 +37,7 @@ export interface LayerParts {
   readonly scratch: Float32Array;
 }
 
-interface LanePass {
+interface MicroBatchPass {
   readonly values: Values;
   readonly kept: Kept | undefined;
   readonly f: Float32Array;
@@ -46,18 +47,18 @@ interface LanePass {
   readonly choices: Int32Array;
 }
 
-/** One wave in this layer. */
-interface Turn {
-  readonly wave: Wave;
+/** One accumulation in this layer. */
+interface LayerRun {
+  readonly accumulation: AccumulationStep;
   readonly stamp: Stamp;
   readonly blocks: Blocks;
   readonly plan: RowPlan;
-  readonly lanes: readonly LanePass[];
-  readonly room: Room | undefined;
+  readonly microBatches: readonly MicroBatchPass[];
+  readonly budget: KeptBudget | undefined;
   readonly calls: ExpertCalls;
 }
 
-/** Gradients that come back to the tokens of each own lane. */
+/** Gradients that come back to the tokens of each own micro-batch. */
 interface Returned {
   readonly dRows: readonly Float32Array[];
   readonly dGates: readonly Float32Array[];
@@ -74,45 +75,60 @@ export class RankMoeLayer implements RankLayer {
     this.#shape = { topK: parts.layer.topK, width: parts.layer.expert.inputs[0]?.width ?? 1 };
   }
 
-  async forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+  async forward(
+    accumulation: AccumulationStep,
+    xs: readonly Float32Array[],
+    budget?: KeptBudget,
+  ): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
-    const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
+    const [microBatches, ys]: [MicroBatchPass[], Float32Array[]] = [[], []];
     for (const x of xs) {
-      wave.ask();
+      accumulation.checkStop();
       const values = { x: rowsOf(x, widthInto(layer)) };
-      const asked = { room, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
+      const asked = { budget, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
       const { found, kept } = await keeping(asked, (into) => dense.block.forward(values, dense.weights, into));
       const { h, ...written } = found;
       const all = placesByExpert(ints(written.ids as Tensor), experts.length + (layer.free?.count ?? 0));
       const choices = Int32Array.from(all, ({ length }) => length);
       const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
-      lanes.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
+      microBatches.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
       ys.push(floats(h as Tensor));
     }
-    const choices = await this.#allCounts(wave, lanes);
+    const choices = await this.#allCounts(accumulation, microBatches);
     const counts = choices.map((of) => of.subarray(0, experts.length));
-    const { blocks, stamp } = await wave.deal(index, counts);
-    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes, room, calls: this.#calls(wave, room) };
-    const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
-    const rows = await this.#expertsForward(turn, outputs);
-    for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
-    const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
-    return { ys, pass: { kept: lanes.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward } };
+    const { blocks, stamp } = await accumulation.dealing.deal(index, counts);
+    const run = {
+      accumulation,
+      stamp,
+      blocks,
+      plan: new RowPlan(counts, blocks, accumulation.intervals),
+      microBatches,
+      budget,
+      calls: this.#calls(accumulation, budget),
+    };
+    const outputs = microBatches.map(({ gates }) => new Float32Array(gates.length * width));
+    const rows = await this.#expertsForward(run, outputs);
+    for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, microBatches[i]?.gates);
+    const backward: LayerPass["backward"] = (dys, beside) => this.#backward(run, rows, { dys, beside });
+    return {
+      ys,
+      pass: { kept: microBatches.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward },
+    };
   }
 
-  /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
-  async #expertsForward(turn: Turn, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
-    const { plan, wave } = turn;
-    const { rank } = wave.transport;
+  /** Fills outputs of the own micro-batches' places; returns the rows that came from each rank. */
+  async #expertsForward(run: LayerRun, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
+    const { plan, accumulation } = run;
+    const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "rows", lengthFrom: (source: number) => width * rowsIn(plan.between(source, rank)) };
     const rowsFor = (host: number): Float32Array =>
-      packed(plan.between(rank, host), (row) => gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape));
-    const [rows] = await Promise.all([this.#exchange(turn, named, rowsFor), this.#ownForward(turn, outputs)]);
+      packed(plan.between(rank, host), (row) => gathered(this.#microBatch(run, row).f, this.#places(run, row), this.#shape));
+    const [rows] = await Promise.all([this.#exchange(run, named, rowsFor), this.#ownForward(run, outputs)]);
     const answers = rows.map((frame) => new Float32Array(frame.length));
     const pieces = rows.flatMap((frame, source) => {
-      const blocks = this.#from(turn, source);
+      const blocks = this.#from(run, source);
       const into = [...unpacked(blocks, width, answers[source] as Float32Array)];
       return [...unpacked(blocks, width, frame)].map(({ block, data }, i) => ({
         block,
@@ -120,46 +136,46 @@ export class RankMoeLayer implements RankLayer {
         take: (y: Float32Array) => into[i]?.data.set(y),
       }));
     });
-    await turn.calls.forward(pieces.toSorted(byExpert));
+    await run.calls.forward(pieces.toSorted(byExpert));
     const back = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
-    const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
+    const returned = await this.#exchange(run, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
-      for (const { block, data } of unpacked(this.#away(turn, host), width, frame))
-        scatter(data, this.#places(turn, block), width, outputs[wave.own(block.lane)] as Float32Array);
+      for (const { block, data } of unpacked(this.#away(run, host), width, frame))
+        scatter(data, this.#places(run, block), width, outputs[accumulation.own(block.microBatch)] as Float32Array);
     return rows;
   }
 
-  #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
-    const { rank } = turn.wave.transport;
-    const pieces = turn.plan.between(rank, rank).map((block) => {
-      const places = this.#places(turn, block);
-      const into = outputs[turn.wave.own(block.lane)] as Float32Array;
+  #ownForward(run: LayerRun, outputs: readonly Float32Array[]): Promise<void> {
+    const { rank } = run.accumulation.transport;
+    const pieces = run.plan.between(rank, rank).map((block) => {
+      const places = this.#places(run, block);
+      const into = outputs[run.accumulation.own(block.microBatch)] as Float32Array;
       return {
         block,
-        x: () => gathered(this.#lane(turn, block).f, places, this.#shape),
+        x: () => gathered(this.#microBatch(run, block).f, places, this.#shape),
         take: (y: Float32Array) => scatter(y, places, this.#shape.width, into),
       };
     });
-    return turn.calls.forward(pieces);
+    return run.calls.forward(pieces);
   }
 
-  #calls(wave: Wave, room: Room | undefined): ExpertCalls {
+  #calls(accumulation: AccumulationStep, budget: KeptBudget | undefined): ExpertCalls {
     const { expert, experts, memory, index, frozen } = this.#parts;
     return new ExpertCalls({
       expert,
       width: this.#shape.width,
-      room,
-      ask: () => wave.ask(),
+      budget,
+      ask: () => accumulation.checkStop(),
       unit: (id) => experts[id] as Unit,
       weights: (id) => ({ ...memory.weights(index, id), ...frozen }),
     });
   }
 
-  async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
+  async #backward(run: LayerRun, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
     const { dense, index, experts, memory, slices } = this.#parts;
-    const { wave, lanes, blocks } = turn;
-    const primaries = wave.primaries[index] ?? [];
-    const { transport, carried } = wave;
+    const { accumulation, microBatches, blocks } = run;
+    const primaries = accumulation.primaries[index] ?? [];
+    const { transport, carried } = accumulation;
     const sums = new ExpertSums({
       blocks,
       primaries,
@@ -170,52 +186,52 @@ export class RankMoeLayer implements RankLayer {
       floatsOf: (expert) => experts[expert]?.to ?? 0,
       own: (expert) => memory.own(index, expert, "g"),
     });
-    const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
+    const { dRows, dGates } = await this.#expertsBackward(run, { dys, rows, sums });
     const dxs: Float32Array[] = [];
-    for (const [i, { values, kept, f }] of lanes.entries()) {
-      wave.ask();
+    for (const [i, { values, kept, f }] of microBatches.entries()) {
+      accumulation.checkStop();
       const df = new Float32Array(f.length);
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
       const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
       const call = { values, kept: kept?.values, outputs, weights: dense.weights, sums: dense.sums };
       dxs.push((await dense.block.backward(call)).x as Float32Array);
-      if (kept) turn.room?.give(kept.floats);
-      takeLane(dense, wave.lane(i));
+      if (kept) run.budget?.give(kept.floats);
+      takeMicroBatch(dense, accumulation.numberOf(i));
     }
     const reduction: Reduce = {
       transport,
-      stamp: turn.stamp,
+      stamp: run.stamp,
       layer: index,
       pieces: piecesOf((experts[0]?.to ?? 0) / slices),
       blocks: chunkBlocks(blocks, slices),
       primaries,
       carried,
       memory: (chunk) => memory.ownChunk(index, chunk, "g"),
-      partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((lane) => chunkIn(lane, chunk, slices)),
+      partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((microBatch) => chunkIn(microBatch, chunk, slices)),
     };
-    await wave.sendToPrimaries(index, () => reduce(reduction));
+    await accumulation.reduce(index, () => reduce(reduction));
     return dxs;
   }
 
-  async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
-    const { plan, wave, lanes } = turn;
+  async #expertsBackward(run: LayerRun, given: ExpertsGiven): Promise<Returned> {
+    const { plan, accumulation, microBatches } = run;
     const { dys, rows, sums } = given;
-    const { rank } = wave.transport;
+    const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
     const gradientsFor = (host: number): Float32Array =>
-      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row)));
-    const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
-    const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
+      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(run, dys, row), this.#gates(run, row)));
+    const dRows = microBatches.map(({ gates }) => new Float32Array(gates.length * width));
+    const dGates = microBatches.map(({ gates }) => new Float32Array(gates.length));
     const returned = { dRows, dGates };
-    const others = new Set(rows.flatMap((_, source) => this.#from(turn, source).map(({ expert }) => expert)));
+    const others = new Set(rows.flatMap((_, source) => this.#from(run, source).map(({ expert }) => expert)));
     const [gradients, own] = await Promise.all([
-      this.#exchange(turn, named, gradientsFor),
-      this.#ownBackward(turn, { dys, sums, others, returned }),
+      this.#exchange(run, named, gradientsFor),
+      this.#ownBackward(run, { dys, sums, others, returned }),
     ]);
     const answers = gradients.map((frame) => new Float32Array(frame.length));
     const pieces = gradients.flatMap((frame, source) => {
-      const blocks = this.#from(turn, source);
+      const blocks = this.#from(run, source);
       const inputs = [...unpacked(blocks, width, rows[source] as Float32Array)];
       const into = [...unpacked(blocks, width + 1, answers[source] as Float32Array)];
       return [...unpacked(blocks, width + 1, frame)].map(({ block, data }, i) => ({
@@ -231,96 +247,105 @@ export class RankMoeLayer implements RankLayer {
     });
     const sorted = pieces.toSorted(byExpert);
     for (const expert of new Set(sorted.map(({ block }) => block.expert))) {
-      const calls = turn.calls.backward(sorted.filter(({ block }) => block.expert === expert));
+      const calls = run.calls.backward(sorted.filter(({ block }) => block.expert === expert));
       const mine = own.get(expert);
       if (mine !== undefined) await summed(sums, [...mine, ...(await allOf(calls))]);
       else for await (const gradients of calls) await summed(sums, gradients);
       own.delete(expert);
     }
     const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
-    for (const [host, frame] of (await this.#exchange(turn, back, (source) => answers[source] as Float32Array)).entries())
-      for (const { block, data } of unpacked(this.#away(turn, host), width + 1, frame)) {
+    for (const [host, frame] of (await this.#exchange(run, back, (source) => answers[source] as Float32Array)).entries())
+      for (const { block, data } of unpacked(this.#away(run, host), width + 1, frame)) {
         const [dx, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
-        this.#return(turn, returned, { block, dx, dGates: gates });
+        this.#return(run, returned, { block, dx, dGates: gates });
       }
     return returned;
   }
 
-  /** Own rows of experts that have rows of others too wait for those, since lanes are summed in their order; they are returned. */
-  async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, LaneGradient[]>> {
-    const { rank } = turn.wave.transport;
-    const pieces = turn.plan.between(rank, rank).map((block) => ({
+  /** Own rows of experts that have rows of others too wait for those, since micro-batches are summed in their order; they are returned. */
+  async #ownBackward(run: LayerRun, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, MicroBatchGradient[]>> {
+    const { rank } = run.accumulation.transport;
+    const pieces = run.plan.between(rank, rank).map((block) => ({
       block,
-      x: () => gathered(this.#lane(turn, block).f, this.#places(turn, block), this.#shape),
-      dOut: () => this.#dOut(turn, dys, block),
-      gates: () => this.#gates(turn, block),
-      take: (dx: Float32Array, dGates: Float32Array) => this.#return(turn, returned, { block, dx, dGates }),
+      x: () => gathered(this.#microBatch(run, block).f, this.#places(run, block), this.#shape),
+      dOut: () => this.#dOut(run, dys, block),
+      gates: () => this.#gates(run, block),
+      take: (dx: Float32Array, dGates: Float32Array) => this.#return(run, returned, { block, dx, dGates }),
     }));
-    const waiting = new Map<number, LaneGradient[]>();
+    const waiting = new Map<number, MicroBatchGradient[]>();
     for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
       const here = pieces.filter(({ block }) => block.expert === expert);
-      const calls = turn.calls.backward(here);
+      const calls = run.calls.backward(here);
       if (others.has(expert)) waiting.set(expert, await allOf(calls));
       else for await (const gradients of calls) await summed(sums, gradients);
     }
     return waiting;
   }
 
-  #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
+  #return(run: LayerRun, { dRows, dGates }: Returned, found: BlockGradients): void {
     const { block, dx } = found;
-    const [places, own] = [this.#places(turn, block), turn.wave.own(block.lane)];
+    const [places, own] = [this.#places(run, block), run.accumulation.own(block.microBatch)];
     scatter(dx, places, this.#shape.width, dRows[own] as Float32Array);
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
-  /** choices[lane][expert], free ones behind, of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks
+  /** choices[micro-batch][expert], free ones behind, of all micro-batches of the accumulation, zeros where there is no such micro-batch. Throws PassStopped on all ranks
    *  where one asks. */
-  async #allCounts(wave: Wave, lanes: readonly LanePass[]): Promise<Int32Array[]> {
-    const { transport, stamp, intervals } = wave;
+  async #allCounts(accumulation: AccumulationStep, microBatches: readonly MicroBatchPass[]): Promise<Int32Array[]> {
+    const { transport, stamp, intervals } = accumulation;
     const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);
     const own = new Int32Array(1 + count * lanesIn(intervals[transport.rank]));
-    own[0] = Number(wave.wantsStop());
-    for (const [lane, { choices }] of lanes.entries()) own.set(choices, 1 + lane * count);
+    own[0] = Number(accumulation.wantsStop());
+    for (const [microBatch, { choices }] of microBatches.entries()) own.set(choices, 1 + microBatch * count);
     const lengthFrom = (rank: number): number => 1 + count * lanesIn(intervals[rank]);
     const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
-    if (all.some(([stop]) => stop !== 0)) wave.stop();
+    if (all.some(([stop]) => stop !== 0)) accumulation.stop();
     return all.flatMap((part) =>
       Array.from({ length: (part.length - 1) / count }, (_, i) => part.subarray(1 + i * count, 1 + (i + 1) * count)),
     );
   }
 
   /** A frame to each other rank, and one from each; nothing of this one's own. */
-  #exchange({ wave, stamp }: Turn, name: Omit<ExchangeName, "layer">, frameFor: (rank: number) => Float32Array): Promise<Float32Array[]> {
-    const { rank, ranks } = wave.transport;
+  #exchange(
+    { accumulation, stamp }: LayerRun,
+    name: Omit<ExchangeName, "layer">,
+    frameFor: (rank: number) => Float32Array,
+  ): Promise<Float32Array[]> {
+    const { rank, ranks } = accumulation.transport;
     const parts = Array.from({ length: ranks }, (_, to) => (to === rank ? none : frameFor(to)));
-    return exchange(wave.transport, stamp, { ...name, layer: this.#parts.index }, parts);
+    return exchange(accumulation.transport, stamp, { ...name, layer: this.#parts.index }, parts);
   }
 
   /** Blocks of another rank's tokens that are computed here. */
-  #from({ plan, wave: { transport } }: Turn, source: number): readonly RowBlock[] {
+  #from({ plan, accumulation: { transport } }: LayerRun, source: number): readonly RowBlock[] {
     return source === transport.rank ? [] : plan.between(source, transport.rank);
   }
 
   /** Blocks of own tokens that another rank computes. */
-  #away({ plan, wave: { transport } }: Turn, host: number): readonly RowBlock[] {
+  #away({ plan, accumulation: { transport } }: LayerRun, host: number): readonly RowBlock[] {
     return host === transport.rank ? [] : plan.between(transport.rank, host);
   }
 
-  #lane({ lanes, wave }: Turn, { lane }: RowBlock): LanePass {
-    return lanes[wave.own(lane)] as LanePass;
+  #microBatch({ microBatches, accumulation }: LayerRun, { microBatch }: RowBlock): MicroBatchPass {
+    return microBatches[accumulation.own(microBatch)] as MicroBatchPass;
   }
 
-  #places(turn: Turn, row: RowBlock): readonly number[] {
-    return this.#lane(turn, row).places[row.expert] ?? [];
+  #places(run: LayerRun, row: RowBlock): readonly number[] {
+    return this.#microBatch(run, row).places[row.expert] ?? [];
   }
 
-  #gates(turn: Turn, row: RowBlock): Float32Array {
-    const { gates } = this.#lane(turn, row);
-    return Float32Array.from(this.#places(turn, row), (place) => gates[place] as number);
+  #gates(run: LayerRun, row: RowBlock): Float32Array {
+    const { gates } = this.#microBatch(run, row);
+    return Float32Array.from(this.#places(run, row), (place) => gates[place] as number);
   }
 
-  #dOut(turn: Turn, dys: readonly Float32Array[], row: RowBlock): Float32Array {
-    return gathered(dys[turn.wave.own(row.lane)] as Float32Array, this.#places(turn, row), this.#shape, widthBehind(this.#parts.layer));
+  #dOut(run: LayerRun, dys: readonly Float32Array[], row: RowBlock): Float32Array {
+    return gathered(
+      dys[run.accumulation.own(row.microBatch)] as Float32Array,
+      this.#places(run, row),
+      this.#shape,
+      widthBehind(this.#parts.layer),
+    );
   }
 }
 

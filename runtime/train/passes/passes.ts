@@ -1,40 +1,40 @@
-// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own lanes of a wave. Experts' gradients
-// are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked on at once.
+// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own micro-batches of a accumulation. Experts' gradients
+// are added micro-batch by micro-batch and dense ones in the tree over micro-batches, so that bits do not depend on how many micro-batches are worked on at once.
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
-import type { Wave } from "../ranks/accumulation-step.ts";
+import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { Shape } from "../ranks/model-shape.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
-import type { BalanceSetting } from "../recipes/balance.ts";
+import type { RecipeSetting } from "../recipes/recipe.ts";
 import { Balancing } from "./balancing.ts";
 import { borrowedBy } from "./borrowed.ts";
 import type { DenseRange } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
 import { DenseSums } from "./dense-sums.ts";
 import { Garbage } from "./garbage.ts";
-import { Room } from "./kept-budget.ts";
-import { type DenseViews, type LayerPass, type RankLayer, takeLane } from "./layer.ts";
+import { KeptBudget } from "./kept-budget.ts";
+import { type DenseViews, type LayerPass, type RankLayer, takeMicroBatch } from "./layer.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
 
 /** A fixed share of a batch: whole sequences, one after another. */
-export interface Lane {
+export interface MicroBatch {
   /** [rows] */
   readonly inputs: Int32Array;
   readonly targets: Int32Array;
 }
 
-export interface LaneLoss {
+export interface MicroBatchLoss {
   /** The sum of its rows' losses. */
   readonly loss: number;
   /** Of the recipes of balance, in all layers. */
   readonly balance: number;
 }
 
-/** What the gradients of a wave are. */
-export interface WaveLosses {
-  readonly lanes: readonly LaneLoss[];
-  /** Rows of each layer's experts, in all lanes of the wave. */
+/** What the gradients of a accumulation are. */
+export interface AccumulationLosses {
+  readonly microBatches: readonly MicroBatchLoss[];
+  /** Rows of each layer's experts, in all micro-batches of the accumulation. */
   readonly rows: readonly ArrayLike<number>[];
 }
 
@@ -50,9 +50,9 @@ export interface PassesOptions {
   readonly memory: RankMemory;
   readonly frozen: FrozenParts;
   readonly sequenceLength: number;
-  readonly balance: readonly BalanceSetting[];
+  readonly recipes: readonly RecipeSetting[];
   /** Floats that forward may keep beside what backward needs, and as many that may wait to be collected. */
-  readonly room: number;
+  readonly budget: number;
 }
 
 interface Parts {
@@ -61,7 +61,7 @@ interface Parts {
   readonly head: DenseViews & { readonly segment: TrainableLoss };
   readonly ranges: readonly DenseRange[];
   readonly balancing: Balancing;
-  readonly room: Room;
+  readonly budget: KeptBudget;
   readonly garbage: Garbage;
 }
 
@@ -76,8 +76,8 @@ export class Passes {
   }
 
   static async open(backend: TrainingBackend, options: PassesOptions): Promise<Passes> {
-    const { program, shape, memory, frozen, sequenceLength, balance } = options;
-    const balancing = new Balancing(balance, { program, dense: shape.dense, parameters: memory.dense });
+    const { program, shape, memory, frozen, sequenceLength, recipes } = options;
+    const balancing = new Balancing(recipes, { program, dense: shape.dense, parameters: memory.dense });
     const summed = (part: number, unit: Unit) => ({ part, unit, sums: new DenseSums(unit.to - unit.from) });
     const own = shape.dense.map((unit, part) => summed(part, unit));
     // Gradients in tensors that an earlier part has are summed apart, and added to that part's own at the end.
@@ -88,7 +88,7 @@ export class Passes {
       return {
         weights: { ...views(({ unit }) => viewsOf(memory.dense, unit)), ...frozen.parts[part] },
         sums: views(({ unit, sums }) => viewsOf(sums.scratch, movedTo(unit, 0))),
-        lanes: read.map(({ sums }) => sums),
+        microBatches: read.map(({ sums }) => sums),
       };
     });
     const scratch = new Float32Array(shape.expertFloats);
@@ -110,8 +110,8 @@ export class Passes {
       head: Object.assign({ segment: await backend.compileLoss(program.head) }, head),
       ranges: all.map(({ unit, sums }) => ({ from: unit.from, sums })),
       balancing,
-      room: new Room(options.room),
-      garbage: new Garbage(options.room * Float32Array.BYTES_PER_ELEMENT),
+      budget: new KeptBudget(options.budget),
+      garbage: new Garbage(options.budget * Float32Array.BYTES_PER_ELEMENT),
     });
   }
 
@@ -123,78 +123,78 @@ export class Passes {
     return this.#parts.balancing;
   }
 
-  /** Floats that layers kept of the rank's lanes at once, at most, since this was asked last. */
+  /** Floats that layers kept of the rank's micro-batches at once, at most, since this was asked last. */
   takeKeptFloatsMost(): number {
     const floats = this.#keptFloatsMost;
     this.#keptFloatsMost = 0;
     return floats;
   }
 
-  /** The sum of the losses of each own lane, without gradients. Throws PassStopped. */
-  async losses(wave: Wave, lanes: readonly Lane[]): Promise<number[]> {
+  /** The sum of the losses of each own micro-batch, without gradients. Throws PassStopped. */
+  async losses(accumulation: AccumulationStep, microBatches: readonly MicroBatch[]): Promise<number[]> {
     const { layers, head, garbage } = this.#parts;
-    let xs: readonly Float32Array[] = await inTurn(lanes, (lane) => this.#embedded(lane));
+    let xs: readonly Float32Array[] = await inTurn(microBatches, (microBatch) => this.#embedded(microBatch));
     for (const [index, layer] of layers.entries()) {
-      wave.beforeForward(index);
-      xs = (await layer.forward(wave, xs)).ys;
-      wave.afterForward(index);
+      accumulation.replicas.beforeForward(index);
+      xs = (await layer.forward(accumulation, xs)).ys;
+      accumulation.replicas.afterForward(index);
       garbage.look();
     }
-    return inTurn(lanes, async ({ targets }, i) =>
+    return inTurn(microBatches, async ({ targets }, i) =>
       sumOf(await head.segment.forward({ x: xs[i] as Float32Array, targets, weights: head.weights })),
     );
   }
 
-  /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the wave is a whole
+  /** Adds the gradients of sum(scale * loss) of the own micro-batches, in their order, and of the losses of balance, to which the accumulation is a whole
    *  step. Throws PassStopped; the step's gradients are then to be dropped. */
-  async addGradients(wave: Wave, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
-    const { layers, embed, head, balancing, room, garbage } = this.#parts;
-    room.clear();
+  async addGradients(accumulation: AccumulationStep, microBatches: readonly MicroBatch[], scale: number): Promise<AccumulationLosses> {
+    const { layers, embed, head, balancing, budget, garbage } = this.#parts;
+    budget.clear();
     const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
       inTurn(items, (item, index) => {
-        wave.ask();
+        accumulation.checkStop();
         return run(item, index);
       });
-    let xs: readonly Float32Array[] = await asked(lanes, (lane) => this.#embedded(lane));
+    let xs: readonly Float32Array[] = await asked(microBatches, (microBatch) => this.#embedded(microBatch));
     const passes: LayerPass[] = [];
     for (const [index, layer] of layers.entries()) {
-      wave.beforeForward(index);
-      const { ys, pass } = await layer.forward(wave, xs, room);
-      wave.afterForward(index);
+      accumulation.replicas.beforeForward(index);
+      const { ys, pass } = await layer.forward(accumulation, xs, budget);
+      accumulation.replicas.afterForward(index);
       garbage.look();
       passes.push(pass);
       xs = ys;
     }
     const rows = passes.map((pass) => pass.rows);
     this.#keptFloatsMost = Math.max(this.#keptFloatsMost, keptFloatsOf(passes));
-    const ends = await asked(lanes, async ({ targets }, i) => {
+    const ends = await asked(microBatches, async ({ targets }, i) => {
       const { segment, weights, sums } = head;
       const found = await segment.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums });
-      takeLane(head, wave.lane(i));
+      takeMicroBatch(head, accumulation.numberOf(i));
       return found;
     });
     let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
-    const balance = lanes.map(() => 0);
+    const balance = microBatches.map(() => 0);
     for (let index = layers.length - 1; index >= 0; index--) {
       const pass = passes.pop() as LayerPass;
       const beside = balancing.gradients(index, pass.kept, pass.choices);
       for (const [i, { loss }] of beside.entries()) balance[i] = (balance[i] as number) + loss;
-      await wave.beforeBackward(index);
+      await accumulation.replicas.beforeBackward(index);
       gradients = await pass.backward(
         gradients,
         beside.map((own) => own.gradients),
       );
-      wave.afterBackward(index);
+      accumulation.replicas.afterBackward(index);
       garbage.look();
     }
-    await asked(lanes, async ({ inputs }, i) => {
+    await asked(microBatches, async ({ inputs }, i) => {
       const values = { ids: { shape: [inputs.length], data: inputs } };
       const { segment, weights, sums } = embed;
       await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
-      takeLane(embed, wave.lane(i));
+      takeMicroBatch(embed, accumulation.numberOf(i));
     });
-    await wave.allAtPrimaries();
-    return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
+    await accumulation.allReduced();
+    return { microBatches: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }
 
   /** Forgets what was added of a step that is given up. */
@@ -202,7 +202,7 @@ export class Passes {
     for (const { sums } of this.#parts.ranges) sums.takeNodes();
   }
 
-  async #embedded({ inputs }: Lane): Promise<Float32Array> {
+  async #embedded({ inputs }: MicroBatch): Promise<Float32Array> {
     const { segment, weights } = this.#parts.embed;
     const ids: Tensor = { shape: [inputs.length], data: inputs };
     return (await segment.forward({ ids }, weights)).x?.data as Float32Array;
@@ -210,7 +210,7 @@ export class Passes {
 }
 
 function keptFloatsOf(passes: readonly LayerPass[]): number {
-  const values = passes.flatMap(({ kept }) => kept.flatMap((lane) => Object.values(lane)));
+  const values = passes.flatMap(({ kept }) => kept.flatMap((microBatch) => Object.values(microBatch)));
   return values.reduce((sum, { data }) => sum + data.length, 0);
 }
 
@@ -220,9 +220,9 @@ async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) =
   return results;
 }
 
-/** Lanes, one after another. */
-export async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
-  const lanes: Lane[] = [];
-  for (const number of numbers) lanes.push(await read(number));
-  return lanes;
+/** Micro-batches, one after another. */
+export async function readAll(numbers: readonly number[], read: (number: number) => Promise<MicroBatch>): Promise<MicroBatch[]> {
+  const microBatches: MicroBatch[] = [];
+  for (const number of numbers) microBatches.push(await read(number));
+  return microBatches;
 }

@@ -1,4 +1,4 @@
-// Rows of a token's experts: gathered from a lane's rows by place, and added back to them. A place is a token's k-th expert: token
+// Rows of a token's experts: gathered from a micro-batch's rows by place, and added back to them. A place is a token's k-th expert: token
 // times k in all, plus k. Pure.
 
 export interface PlaceShape {

@@ -14,8 +14,8 @@ import { checkRun } from "../loop/feasible.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
 import { train } from "../loop/run.ts";
 import { openSource } from "../model/model-source.ts";
-import { trainedModel } from "../model/trained-model.ts";
 import { memoryProblem } from "../ranks/fits.ts";
+import { trainedModel } from "../recipes/index.ts";
 import { checkJob } from "./check-job.ts";
 import { trainSettings } from "./job-settings.ts";
 
@@ -40,7 +40,7 @@ const specOf = (change: object = {}): MoETrainingJobSpec =>
     model: { uri: "pvc://models/tiny" },
     data: { uri: "pvc://data/tokens", sequenceLength: 8 },
     steps: 4,
-    batch: { sequences: 4, lanes: 4 },
+    batch: { sequences: 4, microBatches: 4 },
     checkpoint: { everySteps: 2 },
     memoryPerRank: "1Gi",
     output: { uri: "pvc://models/out" },

@@ -37,8 +37,8 @@ async function endOf({ spec, ranks, minRanks }: CheckerSettings, check: typeof c
 
 function fitsText({ asked, least }: Feasible, memory: string): string {
   const each = asked.ranks === 1 ? "1 rank needs" : `each of ${asked.ranks} ranks needs at most`;
-  const told = `${each} ${asked.text}; spec.memoryPerRank is ${memory}`;
-  if (least.ranks === asked.ranks) return told;
+  const reported = `${each} ${asked.text}; spec.memoryPerRank is ${memory}`;
+  if (least.ranks === asked.ranks) return reported;
   const room = least.fits ? "" : ", which does not fit: they wait for others";
-  return `${told}; with spec.elasticity.minReplicas ${least.ranks}: ${least.text}${room}`;
+  return `${reported}; with spec.elasticity.minReplicas ${least.ranks}: ${least.text}${room}`;
 }

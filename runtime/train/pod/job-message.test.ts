@@ -5,7 +5,7 @@ import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { type JsonObject, structuralSchema } from "../../../crds/openapi.ts";
 import { jobWords, wordsOf } from "./job-message.ts";
 
-const told: Record<string, string> = {
+const reported: Record<string, string> = {
   "--sequence-length is 4096; it must be a whole number from 2 to 64":
     "spec.data.sequenceLength is 4096; it must be a whole number from 2 to 64",
   "--init-codec is f32; /claims/models/m has experts in q4_0": "spec.model.initCodec is f32; pvc://models/m has experts in q4_0",
@@ -20,7 +20,7 @@ const told: Record<string, string> = {
     'give more spec.memoryPerRank, or take more spec.replicas, spec.fssdp.rematerialize "AfterForward"',
   "/home/claims/a and --strange stay": "/home/claims/a and --strange stay",
 };
-for (const [message, want] of Object.entries(told))
+for (const [message, want] of Object.entries(reported))
   test(`"${message}" is told to the owner of a job`, () => assert.equal(jobWords(message), want));
 
 test("every field that an option is told as is one of the spec", () => {

@@ -13,7 +13,7 @@ export const wordsOf: Readonly<Record<string, string>> = {
   "sequence-length": "spec.data.sequenceLength",
   steps: "spec.steps",
   sequences: "spec.batch.sequences",
-  lanes: "spec.batch.lanes",
+  "micro-batches": "spec.batch.microBatches",
   seed: "spec.seed",
   optimizer: "spec.optimizer.name",
   "optimizer-memory": "spec.optimizer.memory",

@@ -3,14 +3,11 @@ import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../../crds/training-fssdp.ts";
 import { pathOf } from "../../../crds/training-process.ts";
-import { parseAdapters } from "../adapters/index.ts";
-import { parseGate } from "../gates/index.ts";
-import { parseLocal } from "../local/index.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { knownOptions, optimizerSettings } from "../optimizers/index.ts";
-import type { Seat } from "../ranks/rank-context.ts";
-import { parseBalance } from "../recipes/index.ts";
-import { seatInWorld } from "../worlds/group.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
+import { parseRecipes } from "../recipes/index.ts";
+import { contextInWorld } from "../worlds/group.ts";
 import { worldSettings } from "../worlds/together.ts";
 
 const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
@@ -29,7 +26,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
     out: pathOf(output.uri),
     sequences: batch.sequences,
     sequenceLength: data.sequenceLength,
-    lanes: batch.lanes,
+    microBatches: batch.microBatches,
     schedule: {
       name: schedule.name,
       rate: Number(optimizer.learningRate),
@@ -42,12 +39,15 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
       optimizer.memory === undefined
         ? undefined
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
-    balance: parseBalance(spec.balance),
-    adapters: parseAdapters(spec.adapters),
-    // More ranks than lanes at once never come.
-    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: countOf(spec.fssdp.lanesAtOnce) ?? batch.lanes },
-    gate: parseGate(spec.gate),
-    local: parseLocal(spec.local.recipe),
+    recipes: parseRecipes({
+      balance: spec.balance,
+      adapters: spec.adapters,
+      gate: spec.gate,
+      local: spec.local.recipe,
+      ...(spawn && { spawn: `${spawn.step}:${spawn.mask}` }),
+    }),
+    // More ranks than micro-batches at once never come.
+    ranksMax: countOf(spec.fssdp.microBatchesAtOnce) ?? batch.microBatches,
     clip: Number(optimizer.clip),
     shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
     checkpoint: spec.checkpoint,
@@ -64,21 +64,21 @@ export function worldsOf(spec: MoETrainingJobSpec): readonly TrainSettings[] {
   return data.length === 1 ? [settings] : data.map((own, world) => worldSettings(settings, world, own));
 }
 
-/** What a rank trains in which seat: where there are several worlds, in the one that it is dealt to. */
-export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainSettings, Seat] {
+/** What a rank trains in which rank context: where there are several worlds, in the one that it is dealt to. */
+export function placedIn(spec: MoETrainingJobSpec, context: RankContext): readonly [TrainSettings, RankContext] {
   const worlds = worldsOf(spec);
-  const own = worlds.length === 1 ? seat : seatInWorld(seat, worlds.length);
+  const own = worlds.length === 1 ? context : contextInWorld(context, worlds.length);
   return [worlds[own.group?.world ?? 0] as TrainSettings, own];
 }
 
 /** What is Auto is left out, and found by the run. */
-function fssdpOf({ planner, memorySlots, overlapDegree, lanesAtOnce, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
-  const [slots, overlap, atOnce] = [countOf(memorySlots), countOf(overlapDegree), countOf(lanesAtOnce)];
+function fssdpOf({ planner, memorySlots, overlapDegree, microBatchesAtOnce, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
+  const [slots, overlap, atOnce] = [countOf(memorySlots), countOf(overlapDegree), countOf(microBatchesAtOnce)];
   return {
     ...given,
     ...(planner !== "auto" && { planner }),
     ...(slots !== undefined && { memorySlots: slots }),
     ...(overlap !== undefined && { overlapDegree: overlap }),
-    ...(atOnce !== undefined && { lanesAtOnce: atOnce }),
+    ...(atOnce !== undefined && { microBatchesAtOnce: atOnce }),
   };
 }

@@ -30,7 +30,7 @@ const spec = moeTrainingJobSpecSchema.parse({
   model: { uri: "pvc://models/tiny", init: "Random" },
   data: { uri: "pvc://data/tokens", sequenceLength: 8 },
   steps,
-  batch: { sequences: 4, lanes: 4 },
+  batch: { sequences: 4, microBatches: 4 },
   memoryPerRank: "1Gi",
   // Nothing but the last step is written.
   checkpoint: { everySteps: steps, keep: 1 },
@@ -89,10 +89,10 @@ test("a killed rank and a first one that stands still cost the step in flight, a
   await complete(first);
   assert.equal(digest("ranks"), digest("quiet"));
   const lines = readFileSync(join(folder, "ranks/metrics.jsonl"), "utf8").trim().split("\n");
-  const told = lines.map((line) => (JSON.parse(line) as { step: number }).step);
+  const reported = lines.map((line) => (JSON.parse(line) as { step: number }).step);
   assert.deepEqual(
-    told,
-    [...new Set(told)].toSorted((a, b) => a - b),
+    reported,
+    [...new Set(reported)].toSorted((a, b) => a - b),
     "each step once, in order",
   );
 });

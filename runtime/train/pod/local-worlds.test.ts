@@ -11,7 +11,7 @@ import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
 import { meetIn, outOf, PodOfProcess, until } from "../../../test/kit/training/pod-processes.ts";
 import { chainedTokens, tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { aloneSeat } from "../ranks/rank-context.ts";
+import { aloneContext } from "../ranks/rank-context.ts";
 import { trainWorlds } from "../worlds/together.ts";
 import { placedIn, trainSettings } from "./job-settings.ts";
 
@@ -30,7 +30,7 @@ const spec = moeTrainingJobSpecSchema.parse({
   data: { uri: "pvc://data/a", sequenceLength: 8 },
   local: { recipe: `fedspeed:${localSteps}:0.5:0.01`, data: ["pvc://data/b"] },
   steps,
-  batch: { sequences: 4, lanes: 4 },
+  batch: { sequences: 4, microBatches: 4 },
   memoryPerRank: "1Gi",
   checkpoint: { everySteps, keep: 1 },
   output: { uri: "pvc://models/out" },
@@ -39,10 +39,10 @@ const spec = moeTrainingJobSpecSchema.parse({
 const digest = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
 
 test("a job has a place in a world for each rank, whose settings have data and checkpoints of their own", () => {
-  assert.throws(() => placedIn(spec, aloneSeat()), { code: "BadOption", message: /2 worlds have 1 ranks/ });
+  assert.throws(() => placedIn(spec, aloneContext()), { code: "BadOption", message: /2 worlds have 1 ranks/ });
   const facts = { node: [0, 1, 2], speed: [1, 1, 1] };
   const placed = [0, 1, 2].map((rank) =>
-    placedIn(spec, { ...aloneSeat(), facts, transport: { ...aloneSeat().transport, rank, ranks: 3 } }),
+    placedIn(spec, { ...aloneContext(), facts, transport: { ...aloneContext().transport, rank, ranks: 3 } }),
   );
   assert.deepEqual(
     placed.map(([{ data, out, result, shadow }, { group, transport }]) => [data, out, result, shadow, group?.world, transport.rank]),

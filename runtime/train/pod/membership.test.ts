@@ -103,14 +103,14 @@ test("an order with a field that is not known is refused", () => {
 
 test("least ranks beyond what a world may have are said as the most, so that the words are heard", () => {
   const membership = new Membership(self);
-  const said = (least: number | undefined) => podWordsSchema.parse(membership.words({ curve: [] }, least)).leastRanks;
-  assert.deepEqual([undefined, 3, 16 * ranksMax].map(said), [undefined, 3, ranksMax]);
+  const reports = (least: number | undefined) => podWordsSchema.parse(membership.words({ curve: [] }, least)).leastRanks;
+  assert.deepEqual([undefined, 3, 16 * ranksMax].map(reports), [undefined, 3, ranksMax]);
 });
 
 test("whatever is told in whatever order, the epoch never falls", () => {
-  const told = fc.record({ epoch: fc.integer({ min: 1, max: 6 }), uids: fc.constantFrom(["a", "b"], ["a"], ["b"], ["a", "b", "c"]) });
+  const reported = fc.record({ epoch: fc.integer({ min: 1, max: 6 }), uids: fc.constantFrom(["a", "b"], ["a"], ["b"], ["a", "b", "c"]) });
   fc.assert(
-    fc.property(fc.array(told, { maxLength: 20 }), (orders) => {
+    fc.property(fc.array(reported, { maxLength: 20 }), (orders) => {
       const membership = new Membership(self);
       let newest = 0;
       for (const { epoch, uids } of orders) {

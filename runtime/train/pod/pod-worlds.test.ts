@@ -18,7 +18,7 @@ import { tell, tlsFolder, worldOfPods } from "../../../test/kit/training/trainin
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import type { Seat } from "../ranks/rank-context.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
 import { startTrainer, type Trainer } from "./trainer.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-worlds-"));
@@ -45,7 +45,7 @@ const specOf = (change: object = {}) =>
     model: { uri: "pvc://models/tiny" },
     data: { uri: "pvc://data/tokens", sequenceLength: 8 },
     steps,
-    batch: { sequences: 4, lanes: 4 },
+    batch: { sequences: 4, microBatches: 4 },
     memoryPerRank: "1Gi",
     checkpoint: { everySteps: 2, keep: 2 },
     output: { uri: "pvc://models/out" },
@@ -90,7 +90,7 @@ class Pod {
       endFile: this.endFile,
       logLevel: "silent",
     };
-    const own = (given: TrainSettings, ports: TrainPorts, seat?: Seat) => {
+    const own = (given: TrainSettings, ports: TrainPorts, context?: RankContext) => {
       const paths = { model: join(folder, "tiny"), data: join(folder, "tokens"), out: join(folder, out) };
       const onStep: TrainPorts["onStep"] = (report) => {
         ports.onStep(report);
@@ -101,7 +101,7 @@ class Pod {
         this.from.push(start.step);
         if (this.step > 0) this.again.push(this.step - start.step);
       };
-      return run({ ...given, ...paths }, { ...ports, onStart, onStep }, seat);
+      return run({ ...given, ...paths }, { ...ports, onStart, onStep }, context);
     };
     this.trainer = await startTrainer(settings, { run: own, host: `127.0.0.${this.rank + 1}`, ...(leaveMs !== undefined && { leaveMs }) });
     this.trainer.ended.catch(() => {});
@@ -140,12 +140,12 @@ const digest = (out: string): string =>
 
 /** A run that is lost once `pod` has made a step: it leaves without a word, as a process that is killed does. */
 function lostAfter(pod: Pod, step: number): Run {
-  return (settings, ports, seat) => {
+  return (settings, ports, context) => {
     const stopped = (): boolean => {
       if (pod.step >= step) throw new AppError("killed", { code: "Killed" });
       return ports.stopped();
     };
-    return train(settings, { ...ports, stopped }, seat);
+    return train(settings, { ...ports, stopped }, context);
   };
 }
 
@@ -211,7 +211,7 @@ test("a pod that is to end and is told of no world leaves a checkpoint: in its t
   const first = await new Pod("stays", 0).start("stopped", train, spec);
   for (const { name, leaveMs, stop } of [
     { name: "patient", leaveMs: 300, stop: false },
-    { name: "told", leaveMs: 600_000, stop: true },
+    { name: "reported", leaveMs: 600_000, stop: true },
   ]) {
     const leaver = await new Pod(name, 1).start("stopped", train, spec, leaveMs);
     epoch += 1;

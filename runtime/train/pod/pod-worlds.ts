@@ -10,8 +10,8 @@ import type { TlsSource } from "../../net/tls.ts";
 import type { Log } from "../../observe/log.ts";
 import type { RunEnd, train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
-import { aloneSeat, type Seat } from "../ranks/rank-context.ts";
-import { Holdings } from "../ranks/rank-state.ts";
+import { aloneContext, type RankContext } from "../ranks/rank-context.ts";
+import { RankState } from "../ranks/rank-state.ts";
 import { placedIn } from "./job-settings.ts";
 import { leaves, type Membership, type Place } from "./membership.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";
@@ -45,7 +45,7 @@ const completeCode = "Complete";
 export class Worlds {
   readonly #options: WorldsOptions;
   /** What this pod has of the run, from world to world. */
-  readonly #holdings = new Holdings();
+  readonly #rankState = new RankState();
   #closing = false;
   /** The last world that it was in had others in it. */
   #others = false;
@@ -134,9 +134,9 @@ export class Worlds {
         short = true;
         ports.onShort?.(step);
       };
-      const [given, seat] = placedIn(settings.spec, this.#seat(place, wire));
-      this.#options.traces.begins(epoch, seat.group?.world ?? 0);
-      const running = run(given, { ...ports, onStart, stopped, next, onShort }, seat);
+      const [given, context] = placedIn(settings.spec, this.#context(place, wire));
+      this.#options.traces.begins(epoch, context.group?.world ?? 0);
+      const running = run(given, { ...ports, onStart, stopped, next, onShort }, context);
       const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(epoch));
       if (leaves(place)) return handedOnIn(epoch);
       if (short) return shortAt(end.step, place.ranks);
@@ -156,9 +156,9 @@ export class Worlds {
   }
 
   /** Ranks have as many threads as one another, so that all are of one speed. */
-  #seat({ epoch, ranks, members }: Place, wire: WireTransport | undefined): Seat {
-    const own = { run: this.#options.settings.jobUid, world: epoch, holdings: this.#holdings };
-    if (wire === undefined) return { ...aloneSeat(), ...own };
+  #context({ epoch, ranks, members }: Place, wire: WireTransport | undefined): RankContext {
+    const own = { run: this.#options.settings.jobUid, world: epoch, rankState: this.#rankState };
+    if (wire === undefined) return { ...aloneContext(), ...own };
     const trains = members.slice(0, ranks);
     const nodes = [...new Set(trains.map(({ node }) => node))];
     return { ...own, transport: wire, facts: { node: trains.map(({ node }) => nodes.indexOf(node)), speed: trains.map(() => 1) } };

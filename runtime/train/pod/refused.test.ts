@@ -43,7 +43,7 @@ async function endOf(name: string, change: object, { model = tinyModel.dir, data
     model: { uri: "pvc://models/tiny" },
     data: { uri: "pvc://data/tokens", sequenceLength: 8 },
     steps: 2,
-    batch: { sequences: 4, lanes: 2 },
+    batch: { sequences: 4, microBatches: 2 },
     memoryPerRank: "1Gi",
     output: { uri: "pvc://models/out" },
     ...change,
@@ -68,10 +68,10 @@ const refused: Record<string, { readonly change?: object; readonly paths?: Paths
     message: /tokens\.bin: token \d+ is 9999, the model's vocabulary has \d+; import the text again/,
   },
   "a step that no memory holds": {
-    change: { batch: { sequences: 65_536, lanes: 1 }, data: { uri: "pvc://data/tokens", sequenceLength: 512 } },
+    change: { batch: { sequences: 65_536, microBatches: 1 }, data: { uri: "pvc://data/tokens", sequenceLength: 512 } },
     code: "DoesNotFit",
     message:
-      /^\d+ parameters x 8 bytes .* that layers keep of 1 lane at once are [\d.]+ GB; the memory here is [\d.]+ GB.*; give more spec\.memoryPerRank, .*fewer spec\.batch\.lanes, .*fewer spec\.batch\.sequences$/,
+      /^\d+ parameters x 8 bytes .* that layers keep of 1 micro-batch at once are [\d.]+ GB; the memory here is [\d.]+ GB.*; give more spec\.memoryPerRank, .*fewer spec\.batch\.microBatches, .*fewer spec\.batch\.sequences$/,
   },
   "a gate that is not over when the job is": {
     change: { gate: "dense-to-sparse:4:0.05:3" },

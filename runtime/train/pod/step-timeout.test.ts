@@ -16,7 +16,7 @@ import { frameMsMax, type Transport } from "../../net/collectives/transport.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import type { Seat } from "../ranks/rank-context.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
 import { Recorder } from "../trace/recorder.ts";
 import { StepTimeout } from "./step-timeout.ts";
 import { startTrainer } from "./trainer.ts";
@@ -94,7 +94,7 @@ const spec = moeTrainingJobSpecSchema.parse({
   model: { uri: "pvc://models/tiny" },
   data: { uri: "pvc://data/tokens", sequenceLength: 8 },
   steps: 8,
-  batch: { sequences: 4, lanes: 4 },
+  batch: { sequences: 4, microBatches: 4 },
   memoryPerRank: "1Gi",
   failurePolicy: { stepTimeout: "5s" },
   output: { uri: "pvc://models/out" },
@@ -123,9 +123,9 @@ test("a rank that lives and stands still ends the step for the other in that tim
     [0, 1].map((rank) => {
       const identity = { namespace: "ns", job: "j", jobUid: "job", podUid: `pod-${rank}`, rank, spec, tlsDir: tlsFolder(`rank-${rank}`) };
       const settings: TrainerSettings = { ...identity, ranksPort, worldPort: 0, tracePort: 0, endFile: endFile(rank), logLevel: "silent" };
-      const run = (given: TrainSettings, ports: TrainPorts, seat?: Seat) => {
+      const run = (given: TrainSettings, ports: TrainPorts, context?: RankContext) => {
         const paths = { model: tinyModel.dir, data: join(folder, "tokens"), out: join(folder, "out") };
-        const place = seat && rank === 1 ? { ...seat, transport: standingStill(seat.transport) } : seat;
+        const place = context && rank === 1 ? { ...context, transport: standingStill(context.transport) } : context;
         return train({ ...given, ...paths }, ports, place);
       };
       return startTrainer(settings, { run, host: `127.0.0.${rank + 1}` });

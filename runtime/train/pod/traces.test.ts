@@ -24,10 +24,10 @@ test("a step is told to those who watch, in microseconds, and is not even looked
   traces.ended(7, [span]);
   unwatch();
   traces.ended(8, [span]);
-  const told = { epoch: 3, group: 1, step: 7, spans: [{ ...span, fromMs: 1.235 }] };
+  const reported = { epoch: 3, group: 1, step: 7, spans: [{ ...span, fromMs: 1.235 }] };
   assert.deepEqual(
     lines.map((line) => tracedStepSchema.parse(JSON.parse(line))),
-    [told],
+    [reported],
   );
 });
 
@@ -87,13 +87,13 @@ test("one who does not read is let go, and takes no more memory than is said; on
   const body = reads.body?.getReader();
   const spans = new Array<Span>(10_000).fill({ ...span, fromMs: 1 });
   const lineBytes = JSON.stringify(spans).length; // less than the line
-  let told = 0;
-  for (; watching() > 1 && told * lineBytes < 10 * backlogBytesMax; told++) {
-    traces.ended(told + 1, spans);
+  let reported = 0;
+  for (; watching() > 1 && reported * lineBytes < 10 * backlogBytesMax; reported++) {
+    traces.ended(reported + 1, spans);
     for (let read = 0; read < lineBytes; ) read += (await body?.read())?.value?.length ?? lineBytes;
   }
-  assert.equal(watching(), 1, `${told} lines of ${lineBytes} bytes`);
-  assert.ok(told * lineBytes > backlogBytesMax);
+  assert.equal(watching(), 1, `${reported} lines of ${lineBytes} bytes`);
+  assert.ok(reported * lineBytes > backlogBytesMax);
 });
 
 test("one who asks is told so many steps and no more, other paths are refused, and a port that is taken is said", async (t) => {

@@ -27,7 +27,7 @@ const spec = (change: object = {}) =>
     model: { uri: "pvc://models/tiny" },
     data: { uri: "pvc://data/tokens", sequenceLength: 8 },
     steps,
-    batch: { sequences: 4, lanes: 2 },
+    batch: { sequences: 4, microBatches: 2 },
     memoryPerRank: "1Gi",
     checkpoint: { everySteps: 2, keep: 2 },
     output: { uri: "pvc://models/out" },
@@ -114,8 +114,8 @@ test("a run that was stopped goes on in another process and ends with the bits o
   assert.equal(digest("stopped"), digest("quiet"));
 });
 
-test("a job whose ranks work on fewer lanes at once than there are has experts that spawn", { timeout: 120_000 }, async () => {
-  const born = { model: { uri: "pvc://models/tiny", init: "Random" }, spawn: { step: 2 }, fssdp: { lanesAtOnce: 1 } };
+test("a job whose ranks work on fewer micro-batches at once than there are has experts that spawn", { timeout: 120_000 }, async () => {
+  const born = { model: { uri: "pvc://models/tiny", init: "Random" }, spawn: { step: 2 }, fssdp: { microBatchesAtOnce: 1 } };
   const trainer = await begin(settingsOf("born", born), { run: (settings, ports) => train(here(settings, "born"), ports) });
   await trainer.ended;
   assert.deepEqual([endOf("born")?.outcome, endOf("born")?.report?.step], ["Complete", steps]);
@@ -188,7 +188,7 @@ test("a pod answers with its world and how far it is, and nobody but the operato
     await held;
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
   };
-  const trainer = await startTrainer(settingsOf("told"), { run, host: "127.0.0.1" });
+  const trainer = await startTrainer(settingsOf("reported"), { run, host: "127.0.0.1" });
   t.after(async () => {
     finish();
     await trainer.close();
@@ -196,9 +196,9 @@ test("a pod answers with its world and how far it is, and nobody but the operato
   const early = await tell(trainer);
   assert.deepEqual([early?.epoch, early?.training, early?.progress.step], [0, 0, undefined], "it waits for a world");
   await tell(trainer, worldOf(3));
-  const said = await tell(trainer);
-  assert.deepEqual([said?.epoch, said?.training, said?.left], [3, 3, undefined]);
-  const report = said?.progress ?? { curve: [] };
+  const reports = await tell(trainer);
+  assert.deepEqual([reports?.epoch, reports?.training, reports?.left], [3, 3, undefined]);
+  const report = reports?.progress ?? { curve: [] };
   assert.deepEqual([report.step, report.loss, report.tokensPerSecond, report.secondsLeft], [3, 2, 64, 1.5]);
   assert.deepEqual([report.gradientNorm, report.imbalance], [1 / 3, 3]);
   assert.deepEqual(
@@ -228,7 +228,7 @@ test("a failure is told with its code, its text, and whether another try can hel
   assert.match(endOf("long")?.message ?? "", /^spec\.data\.sequenceLength is 100000; it must be /);
   const unknown = await begin(settingsOf("unknown", { balance: "best:1" }));
   await assert.rejects(unknown.ended);
-  assert.match(endOf("unknown")?.message ?? "", /^spec\.balance has "best".*known are switch/);
+  assert.match(endOf("unknown")?.message ?? "", /^spec\.balance is "best:1".*known are switch/);
   const narrow = await begin(settingsOf("narrow", { adapters: "mixlora:8:2" }));
   await assert.rejects(narrow.ended);
   assert.match(endOf("narrow")?.message ?? "", /^spec\.adapters is "mixlora:8:2"; it is written as mixlora:EXPERTS:TOPK:RANK/);
@@ -262,7 +262,7 @@ test("every field of a spec that a run depends on reaches it", () => {
         rematerialize: "AfterForward",
         memorySlots: 3,
         overlapDegree: "Auto",
-        lanesAtOnce: 2,
+        microBatchesAtOnce: 2,
         window: 4,
       },
     }),
@@ -277,15 +277,18 @@ test("every field of a spec that a run depends on reaches it", () => {
     out: "/claims/a/out",
     sequences: 4,
     sequenceLength: 16,
-    lanes: 2,
+    microBatches: 2,
     schedule: { name: "constant", rate: 1e-3, warmup: 2, steps, floor: 0.5 },
     optimizer: { name: "adamw", values: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 } },
     optimizerMemory: { bytes: 2 ** 20, folder: "/claims/a/out" },
-    balance: [{ name: "switch", rate: 0.01, groups: undefined }],
-    adapters: { name: "mixlora", numbers: [8, 2, 4] },
-    gate: { name: "dense-to-sparse", numbers: [4, 0.05, 3] },
-    spawn: { step: 2, mask: 0.25, ranks: 2 },
-    local: { name: "fedavg", steps: 2, numbers: {} },
+    recipes: [
+      { name: "switch", numbers: { rate: 0.01 } },
+      { name: "mixlora", numbers: { experts: 8, topk: 2, rank: 4 } },
+      { name: "spawn", numbers: { step: 2, mask: 0.25 } },
+      { name: "dense-to-sparse", numbers: { temperature: 4, threshold: 0.05, step: 3 } },
+      { name: "fedavg", numbers: { steps: 2 } },
+    ],
+    ranksMax: 2,
     clip: 2,
     shadow: false,
     checkpoint: { everySteps: 2, keep: 2 },
@@ -298,7 +301,7 @@ test("every field of a spec that a run depends on reaches it", () => {
       memorySlots: 3,
       window: 4,
       reshardSteps: 100,
-      lanesAtOnce: 2,
+      microBatchesAtOnce: 2,
     },
   });
 });

@@ -6,7 +6,7 @@ import { nothingHeld, type Settled, settle } from "../../placement/training/comm
 import { handover, primariesNear } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";
 import { firstPrimaries, primariesOfUnits, type Shape, type StateUnit, stateUnits } from "./model-shape.ts";
-import { type Holdings, type Said, saidIn, standingFrame, standingLength } from "./rank-state.ts";
+import { type PeerReport, peerReportFrame, peerReportIn, peerReportLength, type RankState } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
 
 export interface Begin {
@@ -18,7 +18,7 @@ export interface Begin {
   /** Ranks of the new world. */
   readonly ranks: number;
   readonly stores: RankStores;
-  readonly holdings: Holdings;
+  readonly rankState: RankState;
   /** Fills the stores from the newest checkpoint, or with what the run begins from; returns the step, which is the same on every rank. */
   restore(): Promise<number>;
 }
@@ -35,23 +35,23 @@ export interface Begun {
 
 /** Whatever ends it, what `kept` has stays whole for the next world. */
 export async function beginWorld(begin: Begin): Promise<Begun> {
-  const { transport, stamp, shape, stores, holdings } = begin;
+  const { transport, stamp, shape, stores, rankState } = begin;
   const units = stateUnits(shape);
-  const lengthFrom = (): number => standingLength(units);
-  const frames = await gatherAll(transport, stamp, { what: "standing", layer: -1, lengthFrom }, standingFrame(holdings, units));
-  const said = frames.map(saidIn);
-  holdings.settledAt(Math.max(...said.map(({ settled }) => settled)));
-  const settled = settle(said, units.length);
-  const begun = "missing" in settled ? await restored(begin, units, settled.missing) : await handedOver(begin, units, said, settled);
-  holdings.arrived(begun.step, stores.all, stamp.world);
+  const lengthFrom = (): number => peerReportLength(units);
+  const frames = await gatherAll(transport, stamp, { what: "commit state", layer: -1, lengthFrom }, peerReportFrame(rankState, units));
+  const reports = frames.map(peerReportIn);
+  rankState.settledAt(Math.max(...reports.map(({ settled }) => settled)));
+  const settled = settle(reports, units.length);
+  const begun = "missing" in settled ? await restored(begin, units, settled.missing) : await handedOver(begin, units, reports, settled);
+  rankState.arrived(begun.step, stores.all, stamp.world);
   await gatherAll(transport, stamp, { what: "begun", layer: -1, lengthFrom: () => 0 }, new Int32Array());
-  holdings.begun();
+  rankState.begun();
   return begun;
 }
 
 async function restored(begin: Begin, units: readonly StateUnit[], missing: readonly number[]): Promise<Begun> {
-  const { transport, shape, stores, holdings } = begin;
-  holdings.drop();
+  const { transport, shape, stores, rankState } = begin;
+  rankState.drop();
   const primaries = firstPrimaries(shape, begin.ranks);
   stores.place(primaries);
   const step = transport.rank < begin.ranks ? await begin.restore() : nothingHeld.applied;
@@ -61,15 +61,15 @@ async function restored(begin: Begin, units: readonly StateUnit[], missing: read
 async function handedOver(
   begin: Begin,
   units: readonly StateUnit[],
-  said: readonly Said[],
+  reports: readonly PeerReport[],
   { step, ranks, giver }: Settled,
 ): Promise<Begun> {
-  const { transport, stamp, shape, stores, holdings } = begin;
+  const { transport, stamp, shape, stores, rankState } = begin;
   const { rank } = transport;
   await finish(begin, units, { step, ranks, giver });
-  if (ranks[rank] === "drop") holdings.drop();
+  if (ranks[rank] === "drop") rankState.drop();
   const nothing: ReadonlySet<number> = new Set();
-  const among = (field: "held" | "owned") => said.map((each, holder) => (ranks[holder] === "drop" ? nothing : each[field]));
+  const among = (field: "held" | "owned") => reports.map((each, holder) => (ranks[holder] === "drop" ? nothing : each[field]));
   const [held, owned] = [among("held"), among("owned")];
   const primaries = nearPrimaries(shape, begin.ranks, held, owned);
   stores.place(primaries);
@@ -83,7 +83,7 @@ async function handedOver(
     arrays: stores.memory.arrays,
     units,
     transfers,
-    from: (unit) => holdings.storeOf(unit),
+    from: (unit) => rankState.storeOf(unit),
     to: (_, unit) => stores.of(primary[unit] as number),
   });
   const received = transfers.reduce((sum, { unit, from, to }) => (to === rank && from !== rank ? sum + (floats[unit] as number) : sum), 0);
@@ -91,15 +91,15 @@ async function handedOver(
 }
 
 /** Ranks that have the gradients of the step, and not its update, make it by the norms of one that has them all. */
-async function finish({ transport, stamp, holdings }: Begin, units: readonly StateUnit[], { step, ranks, giver }: Settled): Promise<void> {
+async function finish({ transport, stamp, rankState }: Begin, units: readonly StateUnit[], { step, ranks, giver }: Settled): Promise<void> {
   const { rank } = transport;
-  const name = { what: "tally", layer: -1, chunk: 0, piece: 0 };
+  const name = { what: "norms", layer: -1, chunk: 0, piece: 0 };
   for (const [to, settling] of ranks.entries()) {
     if (settling !== "finish" || to === giver) continue;
-    if (rank === giver) await transport.send(to, stamp, name, holdings.tally);
-    if (rank === to) holdings.tallied(step, (await transport.receive(giver, stamp, { ...name, length: units.length })) as Float64Array);
+    if (rank === giver) await transport.send(to, stamp, name, rankState.norms);
+    if (rank === to) rankState.decided(step, (await transport.receive(giver, stamp, { ...name, length: units.length })) as Float64Array);
   }
-  if (ranks[rank] === "finish") await holdings.update(step);
+  if (ranks[rank] === "finish") await rankState.commitPending(step);
 }
 
 function nearPrimaries(

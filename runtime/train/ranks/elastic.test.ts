@@ -21,37 +21,38 @@ import { leaveWorld } from "./member.ts";
 import { shapeOf, stateUnits } from "./model-shape.ts";
 import { Rank } from "./rank.ts";
 import type { RankOptions } from "./rank-options.ts";
-import { Holdings } from "./rank-state.ts";
+import { RankState } from "./rank-state.ts";
 
 const program = programOf(JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")));
 const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
-const [lanes, sequenceLength, steps] = [4, 8, 4];
+const [microBatches, sequenceLength, steps] = [4, 8, 4];
 const podsMost = 4;
 /** Worlds that one phase takes, at most. */
 const worldsMost = 4;
 
-const options: Omit<RankOptions, "seat"> = {
+const options: Omit<RankOptions, "context"> = {
   program,
   layout,
   ...testLearning,
-  fssdp: { ...testFssdp, planner: trainingPeers.smartmoe, lanesAtOnce: lanes },
-  lanes,
-  sequences: lanes,
+  fssdp: { ...testFssdp, planner: trainingPeers.smartmoe, microBatchesAtOnce: microBatches },
+  microBatches,
+  sequences: microBatches,
   sequenceLength,
   schedule: { name: "cosine", rate: 1e-2, warmup: 1, steps, floor: 0 },
-  balance: [],
   shadow: true,
 };
 
 const batches = Array.from({ length: steps + 1 }, (_, step) =>
-  Array.from({ length: lanes }, (__, lane) => {
-    const [inputs, targets] = [0, 50].map((seed) => randomIds(100 * step + seed + lane, sequenceLength, program.vocab).data as Int32Array);
+  Array.from({ length: microBatches }, (__, microBatch) => {
+    const [inputs, targets] = [0, 50].map(
+      (seed) => randomIds(100 * step + seed + microBatch, sequenceLength, program.vocab).data as Int32Array,
+    );
     return { inputs: inputs!, targets: targets! };
   }),
 );
 
 interface Pod {
-  holdings: Holdings;
+  rankState: RankState;
   readonly backend: TrainingBackend;
 }
 
@@ -78,7 +79,7 @@ const start = (): WholeState => {
 interface Conditions {
   readonly kills: readonly Kill[];
   readonly changed: Partial<RankOptions>;
-  readonly holdings: typeof Holdings;
+  readonly rankState: typeof RankState;
 }
 
 class Run {
@@ -92,16 +93,16 @@ class Run {
   readonly #pods = new Map<string, Pod>();
   readonly #kills: readonly Kill[];
   readonly #changed: Partial<RankOptions>;
-  readonly #holdings: typeof Holdings;
+  readonly #rankState: typeof RankState;
   readonly #dead = new Set<string>();
   #checkpoint = start();
   #unfinished = start();
   readonly #saved = new Set<string>();
 
-  constructor({ kills = [], changed = {}, holdings = Holdings }: Partial<Conditions> = {}) {
+  constructor({ kills = [], changed = {}, rankState = RankState }: Partial<Conditions> = {}) {
     this.#kills = kills;
     this.#changed = changed;
-    this.#holdings = holdings;
+    this.#rankState = rankState;
   }
 
   /** `checkpointAt`: the step whose state is read when nobody has it. */
@@ -115,19 +116,19 @@ class Run {
           checkpointAt,
         );
       }
-    for (const { holdings } of this.#pods.values()) holdings.drop();
+    for (const { rankState } of this.#pods.values()) rankState.drop();
     return this;
   }
 
   #pod(name: string): Pod {
-    const pod = this.#pods.get(name) ?? { holdings: new this.#holdings(), backend: backends[this.#pods.size % podsMost]! };
+    const pod = this.#pods.get(name) ?? { rankState: new this.#rankState(), backend: backends[this.#pods.size % podsMost]! };
     this.#pods.set(name, pod);
     return pod;
   }
 
   /** Those that are not to be in the next world, and have state. */
   #leaving(names: readonly string[]): string[] {
-    return [...this.#pods].flatMap(([name, { holdings }]) => (names.includes(name) || holdings.standing.applied < 0 ? [] : [name]));
+    return [...this.#pods].flatMap(([name, { rankState }]) => (names.includes(name) || rankState.commitState.applied < 0 ? [] : [name]));
   }
 
   async #world(names: readonly string[], until: number, checkpointAt: number): Promise<boolean> {
@@ -137,8 +138,8 @@ class Run {
     const faulty = new FaultyHub(all, this.operations[world - 1]!, kills);
     const facts = { node: names.map((_, rank) => rank), speed: names.map(() => 1) };
     const given = (rank: number): RankOptions => {
-      const seat = { transport: faulty.transport(rank), world, facts, holdings: this.#pod(all[rank]!).holdings };
-      return { ...options, ...this.#changed, seat };
+      const context = { transport: faulty.transport(rank), world, facts, rankState: this.#pod(all[rank]!).rankState };
+      return { ...options, ...this.#changed, context };
     };
     const ranks: Rank[] = [];
     for (const [rank, name] of names.entries()) ranks.push(await Rank.open(this.#pod(name).backend, given(rank)));
@@ -147,7 +148,7 @@ class Run {
         const rank = ranks[index];
         if (rank === undefined) {
           await leaveWorld(given(index));
-          this.#pod(name).holdings = new this.#holdings();
+          this.#pod(name).rankState = new this.#rankState();
           return;
         }
         const begun = await rank.begin(() => restored(rank, this.#checkpoint));
@@ -165,7 +166,7 @@ class Run {
     if (made) this.digest = digestOf(ranks);
     for (const name of faulty.killed) {
       this.#dead.add(name);
-      this.#pod(name).holdings.drop();
+      this.#pod(name).rankState.drop();
       this.#pods.delete(name);
     }
     for (const rank of ranks) rank.close();
@@ -175,13 +176,13 @@ class Run {
   /** Units that a pod owns; once all pods have them there, it is a checkpoint. */
   async #save(name: string, names: readonly string[], step: number): Promise<void> {
     if (this.#unfinished.step !== step) this.#unfinished = empty(step);
-    const { holdings } = this.#pod(name);
+    const { rankState } = this.#pod(name);
     const shape = shapeOf(layout, names.length);
     const units = stateUnits(shape);
-    const has = holdings.has(units);
+    const has = rankState.has(units);
     for (const [i, unit] of units.entries())
       for (const field of has[i] === 2 ? stateFields : [])
-        floatsIn(this.#unfinished.state[field], unit, { shape, layout }).set(await holdings.storeOf(unit).whole(unit, field));
+        floatsIn(this.#unfinished.state[field], unit, { shape, layout }).set(await rankState.storeOf(unit).whole(unit, field));
     this.#saved.add(name);
     if (this.#saved.size < names.length) return;
     this.#checkpoint = this.#unfinished;
@@ -326,22 +327,22 @@ test("whatever the planner, the dispatch and copies, a killed pod and another th
 
 test("without the rule of commit a step is lost, or bits are: ranks that keep no gradients, and ranks that forget that they have them", async () => {
   /** Drops gradients once a world ends. */
-  class Forgetful extends Holdings {
-    override get standing() {
-      const { applied, tallied } = super.standing;
-      return { applied, prepared: applied, tallied };
+  class Forgetful extends RankState {
+    override get commitState() {
+      const { applied, decided } = super.commitState;
+      return { applied, prepared: applied, decided };
     }
   }
-  const lost = await new Run({ kills: [halfSaid], holdings: Forgetful }).through(whole);
+  const lost = await new Run({ kills: [halfSaid], rankState: Forgetful }).through(whole);
   assert.ok(lost.worlds[1]!.missing > 0, "c's units of step 3 are nowhere");
   /** Takes a step for made that it has the gradients of. */
-  class Hasty extends Holdings {
-    override get standing() {
-      const { prepared, tallied } = super.standing;
-      return { applied: prepared, prepared, tallied };
+  class Hasty extends RankState {
+    override get commitState() {
+      const { prepared, decided } = super.commitState;
+      return { applied: prepared, prepared, decided };
     }
   }
-  assert.notEqual((await new Run({ kills: [halfSaid], holdings: Hasty }).through(whole)).digest, quiet.digest);
+  assert.notEqual((await new Run({ kills: [halfSaid], rankState: Hasty }).through(whole)).digest, quiet.digest);
 });
 
 test("without shadows a loss is a checkpoint's; with them the loss of a pod and of its shadow is, and no bit in either", async () => {

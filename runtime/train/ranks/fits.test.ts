@@ -12,22 +12,31 @@ import { optimizerSettings } from "../optimizers/index.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
 import { keptFloats } from "../passes/kept.ts";
 import { checkMemory, fitsBeside, memoryProblem, type RankedModel, takesOver } from "./fits.ts";
-import { roomOf } from "./member.ts";
+import { keptBudgetOf } from "./member.ts";
 import { shapeOf } from "./model-shape.ts";
-import { aloneSeat } from "./rank-context.ts";
+import { aloneContext } from "./rank-context.ts";
 import { RankStores } from "./rank-stores.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 
-function modelOf(ranks: number, lanesAtOnce: number, tie = false): RankedModel {
+function modelOf(ranks: number, microBatchesAtOnce: number, tie = false): RankedModel {
   const program = programOf({ ...config, tie_word_embeddings: tie });
   const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
   const all = Array.from({ length: ranks }, (_, rank) => rank);
   const facts = { node: all, speed: all.map(() => 1) };
-  return { ...testLearning, program, layout, facts, fssdp: { ...testFssdp, lanesAtOnce }, sequences: 16, sequenceLength: 32, lanes: 8 };
+  return {
+    ...testLearning,
+    program,
+    layout,
+    facts,
+    fssdp: { ...testFssdp, microBatchesAtOnce },
+    sequences: 16,
+    sequenceLength: 32,
+    microBatches: 8,
+  };
 }
 
-test("a lone rank has the state of all parameters, one sum of an expert, and sums of the dense part in the tree over lanes", () => {
+test("a lone rank has the state of all parameters, one sum of an expert, and sums of the dense part in the tree over micro-batches", () => {
   for (const tie of [false, true]) {
     const model = modelOf(1, 1, tie);
     const { dense, experts } = kindsOf(model.layout);
@@ -36,7 +45,7 @@ test("a lone rank has the state of all parameters, one sum of an expert, and sum
     assert.equal(tied > 0, tie);
     const { state, sums } = rankBytes(memoryProblem({ ...model, fssdp: { ...model.fssdp, memorySlots: 0 } }, 0));
     assert.equal(state, 16 * model.layout.floats);
-    // Of eight lanes: the one that is added to, one that is taken, and three of the tree.
+    // Of eight micro-batches: the one that is added to, one that is taken, and three of the tree.
     assert.equal(sums, 4 * (5 * (floats + tied) + experts[0]!.to - experts[0]!.from));
   }
 });
@@ -50,11 +59,11 @@ test("optimizer state is what the optimizer keeps of each parameter, and no more
   assert.ok(held <= 4 * floats && held > 4 * floats - 2 * 24_576, `${held} of ${4 * floats}`);
 });
 
-test("layers keep what the lanes need that are worked on at once, of each rank its own", () => {
+test("layers keep what the micro-batches need that are worked on at once, of each rank its own", () => {
   const { program } = modelOf(1, 1);
-  const lane = 2 * 32 * 4 * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0);
+  const microBatch = 2 * 32 * 4 * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0);
   const kept = (ranks: number, atOnce: number): number => rankBytes(memoryProblem(modelOf(ranks, atOnce), 0)).kept;
-  assert.deepEqual([kept(1, 1), kept(1, 8), kept(2, 2), kept(2, 8)], [lane, 8 * lane, lane, 4 * lane]);
+  assert.deepEqual([kept(1, 1), kept(1, 8), kept(2, 2), kept(2, 8)], [microBatch, 8 * microBatch, microBatch, 4 * microBatch]);
 });
 
 test("ranks hold the state that the law says, and what does not fit is refused with its parts; a byte less fits", async () => {
@@ -75,8 +84,8 @@ test("ranks hold the state that the law says, and what does not fit is refused w
     checkMemory(model, [...needs.keys()], all);
     const who = ranks > 1 ? `rank ${ranks - 1} of ${ranks}: ` : "";
     const message = new RegExp(
-      `^${who}\\d+ parameters x 8 bytes .*, .* of adamw's state in memory, .* of copies, of sums of 8 lanes .* that layers keep of 4 ` +
-        "lanes at once are .*; give more memory, or",
+      `^${who}\\d+ parameters x 8 bytes .*, .* of adamw's state in memory, .* of copies, of sums of 8 micro-batches .* that layers keep of 4 ` +
+        "micro-batches at once are .*; give more memory, or",
     );
     assert.throws(() => checkMemory(model, [...needs.keys()], all - 1), { code: "DoesNotFit", message });
   }
@@ -110,9 +119,9 @@ test("forward keeps a quarter of what is left of the memory, and worlds of one m
   const { all } = rankBytes(memoryProblem(modelOf(1, 1), 0));
   t.mock.method(process, "constrainedMemory", () => 8 * all);
   const room = (here: number): number => {
-    const seat = aloneSeat();
-    const group = { transport: seat.transport, firsts: [0], world: 0, here };
-    return roomOf({ ...testLearning, ...model, balance: [], seat: here > 1 ? { ...seat, group } : seat });
+    const context = aloneContext();
+    const group = { transport: context.transport, firsts: [0], world: 0, here };
+    return keptBudgetOf({ ...testLearning, ...model, context: here > 1 ? { ...context, group } : context });
   };
   assert.deepEqual([room(1), room(4), room(8)], [Math.floor((7 * all) / 16), Math.floor(all / 16), 0]);
 });

@@ -5,12 +5,12 @@ import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
-import { localOf } from "../local/index.ts";
 import type { Layout } from "../model/layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
 import { keptFloats } from "../passes/kept.ts";
+import { perturbationRadius } from "../recipes/index.ts";
 import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
 import type { Fssdp, RankFacts } from "./step-plan.ts";
 
@@ -22,7 +22,7 @@ export interface RankedModel extends AskedOptimizer {
   readonly fssdp: Fssdp;
   /** Floats that are read and not trained, whole on every rank; none where left out. */
   readonly frozenFloats?: number;
-  readonly lanes: number;
+  readonly microBatches: number;
   readonly sequences: number;
   readonly sequenceLength: number;
   /** Whether another rank keeps the same state of what each owns; unset: none does. */
@@ -62,7 +62,7 @@ function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
   };
 }
 
-/** What a rank holds in a step in which every expert has rows of every lane. */
+/** What a rank holds in a step in which every expert has rows of every micro-batch. */
 export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(model)): MemoryProblem {
   const { facts, fssdp, ...batch } = model;
   const { shape, primaries, shadows } = alike;
@@ -70,25 +70,25 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
   const owned = primaries.map((row) => row.filter((primary) => primary === rank).length);
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
-  const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
-  const climbs = model.local !== undefined && localOf(model.local).radius(model.local.numbers) > 0;
+  const own = laneIntervals(fssdp.microBatchesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
+  const perturbs = perturbationRadius(model.recipes) > 0;
   const ownFloats = ownedFloats(shape, rank, ranks);
-  const tokens = lanesIn(own) * (batch.sequences / batch.lanes) * batch.sequenceLength;
+  const tokens = lanesIn(own) * (batch.sequences / batch.microBatches) * batch.sequenceLength;
   return {
     dense: shape.denseFloats,
     denseOwned: lanesIn(ownedDense(shape, rank)),
     tied: alike.tied,
-    subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
+    subtrees: subtreesOf(lanesOfWaves(own, fssdp.microBatchesAtOnce, batch.microBatches)).most,
     frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,
     owned: owned.reduce((a, b) => a + b, 0),
     shadowed,
     stateBytes: stateBytes(each, ownFloats) + stateBytes(each, shadowed),
-    climbed: climbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
+    perturbed: perturbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
     expertReplicas: primaries.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
-    // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
-    partials: 1 + (ranks > 1 ? 2 * fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),
+    // The one that backward adds to; among ranks, those that wait for the sum of the micro-batches before, of a layer and of the one after it.
+    partials: 1 + (ranks > 1 ? 2 * fssdp.microBatchesAtOnce * Math.max(0, ...owned) : 0),
     kept: tokens * alike.kept,
   };
 }
@@ -151,7 +151,7 @@ export const takesOver = (model: RankedModel, rank: number, heldBytes: number, m
 const keptShare = 1 / 4;
 
 /** Floats that forward of this rank may keep. */
-export function roomFor(model: RankedModel, rank: number, memory: number): number {
+export function keptBudgetFor(model: RankedModel, rank: number, memory: number): number {
   const left = memory - rankBytes(memoryProblem(model, rank)).all;
   return Math.max(0, Math.floor((keptShare * left) / Float32Array.BYTES_PER_ELEMENT));
 }
@@ -166,20 +166,20 @@ interface Reckoned extends Omit<ReturnType<typeof rankBytes>, "all"> {
 }
 
 function refuse(
-  { facts, fssdp, lanes, optimizer, shadow }: RankedModel,
+  { facts, fssdp, microBatches, optimizer, shadow }: RankedModel,
   { rank, floats, state, sums, kept, all, before, memory }: Reckoned,
 ): never {
   const ranks = facts.node.length;
   const who = ranks > 1 ? `rank ${rank} of ${ranks}: ` : "";
   const others = before > 0 ? `, ranks before it here ${gigabytes(before)}` : "";
-  const atOnce = fssdp.lanesAtOnce;
+  const atOnce = fssdp.microBatchesAtOnce;
   // Of several ranks are jobs alone.
-  const among = 'more spec.replicas, fssdp.rematerialize "AfterForward", fewer fssdp.memorySlots or fssdp.lanesAtOnce';
-  const more = ranks > 1 ? `${among}${shadow ? ", spec.failurePolicy.shadow false" : ""}` : "fewer --lanes";
+  const among = 'more spec.replicas, fssdp.rematerialize "AfterForward", fewer fssdp.memorySlots or fssdp.microBatchesAtOnce';
+  const more = ranks > 1 ? `${among}${shadow ? ", spec.failurePolicy.shadow false" : ""}` : "fewer --micro-batches";
   throw new AppError(
     `${who}${floats} parameters x 8 bytes (parameter, gradient), ${gigabytes(state)} of ${optimizer.name}'s state in memory, ` +
       `${gigabytes(sums)} of copies, of sums of ` +
-      `${lanes} lanes and of the dense part, and ${gigabytes(kept)} that layers keep of ${atOnce} ${atOnce > 1 ? "lanes" : "lane"} at once ` +
+      `${microBatches} micro-batches and of the dense part, and ${gigabytes(kept)} that layers keep of ${atOnce} ${atOnce > 1 ? "microBatches" : "microBatch"} at once ` +
       `are ${gigabytes(all)}${others}; the memory here is ${gigabytes(memory)}, and a rank owns ${floatsMax} parameters at most; ` +
       `give more memory, or less --optimizer-memory, or take a smaller model, ${more}, no loss of --balance, or fewer --sequences`,
     { code: "DoesNotFit", operation: "starting a run" },

@@ -11,7 +11,7 @@ import { testFssdp, testLearning } from "../../../test/kit/training/training-ran
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
 import { layoutOf, unitsOf } from "../model/layout.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 
 const configOf = (family: string): Record<string, unknown> =>
   JSON.parse(readFileSync(join(tinyModel.dir, "../families", family, "config.json"), "utf8")) as Record<string, unknown>;
@@ -20,7 +20,7 @@ const sequenceLength = 8;
 interface Run {
   readonly config: Readonly<Record<string, unknown>>;
   readonly ranks: number;
-  readonly lanes?: number;
+  readonly microBatches?: number;
   /** Of eight: those of a batch that is cut off. */
   readonly sequences?: number;
   readonly steps?: number;
@@ -30,7 +30,7 @@ interface Run {
 
 const exchanges = ["rows", "outputs", "gradients", "row gradients"];
 
-async function run({ config, ranks, lanes = 4, sequences = 8, steps = 2, change }: Run) {
+async function run({ config, ranks, microBatches = 4, sequences = 8, steps = 2, change }: Run) {
   const family = familyOf(config);
   const program = family.program(config);
   const layout = layoutOf(program, family.expertTensors);
@@ -41,23 +41,23 @@ async function run({ config, ranks, lanes = 4, sequences = 8, steps = 2, change 
     program,
     layout,
     facts: { node: Array.from({ length: ranks }, (_, rank) => rank), speed: new Array<number>(ranks).fill(1) },
-    fssdp: { ...testFssdp, planner: "ep", lanesAtOnce: lanes },
-    lanes,
+    fssdp: { ...testFssdp, planner: "ep", microBatchesAtOnce: microBatches },
+    microBatches,
     sequences,
     sequenceLength,
     ...testLearning,
-    balance: parseBalance("switch:0.1"),
+    recipes: parseRecipes({ balance: "switch:0.1" }),
     threads: 1,
   };
   const world = await World.open(options, parameters);
   try {
     const reports = [];
     for (let step = 1; step <= steps; step++) {
-      const rows = (sequences * sequenceLength) / lanes;
+      const rows = (sequences * sequenceLength) / microBatches;
       const [inputs, targets] = [0, 50].map((seed) => randomIds(100 * step + seed, 8 * sequenceLength, program.vocab).data as Int32Array);
-      const batch = Array.from({ length: lanes }, (_, lane) => ({
-        inputs: inputs!.slice(lane * rows, (lane + 1) * rows),
-        targets: targets!.slice(lane * rows, (lane + 1) * rows),
+      const batch = Array.from({ length: microBatches }, (_, microBatch) => ({
+        inputs: inputs!.slice(microBatch * rows, (microBatch + 1) * rows),
+        targets: targets!.slice(microBatch * rows, (microBatch + 1) * rows),
       }));
       reports.push(await world.step(step, batch));
     }
@@ -84,9 +84,9 @@ for (const family of ["moe-plus-plus", "momentum-smoe", "rmoe", "bam"])
 
 test("a rank sends the rows of experts that compute elsewhere, to the byte, and none of free ones", async () => {
   const config = configOf("moe-plus-plus");
-  const both = await run({ config, ranks: 2, lanes: 2, steps: 1 });
-  // The first rank's lane alone, as one rank has it.
-  const first = await run({ config, ranks: 1, lanes: 1, sequences: 4, steps: 1 });
+  const both = await run({ config, ranks: 2, microBatches: 2, steps: 1 });
+  // The first rank's micro-batch alone, as one rank has it.
+  const first = await run({ config, ranks: 1, microBatches: 1, sequences: 4, steps: 1 });
   const [{ rows }, { primaries }] = [first.reports[0]!, both.reports[0]!];
   const away = rows.reduce(
     (sum, of, layer) => sum + Array.from(of).reduce((all, n, e) => all + (primaries[layer]![e] === 1 ? n : 0), 0),

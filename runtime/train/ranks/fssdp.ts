@@ -24,10 +24,10 @@ export interface FssdpProblem {
   readonly program: ModelProgram;
   readonly layout: Layout;
   readonly ranks: number;
-  readonly lanes: number;
+  readonly microBatches: number;
   readonly sequences: number;
   readonly sequenceLength: number;
-  /** A loss asks for the rows of all lanes before one passes backward. */
+  /** A loss asks for the rows of all micro-batches before one passes backward. */
   readonly wholeStep: boolean;
 }
 
@@ -45,8 +45,8 @@ function oneOf(field: keyof Fssdp, value: string, names: readonly string[]): voi
 
 /** Throws AppError `BadOption` with the field. */
 export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
-  const { ranks, lanes, layout, wholeStep } = problem;
-  laneIntervals(lanes, new Array<number>(ranks).fill(1)); // refuses more ranks than lanes
+  const { ranks, microBatches, layout, wholeStep } = problem;
+  laneIntervals(microBatches, new Array<number>(ranks).fill(1)); // refuses more ranks than micro-batches
   const alone = ranks === 1;
   const floats = Math.max(1, expertFloatsOf(layout));
   const seconds = given.seconds ?? {
@@ -63,7 +63,7 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
     overlapDegree: given.overlapDegree ?? Math.min(memorySlots, Math.floor((rowsOf(problem) * seconds.row) / seconds.expertReplica)),
     window: given.window ?? 5,
     reshardSteps: given.reshardSteps ?? 100,
-    lanesAtOnce: wholeStep ? lanes : (given.lanesAtOnce ?? (alone ? 1 : lanes)),
+    microBatchesAtOnce: wholeStep ? microBatches : (given.microBatchesAtOnce ?? (alone ? 1 : microBatches)),
     seconds,
     measured: !alone && given.seconds === undefined && given.overlapDegree === undefined,
   };
@@ -75,8 +75,9 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
   whole("overlapDegree", made.overlapDegree, 0, copiesMax);
   whole("window", made.window, 1, stepsMax);
   whole("reshardSteps", made.reshardSteps, 1, stepsMax);
-  whole("lanesAtOnce", made.lanesAtOnce, ranks, Math.max(ranks, lanes));
-  if (2 ** Math.round(Math.log2(made.lanesAtOnce)) !== made.lanesAtOnce) refuse("lanesAtOnce", made.lanesAtOnce, "a power of two");
+  whole("microBatchesAtOnce", made.microBatchesAtOnce, ranks, Math.max(ranks, microBatches));
+  if (2 ** Math.round(Math.log2(made.microBatchesAtOnce)) !== made.microBatchesAtOnce)
+    refuse("microBatchesAtOnce", made.microBatchesAtOnce, "a power of two");
   return made;
 }
 

@@ -1,4 +1,4 @@
-// A run whose ranks are lost and come, as a trainer goes on from world to world: what is kept is handed on in the seat, no checkpoint is
+// A run whose ranks are lost and come, as a trainer goes on from world to world: what is kept is handed on in the rank context, no checkpoint is
 // read, and the result is one rank's to the byte, biases that a recipe moves among it.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -10,7 +10,7 @@ import { balancedRun } from "../../../test/kit/training/training.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import { train } from "../loop/run.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import { Holdings } from "./rank-state.ts";
+import { RankState } from "./rank-state.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-handed-on-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -26,12 +26,12 @@ interface Loss {
 }
 
 /** One world, in which a rank may be lost. Returns the step that each went on from. */
-async function world(out: string, members: readonly Holdings[], lost?: Loss, shadow = true) {
+async function world(out: string, members: readonly RankState[], lost?: Loss, shadow = true) {
   const hub = new Loopback(members.length, 60_000);
   const facts = { node: [...members.keys()], speed: members.map(() => 1) };
   const from: number[] = [];
-  const ends = members.map(async (holdings, rank) => {
-    const seat = { transport: hub.transport(rank), world: 1, facts, holdings };
+  const ends = members.map(async (rankState, rank) => {
+    const context = { transport: hub.transport(rank), world: 1, facts, rankState };
     const onStep = ({ step }: { readonly step: number }): void => {
       if (lost?.rank === rank && lost.step === step) throw new Error("lost");
     };
@@ -43,7 +43,7 @@ async function world(out: string, members: readonly Holdings[], lost?: Loss, sha
       onValidation() {},
     };
     try {
-      await train({ ...settings, shadow, out: join(folder, out) }, ports, seat);
+      await train({ ...settings, shadow, out: join(folder, out) }, ports, context);
     } catch (caught) {
       hub.end(caught);
       if (lost === undefined) throw caught;
@@ -59,8 +59,8 @@ const sha = (out: string): string =>
     .digest("hex");
 
 test("3 ranks, one lost, one more, one lost, another: no step is read again, and the result is one rank's", async () => {
-  await world("one", [new Holdings()]);
-  const [a, b, c, d, e] = Array.from({ length: 5 }, () => new Holdings()) as [Holdings, Holdings, Holdings, Holdings, Holdings];
+  await world("one", [new RankState()]);
+  const [a, b, c, d, e] = Array.from({ length: 5 }, () => new RankState()) as [RankState, RankState, RankState, RankState, RankState];
   assert.deepEqual(await world("many", [a, b, c], { rank: 1, step: 2 }), [0, 0, 0]);
   assert.deepEqual(await world("many", [a, c, d], { rank: 0, step: 4 }), [2, 2, 2]);
   assert.deepEqual(await world("many", [e, d, c]), [4, 4, 4]);
@@ -68,33 +68,33 @@ test("3 ranks, one lost, one more, one lost, another: no step is read again, and
 });
 
 test("without shadows what the lost rank had is nowhere, and the run goes on from its checkpoint", async () => {
-  const [a, b, c] = [new Holdings(), new Holdings(), new Holdings()];
+  const [a, b, c] = [new RankState(), new RankState(), new RankState()];
   await world("cold", [a, b, c], { rank: 1, step: 2 }, false);
   assert.deepEqual(await world("cold", [a, c], { rank: 0, step: 1 }, false), [0, 0]);
 });
 
 test("who comes back with state from before the newest checkpoint does not lead the others back to it", async () => {
-  const [late, lost, alone] = [new Holdings(), new Holdings(), new Holdings()];
+  const [late, lost, alone] = [new RankState(), new RankState(), new RankState()];
   await world("late", [late, lost], { rank: 1, step: 2 });
-  assert.equal(late.standing.applied, 2);
+  assert.equal(late.commitState.applied, 2);
   assert.deepEqual(await world("late", [alone]), [0], "the others went on without it");
-  assert.deepEqual(await world("late", [late, new Holdings()]), [6, 6]);
+  assert.deepEqual(await world("late", [late, new RankState()]), [6, 6]);
   assert.equal(sha("late"), sha("one"));
 });
 
 test("what a world left is no more once the next one has its own", async () => {
-  const kept = new Holdings();
-  await world("freed", [kept, new Holdings()], { rank: 1, step: 2 });
+  const kept = new RankState();
+  await world("freed", [kept, new RankState()], { rank: 1, step: 2 });
   const bytes = kept.stateBytes;
   assert.ok(bytes > 0);
-  await world("freed", [kept, new Holdings()]);
+  await world("freed", [kept, new RankState()]);
   assert.equal(kept.stateBytes, bytes);
   kept.drop();
   assert.equal(kept.stateBytes, 0);
 });
 
 test("a world that begins where a checkpoint is leaves it as it is", async () => {
-  const [out, holdings] = [join(folder, "there"), new Holdings()];
+  const [out, rankState] = [join(folder, "there"), new RankState()];
   const own = { ...settings, out, checkpoint: { everySteps: 2, keep: 1 } };
   const until = async (world: number, steps: number): Promise<number> => {
     let made = 0;
@@ -102,8 +102,8 @@ test("a world that begins where a checkpoint is leaves it as it is", async () =>
       made += 1;
     };
     const ports = { now: () => 0, stopped: () => made === steps, onStart() {}, onStep, onValidation() {} };
-    const seat = { transport: new Loopback(1).transport(0), world, facts: { node: [0], speed: [1] }, holdings };
-    return (await train(own, ports, seat)).step;
+    const context = { transport: new Loopback(1).transport(0), world, facts: { node: [0], speed: [1] }, rankState };
+    return (await train(own, ports, context)).step;
   };
   assert.equal(await until(1, 2), 2);
   const manifest = join(out, "checkpoints/step-00000002/manifest.json");

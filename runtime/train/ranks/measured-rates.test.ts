@@ -13,36 +13,36 @@ import { layoutOf } from "../model/layout.ts";
 import { Meter } from "../trace/meter.ts";
 import { fssdpOf } from "./fssdp.ts";
 import { RankRates } from "./measured-rates.ts";
-import type { StepEnd } from "./rank.ts";
+import type { StepEnd } from "./step-contract.ts";
 import type { Fssdp } from "./step-plan.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 const program = programOf(config);
 const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
-const batch = { sequences: 4, sequenceLength: 8, lanes: 4 };
+const batch = { sequences: 4, sequenceLength: 8, microBatches: 4 };
 
-const lanesOf = (step: number) => {
+const microBatchesOf = (step: number) => {
   const ids = [0, 1].map((seed) => randomIds(10 * step + seed, 32, program.vocab).data as Int32Array);
-  return Array.from({ length: 4 }, (_, lane) => {
-    const [inputs, targets] = ids.map((of) => of.slice(8 * lane, 8 * lane + 8)) as [Int32Array, Int32Array];
+  return Array.from({ length: 4 }, (_, microBatch) => {
+    const [inputs, targets] = ids.map((of) => of.slice(8 * microBatch, 8 * microBatch + 8)) as [Int32Array, Int32Array];
     return { inputs, targets };
   });
 };
 
 /** Ends of steps, by step and rank, and the parameters after them; with a look at other data before each. */
 async function run(ranks: number, changed: Partial<Fssdp>) {
-  const fssdp = { ...testFssdp, planner: "auto", lanesAtOnce: 4, ...changed } as const;
+  const fssdp = { ...testFssdp, planner: "auto", microBatchesAtOnce: 4, ...changed } as const;
   const all = Array.from({ length: ranks }, (_, rank) => rank);
   const facts = { node: all, speed: all.map(() => 1) };
-  const options = { program, layout, ...batch, ...testLearning, balance: [], fssdp, facts, threads: 1 };
+  const options = { program, layout, ...batch, ...testLearning, fssdp, facts, threads: 1 };
   const world = await World.open(options, gaussian(3, layout.floats, 0.1));
   try {
     const ends: StepEnd[][] = [];
     for (let step = 1; step <= 4; step++) {
-      const lanes = lanesOf(step);
-      const look = { step: step - 1, groups: 4, group: async (group: number) => lanes[group]!, stopped: () => false };
+      const microBatches = microBatchesOf(step);
+      const look = { step: step - 1, groups: 4, group: async (group: number) => microBatches[group]!, stopped: () => false };
       await Promise.all(world.ranks.map((rank) => rank.losses(look)));
-      ends.push((await Promise.all(world.ranks.map((rank) => rank.step(step, batchOf(lanes))))) as StepEnd[]);
+      ends.push((await Promise.all(world.ranks.map((rank) => rank.step(step, batchOf(microBatches))))) as StepEnd[]);
     }
     return { ends, parameters: world.parameters() };
   } finally {

@@ -1,49 +1,39 @@
 // A member of a world at its begin, by the options that all members have: a rank that makes steps from there on, or one that leaves and
 // hands over what it has.
-import type { StepFacts } from "../optimizers/optimizer.ts";
-import { rateOf } from "../optimizers/schedule.ts";
 import { type Begin, beginWorld } from "./begin-world.ts";
-import { memoryThere, roomFor } from "./fits.ts";
+import { keptBudgetFor, memoryThere } from "./fits.ts";
 import { type Shape, shapeOf } from "./model-shape.ts";
 import type { RankOptions } from "./rank-options.ts";
-import { Holdings } from "./rank-state.ts";
+import { RankState } from "./rank-state.ts";
 import { RankStores } from "./rank-stores.ts";
 import { planHash } from "./step-plan.ts";
 
 /** Tells a run's settings and facts from others: they decide frames, as plans do. */
-export function runHash({ layout, seat, frozen: _ofModel, optimizerMemory: _changesNoBits, ...settings }: RankOptions): string {
-  return planHash({ settings, facts: seat.facts, layout });
+export function runHash({ layout, context, frozen: _ofModel, optimizerMemory: _changesNoBits, ...settings }: RankOptions): string {
+  return planHash({ settings, facts: context.facts, layout });
 }
 
 /** The stores of a rank of the world; those of one that leaves have no room. */
 export function storesOf(options: RankOptions, shape: Shape): Promise<RankStores> {
-  const { transport, facts } = options.seat;
+  const { transport, facts } = options.context;
   return RankStores.open(options, shape, { rank: transport.rank, ranks: facts.node.length }, options.shadow ? facts.node : []);
 }
 
 /** Floats that forward may keep here, where worlds of one machine share its memory. */
-export function roomOf(options: RankOptions): number {
-  const { transport, facts, group } = options.seat;
-  return roomFor({ ...options, facts }, transport.rank, memoryThere(group?.here));
+export function keptBudgetOf(options: RankOptions): number {
+  const { transport, facts, group } = options.context;
+  return keptBudgetFor({ ...options, facts }, transport.rank, memoryThere(group?.here));
 }
 
-export function beginOf(options: RankOptions, given: Pick<Begin, "shape" | "stores" | "holdings">, restore: Begin["restore"]): Begin {
-  const { transport, facts, world } = options.seat;
+export function beginOf(options: RankOptions, given: Pick<Begin, "shape" | "stores" | "rankState">, restore: Begin["restore"]): Begin {
+  const { transport, facts, world } = options.context;
   const stamp = { world, step: 0, plan: runHash(options) };
   return { transport, stamp, ranks: facts.node.length, restore, ...given };
 }
 
-/** The norm of all gradients, out of their squares. */
-export const normIn = (tally: Float64Array): number => Math.sqrt(tally.reduce((sum, square) => sum + square, 0));
-
-/** What the numbers of a step follow from, by the squares that all ranks have. */
-export function factsOf({ schedule, clip }: RankOptions, step: number, tally: Float64Array): Omit<StepFacts, "decays"> {
-  return { step, rate: rateOf(schedule, step), clip: Math.min(1, clip / (normIn(tally) + 1e-6)) };
-}
-
 /** Hands over what a rank has that is none of the new world's: its transport has it as a rank past theirs. */
 export async function leaveWorld(options: RankOptions): Promise<void> {
-  const { facts, holdings = new Holdings() } = options.seat;
+  const { facts, rankState = new RankState() } = options.context;
   const shape = shapeOf(options.layout, facts.node.length);
-  await beginWorld(beginOf(options, { shape, stores: await storesOf(options, shape), holdings }, async () => 0));
+  await beginWorld(beginOf(options, { shape, stores: await storesOf(options, shape), rankState }, async () => 0));
 }

@@ -1,7 +1,7 @@
 // A rank's place in a world of training: how it reaches the others, and what all know of each. A run without one has a world to itself.
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Transport } from "../../net/collectives/transport.ts";
-import type { Holdings } from "./rank-state.ts";
+import type { RankState } from "./rank-state.ts";
 import type { RankFacts } from "./step-plan.ts";
 
 /** Worlds that meet after local steps, as a rank of one knows them. Their ranks are in order, world by world. */
@@ -16,7 +16,7 @@ export interface Group {
   readonly here: number;
 }
 
-export interface Seat {
+export interface RankContext {
   readonly transport: Transport;
   /** Whose worlds are counted, so that one of them has the output; unset: a run of its own each time. */
   readonly run?: string | undefined;
@@ -25,9 +25,9 @@ export interface Seat {
   /** Of the ranks of this world; those that a transport has beyond them leave, and hand over what they have. */
   readonly facts: RankFacts;
   /** What this rank has of the worlds before; unset: nothing. */
-  readonly holdings?: Holdings | undefined;
+  readonly rankState?: RankState | undefined;
   /** The worlds that this one meets after its local steps; unset: there are no others. */
   readonly group?: Group | undefined;
 }
 
-export const aloneSeat = (): Seat => ({ transport: new Loopback(1).transport(0), world: 1, facts: { node: [0], speed: [1] } });
+export const aloneContext = (): RankContext => ({ transport: new Loopback(1).transport(0), world: 1, facts: { node: [0], speed: [1] } });

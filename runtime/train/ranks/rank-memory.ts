@@ -26,30 +26,30 @@ export class RankMemory extends UnitState {
   }
 
   /** Dense parameters of other ranks are to come anew after it, and come back with the rest. */
-  override climb(scale: number): () => void {
+  override perturb(scale: number): () => void {
     const before = this.dense.buffer === this.ownDense("p").buffer ? undefined : this.dense.slice();
-    const back = super.climb(scale);
+    const restore = super.perturb(scale);
     return () => {
-      back();
+      restore();
       if (before !== undefined) this.dense.set(before);
     };
   }
 
   /** Bytes of copies held at once, at most, since this was asked last. */
-  takeCopyBytesMost(): number {
+  takeReplicaBytesMost(): number {
     const bytes = this.#copyFloatsMost * Float32Array.BYTES_PER_ELEMENT;
     this.#copyFloatsMost = this.#copyFloats;
     return bytes;
   }
 
-  addCopy(layer: number, expert: number): void {
+  addReplica(layer: number, expert: number): void {
     const floats = this.unit(layer, expert).to;
     this.#copies.set(keyOf(layer, expert), new Float32Array(floats));
     this.#copyFloats += floats;
     this.#copyFloatsMost = Math.max(this.#copyFloatsMost, this.#copyFloats);
   }
 
-  dropCopies(layer: number): void {
+  dropReplicas(layer: number): void {
     for (const expert of (this.shape.experts[layer] ?? []).keys()) {
       const copy = this.#copies.get(keyOf(layer, expert));
       if (copy === undefined) continue;

@@ -1,8 +1,13 @@
 // One rank's part in a run from world to world: where it stands, the state of the units that it has, and the norms of its last step. A
 // world that ends changes nothing of it; the next one begins from it.
-import { afterEvent, type Holder, nothingHeld, type Standing } from "../../placement/training/commit.ts";
+import { afterEvent, type CommitState, type Holder, nothingHeld } from "../../placement/training/commit.ts";
 import type { StateUnit } from "./model-shape.ts";
 import type { UnitState } from "./unit-state.ts";
+
+/** Brings a step into the state, by the squared norms of all gradients. */
+export interface PendingUpdate {
+  apply(squares: Float64Array): Promise<void>;
+}
 
 /** What one world left: the state that a rank owned, and what it shadowed. */
 interface Left {
@@ -11,16 +16,14 @@ interface Left {
   readonly stores: readonly UnitState[];
 }
 
-const nothing = async (): Promise<void> => {};
-
-export class Holdings {
-  #standing: Standing = nothingHeld;
+export class RankState {
+  #commitState: CommitState = nothingHeld;
   /** Two at most: the last one whose begin was through, and one whose begin may be. */
   #worlds: readonly Left[] = [];
   /** The newest world of which a rank knows that all of its ranks have their state. */
   #settled = 0;
-  #tally: Float64Array = new Float64Array();
-  #update: (tally: Float64Array) => Promise<void> = nothing;
+  #norms: Float64Array = new Float64Array();
+  #pending: PendingUpdate | undefined;
   #stage = 0;
 
   /** The stage of the run that its state is of. */
@@ -34,8 +37,8 @@ export class Holdings {
     this.#stage = stage;
   }
 
-  get standing(): Standing {
-    return this.#standing;
+  get commitState(): CommitState {
+    return this.#commitState;
   }
 
   get settled(): number {
@@ -47,8 +50,8 @@ export class Holdings {
   }
 
   /** The squares of gradients of all units in the step that is tallied. */
-  get tally(): Float64Array {
-    return this.#tally;
+  get norms(): Float64Array {
+    return this.#norms;
   }
 
   /** Bytes that are kept for worlds to come. */
@@ -75,32 +78,37 @@ export class Holdings {
     return this.#stores.includes(store);
   }
 
-  /** The gradients of a step are complete for all that is held: `update` makes the step by the tally. */
-  prepared(step: number, update: (tally: Float64Array) => Promise<void>): void {
-    this.#standing = afterEvent(this.#standing, "gradients complete", step);
-    this.#update = update;
+  /** The gradients of a step are complete for all that is held: `update` makes the step once the norms are here. */
+  prepared(step: number, update: PendingUpdate): void {
+    this.#commitState = afterEvent(this.#commitState, "gradients complete", step);
+    this.#pending = update;
   }
 
   /** All norms of the step are here: from now on it is made, whoever is lost. */
-  tallied(step: number, tally: Float64Array): void {
-    this.#standing = afterEvent(this.#standing, "all norms here", step);
-    this.#tally = tally;
+  decided(step: number, norms: Float64Array): void {
+    this.#commitState = afterEvent(this.#commitState, "all norms here", step);
+    this.#norms = norms;
   }
 
   /**
    * Brings the step into the state of all that is held, whatever becomes of the world meanwhile: to be awaited before anything else is
    * asked of it. Where the disk that has state fails in it, nothing is held any more, since some of it has the step and some has not.
    */
-  async update(step: number): Promise<void> {
-    const updated = afterEvent(this.#standing, "updated", step);
+  async commit(step: number, update: () => Promise<void>): Promise<void> {
+    const updated = afterEvent(this.#commitState, "updated", step);
     try {
-      await this.#update(this.#tally);
+      await update();
     } catch (caught) {
       this.drop();
       throw caught;
     }
-    this.#standing = updated;
-    this.#update = nothing; // what it belongs to is a whole rank, and ends with its world
+    this.#commitState = updated;
+    this.#pending = undefined; // what it belongs to is a whole rank, and ends with its world
+  }
+
+  /** Commits the step whose update is pending: norms came after the world that made its gradients had ended. */
+  commitPending(step: number): Promise<void> {
+    return this.commit(step, async () => this.#pending?.apply(this.#norms));
   }
 
   /** Another rank knows of a world that all of its ranks have their state: what is from before it, nobody will ask for. */
@@ -113,11 +121,11 @@ export class Holdings {
    * them, whose begin failed, nothing is needed: some rank may have nothing of it.
    */
   arrived(step: number, stores: readonly UnitState[], world = 0): void {
-    const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
-    this.#standing = { applied: step, prepared: step, tallied };
+    const decided = this.#commitState.decided === step ? step : nothingHeld.decided;
+    this.#commitState = { applied: step, prepared: step, decided };
     const before = this.#worlds.find((left) => left.world >= this.#settled);
     this.#keep([...(before === undefined ? [] : [before]), { world, stores }]);
-    this.#update = nothing;
+    this.#pending = undefined;
   }
 
   /** Every rank has its state. */
@@ -128,20 +136,20 @@ export class Holdings {
 
   /** The state of a step that came from elsewhere is all that is held. */
   loaded(step: number, stores: readonly UnitState[]): void {
-    this.#standing = { applied: step, prepared: step, tallied: nothingHeld.tallied };
+    this.#commitState = { applied: step, prepared: step, decided: nothingHeld.decided };
     this.#keep([{ world: 0, stores }]);
   }
 
   /** Its state is of another step than the others go on from. */
   drop(): void {
-    this.#standing = nothingHeld;
+    this.#commitState = nothingHeld;
     this.#keep([]);
-    this.#update = nothing;
+    this.#pending = undefined;
   }
 
   /** No rank is behind a checkpoint, since all write it: who is was given up, and the others have gone on without it. */
   dropBefore(checkpoint: number): void {
-    if (this.#standing.applied < checkpoint) this.drop();
+    if (this.#commitState.applied < checkpoint) this.drop();
   }
 
   #keep(worlds: readonly Left[]): void {
@@ -152,21 +160,21 @@ export class Holdings {
 }
 
 /** What ranks say of each other at the begin of a world: numbers of where they stand, then what they have. */
-export function standingFrame(holdings: Holdings, units: readonly StateUnit[]): Int32Array {
-  const { applied, prepared, tallied } = holdings.standing;
-  return Int32Array.of(applied, prepared, tallied, holdings.settled, ...holdings.has(units));
+export function peerReportFrame(rankState: RankState, units: readonly StateUnit[]): Int32Array {
+  const { applied, prepared, decided } = rankState.commitState;
+  return Int32Array.of(applied, prepared, decided, rankState.settled, ...rankState.has(units));
 }
 
-export const standingLength = (units: readonly StateUnit[]): number => 4 + units.length;
+export const peerReportLength = (units: readonly StateUnit[]): number => 4 + units.length;
 
-export interface Said extends Holder {
+export interface PeerReport extends Holder {
   readonly settled: number;
   readonly owned: ReadonlySet<number>;
 }
 
-export function saidIn(frame: Int32Array): Said {
-  const [applied, prepared, tallied, settled] = frame as unknown as [number, number, number, number];
-  const units = [...frame.subarray(standingLength([]))];
+export function peerReportIn(frame: Int32Array): PeerReport {
+  const [applied, prepared, decided, settled] = frame as unknown as [number, number, number, number];
+  const units = [...frame.subarray(peerReportLength([]))];
   const withValue = (least: number): ReadonlySet<number> => new Set(units.flatMap((value, unit) => (value >= least ? [unit] : [])));
-  return { applied, prepared, tallied, settled, held: withValue(1), owned: withValue(2) };
+  return { applied, prepared, decided, settled, held: withValue(1), owned: withValue(2) };
 }

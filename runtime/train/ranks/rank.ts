@@ -1,72 +1,35 @@
-// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums to primaries, and the
-// update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
-
+// One rank's part in a step of training: its micro-batches forward and backward, the experts that it hosts, sums at their primaries, and
+// the update of what it owns. All ranks run the same code and meet in the exchanges; how many they are changes no bits.
 import type { TrainingBackend } from "../../compute/training.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import { partOf } from "../../net/collectives/part.ts";
 import type { Stamp } from "../../net/collectives/transport.ts";
-import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
-import type { Rates } from "../../placement/training/rates.ts";
-import type { LayerLoads } from "../../placement/training/spread.ts";
-import { localOf } from "../local/index.ts";
 import { frozenViews } from "../model/layout.ts";
 import { rateOf } from "../optimizers/schedule.ts";
 import { sumDense } from "../passes/dense-exchange.ts";
-import { type Lane, type LaneLoss, Passes, readAll } from "../passes/passes.ts";
+import { type MicroBatchLoss, Passes, readAll } from "../passes/passes.ts";
+import { perturbationRadius } from "../recipes/index.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
 import type { Share } from "../worlds/outer.ts";
-import { columnSums, PassStopped, Wave } from "./accumulation-step.ts";
+import { AccumulationStep, PassStopped } from "./accumulation-step.ts";
 import { type Begun, beginWorld } from "./begin-world.ts";
-import { Copies } from "./expert-replicas.ts";
+import { ExpertReplicas, ReplicaTransfers } from "./expert-replicas.ts";
 import { RankRates } from "./measured-rates.ts";
-import { beginOf, factsOf, normIn, roomOf, runHash, storesOf } from "./member.ts";
+import { beginOf, keptBudgetOf, runHash, storesOf } from "./member.ts";
 import { firstPrimaries, ownedDense, primariesOfUnits, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
+import { normIn, OptimizerStep } from "./optimizer-step.ts";
 import { movePrimaries } from "./primary-moves.ts";
 import type { RankMemory } from "./rank-memory.ts";
 import type { RankOptions } from "./rank-options.ts";
-import { Holdings } from "./rank-state.ts";
+import { RankState } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
-import { checkLosses, checkNorm, tallyOf } from "./squared-norms.ts";
+import { columnSums, RowDealing } from "./row-dealing.ts";
+import { checkLosses, checkNorm, squaredNorms } from "./squared-norms.ts";
+import type { Batch, Look, StepEnd, StepGradients, StepPlan } from "./step-contract.ts";
 import { Planning, planHash } from "./step-plan.ts";
-import { RankState } from "./stored-state.ts";
-
-/** The batch of a step. */
-export interface Batch {
-  lane(lane: number): Promise<Lane>;
-  /** The documents that a lane is of, for people. */
-  documents(lane: number): Promise<string>;
-}
-
-export interface StepEnd {
-  /** Mean of the losses of all tokens. */
-  readonly loss: number;
-  /** Of all recipes and layers, beside the other; 0 where no recipe has a loss. */
-  readonly balanceLoss: number;
-  readonly gradientNorm: number;
-  readonly rate: number;
-  /** Of each layer: rows that its experts had, where they live, and who had them in the step's first wave. */
-  readonly rows: readonly ArrayLike<number>[];
-  readonly primaries: readonly (readonly number[])[];
-  readonly hosts: readonly (readonly (readonly number[])[])[];
-  /** Of each layer, who computed its experts' rows in the first wave. */
-  readonly blocks: readonly Blocks[];
-  /** Of each layer, rows of ranks in the first wave. */
-  readonly loads: readonly (LayerLoads | undefined)[];
-  /** What planners reckon with from now on, if it was measured. */
-  readonly rates: Rates | undefined;
-}
-
-/** A pass over data without gradients. */
-export interface Look {
-  /** Of which the model is: the last one that was made. */
-  readonly step: number;
-  /** Groups of sequences, dealt to ranks as lanes are. */
-  readonly groups: number;
-  group(group: number): Promise<Lane>;
-  stopped(): boolean;
-}
+import { StoredState } from "./stored-state.ts";
 
 const never = (): boolean => false;
 
@@ -76,24 +39,19 @@ interface Metered {
   readonly meter: Meter;
 }
 
-/** What waves of one step share. */
-interface Turn {
-  readonly stamp: Stamp;
-  readonly hosts: number[][][];
-  readonly lanes: number;
-  readonly wave: number;
-  stopped(): boolean;
-  /** A layer's gradients are complete at their primaries. */
-  complete?(layer: number): void;
+interface Accumulated {
+  readonly first: number;
+  readonly transfers: ReplicaTransfers;
+  readonly stays: boolean;
 }
 
 export class Rank {
-  readonly state: RankState;
+  readonly state: StoredState;
   readonly #options: RankOptions;
   readonly #shape: Shape;
   readonly #stores: RankStores;
   readonly #memory: RankMemory;
-  readonly #holdings: Holdings;
+  readonly #rankState: RankState;
   /** The options with a transport to those that leave too. */
   readonly #given: RankOptions;
   readonly #planning: Planning;
@@ -105,13 +63,13 @@ export class Rank {
 
   private constructor(given: RankOptions, options: RankOptions, stores: RankStores, { passes, meter }: Metered) {
     const { layout } = options;
-    const { transport, facts, holdings } = options.seat;
+    const { transport, facts, rankState } = options.context;
     this.#given = given;
     this.#options = options;
     this.#shape = shapeOf(layout, transport.ranks);
     this.#stores = stores;
     this.#memory = stores.memory;
-    this.#holdings = holdings ?? new Holdings();
+    this.#rankState = rankState ?? new RankState();
     this.#passes = passes;
     this.#meter = meter;
     const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
@@ -120,14 +78,14 @@ export class Rank {
     this.#planning = new Planning(options.fssdp, facts, firstPrimaries(this.#shape, transport.ranks));
     const primaries = (): readonly (readonly number[])[] => this.#planning.primaries;
     const stamp = (step: number): Stamp => this.#stamp(step, "between steps");
-    const loaded = (step: number): void => this.#holdings.loaded(step, stores.all);
-    this.state = new RankState({ layout, shape: this.#shape, stores, transport, primaries, stamp, loaded });
+    const loaded = (step: number): void => this.#rankState.loaded(step, stores.all);
+    this.state = new StoredState({ layout, shape: this.#shape, stores, transport, primaries, stamp, loaded });
   }
 
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
-    const { program, layout, sequenceLength, balance, fssdp, frozen: tensors = {} } = given;
-    const ranks = given.seat.facts.node.length;
-    const options = { ...given, seat: { ...given.seat, transport: partOf(given.seat.transport, 0, ranks) } };
+    const { program, layout, sequenceLength, recipes = [], fssdp, frozen: tensors = {} } = given;
+    const ranks = given.context.facts.node.length;
+    const options = { ...given, context: { ...given.context, transport: partOf(given.context.transport, 0, ranks) } };
     const shape = shapeOf(layout, ranks);
     const stores = await storesOf(options, shape);
     const frozen = {
@@ -136,8 +94,8 @@ export class Rank {
     };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const room = roomOf(options);
-    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance, room });
+    const budget = keptBudgetOf(options);
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, recipes, budget });
     return new Rank(given, options, stores, { passes, meter });
   }
 
@@ -146,7 +104,7 @@ export class Rank {
    * nobody has it, and returns its step. To be awaited on all ranks at once.
    */
   async begin(restore: () => Promise<number>): Promise<Begun> {
-    const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, holdings: this.#holdings }, restore));
+    const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, rankState: this.#rankState }, restore));
     this.#planning.primaries = begun.primaries;
     await this.#allDense(this.#stamp(begun.step, "dense part"));
     return begun;
@@ -157,25 +115,25 @@ export class Rank {
     return {
       units: stateUnits(this.#shape),
       primaries: primariesOfUnits(this.#shape, this.#planning.primaries),
-      rank: this.#options.seat.transport.rank,
+      rank: this.#options.context.transport.rank,
       state: this.#memory,
       spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
     };
   }
 
-  /** Lanes of this rank in a step, ascending. */
-  get lanes(): readonly number[] {
-    return this.#lanesOf()[this.#options.seat.transport.rank] ?? [];
+  /** Micro-batches of this rank in a step, ascending. */
+  get microBatches(): readonly number[] {
+    return this.#microBatchesOf()[this.#options.context.transport.rank] ?? [];
   }
 
   /** What is handed on to another world stays open. */
   close(): void {
-    if (this.#options.seat.holdings === undefined) this.#holdings.drop();
-    for (const store of this.#stores.all) if (!this.#holdings.keeps(store)) store.close();
+    if (this.#options.context.rankState === undefined) this.#rankState.drop();
+    for (const store of this.#stores.all) if (!this.#rankState.keeps(store)) store.close();
   }
 
-  takeCopyBytesMost(): number {
-    return this.#memory.takeCopyBytesMost();
+  takeReplicaBytesMost(): number {
+    return this.#memory.takeReplicaBytesMost();
   }
 
   takeKeptFloatsMost(): number {
@@ -184,7 +142,48 @@ export class Rank {
 
   /** `step` counts from 1. Undefined where the run is to stop, on all ranks alike: parameters are then those of the step before. */
   async step(step: number, batch: Batch, stopped = never): Promise<StepEnd | undefined> {
-    const { transport } = this.#options.seat;
+    const plan = await this.#plan(step, stopped);
+    if (plan === undefined) return undefined;
+    const gradients = await this.#gradients(plan, batch);
+    if (gradients === undefined || !(await this.#perturbed(plan, batch))) return undefined;
+    const { transport } = this.#options.context;
+    const { stamp } = plan;
+    const { rows } = gradients;
+    this.#planning.add(rows);
+    this.#stores.startGradients(transport, stamp);
+    await this.#stores.gradientsArrived();
+    // A rank that is lost in here costs the step, whose report is made when it is made again; after the commit it would have none.
+    if (this.#options.fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
+    const update = new OptimizerStep({ step, stores: this.#stores, balancing: this.#passes.balancing, rows, options: this.#options });
+    this.#rankState.prepared(step, update);
+    const squares = await this.#squares(stamp);
+    const gradientNorm = normIn(squares);
+    checkNorm(step, gradientNorm);
+    this.#rankState.decided(step, squares); // from here on the step is made, whoever is lost
+    await this.#rankState.commit(step, () => update.apply(squares));
+    await this.#allDense(stamp);
+    return this.#report(step, gradients, gradientNorm);
+  }
+
+  #report(step: number, { losses, rows, first }: StepGradients, gradientNorm: number): StepEnd {
+    const { sequences, sequenceLength, schedule } = this.#options;
+    const sumOf = (what: keyof MicroBatchLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
+    return {
+      loss: sumOf("loss") / (sequences * sequenceLength),
+      balanceLoss: sumOf("balance"),
+      gradientNorm,
+      rate: rateOf(schedule, step),
+      rows,
+      primaries: this.#planning.primaries,
+      ...first,
+      rates: this.#planning.rates,
+    };
+  }
+
+  /** Agrees with the other ranks on the step, moves experts that get another primary, and says who hosts each. Undefined where one of them
+   *  is to stop. */
+  async #plan(step: number, stopped: () => boolean): Promise<StepPlan | undefined> {
+    const { transport } = this.#options.context;
     const from = this.#planning.primaries;
     const primaries = this.#planning.nextPrimaries(step);
     const before = this.#stamp(step, { from, primaries });
@@ -196,55 +195,25 @@ export class Rank {
     this.#planning.primaries = primaries;
     const hosts = primaries.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { primaries, hosts });
-    const { lanes, fssdp } = this.#options;
+    const { microBatches, fssdp } = this.#options;
     const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, primaries: primaries[layer] ?? [] });
-    const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped, complete };
-    const done = await this.#summed(turn, batch);
-    if (done === undefined || !(await this.#climbed(turn, batch))) return undefined;
-    const rows = done.rows.map(columnSums);
-    this.#planning.add(rows);
-    this.#stores.startGradients(transport, stamp);
-    await this.#stores.gradientsArrived();
-    // A rank that is lost in here costs the step, which is told when it is made again; one that is made already would not be.
-    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
-    this.#holdings.prepared(step, (tally) => this.#update(step, tally, rows));
-    const tally = await this.#tally(stamp);
-    const gradientNorm = normIn(tally);
-    checkNorm(step, gradientNorm);
-    this.#holdings.tallied(step, tally);
-    await this.#holdings.update(step);
-    await this.#allDense(stamp);
-    const rate = rateOf(this.#options.schedule, step);
-    const { sequences, sequenceLength } = this.#options;
-    const sumOf = (what: keyof LaneLoss): number => done.losses.reduce((sum, own) => sum + own[what], 0);
-    return {
-      loss: sumOf("loss") / (sequences * sequenceLength),
-      balanceLoss: sumOf("balance"),
-      gradientNorm,
-      rate,
-      rows,
-      primaries,
-      hosts: done.hosts,
-      blocks: done.blocks,
-      loads: done.loads,
-      rates: this.#planning.rates,
-    };
+    return { stamp, hosts, microBatches, atOnce: fssdp.microBatchesAtOnce, stopped, complete };
   }
 
   /** The sum of the losses of each group of sequences, on all ranks; undefined where the run is to stop. */
   async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
-    const { transport } = this.#options.seat;
+    const { transport } = this.#options.context;
     const hosts = this.#planning.primaries.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { look: groups, primaries: this.#planning.primaries, hosts });
     // Alone, a rank looks at one group after another, whatever a step has at once.
-    const wave = transport.ranks === 1 ? 1 : this.#options.fssdp.lanesAtOnce;
-    const turn = { stamp, hosts, lanes: groups, wave, stopped };
+    const atOnce = transport.ranks === 1 ? 1 : this.#options.fssdp.microBatchesAtOnce;
+    const plan = { stamp, hosts, microBatches: groups, atOnce, stopped };
     const own: number[] = [];
-    const look = async (lanes: Wave, numbers: readonly number[]): Promise<void> => {
-      own.push(...(await this.#passes.losses(lanes, await readAll(numbers, group))));
+    const look = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
+      own.push(...(await this.#passes.losses(accumulation, await readAll(numbers, group))));
     };
-    if (!(await this.#meter.beside(() => this.#eachWave(turn, look)))) return undefined;
-    const dealt = this.#lanesOf(wave, groups);
+    if (!(await this.#meter.beside(() => this.#eachAccumulation(plan, look)))) return undefined;
+    const dealt = this.#microBatchesOf(atOnce, groups);
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => dealt[rank]?.length ?? 0 };
     const all = await gatherAll(transport, stamp, named, Float64Array.from(own));
     const found = new Array<number>(groups).fill(0);
@@ -252,145 +221,152 @@ export class Rank {
     return found;
   }
 
-  /** Gradients of all lanes at their owners, but for what shadows wait for; undefined where it was stopped. */
-  async #summed(turn: Turn, batch: Batch) {
-    const { stamp } = turn;
+  /** Gradients of all micro-batches at their owners, but for what shadows wait for; undefined where it was stopped. */
+  async #gradients(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
+    const { stamp } = plan;
     this.#memory.clearGradients();
-    const done = await this.#gradients(turn, batch);
-    if (done === undefined) {
+    const passed = await this.#passed(plan, batch);
+    if (passed === undefined) {
       this.#passes.drop();
       return undefined;
     }
-    const losses = await this.#allLosses(stamp, done.losses);
-    await checkLosses(stamp.step, losses, (lane) => batch.documents(lane));
-    const all = { transport: this.#options.seat.transport, stamp, memory: this.#memory, shape: this.#shape };
-    await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
-    return { ...done, losses };
+    const losses = await this.#allLosses(stamp, passed.losses);
+    await checkLosses(stamp.step, losses, (microBatch) => batch.documents(microBatch));
+    const all = { transport: this.#options.context.transport, stamp, memory: this.#memory, shape: this.#shape };
+    await sumDense({ ...all, ranges: this.#passes.ranges, microBatches: this.#microBatchesOf() });
+    return { ...passed, losses };
   }
 
-  /** Takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
-  async #climbed(turn: Turn, batch: Batch): Promise<boolean> {
-    const { local } = this.#options;
-    const radius = local === undefined ? 0 : localOf(local).radius(local.numbers);
+  /** SAM: takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
+  async #perturbed(plan: StepPlan, batch: Batch): Promise<boolean> {
+    const radius = perturbationRadius(this.#options.recipes);
     if (radius === 0) return true;
-    const norm = normIn(await this.#tally(turn.stamp));
-    const back = this.#memory.climb(norm > 0 ? radius / norm : 0);
+    const norm = normIn(await this.#squares(plan.stamp));
+    const restore = this.#memory.perturb(norm > 0 ? radius / norm : 0);
     try {
-      const stamp = this.#stamp(turn.stamp.step, { climbedFrom: turn.stamp.plan });
+      const stamp = this.#stamp(plan.stamp.step, { perturbedFrom: plan.stamp.plan });
       await this.#allDense(stamp);
-      return (await this.#summed({ ...turn, stamp }, batch)) !== undefined;
+      return (await this.#gradients({ ...plan, stamp }, batch)) !== undefined;
     } finally {
-      back();
+      restore();
     }
   }
 
-  /** Undefined where it was stopped. */
-  async #gradients(turn: Turn, batch: Batch) {
+  /** This rank's micro-batches forward and backward, with its own losses; undefined where it was stopped. */
+  async #passed(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
     const { sequences, sequenceLength } = this.#options;
-    const losses: LaneLoss[] = [];
-    /** By layer, of each wave. */
+    const losses: MicroBatchLoss[] = [];
+    /** By layer, of each accumulation step. */
     const rows: ArrayLike<number>[][] = this.#planning.primaries.map(() => []);
-    let first: Wave | undefined;
-    const pass = async (wave: Wave, numbers: readonly number[]): Promise<void> => {
-      const lanes = await readAll(numbers, (lane) => batch.lane(lane));
-      const found = await this.#passes.addGradients(wave, lanes, 1 / (sequences * sequenceLength));
-      losses.push(...found.lanes);
+    let first: StepGradients["first"] | undefined;
+    const pass = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
+      const microBatches = await readAll(numbers, (microBatch) => batch.microBatch(microBatch));
+      const found = await this.#passes.addGradients(accumulation, microBatches, 1 / (sequences * sequenceLength));
+      losses.push(...found.microBatches);
       for (const [layer, of] of found.rows.entries()) rows[layer]?.push(of);
-      first ??= wave;
+      const { replicas, dealing } = accumulation;
+      first ??= { hosts: replicas.hosts, blocks: dealing.blocks, loads: dealing.loads };
     };
-    if (!(await this.#eachWave(turn, pass))) return undefined;
-    const wave = first as Wave | undefined;
-    return { losses, rows, hosts: wave?.hosts ?? [], blocks: wave?.blocks ?? [], loads: wave?.loads ?? [] };
+    if (!(await this.#eachAccumulation(plan, pass))) return undefined;
+    return { losses, rows: rows.map(columnSums), first: first ?? { hosts: [], blocks: [], loads: [] } };
   }
 
-  /** Waves of a step, or of a look, one after another, with the numbers of this rank's lanes. False where the run is to stop: nothing is
-   *  under way then, and no copy held. */
-  async #eachWave(
-    { stamp, hosts, lanes, wave, stopped, complete }: Turn,
-    run: (wave: Wave, lanes: readonly number[]) => Promise<void>,
+  /** Accumulation steps one after another, with the numbers of this rank's micro-batches. False where the run is to stop: nothing is under
+   *  way then, and no replica held. */
+  async #eachAccumulation(
+    plan: StepPlan,
+    run: (accumulation: AccumulationStep, microBatches: readonly number[]) => Promise<void>,
   ): Promise<boolean> {
-    const { seat, fssdp } = this.#options;
-    const { transport, facts } = seat;
-    const stays = fssdp.rematerialize === "Never" && !this.#planning.late;
-    const intervals = this.#intervals(wave);
-    const lateStamp = (layer: number, late: readonly (readonly number[])[]): Stamp => this.#stamp(stamp.step, { layer, hosts: late });
-    let copies = this.#copies();
-    const shared = { transport, stamp, facts, fssdp, planning: this.#planning, memory: this.#memory, intervals, hosts, stopped, lateStamp };
-    for (let first = 0; first < lanes; first += wave) {
-      const leaves = stays && first + wave < lanes;
-      const last = first + wave >= lanes ? complete : undefined;
-      const made = new Wave({ ...shared, copies, first, carried: first > 0, leaves, complete: last });
-      const dealt = this.#lanesOf(wave, Math.min(lanes, first + wave))[transport.rank] ?? [];
+    const { microBatches, atOnce } = plan;
+    const { context, fssdp } = this.#options;
+    const keeps = fssdp.rematerialize === "Never" && !this.#planning.late;
+    let transfers = this.#transfers();
+    for (let first = 0; first < microBatches; first += atOnce) {
+      const stays = keeps && first + atOnce < microBatches;
+      const accumulation = this.#accumulation(plan, { first, transfers, stays });
+      const dealt = this.#microBatchesOf(atOnce, Math.min(microBatches, first + atOnce))[context.transport.rank] ?? [];
+      const own = dealt.filter((microBatch) => microBatch >= first);
       try {
-        await run(
-          made,
-          dealt.filter((lane) => lane >= first),
-        );
+        await run(accumulation, own);
       } catch (caught) {
         if (!(caught instanceof PassStopped)) throw caught;
-        await copies.settled();
-        this.#dropCopies();
+        await transfers.settled();
+        this.#dropReplicas();
         return false;
       }
-      if (!leaves) this.#dropCopies();
-      if (!stays) copies = this.#copies();
+      if (!stays) this.#dropReplicas();
+      if (!keeps) transfers = this.#transfers();
     }
     return true;
   }
 
-  #copies(): Copies {
-    const { seat, fssdp } = this.#options;
-    const { transport, facts } = seat;
-    const { spread } = fssdp;
-    const { primaries } = this.#planning;
-    return new Copies({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
+  #accumulation(
+    { stamp, hosts, microBatches, atOnce, stopped, complete }: StepPlan,
+    { first, transfers, stays }: Accumulated,
+  ): AccumulationStep {
+    const { context, fssdp } = this.#options;
+    const { transport, facts } = context;
+    const intervals = this.#intervals(atOnce);
+    const planning = this.#planning;
+    const replicas = new ExpertReplicas({
+      ...{ transfers, memory: this.#memory, late: planning.late, again: fssdp.rematerialize === "AfterForward", stays, hosts },
+      stampOf: (layer, late) => (planning.late ? this.#stamp(stamp.step, { layer, hosts: late }) : stamp),
+    });
+    return new AccumulationStep({
+      ...{ transport, stamp, intervals, first, carried: first > 0, primaries: planning.primaries, replicas, stopped },
+      dealing: new RowDealing({ planning, replicas, fssdp, facts, intervals }),
+      complete: first + atOnce >= microBatches ? complete : undefined,
+    });
   }
 
-  #dropCopies(): void {
-    for (const layer of this.#planning.primaries.keys()) this.#memory.dropCopies(layer);
+  #transfers(): ReplicaTransfers {
+    const { context, fssdp } = this.#options;
+    const { transport, facts } = context;
+    const { spread } = fssdp;
+    const { primaries } = this.#planning;
+    return new ReplicaTransfers({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
+  }
+
+  #dropReplicas(): void {
+    for (const layer of this.#planning.primaries.keys()) this.#memory.dropReplicas(layer);
   }
 
   #stamp(step: number, plan: unknown): Stamp {
-    return { world: this.#options.seat.world, step, plan: planHash({ run: this.#run, plan }) };
+    return { world: this.#options.context.world, step, plan: planHash({ run: this.#run, plan }) };
   }
 
-  #intervals(wave: number): readonly Interval[] {
-    return laneIntervals(wave, this.#options.seat.facts.speed);
+  #intervals(atOnce: number): readonly Interval[] {
+    return laneIntervals(atOnce, this.#options.context.facts.speed);
   }
 
-  /** Lanes of each rank, ascending. */
-  #lanesOf(wave = this.#options.fssdp.lanesAtOnce, lanes = this.#options.lanes): readonly (readonly number[])[] {
-    return this.#intervals(wave).map((interval) => lanesOfWaves(interval, wave, lanes));
+  /** Micro-batches of each rank, ascending. */
+  #microBatchesOf(
+    atOnce = this.#options.fssdp.microBatchesAtOnce,
+    microBatches = this.#options.microBatches,
+  ): readonly (readonly number[])[] {
+    return this.#intervals(atOnce).map((interval) => lanesOfWaves(interval, atOnce, microBatches));
   }
 
-  /** Losses of all lanes of the step, in their order, on all ranks. */
-  async #allLosses(stamp: Stamp, own: readonly LaneLoss[]): Promise<readonly LaneLoss[]> {
-    const dealt = this.#lanesOf();
+  /** Losses of all micro-batches of the step, in their order, on all ranks. */
+  async #allLosses(stamp: Stamp, own: readonly MicroBatchLoss[]): Promise<readonly MicroBatchLoss[]> {
+    const dealt = this.#microBatchesOf();
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => 2 * (dealt[rank]?.length ?? 0) };
     const part = Float64Array.from(own.flatMap(({ loss, balance }) => [loss, balance]));
-    const found: LaneLoss[] = [];
-    for (const [rank, all] of (await gatherAll(this.#options.seat.transport, stamp, named, part)).entries())
-      for (const [i, lane] of (dealt[rank] ?? []).entries())
-        found[lane] = { loss: all[2 * i] as number, balance: all[2 * i + 1] as number };
+    const found: MicroBatchLoss[] = [];
+    for (const [rank, all] of (await gatherAll(this.#options.context.transport, stamp, named, part)).entries())
+      for (const [i, microBatch] of (dealt[rank] ?? []).entries())
+        found[microBatch] = { loss: all[2 * i] as number, balance: all[2 * i + 1] as number };
     return found;
   }
 
-  #tally(stamp: Stamp): Promise<Float64Array> {
-    const { transport } = this.#options.seat;
-    return tallyOf({ transport, stamp, shape: this.#shape, primaries: this.#planning.primaries, memory: this.#memory });
-  }
-
-  /** Makes a step in all that is here. Biases have no gradient, so that they are moved before is no other than after. */
-  async #update(step: number, tally: Float64Array, rows: readonly ArrayLike<number>[]): Promise<void> {
-    this.#passes.balancing.moveBiases(rows);
-    this.#stores.keepDense();
-    const facts = factsOf(this.#options, step, tally);
-    for (const store of this.#stores.all) await store.update(this.#options.optimizer.values, facts);
+  #squares(stamp: Stamp): Promise<Float64Array> {
+    const { transport } = this.#options.context;
+    return squaredNorms({ transport, stamp, shape: this.#shape, primaries: this.#planning.primaries, memory: this.#memory });
   }
 
   /** Parameters of the dense part, each piece from its owner. */
   async #allDense(stamp: Stamp, what = "parameters"): Promise<void> {
-    const { transport } = this.#options.seat;
+    const { transport } = this.#options.context;
     if (transport.ranks === 1) return; // its state has them where they are read
     const named = { what, layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));

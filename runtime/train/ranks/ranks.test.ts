@@ -23,7 +23,7 @@ import type { Fssdp } from "./step-plan.ts";
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 const steps = 3;
 
-const fssdp: Omit<Fssdp, "lanesAtOnce"> = {
+const fssdp: Omit<Fssdp, "microBatchesAtOnce"> = {
   planner: "auto",
   dispatch: "Exact",
   rematerialize: "Never",
@@ -40,7 +40,7 @@ interface Changes {
   readonly config?: Readonly<Record<string, unknown>>;
   /** Relative speed of each rank. */
   readonly speed?: readonly number[];
-  readonly lanes?: number;
+  readonly microBatches?: number;
   readonly sequenceLength?: number;
   /** Bytes of optimizer state in memory, of each rank. */
   readonly stateBytes?: number;
@@ -51,29 +51,28 @@ interface Changes {
   readonly threads?: number;
 }
 
-/** Eight sequences of a step, cut into lanes: the same tokens for every run. */
-function batchOf(step: number, vocab: number, { lanes, sequenceLength }: Pick<WorldOptions, "lanes" | "sequenceLength">) {
-  const rows = (8 * sequenceLength) / lanes;
+/** Eight sequences of a step, cut into micro-batches: the same tokens for every run. */
+function batchOf(step: number, vocab: number, { microBatches, sequenceLength }: Pick<WorldOptions, "microBatches" | "sequenceLength">) {
+  const rows = (8 * sequenceLength) / microBatches;
   const [inputs, targets] = [0, 50].map((seed) => randomIds(100 * step + seed, 8 * sequenceLength, vocab).data as Int32Array);
-  return Array.from({ length: lanes }, (_, lane) => ({
-    inputs: inputs!.slice(lane * rows, (lane + 1) * rows),
-    targets: targets!.slice(lane * rows, (lane + 1) * rows),
+  return Array.from({ length: microBatches }, (_, microBatch) => ({
+    inputs: inputs!.slice(microBatch * rows, (microBatch + 1) * rows),
+    targets: targets!.slice(microBatch * rows, (microBatch + 1) * rows),
   }));
 }
 
 function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
-  const { fssdp: changed, speed, lanes = 4, sequenceLength = 8, deviation = 0.1 } = changes;
+  const { fssdp: changed, speed, microBatches = 4, sequenceLength = 8, deviation = 0.1 } = changes;
   const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
   const options: WorldOptions = {
     program,
     layout,
     facts: { node: Array.from({ length: ranks }, (_, rank) => rank), speed: speed ?? new Array<number>(ranks).fill(1) },
     ...testLearning,
-    fssdp: { ...fssdp, lanesAtOnce: lanes, ...changed },
-    lanes,
+    fssdp: { ...fssdp, microBatchesAtOnce: microBatches, ...changed },
+    microBatches,
     sequences: 8,
     sequenceLength,
-    balance: [],
     optimizerMemory: changes.stateBytes === undefined ? undefined : { bytes: changes.stateBytes, folder: tmpdir() },
     shadow: changes.shadow,
     threads: changes.threads ?? 1,
@@ -100,7 +99,7 @@ async function run(ranks: number, changes: Changes = {}, hub?: Hub) {
       received,
       shadowBytes,
       floats,
-      held: world.ranks.map((rank) => rank.takeCopyBytesMost()),
+      held: world.ranks.map((rank) => rank.takeReplicaBytesMost()),
       expertFloats: expert.to - expert.from,
     };
   } finally {
@@ -144,10 +143,10 @@ test("3 ranks over the wire have the bits of loopback, and their bytes", async (
   }
 });
 
-/** An expert has 256 rows of a lane: so many that products added in place have other bits than products alone. */
-test("of long sequences too, lanes that a rank adds at once have the bits of those that wait for the sum of others", async () => {
+/** An expert has 256 rows of a micro-batch: so many that products added in place have other bits than products alone. */
+test("of long sequences too, micro-batches that a rank adds at once have the bits of those that wait for the sum of others", async () => {
   const long = { sequenceLength: 256, fssdp: { planner: "hecate" } } as const;
-  const one = await run(1, { ...long, fssdp: { planner: "ep", lanesAtOnce: 1 } });
+  const one = await run(1, { ...long, fssdp: { planner: "ep", microBatchesAtOnce: 1 } });
   assert.equal((await run(3, long)).digest, one.digest);
 });
 
@@ -168,27 +167,30 @@ for (const [name, changes] of Object.entries(unsteady))
     assert.equal((await run(3, { ...changes, fssdp: { planner: "hecate" } })).digest, one.digest);
   });
 
-const waves: readonly (readonly [number, Changes])[] = [
-  [1, { fssdp: { lanesAtOnce: 1 } }],
-  [2, { fssdp: { lanesAtOnce: 2 } }],
-  [2, { fssdp: { lanesAtOnce: 2, planner: "hecate", rematerialize: "AfterForward" } }],
-  [2, { fssdp: { lanesAtOnce: 2, planner: "late" } }],
+const accumulationSteps: readonly (readonly [number, Changes])[] = [
+  [1, { fssdp: { microBatchesAtOnce: 1 } }],
+  [2, { fssdp: { microBatchesAtOnce: 2 } }],
+  [2, { fssdp: { microBatchesAtOnce: 2, planner: "hecate", rematerialize: "AfterForward" } }],
+  [2, { fssdp: { microBatchesAtOnce: 2, planner: "late" } }],
 ];
 
-for (const [ranks, changes] of waves)
-  test(`${ranks} ranks in waves of lanes, ${JSON.stringify(changes.fssdp)}: the bits of one rank`, async () => {
+for (const [ranks, changes] of accumulationSteps)
+  test(`${ranks} ranks in accumulation steps of micro-batches, ${JSON.stringify(changes.fssdp)}: the bits of one rank`, async () => {
     assert.equal((await run(ranks, changes)).digest, alone.digest);
   });
 
-test("3 ranks of other speeds in waves, whose lanes do not lie together, have the bits of one rank", async () => {
-  const one = await run(1, { lanes: 8 });
-  assert.equal((await run(3, { lanes: 8, speed: [1, 2, 1], fssdp: { lanesAtOnce: 4, planner: "hecate" } })).digest, one.digest);
+test("3 ranks of other speeds in accumulation steps, whose micro-batches do not lie together, have the bits of one rank", async () => {
+  const one = await run(1, { microBatches: 8 });
+  assert.equal(
+    (await run(3, { microBatches: 8, speed: [1, 2, 1], fssdp: { microBatchesAtOnce: 4, planner: "hecate" } })).digest,
+    one.digest,
+  );
 });
 
-test("ranks of other speeds, with other lanes, have the same bits; gradients summed over whole ranks first do not", async () => {
+test("ranks of other speeds, with other micro-batches, have the same bits; gradients summed over whole ranks first do not", async () => {
   assert.equal((await run(2, { speed: [3, 1] })).digest, alone.digest);
   assert.equal((await run(3, { speed: [1, 1, 5] })).digest, alone.digest);
-  assert.notEqual((await run(2, { lanes: 2 })).digest, alone.digest);
+  assert.notEqual((await run(2, { microBatches: 2 })).digest, alone.digest);
 });
 
 test("the runs above differ in what moves: copies, late copies, primaries with their moments, nothing", async () => {
@@ -212,7 +214,10 @@ test("optimizer state on disk has the same bits, where experts change their prim
 
 test("ranks that shadow one another have the same bits, with experts that move, for four bytes a parameter and step", async () => {
   for (const ranks of [2, 3]) {
-    const shadowed = await run(ranks, { shadow: true, fssdp: { planner: trainingPeers.smartmoe, lanesAtOnce: ranks === 2 ? 2 : 4 } });
+    const shadowed = await run(ranks, {
+      shadow: true,
+      fssdp: { planner: trainingPeers.smartmoe, microBatchesAtOnce: ranks === 2 ? 2 : 4 },
+    });
     assert.equal(shadowed.digest, alone.digest);
     assert.equal(shadowed.shadowBytes, 4 * steps * shadowed.floats);
   }
@@ -257,5 +262,8 @@ test("copies are received in the bytes of the law and held as the law of memory 
 });
 
 test("a loss that is no number ends the step on every rank", async () => {
-  await assert.rejects(run(2, { deviation: Number.NaN }), { code: "NonFiniteLoss", message: /^step 1: the loss of lane 0 is not finite/ });
+  await assert.rejects(run(2, { deviation: Number.NaN }), {
+    code: "NonFiniteLoss",
+    message: /^step 1: the loss of micro-batch 0 is not finite/,
+  });
 });

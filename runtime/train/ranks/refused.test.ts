@@ -1,4 +1,4 @@
-// Ranks that do not agree are told so by name and wait for nobody; ranks that have no lane are refused before they begin.
+// Ranks that do not agree are told so by name and wait for nobody; ranks that have no micro-batch are refused before they begin.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,9 +17,9 @@ import { Rank } from "./rank.ts";
 import type { Fssdp } from "./step-plan.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
-const [ranks, lanes, sequenceLength] = [2, 4, 8];
+const [ranks, microBatches, sequenceLength] = [2, 4, 8];
 
-const fssdp: Fssdp = { ...testFssdp, reshardSteps: 1, lanesAtOnce: lanes, seconds: { row: 1, expertReplica: 0.001 } };
+const fssdp: Fssdp = { ...testFssdp, reshardSteps: 1, microBatchesAtOnce: microBatches, seconds: { row: 1, expertReplica: 0.001 } };
 
 type Options = Omit<WorldOptions, "threads">;
 
@@ -31,17 +31,16 @@ function optionsOf(changed: Partial<Options> = {}): Options {
     layout: layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` })),
     facts: { node: [0, 1], speed: [1, 1] },
     fssdp,
-    lanes,
-    sequences: lanes,
+    microBatches,
+    sequences: microBatches,
     sequenceLength,
-    balance: [],
     ...changed,
   };
 }
 
 const batch = (vocab: number, step: number) =>
-  Array.from({ length: lanes }, (_, lane) => {
-    const [inputs, targets] = [0, 50].map((seed) => randomIds(100 * step + seed + lane, sequenceLength, vocab).data as Int32Array);
+  Array.from({ length: microBatches }, (_, microBatch) => {
+    const [inputs, targets] = [0, 50].map((seed) => randomIds(100 * step + seed + microBatch, sequenceLength, vocab).data as Int32Array);
     return { inputs: inputs!, targets: targets! };
   });
 
@@ -53,7 +52,7 @@ async function outcomes(one: Partial<Options>, other: Partial<Options>) {
     const made = [];
     for (const [rank, changed] of [one, other].entries()) {
       const { facts, ...options } = optionsOf(changed);
-      const opened = await Rank.open(backends[rank]!, { ...options, seat: { transport: hub.transport(rank), world: 1, facts } });
+      const opened = await Rank.open(backends[rank]!, { ...options, context: { transport: hub.transport(rank), world: 1, facts } });
       opened.state.load(gaussian(3, options.layout.floats, 0.1));
       made.push(opened);
     }
@@ -77,7 +76,7 @@ const differing: Readonly<Record<string, readonly [Partial<Options>, Partial<Opt
   node: [{}, { facts: { node: [0, 0], speed: [1, 1] } }],
   "slots of a late planner": [{ fssdp: { ...fssdp, planner: "late" } }, { fssdp: { ...fssdp, planner: "late", memorySlots: 0 } }],
   "planners that move primaries": [{}, { fssdp: { ...fssdp, planner: trainingPeers.smartmoe } }],
-  "lanes at once": [{}, { fssdp: { ...fssdp, lanesAtOnce: 2 } }],
+  "micro-batches at once": [{}, { fssdp: { ...fssdp, microBatchesAtOnce: 2 } }],
   "what else was agreed on": [{ agreed: "one" }, { agreed: "other" }],
   rate: [{}, { schedule: { name: "constant", rate: 1, warmup: 0, steps: 3, floor: 0 } }],
 };
@@ -91,11 +90,11 @@ for (const [name, [one, other]] of Object.entries(differing))
     assert.deepEqual(await outcomes(one, other), ["PlanMismatch", "PlanMismatch"]);
   });
 
-test("a world of more ranks than lanes is refused before it begins", async () => {
-  const options = { ...optionsOf({ lanes: 1, fssdp: { ...fssdp, lanesAtOnce: 1 } }), threads: 1 };
+test("a world of more ranks than micro-batches is refused before it begins", async () => {
+  const options = { ...optionsOf({ microBatches: 1, fssdp: { ...fssdp, microBatchesAtOnce: 1 } }), threads: 1 };
   await assert.rejects(World.open(options, new Float32Array(options.layout.floats)), {
     code: "BadOption",
-    message: /2 ranks have 1 lanes/,
+    message: /2 ranks have 1 micro-batches/,
   });
 });
 

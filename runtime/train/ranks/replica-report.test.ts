@@ -4,13 +4,13 @@ import { test } from "node:test";
 import { copiesMax, copiesSchema } from "../../../crds/training-report.ts";
 import { copiesOf } from "./replica-report.ts";
 
-test("layers with copies are told with primary and hosts, in the order of experts", () => {
-  const told = copiesOf([[[0], [1], [2]], [], [[0, 1], [1], [2, 1, 0], [2]]]);
+test("layers with copies are told with home and hosts, in the order of experts", () => {
+  const reported = copiesOf([[[0], [1], [2]], [], [[0, 1], [1], [2, 1, 0], [2]]]);
   const most = [
     { expert: 0, ranks: [0, 1] },
     { expert: 2, ranks: [2, 1, 0] },
   ];
-  assert.deepEqual(told, [{ layer: 2, experts: 4, copied: 2, most }]);
+  assert.deepEqual(reported, [{ layer: 2, experts: 4, copied: 2, most }]);
   assert.deepEqual(copiesOf([[[0], [1]]]), []);
 });
 
@@ -18,12 +18,12 @@ test("a large world is told in few words, the experts of most ranks among them",
   const hosts = Array.from({ length: 100 }, () =>
     Array.from({ length: 256 }, (_, expert) => Array.from({ length: 2 + (expert % 100) }, (_, rank) => rank)),
   );
-  const told = copiesSchema.parse(copiesOf(hosts));
-  assert.deepEqual([told.length, told[0]?.copied, told[0]?.most.length], [copiesMax.layers, 256, copiesMax.experts]);
+  const reported = copiesSchema.parse(copiesOf(hosts));
+  assert.deepEqual([reported.length, reported[0]?.copied, reported[0]?.most.length], [copiesMax.layers, 256, copiesMax.experts]);
   // Two experts have 101 ranks, two 100, and so on.
   assert.deepEqual(
-    told[0]?.most.map(({ expert }) => expert),
+    reported[0]?.most.map(({ expert }) => expert),
     [96, 97, 98, 99, 196, 197, 198, 199],
   );
-  assert.ok(JSON.stringify(told).length < 64 * 1024);
+  assert.ok(JSON.stringify(reported).length < 64 * 1024);
 });

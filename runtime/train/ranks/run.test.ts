@@ -12,7 +12,7 @@ import { Loopback } from "../../net/collectives/loopback.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -29,8 +29,8 @@ interface Changes {
 }
 
 async function run(out: string, ranks: number, { settings: changed, stop }: Changes = {}) {
-  const told = Array.from({ length: ranks }, (): unknown[] => []);
-  const steps = told.map(() => 0);
+  const reported = Array.from({ length: ranks }, (): unknown[] => []);
+  const steps = reported.map(() => 0);
   let asks = 0;
   const ends = await trainRanks(
     ranks,
@@ -42,15 +42,15 @@ async function run(out: string, ranks: number, { settings: changed, stop }: Chan
         asks += 1;
         return stop.ask === undefined ? steps[rank]! >= stop.step! : asks >= stop.ask;
       },
-      onStart: ({ step }) => void told[rank]!.push({ from: step }),
+      onStart: ({ step }) => void reported[rank]!.push({ from: step }),
       onStep: (report) => {
         steps[rank] = report.step;
-        told[rank]!.push(report);
+        reported[rank]!.push(report);
       },
-      onValidation: (report) => void told[rank]!.push(report),
+      onValidation: (report) => void reported[rank]!.push(report),
     }),
   );
-  return { told, ends };
+  return { reported, ends };
 }
 
 const sha = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
@@ -68,19 +68,25 @@ const one = await run("one", 1);
 
 for (const ranks of [2, 3, 4])
   test(`${ranks} ranks leave the bytes of one: checkpoints, metrics, store and folder; each rank is told the same`, async () => {
-    const { told, ends } = await run(`of ${ranks}`, ranks);
+    const { reported, ends } = await run(`of ${ranks}`, ranks);
     assert.deepEqual(left(`of ${ranks}`), left("one"));
-    for (const each of told) assert.deepEqual(each, one.told[0]);
+    for (const each of reported) assert.deepEqual(each, one.reported[0]);
     for (const { step, store } of ends) assert.deepEqual([step, store], [6, join(folder, `of ${ranks}`, "store")]);
   });
 
-test("planner, waves and dropped copies are no part of what a run is: it goes on with others", async () => {
-  const waves = { planner: "hecate", rematerialize: "AfterForward", lanesAtOnce: 2, reshardSteps: 2, memorySlots: 1 } as const;
-  const plain = { balance: parseBalance("bias:0.01") };
+test("planner, accumulation steps and dropped copies are no part of what a run is: it goes on with others", async () => {
+  const accumulationSteps = {
+    planner: "hecate",
+    rematerialize: "AfterForward",
+    microBatchesAtOnce: 2,
+    reshardSteps: 2,
+    memorySlots: 1,
+  } as const;
+  const plain = { recipes: parseRecipes({ balance: "bias:0.01" }) };
   await run("plain", 1, { settings: plain });
-  await run("waves", 2, { settings: { ...plain, fssdp: waves }, stop: { rank: 0, step: 3 } });
-  await run("waves", 2, { settings: { ...plain, fssdp: { planner: "late" } } });
-  assert.deepEqual(left("waves"), left("plain"));
+  await run("accumulationSteps", 2, { settings: { ...plain, fssdp: accumulationSteps }, stop: { rank: 0, step: 3 } });
+  await run("accumulationSteps", 2, { settings: { ...plain, fssdp: { planner: "late" } } });
+  assert.deepEqual(left("accumulationSteps"), left("plain"));
 });
 
 test("any rank's stop ends all after the same step, and any number of ranks goes on from it bit for bit", async () => {
@@ -93,10 +99,10 @@ test("any rank's stop ends all after the same step, and any number of ranks goes
   assert.deepEqual(second.ends[0]!.step, 3);
   const third = await run("changing", 4);
   assert.deepEqual(left("changing"), left("one"));
-  const steps = [first, second, third].flatMap(({ told }) => told[0]!.filter((each) => "loss" in (each as object)));
+  const steps = [first, second, third].flatMap(({ reported }) => reported[0]!.filter((each) => "loss" in (each as object)));
   assert.deepEqual(
     steps,
-    one.told[0]!.filter((each) => "loss" in (each as object)),
+    one.reported[0]!.filter((each) => "loss" in (each as object)),
   );
 });
 
@@ -126,7 +132,7 @@ test("a rank whose unit was not written leaves the checkpoint without a name, an
   await run("torn", 3, { stop: { rank: 0, step: 4 } });
   const last = join(folder, "torn", "checkpoints", "step-00000004");
   renameSync(join(last, "manifest.json"), join(last, "manifest.json.tmp"));
-  const { told } = await run("torn", 2);
-  assert.deepEqual(told[0]![0], { from: 2 });
+  const { reported } = await run("torn", 2);
+  assert.deepEqual(reported[0]![0], { from: 2 });
   assert.deepEqual(left("torn"), left("one"));
 });

@@ -10,17 +10,14 @@ import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../te
 import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
-import { parseGate } from "../gates/index.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { openSource } from "../model/model-source.ts";
-import { trainedModel } from "../model/trained-model.ts";
-import { parseBalance } from "../recipes/index.ts";
-import { parseSpawn } from "../recipes/spawn.ts";
+import { parseRecipes, trainedModel } from "../recipes/index.ts";
 import { memoryProblem } from "./fits.ts";
-import { Holdings } from "./rank-state.ts";
+import { RankState } from "./rank-state.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-spawned-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -28,16 +25,17 @@ const data = join(folder, "data");
 await writeCorpus(data, chainedTokens(400, 1));
 const spawnStep = 3;
 const steps = 6;
+const recipesOf = (mask: string) =>
+  parseRecipes({ balance: "switch:0.01", spawn: `${spawnStep}:${mask}`, gate: "dense-to-sparse:4:0.1:5" });
+
 const settings: Omit<TrainSettings, "out"> = {
   ...runSettings,
   model: writeModel(join(folder, "model"), "mixtral", { initializer_range: 0.1 }),
   data,
   validation: data,
   sequences: 8,
-  lanes: 4,
-  balance: parseBalance("switch:0.01"),
-  spawn: parseSpawn(`${spawnStep}:0.5`),
-  gate: parseGate("dense-to-sparse:4:0.1:5"),
+  microBatches: 4,
+  recipes: recipesOf("0.5"),
   schedule: { ...runSettings.schedule, rate: 1e-2, steps },
   checkpoint: { everySteps: 2, keep: 9 },
 };
@@ -54,18 +52,18 @@ interface Changes {
 
 /** The steps that were gone on from, and made, as the first rank is told. */
 async function run(out: string, ranks: number, { stop = Number.POSITIVE_INFINITY, lost = {}, settings: changed }: Changes = {}) {
-  const told: string[] = [];
+  const reported: string[] = [];
   const made = new Array<number>(ranks).fill(0);
   const ports = (rank: number): TrainPorts => ({
     now: () => 0,
     stopped: () => made[rank]! >= stop,
     onStart({ step }) {
-      if (rank === 0) told.push(`from ${step}`);
+      if (rank === 0) reported.push(`from ${step}`);
       if (lost.from === step && (rank > 0 || ranks === 1)) throw killed;
     },
     onStep({ step }) {
       made[rank] = step;
-      if (rank === 0) told.push(`${step}`);
+      if (rank === 0) reported.push(`${step}`);
       if (lost.after === step && (rank > 0 || ranks === 1)) throw killed;
     },
     onValidation() {},
@@ -73,7 +71,7 @@ async function run(out: string, ranks: number, { stop = Number.POSITIVE_INFINITY
   const ends = trainRanks(ranks, { ...settings, ...changed, out: join(folder, out) }, ports);
   if (lost.after === undefined && lost.from === undefined) await ends;
   else await assert.rejects(ends, killed);
-  return told.join(" ");
+  return reported.join(" ");
 }
 
 const sha = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
@@ -105,12 +103,9 @@ for (const ranks of [2, 3, 4])
   });
 
 test("another mask is another run", async () => {
-  await run("other mask", 1, { settings: { spawn: parseSpawn(`${spawnStep}:0.4`) } });
+  await run("other mask", 1, { settings: { recipes: recipesOf("0.4") } });
   assert.notDeepEqual(left("other mask"), want);
-  await assert.rejects(
-    run("one", 1, { settings: { spawn: parseSpawn(`${spawnStep}:0.4`) } }),
-    /was made with spawn 3:0.5, this run has 3:0.4/,
-  );
+  await assert.rejects(run("one", 1, { settings: { recipes: recipesOf("0.4") } }), /was made with spawn 3:0.5, this run has 3:0.4/);
 });
 
 for (const stop of [spawnStep - 1, spawnStep, spawnStep + 1])
@@ -139,19 +134,24 @@ for (const [when, { lost = {}, again }] of Object.entries(losses))
 
 interface Pods {
   readonly out: string;
-  readonly held: readonly Holdings[];
+  readonly held: readonly RankState[];
   /** What all ranks that stay are told, but for the writer's. */
-  readonly told: string[];
+  readonly reported: string[];
 }
 
 /** One world of a job's pods, of which those past the ranks leave: until all have made a step, then another of so many is to follow. */
-async function world(number: number, { out, held, told }: Pods, ranks: number, stop?: { readonly after: number; readonly next: number }) {
+async function world(
+  number: number,
+  { out, held, reported }: Pods,
+  ranks: number,
+  stop?: { readonly after: number; readonly next: number },
+) {
   const hub = new Loopback(held.length, 20_000);
   const facts = evenRanks(ranks);
-  const given = { ...settings, spawn: { step: spawnStep, mask: 0.5, ranks: settings.lanes }, out: join(folder, out) };
+  const given = { ...settings, ranksMax: settings.microBatches, out: join(folder, out) };
   let made = 0;
-  const ends = held.map((holdings, rank) => {
-    const say = (what: string): void => void (rank === 0 && told.push(what));
+  const ends = held.map((rankState, rank) => {
+    const say = (what: string): void => void (rank === 0 && reported.push(what));
     const ports: TrainPorts = {
       now: () => 0,
       stopped: () => stop !== undefined && made >= stop.after,
@@ -164,17 +164,17 @@ async function world(number: number, { out, held, told }: Pods, ranks: number, s
       onShort: (step) => say(`short after ${step}`),
       onValidation() {},
     };
-    return train(given, ports, { transport: hub.transport(rank), run: out, world: number, facts, holdings });
+    return train(given, ports, { transport: hub.transport(rank), run: out, world: number, facts, rankState });
   });
   for (const end of ends) end.catch((caught) => hub.end(caught));
   await Promise.all(ends);
 }
 
 test("a rank that leaves as experts spawn hands on what it has, and is no part of their begin", async () => {
-  const pods: Pods = { out: "left", held: [0, 1, 2].map(() => new Holdings()), told: [] };
+  const pods: Pods = { out: "left", held: [0, 1, 2].map(() => new RankState()), reported: [] };
   await world(1, pods, 3, { after: 1, next: 2 });
   await world(2, pods, 2);
-  assert.equal(pods.told.join(" "), "from 0 1 from 1 2 3 from 3 4 5 6", "no step is made again, while no checkpoint has it");
+  assert.equal(pods.reported.join(" "), "from 0 1 from 1 2 3 from 3 4 5 6", "no step is made again, while no checkpoint has it");
   assert.deepEqual(left("left"), want);
 });
 
@@ -192,13 +192,13 @@ for (const [how, next] of [
     const memory = (await neededOf(2)) - 1;
     assert.ok((await neededOf(4)) <= memory);
     t.mock.method(process, "constrainedMemory", () => memory);
-    const pods: Pods = { out: `short of ${next}`, held: [0, 1, 2, 3].map(() => new Holdings()), told: [] };
+    const pods: Pods = { out: `short of ${next}`, held: [0, 1, 2, 3].map(() => new RankState()), reported: [] };
     await world(1, pods, 4, { after: 5, next });
     assert.equal(existsSync(join(folder, pods.out, "checkpoints/step-00000005")), next === 2);
     await world(2, pods, 2);
-    if (next === 2) for (const holdings of pods.held) holdings.drop(); // those two have ended
+    if (next === 2) for (const rankState of pods.held) rankState.drop(); // those two have ended
     await world(3, pods, 4);
-    assert.equal(pods.told.join(" "), "from 0 1 2 3 from 3 4 5 short after 5 from 5 6");
+    assert.equal(pods.reported.join(" "), "from 0 1 2 3 from 3 4 5 short after 5 from 5 6");
     assert.deepEqual(left(pods.out), want);
   });
 
@@ -206,10 +206,10 @@ test("a rank that leaves needs no memory for the experts that are born without i
   t.mock.method(process, "constrainedMemory", () => 1);
   const hub = new Loopback(2);
   const given = { ...settings, out: join(folder, "small") };
-  const seat = (rank: number) => ({ transport: hub.transport(rank), world: 1, facts: evenRanks(1), holdings: new Holdings() });
+  const context = (rank: number) => ({ transport: hub.transport(rank), world: 1, facts: evenRanks(1), rankState: new RankState() });
   const ports = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
-  await assert.rejects(train(given, ports, seat(0)), { code: "DoesNotFit" });
-  const leaver = assert.rejects(train(given, ports, seat(1)), killed);
+  await assert.rejects(train(given, ports, context(0)), { code: "DoesNotFit" });
+  const leaver = assert.rejects(train(given, ports, context(1)), killed);
   hub.end(killed);
   await leaver;
 });

@@ -1,12 +1,12 @@
-// The tally of a step: squares of all gradients, by which a step is committed, and the refusal of one whose numbers are none.
+// The squared norms of a step: squares of all gradients, by which a step is committed, and the refusal of one whose numbers are none.
 import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
-import type { LaneLoss } from "../passes/passes.ts";
+import type { MicroBatchLoss } from "../passes/passes.ts";
 import type { Shape } from "./model-shape.ts";
 import type { RankMemory } from "./rank-memory.ts";
 
-interface Tallied {
+interface NormsOf {
   readonly transport: Transport;
   readonly stamp: Stamp;
   readonly shape: Shape;
@@ -15,7 +15,7 @@ interface Tallied {
 }
 
 /** Of dense pieces, then of experts, in their order, on all ranks. */
-export async function tallyOf({ transport, stamp, shape, primaries, memory }: Tallied): Promise<Float64Array> {
+export async function squaredNorms({ transport, stamp, shape, primaries, memory }: NormsOf): Promise<Float64Array> {
   const own: number[] = [];
   const owners: number[] = [];
   for (const { from, to, owner } of shape.pieces) {
@@ -34,12 +34,16 @@ export async function tallyOf({ transport, stamp, shape, primaries, memory }: Ta
 
 const notFinite = (message: string): AppError => new AppError(message, { code: "NonFiniteLoss", operation: "training" });
 
-/** `documents`: those that a lane is of. */
-export async function checkLosses(step: number, losses: readonly LaneLoss[], documents: (lane: number) => Promise<string>): Promise<void> {
-  const lane = losses.findIndex(({ loss }) => !Number.isFinite(loss));
-  if (lane < 0) return;
+/** `documents`: those that a micro-batch is of. */
+export async function checkLosses(
+  step: number,
+  losses: readonly MicroBatchLoss[],
+  documents: (microBatch: number) => Promise<string>,
+): Promise<void> {
+  const microBatch = losses.findIndex(({ loss }) => !Number.isFinite(loss));
+  if (microBatch < 0) return;
   throw notFinite(
-    `step ${step}: the loss of lane ${lane} is not finite (documents ${await documents(lane)}); ` +
+    `step ${step}: the loss of micro-batch ${microBatch} is not finite (documents ${await documents(microBatch)}); ` +
       "lower --learning-rate or --clip, or import the text without these documents, and go on from a checkpoint",
   );
 }

@@ -22,8 +22,8 @@ export interface Fssdp {
   readonly window: number;
   /** Steps between moves of primaries. */
   readonly reshardSteps: number;
-  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go to primaries once for each. */
-  readonly lanesAtOnce: number;
+  /** Micro-batches of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go primary once for each. */
+  readonly microBatchesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
   /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
   readonly measured?: boolean;
@@ -63,7 +63,7 @@ export class Planning {
     if (this.#window.length > this.#fssdp.window) this.#window.shift();
   }
 
-  /** Primaries from this step on; those of before where it is no step to move in, or nothing is known. */
+  /** Homes from this step on; those of before where it is no step to move in, or nothing is known. */
   nextPrimaries(step: number): readonly (readonly number[])[] {
     const due = (step - 1) % this.#fssdp.reshardSteps === 0 && this.#window.length > 0;
     const planner = trainingPlanner(this.#fssdp.planner);

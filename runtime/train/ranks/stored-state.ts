@@ -21,7 +21,7 @@ interface StateOptions {
 
 /** What is stored beside parameters, in this order. */
 
-export class RankState implements CheckpointState {
+export class StoredState implements CheckpointState {
   readonly #options: StateOptions;
 
   constructor(options: StateOptions) {

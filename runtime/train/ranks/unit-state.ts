@@ -153,8 +153,8 @@ export class UnitState {
     if (own.buffer !== dense.buffer) own.set(dense.subarray(this.#owned.from, this.#owned.to));
   }
 
-  /** Goes a way along the gradients; what is returned brings everything back, to the bit. */
-  climb(scale: number): () => void {
+  /** Moves parameters along the gradients by so many times them; what is returned restores them to the bit. */
+  perturb(scale: number): () => void {
     const { p, g } = this.#state;
     const before = p.slice();
     for (let i = 0; i < p.length; i++) p[i] = (p[i] as number) + scale * (g[i] as number);

@@ -6,10 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
-import { parseGate } from "../gates/index.ts";
 import { train } from "../loop/run.ts";
-import { parseBalance } from "./index.ts";
-import { parseSpawn } from "./spawn.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-evo-moe-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -35,13 +33,11 @@ async function ended(name: string, seed: number, mask?: string) {
     out: join(folder, `run ${name} ${seed}`),
     sequences: 16,
     sequenceLength: 32,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
     ...(mask !== undefined && {
-      balance: parseBalance("switch:0.01"),
-      spawn: parseSpawn(`${born}:${mask}`),
-      gate: parseGate(`dense-to-sparse:4:0.1:${sparse}`),
+      recipes: parseRecipes({ balance: "switch:0.01", spawn: `${born}:${mask}`, gate: `dense-to-sparse:4:0.1:${sparse}` }),
     }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };

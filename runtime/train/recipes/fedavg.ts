@@ -1,11 +1,22 @@
-// Federated averaging: worlds meet at the mean of their parameters. Where their data differ, more steps alone end further from the optimum
-// of all. Pure.
-import type { LocalRecipe } from "../local/local.ts";
+// fedavg: federated averaging. Worlds meet at the mean of their parameters; where their data differ, more steps alone end further from the
+// optimum of all. Pure.
+import { type Numbers, type Recipe, type RecipeRun, whole } from "./recipe.ts";
 
-export const fedavg: LocalRecipe = {
-  numbers: [],
-  state: [],
-  radius: () => 0,
-  begin: () => {},
-  send: ({ p }) => p as Float32Array,
+/** A world that waits is told of each step of the others. */
+export const localStepsMax = 10_000;
+
+/** Worlds end, and have checkpoints, where they have met. */
+export function refusesMeeting({ steps: local = 1 }: Numbers, { steps, everySteps, shadow, beside }: RecipeRun): string | undefined {
+  if (steps % local !== 0) return `--steps is ${steps}; it must be a multiple of ${local}`;
+  if (everySteps % local !== 0) return `--checkpoint-every is ${everySteps}; it must be a multiple of ${local}`;
+  if (shadow) return "worlds that meet go on from checkpoints, so that shadows are of no use; leave them out";
+  if (beside("spawn") !== undefined) return "--local and --spawn do not go together: give one of them";
+  return undefined;
+}
+
+export const fedavg: Recipe = {
+  option: "local",
+  numbers: { steps: whole(1, localStepsMax) },
+  refuses: refusesMeeting,
+  meeting: { begin() {}, send: ({ p }) => p as Float32Array },
 };

@@ -1,59 +1,140 @@
-// The recipes of balance there are, and how a run asks for them: "switch:0.01", or several as "switch:0.003,device:0.05:4". To add one:
-// its file, one line here. Pure.
+// The recipes there are, and how a run asks for them: "switch:0.003,device:0.05:4", "mixlora:8:2:16". To add one: its file, one line here.
 import { AppError } from "../../../crds/common.ts";
-import type { BalanceRecipe, BalanceSetting } from "./balance.ts";
+import type { ModelSource } from "../model/model-source.ts";
+import { type TrainedModel, wholeModel } from "../model/trained-model.ts";
 import { biasOfChoice } from "./bias.ts";
+import { denseToSparse } from "./dense-to-sparse.ts";
 import { deviceLoss } from "./device.ts";
+import { fedavg } from "./fedavg.ts";
+import { fedspeed } from "./fedspeed.ts";
+import { mixlora } from "./mixlora.ts";
+import { type Numbers, type Recipe, type RecipeOption, type RecipeRun, type RecipeSetting, recipeOptions } from "./recipe.ts";
+import { spawn } from "./spawn.ts";
 import { switchLoss } from "./switch.ts";
 
-const recipes: Readonly<Record<string, BalanceRecipe>> = {
+const recipes: Readonly<Record<string, Recipe>> = {
   switch: switchLoss,
   device: deviceLoss,
   bias: biasOfChoice,
+  mixlora,
+  spawn,
+  "dense-to-sparse": denseToSparse,
+  fedavg,
+  fedspeed,
 };
 
-const groupsMax = 4096;
+/** Options that may have several recipes, with a comma between. */
+const several: readonly RecipeOption[] = ["balance"];
 
 /** "switch:RATE, device:RATE:GROUPS, bias:RATE" */
-export const balanceUsage = Object.entries(recipes)
-  .map(([name, { grouped }]) => `${name}:RATE${grouped ? ":GROUPS" : ""}`)
-  .join(", ");
+export const usageOf = (option: RecipeOption): string =>
+  Object.entries(recipes)
+    .filter(([, recipe]) => recipe.option === option)
+    .map(([name, { unnamed, numbers }]) =>
+      [...(unnamed ? [] : [name]), ...Object.keys(numbers).map((each) => each.toUpperCase())].join(":"),
+    )
+    .join(", ");
 
-export const refuseBalance = (text: string, reason: string): AppError =>
-  new AppError(`--balance has "${text}"; ${reason}`, { code: "BadOption", operation: "reading the settings of a run" });
+const refused = (option: RecipeOption, text: string, reason: string): AppError =>
+  new AppError(`--${option} is "${text}"; ${reason}`, { code: "BadOption", operation: "reading the settings of a run" });
 
-export function recipeOf({ name }: BalanceSetting): BalanceRecipe {
+const recipeOf = ({ name }: RecipeSetting): Recipe => recipes[name] as Recipe;
+
+const textOf = (setting: RecipeSetting): string =>
+  [...(recipeOf(setting).unnamed ? [] : [setting.name]), ...Object.values(setting.numbers)].join(":");
+
+/** The refusal of a recipe that a run asks for. */
+export const refuseRecipe = (setting: RecipeSetting, reason: string): AppError =>
+  refused(recipeOf(setting).option, textOf(setting), reason);
+
+function settingOf(option: RecipeOption, text: string): RecipeSetting {
+  const parts = text.split(":").map((part) => part.trim());
+  const only = Object.keys(recipes).find((each) => recipes[each]?.option === option && recipes[each].unnamed);
+  const [name, texts] = only === undefined ? [parts[0] ?? "", parts.slice(1)] : [only, parts];
   const recipe = Object.hasOwn(recipes, name) ? recipes[name] : undefined;
-  if (recipe === undefined) throw refuseBalance(name, `known are ${balanceUsage}`);
-  return recipe;
+  if (recipe?.option !== option) throw refused(option, text, `known are ${usageOf(option)}`);
+  const wanted = Object.entries(recipe.numbers);
+  const values = texts.map((each) => (each === "" ? Number.NaN : Number(each)));
+  if (values.length !== wanted.length || values.some(Number.isNaN)) throw refused(option, text, `it is written as ${usageOf(option)}`);
+  for (const [i, [each, { allows, must }]] of wanted.entries())
+    if (!allows(values[i] as number)) throw refused(option, text, `${each.toUpperCase()} must be ${must}`);
+  return { name, numbers: Object.fromEntries(wanted.map(([each], i) => [each, values[i] as number])) };
 }
 
-export const balanceText = ({ name, rate, groups }: BalanceSetting): string => `${name}:${rate}${groups === undefined ? "" : `:${groups}`}`;
-
-/** Bounds that hold for every model. Throws AppError `BadOption`. */
-export function checkBalance(setting: BalanceSetting): void {
-  const { grouped } = recipeOf(setting);
-  const { rate, groups } = setting;
-  if (!(rate > 0 && rate <= 1)) throw refuseBalance(balanceText(setting), "the number behind the name must be above 0 and at most 1");
-  if (grouped !== (groups !== undefined)) throw refuseBalance(balanceText(setting), `it is written as one of ${balanceUsage}`);
-  if (groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= groupsMax))
-    throw refuseBalance(balanceText(setting), `groups must be a whole number from 1 to ${groupsMax}`);
+/** The recipes that a run asks for by these options; none of "". Throws AppError `BadOption`. */
+export function parseRecipes(texts: Partial<Readonly<Record<RecipeOption, string>>>): readonly RecipeSetting[] {
+  return recipeOptions.flatMap((option) => {
+    const text = texts[option] ?? "";
+    if (text.trim() === "") return [];
+    const each = several.includes(option) ? text.split(",") : [text];
+    const settings = each.map((one) => settingOf(option, one.trim()));
+    const twice = settings.find(({ name }, i) => settings.findIndex((other) => other.name === name) !== i);
+    if (twice !== undefined) throw refused(option, text, `${twice.name} stands there twice; leave one out`);
+    return settings;
+  });
 }
 
-function settingOf(text: string): BalanceSetting {
-  const [name = "", ...numbers] = text.split(":").map((part) => part.trim());
-  if (numbers.length === 0 || numbers.length > 2 || numbers.some((number) => number === "" || !Number.isFinite(Number(number))))
-    throw refuseBalance(text, `it is written as one of ${balanceUsage}`);
-  const setting = { name, rate: Number(numbers[0]), groups: numbers[1] === undefined ? undefined : Number(numbers[1]) };
-  checkBalance(setting);
-  return setting;
+/** What a run's bits depend on, by option: "none", or its recipes as they are written. */
+export function recipeTexts(settings: readonly RecipeSetting[] = []): Readonly<Record<RecipeOption, string>> {
+  const text = (option: RecipeOption): string =>
+    settings
+      .filter((each) => recipeOf(each).option === option)
+      .map(textOf)
+      .join(",");
+  return Object.fromEntries(recipeOptions.map((option) => [option, text(option) || "none"])) as Record<RecipeOption, string>;
 }
 
-/** The line's text as settings, each recipe once; none of "". Throws AppError `BadOption`. */
-export function parseBalance(text: string): readonly BalanceSetting[] {
-  if (text.trim() === "") return [];
-  const settings = text.split(",").map(settingOf);
-  const twice = settings.find(({ name }, i) => settings.findIndex((other) => other.name === name) !== i);
-  if (twice !== undefined) throw refuseBalance(text, `${twice.name} stands there twice; leave one out`);
-  return settings;
+/** Throws AppError `BadOption` for recipes that do not suit the run or one another. */
+export function checkRecipes(settings: readonly RecipeSetting[], run: Omit<RecipeRun, "beside">): void {
+  const beside = (option: RecipeOption): Numbers | undefined => settings.find((each) => recipeOf(each).option === option)?.numbers;
+  for (const setting of settings) {
+    const reason = recipeOf(setting).refuses?.(setting.numbers, { ...run, beside });
+    if (reason !== undefined) throw refuseRecipe(setting, reason);
+  }
+}
+
+interface Hooked<Hook extends keyof Recipe> {
+  readonly setting: RecipeSetting;
+  readonly numbers: Numbers;
+  readonly recipe: Recipe;
+  readonly hook: NonNullable<Recipe[Hook]>;
+}
+
+/** The recipes of a run that have a hook, in order. */
+export function having<Hook extends keyof Recipe>(settings: readonly RecipeSetting[] = [], hook: Hook): readonly Hooked<Hook>[] {
+  return settings.flatMap((setting) => {
+    const recipe = recipeOf(setting);
+    const found = recipe[hook];
+    return found === undefined ? [] : [{ setting, numbers: setting.numbers, recipe, hook: found }];
+  });
+}
+
+/** Steps of a world between two meetings; undefined where a run has one world. */
+export const localSteps = (settings: readonly RecipeSetting[] | undefined): number | undefined =>
+  having(settings, "meeting")[0]?.numbers.steps;
+
+/** How far parameters go along a gradient before the one that counts; 0: not at all. */
+export const perturbationRadius = (settings: readonly RecipeSetting[] | undefined): number =>
+  having(settings, "radius").reduce((sum, { hook, numbers }) => sum + hook(numbers), 0);
+
+/** The last step of a run's first stage, where another one follows. */
+export const birthStep = (settings: readonly RecipeSetting[] | undefined): number | undefined =>
+  having(settings, "birth").map(({ hook, numbers }) => hook.step(numbers))[0];
+
+interface Asked {
+  readonly recipes?: readonly RecipeSetting[] | undefined;
+  readonly seed: number;
+}
+
+/** The model of a stage of the run. Throws AppError where a recipe does not suit it. */
+export function trainedModel(source: ModelSource, { recipes: settings, seed }: Asked, stage = 0): TrainedModel {
+  const after = birthStep(settings) ?? 0;
+  for (const { setting, numbers, hook } of having(settings, "model")) {
+    const refuse = (reason: string): never => {
+      throw refuseRecipe(setting, reason);
+    };
+    const model = hook(source, numbers, { seed, stage, after, refuse });
+    if (model !== undefined) return model;
+  }
+  return wholeModel(source);
 }

@@ -1,48 +1,25 @@
-// Recipes of local steps: how one is asked for, its arithmetic as WebAssembly against its definition, and that worlds of unlike data meet
+// Recipes of local steps: their arithmetic as WebAssembly against its definition, and that worlds of unlike data meet
 // at the optimum of all of them, where averaging alone stays away from it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { gaussian } from "../../kernels/random.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import { localText, parseLocal } from "../local/index.ts";
-import { corrected } from "../optimizers/corrected.ts";
-import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
+import { optimizerSettings } from "../optimizers/index.ts";
 import { createKernel } from "../optimizers/kernel.ts";
+import { arithmeticOf } from "../optimizers/open.ts";
 import { OptimizerState } from "../optimizers/state.ts";
 import type { Shape } from "../ranks/model-shape.ts";
 import { UnitState } from "../ranks/unit-state.ts";
-import { seatInWorld } from "../worlds/group.ts";
+import { contextInWorld } from "../worlds/group.ts";
 import { Outer, type Share } from "../worlds/outer.ts";
-
-test("a recipe is read from a line", () => {
-  assert.equal(parseLocal(""), undefined);
-  assert.deepEqual(parseLocal("fedavg:5"), { name: "fedavg", steps: 5, numbers: {} });
-  assert.deepEqual(parseLocal("fedspeed: 20:0.5:0"), { name: "fedspeed", steps: 20, numbers: { lambda: 0.5, rho: 0 } });
-  assert.equal(localText(parseLocal("fedspeed:20:0.5:0.25")!), "fedspeed:20:0.5:0.25");
-});
-
-const bad: Readonly<Record<string, RegExp>> = {
-  "toString:3": /--local is "toString"; known are fedavg:STEPS, fedspeed:STEPS:LAMBDA:RHO/,
-  fedavg: /--local is "fedavg"; it is written as one of/,
-  "fedavg:3:1": /it is written as one of/,
-  "fedspeed:3:1": /it is written as one of/,
-  "fedavg:0": /steps must be a whole number from 1 to 10000/,
-  "fedavg:": /steps must be a whole number/,
-  "fedavg:1.5": /steps must be a whole number/,
-  "fedspeed:3:0:0": /lambda must be above 0 and at most 100/,
-  "fedspeed:3:1:2": /rho must be from 0 to 1/,
-  "fedspeed:3:1:x": /rho must be from 0 to 1/,
-};
-
-for (const [text, message] of Object.entries(bad))
-  test(`"${text}" is refused by what it must be`, () => assert.throws(() => parseLocal(text), { code: "BadOption", message }));
+import { having, localSteps, parseRecipes } from "./index.ts";
 
 const bitsOf = (data: Float32Array): Uint32Array => new Uint32Array(data.slice().buffer);
 
 for (const name of ["adamw", "sgd"] as const)
   test(`${name} with corrected gradients has the bits of its definition`, () => {
     const asked = optimizerSettings(name, { "weight-decay": 0.1 });
-    const optimizer = corrected(optimizerOf(asked), parseLocal("fedspeed:20:0.3:0")!);
+    const optimizer = arithmeticOf({ optimizer: asked, recipes: parseRecipes({ local: "fedspeed:20:0.3:0" }) });
     assert.deepEqual(optimizer.state.slice(-2), ["anchor", "pull"]);
     const kernel = createKernel(optimizer, 64, 64);
     const plain = Object.fromEntries(["p", "g", ...optimizer.state].map((array) => [array, new Float32Array(64)]));
@@ -73,7 +50,9 @@ const shape: Shape = {
 
 /** Worlds whose losses are quadratics with minima and curvatures of their own: the square distance of all from the minimum of the sum. */
 async function distance(text: string, rounds: number) {
-  const setting = parseLocal(text)!;
+  const recipes = parseRecipes({ local: text });
+  const [meeting] = having(recipes, "meeting");
+  const local = localSteps(recipes)!;
   const asked = optimizerSettings("sgd", { beta1: 0 });
   const curvature = Array.from({ length: worlds }, (_, i) => gaussian(10 + i, floats).map((value) => 0.2 + Math.abs(value)));
   const minimum = Array.from({ length: worlds }, (_, i) => gaussian(50 + i, floats));
@@ -86,17 +65,17 @@ async function distance(text: string, rounds: number) {
   const facts = { node: new Array<number>(worlds).fill(0), speed: new Array<number>(worlds).fill(1) };
   const states = await Promise.all(
     curvature.map(async (own, world) => {
-      const whole = OptimizerState.resident(corrected(optimizerOf(asked), setting), floats);
+      const whole = OptimizerState.resident(arithmeticOf({ optimizer: asked, recipes }), floats);
       const state = new UnitState(shape, 0, whole);
-      const { group } = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
-      const outer = new Outer({ group: group!, setting, epoch: 1, alike: text });
+      const { group } = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
+      const outer = new Outer({ group: group!, meeting: meeting!, epoch: 1, alike: text });
       const units = [{ layer: -1, expert: undefined, from: 0, to: floats, chunk: 0 }];
       const share: Share = { units, primaries: [0], rank: 0, state, spread: async () => {} };
       await outer.begin(share);
-      for (let step = 1; step <= rounds * setting.steps; step++) {
+      for (let step = 1; step <= rounds * local; step++) {
         whole.g.set(own.map((curve, j) => curve * (whole.p[j]! - minimum[world]![j]!)));
         await state.update(asked.values, { step, rate: 0.05, clip: 1 });
-        if (step % setting.steps === 0) assert.ok(await outer.meet(step, share));
+        if (step % local === 0) assert.ok(await outer.meet(step, share));
         else await outer.made(step);
       }
       return whole;

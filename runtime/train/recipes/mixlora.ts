@@ -2,12 +2,13 @@
 // a softmax gate; attention has such a product too. Tensors are called as in MixLoRA's own files. Pure.
 import type { Op, Segment, WeightDecl } from "../../kernels/segment.ts";
 import { attentionPart, embedSegment, headSegment, joined, type Part } from "../../models/decoder.ts";
-import { unsupported } from "../../models/family.ts";
+import { architectureOf, unsupported } from "../../models/family.ts";
 import { ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
 import { mixtral, mixtralConfig } from "../../models/mixtral.ts";
 import { moeLayer, moeProgram, softmaxGate, topKMax } from "../../models/moe.ts";
-import type { Adapted, AdapterBase, AdapterRecipe, AdapterSetting, Merged } from "../adapters/adapter.ts";
-import { refuseAdapters } from "../adapters/refuse.ts";
+import type { ModelSource } from "../model/model-source.ts";
+import { type Adapted, adaptedModel, type Merged } from "../model/trained-model.ts";
+import { type Numbers, type Recipe, type Staged, whole } from "./recipe.ts";
 
 const [expertsMax, rankMax] = [256, 1024];
 /** Standard deviation of a gate's first values. */
@@ -112,16 +113,13 @@ function mergedTensors(layers: number, experts: number): ReadonlyMap<string, Mer
   return found;
 }
 
-function attach({ config, architecture }: AdapterBase, setting: AdapterSetting): Adapted {
-  const [experts = 0, topK = 0, rank = 0] = setting.numbers;
+function adapted({ config }: ModelSource, { experts = 0, topk: topK = 0, rank = 0 }: Numbers, refuse: Staged["refuse"]): Adapted {
+  const architecture = architectureOf(config);
   if (architecture !== llamaArchitecture)
     throw unsupported("architectures", architecture, `${llamaArchitecture}, to train MixLoRA beside it`);
   const dims = llamaProgram(config);
-  if (experts < 2 || experts > expertsMax) throw refuseAdapters(setting, `EXPERTS must be from 2 to ${expertsMax}`);
-  if (topK > experts) throw refuseAdapters(setting, `TOPK must be at most EXPERTS, ${experts}`);
-  if (topK > topKMax) throw refuseAdapters(setting, `TOPK must be at most ${topKMax}`);
-  const most = Math.min(rankMax, dims.hidden, dims.ffn);
-  if (rank > most) throw refuseAdapters(setting, `RANK must be at most ${most}`);
+  const most = Math.min(dims.hidden, dims.ffn);
+  if (rank > most) refuse(`RANK must be at most ${most}`);
   const expert = expertSegment(dims.hidden, dims.ffn, rank);
   const program = moeProgram("mixlora", dims, (layer) => {
     const pairs = attentionNames.map((name) => [`model.layers.${layer}.self_attn.${name}.weight`, pair(attentionAt(layer, name))] as const);
@@ -165,4 +163,9 @@ function describe(experts: number, topK: number, rank: number): Readonly<Record<
   };
 }
 
-export const mixlora: AdapterRecipe = { numbers: ["EXPERTS", "TOPK", "RANK"], attach };
+export const mixlora: Recipe = {
+  option: "adapters",
+  numbers: { experts: whole(2, expertsMax), topk: whole(1, topKMax), rank: whole(1, rankMax) },
+  refuses: ({ experts = 0, topk = 0 }) => (topk > experts ? `TOPK must be at most EXPERTS, ${experts}` : undefined),
+  model: (source, numbers, { seed, refuse }) => adaptedModel(source, adapted(source, numbers, refuse), seed),
+};

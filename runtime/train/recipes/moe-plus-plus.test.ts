@@ -7,7 +7,7 @@ import { basename, join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { train } from "../loop/run.ts";
-import { parseBalance } from "./index.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-moe-plus-plus-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -34,10 +34,10 @@ async function ended(model: string, balance: string, { steps = 100, seed = 1 } =
     out: join(folder, `run-${basename(model)}-${steps}-${balance.replaceAll(":", "-")}-${seed}`),
     sequences: 16,
     sequenceLength: 32,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
-    balance: parseBalance(balance),
+    recipes: parseRecipes({ balance }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
   await train(settings, {
@@ -77,9 +77,9 @@ test("the less free experts weigh, the fewer rows the others have; without a los
   const without = await shareOf(0.1, "switch:1e-9");
   /** Where f and P of the loss are equal. */
   const balanced = taus.map((tau) => (tau * 8) / (tau * 8 + 4));
-  const told = taus.map((tau, i) => `tau ${tau}: ${shares[i]!.toFixed(3)}, at balance ${balanced[i]!.toFixed(3)}`);
-  t.diagnostic(`${told.join("; ")}; without a loss ${without.toFixed(3)}`);
+  const reported = taus.map((tau, i) => `tau ${tau}: ${shares[i]!.toFixed(3)}, at balance ${balanced[i]!.toFixed(3)}`);
+  t.diagnostic(`${reported.join("; ")}; without a loss ${without.toFixed(3)}`);
   const [even, half, tenth] = shares as [number, number, number];
-  assert.ok(even - half >= 0.05 && half - tenth >= 0.1, told.join("; "));
+  assert.ok(even - half >= 0.05 && half - tenth >= 0.1, reported.join("; "));
   assert.ok(without - tenth >= 0.15, `${without} without a loss`);
 });

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { train } from "../loop/run.ts";
-import { parseBalance } from "./index.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-momentum-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -29,10 +29,10 @@ async function lossesOf(momentum: number, momentum_step: number, seed: number): 
     out: join(folder, `run ${name}`),
     sequences: 16,
     sequenceLength: 16,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
-    balance: parseBalance("switch:0.01"),
+    recipes: parseRecipes({ balance: "switch:0.01" }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
   await train(settings, { ...quiet, onStep: ({ loss }) => void losses.push(loss) });

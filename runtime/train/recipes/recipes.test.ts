@@ -1,4 +1,4 @@
-// Recipes of balance: how they are asked for, the laws of their slopes, that fractions are those of the whole step whatever its lanes, and
+// Recipes of balance: the laws of their slopes, that fractions are those of the whole step whatever its micro-batches, and
 // that a run with one keeps experts busier than the same run without.
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -15,7 +15,7 @@ import { train } from "../loop/run.ts";
 import type { StepReport } from "../loop/run-step.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { layoutOf, unitsOf } from "../model/layout.ts";
-import { parseBalance, recipeOf } from "./index.ts";
+import { having, parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-recipes-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -37,7 +37,7 @@ const settings: TrainSettings = {
   out: join(folder, "none"),
   sequences: 16,
   sequenceLength: 32,
-  lanes: 4,
+  microBatches: 4,
   schedule: { ...runSettings.schedule, rate: 3e-3, steps: 50 },
   checkpoint: { everySteps: 50, keep: 1 },
 };
@@ -50,37 +50,9 @@ async function run(given: TrainSettings, stopAfter = Number.POSITIVE_INFINITY): 
 }
 
 const slopesOf = (text: string, rows: readonly number[], topK = 2): Float64Array => {
-  const [setting] = parseBalance(text);
-  return recipeOf(setting!).slopes!({ rows, topK }, setting!);
+  const [loss] = having(parseRecipes({ balance: text }), "loss");
+  return loss!.hook({ rows, topK }, loss!.numbers);
 };
-
-test("settings are read from a line", () => {
-  assert.deepEqual(parseBalance(""), []);
-  assert.deepEqual(parseBalance("switch:0.003, device:0.05:4"), [
-    { name: "switch", rate: 0.003, groups: undefined },
-    { name: "device", rate: 0.05, groups: 4 },
-  ]);
-});
-
-const bad: Record<string, { readonly text: string; readonly message: RegExp }> = {
-  "a recipe that is none": {
-    text: "toString:0.1",
-    message: /--balance has "toString"; known are switch:RATE, device:RATE:GROUPS, bias:RATE/,
-  },
-  "no rate": { text: "switch", message: /"switch"; it is written as one of switch:RATE/ },
-  "a rate that is no number": { text: "switch:much", message: /"switch:much"; it is written as/ },
-  "a rate of nothing": { text: "bias:0", message: /"bias:0"; the number behind the name must be above 0 and at most 1/ },
-  "groups where there are none": { text: "switch:0.1:4", message: /"switch:0.1:4"; it is written as/ },
-  "no groups": { text: "device:0.1", message: /"device:0.1"; it is written as/ },
-  "half a group": { text: "device:0.1:1.5", message: /groups must be a whole number from 1 to 4096/ },
-  "one twice": { text: "switch:0.1,switch:0.2", message: /switch stands there twice; leave one out/ },
-};
-
-for (const [name, { text, message }] of Object.entries(bad)) {
-  test(`${name}: refused by field and remedy`, () => {
-    assert.throws(() => parseBalance(text), { code: "BadOption", message });
-  });
-}
 
 const unsuited: Record<string, { readonly balance: string; readonly changed: Partial<TrainSettings>; readonly message: RegExp }> = {
   "a bias where gates have none": {
@@ -98,7 +70,7 @@ const unsuited: Record<string, { readonly balance: string; readonly changed: Par
 
 for (const [name, { balance, changed, message }] of Object.entries(unsuited)) {
   test(`${name}: refused before the first step`, async () => {
-    const given = { ...settings, out: join(folder, "unsuited"), ...changed, balance: parseBalance(balance) };
+    const given = { ...settings, out: join(folder, "unsuited"), ...changed, recipes: parseRecipes({ balance }) };
     await assert.rejects(run(given), { code: "BadOption", message });
   });
 }
@@ -118,28 +90,28 @@ test("devices of one expert each are balanced as experts are, and devices see no
 });
 
 test("a bias rises for experts below the mean, falls above, and stays at it", () => {
-  const [setting] = parseBalance("bias:0.5");
-  assert.deepEqual([...recipeOf(setting!).bias!({ rows: [6, 2, 4, 4], topK: 2 }, setting!)], [-0.5, 0.5, 0, 0]);
+  const [bias] = having(parseRecipes({ balance: "bias:0.5" }), "bias");
+  assert.deepEqual([...bias!.hook({ rows: [6, 2, 4, 4], topK: 2 }, bias!.numbers)], [-0.5, 0.5, 0, 0]);
 });
 
-test("four lanes have the gradient of balance of one; fractions of a lane's own rows have another", async () => {
+test("four micro-batches have the gradient of balance of one; fractions of a micro-batch's own rows have another", async () => {
   const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
   const program = programOf(config);
   const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
   const parameters = gaussian(3, layout.floats, 0.1);
   const backend = await createTraining({ threads: 1 });
-  const lanes = [1, 2, 3, 4].map((seed) => ({
+  const microBatches = [1, 2, 3, 4].map((seed) => ({
     inputs: randomIds(seed, 24, program.vocab).data as Int32Array,
     targets: randomIds(seed + 10, 24, program.vocab).data as Int32Array,
   }));
-  const joined = (name: "inputs" | "targets"): Int32Array => Int32Array.from(lanes.flatMap((lane) => [...lane[name]]));
+  const joined = (name: "inputs" | "targets"): Int32Array => Int32Array.from(microBatches.flatMap((microBatch) => [...microBatch[name]]));
   const whole = { inputs: joined("inputs"), targets: joined("targets") };
   const gates = unitsOf(layout).flatMap((unit) => unit.parameters.filter(({ name }) => name.endsWith("gate.weight")));
   /** So high a rate that the other loss is nothing beside it. */
-  const balance = [{ name: "switch", rate: 1e6, groups: undefined }];
-  /** Gradients of the gates; lanes that are worked on at once are a whole step to the recipe. */
-  const gradientsOf = async (given: typeof lanes, lanesAtOnce: number): Promise<readonly number[]> => {
-    const lone = { program, layout, lanes: given, sequenceLength: 12, balance, lanesAtOnce };
+  const recipes = [{ name: "switch", numbers: { rate: 1e6 } }];
+  /** Gradients of the gates; micro-batches that are worked on at once are a whole step to the recipe. */
+  const gradientsOf = async (given: typeof microBatches, microBatchesAtOnce: number): Promise<readonly number[]> => {
+    const lone = { program, layout, microBatches: given, sequenceLength: 12, recipes, microBatchesAtOnce };
     const { gradients } = await gradientsAt(await openLoneRank(backend, lone), lone, parameters);
     return gates.flatMap(({ from, size }) => [...gradients.subarray(from, from + size)]);
   };
@@ -147,9 +119,9 @@ test("four lanes have the gradient of balance of one; fractions of a lane's own 
     Math.hypot(...a.map((value, i) => value - b[i]!)) / Math.hypot(...b);
   try {
     const one = await gradientsOf([whole], 1);
-    assert.ok(distance(await gradientsOf(lanes, 4), one) <= 1e-5);
-    const ofLanes = (await gradientsOf(lanes, 1)).map((value) => value / lanes.length);
-    assert.ok(distance(ofLanes, one) >= 0.05, "fractions of lanes are too like those of all, so this test cannot fail");
+    assert.ok(distance(await gradientsOf(microBatches, 4), one) <= 1e-5);
+    const ofMicroBatches = (await gradientsOf(microBatches, 1)).map((value) => value / microBatches.length);
+    assert.ok(distance(ofMicroBatches, one) >= 0.05, "fractions of micro-batches are too like those of all, so this test cannot fail");
   } finally {
     await backend.close();
   }
@@ -161,7 +133,7 @@ const meanOf = (reports: readonly StepReport[], what: "imbalance" | "balanceLoss
   mean(reports.slice(-20).map((report) => report[what]));
 
 test("each recipe balances what it is about, and a run without does not; the loss is no worse by 2%", async (t) => {
-  const runOf = (name: string, balance: string) => run({ ...settings, out: join(folder, name), balance: parseBalance(balance) });
+  const runOf = (name: string, balance: string) => run({ ...settings, out: join(folder, name), recipes: parseRecipes({ balance }) });
   // A rate so small that it tells the loss and changes nothing.
   const none = await runOf("untouched", "device:1e-9:4");
   const imbalance = meanOf(none, "imbalance");
@@ -181,11 +153,11 @@ test("each recipe balances what it is about, and a run without does not; the los
 });
 
 test("a run with a bias and a loss that was stopped goes on bit for bit, and not with another rate; serving has the bias", async () => {
-  const given = { ...settings, balance: parseBalance("bias:0.01,switch:0.01"), schedule: { ...settings.schedule, steps: 4 } };
+  const given = { ...settings, recipes: parseRecipes({ balance: "bias:0.01,switch:0.01" }), schedule: { ...settings.schedule, steps: 4 } };
   const straight = await run({ ...given, out: join(folder, "straight") });
   const out = join(folder, "stopped");
   const first = await run({ ...given, out }, 2);
-  await assert.rejects(run({ ...given, out, balance: parseBalance("bias:0.02,switch:0.01") }), {
+  await assert.rejects(run({ ...given, out, recipes: parseRecipes({ balance: "bias:0.02,switch:0.01" }) }), {
     code: "BadCheckpoint",
     message: /was made with balance bias:0.01,switch:0.01, this run has bias:0.02,switch:0.01/,
   });

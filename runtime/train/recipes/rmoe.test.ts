@@ -31,7 +31,7 @@ async function gradientOfFirst(change: (tensor: string, values: Float32Array) =>
     change(tensor, values);
   }
   const ids = (seed: number): Int32Array => randomIds(seed, 24, program.vocab).data as Int32Array;
-  const lone = { program, layout, lanes: [{ inputs: ids(1), targets: ids(2) }], sequenceLength: 12 };
+  const lone = { program, layout, microBatches: [{ inputs: ids(1), targets: ids(2) }], sequenceLength: 12 };
   const backend = await createTraining({ threads: 1 });
   try {
     const { gradients } = await gradientsAt(await openLoneRank(backend, lone), lone, parameters);

@@ -12,7 +12,7 @@ import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
 import { train } from "../loop/run.ts";
 import { layoutOf, unitsOf, viewsOf } from "../model/layout.ts";
-import { parseBalance } from "./index.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-shared-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -54,7 +54,7 @@ test("beside gates of nothing, shared experts are a dense layer of their summed 
       const seed = [...calledDense(tensor)].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 65_521, 7);
       parameters.set(gaussian(seed, size, 0.3), from);
     }
-    const lone = { program, layout, lanes: [{ inputs: ids(1), targets: ids(2) }], sequenceLength: 12 };
+    const lone = { program, layout, microBatches: [{ inputs: ids(1), targets: ids(2) }], sequenceLength: 12 };
     const { end, gradients } = await gradientsAt(await openLoneRank(backend, lone), lone, parameters);
     const dense = units.filter(({ expert }) => expert === undefined).flatMap((unit) => Object.entries(viewsOf(gradients, unit)));
     const sums = dense.filter(([tensor]) => !tensor.includes("mlp.gate.")).map(([tensor, sum]) => [calledDense(tensor), sum] as const);
@@ -81,10 +81,10 @@ async function lossOf(name: string, model: string, seed: number): Promise<number
     out: join(folder, `run-${name}-${seed}`),
     sequences: 16,
     sequenceLength: 32,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
-    balance: parseBalance("switch:0.01"),
+    recipes: parseRecipes({ balance: "switch:0.01" }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
   await train(settings, { ...quiet, onStep: ({ loss }) => void losses.push(loss) });
@@ -101,8 +101,8 @@ for (let seed = 1; seed <= seeds; seed++) {
     const residual = await overTwo("residual", modelOf("residual", 1, 1));
     const routed = await overTwo("routed", modelOf("routed", 1, 0));
     const shared = await overTwo("shared", modelOf("shared", 1, 1, nothing));
-    const told = [residual, routed, shared].map((ratio) => ratio.toFixed(3)).join(", ");
-    t.diagnostic(`loss over that of two routed (${two.toFixed(3)}): shared and routed, routed alone, shared alone: ${told}`);
+    const reported = [residual, routed, shared].map((ratio) => ratio.toFixed(3)).join(", ");
+    t.diagnostic(`loss over that of two routed (${two.toFixed(3)}): shared and routed, routed alone, shared alone: ${reported}`);
     assert.ok(residual <= 1.015, `shared and routed: ${residual}`);
     assert.ok(routed >= 1.015, `routed alone: ${routed}`);
     assert.ok(shared >= 1.03, `shared alone: ${shared}`);

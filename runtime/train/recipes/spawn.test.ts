@@ -7,12 +7,13 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { gaussian } from "../../kernels/random.ts";
-import { parseGate } from "../gates/index.ts";
 import { train } from "../loop/run.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { layoutOf, movedTo } from "../model/layout.ts";
 import { openSource } from "../model/model-source.ts";
-import { type Born, parseSpawn, seedModel, spawned } from "./spawn.ts";
+import { parseRecipes } from "./index.ts";
+import type { Births } from "./recipe.ts";
+import { seedModel, spawned } from "./spawn.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-spawn-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -20,7 +21,7 @@ const data = join(folder, "data");
 await writeCorpus(data, chainedTokens(400, 1));
 const model = writeModel(join(folder, "model"), "mixtral", { initializer_range: 0.1 });
 const source = await openSource(model);
-const seed = seedModel(source, { step: 1, mask: 0 });
+const seed = seedModel(source, assert.fail);
 const [parent, layout] = [seed, source].map(({ program, family }) => layoutOf(program, family.expertTensors)) as [
   ReturnType<typeof layoutOf>,
   ReturnType<typeof layoutOf>,
@@ -28,9 +29,8 @@ const [parent, layout] = [seed, source].map(({ program, family }) => layoutOf(pr
 const stored = 3;
 const partOf = (all: typeof layout, part: number, index: number) => all.parts[part]!.units[index]!;
 const sizeOf = ({ from, to }: { from: number; to: number }): number => to - from;
-const bornOf = (mask: number, seedBase = 0): Born => ({
+const birthsOf = (seedBase = 0): Births => ({
   stored,
-  mask,
   draw: ({ size }) => new Float32Array(size).fill(7),
   seedOf: (tensor) => seedBase + Number(/\d+/.exec(tensor.replace(/.*experts/, ""))?.[0]),
 });
@@ -38,7 +38,7 @@ const bornOf = (mask: number, seedBase = 0): Born => ({
 function child(expert: number, mask: number, seedBase = 0): readonly Float32Array[] {
   const unit = partOf(parent, 1, 1);
   const values = gaussian(3, stored * sizeOf(unit)).map((value) => value || 1);
-  const found = spawned({ unit, values }, partOf(layout, 1, 1 + expert), bornOf(mask, seedBase));
+  const found = spawned({ unit, values }, partOf(layout, 1, 1 + expert), birthsOf(seedBase), { mask });
   return [0, 1, 2].map((array) => found.subarray(array * sizeOf(unit), (array + 1) * sizeOf(unit)));
 }
 
@@ -59,7 +59,7 @@ test("an expert is born as the one before it, moments too, with the same places 
 test("all else is born as it is, and rows of a gate for experts that were not there are drawn, without moments", () => {
   const [unit, own] = [partOf(parent, 1, 0), partOf(layout, 1, 0)];
   const values = gaussian(4, stored * sizeOf(unit));
-  const found = spawned({ unit, values }, own, bornOf(0.5));
+  const found = spawned({ unit, values }, own, birthsOf(), { mask: 0.5 });
   const [from, to] = [movedTo(unit, 0), movedTo(own, 0)];
   for (const { name, from: at, size } of to.parameters) {
     const old = from.parameters.find((each) => each.name === name)!;
@@ -93,56 +93,26 @@ async function validated(name: string, changed: Partial<TrainSettings>): Promise
 test("without a mask the model computes what it did before its experts spawned, and with one it does not", async () => {
   const single = writeModel(join(folder, "single"), "mixtral", { initializer_range: 0.1, num_local_experts: 1, num_experts_per_tok: 1 });
   const before = await validated("single", { model: single, schedule: { ...settings.schedule, steps: 4 } });
-  const gate = parseGate("dense-to-sparse:4:0:5");
+  const gate = "dense-to-sparse:4:0:5";
   for (const name of ["dense", "sparse"]) {
-    const plain = await validated(`copies ${name}`, { spawn: parseSpawn("4:0"), ...(name === "dense" && { gate }) });
+    const plain = await validated(`copies ${name}`, { recipes: parseRecipes({ spawn: "4:0", ...(name === "dense" && { gate }) }) });
     assert.deepEqual([...plain.keys()], [2, 4, 5]);
     assert.equal(plain.get(2), before.get(2));
     assert.ok(Math.abs(plain.get(4)! - before.get(4)!) <= 1e-5, `${name}: ${plain.get(4)} after ${before.get(4)}`);
   }
-  const masked = await validated("masked", { spawn: parseSpawn("4:0.5") });
+  const masked = await validated("masked", { recipes: parseRecipes({ spawn: "4:0.5" }) });
   assert.ok(Math.abs(masked.get(4)! - before.get(4)!) >= 1e-3, `${masked.get(4)} after ${before.get(4)}`);
 });
 
 const shared = writeModel(join(folder, "dense"), "llama", {});
-const refused: Record<string, { readonly given: Partial<TrainSettings>; readonly want: RegExp }> = {
-  "a step that is none": { given: { spawn: { step: 5, mask: 0 } }, want: /--spawn is "5:0"; STEP must be from 1 to below --steps \(5\)/ },
-  "a mask of everything": { given: { spawn: { step: 2, mask: 1 } }, want: /MASK must be from 0 to below 1/ },
-  "weights that are there": { given: { spawn: { step: 2, mask: 0 }, init: "checkpoint" }, want: /give --init random/ },
-  "a model without experts": { given: { spawn: { step: 2, mask: 0 }, model: shared }, want: /no layer with several experts; leave it out/ },
-  "adapters beside it": {
-    given: { spawn: { step: 2, mask: 0 }, adapters: { name: "mixlora", numbers: [2, 1, 2] } },
-    want: /leave one of the two out/,
-  },
-  "a gate that is over before": {
-    given: { spawn: { step: 3, mask: 0 }, gate: { name: "dense-to-sparse", numbers: [4, 0.1, 3] } },
-    want: /--gate is "dense-to-sparse:4:0.1:3"; STEP must be above that of --spawn, 3/,
-  },
-  "a gate of a model without experts": {
-    given: { gate: { name: "dense-to-sparse", numbers: [4, 0.1, 3] }, model: shared },
-    want: /leave it out/,
-  },
-  "a gate that nobody knows": {
-    given: { gate: { name: "soft", numbers: [] } },
-    want: /known is dense-to-sparse:TEMPERATURE:THRESHOLD:STEP/,
-  },
-  "a gate that is not over when the run is": {
-    given: { gate: { name: "dense-to-sparse", numbers: [4, 0.1, 6] } },
-    want: /--gate is "dense-to-sparse:4:0.1:6"; STEP must be at most --steps \(5\), since/,
-  },
-  "a temperature below its end": { given: { gate: { name: "dense-to-sparse", numbers: [0.5, 0, 3] } }, want: /TEMPERATURE must be from 1/ },
+const refused: Record<string, { readonly asked: Parameters<typeof parseRecipes>[0]; readonly model?: string; readonly want: RegExp }> = {
+  "a step that is none": { asked: { spawn: "5:0" }, want: /--spawn is "5:0"; STEP must be from 1 to below --steps \(5\)/ },
+  "a spawn in a model without experts": { asked: { spawn: "2:0" }, model: shared, want: /no layer with several experts; leave it out/ },
+  "a gate of a model without experts": { asked: { gate: "dense-to-sparse:4:0.1:3" }, model: shared, want: /leave it out/ },
 };
-for (const [what, { given, want }] of Object.entries(refused))
+for (const [what, { asked, model: other = model, want }] of Object.entries(refused))
   test(`a run with ${what} is refused with the option and the remedy`, async () => {
     const ports = { now: () => 0, stopped: () => false, onStart: () => assert.fail("it began"), onStep() {}, onValidation() {} };
-    await assert.rejects(train({ ...settings, ...given, out: join(folder, "refused") }, ports), { code: "BadOption", message: want });
+    const given = { ...settings, model: other, recipes: parseRecipes(asked), out: join(folder, "refused") };
+    await assert.rejects(train(given, ports), { code: "BadOption", message: want });
   });
-
-test("a line is read as it is written, and refused where it is not", () => {
-  assert.equal(parseSpawn(""), undefined);
-  assert.deepEqual(parseSpawn("20:0.5"), { step: 20, mask: 0.5 });
-  for (const text of ["20", "20:", ":0.5", "a:b", "1:2:3"]) assert.throws(() => parseSpawn(text), /it is written as STEP:MASK/);
-  assert.deepEqual(parseGate("dense-to-sparse:4:0.05:20"), { name: "dense-to-sparse", numbers: [4, 0.05, 20] });
-  for (const text of ["dense-to-sparse", "dense-to-sparse:1:2", "dense-to-sparse:a:0:3", "dense-to-sparse::0:3"])
-    assert.throws(() => parseGate(text), /it is written as dense-to-sparse:TEMPERATURE:THRESHOLD:STEP/);
-});

@@ -1,10 +1,11 @@
 // switch: the loss of Switch Transformers, which is DeepSeek's loss of experts too: rate x experts x sum of f x P over experts. f is an
 // expert's part of all rows, P the mean of its shares; a balanced layer has the loss `rate`. Pure.
-import { type BalanceRecipe, sumOf } from "./balance.ts";
+import { aboveZero, type Recipe, sumOf } from "./recipe.ts";
 
-export const switchLoss: BalanceRecipe = {
-  grouped: false,
-  slopes({ rows, topK }, { rate }) {
+export const switchLoss: Recipe = {
+  option: "balance",
+  numbers: { rate: aboveZero(1) },
+  loss({ rows, topK }, { rate = 0 }) {
     const all = sumOf(rows);
     const tokens = all / topK;
     return Float64Array.from(rows, (count) => (rate * rows.length * count) / all / tokens);

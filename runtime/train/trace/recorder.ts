@@ -1,10 +1,10 @@
-// Records where the time of training goes by standing before the two doors of a rank: what computes, and how it reaches the others. A rank
+// Records where the time of training goes by commit state before the two doors of a rank: what computes, and how it reaches the others. A rank
 // without a recorder has the doors themselves, so that it costs nothing.
 import { type Span, stepSpansMax } from "../../../crds/training-trace.ts";
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { Transport } from "../../net/collectives/transport.ts";
-import type { Seat } from "../ranks/rank-context.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
 import { kindOfFrames } from "./spans.ts";
 
 /** Spans that are kept, the last ones: some hundred steps of a small model, 30 MB. */
@@ -75,12 +75,12 @@ export function recordedTransport(transport: Transport, recorder: Clocked, first
   };
 }
 
-/** A seat whose ways to the others are recorded, within its world and to those that it meets. */
-export function recordedSeat(seat: Seat, recorder: Clocked): Seat {
-  const { transport, group } = seat;
-  if (group === undefined) return { ...seat, transport: recordedTransport(transport, recorder) };
+/** A rank context whose ways to the others are recorded, within its world and to those that it meets. */
+export function recordedContext(context: RankContext, recorder: Clocked): RankContext {
+  const { transport, group } = context;
+  if (group === undefined) return { ...context, transport: recordedTransport(transport, recorder) };
   const within = recordedTransport(transport, recorder, group.firsts[group.world]);
-  return { ...seat, transport: within, group: { ...group, transport: recordedTransport(group.transport, recorder) } };
+  return { ...context, transport: within, group: { ...group, transport: recordedTransport(group.transport, recorder) } };
 }
 
 /** Blocks are named by their layer (`block.3`). */

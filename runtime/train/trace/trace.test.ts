@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Span } from "../../../crds/training-trace.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import { seatInWorld } from "../worlds/group.ts";
+import { contextInWorld } from "../worlds/group.ts";
 import { chromeTrace, chromeTraceStart } from "./chrome.ts";
-import { Recorder, recordedSeat, recordedTransport } from "./recorder.ts";
+import { Recorder, recordedContext, recordedTransport } from "./recorder.ts";
 import { kindOfFrames, movedWithin, timesOf } from "./spans.ts";
 
 const span = (kind: Span["kind"], fromMs: number, toMs: number): Span => ({ kind, name: kind, layer: -1, fromMs, toMs });
@@ -140,7 +140,7 @@ test("of worlds that meet, frames of both ways are recorded, and say who is at t
   const hub = new Loopback(4);
   const recorder = new Recorder(() => performance.now());
   const facts = { node: [0, 1, 2, 3], speed: [1, 1, 1, 1] };
-  const own = recordedSeat(seatInWorld({ transport: hub.transport(3), world: 1, facts }, 2), recorder);
+  const own = recordedContext(contextInWorld({ transport: hub.transport(3), world: 1, facts }, 2), recorder);
   const stamp = { world: 1, step: 1, plan: "a" };
   const [within, beyond] = ["rows", "outer"].map((what) => ({ what, layer: 0, chunk: 0, piece: 0 }));
   await own.transport.send(0, stamp, within!, Float32Array.of(1));

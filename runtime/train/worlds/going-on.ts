@@ -5,8 +5,9 @@ import { AppError } from "../../../crds/common.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import type { Layout } from "../model/layout.ts";
 import { type Identity, stepsOfCheckpoints } from "../model/training-checkpoint.ts";
-import type { Seat } from "../ranks/rank-context.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
 import { planHash } from "../ranks/step-plan.ts";
+import { having, localSteps } from "../recipes/index.ts";
 import { Outer } from "./outer.ts";
 import { type Kept, keptIn, newestRound } from "./rounds.ts";
 
@@ -15,30 +16,32 @@ export const unmetFolder = ({ out }: TrainSettings): string => join(out, "unmet"
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "starting a run" });
 
 /** Throws AppError `BadOption` where a run has worlds to meet and no way in which, or the other way round. */
-export function checkGroup({ local }: TrainSettings, { group }: Seat): void {
+export function checkGroup({ recipes }: TrainSettings, { group }: RankContext): void {
+  const local = localSteps(recipes);
   if (local !== undefined && group === undefined) throw refused("--local is for several worlds; give --data for each, or leave it out");
   if (local === undefined && group !== undefined) throw refused("there are several --data, and no --local says how their worlds meet");
 }
 
 interface Asked {
   readonly settings: TrainSettings;
-  readonly seat: Seat;
+  readonly context: RankContext;
   readonly identity: Identity;
   readonly layout: Layout;
 }
 
 /** Undefined where a run has one world. Worlds differ in their data, and have all else alike. */
-export function outerOf({ settings: { local: setting }, seat, identity, layout }: Asked): Outer | undefined {
-  const { group, world: epoch } = seat;
-  if (group === undefined || setting === undefined) return undefined;
+export function outerOf({ settings: { recipes }, context, identity, layout }: Asked): Outer | undefined {
+  const { group, world: epoch } = context;
+  const [meeting] = having(recipes, "meeting");
+  if (group === undefined || meeting === undefined) return undefined;
   const { data: _own, world: _number, ...settings } = identity;
-  return new Outer({ group, setting, epoch, alike: planHash({ settings, layout, firsts: group.firsts }) });
+  return new Outer({ group, meeting, epoch, alike: planHash({ settings, layout, firsts: group.firsts }) });
 }
 
 /** The state that this world goes on from with the others; undefined for the start. */
 export async function placeAmong(outer: Outer, settings: TrainSettings): Promise<Kept | undefined> {
-  const { local, out, schedule } = settings;
-  const steps = local?.steps ?? 1;
+  const { recipes, out, schedule } = settings;
+  const steps = localSteps(recipes) ?? 1;
   const named = async (folder: string, unmet: boolean): Promise<Kept[]> =>
     (await stepsOfCheckpoints(folder)).filter((step) => step <= schedule.steps).map((step) => ({ step, unmet }));
   const kept = [...(await named(join(out, "checkpoints"), false)), ...(await named(unmetFolder(settings), true))];

@@ -7,14 +7,15 @@ import { AppError } from "../../../crds/common.ts";
 import { WireRanks } from "../../../test/kit/training/wire-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
-import { parseLocal } from "../local/index.ts";
 import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
 import { OptimizerState } from "../optimizers/state.ts";
 import { UnitState } from "../ranks/unit-state.ts";
-import { seatInWorld } from "./group.ts";
+import { having, parseRecipes } from "../recipes/index.ts";
+import { contextInWorld } from "./group.ts";
 import { Outer, type Share } from "./outer.ts";
 
-const setting = parseLocal("fedavg:4")!;
+const [meeting] = having(parseRecipes({ local: "fedavg:4" }), "meeting");
+const localSteps = 4;
 const floats = 4;
 const frameMs = 1500;
 
@@ -34,8 +35,8 @@ function outers(worlds: number, hub: Hub = new Loopback(worlds, frameMs)): Outer
   const all = Array.from({ length: worlds }, (_, world) => world);
   const facts = { node: all, speed: all.map(() => 1) };
   return all.map((world) => {
-    const { group } = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
-    return new Outer({ group: group!, setting, epoch: 1, alike: "a" });
+    const { group } = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
+    return new Outer({ group: group!, meeting: meeting!, epoch: 1, alike: "a" });
   });
 }
 
@@ -43,13 +44,13 @@ function outers(worlds: number, hub: Hub = new Loopback(worlds, frameMs)): Outer
 async function waits(signs: boolean): Promise<unknown> {
   const [first, second] = outers(2);
   const slow = async (): Promise<void> => {
-    for (let step = 1; step < setting.steps; step++) {
+    for (let step = 1; step < localSteps; step++) {
       await sleep(0.7 * frameMs);
       if (signs) await second!.made(step);
     }
-    await second!.meet(setting.steps, shareOf());
+    await second!.meet(localSteps, shareOf());
   };
-  const both = await Promise.allSettled([first!.meet(setting.steps, shareOf()), slow()]);
+  const both = await Promise.allSettled([first!.meet(localSteps, shareOf()), slow()]);
   return both[0]!.status === "fulfilled" ? both[0].value : (both[0]!.reason as { code: string }).code;
 }
 
@@ -95,7 +96,7 @@ test("primaries beyond a world are refused, and more steps than a round has too"
   const met = await Promise.allSettled([first.meet(4, shareOf()), second.meet(4, shareOf([7]))]);
   assert.equal(met[0]!.status === "rejected" && (met[0].reason as { code: string }).code, "PlanMismatch");
   const [third, fourth] = outers(2) as [Outer, Outer];
-  for (let step = 0; step < setting.steps; step++) await fourth.made(1);
+  for (let step = 0; step < localSteps; step++) await fourth.made(1);
   await assert.rejects(third.meet(4, shareOf()), { code: "PlanMismatch", message: /more than 4 steps before it meets/ });
 });
 

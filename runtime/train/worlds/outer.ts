@@ -4,12 +4,11 @@
 import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp } from "../../net/collectives/transport.ts";
-import { localOf } from "../local/index.ts";
-import type { LocalSetting } from "../local/local.ts";
 import type { Arrays } from "../optimizers/optimizer.ts";
 import type { StateUnit } from "../ranks/model-shape.ts";
 import type { Group } from "../ranks/rank-context.ts";
 import type { UnitState } from "../ranks/unit-state.ts";
+import type { having } from "../recipes/index.ts";
 import { meetingOf } from "./rounds.ts";
 
 /** What the first rank of a world says to all ranks of the others: after each step, so that who waits knows of it, and at a meeting. */
@@ -26,9 +25,12 @@ export interface Share {
   spread(step: number): Promise<void>;
 }
 
+/** The recipe by which worlds meet. */
+type Meeting = ReturnType<typeof having<"meeting">>[number];
+
 interface OuterOptions {
   readonly group: Group;
-  readonly setting: LocalSetting;
+  readonly meeting: Meeting;
   /** The membership. */
   readonly epoch: number;
   /** Tells what all worlds have to have alike from other runs: a hash. */
@@ -44,11 +46,11 @@ export class Outer {
 
   /** To be called when a run begins, with parameters that all worlds have. */
   async begin({ units, primaries, rank, state }: Share): Promise<void> {
-    const { setting } = this.#options;
+    const { meeting } = this.#options;
     for (const [number, unit] of units.entries()) {
       if (primaries[number] !== rank) continue;
-      const arrays = await arraysOf(state, unit, setting);
-      localOf(setting).begin(arrays);
+      const arrays = await arraysOf(state, unit, meeting);
+      meeting.hook.begin(arrays);
       await keep(state, unit, arrays);
     }
   }
@@ -87,16 +89,16 @@ export class Outer {
   /** False where a world stops before it comes to this: nothing is changed then, on any rank. */
   async meet(step: number, { units, primaries, rank, state, spread }: Share): Promise<boolean> {
     if (!(await this.#allCome(step))) return false;
-    const { setting } = this.#options;
-    const recipe = localOf(setting);
+    const { meeting } = this.#options;
+    const { hook, numbers } = meeting;
     const stamp = this.#stamp(step);
     const owners = await this.#ownersOf(stamp, primaries);
     for (const [number, unit] of units.entries()) {
       if (primaries[number] !== rank) continue;
-      const arrays = await arraysOf(state, unit, setting);
-      const all = await this.#exchanged(stamp, unit, number, { own: recipe.send(arrays, setting.numbers), owners });
+      const arrays = await arraysOf(state, unit, meeting);
+      const all = await this.#exchanged(stamp, unit, number, { own: hook.send(arrays, numbers), owners });
       (arrays.p as Float32Array).set(meanOf(all));
-      recipe.begin(arrays);
+      hook.begin(arrays);
       await keep(state, unit, arrays);
     }
     await spread(step);
@@ -122,26 +124,26 @@ export class Outer {
   async #allCome(step: number): Promise<boolean> {
     await this.#say(step, signs.waits);
     const { firsts, world: here } = this.#options.group;
-    const said = await Promise.all(firsts.map((first, world) => (world === here ? signs.waits : this.#lastSign(first, step))));
-    return said.every((sign) => sign === signs.waits);
+    const reports = await Promise.all(firsts.map((first, world) => (world === here ? signs.waits : this.#lastSign(first, step))));
+    return reports.every((sign) => sign === signs.waits);
   }
 
   /** What a world says at the end of its round, behind a sign of each step before. */
   async #lastSign(first: number, step: number): Promise<number> {
-    const { group, setting } = this.#options;
-    for (let made = 0; made < setting.steps; made++) {
+    const { group } = this.#options;
+    for (let made = 0; made < this.#localSteps; made++) {
       const wanted = { what: "sign", layer: -1, chunk: 0, piece: 0, length: 1 };
       const [sign = signs.stops] = await group.transport.receive(first, this.#stamp(step), wanted);
       if (sign !== signs.made) return sign;
     }
-    throw mismatch(first, `makes more than ${setting.steps} steps before it meets the others`);
+    throw mismatch(first, `makes more than ${this.#localSteps} steps before it meets the others`);
   }
 
   async #say(step: number, sign: number): Promise<void> {
     const { transport, firsts, world } = this.#options.group;
     const [own, past] = [firsts[world] as number, firsts[world + 1] ?? transport.ranks];
     if (transport.rank !== own) return;
-    const stamp = this.#stamp(meetingOf(step, this.#options.setting.steps));
+    const stamp = this.#stamp(meetingOf(step, this.#localSteps));
     const others = Array.from({ length: transport.ranks }, (_, rank) => rank).filter((rank) => rank < own || rank >= past);
     const name = { what: "sign", layer: -1, chunk: 0, piece: 0 };
     const tell = (to: number): Promise<void> => transport.send(to, stamp, name, Int32Array.of(sign));
@@ -157,11 +159,15 @@ export class Outer {
     const all = await gatherAll(transport, stamp, { what: "primaries", layer: -1, lengthFrom }, own);
     return firsts.map((first, world) => {
       const size = (firsts[world + 1] ?? transport.ranks) - first;
-      const told = world === here ? primaries : [...(all[first] as Int32Array)];
-      if (told.some((primary) => primary < 0 || primary >= size))
+      const reported = world === here ? primaries : [...(all[first] as Int32Array)];
+      if (reported.some((primary) => primary < 0 || primary >= size))
         throw mismatch(first, `has units at ranks that its world of ${size} has not`);
-      return told.map((primary) => first + primary);
+      return reported.map((primary) => first + primary);
     });
+  }
+
+  get #localSteps(): number {
+    return this.#options.meeting.numbers.steps ?? 1;
   }
 
   #stamp(step: number): Stamp {
@@ -180,9 +186,9 @@ interface Exchanged {
 }
 
 /** Copies of the parameters of a unit, and of what the recipe keeps of them. */
-async function arraysOf(state: UnitState, unit: StateUnit, setting: LocalSetting): Promise<Arrays> {
+async function arraysOf(state: UnitState, unit: StateUnit, { recipe }: Meeting): Promise<Arrays> {
   const arrays: Record<string, Float32Array> = {};
-  for (const name of ["p", ...localOf(setting).state]) arrays[name] = (await state.whole(unit, name)).slice();
+  for (const name of ["p", ...(recipe.correction?.state ?? [])]) arrays[name] = (await state.whole(unit, name)).slice();
   return arrays;
 }
 

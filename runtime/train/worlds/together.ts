@@ -5,7 +5,7 @@ import { Loopback } from "../../net/collectives/loopback.ts";
 import { type RunEnd, train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import { seatInWorld } from "./group.ts";
+import { contextInWorld } from "./group.ts";
 
 /** Worlds of one process, at most: each has a model of its own in memory. */
 const worldsMax = 64;
@@ -34,9 +34,9 @@ export async function trainWorlds(
   const facts = { node: all.map(() => 0), speed: all.map(() => 1) };
   let failed: { readonly error: unknown } | undefined;
   const ends = all.map(async (world) => {
-    const seat = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds, worlds);
+    const context = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds, worlds);
     try {
-      return await train(worldSettings(settings, world, data[world] as string), portsOf(world), seat);
+      return await train(worldSettings(settings, world, data[world] as string), portsOf(world), context);
     } catch (caught) {
       failed ??= { error: caught };
       hub.end(caught);

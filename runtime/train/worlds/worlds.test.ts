@@ -11,10 +11,9 @@ import { trainGroup } from "../../../test/kit/training/training-ranks.ts";
 import { WireRanks } from "../../../test/kit/training/wire-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
-import { parseLocal } from "../local/index.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-worlds-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -25,9 +24,8 @@ await writeCorpus(data[1]!, chainedTokens(400, 2).toReversed());
 const steps = 12;
 const settings: Omit<TrainSettings, "out"> = {
   ...base,
-  balance: parseBalance("bias:0.01"),
   validation: base.data,
-  local: parseLocal("fedspeed:3:0.5:0.02"),
+  recipes: parseRecipes({ balance: "bias:0.01", local: "fedspeed:3:0.5:0.02" }),
   schedule: { ...base.schedule, steps },
   checkpoint: { everySteps: 6, keep: 2 },
 };
@@ -98,7 +96,7 @@ test("worlds end with one model and optimizer states of their own", () => {
 });
 
 test("a round moves the model once to each other world, whatever steps it has", async () => {
-  const more = await run("one step", 2, { settings: { local: parseLocal("fedspeed:1:0.5:0.02") } });
+  const more = await run("one step", 2, { settings: { recipes: parseRecipes({ local: "fedspeed:1:0.5:0.02" }) } });
   assert.equal(more.received[0]!, 3 * two.received[0]!);
   assert.ok(two.received[0]! > 0 && two.received[0] === two.received[1]);
 });
@@ -163,10 +161,13 @@ test("worlds with other settings are told so", async () => {
 });
 
 const refused: Readonly<Record<string, readonly [Partial<TrainSettings>, RegExp]>> = {
-  "steps that are no whole rounds": [{ local: parseLocal("fedavg:5") }, /--local is "fedavg:5"; --steps is 12; it must be a multiple of 5/],
+  "steps that are no whole rounds": [
+    { recipes: parseRecipes({ local: "fedavg:5" }) },
+    /--local is "fedavg:5"; --steps is 12; it must be a multiple of 5/,
+  ],
   "checkpoints within rounds": [{ checkpoint: { everySteps: 4, keep: 1 } }, /--checkpoint-every is 4; it must be a multiple of 3/],
   shadows: [{ shadow: true }, /go on from checkpoints, so that shadows are of no use/],
-  "worlds without a way to meet": [{ local: undefined }, /no --local says how their worlds meet/],
+  "worlds without a way to meet": [{ recipes: [] }, /no --local says how their worlds meet/],
 };
 
 for (const [name, [changed, message]] of Object.entries(refused))

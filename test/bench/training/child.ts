@@ -5,8 +5,9 @@ import { WireTransport } from "../../../runtime/net/collectives/wire.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import { gatherBytes, reduceBytes } from "../../../runtime/placement/training/laws.ts";
 import type { Rates } from "../../../runtime/placement/training/rates.ts";
-import type { Lane } from "../../../runtime/train/passes/passes.ts";
-import { Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
+import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
+import { Rank } from "../../../runtime/train/ranks/rank.ts";
+import type { StepEnd } from "../../../runtime/train/ranks/step-contract.ts";
 import { Recorder, recordedBackend, recordedTransport } from "../../../runtime/train/trace/recorder.ts";
 import { type Times, timesOf } from "../../../runtime/train/trace/spans.ts";
 import { fssdpFor, learning, type PlannerName } from "./settings.ts";
@@ -23,7 +24,7 @@ export interface RankStart {
 /** Orders after the start; each is answered. A series is a run of one planner on one workload. */
 export type Order =
   | { readonly do: "meet"; readonly addresses: readonly string[] }
-  | { readonly do: "begin"; readonly series: string; readonly planner: PlannerName; readonly lanes: number }
+  | { readonly do: "begin"; readonly series: string; readonly planner: PlannerName; readonly microBatches: number }
   | { readonly do: "steps"; readonly series: string; readonly workload: WorkloadName; readonly from: number; readonly to: number }
   | { readonly do: "end" };
 
@@ -64,9 +65,9 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
   const chunk = Float32Array.BYTES_PER_ELEMENT * ((expert?.to ?? 0) - (expert?.from ?? 0));
   const series = new Map<string, Rank>();
   const options = {
-    ...{ program: model.program, layout: model.layout, balance: [], ...learning },
-    ...{ lanes: sizes.lanes, sequences: sizes.sequences, sequenceLength: sizes.sequenceLength },
-    seat: {
+    ...{ program: model.program, layout: model.layout, ...learning },
+    ...{ microBatches: sizes.microBatches, sequences: sizes.sequences, sequenceLength: sizes.sequenceLength },
+    context: {
       transport: recordedTransport(transport, recorder),
       world: 1,
       facts: { node: Array.from({ length: ranks }, (_, each) => each), speed: new Array<number>(ranks).fill(1) },
@@ -79,8 +80,8 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
     recorder.take();
     const [cpu, begun] = [process.cpuUsage(), performance.now()];
     const [ends, steps]: [StepEnd[], Span[][]] = [[], []];
-    for (const [i, lanes] of batches.entries()) {
-      const batch = { lane: async (lane: number) => lanes[lane] as Lane, documents: async () => "none" };
+    for (const [i, microBatches] of batches.entries()) {
+      const batch = { microBatch: async (microBatch: number) => microBatches[microBatch] as MicroBatch, documents: async () => "none" };
       const named = { kind: "step", name: `${name}, step ${from + i}`, layer: -1 } as const;
       ends.push((await recorder.around(named, () => trained.step(from + i, batch))) as StepEnd);
       steps.push(recorder.take());
@@ -96,7 +97,7 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
   async function obey(order: Order): Promise<unknown> {
     if (order.do === "meet") return void addresses.push(...order.addresses);
     if (order.do === "begin") {
-      const made = await Rank.open(backend, { ...options, fssdp: fssdpFor(order.planner, order.lanes) });
+      const made = await Rank.open(backend, { ...options, fssdp: fssdpFor(order.planner, order.microBatches) });
       made.state.load(model.parameters);
       return void series.set(order.series, made);
     }

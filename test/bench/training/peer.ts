@@ -92,13 +92,16 @@ export class TorchPeer {
   }
 
   #writeModel(ranks: number): void {
-    const { layers, lanes, sequences, sequenceLength } = this.#sizes;
+    const { layers, microBatches, sequences, sequenceLength } = this.#sizes;
     const { layout, parameters } = plantedModel(layers);
     const tensors = layout.parts
       .flatMap(({ units }) => units.flatMap((unit) => unit.parameters))
       .map(({ tensor, shape, from }) => [tensor, shape, from]);
-    const share = sequences / lanes;
-    const sequencesOfRanks = laneIntervals(lanes, new Array<number>(ranks).fill(1)).map(({ from, to }) => [from * share, to * share]);
+    const share = sequences / microBatches;
+    const sequencesOfRanks = laneIntervals(microBatches, new Array<number>(ranks).fill(1)).map(({ from, to }) => [
+      from * share,
+      to * share,
+    ]);
     writeFileSync(join(this.#folder, "parameters.bin"), new Uint8Array(parameters.buffer));
     writeFileSync(join(this.#folder, "config.json"), JSON.stringify(configOf(layers)));
     writeFileSync(

@@ -15,8 +15,8 @@ export type PlannerName = (typeof plannerNames)[number];
 
 const isPeer = (name: PlannerName): name is keyof typeof trainingPeers => Object.hasOwn(trainingPeers, name);
 
-/** All lanes at once; rates are measured, by all planners alike. */
-export const fssdpFor = (planner: PlannerName, lanes: number): Fssdp => ({
+/** All micro-batches at once; rates are measured, by all planners alike. */
+export const fssdpFor = (planner: PlannerName, microBatches: number): Fssdp => ({
   planner: isPeer(planner) ? trainingPeers[planner] : planner,
   dispatch: "Exact",
   rematerialize: "Never",
@@ -25,7 +25,7 @@ export const fssdpFor = (planner: PlannerName, lanes: number): Fssdp => ({
   overlapDegree: 2,
   window: 5,
   reshardSteps: 100,
-  lanesAtOnce: lanes,
+  microBatchesAtOnce: microBatches,
   seconds: { row: 50e-6, expertReplica: 5e-3 },
   measured: true,
 });

@@ -6,7 +6,7 @@ import { World } from "../../kit/training/local-ranks.ts";
 import { fssdpFor, learning } from "./settings.ts";
 import { batchOf, plantedModel, type WorkloadName, workloadNames } from "./workloads.ts";
 
-const sizes = { layers: 2, sequences: 4, sequenceLength: 64, lanes: 2 };
+const sizes = { layers: 2, sequences: 4, sequenceLength: 64, microBatches: 2 };
 
 /** Rows that the tokens of a step ask for, by expert. */
 function asked(name: WorkloadName, step: number): number[] {
@@ -21,9 +21,9 @@ const worst = (rows: readonly number[]): number => (16 * Math.max(...rows)) / ro
 
 test("experts of every layer have the rows that the tokens ask for", async () => {
   const { program, layout, parameters } = plantedModel(sizes.layers, 16);
-  const { sequences, sequenceLength, lanes } = sizes;
-  const fssdp = { ...fssdpFor("ep", lanes), measured: false };
-  const options = { program, layout, sequences, sequenceLength, lanes, ...learning, balance: [], fssdp, threads: 1 };
+  const { sequences, sequenceLength, microBatches } = sizes;
+  const fssdp = { ...fssdpFor("ep", microBatches), measured: false };
+  const options = { program, layout, sequences, sequenceLength, microBatches, ...learning, fssdp, threads: 1 };
   const world = await World.open({ ...options, facts: { node: [0], speed: [1] } }, parameters);
   try {
     const want = asked("skewed", 1);

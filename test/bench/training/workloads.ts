@@ -15,7 +15,7 @@ export interface Sizes {
   readonly layers: number;
   readonly sequences: number;
   readonly sequenceLength: number;
-  readonly lanes: number;
+  readonly microBatches: number;
 }
 
 const ffn = 512;
@@ -116,8 +116,8 @@ function drawn(shares: readonly number[], sum: number, draw: () => number): numb
   return found < 0 ? shares.length - 1 : found;
 }
 
-/** A step's lanes: [lanes][inputs, targets], each of whole sequences. */
-export function batchOf(name: WorkloadName, step: number, { sequences, sequenceLength, lanes }: Sizes) {
+/** A step's micro-batches: [micro-batches][inputs, targets], each of whole sequences. */
+export function batchOf(name: WorkloadName, step: number, { sequences, sequenceLength, microBatches }: Sizes) {
   const shares = workloads[name](step);
   const sum = shares.reduce((a, b) => a + b, 0);
   const draw = uniform(7919 * step + 1);
@@ -126,8 +126,8 @@ export function batchOf(name: WorkloadName, step: number, { sequences, sequenceL
     const other = drawn(shares, sum, draw);
     return one * experts + (other === one ? (one + 1) % experts : other);
   };
-  return Array.from({ length: lanes }, () => {
-    const rows = (sequences / lanes) * sequenceLength;
+  return Array.from({ length: microBatches }, () => {
+    const rows = (sequences / microBatches) * sequenceLength;
     const [inputs, targets] = [new Int32Array(rows), new Int32Array(rows)];
     for (let at = 0; at < rows; at += sequenceLength) {
       const tokens = Array.from({ length: sequenceLength + 1 }, token);

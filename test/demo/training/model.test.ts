@@ -25,7 +25,7 @@ test("a token is a byte, texts come back whole, and the model is one of a family
   assert.deepEqual([program.vocab, program.layers.length], [257, config.num_hidden_layers]);
 });
 
-test("the sample of the demo is a job that is trained, with as many lanes as it ever has ranks", () => {
+test("the sample of the demo is a job that is trained, with as many micro-batches as it ever has ranks", () => {
   const sample = parse(readFileSync(join(root, "crds/samples/guides.yaml"), "utf8"));
   const job = parseMoETrainingJob({ ...sample, metadata: { ...sample.metadata, namespace: "n", uid: "u" } });
   assert.deepEqual(trainingProblems(job.spec), []);

@@ -1,5 +1,5 @@
 // Prometheus text of a pod, through the API server's proxy, so that it works on any cluster.
-import { parseSamples, type Sample } from "../../../operator/cli/prometheus-text.ts";
+import { parseSamples, type Sample } from "../../../operator/views/prometheus-text.ts";
 import type { Kubectl } from "./kubectl.ts";
 
 export { parseSamples as parse, type Sample };

@@ -5,13 +5,14 @@ import { createTraining } from "../../../runtime/compute/open-training.ts";
 import type { TrainingBackend } from "../../../runtime/compute/training.ts";
 import { Loopback } from "../../../runtime/net/collectives/loopback.ts";
 import type { Hub } from "../../../runtime/net/collectives/transport.ts";
-import type { Lane } from "../../../runtime/train/passes/passes.ts";
+import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
 import { checkMemory } from "../../../runtime/train/ranks/fits.ts";
-import { Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
+import { Rank } from "../../../runtime/train/ranks/rank.ts";
 import type { RankOptions } from "../../../runtime/train/ranks/rank-options.ts";
+import type { StepEnd } from "../../../runtime/train/ranks/step-contract.ts";
 import type { RankFacts } from "../../../runtime/train/ranks/step-plan.ts";
 
-export interface WorldOptions extends Omit<RankOptions, "seat"> {
+export interface WorldOptions extends Omit<RankOptions, "context"> {
   readonly facts: RankFacts;
   readonly threads: number;
 }
@@ -40,7 +41,7 @@ export class World {
       for (let rank = 0; rank < count; rank++) {
         const backend = await createTraining({ threads });
         backends.push(backend);
-        const made = await Rank.open(backend, { ...rankOptions, seat: { transport: hub.transport(rank), world: 1, facts } });
+        const made = await Rank.open(backend, { ...rankOptions, context: { transport: hub.transport(rank), world: 1, facts } });
         made.state.load(parameters);
         ranks.push(made);
       }
@@ -51,9 +52,9 @@ export class World {
     }
   }
 
-  /** `lanes` of the whole batch; every rank takes its own. Throws the first error once all ranks have ended. */
-  async step(step: number, lanes: readonly Lane[]): Promise<StepEnd> {
-    const batch = { lane: async (lane: number) => lanes[lane] as Lane, documents: async () => "none" };
+  /** `micro-batches` of the whole batch; every rank takes its own. Throws the first error once all ranks have ended. */
+  async step(step: number, microBatches: readonly MicroBatch[]): Promise<StepEnd> {
+    const batch = { microBatch: async (microBatch: number) => microBatches[microBatch] as MicroBatch, documents: async () => "none" };
     let failed: { readonly error: unknown } | undefined;
     const reports = this.ranks.map(async (rank) => {
       try {

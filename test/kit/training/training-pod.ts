@@ -27,7 +27,7 @@ const { settings, host, folders, claims = paths.claims } = JSON.parse(process.ar
 const here = (path: string): string => path.replace(paths.claims, claims);
 const trainer = await startTrainer(settings, {
   host,
-  run: (given, ports, seat) =>
+  run: (given, ports, context) =>
     train(
       {
         ...given,
@@ -48,7 +48,7 @@ const trainer = await startTrainer(settings, {
           say({ step: report.step });
         },
       },
-      seat,
+      context,
     ),
 });
 say({ port: trainer.port });

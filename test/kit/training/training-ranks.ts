@@ -1,4 +1,4 @@
-// Ranks of training for tests: one alone, whose gradients can be looked at, and batches of given lanes.
+// Ranks of training for tests: one alone, whose gradients can be looked at, and batches of given micro-batches.
 
 import type { TrainingBackend } from "../../../runtime/compute/training.ts";
 import type { ModelProgram } from "../../../runtime/kernels/segment.ts";
@@ -9,13 +9,14 @@ import { train } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import type { Layout } from "../../../runtime/train/model/layout.ts";
-import type { Lane } from "../../../runtime/train/passes/passes.ts";
-import { type Batch, Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
-import { aloneSeat, type Seat } from "../../../runtime/train/ranks/rank-context.ts";
+import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
+import { Rank } from "../../../runtime/train/ranks/rank.ts";
+import { aloneContext, type RankContext } from "../../../runtime/train/ranks/rank-context.ts";
 import type { RankOptions } from "../../../runtime/train/ranks/rank-options.ts";
+import type { Batch, StepEnd } from "../../../runtime/train/ranks/step-contract.ts";
 import type { Fssdp } from "../../../runtime/train/ranks/step-plan.ts";
-import type { BalanceSetting } from "../../../runtime/train/recipes/balance.ts";
-import { seatInWorld } from "../../../runtime/train/worlds/group.ts";
+import type { RecipeSetting } from "../../../runtime/train/recipes/recipe.ts";
+import { contextInWorld } from "../../../runtime/train/worlds/group.ts";
 import { worldSettings } from "../../../runtime/train/worlds/together.ts";
 
 export const testFssdp: Fssdp = {
@@ -27,7 +28,7 @@ export const testFssdp: Fssdp = {
   overlapDegree: 3,
   window: 5,
   reshardSteps: 2,
-  lanesAtOnce: 1,
+  microBatchesAtOnce: 1,
   seconds: { row: 1, expertReplica: 1 },
 };
 
@@ -38,34 +39,34 @@ export const testLearning = {
   clip: 1,
 } as const satisfies Partial<RankOptions>;
 
-export const batchOf = (lanes: readonly Lane[]): Batch => ({
-  lane: async (lane) => lanes[lane]!,
-  documents: async (lane) => `those of lane ${lane}`,
+export const batchOf = (microBatches: readonly MicroBatch[]): Batch => ({
+  microBatch: async (microBatch) => microBatches[microBatch]!,
+  documents: async (microBatch) => `those of micro-batch ${microBatch}`,
 });
 
 export interface LoneRank {
   readonly program: ModelProgram;
   readonly layout: Layout;
   /** Of one step; all have whole sequences of that many tokens. */
-  readonly lanes: readonly Lane[];
+  readonly microBatches: readonly MicroBatch[];
   readonly sequenceLength: number;
-  readonly balance?: readonly BalanceSetting[];
-  readonly lanesAtOnce?: number;
+  readonly recipes?: readonly RecipeSetting[];
+  readonly microBatchesAtOnce?: number;
 }
 
 export function openLoneRank(backend: TrainingBackend, given: LoneRank): Promise<Rank> {
-  const { program, layout, lanes, sequenceLength, balance = [], lanesAtOnce = 1 } = given;
-  const sequences = lanes.reduce((sum, { inputs }) => sum + inputs.length, 0) / sequenceLength;
-  const batch = { lanes: lanes.length, sequences, sequenceLength };
-  const fssdp = { ...testFssdp, planner: "ep", lanesAtOnce } as const;
-  return Rank.open(backend, { ...testLearning, seat: aloneSeat(), program, layout, ...batch, balance, fssdp });
+  const { program, layout, microBatches, sequenceLength, recipes = [], microBatchesAtOnce = 1 } = given;
+  const sequences = microBatches.reduce((sum, { inputs }) => sum + inputs.length, 0) / sequenceLength;
+  const batch = { microBatches: microBatches.length, sequences, sequenceLength };
+  const fssdp = { ...testFssdp, planner: "ep", microBatchesAtOnce } as const;
+  return Rank.open(backend, { ...testLearning, context: aloneContext(), program, layout, ...batch, recipes, fssdp });
 }
 
 /** The end of a first step from these parameters, and its gradients. */
 export async function gradientsAt(rank: Rank, given: LoneRank, parameters: Float32Array) {
-  const { layout, lanes } = given;
+  const { layout, microBatches } = given;
   rank.state.load(parameters);
-  const end: StepEnd = (await rank.step(1, batchOf(lanes)))!;
+  const end: StepEnd = (await rank.step(1, batchOf(microBatches)))!;
   const gradients = new Float32Array(layout.floats);
   rank.state.save(gradients, "g");
   return { end, gradients };
@@ -73,15 +74,15 @@ export async function gradientsAt(rank: Rank, given: LoneRank, parameters: Float
 
 /** A run of so many ranks in one process, each with ports of its own. Where one fails all end, with the first error. */
 export function trainRanks(ranks: number, settings: TrainSettings, portsOf: (rank: number) => TrainPorts): Promise<readonly RunEnd[]> {
-  return onRanks(new Loopback(ranks), ranks, (rank, seat) => train(settings, portsOf(rank), seat));
+  return onRanks(new Loopback(ranks), ranks, (rank, context) => train(settings, portsOf(rank), context));
 }
 
 /** The same of worlds that meet, each with data of its own; `settingsOf` a rank may differ. */
 export function trainGroup(hub: Hub, ranks: number, { data, settingsOf, portsOf }: GroupRun): Promise<readonly RunEnd[]> {
   return onRanks(hub, ranks, (rank, given) => {
-    const seat = seatInWorld(given, data.length);
-    const world = seat.group?.world ?? 0;
-    return train(worldSettings(settingsOf(world), world, data[world] as string), portsOf(world, rank), seat);
+    const context = contextInWorld(given, data.length);
+    const world = context.group?.world ?? 0;
+    return train(worldSettings(settingsOf(world), world, data[world] as string), portsOf(world, rank), context);
   });
 }
 
@@ -91,7 +92,7 @@ interface GroupRun {
   portsOf(world: number, rank: number): TrainPorts;
 }
 
-async function onRanks(hub: Hub, ranks: number, run: (rank: number, seat: Seat) => Promise<RunEnd>): Promise<readonly RunEnd[]> {
+async function onRanks(hub: Hub, ranks: number, run: (rank: number, context: RankContext) => Promise<RunEnd>): Promise<readonly RunEnd[]> {
   const all = Array.from({ length: ranks }, (_, rank) => rank);
   const facts = { node: all, speed: all.map(() => 1) };
   let failed: { readonly error: unknown } | undefined;

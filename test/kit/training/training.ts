@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { uniform } from "../../../runtime/kernels/random.ts";
 import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { tokenizerDigest } from "../../../runtime/train/model/model-source.ts";
-import { parseBalance } from "../../../runtime/train/recipes/index.ts";
+import { parseRecipes } from "../../../runtime/train/recipes/index.ts";
 
 const golden = join(import.meta.dirname, "../../golden");
 const dir = join(golden, "tiny-f32");
@@ -20,7 +20,7 @@ export const runSettings = {
   validation: undefined,
   sequences: 4,
   sequenceLength: 16,
-  lanes: 2,
+  microBatches: 2,
   schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 2, floor: 0 },
   optimizer: { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } },
   clip: 1,
@@ -48,8 +48,8 @@ export async function balancedRun(folder: string): Promise<Omit<TrainSettings, "
     model: writeModel(join(folder, "model"), "deepseek-v3", small),
     data,
     sequences: 8,
-    lanes: 4,
-    balance: parseBalance("bias:0.01,switch:0.01"),
+    microBatches: 4,
+    recipes: parseRecipes({ balance: "bias:0.01,switch:0.01" }),
     schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
   };
 }

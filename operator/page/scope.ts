@@ -1,0 +1,40 @@
+// The namespaces that a reader of the page sees. Views are made of a source that has nothing else. Pure.
+import type { Source } from "./source.ts";
+
+export type Namespaces = "all" | ReadonlySet<string>;
+
+export interface Scope {
+  /** Equal for those who see the same, who share the views that are made. */
+  readonly key: string;
+  readonly deployments: Namespaces;
+  readonly jobs: Namespaces;
+}
+
+const keyOf = (one: Namespaces): string => (one === "all" ? "*" : [...one].toSorted().join(","));
+
+export const scopeOf = (deployments: Namespaces, jobs: Namespaces): Scope => ({
+  key: `${keyOf(deployments)} ${keyOf(jobs)}`,
+  deployments,
+  jobs,
+});
+
+/** The most that a page shows; no namespaces = no bound. */
+export function boundOf(namespaces: readonly string[]): Namespaces {
+  return namespaces.length === 0 ? "all" : new Set(namespaces);
+}
+
+export const has = (some: Namespaces, namespace: string): boolean => some === "all" || some.has(namespace);
+
+export const unbounded: Scope = scopeOf("all", "all");
+
+/** A source with the reader's namespaces only. */
+export function seen(source: Source, { deployments, jobs }: Scope): Source {
+  return {
+    now: source.now,
+    deployments: () => source.deployments().filter(({ namespace }) => has(deployments, namespace)),
+    jobs: () => source.jobs().filter(({ namespace }) => has(jobs, namespace)),
+    picture: (uid) => source.picture(uid),
+    remembered: (uid) => source.remembered(uid),
+    latest: (uid) => source.latest(uid),
+  };
+}

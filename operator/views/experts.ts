@@ -1,0 +1,78 @@
+// The experts of a placement by rank: how many, replicas among them, and the part of each expert's rows that the rank takes. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { ExpertPlacement } from "../../crds/expert-placement.ts";
+import { decodeLayer, type LayerPlan, weightsTotal } from "../../crds/plan.ts";
+
+export const plansOf = ({ spec }: Pick<ExpertPlacement, "spec">, layers = spec.layers): readonly LayerPlan[] =>
+  layers.map((one) => decodeLayer(one.hosts, one.weights, `spec.layers[${one.layer}]`));
+
+interface Hosted {
+  /** (layer, expert) pairs on the rank, and those whose primary is another rank. */
+  readonly held: number;
+  readonly expertReplicas: number;
+  /** [experts], 0 to 1: of the expert's rows, the mean over the layers. */
+  readonly weights: readonly number[];
+}
+
+export function hostedBy(ranks: readonly number[], plans: readonly LayerPlan[]): ReadonlyMap<number, Hosted> {
+  const experts = Math.max(0, ...plans.map(({ hosts }) => hosts.length));
+  /** Layers that have an expert of this number at all. */
+  const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
+  const rows = new Map(ranks.map((rank) => [rank, { held: 0, expertReplicas: 0, weights: new Array<number>(experts).fill(0) }]));
+  for (const { hosts, weights } of plans) {
+    hosts.forEach((row, e) => {
+      row.forEach((rank, i) => {
+        const of = rows.get(rank);
+        if (!of) return;
+        of.held += 1;
+        if (i > 0) of.expertReplicas += 1;
+        of.weights[e] = (of.weights[e] ?? 0) + (weights[e]?.[i] ?? 0) / weightsTotal / (layersOf[e] ?? 1);
+      });
+    });
+  }
+  return rows;
+}
+
+interface MapRow extends Hosted {
+  readonly rank: number;
+  readonly hostedBytes: number | undefined;
+  readonly loadPercent: number | undefined;
+  readonly state: string | undefined;
+}
+
+export interface ExpertMap {
+  readonly name: string;
+  readonly epoch: number;
+  /** undefined: all. */
+  readonly layer: number | undefined;
+  readonly layers: number;
+  readonly experts: number;
+  readonly rows: readonly MapRow[];
+}
+
+/** Throws AppError `InvalidOption` for a layer that the plan does not have. */
+export function expertMap(placement: ExpertPlacement, layer: number | undefined): ExpertMap {
+  const { metadata, spec, status } = placement;
+  const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);
+  if (chosen.length === 0) {
+    const known = spec.layers.map((one) => one.layer).join(", ");
+    throw new AppError(`--layer: the plan has layers ${known || "none yet"}`, { code: "InvalidOption" });
+  }
+  const plans = plansOf(placement, chosen);
+  const ranks = new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())]);
+  const hosted = hostedBy(
+    [...ranks].sort((a, b) => a - b),
+    plans,
+  );
+  return {
+    name: `${metadata.namespace}/${metadata.name}`,
+    epoch: spec.epoch,
+    layer,
+    layers: chosen.length,
+    experts: Math.max(...plans.map(({ hosts }) => hosts.length)),
+    rows: [...hosted].map(([rank, { held, expertReplicas, weights }]) => {
+      const { hostedBytes, loadPercent, state } = status.ranks?.find((one) => one.rank === rank) ?? {};
+      return { rank, held, expertReplicas, hostedBytes, loadPercent, state, weights };
+    }),
+  };
+}

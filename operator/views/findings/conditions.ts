@@ -1,0 +1,156 @@
+// Findings from the conditions of a MoEDeployment: a rule for each type, and a command for each reason.
+import type { Condition } from "../../../crds/conditions.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { MoEDeploymentConditionType } from "../../../crds/moe-deployment-status.ts";
+import type { Finding, Observed } from "./finding.ts";
+
+interface Judged {
+  readonly severity: Finding["severity"];
+  readonly role: Finding["role"];
+  readonly what: string;
+}
+type Judge = (condition: Condition, deployment: MoEDeployment) => Judged | undefined;
+
+/** What its owner asked for is no fault. */
+const intended = ["Suspended", "ScaledToZero"];
+const when = (wrong: boolean, judged: Judged): Judged | undefined => (wrong ? judged : undefined);
+const isFalse = ({ status }: Condition): boolean => status === "False";
+
+/** In the order in which findings of one severity are told. */
+const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
+  SpecAccepted: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "its spec is refused" }),
+  ModelAvailable: (c) =>
+    when(isFalse(c) && !intended.includes(c.reason), {
+      severity: "warning",
+      role: "cause",
+      what: c.reason === "Downloading" ? "the model is being downloaded" : "the model cannot be used",
+    }),
+  Available: (c) => when(isFalse(c) && !intended.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
+  Ready: (c) => when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
+  Degraded: (c) =>
+    when(c.status === "True", {
+      severity: "warning",
+      role: c.reason === "ReplacementImpossible" ? "cause" : "effect",
+      what: c.reason === "ReplacementImpossible" ? "lost ranks cannot be replaced" : "is degraded",
+    }),
+  Progressing: (c) =>
+    when(isFalse(c) && c.reason !== "Converged", {
+      severity: "warning",
+      role: c.reason === "DeadlineExceeded" ? "effect" : "cause",
+      what: c.reason === "DeadlineExceeded" ? "a change takes longer than elasticity.operationTimeout" : "a change is held up",
+    }),
+  FieldConflict: (c) => when(c.status === "True", { severity: "warning", role: "aside", what: "somebody else manages a field" }),
+  TelemetryFresh: (c) => when(isFalse(c), { severity: "warning", role: "aside", what: "no load is heard, so nothing is balanced" }),
+  PlacementBalanced: (c, { status }) => {
+    const ready = status.conditions?.some(({ type, status: is }) => type === "Ready" && is === "True") ?? false;
+    if (c.status === "Unknown")
+      return when(!ready && c.reason === "InsufficientExpertMemory", {
+        severity: "warning",
+        role: "cause",
+        what: "the experts do not fit into the ranks",
+      });
+    return when(isFalse(c) && c.reason !== "Rebalancing", { severity: "info", role: "aside", what: "the load is uneven" });
+  },
+  ScalingActive: (c) =>
+    when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
+  // A Gateway that is not there, or nobody's, never says a word.
+  GatewayRouted: (c) =>
+    when(isFalse(c) || c.reason === "GatewayUnanswered", {
+      severity: "warning",
+      role: "aside",
+      what: "clients do not come in by the Gateway",
+    }),
+  Reproducible: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "texts may differ between ranks" }),
+  RuntimeUpToDate: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "another runtime image is available" }),
+};
+
+export function conditionFindings({ deployments }: Observed): Finding[] {
+  return deployments.flatMap(({ deployment }) => ofDeployment(deployment));
+}
+
+function ofDeployment(deployment: MoEDeployment): Finding[] {
+  const { namespace, name } = deployment.metadata;
+  const conditions = deployment.status.conditions ?? [];
+  // Several conditions repeat the message of the one that they go by: said once, by the first in the order above.
+  const reported: string[] = [];
+  return Object.entries(judges).flatMap(([type, judge]) => {
+    const condition = conditions.find((one) => one.type === type);
+    const judged = condition && judge(condition, deployment);
+    if (!condition || !judged || repeats(condition, judged, reported)) return [];
+    if (condition.message !== "") reported.push(condition.message);
+    const why = `${condition.reason}: ${condition.message}`;
+    return [{ kind: "moed", namespace, name, code: condition.reason, ...judged, why, remedy: remedyOf(condition, deployment) } as const];
+  });
+}
+
+/** An effect is left out only where its message is the same. */
+const repeats = ({ message }: Condition, { role }: Judged, reported: readonly string[]): boolean =>
+  reported.some((one) => (role === "effect" ? message === one : message.includes(one)));
+
+type Remedy = (deployment: MoEDeployment, at: string) => string;
+const edit: Remedy = ({ metadata }, at) => `kubectl ${at} edit moed ${metadata.name}`;
+const describe: Remedy = ({ metadata }, at) => `kubectl ${at} describe moed ${metadata.name}`;
+const podsOf =
+  (component: string): Remedy =>
+  ({ metadata }, at) =>
+    `kubectl ${at} get pods -l enodia.dev/deployment=${metadata.name},enodia.dev/component=${component}`;
+const logsOf =
+  (component: string): Remedy =>
+  ({ metadata }) =>
+    `enodia logs ${metadata.name} -n ${metadata.namespace} --component ${component}`;
+const patch = ({ metadata }: MoEDeployment, at: string, spec: object): string =>
+  `kubectl ${at} patch moed ${metadata.name} --type=merge -p '${JSON.stringify({ spec }).replaceAll("'", "'\\''")}'`;
+
+const rollout =
+  (verb: string): Remedy =>
+  ({ metadata }) =>
+    `enodia rollout ${verb} ${metadata.name} -n ${metadata.namespace}`;
+
+const push: Remedy = (deployment, at) => {
+  const [, claim] = /^pvc:\/\/([^/]+)\//.exec(deployment.spec.model.uri) ?? [];
+  if (claim === undefined) return describe(deployment, at);
+  return `kubectl ${at} get pvc ${claim}   # none: enodia model push FOLDER --claim ${claim} --namespace ${deployment.metadata.namespace}`;
+};
+const scaleBack: Remedy = (deployment, at) => {
+  const least = deployment.status.expertParallel?.leastRanks;
+  return least === undefined ? edit(deployment, at) : `kubectl ${at} scale moed/${deployment.metadata.name} --replicas=${least}`;
+};
+const rollToAvailable: Remedy = (deployment, at) => {
+  const image = deployment.status.runtimeImage?.available;
+  return image === undefined ? describe(deployment, at) : patch(deployment, at, { runtimeImage: { image } });
+};
+
+/** By reason; for others `kubectl describe`. */
+const remedies: Readonly<Record<string, Remedy>> = {
+  InvalidSpec: edit,
+  FieldNotSupported: edit,
+  PodRefused: edit,
+  InsufficientExpertMemory: edit,
+  InsufficientMemoryLimit: edit,
+  RolledBack: rollout("undo"),
+  RolloutPaused: rollout("resume"),
+  RolloutPartitioned: rollout("status"),
+  RolloutOnDelete: rollout("status"),
+  ClaimNotFound: push,
+  ModelClaimMissing: push,
+  WeightServerNotReady: podsOf("weight-server"),
+  CacheTooSmall: edit,
+  NoGateway: podsOf("gateway"),
+  BelowMinServing: podsOf("worker"),
+  RanksNotReady: podsOf("worker"),
+  RanksLost: podsOf("worker"),
+  WorkerCrashing: logsOf("worker"),
+  GatewayFailing: podsOf("gateway"),
+  ScaleDownBlocked: scaleBack,
+  NoRoomForReplacement: () => "enodia doctor",
+  NATSUnavailable: () => "kubectl get pods -A -l app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=nats   # or your own NATS",
+  Stale: logsOf("worker"),
+  PartialRanks: logsOf("worker"),
+  SignalsMissing: logsOf("worker"),
+  AnotherImageAvailable: rollToAvailable,
+  Imbalanced: ({ metadata }) => `enodia plan explain ${metadata.name} -n ${metadata.namespace}`,
+  RebalanceSuppressed: ({ metadata }) => `enodia plan explain ${metadata.name} -n ${metadata.namespace}`,
+};
+
+const remedyOf = ({ reason }: Condition, deployment: MoEDeployment): string =>
+  (remedies[reason] ?? describe)(deployment, `-n ${deployment.metadata.namespace}`);

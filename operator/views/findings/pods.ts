@@ -1,0 +1,116 @@
+// Findings from pods: images, memory, crashes, scheduling. Pods of one deployment with the same trouble are one finding.
+
+import { ago, listed } from "../format.ts";
+import type { ContainerFacts, PodFacts } from "../pods.ts";
+import type { Finding, Observed, SubjectKind } from "./finding.ts";
+
+/** An end longer ago than this says nothing about now. */
+const recentMs = 15 * 60_000;
+/** Pods that a finding names; of more it has the number. */
+const podsNamedMax = 3;
+
+interface Trouble {
+  readonly code: string;
+  readonly what: string;
+  readonly why: string;
+  readonly remedy: (pod: PodFacts) => string;
+}
+
+const at = ({ namespace }: PodFacts): string => `kubectl -n ${namespace}`;
+const kindOf = ({ component }: PodFacts): SubjectKind => (component === "training" ? "moet" : "moed");
+const editOwner = (pod: PodFacts): string => `${at(pod)} edit ${kindOf(pod)} ${pod.owner}`;
+const describe = (pod: PodFacts): string => `${at(pod)} describe pod ${pod.name}`;
+
+const pullErrors = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"];
+const createErrors = ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
+
+function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined {
+  const { waiting, ended, image, restarts, name, memoryLimit } = container;
+  if (waiting && pullErrors.includes(waiting.reason)) {
+    const why = `${waiting.reason}: ${waiting.message || image}`;
+    return { code: "ImageNotPulled", what: `the image ${image} cannot be had`, why, remedy: editOwner };
+  }
+  if (waiting && createErrors.includes(waiting.reason))
+    return { code: waiting.reason, what: "cannot be started", why: `${waiting.reason}: ${waiting.message}`, remedy: describe };
+  const recent = ended?.at !== undefined && now.getTime() - ended.at.getTime() < recentMs;
+  if (!ended || restarts === 0 || (!recent && waiting?.reason !== "CrashLoopBackOff")) return undefined;
+  const often = `container ${name} ended ${restarts} times${ended.at ? `, the last time ${ago(ended.at, now)}` : ""}`;
+  if (ended.reason === "OOMKilled") {
+    const limit = memoryLimit === undefined ? "it has no limit of its own, so its node ran out" : `it may take ${memoryLimit}`;
+    const remedy = (pod: PodFacts) =>
+      `${editOwner(pod)}   # a higher memory limit of container ${name}, or less: experts.memoryPerRank, runtime.kvPool`;
+    return { code: "OutOfMemory", what: "killed for memory", why: `${often}, OOMKilled: ${limit}`, remedy };
+  }
+  const why = `${often}, with exit code ${ended.exitCode}${exitMessage(ended.message)}`;
+  const remedy = (pod: PodFacts) => `${at(pod)} logs ${pod.name} -c ${name} --previous --tail=20`;
+  return { code: "Crashing", what: "ends again and again", why, remedy };
+}
+
+/** Processes of ours end with a line that has code and message. */
+function exitMessage(text: string): string {
+  const last = text.trim().split("\n").at(-1) ?? "";
+  try {
+    const { code, message } = JSON.parse(last) as { code?: unknown; message?: unknown };
+    return `: ${String(code)}: ${String(message)}`;
+  } catch {
+    return last === "" ? "" : `: ${last}`;
+  }
+}
+
+/** The scheduler has one reason for all: it finds no node. Its words say whether that is for a claim. */
+function unscheduled(why: string): Trouble {
+  const [, missing] = /persistentvolumeclaim "([^"]+)" not found/.exec(why) ?? [];
+  const claims = (pod: PodFacts) => `${at(pod)} get pvc`;
+  if (missing !== undefined) return { code: "ClaimNotFound", what: `its claim ${missing} is not there`, why, remedy: claims };
+  if (why.includes("unbound immediate PersistentVolumeClaims"))
+    return { code: "ClaimUnbound", what: "its claim is not bound", why, remedy: claims };
+  return { code: "Unscheduled", what: "no node has room", why, remedy: () => "enodia doctor   # has what each node has free" };
+}
+
+/** The first thing that is wrong with a pod; undefined where nothing is. */
+export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
+  if (pod.terminating) return undefined;
+  if (pod.unscheduled !== "") return unscheduled(pod.unscheduled);
+  if (pod.phase === "Failed") return { code: "PodFailed", what: "failed", why: pod.failure || "no reason is given", remedy: describe };
+  for (const container of pod.containers) {
+    const trouble = ofContainer(container, now);
+    if (trouble) return trouble;
+  }
+  return undefined;
+}
+
+export function podFindings({ pods, now, deployments }: Observed): Finding[] {
+  /** The operator says the same of a deployment as a whole, with a better remedy. */
+  const reported = new Set(
+    deployments.flatMap(({ deployment: { metadata, status } }) =>
+      (status.conditions ?? []).map(({ reason }) => `${metadata.namespace}/${metadata.name} ${reason}`),
+    ),
+  );
+  const found = pods.flatMap((pod) => {
+    const trouble = troubleOf(pod, now);
+    return trouble && !reported.has(`${pod.namespace}/${pod.owner} ${trouble.code}`) ? [{ pod, trouble }] : [];
+  });
+  const alike = Map.groupBy(found, ({ pod, trouble }) => `${kindOf(pod)} ${pod.namespace}/${pod.owner} ${pod.component} ${trouble.code}`);
+  return [...alike.values()].flatMap((group) => {
+    const [first] = group;
+    if (!first) return [];
+    const { pod, trouble } = first;
+    const names = listed(
+      group.map((each) => each.pod.name),
+      podsNamedMax,
+    );
+    return [
+      {
+        kind: kindOf(pod),
+        namespace: pod.namespace,
+        name: pod.owner,
+        severity: "warning",
+        code: trouble.code,
+        role: "cause",
+        what: `${pod.component} ${names}: ${trouble.what}`,
+        why: trouble.why,
+        remedy: trouble.remedy(pod),
+      },
+    ];
+  });
+}

@@ -1,0 +1,128 @@
+// Facts of a pod, parsed from the API server's object: its owner, its state, and how its containers ended. Pure.
+import { z } from "zod";
+import { labels } from "../../crds/common.ts";
+import type { KubeObject } from "../kube/kube.ts";
+
+export interface ContainerFacts {
+  readonly name: string;
+  readonly image: string;
+  readonly memoryLimit: string | undefined;
+  readonly restarts: number;
+  readonly waiting: { readonly reason: string; readonly message: string } | undefined;
+  /** Its last end, if any. */
+  readonly ended:
+    | { readonly reason: string; readonly exitCode: number; readonly message: string; readonly at: Date | undefined }
+    | undefined;
+}
+
+export interface PodFacts {
+  readonly namespace: string;
+  readonly name: string;
+  /** worker, gateway, training or operator. */
+  readonly component: string;
+  /** Name of the deployment, job or install. */
+  readonly owner: string;
+  readonly rank: number | undefined;
+  readonly node: string | undefined;
+  readonly phase: string;
+  /** Why the pod as a whole failed: Evicted and the like. */
+  readonly failure: string;
+  readonly ready: boolean;
+  readonly terminating: boolean;
+  /** The scheduler's words on why it has no node; empty when it has one. */
+  readonly unscheduled: string;
+  readonly createdAt: Date | undefined;
+  readonly containers: readonly ContainerFacts[];
+}
+
+const end = z.object({
+  reason: z.string().default(""),
+  exitCode: z.number().default(0),
+  message: z.string().default(""),
+  finishedAt: z.string().optional(),
+});
+const state = z
+  .object({
+    waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
+    terminated: end.optional(),
+  })
+  .prefault({});
+const containerStatus = z.object({
+  name: z.string(),
+  restartCount: z.number().default(0),
+  state,
+  lastState: state,
+});
+const container = z.object({
+  name: z.string(),
+  image: z.string().default(""),
+  resources: z.object({ limits: z.record(z.string(), z.union([z.string(), z.number()])).default({}) }).prefault({}),
+});
+const podSchema = z.object({
+  metadata: z.object({
+    name: z.string(),
+    namespace: z.string().default(""),
+    labels: z.record(z.string(), z.string()).default({}),
+    creationTimestamp: z.string().optional(),
+    deletionTimestamp: z.string().optional(),
+  }),
+  spec: z.object({ nodeName: z.string().optional(), containers: z.array(container).default([]) }).prefault({}),
+  status: z
+    .object({
+      phase: z.string().default("Unknown"),
+      reason: z.string().default(""),
+      message: z.string().default(""),
+      conditions: z.array(z.object({ type: z.string(), status: z.string(), message: z.string().default("") })).default([]),
+      initContainerStatuses: z.array(containerStatus).default([]),
+      containerStatuses: z.array(containerStatus).default([]),
+    })
+    .prefault({}),
+});
+type Pod = z.infer<typeof podSchema>;
+
+const timeOf = (text: string | undefined): Date | undefined => (text === undefined ? undefined : new Date(text));
+const reasonText = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
+
+/** Undefined for other pods. `install`: the owner of the operator's pods. */
+export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
+  const parsed = podSchema.safeParse(object);
+  if (!parsed.success) return undefined;
+  const { metadata, spec, status } = parsed.data;
+  const job = metadata.labels[labels.trainingJob];
+  const owner = metadata.labels[labels.deployment] ?? job ?? install;
+  if (owner === undefined) return undefined;
+  const condition = (type: string) => status.conditions.find((one) => one.type === type);
+  const scheduled = condition("PodScheduled");
+  const rank = Number(metadata.labels[labels.rank] ?? Number.NaN);
+  return {
+    namespace: metadata.namespace,
+    name: metadata.name,
+    component: job === undefined ? (metadata.labels[labels.component] ?? "operator") : "training",
+    owner,
+    rank: Number.isInteger(rank) ? rank : undefined,
+    node: spec.nodeName,
+    phase: status.phase,
+    failure: reasonText(status.reason, status.message),
+    ready: condition("Ready")?.status === "True",
+    terminating: metadata.deletionTimestamp !== undefined,
+    unscheduled: scheduled?.status === "False" ? scheduled.message : "",
+    createdAt: timeOf(metadata.creationTimestamp),
+    containers: containersOf(spec, status),
+  };
+}
+
+function containersOf(spec: Pod["spec"], status: Pod["status"]): ContainerFacts[] {
+  return [...status.initContainerStatuses, ...status.containerStatuses].map((one) => {
+    const ended = one.state.terminated ?? one.lastState.terminated;
+    const declared = spec.containers.find(({ name }) => name === one.name);
+    const limit = declared?.resources.limits.memory;
+    return {
+      name: one.name,
+      image: declared?.image ?? "",
+      memoryLimit: limit === undefined ? undefined : String(limit),
+      restarts: one.restartCount,
+      waiting: one.state.waiting,
+      ended: ended && { reason: ended.reason, exitCode: ended.exitCode, message: ended.message, at: timeOf(ended.finishedAt) },
+    };
+  });
+}

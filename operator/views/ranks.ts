@@ -1,0 +1,43 @@
+// The state of a rank: its pod, and what it has reported to the ExpertPlacement. Pure.
+import type { ExpertPlacement } from "../../crds/expert-placement.ts";
+import { processBytes } from "../deployment/core/memory-fit.ts";
+
+export interface RankPod {
+  readonly rank: number;
+  readonly pod: string;
+  readonly node: string | undefined;
+  /** The pod's phase, or the rank's own state where that is known already. */
+  readonly state: string;
+}
+
+export interface RankState extends RankPod {
+  readonly epoch: number | undefined;
+  /** Over the mean of the ranks, in the worst layer. */
+  readonly loadPercent: number | undefined;
+  readonly speedPercent: number | undefined;
+  readonly hostedBytes: number | undefined;
+  readonly budgetBytes: number | undefined;
+  /** The memory that its container should take at most; undefined until it has reported. */
+  readonly memoryExpectedBytes: number | undefined;
+}
+
+type Reported = NonNullable<ExpertPlacement["status"]["ranks"]>[number];
+
+/** Buffers and fragments beside what is resident. */
+const residentFactor = 1.15;
+export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + EXPERTS) + ${processBytes / 1e6} MB`;
+
+export function expectedMemory({ hostedBytes, denseBytes = 0, kvBytes = 0 }: Partial<Reported>): number | undefined {
+  if (hostedBytes === undefined) return undefined;
+  return Math.round((hostedBytes + denseBytes + kvBytes) * residentFactor) + processBytes;
+}
+
+export function rankStates<P extends RankPod>(pods: readonly P[], reported: readonly Reported[] = []): readonly (P & RankState)[] {
+  const byRank = new Map(reported.map((one) => [one.rank, one]));
+  return pods.map((pod) => {
+    const report: Partial<Reported> = byRank.get(pod.rank) ?? {};
+    const { epoch, loadPercent, speedPercent, hostedBytes, budgetBytes } = report;
+    const state = pod.state === "Running" ? (report.state ?? pod.state) : pod.state;
+    return { ...pod, state, epoch, loadPercent, speedPercent, hostedBytes, budgetBytes, memoryExpectedBytes: expectedMemory(report) };
+  });
+}
