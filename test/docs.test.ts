@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { dirname, join, normalize, resolve } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { parse, parseAllDocuments } from "yaml";
+import { parse } from "yaml";
 import { moeDeploymentSpecSchema, parseMoEDeployment } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
 import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
@@ -14,7 +14,6 @@ import { workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { anchors, filesNamed, foldersNamed, links } from "./docs/markdown.ts";
 import { decisionText, objectsText } from "./docs/worked-example.ts";
 import { settings } from "./kit/deployment/deployment.ts";
-import { podSpecs, restrictedFaults } from "./kit/kube/pod-security.ts";
 
 const run = promisify(execFile);
 const root = resolve(import.meta.dirname, "..");
@@ -41,15 +40,6 @@ test("what follows a port-forward in the background tries again until it listens
 test("the example of a trace is the script that made the one that is read in tests", () => {
   const script = read("operator/planner/offline/testdata/make_trace.py");
   holder(`\`\`\`python\n${script.slice(script.indexOf("import base64"))}\`\`\`\n`);
-});
-
-test("pods that documents have people apply keep to the restricted Pod Security level, as a namespace may ask", () => {
-  const applied = documents.flatMap((file) =>
-    [...read(file).matchAll(/<<'YAML'\n([\s\S]*?)\nYAML\n/g)].flatMap(([, text = ""]) => parseAllDocuments(text)),
-  );
-  const pods = podSpecs(applied.map((document) => document.toJS()));
-  assert.ok(pods.length >= 1);
-  for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], where);
 });
 
 const complete = "crds/samples/complete.yaml";

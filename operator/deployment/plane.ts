@@ -6,7 +6,7 @@ import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Informers, PodOverlay, podGroups, type Watched } from "../kube/informers.ts";
+import { type Informers, PodOverlay, type Watched } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { type NamespaceClaims, Permission } from "../kube/permission.ts";
 import { StatusWriter } from "../kube/status-writer.ts";
@@ -136,14 +136,6 @@ interface Sources {
   readonly status: StatusWriter<MoEDeploymentStatus>;
 }
 
-/** What a deployment owns, wherever it is watched. */
-const owned = [
-  ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
-  ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
-  ...podGroups,
-  "httpRoutes" as const,
-];
-
 /** Returns how to stop. */
 function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => void): () => void {
   /** A deployment, and the one that it is the green deployment of. */
@@ -163,7 +155,7 @@ function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => 
       const behind = metadata.labels?.[labels.greenOf];
       if (behind) add({ namespace: metadata.namespace ?? "", name: behind });
     }),
-    wake({ of: certifiedDeployment, informers, objects: "moeDeployments", owned, add: both, wrote, onOwned }),
+    wake({ of: certifiedDeployment, informers, objects: "moeDeployments", add: both, wrote, onOwned }),
     informers.onChange("authorities", (secret) => {
       identities.changed(secret);
       const subject = subjectOf(secret);

@@ -38,35 +38,39 @@ export type Watched =
 
 const ours = { labelSelector: labels.deployment };
 const ofJobs = { labelSelector: labels.trainingJob, training: true } as const;
-/** `own`: in the operator's own namespace only. `training`: of no concern to serving. `optional`: others install it, or do not. */
-const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true }>> = {
+/** `own`: in the operator's own namespace only. `training`: of no concern to serving. `optional`: others install it, or do not. `wakes`: a change of it wakes its owner. */
+const watched: Readonly<
+  Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true; wakes?: true }>
+> = {
   moeDeployments: { resource: resources.moeDeployments },
-  pods: { resource: resources.pods, ...ours },
+  pods: { resource: resources.pods, ...ours, wakes: true },
   moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
-  trainingPods: { resource: resources.pods, ...ofJobs },
-  trainingSecrets: { resource: resources.secrets, ...ofJobs },
-  deployments: { resource: resources.deployments, ...ours },
-  jobs: { resource: resources.jobs, ...ours },
-  services: { resource: resources.services, ...ours },
-  secrets: { resource: resources.secrets, ...ours },
+  trainingPods: { resource: resources.pods, ...ofJobs, wakes: true },
+  trainingSecrets: { resource: resources.secrets, ...ofJobs, wakes: true },
+  deployments: { resource: resources.deployments, ...ours, wakes: true },
+  jobs: { resource: resources.jobs, ...ours, wakes: true },
+  services: { resource: resources.services, ...ours, wakes: true },
+  secrets: { resource: resources.secrets, ...ours, wakes: true },
   authorities: { resource: resources.secrets, labelSelector: `${labels.component}=${authorityComponent}`, own: true },
-  serviceAccounts: { resource: resources.serviceAccounts, ...ours },
-  configMaps: { resource: resources.configMaps, ...ours },
-  podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
+  serviceAccounts: { resource: resources.serviceAccounts, ...ours, wakes: true },
+  configMaps: { resource: resources.configMaps, ...ours, wakes: true },
+  podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours, wakes: true },
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },
-  networkPolicies: { resource: resources.networkPolicies, ...ours },
-  horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours },
-  coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true },
-  volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true },
-  trainingCoschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ofJobs, optional: true },
-  trainingVolcanoPodGroups: { resource: resources.volcanoPodGroups, ...ofJobs, optional: true },
-  httpRoutes: { resource: resources.httpRoutes, ...ours, optional: true },
+  networkPolicies: { resource: resources.networkPolicies, ...ours, wakes: true },
+  horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours, wakes: true },
+  coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true, wakes: true },
+  volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true, wakes: true },
+  trainingCoschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ofJobs, optional: true, wakes: true },
+  trainingVolcanoPodGroups: { resource: resources.volcanoPodGroups, ...ofJobs, optional: true, wakes: true },
+  httpRoutes: { resource: resources.httpRoutes, ...ours, optional: true, wakes: true },
   nodes: { resource: resources.nodes },
 };
 
-/** What follows PodGroups of deployments, and of training jobs. */
-export const podGroups = ["coschedulingPodGroups", "volcanoPodGroups"] as const satisfies readonly Watched[];
-export const trainingPodGroups = ["trainingCoschedulingPodGroups", "trainingVolcanoPodGroups"] as const satisfies readonly Watched[];
+/** What the owners with this label are woken by. */
+export function wakers(label: string): Watched[] {
+  const names = Object.keys(watched) as Watched[];
+  return names.filter((name) => watched[name].wakes && watched[name].labelSelector === label);
+}
 
 const byOwner = (uid: string): string => `owner ${uid}`;
 const byDeployment = (ref: Ref): string => `deployment ${keyOf(ref)}`;

@@ -1,15 +1,14 @@
 // What wakes a plane: changes of the objects of its kind, but not our own writes of their status, and of everything that bears their name in
 // a label.
 import type { OwnerKind } from "./adoption.ts";
-import type { Informers, Watched } from "./informers.ts";
+import { type Informers, type Watched, wakers } from "./informers.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
 
 export interface WakeSources {
   readonly of: Pick<OwnerKind, "label">;
   readonly informers: Informers;
-  /** Where the objects are watched, and what they own. */
+  /** Where the objects are watched. */
   readonly objects: Watched;
-  readonly owned: readonly Watched[];
   readonly add: (ref: Ref) => void;
   /** False of a status that we have not written, which is put right; all are ours where it is not given. */
   readonly wrote?: (object: KubeObject) => boolean;
@@ -18,7 +17,7 @@ export interface WakeSources {
 }
 
 /** Returns how to stop. */
-export function wake({ of, informers, objects, owned, add, wrote = () => true, onOwned }: WakeSources): () => void {
+export function wake({ of, informers, objects, add, wrote = () => true, onOwned }: WakeSources): () => void {
   const seen = new Map<string, string>();
   const stops = [
     informers.onChange(objects, (object, change) => {
@@ -30,7 +29,7 @@ export function wake({ of, informers, objects, owned, add, wrote = () => true, o
       else seen.delete(key);
       add(refOf(object));
     }),
-    ...owned.map((kind) =>
+    ...wakers(of.label).map((kind) =>
       informers.onChange(kind, (object) => {
         onOwned?.(kind, object);
         const name = object.metadata.labels?.[of.label];

@@ -17,9 +17,6 @@ import { type Role, roleServerNames, tlsSecrets, workerServerName } from "./name
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
 
-/** Codes of what is wrong with a Secret that has a certificate's name. */
-export const secretProblems: readonly string[] = ["AuthorityUnusable", "SecretForeign"];
-
 export interface PodIdentity {
   readonly name: string;
   readonly uid: string;

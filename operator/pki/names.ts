@@ -24,3 +24,6 @@ export function roleServerNames(role: Role, ref: Ref): readonly string[] {
 export function workerServerName(ref: Ref, rank: number): string {
   return `rank-${rank}.${ref.name}.${ref.namespace}.enodia`;
 }
+
+/** Codes of what is wrong with a Secret that has a certificate's name. */
+export const secretProblems: readonly string[] = ["AuthorityUnusable", "SecretForeign"];

@@ -5,7 +5,7 @@ import { Applier } from "../kube/apply.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Informers, trainingPodGroups, type Watched } from "../kube/informers.ts";
+import type { Informers, Watched } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { StatusWriter } from "../kube/status-writer.ts";
 import { wake } from "../kube/wake.ts";
@@ -97,16 +97,13 @@ function tellForeign({ metadata }: KubeObject, holder: string, event: JobEvent):
   event({ metadata: { name, namespace, uid } }, "Warning", reason, message);
 }
 
-/** What a job owns, wherever it is watched. */
-const owned = ["trainingPods", ...trainingPodGroups, "trainingSecrets"] as const;
-
 /** Returns how to stop. */
 function wakeAll(informers: Informers, identities: Identities, add: (ref: Ref) => void): () => void {
   const onOwned = (kind: Watched, object: KubeObject): void => {
     if (kind === "trainingSecrets") identities.changed(object);
   };
   const stops = [
-    wake({ of: certifiedJob, informers, objects: "moeTrainingJobs", owned, add, onOwned }),
+    wake({ of: certifiedJob, informers, objects: "moeTrainingJobs", add, onOwned }),
     informers.onChange("authorities", (secret) => {
       const subject = subjectOf(secret);
       if (subject?.of !== certifiedJob) return;

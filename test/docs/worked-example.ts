@@ -1,4 +1,4 @@
-// The example of operator/README.md, computed: production code in virtual time, on a cluster that is small enough to follow by
+// The example of operator/docs/placement.md, computed: production code in virtual time, on a cluster that is small enough to follow by
 // hand. `npm run -s example -- decision` prints how a plan comes to be held as TransferNotWorth, `-- objects` the pods and the
 // ExpertPlacement that a MoEDeployment leads to. docs.test.ts holds the document to what this prints.
 import { parse, stringify } from "yaml";

@@ -45,7 +45,7 @@ after(async () => {
 
 /** That of the guide, for this deployment and with times for a test. */
 function scaledObject(serverAddress: string): object {
-  const guide = readFileSync(join(root, "operator/README.md"), "utf8");
+  const guide = readFileSync(join(root, "operator/docs/elasticity.md"), "utf8");
   const [, text = ""] = /```yaml\n([^`]*kind: ScaledObject[^`]*)```/.exec(guide) ?? [];
   const object = parse(text.replaceAll("my-moe", name).replaceAll('namespace="default"', `namespace="${namespace}"`));
   const [trigger] = object.spec.triggers;

@@ -1,4 +1,4 @@
-// The registry of fuzzers: the only place that lists them. operator/README.md says how one is added.
+// The registry of fuzzers: the only place that lists them. operator/docs/extend.md says how one is added.
 import { controls } from "./controls.ts";
 import type { AnyFuzzer } from "./fuzzer.ts";
 import { deployments } from "./of/deployments.ts";

@@ -1,10 +1,11 @@
 // The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
 // pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
 
+import type { Gang } from "../../gangs/gang.ts";
 import { gangSchedulers } from "../../gangs/index.ts";
 import type { Absent, Rendered } from "../../kube/apply.ts";
 import { replicasField } from "../../kube/field-conflicts.ts";
-import { type KubeObject, resources } from "../../kube/kube.ts";
+import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { names, type RenderContext, type WeightServerWish } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
@@ -15,68 +16,88 @@ import { podGroup } from "./pod-group.ts";
 import { weightServerDeployment, weightServerService } from "./weight-server.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
-export function appliedObjects(context: RenderContext): Rendered[] {
-  const { autoscale, httpRoute: route } = context.deployment.spec.gateway;
-  const { gang, weightServer, routable } = context;
-  return [
-    ...(gang ? [{ resource: gang.scheduler.resource, object: podGroup(context, gang) }] : []),
-    { resource: resources.serviceAccounts, object: serviceAccount(context) },
-    { resource: resources.configMaps, object: settingsMap(context) },
-    { resource: resources.services, object: workersService(context) },
-    { resource: resources.services, object: gatewayService(context) },
-    { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
-    { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
-    ...networkPolicies(context),
-    ...(weightServer ? [{ resource: resources.services, object: weightServerService(context) }] : []),
-    ...(weightServer ? [weightServers(context, weightServer)] : []),
-    gateways(context),
-    ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
-    ...(route && routable ? [{ resource: resources.httpRoutes, object: httpRoute(context, route) }] : []),
-  ];
+/** An object of a deployment; a new one is a file that renders it and a row in `owned`. */
+interface Owned {
+  readonly resource: Resource;
+  readonly render: (context: RenderContext) => KubeObject;
+  /** Without it the object is always there. */
+  readonly when?: (context: RenderContext) => boolean;
+  /** When it is deleted; where it is not wanted, unless this says otherwise. */
+  readonly gone?: (context: RenderContext) => boolean;
+  /** Where it cannot be rendered while it is not wanted. */
+  readonly name?: (deployment: string) => string;
+  readonly fields?: (context: RenderContext) => Pick<Rendered, "takes" | "leaves">;
 }
 
-/** While suspended there is no weight server, nor while a download has the claim, whoever scales it. */
-function weightServers(context: RenderContext, weightServer: WeightServerWish): Rendered {
-  const rendered = { resource: resources.deployments, object: weightServerDeployment(context, weightServer) };
-  return weightServer.replicas === 0 ? { ...rendered, takes: [replicasField] } : rendered;
-}
+const hasWeightServer = ({ weightServer }: RenderContext): boolean => weightServer !== undefined;
+const hasPolicies = ({ settings }: RenderContext): boolean => settings.networkPolicies !== undefined;
+const isCached = ({ deployment }: RenderContext): boolean => deployment.spec.model.cache?.persistentVolumeClaim !== undefined;
+
+/** In the order in which they are applied. */
+const owned: readonly Owned[] = [
+  ...gangSchedulers.map(
+    (scheduler): Owned => ({
+      resource: scheduler.resource,
+      render: (context) => podGroup(context, context.gang as Gang),
+      when: ({ gang }) => gang?.scheduler === scheduler,
+      name: names.workers,
+    }),
+  ),
+  { resource: resources.serviceAccounts, render: serviceAccount },
+  { resource: resources.configMaps, render: settingsMap },
+  { resource: resources.services, render: workersService },
+  { resource: resources.services, render: gatewayService },
+  { resource: resources.podDisruptionBudgets, render: workersBudget },
+  { resource: resources.podDisruptionBudgets, render: gatewayBudget },
+  { resource: resources.networkPolicies, render: workersPolicy, when: hasPolicies },
+  { resource: resources.networkPolicies, render: gatewaysPolicy, when: hasPolicies },
+  { resource: resources.networkPolicies, render: downloaderPolicy, when: (context) => hasPolicies(context) && isCached(context) },
+  { resource: resources.networkPolicies, render: weightServerPolicy, when: (context) => hasPolicies(context) && hasWeightServer(context) },
+  { resource: resources.services, render: weightServerService, when: hasWeightServer, name: names.weightServer },
+  {
+    resource: resources.deployments,
+    render: (context) => weightServerDeployment(context, context.weightServer as WeightServerWish),
+    when: hasWeightServer,
+    name: names.weightServer,
+    // While suspended there is none, nor while a download has the claim, whoever scales it.
+    fields: ({ weightServer }) => (weightServer?.replicas === 0 ? { takes: [replicasField] } : {}),
+  },
+  { resource: resources.deployments, render: (context) => gatewayDeployment(context), fields: gatewayFields },
+  {
+    resource: resources.horizontalPodAutoscalers,
+    render: (context) => gatewayAutoscaler(context, context.deployment.spec.gateway.autoscale as NonNullable<Gateway["autoscale"]>),
+    when: ({ deployment }) => deployment.spec.gateway.autoscale !== undefined,
+    name: names.gateway,
+  },
+  {
+    resource: resources.httpRoutes,
+    render: (context) => httpRoute(context, context.deployment.spec.gateway.httpRoute as NonNullable<Gateway["httpRoute"]>),
+    when: ({ deployment, routable }) => deployment.spec.gateway.httpRoute !== undefined && routable === true,
+    gone: ({ deployment }) => deployment.spec.gateway.httpRoute === undefined,
+    name: (deployment) => deployment,
+  },
+];
+
+type Gateway = RenderContext["deployment"]["spec"]["gateway"];
 
 /** While suspended there is no gateway, whoever scales them; an autoscaler stands still at zero. */
-function gateways(context: RenderContext): Rendered {
-  const rendered = { resource: resources.deployments, object: gatewayDeployment(context) };
-  const { spec } = context.deployment;
-  if (spec.suspend) return { ...rendered, takes: [replicasField] };
-  return gatewayReplicas(spec) === undefined ? { ...rendered, leaves: ["spec", "replicas"] } : rendered;
+function gatewayFields({ deployment: { spec } }: RenderContext): Pick<Rendered, "takes" | "leaves"> {
+  if (spec.suspend) return { takes: [replicasField] };
+  return gatewayReplicas(spec) === undefined ? { leaves: ["spec", "replicas"] } : {};
 }
 
-/** All that there may be, those that are wanted first. */
-function policies(context: RenderContext): readonly [wanted: KubeObject[], others: KubeObject[]] {
-  const rows: readonly [KubeObject, boolean][] = [
-    [workersPolicy(context), true],
-    [gatewaysPolicy(context), true],
-    [downloaderPolicy(context), context.deployment.spec.model.cache?.persistentVolumeClaim !== undefined],
-    [weightServerPolicy(context), context.weightServer !== undefined],
-  ];
-  const wanted = rows.filter(([, here]) => here && context.settings.networkPolicies !== undefined);
-  return [wanted.map(([object]) => object), rows.filter((row) => !wanted.includes(row)).map(([object]) => object)];
+export function appliedObjects(context: RenderContext): Rendered[] {
+  const wanted = owned.filter(({ when = () => true }) => when(context));
+  return wanted.map(({ resource, render, fields }) => ({ resource, object: render(context), ...fields?.(context) }));
 }
 
-function networkPolicies(context: RenderContext): Rendered[] {
-  return policies(context)[0].map((object) => ({ resource: resources.networkPolicies, object }));
-}
-
+/** Objects that an operator with other settings, or an earlier spec, has made, and that are to go. */
 export function absentObjects(context: RenderContext): Absent[] {
-  const { metadata, spec } = context.deployment;
-  const autoscaler = { resource: resources.horizontalPodAutoscalers, name: names.gateway(metadata.name) };
-  const route = { resource: resources.httpRoutes, name: metadata.name };
-  const groups = gangSchedulers
-    .filter((scheduler) => scheduler !== context.gang?.scheduler)
-    .map(({ resource }) => ({ resource, name: names.workers(metadata.name) }));
-  const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
-  const weightServerName = names.weightServer(metadata.name);
-  const weightServers = [resources.deployments, resources.services].map((resource) => ({ resource, name: weightServerName }));
-  const others = [...(spec.gateway.autoscale ? [] : [autoscaler]), ...(spec.gateway.httpRoute ? [] : [route])];
-  return [...groups, ...unwanted, ...(context.weightServer ? [] : weightServers), ...others];
+  const unwanted = owned.filter(({ when = () => true, gone = (of) => !when(of) }) => gone(context));
+  return unwanted.map(({ resource, name, render }) => ({
+    resource,
+    name: name?.(context.deployment.metadata.name) ?? render(context).metadata.name,
+  }));
 }
 
 interface GatewayPods {

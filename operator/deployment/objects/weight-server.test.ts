@@ -87,7 +87,7 @@ test("ranks that mount the model need none of it, and what was made goes", () =>
   const gone = absentObjects(mounts).filter(({ name }) => name === "moe-weight-server");
   assert.deepEqual(
     gone.map(({ resource }) => resource),
-    [resources.networkPolicies, resources.deployments, resources.services],
+    [resources.networkPolicies, resources.services, resources.deployments],
   ); // prettier-ignore
   const hashes = [workerTemplate(mounts), workerTemplate(context(inClaim))].map(({ hash }) => hash);
   assert.notEqual(hashes[0], hashes[1], "ranks with a weight server are another template");

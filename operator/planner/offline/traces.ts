@@ -1,4 +1,4 @@
-// The trace format (operator/README.md): gzip or plain JSON {name, windows, layers, experts, counts[, layerExperts]}, counts as base64 of
+// The trace format (operator/docs/placement.md): gzip or plain JSON {name, windows, layers, experts, counts[, layerExperts]}, counts as base64 of
 // little-endian uint32 [windows][layers][experts]. Pure.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";

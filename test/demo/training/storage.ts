@@ -1,6 +1,6 @@
 // The folder that the training demo works in, on this machine and as the claim `runs` of every node: the guides as text, the model, token
 // data, and what the job writes. It is made anew by each run, and left for people to look at. Shell.
-import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheRoot } from "../../cluster/binaries.ts";
 import { type Log, root } from "../../kit/deployment/product.ts";
@@ -8,7 +8,7 @@ import { execOk } from "../../kit/processes/process.ts";
 import { modelFiles } from "./model.ts";
 
 /** What the model reads: the guides of this repository. */
-const guides = ["README.md", "CHANGELOG.md", "crds/REFERENCE.md", "operator/README.md", "runtime/README.md", "charts/enodia/README.md"];
+const guides = globSync(["README.md", "crds/REFERENCE.md", "{charts,operator,runtime}/**/*.md"], { cwd: root }).sort();
 
 export const folder = (): string => join(cacheRoot(), "demo-training");
 export const runFolder = (): string => join(folder(), "run");

@@ -1,5 +1,5 @@
 # Makes small.json.gz in the working directory: a trace that this project's own code has not written, for its reader's test.
-# The lines below are the example of operator/README.md.
+# The lines below are the example of operator/docs/placement.md.
 import base64, gzip, json, struct
 
 windows, layers, experts = 3, 2, 4
