@@ -1,9 +1,4 @@
-// The store of the last accepted specs of each deployment, of the worker and gateway templates that were rendered from them, and of the
-// runtime image that they run: ControllerRevisions that the deployment owns. That kind is made for this: its data cannot be changed
-// once written, and the default roles let nobody but controllers write it, so that nobody gets a pod made through the operator who
-// could not make it himself. The highest revision is the spec in force; a few before it are what a roll goes back to. A spec that was in
-// force before gets a new number, and its older revision goes. Replicas, suspend and the strategy of rolls are no part of it, since they
-// are obeyed whatever else is refused, so that scaling and pausing write none.
+// The store of the last accepted specs of each deployment, with the templates rendered from them and their image. DECISIONS.md 3.
 
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { isOrphan, manager } from "../kube/adoption.ts";

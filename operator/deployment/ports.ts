@@ -1,6 +1,5 @@
-// The two ports between the deployment plane (pods, Services, status) and the rebalance plane (sessions with workers, plans). Types
-// only. The rebalance plane implements Rebalance, the deployment plane calls it; operator/main.ts joins them. Neither waits for the
-// other: update() says what is wanted, view() tells what is, onChange() asks for another look.
+// The two ports between the deployment plane and the rebalance plane, which neither waits for: update() says what is wanted, view() tells
+// what is, onChange() asks for another look. Types only.
 
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { NatsAccess } from "../../crds/nats-access.ts";

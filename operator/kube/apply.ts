@@ -1,7 +1,5 @@
-// Server-side apply of what is rendered for a deployment or a training job, skipped while neither what we want nor what is there has
-// changed, its status aside. An object that is not its owner's is never touched: applied, it would carry our owner reference and be deleted
-// with the owner. What a deleted owner of the same name left without one is taken over, so that a Service keeps its address. Nor is a field
-// touched that somebody else manages: the object stays as it is, and is tried again with back-off (core/field-conflicts.ts).
+// Server-side apply of owned objects, skipped while neither what we want nor what is there has changed. An object or a field that is
+// somebody else's is never touched (field-conflicts.ts); what a deleted owner of the same name left is taken over.
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";

@@ -1,5 +1,4 @@
-// A question to a pod: HTTPS with certificates of its owner's CA on both sides. The answer is a stranger's until it is parsed, and has a
-// deadline and a limit of bytes.
+// A question to a pod over mutual TLS. The answer is not trusted until it is parsed, and has a deadline and a limit of bytes.
 import { type RequestOptions, request } from "node:https";
 import type { ConnectionOptions } from "node:tls";
 

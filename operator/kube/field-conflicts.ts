@@ -1,7 +1,5 @@
-// The rule for a field of an owned object that somebody else has set to another value. The operator fights nobody: who declares a
-// field, or is a program that sets it, has it, the object stays as it is, and a condition says so with the remedy. Taken is only what
-// nobody manages: the slip of a hand, what is left of an autoscaler that is gone, and what the spec orders whoever scales (no gateways
-// while suspended). Pure.
+// The rule for a field of an owned object that somebody else has set to another value: whoever declares a field has it, the object stays as
+// it is, and a condition says so. Only what nobody manages is taken. Pure.
 import { labels } from "../../crds/common.ts";
 import { weightServerComponent } from "../../crds/weight-server.ts";
 import { manager } from "./adoption.ts";

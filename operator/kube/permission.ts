@@ -1,5 +1,4 @@
-// The question that comes before every reconcile: may the deployment be worked on now? Not while the copy of its namespace cannot be
-// relied on, and not where another install works in the namespace, of which the deployment's events then tell.
+// Whether an object may be worked on now: not while the copy of its namespace cannot be relied on, nor where another install works.
 import { type Claims, heldByAnother } from "./claims.ts";
 import type { Informers } from "./informers.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";

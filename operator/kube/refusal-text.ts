@@ -1,5 +1,4 @@
-// The words for what the API server refuses, in terms of the spec: the server names fields of the rendered object, and its reader
-// has those of the MoEDeployment. Pure.
+// The text of what the API server refuses, in terms of the spec. Pure.
 
 export interface Refusal {
   /** The reason of SpecAccepted=False. */

@@ -1,5 +1,4 @@
-// A pod of a deployment as the operator's copy holds it: without the parts of its spec that nobody here reads, which are most of a pod.
-// Who reads more of a pod than this keeps, names it here. Pure.
+// A pod as the operator's copy holds it: without the parts of its spec that nobody here reads. Pure.
 import { modelVolume, workerProcess } from "../../crds/process.ts";
 import type { KubeObject } from "./kube.ts";
 

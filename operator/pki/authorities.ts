@@ -1,7 +1,5 @@
-// The CA of each deployment and training job: a Secret in the operator's own namespace, where nobody who makes pods beside a deployment can
-// mount it. The deployment's namespace gets leaves, and the certificates of the CAs that are trusted (identity.ts). The Secret is found by
-// the deployment's uid, so that a namesake never gets another's. Never makes a second CA: the API server decides who was first. The renewal
-// goes by what is in the Secret (core/authority-rotation.ts); Secrets of deployments that are gone are swept (authority-sweep.ts).
+// The CA of each deployment and training job: a Secret in the operator's own namespace, found by the owner's uid. Never makes a second CA:
+// the API server decides who was first.
 
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
 import { makerLabels, manager } from "../kube/adoption.ts";

@@ -1,12 +1,4 @@
-// The renewal of a deployment's CA: what is to happen now with the CAs in its Secret (../authorities.ts), and why. Pure, and told from
-// what is stored alone, so that a leader that knows nothing goes on where the last one stopped:
-//
-//   Steady     one CA signs, and it alone is trusted
-//   Announced  the next CA is trusted too and signs nothing yet, until every pod has had it for long enough
-//   Succeeded  the next CA signs; the one before is trusted until every pod has had its new leaf for long enough
-//
-// Secrets are brought up to date on the way to every question. Each step is one write of the Secret, and none is due before the
-// Secrets of the step before stand. A CA whose end is upon it waits for nobody: what it signed is about to be of no use anyway.
+// The next step in the renewal of a CA, from what stands in its Secret. Pure.
 
 const hourMs = 3600_000;
 const dayMs = 24 * hourMs;

@@ -1,5 +1,4 @@
-// The kinds of objects whose pods have certificates of an own CA, and what differs between them: the label that their Secrets carry, where
-// they are watched, and their name in certificates, so that a job and a deployment of one name are never taken for each other. Pure.
+// The kinds of objects whose pods have certificates of an own CA, and what differs between them. Pure.
 import { trainingScope } from "../../crds/training-world.ts";
 import { deploymentKind, jobKind, type OwnerKind } from "../kube/adoption.ts";
 import type { Watched } from "../kube/informers.ts";

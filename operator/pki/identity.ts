@@ -1,8 +1,5 @@
-// TLS Secrets of a deployment or a training job: one leaf per pod of a rank, one for the gateways; and the operator's own leaf in memory.
-// All are signed by the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their
-// pod, the gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is
-// a person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since. In one of ours
-// every field is ours, whoever wrote it last: a leaf that its CA has not signed serves nobody.
+// TLS Secrets of pods, signed by their owner's CA, and the operator's own leaf in memory. A Secret of somebody else is not touched; one that
+// a deleted namesake left is filled anew, since anybody may have read it.
 
 import { AppError, apiVersion, labels } from "../../crds/common.ts";
 import { makerLabels, manager, mayAdopt } from "../kube/adoption.ts";

@@ -1,5 +1,4 @@
-// The state of a model that is downloaded: which Jobs are to be made and removed, whether the model is there, and what is said of it. From
-// what is observed alone, so that a restart changes nothing. Pure; ../delivery.ts gathers and acts.
+// Which Jobs of a download are to be made and removed, whether the model is there, and what the status says of it. Pure.
 import type { DownloadEnd, DownloadWords } from "../../../crds/download.ts";
 import { progressText } from "../../../crds/progress-text.ts";
 

@@ -1,6 +1,4 @@
-// The rule for pods that are lost with their node; reconcile.ts asks it in every pass. A node that does not answer proves little by
-// itself: its kubelet or its way to the API server may be gone while the rank serves on, so the rank's own Control stream has a
-// say. Pure; deletes nothing.
+// Which pods are lost with their node. A silent node proves little by itself, so the rank's own Control stream has a say. Pure.
 import type { ObservedPod, PodFacts } from "./snapshot.ts";
 import type { RebalanceView } from "./world.ts";
 

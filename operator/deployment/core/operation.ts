@@ -1,5 +1,4 @@
-// The operation under way, from what is observed and what the status said before, and the history of those that ended. Pure. One at a time:
-// while several things go on, the one that decides what happens to pods next gives its name. A rebalance is named where pods have none.
+// The operation under way, one at a time, and the history of those that ended. A rebalance is named where pods have none. Pure.
 import { annotations } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { historyMax, type Operation, type PastOperation } from "../../../crds/operation.ts";

@@ -1,8 +1,4 @@
-// The fate of the pods that a deleted MoEDeployment of the same name left (`kubectl delete --cascade=orphan`). They cannot join the
-// new deployment, whose uid is in every message and certificate, but they serve: by the same Service, with the old gateways and the
-// last plan. So the new ranks start beside them; the gateway Deployment is taken over once these serve, and its own roll ends the old
-// gateways without a gap; with the last of them the old ranks have nobody left to serve, and go. Where there is no room for both, old
-// ranks give way one at a time, and the rest loads their experts on demand. Pure.
+// The fate of pods that a deleted MoEDeployment of the same name left (`kubectl delete --cascade=orphan`). DECISIONS.md 7. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { Action } from "./pod-actions.ts";
 import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";

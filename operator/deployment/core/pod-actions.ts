@@ -1,7 +1,5 @@
-// The next actions that bring the pods closer to the wanted ranks: remove dead pods, fill free ranks, empty and release surplus ranks,
-// replace pods of an old template within the budget of a roll, and those that cannot stay where they are. Pure and stateless: all is
-// derived from the snapshot, so a crash loses nothing. A rank that leaves is marked on its pod first, then the rebalance plane empties
-// it, and only then the pod goes. Nothing that serves is deleted for a new pod unless the API server takes that pod (handover.ts).
+// The next actions on pods. All is derived from the snapshot, so a crash loses nothing: a rank that leaves is marked on its pod first, then
+// the rebalance plane empties it, and only then the pod goes. Pure.
 import type { PodFailure } from "../../../crds/moe-deployment-status.ts";
 import {
   besides,

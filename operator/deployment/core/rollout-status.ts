@@ -1,6 +1,5 @@
-// The part `rollout` of the status: the revision in force, the last one with which every rank has served, how far a roll is, and what was
-// rolled back. Pure. It is kept in the status since a new leader must neither forget a template that failed nor bake a canary anew; where
-// the status is lost, pods that serve say which template was good.
+// The part `rollout` of the status. A new leader must neither forget a template that failed nor bake a canary anew; where the status is
+// lost, pods that serve say which template was good. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolledBack, RolloutPhase, RolloutStatus } from "../../../crds/rollout.ts";

@@ -1,6 +1,5 @@
-// The rules of a roll to another worker template: its budget, the ranks that keep the template they have, when it stands still, and when
-// it has failed. Pure; handover.ts and pod-actions.ts act by the rules, rollout-status.ts keeps what must outlive a look: the last
-// template with which every rank has served, and what was rolled back.
+// The rules of a roll to another worker template: its budget, the ranks that keep the template they have, when it waits, and when it has
+// failed. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";

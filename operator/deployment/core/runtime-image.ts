@@ -1,6 +1,4 @@
-// The runtime image of a deployment: it keeps the one that it was rolled to until its owner asks for another, whatever image an operator
-// comes with. Pure. What it was rolled to stands in the revision of the accepted spec; where that is gone, in the status; where that is
-// gone too, the newest pod runs it, since a roll makes pods of the new image only. A deployment without any of these has never run.
+// The runtime image of a deployment: it keeps the one that it was rolled to until its owner asks for another. DECISIONS.md 4. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import type { ImageRollout } from "../../../crds/names.ts";

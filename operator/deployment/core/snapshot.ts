@@ -1,4 +1,4 @@
-// One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
+// The facts that the rules here decide by: what was observed, with the spec in force. features/facts.ts makes it.
 
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";

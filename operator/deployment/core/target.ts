@@ -1,6 +1,5 @@
-// The number of ranks that are wanted now: spec.replicas once it stood still for elasticity.settle, 0 while suspended, and never fewer
-// than hold all experts once so many were wanted. Pure; called by reconcile.ts. The value acted on and the one that waits are kept in
-// status, so that a new leader settles on the same moment.
+// The number of ranks that is wanted now: spec.replicas once it stood still for elasticity.settle, 0 while suspended, and never fewer than
+// hold all experts once so many were wanted. What waits stands in the status, so that a new leader settles on the same moment. Pure.
 
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";

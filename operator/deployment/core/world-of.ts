@@ -1,4 +1,4 @@
-// The world of a deployment as the rebalance plane is told of it, from a snapshot. Pure; called by reconcile.ts.
+// The world of a deployment as the rebalance plane gets it. Pure.
 import { living, type Snapshot } from "./snapshot.ts";
 import type { World } from "./world.ts";
 

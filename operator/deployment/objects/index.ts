@@ -1,5 +1,4 @@
-// The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
-// pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
+// The objects that are applied as a whole. Worker pods are created one by one (worker-pod.ts), and Secrets hold generated material (pki/).
 
 import type { Gang } from "../../gangs/gang.ts";
 import { gangSchedulers } from "../../gangs/index.ts";

@@ -1,5 +1,4 @@
-// The place of a deployment's model: claim and folder, by its URI, and for a model that is downloaded the names of what brings it there.
-// The folder is by URI and codec alone, so that deployments share a store; Job and work folder are one deployment's. Pure.
+// The place of a deployment's model: claim and folder, by its URI and codec alone, so that deployments share a store. Pure.
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";

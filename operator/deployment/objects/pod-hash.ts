@@ -1,7 +1,5 @@
-// The hash by which a worker or gateway pod is out of date: of what the deployment's owner says about that kind of pod, and of the
-// image that it runs. How an operator renders the pod is no part of it, nor what the operator is set to, so that another release with
-// another port, probe or default replaces nothing. A field of the spec at its default counts as one that is not there: a release that
-// adds a field changes no hash. Pure; test/spec-fields.test.ts fails when a field that changes a pod is not among these.
+// The hash by which a worker or gateway pod is out of date: of what the owner says about that kind of pod, and of its image. How an operator
+// renders the pod is no part of it, and a field at its default counts as one that is not there. Pure.
 import { createHash } from "node:crypto";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, type PodTemplate } from "../../../crds/moe-deployment.ts";
 import {

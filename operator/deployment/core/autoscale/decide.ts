@@ -1,5 +1,4 @@
-// The decision of the autoscaler: the number of ranks that replicas should be now, and why, from what ranks report, what was asked for
-// lately, and what else is under way. An ordered chain of checks, the first that speaks wins. Pure; ../../autoscaler.ts carries it out.
+// The number of ranks that replicas should be, and why: an ordered chain of checks, of which the first that speaks wins. Pure.
 import type { Autoscale } from "../../../../crds/autoscale.ts";
 import type { Operation } from "../../../../crds/operation.ts";
 import { parseDuration } from "../../../../crds/quantity.ts";
