@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { dashboards } from "./dashboards.ts";
 
-const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-const section = readme.slice(readme.indexOf("\n**Beside the dashboards.**"), readme.indexOf("\n**Who leads**"));
+const page = readFileSync(new URL("../docs/monitoring.md", import.meta.url), "utf8");
+const section = page.slice(page.indexOf("\n### Panels that the page has too"));
 
 /** The names in both columns of a dashboard's row. */
 const told = (dashboard: string): string[] =>

@@ -1,7 +1,9 @@
 // The memory of experts on the processor: a layer's slab takes what the experts in it take, wherever their slots are, and gives it back.
+
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { buildWithoutTiles } from "../../../test/kit/models/cpu-build.ts";
 import { stored } from "../../../test/kit/models/published-parts.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
@@ -55,7 +57,7 @@ function residentBetween(from: bigint, to: bigint): number {
 
 test("resident bytes of a layer are those of its experts within 3%, wherever they are, and go a moment after they go", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const expertSlab = new SingleExperts(device).expertSlab(segment, experts);
   const here = Array.from({ length: experts / 2 }, (_, i) => expertSlab.place((i * 7) % experts, weights));
   const spans = partBytes.map((bytes, part) => {
@@ -76,7 +78,7 @@ test("resident bytes of a layer are those of its experts within 3%, wherever the
 });
 
 test("where the machine does not give the address space of a whole layer, experts lie apart and are no range", async () => {
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const many = new SingleExperts(device).expertSlab(segment, 2 ** 26); // 2^47 bytes and more, beyond what addresses can say
   const expert = many.place(3, weights);
   assert.equal(many.whole, undefined);
@@ -99,7 +101,7 @@ function faults(work: () => void): number {
 }
 
 test("an expert that comes when another went takes its pages, and answers what it does in fresh ones", async () => {
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const expertSlab = new SingleExperts(device).expertSlab(small, experts);
   const x = randomTensor(7, [3, 256]);
   const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
@@ -122,7 +124,7 @@ test("an expert that comes when another went takes its pages, and answers what i
 
 test("where a matrix takes more memory than its bytes, all of that is its expert's when it is written", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const weights = weightsOf("q4_0", 1);
   const [part] = partsOf(device, small, { gate: "q4_0", up: "q4_0", down: "q4_0" }) as [Part];
   const beyond = 8 * 4096;
@@ -148,7 +150,7 @@ test("where a matrix takes more memory than its bytes, all of that is its expert
 const areas = (): number => readFileSync("/proc/self/maps", "utf8").split("\n").length;
 
 test("however often experts come and go, the kernel's areas stay few, and are gone with the layer", async () => {
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const expertSlab = new SingleExperts(device).expertSlab(segment, experts);
   const x = randomTensor(7, [1, hidden]);
   const before = areas();
@@ -172,7 +174,7 @@ test("however often experts come and go, the kernel's areas stay few, and are go
 
 for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
   test(`${form}: gate and up, each written for itself, are the bytes of both written at once`, () => {
-    const device = new CpuDevice({ threads: 1 });
+    const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
     const weights = weightsOf(form, 1);
     const [part] = partsOf(device, small, { gate: form, up: form, down: form }) as [Part];
     const [apart, joined] = [new Slab(device, [part], 1), new Slab(device, [{ ...part, weights: [{ name: "both", rows: part.rows }] }], 1)];
@@ -195,7 +197,7 @@ for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
   });
 
 test("an expert is written in pieces of bounded size, has its slot from the first on, and is there after the last", async () => {
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const expertSlab = new SingleExperts(device).expertSlab(segment, 2);
   const other = expertSlab.place(0, weights);
   const x = randomTensor(7, [2, hidden]);
@@ -217,7 +219,7 @@ test("an expert is written in pieces of bounded size, has its slot from the firs
 });
 
 test("a slot in which no expert was finished is empty again", () => {
-  const device = new CpuDevice({ threads: 1 });
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const slab = new Slab(device, partsOf(device, segment, { gate: "q4_0", up: "q4_0", down: "q4_0" }), 2);
   const writing = slab.writing(1, weights);
   writing.next();

@@ -3,6 +3,7 @@
 import { CpuDevice, type GgmlDevice } from "../../../runtime/compute/ggml/device.ts";
 import type { Pointer } from "../../../runtime/compute/ggml/functions.ts";
 import type { GgmlLibrary } from "../../../runtime/compute/ggml/library.ts";
+import { buildWithoutTiles } from "./cpu-build.ts";
 
 const columnsPadded = 512;
 /** ggml's numbers of types: blocks are behind the floats, and bytes are what padding is set to zero as. */
@@ -11,7 +12,7 @@ const plainTypes: ReadonlySet<number> = new Set([24, 25, 26, 27, 28, 30]);
 const bigEnough = 4096;
 
 export function paddingDevice(): GgmlDevice {
-  const device = new CpuDevice({ threads: 1, pages: false });
+  const device = new CpuDevice({ threads: 1, pages: false, build: buildWithoutTiles });
   const { ggml } = device;
   /** Bytes behind each tensor of blocks, by its context. */
   const paddings = new Map<Pointer, Map<Pointer, number>>();
