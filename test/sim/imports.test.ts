@@ -34,22 +34,20 @@ function reached(start: string): Set<string> {
 /** The production files that take part in placing, moving and serving experts. */
 const production = [
   ...[
-    ...["loop", "observe", "members", "load/load-picture"],
+    ...["loop", "observe", "members", "load/load-state"],
     ...["session", "clock-offset", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
     ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
-    ...["recover", "first", "repair", "drain", "movePrimaries", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
+    ...["recover", "first", "repair", "drain", "move-primaries", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
-  ...["decide", "load/windows", "repair", "expertReplicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
+  ...["decide", "load/windows", "repair", "expert-replicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
   ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,
   ),
-  ...["materializer", "resident-set", "semaphore", "shard-client", "shard-server", "transfer-pace"].map(
-    (name) => `runtime/experts/memory/${name}.ts`,
-  ),
+  ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),
   ...["client", "server", "frame-run", "attempts", "serve-frame", "peer-stream"].map((name) => `runtime/experts/dispatch/${name}.ts`),
   ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),
-  ...["expert-table", "step"].map((name) => `runtime/engine/${name}.ts`),
+  ...["expert-table", "step"].map((name) => `runtime/engine/pass/${name}.ts`),
   ...["dispatch", "diff", "receive", "split", "frames/pairs", "frames/frames"].map((name) => `runtime/placement/${name}.ts`),
   ...["net/mapping", "net/grpc", "net/load-signature", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
 ];
