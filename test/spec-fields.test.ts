@@ -137,7 +137,7 @@ function effects(spec: any): string {
   const pods = [pod(0), pod(1, { ready: false })];
   const seen = snapshot({ deployment: object, pods, view: view() });
   const operation = currentOperation({ snapshot: seen, ranks: target.ranks, actions: [], blocked: undefined, note: "" });
-  const calm = { failure: "", failures: [], unjudged: "", uncreated: "", floor: undefined, rollout: undefined };
+  const calm = { failure: "", failures: [], judgeError: "", createError: "", floor: undefined, rollout: undefined };
   const status = nextStatus({ snapshot: seen, target, operation, refusals: [], blocked: undefined, ...calm });
   const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage, own: undefined };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });

@@ -98,8 +98,8 @@ test("status: Converged is the reason that the operator gives for having nothing
     pendingReplicas: undefined,
     failure: "",
     failures: [],
-    unjudged: "",
-    uncreated: "",
+    judgeError: "",
+    createError: "",
   });
   assert.deepEqual(shown({ ...condition("Progressing", "Unknown", ""), ...Progressing }), []);
 });

@@ -34,7 +34,7 @@ export interface Executed {
   /** The first error. */
   readonly failure: AppError | undefined;
   /** The reason why a pod could not be made; empty when all were. */
-  readonly uncreated: string;
+  readonly createError: string;
 }
 
 const creating = "creating a worker pod";
@@ -66,7 +66,7 @@ export async function changePods(
   const errors = [...results, ...(await Promise.all(certificates))]
     .flat()
     .flatMap((result) => (result.status === "rejected" ? [AppError.from(result.reason, "changing worker pods")] : []));
-  return { failure: errors[0], uncreated: errors.find((error) => error.operation === creating)?.message ?? "" };
+  return { failure: errors[0], createError: errors.find((error) => error.operation === creating)?.message ?? "" };
 }
 
 /**

@@ -62,24 +62,24 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   deps.rebalance.update(worldOf(snapshot, world));
   const scaled = await scaleRanks(deps, snapshot, decision.scale);
   // All wanted ranks are there, and it was a pod beside them that could not be made: it is tried again later.
-  const beside = pods.uncreated !== "" && freeRanks(living(observed.pods), ranks.target.ranks).length === 0;
+  const beside = pods.createError !== "" && freeRanks(living(observed.pods), ranks.target.ranks).length === 0;
   const { surgeRefused } = observed.memory;
   const untilMs = deps.ticks() + retryMs;
   const known = surgeRefused && deps.ticks() < surgeRefused.untilMs ? surgeRefused : undefined;
   const failures = [
-    beside && pods.failure?.message === pods.uncreated ? undefined : pods.failure,
+    beside && pods.failure?.message === pods.createError ? undefined : pods.failure,
     ...[orphans.failure, uncertified, unsigned, spec.failure, observed.claimFailure, decision.answers.deliveryFailure, green.failure],
     scaled.scaling?.failure,
   ];
   return {
     scaling: scaled.scaling,
-    createError: beside ? "" : pods.uncreated,
+    createError: beside ? "" : pods.createError,
     failure: failures.find((one) => one !== undefined),
     remember: {
       ...scaled.remember,
       greenRefused: green.refused,
-      surgeRefused: beside ? { name: "", message: pods.uncreated, untilMs } : known,
-      createError: pods.uncreated,
+      surgeRefused: beside ? { name: "", message: pods.createError, untilMs } : known,
+      createError: pods.createError,
     },
   };
 }

@@ -62,12 +62,12 @@ test("gateways say what is wrong with their pods, or why there are none", () => 
     ready: 0,
     replicas: undefined,
     message: "moe-0-abcde: CrashLoopBackOff",
-    uncreated: "",
+    createError: "",
     unscaled: "",
   });
   const failure = { type: "ReplicaFailure", status: "True", message: "exceeded quota" };
   const deployment = { ...pod("a"), spec: { replicas: 2 }, status: { readyReplicas: 1, conditions: [failure] } };
-  const want = { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota", unscaled: "" };
+  const want = { ready: 1, replicas: 2, message: "exceeded quota", createError: "exceeded quota", unscaled: "" };
   assert.deepEqual(gatewayFacts({ ...none, deployment }, [], 0), want);
   const stuck = { type: "Progressing", status: "False", reason: "ProgressDeadlineExceeded", message: "it has timed out" };
   const rolling = { ...pod("a"), status: { readyReplicas: 1, conditions: [stuck] } };

@@ -317,7 +317,7 @@ export function gatewayFacts(
 ): GatewayFacts {
   const parsed = deploymentSchema.safeParse(objects.deployment ?? {});
   const unscaled = standstill(objects.autoscaler);
-  if (!parsed.success) return { ready: 0, replicas: undefined, message: "", uncreated: "", unscaled };
+  if (!parsed.success) return { ready: 0, replicas: undefined, message: "", createError: "", unscaled };
   const { replicas } = parsed.data.spec;
   const { readyReplicas, conditions } = parsed.data.status;
   const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
@@ -326,7 +326,7 @@ export function gatewayFacts(
     ready: readyReplicas,
     replicas,
     message: failure?.message || gatewayProblem(pods, now) || (stuck ? text(stuck.reason, stuck.message) : ""),
-    uncreated: failure?.message ?? "",
+    createError: failure?.message ?? "",
     unscaled,
   };
 }

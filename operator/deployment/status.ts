@@ -25,8 +25,8 @@ export function statusOf({ facts, ranks, repair, progress, spec }: Decision, don
     blocked: target.blocked ?? repair.step.blocked,
     failures: repair.step.failures,
     failure: done.failure?.message ?? "",
-    unjudged: spec.failure?.message ?? "",
-    uncreated: done.createError || impossible(spec),
+    judgeError: spec.failure?.message ?? "",
+    createError: done.createError || impossible(spec),
     scaling: done.scaling,
   });
 }

@@ -141,5 +141,5 @@ export const serverNames = {
   gateway: (namespace: string, name: string) => `gateway.${name}.${namespace}.enodia`,
   operator: (namespace: string, name: string) => `operator.${name}.${namespace}.enodia`,
   /** It calls nobody, and so its certificate opens no door. */
-  weightServer: (namespace: string, name: string) => `weight server.${name}.${namespace}.enodia`,
+  weightServer: (namespace: string, name: string) => `weight-server.${name}.${namespace}.enodia`,
 } as const;

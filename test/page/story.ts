@@ -62,7 +62,7 @@ function statusOf(sim: SimCluster, before: MoEDeploymentStatus, at: number): MoE
     snapshot: snapshot({ now: new Date(at), deployment: known, pods, view: sim.loop?.view() }),
     target: { ranks, pending: undefined } as never,
     ...{ refusals: [], blocked: undefined, operation: undefined, rollout: undefined, floor: undefined },
-    ...{ failures: [], failure: "", unjudged: "", uncreated: "" },
+    ...{ failures: [], failure: "", judgeError: "", createError: "" },
   });
 }
 
@@ -164,7 +164,7 @@ function other(
     target: { ranks: more.replicas, pending: undefined } as never,
     refusals: refusals as never,
     ...{ blocked: undefined, operation: undefined, rollout: undefined, floor: undefined },
-    ...{ failures: [], failure: "", unjudged: "", uncreated: "" },
+    ...{ failures: [], failure: "", judgeError: "", createError: "" },
   });
   return objectOf("tenants", name, { spec: wanted, status });
 }

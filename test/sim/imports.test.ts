@@ -44,9 +44,7 @@ const production = [
   ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,
   ),
-  ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map(
-    (name) => `runtime/experts/memory/${name}.ts`,
-  ),
+  ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),
   ...["client", "server", "frame-run", "attempts", "serve-frame", "peer-stream"].map((name) => `runtime/experts/dispatch/${name}.ts`),
   ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),
   ...["expert-table", "step"].map((name) => `runtime/engine/pass/${name}.ts`),

@@ -16,7 +16,7 @@ const child = (more: Partial<GreenFacts> = {}): GreenFacts => ({
   pods: 3,
   sizes: { ranks: 3, gateways: 1 },
   failure: undefined,
-  noRoom: "",
+  noCapacity: "",
   dueInMs: 60_000,
   message: "",
   ...more,
@@ -63,7 +63,7 @@ const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenSte
     given: { child: child({ failure }), rollsBack: false },
     want: { act: "None", holds: true, failure: undefined },
   },
-  "one without room": { given: { child: child({ noRoom: "no node" }) }, want: { act: "None", holds: false, front: "Own" } },
+  "one without room": { given: { child: child({ noCapacity: "no node" }) }, want: { act: "None", holds: false, front: "Own" } },
   "the Service has just moved": {
     given: { child: child({ serves: true }), front: "Green", last: { name: "moe-x", phase: "Serving", since: since(1_000) } },
     want: { holds: true, front: "Green", againInMs: heardOfMs - 1_000 },
@@ -137,11 +137,11 @@ const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenSte
     want: { front: "Own", holds: true, act: "None", failure: undefined, againInMs: 60_000 },
   },
   "one that has passed, whose other gateways have no room": {
-    given: { ...baked, child: child({ sizes: more, noRoom: "exceeded quota" }), analysis, sizes: more },
+    given: { ...baked, child: child({ sizes: more, noCapacity: "exceeded quota" }), analysis, sizes: more },
     want: { front: "Own", holds: true, act: "None", failure: undefined },
   },
   "one that has passed, whose other gateways had no room in their time": {
-    given: { ...baked, child: child({ sizes: more, noRoom: "exceeded quota", dueInMs: undefined }), analysis, sizes: more },
+    given: { ...baked, child: child({ sizes: more, noCapacity: "exceeded quota", dueInMs: undefined }), analysis, sizes: more },
     want: { front: "Own", holds: true, failure: { reason: "ProgressDeadlineExceeded", message: "exceeded quota" } },
   },
   "one that has passed and has what it needs": {
@@ -157,7 +157,7 @@ const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenSte
     want: { front: "Own", holds: true, act: "None", status: { name: "moe-x", phase: "Returning", since: rfc3339(now) } },
   },
   "a canary that stops serving without room": {
-    given: { ...baking(10_000), child: child({ noRoom: "exceeded quota" }), analysis, front: "Both" },
+    given: { ...baking(10_000), child: child({ noCapacity: "exceeded quota" }), analysis, front: "Both" },
     want: { front: "Own", holds: true, failure: undefined },
   },
   "a canary while no rank serves any more": {
@@ -185,8 +185,8 @@ const children = [
     flags.flatMap((suspended) =>
       flags.flatMap((terminating) =>
         [undefined, failure].flatMap((broken) =>
-          ["", "no node"].flatMap((noRoom) =>
-            [0, 3].map((pods) => child({ serves, suspended, terminating, failure: broken, noRoom, pods })),
+          ["", "no node"].flatMap((noCapacity) =>
+            [0, 3].map((pods) => child({ serves, suspended, terminating, failure: broken, noCapacity, pods })),
           ),
         ),
       ),
@@ -293,14 +293,14 @@ test("what keeps a green deployment from serving is told from a lack of room", (
   assert.equal(judgeGreen({ ...young, pods: [crashed] }, strategy).failure?.reason, "Crashing");
   assert.deepEqual(judgeGreen({ ...young, pods: [withoutRank] }, strategy), {
     failure: undefined,
-    noRoom: "",
+    noCapacity: "",
     dueInMs: 599_000,
     message: "",
   });
-  assert.match(judgeGreen({ ...old, pods: [withoutRank] }, strategy).noRoom, /Unschedulable/);
+  assert.match(judgeGreen({ ...old, pods: [withoutRank] }, strategy).noCapacity, /Unschedulable/);
   const ready = [condition("Ready", "False", "0 of 3 ranks serve")];
   const late = judgeGreen({ ...old, conditions: ready, pods: [] }, strategy);
   assert.match(late.failure?.message ?? "", /does not serve after 10m: 0 of 3 ranks serve/);
   const quota = [condition("SpecAccepted", "False", 'pods "x" is forbidden: exceeded quota: small')];
-  assert.match(judgeGreen({ ...young, conditions: quota, pods: [] }, strategy).noRoom, /exceeded quota/);
+  assert.match(judgeGreen({ ...young, conditions: quota, pods: [] }, strategy).noCapacity, /exceeded quota/);
 });

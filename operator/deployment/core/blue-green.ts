@@ -103,7 +103,7 @@ function stand(input: GreenInput, child: GreenFacts): GreenStep {
 }
 
 function rise(input: GreenInput, child: GreenFacts): GreenStep {
-  const { failure, noRoom, serves, dueInMs, message } = child;
+  const { failure, noCapacity, serves, dueInMs, message } = child;
   const { analysis } = input;
   const before = input.last?.name === child.name ? input.last.phase : "Starting";
   const baked = before === "Baked";
@@ -113,11 +113,11 @@ function rise(input: GreenInput, child: GreenFacts): GreenStep {
   const { status } = statusOf(input, child, baked ? "Baked" : hasServed ? "Returning" : "Starting");
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
   if (failure && input.rollsBack) return { ...step, failure, message: failure.message };
-  if (noRoom !== "" && !hasServed) return { ...step, holds: false, message: roomless(child) };
+  if (noCapacity !== "" && !hasServed) return { ...step, holds: false, message: capacityText(child) };
   // It had room: what became of that is no reason to do without it.
-  if (noRoom !== "" && dueInMs === undefined && input.rollsBack)
-    return { ...step, failure: { reason: "ProgressDeadlineExceeded", message: noRoom }, message: noRoom };
-  const says = failure?.message ?? (noRoom || message);
+  if (noCapacity !== "" && dueInMs === undefined && input.rollsBack)
+    return { ...step, failure: { reason: "ProgressDeadlineExceeded", message: noCapacity }, message: noCapacity };
+  const says = failure?.message ?? (noCapacity || message);
   return { ...step, message: `green deployment ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
 }
 
@@ -156,8 +156,8 @@ export function canaryGateways({ rolloutStrategy, replicas }: MoEDeploymentSpec,
   return canary ? Math.max(1, Math.min(gateways, Math.floor((gateways * canary.ranks) / Math.max(1, replicas)))) : gateways;
 }
 
-const roomless = ({ name, noRoom }: GreenFacts): string =>
-  `no room for green deployment ${name}, so that all ranks stop before others start: ${noRoom}`;
+const capacityText = ({ name, noCapacity }: GreenFacts): string =>
+  `no room for green deployment ${name}, so that all ranks stop before others start: ${noCapacity}`;
 
 /** It may have requests still: it stops like any deployment that is suspended, and is deleted when its last pod is gone. */
 function leave(input: GreenInput, child: GreenFacts): GreenStep {
@@ -169,7 +169,7 @@ function leave(input: GreenInput, child: GreenFacts): GreenStep {
   const quietMs = child.serves ? heardOfMs - ageMs : 0;
   if (!child.suspended && quietMs > 0)
     return { ...step, message: `green deployment ${child.name} is not needed any more and stops soon`, againInMs: quietMs };
-  const message = child.noRoom === "" ? `green deployment ${child.name} ends its requests` : roomless(child);
+  const message = child.noCapacity === "" ? `green deployment ${child.name} ends its requests` : capacityText(child);
   if (!child.suspended) return { ...step, act: "Suspend", message };
   const leftMs = heardOfMs + input.drainMs + stopSlackMs - ageMs;
   if (child.pods === 0 || leftMs <= 0) return { ...step, act: "Delete", message: `green deployment ${child.name} is deleted` };
@@ -196,18 +196,18 @@ export interface Told {
 export function judgeGreen(
   { startMs, conditions, pods }: Told,
   { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
-): Pick<GreenFacts, "failure" | "noRoom" | "dueInMs" | "message"> {
+): Pick<GreenFacts, "failure" | "noCapacity" | "dueInMs" | "message"> {
   const says = (type: string, status: string) => conditions.find((one) => one.type === type && one.status === status);
   const message = says("Ready", "False")?.message ?? "";
   const leftMs = startMs + parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline") - now.getTime();
   const known = { message, dueInMs: leftMs > 0 ? leftMs : undefined };
   const refused = [says("SpecAccepted", "False"), says("Degraded", "True")].find((one) => /exceeded quota/.test(one?.message ?? ""));
-  if (refused) return { ...known, failure: undefined, noRoom: refused.message };
+  if (refused) return { ...known, failure: undefined, noCapacity: refused.message };
   const { failure } = judgePods(living(pods), { progressDeadline, now });
   const waiting = pods.find(({ problem }) => problem.startsWith("Unschedulable"));
   const late = leftMs <= 0 || failure?.reason === "ProgressDeadlineExceeded";
-  if (late && waiting) return { ...known, failure: undefined, noRoom: `pod ${waiting.name}: ${waiting.problem}` };
-  if (failure || leftMs > 0) return { ...known, failure, noRoom: "" };
+  if (late && waiting) return { ...known, failure: undefined, noCapacity: `pod ${waiting.name}: ${waiting.problem}` };
+  if (failure || leftMs > 0) return { ...known, failure, noCapacity: "" };
   const why = `the green deployment does not serve after ${progressDeadline}${message === "" ? "" : `: ${message}`}`;
-  return { ...known, failure: { reason: "ProgressDeadlineExceeded", message: why }, noRoom: "" };
+  return { ...known, failure: { reason: "ProgressDeadlineExceeded", message: why }, noCapacity: "" };
 }

@@ -21,9 +21,9 @@ export interface Findings {
   readonly pendingReplicas: number | undefined;
   readonly failure: string;
   /** The reason why the spec could be neither put in force nor refused; empty when it was judged. */
-  readonly unjudged: string;
+  readonly judgeError: string;
   /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
-  readonly uncreated: string;
+  readonly createError: string;
   readonly failures: readonly PodFailure[];
   /** The verdict of the autoscaler; undefined where the spec asks for none. */
   readonly scaling?: Verdict | undefined;
@@ -67,7 +67,7 @@ function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Ver
     : now;
 }
 
-function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
+function accepted({ refusals, judgeError, snapshot }: Findings): Verdict {
   const first = refusals[0];
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
   const { pending } = snapshot.delivery;
@@ -76,7 +76,7 @@ function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   if (green?.holds) return unknown("GreenStarting", `the spec comes into force when its green deployment serves: ${green.message}`);
   const hold = heldModel(snapshot);
   if (hold !== undefined) return unknown("Held", `the spec comes into force as a whole: ${hold}`);
-  if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
+  if (judgeError !== "") return unknown("NotApplied", `it is tried again: ${judgeError}`);
   return yes(
     "Accepted",
     snapshot.conflicts.length > 0 ? "every field is in force but where FieldConflict says so" : "every field is in force",
@@ -216,13 +216,13 @@ function failingGateways({ gateway, deployment: { spec }, runtimeImage }: Snapsh
 }
 
 /** The reason why what is missing stays missing; empty when it is being made. */
-function notReplaced({ snapshot, ranks, uncreated }: Findings): string {
+function notReplaced({ snapshot, ranks, createError }: Findings): string {
   const { gateway, pods } = snapshot;
   const missing = freeRanks(living(pods), ranks);
-  if (uncreated !== "" && missing.length > 0)
-    return `ranks ${missing.slice(0, 16).join(", ")} have no pod and none can be made: ${uncreated}`;
+  if (createError !== "" && missing.length > 0)
+    return `ranks ${missing.slice(0, 16).join(", ")} have no pod and none can be made: ${createError}`;
   const short = gateway.ready < wantedGateways(snapshot);
-  return short && gateway.uncreated !== "" ? `${gateway.ready} gateways are ready and no more can be made: ${gateway.uncreated}` : "";
+  return short && gateway.createError !== "" ? `${gateway.ready} gateways are ready and no more can be made: ${gateway.createError}` : "";
 }
 
 /** Ranks below the wanted number that nobody serves. */

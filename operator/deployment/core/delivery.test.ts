@@ -33,7 +33,7 @@ const words = (more: Partial<DownloadWords> = {}): DownloadWords => ({
   ...more,
 });
 const plan = (more: Partial<DeliveryInput> = {}) =>
-  planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], writers: [], words: undefined, unmade: "", now, ...more });
+  planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], writers: [], words: undefined, jobError: "", now, ...more });
 const brief = ({ create, remove, pending, againInMs }: ReturnType<typeof planDelivery>) => ({
   create,
   remove: remove.map(({ name }) => name),
@@ -64,7 +64,7 @@ const rows: Record<string, Row> = {
     message: /begins/,
   },
   "pods of a Job that is gone may still write, and are waited for": {
-    input: { writers: ["moe-model-2-abc"], unmade: "exceeded quota" },
+    input: { writers: ["moe-model-2-abc"], jobError: "exceeded quota" },
     want: { reason: "Downloading", againInMs: 2_000 },
     message: /^pod moe-model-2-abc of a download before is waited for/,
   },
@@ -74,7 +74,7 @@ const rows: Record<string, Row> = {
     message: /may still write/,
   },
   "a Job that was refused is told, and tried": {
-    input: { unmade: "exceeded quota" },
+    input: { jobError: "exceeded quota" },
     want: { create: "moe-model-1", reason: "JobRefused" },
     message: /exceeded quota/,
   },

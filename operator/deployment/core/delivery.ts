@@ -42,7 +42,7 @@ export interface DeliveryInput {
   /** What the running pod said last. */
   readonly words: DownloadWords | undefined;
   /** The reason why the Job could not be made; empty when none was refused. */
-  readonly unmade: string;
+  readonly jobError: string;
   readonly now: number;
 }
 
@@ -65,7 +65,7 @@ export interface DeliveryPlan {
 }
 
 export function planDelivery(input: DeliveryInput): DeliveryPlan {
-  const { wanted, jobs, suspended, unmade } = input;
+  const { wanted, jobs, suspended, jobError } = input;
   const job = jobs.find(({ name }) => name === wanted);
   const others = jobs.filter((one) => one !== job && !one.terminating);
   const plan = { create: undefined, remove: others, pending: undefined, revision: undefined, againInMs: undefined };
@@ -82,7 +82,7 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
     const told = `pod ${input.writers.join(", ")} of a download before is waited for, since it may still write; it is being deleted`;
     return { ...plan, pending: pending("Downloading", told), againInMs: writersMs };
   }
-  if (job === undefined && unmade !== "") return { ...plan, create: wanted, pending: pending("JobRefused", unmade) };
+  if (job === undefined && jobError !== "") return { ...plan, create: wanted, pending: pending("JobRefused", jobError) };
   if (job === undefined) return { ...plan, create: wanted, pending: pending("Downloading", "the download begins") };
   if (job.terminating) return { ...plan, pending: pending("Downloading", `Job ${job.name} is being removed, and made anew`) };
   if (job.state === "Running") return { ...plan, pending: pending("Downloading", runningText(input, job)) };

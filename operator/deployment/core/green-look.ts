@@ -27,7 +27,7 @@ export interface GreenFacts {
   /** The reason why it will not serve; undefined while it may. */
   readonly failure: RollFailure | undefined;
   /** The reason why there is no room for it; empty when there is, as far as is known. */
-  readonly noRoom: string;
+  readonly noCapacity: string;
   /** Milliseconds until it is out of time; undefined where that is not known. */
   readonly dueInMs: number | undefined;
   /** What it says of itself. */

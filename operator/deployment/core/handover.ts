@@ -25,7 +25,7 @@ export interface HandoverInput {
   /** True when the API server takes the pod that would be made. */
   readonly rolls: boolean;
   /** The reason why a pod beside the wanted ones could not be made just now; empty when none was refused. */
-  readonly unmade: string;
+  readonly surgeError: string;
   readonly limitBytes: number | undefined;
 }
 
@@ -71,7 +71,7 @@ export function emptied(input: HandoverInput, pods: readonly PodFacts[]): PodFac
   if (next.mustGo !== "") return spared;
   // A roll is in no hurry: no more are on their way out than its budget says.
   const leaving = pods.filter((pod) => pod.leaving || pod.terminating).length;
-  if (spared.length === 0 && leaving === 0 && noRoom(input) !== "" && onlyOneShort(input, next)) return [next];
+  if (spared.length === 0 && leaving === 0 && noCapacity(input) !== "" && onlyOneShort(input, next)) return [next];
   return spared.slice(0, Math.max(0, surge + unavailable - leaving));
 }
 
@@ -82,9 +82,9 @@ function onlyOneShort({ snapshot, staying, ranks }: HandoverInput, next: PodFact
 }
 
 /** The reason why there is no room for one more pod, with its name; empty when there is, as far as is known. */
-function noRoom({ staying, unmade }: HandoverInput): string {
+function noCapacity({ staying, surgeError }: HandoverInput): string {
   const waiting = staying.find(isUnscheduled);
-  return waiting ? `${waiting.name}: ${waiting.problem}` : unmade;
+  return waiting ? `${waiting.name}: ${waiting.problem}` : surgeError;
 }
 
 const isUnscheduled = (pod: PodFacts): boolean => !pod.ready && pod.problem.startsWith("Unschedulable");
@@ -110,24 +110,24 @@ export function isIdle({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {
 /** What a roll without room for one more pod has to say; empty where nothing rolls or there is room. */
 export function rollNote(input: HandoverInput): string {
   const [next] = goers(input);
-  const why = noRoom(input);
+  const why = noCapacity(input);
   if (!next || why === "" || (next.mustGo !== "" && next.leaving?.reason !== "Roll")) return "";
   return `no room for one more pod (${why}): ranks are replaced one by one, ${bound(input, next)}`;
 }
 
 /** The refusal to empty a rank that cannot stay, with the bound that holds instead; undefined where there is room or nobody must go. */
 export function noRoomForReplacement(input: HandoverInput, pods: readonly PodFacts[]) {
-  const { snapshot, unmade } = input;
+  const { snapshot, surgeError } = input;
   const stuck = goers(input).flatMap((pod) => {
     const drain = pod.leaving?.reason === "Evict" ? snapshot.view?.drains.find((one) => one.podUid === pod.uid) : undefined;
     return drain?.phase === "Blocked" ? [`rank ${pod.rank} cannot stay (${pod.mustGo}) and cannot be emptied: ${drain.message}`] : [];
   });
   if (stuck[0]) return { reason: "NoRoomForReplacement" as const, message: `${stuck[0]}; it serves until it is evicted` };
-  const why = noRoom(input);
+  const why = noCapacity(input);
   const evicted = pods.find((pod) => pod.terminating && (pod.leaving?.reason ?? "Evict") === "Evict");
   const next = evicted ?? goers(input).find((pod) => pod.mustGo !== "" && pod.leaving === undefined);
   if (!next || why === "" || input.ranks === 0) return undefined;
-  const place = why === unmade ? `a pod in its place: ${why}` : `pod ${why.replace(": ", " in its place: ")}`;
+  const place = why === surgeError ? `a pod in its place: ${why}` : `pod ${why.replace(": ", " in its place: ")}`;
   const seconds = graceSeconds(snapshot.deployment.spec);
   const state = evicted
     ? `rank ${next.rank} is going (${next.mustGo || "its pod was deleted"})`

@@ -13,7 +13,7 @@ const quota = 'pods "moe-1" is forbidden: exceeded quota: pods';
 interface Case {
   readonly world: Partial<Snapshot>;
   readonly ranks?: number;
-  readonly uncreated?: string;
+  readonly createError?: string;
   readonly want: readonly string[];
 }
 
@@ -39,9 +39,9 @@ const cases: Readonly<Record<string, Case>> = {
     world: { orphans: orphans([old(0), old(1, { terminating: true })]), pods: [waiting] },
     want: [],
   },
-  "so does one that a quota has no room for": { world: { orphans: orphans([old(0)]) }, uncreated: quota, want: ["old-0"] },
+  "so does one that a quota has no room for": { world: { orphans: orphans([old(0)]) }, createError: quota, want: ["old-0"] },
   "and a gateway": {
-    world: { orphans: orphans([old(0)]), gateway: gatewayFacts({ message: quota, uncreated: quota }) },
+    world: { orphans: orphans([old(0)]), gateway: gatewayFacts({ message: quota, createError: quota }) },
     want: ["old-0"],
   },
   "a pod that fits nowhere at any time takes nobody's place": {
@@ -50,13 +50,13 @@ const cases: Readonly<Record<string, Case>> = {
   },
   "a pod that cannot start for another reason takes nobody's place": {
     world: { orphans: orphans([old(0)]), pods: [pod(0, { ready: false, problem: "ImagePullBackOff: no such image" })] },
-    uncreated: "pods is forbidden: no such PriorityClass",
+    createError: "pods is forbidden: no such PriorityClass",
     want: [],
   },
 };
-for (const [sentence, { world, ranks = 3, uncreated = "", want }] of Object.entries(cases)) {
+for (const [sentence, { world, ranks = 3, createError = "", want }] of Object.entries(cases)) {
   test(`orphans: ${sentence}`, () => {
-    const removed = orphanRemovals(snapshot(world), ranks, uncreated);
+    const removed = orphanRemovals(snapshot(world), ranks, createError);
     assert.deepEqual(removed.flatMap((action) => (action.type === "delete" ? [action.pod.name] : [])).sort(), want);
   });
 }

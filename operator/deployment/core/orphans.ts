@@ -17,22 +17,22 @@ export function gatewaysWait(orphans: Orphans, pods: readonly PodFacts[], { susp
   return serve(orphans) && !suspend && serving < replicas;
 }
 
-/** `uncreated`: the reason why a rank cannot be made; empty when it can. */
-export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: number, uncreated: string): Action[] {
+/** `createError`: the reason why a rank cannot be made; empty when it can. */
+export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: number, createError: string): Action[] {
   const there = orphans.workers.filter((pod) => !pod.terminating);
   if (orphans.gateways === 0) return there.map((pod) => removal(pod, "it serves nobody"));
   if (ranks === 0) return there.map((pod) => removal(pod, "no ranks are wanted"));
   const unplaced = [...pods.map(({ problem }) => problem), gateway.message].find((text) => crowded.test(text));
-  const refused = [uncreated, gateway.uncreated].find((text) => text.includes("exceeded quota"));
-  const roomless = unplaced ?? refused;
+  const refused = [createError, gateway.createError].find((text) => text.includes("exceeded quota"));
+  const noCapacity = unplaced ?? refused;
   const going = orphans.workers.some((pod) => pod.terminating);
   // A rank that is not ready may be again in a moment.
   const ended = there.filter((pod) => pod.terminal || pod.lost);
   const next = there.filter((pod) => !ended.includes(pod)).sort((a, b) => Number(a.ready) - Number(b.ready) || b.rank - a.rank)[0];
-  const crowding = roomless === undefined || going || ended.length > 0 || !next ? [] : [next];
+  const crowding = noCapacity === undefined || going || ended.length > 0 || !next ? [] : [next];
   return [
     ...ended.map((pod) => removal(pod, "it has ended")),
-    ...crowding.map((pod) => removal(pod, `there is no room for both: ${roomless}`)),
+    ...crowding.map((pod) => removal(pod, `there is no room for both: ${noCapacity}`)),
   ];
 }
 

@@ -58,18 +58,18 @@ export interface PodsInput {
   readonly successor: Successor;
   readonly limitBytes: number | undefined;
   /** The reason why a pod beside the wanted ranks could not be made just now; empty when none was refused. */
-  readonly unmade?: string;
+  readonly surgeError?: string;
 }
 
 export function nextStep(input: PodsInput): Step {
-  const { snapshot, ranks, successor, limitBytes, unmade = "" } = input;
+  const { snapshot, ranks, successor, limitBytes, surgeError = "" } = input;
   const gone = removals(snapshot);
   const removed = new Set(gone.actions.map((action) => (action.type === "delete" ? action.pod.uid : "")));
   const pods = living(snapshot.pods).filter((pod) => !removed.has(pod.uid));
   const staying = pods.filter((pod) => !pod.terminating);
   const failures = podFailures(snapshot);
   const rolls = successor === "Accepted";
-  const asked: HandoverInput = { snapshot, staying, ranks, rolls, unmade, limitBytes };
+  const asked: HandoverInput = { snapshot, staying, ranks, rolls, surgeError, limitBytes };
   const done = [...gone.actions, ...release(snapshot, staying, rolls)];
   const held = ranks === 0 ? [] : staying.filter((pod) => (rolls ? isSpared(snapshot, pod) : pod.leaving?.reason === "Roll"));
   const why = rolls ? "its template is wanted again" : "no pod can be made in its place";
@@ -78,9 +78,9 @@ export function nextStep(input: PodsInput): Step {
   if (successor === "None" && ranks > 0) return { ...said, actions: [...done, ...kept], againInMs: gone.againInMs };
   const going = goers(asked);
   // Where there was no room for one more just now, a terminating pod still takes what its successor is to have.
-  const free = unmade === "" ? freeRanks(pods, ranks + besides(asked, going)) : freeRanks(pods, ranks, pods.length);
+  const free = surgeError === "" ? freeRanks(pods, ranks + besides(asked, going)) : freeRanks(pods, ranks, pods.length);
   const waits = free.map((rank) => waitMs(failures, rank, snapshot.now));
-  const handover = unmade === "" && staying.length >= ranks ? { ...asked, unmade: keepsEnding(failures, free, waits) } : asked;
+  const handover = surgeError === "" && staying.length >= ranks ? { ...asked, surgeError: keepsEnding(failures, free, waits) } : asked;
   const stable = stableCreations(snapshot, staying, ranks);
   const created = free.flatMap((rank, i): Action[] =>
     waits[i] === 0 ? [{ type: "create", rank, reason: "Created", stable: i < stable }] : [],

@@ -65,7 +65,7 @@ test("without room for the replacement a rank on a cordoned node serves on, and 
       "(experts need 16Mi, 2 ranks x 9Mi = 18Mi)",
   );
   const refused = step([pod(0), pod(1), cordoned(2)], {
-    unmade: "exceeded quota: pods",
+    surgeError: "exceeded quota: pods",
     world: {
       deployment: deployment({ experts: { memoryPerRank: 7 * Mi } }),
       ...servingView([0, 1], { model, members: [member(0), member(1), member(2, { uniqueBytes: 5 * Mi })] }),
@@ -139,7 +139,7 @@ test("a roll without room for one more goes on in the old way: the rank is empti
   assert.deepEqual(step([old(0), old(1), old(2, leaving("Roll")), pending(3)]).said, [], "one at a time");
   assert.deepEqual(step([old(0), old(1), starting(3)]).said, ["create 2"]);
   assert.deepEqual(step([old(0), old(1), starting(3), pending(2)]).said, [], "not before it serves");
-  const packed = { unmade: "exceeded quota: pods" };
+  const packed = { surgeError: "exceeded quota: pods" };
   assert.deepEqual(step([old(0), old(1), old(2)], packed).said, ["mark 2 Roll"]);
   assert.deepEqual(step([old(0), old(1), old(2, { terminating: true, ...leaving("Roll") })], packed).said, [], "it still takes the room");
   assert.deepEqual(step([old(0), old(1)], packed).said, ["create 2"]);

@@ -47,7 +47,7 @@ export interface GatewayFacts {
   /** The reason why there are not more; empty when nothing is wrong. */
   readonly message: string;
   /** The reason why a pod cannot be made; empty when none is missing for that. */
-  readonly uncreated: string;
+  readonly createError: string;
   /** The reason why the autoscaler that the spec asks for sets no number; empty when it does, or there is none. */
   readonly unscaled: string;
 }

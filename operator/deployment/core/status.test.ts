@@ -17,8 +17,8 @@ const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput
     floor: undefined,
     failure: "",
     failures: [],
-    unjudged: "",
-    uncreated: "",
+    judgeError: "",
+    createError: "",
     ...input,
   });
 const said = (status: ReturnType<typeof statusOf>): Want =>
@@ -148,12 +148,12 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
   },
   "the spec could not be judged": {
     world: { pods: both, view: members },
-    input: { unjudged: "failed calling webhook" },
+    input: { judgeError: "failed calling webhook" },
     want: { SpecAccepted: "Unknown NotApplied", Ready: "True AllReplicasAvailable" },
   },
   "a missing rank cannot be made": {
     world: { deployment: before({}), pods: [pod(0)], view: members },
-    input: { uncreated: "rank 1: exceeded quota" },
+    input: { createError: "rank 1: exceeded quota" },
     want: { Degraded: "True ReplacementImpossible", Ready: "False RanksNotReady", Available: "True MinimumReplicasAvailable" },
   },
   "a gateway cannot be made": {
@@ -161,7 +161,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       deployment: deployment({ gateway: { replicas: 2 } }),
       pods: both,
       view: members,
-      gateway: gatewayFacts({ replicas: 2, message: "exceeded quota", uncreated: "exceeded quota" }),
+      gateway: gatewayFacts({ replicas: 2, message: "exceeded quota", createError: "exceeded quota" }),
     },
     want: { Degraded: "True ReplacementImpossible", Available: "True MinimumReplicasAvailable" },
   },

@@ -32,9 +32,9 @@ export interface StatusInput {
   /** What went wrong in this pass; empty when nothing did. */
   readonly failure: string;
   /** The reason why the spec could be neither put in force nor refused; empty when it was judged. */
-  readonly unjudged: string;
+  readonly judgeError: string;
   /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
-  readonly uncreated: string;
+  readonly createError: string;
   /** The autoscaler's verdict and figures; undefined where the spec asks for none. */
   readonly scaling?: { readonly verdict: Verdict; readonly status: AutoscaleStatus } | undefined;
 }
@@ -46,7 +46,7 @@ function workerSelector(name: string): string {
 }
 
 export function nextStatus(input: StatusInput): MoEDeploymentStatus {
-  const { snapshot, target, refusals, blocked, operation, failure, failures, unjudged, uncreated } = input;
+  const { snapshot, target, refusals, blocked, operation, failure, failures, judgeError, createError } = input;
   const { deployment, now, view } = snapshot;
   const old = deployment.status;
   const history = pastOperations(snapshot, target.ranks, operation);
@@ -59,8 +59,8 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     pendingReplicas: target.pending?.replicas,
     failure,
     failures,
-    unjudged,
-    uncreated,
+    judgeError,
+    createError,
     scaling: input.scaling?.verdict,
   };
   const pods = living(snapshot.pods);

@@ -38,7 +38,7 @@ export const blueGreen = feature({
     const step = greenStep({ ...inputOf(observed, aim), possible, child, comparison: bake?.comparison });
     const { greenRefused } = memory;
     const refused = step.act === "Create" && greenRefused?.name === possible && ticksMs < (greenRefused?.untilMs ?? 0);
-    const lacks = aim.stands === "Accepting" && (refused || (child !== undefined && child.noRoom !== "" && !step.holds));
+    const lacks = aim.stands === "Accepting" && (refused || (child !== undefined && child.noCapacity !== "" && !step.holds));
     const look = !step.status || refused ? undefined : { ...step, child, templateHash: aim.wanted.templates[0] };
     const remember = { greenNoCapacity: lacks && possible !== undefined ? possible : noCapacity, greenBake: bake?.watched };
     return { look, remember } satisfies BlueGreen;

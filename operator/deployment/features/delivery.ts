@@ -12,7 +12,7 @@ import type { Delivery, DeliveryAction, Source } from "./results.ts";
 
 /** The pass after it is known whether the spec is refused. */
 const judgedMs = 1_000;
-const unjudged: Pending = {
+const judging: Pending = {
   reason: "WeightServerNotReady",
   message: "the weight server gets the model once the spec is known to be good",
   words: undefined,
@@ -28,7 +28,7 @@ function download({ deployment, settings, download: seen, memory, ticksMs, now }
   const { wanted, workInUse } = seen;
   const refused = memory.jobRefused?.name === wanted ? memory.jobRefused : undefined;
   const { suspend, model } = deployment.spec;
-  const plan = planDelivery({ ...seen, suspended: suspend, unmade: refused?.message ?? "", now: now.getTime() });
+  const plan = planDelivery({ ...seen, suspended: suspend, jobError: refused?.message ?? "", now: now.getTime() });
   const running = seen.pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
   const waitMs = refused ? refused.untilMs - ticksMs : 0;
   const actions: DeliveryAction[] = plan.remove.map(({ name, uid }) => ({ type: "deleteJob", name, uid }));
@@ -57,7 +57,7 @@ function withWeightServer(observed: Observed, { keeps, serving }: Source): Deliv
   if (!keeps) return { ...found, ...verdict, weightServer: { replicas }, actions: all };
   // What the weight server of before lacks is not in the way of a spec that does not want it any more.
   const kept = { ...found, away: verdict.away, weightServer: { replicas, keeps }, actions: all };
-  return keeps.asks ? { ...kept, pending: unjudged, againInMs: judgedMs } : kept;
+  return keeps.asks ? { ...kept, pending: judging, againInMs: judgedMs } : kept;
 }
 
 function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps, serving }: Source) {

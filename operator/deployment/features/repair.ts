@@ -11,8 +11,8 @@ export const repair = feature({
   run: ({ memory, ticksMs, gatewayModels }, { spec, facts: { snapshot }, ranks: { target } }) => {
     const { surgeRefused, createError, gatewaysSinceMs } = memory;
     const { successor, template } = spec;
-    const unmade = surgeRefused && ticksMs < surgeRefused.untilMs ? surgeRefused.message : "";
-    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes: template.limitBytes, unmade });
+    const surgeError = surgeRefused && ticksMs < surgeRefused.untilMs ? surgeRefused.message : "";
+    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes: template.limitBytes, surgeError });
     const held = afterGateways(step, snapshot, { gateways: gatewayModels.length, sinceMs: gatewaysSinceMs, nowMs: ticksMs });
     const orphans = orphanRemovals(snapshot, target.ranks, createError || impossible(spec));
     return { step: held.step, orphans, remember: { gatewaysSinceMs: held.sinceMs } };

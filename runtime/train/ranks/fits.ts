@@ -179,7 +179,7 @@ function refuse(
   throw new AppError(
     `${who}${floats} parameters x 8 bytes (parameter, gradient), ${gigabytes(state)} of ${optimizer.name}'s state in memory, ` +
       `${gigabytes(sums)} of copies, of sums of ` +
-      `${microBatches} micro-batches and of the dense part, and ${gigabytes(kept)} that layers keep of ${atOnce} ${atOnce > 1 ? "microBatches" : "microBatch"} at once ` +
+      `${microBatches} micro-batches and of the dense part, and ${gigabytes(kept)} that layers keep of ${atOnce} ${atOnce > 1 ? "micro-batches" : "micro-batch"} at once ` +
       `are ${gigabytes(all)}${others}; the memory here is ${gigabytes(memory)}, and a rank owns ${floatsMax} parameters at most; ` +
       `give more memory, or less --optimizer-memory, or take a smaller model, ${more}, no loss of --balance, or fewer --sequences`,
     { code: "DoesNotFit", operation: "starting a run" },

@@ -144,8 +144,8 @@ export const deployments: Fuzzer<typeof subject, Input> = {
       floor: undefined,
       failures,
       failure: "",
-      unjudged: "",
-      uncreated: "",
+      judgeError: "",
+      createError: "",
     });
     moeDeploymentStatusSchema.parse(status);
     assert.ok(JSON.stringify(status).length <= statusBytesMax, `a status of ${JSON.stringify(status).length} bytes`);

@@ -116,7 +116,7 @@ export function view(more: Partial<RebalanceView> = {}): RebalanceView {
 }
 
 export function gatewayFacts(more: Partial<GatewayFacts> = {}): GatewayFacts {
-  return { ready: 1, replicas: 1, message: "", uncreated: "", unscaled: "", ...more };
+  return { ready: 1, replicas: 1, message: "", createError: "", unscaled: "", ...more };
 }
 
 export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
