@@ -25,7 +25,8 @@ function refuse(reason: string): never {
  */
 export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval[] {
   const ranks = speed.length;
-  if (ranks > lanes) refuse(`${ranks} ranks have ${lanes} micro-batches; give each rank one at least, by more micro-batches or fewer ranks`);
+  if (ranks > lanes)
+    refuse(`${ranks} ranks have ${lanes} micro-batches; give each rank one at least, by more micro-batches or fewer ranks`);
   const slow = Array.from(speed).findIndex((value) => !(value > 0 && Number.isFinite(value)));
   if (slow >= 0) refuse(`the speed of rank ${slow} is ${speed[slow]}; give a number above 0, 1 where ranks are alike`);
   const total = Array.from(speed).reduce((a, b) => a + b, 0);
