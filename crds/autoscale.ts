@@ -1,15 +1,13 @@
-// The autoscaler of ranks: the part `elasticity.autoscale` of a MoEDeployment's spec, and the part `autoscale` of its status.
+// `elasticity.autoscale` of a MoEDeployment's spec, and `autoscale` of its status.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
 import { scaleToZero } from "./scale-to-zero.ts";
 
-/** In the order in which they are documented. */
 export const autoscaleMetrics = ["queuedTokensPerRank", "kvUse", "tokensPerSecondPerRank"] as const;
 export type AutoscaleMetricName = (typeof autoscaleMetrics)[number];
 
 const bounds = { ranks: 1024, target: 1_000_000_000, message: 512 } as const;
-/** The longest window that numbers are remembered for. */
 const windowMax = "1h";
 
 const ranks = z.int32().min(1).max(bounds.ranks);
@@ -27,7 +25,6 @@ const metric = z
     ...rules({ rule: "self.name != 'kvUse' || self.target <= 100", message: "kvUse is a percentage: at most 100", fieldPath: ".target" }),
   });
 
-/** The three fields of a direction, with its defaults. */
 function direction(description: string, defaults: { readonly window: string; readonly maxRanks: number; readonly period: string }) {
   return z
     .object({

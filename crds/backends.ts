@@ -1,10 +1,10 @@
-// This table declares of each backend what the operator has to know before any worker runs. What a worker asks of a running backend is
-// the interface in runtime/compute/backend.ts.
+// Facts about each backend that the operator needs before any worker runs. The interface of a running backend is
+// runtime/compute/backend.ts.
 import { type BackendName, backendNames } from "./names.ts";
 
 /**
- * The memory in which a backend holds experts. `host`: memory that the container's limit counts. `device`: memory that it does not, and
- * whose size nobody knows before a worker runs, so that spec.experts.memoryPerRank has to say it.
+ * `host`: the container's limit counts it. `device`: it does not, and the size is unknown before a worker runs, so
+ * spec.experts.memoryPerRank is required.
  */
 const expertMemory: Readonly<Record<BackendName, "host" | "device">> = {
   cpu: "host",
@@ -16,10 +16,10 @@ const expertMemory: Readonly<Record<BackendName, "host" | "device">> = {
 
 export const deviceMemoryBackends: readonly BackendName[] = backendNames.filter((name) => expertMemory[name] === "device");
 
-/** The backend of a device as workers name theirs, "cpu: AMD EPYC". */
+/** The backend of a device name such as "cpu: AMD EPYC". */
 export const backendOf = (device: string): string => device.split(":", 1)[0] ?? "";
 
-/** True for a backend whose experts lie in memory of a device; Auto and names that are no backend are not known to use one. */
+/** False also for Auto and unknown names. */
 export function usesDeviceMemory(backend: string): boolean {
   return deviceMemoryBackends.some((name) => name === backend);
 }

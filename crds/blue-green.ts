@@ -1,4 +1,4 @@
-// The part `green` of a deployment's status: the owned deployment that serves a new model while the ranks change to it.
+// `green` of a deployment's status: the owned deployment that serves a new model during the change.
 import { z } from "zod";
 
 const nameMax = 63;

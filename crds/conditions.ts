@@ -1,4 +1,4 @@
-// The condition type of both kinds and the rule for changing one: the transition time moves only with the status. Pure.
+// Conditions of both kinds; the transition time moves only with the status.
 import { z } from "zod";
 
 export const conditionStatuses = ["True", "False", "Unknown"] as const;
@@ -14,7 +14,7 @@ const conditionSchema = z.object({
 });
 export type Condition = z.infer<typeof conditionSchema>;
 
-/** Conditions as they stand in a status: a list keyed by type. */
+/** A list keyed by type. */
 export const conditionsSchema = z
   .array(conditionSchema)
   .max(16)
@@ -26,14 +26,14 @@ export const conditionsSchema = z
 
 export type ConditionState = Omit<Condition, "lastTransitionTime">;
 
-/** Returns `next` with the transition time of the old condition of its type when the status did not change. */
+/** Keeps the old transition time if the status did not change. */
 export function withTransition(old: readonly Condition[], next: ConditionState, now: Date): Condition {
   const before = old.find((condition) => condition.type === next.type);
   const lastTransitionTime = before && before.status === next.status ? before.lastTransitionTime : rfc3339(now);
   return { ...next, message: next.message.slice(0, 2048), lastTransitionTime };
 }
 
-/** Seconds precision, as the API server stores metav1.Time. */
+/** Seconds precision, like metav1.Time. */
 export function rfc3339(time: Date): string {
   return time.toISOString().replace(/\.\d+Z$/, "Z");
 }

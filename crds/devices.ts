@@ -1,4 +1,4 @@
-// The number of a rank's devices, as the spec has it.
+// A rank's devices in the spec.
 import { z } from "zod";
 
 export const devicesOfRank = z.int32().min(1).max(16).default(1).meta({

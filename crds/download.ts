@@ -1,5 +1,4 @@
-// The contract between the operator and the pod that downloads a model: its environment, what it answers when asked how far it is, and
-// the message of its end. Both sides parse what the other says. Pure.
+// The operator's protocol with a download pod: environment, progress and end message. Both sides parse untrusted input.
 import { z } from "zod";
 import { paths, ports } from "./common.ts";
 import type { MoEDeployment } from "./moe-deployment.ts";
@@ -7,15 +6,13 @@ import { codecNames, defaultLogLevel, logLevels } from "./names.ts";
 import { settingRefs } from "./process.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
-/** The value of the label component of the pod and of its Job. */
 export const downloaderComponent = "downloader";
 export const progressPath = "/progress";
-/** Bytes of an answer, at most. */
 export const progressBytesMax = 16_384;
 
-/** The kubelet reads there what a container says of its end. */
+/** The kubelet reads it. */
 const endFile = "/dev/termination-log";
-/** Exit code of a download that another try cannot mend: the Job fails at once. */
+/** A retry cannot help. */
 export const hopelessExitCode = 3;
 
 const downloadPhases = ["Starting", "Listing", "Downloading", "Importing", "Done"] as const;
@@ -23,19 +20,19 @@ export type DownloadPhase = (typeof downloadPhases)[number];
 
 const bytes = z.int().min(0);
 const text = z.string().max(1024);
-/** What the pod answers. Newer pods may say more. */
+/** Newer pods may add fields. */
 export const downloadWordsSchema = z.object({
   pod: z.string().min(1).max(64),
   phase: z.enum(downloadPhases),
   doneBytes: bytes,
-  /** 0 while it is not known. */
+  /** 0 while unknown. */
   totalBytes: bytes,
   bytesPerSecond: bytes,
-  /** The commit that the revision stood for, where the source has such a thing. */
+  /** The resolved commit, for sources with revisions. */
   revision: z.string().max(256).optional(),
-  /** What it does besides, such as waiting for a source that is busy. */
+  /** Reports waits for a busy source, for example. */
   message: text,
-  /** PascalCase; of a try that failed, when the next one waits. */
+  /** PascalCase; why the last try failed. */
   reason: z
     .string()
     .regex(/^[A-Za-z]{1,64}$/)
@@ -43,19 +40,18 @@ export const downloadWordsSchema = z.object({
 });
 export type DownloadWords = z.infer<typeof downloadWordsSchema>;
 
-/** The message of a container's end. */
 const downloadEndSchema = z.object({
-  /** PascalCase; Done where it has succeeded. */
+  /** PascalCase; Done on success. */
   reason: z.string().regex(/^[A-Za-z]{1,64}$/),
   message: z.string().max(2048),
   revision: z.string().max(256).optional(),
 });
 export type DownloadEnd = z.infer<typeof downloadEndSchema>;
 
-/** Cut to what the kubelet keeps. */
+/** Fits the kubelet's limit. */
 export const downloadEndText = ({ message, ...end }: DownloadEnd): string => JSON.stringify({ ...end, message: message.slice(0, 1500) });
 
-/** The end that a message tells; undefined where it tells none. */
+/** Undefined where the message is none of ours. */
 export function readDownloadEnd(message: string): DownloadEnd | undefined {
   try {
     return downloadEndSchema.safeParse(JSON.parse(message)).data;
@@ -66,12 +62,11 @@ export function readDownloadEnd(message: string): DownloadEnd | undefined {
 
 export interface DownloadFacts {
   readonly deployment: MoEDeployment;
-  /** Folder of the store in the claim, and the one that is worked in until the store is whole. */
+  /** The work folder becomes the store's. */
   readonly folder: string;
   readonly work: string;
-  /** Work folders of all deployments of the namespace, this one too; undefined where it is not known of all. */
+  /** The list of all deployments in the namespace; undefined where incomplete. */
   readonly workInUse: readonly string[] | undefined;
-  /** Name of the ConfigMap with the operator's settings. */
   readonly settingsMap: string;
 }
 
@@ -91,9 +86,8 @@ export const downloaderProcess = {
   codec: rendered("ENODIA_EXPERT_CODEC", z.enum(codecNames), ({ deployment }) => deployment.spec.runtime.expertCodec),
   target: rendered("ENODIA_MODEL_PATH", path, ({ folder }) => `${paths.models}/${folder}`),
   work: rendered("ENODIA_MODEL_WORK", path, ({ work }) => `${paths.models}/${work}`),
-  /** Names of work folders that are not to be removed, whatever their age; unset: none is. */
+  /** Folders to keep at any age; unset: the pod removes none. */
   workInUse: rendered("ENODIA_MODEL_WORK_IN_USE", names.optional(), ({ workInUse }) => workInUse?.join(",")),
-  /** The folder with the keys of the Secret; unset where there is none. */
   secretDir: rendered("ENODIA_MODEL_SECRET", path.optional(), ({ deployment }) =>
     deployment.spec.model.secretRef ? paths.modelSecret : undefined,
   ),

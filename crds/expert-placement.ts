@@ -1,6 +1,5 @@
-// ExpertPlacement: the durable plan of one MoEDeployment, written before it is pushed, and what the ranks run of it.
-// It is owned by the MoEDeployment and has its name; crds/plan.ts has the text form of layers. It stays below 1 MiB at 61 x 256 on
-// 144 ranks.
+// ExpertPlacement: a MoEDeployment's durable plan, written before it is pushed, and the ranks' state of it. It stays below 1 MiB at 61 x
+// 256 on 144 ranks.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 import { planBounds } from "./plan.ts";
@@ -13,7 +12,6 @@ const rank = z
   .meta({ description: "Number of the rank." });
 const epoch = z.int().min(0);
 const permille = (description: string) => z.int32().min(0).max(1000).meta({ description });
-/** Numbers that a decision may have. */
 export const decisionNumbersMax = 32;
 const percent = (description: string) => z.int32().min(0).optional().meta({ description });
 
@@ -151,7 +149,7 @@ const expertPlacementSchema = z.object({
 });
 export type ExpertPlacement = z.infer<typeof expertPlacementSchema>;
 
-/** Parses an object read from the API server; throws AppError `InvalidPlacement` that names the fields. */
+/** Throws AppError `InvalidPlacement` that names the fields. */
 export function parseExpertPlacement(object: unknown): ExpertPlacement {
   const parsed = expertPlacementSchema.safeParse(object);
   if (parsed.success) return parsed.data;

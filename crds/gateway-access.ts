@@ -1,4 +1,4 @@
-// The door of the gateways: API keys, TLS, browsers of other origins. Fields of spec.gateway (moe-deployment.ts).
+// Access to the gateways: API keys, TLS and CORS fields of spec.gateway.
 import { z } from "zod";
 import { claimBounds } from "./gateway-jwt.ts";
 import { rules } from "./openapi.ts";
@@ -49,13 +49,13 @@ export const gatewayCors = z
 
 const perMinute = (description: string) => z.int32().min(1).max(bounds.perMinute).optional().meta({ description });
 
-/** What one client may ask of each gateway. */
+/** Limits at each gateway. */
 export const gatewayClient = z.object({
   name: z
     .string()
     .min(1)
     .max(claimBounds.clientLength)
-    .regex(/^[!-~]+$/) // printable and without a space, as claims of tokens are: system:serviceaccount:team:batch
+    .regex(/^[!-~]+$/) // printable without spaces, like token claims: system:serviceaccount:team:batch
     .meta({ description: "Name that stands behind its keys in the Secret of apiKeySecretRef, or in its tokens (gateway.jwt)." }),
   requestsPerMinute: perMinute("Requests that it may begin in a minute."),
   tokensPerMinute: perMinute(

@@ -1,8 +1,8 @@
-// Tokens of an OpenID Connect issuer as keys of the gateways: the field spec.gateway.jwt (moe-deployment.ts).
+// spec.gateway.jwt: an OpenID Connect issuer whose tokens gateways accept.
 import { z } from "zod";
 
 const bounds = { urlLength: 512, audienceLength: 256, claimLength: 128 } as const;
-/** The client and its priority, of claims whose values are longer or larger than a client in the spec may be. */
+/** Limits of claim values for client and priority, wider than those of clients in the spec. */
 export const claimBounds = { clientLength: 253, priority: 1_000 } as const;
 
 const httpsUrl = (description: string) =>

@@ -1,11 +1,10 @@
-// The part `httpRoute` of spec.gateway: by which Gateways of the Gateway API clients come in, under which names, and how long these
-// Gateways wait.
+// spec.gateway.httpRoute: the Gateway API's Gateways, host names and timeouts.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 
 const bounds = { parents: 8, hostnames: 16, prefixLength: 256, headerLength: 256, nameLength: 253, labelLength: 63 } as const;
 
-/** Durations as the Gateway API has them, none at all among them. */
+/** The Gateway API's durations; zero = none. */
 const timeout = (description: string) =>
   z
     .string()
@@ -84,7 +83,7 @@ export const gatewayRoute = z
       .meta({
         description: "How long the Gateway waits. A stream takes as long as its answer.",
         ...rules({
-          // The server checks the default of the whole before it fills in those of its fields.
+          // The server checks the default before it fills in the default's own fields.
           rule: "!has(self.request) || !has(self.backendRequest) || duration(self.request) == duration('0s') || duration(self.backendRequest) <= duration(self.request)",
           message: "backendRequest must not be above request",
           fieldPath: ".backendRequest",

@@ -1,5 +1,4 @@
-// The generator of what is made from crds/: CRD manifests, their chart copies, the reference page. `--check` fails on drift
-// instead. The one file of this folder that touches the disk; run by `npm run gen` and `npm run check`.
+// Generates CRD manifests, their chart copies and the reference page; `--check` fails on drift instead (`npm run gen`, `npm run check`).
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { stringify } from "yaml";
@@ -27,7 +26,7 @@ export function generatedFiles(): Map<string, string> {
   return files;
 }
 
-/** The manifest under the chart's switches. What looks like a template action inside it is escaped. */
+/** Adds the chart's switches and escapes template actions. */
 function chartCopy(kind: Kind, yaml: string): string {
   const name = `  name: ${kind.plural}.enodia.dev\n`;
   const labels = '  labels:\n    {{- include "enodia.labels" . | nindent 4 }}\n';
@@ -57,7 +56,7 @@ function read(file: string): string | undefined {
   try {
     return readFileSync(file, "utf8");
   } catch {
-    return undefined; // not there yet, which counts as drift
+    return undefined; // missing, which counts as drift
   }
 }
 

@@ -1,4 +1,4 @@
-// The kinds of the API group, with names, columns and subresources. Every kind is registered here; each schema has a file of its own.
+// The registered kinds of the API group, with names, columns and subresources.
 import type { z } from "zod";
 import { apiGroup } from "./common.ts";
 import { expertPlacementSpecSchema, expertPlacementStatusSchema } from "./expert-placement.ts";
@@ -136,7 +136,6 @@ export const kinds: readonly Kind[] = [
   },
 ];
 
-/** The CustomResourceDefinition object of a kind. */
 export function customResourceDefinition(kind: Kind): JsonObject {
   const schema: JsonObject = {
     description: kind.description,

@@ -1,10 +1,8 @@
-// Every metric the product exports: one table of names, types, units, help and labels. `runtime/observe/metrics.ts`
-// registers from it, dashboards and alerts are tested against it. Pure data; records nothing itself.
+// All metrics; runtime/observe/metrics.ts registers them, dashboards and alerts are tested against them.
 //
-// Names end in their unit (`_seconds`, `_bytes`, `_ratio`), counters in `_total` after it.
-// Label rules: a series of a runtime pod carries `namespace` and `deployment` (and `rank` on workers) as constants; the
-// operator passes namespace and deployment itself on metrics `per: "deployment"`. No label is ever an expert or a layer:
-// layer detail is aggregated as `layer_agg`, full vectors travel on NATS.
+// Names end in their unit (`_seconds`, `_bytes`, `_ratio`), counters in `_total` after it. Series of runtime pods carry `namespace` and
+// `deployment` (workers also `rank`); the operator passes the first two on metrics `per: "deployment"`. Experts and layers are never
+// labels: `layer_agg` aggregates layers, and vectors travel on NATS.
 
 import { conditionStatuses } from "./conditions.ts";
 import {
@@ -25,14 +23,14 @@ import { shareQuantiles } from "./training-report.ts";
 export type ProcessKind = "operator" | "gateway" | "worker";
 type MetricType = "counter" | "gauge" | "histogram";
 
-/** Label values: a closed list, or `open` where code alone bounds them (reasons, status codes), never user input. */
+/** `open` is for values that code bounds, never user input. */
 type LabelValues = readonly string[] | "open";
 
 export interface MetricDefinition {
   readonly type: MetricType;
   readonly help: string;
   readonly in: readonly ProcessKind[];
-  /** The thing that one series describes; it decides whether the operator must name the deployment. */
+  /** Decides whether the operator must name the deployment. */
   readonly per: "process" | "deployment";
   readonly labels: Readonly<Record<string, LabelValues>>;
   readonly buckets?: readonly number[];
@@ -41,7 +39,6 @@ export interface MetricDefinition {
 type Labels = Readonly<Record<string, LabelValues>>;
 type Scope = MetricDefinition["per"];
 
-/** Entries of the table for the processes that record them. */
 function recordedBy<const I extends readonly ProcessKind[], const S extends Scope>(processes: I, per: S) {
   const common = { in: processes, per } as const;
   return {
@@ -63,7 +60,7 @@ const worker = recordedBy(["worker"], "deployment");
 const operator = recordedBy(["operator"], "process");
 const managed = recordedBy(["operator"], "deployment");
 
-/** Bucket bounds in seconds: tokens and requests, single pieces of work, stalls after a loss, transfers and rebalances. */
+/** Seconds. */
 const latency = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const work = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
@@ -71,14 +68,12 @@ const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
 const shardSource = ["peer", "weight-server", "store"] as const;
-/** As many as there are objects. */
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
 const trainingPlaced = { training_namespace: "open", training_job: "open", placement: trainingPlacements } as const;
 const trainingShare = { training_namespace: "open", training_job: "open", quantile: shareQuantiles } as const;
 const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 
-/** The table. Adding a metric = one entry here; recording an unknown name or label does not compile. */
 const table = {
   // ---- every process
   enodia_build_info: every.gauge("Always 1; the labels say which build runs.", { version: "open", node: "open" }),
@@ -350,13 +345,12 @@ const table = {
   enodia_training_active: operator.gauge("1 for a job that should train: neither over nor suspended. Else 0.", trainingJob),
   enodia_training_failed: operator.gauge("1 for the reason for which a job has failed for good, 0 for the others.", trainingFailed),
 };
-// Apart from the table, since a contextual type would widen the labels of every entry.
+// A contextual type would widen every entry's labels.
 export const metricTable = table satisfies Readonly<Record<string, MetricDefinition>>;
 
 type MetricTable = typeof metricTable;
 export type MetricName = keyof MetricTable;
 
-/** The names of metrics of one type that a process may record. */
 export type MetricNameOf<P extends ProcessKind, T extends MetricType> = {
   [N in MetricName]: MetricTable[N]["type"] extends T ? (P extends MetricTable[N]["in"][number] ? N : never) : never;
 }[MetricName];
@@ -364,17 +358,16 @@ export type MetricNameOf<P extends ProcessKind, T extends MetricType> = {
 type ValuesOf<V> = V extends readonly (infer One)[] ? One : string;
 type OwnLabels<N extends MetricName> = { readonly [L in keyof MetricTable[N]["labels"]]: ValuesOf<MetricTable[N]["labels"][L]> };
 
-/** Labels that say which deployment a series of the operator describes. */
 export interface DeploymentLabels {
   readonly namespace: string;
   readonly deployment: string;
 }
 
-/** The labels a caller passes: the metric's own, and in the operator the deployment of per-deployment metrics. */
+/** The operator adds the deployment on per-deployment metrics. */
 export type MetricLabels<P extends ProcessKind, N extends MetricName> = OwnLabels<N> &
   (P extends "operator" ? (MetricTable[N]["per"] extends "deployment" ? DeploymentLabels : unknown) : unknown);
 
-/** All label names a scrape of this metric shows in some process; what dashboards may select on. */
+/** The label names that any process exports; dashboards may select on them. */
 export function metricLabelNames(name: MetricName): string[] {
   const definition: MetricDefinition = metricTable[name];
   const names = new Set(Object.keys(definition.labels));
@@ -384,7 +377,7 @@ export function metricLabelNames(name: MetricName): string[] {
   return [...names].sort();
 }
 
-/** The metric a sample name belongs to (`x_bucket`, `x_sum`, `x_count` of a histogram), or undefined. */
+/** Accepts `x_bucket`, `x_sum` and `x_count` too. */
 export function metricOfSample(sample: string): MetricName | undefined {
   if (sample in metricTable) return sample as MetricName;
   const base = sample.replace(/_(?:bucket|sum|count)$/, "");

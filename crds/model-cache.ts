@@ -1,4 +1,4 @@
-// spec.model.cache and spec.model.resources: where a model that is downloaded is kept, and what the pods take that bring it.
+// spec.model.cache and spec.model.resources: where a downloaded model is stored, and resources of the download pods.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 import { quantity } from "./quantity.ts";

@@ -1,19 +1,18 @@
-// spec.model of a MoEDeployment: the forms of URIs by source, and what is asked for beside them. A new source is a row here and its file
-// in runtime/modelstore/download/, which the type of the registry there asks for.
+// spec.model of a MoEDeployment: URI forms by source, and options. A new source is a row here and a file in runtime/modelstore/download/.
 import { z } from "zod";
 import { modelCache, modelResources, objectName } from "./model-cache.ts";
 import { rules } from "./openapi.ts";
 
-/** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
+/** `pvc://claim/folder`, with a claim of the same namespace. */
 export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
 interface SourceForm {
   readonly pattern: string;
-  /** For messages. */
+  /** Used in messages. */
   readonly form: string;
 }
 
-/** Sources that a model is downloaded from. A token or signature never stands in a URI: the Secret has it. */
+/** Tokens and signatures belong in the Secret, never in a URI. */
 export const remoteSources = {
   hf: {
     pattern: "^hf://[A-Za-z0-9][-A-Za-z0-9._]{0,95}/[A-Za-z0-9][-A-Za-z0-9._]{0,95}(@[A-Za-z0-9][-A-Za-z0-9._/]{0,127})?$",
@@ -34,7 +33,7 @@ const remoteNames = Object.keys(remoteSources) as RemoteSourceName[];
 const claimForm: SourceForm = { pattern: modelUriPattern, form: "pvc://<claim>/<folder>" };
 const forms: readonly SourceForm[] = [claimForm, ...Object.values(remoteSources)];
 
-/** Keys of the Secret, and variables of the command line, that the sources know. */
+/** Keys of the Secret, and variables of the command line. */
 export const sourceSecretKeys = [
   "HF_TOKEN",
   "HF_ENDPOINT",
@@ -47,7 +46,7 @@ export const sourceSecretKeys = [
 ] as const;
 export type SourceSecret = (typeof sourceSecretKeys)[number];
 
-/** The source that a model is downloaded from; undefined where it lies in a claim already. */
+/** Undefined for a model in a claim. */
 export const remoteSourceOf = (uri: string): RemoteSourceName | undefined =>
   remoteNames.find((name) => new RegExp(remoteSources[name].pattern).test(uri));
 

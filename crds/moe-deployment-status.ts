@@ -1,4 +1,4 @@
-// Status of a MoEDeployment: what the operator observed. Written by the operator only; bounded lists; details in ExpertPlacement.
+// Status of a MoEDeployment, written by the operator only.
 import { z } from "zod";
 import { autoscaleStatus } from "./autoscale.ts";
 import { conditionsSchema } from "./conditions.ts";
@@ -9,7 +9,7 @@ const time = (description: string) => z.iso.datetime().optional().meta({ descrip
 const count = (description: string) => z.int32().min(0).optional().meta({ description });
 const text = (description: string, max = 1024) => z.string().max(max).optional().meta({ description });
 
-/** Condition types of a MoEDeployment, in the order they are written; the last two where the spec asks for such a thing. */
+/** Sorted in writing order; the last two are optional. */
 export const moeDeploymentConditions = [
   "Ready",
   "Available",
@@ -27,7 +27,7 @@ export const moeDeploymentConditions = [
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
-/** Kept here so that a new leader does not start over with a rank that keeps failing. */
+/** Persisted so that a new leader remembers a rank that keeps failing. */
 const podFailureSchema = z
   .object({
     rank: z.int32().min(0).meta({ description: "The rank." }),

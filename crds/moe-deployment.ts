@@ -1,5 +1,5 @@
-// MoEDeployment: one model served by one expert-parallel world. The spec, its defaults and its CEL rules.
-// Every field here is rendered by the operator or refused through SpecAccepted=False. Status: moe-deployment-status.ts.
+// MoEDeployment: one model served by one expert-parallel world. Spec, defaults and CEL rules; the operator renders every field, or
+// SpecAccepted=False refuses it.
 import { z } from "zod";
 import { autoscale } from "./autoscale.ts";
 import { deviceMemoryBackends } from "./backends.ts";
@@ -19,7 +19,7 @@ import { rolloutStrategy } from "./rollout.ts";
 import { scheduling } from "./scheduling.ts";
 import { secretRef } from "./secret-ref.ts";
 
-/** Bounds that also keep the cost of the CEL rules small. */
+/** These bounds also limit the cost of the CEL rules. */
 const specBounds = {
   replicas: 1024,
   gatewayReplicas: 64,
@@ -285,7 +285,6 @@ export const moeDeploymentSpecSchema = z
 export type MoEDeploymentSpec = z.infer<typeof moeDeploymentSpecSchema>;
 export type PodTemplate = NonNullable<MoEDeploymentSpec["podTemplate"]>;
 
-/** The parts of object metadata the operator reads. */
 const metadata = z.object({
   name: z.string().min(1),
   namespace: z.string().min(1),
@@ -300,20 +299,19 @@ const metadata = z.object({
 const moeDeploymentSchema = z.object({ metadata, spec: moeDeploymentSpecSchema, status: moeDeploymentStatusSchema.default({}) });
 export type MoEDeployment = z.infer<typeof moeDeploymentSchema>;
 
-/** Rule on the name: it becomes a Service name, a pod name prefix and a label value. */
+/** The name becomes a Service name, a pod name prefix and a label value. */
 export const moeDeploymentNameRule = {
   rule: `self.metadata.name.size() <= ${specBounds.nameLength} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name != 'default'`,
   message: `metadata.name must be a DNS label of at most ${specBounds.nameLength} characters that begins with a letter, and not default: Services, pods and a ServiceAccount are named after it`,
 };
 
-/** Parses an object read from the API server; throws AppError `InvalidSpec` that names the fields. */
+/** Throws AppError `InvalidSpec` that names the fields. */
 export function parseMoEDeployment(object: unknown): MoEDeployment {
   const parsed = moeDeploymentSchema.safeParse(object);
   if (parsed.success) return parsed.data;
   throw new AppError(z.prettifyError(parsed.error), { code: "InvalidSpec", operation: "reading a MoEDeployment", cause: parsed.error });
 }
 
-/** Claim and folder of a model URI. */
 export function parseModelUri(uri: string): { claim: string; folder: string } {
   if (!new RegExp(modelUriPattern).test(uri)) {
     throw new AppError(`spec.model.uri: "${uri}" is not pvc://<claim>/<folder>`, { code: "InvalidSpec", operation: "reading a spec" });

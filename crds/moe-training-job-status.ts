@@ -1,4 +1,4 @@
-// The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
+// Status of a MoETrainingJob, written by the operator.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
 import { trainingCheckSchema } from "./training-check.ts";
@@ -9,7 +9,7 @@ const count = z.int32().min(0);
 const step = z.int32().min(0).max(stepsMax);
 const text = z.string().max(64);
 
-/** The end of a pod before all steps were done. */
+/** A pod's early end. */
 const podEnd = (ends: string) =>
   z.object({
     reason: z.string().max(128).meta({ description: "In one word." }),

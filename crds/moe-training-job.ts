@@ -1,5 +1,5 @@
-// MoETrainingJob: one model trained on token data to its end. The spec, its defaults and its CEL rules; status: moe-training-job-status.ts.
-// Every field here reaches the training pod or the operator's decisions, or is refused through SpecAccepted=False.
+// MoETrainingJob: one model trained on token data to its end. Spec, defaults and CEL rules; every field reaches the pod or the operator, or
+// SpecAccepted=False refuses it.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 import { modelUriPattern } from "./model.ts";
@@ -33,7 +33,7 @@ const uri = (description: string) =>
       ...rules({ rule: `self.matches('${modelUriPattern}')`, message: "must be pvc://<claim>/<folder>, a claim in the same namespace" }),
     });
 
-/** Specs hold no floating-point numbers: they are texts, which the operator checks. */
+/** Specs hold decimals as text; the operator checks them. */
 const decimal = (description: string) =>
   z
     .string()
@@ -270,7 +270,7 @@ export const moeTrainingJobSpecSchema = z
         message: "replicas must be from elasticity.minReplicas to elasticity.maxReplicas; to stop for a while set suspend",
         fieldPath: ".replicas",
       },
-      // Not rules of their fields: the server judges those on the default of the object too, which is empty.
+      // The server would apply field rules to the empty default object.
       {
         rule: "self.batch.sequences % self.batch.microBatches == 0",
         message: "batch.sequences must be a multiple of batch.microBatches",
@@ -335,7 +335,7 @@ export type MoETrainingJob = z.infer<typeof moeTrainingJobSchema>;
 
 export const moeTrainingJobNameRule = moeDeploymentNameRule;
 
-/** Parses an object read from the API server; throws AppError `InvalidSpec` that names the fields. */
+/** Throws AppError `InvalidSpec` that names the fields. */
 export function parseMoETrainingJob(object: unknown): MoETrainingJob {
   const parsed = moeTrainingJobSchema.safeParse(object);
   if (parsed.success) return parsed.data;
@@ -363,14 +363,14 @@ const decimals: readonly (readonly [
   ["spawn.mask", ({ spawn }) => spawn?.mask ?? "0", (value) => value < 1, "from 0 to below 1"],
 ];
 
-/** What of a spec cannot be trained, beyond what the API server refuses: each with field and remedy. */
+/** Problems that the API server cannot check, each with field and remedy. */
 export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProblem[] {
   const { replicas, elasticity: bound, batch, local, fssdp, podTemplate } = spec;
   const ranks = [
     ["replicas", replicas],
     ["elasticity.maxReplicas", bound.maxReplicas],
   ] as const;
-  // Each of several worlds has all micro-batches, and its part of the ranks.
+  // Each world computes all micro-batches on its part of the ranks.
   const worlds = 1 + local.data.length;
   const most = batch.microBatches * worlds;
   const tooMany = ranks.flatMap(([field, count]): FieldProblem[] => {

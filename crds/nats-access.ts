@@ -1,32 +1,29 @@
-// The access to a NATS server: the entries of a Secret, or the files of a folder, that hold its credentials and the CA of
-// its certificate. The operator reads such a Secret and hands its entries on to the workers; both use them alike. Pure.
+// Credentials and CA of a NATS server, as entries of a Secret or files of a folder.
 import type { MoEDeploymentSpec } from "./moe-deployment.ts";
 
-/** The only type of Secret that is read for a deployment: whoever may name a Secret there cannot have another one's token sent away. */
+/** A spec may name only Secrets of this type, so that it cannot leak another one's token. */
 export const natsSecretType = "enodia.dev/nats-credentials";
 
-/** Entries with credentials; the first that is there counts. */
 export const natsCredentialEntries = ["user.creds", "token"] as const;
-/** The entry with the CA of the server's certificate, PEM. Where it is there, a server without that certificate is refused. */
+/** When present, the server's certificate must come from this CA (PEM). */
 const natsCaEntry = "ca.crt";
 export const natsEntries: readonly string[] = [...natsCredentialEntries, natsCaEntry];
 
 export interface NatsAccess {
-  /** The text of a `.creds` file, or a token; unset where the server wants none. */
+  /** A `.creds` file's text or a token; unset where the server needs none. */
   readonly credentials?: string;
-  /** PEM; unset: what the system trusts. */
+  /** PEM; unset: the system's CAs. */
   readonly ca?: string;
 }
 
-/** Undefined when there are no credentials among the entries. */
+/** Undefined without credentials. */
 export function natsAccessOf(entries: Readonly<Record<string, string | undefined>>): NatsAccess | undefined {
   const credentials = natsCredentialEntries.map((entry) => entries[entry]).find((text) => text !== undefined && text.trim() !== "");
   const ca = entries[natsCaEntry];
   return credentials === undefined ? undefined : { credentials, ...(ca ? { ca } : {}) };
 }
 
-/** Where the credentials of a deployment's server come from: the Secret that its spec names, the operator's own, or from nowhere. The
- *  operator's are for the operator's server alone: one that a spec names never gets them. */
+/** A server that a spec names never gets the operator's credentials. */
 export function natsSourceOf(
   { telemetry }: MoEDeploymentSpec,
   operatorHasSome: boolean,

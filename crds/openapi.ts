@@ -1,9 +1,7 @@
-// zod -> structural OpenAPI v3 schema of a CRD. Throws with the field path on anything a structural schema cannot hold.
-// Knows nothing of our kinds; the list of them is index.ts.
+// Converts zod to a structural OpenAPI v3 schema; throws with the field path on anything that is not structural.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
-/** CEL rules on a field, as metadata of its schema. */
 export const rules = (...list: { rule: string; message: string; fieldPath?: string }[]) => ({ "x-kubernetes-validations": list });
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
@@ -18,7 +16,7 @@ const dropped = new Set(["$schema", "propertyNames", "properties", "items", "add
 const safeInteger = Number.MAX_SAFE_INTEGER;
 const int32 = { min: -2_147_483_648, max: 2_147_483_647 };
 
-/** Converts one zod object into the schema below `openAPIV3Schema.properties.<field>`. */
+/** One zod object becomes the schema of `openAPIV3Schema.properties.<field>`. */
 export function structuralSchema(schema: z.ZodType, path: string): JsonObject {
   return convert(z.toJSONSchema(schema, { io: "input", reused: "inline", unrepresentable: "throw" }) as JsonObject, path);
 }
@@ -40,7 +38,7 @@ function convert(source: JsonObject, path: string): JsonObject {
   return out;
 }
 
-/** A union is structural only as x-kubernetes-int-or-string; the bounds of its string form were put in the meta. */
+/** Structural schemas allow a union only as x-kubernetes-int-or-string; the meta holds the bounds of its string form. */
 function intOrString(source: JsonObject, out: JsonObject, path: string): void {
   if (source["x-kubernetes-int-or-string"] !== true)
     throw unsupported(path, "a union (use an enum with sibling objects, or int-or-string)");
@@ -49,7 +47,7 @@ function intOrString(source: JsonObject, out: JsonObject, path: string): void {
   out.anyOf = [{ type: "integer" }, { type: "string" }];
 }
 
-/** z.int() brings the bounds of a double, z.int32() those of its width: neither says anything to a reader. */
+/** Drops the implicit bounds of z.int() and z.int32(), which tell a reader nothing. */
 function integer(source: JsonObject, out: JsonObject): void {
   const wide = [source.minimum, source.maximum].some((bound) => typeof bound === "number" && Math.abs(bound) > int32.max + 1);
   out.format = wide ? "int64" : "int32";

@@ -1,10 +1,8 @@
-// The operation that the operator is in the middle of with a deployment, and those that ended last. Both are written with the rest of
-// the status in one write, so that no crash comes between an operation and its entry in the history.
+// The running operation of a deployment, and the last finished ones. One status write updates both, so that a crash cannot separate them.
 import { z } from "zod";
 
 const idMax = 64;
 const messageMax = 1024;
-/** Operations that are remembered. */
 export const historyMax = 10;
 
 const side = (description: string) =>

@@ -1,24 +1,19 @@
-// The placement vocabulary shared by planner, operator and runtime, and the compact text form that
-// ExpertPlacement stores (decision: experts by ",", ranks by "." with the primary first, weights per mille).
-// Pure; knows nothing of load, policies or Kubernetes.
+// Placement types, and ExpertPlacement's text form: experts by ",", ranks by "." with the primary first, weights per mille.
 import { AppError } from "./common.ts";
 
-/**
- * The placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, primary first; `weights[e]` is aligned
- * with it and sums to 1000.
- */
+/** `hosts[e]` lists distinct ranks, primary first; `weights[e]` is aligned with it and sums to 1000. */
 export interface LayerPlan {
   readonly hosts: readonly (readonly number[])[];
   readonly weights: readonly (readonly number[])[];
 }
 
-/** A layer together with the epoch of its last commit. */
+/** Adds the epoch of the layer's last commit. */
 export interface LayerPlacement extends LayerPlan {
   readonly layer: number;
   readonly epoch: number;
 }
 
-/** A whole placement at one epoch. Epochs are safe integers here, uint64 on the wire. */
+/** Epochs are safe integers here, uint64 on the wire. */
 export interface PlacementPlan {
   readonly deploymentUid: string;
   readonly epoch: number;
@@ -28,22 +23,18 @@ export interface PlacementPlan {
   readonly layers: readonly LayerPlacement[];
 }
 
-/** One (layer, rank, expert) newly hosted: the unit in which budgets count (bytes = stored bytes received). */
+/** Budgets count moves, in stored bytes. */
 export interface Move {
   readonly layer: number;
   readonly expert: number;
   readonly rank: number;
-  /** Ranks that host the expert in the parent plan; empty when it must come from the model store. */
+  /** Hosts in the parent plan; empty when it must come from the store. */
   readonly sources: readonly number[];
   readonly bytes: number;
 }
 
 export const weightsTotal = 1000;
-/**
- * The bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText` bounds the characters of a
- * layer's hosts, and those of
- *  its weights.
- */
+/** Larger input is refused. `layerText` bounds a layer's hosts text and weights text. */
 export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 
 function encodeRows(rows: readonly (readonly number[])[]): string {
@@ -51,7 +42,7 @@ function encodeRows(rows: readonly (readonly number[])[]): string {
 }
 
 function decodeRows(text: string, field: string): number[][] {
-  if (text === "") return []; // a layer without experts; whoever knows the model checks the number
+  if (text === "") return []; // the caller knows the number of experts
   const rows = text.split(",");
   if (rows.length > planBounds.experts) throw bad(field, `more than ${planBounds.experts} experts`);
   return rows.map((row, expert) => {
@@ -64,7 +55,7 @@ function decodeRows(text: string, field: string): number[][] {
   });
 }
 
-/** Parses the text form of one layer; checks that hosts are distinct and weights belong to them and sum to 1000. */
+/** Hosts must be distinct, and weights match them and sum to 1000. */
 export function decodeLayer(hosts: string, weights: string, field: string): LayerPlan {
   const parsed = { hosts: decodeRows(hosts, `${field}.hosts`), weights: decodeRows(weights, `${field}.weights`) };
   if (parsed.hosts.length !== parsed.weights.length) throw bad(field, "hosts and weights differ in length");
@@ -77,7 +68,7 @@ export function decodeLayer(hosts: string, weights: string, field: string): Laye
   return parsed;
 }
 
-/** Texts of placements, which never change: a plan is written once, and sent to each of its ranks in parts. */
+/** Placements are immutable, and every rank gets parts of one plan. */
 const encoded = new WeakMap<LayerPlan, { readonly hosts: string; readonly weights: string }>();
 
 export function encodeLayer(plan: LayerPlan): { readonly hosts: string; readonly weights: string } {

@@ -1,12 +1,11 @@
-// The template of worker and gateway pods in a MoEDeployment, and of training pods in a MoETrainingJob: labels,
-// annotations and pod fields that are merged into the operator's own.
+// Pod templates of workers, gateways and training pods, which the operator merges into its own.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 
-/** Also keeps the cost of the CEL rule small. */
+/** This also limits the cost of the CEL rule. */
 const containersMax = 16;
 
-/** What of that container may be given. */
+/** Fields allowed in that container. */
 const merged = {
   worker: "image, resources, env and mounts",
   gateway: "image, resources, env and mounts",
@@ -14,7 +13,7 @@ const merged = {
 } as const;
 
 const labelMap = z.record(z.string(), z.string());
-/** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
+/** CEL sees only declared fields; the API server keeps the rest, and the operator checks it. */
 export const podTemplateOf = (pods: "worker" | "gateway" | "training", container: string) =>
   z
     .looseObject({

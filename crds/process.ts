@@ -1,8 +1,5 @@
-// This is the contract between the operator and the processes it starts: the environment of workers and gateways, one row per
-// setting. The operator renders it into pods (operator/deployment/objects), the process parses it at its start
-// (runtime/config.ts) and types its options by it. A setting that comes from the spec is its field in moe-deployment.ts, a row
-// here, and its use. What an operator is set to itself is no part of a pod, or another setting would replace every pod: a row refers
-// to it as an entry of the deployment's ConfigMap of settings, which the process gets when it starts.
+// The environment of workers and gateways, which the operator renders and runtime/config.ts parses. Operator settings go through a
+// ConfigMap, because a changed template would replace every pod.
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { gatewayClient } from "./gateway-access.ts";
@@ -15,34 +12,28 @@ import { telemetrySecretEntries } from "./telemetry-keys.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 import { wholeCpus } from "./whole-cpus.ts";
 
-/** Facts that the environment of a pod is rendered from; what the operator is set to is none of them. */
+/** The operator's own settings are not among them. */
 export interface ProcessFacts {
   readonly deployment: MoEDeployment;
-  /** Name of the headless Service of the workers. */
   readonly peersDns: string;
-  /** Name of the ConfigMap with the operator's settings. */
   readonly settingsMap: string;
-  /** Folder of the model's store in the claim. */
   readonly modelFolder: string;
-  /** Name of the Service of the weight server; undefined where ranks mount the claim. */
+  /** Service of the weight server; undefined where ranks mount the claim. */
   readonly weightServerDns?: string | undefined;
 }
 
-/** The operator's own settings that it hands on. */
 interface HandedOn {
-  /** The NATS server of deployments that name none. */
+  /** The server of deployments that name none. */
   readonly natsUrl: string | undefined;
-  /** The folder with credentials of that server, in the operator's pod; undefined where it wants none. */
+  /** A folder in the operator's pod; undefined when the server needs no credentials. */
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
-  /** Share of traces that gateways keep. */
   readonly traceRatio?: number | undefined;
   readonly logLevel: LogLevel;
-  /** The hub of models that name hf://; the public one where it is undefined. */
+  /** Undefined = the public hub. */
   readonly hub: string | undefined;
 }
 
-/** The entries of the ConfigMap of settings: the variables that pods take from it. */
 export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, traceRatio, logLevel, hub }: HandedOn): Record<string, string> {
   const entries = {
     ENODIA_LOG_LEVEL: logLevel,
@@ -55,7 +46,7 @@ export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, traceRatio, l
   return Object.fromEntries(Object.entries(entries).flatMap(([key, value]) => (value ? [[key, value]] : [])));
 }
 type Setting = "ENODIA_LOG_LEVEL" | "ENODIA_OTLP_ENDPOINT" | "ENODIA_TRACE_RATIO" | "ENODIA_NATS_URL" | "ENODIA_NATS_CREDS" | "HF_ENDPOINT";
-/** Rows' references to entries of the ConfigMap, for any process that is told its name. */
+/** Any process that knows the ConfigMap's name can use these. */
 export const settingRefs =
   <Facts extends Pick<ProcessFacts, "settingsMap">>() =>
   (variable: Setting) =>
@@ -69,11 +60,10 @@ const path = z.string().max(1024);
 const whole = (min: number, max: number) => z.coerce.number<string>().int().min(min).max(max);
 const port = whole(0, 65_535);
 const bytes = whole(0, Number.MAX_SAFE_INTEGER);
-/** An empty text counts as no value. */
 const optional = <S extends z.ZodType>(schema: S) =>
   z.preprocess((text: string | undefined) => (text === "" ? undefined : text), schema.optional());
 
-/** A deployment that names its own NATS server takes nothing that belongs to the operator's. */
+/** Undefined for a deployment with its own server. */
 const ownNats = ({ deployment }: ProcessFacts): string | undefined => deployment.spec.telemetry.nats.url;
 
 const common = {
@@ -84,7 +74,7 @@ const common = {
   podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
   podIp: rendered("ENODIA_POD_IP", optional(z.string().max(64)), () => ({ fieldPath: "status.podIP" })),
   servedName: rendered("ENODIA_SERVED_NAME", name, ({ deployment }) => deployment.spec.model.servedName ?? deployment.metadata.name),
-  /** The DNS name of the peers that are asked for membership and plan while the operator is away; unset = only the operator tells. */
+  /** Peers that answer for membership and plan while the operator is away; unset = none. */
   peersDns: rendered("ENODIA_PEERS_DNS", optional(z.string().max(253)), ({ peersDns }) => peersDns),
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   grpcPort: rendered("ENODIA_GRPC_PORT", port.default(ports.grpc), () => String(ports.grpc)),
@@ -93,29 +83,27 @@ const common = {
   maxContext: rendered("ENODIA_MAX_CONTEXT", whole(1, 1_048_576), ({ deployment }) => String(deployment.spec.runtime.maxContext)),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), setting("ENODIA_LOG_LEVEL")),
   otlpEndpoint: rendered("ENODIA_OTLP_ENDPOINT", optional(z.url()), setting("ENODIA_OTLP_ENDPOINT")),
-  /** Share of the traces that begin in this process and are kept. */
   traceRatio: rendered("ENODIA_TRACE_RATIO", optional(z.coerce.number<string>().min(0).max(1)), setting("ENODIA_TRACE_RATIO")),
 };
 
-/** The volume of a pod with the model. */
 export const modelVolume = "models";
 
 const modelPath = ({ modelFolder }: ProcessFacts): string => `${paths.models}/${modelFolder}`;
 
 export const workerProcess = {
   ...common,
-  /** The store: a folder below the mounted claim, or an absolute path when run outside of a pod. */
+  /** A folder below the mounted claim, or an absolute path outside of a pod. */
   modelDir: rendered(
     "ENODIA_MODEL_PATH",
     path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
     modelPath,
   ),
-  /** The DNS name of the weight server that the model is fetched from into that folder; unset = it is there. */
+  /** Fills that folder; unset = the model is there. */
   weightServerDns: rendered("ENODIA_WEIGHT_SERVER_DNS", optional(z.string().max(253)), ({ weightServerDns }) => weightServerDns),
-  /** Where its engine takes frames of other ranks' engines. */
+  /** The port for frames of other ranks. */
   enginePort: rendered("ENODIA_ENGINE_PORT", port.default(ports.engine), () => String(ports.engine)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
-  // glibc maps an expert's weights on their own (1 MiB and more), so that the memory of a released expert leaves the container.
+  // glibc then maps expert weights (1 MiB and more) separately, so that released memory leaves the container.
   mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),
   arenas: fixed("MALLOC_ARENA_MAX", "2"),
   backend: rendered("ENODIA_BACKEND", z.enum(backendChoices).default(defaultBackend), ({ deployment }) => deployment.spec.runtime.backend),
@@ -135,13 +123,13 @@ export const workerProcess = {
   ),
   devices: rendered("ENODIA_DEVICES", whole(1, 16).default(1), ({ deployment }) => String(deployment.spec.runtime.devices)),
   draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
-  /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
+  /** 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {
     const { memoryPerRank } = deployment.spec.experts;
     return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));
   }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
-  /** CPUs that the pod's template asks for as its own; unset outside of pods. */
+  /** Unset outside of pods. */
   wholeCpus: rendered("ENODIA_WHOLE_CPUS", optional(whole(0, 65_536)), ({ deployment }) =>
     String(wholeCpus(deployment.spec.podTemplate, "runtime")),
   ),
@@ -150,7 +138,7 @@ export const workerProcess = {
     if (facts.deployment.spec.telemetry.nats.credentialsSecretRef) return paths.telemetry;
     return ownNats(facts) === undefined ? setting("ENODIA_NATS_CREDS")(facts) : undefined;
   }),
-  /** The file with the keys that sign load messages; without it none is sent. */
+  /** Keys that sign load messages; without it the worker sends none. */
   telemetryKeys: rendered("ENODIA_TELEMETRY_KEYS", optional(path), () => `${paths.telemetry}/${telemetrySecretEntries.keys}`),
   natsPrefix: rendered(
     "ENODIA_NATS_PREFIX",
@@ -166,10 +154,10 @@ export const workerProcess = {
 };
 export type WorkerSettings = SettingsOf<typeof workerProcess>;
 
-/** Bounds of the grace period that a worker reckons with, in seconds: a template may name any. */
+/** Seconds. */
 export const graceSecondsBounds = { min: 1, max: 31_536_000 } as const;
 
-/** What a worker is told when its pod is made and that is no part of its template: a changed value is no reason to restart it. */
+/** The template does not contain these, so a changed value restarts no pod. */
 export const workerLifetime = {
   graceSeconds: rowsFrom<{ readonly graceSeconds: number }>().rendered(
     "ENODIA_GRACE_SECONDS",
@@ -193,23 +181,22 @@ const json = z
 
 export const gatewayProcess = {
   ...common,
-  /** The folder that it fetches tokenizer and chat template into. */
   textDir: leftToTemplate("ENODIA_TEXT_DIR", path.default(paths.text)),
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),
   apiKeyFile: rendered("ENODIA_API_KEY_FILE", optional(path), ({ deployment }) =>
     deployment.spec.gateway.apiKeySecretRef ? paths.apiKey : undefined,
   ),
-  /** The issuer whose tokens are taken beside keys, as JSON; unset = none are. */
+  /** An issuer as JSON; unset = API keys only. */
   jwt: rendered(
     "ENODIA_JWT",
     optional(json.pipe(gatewayJwt)),
     ({ deployment: { spec } }) => spec.gateway.jwt && JSON.stringify(spec.gateway.jwt),
   ),
-  /** Where the certificate of HTTPS is; unset = HTTP. */
+  /** Unset = HTTP. */
   httpTlsDir: rendered("ENODIA_HTTP_TLS_DIR", optional(path), ({ deployment }) =>
     deployment.spec.gateway.tls ? paths.httpTls : undefined,
   ),
-  /** Origins whose pages may ask, separated by commas; unset = none. */
+  /** Commas separate the origins. */
   corsOrigins: rendered(
     "ENODIA_CORS_ORIGINS",
     optional(
@@ -220,7 +207,7 @@ export const gatewayProcess = {
     ),
     ({ deployment }) => deployment.spec.gateway.cors?.allowOrigins.join(","),
   ),
-  /** Limits of clients, as JSON; unset = nobody has any. */
+  /** JSON. */
   clients: rendered(
     "ENODIA_CLIENTS",
     optional(json.pipe(z.array(gatewayClient))),

@@ -1,4 +1,4 @@
-// The progress of long copies for people: share, bytes, rate and time left, as imports and downloads of models say it. Pure.
+// Progress text of long copies: share, bytes, rate and time left.
 
 const bytesText = (bytes: number): string => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
 
@@ -7,7 +7,6 @@ function timeText(seconds: number): string {
   return whole < 120 ? `${whole} s` : `${Math.ceil(whole / 60)} min`;
 }
 
-/** Bytes that are done of those that will be, and how fast. */
 interface Done {
   readonly bytes: number;
   readonly of: number;

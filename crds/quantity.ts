@@ -1,5 +1,4 @@
-// Kubernetes quantities ("1.5Gi") and durations ("90s") as this product accepts them, to numbers and back. Pure.
-// Not the full Kubernetes grammar: no exponents, no milli-bytes, no negative values; the CRD refuses those too.
+// Kubernetes quantities ("1.5Gi") and durations ("90s"), without exponents, milli-bytes or negative values; the CRD refuses those too.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
@@ -20,7 +19,7 @@ const units: Readonly<Record<string, number>> = {
   Pi: 2 ** 50,
 };
 
-/** A byte quantity field: a whole number of bytes, or a string with a suffix. */
+/** Bytes as a whole number, or a string with a suffix. */
 export function quantity(text: string) {
   const description = `${text} A quantity such as 512Mi or 1.5Gi.`;
   return z
@@ -45,7 +44,7 @@ function isBytes(text: string): boolean {
   }
 }
 
-/** A duration field such as "90s" or "1m30s"; `least`: the shortest that makes sense, refused below by the API server. */
+/** "90s" or "1m30s"; the API server refuses values below `least`. */
 export function duration(description: string, least?: { readonly value: string; readonly why: string }) {
   const rule = least && { rule: `duration(self) >= duration('${least.value}')`, message: `must be at least ${least.value}: ${least.why}` };
   return z
@@ -55,17 +54,15 @@ export function duration(description: string, least?: { readonly value: string; 
     .meta({ description: `${description} A duration such as 90s or 1m30s.`, ...(rule ? { "x-kubernetes-validations": [rule] } : {}) });
 }
 
-/** A duration that is found by itself. */
 export const autoDuration = "Auto";
 
 interface AutoDuration {
   readonly least: string;
   readonly most: string;
-  /** What Auto is. */
+  /** Describes the automatic value. */
   readonly auto: string;
 }
 
-/** A duration field within bounds, or Auto. */
 export function durationOrAuto(description: string, { least, most, auto }: AutoDuration) {
   const pattern = `^(Auto|${durationPattern.slice(1, -1)})$`;
   const within = (text: string): boolean => {
@@ -89,7 +86,7 @@ export function durationOrAuto(description: string, { least, most, auto }: AutoD
     });
 }
 
-/** Bytes of a quantity, rounded up. */
+/** Rounded up. */
 export function parseQuantity(value: number | string, field: string): number {
   if (typeof value === "number") return checkBytes(value, field);
   const match = /^([0-9]+(?:\.[0-9]+)?)([A-Za-z]{0,2})$/.exec(value);
@@ -103,8 +100,7 @@ function checkBytes(bytes: number, field: string): number {
   return bytes;
 }
 
-/** "2.55Gi": two decimals at most, the largest binary unit that keeps the number at 1 or more. A remedy is rounded up, so that
- *  following it is enough. */
+/** "2.55Gi". Remedies round up, so that following them is enough. */
 export function formatBytes(bytes: number, round: "nearest" | "up" = "nearest"): string {
   const rounded = round === "up" ? Math.ceil : Math.round;
   for (const unit of ["Pi", "Ti", "Gi", "Mi", "Ki"]) {
@@ -116,7 +112,6 @@ export function formatBytes(bytes: number, round: "nearest" | "up" = "nearest"):
 
 const durationUnits: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
 
-/** Milliseconds of a duration. */
 export function parseDuration(text: string, field: string): number {
   if (!new RegExp(durationPattern).test(text)) throw invalid(field, `"${text}" is no duration such as 90s or 1m30s`);
   let ms = 0;

@@ -1,4 +1,4 @@
-// The part `rebalancing` of a MoEDeployment's spec: when experts move, how they are planned, and what a plan may cost.
+// `rebalancing` of a MoEDeployment's spec: triggers, policy and costs of moving experts.
 import { z } from "zod";
 import { defaultPolicy, policyNames, rebalancingModes } from "./names.ts";
 import { rules } from "./openapi.ts";

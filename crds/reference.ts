@@ -1,12 +1,11 @@
-// The page crds/REFERENCE.md, made from the CRD schemas to be read as text as well as rendered: a heading for each object, an
-// entry with its whole path for each field, lines that fit a screen. generate.ts writes it; nothing else is made here. Pure.
+// Builds crds/REFERENCE.md from the CRD schemas.
 import { customResourceDefinition, type Kind, kinds } from "./index.ts";
 import type { Json, JsonObject } from "./openapi.ts";
 
-/** Characters of a line; only a word that is longer by itself exceeds it. */
+/** Line width; only a longer single word exceeds it. */
 const columnsMax = 120;
 
-/** `complete` is the sample with every field of a MoEDeployment, which the page shows as it is. */
+/** `complete` is the sample with every field of a MoEDeployment. */
 export function referencePage(complete: string): string {
   const head = [
     "# API reference",
@@ -34,7 +33,6 @@ function section(kind: Kind): string[] {
   ];
 }
 
-/** An object or a list of them: its plain fields, then a section for each field that is an object itself. */
 function objectSection(path: string, schema: JsonObject, traits: string): string[] {
   const fields = fieldsOf(path, schema);
   const plain = fields.filter(({ inner }) => inner === undefined);
@@ -55,7 +53,6 @@ interface Field {
   readonly path: string;
   readonly traits: string;
   readonly description: Json;
-  /** Schema with fields of its own, of the object or of a list's items. */
   readonly inner: JsonObject | undefined;
 }
 
@@ -99,7 +96,7 @@ function defaultOf(schema: JsonObject, required: boolean): string {
   return schema.default === undefined || typeof schema.default === "object" ? "" : `default \`${String(schema.default)}\``;
 }
 
-/** Markdown takes `<claim>` for a tag and would not show it: words with one become code, outside of what is code already. */
+/** Markdown would hide `<claim>` as a tag, so such words become code. */
 function shown(text: string): string {
   const tagged = /[^\s`]*<[^<>\s]+>(?:[^\s`.,;]*<[^<>\s]+>)*/g;
   return text
@@ -108,7 +105,6 @@ function shown(text: string): string {
     .join("`");
 }
 
-/** Lines of at most `columnsMax` characters; a list's entry goes on below its first word. */
 function wrapped(text: string, bullet = ""): string[] {
   const lines: string[] = [];
   let line = bullet;

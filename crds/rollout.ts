@@ -1,5 +1,4 @@
-// Rolls of a deployment to another worker template: the part `rolloutStrategy` of the spec, with the names that Deployments and
-// StatefulSets have, and the part `rollout` of the status.
+// `rolloutStrategy` of the spec, named as in Deployments and StatefulSets, and `rollout` of the status.
 import { z } from "zod";
 import { greenSchema } from "./blue-green.ts";
 import { onFailureChoices, rolloutTypes } from "./names.ts";
@@ -9,7 +8,7 @@ import { duration } from "./quantity.ts";
 const bounds = { ranks: 1024, budget: 64, hash: 64, id: 64, message: 1024 } as const;
 const sharePattern = "^(100|[1-9]?[0-9])%$";
 
-/** A number of ranks, or their share of the wanted ones as "25%". */
+/** A number of ranks, or a share of the wanted ones as "25%". */
 const budget = (description: string) =>
   z.union([z.int().min(0).max(bounds.budget), z.string().max(4).regex(new RegExp(sharePattern))]).meta({
     description: `${description} A number, or a share of the wanted ranks such as 25%.`,
@@ -31,8 +30,7 @@ export interface Budgets {
   readonly unavailable: number;
 }
 
-/** Both in ranks, as a Deployment counts its own: a share of the surge is rounded up and one of those that may be missing down, and where
- *  that leaves none of either, one may be missing. */
+/** Rounds as a Deployment does: surge up, unavailable down; if both are 0, one rank may be unavailable. */
 export function budgetsOf({ maxSurge, maxUnavailable }: Asked, ranks: number): Budgets {
   const of = (value: number | string): number =>
     typeof value === "number" ? value : Math.min(bounds.budget, (Number(value.slice(0, -1)) * ranks) / 100);
@@ -106,7 +104,7 @@ export const rolloutStrategy = z
   .meta({
     description: "How ranks are replaced when their template changes.",
     ...rules({
-      // The server asks it of the default too, before that has its own defaults.
+      // The server checks the default before it fills in the default's own fields.
       rule: "!has(self.maxSurge) || !has(self.maxUnavailable) || !((self.maxSurge == 0 || self.maxSurge == '0%') && (self.maxUnavailable == 0 || self.maxUnavailable == '0%'))",
       message: "maxSurge and maxUnavailable must not both be 0: no rank could be replaced",
       fieldPath: ".maxUnavailable",
@@ -116,7 +114,6 @@ export const rolloutStrategy = z
 const revision = (description: string) => z.int().min(0).optional().meta({ description });
 const hash = (description: string) => z.string().max(bounds.hash).optional().meta({ description });
 
-/** Why a roll is taken back. */
 export const rollbackReasons = [
   "Crashing",
   "ImageUnavailable",

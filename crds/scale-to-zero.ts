@@ -1,9 +1,9 @@
-// Scaling to zero ranks and back with the first request: the part `elasticity.autoscale.scaleToZero` of a MoEDeployment's spec.
+// `elasticity.autoscale.scaleToZero`: scaling to zero ranks, and back with the first request.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
 
-/** The longest that a gateway lets a request wait for the first rank: its requests end after so long. */
+/** A gateway's request timeout bounds the wait for the first rank. */
 const holdTimeoutMax = "10m";
 
 export const scaleToZero = z

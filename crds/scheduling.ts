@@ -1,9 +1,9 @@
-// The part `scheduling` of a MoEDeployment's spec: how near one another its ranks run, and which of them must find room at once.
+// `scheduling` of a MoEDeployment's spec: topology and gangs of ranks.
 import { z } from "zod";
 import { defaultGang, gangChoices, topologyModes } from "./names.ts";
 import { rules } from "./openapi.ts";
 
-/** Prefix, slash and name of a label's key, by Kubernetes' own bounds. */
+/** Kubernetes' bounds of a label key: prefix, slash and name. */
 const keyMax = 317;
 const keyPattern = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 
@@ -31,7 +31,7 @@ const topology = z
       "Where ranks run relative to each other, by a label of nodes. The planner takes its values for parts of a zone: expert replicas cost more from one to another. A change is a roll.",
   });
 
-/** `ranks` are those that start together. */
+/** `ranks` start together. */
 export const gangOf = (ranks: string) =>
   z
     .enum(gangChoices)

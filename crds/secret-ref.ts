@@ -1,4 +1,4 @@
-// Names of Secrets in specs, which the API server checks by the rules for its own objects.
+// Secret names in specs, under the API server's own rules.
 import { z } from "zod";
 
 export const secretName = (description: string) =>

@@ -1,5 +1,5 @@
-// The check of a training job as its status keeps it: what of the spec was checked, by which pod, how often that failed, and what it found.
-// A job gets no training pods before its check says that they fit. Pure.
+// The check of a training job in its status: the checked spec, the pod, failures and the result. The operator creates no training pods
+// before it says Fits.
 import { z } from "zod";
 import { endBytesMax, type RankSizes, rankSizesSchema } from "./training-report.ts";
 
@@ -35,13 +35,13 @@ export const trainingCheckSchema = z
   .meta({ description: "The check of the job before its pods are made." });
 export type TrainingCheck = z.infer<typeof trainingCheckSchema>;
 
-/** Whether memory is enough for so many ranks, dealt to worlds. */
+/** Whether `ranks` in `worlds` have enough memory. */
 export function fitsIn({ leastRanks = Number.POSITIVE_INFINITY, alone }: RankSizes, ranks: number, worlds: number): boolean {
   const fits = (each: number): boolean => (each === 1 ? alone : each >= leastRanks);
   return fits(Math.floor(ranks / worlds)) && fits(Math.ceil(ranks / worlds));
 }
 
-/** What was refused is looked at again once the spec has changed, by any field: what is in its claims may have. */
+/** Any spec change repeats a refused check, since the contents of its claims may have changed too. */
 export function unanswered(check: TrainingCheck): TrainingCheck {
   const { generation, hash, attempt, fits } = check;
   return fits === undefined ? check : { generation, hash, attempt: attempt + 1 };

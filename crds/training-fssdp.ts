@@ -1,12 +1,10 @@
-// The way in which ranks of a training job share experts: who plans copies, by what, and how much they take. None of it changes a bit of
-// the result. Pure.
+// How ranks of a training job share experts: who plans replicas, from what, and at which cost. No choice changes a bit of the result.
 import { z } from "zod";
 import { dispatchNames, rematerializeNames, trainingPlannerNames } from "./names.ts";
 
 const bounds = { slots: 4096, window: 1000, steps: 1_000_000 } as const;
 const autoPattern = `^(Auto|[0-9]{1,4})$`;
 
-/** A count, or Auto for what is found by itself. */
 const countOrAuto = (description: string) =>
   z
     .union([z.int().min(0).max(bounds.slots), z.string().regex(new RegExp(autoPattern))])
@@ -45,19 +43,18 @@ export const fssdpSchema = z
   .meta({ description: "How ranks share experts. The result depends on none of it." });
 export type FssdpSpec = z.infer<typeof fssdpSchema>;
 
-/** The number of a field that may be Auto; undefined where it is. */
+/** Undefined for Auto. */
 export const countOf = (value: FssdpSpec["memorySlots"]): number | undefined =>
   Number.isInteger(Number(value)) ? Number(value) : undefined;
 
 interface MicroBatches {
   readonly microBatches: number;
-  /** Ranks of a world, at most. */
   readonly ranks: number;
-  /** What of the spec says so. */
+  /** The responsible part of the spec. */
   readonly by: string;
 }
 
-/** What is wrong with micro-batches at once; undefined where nothing is. */
+/** Undefined where concurrent micro-batches are fine. */
 export function microBatchesAtOnceProblem(
   { microBatchesAtOnce }: FssdpSpec,
   { microBatches, ranks, by }: MicroBatches,

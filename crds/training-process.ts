@@ -1,5 +1,4 @@
-// The contract between the operator and a training pod: its environment and its labels. The spec is handed on as it is, and the pod
-// reads it by the same schema, so that a field of training is one in moe-training-job.ts and its use.
+// The environment and labels of a training pod. It gets the spec as it is and parses it by the same schema.
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { parseModelUri } from "./moe-deployment.ts";
@@ -8,15 +7,15 @@ import { defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
 import { ranksMax } from "./training-world.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
-/** The values of the label component of training pods, and of the pod that checks a job before them. */
+/** Label values of training pods and of the pod that checks a job first. */
 export const trainerComponent = "trainer";
 export const checkerComponent = "checker";
 export const selectorText = (job: string): string => `${labels.trainingJob}=${job},${labels.component}=${trainerComponent}`;
 
-/** The kubelet reads there what a container says of its end. */
+/** The kubelet reads the container's end message here. */
 const endFile = "/dev/termination-log";
 
-/** Path of a URI in the pod, which has each claim by its name. */
+/** Path of a URI in the pod, where claims are mounted by name. */
 export function pathOf(uri: string): string {
   const { claim, folder } = parseModelUri(uri);
   return `${paths.claims}/${claim}/${folder}`;
@@ -27,7 +26,7 @@ interface TrainerFacts {
   readonly logLevel: LogLevel;
 }
 
-/** Fields that decide, but for two of the policy, when there is a pod, and what is beside the process in it. */
+/** Fields for the operator; a pod gets only two of `failurePolicy`. */
 const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
   "suspend",
   "replicas",
@@ -38,7 +37,7 @@ const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
   "image",
 ];
 
-/** What a pod is told of the spec: a change of anything else is no reason to replace it. */
+/** The part of the spec that a pod gets; other changes do not replace it. */
 export function trainerSpec(spec: MoETrainingJobSpec): object {
   const whole = Object.entries(spec).filter(([field]) => !operatorsFields.some((one) => one === field));
   const { shadow, stepTimeout } = spec.failurePolicy;
@@ -88,13 +87,13 @@ export const trainerProcess = {
 export type TrainerSettings = SettingsOf<typeof trainerProcess>;
 
 interface CheckerFacts extends TrainerFacts {
-  /** Ranks that the job is to begin with. */
+  /** Initial ranks of the job. */
   readonly ranks: number;
 }
 
 const checker = rowsFrom<CheckerFacts>();
 const ranks = z.coerce.number<string>().int().min(1).max(ranksMax);
-/** The pod that checks a job has no rank, no certificate and no port. */
+/** The checking pod has no rank, certificate or port. */
 export const checkerProcess = {
   namespace: trainerProcess.namespace,
   job: trainerProcess.job,

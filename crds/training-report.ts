@@ -1,15 +1,11 @@
-// The words of a training pod: how far it is, which it says with each answer to the operator (training-world.ts), and its end, which the
-// kubelet passes on as the message of the container. Both are parsed as strangers' bytes. The loss curve is thinned here to a number of
-// points. Pure.
+// Progress and end messages of a training pod, through the operator's calls (training-world.ts) and the kubelet; parsed as untrusted input.
 import { z } from "zod";
 
-/** Points of a loss curve, wherever it is kept. */
 export const curvePointsMax = 64;
-/** The kubelet cuts the message of a container at 4 KiB. */
+/** The kubelet cuts a container's message at 4 KiB. */
 export const endBytesMax = 4096;
-export const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
+export const stepsMax = 99_999_999; // eight digits in a checkpoint's folder name
 
-/** As many as a layer may have experts, and more. */
 const imbalanceMax = 1e6;
 
 const step = z.int().min(0).max(stepsMax);
@@ -17,7 +13,7 @@ const loss = z.number();
 const point = z.object({ step, loss });
 export type CurvePoint = z.infer<typeof point>;
 
-/** Of whose copies is told: layers from the first on, experts of each that most ranks have, ranks of one. Small, whatever the model. */
+/** Bounds of reported expert replicas: layers, most replicated experts of each, ranks of one. */
 export const copiesMax = { layers: 64, experts: 8, ranks: 8 } as const;
 
 const count = z.int32().min(0);
@@ -46,47 +42,45 @@ export const copiesSchema = z.array(layerCopiesSchema).max(copiesMax.layers).met
   "x-kubernetes-list-type": "atomic",
 });
 
-/** Places among a layer's experts whose shares of rows are told, from the idlest to the busiest. */
+/** Quantiles of a layer's expert weights. */
 export const shareQuantiles = ["0", "0.5", "0.9", "1"] as const;
 
-/** How the last step lay on the ranks: it is the same whatever happens to the loss, and takes nothing else with it. */
+/** The load balance of the last step stays valid when the loss does not. */
 const spread = z.object({
-  /** Rows of the busiest rank over the mean, in the layer where that is most: were each expert at its primary alone, and as it was. */
+  /** Rows of the busiest rank over the mean, in the worst layer: with primaries only, and as measured. */
   imbalanceAtPrimaries: z.number().min(1).max(imbalanceMax),
   imbalance: z.number().min(1).max(imbalanceMax),
-  /** Share of experts that had copies. */
+  /** Share of experts with replicas. */
   copied: z.number().min(0).max(1),
-  /** Seconds in which the first rank did nothing but wait for copies and sums of gradients, and bytes of them that it sent. */
+  /** Seconds that the first rank only waited for replicas and gradient sums, and the bytes of them that it sent. */
   exposedSeconds: z.number().min(0).max(1e6),
   bytes: z.int().min(0),
-  /** Shares of a layer's rows at the places of `shareQuantiles`, in the layer that is least even. */
+  /** The weights at `shareQuantiles`, in the least even layer. */
   expertShares: z.array(z.number().min(0).max(1)).length(shareQuantiles.length),
 });
 export type TrainingSpread = z.infer<typeof spread>;
 
 export const trainingReportSchema = z.object({
-  /** Unset while it is not known: a checkpoint may be read first. */
+  /** Unset while unknown. */
   step: step.optional(),
   loss: loss.optional(),
   validationLoss: loss.optional(),
-  /** Of that step, before it is clipped. What is out of its bounds is left out, and takes nothing else with it. */
+  /** The norm before clipping; an out-of-bounds value is dropped alone. */
   gradientNorm: z.number().min(0).max(1e12).optional().catch(undefined),
-  /** Rows of the busiest expert over the mean, in the layer where that is most. */
+  /** Rows of the busiest expert over the mean, in the worst layer. */
   imbalance: z.number().min(1).max(imbalanceMax).optional().catch(undefined),
   spread: spread.optional().catch(undefined),
   tokensPerSecond: z.number().min(0).max(1e12).optional(),
   secondsLeft: z.number().min(0).max(1e12).optional(),
-  /** Who had copies of experts in that step. */
   copies: copiesSchema.optional().catch(undefined),
   curve: z.array(point).max(curvePointsMax).default([]),
 });
 export type TrainingReport = z.infer<typeof trainingReportSchema>;
 
-/** Complete: all steps are done and the result is written. Stopped: it was told to end, and left a checkpoint. Fits: the job was checked,
- *  and its ranks may be made. */
+/** Stopped leaves a checkpoint; Fits is a passed check. */
 const trainingOutcomes = ["Complete", "Stopped", "Failed", "Fits"] as const;
 
-/** Ranks of one world whose memory is enough: from a number on, and one alone, which has less to share. */
+/** World sizes with enough memory. */
 export const rankSizesSchema = z.object({
   leastRanks: z.int32().min(1).optional().meta({ description: "From so many ranks on; left out where no number is enough." }),
   alone: z.boolean().meta({ description: "Whether one rank alone is enough." }),
@@ -95,35 +89,35 @@ export type RankSizes = z.infer<typeof rankSizesSchema>;
 
 const trainingEndSchema = z.object({
   outcome: z.enum(trainingOutcomes),
-  /** Nothing hangs on it: one that cannot be read leaves the rest of the end as it is. */
+  /** An unreadable report does not invalidate the rest. */
   report: trainingReportSchema.optional().catch(undefined),
-  /** Of a failure: its code, its text, and whether to try again can help. */
+  /** A failure's code, text and whether a retry can help. */
   code: z
     .string()
     .regex(/^[A-Z][A-Za-z]{0,63}$/)
     .optional(),
   message: z.string().max(endBytesMax).optional(),
   retry: z.boolean().optional(),
-  /** Of a check that says Fits, with its arithmetic as message. */
+  /** Set only with Fits. */
   sizes: rankSizesSchema.optional().catch(undefined),
 });
 export type TrainingEnd = z.infer<typeof trainingEndSchema>;
 
-/** What a container said at its end; undefined where it had no time to, as when it was killed. */
+/** Undefined without a message, as when the container was killed. */
 export function parseTrainingEnd(text: string | undefined): TrainingEnd | undefined {
   try {
     return trainingEndSchema.safeParse(JSON.parse(text ?? "")).data;
   } catch {
-    return undefined; // no JSON: the kubelet's own words, or none
+    return undefined; // no JSON: the kubelet's own message, or none
   }
 }
 
 const messageCharsMax = 800;
 
-/** The end as text that the kubelet does not cut: characters outside of ASCII take up to six bytes. */
+/** Fits the kubelet's limit; a non-ASCII character takes up to six bytes. */
 export function trainingEndText(end: TrainingEnd): string {
   const message = end.message?.slice(0, messageCharsMax);
-  // Copies are of the step in which they were there, and there is no next one.
+  // Replicas belong to a running step.
   const report = end.report && { ...end.report, copies: undefined };
   const text = JSON.stringify({ ...end, report, message });
   if (Buffer.byteLength(text) <= endBytesMax) return text;
@@ -131,14 +125,14 @@ export function trainingEndText(end: TrainingEnd): string {
   return JSON.stringify({ outcome, code, retry, sizes, message: message?.replace(/[^\x20-\x7e]/g, "?") });
 }
 
-/** The curve with what was measured since; points that are made again, after a checkpoint, take the place of the former. */
+/** Points that were computed again after a checkpoint replace the former ones. */
 export function joinCurves(before: readonly CurvePoint[], since: readonly CurvePoint[]): readonly CurvePoint[] {
   const measured = ascending(since);
   const first = measured[0]?.step ?? Number.POSITIVE_INFINITY;
   return thinned([...ascending(before).filter(({ step }) => step < first), ...measured]);
 }
 
-/** The points with a loss whose step is above those before them: a curve may be a stranger's. */
+/** Keeps rising steps with a loss, since the curve may be untrusted. */
 export function ascending(curve: readonly CurvePoint[]): readonly CurvePoint[] {
   let last = -1;
   return curve.filter(({ step, loss }) => {
@@ -148,7 +142,7 @@ export function ascending(curve: readonly CurvePoint[]): readonly CurvePoint[] {
   });
 }
 
-/** Leaves out inner points, always the one that leaves the smallest gap, until few enough are left. */
+/** Drops inner points that leave the smallest gaps. */
 function thinned(curve: readonly CurvePoint[]): readonly CurvePoint[] {
   const points = [...curve];
   while (points.length > curvePointsMax) {

@@ -1,4 +1,4 @@
-// The part `scheduling` of a MoETrainingJob's spec: which of its ranks must find room at once.
+// `scheduling` of a MoETrainingJob's spec: gangs of ranks.
 import { z } from "zod";
 import { gangOf } from "./scheduling.ts";
 

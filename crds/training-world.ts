@@ -1,16 +1,15 @@
-// The world of a training job: which pods train together, decided by the operator, and what the two say to each other about it over mutual
-// TLS. Both sides parse it as strangers' bytes. Pure.
+// The protocol over mutual TLS by which the operator tells pods of a training job who trains together (a world). Both sides parse untrusted
+// input.
 import { z } from "zod";
 import { trainingReportSchema } from "./training-report.ts";
 
-/** Ranks of one world, at most. */
 export const ranksMax = 1024;
-/** Bytes of an order and of an answer: a world of the most ranks, with as many that leave, has room in it whatever its names. */
+/** Fits the most ranks, with as many that leave. */
 export const worldBytesMax = 2 * 1024 * 1024;
 export const worldPath = "/world";
 const messageCharsMax = 1024;
 
-/** What certificates call a job: no deployment can have that name, since names have no dot. */
+/** Deployment names have no dot, so none collides. */
 export const trainingScope = (job: string): string => `${job}.train`;
 
 const uid = z.string().min(1).max(64);
@@ -43,18 +42,16 @@ export const trainingWorldSchema = z
   .meta({ description: "The pods that train together, as it was decided last." });
 export type TrainingWorld = z.infer<typeof trainingWorldSchema>;
 
-/** Ranks, then those that leave. */
 export const membersOf = ({ ranks, leaving = [] }: Pick<TrainingWorld, "ranks" | "leaving">): readonly WorldMember[] => [
   ...ranks,
   ...leaving,
 ];
 
-/** What the operator tells a pod, again and again. A field that the pod does not know is refused, never passed over. */
+/** A pod refuses unknown fields. */
 export const worldOrderSchema = z.strictObject({
-  /** Uid of the job, and of the pod that is meant. */
+  /** Uids of the job and the addressed pod. */
   job: uid,
   pod: uid,
-  /** Left out while there is none yet. */
   world: trainingWorldSchema
     .extend({
       ranks: z.array(memberSchema.strict()).min(1).max(ranksMax),
@@ -62,29 +59,28 @@ export const worldOrderSchema = z.strictObject({
     })
     .strict()
     .optional(),
-  /** Of a pod that is being deleted: no world takes what it has, so that it ends with a checkpoint. */
+  /** The pod is being deleted without a successor world, so it ends with a checkpoint. */
   stop: z.literal(true).optional(),
 });
 export type WorldOrder = z.infer<typeof worldOrderSchema>;
 
-/** What a pod answers. Newer pods may say more. */
+/** Newer pods may add fields. */
 export const podWordsSchema = z.object({
   pod: uid,
-  /** The newest world that it was told of; 0: none. */
+  /** The newest known world; 0: none. */
   epoch: z.int32().min(0),
-  /** The world that it trains in now; 0: none. */
+  /** The current world; 0: none. */
   training: z.int32().min(0),
-  /** The last world that it left before all steps were done, and why. */
+  /** The last world that it left early. */
   left: z.object({ epoch, code: z.string().max(64), message: z.string().max(messageCharsMax) }).optional(),
-  /** It was told to end, by whomever, and waits for a world to hand on what it has. */
+  /** Asked to end, it waits for a world that takes over its state. */
   leaving: z.boolean().optional(),
-  /** The least ranks whose memory is enough, as it reckons; left out while it is not known. */
+  /** Estimate of ranks with enough memory. */
   leastRanks: z.int32().min(1).max(ranksMax).optional(),
   progress: trainingReportSchema,
 });
 export type PodWords = z.infer<typeof podWordsSchema>;
 
-/** The reason for leaving, cut to what may be said. */
 export const leftOf = (of: number, code: string, message: string): NonNullable<PodWords["left"]> => ({
   epoch: of,
   code,

@@ -1,9 +1,8 @@
-// The page of the chart's values, made from the comments of values.yaml: `# --` before a key gives its meaning. A comment before a key with
-// keys of its own makes it one row. Pure; generate.ts reads and writes.
+// Builds the chart's values page from `# --` comments of values.yaml; a comment before a map makes that one row.
 import { isMap, parseDocument, type YAMLMap } from "yaml";
 import { AppError } from "./common.ts";
 
-/** Keys that mean the same wherever they stand; values.yaml has a comment on them only where there is more to say. */
+/** Keys with the same meaning everywhere; values.yaml comments on them only to add more. */
 const usual: Readonly<Record<string, string>> = {
   repository: "Its repository.",
   tag: "Its tag; empty = the chart's appVersion.",
@@ -25,7 +24,7 @@ interface Row {
   readonly meaning: string;
 }
 
-/** The page in Markdown. Throws `BadValues` with the keys that nothing is said of. */
+/** Throws `BadValues` with the undocumented keys. */
 export function valuesPage(valuesYaml: string): string {
   const document = parseDocument(valuesYaml, { version: "1.1" });
   if (!isMap(document.contents)) throw badValues("values.yaml holds no keys");
@@ -44,7 +43,7 @@ export function valuesPage(valuesYaml: string): string {
   ].join("\n");
 }
 
-/** The comment before the first key of a map is read as one on the map itself, and given as `first`. */
+/** yaml attaches the comment before a map's first key to the map; it is passed as `first`. */
 function rowsOf(map: YAMLMap<unknown, unknown>, prefix: string, first: string | null | undefined): Row[] {
   return map.items.flatMap((pair, index) => {
     const key = pair.key as { readonly value: string; readonly commentBefore?: string | null };
@@ -57,7 +56,7 @@ function rowsOf(map: YAMLMap<unknown, unknown>, prefix: string, first: string | 
   });
 }
 
-/** What stands after `--`, on that line and those below it. */
+/** The text after `--` and on the lines below. */
 function meaningOf(comment: string | null | undefined): string {
   const [, said = ""] = /(?:^|\n)\s*-- ([\s\S]*)$/.exec(comment ?? "") ?? [];
   return said.replaceAll(/\s*\n\s*/g, " ").trim();

@@ -1,5 +1,4 @@
-// The chart's values as zod: charts/enodia/values.schema.json is generated from it, so a typo in a values file fails the install.
-// Defaults stay in values.yaml, where users read them; a test checks that file against this schema.
+// Schema of the chart's values, from which charts/enodia/values.schema.json is generated; defaults stay in values.yaml.
 import { z } from "zod";
 import { operatorLogLevels, pageAccesses, pullPolicies } from "./names.ts";
 
@@ -9,7 +8,7 @@ const object = z.record(z.string(), z.unknown());
 const objects = z.array(object).max(64);
 const pullPolicy = z.enum(pullPolicies);
 const url = z.string().max(512);
-/** `--set` makes a text of a number with a point. */
+/** `--set` turns a decimal into a string. */
 const ratio = z.union([z.number().min(0).max(1), z.string().regex(/^(0(\.\d{1,9})?|1(\.0{1,9})?)$/)]);
 const portList = z.array(z.int().min(1).max(65_535)).min(1).max(16);
 
@@ -33,7 +32,7 @@ const monitor = z.strictObject({
   annotations: stringMap,
 });
 
-/** Every key optional: Helm checks the merged values, subcharts may pass `global` keys of their own. */
+/** All optional: Helm checks merged values, and subcharts may pass `global` keys. */
 const chartValuesSchema = z
   .strictObject({
     nameOverride: z.string().max(63),
@@ -107,7 +106,7 @@ const chartValuesSchema = z
   })
   .partial();
 
-/** JSON Schema draft-07, the dialect Helm reads. */
+/** JSON Schema draft-07, as Helm reads it. */
 export function chartValuesJsonSchema(): object {
   return z.toJSONSchema(chartValuesSchema, { target: "draft-07", io: "input" });
 }

@@ -1,10 +1,10 @@
-// The processors that a worker's container has for itself on nodes with a static CPU manager, by the pod's template. Pure. A process cannot
-// tell: of a pool that other pods share it sees the same, a set smaller than the machine and no quota.
+// Computes a worker's exclusive CPUs under a static CPU manager from the pod template. A process cannot detect them: a shared pool looks
+// the same.
 import { parseQuantity } from "./quantity.ts";
 
 type Amounts = Readonly<Record<string, unknown>> | undefined;
 
-/** 0 where there are none: the kubelet gives them to whole CPUs in pods of which every container has limits, and no smaller requests. */
+/** 0 without: the kubelet grants whole CPUs only in pods whose containers all have limits and equal requests. */
 export function wholeCpus(
   template: { readonly spec?: Readonly<Record<string, unknown>> | undefined } | undefined,
   container: string,
@@ -37,7 +37,7 @@ const amounts = {
   memory: (text: string): number => parseQuantity(text, "memory"),
 } as const;
 
-/** What is no quantity counts as none here, and is refused by the API server. */
+/** Undefined for an invalid quantity, which the API server refuses. */
 function amount(of: Amounts, name: Resource): number | undefined {
   const value = of?.[name];
   if (typeof value !== "string" && typeof value !== "number") return undefined;

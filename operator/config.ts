@@ -1,4 +1,4 @@
-// Environment and flags of the operator, parsed once at the door.
+// Parses environment and flags of the operator.
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, ports } from "../crds/common.ts";
@@ -58,40 +58,39 @@ const schema = z.object({
 interface PageConfig {
   readonly access: PageAccess;
   readonly port: number;
-  /** The file with the token of access Token. */
+  /** The token of access Token. */
   readonly tokenFile: string;
-  /** Namespaces that it shows at most; none = all. */
+  /** Namespaces on the page; empty = all. */
   readonly namespaces: readonly string[];
 }
 
 export interface OperatorConfig {
   readonly namespace: string;
-  /** The name of this install in its namespace, the same for all its replicas. */
+  /** The install's name, the same for all replicas. */
   readonly install: string;
   readonly identity: string;
   readonly runtimeImage: string;
-  /** The image of training jobs that begin. */
   readonly trainingImage: string;
   readonly pullPolicy: PullPolicy;
   readonly logLevel: OperatorLogLevel;
   readonly natsUrl: string | undefined;
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
-  /** The hub of models that name hf://, as users of Hugging Face's tools set it. */
+  /** Hub of hf:// models, by Hugging Face's variable. */
   readonly hub: string | undefined;
-  /** Share of traces that are kept; all where it is undefined. */
+  /** Sampled fraction of traces; undefined = all. */
   readonly traceRatio: number | undefined;
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
   readonly probePort: number;
-  /** The page that is served; undefined where none is. */
+  /** Undefined without a page. */
   readonly page: PageConfig | undefined;
   readonly kubeconfig: string | undefined;
   readonly context: string | undefined;
 }
 
-/** `identity` of a process outside a pod: given by the caller, unique. */
+/** `identity` of a process outside a pod must be unique. */
 export function readConfig(env: Readonly<Record<string, string | undefined>>, args: readonly string[], identity: string): OperatorConfig {
   const parsed = schema.safeParse(env);
   if (!parsed.success)

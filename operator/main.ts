@@ -1,5 +1,4 @@
-// The operator: composes clients, informers, leader election, the deployment, rebalance and training planes. The only file of
-// this plane that reads the environment and constructs clients. Starts and works without NATS.
+// The operator's process: the only file here that reads the environment and constructs clients. It starts and works without NATS.
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { AppError } from "../crds/common.ts";
@@ -27,7 +26,7 @@ import { createRebalance } from "./rebalance/controller.ts";
 import { JobMetrics } from "./training/metrics.ts";
 import { createTrainingPlane } from "./training/plane.ts";
 
-/** An informer that neither hears nor asks for this long hangs: then the kubelet is asked to restart us. One that asks in vain waits. */
+/** An informer that does nothing for this long hangs, so that the liveness probe fails. One that retries in vain does not. */
 const stuckMaxMs = 10 * 60_000;
 const healthCheckMs = 1_000;
 
@@ -85,10 +84,7 @@ interface Parts {
   readonly log: Log;
 }
 
-/**
- * The planes run while this replica has the lease, which it asks for by `leases`. Without it, as while the API server is away, it waits
- * for the next term.
- */
+/** Runs the planes while this replica holds the lease. */
 function lead(config: OperatorConfig, leases: Kube, { kube, informers, pageState, metrics, tracing, log }: Parts): Terms {
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
@@ -104,7 +100,7 @@ function lead(config: OperatorConfig, leases: Kube, { kube, informers, pageState
     begin: async (leading, over) => {
       log.info({}, "leading");
       metrics.set("enodia_operator_leader", 1);
-      // The copy may be from before an outage, or lack what the leader before us wrote last.
+      // The copy may predate an outage, or lack the former leader's last writes.
       await informers.refresh();
       if (over.aborted) return async () => void metrics.set("enodia_operator_leader", 0);
       const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, pageState, metrics, tracing, log });
@@ -117,7 +113,7 @@ function lead(config: OperatorConfig, leases: Kube, { kube, informers, pageState
   });
 }
 
-/** Counts, times and traces the reconciles of a controller, and tells of those that failed. */
+/** Counts, times and traces reconciles, and logs failures. */
 function observed(controller: string, depth: () => number, { metrics, tracing, log }: Pick<Parts, "metrics" | "tracing" | "log">): Observe {
   return (key) => {
     const span = tracing.start("operator.reconcile", { attributes: { "enodia.controller": controller, "enodia.object": key } });
@@ -178,7 +174,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, pageState, metri
   };
 }
 
-/** Counters start at zero with a deployment, its gauges go with it, and all of them when another replica tells them. */
+/** Counters start at zero with a deployment; its gauges go with it, or when another replica leads. */
 function trackDeployments(informers: Informers, metrics: Metrics<"operator">): () => void {
   const labels = ({ metadata }: KubeObject) => ({ namespace: metadata.namespace ?? "", deployment: metadata.name });
   const rollbacks = new Rollbacks();
@@ -223,7 +219,7 @@ interface WatchedParts extends Pick<Parts, "informers" | "metrics" | "log"> {
   readonly health: Health;
 }
 
-/** The condition of each namespace that is watched by name, at /readyz, in the log and as a metric. None of them holds up another. */
+/** Reports each watched namespace in /readyz, the log and a metric. None delays another. */
 class WatchedNamespaces {
   readonly #parts: WatchedParts;
   readonly #troubled = new Set<string>();

@@ -1,20 +1,18 @@
-// The permissions of the operator in the cluster, and where they hold: the single source of the chart's roles (npm run gen) and of
-// their test. Pure.
+// The operator's permissions: the source of the chart's roles (npm run gen) and their test. Pure.
 
-/** `watched` is where deployments live, every namespace unless some are named; cluster: objects without a namespace; release: the
- *  operator's own namespace. */
+/** `watched`: namespaces with deployments, all by default; cluster: objects without a namespace; release: the operator's namespace. */
 export type Scope = "watched" | "cluster" | "release";
 
 export interface Rule {
   readonly scope: Scope;
   readonly apiGroups: readonly string[];
   readonly resources: readonly string[];
-  /** The only objects that the rule is for; all when not given. */
+  /** Unset = all objects. */
   readonly resourceNames?: readonly string[];
   readonly verbs: readonly string[];
-  /** The value of the chart, below `rbac`, without which the rule is left out; in force where it is not given. */
+  /** The value below `rbac` in the chart that enables the rule; unset = always. */
   readonly option?: "podGroups" | "httpRoutes";
-  /** The reason for the rule; printed above it. */
+  /** Printed above the rule. */
   readonly why: string;
 }
 

@@ -1,5 +1,5 @@
-// This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts, crds/training-process.ts,
-// crds/download.ts and crds/weight-server.ts from which the operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
+// Parses the environment of runtime processes by the rows in crds/ that the operator renders it from. Nothing else in runtime/ reads the
+// environment.
 import { type DownloaderSettings, downloaderProcess } from "../crds/download.ts";
 import {
   type GatewaySettings,
@@ -16,7 +16,7 @@ import { type WeightServerSettings, weightServerProcess } from "../crds/weight-s
 type Environment = Readonly<Record<string, string | undefined>>;
 
 export const parseWorkerConfig = (env: Environment): WorkerSettings => parseEnv(workerProcess, env);
-/** The seconds that the worker has between SIGTERM and its end. */
+/** Seconds between SIGTERM and the worker's end. */
 export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEnv(workerLifetime, env);
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);
 export const parseTrainerConfig = (env: Environment): TrainerSettings => parseEnv(trainerProcess, env);

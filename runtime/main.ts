@@ -1,5 +1,5 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|weight-server`. It reads
-// the environment, starts the role, and on SIGTERM lets it end its work.
+// Entry point of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|weight-server`. SIGTERM closes the
+// role.
 
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
@@ -13,13 +13,12 @@ import {
   parseWorkerLifetime,
 } from "./config.ts";
 
-/** The time that a gateway closes in, below its pod's termination grace period of 60 s, so that closing is orderly. */
+/** The pod's termination grace period is 60 s. */
 const gatewayGraceMs = 45_000;
-/** What a worker has left to close in when it has handed over, or its time for that is over. */
 const workerCloseMs = 2_000;
 
 interface Process {
-  /** Of a role whose work has an end: that end, with the exit code where it is a number. */
+  /** Resolves when a role finishes by itself; a number is the exit code. */
   readonly ended?: Promise<unknown>;
   close(): Promise<void>;
 }
@@ -46,7 +45,7 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
   },
   checker: async () => {
     const { checkJob } = await import("./train/pod/check-job.ts");
-    return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
+    return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it has no state to save
   },
   downloader: async () => {
     const { startDownloader } = await import("./modelstore/delivery/downloader.ts");
@@ -58,7 +57,7 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
   },
 };
 
-/** The exit code of a role that was told to stop, where ending well would mean that its work is done. */
+/** Exit codes of roles that were stopped before they finished. */
 const unfinishedCode: Readonly<Record<string, number>> = { downloader: 1 };
 
 /** Returns the exit code. */
@@ -71,7 +70,7 @@ async function main(): Promise<number> {
   });
   const running = await Promise.race([start(), stop.then(() => undefined)]);
   const unfinished = unfinishedCode[role] ?? 0;
-  if (running === undefined) return unfinished; // told to stop before it had started
+  if (running === undefined) return unfinished; // stopped before the start
   const code = await Promise.race([stop.then(() => unfinished), ...(running.ended ? [running.ended] : [])]);
   await running.close();
   return typeof code === "number" ? code : 0;

@@ -1,11 +1,11 @@
-// The entries of a support archive: objects, logs and metrics after redaction (redact.ts), and a page about them. Pure.
+// The entries of a support archive after redaction (redact.ts), and a page about them. Pure.
 import type { KubeObject } from "../kube/kube.ts";
 import type { Unread } from "../views/findings/finding.ts";
 import type { Subject } from "./log-subject.ts";
 import { redacted, redactedLine, scrubbedText } from "./redact.ts";
 import type { TarEntry } from "./tar.ts";
 
-/** The largest archive; the longest logs are left out. */
+/** Beyond this the longest logs are left out. */
 const archiveBytesMax = 64 * 1024 * 1024;
 
 export interface BundleFacts {
@@ -14,13 +14,12 @@ export interface BundleFacts {
   readonly name: string;
   readonly version: string;
   readonly now: Date;
-  /** File name without its end -> objects. */
+  /** Keys are file names without extension. */
   readonly objects: Readonly<Record<string, readonly KubeObject[]>>;
-  /** What commands say, by file name. */
+  /** Outputs of commands by file name. */
   readonly texts: Readonly<Record<string, string>>;
-  /** Lines of each pod with the kubelet's time before them. */
+  /** Per pod, with the kubelet's times. */
   readonly logs: Readonly<Record<string, readonly string[]>>;
-  /** Metrics of each pod as text. */
   readonly metrics: Readonly<Record<string, string>>;
   readonly unread: readonly Unread[];
 }
@@ -43,7 +42,7 @@ const pageOf = ({ kind, namespace, name, version, now, unread }: BundleFacts, le
     "",
   ].join("\n");
 
-/** In the order of their names, below one folder. */
+/** Sorted by name, below one folder. */
 export function bundleEntries(facts: BundleFacts): TarEntry[] {
   const files = new Map<string, string>();
   for (const [file, objects] of Object.entries(facts.objects)) {
@@ -59,7 +58,6 @@ export function bundleEntries(facts: BundleFacts): TarEntry[] {
   return [...files.entries()].sort(([a], [b]) => a.localeCompare(b)).map(([path, text]) => entryOf(`enodia-${facts.name}/${path}`, text));
 }
 
-/** Logs, the longest first, until the rest fits. */
 function tooMuch(files: ReadonlyMap<string, string>): string[] {
   const sizes = [...files].map(([path, text]) => ({ path, size: Buffer.byteLength(text) }));
   let total = sizes.reduce((sum, { size }) => sum + size, 0);

@@ -1,12 +1,11 @@
-// A small client of the OpenAI chat API: streams the text of one answer. Used by `enodia chat` and by tests.
-// Not here: the terminal (commands/chat.ts).
+// A client of the OpenAI chat API that streams one answer, for `enodia chat` and tests.
 import { setTimeout as pause } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 
-/** Three missed keep-alive comments of a gateway are a dead connection. */
+/** Three missed keep-alive comments mean a dead connection. */
 const silenceMs = 30_000;
 const errorBytesMax = 64 * 1024;
-/** A refused connection is tried again for so long, since `kubectl port-forward &` listens a moment later. */
+/** Retries of a refused connection, since `kubectl port-forward &` listens a moment later. */
 const refusedMsMax = 5000;
 const refusedPauseMs = 200;
 
@@ -16,10 +15,10 @@ export interface ChatTurn {
 }
 
 export interface ChatOptions {
-  /** Base URL, with or without /v1. */
+  /** With or without /v1. */
   readonly url: string;
   readonly apiKey?: string | undefined;
-  /** Called once, when the connection is refused and will be tried again. */
+  /** Called once, before retries. */
   readonly onRefused?: ((message: string) => void) | undefined;
 }
 
@@ -38,7 +37,6 @@ export type ChatEvent =
   | { readonly type: "thought"; readonly text: string }
   | { readonly type: "end"; readonly reason: string; readonly outputTokens: number | undefined };
 
-/** The first model that the server lists. */
 export async function firstModel(options: ChatOptions, signal: AbortSignal): Promise<string> {
   const response = await call(options, "models", { method: "GET", signal: AbortSignal.any([signal, AbortSignal.timeout(silenceMs)]) });
   const body = (await response.json().catch(() => undefined)) as { data?: { id?: unknown }[] } | undefined;
@@ -48,7 +46,7 @@ export async function firstModel(options: ChatOptions, signal: AbortSignal): Pro
   return id;
 }
 
-/** Streams one answer. Ends with an `end` event; throws AppError with the server's message, or `Cancelled`. */
+/** Ends with an `end` event; throws AppError with the server's message, or `Cancelled`. */
 export async function* streamChat(options: ChatOptions, request: ChatRequest, signal: AbortSignal): AsyncGenerator<ChatEvent, void, void> {
   const silence = new AbortController();
   const timer = setTimeout(() => silence.abort(), silenceMs);
@@ -114,7 +112,7 @@ async function call(options: ChatOptions, path: string, init: RequestInit): Prom
   throw new AppError(`${base}: ${response.status}: ${await errorText(response)}`, { code: `Http${response.status}` });
 }
 
-/** Nothing was sent over a refused connection, so the request may be made again. */
+/** A refused connection carried no request, so that it may be repeated. */
 async function reach(
   base: string,
   request: () => Promise<Response>,
@@ -151,7 +149,7 @@ async function errorText(response: Response): Promise<string> {
     const message = JSON.parse(text)?.error?.message;
     if (typeof message === "string") return message;
   } catch {
-    // not from an OpenAI endpoint: show the beginning of what it said
+    // not from an OpenAI endpoint: show the beginning of the body
   }
   return text.trim().slice(0, 300) || response.statusText;
 }

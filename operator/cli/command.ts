@@ -1,19 +1,19 @@
-// The declaration of a command: its arguments, its options and its action. program.ts makes commander's tree of declarations.
+// The declaration of a command: arguments, options and action. program.ts builds commander's tree from it.
 
-/** Kinds of objects whose names complete an argument, as the resources of operator/kube/kube.ts are called. */
+/** Kinds whose object names complete an argument, as in operator/kube/kube.ts. */
 export type NamedKind = "moeDeployments" | "moeTrainingJobs";
 
-/** The prefix of the names of each kind: "job/" for logs. */
+/** Prefix per kind: "job/" for logs. */
 export type Names = Readonly<Partial<Record<NamedKind, string>>>;
 
 export interface Option<T> {
-  /** As commander has them: "-n, --namespace <name>". */
+  /** In commander's form: "-n, --namespace <name>". */
   readonly flags: string;
   readonly about: string;
   /** The value without the option. */
   readonly fallback: T;
   readonly choices?: readonly string[];
-  /** Throws AppError for a text that is no such value. `before`: the value so far of an option that is repeated. */
+  /** Throws AppError for an invalid text. `before`: the value so far of a repeated option. */
   parse?(text: string, before: T): T;
   readonly hidden?: boolean;
 }
@@ -39,9 +39,9 @@ export interface Declaration<A extends readonly Argument[] = readonly Argument[]
   readonly about: string;
   readonly arguments?: A;
   readonly options: O;
-  /** Text below the options: columns and examples. */
+  /** Text below the options. */
   readonly notes?: string;
-  /** True: what follows the first argument is no option. */
+  /** Nothing after the first argument is an option. */
   readonly passThrough?: boolean;
   /** Returns the exit code. */
   action(values: Values<O>, ...args: ArgumentValues<A>): Promise<number> | number;
@@ -51,7 +51,7 @@ export interface Entry {
   readonly summary: string;
   readonly load?: () => Promise<Declaration>;
   readonly commands?: Entries;
-  /** Text below the list of `commands`. */
+  /** Text below the list of commands. */
   readonly notes?: string;
 }
 export type Entries = Readonly<Record<string, Entry>>;
@@ -71,7 +71,7 @@ export function text(flags: string, about: string, fallback?: string): Option<st
   return { flags, about, fallback };
 }
 
-/** An option that may be given several times. */
+/** A repeatable option. */
 export const texts = (flags: string, about: string): Option<readonly string[]> => ({
   flags,
   about,

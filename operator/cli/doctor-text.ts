@@ -1,4 +1,4 @@
-// The text of `enodia doctor`: what failed first, then what will be missing, what could not be asked, and what is well. Pure.
+// The text of `enodia doctor`, failures first. Pure.
 import { levels, type Outcome } from "./doctor/check.ts";
 import { count, type Examined } from "./doctor/index.ts";
 import { plainLine } from "./table.ts";

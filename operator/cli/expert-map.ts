@@ -1,21 +1,20 @@
-// The map of a placement, as text for a terminal and as a picture in SVG: a row for each rank, a cell for each expert. Pure.
+// The map of a placement as text and as SVG: a row per rank, a cell per expert. Pure.
 import type { ExpertMap } from "../views/experts.ts";
 import { bytes, percent } from "../views/format.ts";
 import { svgStart, textAt } from "./svg.ts";
 
-/** The command by whose mark a picture is known as one of these. */
+/** Marks files of this command. */
 export const expertsCommand = "enodia experts";
 
 /** A weight above 0 is visible. */
 const glyphs = [" ", ".", ":", "+", "*", "#"] as const;
-/** Columns of a line that are not the map. */
+/** Columns of a line beside the map. */
 const aroundColumns = 70;
 const cellsMin = 16;
 
 const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
-/** The mean of neighbouring experts, where a line is too short for each. */
 function binned(weights: readonly number[], perCell: number): number[] {
   return Array.from({ length: Math.ceil(weights.length / perCell) }, (_, cell) => {
     const part = weights.slice(cell * perCell, (cell + 1) * perCell);
@@ -51,7 +50,7 @@ export function mapText(map: ExpertMap, columns: number): string {
   ].join("\n");
 }
 
-/** A picture with more cells than this has them put together. */
+/** Larger pictures merge cells. */
 const cellsMax = 65_536;
 const area = { left: 56, right: 200, top: 56, bottom: 40 } as const;
 const widthOfCells = 960;
@@ -94,7 +93,6 @@ export function mapPicture(map: ExpertMap): string {
   ].join("\n")}\n`;
 }
 
-/** Light to dark blue. */
 function cellAt(x: number, y: number, [width, height]: readonly [number, number], share: number): string {
   const mix = (from: number, to: number): number => Math.round(from + (to - from) * share);
   const fill = `rgb(${mix(214, 8)},${mix(230, 48)},${mix(244, 107)})`;

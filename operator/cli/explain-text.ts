@@ -18,7 +18,7 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
   if (e.statusReason) lines.push(`now        ${e.statusReason}`);
   if (e.predicted) lines.push(`predicted  ${outcome(e.predicted)}`);
   if (e.measured) lines.push(`measured   ${outcome(e.measured)}`);
-  // A placement that is left as it is gives the decision as its condition's message: said once, below.
+  // The condition of an unchanged placement repeats the decision.
   if (e.decision && !e.conditions.some(({ message }) => message.includes(e.decision?.message ?? "")))
     lines.push(`decision   ${e.decision.reason}: ${e.decision.message}`);
   if (e.decision?.numbers && Object.keys(e.decision.numbers).length > 0)

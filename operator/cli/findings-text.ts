@@ -1,4 +1,4 @@
-// The text of findings, the worst first, and a line for each deployment and training job. Pure.
+// The text of findings, worst first, and a line per deployment and job. Pure.
 import { type DeploymentState, deploymentState } from "../views/deployment.ts";
 import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
 import type { Judgement } from "../views/findings/index.ts";
@@ -7,10 +7,9 @@ import { type JobState, jobState } from "../views/job.ts";
 import { plainLine, table, wrapped } from "./table.ts";
 
 const names: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
-/** Unread things that are named one by one. */
 const unreadMax = 8;
 
-/** `columns`: of a terminal, for which long lines are parted between words. */
+/** `columns`: the terminal's width, at which lines wrap. */
 export function findingsText({ findings, left }: Judgement, unread: readonly Unread[], columns = Number.POSITIVE_INFINITY): string {
   const urgent = findings.filter(({ severity }) => severity !== "info").length;
   const head = urgent === 0 ? ["nothing is wrong"] : [`${urgent} ${urgent === 1 ? "thing is" : "things are"} wrong, the worst first`];
@@ -20,7 +19,6 @@ export function findingsText({ findings, left }: Judgement, unread: readonly Unr
   return lines.join("\n");
 }
 
-/** Of the lines of a finding. */
 const indent = { first: 10, others: 7 } as const;
 
 function findingLines({ severity, kind, namespace, name, what, why, effect, remedy }: Finding, columns: number): string[] {
@@ -34,7 +32,6 @@ function unreadLines(unread: readonly Unread[]): string[] {
   return unread.length > unreadMax ? [...shown, `  and ${unread.length - unreadMax} more`] : shown;
 }
 
-/** A line for each deployment, and for each training job where there are some. */
 export function overviewText({ deployments, jobs }: Pick<Observed, "deployments" | "jobs">): string {
   const states = deployments.map(({ deployment }) => deploymentState(deployment));
   const head = ["NAMESPACE", "NAME", "STATUS", "RANKS", "GATEWAYS", "IMBALANCE", "BOUND", "EPOCH", "MODEL"];
@@ -52,7 +49,7 @@ export function overviewText({ deployments, jobs }: Pick<Observed, "deployments"
   ].join("\n\n");
 }
 
-/** Each green deployment behind the one for which it serves, where that is shown. */
+/** Each green deployment after its owner. */
 function underTheirOwners(states: readonly DeploymentState[]): DeploymentState[] {
   const ownerOf = (one: DeploymentState) => states.find(({ namespace, name }) => namespace === one.namespace && name === one.owner);
   const rest = states.filter((one) => ownerOf(one) === undefined);
@@ -87,7 +84,7 @@ const jobRow = ({ namespace, name, state, step = 0, steps, progress = "-", loss 
     job.eta ?? "-",
   ].map(plainLine);
 
-/** What there is: for a namespace with nothing in it too. */
+/** Also for a namespace with nothing in it. */
 export function countText({ deployments, jobs, pods }: Pick<Observed, "deployments" | "jobs" | "pods">, where: string): string {
   const counted = [`${deployments.length} deployments`, `${jobs.length} training jobs`, `${pods.length} pods`];
   return `${listed(counted, counted.length)} in ${where}`;

@@ -1,4 +1,4 @@
-// The reads of `enodia status`. What cannot be read or parsed is named instead of being left out.
+// The reads of `enodia status`. The output names what cannot be read or parsed.
 import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
@@ -10,14 +10,14 @@ import type { Observed, SeenDeployment, Unread, WarningEvent } from "../views/fi
 import { type ContainerFacts, type PodFacts, podFactsOf } from "../views/pods.ts";
 import type { ClusterAccess } from "./kube.ts";
 
-/** Warnings are read in pages of 500, and no more pages than these. */
+/** Pages of 500 warnings. */
 const eventPagesMax = 4;
 const eventsPerPage = 500;
 
 export interface Scope {
   /** undefined: all namespaces. */
   readonly namespace: string | undefined;
-  /** undefined: all deployments and jobs there. */
+  /** undefined: all deployments and jobs. */
   readonly name: string | undefined;
 }
 
@@ -65,7 +65,7 @@ function reader(cluster: ClusterAccess, scope: Scope, unread: Unread[]) {
 async function deploymentsOf(cluster: ClusterAccess, scope: Scope, unread: Unread[]): Promise<SeenDeployment[]> {
   const { namespace, name } = scope;
   if (name === undefined) {
-    // A plan may have a megabyte: those of all deployments are not read.
+    // A plan may be 1 MB, so that those of all deployments are not read.
     const items = await listDeployments(cluster, scope);
     return items.flatMap((object) => parsed(object, parseMoEDeployment, unread).map((deployment) => seenOf(object, deployment, undefined)));
   }
@@ -100,7 +100,7 @@ function seenOf(object: KubeObject, deployment: MoEDeployment, placement: SeenDe
 
 const managedSchema = z.array(z.object({ time: z.string().optional(), subresource: z.string().default("") }));
 
-/** The time of the newest write outside of the status, else of the creation. */
+/** The newest write outside the status, else the creation. */
 function changedAt({ metadata }: KubeObject): Date | undefined {
   const entries = managedSchema.safeParse(metadata.managedFields ?? []).data ?? [];
   const times = entries.flatMap(({ time, subresource }) => (time !== undefined && subresource !== "status" ? [time] : []));
@@ -108,7 +108,6 @@ function changedAt({ metadata }: KubeObject): Date | undefined {
   return newest === "" ? undefined : new Date(newest);
 }
 
-/** One that cannot be read is no reason not to show the others. */
 function parsed<T extends MoEDeployment | MoETrainingJob | ReturnType<typeof parseExpertPlacement>>(
   object: KubeObject,
   parse: (object: unknown) => T,
@@ -168,18 +167,16 @@ function warningOf(item: unknown): WarningEvent[] {
 
 const distinct = (unread: readonly Unread[]): Unread[] => [...new Map(unread.map((one) => [`${one.what} ${one.why}`, one])).values()];
 
-/** Pods of one look that are asked; their like say the same. */
+/** Pods whose logs are read; similar ones log the same. */
 const podsMax = 8;
-/** Lines and bytes of a log's end. */
 const linesMax = 3;
 const bytesMax = 16_384;
 const answerMsMax = 3_000;
-/** A kubelet answers with this text, and no error, once the log of an ended container is gone. */
+/** A kubelet answers this text without an error once the log of an ended container is gone. */
 const goneLog = "unable to retrieve container logs for ";
 
 const isSilent = ({ ended }: ContainerFacts): boolean => ended !== undefined && ended.exitCode !== 0 && ended.message === "";
 
-/** The pods with the exit messages that can be read. */
 export async function withExitMessages(transport: Pick<Transport, "request">, pods: readonly PodFacts[]): Promise<PodFacts[]> {
   const silent = new Set(pods.filter(({ containers }) => containers.some(isSilent)).slice(0, podsMax));
   return Promise.all(
@@ -200,6 +197,6 @@ async function withMessage(transport: Pick<Transport, "request">, pod: PodFacts,
     const message = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(answerMsMax) });
     return message.startsWith(goneLog) ? container : { ...container, ended: { ...ended, message } };
   } catch {
-    return container; // the finding tells its exit code, and the command that shows the log
+    return container; // the finding has the exit code and the command for the log
   }
 }

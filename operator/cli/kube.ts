@@ -1,4 +1,4 @@
-// The client of commands that reach a cluster, made from the options that they share (options.ts).
+// The Kubernetes client of commands, made from their shared options.
 import type { Duplex } from "node:stream";
 import { createKube } from "../kube/client.ts";
 import type { Kube } from "../kube/kube.ts";
@@ -9,7 +9,7 @@ export interface ClusterAccess {
   readonly kube: Kube;
   readonly transport: Transport;
   readonly namespace: string;
-  /** Reaches a port of a pod of the namespace, on its loopback too. */
+  /** Connects to a port of a pod, on its loopback too. */
   connect(pod: string, port: number): Promise<Duplex>;
 }
 

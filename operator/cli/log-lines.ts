@@ -1,10 +1,9 @@
-// Lines of logs: our processes write one JSON object a line, other programs write what they like. Pure.
+// Parses log lines: our processes write a JSON object per line, others anything. Pure.
 import type { Subject } from "./log-subject.ts";
 import { plainLine } from "./table.ts";
 
-/** More of a line is cut: the process that wrote it is at fault. */
 export const lineCharsMax = 16_384;
-/** Fields that stand in columns of a printed line. */
+/** Fields with a column of their own. */
 const inColumns = ["time", "level", "name", "message", "rank", "replica", "err"];
 const fieldCharsMax = 200;
 
@@ -12,16 +11,16 @@ export const logLevels = ["debug", "info", "warn", "error", "fatal"] as const;
 type Level = (typeof logLevels)[number];
 
 export interface LogLine {
-  /** The kubelet's time, by which lines of pods are merged. */
+  /** The kubelet's time, by which lines are merged. */
   readonly at: string;
   readonly source: string;
-  /** undefined for a line that is not ours. */
+  /** undefined for other programs' lines. */
   readonly level: Level | undefined;
   readonly text: string;
   readonly fields: Readonly<Record<string, unknown>>;
 }
 
-/** A line with the kubelet's time before it; undefined for none. */
+/** Undefined without the kubelet's time in front. */
 export function parseLine(source: string, line: string): LogLine | undefined {
   const cut = line.slice(0, lineCharsMax);
   const space = cut.indexOf(" ");
@@ -45,9 +44,8 @@ function objectIn(text: string): Readonly<Record<string, unknown>> | undefined {
 }
 
 export interface LineFilter {
-  /** Only lines of this request. */
   readonly request?: string | undefined;
-  /** Lines of this level and above. A line without one is shown where everything is. */
+  /** This level and above; lines without a level appear only without this filter. */
   readonly level?: Level | undefined;
 }
 
@@ -57,7 +55,7 @@ export function matches({ level, fields, text }: LogLine, filter: LineFilter): b
   return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(filter.level);
 }
 
-/** True of the operator's lines about this object, or about none. */
+/** The operator's line is about this object, or about none. */
 export function concerns({ fields }: LogLine, namespace: string, { name, kind, controller }: Subject): boolean {
   const { key, deployment } = fields;
   if (typeof fields.controller === "string" && fields.controller !== controller) return false;
@@ -65,7 +63,6 @@ export function concerns({ fields }: LogLine, namespace: string, { name, kind, c
   return typeof deployment === "string" ? kind === "MoEDeployment" && deployment === name : true;
 }
 
-/** "10:00:00.123 WARN  gateway-abc   request goes on elsewhere  requestId=..". */
 export function lineText({ at, source, level, text, fields }: LogLine, sourceWidth: number): string {
   const time = /T([\d:]{8})(\.\d{1,3})?/.exec(at);
   const clock = time ? `${time[1]}${(time[2] ?? ".").padEnd(4, "0")}` : at;
@@ -79,7 +76,7 @@ function valueText(value: unknown): string {
   return text.length > fieldCharsMax ? `${text.slice(0, fieldCharsMax)}...` : text;
 }
 
-/** An error and what it came from, without stacks. */
+/** The error and its causes, but no stacks. */
 function errorText(caught: unknown): string {
   const parts: string[] = [];
   for (let error = caught as { message?: unknown; cause?: unknown } | undefined; error?.message !== undefined && parts.length < 4; ) {

@@ -1,20 +1,20 @@
-// What logs and bundle are about: a MoEDeployment by its name, or a MoETrainingJob as job/NAME. Pure.
+// The subject of logs and bundle: a MoEDeployment by name, or a MoETrainingJob as job/NAME. Pure.
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
 import { weightServerComponent } from "../../crds/weight-server.ts";
 import type { NamedKind } from "./command.ts";
 
 interface SubjectKind {
-  /** In the table of operator/kube/kube.ts. */
+  /** A key of the table in operator/kube/kube.ts. */
   readonly resource: NamedKind;
   readonly kind: "MoEDeployment" | "MoETrainingJob";
-  /** Label that its pods have its name in. */
+  /** The label with its name on its pods. */
   readonly label: string;
-  /** Parts whose pods have logs, in the order in which they are told. */
+  /** Components with logs, in order of output. */
   readonly components: readonly string[];
-  /** The operator's controller, by the field of its log lines. */
+  /** The controller in the operator's log lines. */
   readonly controller: string;
-  /** The command that tells how it stands. */
+  /** The command that shows its state. */
   readonly status: string;
 }
 
@@ -41,7 +41,6 @@ export const subjects = {
   },
 } as const satisfies Readonly<Record<string, SubjectKind>>;
 
-/** Parses NAME or job/NAME. */
 export function subjectOf(word: string): Subject {
   const [, isJob, name = ""] = /^(job\/)?([^/]+)$/.exec(word) ?? [];
   if (name === "")

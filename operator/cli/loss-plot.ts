@@ -1,24 +1,22 @@
-// The loss of a training job over its steps, as a picture in SVG. Pure: points in, text out.
+// The loss curve of a training job as SVG. Pure.
 import { ascending, type CurvePoint } from "../../crds/training-report.ts";
 import { svgStart, textAt } from "./svg.ts";
 
-/** The command by whose mark a picture is known as one of these. */
+/** Marks files of this command. */
 export const lossCommand = "enodia train loss";
 
 const [width, height] = [720, 360];
 const area = { left: 72, right: 24, top: 48, bottom: 40 } as const;
 const [across, down] = [width - area.left - area.right, height - area.top - area.bottom];
-/** Lines across, the highest and the lowest loss among them. */
 const levels = 5;
 const axis = { size: 11, anchor: "end" } as const;
 
-/** What happened after a step. */
 interface Mark {
   readonly step: number;
   readonly what: string;
 }
 
-/** Undefined where the curve has no two points. Marks beyond its steps are left out. */
+/** Undefined below two points. Marks outside its steps are left out. */
 export function lossPlot(name: string, points: readonly CurvePoint[], marks: readonly Mark[] = []): string | undefined {
   const curve = ascending(points);
   const [first, last] = [curve[0], curve.at(-1)];
@@ -26,7 +24,7 @@ export function lossPlot(name: string, points: readonly CurvePoint[], marks: rea
   const losses = curve.map(({ loss }) => loss);
   const [low, high] = [Math.min(...losses), Math.max(...losses)];
   const x = (step: number): string => (area.left + ((step - first.step) / (last.step - first.step)) * across).toFixed(1);
-  // A stranger's losses may lie further apart than a number can say: then halves are taken first.
+  // The range of extreme losses may overflow: halves do not.
   const scale = Number.isFinite(high - low) ? 1 : 0.5;
   const share = (loss: number): number => (high === low ? 0.5 : (scale * high - scale * loss) / (scale * high - scale * low));
   const y = (loss: number): number => Number((area.top + share(loss) * down).toFixed(1));
@@ -48,7 +46,7 @@ export function lossPlot(name: string, points: readonly CurvePoint[], marks: rea
   ].join("\n")}\n`;
 }
 
-/** Words of marks beside one another are on lines below one another. */
+/** Lines over which neighbouring marks are spread. */
 const markLines = 4;
 
 function markAt(x: number, what: string, index: number): readonly string[] {

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The `enodia` command, `kubectl enodia`, and kubectl's completion of it. Composition root of the CLI.
+// The entry of `enodia`, `kubectl enodia`, and kubectl's completion.
 import { enableCompileCache } from "node:module";
 import { basename } from "node:path";
 
@@ -11,14 +11,13 @@ const [{ AppError }, { showsTraces }, { execute, misuse }, { enodia }] = await P
   import("./registry.ts"),
 ]);
 
-/** The oldest Node that runs this; a checkout brings its own (bootstrap.mjs). */
+/** The oldest supported Node; a checkout brings its own (bootstrap.mjs). */
 const nodeMajor = 24;
-/** kubectl completes `kubectl enodia ...` by the program of this name. */
+/** kubectl runs a program of this name. */
 const completionName = "kubectl_complete-enodia";
-/** Codes of errors that are about the command line. */
 const usageCodes = ["Usage", "BadOption", "InvalidOption"];
 
-// A reader that has seen enough, such as head, is no fault.
+// A reader that closes early, such as head, is no error.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
   process.exit(0);

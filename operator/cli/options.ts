@@ -2,14 +2,13 @@
 import { AppError } from "../../crds/common.ts";
 import { choice, flag, hidden, text } from "./command.ts";
 
-/** Options of commands that reach a cluster, with kubectl's names and rules. */
+/** kubectl's names and rules. */
 export const clusterOptions = {
   namespace: text("-n, --namespace <name>", 'namespace (default: the context\'s, else "default")'),
   kubeconfig: text("--kubeconfig <file>", "kubeconfig (default: $KUBECONFIG, else ~/.kube/config)"),
   context: text("--context <name>", "context of that kubeconfig (default: its current one)"),
 };
 
-/** Options of commands that print a text for people, or the same for programs. */
 export const outputOptions = {
   output: choice("-o, --output <form>", "everything, for programs", ["json"]),
   json: hidden(flag("--json", "an older name of -o json")),
@@ -42,7 +41,7 @@ export function positives(text: string): readonly number[] {
   throw refused("it must be a list of numbers above 0, like 1,0.8,0.6");
 }
 
-/** Names of a list, with commas between them, in the order given. */
+/** A list separated by commas, in its order. */
 export const namesOf =
   <N extends string>(known: readonly N[]) =>
   (text: string): readonly N[] => {

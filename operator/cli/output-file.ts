@@ -1,26 +1,24 @@
-// Files that commands write: new ones, or in the place of an earlier output of the same kind. DECISIONS.md 7.
+// Opens files that commands write: new ones, or earlier outputs of the same kind. DECISIONS.md 7.
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { gunzipSync, constants as zlib } from "node:zlib";
 import { AppError } from "../../crds/common.ts";
 
-/** Bytes that tell the kind of a file. */
+/** Bytes that identify a file's kind. */
 const headBytes = 64 * 1024;
 
 export interface OutputFile {
   readonly path: string;
-  /** As the user wrote it, for messages: "--out". */
+  /** The option in messages: "--out". */
   readonly option: string;
-  /** What a file that may be replaced is, in words. */
+  /** The kind in words. */
   readonly kind: string;
   isOurs(head: Buffer): boolean;
-  /** False: a file of the same kind stays too. */
+  /** False: also refuses files of the same kind. */
   readonly overwrite: boolean;
-  /** The mode of a new file. */
   readonly mode?: number;
 }
 
-/** A recording cannot be made again. */
 export const traceOutput = (path: string, overwrite = false): OutputFile => ({
   path,
   option: "--out",
@@ -50,10 +48,10 @@ async function headOf(path: string): Promise<Buffer> {
   }
 }
 
-/** Pipes and terminals keep nothing that could be lost. */
+/** Pipes and terminals hold nothing to lose. */
 const keepsNothing = (info: Stats): boolean => info.isFIFO() || info.isCharacterDevice();
 
-/** True when there is a file that may be replaced. Throws AppError `NotReplaceable` or `AlreadyExists`. */
+/** True when a file would be replaced. Throws AppError `NotReplaceable` or `AlreadyExists`. */
 export async function checkOutput({ path, option, kind, isOurs, overwrite }: OutputFile): Promise<boolean> {
   const info = await stat(path).catch(() => undefined);
   if (!info) return false;
@@ -73,7 +71,7 @@ export async function checkOutput({ path, option, kind, isOurs, overwrite }: Out
   return true;
 }
 
-/** Opens the file for writing, empty. */
+/** Truncates the file. */
 export async function openOutput(file: OutputFile): Promise<FileHandle> {
   const replaces = await checkOutput(file);
   return open(file.path, replaces ? "w" : "wx", file.mode).catch((cause: unknown) => {

@@ -1,4 +1,4 @@
-// The logs of pods through the API server, of several pods merged by time. Pods, lines and characters have bounds.
+// Logs of pods through the API server, merged by time. Pods, lines and characters are bounded.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
@@ -11,16 +11,13 @@ import type { ClusterAccess } from "./kube.ts";
 import { byTime, type LogLine, lineCharsMax, parseLine } from "./log-lines.ts";
 import type { Subject } from "./log-subject.ts";
 
-/** Streams that are open at a time. */
 export const podsMax = 64;
-/** Lines and characters of all pods together, in equal parts. */
+/** These bounds hold for all pods together. */
 const linesMax = 50_000;
 const charsMax = 128 * 1024 * 1024;
-/** Lines that wait for others while logs are followed. */
 const waitingMax = 5_000;
-/** Followed lines wait so long for earlier ones of other pods. */
+/** A followed line waits this long for earlier ones of other pods. */
 const holdMs = 500;
-/** A container that ended, or began, is looked at again after this. */
 const againMs = 2_000;
 
 export interface LogSource {
@@ -30,7 +27,6 @@ export interface LogSource {
   readonly component: string;
 }
 
-/** The containers with the logs, by the component of their pods. */
 const containers: Readonly<Record<string, string>> = {
   worker: "runtime",
   gateway: "gateway",
@@ -39,7 +35,7 @@ const containers: Readonly<Record<string, string>> = {
   training: "runtime",
 };
 
-/** The pods of the object, gateways first, and the operator's where the user may see them. */
+/** Gateways first; the operator's where visible. */
 export async function sourcesOf(
   { kube }: Pick<ClusterAccess, "kube">,
   { namespace, subject }: { readonly namespace: string; readonly subject: Subject },
@@ -74,7 +70,6 @@ async function operatorSources(kube: ClusterAccess["kube"]): Promise<LogSource[]
 }
 
 export interface Reading {
-  /** Newest lines of each pod. */
   readonly tail: number;
   readonly sinceSeconds?: number | undefined;
   /** The process before the last restart. */
@@ -93,20 +88,18 @@ function queryOf({ tail, sinceSeconds, previous }: Reading): Record<string, stri
   return query;
 }
 
-/** The API server answers 204, without a word, for a pod that has no node. */
+/** The API server answers 204 for a pod without a node. */
 export function whyNot(caught: unknown): string {
   const { message } = AppError.from(caught);
   return message === "HTTP 204" ? "it has not begun" : message;
 }
 
 export interface ReadLogs {
-  /** Sorted by time. */
   readonly lines: readonly LogLine[];
-  /** Pods that have none to give, with the reason. */
   readonly without: readonly { readonly pod: string; readonly why: string }[];
 }
 
-/** The newest lines of one pod that together have no more than `chars` characters. */
+/** At most `chars` characters. */
 export async function podLogLines(
   transport: Pick<Transport, "stream">,
   source: LogSource,
@@ -150,7 +143,7 @@ export async function readLogs(transport: Pick<Transport, "stream">, sources: re
   return { lines: lines.sort(byTime), without };
 }
 
-/** Prints lines as they come until the signal is set, also of later pods and after restarts. */
+/** Includes later pods and restarts. */
 export async function followLogs(
   transport: Pick<Transport, "stream">,
   find: () => Promise<readonly LogSource[]>,
@@ -158,7 +151,6 @@ export async function followLogs(
 ): Promise<void> {
   const waiting: LogLine[] = [];
   const open = new Set<string>();
-  /** The time of the last line of each pod: where its next stream begins. */
   const last = new Map<string, string>();
   const follow = async (source: LogSource): Promise<void> => {
     const from = last.get(source.pod);
@@ -172,7 +164,7 @@ export async function followLogs(
         if (waiting.length > waitingMax) tell(waiting.splice(0).sort(byTime));
       }
     } catch {
-      // It is not there yet, or has ended: the next look finds out.
+      // It is not there yet or has ended; the next round finds out.
     } finally {
       open.delete(source.pod);
     }

@@ -1,23 +1,21 @@
-// Commander's tree of the commands, from which help, errors and completion come. DECISIONS.md 1 and 2.
+// Builds commander's tree from declarations. DECISIONS.md 1 and 2.
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { AppError } from "../../crds/common.ts";
 import packageJson from "../../package.json" with { type: "json" };
 import type { Declaration, Entries, Entry, Names, Option as OptionDeclaration } from "./command.ts";
 
-/** The exit code of a line that is not understood. */
+/** Exit code of an invalid line. */
 export const misuse = 2;
 
-/** The command that a line names. */
 interface Found {
   readonly command: Command;
   readonly declaration: Declaration | undefined;
-  /** The words behind its name. */
   readonly rest: readonly string[];
 }
 
 interface Tree extends Found {
   readonly root: Command;
-  /** The exit code of the action, once it ran. */
+  /** The action's exit code once it ran. */
   readonly code: () => number;
 }
 
@@ -64,7 +62,7 @@ function declare(to: Command, declaration: Declaration, done: (code: number) => 
   });
 }
 
-/** The key of the table is the name of the value, also for "--no-plot". */
+/** The table's keys name the values, also for "--no-plot". */
 // biome-ignore lint/suspicious/noExplicitAny: of any type
 function optionOf(key: string, { flags, about, fallback, choices, parse, hidden = false }: OptionDeclaration<any>): Option {
   const option = new Option(flags, about).hideHelp(hidden);
@@ -92,7 +90,7 @@ function withoutHelpCommand(line: readonly string[], entries: Entries): readonly
   return commands ? [name, ...withoutHelpCommand(rest, commands)] : line;
 }
 
-/** Returns the exit code. Throws AppError `Usage`, with a remedy, for a line that is not understood. */
+/** Returns the exit code. Throws AppError `Usage` with a remedy for an invalid line. */
 export async function execute(root: Entry, typed: readonly string[]): Promise<number> {
   const line = withoutHelpCommand(typed, root.commands ?? {});
   const tree = await grow(root, line);
@@ -119,11 +117,11 @@ const pathOf = (command: Command): string => (command.parent ? `${pathOf(command
 
 export interface Candidates {
   readonly words: readonly string[];
-  /** The kinds of objects whose names may come too. */
+  /** Kinds whose object names are candidates too. */
   readonly names?: Names;
 }
 
-/** The candidates for the last word of `line`, which is what is typed of it so far. */
+/** Candidates for the last, partial word of `line`. */
 export async function candidates(root: Entry, line: readonly string[]): Promise<Candidates> {
   const { command, declaration, rest } = await grow(root, line.slice(0, -1));
   const current = line.at(-1) ?? "";

@@ -1,45 +1,43 @@
-// The steps of `enodia model push` for kubectl, and the MoEDeployment that serves the store. Pure.
+// The kubectl steps of `enodia model push`, and the MoEDeployment that serves the store. Pure.
 import { basename } from "node:path";
 import { AppError } from "../../crds/common.ts";
 
 export interface PushOptions {
-  /** The store's folder, whose name it has in the claim too. */
+  /** The store's folder; it has the same name in the claim. */
   readonly dir: string;
   readonly claim: string;
   readonly access: string;
   readonly image: string;
   readonly replicas: number;
-  /** Flags for every call of kubectl: namespace, context, kubeconfig. */
+  /** Namespace, context and kubeconfig flags. */
   readonly kubectl: readonly string[];
 }
 
-/** What a store says of itself. */
 export interface StoreSizes {
   readonly codec: string;
-  /** Bytes of all files. */
+  /** The sum over all files. */
   readonly bytes: number;
   readonly expertBytes: number;
   readonly largestExpertBytes: number;
 }
 
 export interface KubectlStep {
-  /** Said to the user before it runs. */
   readonly say: string;
   readonly argv: readonly string[];
-  /** Given on standard input. */
+  /** Standard input. */
   readonly input?: string;
-  /** It is left out where this call succeeds. */
+  /** The step is skipped where this call succeeds. */
   readonly unless?: readonly string[];
-  /** Runs at the end if this step was made. */
+  /** Runs at the end if this step ran. */
   readonly undo?: Pick<KubectlStep, "say" | "argv">;
 }
 
 const mebi = 2 ** 20;
-/** Spare part of a claim, and of a rank's memory. */
+/** Factor for free space of the claim and memory of a rank. */
 const spare = 1.1;
 const mebibytes = (bytes: number): string => `${Math.max(1, Math.ceil((bytes * spare) / mebi))}Mi`;
 
-/** Names that Kubernetes takes for the deployment: lower case, digits and dashes. */
+/** Lower case, digits and dashes. */
 export function deploymentName(dir: string): string {
   const name = basename(dir)
     .toLowerCase()
@@ -51,7 +49,7 @@ export function deploymentName(dir: string): string {
   throw new AppError(`${dir}: no name for a deployment can be made of this folder's; rename it`, { code: "BadOption" });
 }
 
-/** Other characters would have to be quoted in a URI and for a shell. */
+/** Other characters would need quoting in a URI or shell. */
 function folderName(dir: string): string {
   const name = basename(dir);
   if (/^[A-Za-z0-9][\w.-]*$/.test(name)) return name;
@@ -65,7 +63,7 @@ function claimManifest({ claim, access }: PushOptions, { bytes }: StoreSizes): o
   return { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: claim }, spec };
 }
 
-/** As the pods of a deployment read the claim: user 65532. */
+/** Runs as user 65532, which reads the claim later. */
 function loaderManifest(pod: string, { claim, image }: PushOptions): object {
   const securityContext = {
     runAsNonRoot: true,
@@ -85,7 +83,6 @@ function loaderManifest(pod: string, { claim, image }: PushOptions): object {
   return { apiVersion: "v1", kind: "Pod", metadata: { name: pod }, spec };
 }
 
-/** The calls that bring the store into the claim. */
 export function pushSteps(options: PushOptions, sizes: StoreSizes): readonly KubectlStep[] {
   const { claim, dir, kubectl } = options;
   const folder = folderName(dir);
@@ -113,7 +110,7 @@ export function pushSteps(options: PushOptions, sizes: StoreSizes): readonly Kub
   ];
 }
 
-/** The deployment as YAML: each rank has its part of the experts and a slot for one more. */
+/** As YAML: each rank has its part of the experts and one staging slot. */
 export function deploymentText({ dir, claim, replicas }: PushOptions, { codec, expertBytes, largestExpertBytes }: StoreSizes): string {
   const memory = expertBytes / replicas + 2 * largestExpertBytes;
   const experts = expertBytes > 0 ? `  experts:\n    memoryPerRank: ${mebibytes(memory)}\n` : "";

@@ -1,5 +1,5 @@
-// Load messages of all ranks become a trace. A window counts only when every rank that serves has reported in it; messages that are
-// unsigned, foreign or out of order are counted as refused. Pure.
+// Builds a trace from the load messages of all ranks. A window counts only when every serving rank has reported in it; invalid messages are
+// counted. Pure.
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import { decodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases } from "../../crds/telemetry.ts";
@@ -9,37 +9,34 @@ import { openLoad } from "../../runtime/net/load-signature.ts";
 import { type ExpertGrid, gridOf } from "../../runtime/placement/grid.ts";
 import type { Trace } from "../planner/offline/traces.ts";
 
-/** A process that may report; `serves`: a window without it is incomplete. */
+/** A window is incomplete without every process that `serves`. */
 export interface Member {
   readonly rank: number;
   readonly bootId: string;
   readonly serves: boolean;
 }
 
-/** Ranks that serve; those that join do not route tokens yet. */
+/** Ranks that join do not route tokens yet. */
 export function membersOf(status: ExpertPlacementStatus): Member[] {
   return (status.ranks ?? []).flatMap(({ rank, bootId, state }) =>
     bootId === undefined ? [] : [{ rank, bootId, serves: state === "active" || state === "draining" }],
   );
 }
 
-/** The experts of each layer, by the plan. */
 export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertGrid {
   const ordered = layers.toSorted((a, b) => a.layer - b.layer);
   return gridOf(ordered.map(({ layer, hosts, weights }) => decodeLayer(hosts, weights, `spec.layers[${layer}]`).hosts.length));
 }
 
-/** A window at its end. */
 export interface Closed {
   readonly counted: boolean;
   readonly selections: number;
-  /** Ranks that serve and did not report. */
+  /** Serving ranks that did not report. */
   readonly missing: readonly number[];
-  /** Ranks that routed tokens and that nobody knows yet. */
+  /** Ranks that routed tokens and are not members. */
   readonly unknown: readonly number[];
 }
 
-/** The report of one process in the open window. */
 interface Report {
   readonly rank: number;
   readonly bootId: string;
@@ -49,11 +46,9 @@ interface Report {
 }
 
 export class Recorder {
-  /** Messages of kept windows. */
   messages = 0;
   refused = 0;
   dropped = 0;
-  /** Pairs of experts that followed tokens chose. */
   readonly #uid: string;
   readonly #phases: readonly Phase[];
   #layers = 0;
@@ -61,10 +56,10 @@ export class Recorder {
   readonly #open = new Map<string, Report>();
   readonly #closed: Uint32Array[] = [];
   readonly #keys: () => TelemetryKeys;
-  /** Keyed by rank and boot: NATS may deliver twice around a reconnect. */
+  /** Keys are rank and boot: NATS may deliver twice around a reconnect. */
   readonly #orders = new Map<string, MessageOrder>();
 
-  /** `phase` undefined: both, added up. `keys`: the current ones. */
+  /** `phase` undefined: the sum of both. `keys`: the current ones. */
   constructor(deploymentUid: string, phase: Phase | undefined, keys: () => TelemetryKeys) {
     this.#uid = deploymentUid;
     this.#keys = keys;
@@ -94,7 +89,7 @@ export class Recorder {
     try {
       return decodeLoad(opened.body);
     } catch {
-      return undefined; // what a load message is not is only counted, whatever it is
+      return undefined; // anything that is no load message is only counted
     }
   }
 
@@ -121,7 +116,7 @@ export class Recorder {
     return order.take(load) === undefined;
   }
 
-  /** Ends the window. It counts when all members that serve, and no others, have reported. */
+  /** Ends the window. It counts when exactly the serving members have reported. */
   close(members: readonly Member[]): Closed {
     const reports = [...this.#open.values()];
     this.#open.clear();
@@ -148,7 +143,7 @@ export class Recorder {
     return total.reduce((a, b) => a + b, 0);
   }
 
-  /** Its name says how many windows are left out. `grid`: the model's, for the layers that have fewer experts than others. */
+  /** The name includes the number of incomplete windows. `grid`: for models whose layers differ in experts. */
   trace(name: string, grid?: ExpertGrid): Trace {
     const cells = this.#layers * this.#experts;
     const counts = new Uint32Array(this.#closed.length * cells);

@@ -1,10 +1,10 @@
-// The allow-lists of a support archive. Texts that stay lose what looks like a credential. DECISIONS.md 8. Pure.
+// The allow-lists of a support archive (DECISIONS.md 8). Pure.
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import { gatewayProcess, workerLifetime, workerProcess } from "../../crds/process.ts";
 import { checkerProcess, trainerProcess } from "../../crds/training-process.ts";
 
-/** true: the whole value. A function: what it makes of the value. Else: these fields, "*" for any. */
+/** true: the whole value. A function maps it. A record: these fields, "*" for any. */
 type Allow = true | ((value: unknown) => unknown) | { readonly [field: string]: Allow };
 
 const leftOut = "[left out]";
@@ -12,7 +12,6 @@ const leftOut = "[left out]";
 type Tree = Readonly<Record<string, unknown>>;
 const isTree = (value: unknown): value is Tree => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** The allowed part of `value`; undefined where nothing is. */
 function pick(value: unknown, allow: Allow): unknown {
   if (typeof allow === "function") return allow(value);
   if (Array.isArray(value)) return value.map((entry) => pick(entry, allow));
@@ -24,14 +23,13 @@ function pick(value: unknown, allow: Allow): unknown {
   return Object.fromEntries(entries);
 }
 
-/** Credentials in texts: in an address, behind a name or a scheme, as PEM, as a JSON Web Token. */
 const credentials: readonly (readonly [RegExp, string])[] = [
-  [/([a-z][a-z0-9+.-]{0,31}:\/\/)[^\s/"']+@/gi, `$1${leftOut}@`], // to the last @, since passwords may have some
+  [/([a-z][a-z0-9+.-]{0,31}:\/\/)[^\s/"']+@/gi, `$1${leftOut}@`], // to the last @, since a password may contain one
   [/-----BEGIN [A-Z ]+-----[\s\S]*?(?:-----END [A-Z ]+-----|$)/g, leftOut],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${leftOut}`],
   [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, leftOut],
   [
-    // In quotes the value may have spaces; the quotes are escaped where JSON stands inside of JSON.
+    // A quoted value may contain spaces; nested JSON escapes its quotes.
     /((?:password|passwd|secret|token|api[-_ ]?key|access[-_ ]?key|authorization|credential|signature|\bsig)s?\\*["']?\s*[=:]\s*)(?:\\*"(?:[^"\\]|\\.)*"?|\\*'[^']*'?|[^\s"',;&]+)/gi,
     `$1${leftOut}`,
   ],
@@ -47,7 +45,6 @@ function scrubbed(value: unknown): unknown {
 }
 
 const ownKeys = /^(enodia\.dev|app\.kubernetes\.io|kubernetes\.io|topology\.kubernetes\.io|node\.kubernetes\.io|helm\.sh)\//;
-/** Labels and annotations whose keys are ours or Kubernetes' own. */
 const ownMap = (value: unknown): unknown =>
   isTree(value)
     ? Object.fromEntries(Object.entries(value).flatMap(([key, text]) => (ownKeys.test(key) ? [[key, scrubbed(text)]] : [])))
@@ -66,7 +63,7 @@ const metadata: Allow = {
   ownerReferences: true,
 };
 
-/** Variables of our processes; none of them is a secret, but addresses may carry one. */
+/** Variables of our processes; only addresses in them may hold a secret. */
 const variables = new Set([
   ...[workerProcess, workerLifetime, gatewayProcess, trainerProcess, checkerProcess].flatMap((rows) =>
     Object.values(rows).map(({ variable }) => variable),
@@ -85,7 +82,6 @@ function environment(value: unknown): unknown {
   });
 }
 
-/** An address without user, query and fragment. */
 function origin(text: string): string {
   return URL.canParse(text) && text.includes("://") ? `${new URL(text).protocol}//${new URL(text).host}` : scrubbedText(text);
 }
@@ -125,7 +121,6 @@ const podSpec: Allow = {
   },
 };
 
-/** An exit message of our containers is a log line; those of others are left out. */
 const ours = ["runtime", "gateway", "operator"];
 function containerStatuses(value: unknown): unknown {
   if (!Array.isArray(value)) return undefined;
@@ -139,7 +134,7 @@ function containerStatuses(value: unknown): unknown {
 
 const podTemplate: Allow = { metadata: { labels: ownMap, annotations: ownMap }, spec: podSpec };
 
-/** Fields of this version's API. A template may have anything in it. */
+/** A pod template may hold anything. */
 const specOf =
   ({ shape }: { readonly shape: object }) =>
   (value: unknown): unknown => {
@@ -156,7 +151,6 @@ function allowedTemplates(value: unknown): unknown {
   return Object.fromEntries(entries);
 }
 
-/** Other kinds are left out. */
 const allowed: Readonly<Record<string, Allow>> = {
   MoEDeployment: {
     apiVersion: true,
@@ -206,13 +200,12 @@ const allowed: Readonly<Record<string, Allow>> = {
   },
 };
 
-/** The allowed part of an object; undefined for other kinds, such as a Secret. */
 export function redacted(object: { readonly kind: string }): unknown {
   const allow = Object.hasOwn(allowed, object.kind) ? allowed[object.kind] : undefined;
   return allow === undefined ? undefined : pick(object, allow);
 }
 
-/** Text fields of log lines; numbers and booleans may have any name. */
+/** Numbers and booleans always pass. */
 const textFields = new Set(
   "time level name message requestId traceId reason deployment namespace key controller replica code type state model backend from to kind step signal phase result version stack status trouble recovery part source codec pod".split(
     " ",
@@ -220,7 +213,7 @@ const textFields = new Set(
 );
 const depthMax = 6;
 
-/** A log line without texts in unknown fields; other programs' lines are counted. */
+/** Drops texts in unknown fields; lines of other programs are counted. */
 export function redactedLine(line: string): string {
   const space = line.indexOf(" ");
   const [at, text] = space < 0 ? ["", line] : [line.slice(0, space), line.slice(space + 1)];

@@ -1,21 +1,20 @@
-// The text of `enodia rollout`: state, remedy and history. Pure.
+// The text of `enodia rollout`. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Operation, PastOperation } from "../../crds/operation.ts";
 import type { RolloutPhase } from "../../crds/rollout.ts";
 import { rolloutText, sideText } from "../views/deployment.ts";
 import { plainLine, table } from "./table.ts";
 
-/** A revision as it is listed. */
 export interface RevisionRow {
   readonly number: number;
   readonly generation: number;
   readonly templateHash: string;
   readonly image: string;
-  /** Its URI, with its codec. */
+  /** URI and codec. */
   readonly model: string;
 }
 
-/** The exit status once a roll has come to rest; undefined while it goes on. */
+/** Exit codes of finished rolls; undefined while one goes on. */
 const restsWith: Readonly<Record<RolloutPhase, number | undefined>> = {
   Complete: 0,
   Paused: 0,
@@ -27,7 +26,6 @@ const restsWith: Readonly<Record<RolloutPhase, number | undefined>> = {
   RollingBack: undefined,
 };
 
-/** The exit code of `rollout status`; undefined while the rollout goes on. */
 export function restingStatus({ metadata, status }: MoEDeployment): number | undefined {
   const seen = (status.observedGeneration ?? 0) >= metadata.generation;
   return seen && status.rollout ? restsWith[status.rollout.phase] : undefined;
@@ -60,7 +58,6 @@ export function rolloutStatusText(deployment: MoEDeployment): string {
   return lines.join("\n");
 }
 
-/** Revisions, newest first, and what the operator did last. */
 export function rolloutHistoryText({ status }: MoEDeployment, revisions: readonly RevisionRow[]): string {
   const { revision, stableRevision } = status.rollout ?? {};
   const rows = revisions.map((row) => [

@@ -1,5 +1,4 @@
-// The text of `enodia status` for one deployment: the model, the conditions and what is wrong, the plan, the ranks. Pure; called by
-// commands/status.ts, which gathers.
+// The text of `enodia status` for one deployment. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -10,7 +9,7 @@ import { operationLine, rolloutLine } from "./rollout-text.ts";
 import { plainLine, table } from "./table.ts";
 
 interface RankRow extends RankState {
-  /** Resident memory of the container, as the kubelet reports it. */
+  /** Resident memory as the kubelet reports it. */
   readonly memoryBytes: number | undefined;
 }
 
@@ -20,7 +19,7 @@ export interface StatusDetail {
   readonly ranks: readonly RankRow[];
 }
 
-/** Messages that are part of `said`, which stands above, are not told again. */
+/** Leaves out messages that are part of `above`. */
 export function renderStatus({ deployment, placement, ranks }: StatusDetail, above = ""): string {
   const { spec, status, metadata } = deployment;
   const { modelText, placement: state } = deploymentState(deployment, placement?.status);
@@ -31,7 +30,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, abo
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
-  // A placement that is left unbalanced gives the decision as its message: said once.
+  // The condition of an unbalanced placement repeats the decision.
   const messages = wrong(conditions).filter((c) => c.message !== decision && !above.includes(plainLine(c.message)));
   lines.push(...messages.map((c) => `           ${c.type}: ${c.message}`));
   if (placement) lines.push(...renderPlacement(state, placement));
@@ -39,20 +38,18 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, abo
   return lines.join("\n");
 }
 
-/** Since when there are no ranks, where that is since nobody asks. */
+/** Since when nobody has sent a request, at zero ranks. */
 function zeroLines({ conditions = [], autoscale }: MoEDeployment["status"]): string[] {
   const ready = conditions.find(({ type, status }) => type === "Ready" && status === "True");
   return ready?.reason === "ScaledToZero" ? [`scaled     to zero: ${autoscale?.lastScale?.message ?? ready.message}`] : [];
 }
 
-/** What is being done, and a roll that has not come to its end. */
 function operationLines(deployment: MoEDeployment): string[] {
   const { operation, rollout } = deployment.status;
   const lines = operation ? [`operation  ${operationLine(operation)}`] : [];
   return rollout && rollout.phase !== "Complete" ? [...lines, `rollout    ${rolloutLine(deployment)}`] : lines;
 }
 
-/** What memory allows: requests at once, and how few ranks. */
 function capacityLines({ model, expertParallel }: MoEDeployment["status"]): string[] {
   const lines: string[] = [];
   if (model?.requestsPerRank !== undefined)
@@ -62,7 +59,6 @@ function capacityLines({ model, expertParallel }: MoEDeployment["status"]): stri
   return lines;
 }
 
-/** The gateways, and whose their number is. */
 function gatewayLines({ spec, status }: MoEDeployment): string[] {
   if (!status.gateway) return [];
   const { replicas = 0, readyReplicas = 0, autoscalerProblem } = status.gateway;
@@ -73,14 +69,14 @@ function gatewayLines({ spec, status }: MoEDeployment): string[] {
   return autoscale && autoscalerProblem ? [...lines, `           autoscaler: ${autoscalerProblem}`] : lines;
 }
 
-/** Conditions that can be well without being True, and when they are. */
+/** Conditions that may be healthy without being True. */
 const healthyWhen: Readonly<Record<string, (condition: Condition) => boolean>> = {
   Degraded: ({ status }) => status === "False",
   FieldConflict: ({ status }) => status === "False",
   Progressing: ({ status, reason }) => status === "True" || reason === "Converged",
 };
 
-/** Conditions that need a person. Once Ready, an Unknown one does not. */
+/** Conditions that need a person; Unknown ones do not once it is Ready. */
 function wrong(conditions: readonly Condition[]): Condition[] {
   const ready = conditions.some(({ type, status }) => type === "Ready" && status === "True");
   return conditions.filter((condition) => {
@@ -90,7 +86,7 @@ function wrong(conditions: readonly Condition[]): Condition[] {
   });
 }
 
-/** The last decision of the planner and its reason, "not moving" included. */
+/** The planner's last decision, "not moving" included. */
 function decisionOf(placement: ExpertPlacement | undefined): string | undefined {
   const decision = placement?.status.decision;
   return decision && `${decision.reason}: ${decision.message}`;

@@ -1,4 +1,4 @@
-// Pictures that commands write as SVG: their start, their words, and the file that an earlier picture of the same command may be.
+// The start and texts of SVG pictures, and which earlier ones a command may replace.
 import type { OutputFile } from "./output-file.ts";
 
 interface Look {
@@ -14,7 +14,7 @@ export function escaped(what: string): string {
   return what.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-/** The start of a picture, with a mark of the command that made it. */
+/** Includes a mark of the command. */
 export function svgStart(width: number, height: number, by: string): readonly string[] {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" ${madeBy(by)}>`,
@@ -24,7 +24,7 @@ export function svgStart(width: number, height: number, by: string): readonly st
 
 const madeBy = (by: string): string => `data-made-by="${by}"`;
 
-/** An earlier picture of the command may be replaced, and nothing else. */
+/** Only an earlier picture of the same command may be replaced. */
 export const pictureOutput = (path: string, option: string, by: string): OutputFile => ({
   path,
   option,

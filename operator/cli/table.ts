@@ -5,7 +5,7 @@ const edges = ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid"
 const rules = ["left", "left-mid", "mid", "mid-mid", "right", "right-mid"] as const;
 const borderless = Object.fromEntries([...edges, ...rules].map((name) => [name, ""]));
 
-/** Columns two spaces apart, without borders, as kubectl has them; columns of numbers are aligned right. */
+/** Two spaces between columns, no borders; numbers are right-aligned. */
 export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const isNumeric = (column: number): boolean => rows.length > 0 && rows.every((row) => /^[\d.,x%-]/.test(row[column] ?? ""));
   const drawn = new Table({
@@ -18,11 +18,10 @@ export function table(header: readonly string[], rows: readonly (readonly string
   return drawn.toString().replace(/ +$/gm, "");
 }
 
-/** A text of somebody else's as one line: whatever steers a terminal becomes a space. */
+/** A foreign text as one line: control characters become spaces. */
 export const plainLine = (text: string): string => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
 
-/** The text in lines of at most `columns`, broken between words; lines after the first begin with `indent` blanks. A longer word stays
- *  whole, and so do the first two. */
+/** Breaks between words at `columns`; later lines have `indent` blanks. Longer words, and the first two, stay whole. */
 export function wrapped(text: string, columns: number, indent: number): string[] {
   const [first = "", ...words] = text.match(/\s*\S+/g) ?? [];
   const lines: string[] = [];

@@ -1,16 +1,15 @@
-// The writer of tar archives, for support archives and images of tests: equal entries give equal bytes.
+// Writes tar archives; equal entries give equal bytes.
 import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { type Header, type Pack, pack } from "tar-stream";
 
 export interface TarEntry {
-  /** Relative, no leading slash; a folder's ends with "/". */
+  /** Relative; a folder's ends with "/". */
   readonly path: string;
   readonly mode: number;
-  /** Bytes of the content or source. */
   readonly size: number;
   readonly linkTarget?: string;
-  /** A file of this machine. */
+  /** A local file. */
   readonly source?: string;
   readonly content?: Uint8Array;
 }
@@ -18,12 +17,12 @@ export interface TarEntry {
 const blockBytes = 512;
 const readBytes = 1024 * 1024;
 
-/** Bytes that entries with short names and a body take in an archive, without its end. */
+/** Bytes of entries with short names in an archive, without its end. */
 export function tarSize(entries: readonly TarEntry[]): number {
   return entries.reduce((total, entry) => total + blockBytes + Math.ceil(entry.size / blockBytes) * blockBytes, 0);
 }
 
-/** The archive's bytes in order. Throws when a source has another size than its entry says. */
+/** Throws when a source has another size than its entry. */
 export async function* tarStream(entries: Iterable<TarEntry>): AsyncGenerator<Uint8Array> {
   const archive = pack();
   const written = writeAll(archive, entries).catch((error: Error) => archive.destroy(error));

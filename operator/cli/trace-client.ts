@@ -1,11 +1,10 @@
-// The trace of one training pod over a connection to its loopback: a head, then steps. Lines have a bound.
+// Reads the trace of one training pod: a head, then steps. Lines are bounded.
 import { type IncomingMessage, request } from "node:http";
 import type { Duplex } from "node:stream";
 import type { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { type TracedStep, tracedStepSchema, traceHeadSchema, traceLineBytesMax, tracePath } from "../../crds/training-trace.ts";
 
-/** A pod that has such a port answers at once. */
 const answerMsMax = 15_000;
 const refusalBytesMax = 64 * 1024;
 const newline = "\n".charCodeAt(0);
@@ -16,13 +15,13 @@ export interface TracedPod {
 }
 
 export interface PodTrace {
-  /** What its clock has to be added to for milliseconds since 1970. */
+  /** Offset of its clock to Unix ms. */
   readonly originMs: number;
   /** Ends with the pod's trace; throws where the connection breaks or the signal is aborted. */
   readonly steps: AsyncIterable<TracedStep>;
 }
 
-/** Throws AppError `OldImage` where the pod has no such port, `WrongPod` where another one answers. */
+/** Throws AppError `OldImage` without such a port, `WrongPod` where another pod answers. */
 export async function openTrace(connection: Duplex, { pod, uid }: TracedPod, signal: AbortSignal): Promise<PodTrace> {
   const response = await answerOf(connection, pod, signal);
   const lines = linesOf(response);

@@ -1,4 +1,4 @@
-// The progress of training: a bar that is drawn over itself on a terminal, or a line now and then elsewhere.
+// The progress of training: a bar on a terminal, else a line now and then.
 
 export interface StepShown {
   readonly step: number;
@@ -13,9 +13,8 @@ export interface ProgressOutput {
   write(text: string): void;
 }
 
-/** Time between lines where there is no terminal. */
 const lineMsMin = 10_000;
-/** Steps that tokens/s is taken of. */
+/** Steps over which tokens/s is averaged. */
 const recentSteps = 20;
 const barCells = 24;
 
@@ -54,7 +53,7 @@ export class TrainProgress {
     }
   }
 
-  /** A line of its own. */
+  /** Prints a line of its own. */
   say(text: string): void {
     this.#output.write(`${this.#output.isTTY ? "\r\u001b[K" : ""}${text}\n`);
   }

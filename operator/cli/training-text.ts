@@ -1,4 +1,4 @@
-// Training jobs as text: a table, one job in detail, its loss curve drawn in the terminal, and the manifest that serves its result. Pure.
+// Texts of training jobs: table, details, loss curve and the manifest that serves the result. Pure.
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { joinCurves, type LayerCopies } from "../../crds/training-report.ts";
 import type { TrainingWorld } from "../../crds/training-world.ts";
@@ -7,7 +7,7 @@ import { plainLine, table } from "./table.ts";
 
 const dash = "-";
 
-/** A job whose object cannot be read, and the code of why. */
+/** A job that cannot be read, with the error's code. */
 export interface UnreadableJob {
   readonly name: string;
   readonly code: string;
@@ -60,7 +60,7 @@ export function jobText(job: MoETrainingJob): string {
   return [jobTable([job]), "", ...shown, "", ...conditions].join("\n");
 }
 
-/** Experts with replicas in the last step, each with its primary first. */
+/** Expert replicas of the last step, each expert's primary first. */
 function copiesText({ experts, copied, most }: LayerCopies): string {
   const each = most.map(({ expert, ranks: [primary, ...others] }) => `${expert} of rank ${primary} on ${others.join(" ")}`);
   return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
@@ -68,14 +68,13 @@ function copiesText({ experts, copied, most }: LayerCopies): string {
 
 type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
 
-/** What copies were for, and what they cost. */
+/** What expert replicas gained and cost. */
 function spreadText({ imbalanceAtPrimaries, imbalance, copied, exposedSeconds, bytes }: Spread): string {
   const share = `${Math.round(100 * Number(copied))}% of experts`;
   const cost = `${Math.round(1000 * Number(exposedSeconds))} ms waited for and ${(bytes / 1e6).toFixed(1)} MB sent a step`;
   return `${imbalance} x mean, ${imbalanceAtPrimaries} without copies of ${share}; ${cost}`;
 }
 
-/** The world that was decided last, with the node of each rank. */
 function worldText({ epoch, ranks, leaving = [], since }: TrainingWorld): string {
   const left = leaving.length === 0 ? "" : `; left by ${leaving.map(({ pod }) => pod).join(", ")}`;
   return `${epoch} since ${since}: ${ranks.map(({ rank, pod, node }) => `${rank} ${pod} on ${node}`).join(", ")}${left}`;
@@ -89,10 +88,10 @@ interface Point {
 const rows = 12;
 const columns = 64;
 
-/** The cell that a fraction of the width lies in. */
+/** Clamps to the width. */
 const cellOf = (share: number, cells: number): number => Math.min(cells - 1, Math.max(0, Math.round(share * (cells - 1)) || 0));
 
-/** The curve as a block of characters; undefined where it has no two points. */
+/** Undefined below two points. */
 export function curveText(points: readonly Point[]): string | undefined {
   const curve = joinCurves([], points);
   const [first, last] = [curve[0], curve.at(-1)];
@@ -112,7 +111,6 @@ export function curveText(points: readonly Point[]): string | undefined {
   return [...lines, `${" ".repeat(width)} +${"-".repeat(columns)}`, `${" ".repeat(width)}  ${steps}  step`].join("\n");
 }
 
-/** A MoEDeployment of the store that the job writes. */
 export function servingManifest({ metadata, spec }: MoETrainingJob, name: string): object {
   return {
     apiVersion: "enodia.dev/v1alpha1",

@@ -1,4 +1,4 @@
-// The version of the command, as package.json has it; operator and chart of a release have the same.
+// The command's version from package.json; operator and chart have the same.
 import packageJson from "../../package.json" with { type: "json" };
 
 export const { version } = packageJson;

@@ -1,9 +1,9 @@
-// The screen of commands with --watch: a text that is drawn over the last one, or printed when it has changed. DECISIONS.md 9.
+// The screen of --watch: redraws a text, or prints it when it has changed. DECISIONS.md 9.
 import { setTimeout as sleepFor } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { span } from "../views/format.ts";
 
-/** Milliseconds between two looks, and the multiple of a look's own time. */
+/** Pause in ms, and as a multiple of the time that a look took. */
 const intervalMs = 2_000;
 const restFactor = 3;
 
@@ -19,12 +19,12 @@ export const terminalScreen: Screen = {
   write: (text) => void process.stdout.write(text),
 };
 
-const enter = "\x1b[?1049h\x1b[?25l"; // the other screen, without a cursor
+const enter = "\x1b[?1049h\x1b[?25l"; // alternate screen, no cursor
 const leave = "\x1b[?25h\x1b[?1049l";
-const begin = "\x1b[?2026h\x1b[H"; // drawn at once where the terminal can
+const begin = "\x1b[?2026h\x1b[H"; // synchronized output where the terminal has it
 const end = "\x1b[J\x1b[?2026l";
 
-/** Draws `text` over the last one: lines are cut to the width, those beyond the height counted. */
+/** Cuts lines to the width and counts those beyond the height. */
 export function frame(text: string, { rows, columns }: { readonly rows: number; readonly columns: number }): string {
   const lines = text.split("\n");
   const fit = lines.length <= rows ? lines : [...lines.slice(0, rows - 1), `... ${lines.length - rows + 1} more lines`];
@@ -34,15 +34,14 @@ export function frame(text: string, { rows, columns }: { readonly rows: number; 
 export interface WatchOptions {
   readonly make: () => Promise<string>;
   readonly screen: Screen;
-  /** Ends the watch. */
   readonly signal: AbortSignal;
-  /** Waits, and returns early once the signal is set. */
+  /** Returns early once the signal is set. */
   readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>;
-  /** Milliseconds of a clock that nobody sets. */
+  /** Monotonic milliseconds. */
   readonly clock: () => number;
 }
 
-/** The first look has to succeed; a later failure is shown above the last text. */
+/** The first look must succeed; later failures appear above the last text. */
 export async function watch({ make, screen, signal, sleep, clock }: WatchOptions): Promise<void> {
   let text = await make();
   let seenAt = clock();
@@ -73,7 +72,7 @@ export async function watch({ make, screen, signal, sleep, clock }: WatchOptions
   }
 }
 
-/** Prints the text once, or `again` and again until Ctrl-C. Returns the exit code. */
+/** Prints once, or `again` and again until Ctrl-C. Returns the exit code. */
 export async function show(
   make: () => Promise<string>,
   { json, again }: { readonly json: boolean; readonly again: boolean },
@@ -85,10 +84,9 @@ export async function show(
   return 0;
 }
 
-/** Waits as the watches of commands do; a signal ends it early. */
 export const pause = (ms: number, signal: AbortSignal): Promise<void> => sleepFor(ms, undefined, { signal }).catch(() => undefined);
 
-/** Runs `work` until it is done or Ctrl-C, or SIGTERM, asks it to end. */
+/** Until `work` ends, or Ctrl-C or SIGTERM ends it. */
 export async function untilInterrupted(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
   const ending = new AbortController();
   const stop = () => ending.abort();

@@ -1,15 +1,15 @@
-// The faults of alerts, as series that Prometheus would have scraped. rules.int.test.ts has promtool evaluate the chart's rules on them.
+// A fault for each alert, as scraped series; rules.int.test.ts has promtool evaluate the chart's rules on them.
 
-/** Series by selector -> their values, one a minute, in promtool's notation. */
+/** Values by selector, one a minute, in promtool's notation. */
 type Series = Readonly<Record<string, string>>;
 
 export interface Fault {
   readonly what: string;
-  /** Differs from the healthy fleet; undefined: the series is not there. */
+  /** Differences from the healthy fleet; undefined: no such series. */
   readonly series: Readonly<Record<string, string | undefined>>;
-  /** Time -> all alerts that fire then, with their labels beside the severity. */
+  /** The firing alerts by time, with their labels but the severity. */
   readonly firing: Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, string>>>>>>;
-  /** Expression -> time -> value: what recordings come to, worked out by hand. */
+  /** Expected values of recordings, by expression. */
   readonly values?: Readonly<Record<string, { readonly at: string; readonly value: number }>>;
 }
 
@@ -25,7 +25,6 @@ const rolling = `enodia_operation_active{${moe}, type="Roll"}`;
 const steady = (value: number): string => `${value}+0x180`;
 const growing = (perMinute: number): string => `0+${perMinute}x180`;
 
-/** A healthy deployment of three ranks and a training job, for three hours. */
 export const healthy: Series = {
   [leader]: steady(1),
   'enodia_operator_leader{pod="operator-1"}': steady(0),
@@ -68,7 +67,7 @@ export const healthy: Series = {
 const ofMoe = { namespace: "ns", deployment: "moe" };
 const ofJob = { training_namespace: "ns", training_job: "job" };
 
-/** A fault for each alert, and states that look like one. */
+/** Also states that only look like a fault. */
 export const faults: readonly Fault[] = [
   {
     what: "all is well",
@@ -78,7 +77,7 @@ export const faults: readonly Fault[] = [
       "deployment:enodia_gateway_requests:rate5m": { at: "30m", value: 2 },
       "deployment:enodia_gateway_errors:ratio_rate5m": { at: "30m", value: 0 },
       'deployment:enodia_gateway_tokens:rate5m{kind="output"}': { at: "30m", value: 100 },
-      // Half of the requests come below 0.1 s, the others evenly between 0.1 and 0.5.
+      // Half of the requests take under 0.1 s, the others uniformly up to 0.5 s.
       'deployment:enodia_gateway_time_to_first_token_seconds:quantile_rate5m{quantile="0.5"}': { at: "30m", value: 0.1 },
       'deployment:enodia_gateway_time_to_first_token_seconds:quantile_rate5m{quantile="0.99"}': { at: "30m", value: 0.492 },
       "deployment:enodia_worker_kv_used:ratio": { at: "30m", value: 0.3 },

@@ -1,5 +1,4 @@
-// The alerts as data; generated into the chart's PrometheusRule. Each has a page in charts/enodia/docs/runbooks and a fault in
-// alert-faults.ts.
+// The alerts, generated into the chart's PrometheusRule. Each has a page in charts/enodia/docs/runbooks and a fault in alert-faults.ts.
 
 export interface Alert {
   readonly alert: string;
@@ -10,19 +9,18 @@ export interface Alert {
   readonly description: string;
 }
 
-/** The share of requests that may fail: a worker that is lost fails none. */
+/** Fraction of failed requests; a lost worker fails none. */
 const failedShare = 0.05;
 const byJob = "training_namespace, training_job";
 const jobName = "{{ $labels.training_namespace }}/{{ $labels.training_job }}";
-/** A job has made no step beyond its furthest for so long. Windows are compared, so that repeated steps do not count. */
+/** Time without a step beyond the furthest; comparing windows ignores repeated steps. */
 const stallMinutes = 30;
-/** Busiest expert over the mean: without any balance loss 2 and more, with one below 1.5. */
+/** Busiest expert over the mean: 2 and more without a balance loss, below 1.5 with one. */
 export const imbalanceBound = 3;
-/** The mean over so long: single steps may be uneven. */
 const imbalanceMinutes = 30;
 const furthest = (at: string): string => `max by (${byJob}) (max_over_time(enodia_training_step[${stallMinutes}m]${at}))`;
 const alwaysActive = `min by (${byJob}) (min_over_time(enodia_training_active[${stallMinutes}m])) == 1`;
-/** Both windows are of this job, and not of a former one with its name. */
+/** Both windows belong to this job, not to a namesake before it. */
 const oldEnough = `time() - max by (${byJob}) (enodia_training_created_timestamp_seconds) > ${2 * stallMinutes * 60}`;
 
 export const alerts: readonly Alert[] = [

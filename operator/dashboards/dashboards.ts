@@ -1,4 +1,4 @@
-// The dashboards of the chart, by the name of their file.
+// The chart's dashboards by file name.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { deploymentDashboard } from "./deployment.ts";
 import { expertsDashboard } from "./experts.ts";

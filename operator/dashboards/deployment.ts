@@ -1,4 +1,4 @@
-// The Deployment dashboard: one MoEDeployment as its clients and its owner see it.
+// The Deployment dashboard: one MoEDeployment as clients and owner see it.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { dashboardOf, type Panel, rate } from "./panels.ts";
 
@@ -7,9 +7,7 @@ const byRank = `${by}, rank`;
 const quantiles = ["0.5", "0.99"] as const;
 const percent = (quantile: string): string => `p${Number(quantile) * 100}`;
 
-/** The recorded quantiles of a histogram of the gateways. */
 const recorded = (histogram: string) => [{ expr: `deployment:${histogram}:quantile_rate5m{%}`, legend: "{{quantile}}" }];
-/** Quantiles of a histogram that no other panel asks for. */
 const measured = (histogram: string, labels: string) =>
   quantiles.map((quantile) => ({
     expr: `histogram_quantile(${quantile}, sum by (${labels}, le) (rate(${histogram}_bucket{%}[${rate}])))`,

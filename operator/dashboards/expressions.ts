@@ -1,22 +1,20 @@
-// Every query of the dashboards, and its metrics and labels. Tests compare these with crds/metrics.ts and with a scrape of running pods.
-// Pure.
+// Every query of the dashboards, with its metrics and labels, which tests compare with crds/metrics.ts and a scrape of running pods. Pure.
 
-/** A question, and where it is asked. */
+/** A query and its place. */
 export interface Asked {
   readonly where: string;
   readonly expr: string;
 }
 
 export interface Use {
-  /** Name as scraped, `_bucket` and the like are part of it, or as recorded. */
+  /** Name as scraped (with `_bucket` and the like) or as recorded. */
   readonly sample: string;
-  /** Labels that the expression needs of it: selectors, `by`, and what `label_values` reads. */
+  /** Labels in selectors, `by` and `label_values`. */
   readonly labels: readonly string[];
-  /** Labels that selectors hold to a fixed value. */
+  /** Labels that a selector fixes to a value. */
   readonly selected: readonly { readonly label: string; readonly value: string }[];
 }
 
-/** The part of Grafana's JSON that has questions in it. */
 interface Panel {
   readonly title?: string;
   readonly targets?: readonly { readonly expr?: string }[];
@@ -31,7 +29,7 @@ interface Dashboard {
   };
 }
 
-/** The queries of panels, variables and annotations of Grafana's JSON. */
+/** Queries of panels, variables and annotations. */
 export function dashboardExpressions(dashboard: unknown): Asked[] {
   const { panels = [], templating, annotations } = dashboard as Dashboard;
   const variables = (templating?.list ?? []).filter(({ type }) => type === "query");
@@ -48,7 +46,7 @@ function panelExpressions({ title = "", targets = [], panels = [] }: Panel): Ask
 
 const asked = (where: string, expr: string | undefined): Asked[] => (expr === undefined ? [] : [{ where, expr }]);
 
-/** A variable's query is a text, or an object that has it. */
+/** A text, or an object with one. */
 const queryText = (query: unknown): string =>
   typeof query === "string" ? query : String((query as { query?: unknown } | undefined)?.query);
 
@@ -58,7 +56,6 @@ const labelsIn = (list: string): string[] =>
     .map((label) => label.trim())
     .filter((label) => label !== "");
 
-/** The metrics of an expression, with the labels in brackets and `by`. */
 export function usesOf(expr: string): Use[] {
   const grouped = [...expr.matchAll(/\bby \(([^)]*)\) ?\(/g)].map(({ 0: head, 1: list = "", index }) => ({
     labels: labelsIn(list),
@@ -66,7 +63,7 @@ export function usesOf(expr: string): Use[] {
     to: closing(expr, index + head.length),
   }));
   const read = [...expr.matchAll(/\blabel_values\(.*,\s*(\w+)\)/g)].map(([, label = ""]) => label);
-  // A recorded name has colons: deployment:enodia_x:rate5m.
+  // Recorded names contain colons: deployment:enodia_x:rate5m.
   return [...expr.matchAll(/((?:\w+:)?enodia_\w+(?::\w+)?)(?:\{([^}]*)\})?/g)].map(({ 1: sample = "", 2: selector = "", index }) => {
     const by = grouped.filter(({ from, to }) => from < index && index < to).flatMap(({ labels }) => labels);
     const selected = [...selector.matchAll(/(\w+)\s*(?:=~?|!=|!~)\s*"([^"]*)"/g)].map(([, label = "", value = ""]) => ({ label, value }));
@@ -74,7 +71,6 @@ export function usesOf(expr: string): Use[] {
   });
 }
 
-/** The place of the bracket that closes one before `from`. */
 function closing(expr: string, from: number): number {
   let open = 1;
   for (let at = from; at < expr.length; at++) {

@@ -1,10 +1,10 @@
-// The Fleet dashboard: all deployments beside one another, and the operator's own health. Its rates are recorded (recordings.ts).
+// The Fleet dashboard: all deployments, and the operator's own health.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { dashboardOf, type Panel, rate } from "./panels.ts";
 
 const by = "namespace, deployment";
 const name = "{{namespace}}/{{deployment}}";
-/** Processes of the operator are those that belong to no deployment. */
+/** The operator's processes belong to no deployment. */
 const operator = 'deployment=""';
 
 const stats: readonly Panel[] = [
@@ -170,7 +170,7 @@ export const fleetDashboard = (): Dashboard =>
     variables: ["namespace"],
     known: "enodia_deployment_replicas",
     back: "1h",
-    // A replica that has just started leads before it is scraped: no change would be seen in its own series.
+    // A new replica leads before its first scrape, so that its own series shows no change.
     annotation: { name: "Another leader", expr: "enodia_operator_leader == 1 unless enodia_operator_leader offset 1m == 1" },
     stats,
     tables,

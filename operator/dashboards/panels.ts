@@ -1,4 +1,4 @@
-// Dashboards of data: single values, tables, series and variables. Deterministic, so that the generated JSON can be checked.
+// Builders of dashboards from data. Deterministic, so that the generated JSON can be checked.
 import {
   AnnotationQueryBuilder,
   type Dashboard,
@@ -16,7 +16,7 @@ import * as stat from "@grafana/grafana-foundation-sdk/stat";
 import * as table from "@grafana/grafana-foundation-sdk/table";
 import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
 
-/** One series of a panel. `expr` without selectors: `%` is replaced by that of the variables. */
+/** In `expr`, `%` stands for the selectors of the variables. */
 interface Query {
   readonly expr: string;
   readonly legend: string;
@@ -27,30 +27,30 @@ export interface Panel {
   readonly description: string;
   readonly unit: string;
   readonly queries: readonly Query[];
-  /** Value from which the panel turns red. */
+  /** Value from which the panel is red. */
   readonly red?: number;
   readonly min?: number;
-  /** The heading of a part of the dashboard that begins with this panel. */
+  /** Heading of the row that begins with this panel. */
   readonly part?: string;
-  /** True for latencies: points of single requests lead to their traces. */
+  /** A panel of latencies, whose exemplars link to traces. */
   readonly traced?: boolean;
 }
 
 export interface DashboardData {
   readonly name: string;
-  /** Beside "enodia". */
+  /** Besides "enodia". */
   readonly tags: readonly string[];
-  /** Labels that say which objects are looked at, the wider first. */
+  /** Labels that select the objects, wider first. */
   readonly variables: readonly string[];
-  /** True where one object is looked at, and not all at first. */
+  /** Shows one object, not all at first. */
   readonly one?: boolean;
   /** A metric that every such object has from its first scrape. */
   readonly known: string;
-  /** How far back is shown at first: "30m". */
+  /** Initial time range: "30m". */
   readonly back: string;
   readonly annotation: { readonly name: string; readonly expr: string };
   readonly stats: readonly Panel[];
-  /** Lists of what holds now, one line for each series. */
+  /** Tables of current values, a line per series. */
   readonly tables?: readonly Panel[];
   readonly series: readonly Panel[];
 }

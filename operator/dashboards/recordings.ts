@@ -1,18 +1,16 @@
-// Recording rules: series that several panels or alerts query, named level:metric:operations. Generated into the chart.
+// Recording rules, named level:metric:operations. Generated into the chart.
 import type { MoEDeploymentConditionType } from "../../crds/moe-deployment-status.ts";
 
 export interface Recording {
   readonly record: string;
   readonly expr: string;
-  /** Added to every series that comes of it. */
   readonly labels?: Readonly<Record<string, string>>;
 }
 
 const byDeployment = "namespace, deployment";
-/** Two scrapes at any interval up to two minutes. */
+/** Two scrapes at intervals up to two minutes. */
 const window = "5m";
 
-/** Two quantiles of a histogram of the gateways, for each deployment. */
 const quantiles = (histogram: string): Recording[] =>
   ["0.5", "0.99"].map((quantile) => ({
     record: `deployment:${histogram}:quantile_rate${window}`,
@@ -20,12 +18,12 @@ const quantiles = (histogram: string): Recording[] =>
     labels: { quantile },
   }));
 
-/** Conditions that tell of trouble while they are False, and those that do so while they are True. */
+/** Conditions that mean trouble while False; the next list while True. */
 const troubleWhenFalse: readonly MoEDeploymentConditionType[] = ["Ready", "Available", "SpecAccepted", "ModelAvailable", "TelemetryFresh"];
 const troubleWhenTrue: readonly MoEDeploymentConditionType[] = ["Degraded", "FieldConflict"];
 const troubled = (types: readonly MoEDeploymentConditionType[], status: "True" | "False"): string =>
   `max by (${byDeployment}, type) (enodia_deployment_condition{type=~"${types.join("|")}", status="${status}"}) == 1`;
-/** Deployments that are suspended or scaled to zero. */
+/** Neither suspended nor scaled to zero. */
 const wantsRanks = `max by (${byDeployment}) (enodia_deployment_replicas{state="desired"}) > 0`;
 
 const requests = `deployment:enodia_gateway_requests:rate${window}`;
@@ -35,7 +33,7 @@ export const recordings: readonly Recording[] = [
   { record: requests, expr: `sum by (${byDeployment}) (rate(enodia_gateway_requests_total[${window}]))` },
   {
     record: `deployment:enodia_gateway_errors:ratio_rate${window}`,
-    // A deployment that has never answered with an error has no series of one; one without requests has no share.
+    // A deployment without errors has no error series; one without requests has no ratio.
     expr: `(${errors} or 0 * ${requests}) / (${requests} > 0)`,
   },
   {
@@ -54,7 +52,7 @@ export const recordings: readonly Recording[] = [
   },
 ];
 
-/** Labels of the series that a recording gives: those it groups by, and its own. */
+/** Labels of the recorded series. */
 export function recordedLabels({ expr, labels = {} }: Recording): string[] {
   const grouped = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = ""]) => list.split(",").map((label) => label.trim()));
   return [...new Set([...grouped.filter((label) => label !== "le"), ...Object.keys(labels)])].sort();

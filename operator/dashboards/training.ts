@@ -1,5 +1,4 @@
-// The Training dashboard as code: how far jobs are, their losses and norms, their speed, how evenly they use
-// experts and ranks, and what copies cost.
+// The Training dashboard: progress, losses, speed, and use of experts and ranks.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { imbalanceBound } from "./alerts.ts";
 import { dashboardOf, type Panel } from "./panels.ts";

@@ -1,4 +1,4 @@
-// The store of the last accepted specs of each deployment, with the templates rendered from them and their image. DECISIONS.md 3.
+// Stores the last accepted specs of each deployment, with their templates and image, as ControllerRevisions. DECISIONS.md 3.
 
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { isOrphan, manager } from "../kube/adoption.ts";
@@ -7,21 +7,20 @@ import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { objectLabels, ownerOf } from "./objects/context.ts";
 import { type Accepted, type Revision, readRevision, revisionData, sameAccepted } from "./revision.ts";
 
-/** An accepted spec with its number. */
 export interface AcceptedRevision {
   readonly number: number;
   readonly accepted: Accepted;
 }
 
-/** Revisions that are kept of a deployment, the one in force and the stable one included. */
+/** Revisions per deployment, those in effect and stable included. */
 export const revisionsMax = 5;
-/** Characters of the owner's uid in the name: a deleted namesake's revisions may still await collection. */
+/** Part of the uid in the name, since revisions of a deleted namesake may still exist. */
 const uidChars = 8;
 
 export class AcceptedSpecs {
   readonly #kube: Kube;
   readonly #informers: Informers;
-  /** Our last write for each owner, which the cache may not show yet. */
+  /** Our last write per owner, which the cache may not show yet. */
   readonly #written = new Map<string, Revision>();
 
   constructor(kube: Kube, informers: Informers) {
@@ -29,17 +28,17 @@ export class AcceptedSpecs {
     this.#informers = informers;
   }
 
-  /** The accepted specs that are kept, newest first. */
+  /** Newest first. */
   revisions(uid: string): AcceptedRevision[] {
     return this.#revisions(uid).flatMap(({ number, accepted }) => (accepted ? [{ number, accepted }] : []));
   }
 
-  /** The spec that was accepted last, `except` one with that worker template; undefined when none was. */
+  /** The newest accepted spec, not counting those with the worker template `except`. */
   latest(uid: string, except?: string): Accepted | undefined {
     return this.revisions(uid).find(({ accepted }) => accepted.template.hash !== except)?.accepted;
   }
 
-  /** Stores what was accepted unless it is the newest, and then removes what is spare; the one with the `stable` template stays. */
+  /** Stores a spec unless it is the newest, and deletes old ones but that with the `stable` template. */
   async keep(deployment: MoEDeployment, accepted: Accepted, stable?: string): Promise<void> {
     const { uid } = deployment.metadata;
     const [newest] = this.#revisions(uid);
@@ -71,7 +70,7 @@ export class AcceptedSpecs {
     this.#written.set(uid, { number: revision, object: written, accepted });
   }
 
-  /** Those of a deleted deployment of this name: nobody reads them. */
+  /** Revisions of a deleted namesake. */
   #orphans({ metadata }: MoEDeployment): KubeObject[] {
     return this.#informers.ofDeployment("controllerRevisions", metadata).filter((object) => isOrphan(object.metadata, metadata.name));
   }
@@ -84,14 +83,14 @@ export class AcceptedSpecs {
     return [...cached, ...unseen].sort((a, b) => b.number - a.number);
   }
 
-  /** Somebody deleted it: the cache has heard of the write and does not have the object. */
+  /** The cache has seen the write but lacks the object: somebody deleted it. */
   #vanished({ object }: Revision): boolean {
     const cached = this.#informers.get("controllerRevisions", refOf(object));
     return cached === undefined && this.#informers.covers("controllerRevisions", object);
   }
 }
 
-/** What may go: what cannot be read, what was accepted again later, and the oldest beyond the bound; never the newest. */
+/** Unreadable ones, duplicates, and the oldest beyond the bound; never the newest. */
 function spare([newest, ...older]: readonly Revision[], stable: string | undefined): KubeObject[] {
   if (!newest) return [];
   const kept = [newest];

@@ -1,4 +1,4 @@
-// A pod that downloads a model is asked how far it is. Its end comes from the kubelet, not from here.
+// Asks a downloading pod for its progress; its end comes from the kubelet.
 
 import { ports } from "../../crds/common.ts";
 import { type DownloadWords, downloadWordsSchema, progressBytesMax, progressPath } from "../../crds/download.ts";
@@ -6,7 +6,6 @@ import { askPod, type Identity } from "../kube/ask-pod.ts";
 import type { Ref } from "../kube/kube.ts";
 import { roleServerName } from "../pki/names.ts";
 
-/** How a pod is reached. */
 export interface ProgressQuestion {
   readonly ref: Ref;
   readonly uid: string;
@@ -14,7 +13,7 @@ export interface ProgressQuestion {
   readonly identity: Identity;
 }
 
-/** Undefined where the pod does not answer, or says what cannot be read: it is asked again. */
+/** Undefined where the pod does not answer, or unreadably. */
 export async function askProgress(question: ProgressQuestion, port: number = ports.progress): Promise<DownloadWords | undefined> {
   const { ip, ref, identity, uid } = question;
   const servername = roleServerName("downloader", ref);
@@ -23,6 +22,6 @@ export async function askProgress(question: ProgressQuestion, port: number = por
     const words = text === undefined ? undefined : downloadWordsSchema.safeParse(JSON.parse(text)).data;
     return words?.pod === uid ? words : undefined;
   } catch {
-    return undefined; // not there yet, or gone: what was known stays
+    return undefined; // the last report stays
   }
 }

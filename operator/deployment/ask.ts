@@ -1,5 +1,4 @@
-// What of a plan is asked of the API server before anything is decided: Jobs of a download, owned objects, a dry run of the worker pod, and
-// the revision that makes an accepted spec durable before the first pod is made of it.
+// Asks the API server what a plan needs, and stores an accepted spec.
 import { AppError } from "../../crds/common.ts";
 import { manager } from "../kube/adoption.ts";
 import type { Applier } from "../kube/apply.ts";
@@ -18,9 +17,8 @@ import type { WorkerTemplate } from "./objects/worker-pod.ts";
 import type { Observed } from "./observed.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 
-/** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
+/** Nobody reports changes of quotas or policies. */
 const refusalMs = 30_000;
-/** A Job that could not be made is tried again after this. */
 const jobRetryMs = 10_000;
 
 export interface AskDeps {
@@ -34,7 +32,6 @@ export interface AskDeps {
 
 type Owner = Observed["deployment"]["metadata"];
 
-/** Throws nothing that belongs into the status. */
 export async function ask(deps: AskDeps, observed: Observed, plan: Plan): Promise<Answers> {
   const { metadata } = observed.deployment;
   const delivered = await deliver(deps, metadata, plan.delivery.actions);
@@ -61,7 +58,7 @@ async function putInForce(deps: AskDeps, observed: Observed, { plan, judge }: In
   const stableHash = deployment.status.rollout?.stableTemplateHash;
   const failures: AppError[] = [];
   const uncertified = change.gatewaysWait ? [] : await attempt(failures, () => certifyGateway(deps, metadata), []);
-  // Removed first: what an autoscaler has set is nobody's once it is gone.
+  // An autoscaler's number is nobody's once that is gone.
   await attempt(failures, () => applier.remove(objects.absent, metadata), undefined);
   const applied = await applier.apply(objects.apply, metadata);
   if (applied.failure) failures.push(applied.failure);
@@ -80,7 +77,7 @@ async function putInForce(deps: AskDeps, observed: Observed, { plan, judge }: In
   return { refusals, conflicts: applied.conflicts, kept, successor, revisions: store.revisions(metadata.uid), failure: failures[0] };
 }
 
-/** The API server's verdict on worker templates, unless every pod that is there was made of one. */
+/** Judges templates by dry run, unless every pod was made from them. */
 class Judge {
   readonly #deps: AskDeps;
   readonly #observed: Observed;
@@ -98,12 +95,12 @@ class Judge {
   async of(template: WorkerTemplate): Promise<Refusal[]> {
     const present = living(this.#observed.pods);
     if (present.length > 0 && present.every((pod) => pod.templateHash === template.hash)) return [];
-    // Others are there, and will go.
+    // Pods that exist will make way (`oneMore`).
     const problem = await this.#dryRun(template, this.#plan.change.gatewaysWait || present.length > 0);
     return problem === undefined ? [] : [podRefusal(problem)];
   }
 
-  /** What speaks against a pod of this template in the place of another. */
+  /** The refusals of a pod that would replace another. */
   async taken(template: WorkerTemplate): Promise<readonly { readonly message: string }[]> {
     const failures: AppError[] = [];
     const refusals = await attempt(failures, () => this.of(template), []);
@@ -119,7 +116,7 @@ class Judge {
   }
 }
 
-/** A Secret that waits for a person or the garbage collector is told of in a condition. */
+/** A condition reports a Secret that waits for a person or the garbage collector. */
 async function certifyGateway({ identities }: AskDeps, metadata: Owner): Promise<Refusal[]> {
   try {
     await identities.ensureRole({ metadata }, "gateway");
@@ -133,7 +130,7 @@ async function certifyGateway({ identities }: AskDeps, metadata: Owner): Promise
 interface Delivered {
   readonly deliveryFailure: AppError | undefined;
   readonly againInMs: number | undefined;
-  /** `none`: the Job was made. Undefined: none was tried. */
+  /** `none`: the Job was created. Undefined: none was tried. */
   readonly jobRefused: Memory["jobRefused"] | "none";
 }
 
@@ -145,7 +142,7 @@ async function deliver(deps: AskDeps, owner: Owner, actions: readonly DeliveryAc
       if (action.type === "createJob") {
         const message = await createJob(deps.kube, owner, action.job);
         jobRefused = message === undefined ? "none" : { name: action.name, message, untilMs: deps.ticks() + jobRetryMs };
-        if (message !== undefined) againInMs = 1; // it is said in the next pass
+        if (message !== undefined) againInMs = 1;
       } else if (action.type === "ask") againInMs = await question(deps, owner, action);
       else await act(deps, owner, action);
     }
@@ -170,7 +167,6 @@ async function question({ talks, identities }: AskDeps, { namespace, name, uid: 
   return talks.ask({ ref, uid, ip, identity: await identities.operator(ref, of) });
 }
 
-/** Returns why it could not be made. */
 async function createJob(kube: Kube, { namespace, uid }: Owner, job: KubeObject): Promise<string | undefined> {
   const { name } = job.metadata;
   try {
@@ -181,13 +177,12 @@ async function createJob(kube: Kube, { namespace, uid }: Owner, job: KubeObject)
     if (!hasCode(error, "AlreadyExists", "Invalid", "Forbidden")) throw error;
     if (!hasCode(error, "AlreadyExists")) return error.message;
     const found = await kube.get(resources.jobs, { namespace, name });
-    // Ours, which the cache does not show yet, or gone.
+    // Ours but not yet in the cache, or gone.
     if (found === undefined || found.metadata.ownerReferences?.some((owner) => owner.uid === uid)) return undefined;
     return `Job ${name} exists and does not belong to this MoEDeployment; delete or rename it`;
   }
 }
 
-/** The result, or `otherwise` with the error among the failures. */
 async function attempt<T>(failures: AppError[], work: () => Promise<T>, otherwise: T): Promise<T> {
   try {
     return await work();

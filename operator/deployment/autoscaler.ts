@@ -1,5 +1,4 @@
-// The hand of the autoscaler: it looks at the object itself before it writes, since a cache may be behind another writer, and sets the number
-// through /scale under a name of its own. features/scale.ts decides what the number should be.
+// Sets replicas through /scale under its own field manager, after a look at the live object (DECISIONS.md 10).
 import type { AutoscaleStatus } from "../../crds/autoscale.ts";
 import { AppError, annotations } from "../../crds/common.ts";
 import { rfc3339 } from "../../crds/conditions.ts";
@@ -17,7 +16,6 @@ import type { Scale } from "./features/results.ts";
 import { presentOf } from "./features/scale.ts";
 import type { Deployments } from "./ports.ts";
 
-/** A write that somebody else's came before is decided anew after this. */
 const conflictMs = 1_000;
 
 export interface Scaling {
@@ -28,7 +26,6 @@ export interface Scaling {
 }
 
 export interface Scaled {
-  /** Undefined where the spec asks for no autoscaling. */
   readonly scaling: Scaling | undefined;
   readonly remember: Pick<Memory, "zero" | "ownerSeen">;
 }
@@ -40,17 +37,14 @@ interface ScaleDeps {
 
 type Last = AutoscaleStatus["lastScale"];
 
-/**
- * True where the number is below the ranks that are there because nobody gives it any more, and it fell to its default; and while that cannot
- * be told. The number is put back by `scaleRanks`, and until then no rank is to go by it.
- */
+/** Replicas fell to their default since nobody sets them, or that is unknown; `scaleRanks` restores them before any rank goes. */
 export async function numberHasFallen(kube: Pick<Kube, "get">, { metadata, spec, status }: MoEDeployment): Promise<boolean> {
   const { autoscale } = spec.elasticity;
   if (!autoscale || spec.suspend || spec.replicas === 0 || spec.replicas >= Math.min(presentOf(status), autoscale.max)) return false;
   const { namespace, name, uid } = metadata;
   try {
     const live = await kube.get(resources.moeDeployments, { namespace, name });
-    if (live?.metadata.uid !== uid || replicasOf(live) !== spec.replicas) return true; // the next pass knows what it is now
+    if (live?.metadata.uid !== uid || replicasOf(live) !== spec.replicas) return true;
     return hasFallen(ownerOf(live, status), spec.replicas, presentOf(status));
   } catch {
     return true;
@@ -80,7 +74,6 @@ interface Settling extends Pick<Scale, "remember"> {
 
 type Settled = Scaled & { readonly scaling: Scaling };
 
-/** Looks at who has the number, and writes where it is ours to write. */
 async function settle(deps: ScaleDeps, { deployment, now, input, decision, remember }: Settling): Promise<Settled> {
   const { kube, event } = deps;
   const { namespace, name, uid } = deployment.metadata;
@@ -91,11 +84,10 @@ async function settle(deps: ScaleDeps, { deployment, now, input, decision, remem
   try {
     const live = await kube.get(resources.moeDeployments, { namespace, name });
     const replicas = live && replicasOf(live);
-    // The next pass sees what has become of it.
     if (live?.metadata.uid !== uid || replicas !== input.replicas) return result({ ...scalingOf(decision, last), againInMs: conflictMs });
     const owner = ownerOf(live, deployment.status);
     known = { ...known, ownerSeen: true };
-    // The step counts though its status was lost with the process that made it; the next one is decided by it.
+    // The step counts although its status was lost with the process that made it.
     if (owner.type === "ours" && last?.to !== replicas)
       return result({ ...scalingOf(decision, unreported(present, replicas, now)), againInMs: conflictMs });
     const write = whetherToWrite({ input, decision, owner, present, metadata: deployment.metadata });
@@ -116,10 +108,7 @@ async function settle(deps: ScaleDeps, { deployment, now, input, decision, remem
   }
 }
 
-/**
- * The API server does not note who sets through /scale what nobody has, nor who sets 0, which it takes for a field that is left out. A write
- * to the object itself makes the number ours.
- */
+/** /scale records no manager for a field without one, nor for 0; a write to the object does. */
 async function setReplicas(kube: Kube, live: KubeObject, replicas: number, owner: Ownership): Promise<void> {
   const { resourceVersion = "" } = live.metadata;
   const by = { manager: autoscaler };
@@ -127,7 +116,6 @@ async function setReplicas(kube: Kube, live: KubeObject, replicas: number, owner
   else await kube.patch(resources.moeDeployments, refOf(live), { metadata: { resourceVersion }, spec: { replicas } }, by);
 }
 
-/** An event when it stands still, and when it goes on. */
 function announce({ event }: ScaleDeps, { metadata, status }: MoEDeployment, { status: is, reason, message }: Verdict): void {
   const before = status.conditions?.find(({ type }) => type === "ScalingActive");
   const wasFalse = before?.status === "False";
@@ -137,11 +125,11 @@ function announce({ event }: ScaleDeps, { metadata, status }: MoEDeployment, { s
 
 const messageMax = 512;
 
-/** True of a zero that somebody has set or applies. */
+/** Somebody else set or applied this zero. */
 const isOthers = ({ type }: Ownership, last: Last): boolean =>
   type === "applied" || type === "taken" || (type !== "ours" && last?.to !== 0);
 
-/** Before the last rank goes every gateway has heard that it is to hold what comes. */
+/** The last rank stays until every gateway knows that it is to hold requests. */
 function notYet({ message }: Verdict): Verdict {
   return { status: "True", reason: "ScalingToZero", message: `${message}, once every gateway has said that it holds requests` };
 }
@@ -156,7 +144,7 @@ function ownerOf(live: KubeObject, { autoscale }: MoEDeployment["status"]): Owne
 
 const replicasOf = ({ spec }: KubeObject): number | undefined => (spec as { readonly replicas?: number } | undefined)?.replicas;
 
-/** A number that is ours and in no status: the process that set it ended before it could say so. */
+/** Our own number without a status: the process that set it ended before it wrote one. */
 function unreported(from: number, to: number, now: Date): NonNullable<Last> {
   return { time: rfc3339(now), from, to, message: "set by an operator that ended before it could say why" };
 }

@@ -1,4 +1,4 @@
-// Carries out a decision on pods: each action may be repeated, each failure is reported, and none stops the others.
+// Executes pod actions. Each may be repeated, and a failure stops no other.
 
 import { randomInt } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
@@ -14,7 +14,7 @@ import { type WorkerTemplate, workerPod } from "./objects/worker-pod.ts";
 import { leavingAnnotation, leavingSinceAnnotation } from "./pod-facts.ts";
 import type { Deployments } from "./ports.ts";
 
-/** Letters and digits that cannot be mistaken for each other nor spell words. */
+/** No vowels and no characters that look alike. */
 const alphabet = "bcdfghjklmnpqrstvwxz2456789";
 const suffixLength = 5;
 
@@ -31,22 +31,18 @@ export interface ExecuteDeps {
 }
 
 export interface Executed {
-  /** The first error. */
   readonly failure: AppError | undefined;
-  /** The reason why a pod could not be made; empty when all were. */
   readonly createError: string;
 }
 
 const creating = "creating a worker pod";
 
 export interface Templates {
-  /** What is in force. */
   readonly template: WorkerTemplate;
-  /** What ranks are made of that keep theirs; that in force where it is not known. */
   readonly stable?: WorkerTemplate | undefined;
 }
 
-/** Tries everything, but makes no more pods once one could not be made. */
+/** Tries every action, but creates no more pods after a refusal. */
 export async function changePods(
   deps: ExecuteDeps,
   context: RenderContext,
@@ -59,7 +55,7 @@ export async function changePods(
     Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action)))),
     slowStart(made, async ({ rank, stable }) => {
       const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
-      // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
+      // The kubelet waits for the Secret; after a crash here the next pass creates it.
       certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
     }),
   ]);
@@ -69,10 +65,7 @@ export async function changePods(
   return { failure: errors[0], createError: errors.find((error) => error.operation === creating)?.message ?? "" };
 }
 
-/**
- * Makes pods in batches of 1, 2, 4 and so on until one fails: what refuses one pod, such as a quota, refuses the next thousand too,
- * and the API server is spared the asking.
- */
+/** Creates batches of 1, 2, 4 and so on until one fails: a quota would refuse the rest. */
 async function slowStart<T>(pods: readonly T[], make: (pod: T) => Promise<void>): Promise<PromiseSettledResult<void>[]> {
   const results: PromiseSettledResult<void>[] = [];
   for (let size = 1; results.length < pods.length && results.every(({ status }) => status === "fulfilled"); size *= 2) {
@@ -109,7 +102,7 @@ async function patchPod(
     const patched = await deps.kube.patch(resources.pods, ref, { metadata: { uid, annotations } }, { manager });
     deps.overlay.wrote(patched);
   } catch (error) {
-    // The pod is gone, or another has its name: the next look at the world decides anew.
+    // The pod is gone or its name was reused: the next pass decides anew.
     if (!hasCode(error, "NotFound", "Conflict", "Invalid")) throw error;
   }
 }
@@ -133,15 +126,14 @@ async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: 
   }
 }
 
-/** The message without the random end of the pod's name: every attempt has another name, and the message should stay the same. */
+/** Strips the random suffix, so that retries have the same message. */
 function withoutSuffix(message: string, { metadata: { name } }: KubeObject): string {
   return message.replaceAll(name, name.slice(0, -suffixLength - 1));
 }
 
 /**
- * Asks the API server whether it would take the pod: unknown fields, Pod Security, quota. undefined = yes.
- * oneMore: other pods live, and the pod of the new template will take the place of one of them; that a quota has no room for one
- * beside them says nothing.
+ * Dry run against schema, Pod Security and quota; undefined = accepted. `oneMore`: the pod replaces a living one, so that a full quota says
+ * nothing.
  */
 export async function dryRun(kube: Kube, context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
   const pod = workerPod(context, template, 0, podSuffix());

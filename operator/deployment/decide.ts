@@ -1,5 +1,4 @@
-// A pass decides in two halves, since whether a spec can be in force is the API server's to say: what to ask of it, then what to do. The lists
-// below are the order; each file says why it stands where it does. Pure.
+// The two halves of a decision (DECISIONS.md 1). The lists below are the order, and each feature says why it is there. Pure.
 import { aim } from "./features/aim.ts";
 import { blueGreen } from "./features/blue-green.ts";
 import { change } from "./features/change.ts";
@@ -22,9 +21,7 @@ export const acting: readonly Listed[] = [spec, facts, ranks, repair, progress, 
 export type Plan = Pick<Results, "source" | "delivery" | "aim" | "blueGreen" | "change" | "objects">;
 export type Decision = Results;
 
-/** What the API server is to be asked. */
 export const plan = (observed: Observed): Plan => runFeatures<keyof Plan>(asking, observed, {});
 
-/** What is to be done, after it has answered. */
 export const decide = (observed: Observed, planned: Plan, answers: Answers): Decision =>
   runFeatures<keyof Decision>(acting, observed, { ...planned, answers });

@@ -1,5 +1,4 @@
-// Carries out a decision: the green deployment, the keys of load messages, pods and their certificates, the world that the rebalance plane
-// works with, and the number of ranks. Everything may be repeated; the first failure is reported, and none stops the others.
+// Executes a decision. All steps may be repeated; the first failure is returned, and none stops the others.
 import { AppError, labels } from "../../crds/common.ts";
 import { manager } from "../kube/adoption.ts";
 import { hasCode } from "../kube/errors.ts";
@@ -21,7 +20,7 @@ import type { Observed } from "./observed.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
-/** A pod beside the wanted ranks that was refused, as by a quota, is tried again after this; and a green deployment. */
+/** Pause after an extra pod or a green deployment was refused. */
 const retryMs = 30_000;
 
 export interface ExecuteDeps {
@@ -37,9 +36,7 @@ export interface ExecuteDeps {
 
 export interface Executed {
   readonly scaling: Scaling | undefined;
-  /** The reason why a wanted rank could not be made; empty when all were. */
   readonly createError: string;
-  /** The first error. */
   readonly failure: AppError | undefined;
   readonly remember: Pick<Memory, "greenRefused" | "surgeRefused" | "createError" | "zero" | "ownerSeen">;
 }
@@ -49,7 +46,7 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const { snapshot } = facts;
   const { deployment } = snapshot;
   const green = await changeGreen(deps, observed, facts.greenActions);
-  // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
+  // The kubelet notices a later Secret only after a minute or two.
   const unsigned = await attempt("writing the telemetry Secret", () => deps.telemetry.ensure(deployment));
   const context = { deployment, settings: observed.settings, gang: objects.gang };
   const pods = await changePods(deps, context, spec, repair.step.actions);
@@ -61,7 +58,7 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const world = { desiredRanks: ranks.target.ranks, gateways: observed.gatewayPods, holdMs: holdMsOf(observed, decision) };
   deps.rebalance.update(worldOf(snapshot, world));
   const scaled = await scaleRanks(deps, snapshot, decision.scale);
-  // All wanted ranks are there, and it was a pod beside them that could not be made: it is tried again later.
+  // Only an extra pod was refused.
   const beside = pods.createError !== "" && freeRanks(living(observed.pods), ranks.target.ranks).length === 0;
   const { surgeRefused } = observed.memory;
   const untilMs = deps.ticks() + retryMs;
@@ -93,7 +90,6 @@ async function attempt(operation: string, work: () => Promise<void>): Promise<Ap
   }
 }
 
-/** Milliseconds that gateways are to let requests wait while no rank serves. */
 function holdMsOf({ view, memory }: Observed, { facts: { snapshot } }: Decision): number {
   const { spec, status } = snapshot.deployment;
   const anyActive = view?.members.some(({ active }) => active) ?? false;
@@ -115,7 +111,7 @@ interface Greened {
   readonly refused: Refused | undefined;
 }
 
-/** A green deployment is made once, and never changed but for its sizes and its stop. */
+/** Only its sizes and suspension change. */
 async function changeGreen(deps: ExecuteDeps, observed: Observed, actions: readonly GreenAction[]): Promise<Greened> {
   const { deployment, memory } = observed;
   let refused = memory.greenRefused && deps.ticks() < memory.greenRefused.untilMs ? memory.greenRefused : undefined;
@@ -127,7 +123,6 @@ async function changeGreen(deps: ExecuteDeps, observed: Observed, actions: reado
     }
     return { failure: undefined, refused };
   } catch (caught) {
-    // Somebody deleted it: the next look finds none.
     const gone = hasCode(caught, "NotFound", "Conflict");
     return { failure: gone ? undefined : AppError.from(caught, "changing the green deployment"), refused };
   }

@@ -1,4 +1,4 @@
-// The generator of the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
+// Generates the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { rulesOf, type Scope } from "../rbac.ts";
@@ -19,7 +19,7 @@ function rules(scope: Scope): string {
     .join("");
 }
 
-/** A role up to its rules, or a binding of it. `namespace` is a template expression; without one it is of the cluster. */
+/** A role up to its rules, or its binding. `namespace` is a template expression; undefined = cluster-wide. */
 function head(kind: "Role" | "RoleBinding", name: string, namespace: string | undefined): string {
   return `apiVersion: rbac.authorization.k8s.io/v1
 kind: ${namespace ? "" : "Cluster"}${kind}

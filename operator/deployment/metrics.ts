@@ -1,5 +1,4 @@
-// Figures of the deployment plane: gauges, read from the statuses in the cache at each scrape, and rolls that were taken back, counted as
-// statuses come.
+// Metrics of the deployment plane: gauges read from cached statuses at each scrape, and counted rollbacks.
 import { autoscaleMetrics } from "../../crds/autoscale.ts";
 import { conditionStatuses } from "../../crds/conditions.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
@@ -31,7 +30,7 @@ function record(metrics: Gauges, object: KubeObject): void {
   metrics.set("enodia_deployment_replicas", spec.suspend ? 0 : spec.replicas, { ...labels, state: "desired" });
   metrics.set("enodia_deployment_replicas", replicas, { ...labels, state: "allocated" });
   metrics.set("enodia_deployment_replicas", status.readyReplicas ?? 0, { ...labels, state: "ready" });
-  // Ranks that do not serve for another reason (a start, a crash loop, memory) are on their way, not lost.
+  // Ranks that start or crash are on their way, not lost.
   const repairing = status.conditions?.some((one) => one.type === "Degraded" && one.status === "True" && one.reason === "RanksLost");
   metrics.set("enodia_deployment_ranks", active, { ...labels, state: "active" });
   metrics.set("enodia_deployment_ranks", repairing ? lost : 0, { ...labels, state: "lost" });
@@ -49,7 +48,7 @@ function record(metrics: Gauges, object: KubeObject): void {
   }
 }
 
-/** What is not asked for, or not known, has no series: it is not 0. */
+/** Unknown values have no series, rather than 0. */
 function recordAutoscale(
   metrics: Gauges,
   { spec, status }: Pick<MoEDeployment, "spec" | "status">,
@@ -92,18 +91,18 @@ function recordOperation(metrics: Pick<Metrics<"operator">, "set">, labels: Labe
   const { operation, history = [], rollout } = status;
   for (const type of operationTypes) {
     metrics.set("enodia_operation_active", operation?.type === type ? 1 : 0, { ...labels, type });
-    const last = history.find((one) => one.type === type); // the newest is first
+    const last = history.find((one) => one.type === type);
     if (last) metrics.set("enodia_operation_last_duration_seconds", seconds(last.endTime) - seconds(last.startTime), { ...labels, type });
   }
   if (operation) metrics.set("enodia_operation_deadline_timestamp_seconds", seconds(operation.deadline), labels);
   metrics.set("enodia_rollout_rolled_back", rollout?.rolledBack ? 1 : 0, labels);
 }
 
-/** Rolls that are taken back while this replica looks on, each once however often its status comes. */
+/** Counts each rollback once, however often its status arrives. */
 export class Rollbacks {
   readonly #last = new Map<string, string>();
 
-  /** The reason of a roll that was taken back since the last look at this object; the first look has nothing to compare with. */
+  /** The reason of a new rollback; an object's first status is only the baseline. */
   see({ metadata: { uid = "" }, status }: KubeObject): RollbackReason | undefined {
     const { rolledBack } = (status as { readonly rollout?: { readonly rolledBack?: RolledBack } } | undefined)?.rollout ?? {};
     const before = this.#last.get(uid);

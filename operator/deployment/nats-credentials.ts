@@ -1,6 +1,5 @@
-// The way into the NATS server of a deployment: from the Secret that its spec names, or, for the operator's own server, from the folder
-// that the operator has mounted. A Secret of another type than natsSecretType is never read further: it may be named by somebody who
-// may not read it, beside a server of theirs.
+// NATS credentials from the spec's Secret or the operator's mounted folder. A Secret of another type than natsSecretType is not read:
+// whoever names it may have no right to read it.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -10,14 +9,14 @@ import { type Kube, type Ref, resources } from "../kube/kube.ts";
 
 export type NatsEntries = Readonly<Record<string, string>>;
 
-/** Codes of what is wrong with credentials, which wait for a person. */
+/** Codes of problems that wait for a person. */
 export const credentialProblems: readonly string[] = ["CredentialsNotFound", "CredentialsRefused"];
 
 export class NatsCredentials {
   readonly #kube: Pick<Kube, "get">;
   readonly #folder: string | undefined;
 
-  /** `folder`: that of the operator's own credentials; undefined where its server wants none. */
+  /** `folder`: the operator's credentials; undefined where its server needs none. */
   constructor(kube: Pick<Kube, "get">, folder: string | undefined) {
     this.#kube = kube;
     this.#folder = folder;
@@ -28,7 +27,7 @@ export class NatsCredentials {
     return typeof source === "object" ? { namespace, name: source.secret } : source;
   }
 
-  /** Throws `CredentialsNotFound` when there are none, `CredentialsRefused` when they are in a Secret of another type. */
+  /** Throws `CredentialsNotFound`, or `CredentialsRefused` for a Secret of another type. */
   async entries(source: Ref | "operator"): Promise<NatsEntries> {
     if (source === "operator") return this.#own(this.#folder ?? "");
     const field = "spec.telemetry.nats.credentialsSecretRef";

@@ -1,4 +1,4 @@
-// Every read of a pass, once: the caches, the claim, and who sets the number of ranks. Decides nothing but what need not be read.
+// All reads of a pass: the caches, the claim, and who sets the number of ranks.
 import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent, readDownloadEnd } from "../../crds/download.ts";
@@ -28,7 +28,6 @@ import { inUse, renderSpec } from "./render.ts";
 import type { Accepted } from "./revision.ts";
 import { routeFacts } from "./route-facts.ts";
 
-/** Pods that a message names. */
 const namedMax = 4;
 
 export interface ObserveDeps {
@@ -43,13 +42,12 @@ export interface ObserveDeps {
   readonly ticks: () => number;
 }
 
-/** A deployment as it can be read. */
 export interface ReadDeployment {
   readonly deployment: MoEDeployment;
   readonly unreadable: readonly Refusal[];
 }
 
-/** With the last accepted spec where its own cannot be read. Throws `InvalidSpec` where none was accepted before. */
+/** Falls back to the last accepted spec. Throws `InvalidSpec` without one. */
 export function readDeployment(object: KubeObject, accepted: Accepted | undefined): ReadDeployment {
   try {
     return { deployment: parseMoEDeployment(object), unreadable: [] };
@@ -128,7 +126,7 @@ function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment,
 
 type Source = Pick<Observed, "remoteStore" | "claim" | "claimFailure" | "sourceUnknown">;
 
-/** Looks at the claim only where something depends on it. A weight server stays while nothing is known. */
+/** Reads the claim only where something depends on it. A weight server stays while the answer is unknown. */
 async function sourceOf({ kube }: ObserveDeps, deployment: MoEDeployment, input: Parameters<typeof sourcing>[1]): Promise<Source> {
   const { settled, before } = sourcing(deployment, input);
   const allReady = input.pods.length > 0 && input.pods.every((pod) => pod.ready);
@@ -245,7 +243,6 @@ function selectorOf({ informers }: ObserveDeps, ref: Ref): Readonly<Record<strin
   return (informers.get("services", ref)?.spec as { selector?: Record<string, string> } | undefined)?.selector;
 }
 
-/** Whose gateways the Service leads to. */
 function frontOf(deps: ObserveDeps, { metadata }: MoEDeployment, green: string | undefined): Front {
   if (green === undefined) return "Own";
   const selector = selectorOf(deps, metadata);

@@ -1,4 +1,4 @@
-// The pods of a deleted MoEDeployment of the same name, as the cache shows them. Their fate is core/orphans.ts.
+// Finds pods of a deleted namesake in the cache; core/orphans.ts decides about them.
 
 import { labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -18,13 +18,12 @@ interface PodEnv {
   readonly containers?: readonly { readonly env?: readonly { readonly name: string; readonly value?: string }[] }[];
 }
 
-/** The uid of the deployment that a pod of ours was made for; undefined for a pod that does not say. */
+/** The uid that a pod was made for; undefined where it names none. */
 function worldOf({ spec }: KubeObject): string | undefined {
   const env = (spec as PodEnv | undefined)?.containers?.flatMap((container) => container.env ?? []);
   return env?.find(({ name }) => name === workerProcess.deploymentUid.variable)?.value;
 }
 
-/** True of a pod that was made for another deployment than this one. */
 export function isOfOther(pod: KubeObject, uid: string): boolean {
   const world = worldOf(pod);
   return world !== undefined && world !== uid;
@@ -42,7 +41,7 @@ export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeploy
       const facts = podFacts(pod, nodes, now().getTime());
       return facts ? [{ ...facts, lost: facts.silent }] : [];
     }),
-    // One that has ended stays for ever where its ReplicaSet was orphaned with it, and serves nobody.
+    // An ended pod stays where its ReplicaSet was orphaned, and serves nobody.
     gateways: of("gateway").filter((pod) => !hasEnded(pod)).length,
   };
 }

@@ -1,4 +1,4 @@
-// The deployment plane as the operator composes it: what wakes a reconcile, and the port it offers to the rebalance plane.
+// Composes the deployment plane: what wakes a reconcile, and its interface to the rebalance plane.
 
 import { apiVersion, labels } from "../../crds/common.ts";
 import type { DownloadWords } from "../../crds/download.ts";
@@ -26,18 +26,17 @@ import { Reconciler } from "./reconcile.ts";
 import { deploymentStatus } from "./status-kind.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
-/** Deployments that are reconciled at the same time: most of it is waiting for the API server, whose connections are twice as many. */
+/** Concurrent reconciles, mostly waiting for the API server; it has twice as many connections. */
 const workers = 16;
 const resyncMs = 60_000;
-/** A namespace whose copy cannot be relied on is looked at again after this. */
+/** A namespace with an unreliable copy is retried after this. */
 const untrustedMs = 1_000;
 
 export interface DeploymentPlane {
   readonly controller: Controller;
   readonly deployments: Deployments;
-  /** Joins the two planes; before start(). */
+  /** Joins the two planes; call before start(). */
   connect(rebalance: Rebalance): void;
-  /** Ends the reconciles and wakes no more. */
   stop(): Promise<void>;
 }
 
@@ -46,12 +45,12 @@ export interface DeploymentPlaneOptions {
   readonly informers: Informers;
   readonly events: EventRecorder;
   readonly settings: Settings;
-  /** The namespaces that are this install's to work in; all when not given. */
+  /** The namespaces of this install; unset = all. */
   readonly claims?: NamespaceClaims;
   readonly now?: () => Date;
-  /** How pods that download a model are asked; over TLS when not given. */
+  /** How to poll download pods; the default uses TLS. */
   readonly ask?: (question: ProgressQuestion) => Promise<DownloadWords | undefined>;
-  /** Told of CAs that may be of deployments that are gone and could not be looked into; they are looked at again. */
+  /** Also gets CAs that could not be checked for deletion. */
   readonly onError?: (error: unknown) => void;
   readonly observe?: Observe;
 }
@@ -136,9 +135,9 @@ interface Sources {
   readonly status: StatusWriter<MoEDeploymentStatus>;
 }
 
-/** Returns how to stop. */
+/** Returns the function that stops it. */
 function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => void): () => void {
-  /** A deployment, and the one that it is the green deployment of. */
+  /** Wakes a deployment and the owner of a green one. */
   const both = (ref: Ref): void => {
     add(ref);
     const behind = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.greenOf];
@@ -150,7 +149,7 @@ function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => 
   const wrote = (object: KubeObject): boolean => status.wrote(object);
   const health = new Map<string, string>();
   const stops = [
-    // Every change of a green deployment, of its status too, is news for the one that it is of.
+    // Every change of a green deployment, its status included, wakes its owner.
     informers.onChange("moeDeployments", ({ metadata }) => {
       const behind = metadata.labels?.[labels.greenOf];
       if (behind) add({ namespace: metadata.namespace ?? "", name: behind });
@@ -173,7 +172,7 @@ function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => 
   };
 }
 
-/** What of a node its pods' fate depends on. */
+/** The parts of a node that pods depend on. */
 function stateOf(node: KubeObject): string {
   const status = node.status as { conditions?: { type: string; status: string }[] } | undefined;
   const { unschedulable, taints } = (node.spec ?? {}) as { unschedulable?: unknown; taints?: unknown };

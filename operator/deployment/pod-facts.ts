@@ -1,4 +1,4 @@
-// Kubernetes objects -> the facts of core/snapshot.ts. Parses what it reads; decides nothing.
+// Parses Kubernetes objects into the facts of core/snapshot.ts.
 import { z } from "zod";
 import { annotations, labels } from "../../crds/common.ts";
 import { planBounds } from "../../crds/plan.ts";
@@ -10,14 +10,13 @@ import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
 import { modelOfPod, rankModelOfPod } from "./objects/model-place.ts";
 
-/** Marks of ours on a pod that is to go. */
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;
 export const leavingSinceAnnotation = `${leavingAnnotation}-since`;
-/** A node we never saw may have just joined: this long after the pod was bound to it, it is none. */
+/** A node that is still not in the cache this long after a binding counts as missing. */
 const unknownNodeMs = 30_000;
-/** Containers are made in seconds; after this long something that they need is missing. */
+/** A container in creation for longer lacks something. */
 const creatingMs = 60_000;
-/** A scheduler says at once why a pod has no node, and one that starts pods together after a minute: after this there is none. */
+/** A pod without any condition counts as ignored by its scheduler after this. */
 const unheardMs = 120_000;
 const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
@@ -30,7 +29,6 @@ const condition = z.object({
   status: z.string(),
   reason: z.string().default(""),
   message: z.string().default(""),
-  // Null where whoever wrote the condition gave none: a pod is not to be overlooked for it.
   lastTransitionTime: z
     .string()
     .nullish()
@@ -62,16 +60,13 @@ type PodStatus = z.infer<typeof podSchema>["status"];
 type PodSpec = z.infer<typeof podSchema>["spec"];
 
 export interface NodeHealth {
-  /** State of a node; unknown when it is not in the cache. */
   readonly state: (node: string) => "answers" | "silent" | "unknown";
   readonly zone: (node: string) => string | undefined;
-  /** Value of the label that the deployment's topology names. */
   readonly rack: (node: string) => string | undefined;
-  /** Marks of a node that is to be left; empty for one that is not known. */
   readonly taints: (node: string) => readonly Taint[];
 }
 
-/** Taints by which a node says that its pods are to leave it. Others keep pods away or end them, and say nothing of planned leaving. */
+/** Taints by which a node says that pods are to leave it. */
 const leavingTaints: Readonly<Record<string, string>> = {
   "node.kubernetes.io/unschedulable": "is cordoned",
   ToBeDeletedByClusterAutoscaler: "is to be removed by the cluster autoscaler",
@@ -87,10 +82,9 @@ interface Taint {
 
 const zoneLabel = "topology.kubernetes.io/zone";
 
-/** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
+/** An operator that may not read nodes counts none as silent. */
 const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, rack: () => undefined, taints: () => [] };
 
-/** The nodes as the cache has them, or as good as none where they may not be read. `rackLabel`: by which their racks are told apart. */
 export function nodesSeen(informers: Pick<Informers, "get" | "seesNodes">, rackLabel?: string): NodeHealth {
   return informers.seesNodes ? healthOf((name) => informers.get("nodes", { namespace: "", name }), rackLabel) : unseenNodes;
 }
@@ -134,12 +128,11 @@ const nodeFacts = onceEach((node: KubeObject): NodeFacts => {
   const ready = status?.conditions.find((condition) => condition.type === "Ready");
   const cordon = spec?.unschedulable ? [{ key: "node.kubernetes.io/unschedulable", effect: "NoSchedule" }] : [];
   const leaving = (spec?.taints ?? []).filter(({ key, effect }) => key in leavingTaints && effect !== "PreferNoSchedule");
-  // False is a kubelet that speaks; Unknown is one that does not.
+  // Unknown means that the kubelet is silent.
   const state = ready?.status === "Unknown" ? "silent" : "answers";
   return { state, zone: node.metadata.labels?.[zoneLabel], taints: [...cordon, ...leaving] };
 });
 
-/** Reads each object once: copies are replaced when they change, and never written to. */
 function onceEach<T extends object>(read: (object: KubeObject) => T): (object: KubeObject) => T {
   const known = new WeakMap<KubeObject, T>();
   return (object) => {
@@ -151,7 +144,7 @@ function onceEach<T extends object>(read: (object: KubeObject) => T): (object: K
 
 const parsedPod = onceEach((pod) => podSchema.safeParse(pod));
 
-/** The facts of a pod; undefined for one without a readable rank: not one of ours. */
+/** Undefined for a pod without a readable rank. */
 export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): ObservedPod | undefined {
   const rank = rankOf(pod.metadata.labels?.[labels.rank]);
   const parsed = parsedPod(pod);
@@ -188,13 +181,13 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
   };
 }
 
-/** A label can be written by others: what is no number of a rank, or one that no world has, is none. */
+/** Others can write labels: a rank that no world can have is none. */
 function rankOf(label: string | undefined): number | undefined {
   const rank = /^\d{1,4}$/.test(label ?? "") ? Number(label) : planBounds.ranks;
   return rank < planBounds.ranks ? rank : undefined;
 }
 
-/** What is seen of any pod of ours: whether it runs and where, what keeps it from it, and what it said at its end. */
+/** Whether and where a pod runs, what keeps it from running, and its exit message. */
 export function podSight(
   pod: KubeObject,
   now: number,
@@ -217,19 +210,17 @@ export function podSight(
   return { ip: status.podIP, running, ready, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
 }
 
-/** A gateway that may still answer, by what it has its model from; those that should be gone by now are not waited for. */
 export function gatewayModels(pods: readonly KubeObject[], now: number): readonly (string | undefined)[] {
   const due = ({ metadata: { deletionTimestamp } }: KubeObject) => deletionTimestamp !== undefined && Date.parse(deletionTimestamp) < now;
   return pods.filter((pod) => !hasEnded(pod) && !due(pod)).map(modelOfPod);
 }
 
-/** The time at which the scheduler gave the pod its node. */
 function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
   const scheduled = status.conditions.find((one) => one.type === "PodScheduled" && one.status === "True");
   return Date.parse(scheduled?.lastTransitionTime ?? "") || Date.parse(pod.metadata.creationTimestamp ?? "") || now;
 }
 
-/** Why the pod cannot stay: somebody disrupts it, or its node is to be left and the pod does not tolerate that. */
+/** Why the pod must leave: a disruption, or a taint that it does not tolerate. */
 function mustGo({ nodeName, tolerations }: PodSpec, { conditions }: PodStatus, nodes: NodeHealth): string {
   const disrupted = conditions.find((one) => one.type === "DisruptionTarget" && one.status === "True");
   if (disrupted) return text(disrupted.reason, disrupted.message);
@@ -261,7 +252,7 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
 }
 
-/** The text on a pod that no scheduler has said a word about: one of that name does not run, or does not know the pod's group. */
+/** The message for a pod that no scheduler has reported on. */
 function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {
   const waits = now - (Date.parse(metadata.creationTimestamp ?? "") || now);
   if (spec.nodeName !== undefined || waits < unheardMs || status.conditions.some(({ type }) => type === "PodScheduled")) return "";
@@ -269,7 +260,7 @@ function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podS
   return `Unschedulable: no scheduler named "${spec.schedulerName}" has looked at the pod for ${seconds} s (podTemplate.spec.schedulerName)`;
 }
 
-/** The text on a pod that is slow to be created; its age goes in whole steps, so that the text does not change with every look. */
+/** The age in the message goes in steps, so that the text seldom changes. */
 function creating({ metadata }: KubeObject, ms: number): string {
   if (ms < creatingMs) return "";
   const seconds = (Math.floor(ms / creatingMs) * creatingMs) / 1000;
@@ -285,14 +276,13 @@ export function gatewayPods(pods: readonly KubeObject[]): GatewayPod[] {
   });
 }
 
-/** The status of a pod; undefined for one that has ended or is to end. */
+/** Undefined for a pod that has ended or is terminating. */
 function livingStatus(pod: KubeObject): PodStatus | undefined {
   const parsed = parsedPod(pod);
   if (!parsed.success || pod.metadata.deletionTimestamp !== undefined) return undefined;
   return isTerminal(parsed.data.status) ? undefined : parsed.data.status;
 }
 
-/** True of a pod that has run for the last time and is still there. */
 export const hasEnded = (pod: KubeObject): boolean => {
   const parsed = parsedPod(pod);
   return parsed.success && isTerminal(parsed.data.status);
@@ -306,10 +296,8 @@ const deploymentSchema = z.object({
 });
 
 const autoscalerSchema = z.object({ status: z.object({ conditions: z.array(condition).default([]) }).prefault({}) });
-/** An autoscaler stands still at zero, where nobody wants it to do anything. */
 const atZero = "ScalingDisabled";
 
-/** `objects` are as the cache has them; undefined: not there. */
 export function gatewayFacts(
   objects: { readonly deployment: KubeObject | undefined; readonly autoscaler: KubeObject | undefined },
   pods: readonly KubeObject[],

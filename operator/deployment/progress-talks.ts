@@ -1,17 +1,16 @@
-// The talk with pods that download models: each is asked every few seconds, one question at a time, beside the looks at deployments. What
-// it said last is known at once.
+// Polls downloading pods every few seconds, one request at a time each, beside the passes.
 import type { DownloadWords } from "../../crds/download.ts";
 import { keyOf } from "../kube/kube.ts";
 import type { ProgressQuestion } from "./ask-progress.ts";
 
 const askMs = 3_000;
-/** Questions under way at once; those beyond wait for the next look. */
+/** Further polls wait for the next pass. */
 const questionsMax = 8;
 
 export interface ProgressTalksOptions {
   /** Undefined where the pod does not answer. */
   readonly ask: (question: ProgressQuestion) => Promise<DownloadWords | undefined>;
-  /** Called with the key of a deployment once there is something new. */
+  /** Called with the deployment's key when a report is new. */
   readonly told: (key: string) => void;
   readonly now: () => number;
 }
@@ -25,7 +24,7 @@ interface Asked {
 
 export class ProgressTalks {
   readonly #options: ProgressTalksOptions;
-  /** By key of the deployment, which has one pod that downloads. */
+  /** Keys are those of deployments, which have one downloading pod each. */
   readonly #asked = new Map<string, Asked>();
   #underWay = 0;
 
@@ -33,13 +32,13 @@ export class ProgressTalks {
     this.#options = options;
   }
 
-  /** What that pod said last. */
+  /** The pod's last report. */
   words(key: string, uid: string | undefined): DownloadWords | undefined {
     const asked = this.#asked.get(key);
     return asked?.uid === uid ? asked?.words : undefined;
   }
 
-  /** Asks where it is time. Returns the milliseconds until it is time again. */
+  /** Polls where due. Returns the milliseconds until the next poll. */
   ask(question: ProgressQuestion): number {
     const { now } = this.#options;
     const key = keyOf(question.ref);

@@ -1,5 +1,5 @@
-// One pass over one MoEDeployment: observe, plan what to ask of the API server, ask, decide, execute, write the status. Level-triggered:
-// whatever a pass knows beyond the cluster and the status is in one record (core/memory.ts).
+// One pass over a MoEDeployment: observe, plan, ask the API server, decide, execute, write the status. Level-triggered; core/memory.ts has
+// all that a pass remembers.
 import type { AppError } from "../../crds/common.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { Outcome } from "../kube/controller.ts";
@@ -13,7 +13,7 @@ import { type ExecuteDeps, execute } from "./execute.ts";
 import { type ObserveDeps, observe, readDeployment } from "./observe.ts";
 import { outcomeOf, statusOf } from "./status.ts";
 
-/** A new leader needs this long to open its sessions with workers and NATS. */
+/** Time in which a new leader connects to workers and NATS. */
 const warmUpMs = 10_000;
 
 export interface ReconcileDeps extends AskDeps, ObserveDeps, ExecuteDeps {
@@ -41,7 +41,7 @@ export class Reconciler {
   async reconcile(ref: Ref): Promise<Outcome> {
     const key = `${ref.namespace}/${ref.name}`;
     const object = this.#deps.informers.get("moeDeployments", ref);
-    // Deleted: owner references take the objects away, the sessions are ours to close.
+    // Owner references delete the objects of a deleted deployment; its sessions are closed here.
     const present = object?.metadata.deletionTimestamp === undefined ? object : undefined;
     const known = this.#known.get(key);
     if (known && known.uid !== present?.metadata.uid) this.#forget(key, known.uid);
@@ -50,7 +50,7 @@ export class Reconciler {
       return await this.#pass(key, present);
     } catch (error) {
       if (!hasCode(error, "InvalidSpec")) throw error;
-      // A stored object that this version cannot read, and no spec to take its place: say so, touch nothing.
+      // The stored object is unreadable and there is no accepted spec: report it and touch nothing.
       const { code: reason, message } = error as AppError;
       const { generation: observedGeneration } = present.metadata;
       await this.#deps.status.refuse(present, { type: "SpecAccepted", status: "False", reason, message, observedGeneration });

@@ -1,4 +1,4 @@
-// The spec as it stands, rendered: images, templates and what of the accepted specs is in force. Pure.
+// Renders the spec, and picks the accepted specs in effect. Pure.
 import { annotations } from "../../crds/common.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
@@ -19,7 +19,6 @@ interface InUseInput {
   readonly settings: Settings;
 }
 
-/** The accepted specs in use, and the image of pods that name none. */
 export function inUse({ spec, status }: MoEDeployment, { revisions, pods, settings }: InUseInput): InUse {
   const { rolledBack, stableTemplateHash } = status.rollout ?? {};
   const accepted = revisions.find((one) => one.accepted.template.hash !== rolledBack?.templateHash)?.accepted;
@@ -52,13 +51,12 @@ function asAccepted<T extends RenderedPod>(rendered: T, accepted: T | undefined)
   return accepted?.hash === rendered.hash ? accepted : rendered;
 }
 
-/** The image that the workers' template names. */
 export function ownImage({ podTemplate }: MoEDeploymentSpec): string | undefined {
   const image = templateContainer(podTemplate, workerKind)?.image;
   return image === undefined ? undefined : String(image);
 }
 
-/** It holds until the template is another, or an annotation says that it is to be tried again. */
+/** Until the template changes, or an annotation asks for a retry. */
 function rolledBack({ metadata, status }: MoEDeployment, wantedHash: string): RolledBack | undefined {
   const { rolledBack: back } = status.rollout ?? {};
   const again = metadata.annotations?.[annotations.retryRollout] === back?.id;

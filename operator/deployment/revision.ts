@@ -1,5 +1,4 @@
-// An accepted spec as it stands in a ControllerRevision, to and from the object. accepted-specs.ts keeps such objects; the command line
-// reads them.
+// An accepted spec to and from a ControllerRevision, for accepted-specs.ts and the command line.
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
 import { type MoEDeploymentSpec, moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
@@ -7,12 +6,11 @@ import type { KubeObject } from "../kube/kube.ts";
 import { type RenderedPod, storedPod, storedTemplate, type WorkerTemplate } from "./objects/worker-pod.ts";
 
 export interface Accepted {
-  /** The generation that was accepted; for messages. */
   readonly generation: number;
   readonly spec: MoEDeploymentSpec;
   readonly template: WorkerTemplate;
   readonly gateway: RenderedPod;
-  /** The image of workers and gateways that name none of their own. */
+  /** Pods that name no image get this one. */
   readonly runtimeImage: string;
 }
 
@@ -31,15 +29,15 @@ const acceptedSchema = z.object({
   runtimeImage: z.string().min(1),
 });
 /**
- * JSON in base64. A patch of anything in the object writes its data anew, with keys in another order and characters escaped otherwise,
- * and is refused since data cannot change: the garbage collector could not take the owner away.
+ * JSON in base64: a patch of the object rewrites plain data with other key order and escapes, which is refused since data is immutable, so
+ * that garbage collection could not remove the owner.
  */
 const revisionSchema = z.object({
   revision: z.int(),
   data: z.object({ json: z.base64().transform(unpacked).pipe(acceptedSchema) }),
 });
 
-/** The object of a revision never changes, and the cache hands out the same one until it is gone: it is read once. */
+/** Revisions never change, so that each is parsed once. */
 const read = new WeakMap<KubeObject, Revision>();
 
 export function readRevision(object: KubeObject): Revision {
@@ -53,7 +51,6 @@ export function readRevision(object: KubeObject): Revision {
   return revision;
 }
 
-/** The field `data` of the object. */
 export function revisionData({ generation, spec, template, gateway, runtimeImage }: Accepted): { readonly json: string } {
   const value = { generation, spec: durable(spec), template: stored(template), gateway: stored(gateway), runtimeImage };
   return { json: Buffer.from(JSON.stringify(value)).toString("base64") };
@@ -63,7 +60,7 @@ function unpacked(text: string): unknown {
   try {
     return JSON.parse(Buffer.from(text, "base64").toString("utf8"));
   } catch {
-    return undefined; // what is no JSON is no spec
+    return undefined;
   }
 }
 
@@ -74,7 +71,7 @@ export function sameAccepted(a: Accepted, b: Accepted): boolean {
   return pods && isDeepStrictEqual(durable(a.spec), durable(b.spec));
 }
 
-/** The spec without what is obeyed in any case. */
+/** The spec less the fields that apply regardless of acceptance. */
 export function durable(spec: MoEDeploymentSpec): Omit<MoEDeploymentSpec, "replicas" | "suspend" | "rolloutStrategy"> {
   const { replicas: _, suspend: __, rolloutStrategy: ___, ...rest } = spec;
   return rest;

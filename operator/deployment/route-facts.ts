@@ -1,4 +1,4 @@
-// The HTTPRoute of a deployment as it is seen. Others write every word of its status, so it is read as far as it can be.
+// Reads a deployment's HTTPRoute. Others write its status, so that unreadable parts are skipped.
 import { z } from "zod";
 import type { KubeObject } from "../kube/kube.ts";
 import type { RouteFacts } from "./core/snapshot.ts";

@@ -1,12 +1,12 @@
-// How a MoEDeployment's status is written: which changes are worth a write at once, and which an event. Pure.
+// Which changes of a MoEDeployment's status are written at once, and which are events. Pure.
 import { type MoEDeploymentStatus, moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
 import { deploymentKind } from "../kube/adoption.ts";
 import type { StatusEvent, StatusKind } from "../kube/status-writer.ts";
 
-/** Of something that goes on, and of nothing but the load. */
+/** Interval of soft writes while something happens, and while only the load changes. */
 const softMs = { underWay: 10_000, idle: 60_000 };
 
-/** Conditions whose change is worth an event, and which status is the bad one. */
+/** The bad status of each condition whose change is an event. */
 const announced: Readonly<Record<string, "True" | "False">> = {
   Ready: "False",
   Available: "False",
@@ -25,14 +25,13 @@ export const deploymentStatus: StatusKind<MoEDeploymentStatus> = {
   events,
 };
 
-/** True where the deployment serves and nothing is done to it. */
 function isIdle({ conditions, operation, rollout, download }: MoEDeploymentStatus): boolean {
   const ready = conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
   const done = (rollout?.phase ?? "Complete") === "Complete" && (download?.phase ?? "Done") === "Done";
   return ready && done && operation === undefined;
 }
 
-/** The status without what only tells time, or the balance of the last window. */
+/** The status less times and the last window's balance. */
 function hard(status: MoEDeploymentStatus): unknown {
   const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
   const { imbalancePercent: __, boundPercent: ___, ...placement } = status.placement ?? {};

@@ -7,11 +7,11 @@ import type { Executed } from "./execute.ts";
 import { impossible } from "./features/repair.ts";
 import type { Observed } from "./observed.ts";
 
-/** What is refused is looked at again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
+/** Retry of refusals whose cause may vanish unnoticed, such as a quota. */
 const refusedMs = 10_000;
-/** A pod beside the wanted ranks, after it was refused. */
+/** Retry of a refused extra pod. */
 const surgeMs = 30_000;
-/** The pass after a spec with another model was accepted. */
+/** Pause after a spec with another model was accepted. */
 const switchMs = 10;
 
 export function statusOf({ facts, ranks, repair, progress, spec }: Decision, done: Executed): MoEDeploymentStatus {
@@ -33,7 +33,7 @@ export function statusOf({ facts, ranks, repair, progress, spec }: Decision, don
 
 interface Written {
   readonly status: MoEDeploymentStatus;
-  /** Milliseconds until a write that was held back is due. */
+  /** Milliseconds until a delayed write is due. */
   readonly heldMs: number | undefined;
 }
 
@@ -48,9 +48,8 @@ export function outcomeOf(observed: Observed, decision: Decision, done: Executed
     observed.warmMs,
     snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined,
     done.remember.surgeRefused ? surgeMs : undefined,
-    done.remember.createError === observed.memory.createError ? undefined : 1, // what a deleted deployment left may have to give way
+    done.remember.createError === observed.memory.createError ? undefined : 1, // a deleted namesake's pods may have to give way
     ...[delivery.againInMs, answers.againInMs, blueGreen.look?.againInMs],
-    // The next pass stops the pods of the other model.
     change.switches && spec.good ? switchMs : undefined,
   ].filter((ms): ms is number => ms !== undefined && ms > 0);
   return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };

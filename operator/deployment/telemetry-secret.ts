@@ -1,7 +1,5 @@
-// The telemetry Secret of a deployment, which its workers mount: the keys that sign load messages, made and rotated here, and a copy of
-// the credentials of the NATS server, so that workers mount no Secret whose type nobody has looked at. One without our owner is not
-// touched, and one of ours that cannot be read, or that a deleted namesake left, is made anew, whoever changed it: keys are nobody
-// else's to set. Pods serve without it, and nothing that they report is believed.
+// The telemetry Secret that workers mount: keys that sign load messages, rotated here, and a copy of the NATS credentials, whose Secret's
+// type is checked first. Pods serve without it, but nobody believes their load.
 import { randomBytes } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -24,7 +22,7 @@ import { credentialProblems, type NatsCredentials, type NatsEntries } from "./na
 import { objectLabels, ownerOf } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";
 
-/** Credentials are read again after this: they are no Secret of ours, so nobody tells us of a change. */
+/** Nobody reports changes of the credentials' Secret, so that it is read again after this. */
 const rereadMs = 30_000;
 
 export interface TelemetrySecretsOptions {
@@ -42,9 +40,9 @@ export class TelemetrySecrets {
   readonly #informers: Informers;
   readonly #nats: NatsCredentials;
   readonly #now: () => Date;
-  /** The credentials that were read last, by the deployment's uid. */
+  /** Last read credentials by uid. */
   readonly #entries = new Map<string, { readonly source: string; readonly entries: NatsEntries; readonly until: number }>();
-  /** What was read last, by the deployment's uid. */
+  /** Last read keys by uid. */
   readonly #read = new Map<string, { readonly version: string; readonly found: KeysFound }>();
 
   constructor({ kube, informers, nats, now }: TelemetrySecretsOptions) {
@@ -54,22 +52,22 @@ export class TelemetrySecrets {
     this.#now = now;
   }
 
-  /** Makes the Secret, or brings it up to date; throws what the API server says against it. */
+  /** Throws the API server's refusal. */
   async ensure(deployment: MoEDeployment): Promise<void> {
     const ref = refOf(deployment);
     const credentials = await this.#credentials(deployment);
     const cached = this.#informers.get("secrets", ref);
     if (cached && !isOrphan(cached.metadata, deployment.metadata.name) && this.#standing(deployment, cached, credentials)) return;
-    // A look at the cache alone could make a second key for one that was just written.
+    // The cache may lack a key that was just written, so that a second would follow.
     const live = await this.#kube.get(resources.secrets, ref);
     const adopted = live !== undefined && (await mayAdopt(this.#kube, live, deployment.metadata));
     if (live && !adopted && this.#standing(deployment, live, credentials)) return;
-    // The keys of an orphan may be known to anybody.
+    // Anybody may know the keys of an orphan.
     const known = adopted ? undefined : live;
     await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(known, credentials)), { manager, force: true });
   }
 
-  /** True when nothing is to be written: it is as wanted, or not ours to write. */
+  /** Nothing to write: it is up to date, or not ours. */
   #standing({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
     if (!isOwned(live, metadata.uid)) return true;
     const have = entriesOf(live);
@@ -83,7 +81,7 @@ export class TelemetrySecrets {
     return { [telemetrySecretEntries.keys]: encodeTelemetryKeys(keys), ...credentials };
   }
 
-  /** None where none are needed, or are not there: the connection says what is missing, and the keys do not wait for it. */
+  /** Missing credentials do not delay the keys; the connection reports them. */
   async #credentials({ metadata, spec }: MoEDeployment): Promise<NatsEntries> {
     const source = this.#nats.source(metadata, spec);
     if (source === undefined) return {};
@@ -102,7 +100,6 @@ export class TelemetrySecrets {
     }
   }
 
-  /** The keys as the cache has them, or the reason why there are none. */
   keys(ref: Ref, uid: string): KeysFound {
     const name = telemetrySecretName(ref.name);
     const live = this.#informers.get("secrets", { namespace: ref.namespace, name });
@@ -130,7 +127,7 @@ function readKeys(live: KubeObject): KeysFound {
   }
 }
 
-/** What cannot be read is none: it is replaced. */
+/** Unreadable keys are replaced. */
 function keysIn(live: KubeObject | undefined): TelemetryKeys {
   return (live && readKeys(live).keys) ?? [];
 }

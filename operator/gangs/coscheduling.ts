@@ -1,5 +1,5 @@
-// The coscheduling plugin of kubernetes-sigs/scheduler-plugins: a label makes a pod a member, and pods of a group wait for each other
-// once they have a node. Where the plugin runs in the default scheduler, its pods' template names that one.
+// The coscheduling plugin of kubernetes-sigs/scheduler-plugins, where a label makes a pod a member. Where it runs in the default scheduler,
+// the pod template names that one.
 import { resources } from "../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
 

@@ -1,4 +1,4 @@
-// The list of schedulers that know groups of pods, and which of them ranks go to, by what the cluster serves. Pure.
+// The list of gang schedulers, and the choice by what the cluster serves. Pure.
 
 import type { PodTemplate } from "../../crds/moe-deployment.ts";
 import type { GangChoice, GangName } from "../../crds/names.ts";
@@ -9,33 +9,31 @@ import { coscheduling } from "./coscheduling.ts";
 import type { GangScheduler } from "./gang.ts";
 import { volcano } from "./volcano.ts";
 
-/** By their names in spec.scheduling.gang; Auto takes the first that is there. */
+/** The names are those of spec.scheduling.gang; Auto takes the first that exists. */
 const schedulers = { Coscheduling: coscheduling, Volcano: volcano } as const satisfies Readonly<Record<GangName, GangScheduler>>;
 export const gangSchedulers: readonly GangScheduler[] = Object.values(schedulers);
 
-/** The group that a pod is a member of, by its scheduler. */
 export function gangOf(pod: ObjectMeta): GangName | undefined {
   return gangSchedulers.find((scheduler) => scheduler.has(pod))?.name;
 }
 
 interface ChosenScheduler {
-  /** Undefined where nobody starts ranks together. */
+  /** Undefined without a gang scheduler. */
   readonly scheduler: GangScheduler | undefined;
   readonly refusals: readonly Refusal[];
 }
 
-/** What of a spec says who starts its ranks. */
 interface GangSpec {
   readonly scheduling: { readonly gang: GangChoice };
   readonly podTemplate?: PodTemplate | undefined;
 }
 
-/** What was asked for and is not there is refused, rather than started without it. */
+/** A requested scheduler that is missing is a refusal. */
 export function chooseScheduler({ scheduling, podTemplate }: GangSpec, served: (resource: Resource) => Served): ChosenScheduler {
   const choice = scheduling.gang;
   if (choice === "None") return { scheduler: undefined, refusals: [] };
   const named = gangSchedulers.find(({ name }) => name === choice);
-  const wanted = named ? [named] : gangSchedulers; // Auto: the first that is there
+  const wanted = named ? [named] : gangSchedulers;
   const scheduler = wanted.find(({ resource }) => served(resource) === "served");
   if (scheduler) return { scheduler, refusals: taken(podTemplate, scheduler) };
   const missing = wanted.filter(({ resource }) => named !== undefined || served(resource) !== "absent");
@@ -54,7 +52,7 @@ function refusal(choice: string, { apiVersion }: Resource, state: Served): Refus
   return { reason: "GangUnavailable", message: `${field}: ${messages[state]}` };
 }
 
-/** A template that makes its pods members of another group. */
+/** A template that already names another group. */
 function taken(podTemplate: PodTemplate | undefined, scheduler: GangScheduler): Refusal[] {
   const { labels, annotations } = scheduler.member("");
   const problems = (["labels", "annotations"] as const).flatMap((kind) =>

@@ -1,5 +1,4 @@
-// Volcano: an annotation makes a pod a member. The group is in a queue, which its pods' template names as Volcano has it for pods,
-// and has the priority of its pods.
+// Volcano, where an annotation makes a pod a member. The group's queue and priority are those of the pod template.
 import { resources } from "../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
 

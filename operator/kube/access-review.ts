@@ -1,5 +1,4 @@
-// Reviews of rights: whether a user, or whoever asks, may do a thing. What is posted changes nothing, and everybody may post it of
-// themselves.
+// Access reviews, which change nothing: whether a user or the caller has a right.
 import type { KubeConfig } from "@kubernetes/client-node";
 import { bearerTransport, type Transport } from "./transport.ts";
 
@@ -7,12 +6,12 @@ export interface Right {
   readonly group: string;
   readonly resource: string;
   readonly verb: string;
-  /** Not given: cluster-wide, or in all namespaces. */
+  /** Unset: cluster-wide, or all namespaces. */
   readonly namespace?: string | undefined;
   readonly name?: string | undefined;
 }
 
-/** Of `user`, or of whoever the transport asks as. */
+/** `user` undefined: the caller. */
 export async function isAllowed(transport: Pick<Transport, "request">, right: Right, user?: string): Promise<boolean> {
   const kind = user === undefined ? "SelfSubjectAccessReview" : "SubjectAccessReview";
   const [resource, subresource] = right.resource.split("/");
@@ -24,7 +23,7 @@ export async function isAllowed(transport: Pick<Transport, "request">, right: Ri
   return answer.status?.allowed === true;
 }
 
-/** What the bearer of a token may do, by the server's own word. Throws `Unauthorized` for a token that is none of the cluster's. */
+/** The rights of a bearer. Throws `Unauthorized` for an unknown token. */
 export function bearersRights(config: KubeConfig): (token: string) => (right: Right) => Promise<boolean> {
   return (token) => {
     const transport = bearerTransport(config, token);

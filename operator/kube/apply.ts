@@ -1,5 +1,5 @@
-// Server-side apply of owned objects, skipped while neither what we want nor what is there has changed. An object or a field that is
-// somebody else's is never touched (field-conflicts.ts); what a deleted owner of the same name left is taken over.
+// Server-side apply of owned objects, skipped while nothing has changed. Objects and fields of others stay (field-conflicts.ts); those of a
+// deleted namesake are adopted.
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
@@ -11,63 +11,55 @@ import { applies, type FieldPath, givenUp } from "./managed-fields.ts";
 import type { Refusal } from "./refusal-text.ts";
 import { objectRefusal } from "./refusal-text.ts";
 
-/** An object in conflict is tried again after this at the earliest, then after twice as long, and so on. */
 const conflictBackoff = { baseMs: 10_000, maxMs: 120_000 } as const;
-/** Tries to give up a field of an object that its controllers are writing to; the next pass goes on. */
 const giveUpTries = 4;
 
 export interface Rendered {
   readonly resource: Resource;
   readonly object: KubeObject;
-  /** The object that is to be there where this one is refused. */
   readonly otherwise?: KubeObject;
-  /** The names that lead to a field that it is without since it is left to others: what we had set before stays. */
+  /** A field left to others; its value stays. */
   readonly leaves?: readonly string[];
-  /** Fields that it takes from whoever manages them, as the API server writes them. */
+  /** Fields taken by force, as the API server writes them. */
   readonly takes?: readonly string[];
 }
 
-/** An object that an operator with other settings, or an earlier spec, has made, and that is to go. */
+/** An object of other settings or an earlier spec, which must go. */
 export interface Absent {
   readonly resource: Resource;
   readonly name: string;
 }
 
-/** The deployment or training job that objects are made for. */
 export interface Owner {
   readonly name: string;
   readonly uid: string;
 }
 
 export interface Applied {
-  /** The objects that are refused, by the API server or since they are somebody else's. */
+  /** Refused by the API server, or because somebody else owns the object. */
   readonly refusals: readonly Refusal[];
-  /** The objects that stay as they are since others manage fields of theirs, each with who and the remedy. */
+  /** Objects whose fields others manage, each with the remedy. */
   readonly conflicts: readonly string[];
-  /** The first error of another kind. */
   readonly failure: AppError | undefined;
 }
 
 export interface ApplierOptions {
-  /** What its owners are. */
   readonly of: OwnerKind;
   readonly kube: Kube;
-  /** What the informers have; they follow objects with our labels only. */
+  /** The cached object; informers follow only objects with our labels. */
   readonly live: (resource: Resource, ref: Ref) => KubeObject | undefined;
   readonly now: () => number;
 }
 
-/** A write, and what was there then: by its version, and without its status. */
+/** A write, with the object's version and content after it. */
 interface Write {
   readonly hash: string;
   readonly version: string;
   readonly substance: string;
 }
 
-/** What became of one object. */
 type Result = { readonly refused: string } | { readonly conflict: string } | "applied";
 
-/** An apply that met fields of others. */
 interface Standoff {
   readonly hash: string;
   readonly version: string;
@@ -81,7 +73,6 @@ export class Applier {
   readonly #kube: Kube;
   readonly #live: ApplierOptions["live"];
   readonly #now: () => number;
-  /** The last write of each object, by owner's uid, then by object. */
   readonly #last = new Map<string, Map<string, Write>>();
   readonly #standoffs = new Map<string, Map<string, Standoff>>();
 
@@ -92,7 +83,6 @@ export class Applier {
     this.#now = now;
   }
 
-  /** Applies in order, each whatever became of those before it. */
   async apply(objects: readonly Rendered[], owner: Owner): Promise<Applied> {
     const refusals: Refusal[] = [];
     const conflicts: string[] = [];
@@ -117,7 +107,6 @@ export class Applier {
     return { refusals, conflicts, failure };
   }
 
-  /** Deletes those that are there and ours; whatever else has their names stays. */
   async remove(objects: readonly Absent[], owner: Owner & { readonly namespace: string }): Promise<void> {
     for (const { resource, name } of objects) {
       const ref = { namespace: owner.namespace, name };
@@ -127,7 +116,6 @@ export class Applier {
     }
   }
 
-  /** The reason why an object that is there cannot be taken; undefined when it can be. */
   async #foreignness(live: KubeObject, kind: string, { name, uid }: Owner): Promise<string | undefined> {
     const foreign = foreignness(live, kind, { name, uid, kind: this.#of.kind });
     const adopter = { namespace: live.metadata.namespace ?? "", name, uid, of: this.#of };
@@ -146,7 +134,7 @@ export class Applier {
     const hash = hashOf(object);
     const live = this.#live(resource, refOf(object)) ?? (await this.#kube.get(resource, refOf(object)));
     const written = last.get(key);
-    // The cache may be behind our own write, or not have what we have just made, never behind somebody else's for long.
+    // The cache may lag behind our write, but not for long behind others'.
     if (live && written?.hash === hash && stands(live, written)) {
       last.set(key, Object.assign({}, written, { version: live.metadata.resourceVersion ?? "" }));
       return "applied";
@@ -168,7 +156,7 @@ export class Applier {
     return "applied";
   }
 
-  /** The conflict that stands, where there is nothing to be gained by another try: its time has not come, or nothing has changed. */
+  /** The standing conflict where another try is not due; else undefined. */
   async #standsOff(rendered: Rendered, { hash, live, owner }: Attempt): Promise<Standoff | undefined> {
     const standoff = within(this.#standoffs, owner.uid).get(keyOf(rendered));
     if (!live || !standoff || standoff.hash !== hash) return undefined;
@@ -177,7 +165,7 @@ export class Applier {
     return standoff;
   }
 
-  /** Applies, with force where every field that another has is one that nobody manages; else throws the conflict. */
+  /** Forces the apply only where nobody manages the conflicting fields. */
   async #write(rendered: Rendered): Promise<KubeObject> {
     const { resource, object } = rendered;
     try {
@@ -188,7 +176,6 @@ export class Applier {
     }
   }
 
-  /** Leaves the object as it is, until it is worth another try. */
   #standOff(rendered: Rendered, { hash, live, owner }: Attempt, conflicts: readonly FieldConflict[]): Result {
     const key = keyOf(rendered);
     const standoffs = within(this.#standoffs, owner.uid);
@@ -204,7 +191,6 @@ export class Applier {
     return conflicts.every((conflict) => isTakeable(conflict, { always: takes, unscaled }));
   }
 
-  /** True when an autoscaler of anybody has the object as its target. */
   async #isScaled({ kind, metadata }: KubeObject): Promise<boolean> {
     const { items } = await this.#kube.list(resources.horizontalPodAutoscalers, { namespace: metadata.namespace ?? "" });
     return items.some(({ spec }) => {
@@ -213,7 +199,7 @@ export class Applier {
     });
   }
 
-  /** Gives up a field that we have applied, so that its value stays. A zero goes with it: it was ours, and nobody scales up from it. */
+  /** Gives up a field so that its value stays. A zero is removed: nobody scales up from it. */
   async #giveUp(resource: Resource, ref: Ref, path: FieldPath): Promise<void> {
     for (let tries = 1; ; tries++) {
       const live = await this.#kube.get(resource, ref);
@@ -230,7 +216,6 @@ export class Applier {
   }
 }
 
-/** The circumstances of a try. */
 interface Attempt {
   readonly hash: string;
   readonly live: KubeObject | undefined;
@@ -242,7 +227,6 @@ const hashOf = (value: object): string => createHash("sha256").update(JSON.strin
 const stands = (live: KubeObject, { version, substance }: Write): boolean =>
   live.metadata.resourceVersion === version || substanceOf(live) === substance;
 
-/** All of an object that others may have changed under us. Its status is no concern of ours, and informers keep nothing of who has what. */
 function substanceOf(object: KubeObject): string {
   const metadata = Object.assign({}, object.metadata, { resourceVersion: undefined, managedFields: undefined });
   return hashOf(Object.assign({}, object, { apiVersion: undefined, kind: undefined, metadata, status: undefined }));
@@ -259,7 +243,7 @@ function within<T>(all: Map<string, Map<string, T>>, uid: string): Map<string, T
 const valueAt = (object: KubeObject, path: FieldPath): unknown =>
   path.reduce<unknown>((value, name) => (value as Record<string, unknown> | undefined)?.[name], object);
 
-/** The reason why an object that is there is not its owner's; undefined when it is. */
+/** Why the object is not the owner's; undefined when it is. */
 function foreignness({ metadata }: KubeObject, kind: string, owner: Owner & Pick<OwnerKind, "kind">): string | undefined {
   const owners = metadata.ownerReferences ?? [];
   if (owners.some((one) => one.uid === owner.uid)) return undefined;

@@ -1,10 +1,10 @@
-// A question to a pod over mutual TLS. The answer is not trusted until it is parsed, and has a deadline and a limit of bytes.
+// A request to a pod over mutual TLS, with a deadline and a limit of bytes. Callers parse the answer.
 import { type RequestOptions, request } from "node:https";
 import type { ConnectionOptions } from "node:tls";
 
 const askMsMax = 5_000;
 
-/** Certificate and key of the operator for one owner, PEM. Valid for its CA only. */
+/** The operator's certificate and key for one owner, PEM. Valid for its CA only. */
 export interface Identity {
   readonly cert: string;
   readonly key: string;
@@ -19,11 +19,11 @@ export interface PodQuestion {
   readonly servername: string;
   readonly identity: Identity;
   readonly bytesMax: number;
-  /** JSON to be posted; undefined: it is a GET. */
+  /** JSON to post; undefined: GET. */
   readonly body?: string;
 }
 
-/** The text of the answer; undefined where the pod refuses. Rejects where it does not answer in time, or says too much. */
+/** The body; undefined where the pod refuses. Rejects on timeout or too long an answer. */
 export function askPod({ ip, servername, identity, bytesMax, body, ...address }: PodQuestion): Promise<string | undefined> {
   const { cert, key, ca } = identity;
   const posted = body !== undefined && { "content-type": "application/json", "content-length": Buffer.byteLength(body) };

@@ -1,17 +1,15 @@
-// The claims of namespaces: where several installs of the operator watch the same namespace, one of them works on what is in it, and
-// the others say who does. A claim is a Lease in the namespace itself, which the leader of an install keeps in the name of the
-// install, so that its next leader goes on with it. Not here: who leads within an install (leader.ts).
+// Namespace claims: of several installs that watch one namespace, the one whose name is on its Lease works there, and the others report it.
+// The Lease belongs to the install, not to its leader (leader.ts).
 import type { Kube } from "./kube.ts";
 import { LeaderElection, type LeaderTiming } from "./leader.ts";
 import type { Clock } from "./workqueue.ts";
 
-/** Its name is the only one that the operator may read and write of the leases in watched namespaces (operator/rbac.ts). */
+/** In watched namespaces the operator may use only the Lease of this name (operator/rbac.ts). */
 export const claimName = "enodia-claim";
 
-/** An install that is gone keeps a namespace for so long; a claim costs two requests at each retry. */
+/** A vanished install keeps a namespace this long; a claim costs two requests per retry. */
 const claimTiming: LeaderTiming = { leaseMs: 60_000, renewDeadlineMs: 45_000, retryMs: 15_000 };
 
-/** The event on an object in a namespace that another install has claimed. */
 export const heldByAnother = (namespace: string, holder: string) => ({
   reason: "ClaimedByAnotherInstall",
   message:
@@ -21,7 +19,7 @@ export const heldByAnother = (namespace: string, holder: string) => ({
 
 export interface ClaimOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
-  /** The install of this process, unique in the cluster and the same for all its replicas. */
+  /** Unique in the cluster, the same for all replicas. */
   readonly install: string;
   readonly clock?: Clock;
   readonly onError?: (error: unknown) => void;
@@ -37,31 +35,31 @@ export class Claims {
     this.#options = options;
   }
 
-  /** Called when a namespace is ours from now on, when it is not any more, and when another install is found to hold it. */
+  /** Called when a namespace becomes ours, is lost, or another install is found to hold it. */
   onChange(listener: (namespace: string) => void): void {
     this.#listener = listener;
   }
 
-  /** True while the namespace is this install's. The first question begins to claim it. */
+  /** The first call begins to claim the namespace. */
   holds(namespace: string): boolean {
     const known = this.#elections.get(namespace);
     if (!known) this.#contend(namespace);
     return known?.isLeader ?? false;
   }
 
-  /** The install that holds a namespace which is not ours; undefined while none is known. */
+  /** The other install that holds the namespace; undefined while unknown. */
   holder(namespace: string): string | undefined {
     return this.#holders.get(namespace);
   }
 
-  /** Nothing is left to do in the namespace: its claim runs out. */
+  /** Lets the claim expire. */
   leave(namespace: string): void {
     this.#elections.get(namespace)?.cease();
     this.#elections.delete(namespace);
     this.#holders.delete(namespace);
   }
 
-  /** The claims stay in the name of the install, for its next leader. */
+  /** Leaves the claims to the install's next leader. */
   close(): void {
     for (const namespace of [...this.#elections.keys()]) this.leave(namespace);
   }

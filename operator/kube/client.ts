@@ -1,4 +1,4 @@
-// Adapter: the Kube port over HTTPS. One generic path for every resource; what the port promises is tested by test/contract/kube.ts.
+// The Kube interface over HTTPS; test/contract/kube.ts tests it.
 import { AppError } from "../../crds/common.ts";
 import { hasCode, kubeError } from "./errors.ts";
 import type {
@@ -16,7 +16,7 @@ import type {
 import type { Transport } from "./transport.ts";
 
 const pageSize = 500;
-/** The server ends a watch after this: with several API servers its next one may be another's. */
+/** The next watch may reach another API server. */
 const watchSeconds = 290;
 
 type Query = Record<string, string | number | boolean | undefined>;
@@ -109,7 +109,7 @@ async function list(transport: Transport, resource: Resource, options: ListOptio
       path: path(resource, { namespace: options.namespace ?? "", name: "" }, "", query),
     });
     const page = JSON.parse(text) as { items?: KubeObject[]; metadata?: { continue?: string; resourceVersion?: string } };
-    // Items of a list come without kind and apiVersion.
+    // Items of a list lack kind and apiVersion.
     for (const item of page.items ?? []) items.push({ ...item, apiVersion: resource.apiVersion, kind: resource.kind });
     next = page.metadata?.continue;
     resourceVersion = page.metadata?.resourceVersion ?? "";
@@ -153,7 +153,7 @@ async function remove(transport: Transport, resource: Resource, ref: Ref, option
     return true;
   } catch (error) {
     if (hasCode(error, "NotFound")) return false;
-    if (hasCode(error, "Conflict") && options.uid !== undefined) return false; // another incarnation has the name
+    if (hasCode(error, "Conflict") && options.uid !== undefined) return false; // another object has the name
     throw error;
   }
 }

@@ -1,23 +1,21 @@
-// The runner of a reconcile function over a work queue with a number of workers. Shell; knows no kind. A reconcile that throws is
-// retried as its AppError says, with back-off by default; one that returns may ask to be run again later.
+// Runs a reconcile function over a work queue with several workers. An error is retried with back-off, or as its AppError says.
 import { AppError } from "../../crds/common.ts";
 import { WorkQueue } from "./workqueue.ts";
 
 export interface Outcome {
-  /** Look again after this many milliseconds even if nothing changes. */
   readonly requeueAfterMs?: number;
-  /** The error of a reconcile that went on to its end all the same: retried as a thrown one is, or earlier as asked for. */
+  /** An error that did not stop the pass; it is retried like a thrown one. */
   readonly failure?: AppError;
 }
 
-/** Told as a reconcile of the key begins; what it returns is told how and when that ended. */
+/** Called when a reconcile begins; the returned function when it ends. */
 export type Observe = (key: string) => (result: "ok" | "error" | "requeue", seconds: number, error?: AppError) => void;
 
 export interface ControllerOptions {
   readonly name: string;
   readonly workers: number;
   readonly reconcile: (key: string) => Promise<Outcome>;
-  /** Every key is looked at again this often, whatever happened. */
+  /** Interval at which every key is reconciled. */
   readonly resyncMs: number;
   readonly keys: () => readonly string[];
   readonly observe?: Observe;

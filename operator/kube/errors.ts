@@ -1,4 +1,4 @@
-// HTTP answers of the API server -> AppError with the codes the Kube port promises. Pure.
+// Maps HTTP answers of the API server to the AppErrors of the Kube interface. Pure.
 import { AppError, type Retry } from "../../crds/common.ts";
 
 const invalid = { code: "Invalid", retry: "never" } as const;
@@ -13,24 +13,21 @@ const byStatus: Readonly<Record<number, { code: string; retry: Retry }>> = {
   429: { code: "TooManyRequests", retry: "backoff" },
 };
 
-/**
- * Texts of answers that judge the object that was sent, whatever their status: server-side apply answers 500 for a field that the
- * schema does not have, or has with another type. Sending the same again cannot help.
- */
+/** Messages that judge the object whatever the HTTP status: server-side apply answers 500 for fields of a wrong name or type. */
 const judgesTheObject = /failed to (create typed|convert) |unable to convert unstructured object|field not declared in schema/;
 
-/** A field that another manager has set to another value. */
+/** A field to which another manager gave another value. */
 export interface FieldConflict {
   /** As the API server writes it: `.spec.replicas`. */
   readonly field: string;
   readonly manager: string;
-  /** The door through which the manager wrote, such as `scale`; empty for the object itself. */
+  /** The manager's subresource, such as `scale`; empty for the object itself. */
   readonly subresource: string;
-  /** An apply declares the field for good, an update has set it at some time. */
+  /** An Apply declares the field permanently; an Update set it once. */
   readonly operation: "Apply" | "Update";
 }
 
-/** The answer to an apply that is not forced. Sending the same again cannot help before somebody gives the fields up. */
+/** The answer to an apply without force. A retry helps only once others give the fields up. */
 export class FieldConflictError extends AppError {
   readonly conflicts: readonly FieldConflict[];
 
@@ -40,7 +37,7 @@ export class FieldConflictError extends AppError {
   }
 }
 
-/** `body` is a metav1.Status as text, or anything a proxy answered. */
+/** `body`: a metav1.Status as text, or anything that a proxy answered. */
 export function kubeError(status: number, body: string, operation: string): AppError {
   const parsed = parseStatus(body);
   if (status === 409 && parsed.conflicts.length > 0) return new FieldConflictError(parsed.message, parsed.conflicts, operation);
@@ -70,7 +67,7 @@ function parseStatus(body: string): ParsedStatus {
   }
 }
 
-/** The manager as a cause names it. Who has updated is told with the version that was used, who has applied is told without. */
+/** Updates are reported with the API version, applies without. */
 const conflictPattern = /^conflict with ("(?:[^"\\]|\\.)*")(?: with subresource ("(?:[^"\\]|\\.)*"))?( using )?/;
 
 function parseConflict(cause: { reason?: unknown; message?: unknown; field?: unknown } | null): FieldConflict | undefined {
@@ -84,7 +81,7 @@ function parseConflict(cause: { reason?: unknown; message?: unknown; field?: unk
   };
 }
 
-/** Go quotes much as JSON does; what JSON cannot read stays quoted. */
+/** Go's quoting resembles JSON's; what JSON cannot parse stays quoted. */
 function unquoted(text: string): string {
   try {
     return String(JSON.parse(text));

@@ -1,15 +1,14 @@
-// Kubernetes events about our objects (events.k8s.io/v1). Repeats within a time are counted on the first event, not written
-// anew; an object and reason whose notes keep differing has so many events in a burst, then one in a while with the rest counted.
-// Never fails its caller: an event is a courtesy.
+// Writes Kubernetes events (events.k8s.io/v1). Repeats are counted on the first event, an object and reason with varying notes has a
+// budget, and no failure reaches the caller.
 import { createHash } from "node:crypto";
 import { type Kube, type KubeObject, resources } from "./kube.ts";
 import { type Clock, systemClock } from "./workqueue.ts";
 
 const repeatWindowMs = 10 * 60_000;
-/** A repeated event is updated at most this often. */
+/** Minimum interval of updates to a repeated event. */
 const seriesPatchMs = 30_000;
 const rememberedMax = 4096;
-/** Events of one object and reason whose notes differ: this many at once, then one for each pause. */
+/** Size of a burst per object and reason, and the pause for one more. */
 const burstMax = 25;
 const burstPauseMs = 60_000;
 const noteCharsMax = 1000;
@@ -43,12 +42,11 @@ interface Remembered {
   written: Promise<boolean>;
 }
 
-/** The budget of one object and reason. */
 interface Budget {
-  /** Events that may be written now; grows with time. */
+  /** Events that may be written now. */
   left: number;
   at: number;
-  /** The last that was written. */
+  /** The last written event. */
   key: string;
 }
 
@@ -75,7 +73,7 @@ export class EventRecorder {
     remember(this.#recent, key, { name, first: now, count: 1, patched: now, written: this.#write(event, name, now) });
   }
 
-  /** Counts it on an event that was written not long ago; false when there is none. */
+  /** Counts it on a recent event; false when there is none. */
   #repeats(key: string, event: EventInput, now: number): boolean {
     const known = this.#recent.get(key);
     if (!known || now - known.first >= repeatWindowMs) return false;
@@ -96,7 +94,7 @@ export class EventRecorder {
     return budget;
   }
 
-  /** Waits for what was recorded so far; for shutdown and tests. */
+  /** Waits for all recorded events, at shutdown and in tests. */
   async flush(): Promise<void> {
     await Promise.all([...this.#recent.values()].map((one) => one.written));
   }
@@ -140,7 +138,7 @@ export class EventRecorder {
   }
 }
 
-/** The least recent goes when there are too many. */
+/** Evicts the least recent entry. */
 function remember<V>(map: Map<string, V>, key: string, value: V): void {
   map.delete(key);
   if (map.size >= rememberedMax) map.delete(map.keys().next().value ?? "");

@@ -1,23 +1,20 @@
-// The rule for a field of an owned object that somebody else has set to another value: whoever declares a field has it, the object stays as
-// it is, and a condition says so. Only what nobody manages is taken. Pure.
+// The rule for fields of owned objects that another manager has set: they stay, and a condition reports them. Only fields that nobody
+// manages are taken. Pure.
 import { labels } from "../../crds/common.ts";
 import { weightServerComponent } from "../../crds/weight-server.ts";
 import { manager } from "./adoption.ts";
 
-/** The door of `kubectl scale` and of autoscalers. */
 const scaleDoor = "scale";
 export const replicasField = ".spec.replicas";
 
-/** How the API server calls whoever wrote an object before its fields had managers, or after somebody cleared them. */
+/** The API server's name for writers from before managed fields, or after they were cleared. */
 const nobody = "before-first-apply";
-/** The autoscaler of Kubernetes writes as the process it is a part of; in k3s and MicroK8s that is one for all. */
+/** The HPA controller writes as its process, which k3s and MicroK8s share with everything else. */
 const autoscalerManagers: readonly string[] = ["kube-controller-manager", "k3s", "kubelite"];
-/** `kubectl apply` without --server-side: a declaration, which comes again. */
+/** `kubectl apply` without --server-side will be repeated, so that it counts as a declaration. */
 const declares = "kubectl-client-side-apply";
-/** Fields that a message names; the rest is counted. */
 const namedMax = 4;
 
-/** A field that another has, as the API server tells it (kube/errors.ts). */
 export interface FieldConflict {
   readonly field: string;
   readonly manager: string;
@@ -31,29 +28,26 @@ interface Contested {
 }
 
 export interface Takeable {
-  /** Fields that are taken from anybody. */
+  /** Fields that are always taken. */
   readonly always: readonly string[];
-  /** True when no autoscaler has the object as its target: the number that it set is nobody's. */
+  /** No autoscaler targets the object, so that its number is nobody's. */
   readonly unscaled: boolean;
 }
 
-/** True when the operator may set the field all the same. */
 export function isTakeable(conflict: FieldConflict, { always, unscaled }: Takeable): boolean {
   if (conflict.manager === manager || conflict.manager === nobody) return true;
   if (always.includes(conflict.field)) return true;
   return isByHand(conflict) || (unscaled && isAutoscaled(conflict));
 }
 
-/** True when a HorizontalPodAutoscaler has set it. */
 export const isAutoscaled = ({ field, manager: by, subresource }: FieldConflict): boolean =>
   field === replicasField && autoscalerManagers.includes(by) && subresource === scaleDoor;
 
-/** One command of a person, such as `kubectl edit` or `kubectl scale`; it is drift, and put back as a deleted object is. */
+/** A single command such as `kubectl edit` is drift and is reverted. */
 function isByHand({ manager: by, operation }: FieldConflict): boolean {
   return operation === "Update" && by !== declares && (by === "kubectl" || by.startsWith("kubectl-"));
 }
 
-/** The text on an object that stays as it is, with what would let it be as the spec wants it. */
 export function conflictText({ kind, metadata }: Contested, conflicts: readonly FieldConflict[]): string {
   const named = conflicts.slice(0, namedMax).map(({ field, manager: by, subresource }) => {
     const door = subresource === "" ? "" : ` (${subresource})`;
@@ -64,7 +58,7 @@ export function conflictText({ kind, metadata }: Contested, conflicts: readonly 
 }
 
 function remedy(kind: string, { name, namespace, labels: have }: Contested["metadata"], conflicts: readonly FieldConflict[]): string {
-  // The spec has no number of weight servers, nor a template of its own for theirs.
+  // The spec has no fields for weight servers.
   const hasFields = kind === "Deployment" && have?.[labels.component] !== weightServerComponent;
   const wholly = (what: (field: string) => boolean): boolean => hasFields && conflicts.every(({ field }) => what(field));
   if (wholly((field) => field === replicasField))

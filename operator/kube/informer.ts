@@ -1,5 +1,5 @@
-// A local copy of one resource that follows the API server: list, then watch with bookmarks; restarts with jittered back-off
-// after any error, lists again on 410 and after silence, and knows how far it has heard. Consumers get keys, never deltas.
+// A local copy of one resource by list and watch, with jittered back-off and a new list after 410 or silence. Listeners get keys, not
+// deltas.
 
 import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
@@ -9,26 +9,22 @@ import { type Clock, monotonicClock } from "./workqueue.ts";
 
 const restartBaseMs = 250;
 const restartMaxMs = 20_000;
-/** Bookmarks come about every minute: a watch that is silent for longer hangs on a dead connection. */
+/** Bookmarks come every minute, so that a longer silence is a dead connection. */
 const silenceMaxMs = 120_000;
-/** One failure is a watch that broke off and is begun again; from the second on the server refuses us, or is not there. */
+/** A single failure may be a watch that broke off. */
 const failuresForTrouble = 2;
-/** A watch that ends sooner without a word has failed, whatever the server calls it. */
+/** A shorter watch without events is a failure. */
 const shortWatchMs = 1_000;
 
 export interface InformerDeps {
   readonly kube: Pick<Kube, "list" | "watch">;
   readonly clock?: Clock;
   readonly random?: () => number;
-  /** Called with every failed list or watch. */
   readonly onError?: (error: unknown) => void;
 }
 
-/** The form in which a copy is held. */
 export interface CopyForm {
-  /** The keys under which an object is found without a look at all of them; it may have several, or none. */
   readonly keysOf?: (object: KubeObject) => readonly string[];
-  /** The object without what nobody reads of it. */
   readonly slim?: (object: KubeObject) => KubeObject;
 }
 
@@ -41,7 +37,6 @@ export class Informer {
   readonly #clock: Clock;
   readonly #form: CopyForm;
   readonly #store = new Map<string, KubeObject>();
-  /** Objects by the keys of `CopyForm`, each under its key in the store. */
   readonly #found = new Map<string, Map<string, KubeObject>>();
   readonly #listeners: Listener[] = [];
   readonly #abort = new AbortController();
@@ -49,15 +44,13 @@ export class Informer {
   #lastEvent = 0;
   #lastTurn = 0;
   #version = "";
-  /** Failures in a row: of all kinds, which is what pauses grow by, and since something was heard or listed. */
+  /** Failures in a row: all, and those since the last event or list. */
   #failures = 0;
   #unheard = 0;
   #failure = "";
   #forbidden = false;
   #absent = false;
-  /** Those who wait for a list that begins after they asked. */
   #waiting: (() => void)[] = [];
-  /** Ends the watch or the pause of this turn. */
   #interrupt = new AbortController();
   #running: Promise<void> | undefined;
 
@@ -69,7 +62,6 @@ export class Informer {
     this.#clock = deps.clock ?? monotonicClock;
   }
 
-  /** Returns how to stop listening. */
   onChange(listener: Listener): () => void {
     this.#listeners.push(listener);
     return () => {
@@ -89,38 +81,36 @@ export class Informer {
     await this.#running;
   }
 
-  /** A first list went through since start. */
   get hasSynced(): boolean {
     return this.#synced;
   }
 
-  /** Milliseconds since the server last sent anything, bookmarks included; before that, since start. */
+  /** Milliseconds since the server sent anything, bookmarks included. */
   get silentMs(): number {
     return this.#clock.now() - this.#lastEvent;
   }
 
-  /** Milliseconds since this informer last began to list or watch, or heard something: it grows only where its loop hangs. */
+  /** Milliseconds since the loop did anything; it grows only when the loop hangs. */
   get stuckMs(): number {
     return this.#clock.now() - Math.max(this.#lastTurn, this.#lastEvent);
   }
 
-  /** The reason why the copy is not to be acted on; undefined while it is held and followed. */
+  /** Why the copy is unreliable; undefined while it is current. */
   get trouble(): string | undefined {
     if (this.#unheard < failuresForTrouble) return this.#synced ? undefined : `${this.resource.plural} are not listed yet`;
     return this.#failure;
   }
 
-  /** True when the server does not let us have this resource. */
   get forbidden(): boolean {
     return this.#forbidden && this.#unheard >= failuresForTrouble;
   }
 
-  /** True when the server does not have this resource. It is asked for again after 20 s at most. */
+  /** The informer tries again at least every 20 s. */
   get absent(): boolean {
     return this.#absent && this.#unheard >= failuresForTrouble;
   }
 
-  /** Lists anew, and resolves when a list that began after this question went through, or when there is trouble. */
+  /** Resolves after a list that began after this call, or with trouble. */
   refresh(): Promise<void> {
     return new Promise((resolve) => {
       this.#waiting.push(resolve);
@@ -128,17 +118,16 @@ export class Informer {
     });
   }
 
-  /** The newest resourceVersion heard: every write up to it is in the copy. Empty before the first list. */
+  /** The copy has every write up to this version. Empty before the first list. */
   get version(): string {
     return this.#version;
   }
 
-  /** The namespace that is followed; undefined = all, or a resource without namespaces. */
+  /** Undefined = all, or a cluster resource. */
   get namespace(): string | undefined {
     return this.#options.namespace;
   }
 
-  /** True when objects of this namespace are in the copy. */
   follows(namespace: string | undefined): boolean {
     return this.#options.namespace === undefined || this.#options.namespace === namespace;
   }
@@ -152,7 +141,6 @@ export class Informer {
     return filter ? all.filter(filter) : all;
   }
 
-  /** The objects that are found under a key. */
   find(key: string): KubeObject[] {
     return [...(this.#found.get(key)?.values() ?? [])];
   }
@@ -172,7 +160,7 @@ export class Informer {
         const expired = hasCode(error, "Expired");
         if (!expired) this.#deps.onError?.(error);
         this.#failed(error);
-        // A watch that fails twice in a row starts over: its version may be the reason.
+        // The version may be why a watch fails twice in a row.
         stale ||= expired || this.#failures > 1;
         await this.#pause();
       }
@@ -231,7 +219,7 @@ export class Informer {
     this.#version = resourceVersion;
   }
 
-  /** Watches from the newest version until the server ends the watch; false: it fell silent or a list is asked for. */
+  /** False when the watch fell silent or a list is requested. */
   async #follow(): Promise<boolean> {
     const began = this.#clock.now();
     const silence = new AbortController();

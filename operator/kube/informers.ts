@@ -1,15 +1,13 @@
-// The informers of the operator, one set per watched namespace, and the overlay that keeps our own writes visible until
-// the watch has caught up with them.
+// The operator's informers, one set per watched namespace, and an overlay of our own pod writes.
 import { labels } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
 import { type CopyForm, Informer, type InformerDeps, type Listener } from "./informer.ts";
 import { type KubeObject, keyOf, type Ref, type Resource, resources } from "./kube.ts";
 import { slimPod } from "./slim-pod.ts";
 
-/** The component label of the Secrets with CAs, which are in the operator's own namespace. */
 export const authorityComponent = "authority";
 
-/** Whether the cluster has a resource that others install: `unknown` while it has not answered, `forbidden` where we may not ask. */
+/** `unknown` until the cluster answers, `forbidden` where we may not list. */
 export type Served = "served" | "absent" | "forbidden" | "unknown";
 
 export type Watched =
@@ -38,7 +36,10 @@ export type Watched =
 
 const ours = { labelSelector: labels.deployment };
 const ofJobs = { labelSelector: labels.trainingJob, training: true } as const;
-/** `own`: in the operator's own namespace only. `training`: of no concern to serving. `optional`: others install it, or do not. `wakes`: a change of it wakes its owner. */
+/**
+ * `own`: only in the operator's namespace. `training`: serving does not need it. `optional`: a cluster may lack it. `wakes`: its changes
+ * wake its owner.
+ */
 const watched: Readonly<
   Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true; wakes?: true }>
 > = {
@@ -66,7 +67,6 @@ const watched: Readonly<
   nodes: { resource: resources.nodes },
 };
 
-/** What the owners with this label are woken by. */
 export function wakers(label: string): Watched[] {
   const names = Object.keys(watched) as Watched[];
   return names.filter((name) => watched[name].wakes && watched[name].labelSelector === label);
@@ -75,7 +75,6 @@ export function wakers(label: string): Watched[] {
 const byOwner = (uid: string): string => `owner ${uid}`;
 const byDeployment = (ref: Ref): string => `deployment ${keyOf(ref)}`;
 
-/** Whatever is of a deployment is found by its name, as its label has it, and by the uid of each owner. */
 function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [] } }: KubeObject): string[] {
   const name = marks?.[labels.deployment];
   return [...ownerReferences.map(({ uid }) => byOwner(uid)), ...(name === undefined ? [] : [byDeployment({ namespace, name })])];
@@ -84,15 +83,12 @@ function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [
 const formOf = (name: Watched): CopyForm => (name === "pods" ? { keysOf, slim: slimPod } : { keysOf });
 
 export class Informers {
-  /** The namespaces that are watched by name, each on its own; none = all as one. */
+  /** Namespaces that are watched one by one; empty = all at once. */
   readonly namespaces: readonly string[];
   readonly #sets = new Map<Watched, Informer[]>();
-  /** Those that serving has nothing to do with. */
   readonly #ofTraining = new Set<Informer>();
-  /** Those of resources that the cluster need not have. */
   readonly #optional = new Set<Informer>();
 
-  /** `own` is the operator's namespace, where the CAs of deployments are. */
   constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
     this.namespaces = [...new Set(namespaces)];
     const entries = Object.entries(watched) as [Watched, (typeof watched)[Watched]][];
@@ -120,14 +116,14 @@ export class Informers {
     return [...this.#sets.values()].flat();
   }
 
-  /** Those whose copies are held: all but of resources that the cluster does not have, or not for us. */
+  /** All but resources that the cluster lacks or denies. */
   held(): Informer[] {
     return this.all().filter(
       (informer) => !this.#optional.has(informer) || (informer.hasSynced && !informer.absent && !informer.forbidden),
     );
   }
 
-  /** Whether the cluster has a resource that others install, as it is known in a namespace. What was there is, while nobody answers. */
+  /** The last answer holds while the API server is away. */
   served(resource: Resource, namespace: string): Served {
     const informer = this.all().find((one) => one.resource === resource && one.follows(namespace));
     if (!informer || informer.absent) return "absent";
@@ -147,7 +143,7 @@ export class Informers {
     return this.#of(name).flatMap((informer) => informer.list(filter));
   }
 
-  /** What of a deployment bears its name in our label; one that had the name before may have left some of it. */
+  /** May include objects of a deleted namesake. */
   ofDeployment(name: Watched, ref: Ref): KubeObject[] {
     return this.#of(name).flatMap((informer) => informer.find(byDeployment(ref)));
   }
@@ -156,7 +152,6 @@ export class Informers {
     return this.#of(name).flatMap((informer) => informer.find(byOwner(uid)));
   }
 
-  /** Returns how to stop listening. */
   onChange(name: Watched, listener: Listener): () => void {
     const stops = this.#of(name).map((informer) => informer.onChange(listener));
     return () => {
@@ -164,30 +159,29 @@ export class Informers {
     };
   }
 
-  /** Lists everything anew. A namespace that cannot be listed holds nobody up: there is trouble with it from then on. */
+  /** A namespace that cannot be listed does not fail the rest. */
   async refresh(): Promise<void> {
     await Promise.all(this.all().map((informer) => informer.refresh()));
   }
 
-  /** The reason why nothing is to be served in a namespace now: the copy of what is in it, or of nodes, cannot be relied on. */
+  /** Why nothing in a namespace may be acted on: its copy, or that of nodes, is unreliable. */
   trouble(namespace: string): string | undefined {
     return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining.has(informer));
   }
 
-  /** The reason why nothing is to be trained: in a namespace, or, without one, where all but training jobs or their pods can be read. */
   trainingTrouble(namespace?: string): string | undefined {
     if (namespace !== undefined) return this.#troubleOf((informer) => informer.follows(namespace));
     const served = ({ namespace: scope }: Informer) => (scope === undefined ? this.commonTrouble() : this.trouble(scope)) === undefined;
     return this.#troubleOf((informer) => this.#ofTraining.has(informer) && served(informer));
   }
 
-  /** The trouble that concerns everything: with what has no namespace, with all namespaces where they are watched as one, with CAs. */
+  /** Trouble of every namespace: cluster resources, CAs, or the one watch of all. */
   commonTrouble(): string | undefined {
     const common = (informer: Informer) => informer.namespace === undefined || this.#of("authorities").includes(informer);
     return this.#troubleOf((informer) => common(informer) && !this.#ofTraining.has(informer));
   }
 
-  /** False where the operator may not read nodes, as with rights in its namespaces alone: it then lives on with what pods say. */
+  /** If false, pods count by their own status. */
   get seesNodes(): boolean {
     return this.#of("nodes").every((informer) => !informer.forbidden);
   }
@@ -199,12 +193,10 @@ export class Informers {
     return undefined;
   }
 
-  /** True when deployments of this namespace are looked at. */
   watches(namespace: string): boolean {
     return this.namespaces.length === 0 || this.namespaces.includes(namespace);
   }
 
-  /** The cached object of any resource that is watched where deployments and training jobs are. */
   live(resource: Resource, ref: Ref): KubeObject | undefined {
     for (const name of Object.keys(watched) as Watched[]) {
       const found = watched[name].resource === resource && !watched[name].own ? this.get(name, ref) : undefined;
@@ -213,7 +205,7 @@ export class Informers {
     return undefined;
   }
 
-  /** True when the copy holds every write up to this object's version. */
+  /** The copy holds every write up to this object's version. */
   covers(name: Watched, object: KubeObject): boolean {
     return this.#of(name).some((informer) => informer.follows(object.metadata.namespace) && versionOf(informer.version) >= version(object));
   }
@@ -223,24 +215,23 @@ export class Informers {
   }
 }
 
-/** That others have not installed something, or that we may not handle it, is no error: who asks for it is told (gangs/, core/route.ts). */
+/** operator/gangs/index.ts and operator/deployment/core/route.ts report missing resources. */
 function untilServed(onError: InformerDeps["onError"]): (error: unknown) => void {
   return (error) => {
     if (!hasCode(error, "NotFound", "Forbidden")) onError?.(error);
   };
 }
 
-/** A write is remembered at most this long; nothing is done on a copy whose watch fails for longer than a moment (plane.ts). */
 const overlayMs = 600_000;
 
-/** Own pod writes on top of the cache: without it a reconcile right after a create would create the rank again. */
+/** Our own pod writes on top of the cache: without them a reconcile right after a create would create the rank again. */
 export class PodOverlay {
   readonly #written = new Map<string, { object: KubeObject; at: number }>();
   readonly #gone = new Map<string, number>();
   readonly #covers: (object: KubeObject) => boolean;
   readonly #now: () => number;
 
-  /** `covers` says whether the cache has heard of a write, and so of all that came before it. */
+  /** `covers`: the cache has seen this write, and so all before it. */
   constructor(covers: (object: KubeObject) => boolean, now: () => number) {
     this.#covers = covers;
     this.#now = now;
@@ -250,13 +241,11 @@ export class PodOverlay {
     this.#written.set(object.metadata.uid ?? "", { object, at: this.#now() });
   }
 
-  /** Takes note of a pod that was deleted with grace 0: it is gone, whatever the cache still shows. */
   removed(uid: string): void {
     this.#written.delete(uid);
     this.#gone.set(uid, this.#now());
   }
 
-  /** The cache's pods of one owner, corrected. */
   merge(cached: readonly KubeObject[], owns: (object: KubeObject) => boolean): KubeObject[] {
     const since = this.#now() - overlayMs;
     for (const [uid, at] of this.#gone) if (at < since) this.#gone.delete(uid);

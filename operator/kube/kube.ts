@@ -1,5 +1,4 @@
-// The port through which the operator reaches the Kubernetes API: types only, no client.
-// Adapter: client.ts; in-memory twin for tests: test/kit/kube/fake-kube.ts. Both pass test/contract/kube.ts.
+// The Kubernetes API as types; client.ts and test/kit/kube/fake-kube.ts implement it, and test/contract/kube.ts tests both.
 import { apiVersion as enodiaApi } from "../../crds/common.ts";
 
 export interface ObjectMeta {
@@ -27,7 +26,6 @@ export interface OwnerReference {
   blockOwnerDeletion?: boolean;
 }
 
-/** Any Kubernetes object. Fields beside the metadata are parsed where they are used. */
 export interface KubeObject {
   apiVersion: string;
   kind: string;
@@ -44,7 +42,7 @@ export interface Resource {
 
 const core = (kind: string, plural: string, namespaced = true): Resource => ({ apiVersion: "v1", kind, plural, namespaced });
 
-/** The resources that the operator, the command line and the tests touch; operator/rbac.ts says what of them the operator may. */
+/** operator/rbac.ts has the operator's verbs. */
 export const resources = {
   moeDeployments: { apiVersion: enodiaApi, kind: "MoEDeployment", plural: "moedeployments", namespaced: true },
   expertPlacements: { apiVersion: enodiaApi, kind: "ExpertPlacement", plural: "expertplacements", namespaced: true },
@@ -87,7 +85,7 @@ export interface Ref {
 }
 
 export interface ListOptions {
-  /** The namespace; all when it is not given. */
+  /** Unset = all namespaces. */
   readonly namespace?: string;
   readonly labelSelector?: string;
 }
@@ -99,73 +97,65 @@ export interface ObjectList {
 
 export type WatchEvent =
   | { readonly type: "ADDED" | "MODIFIED" | "DELETED"; readonly object: KubeObject }
-  /** A bookmark brings only a newer resourceVersion to go on from. */
   | { readonly type: "BOOKMARK"; readonly resourceVersion: string };
 
 export interface WriteOptions {
-  /** Field manager; also shown in managedFields. */
   readonly manager: string;
   readonly dryRun?: boolean;
-  /** Ends the request wherever it is. */
   readonly signal?: AbortSignal;
 }
 
 export interface ApplyOptions extends WriteOptions {
-  /** Takes the fields in which another manager has another value; without it they make a `FieldConflict`. */
+  /** Takes over fields with other values; if unset they cause a `FieldConflict`. */
   readonly force?: boolean;
 }
 
 export interface DeleteOptions {
-  /** The uid of the only object that is to be deleted, not of a later one with its name. */
   readonly uid?: string;
   readonly graceSeconds?: number;
-  /** Ends the request wherever it is. */
   readonly signal?: AbortSignal;
 }
 
 /**
- * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, FieldConflict (an apply that is not forced; with the
- * fields and who has them, errors.ts), Invalid (422, 400, and any other answer that judges the object by its schema), Forbidden,
- * Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
+ * Throws AppErrors: NotFound, AlreadyExists, Conflict, FieldConflict (errors.ts reads the managers), Invalid (422, 400 and other schema
+ * errors), Forbidden, Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
  */
 export interface Kube {
-  /** The object; undefined when it is not there. */
   get(resource: Resource, ref: Ref): Promise<KubeObject | undefined>;
-  /** All objects, read in pages of 500. */
+  /** Read in pages of 500. */
   list(resource: Resource, options?: ListOptions): Promise<ObjectList>;
-  /** Ends when the server ends it; throws `Expired` when the version is too old. */
+  /** Ends when the server ends it; throws `Expired` for an old version. */
   watch(
     resource: Resource,
     options: ListOptions & { readonly resourceVersion: string; readonly signal: AbortSignal },
   ): AsyncIterable<WatchEvent>;
-  /** Unknown fields are refused (`Invalid`), never dropped. */
+  /** Unknown fields are `Invalid`, never dropped. */
   create(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
-  /** Server-side apply: fields of this manager become exactly those given. What it gives up goes, unless another has it too. */
+  /** Server-side apply. A field that this manager gives up is removed unless another has it. */
   apply(resource: Resource, object: KubeObject, options: ApplyOptions): Promise<KubeObject>;
-  /** The same for the status, always forced: it is for one writer. */
+  /** Always forced, since the status has one writer. */
   applyStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
-  /** Replaces; `Conflict` unless metadata.resourceVersion is the current one. */
+  /** `Conflict` unless metadata.resourceVersion is current. */
   update(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
   updateStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
   /**
-   * JSON merge patch; put metadata.uid or metadata.resourceVersion in it to make it conditional. It takes the fields that it changes
-   * from whoever had them, and may replace metadata.managedFields.
+   * JSON merge patch, conditional on a metadata.uid or resourceVersion in it. Takes over changed fields, and may replace
+   * metadata.managedFields.
    */
   patch(resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject>;
-  /** Sets replicas through the subresource scale, as autoscalers do; `Conflict` unless the version is the current one. */
+  /** Through the subresource; `Conflict` unless the version is current. */
   scale(
     resource: Resource,
     ref: Ref,
     to: { readonly replicas: number; readonly resourceVersion: string },
     options: WriteOptions,
   ): Promise<void>;
-  /** Returns false when it is not there (any more) or has another uid. Dependents go in the background. */
+  /** False when the object is missing or has another uid. */
   delete(resource: Resource, ref: Ref, options?: DeleteOptions): Promise<boolean>;
 }
 
 export const keyOf = (ref: Ref): string => `${ref.namespace}/${ref.name}`;
 
-/** The inverse of `keyOf`. */
 export function parseKey(key: string): Ref {
   const slash = key.indexOf("/");
   return { namespace: key.slice(0, slash), name: key.slice(slash + 1) };

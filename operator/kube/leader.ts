@@ -1,5 +1,4 @@
-// Leader election on a coordination.k8s.io Lease, and the fence that keeps a former leader from writing.
-// Ages are measured on our own monotonic clock from when we saw the lease change: clocks of replicas may differ, and be set.
+// Leader election on a Lease, and a fence against writes of a former leader. Ages are monotonic, since clocks of replicas differ.
 import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "./kube.ts";
@@ -8,13 +7,11 @@ import { type Clock, monotonicClock } from "./workqueue.ts";
 export interface LeaderOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
   readonly lease: Ref;
-  /** The identity of this process in the lease, unique per process. */
   readonly identity: string;
   readonly clock?: Clock;
   readonly onElected: () => void;
-  /** Called once; the process should end, or at least stop every writer. */
+  /** Called once; every writer must stop. */
   readonly onLost: (reason: string) => void;
-  /** Called at every turn that finds the lease in other hands. */
   readonly onTaken?: (holder: string) => void;
   readonly onError?: (error: unknown) => void;
   readonly timing?: Partial<LeaderTiming>;
@@ -23,7 +20,7 @@ export interface LeaderOptions {
 export interface LeaderTiming {
   /** Others may take over after this much silence. */
   readonly leaseMs: number;
-  /** We stop leading after this long without a renewal; less than leaseMs, so that two never lead at once. */
+  /** We stop leading without a renewal for this long; less than leaseMs. */
   readonly renewDeadlineMs: number;
   readonly retryMs: number;
 }
@@ -60,12 +57,12 @@ export class LeaderElection {
     this.#turn = this.#step();
   }
 
-  /** The fence: true only while nobody else can have taken over. */
+  /** True only while nobody else can have taken over. */
   get isLeader(): boolean {
     return this.#leading && this.#clock.now() - this.#renewedAt < this.#timing.renewDeadlineMs;
   }
 
-  /** Gives the lease back, so that another replica leads at once. */
+  /** Releases the lease, so that another replica leads at once. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#cancel();
@@ -76,11 +73,11 @@ export class LeaderElection {
       if (lease && specOf(lease).holderIdentity === this.#options.identity)
         await this.#write(lease, { ...specOf(lease), holderIdentity: "" });
     } catch (error) {
-      this.#options.onError?.(error); // the lease runs out by itself
+      this.#options.onError?.(error);
     }
   }
 
-  /** Leads no more and leaves the lease as it is, to run out or to be taken up again under the same identity. */
+  /** Leaves the lease to expire, or to be renewed under the same identity. */
   cease(): void {
     this.#stopped = true;
     this.#leading = false;
@@ -90,8 +87,7 @@ export class LeaderElection {
   async #step(): Promise<void> {
     try {
       const turn = await this.#within(this.#timing.renewDeadlineMs / 2, this.#tryHold());
-      if (turn === "held" && !this.#stopped)
-        this.#held(); // a turn that wins after stop() only has a lease to give back
+      if (turn === "held" && !this.#stopped) this.#held();
       else if (turn === "taken" && this.#leading) this.#lose("another replica holds the lease");
     } catch (error) {
       this.#options.onError?.(error);
@@ -103,7 +99,7 @@ export class LeaderElection {
     });
   }
 
-  /** A request that hangs must not cost the lease: the next turn tries on another connection. */
+  /** A request that hangs must not cost the lease: the next attempt uses another connection. */
   #within<T>(ms: number, work: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       const late = () =>
@@ -125,8 +121,7 @@ export class LeaderElection {
     this.#options.onLost(reason);
   }
 
-  /** One attempt to take or renew. The time counts from before the request. `retry`: somebody wrote in between, perhaps a late
-   *  request of our own; who holds it shows in the next turn. */
+  /** Takes or renews the lease; its age counts from before the request. `retry`: somebody wrote in between, perhaps a late request of ours. */
   async #tryHold(): Promise<Turn> {
     const { kube, lease: ref, identity } = this.#options;
     const before = this.#clock.now();
@@ -165,7 +160,7 @@ export class LeaderElection {
     try {
       const written = await write();
       this.#seen = { version: written.metadata.resourceVersion ?? "", at: before };
-      this.#renewedAt = Math.max(this.#renewedAt, before); // an answer may come late, after that of a later turn
+      this.#renewedAt = Math.max(this.#renewedAt, before); // this answer may come after that of a later attempt
       return "held";
     } catch (error) {
       if (hasCode(error, "Conflict", "AlreadyExists")) return "retry";
@@ -186,17 +181,17 @@ export class LeaderElection {
 
 const leaseManager = "enodia-leader";
 
-/** The times in a lease are for people and other tools: nothing here is decided by them. */
+/** Only people and tools read this time. */
 const writtenTime = (): string => new Date().toISOString().replace("Z", "000Z");
 
 function specOf(lease: KubeObject): LeaseSpec {
   return (lease.spec as LeaseSpec | undefined) ?? {};
 }
 
-/** A write under way is looked at so often, and ended once the fence has closed: it must not arrive after a write of the next leader. */
+/** Interval at which a write under way is checked; it is aborted once the fence has closed, before the next leader writes. */
 const fenceCheckMs = 250;
 
-/** The same port, but a write is refused once `isLeader` is false, and one that is under way then is ended and counts as refused. */
+/** Refuses writes, and aborts those under way, once `isLeader` is false. */
 export function fenced(kube: Kube, isLeader: () => boolean, clock: Clock = monotonicClock): Kube {
   const guard = <R>(write: (signal: AbortSignal) => Promise<R>): Promise<R> => guarded(write, isLeader, clock);
   return {

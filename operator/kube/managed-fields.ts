@@ -1,11 +1,11 @@
-// Ownership of fields as metadata.managedFields has it: whether a manager applies a field, and how it gives the field up without the
-// value going with it. To apply without the field would remove it, or set it back to its default. Pure.
+// Field ownership in metadata.managedFields: who applies a field, and how a manager gives it up while its value stays. Applying without the
+// field would remove it. Pure.
 import type { KubeObject } from "./kube.ts";
 
-/** A field by the names that lead to it: `["spec", "replicas"]`. No lists. */
+/** The names that lead to a field: `["spec", "replicas"]`. No lists. */
 export type FieldPath = readonly string[];
 
-/** A set of fields: the key of a field is `f:` and its name. */
+/** A key is `f:` and the field's name. */
 interface FieldSet {
   readonly [key: string]: FieldSet;
 }
@@ -17,7 +17,7 @@ interface Entry {
   readonly fieldsV1?: FieldSet;
 }
 
-/** All that have the field, by whatever subresource. */
+/** Managers of the field through any subresource. */
 export function managersOf(
   { metadata }: KubeObject,
   path: FieldPath,
@@ -27,12 +27,11 @@ export function managersOf(
     .map(({ manager = "", operation }) => ({ manager, operation: operation === "Apply" ? "Apply" : "Update" }));
 }
 
-/** True when the manager has the field by applying it. */
 export function applies(manager: string, { metadata }: KubeObject, path: FieldPath): boolean {
   return entriesOf(metadata.managedFields).some((entry) => isApply(entry, manager) && has(entry.fieldsV1, path));
 }
 
-/** What is to become metadata.managedFields so that the manager does not have the field, and everybody else what they have. */
+/** New managedFields in which only this manager lacks the field. */
 export function givenUp(manager: string, { metadata }: KubeObject, path: FieldPath): unknown[] {
   return entriesOf(metadata.managedFields).flatMap((entry) => {
     if (!isApply(entry, manager)) return [entry];
@@ -51,7 +50,7 @@ function has(fields: FieldSet | undefined, [name, ...rest]: FieldPath): boolean 
   return has(fields[`f:${name}`], rest);
 }
 
-/** A set that has become empty goes with the field: left there it would mean the whole of what it is the set of. */
+/** An emptied set is removed, since an empty set means its whole field. */
 function without(fields: FieldSet, [name, ...rest]: FieldPath): FieldSet {
   const key = `f:${name}`;
   const below = fields[key];

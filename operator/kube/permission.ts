@@ -1,14 +1,13 @@
-// Whether an object may be worked on now: not while the copy of its namespace cannot be relied on, nor where another install works.
+// Whether an object may be acted on: its namespace's copy must be reliable, and no other install may claim it.
 import { type Claims, heldByAnother } from "./claims.ts";
 import type { Informers } from "./informers.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
 
-/** The claims as far as they matter here. */
 export type NamespaceClaims = Pick<Claims, "holds" | "holder" | "leave" | "onChange">;
 
 export interface PermissionOptions {
   readonly informers: Informers;
-  /** The namespaces that are this install's to work in; all when not given. */
+  /** The namespaces of this install; unset = all. */
   readonly claims: NamespaceClaims | undefined;
   readonly event: (
     object: { readonly metadata: Ref & { readonly uid: string; readonly generation: number; readonly resourceVersion: string } },
@@ -34,20 +33,20 @@ export class Permission {
     this.#event = event;
   }
 
-  /** Asks for another look at every deployment of a namespace that is claimed, lost or refused. */
+  /** Adds every deployment of a namespace that is claimed, lost or refused. */
   onChange(add: (key: string) => void): void {
     this.#claims?.onChange((namespace) => {
       for (const object of this.#within(namespace)) add(keyOf(refOf(object)));
     });
   }
 
-  /** `wait`: for a copy to rely on. `refused`: the deployment is another install's, or not yet known to be ours. */
+  /** `wait`: the copy is unreliable. `refused`: another install's, or not known to be ours. */
   of(ref: Ref): "granted" | "wait" | "refused" {
     const { namespace } = ref;
     if (this.#informers.trouble(namespace) !== undefined) return "wait";
     const object = this.#informers.get("moeDeployments", ref);
     if (object === undefined) {
-      // What is kept of it is to be let go, whoever works here; so is the claim with the last of a namespace.
+      // A namespace without objects needs no claim.
       if (this.#within(namespace).length === 0) this.#claims?.leave(namespace);
       return "granted";
     }
@@ -59,7 +58,7 @@ export class Permission {
   #tell(object: KubeObject): void {
     const { namespace = "", name, uid = "", generation = 0, resourceVersion = "" } = object.metadata;
     const holder = this.#claims?.holder(namespace);
-    if (holder === undefined) return; // nobody is known yet: it may be ours in a moment
+    if (holder === undefined) return; // it may be ours in a moment
     const { reason, message } = heldByAnother(namespace, holder);
     this.#event({ metadata: { namespace, name, uid, generation, resourceVersion } }, "Warning", reason, message);
   }

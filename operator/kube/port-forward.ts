@@ -1,13 +1,13 @@
-// A connection to a port of a pod through the API server, as `kubectl port-forward` makes it: with the caller's own rights, to the pod's
-// loopback too, and by no port of this machine. One connection each; what is said on it is the caller's.
+// A connection to a port of a pod through the API server, as `kubectl port-forward` makes it, but without a local port. Uses the caller's
+// own rights.
 import { Duplex, PassThrough, Writable } from "node:stream";
 import { type KubeConfig, PortForward } from "@kubernetes/client-node";
 import { AppError } from "../../crds/common.ts";
 import { kubeError, unavailable } from "./errors.ts";
 
-/** A node that is away does not answer. */
+/** A lost node does not answer. */
 const connectMsMax = 15_000;
-/** Of what a node says of a port that cannot be reached. */
+/** The bound of a node's error message. */
 const problemBytesMax = 4096;
 
 export interface PodPort {
@@ -16,7 +16,7 @@ export interface PodPort {
   readonly port: number;
 }
 
-/** What is used of a WebSocket of client-node, whose types are not there. */
+/** The used part of client-node's WebSocket, whose types are missing. */
 interface Socket {
   onclose: (() => void) | null;
   close(): void;
@@ -25,8 +25,8 @@ interface Socket {
 }
 
 /**
- * The connection ends with the pod's, or with an error that says why the port cannot be reached. Throws AppError as Kube does: Forbidden
- * without the right `create` on pods/portforward, NotFound without the pod, Unavailable.
+ * Ends with the pod's connection, or with an error where the port cannot be reached. Throws AppError: Forbidden without `create` on
+ * pods/portforward, NotFound without the pod, Unavailable.
  */
 export async function forwardPort(config: KubeConfig, { namespace, pod, port }: PodPort): Promise<Duplex> {
   const operation = `reaching port ${port} of pod ${pod}`;
@@ -64,7 +64,7 @@ export async function forwardPort(config: KubeConfig, { namespace, pod, port }: 
   return connection;
 }
 
-/** What opens too late is closed. */
+/** Closes a connection that opens too late. */
 async function inTime<T>(opened: Promise<T>, operation: string): Promise<T> {
   let bound: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
@@ -83,7 +83,7 @@ async function inTime<T>(opened: Promise<T>, operation: string): Promise<T> {
   }
 }
 
-/** The handshake's answer comes as text alone. */
+/** The handshake's error is text only. */
 function refusal(caught: unknown, operation: string): AppError {
   const { message = "" } = caught as { message?: string };
   const status = Number(/server response: (\d{3})/.exec(message)?.[1]);

@@ -1,4 +1,4 @@
-// The text of what the API server refuses, in terms of the spec. Pure.
+// The text of an API server's refusal in terms of the spec. Pure.
 
 export interface Refusal {
   /** The reason of SpecAccepted=False. */
@@ -6,7 +6,7 @@ export interface Refusal {
   readonly message: string;
 }
 
-/** A field at the beginning of a path, as validation, strict decoding and server-side apply write it. */
+/** A field path as validation, strict decoding and server-side apply write it. */
 const podField = /(^|[\s"([])\.?(spec|metadata)\.(?=[a-z])/g;
 const templateField = /(^|[\s"([])\.?spec\.template\.(?=[a-z])/g;
 
@@ -22,7 +22,7 @@ export function objectRefusal(kind: string, name: string, message: string): stri
   return `the API server refuses ${kind} ${name}: ${message.replace(templateField, `$1${field}.`)}${remedy(message, field)}`;
 }
 
-/** Fields that admission refuses by the kind of the object that they name, never by their path. */
+/** Refusals that name the kind of an object instead of a path. */
 const named: readonly (readonly [text: RegExp, path: string])[] = [
   [/PriorityClass/, ".spec.priorityClassName"],
   [/RuntimeClass/, ".spec.runtimeClassName"],

@@ -1,4 +1,4 @@
-// A pod as the operator's copy holds it: without the parts of its spec that nobody here reads. Pure.
+// Drops the parts of a pod's spec that the operator does not read. Pure.
 import { modelVolume, workerProcess } from "../../crds/process.ts";
 import type { KubeObject } from "./kube.ts";
 
@@ -17,7 +17,7 @@ interface Spec {
   readonly volumes?: readonly Named[];
 }
 
-/** The world that a pod was made for (orphans.ts), and where it has its model from (objects/model-place.ts). */
+/** operator/deployment/orphans.ts and operator/deployment/objects/model-place.ts read these. */
 const variables: ReadonlySet<string> = new Set(
   [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec].map(({ variable }) => variable),
 );

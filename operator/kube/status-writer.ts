@@ -1,5 +1,4 @@
-// The writer of the status of a kind: it writes when there is something new to say, or when the object does not say what was written last, and
-// records the events that go with the change. What it wrote last counts until the cache shows it.
+// Writes a status that has changed, or that somebody else changed, and its events. The last write counts until the cache shows it.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
 import { type Condition, type ConditionState, withTransition } from "../../crds/conditions.ts";
@@ -7,7 +6,7 @@ import type { OwnerKind } from "./adoption.ts";
 import type { Kube, KubeObject, Ref } from "./kube.ts";
 
 const manager = "enodia-operator-status";
-/** A status that somebody else keeps changing is put right at most this often. */
+/** Interval of corrections of a foreign change. */
 const mendIntervalMs = 1_000;
 
 interface AnyStatus {
@@ -20,12 +19,10 @@ export interface StatusEvent {
   readonly note: string;
 }
 
-/** What differs between kinds. */
 export interface StatusKind<S extends AnyStatus> {
   readonly of: Pick<OwnerKind, "kind" | "resource">;
-  /** Undefined where it cannot be read. */
   read(status: unknown): S | undefined;
-  /** The status without texts and figures, which alone are written no more often than `softMs`. */
+  /** The status less texts and figures, which are written at most every `softMs`. */
   hard(status: S): unknown;
   softMs(status: S): number;
   events(before: S, after: S): readonly StatusEvent[];
@@ -38,16 +35,14 @@ interface Subject {
 export interface StatusWriterOptions {
   readonly kube: Pick<Kube, "applyStatus">;
   readonly event: (subject: Subject, type: StatusEvent["type"], reason: string, note: string) => void;
-  /** The object as the informers have it, to put a status right that others have changed; nothing is put right without. */
+  /** If unset, foreign changes are not corrected. */
   readonly live?: (ref: Ref) => KubeObject | undefined;
   readonly now: () => Date;
-  /** Milliseconds for ages alone. */
   readonly ticks: () => number;
 }
 
 interface Written<S> {
   readonly status: S;
-  /** The status that the API server answered with: ours, and what others own in it. */
   readonly answer: S | undefined;
   readonly version: string;
   readonly at: number;
@@ -57,7 +52,7 @@ export class StatusWriter<S extends AnyStatus> {
   readonly #kind: StatusKind<S>;
   readonly #options: StatusWriterOptions;
   readonly #written = new Map<string, Written<S>>();
-  /** What is being written; its event may come before its answer. */
+  /** Writes under way; their event may come before their answer. */
   readonly #pending = new Map<string, S>();
 
   constructor(kind: StatusKind<S>, options: StatusWriterOptions) {
@@ -65,7 +60,6 @@ export class StatusWriter<S extends AnyStatus> {
     this.#options = options;
   }
 
-  /** Returns the milliseconds after which a held-back write is due. */
   async write(subject: Subject & { readonly status: S }, status: S): Promise<number | undefined> {
     const { uid } = subject.metadata;
     const last = this.#written.get(uid);
@@ -83,7 +77,7 @@ export class StatusWriter<S extends AnyStatus> {
     return undefined;
   }
 
-  /** Writes the status of an object that cannot be read: one condition says so, the rest stays as it is, if that can be read. */
+  /** Reports an unreadable object in one condition and leaves the rest of the status. */
   async refuse(object: KubeObject, next: ConditionState): Promise<void> {
     const { uid = "", name, namespace = "" } = object.metadata;
     const live = this.#kind.read(object.status);
@@ -100,12 +94,11 @@ export class StatusWriter<S extends AnyStatus> {
     this.#written.delete(uid);
   }
 
-  /** The status that was written last, which the cache may not show yet. */
   latest({ metadata, status }: Subject & { readonly status: S }): S {
     return this.#written.get(metadata.uid)?.status ?? status;
   }
 
-  /** True when the status of this object is the one that we wrote, or are writing. */
+  /** The object's status is the one that we wrote, or are writing. */
   wrote({ metadata, status }: KubeObject): boolean {
     const { uid = "", resourceVersion } = metadata;
     if (this.#written.get(uid)?.version === resourceVersion) return true;
@@ -113,7 +106,7 @@ export class StatusWriter<S extends AnyStatus> {
     return pending !== undefined && same(this.#kind.read(status), pending);
   }
 
-  /** True when the cache is as new as our last write and shows another status: a forged one, or a late write of a former leader. */
+  /** The cache is as new as our last write and shows another status. */
   #disturbed({ uid, name, namespace }: Subject["metadata"]): boolean {
     const last = this.#written.get(uid);
     const live = this.#options.live?.({ namespace, name });
@@ -136,14 +129,13 @@ export class StatusWriter<S extends AnyStatus> {
   }
 }
 
-/** True when both read the same as JSON, in which a field without a value is none. */
 function same(a: unknown, b: unknown): boolean {
   return isDeepStrictEqual(plain(a), plain(b));
 }
 
 const plain = (value: unknown): unknown => (value === undefined ? undefined : JSON.parse(JSON.stringify(value)));
 
-/** The order of versions, where they are numbers; else nothing is known to be older. */
+/** False where versions are not numbers. */
 function isOlder(version: string | undefined, than: string): boolean {
   const whole = /^\d+$/;
   return whole.test(version ?? "") && whole.test(than) && BigInt(version ?? "") < BigInt(than);

@@ -1,16 +1,15 @@
-// The terms of a leader: a process leads, loses the lease and leads again without ending in between. What a leader runs begins with
-// a term and is ended with it, behind a fence of that term that never opens again. Not here: how a lease is held (leader.ts).
+// Runs the terms of a leader, which may lose the lease and lead again in one process. Each term has its own fence, which never opens again.
+// leader.ts holds the lease.
 import { AppError } from "../../crds/common.ts";
 import type { LeaderElection, LeaderOptions } from "./leader.ts";
 import { type Clock, monotonicClock } from "./workqueue.ts";
 
-/** Requests to an API server that is away end within 30 s each. What has not ended by then hangs, and only a new process is rid of it. */
+/** Requests to a dead API server end within 30 s; what has not ended by then hangs, and only a new process helps. */
 const endTimeoutMs = 120_000;
 
 export interface TermsOptions {
-  /** A new election for each term. */
   readonly elect: (on: Pick<LeaderOptions, "onElected" | "onLost">) => LeaderElection;
-  /** Begins what a leader runs; the answer ends it. `leading` is the fence; `over` is aborted when the term ends, perhaps early. */
+  /** Starts the leader's work and returns how to end it. `leading` is the fence; `over` is aborted when the term ends. */
   readonly begin: (leading: () => boolean, over: AbortSignal) => Promise<() => Promise<void>>;
   readonly onLost: (reason: string) => void;
   readonly clock?: Clock;
@@ -26,12 +25,12 @@ export class Terms {
     this.#clock = options.clock ?? monotonicClock;
   }
 
-  /** Resolves after stop(); rejects with what could not be begun or ended. */
+  /** Resolves after stop(); rejects where something could not begin or end. */
   async run(): Promise<void> {
     while (!this.#stop.signal.aborted) await this.#term();
   }
 
-  /** Ends the term and gives the lease back: run() resolves when that is done. */
+  /** Ends the term and releases the lease before run() resolves. */
   stop(): void {
     this.#stop.abort();
   }
@@ -56,7 +55,7 @@ export class Terms {
       await ended;
       await this.#withinTime(end());
     }
-    // A lease that was lost is nobody's to give back; one that is still ours goes to another replica at once.
+    // A lost lease is not released; one that is still ours goes to another replica at once.
     if (!lost.signal.aborted) await election.stop();
   }
 

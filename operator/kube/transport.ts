@@ -1,5 +1,4 @@
-// HTTPS to one API server with the credentials of a kubeconfig or of the pod. Requests and streams; no Kubernetes semantics.
-// client-node is used for credentials only (every kubeconfig form, exec plugins, token refresh).
+// HTTPS to one API server with credentials of a kubeconfig or the pod. client-node provides the credentials only.
 
 import http from "node:http";
 import https from "node:https";
@@ -7,17 +6,16 @@ import { KubeConfig } from "@kubernetes/client-node";
 import { AppError } from "../../crds/common.ts";
 import { kubeError, unavailable } from "./errors.ts";
 
-/** A request that got no answer in this time is abandoned; watches are exempt. */
+/** Watches are exempt. */
 const requestTimeoutMs = 30_000;
-/** Connections for requests, and how long one is kept without any: a node drops what is idle for minutes, and the API server too. */
+/** Connections for requests; nodes and API servers drop those that are idle for minutes. */
 const connectionsMax = 32;
 const idleMs = 15_000;
-/** Largest answer that is buffered: a list page of 500 large objects stays well below. */
+/** Largest buffered answer; a page of 500 large objects is well below. */
 const responseBytesMax = 256 * 1024 * 1024;
 
 interface Call {
   readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** Path and query below the server address. */
   readonly path: string;
   readonly contentType?: string;
   readonly body?: string;
@@ -30,10 +28,10 @@ export interface Transport {
   stream(call: Call): AsyncIterable<string>;
 }
 
-/** The server that client-node falls back to when it finds no kubeconfig at all. */
+/** client-node's fallback without any kubeconfig. */
 const noServer = "http://localhost:8080";
 
-/** `kubeconfig`: path; undefined = $KUBECONFIG, ~/.kube/config or the pod's own credentials. Throws `NoCluster`. */
+/** `kubeconfig`: path; undefined = $KUBECONFIG, ~/.kube/config or the pod's credentials. Throws `NoCluster`. */
 export function loadKubeConfig(kubeconfig: string | undefined, context: string | undefined): KubeConfig {
   const config = new KubeConfig();
   try {
@@ -57,14 +55,10 @@ function noCluster(message: string, cause?: unknown): AppError {
   return new AppError(message, { code: "NoCluster", operation: "finding the API server", ...(cause === undefined ? {} : { cause }) });
 }
 
-/**
- * `keep`: connections are used again, which spares a handshake for each request. Who must know soon that nobody answers wants a new
- * one each time: of those that are kept all may be dead. A stream has one of its own in any case.
- */
+/** `keep` reuses connections. Leader election does not, since all kept ones may be dead at once. Each stream has its own. */
 export function createTransport(config: KubeConfig, { keep }: { readonly keep: boolean } = { keep: true }): Transport {
   const { server = "", proxyUrl } = config.getCurrentCluster() ?? {};
   const kept = { keepAlive: true, maxSockets: connectionsMax, maxFreeSockets: connectionsMax, timeout: idleMs };
-  // The way through a proxy is client-node's.
   const agent = keep && !proxyUrl ? new (server.startsWith("http:") ? http : https).Agent(kept) : undefined;
   const open = async (call: Call, through?: http.Agent): Promise<http.IncomingMessage> => {
     const options: https.RequestOptions = {};
@@ -74,7 +68,7 @@ export function createTransport(config: KubeConfig, { keep }: { readonly keep: b
   return {
     async request(call) {
       const operation = `${call.method} ${call.path}`;
-      // Not AbortSignal.timeout, which goes on, with all that it holds, after the answer has come.
+      // AbortSignal.timeout would live on after the answer.
       const late = new AbortController();
       const timer = setTimeout(() => late.abort(new DOMException(`no answer in ${requestTimeoutMs} ms`, "TimeoutError")), requestTimeoutMs);
       const signal = call.signal ? AbortSignal.any([late.signal, call.signal]) : late.signal;
@@ -106,7 +100,7 @@ export function createTransport(config: KubeConfig, { keep }: { readonly keep: b
   };
 }
 
-/** To the same server for the bearer of a token, with nothing of our own credentials: a certificate would count before the token. */
+/** The same server with a bearer token and none of our credentials: a client certificate would take precedence. */
 export function bearerTransport(config: KubeConfig, token: string): Transport {
   const cluster = config.getCurrentCluster();
   if (!cluster) throw noCluster("the kubeconfig has no cluster");

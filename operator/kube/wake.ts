@@ -1,5 +1,4 @@
-// What wakes a plane: changes of the objects of its kind, but not our own writes of their status, and of everything that bears their name in
-// a label.
+// What wakes a plane: changes of its objects, but not our own status writes, and of everything with their label.
 import type { OwnerKind } from "./adoption.ts";
 import { type Informers, type Watched, wakers } from "./informers.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
@@ -7,16 +6,15 @@ import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
 export interface WakeSources {
   readonly of: Pick<OwnerKind, "label">;
   readonly informers: Informers;
-  /** Where the objects are watched. */
   readonly objects: Watched;
   readonly add: (ref: Ref) => void;
-  /** False of a status that we have not written, which is put right; all are ours where it is not given. */
+  /** A status that we did not write is corrected; unset = all are ours. */
   readonly wrote?: (object: KubeObject) => boolean;
-  /** Called with each change of an owned object, before its owner is woken. */
+  /** Called before the owner is woken. */
   readonly onOwned?: (kind: Watched, object: KubeObject) => void;
 }
 
-/** Returns how to stop. */
+/** Returns the function that stops it. */
 export function wake({ of, informers, objects, add, wrote = () => true, onOwned }: WakeSources): () => void {
   const seen = new Map<string, string>();
   const stops = [

@@ -1,19 +1,17 @@
-// Keys waiting to be reconciled: one entry per key, one worker per key at a time, delayed and backed-off re-adds.
-// Pure but for the clock it is given. A key added while it is being worked on runs once more afterwards.
+// Keys to reconcile: one entry and one worker per key, with delays and back-off. A key added while it is worked on runs once more.
 
 export interface Clock {
   now(): number;
   /** Returns the cancellation. */
   after(ms: number, run: () => void): () => void;
-  /** The point in time after so many ms, for gRPC, which reckons with the wall clock. Of a clock that is not that one. */
+  /** A deadline on the wall clock, which gRPC uses; set where this clock is another. */
   readonly deadlineIn?: (ms: number) => number;
 }
 
-/** Of a clock that begins with the process: unix ms where it is 0. */
+/** Unix ms at which the monotonic clock was 0. */
 const begunAt = Date.now() - performance.now();
 
-/** Milliseconds since 1970, for what is also written down as a time. Steady: what waits for a time waits no longer, and no shorter, when
- *  somebody sets the machine's clock. */
+/** Unix ms that advance steadily: setting the machine's clock changes no pending wait. */
 export const systemClock: Clock = {
   now: () => Math.floor(begunAt + performance.now()),
   deadlineIn: (ms) => Date.now() + ms,
@@ -23,10 +21,10 @@ export const systemClock: Clock = {
   },
 };
 
-/** Milliseconds since some moment, for ages alone: nobody can set this clock. */
+/** Milliseconds since some moment, for ages only. */
 export const monotonicClock: Clock = { ...systemClock, now: () => performance.now() };
 
-/** Milliseconds for what waits in a process that also tells the time by `now`: by that clock in a test, else by one that nobody sets. */
+/** `now` of a test, else monotonic milliseconds. */
 export const ticksBeside = (now: (() => Date) | undefined): (() => number) => (now ? () => now().getTime() : monotonicClock.now);
 
 export interface BackoffOptions {
@@ -34,7 +32,6 @@ export interface BackoffOptions {
   readonly maxMs: number;
 }
 const defaultBackoff: BackoffOptions = { baseMs: 100, maxMs: 60_000 };
-/** Exponent at which the back-off stops growing in any case. */
 const failuresMax = 30;
 
 export class WorkQueue {
@@ -70,7 +67,7 @@ export class WorkQueue {
     this.#ready.push(key);
   }
 
-  /** The earliest wish per key wins. */
+  /** The earliest request per key wins. */
   addAfter(key: string, ms: number): void {
     if (this.#closed) return;
     if (ms <= 0) {
@@ -88,7 +85,7 @@ export class WorkQueue {
     this.#delayed.set(key, { at, cancel });
   }
 
-  /** Adds a key again after a failure, with a pause of base * 2^n, at most max. */
+  /** Pause of base * 2^n, at most max. */
   addBackedOff(key: string): number {
     const failures = Math.min(this.#failures.get(key) ?? 0, failuresMax);
     this.#failures.set(key, failures + 1);
@@ -101,7 +98,7 @@ export class WorkQueue {
     this.#failures.delete(key);
   }
 
-  /** Next key, or undefined once closed. The caller ends with done(). */
+  /** Undefined once closed. The caller ends with done(). */
   next(): Promise<string | undefined> {
     if (this.#closed) return Promise.resolve(undefined);
     const key = this.#ready.shift();

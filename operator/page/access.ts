@@ -1,4 +1,4 @@
-// Access to the page, decided for each request: PortForward, Token, Proxy or ClusterToken. DECISIONS.md 2.
+// Access to the page, decided per request. DECISIONS.md 2.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
@@ -6,15 +6,14 @@ import type { Look, Readers } from "./readers.ts";
 import type { Scope } from "./scope.ts";
 
 export const cookieName = "enodia-page";
-/** A browser signs in again after this. */
 export const sessionMs = 12 * 3_600_000;
-/** A shorter token would be found by trying. */
+/** A shorter token could be guessed. */
 const tokenCharsMin = 16;
 const tokenCharsMax = 1024;
-/** The most characters of a cluster's token, which a cookie has to hold. */
+/** A token must fit into a cookie. */
 export const clusterTokenCharsMax = 3_800;
 const clusterToken = /^[\w.~+/-]+=*$/;
-/** Wrong tokens that are answered in a minute, of all callers together. */
+/** Wrong tokens per minute, of all callers. */
 const wrongMax = 60;
 const wrongWindowMs = 60_000;
 
@@ -31,13 +30,11 @@ export type Answer =
 
 interface AccessParts {
   readonly access: PageAccess;
-  /** The token as it is now; undefined where there is none. */
+  /** The current token; undefined without one. */
   readonly token: () => Promise<string | undefined>;
-  /** The users of the cluster, of access ClusterToken. */
   readonly readers: Pick<Readers, "knows" | "of">;
-  /** What everybody else sees who is let in. */
+  /** What everybody else with access sees. */
   readonly scope: Scope;
-  /** Unix ms. */
   readonly now: () => number;
 }
 
@@ -57,7 +54,6 @@ export class Access {
     this.#parts = parts;
   }
 
-  /** What the form says for whom there is one. */
   get form(): { readonly charsMax: number; readonly help: string } {
     return this.#parts.access === "ClusterToken"
       ? { charsMax: clusterTokenCharsMax, help: "A token of the cluster, such as of kubectl create token. You see what its user may list." }
@@ -69,7 +65,7 @@ export class Access {
       case "Proxy":
         return this.#read();
       case "PortForward":
-        // A site whose name is made to point to the reader's own machine would else be answered by its browser.
+        // Otherwise a site whose name resolves to the reader's own machine could read the page through the browser.
         if (local.includes((host ?? "").replace(/:\d+$/, ""))) return this.#read();
         return { may: "nothing", status: 403, why: "the page is read at localhost, through kubectl port-forward" };
       case "Token": {
@@ -86,7 +82,6 @@ export class Access {
     }
   }
 
-  /** The cookie of a session, or why there is none. */
   async signIn(candidate: string): Promise<{ readonly cookie: string } | Refusal> {
     if (this.#parts.access === "ClusterToken") {
       const user = await this.#user(candidate.trim());
@@ -142,7 +137,7 @@ export class Access {
     return this.#wrong.length >= wrongMax;
   }
 
-  /** A session ends with its time, and with the token that it was begun by. */
+  /** A session ends with its time or its token. */
   #isSession(cookie: string | undefined, token: string): boolean {
     const found = new RegExp(`(?:^|; *)${cookieName}=(\\d{1,15})\\.([\\w-]{1,64})(?:;|$)`).exec(cookie ?? "");
     const until = Number(found?.[1] ?? 0);

@@ -1,17 +1,17 @@
-// Curves and bars as SVG without text, which stands beside them as HTML; colours come from the style sheet. Pure.
+// Curves and bars as SVG; their texts are HTML beside them. Pure.
 
 import { figure } from "../views/format.ts";
 import { type Html, html } from "./html.ts";
 
-/** Points that are drawn: neighbours are put together beyond that. */
+/** More points are averaged in groups. */
 const pointsMax = 240;
 const [width, height] = [600, 120];
 
 interface Curve {
   readonly label: string;
-  /** Evenly spaced; a gap where nothing is known. */
+  /** Evenly spaced; undefined leaves a gap. */
   readonly values: readonly (number | undefined)[];
-  /** The class that gives it its colour: "a" or "b". */
+  /** CSS class of its colour. */
   readonly tone: "a" | "b";
 }
 
@@ -19,15 +19,14 @@ interface Chart {
   readonly title: string;
   readonly unit: string;
   readonly curves: readonly Curve[];
-  /** The words under its ends. */
+  /** Labels under its ends. */
   readonly ends: readonly [from: string, to: string];
-  /** Where its lowest line is, unless a value is below it. */
+  /** Lower bound of the axis unless a value is below. */
   readonly floor: number;
 }
 
 const isKnown = (value: number | undefined): value is number => value !== undefined && Number.isFinite(value);
 
-/** The mean of what is known in each group of neighbours. */
 function binned(values: readonly (number | undefined)[]): readonly (number | undefined)[] {
   const per = Math.ceil(values.length / pointsMax);
   if (per <= 1) return values;
@@ -47,7 +46,7 @@ function pathOf(values: readonly (number | undefined)[], low: number, high: numb
         return [];
       }
       const point = `${pen}${(i * across).toFixed(1)} ${(height - ((value - low) / (high - low)) * height).toFixed(1)}`;
-      // A point alone would not be seen: a line of no length has a round end.
+      // A single point is drawn as a line of length 0 with round ends.
       const alone = pen === "M" && !isKnown(values[i + 1]) ? "h0" : "";
       pen = "L";
       return [point + alone];
@@ -74,7 +73,7 @@ ${drawn.map(({ points, tone }) => html`<path class="curve ${tone}" d="${pathOf(p
 <div class="ends"><span>${ends[0]}</span><span>${ends[1]}</span></div></figure>`;
 }
 
-/** A share of a whole, with a mark; both in percent of it. */
+/** In percent, with a mark. */
 export function bar(percent: number | undefined, scale: number, mark: number | undefined): Html {
   const share = (value: number): string => Math.min(100, Math.max(0, (100 * value) / scale)).toFixed(1);
   const at = mark === undefined ? undefined : html`<line class="mark" x1="${share(mark)}" x2="${share(mark)}" y1="0" y2="10"/>`;

@@ -1,4 +1,4 @@
-// Whole documents: a page, the page of a replica that does not lead, and the sign-in. All addresses are relative. Pure.
+// HTML documents: a page, a standby's page and the sign-in. Addresses are relative. Pure.
 import { type Html, html } from "./html.ts";
 import type { Page, Panel } from "./pages.ts";
 import type { Sections } from "./sections.ts";
@@ -9,7 +9,7 @@ export const scriptFile = "page.js";
 
 interface Frame {
   readonly title: string;
-  /** The address of its events; without one it is not brought up to date. */
+  /** Address of its event stream; unset = static. */
   readonly events?: string;
   readonly body: Html;
 }
@@ -26,7 +26,7 @@ ${body}</main></body></html>
 `.text;
 }
 
-/** Tables scroll within their panel, and by the keyboard. */
+/** Tables scroll within their panel, also by keyboard. */
 function panelOf({ heading, sections, map }: Panel, made: Sections, index: number): Html {
   const parts = sections.map((id) => html`<div class="section" id="s-${id}">${made[id]}</div>\n`);
   return html`<section class="panel" aria-labelledby="h-${index}"><h2 id="h-${index}">${heading}</h2>
@@ -34,7 +34,6 @@ function panelOf({ heading, sections, map }: Panel, made: Sections, index: numbe
 `;
 }
 
-/** The script draws the map; its text is read out where the cursor goes. */
 const mapFrame = html`<div class="map"><canvas id="map" tabindex="0" role="img" aria-label="Map of experts and ranks" aria-describedby="map-help"></canvas>
 <p id="map-cell" aria-live="polite"></p>
 <p id="map-help" class="none">A row is a rank, a column an expert; the stronger its colour, the more rows the rank computes for it. A frame is a copy that comes, a cross one that goes. Arrow keys walk through the cells.</p>

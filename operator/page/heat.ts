@@ -1,5 +1,4 @@
-// The map of one layer for the page's script: hosts, weights, the plan under way and each expert's load; and how even each layer is.
-// Pure.
+// The map of one layer for the page's script, and how even each layer is. Pure.
 import { encodeLayer, type LayerPlacement } from "../../crds/plan.ts";
 import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
@@ -7,30 +6,29 @@ import type { PlacementPicture } from "../rebalance/status/picture.ts";
 
 export interface HeatView {
   readonly layer: number;
-  /** Epoch of the layer's last change. */
+  /** The epoch of the layer's last change. */
   readonly epoch: number;
-  /** The ranks that are, or will be, in the layer; ascending. */
+  /** Ranks before or after the plan; ascending. */
   readonly ranks: readonly number[];
   /** As ExpertPlacement has them. */
   readonly hosts: string;
   readonly weights: string;
-  /** Rows of each expert, in percent of a rank's mean; undefined without load. */
+  /** Rows per expert in percent of a rank's mean; undefined without load. */
   readonly expertPercent: readonly number[] | undefined;
-  /** The load of each of `ranks` over the mean, weighted by speed, in percent. */
+  /** Load of each of `ranks` in percent of the mean, weighted by speed. */
   readonly rankPercent: readonly number[] | undefined;
-  /** The layer after the plan under way; undefined where it does not change. */
+  /** The layer after the current plan; undefined where it does not change. */
   readonly next: { readonly hosts: string; readonly weights: string; readonly phase: string } | undefined;
 }
 
 export interface LayerLoad {
   readonly layer: number;
-  /** Undefined while no load is known. */
   readonly imbalancePercent: number | undefined;
-  /** How far the plan under way is with it. */
+  /** The plan's phase for this layer. */
   readonly phase: string | undefined;
 }
 
-/** The relative speed of each rank up to the highest; 1 where plans know none. */
+/** Relative speed by rank; 1 where unknown. */
 function speedsOf({ status, ranks }: PlacementPicture, size: number): Float64Array {
   const speeds = new Float64Array(size);
   for (const { rank } of ranks) if (rank < size) speeds[rank] = 1;
@@ -46,7 +44,6 @@ function demandOf({ expected, experts }: PlacementPicture, index: number): Float
 
 const ranksOf = ({ hosts }: LayerPlacement): readonly number[] => [...new Set(hosts.flat())];
 
-/** One more than the highest rank. */
 function sizeOf({ ranks, plan }: PlacementPicture): number {
   let highest = -1;
   for (const { rank } of ranks) highest = Math.max(highest, rank);
@@ -65,7 +62,6 @@ export function layerLoads(picture: PlacementPicture): readonly LayerLoad[] {
   });
 }
 
-/** The layer that is least even, the first where none is known to be. */
 export function leastEven(loads: readonly LayerLoad[]): number | undefined {
   const [first, ...others] = loads;
   return others.reduce((worst, each) => ((each.imbalancePercent ?? 0) > (worst?.imbalancePercent ?? 0) ? each : worst), first)?.layer;

@@ -1,6 +1,6 @@
-// HTML as a value: a template escapes what is not HTML itself. Pure.
+// HTML as a value: templates escape everything else. Pure.
 
-/** Text that is safe to put into a page as it is; only `html` makes it. */
+/** Only `html` creates it. */
 export class Html {
   readonly text: string;
 
@@ -22,7 +22,7 @@ function textOf(part: Part): string {
   return escaped(String(part));
 }
 
-/** A template of HTML; attributes have to be in double quotes. */
+/** Attributes must be in double quotes. */
 export function html(texts: TemplateStringsArray, ...parts: readonly Part[]): Html {
   return new Html(texts.reduce((all, text, i) => all + textOf(parts[i - 1]) + text));
 }

@@ -1,20 +1,18 @@
-// The memory of the page: for each deployment an hour of figures, the last decisions and moves. Bounded, and gone with the leader.
+// An hour of figures, the last decisions and moves of each deployment. Bounded, and lost with the leader.
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
 import { sumOf } from "../views/format.ts";
 
 export const bucketMs = 5_000;
-/** An hour. */
 export const bucketsMax = 720;
-/** Deployments with a history, 32 KiB each. */
+/** 32 KiB each. */
 export const deploymentsMax = 1_000;
 export const decisionsMax = 32;
 export const movesMax = 64;
-/** The time between two plans is waited for after each of them: that decides nothing. */
+/** The pause between plans is no decision. */
 const waiting = "Interval";
 
-/** The figures of a sample; undefined is unknown. */
 const seriesNames = [
   "imbalancePercent",
   "boundPercent",
@@ -31,7 +29,7 @@ export type SeriesName = (typeof seriesNames)[number];
 export type Sample = Readonly<Record<SeriesName, number | undefined>>;
 
 export interface PastDecision {
-  /** Consecutive decisions of one reason count as one. */
+  /** Consecutive decisions with one reason are merged. */
   readonly at: number;
   readonly times: number;
   readonly reason: string;
@@ -45,20 +43,18 @@ export interface PastMove {
   readonly layer: number;
   readonly expert: number;
   readonly rank: number;
-  /** The ranks that had it before; none where it came from the model store. */
+  /** Former ranks; empty for the model store. */
   readonly from: readonly number[];
 }
 
-/** Newest last. */
 export interface Series {
-  /** Unix ms at which the newest bucket began. */
+  /** Unix ms at the start of the newest bucket. */
   readonly newest: number;
   readonly values: Readonly<Record<SeriesName, readonly (number | undefined)[]>>;
 }
 
 export interface Remembered {
   readonly series: Series;
-  /** Newest first. */
   readonly decisions: readonly PastDecision[];
   readonly moves: readonly PastMove[];
 }
@@ -67,7 +63,7 @@ type Served = NonNullable<PictureRank["served"]>;
 
 interface Counted {
   readonly at: number;
-  /** What each process has served since it started, by rank and boot. */
+  /** Totals of each process, by rank and boot. */
   readonly byBoot: ReadonlyMap<string, Served>;
 }
 
@@ -75,7 +71,7 @@ type Rates = Pick<Sample, "tokensPerSecond" | "gapMs" | "requestsPerSecond" | "f
 
 const unknown: Rates = { tokensPerSecond: undefined, gapMs: undefined, requestsPerSecond: undefined, failedPercent: undefined };
 
-/** Rates of processes that are in both samples. */
+/** Rates of processes in both samples. */
 function ratesOf(before: Counted | undefined, now: Counted): Rates {
   const both = [...now.byBoot].flatMap(([boot, served]) => {
     const then = before?.byBoot.get(boot);
@@ -104,7 +100,7 @@ function kvUseOf({ ranks }: PlacementPicture): number | undefined {
 }
 
 class OfOne {
-  /** Bucket n is at n modulo the size; NaN is what is not known. */
+  /** Bucket n is at n modulo the size; NaN = unknown. */
   readonly #ring = new Float32Array(bucketsMax * seriesNames.length).fill(Number.NaN);
   #first: number | undefined;
   #newest = 0;
@@ -121,7 +117,6 @@ class OfOne {
     if (picture.plan) this.#takePlan(picture.plan, now);
   }
 
-  /** Figures of now; rates since the sample before. */
   #sampleOf(picture: PlacementPicture, now: number): Sample {
     const { status, ranks } = picture;
     const before = this.#counted;
@@ -142,7 +137,7 @@ class OfOne {
   }
 
   #write(bucket: number, sample: Sample): void {
-    // A clock that was set back begins anew: what is ahead of it would be shown as newest for an hour.
+    // A clock that was set back resets the history, which would otherwise seem newest for an hour.
     if (this.#first === undefined || bucket < this.#newest) {
       this.#ring.fill(Number.NaN);
       this.#first = bucket;
@@ -180,7 +175,6 @@ class OfOne {
     this.#moves = [...made, ...this.#moves].slice(0, movesMax);
   }
 
-  /** The last sample. */
   get latest(): Sample | undefined {
     return this.#latest;
   }
@@ -201,7 +195,7 @@ class OfOne {
 export class Memory {
   readonly #of = new Map<string, OfOne>();
 
-  /** Takes a sample by uid; other deployments are forgotten. */
+  /** Samples by uid; other deployments are forgotten. */
   take(pictures: ReadonlyMap<string, PlacementPicture>, now: number): void {
     for (const uid of this.#of.keys()) if (!pictures.has(uid)) this.#of.delete(uid);
     for (const [uid, picture] of pictures) {

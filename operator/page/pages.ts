@@ -1,4 +1,4 @@
-// The registry of pages: each is a function from the source and a query to a title, panels and sections. Pure.
+// The registry of pages: functions from source and query to a title and sections. Pure.
 import { z } from "zod";
 import type { HeatView } from "./heat.ts";
 import { type Html, html } from "./html.ts";
@@ -11,11 +11,10 @@ import { deploymentView, type ViewRequest } from "./view-deployment.ts";
 import { fleetView } from "./view-fleet.ts";
 import { jobView } from "./view-job.ts";
 
-/** A part of a page under a heading of its own, with its sections in order. */
 export interface Panel {
   readonly heading: string;
   readonly sections: readonly string[];
-  /** Has the map of a layer, which the script draws. */
+  /** The script draws a map here. */
   readonly map?: boolean;
 }
 
@@ -24,7 +23,7 @@ export interface Page {
   readonly panels: readonly Panel[];
   readonly sections: Sections;
   readonly heat?: HeatView | undefined;
-  /** What stands above the panels and does not change. */
+  /** Static HTML above the panels. */
   readonly above?: Html;
   readonly status: 200 | 404;
 }
@@ -106,7 +105,7 @@ function jobPage(source: Source, query: URLSearchParams): Page {
   return { title, panels: jobPanels, sections: jobSections(view), status: 200 };
 }
 
-/** By the last part of the path. */
+/** Keys are the last parts of paths. */
 export const pages: Readonly<Record<string, (source: Source, query: URLSearchParams) => Page>> = {
   "": fleetPage,
   deployment: deploymentPage,

@@ -1,18 +1,14 @@
-// The readers of a page with access ClusterToken: what the API server lets the user of a token list. DECISIONS.md 2.
+// Readers with access ClusterToken see what their token may list. DECISIONS.md 2.
 import { createHash } from "node:crypto";
 import { AppError, apiGroup } from "../../crds/common.ts";
 import { has, type Namespaces, type Scope, scopeOf } from "./scope.ts";
 
 export const freshMs = 60_000;
 export const staleMs = 180_000;
-/** Tokens that are remembered; the least recently used goes. */
 export const readersMax = 256;
-/** Namespaces that are checked for a reader, by name. */
 export const namespacesMax = 100;
-/** Questions of one reader that are under way at a time. */
 const askedAtOnce = 8;
 
-/** A right to list, in one namespace or in all. */
 interface ListRight {
   readonly group: string;
   readonly resource: string;
@@ -20,29 +16,25 @@ interface ListRight {
   readonly namespace?: string;
 }
 
-/** The rights of a bearer. Throws `Unauthorized` for an unknown token. */
+/** Throws `Unauthorized` for an unknown token. */
 export type RightsOf = (token: string) => (right: ListRight) => Promise<boolean>;
 
 interface ReadersParts {
   readonly rightsOf: RightsOf;
-  /** Namespaces with objects, by their kind. */
   readonly namespaces: () => { readonly deployments: readonly string[]; readonly jobs: readonly string[] };
-  /** What is shown at most. */
   readonly bound: Namespaces;
-  /** Unix ms. */
   readonly now: () => number;
 }
 
 interface Reader {
   readonly token: string;
-  /** Undefined for a token that is not the cluster's. Throws while the API server does not answer. */
+  /** Undefined for an unknown token. Throws while the API server is silent. */
   scope: Scope | undefined;
-  /** When this was so. */
   at: number;
   pending: Promise<void> | undefined;
 }
 
-/** What its reader sees now; undefined once that is not known any more. */
+/** The reader's scope; undefined once it is unknown. */
 export type Look = () => Scope | undefined;
 
 export class Readers {
@@ -53,18 +45,18 @@ export class Readers {
     this.#parts = parts;
   }
 
-  /** True of a token whose last answer is fresh. */
+  /** The token's last answer is fresh. */
   knows(token: string): boolean {
     const reader = this.#known.get(keyOf(token));
     return reader !== undefined && (reader.scope !== undefined || this.#isWithin(reader, freshMs));
   }
 
-  /** Undefined for a token that is none of the cluster's. Throws while the API server does not answer and it is not known. */
+  /** Undefined for an unknown token. Throws while the API server is silent and nothing is remembered. */
   async of(token: string): Promise<Look | undefined> {
     const key = keyOf(token);
     const reader = this.#known.get(key) ?? { token, scope: undefined, at: Number.NEGATIVE_INFINITY, pending: undefined };
     this.#known.delete(key);
-    this.#known.set(key, reader); // last, as the one used last
+    this.#known.set(key, reader);
     for (const oldest of this.#known.keys()) {
       if (this.#known.size <= readersMax) break;
       this.#known.delete(oldest);
@@ -83,9 +75,9 @@ export class Readers {
     return this.#parts.now() - at < ms;
   }
 
-  /** The scope of a stream, which goes on while it is refreshed. */
+  /** Refreshed while the stream lasts. */
   #look(reader: Reader): Scope | undefined {
-    if (!this.#isWithin(reader, freshMs)) this.#refresh(reader).catch(() => undefined); // it is asked again with the next look
+    if (!this.#isWithin(reader, freshMs)) this.#refresh(reader).catch(() => undefined);
     return this.#isWithin(reader, staleMs) ? reader.scope : undefined;
   }
 
@@ -127,5 +119,5 @@ export class Readers {
   }
 }
 
-/** A hash, since the time of a lookup by token would leak it. */
+/** The time of a lookup by token would leak it. */
 const keyOf = (token: string): string => createHash("sha256").update(token).digest("base64");

@@ -1,10 +1,10 @@
-// The namespaces that a reader of the page sees. Views are made of a source that has nothing else. Pure.
+// The namespaces that a reader sees; views are built from a source with nothing else. Pure.
 import type { Source } from "./source.ts";
 
 export type Namespaces = "all" | ReadonlySet<string>;
 
 export interface Scope {
-  /** Equal for those who see the same, who share the views that are made. */
+  /** Equal for readers who see the same and share views. */
   readonly key: string;
   readonly deployments: Namespaces;
   readonly jobs: Namespaces;
@@ -18,7 +18,7 @@ export const scopeOf = (deployments: Namespaces, jobs: Namespaces): Scope => ({
   jobs,
 });
 
-/** The most that a page shows; no namespaces = no bound. */
+/** Empty = no bound. */
 export function boundOf(namespaces: readonly string[]): Namespaces {
   return namespaces.length === 0 ? "all" : new Set(namespaces);
 }
@@ -27,7 +27,6 @@ export const has = (some: Namespaces, namespace: string): boolean => some === "a
 
 export const unbounded: Scope = scopeOf("all", "all");
 
-/** A source with the reader's namespaces only. */
 export function seen(source: Source, { deployments, jobs }: Scope): Source {
   return {
     now: source.now,

@@ -1,4 +1,4 @@
-// The sections of one deployment's page. The map itself is drawn by the page's script from its numbers; here stand its words. Pure.
+// The sections of one deployment's page; the script draws the map. Pure.
 import type { Operation } from "../../crds/operation.ts";
 import { moveText, sideText } from "../views/deployment.ts";
 import { bytes, figure, percent } from "../views/format.ts";
@@ -65,7 +65,7 @@ function placementOf({
   return facts(pairs);
 }
 
-/** Changes with the plan's layers alone: a reader may be choosing one. */
+/** Changes only with the plan's layers, since a reader may be choosing one. */
 function layersOf({ state: { namespace, name }, layers, chosen }: DeploymentView): Html {
   if (layers.length === 0) return nothing("no plan yet");
   const numbers = layers.map(({ layer }) => layer);
@@ -82,7 +82,7 @@ function layersOf({ state: { namespace, name }, layers, chosen }: DeploymentView
 <button id="show">Show</button> ${step(at > 0 ? numbers[at - 1] : undefined, "previous")} ${step(at < 0 ? numbers[0] : numbers[at + 1], at < 0 ? "first" : "next")}</form>`;
 }
 
-/** Bars of this many percent fill the height. */
+/** Percent at full height. */
 const unevenScale = 50;
 
 function unevenOf({ layers, heat, placement }: DeploymentView): Html {
@@ -99,7 +99,7 @@ function unevenOf({ layers, heat, placement }: DeploymentView): Html {
 <svg class="uneven" viewBox="0 0 ${layers.length} 30" preserveAspectRatio="none" role="img" aria-label="${text}">${bars}</svg></figure>`;
 }
 
-/** Loads of so many percent of the mean fill the bar. */
+/** Percent of the mean at full width. */
 const loadScale = 200;
 
 function ranksOf({ ranks, ranksInAll, placement }: DeploymentView): Html {

@@ -1,4 +1,4 @@
-// The sections of the first page: all deployments and all training jobs. Pure.
+// The sections of the first page. Pure.
 
 import { figure, percent } from "../views/format.ts";
 import { bar } from "./chart.ts";

@@ -7,7 +7,6 @@ import { conditionsTable, facts, markOf, nothing, type Sections, table } from ".
 import { timeOf } from "./units.ts";
 import type { JobView } from "./view-job.ts";
 
-/** Ranks that the table shows. */
 const ranksMax = 256;
 
 export function jobSections(view: JobView): Sections {
@@ -32,7 +31,7 @@ function headOf({ state: { health, step, steps }, figures }: JobView): Html {
   ])}`;
 }
 
-/** Steps of a curve are unevenly apart; lines between them are straight. */
+/** Points at which the curve is interpolated. */
 const points = 240;
 
 function lossOf({ curve }: JobView): Html {

@@ -1,13 +1,12 @@
-// The parts of sections of all pages. A section is HTML under an id, the unit of an update. Pure.
+// Parts shared by the sections of all pages. A section is HTML under an id, the unit of an update. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import type { Health } from "../views/health.ts";
 import { type Html, html, type Part } from "./html.ts";
 import { timeOf } from "./units.ts";
 
-/** Sections by id, in the order in which they stand. */
 export type Sections = Readonly<Record<string, Html>>;
 
-/** The mark is told by its word and its form, not by its colour alone. */
+/** The mark has a word and a form, not only a colour. */
 export const markOf = ({ mark, reason }: Health): Html => html`<span class="health ${mark}">${reason}</span>`;
 
 interface Column {

@@ -1,4 +1,4 @@
-// The HTTP server of the page. It changes nothing but a browser's cookie, and bounds every connection, header, body and stream.
+// The HTTP server of the page: read-only but for a cookie, with bounds on connections, headers, bodies and streams.
 import { open, readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -14,7 +14,7 @@ import { boundOf, scopeOf, seen } from "./scope.ts";
 import type { PageState } from "./state.ts";
 import { clientsMax, Streams, tickMs } from "./streams.ts";
 
-/** The token in a mounted Secret's file; undefined without it. A longer file is no token. */
+/** Undefined without the file, or where it is longer than a token. */
 export async function tokenIn(file: string): Promise<string | undefined> {
   const handle = await open(file).catch(() => undefined);
   if (!handle) return undefined;
@@ -28,24 +28,22 @@ export async function tokenIn(file: string): Promise<string | undefined> {
 
 const requestTimeoutMs = 5_000;
 const idleTimeoutMs = 5_000;
-/** Streams, and room for requests beside them. */
+/** Streams and as many other requests. */
 const connectionsMax = 2 * clientsMax;
 const addressCharsMax = 2_048;
-/** A token, with the signs in it that a form writes as three. */
+/** A token whose characters the form may encode as three. */
 const bodyBytesMax = 2 * clusterTokenCharsMax;
 
 interface PageOptions {
   readonly pageState: PageState;
   readonly access: PageAccess;
   readonly port: number;
-  /** The token of access Token, read anew with each request. */
+  /** Read for each request. */
   readonly token: () => Promise<string | undefined>;
-  /** What the users of access ClusterToken may do. */
   readonly rightsOf: RightsOf;
-  /** The namespaces that are shown at most; none = all that the operator watches. */
+  /** Empty = all that the operator watches. */
   readonly namespaces?: readonly string[];
   readonly log: Log;
-  /** Unix ms. */
   readonly now?: () => number;
 }
 
@@ -109,7 +107,6 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
     },
   );
   server.maxConnections = connectionsMax;
-  // Where only a forwarded port is to reach it, nothing else can.
   await new Promise<void>((resolve, reject) => {
     server.once("error", (cause) => reject(new AppError(`page port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
     server.listen(port, kind === "PortForward" ? "127.0.0.1" : "0.0.0.0", resolve);
@@ -119,7 +116,7 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
     try {
       pageState.sample();
     } catch (err) {
-      log.error({ err }, "no sample for the page could be taken"); // no reason for the operator to end
+      log.error({ err }, "no sample for the page could be taken"); // no reason to end the operator
     }
   }, bucketMs);
   return {
@@ -159,7 +156,7 @@ class Site {
     if (reply) send(response, reply, request.method === "HEAD");
   }
 
-  /** Undefined where the answer is a stream. */
+  /** Undefined where the response is a stream. */
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<Reply | undefined> {
     const { url: address = "/", method } = request;
     if (address.length > addressCharsMax) return text(414, `an address has at most ${addressCharsMax} characters`);

@@ -1,5 +1,4 @@
-// The source of all views: objects of the operator's cache, parsed once each, and what the rebalance plane knows while this replica
-// leads.
+// The source of all views: cached objects, each parsed once, and the rebalance plane while this replica leads.
 import { AppError } from "../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
@@ -7,7 +6,7 @@ import type { KubeObject } from "../kube/kube.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
 import type { Remembered, Sample } from "./memory.ts";
 
-/** An object of the cache, or the reason why it cannot be read. */
+/** An object, or why it cannot be read. */
 export interface Read<T> {
   readonly namespace: string;
   readonly name: string;
@@ -16,19 +15,16 @@ export interface Read<T> {
   readonly problem: string;
 }
 
-/** What a view may ask for. */
 export interface Source {
-  /** Unix ms. */
   readonly now: number;
   deployments(): readonly Read<MoEDeployment>[];
   jobs(): readonly Read<MoETrainingJob>[];
   picture(uid: string): PlacementPicture | undefined;
   remembered(uid: string): Remembered | undefined;
-  /** The newest of its samples. */
   latest(uid: string): Sample | undefined;
 }
 
-/** Objects are replaced in the cache and never changed, so that each is parsed once. */
+/** The cache replaces objects and never changes them. */
 class Reader<T> {
   readonly #parse: (object: unknown) => T;
   readonly #known = new WeakMap<KubeObject, Read<T>>();

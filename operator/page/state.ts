@@ -1,17 +1,14 @@
-// The state that the page shows: whether this replica leads, the objects in the cache, and the placements and their memory.
+// The state that the page shows: leadership, cached objects, placements and their memory.
 import type { KubeObject } from "../kube/kube.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
 import { Memory } from "./memory.ts";
 import { deploymentReader, jobReader, type Source } from "./source.ts";
 
 interface PageStateParts {
-  /** The operator's cache, as far as it is shown. */
   readonly cache: { list(name: "moeDeployments" | "moeTrainingJobs"): readonly KubeObject[] };
-  /** Unix ms. */
   readonly now: () => number;
 }
 
-/** The planes of a term, as far as they are shown. */
 interface Shown {
   picture(uid: string): PlacementPicture | undefined;
 }
@@ -28,7 +25,7 @@ export class PageState {
     this.#parts = parts;
   }
 
-  /** A term begins; call what it returns when it ends. */
+  /** A term begins; the returned function ends it. */
   lead(shown: Shown): () => void {
     this.#shown = shown;
     this.#memory = new Memory();
@@ -38,7 +35,6 @@ export class PageState {
     };
   }
 
-  /** Takes note of who holds the lease instead. */
   follow(leader: string): void {
     this.#leader = leader;
   }
@@ -47,12 +43,11 @@ export class PageState {
     return this.#shown !== undefined;
   }
 
-  /** The other replica that leads, as far as this one knows. */
+  /** The other replica that leads, where known. */
   get leader(): string | undefined {
     return this.#shown ? undefined : this.#leader;
   }
 
-  /** Namespaces with objects. */
   namespaces(): { readonly deployments: readonly string[]; readonly jobs: readonly string[] } {
     const of = (name: "moeDeployments" | "moeTrainingJobs"): string[] =>
       this.#parts.cache.list(name).map(({ metadata }) => metadata.namespace ?? "");

@@ -1,4 +1,4 @@
-// Server-sent events: a page whole, then its changed sections, at most once a second. DECISIONS.md 3.
+// Server-sent events: the page as a whole, then changed sections at most once a second. DECISIONS.md 3.
 import type { ServerResponse } from "node:http";
 import { type Page, pages } from "./pages.ts";
 import type { Look } from "./readers.ts";
@@ -6,16 +6,16 @@ import { seen } from "./scope.ts";
 import type { PageState } from "./state.ts";
 
 export const tickMs = 1_000;
-/** A proxy between ends a stream that says nothing. */
+/** Proxies end silent streams. */
 const heartbeatMs = 10_000;
 export const clientsMax = 32;
-/** A client that has not taken what was sent for so long is let go. */
+/** A client that has read nothing for this long is disconnected. */
 export const stalledMs = 15_000;
-/** The browser reconnects after this. */
+/** Maximum life of a stream; the browser reconnects. */
 export const streamMs = 3_600_000;
-/** The browser comes back after this when a stream has ended, such as that of a replica that does not lead. */
+/** The browser's pause before it reconnects. */
 const retryMs = 2_000;
-/** A larger state is not sent: all tables are bounded, so that there is none. */
+/** Larger states are dropped; tables are bounded, so that none should be. */
 export const messageBytesMax = 2 * 1024 * 1024;
 
 interface Client {
@@ -25,10 +25,10 @@ interface Client {
   readonly look: Look;
   readonly key: string;
   readonly since: number;
-  /** What it was sent last, by section; the numbers of the map are "heat". */
+  /** Last sent content by section; the map's numbers are "heat". */
   readonly sent: Map<string, string>;
   spokenAt: number;
-  /** Since when it takes nothing. */
+  /** Unix ms since which it has read nothing. */
   fullSince: number | undefined;
 }
 
@@ -36,13 +36,12 @@ interface StreamsParts {
   readonly pageState: Pick<PageState, "leads" | "leader" | "source">;
   /** Unix ms. */
   readonly now: () => number;
-  /** Called for a view that fails: its stream ends, the others go on. */
+  /** A failing view ends only its own stream. */
   readonly onError: (error: unknown) => void;
 }
 
 const event = (name: string, data: unknown): string => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
 
-/** The parts of a page that differ from what was sent. */
 function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
   const parts = [
     ...Object.entries(page.sections).map(([id, { text }]) => [id, text] as const),
@@ -51,7 +50,6 @@ function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<str
   return new Map(parts.filter(([id, text]) => sent.get(id) !== text));
 }
 
-/** The message of changes: sections as HTML, and the map's numbers. */
 function messageOf(changed: ReadonlyMap<string, string>, now: number): string {
   const heat = changed.get("heat");
   const sections = Object.fromEntries([...changed].filter(([id]) => id !== "heat"));
@@ -70,7 +68,7 @@ export class Streams {
     return this.#clients.size;
   }
 
-  /** False where there are too many clients. */
+  /** False at the limit of clients. */
   add(response: ServerResponse, page: string, query: URLSearchParams, look: Look): boolean {
     if (this.#clients.size >= clientsMax) return false;
     const now = this.#parts.now();
@@ -93,7 +91,7 @@ export class Streams {
     return true;
   }
 
-  /** Each view is made once, however many look at it. */
+  /** Renders each view once for all its clients. */
   tick(): void {
     const now = this.#parts.now();
     const made = new Map<string, Page>();
@@ -123,7 +121,7 @@ export class Streams {
     const scope = client.look();
     const key = `${scope?.key} ${client.key}`;
     const page = scope && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.pageState.source(), scope), client.query));
-    if (!page) return void response.end(); // whose reader is not known any more comes again, and is asked
+    if (!page) return void response.end(); // an unknown reader reconnects and is checked
     made.set(key, page);
     this.#tell(client, page, now);
   }

@@ -1,4 +1,4 @@
-// The view of one deployment's page: its state, ranks with live figures, the map of a layer, decisions, moves and the last hour. Pure.
+// The view of one deployment's page. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
@@ -9,7 +9,7 @@ import { type HeatView, heatView, type LayerLoad, layerLoads, leastEven } from "
 import type { PastDecision, PastMove, Series } from "./memory.ts";
 import type { Source } from "./source.ts";
 
-/** Ranks that the table shows, the busiest first where there are more. */
+/** A larger world shows its busiest ranks. */
 const ranksMax = 256;
 
 export interface RankView extends RankState {
@@ -19,7 +19,6 @@ export interface RankView extends RankState {
 }
 
 export interface PlacementView extends PlacementState {
-  /** The plan that is being carried out. */
   readonly underWay:
     | { readonly kind: string; readonly moves: number; readonly layers: readonly (readonly [phase: string, count: number])[] }
     | undefined;
@@ -34,7 +33,7 @@ export interface DeploymentView {
   readonly ranks: readonly RankView[];
   readonly ranksInAll: number;
   readonly layers: readonly LayerLoad[];
-  /** The layer that was asked for; undefined: whichever is least even. */
+  /** The requested layer; undefined: the least even. */
   readonly chosen: number | undefined;
   readonly heat: HeatView | undefined;
   readonly decisions: readonly PastDecision[];
@@ -48,7 +47,7 @@ export interface ViewRequest {
   readonly layer?: number | undefined;
 }
 
-/** Undefined where there is no such deployment; the problem where it cannot be read. */
+/** Undefined without such a deployment; a text where it cannot be read. */
 export function deploymentView(source: Source, { namespace, name, layer }: ViewRequest): DeploymentView | string | undefined {
   const read = source.deployments().find((one) => one.namespace === namespace && one.name === name);
   if (!read) return undefined;

@@ -1,4 +1,4 @@
-// The view of all deployments and training jobs: a row for each, what needs a person first, cut to a number of rows. Pure.
+// The view of all deployments and jobs, urgent ones first, cut to a number of rows. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { deploymentState } from "../views/deployment.ts";
@@ -7,7 +7,6 @@ import { type Health, marks } from "../views/health.ts";
 import { jobState } from "../views/job.ts";
 import type { Read, Source } from "./source.ts";
 
-/** Rows of a table; a search finds the others. */
 export const rowsMax = 200;
 
 interface Row {
@@ -37,15 +36,14 @@ export interface JobRow extends Row {
 
 export interface Listed<R> {
   readonly rows: readonly R[];
-  /** Rows that fit the search, those that are not shown included. */
+  /** All matches, those not shown included. */
   readonly found: number;
   readonly all: number;
 }
 
-/** All deployments, whatever the search. */
+/** Independent of the search. */
 interface Summary {
   readonly deployments: number;
-  /** Desired ranks that do not serve. */
   readonly ranksMissing: number;
   readonly inTrouble: number;
 }

@@ -1,4 +1,4 @@
-// The view of one training job: how far it is, its loss over the steps, the pods of its world and what happened to them. Pure.
+// The view of one training job's page. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import { ascending, type CurvePoint } from "../../crds/training-report.ts";
@@ -18,7 +18,7 @@ export interface JobView {
   readonly conditions: readonly Condition[];
 }
 
-/** Undefined where there is no such job; the problem where it cannot be read. */
+/** Undefined without such a job; a text where it cannot be read. */
 export function jobView(source: Source, { namespace, name }: ViewRequest): JobView | string | undefined {
   const read = source.jobs().find((one) => one.namespace === namespace && one.name === name);
   if (!read) return undefined;

@@ -1,5 +1,4 @@
-// The CA of each deployment and training job: a Secret in the operator's own namespace, found by the owner's uid. Never makes a second CA:
-// the API server decides who was first.
+// The CA of each deployment and job: a Secret in the operator's namespace, found by uid. The API server decides between two writers.
 
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
 import { makerLabels, manager } from "../kube/adoption.ts";
@@ -10,7 +9,6 @@ import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } 
 import { type CertifiedKind, certifiedKind } from "./certified.ts";
 import { tlsSecrets } from "./names.ts";
 
-/** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
 const secretRetryMs = 10_000;
 
 const authorityLabels = {
@@ -21,22 +19,20 @@ const authorityLabels = {
 } as const;
 const standsSince = `${apiGroup}/stands-since`;
 
-/** The Secret of a deployment's CA in the operator's namespace; neither part of the name has a dot in it. */
+/** Neither part of the name contains a dot. */
 export const authorityName = ({ namespace, name }: Ref, uid: string): string => `enodia-ca.${namespace}.${name}.${uid}`;
 
-/** The CAs of a deployment, as they stand in its Secret. */
 interface AuthoritySet {
   readonly signer: KeyPairPem;
   readonly next: KeyPairPem | undefined;
-  /** The certificate of the CA before; nothing is signed with its key any more. */
+  /** Its key signs nothing any more. */
   readonly previous: string | undefined;
   readonly standsSinceMs: number | undefined;
 }
 
-/** What identities are made with. */
 export interface Authority {
   readonly signer: KeyPairPem;
-  /** The certificates of all CAs that are trusted, the signer's first. */
+  /** All trusted CAs, the signer's first. */
   readonly bundle: string;
 }
 
@@ -45,7 +41,6 @@ interface Held extends Authority {
   readonly object: KubeObject;
 }
 
-/** The object that a CA is for. */
 export interface Subject {
   readonly metadata: Ref & { readonly uid: string };
 }
@@ -54,7 +49,6 @@ export interface AuthoritiesOptions {
   readonly of: CertifiedKind;
   readonly kube: Kube;
   readonly informers: Pick<Informers, "get">;
-  /** The operator's own namespace. */
   readonly namespace: string;
   readonly event: (subject: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
   readonly now: () => Date;
@@ -62,19 +56,17 @@ export interface AuthoritiesOptions {
 
 export class Authorities {
   readonly #options: AuthoritiesOptions;
-  /** What was read or made last, by the deployment's uid. */
   readonly #held = new Map<string, Promise<Held>>();
 
   constructor(options: AuthoritiesOptions) {
     this.#options = options;
   }
 
-  /** Reads or makes the CA. One look at a time per deployment, so that two callers do not make two. */
+  /** Reads or creates the CA, one call at a time per owner. */
   of(deployment: Subject): Promise<Authority> {
     return this.#of(deployment);
   }
 
-  /** Takes the renewal one step further where one is due. */
   async advance(deployment: Subject, certified: Certified): Promise<void> {
     const { uid } = deployment.metadata;
     const held = await this.#of(deployment);
@@ -115,13 +107,13 @@ export class Authorities {
     if (live) return read(live);
     const set = { signer: await this.#make(metadata), next: undefined, previous: undefined, standsSinceMs: undefined };
     const secret = { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels: labelsOf(metadata, of) }, type: "Opaque" };
-    // AlreadyExists: another writer was first, and the next try reads theirs.
+    // The next try reads the other writer's.
     const object = await kube.create(resources.secrets, withSet(secret, set), { manager });
     this.#tellOfLoss(deployment);
     return { ...authorityOf(set), set, object };
   }
 
-  /** Where there are leaves already, the CA that signed them was lost, and pods distrust each other until they have the new one. */
+  /** Leaves without a CA: pods distrust each other until they have the new one. */
   #tellOfLoss(deployment: Subject): void {
     const { informers, event } = this.#options;
     const { namespace, name, uid } = deployment.metadata;
@@ -147,14 +139,13 @@ export function secretError(code: string, message: string): AppError {
   return new AppError(message, { code, operation: "reading certificates", retry: { afterMs: secretRetryMs } });
 }
 
-/** The object that a CA's Secret is for; undefined for any other Secret. */
+/** Undefined for any other Secret. */
 export function subjectOf({ metadata }: KubeObject): { readonly ref: Ref; readonly uid: string; readonly of: CertifiedKind } | undefined {
   const { [authorityLabels.namespace]: namespace, [authorityLabels.name]: name, [authorityLabels.uid]: uid } = metadata.labels ?? {};
   const of = certifiedKind(metadata.labels?.[authorityLabels.kind]);
   return namespace && name && uid && of ? { ref: { namespace, name }, uid, of } : undefined;
 }
 
-/** The certificates of all CAs in a CA's Secret. */
 export function certificatesIn(secret: KubeObject): string[] {
   return ["ca.crt", "next.crt", "previous.crt"].map((entry) => textOf(secret, entry)).filter((text) => text !== undefined);
 }

@@ -1,36 +1,34 @@
-// The next step in the renewal of a CA, from what stands in its Secret. Pure.
+// The next step of a CA's renewal. Pure.
 
 const hourMs = 3600_000;
 const dayMs = 24 * hourMs;
 
-/** A CA is renewed when less than this is left of it: twice the life of a leaf, so that none is cut short by its CA's end. */
+/** Twice the life of a leaf, so that no leaf outlives its CA. */
 export const renewBeforeMs = 730 * dayMs;
 /**
- * Secrets have to stand for so long before anything relies on them: kubelets hand a changed Secret on within about two minutes, and
- * pods read it within another half (runtime/net/tls.ts); a node that is away for longer has its pods replaced.
+ * Time for Secrets to reach pods: kubelets need about two minutes and pods another half (runtime/net/tls.ts). A node that is away longer
+ * has its pods replaced.
  */
 export const overlapMs = dayMs;
-/** With less than this left of the CA that signs, the next one signs at once. */
+/** The next CA signs at once when less is left of the signing one. */
 export const endingMs = hourMs;
 
 export interface AuthorityFacts {
   readonly stage: "Steady" | "Announced" | "Succeeded";
-  /** The end of the CA that signs. */
   readonly endsMs: number;
-  /** Since when every Secret stands as the stage wants it; undefined while that was not seen. */
+  /** Unix ms since which every Secret matches the stage; undefined where unknown. */
   readonly standsSinceMs: number | undefined;
 }
 
-/** What a pass over the certificates of all pods and gateways found. */
 export interface Certified {
-  /** Every Secret is now as the stage wants it. */
+  /** Every Secret matches the stage now. */
   readonly all: boolean;
-  /** One that was there had to be brought up to date. */
+  /** An existing Secret had to be updated. */
   readonly changed: boolean;
 }
 
 export interface RotationStep {
-  /** announce: make the next CA. note: the Secrets stand from now on. succeed: the next signs. drop: the one before goes. */
+  /** announce: create the next CA. note: the Secrets match from now on. succeed: the next CA signs. drop: the previous CA goes. */
   readonly type: "announce" | "note" | "succeed" | "drop";
   readonly why: string;
 }
@@ -50,7 +48,7 @@ export function rotationStep(
   if (stage === "Succeeded" && endsMs - nowMs < renewBeforeMs)
     return { type: "drop", why: "the CA before has ended long ago, and the next renewal is due" };
   if (!certified.all) return undefined;
-  // A time that is still to come was noted by a clock that was wrong.
+  // A time in the future comes from a wrong clock.
   if (standsSinceMs === undefined || certified.changed || standsSinceMs > nowMs)
     return { type: "note", why: "all Secrets stand as they are to be" };
   if (nowMs - standsSinceMs < overlapMs) return undefined;

@@ -1,16 +1,14 @@
-// The end of a CA: its Secret lies in another namespace than its object, so no owner reference takes it away. It goes when its deployment
-// or training job is gone, which only an answer of the API server says that lists the namespace without it: a namespace that is forbidden,
-// not watched or not reachable keeps its CAs. It also stays while a leaf of it is left, such as of pods that `--cascade=orphan` left
-// behind: by their leaves they can be told to be of that deployment. Looked at again and again, so an operator that was away cleans later.
+// Deletes CAs whose owner is gone: no owner reference spans namespaces. A CA goes only when the API server lists the namespace without the
+// owner and no leaf is left, such as of pods that `--cascade=orphan` left.
 import { labels } from "../../crds/common.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { certificatesIn, subjectOf, textOf } from "./authorities.ts";
 import { isIssuedBy } from "./authority.ts";
 
-/** How often it is looked for CAs that are to go. It costs a list of each namespace in question, and no request while there is none. */
+/** Costs a list per suspect namespace, and nothing without suspects. */
 export const sweepMs = 15_000;
-/** So many namespaces are listed in one sweep at most; the others have their turn in the next, since what can go is gone by then. */
+/** Namespaces per sweep; the next sweep continues. */
 const namespacesMax = 100;
 
 export interface SweepOptions {
@@ -18,7 +16,7 @@ export interface SweepOptions {
   readonly informers: Pick<Informers, "get" | "list" | "watches" | "trouble" | "trainingTrouble">;
 }
 
-/** Ends with the first error, since what is not answered once is not answered a hundred times: the next sweep begins anew. */
+/** Stops at the first error, since the rest would fail too; the next sweep starts over. */
 export async function sweepAuthorities(options: SweepOptions): Promise<void> {
   const suspects: KubeObject[] = [];
   for (const secret of options.informers.list("authorities")) if (await isSuspect(secret, options)) suspects.push(secret);
@@ -26,7 +24,7 @@ export async function sweepAuthorities(options: SweepOptions): Promise<void> {
   for (const [namespace, secrets] of byNamespace.slice(0, namespacesMax)) await sweepNamespace(options, namespace, secrets);
 }
 
-/** True when the copies have no object for it and no leaf that it signed, and can be relied on. */
+/** Reliable caches have neither the owner nor a leaf. */
 async function isSuspect(secret: KubeObject, { informers }: SweepOptions): Promise<boolean> {
   const subject = subjectOf(secret);
   if (!subject) return false;
@@ -46,7 +44,7 @@ async function isSuspect(secret: KubeObject, { informers }: SweepOptions): Promi
 }
 
 async function sweepNamespace({ kube }: SweepOptions, namespace: string, secrets: readonly KubeObject[]): Promise<void> {
-  // The cache may be behind: an object that was made a moment ago has its CA already.
+  // The cache may lag: a new object has its CA first.
   const kinds = new Set(secrets.flatMap((secret) => subjectOf(secret)?.of ?? []));
   const living = new Set<string | undefined>();
   for (const { resource } of kinds) {

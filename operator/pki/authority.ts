@@ -1,5 +1,4 @@
-// Certificates of one deployment: a CA and leaves for workers, gateways and the operator. EC P-256, PEM in and out.
-// The one importer of @peculiar/x509. Writes no Secrets: operator/pki/identity.ts does.
+// Creates and verifies CAs and leaves of one deployment: EC P-256, PEM in and out. The only importer of @peculiar/x509.
 import "./reflect.ts";
 import { webcrypto } from "node:crypto";
 import * as x509 from "@peculiar/x509";
@@ -9,9 +8,9 @@ x509.cryptoProvider.set(webcrypto as never);
 const dayMs = 24 * 3600 * 1000;
 const caDays = 3650;
 const leafDays = 365;
-/** A leaf is made anew when less than this share of its life is left. */
+/** A leaf is renewed when less than this fraction of its life is left. */
 const renewBelow = 1 / 3;
-/** Clocks of nodes differ; a certificate is valid from a little before it was made. */
+/** Clocks differ; certificates are valid from a little before now. */
 const backdateMs = 5 * 60_000;
 
 const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
@@ -46,7 +45,7 @@ export async function createAuthority(commonName: string, now: Date): Promise<Ke
   return { cert: cert.toString("pem"), key: await exportKey(keys.privateKey) };
 }
 
-/** A certificate for both ends of a connection, signed by `authority`. */
+/** A certificate for clients and servers, signed by `authority`. */
 export async function issueLeaf(authority: KeyPairPem, names: LeafNames, now: Date): Promise<KeyPairPem> {
   const issuer = new x509.X509Certificate(authority.cert);
   const signingKey = await importKey(authority.key);
@@ -74,7 +73,7 @@ export async function issueLeaf(authority: KeyPairPem, names: LeafNames, now: Da
   return { cert: cert.toString("pem"), key: await exportKey(keys.privateKey) };
 }
 
-/** True when a leaf still serves: readable, signed by this authority, of these names, not near its end. */
+/** It is readable, signed by this authority, has these names, and is not near its end. */
 export async function leafIsGood(authority: KeyPairPem, certPem: string, names: LeafNames, now: Date): Promise<boolean> {
   try {
     const issuer = new x509.X509Certificate(authority.cert);
@@ -86,11 +85,11 @@ export async function leafIsGood(authority: KeyPairPem, certPem: string, names: 
     if (JSON.stringify(have) !== JSON.stringify([...names.dns, names.uri].sort())) return false;
     return await cert.verify({ publicKey: issuer.publicKey, signatureOnly: true });
   } catch {
-    return false; // whatever is in the Secret is no certificate of ours
+    return false;
   }
 }
 
-/** True when the certificate is readable and signed with the key of this CA, whatever it is of and whether or not it has ended. */
+/** Checks the signature only, not names or expiry. */
 export async function isIssuedBy(authorityPem: string, certPem: string): Promise<boolean> {
   try {
     const { publicKey } = new x509.X509Certificate(authorityPem);
@@ -100,7 +99,7 @@ export async function isIssuedBy(authorityPem: string, certPem: string): Promise
   }
 }
 
-/** True when a CA can sign: both halves are readable and belong together. It may have ended. */
+/** Both halves are readable and match. It may have expired. */
 export async function authorityIsGood({ cert, key }: KeyPairPem): Promise<boolean> {
   try {
     const proof = webcrypto.getRandomValues(new Uint8Array(32));
@@ -112,7 +111,7 @@ export async function authorityIsGood({ cert, key }: KeyPairPem): Promise<boolea
   }
 }
 
-/** The end of a certificate, Unix ms. */
+/** Unix ms. */
 export const certificateEndMs = (certPem: string): number => new x509.X509Certificate(certPem).notAfter.getTime();
 
 async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
@@ -123,7 +122,6 @@ function importKey(pem: string): Promise<webcrypto.CryptoKey> {
   return webcrypto.subtle.importKey("pkcs8", x509.PemConverter.decodeFirst(pem), algorithm, true, ["sign"]);
 }
 
-/** A serial number of 16 random bytes, positive. */
 function serial(): string {
   const bytes = webcrypto.getRandomValues(new Uint8Array(16));
   bytes[0] = (bytes[0] ?? 0) & 0x7f;

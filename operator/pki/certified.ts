@@ -1,14 +1,14 @@
-// The kinds of objects whose pods have certificates of an own CA, and what differs between them. Pure.
+// The kinds of objects with a CA of their own. Pure.
 import { trainingScope } from "../../crds/training-world.ts";
 import { deploymentKind, jobKind, type OwnerKind } from "../kube/adoption.ts";
 import type { Watched } from "../kube/informers.ts";
 
 export interface CertifiedKind extends OwnerKind {
-  /** True: serving does without it where it cannot be read. */
+  /** Serving goes on where these cannot be read. */
   readonly training: boolean;
   readonly objects: Watched;
   readonly secrets: Watched;
-  /** What certificates call an object of that name. */
+  /** The object's name in certificates. */
   scope(name: string): string;
 }
 
@@ -30,6 +30,6 @@ export const certifiedJob: CertifiedKind = {
 
 const kinds = [certifiedDeployment, certifiedJob] as const;
 
-/** The kind that a CA's Secret names; undefined where it names another. One without a name is a deployment's. */
+/** A Secret without a kind is a deployment's. */
 export const certifiedKind = (name: string | undefined): CertifiedKind | undefined =>
   kinds.find(({ kind }) => kind === (name ?? certifiedDeployment.kind));

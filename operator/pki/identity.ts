@@ -1,5 +1,4 @@
-// TLS Secrets of pods, signed by their owner's CA, and the operator's own leaf in memory. A Secret of somebody else is not touched; one that
-// a deleted namesake left is filled anew, since anybody may have read it.
+// TLS Secrets of pods, signed by their owner's CA, and the operator's own leaf. Secrets of others stay; a deleted namesake's get new keys.
 
 import { AppError, apiVersion, labels } from "../../crds/common.ts";
 import { makerLabels, manager, mayAdopt } from "../kube/adoption.ts";
@@ -11,7 +10,6 @@ import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "./authority.t
 import type { CertifiedKind } from "./certified.ts";
 import { type Role, roleServerNames, tlsSecrets, workerServerName } from "./names.ts";
 
-/** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
 
 export interface PodIdentity {
@@ -30,18 +28,15 @@ export interface IdentitiesOptions {
 
 export class Identities {
   readonly #options: IdentitiesOptions;
-  /** The operator's own identities, by the deployment's uid. */
   readonly #operator = new Map<string, { readonly identity: Identity; readonly until: number }>();
-  /** Leaves found good for this owner, under these CAs, until then; by the leaf Secret's key. */
+  /** Keys are those of the Secrets. */
   readonly #checked = new Map<string, { readonly owner: string; readonly bundle: string; readonly until: number }>();
-  /** The uids of deployments with a Secret that had to be brought up to date since their last step of a renewal. */
   readonly #changed = new Set<string>();
 
   constructor(options: IdentitiesOptions) {
     this.#options = options;
   }
 
-  /** Certifies the pods of a role, which nobody takes for another. */
   async ensureRole(subject: Subject, role: Role): Promise<void> {
     const { name, namespace, uid } = subject.metadata;
     const leaf = { dns: [...roleServerNames(role, { namespace, name })], uri: `spiffe://enodia/${namespace}/${name}/${role}` };
@@ -60,13 +55,10 @@ export class Identities {
     await this.#ensure(subject, tlsSecrets.pod(pod.name), leaf, owner);
   }
 
-  /**
-   * Certifies every pod that is there and these roles, then takes the renewal of the CA on. Returns the first error, after everything had
-   * its turn. `gateways`: false while those of a deleted namesake serve, with the Secret that they have.
-   */
+  /** Certifies all pods and roles, then advances the CA's renewal. Returns the first error after trying everything. */
   async ensureAll(subject: Subject, pods: readonly PodIdentity[], { gateways, roles }: Roles): Promise<AppError | undefined> {
     const workers = await Promise.allSettled(pods.map((pod) => this.ensurePod(subject, pod)));
-    // An error of the gateways' is reported where their objects are applied.
+    // Reported where the gateways' objects are applied.
     const front = await Promise.allSettled(gateways === "certify" ? [this.ensureRole(subject, "gateway")] : []);
     const others = await Promise.allSettled(roles.map((role) => this.ensureRole(subject, role)));
     return this.#advance(subject, [...workers, ...others], gateways !== "wait" && front.every(fulfilled));
@@ -82,7 +74,7 @@ export class Identities {
     return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
   }
 
-  /** The operator's own certificate for one object; the same object while it and the CAs stand. */
+  /** The same object until it or the CAs change. */
   async operator(ref: Ref, uid: string): Promise<Identity> {
     const { authorities, now, of } = this.#options;
     const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid } });
@@ -102,7 +94,6 @@ export class Identities {
     this.#changed.delete(uid);
   }
 
-  /** A Secret of ours was made, deleted or changed by somebody: look again. */
   changed(secret: KubeObject): void {
     const subject = subjectOf(secret);
     if (subject) this.#options.authorities.forget(subject.uid);
@@ -117,7 +108,7 @@ export class Identities {
     const at = now().getTime();
     const known = this.#checked.get(key);
     if (known && known.owner === owner.uid && known.bundle === bundle && known.until > at) return;
-    // Noted before the look: a change during it means another one.
+    // This is recorded before the check, so that a change during it counts.
     this.#checked.set(key, { owner: owner.uid, bundle, until: at + recheckMs });
     try {
       await this.#write(subject, authority, { secretName, leaf, owner });
@@ -154,7 +145,7 @@ export class Identities {
 }
 
 export interface Roles {
-  /** `wait`: they have what a deleted namesake gave them, so that the CA stays as it is. */
+  /** `wait`: they serve with a deleted namesake's Secret, so that the CA stays. */
   readonly gateways: "certify" | "none" | "wait";
   readonly roles: readonly Role[];
 }

@@ -1,5 +1,4 @@
-// The four Reflect metadata functions that @peculiar/x509's dependency container asks for at import. Import before it.
-// Not the whole polyfill: no decorators, no inheritance of metadata beyond the prototype chain.
+// The four Reflect metadata functions that @peculiar/x509's dependency container needs; import it first. It is no complete polyfill.
 type Key = string | symbol;
 const store = new WeakMap<object, Map<string, unknown>>();
 const slot = (key: Key, property: Key | undefined): string => `${String(key)}\u0000${String(property ?? "")}`;

@@ -1,5 +1,5 @@
-// The two questions around a plan: is one asked for, and is the finished one worth its moves? Every answer has a PascalCase reason and its
-// numbers. Pure; DECISIONS.md 5 and 6.
+// The two questions around a plan: is one needed, and is the finished one worth its moves? Every answer has a PascalCase reason and
+// numbers: DECISIONS.md 5 and 6.
 
 import type { RebalancingMode } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
@@ -33,40 +33,34 @@ export type Decision =
 
 export interface Situation {
   readonly mode: RebalancingMode;
-  /** True when every active rank runs the committed epoch. */
   readonly synced: boolean;
   readonly busConnected: boolean;
   readonly telemetryAgeMs: number;
   readonly staleAfterMs: number;
   readonly missingRanks: readonly number[];
   readonly activeRanks: number;
-  /** Selections of the layer with the fewest among those that had any. */
+  /** The selections of the layer with the fewest, among layers with any. */
   readonly selectionsPerLayer: number;
   readonly minTokens: number;
   readonly sinceLastPlanMs: number;
   readonly intervalMs: number;
-  /** The interval is so many times the usual one, since plans find nothing better and the load holds still. */
   readonly intervalFactor: number;
-  /** The load has just changed (CUSUM): the interval does not hold a plan back. */
+  /** The load has just changed (CUSUM): the interval does not delay a plan. */
   readonly alarm: boolean;
   /** The predicted max/mean of the worst layer under the committed plan. */
   readonly imbalance: number;
   readonly triggerPercent: number;
-  /** One standard deviation of that ratio by chance: a placement that is near the trigger is not changed for it. */
   readonly noise: number;
-  /** The number of layers that it is the worst of. */
   readonly layers: number;
-  /** True when the last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
+  /** True when the last plan brought it close to the trigger and the load has not changed: a little more is tolerated. */
   readonly settled: boolean;
 }
 
 /** Points above the trigger that a settled placement may drift. */
 export const settledPoints = 3;
 const glaringSigmas = 5;
-/** Noise never hides more than this: an imbalance that far above the trigger is acted on. */
 const noiseMax = 0.05;
 
-/** The first question, whether a plan is worth computing. */
 export function whetherToPlan(s: Situation): Decision {
   if (s.mode === "Off") return hold("ModeOff", "rebalancing.mode is Off");
   if (!s.busConnected) return hold("TelemetryUnavailable", "no load arrives: NATS is not connected");
@@ -98,9 +92,8 @@ export function whetherToPlan(s: Situation): Decision {
   return { act: true, reason: "Imbalanced", message, numbers };
 }
 
-/** The reason why the load alone asks for no plan; undefined when it does. */
 function balanced(s: Situation): Decision | undefined {
-  // An imbalance that stands out this far is no chance even with half the counts, and after a change of load every second is felt.
+  // Such an imbalance is real even with half the counts, and after a change of load every second counts.
   const glaring = s.imbalance - s.triggerPercent / 100 > glaringSigmas * s.noise;
   const wanted = glaring ? s.minTokens / 2 : s.minTokens;
   if (s.selectionsPerLayer < wanted) {
@@ -122,7 +115,7 @@ function balanced(s: Situation): Decision | undefined {
   return undefined;
 }
 
-/** How far the worst of so many even layers stands out by chance alone: the expected maximum of normal draws, sqrt(2 ln n). */
+/** How far the worst of so many even layers stands out by chance: the expected maximum of normal draws, sqrt(2 ln n). */
 function worstSigmas(layers: number): number {
   return Math.max(1, Math.sqrt(2 * Math.log(layers)));
 }
@@ -131,7 +124,6 @@ function hold(reason: HoldReason, message: string, numbers: Numbers = {}): Decis
   return { act: false, reason, message, numbers };
 }
 
-/** No plan could be made, or it was not a valid one. `numbers`: of the decision to make it. */
 export function planFailed(message: string, numbers: Numbers = {}): Decision {
   return hold("PlanFailed", message, numbers);
 }
@@ -147,18 +139,16 @@ export interface Judged {
 
 export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
-  /** The noise of the worst layer's max/mean. */
   readonly noise: number;
 }
 
 /** Gains of max/mean below this are not worth a new epoch. */
 const leastGain = 0.02;
-/** New weights without a move follow every fluctuation; routers and bound are no better for it. */
+/** New weights without a move follow noise, so they need a larger gain. */
 const weightsGain = 0.05;
-/** The least gain over all layers that is worth a plan, while the worst one has to wait for memory or budget. */
+/** The least mean gain that is worth a plan while the worst layer waits for memory or budget. */
 const leastMeanGain = 0.01;
 
-/** The second question, whether this plan is worth carrying out. */
 export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], options: JudgeOptions): Judged {
   const current = input.current ?? [];
   const { moves } = diffPlans(current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);
@@ -168,7 +158,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   const before = Math.max(1, ...ratiosBefore);
   const after = Math.max(1, ...ratiosAfter);
   const best = layerBoundOf(input);
-  // Layer time adds up over layers: the mean pays for the transfer, the worst layer is what users see.
+  // Layer times add up, so the mean pays for the transfer; users see the worst layer.
   const meanBefore = meanOf(ratiosBefore);
   const meanAfter = meanOf(ratiosAfter);
   const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter }, options);
@@ -180,7 +170,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bytes,
     ...worthNumbers(worth),
   };
-  // While the worst layer waits, moves must gain by themselves: what new weights would give without them is too little for an epoch.
+  // While the worst layer waits, moves must gain by themselves, without the gain of new weights.
   const meanGain = before - after < leastGain && current.length > 0 ? meanOf(withNewWeights(input)) - meanAfter : meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
@@ -204,18 +194,17 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   });
 }
 
-/** max/mean of each layer if no expert moved and weights followed the forecast. */
 function withNewWeights(input: PlanInput): number[] {
   const problem = toProblem(input);
   return predictedLayers(input, toLayers(problem, problem.current as Hosts));
 }
 
-/** Worst layer if the forecast is routed by the plan's weights; layers without load count as even. */
+/** The worst layer's max/mean if the forecast is routed by the plan's weights; layers without load count as even. */
 export function predictedWorst(input: PlanInput, layers: readonly LayerPlan[]): number {
   return Math.max(1, ...predictedLayers(input, layers));
 }
 
-/** max/mean of each layer, [layers], speed-weighted, if the forecast is routed by the plan's weights to the active ranks. */
+/** max/mean of each layer, [layers], speed-weighted, on the same terms. */
 export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]): number[] {
   const problem = toProblem({ ...input, current: layers });
   return layers.map((layer, l) => {
@@ -223,7 +212,6 @@ export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]):
   });
 }
 
-/** The least worst-layer ratio that the memory budget (or the slot cap) allows for the forecast. */
 export function layerBoundOf(input: PlanInput): number {
   const { shape } = input;
   const active = input.ranks.filter((rank) => rank.state === "active");

@@ -1,18 +1,17 @@
-// The floor under an expert's hosts: at least `minExpertReplicas`, on as many nodes. It adds what is missing; without memory, a replica
-// above the floor goes or makes way. Pure; DECISIONS.md 8.
+// Ensures that every expert has at least `minExpertReplicas` replicas, on as many nodes. Without memory, a replica above the floor is
+// dropped or moved: DECISIONS.md 8.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
 
 export interface Floored {
   readonly layers: readonly LayerPlan[];
-  /** Expert replicas added, those that the present placement has already included. */
+  /** Expert replicas added, including those that the present placement has already. */
   readonly added: number;
-  /** Experts that stay below the floor: no room, or the move budget ended. */
+  /** Experts that stay below the floor for lack of memory or budget. */
   readonly missing: number;
 }
 
-/** (layer, expert) pairs whose live hosts are all on one node: its loss would leave them to the model store. */
 export function atRisk(ranks: readonly RankSpec[], layers: readonly LayerPlan[]): number {
   const nodes = new Map(ranks.filter((rank) => rank.state !== "dead").map((rank) => [rank.rank, `${rank.zone}/${rank.node}`]));
   let count = 0;
@@ -25,7 +24,6 @@ export function atRisk(ranks: readonly RankSpec[], layers: readonly LayerPlan[])
   return count;
 }
 
-/** Experts of a placement with fewer expert replicas, or on fewer nodes, than the floor asks of the active ranks. */
 export function belowFloor(input: PlanInput, layers: readonly LayerPlan[]): number {
   if (input.minExpertReplicas <= 1) return 0;
   const problem = toProblem({ ...input, current: layers });
@@ -33,7 +31,7 @@ export function belowFloor(input: PlanInput, layers: readonly LayerPlan[]): numb
   return (problem.current ?? []).reduce((n, layer) => n + layer.filter((row) => !meets(problem, floor, row)).length, 0);
 }
 
-/** True when an expert may go from some hosts to others (rank indexes) without falling below the floor, or further below it. */
+/** True when an expert may move between these rank indexes without falling below the floor, or further below it. */
 export function keepsFloor(problem: Problem, from: readonly number[], to: readonly number[]): boolean {
   const { minExpertReplicas } = problem.input;
   if (minExpertReplicas <= 1) return true;
@@ -43,9 +41,8 @@ export function keepsFloor(problem: Problem, from: readonly number[], to: readon
 }
 
 /**
- * `layers` with the floor made good, within what of the move budget a step from `input.current` leaves. The hottest experts
- * come first. An expert replica goes to a node without one, from the third on to a zone without one, and to another rack where racks are known;
- * first of all to where it is now.
+ * `layers` with the floor restored, within the move budget that a step from `input.current` leaves, the hottest experts first. A
+ * replica stays where it is now, else goes to a new node, and from the third on to a new zone, then rack.
  */
 export function withFloor(input: PlanInput, layers: readonly LayerPlan[]): Floored {
   if (input.minExpertReplicas <= 1) return { layers, added: 0, missing: 0 };
@@ -54,7 +51,7 @@ export function withFloor(input: PlanInput, layers: readonly LayerPlan[]): Floor
   return { layers: keeper.changed(layers), added, missing };
 }
 
-/** A policy's plan with the floor made good; where that is not possible the layer stays as it is. */
+/** A policy's plan with the floor restored; a layer where that is impossible stays as it is. */
 export function keepFloor(input: PlanInput, layers: readonly LayerPlan[]): readonly LayerPlan[] {
   const { current } = input;
   if (input.minExpertReplicas <= 1) return layers;
@@ -87,7 +84,6 @@ function nodesOf(problem: Problem, row: readonly number[]): number {
   return row.length < 2 ? row.length : new Set(row.map((g) => problem.node[g])).size;
 }
 
-/** Racks of the same name in two zones are two. One that is not known may be any: nothing is done for it. */
 function sameRack(a: RankSpec | undefined, b: RankSpec | undefined): boolean {
   return a?.rack === undefined || b?.rack === undefined || (a.rack === b.rack && a.zone === b.zone);
 }
@@ -98,10 +94,9 @@ interface ExpertReplica {
   readonly rank: number;
 }
 
-/** Experts of a plan for which an expert replica that makes way is looked for, at most: each look is at all expert replicas, and the next plan goes on. */
+/** The most experts per plan for which space is searched; each search visits all expert replicas. */
 const waysMax = 64;
 
-/** The budget that a plan has left. */
 interface Left {
   moves: number;
   bytes: number;
@@ -140,7 +135,6 @@ class FloorKeeper {
   readonly #count: Int32Array[];
   readonly #touched = new Set<number>();
   readonly #left: Left;
-  /** Resident bytes of the smallest expert. */
   readonly #smallest: number;
   #spare: ExpertReplica[] | undefined;
   #waysSought = 0;
@@ -176,7 +170,7 @@ class FloorKeeper {
     );
     open.sort((a, b) => b.rows - a.rows || a.l - b.l || a.e - b.e);
     let added = 0;
-    // The round goes on as long as one was added: what made way for it may have left room for one before it.
+    // Another round may succeed, since replicas that moved away may have left space.
     for (let before = -1; open.length > 0 && added > before; ) {
       before = added;
       open = open.filter(({ l, e, row }) => {
@@ -187,7 +181,6 @@ class FloorKeeper {
     return { added, missing: open.length };
   }
 
-  /** Layers that were touched, with new weights. */
   changed(layers: readonly LayerPlan[]): readonly LayerPlan[] {
     if (this.#touched.size === 0) return layers;
     const planned = toLayers(this.#problem, this.#hosts);
@@ -226,7 +219,6 @@ class FloorKeeper {
     return this.#before?.[l]?.[e]?.includes(g) ?? false;
   }
 
-  /** May this rank take an expert replica, room aside? */
   #wants(l: number, e: number, g: number, row = this.#hosts[l]?.[e] as readonly number[]): boolean {
     const problem = this.#problem;
     const floor = this.#floor;
@@ -248,10 +240,7 @@ class FloorKeeper {
     return best;
   }
 
-  /**
-   * True when rank a suits an expert better than rank b, by these in turn: it holds the expert now; its node, then (from the third
-   * expert replica on) its zone, then its rack, has no expert replica yet; it has less load; it has more room.
-   */
+  /** True when rank a suits an expert better than rank b: it holds the expert now, else by new node, zone, rack, load and free bytes. */
   #preferred({ layer, expert }: Omit<ExpertReplica, "rank">, row: readonly number[], a: number, b: number): boolean {
     const problem = this.#problem;
     const apart = (g: number): number => {
@@ -288,7 +277,6 @@ class FloorKeeper {
     return found.rank;
   }
 
-  /** Would this expert's expert replica be wanted and fit where that one is now? */
   #fitsInPlaceOf(l: number, e: number, { layer, expert, rank }: ExpertReplica): boolean {
     const problem = this.#problem;
     if (!this.#wants(l, e, rank)) return false;
@@ -297,7 +285,7 @@ class FloorKeeper {
     return slots < problem.slotCap && bytes <= (problem.capacity[rank] as number) + 1e-6;
   }
 
-  /** Moves the expert replica with the fewest rows, on a rank that wants this one, to another rank that has room for it. */
+  /** Moves the expert replica with the fewest rows from a rank that wants this one to another rank. */
   #makeWay(l: number, e: number): number | undefined {
     if (this.#left.moves < 2 || this.#waysSought >= waysMax || !this.#anyRoom()) return undefined;
     this.#waysSought++;
@@ -320,7 +308,6 @@ class FloorKeeper {
     return this.#used.some((bytes, g) => bytes + this.#smallest <= (this.#problem.capacity[g] as number) + 1e-6);
   }
 
-  /** A rank with room for an expert replica that is to leave its own, where its expert falls no further below the floor. */
   #otherPlace({ layer, expert, rank }: ExpertReplica): number | undefined {
     const row = this.#hosts[layer]?.[expert] as number[];
     const without = row.filter((g) => g !== rank);
@@ -328,13 +315,11 @@ class FloorKeeper {
     return to !== undefined && to !== rank && keepsFloor(this.#problem, row, [...without, to]) ? to : undefined;
   }
 
-  /** Expert replicas of experts above the floor, those with the least load first. */
   #spares(): ExpertReplica[] {
     const found = this.#expertReplicas((row) => row.length > this.#floor.expertReplicas);
     return found.sort((a, b) => a.rows - b.rows || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
   }
 
-  /** Expert replicas of experts with such hosts, each with the rows that it computes. */
   #expertReplicas(of: (row: readonly number[]) => boolean): (ExpertReplica & { readonly rows: number })[] {
     const problem = this.#problem;
     return this.#hosts.flatMap((layer, l) => {

@@ -1,4 +1,4 @@
-// The check that experts fit the ranks' memory, and what must change if they do not. Pure; run before any plan and at scale-down.
+// Checks that the experts fit the ranks' memory, before any plan and at scale-down.
 import { formatBytes } from "../../crds/quantity.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import type { ModelShape, RankSpec } from "./policy.ts";
@@ -8,10 +8,7 @@ export type Feasibility =
   | { readonly ok: true }
   | { readonly ok: false; readonly reason: "InsufficientExpertMemory"; readonly message: string };
 
-/**
- * Checks that one expert replica of every expert fits the active ranks (resident bytes) beside a staging slot each; a refusal names the
- * remedy.
- */
+/** Whether one replica of every expert fits the active ranks (resident bytes) beside a staging slot each. A refusal names the remedy. */
 export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feasibility {
   const active = ranks.filter((rank) => rank.state === "active");
   const staging = stagingBytes(shape);
@@ -32,24 +29,20 @@ export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feas
   );
 }
 
-/** Whole units hold experts of one size; of unlike sizes, largest first may leave less than a unit unused on each rank. */
 function leastMemory(shape: ModelShape, ranks: number, staging: number): number {
   const bytes = Math.ceil(sum(shape.residentBytes) / ranks / Math.max(1, staging)) * staging + staging;
   return packs(shape, new Array<number>(ranks).fill(bytes), staging) ? bytes : bytes + staging;
 }
 
-/** Ranks of so many bytes that hold all experts; undefined when none of them has room for the largest. */
 function leastReplicas(shape: ModelShape, bytes: number, staging: number): number | undefined {
   const room = bytes - staging;
   if (room < staging) return undefined;
   const need = sum(shape.residentBytes);
-  // Ranks by bytes alone, or one more, for experts of unlike sizes; then by whole units, exact for those of one size.
   const least = Math.ceil(need / Math.max(1, room));
   const unit = Math.max(1, staging);
   const tried = [least, least + 1, Math.ceil(need / (Math.max(1, Math.floor(room / unit)) * unit))];
   const found = tried.find((ranks) => packs(shape, new Array<number>(ranks).fill(bytes), staging));
   if (found !== undefined) return found;
-  // One rank each is enough, and so are ranks of which each leaves less than the largest expert unused.
   const each = shape.residentBytes.reduce((count, size) => count + (size > 0 ? 1 : 0), 0);
   return Math.min(each, Math.ceil(need / Math.max(1e-9, room - staging)));
 }
@@ -58,7 +51,7 @@ function refuse(message: string): Feasibility {
   return { ok: false, reason: "InsufficientExpertMemory", message };
 }
 
-/** Largest first into the rank with most room: for equal sizes exact, else at worst one expert pessimistic per rank. */
+/** Largest first into the rank with most space: exact for equal sizes, else at worst one expert per rank too strict. */
 function packs(shape: ModelShape, budgets: readonly number[], staging: number): boolean {
   const room = budgets.map((budget) => budget - staging);
   if (room.some((bytes) => bytes < -1e-6)) return false;

@@ -1,5 +1,4 @@
-// The registry of placement policies, typed by the names of the CRD, and the one way to run a policy: current placement
-// made whole, plan made, invariants checked. Pure.
+// The registry of placement policies, and `makePlan`, which runs one: DECISIONS.md 2.
 import { AppError } from "../../crds/common.ts";
 import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
@@ -15,7 +14,6 @@ import { bytesByRank, stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
 import { assertPlan } from "./validate.ts";
 
-/** Every policy by its name in spec.rebalancing.policy. */
 export const policies = {
   incremental,
   hecate,
@@ -23,8 +21,8 @@ export const policies = {
 } as const satisfies Readonly<Record<PolicyName, PlacementPolicy>>;
 
 /**
- * Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan, and
- * `PolicyTooSmall` for an instance that would take it too long.
+ * The current placement may name lost ranks. Throws `InvalidPlan` for a broken plan, and `PolicyTooSmall` for an instance that takes
+ * the policy too long.
  */
 export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promise<PlanOutput> {
   const cells = input.shape.layers * input.shape.experts * input.ranks.length;
@@ -43,7 +41,7 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
   return { ...output, layers };
 }
 
-/** Layers whose expert replicas never fit beside the old ones keep their place, so that every plan can be carried out. */
+/** Layers whose replicas never fit beside the old ones keep their hosts, so that every plan can be carried out. */
 export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): readonly LayerPlan[] {
   const { current, shape } = input;
   if (!current) return layers;
@@ -61,7 +59,6 @@ export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): rea
   return current;
 }
 
-/** Chooses the layer that must stay because another, which would have freed memory for it, stays: the one that grows most there. */
 function overfull(
   changes: readonly LayerBytes[],
   bytes: { before: ReadonlyMap<number, number>; after: ReadonlyMap<number, number>; budget: ReadonlyMap<number, number>; staging: number },
@@ -76,7 +73,7 @@ function overfull(
   return [];
 }
 
-/** The bytes that each layer that changes brings to and takes from every rank. */
+/** The bytes that each changed layer brings to and takes from every rank. */
 export function layerBytes(shape: ModelShape, from: readonly LayerPlan[] | undefined, to: readonly LayerPlan[]): LayerBytes[] {
   const diff = diffPlans(from, to, () => 0);
   const changes = new Map(

@@ -1,15 +1,11 @@
-// Cost of an expert replica by where it comes from, for policies that weigh gain against cost: a source on the same node is cheap, in
-// another rack or zone dear. Pure; undefined where all paths cost the same, so that the search need not ask.
+// The cost of an expert replica by its source: cheap within a node, dear from another rack or zone.
 import { cheapestPath, pathFactor, placeOf } from "../../runtime/placement/cost.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 
-/** The least cost, which is not zero: an expert replica on the same node still has to be loaded and verified. */
+/** Above zero, since a replica from the same node is still loaded and verified. */
 const least = 0.25;
 
-/**
- * Cost factor of an expert replica, >= 0.25, where one within a zone costs 1, between two racks of it 1.5 and between zones 3; undefined when every
- * rank has a node of one zone and rack to itself.
- */
+/** The cost factor, >= 0.25: 1 within a zone, 1.5 between its racks, 3 between zones. Undefined where all paths cost the same. */
 export function pathCost(ranks: readonly RankSpec[]): PlanInput["moveCost"] {
   const places = new Map(ranks.map((rank) => [rank.rank, placeOf(rank)]));
   const nodes = new Set([...places.values()].map((place) => place.node));

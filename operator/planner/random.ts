@@ -1,15 +1,14 @@
-// Seeded random numbers for search and traces: the same seed gives the same plan on every machine. Pure.
+// Seeded random numbers: the same seed gives the same plan on every machine.
 
 export interface Random {
   /** A number in [0, 1). */
   next(): number;
   /** Integer in [0, n). */
   below(n: number): number;
-  /** Standard normal. */
   normal(): number;
 }
 
-/** A 32-bit generator (mulberry32): fast, and good enough for search and traces; not for secrets. */
+/** mulberry32, a 32-bit generator. */
 export function seeded(seed: number): Random {
   let state = (seed ^ 0x9e3779b9) >>> 0;
   const next = (): number => {
@@ -26,7 +25,6 @@ export function seeded(seed: number): Random {
   };
 }
 
-/** 0 to n - 1 in random order, every order equally likely. */
 export function shuffled(n: number, random: Random): number[] {
   const order = Array.from({ length: n }, (_, i) => i);
   for (let i = n - 1; i > 0; i--) {

@@ -1,11 +1,9 @@
-// The experts of a placement that have more hosts than one, the coldest first: a repair that needs room asks for them thousands of times
-// in a large world, most of whose experts have one host. It is told of each expert replica that goes, and finds no reason of its own.
+// The experts with several hosts, the coldest first. It makes repeated searches during a repair cheap.
 import type { Hosts } from "./problem.ts";
 
 interface Copied {
   readonly layer: number;
   readonly expert: number;
-  /** Rows that each of its hosts computes. */
   readonly rows: number;
 }
 
@@ -21,7 +19,7 @@ export class RedundantExpertReplicas {
     this.#coldestFirst.sort(byRows);
   }
 
-  /** The coldest expert of which `rankOf` names a host that may give its expert replica up. */
+  /** The coldest expert for which `rankOf` names a host that may drop its replica. */
   find(rankOf: (copied: Copied, hosts: readonly number[]) => number | undefined): (Copied & { readonly rank: number }) | undefined {
     for (const copied of this.#coldestFirst) {
       const rank = rankOf(copied, this.#hosts[copied.layer]?.[copied.expert] ?? []);
@@ -30,7 +28,7 @@ export class RedundantExpertReplicas {
     return undefined;
   }
 
-  /** A host of this expert has given its expert replica up: the others have more to do. */
+  /** Call it when a host has dropped its replica. */
   dropped(layer: number, expert: number): void {
     const list = this.#coldestFirst;
     const at = list.findIndex((copied) => copied.layer === layer && copied.expert === expert);

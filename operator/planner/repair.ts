@@ -1,5 +1,4 @@
-// Plans that keep every expert hosted: the first one, after a loss, and to empty draining ranks. They touch only what
-// they must: experts with a host left on an active rank stay as they are. Pure.
+// Plans that keep every expert hosted: the first plan, the plan after a loss, and the plan that empties draining ranks.
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { sameLayer } from "../../runtime/placement/diff.ts";
@@ -8,7 +7,7 @@ import type { PlanInput, PlanOutput } from "./policy.ts";
 import { bytesByRank, type Hosts, layerDemand, type Problem, stagingBytes, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
 import { RedundantExpertReplicas } from "./redundant-expert-replicas.ts";
 
-/** Epoch 1: primary of expert e in layer l is rank (e + l) mod N, unless it is full; no expert replicas. */
+/** Epoch 1: the primary of expert e in layer l is rank (e + l) mod N, unless it is full; no other expert replicas. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
   const problem = toProblem({ ...input, current: undefined });
   const fits = checkMemory(input.shape, input.ranks);
@@ -17,7 +16,6 @@ export function firstPlan(input: PlanInput): LayerPlan[] {
   return toLayers(problem, hosts);
 }
 
-/** The plan of a policy that leaves everything where it is, and why it does. */
 export function primariesStay(input: PlanInput, why: string): PlanOutput {
   return { layers: input.current ?? firstPlan(input), reason: `${why}: primaries stay` };
 }
@@ -43,7 +41,6 @@ function roundRobin(problem: Problem): Hosts | undefined {
   return hosts;
 }
 
-/** Primaries under tight budgets with experts of different sizes: largest first, where most is free. */
 function bestFit(problem: Problem): Hosts {
   const used = new Float64Array(problem.G);
   const bytes = problem.input.shape.residentBytes;
@@ -79,17 +76,16 @@ interface Orphan {
 
 export interface Repaired {
   readonly layers: readonly LayerPlan[];
-  /** Experts for which no rank has room: they keep their lost primary and are loaded on demand. */
+  /** Experts for which no rank has capacity. They keep their lost primary and are loaded on demand. */
   readonly unhosted: readonly Orphan[];
-  /** Experts that find room once this plan is done: more do not fit beside the old ones on their way. They too keep their primary. */
+  /** Experts that fit only once this plan is done. They keep their lost primary until then. */
   readonly later: readonly Orphan[];
   readonly changed: boolean;
 }
 
 /**
- * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new primary where the load is
- * lowest among ranks with room, the hottest first, evicting redundant expert replicas only if there is no room otherwise. `carriedOut`: this
- * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old expert replicas.
+ * Removes hosts on dead and draining ranks. Experts without a host get a new primary on the least loaded rank with capacity, the
+ * hottest first; redundant replicas are evicted if needed. With `carriedOut`, a layer gets no more than fits beside its old replicas.
  */
 export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { carriedOut = false } = {}): Repaired {
   if (isSound(input, current)) return { layers: current, unhosted: [], later: [], changed: false };
@@ -113,7 +109,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
   const layers = current.map((layer, l) => {
     if (!touched.has(l) && !repair.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
-    // Nothing to gain from a layer that only loses its place again: the plan would change for ever.
+    // A layer that only changes weights back and forth stays as it is.
     return sameLayer({ ...next, weights: layer.weights }, layer) ? layer : next;
   });
   return {
@@ -124,7 +120,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
   };
 }
 
-/** Nothing to repair: every host is active and every rank within its bytes. Asked before each plan, so without a Problem. */
+/** True if every host is active and every rank within its bytes. It runs before each plan, so it builds no Problem. */
 function isSound(input: PlanInput, current: readonly LayerPlan[]): boolean {
   const staging = stagingBytes(input.shape);
   const capacity = new Map<number, number>();
@@ -133,7 +129,6 @@ function isSound(input: PlanInput, current: readonly LayerPlan[]): boolean {
   return current.every((layer) => layer.hosts.every((hosts) => hosts.length > 0));
 }
 
-/** Experts of a placement that no active rank hosts. */
 export function orphans(input: PlanInput, layers: readonly LayerPlan[]): Orphan[] {
   const active = new Set(input.ranks.filter((rank) => rank.state === "active").map((rank) => rank.rank));
   return layers.flatMap((layer, l) =>
@@ -148,16 +143,14 @@ class Repair {
   readonly #problem: Problem;
   readonly #hosts: Hosts;
   readonly #used: Float64Array;
-  /** The bytes that ranks hold until layers of this plan are done, and what each layer brings them beside it. */
   readonly #before: Float64Array;
   readonly #incoming: Float64Array[];
   readonly #staging: number;
   readonly #carriedOut: boolean;
   readonly #load: Float64Array[];
-  /** Experts that each rank hosts, per layer. */
   readonly #count: Int32Array[];
   readonly #expertReplicas: RedundantExpertReplicas;
-  /** Layers and bytes that no expert replica makes room for, until one more has gone: what is adopted only takes room. */
+  /** Layers and sizes for which eviction failed, until one more replica has gone. */
   readonly #inVain = new Set<string>();
 
   constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
@@ -185,14 +178,12 @@ class Repair {
   }
 
   /**
-   * Ranks that hold more than their steady budget (a plan was cut short): redundant expert replicas go, the coldest first. What
-   * remains in the staging slot is moved by later plans.
+   * Evicts redundant expert replicas, the coldest first, from ranks above their steady budget (after an interrupted plan).
+   * Later plans empty the staging slot.
    */
   relieve(): void {
     for (let g = 0; g < this.#problem.G; g++) {
-      while ((this.#used[g] as number) > (this.#problem.capacity[g] as number) + 1e-6 && this.#dropColdest(g)) {
-        // each turn drops one expert replica
-      }
+      while ((this.#used[g] as number) > (this.#problem.capacity[g] as number) + 1e-6 && this.#dropColdest(g)) {}
     }
   }
 
@@ -220,7 +211,10 @@ class Repair {
     this.evicted.add(layer);
   }
 
-  /** Adopts in this order, again as long as one found a primary: what gave way to it may have left room for one before it. */
+  /**
+   * Adopts in this order, and again as long as one expert found a primary, since its evictions may have made space for
+   * others.
+   */
   adoptAll(orphans: readonly Orphan[]): readonly Orphan[] {
     let open = orphans;
     for (let before = open.length + 1; open.length > 0 && open.length < before; ) {
@@ -250,13 +244,11 @@ class Repair {
     return true;
   }
 
-  /** Is there a place for it, whatever is on its way now? */
   hasRoom(layer: number, expert: number): boolean {
     const bytes = this.#size(layer, expert);
     return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestExpertReplica(layer, bytes, anywhere) !== undefined;
   }
 
-  /** Least loaded rank of the layer with room; equal loads: most free bytes. */
   #coldest(layer: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
     const problem = this.#problem;
     const used = this.#used;
@@ -283,7 +275,6 @@ class Repair {
     return found.rank;
   }
 
-  /** The coldest redundant expert replica whose rank may take so many bytes, and one more expert of the layer, in its place. */
   #coldestExpertReplica(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
     const asked = `${wanted} ${bytes} ${arrives === anywhere}`;
     if (this.#inVain.has(asked)) return undefined;
@@ -292,7 +283,6 @@ class Repair {
     return found;
   }
 
-  /** May this rank take one more expert of a layer when an expert replica of another has left it? */
   #takes(rank: number, layer: number, bytes: number, leaves: { readonly layer: number; readonly expert: number }): boolean {
     const problem = this.#problem;
     if ((problem.speed[rank] as number) <= 0) return false;

@@ -1,4 +1,4 @@
-// The invariants of a plan against the cluster it was made for. Run on every plan before it is written. Pure.
+// The invariants of a plan, checked on every plan before it is written.
 import { AppError } from "../../crds/common.ts";
 import { type LayerPlan, planBounds, weightsTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
@@ -8,7 +8,7 @@ import type { PlanInput } from "./policy.ts";
 import { bytesByRank, stagingBytes, toProblem } from "./problem.ts";
 
 export interface ValidateOptions {
-  /** Experts that may keep a lost primary: after a loss that leaves too little memory. */
+  /** Experts that may keep a lost primary for lack of memory. */
   readonly unhosted?: readonly { readonly layer: number; readonly expert: number }[];
 }
 
@@ -19,7 +19,6 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   if (layers.length !== shape.layers) return [`${layers.length} layers, the model has ${shape.layers}`];
   const active = new Map(input.ranks.filter((rank) => rank.state === "active").map((rank) => [rank.rank, rank]));
   const excused = new Set((options.unhosted ?? []).map(({ layer, expert }) => layer * shape.experts + expert));
-  // Bytes used by rank; arrays, since a plan has tens of thousands of rows.
   const used: number[] = [];
   layers.forEach((layer, l) => {
     const experts = expertsIn(shape, l);
@@ -50,7 +49,7 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   faults.push(...floorFaults(input, layers));
   const staging = stagingBytes(shape);
   const over = used.map((bytes, rank) => bytes + staging > (active.get(rank)?.budgetBytes ?? Infinity) + 1e-6);
-  // A plan that was cut short may have left a rank in its staging slot: it must not get worse.
+  // An interrupted plan may have left a rank in its staging slot: it must not get worse.
   const before = over.includes(true) && input.current ? bytesByRank(shape, input.current) : new Map<number, number>();
   used.forEach((bytes, rank) => {
     if (!over[rank] || bytes <= (before.get(rank) ?? 0) + 1e-6) return;
@@ -60,7 +59,6 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   return faults;
 }
 
-/** Experts that have fewer expert replicas, or on fewer nodes, than before and than `minExpertReplicas` asks. */
 function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
   if (input.minExpertReplicas <= 1 || !input.current) return [];
   const before = toProblem(input);
@@ -79,7 +77,6 @@ function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
 
 const none: readonly string[] = [];
 
-/** The common row, without a fault: one host that computes everything. */
 function isWhole(hosts: readonly number[], weights: readonly number[]): boolean {
   return (
     hosts.length === 1 && weights.length === 1 && weights[0] === weightsTotal && Number.isInteger(hosts[0]) && (hosts[0] as number) >= 0
@@ -99,7 +96,7 @@ function rowFaults(hosts: readonly number[], weights: readonly number[]): readon
   return faults;
 }
 
-/** Characters of the rows' stored form (`encodeRows`), without making it. */
+/** The length of the rows' stored form (`encodeRows`), without making it. */
 function textLength(rows: readonly (readonly number[])[]): number {
   let cells = 0;
   let digits = 0;
@@ -110,7 +107,6 @@ function textLength(rows: readonly (readonly number[])[]): number {
   return digits + Math.max(0, cells - 1);
 }
 
-/** Faults of the step from the current plan: budgets of moves, moves per rank and bytes. */
 export function budgetFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
   if (!input.current) return [];
   const { moves } = diffPlans(input.current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);

@@ -1,16 +1,13 @@
-// The worth of a finished plan: what it saves while its forecast holds, against what its transfers cost by the paths that their
-// bytes take; and the sentence that says so. Pure; called by decide.ts, which asks the two questions.
+// The worth of a finished plan: what it saves while its forecast holds, against the cost of its transfers.
 import type { Move } from "../../crds/plan.ts";
 import { formatBytes } from "../../crds/quantity.ts";
 import { type ByPath, byPath, payback, placeOf, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";
 import type { PlanInput } from "./policy.ts";
 
 export interface WorthOptions {
-  /** Bytes per second that a receiver gets by each path. */
   readonly rates: ByPath;
-  /** Bytes per second that a receiver may take by all paths; Infinity without a limit. */
+  /** Bytes per second of a receiver over all paths; Infinity without a limit. */
   readonly limit: number;
-  /** Seconds that the forecast is expected to hold. */
   readonly lifetimeSeconds: number;
 }
 
@@ -20,7 +17,7 @@ export interface Worth extends Verdict {
   readonly lifetimeSeconds: number;
 }
 
-/** `before`, `after`: max/mean, mean of layers, since layer time adds up over them. */
+/** `before`, `after`: max/mean, mean of layers, since layer times add up. */
 export function worthOf(
   input: PlanInput,
   moves: readonly Move[],
@@ -51,7 +48,6 @@ export function worthText(worth: Worth): string {
   return `${saves}, its ${worth.moves} moves${bytes} take ${worth.transferSeconds.toFixed(1)} s and cost ${worth.costSeconds.toFixed(2)} s`;
 }
 
-/** The worth as a decision's numbers: seconds with two digits, bytes by path. */
 export function worthNumbers(worth: Worth): Readonly<Record<string, number>> {
   const rounded = (seconds: number): number => Math.round(seconds * 100) / 100;
   return {

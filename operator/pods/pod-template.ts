@@ -1,5 +1,5 @@
-// The merge of spec.podTemplate and spec.gateway.podTemplate into rendered worker, gateway and training pods. A field that belongs to the
-// operator is refused, never dropped. Pure.
+// Merges spec.podTemplate and spec.gateway.podTemplate into rendered pods. A field that belongs to the operator is refused, never dropped.
+// Pure.
 
 import type { PodTemplate } from "../../crds/moe-deployment.ts";
 import { gatewayProcess, workerProcess } from "../../crds/process.ts";
@@ -14,7 +14,6 @@ export interface PodShape {
 }
 
 const ownPrefix = "enodia.dev/";
-/** Fixed by what the pods are: values other than these are refused. */
 const fixed: Readonly<Record<string, unknown>> = {
   automountServiceAccountToken: false,
   hostNetwork: false,
@@ -28,18 +27,16 @@ const mergedLists: Readonly<Record<string, (item: Fields) => unknown>> = {
   ports: (item) => item.containerPort,
 };
 
-/** The kind of pods that a template is for. */
 export interface TemplateKind {
-  /** The field of the spec that holds the template. */
   readonly field: "podTemplate" | "gateway.podTemplate";
-  /** The container that is the runtime process; others run beside it. */
+  /** The runtime process; the template may add containers. */
   readonly container: "runtime" | "gateway";
-  /** Variables of that process that the operator leaves to the template. */
+  /** Variables that the template may set. */
   readonly open: readonly string[];
-  /** Variables that go to the other kind of pod. */
+  /** Variables of the template that go to the other kind of pod. */
   readonly passedOn: readonly string[];
   readonly restartPolicy: "Always" | "Never";
-  /** Fields of that container which are the operator's in these pods only, each with what to do instead. */
+  /** Fields of the container that only these pods fix, each with the remedy. */
   readonly fixed: Readonly<Record<string, string>>;
 }
 const gatewayVariables = variablesLeft(gatewayProcess);
@@ -65,7 +62,7 @@ export interface Merged {
   readonly refusals: readonly Refusal[];
 }
 
-/** A merge under way. Its faults are collected, so that one look at the status shows all of them. */
+/** The status shows all problems at once. */
 interface Merge extends TemplateKind {
   readonly problems: string[];
 }
@@ -108,7 +105,7 @@ function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodS
     else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
     else if (key === "volumes") out.volumes = append(merge, base.volumes, { more: listOf(merge, value, field), field });
-    // Without any of ours the list is passed on as it is, since hashes of revisions were taken of that.
+    // Without one of ours the list stays as it is, since hashes of revisions include it.
     else if (key === "tolerations" && base.tolerations !== undefined)
       out.tolerations = tolerations(base.tolerations, listOf(merge, value, field));
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
@@ -117,7 +114,7 @@ function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodS
   return out;
 }
 
-/** Of two for one taint Kubernetes takes the shorter: ours stand only for taints that the template says nothing of. */
+/** Of two tolerations for one taint Kubernetes takes the shorter, so that ours stand only for taints that the template does not name. */
 function tolerations(base: unknown, more: Fields[]): Fields[] {
   const said = (taint: Fields) => more.some(({ key, effect }) => (!key || key === taint.key) && (!effect || effect === taint.effect));
   return [...(asList(base) ?? []).filter((one) => !said(one)), ...more];
@@ -147,9 +144,8 @@ function mergeContainer(merge: Merge, base: Fields, template: Fields): Fields {
 
 interface Addition {
   readonly more: Fields[];
-  /** The field of the template that has them, which refusals name. */
   readonly field: string;
-  /** The identity by which two items are the same; their name where this is not given. */
+  /** Two items with one identity are the same; the default is their name. */
   readonly identity?: (item: Fields) => unknown;
 }
 
@@ -166,7 +162,7 @@ function appendEnv(merge: Merge, base: Fields[], more: Fields[], field: string):
   return append(merge, base, { more: open, field });
 }
 
-/** The API server checks nothing below spec: null is an empty list as it is to Kubernetes, anything else is refused. */
+/** Null is an empty list, as in Kubernetes; the API server checks nothing below spec, so that anything else is refused here. */
 function listOf({ problems }: Merge, value: unknown, field: string): Fields[] {
   const list = asList(value);
   if (!list) problems.push(`${field} must be a list of objects`);
@@ -178,12 +174,11 @@ function asList(value: unknown): Fields[] | undefined {
   return Array.isArray(value) && value.every((item) => typeof item === "object" && item !== null) ? value : undefined;
 }
 
-/** The container of a template that is the process itself. */
 export function templateContainer(template: PodTemplate | undefined, { container }: TemplateKind): Fields | undefined {
   return template?.spec?.containers?.find(({ name }) => name === container);
 }
 
-/** The environment that the workers' template holds for the gateway, unless the gateway's own says it. */
+/** Gateway variables of the workers' template that the gateway's own does not set. */
 export function passedOnEnv(workers: PodTemplate | undefined, gateway: PodTemplate | undefined): Fields[] {
   const envOf = (template: PodTemplate | undefined, kind: TemplateKind) => asList(templateContainer(template, kind)?.env) ?? [];
   const own = new Set(envOf(gateway, gatewayKind).map(({ name }) => name));

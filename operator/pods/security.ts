@@ -1,6 +1,6 @@
-// The security contexts of all pods that the operator makes. Pure.
+// The security contexts of all pods of the operator. Pure.
 
-/** User id that the images run as. */
+/** The images' user id. */
 const userId = 65532;
 
 export const podSecurity = {

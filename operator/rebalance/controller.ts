@@ -1,5 +1,4 @@
-// The rebalance plane as the operator composes it: one loop per deployment, with the planner thread and NATS buses that they share. It
-// implements the port that the deployment plane calls, and does nothing of its own.
+// The rebalance plane: one loop per deployment with a shared planner thread and NATS buses. It implements the deployment plane's port.
 
 import type { LogLevel } from "../../crds/names.ts";
 import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
@@ -29,13 +28,11 @@ export interface RebalanceOptions {
   readonly metrics: Metrics<"operator">;
   readonly tracing: Tracing;
   readonly log: Log;
-  /** Of the workers and gateways. */
   readonly logLevel: LogLevel;
 }
 
-/** What the rebalance plane does for the deployment plane, and what it shows to the page. */
 interface RebalancePlane extends Rebalance {
-  /** The placement of a deployment as it is at this moment; undefined while nothing is known of it. */
+  /** Undefined while nothing is known of the deployment. */
   picture(uid: string): PlacementPicture | undefined;
 }
 
@@ -94,7 +91,7 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
       if (!known) return;
       known.loop.close();
       loops.delete(uid);
-      // Gauges that it has set since the object was deleted.
+      // Gauges that were set since the object was deleted.
       forgetMetrics(metrics, known.ref);
     },
     onChange: (listener) => {

@@ -1,4 +1,4 @@
-// The ports of one deployment's loop: what the controller gives it, beside the outside world of ports.ts. Types only.
+// The ports that the controller gives one deployment's loop.
 
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Log } from "../../runtime/observe/log.ts";
@@ -21,7 +21,7 @@ export interface LoopPorts {
   readonly telemetry: Telemetry;
   readonly metrics: Pick<Metrics<"operator">, "add" | "set" | "observe">;
   readonly tracing: Pick<Tracing, "start">;
-  /** Other rules for carrying plans out, from the simulation. */
+  /** Other protocol rules, for the simulation. */
   readonly protocolRules?: Partial<ProtocolRules>;
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
@@ -30,6 +30,6 @@ export interface LoopPorts {
   telemetryKeys: Deployments["telemetryKeys"];
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;
-  /** Called when a plan begins (`running`), and when it ends (`done`). */
+  /** Called when a plan begins (`running`) and ends (`done`). */
   onRollout(ref: Ref, running: { readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
 }

@@ -1,17 +1,12 @@
-// The loop of one deployment: at every tick it observes once, lets at most one intent act, and reports. The controller makes one per
-// deployment. It has no rule of its own on what to plan (intents/) or on how a plan is carried out (rollout/).
-//
-// A plan on its way from the decision to the written status, by the functions of this folder that its value (proposal, layers, stored
-// form) is passed to; arithmetic of planner/ and runtime/placement/ aside. * = back in a file that was left before: 12 stops, 3 returns.
+// The loop of one deployment: at every tick it observes once, lets at most one intent act (intents/), and reports. A plan passes these
+// functions from the decision to the written status; * marks a return to an earlier file:
 //    1 new Rollout        rollout/rollout.ts        7   link.prepare          links/session.ts
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
 //    5 store.write        rollout/store.ts         11   load.committed        load/load-state.ts
 //    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
-// The reporter hands on what the plan says of itself in figures and words, no plan: to placementStatus and offer (both of
-// status/placement-status.ts), store.writeStatus, and rebalanceView (status/view.ts). Beside this way, a plan that some layers gave up
-// goes through 3, 4 and 5 once more (#settle in rollout/rollout.ts), and links.tell and links.sync push what holds to who comes up.
+// If some layers gave up, the plan goes through 3 to 5 once more. links.tell and links.sync push the placement to pods that start.
 
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
@@ -34,18 +29,13 @@ import type { LoadView } from "./status/metrics.ts";
 import { type PlacementPicture, placementPicture } from "./status/picture.ts";
 import { Reporter } from "./status/reporter.ts";
 
-/** The time to the next look while something is under way or amiss. */
 const tickMs = 200;
-/** The same while all is well: then a window of load ends, at most, and what comes from pods asks for a look by itself. */
 const idleTickMs = 1_000;
 const ticksPerWindow = 10;
-/** The least time between two looks; all that happens meanwhile is seen in one look. */
 const pokeMs = 100;
-/** A look that comes late is one of too many for this process: the next one waits this many times as long beside its own time. */
+/** After a late tick the pause grows by this multiple of the tick's own time, since the process is overloaded. */
 const lateFactor = 4;
-/** But no longer than this. */
 const latePauseMsMax = 2_000;
-/** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
 const identityMs = 60_000;
 const identify: Step = { kind: "identity", cost: "look" };
 
@@ -65,13 +55,11 @@ export class DeploymentLoop {
   #identity: { readonly known: Identity; readonly until: number } | undefined;
   #waiting: Why | undefined;
   #working = false;
-  /** The intent whose plan is being made; nothing of it is written yet. */
   #making: { readonly intent: Intent; readonly abort: AbortController } | undefined;
   #rollout: Rollout | undefined;
   #stopped = false;
   #poked = false;
   #lookedAt = Number.NEGATIVE_INFINITY;
-  /** Milliseconds that looks are farther apart, as the last one was late. */
   #pauseMs = 0;
   #stopTimer: () => void = () => {};
 
@@ -86,7 +74,7 @@ export class DeploymentLoop {
     const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts };
     this.#observer = new Observer(sources, clock.now());
     this.#decisions = new DecisionEvents(ports);
-    const onGone = () => this.#placement.doubt(); // it is made again from what workers hold
+    const onGone = () => this.#placement.doubt();
     this.#reporter = new Reporter({ store, clock, log, onGone, onChange: (ref) => ports.onChange(ref) });
     this.#seen = this.#observe();
     this.#schedule(0);
@@ -101,12 +89,10 @@ export class DeploymentLoop {
     return this.#reporter.current;
   }
 
-  /** The load as it is known now, for gauges. */
   load(): LoadView {
     return { load: this.#observer.load?.snapshot(), ageMs: this.#intake.ageMs(this.#world) };
   }
 
-  /** All that is known of the placement at this moment, for people who look on. */
   picture(): PlacementPicture {
     const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout?.progress };
     return placementPicture(this.#seen, known);
@@ -135,7 +121,6 @@ export class DeploymentLoop {
     });
   }
 
-  /** One look; the loop's own timer calls it. */
   tick(): void {
     const now = this.#ports.clock.now();
     if (!this.#identity || now >= this.#identity.until) this.#act(identify, () => this.#identify());
@@ -148,10 +133,10 @@ export class DeploymentLoop {
   }
 
   #observe(): Observed {
-    // Until the operator has its certificate no pod can be asked.
+    // The operator needs its certificate to call pods.
     const world = this.#identity ? this.#world : { ...this.#world, workers: [] };
     const seen = this.#observer.observe(world, this.#ports.clock.now());
-    // What a step under way rests on is not taken from under it.
+    // A step in progress keeps the facts that it rests on.
     if (!seen.otherModel || this.#working) return seen;
     this.#ports.log.info({ deployment: world.ref.name }, "the workers run another model");
     this.#placement.forget();
@@ -173,7 +158,7 @@ export class DeploymentLoop {
     this.#drains.step({
       views,
       leaving: leavingOf(views, world.leaving),
-      // Until the plan was read every rank may hold the only expert replica of something.
+      // Until the plan was read, every rank may hold the only replica of an expert.
       planned: (rank) => !placement.recovered || planned.has(rank),
       blocked,
       drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
@@ -184,7 +169,6 @@ export class DeploymentLoop {
     else if (this.#making && this.#overtaken(seen, this.#making.intent)) this.#making.abort.abort();
   }
 
-  /** Processes that have come up hear what holds, and a plan under way hears of them. */
   #tellJoiners(seen: Observed): void {
     const rollout = this.#rollout;
     rollout?.follow(seen);
@@ -198,7 +182,7 @@ export class DeploymentLoop {
       this.#waiting = { reason: "Suspended", message: "no ranks are wanted" };
       return;
     }
-    // The load means nothing until what holds is known, and the intent that finds it out says itself what it waits for.
+    // The load means nothing until the placement is known.
     const { recovered } = seen.placement;
     const closed = recovered && (this.#observer.load?.closeIfDue(seen, seen.now) ?? false);
     const { intent, wait } = chooseIntent(seen, this.#intents, closed);
@@ -206,14 +190,12 @@ export class DeploymentLoop {
     if (intent) this.#act(intent, () => this.#pursue(intent, seen));
   }
 
-  /** True when something is wanted by now that comes before the plan that is being made. */
+  /** True when an intent is due that comes before the plan in progress. */
   #overtaken(seen: Observed, made: Intent): boolean {
     const before = this.#intents.slice(0, this.#intents.indexOf(made));
-    // No window closes while a step is under way.
     return suspended(seen) || chooseIntent(seen, before, false).intent !== undefined;
   }
 
-  /** Runs one step, unless it has to wait for its next time; no other starts meanwhile. */
   #act(step: Step, run: () => Promise<StepEnd>): void {
     const { members } = this.#seen;
     if (this.#working || !this.#attempts.mayTry(step.kind, members, this.#ports.clock.now())) return;
@@ -230,7 +212,6 @@ export class DeploymentLoop {
     });
   }
 
-  /** One attempt of an intent is one trace: the making of its plan, and the rollout with every call to a rank. */
   async #pursue(intent: Intent, seen: Observed): Promise<StepEnd> {
     const { namespace, name } = seen.world.ref;
     const attributes = { "enodia.namespace": namespace, "enodia.deployment": name };
@@ -253,7 +234,6 @@ export class DeploymentLoop {
     let made: Made;
     try {
       const making = intent.make(seen, this.#tools(trace, abort.signal));
-      // No wait where there is none: the report of this tick shows the plan.
       made = making instanceof Promise ? await making : making;
     } catch (caught) {
       if (intent.cost === "plan") this.#observer.load?.failed(this.#decisions.failed(intent.kind, caught, seen.world));
@@ -302,7 +282,6 @@ export class DeploymentLoop {
     });
   }
 
-  /** Nothing is written or pushed from here on. */
   close(): void {
     this.#stopped = true;
     this.#stopTimer();
@@ -313,7 +292,6 @@ export class DeploymentLoop {
   }
 }
 
-/** Milliseconds after which to look again unasked. */
 function nextTickMs({ views, world, placement, synced, introduced, spec }: Observed): number {
   const settled = introduced && placement.recovered && synced && world.leaving.length === 0;
   if (!settled || views.some(({ state, leaving }) => state !== "active" || leaving !== undefined)) return tickMs;

@@ -1,5 +1,5 @@
-// The members of a deployment: worker pods as Kubernetes says them, joined with what their links say, each rank's state, and ranks as
-// the planner sees them. Pure; observe.ts derives them once per tick, all others read them.
+// The members of a deployment: worker pods as Kubernetes reports them, joined with their links' state. observe.ts derives
+// them once per tick.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
 import type { SpeedRank, Speeds } from "../planner/load/speeds.ts";
@@ -7,9 +7,9 @@ import type { RankSpec } from "../planner/policy.ts";
 import type { RankView } from "./observed.ts";
 import type { Link, Member, MemberState, PlanMember, StoredPlacement } from "./ports.ts";
 
-/** A Control stream that has failed for this long means the rank is lost. */
+/** A rank is lost when its Control stream has failed for this long. */
 export const lostAfterMs = 5_000;
-/** Speeds at the start within this factor of the median are noise of the measurement, not other hardware. */
+/** Initial speeds within this factor of the median count as measurement noise. */
 const speedNoise = 1.3;
 
 export interface MembersInput {
@@ -24,7 +24,7 @@ export function rankViews(input: MembersInput): RankView[] {
   return input.workers.map((pod) => {
     const link = input.link(pod.uid);
     const report = link && reportOf(link);
-    // A node that shuts down ends its pods without a word to the API server.
+    // A node that shuts down ends its pods without notice to the API server.
     const evicted = report?.status?.leaving ? { rank: pod.rank, podUid: pod.uid, reason: "Evict" as const } : undefined;
     const leaving = input.leaving.find((rank) => rank.podUid === pod.uid) ?? evicted;
     const described = report?.description;
@@ -47,13 +47,12 @@ export function rankViews(input: MembersInput): RankView[] {
   });
 }
 
-/** The ranks that leave: those that Kubernetes knows of, and those that only their own processes do. */
 export function leavingOf(views: readonly RankView[], leaving: readonly LeavingRank[]): LeavingRank[] {
   const own = views.flatMap((view) => (view.leaving && !leaving.some(({ podUid }) => podUid === view.pod.uid) ? [view.leaving] : []));
   return [...leaving, ...own];
 }
 
-/** An expert replica of the link's facts at this moment, since the link goes on changing. */
+/** A copy of the link's facts, since the link goes on changing. */
 function reportOf(link: Link): NonNullable<RankView["report"]> {
   const { address, description, status, hosted, triedAt, downSince, lastError, clockAheadMs } = link;
   return { address, description, status, hosted, triedAt, downSince, lastError, clockAheadMs };
@@ -66,7 +65,7 @@ function stateOf(view: Pick<RankView, "lost" | "report" | "usable"> & { readonly
   return view.usable && status !== undefined && status.epoch > 0 && status.ready ? "active" : "joining";
 }
 
-/** One pod per rank: while a pod is replaced the one that is usable, else the one that does not terminate or is not lost. */
+/** One pod per rank: a usable one first, then one that is not terminating, then one that is not lost. */
 export function currentByRank(views: readonly RankView[]): RankView[] {
   const byRank = new Map<number, RankView>();
   for (const view of views) {
@@ -92,7 +91,6 @@ export function membersOf(views: readonly RankView[]): Member[] {
     }));
 }
 
-/** The ranks that take part in a plan, as the rollout knows them. */
 export function planMembers(views: readonly RankView[]): Map<number, PlanMember> {
   const usable = views.filter((view) => view.usable);
   return new Map(
@@ -116,15 +114,14 @@ export function memberKey(views: readonly RankView[]): string {
     .join(",");
 }
 
-/** The model that all processes of a deployment run, and the form in which its experts are held. */
 export interface Model {
   readonly digest: string;
   readonly codec: string;
 }
 
 /**
- * The model that all worker processes run: undefined while two differ, or while one of the pods that a plan names (`planned`)
- * has not said what it runs. A pod on a silent node counts for nothing.
+ * The model that all worker processes run; undefined while two differ, or while a pod in `planned` has not reported. Pods on
+ * silent nodes do not count.
  */
 export function agreedModel(views: readonly RankView[], planned: ReadonlySet<string>): Model | undefined {
   let agreed: Model | undefined;
@@ -140,12 +137,10 @@ export function agreedModel(views: readonly RankView[], planned: ReadonlySet<str
   return agreed;
 }
 
-/** The pods that the stored plan was made for, by uid. */
 export function podsOf(stored: StoredPlacement | undefined): ReadonlySet<string> {
   return new Set((stored?.spec.ranks ?? []).map(({ podUID }) => podUID));
 }
 
-/** The digest of the model that most of the described workers run. */
 export function majorityDigest(links: readonly (Pick<Link, "description"> | undefined)[]): string | undefined {
   const count = new Map<string, number>();
   for (const link of links) {
@@ -155,7 +150,6 @@ export function majorityDigest(links: readonly (Pick<Link, "description"> | unde
   return [...count].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]))[0]?.[0];
 }
 
-/** True when every worker that can be reached has described itself. */
 export function everybodyDescribed(views: readonly RankView[]): boolean {
   return views.length > 0 && views.every((view) => view.lost || view.report === undefined || view.report.description !== undefined);
 }
@@ -164,7 +158,7 @@ function score(view: RankView): number {
   return (view.usable ? 4 : 0) + (view.pod.terminating ? 0 : 2) + (view.lost ? 0 : 1);
 }
 
-/** The ranks as the planner sees them: all that the plan names or that are there. `speeds` tells what their work has shown. */
+/** The ranks as the planner sees them: all that the plan names or that exist. `speeds` has their measured speeds. */
 export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined, speeds?: Pick<Speeds, "of">): RankSpec[] {
   const usable = new Map<number, RankView>();
   for (const view of views) if (view.usable) usable.set(view.rank, view);
@@ -187,10 +181,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
   return specs.sort((a, b) => a.rank - b.rank);
 }
 
-/**
- * The ranks whose speed is estimated: all that have described themselves, since one whose stream is down for a moment is as fast as
- * before. A restarted process has the hardware of its pod.
- */
+/** The ranks whose speed is estimated: all that have described themselves, also while their stream is down. */
 export function speedRanks(views: readonly RankView[]): SpeedRank[] {
   const described = views.flatMap(({ pod, report }) => (report?.description ? [{ pod, ...report.description }] : []));
   const speedOf = deviceSpeeds(described);
@@ -202,8 +193,8 @@ export function speedRanks(views: readonly RankView[]): SpeedRank[] {
 }
 
 /**
- * The relative speed of a device at the start: the median of the ranks that have it, over the median of all. A rank measures itself
- * when it starts and its neighbours may be busy loading; the same hardware has the same speed, whatever one measurement says.
+ * The initial speed of a device relative to the median: the median of its ranks. A single measurement may be off while
+ * neighbours are loading.
  */
 function deviceSpeeds(ranks: readonly { readonly device: string; readonly speed: number }[]): (device: string) => number {
   const all = median(ranks.map((rank) => rank.speed));
@@ -235,7 +226,7 @@ function findRanks(plan: PlacementPlan): number[] {
 
 const uniqueByPlan = new WeakMap<PlacementPlan, { readonly key: string; readonly bytes: ReadonlyMap<number, number> }>();
 
-/** Resident bytes of experts that no live rank but this one hosts, by rank. The last count is kept, since every tick asks for it. */
+/** Resident bytes of experts that no other live rank hosts, by rank. The last result is cached, since every tick asks. */
 export function uniqueBytes(plan: PlacementPlan, live: ReadonlySet<number>, resident: Float64Array): ReadonlyMap<number, number> {
   const key = [...live].join();
   const known = uniqueByPlan.get(plan);
@@ -247,7 +238,7 @@ export function uniqueBytes(plan: PlacementPlan, live: ReadonlySet<number>, resi
 
 function countUnique(plan: PlacementPlan, live: ReadonlySet<number>, resident: Float64Array): Map<number, number> {
   const bytes = new Map<number, number>();
-  const width = resident.length / Math.max(1, plan.layers.length); // cells of a layer, not all of them used where layers differ
+  const width = resident.length / Math.max(1, plan.layers.length);
   for (const [l, layer] of plan.layers.entries()) {
     for (const [e, hosts] of layer.hosts.entries()) {
       const serving = hosts.filter((rank) => live.has(rank));

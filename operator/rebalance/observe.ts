@@ -1,5 +1,5 @@
-// The observer: at every tick it gathers cluster, links, load, placement and attempts into one value (observed.ts), and keeps what only
-// shows over time. It decides nothing.
+// The observer gathers cluster, links, load, placement and attempts into one value (observed.ts) at every tick, and stores what only
+// shows over time.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { World } from "../deployment/ports.ts";
@@ -39,7 +39,6 @@ export interface Sources {
 export class Observer {
   readonly #sources: Sources;
   readonly #startedAt: number;
-  /** The model that shape and load belong to. */
   #model: Model | undefined;
   #shape: ModelShape | undefined;
   #load: LoadState | undefined;
@@ -47,9 +46,7 @@ export class Observer {
   readonly #signals = new SignalWindows();
   #describedAt: number | undefined;
   #introduced = false;
-  /** The last count of atRisk, with the plan and the nodes that it was made for. */
   #risk: { readonly plan: PlacementPlan; readonly key: string; readonly count: number } | undefined;
-  /** The last count of belowFloor, with the plan and the members that it was made for. */
   #counted: { readonly plan: PlacementPlan; readonly key: string; readonly below: number } | undefined;
 
   constructor(sources: Sources, startedAt: number) {
@@ -57,7 +54,6 @@ export class Observer {
     this.#startedAt = startedAt;
   }
 
-  /** The load state; undefined until a worker was described. */
   get load(): LoadState | undefined {
     return this.#load;
   }
@@ -111,7 +107,7 @@ export class Observer {
     return rankViews({ workers: world.workers, leaving: world.leaving, link, digest, now });
   }
 
-  /** True when the model or the codec was changed, as happens while suspended or at zero, and no process of the old one is left. */
+  /** True when the model or codec has changed and no process of the old one is left. */
   #modelChanged(views: readonly RankView[]): boolean {
     const { stored, committed } = this.#sources.placement.facts;
     const agreed = agreedModel(views, podsOf(stored));
@@ -119,7 +115,7 @@ export class Observer {
     return agreed.digest !== (committed?.modelDigest ?? this.#model.digest) || agreed.codec !== this.#model.codec;
   }
 
-  /** The workers run another model: nothing that was seen of the old one says anything of it. */
+  /** The workers run another model, so all observations are void. */
   forget(): void {
     this.#model = undefined;
     this.#shape = undefined;
@@ -140,14 +136,14 @@ export class Observer {
       this.#shape = { layers, experts, layerExperts, residentBytes, storedBytes };
       this.#load = new LoadState(this.#shape, uid, now);
     }
-    // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
+    // A new leader waits for all workers: a membership of the fastest would cut off the others.
     const triedAt = Math.max(this.#startedAt, ...views.map(({ report }) => report?.triedAt ?? 0));
     this.#introduced ||= everybodyDescribed(views) || now - triedAt > lostAfterMs;
   }
 
   /**
-   * Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more, from when it was
-   * first tried to reach. One that fell silent was last usable when it was last heard, not when that was noticed.
+   * Ranks of the plan without a usable process for longer than the grace period, counted from when it was last heard; at the start,
+   * from the first attempt to connect.
    */
   #gone(plan: PlacementPlan | undefined, views: readonly RankView[], now: number): Set<number> {
     const reports = new Map(currentByRank(views).map(({ rank, report }) => [rank, report]));
@@ -159,14 +155,13 @@ export class Observer {
     return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
   }
 
-  /** Every tick asks, and a large plan has thousands of experts: counted anew when the plan changes, or a rank, or its node. */
+  /** Cached until the plan, a rank or its node changes, since a large plan has thousands of experts. */
   #atRisk(plan: PlacementPlan, ranks: readonly RankSpec[]): number {
     const key = ranks.map(({ rank, state, zone, node }) => `${rank} ${state === "dead"} ${zone}/${node}`).join();
     if (this.#risk?.plan !== plan || this.#risk.key !== key) this.#risk = { plan, key, count: atRisk(ranks, plan.layers) };
     return this.#risk.count;
   }
 
-  /** The number of experts below the floor, counted anew only when plan, members or the floor have changed. */
   #belowFloor(seen: Omit<Observed, "belowFloor">): number {
     const { plan, members, spec } = seen;
     if (!plan || !this.#load || spec.experts.minExpertReplicas <= 1) return 0;
@@ -181,7 +176,6 @@ function usableRanks(views: readonly RankView[]): Set<number> {
   return new Set(views.filter((view) => view.usable).map((view) => view.rank));
 }
 
-/** Ranks that serve and should report their load. */
 function expectedOf(views: readonly RankView[], ranks: readonly RankSpec[]): Observed["expected"] {
   const speeds = new Map(ranks.map(({ rank, speed }) => [rank, speed]));
   return views

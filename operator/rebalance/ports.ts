@@ -1,5 +1,5 @@
-// The outside world of the rebalance plane, as types: links to workers and gateways, the durable plan, the load bus, a clock. Adapters
-// are links/session.ts (gRPC), rollout/store.ts (Kubernetes) and the bus that controller.ts opens (NATS); test/sim implements the same.
+// The ports of the rebalance plane: links to workers and gateways, the placement store, the load bus, a clock. Adapters are
+// links/session.ts (gRPC), rollout/store.ts (Kubernetes) and the bus that controller.ts opens (NATS).
 
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
@@ -12,7 +12,6 @@ export type { MemberState } from "../../crds/names.ts";
 export type { Member, Membership } from "../../runtime/net/mapping.ts";
 export type { Clock } from "../kube/workqueue.ts";
 
-/** A worker's description of itself, which it gives once connected. */
 export interface Description {
   readonly rank: number;
   readonly podUid: string;
@@ -21,28 +20,25 @@ export interface Description {
   readonly modelDigest: string;
   readonly architecture: string;
   readonly layers: number;
-  /** The experts of the layer that has most. */
   readonly experts: number;
   /** The experts of each layer where layers differ, as in ExpertGrid. */
   readonly layerExperts?: readonly number[] | undefined;
   readonly topK: number;
   readonly codec: string;
-  /** Bytes of each expert as stored, [layers * experts]; `residentBytes` likewise, as held in memory. */
+  /** Bytes of each expert as stored, [layers * experts]; `residentBytes` are those in memory. */
   readonly storedBytes: Float64Array;
   readonly residentBytes: Float64Array;
   readonly budgetBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Requests that run at once, at most. */
   readonly kvSlots: number;
-  /** Tokens that the KV pool holds, of all requests together. */
   readonly kvTokens: number;
   readonly maxContext: number;
-  /** Backend and hardware, as "cpu: AMD EPYC". Ranks with the same device count as equally fast until their work shows more. */
+  /** Backend and hardware, as "cpu: AMD EPYC". Ranks of one device count as equally fast until measured. */
   readonly device: string;
-  /** What the bits of its results depend on, "exact: …" or "tolerance: …"; ranks of one exact class compute the same text. */
+  /** What result bits depend on, "exact: …" or "tolerance: …"; ranks of one exact class compute the same text. */
   readonly numerics: string;
-  /** Of the tokenizer and chat template that it serves to gateways; unset for a release that serves none. */
+  /** The digest of the tokenizer and chat template; unset for releases that serve none. */
   readonly textDigest?: string;
   readonly speed: number;
 }
@@ -53,13 +49,11 @@ export interface HostedLayer {
   readonly experts: readonly number[];
 }
 
-/** A rank that takes part in a plan. */
 export interface PlanMember {
   readonly bootId: string;
   readonly podName: string;
   readonly podUid: string;
   readonly budgetBytes: number;
-  /** The experts that it really holds, by layer. */
   readonly held: ReadonlyMap<number, HostedLayer>;
 }
 
@@ -72,25 +66,24 @@ export interface PodStatus {
   readonly queuedTokens: number;
   readonly activeRequests: number;
   readonly draining: boolean;
-  /** Its process was told to end: it serves its experts until they are elsewhere, or its time is over. */
+  /** Its process is to end, and serves its experts until they have moved or its time is over. */
   readonly leaving: boolean;
   readonly membershipVersion: number;
-  /** What the process has served since it started; undefined of gateways, and of workers of releases that do not say. */
+  /** Totals since the process started; undefined for gateways and older releases. */
   readonly served?: ServedTotals | undefined;
-  /** What it uses; undefined of gateways, until the engine has told, and of workers of releases that do not say. */
+  /** Undefined for gateways, for older releases, and until the engine reports. */
   readonly use?: UseTotals | undefined;
-  /** What a gateway says of the requests in front of it; undefined of workers, and of gateways of releases that do not say. */
+  /** A gateway's requests; undefined for workers and older releases. */
   readonly front?: FrontTotals | undefined;
 }
 
 interface FrontTotals {
-  /** Unix ms since which it has no request, or was ready for the first; undefined while it has one. */
+  /** Unix ms since which it has no request, or since it was ready; undefined while it has one. */
   readonly idleSince: number | undefined;
-  /** No rank serves, and one is needed. */
+  /** True when no rank serves and a request needs one. */
   readonly wantsRanks: boolean;
 }
 
-/** The attention cache as it is used now, and tokens of prompts and answers computed since the process started. */
 export interface UseTotals {
   readonly kvBlocks: number;
   readonly kvBlocksUsed: number;
@@ -102,44 +95,41 @@ export type PrepareEvent =
   | { readonly type: "failed"; readonly layer: number; readonly message: string }
   | { readonly type: "progress"; readonly bytes: number };
 
-/** The link to one pod of the deployment, which keeps itself connected; every call may throw AppError. */
+/** The link to one pod, which reconnects by itself. Every call may throw AppError. */
 export interface Link {
   readonly address: string;
-  /** The pod's last description, undefined until its first; a new process gives a new one. Gateways have none. */
+  /** The pod's last description, undefined before the first and for gateways. A new process gives a new one. */
   readonly description: Description | undefined;
   readonly status: PodStatus | undefined;
-  /** The experts that it really holds, by layer, as it reported last. */
   readonly hosted: ReadonlyMap<number, HostedLayer>;
-  /** When it was first tried to reach the pod: infinite while others have their turn before it. */
+  /** Unix ms of the first attempt to connect; Infinity before it. */
   readonly triedAt: number;
   /** Unix ms since which the stream is down; undefined while it is up. */
   readonly downSince: number | undefined;
   readonly lastError: string;
-  /** Milliseconds that the clock by which the pod tells its windows of load is ahead of ours; undefined until that was measured. */
+  /** Milliseconds that the pod's clock is ahead of ours; undefined until measured. */
   readonly clockAheadMs: number | undefined;
-  /** Makes connections from here on with this certificate. */
   renew(identity: LinkTarget["identity"]): void;
   push(membership: Membership): void;
   pushPlan(plan: PlacementPlan): void;
   snapshot(): Promise<PlacementPlan | undefined>;
-  /** Prepares the plan's layers on the pod and calls `onEvent` for each answer. Resolves when the stream ends. */
+  /** Prepares the plan's layers and calls `onEvent` for each answer. Resolves when the stream ends. */
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void>;
   commit(plan: PlacementPlan): Promise<{ readonly committed: readonly number[]; readonly refused: string; readonly epoch: number }>;
   abort(epoch: number, layers: readonly number[]): Promise<void>;
-  /** Gives up the parent's expert replicas. With `drainOnly` it only says of which layers every frame of the parent is answered. */
+  /** Releases the parent's expert replicas. With `drainOnly` it only reports the layers in which every frame of the parent is answered. */
   release(
     epoch: number,
     layers: readonly number[],
     drainOnly: boolean,
   ): Promise<{ readonly released: readonly number[]; readonly pending: readonly number[] }>;
-  /** Tells a worker to finish its requests within this time and to take no more, or to serve on. */
+  /** Tells a worker to refuse new requests and finish its own within this time, or to serve on. */
   drain(finishMs: number | "cancel"): Promise<void>;
   close(): void;
 }
 
 export interface LinkTarget {
   readonly address: string;
-  /** The name that must stand in the pod's certificate. */
   readonly serverName: string;
   readonly deploymentUid: string;
   readonly kind: "worker" | "gateway";
@@ -156,10 +146,9 @@ export interface StoredPlacement {
   readonly status: ExpertPlacementStatus;
 }
 
-/** The store of a deployment's ExpertPlacement. */
 export interface PlacementStore {
   read(ref: Ref): Promise<StoredPlacement | undefined>;
-  /** Creates or replaces the object; throws `Conflict` when the plan there is not the `known` one: the epoch is not ours then. */
+  /** Creates or replaces the object. Throws `Conflict` when the stored plan is not `known`: another writer has the epoch. */
   write(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, known: StoredPlacement | undefined): Promise<StoredPlacement>;
   writeStatus(ref: Ref, status: ExpertPlacementStatus): Promise<void>;
 }
@@ -170,7 +159,6 @@ export interface BusStatus {
   readonly message?: string;
 }
 
-/** The part of the NATS adapter that is used. */
 export interface LoadBus {
   readonly status: BusStatus;
   subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void;
@@ -179,7 +167,7 @@ export interface LoadBus {
 
 export interface LoadBusOptions {
   readonly url: string;
-  /** The Secret with the server's credentials, or the operator's own; undefined where it wants none. */
+  /** The Secret with the server's credentials, or the operator's own; undefined for none. */
   readonly credentials: Ref | "operator" | undefined;
 }
 

@@ -1,5 +1,5 @@
-// The pod that checks a training job before its ranks are made: it reads what they would, with no certificate, no right to write and little
-// memory, on the nodes that they would run on. With the hash of what in the spec its answer depends on. Pure.
+// The pod that checks a training job where its ranks would run, without a certificate or write access; and the hash of what its answer
+// depends on. Pure.
 
 import { createHash } from "node:crypto";
 import { annotations, labels } from "../../crds/common.ts";
@@ -13,22 +13,22 @@ import { containerSecurity } from "../pods/security.ts";
 import { container } from "./core/pod-view.ts";
 import { claimsOf, commonSpec, mountOf, ownerOf, resourcesOf, type TrainingSettings, templateKind, tmp, volumeOf } from "./pod.ts";
 
-/** It reads headers, and indexes of tens of megabytes at most. */
+/** It reads headers, and indexes of some tens of megabytes. */
 const memory = "512Mi";
 const milliCpus = 100;
-/** It is ended after this, and another tries: a volume may stand still. The time to pull an image is in it. */
+/** The deadline includes the image's pull; a volume may hang. */
 const secondsMax = 900;
 const graceSeconds = 5;
 const hashChars = 16;
 const uidChars = 8;
 
-/** Labels and annotations of schedulers that start pods as a group: this one is none of theirs, and would wait for the others. */
+/** Keys of gang schedulers, which the pod must not inherit: it would wait for the ranks. */
 const ofGroup = /pod-group|\/group-name$/;
 
 const checkPodName = ({ metadata }: MoETrainingJob, attempt: number): string =>
   `${metadata.name}-check-${metadata.uid.slice(0, uidChars)}-${attempt}`;
 
-/** Neither the number of ranks nor the rest of the pod template: the answer is for any number, and any node. */
+/** The number of ranks does not matter. */
 export function checkHash({ metadata, spec }: MoETrainingJob, image: string): string {
   const { shadow } = spec.failurePolicy;
   const text = JSON.stringify([metadata.uid, { ...trainerSpec(spec), failurePolicy: { shadow } }, image]);
@@ -37,9 +37,7 @@ export function checkHash({ metadata, spec }: MoETrainingJob, image: string): st
 
 interface Made {
   readonly image: string;
-  /** Pods of checks before it. */
   readonly attempt: number;
-  /** Ranks that the job is to begin with. */
   readonly ranks: number;
 }
 
@@ -57,7 +55,7 @@ export function checkPod(job: MoETrainingJob, settings: TrainingSettings, made: 
       annotations: { ...withoutGroup(pod.annotations), [annotations.generation]: String(metadata.generation) },
       ownerReferences: [ownerOf(job)],
     },
-    // What runs beside ranks is for them; what runs before them may bring what is read here.
+    // Init containers stay, since they may fetch the input.
     spec: { ...pod.spec, containers: own.map((one) => ({ ...one, resources: resourcesFor(one) })) },
   };
 }
@@ -65,7 +63,7 @@ export function checkPod(job: MoETrainingJob, settings: TrainingSettings, made: 
 const withoutGroup = (keys: Readonly<Record<string, string>>): Record<string, string> =>
   Object.fromEntries(Object.entries(keys).filter(([key]) => !ofGroup.test(key)));
 
-/** A limit of CPU where ranks have one, and what they have of the node's disk, since a quota may ask for these. */
+/** The CPU limit and ephemeral storage of ranks, since a quota may require them. */
 function resourcesFor(one: Readonly<Record<string, unknown>>): object {
   const { limits, requests } = resourcesOf(one);
   const { cpu } = limits;
@@ -79,7 +77,6 @@ function resourcesFor(one: Readonly<Record<string, unknown>>): object {
 const disk = "ephemeral-storage";
 const diskOf = ({ [disk]: asked }: Readonly<Record<string, unknown>>): object => (asked === undefined ? {} : { [disk]: asked });
 
-/** What is no quantity the API server refuses. */
 const milliCpusOf = (cpu: unknown): number => Number(`${cpu}`.replace(/m$/, "")) * (`${cpu}`.endsWith("m") ? 1 : 1000);
 
 function basePod(job: MoETrainingJob, settings: TrainingSettings, { image, ranks }: Made): PodShape {
@@ -99,7 +96,7 @@ function basePod(job: MoETrainingJob, settings: TrainingSettings, { image, ranks
           command: ["node", "runtime/main.ts", "checker"],
           workingDir: "/app",
           env: renderEnv(checkerProcess, { job, logLevel: settings.logLevel, ranks }),
-          // An image of another version that cannot check says so in its log alone.
+          // An older image that cannot check says so only in its log.
           terminationMessagePolicy: "FallbackToLogsOnError",
           securityContext: containerSecurity,
           volumeMounts: [tmp.mount, ...claims.map((claim) => mountOf({ ...claim, readOnly: true }))],

@@ -1,4 +1,4 @@
-// Gauges of training jobs, read from the statuses in the cache at each scrape; those of a job go with it.
+// Gauges of training jobs, read from cached statuses at each scrape.
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { trainingFailures, trainingPlacements } from "../../crds/names.ts";
 import { shareQuantiles } from "../../crds/training-report.ts";
@@ -6,7 +6,7 @@ import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { isOver } from "./core/decide.ts";
 
-/** What each gauge tells of a job; undefined where there is nothing to tell yet. */
+/** Undefined while there is no value. */
 const gauges = {
   enodia_training_created_timestamp_seconds: (_: MoETrainingJob, { metadata }: KubeObject) => secondsOf(metadata.creationTimestamp),
   enodia_training_step: ({ status }: MoETrainingJob) => status.step ?? 0,
@@ -69,7 +69,6 @@ export class JobMetrics {
       this.#metrics.set("enodia_training_failed", failed?.reason === reason ? 1 : 0, failedLabels(labels, reason));
   }
 
-  /** Gauges that have a label beside the job's. */
   #spread(spread: Spread | undefined, { training_namespace, training_job }: Labels): void {
     for (const placement of trainingPlacements) {
       const [value, labels] = [spread && imbalances[placement](spread), { training_namespace, training_job, placement }];
@@ -92,7 +91,7 @@ export class JobMetrics {
 
 type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
 
-/** Rows of the busiest rank, as they would lie without copies and as they did. */
+/** Imbalance without and with expert replicas. */
 const imbalances: Readonly<Record<(typeof trainingPlacements)[number], (spread: Spread) => string>> = {
   primaries: ({ imbalanceAtPrimaries }) => imbalanceAtPrimaries,
   copies: ({ imbalance }) => imbalance,

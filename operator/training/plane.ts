@@ -1,4 +1,4 @@
-// The training plane as the operator composes it: what wakes a look at a MoETrainingJob, and whether it may be worked on now.
+// Composes the training plane: what wakes a pass over a MoETrainingJob, and whether it may run.
 import { apiVersion } from "../../crds/common.ts";
 import type { PodWords } from "../../crds/training-world.ts";
 import { Applier } from "../kube/apply.ts";
@@ -23,7 +23,7 @@ import { tellPod } from "./tell-pod.ts";
 
 const workers = 4;
 const resyncMs = 60_000;
-/** A namespace whose copy cannot be relied on is looked at again after this, and one that is not ours after the other. */
+/** Retry for an unreliable namespace, and for one that is not ours. */
 const untrustedMs = 1_000;
 const foreignMs = 5_000;
 
@@ -31,9 +31,9 @@ export interface TrainingPlaneOptions {
   readonly kube: Kube;
   readonly informers: Informers;
   readonly events: EventRecorder;
-  /** The namespaces that are this install's to work in; all when not given. */
+  /** The namespaces of this install; unset = all. */
   readonly claims?: Pick<Claims, "holds" | "holder">;
-  /** With the operator's own namespace, which holds the CAs of jobs. */
+  /** `namespace`: the operator's, which holds the CAs. */
   readonly settings: TrainingSettings & { readonly namespace: string };
   readonly ask?: (question: Question) => Promise<PodWords | undefined>;
   readonly now?: () => Date;
@@ -97,7 +97,7 @@ function tellForeign({ metadata }: KubeObject, holder: string, event: JobEvent):
   event({ metadata: { name, namespace, uid } }, "Warning", reason, message);
 }
 
-/** Returns how to stop. */
+/** Returns the function that stops it. */
 function wakeAll(informers: Informers, identities: Identities, add: (ref: Ref) => void): () => void {
   const onOwned = (kind: Watched, object: KubeObject): void => {
     if (kind === "trainingSecrets") identities.changed(object);

@@ -1,5 +1,4 @@
-// The PodGroup of a training job, while its spec asks for a scheduler that starts ranks together and there are pods for it. It is there
-// before the first of them, and goes with the last, so that it holds no quota.
+// Creates the PodGroup of a training job before its first pod and deletes it after the last, so that it holds no quota.
 
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
@@ -16,9 +15,9 @@ import { groupName, ownerOf } from "./pod.ts";
 export type JobEvent = (job: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
 
 interface Kept {
-  /** Why the group cannot be: no pod is to wait for it. */
+  /** Why the group cannot exist; no pod may wait for it. */
   readonly problems: readonly Problem[];
-  /** An error of another kind; the group may be there or not. */
+  /** Another error; the group may exist or not. */
   readonly failure: AppError | undefined;
 }
 
@@ -29,14 +28,14 @@ interface PodGroupsOptions {
 
 export class PodGroups {
   readonly #options: PodGroupsOptions;
-  /** By the uid of a job, the fields that others manage, as they were told of last. */
+  /** Reported field conflicts by the job's uid. */
   readonly #told = new Map<string, string>();
 
   constructor(options: PodGroupsOptions) {
     this.#options = options;
   }
 
-  /** Without a gang no group is there; with one, no other than its. Nothing is asked or written where that is so already. */
+  /** Deletes the groups of other schedulers, and all if there is no gang. */
   async keep(job: MoETrainingJob, gang: Gang | undefined): Promise<Kept> {
     const { applier, event } = this.#options;
     const { metadata } = job;

@@ -1,30 +1,26 @@
-// The talk with each running pod: it is told its world and says how it stands, beside the looks at jobs, a bounded number of pods at once.
-// One that does not answer keeps no other waiting, and is asked less often. What is told is what the status says already.
+// Polls running pods beside the passes: sends their world, stores their reports.
 
 import type { PodWords, WorldOrder } from "../../crds/training-world.ts";
 import type { Identity } from "../kube/ask-pod.ts";
 
-/** Questions under way at once. */
 const questionsMax = 8;
-/** A pod that answers is asked this often; with each question that it leaves without an answer, half as often, down to the last. */
+/** Each unanswered poll doubles it. */
 const askMs = 2_000;
 const askMsMax = 60_000;
-/** One that has never answered starts, so that it is asked soon again for so many questions. */
+/** Polls for which a starting pod is polled often. */
 const patience = 30;
 
-/** Pods that answer, of a world that may not stand, are asked this often: it is not known yet which of them are lost. */
+/** Poll interval in a world that may not hold. */
 const askSoonMs = 500;
 
-/** A pod that is to be told of a world. */
 export interface Told {
   readonly uid: string;
   readonly ip: string;
   readonly rank: number;
-  /** It is to end, since no world takes what it has. */
+  /** It is to end, since no world needs its state. */
   readonly stops: boolean;
 }
 
-/** How a pod is reached, and what it is told. */
 export interface Question extends Omit<Told, "stops"> {
   readonly namespace: string;
   readonly job: string;
@@ -35,7 +31,6 @@ export interface Question extends Omit<Told, "stops"> {
 export type Job = Pick<Question, "namespace" | "job" | "identity"> & {
   readonly world: WorldOrder["world"];
   readonly jobUid: string;
-  /** Its world may not stand. */
   readonly restless: boolean;
 };
 
@@ -44,7 +39,6 @@ interface Asked {
   readonly pod: Told;
   question: Question;
   words: PodWords | undefined;
-  /** Questions in a row without an answer. */
   silent: number;
   answered: number;
   due: number;
@@ -52,16 +46,13 @@ interface Asked {
 }
 
 export interface TalksOptions {
-  /** Undefined where the pod does not answer. */
   readonly ask: (question: Question) => Promise<PodWords | undefined>;
-  /** Called with the key of a job once there is something new. */
   readonly told: (key: string) => void;
   readonly now: () => number;
 }
 
 export class PodTalks {
   readonly #options: TalksOptions;
-  /** By key of the job and uid of the pod; one a pod, gone with it. */
   readonly #jobs = new Map<string, Map<string, Asked>>();
   #queue: Asked[] = [];
   #underWay = 0;
@@ -70,18 +61,16 @@ export class PodTalks {
     this.#options = options;
   }
 
-  /** What pods of a job said last, at once, by uid. */
   words(key: string): ReadonlyMap<string, PodWords> {
     const said = [...(this.#jobs.get(key)?.values() ?? [])].flatMap(({ pod, words }) => (words ? [[pod.uid, words] as const] : []));
     return new Map(said);
   }
 
-  /** Questions in a row that a pod left without an answer. */
   silence(key: string, uid: string): number {
     return this.#jobs.get(key)?.get(uid)?.silent ?? 0;
   }
 
-  /** Tells these pods of a job's world, where that is due or new to them; others are forgotten. */
+  /** Forgets all other pods. */
   tell(key: string, job: Job, pods: readonly Told[]): void {
     const known = this.#jobs.get(key) ?? new Map<string, Asked>();
     const next = new Map<string, Asked>();
@@ -130,7 +119,7 @@ export class PodTalks {
     asked.due = asked.answered + (starts ? askMs : Math.min(askMsMax, askMs * 2 ** asked.silent));
     asked.waiting = false;
     const falls = asked.silent === 1 && asked.words !== undefined;
-    // What it said stays until it is gone: whether it trains, its peers and the kubelet know better than a silence.
+    // A silence does not say whether the pod trains.
     asked.words = words ?? asked.words;
     if ((words !== undefined || falls) && this.#jobs.get(asked.key)?.get(asked.pod.uid) === asked) this.#options.told(asked.key);
     this.#next();

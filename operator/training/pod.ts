@@ -1,4 +1,4 @@
-// A pod of a training job, one a rank: rendered from its spec and template, with a hash of what may change while the job lives. Pure.
+// The pod of a training rank, rendered from spec and template, and the hash of what may change during a job. Pure.
 
 import { createHash } from "node:crypto";
 import { annotations, apiVersion, labels, paths, ports } from "../../crds/common.ts";
@@ -16,13 +16,11 @@ import { containerSecurity, podSecurity } from "../pods/security.ts";
 import { container } from "./core/pod-view.ts";
 
 export interface TrainingSettings {
-  /** The image of jobs that begin. */
   readonly trainingImage: string;
   readonly pullPolicy: PullPolicy;
   readonly logLevel: LogLevel;
 }
 
-/** Of the template that training pods have, and the pod that checks their job. */
 export const templateKind: TemplateKind = {
   field: "podTemplate",
   container: "runtime",
@@ -31,20 +29,19 @@ export const templateKind: TemplateKind = {
   restartPolicy: "Never",
   fixed: { image: "set spec.image", terminationMessagePath: "the operator reads the end of a pod from there" },
 };
-/** Time for a step to be given up and a checkpoint to be written: a model of 10 GB at 100 MB/s, and more than a node's shutdown gives. */
+/** Time to abandon a step and write a checkpoint of 10 GB at 100 MB/s. */
 const graceSeconds = 120;
 const hashChars = 16;
 
-/** Of the PodGroup that a job's pods are members of, where it has one. */
 export const groupName = (job: string): string => `${job}-train`;
 const podName = (job: string, { rank, attempt }: Made): string => `${groupName(job)}-${rank}-${attempt}`;
 
-/** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
+/** The result's bits do not depend on these fields, so that they may change and only replace the pod. All other fields are fixed. */
 export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {
   const { memoryPerRank, checkpoint, fssdp, failurePolicy, podTemplate } = spec;
   const { shadow, stepTimeout } = failurePolicy;
   const { gang } = spec.scheduling;
-  // Only where it is asked for: jobs from before there were groups keep their hash. What the cluster has of schedulers replaces no pod.
+  // The default scheduler is left out of the hash, as jobs from before PodGroups have it.
   const grouped = gang === defaultGang ? [] : [gang];
   const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, shadow, stepTimeout, podTemplate ?? {}, image, ...grouped]);
   return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
@@ -53,9 +50,9 @@ export function templateHash({ metadata, spec }: MoETrainingJob, image: string):
 interface Made {
   readonly image: string;
   readonly rank: number;
-  /** Pods of its rank before it. */
+  /** Earlier pods of its rank. */
   readonly attempt: number;
-  /** Who starts it together with others; undefined where it finds room alone. */
+  /** Undefined where it is scheduled alone. */
   readonly scheduler?: GangScheduler | undefined;
 }
 
@@ -64,7 +61,7 @@ interface Problem {
   readonly message: string;
 }
 
-/** What of the pod template cannot be. */
+/** Refusals of the pod template. */
 export function templateProblems(job: MoETrainingJob, settings: TrainingSettings): readonly Problem[] {
   const { refusals } = mergePodTemplate(basePod(job, settings, { image: "", rank: 0, attempt: 0 }), job.spec.podTemplate, templateKind);
   const { limits, requests } = resourcesOf(templateContainer(job.spec.podTemplate, templateKind));
@@ -119,7 +116,6 @@ export const ownerOf = ({ metadata: { name, uid } }: MoETrainingJob) => ({
   blockOwnerDeletion: false,
 });
 
-/** What pods of a job have alike, whatever they do. */
 export const commonSpec = {
   restartPolicy: "Never",
   automountServiceAccountToken: false,
@@ -167,7 +163,7 @@ interface Claim {
   readonly readOnly: boolean;
 }
 
-/** Each claim once, however many fields name it. Only that of the output is written to. */
+/** Each claim once. Only the output's is writable. */
 export function claimsOf({ spec }: MoETrainingJob): readonly Claim[] {
   const { model, data, local, output } = spec;
   const uris = [model.uri, data.uri, ...local.data, ...(data.validation === undefined ? [] : [data.validation]), output.uri];

@@ -1,6 +1,5 @@
-// One look at a training job: gather what is observed, decide (core/decide.ts), see to the group of its pods, write the status, then delete
-// and make pods, certify those that are there, and tell them their world. Everything may be repeated: deletions name a uid, a pod is named
-// by its rank and attempt.
+// One pass over a training job: observe, decide, apply the PodGroup, write the status, then change, certify and inform pods. Every step may
+// be repeated.
 
 import { AppError, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
@@ -27,7 +26,7 @@ import type { PodGroups } from "./pod-groups.ts";
 import type { PodTalks } from "./pod-talks.ts";
 
 const manager = "enodia-operator";
-/** Questions without an answer until a pod counts as lost where its node is not ready. */
+/** Polls until a silent pod on an unready node is lost. */
 const silentMin = 2;
 
 export interface ReconcilerParts {
@@ -41,7 +40,6 @@ export interface ReconcilerParts {
   readonly now: () => Date;
 }
 
-/** A job with the scheduler that starts its ranks together, where there is one. */
 interface Seen extends Observed {
   readonly scheduler: GangScheduler | undefined;
 }
@@ -67,12 +65,12 @@ export class TrainingReconciler {
     if (object === undefined) talks.forget(key);
     if (object === undefined) this.#uids.delete(key);
     else this.#uids.set(key, object.metadata.uid ?? "");
-    if (object === undefined || object.metadata.deletionTimestamp !== undefined) return {}; // its pods go with it
+    if (object === undefined || object.metadata.deletionTimestamp !== undefined) return {};
     const job = await this.#parse(object);
     return job === undefined ? {} : this.#step(job);
   }
 
-  /** The job; where it cannot be read, its status says so. */
+  /** Undefined where the job cannot be read; its status says why. */
   async #parse(object: KubeObject): Promise<MoETrainingJob | undefined> {
     try {
       return parseMoETrainingJob(object);
@@ -97,7 +95,7 @@ export class TrainingReconciler {
     return outcomeOf(decision);
   }
 
-  /** What is to be done, once the group of the pods is as it has to be. Where it is not, no pod is made that would wait for it. */
+  /** No pod is created that would wait for a missing PodGroup. */
   async #decide(seen: Seen): Promise<{ readonly decision: Decision; readonly ungrouped: AppError | undefined }> {
     const { job, scheduler } = seen;
     const decision = decide(seen);
@@ -108,12 +106,11 @@ export class TrainingReconciler {
     return { decision: { ...decision, actions }, ungrouped: failure };
   }
 
-  /** Certifies pods, and tells those that run of the world that is in the status. Returns why not all have their certificates. */
+  /** Returns why some pods lack a certificate. */
   async #meet({ job, pods }: Observed, { status, restless, stops }: Decision): Promise<AppError | undefined> {
     const { talks, identities } = this.#parts;
     const { namespace, name, uid } = job.metadata;
     const key = `${namespace}/${name}`;
-    // Those of a job that is over are told that they are to end, once they are deleted.
     const there = pods.filter(({ over, rank, deleting }) => over === undefined && rank >= 0 && (deleting || !isOver(status)));
     if (there.length === 0) {
       talks.forget(key);
@@ -149,7 +146,6 @@ export class TrainingReconciler {
       job,
       status,
       pods: views,
-      // One of them only reads, so that nobody has to wait for what its node says.
       checks: checks.map((pod) => this.#unlessLost(podView(pod))),
       rival: rivalOf(job, informers.list("moeTrainingJobs", here)),
       otherWriters: otherWriters(
@@ -168,17 +164,13 @@ export class TrainingReconciler {
     };
   }
 
-  /**
-   * A silent pod on a node that is gone has ended as far as the other ranks go: what it may still send, they do not take. The pod of a job
-   * with one rank alone is waited for, since nobody would keep it from writing.
-   */
+  /** The other ranks accept nothing from a silent pod on a lost node. A job's only rank is waited for, since nobody would stop its writes. */
   #view(object: KubeObject, { metadata }: MoETrainingJob, alone: boolean): PodView {
     const silence = this.#parts.talks.silence(`${metadata.namespace}/${metadata.name}`, object.metadata.uid ?? "");
     const view = { ...podView(object, silence > 0), gang: gangOf(object.metadata) };
     return alone || silence < silentMin ? view : this.#unlessLost(view);
   }
 
-  /** A pod whose node is not ready has ended. */
   #unlessLost(view: PodView): PodView {
     if (view.over !== undefined || view.node === "") return view;
     const node = this.#parts.informers.get("nodes", { namespace: "", name: view.node });
@@ -188,7 +180,6 @@ export class TrainingReconciler {
     return { ...view, over: { end: undefined, disrupted: true, reason: nodeLost, message } };
   }
 
-  /** Returns what the API server said where it refused the pod. */
   async #execute(observed: Seen, actions: readonly Action[]): Promise<string | undefined> {
     const { kube } = this.#parts;
     const { namespace } = observed.job.metadata;
@@ -226,7 +217,7 @@ export class TrainingReconciler {
     return checkPod(job, settings, { image, attempt, ranks: wantedReplicas(job, status) });
   }
 
-  /** The pod that has the name already: ours, which the cache does not show yet, or another's. */
+  /** Whose pod has the name: ours, which the cache lacks yet, or another's. */
   async #standing({ metadata }: MoETrainingJob, name: string): Promise<string | undefined> {
     const found = await this.#parts.kube.get(resources.pods, { namespace: metadata.namespace, name });
     const ours = found === undefined || found.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid);
@@ -240,7 +231,6 @@ interface NodeStatus {
 
 const isCheck = ({ metadata }: KubeObject): boolean => metadata.labels?.[labels.component] === checkerComponent;
 
-/** The pods of this object, and all others. */
 function ofOwner(uid: string, pods: readonly KubeObject[]): readonly [own: KubeObject[], others: KubeObject[]] {
   const owned = (pod: KubeObject): boolean => pod.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
   return [pods.filter(owned), pods.filter((pod) => !owned(pod))];

@@ -1,12 +1,12 @@
-// How a training job's status is written: at once where something is decided, now and then where only progress is reported. Pure.
+// Which changes of a training job's status are written at once; progress waits. Pure.
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import { jobKind } from "../kube/adoption.ts";
 import type { StatusEvent, StatusKind } from "../kube/status-writer.ts";
 
-/** Progress alone is written at most this often. */
+/** Interval of progress writes. */
 const progressWriteMs = 5_000;
 
-/** Conditions whose change is an event -> the status that is bad news, if any. */
+/** The bad status, if any, of each condition whose change is an event. */
 const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
   SpecAccepted: "False",
   Running: undefined,
@@ -14,7 +14,6 @@ const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
   Failed: "True",
 };
 
-/** Reasons that are bad news by themselves. */
 const warned: readonly string[] = ["Restarting", "RankLost", "FewerRanks"];
 
 export const jobStatus: StatusKind<MoETrainingJobStatus> = {
@@ -25,7 +24,6 @@ export const jobStatus: StatusKind<MoETrainingJobStatus> = {
   events,
 };
 
-/** The status without what only tells how far it is. */
 function hard(status: MoETrainingJobStatus): unknown {
   const { step: _step, progress: _progress, loss: _loss, validationLoss: _validation, curve: _curve, ...rest } = status;
   const {
@@ -48,7 +46,7 @@ function events(before: MoETrainingJobStatus, after: MoETrainingJobStatus): Stat
     if (!(type in announced)) return [];
     const old = before.conditions?.find((one) => one.type === type);
     if (old?.status === status && old.reason === reason) return [];
-    if (old === undefined && type === "SpecAccepted" && status === "True") return []; // that a spec is accepted is no news
+    if (old === undefined && type === "SpecAccepted" && status === "True") return []; // an accepted spec is no event
     const bad = announced[type] === status || warned.includes(reason);
     return [{ type: bad ? "Warning" : "Normal", reason, note: message }];
   });

@@ -1,11 +1,11 @@
-// A training pod is told its world and answers how it stands. Its end comes from the kubelet, not from here.
+// Sends a training pod its world and reads its report; its end comes from the kubelet.
 import { ports } from "../../crds/common.ts";
 import { type PodWords, podWordsSchema, trainingScope, worldBytesMax, worldPath } from "../../crds/training-world.ts";
 import { serverNames } from "../../runtime/net/tls.ts";
 import { askPod } from "../kube/ask-pod.ts";
 import type { Question } from "./pod-talks.ts";
 
-/** Undefined where the pod does not answer, refuses, or says what cannot be read: it is asked again. */
+/** Undefined where the pod refuses, does not answer, or unreadably. */
 export async function tellPod(question: Question, port: number = ports.world): Promise<PodWords | undefined> {
   const { ip, rank, namespace, job, order, identity, uid } = question;
   const servername = serverNames.rank(rank, namespace, trainingScope(job));
@@ -15,6 +15,6 @@ export async function tellPod(question: Question, port: number = ports.world): P
     const words = text === undefined ? undefined : podWordsSchema.safeParse(JSON.parse(text)).data;
     return words?.pod === uid ? words : undefined;
   } catch {
-    return undefined; // not there yet, or gone: what was known stays
+    return undefined; // the last report stays
   }
 }

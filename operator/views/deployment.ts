@@ -1,4 +1,4 @@
-// The state of a MoEDeployment as people see it: health, ranks, gateways, placement, model, operation and rollout. Pure.
+// The state of a MoEDeployment for commands and the page. Pure.
 import { labels } from "../../crds/common.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -24,7 +24,7 @@ export interface PlacementState {
 export interface DeploymentState {
   readonly namespace: string;
   readonly name: string;
-  /** The deployment for which this one serves while that changes its model. */
+  /** The deployment that a green one belongs to. */
   readonly owner: string | undefined;
   readonly health: Health;
   readonly serving: number | undefined;
@@ -34,11 +34,11 @@ export interface DeploymentState {
   readonly modelUri: string;
   readonly modelText: string | undefined;
   readonly operation: Operation | undefined;
-  /** A rollout that is not complete. */
+  /** Undefined when complete. */
   readonly rollout: string | undefined;
 }
 
-/** `plan`: the status of its ExpertPlacement, where that is read. */
+/** `plan`: the status of its ExpertPlacement, where read. */
 export function deploymentState(deployment: MoEDeployment, plan?: ExpertPlacement["status"]): DeploymentState {
   const { metadata, spec, status } = deployment;
   const { gateway, expertParallel, rollout } = status;
@@ -97,7 +97,7 @@ export function moveText({
 export const sideText = ({ ranks, revision, epoch }: Operation["from"]): string =>
   [`${ranks} ranks`, revision === undefined ? [] : `revision ${revision}`, epoch === undefined ? [] : `epoch ${epoch}`].flat().join(", ");
 
-/** "Progressing   1 of 3 ranks serve with revision 2, last whole revision 1: ..."; undefined before the first spec is accepted. */
+/** "Progressing 1 of 3 ranks serve with revision 2, last whole revision 1: ..."; undefined before the first accepted spec. */
 export function rolloutText({ spec, status }: MoEDeployment): string | undefined {
   if (!status.rollout) return undefined;
   const { phase, revision, stableRevision, updatedRanks = 0, message } = status.rollout;

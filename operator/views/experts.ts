@@ -1,4 +1,4 @@
-// The experts of a placement by rank: how many, replicas among them, and the part of each expert's rows that the rank takes. Pure.
+// The experts of a placement by rank: number, replicas, and weights. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import { decodeLayer, type LayerPlan, weightsTotal } from "../../crds/plan.ts";
@@ -7,16 +7,16 @@ export const plansOf = ({ spec }: Pick<ExpertPlacement, "spec">, layers = spec.l
   layers.map((one) => decodeLayer(one.hosts, one.weights, `spec.layers[${one.layer}]`));
 
 interface Hosted {
-  /** (layer, expert) pairs on the rank, and those whose primary is another rank. */
+  /** (layer, expert) pairs on the rank, and those with another primary. */
   readonly held: number;
   readonly expertReplicas: number;
-  /** [experts], 0 to 1: of the expert's rows, the mean over the layers. */
+  /** [experts], 0 to 1: the rank's weight, as the mean over layers. */
   readonly weights: readonly number[];
 }
 
 export function hostedBy(ranks: readonly number[], plans: readonly LayerPlan[]): ReadonlyMap<number, Hosted> {
   const experts = Math.max(0, ...plans.map(({ hosts }) => hosts.length));
-  /** Layers that have an expert of this number at all. */
+  /** Layers may have fewer experts. */
   const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
   const rows = new Map(ranks.map((rank) => [rank, { held: 0, expertReplicas: 0, weights: new Array<number>(experts).fill(0) }]));
   for (const { hosts, weights } of plans) {
@@ -50,7 +50,7 @@ export interface ExpertMap {
   readonly rows: readonly MapRow[];
 }
 
-/** Throws AppError `InvalidOption` for a layer that the plan does not have. */
+/** Throws AppError `InvalidOption` for an unknown layer. */
 export function expertMap(placement: ExpertPlacement, layer: number | undefined): ExpertMap {
   const { metadata, spec, status } = placement;
   const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);

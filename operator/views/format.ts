@@ -1,9 +1,9 @@
-// Figures, times and lists as the CLI and the page write them. "-" is what is not known, which is never shown as zero. Pure.
+// Figures, times and lists for the CLI and the page. "-" stands for unknown, never for zero. Pure.
 
 /** "40 s ago", "3 min ago", "5 h ago", "4 d ago". */
 export const ago = (time: Date, now: Date): string => `${span(now.getTime() - time.getTime())} ago`;
 
-/** Rounded down to one unit: "40 s", "3 min", "5 h", "4 d". */
+/** Rounded down to one unit. */
 export function span(ms: number): string {
   const seconds = Math.max(0, Math.floor(ms / 1000));
   if (seconds < 120) return `${seconds} s`;
@@ -12,7 +12,7 @@ export function span(ms: number): string {
   return `${Math.floor(seconds / 86_400)} d`;
 }
 
-/** The first `max` by comma, then how many there are beside them. */
+/** The first `max`, then the number of the others. */
 export function listed(names: readonly string[], max: number): string {
   const rest = names.length - max;
   return `${names.slice(0, max).join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
@@ -30,14 +30,14 @@ export function bytes(count: number | undefined): string {
 
 export const percent = (value: number | undefined): string => (value === undefined ? "-" : `${value}%`);
 
-/** Three significant digits; whole numbers as they are. */
+/** Three significant digits; integers as they are. */
 export function figure(value: number | undefined): string {
   if (value === undefined) return "-";
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
   return String(Number(value.toPrecision(3)));
 }
 
-/** The sum of what is known; undefined where nothing is. */
+/** The sum of known values; undefined without any. */
 export function sumOf(values: readonly (number | undefined)[]): number | undefined {
   const some = values.filter((value) => value !== undefined);
   return some.length === 0 ? undefined : some.reduce((a, b) => a + b, 0);

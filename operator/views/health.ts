@@ -1,13 +1,12 @@
-// The health of a deployment or a training job: one mark and one sentence from its conditions. Pure.
+// The health of a deployment or job: one mark and one sentence from its conditions. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 
-/** In the order of the lists. */
+/** In the order of lists. */
 export const marks = ["wrong", "busy", "unknown", "idle", "well"] as const;
 type Mark = (typeof marks)[number];
 
 export interface Health {
   readonly mark: Mark;
-  /** The condition's reason, in one word. */
   readonly reason: string;
   readonly message: string;
 }

@@ -1,4 +1,4 @@
-// The state of a MoETrainingJob as people see it. Pure.
+// The state of a MoETrainingJob for commands and the page. Pure.
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type Health, jobHealth } from "./health.ts";
 
@@ -6,7 +6,7 @@ export interface JobState {
   readonly namespace: string;
   readonly name: string;
   readonly health: Health;
-  /** In one word: Complete or Failed, else the reason of Running. */
+  /** Complete, Failed or the reason of Running. */
   readonly state: string;
   readonly step: number | undefined;
   readonly steps: number;

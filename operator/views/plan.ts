@@ -1,4 +1,4 @@
-// The explanation of a plan: reason, prediction and measurement, who hosts what, what is at risk, and the last decisions. Pure.
+// The explanation of a plan: reason, prediction, measurement, hosts, risks and last decisions. Pure.
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
@@ -15,9 +15,9 @@ export interface ExplainEvent {
 export interface ExplainFacts {
   readonly deployment: MoEDeployment;
   readonly placement: ExpertPlacement;
-  /** The events of the deployment, oldest first. */
+  /** Oldest first. */
   readonly events: readonly ExplainEvent[];
-  /** The node of each rank's pod; a rank that is not listed counts as a node of its own. */
+  /** Nodes by rank; an unlisted rank counts as a node of its own. */
   readonly nodes: ReadonlyMap<number, string>;
 }
 
@@ -46,7 +46,7 @@ export interface Explained {
   readonly decision: ExpertPlacement["status"]["decision"];
   readonly forecast: ExpertPlacement["status"]["forecast"];
   readonly minExpertReplicas: number;
-  /** Experts whose hosts are all on one node. */
+  /** Experts whose hosts share one node. */
   readonly atRisk: number;
   readonly events: readonly ExplainEvent[];
 }

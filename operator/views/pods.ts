@@ -1,4 +1,4 @@
-// Facts of a pod, parsed from the API server's object: its owner, its state, and how its containers ended. Pure.
+// Parses a pod: owner, state, and how its containers ended. Pure.
 import { z } from "zod";
 import { labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
@@ -9,7 +9,6 @@ export interface ContainerFacts {
   readonly memoryLimit: string | undefined;
   readonly restarts: number;
   readonly waiting: { readonly reason: string; readonly message: string } | undefined;
-  /** Its last end, if any. */
   readonly ended:
     | { readonly reason: string; readonly exitCode: number; readonly message: string; readonly at: Date | undefined }
     | undefined;
@@ -25,11 +24,11 @@ export interface PodFacts {
   readonly rank: number | undefined;
   readonly node: string | undefined;
   readonly phase: string;
-  /** Why the pod as a whole failed: Evicted and the like. */
+  /** Evicted and the like. */
   readonly failure: string;
   readonly ready: boolean;
   readonly terminating: boolean;
-  /** The scheduler's words on why it has no node; empty when it has one. */
+  /** The scheduler's message; empty once it has a node. */
   readonly unscheduled: string;
   readonly createdAt: Date | undefined;
   readonly containers: readonly ContainerFacts[];
@@ -83,7 +82,7 @@ type Pod = z.infer<typeof podSchema>;
 const timeOf = (text: string | undefined): Date | undefined => (text === undefined ? undefined : new Date(text));
 const reasonText = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
 
-/** Undefined for other pods. `install`: the owner of the operator's pods. */
+/** Undefined for other pods. `install`: owner of the operator's pods. */
 export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
   const parsed = podSchema.safeParse(object);
   if (!parsed.success) return undefined;

@@ -1,4 +1,4 @@
-// The text in which processes expose their metrics, parsed into samples. Pure. Comments, and lines that are no sample, are passed over.
+// Parses the Prometheus text format; skips comments and invalid lines. Pure.
 
 export interface Sample {
   readonly name: string;
@@ -19,7 +19,7 @@ export function parseSamples(text: string): readonly Sample[] {
     });
 }
 
-/** The sum of a metric's samples with these labels; undefined where there is none, which is not zero. */
+/** Undefined, not zero, without a matching sample. */
 export function sumOfSamples(samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}): number | undefined {
   const found = samples.filter((one) => one.name === name && Object.entries(labels).every(([key, value]) => one.labels[key] === value));
   return found.length === 0 ? undefined : found.reduce((total, { value }) => total + value, 0);

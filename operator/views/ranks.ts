@@ -1,4 +1,4 @@
-// The state of a rank: its pod, and what it has reported to the ExpertPlacement. Pure.
+// The state of a rank: its pod, and its part of the ExpertPlacement. Pure.
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
 
@@ -6,24 +6,24 @@ export interface RankPod {
   readonly rank: number;
   readonly pod: string;
   readonly node: string | undefined;
-  /** The pod's phase, or the rank's own state where that is known already. */
+  /** The rank's own state where known, else the pod's phase. */
   readonly state: string;
 }
 
 export interface RankState extends RankPod {
   readonly epoch: number | undefined;
-  /** Over the mean of the ranks, in the worst layer. */
+  /** Over the mean, in the worst layer. */
   readonly loadPercent: number | undefined;
   readonly speedPercent: number | undefined;
   readonly hostedBytes: number | undefined;
   readonly budgetBytes: number | undefined;
-  /** The memory that its container should take at most; undefined until it has reported. */
+  /** Undefined until the rank has reported. */
   readonly memoryExpectedBytes: number | undefined;
 }
 
 type Reported = NonNullable<ExpertPlacement["status"]["ranks"]>[number];
 
-/** Buffers and fragments beside what is resident. */
+/** Buffers and fragmentation beside resident bytes. */
 const residentFactor = 1.15;
 export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + EXPERTS) + ${processBytes / 1e6} MB`;
 

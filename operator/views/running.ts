@@ -1,21 +1,21 @@
-// Ranks and gateways as they run, from two scrapes of their metrics. A process that did not answer has no figures. Pure.
+// Ranks and gateways from two scrapes of their metrics. A process that did not answer has no figures. Pure.
 import type { MetricName } from "../../crds/metrics.ts";
 import { sumOf } from "./format.ts";
 import type { PodFacts } from "./pods.ts";
 import { type Sample, sumOfSamples } from "./prometheus-text.ts";
 
 export interface Scrape {
-  /** Milliseconds of a clock that nobody sets. */
+  /** Monotonic. */
   readonly atMs: number;
   readonly samples: readonly Sample[];
 }
 
 export interface ScrapedPod {
   readonly pod: PodFacts;
-  /** The scrape before, and the last; undefined where the pod did not answer. */
+  /** Undefined where the pod did not answer. */
   readonly before: Scrape | undefined;
   readonly now: Scrape | undefined;
-  /** Load over the mean, by the placement's status. */
+  /** Load over the mean, from the placement's status. */
   readonly loadPercent?: number | undefined;
 }
 
@@ -28,7 +28,7 @@ interface RankFigures {
   readonly promptPerSecond: number | undefined;
   readonly active: number | undefined;
   readonly queued: number | undefined;
-  /** Share of the attention cache that running requests hold, in percent. */
+  /** Used percentage of the KV cache. */
   readonly kvPercent: number | undefined;
   readonly memoryBytes: number | undefined;
   readonly cpus: number | undefined;
@@ -40,7 +40,7 @@ type Labels = Readonly<Record<string, string>>;
 const value = (scrape: Scrape | undefined, name: MetricName, labels: Labels = {}): number | undefined =>
   scrape && sumOfSamples(scrape.samples, name, labels);
 
-/** Growth of a counter a second; undefined without both scrapes, or after a restart. */
+/** Per second; undefined without both scrapes, or after a restart. */
 export function rate({ before, now }: Pick<ScrapedPod, "before" | "now">, name: MetricName, labels: Labels = {}): number | undefined {
   const [first, last] = [value(before, name, labels), value(now, name, labels)];
   if (!before || !now || last === undefined || now.atMs <= before.atMs) return undefined;

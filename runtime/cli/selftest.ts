@@ -1,5 +1,4 @@
-// The self-test of a compute backend on this machine: every op on its test cases against the reference, and how fast it multiplies
-// beside what the machine's memory and arithmetic allow. Answers what was measured; judging and printing are the caller's.
+// Self-test of a compute backend: ops against the reference, and multiplication speed beside the machine's limits.
 import type { BackendChoice } from "../../crds/names.ts";
 import type { Backend, Compiled, DeviceMemory } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
@@ -9,12 +8,10 @@ import { randomTensor } from "../kernels/random.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import type { GgmlWeight, WeightOf } from "../kernels/weights.ts";
 
-/** A matrix [size, size] in f32: 256 MiB, far larger than caches. */
+/** 256 MiB in f32, far larger than caches. */
 const largeSize = 8_192;
-/** A matrix that stays in the cache. */
 const smallSize = 256;
 const rowsOfPrefill = 256;
-/** The best of so many runs counts. */
 const runs = 5;
 const copyBytes = 256 * 2 ** 20;
 
@@ -28,12 +25,12 @@ interface ProductResult {
 export interface SelfTest {
   readonly device: string;
   readonly numericClass: Backend["numericClass"];
-  /** Of the device's own memory, before anything is placed in it; undefined where it computes in the machine's. */
+  /** Measured before the test; undefined where the backend uses the machine's memory. */
   readonly memory: DeviceMemory | undefined;
   readonly ops: readonly OpResult[];
-  /** Bytes read and written by a plain copy, per second: what no product of one row exceeds by much. */
+  /** A plain copy bounds products of one row. */
   readonly copyGigabytesPerSecond: number;
-  /** A loop of multiply-adds on one thread: what no f32 product of a thread exceeds. Undefined where there is none for the processor. */
+  /** One thread's multiply-adds; undefined where the processor has no such loop. */
   readonly fmaGigaflops: number | undefined;
   readonly products: readonly ProductResult[];
 }
@@ -41,13 +38,13 @@ export interface SelfTest {
 export interface SelfTestOptions {
   readonly backend: BackendChoice;
   readonly threads: number;
-  /** False leaves the speeds out: what a start-up check wants. */
+  /** False skips the speeds, for start-up checks. */
   readonly speed: boolean;
-  /** The one case of an op that is computed, as "op: case"; unset = all. */
+  /** "op: case"; unset = all. */
   readonly only?: string | undefined;
 }
 
-/** True where something is computed, and all of it within its bound. */
+/** True when at least one case ran and all are within bounds. */
 export const passed = ({ ops }: SelfTest): boolean => ops.some(({ error }) => error !== undefined) && wrongOps(ops).length === 0;
 
 export async function selfTest({ backend: choice, threads, speed, only }: SelfTestOptions): Promise<SelfTest> {
@@ -80,12 +77,11 @@ function copySpeed(): number {
   return best;
 }
 
-/** What products are held against. */
 export async function machineSpeeds(): Promise<Pick<SelfTest, "copyGigabytesPerSecond" | "fmaGigaflops">> {
   return { copyGigabytesPerSecond: copySpeed(), fmaGigaflops: await fmaSpeed() };
 }
 
-/** The loop comes with ggml's libraries, which a machine may lack. */
+/** The loop comes with ggml's libraries, which may be missing. */
 async function fmaSpeed(): Promise<number | undefined> {
   try {
     return (await import("../compute/ggml/fma.ts")).fmaGigaflops();
@@ -94,7 +90,6 @@ async function fmaSpeed(): Promise<number | undefined> {
   }
 }
 
-/** The forms of a matrix that are multiplied: plain, of the dense part, of quantized experts. */
 const productForms = ["f32", "q8_0", "q4_0", "iq4_nl"] as const;
 type ProductForm = (typeof productForms)[number];
 
@@ -109,7 +104,7 @@ async function productSpeeds(backend: Backend): Promise<ProductResult[]> {
   for (const form of productForms)
     for (const { name, size, rows, repeat } of productCases) {
       const weight = matrixOf(form, size);
-      const program = await backend.compile(square(size), { w: weight }).catch(() => undefined); // a form that it does not know
+      const program = await backend.compile(square(size), { w: weight }).catch(() => undefined); // the backend does not support this form
       if (program === undefined) continue;
       const time = await fastest(program, { shape: [rows, size], data: new Float32Array(rows * size).fill(0.01) }, repeat);
       await program.dispose();
@@ -122,7 +117,7 @@ async function productSpeeds(backend: Backend): Promise<ProductResult[]> {
   return products;
 }
 
-/** Every byte of a block: as a half, which scales are, a small number. */
+/** A small number as an f16 scale. */
 const blockByte = 0x11;
 
 function matrixOf(form: ProductForm, size: number): WeightOf<"f32"> | GgmlWeight {
@@ -149,7 +144,7 @@ async function fastest(program: Compiled, x: Tensor, repeat: number): Promise<nu
   for (let run = 0; run <= runs; run++) {
     const start = performance.now();
     for (let i = 0; i < repeat; i++) await program.run({ x });
-    if (run > 0) best = Math.min(best, seconds(start) / repeat); // the first builds what the others use
+    if (run > 0) best = Math.min(best, seconds(start) / repeat); // the first run builds what the others use
   }
   return best;
 }

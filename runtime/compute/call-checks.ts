@@ -1,5 +1,4 @@
-// The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and widths,
-// KV rows fit.
+// The checks that every backend makes before it computes.
 import { AppError } from "../../crds/common.ts";
 import { kernelOf } from "../kernels/index.ts";
 import { checkKvGroups } from "../kernels/kv-groups.ts";
@@ -13,7 +12,7 @@ function invalid(segment: Segment, message: string): AppError {
 
 const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
-/** The weight a segment declares, or an error that names it. */
+/** Throws an error that names a missing weight. */
 export function weightOf(segment: Segment, weights: Weights, name: string): WeightData {
   const declared = segment.weights.find((weight) => weight.name === name);
   const weight = weights[name];
@@ -47,8 +46,7 @@ export function checkInputs(segment: Segment, inputs: Inputs): number {
   return Math.max(rows, 0);
 }
 
-/** Refuses a segment with an op that the backend has no lowering for, or not in its sizes: when a model opens, not in the middle of a
- *  request. */
+/** Refuses unsupported ops when a model opens, not during a request. */
 export function checkOps({ ops, refuses }: Capabilities, device: string, segment: Segment): void {
   for (const op of segment.ops) {
     const known = ops.has(op.op);
@@ -61,7 +59,7 @@ export function checkOps({ ops, refuses }: Capabilities, device: string, segment
   }
 }
 
-/** A segment whose ops use the KV cache needs a KV call; its rows must fit the cache. */
+/** Requires a KV call that fits the cache if the segment uses it. */
 export function checkKv(segment: Segment, kv: KvCall | undefined, rows: number): void {
   const user = segment.ops.find((op) => kernelOf(op).kvLayer !== undefined);
   if (user === undefined) return;
@@ -69,7 +67,6 @@ export function checkKv(segment: Segment, kv: KvCall | undefined, rows: number):
   checkKvGroups(kv.groups, kv.cache, rows);
 }
 
-/** Slots and length of a copy between slots. */
 export function checkCopy(cache: { readonly slots: number; readonly context: number }, from: number, to: number, length: number): void {
   const slotOk = (slot: number): boolean => Number.isInteger(slot) && slot >= 0 && slot < cache.slots;
   if (slotOk(from) && slotOk(to) && length >= 0 && length <= cache.context) return;

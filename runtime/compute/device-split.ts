@@ -1,5 +1,4 @@
-// One backend over several devices: each has the consecutive layers that are its share, with their experts, weights and KV memory, and rows
-// pass from one to the next by the host's memory.
+// One backend over several devices: each has consecutive layers with experts, weights and KV memory; rows pass through host memory.
 import { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
 import type { Op, Segment } from "../kernels/segment.ts";
@@ -22,7 +21,7 @@ import type {
   RangeOutputs,
 } from "./backend.ts";
 
-/** The devices must be of one kind and not fewer than one; `layers` = those of the model, at least one for each device. */
+/** `devices` must be of one kind and not empty; `layers` at least as many as devices. */
 export function overDevices(devices: readonly Backend[], layers: number): Backend {
   const [alone] = devices;
   if (alone !== undefined && devices.length === 1) return alone;
@@ -33,12 +32,10 @@ export function overDevices(devices: readonly Backend[], layers: number): Backen
   });
 }
 
-/** The first layer of a device. */
 export function firstLayerOf(device: number, layers: number, devices: number): number {
   return device * Math.floor(layers / devices) + Math.min(device, layers % devices);
 }
 
-/** A program, and the device that it is on. */
 class Placed implements Compiled {
   readonly device: number;
   readonly inner: Compiled;
@@ -75,7 +72,6 @@ class PlacedExpertSlab implements ExpertSlab {
   }
 }
 
-/** Layers of a device, as its own range counts them. */
 interface Share {
   readonly first: number;
   readonly end: number;
@@ -108,10 +104,9 @@ class RangeOverSeveral implements LayerRange {
   }
 }
 
-/** The same rows of the same slots on each device, for its layers. */
 class KvOnSeveral implements KvCache {
   readonly caches: readonly KvCache[];
-  /** Backends know a call again by its object, and so does each device its own. */
+  /** Backends recognize a call by identity, so each device gets its own object. */
   readonly calls = new WeakMap<KvCall, (KvCall | undefined)[]>();
 
   constructor(caches: readonly KvCache[]) {

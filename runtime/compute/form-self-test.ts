@@ -1,5 +1,5 @@
-// The trial of the forms of weights that a model has: a product by a matrix of random blocks of each, on the way of experts and on that of
-// the dense part, beside the reference.
+// Tests the forms of a model's weights: a product by random blocks of each, for experts and for the dense part, against the reference
+// (DECISIONS.md 3).
 import { dequantizeGgml, ggmlFormats, isGgmlForm } from "../kernels/ggml/index.ts";
 import { randomTensor, uniform } from "../kernels/random.ts";
 import type { Op, Segment } from "../kernels/segment.ts";
@@ -12,19 +12,18 @@ export interface TriedForms {
   readonly dense: Iterable<WeightForm>;
 }
 
-/** Rows and columns: whole blocks of every type. */
+/** Rows and columns; a multiple of every block size. */
 const size = 256;
-/** Few rows and many take different ways. */
+/** Few and many rows use different kernels. */
 const rowsTried = [1, 40] as const;
-/** max|a - b| / max|b| of a product whose rows are rounded to eight bits before a type multiplies them. */
+/** max|a - b| / max|b| for types that round rows to eight bits. */
 const bound = 0.04;
-/** The largest value of a block, at least and at most: of random bytes, scales may be any. */
+/** Bounds of a block's largest value, since random scales may be anything. */
 const blockLeast = 2 ** -6;
 const blockMost = 4;
-/** Random blocks until one has ordinary values. */
 const drawsMax = 100_000;
 
-/** A router's product has the same form and more ops. */
+/** A router's product has the same form, with more ops. */
 const ways = {
   experts: [{ op: "matMul", x: "x", weight: "w", out: "y" }],
   dense: [
@@ -75,7 +74,6 @@ async function product(backend: Backend, { segment, weights }: Product, x: Retur
   }
 }
 
-/** Random blocks whose values are of ordinary sizes. */
 function matrixOf(form: WeightForm): WeightData {
   const shape = [size, size];
   if (!isGgmlForm(form)) return { form, ...(randomTensor(1, shape) as { shape: number[]; data: Float32Array }) };

@@ -1,5 +1,4 @@
-// The backends there are, by the name spec.runtime.backend takes. To add one: its folder, its name in crds, one line here (a missing line
-// is a compile error).
+// The registry of backends by spec.runtime.backend. To add one: its folder, its name in crds, one line here.
 import { AppError } from "../../crds/common.ts";
 import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
 import type { Backend, BackendFactory, BackendOptions, Capabilities } from "./backend.ts";
@@ -9,11 +8,11 @@ interface Entry {
   load(): Promise<BackendFactory>;
   /** Loads no native library. */
   capabilities(): Promise<Capabilities>;
-  /** True where Auto may take it; a backend without this answer is taken only by its name. */
+  /** True where Auto may choose it; absent: only by name. */
   suits?(): Promise<boolean>;
 }
 
-/** Taken by Auto where its library is installed and finds a device in hardware. */
+/** Auto chooses it if its library is installed and finds a hardware device. */
 function gpu(kind: GpuName): Entry {
   return {
     load: async () => (await import("./ggml/index.ts")).gpuBackend(kind),
@@ -22,7 +21,6 @@ function gpu(kind: GpuName): Entry {
   };
 }
 
-/** The registry, in the order in which Auto asks. */
 const backends = {
   cuda: gpu("cuda"),
   vulkan: gpu("vulkan"),
@@ -38,7 +36,7 @@ const backends = {
   },
 } as const satisfies Readonly<Record<BackendName, Entry>>;
 
-/** The backend of that name; for Auto, the first that suits the machine. */
+/** Auto takes the first that suits the machine. */
 export async function chooseBackend(choice: BackendChoice): Promise<BackendName> {
   const named = backendNames.find((name) => name === choice);
   if (named !== undefined) return named;
@@ -49,12 +47,11 @@ export async function chooseBackend(choice: BackendChoice): Promise<BackendName>
   });
 }
 
-/** What the backend of that name can compute, on a machine that need not be able to run it. */
+/** Also works on a machine that cannot run the backend. */
 export function capabilitiesOf(name: BackendName): Promise<Capabilities> {
   return backends[name].capabilities();
 }
 
-/** A backend for each of so many devices of one kind. */
 export async function openDevices(choice: BackendChoice, options: BackendOptions, devices: number): Promise<readonly Backend[]> {
   const opened: Backend[] = [];
   try {

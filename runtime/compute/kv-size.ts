@@ -1,8 +1,7 @@
-// The sizes of the KV cache, pure: bytes of a row by its number type, the block of positions that memory is counted in, and how many blocks
-// a pool pays for.
+// The sizes of the KV cache, pure.
 import type { KvType } from "../../crds/names.ts";
 
-/** Positions of a block, over all layers: few. */
+/** The maximum of positions per block, over all layers. */
 const blockTokensMost = 64;
 
 interface KvShape {
@@ -15,27 +14,25 @@ interface KvShape {
   readonly type?: KvType;
 }
 
-/** The values that are stored together, and their bytes. */
+/** Values that are stored together, and their bytes. */
 const units: Readonly<Record<KvType, { readonly values: number; readonly bytes: number }>> = {
   f32: { values: 1, bytes: 4 },
   f16: { values: 1, bytes: 2 },
   q8_0: { values: 32, bytes: 34 },
 };
 
-/** Bytes of so many values of one head. */
 export const kvBytes = (type: KvType, values: number): number => (values / units[type].values) * units[type].bytes;
 
-/** The reason why heads of these sizes are not stored as this type; undefined where they can be. */
+/** The reason why heads of these sizes cannot be stored as this type; undefined if they can. */
 export function kvTypeRefuses(type: KvType, { headDim, valueDim }: Pick<KvShape, "headDim" | "valueDim">): string | undefined {
   const { values } = units[type];
   const odd = [headDim, valueDim].find((width) => width % values !== 0);
   return odd === undefined ? undefined : `heads of ${odd} values are not stored as ${type}, which takes ${values} together`;
 }
 
-/** Positions of a block. */
 export const kvBlockTokens = (context: number): number => Math.min(blockTokensMost, context);
 
-/** Bytes of a block: in each layer its keys and its values, in whole pages as a backend says them. */
+/** Keys and values of all layers, in multiples of `pageBytes`. */
 export function kvBlockBytes(shape: KvShape, pageBytes: number): number {
   const { layers, kvHeads, headDim, valueDim, type = "f32" } = shape;
   const tokens = kvBlockTokens(shape.context);
@@ -43,5 +40,5 @@ export function kvBlockBytes(shape: KvShape, pageBytes: number): number {
   return layers * (bytes(headDim) + bytes(valueDim));
 }
 
-/** Blocks that one request takes which fills the context. */
+/** Blocks of a request that fills the context. */
 export const kvBlocksOfContext = (context: number): number => Math.ceil(context / kvBlockTokens(context));

@@ -1,4 +1,4 @@
-// The trial of a backend: every op on its test cases against the reference. A worker makes it before it takes requests.
+// Tests every op of a backend on its cases against the reference, before a worker takes requests.
 import { AppError } from "../../crds/common.ts";
 import { kvTypes as allKvTypes } from "../../crds/names.ts";
 import { allCases, isTrainedOnly, type OpCase } from "../kernels/index.ts";
@@ -6,26 +6,24 @@ import type { Tensor } from "../kernels/segment.ts";
 import type { Backend, KvCache, KvSpec, Outputs } from "./backend.ts";
 import { kvTypeRefuses } from "./kv-size.ts";
 
-/** An op's own tolerance is for sums in a good order. */
+/** Added to an op's own tolerance, which assumes a good order of sums. */
 const slack = 10;
-/** On a device of the tolerance class: products may be of halves, and sums in any order. */
+/** The bound for the tolerance class: products of halves, sums in any order. */
 const leastBound = 1e-2;
 
 export interface OpResult {
   readonly op: string;
   readonly case: string;
-  /** max|a - b| / max|b| against the reference; undefined where the backend refuses the op by name. */
+  /** max|a - b| / max|b| against the reference; undefined where the backend refuses the op. */
   readonly error: number | undefined;
   readonly bound: number;
   readonly refused: string | undefined;
 }
 
 type KvType = KvSpec["type"];
-/** Keys and values as they come, which is what an unset type means. */
 const [asTheyCome] = allKvTypes;
 
-/** Attention also on keys and values of the type that is usual for the backend. `only`: the one case that is computed, as "op: case";
- *  unset = all. */
+/** Attention also runs with the backend's default KV type. `only`: one case, as "op: case"; unset = all. */
 export async function tryOps(backend: Backend, oracle: Backend, only?: string): Promise<readonly OpResult[]> {
   const results: OpResult[] = [];
   const least = backend.numericClass === "exact" ? 0 : leastBound;
@@ -55,7 +53,6 @@ interface Tried {
   readonly type: KvType;
 }
 
-/** A device that lacks the op in these sizes refuses it when it is compiled. */
 async function compared(backend: Backend, oracle: Backend, { kernelCase, type }: Tried): Promise<Pick<OpResult, "error" | "refused">> {
   try {
     const got = await runCase(backend, kernelCase, type);
@@ -71,7 +68,7 @@ async function compared(backend: Backend, oracle: Backend, { kernelCase, type }:
 export const wrongOps = (results: readonly OpResult[]): readonly OpResult[] =>
   results.filter(({ error, bound }) => error !== undefined && !(error <= bound));
 
-/** Throws AppError `BackendWrong` that names what is off of what was tried. */
+/** Throws AppError `BackendWrong`, which names the failed cases. */
 export function checkResults({ device }: Pick<Backend, "device">, results: readonly OpResult[]): void {
   const [first, ...more] = wrongOps(results);
   if (first === undefined) return;
@@ -82,8 +79,7 @@ export function checkResults({ device }: Pick<Backend, "device">, results: reado
   );
 }
 
-/** What is due of a backend: the oracle's outputs, but where bits are free any choice of experts in place of one that hangs on the order of
- *  equals. */
+/** The expected outputs: the oracle's, or any choice of experts where ties are free. */
 export function settled(
   { numericClass }: Pick<Backend, "numericClass">,
   { segment, byOrder = [] }: Pick<OpCase, "segment" | "byOrder">,
@@ -95,7 +91,6 @@ export function settled(
   return Object.fromEntries(Object.entries(want).map(([name, due]) => [name, free.includes(name) ? (got[name] as Tensor) : due]));
 }
 
-/** True where each row has as many experts as are due, all there and no two the same. */
 function isChoice(got: Tensor | undefined, due: Tensor | undefined, experts: number): boolean {
   const k = due?.shape[1] ?? 0;
   if (got === undefined || got.data.length !== due?.data.length) return false;
@@ -104,7 +99,7 @@ function isChoice(got: Tensor | undefined, due: Tensor | undefined, experts: num
   return rows.every((row) => row.every(there) && new Set(row).size === k);
 }
 
-/** The outputs of an op's test case, in memory of their own. */
+/** The outputs of a test case, copied. */
 export async function runCase(backend: Backend, { segment, weights, inputs, kv }: OpCase, type?: KvType): Promise<Outputs> {
   const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
   const program = await backend.compile(segment, Object.fromEntries(forms));
@@ -126,7 +121,7 @@ export async function runCase(backend: Backend, { segment, weights, inputs, kv }
 const distance = (got: Outputs, want: Outputs): number =>
   Object.entries(want).reduce((worst, [name, { data }]) => Math.max(worst, relativeError(got[name]?.data ?? [], data)), 0);
 
-/** max|a-b| / max|b|, the measure of the tolerances. */
+/** max|a-b| / max|b|. */
 export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
   if (a.length !== b.length) return Number.POSITIVE_INFINITY;
   let [worst, largest] = [0, 0];

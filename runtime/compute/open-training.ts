@@ -1,4 +1,4 @@
-// The opening of a training backend: there is one, for CPUs. Its library is loaded here and by nobody who serves.
+// Opens the training backend; only training loads its library.
 import { AppError } from "../../crds/common.ts";
 import type { TrainingBackend, TrainingOptions } from "./training.ts";
 

@@ -1,8 +1,7 @@
-// Arrays that are used again: the rows of a step take megabytes, and new ones for each step would keep the collector's threads at work on
-// the processors that are to compute.
+// Reused output arrays; new ones per step would keep the garbage collector busy.
 import type { BufferAllocator } from "./backend.ts";
 
-/** Room that gives the same memory for the same name, as much as was ever asked for. */
+/** Returns the same memory for the same name. */
 export function reusedBuffers(): BufferAllocator {
   const arrays = new Map<string, Float32Array>();
   return (output, length) => {
@@ -14,7 +13,7 @@ export function reusedBuffers(): BufferAllocator {
   };
 }
 
-/** Cuts an array into pieces of the lengths asked for, one after another. */
+/** Cuts an array into consecutive pieces. */
 export function inPieces(all: Float32Array): (length: number) => Float32Array {
   let at = 0;
   return (length) => {

@@ -1,5 +1,4 @@
-// The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious: the oracle of
-// every other backend.
+// The reference backend: the kernels' own forward, with f32 storage and f64 sums. The oracle of all others.
 import { opNames } from "../kernels/index.ts";
 import type { KvRows } from "../kernels/kernel.ts";
 import { rowsOfGroups } from "../kernels/kv-groups.ts";
@@ -26,10 +25,8 @@ import type {
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./call-checks.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
 
-/** Its arrays have no pages. */
 const pageBytes = 1;
 
-/** Keys and values of one layer, of the slots that have been used so far. */
 interface LayerRows {
   keys: Float32Array;
   values: Float32Array;
@@ -41,7 +38,6 @@ class ReferenceKv implements KvCache {
   readonly bytes: number;
   readonly #spec: KvSpec;
   readonly #layers: readonly LayerRows[];
-  /** Slots that there is memory for. */
   #held = 0;
 
   constructor(spec: KvSpec) {
@@ -80,7 +76,6 @@ class ReferenceKv implements KvCache {
     checkCopy(this, slot, slot, length); // the arrays stay: they are small
   }
 
-  /** Makes room for the first so many slots. */
   #hold(slots: number): void {
     if (slots <= this.#held) return;
     this.#held = Math.min(this.slots, Math.max(slots, 2 * this.#held));
@@ -142,7 +137,7 @@ class ReferenceExpertSlab implements ExpertSlab {
   }
 }
 
-/** Layer by layer, as the words of a range say it. */
+/** Layer by layer. */
 class ReferenceRange implements LayerRange {
   readonly rowsMax = Number.POSITIVE_INFINITY;
   readonly #layers: readonly RangeLayer[];
@@ -197,7 +192,6 @@ const f32Bytes = (segment: Segment): number =>
 
 const device = "reference: plain TypeScript";
 
-/** The reference has every op that there is in every size. */
 export const referenceCapabilities: Capabilities = { ops: new Set<string>(opNames), refuses: () => undefined };
 
 export const createReferenceBackend: BackendFactory = async ({ selects = false }): Promise<Backend> => ({

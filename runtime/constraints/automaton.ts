@@ -1,14 +1,13 @@
-// A language over the tokens of a vocabulary: which may follow in a state, and the state after one. Steps over bytes are remembered as they
-// come.
+// A language over a vocabulary's tokens: the allowed ones in a state and the state after one. Steps over bytes are cached.
 import { AppError } from "../../crds/common.ts";
 import type { Language } from "./language.ts";
 import type { Steps, Vocabulary, VocabularyPart } from "./vocabulary.ts";
 
-/** States in the table of steps, of 1 KiB each, with which a walk begins it anew. */
+/** The table of steps has 1 KiB per state; a walk that finds more than this starts it anew. */
 const statesMax = 4_096;
-/** States with which a walk is given up: no language that is bounded as it should be has so many within one token. */
+/** A walk over more states is given up; no properly bounded language needs that many for one token. */
 const walkStatesMax = 65_536;
-/** Sets of allowed tokens that are kept, of one part of the vocabulary and one bit per token: 25 KB each for 200,000 tokens. */
+/** Cached sets of allowed tokens, one bit per token: 25 KB each for 200,000 tokens. */
 const setsMax = 256;
 const bytes = 256;
 const dead = -1;
@@ -27,7 +26,7 @@ export class Automaton implements Steps {
     this.#vocabulary = vocabulary;
   }
 
-  /** The state after a token; undefined where it may not come. */
+  /** Undefined if the token is not allowed. */
   after(state: string, token: number): string | undefined {
     const text = this.#vocabulary.textOf(token);
     if (text === undefined) return undefined;
@@ -39,7 +38,7 @@ export class Automaton implements Steps {
     return next;
   }
 
-  /** Bits by token id: those that may follow in this state. */
+  /** Bits by token id. */
   allowed(state: string): Uint32Array {
     const set = new Uint32Array(this.#vocabulary.words);
     for (const part of this.#vocabulary.parts) {
@@ -49,13 +48,13 @@ export class Automaton implements Steps {
     return set;
   }
 
-  /** The states that tokens of this length tell apart have one set each. */
+  /** States that tokens of this length cannot tell apart share a set. */
   #allowedOf(part: VocabularyPart, state: string): Uint32Array {
     const key = `${part.bytesMax} ${state}`;
     const kept = this.#sets.get(key);
     if (kept) {
       this.#sets.delete(key);
-      this.#sets.set(key, kept); // the one used last goes last
+      this.#sets.set(key, kept);
       return kept;
     }
     if (this.#states.length > statesMax) this.#forget();

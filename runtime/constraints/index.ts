@@ -1,4 +1,4 @@
-// The registry of constraints: the only place that lists them.
+// The registry of constraints.
 import { AppError } from "../../crds/common.ts";
 import type { ConstraintName } from "../../crds/names.ts";
 import { jsonObject } from "./json-object.ts";
@@ -6,7 +6,7 @@ import { jsonSchema } from "./json-schema.ts";
 import type { Constraint, Language } from "./language.ts";
 import { toolCalls } from "./tool-calls.ts";
 
-/** By name: the language of a spec. Throws AppError `InvalidRequest` for a spec that it does not take. */
+/** Each throws AppError `InvalidRequest` for an unsupported spec. */
 const constraints = {
   json_object: (spec) => {
     if (spec !== "") throw new AppError("json_object has no settings; leave them out", { code: "InvalidRequest" });

@@ -1,9 +1,8 @@
-// The constraint `json_object`: the text is one JSON object (RFC 8259) of bounded depth and with bounded runs of white space.
+// The constraint `json_object`: one JSON object (RFC 8259) of bounded depth and white space.
 import type { Language } from "./language.ts";
 
-/** Objects and lists inside each other. */
 const depthMax = 64;
-/** Bytes of white space in a row: a line's end and the indent of 31 levels. */
+/** Consecutive bytes of white space: a line break and 31 levels of indent. */
 const spacesMax = 64;
 
 const space = new Set([0x20, 0x0a, 0x0d, 0x09]);
@@ -11,8 +10,8 @@ const quote = 0x22;
 const backslash = 0x5c;
 
 /**
- * The place in the text: what is expected there. The detail is the rest of a word (true, false, null), a sign for each byte of white space
- * so far, or "key" in a string before a colon. A state is its place, the place's detail, and the open brackets, the innermost first.
+ * A place in the text. Its detail is the rest of a word (true, false, null), a mark per byte of white space, or "key" in a string before a
+ * colon. A state is the place, its detail and the open brackets, the innermost first.
  */
 interface Place {
   readonly at: string;
@@ -20,7 +19,6 @@ interface Place {
   readonly open: string;
 }
 
-/** Everything but strings, numbers and words: what white space may stand before. */
 const gaps = new Set(["start", "value", "first", "member", "key", "colon", "after"]);
 
 const written = ({ at, detail, open }: Place): string => `${at} ${detail} ${open}`;
@@ -61,7 +59,7 @@ function after(byte: number, open: string): Next {
   return closed(byte, open);
 }
 
-/** A string; its detail, "key" or nothing, goes along to its end. */
+/** The detail of a string, "key" or nothing, stays until its end. */
 function string(byte: number, { detail, open }: Place): Next {
   if (byte === quote) return detail === "key" ? go("colon", open) : go("after", open);
   if (byte === backslash) return go("escape", open, detail);
@@ -78,7 +76,7 @@ const hex =
   (byte: number, { detail, open }: Place): Next =>
     isHex(byte) ? go(next, open, detail) : undefined;
 
-/** A number that may end where it stands: what is no part of it belongs to what follows a value. */
+/** A number that may end here: other bytes are handled as after a value. */
 const number =
   (part: (byte: number) => string | undefined) =>
   (byte: number, { open }: Place): Next => {

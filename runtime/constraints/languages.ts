@@ -1,12 +1,10 @@
-// The languages that open requests are held to, over one vocabulary, and the place of one request in its language. Automata are shared by
-// the requests of a language and kept for the next ones.
+// The constraints of open requests over one vocabulary, with shared automata, and the position of one request.
 import { AppError } from "../../crds/common.ts";
 import { Automaton } from "./automaton.ts";
 import { languageOf } from "./index.ts";
 import type { Constraint, Language } from "./language.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Languages whose automata are kept for the next request. */
 const automataMax = 16;
 
 const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
@@ -16,7 +14,7 @@ export class Languages {
   readonly #load: () => Promise<Vocabulary>;
   #loading: Promise<void> | undefined;
   #vocabulary: Vocabulary | undefined;
-  /** Those of the constraints that were asked for last, of some MB each when much used. */
+  /** The most recently used ones; a busy one takes some MB. */
   readonly #automata = new Map<string, Automaton>();
 
   constructor(vocab: number, load: () => Promise<Vocabulary>) {
@@ -24,7 +22,7 @@ export class Languages {
     this.#load = load;
   }
 
-  /** Resolves once `hold` may be called. Where it fails, the next request tries again. */
+  /** Resolves once `hold` may be called; the next request retries a failure. */
   prepare(): Promise<void> {
     this.#loading ??= this.#load().then(
       (vocabulary) => {
@@ -38,7 +36,7 @@ export class Languages {
     return this.#loading;
   }
 
-  /** A request's place after the tokens that it has already. Throws AppError `InvalidRequest`. */
+  /** The state of a request after the tokens it already has. Throws AppError `InvalidRequest`. */
   hold(constraint: Constraint, eos: readonly number[], replay: Uint32Array): Held {
     if (eos.length === 0)
       throw invalid(`response_format: ${constraint.name} needs a token that ends the text, and ignore_eos takes it away`);
@@ -52,7 +50,7 @@ export class Languages {
     const key = `${constraint.name} ${constraint.spec}`;
     const automaton = this.#automata.get(key) ?? new Automaton(named(constraint), this.#vocabulary);
     this.#automata.delete(key);
-    this.#automata.set(key, automaton); // the one used last goes last
+    this.#automata.set(key, automaton);
     if (this.#automata.size > automataMax) this.#automata.delete(this.#automata.keys().next().value as string);
     return automaton;
   }
@@ -66,7 +64,6 @@ function named(constraint: Constraint): Language {
   }
 }
 
-/** One request's place in its language. */
 export class Held {
   readonly #automaton: Automaton;
   readonly #eos: ReadonlySet<number>;
@@ -83,14 +80,14 @@ export class Held {
     return this.#automaton.after(this.#state, token) !== undefined;
   }
 
-  /** Writes the ids that may come next, ascending but for those that end the text; returns how many. */
+  /** Writes the allowed ids, ascending except for end tokens; returns their number. */
   candidates(into: Uint32Array): number {
     const bits = this.#automaton.allowed(this.#state);
     let count = 0;
     for (let word = 0; word < bits.length; word++) {
       for (let rest = (bits[word] as number) | 0; rest !== 0; rest &= rest - 1) into[count++] = word * 32 + 31 - Math.clz32(rest & -rest);
     }
-    // A token that ends the text is no part of it, even if it has a text.
+    // An end token is no part of the text, even if it has one.
     for (const id of this.#eos) {
       if ((((bits[id >>> 5] ?? 0) >>> (id & 31)) & 1) === 0) continue;
       const at = into.indexOf(id);
@@ -103,7 +100,7 @@ export class Held {
   }
 
   accept(token: number): void {
-    if (this.#eos.has(token)) return; // nothing comes after it
+    if (this.#eos.has(token)) return;
     const next = this.#automaton.after(this.#state, token);
     if (next === undefined) throw invalid(`response_format: token ${token} does not continue the text`);
     this.#state = next;

@@ -1,26 +1,22 @@
-// The constraint `tool_calls`: the text calls tools in the words of its model, each with arguments that its schema takes; after free text.
-// The spec names the words, so this file knows no model.
+// The constraint `tool_calls`: free text, then tool calls in the model's markup, each with arguments that match its schema. The spec
+// states the markup.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { Language } from "./language.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { SchemaLanguage } from "./schema/walk.ts";
 
-/** Bytes of a spec, all its schemas included. */
 const toolSpecBytesMax = 65_536;
 const toolsMax = 128;
 
 const text = z.string().max(1_024);
 const specSchema = z.strictObject({
-  /** Before the first call, after the last one, between two. */
   begin: text,
   end: text,
   between: text,
-  /** How `begin` and a call begin: what free text may not hold but as a call. Empty = no free text, and one call at least. */
+  /** The text that free text must not contain, except as a call. Empty = no free text and at least one call. */
   trigger: text,
-  /** One call at most. */
   single: z.boolean(),
-  /** What stands before the arguments of a tool, the text of their schema, what stands after. */
   calls: z
     .array(z.strictObject({ before: text.min(1), schema: z.string(), after: text.min(1) }))
     .min(1)
@@ -28,7 +24,7 @@ const specSchema = z.strictObject({
 });
 export type ToolSpec = z.infer<typeof specSchema>;
 
-/** Throws AppError `InvalidRequest` that names the place in the spec. */
+/** Throws AppError `InvalidRequest`, which names the place in the spec. */
 export function toolCalls(spec: string): Language {
   return new ToolCallsLanguage(parsed(spec));
 }
@@ -51,16 +47,14 @@ function parsed(spec: string): ToolSpec {
 
 interface Call {
   readonly schema: SchemaLanguage;
-  /** Behind the arguments. */
   readonly after: Uint8Array;
 }
 
 const bytesOf = (of: string): Uint8Array => new TextEncoder().encode(of);
 
-/** What may come next of texts that are known: before the first call, after a call, and after the only one. */
 type Words = "f" | "l" | "z";
 
-/** One of such texts, the first that begins as what came does, and the bytes of it that came. */
+/** The first known text that matches so far. */
 interface Within {
   readonly words: Words;
   readonly index: number;
@@ -68,15 +62,14 @@ interface Within {
 }
 
 /**
- * A state is a letter, numbers, and of arguments the state of their schema. "t": free text, the bytes of the trigger that it ends with.
- * "f", "l" and "z": in one of these words. "s": in the arguments of a tool. "x": behind them. "e": nothing may follow.
+ * A state is a letter with numbers, and the schema's state within arguments. "t": free text that ends with so many bytes of the trigger.
+ * "f", "l", "z": a known text. "s": arguments. "x": after them. "e": the end.
  */
 class ToolCallsLanguage implements Language {
   readonly start: string;
   readonly #calls: readonly Call[];
   readonly #words: Readonly<Record<Words, readonly Uint8Array[]>>;
   readonly #trigger: Uint8Array;
-  /** The state after a call. */
   readonly #afterCall: string;
 
   constructor({ begin, end, between, trigger, single, calls }: ToolSpec) {
@@ -126,7 +119,7 @@ class ToolCallsLanguage implements Language {
     return length < trigger.length ? `t ${length}` : this.#at({ words: "f", index: 0, length });
   }
 
-  /** All texts that begin as what came are still possible. */
+  /** All texts with the same beginning stay possible. */
   #known({ words, index, length }: Within, byte: number): string | undefined {
     const all = this.#words[words];
     const came = (all[index] as Uint8Array).subarray(0, length);
@@ -142,7 +135,7 @@ class ToolCallsLanguage implements Language {
 
   #arguments(tool: number, inner: string, byte: number): string | undefined {
     const { schema } = this.#calls[tool] as Call;
-    if (schema.ends(inner)) return this.#behind(tool, 0, byte); // they are an object, which nothing continues
+    if (schema.ends(inner)) return this.#behind(tool, 0, byte); // arguments are an object, so nothing continues it
     const next = schema.step(inner, byte);
     return next === undefined ? undefined : `s ${tool} ${next}`;
   }
@@ -164,7 +157,7 @@ function compiled(schema: string, index: number) {
 
 const startsWith = (literal: Uint8Array, beginning: Uint8Array): boolean => beginning.every((byte, at) => literal[at] === byte);
 
-/** Bytes of the longest proper beginning of a text that it ends with, too. */
+/** The length of the longest proper prefix that is also a suffix. */
 function borderOf(text: Uint8Array): number {
   for (let length = text.length - 1; length > 0; length--) {
     if (startsWith(text, text.subarray(text.length - length))) return length;

@@ -1,33 +1,30 @@
-// A vocabulary in the order of its tokens' bytes, with the length that each has in common with the one before: going through it in this
-// order is going through the tree of all tokens, and what begins like a dead end is skipped.
+// A vocabulary sorted by bytes, with shared prefix lengths: walking it is walking a trie, with dead ends skipped.
 
-/** Bytes of a token; longer ones are never allowed, and a token's text is a word or a run of spaces. */
+/** Longer tokens are never allowed. */
 const tokenBytesMax = 512;
-/** Bytes of the tokens of the first part. Nearly all have no more, and near the bound of a count only those that are longer than what is
- *  left of it need be looked at anew. */
+/** Near the bound of a count, only longer tokens need another look. */
 const shortBytes = 16;
 
-/** The texts of tokens, one behind the other; that of token i ends at `ends[i]`, and is empty for one that shows as nothing. */
+/** All token texts in one array; that of token i ends at `ends[i]` and is empty for a token without text. */
 export interface TokenTexts {
   readonly bytes: Uint8Array;
   readonly ends: Uint32Array;
 }
 
-/** An automaton's steps by number of state and byte. */
 export interface Steps {
-  /** At state * 256 + byte the number of the next state plus 1, below 0 where there is none, 0 where that is not yet known. */
+  /** The entry at state * 256 + byte is the next state plus 1, negative for none, 0 for unknown. */
   readonly table: Int32Array;
-  /** Finds out, fills the table, which may be another one afterwards, and returns the entry. */
+  /** Computes and stores the entry, possibly in a new table, and returns it. */
   learn(state: number, byte: number): number;
 }
 
-/** Tokens that have a text in the order of their bytes, and how many bytes each shares with the one before. */
+/** Tokens are in byte order; `common` is the prefix length shared with the predecessor. */
 export interface TextOrder {
   readonly ids: Uint32Array;
   readonly common: Uint16Array;
 }
 
-/** Takes a few hundred milliseconds for a large vocabulary. */
+/** It takes a few hundred milliseconds for a large vocabulary. */
 export function orderOf(texts: TokenTexts): TextOrder {
   const sorted = Array.from(texts.ends, (_, id) => ({ id, text: latin1(textAt(texts, id)) }))
     .filter(({ text }) => text !== "")
@@ -38,17 +35,13 @@ export function orderOf(texts: TokenTexts): TextOrder {
   };
 }
 
-/** Tokens of a vocabulary in order, by the length of their texts. */
 export interface VocabularyPart extends TextOrder {
-  /** Bytes of the longest one. */
   readonly bytesMax: number;
 }
 
 export class Vocabulary {
   readonly #texts: TokenTexts;
-  /** Short tokens and long ones, those of them that there are. */
   readonly parts: readonly VocabularyPart[];
-  /** Numbers of 32 bits in a set of tokens. */
   readonly words: number;
 
   constructor(texts: TokenTexts, order: TextOrder) {
@@ -59,21 +52,21 @@ export class Vocabulary {
     );
   }
 
-  /** The text of a token that may be allowed at all. */
+  /** Undefined for a token that is never allowed. */
   textOf(id: number): Uint8Array | undefined {
     return textAt(this.#texts, id);
   }
 
-  /** The tokens of a part whose text leads from `start` to a living state, as bits by id. */
+  /** Bits by id of the tokens that lead from `start` to a living state. */
   allowed({ ids, common, bytesMax }: VocabularyPart, start: number, steps: Steps): Uint32Array {
     const { bytes, ends } = this.#texts;
     const bits = new Uint32Array(this.words);
     const path = new Int32Array(bytesMax + 1);
     path[0] = start;
-    let alive = 0; // bytes of the last token that was walked whose states live
+    let alive = 0; // bytes of the last walked token with living states
     for (let i = 0; i < ids.length; i++) {
       let at = common[i] as number;
-      if (at > alive) continue; // it shares the byte at which that one died
+      if (at > alive) continue;
       const id = ids[i] as number;
       const from = id === 0 ? 0 : (ends[id - 1] as number);
       const length = (ends[id] as number) - from;
@@ -93,7 +86,6 @@ export class Vocabulary {
   }
 }
 
-/** The tokens of `from` to `to` bytes. */
 function partOf({ ends }: TokenTexts, order: TextOrder, from: number, to: number): VocabularyPart {
   const ids: number[] = [];
   const common: number[] = [];

@@ -1,5 +1,4 @@
-// The frames that this rank's steps have sent and that are not answered: by a connection where there is one, else, and after a connection could not, by
-// the main thread's Dispatch. Both are begun at once, so that a frame travels while this thread computes.
+// Unanswered frames of this rank's steps, sent by connection or by the main thread's Dispatch.
 import type { AppError } from "../../crds/common.ts";
 import type { FrameAnswer, RemoteFrame } from "./api.ts";
 import type { PeerConnections } from "./peer-connections.ts";
@@ -15,7 +14,7 @@ export class Outbound {
   readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
   readonly #asked = new Map<number, Waiting>();
   #next = 0;
-  /** Why no frame is to be asked for any more. */
+  /** Why later frames fail at once. */
   #failed: AppError | undefined;
 
   constructor(connections: Pick<PeerConnections, "dispatch" | "pending">, send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
@@ -39,7 +38,7 @@ export class Outbound {
     else waiting?.reject(fromPlain(message.error));
   }
 
-  /** Rejects all frames; those between engines fail when their connections end. */
+  /** Frames on engine connections fail when these end. */
   fail(error: AppError): void {
     this.#failed = error;
     for (const { reject } of this.#asked.values()) reject(error);

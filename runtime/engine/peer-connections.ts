@@ -1,5 +1,5 @@
-// The engine's connections to other ranks' engines: a frame on one wakes this thread and the other rank's, and no third.
-// What they cannot do goes by the main thread's Dispatch, which retries (experts/DECISIONS.md 1).
+// The engine's connections to other engines, which save wake-ups of the main threads. Frames that they cannot carry go through Dispatch
+// (experts/DECISIONS.md 1).
 import { AppError } from "../../crds/common.ts";
 import type { Backend } from "../compute/backend.ts";
 import { EngineHost, type WorkerIdentity } from "../net/engine-host.ts";
@@ -23,19 +23,17 @@ import type { EnginePeer, FrameAnswer, PeerCounts, PeerOpening, PeerView, Remote
 import { sumPairs } from "./pass/combine.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
 
-/** Milliseconds, doubled each time that a connection was never ready. */
+/** Milliseconds, doubled after each connection that never became ready. */
 const reopenMs = 500;
 const reopenMsMax = 16_000;
-/** Milliseconds after a frame in which sockets are read between any two graphs. */
+/** Milliseconds after a frame in which sockets are polled between any two graphs. */
 const busyForMs = 250;
-/** Otherwise they are read this often. */
 const lookAtLeastMs = 5;
 
 interface PeerConnectionsOptions {
   readonly model: { readonly info: ExpertGrid & { readonly hidden: number }; readonly backend: Pick<Backend, "numericClass"> };
-  /** Computes a frame when it is scheduled; rejects with `NotHosted` where an expert is not here. */
+  /** Rejects with `NotHosted` where an expert is missing. */
   readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
-  /** Called once for all frames that came together. */
   readonly onFrames: () => void;
   readonly report: (counts: PeerCounts) => void;
 }
@@ -50,7 +48,7 @@ interface Peer {
 export class PeerConnections {
   readonly #options: PeerConnectionsOptions;
   readonly #hidden: number;
-  /** Sums, and rows as halves, have other bits than exact ranks give. */
+  /** Sums, and rows as halves, have other bits than exact ranks compute. */
   readonly #sums: boolean;
   readonly #peers = new Map<number, Peer>();
   readonly #counters = new PeerCounters();
@@ -62,7 +60,6 @@ export class PeerConnections {
   #closed = false;
   #frameAt = Number.NEGATIVE_INFINITY;
   #lookedAt = Number.NEGATIVE_INFINITY;
-  /** Frames sent and not answered. */
   pending = 0;
 
   constructor(options: PeerConnectionsOptions) {
@@ -71,7 +68,6 @@ export class PeerConnections {
     this.#sums = options.model.backend.numericClass === "tolerance";
   }
 
-  /** Listens for other ranks and returns the port. */
   async open({ host, port, namespace, name, view }: PeerOpening): Promise<number> {
     const server = new EngineHost({
       namespace,
@@ -95,7 +91,7 @@ export class PeerConnections {
     if (this.#closed) return;
     const { cert, key, ca } = view.tls;
     const material = { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
-    if (!this.#tls || !sameMaterial(this.#tls, material)) this.#tls = material; // a listener knows new material by its object
+    if (!this.#tls || !sameMaterial(this.#tls, material)) this.#tls = material; // a listener recognizes new material by identity
     this.#view = view;
     const desired = new Map(view.peers.flatMap((peer) => (peer.address === undefined ? [] : [[peer.rank, peer]])));
     for (const [rank, known] of this.#peers) {
@@ -111,7 +107,7 @@ export class PeerConnections {
     this.#openDue();
   }
 
-  /** Resolves with the rows, or with nothing when Dispatch has to ask. Undefined: no connection takes it now. */
+  /** Resolves with the rows, or with nothing when Dispatch has to ask. Undefined: no connection is available. */
   dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer | undefined> | undefined {
     const { rank, layer, epoch, phase, rows, pairRows, pairExperts, traceparent } = frame;
     const link = traceparent === undefined ? this.#peers.get(rank)?.link : undefined;
@@ -137,7 +133,7 @@ export class PeerConnections {
     return answered.then(take, () => take(undefined));
   }
 
-  /** Undefined while nobody is likely to have sent anything. */
+  /** Undefined while no frames are expected. */
   poll(): Promise<void> | undefined {
     if (this.#peers.size === 0 && !this.#server?.connections) return undefined;
     const now = performance.now();
@@ -146,7 +142,7 @@ export class PeerConnections {
     return new Promise((resolve) => setImmediate(resolve));
   }
 
-  /** Idempotent; frames in flight are rejected. */
+  /** Idempotent; rejects frames in flight. */
   close(): void {
     this.#closed = true;
     clearInterval(this.#timer);
@@ -192,7 +188,7 @@ export class PeerConnections {
     }
   }
 
-  /** Checks the claimed identity against the certificate and the membership. */
+  /** Checks the claimed identity against certificate and membership. */
   #refuses(caller: WorkerIdentity, claimed: Identity): string | undefined {
     const { self, peers } = this.#view as PeerView;
     if (claimed.deploymentUid !== self.deploymentUid) return "sender.deployment_uid: another deployment";
@@ -205,7 +201,7 @@ export class PeerConnections {
 
   async #serve({ layer, epoch, decode, pairRows, pairExperts, gates }: RowsFrame, bytes: Uint8Array): Promise<Uint8Array | undefined> {
     const { model, serve } = this.#options;
-    const rowBytes = gates ? (bytes.byteLength / halfRowBytes(this.#hidden)) * this.#hidden * 4 : bytes.byteLength; // as f32
+    const rowBytes = gates ? (bytes.byteLength / halfRowBytes(this.#hidden)) * this.#hidden * 4 : bytes.byteLength;
     const fault = frameFault({ layer, hidden: this.#hidden, rowBytes, pairRows, pairExperts }, model.info);
     const serves = (this.#view as PeerView).serves[layer] ?? noEpoch;
     if (fault !== undefined || serves === noEpoch || epoch < serves) return undefined;
@@ -218,7 +214,6 @@ export class PeerConnections {
     return encodeHalfRows(sumPairs(computed, { pairRows, gates }, rows.length / this.#hidden, this.#hidden), this.#hidden);
   }
 
-  /** Deferred until all readable sockets were read. */
   #announce(): void {
     if (this.#announced) return;
     this.#announced = true;
@@ -229,18 +224,16 @@ export class PeerConnections {
   }
 }
 
-/** Of a layer without a plan. */
 const noEpoch = -1;
 
 function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
 }
 
-/** Durations and problems that are stored between two reports. */
 const secondsMax = 4_096;
 const problemsMax = 16;
 
-/** Sums for the main thread: a message for each frame would be the wake-up that these connections save. */
+/** Batches counts for the main thread, since a message per frame would wake it. */
 class PeerCounters {
   #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
   #used = new Set<number>();
@@ -270,7 +263,7 @@ class PeerCounters {
     if (this.#problems.length < problemsMax) this.#problems.push(message);
   }
 
-  /** The counts since the last report; undefined when nothing changed. */
+  /** Undefined when nothing changed. */
   take(connections: number, pending: number): PeerCounts | undefined {
     const same = connections === this.#now.connections && pending === this.#now.pending;
     if (same && this.#sent.frames + this.#served.frames + this.#problems.length + this.#used.size === 0) return undefined;

@@ -1,5 +1,4 @@
-// The other ranks as this one sees them: membership from the operator (or a peer), who is suspect, and clients to reach them.
-// It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
+// The other ranks as seen by this one: membership from the operator or a peer, local suspicion that only steers routing, and clients.
 import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
 import { FailureDetector, peerLimits } from "../net/failure-detector.ts";
@@ -19,7 +18,6 @@ export interface PeersOptions {
   readonly tls: TlsSource;
   readonly network: Pick<Network, "connect" | "connectDispatch">;
   readonly log: Log;
-  /** A rank became suspect. */
   readonly onSuspect?: (reason: SuspectReason) => void;
 }
 
@@ -30,7 +28,6 @@ export class Peers {
   readonly #suspects = new Map<number, { readonly since: number; readonly reason: SuspectReason }>();
   readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
   readonly #listeners = new Set<() => void>();
-  /** One for each rank that was ever a member. */
   readonly #detectors = new Map<number, FailureDetector>();
 
   constructor(options: PeersOptions) {
@@ -46,7 +43,7 @@ export class Peers {
     return this.#byRank.get(rank);
   }
 
-  /** Takes a newer membership; an older or equal version is ignored. */
+  /** Ignores an older or equal version. */
   apply(next: Membership): boolean {
     if (next.version <= this.#membership.version) return false;
     const before = new Map(this.#byRank);
@@ -56,21 +53,21 @@ export class Peers {
     for (const [rank, old] of before) {
       const now = this.#byRank.get(rank);
       if (now?.address === old.address && now.podUid === old.podUid && now.bootId === old.bootId) continue;
-      this.#suspects.delete(rank); // another process: it starts with a clean record
+      this.#suspects.delete(rank);
       if (now?.address !== old.address || now.podUid !== old.podUid) this.#drop(rank);
     }
     this.#changed();
     return true;
   }
 
-  /** Ranks that can be asked now, this one included, ascending. */
+  /** Available ranks, this one included, ascending. */
   live(): number[] {
     const down = this.down();
     const ranks = new Set([...this.#byRank.keys(), this.self.rank]);
     return [...ranks].filter((rank) => !down.has(rank)).sort((a, b) => a - b);
   }
 
-  /** Lost, suspect or no members. `others`: ranks that a plan names. */
+  /** Lost, suspect or unknown ranks. `others`: ranks that a plan names. */
   down(others: Iterable<number> = []): Set<number> {
     const ranks = new Set([...this.#byRank.keys(), ...others]);
     ranks.delete(this.self.rank);
@@ -109,7 +106,6 @@ export class Peers {
     this.#detectors.set(rank, known);
     return known;
   }
-  /** Clients get new connections. */
   reconnect(rank: number): void {
     this.#drop(rank);
   }
@@ -154,7 +150,7 @@ export class Peers {
 
 export type PeerClients = ReturnType<typeof createPeerClients>;
 
-/** A transfer of a shard must not delay a frame. */
+/** A shard transfer must not delay a frame. */
 function createPeerClients({ connect, connectDispatch }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
   const experts = connectDispatch(target);
   const shards = connect(Shards, { ...target, idleMs: shardsIdleMs });
@@ -170,6 +166,6 @@ function createPeerClients({ connect, connectDispatch }: PeersOptions["network"]
 
 function suspectReason(code: string): SuspectReason {
   if (code === "Silent") return "silent";
-  // A server that shuts down cancels the streams that run.
+  // A server that shuts down cancels its streams.
   return code === "Unavailable" || code === "Cancelled" ? "lost" : "error";
 }

@@ -1,7 +1,7 @@
-// A "something changed" signal that waits with a time limit, and the error of an aborted wait. Memory and dispatch wait with it.
+// A change signal with timeouts, and the error of an aborted wait.
 import { AppError } from "../../crds/common.ts";
 
-/** Wakes everybody who waits, each time. */
+/** Wakes all waiters. */
 export class Signal {
   #waiters = new Set<() => void>();
 

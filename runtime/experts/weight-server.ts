@@ -1,5 +1,5 @@
-// The weight server of a deployment as a rank sees it: one pod that has the model's whole store, found by its Service's name. It is no member, is
-// asked for model bytes alone, and may be away for as long as nobody needs it.
+// A rank's client of the weight server, one pod with the whole store, found by its Service. It is no member and may be away while nobody needs
+// it.
 import { AppError } from "../../crds/common.ts";
 import { Shards, StoreFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../net/grpc.ts";
@@ -8,7 +8,7 @@ import { whenReady } from "../net/ready.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 
 const connectTimeoutMs = 2_000;
-/** A connection that nothing used for so long is closed. */
+/** The time after which an unused connection closes. */
 const idleMs = 60_000;
 
 export interface WeightServerOptions {
@@ -17,7 +17,7 @@ export interface WeightServerOptions {
   readonly name: string;
   readonly tls: TlsSource;
   readonly network: Pick<Network, "connect">;
-  /** Addresses (ip:port) of the pods behind its Service that are ready. */
+  /** Addresses (ip:port) of ready pods. */
   readonly addresses: () => Promise<readonly string[]>;
 }
 
@@ -34,7 +34,7 @@ export class WeightServer {
     return this.#options.self;
   }
 
-  /** Throws `Unavailable` while no weight server is there. */
+  /** Throws `Unavailable` while there is no weight server. */
   async clients(): Promise<WeightServerClients> {
     if (this.#known !== undefined) return this.#known;
     const [address] = await this.#options.addresses();
@@ -46,13 +46,13 @@ export class WeightServer {
       clients.close();
       throw error;
     }
-    // Another call was faster: one pair of connections is enough.
+    // Another call was faster.
     if (this.#known !== undefined) clients.close();
     this.#known ??= clients;
     return this.#known;
   }
 
-  /** The next call looks for the pod anew. */
+  /** The next call looks the pod up again. */
   failed(clients: WeightServerClients): void {
     if (this.#known !== clients) return;
     this.#known = undefined;

@@ -1,5 +1,4 @@
-// The gateway's tokenizer: it mounts no model, so it fetches the text files from a rank when it starts, waits while no rank gives them,
-// and reports why.
+// The gateway's tokenizer, fetched from a rank at the start (DECISIONS.md 7).
 import { mkdir, open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -22,23 +21,22 @@ import type { Readiness } from "./routing/readiness.ts";
 import { textSources } from "./routing/text-sources.ts";
 import type { WorkerPool } from "./routing/worker-pool.ts";
 
-/** Between two rounds of asking, whatever happens; and at most, where no membership tells of a change. */
+/** Milliseconds: a new membership shortens the pause between rounds, but not below `least`. */
 const againMs = { least: 250, most: 5_000 };
 const connectTimeoutMs = 2_000;
 const listTimeoutMs = 5_000;
-/** The time that one file may take. */
 const readTimeoutMs = 120_000;
 
 interface TextStart extends Pick<TextFetch, "identity" | "tls" | "network" | "log"> {
   readonly config: GatewaySettings;
-  /** Given by tests; production fetches one. */
+  /** Tests replace the fetched one. */
   readonly textModel: TextModel | undefined;
   readonly health: Health;
   readonly pool: WorkerPool;
   readonly readiness: Readiness;
 }
 
-/** The tokenizer, and the tokens that a request may hold: no more than the model itself allows. */
+/** `maxContext` never exceeds the model's own limit. */
 export async function openText({ config, health, pool, readiness, ...start }: TextStart, opened: AsyncDisposableStack) {
   if (start.textModel) return { textModel: start.textModel, maxContext: config.maxContext };
   const { identity, tls, network, log } = start;
@@ -63,7 +61,7 @@ export async function openText({ config, health, pool, readiness, ...start }: Te
 
 const configSchema = z.looseObject({ max_position_embeddings: z.number().int().min(1).optional() });
 
-/** Infinity when the config names no limit. Throws `BadModel` on a broken config.json. */
+/** Infinity when the config has no limit. Throws `BadModel` on a broken config.json. */
 async function modelContext(dir: string): Promise<number> {
   const path = join(dir, "config.json");
   try {
@@ -82,15 +80,14 @@ export interface TextFetch {
   readonly network: Pick<Network, "connect">;
   /** Undefined while no membership is known. */
   readonly members: () => readonly Member[] | undefined;
-  /** Resolves when the membership changes, or after so many milliseconds. */
   readonly changed: (timeoutMs: number) => Promise<void>;
-  /** Emptied first: what another process left there is nobody's. */
+  /** The folder is emptied first. */
   readonly dir: string;
   readonly waits: (reason: string) => void;
   readonly log: Log;
 }
 
-/** Fills the folder; returns the digest of what is in it. */
+/** Returns the digest of the files. */
 export async function fetchText(options: TextFetch): Promise<string> {
   for (let round = 0; ; round++) {
     const known = options.members();
@@ -144,7 +141,7 @@ interface Source {
 
 async function readInto(path: string, file: TextFile, { client, sender }: Source): Promise<void> {
   const part = newPart(file);
-  const out = await open(path, "w"); // before the call, whose error nobody would hear while this waits
+  const out = await open(path, "w"); // a failing call would otherwise go unhandled
   try {
     const call = client.read({ sender, name: file.name }, { deadline: Date.now() + readTimeoutMs });
     await receive(call, part, out, (why) => corrupt(file, why));

@@ -1,4 +1,4 @@
-// The gateway process: worker pool, Control server, tokenizer, HTTP API, health. Wiring only; started by runtime/main.ts.
+// The gateway process: worker pool, Control server, tokenizer, HTTP API and health.
 import { randomBytes, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gatewayRank } from "../../crds/common.ts";
@@ -23,20 +23,18 @@ import { joinMembers } from "./routing/members.ts";
 import { type FailoverLimits, failoverLimits } from "./routing/patience.ts";
 import type { WorkerPool } from "./routing/worker-pool.ts";
 
-/** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
 const queueRequestsMaxDefault = 512;
 const requestTimeoutMs = 600_000;
-/** Endpoints take about this long to leave kube-proxy after a pod is told to stop. */
+/** kube-proxy needs about this long to remove the endpoint of a terminating pod. */
 const stopListeningAfterMs = 3_000;
 
-/** Settings that the operator gives the gateway through its environment, and those that the process has of itself. */
 export interface GatewayConfig extends GatewaySettings {
-  /** Address that its servers listen on; all when not given. */
+  /** Address that its servers listen on; all by default. */
   readonly host?: string;
   readonly version: string;
 }
 
-/** The parts that tests replace; production leaves all of it out. */
+/** Tests set these. */
 export interface GatewayOverrides {
   readonly tls?: TlsSource;
   readonly textModel?: TextModel;
@@ -45,7 +43,7 @@ export interface GatewayOverrides {
   readonly log?: Log;
   readonly tracing?: Tracing;
   readonly drawSeed?: () => bigint;
-  /** Addresses to ask instead of the headless Service's. */
+  /** Replaces the headless Service. */
   readonly peers?: () => Promise<string[]>;
 }
 
@@ -56,9 +54,8 @@ export interface Gateway {
   readonly probePort: number;
   readonly pool: WorkerPool;
   readonly health: Health;
-  /** Takes a membership as the operator's watch pushes it. */
   apply(membership: Membership): void;
-  /** Stops taking requests, lets running ones end for up to graceMs, then cuts them. */
+  /** Lets running requests end for up to graceMs, then cuts them. */
   close(graceMs: number): Promise<void>;
 }
 
@@ -81,7 +78,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
   const identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
   const wire = { tls, network: grpcNetwork, server: createServer(tls) };
-  // Before the tokenizer: the ranks that have it are those of the membership.
+  // The membership comes first, since its ranks have the tokenizer.
   const { peers } = overrides;
   const members = await joinMembers({ config, identity, host, log, metrics, health, tracing, ...wire, admission, peers }, opened);
   const { pool, readiness, grpcPort } = members;
@@ -97,7 +94,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     admission,
     authenticator,
     corsOrigins: config.corsOrigins ?? [],
-    clients: new ClientLimits(config.clients ?? [], () => performance.now()), // the clock of a minute is set by nobody
+    clients: new ClientLimits(config.clients ?? [], () => performance.now()), // limits per minute must not depend on clock changes
     requestTimeoutMs,
     servedName: config.servedName,
     load: () => ({ model: config.servedName, ...admission.load(), kvUse: pool.kvUse() }),

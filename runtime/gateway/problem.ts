@@ -1,5 +1,4 @@
-// Errors as the OpenAI API shows them: {"error": {message, type, param, code}} with a status. Data, not exceptions: the
-// handlers return them. Internal causes never reach a client. Pure.
+// OpenAI's error bodies, {"error": {message, type, param, code}}, with a status. Internal causes never reach a client.
 import type { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 
@@ -10,11 +9,11 @@ export interface Problem {
   readonly code: string | null;
   readonly param: string | null;
   readonly retryAfterSeconds?: number;
-  /** Of a 401: what stands in WWW-Authenticate behind `Bearer`. */
+  /** A 401's WWW-Authenticate after `Bearer`. */
   readonly challenge?: string;
 }
 
-/** The `reason` label of enodia_gateway_rejected_total for a request refused before any work. */
+/** The `reason` label of enodia_gateway_rejected_total. */
 export type RejectReason =
   | "queue_full"
   | "quota"
@@ -46,7 +45,7 @@ export function invalid(message: string, param: string | null = null, code: stri
 }
 
 export const problems = {
-  /** `wanted`: what the gateway lets in. */
+  /** `wanted`: accepted credentials. */
   unauthorized: ({ apiKey, issuer }: { readonly apiKey: boolean; readonly issuer: string | undefined }): Problem => {
     const token = issuer === undefined ? undefined : `token of ${issuer}`;
     const credentials = [...(apiKey ? ["API key"] : []), ...(token ? [token] : [])].join(" or ");
@@ -142,7 +141,7 @@ export const problems = {
   }),
 } as const;
 
-/** The error as a client sees it, of one that ended an accepted request. */
+/** The client's view of an error that ended an accepted request. */
 export function problemOf(caught: unknown, requestId: string): Problem {
   const error = AppError.from(caught);
   const retryAfterSeconds = typeof error.retry === "object" ? Math.max(1, Math.ceil(error.retry.afterMs / 1000)) : 1;
@@ -155,7 +154,7 @@ export function problemOf(caught: unknown, requestId: string): Problem {
   return problems.internal(requestId);
 }
 
-/** The first thing zod did not like, as a message with the path that OpenAI clients know (`messages[0].content`). */
+/** zod's first issue as a message, with a path that OpenAI clients know (`messages[0].content`). */
 export function problemOfIssue(error: z.ZodError): Problem {
   const issue = firstIssue(error.issues);
   if (issue === undefined) return invalid("The request is not valid.");
@@ -171,7 +170,7 @@ export function problemOfIssue(error: z.ZodError): Problem {
   );
 }
 
-// The issue that says most: of a union, that of the branch which has the right type and fails in a detail, then the deepest.
+// A union reports the branch with the right type, then the deepest issue.
 function firstIssue(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue | undefined {
   const issue = issues[0];
   if (issue?.code !== "invalid_union" || issue.errors.length === 0) return issue;

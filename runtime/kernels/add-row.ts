@@ -1,8 +1,7 @@
-// addRow: out[n, d] = x[n, d] + row[d]: the bias of a projection.
+// addRow: out[n, d] = x[n, d] + row[d], a projection's bias.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out[n, d] = x[n, d] + row[d]: the bias of a projection */
 interface AddRow {
   readonly op: "addRow";
   readonly x: string;

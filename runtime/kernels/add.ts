@@ -1,4 +1,4 @@
-// add: out = a + b, elementwise: the residual connections.
+// add: out = a + b, elementwise.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 

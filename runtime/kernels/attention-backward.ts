@@ -1,5 +1,4 @@
-// Gradient of attention for sequences that start at position 0 (training runs whole sequences). The forward pass is attention.ts; this
-// recomputes the softmax from q and k rather than keeping it.
+// The gradient of attention for sequences from position 0; it recomputes the softmax.
 import { AppError } from "../../crds/common.ts";
 import type { Attention } from "./attention-op.ts";
 import { floats, type Gradients, gradientOf, matrix, type OpContext } from "./kernel.ts";
@@ -7,12 +6,11 @@ import { type RopeTables, ropeTables, rotate } from "./rope.ts";
 
 interface Sequences {
   readonly rows: number;
-  /** The tokens of each sequence. */
   readonly tokens: number;
   readonly tables: RopeTables;
 }
 
-/** Turns every head of x [rows, heads * width] to (1) or from (-1) its position. */
+/** Rotates every head of x [rows, heads * width] to (1) or from (-1) its position. */
 function rotateAll(x: Float32Array, heads: number, direction: 1 | -1, { rows, tokens, tables }: Sequences): Float32Array {
   const out = new Float32Array(x.length);
   const width = x.length / (rows * heads);
@@ -25,7 +23,6 @@ function rotateAll(x: Float32Array, heads: number, direction: 1 | -1, { rows, to
   return out;
 }
 
-/** One head of one row: its values start at `at`. */
 interface Head<T> {
   readonly of: T;
   readonly at: number;
@@ -54,7 +51,7 @@ interface Work {
   readonly dSinks: Float64Array;
 }
 
-/** One query head of one row: softmax p over its keys and the sink; dp = dOut . v, 0 of the sink; ds = p (dp - sum p dp). */
+/** One query head of one row: softmax p over its keys and the sink; dp = dOut . v, 0 for the sink; ds = p (dp - sum p dp). */
 function backwardQuery(op: Attention, work: Work, { row, head, first }: Record<"row" | "head" | "first", number>): void {
   const d = op.headDim;
   const from = (row * op.heads + head) * d;

@@ -1,4 +1,4 @@
-// The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes.
+// The test cases of attention: head ratios, unequal pasts, chunks, windows, boundary sizes.
 
 import type { Attention } from "./attention-op.ts";
 import type { KernelCase } from "./kernel.ts";
@@ -14,15 +14,15 @@ interface Shape {
   readonly groups: readonly { readonly past: readonly number[]; readonly tokens: number; readonly firstSlot?: number }[];
   readonly context: number;
   readonly window?: number;
-  /** Without it values are as wide as keys. */
+  /** Unset: as wide as keys. */
   readonly valueDim?: number;
   readonly rope?: Rope;
   readonly sinks?: true;
-  /** Of queries and keys; 2 without it. Scores grow with its square, and what f32 loses of a softmax with them. */
+  /** The deviation of queries and keys; unset = 2. Scores and f32 errors grow with its square. */
   readonly deviation?: number;
 }
 
-/** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
+/** Cases with a past start from a zeroed cache; test/contract covers real history. */
 function shaped(name: string, shape: Shape): KernelCase<Attention> {
   const groups = shape.groups.map(({ past, tokens, firstSlot = 0 }) => ({
     firstSlot,

@@ -1,4 +1,4 @@
-// The op attention as a segment names it.
+// The op attention.
 import type { Rope } from "./tensor.ts";
 
 /**
@@ -17,9 +17,9 @@ export interface Attention {
   readonly valueDim: number;
   readonly rope: Rope;
   readonly scale: number;
-  /** Sliding window in tokens, 0 = none. */
+  /** Tokens; 0 = none. */
   readonly window: number;
-  /** Weight [heads]: a score of each head that takes part in its softmax and has no value; left out where there is none. */
+  /** Weight [heads]: a score per head that joins the softmax without a value. */
   readonly sinks?: string;
   readonly out: string;
 }

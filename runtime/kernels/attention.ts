@@ -1,5 +1,4 @@
-// attention: rotary embedding of q and k, append of k and v to the cache, causal grouped-query attention over the slot. Keys are cached
-// rotated.
+// attention: rotates q and k, appends k and v to the cache, and attends causally over the slot.
 import { attentionBackward } from "./attention-backward.ts";
 import { attentionCases } from "./attention-cases.ts";
 import type { Attention } from "./attention-op.ts";
@@ -7,7 +6,7 @@ import { floats, type Kernel, type KvRows, matrix } from "./kernel.ts";
 import { type Place, placesOf } from "./kv-groups.ts";
 import { type RopeTables, ropeTables, rotate } from "./rope.ts";
 
-/** A cache for one sequence that starts at position 0: what a call without KV means. */
+/** The cache of a call without KV: one sequence from position 0. */
 function scratch(op: Attention, rows: number): KvRows {
   return {
     keys: new Float32Array(op.kvHeads * rows * op.headDim),
@@ -17,7 +16,6 @@ function scratch(op: Attention, rows: number): KvRows {
   };
 }
 
-/** Rows that are new. */
 interface Added {
   readonly places: readonly Place[];
   readonly tables: RopeTables;
@@ -25,7 +23,6 @@ interface Added {
   readonly v: Float32Array;
 }
 
-/** Rotates the new keys into the cache, copies the new values. */
 function append(op: Attention, kv: KvRows, { places, tables, k, v }: Added): void {
   for (const [row, { slot, position }] of places.entries()) {
     for (let head = 0; head < op.kvHeads; head++) {
@@ -38,15 +35,13 @@ function append(op: Attention, kv: KvRows, { places, tables, k, v }: Added): voi
 }
 
 interface Keys {
-  /** Row of the cache at which the head's positions begin. */
   readonly base: number;
   readonly first: number;
   readonly position: number;
-  /** A score beside those of the keys; -Infinity without one. */
+  /** -Infinity if there is none. */
   readonly sink: number;
 }
 
-/** Softmax weights of one query over the cached keys first..position. */
 function weigh(op: Attention, kv: KvRows, query: Float32Array, at: Keys): Float64Array {
   const scores = new Float64Array(at.position - at.first + 1);
   let max = at.sink;
@@ -65,7 +60,6 @@ function weigh(op: Attention, kv: KvRows, query: Float32Array, at: Keys): Float6
   return scores.map((value) => value / sum);
 }
 
-/** First key a query at `position` sees. */
 function firstKey(position: number, window: number): number {
   return window > 0 ? Math.max(0, position - window + 1) : 0;
 }
@@ -74,7 +68,6 @@ interface Queries {
   readonly q: Float32Array;
   readonly places: readonly Place[];
   readonly tables: RopeTables;
-  /** A score of each head. */
   readonly sinks: Float32Array | undefined;
 }
 

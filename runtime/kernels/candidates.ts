@@ -1,11 +1,11 @@
-// candidates: of a row of logits the largest, and the largest one's share of all by two softmaxes: plain, and with the row's own sharpness.
+// candidates: the largest logits of a row, and the largest one's probability at two sharpnesses.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { topK } from "./route.ts";
 
 /**
- * The `count` largest logits of a row in descending order, equal ones in any: ids[n, count] i32 and values[n, count]. And
- * shares[n, 2] = softmax(logits) and softmax(sharpness[n] * logits) at the first of them.
+ * The `count` largest logits of a row, descending, ties in any order: ids[n, count] i32 and values[n, count]. shares[n, 2] =
+ * softmax(logits) and softmax(sharpness[n] * logits) at the first of them.
  */
 interface Candidates {
   readonly op: "candidates";
@@ -42,7 +42,6 @@ function sized(rows: number, vocab: number, count: number, scale = 3): KernelCas
   };
 }
 
-/** e^(sharpness * (logit - largest)) of each, and their sum. */
 function weighed(row: Float32Array, sharpness: number): { readonly weights: Float64Array; readonly sum: number } {
   const max = row.reduce((most, logit) => Math.max(most, logit), Number.NEGATIVE_INFINITY);
   const weights = Float64Array.from(row, (logit) => Math.exp(sharpness * (logit - max)));
@@ -78,7 +77,7 @@ export const candidates: Kernel<Candidates> = {
       [op.shares]: { shape: shape(2), data: shares },
     };
   },
-  /** Which ones are the largest is constant. */
+  /** The choice is constant. */
   backward(op, context, outputs) {
     const logits = context.read(op.logits);
     const sharpness = floats(context.read(op.sharpness));

@@ -1,5 +1,4 @@
-// The contract between a model family and whoever runs its program: every value is read after it is written, segments have the inputs and
-// outputs that the engine binds, and layers are what they say.
+// Checks a model family's program: values are written before they are read, and segments have the expected inputs and outputs.
 import { AppError } from "../../crds/common.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { kernelOf } from "./index.ts";
@@ -8,7 +7,7 @@ import { valuesOf, widthBehind, widthInto } from "./widths.ts";
 
 type Values = readonly (readonly [name: string, dtype: DType, width: number])[];
 
-/** Every segment of a program, each once: what a backend must be able to compute. */
+/** Every segment once. */
 export function segmentsOf(program: ModelProgram): readonly Segment[] {
   const layers = program.layers.flatMap((layer) => (layer.kind === "moe" ? [layer.block, layer.expert] : [layer.block]));
   return [...new Set([program.embed, ...layers, program.head])];
@@ -18,7 +17,7 @@ export function expertGrid(program: Pick<ModelProgram, "layers">): ExpertGrid {
   return gridOf(program.layers.map((layer) => (layer.kind === "moe" ? layer.experts : 0)));
 }
 
-/** Throws AppError `InvalidProgram` that names the segment. */
+/** Throws AppError `InvalidProgram`, which names the segment. */
 export function checkProgram(program: ModelProgram): void {
   const { hidden, vocab, embed, head, layers } = program;
   const x: Values = [["x", "f32", hidden]];

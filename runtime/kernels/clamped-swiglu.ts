@@ -1,8 +1,7 @@
-// clampedSwiglu: out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit), u = b kept within -limit..limit.
+// clampedSwiglu: out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit), u = b clamped to -limit..limit.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit) and u = b kept within -limit..limit */
 interface ClampedSwiglu {
   readonly op: "clampedSwiglu";
   readonly a: string;
@@ -33,7 +32,6 @@ function sized(rows: number, width: number): KernelCase<ClampedSwiglu> {
   };
 }
 
-/** Arguments beyond the limits, and where exp overflows: the result goes to 0 or stays at the limit. */
 function extremes(): KernelCase<ClampedSwiglu> {
   const a = Float32Array.of(-1000, -100, -60, -20, -0, 0, 6.5, 7, 100, 1000);
   const b = Float32Array.of(1000, 7, -7, -1000, 1, -1, 0.5, 100, -100, 3);

@@ -1,5 +1,4 @@
-// Cross-entropy of rows of logits with the token that comes next: the loss that training minimises and perplexity is made of. No op of a
-// program, since serving never computes it.
+// Cross-entropy of rows of logits with the next token, for training and perplexity; no op of a program.
 import { softmax } from "./route.ts";
 
 interface Rows {
@@ -14,7 +13,7 @@ const rowOf = ({ logits, targets }: Rows, row: number): Float32Array => {
   return logits.subarray(row * vocab, (row + 1) * vocab);
 };
 
-/** -log softmax(logits)[target] of each row, [rows]. */
+/** -log softmax(logits)[target] per row, [rows]. */
 export function crossEntropy(rows: Rows): Float32Array {
   return Float32Array.from(rows.targets, (target, row) => {
     const logits = rowOf(rows, row);
@@ -26,7 +25,7 @@ export function crossEntropy(rows: Rows): Float32Array {
   });
 }
 
-/** The gradient of the logits of sum(scale * loss), with a scale a row: (softmax - 1 at the target) * scale. */
+/** The gradient of sum(scale * loss) by the logits: (softmax - 1 at the target) * scale. */
 export function crossEntropyBackward(rows: Rows, scales: Float32Array): Float32Array {
   const gradient = new Float32Array(rows.logits.length);
   const vocab = rows.logits.length / rows.targets.length;

@@ -1,12 +1,11 @@
-// freeExperts: the experts of MoE++ that cost nothing: constants, copies, and those that give nothing. They are added to a token's row
-// where it is, by its gates, as the others are by the engine.
+// freeExperts: the constant, copy and zero experts of MoE++, computed on the token's own rank.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /**
- * The experts of a layer that cost nothing, computed where the token is: out = x, and to the first d values of a row of x[n, d or
- * more] is added, in gate order and in f32, gates[k] * E(f) of each chosen id from `from` on. E(f) = a1 * f + a2 * constants[:, c] with
- * (a1, a2) = softmax of the two of `mix` for the c-th of them, f for `copies` more, and nothing for `zeros` more.
+ * out = x, and in the first d values of each row of x[n, d or more] gates[k] * E(f) is added in gate order and in f32 for each chosen
+ * id from `from` on. The first c free experts give a1 * f + a2 * constants[:, c] with (a1, a2) = softmax of their two values of `mix`;
+ * the next `copies` give f, and `zeros` more give nothing.
  */
 interface FreeExperts {
   readonly op: "freeExperts";
@@ -17,17 +16,15 @@ interface FreeExperts {
   readonly from: number;
   readonly copies: number;
   readonly zeros: number;
-  /** Values [n, 2 * c], left out with `constants` where there are none. */
+  /** Values [n, 2 * c]; absent with `constants`. */
   readonly mix?: string;
   /** Weight [d, c]. */
   readonly constants?: string;
   readonly out: string;
 }
 
-/** A chosen free expert that gives something: E(f) = own * f + other * constants[:, constant]. */
 interface Chosen {
   readonly row: number;
-  /** row * topK + k */
   readonly place: number;
   readonly constant: number | undefined;
   readonly own: number;
@@ -41,7 +38,6 @@ interface Read {
   readonly constants: Float32Array;
   readonly width: number;
   readonly rows: number;
-  /** Constants that there are. */
   readonly count: number;
 }
 
@@ -62,7 +58,6 @@ function readOf(op: FreeExperts, context: OpContext): Read {
   };
 }
 
-/** The free experts of all rows, in the order of rows and of their gates. */
 function chosenOf(op: FreeExperts, context: OpContext, { mix, rows, count }: Read): Chosen[] {
   const ids = ints(context.read(op.ids));
   const topK = ids.length / Math.max(1, rows);
@@ -76,7 +71,6 @@ function chosenOf(op: FreeExperts, context: OpContext, { mix, rows, count }: Rea
   });
 }
 
-/** The j-th value that an expert gives. */
 function givenBy({ row, constant, own, other }: Chosen, { f, constants, width, count }: Read, j: number): number {
   const copied = f[row * width + j] as number;
   return constant === undefined ? copied : Math.fround(own * copied + other * (constants[j * count + constant] as number));
@@ -85,7 +79,6 @@ function givenBy({ row, constant, own, other }: Chosen, { f, constants, width, c
 interface Sizes {
   readonly rows: number;
   readonly width: number;
-  /** Values of a row behind those that are added to. */
   readonly behind: number;
   readonly constants: number;
   readonly copies: number;
@@ -95,7 +88,6 @@ interface Sizes {
 function sized({ rows, width, behind, constants, copies, zeros }: Sizes): KernelCase<FreeExperts> {
   const [topK, from] = [3, 4];
   const all = from + constants + copies + zeros;
-  // Three different experts a row; over the rows each of all.
   const ids = Int32Array.from({ length: rows * topK }, (_, place) => (2 * Math.floor(place / topK) + 3 * (place % topK)) % all);
   return {
     name: `${rows} rows of ${width} + ${behind}, ${constants} constants, ${copies} copies, ${zeros} that give nothing`,
@@ -148,7 +140,7 @@ export const freeExperts: Kernel<FreeExperts> = {
     }
     return { [op.out]: { shape: [read.rows, stride], data: out } };
   },
-  /** The choice is constant. x is not read: its gradient is that of what is written. */
+  /** The choice is constant, and x has the gradient of the output. */
   backward(op, context, outputs) {
     const read = readOf(op, context);
     const { f, gates, constants, width, rows, count } = read;

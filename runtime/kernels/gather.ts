@@ -1,9 +1,8 @@
-// gather: out[n, d] = table[ids[n], :]. Embedding lookup; an id outside the table is an error, never a clamp.
+// gather: out[n, d] = table[ids[n], :], an embedding lookup.
 import { AppError } from "../../crds/common.ts";
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomIds, randomTensor } from "./random.ts";
 
-/** out[n, d] = table[ids[n], :] */
 interface Gather {
   readonly op: "gather";
   readonly ids: string;
@@ -11,7 +10,7 @@ interface Gather {
   readonly out: string;
 }
 
-/** Every backend calls this before it looks anything up: a GPU would read out of bounds in silence. */
+/** Call it before a lookup: a GPU would read out of bounds silently. */
 export function checkIds(ids: Int32Array, rows: number): void {
   for (const [at, id] of ids.entries()) {
     if (id < 0 || id >= rows) {

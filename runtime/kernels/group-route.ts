@@ -1,19 +1,17 @@
-// groupRoute: DeepSeek's gates. Softmax or sigmoid scores, a bias that counts for the choice alone, a choice of groups before that of
-// experts, gates scaled and renormalised or not.
+// groupRoute: the gates of DeepSeek, with a choice of groups before that of experts.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmax, softmaxShares, topK } from "./route.ts";
 
 /**
- * The gate of DeepSeek. Scores are softmax or sigmoid of the logits; choices are scores plus the bias. Experts lie in `groups` equal
- * groups, of which the `groupsKept` stay whose `groupTop` best choices have the largest sum (ties: the lowest group). Of the experts
- * that stay the topK best choices (ties: the lowest id) are taken: ids[n, topK] i32 by descending choice; gates[n, topK] = scores
- * at ids, divided by their sum + 1e-20 if `normalize`, times `scale`. For ties see `route`.
+ * Scores are softmax or sigmoid of the logits; choices are scores plus the bias. Of the `groups` equal groups, the `groupsKept` with the
+ * largest sum of their `groupTop` best choices stay (ties: the lowest group). ids[n, topK] are the best choices within these, descending
+ * (ties: the lowest id); gates[n, topK] = scores at ids, divided by their sum + 1e-20 if `normalize`, times `scale`. See `route` for ties.
  */
 interface GroupRoute {
   readonly op: "groupRoute";
   readonly logits: string;
-  /** Weight [experts]; left out where choices are scores. */
+  /** Weight [experts]; absent where choices are scores. */
   readonly bias?: string;
   readonly sigmoid: boolean;
   readonly topK: number;
@@ -26,13 +24,12 @@ interface GroupRoute {
   readonly gates: string;
 }
 
-/** Added to the sum that gates are divided by, as transformers does. */
+/** transformers adds the same. */
 const sumFloor = 1e-20;
 
 const scoresOf = (op: GroupRoute, logits: Float32Array): Float64Array =>
   op.sigmoid ? Float64Array.from(logits, (value) => 1 / (1 + Math.exp(-value))) : softmax(logits);
 
-/** Choices of experts in groups that do not stay become -Infinity. */
 function withinGroups(op: GroupRoute, choices: Float64Array): Float64Array {
   const size = choices.length / op.groups;
   const best = Float64Array.from({ length: op.groups }, (_, group) => {
@@ -43,14 +40,12 @@ function withinGroups(op: GroupRoute, choices: Float64Array): Float64Array {
   return choices.map((choice, i) => (kept.has(Math.floor(i / size)) ? choice : Number.NEGATIVE_INFINITY));
 }
 
-/** The chosen experts of one row by descending choice, and the scores of all. */
 function choose(op: GroupRoute, logits: Float32Array, bias: Float32Array | undefined): { ids: number[]; scores: Float64Array } {
   const scores = scoresOf(op, logits);
   const choices = bias ? scores.map((score, i) => score + (bias[i] as number)) : scores;
   return { ids: topK(op.groups > 1 ? withinGroups(op, choices) : choices, op.topK), scores };
 }
 
-/** Scores over their sum, where they are sigmoids. */
 function sigmoidShares(scores: Float64Array): Shares {
   const sum = scores.reduce((a, b) => a + b, 0) + sumFloor;
   const values = scores.map((score) => score / sum);
@@ -63,7 +58,6 @@ function sigmoidShares(scores: Float64Array): Shares {
   };
 }
 
-/** By which a row's scores become gates. */
 const factorOf = (op: GroupRoute, scores: Float64Array, ids: readonly number[]): number =>
   op.scale / (op.normalize ? ids.reduce((sum, id) => sum + (scores[id] as number), 0) + sumFloor : 1);
 
@@ -103,7 +97,6 @@ function sized(rows: number, experts: number, k: number, { biased, ...variant }:
   };
 }
 
-/** Equal logits everywhere: the lowest groups, and the lowest experts of them. */
 function ties(): KernelCase<GroupRoute> {
   const { inputs, ...rest } = sized(2, 8, 3, { sigmoid: true, groups: 4, groupsKept: 2, groupTop: 2 });
   return {
@@ -141,7 +134,9 @@ export const groupRoute: Kernel<GroupRoute> = {
     }
     return { [op.ids]: { shape: [rows, op.topK], data: ids }, [op.gates]: { shape: [rows, op.topK], data: gates } };
   },
-  /** The choice is constant, so the bias has no gradient. Of gates g = c s: ds = c (dg - p), with p = dg.g / scale if normalised, or 0. */
+  /**
+   * The choice is constant, so the bias has no gradient. For gates g = c s: ds = c (dg - p), with p = dg.g / scale if normalized, or 0.
+   */
   backward(op, context, outputs) {
     const logits = context.read(op.logits);
     const bias = op.bias === undefined ? undefined : floats(context.read(op.bias));

@@ -1,10 +1,10 @@
-// gru: the cell of a gated recurrent unit, behind the products of its matrices: what a router hands from layer to layer.
+// gru: the cell of a gated recurrent unit after its matrix products.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /**
- * The cell of a GRU: out[n, p] = (1 - z) * new + z * state with r = sigmoid(given + held) of their first p values, z of their second, and
- * new = tanh(given + r * held) of their third; given[n, 3p] and held[n, 3p] are the products of input and state, with their biases.
+ * out[n, p] = (1 - z) * new + z * state with r = sigmoid(given + held) of their first p values, z of their second, and new = tanh(given +
+ * r * held) of their third. given[n, 3p] and held[n, 3p] are the products of input and state, with biases.
  */
 interface Gru {
   readonly op: "gru";
@@ -39,10 +39,10 @@ function sized(rows: number, width: number): KernelCase<Gru> {
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
-/** One value of the cell: reset r, update z, what is new n, and what r multiplies. */
+/** Reset r, update z, new value n, and the factor of r. */
 interface Cell {
   readonly at: number;
-  /** Of r's part in `given` and `held`. */
+  /** The index of r's part in `given` and `held`. */
   readonly first: number;
   readonly r: number;
   readonly z: number;

@@ -1,4 +1,4 @@
-// The ops there are. To add one: its file, one line here, and a lowering in each backend.
+// The registry of ops. To add one: its file, one line here, and a lowering in each backend.
 import { AppError } from "../../crds/common.ts";
 import { add } from "./add.ts";
 import { addRow } from "./add-row.ts";
@@ -48,29 +48,26 @@ export type OpCase = KernelCase<Op>;
 
 export const opNames = Object.keys(kernels) as readonly OpName[];
 
-/** The ops that choose experts. */
 export const gateNames: readonly OpName[] = opNames.filter((name) => "gateLogits" in kernels[name]);
 
 export const isTrainedOnly = (name: OpName): boolean => "trainedOnly" in kernels[name];
 
-/** The kernel of an op; throws AppError `UnsupportedOp` where there is none. */
+/** Throws AppError `UnsupportedOp`. */
 export function kernelOf(op: Op): Kernel<Op> {
   const kernel: unknown = kernels[op.op];
   if (kernel === undefined) throw new AppError(`there is no op ${op.op}`, { code: "UnsupportedOp", operation: "reading a program" });
   return kernel as Kernel<Op>;
 }
 
-/** The values of a segment that its gates choose experts by. */
 export function gateLogits(ops: readonly Op[]): ReadonlySet<string> {
   return new Set(ops.flatMap((op) => kernelOf(op).gateLogits?.(op) ?? []));
 }
 
-/** The values of a segment that training keeps for backward, beside inputs and outputs. */
+/** Values that training stores for backward, beside inputs and outputs. */
 export function keptValues(ops: readonly Op[]): ReadonlySet<string> {
   return new Set([...gateLogits(ops), ...ops.flatMap((op) => kernelOf(op).keeps?.(op) ?? [])]);
 }
 
-/** Every test case of every op. */
 export function allCases(): { readonly op: OpName; readonly tolerance: number; readonly case: OpCase }[] {
   return opNames.flatMap((op) => kernels[op].cases().map((kernelCase) => ({ op, tolerance: kernels[op].tolerance, case: kernelCase })));
 }

@@ -1,8 +1,8 @@
-// joinHeads: each head of a row followed by values that all heads share, as the turned part of a compressed key.
+// joinHeads: out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n,
+// s].
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n, s] */
 interface JoinHeads {
   readonly op: "joinHeads";
   readonly x: string;

@@ -1,15 +1,12 @@
-// The declaration of an op in its one file: what it reads, what it writes and how wide, whether it uses the KV cache, forward, backward,
-// tolerance, and the cases it is tested on.
+// The declaration of an op (DECISIONS.md 1).
 import type { KvGroup } from "./kv-groups.ts";
 import type { DType, SegmentOf, Tensor } from "./tensor.ts";
 
-/** What every op has; the op of a kernel adds its own fields. */
 interface AnyOp {
   readonly op: string;
 }
 
-/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call adds.
- *  */
+/** One layer's KV storage, [slot][kvHeads][context][headDim, valueDim for values], and the call's rows. */
 export interface KvRows {
   readonly keys: Float32Array;
   readonly values: Float32Array;
@@ -25,13 +22,12 @@ export interface OpContext {
 export type Values = Readonly<Record<string, Tensor>>;
 export type Gradients = Readonly<Record<string, Float32Array>>;
 
-/** One test case: a segment of this op alone with seeded inputs. */
 export interface KernelCase<O extends AnyOp> {
   readonly name: string;
   readonly segment: SegmentOf<O>;
   readonly weights: Readonly<Record<string, { readonly shape: readonly number[]; readonly data: Float32Array }>>;
   readonly inputs: Values;
-  /** Outputs that hang on the order of equals: held to the oracle's on exact backends alone. */
+  /** Outputs that depend on ties: compared on exact backends only. */
   readonly byOrder?: readonly string[];
   readonly kv?: {
     readonly slots: number;
@@ -43,49 +39,45 @@ export interface KernelCase<O extends AnyOp> {
   };
 }
 
-/** Sizes of what an op reads, where it stands in its segment. */
 interface Sizes {
-  /** Elements a row of a value; 0 for integers [n]. */
+  /** Elements per row; 0 for integers [n]. */
   width(value: string): number;
   shape(weight: string): readonly number[];
 }
 
-/** The shares of all experts in one row of a gate's logits. */
 export interface Shares {
-  /** They sum to 1. */
   readonly values: Float64Array;
-  /** Gradient of the logits from that of the shares. */
+  /** Gradient of the logits from that of the probabilities. */
   gradient(dShares: Float64Array): Float64Array;
 }
 
 interface OpOutput {
   readonly name: string;
   readonly dtype: DType;
-  /** Elements a row. */
   readonly width: (sizes: Sizes) => number;
 }
 
 export interface Kernel<O extends AnyOp> {
   readonly name: O["op"];
-  /** No model that is served has it: backends of serving may lack it. */
+  /** Serving backends may lack it. */
   readonly trainedOnly?: true;
   reads(op: O): readonly string[];
   outputs(op: O): readonly OpOutput[];
-  /** Layer of the KV cache that the op reads and appends to; left out by ops that use none. */
+  /** Absent for ops without the cache. */
   kvLayer?(op: O): number;
-  /** The value that a gate chooses experts by; left out by ops that are no gates. */
+  /** Absent for ops that are no gates. */
   gateLogits?(op: O): string;
-  /** Of a gate: what losses of balance are means of. */
+  /** Gates have it: the inputs of balance losses. */
   shares?(op: O, logits: Float32Array): Shares;
-  /** Of an op of the host in training that is no gate: the values that backward reads beside the segment's inputs and outputs. */
+  /** Host ops of training name values that backward reads beside inputs and outputs. */
   keeps?(op: O): readonly string[];
-  /** Of a gate: the weight that is added to its choices and to nothing else, where it has one. */
+  /** The weight of a gate that only affects the choice. */
   choiceBias?(op: O): string | undefined;
-  /** Returns the written values. f32 storage, f64 accumulation: the oracle. */
+  /** The oracle: f32 storage, f64 accumulation. */
   forward(op: O, context: OpContext): Values;
-  /** Gradients of the values read (integers have none) from those of the values written. */
+  /** Gradients of the inputs (integers have none) from those of the outputs. */
   backward(op: O, context: OpContext, outputs: Gradients): Gradients;
-  /** Bound of max|a-b| / max|b| for an f32 backend against `forward`; 0 = bit-identical. */
+  /** Bound of max|a-b| / max|b| in f32 against `forward`; 0 = bit-identical. */
   readonly tolerance: number;
   cases(): readonly KernelCase<O>[];
 }
@@ -100,7 +92,7 @@ export function ints(tensor: Tensor): Int32Array {
   throw new TypeError("an i32 tensor was expected, found f32");
 }
 
-/** Rows and width of a value as ops see it: [n, width]. */
+/** Reads a value as [n, width]. */
 export function matrix(tensor: Tensor): { readonly rows: number; readonly width: number } {
   return { rows: tensor.shape[0] ?? 0, width: tensor.shape[1] ?? 1 };
 }

@@ -1,8 +1,10 @@
-// The rows of a call that uses the KV cache: groups of them, each of slots that lie beside each other and get equally many tokens.
+// The rows of a KV call in groups of adjacent slots with equally many new tokens.
 import { AppError } from "../../crds/common.ts";
 
-/** `batch` slots from `firstSlot`, each with `tokens` new tokens on top of past[i]. Row b * tokens + t is token past[b] + t of slot
- *  firstSlot + b. Those that decode are a group with tokens = 1; a chunk of a prompt is one with batch = 1. */
+/**
+ * `batch` slots from `firstSlot`, each with `tokens` new tokens after past[i]. Row b * tokens + t is token past[b] + t of slot firstSlot +
+ * b. Decoding slots are a group with tokens = 1; a prompt chunk has batch = 1.
+ */
 export interface KvGroup {
   readonly firstSlot: number;
   readonly batch: number;
@@ -10,7 +12,6 @@ export interface KvGroup {
   readonly past: Int32Array; // [batch]
 }
 
-/** Where a row's key and value go. */
 export interface Place {
   readonly slot: number;
   readonly position: number;
@@ -20,14 +21,13 @@ export const rowsOfGroup = ({ batch, tokens }: Pick<KvGroup, "batch" | "tokens">
 
 export const rowsOfGroups = (groups: readonly KvGroup[]): number => groups.reduce((sum, group) => sum + rowsOfGroup(group), 0);
 
-/** The place of every row, in their order. */
 export function placesOf(groups: readonly KvGroup[]): Place[] {
   return groups.flatMap(({ firstSlot, tokens, past }) =>
     Array.from(past).flatMap((from, b) => Array.from({ length: tokens }, (_, t) => ({ slot: firstSlot + b, position: from + t }))),
   );
 }
 
-/** The groups of `rows` rows from row `from` on: a slot's tokens may be cut, whose later ones then look at the earlier ones' keys. */
+/** The groups of `rows` rows from row `from` on. It may divide a slot's tokens; later ones then read the keys of earlier ones. */
 export function rangeOfGroups(groups: readonly KvGroup[], from: number, rows: number): KvGroup[] {
   const found: KvGroup[] = [];
   let start = 0;
@@ -47,7 +47,7 @@ function rangeOfGroup(group: KvGroup, low: number, high: number): KvGroup[] {
     first < end
       ? [{ firstSlot: firstSlot + slot, batch: 1, tokens: end - first, past: Int32Array.of((past[slot] as number) + first) }]
       : [];
-  const [first, last] = [Math.ceil(low / tokens), Math.floor(high / tokens)]; // slots that are whole
+  const [first, last] = [Math.ceil(low / tokens), Math.floor(high / tokens)];
   if (first > last) return part(last, low - last * tokens, high - last * tokens);
   return [
     ...part(first - 1, low - (first - 1) * tokens, low === first * tokens ? 0 : tokens),
@@ -56,7 +56,7 @@ function rangeOfGroup(group: KvGroup, low: number, high: number): KvGroup[] {
   ];
 }
 
-/** Every backend calls this before a KV call: a GPU would write out of bounds in silence. */
+/** Call it before a KV call: a GPU would write out of bounds silently. */
 export function checkKvGroups(groups: readonly KvGroup[], cache: { readonly context: number; readonly slots: number }, rows: number): void {
   const refuse = (message: string): never => {
     throw new AppError(message, { code: "InvalidArgument", operation: "attention" });

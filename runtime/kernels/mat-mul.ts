@@ -1,8 +1,7 @@
-// matMul: out[n, N] = x[n, K] * weight[N, K]^T: every projection.
+// matMul: out[n, N] = x[n, K] * weight[N, K]^T.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out[n, N] = x[n, K] * weight[N, K]^T */
 interface MatMul {
   readonly op: "matMul";
   readonly x: string;

@@ -1,12 +1,8 @@
-// mixHeads: heads of several attentions, each times the share that the row's own gate gives its attention (BAM). What sums the attentions
-// is the product behind it, whose matrix takes all heads.
+// mixHeads: weighs the heads of several attentions by the row's gate (BAM); the next product sums them.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/**
- * Heads of several attentions weighed by the row's own shares of them: out[n, d] = x[n, d], where each of `parts` equal parts of a row is
- * multiplied by a value of softmax(logits[n, e]), the first by the first, the e-th by the last, the one behind it by the first again.
- */
+/** out[n, d] = x[n, d], where the i-th of `parts` equal parts of a row is multiplied by softmax(logits[n, e])[i mod e]. */
 interface MixHeads {
   readonly op: "mixHeads";
   readonly x: string;
@@ -17,7 +13,6 @@ interface MixHeads {
 
 interface Sizes {
   readonly rows: number;
-  /** Shares of a row. */
   readonly shares: number;
   readonly parts: number;
   readonly width: number;
@@ -45,10 +40,8 @@ interface Read {
   readonly x: Float32Array;
   readonly rows: number;
   readonly width: number;
-  /** Shares of each row, [rows, count]. */
   readonly shares: Float64Array;
   readonly count: number;
-  /** The place in `shares` of what multiplies the i-th value of x. */
   shareOf(i: number): number;
 }
 

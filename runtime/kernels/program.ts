@@ -1,9 +1,9 @@
-// The run of a whole segment by its kernels, forward and backward: what the reference backend executes and where training hooks in.
+// Runs a segment by its kernels, forward and backward, for the reference backend and training.
 import { kernelOf } from "./index.ts";
 import { floats, type Gradients, type Kernel, type KvRows, type Values } from "./kernel.ts";
 import type { Op, Segment, Tensor } from "./segment.ts";
 
-/** The KV rows of a layer; a segment whose ops use no cache never asks. */
+/** Never called for a segment without a cache. */
 export type KvOfLayer = (layer: number) => KvRows | undefined;
 
 function reader(values: Map<string, Tensor>, segment: Segment): (name: string) => Tensor {
@@ -19,7 +19,7 @@ function kvRowsOf(op: Op, kernel: Kernel<Op>, kvOf: KvOfLayer): KvRows | undefin
   return layer === undefined ? undefined : kvOf(layer);
 }
 
-/** Every value of the segment by name: inputs and weights given, and what its ops wrote (a tape, when it is kept). */
+/** Returns every value by name: inputs, weights and the ops' outputs (a tape). */
 export function evaluate(segment: Segment, given: Values, kvOf: KvOfLayer): Map<string, Tensor> {
   const values = new Map(Object.entries(given));
   for (const op of segment.ops) {
@@ -30,8 +30,7 @@ export function evaluate(segment: Segment, given: Values, kvOf: KvOfLayer): Map<
   return values;
 }
 
-/** Gradients of every f32 input, weight and intermediate, from those of the outputs. `tape` is what `evaluate` returned; KV calls must
- *  start at past 0. */
+/** Gradients of every f32 input, weight and intermediate. `tape` is the result of `evaluate`; KV calls must start at past 0. */
 export function differentiate(segment: Segment, tape: Map<string, Tensor>, outputs: Gradients, kvOf: KvOfLayer): Gradients {
   const gradients = new Map<string, Float32Array>();
   const accumulate = (name: string, gradient: Float32Array): void => {

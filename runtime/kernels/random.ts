@@ -1,4 +1,4 @@
-// Seeded numbers for test cases and synthetic tensors: the same on every machine. Not for sampling tokens (engine/schedule).
+// Seeded numbers for test cases and synthetic tensors, the same on every machine.
 import type { Tensor } from "./tensor.ts";
 
 /** Uniform in [0, 1): mulberry32. */
@@ -13,7 +13,7 @@ export function uniform(seed: number): () => number {
   };
 }
 
-/** Roughly normal values (sum of four uniforms) of the given standard deviation. */
+/** Roughly normal values of the given standard deviation. */
 export function gaussian(seed: number, length: number, deviation = 1): Float32Array {
   const next = uniform(seed);
   return Float32Array.from({ length }, () => (next() + next() + next() + next() - 2) * Math.sqrt(3) * deviation);

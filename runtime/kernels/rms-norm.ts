@@ -1,27 +1,24 @@
-// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row or per equal part of a row.
+// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight in f32, per row or per equal part of a row.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** out = x / sqrt(mean(x^2) + eps) * weight, in f32, over the row or over each of `heads` equal parts of it by the same weight */
 interface RmsNorm {
   readonly op: "rmsNorm";
   readonly x: string;
   readonly weight: string;
   readonly eps: number;
-  /** Left out where a row is normed whole. */
+  /** Unset: the whole row. */
   readonly heads?: number;
   readonly out: string;
 }
 
-/** 1 / sqrt(mean(x^2) + eps) of one row. */
 function inverseRms(x: Float32Array, eps: number): number {
   let sum = 0;
   for (const value of x) sum += value * value;
   return 1 / Math.sqrt(sum / x.length + eps);
 }
 
-/** The parts that are normed, one after another: rows, or the heads of rows. */
 function partsOf(op: RmsNorm, x: Tensor): { readonly parts: number; readonly width: number } {
   const { rows, width } = matrix(x);
   const heads = op.heads ?? 1;
@@ -61,7 +58,7 @@ export const rmsNorm: Kernel<RmsNorm> = {
     }
     return { [op.out]: { shape: x.shape, data: out } };
   },
-  /** The gradients, with r = 1/rms, g = dOut * weight: dx = r g - x r^3 mean(g x); dWeight = sum_n dOut x r. */
+  /** With r = 1/rms, g = dOut * weight: dx = r g - x r^3 mean(g x); dWeight = sum_n dOut x r. */
   backward(op, context, outputs) {
     const x = context.read(op.x);
     const weight = floats(context.read(op.weight));

@@ -8,13 +8,13 @@ export interface RopeTables {
   readonly sin: Float32Array;
 }
 
-/** Radians that each pair of a head turns by from one position to the next where nothing scales them, [headDim / 2]. */
+/** Unscaled radians per position of each pair, [headDim / 2]. */
 export function inverseFrequencies(headDim: number, base: number): Float32Array {
   const round = Math.fround;
   return Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / round(round(base) ** round((2 * i) / headDim)));
 }
 
-/** The rotation of whole heads that nothing scales. */
+/** The unscaled rotation of whole heads. */
 export function plainRope(headDim: number, base: number): Rope {
   return { frequencies: [...inverseFrequencies(headDim, base)], factor: 1, from: 0, interleaved: false };
 }
@@ -33,13 +33,12 @@ export function ropeTables(positions: number, rope: Rope): RopeTables {
   return { rope, cos, sin };
 }
 
-/** One head: its values start at `at`. */
 interface Head {
   readonly of: Float32Array;
   readonly at: number;
 }
 
-/** Writes a head of `width` values, turned to `position`, to the target. `direction` = -1 gives the gradient: turned back. */
+/** Writes a head of `width` values, rotated to `position`. `direction` = -1 rotates back, for the gradient. */
 export function rotate(
   { rope, cos, sin }: RopeTables,
   { position, width, direction = 1 }: { readonly position: number; readonly width: number; readonly direction?: 1 | -1 },

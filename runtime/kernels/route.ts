@@ -1,10 +1,10 @@
-// route: softmax over router logits, the top-k experts by descending gate, ties to the lowest expert id.
+// route: softmax over router logits and the top-k experts.
 import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /**
- * ids[n, topK] i32 by descending gate, ties to the lowest expert id on a backend of the exact class with at most 16 experts, else to
- * any of the equals, which the row alone decides; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if `normalize`.
+ * ids[n, topK] i32 by descending gate, ties as in DECISIONS.md 3; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if
+ * `normalize`.
  */
 interface Route {
   readonly op: "route";
@@ -32,7 +32,7 @@ export function topK(values: Float32Array | Float64Array, k: number): number[] {
   return ids;
 }
 
-/** Softmax of one row of logits, in f64. */
+/** Computes in f64. */
 export function softmax(logits: Float32Array): Float64Array {
   let max = Number.NEGATIVE_INFINITY;
   for (const logit of logits) max = Math.max(max, logit);
@@ -43,7 +43,6 @@ export function softmax(logits: Float32Array): Float64Array {
   return e;
 }
 
-/** Shares of experts that are a softmax of their logits. */
 export function softmaxShares(logits: Float32Array): Shares {
   const values = softmax(logits);
   return {
@@ -73,7 +72,6 @@ function sized(rows: number, experts: number, k: number, normalize = true): Kern
   };
 }
 
-/** Equal logits in pairs and whole rows of one value. */
 function ties(): KernelCase<Route> {
   const experts = 8;
   const data = Float32Array.from({ length: 3 * experts }, (_, i) => (i < experts ? 0.25 : i < 2 * experts ? i % 4 : -(i >> 1)));
@@ -112,7 +110,7 @@ export const route: Kernel<Route> = {
     }
     return { [op.ids]: { shape: [rows, op.topK], data: ids }, [op.gates]: { shape: [rows, op.topK], data: gates } };
   },
-  /** The choice is constant; gates are a softmax over the chosen logits (normalised) or over all of them. */
+  /** The choice is constant; gates are a softmax over the chosen logits (normalised) or over all. */
   backward(op, context, outputs) {
     const logits = context.read(op.logits);
     const { rows, width } = matrix(logits);

@@ -1,8 +1,7 @@
-// scale: out = x * by, elementwise, with a number of the program: the parts of a momentum that layers carry.
+// scale: out = x * by, elementwise, by a constant.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out = x * by */
 interface Scale {
   readonly op: "scale";
   readonly x: string;
@@ -25,7 +24,7 @@ function sized(rows: number, width: number, by: number): KernelCase<Scale> {
   };
 }
 
-/** As an f32 backend has the number. */
+/** Rounds `by` to f32 first. */
 const times = (values: Float32Array, by: number): Float32Array => values.map((value) => value * Math.fround(by));
 
 export const scale: Kernel<Scale> = {

@@ -1,8 +1,7 @@
-// siluMul: out = silu(a) * b with silu(a) = a / (1 + exp(-a)): the gate of the FFN.
+// siluMul: out = silu(a) * b with silu(a) = a / (1 + exp(-a)).
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out = silu(a) * b */
 interface SiluMul {
   readonly op: "siluMul";
   readonly a: string;
@@ -30,7 +29,6 @@ function sized(rows: number, width: number): KernelCase<SiluMul> {
   };
 }
 
-/** Arguments where exp overflows or vanishes in f32: silu must go to 0 or to a, never to NaN. */
 function extremes(): KernelCase<SiluMul> {
   const a = Float32Array.of(-1000, -100, -88.8, -20, -0, 0, 20, 88.8, 100, 1000);
   return {

@@ -1,8 +1,7 @@
-// slice: a run of values of each of equal parts of a row, as where one projection gives several things.
+// slice: out[n, heads*width] = values from..from+width-1 of each of `heads` equal parts of a row of x.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
-/** out[n, heads*width] = values from..from+width-1 of each of `heads` equal parts of a row of x */
 interface Slice {
   readonly op: "slice";
   readonly x: string;
@@ -35,7 +34,7 @@ function sized({ rows, part, heads, from, width }: Sizes): KernelCase<Slice> {
   };
 }
 
-/** Calls `each` with the place of every run of a row-major x in it, and of its copy. */
+/** Calls `each` with the source and target offset of every run. */
 function runs(op: Slice, rows: number, rowWidth: number, each: (from: number, to: number) => void): void {
   const part = rowWidth / op.heads;
   for (let run = 0; run < rows * op.heads; run++) each(run * part + op.from, run * op.width);

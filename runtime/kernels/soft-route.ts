@@ -1,13 +1,13 @@
-// softRoute: the gate of EvoMoE, which begins with all experts and ends with few. A token has as many as have a share that counts.
+// softRoute: the gate of EvoMoE, which falls from all experts to few.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmaxShares, topK } from "./route.ts";
 
 /**
- * A gate that falls from all experts to few. With temperature t, threshold and most of `schedule`, the experts of a row stand in
- * descending order of logits, ties to the lowest id; of the first `most` those stay whose softmax(logits / t) is at least the
- * threshold, and the first one always. ids[n, experts] i32: they, then the number of experts, which is none; gates[n, experts] =
- * softmax(logits / t) of them alone, then zeros. Training alone has it: its end is `route`.
+ * With `schedule` (temperature t, threshold, most), the experts of a row are in descending order of logits, ties to the lowest id;
+ * of the first `most`, those with softmax(logits / t) of at least the threshold stay, and the first one always. ids[n, experts]
+ * i32: these, then the number of experts as padding; gates[n, experts] = softmax(logits / t) over these, then zeros. For training
+ * only; it ends as `route`.
  */
 interface SoftRoute {
   readonly op: "softRoute";
@@ -30,7 +30,6 @@ function scheduleOf(op: SoftRoute, context: OpContext): Schedule {
   return { temperature, threshold, most: Math.round(most) };
 }
 
-/** Shares of the experts that stay of one row, by descending logit. */
 function chosen(
   row: Float32Array,
   { temperature, threshold, most }: Schedule,
@@ -62,7 +61,6 @@ function sized(rows: number, experts: number, schedule: Schedule): KernelCase<So
   };
 }
 
-/** Equal logits everywhere: all of them, or the lowest. */
 function ties(most: number): KernelCase<SoftRoute> {
   const { inputs, ...rest } = sized(3, 8, { temperature: 2, threshold: 0.125, most });
   const logits = { ...inputs.logits, shape: [3, 8], data: new Float32Array(24).fill(0.5) };
@@ -73,7 +71,7 @@ export const softRoute: Kernel<SoftRoute> = {
   name: "softRoute",
   trainedOnly: true,
   gateLogits: (op) => op.logits,
-  /** At temperature 1, as the gate ends. */
+  /** The schedule ends at temperature 1. */
   shares: (_, logits) => softmaxShares(logits),
   reads: (op) => [op.logits, op.schedule],
   outputs: (op) => [
@@ -94,7 +92,7 @@ export const softRoute: Kernel<SoftRoute> = {
     }
     return { [op.ids]: { shape: [rows, width], data: ids }, [op.gates]: { shape: [rows, width], data: gates } };
   },
-  /** The choice is constant, and so are threshold and most. */
+  /** The choice, threshold and most are constant. */
   backward(op, context, outputs) {
     const logits = context.read(op.logits);
     const schedule = scheduleOf(op, context);

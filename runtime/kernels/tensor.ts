@@ -2,30 +2,29 @@
 
 export type DType = "f32" | "i32";
 
-/** A dense host tensor, row-major. */
+/** Row-major, on the host. */
 export interface Tensor {
   readonly shape: readonly number[];
   readonly data: Float32Array | Int32Array;
 }
 
-/** A weight as a segment needs it. */
 export interface WeightDecl {
-  /** Checkpoint tensor name, or the name of a matrix or bias inside an expert unit. */
+  /** The checkpoint tensor, or the matrix or bias inside an expert unit. */
   readonly name: string;
   readonly shape: readonly number[];
-  /** Training leaves it as it is, so it has neither gradient nor moments. */
+  /** Training does not change it: no gradient and no moments. */
   readonly frozen?: true;
 }
 
-/** Rotary embedding as every backend sees it: what scales it (YaRN) is resolved by the family. */
+/** Rotary embedding; the family has already resolved its scaling (YaRN). */
 export interface Rope {
-  /** Radians that each pair turns by from one position to the next, f32 values. */
+  /** Radians per position of each pair, f32 values. */
   readonly frequencies: readonly number[];
-  /** Cosines and sines are multiplied by it. */
+  /** Multiplies cosines and sines. */
   readonly factor: number;
-  /** The first value of a head that turns. */
+  /** The first rotated value of a head. */
   readonly from: number;
-  /** Pairs are neighbours (2i, 2i + 1) rather than (i, i + pairs). */
+  /** Pairs are neighbours (2i, 2i + 1), not (i, i + pairs). */
   readonly interleaved: boolean;
 }
 
@@ -33,7 +32,7 @@ interface SegmentOutput {
   readonly name: string;
   readonly dtype: DType;
   readonly width: number;
-  /** It stays on the device: a run gives it to nobody, and single rows are read by who needs them. */
+  /** It stays on the device: `run` does not return it, and `keptRow` reads single rows. */
   readonly kept?: boolean;
 }
 

@@ -1,16 +1,15 @@
-// The type and width of every value of a segment, from its inputs, its weights and what its ops declare. Programs are checked by it,
-// backends lay buffers out by it.
+// The type and width of every value of a segment, for checks of programs and buffers of backends.
 import { AppError } from "../../crds/common.ts";
 import { kernelOf } from "./index.ts";
 import type { DType, Layer, Segment } from "./segment.ts";
 
 interface ValueType {
   readonly dtype: DType;
-  /** Elements a row; integers [n] have 0. */
+  /** Elements per row; integers [n] have 0. */
   readonly width: number;
 }
 
-/** Of each input and of everything written. */
+/** Every input and written value. */
 export function valuesOf(segment: Segment): Map<string, ValueType> {
   const values = new Map<string, ValueType>(segment.inputs.map(({ name, dtype, width }) => [name, { dtype, width }]));
   const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
@@ -28,12 +27,12 @@ export function valuesOf(segment: Segment): Map<string, ValueType> {
   return values;
 }
 
-/** Values of a row that a layer is given. */
+/** The row width of a layer's input. */
 export function widthInto({ block }: Pick<Layer, "block">): number {
   return block.inputs[0]?.width ?? 0;
 }
 
-/** Values of a row that a layer passes on. */
+/** The row width of a layer's output. */
 export function widthBehind({ block }: Pick<Layer, "block">): number {
   return block.outputs[0]?.width ?? 0;
 }

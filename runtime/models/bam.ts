@@ -1,5 +1,4 @@
-// BAM: a layer has several attentions beside its experts, and a gate of the token mixes all of them. Each has keys and values of its own,
-// or all share one set of them.
+// BAM: several attentions per layer, mixed by a token's gate, with separate or shared keys and values.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
@@ -7,14 +6,12 @@ import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 import { mixtralConfig } from "./mixtral.ts";
 import { expertFields, expertsIn, gatedExpert, mlpExpertTensors, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
 
-/** `architectures[0]` of its config.json. */
 export const bamArchitecture = "BAMForCausalLM";
 
 const reading: FamilyReading = { ropeBase: 1e6, yarn: false, windowed: true };
 
-/** Attentions of a layer. */
 const attentionsMin = 2;
-/** Heads of all attentions of a layer together, as many as another family's one may have. */
+/** Over all attentions of a layer. */
 const headsMax = 1024;
 
 const configSchema = z.looseObject({
@@ -44,7 +41,7 @@ function program(config: unknown): ModelProgram {
   });
 }
 
-/** The config.json of a dense Llama as that of a model with so many of its FFNs and attentions in each layer. */
+/** A dense Llama's config.json for a model with so many of its FFNs and attentions per layer. */
 export function bamConfig(
   raw: Readonly<Record<string, unknown>>,
   dims: DecoderDims,

@@ -1,14 +1,13 @@
-// The common part of decoder-only families: the shared fields of their config.json and the wiring of embedding, attention and head. A
-// variant of attention is a flag here.
+// The common part of decoder-only families: config.json, embedding, attention and head.
 import { z } from "zod";
 import type { Op, Rope, Segment, WeightDecl } from "../kernels/segment.ts";
 import { unsupported } from "./family.ts";
 import { halves, type RotationReading, rotationFields, rotationOf } from "./rotation.ts";
 
-/** The names that transformers has for x * sigmoid(x). */
+/** transformers' names for x * sigmoid(x). */
 const siluNames = ["silu", "swish"];
 
-/** Fields of config.json with Hugging Face's defaults where a checkpoint may leave them out. */
+/** Fields of config.json with Hugging Face's defaults. */
 export const decoderFields = {
   hidden_size: z.number().int().min(1).max(65536),
   intermediate_size: z.number().int().min(1).max(262144),
@@ -26,13 +25,11 @@ export const decoderFields = {
 };
 export type DecoderConfig = z.infer<z.ZodObject<typeof decoderFields>>;
 
-/** The ways in which transformers' families read the same fields differently. */
 export interface FamilyReading extends RotationReading {
-  /** Heads of keys and values where a config has no such field; unset: as many as heads, which null means in every family. */
+  /** Unset: as many as heads, which null means in every family. */
   readonly kvHeads?: number;
-  /** Whether attention keeps to `sliding_window`. */
   readonly windowed: boolean;
-  /** Whether the family reads `attention_bias`; others refuse it. */
+  /** Others refuse `attention_bias`. */
   readonly biased?: true;
 }
 
@@ -52,7 +49,7 @@ export interface DecoderDims {
   readonly tied: boolean;
 }
 
-/** Dimensions of a parsed config; throws `UnsupportedModel` for anything that the ops would compute wrongly. */
+/** Throws `UnsupportedModel` for a config that the ops would compute wrongly. */
 export function decoderDims(config: DecoderConfig, family: FamilyReading): DecoderDims {
   const absent = config.num_key_value_heads === undefined ? family.kvHeads : undefined;
   const kvHeads = config.num_key_value_heads ?? absent ?? config.num_attention_heads;
@@ -122,33 +119,26 @@ export function headSegment(dims: DecoderDims): Segment {
   };
 }
 
-/** The ways in which families differ from plain grouped-query attention. */
 export interface AttentionVariant {
-  /** Queries and keys are normed before they turn: each head by one weight, or the row whole. */
+  /** Normalizes queries and keys before rotation: by head or by row. */
   readonly qkNorm?: "heads" | "row";
-  /** The projections have biases. */
   readonly biased?: boolean;
-  /** The model has a sink score for each head. */
   readonly sinks?: boolean;
-  /** The layer's window in place of the model's. */
   readonly window?: number;
-  /** The heads are those of several attentions, mixed by a gate. */
   readonly mixed?: Mixed;
 }
 
-/** Of the heads that read one head of keys, those of the first attention come first, and so on: a part is what one attention has there. */
+/** Among the heads of one KV head, those of the first attention come first. */
 interface Mixed {
   readonly attentions: number;
   readonly parts: number;
 }
 
-/** Part of a segment: weights that it reads and ops that it runs. */
 export interface Part {
   readonly weights: readonly WeightDecl[];
   readonly ops: readonly Op[];
 }
 
-/** One of the projections of attention, with its bias where there is one. */
 function projection(at: string, shape: readonly [number, number], io: { readonly x: string; readonly out: string }, biased = false): Part {
   const [weight, row] = [`${at}.weight`, `${at}.bias`];
   if (!biased) return { weights: [{ name: weight, shape }], ops: [{ op: "matMul", x: io.x, weight, out: io.out }] };
@@ -180,13 +170,13 @@ export function joined(...parts: readonly Part[]): Part {
   return { weights: parts.flatMap(({ weights }) => weights), ops: parts.flatMap(({ ops }) => ops) };
 }
 
-/** x -> a, what attention reads. */
+/** x -> a, the input of attention. */
 export function inputNorm({ hidden, eps }: Pick<DecoderDims, "hidden" | "eps">, layer: number): Part {
   const weight = `model.layers.${layer}.input_layernorm.weight`;
   return { weights: [{ name: weight, shape: [hidden] }], ops: [{ op: "rmsNorm", x: "x", weight, eps, out: "a" }] };
 }
 
-/** x and p, the projected output of attention -> h, the residual, and f, what an FFN or router reads. */
+/** x and p (the projected output of attention) -> h (the residual) and f (the input of FFN or router). */
 export function residualNorm({ hidden, eps }: Pick<DecoderDims, "hidden" | "eps">, layer: number): Part {
   const weight = `model.layers.${layer}.post_attention_layernorm.weight`;
   return {
@@ -198,7 +188,7 @@ export function residualNorm({ hidden, eps }: Pick<DecoderDims, "hidden" | "eps"
   };
 }
 
-/** a and o, the heads of all attentions -> o.mixed, each by its attention's share. */
+/** a and o (the heads of all attentions) -> o.mixed. */
 function mixedHeads(at: string, { attentions, parts }: Mixed, hidden: number): Part {
   const weight = `${at}.gate.weight`;
   return {
@@ -210,7 +200,7 @@ function mixedHeads(at: string, { attentions, parts }: Mixed, hidden: number): P
   };
 }
 
-/** x -> h (residual after attention) and f (normed FFN input): the part of a layer before its FFN or router. */
+/** x -> h (the residual after attention) and f (the normalized FFN input). */
 export function attentionPart(dims: DecoderDims, layer: number, variant: AttentionVariant = {}): Part {
   const at = `model.layers.${layer}.self_attn`;
   const { heads, kvHeads, headDim, hidden, rope } = dims;
@@ -244,7 +234,7 @@ export function attentionPart(dims: DecoderDims, layer: number, variant: Attenti
   );
 }
 
-/** y = w2 (silu(w1 x) * w3 x): the gated FFN over the named input and weights. */
+/** y = w2 (silu(w1 x) * w3 x), the gated FFN. */
 export function gatedFfnOps(x: string, w: { readonly w1: string; readonly w2: string; readonly w3: string }, out: string): Op[] {
   return [
     { op: "matMul", x, weight: w.w1, out: "g" },

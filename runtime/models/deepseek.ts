@@ -1,5 +1,5 @@
-// DeepSeek V2 and V3: multi-head latent attention, the first layers without experts, shared experts beside the routed ones, gates by
-// groups. Keys and values are computed from their latents before they are cached.
+// DeepSeek V2 and V3: multi-head latent attention, dense first layers, shared experts, group gates. Keys and values are expanded from
+// their latents before they are cached.
 import { z } from "zod";
 import type { ModelProgram, Op, Rope } from "../kernels/segment.ts";
 import {
@@ -32,7 +32,7 @@ const v2 = "DeepseekV2ForCausalLM";
 const v3 = "DeepseekV3ForCausalLM";
 
 const reading: FamilyReading = { ropeBase: 1e4, yarn: true, windowed: false };
-/** Of the norms of latents, whatever `rms_norm_eps` says: transformers gives them no other. */
+/** transformers uses this for latent norms whatever `rms_norm_eps` says. */
 const latentEps = 1e-6;
 
 const rank = z.number().int().min(1).max(65536);
@@ -72,7 +72,6 @@ function refuseOther(field: keyof Config & string, found: unknown, supported: un
   if (found != null && found !== supported) throw unsupported(field, found, JSON.stringify(supported));
 }
 
-/** The groups of V2's limited gate and of V3's; none where the method is greedy. */
 function groupsOf(config: Config, versionThree: boolean): Pick<Gate, "groups" | "groupsKept" | "groupTop"> {
   const { n_routed_experts: experts, num_experts_per_tok: topK } = config;
   const method = config.topk_method ?? (versionThree ? "noaux_tc" : "greedy");
@@ -108,13 +107,10 @@ function gateOf(config: Config, versionThree: boolean): Gate {
 interface Latent {
   readonly config: Config;
   readonly dims: DecoderDims;
-  /** One object for all layers. */
   readonly rope: Rope;
-  /** Of scores, beside the root of the head's size. */
   readonly sharpening: number;
 }
 
-/** a -> q, through a latent where the model has one. */
 function queries(at: string, { config, dims: { heads, hidden } }: Latent): Part {
   const width = heads * (config.qk_nope_head_dim + config.qk_rope_head_dim);
   const lora = config.q_lora_rank;
@@ -140,7 +136,7 @@ function queries(at: string, { config, dims: { heads, hidden } }: Latent): Part 
   };
 }
 
-/** a -> k, v: one latent for both, and a part of the key that turns and that all heads share. */
+/** a -> k, v: one latent for both, and a rotated part of the key that all heads share. */
 function keysAndValues(at: string, { config, dims: { heads, hidden } }: Latent): Part {
   const { kv_lora_rank: lora, qk_nope_head_dim: still, qk_rope_head_dim: turned, v_head_dim: value } = config;
   const [down, norm, up] = ["kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj"].map((name) => `${at}.${name}.weight`) as [
@@ -196,7 +192,7 @@ function latentAttention(layer: number, latent: Latent): Part {
   return joined(inputNorm(dims, layer), queries(at, latent), keysAndValues(at, latent), output, residualNorm(dims, layer));
 }
 
-/** The residual h becomes the sum of it and the shared experts, which are one FFN of their summed width. */
+/** Adds the shared experts, as one FFN of their summed width, to the residual h. */
 function sharedExperts(layer: number, hidden: number, ffn: number): Part {
   const w = projTensors(`model.layers.${layer}.mlp.shared_experts`);
   return {
@@ -241,7 +237,7 @@ function program(config: unknown): ModelProgram {
   return { ...made, headDim: still + turned, valueDim: parsed.v_head_dim };
 }
 
-/** Layers behind the last one that predict a token further on, for training and for speculation. */
+/** Layers after the last one that predict further tokens; serving ignores them. */
 function needless(config: unknown): readonly string[] {
   const { num_hidden_layers: layers, num_nextn_predict_layers: more } = parseConfig(configSchema, config);
   return Array.from({ length: more ?? 0 }, (_, i) => `model.layers.${layers + i}.`);

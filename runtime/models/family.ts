@@ -1,9 +1,8 @@
-// The declaration of a model family: how its config.json reads, how its tensors are called, how its layers are wired.
+// The declaration of a model family: its config.json, its tensor names, its layers.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 
-/** The names of the matrices of a gated FFN in a Hugging Face checkpoint. */
 export interface GatedFfnTensors {
   readonly w1: string; // gate projection [ffn, hidden]
   readonly w2: string; // down projection [hidden, ffn]
@@ -12,26 +11,24 @@ export interface GatedFfnTensors {
 
 export interface ModelFamily {
   readonly name: string;
-  /** Values of `architectures[0]` in config.json that this family reads. */
   readonly architectures: readonly string[];
-  /** Throws AppError `InvalidModelConfig` naming the field, or `UnsupportedModel` naming the field and what is supported. */
+  /** Throws AppError `InvalidModelConfig`, which names the field, or `UnsupportedModel`, which also names what is supported. */
   program(config: unknown): ModelProgram;
-  /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that it is. */
+  /** The tensors of an expert in a Hugging Face checkpoint, by matrix or bias. */
   expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
-  /** How its checkpoints have experts that lie together in one tensor (weights/packed.ts); unset: each has tensors of its own. */
+  /** How checkpoints pack all experts into one tensor (weights/packed.ts); unset: they do not. */
   readonly stacks?: "interleaved";
-  /** The beginnings of the names of tensors that its checkpoints have and that no program reads, such as those of layers for training. */
+  /** Prefixes of tensors in its checkpoints that no program reads, such as training-only layers. */
   needless?(config: unknown): readonly string[];
 }
 
-/** The field in every Hugging Face config.json that says which family reads it. */
 const architectureSchema = z.object({ architectures: z.array(z.string()).min(1) });
 
 export function architectureOf(config: unknown): string {
   return parseConfig(architectureSchema, config).architectures[0] as string;
 }
 
-/** Parses a config.json; the error names the field and what was expected there. */
+/** The error names the field and the expected value. */
 export function parseConfig<T>(schema: z.ZodType<T>, config: unknown): T {
   const parsed = schema.safeParse(config);
   if (parsed.success) return parsed.data;
@@ -50,10 +47,9 @@ export function unsupported(field: string, found: unknown, supported: string): A
   });
 }
 
-/** The blocks of a dense model, or the layers of one with experts. */
 type DenseParts = { readonly blocks: readonly Segment[] } | Pick<ModelProgram, "layers">;
 
-/** Every tensor outside the experts that a program reads, without duplicates (tied embeddings), in program order. */
+/** Every tensor outside the experts that a program reads, once (tied embeddings), in program order. */
 export function denseWeights(program: Pick<ModelProgram, "embed" | "head"> & DenseParts): Segment["weights"] {
   const seen = new Map<string, Segment["weights"][number]>();
   const blocks = "blocks" in program ? program.blocks : program.layers.map(({ block }) => block);

@@ -1,11 +1,11 @@
-// gpt-oss: sliding and full attention in turn, with a sink score for each head.
+// gpt-oss: alternating sliding and full attention, with a sink score per head.
 import { z } from "zod";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
 import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 import { expertFields, expertsIn, moeLayer, moeProgram, projTensors, softmaxGate } from "./moe.ts";
 
-/** Hugging Face's GptOssConfig. */
+/** GptOssConfig's defaults. */
 const reading: FamilyReading = { ropeBase: 150_000, yarn: true, kvHeads: 8, windowed: false, biased: true };
 const windowDefault = 128;
 const ropeDefault = { rope_type: "yarn", factor: 32, beta_fast: 32, beta_slow: 1, truncate: false, original_max_position_embeddings: 4096 };
@@ -25,7 +25,7 @@ const configSchema = z.looseObject({
 });
 type Config = z.infer<typeof configSchema>;
 
-/** The window of every layer, 0 = none; by default the first of each two layers has one. */
+/** The window of every layer, 0 = none; by default every other layer has one. */
 function windowsOf({ layer_types: types, sliding_window: said, num_hidden_layers: layers }: Config): readonly number[] {
   const kinds = types ?? Array.from({ length: layers }, (_, layer) => layerKinds[layer % 2] as string);
   if (kinds.length !== layers) throw unsupported("layer_types", kinds.length, `as many entries as num_hidden_layers (${layers})`);

@@ -1,4 +1,4 @@
-// The families a worker can serve, by the architecture string of config.json. To add one: its file and one line here.
+// The registry of model families. To add one: its file and one line here.
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { bam } from "./bam.ts";
@@ -18,7 +18,7 @@ const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deep
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 
-/** The family that reads `config` (a parsed config.json); throws AppError `UnknownArchitecture` listing the known ones. */
+/** Throws AppError `UnknownArchitecture`, which lists the known ones. */
 export function familyOf(config: unknown): ModelFamily {
   const architecture = architectureOf(config);
   const family = families.find((candidate) => candidate.architectures.includes(architecture));

@@ -1,4 +1,4 @@
-// Dense Llama: a family whose layers have no experts.
+// Dense Llama.
 import { z } from "zod";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import {
@@ -14,11 +14,10 @@ import {
 import { type GatedFfnTensors, type ModelFamily, parseConfig } from "./family.ts";
 import { denseLayer, moeProgram, noExperts, projTensors } from "./moe.ts";
 
-/** `architectures[0]` of its config.json. */
 export const llamaArchitecture = "LlamaForCausalLM";
-/** Hugging Face's LlamaConfig has this base by default, and its attention knows no window. */
+/** LlamaConfig's default base; its attention has no window. */
 const reading: FamilyReading = { ropeBase: 1e4, yarn: false, windowed: false };
-/** The same with the scaling of Llama 3.1, which a model that upcycle makes of it would have no way to say. */
+/** It adds the scaling of Llama 3.1, which an upcycled model cannot express. */
 const scaledReading: FamilyReading = { ...reading, llama3: true };
 
 const llamaConfigSchema = z.looseObject({
@@ -28,14 +27,14 @@ const llamaConfigSchema = z.looseObject({
   mlp_bias: z.literal(false).nullish(),
 });
 
-/** embed: ids -> x; block: x -> f (normed FFN input, what a router would see), y (output of the layer); head: x -> logits. */
+/** embed: ids -> x; block: x -> f (normed FFN input), y (layer output); head: x -> logits. */
 export interface DenseProgram extends DecoderDims {
   readonly embed: Segment;
   readonly blocks: readonly Segment[];
   readonly head: Segment;
 }
 
-/** The dense FFN's matrices under the names an expert unit gives them. */
+/** The FFN's matrices under an expert unit's names. */
 export function ffnTensors(layer: number): GatedFfnTensors {
   return projTensors(`model.layers.${layer}.mlp`);
 }
@@ -67,7 +66,7 @@ function program(config: unknown): ModelProgram {
 
 export const llama: ModelFamily = { name: "llama", architectures: [llamaArchitecture], program, expertTensors: noExperts };
 
-/** What upcycle reads. */
+/** Upcycling reads it. */
 export function llamaProgram(config: unknown): DenseProgram {
   const dims = decoderDims(parseConfig(llamaConfigSchema, config), reading);
   return {

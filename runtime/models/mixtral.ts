@@ -1,13 +1,12 @@
-// Mixtral: grouped-query attention, softmax router with renormalised top-k gates, gated FFN experts. Also what `upcycle` writes.
+// Mixtral: grouped-query attention, renormalised top-k softmax gates, gated FFN experts. `upcycle` writes it.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
 import { type ModelFamily, parseConfig } from "./family.ts";
 import { expertFields, expertsIn, gatedExpert, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
 
-/** `architectures[0]` of its config.json. */
 export const mixtralArchitecture = "MixtralForCausalLM";
-/** Hugging Face's MixtralConfig: `sliding_window` counts even where `use_sliding_window` is false, which it has no field for. */
+/** MixtralConfig has no `use_sliding_window`; `sliding_window` always counts. */
 const reading: FamilyReading = { ropeBase: 1e6, yarn: false, kvHeads: 8, windowed: true };
 
 const configSchema = z.looseObject({
@@ -28,8 +27,7 @@ function program(config: unknown): ModelProgram {
   });
 }
 
-/** The config.json of a dense Llama as that of a model whose experts are of its FFN's shape: what the families' defaults differ in is
- *  written out. */
+/** A dense Llama's config.json as a Mixtral's; it states the values where the families' defaults differ. */
 export function mixtralConfig(
   raw: Readonly<Record<string, unknown>>,
   dims: DecoderDims,

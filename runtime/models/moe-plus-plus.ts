@@ -1,5 +1,4 @@
-// MoE++: beside a layer's experts there are some that cost nothing (zero, copy, constant), and a gate adds to its scores those of the layer
-// before by a matrix. Attention and the other experts are Mixtral's.
+// MoE++: Mixtral with zero, copy and constant experts, and a gate that adds the previous layer's scores through a matrix.
 import { z } from "zod";
 import type { ModelProgram, Op } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading, joined, type Part } from "./decoder.ts";
@@ -10,7 +9,7 @@ const reading: FamilyReading = { ropeBase: 1e6, yarn: false, windowed: true };
 
 const freeCount = z.number().int().min(0).max(64);
 
-/** By default the free experts of the paper's models, and how it weighs them. */
+/** Defaults of the paper. */
 const configSchema = z.looseObject({
   ...decoderFields,
   ...expertFields,
@@ -36,7 +35,7 @@ interface Gate {
 
 const expertsOf = ({ experts, constants, copies, zeros }: Gate): number => experts + constants + copies + zeros;
 
-/** Slices of a row that carries scores; `row` is what the layer works on. */
+/** Slices of a row that carries scores; `row` is the layer's input. */
 const apart = (hidden: number, scores: number): Part => ({
   weights: [],
   ops: [
@@ -45,7 +44,7 @@ const apart = (hidden: number, scores: number): Part => ({
   ],
 });
 
-/** f -> logits, with the scores of the layer before where there are some. */
+/** f -> logits, with the previous layer's scores if there are some. */
 function scoresPart(at: string, gate: Gate, hidden: number, carries: boolean): Part {
   const [weight, residual] = [`${at}.gate.weight`, `${at}.gate.residual.weight`];
   const all = expertsOf(gate);
@@ -61,7 +60,7 @@ function scoresPart(at: string, gate: Gate, hidden: number, carries: boolean): P
   };
 }
 
-/** r, f and logits -> ids, gates, and h with the free experts in it, before the logits where the next layer is given them. */
+/** r, f and logits -> ids, gates, and h with the free experts; the logits follow h for the next layer. */
 function choicePart(at: string, gate: Gate, hidden: number, carries: boolean): Part {
   const { experts, topK, normalize, constants, copies, zeros } = gate;
   const [mix, values] = [`${at}.constants.mix.weight`, `${at}.constants.values.weight`];

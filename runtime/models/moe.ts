@@ -1,24 +1,21 @@
-// The parts that families with experts share: a gated expert, a softmax gate, layers and the program around them.
+// Parts that families with experts share: gated expert, softmax gate, layers and program.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { DenseLayer, ModelProgram, MoeLayer, Op, Segment, WeightDecl } from "../kernels/segment.ts";
 import { type DecoderDims, embedSegment, gatedFfnOps, headSegment, joined, type Part } from "./decoder.ts";
 import { type GatedFfnTensors, unsupported } from "./family.ts";
 
-/** Experts of a layer, in a config's schema. */
 export const expertCount = z.number().int().min(1).max(4096);
 
-/** Experts that a token takes, at most. */
 export const topKMax = 64;
 
-/** Fields of config.json that say how many experts there are and how many a token takes. */
 export const expertFields = {
   num_local_experts: expertCount.optional(),
   num_experts: expertCount.optional(),
   num_experts_per_tok: z.number().int().min(1).max(topKMax),
 };
 
-/** Where both names stand, their numbers have to agree. */
+/** Both names must agree if both are set. */
 export function expertsIn(config: z.infer<z.ZodObject<typeof expertFields>>): { readonly experts: number; readonly topK: number } {
   const { num_local_experts: local, num_experts: other, num_experts_per_tok: topK } = config;
   const experts = local ?? other;
@@ -33,7 +30,6 @@ export function expertsIn(config: z.infer<z.ZodObject<typeof expertFields>>): { 
   return { experts, topK };
 }
 
-/** The matrices of a gated FFN. */
 export function gatedFfnWeights({ w1, w2, w3 }: GatedFfnTensors, ffn: number, hidden: number): readonly WeightDecl[] {
   return [
     { name: w1, shape: [ffn, hidden] },
@@ -44,22 +40,20 @@ export function gatedFfnWeights({ w1, w2, w3 }: GatedFfnTensors, ffn: number, hi
 
 const unit: GatedFfnTensors = { w1: "w1", w2: "w2", w3: "w3" };
 
-/** The names of a gated FFN's matrices as most families have them. */
 export function projTensors(at: string): GatedFfnTensors {
   return { w1: `${at}.gate_proj.weight`, w2: `${at}.down_proj.weight`, w3: `${at}.up_proj.weight` };
 }
 
-/** `expertTensors` of the families that name a layer's experts `mlp.experts.N`. */
+/** `expertTensors` for names like `mlp.experts.N`. */
 export function mlpExpertTensors(layer: number, expert: number): Readonly<Record<keyof GatedFfnTensors, string>> {
   return { ...projTensors(`model.layers.${layer}.mlp.experts.${expert}`) };
 }
 
-/** `expertTensors` of families without experts. */
+/** `expertTensors` of dense families. */
 export function noExperts(): Readonly<Record<string, string>> {
   return {};
 }
 
-/** An expert of a gated FFN. */
 export function gatedExpert(hidden: number, ffn: number): Segment {
   return {
     name: "expert",
@@ -70,7 +64,7 @@ export function gatedExpert(hidden: number, ffn: number): Segment {
   };
 }
 
-/** The choice of experts by softmax of the logits; `gate` is the part of its tensors' names before `.weight` and `.bias`. */
+/** A softmax gate; `gate` is the prefix of its tensors' names. */
 export interface SoftmaxGate {
   readonly gate: string;
   readonly experts: number;
@@ -92,19 +86,17 @@ export function softmaxGate({ gate, experts, topK, normalize, biased }: SoftmaxG
   };
 }
 
-/** Values that a row carries behind its first `hidden`, into a layer and out of it. */
+/** Values that a row carries after its first `hidden`, into and out of a layer. */
 interface Carried {
   readonly into: number;
   readonly behind: number;
 }
 
-/** Of a layer among so many which each hand on as much to the next. */
 export const carriedBy = (layer: number, layers: number, values: number): Carried => ({
   into: layer === 0 ? 0 : values,
   behind: layer === layers - 1 ? 0 : values,
 });
 
-/** The same ops over values of other names. */
 export function renamed({ weights, ops }: Part, names: Readonly<Record<string, string>>): Part {
   const name = (key: string, value: unknown): unknown => (key !== "op" && typeof value === "string" ? (names[value] ?? value) : value);
   return {
@@ -113,7 +105,7 @@ export function renamed({ weights, ops }: Part, names: Readonly<Record<string, s
   };
 }
 
-/** A layer whose block is `parts` in turn: attention, then what gives ids and gates. */
+/** A layer whose block is `parts` in sequence: attention, then gates. */
 export function moeLayer(
   layer: number,
   { hidden, carried }: Pick<DecoderDims, "hidden"> & { readonly carried?: Carried },
@@ -137,7 +129,7 @@ export function moeLayer(
   };
 }
 
-/** A layer without experts among layers that have some: attention, then the gated FFN at `mlp`. */
+/** A dense layer in a model with experts: attention, then the gated FFN at `mlp`. */
 export function denseLayer(layer: number, { hidden, ffn }: Pick<DecoderDims, "hidden" | "ffn">, attention: Part): DenseLayer {
   const w = projTensors(`model.layers.${layer}.mlp`);
   const mlp = { weights: gatedFfnWeights(w, ffn, hidden), ops: gatedFfnOps("f", w, "d") };
@@ -153,7 +145,6 @@ export function denseLayer(layer: number, { hidden, ffn }: Pick<DecoderDims, "hi
   };
 }
 
-/** The program of a family whose keys and values are of one size. */
 export function moeProgram(family: string, dims: DecoderDims, layerOf: (layer: number) => ModelProgram["layers"][number]): ModelProgram {
   const { hidden, vocab, heads, kvHeads, headDim, maxContext } = dims;
   return {

@@ -1,5 +1,4 @@
-// MomentumSMoE: what experts give is a step with momentum from layer to layer: p = momentum * p + experts(f), x = r + step * p, with r the
-// residual after attention.
+// MomentumSMoE: p = momentum * p + experts(f), x = r + step * p, with r the residual after attention.
 import { z } from "zod";
 import type { ModelProgram, Op } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading, joined, type Part } from "./decoder.ts";
@@ -8,7 +7,7 @@ import { carriedBy, expertFields, expertsIn, gatedExpert, mlpExpertTensors, moeL
 
 const reading: FamilyReading = { ropeBase: 1e6, yarn: false, windowed: true };
 
-/** By default the paper's numbers. */
+/** The paper's numbers. */
 const configSchema = z.looseObject({
   ...decoderFields,
   ...expertFields,
@@ -18,7 +17,7 @@ const configSchema = z.looseObject({
   momentum_step: z.number().positive().max(10).default(1),
 });
 
-/** x -> row, what the layer works on, and the momentum that it is given. */
+/** x -> row (the layer's input) and the previous momentum. */
 const apart = (hidden: number): Part => ({
   weights: [],
   ops: [
@@ -29,7 +28,7 @@ const apart = (hidden: number): Part => ({
   ],
 });
 
-/** r and the momentum that was given -> h, behind it r for the next layer. */
+/** r and the previous momentum -> h, followed by r for the next layer. */
 function momentumPart(momentum: number, into: boolean, behind: boolean): Part {
   const end = (out: string): Op[] => [
     { op: "scale", x: "given", by: momentum, out: "kept" },
@@ -40,7 +39,7 @@ function momentumPart(momentum: number, into: boolean, behind: boolean): Part {
   return { weights: [], ops: [...sum, { op: "joinHeads", x: into ? "sum" : "r", shared: "r", heads: 1, out: "h" }] };
 }
 
-/** A softmax gate whose gates are multiplied by `scale`. */
+/** A softmax gate with gates multiplied by `scale`. */
 function gatePart(weight: string, { experts, topK, scale }: { experts: number; topK: number; scale: number }, hidden: number): Part {
   const groups = { sigmoid: false, groups: 1, groupsKept: 1, groupTop: 1, normalize: true } as const;
   const route: Op = { op: "groupRoute", logits: "logits", ...groups, topK, scale, ids: "ids", gates: "gates" };

@@ -1,11 +1,11 @@
-// OLMoE: queries and keys normed over the whole row before they turn.
+// OLMoE: queries and keys are normalized over the whole row before rotation.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
 import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 import { expertFields, expertsIn, gatedExpert, mlpExpertTensors, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
 
-/** Hugging Face's OlmoeConfig: as many heads of keys as of queries by default, and no window. */
+/** OlmoeConfig's defaults: as many KV heads as query heads, no window. */
 const reading: FamilyReading = { ropeBase: 1e4, yarn: true, windowed: false };
 
 const configSchema = z.looseObject({
@@ -20,7 +20,7 @@ const configSchema = z.looseObject({
 function program(config: unknown): ModelProgram {
   const parsed = parseConfig(configSchema, config);
   if (parsed.clip_qkv != null) throw unsupported("clip_qkv", parsed.clip_qkv, "null");
-  // transformers norms queries by a weight of hidden_size values, whatever a head's size.
+  // transformers normalizes queries by a weight of hidden_size values, whatever a head's size.
   if (parsed.head_dim != null && parsed.head_dim * parsed.num_attention_heads !== parsed.hidden_size)
     throw unsupported("head_dim", parsed.head_dim, "hidden_size / num_attention_heads, or leave it out");
   const dims = decoderDims(parsed, reading);

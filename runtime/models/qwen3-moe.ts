@@ -1,11 +1,11 @@
-// Qwen3-MoE: heads of a size of their own, normed before they turn.
+// Qwen3-MoE: heads have their own size and are normalized before rotation.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
 import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 import { denseLayer, expertFields, expertsIn, gatedExpert, mlpExpertTensors, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
 
-/** Hugging Face's Qwen3MoeConfig: its window counts only with `use_sliding_window`, which is refused. */
+/** Qwen3MoeConfig's window needs `use_sliding_window`, which is refused. */
 const reading: FamilyReading = { ropeBase: 1e4, yarn: true, kvHeads: 4, windowed: false };
 
 const configSchema = z.looseObject({

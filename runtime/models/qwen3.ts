@@ -1,11 +1,11 @@
-// Dense Qwen3: heads of a size of their own, normed before they turn.
+// Dense Qwen3: heads have their own size and are normalized before rotation.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
 import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 import { denseLayer, moeProgram, noExperts } from "./moe.ts";
 
-/** Hugging Face's Qwen3Config: its window counts only with `use_sliding_window`, which is refused. */
+/** Qwen3Config's window needs `use_sliding_window`, which is refused. */
 const reading: FamilyReading = { ropeBase: 1e4, yarn: true, kvHeads: 32, windowed: false };
 
 const configSchema = z.looseObject({

@@ -1,5 +1,4 @@
-// RMoE: a gate sees a token's way through the layers before: a GRU, one for all layers, takes a projection of the row and the state that
-// the layer before has handed on with it, and scores are of its new state.
+// RMoE: a GRU shared by all layers carries a router state from layer to layer, and the gate scores it.
 import { z } from "zod";
 import type { ModelProgram, Op } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading, joined, type Part } from "./decoder.ts";
@@ -8,7 +7,7 @@ import { carriedBy, expertFields, expertsIn, gatedExpert, mlpExpertTensors, moeL
 
 const reading: FamilyReading = { ropeBase: 1e6, yarn: false, windowed: true };
 
-/** By default the paper's width of the state. */
+/** The paper's width of the state. */
 const configSchema = z.looseObject({
   ...decoderFields,
   ...expertFields,
@@ -19,7 +18,7 @@ const configSchema = z.looseObject({
 
 const cell = "model.router_cell";
 
-/** x -> row, what the layer works on, and the state of the router before. */
+/** x -> row (the layer's input) and the previous router state. */
 const apart = (hidden: number, width: number): Part => ({
   weights: [],
   ops: [
@@ -28,7 +27,7 @@ const apart = (hidden: number, width: number): Part => ({
   ],
 });
 
-/** f and the state before, zeros in the first layer, -> the new state. */
+/** f and the previous state (zeros in the first layer) -> the new state. */
 function statePart(at: string, hidden: number, width: number, first: boolean): Part {
   const proj = `${at}.gate.proj.weight`;
   const [input, inputBias] = [`${cell}.input.weight`, `${cell}.input.bias`];
@@ -54,7 +53,6 @@ function statePart(at: string, hidden: number, width: number, first: boolean): P
   };
 }
 
-/** The state -> ids and gates. */
 function choicePart(at: string, { experts, topK }: { experts: number; topK: number }, width: number): Part {
   const weight = `${at}.gate.weight`;
   return {
@@ -66,7 +64,7 @@ function choicePart(at: string, { experts, topK }: { experts: number; topK: numb
   };
 }
 
-/** r, behind it the state for the next layer. */
+/** r, followed by the state for the next layer. */
 const handedOn: Part = { weights: [], ops: [{ op: "joinHeads", x: "r", shared: "state", heads: 1, out: "h" }] };
 
 function program(config: unknown): ModelProgram {

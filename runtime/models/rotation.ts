@@ -1,5 +1,4 @@
-// The rotary embedding that a config.json asks for, resolved to frequencies and a factor: plain, or scaled by YaRN. Computed in the
-// roundings of transformers, as kernels/rope.ts does for plain ones.
+// The rotary embedding of a config.json, resolved to frequencies and a factor, with the rounding of transformers.
 import { z } from "zod";
 import { inverseFrequencies } from "../kernels/rope.ts";
 import type { Rope } from "../kernels/segment.ts";
@@ -27,7 +26,6 @@ const ropeSchema = z
   .nullish();
 type Parameters = NonNullable<z.infer<typeof ropeSchema>>;
 
-/** The fields of config.json that say how heads turn. */
 export const rotationFields = {
   max_position_embeddings: z.number().int().min(1).max(16_777_216),
   rope_theta: positive.nullish(),
@@ -39,9 +37,8 @@ export const rotationFields = {
 type RotationConfig = z.infer<z.ZodObject<typeof rotationFields>>;
 
 export interface RotationReading {
-  /** `rope_theta` where a config has none. */
   readonly ropeBase: number;
-  /** Whether the family reads YaRN; others turn plainly or are refused. */
+  /** Whether the family reads YaRN; others rotate plainly or are refused. */
   readonly yarn: boolean;
   /** Whether it reads the scaling of Llama 3.1. */
   readonly llama3?: boolean;
@@ -50,9 +47,9 @@ export interface RotationReading {
 export interface Rotation {
   readonly base: number;
   readonly frequencies: readonly number[];
-  /** Of cosines and sines: `Rope.factor`. */
+  /** See `Rope.factor`. */
   readonly factor: number;
-  /** By which DeepSeek scales its scores, beside the root of the head's size. */
+  /** DeepSeek's extra factor of attention scores. */
   readonly sharpening: number;
 }
 
@@ -60,7 +57,6 @@ function checkWholeRotation(field: string, factor: number | null | undefined): v
   if ((factor ?? 1) !== 1) throw unsupported(field, factor, "1, a rotation of whole heads");
 }
 
-/** The parameters in force. */
 function parametersOf(config: RotationConfig, { yarn, llama3 = false }: RotationReading): Parameters {
   const known = ["default", ...(yarn ? ["yarn"] : []), ...(llama3 ? ["llama3"] : [])];
   for (const field of ["rope_parameters", "rope_scaling"] as const) {
@@ -76,7 +72,6 @@ function parametersOf(config: RotationConfig, { yarn, llama3 = false }: Rotation
   return (scaling && Object.keys(scaling).length > 0 ? scaling : config.rope_parameters) ?? {};
 }
 
-/** The context that a scaled model was trained with. */
 function originalContext(config: RotationConfig, said: number | null | undefined): number {
   const own = config.original_max_position_embeddings;
   if (own != null && said != null && own !== said)
@@ -95,7 +90,7 @@ interface Yarn {
   readonly truncate: boolean;
 }
 
-/** Pairs below the ramp turn as they did in training, those above it `factor` times slower, those on it in between. */
+/** Pairs below the ramp keep their frequency, those above rotate `factor` times slower, those on it in between. */
 function yarnFrequencies(dims: number, { base, factor, original, betas, truncate }: Yarn): number[] {
   const round = Math.fround;
   const pairAt = (turns: number): number => (dims * Math.log(original / (turns * 2 * Math.PI))) / (2 * Math.log(base));
@@ -112,8 +107,10 @@ function yarnFrequencies(dims: number, { base, factor, original, betas, truncate
   });
 }
 
-/** Waves longer than the trained context over `low_freq_factor` turn `factor` times slower, those shorter than it over `high_freq_factor`
- *  as they did in training, those between in between. */
+/**
+ * Wavelengths above the trained context over `low_freq_factor` rotate `factor` times slower, those below it over `high_freq_factor` stay,
+ * and those between are interpolated.
+ */
 function llama3Frequencies(dims: number, base: number, parameters: Parameters): number[] {
   const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: original } = parameters;
   if (factor == null || low == null || high == null || original == null || high <= low)
@@ -148,7 +145,6 @@ export function rotationOf(config: RotationConfig, dims: number, reading: Rotati
   };
 }
 
-/** The rotation of whole heads in halves. */
 export function halves({ frequencies, factor }: Rotation): Rope {
   return { frequencies, factor, from: 0, interleaved: false };
 }

@@ -1,10 +1,9 @@
-// The check of a checkpoint before it is imported: every tensor that a program reads is there, in the shape its config implies, and
-// nothing else. Reads through the source that it is given.
+// Checks before an import that a checkpoint has exactly the program's tensors, in the shapes of its config.
 import { AppError } from "../../crds/common.ts";
 import { embedTable, headMatrix } from "../models/decoder.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
 
-/** Trailing parts of names that checkpoints have and no program reads: a head that is tied, tables that are computed. */
+/** Suffixes of tensors that no program reads: tied heads and computed tables. */
 const needless = [headMatrix, "rotary_emb.inv_freq"];
 
 export function checkShape(where: string, name: string, have: readonly number[] | undefined, want: readonly number[]): void {
@@ -15,7 +14,7 @@ export function checkShape(where: string, name: string, have: readonly number[] 
   });
 }
 
-/** Tensors that nothing would read mean that the model is not what its config says. */
+/** Unread tensors mean that the model is not what its config says. */
 export function refuseUnknown(where: string, names: readonly string[], known: ReadonlySet<string>, architecture: string): void {
   const strange = names.find((name) => !known.has(name) && !needless.some((end) => name.endsWith(end)));
   if (strange === undefined) return;
@@ -24,7 +23,7 @@ export function refuseUnknown(where: string, names: readonly string[], known: Re
   });
 }
 
-/** A head of its own beside a tied one has two meanings: some versions of transformers read the table, others this head. */
+/** A separate head beside a tied one is ambiguous: versions of transformers differ in which they read. */
 export async function checkTiedHead({ dir, names, read, shape }: Checkpoint, known: ReadonlySet<string>): Promise<void> {
   if (known.has(headMatrix) || !names.includes(headMatrix)) return;
   const [table, head] = [await read(embedTable), await read(headMatrix)];

@@ -1,5 +1,4 @@
-// The files of a model folder that travel beside the weights: where they are, and that text can be served with them. Shell; used by
-// import and upcycle.
+// Finds the files beside a model folder's weights.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -9,7 +8,7 @@ import { companions } from "../weights/model-folder.ts";
 
 export type Log = (line: string) => void;
 
-/** Name to path of what is there; throws when a required one is not, or when the tokenizer cannot serve the model of this folder. */
+/** Name to path; throws when a required file is missing or the tokenizer does not fit the model. */
 export async function companionFiles(dir: string): Promise<ReadonlyMap<string, string>> {
   const found = new Map<string, string>();
   for (const [name, required] of Object.entries(companions)) {

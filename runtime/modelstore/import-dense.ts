@@ -1,4 +1,4 @@
-// Dense Llama models to a Hugging Face folder in f32: what `upcycle` reads, and what the dense-equality test serves as its oracle.
+// Imports dense Llamas to a Hugging Face folder in f32, for `upcycle` and the dense-equality test.
 import { copyFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { denseWeights } from "../models/family.ts";
@@ -12,7 +12,6 @@ import { checkShape, checkTiedHead, refuseUnknown } from "./check-tensors.ts";
 import { companionFiles, type Log } from "./companions.ts";
 import { inFolder } from "./model-config.ts";
 
-/** A safetensors folder: checked and normalised to f32 under our own names. */
 export async function importDenseFolder(from: string, out: string, overwrite: boolean, log: Log): Promise<void> {
   const config = await readConfig(from, "BadModelConfig");
   const program = inFolder(from, () => llamaProgram(config));

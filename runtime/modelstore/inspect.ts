@@ -1,5 +1,4 @@
-// `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash and every weight; with a backend,
-// whether that can compute the model. Reads, never writes. Not here: dense folders (inspect-dense.ts).
+// `enodia model inspect`: summarises a store; options verify all hashes and weights, or check a backend.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -20,12 +19,12 @@ import { type DenseReport, formatDense, inspectDense, isDenseFolder } from "./in
 import { inFolder } from "./model-config.ts";
 
 interface CodecReport {
-  /** The bytes of the largest unit. */
+  /** The largest unit. */
   readonly unitBytes: number;
   readonly units: number;
   readonly totalBytes: number;
   readonly distinctHashes: number;
-  /** The types of its matrices, where it keeps those of the source. */
+  /** Set for codec `source`. */
   readonly types?: readonly string[];
 }
 
@@ -38,28 +37,27 @@ interface StoreReport {
   readonly experts: number;
   readonly topK: number;
   readonly hidden: number;
-  /** Unset where layers have experts of their own shapes. */
+  /** Unset where layers differ. */
   readonly ffn?: number;
   readonly denseTensors: number;
-  /** The ggml types of dense matrices that are kept in blocks. */
+  /** The ggml types of dense matrices in blocks. */
   readonly denseTypes: readonly string[];
   readonly codecs: Partial<Record<CodecName, CodecReport>>;
-  /** The backend that was asked whether it can compute the model, and can (else it throws); undefined when none was. */
+  /** Undefined when none was checked. */
   readonly backend?: BackendName;
-  /** The units and dense tensors that were compared with their hashes (a mismatch throws); undefined when that was not asked for. */
+  /** Undefined without `verify`; a mismatch throws. */
   readonly verified?: Verified;
 }
 
 interface Verified {
   readonly units: number;
   readonly denseTensors: number;
-  /** Those beside the weights; the tokenizer was loaded too. */
   readonly files: number;
 }
 
 export type InspectReport = StoreReport | DenseReport;
 
-/** Files beside the weights against the hashes that the import wrote down, and the tokenizer as a gateway would load it. */
+/** Loads the tokenizer as a gateway does. */
 async function verifyFiles(store: ModelStore, log: Log): Promise<number> {
   const files = Object.entries(store.index.files ?? {});
   for (const [name, hash] of files) {
@@ -107,7 +105,7 @@ async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
   return { units, denseTensors: store.denseNames.length, files };
 }
 
-/** Throws AppError `UnsupportedOp` or `UnsupportedShape` as a worker would when it opens the model. */
+/** Throws AppError `UnsupportedOp` or `UnsupportedShape` as a worker would on opening the model. */
 async function checkBackend(store: ModelStore, backend: BackendName): Promise<void> {
   const capabilities = await capabilitiesOf(backend);
   const program = inFolder(store.dir, () => programOf(store.config));
@@ -162,7 +160,6 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
 
 const distinct = (names: readonly string[] = []): readonly string[] => [...new Set(names)].sort();
 
-/** The report as a person reads it. Pure. */
 export function formatReport(report: InspectReport): string {
   return report.kind === "dense" ? formatDense(report) : formatStore(report);
 }

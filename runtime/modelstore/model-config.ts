@@ -1,9 +1,9 @@
-// A folder's config.json as the tools read it: by the families of runtime/models, every error with the folder's name. Pure.
+// Reads a folder's config.json by the families of runtime/models; errors name the folder.
 import { AppError } from "../../crds/common.ts";
 import { architectureOf } from "../models/family.ts";
 import { llamaArchitecture } from "../models/llama.ts";
 
-/** Runs `read`, which knows little of files, and puts `where` before the message of what it throws unless it stands there. */
+/** Prefixes errors of `read` with `where`, unless they begin with it. */
 export function inFolder<T>(where: string, read: () => T): T {
   try {
     return read();
@@ -13,7 +13,6 @@ export function inFolder<T>(where: string, read: () => T): T {
   }
 }
 
-/** The error of a model that cannot be upcycled. */
 export function noDense(where: string, architecture: string): AppError {
   return new AppError(`${where}: is ${architecture}; only ${llamaArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
 }

@@ -1,5 +1,4 @@
-// The plan of a store, made before anything is written: the tensors that the model reads are in the checkpoint, in the shapes and forms
-// that a store can keep. Pure but for what the checkpoint's header says.
+// Plans a store before anything is written, from tensors in supported shapes and forms.
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { ModelProgram, WeightDecl } from "../kernels/segment.ts";
@@ -21,10 +20,7 @@ export interface ModelParts {
   readonly shapes: readonly LayerShape[];
 }
 
-/**
- * The names of the tensors that the model reads, each of which the checkpoint has. The first that it has not ends the walk: what a
- * config.json claims costs no more than what is there.
- */
+/** Stops at the first missing one, so that a false config.json costs little. */
 export function knownTensors({ checkpoint, family, program, shapes }: ModelParts): ReadonlySet<string> {
   const known = new Set<string>();
   const check = (name: string, shape: readonly number[]): void => {
@@ -40,7 +36,7 @@ export function knownTensors({ checkpoint, family, program, shapes }: ModelParts
   return known;
 }
 
-/** forms[layer][matrix] as the checkpoint has them; a layer whose experts differ in them is refused by name. */
+/** forms[layer][matrix]; throws where experts of a layer differ. */
 export function expertForms({ checkpoint, family, shapes }: ModelParts): StoredForm[][] {
   return shapes.map(({ experts, matrices }, layer) =>
     matrices.map(({ name, shape }) => {
@@ -60,11 +56,10 @@ export function expertForms({ checkpoint, family, shapes }: ModelParts): StoredF
   );
 }
 
-/** What a codec's units of a layer are made of. */
 const partsOf = (codec: CodecName, forms: readonly StoredForm[] | undefined, { matrices }: LayerShape) =>
   unitShapeOf(codecFor(codec).asGiven ? forms : undefined, matrices);
 
-/** The bytes of all units of a codec. Throws `UnsupportedShape` for rows that are no whole number of its blocks. */
+/** Bytes of all units of a codec. Throws `UnsupportedShape` where its blocks do not divide a row. */
 export function unitsBytes({ checkpoint, shapes }: ModelParts, codec: CodecName, forms: readonly (readonly StoredForm[])[]): number {
   return shapes.reduce((sum, shape, layer) => {
     if (shape.experts === 0) return sum;
@@ -86,14 +81,14 @@ function checkRows(where: string, layer: number, { name, shape }: WeightDecl, fo
 
 const dtypes: Partial<Record<StoredForm, SafetensorsDtype>> = { f32: "F32", f16: "F16", bf16: "BF16" };
 
-/** The dense part as it will be stored: everything as the checkpoint has it, blocks as bytes. */
+/** The dense part in its stored forms, blocks as bytes. */
 interface DensePlan {
   readonly tensors: readonly TensorToWrite[];
   readonly forms: Readonly<Record<string, StoredForm>>;
   readonly bytes: number;
 }
 
-/** `onBytes` hears of what is read. */
+/** `onBytes` reports reads. */
 export function planDense({ checkpoint, program }: ModelParts, onBytes: (bytes: number, name: string) => void): DensePlan {
   const forms: Record<string, StoredForm> = {};
   let bytes = 0;

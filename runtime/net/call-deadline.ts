@@ -1,17 +1,17 @@
-// The time that a call may still take, whatever the clocks of two nodes say. gRPC carries what is left of it, which the server adds to its
-// own clock; a point in time that the caller names counts where a call came without, since clocks that differ make it another one.
+// The time left for a call. gRPC's own relative deadline counts; an absolute time that the caller names is used only without one, since
+// clocks differ.
 import type { Deadline } from "@grpc/grpc-js";
 
 interface Call {
   getDeadline(): Deadline;
 }
 
-/** Milliseconds after the deadline at which gRPC ends a call: the server's own error tells more. */
+/** Milliseconds after which gRPC ends a call; the server's own error comes first and says more. */
 export const slackMs = { generate: 2_000, prepare: 10_000 } as const;
 
-/** Undefined where there is no deadline. `namedUnixMs`: 0 where the caller names none. */
+/** Undefined without a deadline. `namedUnixMs`: 0 if the caller names none. */
 export function leftMs(call: Call, namedUnixMs: number, slack: number): number | undefined {
-  const carried = Number(call.getDeadline()); // of a Date too
+  const carried = Number(call.getDeadline()); // also for a Date
   if (Number.isFinite(carried)) return Math.max(0, carried - slack - Date.now());
   return namedUnixMs === 0 ? undefined : Math.max(0, namedUnixMs - Date.now());
 }

@@ -1,5 +1,4 @@
-// The streams of dispatch frames that other ranks have opened to this one: who the caller is, frames in, replies out, and an end for
-// callers that are no more. A stream is served by one handler (experts/dispatch/server.ts); the listener is listener.ts.
+// Dispatch streams from other ranks: the caller, frames in, replies out, and the end of callers that are no longer accepted.
 import { EventEmitter } from "node:events";
 import type { PeerCertificate, TLSSocket } from "node:tls";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -17,20 +16,18 @@ import { none, PeerConnection } from "./peer-connection.ts";
 
 const noRows = { case: "rows", value: none } as const;
 
-/** `error`: it broke, or what came is no frame. */
+/** `error`: a broken stream or an invalid frame. */
 export interface DispatchServed extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> {
   getAuthContext(): { readonly sslPeerCertificate?: PeerCertificate };
-  /** Nothing that is written now reaches the caller. */
+  /** Nothing written now reaches the caller. */
   readonly over: boolean;
-  /** Rows stay as they are until `sent` is called. */
+  /** The rows must not change before `sent` is called. */
   write(reply: DispatchReply, sent: () => void): void;
-  /** Tells the caller why, and ends the stream. */
   fail(error: AppError): void;
 }
 
 export type DispatchHandler = (call: DispatchServed) => void;
 
-/** All streams of a server. */
 export class DispatchStreams {
   readonly #handler: DispatchHandler;
   readonly #open = new Set<Served>();
@@ -43,7 +40,6 @@ export class DispatchStreams {
     this.#timer.unref();
   }
 
-  /** Serves a connection whose handshake is done. */
   accept(socket: TLSSocket): void {
     const served: Served = new Served(socket, () => {
       this.#open.delete(served);
@@ -143,7 +139,7 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
     if (reason) this.#say(reason);
   }
 
-  /** A handler that has refused the stream listens no more. */
+  /** A handler that has refused the stream no longer listens. */
   #say(reason: AppError): void {
     if (this.listenerCount("error") > 0) this.emit("error", reason);
   }

@@ -1,5 +1,4 @@
-// The way of one rank to another rank's experts: frames out and replies in on a TLS connection, with the certificates and the checks that
-// gRPC has. A stream has a connection of its own; one that is still being made outlives a stream that could not wait for it.
+// One rank's connection to another rank's experts, one stream per connection. A pending connection outlives a stream that gave up.
 import { EventEmitter } from "node:events";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
@@ -18,13 +17,12 @@ import type { TlsSource } from "./tls.ts";
 
 export interface DispatchTarget extends PeerTarget {
   readonly tls: TlsSource;
-  /** Who calls. */
   readonly self: Identity;
 }
 
-/** `end`: the host left without a reason. Nothing comes after `cancel`. */
+/** `end`: the host left without a reason. No event follows `cancel`. */
 export interface DispatchCall extends EventEmitter<{ data: [DispatchReply]; error: [Error]; end: []; drain: [] }> {
-  /** False: sent, but `drain` follows. Rows are not copied. */
+  /** False: sent, but wait for `drain`. Rows are not copied. */
   write(frame: DispatchFrame): boolean;
   cancel(): void;
 }
@@ -41,7 +39,6 @@ export function connectDispatch(target: DispatchTarget): DispatchLink {
 class Link implements DispatchLink {
   readonly #target: DispatchTarget;
   readonly #connections = new Set<Connection>();
-  /** One that no stream has. */
   #spare: Connection | undefined;
   #closed = false;
 
@@ -61,7 +58,7 @@ class Link implements DispatchLink {
     return call;
   }
 
-  /** Streams that stand go on; no others begin. */
+  /** Existing streams continue; no new ones begin. */
   close(): void {
     this.#closed = true;
     for (const connection of this.#connections) if (!connection.ready || connection.call === undefined) connection.abandon();
@@ -77,14 +74,13 @@ class Link implements DispatchLink {
     return connection;
   }
 
-  /** Answers to what a stream sent would go to the next one, so only an unused connection is reused. */
+  /** Only an unused connection is reused: late answers would go to the next stream. */
   #left(connection: Connection): void {
     if (connection.ready || this.#spare !== undefined || this.#closed) connection.abandon();
     else this.#spare = connection;
   }
 }
 
-/** A connection that is being made, or stands. */
 class Connection {
   readonly #connection: PeerConnection;
   readonly #onGone: () => void;
@@ -94,7 +90,7 @@ class Connection {
   constructor(target: DispatchTarget, onGone: () => void) {
     this.#onGone = onGone;
     const hello = { sender: toSender(target.self), channel: Channel.DISPATCH };
-    // Its silence is judged by whoever has the stream: the detector outlives connections (experts/dispatch/peer-stream.ts).
+    // The stream's user judges silence: the detector outlives connections (experts/dispatch/peer-stream.ts).
     this.#connection = PeerConnection.call(target, hello, new FailureDetector(peerLimits, performance.now()), {
       connected: () => {
         this.ready = true;
@@ -113,7 +109,7 @@ class Connection {
   send(frame: DispatchFrame): boolean {
     const { rows } = frame;
     try {
-      frame.rows = none; // put back below: a copy of the message would cost as much as its bytes
+      frame.rows = none; // restored below, to avoid a copy of the message
       const head = toBinary(DispatchFrameSchema, frame);
       return this.#connection.write(frameKinds.rows, head, rows);
     } catch (caught) {

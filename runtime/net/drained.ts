@@ -1,9 +1,9 @@
-// The wait of a handler that answers with a stream until its caller has taken what was written.
+// Waits until the caller of a stream has taken what was written.
 import type { ServerWritable } from "./grpc.ts";
 
 const ends = ["drain", "close", "cancelled"] as const;
 
-/** Or nobody reads it any more. */
+/** It also resolves when nobody reads any more. */
 export function drained<I, O>(call: ServerWritable<I, O>): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

@@ -1,5 +1,5 @@
-// The answering end of connections: a port of its own, on which other ranks' engine threads send frames to this one. Who a caller is, is asked
-// once, of its certificate and of the membership, and again whenever that changes; what a frame asks is its server's business.
+// The serving end of engine connections: other ranks' engine threads send frames to this port. A caller is checked by its certificate and the
+// membership, again at each change.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { computingLimits, FailureDetector } from "./failure-detector.ts";
@@ -11,11 +11,11 @@ import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
 import { decodeRowsFrame, encodeSeq, pairBytesMax, type RowsFrame, sumsForm } from "./rows-codec.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** Beyond, the caller reads none, and the connection ends. */
+/** Beyond, the caller does not read, and the connection ends. */
 const framesPerConnectionMax = 1_024;
-/** More are declined. An honest caller hears of an answer a little before this end does. */
+/** More are declined; above the caller's own bound, since the caller sees answers earlier. */
 const bytesPerConnectionMax = 1.5 * streamBytesMax;
-/** Of all connections together; streams of Dispatch have as much (experts/dispatch/server.ts). */
+/** Of all connections; streams of Dispatch have the same bound (experts/dispatch/server.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
 
 export type WorkerIdentity = Extract<PeerIdentity, { role: "worker" }>;
@@ -25,13 +25,11 @@ export interface EngineHostOptions {
   readonly namespace: string;
   readonly name: string;
   readonly hidden: number;
-  /** Answers sums to callers that ask for them. */
   readonly sums: boolean;
   /** Undefined when the caller is served. */
   readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
-  /** Rows stay as they are until they have left; undefined: Dispatch has to ask. */
+  /** The rows stay unchanged until they are sent; undefined: Dispatch has to ask. */
   readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<Uint8Array | undefined>;
-  /** A connection was refused, or broke. */
   readonly onProblem: (message: string) => void;
 }
 
@@ -39,7 +37,6 @@ export class EngineHost {
   readonly options: EngineHostOptions;
   readonly #listener: Listener;
   readonly #connections = new Set<AcceptedEngine>();
-  /** Of all connections. */
   bytes = 0;
 
   constructor(options: EngineHostOptions) {
@@ -53,11 +50,10 @@ export class EngineHost {
   listen(host: string, port: number): Promise<number> {
     return this.#listener.listen(host, port);
   }
-  /** Ends the connections of callers that are served no more. */
   recheck(): void {
     for (const connection of this.#connections) connection.recheck();
   }
-  /** To be called every `engineLookMs`. */
+  /** Call it every `engineLookMs`. */
   look(nowMs: number): void {
     for (const connection of this.#connections) connection.look(nowMs);
   }
@@ -84,7 +80,7 @@ class AcceptedEngine {
   readonly #caller: WorkerIdentity;
   readonly #connection: PeerConnection;
   readonly #detector = new FailureDetector(computingLimits, performance.now());
-  /** `computing`: not answered yet; the others wait to leave. */
+  /** `computing`: not answered yet; the others wait to be sent. */
   readonly #held = { frames: 0, computing: 0, bytes: 0 };
   #claimed: Identity | undefined;
   #sums = false;
@@ -155,7 +151,7 @@ class AcceptedEngine {
     if (summed && !this.#sums) throw new AppError("gates: sums were not agreed on", { code: "InvalidFrame" });
     const pairBytes = frame.pairRows.length * server.options.hidden * 4;
     const bytes = (summed ? 2 : 1) * rows.byteLength + pairBytes; // as f32
-    const over = (had: number, most: number): boolean => had > 0 && had + bytes > most; // a frame alone is never too heavy
+    const over = (had: number, most: number): boolean => had > 0 && had + bytes > most; // a single frame is always accepted
     const heavy = over(held.bytes, bytesPerConnectionMax) || over(server.bytes, bytesOfAllMax);
     if (held.frames >= framesPerConnectionMax) throw new AppError("the caller reads no answers", { code: "Busy" });
     const weight = heavy ? 0 : bytes;

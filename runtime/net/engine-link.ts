@@ -1,5 +1,4 @@
-// The asking end of a connection: frames from one engine thread straight to another's, so that no other thread has to wake for them. It gives
-// up early: what a connection does not answer is asked for by Dispatch, which knows other ranks (experts/dispatch).
+// The calling end of an engine connection. It gives up early: Dispatch retries what a connection does not answer.
 import { AppError } from "../../crds/common.ts";
 import { FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
@@ -8,24 +7,23 @@ import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
 import { decodeSeq, encodeRowsFrame, type RowsFrame, sumsForm } from "./rows-codec.ts";
 
-/** A connection is to be looked at this often. */
 export const engineLookMs = 250;
 const engineLimits = { lookMs: engineLookMs, timeoutMs: 4_000, connectMs: 2_000 };
 const pingAfterMs = 2_000;
-/** As long as Dispatch would wait: pings say that a host lives, not that it ever comes to a frame. */
+/** Dispatch waits as long; pings only show that the host lives. */
 export const engineFrameMsMax = 30_000;
-/** Frames under way on one connection. */
 const inFlightMax = 512;
 
 interface EngineSelf {
   readonly identity: Identity;
   readonly hidden: number;
-  /** This end can do with sums. */
   readonly sums: boolean;
 }
 
-/** `rows`: f32 LE or halves, made once they can be sent; `answerBytes`: of the rows that are asked for; `heldBytes`: of f32 rows and
- *  those of pairs, at the host. */
+/**
+ * `rows`: f32 LE or halves, made when they can be sent; `answerBytes`: the size of the answer; `heldBytes`: the host's memory for f32 rows
+ * and pairs.
+ */
 export interface EngineWork extends Omit<RowsFrame, "seq"> {
   readonly rows: () => Uint8Array;
   readonly answerBytes: number;
@@ -70,17 +68,15 @@ export class EngineLink {
     });
   }
 
-  /** The host takes frames. */
   get ready(): boolean {
     return this.#ready;
   }
 
-  /** Both ends can do with sums: frames may have gates. */
   get sums(): boolean {
     return this.#sums;
   }
 
-  /** Nothing: Dispatch has to ask. Rejects when the connection ends. Undefined: it takes none now. */
+  /** Resolves with nothing when Dispatch has to ask; rejects when the connection ends. Undefined: it accepts none now. */
   send({ rows, answerBytes, heldBytes: bytes, ...frame }: EngineWork): Promise<Uint8Array | undefined> | undefined {
     const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
     if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
@@ -93,10 +89,10 @@ export class EngineLink {
     return answered;
   }
 
-  /** To be called every `engineLookMs`. */
+  /** Call it every `engineLookMs`. */
   look(nowMs: number): void {
     const silentMs = this.#detector.look(nowMs);
-    const [oldest] = this.#pending.values(); // they are kept in the order in which they were sent
+    const [oldest] = this.#pending.values(); // the map is in the order of sending
     if (oldest !== undefined && nowMs - oldest.sentAt >= engineFrameMsMax) {
       const late = `the host did not answer a frame within ${engineFrameMsMax / 1000} s`;
       this.close(new AppError(late, { code: "DeadlineExceeded", retry: "backoff" }));

@@ -1,16 +1,14 @@
-// Failure detection by silence, the same for peers, workers, pods and ranks of training. Pure: who listens says what was heard and when.
+// Failure detection by silence, pure, for all kinds of peers (DECISIONS.md 2).
 
 /** Milliseconds. */
 export interface FailureLimits {
-  /** Between two looks. */
   readonly lookMs: number;
-  /** Silence after which a peer that was heard has failed. */
+  /** The allowed silence of a peer that was heard. */
   readonly timeoutMs: number;
-  /** The same before it is heard on a connection. */
+  /** The allowed silence before that. */
   readonly connectMs: number;
 }
 
-/** For a peer that says something every so many milliseconds. */
 export const heartbeatLimits = (everyMs: number): FailureLimits => ({
   lookMs: everyMs / 2,
   timeoutMs: 3 * everyMs,
@@ -25,10 +23,8 @@ export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, c
 /** The adaptive timeout (DECISIONS.md 2). */
 const factorMost = 4;
 const adaptedForMs = 60_000;
-/** Attempts that may wait for one connection, one after another. */
 const attemptsPerConnection = 3;
 
-/** One peer, over all its connections. */
 export class FailureDetector {
   readonly #limits: FailureLimits;
   readonly #guard: MassFailureGuard | undefined;
@@ -51,12 +47,11 @@ export class FailureDetector {
     this.#guard = guard;
   }
 
-  /** The peer said something on this connection. */
   get wasHeard(): boolean {
     return this.#wasHeard;
   }
 
-  /** What was heard on others does not count. */
+  /** What was heard on other connections does not count. */
   connect(nowMs: number): void {
     this.disconnect();
     this.#lookedAt = nowMs;
@@ -67,7 +62,7 @@ export class FailureDetector {
     this.#timeoutMs = this.#limits.timeoutMs;
   }
 
-  /** The connection is gone; the guard no longer counts the peer. */
+  /** The mass-failure guard no longer counts the peer. */
   disconnect(): void {
     if (this.#wasHeard) this.#guard?.leave(this.#isQuiet);
     this.#wasHeard = false;
@@ -80,7 +75,7 @@ export class FailureDetector {
     this.#wasHeard = true;
   }
 
-  /** All bytes of the connection: a change shows life while heartbeats are suppressed. */
+  /** The connection's total of bytes; an increase shows life while heartbeats are suppressed. */
   received(bytes: number): void {
     if (bytes !== this.#receivedBytes) this.#withoutBytesMs = 0;
     this.#receivedBytes = bytes;
@@ -91,12 +86,12 @@ export class FailureDetector {
     this.#suppressedMs = ms;
   }
 
-  /** The peer announced other heartbeats: another timeout for this connection. */
+  /** The peer announced another heartbeat interval for this connection. */
   setTimeout(ms: number): void {
     this.#timeoutMs = ms;
   }
 
-  /** To be called every `lookMs`; returns milliseconds of silence. */
+  /** Call it every `lookMs`; returns milliseconds of silence. */
   look(nowMs: number): number {
     const passedMs = Math.min(nowMs - this.#lookedAt, 2 * this.#limits.lookMs);
     this.#lookedAt = nowMs;
@@ -165,12 +160,11 @@ export class MassFailureGuard {
   }
 }
 
-/** No peer leaves heartbeats out for longer, whatever it is allowed. */
 export const suppressMsMax = 60_000;
-/** An answer also tells the clock. */
+/** The answer also gives the clock. */
 const answerPart = 0.5;
 
-/** The sending side: which heartbeats a peer may leave out. */
+/** The sender's side of heartbeat suppression (DECISIONS.md 4). */
 export class HeartbeatSuppression {
   #allowedMs = 0;
   #sentAt = Number.NEGATIVE_INFINITY;

@@ -1,5 +1,4 @@
-// The files of a folder as chunks of a gRPC stream, sent a bounded number at once and received up to what was listed: for TextFiles of a
-// rank and StoreFiles of a weight server. Who may ask, for which names, and from whom a file is asked next is theirs to say.
+// Files of a folder as chunks of a gRPC stream, for TextFiles and StoreFiles.
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -12,13 +11,11 @@ import { create } from "./service.ts";
 import { type TextFile, textChunkBytesMax } from "./text-files.ts";
 
 const readsMax = 8;
-/** The time that may pass without a chunk. */
 const stallMs = 10_000;
 
 const chunksOf = (dir: string, name: string, start = 0): AsyncIterable<Buffer> =>
   createReadStream(join(dir, name), { start, highWaterMark: textChunkBytesMax });
 
-/** As they are on the disk. */
 export async function hashedFile(dir: string, name: string): Promise<TextFile> {
   const hash = createHash("sha256");
   let bytes = 0;
@@ -36,7 +33,7 @@ interface FileRead {
   readonly onSent?: (bytes: number) => void;
 }
 
-/** `find` throws for callers that get nothing; more than `readsMax` at once are refused as `Busy`. */
+/** `find` throws for callers without access; more than `readsMax` reads at once get `Busy`. */
 export function readHandler<I>(operation: string, find: (call: ServerWritable<I, TextChunk>) => FileRead) {
   let active = 0;
   return (call: ServerWritable<I, TextChunk>): void => {
@@ -73,7 +70,7 @@ export function listed(files: readonly TextFile[], name: string, operation: stri
   return file;
 }
 
-/** What came before a connection broke is not fetched again. */
+/** Bytes from before a broken connection are not fetched again. */
 export interface Part {
   readonly file: TextFile;
   readonly hash: Hash;
@@ -84,9 +81,9 @@ export const newPart = (file: TextFile): Part => ({ file, hash: createHash("sha2
 
 type Chunks = AsyncIterable<TextChunk> & { on(event: "error", listener: () => void): unknown; cancel(): void };
 
-/** Throws `unfit` where chunks stay away or do not fit; what came stays. */
+/** Throws `unfit` where chunks stop or do not fit; received bytes stay. */
 export async function receive(call: Chunks, part: Part, out: FileHandle, unfit: (why: string) => Error): Promise<void> {
-  call.on("error", nothing); // the loop below throws it; after the loop nobody must
+  call.on("error", nothing); // the loop below throws it
   const stalled = () => call.cancel();
   let stall = setTimeout(stalled, stallMs);
   try {

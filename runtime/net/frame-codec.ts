@@ -1,19 +1,18 @@
-// Frames of experts' rows as bytes on a socket: their layout, their bounds, and a reader that puts them together from what arrives. A
-// frame is a u32 (LE) with the bytes that follow it, a u32 with its kind in the low byte and the bytes of its head above, the head (a
-// protobuf message), zeros up to a multiple of four, and the body (rows as f32 LE).
+// Frames on a socket: u32 LE length of the rest, u32 with the kind in the low byte and the head's length above, the head (protobuf),
+// zeros up to a multiple of four, and the body (rows as f32 LE).
 import { AppError } from "../../crds/common.ts";
 
-/** Senders split larger ones, so that no frame holds a stream for long. */
+/** Senders split larger ones, so that no frame blocks a stream for long. */
 export const frameBytesMax = 8 * 1024 * 1024;
-/** Answers included; receivers take half as much again. */
+/** Answers included; receivers allow half as much again. */
 export const streamBytesMax = 64 * 1024 * 1024;
-/** Five bytes for a pair, of which the narrowest rows allow 131,072. */
+/** Five bytes per pair, of at most 131,072 pairs. */
 export const headBytesMax = 1024 * 1024;
-/** A copy of so much is cheaper than a second write. */
+/** Copying this much is cheaper than a second write. */
 const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
-/** The first four are the protocol's own. `rows`, `reply` and `declined` are of serving, `payload` of training. */
+/** The first four belong to the protocol; `rows`, `reply` and `declined` to serving, `payload` to training. */
 export const frameKinds = { hello: 1, welcome: 2, ping: 3, end: 4, rows: 5, reply: 6, declined: 7, payload: 8 } as const;
 type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 
@@ -26,13 +25,12 @@ export interface RawFrame {
 interface Layout {
   readonly kind: FrameKind;
   readonly headBytes: number;
-  /** Where the body begins, from the frame's own beginning. */
   readonly bodyAt: number;
-  /** All of the frame, its prefix included. */
+  /** The prefix is included. */
   readonly totalBytes: number;
 }
 
-/** One piece or two. Throws `MessageTooLarge`. */
+/** Returns one piece or two. Throws `MessageTooLarge`. */
 export function encodeFrame({ kind, head, body }: RawFrame): readonly [Uint8Array, Uint8Array?] {
   const fault = sizeFault(head.byteLength, body.byteLength);
   if (fault !== undefined) throw new AppError(fault, { code: "MessageTooLarge", operation: "writing a frame" });
@@ -48,7 +46,7 @@ export function encodeFrame({ kind, head, body }: RawFrame): readonly [Uint8Arra
   return [first];
 }
 
-/** Reads frames from chunks that are cut anywhere (DECISIONS.md 5). Throws `InvalidFrame`: nothing after it can be read. */
+/** Reads frames from arbitrary chunks (DECISIONS.md 5). After `InvalidFrame` it cannot continue. */
 export class FrameReader {
   readonly #prefix = Buffer.alloc(prefixBytes);
   #prefixed = 0;
@@ -56,7 +54,6 @@ export class FrameReader {
   #frame: Buffer = this.#prefix;
   #filled = 0;
 
-  /** A frame has begun and is not complete. */
   get within(): boolean {
     return this.#prefixed > 0;
   }
@@ -74,7 +71,6 @@ export class FrameReader {
     }
   }
 
-  /** Each returns the bytes that it took. */
   #begin(chunk: Buffer, at: number): number {
     const bytes = chunk.copy(this.#prefix, this.#prefixed, at, at + prefixBytes - this.#prefixed);
     this.#prefixed += bytes;
@@ -105,7 +101,7 @@ function cut(bytes: Buffer, at: number, { kind, headBytes, bodyAt, totalBytes }:
   return { kind, head, body: bytes.subarray(at + bodyAt, at + totalBytes) };
 }
 
-/** Undefined while it is not all there. */
+/** Undefined while the prefix is incomplete. */
 function layoutAt(bytes: Buffer, at: number): Layout | undefined {
   if (bytes.byteLength - at < prefixBytes) return undefined;
   const totalBytes = 4 + bytes.readUInt32LE(at);

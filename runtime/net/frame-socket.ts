@@ -1,18 +1,16 @@
-// One end of a TLS connection that carries frames: what is written in one turn leaves in one write, or each frame at once, what arrives
-// is read into frames, and whatever is none ends it. It knows no message; peer-connection.ts has the protocol.
+// One end of a TLS connection that carries frames. It joins the writes of one tick, or sends each at once, and ends on invalid input.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
 
-/** Bytes from which on a writer waits for `drain`. */
+/** Above this, a writer waits for `drain`. */
 export const unsentBytesMax = 1024 * 1024;
-/** Milliseconds for the last frame. */
 const goodbyeMs = 1_000;
 
 export interface FrameEvents {
-  /** May throw: the connection ends with what is thrown. */
+  /** May throw: the connection then ends with that error. */
   frame(frame: RawFrame): void;
-  /** Undefined = the other end left. Not called after `leave` or `destroy`. */
+  /** Undefined = the peer left. Not called after `leave` or `destroy`. */
   gone(reason: AppError | undefined): void;
   drain?(): void;
   /** DECISIONS.md 6. */
@@ -40,7 +38,7 @@ export class FrameSocket {
     socket.on("close", () => this.#gone(this.#reason()));
   }
 
-  /** False: `drain` follows. `sent`: the frame has left. */
+  /** False: wait for `drain`. `sent`: the frame has left. */
   write(frame: RawFrame, sent?: () => void): boolean {
     if (this.#over) return true;
     const [first, rows] = encodeFrame(frame);
@@ -60,7 +58,6 @@ export class FrameSocket {
     return room;
   }
 
-  /** Keeps what is written until what runs now is done. */
   #gather(): void {
     if (this.#corked) return;
     this.#corked = true;
@@ -71,7 +68,6 @@ export class FrameSocket {
     });
   }
 
-  /** Ends it with a last frame. */
   leave(frame: RawFrame): void {
     this.write(frame);
     this.#over = true;
@@ -95,7 +91,6 @@ export class FrameSocket {
     }
   }
 
-  /** An end that says no more reads no more either. */
   #ended(): void {
     if (this.#over) return;
     this.#gone(this.#reason());

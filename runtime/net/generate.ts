@@ -1,5 +1,5 @@
-// Generates net/gen from net/proto with buf and protoc-gen-es; `--check` fails when the committed files differ. Target js+dts, because the
-// ts target writes TypeScript enums, which Node cannot strip.
+// Generates net/gen from net/proto; `--check` fails when committed files differ. Target js+dts, since Node cannot strip the enums of the
+// ts target.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

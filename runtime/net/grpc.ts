@@ -1,5 +1,4 @@
-// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows, and the mapping
-// between AppError and gRPC status. Knows no service; service.ts adapts those.
+// gRPC servers and clients with mutual TLS, bounds and keepalive.
 import type { Socket } from "node:net";
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
@@ -14,13 +13,13 @@ import { peerAlpn } from "./peer-connection.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
 
-/** A large model's plan takes more than the default of 4 MB. */
+/** A large model's plan exceeds the default of 4 MB. */
 export const messageBytesMax = 16 * 1024 * 1024;
-/** Doubles the throughput of the default, 64 KiB. */
+/** Twice as fast as the default of 64 KiB. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
 const keepaliveTimeMs = 5_000;
 const keepaliveTimeoutMs = 3_000;
-/** gRPC's timers hold a pause of this process against the other end. */
+/** gRPC's timers would count a pause of this process against the peer. */
 const signTimeoutMs = 60_000;
 
 const sharedOptions: grpc.ChannelOptions = {
@@ -35,18 +34,17 @@ const clientOptions: grpc.ChannelOptions = {
   "grpc.keepalive_permit_without_calls": 1,
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 2_000,
-  "grpc.enable_retries": 0, // callers choose another rank; a hidden retry would only delay that
+  "grpc.enable_retries": 0, // callers choose another rank instead
   "grpc.enable_http_proxy": 0,
-  "grpc.use_local_subchannel_pool": 1, // a restarted pod may come back on the same address with another certificate
+  "grpc.use_local_subchannel_pool": 1, // a restarted pod may reuse the address with another certificate
 };
 
-/** So that only net/ names the gRPC package. */
 export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
 export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
 export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;
 
 export type GrpcServer = {
-  /** Adds a service; call before `listen`. */
+  /** Call before `listen`. */
   add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
   /** Call before `listen`. */
   addDispatch(handler: DispatchHandler): void;
@@ -58,7 +56,7 @@ export type GrpcServer = {
 
 export function createServer(tls: TlsSource): GrpcServer {
   const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
-  // Connections come to it when their TLS is done: the listener has asked for the caller's certificate, which calls show as ever.
+  // The listener injects connections after their TLS handshake; calls still see the peer's certificate.
   const { injectConnection } = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
   let dispatch: DispatchStreams | undefined;
   const listener = createTlsListener(tls, {
@@ -107,11 +105,9 @@ function unary(handler: unknown, output: Parameters<typeof create>[0]): grpc.han
 
 type Connector = grpc.experimental.SecureConnector;
 
-/** grpc-js makes a context for each connection. */
 class SharedContextCredentials extends grpc.ChannelCredentials {
   readonly #tls: Pick<TlsSource, "current">;
   readonly #verify: grpc.VerifyOptions;
-  /** The connection that was made last. */
   socket: Socket | undefined;
 
   constructor(tls: Pick<TlsSource, "current">, verify: grpc.VerifyOptions) {
@@ -134,7 +130,7 @@ class SharedContextCredentials extends grpc.ChannelCredentials {
     return {
       connect: async (socket) => {
         this.socket = socket;
-        return newest().connect(socket); // material that is no pair is an error of this connection
+        return newest().connect(socket); // a certificate without its key fails this connection only
       },
       waitForReady: async () => {},
       getCallCredentials: () => call ?? grpc.CallCredentials.createEmpty(),
@@ -143,7 +139,7 @@ class SharedContextCredentials extends grpc.ChannelCredentials {
   }
 }
 
-/** `serverName`: the SAN of the other end; `accept` judges its certificate where the rank is not known. */
+/** `serverName`: the SAN of the peer; `accept` judges its certificate where the rank is unknown. */
 export function connect<M extends GenServiceMethods>(
   service: GenService<M>,
   target: {
@@ -153,7 +149,7 @@ export function connect<M extends GenServiceMethods>(
     readonly accept?: (peer: PeerCertificate) => boolean;
     /** Milliseconds without a call; unset = half an hour. */
     readonly idleMs?: number;
-    /** Milliseconds between HTTP/2 pings, whose answers `receivedBytes` shows. */
+    /** Milliseconds between HTTP/2 pings; `receivedBytes` shows their answers. */
     readonly signEveryMs?: number;
   },
 ): Connected<M> {
@@ -173,10 +169,8 @@ export function connect<M extends GenServiceMethods>(
   return Object.assign(client, { receivedBytes: () => credentials.socket?.bytesRead ?? 0 });
 }
 
-/** `receivedBytes`: of the newest connection. */
 export type Connected<M extends GenServiceMethods> = ServiceClient<M> & { receivedBytes(): number };
 
-/** A simulated network carries the same messages. */
 export interface Network {
   readonly connect: typeof connect;
   readonly connectDispatch: typeof connectDispatch;
@@ -213,7 +207,6 @@ const statusByCode: Readonly<Record<string, grpc.status>> = {
 };
 const codeKey = "enodia-code";
 
-/** Causes stay here. */
 export function toStatus(caught: unknown): grpc.ServiceError {
   const error = AppError.from(caught);
   const metadata = new grpc.Metadata();

@@ -1,35 +1,30 @@
-// The TLS listener of a process: one port, on which callers say by ALPN what they speak. Every caller shows a certificate that a CA of
-// the deployment has signed; which member it is, is asked by those who serve it (tls.ts reads it).
+// The TLS listener of a process: one port, protocols by ALPN, client certificates of the deployment's CA.
 import type { AddressInfo, Socket } from "node:net";
 import { createServer as createListener, type TLSSocket } from "node:tls";
 import type { TlsMaterial, TlsSource } from "./tls.ts";
 
-/** A connection whose handshake takes longer is dropped. */
 const handshakeMsMax = 20_000;
 
 export interface Listener {
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number>;
-  /** Resolves when all connections have ended. */
   stop(): Promise<void>;
-  /** Ends all connections, those in the middle of a handshake too. */
+  /** Ends all connections, also during a handshake. */
   cut(): void;
 }
 
-/** By protocol. */
 export function createTlsListener(
   tls: Pick<TlsSource, "current">,
   speakers: Readonly<Record<string, (socket: TLSSocket) => void>>,
 ): Listener {
-  // A TLS server knows a connection once its handshake is done: one in the middle of it would hold a closing server open for as long
-  // as the other end likes.
+  // A TLS server does not track connections before their handshake ends, so an unfinished one would block its close.
   const sockets = new Set<Socket>();
   let used: TlsMaterial | undefined;
   const protocols = Object.keys(speakers);
   const settings = { requestCert: true, rejectUnauthorized: true, ALPNProtocols: protocols, handshakeTimeout: handshakeMsMax };
   const listener = createListener(settings, (socket) => {
-    socket.on("error", () => {}); // those who serve it hear of it by its close, or listen themselves
-    socket.disableRenegotiation(); // as HTTP/2 does: who the caller is, is asked once
+    socket.on("error", () => {}); // users watch `close` or have their own handler
+    socket.disableRenegotiation(); // as in HTTP/2: a caller is identified once
     const speaker = speakers[socket.alpnProtocol || ""];
     if (speaker) speaker(socket);
     else socket.destroy();
@@ -42,7 +37,7 @@ export function createTlsListener(
       if (material !== used) listener.setSecureContext({ cert: material.cert, key: material.key, ca: material.ca });
       used = material;
     } catch {
-      socket.destroy(); // a certificate and a key that are no pair: the next material may be one
+      socket.destroy(); // a certificate without its key; newer material may be valid
     }
   });
   return {
@@ -50,7 +45,7 @@ export function createTlsListener(
       new Promise((resolve, reject) => {
         listener.once("error", reject);
         listener.listen(port, host, () => {
-          listener.off("error", reject); // a later one, such as no descriptors left, is nobody's to go on from
+          listener.off("error", reject);
           resolve((listener.address() as AddressInfo).port);
         });
       }),

@@ -1,13 +1,12 @@
-// The signature of a load message: its first line, an HMAC-SHA256 over what follows, by a key that only the pods of the deployment and the
-// operator share. NATS and whoever else reaches it can drop messages or repeat them, and make none.
+// The signature of a load message: its first line, an HMAC-SHA256 of the rest, by a key of the deployment's pods and the operator.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { loadMessageBytesMax } from "../../crds/telemetry.ts";
 import type { TelemetryKey, TelemetryKeys } from "../../crds/telemetry-keys.ts";
 
-/** A signature by the same key for something else is none. */
+/** Keeps signatures for other purposes invalid here. */
 const purpose = "enodia load v1\n";
 const mark = "enodia-load";
-/** With blanks and the end of the line. */
+/** Blanks and the line break are included. */
 const lineBytesMax = 80;
 const linePattern = /^enodia-load ([0-9a-f]{16}) ([\w-]{43})$/;
 const newline = 10;
@@ -15,12 +14,11 @@ const newline = 10;
 export type SignatureFault = "too_large" | "unsigned" | "no_key" | "bad_signature";
 export type Opened = { readonly ok: true; readonly body: Uint8Array } | { readonly ok: false; readonly reason: SignatureFault };
 
-/** Never longer than its body and a line. */
 export function signLoad(body: string, { id, secret }: TelemetryKey): string {
   return `${mark} ${id} ${macOf(body, secret).toString("base64url")}\n${body}`;
 }
 
-/** Undefined keys are none. */
+/** Undefined keys are skipped. */
 export function openLoad(message: Uint8Array, keys: TelemetryKeys | undefined): Opened {
   if (message.byteLength > loadMessageBytesMax) return { ok: false, reason: "too_large" };
   if (keys === undefined) return { ok: false, reason: "no_key" };

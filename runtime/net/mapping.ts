@@ -1,5 +1,4 @@
-// Proto <-> domain: plans, membership, senders. Parses what others sent: everything that a peer could get wrong is
-// checked here and named. Pure.
+// Proto <-> domain: plans, membership, senders. Everything that a peer could get wrong is checked and named here. Pure.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { type LogLevel, logLevels, type MemberState, memberStates } from "../../crds/names.ts";
@@ -30,14 +29,14 @@ export interface Member {
   readonly podName: string;
   readonly podUid: string;
   readonly bootId: string;
-  /** Address of its gRPC server, ip:port. */
+  /** Its gRPC server, ip:port. */
   readonly address: string;
   readonly state: MemberState;
-  /** Its numerics class; unset = not known. */
+  /** Unset if unknown. */
   readonly numerics?: string;
-  /** The digest of its text files (text-files.ts); unset = not known. */
+  /** The digest of its text files (text-files.ts); unset = unknown. */
   readonly textDigest?: string;
-  /** The zone of its node; unset = not known. */
+  /** Unset if unknown. */
   readonly zone?: string;
 }
 
@@ -48,7 +47,7 @@ export interface Membership {
   readonly holdMs?: number;
 }
 
-/** Refuses what is above 2^53. */
+/** Throws above 2^53. */
 export function toNumber(value: bigint, field: string): number {
   if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < 0n) throw invalid(field, `${value} is no safe integer`);
   return Number(value);
@@ -63,7 +62,7 @@ export function fromSender(sender: Sender | undefined): Identity {
   return { deploymentUid: sender.deploymentUid, rank: sender.rank, podUid: sender.podUid, bootId: sender.bootId };
 }
 
-/** Undefined for an unknown name, too. */
+/** Also undefined for an unknown name. */
 export function fromLogLevel(name: string): LogLevel | undefined {
   return logLevels.find((level) => level === name);
 }
@@ -131,7 +130,7 @@ const digestMax = 64;
 
 const zoneMax = 63;
 
-/** Milliseconds: a request ends by then anyway. */
+/** Milliseconds; a request ends by then anyway. */
 const holdMsMax = 600_000;
 
 export function fromMembership(message: MembershipMessage): Membership {

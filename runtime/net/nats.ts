@@ -1,5 +1,5 @@
-// Core NATS as an optional bus: start-up never waits for it, it reconnects for ever, and while it is away messages are
-// dropped and counted instead of queued (old load is worse than none). No JetStream; no knowledge of subjects.
+// Core NATS as an optional bus: start-up does not wait for it, it reconnects for ever, and messages are dropped and counted while it
+// is away.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { connect, credsAuthenticator, type NatsConnection, type Subscription, tokenAuthenticator } from "nats";
@@ -8,19 +8,15 @@ import { type NatsAccess, natsAccessOf, natsCredentialEntries, natsEntries } fro
 
 interface BusStatus {
   readonly connected: boolean;
-  /** "Connecting", "AuthorizationViolation", "CredentialsNotFound", "Disconnected", … */
   readonly reason: string;
-  /** The remedy, where it is known. */
   readonly message?: string;
 }
 
 export interface Bus {
   readonly status: BusStatus;
-  /** Messages not sent because the bus was away. */
   readonly dropped: number;
-  /** False when it could not. Never blocks, never throws. */
+  /** False when it was not sent. Never blocks or throws. */
   publish(subject: string, payload: string | Uint8Array): boolean;
-  /** Returns how to end it. */
   subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void;
   onStatus(listener: (status: BusStatus) => void): () => void;
   close(): Promise<void>;
@@ -28,7 +24,7 @@ export interface Bus {
 
 export interface BusOptions {
   readonly url: string;
-  /** Read at every attempt, so that a rotated Secret works. Throws when credentials are missing. */
+  /** Called at every attempt, so that a rotated Secret works. Throws when credentials are missing. */
   readonly access?: (() => Promise<NatsAccess>) | undefined;
   readonly name: string;
 }
@@ -43,9 +39,9 @@ export function createBus(options: BusOptions): Bus {
   return new NatsBus(options);
 }
 
-/** From a file, or the folder of a mounted Secret. */
+/** `path` is a file, or the folder of a mounted Secret. */
 export function accessAt(path: string): () => Promise<NatsAccess> {
-  const read = (place: string): Promise<string> => readFile(place, "utf8").catch(() => ""); // not there, or a folder
+  const read = (place: string): Promise<string> => readFile(place, "utf8").catch(() => "");
   return async () => {
     const entries = await Promise.all(natsEntries.map(async (entry) => [entry, await read(join(path, entry))] as const));
     const access = natsAccessOf(Object.fromEntries(entries)) ?? natsAccessOf({ token: await read(path) });
@@ -58,7 +54,6 @@ export function accessAt(path: string): () => Promise<NatsAccess> {
   };
 }
 
-/** What a server says of itself to who connects. */
 interface ServerFacts {
   readonly version: string;
   readonly payloadBytesMax: number;
@@ -66,7 +61,7 @@ interface ServerFacts {
   readonly authenticated: boolean;
 }
 
-/** Connects once. Throws AppError with the reason for no connection. */
+/** Connects once. Throws AppError with the reason for a failure. */
 export async function askServer(options: BusOptions): Promise<ServerFacts> {
   try {
     const connection = await connect({ ...(await clientOptions(options)), reconnect: false });
@@ -87,7 +82,7 @@ async function clientOptions({ url, name, access }: BusOptions) {
 
 async function accessOptions(url: string, access: BusOptions["access"]) {
   const { credentials, ca } = (await access?.()) ?? {};
-  // Asked for, TLS is a must: a server, or somebody before it, that offers none is sent no token.
+  // Requested TLS is mandatory: a server without it receives no token.
   const tls = ca !== undefined || url.startsWith("tls://") ? { tls: ca === undefined ? {} : { ca } } : {};
   if (credentials === undefined) return tls;
   const isCreds = credentials.includes("BEGIN NATS USER JWT");
@@ -124,7 +119,7 @@ class NatsBus implements Bus {
         this.#connection.publish(subject, payload);
         return true;
       } catch {
-        // closed between the check and the call: counted as dropped below
+        // closed meanwhile: counted as dropped below
       }
     }
     this.#dropped += 1;
@@ -150,15 +145,15 @@ class NatsBus implements Bus {
     this.#closing.abort();
     const connection = this.#connection;
     if (connection !== undefined) {
-      // a drain flushes what was published last; a server that is away must not hold the shutdown
+      // a drain flushes the last messages; an absent server must not block the shutdown
       await Promise.race([connection.drain().catch(() => {}), new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref())]);
       await connection.close().catch(() => {});
     }
-    // A connection that is still being made is closed as soon as it stands; nobody waits for that.
+    // A pending connection closes itself once it is open.
     await Promise.race([this.#loop, new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref())]);
   }
 
-  /** The client reconnects by itself, but for authorization errors and the like: then this loop starts afresh. */
+  /** The client reconnects except after errors such as authorization; then this loop starts again. */
   async #run(): Promise<void> {
     let waitMs = retryFirstMs;
     while (!this.#closing.signal.aborted) {
@@ -210,7 +205,7 @@ class NatsBus implements Bus {
           try {
             entry.handler(message.data, message.subject);
           } catch {
-            // one bad message must not end the subscription; handlers report their own errors
+            // one bad message must not end the subscription
           }
         },
       });

@@ -1,5 +1,4 @@
-// A port of a pod on which the operator alone is heard: HTTPS with certificates of the pod's owner on both sides, within limits of time and
-// of connections.
+// A bounded HTTPS port on which only the operator is accepted, by mutual TLS.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { AppError } from "../../crds/common.ts";
 import { createTlsListener } from "./listener.ts";
@@ -7,13 +6,12 @@ import { peerIdentity, type TlsSource } from "./tls.ts";
 
 const requestMsMax = 5_000;
 const connectionsMax = 16;
-/** As HTTPS clients offer it by ALPN. */
+/** HTTPS clients offer it by ALPN. */
 const httpAlpn = "http/1.1";
 
 export interface OperatorPortOptions {
-  /** For errors: "world port 9443". */
+  /** Errors show it: "world port 9443". */
   readonly name: string;
-  /** Of the certificates. */
   readonly namespace: string;
   readonly scope: string;
   readonly tls: Pick<TlsSource, "current">;
@@ -27,7 +25,7 @@ export interface OperatorPort {
   close(): Promise<void>;
 }
 
-/** Throws AppError `ListenFailed` where the port is taken. */
+/** Throws AppError `ListenFailed`. */
 export async function listenForOperator(options: OperatorPortOptions): Promise<OperatorPort> {
   const { name, namespace, scope, tls, host } = options;
   const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, options.answer);

@@ -1,5 +1,4 @@
-// One connection of the framed protocol, as either end has it: TLS, hello and welcome, heartbeats, silence, and an end that says why.
-// Dispatch, engines and ranks of training put their own messages on it.
+// One connection of the framed protocol, at either end: TLS, hello and welcome, heartbeats, and an end with a reason.
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
@@ -16,22 +15,21 @@ const messageCharsMax = 1_024;
 export interface PeerTarget {
   /** ip:port */
   readonly address: string;
-  /** The SAN that the other end must present. */
+  /** The SAN that the peer must present. */
   readonly serverName: string;
   readonly tls: Pick<TlsSource, "current">;
 }
 
-/** Why an end leaves. */
 export interface EndReason {
-  /** As in AppError. */
+  /** The code of an AppError. */
   readonly code: string;
   readonly message: string;
 }
 
 interface ConnectionEvents {
-  /** May throw: the connection ends with that error. */
+  /** May throw: the connection then ends with that error. */
   frame(frame: RawFrame): void;
-  /** The other end says why it leaves. May throw, too. */
+  /** The peer leaves for a reason. May throw. */
   ended(reason: EndReason): void;
   /** Not called after `end` or `destroy`. */
   gone(reason: AppError | undefined): void;
@@ -41,14 +39,13 @@ interface ConnectionEvents {
 }
 
 export interface CallerEvents extends ConnectionEvents {
-  /** TLS stands and the hello has left. */
+  /** TLS is established and the hello is sent. */
   connected?(): void;
-  /** The host takes frames. */
   welcome?(welcome: Welcome): void;
 }
 
 export interface HostEvents extends ConnectionEvents {
-  /** May throw, too. */
+  /** May throw. */
   hello(hello: Hello): MessageInitShape<typeof WelcomeSchema> | AppError;
 }
 
@@ -59,7 +56,7 @@ export class PeerConnection {
   readonly #socket: TLSSocket;
   readonly #frames: FrameSocket;
 
-  /** Calls the other end. Throws where its address is none. */
+  /** Throws for an invalid address. */
   static call(target: PeerTarget, hello: HelloInit, detector: FailureDetector, events: CallerEvents): PeerConnection {
     const socket = openSocket(target);
     const connection: PeerConnection = new PeerConnection(socket, detector, events, ({ kind, head }) => {
@@ -78,12 +75,11 @@ export class PeerConnection {
     return connection;
   }
 
-  /** Answers a caller whose handshake is done. */
   static answer(socket: TLSSocket, detector: FailureDetector, events: HostEvents): PeerConnection {
     let isGreeted = false;
     const connection: PeerConnection = new PeerConnection(socket, detector, events, ({ kind, head }) => {
       if (isGreeted) {
-        // A caller that reads nothing is owed nothing.
+        // A caller that does not read gets no answers.
         if (kind === frameKinds.ping && !connection.isFull) connection.ping();
         return kind === frameKinds.ping;
       }
@@ -97,7 +93,6 @@ export class PeerConnection {
     return connection;
   }
 
-  /** `own`: takes frames that are no message of the channel. */
   private constructor(socket: TLSSocket, detector: FailureDetector, events: ConnectionEvents, own: (frame: RawFrame) => boolean) {
     this.detector = detector;
     this.#socket = socket;
@@ -114,7 +109,6 @@ export class PeerConnection {
     });
   }
 
-  /** The socket has more than it can send at once. */
   get isFull(): boolean {
     return this.#socket.writableNeedDrain;
   }
@@ -127,7 +121,6 @@ export class PeerConnection {
     this.write(frameKinds.ping, none);
   }
 
-  /** Leaves, and says why. */
   end({ code, message }: EndReason): void {
     this.#frames.leave({ kind: frameKinds.end, head: encodeEnd({ code, message }), body: none });
   }
@@ -135,7 +128,7 @@ export class PeerConnection {
     this.#frames.destroy();
   }
 
-  /** Reads no more until it resumes; nothing is heard meanwhile. */
+  /** Stops reading until `resume`. */
   pause(): void {
     this.#socket.pause();
   }
@@ -161,7 +154,7 @@ function openSocket({ address, serverName, tls }: PeerTarget): TLSSocket {
 }
 
 export const encodeHello = (hello: HelloInit): Uint8Array => toBinary(HelloSchema, create(HelloSchema, hello));
-/** Throws `InvalidFrame` for what is no hello. */
+/** Throws `InvalidFrame`. */
 export function decodeHello(head: Uint8Array): Hello {
   try {
     return fromBinary(HelloSchema, head);
@@ -170,17 +163,17 @@ export function decodeHello(head: Uint8Array): Hello {
   }
 }
 
-/** A message that is too long loses its end. */
+/** Truncates a message that is too long. */
 export const encodeEnd = ({ code, message }: EndReason): Uint8Array =>
   toBinary(EndSchema, create(EndSchema, { code, message: message.slice(0, messageCharsMax) }));
 
-/** Throws `InvalidFrame` for a reason that nobody of this program gives. */
+/** Throws `InvalidFrame` for an unknown reason. */
 export function decodeEnd(head: Uint8Array): EndReason {
   try {
     const { code, message } = fromBinary(EndSchema, head);
     if (/^[A-Za-z0-9]{1,64}$/.test(code)) return { code, message: message.slice(0, messageCharsMax) };
   } catch {
-    // the same as a code that is none
+    // an invalid code
   }
   throw new AppError("an end without a code of letters and digits, up to 64", { code: "InvalidFrame" });
 }

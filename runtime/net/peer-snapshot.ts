@@ -1,5 +1,4 @@
-// Plan and membership as the workers of a deployment know them, read from any of them: for processes that start while the operator is
-// away (a worker that joins, a gateway). It only reads; the newest answer wins, and the caller decides what to do with it.
+// Reads the newest plan and membership from any worker, while the operator is away.
 import { lookup } from "node:dns/promises";
 import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
@@ -21,7 +20,6 @@ export interface Snapshot {
   readonly membership: Membership | undefined;
 }
 
-/** One pod's answer. */
 interface Answer extends Snapshot {
   readonly leaving: boolean;
 }
@@ -35,7 +33,7 @@ export interface AskOptions {
   readonly log: DebugLog;
 }
 
-/** Without `own`, by the system's resolver, which knows the cluster's domain. An unknown name is no error. */
+/** Without `own` it uses the system's resolver. An unknown name is no error. */
 export async function resolvePeers(dns: string, port: number, own: string | undefined, log: DebugLog): Promise<string[]> {
   try {
     const found = await lookup(dns, { all: true, family: 4 });

@@ -1,9 +1,8 @@
-// The wait until a client's connection stands. Without it a call to an address that swallows packets would wait for the transport's
-// own timeout of 20 s; with it callers turn to another rank after their own.
+// Waits until a client's channel is connected, so that callers need not wait for the transport's timeout of 20 s.
 import { type Channel, connectivityState } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 
-/** Throws `Unavailable` when it is not within timeoutMs, or failed to connect. */
+/** Throws `Unavailable` after timeoutMs or a failure. */
 export async function whenReady(channel: Channel, timeoutMs: number): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   try {
@@ -11,12 +10,12 @@ export async function whenReady(channel: Channel, timeoutMs: number): Promise<vo
     while (state !== connectivityState.READY) {
       if (state === connectivityState.TRANSIENT_FAILURE) throw new Error("the connection failed");
       await changed(channel, state, deadline);
-      // A closed channel that is asked to connect would come back to life.
+      // Connecting would revive a closed channel.
       if (channel.getConnectivityState(false) === connectivityState.SHUTDOWN) throw new Error("the channel was closed");
       state = channel.getConnectivityState(true);
     }
   } catch (cause) {
-    // also what a channel says that was closed meanwhile
+    // also from a channel that was closed meanwhile
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new AppError(`${channel.getTarget()}: ${why}`, { code: "Unavailable", operation: "connecting", cause, retry: "backoff" });
   }

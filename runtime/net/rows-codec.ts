@@ -1,32 +1,30 @@
-// The heads of frames of rows between two engines, and the halves in which rows may travel. Fixed fields in LE, since a message of
-// protobuf takes as long to read as the rows to encrypt. Pure.
+// Heads of row frames between engines, and rows as halves. The fields are fixed LE, since parsing protobuf takes as long as encrypting the
+// rows.
 import { AppError } from "../../crds/common.ts";
 import { frameBytesMax, streamBytesMax } from "./frame-codec.ts";
 
-/** The largest row or expert that a frame can name. */
 export const rowIndexMax = 0xffff;
 export const framePairsMax = 65_536;
-/** Named in both hellos: rows travel as halves, answered with sums of pairs by their gates. */
+/** If both hellos name it, rows travel as halves and answers as gated sums. */
 export const sumsForm = "f16";
-/** Rows that are summed do not leave. */
 export const pairBytesMax = (summed: boolean): number => (summed ? streamBytesMax / 2 : frameBytesMax);
 const frameHeadBytes = 24;
 const decodeFlag = 1;
 const sumsFlag = 2;
 
 export interface RowsFrame {
-  /** Unique among those that wait for an answer on the connection. */
+  /** Unique among the unanswered frames of the connection. */
   readonly seq: number;
   readonly layer: number;
   readonly epoch: number;
   readonly decode: boolean;
   readonly pairRows: Uint32Array;
   readonly pairExperts: Uint32Array;
-  /** Asks for sums; undefined: f32 rows of pairs. */
+  /** Requests sums; undefined: f32 rows per pair. */
   readonly gates?: Float32Array | undefined;
 }
 
-/** u32 seq, u32 layer, f64 epoch, u32 flags, u32 pairs, u16 row of each pair, u16 expert of each, and with sums f32 gate of each; all LE. */
+/** u32 seq, u32 layer, f64 epoch, u32 flags, u32 pairs, u16 row per pair, u16 expert per pair, and with sums f32 gate per pair; all LE. */
 export function encodeRowsFrame({ seq, layer, epoch, decode, pairRows, pairExperts, gates }: RowsFrame): Uint8Array {
   const pairs = pairRows.length;
   const head = new Uint8Array(headBytes(pairs, gates !== undefined));
@@ -44,7 +42,7 @@ export function encodeRowsFrame({ seq, layer, epoch, decode, pairRows, pairExper
   return head;
 }
 
-/** Throws `InvalidFrame` by the field; the model is not asked here. */
+/** Throws `InvalidFrame`, which names the field; it does not know the model. */
 export function decodeRowsFrame(head: Uint8Array): RowsFrame {
   if (head.byteLength < frameHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${frameHeadBytes}`);
   const view = viewOf(head);
@@ -70,7 +68,6 @@ export function decodeRowsFrame(head: Uint8Array): RowsFrame {
 
 const headBytes = (pairs: number, summed: boolean): number => frameHeadBytes + (summed ? 8 : 4) * pairs;
 
-/** The head of an answer, given or declined. */
 export function encodeSeq(seq: number): Uint8Array {
   const head = new Uint8Array(4);
   viewOf(head).setUint32(0, seq, true);
@@ -84,16 +81,14 @@ export function decodeSeq(head: Uint8Array): number {
 const viewOf = ({ buffer, byteOffset, byteLength }: Uint8Array): DataView => new DataView(buffer, byteOffset, byteLength);
 const invalid = (message: string): AppError => new AppError(message, { code: "InvalidFrame", operation: "reading a frame" });
 
-// Rows as halves, for ranks that need no exact bits: f32 scale of each row, then f16 values of each row, all LE. The scale is a power of
-// two, so that no value overflows and small rows lose nothing: an eighth of the error of bf16 in as many bytes.
+// Rows as halves: f32 scale per row, then f16 values, all LE. Scales are powers of two, so that nothing overflows and small rows lose
+// nothing.
 
-/** The bytes of one row. */
 export const halfRowBytes = (width: number): number => 4 + 2 * width;
 
-/** Exponent of a row's largest value. */
 const topExponent = 14;
 
-/** Each value is off by at most 2^-11 of itself, or 2^-39 of its row's largest. */
+/** The error is at most 2^-11 of a value, or 2^-39 of the row's largest. */
 export function encodeHalfRows(data: Float32Array, width: number): Uint8Array {
   const rows = data.length / width;
   const bytes = new ArrayBuffer(rows * halfRowBytes(width));

@@ -1,5 +1,4 @@
-// The adapter of protobuf-es service descriptors to grpc-js: a service definition for servers, a typed client for callers. Nothing
-// here opens a socket (grpc.ts does) or knows what a message means (mapping.ts does).
+// Adapts protobuf-es service descriptors to grpc-js: definitions for servers, typed clients for callers.
 import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
@@ -37,7 +36,7 @@ export type Handlers<M extends GenServiceMethods> = {
       : (call: grpc.ServerDuplexStream<MessageShape<M[K]["input"]>, MessageShape<M[K]["output"]>>) => void;
 };
 
-/** Handlers of a generated service, by its value: `HandlersOf<typeof Control>`. */
+/** Usage: `HandlersOf<typeof Control>`. */
 export type HandlersOf<S> = S extends GenService<infer M> ? Handlers<M> : never;
 
 const sharedBytes = new WeakMap<object, Buffer | undefined>();
@@ -77,7 +76,7 @@ export function definition<M extends GenServiceMethods>(service: GenService<M>):
   return out as grpc.ServiceDefinition;
 }
 
-/** A typed client over one channel. Errors are grpc ServiceErrors. */
+/** Errors are grpc ServiceErrors. */
 export function createClient<M extends GenServiceMethods>(
   service: GenService<M>,
   address: string,

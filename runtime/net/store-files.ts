@@ -1,13 +1,12 @@
-// The files of a model store as they go from a weight server to a rank: which there may be, their bounds, and what a list of them must hold to.
-// Pure.
+// The files of a store that a weight server gives to a rank: names, bounds and checks. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ListStoreReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "./mapping.ts";
 import { type TextFile, textFileNames } from "./text-files.ts";
 
-/** Without these a folder is no store. */
+/** A store needs all of these. */
 const neededFiles: readonly string[] = ["config.json", "dense.safetensors", "expert-index.json"];
-/** In the order of names. */
+/** Sorted. */
 export const storeFileNames: readonly string[] = [...new Set([...neededFiles, ...textFileNames])].sort();
 
 const denseBytesMax = 2 ** 40;
@@ -20,7 +19,7 @@ export interface StoreList {
   readonly files: readonly TextFile[];
 }
 
-/** Throws `InvalidRequest`: a weight server chooses no path and no size of its own. */
+/** Throws `InvalidRequest`: a weight server must not choose paths or sizes. */
 export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList {
   if (!sha256Pattern.test(modelDigest)) throw invalid("model_digest", "is no SHA-256");
   const seen: TextFile[] = [];
@@ -37,7 +36,7 @@ export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList
   return { modelDigest, files: seen };
 }
 
-/** Undefined when they are a store. */
+/** Undefined for a valid store. */
 export function storeFault(files: readonly TextFile[]): string | undefined {
   const missing = neededFiles.find((name) => !files.some((file) => file.name === name));
   if (missing !== undefined) return `${missing} is missing`;

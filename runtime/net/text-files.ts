@@ -1,5 +1,4 @@
-// The files by which text becomes tokens, as they go from a rank to a gateway: their names, their bounds, and the digest by which two
-// processes know that they have the same. Pure.
+// The tokenizer and template files that a rank gives to a gateway: names, bounds and digest. Pure.
 import { createHash } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { ListTextReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
@@ -14,7 +13,7 @@ export const textFileNames: readonly string[] = [
   "tokenizer_config.json",
 ];
 
-/** Of one file and of all: a gateway stores them in /tmp. */
+/** The limit of one file and of all: a gateway stores them in /tmp. */
 export const textFileBytesMax = 64 * 1024 * 1024;
 export const textBytesMax = 96 * 1024 * 1024;
 export const textChunkBytesMax = 1024 * 1024;
@@ -22,20 +21,20 @@ export const textChunkBytesMax = 1024 * 1024;
 export interface TextFile {
   readonly name: string;
   readonly bytes: number;
-  /** In hexadecimal. */
+  /** Hexadecimal. */
   readonly sha256: string;
 }
 
 const sha256Pattern = /^[0-9a-f]{64}$/;
 
-/** The digest of files in the order of their names. */
+/** `files` must be in the order of names. */
 export function textDigest(files: readonly TextFile[]): string {
   const hash = createHash("sha256");
   for (const { name, sha256 } of files) hash.update(`${name} ${sha256}\n`);
   return hash.digest("hex");
 }
 
-/** Throws `InvalidRequest`: nobody else chooses a path or a size. */
+/** Throws `InvalidRequest` for other names or sizes. */
 export function fromTextList({ digest, files }: ListTextReply): readonly TextFile[] {
   const seen: TextFile[] = [];
   let before = -1;
@@ -52,7 +51,7 @@ export function fromTextList({ digest, files }: ListTextReply): readonly TextFil
   return seen;
 }
 
-/** Why these files are too large; undefined when they are not. */
+/** Undefined when the sizes are acceptable. */
 export function sizeFault(files: readonly TextFile[]): string | undefined {
   const large = files.find(({ bytes }) => bytes > textFileBytesMax);
   if (large) return `${large.name} has ${large.bytes} bytes, more than the ${textFileBytesMax} allowed`;

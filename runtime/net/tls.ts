@@ -1,5 +1,4 @@
-// TLS material as gRPC wants it: PEM from a folder that is re-read when it changes, or PEM held in memory
-// (the operator has a CA per deployment and no folder). Also who a peer is, from its certificate's SAN.
+// TLS material from a watched folder or from memory, and a peer's identity from its certificate's SAN.
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,7 +6,7 @@ import { createSecureContext, type PeerCertificate, type SecureContext } from "n
 import type { experimental } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 
-/** PEM. Two CAs while one is renewed. */
+/** PEM; two CAs during a renewal. */
 export interface TlsMaterial {
   readonly cert: Buffer;
   readonly key: Buffer;
@@ -16,7 +15,7 @@ export interface TlsMaterial {
 
 const contexts = new WeakMap<TlsMaterial, SecureContext>();
 
-/** Shared by connections: a context takes 40 KiB and half a millisecond. */
+/** Shared, since a context takes 40 KiB and half a millisecond. */
 export function secureContextOf(material: TlsMaterial): SecureContext {
   const known = contexts.get(material);
   if (known) return known;
@@ -68,13 +67,12 @@ class Provider implements experimental.CertificateProvider {
   }
 }
 
-/** Material that never changes by itself. */
 export function fixedTls(material: TlsMaterial): TlsSource & { update(material: TlsMaterial): void } {
   const provider = new Provider(material);
   return { provider, current: () => provider.material, update: (next) => provider.update(next), close: () => {} };
 }
 
-/** Throws `TlsUnreadable` at first; later failures keep the last good material. */
+/** The first failure throws `TlsUnreadable`; later ones keep the last good material. */
 export function folderTls(dir: string, refreshMs = tlsRefreshMs): TlsSource {
   const provider = new Provider(readMaterial(dir));
   const timer = setInterval(() => {
@@ -82,7 +80,7 @@ export function folderTls(dir: string, refreshMs = tlsRefreshMs): TlsSource {
       const next = readMaterial(dir);
       if (!sameMaterial(next, provider.material) && isPair(next)) provider.update(next);
     } catch {
-      // briefly absent, or of two Secrets, during kubelet's swap: the next tick reads it again
+      // absent or mixed during kubelet's swap: the next tick reads it again
     }
   }, refreshMs);
   timer.unref();
@@ -135,11 +133,10 @@ export function peerIdentity(
   return undefined;
 }
 
-/** Server names that callers expect (`grpc.ssl_target_name_override`). */
 export const serverNames = {
   rank: (rank: number, namespace: string, name: string) => `rank-${rank}.${name}.${namespace}.enodia`,
   gateway: (namespace: string, name: string) => `gateway.${name}.${namespace}.enodia`,
   operator: (namespace: string, name: string) => `operator.${name}.${namespace}.enodia`,
-  /** It calls nobody, and so its certificate opens no door. */
+  /** It calls nobody, so its certificate grants no access. */
   weightServer: (namespace: string, name: string) => `weight-server.${name}.${namespace}.enodia`,
 } as const;

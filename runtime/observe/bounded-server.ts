@@ -1,14 +1,12 @@
-// An HTTP server for short answers that idle, slow or many clients cannot keep from others: connections have deadlines, and the oldest idle
-// one is closed for a new one.
+// An HTTP server for short answers that stays reachable despite idle, slow or many clients.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { AppError } from "../../crds/common.ts";
 
-/** A request is here this long after its connection, or after the last answer on it; also a slow one. */
+/** Counts from the connection's start or last answer. */
 const requestTimeoutMs = 2_000;
-/** A connection without traffic is closed: between two requests, and where a client does not read its answer. */
+/** Applies between requests, and to clients that do not read their answer. */
 const idleTimeoutMs = 5_000;
-/** Deadlines are looked at this often. */
 const checkMs = 500;
 const connectionsMax = 64;
 /** A kubelet has two probes, a pair of Prometheus servers behind one address two scrapes. */
@@ -20,10 +18,10 @@ export interface BoundedServer {
 }
 
 export interface BoundedServerOptions {
-  /** The name of the port, for its errors. */
+  /** The port's name in errors. */
   readonly name: string;
   readonly port: number;
-  /** Address to listen on; all when not given. */
+  /** Default: all addresses. */
   readonly host?: string;
   readonly handle: (request: IncomingMessage, response: ServerResponse) => void;
 }
@@ -58,16 +56,15 @@ export async function listenBounded({ name, port, host, handle }: BoundedServerO
   };
 }
 
-/** The open connections of a server, oldest first, by the address that they come from. */
+/** Open connections by address, oldest first. */
 class Connections {
   readonly #byAddress = new Map<string, Set<Socket>>();
-  /** Connections with a request that is not answered yet. */
   readonly #busy = new Set<Socket>();
   #open = 0;
 
   admit(socket: Socket): void {
     const address = socket.remoteAddress;
-    if (address === undefined) return void socket.destroy(); // it is closed already
+    if (address === undefined) return void socket.destroy(); // already closed
     const same = this.#byAddress.get(address) ?? new Set();
     this.#byAddress.set(address, same.add(socket));
     this.#open += 1;
@@ -81,7 +78,7 @@ class Connections {
     response.once("close", () => this.#busy.delete(socket));
   }
 
-  /** Of the address with the most connections one is missed least. */
+  /** Evicting there hurts least. */
   #mostConnected(): string {
     let most = ["", 0] as readonly [address: string, connections: number];
     for (const [address, { size }] of this.#byAddress) if (size > most[1]) most = [address, size];

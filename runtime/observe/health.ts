@@ -1,27 +1,21 @@
-// The health of a process, and the two ports on which it is told: GET /healthz and /readyz (503 with the reasons) on one for the
-// kubelet alone, /metrics on another, so that no scraper and nobody who holds connections can make a pod look ill.
-// `Health` is what the process knows of itself; the servers only show it.
-//
-//   const health = createHealth();
-//   health.notReady("plan", "no plan yet");   health.ready("plan");   health.dead("engine thread ended: ...");
-//   const server = await serveHealth({ health, metrics, probePort: 9465, metricsPort: 9464, log });   await server.close();
+// A process's health, and its servers: /healthz and /readyz (503 with reasons) on one port for the kubelet, /metrics on another
+// (DECISIONS.md 2).
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type BoundedServer, listenBounded } from "./bounded-server.ts";
 import type { Log } from "./log.ts";
 import { metricsContentType, openMetricsContentType } from "./metrics.ts";
 
 export interface Health {
-  /** Takes note that a check does not hold, with the reason that /readyz shows. */
+  /** /readyz shows the reason. */
   notReady(check: string, reason: string): void;
-  /** Takes note that a check holds. */
   ready(check: string): void;
-  /** Takes note of what is wrong with a part, which the process goes on without: told at /readyz, and no reason to be not ready. */
+  /** /readyz shows it, and the process stays ready. */
   warn(check: string, reason: string): void;
-  /** /healthz fails from now on, so that the kubelet restarts the container. Only for what cannot heal by itself. */
+  /** /healthz fails from now on, so that the kubelet restarts the container. */
   dead(reason: string): void;
-  /** The checks that do not hold, "check: reason". Empty = ready. */
+  /** "check: reason" of each failed check; empty = ready. */
   reasons(): string[];
-  /** What is warned of, "check: reason". */
+  /** "check: reason". */
   warnings(): string[];
   deadReason(): string | undefined;
 }
@@ -53,7 +47,6 @@ export interface HealthServer {
   close(): Promise<void>;
 }
 
-/** The part of Metrics that the server needs; any process kind fits. */
 interface Scrapable {
   text(): Promise<string>;
   openMetrics(): Promise<string>;
@@ -64,15 +57,13 @@ interface Scrapable {
 export interface HealthServerOptions {
   readonly health: Health;
   readonly metrics: Scrapable;
-  /** The port of /healthz and /readyz. */
   readonly probePort: number;
-  /** The port of /metrics. */
   readonly metricsPort: number;
   readonly host?: string;
   readonly log: Log;
 }
 
-/** The probes alone, for a process that counts nothing. */
+/** The server of a process without metrics. */
 export async function serveProbes({
   health,
   probePort,
@@ -120,7 +111,7 @@ const probePaths = (health: Health): Paths => ({
   },
 });
 
-/** Prometheus names OpenMetrics where it takes it; whoever names nothing gets the older text. */
+/** Clients that do not ask for OpenMetrics get the older text. */
 const metricsPaths = (metrics: Scrapable): Paths => ({
   "/metrics": async ({ headers }) =>
     (headers.accept ?? "").includes("application/openmetrics-text")

@@ -1,8 +1,4 @@
-// Structured logs: one JSON object per line on stdout, through pino. Callers see only `Log`; never log prompts, keys or
-// token ids. Not here: what becomes a condition or an event.
-//
-//   const log = createLog({ level: "info", name: "worker", fields: { rank: 0 } });
-//   log.info({ epoch: 7 }, "plan committed");   log.error({ err }, "fetch failed");   const child = log.child({ requestId });
+// JSON logs on stdout through pino. Never log prompts, keys or token ids.
 import { type Logger, pino } from "pino";
 import type { LogLevel } from "../../crds/names.ts";
 
@@ -14,7 +10,7 @@ export interface Log {
   warn(fields: Fields, message: string): void;
   error(fields: Fields, message: string): void;
   child(fields: Fields): Log;
-  /** Changes the level of this log, of its children and of the log that it is a child of. */
+  /** Applies to parent and children too. */
   setLevel(level: LogLevel): void;
 }
 
@@ -23,7 +19,7 @@ export interface LogOptions {
   /** The process: operator, gateway, worker. */
   readonly name: string;
   readonly fields?: Fields;
-  /** The sink of lines; stdout by default. */
+  /** Defaults to stdout. */
   readonly write?: (line: string) => void;
 }
 
@@ -33,7 +29,7 @@ export function createLog(options: LogOptions): Log {
   const lines = pino(
     {
       name: options.name,
-      level: "trace", // LeveledLog decides: pino's children keep the level that they were made with
+      level: "trace", // LeveledLog decides: pino's children keep their initial level
       base: { name: options.name, ...options.fields },
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
@@ -49,7 +45,6 @@ const severity = (level: LogLevel): number => pino.levels.values[level] ?? Numbe
 
 class LeveledLog implements Log {
   readonly #lines: Logger;
-  /** Shared by a log and all its children. */
   readonly #level: { least: number };
 
   constructor(lines: Logger, level: { least: number }) {
@@ -76,7 +71,7 @@ class LeveledLog implements Log {
     const least = severity(level);
     if (least === this.#level.least) return;
     this.#level.least = least;
-    // Said at the new level, which is heard in any case.
+    // Logged at the new level, so that it always appears.
     if (level !== "silent") this.#write(level === "trace" ? "debug" : level, { logLevel: level }, "log level changed");
   }
 
@@ -85,12 +80,11 @@ class LeveledLog implements Log {
   }
 }
 
-/** A log for tests and tools that want no lines. */
 export const silentLog: Log = { debug: nothing, info: nothing, warn: nothing, error: nothing, child: () => silentLog, setLevel: nothing };
 
 function nothing(): void {}
 
-/** Causes are kept: an AppError's message is for its reader, the chain below it for who debugs. */
+/** Keeps the chain of causes for debugging; an AppError's message is for its reader. */
 function errorFields(caught: unknown, depth = 0): unknown {
   if (!(caught instanceof Error)) return caught;
   const code = "code" in caught ? { code: caught.code } : {};

@@ -1,13 +1,5 @@
-// The recorder of the metrics of crds/metrics.ts, which writes them as Prometheus or OpenMetrics text. An unknown name, a missing label or
-// a wrong label value does not compile. Not here: the HTTP handler (health.ts) and what is measured (the callers).
-//
-//   const metrics = createMetrics({ process: "worker", constants: { namespace, deployment, rank: "0" } });
-//   metrics.add("enodia_dispatch_frames_total", 1, { result: "ok" });     counters
-//   metrics.set("enodia_plan_epoch", 7);                                  gauges, kept until set again or removed
-//   metrics.observe("enodia_dispatch_duration_seconds", 0.004);           histograms
-//   metrics.observeTraced(span.traceparent, "enodia_x_seconds", 0.004);   the same, with the trace as the bucket's exemplar
-//   metrics.onCollect(() => metrics.set("enodia_dispatch_in_flight", n)); runs before every scrape
-//   await metrics.text();   await metrics.openMetrics();
+// Records the metrics of crds/metrics.ts and writes them as Prometheus or OpenMetrics text. An unknown name or a wrong label does not
+// compile.
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Counter, Histogram, ObservableResult } from "@opentelemetry/api";
 import { PrometheusSerializer } from "@opentelemetry/exporter-prometheus";
@@ -18,7 +10,7 @@ import { metricTable } from "../../crds/metrics.ts";
 import { type Exemplar, openMetricsText } from "./openmetrics.ts";
 import { sampledTraceId } from "./trace.ts";
 
-/** Series per metric; above it OpenTelemetry folds the rest into one overflow series. 1,000 deployments x 12 states fit. */
+/** Further series are folded into one; 1,000 deployments x 12 states fit. */
 const seriesPerMetricMax = 20_000;
 const nanosPerSecond = 1e9;
 export const metricsContentType = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,30 +20,25 @@ type Labels = Readonly<Record<string, string>>;
 type LabelArgs<L> = keyof L extends never ? [] : [labels: L];
 
 export interface Metrics<P extends ProcessKind> {
-  /** Adds to a counter; the amount is >= 0. */
+  /** The amount is >= 0. */
   add<N extends MetricNameOf<P, "counter">>(name: N, amount: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
-  /** Sets a gauge. */
   set<N extends MetricNameOf<P, "gauge">>(name: N, value: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
-  /** Removes one series of a gauge. */
   unset<N extends MetricNameOf<P, "gauge">>(name: N, ...labels: LabelArgs<MetricLabels<P, N>>): void;
-  /** Records one value of a histogram, in the unit of its name. */
   observe<N extends MetricNameOf<P, "histogram">>(name: N, value: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
-  /** The same of a request whose trace is this traceparent: the newest one that is sampled shows beside its bucket in OpenMetrics. */
+  /** OpenMetrics shows the newest sampled trace of each bucket. */
   observeTraced<N extends MetricNameOf<P, "histogram">>(
     traceparent: string,
     name: N,
     value: number,
     ...labels: LabelArgs<MetricLabels<P, N>>
   ): void;
-  /** Runs before every scrape, to read what is cheaper to ask than to follow. Returns how to stop it. */
+  /** Returns the removal of the callback. */
   onCollect(callback: () => void): () => void;
-  /** Operator: starts the counters of a deployment at zero, so that rates and alerts see the first increase. */
+  /** Starts a deployment's counters at zero, so that rates and alerts see the first increase. */
   track(deployment: DeploymentLabels): void;
-  /** Operator: drops the gauges of a deployment that is gone. */
+  /** Drops its gauges. */
   forget(deployment: DeploymentLabels): void;
-  /** The exposition, content type `metricsContentType`. */
   text(): Promise<string>;
-  /** The same as OpenMetrics, content type `openMetricsContentType`, with exemplars. */
   openMetrics(): Promise<string>;
   close(): Promise<void>;
 }
@@ -59,14 +46,14 @@ export interface Metrics<P extends ProcessKind> {
 export interface MetricsOptions<P extends ProcessKind> {
   readonly process: P;
   readonly version: string;
-  /** Labels of every series: namespace, deployment and, on workers, rank. Empty in the operator. */
+  /** namespace, deployment, rank; empty in the operator. */
   readonly constants?: Labels;
 }
 
 class PullReader extends MetricReader {
   constructor() {
     super({
-      // Delta for gauges: a series that is no longer set must vanish, which cumulative readers do not allow.
+      // Cumulative readers would keep unset gauges.
       aggregationTemporalitySelector: (type) =>
         type === InstrumentType.OBSERVABLE_GAUGE ? AggregationTemporality.DELTA : AggregationTemporality.CUMULATIVE,
       cardinalitySelector: () => seriesPerMetricMax,
@@ -77,7 +64,7 @@ class PullReader extends MetricReader {
 }
 
 export function createMetrics<P extends ProcessKind>(options: MetricsOptions<P>): Metrics<P> {
-  // The class takes any name and labels; the interface is what makes wrong ones not compile.
+  // The class accepts any name and labels; the interface narrows them.
   return new OtelMetrics(options) as Metrics<P>;
 }
 
@@ -89,7 +76,6 @@ class OtelMetrics {
   readonly #counters = new Map<string, Counter>();
   readonly #histograms = new Map<string, Histogram>();
   readonly #gauges = new Map<string, Map<string, { labels: Labels; value: number }>>();
-  /** The newest of each bucket, as many at most as there are buckets. */
   readonly #exemplars = new Map<string, Exemplar>();
   readonly #constants: Labels;
   readonly #callbacks = new Set<() => void>();
@@ -175,7 +161,7 @@ class OtelMetrics {
     await this.#provider.shutdown();
   }
 
-  // The unit is part of the name; passing it on as well would write OpenMetrics' UNIT lines, which text 0.0.4 lacks.
+  // Passing the unit would write UNIT lines, which text 0.0.4 lacks.
   #register(name: string, definition: MetricDefinition): void {
     const meter = this.#provider.getMeter("enodia");
     const description = definition.help;
@@ -224,7 +210,7 @@ function definitions(kind: ProcessKind): [string, MetricDefinition][] {
   return Object.entries<MetricDefinition>(metricTable).filter(([, definition]) => definition.in.includes(kind));
 }
 
-/** Every combination of closed label values; none when a label is open, since its values are not known ahead. */
+/** None when a label is open. */
 function combinations(definition: MetricDefinition): Labels[] {
   let rows: Labels[] = [{}];
   for (const [label, values] of Object.entries(definition.labels)) {

@@ -1,4 +1,4 @@
-// Prometheus text as OpenMetrics 1.0, with exemplars behind buckets, which OpenTelemetry's serializer does not write. Pure.
+// Converts Prometheus text to OpenMetrics 1.0 with exemplars, which OpenTelemetry's serializer does not write.
 
 export interface Exemplar {
   readonly traceId: string;
@@ -9,13 +9,13 @@ export interface Exemplar {
 
 type Labels = Readonly<Record<string, string>>;
 
-/** `exemplarOf` is asked for each bucket, by the histogram's name and all labels, `le` among them. */
+/** `exemplarOf` is called per bucket with all labels, including `le`. */
 export function openMetricsText(text: string, exemplarOf: (histogram: string, labels: Labels) => Exemplar | undefined): string {
   const lines = text.split("\n").flatMap((line) => {
     if (line === "") return [];
     if (!line.startsWith("#")) return line.includes("_bucket{") ? withExemplar(line, exemplarOf) : line;
     const [, keyword, name = "", rest = ""] = /^# (HELP|TYPE) (\S+) (.*)$/.exec(line) ?? [];
-    // Only counters end so, and their family is named without it. Other comments have no place in OpenMetrics, nor have empty lines.
+    // Counter families drop `_total`; OpenMetrics allows no other comments or empty lines.
     return keyword === undefined ? [] : `# ${keyword} ${name.replace(/_total$/, "")} ${rest.replaceAll('"', '\\"')}`;
   });
   return `${lines.join("\n")}\n# EOF\n`;

@@ -1,6 +1,6 @@
-// A clock that nobody sets: the wall clock at its start, steady from then on, so that a set clock shifts no window and ends no request.
+// A monotonic Unix clock: the wall clock at its start, unaffected by later clock changes.
 
-/** Unix ms, whole. */
+/** Whole Unix ms. */
 export type SteadyClock = () => number;
 
 export function steadyClock(): SteadyClock {

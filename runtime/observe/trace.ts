@@ -1,11 +1,5 @@
-// Tracing: one trace per request, gateway -> worker -> dispatch, and one per reconcile and per step of the rebalance plane. The parent
-// travels explicitly as a W3C `traceparent` string in our messages (no ambient context), so a span is one value that callers hand on.
-//
-//   const tracing = await createTracing({ service: "gateway", endpoint: config.otlpEndpoint, ratio: config.traceRatio });
-//   const span = tracing.start("chat", { parent: request.traceparent, attributes: { "enodia.rank": 1 } });
-//   message.traceparent = span.traceparent;   span.set({ tokens: 7 });   span.fail(error);   span.end();
-//
-// Off (no endpoint): spans cost nothing and hand on the parent's traceparent unchanged.
+// Tracing: one trace per request (gateway -> worker -> dispatch), reconcile and rebalance step. Messages carry the parent as a W3C
+// `traceparent`; without an endpoint, spans cost nothing and pass it on.
 import {
   type Attributes,
   type Context,
@@ -26,19 +20,18 @@ const traceparentPattern = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/;
 type SpanRole = "server" | "client" | "internal";
 
 export interface Span {
-  /** The trace for the next message or child; "" when tracing is off and there was no parent. */
+  /** The parent of the next message or child; may be "". */
   readonly traceparent: string;
-  /** The trace's id for log lines, sampled or not; undefined when there is no trace. */
+  /** Set for unsampled traces too, for log lines. */
   readonly traceId: string | undefined;
   set(attributes: Attributes): void;
   event(name: string, attributes?: Attributes): void;
-  /** Marks the span failed; still to be ended. */
   fail(error: unknown): void;
   end(): void;
 }
 
 interface SpanOptions {
-  /** The caller's traceparent; empty or malformed = a new trace. */
+  /** Empty or malformed = a new trace. */
   readonly parent?: string | undefined;
   readonly role?: SpanRole;
   readonly attributes?: Attributes;
@@ -47,22 +40,21 @@ interface SpanOptions {
 export interface Tracing {
   readonly enabled: boolean;
   start(name: string, options?: SpanOptions): Span;
-  /** Sends what is buffered, for at most about two seconds; a collector that is away is no error. */
+  /** Takes at most about two seconds; an unreachable collector is no error. */
   close(): Promise<void>;
 }
 
 export interface TracingOptions {
   readonly service: string;
-  /** Base URL of an OTLP/HTTP collector ("http://host:4318"); unset = tracing off. */
+  /** OTLP/HTTP, "http://host:4318"; unset = tracing off. */
   readonly endpoint?: string | undefined;
-  /** Share of traces that begin here and are kept, 0 to 1; all when not given. Of others their caller has decided. */
+  /** The share of traces that begin here, 0 to 1, default 1. */
   readonly ratio?: number | undefined;
   readonly attributes?: Attributes;
-  /** Takes spans at once, instead of the endpoint. For tests. */
   readonly exporter?: SpanExporter;
 }
 
-/** The SDK and exporter are loaded only when tracing is on. */
+/** Loads the SDK only when tracing is on. */
 export async function createTracing(options: TracingOptions): Promise<Tracing> {
   if (!options.endpoint && !options.exporter) return tracingOff;
   const [sdk, { resourceFromAttributes }] = await Promise.all([import("@opentelemetry/sdk-trace"), import("@opentelemetry/resources")]);
@@ -129,7 +121,7 @@ function parentContext(traceparent: string | undefined): Context {
   return parent ? trace.setSpanContext(ROOT_CONTEXT, { ...parent, isRemote: true }) : ROOT_CONTEXT;
 }
 
-/** Reads a W3C traceparent; anything malformed is no parent, as the standard asks. */
+/** Malformed input counts as no parent. */
 export function parseTraceparent(text: string | undefined): { traceId: string; spanId: string; traceFlags: number } | undefined {
   const match = traceparentPattern.exec(text ?? "");
   const [, traceId = "", spanId = "", flags = ""] = match ?? [];
@@ -137,7 +129,7 @@ export function parseTraceparent(text: string | undefined): { traceId: string; s
   return { traceId, spanId, traceFlags: Number.parseInt(flags, 16) & TraceFlags.SAMPLED };
 }
 
-/** The trace of a traceparent that is kept; undefined where none is. */
+/** Undefined if unsampled. */
 export function sampledTraceId(traceparent: string): string | undefined {
   const parent = parseTraceparent(traceparent);
   return parent?.traceFlags === TraceFlags.SAMPLED ? parent.traceId : undefined;

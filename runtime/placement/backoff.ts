@@ -1,6 +1,5 @@
-// The share of its transfer limit that a rank uses while experts move under traffic. Pure; DECISIONS.md 5.
+// The share of its transfer limit that a rank uses while experts move under traffic: DECISIONS.md 5.
 
-/** Times between two tokens of one request. */
 export interface Gaps {
   readonly count: number;
   readonly p90Ms: number;
@@ -9,21 +8,18 @@ export interface Gaps {
 type BackoffReason = "LatencyRisen" | "Calm" | "NoTokens" | "TooFewTokens" | "NoBaseline";
 
 export interface BackoffDecision {
-  /** The part of the limit that is used, between `leastShare` and 1. */
   readonly share: number;
   readonly reason: BackoffReason;
   readonly message: string;
 }
 
-/** The least share of the limit: a move never stops, since the memory of two placements is held until it ends. */
+/** Above 0, since the memory of two placements is held until a move ends. */
 export const leastShare = 1 / 8;
-/** Looks in a row at the least share with latency still risen: then traffic has grown, and the move is not what slows the tokens. */
+/** After so many looks at the least share with latency still risen, traffic has grown and the move is not the cause. */
 export const leastLooksMax = 15;
-/** The part of the limit that is added in each calm period. */
 const shareStep = 1 / 16;
-/** Latency counts as risen above this many times the quiet one. */
+/** Latency counts as risen above this multiple of the quiet latency. */
 const risenRatio = 1.25;
-/** Gaps without which a p90 says nothing: before a move, and in one period of it. */
 const quietGapsMin = 50;
 const movingGapsMin = 20;
 
@@ -45,7 +41,7 @@ export function summarize(gapsMs: readonly number[]): Gaps {
   return { count: sorted.length, p90Ms: sorted[Math.ceil(sorted.length * 0.9) - 1] ?? 0 };
 }
 
-/** The longest that a transfer takes under a limit, backed off all the way; 0 = unlimited. */
+/** The longest that a transfer takes at the least share; 0 = unlimited. */
 export function slowestTransferMs(bytes: number, bytesPerSecond: number): number {
   return bytesPerSecond > 0 ? Math.ceil((bytes / (bytesPerSecond * leastShare)) * 1000) : 0;
 }

@@ -1,33 +1,28 @@
-// Hecate's overlap degree and calibration rule (arXiv 2502.02581), for serving: how many experts' bytes come behind the work that
-// is not experts, and which expert replicas beyond those are worth the time that their transfer shows. Pure.
+// Hecate's overlap degree and calibration rule (arXiv 2502.02581), for serving: which expert replicas are worth the transfer time that
+// other work does not hide.
 
-/** Experts whose bytes come while a rank computes what is not experts: the paper's t = T_nonMoE x bandwidth / expert bytes. */
+/** Experts whose bytes arrive during other work of the rank: the paper's t = T_nonMoE x bandwidth / expert bytes. */
 export function overlapDegree(denseSeconds: number, bytesPerSecond: number, expertBytes: number): number {
   if (expertBytes <= 0) return Number.POSITIVE_INFINITY;
   return Math.floor((Math.max(0, denseSeconds) * bytesPerSecond) / expertBytes + 1e-9);
 }
 
-/** One way to materialise a layer. */
 export interface Materialised {
   readonly hosts: number[][];
-  /** max/mean of the layer with these hosts. */
   readonly worst: number;
-  /** Expert replicas that each rank would newly take. */
   readonly arrivals: ArrayLike<number>;
 }
 
 export interface Exposure {
-  /** Expert replicas per rank that come unnoticed. */
+  /** Expert replicas per rank whose transfer is hidden. */
   readonly overlap: number;
-  /** Time of one expert replica's transfer. */
   readonly secondsPerExpertReplica: number;
-  /** Time of each expert replica that nothing hides: its rank's processor is busy with it. Unset: none. */
+  /** Transfer time that nothing hides, since it occupies the processor; unset: none. */
   readonly busyPerExpertReplica?: number;
   /** Seconds that one point (1.0) of max/mean costs while the plan holds. */
   readonly secondsPerPoint: number;
 }
 
-/** Time of a layer's transfers that nothing hides: that of the rank with most of them. */
 export function exposedSeconds({ arrivals }: Pick<Materialised, "arrivals">, exposure: Exposure): number {
   const { overlap, secondsPerExpertReplica, busyPerExpertReplica = 0 } = exposure;
   let most = 0;
@@ -39,8 +34,8 @@ export function exposedSeconds({ arrivals }: Pick<Materialised, "arrivals">, exp
 }
 
 /**
- * The calibration rule: of several ways to materialise a layer, the first one is taken unless what another saves while the plan
- * holds exceeds the time that its transfers show beyond the first one's; of those the one with most left. Ties go to the earlier.
+ * Takes the first way unless another saves more than its additional exposed time; of those, the one with the highest net gain. Ties go
+ * to the earlier.
  */
 export function calibrated<T extends Materialised>(ways: readonly [T, ...T[]], exposure: Exposure): T {
   const cost = (way: T): number => way.worst * exposure.secondsPerPoint + exposedSeconds(way, exposure);

@@ -1,5 +1,4 @@
-// Difference of two placements as moves: which (layer, rank, expert) is newly hosted and from where it may be read,
-// and what may be dropped. Reorder and weight changes are no moves. Pure.
+// The difference of two placements as moves: which (layer, rank, expert) is new, its sources, and what may be dropped.
 import type { LayerPlan, Move } from "../../crds/plan.ts";
 
 interface Drop {
@@ -11,11 +10,11 @@ interface Drop {
 export interface PlanDiff {
   readonly moves: readonly Move[];
   readonly drops: readonly Drop[];
-  /** Layers whose hosts or weights differ: the ones that need a commit. */
+  /** Layers whose hosts or weights differ, which need a commit. */
   readonly layers: readonly number[];
 }
 
-/** The difference of two placements. `from` is undefined when nothing is hosted yet; `bytes(layer, expert)` gives stored bytes. */
+/** `from` is undefined when nothing is hosted yet; `bytes(layer, expert)` gives stored bytes. */
 export function diffPlans(
   from: readonly LayerPlan[] | undefined,
   to: readonly LayerPlan[],
@@ -41,7 +40,6 @@ export function diffPlans(
   return { moves, drops, layers };
 }
 
-/** True when both have the same hosts in the same order, and the same weights. */
 export function sameLayer(a: LayerPlan, b: LayerPlan): boolean {
   return a === b || (sameRows(a.hosts, b.hosts) && sameRows(a.weights, b.weights));
 }
@@ -52,7 +50,7 @@ export function sameRows(a: readonly (readonly number[])[], b: readonly (readonl
   );
 }
 
-/** Number of (layer, rank, expert) newly hosted: the cheap form of `diffPlans(...).moves.length`. */
+/** `diffPlans(...).moves.length`, but cheap. */
 export function countMoves(from: readonly LayerPlan[], to: readonly LayerPlan[]): number {
   let moves = 0;
   to.forEach((next, layer) => {

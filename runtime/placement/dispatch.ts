@@ -1,7 +1,7 @@
-// The dispatch table of a source: which rank computes a (token, expert) pair, by error diffusion over the plan's weights. Pure;
-// DECISIONS.md 3.
+// The dispatch table of a source: which rank computes a (token, expert) pair, by error diffusion over the plan's weights: DECISIONS.md
+// 3.
 
-/** Routing of one layer as committed: hosts[e] primary first, weights[e] per mille. */
+/** The committed routing of one layer: hosts[e] primary first, weights[e] per mille. */
 export interface RoutingLayer {
   readonly layer: number;
   readonly epoch: number;
@@ -10,38 +10,33 @@ export interface RoutingLayer {
 }
 
 export interface Router {
-  /** Replaces the tables of the layers named; others keep theirs. Experts whose row is unchanged keep their diffusion state. */
+  /** Replaces the tables of these layers. Experts with an unchanged row keep their diffusion state. */
   setTables(layers: readonly RoutingLayer[]): void;
-  /** Ranks that get nothing while others can: weights of the rest are renormalised. Replaces the previous set. */
+  /** Replaces the set of ranks that get nothing while others can serve. */
   setDown(ranks: ReadonlySet<number>): void;
-  /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the primary. */
+  /** The rank for the expert's next pair; `noRank` without a table, and the primary if every host is down. */
   route(layer: number, expert: number): number;
-  /** The rank that `route` names for every expert of the layer; `noRank` while it has no table, undefined where ranks differ. */
+  /** The one rank of all the layer's experts; `noRank` without a table, undefined where ranks differ. */
   soleRank(layer: number): number | undefined;
-  /** Epoch of the layer's table, 0 while there is none. */
   epochOf(layer: number): number;
 }
 
-/** The answer of `route` for a layer without a table. */
 export const noRank = -1;
-/** Steps of diffusion that a source is ahead of another, at most: spreads the first tokens of many sources. */
+/** Sources start at different diffusion steps, so that their first tokens spread. */
 const phaseSteps = 32;
 
 interface ExpertState {
   readonly hosts: readonly number[];
   readonly weights: readonly number[];
-  /** Hosts that are up, with their weights; recomputed when the down set changes. */
   live: readonly number[];
   liveWeights: readonly number[];
   total: number;
-  /** The weights that each live host is owed; made on first use. */
   credits: number[] | undefined;
 }
 
 interface Table {
   readonly epoch: number;
   experts: ExpertState[];
-  /** The one rank of all experts. */
   sole: number | undefined;
 }
 
@@ -50,7 +45,6 @@ function soleOf(experts: readonly ExpertState[]): number | undefined {
   return experts.every(({ live }) => live.length === 1 && live[0] === first) ? first : undefined;
 }
 
-/** The router of one source rank, without tables and with every host up. */
 export function createRouter(rank: number): Router {
   const tables = new Map<number, Table>();
   let down: ReadonlySet<number> = new Set();
@@ -99,8 +93,8 @@ function withLive(row: Pick<ExpertState, "hosts" | "weights">, down: ReadonlySet
   const { hosts, weights } = row;
   const up = hosts.flatMap((host, i) => (down.has(host) ? [] : [{ host, weight: weights[i] ?? 0 }]));
   const served = up.filter(({ weight }) => weight > 0);
-  // Standby expert replicas (weight 0) serve when nobody else can, in equal parts; with all hosts down the primary is named and the
-  // caller finds a way (another load of the expert).
+  // Standby replicas (weight 0) serve in equal parts when nobody else can. With all hosts down the primary is returned, and the caller
+  // loads the expert elsewhere.
   const chosen = served.length > 0 ? served : up.map(({ host }) => ({ host, weight: 1 }));
   const live = chosen.length > 0 ? chosen.map(({ host }) => host) : hosts.slice(0, 1);
   const liveWeights = chosen.map(({ weight }) => weight);
@@ -113,7 +107,10 @@ function startCredits(state: ExpertState, rank: number, steps: number): number[]
   return credits;
 }
 
-/** One step of error diffusion: everyone earns its weight, who is owed most serves and pays the total. Ties: the own rank. */
+/**
+ * One step of error diffusion: each host earns its weight; the one with the highest credit serves and pays the total. Ties: the own
+ * rank.
+ */
 function next(state: ExpertState, credits: number[], rank: number): number {
   let best = 0;
   let bestCredit = Number.NEGATIVE_INFINITY;
@@ -129,7 +126,7 @@ function next(state: ExpertState, credits: number[], rank: number): number {
   return state.live[best] ?? noRank;
 }
 
-/** A 32-bit mix of small integers (finaliser of splitmix-like generators): the same on every rank. */
+/** A 32-bit hash of small integers, equal on every rank. */
 export function hash32(...values: readonly number[]): number {
   let h = 0x9e3779b9;
   for (const value of values) {
@@ -140,7 +137,7 @@ export function hash32(...values: readonly number[]): number {
   return h >>> 0;
 }
 
-/** The rank that loads an expert whose every host is gone: highest hash wins, so all sources name the same rank without talking. */
+/** The rank that loads an expert whose hosts are all gone, by the highest hash: DECISIONS.md 4. */
 export function successor(layer: number, expert: number, live: readonly number[]): number | undefined {
   let best: number | undefined;
   let bestHash = -1;

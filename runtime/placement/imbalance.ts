@@ -1,7 +1,6 @@
-// The measures of unevenness: how uneven a layer is, and how even it could be, as imbalance and the placement-independent bound.
-// Pure.
+// How uneven a layer is (imbalance), and how even any placement could make it (bound).
 
-/** max over ranks of load/speed, divided by total load / total speed. 1 when there is no load. Ranks of speed 0 are left out. */
+/** max over ranks of load/speed, divided by total load / total speed; 1 without load. Ranks of speed 0 are left out. */
 export function imbalance(load: ArrayLike<number>, speed: ArrayLike<number>): number {
   let total = 0;
   let capacity = 0;
@@ -29,25 +28,24 @@ export function relativeLoad(load: ArrayLike<number>, speed: ArrayLike<number>):
   return Array.from(load, (rows, g) => ((speed[g] as number) > 0 && total > 0 ? rows / (speed[g] as number) / (total / capacity) : 0));
 }
 
-/** Slots that a layer needs so that no slot holds more than `level` rows: sum of max(1, ceil(demand / level)). */
+/** The slots that a layer needs so that none holds more than `level` rows: sum of max(1, ceil(demand / level)). */
 export function slotsNeeded(demand: ArrayLike<number>, level: number): number {
   let slots = 0;
   for (let e = 0; e < demand.length; e++) slots += Math.max(1, Math.ceil((demand[e] as number) / level - 1e-9));
   return slots;
 }
 
-const boundSteps = 50; // halvings: far below the precision of any count
+const boundSteps = 50;
 
 /**
- * Smallest ratio M / mean >= 1 with sum_e max(1, ceil(w_e / (M * fastest))) <= slots: no slot holds more than the fastest
- * rank computes in the time that M takes on average. `fastest` is the highest speed over the mean speed. It depends on the
- * demand, the number of slots and that speed only, never on a placement; with fewer slots than experts it is Infinity.
+ * The smallest ratio M / mean >= 1 with sum_e max(1, ceil(w_e / (M * fastest))) <= slots; Infinity with fewer slots than experts.
+ * `fastest` is the highest speed over the mean.
  */
 export function bound(demand: ArrayLike<number>, ranks: number, slots: number, fastest = 1): number {
   return jointBound([demand], ranks, slots, fastest);
 }
 
-/** Highest speed over the mean speed: 1 where all are alike, or none is known. */
+/** The highest speed over the mean; 1 where none is known. */
 export function fastestOf(speed: ArrayLike<number>): number {
   const all = sum(speed);
   let most = 0;
@@ -55,7 +53,7 @@ export function fastestOf(speed: ArrayLike<number>): number {
   return all > 0 ? (most * speed.length) / all : 1;
 }
 
-/** The same for the worst layer when `slots` may be dealt among the layers at will. */
+/** The same for the worst layer when `slots` may be divided among the layers. */
 export function jointBound(layers: readonly ArrayLike<number>[], ranks: number, slots: number, fastest = 1): number {
   const means = layers.map((demand) => (fastest * sum(demand)) / ranks);
   const needed = (ratio: number): number =>
@@ -72,7 +70,6 @@ export function jointBound(layers: readonly ArrayLike<number>[], ranks: number, 
   return high;
 }
 
-/** Sum of all values; 0 for none. */
 export function sum(values: ArrayLike<number>): number {
   let total = 0;
   for (let i = 0; i < values.length; i++) total += values[i] as number;

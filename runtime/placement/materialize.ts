@@ -1,20 +1,16 @@
-// Hecate's Algorithm 1 (arXiv 2502.02581): which of a layer's hottest experts get expert replicas, and where, for t experts hidden behind
-// other work and m free slots a rank. Deviations are marked "fix". Pure.
+// Hecate's Algorithm 1 (arXiv 2502.02581): which of a layer's hottest experts get replicas, and where, for t hidden experts and m free
+// slots per rank. "fix" marks deviations.
 
 export interface MaterializeProblem {
   readonly load: ArrayLike<number>;
-  /** The primary of each expert, alone in its row; an empty row where memory holds none. */
+  /** The primary of each expert; an empty row where memory holds none. */
   readonly primaries: readonly (readonly number[])[];
   readonly ranks: number;
-  /** Node of each rank. */
   readonly node: ArrayLike<number>;
-  /** Free slots of each rank for this layer. */
   readonly free: readonly number[];
-  /** Overlap degree t: experts whose transfer is hidden. */
   readonly top: number;
 }
 
-/** hosts[e], primary first. */
 export function materialize(p: MaterializeProblem): number[][] {
   const hosts = p.primaries.map((row) => row.slice());
   const order = Array.from(p.primaries, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
@@ -38,7 +34,7 @@ function give(hosts: number[][], free: number[], expert: number, rank: number): 
   return true;
 }
 
-/** Slots for each of the top experts in proportion to load. fix: largest remainder, so that all slots are given. */
+/** Slots for the top experts in proportion to load. fix: largest remainder, so that all slots are used. */
 function proportional(p: MaterializeProblem, top: readonly number[], free: readonly number[]): number[] {
   const slots = free.reduce((a, b) => a + b, 0);
   const total = top.reduce((sum, e) => sum + (p.load[e] as number), 0);
@@ -55,7 +51,6 @@ function proportional(p: MaterializeProblem, top: readonly number[], free: reado
   return count;
 }
 
-/** Expert replicas go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
 function spread(
   p: MaterializeProblem,
   { hosts, free }: { readonly hosts: number[][]; readonly free: number[] },
@@ -82,7 +77,7 @@ function spread(
   }
 }
 
-/** fix: slots that the proportional rule could not place (an expert is everywhere already) go to the next hottest. */
+/** fix: slots that the proportional rule could not use go to the next hottest experts. */
 function fillLeft(p: MaterializeProblem, hosts: number[][], free: number[], top: readonly number[]): void {
   for (const e of top) {
     for (let g = 0; g < p.ranks; g++) if ((p.load[e] as number) / (hosts[e] as number[]).length > 0) give(hosts, free, e, g);

@@ -1,13 +1,11 @@
-// The weights of an expert's hosts as a source in one zone deals its tokens out: to hosts of its own zone first, and to those of other
-// zones what is left. Each host still gets its share of the plan when all sources do the same, so balance costs nothing. Pure.
+// The weights of an expert's hosts for a source in one zone: hosts of its zone come first. When all sources do the same, each host
+// still gets its planned weight.
 import { quotas } from "./split.ts";
 
-/** The zones of a world as one of its ranks sees them. */
 export interface Zones {
-  /** That of the source. */
   readonly own: string;
   readonly of: ReadonlyMap<number, string>;
-  /** Part of all tokens that comes from each zone; their sum is 1. */
+  /** The part of all tokens from each zone; their sum is 1. */
   readonly parts: ReadonlyMap<string, number>;
 }
 
@@ -17,10 +15,7 @@ interface ZoneMember {
   readonly zone?: string;
 }
 
-/**
- * The zones, if there are two or more. Ranks that serve count alike: gateways give each as much as it gets done. Undefined too while the
- * zone of any of them is not known, since what the others may leave to it is not known then.
- */
+/** The zones, if there are two or more and all are known. Serving ranks count alike. */
 export function zonesOf(self: number, members: readonly ZoneMember[]): Zones | undefined {
   const own = members.find(({ rank }) => rank === self)?.zone;
   const sources = members.filter(({ state }) => state === "active");
@@ -32,8 +27,8 @@ export function zonesOf(self: number, members: readonly ZoneMember[]): Zones | u
 }
 
 /**
- * Weights per mille of one expert for a source of `zones.own`, from those of the plan. A zone whose hosts have a larger weight than it has
- * tokens takes the rest from zones that have a smaller one, in proportion to what it has to give.
+ * Weights per mille of one expert for a source in `zones.own`. A zone whose hosts have more weight than it has tokens takes the rest
+ * from zones with less, in proportion to their surplus.
  */
 export function nearWeights(hosts: readonly number[], weights: readonly number[], zones: Zones): readonly number[] {
   if (hosts.length < 2) return weights;
@@ -47,7 +42,7 @@ export function nearWeights(hosts: readonly number[], weights: readonly number[]
   const here = Math.min(held.get(zones.own) ?? 0, tokens);
   const away = tokens - here;
   const spared = [...held.keys()].reduce((sum, zone) => sum + (zone === zones.own ? 0 : spare(zone)), 0);
-  // Of the plan's weight, what this zone's tokens take of a zone's hosts.
+  // The part of a zone's host weight that this zone's tokens use.
   const taken = (zone: string): number => {
     const all = held.get(zone) ?? 0;
     if (all <= 0) return 0;

@@ -1,19 +1,17 @@
-// The receive schedule: from which source and in which round receivers fetch, so that within a round every source sends and every receiver
-// takes one expert at most (König's edge colouring). Each rank computes it alone. Pure.
+// The receive schedule: sources and rounds such that in a round every source sends and every receiver takes at most one expert (König's
+// edge colouring). Each rank computes it alone.
 import type { Move } from "../../crds/plan.ts";
 
 export interface Fetch {
   readonly layer: number;
   readonly expert: number;
-  /** The rank that receives it. */
   readonly rank: number;
-  /** The rank to ask first; undefined = no rank hosts it, the model store does. */
+  /** The rank to ask first; undefined means the model store. */
   readonly source: number | undefined;
-  /** 0-based; of two fetches of a receiver the one with the lower round comes first. */
   readonly round: number;
 }
 
-/** Rounds come in the order of layers as far as they can, so that layers become complete one after another. */
+/** Rounds follow the order of layers where possible, so that layers complete one after another. */
 export function receiveSchedule(moves: readonly Pick<Move, "layer" | "expert" | "rank" | "sources">[]): Fetch[] {
   const ordered = moves.toSorted((a, b) => a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
   const sources = chooseSources(ordered.map((move) => move.sources.filter((rank) => rank !== move.rank)));
@@ -21,12 +19,11 @@ export function receiveSchedule(moves: readonly Pick<Move, "layer" | "expert" | 
   return ordered.map(({ layer, expert, rank }, i) => ({ layer, expert, rank, source: sources[i], round: rounds[i] as number }));
 }
 
-/** One of each row's sources, so that the most often chosen one is chosen as seldom as possible. Empty rows get undefined. */
+/** One source per row such that the busiest source has as few as possible; undefined for empty rows. */
 function chooseSources(options: readonly (readonly number[])[]): (number | undefined)[] {
   const choice = new Choice(options);
   const fewestFirst = options.map((_, i) => i).sort((a, b) => (options[a]?.length ?? 0) - (options[b]?.length ?? 0) || a - b);
   for (const i of fewestFirst) choice.settle(i);
-  // Every relief takes one fetch from a busiest source.
   while (choice.relieve());
   return choice.chosen;
 }
@@ -34,7 +31,6 @@ function chooseSources(options: readonly (readonly number[])[]): (number | undef
 class Choice {
   readonly chosen: (number | undefined)[];
   readonly #options: readonly (readonly number[])[];
-  /** Fetches of each source. */
   readonly #given = new Map<number, Set<number>>();
 
   constructor(options: readonly (readonly number[])[]) {
@@ -47,7 +43,6 @@ class Choice {
     return this.#given.get(source)?.size ?? 0;
   }
 
-  /** The least busy of its sources. */
   settle(fetch: number): void {
     let best: number | undefined;
     for (const source of this.#options[fetch] ?? []) if (best === undefined || this.#load(source) < this.#load(best)) best = source;
@@ -60,7 +55,7 @@ class Choice {
     this.chosen[fetch] = source;
   }
 
-  /** Exchanges along a path from a busiest source to one with at least two fetches less; false when no busiest one has such a path. */
+  /** Moves fetches along a path from a busiest source to one with at least two fewer; false without such a path. */
   relieve(): boolean {
     let most = 0;
     for (const fetches of this.#given.values()) most = Math.max(most, fetches.size);
@@ -68,7 +63,7 @@ class Choice {
       if (size < most) continue;
       const path = this.#path(start, most - 2);
       for (const { fetch, to } of path ?? []) this.#give(fetch, to);
-      // If there is no path, all that can be reached are as busy as this one, bar one fetch each: no choice asks less of the busiest.
+      // Without a path all reachable sources are equally busy, bar one fetch each, so the choice is optimal.
       return path !== undefined;
     }
     return false;
@@ -101,7 +96,7 @@ interface Edge {
   readonly receiver: number;
 }
 
-/** A colour per edge, none twice at any vertex, 0 .. highest degree - 1. Edges without a source meet at the receiver only. */
+/** One colour per edge, none twice at a vertex, 0 .. highest degree - 1. Edges without a source only use the receiver. */
 function edgeColours(edges: readonly Edge[]): number[] {
   const colours = new Array<number>(edges.length).fill(-1);
   const senders = new Vertices();
@@ -113,7 +108,6 @@ function edgeColours(edges: readonly Edge[]): number[] {
     const mine = lowestFree(sender);
     const theirs = lowestFree(taker);
     const both = Math.max(mine, theirs);
-    // The lowest free colour of one end may well be free at the other; else an alternating path is swapped to make it so.
     const colour = sender[both] === undefined && taker[both] === undefined ? both : mine;
     if (taker[colour] !== undefined) swapPath({ edges, colours, senders, receivers }, receiver, mine, theirs);
     colours[i] = colour;
@@ -130,7 +124,6 @@ function edgeColours(edges: readonly Edge[]): number[] {
   return colours;
 }
 
-/** The edge of each colour, per vertex. */
 class Vertices {
   readonly #byId = new Map<number, (number | undefined)[]>();
 
@@ -155,7 +148,7 @@ interface Colouring {
   readonly receivers: Vertices;
 }
 
-/** Swaps colours a and b along the path that leaves the receiver by a; it cannot end at the sender whose free colour a is. */
+/** Swaps colours a and b along the receiver's path from a; it cannot end at the sender whose free colour is a. */
 function swapPath({ edges, colours, senders, receivers }: Colouring, receiver: number, a: number, b: number): void {
   const path: number[] = [];
   let vertex = receivers.at(receiver);

@@ -1,7 +1,5 @@
-// The order in which the layers of a plan can be changed so that no rank ever holds more than its budget: new expert replicas
-// arrive before old ones leave (make before break), layer by layer. Layers that fit in no order are named. Pure.
+// The order in which a plan's layers can change without exceeding any rank's budget, since new replicas arrive before old ones leave.
 
-/** One layer's effect on each rank's bytes. */
 export interface LayerBytes {
   readonly layer: number;
   readonly incoming: ReadonlyMap<number, number>;
@@ -10,14 +8,14 @@ export interface LayerBytes {
 
 export interface Schedule {
   readonly order: readonly number[];
-  /** Layers for which there never is room. */
+  /** Layers that fit in no order. */
   readonly stuck: readonly number[];
 }
 
-/** Sums of bytes are whole numbers, or nearly: budgets may be in other units. */
+/** Budgets may come from other units, so sums are rounded. */
 const slack = 1e-6;
 
-/** `used`: bytes per rank before the plan; `budget`: bytes per rank, staging included. Ranks without a budget have no limit. */
+/** `used`: bytes per rank before the plan; `budget`: bytes per rank, staging included, unlimited where absent. */
 export function scheduleLayers(
   changes: readonly LayerBytes[],
   used: ReadonlyMap<number, number>,
@@ -46,7 +44,6 @@ export function scheduleLayers(
   return { order, stuck: open.map(({ change }) => change.layer) };
 }
 
-/** The most any rank grows by this layer: those that free memory go first. */
 function growthOf(change: LayerBytes): number {
   let most = Number.NEGATIVE_INFINITY;
   for (const rank of new Set([...change.incoming.keys(), ...change.outgoing.keys()])) {

@@ -1,26 +1,23 @@
-// Hecate's Algorithm 2 (arXiv 2502.02581): every expert gets one primary, and a rank as many over all layers as it holds; the hottest,
-// which get replicas anyway, fill the holes. Deviations are marked "fix". Pure.
+// Hecate's Algorithm 2 (arXiv 2502.02581): every expert gets one primary; the hottest, which get replicas anyway, fill the holes. "fix"
+// marks deviations.
 import { expertsIn } from "./grid.ts";
 
 export interface ShardProblem {
   readonly layers: number;
   readonly experts: number;
-  /** Experts of each layer where layers differ; `experts` is then that of the one with most. */
+  /** The experts of each layer where layers differ; `experts` is then the largest number. */
   readonly layerExperts?: readonly number[];
   readonly ranks: number;
   /** [layers * experts] */
   readonly load: ArrayLike<number>;
   readonly bytes: ArrayLike<number>;
-  /** Bytes per rank for primaries. */
   readonly capacity: ArrayLike<number>;
   readonly speed: ArrayLike<number>;
-  /** Node of each rank, 0 .. ranks - 1. */
   readonly node: ArrayLike<number>;
-  /** Overlap degree t: so many experts per layer will be copied. */
+  /** The overlap degree t: the experts per layer that get replicas. */
   readonly top: number;
 }
 
-/** The primaries found so far, and what they take of each rank. */
 interface Placed {
   readonly primary: number[][];
   readonly used: Float64Array;
@@ -34,7 +31,6 @@ export function shardPrimaries(p: ShardProblem): number[][] | undefined {
   const orders = Array.from({ length: p.layers }, (_, layer) =>
     Array.from({ length: expertsIn(p, layer) }, (_, e) => e).sort((a, b) => at(p.load, p, layer, b) - at(p.load, p, layer, a) || a - b),
   );
-  // Layers by their heaviest expert that is placed by load.
   const heaviest = orders.map((order, layer) => (order.length > p.top ? at(p.load, p, layer, order[p.top] as number) : 0));
   const byWeight = orders.map((_, layer) => layer).sort((a, b) => (heaviest[b] as number) - (heaviest[a] as number) || a - b);
   for (const [n, layer] of byWeight.entries()) {
@@ -49,7 +45,7 @@ export function shardPrimaries(p: ShardProblem): number[][] | undefined {
   return fillHoles(p, placed, orders) ? primary : undefined;
 }
 
-/** fix: the paper fills holes in any order; here the hottest of the hottest come first, so that what is left over are the small ones. */
+/** fix: the hottest come first, where the paper takes any order, so that small experts are left for the last holes. */
 function fillHoles(p: ShardProblem, placed: Placed, orders: readonly (readonly number[])[]): boolean {
   const holes = orders.flatMap((order, layer) => order.slice(0, p.top).map((expert) => ({ layer, expert })));
   holes.sort((a, b) => at(p.load, p, b.layer, b.expert) - at(p.load, p, a.layer, a.expert) || a.layer - b.layer || a.expert - b.expert);
@@ -74,9 +70,8 @@ function put(p: ShardProblem, { primary, used }: Placed, { layer, expert, rank }
 }
 
 /**
- * The least loaded rank of the least loaded node in this layer. fix: of ranks whose total keeps pace with the part of the layers
- * placed, since no rank may be full before the last layer; loads are per speed; and of equals the first, where the paper takes
- * the fuller one: on bursts that costs 0.3 points of balance.
+ * The least loaded rank of the least loaded node in this layer. fix: ranks must keep pace with the placed layers, since none may be
+ * full early; ties go to the first rank (the paper's choice costs 0.3 points on bursts).
  */
 function lightest(p: ShardProblem, { used, load }: Record<"used" | "load", Float64Array>, bytes: number, pace: number): number {
   const nodes = nodeLevels(p, load);
@@ -92,7 +87,6 @@ function lightest(p: ShardProblem, { used, load }: Record<"used" | "load", Float
   return paced >= 0 ? paced : pick(1);
 }
 
-/** Load per speed of each node. */
 function nodeLevels(p: ShardProblem, load: Float64Array): Float64Array {
   const loads = new Float64Array(p.ranks);
   const speeds = new Float64Array(p.ranks);
@@ -110,7 +104,7 @@ function lighter(p: ShardProblem, { load, nodes }: Record<"load" | "nodes", Floa
   return (load[a] as number) / (p.speed[a] as number) < (load[b] as number) / (p.speed[b] as number);
 }
 
-/** fix: the paper fills holes in any order; here a rank with room and the least hot load of the layer, then most free bytes. */
+/** fix: a rank with capacity and the least hot load of the layer, then most free bytes, where the paper takes any. */
 function leastHot(p: ShardProblem, used: Float64Array, hot: Float64Array, bytes: number): number {
   let best = -1;
   let free = 0;

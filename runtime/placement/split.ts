@@ -1,25 +1,19 @@
-// Token weights among the replicas of an expert: water-filling, speed-aware, deterministic. Given who hosts what, it
-// finds weights that minimise the highest normalised rank load of a layer. Pure; does not choose hosts.
+// Splits an expert's rows among its replicas by speed-aware, deterministic water-filling. For given hosts, the weights minimise the
+// highest normalised rank load of a layer.
 import { weightsTotal } from "../../crds/plan.ts";
 
-/** Sweeps after which the split is within 1e-3 of the exact optimum on every trace tried; most settle sooner. */
 const splitSweeps = 48;
-/** A sweep that changes no rank load by more than this part of the mean ends the iteration. */
 const settledPart = 5e-4;
-/** Successive over-relaxation: each expert goes this multiple of the way to its level, so that chains settle in a third of the
- *  sweeps. */
 const relaxation = 1.5;
 
-/** Rows and relative speed of each rank. */
 export interface Ranks {
   readonly load: Float64Array;
   readonly speed: Float64Array;
 }
 
 /**
- * Adds `amount` to `load` over `hosts` so that the touched ranks end at one common level load/speed where possible
- * (hosts already above the level get nothing). Writes what each host got to `out`. Hosts of speed 0 get nothing
- * unless all are.
+ * Adds `amount` to `load` over `hosts` so that they end at one level load/speed where possible, and writes each host's part to `out`.
+ * Hosts of speed 0 get nothing unless all are.
  */
 export function pour(amount: number, hosts: readonly number[], ranks: Ranks, out: number[]): void {
   const { load, speed } = ranks;
@@ -45,7 +39,7 @@ export function pour(amount: number, hosts: readonly number[], ranks: Ranks, out
     given += part;
     if (part > (out[top] as number)) top = i;
   }
-  out[top] = (out[top] as number) + amount - given; // rounding of the level stays with one host: sums are exact
+  out[top] = (out[top] as number) + amount - given; // One host takes the rounding, so that sums are exact.
   for (let i = 0; i < n; i++) load[hosts[i] as number] = (load[hosts[i] as number] as number) + (out[i] as number);
 }
 
@@ -60,16 +54,12 @@ function pourTwo(amount: number, hosts: readonly number[], { load, speed }: Rank
   load[b] = (load[b] as number) + amount - first;
 }
 
-/** Rows that the first of two ranks, at this load, takes more so that both are level with `all` rows together. The caller bounds it. */
 function levelOfTwo(all: number, load: number, speed: number, otherSpeed: number): number {
   const both = speed + otherSpeed;
   return both > 0 ? (all * speed) / both - load : Number.POSITIVE_INFINITY;
 }
 
-/**
- * Level L with sum over hosts of max(0, L * speed - load) = amount: hosts above the level of all are taken out, which
- * lowers it, until none is.
- */
+/** The level L with sum over hosts of max(0, L * speed - load) = amount. */
 function waterLevel(amount: number, hosts: readonly number[], load: Float64Array, speed: Float64Array): number {
   let level = Number.POSITIVE_INFINITY;
   for (let counted = hosts.length + 1; ; ) {
@@ -84,14 +74,14 @@ function waterLevel(amount: number, hosts: readonly number[], load: Float64Array
       width += s;
       under++;
     }
-    // Rounding may bring one back that was out: it only ever gets fewer, so this ends.
+    // The number of hosts below the level only falls, so rounding cannot loop.
     if (under === 0 || under >= counted) return width > 0 ? filled / width : Number.isFinite(level) ? level : 0;
     counted = under;
     level = filled / width;
   }
 }
 
-/** One layer to split: `demand[e]` rows, `hosts[e]` indexes of ranks, `speed[g]` relative speed. */
+/** One layer: `demand[e]` rows, `hosts[e]` rank indexes, `speed[g]` relative speed. */
 export interface SplitProblem {
   readonly demand: ArrayLike<number>;
   readonly hosts: readonly (readonly number[])[];
@@ -99,13 +89,12 @@ export interface SplitProblem {
 }
 
 export interface Split {
-  /** Rows of expert e sent to hosts[e][i]; sums to demand[e]. */
+  /** Rows of expert e for hosts[e][i]; they sum to demand[e]. */
   readonly rows: number[][];
-  /** Rows computed per rank. */
   readonly load: Float64Array;
 }
 
-/** Gauss-Seidel water-filling; at convergence it minimises sum load^2/speed, hence the maximum as well. */
+/** Gauss-Seidel water-filling. It minimises sum load^2/speed, and so the maximum as well. */
 export function splitLayer(problem: SplitProblem, sweeps = splitSweeps): Split {
   const { demand, hosts, speed } = problem;
   const load = new Float64Array(speed.length);
@@ -117,7 +106,6 @@ export function splitLayer(problem: SplitProblem, sweeps = splitSweeps): Split {
     const amount = demand[e] as number;
     total += amount;
     if (row.length === 1) {
-      // Most experts have one host: no call, and no row that is written twice.
       const only = row[0] as number;
       load[only] = (load[only] as number) + amount;
       rows.push([amount]);
@@ -157,10 +145,6 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
   return largest;
 }
 
-/**
- * Levels two hosts as the general case does any number, without calls: nearly all expert replicas are second ones. Returns how far rows
- * moved.
- */
 function levelTwo(amount: number, row: readonly number[], mine: number[], { load, speed }: Ranks): number {
   const a = row[0] as number;
   const b = row[1] as number;
@@ -176,7 +160,7 @@ function levelTwo(amount: number, row: readonly number[], mine: number[], { load
   return Math.abs(after - before);
 }
 
-/** Goes beyond the level by part of the way from what it `was`, as far as no host's rows become negative: their sum stays the demand. */
+/** Over-relaxes from what it `was`, while no host's rows become negative; the sum stays. */
 function overshoot(row: readonly number[], was: readonly number[], mine: number[], load: Float64Array): void {
   let further = relaxation - 1;
   for (let i = 0; i < row.length; i++) {
@@ -191,7 +175,6 @@ function overshoot(row: readonly number[], was: readonly number[], mine: number[
   }
 }
 
-/** Equal split: every host computes demand / hosts. For routers that cannot weight. */
 export function splitEqually(problem: SplitProblem): Split {
   const load = new Float64Array(problem.speed.length);
   const rows = problem.hosts.map((row, e) => row.map(() => (problem.demand[e] as number) / row.length));
@@ -207,7 +190,6 @@ function addRows(hosts: readonly (readonly number[])[], rows: readonly (readonly
   });
 }
 
-/** Rank loads when `demand` is routed by given weights (per mille): what a committed plan does to a later window. */
 export function loadByWeights(
   demand: ArrayLike<number>,
   hosts: readonly (readonly number[])[],
@@ -225,7 +207,7 @@ export function loadByWeights(
   return load;
 }
 
-/** Integers that sum to `total`, proportional to `parts`, by largest remainder; ties to the lower index. All zero parts: equal. */
+/** Integers that sum to `total`, proportional to `parts`, by largest remainder; ties to the lower index. All zero: equal. */
 export function quotas(parts: readonly number[], total = weightsTotal): number[] {
   if (parts.length === 1) return [total];
   const sum = parts.reduce((a, b) => a + b, 0);

@@ -1,4 +1,4 @@
-// The text of an answer that may call tools: stop strings first, then calls apart from what is for the user. Pure; one per answer.
+// The text of an answer with tools: applies stop strings, then splits off calls.
 import { StopText, type TextPiece, type TokenDecoder } from "./stop-text.ts";
 import type { CallDelta, CallReader } from "./tools/format.ts";
 
@@ -11,14 +11,14 @@ export class CallText {
   readonly #reader: CallReader;
   readonly #marks: ReadonlyMap<number, string>;
 
-  /** `marks`: control tokens that the reader is shown as text. */
+  /** `marks`: control tokens that the reader sees as text. */
   constructor(decoder: TokenDecoder, stops: readonly string[], reader: CallReader, marks: ReadonlyMap<number, string> = new Map()) {
     this.#text = new StopText(decoder, stops);
     this.#reader = reader;
     this.#marks = marks;
   }
 
-  /** Characters so far, those of calls and those held back included. */
+  /** Includes calls and held-back text. */
   get length(): number {
     return this.#text.length;
   }
@@ -30,7 +30,7 @@ export class CallText {
     return stopped ? this.#last(text, true) : { ...this.#reader.push(text), stopped };
   }
 
-  /** A mark ends the text before it, of which no stop string can go on behind it. */
+  /** A mark ends the text before it, so no stop string spans it. */
   #marked(mark: string): CallTextPiece {
     const { text, stopped } = this.#text.end();
     return stopped ? this.#last(text, true) : { ...this.#reader.push(text + mark), stopped };

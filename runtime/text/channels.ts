@@ -1,17 +1,12 @@
-// Answers in channels, as gpt-oss's harmony format has them: reasoning, text and calls are told apart by control tokens alone. Pure; one a
-// request.
+// Splits answers in channels, gpt-oss's harmony format, into reasoning, text and calls by control tokens. One instance per answer.
 import { StopText, type TextPiece, type TokenDecoder } from "./stop-text.ts";
 import type { CallDelta } from "./tools/format.ts";
 
-/** The control tokens of the format, by their ids. */
+/** Ids of the format's control tokens. */
 export interface ChannelTokens {
-  /** Before the role of a message. */
   readonly start: number;
-  /** Before the name of its channel. */
   readonly channel: number;
-  /** Before its text. */
   readonly message: number;
-  /** After its text. */
   readonly end: number;
 }
 
@@ -22,50 +17,42 @@ const contents: Readonly<Record<keyof ChannelTokens, string>> = {
   end: "<|end|>",
 };
 
-/** The format's tokens in a vocabulary; undefined where one is missing. `idOf` gives the id of a control token. */
 export function channelTokens(idOf: (content: string) => number | undefined): ChannelTokens | undefined {
   const [start, channel, message, end] = [idOf(contents.start), idOf(contents.channel), idOf(contents.message), idOf(contents.end)];
   if (start === undefined || channel === undefined || message === undefined || end === undefined) return undefined;
   return { start, channel, message, end };
 }
 
-/** The channel that is not for the user. */
 const reasoningChannel = "analysis";
-/** A tool to which a message is addressed, in what stands before its text. */
+/** The tool that a message header addresses. */
 const recipient = /\bto=functions\.([a-zA-Z0-9_-]{1,64})/;
-/** Characters before a message's text that are looked at: the role, the channel's name, a recipient, a type. */
+/** Header characters that are parsed: role, channel, recipient, type. */
 const headCharactersMax = 256;
 
 export interface ChannelPiece extends TextPiece {
-  /** Of what the model says to itself. */
   readonly reasoning: string;
-  /** Unset where it calls nothing. */
+  /** Unset without calls. */
   readonly calls?: readonly CallDelta[];
 }
 
-/** What stands before a message's text, as it is being written. */
 interface Head {
   readonly decoder: TokenDecoder;
-  /** From the start of the message to its channel. */
   role: string;
-  /** The channel's name, and what follows it; undefined before it. */
   channel: string | undefined;
 }
 
-/** As StopText, of which it has one for each kind of text; stop strings are looked for in what is for the user. */
+/** Like StopText, with one per kind of text; stop strings apply to the user's text only. */
 export class ChannelText {
   readonly #tokens: ChannelTokens;
   readonly #newDecoder: () => TokenDecoder;
   readonly #content: StopText;
-  /** The text of the message that is under way goes here; undefined between messages. */
   #into: "content" | "reasoning" | "call" | undefined = "content"; // a model may answer in no channel at all
-  /** Of thoughts, or of a call's arguments. */
   #other: TokenDecoder;
   #head: Head | undefined;
   readonly #tools: boolean;
   #calls = 0;
 
-  /** `tools`: messages to functions are calls; else they are for the user as others. */
+  /** Messages to functions are text for the user unless `tools` is set. */
   constructor(newDecoder: () => TokenDecoder, tokens: ChannelTokens, stops: readonly string[], tools = false) {
     this.#tokens = tokens;
     this.#newDecoder = newDecoder;
@@ -74,7 +61,7 @@ export class ChannelText {
     this.#tools = tools;
   }
 
-  /** Characters for the user so far, those held back included. */
+  /** Includes held-back characters of the user's text. */
   get length(): number {
     return this.#content.length;
   }
@@ -93,7 +80,6 @@ export class ChannelText {
     return this.#pieceOf(this.#into === undefined ? "" : this.#other.push(id));
   }
 
-  /** The rest, when the text ended by itself. */
   end(): ChannelPiece {
     return { ...this.#pieceOf(this.#other.flush()), ...this.#content.end() };
   }
@@ -116,7 +102,6 @@ export class ChannelText {
     return { text: "", reasoning: "", stopped: false };
   }
 
-  /** More of a message that is not for the user. */
   #pieceOf(text: string): ChannelPiece {
     const piece = { text: "", reasoning: this.#into === "reasoning" ? text : "", stopped: false };
     return this.#into === "call" && text !== "" ? { ...piece, calls: [{ index: this.#calls - 1, arguments: text }] } : piece;

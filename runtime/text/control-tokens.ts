@@ -1,11 +1,11 @@
-// The control tokens of a tokenizer: they count where the template writes them, never where a user does (DECISIONS.md 1). Pure.
+// Control tokens, which count where the template writes them and never where a user does (DECISIONS.md 1).
 import type { AddedToken, TokenizerJson } from "./tokenizer-files.ts";
 
-/** High surrogates: in well-formed text each is followed by a low one, so two in a row are nobody's, wherever one begins to read. */
+/** Two high surrogates in a row never occur in well-formed text, so they make unambiguous placeholders. */
 const surrogate = 0xd800;
 const surrogates = 1024;
 const standInPattern = /[\uD800-\uDBFF]{2}/g;
-/** What is written with a sign at both ends, as tokens that mark something are; words and runs of spaces are content. */
+/** A mark has signs at both ends; words and spaces are content. */
 const markPattern = /^[^\p{L}\p{N}\s](?:.*[^\p{L}\p{N}\s])?$/su;
 
 interface Node {
@@ -14,13 +14,12 @@ interface Node {
 }
 
 export class ControlTokens {
-  /** UTF-16 units that control tokens consist of. */
   readonly units: ReadonlySet<string>;
   readonly #standIns = new Map<string, string>();
   readonly #contents = new Map<string, string>();
   readonly #root: Node = { next: new Map() };
 
-  /** `added`: the tokens that are cut out of a text before all else, in order; `control`: ids of those that control. */
+  /** `added`: tokens that are cut out first, in order; `control`: ids. */
   constructor(added: readonly AddedToken[], control: ReadonlySet<number>) {
     const units = new Set<string>();
     for (const token of added.filter(({ content }) => content !== "")) {
@@ -36,8 +35,8 @@ export class ControlTokens {
   }
 
   /**
-   * The text with a stand-in for each control token in it for which `counts` says so, of two that begin at the same place the longer
-   * one. Half characters become replacement characters, as they do in UTF-8.
+   * Replaces control tokens for which `counts` is true by placeholders, the longest at each place. Lone surrogates become U+FFFD, as in
+   * UTF-8.
    */
   mark(text: string, counts: (from: number, to: number) => boolean = () => true): string {
     const whole = text.toWellFormed();
@@ -59,12 +58,11 @@ export class ControlTokens {
     return out + whole.slice(done);
   }
 
-  /** The way back, of decoded text. */
   unmark(text: string): string {
     return text.replace(standInPattern, (standIn) => this.#contents.get(standIn) ?? standIn);
   }
 
-  /** The texts of the added tokens that a text holds. */
+  /** The added tokens that a text contains. */
   in(text: string): ReadonlySet<string> {
     const found = new Set<string>();
     for (let at = 0; at < text.length; ) {
@@ -75,7 +73,7 @@ export class ControlTokens {
     return found;
   }
 
-  /** The tokenizer that knows control tokens by their stand-ins alone: no merge and no piece of ordinary text leads to their ids. */
+  /** Knows control tokens by placeholders only, so that no ordinary text yields their ids. */
   disguise(json: TokenizerJson): TokenizerJson {
     const { model } = json;
     const renamed = (text: string) => this.#standIns.get(text) ?? text;
@@ -99,7 +97,6 @@ export class ControlTokens {
     };
   }
 
-  /** Configuration values that name a control token name its stand-in. */
   disguiseConfig<T extends object>(config: T): T {
     return renameAll(config, (text) => this.#standIns.get(text) ?? text) as T;
   }
@@ -114,7 +111,7 @@ export class ControlTokens {
     node.token = token;
   }
 
-  /** The longest added token at this place; a control token only where it counts. */
+  /** A control token only where it counts. */
   #longest(text: string, from: number, counts: (from: number, to: number) => boolean): string | undefined {
     let longest: string | undefined;
     let node: Node | undefined = this.#root;
@@ -127,7 +124,6 @@ export class ControlTokens {
   }
 }
 
-/** True for a token that reads like a mark, not like a word or a run of spaces. */
 export function isMark({ content }: AddedToken): boolean {
   return markPattern.test(content);
 }

@@ -1,8 +1,8 @@
-// Streaming detokenisers: token ids in, whole UTF-8 characters out, special tokens left out. Pure; one per request.
-// Two kinds: byte-level vocabularies are exact (a token is a run of bytes); others decode a short window and compare.
+// Streaming detokenizers: token ids in, whole UTF-8 characters out. Byte-level vocabularies decode exactly; others compare decodings of a
+// short window.
 import type { TokenDecoder } from "./stop-text.ts";
 
-/** After this many tokens without a certain character, a window gives up waiting (a character has at most 4 bytes). */
+/** A character has at most 4 bytes. */
 const windowTokensMax = 8;
 const replacement = "\uFFFD";
 
@@ -17,7 +17,7 @@ function byteAlphabet(): ReadonlyMap<string, number> {
 
 const alphabet = byteAlphabet();
 
-/** The bytes of one byte-level token; text outside the alphabet stands for itself. */
+/** Text outside the alphabet stands for itself. */
 export function byteLevelBytes(token: string): Uint8Array {
   const bytes: number[] = [];
   for (const character of token) {
@@ -30,7 +30,7 @@ export function byteLevelBytes(token: string): Uint8Array {
 
 const byteToken = /^<0x([0-9A-F]{2})>$/;
 
-/** The bytes of one token of a SentencePiece vocabulary: "▁" is a space, "<0x0A>" a byte. */
+/** SentencePiece: "▁" is a space, "<0x0A>" a byte. */
 export function sentencePieceBytes(token: string): Uint8Array {
   const byte = byteToken.exec(token)?.[1];
   return byte === undefined ? new TextEncoder().encode(token.replaceAll("\u2581", " ")) : Uint8Array.of(Number.parseInt(byte, 16));
@@ -40,7 +40,7 @@ export class ByteLevelDecoder implements TokenDecoder {
   readonly #bytesOf: (id: number) => Uint8Array | undefined;
   readonly #text = new TextDecoder("utf-8", { ignoreBOM: true });
 
-  /** `bytesOf` gives undefined for special and unknown tokens. */
+  /** `bytesOf` returns undefined for special and unknown tokens. */
   constructor(bytesOf: (id: number) => Uint8Array | undefined) {
     this.#bytesOf = bytesOf;
   }
@@ -58,7 +58,7 @@ export class ByteLevelDecoder implements TokenDecoder {
 export class WindowDecoder implements TokenDecoder {
   readonly #decode: (ids: readonly number[]) => string;
   #window: number[] = [];
-  #given = 0; // tokens at the start of the window whose text was given out
+  #given = 0; // already emitted tokens at the window's start
 
   constructor(decode: (ids: readonly number[]) => string) {
     this.#decode = decode;
@@ -70,7 +70,7 @@ export class WindowDecoder implements TokenDecoder {
     const text = this.#fresh();
     if (waiting < windowTokensMax && (text === "" || text.endsWith(replacement))) return "";
     if (text === "") {
-      this.#window.length = this.#given; // special tokens: nothing will come of them, but the text before them still counts
+      this.#window.length = this.#given; // the text before special tokens still counts
       return "";
     }
     this.#window = this.#window.slice(this.#given);
@@ -85,7 +85,7 @@ export class WindowDecoder implements TokenDecoder {
     return text;
   }
 
-  /** Text of the window beyond what was given: decoding both keeps the spaces that depend on the token before. */
+  /** Compares two decodings, because spaces depend on the token before. */
   #fresh(): string {
     const before = this.#given === 0 ? "" : this.#decode(this.#window.slice(0, this.#given));
     return this.#window.length === 0 ? "" : this.#decode(this.#window).slice(before.length);

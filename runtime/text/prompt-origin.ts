@@ -1,21 +1,20 @@
-// Which characters of a rendered chat a user wrote: the chat is rendered again with characters of the messages exchanged (DECISIONS.md 2).
-// Pure.
+// Finds which characters of a rendered chat a user wrote, by rendering it again with exchanged characters (DECISIONS.md 2).
 import { AppError } from "../../crds/common.ts";
 import type { TemplatedChat } from "./templated.ts";
 
-/** A code point that is no character, which chats are rid of first. Of one unit in JSON too, as what it replaces, so that lengths stay. */
+/** Chats never contain this noncharacter; it is one unit in JSON too, so that lengths stay. */
 const mask = "\uFFFF";
 const replacement = "\uFFFD";
 
 export interface PromptOrigin {
   readonly text: string;
-  /** True when the characters from..to are the template's; throws `InvalidRequest` when it hides whose they are. */
+  /** True when the template wrote these characters; throws `InvalidRequest` when that is unclear. */
   own(from: number, to: number): boolean;
 }
 
 /**
- * Renders a chat and finds the origin of characters that are one of `units` (UTF-16). All at once as a rule. A template that looks
- * for some of them in the messages then takes another way, and each is tried alone: a mark needs only one whose origin shows.
+ * Tries all characters of `units` (UTF-16) at once; if the template then behaves differently, each alone, as one of clear origin is enough
+ * for a mark.
  */
 export function renderWithOrigin(render: (chat: TemplatedChat) => string, chat: TemplatedChat, units: ReadonlySet<string>): PromptOrigin {
   const whole = changed(chat, (text) => text.toWellFormed().replaceAll(mask, replacement));
@@ -48,7 +47,7 @@ export function renderWithOrigin(render: (chat: TemplatedChat) => string, chat: 
   return { text, own };
 }
 
-/** Fields that templates read by their names, and values that they compare; a chat's author may write them, and they are no marks. */
+/** Fields and values that templates interpret; they contain no marks. */
 const fields = new Set([
   "messages",
   "tools",
@@ -65,7 +64,7 @@ const fields = new Set([
 for (const field of ["description", "parameters", "properties", "required", "items", "enum", "additionalProperties"]) fields.add(field);
 const compared = new Set(["system", "user", "assistant", "tool", "function", "object", "array", "string", "number", "integer", "boolean"]);
 
-/** The chat with all that its author wrote changed, names of fields included. */
+/** Changes every authored string, field names included. */
 function changed<T>(value: T, change: (text: string) => string): T {
   const deep = (part: unknown, field: string): unknown => {
     if (typeof part === "string") return (field === "role" || field === "type") && compared.has(part) ? part : change(part);
@@ -95,7 +94,7 @@ function sameBut(text: string, other: string, chosen: ReadonlySet<string>): bool
   return true;
 }
 
-/** A template may refuse the exchanged messages, which says nothing about the real ones. */
+/** A refusal of exchanged messages says nothing about the real ones. */
 function attempt(render: () => string): string | undefined {
   try {
     return render();

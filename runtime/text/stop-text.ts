@@ -1,16 +1,14 @@
-// A transform from token ids to the text a client may see: streaming detokenisation and stop strings. Text that could still become
-// a stop string is held back until it cannot. Pure; one per request.
+// Turns token ids into client text; text that could still become a stop string is held back.
 
-/** A streaming detokeniser: returns the text that is certain so far (whole UTF-8 characters), special tokens left out. */
+/** Returns certain text in whole UTF-8 characters, without special tokens. */
 export interface TokenDecoder {
   push(id: number): string;
-  /** The text that is left when no token follows. */
   flush(): string;
 }
 
 export interface TextPiece {
   readonly text: string;
-  /** A stop string was met: the text ends before it and nothing more may be pushed. */
+  /** The text ended before a stop string; nothing more may be pushed. */
   readonly stopped: boolean;
 }
 
@@ -25,7 +23,7 @@ export class StopText {
     this.#stops = stops;
   }
 
-  /** Characters so far, those held back included. */
+  /** Includes held-back characters. */
   get length(): number {
     return this.#length;
   }
@@ -34,7 +32,6 @@ export class StopText {
     return this.#take(this.#decoder.push(id));
   }
 
-  /** The rest, when the text ended by itself. */
   end(): TextPiece {
     const piece = this.#take(this.#decoder.flush());
     if (piece.stopped) return piece;
@@ -57,13 +54,13 @@ export class StopText {
   }
 }
 
-/** The index at which the earliest stop string begins, or -1. */
+/** Index of the earliest stop string, or -1. */
 function firstStop(text: string, stops: readonly string[]): number {
   const found = stops.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
   return found.length === 0 ? -1 : Math.min(...found);
 }
 
-/** Length of the longest end of `text` with which some stop string begins. */
+/** Length of the longest suffix of `text` that begins a stop string. */
 export function heldLength(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {

@@ -1,12 +1,11 @@
-// A chat as templates of the Hugging Face hub expect it: messages and tools as plain values, calls with their arguments as this model's
-// template takes them. Pure.
+// A chat as plain values for Hugging Face templates.
 import { AppError } from "../../crds/common.ts";
 import type { ChatMessage } from "./text-model.ts";
 import type { Tool, ToolFormat } from "./tools/format.ts";
 
 export interface TemplatedChat {
   readonly messages: readonly object[];
-  /** Unset where there are none: templates ask. */
+  /** Unset without tools: templates test for it. */
   readonly tools?: readonly object[];
 }
 
@@ -38,7 +37,7 @@ function templated({ role, content, name, toolCalls, toolCallId }: ChatMessage, 
   return { role, content: content === "" ? format.noContent : content, ...named, tool_calls: calls };
 }
 
-/** Characters of a chat that its author wrote, or somewhat more. */
+/** Upper bound of the authored characters. */
 export function charactersOfChat(messages: readonly ChatMessage[], tools: readonly Tool[]): number {
   const ofCalls = (calls: ChatMessage["toolCalls"] = []) => calls.reduce((sum, call) => sum + call.name.length + call.arguments.length, 0);
   const ofMessages = messages.reduce(

@@ -1,5 +1,4 @@
-// The tokenizer in a thread of its own, so that a long text or template delays nobody's tokens. Texts wait for each other, short ones
-// first.
+// Runs the tokenizer in its own thread (DECISIONS.md 3). Texts wait for each other, short ones first.
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import { charactersOfChat } from "./templated.ts";
@@ -8,16 +7,16 @@ import type { Effort } from "./thinking/switch.ts";
 import { loadDecoding } from "./tokenizer.ts";
 import type { Tool } from "./tools/format.ts";
 
-/** The time that a text may take, of which a long one gets more; a tokenizer reads about a million characters in a second. */
+/** About a million characters take a second; long texts get more time. */
 const deadlineMs = 5_000;
 const deadlineMsPerCharacter = 0.01;
-/** The time that a thread may take to load the tokenizer, regular expressions and a look at the template included. */
+/** Includes compiling and probing. */
 const startMs = 60_000;
-/** Texts that wait while another is encoded, for how long, and their characters: each is held twice while it goes over. */
+/** Limits of waiting texts: count, time, and characters, which a transfer holds twice. */
 const waitingMax = 256;
 const waitMs = 60_000;
 const waitingCharactersMax = 32_000_000;
-/** A template that fills this takes its thread along and not the process. */
+/** Exhaustion ends the thread, not the process. */
 const memoryMib = 1_024;
 
 export type TextJob =
@@ -30,9 +29,9 @@ export type FromTextThread =
   | { readonly type: "encoded"; readonly ids: Uint32Array<ArrayBuffer> };
 
 export interface TextThreadLimits {
-  /** Milliseconds that every text may take; a long one has more. */
+  /** Base milliseconds per text. */
   readonly deadlineMs?: number;
-  /** Memory of the thread in MiB, tokenizer included. */
+  /** Includes the tokenizer. */
   readonly memoryMib?: number;
 }
 
@@ -44,12 +43,11 @@ interface Waiting {
   reject(error: AppError): void;
 }
 
-/** A text model whose encoding is done beside its caller. */
 export interface ThreadedTextModel extends TextModel {
   close(): Promise<void>;
 }
 
-/** Loads the tokenizer of a model folder; throws AppError `BadTokenizer` naming the file and field. */
+/** Throws AppError `BadTokenizer` naming the file and field. */
 export async function openTextModel(dir: string, limits: TextThreadLimits = {}): Promise<ThreadedTextModel> {
   const decoding = await loadDecoding(dir);
   const thread = new TextThread(dir, limits);
@@ -67,7 +65,6 @@ class TextThread {
   readonly #limits: Required<TextThreadLimits>;
   readonly #waiting: Waiting[] = [];
   #waitingCharacters = 0;
-  /** The thread, once it is ready. */
   #ready: Worker | undefined;
   #starting: Promise<void> | undefined;
   #running: { readonly entry: Waiting; readonly timer: NodeJS.Timeout } | undefined;
@@ -78,7 +75,6 @@ class TextThread {
     this.#limits = { deadlineMs, memoryMib, ...limits };
   }
 
-  /** Resolves when a thread is ready; throws why none can be. */
   started(): Promise<void> {
     if (this.#ready) return Promise.resolve();
     this.#starting ??= this.#start().finally(() => {
@@ -113,7 +109,6 @@ class TextThread {
     await worker?.terminate();
   }
 
-  /** Takes an entry out of those that wait; false when it is none of them. */
   #withdraw(entry: Waiting): boolean {
     const at = this.#waiting.indexOf(entry);
     if (at < 0) return false;
@@ -123,7 +118,7 @@ class TextThread {
     return true;
   }
 
-  /** Gives the thread the shortest text that waits: a long one is one among many, and its sender expects it to take longer. */
+  /** Senders of long texts expect a longer wait. */
   #next(): void {
     const worker = this.#ready;
     if (this.#running || this.#waiting.length === 0) return;
@@ -138,7 +133,6 @@ class TextThread {
     worker.postMessage(entry.job);
   }
 
-  /** Ends the running text's time; returns it. */
   #finish(): Waiting | undefined {
     const running = this.#running;
     clearTimeout(running?.timer);
@@ -150,7 +144,7 @@ class TextThread {
     this.#lost(worker, new AppError(`the text took longer than ${allowedMs / 1000} s to tokenise; shorten it`, { code: "InvalidRequest" }));
   }
 
-  /** The thread is of no more use: its text fails, and those that wait get another. */
+  /** Fails the running text and starts another thread for the rest. */
   #lost(worker: Worker, error: AppError): void {
     if (worker !== this.#ready) return;
     this.#ready = undefined;
@@ -216,7 +210,7 @@ const queueFull = () => new AppError("too many texts wait to be tokenised", { co
 const gone = () => new AppError("the client went away", { code: "Cancelled" });
 const stopping = () => new AppError("the tokenizer is stopping", { code: "Cancelled" });
 
-/** A thread out of memory is the text's fault; anything else that ends it is ours. */
+/** A text that exhausts memory is at fault; any other end is ours. */
 function ended(cause: unknown): AppError {
   const message = cause instanceof Error ? cause.message : String(cause);
   const outOfMemory = cause instanceof Error && "code" in cause && cause.code === "ERR_WORKER_OUT_OF_MEMORY";

@@ -1,31 +1,29 @@
-// An answer that may begin with thoughts between <think> and </think>; the tokens of the marks tell them apart. Pure; one an answer.
+// Splits off reasoning between <think> and </think>.
 import type { TextPiece, TokenDecoder } from "./stop-text.ts";
 import type { CallDelta } from "./tools/format.ts";
 
-/** The tokens of the marks, by their ids. */
 export interface ThoughtTokens {
   readonly open: number;
   readonly close: number;
 }
 
-/** The marks in a vocabulary; undefined where one is missing. `idOf` gives the id of an added token. */
+/** Undefined where the vocabulary lacks one. */
 export function thoughtTokens(idOf: (content: string) => number | undefined): ThoughtTokens | undefined {
   const [open, close] = [idOf("<think>"), idOf("</think>")];
   return open === undefined || close === undefined ? undefined : { open, close };
 }
 
-/** Tokens of white space that a template writes behind a mark, at most. */
+/** White-space tokens that a template may write after a mark. */
 const blanksMax = 8;
 const blank = (bytes: Uint8Array): boolean => new TextDecoder().decode(bytes).trim() === "";
 
-/** True of a prompt that ends where thoughts begin, as templates of models write it that always think. */
+/** Templates of models that always think open the reasoning in the prompt. */
 export function opensThoughts(prompt: readonly number[], { open }: ThoughtTokens, piece: (id: number) => Uint8Array): boolean {
   const end = prompt.slice(-blanksMax).findLast((id) => id === open || !blank(piece(id)));
   return end === open;
 }
 
 interface Inner {
-  /** Characters for the user so far. */
   readonly length: number;
   push(id: number): TextPiece & { readonly calls?: readonly CallDelta[] };
   end(): TextPiece & { readonly calls?: readonly CallDelta[] };
@@ -35,11 +33,9 @@ type ThinkPiece = ReturnType<Inner["push"]> & { readonly reasoning: string };
 
 interface ThinkOptions {
   readonly tokens: ThoughtTokens;
-  /** Of the thoughts. */
   readonly decoder: TokenDecoder;
-  /** The text for the user. */
   readonly inner: Inner;
-  /** The prompt has begun the thoughts. */
+  /** The prompt has opened the reasoning. */
   readonly opened: boolean;
   piece(id: number): Uint8Array;
 }
@@ -48,9 +44,9 @@ const nothing = { text: "", stopped: false } as const;
 
 export class ThinkText {
   readonly #options: ThinkOptions;
-  /** "before": nothing but white space came. "behind": nothing but white space since the thoughts. */
+  /** "before" and "behind" the reasoning only white space came. */
   #at: "before" | "thoughts" | "behind" | "content";
-  /** White space at the end of the thoughts so far, which only sets them apart where they end with it. */
+  /** White space before the end of reasoning is dropped. */
   #held = "";
   #thought = false;
 
@@ -78,7 +74,6 @@ export class ThinkText {
     return this.#shown(inner.push(id));
   }
 
-  /** The rest, when the text ended by itself. */
   end(): ThinkPiece {
     const { decoder, inner } = this.#options;
     const reasoning = this.#at === "thoughts" ? this.#thoughts(decoder.flush()) : "";

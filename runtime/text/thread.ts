@@ -1,11 +1,11 @@
-// Entry of the text thread: loads the tokenizer of a model folder and encodes what the main thread sends, one text after another.
+// Entry point of the text thread: loads a tokenizer and encodes the main thread's texts one by one.
 import { getPriority, setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { FromTextThread, TextJob } from "./text-thread.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
-/** So much less urgent than the process is this thread: where cores are few, tokens of running streams go first. */
+/** Lowers the thread's priority, so that running streams go first on few cores. */
 const niceness = 10;
 
 const { dir } = workerData as { readonly dir: string };
@@ -19,7 +19,7 @@ function failure(caught: unknown): { readonly code: string; readonly message: st
   return { code, message };
 }
 
-/** On Linux alone a thread has a niceness of its own; where it may not be set, the thread works all the same. */
+/** Only Linux has per-thread niceness; a failure is harmless. */
 function giveWay(): void {
   try {
     if (process.platform === "linux") setPriority(getPriority() + niceness);

@@ -1,8 +1,7 @@
-// The texts of all tokens of a model folder as bytes, as the decoder shows them: for an engine that holds answers to a language. Not
-// here: text to ids (tokenizer.ts).
+// The visible bytes of all tokens of a model folder, for constrained decoding.
 import { loadShown } from "./tokenizer.ts";
 
-/** One behind the other; that of token i ends at `ends[i]`, and is empty for one that shows as nothing. */
+/** Concatenated; token i ends at `ends[i]` and may be empty. */
 export interface PackedTexts {
   readonly bytes: Uint8Array;
   readonly ends: Uint32Array;

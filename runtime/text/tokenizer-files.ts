@@ -1,11 +1,10 @@
-// The files of a model folder that concern text, read and checked: tokenizer.json, tokenizer_config.json, chat_template.jinja and the
-// two configs that say where text ends. A fault is told with file and field. Not here: what is made of them (tokenizer.ts).
+// Reads and checks the text files of a model folder; errors name file and field.
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 
-/** Twice the longest tokenizer.json known; parsed JSON may take ten times its text. */
+/** Twice the longest known tokenizer.json; parsed JSON may take ten times its text. */
 const fileBytesMax = 64 * 1024 * 1024;
 const templateBytesMax = 1024 * 1024;
 const tokenId = z.number().int().min(0).max(4_294_967_295);
@@ -47,20 +46,17 @@ const endsSchema = z.looseObject({
 });
 
 export interface TextFiles {
-  /** The path of tokenizer.json, for messages. */
   readonly path: string;
   readonly json: TokenizerJson;
   readonly config: TokenizerConfig;
   readonly template: { readonly path: string; readonly text: string } | undefined;
-  /** The size of the model's vocabulary; all ids of the tokenizer are below it. */
   readonly vocab: number;
-  /** Token texts by id, with holes. */
+  /** The index is the id; there are holes. */
   readonly texts: readonly string[];
-  /** Every id at which generation ends, ascending. */
+  /** Ids that end generation, ascending. */
   readonly eosIds: readonly number[];
 }
 
-/** The error of a folder with a broken file. */
 export function broken(path: string, what: string, cause?: unknown): AppError {
   return new AppError(`${path}: ${what}; import the model again from an intact source`, {
     code: "BadTokenizer",
@@ -129,7 +125,7 @@ async function chatTemplate(dir: string, config: TokenizerConfig): Promise<TextF
   return text ? { path, text } : undefined;
 }
 
-/** What any of the three files names. An id outside the vocabulary would never come. */
+/** An id outside the vocabulary could never occur. */
 async function endIds(dir: string, config: TokenizerConfig, vocab: number, texts: readonly string[]): Promise<readonly number[]> {
   const ids = new Set<number>();
   for (const name of ["generation_config.json", "config.json"]) {

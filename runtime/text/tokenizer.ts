@@ -1,4 +1,4 @@
-// The tokenizer of a model folder: text to ids, chats to ids through the model's template, ids to streamed text.
+// The tokenizer of a model folder: texts and chats to ids, ids to streamed text.
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
@@ -18,7 +18,6 @@ import { toolFormatOf } from "./tools/index.ts";
 
 type Render = (chat: TemplatedChat, variables?: Variables) => string;
 
-/** Byte-level vocabularies decode token by token; they are the common case. */
 function isByteLevel(decoder: unknown): boolean {
   const parsed = z.looseObject({ type: z.string(), decoders: z.array(z.unknown()).optional() }).safeParse(decoder);
   if (!parsed.success) return false;
@@ -66,7 +65,6 @@ function parseTemplate({ path, text }: NonNullable<TextFiles["template"]>): Temp
   }
 }
 
-/** Chats that show which tokens a template writes around turns. */
 const plainChats: readonly (readonly { readonly role: string; readonly content: string }[])[] = [
   [{ role: "user", content: "a" }],
   [
@@ -77,13 +75,10 @@ const plainChats: readonly (readonly { readonly role: string; readonly content: 
   ],
 ];
 
-/** Tokens that are cut out of a text before it is normalised; the others are part of it until then. */
+/** Tokens that are cut out before normalisation. */
 const isRaw = ({ special, normalized }: AddedToken, { normalizer }: TextFiles["json"]) => !normalizer || !(normalized ?? !special);
 
-/**
- * The control tokens of a folder: what is marked as special, what the configuration names or text ends with, and marks that the template
- * writes around turns. Some fine-tuned models have the last without the flag.
- */
+/** Special and end tokens, and marks that the template writes around turns, since some fine-tuned models lack the flag. */
 function controlTokens({ json, config, eosIds }: TextFiles, render: Render): ControlTokens {
   const raw = json.added_tokens.filter((token) => isRaw(token, json));
   const all = new ControlTokens(raw, new Set());
@@ -107,7 +102,7 @@ function quiet(render: () => string): string {
 function build({ path, json, config }: Pick<TextFiles, "path" | "json" | "config">): Tokenizer {
   try {
     const tokenizer = new Tokenizer(json, config);
-    // A vocabulary that knows no letter encodes without an error, to nothing.
+    // A vocabulary without letters encodes to nothing, without an error.
     const { ids } = tokenizer.encode("probe");
     if (ids.length === 0) throw new Error("it encodes text to no token at all");
     tokenizer.decode(ids); // a broken decoder shows at its first use
@@ -122,7 +117,7 @@ function decodeAll(tokenizer: Tokenizer, ids: readonly number[]): string {
   return tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false });
 }
 
-/** The bytes of each token, and of each that shows in a text: not of special and unknown ones. */
+/** `shown` omits special and unknown tokens. */
 function piecesOf({ json, texts }: TextFiles) {
   const special = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
   const added = new Set(json.added_tokens.map((token) => token.id));
@@ -136,7 +131,7 @@ function piecesOf({ json, texts }: TextFiles) {
   return { byteLevel, piece, shown };
 }
 
-/** `textOf` gives the text of some ids at once, special ones left out; byte-level vocabularies need none. */
+/** `textOf` decodes without special tokens; byte-level vocabularies do not need it. */
 function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string): Decoding {
   const { json, vocab, texts, eosIds } = files;
   const { byteLevel, piece, shown } = piecesOf(files);
@@ -159,13 +154,12 @@ function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string
 }
 
 export interface ModelTokenizer extends Decoding {
-  /** Text as it is, control tokens included. */
+  /** Raw text; control tokens in it count as such. */
   encode(text: string): readonly number[];
-  /** See TextModel. */
   encodeChat(messages: readonly ChatMessage[], tools?: readonly Tool[], effort?: Effort): readonly number[];
-  /** The prompt text that `encodeChat` tokenises. */
+  /** The text that `encodeChat` tokenizes. */
   chatText(messages: readonly ChatMessage[], tools?: readonly Tool[], effort?: Effort): string;
-  /** All ids at once, special tokens left out. */
+  /** Omits special tokens. */
   decode(ids: readonly number[]): string;
 }
 
@@ -193,12 +187,12 @@ function tokenizerOf(files: TextFiles): ModelTokenizer {
   };
 }
 
-/** Loads the tokenizer of a store or model folder; throws AppError `BadTokenizer` naming the file and field. */
+/** Throws AppError `BadTokenizer` naming the file and field. */
 export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
   return tokenizerOf(await readTextFiles(dir));
 }
 
-/** Loads what turns ids into text, which needs no tokenizer where the vocabulary is byte-level. Throws as `loadTokenizer` does. */
+/** A byte-level vocabulary needs no tokenizer for it. Throws as `loadTokenizer`. */
 export async function loadDecoding(dir: string): Promise<Decoding> {
   const files = await readTextFiles(dir);
   if (isByteLevel(files.json.decoder)) return decodingOf(files, () => "");
@@ -206,7 +200,7 @@ export async function loadDecoding(dir: string): Promise<Decoding> {
   return decodingOf(files, (ids) => decodeAll(tokenizer, ids));
 }
 
-/** The bytes that each token id shows as in a text; undefined for special and unknown ones. Throws as `loadTokenizer` does. */
+/** Undefined for special and unknown tokens. Throws as `loadTokenizer`. */
 export async function loadShown(dir: string): Promise<readonly (Uint8Array | undefined)[]> {
   const files = await readTextFiles(dir);
   const { shown } = piecesOf(files);

@@ -1,5 +1,4 @@
-// A Hugging Face model folder as one tensor source, of one file or shards. Index and files must agree; weights are checked as they are
-// read.
+// A Hugging Face model folder, of one file or shards, as a tensor source.
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
@@ -18,7 +17,7 @@ const indexFile = `${singleFile}.index.json`;
 /** Shard names must stay inside the folder. */
 const shardIndexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
 
-/** Tensor to file, as the index says; undefined without an index. */
+/** Tensor to file; undefined without an index. */
 async function shardsOf(dir: string): Promise<ReadonlyMap<string, string> | undefined> {
   const path = join(dir, indexFile);
   if (!(await statIfThere(path))) return undefined;
@@ -47,7 +46,7 @@ async function openShards(dir: string, names: readonly string[]): Promise<Readon
   return files;
 }
 
-/** transformers reads every tensor of every shard, and model.safetensors before any index: what they disagree on has two meanings. */
+/** transformers reads all tensors of all shards, and model.safetensors before any index; a contradiction would be ambiguous. */
 function disagreement(
   listed: ReadonlyMap<string, string>,
   files: ReadonlyMap<string, SafetensorsFile>,
@@ -84,7 +83,6 @@ async function openFiles(
   return { shardOf: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
 }
 
-/** A tensor as it lies in its file. */
 function plainView(file: SafetensorsFile, path: string, name: string, info: TensorInfo): TensorView {
   const form = storedFormOfDtype(info.dtype) ?? "f32"; // plain tensors have one
   const columns = info.shape.at(-1) ?? 1;
@@ -101,7 +99,7 @@ function plainView(file: SafetensorsFile, path: string, name: string, info: Tens
   };
 }
 
-/** A Hugging Face folder. Packed tensors are unpacked, and stacked experts single ones (packed.ts). */
+/** Unpacks packed tensors and splits stacked experts (packed.ts). */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const { shardOf, files } = await openFiles(dir);
   const close = async (): Promise<void> => {

@@ -1,4 +1,4 @@
-// Reads from a regular file, with the size known first: at positions, each checked against it, or of a whole text. Shell.
+// Bounded reads of a regular file.
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { AppError, type Retry } from "../../crds/common.ts";
@@ -8,21 +8,21 @@ const readChunkBytes = 64 * 1024 * 1024;
 export interface RandomFile {
   readonly path: string;
   readonly size: number;
-  /** Exactly `length` bytes from `position`; throws `code` when the file is shorter. The array is freshly allocated and 8-byte aligned. */
+  /** Throws `code` when the file is shorter. The array is fresh and 8-byte aligned. */
   read(position: number, length: number): Promise<Uint8Array>;
   close(): Promise<void>;
 }
 
-/** Errors that tell what is at a path. All others may pass: a volume that is away, files all in use, rights that are given late. */
+/** All others may be transient, such as an absent volume. */
 const lastingErrors: readonly string[] = ["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO"];
 
-/** Whether a file that could not be opened is worth another try. */
+/** Whether opening the file again may help. */
 export function retryOf(cause: unknown): Retry {
   const { code } = cause as NodeJS.ErrnoException;
   return code === undefined || lastingErrors.includes(code) ? "never" : "backoff";
 }
 
-/** What is at a path; undefined where nothing is. Any other error is thrown as it came: it says nothing of what is there. */
+/** Undefined where nothing is; rethrows any other error. */
 export async function statIfThere(path: string): Promise<Stats | undefined> {
   return stat(path).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT" || cause.code === "ENOTDIR") return undefined;
@@ -35,7 +35,7 @@ function refused(path: string, what: string, code: string, cause?: unknown): App
   return new AppError(`${path}: ${what}`, { code, operation: "opening a model file", retry, ...(cause === undefined ? {} : { cause }) });
 }
 
-/** Not blocking: a FIFO without a writer would hold the open() for good, before it can be told what it is. */
+/** A blocking open() of a FIFO without a writer would never return. */
 async function openRegular(path: string, code: string): Promise<{ readonly handle: FileHandle; readonly size: number }> {
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((cause: unknown) => {
     const reason = (cause as NodeJS.ErrnoException).code;
@@ -51,7 +51,6 @@ async function openRegular(path: string, code: string): Promise<{ readonly handl
   }
 }
 
-/** What is no regular file, in words. */
 export function kindOf(info: Pick<Stats, "isDirectory" | "isFIFO" | "isSocket" | "isSymbolicLink">): string {
   if (info.isDirectory()) return "a folder";
   if (info.isFIFO()) return "a FIFO";
@@ -59,7 +58,7 @@ export function kindOf(info: Pick<Stats, "isDirectory" | "isFIFO" | "isSocket" |
   return info.isSocket() ? "a socket" : "a device";
 }
 
-/** A whole text of at most `bytesMax` bytes; `code` as for `openFile`. */
+/** A text of at most `bytesMax` bytes; `code` as for `openFile`. */
 export async function readTextFile(path: string, bytesMax: number, code: string): Promise<string> {
   const { handle, size } = await openRegular(path, code);
   try {
@@ -70,7 +69,7 @@ export async function readTextFile(path: string, bytesMax: number, code: string)
   }
 }
 
-/** Room for a read; a file may be sparse, and then its size says nothing of what this machine can hold. */
+/** A sparse file may claim more than fits in memory. */
 function allocate(path: string, length: number, code: string): Uint8Array {
   try {
     return new Uint8Array(length);
@@ -79,7 +78,7 @@ function allocate(path: string, length: number, code: string): Uint8Array {
   }
 }
 
-/** `code` is the AppError code of everything wrong with this file: BadSafetensors, BadGguf, CorruptShard. */
+/** `code` is the AppError code of all its errors: BadSafetensors, BadGguf, CorruptShard. */
 export async function openFile(path: string, code: string): Promise<RandomFile> {
   const { handle, size } = await openRegular(path, code);
   return {

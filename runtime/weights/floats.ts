@@ -1,17 +1,17 @@
-// Floats as bytes and back, and rounding to the half formats. Pure. Not here: widening (runtime/kernels/ggml/half-floats.ts).
+// Conversions between floats and bytes, and rounding to half formats.
 
-/** Little-endian f32 bytes as floats: a view when aligned, else a copy. */
+/** Little-endian f32; a view when aligned, else a copy. */
 export function viewF32(bytes: Uint8Array): Float32Array {
   if (bytes.byteOffset % 4 === 0) return new Float32Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength >> 2);
   return new Float32Array(new Uint8Array(bytes).buffer); // slice() of a Buffer would be a view again
 }
 
-/** The bytes below a float array, without copying. */
+/** A view. */
 export function bytesOf(data: Float32Array): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
-/** Rounds to the nearest value that bf16 can hold (ties to even); the result is still f32. */
+/** Ties to even; the result is still f32. */
 export function roundToBf16(data: Float32Array): Float32Array {
   const bits = new Uint32Array(data.slice().buffer);
   for (let i = 0; i < bits.length; i++) {
@@ -24,7 +24,7 @@ export function roundToBf16(data: Float32Array): Float32Array {
 const one = new Float32Array(1);
 const oneBits = new Uint32Array(one.buffer);
 
-/** The bits of the bf16 next to a value (ties to even); NaN stays NaN. */
+/** Ties to even; NaN stays NaN. */
 export function bf16Bits(value: number): number {
   one[0] = value;
   const word = oneBits[0] as number;
@@ -32,7 +32,7 @@ export function bf16Bits(value: number): number {
   return ((word + 0x7fff + ((word >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
-/** The bits of the f16 next to a value (ties to even); what lies above the largest becomes infinite. */
+/** Ties to even; overflow becomes infinite. */
 export function f16Bits(value: number): number {
   one[0] = value;
   const word = oneBits[0] as number;

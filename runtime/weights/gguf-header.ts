@@ -1,4 +1,4 @@
-// Strict parser of a GGUF header (versions 2 and 3): untrusted input, whose lengths are checked before anything is allocated. Pure.
+// Strict parser of an untrusted GGUF header (versions 2 and 3).
 import { AppError } from "../../crds/common.ts";
 
 export type GgufValue = number | bigint | string | boolean | readonly GgufValue[];
@@ -6,7 +6,7 @@ export type GgufValue = number | bigint | string | boolean | readonly GgufValue[
 export interface GgufTensor {
   readonly name: string;
   readonly type: number;
-  /** Dimensions as stored: fastest first. */
+  /** Fastest first, as stored. */
   readonly dimensions: readonly number[];
   /** Relative to the data section. */
   readonly offset: number;
@@ -15,17 +15,17 @@ export interface GgufTensor {
 export interface GgufHeader {
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly tensors: readonly GgufTensor[];
-  /** The offset in the file at which tensor data begins. */
+  /** File offset of tensor data. */
   readonly dataStart: number;
   readonly alignment: number;
 }
 
-/** The prefix was too short to say; read more of the file and try again. */
+/** The prefix was too short; read more of the file and retry. */
 export class NeedMore extends Error {}
 
 const magic = 0x46554747;
 const depthMax = 3;
-/** Values in all metadata arrays together; the largest vocabularies known come to 1.3 million tokens, types, scores and merges. */
+/** The sum of all metadata arrays; the largest known vocabularies need 1.3 million. */
 const arrayValuesMax = 4_000_000;
 const keysMax = 100_000;
 const tensorsMax = 200_000;
@@ -56,7 +56,7 @@ class Cursor {
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
-  /** Position of the next `length` bytes, which are there; moves past them. */
+  /** Throws when the bytes are not there. */
   take(length: number): number {
     const at = this.at;
     if (at + length > this.fileSize)
@@ -154,7 +154,7 @@ function readTensor(cursor: Cursor): GgufTensor {
   return { name, type, dimensions, offset: cursor.u64(`the offset of "${name}"`) };
 }
 
-/** Parses the header from the first bytes of a file; throws NeedMore when `prefix` is too short, AppError BadGguf when it is wrong. */
+/** Throws NeedMore when `prefix` is too short, AppError BadGguf when it is wrong. */
 export function parseGgufHeader(path: string, prefix: Uint8Array, fileSize: number): GgufHeader {
   const cursor = new Cursor(path, prefix, fileSize);
   if (cursor.u32() !== magic) throw badGguf(path, "does not begin with GGUF");

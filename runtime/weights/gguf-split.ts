@@ -1,8 +1,8 @@
-// A GGUF model in several files, as llama.cpp splits them: names of the files, and the checks that they belong together. Pure.
+// Split GGUF models, as llama.cpp writes them: file names, and checks that the files belong together.
 import { AppError } from "../../crds/common.ts";
 import { badGguf, type GgufValue } from "./gguf-header.ts";
 
-/** Files of one model, at most: a header chooses no number of its own. */
+/** Bounds what a header may claim. */
 const splitFilesMax = 512;
 
 const splitName = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
@@ -14,7 +14,7 @@ function count(path: string, metadata: ReadonlyMap<string, GgufValue>, key: stri
   throw badGguf(path, `${key} is ${String(value)}, not a whole number of at most ${most}`);
 }
 
-/** The files of the model that begins with this one, in order; throws when it is another of them. */
+/** Throws unless `path` is the first file; the result is in order. */
 export function splitFiles(path: string, metadata: ReadonlyMap<string, GgufValue>): readonly string[] {
   const files = count(path, metadata, "split.count", splitFilesMax);
   if (files <= 1) return [path];
@@ -35,14 +35,13 @@ export function splitFiles(path: string, metadata: ReadonlyMap<string, GgufValue
 
 const five = (index: number): string => String(index).padStart(5, "0");
 
-/** Throws when file `index` of a split model says that it is another part. */
 export function checkPart(path: string, metadata: ReadonlyMap<string, GgufValue>, index: number, files: number): void {
   const [no, of] = [count(path, metadata, "split.no", splitFilesMax), count(path, metadata, "split.count", splitFilesMax)];
   if (no !== index || of !== files)
     throw badGguf(path, `says that it is part ${no + 1} of ${of}, where part ${index + 1} of ${files} is expected`);
 }
 
-/** Throws when the parts have not all tensors that the first one announces. */
+/** Throws when tensors that the first file announces are missing. */
 export function checkTensors(path: string, metadata: ReadonlyMap<string, GgufValue>, found: number): void {
   if (!metadata.has("split.tensors.count")) return;
   const announced = count(path, metadata, "split.tensors.count", Number.MAX_SAFE_INTEGER);

@@ -1,5 +1,4 @@
-// A GGUF model, one file or several, as a tensor source: headers parsed and every tensor's place checked on opening, data read on demand
-// and in parts. Names and layout are GGUF's own; runtime/modelstore/gguf turns them into Hugging Face's.
+// A GGUF model of one or more files, under GGUF's own names. Opening checks headers and tensor places.
 import { AppError } from "../../crds/common.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
@@ -10,13 +9,13 @@ import type { RowRange, StoredRows } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
-/** Three times the longest header known; strings of a parsed one take about as much again. */
+/** Three times the longest known header; parsed strings take about as much again. */
 const headerBytesMax = 64 * 1024 * 1024;
 
 export interface GgufFile extends TensorSource {
   readonly path: string;
   readonly metadata: ReadonlyMap<string, GgufValue>;
-  /** Names of the formats used, for logs: "q4_1, q8_0, f32". */
+  /** Logged as "q4_1, q8_0, f32". */
   readonly formats: readonly StoredForm[];
   form(name: string): StoredForm | undefined;
   readRows(name: string, range: RowRange): Promise<StoredRows>;
@@ -63,7 +62,7 @@ function place(file: RandomFile, tensor: GgufTensor, header: GgufHeader): Placed
   return { file, tensor, form, begin, bytes };
 }
 
-/** Adds the tensors of a file, which may neither overlap nor be there already. */
+/** Refuses overlaps and duplicates. */
 function placeAll(file: RandomFile, header: GgufHeader, placed: Map<string, Placed>): void {
   const own = header.tensors.map((tensor) => place(file, tensor, header));
   for (const entry of own) {
@@ -80,7 +79,7 @@ function placeAll(file: RandomFile, header: GgufHeader, placed: Map<string, Plac
 
 type Open = typeof openFile;
 
-/** `files` gets every file that is opened, also when this throws. */
+/** `files` gets every opened file, even when this throws. */
 async function openParts(
   path: string,
   open: Open,

@@ -1,4 +1,4 @@
-// A program's experts as a store describes them: an import writes them so, and an open store must agree with them. Pure.
+// A program's layer shapes as a store describes them.
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { type LayerShape, type ModelStore, shapeText } from "./store.ts";
@@ -11,7 +11,7 @@ export function layerShapes(program: Pick<ModelProgram, "layers">): readonly Lay
   );
 }
 
-/** Throws AppError `CorruptShard` where config.json and index tell of different experts. */
+/** Throws AppError `CorruptShard` where config.json and index differ. */
 export function checkLayerShapes(store: Pick<ModelStore, "dir" | "layerShapes">, program: Pick<ModelProgram, "layers">): void {
   const expected = layerShapes(program);
   const layers = Math.max(expected.length, store.layerShapes.length);

@@ -1,5 +1,5 @@
-// The folders that `enodia model` writes: recognised, and written whole or not at all. It removes only files of names that this product
-// writes.
+// Recognises and writes the folders of `enodia model`, whole or not at all (../modelstore/DECISIONS.md 2). It removes only files whose
+// names this product writes.
 import type { Stats } from "node:fs";
 import { lstat, mkdir, readdir, realpath, rename, rm, rmdir, stat, unlink } from "node:fs/promises";
 import { hostname } from "node:os";
@@ -13,15 +13,14 @@ import { isOurs } from "./safetensors-writer.ts";
 import { indexFile, readJson } from "./store-reader.ts";
 
 export interface FolderTarget {
-  /** The folder to write. */
   readonly dir: string;
-  /** True to replace a store or dense folder that is there; else whatever is there is an error. */
+  /** Allows to replace a store or dense folder; otherwise nothing may be at the target. */
   readonly overwrite: boolean;
-  /** Files and folders that the new one is made from: the target may not be, contain or lie in one. */
+  /** The target may not be, contain or lie in one of these. */
   readonly sources: readonly string[];
 }
 
-/** Files that travel beside the weights: name -> whether serving text needs it. */
+/** File name -> whether serving text needs it. */
 export const companions: Readonly<Record<string, boolean>> = {
   "tokenizer.json": true,
   "tokenizer_config.json": false,
@@ -35,10 +34,10 @@ const beside = ["config.json", ...Object.keys(companions)];
 const storeNames = new Set([...beside, indexFile, "dense.safetensors", ...codecNames.map((codec) => `experts-${codec}.bin`)]);
 const denseNames = new Set([...beside, denseWeightsName]);
 
-/** Of any version, so that a newer product replaces what an older one wrote. */
+/** Accepts any version, so that a newer product replaces an older one's folder. */
 const anyIndexSchema = z.looseObject({ version: z.number(), modelDigest: z.string().regex(/^[0-9a-f]{64}$/) });
 
-/** Why this folder is no store and no dense folder of ours; undefined when it is one. */
+/** Returns why this is no folder of ours; undefined when it is. */
 async function strangeness(folder: string): Promise<string | undefined> {
   const entries = await readdir(folder, { withFileTypes: true });
   const isStore = entries.some(({ name }) => name === indexFile);
@@ -48,7 +47,7 @@ async function strangeness(folder: string): Promise<string | undefined> {
   return isStore ? strangeIndex(join(folder, indexFile)) : strangeWeights(join(folder, denseWeightsName));
 }
 
-/** A file that cannot be read just now is not a strange one: whoever asked tries again. */
+/** Rethrows transient errors, which do not show that a file is foreign. */
 function unlessPassing(caught: unknown): undefined {
   if (AppError.from(caught).retry !== "never") throw caught;
 }
@@ -73,7 +72,6 @@ async function strangeWeights(path: string): Promise<string | undefined> {
 
 const sameFile = (a: Stats, b: Stats): boolean => a.dev === b.dev && a.ino === b.ino;
 
-/** The path without links as far as it exists, and what would lie below. */
 async function real(path: string): Promise<string> {
   const found = await realpath(path).catch(() => undefined);
   if (found !== undefined) return found;
@@ -81,7 +79,7 @@ async function real(path: string): Promise<string> {
   return parent === path ? path : join(await real(parent), basename(path));
 }
 
-/** True when `inner` is `outer` or lies below it; by device and inode, so that bind mounts and letter case do not matter. */
+/** Compares device and inode, because of bind mounts and letter case. */
 async function contains(outer: string, inner: string): Promise<boolean> {
   const outerInfo = await stat(outer).catch(() => undefined);
   if (!outerInfo) return false;
@@ -92,7 +90,7 @@ async function contains(outer: string, inner: string): Promise<boolean> {
   }
 }
 
-/** Where a source's bytes lie: the path itself and, as in a hub's cache, the files that its links lead to. */
+/** Includes targets of links, as in a hub's cache. */
 async function placesOf(source: string): Promise<readonly string[]> {
   const root = await real(resolve(source));
   const entries = await readdir(root, { withFileTypes: true }).catch(() => []);
@@ -114,7 +112,6 @@ async function refuseSources(target: string, sources: readonly string[]): Promis
   }
 }
 
-/** What is at the target and may be replaced, by name; undefined when nothing is there. */
 async function replaceable(target: string, overwrite: boolean): Promise<readonly string[] | undefined> {
   const info = await lstat(target).catch((cause: unknown) => {
     if (retryOf(cause) !== "never") throw cause;
@@ -131,23 +128,20 @@ async function replaceable(target: string, overwrite: boolean): Promise<readonly
   );
 }
 
-/**
- * Throws when the target may not be written: AppError AlreadyExists, NotReplaceable (it is no folder of ours) or BadOption (it is, contains
- * or lies in a source). To be asked before long work begins; `writeFolder` asks again.
- */
+/** Throws AlreadyExists, NotReplaceable or BadOption (overlap). `writeFolder` checks again. */
 export async function checkTarget({ dir, overwrite, sources }: FolderTarget): Promise<void> {
   const target = resolve(dir);
   await refuseSources(target, sources);
   await replaceable(target, overwrite);
 }
 
-/** Runs `fill` on a temporary folder and moves it to the target when it succeeds; removes it when it does not. */
+/** Fills a temporary folder and moves it to the target. */
 export async function writeFolder(options: FolderTarget, fill: (work: string) => Promise<void>): Promise<void> {
   const target = resolve(options.dir);
   await checkTarget(options);
   const parent = dirname(target);
   await mkdir(parent, { recursive: true });
-  // Names of this host, since a process number says nothing of another one that shares the file system.
+  // Names the host, since hosts may share the file system and process ids.
   const unfinished = join(parent, `.${basename(target)}.tmp-${hostname()}-`);
   await clearLeftovers(unfinished, "");
   const work = `${unfinished}${process.pid}`;
@@ -156,7 +150,7 @@ export async function writeFolder(options: FolderTarget, fill: (work: string) =>
     await fill(work);
     await moveInto(target, work, options.overwrite);
   } catch (caught) {
-    await rm(work, { recursive: true, force: true }); // made above, by this process
+    await rm(work, { recursive: true, force: true });
     throw caught;
   }
   await clearLeftovers(unfinished, asideEnding);
@@ -164,9 +158,9 @@ export async function writeFolder(options: FolderTarget, fill: (work: string) =>
 
 const asideEnding = ".old";
 
-/** The old folder is moved aside and removed last, so that there is always a whole one. */
+/** Moves the old folder aside first and removes it last, so that a whole one always exists. */
 async function moveInto(target: string, work: string, overwrite: boolean): Promise<void> {
-  const old = await replaceable(target, overwrite); // hours may have passed since it was looked at
+  const old = await replaceable(target, overwrite); // the first check may be hours old
   if (old === undefined) return rename(work, target);
   const aside = `${work}${asideEnding}`;
   await rename(target, aside);
@@ -179,7 +173,7 @@ async function moveInto(target: string, work: string, overwrite: boolean): Promi
   await removeFolder(aside);
 }
 
-/** Removes what processes of this host left that ended, or an earlier one of this number. */
+/** Removes folders of ended processes of this host, or of an earlier one with this id. */
 async function clearLeftovers(unfinished: string, ending: string): Promise<void> {
   const [parent, prefix] = [dirname(unfinished), basename(unfinished)];
   for (const name of await readdir(parent)) {
@@ -189,7 +183,6 @@ async function clearLeftovers(unfinished: string, ending: string): Promise<void>
   }
 }
 
-/** Removes the files that this product writes into a folder, and the folder unless something else is in it. */
 async function removeFolder(folder: string): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
     if (entry.isFile() && (storeNames.has(entry.name) || denseNames.has(entry.name))) await unlink(join(folder, entry.name));

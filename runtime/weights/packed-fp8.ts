@@ -1,4 +1,4 @@
-// fp8 (E4M3) with a scale for each block of 128 x 128 values, as DeepSeek publishes: `NAME` and `NAME_scale_inv`. Read as f32, exactly.
+// DeepSeek's fp8 (E4M3) with a scale per block of 128 x 128: `NAME` and `NAME_scale_inv`, read exactly as f32.
 import { misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
 import { widenTensor } from "./safetensors.ts";
 import type { TensorView } from "./tensor-view.ts";
@@ -7,7 +7,7 @@ import { checkWeights } from "./weight-check.ts";
 const block = 128;
 const suffix = "_scale_inv";
 
-/** Every E4M3 value: four bits of exponent with bias 7, three of mantissa, no infinity. */
+/** E4M3: exponent bias 7, no infinity. */
 const e4m3 = Float32Array.from({ length: 256 }, (_, bits) => {
   const [exponent, mantissa] = [(bits >> 3) & 15, bits & 7];
   const size = exponent === 0 ? mantissa * 2 ** -9 : (1 + mantissa / 8) * 2 ** (exponent - 7);

@@ -1,5 +1,4 @@
-// Experts as gpt-oss keeps them: outputs of gate and up alternate in `gate_up_proj` [experts, K, 2 x rows] and its bias [experts, 2 x
-// rows].
+// gpt-oss's expert layout: outputs of gate and up alternate in `gate_up_proj` [experts, K, 2 x rows] and its bias [experts, 2 x rows].
 
 import { bytesOf } from "./floats.ts";
 import { expertsOf, isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
@@ -7,21 +6,21 @@ import type { TensorToWrite } from "./safetensors-writer.ts";
 import { widenStored } from "./stored.ts";
 import type { RowRange, StoredRows, TensorView } from "./tensor-view.ts";
 
-/** Matrices that lie in one tensor, output by output in turn. */
+/** Matrices that share a tensor, output by output. */
 export const interleavedMatrices: Readonly<Record<string, readonly string[]>> = {
   gate_up_proj: ["gate_proj", "up_proj"],
   down_proj: ["down_proj"],
 };
 const stackName = /^(.*\.experts)\.(gate_up_proj|down_proj)(_bias)?$/;
 
-/** One of the matrices or biases of an expert: which of how many that alternate. */
+/** Its position among those that alternate. */
 interface Interleave {
   readonly expert: number;
   readonly each: number;
   readonly of: number;
 }
 
-/** Value `from(i)` of the entry at place i, whatever the size of a value. Pure. */
+/** Value `from(i)` of the entry at place i, for any value size. */
 function picked(entry: StoredRows, count: number, from: (i: number) => number): StoredRows {
   const size = entry.bytes.length / entry.values.length;
   const [bytes, values] = [new Uint8Array(count * size), new Float32Array(count)];
@@ -46,7 +45,7 @@ function matrixView(tensor: RawTensor, { expert, each, of }: Interleave): Tensor
   };
 }
 
-/** Biases are f32, whatever they are stored as. */
+/** Biases become f32. */
 function biasView(tensor: RawTensor, { expert, each, of }: Interleave): TensorView {
   const [, outputs = 0] = tensor.info.shape;
   const whole = tensor.view();
@@ -82,13 +81,13 @@ export const interleavedExperts: Rule = (name, raw) => {
 
 const expertName = /^(.*\.experts)\.([0-9]+)\.([a-z_]+)\.(weight|bias)$/;
 
-/** A stack's tensors, all that alternate of the first expert, then those of the second. */
+/** All alternating tensors of the first expert come first. */
 interface Stack {
   readonly of: number;
   readonly members: TensorToWrite[];
 }
 
-/** Where an expert's tensor goes in which stack; undefined of one that is in none. */
+/** Undefined outside of stacks. */
 function placeOf(name: string) {
   const [, at = "", expert = "", matrix = "", kind] = expertName.exec(name) ?? [];
   const [stem, names] = Object.entries(interleavedMatrices).find(([, each]) => each.includes(matrix)) ?? [];
@@ -97,7 +96,7 @@ function placeOf(name: string) {
   return { stack: `${at}.${stem}${kind === "bias" ? "_bias" : ""}`, of: names.length, place };
 }
 
-/** Tensors in f32 with those of experts in stacks, in the place of the first of each. Every expert has to be there. */
+/** Puts f32 stacks at the place of their first tensor. Every expert must be there. */
 export function interleaveExperts(tensors: readonly TensorToWrite[]): readonly TensorToWrite[] {
   const stacks = new Map<string, Stack>();
   const order: (TensorToWrite | string)[] = [];
@@ -133,7 +132,7 @@ function stackOf(name: string, { of, members }: Stack): TensorToWrite {
   };
 }
 
-/** Puts a matrix [rows, columns] into its places of an entry [columns, rows x of]. */
+/** Writes a matrix [rows, columns] into an entry [columns, rows x of]. */
 function alternate(
   entry: Float32Array,
   values: Float32Array,

@@ -1,5 +1,5 @@
-// MXFP4 experts as gpt-oss has them: `NAME_blocks` [experts, rows, K/32, 16] and `NAME_scales` [experts, rows, K/32], read as ggml's mxfp4
-// without loss. Rows of gate and up alternate in one tensor. Not here: their biases (packed-interleaved.ts).
+// gpt-oss's MXFP4 experts: `NAME_blocks` [experts, rows, K/32, 16] and `NAME_scales` [experts, rows, K/32], read losslessly as ggml's
+// mxfp4. Rows of gate and up alternate in one tensor.
 import { interleavedMatrices } from "./packed-interleaved.ts";
 import { expertsOf, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
 import { widenStored } from "./stored.ts";
@@ -12,7 +12,7 @@ const blockBytes = half + 1;
 
 const packedName = /^(.*\.experts)\.(gate_up_proj|down_proj)_blocks$/;
 
-/** A block of the file has value 2i in the low and 2i + 1 in the high nibble of byte i; ggml has i and i + 16. */
+/** Byte i of the file holds values 2i (low nibble) and 2i + 1; ggml's holds i and i + 16. */
 function repack(blocks: Uint8Array, scales: Uint8Array): Uint8Array {
   const out = new Uint8Array(scales.length * blockBytes);
   const nibble = (block: number, i: number): number => ((blocks[block * half + (i >> 1)] as number) >> (4 * (i & 1))) & 15;
@@ -33,7 +33,6 @@ function everyRow(bytes: Uint8Array, width: number, each: number, of: number): U
   return out;
 }
 
-/** A matrix of one expert in a stack: the expert, and which of how many matrices its rows alternate with. */
 interface Slice {
   readonly name: string;
   readonly expert: number;

@@ -1,5 +1,4 @@
-// Experts stacked as transformers 5 keeps them: `experts.gate_up_proj` [experts, 2 x rows, K], gate above up, `experts.down_proj` [experts,
-// rows, K].
+// transformers 5's stacked experts: `experts.gate_up_proj` [experts, 2 x rows, K], gate above up, `experts.down_proj` [experts, rows, K].
 import { expertsOf, isPlain, misshaped, type Rule } from "./packed-rule.ts";
 
 const matrices: Readonly<Record<string, readonly string[]>> = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };

@@ -1,5 +1,4 @@
-// Rules that show packed safetensors (fp8 blocks, MXFP4, stacked experts) as plain matrices. Tensors that no rule takes are read as they
-// lie.
+// Presents packed safetensors (fp8 blocks, MXFP4, stacked experts) as plain matrices; other tensors are read as they are.
 import { AppError } from "../../crds/common.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { fp8Blocks } from "./packed-fp8.ts";
@@ -12,10 +11,10 @@ import type { TensorView } from "./tensor-view.ts";
 
 export type { RawTensor };
 
-/** Tensors after unpacking, at most: stacks name many in a few bytes. The largest models known have 100,000. */
+/** Stacks name many tensors in a few bytes. The largest known models have 100,000. */
 const viewsMax = 1_000_000;
 
-/** In this order: a tensor belongs to the first rule that knows it. */
+/** The first matching rule takes a tensor. */
 const rules: readonly Rule[] = [fp8Blocks, mxfp4Experts, interleavedExperts, stackedExperts];
 
 type Stacks = NonNullable<ModelFamily["stacks"]>;
@@ -23,12 +22,12 @@ const stackers: Readonly<Record<Stacks, (tensors: readonly TensorToWrite[]) => r
   interleaved: interleaveExperts,
 };
 
-/** Tensors in f32, by the names that the family knows, as its checkpoints have them. */
+/** Packs f32 tensors as the family's checkpoints do. */
 export function packed(tensors: readonly TensorToWrite[], { stacks }: ModelFamily): readonly TensorToWrite[] {
   return stacks === undefined ? tensors : stackers[stacks](tensors);
 }
 
-/** All tensors of a checkpoint by the names that families know. Throws `UnsupportedDtype` for parts that belong to nothing. */
+/** Throws `UnsupportedDtype` for parts that no rule takes. */
 export function unpacked(raw: ReadonlyMap<string, RawTensor>): ReadonlyMap<string, TensorView> {
   const views = new Map<string, TensorView>();
   const taken = new Set<string>();

@@ -1,27 +1,27 @@
-// The writer of one safetensors file, tensor by tensor, without holding the model in memory. Shell.
+// Writes one safetensors file, tensor by tensor.
 import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
 import type { SafetensorsDtype } from "./safetensors.ts";
 
 const headerAlignment = 8;
-/** Metadata of every file written here: other readers ask for the format, and `--overwrite` for the maker. */
+/** Other readers ask for the format, and `--overwrite` for the maker. */
 const metadata = { format: "pt", made_by: "enodia" } as const;
 const dtypeBytes: Readonly<Record<TensorToWrite["dtype"], number>> = { F32: 4, F16: 2, BF16: 2, U8: 1 };
 
-/** True of the metadata of a file that this writer made. */
+/** True for files of this writer. */
 export const isOurs = (found: Readonly<Record<string, string>>): boolean => found.made_by === metadata.made_by;
 
 export interface TensorToWrite {
   readonly name: string;
-  /** U8: bytes that mean what is said elsewhere. */
+  /** U8: bytes with a meaning defined elsewhere. */
   readonly dtype: SafetensorsDtype | "U8";
   readonly shape: readonly number[];
-  /** Stored little-endian bytes, at once or in pieces; called once, when the tensor's turn comes. */
+  /** Little-endian bytes, whole or in pieces; called once, in order. */
   read(): Promise<Uint8Array> | AsyncIterable<Uint8Array>;
 }
 
-/** Pure: the header with offsets, padded with spaces as the format asks. */
+/** Padded with spaces as the format asks. */
 export function encodeHeader(tensors: readonly Omit<TensorToWrite, "read">[]): Uint8Array {
   let at = 0;
   const entries = tensors.map(({ name, dtype, shape }) => {
@@ -63,7 +63,7 @@ async function writeTensor(
   return { bytes, sha256: hash.digest("hex") };
 }
 
-/** Returns the SHA-256 of every tensor's stored bytes. */
+/** Returns the SHA-256 of every tensor's bytes. */
 export async function writeSafetensors(path: string, tensors: readonly TensorToWrite[]): Promise<Readonly<Record<string, string>>> {
   const header = encodeHeader(tensors);
   const handle = await open(path, "wx");

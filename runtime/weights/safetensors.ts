@@ -1,4 +1,4 @@
-// Strict reader of one safetensors file. It refuses wrong lengths, overlaps, holes, trailing bytes and dtypes that no op computes with.
+// Strict reader of one safetensors file. It refuses wrong lengths, overlaps, holes, trailing bytes and unknown dtypes.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { widenBf16, widenF16 } from "../kernels/ggml/half-floats.ts";
@@ -11,25 +11,25 @@ const headerBytesMax = 100_000_000;
 const tensorsMax = 1_000_000;
 const dimensionsMax = 8;
 
-/** Types that can be widened, and those of parts of a packed tensor (packed.ts). */
+/** Types that can be widened, and those of packed tensors (packed.ts). */
 const dtypeBytes = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, U8: 1 } as const;
 type AnyDtype = keyof typeof dtypeBytes;
 export type SafetensorsDtype = "F32" | "F16" | "BF16";
 
 const storedForms: Partial<Record<AnyDtype, StoredForm>> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
-/** The form of a plain tensor of this type. */
+/** Undefined for dtypes of packed tensors. */
 export const storedFormOfDtype = (dtype: AnyDtype): StoredForm | undefined => storedForms[dtype];
 
 export interface TensorInfo {
   readonly dtype: AnyDtype;
   readonly shape: readonly number[];
-  /** Absolute bytes of the file. */
+  /** Absolute file offset. */
   readonly begin: number;
   readonly end: number;
 }
 
-/** The offer of every checkpoint format: named tensors, widened to f32 on reading. */
+/** Tensors widened to f32 on reading. */
 export interface TensorSource {
   readonly names: readonly string[];
   shape(name: string): readonly number[] | undefined;
@@ -59,7 +59,6 @@ function bad(path: string, what: string, cause?: unknown): AppError {
   });
 }
 
-/** The offsets at which a file's tensors begin and the file ends, with its name for messages. */
 interface DataRange {
   readonly path: string;
   readonly dataStart: number;
@@ -84,7 +83,7 @@ function parseEntry({ path, dataStart, fileSize }: DataRange, name: string, raw:
   return { dtype: dtype as AnyDtype, shape, begin: dataStart + begin, end: dataStart + end };
 }
 
-/** Pure: the header's JSON text to tensors, with every offset checked. */
+/** Checks every offset. */
 function parseHeader(range: DataRange, text: string): Header {
   const { path, dataStart, fileSize } = range;
   let json: unknown;
@@ -139,11 +138,11 @@ function widen(info: TensorInfo, bytes: Uint8Array): Float32Array {
 
 export interface SafetensorsFile extends TensorSource {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
-  /** What the writer of the file says of it. */
+  /** The writer's metadata. */
   readonly metadata: Readonly<Record<string, string>>;
   /** The stored bytes, not widened. */
   readRaw(name: string): Promise<Uint8Array>;
-  /** Some of them: `length` bytes from byte `from` of the tensor. */
+  /** `length` bytes from byte `from` of the tensor. */
   readBytes(name: string, from: number, length: number): Promise<Uint8Array>;
 }
 
@@ -181,7 +180,7 @@ export async function openSafetensors(path: string, open: typeof openFile = open
   }
 }
 
-/** Decodes bytes that `readRaw` gave (after a hash check, for instance). */
+/** Callers may check hashes first. */
 export function widenTensor(info: TensorInfo, bytes: Uint8Array): Float32Array {
   return widen(info, bytes);
 }

@@ -1,4 +1,4 @@
-// The reader of a model store: single dense tensors and expert units, each checked against its SHA-256.
+// Reads a model store and checks each tensor and unit against its SHA-256.
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { type CodecName, defaultCodec } from "../../crds/names.ts";
@@ -25,9 +25,9 @@ import {
 import { blockOf, type StoredForm, storedWeight } from "./stored.ts";
 
 export const indexFile = "expert-index.json";
-/** The index of half a million expert units; parsed JSON may take ten times its text. */
+/** Fits half a million units; parsed JSON may take ten times its text. */
 const jsonBytesMax = 64 * 1024 * 1024;
-/** Fifty times the longest config.json known. */
+/** Fifty times the longest known config.json. */
 const configBytesMax = 4 * 1024 * 1024;
 const configDepthMax = 100;
 
@@ -48,12 +48,11 @@ function corrupt(dir: string, what: string): AppError {
   });
 }
 
-/** JSON of a model folder, bounded and with the file named in the error. */
+/** Bounded JSON of a model folder; errors name the file. */
 export async function readJson(path: string, code: string): Promise<unknown> {
   return (await readJsonText(path, jsonBytesMax, code)).json;
 }
 
-/** The config.json of a model folder, as read. */
 export async function readConfig(dir: string, code: string): Promise<unknown> {
   return (await readConfigText(dir, code)).json;
 }
@@ -65,7 +64,7 @@ async function readConfigText(dir: string, code: string): ReturnType<typeof read
   return read;
 }
 
-/** Level by level, without recursion: whoever reads or writes the value later may run out of stack. */
+/** Walks level by level, since recursion might exhaust the stack. */
 function nestsTooDeeply(json: unknown): boolean {
   let level: readonly unknown[] = [json];
   for (let depth = 0; level.length > 0; depth++) {
@@ -93,7 +92,7 @@ async function readIndex(dir: string): Promise<ExpertIndex> {
   const parsed = expertIndexSchema.safeParse(await readJson(path, "BadModelIndex"));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    // Codecs come and go: a store may be of a time that knew others.
+    // This version may not know the store's codecs.
     const again = issue?.path[0] === "codecs" ? `import the model again with --codec ${defaultCodec}` : "import the model again";
     throw new AppError(`${path}: field ${issue?.path.join(".") || "(root)"}: ${issue?.message ?? "invalid"}; ${again}`, {
       code: "BadModelIndex",
@@ -146,7 +145,7 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
   });
 }
 
-/** A codec that keeps what it was given needs a form for every matrix, another one none. */
+/** A codec with `asGiven` needs a form for every matrix, others none. */
 function checkForms(dir: string, have: number, want: number, layer: number): void {
   if (have !== want) throw corrupt(dir, `${indexFile} names the forms of ${have} matrices of layer ${layer}, not of ${want}`);
 }
@@ -169,7 +168,6 @@ async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Prom
 interface DenseTensor {
   readonly info: TensorInfo;
   readonly bytes: Uint8Array;
-  /** The form of its bytes, where they are blocks. */
   readonly blocks: StoredForm | undefined;
 }
 
@@ -186,7 +184,6 @@ function denseWeight(dir: string, name: string, { info, bytes, blocks }: DenseTe
   return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
 }
 
-/** The form of a dense matrix that is kept in blocks. */
 function blocksOf({ denseForms = {} }: ExpertIndex, name: string): StoredForm | undefined {
   return Object.hasOwn(denseForms, name) ? denseForms[name] : undefined;
 }
@@ -208,7 +205,7 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
   };
 }
 
-/** Reads single units from the files of their codecs; each is checked against the index before it is given out. */
+/** Checks each unit against the index. */
 export function unitReader(
   dir: string,
   index: ExpertIndex,
@@ -229,10 +226,7 @@ export function unitReader(
   };
 }
 
-/**
- * Opens a store, of which it reads index and header only. Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture,
- * BadSafetensors or CorruptShard.
- */
+/** Reads index and header. Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors or CorruptShard. */
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);
@@ -245,7 +239,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
   const units = (codec: CodecName): Promise<RandomFile> => {
     const open = files.get(codec) ?? openUnits(dir, index, codec);
     files.set(codec, open);
-    open.catch(() => files.delete(codec)); // the next read tries again: the file may be put back
+    open.catch(() => files.delete(codec)); // the file may be put back
     return open;
   };
   const shapeOf = (codec: CodecName, layer: number) =>

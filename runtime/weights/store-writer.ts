@@ -1,5 +1,4 @@
-// The writer of a model store. Streams; holds one expert at a time. Not here: how the folder comes to its place whole (model-folder.ts).
-// Shell.
+// Writes a model store as a stream, with one expert in memory.
 import { copyFile, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
@@ -11,20 +10,20 @@ import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-wr
 import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment, unitShapeOf } from "./store.ts";
 
 export interface StoreSpec {
-  /** The model's configuration, written as config.json. */
+  /** Becomes config.json. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly architecture: string;
   readonly layers: readonly LayerShape[];
   readonly hidden: number;
   readonly codecs: readonly CodecName[];
   readonly dense: readonly TensorToWrite[];
-  /** The forms of dense tensors that are written as bytes of blocks. */
+  /** Forms of dense tensors in blocks. */
   readonly denseForms?: ExpertIndex["denseForms"];
-  /** The forms of each layer's matrices where they come, for codecs that keep those. */
+  /** Forms of each layer's matrices, for codecs with `asGiven`. */
   readonly forms?: NonNullable<ExpertIndex["codecs"][CodecName]>["forms"];
-  /** One expert, in f32 or as stored; called once for each, layer by layer. */
+  /** f32 or as stored; called once per expert, layer by layer. */
   expert(layer: number, expert: number): Promise<ExpertMatrices>;
-  /** Further files to copy: name in the store to path. */
+  /** Additional files: name in the store to path. */
   readonly files: ReadonlyMap<string, string>;
 }
 
@@ -34,7 +33,6 @@ export interface WriteOptions extends FolderTarget {
 
 type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
 
-/** What a codec stores of the experts of a layer. */
 function partsOf({ layers, forms }: StoreSpec, codec: CodecName, layer: number): UnitShape {
   const matrices = layers[layer]?.matrices ?? [];
   return unitShapeOf(codecFor(codec).asGiven ? forms?.[layer] : undefined, matrices);
@@ -80,7 +78,7 @@ async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOption
   );
 }
 
-/** Returns the SHA-256 of every file as copied. */
+/** Returns each file's SHA-256 as copied. */
 async function copyFiles(work: string, files: StoreSpec["files"]): Promise<Readonly<Record<string, string>>> {
   const hashes: Record<string, string> = {};
   for (const [name, from] of files) {
@@ -90,7 +88,7 @@ async function copyFiles(work: string, files: StoreSpec["files"]): Promise<Reado
   return hashes;
 }
 
-/** Writes the store and returns its index. */
+/** Returns the index. */
 export async function writeStore(spec: StoreSpec, options: WriteOptions): Promise<ExpertIndex> {
   let index: ExpertIndex | undefined;
   await writeFolder(options, async (work) => {

@@ -1,50 +1,48 @@
-// A checkpoint of views: tensors by name, each of which reads any of its rows. It bounds what is read at once.
+// A checkpoint of named tensor views that read any of their rows, with bounded reads.
 import { AppError } from "../../crds/common.ts";
 import { isGgmlForm } from "../kernels/ggml/index.ts";
 import type { GgmlWeight } from "../kernels/weights.ts";
 import { bytesOf } from "./floats.ts";
 import type { StoredForm } from "./stored.ts";
 
-/** Bytes in f32 that an import reads of a tensor outside the experts at once, or one row or head where that is more. */
+/** Bytes in f32 per read of a non-expert tensor; at least one row or head. */
 export const pieceBytesMax = 64 * 1024 * 1024;
 
-/** Rows of a tensor whose leading dimensions are counted as one: [rows, K]. */
+/** The leading dimensions count as one: [rows, K]. */
 export interface RowRange {
   readonly first: number;
   readonly rows: number;
 }
 
-/** Rows as they are stored, whose values no reason speaks against (weight-check.ts). */
+/** Stored rows whose values were checked (weight-check.ts). */
 export interface StoredRows {
   readonly form: StoredForm;
   readonly bytes: Uint8Array;
-  /** The same in f32. */
   readonly values: Float32Array;
 }
 
 export interface TensorView {
   readonly shape: readonly number[];
   readonly form: StoredForm;
-  /** Rows are read in multiples of so many; unset: one by one. */
+  /** Granularity of row reads, default 1. */
   readonly step?: number;
   rows(range: RowRange): Promise<StoredRows>;
 }
 
-/** The tensors of a model in Hugging Face's names, whatever file they lie in. */
+/** Tensors under Hugging Face's names, whatever the file format. */
 export interface Checkpoint {
-  /** The folder or file, for messages. */
+  /** Named in messages. */
   readonly dir: string;
   readonly names: readonly string[];
   shape(name: string): readonly number[] | undefined;
   /** Throws AppError `UnusableWeight` for values that no model has. */
   read(name: string): Promise<Float32Array>;
-  /** A matrix as it is stored where that is a type of ggml (halves are), else in f32; checked as `read` does. */
+  /** ggml's stored form where there is one (halves included), else f32; checked as by `read`. */
   readStored(name: string): Promise<Float32Array | GgmlWeight>;
-  /** The form in which a tensor is stored. */
   form(name: string): StoredForm;
-  /** The bytes of a tensor in that form, in order, no more than `pieceBytesMax` in f32 at once; checked as `read` does. */
+  /** Stored bytes in order, in pieces of at most `pieceBytesMax` in f32; checked as by `read`. */
   pieces(name: string): AsyncIterable<Uint8Array>;
-  /** As `pieces`, in f32 whatever is stored. */
+  /** Like `pieces`, but f32. */
   floats(name: string): AsyncIterable<Uint8Array>;
   close(): Promise<void>;
 }

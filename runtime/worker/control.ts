@@ -1,5 +1,5 @@
-// The worker's Control service: what it is and holds (Describe, Watch), what the operator pushes, and the steps of a plan.
-// Callers are told apart by certificate: only the operator steers; members may read a snapshot.
+// The worker's Control service: status (Describe, Watch), the operator's pushes and the steps of a plan. Only the operator may change
+// anything; members may read a snapshot.
 import { AppError } from "../../crds/common.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
@@ -31,7 +31,6 @@ const statusEveryMs = 900;
 const operatorSilentMs = 5_000;
 const progressEveryMs = 500;
 
-/** Numbers of a status that live elsewhere in the worker. */
 export interface WorkerVitals {
   readonly notReady: readonly string[];
   readonly hostedBytes: number;
@@ -43,7 +42,7 @@ export interface WorkerVitals {
   readonly leaving: boolean;
   readonly hosted: readonly (readonly number[])[];
   readonly served: ServedTotals;
-  /** Undefined until the engine has told. */
+  /** Undefined until the engine has reported. */
   readonly use: UseTotals | undefined;
 }
 
@@ -78,15 +77,13 @@ export class WorkerControl {
     this.#options = options;
   }
 
-  /** True while an operator watches and has spoken lately. */
+  /** True while an operator watches and has pushed lately. */
   get operatorPresent(): boolean {
     return performance.now() - this.#operatorHeardAt < operatorSilentMs;
   }
-  /** True while a stream of an operator is open. */
   get watched(): boolean {
     return this.#watchers.size > 0;
   }
-  /** Sends a status to every watcher now. */
   changed(): void {
     for (const send of this.#watchers) send();
   }
@@ -187,7 +184,7 @@ export class WorkerControl {
     const write = (event: PrepareEvent) => void (call.cancelled || call.write(event));
     const before = vitals().fetchedBytes;
     const progress = setInterval(() => {
-      if (call.writableNeedDrain) return; // the next one says more
+      if (call.writableNeedDrain) return; // a newer status follows
       const bytes = BigInt(vitals().fetchedBytes - before);
       write(create(PrepareEventSchema, { event: { case: "progress", value: { bytes } } }));
     }, progressEveryMs);
@@ -213,7 +210,7 @@ export class WorkerControl {
     let sentHosted = "";
     const suppression = new HeartbeatSuppression();
     const send = (ping?: WatchPush, canSkip = false) => {
-      // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+      // DECISIONS.md 3
       if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
       const vitals = this.#options.vitals();
       const hosted = JSON.stringify(vitals.hosted);
@@ -267,14 +264,13 @@ export class WorkerControl {
     try {
       await plan.adopt(fromPlan(push.push.value));
     } catch (caught) {
-      // A plan that does not fit (stale, another model) is refused; the stream lives on and the status shows what is served.
+      // A stale or foreign plan is refused; the stream continues and the status shows what is served.
       const error = AppError.from(caught);
       if (error.code !== "StalePlan" && error.code !== "InvalidPlan") throw error;
       log.warn({ err: error }, "a pushed plan was refused");
     }
   }
 
-  /** All that a status says, in short. */
   #stateOf({ notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use }: WorkerVitals, hosted: string): string {
     const { peers, plan } = this.#options;
     const known = [plan.state.epoch, plan.state.planHash, peers.membership.version, hosted];

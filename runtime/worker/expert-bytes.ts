@@ -1,5 +1,4 @@
-// The bytes of experts, stored and resident, as Describe reports them: one value where all are alike. And the bytes that this rank may
-// spend on them.
+// Stored and resident bytes of experts for Describe, and this rank's budget for them.
 import { totalmem } from "node:os";
 import { usesDeviceMemory } from "../../crds/backends.ts";
 import { AppError } from "../../crds/common.ts";
@@ -13,13 +12,11 @@ export function residentBytesIn(info: Resident, layer: number): number {
   return info.layerResidentBytes?.[layer] ?? info.expertResidentBytes;
 }
 
-/** Resident bytes as Describe sends them. */
 export function residentCells(info: Resident): number[] {
   if (info.layerResidentBytes === undefined) return [info.expertResidentBytes];
   return cellValues(info, (layer) => residentBytesIn(info, layer));
 }
 
-/** Stored bytes of all units as Describe sends them. */
 export function storedCells(index: Pick<ModelStore["index"], "codecs">, info: ExpertGrid & Pick<EngineInfo, "codec">): number[] {
   const units = index.codecs[info.codec]?.units ?? [];
   const sizes = new Set(units.flatMap((layer) => layer.map(({ bytes }) => bytes)));
@@ -31,11 +28,10 @@ export function describedLayers(grid: ExpertGrid): number[] {
   return grid.layerExperts === undefined ? [] : Array.from({ length: grid.layers }, (_, layer) => expertsIn(grid, layer));
 }
 
-/** Allocator slack, buffers of requests and transfers. */
+/** Allocator slack, and buffers of requests and transfers. */
 const headroom = 0.15;
 
-/** For 0 what the container's or machine's memory leaves beside the dense part, KV and 15%. Throws `InvalidConfig` for 0 on devices,
- *  which do not tell their memory. */
+/** 0 means what memory leaves beside the dense part, KV and 15%. Throws `InvalidConfig` for 0 on devices, whose memory is unknown. */
 export function expertBudgetBytes(
   configured: number,
   model: { readonly denseBytes: number; readonly kvBytes: number; readonly backend: string; readonly device: string },
@@ -48,7 +44,7 @@ export function expertBudgetBytes(
       { code: "InvalidConfig", operation: "sizing the memory for experts" },
     );
   }
-  // If there is no limit, cgroup v1 gives a number beyond any machine, and v2 gives 0.
+  // Without a limit, cgroup v1 returns a huge number and v2 returns 0.
   const bytes = memory.limit > 0 ? Math.min(memory.limit, memory.total) : memory.total;
   return Math.max(0, Math.floor(bytes * (1 - headroom) - model.denseBytes - model.kvBytes));
 }

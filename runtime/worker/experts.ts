@@ -1,4 +1,4 @@
-// The wiring of this rank's side of experts: memory, transfers, plan, frames out and frames in. Construction only.
+// Wires this rank's side of experts: memory, transfers, plan, frames.
 import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, PeerCounts, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
 import { DispatchClient, type StreamEvent } from "../experts/dispatch/client.ts";
@@ -44,7 +44,7 @@ export interface ExpertsOptions {
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly store: ModelStore;
-  /** Of a rank that mounts no model. */
+  /** Set for a rank that mounts no model. */
   readonly remoteModel?: RemoteModel | undefined;
   readonly peers: Peers;
   readonly budgetBytes: number;
@@ -54,7 +54,7 @@ export interface ExpertsOptions {
   readonly tracing: Tracing;
   readonly log: Log;
   readonly onChange: () => void;
-  /** A peer serves a newer epoch than this rank knows. */
+  /** A peer serves a newer epoch. */
   readonly onNewerEpoch: (rank: number) => void;
   /** See DispatchClientOptions.idleMs. */
   readonly streamIdleMs?: number | undefined;
@@ -171,7 +171,6 @@ function below({ peers, store, remoteModel, info, metrics, log }: ExpertsOptions
   };
 }
 
-/** The engine as what experts are loaded into. */
 function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
   return {
     load: ({ layer, expert }, unit) => engine.loadExpert(layer, expert, unit),
@@ -230,7 +229,7 @@ function reportPeerCounts(metrics: Metrics<"worker">, { connections, sent, serve
 function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {
   const slower = share < before;
   if (slower) metrics.add("enodia_transfer_backoffs_total", 1);
-  // A step up is not worth a line; that it slows down, and that it is at full rate again, is.
+  // Only slowing down and the return to the full rate are worth a line.
   log[slower || share === 1 ? "info" : "debug"]({ share, reason }, `transfers go ${slower ? "slower" : "faster"}: ${message}`);
 }
 

@@ -1,5 +1,5 @@
-// The store of a rank that mounts no model: everything but the experts comes from the weight server into a folder of the rank's own, before the
-// store is opened. It waits as long as no weight server is there, and says why; a file goes on where it broke off, and one that is whole stays.
+// Fetches a store without experts from the weight server into the rank's own folder. It waits for a weight server, resumes partial files and
+// skips complete ones.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, statfs } from "node:fs/promises";
@@ -15,11 +15,9 @@ import { fromStoreList, type StoreList } from "../net/store-files.ts";
 import type { TextFile } from "../net/text-files.ts";
 import type { Log } from "../observe/log.ts";
 
-/** Between two tries. */
 const againMs = { least: 250, most: 5_000 };
 const listTimeoutMs = 5_000;
 const operation = "fetching the store from the weight server";
-/** Of a file that is not whole yet. */
 const partSuffix = ".part";
 
 export interface StoreFetch {
@@ -30,7 +28,6 @@ export interface StoreFetch {
   readonly log: Log;
 }
 
-/** Fills the folder. Ends when all is there. */
 export async function fetchStore(options: StoreFetch): Promise<void> {
   const { weightServer, dir, waits, log } = options;
   const parts = new Map<string, Part>();
@@ -72,7 +69,7 @@ async function fromWeightServer(clients: WeightServerClients, options: Fetching)
     if (await isThere(dir, file)) whole.set(file.name, file.sha256);
     else missing.push(file);
   }
-  // Of another model, whose experts are at other places.
+  // The kept experts belong to another model.
   if (missing.some(({ name }) => name === "expert-index.json")) await clear(dir, list);
   await checkRoom(dir, missing, options.parts);
   for (const file of missing) {
@@ -83,7 +80,6 @@ async function fromWeightServer(clients: WeightServerClients, options: Fetching)
   return list;
 }
 
-/** Written by a process before this one in the same pod. */
 async function isThere(dir: string, { name, bytes, sha256 }: TextFile): Promise<boolean> {
   const path = join(dir, name);
   if ((await stat(path).catch(() => undefined))?.size !== bytes) return false;
@@ -92,7 +88,6 @@ async function isThere(dir: string, { name, bytes, sha256 }: TextFile): Promise<
   return hash.digest("hex") === sha256;
 }
 
-/** Removes what is not of this list, nor on its way. */
 async function clear(dir: string, { files }: StoreList): Promise<void> {
   const keep = new Set(files.flatMap(({ name }) => [name, name + partSuffix]));
   for (const name of await readdir(dir)) if (!keep.has(name)) await rm(join(dir, name), { recursive: true, force: true });
@@ -115,7 +110,7 @@ async function fetchFile({ files }: WeightServerClients, file: TextFile, { weigh
   const part = known?.file.sha256 === file.sha256 ? known : newPart(file);
   parts.set(file.name, part);
   const path = join(dir, file.name);
-  // Before the call, whose error nobody would hear while this waits.
+  // Opened before the call, whose error would be unhandled meanwhile.
   const out = await open(path + partSuffix, part.received === 0 ? "w" : "r+");
   const call = files.read({ sender: toSender(weightServer.self), name: file.name, offset: BigInt(part.received) });
   try {
@@ -126,7 +121,7 @@ async function fetchFile({ files }: WeightServerClients, file: TextFile, { weigh
     if (part.hash.digest("hex") !== file.sha256)
       throw corrupt(file, "it is not the file that the weight server started with; restart the weight server");
   } catch (caught) {
-    // What is wrong is fetched anew from its first byte.
+    // A wrong file starts again from its first byte.
     if (AppError.from(caught).code === "CorruptFile") parts.delete(file.name);
     throw caught;
   } finally {

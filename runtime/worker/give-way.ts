@@ -1,5 +1,4 @@
-// The planned expert replicas of this rank that may give way, while memory is full, to experts that no other rank holds, and their way
-// back. The room is made by experts/memory/resident-set.ts, the loading is done by plan-keeper.ts.
+// The planned expert replicas that left memory for experts that no other rank holds, and their return (experts/DECISIONS.md 2).
 import type { LayerPlacement } from "../../crds/plan.ts";
 import type { GiveWay } from "../experts/memory/materializer.ts";
 import type { ResidentSet } from "../experts/memory/resident-set.ts";
@@ -16,7 +15,7 @@ export interface GiveWayOptions {
   readonly peers: Pick<Peers, "self" | "member" | "usable">;
   readonly residents: Pick<ResidentSet, "pressed">;
   readonly log: Log;
-  /** There is room again: what gave way may be loaded. */
+  /** Memory is free again: what left may be loaded. */
   readonly comeBack: () => void;
 }
 
@@ -34,15 +33,14 @@ export class ExpertReplicasThatGaveWay implements GiveWay {
     return this.#away.size;
   }
 
-  /** Undefined while another of its hosts is there. */
+  /** Undefined while another host of the expert is available. */
   to(layer: number, expert: number): GiveWay | undefined {
     const { peers } = this.#options;
     const elsewhere = this.#live(this.#options.state.current(layer), expert).some((rank) => rank !== peers.self.rank);
     return elsewhere ? undefined : this;
   }
 
-  /** A replica may leave while another live host, found by its name alone, keeps the expert: not all give it up, though each decides
-   *  alone. */
+  /** A replica may leave only if another live host, chosen by hash, keeps the expert; so not all hosts drop it at once. */
   readonly may = (layer: number, expert: number): boolean => {
     const { state, peers } = this.#options;
     const { rank } = peers.self;

@@ -1,5 +1,4 @@
-// Inference: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span; and the signs of
-// life by which a gateway tells a worker that computes for long from one that is gone.
+// Runs a gateway's request on the engine, with deadline, cancellation, one span and heartbeats while it computes.
 import { AppError } from "../../crds/common.ts";
 import type { ConstraintName } from "../../crds/names.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
@@ -28,12 +27,9 @@ export interface GenerateOptions {
   readonly engine: Pick<Engine, "generate">;
   readonly deploymentUid: string;
   readonly caller: (call: Caller) => PeerIdentity;
-  /** The reason why no request can be taken now. */
   readonly notReady: () => string | undefined;
-  /** True when requests are to go to another worker. */
   readonly refuses: () => boolean;
   readonly kvUse: () => number | undefined;
-  /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed">;
   readonly metrics: Metrics<"worker">;
@@ -41,7 +37,7 @@ export interface GenerateOptions {
   readonly log: Log;
 }
 
-/** Heartbeats come from the main thread, which waits for no computation. */
+/** The main thread sends heartbeats, since it never computes. */
 const aliveEveryMs = 400;
 
 type Call = ServerWritable<GenerateRequest, GenerateEvent>;
@@ -76,7 +72,7 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
 
 function showLife(call: AliveCall, kvUse: () => number | undefined): void {
   const show = () => {
-    if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read needs no heap of old signs
+    if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read gets no heartbeats
     const use = kvUse();
     call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, ...(use === undefined ? {} : { kvUse: use }) }));
   };
@@ -110,7 +106,7 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   } catch (error) {
     span.fail(error);
     const ours = options.record.failed(error);
-    // Of a full queue there are as many as a gateway tries, and metrics count them.
+    // Full queues are too frequent for the log; metrics count them.
     if (ours && AppError.from(error).code !== "QueueFull") options.log.warn({ err: error, requestId, traceId }, "request failed");
     throw error;
   } finally {
@@ -136,7 +132,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     embed: request.embed,
     promptLogprobs: request.promptLogprobs,
     signal,
-    // Frames of traced requests take the longer way, so those of others are not named.
+    // Frames of traced requests use Dispatch, so others are not named.
     ...(options.tracing.enabled && sampledTraceId(traceparent) !== undefined ? { traceparent } : {}),
   });
   for await (const event of events) {
@@ -148,13 +144,13 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
       previousAt = now;
     }
     if (event.type === "finish") result = event.reason;
-    // Cancelled is no answer: the caller is gone, or is told that the deadline has passed.
+    // A cancelled call gets no answer: its caller is gone or sees the deadline.
     if (result !== "cancelled" && !call.cancelled) call.write(toEvent(event));
   }
   return result;
 }
 
-/** The engine checks them; unset is 0, and means off. */
+/** The engine checks the values; unset is 0 and means off. */
 function samplingOf(sampling: WireSampling | undefined): Sampling {
   if (!sampling) return { temperature: 0, topP: 1, topK: 0, seed: 0n };
   const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint } = sampling;

@@ -1,5 +1,4 @@
-// A worker's way to plan and membership while the operator is away: it asks its peers, found through the headless Service, and applies
-// the newest answer. The operator's pushes win over all of it.
+// Gets plan and membership from peers of the headless Service while the operator is away; the operator's pushes win.
 
 import type { Peers } from "../experts/peers.ts";
 import { type AskOptions, askPeers } from "../net/peer-snapshot.ts";
@@ -23,7 +22,7 @@ export class Joiner {
     this.#options = options;
   }
 
-  /** A rank that knows a newer epoch is asked for it. */
+  /** Asks a rank that knows a newer epoch. */
   async from(rank: number): Promise<void> {
     const address = this.#options.peers.member(rank)?.address;
     if (address !== undefined) await this.#take(async () => [address]);

@@ -1,34 +1,28 @@
-// The way out of a worker. The operator says when nothing depends on it any more (drain), the kubelet when its pod is to end (hand over).
+// How a worker leaves: the operator drains it, or the kubelet ends its pod (DECISIONS.md 5).
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Engine } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 
-/** It is looked so often whether the worker may end. */
 const lookMs = 50;
-/** Milliseconds before the end of the grace period at which requests are cut, to go on elsewhere. */
+/** Milliseconds before the end of the grace period at which requests are cut, to continue elsewhere. */
 const cutBeforeEndMs = 10_000;
 /** Milliseconds before the end of the grace period. */
 const closeBeforeEndMs = 3_000;
-/** Another operator leads within it. */
+/** Another operator leads within this time. */
 const operatorAwayMs = 15_000;
-/** Peers are asked this often whether they leave as well. */
 const askPeersMs = 1_000;
-/** Milliseconds that a timer takes at most. */
 const timerMsMax = 2 ** 31 - 1;
 const realTime = { now: () => performance.now(), sleep: (ms: number) => sleep(ms) };
 
 export interface LeavingOptions {
   readonly engine: Pick<Engine, "drain" | "load">;
   readonly peers: Pick<Peers, "self" | "membership">;
-  /** The plan, or the one before it, names this rank. */
   readonly hosts: () => boolean;
   readonly operatorWatches: () => boolean;
-  /** True when no rank stays that could ask this one. */
+  /** True when no rank remains that could ask this one. */
   readonly othersLeave: () => Promise<boolean>;
-  /** The reason for which nothing can be computed here any more. */
   readonly dead: () => string | undefined;
-  /** What status and readiness show has changed. */
   readonly onChange: () => void;
   readonly log: Log;
   readonly time?: { now(): number; sleep(ms: number): Promise<unknown> };
@@ -47,12 +41,11 @@ export class Leaving {
   get draining(): boolean {
     return this.#drained;
   }
-  /** The process was told to end. */
   get ending(): boolean {
     return this.#ending;
   }
 
-  /** A worker that ends takes a request that no other rank would. */
+  /** A worker that ends accepts a request that no other rank would. */
   refuses(): boolean {
     if (this.#drained || !this.#ending) return this.#drained;
     const { self, membership } = this.#options.peers;
@@ -70,7 +63,7 @@ export class Leaving {
     onChange();
   }
 
-  /** Resolves when the process may end, or must. */
+  /** Resolves when the process may or must end. */
   async handOver(graceMs: number): Promise<void> {
     const { engine, hosts, dead, log, onChange, time = realTime } = this.#options;
     const startedAt = time.now();
@@ -101,7 +94,7 @@ export class Leaving {
       if (operatorWatches()) heardAt = now;
       if (now - heardAt >= operatorAwayMs) return false;
       if (heardAt === now || now - askedAt < askPeersMs) return true;
-      // Nobody plans, and where all ranks go at once, as with their deployment, nobody is left to be served.
+      // Nobody plans; where all ranks leave together, nobody is left to serve.
       askedAt = now;
       return !(await othersLeave());
     };

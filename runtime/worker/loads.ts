@@ -1,5 +1,4 @@
-// The list of loads of this rank for the layers of a plan, in the order in which it should take them, and whom to ask first. Called by
-// plan-keeper.ts.
+// The ordered loads of this rank for a plan, with their sources.
 import type { LayerPlacement, LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../placement/diff.ts";
 import { receiveSchedule } from "../placement/receive.ts";
@@ -13,17 +12,16 @@ export interface PlannedLoad {
 
 export interface LoadsOptions {
   readonly rank: number;
-  /** Layers to prepare. */
   readonly layers: readonly LayerPlacement[];
-  /** The committed placement of a layer; undefined before its first. */
+  /** The committed placement; undefined before the first. */
   readonly parent: (layer: number) => LayerPlan | undefined;
-  /** Every other rank that may hold a copy. */
+  /** Every other rank that may hold the expert. */
   readonly sources: (layer: number, expert: number) => readonly number[];
 }
 
 const nothing: LayerPlan = { hosts: [], weights: [] };
 
-/** Experts of the parent placement come first: they are there, or awaited. */
+/** Experts of the parent placement come first: they are resident, or awaited. */
 export function plannedLoads({ rank, layers, parent, sources }: LoadsOptions): PlannedLoad[] {
   const parents = layers.map(({ layer }) => parent(layer) ?? nothing);
   const { moves } = diffPlans(parents, layers, () => 0);

@@ -1,4 +1,4 @@
-// Numbers of a worker for its status and for Prometheus, read where they live: engine, memory, dispatch. Decides nothing.
+// A worker's numbers for its status and for Prometheus.
 import { stepKinds } from "../../crds/telemetry.ts";
 import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
@@ -23,7 +23,7 @@ export interface VitalsOptions {
   readonly health: Health;
 }
 
-/** Engine totals are polled, since the engine is another thread. */
+/** Polls engine totals, since the engine is another thread. */
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;

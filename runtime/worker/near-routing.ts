@@ -1,5 +1,4 @@
-// The routing tables of this rank's engine, with weights that keep tokens in its zone as far as the plan allows (placement/near.ts). Where
-// zones are not known, or are one, the tables are those of the plan.
+// Routing tables with weights that keep tokens in the rank's zone as far as the plan allows (placement/near.ts).
 import type { Peers } from "../experts/peers.ts";
 import type { RoutingLayer } from "../placement/dispatch.ts";
 import { nearWeights, type Zones, zonesOf } from "../placement/near.ts";
@@ -13,7 +12,7 @@ export class NearRouting {
     this.#peers = peers;
   }
 
-  /** True when every table is to be made anew. */
+  /** True when every table must be rebuilt. */
   changed(): boolean {
     this.#zones = zonesOf(this.#peers.self.rank, this.#peers.membership.members);
     const key = keyOf(this.#zones);

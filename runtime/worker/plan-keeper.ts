@@ -1,5 +1,4 @@
-// The keeper of this rank's plan, which carries out what the operator asks of it: prepare, commit, abort, release, adopt. The rules
-// are in plan-state.ts, the loading in experts/memory/materializer.ts; here they meet the engine's routing and the clock.
+// Carries out the operator's plan steps on engine, memory and routing; plan-state.ts has the rules.
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -15,14 +14,12 @@ import { type PlannedLoad, plannedLoads } from "./loads.ts";
 import { NearRouting } from "./near-routing.ts";
 import type { PlanState } from "./plan-state.ts";
 
-/** Transfers are bounded again in the materializer. */
 const asksAtOnce = 4;
-/** Milliseconds; Release then says what is pending. */
+/** Milliseconds; afterwards Release reports what is pending. */
 const drainWaitMs = 250;
 const drainGiveUpMs = 60_000;
-/** The deadline of a Prepare that names none. */
 const prepareDefaultMs = 60_000;
-/** Milliseconds after the drain: no Release need come after an adopted plan. */
+/** Milliseconds after the drain, since an adopted plan may get no Release. */
 const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
 const loadersAtOnce = 2;
@@ -32,21 +29,18 @@ export type PrepareOutcome =
       readonly type: "ready";
       readonly layer: number;
       readonly bytes: number;
-      /** One entry per source. */
       readonly fetched: readonly Fetched[];
     }
   | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
 
-/** Several may be under way: a new leader goes on with the same epoch. */
+/** Several may run: a new leader continues the same epoch. */
 interface PrepareCall {
   readonly epoch: number;
   readonly abort: AbortController;
 }
 
-/** A layer that is being prepared. */
 interface OpenLayer {
   readonly placement: LayerPlacement;
-  /** Experts still to be loaded. */
   left: number;
   bytes: number;
   readonly fetched: Map<Fetched["source"], Fetched>;
@@ -61,7 +55,6 @@ export interface PlanKeeperOptions {
   readonly layers: number;
   readonly metrics: Pick<Metrics<"worker">, "add">;
   readonly log: Log;
-  /** Something that status or readiness shows has changed. */
   readonly onChange: () => void;
 }
 
@@ -69,19 +62,16 @@ export interface PlanKeeperOptions {
 interface PrepareLimits {
   readonly withinMs?: number | undefined;
   readonly bytesPerSecond?: number;
-  /** Aborted when the caller has left. */
   readonly left?: AbortSignal;
 }
 
 export class PlanKeeper {
   readonly state: PlanState;
-  /** The expert replicas that may give way to loads on demand. */
   readonly giveWay: ExpertReplicasThatGaveWay;
   readonly #options: PlanKeeperOptions;
   readonly #calls = new Set<PrepareCall>();
-  /** The call that last took a layer on; no other may fail it. */
+  /** The call that last took a layer; no other may fail it. */
   readonly #preparers = new Map<number, PrepareCall>();
-  /** Ranks that a committed plan has named. */
   readonly #named = new Set<number>();
   readonly #stopping = new AbortController();
   readonly #near: NearRouting;
@@ -100,10 +90,10 @@ export class PlanKeeper {
     this.#near = new NearRouting(peers);
     options.peers.onChange(() => {
       void (this.#near.changed() ? this.#route(Array.from({ length: options.layers }, (_, layer) => layer)) : this.#mask());
-      if (this.giveWay.count > 0) void this.#loadMissing(); // who keeps an expert may be gone
+      if (this.giveWay.count > 0) void this.#loadMissing();
     });
   }
-  /** It needs the plan and so comes after it. */
+  /** Dispatch needs the plan, so it is attached later. */
   attach(dispatch: Pick<DispatchClient, "drained">): void {
     this.#dispatch = dispatch;
   }
@@ -114,11 +104,10 @@ export class PlanKeeper {
     return this.#loadProblem === "" ? "loading the experts of the plan" : `loading the experts of the plan: ${this.#loadProblem}`;
   }
 
-  /** Newest first; the parent until it is freed. */
+  /** Newest first, with the parent until it is freed. */
   placements(layer: number): LayerPlacement[] {
     return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
   }
-  /** Spread by hash. */
   sources(layer: number, expert: number): number[] {
     const { peers } = this.#options;
     const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
@@ -126,7 +115,7 @@ export class PlanKeeper {
     return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
   }
 
-  /** Reports each layer. When the caller has `left`, what has come stays for the next Prepare. */
+  /** Reports each layer. When the caller has `left`, loaded experts stay for the next Prepare. */
   async prepare(plan: PlacementPlan, limits: PrepareLimits, report: (outcome: PrepareOutcome) => void): Promise<void> {
     const { withinMs = prepareDefaultMs, bytesPerSecond = 0, left } = limits;
     const { start, done } = this.state.prepare(plan);
@@ -175,7 +164,7 @@ export class PlanKeeper {
     return { call, end };
   }
 
-  /** True for the layer's last. Once one failed no other is asked for. */
+  /** True for the layer's last load. After a failure no other starts. */
   async #load({ layer, expert, sources }: PlannedLoad, open: OpenLayer, bytesPerSecond: number, signal: AbortSignal): Promise<boolean> {
     try {
       if (open.error === undefined) {
@@ -214,7 +203,7 @@ export class PlanKeeper {
     metrics.add("enodia_plan_commits_total", 1, { result: result.refused === "" ? "committed" : "refused" });
     const fresh = result.committed.filter((layer) => before.get(layer) !== plan.epoch);
     if (fresh.length > 0) {
-      // A plan commits in many small parts; only the first one is worth a line.
+      // A plan commits in many parts; only the first is worth a line.
       const level = epochBefore < plan.epoch ? "info" : "debug";
       log[level]({ epoch: plan.epoch, layers: fresh.length }, "plan committed");
       await this.#install(fresh);
@@ -223,7 +212,6 @@ export class PlanKeeper {
     return result;
   }
 
-  /** Missing experts are loaded in the background. */
   async adopt(plan: PlacementPlan): Promise<boolean> {
     const changed = this.state.adopt(plan);
     if (changed.length === 0) return false;
@@ -252,7 +240,6 @@ export class PlanKeeper {
     return { released, pending };
   }
 
-  /** Layers committed since then await a Release of their own. */
   async #freeAdopted(adopted: readonly LayerPlacement[]): Promise<void> {
     if (this.#stopping.signal.aborted) return;
     try {
@@ -296,7 +283,7 @@ export class PlanKeeper {
     }
   }
 
-  /** Lost, suspect or unknown hosts. */
+  /** Masks lost, suspect or unknown hosts. */
   async #mask(): Promise<void> {
     const { engine, peers, log } = this.#options;
     try {
@@ -306,7 +293,6 @@ export class PlanKeeper {
     }
   }
 
-  /** After a restart, a first start or a repair. */
   async #loadMissing(): Promise<void> {
     this.#loadAgain = true;
     if (this.#loading) return;
@@ -337,7 +323,7 @@ export class PlanKeeper {
       for (const expert of this.state.planned(layer)) {
         if (this.giveWay.isAway(layer, expert)) continue;
         if (!residents.isResident({ layer, expert })) missing.push({ layer, expert });
-        else residents.admit({ layer, expert }, "planned"); // it may have come on demand
+        else residents.admit({ layer, expert }, "planned");
       }
     }
     let failed: AppError | undefined;
@@ -356,7 +342,7 @@ export class PlanKeeper {
         };
         await materializer.ensure(request).catch((caught) => {
           const error = AppError.from(caught);
-          if (error.code !== "Aborted") failed = error; // else the plan went on meanwhile
+          if (error.code !== "Aborted") failed = error; // otherwise the plan changed meanwhile
         });
       }
     };

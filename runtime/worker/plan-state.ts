@@ -1,5 +1,4 @@
-// The epoch machine of one worker, layer by layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE). It decides what is
-// accepted and which experts this rank must hold; it moves nothing (experts/memory/materializer.ts does).
+// The epoch machine of one worker, per layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE).
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import { type ExpertGrid, expertsIn } from "../placement/grid.ts";
@@ -9,7 +8,7 @@ export type LayerPhase = "idle" | "preparing" | "ready" | "committed" | "drained
 interface LayerState {
   phase: LayerPhase;
   current: LayerPlacement | undefined;
-  /** The placement being prepared; set in PREPARING and READY. */
+  /** Set in PREPARING and READY. */
   next: LayerPlacement | undefined;
   /** The parent placement, still served; set in COMMITTED and DRAINED. */
   previous: LayerPlacement | undefined;
@@ -25,7 +24,6 @@ export class PlanState {
   readonly #options: PlanStateOptions;
   readonly #layers: LayerState[];
   readonly #hosted = new WeakMap<LayerPlacement, readonly number[]>();
-  /** Highest epoch accepted, and its hash. */
   #fence = { epoch: 0, hash: "" };
   #epoch = 0;
   #hash = "";
@@ -41,14 +39,13 @@ export class PlanState {
     }));
   }
 
-  /** Epoch of the newest commit, 0 before the first. */
+  /** 0 before the first commit. */
   get epoch(): number {
     return this.#epoch;
   }
   get planHash(): string {
     return this.#hash;
   }
-  /** True once every layer has a committed placement. */
   get complete(): boolean {
     return this.#layers.every((layer) => layer.current !== undefined);
   }
@@ -61,11 +58,10 @@ export class PlanState {
   previous(layer: number): LayerPlacement | undefined {
     return this.#layers[layer]?.previous;
   }
-  /** The placement that is being prepared, or is ready. */
   next(layer: number): LayerPlacement | undefined {
     return this.#layers[layer]?.next;
   }
-  /** Epochs n and n-1 serve; anything older is stale. */
+  /** Epochs n and n-1 serve; older ones are stale. */
   serves(layer: number, epoch: number): boolean {
     const state = this.#layers[layer];
     if (state?.current === undefined) return false;
@@ -77,7 +73,7 @@ export class PlanState {
     return this.#layers.map(({ previous, current }) => (previous ?? current)?.epoch ?? -1);
   }
 
-  /** Undefined before every layer has one. */
+  /** Undefined until every layer has a placement. */
   snapshot(): PlacementPlan | undefined {
     const layers = this.#layers.flatMap((state) => (state.current === undefined ? [] : [state.current]));
     if (layers.length < this.#layers.length) return undefined;
@@ -85,12 +81,11 @@ export class PlanState {
     return { deploymentUid, modelDigest, epoch: this.#epoch, parentEpoch: this.#parentEpoch, planHash: this.#hash, layers };
   }
 
-  /** Committed, parent until freed, and prepared ones. */
+  /** Committed, parent (until released) and prepared placements. */
   wanted(layer: number): Set<number> {
     const { current, previous, next } = this.#at(layer);
     return new Set([current, previous, next].flatMap((placement) => this.#hostedBy(placement)));
   }
-  /** Experts that the committed plan alone gives this rank. */
   planned(layer: number): readonly number[] {
     return this.#hostedBy(this.#at(layer).current);
   }
@@ -99,7 +94,7 @@ export class PlanState {
     return this.#layers.some(({ current, previous }) => [current, previous].some((placement) => this.#hostedBy(placement).length > 0));
   }
 
-  /** Returns layers that need work, and those committed before. */
+  /** Returns the layers that need work and those that are already committed. */
   prepare(plan: PlacementPlan): { readonly start: LayerPlacement[]; readonly done: number[] } {
     this.#check(plan);
     this.#raiseFence(plan);
@@ -108,11 +103,11 @@ export class PlanState {
     for (const layer of plan.layers) {
       const state = this.#at(layer.layer);
       if (state.current !== undefined && state.current.epoch >= plan.epoch) {
-        done.push(layer.layer); // the same plan, committed here before: idempotent
+        done.push(layer.layer);
         continue;
       }
       if (state.phase !== "ready" || state.next?.epoch !== plan.epoch) {
-        // Unreleased expert replicas of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
+        // A new plan starts from the committed one, so an unreleased parent is dropped.
         state.previous = undefined;
         state.phase = "preparing";
         state.next = { ...layer, epoch: plan.epoch };
@@ -130,12 +125,11 @@ export class PlanState {
     return true;
   }
 
-  /** Back to IDLE. */
   failed(layer: number, epoch: number): void {
     if (this.#at(layer).next?.epoch === epoch) this.#toIdle(this.#at(layer));
   }
 
-  /** Layers that are not ready are refused by name. */
+  /** Throws with the names of layers that are not ready. */
   commit(plan: PlacementPlan): { readonly committed: number[]; readonly refused: string } {
     this.#check(plan);
     this.#raiseFence(plan);
@@ -164,7 +158,7 @@ export class PlanState {
       const state = this.#at(layer.layer);
       if (state.current !== undefined && layer.epoch <= state.current.epoch) continue;
       if (state.next !== undefined && state.next.epoch > layer.epoch) {
-        state.current = layer; // a restarted rank that prepares n while it learns of n-1: the preparation goes on
+        state.current = layer; // a restarted rank may prepare n while it adopts n-1
       } else this.#install(state, layer, plan);
       changed.push(layer.layer);
     }
@@ -173,7 +167,6 @@ export class PlanState {
     return changed;
   }
 
-  /** An empty list means all layers. */
   abort(epoch: number, layers: readonly number[]): number[] {
     const chosen = layers.length === 0 ? this.#layers.keys() : layers;
     const aborted: number[] = [];
@@ -192,7 +185,7 @@ export class PlanState {
     if (state.phase === "committed") state.phase = "drained";
   }
 
-  /** DRAINED -> FREE. Layers that are not drained are named. */
+  /** DRAINED -> FREE. Throws with the names of layers that are not drained. */
   release(epoch: number, layers: readonly number[], drainOnly = false): { readonly released: number[]; readonly pending: number[] } {
     const released: number[] = [];
     const pending: number[] = [];
@@ -252,7 +245,6 @@ export class PlanState {
     }
   }
 
-  /** Found once for a placement. */
   #hostedBy(placement: LayerPlacement | undefined): readonly number[] {
     if (placement === undefined) return [];
     const known = this.#hosted.get(placement);

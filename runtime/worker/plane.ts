@@ -1,6 +1,4 @@
-// A worker's part in the cluster, all that lies between the wire and the engine: plan, memory, transfers, frames out and in, peers,
-// Control, and the load that it reports. Network, bus, store, engine and clock are given, so that the same code runs in a process
-// (worker.ts) and in a simulated cluster.
+// Everything of a worker between the network and the engine; all dependencies are injected, so that it also runs in a simulated cluster.
 import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
@@ -35,15 +33,13 @@ export interface PlaneOptions {
   readonly network: Pick<Network, "connect" | "connectDispatch">;
   readonly tls: TlsSource;
   readonly store: ModelStore;
-  /** Of a rank that mounts no model. */
+  /** Set for a rank that mounts no model. */
   readonly remoteModel?: RemoteModel | undefined;
-  /** Empty where none are served. */
+  /** Empty where no texts are served. */
   readonly textDigest: string;
   readonly engine: Engine;
   readonly info: EngineInfo;
-  /** The engine's way to other ranks; connected here. */
   readonly remote: RemoteSocket;
-  /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
   readonly clock: SteadyClock;
   /** Milliseconds; unset = a minute. */
@@ -56,7 +52,6 @@ export interface PlaneOptions {
 
 interface LoadReports {
   readonly bus: Bus;
-  /** First part of the subject. */
   readonly prefix: string;
   readonly windowMs: number;
   /** See ComputeWork. */
@@ -67,22 +62,19 @@ interface LoadReports {
 
 interface PlaneStart {
   readonly peerAddresses: () => Promise<readonly string[]>;
-  /** The bus on which load is published; none: it is not. */
+  /** Unset: load is not published. */
   readonly load: LoadReports | undefined;
 }
 
 export interface WorkerPlane {
   readonly experts: WorkerExperts;
   readonly leaving: Leaving;
-  /** What requests of users came to. */
   readonly record: ServiceRecord;
   readonly vitals: () => WorkerVitals;
-  /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
   openConnections(host: string, port: number): Promise<void>;
-  /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;
-  /** Returns how to stop. */
+  /** Returns a function that stops it. */
   start(start: PlaneStart): () => void;
   close(): void;
 }
@@ -97,7 +89,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     const reason = experts.plan.notReady();
     if (reason === undefined) health.ready("plan");
     else health.notReady("plan", reason);
-    // One that ends stays ready, since it serves its experts; gateways know from its status and from the membership.
+    // A leaving worker stays ready, since it serves its experts; gateways see its status.
     if (leaving.draining) health.notReady("drain", "draining");
     else health.ready("drain");
     control.changed();
@@ -127,7 +119,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     peers,
     hosts: () => experts.state.hostsAny(),
     operatorWatches: () => control.watched,
-    // A rank alone has nobody to tell it, and so it waits for the operator.
+    // A single rank has no peer to tell it, so it waits for the operator.
     othersLeave: async () =>
       others().length > 0 &&
       (await allLeave(

@@ -1,21 +1,20 @@
-// Totals of the requests that this process has served since it started: by them the operator compares ranks of two templates. Those
-// that the caller gave up or that go on elsewhere say nothing of this worker and are not counted, nor are those that nobody could serve.
+// Totals of served requests, by which the operator compares ranks of two templates. Requests that were cancelled, moved or refused by
+// all are not counted.
 import { AppError } from "../../crds/common.ts";
 import type { FinishReason } from "../engine/engine.ts";
 
 export interface ServedTotals {
-  /** Requests that ended here, with their text or an error. */
+  /** Finished requests, failed ones included. */
   readonly requests: number;
-  /** Those that ended with an error. */
   readonly failed: number;
-  /** Times from one token of a request to its next. */
+  /** Times between two tokens of a request. */
   readonly gaps: number;
-  /** Microseconds of all of them. */
+  /** The sum of these times in microseconds. */
   readonly gapMicros: number;
 }
 
 const isServed: Readonly<Record<FinishReason, boolean>> = { stop: true, length: true, cancelled: false, draining: false };
-/** Errors that are the caller's. */
+/** Errors of the caller. */
 const theCallers = ["InvalidRequest", "ContextOverflow", "Cancelled", "Forbidden", "Unauthenticated"];
 
 export class ServiceRecord {
@@ -28,7 +27,7 @@ export class ServiceRecord {
     if (isServed[reason]) this.#requests += 1;
   }
 
-  /** Returns true where the error is this worker's. */
+  /** True if this worker caused the error. */
   failed(caught: unknown): boolean {
     if (theCallers.includes(AppError.from(caught).code)) return false;
     this.#requests += 1;

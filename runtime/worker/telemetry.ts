@@ -1,6 +1,5 @@
-// The publisher of what this rank routed and served in each window, per phase, signed and on the bus; dropped and counted when the
-// bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
-// cover the same time; they are sent in turn, since those of a large world in the same instant hold up whoever reads them.
+// Publishes what this rank routed and served per window and phase, signed. Windows are aligned to the wall clock on all ranks;
+// sending is spread over time, so that the reader is not flooded.
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -34,17 +33,15 @@ export interface TelemetryOptions {
   readonly log: Log;
 }
 
-/** Part of a window over which ranks send. */
 const jitterPart = 1 / 4;
 const golden = (Math.sqrt(5) - 1) / 2;
 
-/** Milliseconds from the end of a window until a rank sends it. */
+/** Milliseconds after a window's end at which a rank sends it. */
 export function jitterMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
   return ((first + rank * golden) % 1) * Math.min(jitterPart * windowMs, loadTurnMsMax);
 }
 
-/** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
   const { engine, self, windowMs, clock, log } = options;
   const waitMs = jitterMs(self, windowMs);
@@ -115,13 +112,13 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
   }
 }
 
-/** The message; undefined when it is above the limit. */
+/** Undefined when the message is above the limit. */
 function signedWithin(load: LoadWindow, key: TelemetryKey): string | undefined {
   const message = signLoad(encodeLoad(load), key);
   return message.length <= loadMessageBytesMax ? message : undefined;
 }
 
-/** Read at every call, since the operator rotates it; undefined without a readable key. */
+/** Reads at every call, since the operator rotates the key; undefined without a readable key. */
 export function signingKeyAt(path: string | undefined, log: Log): () => Promise<TelemetryKey | undefined> {
   let last = "";
   const report = (problem: string): undefined => {
@@ -146,7 +143,7 @@ export function signingKeyAt(path: string | undefined, log: Log): () => Promise<
 const bootIdFile = "/proc/sys/kernel/random/boot_id";
 const idCharsMax = 64;
 
-/** The same in all containers of a machine; undefined where the kernel does not tell. */
+/** Equal in all containers of a machine; undefined where the kernel does not report it. */
 export function machineId(): string | undefined {
   try {
     return readFileSync(bootIdFile, "utf8").trim().slice(0, idCharsMax) || undefined;

@@ -1,5 +1,4 @@
-// TextFiles: tokenizer, chat template and the configs beside them, for gateways, which mount no model. Hashed once at the start, so that
-// operator and gateways know whether ranks have the same; read from the store for each call, since they are large and seldom asked for.
+// TextFiles: the tokenizer and template files for gateways; hashed once at start, read per call.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -19,7 +18,7 @@ export interface TextFolder {
   readonly digest: string;
 }
 
-/** Throws `BadModel` for files that no gateway would take. */
+/** Throws `BadModel` for files that no gateway would accept. */
 export async function openTextFolder(dir: string): Promise<TextFolder> {
   const files: TextFile[] = [];
   for (const name of textFileNames) {

@@ -1,5 +1,4 @@
-// A worker process: opens the model, serves Control at once, gets its plan from the operator or a peer, and then serves
-// tokens and experts until it is told to stop. Construction and life cycle; the work is in the files it imports.
+// A worker process: opens the model, serves Control, gets its plan from the operator or a peer, then serves tokens and experts.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
@@ -39,21 +38,19 @@ const idlePollMs = 20;
 const weightServerRetryMs = 2_000;
 
 export interface WorkerOptions extends WorkerSettings {
-  /** Address that its servers listen on; all when not given. */
+  /** The listen address; unset = all. */
   readonly host?: string;
   readonly version: string;
 }
 
-/** The parts that tests replace; production leaves all of it out. */
+/** Set in tests only. */
 export interface WorkerOverrides {
   readonly tls?: TlsSource;
   readonly log?: Log;
   readonly bus?: Bus;
   readonly tracing?: Tracing;
   readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
-  /** Addresses to ask instead of the headless Service's. */
   readonly peers?: () => Promise<string[]>;
-  /** Addresses of the weight server in place of its Service's. */
   readonly weightServer?: () => Promise<readonly string[]>;
   readonly streamIdleMs?: number;
 }
@@ -71,7 +68,6 @@ export interface Worker {
   close(graceMs: number): Promise<void>;
 }
 
-/** The values that every later step of the start needs. */
 interface Base {
   readonly options: WorkerOptions;
   readonly overrides: WorkerOverrides;
@@ -199,7 +195,6 @@ interface Model {
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly remote: RemoteSocket;
-  /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
 }
 
@@ -252,7 +247,7 @@ async function serve(base: Base, model: Model) {
     await plane.leaving.drain(true);
     stop();
     await idle(engine, graceMs);
-    // Streams of peers and operator never end by themselves; what is in work on them now has this long.
+    // Streams of peers and operator never end by themselves; current work on them has this long.
     await server.close(Math.min(graceMs, lastFramesMs));
     plane.close();
     await bus?.close();
@@ -288,7 +283,7 @@ function inference({ options, metrics, tracing, log }: Base, engine: Engine, { e
   });
 }
 
-/** What is kept of prompts that ended is free to take. */
+/** Reusable prefixes count as free. */
 const kvUse = ({ use }: WorkerVitals): number | undefined => use && use.kvBlocksUsed / use.kvBlocks;
 
 /** Resolves once no request is open, or after maxMs. */

@@ -1,4 +1,4 @@
-// `enodia bundle`: writes an archive for support without secrets. What the user may not read is named in it.
+// `enodia bundle`: writes a support archive without secrets, which names what could not be read.
 import { gzipSync } from "node:zlib";
 import { AppError, ports } from "../../../crds/common.ts";
 import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
@@ -24,7 +24,7 @@ import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
 const linesMax = 20_000;
-/** The most characters of each pod's newest lines. */
+/** Per pod. */
 const logCharsMax = 1024 * 1024;
 const metricsMsMax = 3_000;
 
@@ -53,7 +53,7 @@ export const command = declare({
   },
 });
 
-/** Its owner alone may read it. */
+/** Readable by its owner only. */
 const newFile = (path: string): OutputFile => ({
   path,
   option: "-o",
@@ -73,7 +73,7 @@ async function read(
   const ref = { namespace, name };
   const unread: Unread[] = [];
   const status = await statusTexts[kind](cluster, ref, unread);
-  const object = await kube.get(resources[subject.resource], ref); // without it there is nothing to hand on
+  const object = await kube.get(resources[subject.resource], ref);
   const { some, one } = reader(kube, unread);
   const operators = (await findOperators(kube)) ?? [];
   const system = operators[0]?.namespace;
@@ -143,7 +143,6 @@ async function jobStatusText({ kube }: ClusterAccess, ref: { readonly namespace:
 
 const statusTexts = { MoEDeployment: deploymentText, MoETrainingJob: jobStatusText } as const;
 
-/** Reads of objects; what may not be read is named instead. */
 function reader(kube: Kube, unread: Unread[]) {
   const attempt = async (what: string, read: () => Promise<readonly KubeObject[]>): Promise<readonly KubeObject[]> => {
     try {
@@ -189,7 +188,7 @@ async function logsOf(
         const own = await podLogLines(cluster.transport, source, { tail: lines, previous }, logCharsMax);
         found[`${source.pod}${previous ? ".previous" : ""}`] = own;
       } catch (caught) {
-        // Most containers have no process before this one.
+        // Most containers have no previous process.
         if (!previous) unread.push({ what: `log of ${source.pod}`, why: whyNot(caught) });
       }
     }
@@ -198,7 +197,7 @@ async function logsOf(
 }
 
 async function metricsOf({ transport }: ClusterAccess, pods: readonly KubeObject[], unread: Unread[]): Promise<Record<string, string>> {
-  // Others have none of their own: the operator has those of training jobs.
+  // The operator logs training jobs itself.
   const has = (pod: KubeObject): boolean => {
     const facts = podFactsOf(pod);
     return facts?.phase === "Running" && ["gateway", "worker"].includes(facts.component);

@@ -1,4 +1,4 @@
-// `enodia chat`: talks to a deployment through its OpenAI API, once or in a conversation. The protocol is in chat-client.ts.
+// `enodia chat`: one question or a conversation with a deployment over its OpenAI API (chat-client.ts).
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
@@ -29,14 +29,14 @@ export const command = declare({
   action: (request, prompt) => chat(request, prompt.join(" ")),
 });
 
-/** The exit code that shells report of a program that Ctrl-C ended. */
+/** The shells' exit code for Ctrl-C. */
 const interrupted = 130;
 
 export interface Terminal {
   readonly input: Readable & { readonly isTTY?: boolean };
   readonly output: Writable & { readonly isTTY?: boolean };
   readonly errors: Writable;
-  /** Calls back on Ctrl-C while an answer is coming; returns how to stop listening. */
+  /** Calls back on Ctrl-C during an answer; returns the function that stops it. */
   onInterrupt(callback: () => void): () => void;
 }
 
@@ -79,7 +79,7 @@ async function once(session: Session, prompt: string, terminal: Terminal): Promi
   return 0;
 }
 
-/** The conversation until the input ends; a turn that fails is shown and forgotten. */
+/** A question that fails is shown and dropped. */
 export async function converse(session: Session, terminal: Terminal): Promise<number> {
   const lines = createInterface({ input: terminal.input, output: terminal.output, prompt: "> ", terminal: terminal.output.isTTY === true });
   lines.on("SIGINT", () => lines.close()); // in a terminal, readline gets Ctrl-C, not the process
@@ -121,7 +121,7 @@ async function answerTo(
   }
 }
 
-/** Prints one answer as it comes; Ctrl-C stops it and keeps what was said. */
+/** Ctrl-C stops the answer and keeps its beginning. */
 async function say(
   session: Session,
   messages: readonly ChatTurn[],

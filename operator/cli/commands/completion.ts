@@ -1,5 +1,4 @@
-// `enodia completion`: prints the script of a shell, and answers these scripts and kubectl with the words that may come next.
-// DECISIONS.md 4.
+// `enodia completion`: prints a shell's script, and answers the scripts and kubectl. DECISIONS.md 4.
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -8,7 +7,6 @@ import { argument, type Declaration, declare, type Entry, type NamedKind } from 
 import { openCluster } from "../kube.ts";
 import { candidates } from "../program.ts";
 
-/** Nobody waits longer at a prompt. */
 const namesMsMax = 2_000;
 const namesMax = 500;
 
@@ -36,10 +34,9 @@ kubectl completes "kubectl enodia ..." by itself where kubectl_complete-enodia i
     },
   });
 
-/** Answers the scripts ("words") and kubectl with the words that may come last on the line. */
 async function complete(root: Entry, by: "words" | "kubectl", line: readonly string[]): Promise<number> {
   const words = await wordsFor(root, line);
-  // kubectl reads a directive of cobra's from the last line: 4 is "no files".
+  // The last line is a directive of cobra's: 4 is "no files".
   process.stdout.write([...words, ...(by === "kubectl" ? [words.length > 0 ? ":4" : ":0"] : []), ""].join("\n"));
   return 0;
 }
@@ -52,7 +49,7 @@ async function wordsFor(root: Entry, line: readonly string[]): Promise<string[]>
   return [...words, ...found.flat()].filter((word) => word.startsWith(current));
 }
 
-/** The line that is typed may name another cluster or namespace. */
+/** The typed line may name another cluster or namespace. */
 const clusterFlags = { kubeconfig: { type: "string" }, context: { type: "string" }, namespace: { type: "string", short: "n" } } as const;
 const listSchema = z.object({ items: z.array(z.object({ metadata: z.object({ name: z.string() }) })) });
 
@@ -65,11 +62,11 @@ async function namesOf(kind: NamedKind, line: readonly string[]): Promise<string
     const answer = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(namesMsMax) });
     return listSchema.parse(JSON.parse(answer)).items.map(({ metadata }) => metadata.name);
   } catch {
-    return []; // a prompt is no place for errors
+    return []; // a prompt shows no errors
   }
 }
 
-/** The scripts call `enodia completion words LINE`; where nothing comes, shells complete files. */
+/** The scripts call `enodia completion words LINE`; without an answer, shells complete files. */
 export const scripts: Readonly<Record<string, string>> = {
   bash: `# bash completion of enodia: source <(enodia completion bash)
 _enodia() {

@@ -1,8 +1,7 @@
-// `enodia data import`: parses the line and calls runtime/train, which is loaded only then.
+// `enodia data import`: parses the line and calls runtime/train, loaded on demand.
 import { AppError } from "../../../crds/common.ts";
 import { argument, declare, flag, text } from "../command.ts";
 
-/** Time between lines of progress. */
 const lineMsMin = 5_000;
 
 export const command = declare({

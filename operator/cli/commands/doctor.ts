@@ -1,4 +1,4 @@
-// `enodia doctor`: checks what an install needs, and an install that is there. The checks are in ../doctor, one file each.
+// `enodia doctor`: checks a cluster before and after an install. ../doctor has one file per check.
 import { AppError } from "../../../crds/common.ts";
 import { remoteSourceOf, remoteSources } from "../../../crds/model.ts";
 import { accessAt, askServer } from "../../../runtime/net/nats.ts";
@@ -13,7 +13,7 @@ import { asksForJson, clusterOptions, outputOptions } from "../options.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
-/** A source that is busy is asked again for so long. */
+/** Retries of a busy source. */
 const sourceMsMax = 20_000;
 
 export const command = declare({

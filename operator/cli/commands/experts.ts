@@ -1,5 +1,4 @@
-// `enodia experts`: the map of who has which experts of a deployment, in the terminal and as a picture. Reads the ExpertPlacement; changes
-// nothing. ../expert-map.ts draws.
+// `enodia experts`: the map of a deployment's ExpertPlacement, in the terminal or as SVG (../expert-map.ts).
 import { AppError } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { planBounds } from "../../../crds/plan.ts";

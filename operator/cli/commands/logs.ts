@@ -1,4 +1,4 @@
-// `enodia logs`: the logs of a deployment's or training job's pods and of the operator, merged by time.
+// `enodia logs`: logs of a deployment's or job's pods and of the operator, merged by time.
 import { AppError } from "../../../crds/common.ts";
 import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { openCluster } from "../kube.ts";
@@ -8,7 +8,6 @@ import { asksForJson, clusterOptions, namesOf, outputOptions, whole } from "../o
 import { followLogs, podsMax, type Reading, readLogs, sourcesOf } from "../pod-logs.ts";
 import { untilInterrupted } from "../watch.ts";
 
-/** Names are padded to the longest, and to no more than this. */
 const sourceWidthMax = 40;
 
 const components = [...new Set(Object.values(subjects).flatMap((one) => one.components))];

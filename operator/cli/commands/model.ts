@@ -1,4 +1,4 @@
-// `enodia model import | upcycle | assemble | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
+// `enodia model`: parses the line and calls runtime/modelstore, loaded on demand.
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -39,7 +39,7 @@ const drawn = {
   seed: value("--seed <number>", "of noise and routers: same seed, same bytes", number, 1),
 };
 
-/** Progress goes to stderr, so that stdout holds the result alone. */
+/** Progress goes to stderr, so that stdout has only the result. */
 const log = (line: string): void => void process.stderr.write(`${line}\n`);
 
 const say = (options: { readonly output: string | undefined; readonly json: boolean }, result: unknown, text: string): void =>
@@ -203,7 +203,6 @@ async function storeSizes(dir: string): Promise<StoreSizes> {
   return { codec, bytes, expertBytes: totalBytes, largestExpertBytes: unitBytes };
 }
 
-/** What kubectl says goes to standard error, beside our own progress. */
 function kubectl({ argv, input }: Pick<KubectlStep, "argv" | "input">, quiet = false): boolean {
   const { status, error } = spawnSync("kubectl", argv, { input: input ?? "", stdio: ["pipe", quiet ? "ignore" : 2, quiet ? "ignore" : 2] });
   if (error) throw new AppError(`kubectl cannot be run (${error.message}); put it on PATH`, { code: "BadOption", cause: error });

@@ -1,4 +1,4 @@
-// `enodia plan explain`: reads a deployment, its plan, pods and events. The explanation is views/plan.ts.
+// `enodia plan explain`: reads a deployment, its plan, pods and events for views/plan.ts.
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";

@@ -1,4 +1,4 @@
-// `enodia plan generate`: writes a synthetic trace in the format that `enodia plan simulate` reads. Offline.
+// `enodia plan generate`: writes a synthetic trace for `enodia plan simulate`.
 import { AppError } from "../../../crds/common.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { generateTrace, type PresetName, presets } from "../../planner/offline/traces-generate.ts";

@@ -1,4 +1,4 @@
-// The picture of a simulation as SVG: rank loads over time as a heat map, balance and replicas of all policies as curves. Pure.
+// The SVG of a simulation: rank loads over time as a heat map, balance and replicas per policy as curves. Pure.
 import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
 import { sizeText, type Trace } from "../../planner/offline/traces.ts";
 import { escaped, svgStart, textAt } from "../svg.ts";
@@ -10,16 +10,15 @@ export interface Plotted {
   readonly runs: readonly { readonly name: string; readonly results: readonly WindowResult[] }[];
 }
 
-/** The command by whose mark a picture is known as one of these. */
+/** Marks files of this command. */
 export const plotCommand = "enodia plan simulate";
 
 const width = 960;
 const margin = { left: 64, right: 170, top: 40 } as const;
 const inner = width - margin.left - margin.right;
-/** Ranks and windows beyond these share cells. */
+/** More ranks and windows share cells. */
 const heat = { top: 60, height: 260, rowsMax: 130, columnsMax: 150 } as const;
 const series = { height: 150, gap: 60 } as const;
-/** Numbers and names along an axis end at it. */
 const axis = { size: 11, anchor: "end" } as const;
 const colours = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#6a4c93", "#2e4057", "#8d96a3", "#00798c", "#b56576"];
 
@@ -71,7 +70,7 @@ const splitNames: Readonly<Record<SplitName, string>> = {
   optimal: "split at best",
 };
 
-/** A row per rank, a column per scored window: load / mean load, the mean over layers. */
+/** A row per rank, a column per window: load / mean load over layers. */
 function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): string[] {
   const loads = results.flatMap((r) => (r.rankLoad ? [r.rankLoad[split]] : []));
   const ranks = loads[0]?.length ?? 0;
@@ -105,7 +104,7 @@ function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): 
   ];
 }
 
-/** Columns of cells for `perRow` ranks and `perColumn` windows each, by the highest value. */
+/** Each cell has the highest value of its ranks and windows. */
 function coarse(columns: readonly Float64Array[], perRow: number, perColumn: number): number[][] {
   const ranks = columns[0]?.length ?? 0;
   const out = Array.from({ length: Math.ceil(columns.length / perColumn) }, () => new Array<number>(Math.ceil(ranks / perRow)).fill(0));
@@ -119,7 +118,7 @@ function coarse(columns: readonly Float64Array[], perRow: number, perColumn: num
   return out;
 }
 
-/** White at the mean, blue below, red above; full colour 25% off. */
+/** White at the mean, blue below, red above; full colour at 25%. */
 function heatColour(value: number): string {
   const off = Math.max(-1, Math.min(1, (value - 1) / 0.25));
   const fade = Math.round(255 * (1 - Math.abs(off)));

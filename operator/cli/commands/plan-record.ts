@@ -1,4 +1,4 @@
-// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (recorder.ts).
+// `enodia plan record`: saves the load messages of a running deployment as a trace (recorder.ts).
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -89,7 +89,7 @@ async function connected(bus: Bus, url: string): Promise<void> {
   }
 }
 
-/** The ExpertPlacement; the last known one while the API server does not answer. */
+/** The last known one while the API server does not answer. */
 function placementReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
   let last: { readonly placement: ExpertPlacement | undefined } | undefined;
   return async (): Promise<ExpertPlacement | undefined> => {
@@ -103,7 +103,7 @@ function placementReader(kube: Kube, ref: { readonly namespace: string; readonly
   };
 }
 
-/** The keys that sign messages, read again at every window. */
+/** Read again at every window. */
 async function signingKeys(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
   const read = async (): Promise<TelemetryKeys> => {
     const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string> | undefined;
@@ -116,7 +116,7 @@ async function signingKeys(kube: Kube, ref: { readonly namespace: string; readon
   return {
     current: (): TelemetryKeys => known,
     refresh: async (): Promise<void> => {
-      known = await read().catch(() => known); // the API server may be away for a moment
+      known = await read().catch(() => known);
     },
   };
 }
@@ -128,7 +128,7 @@ interface Listen {
   readonly windowMs: number;
 }
 
-/** Ends after that many windows, or at SIGINT; gives the number of those kept. */
+/** Ends after that many windows, or at SIGINT; returns the number of complete ones. */
 export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, options: Listen): Promise<number> {
   let stopped = false;
   let wake = (): void => {};

@@ -1,4 +1,4 @@
-// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next. Offline.
+// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -82,7 +82,7 @@ async function run(request: SimulateRequest): Promise<number> {
   const trace = await decodeTrace(await readFile(file));
   if (request.plot !== undefined && request.noPlot) throw invalid("--plot and --no-plot exclude each other");
   const setup = readSetup(request, trace);
-  // A policy that cannot work with this setup is refused before anything is computed.
+  // Refuse impossible policies before computing anything.
   const chosen = [request.policy, ...request.compare].map((name) => policies[name]);
   const lines = planOut === undefined ? undefined : await planWriter(planOut, expertBytes);
   const runs: { name: string; results: WindowResult[] }[] = [];
@@ -100,10 +100,7 @@ async function run(request: SimulateRequest): Promise<number> {
   return 0;
 }
 
-/**
- * Writes the picture and returns its path: as asked, else beside the trace, or in the working directory where that folder takes
- * none.
- */
+/** Writes to the requested path, else beside the trace, else into the working directory; returns the path. */
 async function savePlot(request: string | undefined, trace: string, picture: string): Promise<string | undefined> {
   if (request !== undefined) {
     await writeOutput(plotOutput(request), picture);
@@ -234,12 +231,10 @@ function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: Spl
   return [head, "", table(header, cells), "", note].join("\n");
 }
 
-/** A trace of one window scores nothing. */
 function known(value: number, digits: number): string {
   return Number.isNaN(value) ? "-" : value.toFixed(digits);
 }
 
-/** The settings of the run, for scripts. */
 function describe(file: string, setup: Omit<SimulateOptions, "policy">, split: SplitName): Record<string, unknown> {
   const { trace: _trace, now: _now, ...rest } = setup;
   return { file, options: { ...rest, split } };
@@ -265,7 +260,7 @@ const planOutput = (path: string): OutputFile => ({
   overwrite: true,
 });
 
-/** Epoch = window + 1: each window's plan replaces the one before. Weights are fractions that sum to 1. */
+/** Epoch = window + 1. Weights are fractions that sum to 1. */
 async function planWriter(file: string, expertBytes: number): Promise<PlanWriter> {
   const failed = (cause: unknown): never => {
     throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });

@@ -1,4 +1,4 @@
-// `enodia rollout`: status and history read; pause, resume and undo change the MoEDeployment with the rights of the user.
+// `enodia rollout`: status and history read; pause, resume and undo change the MoEDeployment.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, annotations, labels } from "../../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -10,7 +10,6 @@ import { type ClusterAccess, openCluster } from "../kube.ts";
 import { clusterOptions, whole } from "../options.ts";
 import { type RevisionRow, restingStatus, rolloutHistoryText, rolloutStatusText } from "../rollout-text.ts";
 
-/** Milliseconds between two looks of --watch. */
 const lookMs = 1_000;
 const write = { manager: "enodia" } as const;
 
@@ -85,7 +84,6 @@ interface Listed extends RevisionRow {
   readonly accepted: Accepted;
 }
 
-/** Newest first. */
 async function revisionsOf({ cluster, name }: RolloutRequest, { metadata }: MoEDeployment): Promise<Listed[]> {
   const selector = { namespace: cluster.namespace, labelSelector: `${labels.deployment}=${name}` };
   const { items } = await cluster.kube.list(resources.controllerRevisions, selector);
@@ -153,7 +151,7 @@ async function resumeRollouts(request: RolloutRequest): Promise<number> {
   return 0;
 }
 
-/** The uid makes it this deployment, and not a later one of its name. */
+/** The uid excludes a later namesake. */
 async function patch(
   { cluster, name }: RolloutRequest,
   { metadata: { uid } }: MoEDeployment,
@@ -178,7 +176,7 @@ async function undoRollout(request: RolloutRequest): Promise<number> {
   return 0;
 }
 
-/** After a rollback, and while another model is tried, the newest revision runs; otherwise undo means the one before it. */
+/** After a rollback, and while another model is tried, undo means the newest revision; otherwise the one before. */
 function chosen({ name, toRevision }: RolloutRequest, revisions: readonly Listed[], { spec, status }: MoEDeployment): Listed {
   const { rolledBack } = status.rollout ?? {};
   const usable = revisions.filter(({ templateHash }) => templateHash !== rolledBack?.templateHash);

@@ -1,4 +1,4 @@
-// `enodia runtime selftest`: parses the line, runs runtime/tools/selftest.ts, and prints what it found as a table.
+// `enodia runtime selftest`: runs the self test and prints its results as a table.
 import { backendChoices } from "../../../crds/names.ts";
 import { formatBytes } from "../../../crds/quantity.ts";
 import type { SelfTest } from "../../../runtime/cli/selftest.ts";
@@ -25,10 +25,10 @@ export const command = declare({
   },
 });
 
-/** JSON has no number that is infinite. */
+/** JSON has no infinity. */
 const spelled = (_: string, value: unknown): unknown => (value === Number.POSITIVE_INFINITY ? "infinite" : value);
 
-/** One line an op: the worst of its cases. */
+/** One line per op, with its worst case. */
 function selfTestText({ device, numericClass, memory, ops, copyGigabytesPerSecond, fmaGigaflops, products }: SelfTest): string {
   const lines = [`device   ${device}`, `class    ${numericClass}`];
   if (memory !== undefined) lines.push(`memory   ${formatBytes(memory.freeBytes)} of ${formatBytes(memory.totalBytes)} are free`);

@@ -1,4 +1,4 @@
-// `enodia status`: reads deployments and training jobs and prints findings and states (views/), of one deployment rank by rank.
+// `enodia status`: reads deployments and jobs and prints findings and states; for a named deployment also its ranks.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Judgement, judge } from "../../views/findings/index.ts";
@@ -66,7 +66,6 @@ async function jsonText(cluster: ClusterAccess, seen: Gathered, { name }: Scope)
   return JSON.stringify({ findings, findingsLeft: left, unread: seen.unread, deployments, trainingJobs: seen.jobs }, null, 2);
 }
 
-/** Everything of the one deployment that was named. */
 async function details(cluster: ClusterAccess, { deployments, workers }: Gathered): Promise<StatusDetail[]> {
   const memory = await containerMemory(cluster, workers);
   const pods = workers.map(({ rank = -1, name: pod, node = "-", phase, terminating }) => {
@@ -85,7 +84,7 @@ const summarySchema = z.object({
   ),
 });
 
-/** Resident memory of the `runtime` container by pod, without page cache. A node that does not answer has none. */
+/** Resident bytes of the `runtime` container by pod, without page cache; silent nodes are left out. */
 async function containerMemory(cluster: ClusterAccess, pods: readonly PodFacts[]): Promise<Map<string, number>> {
   const nodes = new Set(pods.flatMap(({ node }) => node ?? []));
   const found = new Map<string, number>();

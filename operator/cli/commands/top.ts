@@ -1,4 +1,4 @@
-// `enodia top`: scrapes the metrics of a deployment's pods twice through the API server's proxy. Needs `get` on pods/proxy.
+// `enodia top`: scrapes a deployment's pods twice through the API server's proxy. Needs `get` on pods/proxy.
 import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -13,12 +13,10 @@ import { asksForJson, clusterOptions, outputOptions, watchOption } from "../opti
 import { table } from "../table.ts";
 import { show } from "../watch.ts";
 
-/** Between the two scrapes of a first look. */
+/** Between the first two scrapes. */
 const betweenMs = 1_000;
-/** A pod that does not answer within this has no figures. */
 const scrapeMsMax = 3_000;
 const scrapesAtOnce = 16;
-/** Deployments of a namespace that are looked at at once. */
 const deploymentsMax = 16;
 
 export const command = declare({
@@ -61,7 +59,7 @@ interface Look {
   readonly running: Running;
 }
 
-/** Each look compares with the one before; the first waits for a second. */
+/** Each look compares with the one before. */
 function looker(cluster: ClusterAccess, name: string): () => Promise<Look> {
   let before: ReadonlyMap<string, Scrape> | undefined;
   return async () => {
@@ -108,7 +106,7 @@ async function scrapeAll(cluster: ClusterAccess, pods: readonly PodFacts[]): Pro
   };
   await Promise.all(Array.from({ length: scrapesAtOnce }, work));
   const [first] = refused;
-  // A pod that is silent is told as such; no right to ask any is another matter.
+  // A silent pod is shown as such; a missing right is an error.
   if (first) throw new AppError(`${first.message}; enodia top needs get on pods/proxy`, { code: "Forbidden", cause: first });
   return found;
 }

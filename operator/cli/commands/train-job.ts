@@ -1,4 +1,4 @@
-// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing.
+// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster.
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { tracedStepsMax } from "../../../crds/training-trace.ts";
@@ -17,14 +17,13 @@ interface JobRequest {
   readonly cluster: ClusterAccess;
   readonly job: string | undefined;
   readonly json: boolean;
-  /** The deployment's name. */
   readonly name: string | undefined;
-  /** File of the picture of a loss. */
+  /** File for the loss curve. */
   readonly svg?: string | undefined;
-  /** How many steps a trace has, and its file. */
+  /** Steps of a trace. */
   readonly steps?: number;
   readonly output?: string | undefined;
-  /** Ends what waits for a job. */
+  /** Ends waiting for a job. */
   readonly signal?: AbortSignal;
 }
 
@@ -35,7 +34,6 @@ async function jobOf({ cluster, job }: JobRequest): Promise<MoETrainingJob> {
   throw new AppError(`no MoETrainingJob "${job}" in namespace ${cluster.namespace}; see: kubectl get moet -A`, { code: "NotFound" });
 }
 
-/** One that cannot be read is no reason not to show the others. */
 function readOr<Other>(object: KubeObject, other: (error: AppError) => Other): MoETrainingJob | Other {
   try {
     return parseMoETrainingJob(object);
@@ -85,7 +83,7 @@ async function servingOf(request: JobRequest): Promise<string> {
       },
     );
   }
-  return JSON.stringify(servingManifest(job, request.name ?? job.metadata.name), undefined, 2); // JSON is YAML too
+  return JSON.stringify(servingManifest(job, request.name ?? job.metadata.name), undefined, 2);
 }
 
 async function traceOf(request: JobRequest): Promise<string> {
@@ -138,12 +136,12 @@ export const trace = declare({
   },
   notes: traceColumns,
   async action({ steps, ...options }, job) {
-    // Any other word is the file of a trace; one of the name json is ./json.
+    // Any other value is a trace file; for one named json write ./json.
     const json = options.json || options.output === "json";
     const output = options.output === "json" ? undefined : options.output;
     const interrupted = new AbortController();
     const stop = (): void => {
-      if (interrupted.signal.aborted) process.exit(130); // asked twice
+      if (interrupted.signal.aborted) process.exit(130); // at the second Ctrl-C
       interrupted.abort();
     };
     process.on("SIGINT", stop);

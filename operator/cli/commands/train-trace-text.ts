@@ -1,10 +1,10 @@
-// A trace of training as tables: each rank's steps by what they were for, and each layer's copies, sums and rows. Pure.
+// Tables of a training trace: times of each rank's steps, and traffic of each layer. Pure.
 import { chromeTraceStart } from "../../../runtime/train/trace/chrome.ts";
 import { layersOf, type RankTimes } from "../../../runtime/train/trace/summary.ts";
 import type { OutputFile } from "../output-file.ts";
 import { plainLine, table } from "../table.ts";
 
-/** A trace of training is made again by the same command. */
+/** The same command can write it again. */
 export const perfettoOutput = (path: string, option: string): OutputFile => ({
   path,
   option,
@@ -20,7 +20,6 @@ export interface ShownRank {
 
 const ms = (value: number): string => value.toFixed(value < 10 ? 2 : 1);
 
-/** How the columns read, for people. */
 export const traceColumns = `  COMPUTE     of the step, in ms: computing
   DISPATCH    waits for rows of experts, and so for ranks with more of them
   MEETING     waits for what all ranks exchange in a step
@@ -28,7 +27,7 @@ export const traceColumns = `  COMPUTE     of the step, in ms: computing
   BETWEEN     from a step to the next one, mostly checkpoints; WORLDS of it are meetings with other worlds
   SPAG, SPRS  of a layer: copies and sums were under way, hidden or not; EXPOSED of that nothing hid; MOST on one rank, and which`;
 
-/** Milliseconds a step. */
+/** Milliseconds per step. */
 export function traceText(ranks: readonly ShownRank[]): string {
   const meets = ranks.some(({ times }) => times.worlds > 0);
   const header = ["MS A STEP", "STEP", "COMPUTE", "DISPATCH", "MEETING", "+SPRS", "+SPAG", "HOST", "BETWEEN", ...(meets ? ["WORLDS"] : [])];

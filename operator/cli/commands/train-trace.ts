@@ -1,4 +1,4 @@
-// `enodia train trace`: follows the pods of a running job for some steps, each by a forwarded port, and writes one file of all ranks.
+// `enodia train trace`: follows the pods of a running job for some steps over forwarded ports and writes one file of all ranks.
 import type { Duplex } from "node:stream";
 import { AppError, ports } from "../../../crds/common.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
@@ -12,24 +12,23 @@ import type { ProgressOutput } from "../train-progress.ts";
 import { perfettoOutput, traceText } from "./train-trace-text.ts";
 
 export const stepsDefault = 5;
-/** Ranks of one trace; of more, the first ones. */
+/** A larger job has only its first ranks traced. */
 const ranksTracedMax = 64;
-/** The trace ends when no step ends for so long. */
+/** The trace ends when no step ends for this long. */
 const silenceMsMax = 15 * 60_000;
 
 export interface TraceRequest {
   readonly json: boolean;
   readonly steps: number;
-  /** File of the trace. */
   readonly output: string | undefined;
-  /** A connection to a port on the loopback of a pod. */
+  /** A connection to a loopback port of a pod. */
   readonly connect: (pod: string, port: number) => Promise<Duplex>;
   readonly progress: ProgressOutput;
-  /** Ends it, with the steps that there are. */
+  /** Ends the trace with the steps so far. */
   readonly signal: AbortSignal;
 }
 
-/** Returns the text for the user. Throws AppError where there is no step to write. */
+/** Throws AppError where there is no step to write. */
 export async function traceJob(job: MoETrainingJob, request: TraceRequest): Promise<string> {
   const { name } = job.metadata;
   const { steps } = request;
@@ -67,7 +66,7 @@ function worldOf({ metadata: { name }, status }: MoETrainingJob): NonNullable<Mo
 
 type Steps = Gathering["common"];
 
-/** Names the world where there are several. */
+/** Includes the world where there are several. */
 function nameOf(members: readonly WorldMember[], common: Steps, rank: number): string {
   const several = new Set(common.map(groupOf)).size > 1;
   return `rank ${rank}${several ? ` of world ${groupOf(common[rank] ?? [])}` : ""}, ${members[rank]?.pod}`;
@@ -85,17 +84,16 @@ const noStep = (name: string, why: string | undefined): AppError =>
   });
 
 interface Followed {
-  /** What clocks of ranks have to be added to. */
+  /** Offsets that each rank's clock needs. */
   readonly origins: readonly number[];
-  /** What ended it. */
+  /** What ended the trace. */
   readonly why: string | undefined;
-  /** That which ended it, where it was none of a job's own ways. */
+  /** An error that ended it, unlike the end of a job. */
   readonly failure: AppError | undefined;
 }
 
 const overTexts = { complete: "all steps were reported", full: "there are too many spans", "another world": "the job's ranks changed" };
 
-/** Follows all pods until there is enough of each, or one of them ends. */
 async function follow(members: readonly WorldMember[], gathering: Gathering, request: TraceRequest): Promise<Followed> {
   const origins = members.map(() => 0);
   let [why, failure]: [string | undefined, AppError | undefined] = [undefined, undefined];
@@ -137,7 +135,7 @@ async function follow(members: readonly WorldMember[], gathering: Gathering, req
   return { origins, why: why ?? "it was interrupted", failure };
 }
 
-/** Shows how many steps there are; without a number, that there come no more. */
+/** `made` undefined: no more steps follow. */
 function progressOf({ progress, steps }: TraceRequest): (made?: number) => void {
   let last: number | undefined;
   return (made) => {

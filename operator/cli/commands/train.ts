@@ -1,4 +1,4 @@
-// `enodia train`: runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a checkpoint.
+// `enodia train`: runs runtime/train, loaded on demand, and shows its progress. Ctrl-C ends the run with a checkpoint.
 import { availableParallelism } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
@@ -89,7 +89,7 @@ const refused = (message: string): AppError => new AppError(message, { code: "Ba
 
 const missing = (name: string, what: string): AppError => refused(`--${name} is missing: ${what}; --help tells more`);
 
-/** Folders of token data, one for each world. */
+/** Folders of token data, one per world. */
 function dataOf({ data, local }: TrainRequest): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
@@ -103,7 +103,7 @@ function required<T>(present: T | undefined, name: string, what: string): T {
   throw missing(name, what);
 }
 
-/** Numbers without an option are the optimizer's own. Bounds are checked with the settings (runtime/train/loop/train-settings.ts). */
+/** Unset numbers are the optimizer's defaults; runtime/train/loop/train-settings.ts checks bounds. */
 function optimizer({ optimizer: name, weightDecay, beta1, beta2, epsilon }: TrainRequest): OptimizerSettings {
   const numbers = Object.entries({ "weight-decay": weightDecay, beta1, beta2, epsilon }).flatMap(([option, number]) =>
     number === undefined ? [] : [[option, number] as const],
@@ -148,7 +148,7 @@ async function trained(settings: TrainSettings, data: readonly string[], portsOf
   return train(settings, portsOf(0));
 }
 
-/** Writes the newest spans of all worlds by one clock, and returns their tables. */
+/** One clock for all worlds; returns the tables. */
 async function writeTrace(file: OutputFile, recorders: readonly Recorder[]): Promise<string> {
   const ranks = recorders.map((recorder, world) => ({ name: recorders.length > 1 ? `world ${world}` : "rank 0", spans: recorder.take() }));
   await writeOutput(file, chromeTrace(ranks));
@@ -171,13 +171,13 @@ async function run(values: TrainRequest): Promise<number> {
   );
   let stopped = false;
   const stop = (): void => {
-    if (stopped) process.exit(130); // asked twice: the last checkpoint is the one before
+    if (stopped) process.exit(130); // at the second Ctrl-C the previous checkpoint stays the last
     stopped = true;
     progress.say("ending with a checkpoint; Ctrl-C again ends at once");
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
   try {
-    // The bar is of the first world; others say where they begin.
+    // The bar shows the first world.
     const portsOf = (world: number): TrainPorts => ({
       now,
       stopped: () => stopped,

@@ -1,4 +1,4 @@
-// The check of address families: pods need IPv4 addresses, as the first or the only family of the cluster.
+// Checks address families: pods need IPv4 addresses.
 import { z } from "zod";
 import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type Outcome, ok, skip } from "./check.ts";

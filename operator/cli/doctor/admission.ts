@@ -1,17 +1,16 @@
-// The check of admission: a dry run of a pod as tight as those of a deployment.
+// Checks admission by a dry run of a pod as restricted as the operator's.
 import { AppError } from "../../../crds/common.ts";
 import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type Outcome, ok, skip } from "./check.ts";
 
 const enforced = "pod-security.kubernetes.io/enforce";
 
-/** Parts of refusals that say nothing of a pod of the operator's -> why. */
+/** Refusals that say nothing about our pods -> why. */
 const notTried: Readonly<Record<string, string>> = {
   'cannot create resource "pods"': "you may not make any, so it was not tried",
   "error looking up service account": "the namespace is so new that it has no service account yet; ask again",
 };
 
-/** A pod with the security settings that the operator gives its own. */
 const pod = {
   apiVersion: "v1",
   kind: "Pod",

@@ -1,8 +1,8 @@
-// The check of the API server's version: the chart, and the CEL rules of the CRDs, want a least one.
+// Checks the API server's version, which the chart and the CRDs' CEL rules need.
 import { z } from "zod";
 import { type Check, fail, type Outcome, ok, read } from "./check.ts";
 
-/** As `kubeVersion` of the chart has it; 1.x. */
+/** The chart's `kubeVersion`; 1.x. */
 export const leastMinor = 31;
 
 const versionSchema = z.object({ gitVersion: z.string(), platform: z.string().default("") });

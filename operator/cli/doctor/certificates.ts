@@ -1,4 +1,4 @@
-// The check of certificates: the operator renews a leaf with a third of its year left and a CA with two of its ten. Reads no keys.
+// Checks certificates: leaves are renewed with a third of their year left, CAs with two of ten years. Reads no keys.
 import { X509Certificate } from "node:crypto";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
@@ -7,7 +7,7 @@ import { listed, span } from "../../views/format.ts";
 import { type Check, type Context, fail, type Outcome, ok, skip, warn } from "./check.ts";
 
 const dayMs = 86_400_000;
-/** A good deal less than is left when renewal begins. */
+/** Well below the time of renewal. */
 const leafLeftMs = 90 * dayMs;
 const authorityLeftMs = 365 * dayMs;
 const namedMax = 4;
@@ -20,7 +20,7 @@ const secretSchema = z.object({
 export interface CertificateFacts {
   readonly name: string;
   readonly endsAt: Date;
-  /** It should have been renewed with so much left. */
+  /** Renewal is overdue below this. */
   readonly leastMs: number;
 }
 
@@ -56,7 +56,7 @@ function certificatesOf(object: KubeObject, entry: string, leastMs: number): Cer
     const certificate = new X509Certificate(Buffer.from(text, "base64"));
     return [{ name: `${metadata.namespace}/${metadata.name}`, endsAt: new Date(certificate.validTo), leastMs }];
   } catch {
-    return []; // the operator makes an unreadable one anew, or says why not in SpecAccepted
+    return []; // the operator replaces unreadable ones, or reports them in SpecAccepted
   }
 }
 

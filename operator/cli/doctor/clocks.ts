@@ -1,10 +1,10 @@
-// The check of clocks: a kubelet writes its time into its lease, and the API server notes beside it when that was by its own clock.
+// Checks clocks: the API server records when a kubelet wrote its own time into its lease.
 import { z } from "zod";
 import { resources } from "../../kube/kube.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, skip, warn } from "./check.ts";
 
-/** Load windows go by each sender's own clock, so only logs, certificates and dashboards suffer. */
+/** Only logs, certificates and dashboards suffer. */
 const offsetSecondsMax = 10;
 const namedMax = 6;
 
@@ -13,7 +13,7 @@ const leaseSchema = z.object({
   spec: z.object({ renewTime: z.string().optional() }).prefault({}),
 });
 
-/** Seconds by which the node's clock is ahead; undefined where the lease does not say. Pure. */
+/** Seconds that the node is ahead; undefined where unknown. Pure. */
 function offsetSeconds(object: unknown): number | undefined {
   const { metadata, spec } = leaseSchema.parse(object);
   const written = metadata.managedFields.flatMap(({ time }) => (time === undefined ? [] : [Date.parse(time)]));

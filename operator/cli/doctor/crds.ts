@@ -1,11 +1,10 @@
-// The check of the CRDs: the API server silently drops fields that an older CRD does not have.
+// Checks the CRDs: the API server silently drops fields that an older CRD lacks.
 import { z } from "zod";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { resources } from "../../kube/kube.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, type Context, fail, type Outcome, ok, warn } from "./check.ts";
 
-/** Differences that an answer names. */
 const namedMax = 4;
 
 const crdSchema = z.object({
@@ -26,15 +25,14 @@ type Tree = Readonly<Record<string, unknown>>;
 const isTree = (value: unknown): value is Tree => typeof value === "object" && value !== null && !Array.isArray(value);
 
 interface Differences {
-  /** Paths of fields that this version has and the cluster has not. */
+  /** Paths that only this version has. */
   readonly lacking: readonly string[];
-  /** The other way round. */
+  /** Paths that only the cluster has. */
   readonly foreign: readonly string[];
-  /** Fields that both have, with other bounds, rules or defaults. Descriptions do not count. */
+  /** Fields with other bounds, rules or defaults; descriptions do not count. */
   readonly other: readonly string[];
 }
 
-/** How the schema of the cluster differs from ours. Pure. */
 export function compareSchemas(ours: unknown, theirs: unknown, path = ""): Differences {
   if (!isTree(ours) || !isTree(theirs)) return { lacking: [], foreign: [], other: [] };
   const [mine, yours] = [childrenOf(ours), childrenOf(theirs)];
@@ -60,13 +58,11 @@ export function compareSchemas(ours: unknown, theirs: unknown, path = ""): Diffe
   };
 }
 
-/** Fields of an object, or those of a list's entries. */
 function childrenOf({ properties, items }: Tree): Tree {
   if (isTree(properties)) return properties;
   return isTree(items) ? { "[]": items } : {};
 }
 
-/** A schema without what is below it and what is only said. */
 function bare(schema: Tree): Tree {
   return Object.fromEntries(Object.entries(schema).filter(([key]) => !["properties", "items", "description"].includes(key)));
 }
@@ -104,7 +100,7 @@ export function judgeCrd(
     other.length > 0 ? `has other bounds, rules or defaults of ${listed(other, namedMax)}` : "",
   ].filter((part) => part !== "");
   if (parts.length === 0) return ok(`${name} is that of ${version}`);
-  // With the operator of this version it is the CRD that was left behind; else it may be that this command was.
+  // The CRD is outdated where the operator has this version; else this command may be.
   return (operator?.version === version ? fail : warn)(`${name} is not that of ${version}: it ${parts.join("; ")}`, upgrade);
 }
 

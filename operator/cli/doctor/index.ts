@@ -1,4 +1,4 @@
-// The registry of checks, in the order in which they are printed. One more check is a file and a line here.
+// The registry of checks, in order of output. A new check is a file and a line here.
 import { AppError } from "../../../crds/common.ts";
 import { addresses } from "./addresses.ts";
 import { admission } from "./admission.ts";
@@ -37,7 +37,7 @@ const checks: readonly Check[] = [
   metricsApi,
 ];
 
-/** A check that takes longer counts as not asked. */
+/** A longer check counts as unknown. */
 const checkMsMax = 45_000;
 
 export interface Examined {
@@ -45,7 +45,7 @@ export interface Examined {
   readonly outcomes: readonly Outcome[];
 }
 
-/** Both kinds run where the user may not look for an operator. */
+/** Where operators may not be listed, the checks of an install run. */
 export async function examine(context: Context, which: readonly Check[] = checks): Promise<Examined[]> {
   const installed = context.operators?.length !== 0;
   const fitting = which.filter(({ when }) => when === "always" || (when === "after") === installed);

@@ -1,4 +1,4 @@
-// The check of the resource metrics API, which the autoscaler of gateways needs and nothing else does.
+// Checks the resource metrics API, which only the gateways' autoscaler needs.
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";

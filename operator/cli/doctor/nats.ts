@@ -1,9 +1,8 @@
-// The check of your own NATS (nats.url): whether it accepts the credentials, speaks TLS and takes messages as large as ranks send.
+// Checks the user's NATS (nats.url): credentials, TLS and message size.
 import { AppError } from "../../../crds/common.ts";
 import { loadMessageBytesMax } from "../../../crds/telemetry.ts";
 import { type Check, fail, type NatsServer, type Outcome, ok, skip, warn } from "./check.ts";
 
-/** What to do about a reason why there is no connection. */
 const remedies: readonly (readonly [reason: RegExp, remedy: string])[] = [
   [
     /AuthorizationViolation/,
@@ -46,7 +45,7 @@ export const nats: Check = {
   name: "NATS",
   when: "always",
   run: async ({ nats: server, operators }) => {
-    if (!server && operators?.length !== 0) return []; // of an install the check of telemetry tells
+    if (!server && operators?.length !== 0) return []; // the telemetry check covers an existing install
     if (!server) return [skip("not asked", "name your own server with --nats URL; the chart's comes with nats.enabled")];
     try {
       return judgeServer(await server.ask(), server.host);

@@ -1,13 +1,13 @@
-// The checks of nodes: whether some are ready and of a kind that images run on, what is free on them, and a runtime class for GPUs.
+// Checks nodes: readiness, platform, free resources, and a runtime class for GPUs.
 import { z } from "zod";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { bytes, listed } from "../../views/format.ts";
 import { type Check, type Context, conditionOf, fail, type Outcome, ok, read, skip, warn } from "./check.ts";
 
-/** A small rank with a small model takes so much. */
+/** A small rank with a small model. */
 const roomBytesMin = 2 ** 30;
 const namedMax = 6;
-/** Pods are read in pages; with more than these the rest of a node is not known. */
+/** Beyond one page the resources of a node are unknown. */
 const podsPerPage = 500;
 const podPagesMax = 20;
 const gpu = "nvidia.com/gpu";
@@ -30,7 +30,6 @@ const podSchema = z.object({
   status: z.object({ phase: z.string().default("") }).prefault({}),
 });
 
-/** A Kubernetes quantity of any form, as a number. */
 export function amount(text: string): number {
   const [, digits = "0", unit = ""] = /^([\d.]+(?:e\d+)?)([A-Za-z]*)$/.exec(text) ?? [];
   const factors: Readonly<Record<string, number>> = {
@@ -55,7 +54,7 @@ export interface FreeResources {
   readonly gpusInAll: number;
 }
 
-/** What is left to ask for on each node that takes pods. Pure. */
+/** Free resources of each node that accepts pods. Pure. */
 export function freeOf(nodes: readonly KubeObject[], pods: readonly unknown[]): FreeResources[] {
   const requested = new Map<string, Record<string, number>>();
   for (const pod of pods) {
@@ -111,7 +110,7 @@ export function judgeFree(resources: readonly FreeResources[]): Outcome[] {
   return [...found, left > 0 ? ok(text) : warn(text, "kubectl get pods -A -o wide   # who has them")];
 }
 
-/** All pods of the cluster; undefined where there are more than are read. */
+/** Undefined beyond one page. */
 async function allPods(transport: Context["transport"]): Promise<unknown[] | undefined> {
   const pods: unknown[] = [];
   let next: string | undefined;

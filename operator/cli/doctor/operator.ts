@@ -1,4 +1,4 @@
-// The checks of the operator: its pods, their version, and a leader. The lease is watched, since clocks of nodes differ.
+// Checks the operator: pods, version and leader. The lease is watched, since clocks differ.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Kube, type KubeObject, resources } from "../../kube/kube.ts";
@@ -6,10 +6,9 @@ import { troubleOf } from "../../views/findings/pods.ts";
 import { podFactsOf } from "../../views/pods.ts";
 import { type Check, type Context, fail, type OperatorFacts, type Outcome, ok, skip, warn } from "./check.ts";
 
-/** A leader writes its lease each 2 s. */
+/** A leader renews every 2 s. */
 const lookMs = 1_000;
 const looksMax = 8;
-/** Pods of an operator that are looked at. */
 const podsMax = 8;
 
 const operatorLabels = "app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=operator";
@@ -34,7 +33,7 @@ const deploymentSchema = z.object({
   status: z.object({ readyReplicas: z.number().default(0) }).prefault({}),
 });
 
-/** The operators of the cluster; undefined where they may not be listed. */
+/** Undefined where they may not be listed. */
 export async function findOperators(kube: Pick<Kube, "list">): Promise<OperatorFacts[] | undefined> {
   try {
     const { items } = await kube.list(resources.deployments, { labelSelector: operatorLabels });
@@ -96,7 +95,6 @@ export const operators: Check = {
   },
 };
 
-/** Why pods of an operator do not run. */
 async function troublesOf({ kube, now }: Context, { namespace, name, ready, replicas }: OperatorFacts): Promise<Outcome[]> {
   if (ready >= replicas) return [];
   const { items } = await kube.list(resources.pods, { namespace, labelSelector: operatorLabels });

@@ -1,18 +1,17 @@
-// The checks of rights: the user's to install and to look, and the operator's by the list that its roles are generated from.
+// Checks rights: the user's to install and to look, and the operator's by rbac.ts.
 import { AppError } from "../../../crds/common.ts";
 import type { Right } from "../../kube/access-review.ts";
 import { operatorRules, type Rule } from "../../rbac.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, rightText, skip, warn } from "./check.ts";
 
-/** Rights that an answer names one by one. */
 const namedMax = 6;
 const texts = (rights: readonly Right[]): string => listed(rights.map(rightText), namedMax);
 
 const across = (group: string, resources: readonly string[], verb = "create"): Right[] =>
   resources.map((resource) => ({ group, resource, verb }));
 
-/** What the chart makes, and so what installing it takes. */
+/** The objects of the chart. */
 function installRights(namespace: string): Right[] {
   const inside = (group: string, resources: readonly string[]): Right[] =>
     across(group, resources).map((right) => ({ ...right, namespace }));
@@ -37,7 +36,7 @@ export const installing: Check = {
   },
 };
 
-/** Right -> what a person misses without it. */
+/** What a person misses without a right. */
 function lookingRights(namespace: string): readonly (readonly [Right, string])[] {
   const of = (group: string, resource: string, verb: string): Right => ({ group, resource, verb, namespace });
   return [
@@ -68,7 +67,6 @@ export const looking: Check = {
   },
 };
 
-/** The rights of a rule in each namespace where it holds. */
 function rightsOf(rule: Rule, operator: OperatorFacts): Right[] {
   const places: readonly (string | undefined)[] =
     rule.scope === "release"
@@ -93,7 +91,7 @@ export const operatorsRights: Check = {
 
 async function judgeOperator(transport: Parameters<typeof missingRights>[0], operator: OperatorFacts): Promise<Outcome> {
   const user = `system:serviceaccount:${operator.namespace}:${operator.serviceAccount}`;
-  // What a value of the chart leaves out is wanted by nobody, or told of where it is.
+  // Rules behind a chart value may be off on purpose.
   const rights = operatorRules.filter(({ option }) => option === undefined).flatMap((rule) => rightsOf(rule, operator));
   try {
     const missing = await missingRights(transport, rights, user);

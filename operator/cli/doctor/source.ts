@@ -1,11 +1,11 @@
-// The check of a model to download (spec.model.uri): whether its source answers, how large it is, and whether the claim is large enough.
+// Checks spec.model.uri: whether its source answers, and whether the claim is large enough.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type ModelSource, type Outcome, ok, warn } from "./check.ts";
 
-/** Anything but a store needs its size twice, until the store made of it is verified. */
+/** Anything but a store needs twice its size until the store is verified. */
 const copies = { store: 1, folder: 2, gguf: 2 } as const;
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
@@ -32,7 +32,7 @@ const claimSchema = z.object({
   status: z.object({ capacity: z.object({ storage: z.string().optional() }).prefault({}) }).prefault({}),
 });
 
-/** The API server does not know how much of a claim is in use. */
+/** The API server does not know a claim's usage. */
 export function judgeRoomOf(claim: unknown, where: string, needed: number): Outcome {
   if (claim === undefined)
     return warn(

@@ -1,16 +1,15 @@
-// The checks of storage: classes for claims that hold models, and the claims of deployments. Shared ones are known by provisioner.
+// Checks storage classes for models, and the claims of deployments.
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, read, warn } from "./check.ts";
 
-/** Provisioners of file systems that pods of several nodes mount at once. */
+/** Provisioners whose volumes several nodes can mount. */
 const shared =
   /nfs|cephfs|efs\.csi|azurefile|\bfile\.csi|filestore|glusterfs|lustre|weka|beegfs|juicefs|seaweedfs|smb\.csi|quobyte|manila/i;
 const defaultClass = "storageclass.kubernetes.io/is-default-class";
 const namedMax = 6;
-/** Deployments whose claims are looked at. */
 const claimsMax = 50;
 
 const classesSchema = z.object({

@@ -1,4 +1,4 @@
-// The check of telemetry: what the operator reports of the load messages of each deployment.
+// Checks the telemetry that the operator reports for each deployment.
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
 import { listed } from "../../views/format.ts";

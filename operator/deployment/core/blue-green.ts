@@ -1,6 +1,4 @@
-// The next step of a change of model or codec that serves on meanwhile: a green deployment, an owned deployment of the new model, comes up beside
-// the ranks, has the Service while they change, and goes when they serve again. Pure: each step follows from what is there, so that it
-// may be repeated by whoever leads. ../green deployments.ts gathers and acts.
+// The next step of a change of model without a pause (DECISIONS.md 5). Pure; features/blue-green.ts gathers the input.
 
 import type { GreenStatus } from "../../../crds/blue-green.ts";
 import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
@@ -12,41 +10,31 @@ import type { Front, GreenFacts, GreenStep, Sizes } from "./green-look.ts";
 import { judgePods } from "./rollout.ts";
 import { living, type PodFacts } from "./snapshot.ts";
 
-/** Ranks or a green deployment that have lost the Service are left to those who have not heard of it for so long before they stop. */
+/** Time for clients to notice new endpoints before the old ones stop. */
 export const heardOfMs = 10_000;
-/** What a green deployment serves as a canary is looked at this often: totals that grow wake nobody. */
 const compareMs = 10_000;
-/** A green deployment that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
+/** A suspended green deployment is deleted at the latest after this and `elasticity.drain`. */
 const stopSlackMs = 150_000;
 
 export interface GreenInput {
   readonly now: Date;
-  /** The name of a green deployment for the spec; undefined where the strategy or the object has none. */
+  /** Its name; undefined where the strategy or the object allows none. */
   readonly possible: string | undefined;
-  /** Of the ranks: they have the model that is to be in force, or another and the spec is not accepted, or another and they are to stop. */
+  /** Same: the ranks have the desired model. Otherwise its spec is not accepted yet, or the ranks stop. */
   readonly stands: "Same" | "Accepting" | "Stopping";
-  /** The deployment is to serve: it is not suspended or at zero. */
   readonly wanted: boolean;
   readonly own: {
     /** A rank and a gateway of the deployment itself serve. */
     readonly serves: boolean;
-    /** All of them do. */
     readonly whole: boolean;
   };
   readonly child: GreenFacts | undefined;
-  /** As the Service has it. */
   readonly front: Front;
-  /** A failure of the green deployment takes the roll back. */
   readonly rollsBack: boolean;
-  /** What it has to stand as a canary before it serves alone; undefined: nothing. */
   readonly analysis: RolloutAnalysis | undefined;
-  /** What it and the ranks have served since it bakes. */
   readonly comparison: Comparison | undefined;
-  /** What the deployment is to have. */
   readonly sizes: Sizes;
-  /** `elasticity.drain` in ms. */
   readonly drainMs: number;
-  /** What the status said before. */
   readonly last: GreenStatus | undefined;
 }
 
@@ -70,20 +58,17 @@ export function greenStep(input: GreenInput): GreenStep {
   return called ? rise(input, child) : leave(input, child);
 }
 
-/** Ranks that do not serve have nothing to lose, and change at once. */
+/** Ranks that do not serve change at once. */
 function begin({ wanted, stands, possible, own, now }: GreenInput): GreenStep {
   if (!wanted || stands !== "Accepting" || possible === undefined || !own.serves) return idle;
   const status: GreenStatus = { name: possible, phase: "Starting", since: rfc3339(now) };
   return { ...idle, act: "Create", holds: true, status, phase: "Creating", message: `green deployment ${possible} is made` };
 }
 
-/**
- * The green deployment keeps the Service until the ranks are whole with the model that is to be in force, or it fails while some of them serve.
- * Where none of them serves it has the Service in any case.
- */
+/** It keeps the Service until all ranks serve the new model, or until it fails while some serve. */
 function isNeeded({ wanted, stands, own, front }: GreenInput, child: GreenFacts, called: boolean): boolean {
   if (!wanted) return false;
-  // A canary has what the ranks do not serve, and is judged all the same.
+  // The ranks do not serve the canary's model, and it is judged all the same.
   if (front === "Both" && called) return false;
   if (front !== "Green") return child.serves && !child.terminating && !own.serves;
   if (child.terminating || !child.serves) return !own.serves;
@@ -98,7 +83,7 @@ function stand(input: GreenInput, child: GreenFacts): GreenStep {
   const told = `green deployment ${child.name} serves in their place`;
   if (stands === "Same") return { ...step, message: `${told} until all ranks serve the new model` };
   if (leftMs === 0 || stands === "Stopping") return { ...step, message: `${told} while the ranks change their model` };
-  // Clients and proxies that have not heard of the Service yet still come to the gateways of before.
+  // Some clients have not noticed the new endpoints yet.
   return { ...step, holds: true, message: `${told}; the ranks change their model in ${Math.ceil(leftMs / 1000)} s`, againInMs: leftMs };
 }
 
@@ -114,14 +99,14 @@ function rise(input: GreenInput, child: GreenFacts): GreenStep {
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
   if (failure && input.rollsBack) return { ...step, failure, message: failure.message };
   if (noCapacity !== "" && !hasServed) return { ...step, holds: false, message: capacityText(child) };
-  // It had room: what became of that is no reason to do without it.
+  // It had capacity before, so that a later lack of it is no reason to go without.
   if (noCapacity !== "" && dueInMs === undefined && input.rollsBack)
     return { ...step, failure: { reason: "ProgressDeadlineExceeded", message: noCapacity }, message: noCapacity };
   const says = failure?.message ?? (noCapacity || message);
   return { ...step, message: `green deployment ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
 }
 
-/** Of new connections it has the share that its gateways are of all, and nothing comes into force meanwhile. */
+/** Its gateways get their share of new connections, and nothing takes effect. */
 function bake(input: GreenInput, child: GreenFacts, analysis: RolloutAnalysis): GreenStep {
   const { status, ageMs } = statusOf(input, child, "Baking");
   const step = { ...idle, holds: true, status, phase: "Baking" as const };
@@ -130,7 +115,7 @@ function bake(input: GreenInput, child: GreenFacts, analysis: RolloutAnalysis): 
   if (verdict.type === "Failed" && input.rollsBack) return { ...step, failure: verdict, message: verdict.message };
   const leftMs = parseDuration(analysis.bake, "spec.rolloutStrategy.canary.analysis.bake") - ageMs;
   if (leftMs <= 0 && verdict.type === "Passed") {
-    // Known before anything is done about it, so that another leader does not bake it anew.
+    // The status says Baked first, so that another leader does not bake anew.
     const { status: baked } = statusOf(input, child, "Baked");
     return { ...step, front: "Both", status: baked, message: `green deployment ${child.name} has passed as a canary`, againInMs: 1 };
   }
@@ -140,7 +125,6 @@ function bake(input: GreenInput, child: GreenFacts, analysis: RolloutAnalysis): 
   return { ...step, front: "Both", message, againInMs: judgesByTime(analysis) ? leftMs : compareMs };
 }
 
-/** It gets all requests once it has the gateways and ranks that they need. */
 function lead(input: GreenInput, child: GreenFacts, baked: boolean): GreenStep {
   const { ranks, gateways } = input.sizes;
   const lacks = child.sizes.gateways < gateways || child.sizes.ranks < ranks;
@@ -150,7 +134,7 @@ function lead(input: GreenInput, child: GreenFacts, baked: boolean): GreenStep {
   return { ...step, front: "Green", message: `green deployment ${child.name} serves: the Service leads to it` };
 }
 
-/** Gateways of a green deployment that is a canary: their share of all is that of canaries among ranks, but one of them at least. */
+/** Gateways of a canary: the fraction that canaries are of the ranks, at least one. */
 export function canaryGateways({ rolloutStrategy, replicas }: MoEDeploymentSpec, gateways: number): number {
   const { canary } = rolloutStrategy;
   return canary ? Math.max(1, Math.min(gateways, Math.floor((gateways * canary.ranks) / Math.max(1, replicas)))) : gateways;
@@ -159,10 +143,9 @@ export function canaryGateways({ rolloutStrategy, replicas }: MoEDeploymentSpec,
 const capacityText = ({ name, noCapacity }: GreenFacts): string =>
   `no room for green deployment ${name}, so that all ranks stop before others start: ${noCapacity}`;
 
-/** It may have requests still: it stops like any deployment that is suspended, and is deleted when its last pod is gone. */
+/** It may have requests, so that it is suspended first. */
 function leave(input: GreenInput, child: GreenFacts): GreenStep {
   const { status, ageMs } = statusOf(input, child, "Leaving");
-  // The next one is made when it is gone.
   const holds = input.wanted && input.stands === "Accepting" && input.possible !== undefined && input.own.serves;
   const step = { ...idle, holds, status, phase: "Emptying" as const };
   if (child.terminating) return { ...step, message: `green deployment ${child.name} is being removed` };
@@ -176,23 +159,20 @@ function leave(input: GreenInput, child: GreenFacts): GreenStep {
   return { ...step, message, againInMs: leftMs };
 }
 
-/** The status, with how long the green deployment has been in that phase. */
 function statusOf({ last, now }: GreenInput, { name }: GreenFacts, phase: GreenStatus["phase"]) {
   const same = last?.name === name && last.phase === phase;
-  // A time of the future was told by a clock that was ahead.
+  // A time in the future comes from a clock that was ahead.
   const since = same && Date.parse(last.since) <= now.getTime() ? last.since : rfc3339(now);
   return { status: { name, phase, since }, ageMs: Math.max(0, now.getTime() - Date.parse(since)) };
 }
 
 export interface Told {
-  /** When its time to come to serve began. */
   readonly startMs: number;
   readonly conditions: readonly Condition[];
-  /** Its worker pods. */
   readonly pods: readonly PodFacts[];
 }
 
-/** What keeps a green deployment from serving: something of its own, or that there is no room for it. */
+/** Why a green deployment does not serve: a fault of its own, or no capacity. */
 export function judgeGreen(
   { startMs, conditions, pods }: Told,
   { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },

@@ -1,9 +1,9 @@
-// The comparison of canaries with the ranks that keep the template before, by what workers say of the requests that they served. Pure.
-// Missing numbers are no zeros: without enough requests on both sides there is no verdict, and the canaries bake on.
+// Compares canaries with the other ranks by the requests they served. Pure. Without enough requests on both sides there is no verdict, and
+// the canaries bake on.
 import type { RolloutAnalysis } from "../../../crds/rollout.ts";
 import type { ServedTotals } from "./world.ts";
 
-/** What ranks served since canaries bake; undefined where one of them says nothing, as a worker of an earlier release. */
+/** Undefined where a rank does not report, as in earlier releases. */
 export interface Comparison {
   readonly canaries: ServedTotals | undefined;
   readonly others: ServedTotals | undefined;
@@ -13,7 +13,6 @@ export type CanaryVerdict =
   | { readonly type: "Passed" | "Unknown"; readonly message: string }
   | { readonly type: "Failed"; readonly reason: "ErrorRateExceeded" | "LatencyExceeded"; readonly message: string };
 
-/** True where the time of the bake alone decides. */
 export const judgesByTime = ({ errorRatePercent, latencyPercent }: RolloutAnalysis): boolean =>
   errorRatePercent === undefined && latencyPercent === undefined;
 
@@ -33,7 +32,7 @@ const shown = (value: number): string => value.toFixed(1);
 
 function errorVerdict({ errorRatePercent }: RolloutAnalysis, canaries: ServedTotals, others: ServedTotals): CanaryVerdict | undefined {
   if (errorRatePercent === undefined) return undefined;
-  // In whole numbers, so that as many as are allowed are not one too many.
+  // Integer arithmetic, so that exactly the allowed number passes.
   const [served, beside] = [Math.max(1, canaries.requests), Math.max(1, others.requests)];
   if ((canaries.failed * beside - others.failed * served) * 100 <= errorRatePercent * served * beside) return undefined;
   const [ours, theirs] = [failedPercent(canaries), failedPercent(others)];

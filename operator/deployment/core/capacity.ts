@@ -1,5 +1,4 @@
-// The capacity of a deployment by the memory of its ranks, with arithmetic that a reader can check: requests that run at once, and the
-// least number of ranks. Pure; target.ts scales by it, status.ts and `enodia status` show it.
+// What a deployment's memory allows: concurrent requests, and the least number of ranks. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import { formatBytes } from "../../../crds/quantity.ts";
@@ -7,13 +6,13 @@ import { expertCount } from "../../../runtime/placement/grid.ts";
 import { expertBudget, leastRanks } from "./memory-fit.ts";
 import type { ModelView } from "./world.ts";
 
-/** A number and how it comes about. */
+/** A number with its derivation as text. */
 export interface Reckoned {
   readonly count: number;
   readonly reason: string;
 }
 
-/** Requests that run at once on each rank, as far as their contexts fit; more of them wait. */
+/** Requests that run at once on each rank, if their contexts fit; others wait. */
 export function requestsPerRank({ runtime }: MoEDeploymentSpec, model: ModelView): Reckoned {
   const { kvSlots: count, kvBytes, kvTokens, maxContext } = model;
   const token = formatBytes(kvBytes / Math.max(1, kvTokens));
@@ -24,10 +23,7 @@ export function requestsPerRank({ runtime }: MoEDeploymentSpec, model: ModelView
   return { count, reason };
 }
 
-/**
- * The least number of ranks that hold a copy of every expert; undefined where neither the spec nor a container limit says how much a
- * rank may hold, or no number is enough.
- */
+/** Undefined where a rank's memory is unknown, or no number of ranks suffices. */
 export function rankFloor(spec: MoEDeploymentSpec, model: ModelView, limitBytes: number | undefined): Reckoned | undefined {
   const budget = expertBudget(spec, model, limitBytes);
   const count = budget === undefined ? Infinity : leastRanks(model, budget);
@@ -37,7 +33,7 @@ export function rankFloor(spec: MoEDeploymentSpec, model: ModelView, limitBytes:
   return { count, reason };
 }
 
-/** The floor as the status has it, for as long as no rank of a new leader has told the model's sizes. */
+/** The floor in the status, until a rank reports the model's sizes to a new leader. */
 export function rememberedFloor({ expertParallel }: MoEDeploymentStatus): Reckoned | undefined {
   const { leastRanks: count, leastRanksReason: reason } = expertParallel ?? {};
   return count === undefined || reason === undefined ? undefined : { count, reason };

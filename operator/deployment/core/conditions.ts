@@ -1,4 +1,4 @@
-// The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
+// The conditions of a MoEDeployment: for each, the first check in order that decides wins. Pure.
 
 import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
@@ -20,16 +20,16 @@ export interface Findings {
   readonly operation: Operation | undefined;
   readonly pendingReplicas: number | undefined;
   readonly failure: string;
-  /** The reason why the spec could be neither put in force nor refused; empty when it was judged. */
+  /** Why the spec could be neither accepted nor refused; empty when it was judged. */
   readonly judgeError: string;
-  /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
+  /** Why a missing rank cannot be created; empty when it can. */
   readonly createError: string;
   readonly failures: readonly PodFailure[];
-  /** The verdict of the autoscaler; undefined where the spec asks for none. */
+  /** Undefined without autoscaling. */
   readonly scaling?: Verdict | undefined;
 }
 
-/** One that is left out is not written. */
+/** An undefined condition is not written. */
 type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict | undefined>>;
 
 const yes = (reason: string, message: string): Verdict => ({ status: "True", reason, message });
@@ -48,7 +48,6 @@ export function verdicts(findings: Findings): Verdicts {
     Ready: ready(findings, specAccepted, availability),
     Progressing: progressing(findings),
     Degraded: degraded(findings),
-    // A download is no matter of sessions.
     ModelAvailable: pending ? modelAvailable(findings) : kept(findings, "ModelAvailable", modelAvailable(findings)),
     Reproducible: kept(findings, "Reproducible", view?.reproducible ?? unknown("NotObserved", "no worker was reached yet")),
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
@@ -59,7 +58,7 @@ export function verdicts(findings: Findings): Verdicts {
   };
 }
 
-/** Right after a change of leader sessions and NATS are still being opened: what the former leader said stands until then. */
+/** A new leader still opens its sessions, so that the former leader's condition stands until then. */
 function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Verdict): Verdict {
   const before = snapshot.deployment.status.conditions?.find((condition) => condition.type === type);
   return snapshot.warmingUp && before && now.status !== "True"
@@ -99,7 +98,7 @@ function available(findings: Findings): Verdict {
   if (snapshot.switching) return switchingModel(snapshot);
   if (spec.suspend) return no("Suspended", "spec.suspend is true");
   const isHolding = findings.scaling !== undefined && isAtZero(findings.scaling) && snapshot.gateway.ready > 0;
-  // Whoever asks gets an answer, from the ranks that come for it.
+  // Requests wait for the ranks that they bring back.
   if (ranks === 0 && isHolding) return yes("ScaledToZero", `gateways hold what comes: ${findings.scaling?.message}`);
   if (ranks === 0) return no("ScaledToZero", "no ranks are wanted");
   const serving = servingPods(snapshot).length;
@@ -127,7 +126,6 @@ function ready(findings: Findings, specAccepted: Verdict, availability: Verdict)
   return yes("AllReplicasAvailable", `${serving} of ${wanted} ranks serve`);
 }
 
-/** The most useful reason why a rank does not serve. */
 function whyNot({ snapshot, failure, failures }: Findings): string {
   const pods = living(snapshot.pods);
   const broken = pods.find((pod) => pod.problem !== "");
@@ -154,7 +152,7 @@ function progressing(findings: Findings): Verdict {
   if (!operation && left !== "") return yes("TakingOver", left);
   const { pending } = snapshot.delivery;
   if (!operation && pending && !snapshot.deployment.spec.suspend) return yes(pending.reason, pending.message);
-  // Experts that move are PlacementBalanced's to tell.
+  // PlacementBalanced reports moves of experts.
   if (!operation || operation.type === "Rebalance") {
     const hold = rollHold(snapshot, ranks);
     return hold ? no(holdReason[hold.phase], hold.message) : no("Converged", "nothing is to be done");
@@ -206,7 +204,7 @@ function degraded(findings: Findings): Verdict {
   return no("AsExpected", "no rank is missing and every expert has a place");
 }
 
-/** What keeps gateways from coming up while others may still serve, by an older spec than they do; empty when nothing is known to. */
+/** Why new gateways do not come up while old ones may serve; empty when nothing is known. */
 function failingGateways({ gateway, deployment: { spec }, runtimeImage }: Snapshot): string {
   if (!/CrashLoopBackOff|ProgressDeadlineExceeded/.test(gateway.message)) return "";
   const { own, pinned, offered } = runtimeImage ?? {};
@@ -215,7 +213,7 @@ function failingGateways({ gateway, deployment: { spec }, runtimeImage }: Snapsh
   return `${gateway.message}; spec.gateway.jwt: gateways of an image that cannot check tokens do not start, and ${image} may be one: roll to a newer`;
 }
 
-/** The reason why what is missing stays missing; empty when it is being made. */
+/** Why missing ranks stay missing; empty while they are being created. */
 function notReplaced({ snapshot, ranks, createError }: Findings): string {
   const { gateway, pods } = snapshot;
   const missing = freeRanks(living(pods), ranks);
@@ -225,7 +223,7 @@ function notReplaced({ snapshot, ranks, createError }: Findings): string {
   return short && gateway.createError !== "" ? `${gateway.ready} gateways are ready and no more can be made: ${gateway.createError}` : "";
 }
 
-/** Ranks below the wanted number that nobody serves. */
+/** Ranks below the desired number without a serving pod. */
 export function lostRanks({ snapshot, ranks }: Findings): number[] {
   const serving = new Set(servingPods(snapshot).map((pod) => pod.rank));
   const known = living(snapshot.pods).flatMap((pod) => (pod.terminating ? [] : pod.rank));

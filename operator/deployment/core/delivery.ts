@@ -1,19 +1,17 @@
-// Which Jobs of a download are to be made and removed, whether the model is there, and what the status says of it. Pure.
+// Which download Jobs to create and delete, and whether the model is there. Pure.
 import type { DownloadEnd, DownloadWords } from "../../../crds/download.ts";
 import { progressText } from "../../../crds/progress-text.ts";
 
-/** Pods that still write are looked at again after this. */
 const writersMs = 2_000;
-/** A Job that has failed is made anew after this: the source may be back, the disk larger, the Secret right. */
+/** A failed Job is created anew after this: the source, the disk or the Secret may be right by then. */
 const retryMs = 120_000;
 
 export interface JobFacts {
   readonly name: string;
   readonly uid: string;
   readonly state: "Running" | "Complete" | "Failed";
-  /** The time at which it failed; undefined while it has not. */
+  /** Unix ms; undefined while it has not failed. */
   readonly failedMs: number | undefined;
-  /** What the Job controller says of its failure. */
   readonly message: string;
   readonly terminating: boolean;
 }
@@ -21,34 +19,28 @@ export interface JobFacts {
 export interface DownloadPod {
   readonly uid: string;
   readonly job: string;
-  /** Undefined while it does not run. */
   readonly ip: string | undefined;
   readonly createdMs: number;
-  /** The reason why it does not run; empty when nothing is wrong. */
   readonly problem: string;
-  /** What it said at its end; undefined of one that has not ended, or says nothing. */
+  /** The pod's exit message; undefined while it runs. */
   readonly end: DownloadEnd | undefined;
 }
 
 export interface DeliveryInput {
-  /** The Job that brings the model; undefined where nothing is downloaded. */
+  /** Undefined without a download. */
   readonly wanted: string | undefined;
   readonly suspended: boolean;
-  /** Those of this deployment. */
   readonly jobs: readonly JobFacts[];
   readonly pods: readonly DownloadPod[];
-  /** Downloads of this deployment that have not ended, of Jobs that are gone or are to go: they may still write into its work folder. */
+  /** Unfinished pods of other Jobs, which may still write. */
   readonly writers: readonly string[];
-  /** What the running pod said last. */
   readonly words: DownloadWords | undefined;
-  /** The reason why the Job could not be made; empty when none was refused. */
+  /** Why the Job could not be created; empty when it was not refused. */
   readonly jobError: string;
   readonly now: number;
 }
 
-/** A model that is not there yet. */
 export interface Pending {
-  /** The reason of ModelAvailable=False. */
   readonly reason: string;
   readonly message: string;
   readonly words: DownloadWords | undefined;
@@ -57,9 +49,8 @@ export interface Pending {
 export interface DeliveryPlan {
   readonly create: string | undefined;
   readonly remove: readonly JobFacts[];
-  /** Undefined where the model is there, or none is downloaded. */
+  /** Undefined once the model is there. */
   readonly pending: Pending | undefined;
-  /** What the download took the model from, where it is known. */
   readonly revision: string | undefined;
   readonly againInMs: number | undefined;
 }
@@ -72,12 +63,12 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   if (wanted === undefined) return plan;
   if (job?.state === "Complete" && !job.terminating) return { ...plan, revision: lastEnd(input, job)?.revision };
   const pending = (reason: string, message: string): Pending => ({ reason, message, words: input.words });
-  // While suspended there are no pods: what is on the disk waits there.
+  // A suspended deployment has no pods; partial files wait on the disk.
   if (suspended) {
     const remove = job && !job.terminating ? [...others, job] : others;
     return { ...plan, remove, pending: pending("Suspended", "spec.suspend is true: the model is downloaded once it is false") };
   }
-  // A Job is gone before its pods are, and two pods would write the same files.
+  // A Job may be gone before its pods, and two pods would write the same files.
   if (job === undefined && input.writers.length > 0) {
     const told = `pod ${input.writers.join(", ")} of a download before is waited for, since it may still write; it is being deleted`;
     return { ...plan, pending: pending("Downloading", told), againInMs: writersMs };
@@ -94,13 +85,11 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   return leftMs > 0 ? { ...plan, pending: told, againInMs: leftMs } : { ...plan, remove: [...others, job], pending: told };
 }
 
-/** What the last pod of a Job that has ended said. */
 function lastEnd({ pods }: DeliveryInput, job: JobFacts): DownloadEnd | undefined {
   const ended = pods.filter((pod) => pod.job === job.name && pod.end !== undefined);
   return ended.sort((a, b) => b.createdMs - a.createdMs)[0]?.end;
 }
 
-/** What the pod says, or why it says nothing. */
 function runningText({ pods, words }: DeliveryInput, job: JobFacts): string {
   const own = pods.filter((pod) => pod.job === job.name).sort((a, b) => b.createdMs - a.createdMs);
   const [newest] = own;

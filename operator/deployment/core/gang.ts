@@ -1,4 +1,4 @@
-// The gang of a deployment: who starts its ranks together, and how many have to find room at once. Pure.
+// Which gang scheduler starts a deployment's ranks, and how many must fit at once. Pure.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { Gang, GangScheduler } from "../../gangs/gang.ts";
 import { chooseScheduler } from "../../gangs/index.ts";
@@ -9,7 +9,7 @@ import { rememberedFloor } from "./capacity.ts";
 import { living, type PodFacts } from "./snapshot.ts";
 
 interface ChosenGang {
-  /** Undefined where nobody starts ranks together, and while there is nothing to start. */
+  /** Undefined without a gang scheduler or ranks. */
   readonly gang: Gang | undefined;
   readonly refusals: readonly Refusal[];
 }
@@ -21,9 +21,8 @@ export function chooseGang(deployment: MoEDeployment, pods: readonly PodFacts[],
 }
 
 /**
- * The ranks that are of use only together: those that hold all experts, and as many as still count as serving; all of them while the
- * model's size is not known. Not every rank that is wanted: a world that grows, or that replaces a lost rank, takes room as it comes.
- * Ranks that run outside of the group, from before there was one, are there already, and its scheduler does not count them.
+ * The ranks that are useful only together: those that hold all experts, and enough to serve; all while the model's size is unknown. Growth
+ * and replacements need no gang. Running ranks from before the group count as present.
  */
 export function membersOf({ spec, status }: MoEDeployment, pods: readonly PodFacts[], scheduler: GangScheduler): number {
   const ranks = spec.suspend ? 0 : status.expertParallel?.desiredRanks || spec.replicas;

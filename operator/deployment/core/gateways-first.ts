@@ -1,20 +1,19 @@
-// The order in which a deployment stops where another serves its clients next: ranks serve on until the gateways have ended, since clients
-// keep connections to these and hear of another place with their last answer. Pure.
+// The order of a stop while another deployment takes over: ranks serve until the gateways have ended, since clients keep connections to
+// these. Pure.
 import { labels } from "../../../crds/common.ts";
 import type { Step } from "./pod-actions.ts";
 import type { Snapshot } from "./snapshot.ts";
 
-/** Gateways have a minute to end what came to them; ranks wait no longer than this. */
+/** Gateways have a minute to end requests; ranks wait no longer than this. */
 export const gatewaysMs = 75_000;
 
 export interface GatewaysLook {
-  /** Gateways that are there. */
   readonly gateways: number;
   readonly sinceMs: number | undefined;
   readonly nowMs: number;
 }
 
-/** The step without stops of ranks while gateways of theirs are there, and since when these are waited for. */
+/** Delays stops of ranks while their gateways exist, and reports since when. */
 export function afterGateways(
   step: Step,
   { deployment, green }: Pick<Snapshot, "deployment" | "green">,

@@ -1,10 +1,10 @@
-// One look at the green deployment of a deployment that changes its model or codec: what is there of it, and what is to be done.
+// The state of a green deployment and the next step with it.
 
 import type { GreenStatus } from "../../../crds/blue-green.ts";
 import type { Operation } from "../../../crds/operation.ts";
 import type { RollFailure } from "./roll-failure.ts";
 
-/** Whose gateways the Service leads to. */
+/** Whose gateways the Service selects. */
 export type Front = "Own" | "Both" | "Green";
 
 export interface Sizes {
@@ -16,45 +16,39 @@ export interface GreenFacts {
   readonly name: string;
   readonly uid: string;
   readonly terminating: boolean;
-  /** It was told to stop. */
   readonly suspended: boolean;
   /** All its ranks and gateways serve. */
   readonly serves: boolean;
-  /** Its pods that are still there, of any kind. */
   readonly pods: number;
-  /** What it is to have. */
   readonly sizes: Sizes;
-  /** The reason why it will not serve; undefined while it may. */
+  /** Why it will not serve; undefined while it may. */
   readonly failure: RollFailure | undefined;
-  /** The reason why there is no room for it; empty when there is, as far as is known. */
+  /** Why it finds no capacity; empty while it does. */
   readonly noCapacity: string;
-  /** Milliseconds until it is out of time; undefined where that is not known. */
+  /** Milliseconds left to start; undefined where unknown. */
   readonly dueInMs: number | undefined;
-  /** What it says of itself. */
+  /** Its own message. */
   readonly message: string;
 }
 
 export interface GreenStep {
-  /** Where the Service is to lead. */
   readonly front: Front;
-  /** `Widen` gives it as many gateways and ranks as the deployment has. */
+  /** `Widen` gives it the deployment's full number of gateways and ranks. */
   readonly act: "None" | "Create" | "Widen" | "Suspend" | "Delete";
-  /** The spec does not come into force yet: the ranks serve on as they are. */
+  /** The spec does not take effect yet; the ranks go on serving. */
   readonly holds: boolean;
-  /** The reason why the roll is taken back. */
+  /** Why the change is rolled back. */
   readonly failure: RollFailure | undefined;
-  /** Undefined where no green deployment is there or to be made. */
+  /** Undefined where no green deployment exists or is about to. */
   readonly status: GreenStatus | undefined;
   readonly phase: Operation["phase"];
   readonly message: string;
-  /** Milliseconds after which to look again, even if nothing changes. */
+  /** Milliseconds to the next pass even if nothing changes. */
   readonly againInMs: number | undefined;
 }
 
-/** The green deployment of a change of model, and what is to be done. */
 export interface GreenLook extends GreenStep {
-  /** Undefined while it is to be made. */
+  /** Undefined before it is created. */
   readonly child: GreenFacts | undefined;
-  /** The worker template that the spec has. */
   readonly templateHash: string;
 }

@@ -1,5 +1,4 @@
-// The memory check of the deployment plane: whether the experts of a model fit into a number of ranks, and the refusal when they do
-// not. Pure. Not here: room during a plan, which is the planner's.
+// Whether the experts of a model fit into a number of ranks, and the refusal when they do not. Pure.
 
 import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
@@ -8,10 +7,9 @@ import { expertCount } from "../../../runtime/placement/grid.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
-/** Bytes that a runtime process needs beside dense part, KV pool and experts; up to 256 MiB of them are frames of other ranks that wait
- *  (runtime/experts/dispatch/server.ts, runtime/net/engine-host.ts). */
+/** Beside dense part, KV pool and experts; up to 256 MiB are queued frames (runtime/experts/dispatch/server.ts, runtime/net/engine-host.ts). */
 export const processBytes = 400 * 1000 * 1000;
-/** Share of the container limit left free when memoryPerRank is not given. */
+/** Free fraction of the container limit without memoryPerRank. */
 const headroom = 0.15;
 
 export interface Fit {
@@ -19,13 +17,13 @@ export interface Fit {
   readonly message: string;
 }
 
-/** Resident bytes each rank may spend on experts; undefined when neither the spec nor a container limit says. */
+/** Undefined when neither the spec nor a limit sets it. */
 export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitBytes: number | undefined): number | undefined {
   if (spec.experts.memoryPerRank !== undefined) return parseQuantity(spec.experts.memoryPerRank, "spec.experts.memoryPerRank");
   return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
 }
 
-/** One expert replica of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
+/** One replica of every expert, each rank less its staging slot. Exact for equal sizes. */
 export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
   const replicas = leastRanks(model, perRank);
@@ -38,11 +36,11 @@ export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
 }
 
-/** The least number of ranks for which `fit` holds; Infinity when none has room for an expert beside its staging slot. */
+/** Infinity when no expert fits beside the staging slot. */
 export function leastRanks(model: ModelView, perRank: number): number {
   const slot = Math.max(model.largestExpertBytes, 1);
   const slots = Math.floor(perRank / slot) - 1;
-  // Experts of unlike sizes: a rank that has no room left for the largest one has less than that unused.
+  // Where experts differ in size, a rank leaves less unused than the largest one.
   const filled = perRank - 2 * slot;
   return Math.min(
     slots > 0 ? Math.ceil(expertCount(model) / slots) : Infinity,
@@ -50,7 +48,6 @@ export function leastRanks(model: ModelView, perRank: number): number {
   );
 }
 
-/** Checks that need the model's sizes, which only running workers tell. */
 export function memoryRefusals(
   spec: MoEDeploymentSpec,
   model: ModelView | undefined,
@@ -62,7 +59,7 @@ export function memoryRefusals(
   if (budget === undefined) return [];
   const result = fit(model, ranks, budget);
   if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
-  if (model.backends.every(usesDeviceMemory)) return []; // the container's limit does not count what lies on devices
+  if (model.backends.every(usesDeviceMemory)) return []; // the container's limit does not count device memory
   const need = budget + model.denseBytes + model.kvBytes + processBytes;
   if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
   return [

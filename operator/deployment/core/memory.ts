@@ -1,8 +1,8 @@
-// What the operator knows of a deployment beyond its cluster state and status: lost with the process, and found again. One record per uid. Pure.
+// What one process remembers of a deployment; a new leader finds it again (DECISIONS.md 9). Pure.
 import type { History } from "./autoscale/history.ts";
 import type { Watched } from "./served.ts";
 
-/** A write that the API server refused; it is not tried again before `untilMs` of the process's clock. */
+/** A refused write, not retried before `untilMs` of the monotonic clock. */
 export interface Refused {
   readonly name: string;
   readonly message: string;
@@ -12,21 +12,21 @@ export interface Refused {
 export interface Memory {
   readonly jobRefused: Refused | undefined;
   readonly greenRefused: Refused | undefined;
-  /** The green deployment that found no capacity, until the spec is another. */
+  /** The green deployment that found no capacity, until the spec changes. */
   readonly greenNoCapacity: string | undefined;
-  /** A pod beside the wanted ranks. */
+  /** The refusal of an extra pod. */
   readonly surgeRefused: Refused | undefined;
-  /** The reason why a pod could not be made in the last pass; empty when all were. */
+  /** Why no pod could be created in the last pass; empty when all were. */
   readonly createError: string;
-  /** Dry runs that were refused, by the hash of the template. Consent is not kept: something that serves may be deleted for it. */
+  /** Refused dry runs by template hash. Acceptances are not remembered, since a serving pod may be deleted for them. */
   readonly dryRuns: ReadonlyMap<string, { readonly atMs: number; readonly problem: string }>;
-  /** Totals since canaries bake, and since a green deployment does. */
+  /** Totals when the canaries, or a green deployment, began to bake. */
   readonly canaryBake: Watched | undefined;
   readonly greenBake: Watched | undefined;
-  /** Since when ranks that stop wait for gateways. */
+  /** Since when stopping ranks wait for gateways. */
   readonly gatewaysSinceMs: number | undefined;
   readonly autoscaleHistory: History;
-  /** This process has looked at who sets the number of ranks. */
+  /** This process has checked who sets the number of ranks. */
   readonly ownerSeen: boolean;
   /** The autoscaler is about to set 0, or somebody else has. */
   readonly zero: "going" | "others" | undefined;

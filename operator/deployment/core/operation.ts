@@ -1,4 +1,4 @@
-// The operation under way, one at a time, and the history of those that ended. A rebalance is named where pods have none. Pure.
+// The operation under way, one at a time, and the history of past ones. Pure.
 import { annotations } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { historyMax, type Operation, type PastOperation } from "../../../crds/operation.ts";
@@ -11,22 +11,18 @@ import type { LeavingReason } from "./world.ts";
 
 export interface OperationInput {
   readonly snapshot: Snapshot;
-  /** Ranks wanted now. */
   readonly ranks: number;
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  /** What is to be said of a roll; empty when there is nothing. */
   readonly note: string;
 }
 
-/** Characters of an operation's message. */
 const messageMax = 1024;
-/** Worlds that come up one after the other where a green deployment serves meanwhile. */
+/** Beside a green deployment two worlds start, one after the other. */
 const worldsOfGreen = 2;
-/** Operations that are over when nothing leaves any more: what is missing then is missing for another reason. */
+/** These operations end when nothing leaves any more: what is missing then has another cause. */
 const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover", "Rebalance"];
 
-/** The operation, with the id, start and deadline it had before when it is still the same. */
 export function currentOperation(input: OperationInput): Operation | undefined {
   const { snapshot } = input;
   const { now, deployment, green } = snapshot;
@@ -37,9 +33,9 @@ export function currentOperation(input: OperationInput): Operation | undefined {
   const before = status.operation;
   const to = type === "Roll" ? { ranks, ...numbered(revisionOf(snapshot, wantedHash(snapshot))) } : { ranks };
   const said = { phase: phaseOf(type, input), message: describe(input) };
-  // What a green deployment tries gets its number once it comes into force.
+  // A spec that a green deployment tries gets its revision once it takes effect.
   const numberedNow = snapshot.green !== undefined && before?.to.revision === undefined;
-  // Somebody wants what was taken back tried again: another failure of it is another one.
+  // Another failure of a retried rollback is another operation.
   const again = before !== undefined && deployment.metadata.annotations?.[annotations.retryRollout] === before.id;
   const same = before?.type === type && !again && before.to.ranks === ranks && (before.to.revision === to.revision || numberedNow);
   if (same) return { ...before, ...said, to, deadline: deadlineOf(input, before.deadline) };
@@ -55,7 +51,6 @@ export function currentOperation(input: OperationInput): Operation | undefined {
   };
 }
 
-/** A green deployment tries what is not in force yet. */
 const wantedHash = ({ green, templateHash }: Snapshot): string => green?.templateHash ?? templateHash;
 
 const numbered = (revision: number | undefined): { readonly revision?: number } => (revision === undefined ? {} : { revision });
@@ -73,7 +68,7 @@ function fromOf(type: Operation["type"], snapshot: Snapshot): Operation["from"] 
   return { ranks, ...numbered(rolledBack?.fromRevision ?? revisionOf(snapshot, status.rollout?.stableTemplateHash)) };
 }
 
-/** Canaries that bake are no delay: the time runs from when they are through. */
+/** The time runs from when the canaries have passed. */
 function deadlineOf({ snapshot, ranks }: OperationInput, deadline: string): string {
   const { spec, status } = snapshot.deployment;
   const { canary } = spec.rolloutStrategy;
@@ -90,7 +85,6 @@ function operationType(input: OperationInput): Operation["type"] | undefined {
   return podOperation(input) ?? (isMoving(input.snapshot) ? "Rebalance" : undefined);
 }
 
-/** Experts are on their way by a plan. */
 function isMoving({ view }: Snapshot): boolean {
   const phase = view?.placement?.phase;
   return phase !== undefined && phase !== "Committed";
@@ -100,7 +94,7 @@ function podOperation(input: OperationInput): Operation["type"] | undefined {
   const { snapshot, ranks, blocked } = input;
   const pods = living(snapshot.pods);
   if (snapshot.green) return "Roll";
-  if (awaitsModel(snapshot)) return undefined; // how long a download takes says nothing of the ranks
+  if (awaitsModel(snapshot)) return undefined; // the length of a download says nothing about the ranks
   if (ranks === 0) return pods.length > 0 ? "Stop" : undefined;
   const isOther = pods.some((pod) => pod.templateHash !== snapshot.templateHash);
   if (snapshot.rollout?.rolledBack && isOther) return "Roll";
@@ -113,7 +107,7 @@ function podOperation(input: OperationInput): Operation["type"] | undefined {
   return shortOperation(snapshot, ranks);
 }
 
-/** The operation by what leaves, strongest first. */
+/** What leaves names the operation, the strongest reason first. */
 function leavingOperation({ snapshot, actions, blocked }: OperationInput): Operation["type"] | undefined {
   const pods = living(snapshot.pods);
   const marks = actions.filter((action) => action.type === "mark");
@@ -124,7 +118,7 @@ function leavingOperation({ snapshot, actions, blocked }: OperationInput): Opera
   return leaves("Roll") ? "Roll" : undefined;
 }
 
-/** Short of ranks: what led here keeps its name, so that a slow start does not turn into a repair. */
+/** The operation that led to a shortage keeps its name, so that a slow start does not become a repair. */
 function shortOperation({ deployment: { status } }: Snapshot, ranks: number): Operation["type"] {
   const last = status.operation;
   if (last && last.to.ranks === ranks && !passing.includes(last.type)) return last.type;
@@ -158,10 +152,7 @@ function describe({ snapshot, ranks, note }: OperationInput): string {
   return [serve, ...waits.slice(0, 8), ...stays.slice(0, 4), ...notes].join("; ").slice(0, messageMax);
 }
 
-/**
- * The operations that have ended, newest first. An operation is over when another is under way, or none; a look that is repeated adds it
- * once. Rebalances are left out: they are many, and status.placement.lastRebalance has their figures.
- */
+/** Past operations, newest first. status.placement.lastRebalance has rebalances instead. */
 export function pastOperations(snapshot: Snapshot, ranks: number, current: Operation | undefined): readonly PastOperation[] {
   const { status } = snapshot.deployment;
   const past = status.history ?? [];

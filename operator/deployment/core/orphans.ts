@@ -1,23 +1,22 @@
-// The fate of pods that a deleted MoEDeployment of the same name left (`kubectl delete --cascade=orphan`). DECISIONS.md 7. Pure.
+// What happens to pods of a deleted namesake (`kubectl delete --cascade=orphan`). DECISIONS.md 7. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { Action } from "./pod-actions.ts";
 import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
 
-/** As many pods are named in a message. */
+/** Pods named in a message. */
 const namedMax = 16;
-/** What the scheduler says where there is too little of something, and not where a pod could go nowhere at any time. */
+/** The scheduler's messages about missing capacity, unlike those about pods that fit nowhere. */
 const crowded = /\bInsufficient |\bToo many pods/;
 
-/** True while old ranks answer requests. */
 const serve = ({ workers, gateways }: Orphans): boolean => gateways > 0 && workers.some((pod) => pod.ready && !pod.terminating);
 
-/** True while the gateways are left to the old ranks, since the new ones do not serve yet. */
+/** The old ranks keep the gateways until the new ones serve. */
 export function gatewaysWait(orphans: Orphans, pods: readonly PodFacts[], { suspend, replicas }: MoEDeploymentSpec): boolean {
   const serving = pods.filter((pod) => pod.ready && !pod.terminating).length;
   return serve(orphans) && !suspend && serving < replicas;
 }
 
-/** `createError`: the reason why a rank cannot be made; empty when it can. */
+/** `createError`: why a rank cannot be created; empty when it can. */
 export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: number, createError: string): Action[] {
   const there = orphans.workers.filter((pod) => !pod.terminating);
   if (orphans.gateways === 0) return there.map((pod) => removal(pod, "it serves nobody"));
@@ -26,7 +25,7 @@ export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: numb
   const refused = [createError, gateway.createError].find((text) => text.includes("exceeded quota"));
   const noCapacity = unplaced ?? refused;
   const going = orphans.workers.some((pod) => pod.terminating);
-  // A rank that is not ready may be again in a moment.
+  // An unready rank may recover.
   const ended = there.filter((pod) => pod.terminal || pod.lost);
   const next = there.filter((pod) => !ended.includes(pod)).sort((a, b) => Number(a.ready) - Number(b.ready) || b.rank - a.rank)[0];
   const crowding = noCapacity === undefined || going || ended.length > 0 || !next ? [] : [next];
@@ -40,7 +39,7 @@ function removal(pod: PodFacts, why: string): Action {
   return { type: "delete", pod, force: false, reason: "OrphanRemoved", why: `a deleted MoEDeployment left it; ${why}` };
 }
 
-/** What is there of them, with the command that ends the wait; empty when nothing is. */
+/** What is left, with the command that ends the wait; empty when nothing is. */
 export function orphansLeft({ orphans, deployment }: Pick<Snapshot, "orphans" | "deployment">): string {
   const { workers, gateways } = orphans;
   if (workers.length === 0) return "";

@@ -1,5 +1,5 @@
-// The next actions on pods. All is derived from the snapshot, so a crash loses nothing: a rank that leaves is marked on its pod first, then
-// the rebalance plane empties it, and only then the pod goes. Pure.
+// The next actions on worker pods: a leaving rank is marked, then emptied, then deleted. All follows from the snapshot, so that a crash
+// loses nothing. Pure.
 import type { PodFailure } from "../../../crds/moe-deployment-status.ts";
 import {
   besides,
@@ -20,11 +20,11 @@ import { living, type PodFacts, type Snapshot } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";
 
 export type Action =
-  /** `stable`: of the template before, for a rank that keeps it. */
+  /** `stable`: from the previous template. */
   | { readonly type: "create"; readonly rank: number; readonly reason: string; readonly stable: boolean }
   | { readonly type: "mark"; readonly pod: PodFacts; readonly reason: LeavingReason; readonly why: string }
   | { readonly type: "unmark"; readonly pod: PodFacts; readonly why: string }
-  /** `force` is a grace of 0, since nobody is there to take the signal. */
+  /** `force`: grace 0, where no kubelet receives the signal. */
   | { readonly type: "delete"; readonly pod: PodFacts; readonly force: boolean; readonly reason: string; readonly why: string };
 
 export interface Blocked {
@@ -35,21 +35,15 @@ export interface Blocked {
 export interface Step {
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  /** What is to be said of a roll that goes on all the same; empty when there is nothing. */
   readonly note: string;
-  /** Ranks whose pods ended lately. */
   readonly failures: readonly PodFailure[];
-  /** Milliseconds after which to look again, even if nothing changes. */
   readonly againInMs: number | undefined;
 }
 
-/** A terminating pod is forced out this long after its grace period. */
+/** A terminating pod is force-deleted this long after its grace period. */
 const terminatingSlackMs = 10_000;
 
-/**
- * The outlook of a pod that would be made now. Accepted: the API server takes it. Refused: it did not take it just now, so that it
- * is tried for ranks that are missing and nothing is deleted for it. None: there is no template to make one of.
- */
+/** Whether the API server accepts a new pod; after Refused nothing is deleted for it. */
 export type Successor = "Accepted" | "Refused" | "None";
 
 export interface PodsInput {
@@ -57,7 +51,7 @@ export interface PodsInput {
   readonly ranks: number;
   readonly successor: Successor;
   readonly limitBytes: number | undefined;
-  /** The reason why a pod beside the wanted ranks could not be made just now; empty when none was refused. */
+  /** Why no extra pod could be created; empty when none was refused. */
   readonly surgeError?: string;
 }
 
@@ -77,7 +71,7 @@ export function nextStep(input: PodsInput): Step {
   const said = { blocked: undefined, note: "", failures };
   if (successor === "None" && ranks > 0) return { ...said, actions: [...done, ...kept], againInMs: gone.againInMs };
   const going = goers(asked);
-  // Where there was no room for one more just now, a terminating pod still takes what its successor is to have.
+  // Without capacity for an extra pod, a terminating pod still has the place of its successor.
   const free = surgeError === "" ? freeRanks(pods, ranks + besides(asked, going)) : freeRanks(pods, ranks, pods.length);
   const waits = free.map((rank) => waitMs(failures, rank, snapshot.now));
   const handover = surgeError === "" && staying.length >= ranks ? { ...asked, surgeError: keepsEnding(failures, free, waits) } : asked;
@@ -104,7 +98,6 @@ export function nextStep(input: PodsInput): Step {
   };
 }
 
-/** The reason why a pod beside the wanted ranks does not come up, where those that were made ended again and again. */
 function keepsEnding(failures: readonly PodFailure[], free: readonly number[], waits: readonly number[]): string {
   const found = failures.find(({ rank }) => (waits[free.indexOf(rank)] ?? 0) > 0);
   return found ? `${found.count} pods of rank ${found.rank} ended in a row (${found.reason})` : "";
@@ -115,7 +108,7 @@ function earliest(times: readonly (number | undefined)[]): number | undefined {
   return known.length === 0 ? undefined : Math.min(...known);
 }
 
-/** Pods that will never serve again, and the younger of two with one rank. */
+/** Pods that never serve again, and the younger of two with one rank. */
 function removals(snapshot: Snapshot): { actions: Action[]; againInMs: number | undefined } {
   const actions: Action[] = [];
   let againInMs: number | undefined;
@@ -144,7 +137,7 @@ function removals(snapshot: Snapshot): { actions: Action[]; againInMs: number | 
 const seniority = (a: PodFacts, b: PodFacts): number =>
   Number(b.ready) - Number(a.ready) || a.createdMs - b.createdMs || (a.uid < b.uid ? -1 : 1);
 
-/** Leaving ranks that are empty, or that cannot be emptied but must be replaced all the same. */
+/** Deletes leaving ranks that are empty, and those that must be replaced although they cannot be emptied. */
 function release(snapshot: Snapshot, staying: readonly PodFacts[], rolls: boolean): Action[] {
   return staying.flatMap((pod): Action[] => {
     const reason = pod.leaving?.reason ?? (pod.mustGo === "" ? undefined : "Evict");
@@ -154,14 +147,13 @@ function release(snapshot: Snapshot, staying: readonly PodFacts[], rolls: boolea
     if (neverServed(snapshot, pod)) return gone("it never served");
     if (!pod.leaving) return [];
     if (drain?.phase === "Drained") return gone("it is empty");
-    // A roll must go on even where the others have no room: the rank comes back and loads its experts again.
+    // A roll goes on without capacity: the rank comes back and loads its experts again.
     return drain?.phase === "Blocked" && reason === "Roll" ? gone(drain.message) : [];
   });
 }
 
 const reasonOf: Readonly<Record<LeavingReason, string>> = { Shrink: "ScaledDown", Roll: "Rolled", Evict: "RankMoved", Stop: "Stopped" };
 
-/** The smallest ranks without a pod, as many as are wanted beside those that stay. A number is free when its pod is gone. */
 export function freeRanks(
   pods: readonly PodFacts[],
   ranks: number,
@@ -173,7 +165,7 @@ export function freeRanks(
   return free;
 }
 
-/** `going`: pods that others are to take the place of, which are no surplus. */
+/** `going`: pods that are being replaced, which are no surplus. */
 function shrink(
   input: PodsInput,
   staying: readonly PodFacts[],
@@ -188,7 +180,6 @@ function shrink(
   const surplus = Math.max(0, staying.length - ranks - going.length);
   const leaving = staying.filter((pod) => pod.leaving && pod.leaving.reason !== "Roll" && !going.includes(pod));
   if (leaving.length > surplus) {
-    // Wanted again: those marked last come back first.
     const back = leaving.sort((a, b) => (b.leaving?.sinceMs ?? 0) - (a.leaving?.sinceMs ?? 0)).slice(0, leaving.length - surplus);
     return { actions: back.map((pod) => ({ type: "unmark", pod, why: "the rank is wanted again" })), blocked: undefined };
   }
@@ -204,27 +195,23 @@ function shrink(
 
 const mark = (pod: PodFacts, reason: LeavingReason, why: string): Action => ({ type: "mark", pod, reason, why });
 
-/** A shrink is refused when the ranks that stay cannot hold one copy of every expert. */
+/** A shrink is refused when the remaining ranks cannot hold every expert. */
 function infeasible(input: PodsInput, present: number): Blocked | undefined {
   const { model } = input.snapshot.view ?? {};
   const budget = model ? expertBudget(input.snapshot.deployment.spec, model, input.limitBytes) : undefined;
   if (!model || budget === undefined) return undefined;
   const result = fit(model, input.ranks, budget);
-  // Ranks that do not fit now either are refused as a whole elsewhere; going down must stay possible then.
+  // Ranks that do not fit now either are refused elsewhere; scaling down must stay possible.
   return result.fits || !fit(model, present, budget).fits ? undefined : { reason: "ScaleDownBlocked", message: result.message };
 }
 
-/**
- * Orders the candidates for leaving: those being emptied anyway, then unready ones, then those with the fewest unique expert
- * bytes, then the highest rank.
- */
+/** Ranks leave in this order: being emptied, unready, fewest unique expert bytes, highest rank. */
 function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
   const unique = (pod: PodFacts) => snapshot.view?.members.find((member) => member.podUid === pod.uid)?.uniqueBytes ?? 0;
   const leaving = (pod: PodFacts) => Number(pod.leaving !== undefined && !isSpared(snapshot, pod));
   return leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
 }
 
-/** Ranks whose replacements serve are emptied from now on; old pods that do not serve go at once. */
 function replace(handover: HandoverInput, pods: readonly PodFacts[], done: readonly Action[]): Action[] {
   const { snapshot, staying, ranks, rolls } = handover;
   const { kept, replaces } = rollRules(snapshot, ranks);

@@ -1,4 +1,4 @@
-// The reason why a roll is taken back, of ranks of a new template (rollout.ts) or of a green deployment (green deployment.ts).
+// Why a roll is rolled back: new ranks (rollout.ts) or a green deployment (blue-green.ts) failed.
 import type { RollbackReason } from "../../../crds/rollout.ts";
 
 export interface RollFailure {

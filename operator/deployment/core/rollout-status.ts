@@ -1,5 +1,5 @@
-// The part `rollout` of the status. A new leader must neither forget a template that failed nor bake a canary anew; where the status is
-// lost, pods that serve say which template was good. Pure.
+// status.rollout, by which a new leader neither forgets a failed template nor bakes a canary anew. Where it is lost, serving pods show
+// which template was good. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolledBack, RolloutPhase, RolloutStatus } from "../../../crds/rollout.ts";
@@ -9,16 +9,15 @@ import { canaryRanks, judgeRoll, rollHold } from "./rollout.ts";
 import { living, type RolloutFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
 const messageMax = 1024;
-/** What canaries serve is looked at this often: totals that grow wake nobody. */
+/** Interval of passes while canaries bake, since growing totals wake nobody. */
 const compareMs = 10_000;
 
 export interface RolloutView {
   readonly status: RolloutStatus | undefined;
-  /** Milliseconds after which to look again, even if nothing changes. */
   readonly againInMs: number | undefined;
 }
 
-/** `operation`: the id of the one under way, by which a roll back names what failed. */
+/** `operation`: id of the current one, by which a rollback names what failed. */
 export function rolloutView(snapshot: Snapshot, ranks: number, operation: string | undefined): RolloutView {
   const { rollout: facts, templateHash, deployment } = snapshot;
   const before = deployment.status.rollout;
@@ -44,7 +43,7 @@ export function rolloutView(snapshot: Snapshot, ranks: number, operation: string
     ...(snapshot.green?.status ? { green: snapshot.green.status } : {}),
     ...((rolledBack ?? facts.rolledBack) ? { rolledBack: rolledBack ?? facts.rolledBack } : {}),
   };
-  // Our own status wakes nobody: what a roll back or a bake that is over leads to is for the next look.
+  // Our own status write wakes nobody, so that the next pass is requested here.
   const changed = rolledBack !== undefined || (baking.bakedTemplateHash ?? "") !== (before?.bakedTemplateHash ?? "");
   const waits = [changed ? 1 : undefined, dueInMs, baking.leftMs].filter((ms) => ms !== undefined);
   return { status, againInMs: waits.length === 0 ? undefined : Math.min(...waits) };
@@ -68,7 +67,7 @@ interface Way {
   readonly operation: string | undefined;
 }
 
-/** What a green deployment could not serve never came into force, and the revision in force stays. */
+/** What a green deployment failed to serve never took effect, and the current revision stays. */
 function tried({ green, rollout, now }: Snapshot, to: number, operation: string | undefined): RolledBack | undefined {
   if (!green?.failure || rollout?.rolledBack) return undefined;
   return takeBack({ templateHash: green.templateHash, now }, green.failure, { from: 0, to, operation });
@@ -89,7 +88,7 @@ interface Bake {
   readonly leftMs: number | undefined;
 }
 
-/** The time of canaries counts while all of them serve, and begins anew when one does not. They pass when it is over and they compare. */
+/** The bake counts while all canaries serve, and starts anew when one does not. They pass after its time with a good comparison. */
 function bake(snapshot: Snapshot, ranks: number, serving: number): Bake {
   const { deployment, templateHash, now, rollout } = snapshot;
   const { spec, status } = deployment;
@@ -101,7 +100,7 @@ function bake(snapshot: Snapshot, ranks: number, serving: number): Bake {
   if (!canary || done || templateHash === before?.stableTemplateHash || needed === 0 || serving < needed) return none;
   const { analysis } = canary;
   const begun = before?.templateHash === templateHash ? before.bakeStart : undefined;
-  // One of the future was told by a clock that was ahead.
+  // A time in the future comes from a clock that was ahead.
   const bakeStart = begun !== undefined && Date.parse(begun) <= now.getTime() ? begun : rfc3339(now);
   const left = Date.parse(bakeStart) + parseDuration(analysis.bake, "spec.rolloutStrategy.canary.analysis.bake") - now.getTime();
   if (left <= 0 && judgeCanaries(analysis, rollout?.comparison).type === "Passed")

@@ -1,5 +1,4 @@
-// The rules of a roll to another worker template: its budget, the ranks that keep the template they have, when it waits, and when it has
-// failed. Pure.
+// The rules of a roll to another worker template. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
@@ -11,40 +10,33 @@ import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts
 const replacesByItself: Readonly<Record<RolloutType, boolean>> = { RollingUpdate: true, OnDelete: false };
 const rollsBack: Readonly<Record<OnFailure, boolean>> = { RollBack: true, Wait: false };
 
-/** True where what fails is taken back. */
 export const rollsBackOn = ({ onFailure }: MoEDeploymentSpec["rolloutStrategy"]): boolean => rollsBack[onFailure];
 
-/** Crashes of one pod that has not served, after which its template counts as broken. */
+/** Crashes before serving, after which a template is broken. */
 const crashesMax = 3;
-/** Words of the kubelet on an image that no waiting will bring. */
+/** Reasons of the kubelet for images that waiting does not bring. */
 const imagesNeverThere = ["InvalidImageName", "ErrImageNeverPull"];
 
 export interface RollRules {
-  /** Pods beside the wanted ranks, at most. */
   readonly surge: number;
-  /** Wanted ranks that may be without a serving pod. */
+  /** Ranks that may lack a serving pod. */
   readonly unavailable: number;
-  /** Ranks that keep the template they have. */
+  /** Ranks that keep the old template. */
   readonly kept: number;
-  /** False where ranks are replaced when somebody deletes their pods. */
+  /** False with OnDelete. */
   readonly replaces: boolean;
 }
 
 const isNew = (snapshot: Snapshot, pod: PodFacts): boolean => pod.templateHash === snapshot.templateHash;
 
-/** What the models of two templates are, and the pods that are there. */
 interface ModelChange {
   readonly strategy: MoEDeploymentSpec["rolloutStrategy"];
   readonly pods: readonly PodFacts[];
-  /** Of the stable template; undefined where it is not known. */
   readonly stable: string | undefined;
   readonly wanted: string;
 }
 
-/**
- * True where the strategy keeps the ranks of the model before. All ranks serve one model, so that a change of it is held as a whole or
- * made as a whole, and one that has ranks already is not taken back by a strategy.
- */
+/** The strategy holds a change of model as a whole; a change that already has ranks goes on. */
 export function holdsModel({ strategy: { type, paused, partition }, pods, stable, wanted }: ModelChange): boolean {
   if (stable === undefined || stable === wanted) return false;
   const there = living(pods).map(({ model }) => model);
@@ -52,7 +44,7 @@ export function holdsModel({ strategy: { type, paused, partition }, pods, stable
   return paused || partition > 0 || (!replacesByItself[type] && there.includes(stable));
 }
 
-/** Held or not where another model than the stable one is wanted; undefined where it is the same. */
+/** Undefined where the requested model is the stable one. */
 function modelChange({ deployment, pods, rollout }: Snapshot): "Held" | "Free" | undefined {
   const { stable, wanted } = rollout?.models ?? {};
   if (stable === undefined || wanted === undefined || stable === wanted) return undefined;
@@ -62,7 +54,7 @@ function modelChange({ deployment, pods, rollout }: Snapshot): "Held" | "Free" |
 export function rollRules(snapshot: Snapshot, ranks: number): RollRules {
   const { type } = snapshot.deployment.spec.rolloutStrategy;
   const { surge, unavailable } = budgetsOf(snapshot.deployment.spec.rolloutStrategy, ranks);
-  // A roll back waits for nobody: the template that failed is to go from every rank.
+  // A rollback does not wait: the failed template leaves every rank.
   if (snapshot.rollout?.rolledBack) return { surge, unavailable, kept: 0, replaces: true };
   const change = modelChange(snapshot);
   if (change) return { surge, unavailable, kept: change === "Held" ? ranks : 0, replaces: true };
@@ -71,26 +63,24 @@ export function rollRules(snapshot: Snapshot, ranks: number): RollRules {
 
 function keptRanks(snapshot: Snapshot, ranks: number): number {
   const { paused, partition, canary } = snapshot.deployment.spec.rolloutStrategy;
-  // Pods that were made already take their places: what has begun is finished.
+  // A roll finishes what it has begun.
   const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod) && !pod.terminating && !pod.leaving).length;
   if (paused) return Math.max(0, ranks - fresh);
   const first = canary && !isBaked(snapshot) ? canary.ranks : ranks;
   return Math.min(ranks, Math.max(partition, ranks - first, 0));
 }
 
-/** The canaries of the template in force have passed, or it is the one that every rank has served with. */
 function isBaked({ deployment, templateHash }: Snapshot): boolean {
   const { bakedTemplateHash, stableTemplateHash } = deployment.status.rollout ?? {};
   return templateHash === bakedTemplateHash || templateHash === stableTemplateHash;
 }
 
-/** The hash of the template that kept ranks are made of where they are lost; undefined where it is the one in force, or not known. */
+/** Lost ranks that keep the old template get this one; undefined if unknown. */
 export function stableTemplate({ deployment, templateHash, rollout }: Snapshot): string | undefined {
   const hash = deployment.status.rollout?.stableTemplateHash;
   return hash !== templateHash && rollout?.revisions.some((one) => one.templateHash === hash) ? hash : undefined;
 }
 
-/** How many of the pods that are to be made are of the stable template. */
 export function stableCreations(snapshot: Snapshot, staying: readonly PodFacts[], ranks: number): number {
   const { kept, replaces } = rollRules(snapshot, ranks);
   if (kept === 0 || !replaces || stableTemplate(snapshot) === undefined) return 0;
@@ -98,7 +88,6 @@ export function stableCreations(snapshot: Snapshot, staying: readonly PodFacts[]
   return Math.max(0, kept - have);
 }
 
-/** The ranks needed for the canaries to count as complete. */
 export function canaryRanks({ rolloutStrategy }: MoEDeploymentSpec, ranks: number): number {
   const { canary, partition } = rolloutStrategy;
   return canary ? Math.min(canary.ranks, Math.max(0, ranks - partition)) : 0;
@@ -109,7 +98,7 @@ export interface Hold {
   readonly message: string;
 }
 
-/** The reason why a roll that is not over does nothing now; undefined where it goes on, or there is none. */
+/** Why an unfinished roll pauses. */
 export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   const { spec, status } = snapshot.deployment;
   const { paused, canary } = spec.rolloutStrategy;
@@ -132,7 +121,6 @@ export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   return { phase: "Baking", message: [still, bakes, ...(verdict ? [verdict.message] : [])].join("; ") };
 }
 
-/** What a change of model waits for; undefined where the strategy holds none. */
 export function heldModel(snapshot: Snapshot): string | undefined {
   if (modelChange(snapshot) !== "Held") return undefined;
   const { paused, partition } = snapshot.deployment.spec.rolloutStrategy;
@@ -149,11 +137,10 @@ function modelPhase({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"])
 
 export interface RollJudgement {
   readonly failure: RollFailure | undefined;
-  /** Milliseconds until a pod that does not serve yet is out of time; undefined where none is. */
+  /** Milliseconds until a starting pod exceeds its time. */
   readonly dueInMs: number | undefined;
 }
 
-/** The judgement on pods of a template with which not every rank has served yet. */
 export function judgeRoll(snapshot: Snapshot): RollJudgement {
   const { deployment, rollout, now } = snapshot;
   const { type, onFailure, progressDeadline } = deployment.spec.rolloutStrategy;
@@ -164,7 +151,6 @@ export function judgeRoll(snapshot: Snapshot): RollJudgement {
   return judged.failure ? judged : { ...judged, failure: canaryFailure(snapshot) };
 }
 
-/** The judgement on pods of one template alone. */
 export function judgePods(
   pods: readonly PodFacts[],
   { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
@@ -192,7 +178,6 @@ function canaryFailure(snapshot: Snapshot): RollFailure | undefined {
 
 interface Lateness {
   readonly late: boolean;
-  /** Another pod of the template serves. */
   readonly served: boolean;
   readonly progressDeadline: string;
 }
@@ -203,7 +188,7 @@ function broken(pod: PodFacts, { late, served, progressDeadline }: Lateness): Ro
   const why = pod.problem === "" ? "" : `: ${pod.problem}`;
   if (imagesNeverThere.includes(word)) return { reason: "ImageUnavailable", message: `${says}${why}` };
   if (pod.restarts >= crashesMax) return { reason: "Crashing", message: `${says} has crashed ${pod.restarts} times${why}` };
-  // A template whose pods serve on other nodes is not what is wrong where one finds no room.
+  // A template that serves elsewhere is not at fault where one pod finds no node.
   if (!late || (served && word === "Unschedulable")) return undefined;
   return { reason: "ProgressDeadlineExceeded", message: `${says} is not ready after ${progressDeadline}${why}` };
 }

@@ -1,18 +1,17 @@
-// The verdict on the HTTPRoute of a deployment: whether the cluster has such routes, and what each Gateway that is named says of it, in its
-// own words. Serving depends on none of it. Pure.
+// The condition of a deployment's HTTPRoute: whether the cluster has such routes, and what each Gateway reports. Serving does not depend on
+// it. Pure.
 import type { GatewayRoute } from "../../../crds/gateway-route.ts";
 import type { RouteCondition, RouteFacts, RouteParent, Snapshot } from "./snapshot.ts";
 import type { Verdict } from "./world.ts";
 
 type Parent = GatewayRoute["parentRefs"][number];
 
-/** What must hold of a route at each of its parents. */
 const wantedConditions = ["Accepted", "ResolvedRefs"];
 const api = "HTTPRoutes of gateway.networking.k8s.io/v1";
 const field = "spec.gateway.httpRoute";
 const messageMax = 512;
 
-/** Undefined where the spec asks for no route. */
+/** Undefined without a route in the spec. */
 export function routeVerdict({ deployment, route: facts }: Pick<Snapshot, "deployment" | "route">): Verdict | undefined {
   const wanted = deployment.spec.gateway.httpRoute;
   if (!wanted) return undefined;
@@ -39,7 +38,7 @@ const routed = (found: readonly Verdict[]): Verdict => ({
   message: found.map(({ message }) => message).join("; "),
 });
 
-/** What the first controller that objects says of it, else the first one. */
+/** The first controller that objects decides, else the first one. */
 function ofParent(parent: Parent, { generation, parents }: NonNullable<RouteFacts["route"]>, namespace: string): Verdict {
   const gateway = textOf(parent, namespace);
   const answers = parents.filter((one) => textOf(one, namespace) === gateway).map((one) => ofAnswer(one, gateway, generation));
@@ -51,7 +50,7 @@ function ofParent(parent: Parent, { generation, parents }: NonNullable<RouteFact
 function ofAnswer({ conditions, controller }: RouteParent, gateway: string, generation: number): Verdict {
   for (const type of wantedConditions) {
     const found = conditions.find((condition) => condition.type === type);
-    // What was said of an older route is no word about this one.
+    // A status of an older generation does not count.
     const old = found?.observedGeneration !== undefined && found.observedGeneration < generation;
     if (!found || old || (found.status !== "True" && found.status !== "False"))
       return { status: "Unknown", reason: "GatewayUndecided", message: `${gateway}: ${controller} has not judged the route yet (${type})` };
@@ -63,7 +62,7 @@ function ofAnswer({ conditions, controller }: RouteParent, gateway: string, gene
   return { status: "True", reason: "Accepted", message: `${gateway} takes the route (${controller})` };
 }
 
-/** Reasons are words; one of another form would not be taken into a condition. */
+/** Other forms are not valid as a condition's reason. */
 const reasonOf = ({ reason }: RouteCondition): string => (/^[A-Za-z][A-Za-z0-9]{0,63}$/.test(reason) ? reason : "RouteRefused");
 
 const textOf = ({ name, namespace, sectionName }: Pick<Parent, "name" | "namespace" | "sectionName">, own: string): string =>

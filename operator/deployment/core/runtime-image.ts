@@ -1,4 +1,4 @@
-// The runtime image of a deployment: it keeps the one that it was rolled to until its owner asks for another. DECISIONS.md 4. Pure.
+// The runtime image of a deployment, kept until its owner asks for another. DECISIONS.md 4. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import type { ImageRollout } from "../../../crds/names.ts";
@@ -10,11 +10,11 @@ const followsOperator: Readonly<Record<ImageRollout, boolean>> = { Manual: false
 export interface ImageSources {
   readonly spec: MoEDeploymentSpec;
   readonly status: MoEDeploymentStatus;
-  /** The image that was accepted last. */
+  /** The image of the last accepted spec. */
   readonly accepted: string | undefined;
   readonly pods: readonly PodFacts[];
   readonly offered: string;
-  /** The image that the workers' template names: then status and pods have that one, which is no pin. */
+  /** The workers' template names it, which is no pin. */
   readonly own: string | undefined;
 }
 
@@ -27,13 +27,11 @@ export function pinnedImage({ spec, status, accepted, pods, offered, own }: Imag
   return accepted ?? status.runtimeImage?.image ?? newest?.image ?? offered;
 }
 
-/** The part `runtimeImage` of the status. */
 export function imageStatus({ pinned, offered, own }: RuntimeImage): NonNullable<MoEDeploymentStatus["runtimeImage"]> {
   if (own !== undefined) return { image: own };
   return pinned === offered ? { image: pinned } : { image: pinned, available: offered };
 }
 
-/** The verdict on RuntimeUpToDate. */
 export function imageVerdict({ pinned, offered, own }: RuntimeImage, { name, namespace }: { name: string; namespace: string }): Verdict {
   if (own !== undefined) return { status: "True", reason: "OwnImage", message: `spec.podTemplate names the image: ${own}` };
   if (pinned === offered) return { status: "True", reason: "UpToDate", message: `${pinned} is the image that the operator comes with` };

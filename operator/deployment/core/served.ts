@@ -1,25 +1,25 @@
-// The requests that two sides have served since one of them bakes, from the totals of their processes. A new leader compares from its own
-// first look on, and needs as many requests again. Pure.
+// The requests that two sides have served since a bake began. A new leader starts from its own first look, and needs as many requests
+// again. Pure.
 import type { Comparison } from "./canary.ts";
 import type { PodFacts } from "./snapshot.ts";
 import type { MemberView, ServedTotals } from "./world.ts";
 
 export interface Watched {
   readonly bake: string;
-  /** The totals at the first look, by process. */
+  /** Totals at the first look, by process. */
   readonly first: ReadonlyMap<string, ServedTotals>;
 }
 
 const none: ServedTotals = { requests: 0, failed: 0, gaps: 0, gapMicros: 0 };
 
-/** Pods that are compared as one, and what the ranks of their world report. */
+/** Pods that are compared as one, with their ranks' reports. */
 interface Side {
   readonly pods: readonly PodFacts[];
   readonly members: readonly MemberView[];
 }
 
 export interface BakeLook {
-  /** Names the bake: another one begins to count anew. */
+  /** Identifies the bake; another one counts anew. */
   readonly bake: string;
   readonly canaries: Side;
   readonly others: Side;

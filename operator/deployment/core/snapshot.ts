@@ -1,4 +1,4 @@
-// The facts that the rules here decide by: what was observed, with the spec in force. features/facts.ts makes it.
+// The observed facts, with the spec in effect; features/facts.ts builds them.
 
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
@@ -11,44 +11,39 @@ import type { GreenLook } from "./green-look.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
-  /** True when its node does not answer, or is not there. */
+  /** Its node does not answer, or does not exist. */
   readonly silent: boolean;
-  /** True when it has Failed or Succeeded and will never run again. */
+  /** It has Failed or Succeeded, and never runs again. */
   readonly terminal: boolean;
   readonly templateHash: string;
-  /** Claim and path that it has its model from; undefined where it does not say. */
+  /** Claim and path of its model; undefined if unknown. */
   readonly model: string | undefined;
-  /** The scheduler of whose groups it is a member; unset for one that finds room alone. */
+  /** Unset where it is scheduled alone. */
   readonly gang?: GangName | undefined;
-  /** The image of its runtime container. */
   readonly image: string;
   readonly createdMs: number;
-  /** The mark that we put on a pod that is to go. */
+  /** Our annotation on a pod that is to leave. */
   readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
-  /** The reason why it cannot stay where it is: its node is cordoned or about to go, or it is being evicted; empty when it can. */
+  /** Why it must leave its node; empty when it may stay. */
   readonly mustGo: string;
-  /** The time by which a pod with a deletionTimestamp should be gone. */
   readonly goneByMs: number | undefined;
   /** Unix ms since which it is not Ready; undefined while it is. */
   readonly unreadySinceMs: number | undefined;
-  /** Starts of its containers again, of the one that has most. */
   readonly restarts: number;
-  /** The reason why the pod does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */
+  /** Why it does not run, such as ImagePullBackOff; empty when nothing is wrong. */
   readonly problem: string;
 }
 
-/** A pod before it is known whether it is lost (loss.ts). */
 export type ObservedPod = Omit<PodFacts, "lost">;
 
 export interface GatewayFacts {
   readonly ready: number;
-  /** The number that the Deployment asks for, whoever set it; undefined while it is not seen. */
+  /** The gateway Deployment's number; undefined while it is not seen. */
   readonly replicas: number | undefined;
-  /** The reason why there are not more; empty when nothing is wrong. */
   readonly message: string;
-  /** The reason why a pod cannot be made; empty when none is missing for that. */
+  /** Why a pod cannot be created; empty when it can. */
   readonly createError: string;
-  /** The reason why the autoscaler that the spec asks for sets no number; empty when it does, or there is none. */
+  /** Why a requested HorizontalPodAutoscaler sets no number; empty when it does. */
   readonly unscaled: string;
 }
 
@@ -57,11 +52,10 @@ export interface RouteCondition {
   readonly status: string;
   readonly reason: string;
   readonly message: string;
-  /** The generation of the route that it speaks of; undefined where it does not say. */
   readonly observedGeneration?: number | undefined;
 }
 
-/** What a controller says of a route on behalf of one Gateway. */
+/** A controller's status of a route for one Gateway. */
 export interface RouteParent {
   readonly name: string;
   readonly namespace: string | undefined;
@@ -71,37 +65,33 @@ export interface RouteParent {
 }
 
 export interface RouteFacts {
-  /** Whether the cluster has HTTPRoutes. */
   readonly served: Served;
-  /** The deployment's route; undefined while it is not there. */
+  /** Undefined while the deployment has no route. */
   readonly route: { readonly generation: number; readonly parents: readonly RouteParent[] } | undefined;
 }
 
-/** The pods that a deleted MoEDeployment of the same name left. */
+/** Pods left by a deleted MoEDeployment of the same name. */
 export interface Orphans {
   readonly workers: readonly PodFacts[];
   readonly gateways: number;
 }
 
-/** Which build of the runtime pods are made with (runtime-image.ts). */
+/** The builds of the runtime that pods can have (runtime-image.ts). */
 export interface RuntimeImage {
-  /** The image of pods that name none of their own. */
   readonly pinned: string;
-  /** The image that this operator comes with. */
+  /** The image that this operator ships. */
   readonly offered: string;
   /** The image that the workers' template names. */
   readonly own: string | undefined;
 }
 
-/** What is known of templates beside the one in force. */
+/** Templates beside the one in effect. */
 export interface RolloutFacts {
-  /** The accepted specs that are kept, newest first. */
   readonly revisions: readonly { readonly number: number; readonly templateHash: string }[];
-  /** The model that is wanted, in force or held, and that of the stable template; undefined where it is not known. */
+  /** The requested model, and that of the stable template; undefined where unknown. */
   readonly models?: { readonly wanted: string; readonly stable: string | undefined };
-  /** The roll that was taken back, while the spec asks for it all the same. */
+  /** The roll that was rolled back, while the spec still asks for it. */
   readonly rolledBack: RolledBack | undefined;
-  /** What canaries and the other ranks served since canaries bake; undefined while none do. */
   readonly comparison?: Comparison | undefined;
 }
 
@@ -111,46 +101,44 @@ export interface Snapshot {
   readonly pods: readonly PodFacts[];
   readonly orphans: Orphans;
   readonly gateway: GatewayFacts;
-  /** Undefined where it was not looked at. */
   readonly route?: RouteFacts | undefined;
-  /** The hash of the template in force: of the worker pod as it would be made now. */
+  /** Hash of the worker pod that the template in effect renders. */
   readonly templateHash: string;
-  /** Undefined where no spec is in force. */
   readonly rollout: RolloutFacts | undefined;
-  /** Undefined where no spec is in force. */
   readonly runtimeImage: RuntimeImage | undefined;
-  /** The reasons why the spec is not in force as it stands (fields of ours, what the API server refuses); empty when it is. */
+  /** Why the spec is not in effect as written. */
   readonly refusals: readonly Refusal[];
-  /** Owned objects that stay as they are since others manage fields of theirs, each with who and the remedy. */
+  /** Owned objects whose fields others manage, each with the remedy. */
   readonly conflicts: readonly string[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
-  /** What is downloaded, of a model that is not in its claim yet, and the commit of one that is, where it is known. */
+  /** An unfinished download, and the model's commit where known. */
   readonly delivery: {
     readonly pending: Pending | undefined;
     readonly revision: string | undefined;
-    /** What ranks that start wait for while others serve; empty where the weight server is there, or none is wanted. */
+    /** What starting ranks wait for while others serve; empty when nothing. */
     readonly away: string;
   };
-  /** True while all pods of another model stop: `deployment` then reads as if it were suspended. */
+  /** All pods of another model stop; `deployment` reads as suspended. */
   readonly switching: boolean;
-  /** Undefined where no green deployment is there or to be made. */
+  /** Undefined without a green deployment. */
   readonly green?: GreenLook | undefined;
-  /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
+  /** A new leader still opens its sessions, so that silence proves nothing. */
   readonly warmingUp: boolean;
 }
 
-/** The number of gateways that is wanted: the spec's, or that of whoever scales them, who finds one at the start. */
+/** The spec or the autoscaler sets this number. */
 export function wantedGateways({ deployment, gateway }: Pick<Snapshot, "deployment" | "gateway">): number {
   const { suspend, gateway: front } = deployment.spec;
   return suspend ? 0 : (front.replicas ?? gateway.replicas ?? 1);
 }
 
-/** Pods that count: a rank is taken as long as one of these has it. */
 export const living = (pods: readonly PodFacts[]): PodFacts[] => pods.filter((pod) => !pod.terminal && !pod.lost);
 
-/** Pods that serve: Ready, not on their way out, and members of the world. While we have not reached a pod yet (a new leader
- *  opens its sessions one by one) its own readiness is what we know: it is Ready only with a committed plan. */
+/**
+ * Ready members of the world. For pods that a new leader has not reached, readiness suffices, since a worker is Ready only with a committed
+ * plan.
+ */
 export function servingPods(snapshot: Snapshot): PodFacts[] {
   return living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && isMember(snapshot, pod));
 }
@@ -160,5 +148,4 @@ export function isMember(snapshot: Snapshot, pod: PodFacts): boolean {
   return member === undefined || member.bootId === "" || member.active;
 }
 
-/** Nothing runs yet, and nothing will before the model is there. */
 export const awaitsModel = ({ delivery, pods }: Snapshot): boolean => delivery.pending !== undefined && living(pods).length === 0;

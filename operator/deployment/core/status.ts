@@ -1,4 +1,4 @@
-// The status of a MoEDeployment from a snapshot and the pod actions that were decided. Pure; the only place that writes status fields.
+// The status of a MoEDeployment from a snapshot and the decided pod actions. Pure; the only writer of status fields.
 
 import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
 import { labels } from "../../../crds/common.ts";
@@ -22,20 +22,18 @@ export interface StatusInput {
   readonly target: Target;
   readonly refusals: readonly Refusal[];
   readonly blocked: Blocked | undefined;
-  /** The operation under way (operation.ts). */
   readonly operation: Operation | undefined;
-  /** The templates in use (rollout-status.ts). */
   readonly rollout: RolloutStatus | undefined;
-  /** The least ranks that hold all experts, where that is known. */
+  /** The fewest ranks that hold all experts, where known. */
   readonly floor: Reckoned | undefined;
   readonly failures: readonly PodFailure[];
-  /** What went wrong in this pass; empty when nothing did. */
+  /** The error of this pass; empty without one. */
   readonly failure: string;
-  /** The reason why the spec could be neither put in force nor refused; empty when it was judged. */
+  /** Why the spec could be neither accepted nor refused; empty when it was judged. */
   readonly judgeError: string;
-  /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
+  /** Why a missing rank cannot be created; empty when it can. */
   readonly createError: string;
-  /** The autoscaler's verdict and figures; undefined where the spec asks for none. */
+  /** Undefined without autoscaling. */
   readonly scaling?: { readonly verdict: Verdict; readonly status: AutoscaleStatus } | undefined;
 }
 
@@ -107,8 +105,8 @@ function gatewayStatus(snapshot: Snapshot): MoEDeploymentStatus["gateway"] {
 }
 
 /**
- * What is known now, or was known last: the rebalance plane may have nothing to say yet. An empty object is never written: applied
- * over a filled one it would become null.
+ * The new value, or the last one while the rebalance plane has none. An empty object is never written: applied over a filled one it would
+ * become null.
  */
 function known<K extends "runtimeImage" | "placement" | "telemetry">(
   key: K,
@@ -128,7 +126,7 @@ function modelStatus({ view, deployment }: Snapshot): Pick<MoEDeploymentStatus, 
   return { model: { ...known, requestsPerRank: requests.count, requestsPerRankReason: requests.reason } };
 }
 
-/** How far the download is. Of one that is done, what it was; of a model that is not downloaded, nothing. */
+/** A finished download keeps its figures; a model that is not downloaded has none. */
 function downloadStatus({ deployment, delivery }: Snapshot): Pick<MoEDeploymentStatus, "download"> {
   const { model } = deployment.spec;
   if (model.cache === undefined) return {};

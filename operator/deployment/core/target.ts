@@ -1,5 +1,5 @@
-// The number of ranks that is wanted now: spec.replicas once it stood still for elasticity.settle, 0 while suspended, and never fewer than
-// hold all experts once so many were wanted. What waits stands in the status, so that a new leader settles on the same moment. Pure.
+// The number of ranks to run: spec.replicas once unchanged for elasticity.settle, 0 while suspended, and never fewer than hold all experts.
+// The pending value is in the status, so that a new leader settles at the same time. Pure.
 
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
@@ -9,16 +9,16 @@ import type { Blocked } from "./pod-actions.ts";
 export interface Target {
   readonly ranks: number;
   readonly pending: { readonly replicas: number; readonly since: Date } | undefined;
-  /** Milliseconds until the value that waits takes effect; undefined when none waits. */
+  /** Milliseconds until the pending value takes effect; undefined without one. */
   readonly settlesInMs: number | undefined;
-  /** Why there are more ranks than spec.replicas asks for. */
+  /** Why there are more ranks than spec.replicas. */
   readonly blocked: Blocked | undefined;
 }
 
 export interface TargetLook {
-  /** The least ranks that hold all experts, where that is known. */
+  /** The fewest ranks that hold all experts, where known. */
   readonly floor?: Reckoned | undefined;
-  /** True where spec.replicas is a default that nobody means (../autoscaler.ts): no rank goes by it. */
+  /** spec.replicas fell to its default (../autoscaler.ts): no rank follows it. */
   readonly fallen?: boolean;
 }
 
@@ -27,7 +27,7 @@ export function targetRanks(deployment: MoEDeployment, now: Date, { floor, falle
   const at = (ranks: number): Target => ({ ranks, pending: undefined, settlesInMs: undefined, blocked: undefined });
   if (spec.suspend) return at(0);
   const present = status.expertParallel?.desiredRanks;
-  // Starting from nothing there is nothing to disturb, and stopping is not to be guessed at either.
+  // Neither a start from zero nor a stop has to settle.
   if (present === undefined || present === 0 || present === spec.replicas) return at(spec.replicas);
   if (fallen && spec.replicas < present) return at(present);
   if (floor && spec.replicas > 0 && spec.replicas < floor.count && present >= floor.count) {

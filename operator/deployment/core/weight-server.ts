@@ -1,5 +1,5 @@
-// The weight server as it is to be told: whether the model is there for ranks that mount none, and what those that start wait for. From what is
-// observed alone; the weight server's objects are rendered (../objects/weight-server.ts), and its pod is the Deployment controller's to make. Pure.
+// The state of the weight server: whether its model is ready, and what starting ranks wait for. Pure; ../objects/weight-server.ts renders
+// it.
 import type { DownloadWords } from "../../../crds/download.ts";
 import { type Pending, wordsText } from "./delivery.ts";
 
@@ -7,28 +7,27 @@ export interface WeightServerState {
   readonly uid: string;
   readonly name: string;
   readonly ready: boolean;
-  /** The reason why it does not run; empty when nothing is wrong. */
+  /** Why it does not run; empty when nothing is wrong. */
   readonly problem: string;
   readonly createdMs: number;
-  /** It was made for the model of the spec. */
+  /** It has the spec's model. */
   readonly current: boolean;
 }
 
 export interface WeightServerInput {
-  /** It downloads the model, which is nowhere else. */
+  /** It downloads the model itself. */
   readonly downloads: boolean;
   readonly suspended: boolean;
   readonly pods: readonly WeightServerState[];
-  /** What its pod said last. */
   readonly words: DownloadWords | undefined;
   /** A rank has opened this model from it, and serves. */
   readonly serving: boolean;
 }
 
 export interface WeightServerVerdict {
-  /** The model is not there yet: no rank is made before. */
+  /** The model is missing, so that no rank is created. */
   readonly pending: Pending | undefined;
-  /** Ranks serve, and those that start wait for this; empty when the weight server is there. */
+  /** What starting ranks wait for while others serve; empty when the weight server runs. */
   readonly away: string;
 }
 

@@ -1,4 +1,4 @@
-// The world of a deployment as the rebalance plane gets it. Pure.
+// Builds the world that the rebalance plane gets. Pure.
 import { living, type Snapshot } from "./snapshot.ts";
 import type { World } from "./world.ts";
 
@@ -16,7 +16,7 @@ export function worldOf(snapshot: Snapshot, known: Pick<World, "desiredRanks" | 
     gateways,
     holdMs,
     leaving: living(snapshot.pods).flatMap((pod) => {
-      // Whoever deleted it: what runs there hands over until its grace period ends.
+      // Whoever deleted it, its processes hand over until the grace period ends.
       const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);
       const reason = pod.leaving?.reason ?? (pod.terminating ? gone : undefined);
       return reason ? [{ rank: pod.rank, podUid: pod.uid, reason }] : [];

@@ -1,33 +1,27 @@
-// The world of one deployment as types: what Kubernetes has of it and what the rebalance plane knows of it. Pure.
-// ../ports.ts re-exports these for the rebalance plane.
+// A deployment's state as Kubernetes and the rebalance plane report it; types only.
 import type { ConditionStatus } from "../../../crds/conditions.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import type { ExpertGrid } from "../../../runtime/placement/grid.ts";
 
-/** One worker pod that exists and is not terminal. */
 export interface WorkerPod {
   readonly rank: number;
   readonly name: string;
   readonly uid: string;
-  /** Address of the pod; undefined until it has one. */
   readonly ip: string | undefined;
   readonly node: string | undefined;
-  /** Zone of its node (topology.kubernetes.io/zone). */
+  /** topology.kubernetes.io/zone of its node. */
   readonly zone: string | undefined;
-  /** Value of the label that spec.scheduling.topology names, on its node; unset without. */
+  /** Value of the node label that spec.scheduling.topology names. */
   readonly rack?: string | undefined;
-  /** True when its probe says that it is ready. */
   readonly ready: boolean;
-  /** True when it has a deletionTimestamp: it may still answer, but is on its way out. */
   readonly terminating: boolean;
-  /** True when neither its node nor the rank itself answers, so that nothing more is to be expected of it. */
+  /** Neither its node nor its process answers. */
   readonly lost: boolean;
 }
 
 export type LeavingReason = "Shrink" | "Roll" | "Evict" | "Stop";
-/** A rank that is to be emptied before its pod is deleted. Evict: its node or an eviction makes it go, and its pod may be terminating
- *  already. Stop: all ranks go, so nothing is moved, requests only finish. */
+/** A rank to empty before its pod is deleted. Evict: the pod may be terminating already. Stop: all ranks go, so that no expert moves. */
 export interface LeavingRank {
   readonly rank: number;
   readonly podUid: string;
@@ -40,52 +34,47 @@ export interface GatewayPod {
   readonly ip: string | undefined;
 }
 
-/** What a gateway says over its Control stream; a pod that is not heard says nothing, which is not to have no requests. */
+/** A gateway's report over its Control stream; it exists only while the stream works. */
 export interface GatewayView {
   readonly name: string;
-  /** Milliseconds since it had a request, 0 while it has one; undefined while it is not heard, and of releases that do not say. */
+  /** Since its last request, 0 while it has one; undefined while unknown. */
   readonly idleMs: number | undefined;
-  /** No rank serves, and one is needed: for requests that wait, or for the tokenizer. */
+  /** It needs a rank and none serves. */
   readonly wantsRanks: boolean;
-  /** It has heard that requests are to be held while no rank serves. */
+  /** It queues requests while no rank serves. */
   readonly holds: boolean;
 }
 
-/** The world as Kubernetes has it, handed over after every reconcile. */
+/** The deployment plane publishes it after every pass. */
 export interface World {
   readonly ref: { readonly namespace: string; readonly name: string };
   readonly uid: string;
   readonly generation: number;
   readonly spec: MoEDeploymentSpec;
-  /** Ranks wanted now (after settle time and suspension). */
   readonly desiredRanks: number;
   readonly workers: readonly WorkerPod[];
   readonly gateways: readonly GatewayPod[];
   readonly leaving: readonly LeavingRank[];
-  /** While no rank serves, gateways let requests wait so many milliseconds for one; unset = not at all. */
+  /** Milliseconds for which gateways queue requests without a rank; unset = 0. */
   readonly holdMs?: number;
 }
 
-/** What a worker's process has served since it started. */
 export interface ServedTotals {
-  /** Requests that ended with their text or an error. */
   readonly requests: number;
-  /** Those with an error that was not the caller's. */
+  /** Requests whose error was not the caller's. */
   readonly failed: number;
-  /** Times from one token of a request to its next, and microseconds of all of them. */
+  /** Number of gaps between tokens of a request, and their sum in microseconds. */
   readonly gaps: number;
   readonly gapMicros: number;
 }
 
-/** What a rank's process has said of its load: means over the last seconds. */
+/** Load of a rank: means over `spanMs`. */
 export interface RankSignals {
-  /** Milliseconds from the first look to the last. */
   readonly spanMs: number;
-  /** Tokens of prompts that wait or are being computed. */
   readonly queuedTokens: number;
-  /** Share of the attention cache that open requests hold; undefined of releases that do not say. */
+  /** Used fraction of the KV cache; undefined in old releases. */
   readonly kvUse: number | undefined;
-  /** Tokens of prompts and answers computed in a second; undefined of releases that do not say. */
+  /** Undefined in old releases. */
   readonly tokensPerSecond: number | undefined;
 }
 
@@ -93,25 +82,23 @@ export interface MemberView {
   readonly rank: number;
   readonly podUid: string;
   readonly bootId: string;
-  /** True while its Control stream works. */
   readonly connected: boolean;
-  /** True when it serves: it is connected and described, runs the right model, and a Commit has reached it. */
+  /** It is connected, described, has the right model and has received a Commit. */
   readonly active: boolean;
   readonly ready: boolean;
   readonly notReadyReason: string;
   readonly draining: boolean;
   readonly activeRequests: number;
   readonly epoch: number;
-  /** Resident bytes; 0 until described. */
+  /** Bytes of its experts; 0 until described. */
   readonly hostedBytes: number;
   readonly budgetBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Resident bytes of experts that no other active rank hosts; decides who leaves first. */
+  /** Bytes of experts that no other active rank hosts. */
   readonly uniqueBytes: number;
-  /** Undefined until it is heard, and from workers of releases that do not say. */
   readonly served?: ServedTotals | undefined;
-  /** Undefined while its Control stream does not work. */
+  /** Undefined without a Control stream. */
   readonly signals?: RankSignals | undefined;
 }
 
@@ -119,25 +106,24 @@ export interface ModelView extends ExpertGrid {
   readonly digest: string;
   readonly architecture: string;
   readonly topK: number;
-  /** Resident bytes of one expert replica of every expert, and of the largest one (the staging slot). */
+  /** Bytes of one replica of every expert. */
   readonly expertBytes: number;
   readonly largestExpertBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Requests that run at once on a rank, at most. */
+  /** Requests that a rank runs at once, at most. */
   readonly kvSlots: number;
-  /** Tokens that the KV pool of a rank holds, of all requests together. */
   readonly kvTokens: number;
   readonly maxContext: number;
-  /** The backends that ranks compute with: what Auto has become, which may be one thing on one node and another on the next. */
+  /** Backends that the ranks chose for Auto. */
   readonly backends: readonly string[];
 }
 
 export type DrainPhase =
   | "Moving" // its experts are being moved to others
-  | "Draining" // experts are safe, requests are finishing
+  | "Draining" // its experts are safe, requests are finishing
   | "Drained" // may be deleted
-  | "Blocked"; // the others cannot take its experts; see message
+  | "Blocked"; // other ranks have no capacity for its experts; see message
 
 export interface DrainView {
   readonly rank: number;
@@ -146,10 +132,9 @@ export interface DrainView {
   readonly message: string;
 }
 
-/** A condition the rebalance plane decides; the deployment plane writes it. */
+/** A condition that the rebalance plane computes and the deployment plane writes. */
 export interface Verdict {
   readonly status: ConditionStatus;
-  /** The condition's reason, in PascalCase. */
   readonly reason: string;
   readonly message: string;
 }
@@ -157,29 +142,28 @@ export interface Verdict {
 export interface RebalanceView {
   readonly members: readonly MemberView[];
   readonly gateways: readonly GatewayView[];
-  /** The model; undefined until one worker was described. */
+  /** Undefined until a worker is described. */
   readonly model: ModelView | undefined;
-  /** Ranks whose model digest differs from the world's. */
   readonly digestMismatch: readonly number[];
-  /** Experts of the plan that no rank holds now. They come and go while a restarted rank loads: for the metric, not for conditions. */
+  /** Experts of the plan that no rank hosts; for the metric only, since they vary while a rank restarts. */
   readonly unhostedExperts: number;
-  /** The unhosted experts that no rank is there to load: they are loaded on demand until a plan has room for them. */
+  /** Unhosted experts whose rank is gone: ranks load them on demand until a plan places them. */
   readonly expertsWithoutRank: number;
-  /** Ranks that have yet to load the other unhosted experts. */
   readonly loadingRanks: readonly number[];
-  /** Experts that the loss of one node would leave without a live expert replica; without a rank ones included. */
+  /** Experts that the loss of any one node leaves without a live replica. */
   readonly expertsAtRisk: number;
   readonly drains: readonly DrainView[];
-  /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */
+  /** Reasons: Resolved, Opening, DigestMismatch. */
   readonly modelAvailable: Verdict;
-  /** The verdict on Reproducible: Exact, ToleranceDevice, MixedClasses, NotObserved or NotReported. */
+  /** Reasons: Exact, ToleranceDevice, MixedClasses, NotObserved, NotReported. */
   readonly reproducible: Verdict;
-  /** The verdict on TelemetryFresh: Fresh, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused,
-   *  SigningKeyMissing, NoRanks or NotConfigured. */
+  /**
+   * Reasons: Fresh, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused, SigningKeyMissing, NoRanks,
+   * NotConfigured.
+   */
   readonly telemetryFresh: Verdict;
-  /** The verdict on PlacementBalanced: Balanced, Imbalanced, RebalanceSuppressed, Rebalancing, Unknown, or what is waited for. */
   readonly placementBalanced: Verdict;
-  /** The parts `placement` and `telemetry` of the status, which are copied into it as they are. */
+  /** Copied into the status. */
   readonly placement: MoEDeploymentStatus["placement"];
   readonly telemetry: MoEDeploymentStatus["telemetry"];
 }

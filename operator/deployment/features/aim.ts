@@ -1,4 +1,4 @@
-// The spec whose model all pods are to have, and whether they have it. After the delivery: a model that is not there is not aimed at. Pure.
+// The spec whose model all pods are to have. After delivery, since a missing model is no aim. Pure.
 import { living, type PodFacts } from "../core/snapshot.ts";
 import { modelPlace, modelText, rankModelText } from "../objects/model-place.ts";
 import type { Observed } from "../observed.ts";
@@ -26,10 +26,7 @@ function aimOf({ deployment, pods, rendered, revisions }: Observed, { pending }:
   return { aim: to, accepted: latest, wanted };
 }
 
-/**
- * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model all stop before one of the aim's is
- * made: `Accepting` while it is not accepted yet, then `Stopping`.
- */
+/** Pods of another model all stop before the first of the aim's is created: `Accepting` while the aim is not accepted yet, then `Stopping`. */
 function standsOf(
   { aim: to, accepted }: Omit<Aim, "stands">,
   ranks: readonly PodFacts[],

@@ -1,5 +1,5 @@
-// The green deployment of a change of model or codec. After the aim, which says whether there is such a change; before the change itself,
-// which a green deployment holds back. Pure; the steps are core/green deployment.ts.
+// The green deployment of a change of model or codec. After the aim, which detects the change; before the change, which a green deployment
+// delays. Pure; the steps are in core/blue-green.ts.
 
 import type { GreenStatus } from "../../../crds/blue-green.ts";
 import { labels } from "../../../crds/common.ts";
@@ -18,7 +18,6 @@ import type { GreenSeen, Observed } from "../observed.ts";
 import { feature } from "./feature.ts";
 import type { Aim, BlueGreen, GreenAction } from "./results.ts";
 
-/** The strategy has capacity for a green deployment, and it is none itself. */
 export function mayBeGreen({ metadata, spec }: MoEDeployment): boolean {
   return metadata.labels?.[labels.greenOf] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
 }
@@ -72,7 +71,7 @@ const sizesOf = ({ deployment, gateway }: Pick<Observed, "deployment" | "gateway
   gateways: Math.max(1, wantedGateways({ deployment, gateway })),
 });
 
-/** What both have served since the green deployment bakes. */
+/** Totals of both sides since the bake began. */
 function compared({ deployment, pods, green, view, memory }: Observed): { comparison: Comparison; watched: Watched } | undefined {
   const { green: last } = deployment.status.rollout ?? {};
   if (!green || last?.name !== green.name || last.phase !== "Baking") return undefined;
@@ -103,12 +102,12 @@ function factsOf(green: GreenSeen, { deployment, now }: Observed): GreenFacts {
   };
 }
 
-/** What serves has no time to come to serve; where it stops, or waits for more gateways, that begins anew. */
+/** Its time to start; a stop, or a wait for more gateways, resets it. */
 function startOf({ phase, since }: GreenStatus, { createdMs, nowMs }: { readonly createdMs: number; readonly nowMs: number }): number {
   return phase === "Baking" ? nowMs : Math.max(createdMs, Math.min(nowMs, Date.parse(since)));
 }
 
-/** What is done about it. `good`: nothing of the spec is refused, so that another deployment of it can be made. */
+/** `good`: the spec is not refused, so that a green deployment can be created. */
 export function greenActions(observed: Observed, { wanted }: Aim, look: GreenLook | undefined, good: boolean): GreenAction[] {
   if (!look) return [];
   const { deployment } = observed;

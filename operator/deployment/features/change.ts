@@ -1,5 +1,5 @@
-// How the deployment takes its spec in this pass: as it stands, held for a green deployment, or stopped until the pods of another model are
-// gone. After blue/green and delivery, since both hold a spec back. Pure.
+// How this pass takes the spec: as written, held for a green deployment, or stopping until pods of another model are gone. After blue-green
+// and delivery, which both hold a spec. Pure.
 import { gatewaysWait } from "../core/orphans.ts";
 import { frontSelector } from "../objects/green.ts";
 import { feature } from "./feature.ts";
@@ -9,11 +9,11 @@ export const change = feature({
   needs: ["source", "delivery", "aim", "blueGreen"],
   run: ({ deployment: own, pods, orphans, sourceUnknown }, { source, delivery, aim, blueGreen }) => {
     const green = blueGreen.look;
-    // Without a green deployment the weight server has the model first, while the ranks serve on.
+    // The weight server gets the model first where no green deployment serves.
     const switches = aim.stands === "Accepting" && !green?.holds;
     const atOnce = switches && source.keeps === undefined;
     const untried = green?.holds === true || (switches && !atOnce);
-    // Until the last pod of another model is gone nothing is rendered but what a suspended deployment has.
+    // Until the last pod of another model is gone, the deployment renders as suspended.
     const deployment = aim.stands === "Stopping" ? { ...own, spec: { ...own.spec, suspend: true } } : own;
     return {
       deployment,

@@ -1,5 +1,5 @@
-// The model on its way: Jobs that download it, and the weight server that offers it. After the source, whose model a weight server keeps;
-// before the aim, which is not to change before the model is there. Pure.
+// Downloads of the model and the weight server. After the source, whose model a weight server keeps; before the aim, which waits for the
+// model. Pure.
 import type { Pending } from "../core/delivery.ts";
 import { planDelivery } from "../core/delivery.ts";
 import { weightServerVerdict } from "../core/weight-server.ts";
@@ -10,7 +10,6 @@ import type { Observed } from "../observed.ts";
 import { feature } from "./feature.ts";
 import type { Delivery, DeliveryAction, Source } from "./results.ts";
 
-/** The pass after it is known whether the spec is refused. */
 const judgedMs = 1_000;
 const judging: Pending = {
   reason: "WeightServerNotReady",
@@ -33,7 +32,7 @@ function download({ deployment, settings, download: seen, memory, ticksMs, now }
   const waitMs = refused ? refused.untilMs - ticksMs : 0;
   const actions: DeliveryAction[] = plan.remove.map(({ name, uid }) => ({ type: "deleteJob", name, uid }));
   if (plan.create !== undefined && waitMs <= 0) {
-    // Before its pod: the kubelet tells a pod of a Secret that came after it a minute or two later.
+    // The Secret comes before its pod: the kubelet notices a later one only after a minute or two.
     actions.push({ type: "certify", role: "downloader" });
     actions.push({ type: "createJob", name: plan.create, job: downloadJob({ deployment, settings }, plan.create, workInUse) });
   }
@@ -49,13 +48,13 @@ function download({ deployment, settings, download: seen, memory, ticksMs, now }
 function withWeightServer(observed: Observed, { keeps, serving }: Source): Delivery {
   const found = download(observed);
   const { suspend } = observed.deployment.spec;
-  // A download and a weight server would want the claim on two nodes.
+  // A download and a weight server could need the claim on two nodes.
   const replicas: WeightServerWish["replicas"] = suspend || found.pending ? 0 : 1;
   if (found.pending) return { ...found, weightServer: { replicas, keeps } };
   const { verdict, actions } = weightServer(observed, { keeps, serving });
   const all = [...found.actions, ...actions];
   if (!keeps) return { ...found, ...verdict, weightServer: { replicas }, actions: all };
-  // What the weight server of before lacks is not in the way of a spec that does not want it any more.
+  // Problems of the old weight server do not block a spec without one.
   const kept = { ...found, away: verdict.away, weightServer: { replicas, keeps }, actions: all };
   return keeps.asks ? { ...kept, pending: judging, againInMs: judgedMs } : kept;
 }

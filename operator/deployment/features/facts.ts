@@ -1,4 +1,4 @@
-// The snapshot that the rules of core/ read: what was observed, with the spec in force. After the spec. Pure.
+// The snapshot that core/ reads, with the spec in effect. After the spec. Pure.
 import { compareServed } from "../core/served.ts";
 import type { Observed } from "../observed.ts";
 import { greenActions } from "./blue-green.ts";
@@ -31,7 +31,7 @@ export const facts = feature({
   },
 });
 
-/** What canaries of this template and the other ranks served since the canaries bake; undefined while none do. */
+/** Totals of both sides since the canaries bake; undefined without any. */
 function canaryBake({ deployment, pods, view, memory }: Observed, templateHash: string) {
   const { bakeStart, templateHash: baking, bakedTemplateHash } = deployment.status.rollout ?? {};
   if (bakeStart === undefined || baking !== templateHash || bakedTemplateHash === templateHash) return undefined;

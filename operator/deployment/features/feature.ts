@@ -1,15 +1,14 @@
-// The contract of a feature: a pure step of a decision, which gets what was observed and the frozen results that it names. Pure.
+// The interface of a feature: a pure step of a decision on the observed facts and the frozen results that it names.
 import type { Observed } from "../observed.ts";
 import type { Results } from "./results.ts";
 
 export interface Feature<Name extends keyof Results = keyof Results, Needs extends keyof Results = never> {
   readonly name: Name;
-  /** The features whose results it gets; the others may run before it or after it. */
+  /** Features outside this list may run before or after it. */
   readonly needs: readonly Needs[];
   run(observed: Observed, before: Pick<Results, Needs>): Results[Name];
 }
 
-/** A feature in a list; `run` is given all results so far. */
 export interface Listed {
   readonly name: keyof Results;
   readonly needs: readonly (keyof Results)[];
@@ -20,7 +19,7 @@ export function feature<Name extends keyof Results, Needs extends keyof Results 
   return it as Listed;
 }
 
-/** Runs features in order; each sees the results before it, which nobody can change. */
+/** Runs features in order and freezes their results. */
 export function runFeatures<Made extends keyof Results>(
   features: readonly Listed[],
   observed: Observed,

@@ -1,4 +1,5 @@
-// Where ranks have their model from, and which one. First, since what is downloaded, and what a weight server offers, follows from it. Pure.
+// Decides which model the ranks have, and whether they mount it or read it from a weight server. First, since downloads and weight servers
+// follow from it. Pure.
 import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { holdsModel } from "../core/rollout.ts";
 import { living, type PodFacts } from "../core/snapshot.ts";
@@ -24,20 +25,20 @@ export const modelSource = feature({
 });
 
 export interface Sourcing {
-  /** Undefined where the claim has to be looked at: of a new spec, or where no rank that mounts it has a node. */
+  /** Undefined where the claim must be read: the spec is new, or no rank that mounts it has a node. */
   readonly settled: boolean | undefined;
-  /** Whether the ranks of the accepted spec have a weight server. */
+  /** The accepted spec's ranks have a weight server. */
   readonly before: boolean;
 }
 
 interface SourcingInput {
   readonly pods: readonly PodFacts[];
   readonly accepted: Accepted | undefined;
-  /** That of pods that name none. */
+  /** Pods that name no image get this one. */
   readonly image: string;
 }
 
-/** Whether ranks have their model from a weight server, as far as it needs no look at the claim. observe.ts asks it before it renders. */
+/** Decides without the claim where possible; observe.ts calls it before rendering. */
 export function sourcing(deployment: MoEDeployment, { pods, accepted, image }: SourcingInput): Sourcing {
   if (deployment.spec.model.cache?.ephemeral) return { settled: true, before: true };
   if (accepted === undefined) return { settled: undefined, before: false };
@@ -48,11 +49,11 @@ export function sourcing(deployment: MoEDeployment, { pods, accepted, image }: S
   return { settled: stands ? false : undefined, before: false };
 }
 
-/** True where the strategy keeps the ranks of the stable model though `to` has another. */
+/** The strategy keeps the ranks of the stable model though `to` has another. */
 export const holds = ({ spec }: MoEDeployment, pods: readonly PodFacts[], stable: Accepted, to: MoEDeploymentSpec | undefined): boolean =>
   to !== undefined && holdsModel({ strategy: spec.rolloutStrategy, pods, stable: rankModelText(stable.spec), wanted: rankModelText(to) });
 
-/** The model of the ranks stays while what the spec asks for is held, was rolled back, is tried by a green deployment, or was refused. */
+/** The ranks keep their model while the spec is held, rolled back, refused, or tried by a green deployment. */
 function keptModel({ deployment, pods, rendered, memory }: Observed): KeptModel | undefined {
   const { spec, status, metadata } = deployment;
   const { accepted, stable, back, wanted, gateway } = rendered;
@@ -68,7 +69,7 @@ function keptModel({ deployment, pods, rendered, memory }: Observed): KeptModel 
   return accepting?.status === "False" ? { ...kept, asks: false } : undefined;
 }
 
-/** Ranks serve on as they are while a green deployment tries the spec, as far as is known. */
+/** The ranks serve while a green deployment tries the spec. */
 function servesOn({ status }: MoEDeployment, pods: readonly PodFacts[]): boolean {
   const phase = status.rollout?.green?.phase;
   return living(pods).some(({ ready }) => ready) || (phase !== undefined && phase !== "Serving" && phase !== "Leaving");

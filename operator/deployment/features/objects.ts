@@ -1,4 +1,4 @@
-// The owned objects, and what the API server is asked about the spec. Last of the first half: it needs to know how the spec is taken. Pure.
+// The owned objects, and what to ask the API server. Last of the first half, since it depends on how the spec is taken. Pure.
 import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
 import type { Rendered } from "../../kube/apply.ts";
@@ -41,7 +41,7 @@ export const objects = feature({
       apply: all.filter((one) => !waits(one)),
       absent: absentObjects(context),
       unsupported,
-      // Asked whatever else is refused, so that one look at the status shows all faults.
+      // Dry-run despite other refusals, so that the status shows all faults at once.
       judges: unreadable.length === 0 && workers.refusals.length === 0 && !back && !spec.suspend,
       held,
       acceptable: !undelivered && !held && !spec.suspend,
@@ -57,7 +57,7 @@ function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: Ro
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }
 
-/** Gateways have the tokenizer of the ranks' model, and stay as they were while somebody wants to see how the first ranks do. */
+/** Gateways have the ranks' tokenizer, and stay unchanged while a roll is paused or its canaries bake. */
 function gatewayPods(
   { rendered, pods }: Observed,
   deployment: MoEDeployment,

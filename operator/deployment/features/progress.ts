@@ -1,4 +1,4 @@
-// The operation under way and the state of the roll, as the status tells them. After the repair, whose actions give an operation its name. Pure.
+// The current operation and the state of the roll. After the repair, whose actions name the operation. Pure.
 import { currentOperation } from "../core/operation.ts";
 import { rolloutView } from "../core/rollout-status.ts";
 import { feature } from "./feature.ts";

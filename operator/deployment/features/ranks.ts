@@ -1,4 +1,4 @@
-// The number of ranks that is wanted now, and the least that hold all experts. After the facts, before everything that counts ranks. Pure.
+// The number of ranks to run, and the fewest that hold all experts. After the facts, before all that counts ranks. Pure.
 import { rankFloor, rememberedFloor } from "../core/capacity.ts";
 import { memoryRefusals } from "../core/memory-fit.ts";
 import { targetRanks } from "../core/target.ts";

@@ -1,5 +1,4 @@
-// The next actions on pods: repair, scale, handover and roll (core/pod-actions.ts), and pods of a deleted deployment of this name. After the
-// number of ranks; before the progress, which describes these actions. Pure.
+// The next actions on pods (core/pod-actions.ts). After the number of ranks; before the progress, which describes these actions. Pure.
 import { afterGateways } from "../core/gateways-first.ts";
 import { orphanRemovals } from "../core/orphans.ts";
 import { nextStep } from "../core/pod-actions.ts";
@@ -19,7 +18,7 @@ export const repair = feature({
   },
 });
 
-/** Why no rank can be made at all; empty when one can. */
+/** Why no rank can be created; empty when one can. */
 export function impossible({ successor, refusals, failure }: Parameters<typeof repair.run>[1]["spec"]): string {
   if (successor !== "None") return "";
   return [...refusals, ...(failure ? [failure] : [])].map(({ message }) => message).join("; ");

@@ -1,5 +1,4 @@
-// The number of ranks that the autoscaler wants. Last, since it waits for the operation under way. Pure; autoscaler.ts looks at who sets the
-// number before it writes.
+// The autoscaler's number of ranks. Last, since it waits for the current operation. Pure; autoscaler.ts checks who sets the number.
 import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { type AutoscaleInput, decide } from "../core/autoscale/decide.ts";
@@ -29,10 +28,10 @@ export const scale = feature({
   },
 });
 
-/** Ranks that are wanted until a changed number takes effect. */
+/** Ranks until a changed number takes effect. */
 export const presentOf = ({ expertParallel }: MoEDeployment["status"]): number => expertParallel?.desiredRanks ?? 0;
 
-/** A zero is somebody else's to end, unless the autoscaler has set it, or may have. */
+/** The autoscaler leaves a zero that somebody else set. */
 function isOff({ spec, status }: MoEDeployment): boolean {
   const mayBeOurs = spec.elasticity.autoscale?.scaleToZero !== undefined || status.autoscale?.lastScale?.to === 0;
   return spec.suspend || (spec.replicas === 0 && !mayBeOurs);
@@ -49,7 +48,7 @@ function inputOf({ snapshot }: Facts, { floor }: Ranks, { progress, memory }: Ar
   if (!autoscale) return undefined;
   const serving = living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && !pod.leaving);
   const members = new Map(view?.members.map((member) => [member.podUid, member]));
-  // A new leader still opens its sessions: what it has not heard yet is not silence.
+  // A new leader has not heard everybody yet.
   const unheard = snapshot.warmingUp ? nothingYet : undefined;
   const served = status.conditions?.find(({ type, status: is }) => type === "Available" && is === "True")?.lastTransitionTime;
   return {

@@ -1,4 +1,4 @@
-// The spec that is in force, and what of the stored one is not. First of the second half: all that changes pods goes by it. DECISIONS.md 2. Pure.
+// The spec in effect, and why the stored one is not. First of the second half, since all changes of pods follow it. DECISIONS.md 2. Pure.
 import { rankModelText } from "../objects/model-place.ts";
 import { ownImage } from "../render.ts";
 import { feature } from "./feature.ts";
@@ -15,7 +15,7 @@ export const spec = feature({
     return {
       template: (kept ? wanted : accepted?.template) ?? wanted,
       stable: stable?.template,
-      // A roll, rank by rank, would bring two models into one world.
+      // A rolling change would mix two models in one world.
       successor: change.atOnce ? "Refused" : answers.successor,
       rollout: inForce && {
         revisions: answers.revisions.map(({ number, accepted: one }) => ({ number, templateHash: one.template.hash })),
@@ -31,7 +31,7 @@ export const spec = feature({
   },
 });
 
-/** The last sentence of a refusal: what holds meanwhile. */
+/** The last sentence of a refusal: what applies meanwhile. */
 function meanwhile(reason: string, accepted: { readonly generation: number } | undefined) {
   const message = accepted
     ? `meanwhile the spec of generation ${accepted.generation} stays in force`

@@ -1,4 +1,4 @@
-// The context that every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
+// What every rendered object needs: owner, labels, names and the operator's settings. Pure.
 
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { downloaderComponent } from "../../../crds/download.ts";
@@ -10,45 +10,41 @@ import { makerLabels } from "../../kube/adoption.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
 
 export interface Settings {
-  /** The operator's own namespace, which holds the CAs of deployments. */
   readonly namespace: string;
-  /** The image that this operator comes with. What a deployment runs may be another: core/runtime-image.ts. */
+  /** core/runtime-image.ts decides what a deployment runs. */
   readonly runtimeImage: string;
   readonly pullPolicy: PullPolicy;
-  /** NATS of deployments that name none. */
   readonly natsUrl: string | undefined;
-  /** The folder with the credentials of that server; undefined where it wants none. */
+  /** Undefined without credentials. */
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
-  /** Share of traces that gateways keep; all where it is not given. */
+  /** Sampled fraction of traces; unset = all. */
   readonly traceRatio?: number | undefined;
-  /** Where the operator runs, whose pods the policies let in; undefined: deployments get no network policies. */
+  /** Undefined: deployments get no policies. */
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly logLevel: LogLevel;
-  /** The hub of models that name hf://; the public one where it is undefined. */
+  /** Hub of hf:// models; undefined = the public one. */
   readonly hub: string | undefined;
 }
 
 export interface RenderContext {
   readonly deployment: MoEDeployment;
   readonly settings: Settings;
-  /** Who starts ranks together; without it each finds room alone. */
+  /** Unset where each rank is scheduled alone. */
   readonly gang?: Gang | undefined;
-  /** The gateways that the Service leads to; this deployment's where it is not given. */
+  /** The Service's gateways; unset = this deployment's. */
   readonly front?: Readonly<Record<string, string>> | undefined;
-  /** The weight server that ranks have the model from; without one they mount it. */
+  /** The weight server of ranks; without it they mount the model. */
   readonly weightServer?: WeightServerWish | undefined;
-  /** True where the cluster has HTTPRoutes that we may handle. */
+  /** The cluster has HTTPRoutes that we may manage. */
   readonly routable?: boolean;
 }
 
-/** A model in the form in which ranks have it. */
 export interface ModelOf {
   readonly model: MoEDeploymentSpec["model"];
   readonly expertCodec: MoEDeploymentSpec["runtime"]["expertCodec"];
 }
 
-/** The deployment with that model instead of its own. */
 export function ofModel(deployment: MoEDeployment, of: ModelOf | undefined): MoEDeployment {
   if (of === undefined) return deployment;
   const { spec } = deployment;
@@ -56,9 +52,7 @@ export function ofModel(deployment: MoEDeployment, of: ModelOf | undefined): MoE
 }
 
 export interface WeightServerWish {
-  /** None while a download has the claim, or the deployment is suspended. */
   readonly replicas: 0 | 1;
-  /** The model that it is to have; that of the spec where it is not given. */
   readonly keeps?: ModelOf | undefined;
 }
 
@@ -76,7 +70,6 @@ export function objectLabels(name: string, component: Component): Record<string,
   return { ...makerLabels, [labels.deployment]: name, [labels.component]: component };
 }
 
-/** Selectors use deployment and component only. */
 export function selectorLabels(name: string, component: Component): Record<string, string> {
   return { [labels.deployment]: name, [labels.component]: component };
 }

@@ -1,5 +1,5 @@
-// The Job that downloads a model into its cache: our runtime image under the restricted level, with the claim mounted to be written and
-// the Secret of spec.model as files. Made by POST and never changed: another download has another name. Pure.
+// The Job that downloads a model into its claim, with the Secret of spec.model as files. It is created and never changed: another download
+// has another name. Pure.
 
 import { annotations, paths, ports } from "../../../crds/common.ts";
 import { downloaderComponent, downloaderProcess, hopelessExitCode } from "../../../crds/download.ts";
@@ -13,12 +13,11 @@ import { modelPlace, workFolder } from "./model-place.ts";
 import { modelPodResources, proxyEnv } from "./runtime-pod.ts";
 
 const container = "downloader";
-/** Pods that may fail before the Job does; each tries for minutes by itself, and goes on where the last one ended. */
+/** Failed pods before the Job fails; each retries for minutes and resumes the download. */
 const backoffLimit = 6;
-/** Time to write what is on its way. */
 const graceSeconds = 30;
 const tmpSize = "256Mi";
-/** `workInUse`: work folders of the namespace's deployments; without, the pod removes none that is left over. */
+/** `workInUse`: work folders that must stay; undefined = the pod removes none. */
 export function downloadJob(context: RenderContext, jobName: string, workInUse?: readonly string[]): KubeObject {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
@@ -37,7 +36,7 @@ export function downloadJob(context: RenderContext, jobName: string, workInUse?:
       completions: 1,
       parallelism: 1,
       backoffLimit,
-      // Never two at once: they would write the same files.
+      // Two pods would write the same files.
       podReplacementPolicy: "Failed",
       podFailurePolicy: {
         rules: [
@@ -55,7 +54,7 @@ export function downloadJob(context: RenderContext, jobName: string, workInUse?:
           terminationGracePeriodSeconds: graceSeconds,
           securityContext: podSecurity,
           ...(pull === undefined ? {} : { imagePullSecrets: pull }),
-          // Where the ranks go: a claim may be had there alone.
+          // The ranks' node selector, since the claim may exist only there.
           ...(nodeSelector ? { nodeSelector } : {}),
           ...(tolerations ? { tolerations } : {}),
           containers: [

@@ -1,5 +1,5 @@
-// The HorizontalPodAutoscaler of the gateways, where the spec asks for one. It counts the gateway's own container: one beside it
-// without a CPU request would leave it without a figure. Pure.
+// The HorizontalPodAutoscaler of the gateways. It measures one container, since a sidecar without a CPU request would leave it without a
+// figure. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { gatewayKind } from "../../pods/pod-template.ts";

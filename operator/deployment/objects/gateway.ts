@@ -1,5 +1,5 @@
-// The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it
-// only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
+// The gateway Deployment: no GPU, no API token, no model, since a rank provides the tokenizer. It sets replicas only where the spec does;
+// otherwise whoever scales it has the field. Pure.
 
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
@@ -23,10 +23,10 @@ import { gatewayHash } from "./pod-hash.ts";
 import { commonMounts, commonVolumes, probes, processFacts, terminationGraceSeconds } from "./runtime-pod.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
-/** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
+/** Defaults, since a namespace with a compute quota accepts no pod without requests. */
 const requests = { cpu: "100m", memory: "512Mi" };
 
-/** Kubernetes leaves a pod on a node that does not answer for five minutes; a gateway has nothing to lose elsewhere. */
+/** Kubernetes waits five minutes on a silent node; a gateway has nothing to lose elsewhere. */
 const tolerations = ["not-ready", "unreachable"].map((taint) => ({
   key: `node.kubernetes.io/${taint}`,
   operator: "Exists",
@@ -34,12 +34,12 @@ const tolerations = ["not-ready", "unreachable"].map((taint) => ({
   tolerationSeconds: 15,
 }));
 
-/** The number of gateways that is ours to set; undefined where an autoscaler or a person may. */
+/** Undefined where an autoscaler or a person may set it. */
 export function gatewayReplicas({ suspend, gateway }: MoEDeploymentSpec): number | undefined {
   return suspend ? 0 : gateway.replicas;
 }
 
-/** `pod`: the pods as they are to be, which another release may have rendered. */
+/** `pod`: the desired template, which another release may have rendered. */
 export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewayTemplate(context).pod): KubeObject {
   const { deployment } = context;
   const { name } = deployment.metadata;
@@ -59,7 +59,7 @@ export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewa
   };
 }
 
-/** The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. */
+/** Refuses template fields of the operator, as for workers. */
 export function gatewayTemplate(context: RenderContext): Merged & RenderedPod {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
@@ -80,7 +80,6 @@ function basePod(context: RenderContext): PodShape["spec"] {
     ...(key ? [{ name: "api-key", mountPath: dirOf(paths.apiKey), readOnly: true }] : []),
     ...(tls ? [{ name: "http-tls", mountPath: paths.httpTls, readOnly: true }] : []),
   ];
-  // Gateways run the same build as the workers.
   const runtime = templateContainer(podTemplate, workerKind);
   const pull = podTemplate?.spec?.imagePullSecrets;
   return {

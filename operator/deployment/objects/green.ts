@@ -1,5 +1,5 @@
-// The green deployment of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
-// turns into ranks and gateways. It has no autoscaler and no route, which would reach beyond its pods. Pure; steps: ../core/green deployment.ts.
+// The green deployment: an owned MoEDeployment with the new spec, without autoscaler and route, which would reach beyond its pods. Pure;
+// the steps are in ../core/blue-green.ts.
 
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
@@ -10,26 +10,26 @@ import type { Front } from "../core/green-look.ts";
 import { ownerOf, selectorLabels } from "./context.ts";
 
 const hashChars = 8;
-/** Of names of deployments. */
+/** Characters of a deployment's name. */
 const nameMax = 40;
 
 export interface GreenPlan {
   readonly deployment: MoEDeployment;
-  /** Hashes of the templates that the new spec has. */
+  /** Template hashes of the new spec. */
   readonly templates: readonly string[];
-  /** The image of the ranks, which a new deployment would have chosen anew. */
+  /** The ranks' image, since a new deployment would choose its own. */
   readonly image: string;
-  /** Gateways that it begins with. */
+  /** Initial gateways. */
   readonly gateways: number;
 }
 
-/** Another template is another green deployment; a changed number of ranks is not. */
+/** The name depends on the templates, not on the number of ranks. */
 export function greenName({ deployment, templates }: Pick<GreenPlan, "deployment" | "templates">): string {
   const hash = createHash("sha256").update(JSON.stringify(templates)).digest("hex").slice(0, hashChars);
   return `${deployment.metadata.name.slice(0, nameMax - hashChars - 1)}-${hash}`;
 }
 
-/** The gateways that the Service leads to; undefined where they are the deployment's own. */
+/** Labels of the gateways behind the Service; undefined for the deployment's own. */
 export function frontSelector(
   front: Front,
   { own, green }: { readonly own: string; readonly green: string },
@@ -41,7 +41,7 @@ export function frontSelector(
 export function greenDeployment(plan: GreenPlan): KubeObject {
   const { deployment, image, gateways } = plan;
   const { name, namespace } = deployment.metadata;
-  // Its own roll has no strategy, since it has nothing to go back to.
+  // It has nothing to roll back to, and so no strategy.
   const { model, replicas, suspend: _, rolloutStrategy: __, elasticity, gateway, ...spec } = deployment.spec;
   const { autoscale: ___, ...sizes } = elasticity;
   const { autoscale: ____, httpRoute: _____, ...front } = gateway;
@@ -56,7 +56,7 @@ export function greenDeployment(plan: GreenPlan): KubeObject {
     },
     spec: {
       ...spec,
-      // Clients ask for the model by the name that they know.
+      // Clients ask for the model by its known name.
       model: { ...model, servedName: model.servedName ?? name },
       replicas,
       elasticity: sizes,

@@ -1,10 +1,8 @@
-// The HTTPRoute by which Gateways of the cluster lead clients to a deployment's gateways. It leads to the API alone, not to what else is
-// at its port. Pure.
+// The HTTPRoute of a deployment. It exposes the API only, not the port's other paths. Pure.
 import type { GatewayRoute } from "../../../crds/gateway-route.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { objectMeta, type RenderContext } from "./context.ts";
 
-/** Everything that clients ask for lies below it. */
 const apiRoot = "/v1";
 
 export function httpRoute(context: RenderContext, route: GatewayRoute): KubeObject {

@@ -1,4 +1,4 @@
-// The objects that are applied as a whole. Worker pods are created one by one (worker-pod.ts), and Secrets hold generated material (pki/).
+// The objects that are applied as a whole. Worker pods are created one by one (worker-pod.ts), and pki/ writes Secrets.
 
 import type { Gang } from "../../gangs/gang.ts";
 import { gangSchedulers } from "../../gangs/index.ts";
@@ -15,15 +15,15 @@ import { podGroup } from "./pod-group.ts";
 import { weightServerDeployment, weightServerService } from "./weight-server.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
-/** An object of a deployment; a new one is a file that renders it and a row in `owned`. */
+/** A new object is a file that renders it and a row in `owned`. */
 interface Owned {
   readonly resource: Resource;
   readonly render: (context: RenderContext) => KubeObject;
-  /** Without it the object is always there. */
+  /** Unset = always. */
   readonly when?: (context: RenderContext) => boolean;
-  /** When it is deleted; where it is not wanted, unless this says otherwise. */
+  /** When it is deleted; unset = when `when` is false. */
   readonly gone?: (context: RenderContext) => boolean;
-  /** Where it cannot be rendered while it is not wanted. */
+  /** Its name where it cannot be rendered while not desired. */
   readonly name?: (deployment: string) => string;
   readonly fields?: (context: RenderContext) => Pick<Rendered, "takes" | "leaves">;
 }
@@ -32,7 +32,7 @@ const hasWeightServer = ({ weightServer }: RenderContext): boolean => weightServ
 const hasPolicies = ({ settings }: RenderContext): boolean => settings.networkPolicies !== undefined;
 const isCached = ({ deployment }: RenderContext): boolean => deployment.spec.model.cache?.persistentVolumeClaim !== undefined;
 
-/** In the order in which they are applied. */
+/** This is the order of application. */
 const owned: readonly Owned[] = [
   ...gangSchedulers.map(
     (scheduler): Owned => ({
@@ -58,7 +58,7 @@ const owned: readonly Owned[] = [
     render: (context) => weightServerDeployment(context, context.weightServer as WeightServerWish),
     when: hasWeightServer,
     name: names.weightServer,
-    // While suspended there is none, nor while a download has the claim, whoever scales it.
+    // There is none while suspended or while a download uses the claim, whoever scales it.
     fields: ({ weightServer }) => (weightServer?.replicas === 0 ? { takes: [replicasField] } : {}),
   },
   { resource: resources.deployments, render: (context) => gatewayDeployment(context), fields: gatewayFields },
@@ -79,7 +79,7 @@ const owned: readonly Owned[] = [
 
 type Gateway = RenderContext["deployment"]["spec"]["gateway"];
 
-/** While suspended there is no gateway, whoever scales them; an autoscaler stands still at zero. */
+/** There is no gateway while suspended, whoever scales them; an autoscaler stops at zero. */
 function gatewayFields({ deployment: { spec } }: RenderContext): Pick<Rendered, "takes" | "leaves"> {
   if (spec.suspend) return { takes: [replicasField] };
   return gatewayReplicas(spec) === undefined ? { leaves: ["spec", "replicas"] } : {};
@@ -90,7 +90,7 @@ export function appliedObjects(context: RenderContext): Rendered[] {
   return wanted.map(({ resource, render, fields }) => ({ resource, object: render(context), ...fields?.(context) }));
 }
 
-/** Objects that an operator with other settings, or an earlier spec, has made, and that are to go. */
+/** Objects that other settings or an earlier spec have created and that must go. */
 export function absentObjects(context: RenderContext): Absent[] {
   const unwanted = owned.filter(({ when = () => true, gone = (of) => !when(of) }) => gone(context));
   return unwanted.map(({ resource, name, render }) => ({
@@ -101,12 +101,11 @@ export function absentObjects(context: RenderContext): Absent[] {
 
 interface GatewayPods {
   readonly gateway: RenderedPod;
-  /** Those of the last accepted spec. */
   readonly before: RenderedPod | undefined;
   readonly unsupported: boolean;
 }
 
-/** The objects to apply, each with what is to be there where it is refused. A Deployment of gateways always has its present sizes. */
+/** The objects to apply, each with its fallback when refused. A Deployment of gateways keeps its present size. */
 export function objectsOf(context: RenderContext, { gateway, before, unsupported }: GatewayPods): Rendered[] {
   return appliedObjects(context).flatMap((rendered): Rendered[] => {
     if (!isGateways(rendered, context.deployment.metadata.name)) return [rendered];

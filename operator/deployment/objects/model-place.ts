@@ -1,4 +1,4 @@
-// The place of a deployment's model: claim and folder, by its URI and codec alone, so that deployments share a store. Pure.
+// Claim and folder of a model, by URI and codec only, so that deployments share a store. Pure.
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";
@@ -8,9 +8,8 @@ import { modelVolume, workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 
 export interface ModelPlace {
-  /** Undefined for a model that is kept on the disk of its weight server. */
+  /** Undefined for a model on the weight server's own disk. */
   readonly claim: string | undefined;
-  /** The store, below the claim's root. */
   readonly folder: string;
 }
 
@@ -33,7 +32,6 @@ export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" |
 
 const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
 
-/** Whether pods on several nodes cannot mount a claim; false where it says nothing of it. */
 export function oneNodeOnly(claim: KubeObject): boolean {
   const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
   return accessModes.length > 0 && !accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
@@ -44,7 +42,7 @@ const mounted = z.object({
   volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),
 });
 
-/** The claim and path that a pod has its model from, as one text; undefined for a pod that does not say. */
+/** As one text; undefined where the spec names none. */
 export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
   const said = metadata?.annotations?.[annotations.modelPlace];
   if (said !== undefined) return said;
@@ -54,14 +52,12 @@ export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadat
   return claim === undefined || path === undefined ? undefined : `${claim}${path}`;
 }
 
-/** No claim has such a name. */
 const noClaim = "(ephemeral)";
-/** The same of a gateway as it would be made. */
 export const modelText = ({ claim, folder }: ModelPlace): string => `${claim ?? noClaim}${paths.models}/${folder}`;
 
 const withCodec = (text: string, codec: string): string => `${text}#${codec}`;
 
-/** The same of a worker pod, with its codec: ranks of a world have one model in one form. */
+/** Like `modelOfPod`, but it includes the codec. */
 export function rankModelOfPod(pod: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
   const place = modelOfPod(pod);
   const variables = mounted.safeParse(pod.spec).data?.containers.flatMap(({ env }) => env) ?? [];
@@ -69,19 +65,17 @@ export function rankModelOfPod(pod: Partial<Pick<KubeObject, "metadata" | "spec"
   return place === undefined ? undefined : withCodec(place, codec);
 }
 
-/** The same of a worker as it would be made. */
 export const rankModelText = (spec: Pick<MoEDeploymentSpec, "model" | "runtime">): string =>
   withCodec(modelText(modelPlace(spec)), spec.runtime.expertCodec);
 
-/** Hidden, and one deployment's alone: no two pods ever write the same file. */
+/** One per deployment, so that no two pods write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
   return `.enodia-${hashOf([metadata.uid, modelPlace(spec).folder]).slice(0, hashChars)}`;
 }
 
-/** Deployments of a namespace whose work folders are told apart from those that nobody has any more. */
 const workFoldersMax = 1_000;
 
-/** The work folders that these have; undefined where one cannot be read, or they are too many to tell. */
+/** Undefined where they are unknown. */
 export function workFolders(deployments: readonly KubeObject[]): readonly string[] | undefined {
   if (deployments.length > workFoldersMax) return undefined;
   try {
@@ -92,10 +86,7 @@ export function workFolders(deployments: readonly KubeObject[]): readonly string
   }
 }
 
-/**
- * The Job that brings the model; undefined where nothing is downloaded, or the weight server downloads it. Another secret, claim or model is another
- * Job.
- */
+/** Undefined where no Job downloads. Another secret, claim or model gives another name. */
 export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {
   const { model } = spec;
   if (model.cache?.persistentVolumeClaim === undefined) return undefined;

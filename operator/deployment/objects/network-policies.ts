@@ -1,5 +1,4 @@
-// The network policies of a deployment: who reaches its ranks and gateways, and whom they reach. Policies add up, so that whoever needs
-// more (a sidecar of the pod template, say) writes one of their own beside these. Pure.
+// The network policies of ranks and gateways; users add their own. Pure.
 import { ports } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";
 import { weightServerComponent } from "../../../crds/weight-server.ts";
@@ -9,14 +8,12 @@ import { type Component, names, objectMeta, type RenderContext, selectorLabels }
 type Fields = Readonly<Record<string, unknown>>;
 
 const tcp = (port: number): Fields => ({ protocol: "TCP", port });
-/** Of DNS: 53, and 5353 where the pods behind its Service listen there, as OpenShift's do. */
+/** OpenShift's DNS pods listen on 5353. */
 const dnsPorts = [53, 5353];
 const dns: Fields = { ports: dnsPorts.flatMap((port) => [{ protocol: "UDP", port }, tcp(port)]) };
-/** Probes come from the node, and Prometheus from wherever it runs. */
 const watched: Fields = { ports: [tcp(ports.metrics), tcp(ports.probes)] };
-/** A URL without a port: that of its scheme. */
 const schemePorts: Readonly<Record<string, number>> = { "nats:": 4222, "tls:": 4222, "http:": 80, "https:": 443 };
-/** A Service's name as far as its namespace: a cluster's domain may have any name, and shorter ones may be anywhere. */
+/** Up to its namespace: a shorter name may be any host. */
 const serviceHost = /^[^.]+\.([^.]+)\.svc(?:\.|$)/;
 
 export function workersPolicy(context: RenderContext): KubeObject {
@@ -40,14 +37,14 @@ export function workersPolicy(context: RenderContext): KubeObject {
 
 export function gatewaysPolicy(context: RenderContext): KubeObject {
   const { jwt } = context.deployment.spec.gateway;
-  const keys = jwt?.jwksUri ?? jwt?.issuer; // a discovery that leads to another port wants a policy beside this one
+  const keys = jwt?.jwksUri ?? jwt?.issuer; // a discovery document that names another port needs a policy of its own
   return policy(context, "gateway", {
     ingress: [{ ports: [tcp(ports.http)] }, { from: operator(context), ports: [tcp(ports.grpc)] }, watched],
     egress: [toWorkers(context), dns, ...toUrl(context.settings.otlpEndpoint), ...toUrl(keys)],
   });
 }
 
-/** A model may be anywhere, and so may be what its source leads to. */
+/** A model may be anywhere. */
 export function downloaderPolicy(context: RenderContext): KubeObject {
   return policy(context, downloaderComponent, {
     ingress: [{ from: operator(context), ports: [tcp(ports.progress)] }],
@@ -55,7 +52,7 @@ export function downloaderPolicy(context: RenderContext): KubeObject {
   });
 }
 
-/** It gives model bytes to ranks and calls nobody, but where it downloads the model itself. */
+/** It calls nobody unless it downloads the model itself. */
 export function weightServerPolicy(context: RenderContext): KubeObject {
   return policy(context, weightServerComponent, {
     ingress: [
@@ -96,7 +93,7 @@ const toWorkers = (context: RenderContext, of: readonly number[] = [ports.grpc])
 const toWeightServer = (context: RenderContext): Fields[] =>
   context.weightServer ? [{ to: [pods(context, weightServerComponent)], ports: [tcp(ports.grpc)] }] : [];
 
-/** Nobody, where the operator runs outside of the cluster: it makes no policies then. */
+/** Nobody where the operator runs outside the cluster: it creates no policies then. */
 function operator({ settings }: RenderContext): Fields[] {
   if (!settings.networkPolicies) return [];
   return [
@@ -107,7 +104,7 @@ function operator({ settings }: RenderContext): Fields[] {
   ];
 }
 
-/** A Service: whatever runs in its namespace, since a policy sees the ports of pods, not of Services. Any other host: its port alone. */
+/** A Service: all pods of its namespace, since policies see pod ports. Other hosts: the port. */
 function toUrl(url: string | undefined): Fields[] {
   if (!url) return [];
   const { hostname, port, protocol } = new URL(url);

@@ -4,7 +4,7 @@ import { settingEntries } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
-/** No permissions and no token: the pods never talk to the API server. */
+/** Pods never call the API server. */
 export function serviceAccount(context: RenderContext): KubeObject {
   return {
     apiVersion: "v1",
@@ -14,7 +14,7 @@ export function serviceAccount(context: RenderContext): KubeObject {
   };
 }
 
-/** What the operator is set to, for pods that start: no part of their templates, so that another setting replaces none of them. */
+/** Settings that pods read at their start. They are outside the templates, so that a changed setting replaces no pod. */
 export function settingsMap(context: RenderContext): KubeObject {
   return {
     apiVersion: "v1",
@@ -24,12 +24,11 @@ export function settingsMap(context: RenderContext): KubeObject {
   };
 }
 
-/** The Service through which clients come in. */
 export function gatewayService(context: RenderContext): KubeObject {
   const { metadata, spec } = context.deployment;
   const { name } = metadata;
   const { front = selectorLabels(name, "gateway") } = context;
-  // Ingresses and meshes read from it how to speak to the pods.
+  // Ingresses and meshes read the protocol from it.
   const protocol = spec.gateway.tls ? { appProtocol: "https" } : {};
   return {
     apiVersion: "v1",
@@ -42,7 +41,7 @@ export function gatewayService(context: RenderContext): KubeObject {
   };
 }
 
-/** The Service for pods that start while the operator is away: they ask every rank that has an address, ready or not. */
+/** Pods that start without the operator ask every rank with an address, ready or not. */
 export function workersService(context: RenderContext): KubeObject {
   const { name } = context.deployment.metadata;
   return {
@@ -59,8 +58,8 @@ export function workersService(context: RenderContext): KubeObject {
 }
 
 /**
- * Voluntary disruptions take one rank at a time, so that its experts can move in between. One of the ranks that are wanted may be away,
- * where a share of `replicas` would count what is not acted on; a pod that is up in another's place counts, one that is going does not.
+ * Voluntary disruptions take one rank at a time, so that its experts move in between. The absolute number counts ranks in use, where a
+ * percentage would count `replicas`.
  */
 export function workersBudget(context: RenderContext): KubeObject {
   const { metadata, spec, status } = context.deployment;

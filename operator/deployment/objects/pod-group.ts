@@ -1,5 +1,5 @@
-// The PodGroup of a deployment's ranks, and what makes a rank's pod a member of it. It is there before the first pod is made, and goes
-// when no rank is wanted or nobody starts them together any more, so that it holds no quota. Pure.
+// The PodGroup of a deployment's ranks and the membership of their pods. It exists before the first pod and only while ranks are desired,
+// so that it holds no quota. Pure.
 import { annotations } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { defaultGang } from "../../../crds/names.ts";
@@ -17,13 +17,13 @@ export function podGroup(context: RenderContext, { scheduler, members }: Gang): 
   };
 }
 
-/** What was asked for, on every pod of the template: another choice is a roll, so that no pod waits by the one before. */
+/** The chosen scheduler, on every pod of the template: another choice is a roll. */
 export function gangAnnotation({ spec }: MoEDeployment): Record<string, string> {
   const { gang } = spec.scheduling;
   return gang === defaultGang ? {} : { [annotations.gang]: gang };
 }
 
-/** What a pod has by its membership. No part of a template's hash, since a scheduler that is installed later is no reason to roll. */
+/** Not in the template's hash, since a scheduler that is installed later must not cause a roll. */
 export function membership({ deployment, gang }: RenderContext): {
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;

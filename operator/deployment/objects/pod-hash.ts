@@ -1,5 +1,5 @@
-// The hash by which a worker or gateway pod is out of date: of what the owner says about that kind of pod, and of its image. How an operator
-// renders the pod is no part of it, and a field at its default counts as one that is not there. Pure.
+// The hash by which a worker or gateway pod is outdated: the owner's fields for that kind of pod, and the image. How an operator renders
+// pods is not in it; defaults count as absent. Pure.
 import { createHash } from "node:crypto";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, type PodTemplate } from "../../../crds/moe-deployment.ts";
 import {
@@ -15,7 +15,7 @@ import {
 const hashChars = 16;
 const defaults = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" } });
 
-/** `image`: what the container runs where no template names another; `seeded`: it mounts no model. */
+/** `image`: where the template names none; `seeded`: it mounts no model. */
 export function workerHash({ metadata, spec }: MoEDeployment, image: string, seeded = false): string {
   const fields = without(workerFields(spec), workerFields(defaults));
   return hash(metadata.uid, seeded ? [fields, "seeded"] : fields, ofTemplate(spec.podTemplate, workerKind, image));
@@ -23,14 +23,14 @@ export function workerHash({ metadata, spec }: MoEDeployment, image: string, see
 
 export function gatewayHash({ metadata, spec }: MoEDeployment, image: string): string {
   const { podTemplate, gateway } = spec;
-  // Gateways run the same build as the workers, from the same registry.
+  // Gateways run the workers' build.
   const { image: build = image, imagePullPolicy } = templateContainer(podTemplate, workerKind) ?? {};
   const taken = { imagePullPolicy, pull: podTemplate?.spec?.imagePullSecrets, env: passedOnEnv(podTemplate, gateway.podTemplate) };
   const own = ofTemplate(gateway.podTemplate, gatewayKind, build);
   return hash(metadata.uid, without(gatewayFields(spec), gatewayFields(defaults)), [taken, own]);
 }
 
-/** What pods see of it: a token or the way to a store changes none. */
+/** Fields that pods depend on, without tokens and paths to a store. */
 const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): object => ({
   uri,
   servedName,
@@ -51,14 +51,13 @@ const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object =
   clients: gateway.clients,
 });
 
-/** A template merged into a pod that has nothing yet. */
 function ofTemplate(template: PodTemplate | undefined, kind: TemplateKind, image: unknown): PodShape {
   const container = { name: kind.container, image, env: [], volumeMounts: [], ports: [], securityContext: {} };
   const bare: PodShape = { labels: {}, annotations: {}, spec: { containers: [container], volumes: [], securityContext: {} } };
   return mergePodTemplate(bare, template, kind).pod;
 }
 
-/** The uid is with it since pods are told it: those of another object of the same name obey that one alone. */
+/** The uid is included: pods obey only the object with their uid. */
 function hash(uid: string, fields: unknown, template: unknown): string {
   return createHash("sha256")
     .update(JSON.stringify([uid, fields, template], inOrder))
@@ -72,7 +71,7 @@ const isObject = (value: unknown): value is Fields => typeof value === "object" 
 const inOrder = (_key: string, value: unknown): unknown =>
   isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value;
 
-/** The value less what is at its default; undefined when nothing is left. */
+/** The value without defaults; undefined when nothing is left. */
 function without(value: unknown, standard: unknown): unknown {
   if (!isObject(value)) return value === standard ? undefined : value;
   const below = isObject(standard) ? standard : {};

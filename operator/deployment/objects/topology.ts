@@ -1,6 +1,5 @@
-// The rules by which the scheduler puts ranks near one another or apart: spec.scheduling.topology as affinity or spread of the worker
-// pods, beside what the pod template says. All of them are preferences. A rule that must hold would keep a lost rank from coming back
-// where its domain is full or gone, and a world from growing beyond one; who wants that writes it into the pod template. Pure.
+// spec.scheduling.topology as affinity or spread of the worker pods. All rules are preferences: a required one would keep a lost rank away
+// where its domain is full, so that only the pod template sets those. Pure.
 
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { TopologyMode } from "../../../crds/names.ts";
@@ -12,7 +11,7 @@ type Fields = Readonly<Record<string, unknown>>;
 
 const hostname = "kubernetes.io/hostname";
 const whenUnsatisfiable = "ScheduleAnyway";
-/** The scheduler adds one for each rank that is there: a node of the domain, with however many ranks, is above any outside of it. */
+/** The scheduler adds the weight per rank in the domain, so that any node in it beats all outside. */
 const weights = { together: 100, apart: 10 } as const;
 
 const selector = ({ metadata }: MoEDeployment) => ({ matchLabels: selectorLabels(metadata.name, "worker") });
@@ -21,7 +20,7 @@ function spread(deployment: MoEDeployment, topologyKey: string): Fields {
   return { maxSkew: 1, topologyKey, whenUnsatisfiable, labelSelector: selector(deployment) };
 }
 
-/** Ranks on nodes of their own where there are as many. Packed ranks have it in their affinity, which can weigh one against the other. */
+/** One rank per node where possible. Packed ranks express it by affinity, which can weigh both. */
 export function spreadOverNodes(deployment: MoEDeployment): Fields[] {
   return deployment.spec.scheduling.topology?.mode === "Pack" ? [] : [spread(deployment, hostname)];
 }
@@ -31,7 +30,7 @@ interface Placed {
   readonly refusals: readonly Refusal[];
 }
 
-/** The pod with the rules of its deployment's topology behind those of its template; what of the template cannot stand beside them. */
+/** Appends the topology's rules to the template's; returns conflicts of the template. */
 export function placed(pod: PodShape, deployment: MoEDeployment): Placed {
   const { topology } = deployment.spec.scheduling;
   if (!topology) return { pod, refusals: [] };
@@ -48,7 +47,6 @@ interface Placing {
   readonly problems: string[];
 }
 
-/** Fields of the pod by mode, whole: those of the template come first. */
 const modes: Readonly<Record<TopologyMode, (placing: Placing) => Fields>> = {
   Pack: (placing) => {
     const { spec, key } = placing;
@@ -62,7 +60,7 @@ const modes: Readonly<Record<TopologyMode, (placing: Placing) => Fields>> = {
     const { spec, deployment, key, problems } = placing;
     const field = "topologySpreadConstraints";
     const there = listOf(placing, spec[field], field);
-    // The API server takes no two with one key and one mode.
+    // The API server accepts only one entry per key and mode.
     const same = there.some((one) => one.topologyKey === key && one.whenUnsatisfiable === whenUnsatisfiable);
     if (!same) return { [field]: [...there, spread(deployment, key)] };
     if (deployment.spec.podTemplate?.spec?.[field] !== undefined) {
@@ -75,7 +73,6 @@ const modes: Readonly<Record<TopologyMode, (placing: Placing) => Fields>> = {
 
 const path = (field: string): string => `spec.${workerKind.field}.spec.${field}`;
 
-/** A pod affinity or anti-affinity with one more preference, for nodes by where the deployment's ranks are. */
 function preferring(
   placing: Placing,
   affinity: unknown,
@@ -89,7 +86,7 @@ function preferring(
 
 const isObject = (value: unknown): value is Fields => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** The API server checks nothing below the template's spec: null is nothing as it is to Kubernetes, anything else is refused. */
+/** Null is absent, as in Kubernetes; the API server checks nothing below the template's spec, so that anything else is refused here. */
 function objectOf({ problems }: Placing, value: unknown, field: string): Fields {
   if (value === undefined || value === null) return {};
   if (!isObject(value)) problems.push(`${path(field)} must be an object`);

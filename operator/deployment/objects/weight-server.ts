@@ -1,5 +1,5 @@
-// The weight server of a deployment whose ranks mount no model: one pod of our runtime image under the restricted level that has the whole store,
-// and its headless Service. A claim is mounted read-only, as ranks would; without one the pod downloads onto its node's disk. Pure.
+// The weight server of ranks that mount no model: one pod with the whole store and its headless Service. It mounts the claim read-only, or
+// downloads onto its node's disk. Pure.
 
 import { annotations, paths, ports } from "../../../crds/common.ts";
 import { modelVolume } from "../../../crds/process.ts";
@@ -13,7 +13,7 @@ import { names, objectLabels, objectMeta, ofModel, type RenderContext, selectorL
 import { modelPlace, modelText, workFolder } from "./model-place.ts";
 import { commonMounts, commonVolumes, modelPodResources, probes, proxyEnv } from "./runtime-pod.ts";
 
-/** Time for what is on its way; a rank goes on from another source, or later. */
+/** A rank then retries, or reads from another source. */
 const graceSeconds = 10;
 const weightServerContainer = "weight-server";
 
@@ -36,7 +36,7 @@ export function weightServerDeployment(context: RenderContext, { replicas, keeps
     spec: {
       replicas,
       selector: { matchLabels: selectorLabels(name, weightServerComponent) },
-      // Two would want the claim on two nodes.
+      // Two pods could need the claim on two nodes.
       strategy: { type: "Recreate" },
       template: {
         metadata: {
@@ -50,7 +50,7 @@ export function weightServerDeployment(context: RenderContext, { replicas, keeps
           terminationGracePeriodSeconds: graceSeconds,
           securityContext: podSecurity,
           ...(pull === undefined ? {} : { imagePullSecrets: pull }),
-          // Where the ranks go: a claim may be had there alone.
+          // The ranks' node selector, since the claim may exist only there.
           ...(nodeSelector ? { nodeSelector } : {}),
           ...(tolerations ? { tolerations } : {}),
           containers: [
@@ -87,7 +87,6 @@ export function weightServerDeployment(context: RenderContext, { replicas, keeps
   };
 }
 
-/** Ranks look for a weight server that is ready, by its address. */
 export function weightServerService(context: RenderContext): KubeObject {
   const { name } = context.deployment.metadata;
   return {

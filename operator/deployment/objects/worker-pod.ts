@@ -1,4 +1,4 @@
-// The pod of one rank. Created by POST and never re-applied: a changed spec gives another hash, and the pod is replaced.
+// The pod of one rank: created once, and replaced when its hash changes.
 
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
@@ -19,20 +19,15 @@ import { workerHash } from "./pod-hash.ts";
 import { commonMounts, commonVolumes, modelMount, modelVolumeOf, probes, processFacts } from "./runtime-pod.ts";
 import { placed, spreadOverNodes } from "./topology.ts";
 
-/** A pod as it was rendered once. */
 export interface RenderedPod {
   readonly pod: PodShape;
-  /** Of what it was rendered for (pod-hash.ts): a template with the same hash takes the place of none. */
   readonly hash: string;
 }
 
-/** The pod without rank and name. */
 export interface WorkerTemplate extends RenderedPod {
-  /** Memory limit of the container runtime, when it has one. */
   readonly limitBytes: number | undefined;
 }
 
-/** The template of the spec as it stands, and what of it cannot be. */
 export function workerTemplate(context: RenderContext): WorkerTemplate & { readonly refusals: readonly Refusal[] } {
   const { deployment, settings } = context;
   const merged = mergePodTemplate(basePod(context), deployment.spec.podTemplate, workerKind);
@@ -45,12 +40,12 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
   };
 }
 
-/** Whether ranks of a template mount a claim with the model; else they have it from a weight server. */
+/** Else the ranks have a weight server. */
 export const mountsClaim = ({ pod }: RenderedPod): boolean =>
   pod.spec.volumes.some(({ name, persistentVolumeClaim }) => name === modelVolume && persistentVolumeClaim !== undefined);
 
 const fields = z.record(z.string(), z.unknown());
-/** A pod that was stored. Its hash is kept, not taken again: it stands on the pods that were made of it. */
+/** The hash is stored, since pods were made with it. */
 export const storedPod = z.object({
   hash: z.string().min(1),
   pod: z.object({
@@ -65,7 +60,7 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   const { name } = context.deployment.metadata;
   const podName = `${name}-${rank}-${suffix}`;
   const { pod, hash } = template;
-  // Neither is in the hash: a longer time to go is no reason to go. A pod template may name its own.
+  // Not in the hash, since a new period must replace no pod.
   const terminationGracePeriodSeconds = pod.spec.terminationGracePeriodSeconds ?? graceSeconds(context.deployment.spec);
   const { min, max } = graceSecondsBounds;
   const lifetime = renderEnv(workerLifetime, { graceSeconds: Math.min(max, Math.max(min, Number(terminationGracePeriodSeconds))) });
@@ -99,14 +94,13 @@ function memoryLimit(pod: PodShape): number | undefined {
   try {
     return parseQuantity(limit as string, "limits.memory");
   } catch {
-    return undefined; // the API server knows more notations; it judges the pod itself
+    return undefined; // the API server knows more notations and judges the pod itself
   }
 }
 
 function basePod(context: RenderContext): PodShape {
   const { deployment, settings } = context;
   const { name } = deployment.metadata;
-  // Where it mounts a claim that says of which model it is.
   const placeAnnotation = { [annotations.modelPlace]: modelText(modelPlace(deployment.spec)) };
   const mount = context.weightServer ? { name: modelMount.name, mountPath: modelMount.mountPath } : modelMount;
   return {
@@ -143,8 +137,8 @@ function basePod(context: RenderContext): PodShape {
   };
 }
 
-/** What it takes to report load. A Secret that the spec names is not mounted itself: the operator looks at its type first. */
+/** Workers never mount the spec's Secret: the operator checks its type first. */
 function telemetryVolume(name: string) {
-  // Optional: without its Secret a worker serves all the same, only unheard.
+  // A worker without the Secret serves, but nobody believes its load.
   return { name: "telemetry", secret: { secretName: telemetrySecretName(name), defaultMode: 0o440, optional: true } };
 }

@@ -1,18 +1,15 @@
-// Least squares in three unknowns that may not be negative, such as what a batch, an expert and a row cost. Pure.
+// Non-negative least squares in three unknowns.
 
-/** A vector of three numbers. */
 export type Vector = readonly number[];
 /** A symmetric 3 x 3 matrix, by rows. */
 export type Matrix = readonly number[];
 
-/** Unknowns in use: all three, pairs, single ones. */
 const subsets: readonly (readonly number[])[] = [[0, 1, 2], [1, 2], [0, 2], [0, 1], [2], [1], [0]];
-/** Part of the diagonal that is added to it: unknowns that always come together share what they cost. */
+/** The ridge as a part of the diagonal: unknowns that always come together share their cost. */
 const ridge = 1e-9;
 
 /** The c >= 0 that minimises c' A c - 2 b' c; zeros where nothing is known. */
 export function nonNegative(squares: Matrix, sides: Vector): Vector {
-  // Unknowns of very different size are solved for in units of their own.
   const scale = [0, 1, 2].map((i) => Math.sqrt(squares[4 * i] ?? 0));
   const unit = (i: number): number => (scale[i] ?? 0) || 1;
   const a = squares.map((value, at) => value / unit(Math.floor(at / 3)) / unit(at % 3) + (at % 4 === 0 ? ridge : 0));
@@ -31,7 +28,6 @@ export function nonNegative(squares: Matrix, sides: Vector): Vector {
   return best.map((value, i) => value / unit(i));
 }
 
-/** Solves for the unknowns of `subset`, the others being zero. */
 function solve(a: Matrix, b: Vector, subset: readonly number[]): number[] {
   const n = subset.length;
   const rows = subset.map((i) => [...subset.map((j) => a[3 * i + j] ?? 0), b[i] ?? 0]);

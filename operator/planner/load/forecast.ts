@@ -1,52 +1,44 @@
-// Next window's load from past windows: several EWMAs run side by side and the one with the least recent error is used,
-// for all layers at once. A CUSUM on the change between windows tells a shift from noise. Pure; numbers only.
+// Forecasts the load of the next window: several EWMAs run side by side and the one with the least recent error is used. A
+// CUSUM on the change between windows separates a shift from noise.
 import { expectedWindows } from "./lifetime.ts";
 
-/** Weight of the newest window in each arm; 1 = last value. */
 const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1] as const;
 const errorDiscount = 0.8;
-/** Another arm must be this much better before it is used. */
 const switchMargin = 0.9;
-/** The last-value arm follows noise as well as load: others have the advantage, unless the second window leaves no doubt. */
+/** The last-window EWMA follows noise too, so another one starts. */
 const startArm = 3;
 const lastArm = arms.length - 1;
-/** Change beyond this multiple of the noise floor leaves no doubt: tokens of one request are alike, so chance reaches twice the floor. */
+/**
+ * A change above this multiple of the noise floor is real: tokens of one request are alike, so chance reaches twice the
+ * floor.
+ */
 const plainFactor = 3;
-/** Change beyond this multiple of the noise floor counts as change at all. */
 const noiseFactor = 2;
-/** Accumulated excess change that raises the alarm. */
 const alarmAt = 0.1;
-/** Part of what was seen of changes that is remembered in the next window: of the last 100 windows most counts. */
+/** The discount per window of past changes; about the last 100 windows count. */
 const changesDiscount = 0.99;
 
 export interface Forecast {
   /** Expected rows per window, scaled to each layer's total in the last window that had any, [layers * experts]. */
   readonly load: Float64Array;
   readonly arm: number;
-  /** Total variation between recent windows and what that average had forecast for them, mean; 0 until the second window. */
+  /** Mean total variation between recent windows and their forecasts; 0 until the second window. */
   readonly error: number;
-  /** Mean total variation between the last window and the one before; 0 for the first. */
   readonly change: number;
-  /** Total variation that pure sampling noise would give. */
   readonly noiseFloor: number;
   readonly alarm: boolean;
   readonly windows: number;
-  /** Windows that the forecast effectively averages. */
   readonly weight: number;
-  /** Part of the load, 0 to 1, by which recent windows missed the forecast beyond sampling noise. */
+  /** The part of the load, 0 to 1, by which recent windows missed the forecast beyond sampling noise. */
   readonly unrest: number;
-  /** Windows that the forecast is expected to hold. */
   readonly lifetime: number;
 }
 
-/** One window as the next ones are compared with it. */
 interface Seen {
   readonly share: Float64Array;
-  /** Total variation that sampling noise alone would give between two such windows. */
   readonly floor: number;
 }
 
-/** State of one deployment's forecast: the arms, their errors and the change detector. O(arms x layers x experts) a window. */
 export class Forecaster {
   readonly layers: number;
   readonly experts: number;
@@ -54,20 +46,17 @@ export class Forecaster {
   readonly #errors: number[];
   readonly #spread: Float64Array;
   readonly #effective: number[];
-  /** Selections of each layer in the last window that had any of it. */
   readonly #volume: Float64Array;
   #arm = startArm;
   readonly #recent = new ChangeWatch();
   readonly #wider = new ChangeWatch();
-  /** Discounted sums of what the chosen arm missed beyond noise, and of the windows counted. */
   #missed = 0;
   #missedWindows = 0;
-  /** The discounted number of windows since the second; `changes` is that of the alarms among them. */
   #watched = 0;
   #changes = 0;
   #windows = 0;
   #last: Seen | undefined;
-  /** The window before that; unset after an alarm, since it tells of the load before. */
+  /** The window before the last; unset after an alarm. */
   #former: Seen | undefined;
 
   constructor(layers: number, experts: number) {
@@ -80,7 +69,7 @@ export class Forecaster {
     this.#volume = new Float64Array(layers);
   }
 
-  /** Takes one full window of selections, [layers * experts]; layers without any keep their old forecast. */
+  /** Takes one full window of selections, [layers * experts]. A layer without selections keeps its old forecast. */
   observe(counts: ArrayLike<number>): Forecast {
     const share = this.#normalise(counts);
     const totals = layerTotals(counts, this.layers, this.experts);
@@ -92,7 +81,7 @@ export class Forecaster {
       this.#changes = changesDiscount * this.#changes + (alarm ? 1 : 0);
     }
     if (this.#windows === 1 && change > plainFactor * floor) this.#arm = lastArm;
-    // A jump says nothing of the arms, all of which missed it, nor of the usual spread.
+    // Every EWMA missed a jump, so it says nothing about which one is best.
     if (this.#windows > 0 && !alarm) this.#learn(share, totals, floor);
     this.#update(share, totals, alarm);
     this.#former = alarm ? undefined : this.#last;
@@ -114,7 +103,7 @@ export class Forecaster {
     };
   }
 
-  /** Noise of each layer's rank load as a part of the mean: how much of max/mean may be chance. */
+  /** The noise of each layer's rank load as a part of the mean: how much of max/mean may be chance. */
   layerNoise(perWindow: ArrayLike<number>, ranks: number): Float64Array {
     const weight = Math.max(1, this.#effective[this.#arm] ?? 1);
     return Float64Array.from({ length: this.layers }, (_, l) => {
@@ -122,7 +111,6 @@ export class Forecaster {
       const sampling = n > 0 ? Math.sqrt(Math.max(0, ranks - 1) / n) : 0;
       let variance = 0;
       for (let e = 0; e < this.experts; e++) variance += this.#spread[l * this.experts + e] as number;
-      // Window-to-window variance of expert shares, as one rank of `ranks` sees it.
       const observed = this.#windows > 2 ? Math.sqrt((variance * Math.max(1, ranks)) / weight) : 0;
       return Math.max(sampling, Math.min(observed, 1));
     });
@@ -142,7 +130,7 @@ export class Forecaster {
   }
 
   #learn(share: Float64Array, totals: Float64Array, floor: number): void {
-    // The floor is between two windows; a forecast that averages `weight` of them is less noisy than one.
+    // The floor is for two windows; a forecast that averages `weight` windows is less noisy than one.
     const noise = floor * Math.sqrt((1 + 1 / Math.max(1, this.#effective[this.#arm] ?? 1)) / 2);
     const miss = variation(share, this.#means[this.#arm] as Float64Array, totals, this.experts);
     this.#missed = errorDiscount * this.#missed + Math.max(0, miss - noise);
@@ -160,10 +148,10 @@ export class Forecaster {
     }
   }
 
-  /** A change that falls into the middle of a window is half seen by the next one: it shows in full between windows two apart. */
+  /** A change in the middle of a window shows in full only between windows two apart. */
   #detect({ share, floor }: Seen, totals: Float64Array, change: number): boolean {
     if (!this.#last) return false;
-    // Two windows differ by the chance of both: a thin one beside a full one has the floor of the thin one.
+    // The floor for two windows is that of the one with fewer selections.
     const sudden = this.#recent.sees(change, Math.max(floor, this.#last.floor));
     const former = this.#former;
     const late =
@@ -174,12 +162,11 @@ export class Forecaster {
     return true;
   }
 
-  /** After an alarm every arm starts from the new window: what was before does not predict what comes. */
   #update(share: Float64Array, totals: Float64Array, alarm: boolean): void {
     this.#means.forEach((mean, a) => {
       const alpha = arms[a] as number;
       const fresh = this.#windows === 0 || alarm;
-      // A young mean weighs its windows equally, so that slow arms are usable from the start.
+      // A young mean weighs its windows equally, so that slow EWMAs are usable from the start.
       const seen = fresh ? 0 : (this.#effective[a] as number);
       const gain = fresh ? 1 : Math.max(alpha, 1 / (seen + 1));
       this.#effective[a] = fresh ? 1 : Math.min((this.#effective[a] as number) + 1, (2 - alpha) / alpha);
@@ -202,12 +189,10 @@ export class Forecaster {
   }
 }
 
-/** CUSUM of change beyond what is usual: sampling noise, or the unrest that this traffic always has. */
 class ChangeWatch {
   #cusum = 0;
   #usual: number | undefined;
 
-  /** Takes one window's change; true when there was too much of it by now. */
   sees(change: number, floor: number): boolean {
     const usual = Math.max(floor, this.#usual ?? 0);
     this.#usual =
@@ -221,7 +206,6 @@ class ChangeWatch {
   }
 }
 
-/** Selections of each layer, [layers], from counts [layers * experts]. */
 export function layerTotals(counts: ArrayLike<number>, layers: number, experts: number): Float64Array {
   const totals = new Float64Array(layers);
   for (let l = 0; l < layers; l++) {
@@ -232,7 +216,6 @@ export function layerTotals(counts: ArrayLike<number>, layers: number, experts: 
   return totals;
 }
 
-/** Total variation between two sets of shares, mean over layers that had load. */
 function variation(a: ArrayLike<number>, b: ArrayLike<number>, totals: Float64Array, experts: number): number {
   let all = 0;
   let counted = 0;
@@ -246,7 +229,7 @@ function variation(a: ArrayLike<number>, b: ArrayLike<number>, totals: Float64Ar
   return counted > 0 ? all / counted : 0;
 }
 
-/** Expected total variation between two draws of n selections from the same distribution: sum sqrt(p / (pi n)). */
+/** The expected total variation between two draws of n selections from one distribution: sum sqrt(p / (pi n)). */
 function noiseFloor(share: Float64Array, totals: Float64Array, layers: number, experts: number): number {
   let all = 0;
   let counted = 0;

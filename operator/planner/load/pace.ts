@@ -1,18 +1,17 @@
-// How soon the next plan may come and how much it may move: at once and more after a change of load, later while the load holds still and
-// plans find nothing better. Pure.
+// How soon the next plan may come and how much it may move: sooner and more after a change of load, later while the load holds still.
 import type { Decision } from "../decide.ts";
 import type { Forecast } from "./forecast.ts";
 
-/** Expert replicas that a plan may newly place where spec.rebalancing.budget.maxMoves is not given. */
+/** The replicas that a plan may newly place without spec.rebalancing.budget.maxMoves. */
 export const movesDefault = 64;
-/** A plan right after a change of load may place so many times as many. A cap that somebody has set is never raised. */
+/** The factor for a plan right after a change of load. It never raises a configured cap. */
 const changeFactor = 2;
-/** A change of load counts as fresh for so many windows, or until a plan was judged; after that the usual pace holds. */
+/** A change of load counts as fresh for this many windows, or until a plan was judged. */
 const changeWindows = 4;
-/** The load holds still when so many windows in a row differed by no more than this many times their sampling noise. */
+/** The load is quiet when this many windows in a row differed by at most this multiple of their noise. */
 const quietWindowsMin = 8;
 const quietNoise = 2;
-/** Each plan in a row that found nothing better doubles the interval of a quiet load, up to so many times. */
+/** In a quiet load each plan without a gain doubles the interval, up to this factor. */
 const intervalFactorMax = 4;
 
 export class Pace {
@@ -20,36 +19,31 @@ export class Pace {
   #quiet = 0;
   #fruitless = 0;
 
-  /** Takes note that a window was taken into the forecast. */
   observe({ alarm, change, noiseFloor }: Pick<Forecast, "alarm" | "change" | "noiseFloor">): void {
     this.#changeLeft = alarm ? changeWindows : Math.max(0, this.#changeLeft - 1);
     this.#quiet = alarm || change > quietNoise * noiseFloor ? 0 : this.#quiet + 1;
     if (this.#quiet === 0) this.#fruitless = 0;
   }
 
-  /** Takes the decision on a plan that was made. */
   judged({ reason }: Pick<Decision, "reason">): void {
     this.#changeLeft = 0;
     this.#fruitless = reason === "NoBetterPlan" || reason === "TransferNotWorth" ? this.#fruitless + 1 : 0;
   }
 
-  /** Forgets that plans found nothing better, since ranks came or went and the next one may. */
   forget(): void {
     this.#fruitless = 0;
   }
 
-  /** True when the load has changed, and no plan was judged since. */
   get changed(): boolean {
     return this.#changeLeft > 0;
   }
 
-  /** The factor on the time between plans. */
   get intervalFactor(): number {
     return this.#quiet < quietWindowsMin ? 1 : Math.min(intervalFactorMax, 2 ** this.#fruitless);
   }
 }
 
-/** The number of expert replicas that the next plan may newly place; `given` is the spec's. */
+/** The replicas that the next plan may newly place; `given` is the spec's number. */
 export function movesAllowed(given: number | undefined, changed: boolean): number {
   return given ?? movesDefault * (changed ? changeFactor : 1);
 }

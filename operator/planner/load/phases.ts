@@ -1,5 +1,4 @@
-// The balance of prefill and decode under a plan, each by itself. A plan is made for the sum of both, since one placement serves
-// both; where they choose other experts, this shows what that costs. Pure; for the status, decides nothing.
+// The balance of prefill and decode under a plan, each by itself, for the status.
 import { type Phase, phases } from "../../../crds/telemetry.ts";
 import { predictedLayers } from "../decide.ts";
 import type { PlanInput } from "../policy.ts";
@@ -7,14 +6,13 @@ import type { ClosedWindow } from "./windows.ts";
 
 export interface PhaseLoad {
   readonly phase: Phase;
-  /** Expert selections of the window. */
   readonly selections: number;
-  /** max/mean over ranks if they are routed by the plan's weights: worst layer, and mean of layers. */
+  /** max/mean over ranks under the plan's weights: worst layer, and mean of layers. */
   readonly worst: number;
   readonly mean: number;
 }
 
-/** Phases with at least `rowsMin` selections in some layer; layers with fewer are left out. */
+/** Leaves out phases and layers with fewer than `rowsMin` selections. */
 export function phaseLoads(input: PlanInput, window: Pick<ClosedWindow, "routedByPhase">, rowsMin: number): PhaseLoad[] {
   const { layers, experts } = input.shape;
   return phases.flatMap((phase): PhaseLoad[] => {

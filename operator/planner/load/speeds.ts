@@ -1,48 +1,41 @@
-// The relative speed of each rank as plans use it: its device's measurement at the start, then what its work took
-// (throughput.ts). A figure in force stays until what is measured is clearly another, so that plans do not follow noise. Pure.
+// The relative speed of each rank: its device's first measurement, then its measured work (throughput.ts). A speed changes only when
+// the measurement clearly differs.
 import type { ComputeWork, LoadWindow } from "../../../crds/telemetry.ts";
 import { median, Throughput, type Work } from "./throughput.ts";
 
-/** A rank as far as its speed is concerned. */
 export interface SpeedRank {
   readonly bootId: string;
-  /** The name of the hardware that it runs on: a measurement on one is not true of another. */
+  /** The hardware name; measurements on other hardware do not apply. */
   readonly hardware: string;
-  /** Its kind of device: ranks of a kind that compute on the cores of one machine are measured as one. */
+  /** The device kind. Ranks of a kind on the cores of one machine are measured as one. */
   readonly device: string;
-  /** Speed of its kind of device over the median rank's, before any work was measured. */
+  /** Relative to the median rank, before any work was measured. */
   readonly prior: number;
 }
 
-/** Speeds closer to each other than this are the same: 10%. */
+/** Speeds closer than 10% are equal. */
 const deadBand = Math.log(1.1);
-/** Ratios closer than so many standard errors are equal, too. */
+/** Ratios closer than this many standard errors are equal too. */
 const errorsMin = 2;
-/** Windows of work before which nothing is concluded: how far they lie apart is not known either. */
 const windowsMin = 3;
-/** The measurement at the start counts as much as so many windows. */
+/** The first measurement counts as much as this many windows. */
 const priorWindows = 2;
-/** No rank counts as more than so many times faster or slower than the median one. */
 const ratioMax = 16;
 
 export class Speeds {
   readonly #throughput = new Throughput();
-  /** Logarithms of the ratios in force, by hardware. */
   readonly #inForce = new Map<string, number>();
-  /** Logarithms of the ratios that a former leader had found, by hardware. */
   readonly #seeds = new Map<string, number>();
-  /** Machines on whose cores ranks compute, by hardware. */
   readonly #machines = new Map<string, string>();
-  /** Messages of the open window, by process. */
   readonly #pending = new Map<string, LoadWindow[]>();
 
-  /** The speed over the median rank's; `prior` while no other is in force. */
+  /** The speed over the median rank's; `prior` while no other is in effect. */
   of({ hardware, prior }: Pick<SpeedRank, "hardware" | "prior">): number {
     const log = this.#inForce.get(hardware);
     return log === undefined ? prior : Math.exp(log);
   }
 
-  /** Takes the ratio of a former leader, which is in force until work says otherwise. Later than that it teaches nothing. */
+  /** Takes a former leader's ratio, which holds until work is measured. */
   seed(hardware: string, ratio: number): void {
     if (!(ratio > 0) || this.#inForce.has(hardware)) return;
     const log = bounded(Math.log(ratio));
@@ -50,7 +43,6 @@ export class Speeds {
     this.#inForce.set(hardware, log);
   }
 
-  /** An accepted message. A worker that does not say what its work took is of unknown speed, not slow. */
   take(window: LoadWindow): void {
     if (!window.compute) return;
     const taken = this.#pending.get(window.bootId);
@@ -58,13 +50,11 @@ export class Speeds {
     else this.#pending.set(window.bootId, [window]);
   }
 
-  /** Throws away what came since the last close, which was measured while experts moved. */
   drop(): void {
     this.#pending.clear();
     this.#throughput.drop();
   }
 
-  /** Ends a window of these ranks; what others ran on is forgotten. */
   close(ranks: readonly SpeedRank[]): void {
     const there = new Set(ranks.map(({ hardware }) => hardware));
     for (const map of [this.#inForce, this.#seeds, this.#machines]) for (const key of map.keys()) if (!there.has(key)) map.delete(key);
@@ -84,7 +74,7 @@ export class Speeds {
       const prior = this.#seeds.get(rank.hardware) ?? Math.log(rank.prior);
       return measured ? [{ rank, measured, prior }] : [];
     });
-    // Speeds are relative: the median of the ranks that tell is what it was, beside those that do not.
+    // Speeds are relative: reporting ranks keep their median beside those that do not report.
     const shift = median(found.map(({ measured, prior }) => prior - measured.log));
     for (const { rank, measured, prior } of found) {
       if (measured.windows < windowsMin) continue;
@@ -96,10 +86,7 @@ export class Speeds {
     }
   }
 
-  /**
-   * The pool of cores that a rank computes on: what one takes of a machine's cores the others lack, so they are as fast as all
-   * together.
-   */
+  /** The cores that a rank shares with others of its machine, which count as equally fast. */
   #poolOf({ hardware, device }: SpeedRank): string {
     const machine = this.#machines.get(hardware);
     return machine === undefined ? hardware : `${device} on ${machine}`;

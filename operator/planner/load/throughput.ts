@@ -1,69 +1,58 @@
-// The measured speed of each rank beside the others: what a batch, an expert and a row cost is fitted for all ranks together, and a rank's
-// speed is expected over measured time. Pure; DECISIONS.md 9.
+// The measured relative speed of each rank. The cost of a batch, an expert and a row is fitted for all ranks together: DECISIONS.md 9.
 import { type Matrix, nonNegative, type Vector } from "./cost-fit.ts";
 
-/** Expert work of one rank in some time. A batch's x is (1, experts run in it, rows). */
+/** Expert work of one rank. A batch's x is (1, experts run in it, rows). */
 export interface Work {
-  /** The sum of x. */
   readonly amount: Vector;
-  /** Microseconds that it took. */
   readonly micros: number;
-  /** Sums of x x' / w and of x t / w over batches, t being a batch's microseconds: least squares with weights 1 / w. */
+  /** Sums over batches of x x' / w and x t / w, with t in microseconds: least squares with weights 1 / w. */
   readonly squares: Matrix;
   readonly times: Vector;
 }
 
 export interface MeasuredSpeed {
-  /** Natural logarithm of the speed over that of the median rank. */
+  /** Natural logarithm of the speed over the median rank's. */
   readonly log: number;
-  /** Standard error of `log`. */
   readonly error: number;
-  /** Windows in which there was work. */
   readonly windows: number;
 }
 
-/** Weight of a window in the one after it, for speeds: half of a speed is from the last 7. */
+/** The discount per window for speeds; half of a speed is from the last 7. */
 const speedDiscount = 0.9;
-/** The same weight for costs, which are the model's and not the rank's: half of them is from the last 34. */
+/** The discount for costs, which belong to the model; half is from the last 34. */
 const costDiscount = 0.98;
-/** Less work than this, 0.1 s of it, says too little by itself and is added to what comes. */
+/** Less work than 0.1 s is added to the next window. */
 const microsMin = 100_000;
-/** Costs and speeds are fitted in turn, so often. */
 const rounds = 12;
 
 interface Rank {
   pending: Work;
-  /** Sums over the windows counted. */
   squares: Matrix;
   times: Vector;
   amount: Vector;
   micros: number;
-  /** Windows counted, older ones less. */
   weight: number;
   windows: number;
   log: number;
-  /** The variance of `log` from one window. */
   variance: number;
 }
 
 export class Throughput {
   readonly #ranks = new Map<string, Rank>();
 
-  /** `key` stands for one rank and its hardware. */
   add(key: string, work: Work): void {
-    // A time without work says nothing, nor does work of which parts are missing: one batch leaves no sum at zero.
+    // Work with missing parts is ignored: one batch leaves no sum at zero.
     if (![work.micros, ...work.amount, ...work.squares, ...work.times].every((sum) => sum > 0)) return;
     const rank = this.#ranks.get(key) ?? freshRank();
     this.#ranks.set(key, rank);
     rank.pending = sumOf(rank.pending, work, 1);
   }
 
-  /** Throws away what came since the last close. */
   drop(): void {
     for (const rank of this.#ranks.values()) rank.pending = nothing;
   }
 
-  /** Ends a window of these ranks; others are forgotten. True when some rank was measured. */
+  /** Ends a window of these ranks and forgets others. True when some rank was measured. */
   close(keys: readonly string[]): boolean {
     const there = new Set(keys);
     for (const key of this.#ranks.keys()) if (!there.has(key)) this.#ranks.delete(key);
@@ -72,14 +61,13 @@ export class Throughput {
     const counted = measured.map((rank) => ({ rank, work: count(rank) }));
     const { costs, common } = fit([...this.#ranks.values()].filter(({ windows }) => windows > 0));
     const found = counted.map(({ rank, work }) => ({ rank, off: Math.log(dot(costs, work.amount) / work.micros) - common - rank.log }));
-    // A slowdown of all ranks at once says nothing of any.
+    // A slowdown of all ranks at once shows nothing about single ranks.
     const shared = median(found.map(({ off }) => off));
     for (const { rank, off } of found)
       rank.variance += ((off - shared) ** 2 - rank.variance) * Math.max(1 - speedDiscount, 1 / rank.windows);
     return true;
   }
 
-  /** The measured speed; undefined when nothing was measured. */
   of(key: string): MeasuredSpeed | undefined {
     const rank = this.#ranks.get(key);
     if (!rank || rank.windows === 0) return undefined;
@@ -93,7 +81,6 @@ function freshRank(): Rank {
   return { ...nothing, pending: nothing, weight: 0, windows: 0, log: 0, variance: 0 };
 }
 
-/** Takes what is pending into the sums; returns it. */
 function count(rank: Rank): Work {
   const { pending } = rank;
   const { amount, micros } = sumOf(rank, pending, speedDiscount);
@@ -108,7 +95,6 @@ function count(rank: Rank): Work {
   return pending;
 }
 
-/** `discount` of a, and b. */
 function sumOf(a: Work, b: Work, discount: number): Work {
   const add = (x: readonly number[], y: readonly number[]): number[] => x.map((value, i) => discount * value + (y[i] ?? 0));
   return {
@@ -119,14 +105,13 @@ function sumOf(a: Work, b: Work, discount: number): Work {
   };
 }
 
-/** Microseconds that a batch, an expert and a row take at the common speed; and every rank's `log` beside it. */
+/** Microseconds that a batch, an expert and a row take at the common speed; it sets every rank's `log`. */
 function fit(ranks: readonly Rank[]): { costs: Vector; common: number } {
   let costs: Vector = nothing.amount;
   let logs = ranks.map(() => 0);
   let common = 0;
   const squares = ranks.reduce<Matrix>((sum, rank) => sum.map((value, i) => value + (rank.squares[i] ?? 0)), nothing.squares);
   for (let round = 0; round < rounds; round++) {
-    // A rank's batches would have taken its speed times as long at the common speed.
     const times = ranks.reduce<Vector>(
       (sum, rank, r) => sum.map((value, i) => value + (rank.times[i] ?? 0) * Math.exp((logs[r] ?? 0) - common)),
       [0, 0, 0],
@@ -145,7 +130,6 @@ function dot(a: Vector, b: Vector): number {
   return a.reduce((sum, value, i) => sum + value * (b[i] ?? 0), 0);
 }
 
-/** The median; of an even number of values the mean of the middle two. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const half = sorted.length >> 1;

@@ -1,5 +1,4 @@
-// The timing that policies hide transfers behind, from what was measured: where the time of a window's steps went, and how fast
-// bytes come by the slowest path between ranks. Pure.
+// The time behind which policies hide transfers, from measured steps and rates.
 import { type ByPath, pathBetween, placeOf } from "../../../runtime/placement/cost.ts";
 import type { RankSpec, Timing } from "../policy.ts";
 import type { ClosedWindow } from "./windows.ts";
@@ -7,15 +6,13 @@ import type { ClosedWindow } from "./windows.ts";
 export interface TimingOptions {
   readonly layers: number;
   readonly ranks: readonly RankSpec[];
-  /** Bytes per second of a receiver by each path. */
   readonly rates: ByPath;
-  /** Length that a window should have: one that was stretched counts for as much. */
+  /** The nominal length of a window, for stretched ones. */
   readonly windowMs: number;
-  /** Windows that a plan is expected to hold. */
   readonly windows: number;
 }
 
-/** The timing of a window; undefined where a rank does not say where its time went. */
+/** Undefined where a rank does not report its times. */
 export function timingOf({ seconds, start, end }: ClosedWindow, options: TimingOptions): Timing | undefined {
   if (!seconds || end <= start || options.layers === 0) return undefined;
   const part = options.windowMs / (end - start) / options.layers;
@@ -27,7 +24,7 @@ export function timingOf({ seconds, start, end }: ClosedWindow, options: TimingO
   };
 }
 
-/** The paper takes the bandwidth between nodes where links differ. */
+/** The paper uses the bandwidth between nodes where links differ. */
 function slowestBetween(ranks: readonly RankSpec[], rates: ByPath): number {
   const places = ranks.filter((rank) => rank.state === "active").map(placeOf);
   let slowest = rates.node;

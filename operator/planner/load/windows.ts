@@ -1,5 +1,4 @@
-// Load messages of all ranks to one view per window: who reported, what was routed and served, and whether it may be trusted. A rank that
-// did not report is missing, never zero. Pure.
+// Combines the load messages of all ranks into one view per window. A rank that did not report is missing, never zero.
 import { type LoadWindow, loadTurnMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
@@ -10,29 +9,29 @@ export type Accepted = { readonly ok: true } | { readonly ok: false; readonly re
 export interface ExpectedRank {
   readonly rank: number;
   readonly bootId: string;
-  /** Milliseconds that its clock is ahead of the caller's; undefined while that is not measured. */
+  /** Milliseconds that the rank's clock is ahead of the caller's; undefined while not measured. */
   readonly clockAheadMs: number | undefined;
   readonly speed: number;
 }
 
-/** A window may seem to end so far ahead of now, since clocks are compared over a network: its delay is known, not where it lay. */
+/** How far in the future a window may seem to end, since clock offsets are only estimated. */
 const aheadMsMax = 2_000;
-/** A rank's turn to send, and the way here: what ended so long before the open window counts in it. */
+/** A window that ended at most this long before the open one still counts in it: the send interval plus the network. */
 const lateMsMax = loadTurnMsMax + 750;
 
 export interface ClosedWindow {
   readonly start: number;
   readonly end: number;
-  /** Selections counted at their source, [layers * experts]: what the planner forecasts. */
+  /** [layers * experts] */
   readonly routed: Float64Array;
   readonly routedByPhase: Readonly<Record<Phase, Float64Array>>;
-  /** Rows computed, per layer [ranks], in the order of `ranks`, as if all of them had told of the same time. */
+  /** Rows computed, per layer [ranks] in the order of `ranks`, scaled as if all ranks had covered the same time. */
   readonly served: readonly Float64Array[];
   readonly ranks: readonly ExpectedRank[];
   readonly missing: readonly number[];
   readonly selections: number;
   readonly perLayer: Float64Array;
-  /** The time of steps by what it went into, mean of ranks; unset unless all of them say. */
+  /** The time of steps by phase, mean of ranks; unset unless all ranks report it. */
   readonly seconds?: StepSeconds;
 }
 
@@ -40,15 +39,13 @@ interface RankRecord {
   bootId: string;
   readonly order: MessageOrder;
   lastMs: number;
-  /** Rows served per layer. */
   served: Float64Array;
   seconds: StepSeconds | undefined;
-  /** Milliseconds that its messages tell of, of all phases. */
   coveredMs: number;
   heard: boolean;
 }
 
-/** The open window of one deployment: messages in, one ClosedWindow out. Times are unix ms. */
+/** The open window of one deployment. Times are unix ms. */
 export class LoadWindows {
   readonly layers: number;
   readonly experts: number;
@@ -56,7 +53,6 @@ export class LoadWindows {
   readonly #ranks = new Map<number, RankRecord>();
   readonly #byPhase: Record<Phase, Float64Array>;
   #openedAt: number;
-  /** Windows that began before this speak of another plan or other ranks as well. */
   #cleanSince = Number.NEGATIVE_INFINITY;
 
   constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
@@ -81,7 +77,7 @@ export class LoadWindows {
     const fault = record.order.take(window);
     if (fault) return { ok: false, reason: fault };
     record.lastMs = now;
-    // A window that began before the last reset counts two plans' load: it is a sign of life, and no more.
+    // A window that began before the last reset mixes two plans: it only shows that the rank is alive.
     if (start < this.#cleanSince) return { ok: true };
     record.heard = true;
     record.coveredMs += window.windowEnd - window.windowStart;
@@ -112,7 +108,7 @@ export class LoadWindows {
     return fresh;
   }
 
-  /** Time since the oldest last message of the expected ranks; Infinity when one was never heard. */
+  /** The age of the oldest last message of the expected ranks; Infinity when one was never heard. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
     return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.#lastHeard(rank, bootId)), 0);
   }
@@ -134,7 +130,6 @@ export class LoadWindows {
     return this.#openedAt;
   }
 
-  /** Selections so far of the layer with the fewest among those that had any. */
   openSelections(): number {
     let least = Number.POSITIVE_INFINITY;
     for (let l = 0; l < this.layers; l++) {
@@ -146,7 +141,6 @@ export class LoadWindows {
     return Number.isFinite(least) ? least : 0;
   }
 
-  /** Ends the window and opens the next. */
   close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
     const routed = this.#byPhase.prefill.map((count, i) => count + (this.#byPhase.decode[i] as number));
     const heard = expected.map(({ rank, bootId }) => {
@@ -177,7 +171,7 @@ export class LoadWindows {
     return closed;
   }
 
-  /** Throws away what the open window holds, and later messages on a time before now: they would mix two plans or sets of ranks. */
+  /** Discards the open window and later messages about the time before now, since they would mix two plans or sets of ranks. */
   reset(now: number): void {
     this.#cleanSince = now;
     this.#open(now);
@@ -196,12 +190,11 @@ export class LoadWindows {
   }
 }
 
-/** The few rows of a rank that has just begun say little of what it will have. */
 const partMost = 2;
 
 /**
- * What each rank's rows count as: a window that closes while ranks send in turn has one sample more of some than of others, which is no
- * load of theirs.
+ * The factor for each rank's rows: a window closes while ranks send in turn, so it has one sample more of some than of
+ * others.
  */
 function equalTimes(heard: readonly (RankRecord | undefined)[]): number[] {
   const known = heard.flatMap((record) => (record && record.coveredMs > 0 ? [record.coveredMs] : []));
@@ -226,15 +219,14 @@ export interface MeasuredImbalance {
   readonly worst: number;
   readonly mean: number;
   readonly worstLayer: number;
-  /** Layers with enough rows to say anything. */
   readonly layers: number;
   /** Load of each rank in the worst layer, per speed, over the mean. */
   readonly ranks: readonly { readonly rank: number; readonly load: number }[];
 }
 
 /**
- * Rows computed per layer and rank over as many windows as the figure needs to be more than chance: windows are added up
- * until every layer has enough, then the oldest go. Emptied when the plan, the ranks or the load change.
+ * Rows per layer and rank, summed over windows until every layer has enough; then the oldest windows go. It is emptied when
+ * the plan, the ranks or the load change.
  */
 export class ServedRows {
   #windows: ClosedWindow[] = [];
@@ -253,7 +245,6 @@ export class ServedRows {
 
   /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
   measure(minRows: number): MeasuredImbalance | undefined {
-    // The newest speeds of the ranks are the best known.
     const speed = this.#windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
     let worst = 0;
     let worstLayer = -1;
@@ -276,7 +267,6 @@ export class ServedRows {
   }
 }
 
-/** A bound on memory, not on meaning. */
 const servedWindowsMax = 60;
 
 function sumRows(windows: readonly ClosedWindow[]): Float64Array[] {
@@ -292,7 +282,6 @@ function sumRows(windows: readonly ClosedWindow[]): Float64Array[] {
   return sums;
 }
 
-/** Rows of the layer with the fewest among those that had any. */
 function leastRows(windows: readonly ClosedWindow[]): number {
   const totals = sumRows(windows)
     .map((load) => load.reduce((a, b) => a + b, 0))

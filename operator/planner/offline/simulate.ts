@@ -1,5 +1,5 @@
-// The run of a policy over a trace: plan from windows <= t, score on t + 1. What `enodia plan simulate` and the benchmark print.
-// Pure but for the clock that the caller gives.
+// Runs a policy over a trace: plan from windows <= t, score on t + 1. `enodia plan simulate` and the benchmark print the
+// result.
 import type { LayerPlan } from "../../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../../runtime/placement/diff.ts";
 import { cellValues, expertsIn } from "../../../runtime/placement/grid.ts";
@@ -20,9 +20,8 @@ export interface SimulateOptions {
   readonly trace: Trace;
   readonly policy: PlacementPolicy;
   readonly ranks: number;
-  /** Experts per (layer, rank). */
   readonly slots?: number;
-  /** Experts per rank over all layers: layers may differ. */
+  /** Experts per rank over all layers; layers may differ. */
   readonly slotsTotal?: number;
   readonly speeds?: readonly number[];
   readonly budgetExpertReplicas?: number;
@@ -32,20 +31,19 @@ export interface SimulateOptions {
   readonly effort?: PlanInput["effort"];
   readonly minExpertReplicas?: number;
   readonly split?: "weighted" | "equal";
-  /** Weights hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
+  /** Weights hold until the next plan, as on a cluster; unset: routers recompute them for every window. */
   readonly fixedWeights?: boolean;
   readonly nodes?: number;
-  /** The noise that the policy is told of: with "all" it moves for no sampling noise, "cluster" is what the operator tells it. */
+  /** The noise that the policy gets: "all" prevents every move for sampling noise, "cluster" is what the operator uses. */
   readonly noise?: "all" | "cluster";
-  /** The load that plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
+  /** The load that plans are made for: the planner's forecast (default), or the last window, as in the published EPLB. */
   readonly forecast?: "selected" | "last";
   /** The work that transfers hide behind, one byte per expert; unset: not measured. */
   readonly timing?: Omit<Timing, "windows">;
-  /** Primaries may be sharded anew in every window, for policies that otherwise do so rarely. */
+  /** Allows primaries to be sharded anew in every window. */
   readonly reshardAlways?: boolean;
-  /** Milliseconds; the only outside thing here. */
   readonly now: () => number;
-  /** Called after each window and waited for. The plan is given here and not kept: of a long trace it is more than memory holds. */
+  /** Called and awaited after each window. The simulation does not store the plan, since a long trace has too many. */
   readonly onWindow?: (result: WindowResult, layers: readonly LayerPlan[]) => void | Promise<void>;
 }
 
@@ -55,17 +53,15 @@ export interface WindowResult {
   readonly bytes: number;
   readonly ms: number;
   readonly reason: string;
-  /** Scores on window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
+  /** Scores on window t + 1, absent for the last one: mean/max averaged over layers, and the worst layer's max/mean. */
   readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
   readonly bound?: number;
-  /** Load per speed of each rank over the mean on t + 1, mean of layers, by each split. */
   readonly rankLoad?: Readonly<Record<SplitName, Float64Array>>;
 }
 
-/** Plans of this many windows back keep their expert replicas: no move there and back. */
 const dwellWindows = 3;
 
-/** Ranks 0 .. ranks - 1, all active; budgets in experts (one unit of bytes each), speeds repeated in turn, nodes of equal size. */
+/** Ranks 0 .. ranks - 1, all active; budgets in experts of one byte each, speeds repeated in turn, nodes of equal size. */
 export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "slotsTotal" | "speeds" | "nodes">): RankSpec[] {
   const budget = options.slotsTotal !== undefined ? options.slotsTotal + 1 : Number.POSITIVE_INFINITY;
   return Array.from({ length: options.ranks }, (_, rank) => ({
@@ -78,7 +74,7 @@ export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "sl
   }));
 }
 
-/** One result per window, in order. The first plan is made from nothing: its expert replicas do not count. */
+/** One result per window. The moves of the first plan do not count. */
 export async function simulate(options: SimulateOptions): Promise<WindowResult[]> {
   const { trace } = options;
   const cells = trace.layers * trace.experts;
@@ -191,7 +187,6 @@ function score(
   speed: Float64Array,
 ): Required<Pick<WindowResult, "next" | "bound" | "rankLoad">> {
   const { trace } = options;
-  // A layer without experts has nothing to balance.
   const spread = plan.map((layer, l) => ({ layer, l, experts: expertsIn(trace, l) })).filter(({ experts }) => experts > 0);
   const layers = spread.map(({ layer }) => layer);
   const demands = spread.map(({ l, experts }) => counts.subarray(l * trace.experts, l * trace.experts + experts));
@@ -215,7 +210,6 @@ function score(
   return { next, bound: best, rankLoad: { equal: ranks("equal"), fixed: ranks("fixed"), optimal: ranks("optimal") } };
 }
 
-/** Load per speed of each rank over the mean, mean of layers. */
 function meanLoad(layers: readonly Float64Array[], speed: Float64Array): Float64Array {
   const out = new Float64Array(speed.length);
   for (const load of layers)
@@ -227,7 +221,7 @@ function meanLoad(layers: readonly Float64Array[], speed: Float64Array): Float64
 
 export interface Summary {
   readonly balance: Readonly<Record<SplitName, number>>;
-  /** Worst layer's max/mean under that split: mean over windows, and the highest. */
+  /** The worst layer's max/mean under that split: mean over windows, and the highest. */
   readonly meanWorst: number;
   readonly worst: number;
   readonly bound: number;
@@ -238,8 +232,8 @@ export interface Summary {
 }
 
 /**
- * Means over the scored windows, and expert replicas per step (the first plan left out); worst figures under `split`. Where nothing
- * was scored, as with a trace of one window, they are NaN: not known.
+ * Means over the scored windows, and expert replicas per step without the first plan; worst figures under `split`. They are
+ * NaN where nothing was scored.
  */
 export function summarise(results: readonly WindowResult[], split: SplitName = "optimal"): Summary {
   const scored = results.filter((result) => result.next !== undefined);

@@ -1,5 +1,5 @@
-// Synthetic traces: log p = base + topics that all layers share + noise of each expert, both AR(1); a flash crowd is a topic that jumps.
-// Each window is a multinomial draw. Pure, seeded.
+// Seeded synthetic traces: log p = base + topics shared by all layers + noise of each expert, both AR(1); a flash crowd is a jump of a
+// topic. Each window is a multinomial draw.
 import { type Random, seeded } from "../random.ts";
 import type { Trace } from "./traces.ts";
 
@@ -7,7 +7,6 @@ export interface TraceModel {
   readonly layers: number;
   readonly experts: number;
   readonly windows: number;
-  /** Selections per layer and window. */
   readonly selections: number;
   /** Each layer's popularity falls as rank^-s, s uniform in this range. */
   readonly zipf: readonly [number, number];
@@ -18,7 +17,6 @@ export interface TraceModel {
   readonly topicMemory: number;
   readonly ownSpread: number;
   readonly ownMemory: number;
-  /** Chance per window that a crowd starts, and how far its topic jumps. */
   readonly crowdChance: number;
   readonly crowdSize: number;
 }
@@ -27,7 +25,7 @@ const deepseek = { layers: 58, experts: 256, windows: 40, selections: 1_000_000,
 const qwen = { experts: 128, windows: 40, selections: 500_000, zipf: [0.2, 0.5], noise: 0.4, topics: 10, topicSpread: 0.11 } as const;
 const qwenTime = { topicMemory: 0.95, ownSpread: 0.1, ownMemory: 0.95, crowdChance: 0.08, crowdSize: 2 } as const;
 
-/** Sizes of known models with the drift and bursts measured on recorded traffic. */
+/** Sizes of known models with the drift and bursts of recorded traffic. */
 export const presets = {
   dsv3_drift: { ...deepseek, topicSpread: 0.09, topicMemory: 0.97, ownSpread: 0.1, ownMemory: 0.97, crowdChance: 0.04, crowdSize: 1.5 },
   dsv3_burst: { ...deepseek, topicSpread: 0.12, topicMemory: 0.85, ownSpread: 0.12, ownMemory: 0.9, crowdChance: 0.15, crowdSize: 2.2 },
@@ -51,11 +49,10 @@ export const presets = {
 } as const satisfies Readonly<Record<string, TraceModel>>;
 export type PresetName = keyof typeof presets;
 
-/** Part of the topics that move any one expert. */
 const topicDensity = 0.25;
 const crowdWindows = [3, 6] as const;
 
-/** A trace of the model's sizes and kind of change; the same seed gives the same counts on every machine. */
+/** The same seed gives the same counts on every machine. */
 export function generateTrace(name: string, model: TraceModel, seed: number): Trace {
   const { layers, experts, windows } = model;
   const cells = layers * experts;
@@ -92,7 +89,7 @@ export function generateTrace(name: string, model: TraceModel, seed: number): Tr
   return { name, windows, layers, experts, counts };
 }
 
-/** Windows drawn from one unchanging distribution: what moves on it moves for noise. `shares` is [layers * experts]. */
+/** Windows drawn from one distribution, so every change is noise. `shares` is [layers * experts]. */
 export function stationaryTrace(
   shares: { readonly layers: number; readonly experts: number; readonly load: ArrayLike<number> },
   windows: number,
@@ -145,7 +142,7 @@ function softmax(logits: Float64Array): Float64Array {
   return p.map((x) => x / all);
 }
 
-/** Multinomial draw of n into out[0..p.length), as a chain of binomials. */
+/** Draws n into out[0..p.length), as a chain of binomials. */
 function drawSelections(p: Float64Array, n: number, random: Random, out: Uint32Array): void {
   let left = n;
   let rest = 1;
@@ -158,7 +155,6 @@ function drawSelections(p: Float64Array, n: number, random: Random, out: Uint32A
   }
 }
 
-/** Above this variance the normal distribution is as good as the binomial. */
 const normalFrom = 100;
 
 function binomial(n: number, p: number, random: Random): number {
@@ -167,7 +163,6 @@ function binomial(n: number, p: number, random: Random): number {
   if (p > 0.5) return n - binomial(n, 1 - p, random);
   const variance = n * p * (1 - p);
   if (variance > normalFrom) return Math.max(0, Math.min(n, Math.round(n * p + Math.sqrt(variance) * random.normal())));
-  // Waiting times between successes are geometric.
   const log = Math.log(1 - p);
   let hits = 0;
   for (let at = Math.ceil(Math.log(1 - random.next()) / log); at <= n; at += Math.max(1, Math.ceil(Math.log(1 - random.next()) / log)))

@@ -1,5 +1,5 @@
-// The trace format (operator/docs/placement.md): gzip or plain JSON {name, windows, layers, experts, counts[, layerExperts]}, counts as base64 of
-// little-endian uint32 [windows][layers][experts]. Pure.
+// The trace format (operator/docs/placement.md): gzip or plain JSON {name, windows, layers, experts, counts[, layerExperts]}, counts as
+// base64 of little-endian uint32 [windows][layers][experts].
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
@@ -8,13 +8,11 @@ import { describeGrid, type ExpertGrid, expertsIn, gridOf } from "../../../runti
 export interface Trace extends ExpertGrid {
   readonly name: string;
   readonly windows: number;
-  /** [windows][layers][experts] */
   readonly counts: Uint32Array;
 }
 
-/** Counts of one trace at most: 256 MiB of them, 4,500 windows at 58 x 256. */
+/** 256 MiB of counts: 4,500 windows at 58 x 256. */
 const cellsMax = 64 * 1024 * 1024;
-/** Text of a trace after decompression, in bytes: base64 of the above and room for the rest. */
 const textBytesMax = 500 * 1024 * 1024;
 
 const schema = z.object({
@@ -26,7 +24,7 @@ const schema = z.object({
   counts: z.string(),
 });
 
-/** Parses a file's bytes, compressed or not; throws AppError `InvalidTrace` that names the field. */
+/** Parses a file, compressed or not; throws AppError `InvalidTrace` that names the field. */
 export async function decodeTrace(bytes: Uint8Array): Promise<Trace> {
   const text = new TextDecoder("utf-8").decode(await unpack(bytes));
   let json: unknown;
@@ -48,7 +46,7 @@ export async function decodeTrace(bytes: Uint8Array): Promise<Trace> {
   return trace;
 }
 
-/** How many experts a trace is of, for people: "32 layers x 8 experts", "4 layers of 0 to 6 experts". */
+/** The size for people: "32 layers x 8 experts", "4 layers of 0 to 6 experts". */
 export function sizeText(trace: ExpertGrid): string {
   return trace.layerExperts === undefined ? `${trace.layers} layers x ${trace.experts} experts` : describeGrid(trace);
 }
@@ -60,7 +58,6 @@ function gridIn(layers: number, experts: number, layerExperts: readonly number[]
   throw invalid(`layerExperts: ${grid.layers} layers of up to ${grid.experts} experts, not ${layers} of up to ${experts}`);
 }
 
-/** An expert that a layer does not have is nowhere, and nothing can be planned for it. */
 function checkCells(trace: Trace): void {
   if (trace.layerExperts === undefined) return;
   const { counts, layers, experts } = trace;
@@ -71,7 +68,6 @@ function checkCells(trace: Trace): void {
   }
 }
 
-/** The file's bytes: gzip of JSON. */
 export async function encodeTrace(trace: Trace): Promise<Uint8Array> {
   const { counts, ...sizes } = trace;
   const text = JSON.stringify({ ...sizes, counts: base64(counts) });
@@ -79,7 +75,7 @@ export async function encodeTrace(trace: Trace): Promise<Uint8Array> {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Counts of one window, [layers * experts]. A view, not a copy. */
+/** Counts of one window, [layers * experts], as a view. */
 export function windowOf(trace: Trace, window: number): Uint32Array {
   const cells = trace.layers * trace.experts;
   return trace.counts.subarray(window * cells, (window + 1) * cells);
@@ -103,7 +99,7 @@ async function unpack(bytes: Uint8Array): Promise<Uint8Array> {
 
 function numbers(text: string, cells: number, field: string, product: string): Uint32Array {
   if (cells > cellsMax) throw invalid(`${field}: ${cells} numbers, at most ${cellsMax}`);
-  const bytes = Buffer.from(text, "base64"); // skips what is not base64, so the length check is the validation
+  const bytes = Buffer.from(text, "base64"); // This skips invalid base64, so the length check validates it.
   if (bytes.byteLength !== cells * 4) throw invalid(`${field}: ${bytes.byteLength} bytes, expected ${cells * 4} = ${product} x 4`);
   const out = new Uint32Array(cells);
   for (let i = 0; i < cells; i++) out[i] = bytes.readUInt32LE(i * 4);

@@ -1,5 +1,5 @@
-// DeepSeek's EPLB (github.com/deepseek-ai/EPLB): replicas by load, packed longest first into an equal number of slots. The policy is the
-// global form; the hierarchical one is checked against the published example.
+// DeepSeek's EPLB (github.com/deepseek-ai/EPLB): replicas by load, packed longest first into equal slots. The policy is the global
+// form.
 import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
@@ -21,7 +21,7 @@ function planEplb(input: PlanInput): PlanOutput {
   const target = eplbHosts(problem);
   const reason = "replicas by load per expert replica, packed longest first";
   if (!problem.current || isUnlimited(input.budget)) {
-    // Experts of different sizes, or fewer slots than one per expert: equal slots are more than memory holds.
+    // Equal slots exceed the memory if sizes differ or slots are too few.
     if (!fitsMemory(problem, target)) return primariesStay(input, "an equal number of slots per layer and rank does not fit the memory");
     return { layers: toLayers(problem, target), reason };
   }
@@ -39,14 +39,12 @@ function layerHosts(demand: Float64Array, ranks: number, perRank: number): numbe
   return demand.length === 0 ? [] : distinct(eplbGlobal(demand, ranks, perRank).replicas, demand.length);
 }
 
-/** Slots that every rank has for every layer: what is left over after an even division stays unused. */
 function slotsPerLayer({ slotCap, L, E, capacity, staging }: Problem): number {
   if (slotCap !== Number.POSITIVE_INFINITY) return slotCap;
   const bytes = capacity.reduce((least, room) => Math.min(least, room), Number.POSITIVE_INFINITY);
   return staging > 0 ? Math.max(0, Math.min(E, Math.floor(bytes / staging / Math.max(1, L) + 1e-9))) : E;
 }
 
-/** Physical slots to hosts: two replicas on one rank are one expert replica. */
 function distinct(replicas: readonly (readonly number[])[], experts: number): number[][] {
   const hosts: number[][] = Array.from({ length: experts }, () => []);
   replicas.forEach((list, g) => {
@@ -58,7 +56,7 @@ function distinct(replicas: readonly (readonly number[])[], experts: number): nu
 /** replicas[g] = experts in the slots of rank g. */
 export function eplbGlobal(demand: ArrayLike<number>, ranks: number, perRank: number): { replicas: number[][]; count: number[] } {
   const { count, extra } = replicate(demand, ranks * perRank);
-  // First replicas in expert order, then the others in the order given: equal loads are packed in this order.
+  // First replicas in expert order, then the given order, which breaks ties.
   const pieces = [...count.keys(), ...extra];
   return {
     replicas: pack(
@@ -77,7 +75,7 @@ export interface EplbTopology {
   readonly perRank: number;
 }
 
-/** Groups of experts are kept on one node; inside a node as the global form. */
+/** Groups of experts stay on one node; within a node it is the global form. */
 export function eplbHierarchical(demand: ArrayLike<number>, topology: EplbTopology): number[][] {
   const { groups, nodes, ranks, perRank } = topology;
   const experts = demand.length;
@@ -124,7 +122,6 @@ function replicate(demand: ArrayLike<number>, slots: number): { count: number[];
   return { count, extra };
 }
 
-/** Longest first into the lightest bin that has a place. */
 function pack(items: readonly { readonly item: number; readonly weight: number }[], bins: number, places: number): number[][] {
   const order = items.map((_, i) => i).sort((a, b) => (items[b]?.weight ?? 0) - (items[a]?.weight ?? 0) || a - b);
   const packed: number[][] = Array.from({ length: bins }, () => []);

@@ -1,34 +1,27 @@
-// The expert replicas of the Hecate policy: sparse materialisation (Algorithm 1) of each layer in the slots that its primaries leave free,
-// within the overlap degree, and beyond it by the calibration rule. Pure; not a policy itself.
+// The expert replicas of the Hecate policy: sparse materialisation (Algorithm 1) in the slots that primaries leave free, up to the
+// overlap degree, and beyond it by the calibration rule.
 import { calibrated, type Materialised, overlapDegree } from "../../../runtime/placement/calibrate.ts";
 import { materialize } from "../../../runtime/placement/materialize.ts";
 import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
 import { changeOf } from "../search/ledger.ts";
 import { worstOf } from "../search/within-budget.ts";
 
-/** Overlap degree where none is measured: larger ones are never worse (16 and less clearly are). */
+/** The overlap degree where none is measured; 16 and less are clearly worse. */
 const assumedOverlap = 32;
-/**
- * fix: expert replicas never take the last slots of a rank. New primaries arrive before old ones leave, so a rank full of expert replicas could
- * not be re-sharded any more.
- */
+/** fix: expert replicas leave these slots of a rank free, since new primaries arrive before old ones leave. */
 const reserve = 3;
-/** A layer at or below this needs no more expert replicas. */
 const balanced = 1.04;
 
-/** The number of each layer's hottest experts that get expert replicas. */
 export interface Reach {
   /** Experts whose transfer is hidden (the paper's t). */
   readonly hidden: number;
-  /** Experts that memory has room for: expert replicas beyond the hidden ones must save more than their transfer shows. */
+  /** Experts that fit in memory: replicas beyond the hidden ones must save more than their transfer costs. */
   readonly most: number;
 }
 
 /**
- * fix: the paper's t is what the link can hide; where memory holds fewer expert replicas, only that many experts may be placed
- * without regard to load, else the "holes" are filled with hot experts that never get their expert replicas; and never more than
- * a quarter of a layer, or nothing is left to be placed by load. That quarter is for placing primaries: a layer whose other
- * experts have become uneven since gets expert replicas of those as well, or it would stay uneven until primaries are sharded anew.
+ * fix: the paper's t is what the link can hide. Here the replicas that memory holds cap it, else hot experts fill "holes" and never get
+ * replicas; so does a quarter of a layer, so that load still places the rest.
  */
 export function reachOf(problem: Problem): Reach {
   const room = Math.min(expertReplicasPerLayer(problem), problem.E);
@@ -46,7 +39,6 @@ function expertReplicasPerLayer(problem: Problem): number {
   return Math.max(0, Math.floor((slots - total) / Math.max(1, L)));
 }
 
-/** `primaries` with expert replicas of each layer's hottest experts. */
 export function withExpertReplicas(problem: Problem, primaries: Hosts, reach: Reach): Hosts {
   const { timing, shape } = problem.input;
   const free = freeSlots(problem, primaries);
@@ -58,20 +50,17 @@ export function withExpertReplicas(problem: Problem, primaries: Hosts, reach: Re
     return calibrated([way(reach.hidden), ...beyond(reach).map(way)], {
       overlap: overlapDegree(timing.denseSeconds, timing.bytesPerSecond, bytes),
       secondsPerExpertReplica: bytes / Math.max(1, timing.bytesPerSecond),
-      // Steps wait as long as the worst rank takes.
       secondsPerPoint: (timing.expertSeconds * timing.windows) / worstNow,
     }).hosts;
   });
 }
 
-/** Numbers of experts beyond the hidden ones that are tried: 1, 2, 4 ... more of them, and all. */
 function beyond({ hidden, most }: Reach): number[] {
   const tops: number[] = [];
   for (let more = 1; hidden + more < most; more *= 2) tops.push(hidden + more);
   return most > hidden ? [...tops, most] : tops;
 }
 
-/** Free slots of each rank, dealt over the layers with the remainder rotated, so that no layer gets it all. [layers][ranks] */
 function freeSlots(problem: Problem, primaries: Hosts): number[][] {
   const { G, L } = problem;
   const unit = problem.staging;
@@ -114,8 +103,8 @@ function materialised(
 }
 
 /**
- * fix: in training every expert replica is made anew each iteration, so all slots are used. In serving an expert replica stays and is paid once,
- * by a transfer: no more slots per rank are used than bring the layer into balance. Where expert replicas are free, all are used.
+ * fix: training remakes every replica each iteration, so it uses all slots. In serving each costs a transfer, so no more slots are used
+ * than balance the layer, unless replicas are free.
  */
 function frugal(problem: Problem, layer: number, most: number, withSlots: (slots: number) => number[][]): number[][] {
   if (problem.input.gainPerMove === undefined) return withSlots(most);

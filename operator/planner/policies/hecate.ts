@@ -1,4 +1,4 @@
-// Hecate (arXiv 2502.02581) as a serving policy: primaries by heterogeneous sharding (Algorithm 2), resharded rarely; expert replicas by
+// Hecate (arXiv 2502.02581) as a serving policy: primaries by heterogeneous sharding (Algorithm 2), resharded rarely; replicas by
 // sparse materialisation (Algorithm 1, hecate-expert-replicas.ts).
 import { cellValues } from "../../../runtime/placement/grid.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
@@ -10,14 +10,13 @@ import { relabelled } from "../search/relabel.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
 import { reachOf, withExpertReplicas } from "./hecate-expert-replicas.ts";
 
-/** Windows between two times that primaries are sharded: the paper's every 100 iterations, by each of which expert replicas are planned anew. */
+/** Windows between reshardings; the paper has 100 iterations. */
 export const reshardEvery = 100;
-/** New primaries must beat the present ones by this much of max/mean before a layer is re-sharded. */
 const reshardGain = 0.05;
-/** Dead band: a layer gets other expert replicas from this max/mean on, and so many deviations of its noise above even. */
+/** A layer gets other replicas above this max/mean and above its noise. */
 const enterAt = 1.05;
 const enterNoises = 2;
-/** Other expert replicas must gain so many deviations: the hottest of many ranks is an extreme. */
+/** Other replicas must gain this many deviations, since the hottest of many ranks is an extreme. */
 const gainNoises = 3;
 
 export const hecate: PlacementPolicy = {
@@ -47,8 +46,8 @@ function planHecate(input: PlanInput): PlanOutput {
 }
 
 /**
- * fix: the paper makes expert replicas anew in every iteration; where each is paid for by a transfer, a layer that is even but for chance
- * keeps those it has, and so does one that would gain no more than chance: the next window would ask for others.
+ * fix: the paper remakes replicas every iteration. Here each costs a transfer, so a layer stays as it is if it is even, or would gain,
+ * but for chance.
  */
 function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
   if (problem.input.gainPerMove === undefined) return target;
@@ -62,11 +61,10 @@ function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
   });
 }
 
-/** Layers that new primaries make more even get them, as far as the budget goes. */
 function resharded(problem: Problem, staying: Hosts, primaries: Hosts | undefined, reach: ReturnType<typeof reachOf>): PlanOutput {
   const fresh = primaries ? withExpertReplicas(problem, primaries, reach) : staying;
   const better = staying.map((layer, l) => worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain);
-  // fix: Algorithm 2 does not care which rank gets which part.
+  // fix: Algorithm 2 ignores which rank gets which part.
   const target = staying.map((layer, l) => (better[l] ? relabelled(problem, l, fresh[l] as number[][]) : layer));
   const { hosts, layers } = withinBudget(problem, target);
   const moved = (l: number): boolean => primariesMoved(problem.current?.[l] ?? [], hosts[l] as number[][]);
@@ -74,7 +72,6 @@ function resharded(problem: Problem, staying: Hosts, primaries: Hosts | undefine
   return {
     layers: toLayers(problem, hosts),
     reason: `materialised ${layers} layers, primaries of ${better.filter((is) => is).length} re-sharded`,
-    // A resharding that no longer makes headway is not waited for.
     resharding: left && better.some((is, l) => is && moved(l)),
   };
 }
@@ -83,7 +80,7 @@ function primariesMoved(from: Hosts[number], to: Hosts[number]): boolean {
   return to.some((row, e) => row[0] !== from[e]?.[0]);
 }
 
-/** Primaries take the part of memory that one expert replica of every expert needs; the rest is for expert replicas. */
+/** Primaries leave the memory that one replica of every expert needs. */
 function sharding(problem: Problem, top: number): Hosts | undefined {
   const { shape, load } = problem.input;
   const { L, E, G, speed, experts, total } = problem;
@@ -106,7 +103,6 @@ function sharding(problem: Problem, top: number): Hosts | undefined {
     top,
   })?.map((layer) => layer.map((g) => [g]));
   if (problem.slotCap === Number.POSITIVE_INFINITY || !primaries) return primaries;
-  // A slot cap is per layer: heterogeneous primaries that exceed it are for byte budgets only.
   const fits = primaries.every((layer) =>
     Array.from({ length: G }, (_, g) => layer.filter((row) => row[0] === g).length).every((n) => n <= problem.slotCap),
   );

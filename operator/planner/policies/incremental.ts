@@ -1,5 +1,5 @@
-// The default policy: starts from what is hosted and takes the steps that pay, over all layers at once, until nothing
-// pays or the budget is spent. Small models get an annealed search per layer afterwards.
+// The default policy: it takes the steps from the current placement that pay, over all layers at once. Small models get an annealed
+// search per layer afterwards.
 
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
@@ -14,26 +14,22 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4, chains: false },
   quality: { hot: 4, cold: 24, experts: 9, chains: true },
 };
-/** Least decrease of max/mean per expert replica, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
-/** The gain that an expert replica must have to take the place of another layer's where only bytes count, as a multiple. */
+/** Where only bytes count, a replica must gain this multiple of another layer's to replace it. */
 const sharedMemoryFactor = 4.1;
-/** Dead band: a layer is entered above the first and worked on down to the second. */
+/** A layer is entered above the first value and left at the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
-/** A layer is entered only above this where an expert replica must gain much: what is known better with time is no reason to move. */
+/** Where replicas must gain much, a layer is entered only above this. */
 const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
-/** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
 const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;
 const usualTheta = 5e-4;
 /**
- * The part of a restless load, as a multiple of what forecasts miss and up to the maximum, that is planned for as if it came evenly
- * to all experts: nobody knows which will be hot next, so expert replicas are not spent on those that are hot now alone. It pays where weights
- * follow the load within a window; with weights that stay, the plain forecast is better (PlanInput.unrest).
+ * The part of the load, as a multiple of `unrest`, that is planned as even, since nobody knows which experts will be hot next. It pays
+ * only where weights follow the load (PlanInput.unrest).
  */
 const hedgePerUnrest = 3;
 const hedgeMax = 0.3;
-/** Experts on cold ranks that a quality search looks at: where ranks hold few, it looks at more ranks. */
 const piecesTried = 300;
 const stepsPerRank = 40;
 
@@ -45,7 +41,6 @@ export const incremental: PlacementPolicy = {
   plan: planIncremental,
 };
 
-/** The default policy's plan; without a current placement a fresh one. Total: what gains nothing changes nothing. */
 export function planIncremental(input: PlanInput): PlanOutput {
   if (!input.current) return planFresh(input);
   const exact = toProblem(input);
@@ -66,15 +61,14 @@ export function planIncremental(input: PlanInput): PlanOutput {
   const current = problem.current as Hosts;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  // Weights are for what is expected.
   return { layers: toLayers(exact, polished), reason: describe(improved) };
 }
 
-/** The same problem with part of each layer's load spread evenly; for weights the true forecast stays. */
+/** The same problem with part of each layer's load spread evenly; weights use the true forecast. */
 function hedged(problem: Problem): Problem {
   const { input, L, E, G, experts } = problem;
   const part = Math.min(hedgeMax, hedgePerUnrest * (input.unrest ?? 0));
-  // Slots already go where variance is when layers share memory: measured, hedging twice costs balance.
+  // With shared memory, slots already go where variance is: hedging twice costs measured balance.
   if (part <= 0 || E * G <= smallCellsMax || input.split !== "weighted" || !Number.isFinite(problem.slotCap)) return problem;
   const load = input.load.map((rows) => (1 - part) * rows);
   for (let l = 0; l < L; l++) {
@@ -85,7 +79,6 @@ function hedged(problem: Problem): Problem {
   return { ...problem, input: { ...input, load } };
 }
 
-/** A plan as if nothing were hosted; transfers are free. */
 export function planFresh(input: PlanInput): PlanOutput {
   const free = toProblem({ ...input, current: undefined, budget: unlimited });
   const start = freshHosts(free) ?? toProblem({ ...input, current: firstPlan(input) }).current;

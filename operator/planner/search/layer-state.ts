@@ -1,43 +1,37 @@
-// One layer under search: who hosts what, how the rows are split, and a smooth maximum of the normalised rank loads.
-// It can price a change of a few experts' hosts without making it. Pure; knows no budget and no other layer.
+// One layer under search: its hosts, the split of rows, and a smooth maximum of the normalised rank loads. It prices changes without
+// making them.
 import { pour, type Ranks } from "../../../runtime/placement/split.ts";
 
-/** Exponent of the smooth maximum: high enough that only the hottest ranks count, low enough that ties still pull. */
+/** The exponent of the smooth maximum: only the hottest ranks count, but ties still pull. */
 const power = 32;
 const sweepsAfterApply = 2;
 const sweepsAtStart = 8;
-/** The rank that `give` takes for none. */
 export const none = -1;
 
-/** Hosts that one expert would have. */
 export interface HostChange {
   readonly expert: number;
   readonly hosts: readonly number[];
 }
 
-/** Hosts and rows of one layer; loads are rows per window, "normal" ones multiples of a rank's fair part. */
+/** Hosts and rows of one layer. Loads are rows per window; "normal" loads are multiples of a rank's fair part. */
 export class LayerState {
   readonly layer: number;
   readonly demand: Float64Array;
-  /** Hosts by expert; a row is replaced, never changed. */
+  /** The hosts of each expert; a row is replaced, never changed. */
   readonly hosts: number[][];
-  /** Hosts of each expert. */
   readonly expertReplicas: Int32Array;
   readonly rows: number[][];
-  /** Experts that each rank hosts. */
   readonly on: number[][];
   readonly load: Float64Array;
   readonly speed: Float64Array;
   readonly equal: boolean;
-  /** Turns a rank's load into a multiple of its fair part. */
+  /** Converts a rank's load to a multiple of its fair part. */
   readonly scale: Float64Array;
-  /** Turns rows per speed into a multiple of a rank's fair part; 0 where routers split equally, whatever the speeds. */
+  /** Converts rows per speed likewise; 0 where routers split equally. */
   readonly perRow: number;
-  /** Sum of normalised load ^ power: the smooth maximum before its root. */
   total = 0;
   readonly #raised: Float64Array;
   readonly #ranks: Ranks;
-  /** The loads while a change is priced. */
   readonly #scratch: Float64Array;
   readonly #priced: Ranks;
   readonly #order: Int32Array;
@@ -81,12 +75,11 @@ export class LayerState {
     this.#settle(sweepsAtStart);
   }
 
-  /** Normalised load of a rank: 1 = its fair part. */
   normal(g: number): number {
     return (this.load[g] as number) * (this.scale[g] as number);
   }
 
-  /** Ranks, the hottest first, of equal ones the lower number. Not a copy. Sorted anew by insertion: a step changes few places. */
+  /** Ranks, the hottest first, ties by number. The array is reused. */
   hottestFirst(): Int32Array {
     const order = this.#order;
     for (let i = 1; i < order.length; i++) {
@@ -104,14 +97,12 @@ export class LayerState {
     return order;
   }
 
-  /** The exact max/mean. */
   worst(): number {
     let worst = 0;
     for (let g = 0; g < this.load.length; g++) worst = Math.max(worst, this.normal(g));
     return worst;
   }
 
-  /** Smooth maximum. */
   phi(): number {
     return root(this.total);
   }
@@ -121,14 +112,14 @@ export class LayerState {
     return i < 0 ? 0 : ((this.rows[expert] as number[])[i] as number);
   }
 
-  /** `total` if rows moved from rank a to rank b: exact for unreplicated experts, else before any new split. */
+  /** `total` if rows moved from rank a to rank b: exact for unreplicated experts. */
   shifted(a: number, b: number, rowsMoved: number): number {
     const na = raise(((this.load[a] as number) - rowsMoved) * (this.scale[a] as number));
     const nb = raise(((this.load[b] as number) + rowsMoved) * (this.scale[b] as number));
     return Math.max(this.total - (this.#raised[a] as number) - (this.#raised[b] as number) + na + nb, na, nb);
   }
 
-  // Pricing without making: begin, take the experts out, give them back with other hosts, finish = the new total.
+  // To price a change: begin, take experts out, give them back with other hosts, finish.
   begin(): void {
     this.#stamp++;
     this.#touched.length = 0;
@@ -144,7 +135,6 @@ export class LayerState {
     }
   }
 
-  /** Its present hosts without one and with another; `none` for neither. */
   give(expert: number, without: number, withRank: number): void {
     const now = this.hosts[expert] as number[];
     const hosts = this.#spareHosts;
@@ -212,7 +202,7 @@ export class LayerState {
     }
   }
 
-  /** Gauss-Seidel over the replicated experts, then the sum anew: increments would keep rounding of large terms. */
+  /** Splits the replicated experts and sums anew, since increments would accumulate rounding. */
   #settle(sweeps: number): void {
     for (let s = 0; s < sweeps && !this.equal; s++) {
       for (let e = 0; e < this.hosts.length; e++) {
@@ -241,7 +231,6 @@ export class LayerState {
   }
 }
 
-/** x ^ power: the total that stands for a smooth maximum. */
 export function raise(x: number): number {
   const x2 = x * x;
   const x4 = x2 * x2;
@@ -250,7 +239,6 @@ export function raise(x: number): number {
   return x16 * x16;
 }
 
-/** The smooth maximum that a total stands for: inverse of `raise`. */
 export function root(total: number): number {
   return total ** (1 / power);
 }

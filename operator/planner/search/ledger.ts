@@ -1,5 +1,5 @@
-// The ledger of a plan while layers are changed one after another: the moves and bytes it has spent, and the memory that is left
-// for new expert replicas beside the old ones of a layer. Pure; decides nothing.
+// The account of a plan while layers change one after another: moves and bytes spent, and memory left for new replicas beside the old
+// ones.
 import type { MoveBudget } from "../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../problem.ts";
 
@@ -8,16 +8,12 @@ export interface Change {
   readonly layer: number;
   readonly moves: number;
   readonly drops: number;
-  /** Stored bytes of all moves. */
   readonly stored: number;
-  /** New expert replicas. */
   readonly arrivals: Int32Array;
-  /** Resident bytes. */
   readonly incoming: Float64Array;
   readonly outgoing: Float64Array;
 }
 
-/** The change that a layer's step from `from` to `to` (rank indexes per expert) is: what it moves, drops and brings to each rank. */
 export function changeOf(
   problem: Problem,
   layer: number,
@@ -53,7 +49,6 @@ export function changeOf(
 
 const slack = 1e-6;
 
-/** The part of a plan's budget that the layers changed so far have taken. */
 export class Spent {
   #moves = 0;
   #bytes = 0;
@@ -75,7 +70,7 @@ export class Spent {
     });
   }
 
-  /** `sign` -1 takes a layer's change back. */
+  /** `sign` -1 undoes a layer's change. */
   add(change: Change, sign = 1): void {
     this.#moves += sign * change.moves;
     this.#bytes += sign * change.stored;
@@ -84,7 +79,7 @@ export class Spent {
   }
 }
 
-/** The ledger over whole layers: each layer is taken once, in the order in which they are offered. */
+/** The account of whole layers, each of which may be taken once. */
 export class Ledger {
   readonly #problem: Problem;
   readonly #used: Float64Array;
@@ -100,19 +95,18 @@ export class Ledger {
     return this.#spent.movesLeft(this.#problem.input.budget);
   }
 
-  /** Each layer may be asked, and taken, once: old and new expert replicas of a layer coexist until it is freed. */
+  /** Old and new replicas of a layer coexist until it is freed. */
   fits(change: Change): boolean {
     if (!this.#spent.allows(change, this.#problem.input.budget)) return false;
     for (let g = 0; g < this.#problem.G; g++) {
       if (this.overfull(change, g)) return false;
-      // A rank that receives nothing cannot get worse, whatever a plan that was cut short left there.
+      // A rank that receives nothing passes, even above its limit after an interrupted plan.
       const peak = (this.#used[g] as number) + (change.incoming[g] as number);
       if ((change.incoming[g] as number) > 0 && peak > (this.#problem.capacity[g] as number) + this.#problem.staging + slack) return false;
     }
     return true;
   }
 
-  /** Would this rank end with more than it may hold? */
   overfull(change: Change, g: number): boolean {
     const after = (this.#used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
     return (change.incoming[g] as number) > 0 && after > (this.#problem.capacity[g] as number) + slack;

@@ -1,5 +1,5 @@
-// Part of a layer's way to its target when the whole does not fit budget or memory: groups of experts that move together, the most gain per
-// expert replica first. Pure.
+// A part of a layer's way to its target when the whole exceeds budget or memory: groups of experts that move together, the highest gain
+// per replica first.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { layerDemand, type Problem } from "../problem.ts";
@@ -13,24 +13,20 @@ export interface Way {
   /** hosts[e] as rank indexes, now and in the target. */
   readonly from: Rows;
   readonly to: Rows;
-  /** Gain per expert replica that a group must have. */
   readonly leastRate: number;
-  /** The gain with the hosts of `rows` instead of those of `now`. */
   readonly gain: (rows: Rows, now: Rows) => number;
-  /** Called after every step. */
   readonly take: (rows: number[][]) => void;
 }
 
-/** Experts tried as the first of a group, per step; those with most rows on hot ranks. */
+/** Experts per step that are tried as the first of a group: those with most rows on hot ranks. */
 const seedsMax = 48;
-/** Experts that one group may change. */
 const groupMax = 12;
 const splitSweeps = 6;
-/** A step that moves nothing is compared as if it cost this part of an expert replica. */
+/** A step without moves counts as this part of a replica. */
 const dropCost = 0.1;
 const least = 1e-9;
 
-/** Moves a layer part of its way within budget and memory. True if anything was taken; the ledger has then booked it. */
+/** Moves a layer part of its way within budget and memory; true if the ledger has booked anything. */
 export function applyInPart(problem: Problem, ledger: Ledger, way: Way): boolean {
   const walk: Walk = { problem, ledger, way };
   let rows = way.from.map((row) => row.slice());
@@ -55,7 +51,6 @@ interface Walk {
 
 interface Group {
   readonly rows: number[][];
-  /** The change from the layer as it was at first. */
   readonly change: Change;
   readonly rate: number;
 }
@@ -74,7 +69,7 @@ function bestGroup(walk: Walk, now: number[][]): Group | undefined {
   return best;
 }
 
-/** Experts that are not where the target has them, those first that burden the hottest rank. */
+/** Experts that are not at their target, first those on the hottest rank. */
 function seeds(problem: Problem, way: Way, now: Rows): number[] {
   const open = now.flatMap((row, e) => (same(row, way.to[e] ?? []) ? [] : [e]));
   if (open.length <= seedsMax) return open;
@@ -86,7 +81,7 @@ function seeds(problem: Problem, way: Way, now: Rows): number[] {
   return open.sort((a, b) => (order.get(b) ?? 0) - (order.get(a) ?? 0) || a - b).slice(0, seedsMax);
 }
 
-/** The seed and whoever must go so that it fits; undefined when that takes too many, or more than the ledger allows. */
+/** The seed and the experts that must leave so that it fits; undefined when they are too many or the ledger refuses. */
 function closed(walk: Walk, now: number[][], seed: number): { readonly rows: number[][]; readonly change: Change } | undefined {
   const { problem, ledger, way } = walk;
   const rows = now.slice();
@@ -104,7 +99,6 @@ function closed(walk: Walk, now: number[][], seed: number): { readonly rows: num
   return undefined;
 }
 
-/** A rank that ends with too many bytes, or more experts of the layer than a slot cap or the target itself allows. */
 function fullRank({ problem, ledger, way }: Walk, rows: Rows, change: Change): number | undefined {
   const count = countOn(problem, rows);
   const wanted = countOn(problem, way.to);
@@ -124,7 +118,6 @@ function countOn(problem: Problem, rows: Rows): Int32Array {
   return count;
 }
 
-/** An expert that the target takes off this rank; one that goes to where the group came from closes the circle at once. */
 function leaver(way: Way, rows: Rows, full: number, experts: readonly number[]): number | undefined {
   const left = new Set(experts.flatMap((e) => (way.from[e] ?? []).filter((g) => !(way.to[e] ?? []).includes(g))));
   let found: number | undefined;
@@ -142,7 +135,7 @@ function same(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((g, i) => g === b[i]);
 }
 
-/** Smooth maximum of the normalised rank loads under the best split; 1 = even. */
+/** The smooth maximum of the normalised rank loads under the best split; 1 = even. */
 export function smoothWorst(problem: Problem, layer: number, rows: Rows): number {
   const demand = layerDemand(problem, layer);
   const all = sum(demand);

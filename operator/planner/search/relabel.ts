@@ -1,7 +1,7 @@
-// The relabelling of a layer that was planned from nothing: its parts go to the ranks that hold most of them already. Pure.
+// Relabels a layer that was planned from nothing: its parts go to the ranks that hold most of them.
 import type { Problem } from "../problem.ts";
 
-/** Ranks of `hosts` renamed so that few expert replicas move: largest overlap first. Only among equal ranks; a part is what one rank holds. */
+/** Renames ranks of `hosts` so that few replicas move, the largest overlap first, among equal ranks only. */
 export function relabelled(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number[][] {
   const old = problem.current?.[layer];
   const expertReplica = hosts.map((row) => row.slice());
@@ -22,7 +22,6 @@ export function relabelled(problem: Problem, layer: number, hosts: readonly (rea
     target.set(from, to);
     taken.add(to);
   }
-  // Parts that overlap with nothing go to the ranks that are left, in order.
   const left = Array.from({ length: problem.G }, (_, g) => g).filter((g) => !taken.has(g));
   for (let from = 0; from < problem.G; from++) if (!target.has(from)) target.set(from, left.shift() as number);
   return expertReplica.map((row) => row.map((g) => target.get(g) as number));

@@ -1,5 +1,4 @@
-// The way to a target placement within budget and memory: whole layers first, the best gain per expert replica first, then parts of the
-// others (partial.ts). Pure.
+// The way to a target placement within budget and memory: whole layers by gain per replica, then parts of the others (partial.ts).
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
@@ -8,23 +7,19 @@ import { applyInPart, smoothWorst } from "./partial.ts";
 
 export interface Limited {
   readonly hosts: Hosts;
-  /** Layers changed. */
   readonly layers: number;
 }
 
 const unevenAbove = 1.1;
-/** Layers that the whole target would even out by less are not worked on in part. */
 const leastGain = 0.02;
 const splitSweeps = 6;
 
-/** max/mean of a layer under the best split. */
 export function worstOf(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number {
   return imbalance(splitLayer({ demand: layerDemand(problem, layer), hosts, speed: problem.speed }, splitSweeps).load, problem.speed);
 }
 
 interface Candidate {
   readonly change: Change;
-  /** max/mean now. */
   readonly before: number;
   readonly gain: number;
 }
@@ -33,13 +28,12 @@ interface Walk {
   readonly problem: Problem;
   readonly target: Hosts;
   readonly ledger: Ledger;
-  /** The present hosts, changed as steps are taken. */
   readonly hosts: Hosts;
-  /** A policy that plans a target anew would follow every fluctuation of load: what gains too little per expert replica stays. */
+  /** The least gain per replica; without it a policy that plans anew would follow noise. */
   readonly leastRate: number;
 }
 
-/** Hosts that differ from the present ones by the budget at most; without present ones the target itself. */
+/** Hosts within the budget of the present ones; the target itself without present ones. */
 export function withinBudget(problem: Problem, target: Hosts): Limited {
   const { current, input } = problem;
   if (!current) return { hosts: target, layers: problem.L };
@@ -47,7 +41,6 @@ export function withinBudget(problem: Problem, target: Hosts): Limited {
   const walk: Walk = { problem, target, ledger: new Ledger(problem, current), hosts: current.slice(), leastRate };
   const all = candidates(problem, current, target);
   const left = all.filter((candidate) => !whole(walk, candidate));
-  // Partial changes go first where they show most.
   left.sort((a, b) => b.before - a.before || a.change.layer - b.change.layer);
   const parts = left.filter((candidate) => part(walk, candidate)).length;
   return { hosts: walk.hosts, layers: all.length - left.length + parts };
@@ -69,7 +62,7 @@ function part({ problem, target, ledger, hosts, leastRate }: Walk, { change, gai
     from: hosts[layer] as number[][],
     to: target[layer] as number[][],
     leastRate,
-    // Each of several equally hot ranks counts: the plain maximum would see no gain before the last is relieved.
+    // The smooth maximum also counts relief of one of several equally hot ranks.
     gain: (rows, now) => smoothWorst(problem, layer, now) - smoothWorst(problem, layer, rows),
     take: (rows) => {
       hosts[layer] = rows;
@@ -77,7 +70,6 @@ function part({ problem, target, ledger, hosts, leastRate }: Walk, { change, gai
   });
 }
 
-/** Layers that the target changes, in the order in which they are tried. */
 function candidates(problem: Problem, current: Hosts, target: Hosts): Candidate[] {
   const found = target.flatMap((to, layer): Candidate[] => {
     const from = current[layer] as number[][];
@@ -86,7 +78,6 @@ function candidates(problem: Problem, current: Hosts, target: Hosts): Candidate[
     const before = worstOf(problem, layer, from);
     return [{ change, before, gain: before - worstOf(problem, layer, to) }];
   });
-  // Layers that are really uneven come first, since the worst one counts.
   const uneven = ({ before }: Candidate): number => (before > unevenAbove ? 1 : 0);
   return found.sort((a, b) => uneven(b) - uneven(a) || rateOf(b) - rateOf(a) || a.change.layer - b.change.layer);
 }

@@ -1,24 +1,20 @@
-// The pace of what the loop tries: a step may be tried again at once, after a pause that grows with every failure, or not before
-// members change. Pure: times and members come from the loop, which records how each step ended.
+// The pace of steps that the loop tries: again at once, after a growing pause, or only after members change. Times and members come
+// from the loop.
 import { backoffMs } from "../backoff.ts";
 import type { Why } from "../observed.ts";
 
 /** A step that the loop starts: a look at the outside, or an intent. */
 export interface Step {
   readonly kind: string;
-  /** A look asks pods and the API server and may soon be repeated; a plan that fails costs epochs and events. */
+  /** A look is cheap and soon repeated; a failed plan costs epochs and events. */
   readonly cost: "look" | "plan";
 }
 
-/** The end that one step came to. */
 export type StepEnd =
-  /** It may be wanted again at once. */
   | { readonly end: "done" }
-  /** There is nothing more to do with these members. `blocked` has the ranks that it could not empty, and why. */
+  /** Nothing is left to do with these members. `blocked` has the ranks that it could not empty, and why. */
   | { readonly end: "settled"; readonly blocked?: ReadonlyMap<number, string> }
-  /** It is tried again after a pause that grows. */
   | { readonly end: "failed"; readonly why: Why }
-  /** Its time has not come, and it is tried again soon. */
   | { readonly end: "wait"; readonly why: Why };
 
 export const done: StepEnd = { end: "done" };
@@ -27,27 +23,24 @@ export const settled: StepEnd = { end: "settled" };
 interface Entry {
   readonly members: string;
   readonly failures: number;
-  /** The time before which it is not tried with the same members. */
   readonly nextAt: number;
-  /** The time before which it is not tried with other members. */
   readonly othersAt: number;
   readonly why?: Why;
   readonly blocked?: ReadonlyMap<number, string>;
 }
 
 const pauseMs = 200;
-/** The pause after the first failure, which is doubled with each further one. */
 const firstPauseMs = 2_000;
 const longestPauseMs: Readonly<Record<Step["cost"], number>> = {
   look: 10_000,
-  /** An attempt costs two epochs and two events: a plan that fails for ever costs them no more than twice a minute. */
+  /** An attempt costs two epochs and two events, so it happens at most twice a minute. */
   plan: 30_000,
 };
 
 export class Attempts {
   readonly #entries = new Map<string, Entry>();
 
-  /** Called at every look: reopens what was settled for members that have changed by now, even if they come back later. */
+  /** Call it at every tick: settled steps reopen when members change. */
   look(members: string): void {
     for (const [kind, entry] of this.#entries)
       if (entry.nextAt === Number.POSITIVE_INFINITY && entry.members !== members) this.#entries.delete(kind);
@@ -58,13 +51,12 @@ export class Attempts {
     return !entry || now >= (entry.members === members ? entry.nextAt : entry.othersAt);
   }
 
-  /** The kinds of step that are not to be tried now, with the reason; without one where nothing is left to do. */
+  /** The kinds of step that must wait, with the reason, or undefined where nothing is left to do. */
   paused(members: string, now: number): ReadonlyMap<string, Why | undefined> {
     const held = [...this.#entries].filter(([kind]) => !this.mayTry(kind, members, now));
     return new Map(held.map(([kind, { why }]) => [kind, why]));
   }
 
-  /** The ranks that could not be emptied with these members, and why. */
   blocked(members: string): ReadonlyMap<number, string> {
     const entries = [...this.#entries.values()].filter((entry) => entry.members === members);
     return new Map(entries.flatMap(({ blocked }) => [...(blocked ?? [])]));

@@ -1,5 +1,5 @@
-// The intent for a more even load: when a window of load has closed and both questions of planner/decide.ts say yes, the spec's policy
-// makes the plan, on the planner's thread. Everything else goes before it, also while its plan is being made.
+// The intent for a more even load: when a closed window and both questions of planner/decide.ts allow it, the policy plans on the
+// planner thread.
 import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
 import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
@@ -27,7 +27,7 @@ export class Balance implements Intent {
     if (!asked.act) return held(asked);
     const input = load.input(seen);
     const output = await planned(seen, input, tools);
-    // Whatever came between, a plan for other members is of no use.
+    // A plan for other members is useless.
     if (!output || latest().members !== seen.members) return done;
     const judged = load.judge(input, output, spec, seen.now);
     if (judged.decision.reason === "Recommended") decisions.recommend(judged.decision.message, world, plan.layers, output.layers);
@@ -40,7 +40,6 @@ export class Balance implements Intent {
   }
 }
 
-/** The policy's plan; undefined when the plan was abandoned meanwhile. */
 async function planned(
   { spec, world }: Observed,
   input: PlanInput,

@@ -1,5 +1,4 @@
-// The intent for ranks that are to leave: their experts get primaries on the others before they may go. Where the others have no room the
-// drain is blocked, with the remedy. Telling an empty rank to finish its requests is links/drains.ts.
+// The intent for leaving ranks: their experts get primaries on the others first. Without capacity the drain is blocked with a remedy.
 import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
@@ -29,7 +28,7 @@ export const drain: Intent = {
   },
 };
 
-/** The leaving ranks whose experts are to move. A rank that leaves because the deployment stops keeps its own. */
+/** A rank that leaves because the deployment stops keeps its experts. */
 function leavingRanks({ views, plan }: Observed): number[] {
   const used = new Set(ranksOf(plan));
   return views

@@ -1,4 +1,4 @@
-// The intent for new ranks: they take experts and expert replicas in the order of gain, whatever the trigger says.
+// The intent for new ranks: they take experts and replicas by gain, whatever the trigger.
 import { schedulable } from "../../planner/index.ts";
 import { planIncremental } from "../../planner/policies/incremental.ts";
 import { type PlanInput, unlimited } from "../../planner/policy.ts";

@@ -1,4 +1,4 @@
-// The intent for a deployment without any placement: every expert gets a primary as soon as enough ranks are there.
+// The intent for a deployment without a placement: every expert gets a primary once enough ranks exist.
 import { checkMemory } from "../../planner/feasibility.ts";
 import { unlimited } from "../../planner/policy.ts";
 import { firstPlan } from "../../planner/repair.ts";
@@ -6,7 +6,7 @@ import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
 import type { Intent, Wanted } from "./intent.ts";
 
-/** The first plan waits this long for all ranks; then it is made for those that are there, if their memory suffices. */
+/** The first plan waits this long for all ranks, then takes those present if their memory suffices. */
 const firstPlanWaitMs = 20_000;
 
 export const first: Intent = {

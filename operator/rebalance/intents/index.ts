@@ -1,5 +1,4 @@
-// The intents of a deployment, in the order in which they are tried: the first that is wanted acts, the others wait for another tick.
-// A new kind of plan is a file beside these and a line here. controller.ts hands the list to each loop.
+// The intents of a deployment in order of priority: the first that is wanted acts. A new kind of plan is a file and a line here.
 import { Balance } from "./balance.ts";
 import { drain } from "./drain.ts";
 import { fill } from "./fill.ts";
@@ -9,15 +8,15 @@ import { Protect } from "./protect.ts";
 import { Recover } from "./recover.ts";
 import { repair } from "./repair.ts";
 
-/** The intents of one deployment, made anew for each, since some remember what they found. */
+/** New objects for each deployment, since some have state. */
 export function intents(): readonly Intent[] {
   return [
-    new Recover(), // nothing is planned on top of a plan that nobody has read
-    first, // without any placement there is nothing to repair, fill or balance
-    repair, // experts without a live expert replica are slow or refused until they have a primary
-    drain, // a rank that is to go holds up whoever shrinks or replaces it
-    fill, // a new rank without experts does nothing for its memory
-    new Protect(), // expert replicas against the next loss come before speed
-    new Balance(), // only gains speed, and waits for a window of load
+    new Recover(),
+    first,
+    repair, // Experts without a live replica are slow or refused.
+    drain, // A leaving rank blocks whoever shrinks or replaces it.
+    fill,
+    new Protect(),
+    new Balance(), // It only gains speed, and waits for a window of load.
   ];
 }

@@ -1,5 +1,5 @@
-// The planner thread: policies run on one worker thread, so that a large model never holds up the reconcile loop or the lease. This
-// file is both ends: `threadPlanner()` for controller.ts, and the thread's own loop when it is started as a worker.
+// Policies run on one worker thread, so that a large model does not block the reconcile loop or the lease. This file is both ends of
+// the thread.
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { type PolicyName, policyNames } from "../../../crds/names.ts";
@@ -7,14 +7,13 @@ import { makePlan, policies } from "../../planner/index.ts";
 import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
 
 export interface Planner {
-  /** Makes a plan. When `signal` aborts, the plan is not wanted any more, and this rejects with `PlanAbandoned`. */
+  /** Makes a plan. Rejects with `PlanAbandoned` when `signal` aborts. */
   plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput>;
   close(): Promise<void>;
 }
 
-/** A plan that takes longer is given up, and the thread with it. */
 const planTimeoutMs = 60_000;
-/** The number of plans that may wait for the thread; each deployment has one at most, so this bounds the deployments. */
+/** Each deployment queues at most one plan. */
 const waitingMax = 10_000;
 
 interface Request {
@@ -26,7 +25,6 @@ type Reply =
   | { readonly id: number; readonly output: PlanOutput }
   | { readonly id: number; readonly code: string; readonly message: string };
 
-/** The planner in the caller's own thread, for tests and small tools. */
 export const inlinePlanner: Planner = { plan: runPolicy, close: async () => {} };
 
 async function runPolicy(policy: PolicyName, input: PlanInput): Promise<PlanOutput> {
@@ -101,7 +99,7 @@ class PlannerThread implements Planner {
     this.#next();
   }
 
-  /** Gives up one plan: the thread is ended if it makes it now, and a plan that waits is taken out of the queue. */
+  /** Ends the thread if it makes this plan, else removes the plan from the queue. */
   #abandon(waiting: Waiting): void {
     const message = "the plan was abandoned";
     const at = this.#queue.indexOf(waiting);
@@ -111,7 +109,6 @@ class PlannerThread implements Planner {
     waiting.reject(new AppError(message, { code: "PlanAbandoned", operation: "planning" }));
   }
 
-  /** Fails the current plan and ends the thread, whose state is unknown; a new one takes the next plan. */
   #fail(message: string, code = "PlannerFailed"): void {
     const current = this.#current;
     const worker = this.#worker;

@@ -1,5 +1,5 @@
-// The intent for expert replicas on other nodes of experts that have fewer than spec.experts.minExpertReplicas, whatever load, trigger and mode say. It
-// remembers for how many the present members had no room, so that these are not tried again and again.
+// The intent that adds replicas of experts below spec.experts.minExpertReplicas, whatever the load and mode. Experts that do not fit
+// the present members are not retried.
 import type { LayerPlan } from "../../../crds/plan.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { belowFloor, withFloor } from "../../planner/expert-replicas.ts";
@@ -11,7 +11,6 @@ import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
 import type { Intent, Made, Tools } from "./intent.ts";
 
-/** The most expert replicas that one plan adds, so that more urgent plans do not wait for all of them. */
 const protectMovesMax = 1024;
 
 export class Protect implements Intent {
@@ -19,7 +18,7 @@ export class Protect implements Intent {
   readonly cost = "plan";
   readonly holdsUpOthers = false;
   readonly onWindow = false;
-  /** The number of experts for which the members of this key had no room. */
+  /** The number of experts that did not fit these members. */
   #roomless = { key: "", count: 0 };
 
   wanted(seen: Observed): boolean {
@@ -46,21 +45,19 @@ export class Protect implements Intent {
   }
 }
 
-/** A key for the members and the floor. */
 function keyOf({ members, spec }: Observed): string {
   return `${members} ${spec.experts.minExpertReplicas}`;
 }
 
 /**
- * The next step up to the floor, whatever the move budget of the input says. `missing` counts the experts that stay below it for
- * want of room; it is 0 while plans still bring it nearer.
+ * The next step to the floor, without the input's budget. `missing` counts the experts that lack capacity; 0 while plans still make
+ * progress.
  */
 function nearerToFloor(input: PlanInput, layers: readonly LayerPlan[]) {
   const bounded = { ...input, budget: { ...unlimited, maxMoves: protectMovesMax } };
   const floored = withFloor(bounded, layers);
   const next = schedulable(bounded, floored.layers);
   const below = belowFloor(bounded, next);
-  // Expert replicas that this plan leaves out, for its length or for want of room beside the old ones, the next one may bring.
   const missing = below < belowFloor(bounded, layers) ? 0 : below;
   return { layers: next, added: floored.added, missing };
 }

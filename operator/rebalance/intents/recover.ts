@@ -1,5 +1,5 @@
-// The intent for a plane that does not know what holds: a new leader, or one whose ExpertPlacement or last plan is in doubt. It compares
-// the stored plan with what workers have committed, and goes on with an unfinished plan or writes down again what they know.
+// The intent of a leader that does not know which placement holds: it compares the stored plan with the workers' commits, then
+// continues the plan or stores what workers have.
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { sameLayer } from "../../../runtime/placement/diff.ts";
 import { bytesByRank } from "../../planner/problem.ts";
@@ -11,9 +11,8 @@ import type { PlanReport } from "../rollout/proposal.ts";
 import { done } from "./attempts.ts";
 import type { Intent, Made, Tools } from "./intent.ts";
 
-/** A new leader waits this long for workers that the stored plan names before it judges what they hold. */
 const recoverWaitMs = 6_000;
-/** Connected workers that do not say what they have committed are asked this often; then their layers only go forward. */
+/** After so many questions the layers of workers that do not report their commits only go forward. */
 const snapshotTriesMax = 4;
 
 export class Recover implements Intent {
@@ -30,9 +29,9 @@ export class Recover implements Intent {
   async make({ world: { ref, uid } }: Observed, tools: Tools): Promise<Made> {
     const { placement, ports } = tools;
     const stored = await placement.read();
-    const seen = tools.latest(); // reading took its time
+    const seen = tools.latest();
     const { load } = tools;
-    // The former leader's knowledge of the ranks' speeds is kept: without it plans would go back and forth at every change of leader.
+    // The former leader's speeds are reused, else plans would change at every change of leader.
     const known = new Map((stored?.status.ranks ?? []).map(({ bootId, speedPercent }) => [bootId, speedPercent]));
     for (const { bootId, hardware } of speedRanks(seen.views)) load?.speeds.seed(hardware, (known.get(bootId) ?? 0) / 100);
     const connected = seen.views.filter((view) => view.usable);
@@ -45,7 +44,7 @@ export class Recover implements Intent {
       return { end: "wait", why: { reason: "MembershipUnknown", message } };
     }
     this.#snapshotTries = 0;
-    const now = tools.latest(); // so did asking
+    const now = tools.latest();
     const plan = readable(now, stored, snapshots.length === 0 && silent.length === 0, ports);
     const ours = snapshots.filter((snapshot) => snapshot.deploymentUid === uid);
     const found = recovery(plan, ours, now.shape?.layers ?? 0, silent.length > 0);
@@ -54,12 +53,10 @@ export class Recover implements Intent {
   }
 }
 
-/** The time for which a rank has not been usable. */
 function awayMs({ now, usableAt, startedAt }: Observed, rank: number): number {
   return now - (usableAt.get(rank) ?? startedAt);
 }
 
-/** The ranks that may know what is committed: those that the stored plan names, or all that are wanted. */
 function namedRanks({ world }: Observed, stored: StoredPlacement | undefined): number[] {
   const named = stored?.spec.ranks ?? [];
   return named.length > 0 ? named.map(({ rank }) => rank) : Array.from({ length: world.desiredRanks }, (_, rank) => rank);
@@ -101,7 +98,7 @@ function takeUp(found: Recovery, stored: StoredPlacement | undefined, { placemen
   return { ...common, kind: "resume", layers: plan.layers, reason, limited: true, announced: true, resume: { plan, committed: forward } };
 }
 
-/** The stored plan if it is of this deployment and model and says something; else what workers report decides. */
+/** The stored plan if it belongs to this deployment and model; else the workers' reports decide. */
 function readable(
   seen: Observed,
   stored: StoredPlacement | undefined,
@@ -122,13 +119,12 @@ function readable(
   return undefined;
 }
 
-/** True when the plan puts more on a rank than it has memory for: it was made for smaller experts, or for more memory. */
+/** True when the plan exceeds a rank's memory: it was made for smaller experts or more memory. */
 function overfull({ shape, views }: Observed, plan: PlacementPlan): boolean {
   const bytes = shape ? bytesByRank(shape, plan.layers) : new Map<number, number>();
   return views.some((view) => view.usable && (bytes.get(view.rank) ?? 0) > (view.report?.description?.budgetBytes ?? 0));
 }
 
-/** The part of a stored status that is about the plan itself, not about the moment it was written. */
 function reportIn(stored: StoredPlacement | undefined): PlanReport {
   const { layersCommitted, predicted, measured, reason } = stored?.status ?? {};
   return {
@@ -140,23 +136,19 @@ function reportIn(stored: StoredPlacement | undefined): PlanReport {
 }
 
 type Recovery =
-  /** Nothing is known anywhere. */
   | { readonly kind: "nothing" }
-  /** The stored plan holds everywhere, or nobody remembers another. */
   | { readonly kind: "settled"; readonly committed: PlacementPlan }
-  /** The stored plan is unfinished, and the rollout goes on with it. */
   | {
       readonly kind: "resume";
       readonly parent: PlacementPlan | undefined;
       readonly plan: PlacementPlan;
       readonly committed: ReadonlySet<number>;
     }
-  /** Workers know a plan that is not stored, and it is written down again. */
   | { readonly kind: "rewrite"; readonly committed: PlacementPlan };
 
 /**
- * Compares the stored plan with what workers know. `silent` says that a connected worker did not tell what it has committed: that may
- * be any layer of the stored plan, so all of these only go forward.
+ * Compares the stored plan with the workers' commits. `silent`: a connected worker did not report, so every stored layer only goes
+ * forward.
  */
 export function recovery(stored: PlacementPlan | undefined, snapshots: readonly PlacementPlan[], layers: number, silent = false): Recovery {
   const known = newestOf(snapshots, layers);
@@ -169,7 +161,7 @@ export function recovery(stored: PlacementPlan | undefined, snapshots: readonly 
   for (const [l, layer] of stored.layers.entries()) {
     const held = known.layers[l];
     if (!held || layer.epoch <= held.epoch) {
-      // The layer is committed somewhere; only a commit to all, which is idempotent, can tell whether it is everywhere.
+      // Only a commit to all, which is idempotent, shows whether a layer is committed everywhere.
       if (
         layer.epoch === stored.epoch &&
         snapshots.some((plan) => (plan.layers.find(({ layer: at }) => at === l)?.epoch ?? 0) < layer.epoch)

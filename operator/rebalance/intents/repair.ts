@@ -1,5 +1,5 @@
-// The intent for ranks that are lost: experts whose only expert replicas went with them get new primaries on the others. Experts without room are
-// told in an event and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
+// The intent for lost ranks: their unhosted experts get new primaries, or are loaded on demand without capacity. Nothing is planned
+// until a silent rank is declared lost.
 import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
@@ -36,7 +36,6 @@ function wanted(seen: Observed): Wanted {
   return dead.length > 0 && seen.ranks.some((rank) => rank.state === "active");
 }
 
-/** The ranks of the plan for which there is no usable process. */
 function deadRanks({ plan, ranks }: Observed): number[] {
   const dead = new Set(ranks.filter((rank) => rank.state === "dead").map(({ rank }) => rank));
   return ranksOf(plan).filter((rank) => dead.has(rank));

@@ -1,4 +1,4 @@
-// The values of what a pod says of itself on the wire, with bounds checked where a size follows from them. Pure.
+// Decodes a pod's description, with checked bounds.
 import type { MessageShape } from "@bufbuild/protobuf";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
@@ -18,7 +18,7 @@ export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedT
   };
 }
 
-/** Of a status that came at `now`: the next may come much later where nobody asks, and the time goes on. */
+/** `now` is when the status came: the idle time goes on until the next. */
 export function frontOf({ idleMs, wantsRanks }: Front, now: number): PodStatus["front"] {
   return { idleSince: idleMs === 0n ? undefined : now - toNumber(idleMs, "status.front.idleMs"), wantsRanks };
 }
@@ -27,7 +27,7 @@ export function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
   return { kvBlocks, kvBlocksUsed: Math.min(kvBlocksUsed, kvBlocks), tokens: toNumber(tokens, "status.use.tokens") };
 }
 
-/** Characters of a numerics class that are kept: it comes into a condition's message. */
+/** A bound, since the class appears in a condition's message. */
 const numericsMax = 200;
 const digestMax = 64;
 
@@ -72,7 +72,7 @@ export function toDescription(reply: MessageShape<(typeof Control)["method"]["de
   };
 }
 
-/** Bytes of each expert, from a reply that gives one value for all experts or one for each. */
+/** Bytes of each expert, from one value for all or one for each. */
 function bytesOf(values: readonly bigint[], grid: ExpertGrid, field: string): Float64Array {
   const cells = grid.layers * grid.experts;
   if (values.length !== 1 && values.length !== cells) {

@@ -1,18 +1,15 @@
-// The last steps of a rank that leaves: when no expert depends on it, it is asked to finish its requests, and reported Drained when it has
-// or its time is up. Level-triggered, at every tick.
+// The last steps of a leaving rank: once no expert depends on it, it is asked to finish its requests, and reported Drained when it has
+// or its time is up.
 import type { DrainView, LeavingRank } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 
-/** The least time between two Drain calls to one pod. */
 const askMs = 1_000;
 
 interface DrainFacts {
   readonly leaving: LeavingRank;
   readonly view: RankView | undefined;
-  /** True while experts of the plan live there. */
   readonly planned: boolean;
   readonly blocked: boolean;
-  /** The time for which no expert has depended on it. */
   readonly emptyMs: number;
   readonly drainMs: number;
 }
@@ -21,13 +18,11 @@ export interface DrainStep {
   readonly views: readonly RankView[];
   readonly leaving: readonly LeavingRank[];
   readonly planned: (rank: number) => boolean;
-  /** Ranks whose experts the others cannot take, and why. */
   readonly blocked: ReadonlyMap<number, string>;
   readonly drainMs: number;
   readonly now: number;
 }
 
-/** The phase of one leaving rank, from what is known of it now. Pure. */
 function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: DrainFacts): DrainView["phase"] {
   if (!view || view.lost) return "Drained";
   if (leaving.reason !== "Stop" && planned) return blocked ? "Blocked" : "Moving";
@@ -37,7 +32,6 @@ function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: Drain
 
 export class Drains {
   #phases = new Map<string, DrainView["phase"]>();
-  /** Unix ms since which no expert depends on a leaving pod, by uid. */
   #emptySince = new Map<string, number>();
   #asked = new Map<string, number>();
 
@@ -64,8 +58,8 @@ export class Drains {
   }
 
   /**
-   * Tells a leaving rank to finish, and one that was taken back to serve on. One that terminates hands over by itself, and is told that
-   * nothing more will be moved where it is in the way of its own successor.
+   * Tells a leaving rank to finish, and one that stays after all to serve on. A terminating rank is told that nothing more moves if it
+   * blocks its own successor.
    */
   #tell(views: readonly RankView[], drainMs: number, now: number): void {
     const asked = new Map<string, number>();
@@ -76,13 +70,12 @@ export class Drains {
       const last = this.#asked.get(pod.uid) ?? Number.NEGATIVE_INFINITY;
       const due = link !== undefined && wanted !== draining && now - last >= askMs;
       const finishMs = Math.max(0, drainMs - (now - (this.#emptySince.get(pod.uid) ?? now)));
-      if (due) void link.drain(wanted ? finishMs : "cancel").catch(() => {}); // its status will not say so, and it is asked again
+      if (due) void link.drain(wanted ? finishMs : "cancel").catch(() => {}); // The next status shows the failure, and it is asked again.
       if (due || now - last < askMs) asked.set(pod.uid, due ? now : last);
     }
     this.#asked = asked;
   }
 
-  /** Whether a rank is to finish its requests, or to go on with that. */
   #finishes({ pod, leaving }: RankView, draining: boolean): boolean {
     if (!leaving) return pod.terminating && draining;
     const phase = this.#phases.get(pod.uid);

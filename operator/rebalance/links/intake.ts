@@ -1,5 +1,4 @@
-// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load state, counts them, and knows
-// their age. telemetry.ts owns connections and signatures.
+// Takes one deployment's load messages: it subscribes as the spec says, passes them to the load state, and counts them.
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
@@ -8,16 +7,12 @@ import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
 import type { IntakeRefusal, Subscription } from "./telemetry.ts";
 
-/** What the intake needs of the loop's ports. */
 type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];
 
-/** The deployment that is listened to, the ranks whose messages count, and the state that takes them. */
 export interface Listening {
   readonly world: World;
-  /** Ranks that should report. */
   readonly expected: readonly ExpectedRank[];
-  /** The load state; undefined until a worker was described. */
   readonly load: LoadState | undefined;
 }
 
@@ -25,14 +20,13 @@ export class Intake {
   readonly #ports: IntakePorts;
   #open: { readonly key: string; readonly subscription: Subscription } | undefined;
   #listening: Listening | undefined;
-  /** The last message that was refused, and when. */
   #refused: { readonly reason: Refusal; readonly at: number } | undefined;
 
   constructor(ports: IntakePorts) {
     this.#ports = ports;
   }
 
-  /** Follows the spec: another server, prefix or Secret is another subscription, and without a server there is none. */
+  /** Follows the spec: another server, prefix or Secret is a new subscription; without a server there is none. */
   listen(listening: Listening): void {
     this.#listening = listening;
     const { ref, spec } = listening.world;
@@ -77,7 +71,7 @@ export class Intake {
     return this.#open?.subscription.status.connected ?? false;
   }
 
-  /** The age of the oldest last message of a rank that should report; undefined where no NATS server is named, so that none is stale. */
+  /** The age of the oldest last message of the expected ranks; undefined without a NATS server. */
   ageMs({ spec }: World): number | undefined {
     if (!this.#ports.natsUrl(spec)) return undefined;
     const { load, expected = [] } = this.#listening ?? {};

@@ -1,5 +1,5 @@
-// The links of one deployment, one per worker and gateway pod. It pushes membership when it changes, and the committed plan to each process
-// that comes up; session.ts makes the calls.
+// The links of one deployment, one per worker and gateway pod. It pushes changed memberships, and the committed plan to each started
+// process.
 
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
@@ -23,7 +23,6 @@ interface Wanted {
   readonly kind: "worker" | "gateway";
 }
 
-/** Worker processes that came up, and ranks that were lost, since the last look. */
 export interface Changes {
   readonly joined: readonly { readonly rank: number; readonly bootId: string }[];
   readonly lost: readonly number[];
@@ -39,13 +38,11 @@ export class Links {
   #identity: Identity | undefined;
   #lastMembers = "";
   #pushedAt = Number.NEGATIVE_INFINITY;
-  /** A membership that waits for its time. */
   #waiting:
     | { readonly members: readonly Member[]; readonly beside: Omit<Membership, "version" | "members">; readonly text: string }
     | undefined;
-  /** What was pushed last; one object for all links, which encode it once. */
+  /** One object for all links, which encode it once. */
   #membership: Membership | undefined;
-  /** The bootId of the worker process that was told the plan last, by rank. */
   readonly #bootIds = new Map<number, string>();
 
   constructor(open: OpenLink, onChange: () => void) {
@@ -57,12 +54,10 @@ export class Links {
     return this.#workers.get(podUid)?.link;
   }
 
-  /** Every link that is open, those of gateways too. */
   all(): Link[] {
     return [...this.#workers.values(), ...this.#gateways.values()].map(({ link }) => link);
   }
 
-  /** What each of these gateways says, with the time until `now`. */
   gateways(pods: readonly GatewayPod[], now: number): GatewayView[] {
     const { version = 0, holdMs = 0 } = this.#membership ?? {};
     return pods.map(({ name, uid }) => {
@@ -74,7 +69,7 @@ export class Links {
     });
   }
 
-  /** Opens and closes links as pods come and go. A gateway that comes up is told the `plan` that holds at once. */
+  /** Opens and closes links as pods come and go, and pushes `plan` to new gateways. */
   sync(world: World, identity: Identity, plan: PlacementPlan | undefined, now: number): void {
     const { ref } = world;
     const wanted = world.workers.flatMap((pod) =>
@@ -84,7 +79,7 @@ export class Links {
       pod.ip ? [{ uid: pod.uid, ip: pod.ip, serverName: `gateway.${ref.name}.${ref.namespace}.enodia`, kind: "gateway" as const }] : [],
     );
     const target = { deploymentUid: world.uid, identity, onChange: this.#onChange };
-    // Workers are told by `tell`, once it is known what they run.
+    // `tell` pushes to workers once their model is known.
     this.#reconcile(this.#workers, wanted, target);
     for (const link of this.#reconcile(this.#gateways, gateways, target)) if (plan) link.pushPlan(plan);
     if (this.#identity && this.#identity !== identity) for (const link of this.all()) link.renew(identity);
@@ -92,7 +87,6 @@ export class Links {
     this.#now = now;
   }
 
-  /** Closes links to pods that are gone or have another address, opens those that are wanted, and returns the new ones. */
   #reconcile(
     entries: Map<string, Entry>,
     wanted: readonly Wanted[],
@@ -117,10 +111,7 @@ export class Links {
     return opened;
   }
 
-  /**
-   * Pushes membership, and what workers and gateways are to do beside, if they differ from the last: at once, or where that may wait, at
-   * a later look.
-   */
+  /** Pushes membership and settings that differ from the last ones, at once or within `holdMs`. */
   setMembers(members: readonly Member[], { holdMs = 0 }: Omit<Membership, "version" | "members">): void {
     const text = JSON.stringify([members, holdMs]);
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
@@ -140,23 +131,20 @@ export class Links {
     this.#waiting = undefined;
     this.#lastMembers = text;
     this.#pushedAt = this.#now;
-    // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
+    // Pods ignore versions older than theirs, so a new leader continues from its clock or from the highest reported version.
     this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
     this.#membership = { version: this.#version, members, ...beside };
     for (const link of this.all()) link.push(this.#membership);
   }
 
-  /**
-   * Takes note of the processes that a plan begins with: the rollout itself tells them of it. Any other is to join once it is there, also
-   * one that is silent for less than the grace and had heard the plan before. Whom the plan names is known everywhere before.
-   */
+  /** Records the processes that a plan begins with, which the rollout calls itself. Any other process joins once it is there. */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
     this.#pushMembers();
     this.#bootIds.clear();
     for (const [rank, { bootId }] of members) this.#bootIds.set(rank, bootId);
   }
 
-  /** Tells worker processes that have come up `plan`; a rank whose process has been away for the grace counts as lost. */
+  /** Pushes `plan` to started worker processes; a rank without a process for the grace period counts as lost. */
   tell({ views, usableAt, now }: Pick<Observed, "views" | "usableAt" | "now">, plan: PlacementPlan | undefined): Changes {
     const joined: { rank: number; bootId: string }[] = [];
     const lost: number[] = [];

@@ -1,18 +1,16 @@
-// The times at which a membership is pushed. Each goes to every rank and has a line for every rank, so that its bytes grow with the square
-// of the world: while hundreds of ranks come up, one for each of them would fill the network. Pure; links.ts pushes.
+// When memberships are pushed. Their bytes grow with the square of the world, so pushes are spaced in large worlds: DECISIONS.md 6.
 import type { Member } from "../ports.ts";
 
-/** A member's line, about. */
 const bytesPerMember = 165;
-/** Memberships that may wait take as much of the operator's network, and a tenth of a core to encrypt. */
+/** The network budget of delayed memberships, and a tenth of a core to encrypt them. */
 const bytesPerSecondMost = 10 * 2 ** 20;
 const waitMsMost = 2_000;
 
-/** Milliseconds after a membership in which the next one may wait: nothing to speak of in small worlds, a second for 256 ranks. */
+/** The delay of the next membership in ms: a second for 256 ranks. */
 export const spacingMs = (members: number): number =>
   Math.min(waitMsMost, Math.floor((members ** 2 * bytesPerMember * 1000) / bytesPerSecondMost));
 
-/** True where nobody is asked in vain for not knowing yet: all that is new is who has come, and who serves now. */
+/** True where only new or newly serving members differ, so that no call fails meanwhile. */
 export function mayWait(before: readonly Member[], now: readonly Member[]): boolean {
   const next = new Map(now.map((member) => [member.rank, member]));
   return before.every((old) => {

@@ -1,7 +1,6 @@
-// Turns at what costs much time at its beginning: so many are taken at once, and the others wait in the order in which they came. A
-// new leader has thousands of pods to connect to, and would answer none of them in time if it began with all at the same moment.
+// A semaphore with a FIFO queue for connects: DECISIONS.md 5.
 
-/** Links that connect at the same time, of all deployments. A small install never waits. */
+/** The most links of all deployments that connect at once. */
 export const connectsMax = 128;
 
 export class Semaphore {
@@ -12,7 +11,7 @@ export class Semaphore {
     this.#free = most;
   }
 
-  /** Runs `begin` when it is its turn, now where one is free. It has to be followed by one `leave`. */
+  /** Runs `begin` once a slot is free. Call `leave` once afterwards. */
   enter(begin: () => void): void {
     if (this.#free === 0) return void this.#waiting.push(begin);
     this.#free -= 1;

@@ -1,5 +1,4 @@
-// The session with one worker or gateway pod: Describe, then a Control.Watch stream that is opened again whenever it ends, and the
-// calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
+// The session with one pod: Describe, a Control.Watch stream that reopens whenever it ends, and the protocol's calls with deadlines.
 import { create } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
@@ -26,14 +25,13 @@ import { sharedBytes } from "./shared-bytes.ts";
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
 const looksPerPing = 2;
-/** A pod that is well may leave out statuses without news for so long, and is pinged less: it counts us as away after 5 s. */
+/** How long an idle pod may leave out statuses. It counts us as away after 5 s: DECISIONS.md 4. */
 const suppressMs = 12_000;
 const looksPerIdlePing = 8;
-/** By then the difference of the clocks is known. */
 const pingsBeforeIdle = 8;
 const reconnectMs = 500;
 
-/** One for a value: memberships and plans, which belong to one deployment, grow with its ranks and go to each of them. */
+/** One encoded message per membership or plan, since they grow with the ranks and go to each of them. */
 const pushes = new WeakMap<object, WatchPush>();
 
 type Client = Connected<(typeof Control)["method"]>;
@@ -42,18 +40,16 @@ type WatchStream = ReturnType<Client["watch"]>;
 interface SessionPorts {
   readonly clock: Clock;
   readonly network: Pick<Network, "connect">;
-  /** The turns at connecting of all sessions of this process. */
   readonly connecting: Semaphore;
-  /** Shared by all sessions of this process. */
   readonly guard?: MassFailureGuard;
-  /** What the pod is to log at; as it does when not given. */
+  /** The log level for the pod; its own if unset. */
   readonly logLevel?: LogLevel | "";
 }
 
 export class Session implements Link {
   description: Description | undefined;
   status: PodStatus | undefined;
-  /** The map is replaced, never changed, so that an observation keeps it as it was. */
+  /** The map is replaced, never changed, so that observations keep their map. */
   hosted: ReadonlyMap<number, HostedLayer> = new Map();
   triedAt = Number.POSITIVE_INFINITY;
   downSince: number | undefined;
@@ -111,7 +107,6 @@ export class Session implements Link {
     });
   }
 
-  /** The turn is over: the pod has answered, or will not. */
   #leave(): void {
     if (!this.#connects) return;
     this.#connects = false;
@@ -178,7 +173,6 @@ export class Session implements Link {
     this.#look(stream, 1);
   }
 
-  /** Pings, and ends a stream that has gone silent. */
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(podLimits.lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
@@ -186,7 +180,7 @@ export class Session implements Link {
       const silentMs = this.#detector.look(this.#clock.now());
       if (this.#detector.hasFailed) {
         stream.cancel();
-        // One that is heard again at once is not lost, however long it was waited for.
+        // A stream that gets data in this moment is not lost, however late the timer is.
         return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, podLimits.timeoutMs + 2 * podLimits.lookMs));
       }
       if (look % (this.#isIdle ? looksPerIdlePing : looksPerPing) === 0) stream.write(this.#ping());
@@ -198,7 +192,7 @@ export class Session implements Link {
     return this.#clock.deadlineIn?.(ms) ?? this.#clock.now() + ms;
   }
 
-  /** True when nothing is expected of the pod but that it lives. */
+  /** True when only the pod's liveness matters. */
   get #isIdle(): boolean {
     return this.#pings >= pingsBeforeIdle && this.status?.ready === true && !this.status.draining && !this.status.leaving;
   }
@@ -267,7 +261,6 @@ export class Session implements Link {
     this.#stream?.write(this.#pushed(plan, () => ({ case: "plan", value: toPlan(plan) })));
   }
 
-  /** The message of a value that all pods of the deployment are told. */
   #pushed(value: object, push: () => WatchPush["push"]): WatchPush {
     const known = pushes.get(value);
     if (known) return known;
@@ -350,7 +343,6 @@ export class Session implements Link {
 
 const materials = new WeakMap<LinkTarget["identity"], TlsMaterial>();
 
-/** The same for all links of a deployment, so that they share what is made of it. */
 function material(identity: LinkTarget["identity"]): TlsMaterial {
   const { cert, key, ca } = identity;
   const made = materials.get(identity) ?? { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
@@ -358,7 +350,7 @@ function material(identity: LinkTarget["identity"]): TlsMaterial {
   return made;
 }
 
-/** True where somebody may wait for what a status says. Loads and bytes come and go; the next look of the loop sees them. */
+/** True where somebody may wait for the status; load and byte counts are left to the next tick. */
 function isNews(before: PodStatus | undefined, after: PodStatus | undefined): boolean {
   const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests, front }: PodStatus) => {
     const busy = draining && activeRequests;

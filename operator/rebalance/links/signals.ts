@@ -1,12 +1,9 @@
-// The load that ranks say they have, over the last seconds: their Control streams tell how it is at a moment, autoscaling wants means. The
-// observer asks at every tick; a rank whose stream does not work has no signals, which is not the same as none to do.
+// Means of the load that ranks report, for autoscaling. A rank without a working stream has no signals, which differs from no load.
 import type { RankSignals } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 import type { PodStatus } from "../ports.ts";
 
-/** Ranks send a status a second. */
 const sampleMs = 1_000;
-/** The time that the means span. */
 const windowMs = 15_000;
 
 interface Sample {
@@ -16,20 +13,17 @@ interface Sample {
   readonly tokens: number | undefined;
 }
 
-/** What was heard of a process, and what it comes to. */
 interface Known {
   readonly samples: readonly Sample[];
   readonly signals: RankSignals;
 }
 
-/** What is read of a view. */
 type Heard = Pick<RankView, "pod" | "usable" | "report">;
 
 export class SignalWindows {
-  /** By process: the totals of another one begin anew. Bounded by the pods that are there, and windowMs / sampleMs + 1 samples of each. */
   readonly #known = new Map<string, Known>();
 
-  /** Takes a sample of each rank whose last one is old enough, and returns what is known of all that are heard, by the uid of the pod. */
+  /** Samples each rank that is due, and returns the means of all connected ranks by pod uid. */
   look(views: readonly Heard[], now: number): ReadonlyMap<string, RankSignals> {
     const signals = new Map<string, RankSignals>();
     const here = new Set<string>();
@@ -52,7 +46,7 @@ function withSample(known: Known | undefined, { queuedTokens, use }: PodStatus, 
   const last = known?.samples.at(-1);
   if (known && last && at - last.at < sampleMs) return known;
   const sample = { at, queuedTokens, kvUse: use && use.kvBlocksUsed / Math.max(1, use.kvBlocks), tokens: use?.tokens };
-  // An engine that has only just told has told nothing before: its means begin anew, and are no figures that it does not report.
+  // After the engine's first report its means start anew.
   const begins = use !== undefined && last?.tokens === undefined;
   const samples = [...(begins ? [] : (known?.samples ?? [])).filter((one) => at - one.at <= windowMs), sample];
   return { samples, signals: means(samples) };
@@ -70,7 +64,6 @@ function means(samples: readonly Sample[]): RankSignals {
   };
 }
 
-/** Undefined where one is not known. */
 function mean(values: readonly (number | undefined)[]): number | undefined {
   const known = values.filter((value) => value !== undefined);
   return known.length < values.length || known.length === 0 ? undefined : known.reduce((sum, value) => sum + value, 0) / known.length;

@@ -1,5 +1,4 @@
-// The NATS connections of all deployments, one bus per server and credentials, opened in the background. Messages without a valid signature
-// are refused here.
+// The NATS connections of all deployments, one bus per server and credentials. Messages without a valid signature are refused here.
 import { AppError } from "../../../crds/common.ts";
 import { decodeLoad, type LoadWindow, loadSubject } from "../../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";
@@ -9,9 +8,8 @@ import type { BusStatus, LoadBus, LoadBusOptions, OpenBus } from "../ports.ts";
 
 export type IntakeRefusal = "malformed" | SignatureFault;
 
-/** The one that takes the messages of a deployment. */
 export interface Listener {
-  /** The keys that stand now; undefined while there are none: then every message is refused. */
+  /** The current keys; undefined refuses every message. */
   keys(): TelemetryKeys | undefined;
   take(window: LoadWindow): void;
   refused(reason: IntakeRefusal): void;
@@ -54,7 +52,7 @@ export class Telemetry {
     };
   }
 
-  /** True when every bus that is wanted is connected; false while none is wanted. */
+  /** True when every wanted bus is connected; false while none is wanted. */
   get connected(): boolean {
     return this.#buses.size > 0 && [...this.#buses.values()].every(({ bus }) => bus.status.connected);
   }

@@ -1,5 +1,5 @@
-// The load state of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
-// answers. The loop closes windows, the intents plan with its input, the rollout tells it what was committed; it starts nothing itself.
+// The load state of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and stores the
+// answers.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
@@ -36,22 +36,19 @@ import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } fr
 import type { LoadSnapshot, Observed, Outlook } from "../observed.ts";
 import { PathRates } from "./rates.ts";
 
-/** For this many windows after a plan its expert replicas are not taken back, unless the load has changed. */
+/** For this many windows a plan's expert replicas are not rolled back, unless the load has changed. */
 const dwellWindows = 3;
-/** The number of selections per layer below which a window says nothing even beside others. */
+/** Selections per layer below which a window is ignored. */
 const windowRowsMin = 200;
-/** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
+/** A window of slow traffic is stretched until it holds this many selections per layer, up to a multiple of its length. */
 const windowRows = 1000;
 const stretchMax = 4;
-/** The number of rows per layer that the measured imbalance adds up, over several windows where one has fewer. */
 const measuredRows = 10_000;
 
-/** The part of an observation that the state reads. */
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
 
 export class LoadState {
   readonly windows: LoadWindows;
-  /** The rates at which bytes of experts come, as receivers measure them. */
   readonly rates = new PathRates();
   readonly speeds = new Speeds();
   #lastPlanAt = Number.NEGATIVE_INFINITY;
@@ -61,18 +58,16 @@ export class LoadState {
   #bound: number | undefined;
   #window: ClosedWindow | undefined;
   #phases: readonly PhaseLoad[] = [];
-  /** Unix ms at which this state began to listen for load. */
   readonly #since: number;
   readonly #forecaster: Forecaster;
   #forecast: Forecast | undefined;
   readonly #pace = new Pace();
   #predicted: number | undefined;
   #judged: Judged | undefined;
-  /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
+  /** Selections per layer that the forecast rests on; slow traffic needs several windows for the same certainty. */
   #evidence = 0;
   readonly #served = new ServedRows();
   #settled = false;
-  /** The part of each layer's max/mean that may be chance. */
   #noise: Float64Array | undefined;
   readonly #resharded = new ReshardAge();
   #history: { windows: number; added: number[]; dropped: number[] }[] = [];
@@ -90,12 +85,12 @@ export class LoadState {
     return accepted;
   }
 
-  /** The age of the oldest last message. A rank that was never heard counts as old as this state, so that the figure grows for it. */
+  /** The age of the oldest last message. A rank that was never heard is as old as this state. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
     return Math.min(this.windows.ageMs(expected, now), now - this.#since);
   }
 
-  /** Ends the window when its time has come; true when there is something new to decide on. */
+  /** Closes the window when it is due; true when there is something new to decide on. */
   closeIfDue(facts: LoadFacts, now: number): boolean {
     const { window } = facts.spec.rebalancing.trigger;
     const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
@@ -119,7 +114,7 @@ export class LoadState {
         this.#served.clear();
       }
       this.#evidence += least;
-      // Expert replicas that were dropped before the load changed may be needed now.
+      // After a change of load, expert replicas that were dropped before may be needed again.
       this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
       this.#noise = this.#forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
       this.#bound = layerBoundOf(this.input(facts));
@@ -130,7 +125,6 @@ export class LoadState {
     return true;
   }
 
-  /** Asks the first question of planner/decide.ts, whether to plan, on the window that was closed last. */
   ask(facts: LoadFacts, now: number): Decision {
     const { rebalancing, telemetry } = facts.spec;
     const closed = this.#window;
@@ -161,7 +155,6 @@ export class LoadState {
     return decision;
   }
 
-  /** Asks the second question of planner/decide.ts, whether to move, on the plan that a policy made. */
   judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
     const { layers } = output;
     this.#lastPlanAt = now;
@@ -180,18 +173,15 @@ export class LoadState {
     return judged;
   }
 
-  /** Takes note that no plan could be made, and returns the decision that says so. */
   failed(message: string): Decision {
     this.#decision = planFailed(message, this.#decision?.numbers);
     return this.#decision;
   }
 
-  /** The load that is expected, [layers * experts]; undefined until a window had enough. */
   get expected(): Float64Array | undefined {
     return this.#forecast?.load;
   }
 
-  /** The state now, for the observation of a tick. */
   snapshot(): LoadSnapshot {
     return {
       decision: this.#decision,
@@ -210,7 +200,7 @@ export class LoadState {
     return { arm, error, change, noiseFloor, windows, changed: this.#pace.changed };
   }
 
-  /** The planner's input, with the forecast as its load; with even load where none is known, or where `even` asks for it. */
+  /** The planner's input with the forecast as its load, or with even load where none is known or `even` is set. */
   input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
     const timing = this.#timing(facts);
@@ -243,7 +233,7 @@ export class LoadState {
     return timingOf(this.#window, { layers: this.#shape.layers, ranks, rates, windowMs, windows: this.#forecast.lifetime });
   }
 
-  /** Takes note that a plan was committed: its expert replicas stay for some windows, and the counts of the open window are void. */
+  /** A plan was committed: its expert replicas stay for some windows, and the open window is void. */
   committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
@@ -256,7 +246,6 @@ export class LoadState {
     this.restart(now);
   }
 
-  /** Forgets what was measured when experts have moved or another plan holds, since it says nothing of what holds now. */
   restart(now: number): void {
     this.windows.reset(now);
     this.speeds.drop();
@@ -265,7 +254,6 @@ export class LoadState {
     this.#phases = [];
   }
 
-  /** Forgets what was added and dropped, which is no hint any more once ranks have come or gone. */
   forgetHistory(): void {
     this.#history = [];
     this.#resharded.forget();
@@ -284,7 +272,6 @@ function leastOf(perLayer: Float64Array): number {
   return Number.isFinite(least) ? least : 0;
 }
 
-/** The noise of the layer that is worst under the current plan. */
 function worstNoise(input: PlanInput, noise: Float64Array | undefined): number {
   if (!noise || !input.current) return 0;
   const ratios = predictedLayers(input, input.current);

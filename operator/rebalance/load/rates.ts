@@ -1,5 +1,5 @@
-// Measured bytes per second of experts, by path: receivers report what they took from whom, nodes, racks and zones give the path. A path
-// that nobody measured has an assumed rate. Pure.
+// Measured bytes per second of experts, by path. Receivers report what they took from whom; a path without measurement has an assumed
+// rate.
 import {
   assumedRates,
   type ByPath,
@@ -11,11 +11,11 @@ import {
 } from "../../../runtime/placement/cost.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 
-/** The newest transfers of a path count most: its sums are halved beyond so many seconds of receiving. */
+/** The sums of a path are halved beyond this many seconds of receiving. */
 const rememberedSeconds = 120;
-/** A measurement is forgotten after this: a path that was slow in an outage would else be avoided, and never measured again. */
+/** Measurements expire, else a path that was slow once would be avoided and never measured again. */
 const measuredForMs = 3_600_000;
-/** A path with fewer bytes counts as not measured: little data shows how long a call takes, not how fast bytes come. */
+/** Fewer bytes measure the latency of a call, not the rate. */
 const leastBytes = 1024 * 1024;
 
 interface Sums {
@@ -28,7 +28,7 @@ export class PathRates {
   readonly #sums = new Map<TransferPath, Sums>();
   #limit: number | undefined;
 
-  /** Adds what a receiver took. `ranks` place it and its sources; bytes from a rank that is not among them are left out. */
+  /** `ranks` give the places; bytes from other ranks are left out. */
   add(ranks: readonly RankSpec[], receiver: number, fetched: readonly Fetched[], now: number): void {
     const placed = (rank: number) => {
       const spec = ranks.find((one) => one.rank === rank);
@@ -56,10 +56,7 @@ export class PathRates {
     this.#sums.set(path, sums);
   }
 
-  /**
-   * Bytes per second that one receiver gets by each path, at most the `limit` that it may take. Transfers under another limit say
-   * nothing of what this one allows, so they are forgotten.
-   */
+  /** Bytes per second of one receiver by path, at most `limit`. Transfers under another limit are forgotten. */
   rates(limit: number, now: number): ByPath {
     if (this.#limit !== undefined && limit !== this.#limit) this.#sums.clear();
     this.#limit = limit;

@@ -1,5 +1,5 @@
-// The one owner of what is stored, committed and recovered of a deployment: the ExpertPlacement object and its epoch, the plan that
-// holds, and the end that the last plan came to. Recovery, rollout and loop tell it; all others read its facts. It makes and moves nothing.
+// Owns a deployment's stored, committed and recovered placement: the ExpertPlacement object and its epoch, the plan that holds, and the
+// result of the last plan.
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { PlacementFacts } from "../observed.ts";
@@ -13,7 +13,6 @@ export interface PlacementOptions {
   readonly ownerUid: string;
 }
 
-/** The members and the reason that are written beside a plan. */
 export interface PlanNote {
   readonly members: ReadonlyMap<number, PlanMember>;
   readonly reason: string;
@@ -41,7 +40,6 @@ export class Placement {
     };
   }
 
-  /** The epoch of the next plan, above everything that was stored or is committed. */
   get nextEpoch(): number {
     return Math.max(this.#stored?.spec.epoch ?? 0, this.#committed?.epoch ?? 0) + 1;
   }
@@ -51,7 +49,7 @@ export class Placement {
     return this.#stored;
   }
 
-  /** Writes the plan and with that allocates its epoch; throws `Conflict` when another leader was faster. */
+  /** Writes the plan, which allocates its epoch; throws `Conflict` when another leader was faster. */
   async write(plan: StoredPlan, { members, reason }: PlanNote): Promise<void> {
     const { store, ref, ownerUid } = this.#options;
     const ranks = [...members]
@@ -62,26 +60,25 @@ export class Placement {
     this.#stored = await store.write(ref, ownerUid, spec, this.#stored);
   }
 
-  /** Takes note of the plan that holds; undefined when nobody remembers one. */
+  /** Sets the plan that holds; undefined when nobody knows one. */
   recoveredAs(committed: PlacementPlan | undefined, report?: PlanReport): void {
     this.#recovered = true;
     this.#committed = committed;
     if (report) this.#report = report;
   }
 
-  /** Takes note that what holds is in doubt: it is found out anew before anything else is planned. */
+  /** The recover intent reads the placement anew before anything else is planned. */
   doubt(): void {
     this.#recovered = false;
   }
 
-  /** Takes note of the end of a plan. `committed` is what holds now; undefined when the plan has changed nothing. */
+  /** `committed` is what holds now; undefined when the plan changed nothing. */
   ended(committed: PlacementPlan | undefined, report: PlanReport, lastRebalance: PlacementFacts["lastRebalance"]): void {
     this.#report = report;
     if (committed) this.#committed = committed;
     if (lastRebalance) this.#lastRebalance = lastRebalance;
   }
 
-  /** Forgets the plan, since the workers run another model. The object stays known: epochs go on from it. */
   forget(): void {
     this.#committed = undefined;
     this.#report = undefined;

@@ -1,17 +1,15 @@
-// A plan as an object: the plan that follows a parent, with its epochs, its hash and its stored form, the way back from an
-// ExpertPlacement spec to a PlacementPlan, and the newest plan that workers know. No I/O; the hash needs node:crypto.
+// A plan as an object: the plan that follows a parent, with epochs, hash and stored form, and the way back from an ExpertPlacement
+// spec.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../../crds/plan.ts";
 
-/** The longest reason of a plan in the stored object and in its status; a longer one is cut. */
 export const reasonCharsMax = 1024;
 
-/** Bytes of a plan's spec as JSON. etcd takes 1.5 MiB of an object, and the status of a thousand ranks has a quarter of that. */
+/** The limit for a plan's spec as JSON. etcd takes 1.5 MiB per object, of which the status of a thousand ranks needs a quarter. */
 export const planObjectBytesMax = 1_200_000;
 
-/** Throws `PlanTooLarge` for a spec that etcd would refuse with its status. Characters of a spec are bytes. */
 export function checkPlanBytes(spec: ExpertPlacementSpec): void {
   const bytes = JSON.stringify(spec).length;
   if (bytes <= planObjectBytesMax) return;
@@ -21,10 +19,9 @@ export function checkPlanBytes(spec: ExpertPlacementSpec): void {
   throw new AppError(message, { code: "PlanTooLarge", operation: "writing a plan" });
 }
 
-/** A plan as it is stored, without what only those who read the object want to know. */
 export type StoredPlan = Omit<ExpertPlacementSpec, "ranks" | "reason">;
 
-/** The plan after the parent, and its stored form: layers that are `changed` get the new epoch, the others keep theirs. */
+/** The plan after the parent, and its stored form: `changed` layers get the new epoch. */
 export function nextPlan(
   parent: PlacementPlan | undefined,
   layers: readonly LayerPlan[],
@@ -36,7 +33,7 @@ export function nextPlan(
     return old && !changed.has(layer) ? old : { layer, epoch, hosts: plan.hosts, weights: plan.weights };
   });
   const encoded = placed.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...encodeLayer(layer) }));
-  // The hash is over all that every rank must agree on, and not over who wrote it when.
+  // The hash covers all that ranks must agree on, not who wrote it when.
   const hash = createHash("sha256");
   hash.update(`${deploymentUid}\n${epoch}\n${modelDigest}\n`);
   for (const each of encoded) hash.update(`${each.layer} ${each.epoch} ${each.hosts} ${each.weights}\n`);

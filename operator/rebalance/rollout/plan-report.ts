@@ -1,22 +1,18 @@
-// The words and figures of one plan: its report in the status while it is carried out and when it has ended, the event of its end,
-// and the last rebalance. The rollout gives the facts; this decides nothing. Pure.
+// The report of one plan: its status, the event of its end, and the last rebalance.
 import type { PlacementFacts } from "../observed.ts";
 import { reasonCharsMax } from "./plan-object.ts";
 import type { PlanReport, Proposal } from "./proposal.ts";
 import type { Outcome } from "./protocol-types.ts";
 
-/** The figures of the whole plan as they are foreseen at its start. */
 export interface Foreseen extends Pick<Proposal, "kind" | "reason"> {
   readonly predicted: Proposal["predicted"];
   readonly moves: number;
-  /** Stored bytes that move. */
   readonly bytes: number;
 }
 
-/** The figures that a plan came to. */
 export interface Figures {
   readonly outcome: Outcome;
-  /** The epoch that is committed at the end; 0 when none is. */
+  /** The committed epoch at the end; 0 for none. */
   readonly epoch: number;
   readonly moves: number;
   readonly bytes: number;
@@ -27,7 +23,6 @@ export function percent(ratio: number): number {
   return Math.round(Math.min(ratio, 1000) * 100);
 }
 
-/** The report of a plan: the part that is known at this moment (`said`), with what was foreseen. */
 export function planReport({ predicted, reason, moves, bytes }: Foreseen, reported: PlanReport): PlanReport {
   return {
     ...reported,
@@ -65,7 +60,6 @@ export function lastRebalance({ predicted }: Foreseen, figures: Figures, now: nu
   };
 }
 
-/** The reason and message of the event that tells of a plan's end. */
 export function endWords({ kind }: Foreseen, figures: Figures): { readonly reason: string; readonly message: string } {
   const { outcome, epoch, moves, bytes, durationMs } = figures;
   const aborted = outcome.result === "superseded" ? [] : outcome.aborted;

@@ -1,11 +1,11 @@
-// The three rules by which a layer of a plan goes on. The simulation constructs plans with broken ones, to show that it finds each.
+// The three rules of the plan protocol. The simulation breaks each to prove that it notices.
 
 export interface ProtocolRules {
-  /** May a layer be committed? `receivers`: the live ranks that newly host an expert of it. */
+  /** `receivers`: the live ranks that newly host an expert of the layer. */
   readonly mayCommit: (receivers: readonly number[], ready: ReadonlySet<number>) => boolean;
-  /** May a rank release the parent? `othersDrained`: every other source says that its frames of the parent are answered. */
+  /** `othersDrained`: every other source has its frames of the parent answered. */
   readonly mayRelease: (givesUp: boolean, othersDrained: () => boolean) => boolean;
-  /** Unix ms by which layers have to be ready, from the deadline so far. */
+  /** Unix ms by which layers must be ready, from the deadline so far. */
   readonly deadline: (deadline: number, now: number, prepareMs: number) => number;
 }
 

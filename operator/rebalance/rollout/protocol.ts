@@ -1,5 +1,5 @@
-// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before its first
-// commit. Events in, actions out, which rollout.ts performs. Pure; DECISIONS.md 1.
+// The protocol that carries out a plan: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before its first
+// commit. Events in, actions out: DECISIONS.md 1.
 import { type ProtocolRules, protocolRules } from "./protocol-rules.ts";
 import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
 
@@ -9,10 +9,9 @@ interface LayerRun {
   phase: LayerPhase;
   readonly ready: Set<number>;
   readonly committed: Set<number>;
-  /** Ranks whose frames of the parent are answered; those released have no expert replicas of it either. */
   readonly drained: Set<number>;
   readonly released: Set<number>;
-  /** Ranks that give up expert replicas, or may: what a rank holds that came while the plan was under way is not known. */
+  /** Ranks that release expert replicas, or may: what a rank that came meanwhile holds is unknown. */
   readonly givers: Set<number>;
   readonly attempts: Map<number, number>;
   reason: string;
@@ -20,7 +19,6 @@ interface LayerRun {
 
 interface Line {
   busy: boolean;
-  /** Unix ms before which the rank is not called again. */
   retryAt: number;
 }
 
@@ -33,12 +31,11 @@ export class PlanRun {
   readonly #used: Map<number, number>;
   readonly #options: RunOptions;
   readonly #rules: ProtocolRules;
-  /** Ranks for which a call may be due, or all of them: a look at all at every answer would cost the square of their number. */
+  /** Ranks for which a call may be due. Visiting all ranks at every answer would cost the square of their number. */
   readonly #stirred = new Set<number>();
   #allStirred = true;
   readonly #lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
   #now: number;
-  /** Unix ms since which every open layer can only go forward. */
   #forwardSince: number | undefined;
   #done: Outcome | undefined;
 
@@ -69,7 +66,6 @@ export class PlanRun {
     }
   }
 
-  /** The outcome, set once the plan has ended; events after that change nothing. */
   get outcome(): Outcome | undefined {
     return this.#done;
   }
@@ -78,12 +74,11 @@ export class PlanRun {
     return this.#members.get(rank);
   }
 
-  /** Layers of which at least one rank has, or may have, committed the new placement. */
+  /** Layers that at least one rank has, or may have, committed. */
   committedLayers(): number[] {
     return this.inPhase("committing", "releasing", "free");
   }
 
-  /** Layers whose every source has left the parent behind. */
   freeLayers(): number[] {
     return this.inPhase("free");
   }
@@ -109,7 +104,6 @@ export class PlanRun {
   }
 
   #absorb(event: Event, actions: Action[]): void {
-    // What comes from one rank lets that rank be called; with the time, or another membership, it may be any.
     if (event.type === "start" || event.type === "tick" || event.type === "joined" || event.type === "lost") this.#allStirred = true;
     else this.#stirred.add(event.rank);
     switch (event.type) {
@@ -133,7 +127,7 @@ export class PlanRun {
         this.#answered(event.call, event.rank, false);
         return;
       default:
-        // An answer of a boot that is no longer a member says nothing about the present one.
+        // An answer of a former process says nothing about the present one.
         if (this.#members.get(event.rank) === event.bootId) this.#onAnswer(event, actions);
     }
   }
@@ -180,7 +174,7 @@ export class PlanRun {
     const attempts = (run.attempts.get(rank) ?? 0) + 1;
     run.attempts.set(rank, attempts);
     const open = run.phase === "preparing" || run.phase === "committing";
-    // After the first commit a layer only goes forward; and a rank that receives nothing holds nobody up, it just goes on trying.
+    // After the first commit a layer only goes forward. A rank that receives nothing blocks nobody, so it just retries.
     const mayGiveUp = run.phase === "preparing" && run.task.incoming.has(rank);
     if (open && !(mayGiveUp && (attempts >= this.#options.limits.attempts || this.#now >= this.deadline))) {
       actions.push({ type: "prepare", rank, layers: [layer], deadline: this.#prepareDeadline() });
@@ -189,19 +183,17 @@ export class PlanRun {
     if (mayGiveUp) this.#abort(run, `rank ${rank}: ${message}`, actions);
   }
 
-  /** The quorum for committing is every live rank that newly hosts something. The others commit as soon as they are ready. */
+  /** A layer commits once every live rank that newly hosts something is ready; others commit when they are ready. */
   #commitIfReady(run: LayerRun): void {
     if (run.phase !== "preparing") return;
     if (this.#rules.mayCommit(this.#receivers(run), run.ready)) this.#enter(run, "committing");
   }
 
-  /** A phase in which every rank is called. */
   #enter(run: LayerRun, phase: "committing" | "releasing"): void {
     run.phase = phase;
     this.#allStirred = true;
   }
 
-  /** The last ranks whose frames are answered let the givers go. */
   #addDrained(run: LayerRun, rank: number): void {
     if (run.drained.has(rank)) return;
     run.drained.add(rank);
@@ -221,7 +213,7 @@ export class PlanRun {
       run.released.delete(rank);
       run.givers.add(rank);
       if (run.phase === "waiting") continue;
-      if (run.phase === "releasing") run.phase = "committing"; // a source of unknown state blocks FREE
+      if (run.phase === "releasing") run.phase = "committing"; // A source in an unknown state blocks FREE.
       this.#prepareAgain(run, actions, rank);
     }
   }
@@ -245,7 +237,7 @@ export class PlanRun {
     }
   }
 
-  /** Takes waiting layers into preparation, in their order, while their expert replicas fit beside the old ones. */
+  /** Takes waiting layers into preparation, in order, while their expert replicas fit beside the old ones. */
   #admit(actions: Action[]): void {
     const wanted = new Map<number, number[]>();
     let inFlight = this.inPhase("preparing", "committing", "releasing").length;
@@ -253,7 +245,7 @@ export class PlanRun {
       if (run.phase !== "waiting") continue;
       if (inFlight >= this.#options.limits.layersInFlight) break;
       if (!this.#fits(run.task)) {
-        // The order is one that works: a layer that does not fit yet waits for those before it. If none is left, others may pass.
+        // Layers wait in an order that works. Others may pass only when none before them is in progress.
         if (inFlight > 0) break;
         continue;
       }
@@ -265,7 +257,6 @@ export class PlanRun {
     }
     for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.#prepareDeadline() });
     if (inFlight > 0) return;
-    // Nothing runs and nothing fits, so that nothing ever will.
     for (const run of this.#layers.values())
       if (run.phase === "waiting") this.#abort(run, "no room for its expert replicas beside the old ones", actions);
   }
@@ -306,12 +297,11 @@ export class PlanRun {
     }
   }
 
-  /** Ranks that give up expert replicas come last: only when every other source says that its frames of the parent are answered. */
+  /** Ranks that release expert replicas come last, once every other source has its frames of the parent answered. */
   #mayRelease(run: LayerRun, rank: number): boolean {
     return this.#rules.mayRelease(run.givers.has(rank), () => this.#allIn(run.drained, rank));
   }
 
-  /** True when every live rank is among these, but for one that does not count. Those that are lost may be among them too. */
   #allIn(ranks: ReadonlySet<number>, apartFrom?: number): boolean {
     if (ranks.size < this.#members.size - (apartFrom === undefined ? 0 : 1)) return false;
     for (const rank of this.#members.keys()) if (rank !== apartFrom && !ranks.has(rank)) return false;
@@ -322,7 +312,7 @@ export class PlanRun {
     return this.#allStirred ? this.#members.keys() : [...this.#stirred].filter((rank) => this.#members.has(rank));
   }
 
-  /** Ends the plan when every layer is free or aborted, or as committed when layers that only go forward take too long: DECISIONS.md 2. */
+  /** Ends the plan when every layer is free or aborted, or when layers that only go forward take too long: DECISIONS.md 2. */
   #settle(): void {
     const late = [...this.#layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
     if (this.inPhase("waiting", "preparing").length > 0) this.#forwardSince = undefined;
@@ -340,7 +330,6 @@ export class PlanRun {
 
   #unreleased(run: LayerRun): UnreleasedLayer {
     const without = (ranks: ReadonlySet<number>): number[] => [...this.#members.keys()].filter((rank) => !ranks.has(rank));
-    // The reason names the ranks that hold others up, not those that only wait for another's frames.
     const [ranks, word] =
       run.phase === "committing"
         ? [without(run.committed), "committed"]
@@ -370,12 +359,11 @@ export class PlanRun {
     return Math.max(this.deadline, this.#now + this.#options.limits.catchUpMs);
   }
 
-  /** The live ranks that newly host an expert of this layer. */
   #receivers(run: LayerRun): number[] {
     return [...run.task.incoming.keys()].filter((rank) => this.#members.has(rank));
   }
 
-  /** The layers to call a rank for now, none while it is being called; from here on it counts as called. */
+  /** The layers to call a rank for now, none during a call; the rank then counts as called. */
   #ask(call: Call, rank: number, open: readonly LayerRun[], due: (run: LayerRun) => boolean): number[] {
     const line = this.#lines[call].get(rank);
     if (line && (line.busy || this.#now < line.retryAt)) return [];
@@ -384,7 +372,7 @@ export class PlanRun {
     return layers;
   }
 
-  /** Takes note that a call has come back; layers that it left over are asked for again after a pause. */
+  /** A call has returned; layers that it left are asked for again after a pause. */
   #answered(call: Call, rank: number, whole: boolean): void {
     this.#lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.#now + this.#options.limits.retryMs });
   }

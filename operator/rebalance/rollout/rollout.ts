@@ -1,5 +1,5 @@
-// The rollout of one plan: it takes an epoch by writing the ExpertPlacement, performs the actions of protocol.ts and feeds back the
-// answers. Every decision about layers is the protocol's.
+// Carries out one plan: it takes an epoch by writing the ExpertPlacement, performs the actions of protocol.ts and feeds back
+// the answers.
 import { AppError } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { backoffMs } from "../backoff.ts";
@@ -18,17 +18,14 @@ import { type Action, type Event, layerPhases, type Outcome } from "./protocol-t
 import { type Staged, stage } from "./staging.ts";
 
 const tickMs = 250;
-/** The longest pause between two Prepares to a rank that keeps failing, which is reached by doubling. */
 const longestPauseMs = 4_000;
 
 export interface RolloutParts {
   readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout" | "protocolRules" | "tracing">;
-  /** The trace of the attempt that this is of. */
   readonly trace: string;
   readonly placement: Placement;
   readonly links: Pick<Links, "all" | "planBegins">;
   readonly load: () => LoadState | undefined;
-  /** Called after every event that the protocol has taken. */
   readonly onProgress: () => void;
 }
 
@@ -44,14 +41,12 @@ export class Rollout {
   readonly #bytesPerSecond: number;
   readonly #startedAt: number;
   readonly #span: Span;
-  /** The last observation, which has the links to call. */
   #seen: Observed;
   #run: PlanRun | undefined;
   readonly #queue: Event[] = [];
   #feeding = false;
   #stopped = false;
   #resolve: (outcome: Outcome) => void = () => {};
-  /** Failures of Prepare since the last layer that was ready, by rank. */
   readonly #failures = new Map<number, number>();
 
   constructor(parts: RolloutParts, proposal: Proposal, seen: Observed) {
@@ -78,7 +73,7 @@ export class Rollout {
     this.#span = parts.ports.tracing.start("operator.rollout", { parent: parts.trace, attributes });
   }
 
-  /** Carries the plan out; resolves when it has ended, with the reason when layers kept their parent. Throws what the store throws. */
+  /** Carries the plan out. Returns the reason when layers kept the parent's placement; throws what the store throws. */
   async run(): Promise<Why | undefined> {
     const { ports, placement, links } = this.#parts;
     const { kind, reason, resume } = this.#proposal;
@@ -100,7 +95,7 @@ export class Rollout {
       return why;
     } catch (caught) {
       this.#span.fail(caught);
-      // Nobody knows how far the plan has come, so what holds is found out anew.
+      // It is unknown how far the plan got, so the placement is read anew.
       placement.doubt();
       if (this.#run) this.#parts.load()?.restart(ports.clock.now());
       throw caught;
@@ -118,8 +113,8 @@ export class Rollout {
   }
 
   /**
-   * An Abort that did not arrive leaves prepared expert replicas on a worker, beside which this plan's may not fit. Preparations of the two
-   * epochs before (a plan, and what settled it) are void by now; nobody waits for the answers.
+   * Aborts the preparations of the two epochs before (a plan and its settlement): prepared expert replicas may leave no
+   * memory for this plan's. Nobody waits for the answers.
    */
   #abortLeftovers(): void {
     const { epoch } = this.#staged.plan;
@@ -158,8 +153,8 @@ export class Rollout {
   }
 
   /**
-   * Writes what holds, which the object must say. The plan's epoch was used, so this gets the next one, and so do the layers that were
-   * given up: a rank that committed one, its answer lost, takes the parent's placement back only as something newer.
+   * Writes the placement that holds after the plan, under a new epoch: a rank that committed a layer returns to the parent's placement
+   * only by a newer epoch.
    */
   async #settle(held: PlacementPlan, outcome: Exclude<Outcome, { result: "superseded" }>): Promise<PlacementPlan> {
     const given = new Set(outcome.aborted.map(({ layer }) => layer));
@@ -175,19 +170,17 @@ export class Rollout {
     this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits, rules: this.#parts.ports.protocolRules });
     return new Promise((resolve) => {
       this.#resolve = resolve;
-      // Before what has happened while the plan was being written.
       this.#queue.unshift({ type: "start" });
       this.#drainQueue();
       this.#tick();
     });
   }
 
-  /** Takes the observation of a tick, which says who is there now. */
   follow(seen: Observed): void {
     this.#seen = seen;
   }
 
-  /** Tells the protocol of a process that has come up, for the first time or again: it is taken forward like the others. */
+  /** Reports a started or restarted process to the protocol, which brings it to the current phase. */
   joined(rank: number, bootId: string): void {
     this.#feed({ type: "joined", rank, bootId });
   }
@@ -205,7 +198,7 @@ export class Rollout {
     });
   }
 
-  /** What happens while the plan is being written waits for it: the links say it once. */
+  /** Events during the write of the plan wait in the queue, since links report them once. */
   #feed(event: Event): void {
     if (this.#stopped || this.#run?.outcome) return;
     this.#queue.push(event);
@@ -224,7 +217,6 @@ export class Rollout {
     this.#parts.onProgress();
   }
 
-  /** Every call to a rank is a span of the rollout's. */
   async #perform(action: Action, run: PlanRun): Promise<void> {
     const of = { parent: this.#span.traceparent, role: "client" } as const;
     const attributes = { "enodia.rank": action.rank, "enodia.layers": action.layers.length };
@@ -234,8 +226,8 @@ export class Rollout {
 
   async #call(action: Action, run: PlanRun, span: Span): Promise<void> {
     const link = this.#linkOf(action.rank);
-    // Read from the link, not from the observation: what answers a call is the process of this moment.
-    // Without a link the failure is that of the process that the protocol knows: another bootId would be ignored, and the retry lost.
+    // The link knows which process answers now. Without a link the failure belongs to the process that the protocol knows:
+    // it would ignore another bootId and never retry.
     const bootId = link?.description?.bootId ?? run.bootOf(action.rank) ?? "";
     switch (action.type) {
       case "prepare":
@@ -245,7 +237,6 @@ export class Rollout {
       case "release":
         return this.#release(action, link, bootId, span);
       case "abort":
-        // A failure does no harm, since the next rollout aborts what is left over.
         await link?.abort(run.epoch, action.layers).catch(() => {});
         return;
     }
@@ -271,7 +262,7 @@ export class Rollout {
     }
   }
 
-  /** Feeds a failure after a pause that grows with their number, since the protocol answers it by asking again. */
+  /** Feeds a failure after a growing pause, since the protocol answers it with a retry. */
   #later(event: Extract<Event, { type: "failed" }>): void {
     const failures = (this.#failures.get(event.rank) ?? 0) + 1;
     this.#failures.set(event.rank, failures);
@@ -290,7 +281,7 @@ export class Rollout {
     } catch (caught) {
       const error = AppError.from(caught);
       span.fail(error);
-      // A worker that has seen a newer epoch answers StalePlan: another leader is at work.
+      // A worker answers StalePlan when it has seen a newer epoch, so another leader is at work.
       if (error.code === "StalePlan") this.#feed({ type: "refused", rank, bootId, epoch: epoch + 1, message: error.message });
       else this.#feed({ type: "unanswered", rank, call: "commit" });
     }
@@ -313,7 +304,7 @@ export class Rollout {
     return this.#seen.views.find((view) => view.rank === rank && view.usable)?.link;
   }
 
-  /** The rank's limit in bytes per second; none for a process that came up meanwhile, since it is empty and the plan waits for it. */
+  /** The rank's limit in bytes per second. A process that started meanwhile has none, since it is empty and the plan waits for it. */
   #limitOf(rank: number): number {
     const known = this.#members.get(rank)?.bootId;
     return known === this.#linkOf(rank)?.description?.bootId ? this.#bytesPerSecond : 0;
@@ -324,31 +315,28 @@ export class Rollout {
     return { ...plan, layers: plan.layers.filter(({ layer }) => layers.includes(layer)) };
   }
 
-  /** The plan in these of its layers, and its parent in the others. */
   #mix(layers: readonly number[]): PlacementPlan | undefined {
     const { plan, tasks } = this.#staged;
     const { parent } = this.#proposal;
-    if (tasks.length === 0) return plan; // nothing to commit: only the epoch is new
+    if (tasks.length === 0) return plan;
     if (!parent) return layers.length === plan.layers.length ? plan : undefined;
     if (layers.length === 0) return parent;
     return { ...plan, layers: plan.layers.map((layer, l) => (layers.includes(layer.layer) ? layer : (parent.layers[l] ?? layer))) };
   }
 
   /**
-   * The plan for a process that comes up meanwhile: layers still under way keep their parent in it, so that the process frees nothing
-   * that another source may still route to; the protocol then takes it forward like the others. Until its epoch is taken, the plan is
-   * not ours and the parent holds.
+   * The plan for a process that starts meanwhile. Layers in progress keep the parent's placement, since a source may still route to it;
+   * before the epoch is taken all do.
    */
   forJoiners(): PlacementPlan | undefined {
     return this.#run ? this.#mix(this.#run.freeLayers()) : this.#proposal.parent;
   }
 
-  /** Ends it, as when leadership is lost: nothing more is pushed, a write under way is the last, and answers of calls are dropped. */
   stop(): void {
     this.#stopped = true;
   }
 
-  /** What it is and how far, for people; no layer is anywhere before its epoch is taken. */
+  /** What the rollout is and how far it is; no layer has a phase before the epoch is taken. */
   get progress() {
     const { plan, moves } = this.#staged;
     const run = this.#run;
@@ -360,7 +348,6 @@ export class Rollout {
     return this.#run?.phase ?? "Preparing";
   }
 
-  /** Unix ms at which layers that are not ready are rolled back. */
   get #deadline(): number {
     return this.#run?.deadline ?? this.#startedAt + this.#staged.limits.prepareMs;
   }
@@ -370,7 +357,6 @@ export class Rollout {
     return { moves: this.#staged.moves, bytes: this.#run?.receivedBytes ?? 0, durationMs };
   }
 
-  /** The plan's report on itself while it is carried out. */
   report(): PlanReport {
     return planReport(this.#foreseen, {
       phase: this.phase,

@@ -1,5 +1,4 @@
-// A proposal made ready for the protocol: the plan with its epoch, the layers it changes in the order in which memory allows them,
-// what they weigh, and how long they may take. Pure but for the plan's hash; a rollout calls it once, at its start.
+// Prepares a proposal for the protocol: the plan with its epoch, the layers in an order that fits in memory, their sizes and deadlines.
 import type { LayerPlan, PlacementPlan } from "../../../crds/plan.ts";
 import { slowestTransferMs } from "../../../runtime/placement/backoff.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
@@ -12,10 +11,8 @@ import { nextPlan, type StoredPlan } from "./plan-object.ts";
 import type { Proposal } from "./proposal.ts";
 import { defaultLimits, type LayerTask, type RunLimits } from "./protocol-types.ts";
 
-/** The rate for which a plan's transfers get time beyond the base. */
 const slowestBytesPerSecond = 5e6;
 
-/** The world that a plan is staged for. */
 export interface Stage {
   readonly members: ReadonlyMap<number, PlanMember>;
   readonly shape: ModelShape;
@@ -28,13 +25,12 @@ export interface Stage {
 
 export interface Staged {
   readonly plan: PlacementPlan;
-  /** As it is to be stored; undefined: it is stored already. */
+  /** The spec to store; undefined if it is stored already. */
   readonly spec: StoredPlan | undefined;
   readonly tasks: readonly LayerTask[];
   readonly moves: number;
-  /** Stored bytes that move. */
   readonly bytes: number;
-  /** Resident bytes per rank before the plan; `budget` has those that each may hold. */
+  /** Resident bytes per rank before the plan; `budget` is what each may hold. */
   readonly used: ReadonlyMap<number, number>;
   readonly budget: ReadonlyMap<number, number>;
   readonly limits: RunLimits;
@@ -57,7 +53,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
     if (!changes.some((change) => change.layer === layer)) changes.push({ layer, incoming: new Map(), outgoing: new Map() });
   for (const change of resume ? changes : []) {
     const planned = plan.layers[change.layer]?.hosts ?? [];
-    // A layer committed before may still hold its parent's expert replicas, which no plan names any more.
+    // A layer committed before may still hold its parent's replicas, which no plan names any more.
     if (resume?.committed.has(change.layer)) addLeftovers(change, planned, world);
     takeArrived(change, planned, parent?.layers[change.layer]?.hosts ?? [], world);
   }
@@ -65,7 +61,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   const used = usedBytes(parent?.layers ?? [], world, resume !== undefined);
   const budget = new Map([...members].map(([rank, member]) => [rank, member.budgetBytes]));
   const { order, stuck } = scheduleLayers(changes, used, budget);
-  // Layers that fit in no order come last, and the protocol gives them up.
+  // Layers that never fit come last, and the protocol gives them up.
   const tasks = [...order, ...stuck].flatMap((layer): LayerTask[] => {
     const placement = plan.layers[layer];
     const change = changes.find((candidate) => candidate.layer === layer);
@@ -74,7 +70,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   });
   const bytes = diff.moves.reduce((total, move) => total + move.bytes, 0);
   const transferMs = Math.ceil((bytes / slowestBytesPerSecond) * 1000) + slowestTransferMs(mostOf(diff.moves), world.bytesPerSecond);
-  // Without a parent nothing is served yet, and all layers go at once.
+  // Nothing is served before the first plan, so all layers go at once.
   const layersInFlight = parent ? defaultLimits.layersInFlight : plan.layers.length;
   const spec = "spec" in next ? next.spec : undefined;
   return { plan, spec, tasks, moves: diff.moves.length, bytes, used, budget, limits: limitsOf(transferMs, layersInFlight) };
@@ -86,7 +82,6 @@ interface Change {
   readonly outgoing: Map<number, number>;
 }
 
-/** The hosts of one layer, by expert. */
 type Hosts = LayerPlan["hosts"];
 
 function addLeftovers(change: Change, planned: Hosts, { shape, members }: Stage): void {
@@ -98,7 +93,6 @@ function addLeftovers(change: Change, planned: Hosts, { shape, members }: Stage)
   }
 }
 
-/** Expert replicas that had arrived before the plan was resumed are among the bytes in use already (usedBytes): they need no more room. */
 function takeArrived(change: Change, planned: Hosts, before: Hosts, { shape, members }: Stage): void {
   for (const [rank, { held }] of members) {
     const bytes = (held.get(change.layer)?.experts ?? [])
@@ -108,7 +102,7 @@ function takeArrived(change: Change, planned: Hosts, before: Hosts, { shape, mem
   }
 }
 
-/** Bytes per rank before the plan: the parent's, or what each rank reports, if that is more and the plan is resumed. */
+/** Bytes per rank before the plan: the parent's, or for a resumed plan what a rank reports if that is more. */
 function usedBytes(before: readonly LayerPlan[], { shape, members }: Stage, resumed: boolean): Map<number, number> {
   const used = bytesByRank(shape, before);
   if (!resumed) return used;
@@ -132,7 +126,6 @@ function limitsOf(transferMs: number, layersInFlight: number): RunLimits {
   };
 }
 
-/** The most stored bytes that one rank receives. */
 function mostOf(moves: readonly { readonly rank: number; readonly bytes: number }[]): number {
   const received = new Map<number, number>();
   for (const { rank, bytes } of moves) received.set(rank, (received.get(rank) ?? 0) + bytes);

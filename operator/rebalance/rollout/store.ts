@@ -1,5 +1,5 @@
-// The store of ExpertPlacements: a write with the resourceVersion that was read allocates an epoch, and a Conflict means that another
-// leader was faster. It remembers nothing.
+// Stores ExpertPlacements: a write with the resourceVersion that was read allocates an epoch, and Conflict means that another leader
+// was faster.
 import { AppError, apiVersion } from "../../../crds/common.ts";
 import { type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { objectLabels } from "../../deployment/objects/context.ts";
@@ -7,7 +7,7 @@ import { type Kube, type KubeObject, type ObjectMeta, type Ref, resources } from
 import type { PlacementStore, StoredPlacement } from "../ports.ts";
 
 const manager = "enodia-rebalance";
-/** Writes of the status, ours too, move the resourceVersion between read and write; then the plan is compared and written again. */
+/** Status writes also change the resourceVersion; then the plan is compared and written again. */
 const writeAttemptsMax = 4;
 
 export function placementStore(kube: Kube): PlacementStore {
@@ -38,7 +38,7 @@ export function placementStore(kube: Kube): PlacementStore {
   };
 }
 
-/** The metadata to write. `known` is that of the object that is replaced, in which everything that others have written stays. */
+/** Keeps what others wrote into the metadata of `known`. */
 function metadataOf(ref: Ref, ownerUid: string, known: ObjectMeta | undefined): KubeObject["metadata"] {
   const owner = {
     apiVersion,

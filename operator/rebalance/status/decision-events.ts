@@ -1,5 +1,4 @@
-// The events and counts of decisions: the reason why nothing moves, when it is a new one; a plan that mode Recommend holds back; a plan
-// that could not be made. Intents and loop call it; the rollout tells of plans that are carried out.
+// Events and counts of decisions: new reasons why nothing moves, held back recommendations, and failed plans.
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlan } from "../../../crds/plan.ts";
 import type { Metrics } from "../../../runtime/observe/metrics.ts";
@@ -7,15 +6,11 @@ import { diffPlans } from "../../../runtime/placement/diff.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { Decision } from "../../planner/decide.ts";
 
-/** Reasons that come and go, such as Balanced and WithinNoise, are each told at most once in this time. */
+/** Each recurring reason, such as Balanced, is reported at most once in this time. */
 const repeatMs = 10 * 60_000;
-/** Moves named in a recommendation; a longer one is cut. */
 export const recommendedMax = 256;
 
-/**
- * The reasons not to move that were told. One is told when it is another than the last and was not told lately; the decision of every
- * window is in the status and the metrics.
- */
+/** Decides which reasons are news: one that differs from the last and was not reported recently. */
 export class HoldReasons {
   #last: Decision["reason"] | undefined;
   readonly #reportedAt = new Map<Decision["reason"], number>();
@@ -41,7 +36,6 @@ export interface DecisionPorts {
 }
 
 export class DecisionEvents {
-  /** Moves of the plan that mode Recommend holds back. */
   recommended: readonly string[] = [];
   readonly #ports: DecisionPorts;
   readonly #reasons = new HoldReasons();
@@ -50,10 +44,8 @@ export class DecisionEvents {
     this.#ports = ports;
   }
 
-  /** Counts a decision that nothing moves, and tells its reason if that is new. */
   held({ reason, message }: Decision, world: World, now: number): void {
     this.#ports.metrics.add("enodia_rebalances_total", 1, { ...labelsOf(world), result: "held", reason });
-    // A recommendation has an event of its own, with its moves.
     if (this.#reasons.isNews(reason, now) && reason !== "Recommended")
       this.#ports.event(world, "Normal", "RebalanceHeld", `${reason}: ${message}`);
   }
@@ -64,12 +56,10 @@ export class DecisionEvents {
     this.#ports.event(world, "Normal", "RebalanceRecommended", message);
   }
 
-  /** Takes note that a plan is carried out: whatever reason holds the next one up is told again. */
   acted(): void {
     this.#reasons.clear();
   }
 
-  /** Counts and tells that no plan could be made; returns the message. */
   failed(kind: string, caught: unknown, world: World): string {
     const error = AppError.from(caught);
     const message = `${kind}: ${error.code}: ${error.message}`;

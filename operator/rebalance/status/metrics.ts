@@ -1,5 +1,4 @@
-// The metrics of the rebalance plane: gauges of load, plans and ranks, set at every scrape, and counts of plans, added as they end.
-// controller.ts calls it; decisions are counted in decision-events.ts.
+// The metrics of the rebalance plane: gauges of load, plans and ranks, set at every scrape, and counts of finished plans.
 import type { Metrics } from "../../../runtime/observe/metrics.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
@@ -7,9 +6,8 @@ import type { LoadSnapshot } from "../observed.ts";
 import type { PlanEnd } from "../rollout/proposal.ts";
 
 export interface LoadView {
-  /** The load; undefined until a worker was described. */
   readonly load: LoadSnapshot | undefined;
-  /** The age of the load messages; undefined where no NATS server is named. */
+  /** The age of load messages; undefined without a NATS server. */
   readonly ageMs: number | undefined;
 }
 
@@ -17,15 +15,13 @@ function labelsOf(ref: Ref) {
   return { namespace: ref.namespace, deployment: ref.name };
 }
 
-/** Forgets the gauges of a deployment that is gone. */
 export function forgetMetrics(metrics: Pick<Metrics<"operator">, "forget">, ref: Ref): void {
   metrics.forget(labelsOf(ref));
 }
 
-/** Called at every scrape, since the age grows also while no window closes. */
+/** Call it at every scrape, since the age also grows between windows. */
 export function recordLoad(metrics: Pick<Metrics<"operator">, "set" | "unset">, ref: Ref, { load, ageMs }: LoadView): void {
   const labels = labelsOf(ref);
-  // There is no load that could be old where no NATS server is named.
   if (ageMs === undefined) metrics.unset("enodia_telemetry_age_seconds", labels);
   else metrics.set("enodia_telemetry_age_seconds", ageMs / 1000, labels);
   if (load) recordBalance(metrics, labels, load);
@@ -47,7 +43,6 @@ function recordBalance(metrics: Pick<Metrics<"operator">, "set">, labels: Deploy
   recordDecisions(metrics, labels, load);
 }
 
-/** Sets the main numbers of the last decision; all of them are in the ExpertPlacement. */
 function recordDecisions(metrics: Pick<Metrics<"operator">, "set">, labels: DeploymentLabels, load: LoadSnapshot): void {
   const { predicted, judged, outlook } = load;
   if (predicted !== undefined) metrics.set("enodia_predicted_imbalance_ratio", predicted, { ...labels, plan: "committed" });

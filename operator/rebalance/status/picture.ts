@@ -1,5 +1,4 @@
-// The picture of one deployment's placement for people who look on, such as at the operator's page: the plan that holds, the plan under
-// way with how far its layers are, the ranks and the load that is expected. Made when it is asked for, from the last observation. Pure.
+// One deployment's placement for viewers such as the operator's page: plans, ranks and expected load. It is computed on demand.
 import type { ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
@@ -13,34 +12,27 @@ export interface PictureRank {
   readonly node: string | undefined;
   readonly zone: string | undefined;
   readonly state: string;
-  /** The process; undefined until it was described. */
   readonly bootId: string | undefined;
-  /** Undefined until the rank has said so. */
   readonly activeRequests: number | undefined;
   readonly queuedTokens: number | undefined;
   readonly served: ServedTotals | undefined;
-  /** Blocks of the attention cache; undefined of releases that do not say. */
+  /** Blocks of the attention cache; undefined for older releases. */
   readonly kv: { readonly blocks: number; readonly used: number } | undefined;
 }
 
 interface PlanUnderWay {
   readonly kind: string;
   readonly moves: number;
-  /** The plan as it is to be. */
   readonly plan: PlacementPlan;
-  /** The layers that it changes. */
   readonly phases: ReadonlyMap<number, LayerPhase>;
 }
 
 export interface PlacementPicture {
-  /** The committed plan. */
   readonly plan: PlacementPlan | undefined;
   readonly underWay: PlanUnderWay | undefined;
-  /** The status of the ExpertPlacement as it should read now. */
   readonly status: ExpertPlacementStatus | undefined;
-  /** Rows that are expected of each expert, [layers * experts], in proportion; undefined until enough load was seen. */
+  /** Expected relative rows of each expert, [layers * experts]; undefined before enough load. */
   readonly expected: Float64Array | undefined;
-  /** Experts of a layer in `expected`. */
   readonly experts: number;
   readonly ranks: readonly PictureRank[];
 }

@@ -1,5 +1,4 @@
-// ExpertPlacement.status as it should read now, and its writer, which writes it when it has changed. The reporter calls both. A plan's
-// report on itself (PlanReport) comes from the rollout; ranks and the measured balance are those of this moment.
+// Computes ExpertPlacement.status and writes it when it has changed.
 import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { Log } from "../../../runtime/observe/log.ts";
@@ -17,13 +16,11 @@ import { recommendedMax } from "./decision-events.ts";
 import { sayTheSame } from "./figures.ts";
 
 export interface PlacementStatusInput {
-  /** The report of the last plan; undefined until there was one. */
   readonly report: PlanReport | undefined;
   readonly running: boolean;
   readonly views: readonly RankView[];
   readonly speeds: readonly Pick<RankSpec, "rank" | "speed">[];
   readonly load: LoadSnapshot | undefined;
-  /** Moves of the plan that mode Recommend holds back, as text. */
   readonly recommended: readonly string[];
 }
 
@@ -45,10 +42,10 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
 }
 
 function decisionStatus({ reason, message, numbers }: Decision): NonNullable<ExpertPlacementStatus["decision"]> {
-  // A number that JSON cannot hold would come back as null, and the object could not be read any more.
+  // JSON turns such a number into null, and the object could not be read any more.
   const finite = Object.entries(numbers).filter(([, value]) => Number.isFinite(value));
   const cut = message.slice(0, reasonCharsMax);
-  // A map that loses all of its entries to an apply becomes null, which the API server refuses with the rest of the status.
+  // An apply that removes all entries of a map makes it null, which the API server refuses.
   return finite.length === 0
     ? { reason, message: cut }
     : { reason, message: cut, numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
@@ -104,7 +101,7 @@ function rankStatus(view: RankView, load: number | undefined, speed: number | un
   };
 }
 
-/** The status in mode Recommend: the plan that Auto would carry out, under a phase of its own. The plan that holds stays in spec. */
+/** The status in mode Recommend: the plan that Auto would carry out, under a phase of its own. */
 function recommendation(decision: Decision, moves: readonly string[]): Partial<ExpertPlacementStatus> {
   const { afterPercent, boundPercent, moves: count, bytes } = decision.numbers;
   return {
@@ -120,11 +117,10 @@ function recommendation(decision: Decision, moves: readonly string[]): Partial<E
   };
 }
 
-/** The least time between writes; a change of phase or epoch is written at once. */
+/** A change of phase or epoch is written at once. */
 const changesEveryMs = 5_000;
-/** It is written this often though it says the same (figures.ts): an object that somebody deleted is noticed, and figures are no older. */
+/** An unchanged status is written this often, so that a deleted object is noticed and figures are fresh. */
 const aliveEveryMs = 60_000;
-/** The pause after the first write that failed, which is doubled with each further one. */
 const firstPauseMs = 1_000;
 const longestPauseMs = 60_000;
 
@@ -132,11 +128,10 @@ export interface StatusWriterPorts {
   readonly store: Pick<PlacementStore, "writeStatus">;
   readonly clock: Clock;
   readonly log: Log;
-  /** Called when a write shows that the object is gone. */
   readonly onGone: () => void;
 }
 
-/** Writes the status whenever it has changed, one write at a time; the newest status wins. */
+/** Writes changed statuses, one at a time; the newest wins. */
 export class PlacementStatusWriter {
   readonly #ports: StatusWriterPorts;
   #writing = false;
@@ -150,7 +145,7 @@ export class PlacementStatusWriter {
     this.#ports = ports;
   }
 
-  /** Takes the status that should be there, as often as one likes. A failed write is made again by a later call. */
+  /** Takes the current status; call it at any rate. A later call repeats a failed write. */
   offer(ref: Ref, status: ExpertPlacementStatus): void {
     const now = this.#ports.clock.now();
     if (this.#writing || now < this.#notBefore) return;

@@ -1,5 +1,5 @@
-// The reporter of one deployment: at the end of every tick it makes the view that the deployment plane reads, asks that plane for
-// another look when it has changed in a way that matters, and offers the status of the ExpertPlacement to its writer.
+// At the end of every tick it makes the deployment plane's view, wakes that plane on relevant changes, and offers the ExpertPlacement
+// status to its writer.
 import type { ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
@@ -12,9 +12,7 @@ export interface ReporterPorts extends StatusWriterPorts {
   onChange(ref: Ref): void;
 }
 
-/** The progress of what an observation led to: drains, rollout, and the load with its last decision. */
 export interface Reported extends Progress, Pick<PlacementStatusInput, "recommended"> {
-  /** The report of the plan under way. */
   readonly report: PlanReport | undefined;
 }
 
@@ -34,7 +32,6 @@ export class Reporter {
     return this.#current;
   }
 
-  /** The status of the ExpertPlacement as it was last offered; undefined until there was a plan. */
   get placement(): ExpertPlacementStatus | undefined {
     return this.#placement;
   }
@@ -47,7 +44,7 @@ export class Reporter {
     const epoch = committed?.epoch;
     const status = placementStatus({ report: reported.report ?? report, running, views, speeds: seen.ranks, load, recommended });
     this.#placement = status;
-    // The first plan is told before its object is there to have a status.
+    // The first plan has a report before its object exists.
     if (status && stored) this.#status.offer(world.ref, status);
     const observed = { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
     this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });

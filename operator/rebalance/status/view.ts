@@ -1,5 +1,4 @@
-// The rebalance plane's view of one deployment, which the deployment plane reads and `kubectl get` shows. The reporter makes it at every
-// tick; ExpertPlacement.status, with the figures of the plan, is placement-status.ts. Pure.
+// The rebalance plane's view of one deployment for the deployment plane and `kubectl get`.
 
 import { backendOf } from "../../../crds/backends.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
@@ -7,7 +6,6 @@ import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from ".
 import { stagingBytes } from "../../planner/problem.ts";
 import type { LoadSnapshot, Observed, PlacementFacts, RankView, TelemetryFacts, Why } from "../observed.ts";
 
-/** The progress of what an observation led to, which is shown beside it. */
 export interface Progress {
   readonly drains: readonly DrainView[];
   readonly rollout: { readonly kind: string; readonly phase: string; readonly moves: number } | undefined;
@@ -17,7 +15,6 @@ export interface Progress {
 
 export type ViewInput = Progress &
   Pick<Observed, "world" | "views" | "gateways" | "shape" | "signals" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
-    /** Of the committed plan; undefined without one. */
     readonly epoch: number | undefined;
     readonly lastRebalance: PlacementFacts["lastRebalance"];
   };
@@ -53,7 +50,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
   };
 }
 
-/** A key whose change makes the deployment plane look again; figures that it does not read and times are left out of it. */
+/** A key whose change wakes the deployment plane; it leaves out times and unused figures. */
 export function changeKey(view: RebalanceView): string {
   const { imbalancePercent: _, boundPercent: __, ...placement } = view.placement ?? {};
   return JSON.stringify({
@@ -63,7 +60,6 @@ export function changeKey(view: RebalanceView): string {
     gateways: view.gateways.map(({ idleMs, ...gateway }) => ({ ...gateway, tells: idleMs !== undefined })),
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,
-    // Each window of load has other figures; they are shown with the next look.
     placementBalanced: view.placementBalanced.reason,
     placement,
   });
@@ -135,7 +131,7 @@ function modelAvailable(input: ViewInput): Verdict {
   return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devicesOf(input).join("; ")}` };
 }
 
-/** Ranks whose text files are not those of most; a release that says nothing of its own is none of them. */
+/** Ranks whose text files differ from the majority's; releases that report none do not count. */
 function otherText(views: ViewInput["views"]): readonly number[] {
   const byDigest = Map.groupBy(
     views.filter(({ report }) => (report?.description?.textDigest ?? "") !== ""),
@@ -145,10 +141,9 @@ function otherText(views: ViewInput["views"]): readonly number[] {
   return others.flatMap((ranks) => ranks.map(({ rank }) => rank)).sort((a, b) => a - b);
 }
 
-/** Numerics classes that a condition names. */
 const classesShown = 4;
 
-/** True where a request has the same text wherever it runs, and after a failover. */
+/** True where a request has the same text on every rank, also after a failover. */
 function reproducible(views: ViewInput["views"]): Verdict {
   const ranks = Map.groupBy(
     views.filter((view) => view.report?.description !== undefined && !view.mismatch),

@@ -1,6 +1,4 @@
-// The check of a job before its pods: whether its spec was found to fit, by a small pod that reads what the operator does not, or why that
-// is not known yet. A spec is checked once, by one pod at a time; another is made where one ends without a word, and after too many of
-// those the spec counts as refused. Pure.
+// Checks a job's spec once, by a small pod that reads what the operator cannot. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { fitsIn, type TrainingCheck } from "../../../crds/training-check.ts";
 import { pauseAfter, pauseOf } from "./ends.ts";
@@ -9,20 +7,17 @@ import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import type { Refusal } from "./status.ts";
 
-/** Pods of one check that fail, before its spec counts as refused: about 20 minutes of tries. */
+/** Failed pods before the spec counts as refused: about 20 minutes. */
 export const checkFailuresMax = 9;
-/** A pod that has not begun to run is looked for again after this. */
 const lookMs = 2_000;
 const refusedMs = 30_000;
 const messageCharsMax = 1024;
 
-/** Why it is not known whether a spec fits. */
 export interface Unchecked {
   readonly kind: "waits";
   readonly reason: "Checking" | "PodRefused" | "BackOff";
   readonly message: string;
   readonly again: number;
-  /** Its pod, which is to stay; or none, and then one may have to be made. */
   readonly pod?: PodView;
   readonly makes?: boolean;
 }
@@ -32,7 +27,7 @@ export type Checked = { readonly check: TrainingCheck } & (
   | Unchecked
 );
 
-/** One that is being deleted is not waited for, since it writes nothing, and its node may be gone. */
+/** A pod that is being deleted is not waited for: it writes nothing, and its node may be gone. */
 const leaves: NonNullable<PodView["over"]> = { end: undefined, disrupted: true, reason: "Deleted", message: "it is being deleted" };
 
 export function checked(observed: Observed): Checked {
@@ -46,14 +41,14 @@ export function checked(observed: Observed): Checked {
   return { kind: "waits", check, pod, reason: "Checking", message: `whether the job fits: ${why}`, again: lookMs };
 }
 
-/** That of the spec as it is, which may be known from a spec that differs in nothing that matters. */
+/** The check of the current spec, or of an equivalent earlier one. */
 function currentCheck(observed: Observed): TrainingCheck {
   const { job, status } = observed;
   const { generation } = job.metadata;
   const about = { generation, hash: observed.checkHash(imageOf(observed)) };
   const { check, refusal, startTime } = status;
   if (check === undefined) {
-    // Its pods were made by an operator that checked nothing, and told by themselves.
+    // An older operator created its pods unchecked.
     const began = startTime !== undefined && refusal === undefined;
     return { ...about, attempt: 0, ...(began && { fits: { message: "the job began before jobs were checked" } }) };
   }
@@ -77,11 +72,9 @@ function withoutPod({ podRefused, now }: Observed, { lastEnd }: TrainingCheck): 
 
 interface CheckEnd {
   readonly over: NonNullable<PodView["over"]>;
-  /** Of the spec that its pod was made of. */
   readonly generation: number;
 }
 
-/** The end of its pod, which is deleted, and whose attempt is not made again. */
 function ended({ job, now }: Observed, check: TrainingCheck, { over, generation: asked }: CheckEnd): Checked {
   const { end, disrupted } = over;
   const { generation } = job.metadata;
@@ -94,7 +87,7 @@ function ended({ job, now }: Observed, check: TrainingCheck, { over, generation:
   const [reason, text] = [end?.code ?? over.reason, end?.message ?? over.message];
   if (end?.outcome === "Failed" && end.retry === false) {
     if (asked === generation) return { kind: "refused", check: next, refusal: { generation, reason, message: text } };
-    // It was asked of another number of ranks, perhaps, or of claims as they were: what has changed since may be the remedy.
+    // What has changed since may be the remedy.
     const message = "whether the job fits: the spec has changed since a pod looked, and another looks";
     return { kind: "waits", check: next, reason: "Checking", message, again: lookMs };
   }
@@ -111,7 +104,7 @@ function ended({ job, now }: Observed, check: TrainingCheck, { over, generation:
   return { kind: "waits", check: after, reason: "BackOff", message, again: pauseAfter(repeated) };
 }
 
-/** A number of ranks for which memory is not enough, as far as the check knows: another than was asked for when it was made. */
+/** Applies the check's memory limits to another number of ranks. */
 export function sizeProblems({ job }: Pick<Observed, "job">, { fits }: TrainingCheck, ranks: number): readonly Problem[] {
   const { sizes } = fits ?? {};
   const worlds = 1 + job.spec.local.data.length;

@@ -1,6 +1,5 @@
-// The next step of a training job, from what is observed: a status with the world of its pods, and the pods to delete or make. Whatever the
-// status says of a pod's end is written before that pod is deleted, and an action repeated changes nothing, so that a crash anywhere loses
-// and doubles nothing. Pure.
+// The next step of a training job: its status and the pods to delete or create. Pure; the status has a pod's end before the pod is deleted,
+// so that a crash loses nothing.
 import { trainingProblems } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import { checked, sizeProblems, type Unchecked } from "./check.ts";
@@ -14,39 +13,33 @@ import { type WorldView, worldOf } from "./world.ts";
 
 export type Action =
   | { readonly kind: "delete"; readonly name: string; readonly uid: string }
-  /** The pod's name is made of rank and attempt: the same pod asked for twice is one. */
+  /** Named by rank and attempt, so that a repeated action creates no second pod. */
   | { readonly kind: "create"; readonly rank: number; readonly attempt: number }
-  /** The pod that checks the job, named by the attempt. */
   | { readonly kind: "check"; readonly attempt: number };
 
 export interface Decision {
   readonly status: MoETrainingJobStatus;
   readonly actions: readonly Action[];
-  /** Look again after this many milliseconds. */
   readonly requeueAfterMs: number | undefined;
-  /** Pods are to be asked often, since the world does not stand, or may not. */
   readonly restless: boolean;
-  /** Uids of pods that end, and that no world takes anything of. */
+  /** Uids of pods whose state no world needs. */
   readonly stops: ReadonlySet<string>;
-  /** Pods that train are there and stay, or are to come: those that may have to find room together. */
+  /** Training pods exist or are about to: the PodGroup is needed. */
   readonly gathers: boolean;
 }
 
-/** Running pods are asked how far they are this often. */
 const progressMs = 2_000;
-/** As are those of a world that may not stand, and a job is looked at again once the end of a pod is in its status. */
+/** Poll interval while a world may not hold. */
 const soonMs = 500;
-/** A pod that is of no use any more has this long to hand on what it has, from the world that it leaves; then it is deleted. */
+/** A superseded pod is deleted after this; until then it hands over its state. */
 const handOnMsMax = 120_000;
-/** A pod that checks a changed spec waits so long beside pods that train; then they make room for it, as for those of the new spec. */
+/** A check's pod waits this long beside training pods; then they make way. */
 const besideMsMax = 120_000;
-/** A pod that the API server refuses is asked for again after this, and a folder that is another job's. */
 const refusedMs = 30_000;
 
 export const isTrue = (status: MoETrainingJobStatus, type: string): boolean =>
   status.conditions?.some((one) => one.type === type && one.status === "True") ?? false;
 
-/** Complete or Failed: such a job never starts again, whatever is deleted or changed. */
 export const isOver = (status: MoETrainingJobStatus): boolean => isTrue(status, "Complete") || isTrue(status, "Failed");
 
 const attemptOf = ({ attempts = [] }: MoETrainingJobStatus, rank: number): number => attempts[rank] ?? 0;
@@ -59,7 +52,7 @@ export function decide(given: Observed): Decision {
   if (isOver(given.status)) return decision(given, { state: { kind: "over" }, actions: deleted(pods) });
   let observed = given;
   let told: AloneState | undefined;
-  // Each turn counts the end of one pod, whose attempt is then over.
+  // Each iteration counts the end of one pod, whose attempt is then over.
   for (;;) {
     const { status } = observed;
     const current = pods.filter(({ rank, attempt }) => rank >= 0 && attempt === attemptOf(status, rank));
@@ -67,17 +60,16 @@ export function decide(given: Observed): Decision {
     const end = foremostEnd(current);
     if (end === undefined) return next(observed, { current, stale, told });
     const state = ended(observed, end);
-    // The other ranks of a job that ends, or is refused, are of no use; those of one whose pod is replaced train on, or wait for it.
+    // A job that ends needs no other rank.
     if (!isAlone(state)) return decision(observed, { state, ended: end, actions: deleted(pods) });
     told ??= isFirst(observed, end) ? state : { ...state, report: undefined };
     observed = { ...observed, status: afterEnd(status, state, end.rank) };
   }
 }
 
-/** Progress is what the first rank says. Others may end long after they left their world, and would take steps back. */
+/** Others may end long after they left their world and would set the progress back. */
 const isFirst = ({ status: { world } }: Observed, { uid }: PodView): boolean => world === undefined || world.ranks[0]?.uid === uid;
 
-/** The problems for which the spec, as it is now, is not trained: those that are seen from here, and those that a pod found. */
 function problemsOf(observed: Observed): readonly Problem[] {
   const { job, status, templateProblems } = observed;
   const { refusal } = status;
@@ -92,17 +84,14 @@ function taken({ job, rival }: Observed): readonly Problem[] {
   return [{ reason: "OutputTaken", message }];
 }
 
-/** What is wrong with the ranks of a job that fits: their number, or their group. */
 const problemsOfRanks = ({ job, status, groupProblems }: Observed): readonly Problem[] => [
   ...(status.check ? sizeProblems({ job }, status.check, wantedReplicas(job, status)) : []),
   ...groupProblems,
 ];
 
 interface Turn {
-  /** Pods of the newest attempts, none of them over. */
   readonly current: readonly PodView[];
   readonly stale: readonly PodView[];
-  /** What is to be told of a pod whose end was judged just now. */
   readonly told: AloneState | undefined;
 }
 
@@ -123,7 +112,6 @@ function next(given: Observed, turn: Turn): Decision {
   return asTheyAre(observed, turn, (training) => ({ kind: "refused", problems: refused, training, report, ...(refusal && { refusal }) }));
 }
 
-/** Pods that were made before go on: the spec that they were made of was accepted. */
 function asTheyAre(observed: Observed, { current, stale }: Turn, stateFor: (training: boolean) => State, more?: Checking): Decision {
   const { job, status, words, now } = observed;
   const wanted = wantedReplicas(job, status);
@@ -142,14 +130,12 @@ function asTheyAre(observed: Observed, { current, stale }: Turn, stateFor: (trai
 
 interface Checking {
   readonly again: number;
-  /** Pods that give way. */
   readonly going: readonly PodView[];
   readonly actions: readonly Action[];
-  /** The pod that checks. */
   readonly check: PodView | undefined;
 }
 
-/** No pod is made of a spec before it is known to fit. Those of the one before make room where the one that checks gets none. */
+/** A spec gets no pods before its check; older pods make way where the check finds no node. */
 function unchecked(observed: Observed, turn: Turn, found: Unchecked): Decision {
   const { pod: check, reason, message, again, makes = false } = found;
   const waits = check !== undefined && !check.running && observed.now.getTime() >= check.since + besideMsMax;
@@ -162,7 +148,6 @@ function unchecked(observed: Observed, turn: Turn, found: Unchecked): Decision {
   return asTheyAre(observed, turn, stateFor, { again, going, actions, check });
 }
 
-/** Pods by the spec as it is, which is accepted and fits. */
 function toTrain(observed: Observed, { current, stale, told }: Turn): Decision {
   const { job, status, words, now } = observed;
   const wanted = wantedReplicas(job, status);
@@ -175,11 +160,10 @@ function toTrain(observed: Observed, { current, stale, told }: Turn): Decision {
   const actions = deleted([...stale, ...going]);
   const { free, held } = missingRanks(observed);
   const wait = free.length > 0 ? waitOf(observed) : undefined;
-  // The end of a pod is in the status before another is made.
+  // The status records a pod's end before another is created.
   const makes = wait === undefined && told === undefined;
   const made = makes ? free.map((rank): Action => ({ kind: "create", rank, attempt: attemptOf(status, rank) })) : [];
   const state = stateOf({ observed, current, going, view, told, wait: wait?.state ?? heldState(held) });
-  // Who waits for one pod has others to ask.
   const asks = current.length > 0 ? lookMs(view) : Number.POSITIVE_INFINITY;
   const again = Math.min(wait?.again ?? progressMs, asks, told === undefined ? Number.POSITIVE_INFINITY : soonMs);
   return decision(observed, { state: { ...state, report }, view, actions: [...actions, ...made], again });
@@ -187,34 +171,32 @@ function toTrain(observed: Observed, { current, stale, told }: Turn): Decision {
 
 const lookMs = ({ restless }: WorldView): number => (restless ? soonMs : progressMs);
 
-/** Of a rank that is not wanted, once it is not of the world and has had its time to hand on what it has. */
+/** A surplus rank that has left the world, or has run out of time to hand over. */
 function isIdle({ rank, uid }: PodView, { job, status, now }: Observed, { world }: WorldView): boolean {
   if (rank < wantedReplicas(job, status) || world?.ranks.some((member) => member.uid === uid)) return false;
   const leaves = world?.leaving?.some((member) => member.uid === uid) ?? false;
   return !leaves || now.getTime() >= Date.parse(world?.since ?? "") + handOnMsMax;
 }
 
-/** Progress is told by the first rank, which writes it down. */
 function reportOf({ words, status }: Observed, current: readonly PodView[]) {
   const first = status.world?.ranks[0]?.uid ?? current.find(({ rank }) => rank === 0)?.uid ?? "";
   return words.get(first)?.progress;
 }
 
 interface Missing {
-  /** Ranks without a pod. */
   readonly free: readonly number[];
-  /** A pod that has to be gone before its rank gets another: both would write the same checkpoints. */
+  /** It must be gone before its rank gets another: both would write the same checkpoints. */
   readonly held: PodView | undefined;
 }
 
 function missingRanks({ job, pods, status }: Observed): Missing {
-  // A pod that says no rank may be any.
+  // A pod without a readable rank may be any of them.
   const stray = pods.find(({ rank, over }) => rank < 0 && over === undefined);
   if (stray !== undefined) return { free: [], held: stray };
   const free: number[] = [];
   let held: PodView | undefined;
   for (let rank = 0; rank < wantedReplicas(job, status); rank++) {
-    // The end of those with an earlier attempt was judged, even where their node cannot say so.
+    // Earlier attempts are judged, even where their node cannot confirm the end.
     const own = pods.filter((pod) => pod.rank === rank && pod.over === undefined && pod.attempt >= attemptOf(status, rank));
     if (own.length === 0) free.push(rank);
     else held ??= own.find((pod) => pod.attempt !== attemptOf(status, rank) || pod.deleting);
@@ -227,7 +209,6 @@ interface Wait {
   readonly again: number;
 }
 
-/** What keeps ranks from getting pods now. */
 function waitOf(observed: Observed): Wait | undefined {
   const waiting = (reason: string, message: string, again: number): Wait => ({ state: { kind: "waiting", reason, message }, again });
   const [writer] = observed.otherWriters;
@@ -253,7 +234,6 @@ const heldState = (held: PodView | undefined): State | undefined =>
 interface Standing {
   readonly observed: Observed;
   readonly current: readonly PodView[];
-  /** Those that are to go, or are going. */
   readonly going: readonly PodView[];
   readonly view: WorldView;
   readonly told: AloneState | undefined;
@@ -278,7 +258,6 @@ function stateOf(standing: Standing): State {
   return { kind: "waiting", reason: world !== undefined && tooFew !== undefined ? "RankLost" : "WaitingForRanks", message };
 }
 
-/** The lowest of the ranks that are wanted and not ready, and what it waits for. */
 function whyAwaited({ current, view: { awaited } }: Standing): string {
   const pod = current.find(({ rank }) => rank === (awaited[0] ?? 0));
   if (pod === undefined) return "a pod is made";
@@ -290,7 +269,6 @@ function whyAwaited({ current, view: { awaited } }: Standing): string {
 const toldText = (told: AloneState): string =>
   told.kind === "restarting" ? `${told.failure.reason}: ${told.failure.message}` : told.message;
 
-/** Where another number of ranks is asked for, those that are not there yet are on their way; otherwise they are lost. */
 function runningState({ observed, wait }: Standing, ranks: number, why: string): State {
   const { job, status } = observed;
   const replicas = wantedReplicas(job, status);
@@ -305,10 +283,8 @@ interface Judgement {
   readonly state: State;
   readonly actions: readonly Action[];
   readonly view?: WorldView;
-  /** The pod whose end this is about. */
   readonly ended?: PodView;
   readonly again?: number | undefined;
-  /** The pod that checks the job, where it is needed still. */
   readonly check?: PodView | undefined;
 }
 
@@ -321,7 +297,7 @@ function decision(observed: Observed, { state, actions, view, ended: end, again,
   const judged: Judged = { job, status, pods, now, image, state, attempts, world: view?.world ?? status.world };
   return {
     status: statusOf(judged),
-    // Before others are made: it may have a claim that one pod at a time can.
+    // Deletions of checks come first: a claim may admit one pod at a time.
     actions: [...checked, ...actions],
     requeueAfterMs: again,
     restless: view?.restless ?? false,
@@ -335,6 +311,5 @@ const gatheringKinds: readonly State["kind"][] = ["running", "waiting", "restart
 const isDeleted = ({ uid }: PodView, actions: readonly Action[]): boolean =>
   actions.some((action) => action.kind === "delete" && action.uid === uid);
 
-/** Where all pods end, none has anybody to hand on to. */
 const endsOf = (pods: readonly PodView[]): ReadonlySet<string> =>
   new Set(pods.filter(({ deleting, over }) => deleting && over === undefined).map(({ uid }) => uid));

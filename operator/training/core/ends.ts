@@ -1,5 +1,4 @@
-// The end of a training pod before its job's: whether it counts as a failure, what the job does then, and how long it is until the next pod
-// may be made. Pure.
+// Judges the end of a training pod: whether it is a failure, and the pause before the next. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingFailure } from "../../../crds/names.ts";
@@ -7,18 +6,17 @@ import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import type { AloneState, PodEnd, State } from "./status.ts";
 
-/** Codes of failures that no other try and no other input mends. */
+/** Failures that no retry mends. */
 const lostCodes = ["NonFiniteLoss"] as const satisfies readonly TrainingFailure[];
-/** The pause before a pod that ended is replaced: this long, doubled with each such end of a later pod without a new step. */
+/** Each end without a new step doubles it. */
 const pauseMs = 5_000;
 const pauseMsMax = 300_000;
-/** After so many ends in a row. */
 export const pauseAfter = (repeated: number): number => Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, Math.max(0, repeated - 1)));
 
 const lostCodeOf = (code: string): TrainingFailure | undefined => lostCodes.find((known) => known === code);
 const wasStopped = ({ over }: PodView): boolean => over?.disrupted === true || over?.end?.outcome === "Stopped";
 
-/** The end that says most: of one rank's failure the others may have ended too. */
+/** One rank's failure may have ended the others. */
 export function foremostEnd(pods: readonly PodView[]): PodView | undefined {
   const over = pods.filter((pod) => pod.over !== undefined);
   const orders: readonly ((pod: PodView) => boolean)[] = [
@@ -35,18 +33,16 @@ export function foremostEnd(pods: readonly PodView[]): PodView | undefined {
   return undefined;
 }
 
-/** What the end of a pod means. It is deleted in any case, and its attempt is not made again. */
 export function ended(observed: Observed, pod: PodView): State {
   const { job, status } = observed;
   const { end, reason, message } = pod.over as NonNullable<PodView["over"]>;
   if (end?.outcome === "Complete") return { kind: "complete", report: end.report };
-  // It left because it was told to: by an eviction, a drain, a suspension.
   if (wasStopped(pod)) return stopped(observed, pod);
   const code = end?.code ?? reason;
   const text = end?.message ?? message;
   const lost = lostCodeOf(code);
   if (end?.retry === false && lost === undefined) {
-    // Its input is at fault. What it was made for may have changed since.
+    // Its input may have changed since.
     const { generation } = job.metadata;
     const problem = { reason: code, message: text };
     if (pod.generation === generation)
@@ -62,10 +58,9 @@ export function ended(observed: Observed, pod: PodView): State {
   return { kind: "failed", reason: "RestartLimit", message: told, failure, report: end?.report };
 }
 
-/** Of one pod, which is replaced while the others train on, or wait. */
+/** Only this pod is replaced; the others train on or wait. */
 export const isAlone = (state: State): state is AloneState => state.kind === "restarting" || state.kind === "waiting";
 
-/** A status in which such an end is counted, and its attempt is over. */
 export function afterEnd(status: MoETrainingJobStatus, state: AloneState, rank: number): MoETrainingJobStatus {
   const counted = { ...status, attempts: raised(status.attempts ?? [], rank) };
   if (state.kind === "restarting") return { ...counted, restarts: state.restarts, lastFailure: state.failure };
@@ -78,7 +73,7 @@ export function raised(attempts: readonly number[], rank: number): number[] {
   return all;
 }
 
-/** An end that does not count as a failure. One that a changed spec, as of a suspension, brought about is no reason for a pause. */
+/** An end that is no failure. One that a changed spec caused needs no pause. */
 function stopped(observed: Observed, pod: PodView): AloneState {
   const { job, status } = observed;
   const { end, reason, message } = pod.over as NonNullable<PodView["over"]>;
@@ -89,18 +84,16 @@ function stopped(observed: Observed, pod: PodView): AloneState {
   return { ...state, stop };
 }
 
-/** The reason of a pod's end whose node is gone. */
 export const nodeLost = "NodeLost";
 
 interface End {
   readonly reason: string;
   readonly message: string;
   readonly step: number | undefined;
-  /** When the pod was made. */
   readonly since: number;
 }
 
-/** The end of a pod, as those like it before are counted. Pods that were there at the last one end of the same cause: no try has failed. */
+/** Pods that existed at the last end have the same cause, so that it does not count again. */
 function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { reason, message, step, since }: End): PodEnd {
   const at = Math.min(job.spec.steps, Math.max(step ?? 0, status.step ?? 0));
   const again = before !== undefined && at <= before.step ? before.repeated : 0;
@@ -108,7 +101,7 @@ function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { rea
   return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated: Math.max(1, again + (tried ? 1 : 0)) };
 }
 
-/** Milliseconds that are left of the pause after an end; 0 where the clock was ahead when it was written. */
+/** 0 where the end is in the future, by a clock that was ahead. */
 export function pauseOf({ time, repeated }: Pick<PodEnd, "time" | "repeated">, now: Date): number {
   const age = now.getTime() - Date.parse(time);
   return age < 0 ? 0 : Math.max(0, pauseAfter(repeated) - age);
@@ -119,7 +112,6 @@ interface Pause {
   readonly reason: string;
 }
 
-/** The time until a pod may be made again, and the end that it is due to. */
 export function pauseLeft({ status: { lastFailure, lastStop }, now }: Observed): Pause | undefined {
   const pauses = [lastFailure, lastStop].flatMap((end): Pause[] => {
     if (end === undefined) return [];

@@ -1,4 +1,4 @@
-// A training job as decisions see it: its spec and status, its pods and what they say, and what of it cannot be. Types only.
+// A training job as observed: spec, status, pods and their reports, and problems. Types only.
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { PodWords } from "../../../crds/training-world.ts";
@@ -11,29 +11,28 @@ export interface Problem {
 
 export interface Observed {
   readonly job: MoETrainingJob;
-  /** The status as it was written last. */
+  /** As last written. */
   readonly status: MoETrainingJobStatus;
-  /** Its pods, those that are being deleted too. */
+  /** Including those being deleted. */
   readonly pods: readonly PodView[];
-  /** Its pods that check it, or did; none of them is among the others. */
+  /** Pods that check the job; `pods` has none of them. */
   readonly checks: readonly PodView[];
-  /** A job that writes the same folder, was made before this one and is not over. */
+  /** An older, unfinished job with the same output folder. */
   readonly rival: string | undefined;
   /** Pods of other objects that may still write the folder. */
   readonly otherWriters: readonly string[];
-  /** What running pods say, by uid. */
+  /** Reports of running pods by uid. */
   readonly words: ReadonlyMap<string, PodWords>;
-  /** Image of jobs that begin now. */
+  /** Jobs that begin now get this image. */
   readonly image: string;
-  /** The hash that a pod made now would have. */
+  /** The hash of a pod created now. */
   readonly templateHash: (image: string) => string;
-  /** The hash of what in the spec the check of a job depends on. */
+  /** The hash of the fields that the check depends on. */
   readonly checkHash: (image: string) => string;
-  /** What of the pod template cannot be. */
   readonly templateProblems: readonly Problem[];
-  /** What keeps the group of its pods from being made, as seen just now. */
+  /** Why the PodGroup cannot be created, as of this pass. */
   readonly groupProblems: readonly Problem[];
-  /** What the API server said where it refused a pod just now. */
+  /** Why the API server refused a pod in this pass. */
   readonly podRefused: string | undefined;
   readonly now: Date;
 }

@@ -1,4 +1,4 @@
-// A training pod as decisions see it: which attempt it is, whether it runs, why it does not, and its end with what it said. Pure.
+// A training pod as decisions see it. Pure.
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import type { GangName } from "../../../crds/names.ts";
@@ -8,26 +8,26 @@ import { ranksMax } from "../../../crds/training-world.ts";
 export interface PodView {
   readonly name: string;
   readonly uid: string;
-  /** -1 where it does not say, or says one that no job has. */
+  /** -1 where the label is missing or invalid. */
   readonly rank: number;
-  /** Pods of its rank before it; -1 where it does not say. */
+  /** Earlier pods of its rank; -1 where the label is missing. */
   readonly attempt: number;
   readonly hash: string;
-  /** Generation of the spec that it was made for. */
+  /** Generation of the spec that it was made from. */
   readonly generation: number;
-  /** When it was made, in milliseconds; 0 where it does not say. */
+  /** Unix ms of its creation; 0 where unknown. */
   readonly since: number;
-  /** It left the last question without an answer. */
+  /** It did not answer the last poll. */
   readonly silent: boolean;
   readonly deleting: boolean;
   readonly running: boolean;
   readonly ip: string | undefined;
   readonly node: string;
-  /** Whose group it is a member of; undefined where it has room alone. */
+  /** Undefined where it is scheduled alone. */
   readonly gang?: GangName | undefined;
-  /** Why it does not run, as far as Kubernetes says. */
+  /** Why it does not run. */
   readonly waiting: string | undefined;
-  /** Its end, once there is one. */
+  /** Its end; undefined while it has not ended. */
   readonly over:
     | { readonly end: TrainingEnd | undefined; readonly disrupted: boolean; readonly reason: string; readonly message: string }
     | undefined;
@@ -73,7 +73,6 @@ const podSchema = z.object({
 });
 type Pod = z.infer<typeof podSchema>;
 
-/** The container that trains. */
 export const container = "runtime";
 
 export function podView(object: unknown, silent = false): PodView {
@@ -97,7 +96,7 @@ export function podView(object: unknown, silent = false): PodView {
   };
 }
 
-/** A label can be written by others: a rank that no job has chooses no sizes. */
+/** Others can write labels, and the rank determines sizes. */
 function rankOf(label: string | undefined): number {
   const rank = whole(label);
   return rank < ranksMax ? rank : -1;
@@ -114,7 +113,7 @@ function waitingText({ spec: { nodeName, schedulerName }, status }: Pod): string
   return waiting?.reason === undefined ? undefined : `${waiting.reason}${waiting.message ? `: ${waiting.message}` : ""}`;
 }
 
-/** The phase is over only once every container is; others beside the one that trains may be there. */
+/** The phase ends only once all containers have ended; sidecars may remain. */
 function overOf({ metadata, status }: Pod): PodView["over"] {
   const state = status.containerStatuses.find(({ name }) => name === container)?.state.terminated;
   const phaseOver = status.phase === "Succeeded" || status.phase === "Failed";
@@ -123,7 +122,7 @@ function overOf({ metadata, status }: Pod): PodView["over"] {
   const disruption = status.conditions.find(({ type, status: is }) => type === "DisruptionTarget" && is === "True");
   return {
     end,
-    // One that is deleted was told to end, even where it had no time to say so.
+    // A deleted pod was told to end, even where it had no time to report it.
     disrupted: disruption !== undefined || (metadata.deletionTimestamp !== undefined && end?.outcome !== "Failed"),
     reason: state?.reason ?? status.reason ?? "PodFailed",
     message: state ? exitText(state, end === undefined) : (status.message ?? `the pod is ${status.phase}`),
@@ -132,7 +131,7 @@ function overOf({ metadata, status }: Pod): PodView["over"] {
 
 const wordsMax = 300;
 
-/** With the words of somebody else, such as the kubelet's, where the container says nothing of its own. */
+/** The kubelet's message where the container left none. */
 function exitText({ exitCode, message = "" }: z.infer<typeof terminated>, silent: boolean): string {
   const words = silent ? message.trim().slice(-wordsMax) : "";
   return `exit code ${exitCode}${words === "" ? "" : `: ${words}`}`;

@@ -1,10 +1,9 @@
-// The pods that a training job is to have now. One whose experts spawn begins with few, since it has little to shard, and has what its spec
-// says from the step on that they spawn after. It follows from spec and status alone, so that a changed spec is followed at once, and
-// nothing is written into it. Pure.
+// The pods of a job whose experts spawn: few before the spawn step, since there is little to shard, and the spec's number after it. It
+// follows from spec and status alone. Pure.
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 
-/** Whether pods are still left out because the experts are to spawn. */
+/** Pods are left out until the experts spawn. */
 export function beforeSpawn({ spec: { spawn, replicas } }: MoETrainingJob, { step = 0 }: MoETrainingJobStatus): boolean {
   return spawn !== undefined && step < spawn.step && spawn.replicasBefore < replicas;
 }
@@ -14,6 +13,6 @@ export function wantedReplicas(job: MoETrainingJob, status: MoETrainingJobStatus
   return beforeSpawn(job, status) ? (spawn?.replicasBefore ?? replicas) : replicas;
 }
 
-/** Whether a world of so many has the ranks of before the spawn, and none had more: the others are on their way then, and not lost. */
+/** A world with the ranks of before the spawn: the others are on their way, not lost. */
 export const stillOfBefore = ({ spec: { spawn } }: MoETrainingJob, { world }: MoETrainingJobStatus, ranks: number): boolean =>
   ranks === spawn?.replicasBefore && (world?.ranks.length ?? 0) <= ranks;

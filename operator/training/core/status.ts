@@ -1,4 +1,4 @@
-// The status of a training job for what is observed and decided: progress, curve, conditions with reasons. Pure.
+// The status of a training job from what was observed and decided. Pure.
 import { type Condition, type ConditionState, rfc3339, withTransition } from "../../../crds/conditions.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
@@ -17,40 +17,38 @@ interface Problem {
 export type PodEnd = NonNullable<MoETrainingJobStatus["lastFailure"]>;
 export type Refusal = NonNullable<MoETrainingJobStatus["refusal"]>;
 
-/** How a job stands. Each kind brings what its conditions tell. */
 export type State = { readonly report?: TrainingReport | undefined } & (
   | { readonly kind: "over" }
   | { readonly kind: "complete" }
   | { readonly kind: "failed"; readonly reason: TrainingFailure; readonly message: string; readonly failure: PodEnd }
   | { readonly kind: "restarting"; readonly restarts: number; readonly failure: PodEnd }
-  /** With the refusal where a pod found the problem just now. */
+  /** `refusal`: a pod has just found the problem. */
   | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly training?: boolean }
-  /** It is not known yet whether the spec fits; pods that were made before may train meanwhile. */
+  /** It is unknown whether the spec fits; existing pods may train meanwhile. */
   | { readonly kind: "checking"; readonly reason: string; readonly message: string; readonly training: boolean }
   | { readonly kind: "suspended"; readonly problems: readonly Problem[] }
   | { readonly kind: "waiting"; readonly reason: string; readonly message: string; readonly stop?: PodEnd }
-  /** On so many ranks, while so many are wanted; with what is told where some of them are lost. */
+  /** `why`: what is known of lost ranks. */
   | { readonly kind: "running"; readonly ranks: number; readonly wanted: number; readonly why?: string | undefined }
 );
-/** What the end of one pod among others makes of a job. */
+/** The job's state after the end of one of its pods. */
 export type AloneState = State & { readonly kind: "restarting" | "waiting" };
 
 export interface Judged {
   readonly job: MoETrainingJob;
   readonly status: MoETrainingJobStatus;
   readonly pods: readonly PodView[];
-  /** Pods that each rank has had before its newest. */
+  /** Pods of each rank before the current one. */
   readonly attempts: readonly number[] | undefined;
   readonly world: TrainingWorld | undefined;
   readonly state: State;
-  /** The image that the job keeps; undefined while it has not begun. */
+  /** The job's image; undefined before it begins. */
   readonly image: string | undefined;
   readonly now: Date;
 }
 
 const lossDigits = 4;
 const told = (value: number): string => value.toFixed(lossDigits);
-/** Norms may be far from 1. */
 const normDigits = 4;
 
 function durationText(seconds: number): string {
@@ -60,12 +58,12 @@ function durationText(seconds: number): string {
   return minutes < 48 * 60 ? `${(minutes / 60).toFixed(1)}h` : `${(minutes / 60 / 24).toFixed(1)}d`;
 }
 
-/** The last step that is done. A pod that says more than there are says nothing more. */
+/** The last finished step; reports beyond the last one are ignored. */
 function stepOf({ job, status, state }: Judged): number {
   return state.kind === "complete" ? job.spec.steps : Math.min(job.spec.steps, state.report?.step ?? status.step ?? 0);
 }
 
-/** What a report changes. Without one everything stays, but for what is only true while a pod runs. */
+/** Everything stays while there is no report, but for what holds only while a pod runs. */
 function progress(judged: Judged): Partial<MoETrainingJobStatus> {
   const { job, status, state } = judged;
   const { report, kind } = state;
@@ -91,14 +89,13 @@ function progress(judged: Judged): Partial<MoETrainingJobStatus> {
 
 type Measured = "loss" | "validationLoss" | "gradientNorm" | "imbalance";
 
-/** What was measured last, as text: specs and statuses hold no floating-point numbers. */
+/** Texts, since specs and statuses hold no floating-point numbers. */
 function textOf(field: Measured, write: (value: number) => string, { status, state }: Judged): Partial<MoETrainingJobStatus> {
   const value = state.report?.[field];
   const text = value === undefined ? status[field] : write(value);
   return text === undefined ? {} : { [field]: text };
 }
 
-/** Stays as it was told last, as all that was measured does. */
 function spreadOf({ status, state }: Judged): Pick<MoETrainingJobStatus, "spread"> {
   const found = state.report?.spread;
   const spread = found === undefined ? status.spread : spreadText(found);
@@ -118,7 +115,7 @@ const verdict = (status: Condition["status"], reason: string, message: string) =
 type Verdict = ReturnType<typeof verdict>;
 
 function accepted(state: State): Verdict | undefined {
-  if (state.kind === "over") return undefined; // as it was
+  if (state.kind === "over") return undefined;
   const problems = "problems" in state ? state.problems : [];
   const [first] = problems;
   if (first === undefined) return verdict("True", "Accepted", "every field is taken up");
@@ -170,7 +167,7 @@ function conditionsOf(judged: Judged): Condition[] {
     Failed: state.kind === "failed" ? verdict("True", state.reason, state.message) : undefined,
     Suspended: state.kind === "suspended" ? verdict("True", "Requested", "spec.suspend is true") : suspendedBefore(before, state),
   };
-  // Those of others are theirs: they stay where they are, and written as ours they could be too many.
+  // Conditions of others stay untouched.
   return Object.entries(verdicts).flatMap(([type, next]): Condition[] => {
     if (next === undefined) return before.filter((condition) => condition.type === type).slice(0, 1);
     const condition: ConditionState = { type, ...next, observedGeneration: job.metadata.generation };
@@ -178,7 +175,7 @@ function conditionsOf(judged: Judged): Condition[] {
   });
 }
 
-/** A job that was never suspended says nothing of it. */
+/** A job that was never suspended has no such condition. */
 function suspendedBefore(before: readonly Condition[], state: State): Verdict | undefined {
   if (state.kind === "over" || !before.some(({ type }) => type === "Suspended")) return undefined;
   return verdict("False", "Resumed", "spec.suspend is false");

@@ -1,63 +1,47 @@
-// The world of a training job from what is observed: the pods that train together. Another one is decided once every rank that is wanted
-// has a pod that answers, and these are not those of the last world; and where one of them is lost or is to end, at once, of those that are
-// left, if they are enough. Pods that are to end hand on in it what they have. Until then the last one stands: its pods go on by
-// themselves, whatever becomes of the operator. Pure.
+// Decides which pods of a job train together. A new world begins once every requested rank answers, or at once when one is lost or leaves
+// and the rest suffice; until then its pods train on without the operator. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { membersOf, type PodWords, type TrainingWorld, type WorldMember } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
 
-/** The same pods get no other world sooner than this after the last: where one cannot stand, it is tried again in peace. */
 const againMs = 5_000;
-/** Pods wait so long for the others that are wanted, from when they were made; then they begin, or join those that train, without them. */
+/** A pod waits this long for missing ranks, from its creation; then the ready ones begin without them. */
 const patienceMs = 60_000;
-/** What a rank says that leaves since no step is left, while the first one writes the result. */
+/** The code of a rank that leaves without steps left, while the first one writes the result. */
 const completeCode = "Complete";
 
 export interface WorldFacts {
-  /** Ranks that are wanted. */
   readonly ranks: number;
-  /** Ranks of a world, at least. */
   readonly minRanks: number;
-  /** The world that was decided last. */
   readonly known: TrainingWorld | undefined;
-  /** Newest pods of ranks. */
   readonly pods: readonly PodView[];
-  /** What pods say, by uid. One that has not answered yet has said nothing. */
+  /** Keys are uids; pods that have not answered are missing. */
   readonly words: ReadonlyMap<string, PodWords>;
   readonly now: Date;
 }
 
 export interface WorldView {
-  /** The newest, decided now or before. */
   readonly world: TrainingWorld | undefined;
-  /** Its pods are there, and none is known to have left it. */
+  /** All pods exist, and none has left. */
   readonly stands: boolean;
-  /** Why a pod left the newest world. */
   readonly left: string | undefined;
-  /** It does not stand, or one of its pods does not answer: more is to be known of them soon. */
   readonly restless: boolean;
-  /** Pods that could train now. */
   readonly ready: number;
-  /** Wanted ranks that have none, lowest first. */
   readonly awaited: readonly number[];
-  /** Why those that are ready do not train without the others, where the others are lost. */
+  /** Why the ready pods do not train without the others. */
   readonly tooFew: string | undefined;
-  /** Uids of pods that end, and that no world takes anything of. */
+  /** Uids of pods whose state no world needs. */
   readonly stops: ReadonlySet<string>;
 }
 
 const alive = ({ running, deleting, over }: PodView): boolean => running && !deleting && over === undefined;
 const isOneOf = (members: readonly WorldMember[], { uid }: PodView): boolean => members.some((member) => member.uid === uid);
 
-/** What of a world's pods is known. */
 interface Look {
-  /** Pods of wanted ranks that could train, in order of rank. */
   readonly ready: readonly PodView[];
-  /** Why a rank of the last world left it. */
   readonly left: string | undefined;
-  /** One of its pods is no more, or is to end. */
   readonly gone: boolean;
-  /** Of one of its pods it is not known yet whether it is lost: it is asked. */
+  /** A pod is silent and not known to be lost. */
   readonly unknown: boolean;
 }
 
@@ -89,14 +73,13 @@ function lookAt({ ranks, known, pods, words }: WorldFacts): Look {
   const members = pods.filter((pod) => known !== undefined && isOneOf(known.ranks, pod));
   const gone = known?.ranks.some(({ uid }) => !members.some((pod) => pod.uid === uid && stays(pod, words))) ?? false;
   const left = known && leftOf(known, words);
-  // Who has lost another leaves too, or is lost itself and does not answer; an operator that has just begun has heard nobody.
+  // A pod that lost another leaves too, or is lost itself. A new operator has heard nobody yet.
   const leaves = ({ uid }: PodView): boolean => (words.get(uid)?.left?.epoch ?? 0) >= (known?.epoch ?? 0);
   const open = (pod: PodView): boolean => !words.has(pod.uid) || (left !== undefined && !gone && !leaves(pod));
   const unknown = (gone || left !== undefined) && members.some((pod) => stays(pod, words) && !pod.silent && open(pod));
   return { ready, left, gone, unknown };
 }
 
-/** It is there, and nobody has told it to end. */
 const stays = (pod: PodView, words: ReadonlyMap<string, PodWords>): boolean => alive(pod) && words.get(pod.uid)?.leaving !== true;
 
 const survives = (known: TrainingWorld | undefined, ready: readonly PodView[]): boolean =>
@@ -107,14 +90,13 @@ interface Members {
   readonly leaving: WorldMember[];
 }
 
-/** Who is in the next world, where there is to be one now. */
 function nextOf(facts: WorldFacts, look: Look): Members | undefined {
   const { known, now } = facts;
   const ready = ranksOf(facts, look);
   if (ready === undefined) return undefined;
   const next = { ranks: ready.map(memberOf), leaving: leavingOf(facts, ready) };
   if (known === undefined || !sameMembers(known.ranks, next.ranks)) return next;
-  // One of the same pods: after the loss of one that was to leave, or in peace.
+  // The same pods get a new world after the pause, or when a leaving pod was lost.
   const due = !sameMembers(known.leaving ?? [], next.leaving) || now.getTime() >= Date.parse(known.since) + againMs;
   return look.left !== undefined && due ? next : undefined;
 }
@@ -130,7 +112,6 @@ function ranksOf(facts: WorldFacts, { ready, left, gone }: Look): readonly PodVi
   return stay && ready.some((pod) => !isOneOf(known.ranks, pod) && waited(pod)) ? ready : undefined;
 }
 
-/** Why no world of these is to begin. */
 function tooFewOf({ minRanks, words }: WorldFacts, ready: readonly PodView[]): string | undefined {
   if (ready.length < minRanks) return `elasticity.minReplicas is ${minRanks}`;
   const least = ready.reduce((most, { uid }) => Math.max(most, words.get(uid)?.leastRanks ?? 0), 0);
@@ -138,7 +119,7 @@ function tooFewOf({ minRanks, words }: WorldFacts, ready: readonly PodView[]): s
   return ready.length < least ? `their memory is enough for ${least} ranks or more, by memoryPerRank` : undefined;
 }
 
-/** Pods with state that are not among these, and can hand it on. One that does not answer would be waited for. */
+/** Pods outside the next world that can hand over state. A silent one would keep the others waiting. */
 function leavingOf({ known, pods, words }: WorldFacts, next: readonly PodView[]): WorldMember[] {
   const had = known === undefined ? [] : membersOf(known);
   const there = ({ running, over, ip, silent }: PodView): boolean => running && over === undefined && ip !== undefined && !silent;

@@ -1,4 +1,4 @@
-// Findings from the conditions of a MoEDeployment: a rule for each type, and a command for each reason.
+// Findings from the conditions of a MoEDeployment, with a remedy for each reason.
 import type { Condition } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentConditionType } from "../../../crds/moe-deployment-status.ts";
@@ -11,12 +11,12 @@ interface Judged {
 }
 type Judge = (condition: Condition, deployment: MoEDeployment) => Judged | undefined;
 
-/** What its owner asked for is no fault. */
+/** The owner asked for these. */
 const intended = ["Suspended", "ScaledToZero"];
 const when = (wrong: boolean, judged: Judged): Judged | undefined => (wrong ? judged : undefined);
 const isFalse = ({ status }: Condition): boolean => status === "False";
 
-/** In the order in which findings of one severity are told. */
+/** In order of output within one severity. */
 const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   SpecAccepted: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "its spec is refused" }),
   ModelAvailable: (c) =>
@@ -53,7 +53,7 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   },
   ScalingActive: (c) =>
     when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
-  // A Gateway that is not there, or nobody's, never says a word.
+  // A missing Gateway never reports anything.
   GatewayRouted: (c) =>
     when(isFalse(c) || c.reason === "GatewayUnanswered", {
       severity: "warning",
@@ -71,7 +71,7 @@ export function conditionFindings({ deployments }: Observed): Finding[] {
 function ofDeployment(deployment: MoEDeployment): Finding[] {
   const { namespace, name } = deployment.metadata;
   const conditions = deployment.status.conditions ?? [];
-  // Several conditions repeat the message of the one that they go by: said once, by the first in the order above.
+  // Conditions repeat the message of the one that they follow; only the first is a finding.
   const reported: string[] = [];
   return Object.entries(judges).flatMap(([type, judge]) => {
     const condition = conditions.find((one) => one.type === type);
@@ -83,7 +83,7 @@ function ofDeployment(deployment: MoEDeployment): Finding[] {
   });
 }
 
-/** An effect is left out only where its message is the same. */
+/** An effect is dropped only with the same message. */
 const repeats = ({ message }: Condition, { role }: Judged, reported: readonly string[]): boolean =>
   reported.some((one) => (role === "effect" ? message === one : message.includes(one)));
 
@@ -120,7 +120,7 @@ const rollToAvailable: Remedy = (deployment, at) => {
   return image === undefined ? describe(deployment, at) : patch(deployment, at, { runtimeImage: { image } });
 };
 
-/** By reason; for others `kubectl describe`. */
+/** Keys are reasons; the default is `kubectl describe`. */
 const remedies: Readonly<Record<string, Remedy>> = {
   InvalidSpec: edit,
   FieldNotSupported: edit,

@@ -1,12 +1,11 @@
-// Findings from warnings of the cluster that no pod shows by itself, such as a volume that cannot be mounted.
+// Findings from warning events that no pod shows, such as a volume that cannot be mounted.
 import { ago } from "../format.ts";
 import type { Finding, Observed, Subject, WarningEvent } from "./finding.ts";
 
-/** An older warning is about something that has passed, or it would have been repeated. */
+/** A cause that persists would have been repeated. */
 const recentMs = 10 * 60_000;
-/** Warnings of one deployment or job that are told; the newest of each reason. */
 const perSubjectMax = 4;
-/** Their pods, and their conditions, say the same with more. */
+/** Pods and conditions report these with more detail. */
 const reportedElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
 /** The operator's events about conditions begin like this. */
 const ofCondition = /^\w+=(True|False|Unknown): /;

@@ -1,14 +1,13 @@
-// The types that rules share (index.ts).
+// The types that rules share.
 import type { ExpertPlacement } from "../../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { PodFacts } from "../pods.ts";
 
-/** critical: no answers, or a job is over. warning: something stays undone or will fail. */
+/** critical: no answers, or a job is over. warning: something is not done or will fail. */
 export const severities = ["critical", "warning", "info"] as const;
 export type Severity = (typeof severities)[number];
 
-/** The short name of the kind, as kubectl takes it. */
 export type SubjectKind = "moed" | "moet";
 
 export interface Subject {
@@ -19,7 +18,7 @@ export interface Subject {
 
 export interface Finding extends Subject {
   readonly severity: Severity;
-  /** In one word that stays the same, for programs. */
+  /** A stable identifier for programs. */
   readonly code: string;
   /** DECISIONS.md 3. */
   readonly role: "cause" | "effect" | "aside";
@@ -27,11 +26,10 @@ export interface Finding extends Subject {
   readonly why: string;
   /** Effects of the same subject that this cause explains. */
   readonly effect?: string;
-  /** The command to begin with. */
+  /** The first command to run. */
   readonly remedy: string;
 }
 
-/** A warning that Kubernetes, or the operator, has written on an object. */
 export interface WarningEvent {
   readonly namespace: string;
   readonly kind: string;
@@ -42,7 +40,6 @@ export interface WarningEvent {
   readonly lastAt: Date;
 }
 
-/** Something that could not be read. */
 export interface Unread {
   readonly what: string;
   readonly why: string;
@@ -51,7 +48,7 @@ export interface Unread {
 export interface SeenDeployment {
   readonly deployment: MoEDeployment;
   readonly placement: ExpertPlacement | undefined;
-  /** The time of the newest change that is none of the status. */
+  /** The newest change outside the status. */
   readonly changedAt: Date | undefined;
 }
 

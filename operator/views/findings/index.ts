@@ -1,4 +1,4 @@
-// The registry of rules, and how their findings fold. DECISIONS.md 3. Pure. One more rule is a file and a line here.
+// The list of rules, and how findings fold (DECISIONS.md 3). A new rule is a file and a line here. Pure.
 import { conditionFindings } from "./conditions.ts";
 import { eventFindings } from "./events.ts";
 import { type Finding, type Observed, type Rule, type Severity, severities } from "./finding.ts";
@@ -6,15 +6,13 @@ import { jobFindings } from "./jobs.ts";
 import { podFindings } from "./pods.ts";
 import { overdueFindings, unseenFindings } from "./silence.ts";
 
-/** In the order in which findings of one severity are told of a subject. */
+/** In order of output for one subject and severity. */
 const rules: readonly Rule[] = [unseenFindings, podFindings, conditionFindings, jobFindings, eventFindings, overdueFindings];
 
-/** Findings that are told; of more there is the number. */
 export const findingsMax = 50;
 
 export interface Judgement {
   readonly findings: readonly Finding[];
-  /** Findings beyond `findingsMax`. */
   readonly left: number;
 }
 
@@ -30,7 +28,6 @@ const rank = (severity: Severity): number => severities.indexOf(severity);
 const keyOf = ({ kind, namespace, name }: Finding): string => `${namespace}/${name} ${kind}`;
 const worst = (found: readonly Finding[]): Severity => severities.find((one) => found.some(({ severity }) => severity === one)) ?? "info";
 
-/** DECISIONS.md 3. */
 function folded(found: readonly Finding[]): Finding[] {
   const effects = found.filter(({ role }) => role === "effect").toSorted((a, b) => rank(a.severity) - rank(b.severity));
   const causes = found.filter(({ role }) => role === "cause");
@@ -43,7 +40,7 @@ function folded(found: readonly Finding[]): Finding[] {
 
 function withEffects(finding: Finding, effects: readonly Finding[]): Finding {
   if (effects.length === 0) return finding;
-  // The reason of an effect often repeats the cause: the first clause has the numbers.
+  // An effect's reason often repeats the cause: its first clause has the numbers.
   const effect = effects.map(({ what, why }) => `${what} (${clause(why)})`).join(", ");
   return { ...finding, severity: worst([finding, ...effects]), effect };
 }

@@ -1,8 +1,8 @@
-// Findings from the conditions of training jobs: one that has failed for good, one whose spec is refused, one that waits.
+// Findings from the conditions of training jobs: failed, refused or waiting ones.
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { Finding, Observed } from "./finding.ts";
 
-/** Reasons of a job that is starting, or was paused. */
+/** Reasons of a job that starts, was paused or has ended. */
 const onItsWay = ["Starting", "Suspended", "SpecChanged", "Replacing", "Stopped", "Complete", "Failed"];
 
 export function jobFindings({ jobs }: Observed): Finding[] {

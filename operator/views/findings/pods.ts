@@ -1,12 +1,11 @@
-// Findings from pods: images, memory, crashes, scheduling. Pods of one deployment with the same trouble are one finding.
+// Findings from pods: images, memory, crashes, scheduling. The same trouble of several pods is one finding.
 
 import { ago, listed } from "../format.ts";
 import type { ContainerFacts, PodFacts } from "../pods.ts";
 import type { Finding, Observed, SubjectKind } from "./finding.ts";
 
-/** An end longer ago than this says nothing about now. */
+/** An older end says nothing about now. */
 const recentMs = 15 * 60_000;
-/** Pods that a finding names; of more it has the number. */
 const podsNamedMax = 3;
 
 interface Trouble {
@@ -46,7 +45,7 @@ function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined 
   return { code: "Crashing", what: "ends again and again", why, remedy };
 }
 
-/** Processes of ours end with a line that has code and message. */
+/** Our processes end with a line that has code and message. */
 function exitMessage(text: string): string {
   const last = text.trim().split("\n").at(-1) ?? "";
   try {
@@ -57,7 +56,7 @@ function exitMessage(text: string): string {
   }
 }
 
-/** The scheduler has one reason for all: it finds no node. Its words say whether that is for a claim. */
+/** The scheduler's message tells whether a claim is the reason. */
 function unscheduled(why: string): Trouble {
   const [, missing] = /persistentvolumeclaim "([^"]+)" not found/.exec(why) ?? [];
   const claims = (pod: PodFacts) => `${at(pod)} get pvc`;
@@ -67,7 +66,6 @@ function unscheduled(why: string): Trouble {
   return { code: "Unscheduled", what: "no node has room", why, remedy: () => "enodia doctor   # has what each node has free" };
 }
 
-/** The first thing that is wrong with a pod; undefined where nothing is. */
 export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
   if (pod.terminating) return undefined;
   if (pod.unscheduled !== "") return unscheduled(pod.unscheduled);
@@ -80,7 +78,7 @@ export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
 }
 
 export function podFindings({ pods, now, deployments }: Observed): Finding[] {
-  /** The operator says the same of a deployment as a whole, with a better remedy. */
+  /** The operator reports these per deployment, with a better remedy. */
   const reported = new Set(
     deployments.flatMap(({ deployment: { metadata, status } }) =>
       (status.conditions ?? []).map(({ reason }) => `${metadata.namespace}/${metadata.name} ${reason}`),

@@ -1,11 +1,11 @@
-// Findings from silence: a spec that no operator has observed, and a plan past its deadline.
+// Findings from silence: a spec that no operator observed, and a plan past its deadline.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { ago, span } from "../format.ts";
 import type { Finding, Observed, SeenDeployment } from "./finding.ts";
 
-/** An operator that lives looks at a change within seconds. */
+/** An operator observes a change within seconds. */
 const unseenMs = 30_000;
-/** A plan is ended by the operator at its deadline, or soon after it. */
+/** The operator ends a plan soon after its deadline. */
 const overdueMs = 60_000;
 
 const finding = ({ metadata }: MoEDeployment, of: Omit<Finding, "kind" | "namespace" | "name">): Finding => ({

@@ -1,9 +1,9 @@
-// The plan of one scratch memory for the values of a graph: each has a place from the step that writes it to the last that reads it.
+// Plans the scratch memory of a graph: each value has a place from the step that writes it to its last reader.
 
-/** Addresses within a buffer are multiples of so many bytes, on devices that want no more. */
+/** The alignment on devices that need no more. */
 export const arenaAlignment = 64;
 
-/** A value that needs memory while steps `from` to `to` run, both included. */
+/** A value that needs memory during steps `from` to `to`, inclusive. */
 export interface Lifetime {
   readonly bytes: number;
   readonly from: number;
@@ -11,7 +11,7 @@ export interface Lifetime {
 }
 
 export interface ArenaPlan {
-  /** Where each value begins, in bytes, in the order given. */
+  /** Byte offsets in the given order. */
   readonly offsets: readonly number[];
   readonly bytes: number;
 }
@@ -21,13 +21,13 @@ interface Place {
   readonly end: number;
 }
 
-/** A value that lives for more steps has a place that it shares with none. */
+/** A value that lives longer gets a place of its own. */
 const longLife = 128;
 
 /** First fit, largest values first. */
 export function planArena(values: readonly Lifetime[], alignment = arenaAlignment): ArenaPlan {
   const offsets = new Array<number>(values.length).fill(0);
-  const placed = new Map<number, Place[]>(); // by step
+  const placed = new Map<number, Place[]>();
   const order = values.map((_, i) => i).sort((a, b) => (values[b] as Lifetime).bytes - (values[a] as Lifetime).bytes || a - b);
   let kept = 0;
   let most = 0;

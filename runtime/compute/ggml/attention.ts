@@ -1,5 +1,4 @@
-// Attention over the cache as one operation, where the device has it for the head's size and the cache's type, or as products and a
-// softmax, which every device has for all.
+// Attention over the cache as one operation where the device has it, else as products and a softmax.
 import type { Op } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";

@@ -1,11 +1,10 @@
-// The largest logits of each row as nodes of a graph. Its best way is a selection and a sort of what was selected.
+// The largest logits of each row as graph nodes: a selection, then a sort of the selected.
 import type { Op } from "../../kernels/segment.ts";
 import { best, type Choice, finite, firstOf, softmax, sorted, valuesAt } from "./choosing.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { Lowering } from "./lowering.ts";
 
-/** The indices of the k largest, descending. */
 function largest(build: GraphBuilder, logits: Value, choice: Choice): Value {
   const { ggml } = build.device;
   const { of, k, rows } = choice;

@@ -1,5 +1,4 @@
-// The choice of the largest values of rows as nodes of a graph. Sorting by numbers that are none may read beyond its memory, so choices are
-// brought within the finite ones first.
+// The largest values of rows as graph nodes. Sorting NaN may read out of bounds, so callers clamp values first.
 import type { GraphBuilder, Value } from "./graph.ts";
 
 const floatMax = 2 ** 127 * (2 - 2 ** -23);
@@ -7,7 +6,6 @@ const intBytes = 4;
 /** `GGML_SORT_ORDER_DESC`. */
 const descending = 1;
 
-/** k of the `of` values of each row. */
 export interface Choice {
   readonly of: number;
   readonly k: number;
@@ -17,7 +15,6 @@ export interface Choice {
 export const finite = (build: GraphBuilder, x: Value): Value =>
   build.step(build.device.ggml.ggml_clamp(build.context, x.tensor, -floatMax, floatMax), [x]);
 
-/** The order of each row of finite x, the largest first. */
 export const sorted = (build: GraphBuilder, x: Value): Value =>
   build.step(build.device.ggml.ggml_argsort(build.context, x.tensor, descending), [x]);
 
@@ -29,10 +26,10 @@ export function firstOf(build: GraphBuilder, ids: Value, { of, k, rows }: Choice
   return build.step(ggml.ggml_cont(build.context, first.tensor), [first]);
 }
 
-/** The k largest of each row of finite x, descending: their indices [k, rows]. */
+/** The indices [k, rows] of the k largest of each row of finite x, descending. */
 export const best = (build: GraphBuilder, x: Value, choice: Choice): Value => firstOf(build, sorted(build, x), choice);
 
-/** Values of each row of x [of, rows] at its own `ids` [k, rows]: [k, rows]. */
+/** Values of each row of x [of, rows] at its `ids` [k, rows]: [k, rows]. */
 export function valuesAt(build: GraphBuilder, x: Value, ids: Value, { of, k, rows }: Choice): Value {
   const { ggml } = build.device;
   const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, 1, of, rows), x);

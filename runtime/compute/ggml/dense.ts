@@ -1,5 +1,5 @@
-// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, as they are, in f32 or in blocks
-// of int8, and multiplied.
+// The weights of a dense segment (embedding, attention, router, norms, head): placed once, as they are, as f32 or int8 blocks, and
+// multiplied.
 import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
@@ -16,17 +16,14 @@ interface Placed extends Matrix {
   readonly storage: MatrixStorage;
 }
 
-/** Weights that are one matrix, one below the other: one product multiplies the same rows by all of them. */
 interface Joined extends Matrix {
   readonly names: readonly string[];
-  /** Rows of each. */
   readonly each: readonly number[];
 }
 
-/** Types of plain values. */
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
-/** Names of the matrices that only a router multiplies by: they stay f32. */
+/** Matrices that only a router uses stay f32. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
   const routers = new Set(gateLogits(ops));
   const matrices = new Set<string>();
@@ -43,7 +40,7 @@ function routerMatrices({ ops }: Segment): ReadonlySet<string> {
   return matrices;
 }
 
-/** Names of weights that make the queries, keys and values of the same attention and nothing else: attention takes them where they are. */
+/** Weights that only produce the queries, keys and values of one attention. */
 function attentionInputs({ ops, outputs }: Segment): readonly (readonly { readonly name: string; readonly x: string }[])[] {
   const read = [...outputs.map(({ name }) => name), ...ops.flatMap((op) => kernelOf(op).reads(op))];
   return ops.flatMap((op) => {
@@ -58,13 +55,11 @@ export class DenseWeights implements WeightSource {
   readonly bytes: number;
   readonly #device: GgmlDevice;
   readonly #metadata: Metadata;
-  /** One of each kind of memory. */
   readonly #buffers = new Map<Memory, DeviceBuffer>();
   readonly #placed = new Map<string, Placed & { readonly joined: Joined }>();
-  /** What graphs that are being built have multiplied already. */
   readonly #products = new WeakMap<GraphBuilder, Map<Joined, { readonly x: Value; readonly product: Value }>>();
 
-  /** `bits`: of floats at most, as BackendOptions say. */
+  /** `bits`: as in BackendOptions. */
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
@@ -140,7 +135,7 @@ export class DenseWeights implements WeightSource {
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  /** Every weight a matrix of its own, but for those that make the inputs of one attention from the same rows in the same type. */
+  /** Joins weights that produce the inputs of one attention from the same rows in the same type; all others stay separate. */
   #join(segment: Segment, matrixOf: (name: string) => Matrix): readonly Joined[] {
     const groups = new Map<string, string[]>(segment.weights.map(({ name }) => [name, [name]]));
     for (const inputs of this.#device.exact ? attentionInputs(segment) : []) {

@@ -1,5 +1,4 @@
-// The weights of a shape of expert as matrices: on the processor those that multiply the same rows, as gate and up do, lie one after the
-// other and are one product.
+// An expert's weights as matrices. On the processor, matrices that multiply the same rows (gate and up) lie together and are one product.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
 import { weightOf } from "../call-checks.ts";
@@ -8,21 +7,19 @@ import type { GraphBuilder, Value } from "./graph.ts";
 import { type Matrix, type MatrixStorage, storagesOf } from "./matrix-storage.ts";
 import { dimensions, weightBytes } from "./types.ts";
 
-/** A weight of a shape of expert, or several that are one matrix. */
+/** One weight, or several that form one matrix. */
 export interface Part extends Matrix {
   readonly weights: readonly { readonly name: string; readonly rows: number }[];
   readonly storage: MatrixStorage;
-  /** A bias, which is added and not multiplied by. */
+  /** A bias: added, not multiplied. */
   readonly vector: boolean;
 }
 
-/** A value times the weights of a part. */
 export interface Product {
   readonly of: Value;
   readonly value: Value;
 }
 
-/** The forms of a segment's weights, which are checked here. */
 export const formsOf = (segment: Segment, weights: Weights): WeightForms =>
   Object.fromEntries(segment.weights.map(({ name }) => [name, weightOf(segment, weights, name).form]));
 
@@ -32,7 +29,7 @@ export function partsOf(device: GgmlDevice, segment: Segment, forms: WeightForms
     const [rows, columns] = dimensions(shape);
     const type = forms[name] ?? "f32";
     const product = segment.ops.find((op) => op.op === "matMul" && op.weight === name);
-    // A GPU's activations want their rows close together, which those of a part of a product are not.
+    // Activations on a GPU need contiguous rows, which a column range of a product does not have.
     const key = device.exact && product?.op === "matMul" ? `${product.x} ${type} ${columns}` : `one ${name}`;
     const known = matrices.get(key);
     const all = [...(known?.weights ?? []), { name, rows }];
@@ -41,11 +38,10 @@ export function partsOf(device: GgmlDevice, segment: Segment, forms: WeightForms
   return [...matrices.values()].map((matrix) => ({ ...matrix, storage: storagesOf(device).of(matrix) }));
 }
 
-/** The part that a weight belongs to. */
 export const partIndex = (parts: readonly Part[], name: string): number =>
   parts.findIndex(({ weights }) => weights.some((weight) => weight.name === name));
 
-/** Those columns of a part's product [part.rows, rows] that are one weight's own: [its rows, rows], where they are. */
+/** The columns [its rows, rows] of one weight within a part's product, without a copy. */
 export function columnsOf(build: GraphBuilder, { product, part, rows }: { product: Value; part: Part; rows: number }, name: string): Value {
   if (part.weights.length === 1) return product;
   const at = part.weights.findIndex((weight) => weight.name === name);
@@ -56,19 +52,16 @@ export function columnsOf(build: GraphBuilder, { product, part, rows }: { produc
   return build.view(view, product);
 }
 
-/** Rows of a part that are written at once. */
 export interface Piece {
   readonly rows: number;
-  /** Bytes from the part's start to theirs. */
   readonly at: number;
   readonly data: Uint8Array;
 }
 
-/** Packed memory interleaves so many rows, or a number that divides it. */
+/** Packed memory interleaves this number of rows, or a divisor. */
 const packedTogether = 32;
 
-/** The weights of a part, as they came, where rows of one are not packed with rows of another, and in pieces of at most so many bytes, or
- *  of the fewest rows that can be packed. */
+/** A part's weights in pieces of bounded size; rows of different weights are not packed together. */
 export function piecesOf(part: Part, weights: Weights, bytesMax: number): readonly Piece[] {
   const { type, columns, rows, storage } = part;
   const rowBytes = weightBytes(type, [columns]);

@@ -1,4 +1,4 @@
-// Experts multiplied one after another, each by the fastest products that its types have in the device's memory.
+// Computes experts one after another, each with the fastest products that its types have.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -17,19 +17,15 @@ import { Recent } from "./recent.ts";
 import { atOnce, Slab } from "./slab.ts";
 import { dimensions, fasterRows } from "./types.ts";
 
-/** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
 const graphsMax = 64;
 const nodesPerOp = 5;
 
 interface Built {
   readonly graph: Graph;
-  /** In the order of the parts. */
   readonly standIns: readonly Pointer[];
-  /** Whose matrices they point at. */
   of: SingleExpert | undefined;
 }
 
-/** What experts of one form have in common. */
 interface Shape {
   readonly segment: Segment;
   readonly parts: readonly Part[];
@@ -39,7 +35,6 @@ interface Shape {
 class SingleExpert implements Compiled {
   readonly residentBytes: number;
   readonly shape: Shape;
-  /** Where each part's data lies. */
   readonly addresses: readonly Pointer[];
   readonly #experts: SingleExperts;
   readonly #leave: () => void;
@@ -57,14 +52,13 @@ class SingleExpert implements Compiled {
     return this.#experts.run(this, inputs, allocate);
   }
 
-  /** A second time it does nothing: the slot may be another's by then. */
+  /** Idempotent, since the slot may belong to another expert later. */
   async dispose(): Promise<void> {
     if (!this.gone) this.#leave();
     this.gone = true;
   }
 }
 
-/** The experts of a layer. */
 class SingleExpertSlab implements ExpertSlab {
   readonly #device: GgmlDevice;
   readonly #experts: SingleExperts;
@@ -101,13 +95,12 @@ class SingleExpertSlab implements ExpertSlab {
     return new SingleExpert(this.#experts, shape, { slab, slot: expert, leave: () => this.#leave(slab, expert) });
   }
 
-  /** The slab of all experts, each in the slot of its number; undefined while some are not here, or rows cannot choose among them. */
+  /** The slab of all experts, each in the slot of its number; undefined while some are missing or rows cannot choose among them. */
   get whole(): Slab | undefined {
     return this.#slab?.choosable && this.#slab.used === this.#count ? this.#slab : undefined;
   }
 
-  /** Undefined where the layer's slab is no place for it: its slot is taken, others are of another shape, or the machine does not give the
-   *  address space of so many. */
+  /** Undefined where the layer's slab cannot take it: the slot is taken, the shape differs, or address space is missing. */
   #allocate(shape: Shape, expert: number): Slab | undefined {
     if (this.#slab === undefined) {
       try {
@@ -132,7 +125,6 @@ class SingleExpertSlab implements ExpertSlab {
 export class SingleExperts {
   readonly #device: GgmlDevice;
   readonly #shapes = new Map<string, Shape>();
-  /** Of outputs that the caller has no room for. */
   readonly #kept = reusedBuffers();
 
   constructor(device: GgmlDevice) {
@@ -143,7 +135,6 @@ export class SingleExperts {
     return new SingleExpertSlab(this.#device, this, segment, experts);
   }
 
-  /** Bytes of an expert whose matrices and biases have these forms. */
   bytesOf(segment: Segment, forms: WeightForms): number {
     return segment.weights.reduce((sum, { name, shape }) => {
       const [rows, columns] = dimensions(shape);
@@ -151,7 +142,7 @@ export class SingleExperts {
     }, 0);
   }
 
-  /** Answers in the order of the calls; undefined where some are of something else. */
+  /** Results come in the order of the calls; undefined where some belong to another backend. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
     if (experts.length !== calls.length) return undefined;
@@ -186,7 +177,6 @@ export class SingleExperts {
     return { [output.name]: { shape: [rows, output.width], data } };
   }
 
-  /** With zeros behind, if need be. */
   #padded(x: Float32Array, length: number): Float32Array {
     if (x.length === length) return x;
     const padded = this.#kept("padded", length);
@@ -235,7 +225,7 @@ function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSo
   };
 }
 
-/** As many rows as there are, or a few more where each of its matrices multiplies these faster. */
+/** Rounds up where a few more rows are faster. */
 const computedRows = ({ parts }: Shape, rows: number): number =>
   Math.min(...parts.flatMap(({ storage, vector }) => (vector ? [] : [storage.exact ? fasterRows(rows, storage.memory.name) : rows])));
 
@@ -245,7 +235,6 @@ function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly o
   return { input: inputs[0] as End, output: outputs[0] as End };
 }
 
-/** Values of the output for these inputs; as many as run() checks. */
 function outputLength(segment: Segment, inputs: Inputs): number {
   const { input, output } = endsOf(segment);
   return ((inputs[input.name]?.data.length ?? 0) / input.width) * output.width;

@@ -1,22 +1,18 @@
-// The most that one thread of this processor multiplies and adds in f32: a loop of fused multiply-adds on registers alone, in machine code,
-// since no compiled loop of JavaScript or ggml is only that.
+// Measures the peak f32 rate of one thread with a loop of fused multiply-adds in machine code.
 import { ggmlLibrary } from "./library.ts";
 
-/** Sums that do not wait for each other: twice what the fastest processors have under way. */
+/** Independent sums: twice the pipeline depth of the fastest processors. */
 const sums = 12;
-/** Registers that are multiplied; sums have the numbers below. */
 const [factor, otherFactor] = [sums, sums + 1];
 const rounds = 2 ** 22;
-/** The best of so many runs counts: what else runs on the machine only makes them slower. */
 const runs = 5;
 
-/** Values of a register of each width that this file has a loop for. */
 type Lanes = 8 | 16;
 
-/** `vxorps` of the lower half, which clears all of the register. */
+/** `vxorps` of the lower half, which clears the whole register. */
 const clear = (r: number): number[] => [0xc4, r < 8 ? 0xe1 : 0x41, (~r & 15) << 3, 0x57, 0xc0 | ((r & 7) << 3) | (r & 7)];
 
-/** `vfmadd231ps`: sum += factor x other factor. */
+/** `vfmadd231ps`: sum += factor * otherFactor. */
 function multiplyAdd(sum: number, lanes: Lanes): number[] {
   const high = sum < 8 ? 0x80 : 0;
   const head =
@@ -24,7 +20,7 @@ function multiplyAdd(sum: number, lanes: Lanes): number[] {
   return [...head, 0xb8, 0xc0 | ((sum & 7) << 3) | (factor & 7)];
 }
 
-/** The loop as x64 code, a function whose argument is the number of rounds. */
+/** x64 code of a function whose argument is the number of rounds. */
 export function fmaLoop(lanes: Lanes): Uint8Array {
   const registers = Array.from({ length: sums + 2 }, (_, r) => clear(r)).flat();
   const body = Array.from({ length: sums }, (_, sum) => multiplyAdd(sum, lanes)).flat();
@@ -33,7 +29,7 @@ export function fmaLoop(lanes: Lanes): Uint8Array {
   return Uint8Array.from([...registers, ...body, ...countDown, 0x75, back & 0xff, 0xc5, 0xf8, 0x77, 0xc3]); // jne, vzeroupper, ret
 }
 
-/** GFLOP/s of one thread; undefined on processors without such a loop here, and where code may not be made. */
+/** GFLOP/s of one thread; undefined on other processors and where code may not be made. */
 export function fmaGigaflops(): number | undefined {
   if (process.arch !== "x64") return undefined;
   const ggml = ggmlLibrary();

@@ -1,5 +1,5 @@
-// The experts of MoE++ that cost nothing as nodes of a graph: the gates of a row's choice are spread over all experts, and those of free
-// ones multiply the row itself and the constants.
+// The free experts of MoE++ as graph nodes: chosen gates are spread over all experts, and those of free ones multiply the row and the
+// constants.
 import type { Op } from "../../kernels/segment.ts";
 import { softmax } from "./choosing.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -12,19 +12,18 @@ type FreeExperts = Extract<Op, { op: "freeExperts" }>;
 interface Columns {
   readonly from: number;
   readonly count: number;
-  /** Of the value that they are of. */
   readonly width: number;
   readonly rows: number;
 }
 
-/** Columns of x [width, rows], in memory of their own: [count, rows]. */
+/** Copies columns of x [width, rows]: [count, rows]. */
 function columns(build: GraphBuilder, x: Value, { from, count, width, rows }: Columns): Value {
   const { ggml } = build.device;
   const part = build.view(ggml.ggml_view_2d(build.context, x.tensor, count, rows, width * f32Bytes, from * f32Bytes), x);
   return build.step(ggml.ggml_cont(build.context, part.tensor), [part]);
 }
 
-/** The gate of every expert, 0 of those that a row has not chosen: [all, rows]. */
+/** The gate of every expert, 0 if not chosen: [all, rows]. */
 function spread({ build, rows, widths, read }: Lowering, op: FreeExperts, all: number): Value {
   const { ggml } = build.device;
   const [gates, ids] = [read(op.gates), read(op.ids)];
@@ -71,7 +70,6 @@ export function freeExperts(lowering: Lowering, op: FreeExperts): void {
   write(op.out, added === undefined ? x : withFirst(build, x, added, { from: 0, count: width, width: stride, rows }));
 }
 
-/** x with something added to its first columns. */
 function withFirst(build: GraphBuilder, x: Value, added: Value, first: Columns): Value {
   const { count, width } = first;
   if (count === width) return sum(build, x, added);

@@ -1,7 +1,6 @@
-// The C functions of ggml that the engine calls, as one table: each name with the types of its result and arguments, from which both
-// the binding and its TypeScript type follow. Nothing else of ggml is reachable.
+// The table of ggml's C functions: result and argument types, from which binding and TypeScript types follow.
 
-/** The address of something of ggml's; 0n is null. */
+/** An address of ggml's; 0n is null. */
 export type Pointer = bigint;
 
 interface CTypes {
@@ -13,16 +12,15 @@ interface CTypes {
   readonly f32: number;
   readonly bool: boolean;
   readonly text: string;
-  /** The memory of a typed array, read or written in place during the call. */
+  /** A typed array's memory, read or written in place during the call. */
   readonly data: NodeJS.TypedArray;
   readonly initParams: { readonly mem_size: number; readonly mem_buffer: Pointer; readonly no_alloc: boolean };
 }
 export type CType = keyof CTypes;
 
-/** Result first, then the arguments. */
+/** The result, then the arguments. */
 export type Signature = readonly [CType, ...CType[]];
 
-/** Of libggml-base: tensors, graphs, buffers. */
 export const baseFunctions = {
   ggml_version: ["text"],
   ggml_log_set: ["none", "pointer", "pointer"],
@@ -54,9 +52,9 @@ export const baseFunctions = {
   ggml_mul: ["pointer", "pointer", "pointer", "pointer"],
   ggml_div: ["pointer", "pointer", "pointer", "pointer"],
   ggml_scale: ["pointer", "pointer", "pointer", "f32"],
-  // context, x, factor, what is added
+  // context, x, factor, addend
   ggml_scale_bias: ["pointer", "pointer", "pointer", "f32", "f32"],
-  // context, x, least, most
+  // context, x, min, max
   ggml_clamp: ["pointer", "pointer", "pointer", "f32", "f32"],
   ggml_sigmoid: ["pointer", "pointer", "pointer"],
   ggml_soft_max: ["pointer", "pointer", "pointer"],
@@ -108,7 +106,6 @@ export const baseFunctions = {
   ggml_backend_graph_compute: ["i32", "pointer", "pointer"],
 } as const satisfies Readonly<Record<string, Signature>>;
 
-/** Of the C library. */
 export const systemFunctions = {
   getpagesize: ["i32"],
   dlopen: ["pointer", "text", "i32"],
@@ -122,12 +119,11 @@ export const systemFunctions = {
   setenv: ["i32", "text", "text", "i32"],
 } as const satisfies Readonly<Record<string, Signature>>;
 
-/** Of every library of a device; null where there is no driver. */
+/** Exported by every device library; null without a driver. */
 export const deviceFunctions = {
   ggml_backend_init: ["pointer"],
 } as const satisfies Readonly<Record<string, Signature>>;
 
-/** Of the libggml-cpu built for this processor. */
 export const cpuFunctions = {
   ggml_backend_score: ["i32"],
   ggml_cpu_get_sve_cnt: ["i32"],

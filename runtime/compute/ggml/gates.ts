@@ -1,16 +1,15 @@
-// The gates as nodes of a graph: scores of experts, the choice of the best and their shares. Choices are brought within the finite numbers
-// first (choosing.ts); the shares are not.
+// Gates as graph nodes. Values are clamped to finite numbers for the choice (choosing.ts) only.
 import type { Op } from "../../kernels/segment.ts";
 import { best as bestOf, type Choice, finite, softmax, valuesAt } from "./choosing.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { Lowering } from "./lowering.ts";
 
-/** Added to the sum that gates are divided by. */
+/** Avoids a division by 0. */
 const sumFloor = 1e-20;
 
 const best = (build: GraphBuilder, choices: Value, choice: Choice): Value => bestOf(build, finite(build, choices), choice);
 
-/** The shares of the chosen alone are a softmax of theirs. */
+/** The gates of the chosen are a softmax of their logits. */
 export function route({ build, rows, widths, read, write }: Lowering, op: Extract<Op, { op: "route" }>): void {
   const logits = read(op.logits);
   const choice = { of: widths.get(op.logits) as number, k: op.topK, rows };
@@ -41,7 +40,7 @@ export function groupRoute({ build, rows, weights, widths, read, write }: Loweri
   write(op.gates, gates);
 }
 
-/** Choices [of, rows] of experts in groups that do not stay become minus infinity. */
+/** Sets choices [of, rows] in dropped groups to minus infinity. */
 function withinGroups(build: GraphBuilder, op: GroupRoute, choices: Value, { of, rows }: Choice): Value {
   const { ggml } = build.device;
   const size = of / op.groups;

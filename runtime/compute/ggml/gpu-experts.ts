@@ -1,5 +1,4 @@
-// The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all. Slabs grow and shrink by
-// steps.
+// Experts of a GPU: one slab per layer, and one operation for the rows of all experts (../DECISIONS.md 5).
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -14,18 +13,15 @@ import { Recent } from "./recent.ts";
 import { Slab } from "./slab.ts";
 import { weightBytes } from "./types.ts";
 
-/** Rows of a decode step and of a prefill, for which an operation may have kernels of its own. */
 const triedRows = [1, 32];
-/** Graphs kept for each slab, by number of rows. */
 const graphsMax = 16;
 const nodesPerOp = 5;
-/** A slab grows by so many parts of a layer's experts, and shrinks when two of them are empty. */
+/** A slab grows by this part of a layer's experts, and shrinks when two parts are empty. */
 const stepsOfLayer = 8;
 
-/** Ops of segments that many experts can run at once. */
 const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul", "clampedSwiglu"]);
 
-/** True for a segment that may lie in a slab: rows in, rows out, and nothing but weights of its own. */
+/** True for a segment of row-wise ops with no weights but its own. */
 export function isExpert({ ops, inputs, outputs }: Segment): boolean {
   const plain = inputs.length === 1 && outputs.length === 1 && inputs[0]?.dtype === "f32" && (inputs[0]?.width ?? 0) > 0;
   return plain && ops.every(({ op }) => rowOps.has(op)) && ops.some(({ op }) => op === "matMul");
@@ -36,7 +32,6 @@ interface Call {
   readonly inputs: Inputs;
 }
 
-/** Calls whose experts lie in one slab, and where their answers go. */
 interface Batch {
   readonly expertSlab: GpuExpertSlab;
   readonly calls: readonly { readonly slot: number; readonly x: Float32Array; readonly rows: number; readonly at: number }[];
@@ -46,7 +41,6 @@ interface Batch {
 class Expert implements Compiled {
   readonly residentBytes: number;
   readonly expertSlab: GpuExpertSlab;
-  /** Another one after the slab has grown. */
   slot: number;
   readonly #experts: Experts;
   #disposed = false;
@@ -62,14 +56,13 @@ class Expert implements Compiled {
     return this.#experts.run([{ program: this, inputs }])[0] as Outputs;
   }
 
-  /** A second time it does nothing: the slot may be another's by then. */
+  /** Idempotent, since the slot may belong to another expert later. */
   async dispose(): Promise<void> {
     if (!this.#disposed) this.expertSlab.drop(this);
     this.#disposed = true;
   }
 }
 
-/** The experts of a layer. */
 class GpuExpertSlab implements ExpertSlab {
   readonly segment: Segment;
   readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
@@ -77,7 +70,6 @@ class GpuExpertSlab implements ExpertSlab {
   readonly #experts: Experts;
   readonly #count: number;
   readonly #step: number;
-  /** By number. */
   readonly #here = new Map<number, Expert>();
   #key: string | undefined;
   #slab: Slab | undefined;
@@ -97,7 +89,7 @@ class GpuExpertSlab implements ExpertSlab {
   place(expert: number, weights: Weights): Expert {
     const forms = formsOf(this.segment, weights);
     this.#key ??= JSON.stringify(forms);
-    // One that is there already, or is of another shape than the layer's, lies apart.
+    // A duplicate, or one of another shape, gets memory of its own.
     const fits = !this.#here.has(expert) && this.#key === JSON.stringify(forms);
     const slab = fits ? this.#allocate(forms) : undefined;
     if (slab === undefined) return this.#experts.expertSlab(this.segment, 1).place(0, weights);
@@ -121,12 +113,11 @@ class GpuExpertSlab implements ExpertSlab {
     return this.#slab;
   }
 
-  /** The slab of all experts; undefined while some are not here. */
+  /** Undefined while some experts are missing. */
   get whole(): Slab | undefined {
     return this.#slab?.used === this.#count ? this.#slab : undefined;
   }
 
-  /** The slab, with an empty slot; undefined where the device has no room for one beside what is there. */
   #allocate(forms: WeightForms): Slab | undefined {
     try {
       this.#slab ??= this.#first(forms);
@@ -138,7 +129,7 @@ class GpuExpertSlab implements ExpertSlab {
     }
   }
 
-  /** Refuses here what the device lacks, and not in a request. */
+  /** Detects missing operations here, not in a request. */
   #first(forms: WeightForms): Slab {
     const slab = new Slab(this.#device, partsOf(this.#device, this.segment, forms), Math.min(this.#count, this.#step));
     try {
@@ -150,7 +141,6 @@ class GpuExpertSlab implements ExpertSlab {
     }
   }
 
-  /** A device that has no room for a smaller slab beside the old one keeps that. */
   #shrink(slots: number): void {
     try {
       this.#resize(slots);
@@ -159,7 +149,6 @@ class GpuExpertSlab implements ExpertSlab {
     }
   }
 
-  /** Both slabs are there for a moment. */
   #resize(slots: number): void {
     const [old, made] = [this.slab, new Slab(this.#device, this.slab.parts, slots)];
     const moved = new Map<Expert, number>();
@@ -196,12 +185,11 @@ export class Experts {
     return new GpuExpertSlab(this.#device, this, segment, experts);
   }
 
-  /** Bytes of an expert whose matrices and biases have these forms. */
   bytesOf(segment: Segment, forms: WeightForms): number {
     return segment.weights.reduce((sum, { name, shape }) => sum + weightBytes(forms[name] ?? "f32", shape), 0);
   }
 
-  /** Answers in the order of the calls; undefined where some are of something else. */
+  /** Results come in the order of the calls; undefined where some belong to another backend. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof Expert ? [{ program, inputs }] : []));
     return experts.length === calls.length ? this.run(experts) : undefined;
@@ -238,7 +226,7 @@ export class Experts {
     return out;
   }
 
-  /** One operation for the rows of all experts: the graph's input `slots` says which slot each row is for. */
+  /** One operation for all experts: the graph input `slots` assigns rows to slots. */
   together(segment: Segment, slab: Slab, rows: number): Graph {
     const { input, output } = endsOf(segment);
     return buildGraph(this.#device, nodesPerOp * segment.ops.length + 2, (build) => {

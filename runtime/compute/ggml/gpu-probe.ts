@@ -1,6 +1,5 @@
-// The child process that tries a kind of GPU: prints a JSON line for each device that opens, or why there is none. A driver that throws
-// ends this process and no other; what was printed before counts.
-//   node gpu-probe.ts vulkan [software]
+// The child process that tries a kind of GPU: it prints a JSON line per device, or the reason why there is none. node gpu-probe.ts
+// vulkan [software]
 import { writeSync } from "node:fs";
 import { ggmlLibrary, gpuRegistry } from "./library.ts";
 import { gpuNames, visibleDevices } from "./packages.ts";

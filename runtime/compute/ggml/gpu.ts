@@ -1,5 +1,4 @@
-// A GPU as a device of ggml's, and the finding of one. What there is, is asked of a child process first, since a driver that ggml cannot
-// use ends the process that tries it. A backend takes one device.
+// A GPU as a ggml device, and its detection in a child process, since a driver that ggml cannot use ends the process.
 import { spawnSync } from "node:child_process";
 import { extname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -7,15 +6,13 @@ import { GgmlDevice } from "./device.ts";
 import { ggmlLibrary, gpuInstalled, gpuRegistry } from "./library.ts";
 import { type GpuName, visibleDevices } from "./packages.ts";
 
-/** Loading a driver and compiling its first kernels takes seconds; longer than this, it hangs. */
+/** Longer than loading a driver and compiling its first kernels takes. */
 const probeMsMax = 120_000;
 const probeBytesMax = 1 << 20;
-/** Free bytes that are left to the driver and to kernels loaded later. */
+/** Free bytes left to the driver and to kernels loaded later. */
 const reserveBytes = 64 * 2 ** 20;
-/** Rasterisers: correct, for tests, and slower than the processor's own backend. */
 const software = /llvmpipe|swiftshader|softpipe/i;
 
-/** A device that was tried. */
 interface GpuFound {
   readonly index: number;
   readonly description: string;
@@ -24,13 +21,11 @@ interface GpuFound {
 
 interface Probe {
   readonly devices: readonly GpuFound[];
-  /** The reason why there are none. */
   readonly reason: string;
 }
 
 const probes = new Map<string, Probe>();
 
-/** Lines of the child: a device each, or the reason why there is none. */
 function read(stdout: string): Probe {
   const lines = stdout.split("\n").filter((line) => line.startsWith("{"));
   const parsed = lines.map(
@@ -42,7 +37,7 @@ function read(stdout: string): Probe {
   return { devices, reason: parsed.find(({ reason }) => reason !== undefined)?.reason ?? "" };
 }
 
-/** Asks a child process, once for each kind; `inSoftware`: for adapters in software too. */
+/** Probes once per kind; `inSoftware`: includes software adapters. */
 function probeGpu(kind: GpuName, inSoftware: boolean): Probe {
   const key = `${kind} ${inSoftware}`;
   const known = probes.get(key);
@@ -59,7 +54,6 @@ function probeGpu(kind: GpuName, inSoftware: boolean): Probe {
   return probe;
 }
 
-/** The device that Auto may take: one in hardware. */
 export function findHardware(kind: GpuName): GpuFound | undefined {
   return hardware(kind)[0];
 }
@@ -68,8 +62,10 @@ function hardware(kind: GpuName): readonly GpuFound[] {
   return gpuInstalled(kind) ? probeGpu(kind, false).devices.filter((device) => !device.software) : [];
 }
 
-/** Opens a device in hardware, the first unless `ordinal` says which, or where there is none one in software. Throws AppError
- *  `BackendUnavailable` with the reason. */
+/**
+ * Opens a hardware device (the first unless `ordinal` is set), or a software one if there is none. Throws AppError `BackendUnavailable`
+ * with the reason.
+ */
 export function openGpu(kind: GpuName, ordinal = 0): GgmlDevice {
   if (!gpuInstalled(kind)) gpuRegistry(kind); // throws the remedy
   const inHardware = hardware(kind);

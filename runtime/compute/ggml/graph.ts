@@ -1,16 +1,15 @@
-// The building of a graph: nodes in the order in which they run, each with its place in the scratch memory. Knows sizes and lifetimes, not
-// what the nodes compute (lower.ts).
+// Builds a graph: nodes in execution order, placed in scratch memory.
 import { planArena } from "./arena.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphCost } from "./threads.ts";
 import { numberOf } from "./types.ts";
 
-/** A tensor and whose memory it is: of a node of this graph, or of nobody here (weights, KV). */
+/** A tensor and its memory: that of a node of this graph, or foreign memory (weights, KV). */
 export interface Value {
   readonly tensor: Pointer;
   readonly owner: number | undefined;
-  /** Set where its rows are parts of wider ones: those of `whole` [width, rows], from that column on. */
+  /** Set for a column range of the rows of `whole` [width, rows]. */
   readonly part?: { readonly whole: Value; readonly from: number; readonly width: number };
 }
 
@@ -33,7 +32,6 @@ export class GraphBuilder {
   readonly #inputs = new Map<string, Value>();
   #step = 0;
 
-  /** `nodes`: bound of the nodes that will be added, inputs and views included. */
   constructor(device: GgmlDevice, nodes: number) {
     this.device = device;
     this.metadata = device.metadata(2 * nodes, 2 * nodes);
@@ -41,7 +39,6 @@ export class GraphBuilder {
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
   }
 
-  /** Data that is given at every run. */
   input(name: string, type: InputType, shape: readonly number[]): Value {
     const known = this.#inputs.get(name);
     if (known) return known;
@@ -51,36 +48,33 @@ export class GraphBuilder {
     return value;
   }
 
-  /** A tensor that has its memory already. */
   constant(tensor: Pointer): Value {
     return { tensor, owner: undefined };
   }
 
-  /** A step that writes new memory from its sources. */
   step(tensor: Pointer, sources: readonly Value[]): Value {
     this.#run(tensor, sources);
     return this.#own(tensor, this.#step);
   }
 
-  /** A step that writes into memory of somebody else, such as the KV cache. */
+  /** A step that writes foreign memory, such as the KV cache. */
   effect(tensor: Pointer, sources: readonly Value[]): void {
     this.#run(tensor, sources);
     this.#views.push(tensor);
   }
 
-  /** A step that writes into the memory of a value, beside which it reads `sources`. */
+  /** A step that writes into the memory of a value, and reads `sources` too. */
   within(tensor: Pointer, of: Value, sources: readonly Value[]): Value {
     this.#run(tensor, [of, ...sources]);
     return this.view(tensor, of);
   }
 
-  /** Another look at a value's memory; computes nothing. */
   view(tensor: Pointer, of: Value): Value {
     this.#views.push(tensor);
     return { tensor, owner: of.owner };
   }
 
-  /** Columns of a wider value, `own` of each of its rows, where they are. */
+  /** A column range of a wider value, without a copy. */
   part(part: NonNullable<Value["part"]>, own: number, rows: number): Value {
     const { whole, from, width } = part;
     const bytes = Float32Array.BYTES_PER_ELEMENT;
@@ -88,7 +82,6 @@ export class GraphBuilder {
     return Object.assign(this.view(tensor, whole), { part });
   }
 
-  /** Places everything in the device's scratch memory. */
   finish(outputs: Readonly<Record<string, Value>>): Graph {
     const { ggml } = this.device;
     for (const { owner } of Object.values(outputs)) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step + 1;
@@ -126,7 +119,7 @@ export class GraphBuilder {
   }
 }
 
-/** Builds a graph of at most `nodes` nodes, inputs and views included; `work` adds them and answers the outputs. */
+/** `nodes`: the maximum, with inputs and views; `work` returns the outputs. */
 export function buildGraph(device: GgmlDevice, nodes: number, work: (build: GraphBuilder) => Readonly<Record<string, Value>>): Graph {
   const build = new GraphBuilder(device, nodes);
   try {
@@ -158,12 +151,12 @@ export class Graph {
     this.#cost = parts.cost;
   }
 
-  /** False once the scratch memory has moved: build it again. */
+  /** False once the scratch memory has moved: build the graph again. */
   get valid(): boolean {
     return this.#generation === this.#device.generation;
   }
 
-  /** Asks for every input that the graph reads, whole: what is missing would be old memory. */
+  /** Requires the full data of every input; anything missing would be old memory. */
   run(input: (name: string) => NodeJS.TypedArray | undefined): void {
     this.#device.assertOpen();
     const { ggml } = this.#device;
@@ -175,7 +168,7 @@ export class Graph {
     this.#device.compute(this.#parts.graph, this.#cost);
   }
 
-  /** Copies an output of the last run, or a part of it from a byte on. */
+  /** Copies an output of the last run from a byte offset on. */
   read(name: string, into: NodeJS.TypedArray, offset = 0): void {
     const value = this.#parts.outputs.get(name);
     if (!value) throw new TypeError(`the graph has no output ${name}`);

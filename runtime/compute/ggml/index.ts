@@ -1,4 +1,4 @@
-// The backends on ggml: programs as graphs on the processor or on a GPU.
+// The ggml backends, on the processor or on a GPU.
 import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
@@ -125,14 +125,13 @@ class GgmlBackend implements Backend {
   }
 }
 
-/** On at most so many threads; more than one only while they gain. */
+/** The maximum of threads; several only while they gain. */
 export const createGgmlBackend: BackendFactory = async (options) => {
   const { threads, cpuBuild, pages } = options;
   const count = Math.max(1, Math.min(threads, availableParallelism()));
   return new GgmlBackend(new CpuDevice({ threads: count, build: cpuBuild, pages }), options);
 };
 
-/** On the GPU of that kind. */
 export const gpuBackend =
   (kind: GpuName): BackendFactory =>
   async (options) =>

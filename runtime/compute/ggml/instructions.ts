@@ -1,5 +1,5 @@
-// The builds of ggml's CPU library that give the same bits: sums in f32 depend on the instructions that a build adds with. Measured on one
-// processor with all builds, every type of weight, attention and activations. Pure.
+// Which builds of ggml's CPU library give the same bits, as measured on one processor for every weight type, attention and activations.
+// Pure.
 import type { WeightForm } from "../../kernels/weights.ts";
 import { liesInTiles } from "./types.ts";
 
@@ -8,11 +8,10 @@ const sets: Readonly<Record<string, readonly string[]>> = {
   avx2: ["haswell", "alderlake"],
   avx: ["sandybridge", "ivybridge"],
 };
-/** These multiply bf16 by instructions for it, which round in other places than widening does. */
+/** Their bf16 instructions round differently from widening. */
 const withBf16: ReadonlySet<string> = new Set(["cooperlake", "zen4", "sapphirerapids"]);
 
-/** The name of the builds that compute the same bits as this one on weights of this form; a build that was not measured is alone. `amx`:
- *  the processor multiplies tiles, and quantized matrices lie in memory for that. */
+/** The builds that compute the same bits for this form; an unmeasured build stands alone. `amx`: quantized matrices lie in tiles. */
 export function instructionsOf(build: string, form: WeightForm, amx = false): string {
   const found = Object.entries(sets).find(([, builds]) => builds.includes(build))?.[0] ?? build;
   if (form === "bf16" && withBf16.has(build)) return `${found}-bf16`;

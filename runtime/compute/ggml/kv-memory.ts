@@ -1,4 +1,4 @@
-// The common part of all KV caches of ggml: per layer one tensor of keys and one of values, a row of all heads a position, keys rotated.
+// The common part of ggml's KV caches: per layer one tensor of rotated keys and one of values, with a row of all heads per position.
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
@@ -15,11 +15,8 @@ import type { DeviceBuffer } from "./weight-memory.ts";
 export interface KvTensor {
   readonly tensor: Pointer;
   readonly base: Pointer;
-  /** Bytes of a head at one position. */
   readonly headBytes: number;
-  /** Bytes of a position, all heads. */
   readonly rowBytes: number;
-  /** Values of a head. */
   readonly dim: number;
 }
 
@@ -28,22 +25,20 @@ export interface LayerTensors {
   readonly values: KvTensor;
 }
 
-/** Positions of a slot that lie one after the other: the first of them, its row in a layer's tensors, and how many there may be. */
+/** Consecutive positions of a slot, and their row in a layer's tensors. */
 export interface Piece {
   readonly position: number;
   readonly row: number;
   readonly count: number;
 }
 
-/** The rows of a layer's tensors that the attention of a group of rows looks at. */
 export interface KvView {
   readonly first: number;
   readonly length: number;
-  /** From the first row of one slot to that of the next; undefined where all rows look at the same ones. */
+  /** Between the first rows of consecutive slots; undefined where all read the same rows. */
   readonly step: number | undefined;
 }
 
-/** Rows from one place to another. */
 export interface RowCopy {
   readonly from: number;
   readonly to: number;
@@ -52,11 +47,9 @@ export interface RowCopy {
 
 let caches = 0;
 
-/** Bytes of a position's keys and of its values in one layer. */
 export const rowBytesOf = ({ kvHeads, headDim, valueDim, type = "f32" }: KvSpec): readonly number[] =>
   [headDim, valueDim].map((dim) => kvHeads * kvBytes(type, dim));
 
-/** The reason why a cache of this shape cannot be, as an error. */
 function checkType(device: GgmlDevice, spec: KvSpec): { readonly keys: WeightType; readonly values: WeightType } {
   const { type = "f32" } = spec;
   const stored = storedAs(device, type, spec);
@@ -67,20 +60,17 @@ function checkType(device: GgmlDevice, spec: KvSpec): { readonly keys: WeightTyp
 }
 
 export abstract class GgmlKv implements KvCache {
-  /** Another number for each cache of a thread, since graphs are made for one. */
+  /** Unique per thread, since graphs belong to one cache. */
   readonly id = ++caches;
   readonly context: number;
   readonly bytes: number;
   readonly spec: KvSpec;
-  /** Blocks that there is memory for. */
   readonly blocks: number;
   protected readonly device: GgmlDevice;
   readonly #stored: { readonly keys: WeightType; readonly values: WeightType };
   readonly #metadata: Metadata;
   readonly #buffers: DeviceBuffer[] = [];
-  /** Tables of each rotation in use, by its numbers; few, since layers share them. */
   readonly #rotations = new Map<string, RopeTables & { readonly name: string }>();
-  /** Inputs of a call, the same for all layers. */
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
   #layers: readonly LayerTensors[] = [];
 
@@ -99,25 +89,22 @@ export abstract class GgmlKv implements KvCache {
   abstract moveSlot(from: number, to: number, length: number): Promise<void>;
   abstract trimSlot(slot: number, length: number): void;
 
-  /** Where a slot's positions lie, in their order. */
   abstract piecesOf(slot: number): readonly Piece[];
 
-  /** What the attention of a group looks at. */
   abstract viewOf(group: KvGroup): KvView;
 
-  /** True where rows look at memory that holds what other slots wrote too. */
+  /** True where rows read memory that other slots wrote, too. */
   abstract readonly shared: boolean;
 
   get layers(): readonly LayerTensors[] {
     return this.#layers;
   }
 
-  /** Has so many layers, all in the memory of the first, for graphs that are built and not run. */
+  /** Aliases the first layer's memory, for graphs that never run. */
   repeatLayer(count: number): void {
     this.#layers = new Array<LayerTensors>(count).fill(this.#layers[0] as LayerTensors);
   }
 
-  /** The array of that name for a call, made at the first layer that asks. */
   input(call: KvCall, name: string, make: () => NodeJS.TypedArray): NodeJS.TypedArray {
     const known = this.#inputs.get(call) ?? new Map<string, NodeJS.TypedArray>();
     this.#inputs.set(call, known);
@@ -126,7 +113,6 @@ export abstract class GgmlKv implements KvCache {
     return array;
   }
 
-  /** Tables for every position of the cache, and a short name for them. */
   rotation(rope: Rope): RopeTables & { readonly name: string } {
     const key = JSON.stringify(rope);
     const known = this.#rotations.get(key) ?? { ...ropeTables(this.context, rope), name: `${this.#rotations.size}` };
@@ -143,8 +129,7 @@ export abstract class GgmlKv implements KvCache {
     for (const buffer of this.#buffers.splice(0)) buffer.free();
   }
 
-  /** Takes memory for so many rows in each layer, each tensor at a multiple of `alignment` bytes; `empty` sees to it that they read as
-   *  numbers. Throws without having taken any. */
+  /** `empty` must make rows read as numbers. Allocates nothing if it throws. */
   protected hold(rows: number, alignment: number, empty: (buffer: DeviceBuffer) => void): void {
     const { headDim, valueDim } = this.spec;
     const { keys, values } = this.#stored;
@@ -167,12 +152,11 @@ export abstract class GgmlKv implements KvCache {
     }));
   }
 
-  /** Frees the metadata of a cache that could not be made. */
   protected abandon(): void {
     this.#metadata.free();
   }
 
-  /** Bytes that the device takes for so many rows, which may be more than they have. */
+  /** The device may allocate more than the rows need. */
   #bytesOf(type: WeightType, dim: number, rows: number): number {
     const { ggml } = this.device;
     const metadata = this.device.metadata(1);

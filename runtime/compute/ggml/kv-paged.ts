@@ -1,5 +1,4 @@
-// The KV cache where the machine gives memory page by page, as rows are written: slots are address space alone, [slot][stride], and pages
-// go back as slots are trimmed.
+// The KV cache with memory committed page by page: slots are address space [slot][stride], and trimming returns pages.
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
@@ -7,12 +6,12 @@ import { checkCopy } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
 
-/** Attention looks at a multiple of so many positions. */
+/** Attention reads a multiple of so many positions. */
 const lengthStep = 64;
-/** Address space of all slots, bytes at most: what is not written costs nothing, but some machines bound it. */
+/** The maximum address space of all slots; some machines bound it. */
 const addressBytesMax = 2 ** 40;
 
-/** Positions from one slot to the next: the context, and so many more that slots begin at pages in every tensor. */
+/** The context, rounded up so that slots begin at pages in every tensor. */
 function strideOf(context: number, rowBytes: readonly number[], pageBytes: number): number {
   const tokens = rowBytes.reduce((most, bytes) => {
     let step = 1;
@@ -25,7 +24,6 @@ function strideOf(context: number, rowBytes: readonly number[], pageBytes: numbe
 export class PagedKv extends GgmlKv {
   readonly slots: number;
   readonly shared = false;
-  /** Positions from one slot to the next. */
   readonly stride: number;
   readonly #pageBytes: number;
 
@@ -77,13 +75,13 @@ export class PagedKv extends GgmlKv {
     }
   }
 
-  /** Takes the address space of so many slots, or of half as many, and so on, where the machine does not give it. */
+  /** Reserves address space for so many slots, or half as many, and so on. */
   #reserve(slots: number): number {
     const { ggml, alignment } = this.device;
     try {
       this.hold(slots * this.stride, Math.max(this.#pageBytes, alignment), ({ base, bytes }) => {
         ggml.singlePages(base, bytes);
-        this.device.discard(base, bytes); // memory that the allocator had before may hold any numbers
+        this.device.discard(base, bytes); // reused memory may hold any numbers
       });
       return slots;
     } catch (caught) {

@@ -1,5 +1,4 @@
-// The KV cache where memory is there from the start, as on a GPU: one pool of rows in each layer, of which a slot takes blocks as it is
-// written, wherever they are free.
+// The KV cache with memory allocated up front, as on a GPU: slots take blocks from one pool of rows per layer.
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
@@ -8,20 +7,18 @@ import { kvBlockTokens } from "../kv-size.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type Piece } from "./kv-memory.ts";
 
-/** Attention looks at a multiple of so many rows. */
+/** Attention reads a multiple of so many rows. */
 const lengthStep = 256;
 
 export class PoolKv extends GgmlKv {
   readonly slots: number;
   readonly shared = true;
-  /** Positions of a block. */
   readonly #blockTokens: number;
-  /** Slots that have each block. */
+  /** The number of slots that share each block. */
   readonly #users: Uint16Array;
-  /** Blocks of each slot, in the order of their positions. */
   readonly #tables: number[][];
   readonly #views = new WeakMap<KvGroup, KvView>();
-  /** No block below is free. */
+  /** No lower block is free. */
   #lowest = 0;
 
   constructor(device: GgmlDevice, spec: KvSpec) {
@@ -31,7 +28,7 @@ export class PoolKv extends GgmlKv {
     this.#users = new Uint16Array(this.blocks);
     this.#tables = Array.from({ length: spec.slots }, () => []);
     try {
-      // What is masked is multiplied by zero, which only numbers come out of as zero.
+      // Masked values are multiplied by zero, so they must be finite.
       this.hold(this.blocks * this.#blockTokens, device.alignment, ({ handle }) => device.ggml.ggml_backend_buffer_clear(handle, 0));
     } catch (caught) {
       this.abandon();
@@ -39,7 +36,6 @@ export class PoolKv extends GgmlKv {
     }
   }
 
-  /** Blocks that some slot has. */
   get blocksUsed(): number {
     return this.#users.reduce((count, users) => count + (users > 0 ? 1 : 0), 0);
   }
@@ -96,7 +92,6 @@ export class PoolKv extends GgmlKv {
     return Math.ceil(length / this.#blockTokens);
   }
 
-  /** Gives a slot blocks of its own for what is written from one position to another. */
   #prepare(slot: number, from: number, to: number): void {
     const table = this.#tables[slot] as number[];
     while (table.length < this.#blocksOf(to)) table.push(this.#take(table.at(-1)));
@@ -112,7 +107,6 @@ export class PoolKv extends GgmlKv {
     }
   }
 
-  /** A free block: the one behind `after`. */
   #take(after: number | undefined): number {
     const next = after === undefined ? -1 : after + 1;
     const block = this.#users[next] === 0 ? next : this.#users.indexOf(0, this.#lowest);
@@ -132,7 +126,6 @@ export class PoolKv extends GgmlKv {
     if (this.#users[block] === 0) this.#lowest = Math.min(this.#lowest, block);
   }
 
-  /** Takes a slot's blocks from that index on. */
   #drop(slot: number, index: number): void {
     for (const block of (this.#tables[slot] as number[]).splice(index)) this.#give(block);
   }

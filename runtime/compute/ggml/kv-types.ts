@@ -1,4 +1,4 @@
-// The ways in which a device stores keys and values of each type: asked of the device.
+// How a device stores keys and values of each type.
 import type { KvType } from "../../../crds/names.ts";
 import { kvTypes } from "../../../crds/names.ts";
 import type { KvSpec } from "../backend.ts";
@@ -12,7 +12,6 @@ interface Stored {
 }
 type Heads = Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">;
 
-/** In the order of preference. */
 const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
   f32: [{ keys: "f32", values: "f32" }],
   f16: [
@@ -22,19 +21,18 @@ const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
   q8_0: [{ keys: "q8_0", values: "q8_0" }],
 };
 
-/** Heads of every model that is in use have this size, or one that a device has too. */
+/** Every known model's heads have this size or one with equal support. */
 const commonHeads: Heads = { kvHeads: 1, headDim: 128, valueDim: 128 };
-/** What widens anything else to f32: products read plain numbers alone. */
+/** Products read plain numbers; other types are widened first. */
 const plain: ReadonlySet<WeightType> = new Set(["f32", "f16"]);
-/** Attention to f16 takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
- *  again. */
+/** Attention to f16 takes the processor 1.1 to 1.9 times as long as to f32, since each query widens them again. */
 const order = { exact: kvTypes, other: ["f16", "q8_0", "f32"] } as const satisfies Readonly<Record<string, readonly KvType[]>>;
 
-/** The types that a device keeps, the fastest first. */
+/** The supported types, the fastest first. */
 export const kvTypesOf = (device: GgmlDevice): readonly KvType[] =>
   device.exact ? order.exact : order.other.filter((type) => storedAs(device, type, commonHeads) !== undefined);
 
-/** The first of the pairs that one operation attends to, else that products do; undefined where there is none. */
+/** The first pair with one attention operation, else the first that products can read; undefined if there is none. */
 export function storedAs(device: GgmlDevice, type: KvType, heads: Heads): Stored | undefined {
   if (kvTypeRefuses(type, heads) !== undefined) return undefined;
   const candidates = pairs[type];
@@ -44,7 +42,6 @@ export function storedAs(device: GgmlDevice, type: KvType, heads: Heads): Stored
   return written.find((each) => attends(device, each, heads)) ?? written.find(byProducts);
 }
 
-/** True where rows of f32 are written as this type. */
 function writes(device: GgmlDevice, type: WeightType): boolean {
   return asked(device, (context) => {
     const { ggml } = device;
@@ -55,7 +52,6 @@ function writes(device: GgmlDevice, type: WeightType): boolean {
   });
 }
 
-/** True where attention is one operation on such keys and values. */
 function attends(device: GgmlDevice, { keys, values }: Stored, { headDim, valueDim }: Heads): boolean {
   if (device.software) return false; // attention.ts says why
   return asked(device, (context) => {

@@ -1,4 +1,4 @@
-// The part of a graph that reads and writes the KV cache: where new rows go, what attention may see, how far heads are turned.
+// The part of a graph that reads and writes the KV cache: rows of new positions, masks and rotations.
 import { type KvGroup, type Place, placesOf, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { RopeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
@@ -10,29 +10,26 @@ import { PagedKv } from "./kv-paged.ts";
 import { PoolKv } from "./kv-pool.ts";
 
 const maskedOut = 0xfc00; // minus infinity in f16
-/** Of what is stored in a pool, at most: an infinity or NaN that a sick request writes, times zero, would be NaN in the rows of others. */
+/** Values in a shared pool are clamped: an infinity or NaN of one request, times zero, would become NaN in others. */
 const storedMost = 65_504;
 
 export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
   device.pageBytes === undefined ? new PoolKv(device, spec) : new PagedKv(device, spec, device.pageBytes);
 
-/** A group as graphs see it: the rows of the call that are its own, as attention takes them, and the part of the cache these look at. */
 export interface GroupShape extends KvView {
   readonly index: number;
-  /** The first of its rows. */
   readonly from: number;
   readonly batch: number;
   readonly tokens: number;
 }
 
-/** Where all rows look at the same part, they are as many tokens of one text, which masks take apart. */
+/** Where all rows read the same part, they are tokens of one text, which a mask separates. */
 function shapeOf(cache: GgmlKv, group: KvGroup): Omit<GroupShape, "index" | "from"> {
   const { first, length, step } = cache.viewOf(group);
   const { batch, tokens } = group;
   return step === undefined ? { first, length, step, batch: 1, tokens: batch * tokens } : { first, length, step, batch, tokens };
 }
 
-/** What calls have in common that can use the same graph. */
 export function kvKey({ cache, groups }: KvCall): string {
   const parts = groups.map((group) => {
     const { first, length, batch, tokens } = shapeOf(cache as GgmlKv, group);
@@ -47,12 +44,10 @@ interface InputShape {
   readonly shape: readonly number[];
 }
 
-/** The cache as one graph sees it. */
 export class KvGraph {
   readonly groups: readonly GroupShape[];
   readonly #rows: number;
   readonly #cache: GgmlKv;
-  /** The inputs that the graph has, and how each is made for a call. */
   readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
 
   constructor({ cache, groups }: KvCall) {
@@ -66,7 +61,7 @@ export class KvGraph {
     });
   }
 
-  /** Factors of the values that turn and of their swapped pairs, [2 * pairs, 1, rows]. */
+  /** The factors of rotated values and of their swapped pairs, [2 * pairs, 1, rows]. */
   rotation(build: GraphBuilder, rope: Rope): { readonly cos: Value; readonly sin: Value } {
     const tables = this.#cache.rotation(rope);
     const factors = (half: "cos" | "sin"): Value => {
@@ -110,7 +105,6 @@ export class KvGraph {
     );
   }
 
-  /** An input of a call of this shape; undefined where it is not of the cache. */
   input(call: KvCall, name: string): NodeJS.TypedArray | undefined {
     const make = this.#inputs.get(name);
     return make && this.#cache.input(call, name, () => make(call));
@@ -125,7 +119,7 @@ export class KvGraph {
     return this.#cache.layers[layer] as LayerTensors;
   }
 
-  /** [dim, length, kvHeads, batch] of what a group looks at. */
+  /** [dim, length, kvHeads, batch] of what a group reads. */
   #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor, { first, length, step, batch }: GroupShape): Value {
     const { kvHeads } = this.#cache.spec;
     const slot = rowBytes * (step ?? length);
@@ -137,7 +131,7 @@ export class KvGraph {
   }
 }
 
-/** [rows][2 * pairs]: for both values of a pair the cosine, or the sine with the sign that the other one has. */
+/** [rows][2 * pairs]: the cosine twice per pair, or the sine with both signs. */
 function rotationOf({ rope, cos, sin }: RopeTables, places: readonly Place[], half: "cos" | "sin"): Float32Array {
   const pairs = rope.frequencies.length;
   const [table, sign] = half === "cos" ? [cos, 1] : [sin, -1];
@@ -153,7 +147,6 @@ function rotationOf({ rope, cos, sin }: RopeTables, places: readonly Place[], ha
   return out;
 }
 
-/** The row of a layer's tensor that each row's key and value go to. */
 function cacheRowsOf(cache: GgmlKv, groups: readonly KvGroup[]): BigInt64Array {
   const rows: bigint[] = [];
   for (const { firstSlot, batch, tokens, past } of groups) {
@@ -170,7 +163,6 @@ function cacheRowsOf(cache: GgmlKv, groups: readonly KvGroup[]): BigInt64Array {
 
 interface Look {
   readonly view: KvView;
-  /** 0 = none. */
   readonly window: number;
 }
 

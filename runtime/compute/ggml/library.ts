@@ -1,5 +1,4 @@
-// The loading of ggml's libraries from their packages: which package, which build of the CPU library, whether it is the version that this
-// code was written for.
+// Loads ggml from its packages: the package, the CPU build and the version check.
 import { existsSync, readdirSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,52 +17,42 @@ import {
 } from "./functions.ts";
 import { type GpuName, type Library, librariesOf, noLibrary, packageVersion, remedyOf } from "./packages.ts";
 
-/** Tensors, operations and files of ggml change from version to version. */
 const versionWanted = "0.25.1";
 
 export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof cpuFunctions> {
-  /** The build of the CPU library, named after the first processors that it suits: "zen4", "haswell". */
+  /** The build of the CPU library, named after the oldest processor it suits: "zen4", "haswell". */
   readonly cpuBuild: string;
-  /** The function at an address that ggml gave, for those that no library exports. */
+  /** It reaches functions that no library exports. */
   functionAt(address: Pointer, signature: Signature): (...args: unknown[]) => unknown;
-  /** The pointer stored at an address. */
   pointerAt(address: Pointer): Pointer;
   writePointer(address: Pointer, value: Pointer): void;
-  /** Bytes of a page of memory. */
   readonly pageBytes: number;
-  /** Gives the whole pages within a range back to the machine. */
   discard(address: Pointer, bytes: number): void;
-  /** Takes memory for the whole pages within a range at once, where the machine knows how. */
+  /** Commits the whole pages within a range at once, where the kernel can. */
   populate(address: Pointer, bytes: number): void;
-  /** Enters whole pages in another place, whose own are lost. */
+  /** Moves whole pages to another address and drops the pages that were there. */
   movePages(from: Pointer, to: Pointer, bytes: number): boolean;
-  /** Whole pages are fresh ones from now on, and one area for the kernel. */
+  /** Replaces whole pages with fresh ones, as one mapping. */
   renew(address: Pointer, bytes: number): void;
-  /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
+  /** The code is never freed; undefined where the machine forbids it. */
   machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
-  /** Has the machine take memory for the whole pages within a range by single pages, not by the 2 MiB around each. */
   singlePages(address: Pointer, bytes: number): void;
-  /** Has the machine take memory within a range by large pages, where it has them. */
   largePages(address: Pointer, bytes: number): void;
-  /** Moves what was written within a large page by single pages into one. */
   joinPages(address: Pointer, bytes: number): void;
-  /** Gives C code a variable of the environment that has none yet. */
   setEnvironment(name: string, value: string): void;
-  /** Writes one line of the log before ggml ends the process. */
   reportAborts(on: boolean): void;
 }
 
-/** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a call
- *  wants as much as a thread has. */
+/** koffi's C stack has 2 MiB and no overflow check; a driver that compiles a kernel needs more. */
 koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
-/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and `MAP_FIXED` with it. */
+/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and the latter with `MAP_FIXED`. */
 const memory = { writable: 3, executable: 5, ownPages: 0x22, ownPagesThere: 0x32 } as const;
 /** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`, `MADV_POPULATE_WRITE` and `MADV_COLLAPSE`. */
 const advice = { discard: 4, largePages: 14, singlePages: 15, populate: 23, joinPages: 25 } as const;
-/** `MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP`, which Linux knows since 5.7. */
+/** `MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP`, since Linux 5.7. */
 const leavingFreshPages = 7;
-/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. */
+/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays loaded when its thread ends. */
 const toStay = 0x1002;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
@@ -82,12 +71,12 @@ const cTypes: Readonly<Record<CType, string | TypeObject>> = {
 };
 
 const abortCallback = koffi.proto("ggml_abort_callback", "void", ["str"]);
-/** Kept as long as ggml may call it. */
+/** Referenced as long as ggml may call it. */
 let aborts: Pointer | undefined;
 
 type Loaded = ReturnType<typeof koffi.load>;
 
-/** A null pointer is 0n, as everywhere here: koffi says null. */
+/** A null pointer is 0n here; koffi returns null. */
 function bind<T extends Readonly<Record<string, Signature>>>(library: Loaded, table: T): Bound<T> {
   const bound = Object.entries(table).map(([name, [result, ...args]]) => {
     const call = library.func(
@@ -110,13 +99,13 @@ const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
   throw unavailable(noLibrary(kind, process.platform, process.arch));
 };
 
-/** Spelled out where a package is a dependency. */
+/** The names are literal where a package is a dependency of this one. */
 const entries: Readonly<Record<string, () => string>> = {
   "@node-llama-cpp/linux-x64": () => import.meta.resolve("@node-llama-cpp/linux-x64"),
   "@node-llama-cpp/linux-arm64": () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
 };
 
-/** The folder of a library; undefined where its package is not installed. */
+/** Undefined where the package is not installed. */
 function folderOf({ package: name, folder }: Library): string | undefined {
   try {
     const found = join(dirname(dirname(fileURLToPath(entries[name]?.() ?? import.meta.resolve(name)))), folder);
@@ -137,14 +126,12 @@ function cpuFolder(): string {
   return folder;
 }
 
-/** The paths of the libraries for a kind of GPU that are installed, in the order in which they are tried. */
 const installed = (kind: GpuName): readonly string[] =>
   librariesOf(kind, process.platform, process.arch).flatMap((library) => {
     const folder = folderOf(library);
     return folder !== undefined && existsSync(join(folder, library.file)) ? [join(folder, library.file)] : [];
   });
 
-/** True where there is a library for that kind of GPU. */
 export const gpuInstalled = (kind: GpuName): boolean => installed(kind).length > 0;
 
 /** Every build of the CPU library scores itself on this processor. */
@@ -171,11 +158,10 @@ function load(cpuBuild?: string): GgmlLibrary {
   const folder = cpuFolder();
   const system = bind(koffi.load(null), systemFunctions);
   const baseFile = join(folder, "libggml-base.so");
-  system.dlopen(baseFile, toStay); // first: the others need it and find it loaded
+  system.dlopen(baseFile, toStay); // first: the others need it
   const baseLibrary = koffi.load(baseFile);
   const base = bind(baseLibrary, baseFunctions);
-  // ggml writes a line for every matrix that it rearranges. A function that ignores what it is given is its log: one of ours could not be
-  // called from ggml's threads. What goes wrong is in results, and in the abort callback.
+  // ggml's threads cannot call JavaScript, so its log becomes a C function that ignores its arguments.
   base.ggml_log_set(baseLibrary.symbol("ggml_time_us", "void") as Pointer, 0n);
   const version = base.ggml_version();
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
@@ -209,7 +195,7 @@ function load(cpuBuild?: string): GgmlLibrary {
     populate: (address, bytes) => advise(address, bytes, advice.populate),
     movePages: (from, to, bytes) => {
       if (system.mremap(from, bytes, bytes, leavingFreshPages, to) === to) return true;
-      // It may have begun: then there is nothing at all at the target, which whoever writes there would end the process by.
+      // A write to the target would end the process if it had no pages.
       renew(to, bytes);
       return false;
     },
@@ -243,18 +229,18 @@ function machineCode(system: Bound<typeof systemFunctions>, code: Uint8Array): (
 
 const loaded = new Map<string, GgmlLibrary>();
 
-/** ggml, loaded once a thread; `cpuBuild` instead of the best for this processor. Throws AppError `BackendUnavailable` with the remedy. */
+/** Loads ggml once per thread. Throws AppError `BackendUnavailable` with the remedy. */
 export function ggmlLibrary(cpuBuild = ""): GgmlLibrary {
   const known = loaded.get(cpuBuild) ?? load(cpuBuild === "" ? undefined : cpuBuild);
   loaded.set(cpuBuild, known);
   return known;
 }
 
-/** The registry of a kind of GPU: what its devices are asked of. Throws AppError `BackendUnavailable` with the remedy. */
+/** Throws AppError `BackendUnavailable` with the remedy. */
 export function gpuRegistry(kind: GpuName): Pointer {
   const known = registries.get(kind);
   if (known !== undefined) return known;
-  ggmlLibrary(); // the base library, which the GPU's finds loaded
+  ggmlLibrary();
   const [first] = wanted(kind) as readonly [Library];
   let reason = notInstalled(kind, first);
   for (const [at, path] of installed(kind).entries()) {

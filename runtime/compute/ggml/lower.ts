@@ -1,5 +1,4 @@
-// The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
-// opens.
+// The lowering of ops to ggml nodes, by op. A model with an op that is missing here is refused when it opens.
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
@@ -70,7 +69,7 @@ const gru: Lower<"gru"> = ({ build, rows, widths, read, write }, op) => {
   const scaled = (x: Value, by: number, more: number): Value => build.step(ggml.ggml_scale_bias(build.context, x.tensor, by, more), [x]);
   const sigmoid = (x: Value): Value => build.step(ggml.ggml_sigmoid(build.context, x.tensor), [x]);
   const [r, z] = [0, 1].map((i) => sigmoid(sum(part(given, i), part(held, i)))) as [Value, Value];
-  // tanh by the sigmoid, which every device has.
+  // tanh by sigmoid, which every device has.
   const fresh = scaled(sigmoid(scaled(sum(part(given, 2), product(r, part(held, 2))), 2, 0)), 2, -1);
   write(op.out, sum(product(scaled(z, -1, 1), fresh), product(z, state)));
 };
@@ -96,7 +95,7 @@ const clampedSwiglu: Lower<"clampedSwiglu"> = ({ build, read, write }, op) => {
   write(op.out, build.step(build.device.ggml.ggml_swiglu_oai(build.context, a.tensor, b.tensor, op.alpha, op.limit), [a, b]));
 };
 
-/** Values `from` to `from + width` of each head of x [headWidth, heads, rows], which stay where they are. */
+/** Values `from` to `from + width` of each head of x [headWidth, heads, rows], without a copy. */
 function partOfHeads(build: GraphBuilder, x: Value, heads: HeadShape, { from, width }: { from: number; width: number }): Value {
   const row = heads.width * f32Bytes;
   const { ggml } = build.device;
@@ -128,7 +127,6 @@ const joinHeads: Lower<"joinHeads"> = ({ build, rows, widths, read, write }, op)
   write(op.out, build.view(ggml.ggml_reshape_2d(build.context, joined.tensor, op.heads * (width + more), rows), joined));
 };
 
-/** x * cos + (x with the two of each pair swapped) * (-sin, sin). */
 function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape): Value {
   const { ggml } = build.device;
   const pairs = rope.frequencies.length;
@@ -145,7 +143,7 @@ function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape)
   return build.step(ggml.ggml_add(build.context, straight.tensor, across.tensor), [straight, across]);
 }
 
-/** [headDim, heads, rows], each head turned to the position of its row. */
+/** [headDim, heads, rows], rotated by the position of each row. */
 function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: number): Value {
   const { build, rows } = lowering;
   const { ggml } = build.device;
@@ -167,14 +165,14 @@ function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: num
   return build.step(ggml.ggml_concat(build.context, joined.tensor, after.tensor, 0), [joined, after]);
 }
 
-/** Turned queries [headDim, heads, rows], of rows of `width` values, and keys [kvHeads * headDim, rows]. */
+/** Rotated queries [headDim, heads, rows] in rows of `width` values, and keys [kvHeads * headDim, rows]. */
 interface Turned {
   readonly query: Value;
   readonly width: number;
   readonly key: Value;
 }
 
-/** Queries and keys that stand beside each other in one product are turned together, where they are. */
+/** Queries and keys that are adjacent in one product are rotated together. */
 function turnedBoth(lowering: Lowering, op: OpOf<"attention">): Turned {
   const { build, rows, read } = lowering;
   const { ggml } = build.device;
@@ -196,7 +194,7 @@ function turnedBoth(lowering: Lowering, op: OpOf<"attention">): Turned {
   return { query, width: both, key: build.part({ whole: query, from: own, width: both }, kvHeads * headDim, rows) };
 }
 
-/** The queries of a group of rows: [headDim, tokens, heads, batch], where they are. */
+/** The queries of a group: [headDim, tokens, heads, batch], without a copy. */
 function ofGroup(build: GraphBuilder, { query, width }: Turned, op: OpOf<"attention">, { from, tokens, batch }: GroupShape): Value {
   const { ggml } = build.device;
   const { headDim, heads } = op;
@@ -205,7 +203,6 @@ function ofGroup(build: GraphBuilder, { query, width }: Turned, op: OpOf<"attent
   return build.view(view, query);
 }
 
-/** New keys and values are stored first. */
 const attention: Lower<"attention"> = (lowering, op) => {
   const { build, weights, read, write } = lowering;
   const { ggml } = build.device;
@@ -243,7 +240,7 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   mixHeads,
 };
 
-/** Known without the library. */
+/** Needs no library. */
 export const ggmlCapabilities: Capabilities = {
   ops: new Set<string>(Object.keys(lowerings)),
   refuses: () => undefined,

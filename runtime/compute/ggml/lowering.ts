@@ -1,11 +1,9 @@
-// The terms in which ops are lowered to nodes: weights as graphs use them, values by name, and rows apart for operations that take each by
-// an index of its own.
+// The types of lowering: weights, named values, and separated rows.
 
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { KvGraph } from "./kv.ts";
 
-/** The weights of a segment as graphs use them. */
 export interface WeightSource {
   /** weight [N, K] times x [K, rows] -> [N, rows] */
   multiply(build: GraphBuilder, weight: string, x: Value, rows: number): Value;
@@ -15,7 +13,7 @@ export interface WeightSource {
   tensor(weight: string): Pointer;
 }
 
-/** x [from, rows] through an operation that takes each row by an index of its own, and so wants rows apart: [from, 1, rows]. */
+/** x [from, rows] -> [from, 1, rows] for an operation with an index per row. */
 export function ofChosen(
   build: GraphBuilder,
   x: Value,
@@ -31,9 +29,8 @@ export interface Lowering {
   readonly build: GraphBuilder;
   readonly rows: number;
   readonly weights: WeightSource;
-  /** The width of every value. */
   readonly widths: ReadonlyMap<string, number>;
-  /** Set where the segment's ops use the KV cache. */
+  /** Set for segments with a KV cache. */
   readonly kv: KvGraph | undefined;
   read(name: string): Value;
   write(name: string, value: Value): void;

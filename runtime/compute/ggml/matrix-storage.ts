@@ -1,5 +1,4 @@
-// The best memory for a matrix: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
-// size. And empty memory, in which a graph's matrices are placed before they are pointed at real ones.
+// Finds the memory type in which a matrix of a given type and size multiplies fastest.
 import type { GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -15,13 +14,12 @@ export interface Matrix {
 
 export interface MatrixStorage {
   readonly memory: Memory;
-  /** Bytes of such a matrix there, which may be more than in a file. */
   readonly bytes: number;
-  /** True where `mul_mat` gives a row the same bits with any number of rows beside it; else only `mul_mat_id` does. */
+  /** True where `mul_mat` keeps a row's bits with any number of rows beside it (../DECISIONS.md 4). */
   readonly exact: boolean;
-  /** True where `mul_mat_id` multiplies there by one of several such matrices, each row by its own. */
+  /** True where `mul_mat_id` can choose among several such matrices per row. */
   readonly choosable: boolean;
-  /** Memory of its size that holds nothing, made when it is first asked for: on a GPU it is as large as what is in use. */
+  /** Placeholder memory of that size, made at first use, since on a GPU it costs real memory. */
   readonly emptyBuffer: () => DeviceBuffer;
 }
 
@@ -40,13 +38,11 @@ class MatrixStorages {
     return storage;
   }
 
-  /** In memory in which rows can be looked up, too. */
   plain(matrix: Matrix): MatrixStorage {
     const memory = this.#device.memories.at(-1) as Memory;
     return this.#try(matrix, { memory, exact: this.#isExact(matrix, memory) }) as MatrixStorage;
   }
 
-  /** A matrix's tensor in its memory, at an address of that. */
   tensor(context: Pointer, { type, rows, columns }: Matrix, buffer: DeviceBuffer, at: Pointer): Pointer {
     const { ggml } = this.#device;
     const tensor = ggml.ggml_new_tensor_4d(context, numberOf(type), columns, rows, 1, 1);
@@ -54,7 +50,7 @@ class MatrixStorages {
     return tensor;
   }
 
-  /** Exact products before packed ones; the last kind of memory, the plain one, takes everything. */
+  /** Exact products come before packed ones; the last type, the plain one, takes everything. */
   #find(matrix: Matrix): MatrixStorage {
     const { memories } = this.#device;
     const kinds = memories.map((memory) => ({ memory, exact: this.#isExact(matrix, memory) }));
@@ -66,7 +62,7 @@ class MatrixStorages {
     throw new TypeError("a device without plain memory");
   }
 
-  /** Where bits are free, the plain product always is as good as any. */
+  /** Where bits are free, the plain product counts as exact. */
   #isExact({ type }: Matrix, { name }: Memory): boolean {
     return !this.#device.exact || multipliesExactly(type, name, this.#device.ggml.cpuBuild);
   }
@@ -97,7 +93,7 @@ class MatrixStorages {
     }
   }
 
-  /** Of packed memory: where a matrix there is no larger than in a file, so that one begins where another ends. */
+  /** In packed memory a matrix must be as small as in the file, so that slots are contiguous. */
   #isChoosable({ type, rows, columns }: Matrix, { handle }: Memory, bytes: number): boolean {
     const device = this.#device;
     const { ggml } = device;
@@ -120,17 +116,15 @@ class MatrixStorages {
 
 const known = new WeakMap<GgmlDevice, MatrixStorages>();
 
-/** The storages of a device, each found once. */
 export function storagesOf(device: GgmlDevice): MatrixStorages {
   const storages = known.get(device) ?? new MatrixStorages(device);
   known.set(device, storages);
   return storages;
 }
 
-/** The graph input by which `mul_mat_id` takes the one matrix that there is: a zero for each row. */
+/** The graph input that selects the only matrix: a zero per row. */
 export const zeroIds = "zeros";
 
-/** Rows times a matrix, so that a row's bits do not depend on the rows beside it. */
 export function multiplied(
   build: GraphBuilder,
   weight: Matrix & { readonly storage: MatrixStorage; readonly tensor: Pointer },

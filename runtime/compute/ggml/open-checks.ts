@@ -1,15 +1,14 @@
-// Calls that are made when a model opens.
+// Trial calls when a model opens.
 import type { Segment } from "../../kernels/segment.ts";
 import type { KvCall } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
 import { createGgmlKv } from "./kv.ts";
 import { kvTypesOf, storedAs } from "./kv-types.ts";
 
-/** Rows of a prefill, where nothing is said of steps: for them an operation may have other kernels than for one row. */
+/** The default number of prefill rows, which may use other kernels than one row. */
 const rowsUsual = 64;
 
-/** `work` for one row and for `rowsMax`, with a cache of its own for a segment that uses one, of the type that is usual for it, which takes
- *  the memory of one layer. */
+/** Calls `work` for one row and for `rowsMax`, with a cache of one layer if the segment uses one. */
 export function forTrialCalls(
   device: GgmlDevice,
   { ops }: Segment,

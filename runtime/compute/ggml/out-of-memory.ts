@@ -1,4 +1,4 @@
-// True for the errors of memory that is not to be had, of the machine's or of a GPU's own: who can do with less asks.
+// True for out-of-memory errors of machine or GPU, after which callers may try with less.
 import { AppError } from "../../../crds/common.ts";
 
 const codes: ReadonlySet<string> = new Set(["OutOfMemory", "OutOfDeviceMemory"]);

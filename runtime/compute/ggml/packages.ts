@@ -1,23 +1,21 @@
-// The packages that ggml's libraries come from: by what computes and by machine, where in them the library lies, and what to do when it
-// does not load.
+// The packages of ggml's libraries by device kind and machine, and remedies when one does not load.
 
-/** What computes by a library of its own beside the processor's. */
+/** Device kinds with a library beside the CPU's. */
 export const gpuNames = ["cuda", "vulkan", "metal"] as const;
 export type GpuName = (typeof gpuNames)[number];
 
-/** All of them, pinned exactly: a package of another version brings another ggml. */
+/** Pinned, since another version brings another ggml. */
 export const packageVersion = "3.22.1";
 
-/** The variable that names the Vulkan adapters that ggml may use. */
+/** Names the Vulkan adapters that ggml may use. */
 export const visibleDevices = "GGML_VK_VISIBLE_DEVICES";
 
 export interface Library {
   readonly package: string;
-  /** Within the package. */
   readonly folder: string;
-  /** Of a GPU; the CPU's folder has many builds. */
+  /** Set for a GPU; the CPU's folder has many builds. */
   readonly file: string;
-  /** Beside installing the package: what it takes, or what to do instead. */
+  /** What to do if installing the package is not enough or possible. */
   readonly otherwise: string;
 }
 
@@ -35,7 +33,7 @@ const gpu = (kind: GpuName, machine: string, folder: string): Library => ({
   otherwise: `or run the runtime image whose tag ends in -${kind}`,
 });
 
-/** Candidates in the order in which they are tried. */
+/** Candidates are tried in this order. */
 const libraries: Readonly<Record<"cpu" | GpuName, Readonly<Record<string, readonly Library[]>>>> = {
   cpu: { "linux-x64": [cpu("linux-x64")], "linux-arm64": [cpu("linux-arm64")] },
   cuda: { "linux-x64": [gpu("cuda", "linux-x64-cuda", "linux-x64-cuda"), gpu("cuda", "linux-x64-cuda-ext", "linux-x64-cuda/fallback")] },
@@ -43,15 +41,12 @@ const libraries: Readonly<Record<"cpu" | GpuName, Readonly<Record<string, readon
   metal: {},
 };
 
-/** Why there is no library for any machine yet. */
 const reasons: Readonly<Partial<Record<"cpu" | GpuName, string>>> = {
   metal: `: it is of macOS alone, and ${scope}/mac-arm64-metal has no release ${packageVersion}, whose ggml this code was written for`,
 };
 
-/** What runs there in its place. */
 const instead: Readonly<Record<"cpu" | GpuName, string>> = { cpu: "reference", cuda: "cpu", vulkan: "cpu", metal: "cpu" };
 
-/** What to say where no library is for a machine. */
 export const noLibrary = (kind: "cpu" | GpuName, platform: string, arch: string): string =>
   `there is no ${kind} backend for ${platform} on ${arch}${reasons[kind] ?? ""}; set spec.runtime.backend to ${instead[kind]}`;
 
@@ -62,7 +57,7 @@ const toolkit = /libcudart|libcublas/;
 const driver = /libcuda\.so/;
 const loader = /libvulkan/;
 
-/** What to do about a library that does not load, by what the dynamic loader says. */
+/** The remedy for a dynamic loader's error. */
 export function remedyOf(said: string): string {
   if (toolkit.test(said)) return "the CUDA libraries are not here: run the runtime image whose tag ends in -cuda";
   if (driver.test(said))

@@ -1,4 +1,4 @@
-// A segment of the dense part as a program: a graph for each shape of call, kept while such calls come. Its weights are its own (dense.ts).
+// A dense segment as a program, with one cached graph per shape of call.
 import { checkIds } from "../../kernels/gather.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
@@ -16,11 +16,8 @@ import type { Lowering } from "./lowering.ts";
 import { zeroIds } from "./matrix-storage.ts";
 import { Recent } from "./recent.ts";
 
-/** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
 const graphsMax = 8;
-/** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
 const nodesPerOp = 32;
-/** Nodes that attention has more for each further group of rows, at most. */
 const nodesPerGroup = 20;
 
 interface Built {
@@ -28,7 +25,7 @@ interface Built {
   readonly kv: KvGraph | undefined;
 }
 
-/** The nodes of some ops; `values` has what they read, and gets what they write. */
+/** Lowers some ops; `values` has their inputs and receives their outputs. */
 export function lowerOps(
   build: GraphBuilder,
   ops: readonly Op[],
@@ -50,12 +47,9 @@ export class DenseProgram implements Compiled {
   readonly #device: GgmlDevice;
   readonly #weights: DenseWeights;
   readonly #widths: ReadonlyMap<string, number>;
-  /** Ops that use the KV cache. */
   readonly #kvOps: number;
-  /** Of outputs that the caller has no room for. */
   readonly #kept: BufferAllocator = reusedBuffers();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph));
-  /** The graph that ran last and its rows, and which run of the device's that was. */
   #last: { readonly graph: Graph; readonly rows: number; readonly run: number } | undefined;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
@@ -67,7 +61,6 @@ export class DenseProgram implements Compiled {
     this.#kvOps = segment.ops.filter((op) => kernelOf(op).kvLayer !== undefined).length;
   }
 
-  /** Nodes that its ops become for a call of so many groups, at most. */
   nodes(groups: number): number {
     return nodesPerOp * this.segment.ops.length + nodesPerGroup * this.#kvOps * groups;
   }
@@ -95,7 +88,7 @@ export class DenseProgram implements Compiled {
 
   keptRow(name: string, row: number): Float32Array {
     const { graph, rows = 0, run } = this.#last ?? {};
-    // A graph that was built since may have moved the memory in which the row lies.
+    // A later graph may have moved the memory of the row.
     if (!graph?.valid || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
     if (!(row >= 0 && row < rows)) throw new TypeError(`${this.segment.name}: row ${row} of ${name} is read, the run had ${rows}`);
     const { width = 0 } = this.segment.outputs.find((each) => each.name === name) ?? {};
@@ -109,12 +102,11 @@ export class DenseProgram implements Compiled {
     this.#weights.free();
   }
 
-  /** Throws AppError `UnsupportedOp` where the device lacks an operation of a graph for so many rows. */
+  /** Throws AppError `UnsupportedOp` where the device lacks an operation for so many rows. */
   tryOut(rows: number, call: KvCall | undefined): void {
     this.#build(rows, this.#kvOps > 0 ? call : undefined).graph.free();
   }
 
-  /** Adds its nodes to a graph. */
   lower(build: GraphBuilder, values: Map<string, Value>, rows: number, kv: KvGraph | undefined): void {
     lowerOps(build, this.segment.ops, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
   }
@@ -144,7 +136,7 @@ export class DenseProgram implements Compiled {
     return { graph, kv };
   }
 
-  /** Indices are checked here: ggml would end the process. */
+  /** ggml would end the process on a bad index. */
   checkIds(inputs: Inputs): void {
     for (const op of this.segment.ops) {
       if (op.op !== "gather") continue;

@@ -1,5 +1,4 @@
-// Layers one after another as one graph: attention, gate, the experts of each row's choice and their sum, layer upon layer, with nothing
-// read back before the last.
+// Consecutive layers as one graph: attention, gate, chosen experts and their sum per layer, with one read at the end.
 import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
@@ -16,15 +15,11 @@ import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
 
-/** Passes through all layers whose graphs are kept, by layers, batch, slots and length of context. */
 const passesMax = 8;
-/** Rows of an expert, on average, up to which they are multiplied by the experts of their choice on the processor: with more, each expert's
- *  own at once are the faster product. */
+/** The average of rows per expert up to which row-wise choice is faster on the processor than one product per expert. */
 const cpuPairsMax = 6;
-/** Nodes that an expert's op becomes, and those of the sum for each of a row's experts, at most. */
 const nodes = { perOp: 5, perExpert: 3, perLayer: 4 } as const;
 
-/** Experts of a layer that a graph can choose among when all are here. */
 interface SlabHolder {
   readonly whole: Slab | undefined;
 }
@@ -33,14 +28,13 @@ interface Part {
   readonly program: DenseProgram;
   readonly moe: MoeLayer | undefined;
   readonly expertSlab: SlabHolder | undefined;
-  /** False where a graph cannot choose among its experts, or its rows carry more than it adds them to. */
+  /** False where a graph cannot choose among its experts, or its rows are wider than the rows they are added to. */
   readonly choosable: boolean;
 }
 
 interface Built {
   readonly graph: Graph;
   readonly kv: KvGraph;
-  /** Whose memory the graph has in it. */
   readonly slabs: readonly (Slab | undefined)[];
 }
 
@@ -49,9 +43,8 @@ export class GgmlRange implements LayerRange {
   readonly #device: GgmlDevice;
   readonly #parts: readonly Part[];
   readonly #graphs: Recent<Built>;
-  /** By layer, whether the device computes it in a graph. */
   readonly #tried = new Map<number, boolean>();
-  /** By layer, the slab beside which there was no room to find that out. */
+  /** The slab of a layer beside which memory was too small for the test. */
   readonly #full = new Map<number, Slab | undefined>();
 
   constructor(device: GgmlDevice, layers: readonly RangeLayer[]) {
@@ -77,7 +70,6 @@ export class GgmlRange implements LayerRange {
     return here && (this.#device.exact || this.#computes(layer, part));
   }
 
-  /** Asks the device for every operation of the layer, once, when its experts are all here for the first time. */
   #computes(layer: number, part: Part): boolean {
     const known = this.#tried.get(layer);
     if (known !== undefined) return known;
@@ -102,7 +94,7 @@ export class GgmlRange implements LayerRange {
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
     const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
-    checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and the same cache
+    checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and cache
     const { graph, kv: inputs } = this.#graphs.take(
       `${from}.${to}.${kvKey(kv)}`,
       (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
@@ -150,16 +142,14 @@ export class GgmlRange implements LayerRange {
   }
 }
 
-/** By the layer that has the most rows for each expert. */
 function cpuRowsMax(layers: readonly RangeLayer[]): number {
   const perRow = layers.map(({ layer }) => (layer.kind === "moe" ? layer.topK / layer.experts : 0));
   return Math.floor(cpuPairsMax / Math.max(...perRow));
 }
 
-/** The name of the output that has the experts of the i-th layer of a range. */
 const idsOf = (i: number): string => `ids.${i}`;
 
-/** True where an expert's row goes into products alone. */
+/** True where an expert's input is used in products only. */
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
   ops.every((op) => op.op === "matMul" || !Object.values(op).includes(inputs[0]?.name as never));
 
@@ -174,7 +164,7 @@ interface Experts {
   readonly rows: number;
 }
 
-/** h + the sum over k of gates[k] * y[k], in gate order, each product and each sum rounded to f32. */
+/** h + the sum over k of gates[k] * y[k] in gate order, each product and sum rounded to f32. */
 function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: ReadonlyMap<string, Value>): Value {
   const { ggml } = build.device;
   const { topK: k, expert } = moe;

@@ -1,4 +1,4 @@
-// A small store of what was used last, by key: graphs of the shapes that calls have had lately.
+// A cache of recently used entries by key, such as graphs by shape.
 
 export class Recent<T> {
   readonly #entries = new Map<string, T>();
@@ -7,14 +7,14 @@ export class Recent<T> {
   readonly #weigh: (value: T) => number;
   #weight = 0;
 
-  /** `most`: entries kept, or their weight together where they weigh more or less than 1. */
+  /** `most` limits the number of entries, or their total weight. */
   constructor(most: number, drop: (value: T) => void, weigh: (value: T) => number = () => 1) {
     this.#most = most;
     this.#drop = drop;
     this.#weigh = weigh;
   }
 
-  /** The entry of that key if it is still good, else a new one in its place, for which those used longest ago leave. */
+  /** Returns a good entry or makes a new one, and evicts the least recently used. */
   take(key: string, good: (value: T) => boolean, make: () => T): T {
     const known = this.#entries.get(key);
     if (known !== undefined && good(known)) {

@@ -1,4 +1,4 @@
-// The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own.
+// Memory for experts of one shape and type, in slots of equal size (../DECISIONS.md 5).
 import type { Weights } from "../../kernels/weights.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
@@ -9,50 +9,43 @@ import { storagesOf } from "./matrix-storage.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
-/** Bytes that are packed and written at once on the processor, at most: a part of a millisecond's work. */
+/** One slice takes a fraction of a millisecond. */
 const pieceBytesMax = 512 * 2 ** 10;
 
 interface Placed {
   readonly part: Part;
   readonly buffer: DeviceBuffer;
   readonly base: Pointer;
-  /** Bytes from one slot to the next. */
   readonly stride: number;
-  /** [columns, rows, slots], of a bias [columns, slots]; undefined in memory in which rows cannot choose. */
+  /** [columns, rows, slots], a bias [columns, slots]; undefined in memory without row-wise choice. */
   readonly all: Pointer | undefined;
 }
 
-/** Rows of a part of a slot. */
 interface Rows {
   readonly slot: number;
   readonly rows: number;
-  /** Bytes from the part's first row to theirs. */
   readonly at: number;
 }
 
-/** Rows of which each goes to k experts of its choice. */
+/** Rows that each use k experts. */
 export interface Chosen {
-  /** Slots [k, rows]. */
+  /** Slots, [k, rows]. */
   readonly ids: Value;
   readonly k: number;
   readonly rows: number;
-  /** The value that has a row for all k of them. */
   readonly shared: Value;
 }
 
 export class Slab {
   readonly parts: readonly Part[];
   readonly slots: number;
-  /** Bytes of one expert. */
   readonly expertBytes: number;
-  /** True where rows can choose among the slots. */
   readonly choosable: boolean;
   readonly #device: GgmlDevice;
   readonly #metadata: Metadata;
   readonly #placed: readonly Placed[];
-  /** 1 where a slot holds an expert, or one is written. */
+  /** Also 1 while an expert is being written. */
   readonly #taken: Uint8Array;
-  /** 1 where a slot holds an expert. */
   readonly #used: Uint8Array;
   #count = 0;
 
@@ -75,22 +68,19 @@ export class Slab {
     this.expertBytes = placed.reduce((sum, { stride }) => sum + stride, 0);
   }
 
-  /** Slots that hold an expert. */
   get used(): number {
     return this.#count;
   }
 
-  /** False for a slot that is empty, and in which nothing is being written. */
   isTaken(slot: number): boolean {
     return this.#taken[slot] === 1;
   }
 
-  /** True while none of its slots is taken. */
   get idle(): boolean {
     return !this.#taken.includes(1);
   }
 
-  /** The lowest empty slot; -1 when there is none. */
+  /** -1 when there is none. */
   get empty(): number {
     return this.#taken.indexOf(0);
   }
@@ -99,7 +89,6 @@ export class Slab {
     atOnce(this.writing(slot, weights));
   }
 
-  /** Writes an expert piece by piece. */
   *writing(slot: number, weights: Weights): Generator<void, void, void> {
     const device = this.#device;
     device.assertOpen();
@@ -121,7 +110,7 @@ export class Slab {
   #write(placed: Placed, slot: number, { rows, at, data }: Piece): void {
     const device = this.#device;
     const { part } = placed;
-    // Memory that packs may take more for a matrix than it has in a file; where slots lie close together, none does.
+    // Packing may need more memory than the file's matrix; densely packed slots never do.
     const bytes = !this.choosable && rows === part.rows ? part.storage.bytes : data.byteLength;
     device.warmPages.claim(addressOf(placed, slot) + BigInt(at), bytes);
     this.#withTensors((context) => {
@@ -129,7 +118,6 @@ export class Slab {
     });
   }
 
-  /** Copies an expert from a slot of another slab. */
   take(slot: number, from: Slab, source: number): void {
     this.#withTensors((context) => {
       for (const [i, placed] of this.#placed.entries()) {
@@ -142,11 +130,10 @@ export class Slab {
     this.#mark(slot, true);
   }
 
-  /** Empties a slot. */
   drop(slot: number): void {
     this.#mark(slot, false);
     for (const placed of this.#placed) {
-      // A page that it shares with an empty slot holds nothing any more.
+      // A page that is shared with an empty slot is free too.
       const [before, after] = [slot - 1, slot + 1].map((other) => (this.#taken[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
         number,
         number,
@@ -155,12 +142,10 @@ export class Slab {
     }
   }
 
-  /** Where each part of a slot lies. */
   addresses(slot: number): readonly Pointer[] {
     return this.#placed.map((placed) => addressOf(placed, slot));
   }
 
-  /** The weights of each row's own experts. */
   of({ ids, k, rows, shared }: Chosen): WeightSource {
     const products = new Map<Placed, Product>();
     const find = (name: string): Placed & { readonly all: Pointer } => {
@@ -175,7 +160,6 @@ export class Slab {
       const product = build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]);
       return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, part.rows, k * rows), product);
     };
-    /** Bytes from row to row of values that lie in a product of several weights. */
     const strides = new Map<Value, number>();
     return {
       multiply: (build, name, x) => {
@@ -216,7 +200,6 @@ export class Slab {
     this.#taken[slot] = Number(used);
   }
 
-  /** Rows of a part of a slot as a tensor, the first of which is `at` bytes behind the part's. */
   #tensor(context: Pointer, placed: Placed, { slot, rows, at }: Rows): Pointer {
     const { ggml } = this.#device;
     const { part, buffer, stride, all } = placed;
@@ -228,7 +211,6 @@ export class Slab {
     return view;
   }
 
-  /** With room for the tensors of two slots. */
   #withTensors(work: (context: Pointer) => void): void {
     const metadata = this.#device.metadata(2 * this.parts.length);
     try {
@@ -246,7 +228,7 @@ export class Slab {
     const stride = this.choosable ? exact : device.aligned(storage.bytes);
     const buffer = device.allocate(this.slots * stride + storage.bytes - exact, storage.memory.handle);
     if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
-    // Kernels multiply what lies behind an expert by zero, be it of an empty slot, which only numbers come out of as zero.
+    // Kernels multiply the bytes behind an expert by zero, so they must be numbers.
     if (storage.memory.name === "plain" && storage.bytes > exact) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
     const placed = { part, buffer, base: buffer.base, stride };
     if (!this.choosable) return { ...placed, all: undefined };
@@ -257,7 +239,6 @@ export class Slab {
   }
 }
 
-/** What a generator returns, without a pause. */
 export function atOnce<T>(work: Generator<void, T, void>): T {
   for (;;) {
     const { done, value } = work.next();

@@ -1,23 +1,18 @@
-// The number of threads that a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two are
-// slower than one: beside one busy neighbour they fall to a third.
+// Chooses the threads of a graph. ggml's threads spin while they wait, so beside one busy process two are slower than one.
 
 import { Recent } from "./recent.ts";
 
-/** What is known of graphs of one class. */
 export interface GraphCost {
-  /** Milliseconds on one thread; 0 before it ran. */
+  /** Milliseconds on one thread; 0 before the first run. */
   alone: number;
-  /** Runs on one thread so far. */
   runs: number;
 }
 
-/** Classes of graphs of which costs are kept: by rows, context and segment, of all calls of a while. */
 const classesMax = 512;
 /** Sizes of one class differ by at most a factor of 2^(1 / this). */
 const classesPerDoubling = 4;
 
-/** Costs of graphs by what they are: those of as many steps on about as large values cost the same, such as layers of one shape, or a
- *  prefill's pieces of about as many rows. */
+/** Costs by class: graphs with as many steps and about as large values cost the same. */
 export class GraphCosts {
   readonly #classes = new Recent<GraphCost>(classesMax, () => {});
 
@@ -32,20 +27,16 @@ export class GraphCosts {
   }
 }
 
-/** Runs on one thread before a graph runs on more. */
 const baselineRuns = 3;
-/** Graphs that take less are not worth the start of a second thread. */
 const worthMs = 0.02;
-/** Time on one thread of the graphs that are judged together. */
 const windowMs = 40;
-/** More threads must take at most this share of the time on one: beside a neighbour they take a multiple of it. */
+/** More threads must take at most this part of the time on one. */
 const gainMax = 1;
-/** A single graph that takes so many times its time on one thread, and so much longer, ends the attempt at once. */
+/** A graph that exceeds its single-thread time by this factor and difference ends the attempt. */
 const stallRatio = 8;
 const stallMs = 20;
-/** For so long one thread is used after an attempt that gained nothing; doubled each time. */
+/** The pause after an attempt without a gain; doubled each time. */
 const restMs = { first: 250, most: 64_000 } as const;
-/** Weight of the last run in a graph's time on one thread. */
 const newest = 0.2;
 
 export interface Governor {
@@ -61,19 +52,16 @@ export class ThreadGovernor implements Governor {
   #rest: number = restMs.first;
   #until = 0;
 
-  /** `most`: threads there are; `now`: milliseconds. */
   constructor(most: number, now: () => number) {
     this.#most = most;
     this.#now = now;
   }
 
-  /** Threads for the next run. */
   choose({ alone, runs }: GraphCost): number {
     if (this.#most === 1 || runs < baselineRuns || alone < worthMs) return 1;
     return this.#now() < this.#until ? 1 : this.#most;
   }
 
-  /** Takes note of a run. */
   took(cost: GraphCost, threads: number, ms: number): void {
     if (threads === 1) {
       cost.alone = cost.runs < 2 ? ms : cost.alone + newest * (ms - cost.alone);

@@ -1,25 +1,21 @@
-// Pages of experts that went, kept for a moment for those that come: a fresh page is found, zeroed and entered at its first touch, which
-// takes several times as long as a copy into it, and an expert has hundreds.
+// Holds the pages of removed experts for a moment, since a fresh page costs several times as much as a copy into it.
 import type { Pointer } from "./functions.ts";
 import type { GgmlLibrary } from "./library.ts";
 
-/** Bytes that are kept, at most: the whole of most experts, a part of the largest. */
 const keptBytesMax = 32 * 2 ** 20;
-/** Milliseconds for which they are: what comes in the place of an expert that went may take so long to be fetched. */
+/** Milliseconds: fetching a replacement may take that long. */
 export const keptMs = 5_000;
-/** Edges of areas, at most: the kernel describes what was moved apart from what is around it, and has 65,530 areas for a process. */
+/** Moved pages are mappings of their own, of which a process has 65,530. */
 export const edgesMax = 16_384;
-/** Bytes that are moved at once, at least: pages for fewer are found sooner, and areas of few pages would become ever more. */
+/** Smaller moves cost more than fresh pages. */
 const movedBytesLeast = 32 * 2 ** 10;
 
-/** The device, as far as its pages are moved. */
 interface Machine {
-  /** Undefined where memory has no pages that can be given back. */
   readonly pageBytes: number | undefined;
   readonly ggml: Pick<GgmlLibrary, "discard" | "movePages" | "populate" | "renew">;
 }
 
-/** Whole pages, by number, the end not included. */
+/** Whole pages by number, `to` excluded. */
 interface Run {
   readonly from: number;
   readonly to: number;
@@ -27,9 +23,9 @@ interface Run {
 
 export class WarmPages {
   readonly #machine: Machine;
-  /** Apart from each other, those first that were kept first. */
+  /** Disjoint, the oldest first. */
   #kept: readonly Run[] = [];
-  /** Pages before which an area of the kernel's may end: an older kernel moves pages of one area alone. */
+  /** Pages before which a mapping may end: older kernels move pages of one mapping only. */
   readonly #edges = new Set<number>();
   #movable = true;
   #closed = false;
@@ -43,7 +39,6 @@ export class WarmPages {
     return pagesOf(this.#kept) * (this.#machine.pageBytes ?? 0);
   }
 
-  /** The whole pages within a range are nobody's from now on. */
   keep(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
     if (pageBytes === undefined || this.#closed) return;
@@ -56,7 +51,7 @@ export class WarmPages {
     this.#timer ??= setTimeout(() => this.clear(), keptMs).unref();
   }
 
-  /** All of a range is to be written now: as many of its pages as can be are warm. */
+  /** Prepares a range for writing with held pages. */
   claim(at: Pointer, bytes: number): void {
     const { pageBytes, ggml } = this.#machine;
     if (pageBytes === undefined) return;
@@ -71,7 +66,6 @@ export class WarmPages {
     }
   }
 
-  /** None of the pages that a range touches is kept any more: they have other use. */
   forget(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
     if (pageBytes === undefined || this.#kept.length === 0) return;
@@ -79,7 +73,7 @@ export class WarmPages {
     this.#kept = without(this.#kept, { from: Number(at / page), to: Number((at + BigInt(bytes) + page - 1n) / page) });
   }
 
-  /** A range is to be freed: none of its pages is kept, and it is an area as it was at first. */
+  /** Drops the range's pages and makes its mapping whole, before it is freed. */
   release(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
     if (pageBytes === undefined) return;
@@ -87,7 +81,6 @@ export class WarmPages {
     this.#renew(inside(at, bytes, pageBytes));
   }
 
-  /** Gives all of them back to the machine. */
   clear(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -95,13 +88,11 @@ export class WarmPages {
     this.#kept = [];
   }
 
-  /** Nothing is kept from now on: the memory is freed, and its addresses may be somebody else's. */
   close(): void {
     this.#closed = true;
     this.clear();
   }
 
-  /** Moves kept pages into the first part of a run, and answers the rest of it. */
   #fill(run: Run): Run {
     const { ggml, pageBytes = 1 } = this.#machine;
     const least = Math.ceil(movedBytesLeast / pageBytes);
@@ -125,14 +116,13 @@ export class WarmPages {
     return { from, to: run.to };
   }
 
-  /** The last pages of a run that are of one area. */
   #lastArea({ from, to }: Run): Run {
     let first = to - 1;
     while (first > from && !this.#edges.has(first)) first -= 1;
     return { from: first, to };
   }
 
-  /** A run of several areas is one again, of fresh pages. */
+  /** Makes a run of several mappings one again, with fresh pages. */
   #renew(run: Run): void {
     if (this.#edgesWithin(run).length === 0) return;
     this.#machine.ggml.renew(this.#address(run.from), (run.to - run.from) * (this.#machine.pageBytes ?? 0));
@@ -159,7 +149,6 @@ export class WarmPages {
   }
 }
 
-/** The whole pages within a range. */
 function inside(at: Pointer, bytes: number, pageBytes: number): Run {
   const page = BigInt(pageBytes);
   return { from: Number((at + page - 1n) / page), to: Number((at + BigInt(bytes)) / page) };
@@ -169,7 +158,6 @@ const notEmpty = ({ from, to }: Run): boolean => to > from;
 const pagesOf = (runs: readonly Run[]): number => runs.reduce((sum, { from, to }) => sum + to - from, 0);
 const common = (a: Run, b: Run): readonly Run[] => [{ from: Math.max(a.from, b.from), to: Math.min(a.to, b.to) }].filter(notEmpty);
 
-/** What is left of runs. */
 const without = (runs: readonly Run[], { from, to }: Run): readonly Run[] =>
   runs
     .flatMap((run) => [

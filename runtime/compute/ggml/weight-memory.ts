@@ -1,16 +1,12 @@
-// Memory of weights that are there for as long as their model, one after another in large pages: a token's rows go through all of them
-// once, and by small pages the processor spends a fifth of that time on finding where they are. A layer's own weights are often less than
-// one large page, so those of many share them. A large page is taken whole, so none is where not all of it was given out: what is resident
-// is what was given out.
+// Allocates weights that live as long as their model, contiguously in large pages: small pages cost a fifth of a token's time in address
+// translation. A large page is used only once all of it is allocated, so nothing extra is resident.
 import type { Pointer } from "./functions.ts";
 import type { GgmlLibrary } from "./library.ts";
 
-/** Bytes of addresses that are taken at once; what is not given out takes no memory. */
+/** Address space reserved at once; the unused part takes no memory. */
 const chunkBytes = 64 * 2 ** 20;
-/** Bytes of a large page; a machine with others takes them as it does. */
 const largePageBytes = 2 * 2 ** 20;
 
-/** Memory of the device, which tensors are placed in. */
 export interface DeviceBuffer {
   readonly handle: Pointer;
   readonly base: Pointer;
@@ -18,9 +14,8 @@ export interface DeviceBuffer {
   free(): void;
 }
 
-/** The device, as far as memory is taken from it. */
 interface Source {
-  /** Undefined where memory has no pages that can be given back. */
+  /** Undefined where memory has no pages that can be returned. */
   readonly pageBytes: number | undefined;
   readonly ggml: Pick<GgmlLibrary, "singlePages" | "largePages" | "joinPages">;
   aligned(bytes: number): number;
@@ -32,22 +27,19 @@ interface Chunk {
   readonly buffer: DeviceBuffer;
   readonly from: Pointer;
   readonly bytes: number;
-  /** Bytes given out, from its start on. */
   used: number;
-  /** Of what was given out, how many are not given back. */
   held: number;
 }
 
 export class WeightMemory {
   readonly #device: Source;
-  /** The newest of each kind of memory. */
   readonly #chunks = new Map<Pointer, Chunk>();
 
   constructor(device: Source) {
     this.#device = device;
   }
 
-  /** So many bytes in memory of that kind; on a device without pages, a buffer of their own. */
+  /** A device without pages gets a separate buffer. */
   take(bytes: number, memory: Pointer): DeviceBuffer {
     if (this.#device.pageBytes === undefined) return this.#device.allocate(bytes, memory);
     const size = this.#device.aligned(Math.max(bytes, 1));
@@ -68,7 +60,7 @@ export class WeightMemory {
     return { handle: chunk.buffer.handle, base, bytes: size, free };
   }
 
-  /** The large pages that are given out whole from now on are taken as such, the first with what others have in it. */
+  /** Switches the pages that are now fully allocated to large ones. */
   #giveOut(chunk: Chunk, size: number): void {
     const { ggml } = this.#device;
     const [before, after] = [chunk.used, chunk.used + size].map((used) => Math.floor(used / largePageBytes)) as [number, number];

@@ -1,14 +1,13 @@
-// Rows of an expert that may share a call with no effect on one another's bits.
+// How many rows of an expert may share a call without changing each other's bits.
 import type { Segment } from "../../kernels/segment.ts";
 
-/** Rows of several lanes that are computed in one call, at most. */
 const rowsAtOnce = 512;
-/** Rows whose gradients are added to a sum in place, at most: products of more are cut into parts, each of which is added. */
+/** Products of more rows are cut into parts that are added one by one. */
 const rowsInPlace = 128;
 
-/** Rows of a multiple of four floats all begin where vectors do. */
+/** Rows of a multiple of four floats are aligned to vectors. */
 const multiple = 4;
-/** Columns for each thread: shares are of 16, so each has more than 64, below which the library cuts sums elsewhere. */
+/** Threads get multiples of 16 columns, so each has more than 64; below, the library cuts sums differently. */
 const columnsOfThread = 96;
 
 export interface CallBounds {
@@ -16,7 +15,7 @@ export interface CallBounds {
   readonly rowsInPlace: number;
 }
 
-/** Zeros where bits would depend on neighbours: each lane's rows are a call then, and their gradients are summed apart. */
+/** Zeros where bits would depend on neighbours: each micro-batch then needs a call of its own. */
 export function callBounds({ weights }: Pick<Segment, "weights">, threads: number): CallBounds {
   const least = threads === 1 ? multiple : columnsOfThread * threads;
   const sizes = weights.flatMap(({ shape }) => shape);

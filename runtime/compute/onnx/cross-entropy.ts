@@ -1,11 +1,10 @@
-// Cross-entropy of rows of logits as nodes: -log softmax(logits)[target], and its gradient (softmax - 1 at the target) * scale. The plain
-// reference is kernels/cross-entropy.ts.
+// Cross-entropy as graph nodes; the reference is kernels/cross-entropy.ts.
 import type { Graph } from "./graph.ts";
 
 interface LossInputs {
   /** [rows, 1], i64 */
   readonly targets: string;
-  /** [rows, 1]: what a row's loss is multiplied by in the sum that is minimised; 0 for rows that only fill. */
+  /** [rows, 1]: the factor of a row's loss; 0 for padding. */
   readonly scales: string;
 }
 

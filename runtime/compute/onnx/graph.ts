@@ -1,7 +1,7 @@
-// A graph under construction: nodes that name their own outputs, constants, inputs and outputs.
+// A graph under construction.
 import { type Attribute, type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./model.ts";
 
-/** The dimension that each run chooses. */
+/** Each run chooses this dimension. */
 export const rowsDimension = "rows";
 
 export class Graph {
@@ -21,7 +21,6 @@ export class Graph {
     return name;
   }
 
-  /** Under a name of its own. */
   output(name: string, value: string, shape: readonly (number | string)[]): void {
     this.#nodes.push({ op: "Identity", inputs: [value], output: name, attributes: {} });
     this.#outputs.push({ name, type: onnxType.f32, shape });
@@ -87,7 +86,6 @@ export class Graph {
     return this.node("Slice", [value, this.ints([from]), this.ints([to]), this.ints([-1])]);
   }
 
-  /** All of it so far. */
   whole(): OnnxGraph {
     return { inputs: this.#inputs, outputs: this.#outputs, nodes: this.#nodes, initializers: this.#initializers };
   }

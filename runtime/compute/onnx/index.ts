@@ -1,4 +1,4 @@
-// The training backend on onnxruntime: segments become graphs, and segments of equal shape share them.
+// The training backend on onnxruntime; segments of equal shape share graphs.
 import { AppError } from "../../../crds/common.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { TrainingBackend, TrainingOptions, WeightViews } from "../training.ts";
@@ -19,7 +19,7 @@ import {
 } from "./segment.ts";
 import { engine, Session } from "./session.ts";
 
-/** The segment with weights named by their place and no number of a layer: equal for layers of equal shape. */
+/** The segment with names that do not depend on the layer. */
 function nameless(segment: Segment): Segment {
   const places = new Map(segment.weights.map(({ name }, place) => [name, `weight.${place}`]));
   const placed = (value: unknown): unknown => (typeof value === "string" ? (places.get(value) ?? value) : value);
@@ -33,7 +33,6 @@ function nameless(segment: Segment): Segment {
 
 const keyOf = ({ inputs, outputs, weights, ops }: Segment): string => JSON.stringify([inputs, outputs, weights, ops]);
 
-/** Which graphs a segment becomes. */
 interface Shape {
   readonly segment: Segment;
   readonly split: Split;
@@ -45,7 +44,7 @@ class OnnxTraining implements TrainingBackend {
   readonly device: string;
   readonly numerics = `${engine} ${instructionsHere()}`;
   readonly #threads: number;
-  /** By shape, tokens and ending; as many as a model has kinds of layers. */
+  /** The key is shape, tokens and ending. */
   readonly #plain = new Map<string, Ways<Graphs>>();
   readonly #experts = new Map<string, Ways<ExpertGraphs>>();
   readonly #sessions: Promise<Session>[] = [];
@@ -57,7 +56,7 @@ class OnnxTraining implements TrainingBackend {
 
   async compile(segment: Segment, tokens: number) {
     const parts = this.#parts(segment, { tokens, ending: "plain" }, (shape) => this.#waysOf(shape));
-    // What cannot be computed is told here, and not in the first step.
+    // Throws here, not in the first step.
     await parts.ways?.open(false);
     return trainableSegment(parts);
   }
@@ -155,7 +154,7 @@ function memo<T>(make: () => T): () => T {
   };
 }
 
-/** Opens each of two ways once. */
+/** Opens each variant once. */
 function opened<T>(open: (keeping: boolean) => Promise<T>): (keeping: boolean) => Promise<T> {
   const [without, having] = [memo(() => open(false)), memo(() => open(true))];
   return (keeping) => (keeping ? having() : without());

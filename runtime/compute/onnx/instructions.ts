@@ -1,9 +1,8 @@
-// The instructions that onnxruntime computes f32 with on this processor: it has products and sums of its own for each set, which round in
-// other places. Two processors of one name give the same bits.
+// The instruction set of onnxruntime's f32 kernels on this processor, which the bits of results depend on.
 import { readFileSync } from "node:fs";
 import { arch, cpus } from "node:os";
 
-/** Sets of x64 with the flags that Linux lists of them, the best one first, as the library chooses. */
+/** x64 sets with Linux's flags, in the library's order of preference. */
 const sets: readonly { readonly name: string; readonly flags: readonly string[] }[] = [
   { name: "avx512", flags: ["avx512f"] },
   { name: "avx2", flags: ["avx2", "fma"] },
@@ -16,7 +15,7 @@ const fieldOf = (cpuinfo: string, key: string): string | undefined => new RegExp
 interface Processor {
   readonly architecture: string;
   readonly model: string;
-  /** The text of /proc/cpuinfo; empty where a system has none. */
+  /** /proc/cpuinfo; empty where a system has none. */
   readonly cpuinfo: string;
 }
 
@@ -25,7 +24,7 @@ export function instructionsOf({ architecture, model, cpuinfo }: Processor): str
   const flags = new Set(fieldOf(cpuinfo, "flags")?.split(" "));
   const set = sets.find((each) => each.flags.every((flag) => flags.has(flag)));
   if (set !== undefined) return set.name;
-  const part = fieldOf(cpuinfo, "CPU part"); // of arm64, whose models may have no name
+  const part = fieldOf(cpuinfo, "CPU part"); // arm64 models may have no name
   return `${architecture} ${model}${part === undefined ? "" : ` ${fieldOf(cpuinfo, "CPU implementer")}-${part}`}`;
 }
 

@@ -1,5 +1,4 @@
-// The graphs of a segment: forward, and backward with the values of forward computed again in it. Ops of the host come last in a segment,
-// or are all of it.
+// The graphs of a segment: forward, and backward that recomputes it. Host ops come last.
 import { AppError } from "../../../crds/common.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
@@ -11,7 +10,6 @@ import { type Handed, parted } from "./parted.ts";
 import type { BackwardEmitter, DeviceRule, Emitter } from "./rule.ts";
 import { ruleOf } from "./rules/index.ts";
 
-/** Names of what graphs read and write, by the segment's names. */
 export const graphName = {
   input: (value: string): string => `x.${value}`,
   weight: (weight: string): string => `w.${weight}`,
@@ -27,23 +25,20 @@ export const graphName = {
   losses: "losses",
 } as const;
 
-/** Which end a segment has: plain, rows that gates multiply, or logits that the loss takes. */
+/** The segment's end: plain, rows with gates, or logits with a loss. */
 export type Ending = "plain" | "gated" | "loss";
 
 export interface Split {
   readonly device: readonly { readonly op: Op; readonly rule: DeviceRule }[];
   readonly host: readonly Op[];
-  /** Inputs that the device reads. */
   readonly inputs: readonly string[];
-  /** Weights that the device reads. */
   readonly weights: readonly string[];
-  /** Those of them whose gradients are summed. */
   readonly trained: readonly string[];
-  /** Values that the device writes for others: outputs of the segment, and what ops of the host read. */
+  /** Values that leave the device: the segment's outputs, and inputs of host ops. */
   readonly written: readonly string[];
 }
 
-/** Throws AppError `UnsupportedOp` that names op and segment. */
+/** Throws AppError `UnsupportedOp`, which names op and segment. */
 export function splitOf(segment: Segment): Split {
   const refuse = (reason: string): never => {
     throw new AppError(`${segment.name}: ${reason}; train a model of another family`, {
@@ -82,7 +77,6 @@ export function splitOf(segment: Segment): Split {
   };
 }
 
-/** A graph with the segment's inputs and weights declared, and the values of its ops by name. */
 function begin(segment: Segment, split: Split, tokens: number) {
   const graph = new Graph();
   const widths = widthsOf(segment);
@@ -97,7 +91,6 @@ function begin(segment: Segment, split: Split, tokens: number) {
   return emitter;
 }
 
-/** The forward graph of a segment whose ops are on the device. */
 export function forwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
   const { graph, value, width } = begin(segment, split, tokens);
   if (ending === "loss") {
@@ -112,7 +105,6 @@ const lossInputs = (graph: Graph) => ({
   scales: graph.input(graphName.scales, [rowsDimension, 1]),
 });
 
-/** Gradients by value and sums by weight, as the ops of a segment give them from last to first. */
 class Tape {
   readonly gradients = new Map<string, string>();
   readonly sums = new Map<string, string>();
@@ -138,7 +130,6 @@ class Tape {
   }
 }
 
-/** Gives the tape the gradients that the segment's end starts from. */
 function endOf(tape: Tape, split: Split, ending: Ending): void {
   const { graph, value, width } = tape.emitter;
   const last = split.written.at(-1) as string;
@@ -152,7 +143,7 @@ function endOf(tape: Tape, split: Split, ending: Ending): void {
   if (ending === "gated") gateOf(tape, split, last);
 }
 
-/** The gate's gradient is dOut . y of a row, where y is what the expert gives. */
+/** The gate's gradient is dOut . y of a row, where y is the expert's output. */
 function gateOf(tape: Tape, split: Split, last: string): void {
   const { graph, value } = tape.emitter;
   const gate = graph.input(graphName.gate, [rowsDimension, 1]);
@@ -168,12 +159,10 @@ function gateOf(tape: Tape, split: Split, last: string): void {
   }
 }
 
-/** The backward graph: it reads inputs, weights, gradients of what was written and sums of weights' gradients. */
 export function backwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
   return writeModel(backward(segment, split, { tokens, ending }).graph);
 }
 
-/** Forward that hands values on, and backward that is given them and computes no product again. */
 export interface KeepingGraphs {
   readonly forward: OnnxGraph;
   readonly backward: OnnxGraph;
@@ -188,14 +177,14 @@ export function keepingGraphs(segment: Segment, split: Split, given: { readonly 
   return { forward: first, backward: second, handed };
 }
 
-/** A backward graph of rows that gates multiply, in two: rows of several lanes pass the first together. */
+/** A backward graph with gates in two parts; rows of several micro-batches share the first. */
 export interface SummingGraphs {
   readonly rows: Uint8Array;
   readonly sums: Uint8Array;
   readonly handed: readonly Handed[];
 }
 
-/** With `keeping`, of the backward that is given values of forward. */
+/** `keeping` builds them for a backward with stored values. */
 export function summingGraphs(segment: Segment, split: Split, keeping?: KeepingGraphs): SummingGraphs {
   const { graph, widths } = backward(segment, split, { tokens: 1, ending: "gated" });
   const sums = new Set(split.trained.map(graphName.newSum));
@@ -203,7 +192,6 @@ export function summingGraphs(segment: Segment, split: Split, keeping?: KeepingG
   return { rows: writeModel(first), sums: writeModel(second), handed };
 }
 
-/** The graph, and the widths of the rows of its values, as far as they are the segment's or gradients of them. */
 function backward(segment: Segment, split: Split, { tokens, ending }: { readonly tokens: number; readonly ending: Ending }) {
   const emitter = begin(segment, split, tokens);
   const tape = new Tape(emitter, segment);

@@ -1,4 +1,4 @@
-// The writer of ONNX models: the few protobuf messages of onnx.proto that training graphs are made of, with their field numbers.
+// Writes ONNX models: the needed protobuf messages of onnx.proto.
 
 export const onnxType = { f32: 1, i64: 7 } as const;
 type OnnxType = (typeof onnxType)[keyof typeof onnxType];
@@ -15,7 +15,7 @@ export interface Node {
 export interface ValueInfo {
   readonly name: string;
   readonly type: OnnxType;
-  /** A name in place of a size is a dimension that each run chooses. */
+  /** A name instead of a size is a dimension that each run chooses. */
   readonly shape: readonly (number | string)[];
 }
 
@@ -38,7 +38,6 @@ const irVersion = 10;
 const opset = 21;
 const attributeType = { float: 1, int: 2, ints: 7 } as const;
 
-/** Protobuf's wire format, writing only. */
 class Writer {
   readonly #parts: Uint8Array[] = [];
 
@@ -116,7 +115,6 @@ function initializer(out: Writer, tensor: Initializer): void {
   out.int(2, tensor.type).text(8, tensor.name).bytes(9, tensor.bytes);
 }
 
-/** The bytes of a model. */
 export function writeModel(graph: OnnxGraph): Uint8Array {
   const model = new Writer().int(1, irVersion).message(8, (set) => set.text(1, "").int(2, opset));
   model.message(7, (out) => {

@@ -1,9 +1,9 @@
-// A graph in two, of which the second is given values of the first: forward and what backward keeps of it, or what rows need, whichever
-// lanes they are of, and sums of weights' gradients, which are one lane's.
+// Divides a graph in two, of which the second gets values of the first: forward and backward, or rows of all micro-batches and the sums
+// of one.
 import { rowsDimension } from "./graph.ts";
 import { type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo } from "./model.ts";
 
-/** A value [rows, width] that the second graph is given. */
+/** A value [rows, width] for the second graph. */
 export interface Handed {
   readonly name: string;
   readonly width: number;
@@ -12,11 +12,10 @@ export interface Handed {
 export interface Parted {
   readonly first: OnnxGraph;
   readonly second: OnnxGraph;
-  /** Outputs of the first behind its own, and inputs of the second. */
+  /** Extra outputs of the first graph, and inputs of the second. */
   readonly handed: readonly Handed[];
 }
 
-/** `later` are the names of outputs that the second graph has. */
 export function parted(graph: OnnxGraph, later: ReadonlySet<string>, widths: ReadonlyMap<string, number>): Parted {
   const makers = new Map(graph.nodes.map((node) => [node.output, node]));
   const outputs = (second: boolean) => graph.outputs.filter(({ name }) => later.has(name) === second);
@@ -38,7 +37,6 @@ export function parted(graph: OnnxGraph, later: ReadonlySet<string>, widths: Rea
   };
 }
 
-/** Nodes that lead to the values, as far back as those where `ends` says so. */
 function reached(values: readonly string[], makers: ReadonlyMap<string, Node>, ends: (value: string) => boolean): Set<Node> {
   const found = new Set<Node>();
   const due = [...values];
@@ -51,7 +49,6 @@ function reached(values: readonly string[], makers: ReadonlyMap<string, Node>, e
   return found;
 }
 
-/** The nodes in their order, with what they read. */
 function part(graph: OnnxGraph, nodes: ReadonlySet<Node>, ends: Pick<OnnxGraph, "inputs" | "outputs">): OnnxGraph {
   const kept = graph.nodes.filter((node) => nodes.has(node));
   const read = new Set(kept.flatMap(({ inputs }) => inputs));

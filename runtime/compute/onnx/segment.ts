@@ -1,4 +1,4 @@
-// Compiled segments: rows in and out, weights and sums as views, ops of the host around the graphs. A single row is computed as two.
+// Compiled segments: rows in and out, weights and sums as views, host ops around the graphs. A single row is computed as two.
 import { keptValues, kernelOf } from "../../kernels/index.ts";
 import { floats, type Gradients, type OpContext, type Values } from "../../kernels/kernel.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
@@ -24,39 +24,34 @@ import type { Feed, Session } from "./session.ts";
 export interface Graphs {
   readonly forward: Session;
   readonly backward: Session;
-  /** What forward hands on. */
   readonly handed: readonly Handed[];
 }
 
-/** Graphs of an expert, whose backward is in two parts. */
 export interface ExpertGraphs extends Graphs {
   readonly sums: Session;
-  /** What the second part is given of the first. */
   readonly passed: readonly Handed[];
 }
 
-/** Graphs of one segment, without and with values that forward keeps. */
 export interface Ways<G extends Graphs> {
-  /** Floats of a row. */
+  /** Floats per row. */
   readonly keeps: number;
   open(keeping: boolean): Promise<G>;
 }
 
-/** A segment with its graphs; a segment of the host alone has none. */
+/** A segment with its graphs; a host-only segment has none. */
 export interface Parts<G extends Graphs = Graphs> {
   readonly segment: Segment;
   readonly split: Split;
   readonly ways: Ways<G> | undefined;
-  /** Views under the names that this segment has for its weights, from those of the caller's. */
+  /** Renames the caller's views to this segment's names. */
   own(views: WeightViews): WeightViews;
 }
 
-/** A segment with nothing for the host. */
 export type Whole<G extends Graphs> = Parts<G> & { readonly ways: Ways<G> };
 
 const rowsMin = 2;
 
-/** At least two rows: a zero row is added to a single one. */
+/** Adds a zero row to a single one. */
 function padded(data: Float32Array, rows: number): Float32Array {
   if (rows >= rowsMin) return data;
   const wide = new Float32Array((data.length / rows) * rowsMin);
@@ -64,7 +59,6 @@ function padded(data: Float32Array, rows: number): Float32Array {
   return wide;
 }
 
-/** One call of a graph: what goes in and what comes out, by the names of lower.ts. */
 class Call {
   readonly #rows: number;
   readonly #shapes: ReadonlyMap<string, readonly number[]>;
@@ -82,7 +76,6 @@ class Call {
     this.feeds[name] = { dims: [rows, wide.length / rows], data: wide };
   }
 
-  /** The array that the output is written to, without the row that was added. */
   rowsOut(name: string, width: number): Float32Array {
     const rows = Math.max(rowsMin, this.#rows);
     const data = new Float32Array(rows * width);
@@ -94,17 +87,15 @@ class Call {
     for (const name of names) this.feeds[graphName.weight(name)] = this.#weight(name, views);
   }
 
-  /** What a graph hands on, to be given to another one by `keptIn`. */
   keptOut(handed: readonly Handed[]): KeptRows {
     return handed.map(({ name, width }) => ({ name, width, data: this.rowsOut(name, width) }));
   }
 
-  /** The rows from that one on of what was kept. */
   keptIn(kept: KeptRows, from = 0): void {
     for (const { name, width, data } of kept) this.rowsIn(name, data.subarray(from * width, (from + this.#rows) * width));
   }
 
-  /** Sums are read and written where they lie. */
+  /** Sums are read and written in place. */
   sums(names: readonly string[], views: WeightViews): void {
     for (const name of names) {
       const view = this.#weight(name, views);
@@ -124,7 +115,6 @@ const named = (values: Values, name: string): Tensor => {
   return value;
 };
 
-/** Values and weights as ops of the host read them. */
 function reader({ segment }: Parts, values: Values, weights: WeightViews): OpContext["read"] {
   const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
   return (name) => {
@@ -187,7 +177,7 @@ function addInto(sum: Float32Array, gradient: Float32Array): void {
   for (const [i, value] of gradient.entries()) sum[i] = (sum[i] as number) + value;
 }
 
-/** Gradients of what ops of the host read; of weights they go to the sums. */
+/** Gradients of the values that host ops read; those of weights are added to the sums. */
 function hostBackward(parts: Parts, { values, weights, sums }: BackwardCall, gradients: Map<string, Float32Array>): void {
   const read = reader(parts, values, weights);
   for (const op of parts.split.host.toReversed()) {
@@ -198,7 +188,7 @@ function hostBackward(parts: Parts, { values, weights, sums }: BackwardCall, gra
     for (const { name, dtype } of kernel.outputs(op)) {
       if (dtype !== "f32") continue;
       const gradient = gradients.get(name);
-      if (gradient === undefined) return; // outputs that nobody derives from
+      if (gradient === undefined) return; // outputs without a gradient
       outputs[name] = gradient;
     }
     for (const [name, gradient] of Object.entries(rule.backward(op, { read, outputs, sums }, kernel))) {
@@ -293,7 +283,6 @@ export function trainableLoss({ segment, split, own, ways }: Whole<Graphs>): Tra
     call.weights(split.weights, own(weights));
     return call;
   };
-  /** Chunks of the rows, in order. */
   const chunks = function* ({ x, targets, weights }: LossCall) {
     for (let from = 0; from < targets.length; from += lossRows) {
       const to = Math.min(from + lossRows, targets.length);

@@ -1,14 +1,13 @@
-// A graph that runs: onnxruntime on the CPU, with every output written to an array of the caller. Shell; the only importer of the library.
+// Runs a graph on onnxruntime's CPU backend, with outputs written to the caller's arrays.
 import ort from "onnxruntime-node";
 
-/** Dimensions and values of one tensor of a call. */
 export interface Feed {
   readonly dims: readonly number[];
   readonly data: Float32Array | BigInt64Array;
 }
 export type Feeds = Readonly<Record<string, Feed>>;
 
-/** The version of the library, for what says which bits to expect. */
+/** The library's version, which the bits of results depend on. */
 export const engine = `onnxruntime ${ort.env.versions.node ?? ort.env.versions.common}`;
 
 const tensor = ({ dims, data }: Feed) =>
@@ -31,13 +30,13 @@ export class Session {
       enableMemPattern: true,
       graphOptimizationLevel: "all",
       logSeverityLevel: 3, // errors
-      // Threads that spin between products take the cores of whoever else computes.
+      // Spinning threads take cores from others.
       extra: { session: { intra_op: { allow_spinning: "0" } } },
     });
     return new Session(session);
   }
 
-  /** Writes each output to its array, which may be an input's own: a product then adds to it in place. */
+  /** An output may be an input's own array: a product then adds to it in place. */
   async run(feeds: Feeds, outputs: Feeds): Promise<void> {
     await this.#session.run(tensors(feeds, this.#session.inputNames), tensors(outputs, this.#session.outputNames));
   }

@@ -1,4 +1,4 @@
-// The compiler of a JSON Schema to the nodes that the automaton walks.
+// Compiles a JSON Schema to nodes.
 import { AppError } from "../../../crds/common.ts";
 import { Comparison, type Compiled, heightsOf, membersOf, type Node } from "./nodes.ts";
 import { anyInteger, anyNumber, leastMagnitude, RangedNumber, type Scalar, scalarText } from "./numbers.ts";
@@ -6,17 +6,14 @@ import { textsOfPattern } from "./pattern.ts";
 import { TextList, type Texts, textsOfLength } from "./texts.ts";
 import { depthMax } from "./walk.ts";
 
-/** Bytes of a schema's text. */
 const schemaBytesMax = 65_536;
-/** Schemas inside each other in the text. */
 const nestingMax = 64;
 const nodesMax = 4_096;
-/** Names of one object, and values of one enum. */
+/** Names of one object, or values of one enum. */
 const listMax = 1_000;
 const patternsMax = 16;
-/** Characters, and items, that are counted. */
 const countMax = 1_000_000;
-/** Bounds of numbers are told exactly between these, and at zero. */
+/** Bounds of numbers are exact within this range, and at zero. */
 const boundMost = Number.MAX_SAFE_INTEGER;
 const boundLeast = 1e-6;
 
@@ -33,7 +30,7 @@ const keywordsOf = {
   null: [],
 } as const satisfies Record<string, readonly string[]>;
 
-/** They say something about a schema, not about its values. */
+/** Keywords without effect on values. */
 const annotations = new Set(["title", "description", "default", "examples", "$schema", "$comment", "$defs", "definitions", "deprecated"]);
 for (const name of ["readOnly", "writeOnly"]) annotations.add(name);
 
@@ -53,7 +50,7 @@ function refused(path: string, message: string): AppError {
   return new AppError(`#${path}: ${message}`, { code: "InvalidRequest", operation: "reading a JSON Schema" });
 }
 
-/** Throws AppError `InvalidRequest` that names the place in the schema. */
+/** Throws AppError `InvalidRequest`, which names the place in the schema. */
 export function compileSchema(text: string): Compiled {
   if (text.length > schemaBytesMax) throw refused("", `the schema has ${text.length} bytes, at most ${schemaBytesMax} are taken`);
   const compiler = new Compiler(parsed(text));
@@ -68,7 +65,6 @@ function parsed(text: string): unknown {
   }
 }
 
-/** A schema at its place in the text. */
 interface At {
   readonly path: string;
   readonly nesting: number;
@@ -140,7 +136,7 @@ class Compiler {
       throw refused(`${path}/$ref`, "must point into the schema itself, such as #/$defs/name");
     const known = this.#byPath.get($ref);
     if (known !== undefined) return known;
-    const at = this.#add({ kind: "union", of: [] }, path); // so that it may name itself
+    const at = this.#add({ kind: "union", of: [] }, path); // so that it may refer to itself
     this.#byPath.set($ref, at);
     this.#nodes[at] = { kind: "union", of: [this.#schema(this.#resolved($ref, path), { path: $ref.slice(1), nesting })] };
     return at;
@@ -254,7 +250,6 @@ class Compiler {
     return this.#add({ kind: "array", first, items: rest, min, max }, path);
   }
 
-  /** Of the values those of the type, where there is one. */
   #listed(values: unknown, type: unknown, path: string): number {
     if (!Array.isArray(values)) throw refused(path, "must be a list of values");
     const types = type === undefined ? undefined : Array.isArray(type) ? type : [type];
@@ -269,7 +264,6 @@ class Compiler {
     return nodes.length === 1 ? (nodes[0] as number) : this.#add({ kind: "union", of: nodes }, path);
   }
 
-  /** The node of one value alone. */
   #value(value: unknown, { path, nesting }: At): number {
     if (nesting > nestingMax) throw refused(path, `has more than ${nestingMax} values inside each other`);
     if (typeof value === "string") return this.#add({ kind: "string", texts: this.#list([value], path) }, path);
@@ -344,7 +338,6 @@ function numberOf(schema: Schema, integer: boolean, path: string): Scalar {
   throw refused(path, "no number is within its bounds");
 }
 
-/** The least number above one that is told. */
 function next(value: number): number {
   if (!Number.isFinite(value)) return value;
   if (value === 0) return leastMagnitude;

@@ -1,9 +1,9 @@
-// A JSON Schema as the automaton walks it: values that may stand at a place, and how deep each of them is at least. Types and pure code.
+// A compiled JSON Schema and analyses of it.
 import { AppError } from "../../../crds/common.ts";
 import type { Scalar } from "./numbers.ts";
 import { TextList, type Texts } from "./texts.ts";
 
-/** Nodes name each other by their place in the list, so that they may be recursive. */
+/** Nodes refer to each other by index, so they may be recursive. */
 export type Node =
   | { readonly kind: "union"; readonly of: readonly number[] }
   | ObjectNode
@@ -14,25 +14,22 @@ export type Node =
 export interface ObjectNode {
   readonly kind: "object";
   readonly names: TextList;
-  /** The value of each name. */
   readonly values: readonly number[];
-  /** The names that must come, as bits by their place. */
+  /** Required names as bits by index. */
   readonly required: bigint;
-  /** The value of every other key; undefined where there is none. */
+  /** The value of every other key; undefined if none is allowed. */
   readonly others: number | undefined;
 }
 
 export interface ArrayNode {
   readonly kind: "array";
-  /** The first items, one by one. */
   readonly first: readonly number[];
-  /** All others; undefined where there are none. */
+  /** All later items; undefined if none is allowed. */
   readonly items: number | undefined;
   readonly min: number;
   readonly max: number;
 }
 
-/** The nodes of a schema, the one of its whole value, and what is told of each node: see heightsOf and membersOf. */
 export interface Compiled {
   readonly nodes: readonly Node[];
   readonly root: number;
@@ -40,11 +37,10 @@ export interface Compiled {
   readonly members: readonly (readonly number[])[];
 }
 
-/** Objects and lists that each node has inside each other at least, itself included; Infinity where it has no end. */
+/** The minimum nesting of each node, itself included; Infinity if it never ends. */
 export function heightsOf(nodes: readonly Node[]): readonly number[] {
   const heights = nodes.map(() => Number.POSITIVE_INFINITY);
   const users = nodes.map((): number[] => []);
-  /** Nodes that have no height yet and that this one waits for. */
   const missing = nodes.map((node, at) => {
     const needed = neededBy(node);
     for (const one of needed) users[one]?.push(at);
@@ -53,7 +49,7 @@ export function heightsOf(nodes: readonly Node[]): readonly number[] {
   const ready = [...nodes.keys()].filter((at) => missing[at] === 0);
   const isFlat = (at: number): boolean => nodes[at]?.kind === "scalar" || nodes[at]?.kind === "string";
   let [now, next] = [ready.filter(isFlat), ready.filter((at) => !isFlat(at))];
-  // The lowest first, so that each node is looked at once.
+  // Lowest first, so that each node is visited once.
   for (let height = 0; now.length + next.length > 0; height++) {
     for (const at of now) {
       heights[at] = height;
@@ -67,7 +63,7 @@ export function heightsOf(nodes: readonly Node[]): readonly number[] {
   return heights;
 }
 
-/** The nodes that a value of this one has inside it, of a union those that it may be. */
+/** The nodes that a value of this one contains; a union needs any of its members. */
 function neededBy(node: Node): readonly number[] {
   if (node.kind === "union") return node.of;
   if (node.kind === "object") return node.values.filter((_, name) => (node.required >> BigInt(name)) & 1n);
@@ -76,10 +72,9 @@ function neededBy(node: Node): readonly number[] {
   return node.min > node.first.length && node.items !== undefined ? [...first, node.items] : first;
 }
 
-/** Nodes that are gone through for the members of all unions of a schema. */
 export const membersMax = 100_000;
 
-/** By node: itself, or a union's members, those of unions inside it in their place. Throws AppError `InvalidRequest`. */
+/** Per node: itself, or the flattened members of a union. Throws AppError `InvalidRequest`. */
 export function membersOf(nodes: readonly Node[]): readonly (readonly number[])[] {
   const members: (readonly number[] | undefined)[] = nodes.map(() => undefined);
   let left = membersMax;
@@ -99,7 +94,7 @@ export function membersOf(nodes: readonly Node[]): readonly (readonly number[])[
     }
     return [...found];
   };
-  // A reference comes before what it names, so that from the last one on most lists are there already; one to a list shares it.
+  // References precede their targets, so a backward pass finds most lists ready, and shares them.
   for (let at = nodes.length - 1; at >= 0; at--) {
     const node = nodes[at] as Node;
     const only = node.kind === "union" && node.of.length === 1 ? members[node.of[0] as number] : undefined;
@@ -110,12 +105,10 @@ export function membersOf(nodes: readonly Node[]): readonly (readonly number[])[
 
 const tooManyMembers = `its anyOf and oneOf have more than ${membersMax} branches, those of branches included; nest them less`;
 
-/** Steps of a comparison, of one node, name or text each, beyond which nothing is told apart any more. */
+/** The budget of a comparison, in nodes, names and texts; beyond it nothing counts as disjoint. */
 const comparedMax = 200_000;
-/** Objects inside each other that are compared. */
 const comparedDepthMax = 8;
 
-/** Compares nodes, in a bounded number of steps. */
 export class Comparison {
   readonly #nodes: readonly Node[];
   readonly #members: readonly (readonly number[])[];
@@ -127,7 +120,7 @@ export class Comparison {
     this.#members = members;
   }
 
-  /** True where no value is of both nodes, as far as their types, listed values, and required names tell. */
+  /** True if no value matches both nodes, as far as types, listed values and required names show. */
   areDisjoint(a: number, b: number, depth = 0): boolean {
     if (depth > comparedDepthMax || !this.#spend(1)) return false;
     const others = this.#members[b] as readonly number[];
@@ -157,14 +150,12 @@ export class Comparison {
     return a.texts.every((text) => b.placeOf(text) === undefined);
   }
 
-  /** True where `one` must have a name that `other` cannot have. */
   #lacks(one: ObjectNode, other: ObjectNode): boolean {
     const required = this.#requiredOf(one);
     if (other.others !== undefined || !this.#spend(required.size)) return false;
     return [...required.keys()].some((name) => other.names.placeOf(name) === undefined);
   }
 
-  /** True where both must have a name whose values differ. */
   #areUnlike(one: ObjectNode, other: ObjectNode, depth: number): boolean {
     const required = this.#requiredOf(other);
     for (const [name, value] of this.#requiredOf(one)) {
@@ -175,7 +166,6 @@ export class Comparison {
     return false;
   }
 
-  /** The values of the names that an object must have. */
   #requiredOf(node: ObjectNode): ReadonlyMap<string, number> {
     const known = this.#required.get(node);
     if (known) return known;

@@ -1,15 +1,13 @@
-// The texts of numbers and of the words true, false and null, byte by byte: any number, an integer, one between bounds, or one text alone.
+// Automata over the bytes of numbers (any, integer, bounded or one text) and of true, false and null.
 
-/** An automaton over bytes like a language, but that what ends here may be followed by what is no part of it. */
+/** Like a language, but other text may follow its end. */
 export interface Scalar {
-  /** The state after one more byte, the first one in the state ""; undefined where no text goes on so. */
+  /** The next state ("" is the start); undefined where no text continues so. */
   step(state: string, byte: number): string | undefined;
   ends(state: string): boolean;
 }
 
-/** Digits after the point of a number with bounds. */
 const fractionDigitsMax = 24;
-/** The least distance from zero that so many digits tell. */
 export const leastMagnitude = 10 ** -fractionDigitsMax;
 
 export function scalarText(text: string): Scalar {
@@ -54,7 +52,7 @@ export const anyNumber = byTable(numberSteps);
 export const anyInteger = byTable(integerSteps);
 
 export interface Range {
-  /** The least and the largest value, both allowed; infinite where there is no bound. */
+  /** Inclusive bounds; infinite if absent. */
   readonly least: number;
   readonly most: number;
   readonly integer: boolean;
@@ -70,7 +68,6 @@ export class RangedNumber implements Scalar {
     this.#free = range.integer ? anyInteger : byTable({ ...numberSteps, digits: plainDigits, fraction: fractionDigits });
   }
 
-  /** False where there is no number in the range. */
   get any(): boolean {
     return this.#lives("-") || "0123456789".split("").some((digit) => this.#lives(digit));
   }
@@ -101,13 +98,12 @@ export class RangedNumber implements Scalar {
     return value >= this.#range.least && value <= this.#range.most;
   }
 
-  /** True where more digits never lead to a bound. */
+  /** True where more digits never reach a bound. */
   #endless(text: string): boolean {
     const end = text.startsWith("-") ? -this.#range.least : this.#range.most;
     return end === Number.POSITIVE_INFINITY && Number(text) !== 0;
   }
 
-  /** True where some number of the range begins so. */
   #lives(text: string): boolean {
     const { least, most, integer } = this.#range;
     const minus = text.startsWith("-");
@@ -126,12 +122,11 @@ export class RangedNumber implements Scalar {
   }
 }
 
-/** Digits of an integer part, at most, that decide about a bound. */
+/** The maximum of integer digits that can decide about a bound. */
 const longest = 20;
 const nines = "9".repeat(fractionDigitsMax);
 const wellBegun = /^-?(?:$|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?$)/;
 const fractionOf = (text: string): string | undefined => text.split(".")[1];
-/** The largest number that begins so. */
 const filled = (text: string): string => text + nines.slice(fractionOf(text)?.length ?? 0);
 
 function meets(from: number, to: number, { low, high }: { readonly low: number; readonly high: number }): boolean {

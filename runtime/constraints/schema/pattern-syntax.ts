@@ -1,7 +1,7 @@
-// The meaning of a regular expression, as far as it is regular: characters, classes, groups, repetitions, and ^ and $ at the ends.
+// Parses a regular expression: characters, classes, groups, repetitions, and ^ and $ at the ends.
 import { AppError } from "../../../crds/common.ts";
 
-/** Ranges of code points, ascending, both ends included. */
+/** Ranges of code points, ascending and inclusive. */
 export type Points = readonly (readonly [number, number])[];
 
 export type Expression =
@@ -9,7 +9,6 @@ export type Expression =
   | { readonly kind: "sequence" | "either"; readonly of: readonly Expression[] }
   | { readonly kind: "repeat"; readonly of: Expression; readonly min: number; readonly max: number };
 
-/** Groups inside each other. */
 const groupDepthMax = 32;
 const repeatMax = 1_000;
 const pointMax = 0x10ffff;
@@ -29,7 +28,6 @@ const anyPoint: Points = [[0, pointMax]];
 const notLineEnd = without(ranges("\n-\n\r-\r\u2028-\u2029"));
 const anything: Expression = { kind: "repeat", of: { kind: "points", points: anyPoint }, min: 0, max: Number.POSITIVE_INFINITY };
 
-/** All code points but these. */
 function without(points: Points): Points {
   const rest: [number, number][] = [];
   let from = 0;
@@ -53,7 +51,7 @@ function joined(points: Points): Points {
 
 const refused = (message: string): AppError => new AppError(`pattern: ${message}`, { code: "InvalidRequest" });
 
-/** The texts in which the pattern is found, whole. Throws AppError `InvalidRequest`. */
+/** Throws AppError `InvalidRequest`. */
 export function parsePattern(pattern: string): Expression {
   try {
     new RegExp(pattern, "u");
@@ -72,12 +70,12 @@ const sequence = (of: readonly Expression[]): Expression => ({ kind: "sequence",
 
 interface Alternative {
   readonly of: readonly Expression[];
-  /** It stands at the beginning of the text, and at its end. */
+  /** The match must start at the beginning of the text, or end at its end. */
   readonly begins: boolean;
   readonly ends: boolean;
 }
 
-/** Reads an expression that is known to be one: only what is left out here is checked. */
+/** Reads an expression that RegExp has accepted, and checks only what is unsupported here. */
 class Reader {
   readonly #characters: readonly string[];
   #at = 0;
@@ -135,13 +133,13 @@ class Reader {
     if (!this.#taken("?:") && this.#taken("?<")) while (!this.#taken(">")) this.#at += 1;
     if (this.#next === "?") throw refused("(? with flags is not implemented; write the group without them");
     const of = this.either(depth + 1).map(({ of: parts }) => sequence(parts));
-    this.#at += 1; // the closing parenthesis
+    this.#at += 1;
     return { kind: "either", of };
   }
 
   #repeated(of: Expression): Expression {
     const [min, max] = this.#times() ?? [1, 1];
-    this.#taken("?"); // as few as possible: the same texts
+    this.#taken("?"); // lazy: the same texts
     if (min > repeatMax || (Number.isFinite(max) && max > repeatMax)) throw refused(`repeats more than ${repeatMax} times`);
     return min === 1 && max === 1 ? of : { kind: "repeat", of, min, max };
   }
@@ -207,7 +205,7 @@ class Reader {
     if (high < 0xd800 || high > 0xdbff || !this.#taken("\\u")) return high;
     const low = this.#hex(4);
     if (low >= 0xdc00 && low <= 0xdfff) return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-    this.#at -= 6; // another code unit of its own
+    this.#at -= 6;
     return high;
   }
 

@@ -1,19 +1,14 @@
-// The texts that a regular expression finds something in, of bounded length: a set of places in the expression after each code point. The
-// expression is read by pattern-syntax.ts.
+// The texts of bounded length that match a regular expression, as an automaton over sets of places.
 import { AppError } from "../../../crds/common.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
 import { countAlike, type Texts } from "./texts.ts";
 
-/** Places in an expression, repetitions written out. */
 const placesMax = 500;
-/** Steps from place to place, times the lengths that are looked ahead. */
 const aheadMax = 500_000;
-/** Parts of an expression, those that take no place too, repetitions written out. */
 const partsMax = 10_000;
-/** States whose next places are kept. */
 const nextsMax = 256;
 
-/** The places of an expression: which code points each takes, and which may come after it. */
+/** Which code points each place takes, and which places may follow. */
 interface Places {
   readonly points: Points[];
   readonly follow: Set<number>[];
@@ -27,7 +22,7 @@ interface Part {
   readonly last: ReadonlySet<number>;
 }
 
-/** Texts of a pattern, of `min` to `max` code points. Throws AppError `InvalidRequest`. */
+/** Texts of `min` to `max` code points. Throws AppError `InvalidRequest`. */
 export function textsOfPattern(pattern: string, min: number, max: number): Texts {
   const places = placesOf(parsePattern(pattern));
   const lengths = Number.isFinite(max) ? max : min;
@@ -91,14 +86,14 @@ function repeated({ of, min, max }: Extract<Expression, { kind: "repeat" }>, pla
   return whole;
 }
 
-/** For each place and number of code points up to `max`, 1 where exactly so many more can end the text. */
+/** Per place and length up to `max`: 1 where exactly so many more code points can end the text. */
 function exactly(places: Places, max: number): readonly Uint8Array[] {
   const ahead = places.points.map(() => new Uint8Array(max + 1));
   for (const place of places.last) (ahead[place] as Uint8Array)[0] = 1;
   return further(places, ahead);
 }
 
-/** For each place and number of code points up to `min`, 1 where so many more or some more than that can end the text. */
+/** Per place and length up to `min`: 1 where at least so many more can end the text. */
 function atLeast(places: Places, min: number): readonly Uint8Array[] {
   const ahead = places.points.map(() => new Uint8Array(min + 1));
   const before = places.points.map((): number[] => []);
@@ -117,7 +112,6 @@ function atLeast(places: Places, min: number): readonly Uint8Array[] {
   return further(places, ahead);
 }
 
-/** Fills in each length from the one before it. */
 function further({ points, follow }: Places, ahead: readonly Uint8Array[]): readonly Uint8Array[] {
   for (let length = 1; length < (ahead[0]?.length ?? 0); length++) {
     for (const [place, nexts] of follow.entries()) {
@@ -137,13 +131,12 @@ interface Lengths {
   readonly ahead: readonly Uint8Array[];
 }
 
-/** The places that one more code point may lead to, ascending, and the number of code points then. */
 interface Nexts {
   readonly places: readonly number[];
   readonly count: number;
 }
 
-/** A state is the places that the last code point may have been taken by, and the number of code points where it matters. */
+/** A state is the set of possible places, and the length where it matters. */
 class PatternTexts implements Texts {
   readonly start: string;
   readonly #places: Places;
@@ -167,7 +160,6 @@ class PatternTexts implements Texts {
     return this.#nextsOf(state).places.some((place) => takes(this.#places.points[place], low, high));
   }
 
-  /** A state is asked for many code points, and the steps from place to place are many. */
   #nextsOf(state: string): Nexts {
     const known = this.#nexts.get(state);
     if (known) return known;
@@ -182,12 +174,12 @@ class PatternTexts implements Texts {
     return nexts;
   }
 
-  /** The shortest way to an end has fewer steps than there are places, and one that is longer than that may be as long as one likes. */
+  /** The shortest path to an end has fewer steps than there are places; longer ones may have any length. */
   alike(state: string, points: number): string {
     const { min, max } = this.#lengths;
     const [places, written] = state.split("/");
     const count = Number(written);
-    if (Number.isFinite(max) && count < min) return state; // an end may be so far away that only some lengths come to it
+    if (Number.isFinite(max) && count < min) return state; // a distant end may admit some lengths only
     return `${places}/${countAlike(count, { min, max }, points + this.#places.points.length)}`;
   }
 
@@ -196,7 +188,6 @@ class PatternTexts implements Texts {
     return count >= this.#lengths.min && places.some((place) => this.#places.last.has(place));
   }
 
-  /** True where a text of an allowed length goes on from this place. */
   #lives(place: number, count: number): boolean {
     const { min, max, ahead } = this.#lengths;
     const lengths = ahead[place] as Uint8Array;

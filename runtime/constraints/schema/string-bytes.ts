@@ -1,8 +1,8 @@
-// The bytes of a JSON string as the code points that they say, escapes and UTF-8 taken apart: what a string's texts (texts.ts) are asked
-// about. Pure. Lone surrogates are no texts; a byte is taken only where a code point that begins so may come.
+// Decodes the bytes of a JSON string to code points, with escapes and UTF-8, for texts.ts. A byte is accepted only if an allowed code
+// point can begin so; lone surrogates are not.
 import type { Texts } from "./texts.ts";
 
-/** What has come of a code point, and the state of the texts before it; `end` after the closing quote. */
+/** The pending part of a code point and the state of the texts; `end` after the closing quote. */
 export type StringStep = { readonly state: string } | { readonly ended: string } | undefined;
 
 const quote = 0x22;
@@ -22,8 +22,10 @@ const escapes: Readonly<Record<string, number>> = {
   t: 0x09,
 };
 
-/** A state is the part of a code point, ";", and the state of the texts. Parts: "" none, "e" a backslash, "u" and digits after \u, "h" and
- *  a high surrogate, "g" the same and a backslash, "w" the same, a dot and digits, "b" and the value, bytes to come and least value. */
+/**
+ * A state is the pending part, ";", and the texts' state. Parts: "" none, "e" a backslash, "u" and digits after \u, "h" and a high
+ * surrogate, "g" the same and a backslash, "w" the same, a dot and digits, "b" and the value, missing bytes and least value.
+ */
 export const stringStart = (texts: Texts): string => `;${texts.start}`;
 
 export function stringStep(texts: Texts, state: string, byte: number): StringStep {
@@ -33,7 +35,7 @@ export function stringStep(texts: Texts, state: string, byte: number): StringSte
   return typeof next === "string" ? { state: next } : next;
 }
 
-/** Each byte says one code point at most, that which has begun included. */
+/** Each byte completes at most one code point. */
 export function stringAlike(texts: Texts, state: string, bytes: number): string {
   const after = state.indexOf(";") + 1;
   return state.slice(0, after) + texts.alike(state.slice(after), bytes);
@@ -63,13 +65,13 @@ function said({ texts, before }: Walk, point: number): Next {
   return next === undefined ? undefined : `;${next}`;
 }
 
-/** True where a code point between these may come that is no surrogate. */
+/** A code point in the range, but no surrogate, may come next. */
 function reaches({ texts, before }: Walk, low: number, high: number): boolean {
   if (low < highMin && texts.reaches(before, low, Math.min(high, highMin - 1))) return true;
   return high > lowMax && texts.reaches(before, Math.max(low, lowMax + 1), high);
 }
 
-/** True where a code point may come that is written as a surrogate between these and a second one. */
+/** A code point with a high surrogate in the range may come next. */
 function reachesPairs({ texts, before }: Walk, low: number, high: number): boolean {
   const from = Math.max(low, highMin);
   const to = Math.min(high, lowMin - 1);
@@ -88,7 +90,7 @@ function plain(walk: Walk, byte: number): Next {
   return byte >= 0xf0 && byte <= 0xf4 ? began(walk, { value: byte & 0x07, left: 3, least: 0x10000 }) : undefined;
 }
 
-/** The first bytes of a character: its value so far, bytes to come, and the least value that is not written in fewer. */
+/** A UTF-8 prefix. */
 interface Begun {
   readonly value: number;
   readonly left: number;
@@ -114,7 +116,6 @@ function escaped(walk: Walk, byte: number): Next {
   return point === undefined ? undefined : said(walk, point);
 }
 
-/** One more of the four digits of a code unit, the first one or, behind a high surrogate, the second one. */
 function digits(walk: Walk, byte: number, behind: string): Next {
   const digit = Number.parseInt(String.fromCharCode(byte), 16);
   if (Number.isNaN(digit)) return undefined;

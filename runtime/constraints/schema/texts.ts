@@ -1,26 +1,25 @@
-// The texts that a string of a schema may have, told code point by code point: by their length, or by a list of them.
+// The allowed texts of a string, by length or as a list.
 
-/** An automaton over code points. States are strings, equal exactly when the same may follow, and never such that no text goes on. */
+/** An automaton over code points. States are strings, equal exactly if the same may follow; every state can reach an end. */
 export interface Texts {
   readonly start: string;
-  /** The state after one more code point; undefined where no text goes on so. */
+  /** Undefined where no text continues so. */
   step(state: string, point: number): string | undefined;
-  /** True where some code point from `low` to `high` may come next. */
+  /** True if a code point from `low` to `high` may come next. */
   reaches(state: string, low: number, high: number): boolean;
-  /** One state for all those that at most so many code points go on from alike. */
+  /** The same state for all that at most `points` code points cannot tell apart. */
   alike(state: string, points: number): string;
   ends(state: string): boolean;
 }
 
-/** One count for all those from which at most so many steps more reach neither bound. */
+/** The same for counts that reach neither bound within so many steps. */
 export function countAlike(count: number, { min, max }: { readonly min: number; readonly max: number }, steps: number): number {
   if (count < min) return count + steps <= min ? min - steps : count;
   return count + steps <= max && Number.isFinite(max) ? max - steps : count;
 }
 
-/** Texts of `min` to `max` code points. */
 export function textsOfLength(min: number, max: number): Texts {
-  const cap = Number.isFinite(max) ? max : min; // from there on the same may follow
+  const cap = Number.isFinite(max) ? max : min;
   return {
     start: "0",
     step: (state) => (Number(state) >= max ? undefined : `${Math.min(cap, Number(state) + 1)}`),
@@ -32,13 +31,10 @@ export function textsOfLength(min: number, max: number): Texts {
 
 interface Branch {
   readonly next: Map<number, number>;
-  /** The places in the list of the texts that begin so, as bits. */
   below: bigint;
-  /** The place in the list of the text that ends here. */
   text: number | undefined;
 }
 
-/** A list of texts as the tree of their beginnings. */
 export class TextList implements Texts {
   readonly start = "0";
   readonly texts: readonly string[];
@@ -68,22 +64,19 @@ export class TextList implements Texts {
     return this.textAt(state) !== undefined;
   }
 
-  /** The place of a text in the list; undefined where it is not there. */
+  /** Undefined for a text that is not in the list. */
   placeOf(text: string): number | undefined {
     return this.#places.get(text);
   }
 
-  /** Texts that begin so, as bits by their place. */
   below(state: string): bigint {
     return this.#at(state).below;
   }
 
-  /** The place of the text that ends here. */
   textAt(state: string): number | undefined {
     return this.#at(state).text;
   }
 
-  /** True where a code point between these leads on to one of the texts whose bits are given. */
   reachesSome(state: string, { low, high }: { readonly low: number; readonly high: number }, texts: bigint): boolean {
     for (const [point, to] of this.#at(state).next) {
       if (point >= low && point <= high && (this.#at(`${to}`).below & texts) !== 0n) return true;
@@ -113,21 +106,20 @@ export class TextList implements Texts {
   }
 }
 
-/** The keys that may come in an object: names that it does not have yet, and others where it takes them. */
+/** The allowed keys of an object: its missing names, and others where it takes them. */
 export class Keys implements Texts {
   readonly start = "0";
   readonly #names: TextList;
   readonly #open: bigint;
   readonly #others: boolean;
 
-  /** `open`: the names that may come, as bits by their place. */
+  /** `open`: the allowed names, as bits by index. */
   constructor(names: TextList, open: bigint, others: boolean) {
     this.#names = names;
     this.#open = open;
     this.#others = others;
   }
 
-  /** False where no key may come. */
   get any(): boolean {
     return this.#others || this.#open !== 0n;
   }
@@ -151,11 +143,11 @@ export class Keys implements Texts {
     return name === undefined ? this.#others : ((this.#open >> BigInt(name)) & 1n) === 1n;
   }
 
-  /** The place of the name that a key is; undefined for another. */
+  /** Undefined for a key that is no name. */
   nameAt(state: string): number | undefined {
     return state === other ? undefined : this.#names.textAt(state);
   }
 }
 
-/** The state of a key that begins like no name. */
+/** The state of a key that is no prefix of a name. */
 const other = "*";

@@ -1,35 +1,29 @@
-// The language of a compiled schema: JSON texts whose value it takes, keys in any order and none twice, with bounded runs of white space
-// and bounded depth.
+// The language of a compiled schema: JSON with keys in any order, no duplicates, and bounded white space and depth.
 import { AppError } from "../../../crds/common.ts";
 import type { Language } from "../language.ts";
 import type { ArrayNode, Compiled, Node, ObjectNode } from "./nodes.ts";
 import { stringAlike, stringStart, stringStep } from "./string-bytes.ts";
 import { countAlike, Keys, type Texts } from "./texts.ts";
 
-/** Objects and lists inside each other. */
 export const depthMax = 64;
-/** Bytes of white space in a row: a line's end and the indent of 31 levels. */
 const spacesMax = 64;
-/** Places that a text may be at at once. */
 const placesMax = 256;
-/** Sets of the keys that may come in an object that are kept. */
 const keysMax = 256;
-/** The first bytes of numbers and words. */
 const scalarFirst = new TextEncoder().encode("-0123456789tfn");
 
 const space = new Set([0x20, 0x0a, 0x0d, 0x09]);
 const is = (byte: number, character: string): boolean => byte === character.charCodeAt(0);
 
 /**
- * A place in the text is what is expected there, and the objects and lists that are open, the innermost first. What is expected: "v" the
- * value of a node, "f" the first of an object or list, "k" a key, "K" the rest of one, "c" a colon, "a" what comes after a value, "s" the
- * rest of a string, "n" the rest of a number or word, "e" nothing. Before white space may stand, its bytes are the detail.
+ * A place: what comes next, and the open objects and lists, innermost first. "v" a node's value, "f" the first entry of an object or list, "k" a
+ * key, "K" the rest of one, "c" a colon, "a" after a value, "s" the rest of a string, "n" the rest of a number or word, "e" nothing. Pending white
+ * space is in the detail.
  */
 interface Place {
   readonly at: string;
   readonly node: number;
   readonly detail: string;
-  /** Each " o" or " a", its node, a dot, and the names that it has as hexadecimal bits, or the number of items. */
+  /** Each " o" or " a", its node, a dot, and its names as hexadecimal bits or its number of items. */
   readonly open: string;
 }
 
@@ -41,7 +35,6 @@ const read = (written: string): Place => {
   const [at = "", node = "", detail = ""] = (cut < 0 ? written : written.slice(0, cut)).split(":");
   return { at, node: Number(node), detail, open: cut < 0 ? "" : written.slice(cut) };
 };
-/** One more byte of white space in the detail. */
 function spaced(written: string): string {
   const cut = written.indexOf(" ");
   return cut < 0 ? `${written}s` : `${written.slice(0, cut)}s${written.slice(cut)}`;
@@ -52,7 +45,6 @@ const after = (open: string): string => (open === "" ? end : `a::${open}`);
 interface Frame {
   readonly node: number;
   readonly count: string;
-  /** What is open around it. */
   readonly outer: string;
 }
 
@@ -68,9 +60,7 @@ export class SchemaLanguage implements Language {
   readonly #nodes: readonly Node[];
   readonly #heights: readonly number[];
   readonly #members: readonly (readonly number[])[];
-  /** By the members of a node and a byte, those of them that begin with it. */
   readonly #beginnings = new Map<readonly number[], ReadonlyMap<number, readonly number[]>>();
-  /** By the innermost object, the names that it has, and the depth. */
   readonly #keysOf = new Map<string, Keys>();
   readonly #steps: Readonly<Record<string, (byte: number, place: Place) => readonly string[]>>;
 
@@ -152,7 +142,6 @@ export class SchemaLanguage implements Language {
     return fitting?.flatMap((member) => begun(this.#nodes[member] as Node, { member, byte, open }) ?? []) ?? [];
   }
 
-  /** A text may be at many places at once, each with as many members, of which a byte begins few. */
   #beginningsOf(at: number): ReadonlyMap<number, readonly number[]> {
     const members = this.#members[at] as readonly number[];
     const known = this.#beginnings.get(members);
@@ -182,7 +171,6 @@ export class SchemaLanguage implements Language {
     return is(byte, '"') && keys.any ? [`K::${stringStart(keys)}${open}`] : [];
   }
 
-  /** The keys that may come in the innermost object. */
   #keys(open: string): Keys {
     const { node, count } = frameOf(open);
     const key = `${node}.${count} ${depthOf(open)}`;
@@ -239,7 +227,6 @@ export class SchemaLanguage implements Language {
     return [`v:${item}: a${node}.${counted(within, Number(count))}${outer}`];
   }
 
-  /** The first item of a list begins. */
   #item(byte: number, list: ArrayNode, open: string): readonly string[] {
     const { node, outer } = frameOf(open);
     const item = itemAt(list, 0);
@@ -259,7 +246,6 @@ function firstBytes(node: Node): readonly number[] {
   return [node.kind === "object" ? 0x7b : node.kind === "array" ? 0x5b : 0x22];
 }
 
-/** The place after the first byte of a value. */
 function begun(
   node: Node,
   { member, byte, open }: { readonly member: number; readonly byte: number; readonly open: string },
@@ -271,12 +257,12 @@ function begun(
   return next === undefined ? undefined : `n:${member}:${next}${open}`;
 }
 
-/** The node of the item after so many; undefined where there is none. */
+/** Undefined where the list allows no item at `count`. */
 function itemAt({ first, items, max }: ArrayNode, count: number): number | undefined {
   return count >= max ? undefined : (first[count] ?? items);
 }
 
-/** One item more, up to where the same may follow. */
+/** Counts an item, up to where the same may follow. */
 function counted({ first, min, max }: ArrayNode, count: number): number {
   return Math.min(count + 1, Number.isFinite(max) ? max : Math.max(min, first.length));
 }

@@ -1,13 +1,11 @@
-// The sum of expert rows at their source: x = h + sum over k of gates[k] * y[k], in gate order and in f32 (part of the bit contract: the
-// source does this, so the sum does not depend on which rank computed which row).
+// Sums expert rows at their source, in gate order and in f32 (../DECISIONS.md 3).
 
-/** Values of a row of pairs, and of one that they are added to: the first `width` of its `stride`. */
 interface RowWidths {
   readonly width: number;
   readonly stride: number;
 }
 
-/** h [n, stride], gates [n, topK], pairs [n * topK, width] in (row, k) order; the result is written over `h`. */
+/** x = h + sum over k of gates[k] * y[k]. h [n, stride], gates [n, topK], pairs [n * topK, width] in (row, k) order; overwrites `h`. */
 export function combine(h: Float32Array, gates: Float32Array, pairs: Float32Array, { width, stride }: RowWidths): Float32Array {
   const rows = h.length / stride;
   const topK = rows === 0 ? 0 : gates.length / rows;
@@ -22,13 +20,12 @@ export function combine(h: Float32Array, gates: Float32Array, pairs: Float32Arra
   return h;
 }
 
-/** The pairs of a frame: which of its rows each is of, and its gate. */
 interface Weighed {
   readonly pairRows: Uint32Array;
   readonly gates: Float32Array;
 }
 
-/** The sums of a frame's pairs [pairs, width] by their gates, [rows, width], in the order of its pairs. */
+/** Gated sums of a frame's pairs [pairs, width] -> [rows, width], in the order of the pairs. */
 export function sumPairs(pairs: Float32Array, { pairRows, gates }: Weighed, rows: number, width: number): Float32Array {
   const sums = new Float32Array(rows * width);
   for (let pair = 0; pair < pairRows.length; pair++) {
@@ -39,20 +36,17 @@ export function sumPairs(pairs: Float32Array, { pairRows, gates }: Weighed, rows
   return sums;
 }
 
-/** A layer's gates and rows of pairs, as `combine` takes them. */
 interface Combined {
   readonly gates: Float32Array;
   readonly pairs: Float32Array;
 }
 
-/** The pairs of a frame: their places in the layer, and which row of the frame each is of. */
 interface Placed {
   readonly at: readonly number[];
   readonly pairRows: Uint32Array;
 }
 
-/** Puts sums where the rows of their pairs would be: at the first pair of each row, whose gate is 1 from then on. The rows of its other
- *  pairs stay as they are, which has to be 0. */
+/** Puts each sum at the first pair of its row and sets that gate to 1. The rows of its other pairs must be 0. */
 export function placeSums({ gates, pairs }: Combined, { at, pairRows }: Placed, sums: Float32Array, width: number): void {
   let next = 0;
   for (const [i, place] of at.entries()) {
@@ -63,13 +57,12 @@ export function placeSums({ gates, pairs }: Combined, { at, pairRows }: Placed, 
   }
 }
 
-/** Pairs of one layer that go to the same place: indices into (row, k) order. */
+/** Pairs of one layer with the same destination: indices in (row, k) order. */
 export interface Group {
   readonly key: number;
   readonly pairs: number[];
 }
 
-/** Groups pair indices by a key (expert, rank), in order of first appearance. */
 export function groupPairs(count: number, keyOf: (pair: number) => number): Group[] {
   const groups = new Map<number, Group>();
   for (let pair = 0; pair < count; pair++) {

@@ -1,7 +1,7 @@
-// The vector of a text, from its last token's row after the last layer: normed as the head would norm it and brought to length 1.
+// The vector of a text: its last token's row, normalized as by the head, of length 1.
 import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
 
-/** Throws AppError `UnusableLogits` for a row from which no vector can be made. */
+/** Throws AppError `UnusableLogits`. */
 export function embeddingOf(row: Float32Array, normWeight: Float32Array): Float32Array {
   const bad = firstNotFinite(row);
   if (bad >= 0) throw unusableNumber(`value ${bad} of the row that is to be the embedding`, row[bad] as number);

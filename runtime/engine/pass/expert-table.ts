@@ -1,4 +1,4 @@
-// The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and what they took.
+// The compiled experts of this rank and the batches that run on them.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type Phase, phases } from "../../../crds/telemetry.ts";
@@ -15,8 +15,7 @@ import { type Group, groupPairs } from "./combine.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 
-/** A load has the backend for this part of the last step's time, for so many milliseconds in any case, and never for more at once than a
- *  piece of a prefill, before others have it. */
+/** A load may hold up the backend for this part of the last step's time (compute/DECISIONS.md 8). */
 const sliceOfStep = 0.05;
 const sliceMsLeast = 1;
 const sliceMsMost = 20;
@@ -26,17 +25,15 @@ export interface PairBatch extends Pairs {
   readonly phase: Phase;
 }
 
-/** A batch that waits for its turn. */
 export interface AskedBatch extends PairBatch {
   readonly origin: RowOrigin;
 }
 
-/** A batch whose experts are here, and stay until it is released. */
 export interface ExpertWork extends Queued {
   readonly batch: PairBatch;
   readonly origin: RowOrigin;
   readonly programs: ReadonlyMap<number, Compiled>;
-  /** [pairs, width], filled by `compute`. */
+  /** [pairs, width]; `compute` fills it. */
   readonly out: Float32Array;
 }
 
@@ -48,7 +45,6 @@ interface Tools {
   readonly counter: LoadCounter;
 }
 
-/** One pair of a frame. */
 interface Wanted {
   readonly frame: ExpertWork;
   readonly pair: number;
@@ -56,10 +52,9 @@ interface Wanted {
 
 export class ExpertTable {
   readonly lock = new Mutex();
-  /** Who is to compute with an expert; one that goes waits for them. */
+  /** The work that will use an expert; its removal waits for it. */
   readonly #users = new Map<Compiled, Set<ExpertWork>>();
   readonly #unused = new Map<Compiled, () => void>();
-  /** Experts that go, by layer and number, until their place is free: one that comes back waits for that. */
   readonly #leaving = new Map<string, Promise<void>>();
   readonly #tools: Tools;
   readonly #kept = reusedBuffers();
@@ -82,7 +77,7 @@ export class ExpertTable {
     return this.#count;
   }
 
-  /** Where the experts of a layer lie; undefined of a layer without. */
+  /** Undefined for a layer without experts. */
   expertSlab(layer: number): ExpertSlab | undefined {
     return this.#expertSlabs[layer];
   }
@@ -97,22 +92,19 @@ export class ExpertTable {
     for (let leaving = this.#leaving.get(key); leaving !== undefined; leaving = this.#leaving.get(key)) await leaving;
     if (row[expert]) return;
     const { store, codec } = this.#tools;
-    const expertSlab = this.#expertSlabs[layer] as ExpertSlab; // a layer without experts has no row
+    const expertSlab = this.#expertSlabs[layer] as ExpertSlab;
     const compiled = await this.lock.run(() => expertSlab.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
-    if (row[expert])
-      await this.lock.run(() => compiled.dispose()); // two loads of one expert at once
+    if (row[expert]) await this.lock.run(() => compiled.dispose());
     else {
       row[expert] = compiled;
       this.#count += 1;
     }
   }
 
-  /** A step took so long: a part of that is what loads may hold up the next one by. */
   stepTook(ms: number): void {
     this.#stepMs = ms;
   }
 
-  /** Of one load, which begins now. */
   #pause(): Pause {
     let since = performance.now();
     return async () => {
@@ -138,14 +130,13 @@ export class ExpertTable {
     await gone;
   }
 
-  /** Once nobody is to compute with it. */
   async #dispose(compiled: Compiled): Promise<void> {
     if (this.#users.has(compiled)) await new Promise<void>((resolve) => this.#unused.set(compiled, resolve));
     this.#unused.delete(compiled);
-    await this.lock.run(() => compiled.dispose());
+    await this.lock.run(() => compiled.dispose()); // a concurrent load of the same expert was faster
   }
 
-  /** Answers [pairs, width]; throws AppError `NotHosted` naming what is missing, before anything is computed. */
+  /** Returns [pairs, width]; throws AppError `NotHosted`, which names missing experts, before it computes. */
   async run(batch: PairBatch, allocate?: BufferAllocator): Promise<Float32Array> {
     const work = this.prepare(batch, allocate);
     try {
@@ -156,7 +147,7 @@ export class ExpertTable {
     }
   }
 
-  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. */
+  /** Takes the experts of a batch for one or more pieces; throws like `run`. */
   prepare(batch: PairBatch, allocate: BufferAllocator = freshBuffers, origin: RowOrigin = "local"): ExpertWork {
     const programs = this.#programs(batch);
     const { layer, phase, pairExperts } = batch;
@@ -167,7 +158,7 @@ export class ExpertTable {
     return work;
   }
 
-  /** Nothing happens the second time. */
+  /** Idempotent. */
   release(work: ExpertWork): void {
     for (const program of work.programs.values()) {
       const users = this.#users.get(program);
@@ -194,7 +185,7 @@ export class ExpertTable {
     throw notHosted([...missing], `layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`);
   }
 
-  /** Some pairs of frames of one layer and any phases, which then are in their `out`. To be called with the lock. */
+  /** Computes pairs of one layer and any phases into their `out`. The caller holds the lock. */
   async compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
     const all = shares.flatMap(({ frame, pairs }) => pairs.map((pair) => ({ frame, pair })));
     if (all.length === 0) return;
@@ -215,7 +206,6 @@ export class ExpertTable {
     this.#note(all as [Wanted, ...Wanted[]], groups, (performance.now() - started) / 1000);
   }
 
-  /** Rows by their phase; a batch with rows of both is one of that which has more. */
   #note(all: readonly [Wanted, ...Wanted[]], groups: readonly Group[], seconds: number): void {
     const { counter } = this.#tools;
     const { layer } = all[0].frame;
@@ -244,13 +234,11 @@ export class ExpertTable {
 
 const expertOf = ({ frame, pair }: Wanted): number => frame.batch.pairExperts[pair] as number;
 
-/** The row of a pair becomes row `at` of `data`. */
 function copyIn(data: Float32Array, at: number, { frame: { batch }, pair }: Wanted, width: number): void {
   const row = batch.pairRows[pair] as number;
   data.set(batch.rows.subarray(row * width, (row + 1) * width), at * width);
 }
 
-/** Row `at` of `y` is the answer to a pair. */
 function copyOut(y: Float32Array, at: number, { frame, pair }: Wanted, width: number): void {
   frame.out.set(y.subarray(at * width, (at + 1) * width), pair * width);
 }

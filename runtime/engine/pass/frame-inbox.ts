@@ -1,5 +1,4 @@
-// Frames of other ranks that wait for this rank's experts. Connections put them in, the frame scheduler takes them out, and neither knows
-// the other.
+// The inbox between connections and the frame scheduler.
 import { FrameQueue } from "../schedule/frame-queue.ts";
 import type { AskedBatch, ExpertTable, ExpertWork } from "./expert-table.ts";
 
@@ -10,7 +9,7 @@ interface Reply {
 
 export class FrameInbox {
   readonly queue = new FrameQueue<ExpertWork>();
-  /** Time of the newest decode frame. */
+  /** The time of the newest decode frame. */
   decodeAt = Number.NEGATIVE_INFINITY;
   readonly #experts: Pick<ExpertTable, "prepare" | "release">;
   readonly #now: () => number;
@@ -22,7 +21,7 @@ export class FrameInbox {
     this.#now = now;
   }
 
-  /** Resolves with the batch's rows once they are computed; rejects with AppError `NotHosted` where an expert is not here. */
+  /** Resolves with the computed rows; rejects with AppError `NotHosted`. */
   serve(batch: AskedBatch): Promise<Float32Array> {
     return new Promise((resolve, reject) => {
       const work = this.#experts.prepare(batch, undefined, batch.origin);
@@ -32,7 +31,7 @@ export class FrameInbox {
     });
   }
 
-  /** `listener` is called when all frames that came together are in the queue. */
+  /** `listener` is called once for all frames that arrived together. */
   listen(listener: () => void): void {
     this.#onFrames = listener;
   }

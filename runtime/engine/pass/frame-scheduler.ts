@@ -1,4 +1,4 @@
-// Computes frames of other ranks between the graphs of this rank's own steps, decode frames first, prefills in pieces (../DECISIONS.md 1).
+// Computes frames of other ranks between the graphs of this rank's own steps: decode frames first, prefills in pieces (../DECISIONS.md 1).
 import { setImmediate } from "node:timers/promises";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { BufferAllocator } from "../../compute/backend.ts";
@@ -7,70 +7,60 @@ import { Pace } from "../schedule/pace.ts";
 import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
 import type { FrameInbox } from "./frame-inbox.ts";
 
-/** Milliseconds that a decode frame may wait for a piece of a prefill, while none has come lately. */
+/** Milliseconds that a decode frame may wait for a piece of a prefill. */
 const decodeWaitMs = 20;
-/** The same while decode frames come, or while this rank decodes itself: they wait for half of it, on every layer. */
+/** The same while decode frames arrive or this rank decodes. */
 const decodeWaitPressedMs = 1;
-/** Milliseconds after a decode frame for which more of them are expected: several layers of a slow stream. */
+/** Milliseconds after a decode frame in which more are expected. */
 const pressedForMs = 250;
-/** Frames are computed for so many milliseconds on end while an own step waits, or before other work of this thread is let in. */
+/** Milliseconds of frame work at a stretch. */
 const serveMs = 20;
-/** Own decode steps have so many times the time of others' prefills. */
+/** Own decode steps get so many times the time of others' prefills. */
 const ownShare = 2;
-/** Rows of the dense part in one piece, and (row, expert) pairs. */
+/** The rows of the dense part, or the (row, expert) pairs, of one piece. */
 const denseRows = { least: 16, most: 4_096 };
 const expertPairs = { least: 16, most: 16_384 };
 /** Rows times layers of one graph. */
 const layerRows = { least: 1, most: 65_536 };
-/** Milliseconds after a decode frame for which steps leave room for more of them. */
+/** Milliseconds after a decode frame in which steps leave time for more. */
 const framesForMs = 10_000;
 
-/** Between the graphs of a step: what must not wait for its end. */
 export interface StepScheduler {
-  /** Rows of a step whose dense part is to be computed at once, of so many. */
   pieceRows(kind: StepKind, rows: number): number;
   took(rows: number, ms: number): void;
-  /** Layers that a step of so many rows may compute as one graph. */
   layersAtOnce(kind: StepKind, rows: number): number;
   tookLayers(layers: number, rows: number, ms: number): void;
-  /** Undefined when nobody has to be waited for. */
+  /** Undefined when nothing is waiting. */
   betweenGraphs(): Promise<void> | undefined;
-  /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each, in buffers taken in
-   *  their order. */
+  /** Computes several batches of one layer together; returns the rows of each. */
   ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]>;
-  /** A step begins, in so many parts. */
   begin(parts: number): void;
-  /** A part of the step is done, or has failed. */
   ended(): void;
-  /** A part of the step has done what it could, and waits for others. */
+  /** This part of the step does nothing before `answers` settles. */
   waitFor(answers: Promise<unknown>): Promise<void>;
-  /** Milliseconds of this step with nothing to do but wait. */
   readonly waitedMs: number;
 }
 
 export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
   readonly inbox: FrameInbox;
-  /** Takes in the messages that have come meanwhile. */
   readonly takeMessages: () => void;
-  /** Resolves once frames have been taken in that came on sockets; undefined while none are likely to have come. */
+  /** Resolves once frames that arrived on sockets are queued; undefined while none are likely. */
   readonly poll: () => Promise<void> | undefined;
-  /** Frames of the running step that other ranks have not answered. */
   readonly pendingAnswers: () => number;
   readonly now: () => number;
-  /** Leaves the processor to other threads for a moment. */
   readonly yieldProcessor: () => void;
 }
 
 export class FrameScheduler implements StepScheduler {
-  /** Kind of the running step, or of the last one while others follow; undefined while this rank has none. */
+  /** The running step's kind, or the last one's while more follow. */
   running: StepKind | undefined;
   waitedMs = 0;
   readonly #options: FrameSchedulerOptions;
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
   readonly #layerPace = new Pace(layerRows);
-  /** Own decode steps go before others' prefills until then. */
+  /** Before this time own decode steps go before others' prefills. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #serving = false;
   #parts = 1;
@@ -82,7 +72,6 @@ export class FrameScheduler implements StepScheduler {
     options.inbox.listen(() => void this.serveWaiting());
   }
 
-  /** Computes the frames that wait, as far as no own step is to go on. */
   async serveWaiting(): Promise<void> {
     await this.#serve(Number.POSITIVE_INFINITY);
   }
@@ -95,7 +84,6 @@ export class FrameScheduler implements StepScheduler {
     this.#densePace.took(rows, ms);
   }
 
-  /** As many as there are while nobody else's frames are about. */
   layersAtOnce(kind: StepKind, rows: number): number {
     const { inbox, now } = this.#options;
     if (kind === "decode" && now() - inbox.decodeAt >= framesForMs) return Number.POSITIVE_INFINITY;
@@ -160,19 +148,17 @@ export class FrameScheduler implements StepScheduler {
     }
   }
 
-  /** All that is left of the step waits. */
   get #allWait(): boolean {
     return this.#parts > 0 && this.#waiting === this.#parts;
   }
 
-  /** When nothing of the step can go on, others' prefills are computed. */
   #maybeIdle(): void {
     if (!this.#allWait) return;
     this.#idleSince = this.#options.now();
     void this.serveWaiting();
   }
 
-  /** Decode frames all, and so many portions of prefills, none once the own step is to go on. */
+  /** All decode frames and at most `portions` of prefills; none once the own step can go on. */
   async #serve(portions: number): Promise<void> {
     const { queue } = this.#options.inbox;
     if (this.#serving) return;
@@ -181,8 +167,8 @@ export class FrameScheduler implements StepScheduler {
     try {
       for (let left = portions; ; ) {
         if (this.#options.now() - since >= serveMs) {
-          if (portions <= 1) return; // the own step waits for this, and comes back after its next graph
-          await setImmediate(); // lets loads, answers and timers in
+          if (portions <= 1) return; // the own step waits for this
+          await setImmediate(); // lets loads, answers and timers run
           since = this.#options.now();
         }
         this.#options.takeMessages();
@@ -205,7 +191,7 @@ export class FrameScheduler implements StepScheduler {
     }
   }
 
-  /** Between pieces, while others decode: threads that carry their frames would wait for the processor longer than a piece takes. */
+  /** ../DECISIONS.md 2 */
   #yieldToOthers(): void {
     if (this.#pressed) this.#options.yieldProcessor();
   }
@@ -215,7 +201,7 @@ export class FrameScheduler implements StepScheduler {
   }
 
   #ownRuns(): boolean {
-    // An answer that has come is known before the part that waits for it goes on.
+    // An answer that has arrived is noticed before the part that waits for it resumes.
     return this.running !== undefined && !(this.#allWait && this.#options.pendingAnswers() > 0);
   }
 
@@ -223,12 +209,12 @@ export class FrameScheduler implements StepScheduler {
     return this.running === "decode" || this.running === "mixed";
   }
 
-  /** Milliseconds that a piece of the own prefill may take, for which others' decode frames wait. */
+  /** Others' decode frames wait that long. */
   #pieceMs(): number {
     return this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
   }
 
-  /** Milliseconds that a portion of others' prefills may take, for which own decode rows wait, too. */
+  /** Own decode rows wait that long. */
   #portionMs(): number {
     return this.#ownDecodes ? decodeWaitPressedMs : this.#pieceMs();
   }
@@ -259,13 +245,11 @@ export class FrameScheduler implements StepScheduler {
   }
 }
 
-/** A pair of one of the works, by their indices. */
 interface OwnPair {
   readonly work: number;
   readonly pair: number;
 }
 
-/** All pairs, those of one expert beside each other. */
 function byExpert(works: readonly ExpertWork[]): readonly OwnPair[] {
   const pairs = works.flatMap(({ order }, work) => order.map((pair) => ({ work, pair })));
   if (works.length === 1) return pairs;

@@ -1,5 +1,4 @@
-// The head of a model, from rows after the last layer to tokens: by whole rows of logits, or where a device chooses better than it copies
-// by its candidates and, for the few requests that these do not answer, by their own rows.
+// The head: tokens from the rows after the last layer, by whole rows of logits or by a device's candidates.
 import { AppError } from "../../../crds/common.ts";
 import type { Backend, Compiled, Outputs } from "../../compute/backend.ts";
 import type { ModelProgram, Segment } from "../../kernels/segment.ts";
@@ -11,10 +10,8 @@ import { type Sampled, Sampler } from "../schedule/sampling/sampler.ts";
 import type { Mutex } from "./mutex.ts";
 import { floats } from "./step-tools.ts";
 
-/** The token of the i-th of the rows that were given. */
 type Choose = (i: number, request: OpenSampling, position: number) => Sampled;
 
-/** The head of a program with candidates beside its logits, which stay where they are. */
 function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): Segment {
   const count = Math.min(candidatesMost, vocab);
   const names = { logits: "logits", sharpness: "sharpness", ids: "ids", values: "values", shares: "shares" } as const;
@@ -31,7 +28,7 @@ function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): S
   };
 }
 
-/** Without candidates where the device lacks an operation for them: all rows are copied then. */
+/** Uses whole rows where the device lacks an operation for candidates. */
 export async function compileHead(backend: Backend, program: ModelProgram, weights: Weights): Promise<Compiled> {
   const last = program.layers.length - 1;
   if (!backend.selectsTokens) return backend.compile(program.head, weights, last);
@@ -56,12 +53,11 @@ export class Head {
     this.#lock = lock;
   }
 
-  /** Rows of logits that were looked at whole, since the start. */
   get wholeRows(): number {
     return this.#wholeRows;
   }
 
-  /** Computes logits for those rows of x [n, hidden]; `use` chooses their tokens, at once, since the next graph overwrites what is kept. */
+  /** Computes logits for these rows of x [n, hidden]; `use` must choose tokens at once, since the next graph overwrites the logits. */
   async run<T>(
     x: Float32Array,
     wanted: readonly { readonly row: number; readonly sampling: OpenSampling }[],
@@ -80,7 +76,6 @@ export class Head {
     return this.#lock.run(async () => use(this.#chooser(await this.#compiled.run(inputs))));
   }
 
-  /** Whole rows of logits of those rows of x. */
   async each(x: Float32Array, rows: readonly number[], use: (logits: Float32Array, i: number) => void): Promise<void> {
     const { hidden, vocab } = this.#program;
     const data = gatherRows(x, hidden, rows);

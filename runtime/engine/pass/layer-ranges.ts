@@ -1,5 +1,4 @@
-// The passing of layers at once, where all of their experts are here and rows are few: which layers, which steps, and what is counted
-// afterwards.
+// Runs several layers at once where all their experts are here and rows are few.
 import type { Backend, Compiled, LayerRange } from "../../compute/backend.ts";
 import type { Layer, ModelProgram } from "../../kernels/segment.ts";
 import { noRank } from "../../placement/dispatch.ts";
@@ -7,7 +6,7 @@ import { kindOf } from "../schedule/step-plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import { type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
 
-/** One of so many steps goes layer by layer. */
+/** ../DECISIONS.md 8 */
 const measuredEvery = 128;
 
 interface LayerParts {
@@ -16,7 +15,6 @@ interface LayerParts {
   readonly blocks: readonly Compiled[];
 }
 
-/** The layers of an open model, whose experts lie in this table. */
 export function rangesOf({ backend, program, blocks }: LayerParts, experts: ExpertTable): Ranges {
   const layers = program.layers.map((layer, i) => {
     const [block, expertSlab] = [blocks[i] as Compiled, experts.expertSlab(i)];
@@ -27,13 +25,13 @@ export function rangesOf({ backend, program, blocks }: LayerParts, experts: Expe
 
 type Routing = ReturnType<StepTools["router"]>;
 
-/** True for a layer whose rows stay on this rank, as far as routing says. */
+/** True for layers whose rows stay on this rank by routing. */
 function staysHere({ rank, table }: Routing, layers: readonly Layer[], layer: number): boolean {
   const sole = layers[layer]?.kind === "moe" ? table.soleRank(layer) : rank;
   return sole === rank || sole === noRank;
 }
 
-/** True while rows of some layer go to other ranks. */
+/** True while some layer's rows go to other ranks. */
 export const rowsTravel = (routing: Routing, layers: readonly Layer[]): boolean =>
   layers.some((_, layer) => !staysHere(routing, layers, layer));
 
@@ -67,12 +65,11 @@ export class Ranges implements LayersAtOnce {
 interface Passing {
   readonly part: Part;
   readonly from: number;
-  /** At most. */
   readonly to: number;
   readonly x: Float32Array; // [n, hidden]
 }
 
-/** Rows after those layers: after fewer when an expert went meanwhile, and after none when it was of the first. */
+/** Returns the rows after those layers, or after fewer if an expert left meanwhile. */
 export async function passRange(tools: StepTools, { part, from, to: wished, x }: Passing): Promise<Passed> {
   const { experts, times, scheduler, ranges, program } = tools;
   const { decodes, kv, tokens } = part;

@@ -1,5 +1,4 @@
-// The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and elsewhere at
-// the same time, and their sum.
+// Passes rows through the layers; experts compute here and elsewhere at the same time.
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { BufferAllocator, Compiled, KvCall, Outputs } from "../../compute/backend.ts";
 import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
@@ -17,15 +16,15 @@ interface LayerRows {
   readonly decodes: number;
   readonly ids: Int32Array; // [n, topK]
   readonly topK: number;
-  /** Experts with larger ids are no rows of the layer's, but the token's own. */
+  /** Larger ids are free experts, which the block has computed. */
   readonly experts: number;
   readonly f: Float32Array; // [n, hidden]
-  /** [n, topK]; those of pairs that come as sums change with them. */
+  /** [n, topK]; changed for pairs that come as sums. */
   readonly gates: Float32Array;
   readonly allocate: BufferAllocator;
 }
 
-/** The layer's result so far: `rows` lacks those of other ranks until `remote` is there. */
+/** `rows` lacks those of other ranks until `remote` resolves. */
 interface Begun {
   readonly h: Float32Array;
   readonly gates: Float32Array;
@@ -34,7 +33,7 @@ interface Begun {
   readonly sentAt: number;
 }
 
-/** Rows of the part after the last layer, [n, hidden]; good until the next step. */
+/** Rows after the last layer, [n, hidden]; valid until the next step. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
   const allocate = tools.allocators.pop() ?? reusedBuffers();
   try {
@@ -73,7 +72,7 @@ interface LayerOf {
   readonly allocate: BufferAllocator;
 }
 
-/** A layer's rows are not where those are that it reads. */
+/** A layer must not write the rows it reads. */
 const layerBuffers =
   (allocate: BufferAllocator, layer: number): BufferAllocator =>
   (output, length) =>
@@ -91,7 +90,6 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
   return { x: combine(begun.h, begun.gates, begun.rows, { width: hidden, stride }), to };
 }
 
-/** All of a layer that can be done before other ranks have answered. */
 async function beginLayer(
   tools: StepTools,
   { part, layer, cut, allocate }: LayerOf,
@@ -113,14 +111,12 @@ async function beginLayer(
   return { h: floats(out, "h"), gates, sentAt, ...rows };
 }
 
-/** Rows of a step that go through a layer's dense part together. */
 interface Piece {
   readonly from: number;
   readonly rows: number;
   readonly kv: KvCall;
 }
 
-/** A step's rows in pieces of so many. */
 class Pieces {
   readonly #kv: KvCall;
   readonly #rows: number;
@@ -147,7 +143,6 @@ class Pieces {
   }
 }
 
-/** So many rows of a call. */
 export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): KvCall {
   return { cache, groups: rangeOfGroups(groups, from, rows) };
 }
@@ -159,7 +154,7 @@ interface DensePart {
   readonly allocate: BufferAllocator;
 }
 
-/** The outputs of a layer's dense part, which stay as they are when it runs again. */
+/** Copies of the dense part's outputs, which survive its next run. */
 async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }: DensePart, x: Float32Array): Promise<Outputs> {
   const of = pieces.reduce((sum, { rows }) => sum + rows, 0);
   const width = x.length / of;
@@ -170,7 +165,7 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
       return allocate(output, of * own).subarray(from * own, from * own + length);
     };
     const input = { x: { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) } };
-    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
+    // Inside the lock, since waiting for it serves experts that others requested.
     const out = await tools.experts.lock.run(async () => {
       const startedAt = performance.now();
       const outputs = await block.run(input, kv, pieceBuffers);
@@ -192,13 +187,13 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
   return whole;
 }
 
-/** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
+/** Unweighted rows of every (row, k), [n * topK, hidden]: local ones first, the rest with `remote`. */
 async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
   const { layer, decodes, f, gates, ids, topK, experts: count, allocate } = of;
   const { hidden } = tools.program;
   const { experts, counter, scheduler } = tools;
   const { rank, table } = tools.router();
-  const decoded = decodes * topK; // pairs
+  const decoded = decodes * topK;
   const groups = groupPairs(ids.length, (pair) => {
     const expert = ids[pair] as number;
     if (expert >= count) return nowhereKey;
@@ -208,7 +203,7 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
     return here ? localKey : host;
   }).flatMap((group) => (group.key === nowhereKey ? [] : byPhase(group, decoded)));
   const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
-  // Pairs ascend, so that those of one phase lie beside each other.
+  // Pairs ascend, so those of one phase are contiguous.
   const partOf = ({ pairs, phase }: PhaseGroup) => {
     const [from, to] = [pairs[0] as number, (pairs.at(-1) as number) + 1];
     return { layer, phase, rows: f, pairRows: all.pairRows.subarray(from, to), pairExperts: all.pairExperts.subarray(from, to) };
@@ -234,9 +229,9 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
       if (answer instanceof Float32Array) place(group, answer);
       else placeSums({ gates, pairs: out }, { at: group.pairs, pairRows: frame.pairRows }, answer.sums, hidden);
     });
-  // What others compute has been sent by now, and travels while this rank computes.
+  // Frames to others are sent before local work.
   const answered = Promise.all(remote);
-  answered.catch(() => {}); // waited for only when this rank has done its part
+  answered.catch(() => {}); // awaited only after the local part
   if (local.length > 0) for (const [i, rows] of (await scheduler.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
   return { rows: out, remote: answered };
 }
@@ -245,9 +240,8 @@ interface PhaseGroup extends Group {
   readonly phase: Phase;
 }
 
-/** The pairs of a group that decode, and those of prompts. */
 function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
-  const at = pairs.findIndex((pair) => pair >= decoded); // pairs ascend
+  const at = pairs.findIndex((pair) => pair >= decoded);
   const [own, others] = at < 0 ? [pairs, []] : [pairs.slice(0, at), pairs.slice(at)];
   const groups: PhaseGroup[] = [
     { key, phase: "decode", pairs: own },
@@ -256,9 +250,9 @@ function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
   return groups.filter((group) => group.pairs.length > 0);
 }
 
-/** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
+/** The key of local pairs; ranks are >= 0, and -1 is an unknown host. */
 const localKey = -2;
-/** Key of the pairs whose expert the block has computed: their rows stay 0. */
+/** The key of pairs that the block has computed: their rows stay 0. */
 const nowhereKey = -3;
 
 function rowsOfPairs(pairs: number, topK: number): Uint32Array {

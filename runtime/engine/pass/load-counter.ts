@@ -1,5 +1,4 @@
-// Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed, and what it took to
-// compute these.
+// Counts rows per (phase, layer, expert): routed at the source, served where computed, and their cost.
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 import type { RowOrigin } from "../api.ts";
@@ -10,7 +9,7 @@ export interface Counts extends Readonly<Record<Kind, Uint32Array>> {
   readonly compute: Compute;
 }
 
-/** Sums for `compute` as crds/telemetry.ts defines it. */
+/** See crds/telemetry.ts. */
 interface Compute {
   runs: number;
   calls: number;
@@ -22,7 +21,7 @@ interface Compute {
 
 export class LoadCounter {
   readonly #grid: ExpertGrid;
-  /** Rows computed since start, for tokens of this rank and of others. */
+  /** Rows computed since start, by the tokens' origin. */
   readonly rowsFor: Record<RowOrigin, number> = { local: 0, remote: 0 };
   #counts: Record<Phase, Counts>;
 
@@ -35,14 +34,14 @@ export class LoadCounter {
     this.#add("routed", phase, layer * this.#grid.experts + expert, rows);
   }
 
-  /** Of these rows, `remote` are of other ranks' tokens. */
+  /** `remote`: rows of other ranks' tokens. */
   served(phase: Phase, [layer, expert]: readonly [number, number], rows: number, remote = 0): void {
     this.rowsFor.remote += remote;
     this.rowsFor.local += rows - remote;
     this.#add("served", phase, layer * this.#grid.experts + expert, rows);
   }
 
-  /** A batch was computed: rows of so many experts. */
+  /** Adds one batch. */
   computed(phase: Phase, experts: number, rows: number, seconds: number): void {
     const { compute } = this.#counts[phase];
     const micros = Math.round(seconds * 1e6);

@@ -1,5 +1,4 @@
-// One user of the backend at a time: a program's outputs are valid until its next run, and frames of other ranks come in between a step's
-// own calls.
+// Serializes use of the backend, since a program's outputs are valid until its next run.
 
 export class Mutex {
   #busy = false;
@@ -14,7 +13,7 @@ export class Mutex {
     }
   }
 
-  /** For who has it: others have their turn, and all that waits for the event loop. */
+  /** The holder lets others and the event loop run. */
   async pause(): Promise<void> {
     this.#leave();
     await new Promise<void>((resolve) => setImmediate(resolve));

@@ -1,22 +1,18 @@
-// Log-probabilities of prompts' tokens, for requests that ask for them: each row of a step tells the token after it, a few rows of logits
-// at a time.
+// Log-probabilities of prompt tokens: each row of a step rates the token after it, a few rows of logits at a time.
 import { AppError } from "../../../crds/common.ts";
 import type { GenerateEvent, RatedToken } from "../schedule/request.ts";
 import { Sampler } from "../schedule/sampling/sampler.ts";
 import { partsOf, type Step } from "../schedule/step-plan.ts";
 import type { Head } from "./head.ts";
 
-/** Bytes of logits that are computed at once. */
 const logitsBytesMost = 8 * 1024 * 1024;
 
 interface Asked {
   readonly prompt: Uint32Array;
   readonly topLogprobs: number;
-  /** Position of the next token to be told. */
   next: number;
 }
 
-/** A row of a step, and the token of a prompt that comes after it. */
 interface PromptRow {
   readonly id: string;
   readonly row: number;
@@ -28,7 +24,6 @@ interface PromptRow {
 export interface PromptPorts {
   readonly head: Pick<Head, "each">;
   readonly vocab: number;
-  /** Lets others compute between two portions. */
   readonly between: () => Promise<void> | undefined;
   readonly tell: (id: string, event: GenerateEvent) => void;
 }
@@ -52,7 +47,6 @@ export class PromptLogprobs {
     this.#asked.delete(id);
   }
 
-  /** Tells what a step's rows `x` say of prompts. */
   async tell(step: Pick<Step, "groups">, x: Float32Array, unusable: Map<string, AppError>): Promise<void> {
     if (this.#asked.size === 0) return;
     const rows = this.#rows(step).filter(({ id }) => !unusable.has(id));
@@ -83,7 +77,7 @@ export class PromptLogprobs {
 
   #report(id: string, position: number, tokens: readonly RatedToken[]): void {
     const asked = this.#asked.get(id);
-    if (asked === undefined) return; // it was taken back meanwhile
+    if (asked === undefined) return; // it was cancelled meanwhile
     asked.next = position + tokens.length;
     this.#ports.tell(id, { type: "prompt", position, tokens });
   }

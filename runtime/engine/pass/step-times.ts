@@ -1,10 +1,10 @@
-// The time of steps by what it went into, per phase. Where a step has rows of both phases, each has its rows' part.
+// The time of steps by cause and phase; a mixed step is divided by rows.
 import type { Phase, StepSeconds } from "../../../crds/telemetry.ts";
 
-/** Weight of what was measured before, each time that something is. */
+/** The decay of old measurements. */
 const older = 0.99;
 
-/** Rows that were computed together, of which the first ones decode. */
+/** Rows that were computed together, decoding ones first. */
 export interface StepRows {
   readonly rows: number;
   readonly decodes: number;
@@ -12,7 +12,7 @@ export interface StepRows {
 
 export class StepTimes {
   #seconds = zero();
-  /** What was measured apart lately, to divide by it what was not. */
+  /** Recent separate measurements, by which joint ones are divided. */
   readonly #apart = zero();
 
   add(rows: StepRows, kind: keyof StepSeconds, ms: number): void {
@@ -25,7 +25,7 @@ export class StepTimes {
     }
   }
 
-  /** Time of both together, which is divided as in steps that were measured apart. */
+  /** Adds a joint time. */
   addBoth(rows: StepRows, ms: number): void {
     for (const [phase, own] of byPhase(rows, ms)) {
       const { dense, experts } = this.#apart[phase];
@@ -42,7 +42,6 @@ export class StepTimes {
   }
 }
 
-/** The time of each phase that has rows. */
 function byPhase({ rows, decodes }: StepRows, ms: number): readonly (readonly [Phase, number])[] {
   const decoded = decodes === 0 ? 0 : (ms * decodes) / rows;
   const both = [

@@ -1,5 +1,4 @@
-// The tools of a step and its parts, and what passing layers one by one and at once have in common: whose rows they are, and the way of
-// tokens that are followed.
+// The tools of a step and its parts, shared by single layers and ranges of layers.
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { BufferAllocator, Compiled, KvCall, LayerRange, Outputs } from "../../compute/backend.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
@@ -20,42 +19,37 @@ export interface StepTools {
   readonly counter: LoadCounter;
   readonly times: StepTimes;
   readonly router: () => { readonly rank: number; readonly table: Router };
-  /** `gatesOf`: the gate of each of the frame's pairs, asked for where its rows may come as sums. */
+  /** `gatesOf`: the gate of each pair, called if the rows may come as sums. */
   readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
   readonly scheduler: StepScheduler;
-  /** Memory that no part of a step uses now. */
   readonly allocators: BufferAllocator[];
-  /** Unset: every layer is passed alone. */
+  /** Unset: layers run one at a time. */
   readonly ranges?: LayersAtOnce;
-  /** Unset: steps are never halved. */
+  /** Unset: steps are never divided. */
   readonly overlap?: Pick<TwoBatchOverlap, "wants" | "took">;
 }
 
-/** Layers that are passed at once (layer-ranges.ts). */
 export interface LayersAtOnce {
   readonly range: LayerRange;
-  /** To be asked once a step, or half of one. */
+  /** Call it once per part of a step. */
   wants(rows: number): boolean;
-  /** The end of the layers from `from` on that can be passed at once now. */
   endOf(tools: StepTools, part: Part, from: number): number;
 }
 
-/** The rows of a step, or half of them. */
 export interface Part {
   readonly tokens: Int32Array;
   readonly kv: KvCall;
-  /** Rows at the beginning that decode; the others are of prompts. */
+  /** Decode rows come first, then prompt rows. */
   readonly decodes: number;
   /** Held while something is computed or about to be sent. */
   readonly mutex: Mutex;
-  /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
+  /** Resolves when the other half has finished the layer, since this part reads its keys. */
   readonly before: (layer: number) => Promise<void> | undefined;
   readonly attended: (layer: number) => void;
-  /** Throws what it is given, after it has told the other half. */
+  /** Informs the other half, then throws the error. */
   readonly failed: (error: unknown) => never;
 }
 
-/** Rows after the layers before `to`. */
 export interface Passed {
   readonly x: Float32Array; // [n, hidden]
   readonly to: number;

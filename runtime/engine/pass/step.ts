@@ -1,5 +1,4 @@
-// A step: its rows through the layers, in two batches where that hides the time in which rows travel between ranks. Knows no request and no
-// mode.
+// A step: its rows through the layers, in one or two batches.
 import type { KvCall } from "../../compute/backend.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { kindOf } from "../schedule/step-plan.ts";
@@ -7,7 +6,7 @@ import { passLayers, rangeOf } from "./layers.ts";
 import { Mutex } from "./mutex.ts";
 import type { Part, StepTools } from "./step-tools.ts";
 
-/** Rows of `tokens` after the last layer, [n, hidden]; the first `decodes` of them decode. */
+/** Returns the rows after the last layer, [n, hidden]; the first `decodes` decode. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
   const { overlap, scheduler } = tools;
   const rows = tokens.length;
@@ -38,13 +37,13 @@ const failed = (error: unknown): never => {
   throw error;
 };
 
-/** Ends when all have ended: what still runs would write keys where the next step's are. */
+/** Waits for all, since a part that still runs would write keys of the next step. */
 async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
   const ended = await Promise.allSettled(parts);
   return ended.map((part) => (part.status === "fulfilled" ? part.value : failed(part.reason)));
 }
 
-/** The step's two batches: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
+/** Divides between requests where a slot ends, else the tokens of one prompt, whose later ones read the earlier ones' keys. */
 function twoBatches({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
   const at = tokens.length >> 1;
   if (at === 0) return undefined;
@@ -67,7 +66,6 @@ function twoBatches({ program }: StepTools, tokens: Int32Array, kv: KvCall, deco
   return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
 }
 
-/** The rows after the last one of each slot. */
 function slotEnds(groups: readonly KvGroup[]): number[] {
   let rows = 0;
   return groups.flatMap(({ batch, tokens }) => Array.from({ length: batch }, () => (rows += tokens)));

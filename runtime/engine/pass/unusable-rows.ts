@@ -1,10 +1,9 @@
-// Finds the rows of a step that are not finite: they end the request that they belong to, and no other.
+// Finds the requests of a step with rows that are not finite.
 import type { AppError } from "../../../crds/common.ts";
 import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
 import { isGuess, partsOf, type Step } from "../schedule/step-plan.ts";
 
-/** The requests of a step to whose tokens it gave rows that are not finite, with their errors. Rows without logits count too: later tokens
- *  would attend to them, and a backend that rounds activations may lose a NaN there. */
+/** Errors by request. Rows without logits count too: later tokens would attend to them, and a rounding backend may lose a NaN there. */
 export function unusableRows(step: Pick<Step, "groups">, x: Float32Array, hidden: number): Map<string, AppError> {
   const found = new Map<string, AppError>();
   if (firstNotFinite(x) < 0) return found;
@@ -19,7 +18,7 @@ export function unusableRows(step: Pick<Step, "groups">, x: Float32Array, hidden
   return found;
 }
 
-/** Throws AppError `UnusableLogits` where the row from which an output token comes is not finite. */
+/** Throws AppError `UnusableLogits`. */
 export function checkRow(row: Float32Array, position: number): void {
   const at = firstNotFinite(row);
   if (at >= 0) throw unusableNumber(`the row from which output token ${position} comes, value ${at},`, row[at] as number);

@@ -1,4 +1,4 @@
-// The scheduler of rows, pure: which ones the next step computes.
+// The scheduler of rows, pure.
 import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafter.ts";
 import { type KvPool, SlotLedger } from "./kv-ledger.ts";
@@ -12,25 +12,21 @@ import { checkTicket, order, type Place, type Ticket, Waiting } from "./waiting.
 interface Open {
   readonly ticket: Ticket;
   readonly place: Place;
-  /** What is prefilled: the prompt, and the tokens to replay. */
+  /** The prompt and the tokens to replay. */
   text: Uint32Array;
-  readonly limit: number; // output tokens, bounded by the context
-  /** Output tokens that are known: those to replay, then those sampled here. */
+  readonly limit: number;
   readonly known: number[];
-  /** Output tokens so far, replayed ones included. */
   output: number;
-  /** Token to be fed by the next decode step. */
   next: number;
   started: boolean;
-  /** Guesses at its next tokens, once it is alone in a decode step. */
   drafter: Drafter | undefined;
 }
 
-/** Smaller chunks would cost more for what every step costs than they spare the others. */
+/** Smaller chunks cost more in fixed step costs than they save the others. */
 const chunkTokensMin = 16;
-/** Tokens of kept beginnings that are copied for prompts before one step while others decode, but for the last prompt's. */
+/** Copied tokens of reusable prefixes before one step while others decode, except for the last prompt's. */
 const copiedTokens = { least: 512, most: 65_536 };
-/** Signs of life of a request that gave its memory up come after so many steps, or so many milliseconds of them. */
+/** A preempted request reports progress this often. */
 const waitNoticeSteps = 32;
 const waitNoticeMs = 2_000;
 
@@ -46,7 +42,6 @@ export class Batcher {
   #accepted = 0;
   readonly #pace: Pace;
   readonly #copyPace = new Pace(copiedTokens);
-  /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #firstDecode = 0;
   #decodedLast = false;
   #steps = 0;
@@ -78,12 +73,10 @@ export class Batcher {
     return this.#ledger.blocksKept;
   }
 
-  /** Requests that gave their memory up, since the start. */
   get preemptions(): number {
     return this.#preemptions;
   }
 
-  /** Tokens guessed and computed with the one before them, and those of them that came true. */
   get drafts(): { readonly drafted: number; readonly accepted: number } {
     return { drafted: this.#drafted, accepted: this.#accepted };
   }
@@ -96,7 +89,7 @@ export class Batcher {
     return [...this.#open.keys()];
   }
 
-  /** Takes a request into the queue; throws AppError `InvalidRequest`, `ContextOverflow` or `Busy`. */
+  /** Throws AppError `InvalidRequest`, `ContextOverflow` or `Busy`. */
   submit(ticket: Ticket): void {
     const { context } = this.#pool;
     checkTicket(ticket, context);
@@ -115,7 +108,7 @@ export class Batcher {
     this.#notices.push({ id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
-  /** Ends a request before its time: cancelled, draining, or with an error that the caller reports. */
+  /** Ends a request early: cancelled, draining, or failed with an error that the caller reports. */
   remove(id: string, reason: FinishReason | "failed" | "unusable"): void {
     const open = this.#open.get(id);
     if (!open) return;
@@ -123,14 +116,13 @@ export class Batcher {
     this.#release(id, reason !== "unusable");
   }
 
-  /** Events since the last call, in order. */
   takeNotices(): readonly Notice[] {
     const notices = this.#notices;
     this.#notices = [];
     return notices;
   }
 
-  /** The next step, or undefined when there is nothing to do. */
+  /** Undefined when there is nothing to do. */
   next(apart = false): Step | undefined {
     this.#growOrPreempt();
     const plans = apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()];
@@ -146,21 +138,22 @@ export class Batcher {
     return decodes.length > 0 ? decodes : this.#prompts();
   }
 
-  /** Takes note that the changes of memory before a step took so long. */
   changed(step: Step, ms: number): void {
     this.#copyPace.took(copiedOf(step), ms);
   }
 
-  /** Takes what the step gave: one sampled token for each wanted row, any where the row itself was wanted; undefined where there is none:
-   *  the caller then removes the request before the next step, unless a guess before was wrong. */
+  /**
+   * One sampled token per requested row; undefined means none: the caller then removes the request before the next step, unless an
+   * earlier guess was wrong.
+   */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (ms !== undefined && step.groups.some(({ phase }) => phase === "prefill")) this.#pace.took(step.tokens.length, ms);
     this.spent(ms);
     const given = new Map(step.wanted.map(({ row }, i) => [row, sampled[i]]));
-    const parts = partsOf(step).filter(({ id }) => this.#open.has(id)); // others were removed meanwhile
-    // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
+    const parts = partsOf(step).filter(({ id }) => this.#open.has(id));
+    // All positions are noted first: a request that ends moves the last slot, as it is then.
     for (const part of parts) if (!isGuess(part.group)) this.#written(part, step.tokens);
-    // The last slots first: where all end, none moves.
+    // The last slot goes first: where all end, none moves.
     for (const part of parts.toReversed()) {
       const { id, group, from } = part;
       if (isGuess(group)) this.#verify(part, step.tokens, given);
@@ -168,7 +161,6 @@ export class Batcher {
     }
   }
 
-  /** Takes note that a step took so long, whatever came of it. */
   spent(ms = 0): void {
     this.#steps += 1;
     this.#stepMs += ms;
@@ -178,7 +170,6 @@ export class Batcher {
     this.#showLife();
   }
 
-  /** Takes note of what a step wrote for a request, which decodes from now on if that was the end of its text. */
   #written({ id, group, from }: StepPart, tokens: Int32Array): void {
     if (group.phase === "decode") {
       this.#ledger.advance(id, tokens[from] as number);
@@ -191,7 +182,6 @@ export class Batcher {
     if (this.#ledger.lengthOf(id) === open.text.length) this.#ledger.promote(id);
   }
 
-  /** Lets the first one that waits begin, in a step that computes these already; undefined where none can. */
   #admit(beside: readonly string[]): string | undefined {
     const place = this.#waiting.first();
     if (place === undefined) return undefined;
@@ -202,21 +192,19 @@ export class Batcher {
     const admission = this.#ledger.admit(id, open.text, open.ticket.whole);
     if (!admission) return undefined;
     this.#waiting.take(place);
-    if (open.started) return id; // it gave its memory up before
+    if (open.started) return id;
     open.started = true;
     this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
     return id;
   }
 
-  /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never does,
-   *  since the pool holds a whole context, so there is always one that comes to its end. */
+  /** ../DECISIONS.md 6 */
   #growOrPreempt(): void {
     for (const id of this.#ledger.decoding()) {
       while (this.#ledger.decoding().includes(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
     }
   }
 
-  /** Those that gave their memory up, and the one of them that is computed again, are still there: a gateway waits for their next token. */
   #showLife(): void {
     for (const id of [...this.#waiting.ids(), ...this.#ledger.prefilling()]) {
       const { started, known } = this.#open.get(id) as Open;
@@ -235,7 +223,7 @@ export class Batcher {
     open.output = 0;
     this.#waiting.add(last);
     if (open.known.length > 0) return;
-    open.started = false; // it said nothing yet, and queues as at first
+    open.started = false;
     this.#notices.push({ id: last.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
@@ -245,7 +233,6 @@ export class Batcher {
     return tokens;
   }
 
-  /** What is computed of prompts: those that have begun, then others in their order while there is room. */
   #prompts(): readonly GroupPlan[] {
     const { maxBatchTokens, decodeWaitMs } = this.#limits;
     const decodes = this.#ledger.decoding().length > 0;
@@ -281,7 +268,6 @@ export class Batcher {
     };
   }
 
-  /** The next tokens of those that decode. */
   #decodes(): readonly GroupPlan[] {
     const decoding = this.#ledger.decoding();
     const { maxDecodeBatch } = this.#limits;
@@ -305,7 +291,6 @@ export class Batcher {
     return [{ group, tokens: rows.map(({ next }) => next), wanted }];
   }
 
-  /** Tokens that may follow the next one, as many as there is room for. */
   #guess(id: string): readonly number[] {
     const { draftTokens } = this.#limits;
     const open = this.#open.get(id) as Open;
@@ -316,7 +301,6 @@ export class Batcher {
     return fits ? guess : [];
   }
 
-  /** Rows of one request, those after the first as if the guesses had been sampled. */
   #guesses(id: string, guess: readonly number[]): GroupPlan {
     const { ticket, next, output } = this.#open.get(id) as Open;
     const tokens = [next, ...guess];
@@ -329,7 +313,7 @@ export class Batcher {
     };
   }
 
-  /** Takes the tokens sampled after guesses, as far as these were right: each is what it would be had the one before it come alone. */
+  /** Accepts sampled tokens as long as the guesses before them were right. */
   #verify({ id, group, from }: StepPart, tokens: Int32Array, given: ReadonlyMap<number, Sampled | undefined>): void {
     const open = this.#open.get(id) as Open;
     let right = 0;
@@ -347,10 +331,9 @@ export class Batcher {
     open.drafter?.learn(group.tokens - 1, right);
   }
 
-  /** The next output token, as it was sampled. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
     if (open.ticket.embed) {
-      if (sampled) this.remove(id, "stop"); // the row was all that was wanted
+      if (sampled) this.remove(id, "stop");
       return;
     }
     if (sampled === undefined) return;

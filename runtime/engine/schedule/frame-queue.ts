@@ -1,19 +1,16 @@
-// The frames of other ranks that wait for this one's experts, pure: which pairs are computed next.
+// The queue of other ranks' frames, pure.
 import type { Phase } from "../../../crds/telemetry.ts";
 
-/** A frame as this file needs it: its pairs in the order in which they are best computed. */
 export interface Queued {
   readonly layer: number;
   readonly phase: Phase;
-  /** Indices of its pairs, those of one expert beside each other. */
+  /** The pairs' indices, sorted by expert. */
   readonly order: readonly number[];
 }
 
-/** Pairs of one frame. */
 export interface Share<Frame> {
   readonly frame: Frame;
   readonly pairs: readonly number[];
-  /** The frame's last. */
   readonly last: boolean;
 }
 
@@ -22,7 +19,7 @@ interface Waiting<Frame> {
   done: number;
 }
 
-/** Pairs of decode frames that are computed together: beyond, they would wait longer for each other than they gain. */
+/** A larger merge of decode frames would cost more waiting than it saves. */
 const mergedPairsMax = 512;
 
 export class FrameQueue<Frame extends Queued> {
@@ -60,7 +57,7 @@ export class FrameQueue<Frame extends Queued> {
     return shares;
   }
 
-  /** At most so many pairs of the prefill frames of the layer that has waited longest, at least one. */
+  /** Returns up to `pairsMax` prefill pairs (at least one) of the layer that has waited longest. */
   nextPrefill(pairsMax: number): Share<Frame>[] {
     const layer = this.#prefill[0]?.frame.layer;
     const shares: Share<Frame>[] = [];
@@ -77,7 +74,6 @@ export class FrameQueue<Frame extends Queued> {
     return shares;
   }
 
-  /** Takes frames out that have failed. */
   drop(frames: ReadonlySet<Frame>): void {
     this.#prefill = this.#prefill.filter(({ frame }) => !frames.has(frame));
   }

@@ -1,38 +1,32 @@
-// The ledger of KV memory, pure: who sits in which slot, how many blocks of the pool each one holds, what has to be copied, moved and given
-// back, and what can be reused.
+// The ledger of KV memory, pure: slots, blocks, copies and moves, reusable prefixes (../DECISIONS.md 5).
 import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
 export type SlotChange =
-  /** A copy, after which both have these positions; of a move the first slot is empty then. */
+  /** After a copy both slots have these positions; after a move the first slot is empty. */
   | { readonly kind: "copy" | "move"; readonly from: number; readonly to: number; readonly length: number }
-  /** The memory of positions from `length` on is given back. */
   | { readonly kind: "trim"; readonly slot: number; readonly length: number };
 
-/** The memory that a ledger divides. */
 export interface KvPool {
   readonly slots: number;
   readonly context: number;
-  /** Blocks of all slots together: at least those of one whole context. */
+  /** The pool has at least the blocks of one whole context. */
   readonly blocks: number;
-  /** Positions of a block. */
   readonly blockTokens: number;
 }
 
 interface Slot extends Holder {
   index: number;
-  /** Open request, or undefined: kept or empty. */
+  /** The open request; undefined: reusable or empty. */
   owner: string | undefined;
-  /** The number of positions that are written. */
   length: number;
-  /** Blocks of the pool that it holds: those of `length`, and what an open request has been promised. */
+  /** The blocks of `length`, and those promised to an open request. */
   blocks: number;
-  /** Grows with use; the smallest kept slot is given up first. */
+  /** Logical time; the lowest is evicted first. */
   used: number;
 }
 
 export interface Admission {
   readonly slot: number;
-  /** Positions that need no computing. */
   readonly reused: number;
 }
 
@@ -62,32 +56,28 @@ export class SlotLedger {
     this.#slots = Array.from({ length: pool.slots }, (_, index) => empty(index));
   }
 
-  /** Requests in slots 0..n-1, in slot order. */
+  /** They occupy slots 0..n-1. */
   decoding(): readonly string[] {
     return this.#slots.slice(0, this.#decoding).map(({ owner }) => owner as string);
   }
 
-  /** Requests in the slots after these, in slot order. */
+  /** They come in slot order, after the decoding ones. */
   prefilling(): readonly string[] {
     return this.#slots.slice(this.#decoding, this.used).map(({ owner }) => owner as string);
   }
 
-  /** Slots of open requests. */
   get used(): number {
     return this.#decoding + this.#prefilling;
   }
 
-  /** Slots that nobody uses and that still hold what may be reused. */
   get kept(): number {
     return this.#slots.filter(({ owner, length }) => owner === undefined && length > 0).length;
   }
 
-  /** Blocks that open requests hold. */
   get blocksUsed(): number {
     return this.#slots.reduce((sum, { owner, blocks }) => sum + (owner === undefined ? 0 : blocks), 0);
   }
 
-  /** Blocks that kept slots hold: taken from them as others need them. */
   get blocksKept(): number {
     return this.#slots.reduce((sum, { owner, blocks }) => sum + (owner === undefined ? blocks : 0), 0);
   }
@@ -96,25 +86,21 @@ export class SlotLedger {
     return this.#slotOf(owner).length;
   }
 
-  /** The slot of a request. */
   indexOf(owner: string): number {
     return this.#slotOf(owner).index;
   }
 
-  /** Changes of KV memory to make, in order, before the next step. */
   takeChanges(): readonly SlotChange[] {
     const changes = this.#changes;
     this.#changes = [];
     return changes;
   }
 
-  /** Positions of `text` that are there, and would need no computing. */
   reusable(text: Uint32Array): number {
     return this.#index.find(text, text.length - 1, () => false)?.length ?? 0;
   }
 
-  /** Gives a request the next slot and the blocks of `text`, with the longest prefix that is there; undefined when no slot is free, or the
-   *  blocks are not there. */
+  /** Undefined when a slot or blocks are missing. */
   admit(owner: string, text: Uint32Array, whole = false): Admission | undefined {
     const at = this.used;
     if (at >= this.#pool.slots) return undefined;
@@ -132,7 +118,6 @@ export class SlotLedger {
     return { slot: at, reused };
   }
 
-  /** Sees to it that a request has blocks for so many positions. */
   grow(owner: string, length: number): boolean {
     const slot = this.#slotOf(owner);
     const more = this.#blocksOf(length) - slot.blocks;
@@ -141,28 +126,25 @@ export class SlotLedger {
     return true;
   }
 
-  /** Takes note that so many tokens were prefilled. */
   prefilled(owner: string, tokens: Uint32Array): void {
     const slot = this.#slotOf(owner);
     append(slot, tokens);
     this.#reusable(slot, slot.length);
   }
 
-  /** Lets the first one of the prefilling requests join the decoding ones. */
   promote(owner: string): void {
     if (this.prefilling()[0] !== owner) throw new RangeError(`${owner} is not the first that prefills`);
     this.#prefilling -= 1;
     this.#decoding += 1;
   }
 
-  /** Takes note that a decode step wrote the position of this token. */
   advance(owner: string, token: number): void {
     const slot = this.#slotOf(owner);
     append(slot, Uint32Array.of(token));
     this.#reusable(slot, slot.length);
   }
 
-  /** Frees a request's slot and keeps what was computed where there is room, unless that is not `reusable`. */
+  /** Its positions stay reusable if they fit, unless `reusable` is false. */
   leave(owner: string, reusable = true): void {
     const slot = this.#slotOf(owner);
     this.#owners.delete(owner);
@@ -195,7 +177,7 @@ export class SlotLedger {
     this.#index.update(slot);
   }
 
-  /** Brings the longest prefix of `text` into slot `at`, and frees `blocks` for it; answers the prefix's length. */
+  /** Brings the longest prefix of `text` into slot `at`; returns its length. */
   #bring(text: Uint32Array, at: number, blocks: number): number {
     const kept = ({ owner }: Slot, other: Slot): boolean => owner === undefined && other.owner !== undefined;
     const { holder, length } = this.#index.find(text, text.length - 1, kept) ?? { holder: undefined, length: 0 };
@@ -214,7 +196,7 @@ export class SlotLedger {
       return length;
     }
     this.#freeBlocks(blocks, holder);
-    this.#clear(at); // where the holder may be
+    this.#clear(at);
     this.#changes.push({ kind: "copy", from: holder.index, to: at, length });
     const slot = this.#slots[at] as Slot;
     append(slot, holder.tokens.subarray(0, length));
@@ -222,14 +204,14 @@ export class SlotLedger {
     return length;
   }
 
-  /** True where a prefix is taken out of a kept slot, not copied: what else is there is not worth keeping, or has no room. */
+  /** True where a prefix is moved instead of copied, since the rest of its slot is worthless or does not fit. */
   #yields(holder: Slot, { length, at, blocks }: { readonly length: number; readonly at: number; readonly blocks: number }): boolean {
     if (holder.owner !== undefined) return false;
     if (holder.reusable - length < reuseTokensMin || (holder.index === at && !this.#placeFor(holder))) return true;
     return !this.#freeBlocks(blocks, holder);
   }
 
-  /** Takes blocks from kept slots, but not from `spared`, until so many are free. */
+  /** Evicts reusable blocks, except those of `spared`. */
   #freeBlocks(blocks: number, spared: Slot | undefined): boolean {
     for (;;) {
       const missing = blocks - (this.#pool.blocks - this.blocksUsed - this.blocksKept);
@@ -240,7 +222,6 @@ export class SlotLedger {
     }
   }
 
-  /** The kept slot that was used longest ago. */
   #oldest(where: (slot: Slot) => boolean): Slot | undefined {
     let oldest: Slot | undefined;
     for (const slot of this.#slots) {
@@ -250,7 +231,6 @@ export class SlotLedger {
     return oldest;
   }
 
-  /** Forgets what a slot holds from `length` on. */
   #cut(slot: Slot, length: number): void {
     const wanted = Math.min(length, slot.length);
     const left = slot.owner === undefined && wanted < reuseTokensMin ? 0 : wanted;
@@ -261,7 +241,6 @@ export class SlotLedger {
     this.#reusable(slot, Math.min(slot.reusable, left));
   }
 
-  /** Empties slot `index`: what it keeps goes elsewhere, or is lost where there is no place. */
   #clear(index: number): void {
     const slot = this.#slots[index] as Slot;
     if (slot.owner !== undefined || slot.length === 0) return;
@@ -270,14 +249,12 @@ export class SlotLedger {
     if (place !== undefined) this.#move(index, place.index);
   }
 
-  /** An empty slot for what another keeps, or the one of what was used longer ago. */
   #placeFor(slot: Slot): Slot | undefined {
     const { used } = this;
     const free = (other: Slot): boolean => other.owner === undefined && other.index >= used && other !== slot;
     return this.#slots.find((other) => other.length === 0 && free(other)) ?? this.#oldest((other) => other.used < slot.used && free(other));
   }
 
-  /** Moves a slot to an empty one, which takes its place. */
   #move(from: number, to: number): void {
     const [slot, other] = [this.#slots[from] as Slot, this.#slots[to] as Slot];
     if (slot.length > 0) this.#changes.push({ kind: "move", from, to, length: slot.length });

@@ -1,14 +1,11 @@
-// The index of token prefixes that are in KV memory, pure: which slot holds the longest beginning of a prompt.
+// The index of token prefixes in KV memory, pure.
 
-/** Tokens of one hash. */
 export const reuseTokensMin = 16;
 
 export interface Holder {
-  /** What was computed; beyond `reusable` it may be anything. */
+  /** Computed tokens; those beyond `reusable` may be anything. */
   tokens: Uint32Array;
-  /** Positions that may be reused. */
   reusable: number;
-  /** The chain of hashes of what may be reused; the index's own. */
   readonly hashes: number[];
 }
 
@@ -20,14 +17,13 @@ export interface Found<T> {
 export class PrefixIndex<T extends Holder> {
   readonly #holders = new Map<number, Set<T>>();
 
-  /** Takes note of what may be reused of this holder by now. */
   update(holder: T): void {
     const { tokens, hashes } = holder;
     const count = Math.floor(holder.reusable / reuseTokensMin);
     while (hashes.length > count) {
       const hash = hashes.pop() as number;
       const holders = this.#holders.get(hash);
-      // The same text may occur twice in a chain only by a collision; then an entry is lost, which costs reuse and nothing else.
+      // A chain repeats a hash only by collision; the lost entry costs reuse only.
       holders?.delete(holder);
       if (holders?.size === 0) this.#holders.delete(hash);
     }
@@ -39,7 +35,6 @@ export class PrefixIndex<T extends Holder> {
     }
   }
 
-  /** The holder of the longest beginning of `prompt`, of at most `limit` tokens. */
   find(prompt: Uint32Array, limit: number, before: (a: T, b: T) => boolean): Found<T> | undefined {
     let holders: Set<T> | undefined;
     let matched = 0;
@@ -58,7 +53,7 @@ export class PrefixIndex<T extends Holder> {
   }
 }
 
-/** FNV-1a over whole tokens, then a last mix. */
+/** FNV-1a over whole tokens, then a final mix. */
 function chained(before: number, tokens: Uint32Array, from: number): number {
   let hash = before ^ 0x811c9dc5;
   for (let i = from; i < from + reuseTokensMin; i++) {
@@ -73,7 +68,6 @@ function commonLength({ tokens, reusable }: Holder, prompt: Uint32Array, from: n
   return from + commonTokens(tokens.subarray(from, end), prompt.subarray(from, end));
 }
 
-/** Tokens at the beginning of two texts that are the same. */
 export function commonTokens(a: Uint32Array, b: Uint32Array): number {
   const end = Math.min(a.length, b.length);
   let length = 0;

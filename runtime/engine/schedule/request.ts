@@ -1,19 +1,18 @@
-// A request to the engine and the events that come out of it. Types only; the rest of the engine's interface is in engine/api.ts.
+// The types of a request to the engine and of its events.
 import type { Constraint } from "../../constraints/language.ts";
 
 export interface EngineLimits {
-  /** Requests that wait for a slot; one more is refused with `Busy`. */
+  /** One more waiting request is refused with `Busy`. */
   readonly queueRequestsMax: number;
-  /** Prompt tokens of a step in which others decode, at most. */
+  /** The limit for a step in which others decode. */
   readonly prefillChunkTokens: number;
-  /** Prompt tokens of a step in which nobody decodes: large products are the fastest. */
+  /** The limit for a step without decodes. */
   readonly maxBatchTokens: number;
-  /** Requests that decode in one step; more take turns. */
+  /** More requests alternate. */
   readonly maxDecodeBatch: number;
-  /** Milliseconds that prompts may add to a step in which others decode, by which chunks shrink; Infinity = chunks do not shrink. */
+  /** Milliseconds that prompts may add to a step in which others decode. Infinity = off. */
   readonly decodeWaitMs: number;
-  /** Tokens guessed from the text so far that are computed with the next one, while one request decodes alone; 0 = none. Where a
-   *  backend's decode steps have bits of their own there are none. */
+  /** Guesses while one request decodes alone; 0 = none. Backends whose decode steps have bits of their own ignore it. */
   readonly draftTokens: number;
 }
 
@@ -27,28 +26,26 @@ export const defaultLimits: EngineLimits = {
 };
 
 export interface Sampling {
-  /** The sampling temperature; 0 = greedy. */
+  /** 0 = greedy. */
   readonly temperature: number;
-  /** The probability that the tokens to sample from must reach together; 1 = off. */
+  /** 1 = off. */
   readonly topP: number;
-  /** The number of most likely tokens to sample from; 0 = off. */
+  /** 0 = off. */
   readonly topK: number;
   readonly seed: bigint;
-  /** Compute the log-probability of each token (costs a pass over the vocabulary). */
+  /** Costs a pass over the vocabulary. */
   readonly logprobs?: boolean;
-  /** The number of most likely tokens whose log-probabilities are reported beside; unset = 0. */
+  /** Unset = 0. */
   readonly topLogprobs?: number;
-  /** The least probability of a token, as a share of the likeliest one's; unset or 0 = off. */
+  /** Relative to the most likely token; unset or 0 = off. */
   readonly minP?: number;
-  /** Taken from the logit of each token that the output has; unset or 0 = off. */
+  /** Subtracted from logits of tokens in the output; unset or 0 = off. */
   readonly presencePenalty?: number;
-  /** Taken from the logit of a token for each time that the output has it; unset or 0 = off. */
+  /** Subtracted once per occurrence in the output; unset or 0 = off. */
   readonly frequencyPenalty?: number;
-  /** Divides positive logits of tokens that prompt or output have, and multiplies negative ones; unset or 1 = off. */
+  /** Divides positive logits of tokens in prompt or output, and multiplies negative ones; unset or 1 = off. */
   readonly repetitionPenalty?: number;
-  /** Added to the logits of these tokens. */
   readonly bias?: readonly TokenBias[];
-  /** The language that the text must be of. */
   readonly constraint?: Constraint;
 }
 
@@ -57,13 +54,12 @@ interface TokenBias {
   readonly value: number;
 }
 
-/** What a known token is worth by the tokens before it. */
 export interface RatedToken {
   readonly logprob: number;
   readonly top?: TopTokens;
 }
 
-/** The most likely tokens of a position by the model's own logits, the likeliest first. */
+/** The most likely tokens by the model's own logits, in descending order. */
 export interface TopTokens {
   readonly ids: Uint32Array;
   readonly logprobs: Float64Array;
@@ -72,15 +68,12 @@ export interface TopTokens {
 export type FinishReason = "stop" | "length" | "cancelled" | "draining";
 
 export type GenerateEvent =
-  /** The request was accepted; this comes first, and at once. */
   | { readonly type: "queued"; readonly queuedTokens: number }
-  /** The request has a KV slot. */
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
-  /** What the prompt's tokens from this position on are worth, for a request that asked for it: in order, before the first token. */
+  /** Prompt tokens from this position on come in order, before the first output token. */
   | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
-  /** The tokens up to this position are known and computed again. */
+  /** A preempted request is computed again up to this position. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: TopTokens }
-  /** The vector of the prompt, of length 1, for a request that asked for it. */
   | { readonly type: "embedding"; readonly values: Float32Array }
   | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };

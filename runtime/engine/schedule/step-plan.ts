@@ -1,4 +1,4 @@
-// The plan of one step: groups of rows, those that decode first.
+// The plan of one step: groups of rows, decoding ones first.
 import type { Phase, StepKind } from "../../../crds/telemetry.ts";
 import { type KvGroup, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { SlotChange } from "./kv-ledger.ts";
@@ -7,17 +7,16 @@ import type { OpenSampling } from "./sampling/open-sampling.ts";
 
 export interface StepGroup extends KvGroup {
   readonly phase: Phase;
-  /** Requests that take part, in slot order. */
+  /** The order is that of slots. */
   readonly ids: readonly string[];
 }
 
 export interface Step {
-  /** Changes of KV memory, to be made in order before. */
+  /** KV changes to make first, in order. */
   readonly changes: readonly SlotChange[];
-  /** Of all groups' rows, one after another. */
   readonly tokens: Int32Array;
   readonly groups: readonly StepGroup[];
-  /** Rows whose logits are wanted, and for whom. */
+  /** Rows whose logits are needed, and for whom. */
   readonly wanted: readonly Wanted[];
 }
 
@@ -26,25 +25,22 @@ interface Wanted {
   readonly id: string;
   readonly position: number;
   readonly sampling: OpenSampling;
-  /** The row itself is wanted, not its logits. */
+  /** The row itself is needed, not its logits. */
   readonly embed: boolean;
-  /** Set where guesses are computed: rows after the request's first one. */
+  /** Set for rows of guesses: the index after the request's first row. */
   readonly guess?: number;
 }
 
-/** A group of a step to be; rows are counted from its own first one. */
 export interface GroupPlan {
   readonly group: StepGroup;
   readonly tokens: readonly number[];
   readonly wanted: readonly Wanted[];
 }
 
-/** A request's rows in a step. */
 export interface StepPart {
   readonly id: string;
   readonly group: StepGroup;
   readonly past: number;
-  /** The first of its rows. */
   readonly from: number;
 }
 
@@ -63,16 +59,14 @@ export function stepOf(changes: readonly SlotChange[], plans: readonly GroupPlan
   return { changes, tokens: Int32Array.from(plans.flatMap(({ tokens }) => tokens)), groups: plans.map(({ group }) => group), wanted };
 }
 
-/** True where later rows are computed as if guesses had been sampled. */
+/** True where later rows assume that guesses were sampled. */
 export const isGuess = ({ phase, tokens }: StepGroup): boolean => phase === "decode" && tokens > 1;
 
 export const idsOf = ({ groups }: Pick<Step, "groups">): string[] => groups.flatMap(({ ids }) => ids);
 
-/** Positions that the changes before a step copy or move. */
 export const copiedOf = ({ changes }: Pick<Step, "changes">): number =>
   changes.reduce((sum, { kind, length }) => sum + (kind === "trim" ? 0 : length), 0);
 
-/** Rows at the beginning of a step that decode. */
 export const decodesOf = ({ groups }: Pick<Step, "groups">): number => rowsOfGroups(groups.filter(({ phase }) => phase === "decode"));
 
 export function kindOf(rows: number, decodes: number): StepKind {
@@ -80,7 +74,6 @@ export function kindOf(rows: number, decodes: number): StepKind {
   return decodes === rows ? "decode" : "mixed";
 }
 
-/** Every request's rows, in order. */
 export function partsOf({ groups }: Pick<Step, "groups">): StepPart[] {
   let start = 0;
   return groups.flatMap((group) => {

@@ -1,22 +1,19 @@
-// Decides whether a step goes through the layers in two batches, so that rows of one travel while the other computes (../DECISIONS.md 4).
+// Decides whether a step goes through the layers in two batches (../DECISIONS.md 4).
 import type { StepKind } from "../../../crds/telemetry.ts";
 
-/** Rows of a step below which an overlap is not worth a try. */
+/** Smaller steps are never divided. */
 const rowsLeast: Readonly<Record<StepKind, number>> = { decode: 8, mixed: 32, prefill: 64 };
-/** Part of a whole step's time that is spent waiting for other ranks, below which there is little to hide. */
+/** A whole step that waits for less of its time is not divided. */
 const waitShareLeast = 0.15;
-/** Part of the time that an overlap must save to be used. */
+/** The part of the time that dividing must save. */
 const gainLeast = 0.03;
-/** Steps after which the slower way is tried again, since load, context and machines change. */
 const tryAgainSteps = 64;
-/** Weight of the newest measurement. */
 const newest = 0.25;
 
 interface Measured {
-  /** Milliseconds for one row. */
+  /** Milliseconds per row. */
   whole: number | undefined;
   overlapped: number | undefined;
-  /** Of whole steps. */
   waitShare: number;
   steps: number;
 }
@@ -26,12 +23,12 @@ export interface StepTaken {
   readonly rows: number;
   readonly overlapped: boolean;
   readonly ms: number;
-  /** Part of it with nothing to do but wait for other ranks. */
+  /** The part spent only waiting for other ranks. */
   readonly waitedMs: number;
 }
 
 export class TwoBatchOverlap {
-  /** By kind and size, in powers of two. */
+  /** The key is kind and size, in powers of two. */
   readonly #measured = new Map<string, Measured>();
 
   wants(kind: StepKind, rows: number): boolean {

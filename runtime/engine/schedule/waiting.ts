@@ -1,4 +1,4 @@
-// Requests that wait for KV memory: what a request is to the scheduler, and the queue by priority number, then by arrival.
+// The queue of requests that wait for KV memory, by priority, then arrival.
 import { AppError } from "../../../crds/common.ts";
 import type { OpenSampling } from "./sampling/open-sampling.ts";
 
@@ -9,15 +9,14 @@ export interface Ticket {
   readonly maxTokens: number;
   readonly sampling: OpenSampling;
   readonly eos: ReadonlySet<number>;
-  /** Of those that wait, the lowest number goes first, of equal ones the one that came first. */
   readonly priority: number;
-  /** The last prompt token's row is wanted instead of output. */
+  /** The last prompt token's row replaces the output. */
   readonly embed: boolean;
-  /** All of the text is to be computed: nothing that is kept of an equal beginning will do. Unset = false. */
+  /** Computes all of the text, without reuse of prefixes. Unset = false. */
   readonly whole?: boolean;
 }
 
-/** Throws AppError `InvalidRequest` or `ContextOverflow` for a request that cannot be served. */
+/** Throws AppError `InvalidRequest` or `ContextOverflow`. */
 export function checkTicket({ prompt, replay, maxTokens }: Ticket, context: number): void {
   const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
   if (prompt.length === 0) throw invalid("prompt: has no tokens");
@@ -31,21 +30,18 @@ export function checkTicket({ prompt, replay, maxTokens }: Ticket, context: numb
   }
 }
 
-/** Times that later requests may go before an earlier one. */
+/** How often later requests may overtake one request. */
 export const overtakenMax = 64;
 
 export interface Place {
   readonly id: string;
-  /** Lower is sooner. */
   readonly priority: number;
-  /** Counts requests in the order in which they came. */
   readonly arrival: number;
   overtaken: number;
 }
 
 const rank = ({ priority, overtaken }: Place): number => (overtaken >= overtakenMax ? Number.NEGATIVE_INFINITY : priority);
 
-/** Below 0 where `a` goes before `b`. */
 export function order(a: Place, b: Place): number {
   const [x, y] = [rank(a), rank(b)];
   return x === y ? a.arrival - b.arrival : x < y ? -1 : 1;
@@ -66,20 +62,18 @@ export class Waiting {
     this.#places.set(place.id, place);
   }
 
-  /** Who is next. */
   first(): Place | undefined {
     let first: Place | undefined;
     for (const place of this.#places.values()) if (first === undefined || order(place, first) < 0) first = place;
     return first;
   }
 
-  /** Takes a request out to be served: those that came before it were overtaken. */
   take({ id, arrival }: Place): void {
     this.#places.delete(id);
     for (const place of this.#places.values()) if (place.arrival < arrival) place.overtaken += 1;
   }
 
-  /** Takes a request out that has ended; false where it does not wait. */
+  /** False if it was not waiting. */
   drop(id: string): boolean {
     return this.#places.delete(id);
   }

@@ -1,4 +1,4 @@
-// The calls of the main thread that the engine thread answers: experts, routing, peer connections, counters, drain and close.
+// The main thread's calls to the engine thread.
 import { setImmediate as macrotask } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import { createRouter, type Router } from "../../placement/dispatch.ts";
@@ -14,7 +14,6 @@ import type { Requests } from "./requests.ts";
 import type { StepBoundary } from "./step-boundary.ts";
 import type { Steps } from "./steps.ts";
 
-/** Where rows of experts go. */
 export class Routing {
   rank = -1;
   table: Router = createRouter(-1);
@@ -50,7 +49,6 @@ interface Parts {
 }
 
 export class Calls {
-  /** Set by the call `close`, at the end of a step. */
   closing = false;
   readonly #parts: Parts;
 
@@ -74,7 +72,7 @@ export class Calls {
       case "runExperts":
         return inbox.serve(message.argument);
       case "loadExpert":
-        await macrotask(); // a slice of a load takes too long to stand between two layers of a running step
+        await macrotask(); // a slice of a load is too long between two layers
         return experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
       case "unloadExpert":
         await macrotask();
@@ -124,7 +122,7 @@ export class Calls {
   #close(): Promise<void> {
     const { boundary, connections, outbound } = this.#parts;
     outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
-    connections.close(); // ends a step that waits for a peer, too
+    connections.close(); // ends a step that waits for a peer
     return boundary.atStepEnd(() => {
       this.closing = true;
     });

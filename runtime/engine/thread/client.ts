@@ -1,4 +1,4 @@
-// The engine as the main thread sees it: calls, requests and remote dispatches over the MessagePort of engine/thread/thread.ts.
+// The engine for the main thread, over the MessagePort of engine/thread/thread.ts.
 import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type {
@@ -20,7 +20,7 @@ interface Pending {
   reject(error: AppError): void;
 }
 
-/** Events of a request on their way to its one reader; at most as many as its context is long. */
+/** Events of a request for its one reader; bounded by its context length. */
 class Stream<T> implements AsyncIterable<T> {
   readonly #items: T[] = [];
   #failed: { readonly error: unknown } | undefined;
@@ -31,7 +31,7 @@ class Stream<T> implements AsyncIterable<T> {
     this.#wake?.();
   }
 
-  /** Ends the stream with an error; what was pushed before is still read. */
+  /** Events before the error are still read. */
   fail(error: unknown): void {
     this.#failed ??= { error };
     this.#wake?.();
@@ -51,11 +51,9 @@ class Stream<T> implements AsyncIterable<T> {
 
 interface OpenRequest {
   readonly stream: Stream<GenerateEvent>;
-  /** Tokens not yet computed. */
   queuedTokens: number;
 }
 
-/** Events after which tokens of the prompt are still to be computed. */
 const beforeOutput: ReadonlySet<GenerateEvent["type"]> = new Set(["queued", "started", "prompt"]);
 
 const gone = (why: string): AppError => new AppError(`engine: ${why}`, { code: "EngineStopped", retry: "backoff" });
@@ -119,19 +117,19 @@ class EngineClient implements Engine {
         yield event;
         if (finished) return;
       }
-      finished = true; // the stream ends early only with an error
+      finished = true;
     } catch (caught) {
       finished = true;
       throw caught;
     } finally {
       request.signal?.removeEventListener("abort", cancel);
       this.#requests.delete(id);
-      if (!finished) cancel(); // the reader left
+      if (!finished) cancel();
     }
   }
 
   async loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void> {
-    const own = unit.byteLength === unit.buffer.byteLength ? unit : new Uint8Array(unit); // what else is in the buffer stays the caller's
+    const own = unit.byteLength === unit.buffer.byteLength ? unit : new Uint8Array(unit); // the rest of the buffer stays the caller's
     await this.#call("loadExpert", { layer, expert, unit: own }, [own.buffer as ArrayBuffer]);
     this.#hosted[layer]?.add(expert);
   }
@@ -146,7 +144,7 @@ class EngineClient implements Engine {
   }
 
   runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
-    const rows = frame.rows.slice(); // the rows alone: a message takes all of the buffer below a view, here a whole gRPC message
+    const rows = frame.rows.slice(); // a message would transfer the whole buffer, here a whole gRPC message
     return this.#call("runExperts", { ...frame, rows, origin: frame.origin ?? "remote" }, [rows.buffer]);
   }
 
@@ -179,7 +177,7 @@ class EngineClient implements Engine {
   async close(): Promise<void> {
     if (this.#stopped) return;
     const ended = new Promise<void>((resolve) => this.#worker.once("exit", () => resolve()));
-    await this.#call("close", undefined).catch(() => undefined); // an engine that is gone is closed
+    await this.#call("close", undefined).catch(() => undefined);
     await ended;
     this.#port.close();
   }
@@ -232,7 +230,7 @@ class EngineClient implements Engine {
 
   #event(id: string, event: GenerateEvent): void {
     const open = this.#requests.get(id);
-    if (!open) return; // its reader left
+    if (!open) return;
     if (!beforeOutput.has(event.type)) open.queuedTokens = 0;
     open.stream.push(event);
   }

@@ -1,4 +1,4 @@
-// The engine thread: makes its parts, each from those above it, and runs steps one after another.
+// The engine thread: makes its parts and runs steps.
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
@@ -23,7 +23,7 @@ import { StepBoundary } from "./step-boundary.ts";
 import { Steps } from "./steps.ts";
 import { loadVocabulary } from "./vocabulary.ts";
 
-/** How long a prefill leaves the processor to threads that carry frames, between two pieces while others decode (../DECISIONS.md 2). */
+/** ../DECISIONS.md 2 */
 const yieldMs = 0.05;
 
 export class EngineLoop {
@@ -95,9 +95,9 @@ export class EngineLoop {
     );
   }
 
-  /** Runs until `close`; throws when the backend can compute nothing any more. */
+  /** Runs until `close`; throws when the backend cannot compute any more. */
   async run(): Promise<void> {
-    await this.#run().finally(() => this.#connections.close()); // open connections would keep callers waiting, and the thread alive
+    await this.#run().finally(() => this.#connections.close()); // open connections would keep callers and the thread waiting
     await this.#model.close();
     this.#mailbox.close();
   }
@@ -117,7 +117,7 @@ export class EngineLoop {
         await macrotask(); // lets messages, loads and replies in
       } else {
         this.#scheduler.running = undefined;
-        await this.#boundary.sleep(() => void this.#scheduler.serveWaiting()); // takes in messages, one of which may wake the loop
+        await this.#boundary.sleep(() => void this.#scheduler.serveWaiting()); // takes messages, one of which may wake the loop
       }
     }
   }

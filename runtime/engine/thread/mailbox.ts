@@ -12,12 +12,12 @@ export class Mailbox {
 
   readonly send = (message: FromEngine, transfer: ArrayBuffer[] = []): void => this.#port.postMessage(message, transfer);
 
-  /** Hands all messages that have come to the listener, also in the middle of a step. */
+  /** Delivers all pending messages, also during a step. */
   readonly drain = (): void => {
     for (let got = receiveMessageOnPort(this.#port); got; got = receiveMessageOnPort(this.#port)) this.#receive(got.message as ToEngine);
   };
 
-  /** `drained` is called once the messages that came together have been received. */
+  /** `drained` is called after the messages that arrived together. */
   listen(receive: (message: ToEngine) => void, drained: () => void): void {
     this.#receive = receive;
     this.#port.on("message", (message: ToEngine) => {

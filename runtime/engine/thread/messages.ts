@@ -1,4 +1,4 @@
-// The messages between the main thread and the engine thread over one MessagePort. Types, and errors as plain data.
+// The messages between main thread and engine thread, with errors as plain data.
 import { AppError, type Retry } from "../../../crds/common.ts";
 import type {
   EngineInfo,
@@ -17,7 +17,7 @@ import type { Notice } from "../schedule/step-plan.ts";
 
 export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readonly threads: number };
 
-/** Calls that the engine thread answers: method -> argument and result. */
+/** Method -> argument and result. */
 export interface Calls {
   loadExpert: { argument: { layer: number; expert: number; unit: Uint8Array }; result: undefined };
   unloadExpert: { argument: { layer: number; expert: number }; result: undefined };
@@ -63,7 +63,7 @@ export type FromEngine =
   | { readonly type: "refused"; readonly error: PlainError }
   | { readonly type: "answer"; readonly id: number; readonly result: unknown }
   | { readonly type: "failed"; readonly id: number; readonly error: PlainError }
-  /** All that a step gave, in order: each message costs both threads the same whatever is in it. */
+  /** All events of a step, since each message has a fixed cost. */
   | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
   | { readonly type: "connections"; readonly counts: PeerCounts }

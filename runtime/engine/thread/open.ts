@@ -1,4 +1,4 @@
-// The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor once.
+// Opens a model for the engine thread: store, program, backend, compiled dense part and KV cache. It reads each dense tensor once.
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
@@ -30,17 +30,15 @@ export interface OpenModel {
   readonly blocks: readonly Compiled[];
   readonly head: Compiled;
   readonly kv: KvCache;
-  /** How the memory of `kv` is divided. */
   readonly pool: KvPool;
-  /** The weight of the norm before the head; undefined where a program's head has none. */
+  /** The weight of the norm before the head; undefined if there is none. */
   readonly finalNorm: Float32Array | undefined;
   readonly info: EngineInfo;
   close(): Promise<void>;
 }
 
-/** Requests that run at once, at most: slots of KV cost address space, and some memory for their bookkeeping. */
 const kvSlotsMax = 64;
-/** Counted up when a change of this code changes the bits of what a model computes. */
+/** Increase it when a change of this code changes the bits of results. */
 const orderOfSums = 3;
 const speedRows = 16;
 const speedRuns = 8;
@@ -55,7 +53,6 @@ export async function openModel(options: ThreadOptions): Promise<OpenModel> {
   }
 }
 
-/** A program over the store that it came from. */
 export async function openProgram(store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<OpenModel> {
   checkProgram(program);
   checkLayerShapes(store, program);
@@ -79,7 +76,6 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   }
 }
 
-/** Cuts the pool into blocks, for as many slots as there may be. */
 function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOptions): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
   const context = Math.min(options.maxContext, program.maxContext);
   const { layers, kvHeads, headDim, valueDim } = program;
@@ -99,7 +95,6 @@ function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOption
   );
 }
 
-/** The type that was asked for, else the one that the backend is fastest with. */
 function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
   const { kvTypes } = backend;
   const reason = (type: KvType): string | undefined =>
@@ -113,7 +108,7 @@ function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOpt
   });
 }
 
-/** The ops in f32 on the device, whose cases are held against sums in f64, and the model's forms of weights as it keeps them. */
+/** Tests the device's ops against f64 sums, and the model's forms of weights (compute/DECISIONS.md 3). */
 async function tryOut(device: Backend, backend: Backend, forms: TriedForms): Promise<void> {
   const oracle = await createBackend("reference", { threads: 1 });
   checkResults(device, [...(await tryOps(device, oracle)), ...(await tryForms(backend, oracle, forms))]);
@@ -175,13 +170,13 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
 }
 
-/** In one line, since it is compared as a whole. */
+/** One line, since it is compared as a whole. */
 function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {
   const { denseBits } = codecFor(codec);
   const { experts, dense: stored } = formsOf(store, codec);
-  const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part; blocks stay as they are
+  const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part
   const beside = stored.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
-  // Norms, routers, gates and attention are f32, whatever the matrices beside them.
+  // Norms, routers, gates and attention are always f32.
   const computed = new Set([...new Set([...experts, ...beside, "f32" as const])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
@@ -201,7 +196,6 @@ async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Floa
   return norm?.op === "rmsNorm" ? asF32(await store.readDense(norm.weight)) : undefined;
 }
 
-/** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */
 function residentBytesOf(
   program: ModelProgram,
   bytesOf: (expert: Segment, layer: number) => number,
@@ -213,7 +207,7 @@ function residentBytesOf(
     : { expertResidentBytes, layerResidentBytes: perLayer };
 }
 
-/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped. */
+/** Expert rows per second (compute/DECISIONS.md 8). */
 async function measureSpeed(backend: Backend, store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<number> {
   const layer = program.layers.findIndex(({ kind }) => kind === "moe");
   if (layer < 0) return 1;

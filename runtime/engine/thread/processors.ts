@@ -1,9 +1,7 @@
-// The processors that are a worker's own, and so the threads that it may compute on without being asked: threads that wait for each other
-// on processors of others are slower than one.
+// The processors reserved for a worker, and so its default number of threads.
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 
-/** The processors that a list such as "0-3,8" names. */
 export function processorsIn(list: string): number {
   const ranges = list.trim().split(",").filter(Boolean);
   return ranges.reduce((sum, range) => {
@@ -12,8 +10,10 @@ export function processorsIn(list: string): number {
   }, 0);
 }
 
-/** Processors as a process sees them: `online` those of the machine, `allowed` those it may run on, `available` the same, less what a quota
- *  takes, and `whole` those that it has asked for as its own; undefined where nobody says. */
+/**
+ * Processors: `online` in the machine, `allowed` to this process, `available` after a quota, `whole` requested exclusively; undefined when
+ * unknown.
+ */
 interface Seen {
   readonly online: number;
   readonly allowed: number;
@@ -21,13 +21,14 @@ interface Seen {
   readonly whole?: number | undefined;
 }
 
-/** A process that may run on some processors of the machine only, and is not limited to less time than they have, was given them: by a
- *  static CPU manager for a pod of whole CPUs, or by taskset. */
+/**
+ * A process that is restricted to some processors, but not to less time than they have, owns them: by a static CPU manager, or by taskset.
+ */
 export function ownThreads({ online, allowed, available, whole = allowed }: Seen): number {
   return allowed < online && available >= allowed && allowed <= whole ? allowed : 1;
 }
 
-/** Of this process; one where the system does not tell. */
+/** 1 where the system does not report processors. */
 export function threadsHere(whole: number | undefined): number {
   try {
     const list = /^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];

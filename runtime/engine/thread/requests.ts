@@ -1,4 +1,4 @@
-// The open requests of the engine thread: a request waits for its language, enters the batch, and its events go to the main thread.
+// The open requests of the engine thread: constraint, batch, and events to the main thread.
 import { AppError } from "../../../crds/common.ts";
 import type { Languages } from "../../constraints/languages.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
@@ -9,7 +9,6 @@ import { type FromEngine, type GenerateMessage, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import type { StepBoundary } from "./step-boundary.ts";
 
-/** Requests that wait for the texts of tokens at once. */
 const preparingMax = 64;
 
 interface Parts {
@@ -22,11 +21,9 @@ interface Parts {
 }
 
 export class Requests {
-  /** Prompt tokens that needed no computing, since the start. */
   cachedTokens = 0;
   readonly #parts: Parts;
   readonly #traced = new TracedRequests();
-  /** Requests whose language is being prepared. */
   readonly #preparing = new Set<string>();
   #draining = false;
 
@@ -45,7 +42,7 @@ export class Requests {
       batcher.submit({ ...message, sampling, eos: new Set(message.eos), whole: message.promptLogprobs });
       if (message.promptLogprobs) prompts.add(message.id, message.prompt, message.sampling.topLogprobs);
       if (message.traceparent) this.#traced.add(message.id, message.traceparent);
-      this.flush(); // `queued` is sent in the middle of a long step too
+      this.flush(); // `queued` is sent during a long step too
       boundary.wake();
     } catch (caught) {
       send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
@@ -57,7 +54,6 @@ export class Requests {
     this.#parts.boundary.later(() => this.#parts.batcher.remove(id, "cancelled"));
   }
 
-  /** Refuses new requests from now on. */
   drain(on: boolean): Promise<void> {
     const { batcher, boundary } = this.#parts;
     this.#draining = on;
@@ -67,13 +63,12 @@ export class Requests {
   }
 
   fail(id: string, caught: unknown, reason: "failed" | "unusable" = "failed"): void {
-    this.flush(); // tokens that came before the error
+    this.flush();
     this.#parts.batcher.remove(id, reason);
     this.#forget(id);
     this.#parts.send({ type: "requestFailed", id, error: toPlain(caught) });
   }
 
-  /** Sends the batch's events. */
   flush(): void {
     const notices = this.#parts.batcher.takeNotices();
     for (const { id, event } of notices) {
@@ -83,12 +78,11 @@ export class Requests {
     if (notices.length > 0) this.#parts.send({ type: "events", notices });
   }
 
-  /** The parent of the spans of a step of these requests. */
   traceOf(ids: readonly string[]): string | undefined {
     return this.#traced.take(ids);
   }
 
-  /** False when the request was cancelled meanwhile, which it is sent. Throws AppError `Busy`. */
+  /** False when the request was cancelled meanwhile. Throws AppError `Busy`. */
   async #prepare(id: string): Promise<boolean> {
     if (this.#preparing.size >= preparingMax)
       throw new AppError("too many requests wait for the tokenizer", { code: "Busy", retry: { afterMs: 1000 } });
@@ -111,10 +105,10 @@ export class Requests {
   }
 }
 
-/** Prefill chunks and decode steps together: with layers x ranks spans each. */
+/** Prefill chunks and decode steps; each has layers x ranks spans. */
 export const tracedStepsMax = 2;
 
-/** The first steps of each traced request; a step belongs to the trace of its first traced request. */
+/** Traces the first steps of each traced request; a step belongs to the trace of its first one. */
 export class TracedRequests {
   readonly #left = new Map<string, { readonly traceparent: string; steps: number }>();
 
@@ -122,7 +116,6 @@ export class TracedRequests {
     this.#left.set(id, { traceparent, steps: tracedStepsMax });
   }
 
-  /** The parent for the frames of a step that computes for these requests. */
   take(ids: readonly string[]): string | undefined {
     if (this.#left.size === 0) return undefined;
     for (const id of ids) {
@@ -135,7 +128,6 @@ export class TracedRequests {
     return undefined;
   }
 
-  /** The request has ended. */
   drop(id: string): void {
     this.#left.delete(id);
   }

@@ -1,16 +1,16 @@
-// The moment between two steps, when state may change: requests and calls leave their changes here, and the loop waits here for work.
+// The point between two steps, at which state may change and the loop waits for work.
 
 export class StepBoundary {
   #changes: (() => void)[] = [];
   #wake: (() => void) | undefined;
 
-  /** The change is made before the next step. */
+  /** Applies the change before the next step. */
   later(change: () => void): void {
     this.#changes.push(change);
     this.wake();
   }
 
-  /** Resolves once the change is made. */
+  /** Resolves once the change is applied. */
   atStepEnd(change: () => void): Promise<void> {
     return new Promise((resolve) =>
       this.later(() => {
@@ -28,7 +28,7 @@ export class StepBoundary {
     this.#wake?.();
   }
 
-  /** Resolves at the next `wake`; `before` runs when one would already be noticed. */
+  /** Resolves at the next `wake`; `before` runs when it can no longer be missed. */
   async sleep(before: () => void): Promise<void> {
     const woken = new Promise<void>((resolve) => {
       this.#wake = resolve;

@@ -1,4 +1,4 @@
-// One step of the engine: changes of KV memory, the rows through the layers, a token for each wanted row. Adds up what steps took.
+// Runs one step: KV changes, rows through the layers, a token per requested row, times.
 import { AppError } from "../../../crds/common.ts";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { EngineStats } from "../api.ts";
@@ -18,7 +18,6 @@ import type { FromEngine } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import type { Requests } from "./requests.ts";
 
-/** Step times stored until `stats` is called, per kind: more than a device computes between two calls. */
 const stepSecondsMax = 4_096;
 
 interface Parts {
@@ -29,7 +28,6 @@ interface Parts {
   readonly scheduler: FrameScheduler;
   readonly head: Head;
   readonly prompts: PromptLogprobs;
-  /** `dispatch` gets the traces of this class. */
   readonly tools: StepTools;
   readonly send: (message: FromEngine) => void;
 }
@@ -39,7 +37,6 @@ type StepStats = Pick<EngineStats, "prefillTokens" | "decodeTokens" | "stepSecon
 export class Steps {
   readonly #parts: Parts;
   readonly #tools: StepTools;
-  /** Parent of the running step's spans. */
   #traceparent: string | undefined;
   readonly #tokens = { prefillTokens: 0, decodeTokens: 0 };
   readonly #waitedSeconds: Record<StepKind, number> = { prefill: 0, decode: 0, mixed: 0 };
@@ -60,7 +57,7 @@ export class Steps {
     const start = performance.now();
     scheduler.running = kindOf(step.tokens.length, decodesOf(step));
     this.#traceparent = requests.traceOf(idsOf(step));
-    // An error here ends the engine: KV memory would no longer be what the ledger says, and a text might be read as another's.
+    // ../DECISIONS.md 7
     for (const change of step.changes) await this.#change(change);
     const changedAt = performance.now();
     batcher.changed(step, changedAt - start);
@@ -80,7 +77,6 @@ export class Steps {
     this.#count(step, (performance.now() - start) / 1000);
   }
 
-  /** Totals since the start, and the seconds of each step since the last call. */
   takeStats(): StepStats {
     const stepSeconds = this.#stepSeconds;
     this.#stepSeconds = noSeconds();
@@ -99,7 +95,6 @@ export class Steps {
     }
   }
 
-  /** A token for each wanted row, except for requests that are `unusable`. */
   async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     const { wanted } = step;
     const { hidden } = this.#parts.model.program;
@@ -127,7 +122,7 @@ export class Steps {
     });
   }
 
-  /** The batch takes the returned token for the one that an embedding has not. */
+  /** An embedding has no token; the batch takes the returned one. */
   #embed(id: string, row: Float32Array): Sampled {
     const values = embeddingOf(row, this.#parts.model.finalNorm as Float32Array);
     this.#parts.send({ type: "events", notices: [{ id, event: { type: "embedding", values } }] });

@@ -1,4 +1,4 @@
-// Entry of the engine thread: opens the model and runs the loop on it. When either fails, the main thread hears why and this one ends.
+// Entry of the engine thread: opens the model, runs the loop, and reports a failure to the main thread.
 import { type MessagePort, workerData } from "node:worker_threads";
 import { EngineLoop } from "./loop.ts";
 import { type FromEngine, type ThreadOptions, toPlain } from "./messages.ts";

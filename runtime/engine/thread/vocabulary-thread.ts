@@ -1,5 +1,4 @@
-// Entry of a thread that reads the texts of a model's tokens and puts them in order, for the first request that is held to a language: a
-// large vocabulary takes a second, for which no token may wait.
+// Entry of a thread that sorts a model's token texts for the first constraint: a large vocabulary takes a second.
 import { parentPort, workerData } from "node:worker_threads";
 import { orderOf } from "../../constraints/vocabulary.ts";
 import { readTokenTexts } from "../../text/token-texts.ts";

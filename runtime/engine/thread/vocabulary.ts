@@ -1,12 +1,11 @@
-// The texts of a model's tokens for constraints, had from a thread beside the engine's (vocabulary-thread.ts).
+// Loads token texts for constraints in a thread of their own.
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { type TextOrder, type TokenTexts, Vocabulary } from "../../constraints/vocabulary.ts";
 
-/** The time that the thread may take. */
 const loadMs = 10_000;
 
-/** Throws AppError of a folder whose tokenizer cannot be read. */
+/** Throws AppError for an unreadable tokenizer. */
 export function loadVocabulary(dir: string): Promise<Vocabulary> {
   const worker = new Worker(new URL("./vocabulary-thread.ts", import.meta.url), { workerData: { dir }, name: "vocabulary" });
   return new Promise<Vocabulary>((resolve, reject) => {

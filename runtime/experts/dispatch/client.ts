@@ -1,5 +1,4 @@
-// This rank's expert work for others, the engine's `remote`: one stream to each rank that it needs, on which its life is watched, and the
-// frames in flight. In a small world each rank has one to every other.
+// Sends this rank's expert work to other ranks, on one stream per rank, and counts frames in flight.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
 import { toSender } from "../../net/mapping.ts";
@@ -8,30 +7,28 @@ import { FrameRun, type FrameRunOptions, type Outbound } from "./frame-run.ts";
 import { PeerStream } from "./peer-stream.ts";
 import { expertWaitMs } from "./serve-frame.ts";
 
-/** Suspects are asked this often; the first answer clears them. */
 const lookEveryMs = 500;
-/** Milliseconds without a frame after which a stream is closed; longer than a frame may take. */
+/** Idle milliseconds before a stream closes; longer than a frame may take. */
 const streamIdleMs = 60_000;
-/** DECISIONS.md 4. */
+/** ../DECISIONS.md 4 */
 const watchedMost = 32;
 
-/** `idle`: closed since nobody used it. */
+/** `idle`: closed because it was unused. */
 export type StreamEvent = "opened" | "idle" | "ended";
 
 export interface DispatchClientOptions extends FrameRunOptions {
   /** Milliseconds; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
-  /** The port of a rank's engine; undefined: unknown. */
+  /** Undefined: the rank's engine port is unknown. */
   readonly onEnginePort?: (rank: number, port: number | undefined) => void;
   readonly onStream?: (event: StreamEvent) => void;
-  /** Milliseconds, for tests, whose worlds count as large; unset = `streamIdleMs`. */
+  /** Tests set it, and their worlds then count as large; unset = `streamIdleMs`. */
   readonly idleMs?: number;
 }
 
 export class DispatchClient implements RemoteExperts {
   readonly #options: DispatchClientOptions;
   readonly #streams = new Map<number, PeerStream>();
-  /** By layer and epoch. */
   readonly #inFlight = new Map<string, number>();
   readonly #progress = new Signal();
   readonly #outbound: Outbound;
@@ -53,11 +50,9 @@ export class DispatchClient implements RemoteExperts {
   get inFlight(): number {
     return this.#frames;
   }
-  /** Ranks to which a stream is open. */
   get streams(): number {
     return this.#streams.size;
   }
-  /** Frames went to these ranks from engine to engine. */
   used(ranks: readonly number[]): void {
     for (const rank of ranks) this.#streams.get(rank)?.used();
   }
@@ -111,7 +106,6 @@ export class DispatchClient implements RemoteExperts {
     return stream;
   }
 
-  /** A ping that fails closes the stream, which is the report. */
   #ping(stream: PeerStream): void {
     stream.ping().then(
       () => this.#options.peers.clear(stream.rank),
@@ -119,7 +113,6 @@ export class DispatchClient implements RemoteExperts {
     );
   }
 
-  /** The next frame need not find out by itself. */
   #ended(stream: PeerStream, reason: AppError): void {
     const { peers } = this.#options;
     if (this.#closed || this.#streams.get(stream.rank) !== stream) return;
@@ -143,7 +136,7 @@ export class DispatchClient implements RemoteExperts {
     for (const stream of this.#streams.values()) if (!stream.busy && stream.usedAt <= since) this.#leave(stream);
   }
 
-  /** To all ranks, or to suspects, so that one that is back is known before it is needed. */
+  /** Suspects too, so that a rank is known to be back before it is needed. */
   #open(all: boolean): void {
     const { peers } = this.#options;
     for (const { rank, state } of peers.membership.members) {
@@ -152,12 +145,11 @@ export class DispatchClient implements RemoteExperts {
         const stream = this.#stream(rank);
         if (peers.isSuspect(rank) && stream.inFlight === 0) this.#ping(stream);
       } catch {
-        // no client for it yet
+        // there is no client for it yet
       }
     }
   }
 
-  /** A frame that comes now opens a stream anew. */
   #leave(stream: PeerStream): void {
     this.#forget(stream, "idle");
     stream.close(new AppError(`rank ${stream.rank} was sent no frame for a while`, { code: "Cancelled", retry: "backoff" }));

@@ -1,5 +1,4 @@
-// One frame of expert work until every pair has its row: sent to its host, and what that one cannot do to another. The rows do not depend
-// on the way they took.
+// Runs one frame of expert work until every pair has its row, with retries at other ranks.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { FrameStallPart } from "../../../crds/names.ts";
@@ -20,11 +19,10 @@ import type { FrameRunner } from "./serve-frame.ts";
 
 const retryFirstMs = 20;
 const retryMaxMs = 500;
-/** Codes of failed loads where another rank may fare better. */
 const loadFailed: ReadonlySet<string> = new Set(["CorruptShard", "Unavailable"]);
-/** A rank that has loaded an expert before answers at once: that is no stall. */
+/** An expert that is loaded again quickly is no stall. */
 const repairMsLeast = 50;
-/** Rounds after which what failed is tried again. */
+/** Rounds after which failed ranks are tried again. */
 const roundsRemembered = 4;
 
 export type FrameOutcome = "ok" | "not_hosted" | "busy" | "rejected" | "error";
@@ -33,9 +31,7 @@ export interface FrameRunOptions {
   readonly peers: Peers;
   readonly runner: Pick<FrameRunner, "run" | "runOnDemand">;
   readonly hidden: number;
-  /** The newest committed placement, and its parent while that serves. */
   readonly placement: (layer: number) => readonly LayerPlacement[];
-  /** A host knows a newer epoch than this rank. */
   readonly onNewerEpoch: (rank: number, layerEpoch: number) => void;
   readonly report: {
     frame(result: FrameOutcome, seconds: number): void;
@@ -46,12 +42,10 @@ export interface FrameRunOptions {
   readonly tracing: Tracing;
 }
 
-/** The surroundings that the frames of a rank share. */
 export interface Outbound {
   closed(): boolean;
-  /** Something changed that a waiting frame may profit from. */
   readonly progress: Signal;
-  /** By "layer.expert": the rank that last loaded it on demand. */
+  /** The rank that last loaded "layer.expert" on demand. */
   readonly lenders: Map<string, number>;
   stream(rank: number): Pick<PeerStream, "send">;
 }
@@ -69,7 +63,7 @@ export class FrameRun {
   readonly #attempts = new Attempts();
   readonly #out: Float32Array;
   #lastError: AppError | undefined;
-  /** Since when the frame waits for an expert whose host is gone. */
+  /** When the frame began to wait for an expert without a host. */
   #repairSince: number | undefined;
 
   constructor(options: FrameRunOptions, outbound: Outbound, frame: RemoteFrame, waitMs: number) {
@@ -101,14 +95,13 @@ export class FrameRun {
     return this.#out;
   }
 
-  /** By the engine's table, without hosts that are down. */
   #first(): Part[] {
     const { peers } = this.#options;
     const { rank, pairExperts } = this.#frame;
     const pairs = [...pairExperts.keys()];
-    // The engine asks for this rank's own experts only if they are not in memory: another host is quicker than loading them.
+    // The engine only asks for this rank's own experts if they are not in memory: another host is faster than a load.
     if (rank === peers.self.rank) this.#attempts.fail({ rank, onDemand: false }, pairExperts);
-    // A host that is down is not even tried: an address that swallows packets would cost every frame its patience.
+    // Skips hosts that are down: a timeout would cost every frame its patience.
     else if (peers.usable(rank)) return [{ pairs, rank, onDemand: false }];
     return this.#reroute(pairs);
   }
@@ -143,7 +136,7 @@ export class FrameRun {
     const { peers, hidden } = this.#options;
     const work = partOf(this.#frame, hidden, part.pairs);
     if (part.rank === peers.self.rank) return this.#here(part, work);
-    if (part.rank < 0) return part.pairs; // the engine's table was older than the question: choose by the newest plan
+    if (part.rank < 0) return part.pairs; // the engine's table was outdated: use the newest plan
     const pauseMs = Math.min(this.#attempts.busyUntil(part.rank) - performance.now(), this.#leftMs());
     if (pauseMs > 0) await sleep(pauseMs);
     return this.#send(part, work, traceparent);
@@ -162,7 +155,7 @@ export class FrameRun {
     } catch (caught) {
       const missing = missingExperts(caught);
       const error = AppError.from(caught);
-      // A store that is damaged or stuck here need not be so elsewhere.
+      // Another rank's store may be intact.
       if (missing.length === 0 && !(part.onDemand && loadFailed.has(error.code))) throw caught;
       if (missing.length === 0) this.#lastError = error;
       this.#attempts.fail(part, missing.length > 0 ? missing : this.#experts(part));
@@ -193,7 +186,7 @@ export class FrameRun {
       const error = AppError.from(caught);
       if (error.code === "Busy") return this.#busy(part, 0);
       report.frame("error", 0);
-      // Out of time is not out of reach: its process answers, its engine does not come to it.
+      // A timeout does not make a rank suspect: its process answers, but its engine is busy.
       if (error.code !== "DeadlineExceeded") {
         report.stall("detection", (performance.now() - startedAt) / 1000);
         this.#repairSince ??= performance.now();
@@ -247,12 +240,10 @@ export class FrameRun {
     return pairs.map((pair) => this.#frame.pairExperts[pair] ?? 0);
   }
 
-  /** A table may have changed between two attempts. */
   #epoch(): number {
     return Math.max(this.#frame.epoch, this.#options.placement(this.#frame.layer)[0]?.epoch ?? 0);
   }
 
-  /** Groups pairs by the rank that each expert goes to next. */
   #reroute(pairs: readonly number[]): Part[] {
     const parts = new Map<string, Choice & { pairs: number[] }>();
     const choices = new Map<number, Choice>();

@@ -1,6 +1,5 @@
-// The main thread's part in the engine's connections: which ranks may have one and where, which epochs they may ask for, and what came of
-// them for metrics, log and memory. A rank tells the port of its connections in answer to a ping, so that one without connections is never
-// asked.
+// The main thread's part of engine connections: addresses, permitted epochs, and results for metrics and log. A rank reports its port in
+// answer to a ping.
 
 import type { EngineConnections, EnginePeer, PeerCounts, PeerView } from "../../engine/engine.ts";
 import { serverNames, type TlsMaterial, type TlsSource } from "../../net/tls.ts";
@@ -12,7 +11,7 @@ interface PeerDirectoryOptions {
   readonly connections: EngineConnections | undefined;
   readonly peers: Pick<Peers, "self" | "membership" | "usable" | "onChange" | "options">;
   readonly tls: TlsSource;
-  /** Of each layer, -1 without a plan. */
+  /** One per layer, -1 without a plan. */
   readonly lowestEpochs: () => readonly number[];
   readonly onCounts: (counts: PeerCounts) => void;
   readonly log: Log;
@@ -20,7 +19,6 @@ interface PeerDirectoryOptions {
 
 export class PeerDirectory {
   readonly #options: PeerDirectoryOptions;
-  /** Of the connections of ranks whose stream stands. */
   readonly #ports = new Map<number, number>();
   #last: { readonly text: string; readonly tls: TlsMaterial } | undefined;
   #port = 0;
@@ -31,7 +29,7 @@ export class PeerDirectory {
     this.#options = options;
   }
 
-  /** 0 while the engine takes no connections. Before the first membership it knows no caller. */
+  /** 0 while the engine accepts no connections, such as before the first membership. */
   get port(): number {
     return this.#options.peers.membership.version === 0 ? 0 : this.#port;
   }

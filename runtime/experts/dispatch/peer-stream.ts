@@ -1,5 +1,4 @@
-// One long-lived Dispatch stream to one rank: frames out, replies in any order, and the watch that notices a silent host.
-// It knows nothing of routing; client.ts decides what to send where and what a failure means.
+// One long-lived Dispatch stream to one rank: frames, replies in any order, and the detection of a silent host.
 import { AppError } from "../../../crds/common.ts";
 import type { DispatchCall } from "../../net/dispatch-link.ts";
 import { FailureDetector, peerHeartbeatMs, peerLimits } from "../../net/failure-detector.ts";
@@ -10,7 +9,6 @@ import { create } from "../../net/service.ts";
 import { answerBytes } from "../../placement/frames/frames.ts";
 import type { PeerClients } from "../peers.ts";
 
-/** Frames not answered on one stream, unsent ones included. */
 const inFlightMax = 1_024;
 
 type FrameFields = Omit<Parameters<typeof create<typeof DispatchFrameSchema>>[1] & object, "sender" | "seq" | "$typeName">;
@@ -19,11 +17,10 @@ interface Pending {
   readonly resolve: (reply: DispatchReply) => void;
   readonly reject: (error: AppError) => void;
   readonly endsAt: number;
-  /** Frame and answer; none for a ping. */
+  /** Frame and answer; 0 for a ping. */
   readonly bytes: number;
 }
 
-/** A frame that waits until the stream has room for it. */
 interface Unsent extends Pending {
   readonly frame: FrameFields;
 }
@@ -31,7 +28,7 @@ interface Unsent extends Pending {
 export interface StreamWatcher {
   readonly onClose?: (reason: AppError) => void;
   readonly detector?: FailureDetector;
-  /** In answer to a ping; 0: none. */
+  /** A ping's answer has the port; 0: none. */
   readonly onEnginePort?: (port: number) => void;
 }
 
@@ -42,10 +39,9 @@ export class PeerStream {
   readonly #call: DispatchCall;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
-  /** Frames that wait, in order, for others to be answered or sent. */
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
-  /** The socket is full: what waits here can still be overtaken by a ping. */
+  /** The socket is full: a ping can still overtake the frames that wait here. */
   #full = false;
   #seq = 0n;
   readonly #detector: FailureDetector;
@@ -72,20 +68,18 @@ export class PeerStream {
   get inFlight(): number {
     return this.#pending.size + this.#unsent.length;
   }
-  /** Frames are under way or wait for room; pings are none. */
+  /** True with frames in flight or waiting; pings do not count. */
   get busy(): boolean {
     return this.#bytes > 0 || this.#unsent.length > 0;
   }
-  /** The time of the last frame, or of the opening. */
   get usedAt(): number {
     return this.#usedAt;
   }
-  /** A frame went to the host another way. */
   used(): void {
     this.#usedAt = performance.now();
   }
 
-  /** Rejects when the stream ends, or about when the time is over. A frame that would be too much at once waits. */
+  /** Rejects when the stream ends, or after about maxMs. Excess frames wait. */
   send(frame: FrameFields, maxMs: number): Promise<DispatchReply> {
     return new Promise((resolve, reject) => {
       if (this.#closed !== undefined) return reject(this.#closed);
@@ -101,7 +95,7 @@ export class PeerStream {
     });
   }
 
-  /** One frame always fits, when the socket takes it. */
+  /** One frame always fits once the socket has space. */
   #fits(bytes: number): boolean {
     return !this.#full && (this.#bytes === 0 || this.#bytes + bytes <= streamBytesMax);
   }
@@ -133,9 +127,8 @@ export class PeerStream {
     return pending;
   }
 
-  /** Resolves when the host's process answers at all. */
   async ping(): Promise<void> {
-    const { enginePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
+    const { enginePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream and its ping
     if (this.#closed === undefined) this.#watcher.onEnginePort?.(enginePort);
   }
 
@@ -172,6 +165,6 @@ export class PeerStream {
     const silentMs = this.#detector.look(now);
     if (this.#detector.hasFailed) {
       this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));
-    } else if (silentMs >= peerHeartbeatMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
+    } else if (silentMs >= peerHeartbeatMs) this.ping().catch(() => {}); // a failed ping closes the stream
   }
 }

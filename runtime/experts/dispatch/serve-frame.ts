@@ -1,5 +1,4 @@
-// The computation of a frame of expert work on this rank's engine, loading experts on demand when asked to. Used for frames of
-// other ranks (server.ts) and for this rank's own work that nobody else can do (client.ts).
+// Computes a frame on this rank's engine, with on-demand loads if requested; for other ranks (server.ts) and for this one (client.ts).
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { Engine, RowOrigin } from "../../engine/engine.ts";
@@ -15,20 +14,16 @@ export interface FrameRunnerOptions {
   readonly engine: Pick<Engine, "runExperts">;
   readonly materializer: Materializer;
   readonly hidden: number;
-  /** Ranks that may hold a copy, for the transfer. */
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
-  /** Undefined where another rank is to have it. */
+  /** Undefined where another rank should load it. */
   readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
-  /** True when the plan wants it here, whatever brought it. */
   readonly wanted: (layer: number, expert: number) => boolean;
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
-/** What a frame's pairs have in common. */
 export interface FrameOf {
   readonly layer: number;
   readonly phase: Phase;
-  /** Whose tokens its rows are of. */
   readonly origin: RowOrigin;
 }
 
@@ -39,7 +34,7 @@ export class FrameRunner {
     this.#options = options;
   }
 
-  /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts) when an expert is not here. */
+  /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts). */
   async run(of: FrameOf, work: Pairs): Promise<Float32Array> {
     const { layer, phase, origin } = of;
     const rows = await this.#options.engine.runExperts({ layer, phase, origin, ...work });
@@ -47,7 +42,9 @@ export class FrameRunner {
     return rows;
   }
 
-  /** As `run`, but loads what is missing, one expert after another: one staging slot is enough. `NotHosted` means that memory is full. */
+  /**
+   * Like `run`, but loads missing experts one after another, so that one staging slot is enough. `NotHosted` means that memory is full.
+   */
   async runOnDemand(of: FrameOf, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
     try {
       return await this.run(of, work);
@@ -65,7 +62,7 @@ export class FrameRunner {
       } catch (caught) {
         const error = AppError.from(caught);
         if (error.code !== "NoRoom") throw error;
-        // All at once: one after another, each would cost the sender a turn.
+        // All at once, to save the sender round trips.
         const absent = [...experts].filter((each) => !materializer.residents.isResident({ layer, expert: each }));
         throw notHosted(absent.length > 0 ? absent : [expert], error.message);
       }
@@ -81,7 +78,7 @@ export class FrameRunner {
     const ways = giveWay(layer, expert);
     try {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
-        // Experts that the plan wants here stay until the plan lets them go: sources may route by it until they have drained.
+        // A planned expert stays until the plan releases it, since senders may route by it.
         if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
         return this.run(of, work);
       });

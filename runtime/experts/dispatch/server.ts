@@ -1,5 +1,4 @@
-// The served end of dispatch: frames of other ranks, checked and computed here. A frame is refused before any work when its sender is
-// not who the certificate says, when it is malformed, or when its epoch is older than what this rank still serves.
+// The serving end of Dispatch. It refuses a frame before any work if the sender's identity, the format or the epoch is wrong.
 import { AppError } from "../../../crds/common.ts";
 import type { DispatchHandler, DispatchServed } from "../../net/dispatch-accept.ts";
 import { frameBytesMax, streamBytesMax } from "../../net/frame-codec.ts";
@@ -18,13 +17,13 @@ import type { Peers } from "../peers.ts";
 import type { FrameOutcome } from "./frame-run.ts";
 import type { FrameRunner } from "./serve-frame.ts";
 
-/** Of one stream, until the answer has left; more are told to come back. */
+/** Until the answer has left; more get `Busy`. */
 const framesPerStreamMax = 512;
-/** An honest sender hears of an answer a little before this end does. */
+/** Above the sender's bound, since the sender sees an answer earlier. */
 const bytesPerStreamMax = 1.5 * streamBytesMax;
-/** Of all streams together; connections of engines have as much (net/engine-host.ts). */
+/** All streams share it; engine connections have the same bound (net/engine-host.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
-/** Answers of one stream that have not left; beyond, the stream ends. */
+/** Unsent answers of one stream; beyond, the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;
 const busyRetryMs = 50;
 const strangerRetryMs = 200;
@@ -38,25 +37,23 @@ export interface DispatchServerOptions {
     serves(layer: number, epoch: number): boolean;
     current(layer: number): { readonly epoch: number } | undefined;
   };
-  /** Throws for anybody but a worker of the deployment. */
+  /** Throws for callers that are not workers of the deployment. */
   readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
   readonly log: Log;
   readonly report: (result: FrameOutcome) => void;
   readonly tracing: Tracing;
-  /** 0: the engine takes no connections. */
   readonly enginePort: () => number;
 }
 
 type Result = DispatchReply["result"];
 
-/** What the streams of a server share. */
 interface Shared {
   bytes: number;
   onEnded(error: AppError): void;
 }
 
 export function createDispatchServer(options: DispatchServerOptions): DispatchHandler {
-  // An engine that has ended never comes back in this process. Streams end then, pings included: callers are to look elsewhere.
+  // A stopped engine never returns in this process, so all streams end and callers go elsewhere.
   let ended: AppError | undefined;
   const shared: Shared = {
     bytes: 0,
@@ -100,7 +97,7 @@ function serveStream(
     const full = held.frames >= framesPerStreamMax || heavy;
     deaf = held.frames >= unsentPerStreamMax;
     if (deaf) return fail(new AppError("the peer reads no answers", { code: "Busy", retry: "backoff" }));
-    const bytes = full ? 0 : weight; // a frame that is told to come back is dropped at once
+    const bytes = full ? 0 : weight;
     held.frames += 1;
     held.bytes += bytes;
     shared.bytes += bytes;
@@ -151,7 +148,7 @@ async function answer(
   const shape = { ...frame, rowBytes: frame.rows.byteLength };
   const fault = frameFault(shape, model) ?? answerFault(frame.pairExperts.length, model.hidden, frameBytesMax);
   if (fault !== undefined) return rejected(options, caller.rank, fault);
-  // A restarted rank without a plan still helps out when its sender knows nobody else.
+  // A restarted rank without a plan still serves a sender that has no other host.
   const helpsOut = frame.onDemand && plan.current(frame.layer) === undefined;
   if (!helpsOut && !plan.serves(frame.layer, Number(frame.layerEpoch))) return notHosted(options, frame, [...new Set(frame.pairExperts)]);
   const work = { rows: viewF32(frame.rows), pairRows: Uint32Array.from(frame.pairRows), pairExperts: Uint32Array.from(frame.pairExperts) };
@@ -176,7 +173,6 @@ async function answer(
 const isPing = ({ pairExperts, pairRows }: DispatchFrame): boolean => pairExperts.length === 0 && pairRows.length === 0;
 const isEnded = (error: unknown): error is AppError => error instanceof AppError && error.code === "EngineStopped";
 
-/** Compares certificate, claim and membership. */
 function refuseSender(
   frame: DispatchFrame,
   caller: { rank: number; podName: string | undefined },
@@ -192,7 +188,7 @@ function refuseSender(
   const member = peers.member(sender.rank);
   if (member !== undefined && member.podUid === sender.podUid) return undefined;
   if (member !== undefined && member.podName === caller.podName) return rejected(options, caller.rank, "sender.pod_uid: not the pod's");
-  // A replaced pod that lives on, or a new one of which this rank has not heard yet: not served, but not forged either.
+  // A replaced pod, or a new one that this rank has not heard of yet: it is not served, but it is no forgery.
   return busy(options, strangerRetryMs);
 }
 

@@ -1,6 +1,5 @@
-// Expert units on the disk of a rank that mounts no model: what it fetched is kept in the file of the codec at the place that the index
-// gives it, so that the store's reader finds it there and other ranks can have it. The file is as long as the whole one and holds as much
-// as was written: never more than the store has.
+// Experts on the disk of a rank without a model mount: each fetched unit goes to its place in the codec's sparse file, for the store
+// reader and for other ranks.
 import { type FileHandle, open } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -12,9 +11,8 @@ type Units = NonNullable<ExpertIndex["codecs"][CodecName]>["units"];
 export class KeptUnits {
   readonly #file: FileHandle;
   readonly #units: Units;
-  /** Units that are there, or not, as far as is known. */
   readonly #known = new Map<string, boolean>();
-  /** A file may be of a process before this one, in the same pod. */
+  /** The file may belong to an earlier process in this pod. */
   readonly #former: boolean;
 
   private constructor(file: FileHandle, units: Units, former: boolean) {
@@ -23,7 +21,6 @@ export class KeptUnits {
     this.#former = former;
   }
 
-  /** This rank's own, with the index of the store in it. */
   static async open(dir: string, index: Pick<ExpertIndex, "codecs">, codec: CodecName): Promise<KeptUnits> {
     const entry = index.codecs[codec];
     if (entry === undefined) throw new AppError(`${dir}: holds no ${codec} experts`, { code: "CodecNotFound" });
@@ -35,12 +32,12 @@ export class KeptUnits {
     return new KeptUnits(file, entry.units, before !== undefined);
   }
 
-  /** Whether it is worth reading; the reader checks what it reads. */
+  /** False when reading is pointless; the reader verifies. */
   has(layer: number, expert: number): boolean {
     return this.#known.get(key(layer, expert)) ?? this.#former;
   }
 
-  /** It was read, and is not what the index says. */
+  /** The unit on disk was read and is wrong. */
   missing(layer: number, expert: number): void {
     this.#known.set(key(layer, expert), false);
   }

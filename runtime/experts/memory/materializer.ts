@@ -1,6 +1,4 @@
-// The way of experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded
-// transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old expert replicas
-// stay until told.
+// Fetches, verifies, loads and unloads experts under the memory budget.
 import { AppError } from "../../../crds/common.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Fetched } from "../../placement/cost.ts";
@@ -9,29 +7,24 @@ import type { Kind, ResidentExpert, ResidentSet, Victim } from "./resident-set.t
 import type { Device, TierRead, TierRequest } from "./tier.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
-/** Bounds staging memory and the disturbance of serving. */
 const concurrentLoads = 2;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
 
 export interface LoadRequest extends ResidentExpert {
   readonly kind: Kind;
-  /** Ranks that may hold it, best first. */
   readonly sources: readonly number[];
   /** Shared by all limited loads; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
-  /** Called when bytes have come for it. */
   readonly onFetched?: (fetched: Fetched) => void;
-  /** False ends a load that waits for memory with `Aborted`; unset = wanted until the signal fires. */
+  /** False ends a wait for memory with `Aborted`; unset = wanted until the signal fires. */
   readonly wanted?: () => boolean;
-  /** Called while everything in memory is planned or in use. */
   readonly onFull?: () => void;
-  /** For staged experts. */
+  /** Set for staged experts (../DECISIONS.md 2). */
   readonly giveWay?: GiveWay;
 }
 
-/** Planned experts that others hold too (DECISIONS.md 2). */
 export interface GiveWay {
   may(layer: number, expert: number): boolean;
   done(layer: number, expert: number): void;
@@ -40,7 +33,6 @@ export interface GiveWay {
 export interface MaterializerOptions {
   readonly device: Device;
   readonly residents: ResidentSet;
-  /** The tiers below memory (tier.ts), from which experts are read. */
   readonly tiers: { read(request: TierRequest): Promise<TierRead> };
   readonly storedBytes: (expert: ResidentExpert) => number;
   readonly pace: TransferPace;
@@ -67,18 +59,19 @@ export class Materializer {
     this.#log = options.log;
   }
 
-  /** Stored bytes received since start, from peers and store. */
   get fetchedBytes(): number {
     return this.#fetchedBytes;
   }
 
-  /** Returns the bytes that were fetched, 0 if none. Waits for memory until the signal fires; a staged expert fails with `NoRoom` when
-   *  only the plan can free some. */
+  /**
+   * Returns the fetched bytes. Waits for memory until the signal fires; a staged expert fails with `NoRoom` when only planned ones could
+   * leave.
+   */
   ensure(request: LoadRequest): Promise<number> {
     return this.#ensure(request, false);
   }
 
-  /** Holds a staged expert from the moment it is loaded: two frames in one slot could else evict each other for ever. */
+  /** Leases a staged expert as soon as it is loaded; otherwise two frames could evict each other's experts for ever. */
   async withExpert<T>(request: LoadRequest, work: () => Promise<T>): Promise<T> {
     await this.#ensure(request, true);
     try {
@@ -122,7 +115,6 @@ export class Materializer {
     }
   }
 
-  /** Unloads what a layer no longer wants. */
   async retain(layer: number, wanted: ReadonlySet<number>): Promise<void> {
     const failures: unknown[] = [];
     for (const each of this.residents.retain(layer, wanted)) {
@@ -154,7 +146,7 @@ export class Materializer {
     const { signal } = request;
     const rate = this.#pace.rate(request.bytesPerSecond);
     const { unit, source, seconds } = await this.#tiers.read({ ...request, rate });
-    const { byteLength } = unit; // the device takes the unit over
+    const { byteLength } = unit;
     request.onFetched?.({ source, bytes: byteLength, seconds });
     if (signal.aborted) throw abortReason(signal);
     await this.#device.load(request, unit);
@@ -162,7 +154,6 @@ export class Materializer {
     return byteLength;
   }
 
-  /** Tries all of them; fails with the first failure. */
   async #unload(leaving: readonly ResidentExpert[]): Promise<void> {
     const slow = setTimeout(() => this.#log.warn({ experts: leaving }, "experts take long to leave memory"), unloadWaitMs);
     try {

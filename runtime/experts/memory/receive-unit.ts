@@ -1,5 +1,4 @@
-// One expert unit over Shards.Fetch, from whoever serves it: in order, within what the index says, and with the hash of the index. What
-// falls silent is given up, so that the next source can be asked.
+// Receives one expert unit over Shards.Fetch and checks it against the index; a silent sender is given up.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
@@ -15,13 +14,13 @@ import type { TierRequest } from "./tier.ts";
 const stallMs = 5_000;
 
 export interface UnitSource {
-  /** For messages: "rank 3", "the weight server". */
+  /** Messages show it: "rank 3", "the weight server". */
   readonly name: string;
   readonly shards: Pick<ServiceClient<(typeof Shards)["method"]>, "fetch">;
   readonly self: Identity;
   readonly index: Pick<ExpertIndex, "modelDigest" | "codecs">;
   readonly codec: CodecName;
-  /** Returns how to stop. */
+  /** Returns a function that unsubscribes. */
   readonly onGone?: (gone: () => void) => () => void;
 }
 
@@ -44,7 +43,7 @@ export async function receiveUnit(source: UnitSource, request: UnitRequest): Pro
   const corrupt = (why: string): AppError =>
     new AppError(`expert ${layer}/${expert} from ${name}: ${why}`, { code: "CorruptShard", operation: "fetching a shard" });
   const abort = () => call.cancel();
-  // A chunk that is slow on purpose is not a stall, nor is one whose sender backs off.
+  // A chunk that is slow on purpose is no stall.
   const chunkMs = bytesPerSecond > 0 ? (Math.min(chunkBytesMax, entry.bytes) / (bytesPerSecond * leastShare)) * 1000 : 0;
   const patienceMs = stallMs + chunkMs;
   let stall = setTimeout(abort, patienceMs);

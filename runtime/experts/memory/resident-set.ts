@@ -1,5 +1,4 @@
-// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (primaries and expert replicas) and staged ones (loaded on
-// demand, first to go). Experts may be of any size, and of each there may be more than its weights.
+// The experts in this rank's memory under a byte budget: planned ones, and staged ones (loaded on demand, evicted first).
 import { hash32 } from "../../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";
@@ -9,21 +8,19 @@ export interface ResidentExpert {
   readonly expert: number;
 }
 
-/** `reserved`: its memory is freed by others that leave. */
+/** `reserved`: others are leaving to free its memory. */
 type Phase = "reserved" | "loading" | "resident" | "unloading";
 
 interface Entry extends ResidentExpert {
-  /** Of a reserved one, without that of its victims. */
   bytes: number;
   kind: Kind;
   phase: Phase;
-  /** It is not evicted while > 0. */
+  /** Above 0 it cannot be evicted. */
   leases: number;
-  /** Milliseconds of the clock. */
+  /** Milliseconds. */
   usedAt: number;
-  /** Planned, and leaving for a staged one. */
+  /** A planned expert that leaves for a staged one. */
   givesWay: boolean;
-  /** The reserved one that it leaves for. */
   leavesFor?: Entry;
 }
 
@@ -32,28 +29,26 @@ export type MayGiveWay = (layer: number, expert: number) => boolean;
 /** Milliseconds. */
 const stagedIdleMs = 10_000;
 
-/** An entry that leaves memory for another. */
 export interface Victim extends ResidentExpert {
   readonly kind: Kind;
 }
 
 export type Admission =
-  /** It is there. */
   | { readonly action: "present" }
   /** Wait for the next change and ask again. */
   | { readonly action: "wait" }
   /** Load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
-  /** The victims are marked as leaving: unload them, then call `takeOver`, or `gone` for them and for it. */
+  /** Unload the victims, then call `takeOver`, or `gone` for all. */
   | { readonly action: "evict"; readonly victims: readonly Victim[] }
-  /** `inUse`: something will leave when frames are done. */
+  /** `inUse`: something leaves once frames are done. */
   | { readonly action: "full"; readonly inUse: boolean };
 
 export interface ResidentSetOptions {
   readonly budgetBytes: number;
-  /** An upper bound, the same at every call. */
+  /** A constant upper bound. */
   readonly bytesOf: (expert: ResidentExpert) => number;
-  /** Milliseconds that only grow. */
+  /** Milliseconds. */
   readonly now: () => number;
 }
 
@@ -70,11 +65,9 @@ export class ResidentSet {
     this.budgetBytes = options.budgetBytes;
   }
 
-  /** Experts in memory, those that are loading or leaving included. */
   get count(): number {
     return [...this.#entries.values()].filter(({ phase }) => phase !== "reserved").length;
   }
-  /** Loading, leaving and reserved ones included. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -87,7 +80,7 @@ export class ResidentSet {
   bytesOf(expert: ResidentExpert): number {
     return this.#bytesOf(expert);
   }
-  /** One always fits, or nothing could be served. */
+  /** One expert always fits. */
   hasRoom(expert: ResidentExpert): boolean {
     return this.#bytes === 0 || this.#bytes + this.bytesOf(expert) <= this.budgetBytes;
   }
@@ -95,7 +88,7 @@ export class ResidentSet {
     return [...this.#entries.values()].some((entry) => entry.givesWay || (entry.kind === "staged" && !this.#isIdle(entry)));
   }
 
-  /** A staged expert that the plan now wants becomes planned. For a staged one planned ones may leave first (DECISIONS.md 2). */
+  /** A staged expert that the plan wants becomes planned. Planned experts may leave for a staged one (../DECISIONS.md 2). */
   admit(expert: ResidentExpert, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
     const entry = this.#entries.get(key(expert));
     if (entry !== undefined) {
@@ -121,16 +114,14 @@ export class ResidentSet {
     const entry = this.#entries.get(key(expert));
     if (entry?.phase === "loading") entry.phase = "resident";
   }
-  /** Load the expert, then call `loaded` or `gone`. */
   takeOver(victims: readonly ResidentExpert[], expert: ResidentExpert): void {
     for (const victim of victims) this.gone(victim);
     const entry = this.#entries.get(key(expert));
     if (entry?.phase !== "reserved") return;
     entry.phase = "loading";
-    this.#grow(entry, this.bytesOf(expert)); // one that is larger than the budget is alone now
+    this.#grow(entry, this.bytesOf(expert)); // an expert above the budget is alone now
   }
 
-  /** Reserves what is free beside the victims, or smaller experts would take it first. */
   #reserve(victims: readonly Entry[], expert: ResidentExpert, kind: Kind): void {
     const leaving = victims.reduce((sum, { bytes }) => sum + bytes, 0);
     const free = Math.max(0, this.budgetBytes - this.#bytes);
@@ -153,7 +144,6 @@ export class ResidentSet {
     entry.bytes = bytes;
   }
 
-  /** Frames have used these experts of a layer. */
   touch(layer: number, experts: Iterable<number>): void {
     const now = this.#now();
     for (const expert of experts) {
@@ -185,13 +175,13 @@ export class ResidentSet {
     if (entry !== undefined) entry.leases = Math.max(0, entry.leases - 1);
   }
 
-  /** Marks what the plan no longer wants as leaving. What is in use or loading becomes staged. */
+  /** Marks experts that the plan dropped as leaving; those in use or loading become staged. */
   retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
     const leaving: ResidentExpert[] = [];
     for (const entry of this.#entries.values()) {
       if (entry.layer !== layer || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
       if (entry.phase !== "resident" || entry.leases > 0) {
-        entry.kind = "staged"; // in use or still loading: leaves under pressure
+        entry.kind = "staged";
         continue;
       }
       entry.phase = "unloading";
@@ -214,7 +204,6 @@ export class ResidentSet {
     return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
-  /** Undefined when all that may leave are not enough. */
   #victims(bytes: number, mayGiveWay: MayGiveWay | undefined): Entry[] | undefined {
     const chosen = new Set<Entry>();
     let missing = this.#bytes + bytes - this.budgetBytes;
@@ -225,7 +214,7 @@ export class ResidentSet {
       freed += next.bytes;
     }
     if (missing > 0 && freed < this.#bytes) return undefined;
-    // A large one that came last may make small ones before it needless.
+    // A late large victim may make earlier small ones unnecessary.
     for (const victim of [...chosen].reverse()) {
       if (missing + victim.bytes > 0) continue;
       chosen.delete(victim);
@@ -244,7 +233,7 @@ export class ResidentSet {
     return this.#yielding(chosen, mayGiveWay) ?? staged;
   }
 
-  /** By hash, so that it is not always the same layers. */
+  /** A hash spreads the choice over layers. */
   #yielding(chosen: ReadonlySet<Entry>, mayGiveWay: MayGiveWay): Entry | undefined {
     let first: Entry | undefined;
     let least = Number.POSITIVE_INFINITY;

@@ -1,5 +1,4 @@
-// The tiers below this rank's memory: peers that host an expert, one after another, and the model store. Every byte is checked against
-// this rank's own index, whoever sent it.
+// The tier of peers; every byte is checked against this rank's own index.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { fromStatus } from "../../net/grpc.ts";
@@ -28,7 +27,7 @@ export interface PeerTierOptions extends ReportOptions {
   readonly codec: CodecName;
 }
 
-/** Asks the ranks that may hold the expert, best first. */
+/** Asks the ranks in the given order. */
 export class PeerTier implements Tier {
   readonly #peers: Peers;
   readonly #store: Pick<ModelStore, "index">;

@@ -1,5 +1,4 @@
-// Shards.Fetch: sends the stored bytes of an expert that this rank hosts, in chunks, hash last, at the pace that the receiver asks.
-// Bytes come from the store and are verified before they leave; a corrupt copy is an error here, and the receiver asks elsewhere.
+// Shards.Fetch: sends a verified expert in chunks, hash last, at the requested pace.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
@@ -34,7 +33,7 @@ export function createShardServer(options: ShardServerOptions): HandlersOf<typeo
     fetch: (call) => {
       if (active >= concurrentFetchesMax) {
         const full = new AppError("too many transfers at once", { code: "Busy", operation: "serving a shard", retry: "backoff" });
-        call.emit("error", toStatus(full)); // not destroy: that would send the receiver no status, and leave it waiting
+        call.emit("error", toStatus(full)); // destroy would send no status
         return;
       }
       active += 1;
@@ -85,7 +84,7 @@ function paceOf(request: FetchRequest): { readonly limit: number; readonly most:
   return { most, limit: Number(request.limitBytesPerSecond) || most };
 }
 
-/** In slices, so that a cancelled call leaves at once. */
+/** It waits in slices, so that a cancelled call ends at once. */
 async function waitUntil(call: { readonly cancelled: boolean }, untilMs: number): Promise<void> {
   for (let leftMs = untilMs - performance.now(); leftMs > 1 && !call.cancelled; leftMs = untilMs - performance.now()) {
     await sleep(Math.min(leftMs, paceSliceMs));

@@ -1,5 +1,4 @@
-// Time of things that run side by side, shared among them: while two run, each is charged half of it. So what all of them got over what
-// all of them are charged is the rate of the whole.
+// Divides time among concurrent transfers, so that total bytes over total charged time is the overall rate.
 
 export interface Timed<T> {
   readonly result: T;
@@ -29,7 +28,7 @@ export class SharedTime {
     }
   }
 
-  /** Deals out the time since somebody last began or ended. */
+  /** Charges the time since the last start or end. */
   #share(): void {
     const now = this.#now();
     const part = (now - this.#at) / Math.max(1, this.#running.size);

@@ -1,11 +1,10 @@
-// Reads of single experts from the model store, for this rank and for those that fetch from it. A disk that does not answer holds up
-// nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it.
+// Reads single experts from the store. A caller may give up on a stuck disk; the read goes on, and the next caller joins it.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { abortReason, Signal } from "../signal.ts";
 
-/** The process has four I/O threads; one stays free. */
+/** One of the four I/O threads stays free. */
 const readsMax = 3;
 const patienceMs = 30_000;
 
@@ -25,7 +24,7 @@ export class StoreReads {
     this.#codec = codec;
   }
 
-  /** Throws `CorruptShard`, `Unavailable`, or the reason of the signal. */
+  /** Throws `CorruptShard`, `Unavailable`, or the signal's reason. */
   async read(layer: number, expert: number, signal: AbortSignal): Promise<Uint8Array> {
     const endsAt = performance.now() + patienceMs;
     const key = `${layer}.${expert}`;
@@ -33,7 +32,7 @@ export class StoreReads {
     const read = this.#reads.get(key) ?? this.#start(key, layer, expert);
     read.callers += 1;
     const bytes = await this.#wait(read, endsAt, signal);
-    return read.callers === 1 ? bytes : bytes.slice(); // an engine takes over what it is given
+    return read.callers === 1 ? bytes : bytes.slice(); // an engine takes its bytes over
   }
 
   #start(key: string, layer: number, expert: number): Read {

@@ -1,5 +1,4 @@
-// The tiers below a rank's memory, as the materializer sees them: they are asked for the bytes of an expert, nearest first, until one has
-// them (other ranks, then the model store; memory of the host may come between). Beside them the device that holds what was loaded.
+// The tiers from which experts are read, nearest first, and the device that holds loaded ones.
 import { AppError } from "../../../crds/common.ts";
 import type { Fetched } from "../../placement/cost.ts";
 import type { ResidentExpert } from "./resident-set.ts";
@@ -7,7 +6,7 @@ import type { ResidentExpert } from "./resident-set.ts";
 export interface TierRequest extends ResidentExpert {
   /** Best first. */
   readonly sources: readonly number[];
-  /** Each side keeps to its share; 0 = unlimited. */
+  /** Each side keeps to its own share; 0 = unlimited. */
   readonly bytesPerSecond: number;
   /** Bytes per second from one sender. */
   readonly rate: number;
@@ -20,18 +19,17 @@ export interface TierRead extends Pick<Fetched, "source" | "seconds"> {
 }
 
 export interface Tier {
-  /** Undefined: the next tier is asked. Errors end the search. */
+  /** Undefined: the next tier is asked. An error ends the search. */
   read(request: TierRequest): Promise<TierRead | undefined>;
 }
 
-/** The place of experts that are loaded: an engine. */
 export interface Device {
-  /** `unit` becomes the device's. */
+  /** The device takes `unit` over. */
   load(expert: ResidentExpert, unit: Uint8Array): Promise<void>;
   unload(expert: ResidentExpert): Promise<void>;
 }
 
-/** Throws when none has the expert. */
+/** Throws when no tier has the expert. */
 export function inOrder(tiers: readonly Tier[]): { read(request: TierRequest): Promise<TierRead> } {
   return {
     async read(request) {

@@ -1,28 +1,24 @@
-// The pace of limited transfers at this rank, in both directions: a receiver takes one unit after the other at the rate in force,
-// from peers and store alike, and a source paces what it sends by its own share. The share follows the tokens (placement/backoff.ts).
+// The rate of limited transfers at this rank in both directions; the share follows token latency (placement/backoff.ts, ../DECISIONS.md
+// 5).
 import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../../placement/backoff.ts";
 import { Signal } from "../signal.ts";
 
-/** Milliseconds between two looks at the tokens. */
 const decideEveryMs = 1_000;
 const quietGaps = 1024;
 const movingGapsMax = 4096;
 /** Milliseconds between two transfers of one move. */
 const lingerMs = 3_000;
-/** Waits look again so often, since the rate may have changed. */
+/** Waits poll this often, since the rate may change. */
 const sliceMs = 100;
 
 export interface PaceClock {
-  /** Milliseconds that only grow. */
+  /** Monotonic milliseconds. */
   now(): number;
-  /** Rejects when the signal fires. */
   wait(ms: number, signal?: AbortSignal): Promise<void>;
-  /** Calls back again and again; the returned function ends that. */
   every(ms: number, run: () => void): () => void;
 }
 
 export interface TransferPaceOptions {
-  /** Called after each look that changed the share. */
   readonly onChange: (decision: BackoffDecision, before: number) => void;
   readonly clock?: PaceClock;
 }
@@ -40,15 +36,13 @@ export class TransferPace {
   #quiet: number[] = [];
   #quietNext = 0;
   #moving: number[] = [];
-  /** Looks at the least share that found latency risen all the same. */
   #atLeast: number[] = [];
   #atLeastLooks = 0;
   readonly #limits = new Map<symbol, number>();
-  /** Set while something moves. */
   #stopLooking: (() => void) | undefined;
   #endedAt = 0;
   #share = 1;
-  /** Bytes received ahead of the rate, and when that was so. */
+  /** Bytes received ahead of the rate, and when. */
   #ahead = 0;
   #aheadAt = 0;
 
@@ -57,7 +51,7 @@ export class TransferPace {
     this.#onChange = options.onChange;
   }
 
-  /** 0 while none moves. */
+  /** 0 without a move. */
   get rateInForce(): number {
     return this.rate(Math.max(0, ...this.#limits.values()));
   }
@@ -67,7 +61,6 @@ export class TransferPace {
     return limit * this.#share;
   }
 
-  /** A token came so long after the one before it. */
   token(gapMs: number): void {
     if (this.#stopLooking === undefined) {
       this.#quiet[this.#quietNext] = gapMs;
@@ -75,7 +68,7 @@ export class TransferPace {
     } else if (this.#moving.length < movingGapsMax) this.#moving.push(gapMs);
   }
 
-  /** What is unlimited does not wait. */
+  /** Unlimited transfers do not wait. */
   async receive<T>(transfer: Transfer, work: () => Promise<T>): Promise<T> {
     if (transfer.limit <= 0) return await work();
     const end = this.begin(transfer.limit);
@@ -130,7 +123,7 @@ export class TransferPace {
     if (decision.share !== before) this.#onChange(decision, before);
   }
 
-  /** A rise without transfers is due to other traffic: later looks compare with it. */
+  /** Latency without transfers has other causes: it becomes the new baseline. */
   #stillRisen(): void {
     this.#atLeast.push(...this.#moving);
     if (++this.#atLeastLooks < leastLooksMax) return;

@@ -1,5 +1,4 @@
-// The tiers of a rank that mounts no model: what it has kept on its disk, then other ranks, then the weight server. What comes from elsewhere is
-// kept before it is loaded, so that this rank can give it to others while the weight server is away.
+// The tiers of a rank without a model mount: its disk, other ranks, the weight server. Fetched units are stored before they load.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
@@ -13,7 +12,7 @@ import type { ReportOptions } from "./shard-client.ts";
 import type { StoreReads } from "./store-reads.ts";
 import type { Tier, TierRequest } from "./tier.ts";
 
-/** Milliseconds for which a busy weight server is asked again. */
+/** Milliseconds of retries while the weight server is busy. */
 const busyMs = 120_000;
 const againMs = { least: 100, most: 2_000 };
 
@@ -22,7 +21,6 @@ export interface RemoteModel {
   readonly kept: KeptUnits;
 }
 
-/** What is on this rank's own disk. */
 export function keptTier(kept: KeptUnits, reads: Pick<StoreReads, "read">, { time, report }: ReportOptions): Tier {
   return {
     async read(request) {
@@ -35,7 +33,7 @@ export function keptTier(kept: KeptUnits, reads: Pick<StoreReads, "read">, { tim
         return { unit, source: "store", seconds: ms / 1000 };
       } catch (caught) {
         signal.throwIfAborted();
-        // Others have it: a rank goes on with a disk that has it no more.
+        // A corrupt or lost unit is fetched from others.
         if (AppError.from(caught).code === "CorruptShard") kept.missing(layer, expert);
         return undefined;
       }
@@ -43,7 +41,7 @@ export function keptTier(kept: KeptUnits, reads: Pick<StoreReads, "read">, { tim
   };
 }
 
-/** A disk that takes nothing costs a warning. */
+/** A disk that refuses writes costs a warning. */
 export function keeping(tier: Tier, kept: KeptUnits, log: Pick<Log, "warn">): Tier {
   return {
     async read(request) {

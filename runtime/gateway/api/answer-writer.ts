@@ -1,4 +1,4 @@
-// The shape in which the answers of a request go to its client, whole or as events. Types only; each API has its own writer.
+// How an API writes answers to its client, whole or as events.
 
 import type { Problem } from "../problem.ts";
 import type { Piece, Usage } from "./answer.ts";
@@ -7,11 +7,11 @@ import type { ChoicePiece } from "./choices.ts";
 export interface AnswerWriter {
   /** `answers`: the pieces of each. */
   whole(answers: readonly (readonly Piece[])[], usage: Usage): object;
-  /** Server-sent events of a piece; the first one of each answer is a marker. */
+  /** Each answer's first piece is a marker. */
   events(piece: ChoicePiece): readonly string[];
   /** Events after the last piece. */
   last(usage: Usage): readonly string[];
-  /** The event of a stream that ends before its time. */
+  /** The event of a stream that fails. */
   failed(problem: Problem): readonly string[];
 }
 

@@ -1,5 +1,4 @@
-// One request from its parsed job to its text: tokenise, check the context, generate with failover, detokenise, stop
-// strings, usage. Yields pieces as they become certain. Not here: HTTP, JSON shapes (openai-body.ts), connections.
+// Turns one parsed job into text: tokenize, generate with failover, detokenize, apply stop strings, count usage.
 import { randomUUID } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import { type FailoverReason, stallParts } from "../../../crds/names.ts";
@@ -24,32 +23,29 @@ import { heldTo } from "./tool-use.ts";
 
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
-  /** Null of a prompt's first token, before which nothing stands. */
+  /** Null for a prompt's first token. */
   readonly logprob: number | null;
-  /** The likeliest tokens of this position, as many as the client asked for. */
+  /** The number that the client asked for. */
   readonly top: readonly { readonly bytes: Uint8Array; readonly logprob: number }[];
-  /** Characters of the answer before it. */
+  /** Characters before this token. */
   readonly offset: number;
 }
 
 export interface Piece {
-  /** The first piece is empty: it only says that a worker computes the request. */
+  /** Empty in the first piece, a marker that a worker computes the request. */
   readonly text: string;
-  /** Of what the model says to itself; unset where it says nothing. */
   readonly reasoning?: string;
-  /** Log probabilities of the tokens since the last piece; empty unless asked for. */
+  /** New since the last piece. */
   readonly logprobs: readonly TokenLogprob[];
-  /** What is new of the calls that it makes; unset where it makes none. */
   readonly calls?: readonly AnswerCall[];
   readonly finish?: "stop" | "length" | "tool_calls";
 }
 
-/** The id comes with the name. */
+/** `id` comes with the name. */
 export interface AnswerCall extends CallDelta {
   readonly id?: string;
 }
 
-/** The first piece of every answer only says that a worker computes it. */
 export function isMarker({ text, reasoning, calls, finish, logprobs }: Piece): boolean {
   return text === "" && reasoning === undefined && calls === undefined && finish === undefined && logprobs.length === 0;
 }
@@ -67,7 +63,6 @@ export interface AnswerDeps {
   readonly maxContext: number;
   readonly requestTimeoutMs: number;
   readonly limits: FailoverLimits;
-  /** A seed of 64 random bits. */
   readonly drawSeed: () => bigint;
   readonly now: () => number;
 }
@@ -79,14 +74,14 @@ function tooLong(maxContext: number, param: string, what: string): { problem: Pr
   return { problem: invalid(message, param, "context_length_exceeded") };
 }
 
-/** The ids of a prompt, at least one and fewer than the context holds, or what is wrong with it. `param` is the field that it came in. */
+/** Returns 1 to context - 1 ids, or the problem of request field `param`. */
 export async function encodePrompt(
   prompt: Prompt,
   param: string,
   { textModel, maxContext }: Encoder,
   signal?: AbortSignal,
 ): Promise<{ ids: Uint32Array | readonly number[] } | { problem: Problem }> {
-  // The length is checked before tokenising, which others wait for.
+  // Checked before tokenizing, which would delay other requests.
   const characters = charactersOf(prompt);
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
   let ids: Uint32Array | readonly number[];
@@ -107,18 +102,15 @@ export async function encodePrompt(
   return { ids };
 }
 
-/** A tokenised prompt of a request. */
 export interface Prepared {
   readonly prompt: readonly number[];
   readonly maxTokens: number;
-  /** Its text, where the answer is to begin with it. */
+  /** Set when the answer repeats the prompt. */
   readonly echo?: string;
-  /** The language that calls of tools hold the answer to. */
   readonly constraint?: Constraint;
 }
 
-/** The tokenised prompts and how many log-probabilities of them are told, or why they do not fit. The signal ends the wait for the
- *  tokenizer. */
+/** The signal ends the wait for the tokenizer. */
 export async function prepare(
   job: GenerationJob,
   deps: Encoder,
@@ -152,10 +144,9 @@ export async function prepare(
   return { prompts, promptLogprobs };
 }
 
-/** The field that says how much to think. */
 const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
 
-/** What of a job is not for its model, whatever its prompts say. */
+/** Returns what the model cannot do for this job, whatever its prompts are. */
 function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinking }: TextModel): Problem | undefined {
   const strange = sampling.bias.find(({ id }) => id >= vocab);
   if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
@@ -163,17 +154,16 @@ function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinkin
   return unthinkable.find((one) => one !== undefined);
 }
 
-/** True of an answer that is held to a format or to calls from its first token on, which has no room for thoughts. */
+/** True when the answer is constrained from its first token on, which excludes reasoning. */
 const isHeld = ({ sampling, tools }: GenerationJob, constraint: Constraint | undefined): boolean =>
   sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
 
-/** Prompts that promise no thoughts where there is no room for any, unless the client asked for some. */
+/** Switches reasoning off for constrained answers, unless the client asked for some. */
 function promptsFor(job: GenerationJob, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
   if (!isHeld(job, constraint) || thinking?.("none") === undefined) return job.prompts;
   return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
 }
 
-/** The language that calls hold the answer to, or why they cannot. */
 function languageOfCalls({ tools, ignoreEos }: GenerationJob, textModel: TextModel): ReturnType<typeof heldTo> {
   const held = tools ? heldTo(tools, textModel.tools) : { constraint: undefined };
   if ("problem" in held || held.constraint === undefined || !ignoreEos) return held;
@@ -185,7 +175,7 @@ function tooMany(what: string, param: string): { problem: Problem } {
   return { problem: invalid(`\`${param}\`: ${what}: send fewer prompts at a time.`, param, "invalid_value") };
 }
 
-/** A prompt as it is shown before its answer: as it was sent, or what its tokens say. */
+/** The prompt as sent, or its decoded tokens. */
 function textOf(prompt: Prompt, ids: Iterable<number>, textModel: TextModel): string {
   if ("text" in prompt) return prompt.text;
   const decoder = textModel.decoder();
@@ -209,13 +199,12 @@ export interface AnswerRequest extends Prepared {
 
 type Certain = TextPiece & Partial<Pick<ChannelPiece, "reasoning"> & Pick<CallTextPiece, "calls">>;
 interface AnswerText {
-  /** Characters so far. */
   readonly length: number;
   push(id: number): Certain;
   end(): Certain;
 }
 
-/** A chat with a model that answers in channels, thinks or calls tools is given apart; completions show what the model says as it is. */
+/** Completions return the raw text; chats are split into reasoning, calls and text. */
 function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel): AnswerText {
   const { endpoint, stops, tools } = job;
   const { channels, thoughts, piece } = textModel;
@@ -229,19 +218,17 @@ function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextM
   return new ThinkText({ tokens: thoughts, decoder: textModel.decoder(), inner, opened, piece });
 }
 
-/** A running answer. `pieces` is read once; the other fields are final when it ended. */
+/** `pieces` can be read once; the other fields are final when it ended. */
 export class Answer {
   readonly #request: AnswerRequest;
   readonly #deps: AnswerDeps;
   readonly #arrived: number;
   #logprobs: TokenLogprob[] = [];
-  /** What the prompt's tokens are worth, but for the first one, as it comes. */
   readonly #rated: RatedToken[] = [];
   #echoed = false;
   #calls = 0;
   outputTokens = 0;
   failovers = 0;
-  /** True once a worker computes it, or did. */
   started = false;
 
   constructor(request: AnswerRequest, deps: AnswerDeps) {
@@ -263,12 +250,12 @@ export class Answer {
         const echo = this.#echo();
         if (echo !== undefined) yield echo;
       }
-      if (event.type === "token" && this.#request.maxTokens === 0) continue; // the worker makes one at least
+      if (event.type === "token" && this.#request.maxTokens === 0) continue; // the worker makes at least one
       if (event.type === "token") this.#countToken(askedAt);
       const piece = this.#piece(event, text);
       if (piece !== undefined) yield piece;
       if (piece?.finish) return;
-      askedAt = this.#deps.now(); // a client that reads slowly holds up the yield, not the token
+      askedAt = this.#deps.now(); // excludes the time that the client takes to read
     }
   }
 
@@ -278,7 +265,7 @@ export class Answer {
       this.started = true;
       return first ? { text: "", logprobs: [] } : undefined;
     }
-    if (event.type === "embedding" || event.type === "prompt") return undefined; // the one nobody asked for, the other is kept for the echo
+    if (event.type === "embedding" || event.type === "prompt") return undefined;
     if (event.type === "finish") {
       const rest = text.end();
       return { ...this.#shown(rest), logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : this.#finish(event.reason) };
@@ -302,11 +289,10 @@ export class Answer {
   }
 
   #finish(reason: "stop" | "length"): Piece["finish"] & string {
-    if (this.#request.maxTokens === 0) return "length"; // however the token that is not shown would have ended it
+    if (this.#request.maxTokens === 0) return "length"; // however the hidden token would have ended it
     return reason === "stop" && this.#calls > 0 ? "tool_calls" : reason;
   }
 
-  /** The prompt, once, where the answer begins with it. */
   #echo(): Piece | undefined {
     const { echo, job } = this.#request;
     if (echo === undefined || this.#echoed) return undefined;

@@ -1,5 +1,4 @@
-// The HTTP routes of the gateway: OpenAI's paths and /healthz. Each handler is short: read, parse, admit, answer.
-// Not here: listening and wiring (gateway.ts), what an answer is (answer.ts).
+// HTTP routes of the gateway: OpenAI's paths and /healthz.
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
@@ -26,7 +25,7 @@ import { modelBody } from "./openai-body.ts";
 import { parseResponses } from "./responses.ts";
 
 const bodyBytesMax = 8 * 1024 * 1024;
-/** Browsers ask again whether they may after this long. */
+/** Browsers cache a preflight this long. */
 const corsMaxAgeSeconds = 600;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
 
@@ -43,7 +42,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
     await next();
     if (!c.get("counted")) count(c, deps, c.res.status);
   });
-  if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
+  if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: preflight requests have none
   app.use("/v1/*", async (c, next) => {
     const caller = await deps.authenticator.caller(c.req.header("authorization"));
     if ("problem" in caller) return refuse(c, deps, caller.problem);
@@ -75,7 +74,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
   return app;
 }
 
-/** Any request header may come along: clients in browsers send some of their own. */
+/** Allows any request header, since browser clients send their own. */
 function crossOrigin(origins: readonly string[]) {
   const origin = origins.includes("*") ? "*" : [...origins];
   const exposeHeaders = ["x-request-id", "x-enodia-failovers", "retry-after"];

@@ -1,11 +1,10 @@
-// The messages of a chat as zod schemas, calls of tools and their answers among them. Pure.
+// Schemas of chat messages, tool calls and their answers included.
 import { z } from "zod";
 import type { ChatMessage } from "../../text/text-model.ts";
 import { isShallow, toolName } from "./tool-use.ts";
 
 const bounds = { promptChars: 4_000_000, contentParts: 256, calls: 128, idChars: 128 } as const;
 
-/** A text of a prompt. */
 export const text = z.string().max(bounds.promptChars, `at most ${bounds.promptChars} characters`);
 export const noItems = (why: string) => z.array(z.unknown()).max(0, `${why}; leave it out`).nullish();
 const leftOut = () => z.null("not implemented; leave it out").optional();
@@ -14,7 +13,7 @@ const textPart = z.strictObject({ type: z.literal("text", "only text parts are i
 const content = z.union([text, z.array(textPart).max(bounds.contentParts)], "must be a string or text parts");
 const callId = z.string("must be an id").min(1, "must not be empty").max(bounds.idChars);
 
-/** The JSON of a call's arguments, as the model wrote it and the client gives it back. */
+/** JSON of a call's arguments, as the model wrote it. */
 export const callArguments = text.refine(isObject, "must be the JSON of an object");
 
 function isObject(json: string): boolean {
@@ -42,7 +41,7 @@ export const message = z.discriminatedUnion(
         content: content.nullish(),
         name: z.string().max(64).optional(),
         refusal: leftOut(),
-        /** Accepted without effect, as answers come with it: a model sees what it said, not what it thought. */
+        /** Accepted without effect: returned reasoning is not shown to the model. */
         reasoning_content: text.nullish(),
         tool_calls: z.array(call).max(bounds.calls, `at most ${bounds.calls} calls`).nullish(),
         annotations: noItems("not implemented"),

@@ -1,21 +1,19 @@
-// The answers of one request: `n` for each prompt, some at a time, each with its own failover. Answer i is the one that seed + i gives
-// alone.
+// The answers of one request, `n` per prompt, each with its own failover. Answer i equals a single answer with seed + i.
 import { Answer, type AnswerDeps, type AnswerRequest, type Piece, type Prepared, type Usage } from "./answer.ts";
 
-/** Answers of one request that workers compute at once. */
+/** Concurrent answers per request. */
 const atOnceMax = 8;
 
 export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "job" | "span" | "signal"> {
   readonly prompts: readonly Prepared[];
 }
 
-/** A piece of one of the answers; those of a prompt follow each other, and prompts are in their order. */
 export interface ChoicePiece {
   readonly index: number;
   readonly piece: Piece;
 }
 
-/** Running answers. `pieces` is read once; the other fields are final when it ended. */
+/** `pieces` can be read once; the other fields are final when it ended. */
 export class Choices {
   readonly #answers: readonly Answer[];
   readonly #promptTokens: number;
@@ -44,12 +42,12 @@ export class Choices {
     return this.#answers.reduce((sum, { failovers }) => sum + failovers, 0);
   }
 
-  /** A prompt counts once, however many answers it gets. */
+  /** A prompt counts once. */
   get usage(): Usage {
     return { promptTokens: this.#promptTokens, outputTokens: this.#answers.reduce((sum, { outputTokens }) => sum + outputTokens, 0) };
   }
 
-  /** Throws what the first of them throws; the others are taken back then. */
+  /** The first error cancels the other answers. */
   async *pieces(): AsyncGenerator<ChoicePiece, void, void> {
     this.#deps.metrics.add("enodia_gateway_tokens_total", this.#promptTokens, { kind: "prompt" });
     const running = new Map<number, Source>();
@@ -85,8 +83,7 @@ interface Arrival {
   readonly result: IteratorResult<Piece, void>;
 }
 
-/** What was asked of answers, in the order in which it comes: no more at a time than there are answers. A race of their promises would
- *  keep all that others say for as long as one of them waits. */
+/** Has one pending result per answer; Promise.race would retain all results while one answer waits. */
 class Arrivals {
   readonly #come: (Arrival | { readonly error: unknown })[] = [];
   #wake: () => void = nothing;
@@ -98,7 +95,6 @@ class Arrivals {
     );
   }
 
-  /** Throws what an answer throws. */
   async next(): Promise<Arrival> {
     for (;;) {
       const first = this.#come.shift();

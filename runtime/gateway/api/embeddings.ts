@@ -1,4 +1,4 @@
-// /v1/embeddings without HTTP: schema, tokenised inputs, a vector of each from the workers, and the body of the answer.
+// /v1/embeddings without HTTP.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
@@ -8,9 +8,9 @@ import { type AnswerDeps, encodePrompt } from "./answer.ts";
 import { text } from "./chat-messages.ts";
 import { modelProblem, only, priority, promptsOf, tokenIds } from "./openai.ts";
 
-/** Bounds of one request: its inputs, their tokens, and the numbers of all its vectors, which are in memory until they are sent. */
+/** Bounds of a request, whose vectors stay in memory until sent. */
 export const embeddingBounds = { inputs: 2_048, tokens: 300_000, numbers: 4_194_304 } as const;
-/** Inputs of one request that workers have at once. */
+/** Concurrent inputs per request. */
 const atOnceMax = 8;
 
 const someText = text.min(1, "must not be empty");
@@ -28,11 +28,11 @@ const schema = z.strictObject({
     "must be a string, a list of strings, a list of token ids or a list of such lists",
   ),
   encoding_format: z.enum(["float", "base64"], "must be float or base64").nullish(),
-  /** These models were not trained to give vectors that can be cut. */
+  /** The models were not trained for truncated vectors. */
   dimensions: z.null("this model's vectors have one size; leave it out").optional(),
   truncate_prompt_tokens: only(-1, "inputs are not truncated"),
   priority,
-  /** Accepted without effect: it tells who asks. */
+  /** Accepted without effect. */
   user: z.string().max(512).nullish(),
 });
 
@@ -52,7 +52,6 @@ export function parseEmbeddings(body: unknown, served: string): { readonly job: 
   return { job: { inputs: promptsOf(input), encoding: encoding_format ?? "float", priority: asked ?? undefined } };
 }
 
-/** The tokens of each input, or what is wrong with one. */
 export async function encodeInputs(
   { inputs }: EmbeddingJob,
   deps: Pick<AnswerDeps, "textModel" | "maxContext">,
@@ -80,7 +79,7 @@ export interface EmbeddingRequest {
   readonly prompts: readonly (readonly number[])[];
   readonly traceparent: string;
   readonly signal: AbortSignal;
-  /** A worker computes the first of them. */
+  /** Called when a worker computes the first one. */
   readonly onStarted: () => void;
 }
 
@@ -90,7 +89,7 @@ export interface Embeddings {
   readonly failovers: number;
 }
 
-/** Throws AppError when a vector cannot be had; the others are taken back then. */
+/** Throws AppError when one fails, and cancels the others. */
 export async function embed(request: EmbeddingRequest, deps: AnswerDeps): Promise<Embeddings> {
   const { prompts, job, id, traceparent, onStarted } = request;
   const over = new AbortController();
@@ -165,7 +164,7 @@ export function embeddingsBody(model: string, { vectors, promptTokens }: Embeddi
   };
 }
 
-/** Float32 as clients read it, whatever this machine's order of bytes. */
+/** Clients read little-endian float32 on any machine. */
 function littleEndian(vector: Float32Array): Buffer {
   const bytes = Buffer.alloc(vector.length * Float32Array.BYTES_PER_ELEMENT);
   for (const [i, value] of vector.entries()) bytes.writeFloatLE(value, i * Float32Array.BYTES_PER_ELEMENT);

@@ -1,5 +1,4 @@
-// One admitted request over HTTP, from its first token to the accounting after its last byte. Not here: routes (app.ts), what an answer is
-// (answer.ts), its shape (answer-writer.ts).
+// One admitted HTTP request, from its first token to the accounting after its last byte.
 import type { Span } from "../../observe/trace.ts";
 import { type Problem, problemOf } from "../problem.ts";
 import type { Piece, Prepared } from "./answer.ts";
@@ -9,7 +8,6 @@ import type { GenerationJob } from "./generation-job.ts";
 import { type AppDeps, type Ctx, clientGone, count, type Place, problemResponse } from "./http-context.ts";
 import { sseBody, sseComment, sseHeaders } from "./sse.ts";
 
-/** The checked job of one request, with its place among those that are computed. */
 interface Task {
   readonly job: GenerationJob;
   readonly prompts: readonly Prepared[];
@@ -17,10 +15,9 @@ interface Task {
   readonly place: Place;
 }
 
-/** The first piece, or the promise of it. */
 type First = IteratorResult<ChoicePiece, void> | Promise<IteratorResult<ChoicePiece, void>>;
 
-/** Proxies end a connection after a minute without a byte, some after half of it. */
+/** Proxies end a connection after 30 to 60 seconds without a byte. */
 const silenceMsMax = 5_000;
 
 export class Exchange {
@@ -51,15 +48,15 @@ export class Exchange {
   }
 
   /**
-   * Waits until a worker computes the request, so that a refusal is still a status and not a broken stream; but for a request that is held
-   * for a rank to come, whose client may take a long silence for the end of the connection.
+   * Waits until a worker computes the request, so that a refusal still has a status. A held request streams earlier, since its client may
+   * take silence for a lost connection.
    */
   async run(): Promise<Response> {
     const pieces = this.#choices.pieces();
     try {
       const coming = pieces.next();
       if (this.#job.stream && this.#deps.holds() && (await isLate(coming, silenceMsMax))) {
-        coming.catch(nothing); // of a client that goes away before it has read a byte nobody asks
+        coming.catch(nothing); // a client that leaves before the first byte does not await it
         return this.#stream(coming, pieces);
       }
       const first = await coming;
@@ -143,12 +140,11 @@ export class Exchange {
   }
 }
 
-/** True where the promise is still open after so long. */
 async function isLate(promise: Promise<unknown>, ms: number): Promise<boolean> {
   const { promise: late, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => resolve(true), ms);
   try {
-    const settled = () => false; // what it fails with is the caller's to see
+    const settled = () => false; // the caller handles its failure
     return await Promise.race([promise.then(settled, settled), late]);
   } finally {
     clearTimeout(timer);

@@ -1,4 +1,4 @@
-// The neutral form of a request for text, whichever endpoint it came by: what the parsers make and answers are made of. Types and bounds.
+// The endpoint-neutral form of a generation request, and its bounds.
 import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
 import type { Effort } from "../../text/thinking/switch.ts";
@@ -20,7 +20,7 @@ export const requestBounds = {
   bias: 100,
   priority: 2 ** 31 - 1,
   prompts: 128,
-  /** Answers of one request, of all its prompts together. */
+  /** Total over all prompts. */
   choices: 128,
 } as const;
 
@@ -28,14 +28,14 @@ interface JobSampling {
   readonly temperature: number;
   readonly topP: number;
   readonly topK: number;
-  /** The seed; when undefined the gateway draws one. */
+  /** Undefined: the gateway draws one. */
   readonly seed: bigint | undefined;
   readonly minP: number;
   readonly presencePenalty: number;
   readonly frequencyPenalty: number;
   readonly repetitionPenalty: number;
   readonly bias: readonly { readonly id: number; readonly value: number }[];
-  /** Tokens told beside each; 0 = none. */
+  /** Alternatives per token; 0 = none. */
   readonly topLogprobs: number;
   readonly constraint?: Constraint;
 }
@@ -43,7 +43,7 @@ interface JobSampling {
 interface Chat {
   readonly messages: readonly ChatMessage[];
   readonly tools: readonly Tool[];
-  /** How much to think; as the model does where it is not said. */
+  /** Undefined: the model's default. */
   readonly effort?: Effort;
 }
 
@@ -51,21 +51,21 @@ export type Prompt = Chat | { readonly text: string } | { readonly tokens: reado
 
 export interface GenerationJob {
   readonly endpoint: "chat" | "completions" | "responses";
-  /** One of a chat. */
+  /** A chat has one. */
   readonly prompts: readonly Prompt[];
-  /** Answers to each prompt. */
+  /** Answers per prompt. */
   readonly n: number;
   /** Each answer begins with its prompt. */
   readonly echo: boolean;
-  /** The tools that answers may call; undefined where they call none. */
+  /** Undefined without tools. */
   readonly tools?: ToolUse;
-  /** The most tokens to make; when undefined as many as the context allows; 0 only where the prompt is shown. */
+  /** Undefined: the rest of the context; 0 only with `echo`. */
   readonly maxTokens: number | undefined;
   readonly sampling: JobSampling;
   readonly stops: readonly string[];
   readonly ignoreEos: boolean;
   readonly logprobs: boolean;
-  /** Of two requests that wait, the one with the lower number goes first; unset where the client named none. */
+  /** Lower goes first; undefined where the client named none. */
   readonly priority: number | undefined;
   readonly stream: boolean;
   readonly includeUsage: boolean;

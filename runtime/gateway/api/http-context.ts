@@ -1,4 +1,4 @@
-// The parts that the gateway's handlers share: the context of one HTTP request, its accounting, and how it is refused.
+// What the gateway's handlers share: request context, accounting and refusals.
 import type { Context } from "hono";
 import type { Tracing } from "../../observe/trace.ts";
 import type { Authenticator } from "../auth/authenticator.ts";
@@ -8,28 +8,27 @@ import { type Admission, type Admitted, retryAfterSeconds } from "../routing/adm
 import type { PoolLoad } from "../routing/pool-metrics.ts";
 import type { AnswerDeps } from "./answer.ts";
 
-/** The status of a request whose client went away, as it is counted. */
+/** Counted for a request whose client went away. */
 export const clientGone = 499;
 
 export interface AppDeps extends AnswerDeps {
   readonly servedName: string;
-  /** Unix seconds, of the model list. */
+  /** Unix seconds; shown in the model list. */
   readonly created: number;
   readonly admission: Admission;
   readonly authenticator: Authenticator;
-  /** Origins whose pages may ask: "*" alone = all. */
+  /** "*" alone = all. */
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
   readonly tracing: Tracing;
   readonly load: () => PoolLoad;
-  /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
+  /** Undefined when a worker is or recently was ready. */
   readonly unavailable: () => string | undefined;
-  /** True while no rank is there on purpose: requests are held, and the first one brings ranks. */
+  /** True while the deployment is scaled to zero; the first request starts ranks. */
   readonly holds: () => boolean;
 }
 
 export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "models" | "other";
-/** `client` and `priority` are the caller's. */
 interface Variables {
   requestId: string;
   endpoint: Endpoint;
@@ -41,7 +40,7 @@ interface Variables {
 export type Env = { Variables: Variables };
 export type Ctx = Context<Env>;
 
-/** `trace` is the request's, where it has got as far as to have one. */
+/** `trace` may be "". */
 export function count(c: Ctx, deps: AppDeps, code: number, trace = ""): void {
   c.set("counted", true);
   const endpoint = c.get("endpoint");
@@ -50,7 +49,6 @@ export function count(c: Ctx, deps: AppDeps, code: number, trace = ""): void {
   deps.metrics.observeTraced(trace, "enodia_gateway_request_duration_seconds", seconds, { endpoint });
 }
 
-/** Answers a request that is refused before any work. */
 export function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
   deps.metrics.add("enodia_gateway_rejected_total", 1, { reason: rejectReason(problem) });
   return problemResponse(c, problem);
@@ -62,20 +60,18 @@ export function problemResponse(c: Ctx, problem: Problem): Response {
   return c.json(problemBody(problem), problem.status);
 }
 
-/** A place at this gateway, and one among its client's requests. */
+/** A place in this gateway and in its client's limits. */
 export interface Place {
   readonly admitted: Admitted;
   readonly client: ClientEntry;
 }
 
-/** What a request costs: bytes of its body, tokens of its prompts, and log-probabilities of them that it is told. */
 interface Cost {
   readonly bytes: number;
   readonly promptTokens: number;
   readonly promptLogprobs: number;
 }
 
-/** Takes a request in, or says why not. */
 export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
@@ -87,7 +83,6 @@ export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogpro
   return client;
 }
 
-/** The priority of a request that asks for this one. */
 export function priorityOf(c: Ctx, deps: AppDeps, requested: number | undefined): number {
   return deps.clients.priorityOf({ client: c.get("client"), priority: c.get("priority") }, requested);
 }

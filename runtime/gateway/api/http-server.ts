@@ -1,5 +1,4 @@
-// The HTTP server of a gateway: plain, or HTTPS with a certificate that is taken up anew when its files change. Shell only; what it serves
-// is app.ts.
+// The gateway's HTTP server, or HTTPS with a certificate that it reloads.
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -12,18 +11,18 @@ import type { Log } from "../../observe/log.ts";
 
 const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 120_000;
-/** The idle timeout of connections, above those of common load balancers, so that they close first. */
+/** Common load balancers have a shorter timeout, so that they close first. */
 const idleTimeoutMs = 75_000;
-/** An answer ends a connection that is about so old: the next one may lead to another gateway, as one that is new. */
+/** Older connections close after an answer, so that clients spread over gateways. */
 const connectionMs = 30_000;
-/** While it ends, a connection that has had its answer is kept for this long: another request may be on its way. */
+/** A request may be on its way to a closing connection. */
 const lastRequestMs = 1_000;
-/** The kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
+/** The kubelet renews a mounted Secret within about a minute. */
 const tlsRefreshMs = 30_000;
 
 export interface HttpServer {
   readonly port: number;
-  /** From now on each answer is the last of its connection, so that clients go elsewhere; all are still taken. */
+  /** Each answer closes its connection, so that clients go elsewhere; the server still accepts all. */
   drain(): void;
   close(graceMs: number): Promise<void>;
 }
@@ -32,15 +31,14 @@ interface HttpOptions {
   readonly fetch: Parameters<typeof createAdaptorServer>[0]["fetch"];
   readonly host: string;
   readonly port: number;
-  /** The folder with tls.crt and tls.key; unset = plain HTTP. */
+  /** Unset = plain HTTP. */
   readonly tlsDir?: string | undefined;
   readonly tlsRefreshMs?: number;
-  /** See connectionMs. */
   readonly connectionMs?: number;
   readonly log: Log;
 }
 
-/** Throws AppError `HttpTlsUnreadable` without a certificate: an open port is no fallback. */
+/** Throws AppError `HttpTlsUnreadable` without a certificate. */
 export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
   const { fetch, host, port, tlsDir } = options;
   const timeouts = { headersTimeout: headersTimeoutMs, requestTimeout: bodyTimeoutMs, keepAliveTimeout: idleTimeoutMs };
@@ -60,7 +58,7 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
   });
   const drain = (): void => {
     draining = true;
-    if ("keepAliveTimeout" in server) server.keepAliveTimeout = lastRequestMs; // of those whose answer has begun
+    if ("keepAliveTimeout" in server) server.keepAliveTimeout = lastRequestMs; // applies to connections whose answer has begun
   };
   const close = (graceMs: number) =>
     new Promise<void>((resolve) => {
@@ -76,7 +74,7 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
   return { port: (server.address() as AddressInfo).port, drain, close };
 }
 
-/** True for a connection whose time since its first request is over; times differ by half, so that not all end together. */
+/** Ages vary by half, so that not all connections close together. */
 function ages(ms: number): (socket: object) => boolean {
   const ends = new WeakMap<object, number>();
   return (socket) => {
@@ -104,7 +102,7 @@ async function readPair(dir: string): Promise<Pair> {
   }
 }
 
-/** New connections get the newest pair; those that stand keep theirs. A pair that cannot be read leaves the last one, and is told once. */
+/** New connections use the reloaded pair. An unreadable pair leaves the last one in use and is logged once. */
 function renewing(
   server: HttpsServer,
   dir: string,

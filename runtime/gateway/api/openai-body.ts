@@ -1,11 +1,10 @@
-// The bodies of answers in OpenAI's shapes: whole and in chunks, chat and completions, and the model list. Pure but for ids.
+// Response bodies of chats, completions and the model list, whole and chunked.
 import { randomUUID } from "node:crypto";
 import { problemBody } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type TokenLogprob, type Usage } from "./answer.ts";
 import type { AnswerWriter, WriterStart } from "./answer-writer.ts";
 import { sseData } from "./sse.ts";
 
-/** The fields that stay the same in all chunks of an answer. */
 export interface Envelope {
   readonly endpoint: "chat" | "completions";
   readonly id: string;
@@ -15,7 +14,6 @@ export interface Envelope {
   readonly logprobs: boolean;
 }
 
-/** The writer of chats and completions. */
 export function completionWriter(job: Pick<Envelope, "endpoint" | "logprobs"> & { readonly includeUsage: boolean }) {
   return ({ model, created }: WriterStart): AnswerWriter => {
     const { endpoint, logprobs, includeUsage } = job;
@@ -54,14 +52,12 @@ function wholeChoice(envelope: Envelope, pieces: readonly Piece[], index: number
   return { index, message: { role: "assistant", ...spoken, ...reasoningOf(pieces), refusal: null }, logprobs, finish_reason: finish };
 }
 
-/** A call as a client sees it. */
 interface WholeCall {
   readonly id: string;
   readonly type: "function";
   readonly function: { readonly name: string; readonly arguments: string };
 }
 
-/** The calls that pieces make together. */
 function callsOf(pieces: readonly Piece[]): WholeCall[] {
   const found = new Map<number, { id: string; name: string; arguments: string }>();
   for (const { index, id = "", name = "", arguments: more = "" } of pieces.flatMap(({ calls = [] }) => calls)) {
@@ -71,20 +67,19 @@ function callsOf(pieces: readonly Piece[]): WholeCall[] {
   return [...found.values()].map(({ id, name, arguments: all }) => ({ id, type: "function", function: { name, arguments: all } }));
 }
 
-/** What is new of calls, as the deltas of a stream have it: the id, type and name of each once. */
+/** Each call has id, type and name once. */
 function deltasOf(calls: readonly AnswerCall[]): object[] {
   return calls.map(({ index, id, name, arguments: more = "" }) =>
     id === undefined ? { index, function: { arguments: more } } : { index, id, type: "function", function: { name, arguments: more } },
   );
 }
 
-/** What the model said to itself, under the name that vLLM gives it; nothing where it said nothing. */
+/** vLLM's field name; empty without reasoning. */
 function reasoningOf(pieces: readonly Piece[]): { readonly reasoning_content?: string } {
   const reasoning_content = pieces.map(({ reasoning = "" }) => reasoning).join("");
   return reasoning_content === "" ? {} : { reasoning_content };
 }
 
-/** Makes the chunks of one stream. */
 export class ChunkWriter {
   readonly #envelope: Envelope;
   readonly #includeUsage: boolean;
@@ -94,7 +89,7 @@ export class ChunkWriter {
     this.#includeUsage = includeUsage;
   }
 
-  /** Chat streams begin with the role; completions with the first text. */
+  /** Chat streams begin with the role, completions with the first text. */
   first(index: number): object | undefined {
     return this.#envelope.endpoint === "chat"
       ? this.#chunk([{ index, delta: { role: "assistant", content: "" }, logprobs: null, finish_reason: null }])
@@ -110,7 +105,7 @@ export class ChunkWriter {
     return this.#chunk([{ index, delta, logprobs, finish_reason }]);
   }
 
-  /** The chunk after the last piece, when the client asked for it. */
+  /** Sent when the client asked for it. */
   usage(usage: Usage): object | undefined {
     return this.#includeUsage ? { ...this.#chunk([]), usage: usageBody(usage) } : undefined;
   }
@@ -154,7 +149,7 @@ function logprobsOf(envelope: Envelope, tokens: readonly TokenLogprob[]): object
 
 type Shown = Pick<TokenLogprob, "bytes" | "logprob">;
 
-/** The likeliest tokens by their text, the chosen one always among them, as in the original API; null of a prompt's first token. */
+/** Includes the chosen token, as in the original API; null for a prompt's first token. */
 function topByText({ top, bytes, logprob }: TokenLogprob): Record<string, number> | null {
   if (logprob === null) return null;
   const shown = top.map((one) => [textOf(one.bytes), one.logprob] as const);

@@ -1,5 +1,5 @@
-// OpenAI requests as zod schemas, and their translation into one neutral `GenerationJob`. The gateway refuses fields that are not
-// implemented by name and accepts those that cannot change the answer. Pure.
+// OpenAI request schemas, translated into a `GenerationJob`. Unimplemented fields are refused by name, unless they cannot change the
+// answer.
 
 import { z } from "zod";
 import { invalid, type Problem, problemOfIssue, problems } from "../problem.ts";
@@ -13,7 +13,6 @@ import { toolChoice, tools, toolUseOf } from "./tool-use.ts";
 
 const tokenIdMax = 0xffffffff;
 
-/** A request, and the shape of its answer. */
 export type Parsed = { readonly job: GenerationJob; readonly writer: (start: WriterStart) => AnswerWriter } | { readonly problem: Problem };
 
 export const only = <T extends z.core.util.Literal>(value: T, why: string) => z.literal(value, `${why}; leave it out`).nullish();
@@ -34,7 +33,7 @@ const penalty = z
   .max(requestBounds.penalty, "must be -2 to 2")
   .nullish();
 
-/** Token id, as text, to what is added to its logit. Stops at the first wrong entry: many would each be an issue. */
+/** Stops at the first wrong entry, since each would be an issue. */
 const logitBias = z.record(z.string(), z.unknown(), "must map token ids to numbers").transform((entries, context) => {
   const found = Object.entries(entries);
   const refuse = (message: string, path: PropertyKey[] = [], input: unknown = undefined): never[] => {
@@ -49,7 +48,6 @@ const logitBias = z.record(z.string(), z.unknown(), "must map token ids to numbe
   return found.map(([id, value]) => ({ id: Number(id), value: value as number }));
 });
 
-/** Common to all endpoints that generate. */
 export const shared = {
   model: z.string("name the model"),
   max_tokens: maxTokens,
@@ -75,20 +73,19 @@ export const shared = {
     .nullish(),
   presence_penalty: penalty,
   frequency_penalty: penalty,
-  /** Extension, as in vLLM: on tokens of prompt and answer. */
+  /** vLLM's extension, on tokens of prompt and answer. */
   repetition_penalty: z
     .number("must be a number")
     .min(0.01, "must be 0.01 to 10")
     .max(requestBounds.repetitionPenalty, "must be 0.01 to 10")
     .nullish(),
-  /** Extension, as in vLLM: the least probability beside the likeliest token's. */
+  /** vLLM's extension, relative to the likeliest token. */
   min_p: z.number("must be a number").min(0, "must be 0 to 1").max(1, "must be 0 to 1").nullish(),
   logit_bias: logitBias.nullish(),
-  /** Extension, as in vLLM: of requests that wait, the lowest goes first. */
+  /** vLLM's extension: the lower number goes first. */
   priority,
-  /** Extension: go on after the end-of-text token, for benchmarks. */
+  /** Benchmarks use it. */
   ignore_eos: z.boolean().nullish(),
-  /** The user's name, accepted without effect: it tells who asks, not what. */
   user: z.string().max(512).nullish(),
 };
 
@@ -112,7 +109,7 @@ const chatRequestSchema = z.strictObject({
   parallel_tool_calls: z.boolean("must be true or false").nullish(),
   functions: noItems("use tools"),
   reasoning_effort: effort,
-  /** The rest is accepted without effect. */
+  /** Accepted without effect, like `user` and the fields below. */
   metadata: z.record(z.string(), z.unknown()).nullish(),
   store: only(false, "answers are not stored"),
   service_tier: z.enum(["auto", "default"]).nullish(),
@@ -120,14 +117,14 @@ const chatRequestSchema = z.strictObject({
   prompt_cache_key: z.string().max(512).nullish(),
 });
 
-/** A prompt as ids. Stops at the first wrong id: millions of them would each be an issue. */
+/** A long prompt would make millions of issues. */
 export const tokenIds = z
   .array(z.unknown())
   .min(1, "must not be empty")
   .max(requestBounds.promptTokens, `at most ${requestBounds.promptTokens} tokens`)
   .transform((ids, context): number[] => {
     const bad = ids.findIndex((id) => !(Number.isInteger(id) && (id as number) >= 0 && (id as number) <= tokenIdMax));
-    // A list that begins with no number is meant as something else: then the other branch says what is wrong.
+    // The list is meant as another type; the other branch reports the error.
     if (bad === 0 && typeof ids[0] !== "number")
       context.issues.push({ code: "invalid_type", expected: "number", path: [bad], input: ids[bad] });
     else if (bad >= 0) context.issues.push({ code: "custom", message: "must be a token id", path: [bad], input: ids[bad] });
@@ -145,7 +142,7 @@ const completionRequestSchema = z.strictObject({
     ],
     "must be a string, a list of strings, a list of token ids or a list of such lists",
   ),
-  /** 0 for those who only want to know what the prompt's tokens are worth. */
+  /** 0 returns the prompt's log-probabilities only. */
   max_tokens: tokenCount.min(0, "must be at least 0").nullish(),
   logprobs: topLogprobs,
   echo: z.boolean("must be true or false").nullish(),
@@ -153,7 +150,7 @@ const completionRequestSchema = z.strictObject({
   suffix: z.null("not implemented; leave it out").optional(),
 });
 
-/** max_tokens of /v1/completions when the client names none, as in the original API. */
+/** The original API's default. */
 const completionTokensDefault = 16;
 
 export function parseChat(body: unknown, served: string): Parsed {
@@ -236,7 +233,6 @@ function common(
   };
 }
 
-/** One text or list of ids, or several of either. */
 export function promptsOf(
   given: string | readonly (string | number | readonly number[])[],
 ): ({ readonly text: string } | { readonly tokens: readonly number[] })[] {
@@ -245,7 +241,7 @@ export function promptsOf(
   return given.map((one) => (typeof one === "string" ? { text: one } : { tokens: one as readonly number[] }));
 }
 
-/** A wrong model says more than a detail of the rest. */
+/** A wrong model explains other errors. */
 export function modelProblem(body: unknown, served: string): Problem | undefined {
   const model = typeof body === "object" && body !== null && "model" in body ? body.model : undefined;
   return typeof model === "string" && model !== served ? problems.unknownModel(model, served) : undefined;

@@ -1,4 +1,4 @@
-// The fields by which clients say how much a model is to think, of chats and of /v1/responses, and what a model cannot be told. Pure.
+// Reasoning-effort fields of chats and /v1/responses.
 import { z } from "zod";
 import type { Thinking } from "../../text/thinking/index.ts";
 import { type Effort, efforts } from "../../text/thinking/switch.ts";
@@ -7,11 +7,11 @@ import { invalid, type Problem } from "../problem.ts";
 const summaries = ["auto", "concise", "detailed"] as const;
 
 export const effort = z.enum(efforts, `must be one of ${efforts.join(", ")}`).nullish();
-/** Summaries are accepted without effect: thoughts come as they are. */
+/** Accepted without effect: reasoning is never summarised. */
 const summary = z.enum(summaries, `must be one of ${summaries.join(", ")}`).nullish();
 export const reasoning = z.strictObject({ effort, summary, generate_summary: summary }).nullish();
 
-/** What keeps an effort from a model that has a switch for others; one without a switch thinks as it does. */
+/** Refuses unsupported efforts of a model with a switch; a model without one ignores the effort. */
 export function effortProblem(requested: Effort | undefined, thinking: Thinking | undefined, param: string): Problem | undefined {
   if (requested === undefined || thinking === undefined || thinking(requested) !== undefined) return undefined;
   const possible = efforts.filter((one) => thinking(one) !== undefined);

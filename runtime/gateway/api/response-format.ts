@@ -1,5 +1,4 @@
-// The field `response_format` of a chat: the language that an answer is held to. What a worker would refuse of it is refused here, before
-// anything is computed. Pure.
+// The chat field `response_format` and its constraint; it refuses what a worker would.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { formatNames } from "../../../crds/names.ts";
@@ -12,11 +11,11 @@ export const jsonSchemaFields = {
   name: z.string("must be a name").regex(/^[a-zA-Z0-9_-]{1,64}$/, "must have 1 to 64 letters, digits, _ or -"),
   description: z.string().max(65_536).nullish(),
   schema: z.record(z.string(), z.unknown(), "must be a JSON Schema").nullish(),
-  /** Accepted without effect: an answer is held to the schema either way. */
+  /** Accepted without effect: the schema always applies. */
   strict: z.boolean("must be true or false").nullish(),
 };
 
-/** The language of a schema; what is wrong with it becomes an issue. */
+/** Reports problems of the schema as issues. */
 export function jsonSchemaOf(schema: object, context: z.core.ParsePayload): Constraint {
   const refused = (message: string): never => {
     context.issues.push({ code: "custom", message, path: ["schema"], input: undefined });
@@ -35,7 +34,7 @@ export function jsonSchemaOf(schema: object, context: z.core.ParsePayload): Cons
 
 const schemaFormat = z.strictObject(jsonSchemaFields).transform(({ schema }, context) => jsonSchemaOf(schema ?? {}, context));
 
-/** Undefined for what is too deep to be written, although it could be read. */
+/** Undefined for a value that nests too deeply to serialise. */
 function textOf(schema: object): string | undefined {
   try {
     return JSON.stringify(schema);
@@ -45,7 +44,7 @@ function textOf(schema: object): string | undefined {
   }
 }
 
-/** Undefined where any text will do. */
+/** Undefined for free text. */
 export const responseFormat = z
   .discriminatedUnion(
     "type",

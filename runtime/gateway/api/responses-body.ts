@@ -1,4 +1,4 @@
-// The bodies of /v1/responses: an answer as items, whole and as events. The whole body is what the events add up to. Pure but for ids.
+// Bodies of /v1/responses: an answer as items, whole and as events, which add up to the whole.
 import { randomUUID } from "node:crypto";
 import type { Problem } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type Usage } from "./answer.ts";
@@ -16,17 +16,17 @@ interface CallItem {
   readonly id: string;
   readonly callId: string;
   readonly name: string;
-  /** Its place among the answer's calls. */
+  /** Index among the answer's calls. */
   readonly call: number;
   text: string;
 }
 type Item = TextItem | CallItem;
 type Status = "in_progress" | "completed" | "incomplete" | "failed";
 
-/** The word for a kind of text, in the names of events and parts. */
+/** Names in events and parts. */
 const wordOf = { message: "output_text", reasoning: "reasoning_text" } as const;
 
-/** The fields of a request that its answer shows again. */
+/** Request fields that the answer repeats. */
 interface Asked {
   readonly instructions?: string | null | undefined;
   readonly max_output_tokens?: number | null | undefined;
@@ -67,7 +67,7 @@ class ResponseWriter implements AnswerWriter {
   events({ piece }: { readonly piece: Piece }): string[] {
     if (isMarker(piece)) return ["created", "in_progress"].map((type) => this.#event(`response.${type}`, { response: this.#response() }));
     const { reasoning = "", text, calls = [] } = piece;
-    // What goes on with a call was written before any other text of the piece, which ends the call.
+    // Continues a call before other text of the piece, which ends the call.
     const next = calls.findIndex(({ id }) => id !== undefined);
     const more = next < 0 ? calls : calls.slice(0, next);
     const events = [
@@ -81,7 +81,7 @@ class ResponseWriter implements AnswerWriter {
   }
 
   last(usage: Usage): string[] {
-    // An answer that says nothing is an empty message.
+    // An empty answer is an empty message.
     const empty = this.#items.length === 0 ? this.#begin({ kind: "message", id: newId("msg"), text: "" }) : [];
     return [...empty, ...this.#end(), this.#event(`response.${this.#status}`, { response: this.#response(usage) })];
   }
@@ -128,7 +128,6 @@ class ResponseWriter implements AnswerWriter {
     ];
   }
 
-  /** Ends the item that is under way. */
   #end(): string[] {
     const item = this.#items.at(-1);
     if (!this.#open || item === undefined) return [];
@@ -137,7 +136,7 @@ class ResponseWriter implements AnswerWriter {
     return [...this.#partDone(item), this.#event("response.output_item.done", whole)];
   }
 
-  /** Only the last item is cut off with the answer. */
+  /** The last item alone is incomplete when the answer is cut off. */
   #endOf(item: Item): Status {
     return this.#status === "incomplete" && item === this.#items.at(-1) ? "incomplete" : "completed";
   }

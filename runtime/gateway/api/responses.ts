@@ -1,5 +1,4 @@
-// The requests of /v1/responses, as zod schemas, and their translation into the job of a chat. Nothing is stored, so a conversation
-// comes whole with each request. Pure; what the answer looks like is in responses-body.ts.
+// Request schemas of /v1/responses, translated into a chat job. Nothing is stored between requests.
 import { z } from "zod";
 import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
@@ -16,13 +15,12 @@ const stored = "answers are not stored";
 const part = z.strictObject({
   type: z.enum(["input_text", "output_text", "text"], "only text parts are implemented"),
   text,
-  /** They come with answers, and are accepted without effect. */
+  /** Present in returned answers; without effect. */
   annotations: z.array(z.unknown()).nullish(),
   logprobs: z.array(z.unknown()).nullish(),
 });
 const content = z.union([text, z.array(part).max(256)], "must be a string or text parts");
 const callId = z.string("must be an id").min(1, "must not be empty").max(128);
-/** Fields that items of an answer have when they are sent back. */
 const returned = { id: z.string().max(128).nullish(), status: z.string().max(32).nullish() };
 
 const item = z.union(
@@ -36,7 +34,7 @@ const item = z.union(
     }),
     z.strictObject({ type: z.literal("function_call"), call_id: callId, name: toolName, arguments: callArguments, ...returned }),
     z.strictObject({ type: z.literal("function_call_output"), call_id: callId, output: content, ...returned }),
-    /** Thoughts that come back are not shown to the model again. */
+    /** Returned reasoning is not shown to the model. */
     z.looseObject({ type: z.literal("reasoning") }),
   ],
   "must be a message, function_call, function_call_output or reasoning",
@@ -86,12 +84,12 @@ const schema = z.strictObject({
   previous_response_id: z.null(`${stored}; send the conversation as input`).optional(),
   conversation: z.null(`${stored}; send the conversation as input`).optional(),
   background: only(false, stored),
-  /** Thoughts come as they are, so there is nothing beside them that could be sent back. */
+  /** Reasoning is never encrypted, so there is nothing to include. */
   include: z.array(z.literal("reasoning.encrypted_content", "not implemented; leave it out")).max(1).nullish(),
   reasoning,
   truncation: only("disabled", "inputs are not truncated"),
   top_logprobs: only(0, "not implemented"),
-  /** The rest is accepted without effect. */
+  /** Accepted without effect, as are the fields below. */
   metadata: z.record(z.string(), z.unknown()).nullish(),
   user: z.string().max(512).nullish(),
   service_tier: z.enum(["auto", "default"]).nullish(),
@@ -140,7 +138,7 @@ function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
   return messages;
 }
 
-/** Calls belong to the message of the assistant before them, as a chat has it. */
+/** A chat has calls in the preceding assistant message. */
 function add(messages: ChatMessage[], one: Item): void {
   switch (one.type) {
     case "reasoning":

@@ -1,5 +1,4 @@
-// Server-sent events: a pull-driven body, so that a slow client slows the reading of tokens and buffers nothing here, and
-// keep-alive comments while nothing comes, so that proxies keep the connection and a dead client is noticed.
+// Server-sent events with back-pressure from the client, and keep-alive comments that keep proxies' connections and detect dead clients.
 
 const keepAliveMs = 10_000;
 
@@ -25,7 +24,7 @@ export interface SseOptions {
   readonly lifetimeMs: number;
 }
 
-/** A body of the events of `source`, which must not throw. `onGone` runs when the client goes away or is cut off. */
+/** `source` must not throw. `onGone` runs when the client leaves or is cut off. */
 export function sseBody(source: AsyncGenerator<string, void, void>, onGone: () => void, options: SseOptions): ReadableStream<Uint8Array> {
   const everyMs = options.keepAliveMs ?? keepAliveMs;
   let pending: Promise<IteratorResult<string, void>> | undefined;

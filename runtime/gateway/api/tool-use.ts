@@ -1,4 +1,4 @@
-// The fields `tools` and `tool_choice` of a chat, and the language that they hold an answer to in the words of the model. Pure.
+// The chat fields `tools` and `tool_choice`, and the constraint that they put on an answer.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { languageOf } from "../../constraints/index.ts";
@@ -12,10 +12,9 @@ const descriptionChars = 65_536;
 
 export const toolName = z.string("must be a name").regex(/^[a-zA-Z0-9_-]{1,64}$/, "must have 1 to 64 letters, digits, _ or -");
 
-/** Values inside each other, of what is walked through or written as JSON. */
+/** Bounds nesting of values that are walked or serialised. */
 const nestingMax = 64;
 
-/** True of a value that nests no deeper than it can be walked through. */
 export function isShallow(value: unknown, left = nestingMax): boolean {
   if (typeof value !== "object" || value === null) return true;
   return left > 0 && Object.values(value).every((each) => isShallow(each, left - 1));
@@ -30,11 +29,11 @@ const toolFields = {
   name: toolName,
   description: z.string().max(descriptionChars).nullish(),
   parameters: parameters.nullish(),
-  /** Calls of this tool are held to its parameters. */
+  /** Constrains calls of this tool to its parameters. */
   strict: z.boolean("must be true or false").nullish(),
 };
 
-/** A tool as /v1/responses has it. */
+/** The form of /v1/responses. */
 export const flatTool = z.strictObject({ type: z.literal("function", "only functions are implemented"), ...toolFields });
 
 export const tools = z
@@ -51,10 +50,10 @@ export const toolChoice = z
 
 export interface ToolUse {
   readonly tools: readonly Tool[];
-  /** Those whose calls are held to their parameters, by their names. */
+  /** Names of strict tools. */
   readonly strict: ReadonlySet<string>;
   readonly choice: "auto" | "required" | { readonly name: string };
-  /** More than one call may come. */
+  /** Allows several calls. */
   readonly parallel: boolean;
 }
 
@@ -65,7 +64,7 @@ interface Asked {
   readonly format: Constraint | undefined;
 }
 
-/** Undefined where the answer calls nothing. */
+/** Undefined without tools. */
 export function toolUseOf({ tools: requested, choice, parallel, format }: Asked): { use: ToolUse | undefined } | { problem: Problem } {
   const refused = (message: string, param = "tool_choice") => ({ problem: invalid(`\`${param}\`: ${message}.`, param, "invalid_value") });
   const names = requested.map(({ name }) => name);
@@ -87,7 +86,7 @@ export function toolUseOf({ tools: requested, choice, parallel, format }: Asked)
   return { use: { tools: found, strict, choice, parallel } };
 }
 
-/** The language that the answer is held to; undefined where it may say anything. Throws AppError `InvalidRequest`. */
+/** Undefined where the answer is free. Throws AppError `InvalidRequest`. */
 function toolConstraint({ tools: offered, strict, choice, parallel }: ToolUse, { texts }: ToolFormat): Constraint | undefined {
   const free = choice === "auto";
   if (free && strict.size === 0 && (parallel || texts === undefined)) return undefined;
@@ -115,7 +114,7 @@ function toolConstraint({ tools: offered, strict, choice, parallel }: ToolUse, {
   return constraint;
 }
 
-/** The same for a model, or why it cannot be. */
+/** The constraint for a model, or why there cannot be one. */
 export function heldTo(use: ToolUse, format: ToolFormat | undefined): { constraint: Constraint | undefined } | { problem: Problem } {
   if (format === undefined) {
     const message = "`tools`: this model's chat template takes none whose calls could be read: leave them out.";

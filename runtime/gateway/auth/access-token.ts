@@ -1,17 +1,16 @@
-// The check of an issuer's token and the client that it names; jose judges, this file phrases the refusal.
+// Checks an issuer's token with jose, and reads the client that it names.
 import { errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
 import { AppError } from "../../../crds/common.ts";
 import { claimBounds, type GatewayJwt } from "../../../crds/gateway-jwt.ts";
 import { type Problem, problems } from "../problem.ts";
 
-/** By public keys alone: `none`, or an HS by a key that everybody may read, proves nothing. */
+/** Public-key algorithms only: with `none`, or HS under a public key, anybody could sign. */
 const algorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
-/** The difference of clocks that is forgiven. */
 const clockToleranceSeconds = 30;
 const tokenCharsMax = 8_192;
 const compactForm = /^[\w-]+\.[\w-]+\.[\w-]*$/;
 
-/** Who asks: the name of a client, "" of one without, and the priority that its token has for it. */
+/** A client's name, or "", and the priority from its token. */
 export interface Caller {
   readonly client: string;
   readonly priority?: number | undefined;
@@ -31,7 +30,7 @@ export async function checkToken(token: string, jwt: GatewayJwt, find: JWTVerify
   }
 }
 
-/** The caller by the claims of a token that was found good; a claim that says nothing usable is no reason to let it in without a name. */
+/** A configured claim without a usable value refuses the token, instead of admitting a nameless client. */
 function callerOf(payload: JWTPayload, claims: GatewayJwt["claims"]): Caller | { readonly problem: Problem } {
   const { clientLength, priority: most } = claimBounds;
   const client = payload[claims.client];

@@ -1,4 +1,4 @@
-// API keys from a mounted Secret: one a line, with the name of its client behind it. The file is read again when it changes.
+// API keys from a mounted Secret, one per line with its client's name, reloaded on change.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
@@ -24,14 +24,14 @@ export class ApiKeys {
     this.#log = log;
   }
 
-  /** Throws `ApiKeyUnreadable` when there is no key to ask for: an open door is not a fallback. */
+  /** Throws `ApiKeyUnreadable` without any key, instead of admitting everybody. */
   static async open(path: string, log: Log): Promise<ApiKeys> {
     const keys = new ApiKeys(path, log);
     await keys.#read();
     return keys;
   }
 
-  /** The name of the client whose key this is, "" of one without a name; undefined for a wrong key. */
+  /** "" for a key without a name; undefined for a wrong key. */
   async clientOf(key: string): Promise<string | undefined> {
     await this.#refresh();
     const digest = sha256(key);
@@ -40,7 +40,7 @@ export class ApiKeys {
     return found;
   }
 
-  // A file that is gone or empty for a moment (kubelet swaps links) keeps the last keys; the log says so.
+  // A missing or empty file (kubelet swaps links) keeps the last keys and is logged.
   async #refresh(): Promise<void> {
     if (performance.now() - this.#lookedAt < lookAgainMs) return;
     try {

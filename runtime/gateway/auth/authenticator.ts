@@ -1,4 +1,4 @@
-// The client behind a request, by an API key or a token of the issuer, whichever a deployment has. Without either everybody may ask.
+// Identifies the client by an API key or the issuer's token, as the deployment has it; with neither configured, everybody may ask.
 import type { GatewayJwt } from "../../../crds/gateway-jwt.ts";
 import type { Health } from "../../observe/health.ts";
 import type { Log } from "../../observe/log.ts";
@@ -37,7 +37,6 @@ export class Authenticator {
     return new Authenticator(apiKeys, jwt && { jwt, keys: issuerKeys(jwt, { log, limits, health }) });
   }
 
-  /** Who sends this header, or the problem that refuses the request. */
   async caller(authorization: string | undefined): Promise<Caller | { readonly problem: Problem }> {
     if (this.#apiKeys === undefined && this.#tokens === undefined) return { client: "" };
     const credential = bearer.exec(authorization ?? "")?.[1];
@@ -57,7 +56,7 @@ export class Authenticator {
   }
 }
 
-/** A gateway is not ready before it has read the keys once: in a roll that names a wrong issuer, the old gateways go on. */
+/** Blocks readiness until the first successful read (DECISIONS.md 6). */
 function issuerKeys(
   jwt: GatewayJwt,
   { health, ...options }: { readonly log: Log; readonly limits: IssuerLimits; readonly health: Health },

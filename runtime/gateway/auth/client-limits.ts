@@ -1,13 +1,13 @@
-// The limits of clients at this gateway: requests and tokens a minute, requests at once, and priority. Pure but for one entry a client.
+// A client's limits at this gateway: requests and tokens a minute, concurrent requests, priority.
 import type { GatewayClient } from "../../../crds/gateway-access.ts";
 import { type Problem, problems } from "../problem.ts";
 import type { Caller } from "./access-token.ts";
 
 const minuteMs = 60_000;
-/** The Retry-After of a client with too many requests at once: nobody knows when one of them ends. */
+/** Nobody can predict the end of a running request. */
 const busyRetrySeconds = 1;
 
-/** So many in a minute, of which a minute's worth may be saved. What is taken beyond them is owed, and comes back first. */
+/** A rate with a burst of one minute; debt is repaid first. */
 class Allowance {
   readonly #perMinute: number;
   #level: number;
@@ -19,9 +19,9 @@ class Allowance {
     this.#at = now;
   }
 
-  /** Milliseconds until one is there. */
+  /** Milliseconds until one is available. */
   waitMs(now: number): number {
-    const passedMs = Math.max(0, now - this.#at); // of a clock that was set back none
+    const passedMs = Math.max(0, now - this.#at); // ignore a clock that was set back
     this.#level = Math.min(this.#perMinute, this.#level + (passedMs * this.#perMinute) / minuteMs);
     this.#at = now;
     return this.#level >= 1 ? 0 : ((1 - this.#level) * minuteMs) / this.#perMinute;
@@ -39,9 +39,8 @@ interface Counted {
   inside: number;
 }
 
-/** A request of a client. */
 export interface ClientEntry {
-  /** It ended, after so many tokens of output; idempotent. */
+  /** Charges `outputTokens`; idempotent. */
   leave(outputTokens: number): void;
 }
 
@@ -62,7 +61,7 @@ export class ClientLimits {
     this.#now = now;
   }
 
-  /** Why a client gets nothing now; undefined when it may ask. */
+  /** Undefined when the client may ask. */
   refusal(name: string): Problem | undefined {
     const client = this.#clients.get(name);
     if (client === undefined) return undefined;
@@ -77,7 +76,7 @@ export class ClientLimits {
     return tokenMs > 0 ? refused(`${tokensPerMinute} tokens a minute`, tokenMs) : undefined;
   }
 
-  /** Takes a request in with the tokens of its prompts. */
+  /** Charges the request and its prompt tokens. */
   enter(name: string, promptTokens: number): ClientEntry | { readonly problem: Problem } {
     const problem = this.refusal(name);
     if (problem !== undefined) return { problem };
@@ -96,7 +95,7 @@ export class ClientLimits {
     return { leave };
   }
 
-  /** The priority of a client's request that asks for this one: no earlier than the client's own, by its token or by the list. */
+  /** A request cannot be more urgent than its client's token or entry permits. */
   priorityOf({ client, priority }: Caller, requested: number | undefined): number {
     const own = priority ?? this.#clients.get(client)?.limits.priority;
     return own === undefined ? (requested ?? 0) : Math.max(own, requested ?? own);

@@ -1,5 +1,4 @@
-// The public keys of an OpenID Connect issuer: read over HTTPS at the start, now and then, and when a token names an unknown key
-// (DECISIONS.md 6).
+// Public keys of an OpenID Connect issuer, fetched periodically and when a token names an unknown key (DECISIONS.md 6).
 import { createLocalJWKSet, errors, type JSONWebKeySet, type JWTVerifyGetKey } from "jose";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -7,13 +6,13 @@ import type { GatewayJwt } from "../../../crds/gateway-jwt.ts";
 import type { Log } from "../../observe/log.ts";
 
 export interface IssuerLimits {
-  /** Time from one good reading to the next. */
+  /** Interval between successful reads. */
   readonly refreshMs: number;
-  /** Least time between two readings, whatever tokens name and however often the issuer fails. */
+  /** Minimum interval, whatever tokens name. */
   readonly gapMs: number;
-  /** Age at which keys that could not be read again are trusted no more: one of them may have been withdrawn. */
+  /** Older keys expire, since one may have been withdrawn. */
   readonly trustMs: number;
-  /** Time that one document may take. */
+  /** Timeout per document. */
   readonly timeoutMs: number;
 }
 
@@ -28,7 +27,7 @@ const keySet = z.looseObject({ keys: z.array(z.looseObject({ kty: z.string() }))
 interface IssuerOptions {
   readonly log: Log;
   readonly limits?: IssuerLimits;
-  /** Called at each reading: undefined after a good one, else why there are no keys to trust yet. */
+  /** Undefined after a good read, else why there are no trusted keys yet. */
   readonly onRead: (missing: string | undefined) => void;
 }
 
@@ -44,7 +43,6 @@ export class IssuerKeys {
   #timer: NodeJS.Timeout | undefined;
   #failure = "";
 
-  /** Begins to read; nobody waits for it. */
   constructor(issuer: Pick<GatewayJwt, "issuer" | "jwksUri">, options: IssuerOptions) {
     this.#issuer = issuer;
     this.#options = options;
@@ -57,7 +55,7 @@ export class IssuerKeys {
     clearTimeout(this.#timer);
   }
 
-  /** The key that a token names, as jose asks for it. Throws AppError `IssuerAway` while no key is known that may be trusted. */
+  /** Throws AppError `IssuerAway` while no trusted key is known. */
   readonly find: JWTVerifyGetKey = async (header, token) => {
     if (!this.#trusted()) await this.#readSoon();
     const keys = this.#trusted();
@@ -81,7 +79,7 @@ export class IssuerKeys {
     return new AppError(message, { code: "IssuerAway", operation: "checking a token", retry: { afterMs: this.#limits.gapMs } });
   }
 
-  /** Joins the reading that is under way, or begins one where the last began long enough ago. Never throws. */
+  /** Joins a running read, or starts one after `gapMs`. Never throws. */
   #readSoon(): Promise<void> {
     if (this.#reading !== undefined) return this.#reading;
     return performance.now() - this.#triedAt < this.#limits.gapMs ? Promise.resolve() : this.#readNow();
@@ -124,7 +122,7 @@ export class IssuerKeys {
     throw new Error(`${discoveryPath} is of issuer ${found.issuer.slice(0, 200)}: set gateway.jwt.issuer to that if it is meant`);
   }
 
-  /** A document of a bounded size; another place that an answer leads to is not followed, since nobody named it. */
+  /** Redirects are not followed, since nobody configured their target. */
   async #get<T>(url: string, schema: z.ZodType<T>): Promise<T> {
     const signal = AbortSignal.any([this.#closed.signal, AbortSignal.timeout(this.#limits.timeoutMs)]);
     try {
@@ -150,7 +148,7 @@ async function boundedText(response: Response): Promise<string> {
   return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(parts));
 }
 
-/** The cause of a failed fetch stands below its error. */
+/** fetch() puts the reason into the error's cause. */
 function why(caught: unknown): string {
   if (caught instanceof z.ZodError) return z.prettifyError(caught).slice(0, 500);
   if (!(caught instanceof Error)) return String(caught);

@@ -1,39 +1,37 @@
-// The choice of the rank for a request: fewest queued tokens; among about equal ones the one that a hash of the prompt's beginning prefers,
-// since it may still hold that prefix. Pure.
+// Chooses the rank with the fewest queued tokens; among about equal ones a hash of the prompt's beginning decides, since that rank may have
+// cached it.
 import type { MemberState } from "../../../crds/names.ts";
 
-/** The gateway's knowledge of one worker when it chooses. */
 export interface Candidate {
   readonly rank: number;
   readonly state: MemberState;
-  /** It failed a moment ago; used only when nothing else is left after that moment. */
+  /** It failed a moment ago and gets no request now. */
   readonly suspect: boolean;
-  /** Tokens that wait to be computed there, as far as this gateway knows. */
+  /** The count that this gateway knows. */
   readonly queuedTokens: number;
-  /** Its numerics class; "" while that is not known. */
+  /** "" while unknown. */
   readonly numerics: string;
-  /** The reason for which it can be asked nothing, with its name: it speaks another version of the wire. */
+  /** Set, with its name, when it speaks another wire version. */
   readonly refused?: string | undefined;
 }
 
 export interface Choice {
   readonly rank: number | undefined;
-  /** The reason for none, for errors and logs; "" when there is one. */
+  /** "" when there is one. */
   readonly reason: string;
 }
 
-/** Differences below this are no reason to leave a warm prefix: about one step of a small batch. */
+/** A smaller difference, about one step of a small batch, is not worth leaving a warm prefix. */
 export const tieTokens = 64;
-/** Tokens from the beginning that make the affinity: system prompts differ within that. */
+/** System prompts differ within these tokens. */
 const prefixTokens = 64;
 
 interface Wishes {
-  /** Ranks that failed this request; one of them is taken where there is no other. */
+  /** These ranks failed the request and are a last resort. */
   readonly avoid?: ReadonlySet<number>;
-  /** Those of them that were only full: one of the request's class is asked again before another class is. */
+  /** The full ones of `avoid`, preferred to another class. */
   readonly busy?: ReadonlySet<number>;
-  /** The numerics class that computed the request so far: only there its text goes on as it would have. Another is taken where none of
-   *  it is left. */
+  /** The class that computed the request so far, so that its text continues unchanged. */
   readonly numerics?: string;
 }
 
@@ -44,7 +42,7 @@ export function choose(
 ): Choice {
   if (candidates.length === 0) return none("no worker is known");
   const serving = candidates.filter((candidate) => candidate.state === "active");
-  // Where every rank leaves, as when a single one is replaced, one that does not refuse is better than none.
+  // If every rank drains, one that still accepts is better than none.
   const ready = serving.length > 0 ? serving : candidates.filter((candidate) => candidate.state === "draining");
   if (ready.length === 0) return none(`none of ${candidates.length} workers is ready`);
   const active = ready.filter(({ refused }) => refused === undefined);
@@ -64,12 +62,12 @@ export function choose(
 
 const none = (reason: string): Choice => ({ rank: undefined, reason });
 
-/** Rendezvous hash: when a rank joins or leaves, only the prefixes that it wins or held move. */
+/** Rendezvous hash: a rank that joins or leaves moves only its own prefixes. */
 function affinity(prefix: number, rank: number): number {
   return mix(Math.imul(prefix ^ Math.imul(rank + 1, 0x9e3779b1), 0x85ebca6b));
 }
 
-/** 32-bit FNV-1a over the first tokens of a prompt. */
+/** 32-bit FNV-1a. */
 export function prefixHash(prompt: ArrayLike<number>): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < Math.min(prompt.length, prefixTokens); i++) hash = Math.imul(hash ^ (prompt[i] ?? 0), 0x01000193);

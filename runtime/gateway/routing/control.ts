@@ -1,5 +1,4 @@
-// The gateway's side of Control: the operator watches it and pushes membership and plan; members may ask for a snapshot.
-// What concerns experts is refused: a gateway hosts none. Not here: what membership means for requests (routing/worker-pool.ts).
+// The gateway's Control service: the operator pushes membership and plan. It refuses calls about experts, since a gateway hosts none.
 
 import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../../crds/common.ts";
@@ -21,7 +20,7 @@ import {
 import type { Handlers } from "../../net/service.ts";
 import type { Log } from "../../observe/log.ts";
 
-/** The contract asks for a status at least once a second, unless the operator allows less. */
+/** The contract asks for a status at least once a second. */
 const statusEveryMs = 900;
 
 export interface ControlOptions {
@@ -32,14 +31,12 @@ export interface ControlOptions {
   readonly log: Log;
   readonly membership: () => Membership | undefined;
   readonly onMembership: (membership: Membership) => void;
-  /** Reasons of /readyz. */
   readonly notReady: () => readonly string[];
   readonly activeRequests: () => number;
   readonly draining: () => boolean;
   readonly idleMs: () => number;
-  /** No rank serves, and one is needed. */
   readonly wantsRanks: () => boolean;
-  /** Calls it when a request comes in; returns how to stop. */
+  /** Returns the removal of the listener. */
   readonly onEnter: (listener: () => void) => () => void;
 }
 
@@ -78,7 +75,7 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       const timer = setInterval(() => send(true), statusEveryMs);
       const stopListening = options.onEnter(() => {
         requests += 1;
-        if (options.wantsRanks()) send(); // at once: the first request of a deployment that was scaled to zero waits for it
+        if (options.wantsRanks()) send(); // the first request of a deployment that was scaled to zero waits for it
       });
       const stop = () => {
         clearInterval(timer);
@@ -139,14 +136,13 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
 interface Sending {
   readonly call: { readonly writableNeedDrain: boolean; write(status: WatchStatus): unknown };
   readonly suppression: HeartbeatSuppression;
-  /** Requests that came so far. */
+  /** Total so far. */
   readonly requests: number;
-  /** True where it may be left out. */
   readonly canSkip: boolean;
 }
 
 function sendStatus({ call, suppression, requests, canSkip }: Sending, status: WatchStatus): void {
-  // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+  // A slow watcher gets only the newest status.
   if (call.writableNeedDrain) return;
   const [state, now] = [stateOf(status, requests), performance.now()];
   if (canSkip && suppression.canSkip(state, now)) return;
@@ -154,10 +150,7 @@ function sendStatus({ call, suppression, requests, canSkip }: Sending, status: W
   call.write(status);
 }
 
-/**
- * All that a status of a gateway says, in short. The time that it is idle goes on by itself; that it began anew is told by `requests`, the
- * number of its requests: one may have come and gone since the last status.
- */
+/** Detects changes; `requests` shows one that came and went between two statuses. */
 const stateOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus, requests: number) =>
   [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks, requests].join();
 

@@ -1,11 +1,10 @@
-// The owner of one request until its last token. Another worker replaces one that fails, and the text goes on token for token (DECISIONS.md
-// 3).
+// One generation request until its last token; when its worker fails, another one continues it token for token (DECISIONS.md 3).
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
 import type { Constraint } from "../../constraints/language.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
-/** How tokens are chosen, as the wire has it; what is unset is off. */
+/** An unset parameter is off. */
 interface GenerationSampling {
   readonly temperature: number;
   readonly topP: number;
@@ -21,13 +20,11 @@ interface GenerationSampling {
   readonly constraint?: Constraint;
 }
 
-/** What a token of the prompt is worth by those before it. */
 export interface RatedToken {
   readonly logprob: number;
   readonly top: readonly TopToken[];
 }
 
-/** One of the likeliest tokens of a position. */
 export interface TopToken {
   readonly id: number;
   readonly logprob: number;
@@ -39,27 +36,24 @@ export interface Generation {
   readonly maxTokens: number;
   readonly sampling: GenerationSampling;
   readonly eos: readonly number[];
-  /** Of two that wait at a worker, the lower one goes first; unset = 0. */
+  /** The lower number goes first; unset = 0. */
   readonly priority?: number;
-  /** One vector of the prompt is wanted instead of text. */
+  /** The client wants one embedding of the prompt instead of text. */
   readonly embed?: boolean;
-  /** What the prompt's tokens are worth is wanted too. */
   readonly promptLogprobs?: boolean;
   readonly deadlineUnixMs: number;
-  /** The trace of the request span; "" without tracing. */
   readonly traceparent: string;
   readonly signal: AbortSignal;
 }
 
 export type WorkerEvent =
-  /** The request is in the worker's queue and waits for a KV slot there. */
+  /** The request waits for a KV slot. */
   | { readonly type: "queued"; readonly queuedTokens: number }
   | { readonly type: "started"; readonly queuedTokens: number }
-  /** The tokens up to this position were replayed. */
+  /** Replay reached this position. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }
   | { readonly type: "embedding"; readonly values: readonly number[] }
-  /** Of the prompt's tokens from this position on. */
   | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
 
@@ -67,54 +61,51 @@ export type Generated =
   | { readonly type: "started"; readonly rank: number }
   | { readonly type: "token"; readonly id: number; readonly logprob: number; readonly top?: readonly TopToken[] }
   | { readonly type: "embedding"; readonly values: readonly number[] }
-  /** Of the prompt's next tokens: the second one at first, since nothing stands before the first. */
+  /** The list starts with the second token, since the first has no log-probability. */
   | { readonly type: "prompt"; readonly tokens: readonly RatedToken[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length" };
 
-/** A worker that was chosen for one attempt. */
 export interface Attempt {
   readonly rank: number;
   /** Ends with an AppError when the stream breaks. Returning early cancels it at the worker. */
   readonly events: AsyncIterable<WorkerEvent>;
-  /** Frees the accounting; `failed` keeps the router away from the rank for a moment. */
+  /** Frees the accounting; after `failed` the router avoids the rank for a moment. */
   close(failed: boolean): void;
 }
 
-/** Ranks that did not take the request, or failed it, since its last token. */
+/** Ranks that refused or failed the request since its last token. */
 export interface Shunned {
   readonly avoid: ReadonlySet<number>;
-  /** Those of them that were full and are still waited for, if they are of the class that computed the request. */
+  /** The full ones; failover may ask them again. */
   readonly busy: ReadonlySet<number>;
 }
 
-/** The workers, as failover sees them. */
 export interface Workers {
-  /** Starts on the best worker, other than `avoid` when there is a choice; a reason when there is none now. */
+  /** Avoids shunned ranks if possible; returns a reason when no worker is available. */
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string };
-  /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
+  /** Resolves on a new membership, on a free place for this request, or after timeoutMs. */
   changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
-  /** Milliseconds that a request may wait for a rank where none is to be there before it is asked for; 0, or unset = that is not so. */
+  /** Milliseconds of wait allowed while the deployment is scaled to zero; 0 or unset = it is not. */
   holdMs?(): number;
 }
 
 const waitStepMs = 250;
 
-/** The wait for a token that came from another worker than the one before it, by where the time went. */
+/** The pause between two tokens of different workers. */
 export interface Stall {
   readonly fromRank: number;
   readonly rank: number;
   readonly tokensReplayed: number;
-  /** Since the last that was heard of the first worker until it was known to be gone. */
+  /** The time between the lost worker's last sign and the detection. */
   readonly detectionMs: number;
-  /** From then until another one computed the request. */
+  /** The time until another worker computed the request. */
   readonly failoverMs: number;
-  /** From then until its first token: the prompt and the tokens so far, again, and experts that had to be loaded. */
+  /** The time until its first token, with prompt, replay and expert loads. */
   readonly replayMs: number;
 }
 
 export interface FailoverHooks {
   onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
-  /** The request goes on. */
   onRecovered?(stall: Stall): void;
   readonly now?: () => number;
 }
@@ -150,7 +141,7 @@ export async function* generate(
   }
 }
 
-/** One attempt: yields its tokens; returns undefined when the request is finished, else why the attempt ended. */
+/** Returns undefined when the request is finished, else the error that ended the attempt. */
 async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Generated, AppError | undefined, void> {
   const iterator = attempt.events[Symbol.asyncIterator]();
   try {
@@ -203,23 +194,21 @@ class RequestState {
   readonly generation: Generation;
   readonly patience: Patience;
   readonly tokens: number[] = [];
-  /** Position of the prompt's next token whose worth is not known yet. */
   #promptNext = 1;
   readonly #avoid = new Set<number>();
   readonly #busy = new Set<number>();
-  /** The first of the full workers since the last token. */
   #busySince: number | undefined;
   readonly #limits: FailoverLimits;
   readonly #hooks: FailoverHooks;
   readonly #now: () => number;
-  // These counts are of failures in a row: every token sets them back.
+  // Every token resets these counts.
   #attempts = 0;
   #startedAttempts = 0;
   #internalErrors = 0;
   #pauses = 0;
   #lastError: AppError | undefined;
   #waitsSince = 0;
-  /** The loss from which the request has not recovered yet: the first one, when there are several in a row. */
+  /** The first loss from which the request has not recovered. */
   #loss: { readonly rank: number; readonly since: number; readonly knownAt: number; readonly tokens: number } | undefined;
   #computes = { rank: 0, since: 0 };
 
@@ -231,7 +220,6 @@ class RequestState {
     this.patience = new Patience(limits, generation.prompt.length, this.#now);
   }
 
-  /** Throws when the request may go on no longer. */
   check(): void {
     const { signal, deadlineUnixMs } = this.generation;
     if (signal.aborted) throw new AppError("the client went away", { code: "Cancelled" });
@@ -258,7 +246,7 @@ class RequestState {
     return pauseMs(this.#pauses++, Math.random());
   }
 
-  /** The worker's next event is waited for from now on: the time that a client took to read is none of its silence. */
+  /** Starts the wait for the next event, without the time that the client takes to read. */
   waits(): void {
     this.#waitsSince = this.#now();
   }
@@ -267,7 +255,7 @@ class RequestState {
     this.#computes = { rank, since: this.#now() };
   }
 
-  /** What is new of the prompt's tokens; after a failover those that were told come again. */
+  /** Drops prompt tokens that a failover repeats. */
   takePrompt(position: number, tokens: readonly RatedToken[]): readonly RatedToken[] {
     if (position > this.#promptNext) throw new AppError(`prompt token ${position} came before ${this.#promptNext}`, { code: "Lost" });
     this.patience.progressed();
@@ -276,7 +264,7 @@ class RequestState {
     return fresh;
   }
 
-  /** True when this token is the next one; one that was seen is dropped, a gap is the worker's error. */
+  /** Returns false for a repeated token; throws on a gap. */
   take(id: number, position: number): boolean {
     if (position < this.tokens.length) return false;
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
@@ -288,34 +276,33 @@ class RequestState {
     this.#startedAttempts = 0;
     this.#internalErrors = 0;
     this.#pauses = 0;
-    this.#avoid.clear(); // a rank that failed a while ago may be the only one left of the class; one that has just failed is suspect
+    this.#avoid.clear(); // a rank that failed a while ago may be the only one of the class
     this.#busy.clear();
     this.#busySince = undefined;
     this.#lastError = undefined;
     return true;
   }
 
-  /** All log-probabilities of the prompt precede the first token. */
   #checkPrompt(): void {
     const { promptLogprobs, prompt } = this.generation;
     if (!promptLogprobs || this.#promptNext >= prompt.length) return;
     throw new AppError(`token 0 came before prompt token ${this.#promptNext}`, { code: "Lost" });
   }
 
-  /** The reason for which the text is complete although the worker died before it said so; undefined when it is not complete. */
+  /** A finish reason if the text is complete although the worker died before it reported so. */
   finishedAnyway(): "stop" | "length" | undefined {
     const last = this.tokens.at(-1);
     if (last !== undefined && this.generation.eos.includes(last)) return "stop";
     return this.tokens.length >= this.generation.maxTokens ? "length" : undefined;
   }
 
-  /** Takes the error that an attempt ended with; throws when another one would not help. */
+  /** Throws when another attempt would not help. */
   failed({ rank }: Attempt, error: AppError): Fault {
     const fault = classify(error);
     if (this.generation.signal.aborted) return fault;
     if (fault === "caller") throw error;
     if (fault === "deadline") throw deadlinePassed(error);
-    // A worker that is full or lacks an expert is not lost; and a token has to have come for the client to wait for the next.
+    // Full workers are not lost, and a request without a token has no stall.
     if (fault === "worker" && this.tokens.length > 0)
       this.#loss ??= { rank, since: this.#waitsSince, knownAt: this.#now(), tokens: this.tokens.length };
     if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
@@ -369,7 +356,7 @@ async function orSilence<T>(next: Promise<T>, silence: ReturnType<Patience["sile
     return await Promise.race([next, promise]);
   } finally {
     clearTimeout(timer);
-    next.catch(nothing); // after a silence nobody else looks at it
+    next.catch(nothing);
   }
 }
 

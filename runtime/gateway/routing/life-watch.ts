@@ -1,28 +1,25 @@
-// The watch over one worker's life: a stream on which its main thread says every so often that it lives, whatever its engine computes.
-// A worker that stops saying so is away until it speaks again, on a new connection. Time is told by who looks; what it means for
-// requests is worker-pool.ts's business.
+// Watches one worker by heartbeats of its main thread, which come whatever its engine computes. A silent worker is away until it speaks on
+// a new connection.
 import { AppError } from "../../../crds/common.ts";
 import { FailureDetector, peerLimits } from "../../net/failure-detector.ts";
 import { fromStatus } from "../../net/grpc.ts";
 
-/** The watch is to be looked at so often. */
+/** The owner checks the watch this often. */
 export const lookEveryMs = peerLimits.lookMs;
-/** A worker that speaks seldom may be silent for longer than others. */
+/** Cap on the silence of a worker with rare heartbeats. */
 const silenceMostMs = 10_000;
-/** Heartbeats that may be late or lost, of those that were announced. */
+/** Announced heartbeats that may be late or lost. */
 const signsMissed = 3;
-/** A worker that refuses the stream, as one of another wire version does, is asked again this much later. */
+/** The retry delay after a refused stream, as from another wire version. */
 const refusedMs = 5_000;
-/** The codes of a stream that ends with its worker or the way to it: a server that shuts down cancels what runs. */
+/** A server that shuts down cancels its streams. */
 const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 
-/** A sign of life, and what the worker says of itself in it. */
 interface LifeSign {
   readonly nextMs: number;
   readonly kvUse?: number | undefined;
 }
 
-/** The stream of signs, as the watch sees it. */
 export interface LifeStream {
   on(event: "data", listener: (sign: LifeSign) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
@@ -33,7 +30,7 @@ export interface LifeStream {
 export interface LifeWatchOptions {
   readonly rank: number;
   readonly open: () => LifeStream;
-  /** No sign of life came, or the connection broke; told again while it is away. `anew`: the next stream needs another connection. */
+  /** Called on silence or a broken connection, and again while it is away. `anew`: the next stream needs another connection. */
   readonly onAway: (error: AppError, how: { readonly again: boolean; readonly anew: boolean }) => void;
   readonly onBack: () => void;
   readonly onSign?: (sign: LifeSign) => void;
@@ -45,7 +42,6 @@ export class LifeWatch {
   readonly #detector = new FailureDetector(peerLimits, 0);
   #openAt = Number.NEGATIVE_INFINITY;
   #lookedAt = 0;
-  /** A sign came on this stream. */
   #signed = false;
   #awaySince: number | undefined;
   #broke = false;
@@ -70,7 +66,7 @@ export class LifeWatch {
     this.#ended(new AppError(`rank ${rank} showed no sign of life for ${Math.round(silentMs)} ms`, { code: "Silent" }));
   }
 
-  /** The worker said something, here or in the stream of a request. */
+  /** Any message of the worker, here or in a request's stream. */
   heard(): void {
     this.#detector.heard();
   }

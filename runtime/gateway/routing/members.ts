@@ -1,5 +1,4 @@
-// The gateway as a member of its deployment: it serves Control, through which the operator pushes memberships, and asks peers until it
-// knows one.
+// The gateway's membership: it serves Control for the operator's pushes, and asks peers until it knows one.
 import type { AppError } from "../../../crds/common.ts";
 import type { MemberState } from "../../../crds/names.ts";
 import type { GatewaySettings } from "../../../crds/process.ts";
@@ -18,7 +17,7 @@ import { Readiness } from "./readiness.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
 const controlCloseMs = 500;
-/** The operator usually comes first; peers are for when it is away. */
+/** Peers matter while the operator is away. */
 const askPeersEveryMs = 2_000;
 
 export interface MembersOptions {
@@ -31,10 +30,9 @@ export interface MembersOptions {
   readonly tracing: Tracing;
   readonly tls: TlsSource;
   readonly network: Network;
-  /** Serves Control. */
   readonly server: GrpcServer;
   readonly admission: Admission;
-  /** Addresses to ask instead of the headless Service's. */
+  /** Replaces the headless Service. */
   readonly peers?: (() => Promise<string[]>) | undefined;
 }
 
@@ -62,7 +60,7 @@ export async function joinMembers(options: MembersOptions, opened: AsyncDisposab
     notReady: () => health.reasons(),
     activeRequests: () => admission.inside,
     draining: () => draining,
-    // A gateway that starts has no request and needs ranks all the same: they have its tokenizer.
+    // A starting gateway counts as busy, since it needs ranks for its tokenizer.
     idleMs: () => (answers ? admission.idleMs : 0),
     wantsRanks: () => !pool.serves && (admission.inside > 0 || !answers),
     onEnter: (listener: () => void) => admission.onEnter(listener),
@@ -102,7 +100,7 @@ function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
   if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
 }
 
-/** Asks peers until a membership is known. Returns how to stop. */
+/** Returns how to stop asking. */
 function untilKnown(
   pool: WorkerPool,
   ask: () => Promise<Membership | undefined>,

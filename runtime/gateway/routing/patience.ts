@@ -1,28 +1,26 @@
-// The patience of a request: how long it waits, and for what: a worker that takes it, a KV slot in a worker's queue, an expert that
-// some rank can compute, the next sign of life. Each wait has its own limit. Whose fault an error is, and so what follows from it,
-// is here too. Pure but for its own state; used by failover.ts, knows no worker.
+// Limits of a request's waits for a worker, a KV slot, an expert or the next event (DECISIONS.md 4), and the classification of errors by
+// cause.
 import { AppError } from "../../../crds/common.ts";
 
 export interface FailoverLimits {
-  /** No worker takes the request, or no rank can compute an expert it needs, for longer than this: it fails. Covers the reload
-   *  of a lost expert or a replaced pod. */
+  /** Limit without a worker, or without a rank for an expert. Covers the reload of a lost expert or a replaced pod. */
   readonly noWorkerMs: number;
-  /** Milliseconds in the queues of workers, waiting for a KV slot, all workers together: then the client is told to come again. */
+  /** The limit in KV queues of all workers together; then the client gets a 429. */
   readonly queueMs: number;
-  /** Milliseconds from asking a worker to its first event, which comes at once; below noWorkerMs, so that there is time for another. */
+  /** The limit of a worker's first event; it is below noWorkerMs, so that there is time for another worker. */
   readonly answerMs: number;
-  /** Milliseconds from the KV slot to the first token: this, and per prompt token what a slow prefill takes. */
+  /** The limit between KV slot and first token, plus perPromptTokenMs. */
   readonly firstTokenMs: number;
   readonly perPromptTokenMs: number;
-  /** Milliseconds between two tokens. Workers that are gone show much earlier (life-watch.ts); this finds engines that hang. */
+  /** The limit between tokens; it finds engines that hang, as life-watch.ts sees lost workers earlier. */
   readonly nextTokenMs: number;
-  /** Milliseconds for which full workers of the class that computed a request are asked again before one of another class is. */
+  /** Full workers of the request's numerics class are preferred to other classes for so long. */
   readonly ownClassMs: number;
-  /** Attempts in a row that brought no token. */
+  /** Consecutive attempts without a token. */
   readonly attemptsMax: number;
-  /** Attempts of these that a worker had begun to compute: a request that ends workers must not meet them all. */
+  /** Attempts that had begun to compute; the limit keeps a request that crashes workers from reaching all of them. */
   readonly startedAttemptsMax: number;
-  /** Internal errors or unusable logits in a row: then it is the request, or the model. */
+  /** Consecutive; then the request or the model is at fault. */
   readonly internalErrorsMax: number;
 }
 
@@ -39,8 +37,10 @@ export const failoverLimits: FailoverLimits = {
   internalErrorsMax: 3,
 };
 
-/** caller: no worker would answer differently. busy: this one is full. expert: no rank could compute an expert, which says
- *  nothing of the worker. deadline: the request's time is over. worker: another one may do better, and this one is left alone. */
+/**
+ * caller: no worker would answer differently. expert: no rank could compute one, which is not this worker's fault. deadline: the request's
+ * time is over. worker: another one may do better.
+ */
 export type Fault = "caller" | "busy" | "expert" | "deadline" | "worker";
 
 const faults: Readonly<Record<string, Fault>> = {
@@ -52,7 +52,7 @@ const faults: Readonly<Record<string, Fault>> = {
   DeadlineExceeded: "deadline",
 };
 
-/** The errors of a worker that others would most likely give too; `internalErrorsMax` of them in a row are the request's end. */
+/** Errors that other workers would most likely repeat. */
 export const repeatedFaults: ReadonlySet<string> = new Set(["Internal", "UnusableLogits"]);
 
 export function classify(error: AppError): Fault {
@@ -62,21 +62,19 @@ export function classify(error: AppError): Fault {
 const pauseMsLeast = 100;
 const pauseMsMost = 2_000;
 
-/** The pause before a full worker is asked again: longer each time and never the same for two, so that those who wait for it do not come
- *  all at once. `random` is in [0, 1). */
+/** The pause grows and has jitter; `random` is in [0, 1). */
 export function pauseMs(pausesBefore: number, random: number): number {
   return Math.min(pauseMsMost, pauseMsLeast * 2 ** pausesBefore) * (0.5 + random / 2);
 }
 
 export type Wait = "worker" | "queue" | "expert" | "hold";
-/** The point that the running attempt has come to. */
 type Stage = "asked" | "queued" | "started" | "running";
 
 export class Patience {
   readonly #limits: FailoverLimits;
   readonly #promptTokens: number;
   readonly #now: () => number;
-  /** The time since when the request waits for this. A worker is waited for all the time; whatever takes the request begins it anew. */
+  /** Taking the request restarts its wait. */
   readonly #since = new Map<Wait, number>();
   #holdMs = 0;
   #stage: Stage = "asked";
@@ -88,15 +86,11 @@ export class Patience {
     this.#since.set("worker", now());
   }
 
-  /** True when the worker had begun to compute. */
   get computing(): boolean {
     return this.#stage === "started" || this.#stage === "running";
   }
 
-  /**
-   * No worker takes the request now. It may wait so long for the first rank of a deployment that was scaled to zero, if `holdMs` is not 0,
-   * and then for a worker as long as any request: the rank that has just come is not to find it out of patience.
-   */
+  /** No worker takes the request. A positive `holdMs` allows the wait for a first rank; the normal wait starts after that. */
   held(holdMs: number): void {
     if (holdMs === 0) return void this.#since.delete("hold");
     this.#holdMs = holdMs;
@@ -114,7 +108,6 @@ export class Patience {
     this.#since.delete("queue");
   }
 
-  /** Replayed tokens: signs of life, but nothing new. */
   progressed(): void {
     this.#reached("running");
   }
@@ -124,13 +117,11 @@ export class Patience {
     this.#since.delete("expert");
   }
 
-  /** The attempt ended with this. */
   failed(fault: Fault): void {
     if (this.#stage !== "asked") this.#reached("asked");
     if (fault === "expert" && !this.#since.has("expert")) this.#since.set("expert", this.#now());
   }
 
-  /** The wait that has lasted too long; undefined while none has. */
   over(): Wait | undefined {
     const { noWorkerMs, queueMs } = this.#limits;
     const limits = { worker: noWorkerMs, queue: queueMs, expert: noWorkerMs, hold: this.#holdMs };
@@ -141,7 +132,6 @@ export class Patience {
     return undefined;
   }
 
-  /** The time that the next event may take, and the error when it does not come. */
   silence(rank: number): { readonly ms: number; readonly error: () => AppError } {
     const ms = this.#silenceMs();
     if (this.#stage !== "queued") return { ms, error: () => new AppError(`rank ${rank} sent nothing for ${ms} ms`, { code: "Silent" }) };

@@ -1,11 +1,11 @@
-// Readiness of a gateway: it knows a membership, and a worker in it takes requests, or requests are held until one does.
+// A gateway is ready when it knows a membership in which a worker takes requests, or when it holds requests.
 import type { Membership } from "../../net/mapping.ts";
 import type { Health } from "../../observe/health.ts";
 import type { Log } from "../../observe/log.ts";
 import { textSources } from "./text-sources.ts";
 import type { WorkerPool } from "./worker-pool.ts";
 
-/** No worker ready for longer than this: new requests are refused instead of waiting for one. */
+/** New requests are refused after this long without a ready worker. */
 const unreadyGraceMs = 60_000;
 
 export class Readiness {
@@ -21,7 +21,7 @@ export class Readiness {
     this.#log = log;
   }
 
-  /** The tokenizer is there, made of files with this digest. */
+  /** The tokenizer is loaded from files with this digest. */
   hasText(digest: string): void {
     this.#textDigest = digest;
     this.#health.ready("text");
@@ -40,7 +40,7 @@ export class Readiness {
     this.#log.info({ version: membership.version, members, ...(holdMs > 0 ? { holdMs } : {}) }, "membership");
   }
 
-  /** Ranks may have restarted with other files in the same place; this process goes on with its own. */
+  /** Warns if restarted ranks have other files; this process keeps its own. */
   #compareText({ members }: Membership): void {
     const { digest } = textSources(members);
     if (this.#textDigest === undefined || digest === undefined) return;
@@ -48,7 +48,7 @@ export class Readiness {
     else this.#health.warn("text", "most ranks have another tokenizer or chat template than this gateway; restart the gateways");
   }
 
-  /** The reason to refuse a new request; a worker lost a moment ago is being replaced, so requests wait for it. */
+  /** Requests still wait for a worker that was lost a moment ago. */
   unavailable(): string | undefined {
     if (this.#pool.serves || this.#pool.holdMs() > 0 || performance.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";

@@ -1,15 +1,15 @@
-// The ranks that a gateway reads the model's text files from, and the digest that these must have: what most ranks say. Pure.
+// Chooses the ranks to read text files from, and the digest that most ranks report for them.
 import type { MemberState } from "../../../crds/names.ts";
 import type { Member } from "../../net/mapping.ts";
 
 interface TextSources {
   /** Best first. */
   readonly ranks: readonly Member[];
-  /** Undefined where no rank says one: what is read has to fit what its own rank lists. */
+  /** Undefined where no rank reports one; the files must then match their own rank's list. */
   readonly digest: string | undefined;
 }
 
-/** Ranks that are asked in one round. */
+/** Ranks asked per round. */
 export const sourcesMax = 8;
 
 const order: Readonly<Record<MemberState, number>> = { active: 0, joining: 1, draining: 2, lost: 3 };
@@ -17,7 +17,7 @@ const order: Readonly<Record<MemberState, number>> = { active: 0, joining: 1, dr
 export function textSources(members: readonly Member[]): TextSources {
   const there = members.filter(({ state }) => state !== "lost");
   const digest = majority(there);
-  // Those that have not named one yet come last.
+  // Ranks without a digest come last.
   const place = (member: Member) => order[member.state] + (member.textDigest === undefined ? 10 : 0);
   const ranks = there
     .filter(({ textDigest }) => textDigest === undefined || textDigest === digest)
@@ -25,7 +25,7 @@ export function textSources(members: readonly Member[]): TextSources {
   return { ranks: ranks.slice(0, sourcesMax), digest };
 }
 
-/** Of two that as many ranks have the one of the lowest rank, so that all gateways take the same. */
+/** A tie goes to the digest of the lowest rank, so that all gateways agree. */
 function majority(members: readonly Member[]): string | undefined {
   const counts = new Map<string, number>();
   for (const { textDigest } of members.toSorted((a, b) => a.rank - b.rank))

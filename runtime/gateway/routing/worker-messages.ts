@@ -1,4 +1,4 @@
-// The messages of a Generate stream as failover.ts knows them, and its settings as the wire has them. Pure.
+// Converts between failover.ts's types and Generate messages.
 import { AppError } from "../../../crds/common.ts";
 import {
   type GenerateEvent,
@@ -14,7 +14,7 @@ const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">>
   [WireFinish.DRAINING]: "draining",
 };
 
-/** Undefined for one that a later release may send. */
+/** Undefined for events of later releases. */
 export function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
   if (event.case === "queued") return { type: "queued", queuedTokens: event.value.queuedTokens };
   if (event.case === "started") return { type: "started", ...event.value };
@@ -42,7 +42,6 @@ function fromPrompt({ position, logprobs, topIds, topLogprobs }: PromptLogprobs)
   return { type: "prompt", position, tokens: logprobs.map((logprob, at) => ({ logprob, top: topOf(at) })) };
 }
 
-/** Settings as the wire has them. */
 export function samplingOf({ constraint, bias = [], ...rest }: Generation["sampling"]) {
   return { ...rest, bias: [...bias], constraint: constraint?.name ?? "", constraintSpec: constraint?.spec ?? "" };
 }

@@ -1,5 +1,4 @@
-// The gateway's workers: membership, one gRPC client a live pod, their load and health. It starts attempts for failover.ts and cuts the
-// streams of lost pods at once.
+// The gateway's workers: membership, a gRPC client per live pod, load and health. It cuts the streams of lost pods at once.
 import { AppError } from "../../../crds/common.ts";
 import { type MemberState, memberStates } from "../../../crds/names.ts";
 import { slackMs } from "../../net/call-deadline.ts";
@@ -18,19 +17,18 @@ import { fromMessage, samplingOf } from "./worker-messages.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 const suspectMs = 1_000;
-/** A worker's own count of queued tokens is believed for so long. */
+/** A reported queue length is valid this long. */
 const reportedLoadMs = 2_000;
-/** Tokens that an answer in decode counts, at most: nobody knows how long it will be. */
+/** An answer in decode counts at most this, since its length is unknown. */
 const decodeTokensCounted = 128;
-/** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
+/** A slower worker's node or link is gone. */
 const connectTimeoutMs = 2_000;
 
-/** What one worker is asked. */
 interface Asked {
   readonly generation: Generation;
   readonly replay: readonly number[];
   readonly span: Span;
-  /** Unix ms by the wall clock of this process. */
+  /** Unix ms, wall clock. */
   readonly deadline: number;
 }
 
@@ -43,10 +41,9 @@ export interface PoolOptions {
   readonly tls: TlsSource;
   readonly network: Pick<Network, "connect">;
   readonly tracing: Tracing;
-  /** A worker is away, or back. */
   readonly onAway?: (rank: number, error: AppError) => void;
   readonly onBack?: (rank: number) => void;
-  /** A request goes on at a rank of another numerics class: its text may differ from here on. */
+  /** Its text may differ from here on. */
   readonly onOtherClass?: (rank: number, before: string, now: string) => void;
   readonly now?: () => number;
 }
@@ -54,7 +51,7 @@ export interface PoolOptions {
 interface Lease {
   readonly generation: Generation;
   pendingTokens: number;
-  /** The worker has a place for it, which becomes free when it ends. */
+  /** The worker has reserved a place. */
   accepted: boolean;
   readonly cut: AbortController;
 }
@@ -63,15 +60,14 @@ interface Worker {
   member: Member;
   client: InferenceClient | undefined;
   readonly leases: Set<Lease>;
-  /** True when it is no longer in the membership. */
   left: boolean;
   suspectUntil: number;
-  /** None of one that is lost. */
+  /** Undefined for a lost worker. */
   life: LifeWatch | undefined;
-  /** Load that others gave it, as it said at `reportedAt`. */
+  /** Load from other gateways, reported at `reportedAt`. */
   reportedTokens: number;
   reportedAt: number;
-  /** Why it can be asked nothing; undefined unless it speaks another version of the wire. */
+  /** Set when it speaks another wire version. */
   refused: string | undefined;
   kvUse: number | undefined;
 }
@@ -82,9 +78,9 @@ export class WorkerPool implements Workers {
   readonly #waiting = new Set<() => void>();
   readonly #now: () => number;
   readonly #looks: NodeJS.Timeout;
-  /** Members that are not lost, and those that are no longer members and still have requests. */
+  /** Members that are not lost, and former ones with requests. */
   readonly #watched = new Set<Worker>();
-  /** The numerics class of the worker that computed a request last. */
+  /** The class of the worker that last computed the request. */
   readonly #classes = new WeakMap<Generation, string>();
   #version = -1;
   #holdMs = 0;
@@ -96,12 +92,12 @@ export class WorkerPool implements Workers {
     this.#looks.unref();
   }
 
-  /** The version of the known membership; -1 while none is known. */
+  /** -1 while no membership is known. */
   get version(): number {
     return this.#version;
   }
 
-  /** Takes a newer membership; false when it is older than the known one. */
+  /** False for a membership that is not newer. */
   apply(membership: Membership): boolean {
     if (membership.version < this.#version) return false;
     this.#version = membership.version;
@@ -120,7 +116,7 @@ export class WorkerPool implements Workers {
       if (member.state === "lost") forget(worker, `rank ${member.rank} is lost`);
       else worker.life ??= this.#watch(worker);
     }
-    // A rank that is no longer named gets nothing new; what runs there ends by itself: being left out is not being lost.
+    // A rank that left is not lost: its requests finish.
     for (const [rank, worker] of this.#workers) {
       if (seen.has(rank)) continue;
       this.#workers.delete(rank);
@@ -137,7 +133,7 @@ export class WorkerPool implements Workers {
     return { version: this.#version, members, ...(this.#holdMs > 0 ? { holdMs: this.#holdMs } : {}) };
   }
 
-  /** Milliseconds that a request may wait for a first rank, where there is to be none until one is asked for; else 0. */
+  /** Positive only while the deployment is scaled to zero. */
   holdMs(): number {
     return this.serves ? 0 : this.#holdMs;
   }
@@ -187,7 +183,7 @@ export class WorkerPool implements Workers {
     };
   }
 
-  /** Share of the attention cache that requests hold, as a mean of the workers that told; undefined where none has. */
+  /** Mean KV cache use of reporting workers. */
   kvUse(): number | undefined {
     const reported = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
       member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
@@ -227,9 +223,9 @@ export class WorkerPool implements Workers {
       const client = this.#client(worker);
       await whenReady(client.channel, connectTimeoutMs);
       if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
-      const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC reckons with the wall clock
+      const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC uses the wall clock
       call = client.generate(this.#message({ generation, replay, span, deadline }), { deadline: deadline + slackMs.generate });
-      call.on("error", nothing); // the loop below throws it; after the loop nobody must
+      call.on("error", nothing); // the loop below throws it
       for await (const message of call) {
         const event = fromMessage(message);
         if (event === undefined) continue;
@@ -259,7 +255,7 @@ export class WorkerPool implements Workers {
       eos: [...generation.eos],
       priority: generation.priority ?? 0,
       embed: generation.embed ?? false,
-      promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token all of it is known
+      promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token the client has all of it
       deadlineUnixMs: BigInt(deadline),
       traceparent: span.traceparent,
     };
@@ -337,7 +333,7 @@ export class WorkerPool implements Workers {
     for (const done of [...this.#waiting]) done();
   }
 
-  /** Wakes the one that has waited longest, which may take the place; all at once would send their prompts for it. */
+  /** Waking all would send all prompts for one place. */
   #notifyOne(): void {
     this.#waiting.values().next().value?.();
   }
@@ -348,7 +344,7 @@ function newWorker(member: Member): Worker {
   return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...reported };
 }
 
-/** Ends its streams, so that their requests go on elsewhere at once. */
+/** Their requests continue elsewhere at once. */
 function cut(worker: Worker, error: AppError): void {
   for (const lease of worker.leases) lease.cut.abort(error);
   worker.leases.clear();
@@ -359,7 +355,6 @@ function disconnect(worker: Worker): void {
   worker.client = undefined;
 }
 
-/** All of it, for good. */
 function forget(worker: Worker, why: string): void {
   worker.life?.stop();
   worker.life = undefined;

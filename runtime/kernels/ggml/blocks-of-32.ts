@@ -1,11 +1,11 @@
-// ggml's types of evenly spaced levels in blocks of 32: a scale, for some a smallest value, and 4, 5 or 8 bits a value.
+// ggml's types with evenly spaced levels in blocks of 32, with a scale, some with a minimum, and 4, 5 or 8 bits per value.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
 const values = 32;
 const half = values / 2;
 
-/** Levels around `zero`: w = (q - zero) * d. The products are exact in f32, a half times a few bits. */
+/** w = (q - zero) * d. The products are exact in f32. */
 function centred(type: number, zero: number, fifthBit: boolean): BlockFormat {
   const at5 = 2;
   const quants = fifthBit ? at5 + 4 : 2;
@@ -25,7 +25,7 @@ function centred(type: number, zero: number, fifthBit: boolean): BlockFormat {
   };
 }
 
-/** Levels from the smallest value on: w = q * d + m. */
+/** w = q * d + m. */
 function shifted(type: number, fifthBit: boolean): BlockFormat {
   const at5 = 4;
   const quants = fifthBit ? at5 + 4 : 4;
@@ -45,7 +45,6 @@ function shifted(type: number, fifthBit: boolean): BlockFormat {
   };
 }
 
-/** Bit `i` of 32 at byte `at`, as the fifth bit of a value. */
 const bit = (bytes: Uint8Array, at: number, i: number): number => (((bytes[at + (i >> 3)] as number) >> (i & 7)) & 1) << 4;
 
 export const q4_0 = centred(2, 8, false);

@@ -1,11 +1,10 @@
-// ggml's smallest types, of 1.6 to 3.4 bits a value: groups of four or eight values are looked up in a grid (grids.ts), with signs and a
-// scale for every 16 or 32 of them under one scale of the block.
+// ggml's smallest types, of 1.6 to 3.4 bits per value: groups of four or eight values come from a grid (grids.ts), with signs and nested
+// scales.
 import type { BlockFormat } from "./format.ts";
 import { gridValues, iq1Grid, iq2sGrid, iq2xsGrid, iq2xxsGrid, iq3sGrid, iq3xxsGrid } from "./grids.ts";
 import { halfAt, halfToFloat } from "./half-floats.ts";
 
 const values = 256;
-/** Values under one scale in most of these types, and groups of eight in them. */
 const share = 32;
 const eights = 4;
 
@@ -19,7 +18,7 @@ function valuesOf(grid: typeof iq1Grid): Float32Array {
 const wordAt = (bytes: Uint8Array, at: number): number => (bytes[at] as number) | ((bytes[at + 1] as number) << 8);
 const longAt = (bytes: Uint8Array, at: number): number => (wordAt(bytes, at) | (wordAt(bytes, at + 2) << 16)) >>> 0;
 
-/** Eight signs from seven bits: the eighth makes their number even. */
+/** Eight signs from seven bits; their number is even. */
 function evenSigns(seven: number): number {
   let odd = seven;
   odd ^= odd >> 4;
@@ -28,7 +27,6 @@ function evenSigns(seven: number): number {
   return seven | ((odd & 1) << 7);
 }
 
-/** Eight values from `to` on. */
 interface Eight {
   readonly out: Float32Array;
   readonly to: number;
@@ -36,7 +34,7 @@ interface Eight {
   readonly signs: number;
 }
 
-/** `first` and `second`: where four values each lie in the grid. */
+/** `first` and `second`: grid offsets of four values each. */
 function signed(grid: Float32Array, [first, second]: readonly [number, number], { out, to, scale, signs }: Eight): void {
   for (let i = 0; i < 8; i++) {
     const value = scale * (grid[i < 4 ? first + i : second + i - 4] as number);
@@ -46,7 +44,7 @@ function signed(grid: Float32Array, [first, second]: readonly [number, number], 
 
 const together = (index: number): readonly [number, number] => [8 * index, 8 * index + 4];
 
-/** Eight bits an index, seven bits of signs; four bits of scale for 32. */
+/** 8-bit index, 7 bits of signs, 4-bit scale per 32 values. */
 export const iq2_xxs: BlockFormat = {
   type: 16,
   values,
@@ -66,7 +64,7 @@ export const iq2_xxs: BlockFormat = {
   },
 };
 
-/** Nine bits an index, seven bits of signs; four bits of scale for 16. */
+/** 9-bit index, 7 bits of signs, 4-bit scale per 16 values. */
 export const iq2_xs: BlockFormat = {
   type: 17,
   values,
@@ -82,7 +80,7 @@ export const iq2_xs: BlockFormat = {
   },
 };
 
-/** Ten bits an index, two of them elsewhere, and eight signs. */
+/** 10-bit index in two parts, 8 signs. */
 export const iq2_s: BlockFormat = {
   type: 22,
   values,
@@ -99,7 +97,7 @@ export const iq2_s: BlockFormat = {
   },
 };
 
-/** Eight bits an index of four values, seven bits of signs for eight. */
+/** 8-bit index per four values, 7 bits of signs per eight. */
 export const iq3_xxs: BlockFormat = {
   type: 18,
   values,
@@ -116,7 +114,7 @@ export const iq3_xxs: BlockFormat = {
   },
 };
 
-/** Nine bits an index of four values, one of them elsewhere, and eight signs. */
+/** 9-bit index per four values in two parts, 8 signs. */
 export const iq3_s: BlockFormat = {
   type: 21,
   values,
@@ -134,14 +132,13 @@ export const iq3_s: BlockFormat = {
   },
 };
 
-/** Values of -1, 0 and 1, moved by an eighth up or down: eight of them. */
 function shifted(index: number, delta: number, { out, to, scale }: Omit<Eight, "signs">): void {
   const grid = valuesOf(iq1Grid);
   for (let i = 0; i < 8; i++) out[to + i] = scale * ((grid[8 * index + i] as number) + delta);
 }
 const eighth = (down: number): number => (down ? -0.125 : 0.125);
 
-/** Eleven bits an index, three of them in a word for 32 with three bits of scale and the direction. */
+/** 11-bit index; three of its bits share a word per 32 values with the scale and the shift. */
 export const iq1_s: BlockFormat = {
   type: 19,
   values,
@@ -156,7 +153,7 @@ export const iq1_s: BlockFormat = {
   },
 };
 
-/** Eleven bits an index and its direction, three bits of scale for 16. */
+/** 11-bit index and shift, 3-bit scale per 16 values. */
 export const iq1_m: BlockFormat = {
   type: 29,
   values,

@@ -1,15 +1,11 @@
-// The grids of ggml's smallest types: the groups of values that an index stands for, as the format fixes them.
+// The grids of ggml's smallest types: the group of values of each index.
 interface Grid {
-  /** Values of a group. */
   readonly group: number;
-  /** What a place stands for. */
   readonly levels: readonly number[];
-  /** Bits of a place. */
   readonly bits: number;
   readonly places: readonly string[];
 }
 
-/** All groups of a grid, one after another. */
 export function gridValues({ levels, bits, places }: Grid): Float32Array {
   const bytes = Uint8Array.from(atob(places.join("")), (character) => character.charCodeAt(0));
   const each = 8 / bits;

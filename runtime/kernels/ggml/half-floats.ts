@@ -1,10 +1,9 @@
-// Widening of the half formats that checkpoints and blocks use to f32.
+// Widens f16 and bf16 to f32.
 import type { BlockFormat } from "./format.ts";
 
 const halfValues = 65536;
 let halfTable: Float32Array | undefined;
 
-/** One half as a number. */
 export function halfToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
@@ -22,7 +21,7 @@ function halves(): Float32Array {
   return halfTable;
 }
 
-/** Little-endian f16 bytes to f32. */
+/** Little-endian. */
 export function widenF16(bytes: Uint8Array): Float32Array {
   const table = halves();
   const out = new Float32Array(bytes.length >> 1);
@@ -30,14 +29,14 @@ export function widenF16(bytes: Uint8Array): Float32Array {
   return out;
 }
 
-/** Little-endian bf16 bytes to f32: the upper half of an f32. */
+/** Little-endian. */
 export function widenBf16(bytes: Uint8Array): Float32Array {
   const words = new Uint32Array(bytes.length >> 1);
   for (let i = 0; i < words.length; i++) words[i] = (((bytes[2 * i] as number) << 16) | ((bytes[2 * i + 1] as number) << 24)) >>> 0;
   return new Float32Array(words.buffer);
 }
 
-/** The f16 at byte `at`: the scale of most blocks. */
+/** The f16 at byte `at`. */
 export function halfAt(bytes: Uint8Array, at: number): number {
   return halves()[(bytes[at] as number) | ((bytes[at + 1] as number) << 8)] as number;
 }

@@ -1,4 +1,4 @@
-// The ggml types that weights may be kept in, the only place that lists them. To add one: its format, and one line here.
+// The registry of ggml types. To add one: its format, and one line here.
 import { q4_0, q4_1, q5_0, q5_1, q8_0 } from "./blocks-of-32.ts";
 import type { BlockFormat } from "./format.ts";
 import { iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./grid-quants.ts";
@@ -36,19 +36,17 @@ export const ggmlFormats = {
   q1_0,
 } as const satisfies Readonly<Record<string, BlockFormat>>;
 
-/** A ggml type by ggml's own name. */
+/** The names are ggml's own. */
 export type GgmlForm = keyof typeof ggmlFormats;
 
 export function isGgmlForm(form: string): form is GgmlForm {
   return Object.hasOwn(ggmlFormats, form);
 }
 
-/** Bytes of so many values as blocks of this type. */
 export function ggmlBytes(form: GgmlForm, values: number): number {
   return (values / ggmlFormats[form].values) * ggmlFormats[form].bytes;
 }
 
-/** Whole blocks to f32, row-major. */
 export function dequantizeGgml(form: GgmlForm, data: Uint8Array): Float32Array {
   const { values, bytes, dequantize } = ggmlFormats[form];
   const blocks = Math.floor(data.length / bytes);

@@ -1,11 +1,11 @@
-// ggml's K types: 256 values a block, whose groups of 16 or 32 have small scales of their own under one scale of the block.
+// ggml's K types: blocks of 256 values, with nested scales for groups of 16 or 32.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
 const values = 256;
 const round = Math.fround;
 
-/** 16 groups of 16; a byte has a group's scale below and its smallest value above. */
+/** 16 groups of 16; a byte has a group's scale in the low and its minimum in the high half. */
 export const q2_K: BlockFormat = {
   type: 10,
   values,
@@ -22,7 +22,7 @@ export const q2_K: BlockFormat = {
   },
 };
 
-/** 16 groups of 16; two bits a value beside a third in a mask, which means minus four where it is not set. */
+/** 16 groups of 16; a mask has the third bit of each value, which means minus four where it is 0. */
 export const q3_K: BlockFormat = {
   type: 11,
   values,
@@ -44,7 +44,7 @@ export const q3_K: BlockFormat = {
   },
 };
 
-/** Scale and smallest value of group 0..7, six bits each, from the twelve bytes that q4_K and q5_K pack them into. */
+/** The 6-bit scale and minimum of group 0..7 from the twelve packed bytes of q4_K and q5_K. */
 function sixBits(bytes: Uint8Array, at: number, group: number): readonly [scale: number, min: number] {
   const byte = (i: number): number => bytes[at + i] as number;
   if (group < 4) return [byte(group) & 63, byte(group + 4) & 63];
@@ -52,7 +52,7 @@ function sixBits(bytes: Uint8Array, at: number, group: number): readonly [scale:
   return [(pair & 15) | ((byte(group - 4) >> 6) << 4), (pair >> 4) | ((byte(group) >> 6) << 4)];
 }
 
-/** 8 groups of 32: w = q * scale - min, with four bits a value and, in q5_K, a fifth in a mask. */
+/** 8 groups of 32: w = q * scale - min, with four bits per value and in q5_K a fifth in a mask. */
 function withMins(type: number, bytesOf: number, mask: number | undefined): BlockFormat {
   const quants = bytesOf - values / 2;
   return {
@@ -78,7 +78,7 @@ function withMins(type: number, bytesOf: number, mask: number | undefined): Bloc
 export const q4_K = withMins(12, 144, undefined);
 export const q5_K = withMins(13, 176, 16);
 
-/** 16 groups of 16 with a signed scale of eight bits. */
+/** 16 groups of 16 with signed 8-bit scales. */
 export const q6_K: BlockFormat = {
   type: 14,
   values,

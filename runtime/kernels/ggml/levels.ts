@@ -1,15 +1,13 @@
-// ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs, mxfp4 and nvfp4.
+// ggml's types with 16 levels from a table: iq4_nl, iq4_xs, mxfp4 and nvfp4.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
-/** The levels of iq4_nl and iq4_xs. */
 export const nonLinearLevels = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
-/** The levels of mxfp4, E2M1 floats, times two so that they are whole numbers. */
+/** The levels of mxfp4 (E2M1 floats), doubled to be integers. */
 export const e2m1Levels = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
 
 const half = 16;
 
-/** Where 32 nibbles lie and go, and what they count. */
 interface Nibbles {
   readonly bytes: Uint8Array;
   readonly at: number;
@@ -34,7 +32,7 @@ export const iq4_nl: BlockFormat = {
   },
 };
 
-/** 256 values, of which every 32 have a scale of six bits: four in `low`, two in the word at byte 2. */
+/** 256 values with a 6-bit scale per 32: four bits in `low`, two in the word at byte 2. */
 export const iq4_xs: BlockFormat = {
   type: 23,
   values: 256,
@@ -50,7 +48,7 @@ export const iq4_xs: BlockFormat = {
   },
 };
 
-/** The scale is a power of two, its exponent a byte. */
+/** The scale is a power of two; a byte has its exponent. */
 export const mxfp4: BlockFormat = {
   type: 39,
   values: 32,
@@ -60,14 +58,14 @@ export const mxfp4: BlockFormat = {
   },
 };
 
-/** An unsigned E4M3 as a number; the pattern of no number counts as zero. */
+/** An unsigned E4M3; its NaN counts as zero. */
 function e4m3(byte: number): number {
   if (byte === 0x7f) return 0;
   const [exponent, mantissa] = [(byte >> 3) & 15, byte & 7];
   return exponent === 0 ? mantissa * 2 ** -9 : (1 + mantissa / 8) * 2 ** (exponent - 7);
 }
 
-/** Every 16 of 64 values have an E4M3 scale of their own. */
+/** 64 values with an E4M3 scale per 16. */
 export const nvfp4: BlockFormat = {
   type: 40,
   values: 64,

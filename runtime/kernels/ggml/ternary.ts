@@ -1,8 +1,8 @@
-// ggml's types of values that are a scale times -1, 0 or 1, or its sign alone. All products are exact in f32.
+// ggml's types with values of a scale times -1, 0 or 1, or a sign. All products are exact in f32.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
-/** Bytes in which each of several values is a digit of base three, as a fraction of 256: a value is what the next times three carries. */
+/** Bytes of base-three digits as a fraction of 256: a value is the carry of the next times three. */
 interface Digits {
   readonly from: number;
   readonly count: number;
@@ -15,7 +15,7 @@ const parts: readonly Digits[] = [
   { from: 48, count: 4, each: 4 },
 ];
 
-/** Five values a byte, and four in the last ones. */
+/** Five values per byte, and four in the last ones. */
 export const tq1_0: BlockFormat = {
   type: 34,
   values: 256,
@@ -31,7 +31,7 @@ export const tq1_0: BlockFormat = {
   },
 };
 
-/** Two bits a value. */
+/** Two bits per value. */
 export const tq2_0: BlockFormat = {
   type: 35,
   values: 256,
@@ -45,7 +45,7 @@ export const tq2_0: BlockFormat = {
   },
 };
 
-/** One bit a value, its sign. */
+/** One sign bit per value. */
 export const q1_0: BlockFormat = {
   type: 41,
   values: 128,

@@ -1,4 +1,4 @@
-// Work folders of downloads that nobody will go on with; they are removed before the next download into their claim. Stores stay.
+// Removes abandoned work folders before the next download into their claim.
 import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -6,12 +6,12 @@ import type { Log } from "../../observe/log.ts";
 
 /** Names that only the operator makes. */
 const workName = /^\.enodia-[0-9a-f]{16}$/;
-/** A download that lives has written within this, and a deployment that is newer than the list has begun within it. */
+/** A live download has written within this time, and a deployment that is missing in the list started within it. */
 const idleMs = 24 * 3_600_000;
-/** Entries of a folder that are looked at; one with more stays. */
+/** A larger folder is left alone. */
 const entriesMax = 100_000;
 
-/** `inUse`: names of folders that stay, whatever their age. Never throws: the download goes on without the room. */
+/** `inUse`: folder names to keep at any age. Never throws: the download proceeds without the space. */
 export async function removeAbandoned(claim: string, inUse: readonly string[], log: Pick<Log, "info" | "warn">): Promise<void> {
   try {
     const entries = await readdir(claim, { withFileTypes: true });
@@ -28,7 +28,7 @@ export async function removeAbandoned(claim: string, inUse: readonly string[], l
   }
 }
 
-/** The time of the last change in a folder, and the bytes in it; links are not followed. */
+/** Latest change and size; links are not followed. */
 async function contentOf(folder: string): Promise<{ readonly newestMs: number; readonly bytes: number }> {
   const below = await readdir(folder, { recursive: true, withFileTypes: true });
   if (below.length > entriesMax) return { newestMs: Number.POSITIVE_INFINITY, bytes: 0 };

@@ -1,4 +1,4 @@
-// A model from its URI to a store in the claim, in a work folder until it is whole; a killed run goes on where it stopped.
+// Downloads a model into a store in the claim, through a resumable work folder.
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -10,16 +10,15 @@ import { type DownloadOptions, downloadModel } from "../download/index.ts";
 import { importModel } from "../import.ts";
 
 export interface DeliverOptions extends Pick<DownloadOptions, "uri" | "secret" | "http" | "connections" | "pieceBytes"> {
-  /** Where the store will be, and the folder beside it that is worked in, on the same file system. */
+  /** The work folder is on the same file system. */
   readonly target: string;
   readonly work: string;
   readonly codec: CodecName;
-  /** Bytes that download and store may take together; as many as the disk has where it is not given. */
+  /** Bounds download and store together; default: the disk. */
   readonly capacityBytes?: number | undefined;
   readonly events: DeliveryEvents;
 }
 
-/** What is told on the way; download-progress.ts takes it. */
 interface DeliveryEvents {
   phase(phase: DownloadPhase): void;
   listed(revision: string | undefined): void;
@@ -33,9 +32,9 @@ export interface Delivered {
   readonly modelDigest: string;
 }
 
-/** Bits of a value of what is downloaded, at least where the store may be larger than that. */
+/** Minimum bits per value, as a store may be larger than its download. */
 const sourceBits = 16;
-/** Room for the index and what is padded. */
+/** Overhead of the index and padding. */
 const slack = 1.05;
 
 export async function deliver(options: DeliverOptions): Promise<Delivered> {
@@ -49,11 +48,11 @@ export async function deliver(options: DeliverOptions): Promise<Delivered> {
   await mkdir(work, { recursive: true });
   await clearUnfinished(work);
   const out = join(work, storeName);
-  const finished = await storeAt(out, options); // it came to its end, and the move did not
+  const finished = await storeAt(out, options); // an earlier run finished it but did not move it
   const downloaded = await downloadModel({
     ...pick(options),
     codecs: [options.codec],
-    // What is a store already is moved to its place.
+    // A downloaded store is moved and needs no extra space.
     spareBytes: (bytes, kind) => {
       const storeBytes = bytes * slack * Math.max(1, codecFor(options.codec).denseBits / sourceBits);
       const spare = kind === "store" || finished !== undefined ? 0 : storeBytes;
@@ -84,7 +83,7 @@ const pick = ({ uri, work, secret, http, connections, pieceBytes, events }: Deli
   ...(pieceBytes !== undefined && { pieceBytes }),
 });
 
-/** The digest of the store there; undefined where there is none. Throws for one that is damaged, or has not the codec. */
+/** Undefined without a store. Throws for a damaged one or a missing codec. */
 async function storeAt(dir: string, { codec }: DeliverOptions): Promise<string | undefined> {
   if (!(await stat(dir).catch(() => undefined))) return undefined;
   const store = await openStore(dir);
@@ -106,7 +105,7 @@ function checkCapacity(bytes: number, spare: number, { uri, capacityBytes }: Del
 
 const storeName = "store";
 
-/** What an import left that was killed: another pod's leftovers have other names, and nobody else works here. */
+/** Removes leftovers of other pods too, whose names differ; nobody else works in this folder. */
 async function clearUnfinished(work: string): Promise<void> {
   for (const name of await readdir(work))
     if (name.startsWith(`.${storeName}.`)) await rm(join(work, name), { recursive: true, force: true });
@@ -116,7 +115,7 @@ async function makeStore(source: string, out: string, { work, codec, events }: D
   await importModel({ source, out, codecs: [codec], overwrite: false, cache: work, secrets: {} }, (line) => events.say(line));
 }
 
-/** Another deployment's download may have been faster: then its store is the one. */
+/** Another deployment's download may have been faster; then its store is used. */
 async function moveTo(made: string, target: string, options: DeliverOptions): Promise<void> {
   await mkdir(dirname(target), { recursive: true });
   try {

@@ -1,7 +1,7 @@
-// The progress of a download, as the operator asks for it: phase, bytes, and the rate of the last seconds. Pure but for the clock given.
+// Download progress for the operator: phase, bytes and recent rate.
 import type { DownloadPhase, DownloadWords } from "../../../crds/download.ts";
 
-/** The rate is of so long a time, looked at in so many steps. */
+/** Window of the rate. */
 const windowMs = 20_000;
 const stepMs = 1_000;
 const messageCharsMax = 1024;
@@ -14,7 +14,7 @@ export class Progress {
   #done = 0;
   #revision: string | undefined;
   #message = "";
-  /** Bytes that had been downloaded at a time, oldest first. */
+  /** Downloaded bytes over time, oldest first. */
   #marks: { readonly at: number; readonly done: number }[] = [];
 
   constructor(pod: string, now: () => number = () => performance.now()) {
@@ -31,7 +31,7 @@ export class Progress {
     this.#revision = revision;
   }
 
-  /** `there` was on the disk before, so that it says nothing of the rate. */
+  /** `there` was on the disk before and does not count as rate. */
   start(total: number, there: number): void {
     this.#phase = "Downloading";
     this.#total = total;

@@ -1,4 +1,4 @@
-// The process of the Job that downloads a model: it delivers, answers the operator how far it is, and leaves the kubelet an exit message.
+// The process of a download Job, with progress answers and an end message for the kubelet.
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
@@ -14,15 +14,15 @@ import { Progress } from "./download-progress.ts";
 import { serveProgress } from "./progress-server.ts";
 
 export interface Downloader {
-  /** Where the operator asks. */
+  /** Serves progress. */
   readonly port: number;
-  /** The exit code, once the message of the end is written. */
+  /** The exit code, after the end message is written. */
   readonly ended: Promise<number>;
-  /** Stops, and leaves what there is for the next one. */
+  /** Keeps the work folder for the next run. */
   close(): Promise<void>;
 }
 
-/** `host`: the address to listen on; all when not given. */
+/** `host`: default all addresses. */
 export async function startDownloader(
   settings: DownloaderSettings,
   { host = "0.0.0.0" }: { readonly host?: string } = {},
@@ -72,11 +72,11 @@ async function run(settings: DownloaderSettings, { progress, log, signal }: Part
   }
 }
 
-/** The keys of the Secret, before what the operator is set to. A CA in it is trusted from now on. */
+/** These override the operator's settings; a CA among them is trusted from now on. */
 export async function secretOf({ secretDir, hub }: Pick<DownloaderSettings, "secretDir" | "hub">): Promise<DownloadSecrets> {
   const keys = new Map<string, string>();
   for (const name of secretDir === undefined ? [] : await readdir(secretDir)) {
-    // Links and folders of the kubelet's begin with two dots.
+    // The kubelet's own links and folders begin with two dots.
     if (!name.startsWith("..")) keys.set(name, (await readFile(join(secretDir ?? "", name), "utf8")).trim());
   }
   const ca = keys.get("ca.crt");

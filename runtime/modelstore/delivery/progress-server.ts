@@ -1,11 +1,11 @@
-// The port on which a pod that downloads a model says how far it is. It takes no body, so that a caller can hold nothing but a connection.
+// Serves a download pod's progress. It accepts no body, so a caller can hold only a connection.
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type DownloadWords, progressPath } from "../../../crds/download.ts";
 import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
 export interface ProgressServerOptions {
-  /** Of the certificates. */
+  /** The certificates' namespace. */
   readonly namespace: string;
   readonly deployment: string;
   readonly tls: Pick<TlsSource, "current">;

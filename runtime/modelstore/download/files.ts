@@ -1,5 +1,4 @@
-// All files of a model at once: pieces over a bounded number of connections, each file verified as it becomes whole, and whether the disk
-// has room asked before the first byte. Shell.
+// Checks the disk space, downloads a model's files over a bounded number of connections, and verifies each.
 import { statfs } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { Http } from "./http.ts";
@@ -8,7 +7,6 @@ import type { Ask } from "./request.ts";
 import type { RemoteFile } from "./source.ts";
 
 const connectionsDefault = 8;
-/** Times that a file is downloaded whose hash is not what the source says. */
 const hashTriesMax = 2;
 
 export interface FilesOptions {
@@ -16,19 +14,19 @@ export interface FilesOptions {
   readonly dir: string;
   readonly ask: (file: RemoteFile) => Promise<Ask>;
   readonly http: Http;
-  /** Called once one of them has failed: the requests of the others are ended. */
+  /** Ends the other requests after a failure. */
   readonly stop: () => void;
   readonly connections?: number;
-  /** Bytes that the disk has to have free beside the download. */
+  /** Disk space needed beside the download. */
   readonly spareBytes?: number;
-  /** Told at the start of all bytes, and of those that are there. */
+  /** Total bytes, and those that are already there. */
   readonly onStart: (total: number, there: number) => void;
   readonly onBytes: (bytes: number) => void;
-  /** Size of pieces, for tests. */
+  /** Tests set it. */
   readonly pieceBytes?: number;
 }
 
-/** Resolves once all files are there and verified. The first error ends it; what is on the disk by then is gone on with next time. */
+/** Resolves once all files are verified. After an error the next run resumes. */
 export async function downloadFiles(options: FilesOptions): Promise<void> {
   const { files, dir, spareBytes = 0, onStart } = options;
   const open: FileInPieces[] = [];
@@ -65,13 +63,13 @@ async function downloadAll(open: readonly FileInPieces[], options: FilesOptions)
       if (count === 0) await finish(file, options);
     }
   };
-  // A file without bytes, or whose pieces all were there, has nothing to wait for.
+  // These are empty or already complete.
   const ready = open.filter(({ missingCount }) => missingCount === 0).map((file) => finish(file, options));
   await Promise.all([...ready, ...Array.from({ length: lanes }, lane)].map((each) => each.catch(fail)));
   if (failures.length > 0) throw failures[0];
 }
 
-/** Those that are missing as this begins: a piece that is done meanwhile was handed out before. */
+/** A fixed snapshot: pieces that finish later are already assigned. */
 function* piecesOf(open: readonly FileInPieces[]): Generator<{ readonly file: FileInPieces; readonly piece: Piece }> {
   for (const file of open) for (const piece of file.missing()) yield { file, piece };
 }
@@ -89,7 +87,7 @@ async function downloadPiece(file: FileInPieces, piece: Piece, { ask, http, onBy
   await file.done(piece);
 }
 
-/** A hash that is wrong once may be a fault on the way; twice it is what the source has. */
+/** One wrong hash may be a transfer fault; the second comes from the source. */
 async function finish(file: FileInPieces, options: FilesOptions): Promise<void> {
   try {
     await file.finish();

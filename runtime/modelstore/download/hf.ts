@@ -1,5 +1,4 @@
-// The source hf://: a hub that speaks the API of Hugging Face. What the revision stands for is asked once, and every file is then of that
-// commit. Large files have their SHA-256 in the listing.
+// The source hf://: a hub with Hugging Face's API. The revision is resolved once to a commit, and listings have SHA-256 of large files.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { shown } from "./request.ts";
@@ -36,7 +35,7 @@ export const hfSource: RemoteSource = (uri, { http, secret }) => {
       if (!parsed.success) throw new AppError(`${shown({ url: hub })}: does not list ${repository} as a hub does`, { code: "BadSource" });
       const files = parsed.data.siblings.flatMap(({ rfilename: name, size, lfs }) => {
         const bytes = lfs?.size ?? size;
-        if (!isFileName(name) || bytes === null || bytes === undefined) return []; // in a folder of the repository
+        if (!isFileName(name) || bytes === null || bytes === undefined) return []; // in a subfolder
         const sha256 = lfs?.sha256 ?? lfs?.oid;
         return [/^[0-9a-f]{64}$/.test(sha256 ?? "") ? { name, bytes, sha256: sha256 as string } : { name, bytes }];
       });
@@ -46,7 +45,7 @@ export const hfSource: RemoteSource = (uri, { http, secret }) => {
   };
 };
 
-/** A hub answers alike for what is private, gated or not there. */
+/** A hub gives the same answer for private, gated and missing models. */
 function tokenHint(error: AppError, token: string | undefined): AppError {
   if (error.code !== "SourceRefused") return error;
   const remedy = token === undefined ? "accept its terms on the hub and give an access token as HF_TOKEN" : "HF_TOKEN may not read it";

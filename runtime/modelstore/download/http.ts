@@ -1,33 +1,31 @@
-// Requests to sources of models: bounded tries with growing waits, Retry-After obeyed, silence noticed, and each refusal with its remedy.
-// What came before a connection broke is kept, and the next request begins behind it.
+// Requests to model sources, with bounded retries from the last received byte, Retry-After, and remedies in errors.
 import { AppError } from "../../../crds/common.ts";
 import { type Answer, type Ask, send, shown } from "./request.ts";
 
-/** Tries in a row that bring nothing. */
+/** Consecutive tries without progress. */
 const triesMax = 8;
 const waitMsMin = 500;
 const waitMsMax = 60_000;
-/** A source may ask for so long a wait, at most. */
+/** Longest Retry-After that is obeyed. */
 const retryAfterMsMax = 300_000;
 const silenceMsDefault = 60_000;
-/** So many bytes are progress, and tries are counted anew. */
+/** Resets the count of tries. */
 const progressBytes = 2 ** 20;
 
 export interface HttpOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Told of each wait; a person may want to know. */
+  /** Called before each wait. */
   readonly onWait?: (message: string) => void;
   readonly sleep?: (ms: number, signal: AbortSignal | undefined) => Promise<void>;
   readonly random?: () => number;
-  /** Nothing comes for so long: the connection is given up. */
   readonly silenceMs?: number;
 }
 
 export interface Range {
   readonly from: number;
-  /** One past the last byte. */
+  /** Exclusive. */
   readonly to: number;
-  /** Bytes of the whole file. */
+  /** Size of the whole file. */
   readonly of: number;
   readonly etag?: string | undefined;
 }
@@ -41,7 +39,7 @@ export class Http {
     this.#options = options;
   }
 
-  /** Headers of a file, with those of the first answer where it leads elsewhere; undefined where there is no such file. */
+  /** Includes headers before a redirect; undefined where there is no such file. */
   head(ask: Ask): Promise<Headers | undefined> {
     return this.#tries(async (signal) => {
       const first = await send(ask, { method: "HEAD", follow: false, signal });
@@ -55,7 +53,6 @@ export class Http {
     });
   }
 
-  /** A small text. */
   text(ask: Ask, bytesMax: number): Promise<string> {
     return this.#tries(async (signal, alive) => {
       const response = await send(ask, { signal });
@@ -72,7 +69,7 @@ export class Http {
     });
   }
 
-  /** Hands out the bytes of a range in order; `ask` is called for each try, since signatures age. */
+  /** Delivers bytes in order; calls `ask` per try, since signatures expire. */
   async range(ask: () => Promise<Ask>, { to, of, etag, ...range }: Range, take: Taker): Promise<void> {
     let from = range.from;
     let last = from;
@@ -118,7 +115,6 @@ export class Http {
   }
 }
 
-/** Ends a request that brings nothing for too long, or with the whole. */
 class Silence {
   readonly #own = new AbortController();
   readonly signal: AbortSignal;
@@ -137,7 +133,7 @@ class Silence {
   }
   end(): void {
     clearTimeout(this.#timer);
-    this.#own.abort(); // a body that nobody reads to its end would hold its connection
+    this.#own.abort(); // an unread body would hold its connection
   }
   #arm(): NodeJS.Timeout {
     return setTimeout(() => {
@@ -160,7 +156,7 @@ function checkRange(ask: Ask, response: Answer, { from, to, of, etag }: Range): 
   const have = response.headers.get("etag");
   const changed = etag !== undefined && have !== null && have !== etag;
   if (response.status === 412 || changed) throw sourceChanged(ask);
-  // The whole file is what was asked for where the range is all of it.
+  // A 200 is right where the range is the whole file.
   const whole = from === 0 && to === of;
   if (response.status === 200 && whole) checkLength(ask, response, of);
   if (response.status === 200 && whole) return;
@@ -168,7 +164,7 @@ function checkRange(ask: Ask, response: Answer, { from, to, of, etag }: Range): 
     throw new AppError(`${shown(ask)}: answers without ranges, so that nothing could be resumed; serve it by a server that knows them`, {
       code: "RangesNotSupported",
     });
-  if (response.status === 416) throw sourceChanged(ask); // it has become shorter
+  if (response.status === 416) throw sourceChanged(ask); // it became shorter
   if (response.status !== 206) throw refusal(ask, response);
   const [, start, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "") ?? [];
   if (Number(start) !== from) throw broken(ask, `answered with another range (${response.headers.get("content-range")})`);
@@ -187,7 +183,6 @@ function sourceChanged(ask: Ask): AppError {
 const broken = (ask: Ask, what: string): AppError =>
   new AppError(`${shown(ask)}: ${what}`, { code: "SourceUnavailable", retry: "backoff" });
 
-/** An answer that is none, as an error with its remedy. */
 function refusal(ask: Ask, response: Answer): AppError {
   const { status } = response;
   const region = response.headers.get("x-amz-bucket-region");
@@ -220,15 +215,14 @@ function waitMs({ retry }: AppError, tries: number, random: number): number {
   return typeof retry === "object" ? retry.afterMs + grown : grown;
 }
 
-/** Codes of certificates that another try finds the same. */
+/** A retry does not change these. */
 const strangers = ["SELF_SIGNED", "UNABLE_TO_", "CERT_", "ERR_TLS_CERT"];
 
-/** Calls that files have, and codes by which a socket has them too. */
+/** Sockets share some of the codes. */
 const diskCalls = ["write", "pwrite", "open", "fdatasync", "fsync", "ftruncate", "rename"];
 const socketCodes = ["EPIPE", "ECONNRESET"];
 const fullCodes = ["ENOSPC", "EDQUOT"];
 
-/** An error of the disk under what is downloaded; undefined for any other. */
 export function diskError(caught: unknown): AppError | undefined {
   const { code, syscall } = caught as { code?: string; syscall?: string };
   if (code === undefined || syscall === undefined || !diskCalls.includes(syscall) || socketCodes.includes(code)) return undefined;
@@ -255,7 +249,6 @@ function asAppError(caught: unknown): AppError {
 const silent = (ms: number, cause: unknown): AppError =>
   new AppError(`the source sent nothing for ${ms / 1000} s`, { code: "SourceUnavailable", retry: "backoff", cause });
 
-/** Rejects where the whole is stopped. */
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const stop = () => {

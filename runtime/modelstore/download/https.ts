@@ -1,5 +1,4 @@
-// The source https://: one GGUF, which may be the first of several parts, or a folder whose files have the names that model stores and
-// Hugging Face folders have, since a folder on the web cannot be listed.
+// The source https://: a GGUF (the first of its parts, if split), or a folder with the usual file names, since the web has no listings.
 import { AppError } from "../../../crds/common.ts";
 import { codecNames } from "../../../crds/names.ts";
 import { companions } from "../../weights/model-folder.ts";
@@ -39,7 +38,6 @@ export const httpsSource: RemoteSource = (uri, { http, secret }) => {
   };
 };
 
-/** The names of a GGUF's parts; its own where it has none. */
 function partsOf(uri: string, file: string): readonly string[] {
   const [, name, first, count] = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/.exec(file) ?? [];
   if (!file.endsWith(".gguf") || !isFileName(file))
@@ -60,12 +58,12 @@ function described(uri: string, name: string, headers: Headers): RemoteFile {
     name,
     bytes,
     ...(sha256 !== undefined && { sha256 }),
-    // Weak ones say nothing of bytes.
+    // Weak tags do not identify bytes.
     ...(etag?.startsWith('"') && etag.length <= 256 && { etag }),
   };
 }
 
-/** A hub's tag of a large file is its SHA-256; other servers may say it in a field of its own. */
+/** A hub's tag of a large file is its SHA-256; others may use a header. */
 function sha256Of(headers: Headers): string | undefined {
   const linked = /^"?([0-9a-f]{64})"?$/.exec(headers.get("x-linked-etag") ?? "")?.[1];
   const [, digest] = /(?:^|,\s*)sha-256=:([A-Za-z0-9+/]{43}=):/.exec(headers.get("repr-digest") ?? "") ?? [];

@@ -1,5 +1,4 @@
-// Downloads of models: the registry of sources, and the path from a URI to files on the disk. A killed download resumes with the same
-// commit.
+// Downloads models: the registry of sources, and URI to files. A killed download resumes with the same commit.
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -29,12 +28,12 @@ const manifestName = "manifest.json";
 
 export interface DownloadOptions extends Pick<FilesOptions, "connections" | "pieceBytes" | "onStart" | "onBytes"> {
   readonly uri: string;
-  /** Holds the files, and what is known of them. */
+  /** Holds files and download state. */
   readonly work: string;
   readonly secret: Access["secret"];
-  /** Of a model that is a store already, the codecs that are wanted; all where it is not given. */
+  /** Store codecs; default all. */
   readonly codecs?: readonly CodecName[] | undefined;
-  /** Bytes that have to be free beside the download, for as many that it has. */
+  /** Disk space needed beside the download. */
   readonly spareBytes?: (downloaded: number, kind: Picked["kind"]) => number;
   readonly onListed?: (revision: string | undefined) => void;
   readonly http?: HttpOptions;
@@ -91,7 +90,6 @@ function modelOf(uri: string, access: Access): RemoteModel {
   throw new AppError(`"${uri}" is nothing that is downloaded; known are ${known.join(", ")}`, { code: "BadSource" });
 }
 
-/** Lists anew next time: what was listed is not there any more. */
 async function afterChange(error: AppError, work: string): Promise<AppError> {
   if (error.code !== "SourceChanged") return error;
   await rm(join(work, manifestName), { force: true });
@@ -105,16 +103,16 @@ async function readManifest({ uri, work }: DownloadOptions): Promise<Manifest | 
     const parsed = manifestSchema.safeParse(JSON.parse(text));
     return parsed.success && parsed.data.uri === uri ? parsed.data : undefined;
   } catch {
-    return undefined; // half of one
+    return undefined; // a truncated listing
   }
 }
 
 interface AskOptions extends Pick<DownloadOptions, "uri" | "secret" | "codecs"> {
-  /** Until then a source that does not answer, or is busy, is asked again. */
+  /** The time for which a busy or silent source is asked again. */
   readonly withinMs: number;
 }
 
-/** What there is to download, without downloading it. Throws AppError with the last reason for which the source could not be read. */
+/** Throws AppError with the last reason why the source could not be read. */
 export async function askSource({ uri, secret, codecs, withinMs }: AskOptions) {
   const signal = AbortSignal.timeout(withinMs);
   let last: string | undefined;
@@ -132,7 +130,7 @@ async function list(model: RemoteModel, http: Http, options: DownloadOptions): P
   const { work } = options;
   const manifest = await manifestOf(model, http, options);
   const path = join(work, manifestName);
-  // Files of an earlier listing may have the same sizes and other bytes.
+  // Files of an earlier listing may have equal sizes and other bytes.
   await rm(join(work, "files"), { recursive: true, force: true });
   await mkdir(join(work, "files"), { recursive: true });
   await writeFile(`${path}.tmp`, JSON.stringify(manifest));
@@ -159,7 +157,7 @@ async function manifestOf(model: RemoteModel, http: Http, { uri, codecs }: Pick<
 
 const weightMap = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
 
-/** The files that the index of a model in shards names. */
+/** Files that the shard index names. */
 async function shardsOf(model: RemoteModel, http: Http, { files, revision }: Listing): Promise<readonly string[] | undefined> {
   const index = files.find(({ name }) => name === shardIndex);
   if (index === undefined) return undefined;

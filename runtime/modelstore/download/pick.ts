@@ -1,5 +1,4 @@
-// The files of a listing that make the model: a model store, a folder with safetensors, or one GGUF. Everything else in a repository stays
-// where it is. Pure.
+// Picks the files of a listing that form the model: a store, a safetensors folder, or one GGUF.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { companions } from "../../weights/model-folder.ts";
@@ -11,14 +10,14 @@ const part = /-(\d{5})-of-(\d{5})\.gguf$/;
 
 export interface Picked {
   readonly kind: "store" | "folder" | "gguf";
-  /** In the order in which they are opened: of a GGUF in parts, the first leads. */
+  /** Sorted in opening order; a split GGUF's first part leads. */
   readonly names: readonly string[];
 }
 
 export interface PickOptions {
-  /** Codecs of a store that are wanted; all where it is not given. */
+  /** Wanted codecs of a store; default all. */
   readonly codecs?: readonly CodecName[] | undefined;
-  /** The files that the index of a folder in shards names, where it has one. */
+  /** Files that a sharded folder's index names. */
   readonly shards?: readonly string[] | undefined;
 }
 

@@ -1,4 +1,4 @@
-// One file in pieces of a fixed size, with a journal of those on the disk. The file gets its name once it is whole and its hash is right.
+// A file downloaded in pieces with a journal; it gets its name once it is verified.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { AppError } from "../../../crds/common.ts";
 import { writeAll } from "../../weights/safetensors-writer.ts";
 import type { RemoteFile } from "./source.ts";
 
-/** Lost by a kill, at most, for each connection. */
+/** A kill loses at most one per connection. */
 const pieceBytes = 32 * 1024 * 1024;
 
 export interface Piece {
@@ -31,14 +31,14 @@ export class FileInPieces {
     this.#size = size;
   }
 
-  /** Undefined where the file is there and whole. `size`: of pieces, for tests. */
+  /** Undefined where the file is already whole. Tests set `size`. */
   static async open(file: RemoteFile, dir: string, size = pieceBytes): Promise<FileInPieces | undefined> {
     const path = join(dir, file.name);
     if ((await stat(path).catch(() => undefined))?.size === file.bytes) return undefined;
     const header = headerOf(file, size);
     const text = await readFile(journalOf(path), "utf8").catch(() => "");
     const [first, ...lines] = text.split("\n");
-    // The last line may be half of one: only those that end count.
+    // Ignores a truncated last line.
     const known = first === header ? lines.slice(0, -1).filter((line) => /^\d+$/.test(line)) : [];
     const pieces = Math.ceil(file.bytes / size);
     const there = await stat(partOf(path)).catch(() => undefined);
@@ -48,7 +48,7 @@ export class FileInPieces {
     return opened;
   }
 
-  /** One at a time: a source chooses how many there are. */
+  /** Lazy, since the source determines the count. */
   *missing(): Generator<Piece> {
     for (let index = 0; index < this.#count; index++) if (!this.#done.has(index)) yield this.#piece(index);
   }
@@ -73,14 +73,14 @@ export class FileInPieces {
     if (this.#part) await writeAll(this.#part, chunk, at);
   }
 
-  /** The piece is on the disk before the journal says so. */
+  /** Syncs the piece before the journal records it. */
   async done({ index }: Piece): Promise<void> {
     await this.#part?.datasync();
     await this.#journal?.appendFile(`${index}\n`);
     this.#done.add(index);
   }
 
-  /** Gives the whole file its name. Throws `DigestMismatch`, with everything of it gone, where its hash is another. */
+  /** Deletes everything and throws `DigestMismatch` on a wrong hash. */
   async finish(): Promise<void> {
     const path = join(this.#dir, this.file.name);
     await this.#part?.truncate(this.file.bytes);
@@ -110,7 +110,7 @@ export class FileInPieces {
     for (const handle of open) await handle?.close();
   }
 
-  /** The journal is written anew: one that was cut in the middle of a line would tell of another piece with the next. */
+  /** A truncated line would merge with the next entry. */
   async #begin(header: string): Promise<void> {
     const path = join(this.#dir, this.file.name);
     const fresh = `${journalOf(path)}.new`;
@@ -124,7 +124,7 @@ export class FileInPieces {
 const partOf = (path: string): string => `${path}.part`;
 const journalOf = (path: string): string => `${path}.pieces`;
 
-/** Pieces of another content, or of another size, are none of this file. */
+/** Pieces under another header are discarded. */
 const headerOf = ({ bytes, sha256 = "", etag = "" }: RemoteFile, size: number): string => JSON.stringify([bytes, size, sha256, etag]);
 
 async function sha256Of(path: string): Promise<string> {

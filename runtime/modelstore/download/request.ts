@@ -1,11 +1,11 @@
-// One HTTP request and its redirects: credentials go to the first host alone, and never from HTTPS to HTTP. Node's own client, because
-// fetch() ends the process where a server closes a connection whose body is read slowly.
+// One HTTP request with redirects; credentials never leave the first host or HTTPS. It uses node:http, because fetch() crashes when a
+// server closes a connection whose body is read slowly.
 import { type IncomingHttpHeaders, type IncomingMessage, request as plainRequest } from "node:http";
 import { request as secureRequest } from "node:https";
 import { AppError } from "../../../crds/common.ts";
 
 const redirectsMax = 5;
-/** Headers that another host gets: of all others, one may authorise, as a session token does. */
+/** Headers for redirected hosts; any other may hold credentials. */
 const publicHeaders = ["range", "if-match"];
 
 export interface Ask {
@@ -22,7 +22,7 @@ export interface Answer {
 export interface Sending {
   readonly method?: "GET" | "HEAD";
   readonly signal: AbortSignal;
-  /** False: an answer that leads elsewhere is the answer. */
+  /** False returns a redirect as the answer. */
   readonly follow?: boolean;
 }
 
@@ -38,7 +38,7 @@ export async function send(ask: Ask, sending: Sending): Promise<Answer> {
   }
 }
 
-/** The URL without what may authorise. */
+/** The URL without credentials. */
 export function shown({ url }: Ask): string {
   const { origin, pathname } = new URL(url);
   return `${origin}${pathname}`;
@@ -56,12 +56,12 @@ function ledTo({ url, headers = {} }: Ask, location: string): Ask {
 function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promise<Answer> {
   const request = url.startsWith("https:") ? secureRequest : plainRequest;
   return new Promise((resolve, reject) => {
-    // Compressed, a range would be one of other bytes.
+    // Ranges of compressed bodies would be other bytes.
     const call = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
-      body.on("error", () => {}); // whoever reads it hears of it
+      body.on("error", () => {}); // the body's reader gets it
       resolve({ status: body.statusCode ?? 0, headers: headersOf(body.headers), body });
     });
-    call.on("error", reject); // one may come after the answer: whoever reads that hears of it
+    call.on("error", reject); // one may come after the answer; the body's reader gets it
     call.end();
   });
 }

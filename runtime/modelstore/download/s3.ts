@@ -1,5 +1,4 @@
-// The source s3://: a bucket of AWS or of any server that speaks its protocol. Requests are signed where there are credentials, and go
-// without where the bucket is public.
+// The source s3://, for AWS and compatible servers. Requests are signed if there are credentials; public buckets need none.
 import { AwsClient } from "aws4fetch";
 import { XMLParser } from "fast-xml-parser";
 import { z } from "zod";
@@ -9,7 +8,7 @@ import { type Access, filesMax, isFileName, type RemoteFile, type RemoteSource }
 
 const pageBytesMax = 16 * 1024 * 1024;
 const pageKeys = 1000;
-/** Pages of a listing, at most: keys that are no file of a model are on them too. */
+/** Pages also list foreign keys. */
 const pagesMax = 200;
 const defaultRegion = "us-east-1";
 
@@ -23,7 +22,7 @@ const pageSchema = z.object({
       .default([]),
   }),
 });
-// Values stay texts: a key that looks like a number is none.
+// Values stay text, since a key may look like a number.
 const xml = new XMLParser({ parseTagValue: false, isArray: (name) => name === "Contents" });
 
 export const s3Source: RemoteSource = (uri, access) => {
@@ -51,7 +50,7 @@ export const s3Source: RemoteSource = (uri, access) => {
       const url = keyUrl(file.name);
       const headers = await access.http.head(await sign(url, "HEAD", { "x-amz-checksum-mode": "ENABLED" }));
       const sum = headers?.get("x-amz-checksum-sha256") ?? "";
-      // One over the sums of parts ends with their number, and says nothing of the whole.
+      // Sums of multipart uploads end with the number of parts and do not cover the whole.
       return /^[A-Za-z0-9+/]{43}=$/.test(sum) ? { ...file, sha256: Buffer.from(sum, "base64").toString("hex") } : file;
     },
     ask: ({ name, etag }) => sign(keyUrl(name), "GET", etag === undefined ? {} : { "if-match": etag }),
@@ -84,7 +83,7 @@ function parseXml(text: string): unknown {
   }
 }
 
-/** By path where the endpoint is given, or TLS would not know the host; else by host. */
+/** Path style for a given endpoint, whose certificate would not cover bucket hosts; else host style. */
 function urlOf(bucket: string, { secret }: Access): string {
   const endpoint = secret("AWS_ENDPOINT_URL");
   if (endpoint !== undefined) return `${endpoint.replace(/\/+$/, "")}/${bucket}`;

@@ -1,36 +1,32 @@
-// The declaration of a GGUF architecture: its metadata as Hugging Face's config.json and its tensors in Hugging Face's names; and what all
-// decoders share of both. Pure. Not here: any one architecture (their own files), the registry (index.ts).
+// The interface of a GGUF architecture: its metadata and tensors under Hugging Face's names.
 import type { ModelMetadata } from "./metadata.ts";
 
-/** Facts of the file's tensors that a config.json tells too. */
 export interface TensorFacts {
-  /** No head of its own: the embedding table is used. */
+  /** The embedding table is the output head. */
   readonly tied: boolean;
   readonly vocab: number;
 }
 
-/** Tensors that are one in Hugging Face's layout: heads of keys, each transposed, and heads of values. */
+/** Key heads (transposed) and value heads that Hugging Face joins. */
 export interface HeadsApart {
   readonly keys: string;
   readonly values: string;
-  /** The whole's name below `model.layers.N`. */
+  /** The joined name below `model.layers.N`. */
   readonly as: string;
 }
 
 export interface GgufArchitecture {
-  /** The fields of config.json besides, or in place of, those that all decoders have. */
+  /** Adds to the common fields, or replaces them. */
   config(metadata: ModelMetadata): Readonly<Record<string, unknown>>;
-  /** Parts of a layer besides those that all decoders have: GGUF's name -> Hugging Face's below `model.layers.N`. A name with its ending,
-   *  `.weight` or `.bias`, stands for the whole name there. */
+  /** GGUF's name -> Hugging Face's below `model.layers.N`; with `.weight` or `.bias` a complete name. */
   readonly parts: Readonly<Record<string, string>>;
   readonly headsApart?: HeadsApart;
-  /** Scaling of rotary positions by YaRN is read; others refuse it. */
+  /** Files with YaRN are refused without it. */
   readonly yarn?: boolean;
-  /** The heads of attention are of several sizes, which `config` says. */
   readonly latent?: boolean;
-  /** Name of an expert's matrix below `model.layers.N`. */
+  /** Name below `model.layers.N`. */
   expert(matrix: ExpertMatrix, expert: number): string;
-  /** True where query and key rows have each head's rotary pairs interleaved; Hugging Face wants the two halves apart. */
+  /** Query and key rows interleave rotary pairs; Hugging Face separates the halves. */
   readonly interleaved: boolean;
 }
 
@@ -54,10 +50,9 @@ export const commonParts: Readonly<Record<string, string>> = {
   ffn_down: "mlp.down_proj",
 };
 
-/** The names of a family that calls its experts as a dense layer's matrices. */
 export const mlpExpert = (matrix: ExpertMatrix, expert: number): string => `mlp.experts.${expert}.${matrix}_proj`;
 
-/** YaRN as config.json says it; nothing where positions are not scaled. `more`: what the family adds to it. */
+/** Empty without scaling. `more`: the family's additional fields. */
 export function yarnOf(metadata: ModelMetadata, more: Readonly<Record<string, unknown>>): { readonly rope_scaling?: unknown } {
   if (metadata.values.get(metadata.key("rope.scaling.type")) !== "yarn") return {};
   return {
@@ -72,18 +67,17 @@ export function yarnOf(metadata: ModelMetadata, more: Readonly<Record<string, un
   };
 }
 
-/** llama.cpp scales positions linearly where a file gives a factor and no type; `rope.scale_linear` is the old name of that factor. */
+/** A factor without a type means linear; `rope.scale_linear` is its old name. */
 function refuseScaledRope(metadata: ModelMetadata, yarn: boolean): void {
   const type = metadata.values.get(metadata.key("rope.scaling.type")) ?? "linear";
   if (type === "yarn" && yarn) return;
   const key = ["rope.scaling.factor", "rope.scale_linear"].find((name) => metadata.has(name));
   const factor = key === undefined ? 1 : metadata.number(key);
-  if (type === "none" || (type === "linear" && (factor === 0 || factor === 1))) return; // 0 stands for no scaling too
+  if (type === "none" || (type === "linear" && (factor === 0 || factor === 1))) return; // 0 means no scaling
   const [name, value] = type === "linear" && key !== undefined ? [key, factor] : ["rope.scaling.type", type];
   throw metadata.unsupported(name, value, "rotary positions must not be scaled");
 }
 
-/** config.json of a decoder with plain rotary attention. */
 export function decoderConfig(
   metadata: ModelMetadata,
   { tied, vocab }: TensorFacts,
@@ -119,7 +113,6 @@ export function decoderConfig(
   };
 }
 
-/** The experts' numbers, as most families call them. */
 export function expertFields(metadata: ModelMetadata): { readonly num_experts: number; readonly num_experts_per_tok: number } {
   return { num_experts: metadata.number("expert_count"), num_experts_per_tok: metadata.number("expert_used_count") };
 }

@@ -1,6 +1,6 @@
-// The letters that DeepSeek's first tokenizer takes for words: those with upper and lower case, as Unicode had them when it was made. Pure.
+// Letters with upper and lower case, in the Unicode version of DeepSeek's first tokenizer.
 
-/** Code points, and from-to of them, in hex. */
+/** Hex code points and ranges. */
 const ranges = `
 41-5a 61-7a b5 c0-d6 d8-f6 f8-1ba 1bc-1bf 1c4-293 295-2af 370-373 376 377 37b-37d 37f 386 388-38a 38c 38e-3a1 3a3-3f5 3f7-481 48a-52f 531-556
 10a0-10c5 13a0-13f5 13f8-13fd 1c90-1cba 1cbd-1cbf 1d00-1d2b 1d6b-1d77 1d79-1d9a 1e00-1f15 1f18-1f1d 1f20-1f45 1f48-1f4d 1f50-1f57 1f59 1f5b
@@ -11,7 +11,7 @@ a680-a69b a722-a76f a771-a787 a78b-a78e ab70-abbf fb00-fb06 fb13-fb17 ff21-ff3a 
 
 const character = (hex: string): string => String.fromCodePoint(Number.parseInt(hex, 16));
 
-/** What stands between the brackets of a class of characters. */
+/** The inside of a regular expression's character class. */
 export const casedLetters: string = ranges
   .trim()
   .split(/\s+/)

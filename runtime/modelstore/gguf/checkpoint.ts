@@ -1,5 +1,4 @@
-// A GGUF model as a checkpoint in Hugging Face's names: stacked experts one by one, rows of queries and keys in Hugging Face's order.
-// Reads no more at once than an expert's matrix, or a piece of any other tensor.
+// Reads a GGUF model as a checkpoint in Hugging Face's names and row order, one expert matrix or piece at a time.
 import { AppError } from "../../../crds/common.ts";
 import { bytesOf } from "../../weights/floats.ts";
 import type { GgufFile } from "../../weights/gguf.ts";
@@ -7,23 +6,21 @@ import { type Checkpoint, checkpointOf, type RowRange, type TensorView } from ".
 import { commonParts, type ExpertMatrix, type HeadsApart, topLevelNames } from "./architecture.ts";
 import type { GgufModel } from "./index.ts";
 
-/** Matrices of single experts in a file, at most; the largest models known have 70,000. */
+/** The largest known models have 70,000. */
 const expertMatricesMax = 1_000_000;
 const expertsMax = 4096;
 const layersMax = 1024;
 
-/** Rows of a stored tensor that are a tensor of their own elsewhere. */
+/** Rows that are a tensor of their own in Hugging Face's layout. */
 interface Rows {
-  /** Its first row in that tensor. */
   readonly first: number;
-  /** The tensor's name in the file. */
   readonly tensor: string;
   readonly shape: readonly number[];
-  /** Rows of a head whose rotary pairs are interleaved; unset where rows are in order. */
+  /** Interleaved rotary pairs; unset where rows are in order. */
   readonly headRows?: number;
 }
 
-/** Two stored tensors that are one elsewhere: of each head the rows of its keys, transposed, then those of its values. */
+/** Joined by Hugging Face: per head the transposed key rows, then the value rows. */
 interface Heads {
   readonly tensor: string;
   readonly values: string;
@@ -33,11 +30,11 @@ interface Heads {
 type Place = Rows | Heads;
 
 export interface GgufCheckpoint extends Checkpoint {
-  /** The tensor's name in the file, for messages. */
+  /** The name in messages. */
   storedName(name: string): string;
 }
 
-/** "blk.3.ffn_gate.7.weight": layer, part, expert (old files have a tensor for each), weight or bias. */
+/** "blk.3.ffn_gate.7.weight": layer, part, expert (old files only), weight or bias. */
 const layerTensor = /^blk\.(\d{1,4})\.([a-z_]+)(?:\.(\d{1,4}))?\.(weight|bias)$/;
 const stackedParts: Readonly<Record<string, readonly ExpertMatrix[]>> = {
   ffn_gate_exps: ["gate"],
@@ -47,7 +44,6 @@ const stackedParts: Readonly<Record<string, readonly ExpertMatrix[]>> = {
 };
 const singleParts: Readonly<Record<string, ExpertMatrix>> = { ffn_gate: "gate", ffn_up: "up", ffn_down: "down" };
 
-/** The tensor of a layer, by the parts of its name. */
 interface LayerTensor {
   readonly tensor: string;
   readonly layer: string;
@@ -115,7 +111,7 @@ class Places {
     this.#add(`model.layers.${layer}.${as}`, { tensor, shape, first: 0, ...this.#headRows(part, shape) });
   }
 
-  /** Heads of keys [heads, K, rows] and of values [heads, rows, K]; a file may have them beside the whole, which is then read. */
+  /** Key heads [heads, K, rows], value heads [heads, rows, K]; a joined tensor takes precedence. */
   #heads({ tensor, layer, part }: LayerTensor, { keys, values, as }: HeadsApart): void {
     const stored = (name: string): string => `blk.${layer}.${name}.weight`;
     if (this.#file.names.includes(stored(this.#wholeOf(as)))) return;
@@ -128,12 +124,10 @@ class Places {
     this.#add(`model.layers.${layer}.${as}`, { tensor, values: stored(values), shape });
   }
 
-  /** The name in the file of the part that is called so elsewhere. */
   #wholeOf(as: string): string {
     return Object.entries(this.#model.architecture.parts).find(([, name]) => `${name}.weight` === as)?.[0] ?? "";
   }
 
-  /** One expert's matrix in a tensor of its own. */
   #single({ tensor, layer, part, kind }: LayerTensor, expert: number): void {
     const matrix = Object.hasOwn(singleParts, part) ? singleParts[part] : undefined;
     if (matrix === undefined || expert >= this.#experts) throw this.#strange(tensor);
@@ -154,7 +148,7 @@ class Places {
     return { headRows: (shape[0] ?? 0) / metadata.number(heads, metadata.number("attention.head_count")) };
   }
 
-  /** A tensor [experts, rows, K], or of biases [experts, rows]. Two matrices in one lie one above the other. */
+  /** [experts, rows, K], or biases [experts, rows]; two matrices are stacked along the rows. */
   #stacked({ tensor, layer, kind }: LayerTensor, matrices: readonly ExpertMatrix[]): void {
     const [experts = 0, rows = 0, columns] = this.#shape(tensor);
     if (experts !== this.#experts || experts > expertsMax)
@@ -172,7 +166,7 @@ class Places {
       }
   }
 
-  /** One row of the stored tensor is an expert's bias. */
+  /** One row per expert. */
   #biases(tensor: string, layer: string, [matrix, ...more]: readonly ExpertMatrix[]): void {
     const [experts = 0, rows = 0, ...others] = this.#shape(tensor);
     if (matrix === undefined || more.length > 0 || others.length > 0) throw this.#refused(tensor, "is no stack of biases");
@@ -188,7 +182,7 @@ class Places {
   }
 }
 
-/** Rows of a head from interleaved pairs to two halves: row 2i + j becomes row j * headRows / 2 + i. */
+/** Row 2i + j of a head becomes row j * headRows / 2 + i. */
 function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: number, headRows: number): T {
   const out = data.slice() as T;
   const width = data.length / rows;
@@ -200,7 +194,7 @@ function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: nu
   return out;
 }
 
-/** Keys [heads, K, rows] transposed, and values [heads, rows, K], head by head; in f32, as blocks lie along the rows of either. */
+/** The view is f32, since blocks run along the rows of either tensor. */
 function headsView(file: GgufFile, { tensor, values, shape }: Heads): TensorView {
   const [, columns = 0] = shape;
   const keyRows = file.shape(tensor)?.[2] ?? 0;
@@ -223,7 +217,6 @@ function headsView(file: GgufFile, { tensor, values, shape }: Heads): TensorView
   };
 }
 
-/** The tensor of the file that a place lies in, as a tensor of its own. */
 function viewOf(file: GgufFile, place: Place): TensorView {
   if ("values" in place) return headsView(file, place);
   const { tensor, shape, headRows } = place;

@@ -1,15 +1,14 @@
-// GGUF architecture "deepseek2": DeepSeek V2 and V3, whose keys and values come from latents. Newer files have the heads of the latent's
-// keys and values apart. Pure.
+// GGUF architecture "deepseek2": DeepSeek V2 and V3 with latent attention; newer files separate key heads from value heads.
 import { type GgufArchitecture, mlpExpert, yarnOf } from "./architecture.ts";
 import type { ModelMetadata } from "./metadata.ts";
 
-/** `expert_gating_func`: llama.cpp's numbers of how router logits become scores. */
+/** `expert_gating_func`: llama.cpp's number of the score function. */
 const sigmoid = 2;
 
-/** The gate of V3 chooses by sigmoid scores and a bias; that of V2 by softmax. */
+/** V3's gate uses sigmoid scores and a bias, V2's softmax. */
 function gateOf(metadata: ModelMetadata): Readonly<Record<string, unknown>> {
   const versionThree = metadata.number("expert_gating_func", 1) === sigmoid;
-  const groups = metadata.number("expert_group_count", 0) || 1; // older files have none, and no groups are what llama.cpp computes then
+  const groups = metadata.number("expert_group_count", 0) || 1; // older files have none, which llama.cpp treats as no groups
   const topGroups = metadata.number("expert_group_used_count", 0) || 1;
   const own = versionThree
     ? { architectures: ["DeepseekV3ForCausalLM"], model_type: "deepseek_v3", topk_method: "noaux_tc", scoring_func: "sigmoid" }
@@ -28,7 +27,7 @@ export const deepseek2: GgufArchitecture = {
   config(metadata) {
     const turned = metadata.number("rope.dimension_count");
     const key = metadata.number("attention.key_length_mla", metadata.optional("attention.key_length"));
-    // The file says ten per cent of it, and nothing where cosines and sines carry the scale.
+    // The file stores a tenth of it, and nothing where cosines and sines include the scale.
     const mscale = metadata.float("rope.scaling.yarn_log_multiplier", 0) * 10;
     return {
       ...gateOf(metadata),

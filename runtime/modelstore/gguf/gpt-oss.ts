@@ -1,4 +1,4 @@
-// GGUF architecture "gpt-oss": biases and sinks in attention, biased experts. Pure.
+// GGUF architecture "gpt-oss": biases and sinks in attention, biased experts.
 import { expertFields, type GgufArchitecture, mlpExpert, yarnOf } from "./architecture.ts";
 
 export const gptOss: GgufArchitecture = {
@@ -12,7 +12,7 @@ export const gptOss: GgufArchitecture = {
       intermediate_size: metadata.number("expert_feed_forward_length", metadata.optional("feed_forward_length")),
       attention_bias: true,
       sliding_window: metadata.number("attention.sliding_window", 128),
-      rope_parameters: { rope_type: "default", rope_theta: metadata.number("rope.freq_base", 150_000) }, // the family scales where nothing is said
+      rope_parameters: { rope_type: "default", rope_theta: metadata.number("rope.freq_base", 150_000) }, // the family scales by default
       ...yarnOf(metadata, { rope_theta: metadata.number("rope.freq_base", 150_000), truncate: false }),
     };
   },

@@ -1,4 +1,4 @@
-// The GGUF architectures that can be imported, by `general.architecture`. To add one: its file and one line here. Pure.
+// The importable GGUF architectures, by `general.architecture`. A new one is a file and a line here.
 import { AppError } from "../../../crds/common.ts";
 import type { GgufFile } from "../../weights/gguf.ts";
 import { inFolder } from "../model-config.ts";
@@ -15,11 +15,11 @@ const architectures: Readonly<Record<string, GgufArchitecture>> = { llama, olmoe
 export interface GgufModel {
   readonly architecture: GgufArchitecture;
   readonly metadata: ModelMetadata;
-  /** As config.json of the same model on Hugging Face would say it. */
+  /** Equals the model's config.json on Hugging Face. */
   readonly config: Readonly<Record<string, unknown>>;
 }
 
-/** What a file says that it is; `tokens` is the size of its vocabulary where it has no embedding table. */
+/** `tokens`: vocabulary size for files without an embedding table. */
 export function ggufModel(file: Pick<GgufFile, "path" | "metadata" | "names" | "shape">, tokens: number): GgufModel {
   return inFolder(file.path, () => {
     const metadata = new ModelMetadata(file.metadata, file.path);

@@ -1,4 +1,4 @@
-// GGUF architecture "llama": dense Llama models, and Mixtral where there are experts. Pure.
+// GGUF architecture "llama": dense Llamas, and Mixtral if there are experts.
 import { llamaArchitecture } from "../../models/llama.ts";
 import { mixtralArchitecture } from "../../models/mixtral.ts";
 import type { ExpertMatrix, GgufArchitecture } from "./architecture.ts";

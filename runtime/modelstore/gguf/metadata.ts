@@ -1,4 +1,4 @@
-// The metadata of a GGUF file as an architecture reads it: numbers and flags by key, each with what is wrong told by name. Pure.
+// GGUF metadata by key; errors name the key.
 import { AppError } from "../../../crds/common.ts";
 import type { GgufValue } from "../../weights/gguf-header.ts";
 
@@ -15,7 +15,7 @@ export function ggufInteger(values: Values, key: string): number | undefined {
   return values.has(key) ? numberIn(values, key) : undefined;
 }
 
-/** Keys of one architecture, named without its prefix. */
+/** Keys omit the architecture's prefix. */
 export class ModelMetadata {
   readonly architecture: string;
   readonly where: string;
@@ -47,7 +47,7 @@ export class ModelMetadata {
     throw new AppError(`GGUF metadata "${this.key(name)}" is no flag`, { code: "BadGguf" });
   }
 
-  /** A number stored as f32, in as many digits as that has. */
+  /** Has as many digits as an f32. */
   float(name: string, fallback?: number): number {
     return Number(this.number(name, fallback).toPrecision(7));
   }

@@ -1,4 +1,4 @@
-// GGUF architecture "olmoe": norms of whole queries and keys, gates as the router gives them. Pure.
+// GGUF architecture "olmoe": norms of whole queries and keys, unnormalised gates.
 import { expertFields, type GgufArchitecture, mlpExpert } from "./architecture.ts";
 
 export const olmoe: GgufArchitecture = {

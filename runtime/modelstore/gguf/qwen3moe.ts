@@ -1,4 +1,4 @@
-// GGUF architecture "qwen3moe": norms of queries and keys by head, gates made to sum to one. Pure.
+// GGUF architecture "qwen3moe": per-head norms of queries and keys, gates normalised to one.
 import { expertFields, type GgufArchitecture, mlpExpert } from "./architecture.ts";
 
 export const qwen3moe: GgufArchitecture = {

@@ -1,14 +1,13 @@
-// Byte-level BPE in GGUF (`tokenizer.ggml.model` = "gpt2") as tokenizer.json; the metadata must name a known pre-tokenizer. Pure.
+// Byte-level BPE in GGUF (`tokenizer.ggml.model` = "gpt2") as tokenizer.json; the pre-tokenizer must be known.
 import { casedLetters } from "./cased-letters.ts";
 import type { GgufTokens, TokenizerParts } from "./tokens.ts";
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true } as const;
-/** GPT-2's own way of cutting. */
 const gpt2 = { ...byteLevel, use_regex: true };
 
 const sequence = (...pretokenizers: readonly unknown[]): unknown => ({ type: "Sequence", pretokenizers });
 const split = (Regex: string): unknown => ({ type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false });
-/** Cuts by patterns, one after the other. */
+/** Applies the patterns one after the other. */
 const cuts = (...patterns: readonly string[]): unknown => sequence(...patterns.map(split), { ...byteLevel, use_regex: false });
 
 const endings = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
@@ -20,7 +19,7 @@ const before = String.raw`[^\r\n\p{L}\p{N}]?`;
 const o200k = `${before}${upper}*${lower}+${endings}?|${before}${upper}+${lower}*${endings}?`;
 const deepseek = String.raw`[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_${"`"}{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*`;
 
-/** Line ends, words, punctuation, blanks at the end, Chinese and Korean, each numeral. */
+/** Line ends, words, punctuation, trailing blanks, Chinese and Korean, single digits. */
 const firstDeepseek = [
   "[\r\n]",
   `\\s?[${casedLetters}]+`,
@@ -33,13 +32,13 @@ const firstDeepseek = [
 interface PreTokenizer {
   readonly pre: unknown;
   readonly normalizer?: unknown;
-  /** A text that is a token is one, whatever merges say. */
+  /** A text that is a token stays one, whatever merges say. */
   readonly ignoreMerges?: boolean;
 }
 
 const nfc = { type: "NFC" };
 
-/** By `tokenizer.ggml.pre`, llama.cpp's names. */
+/** Keys are llama.cpp's names in `tokenizer.ggml.pre`. */
 const preTokenizers: Readonly<Record<string, PreTokenizer>> = {
   "gpt-2": { pre: gpt2 },
   smollm: { pre: sequence({ type: "Digits", individual_digits: true }, gpt2) },

@@ -1,10 +1,10 @@
-// SentencePiece's BPE in GGUF (`tokenizer.ggml.model` = "llama": Llama 2, Mixtral) as tokenizer.json. Pure.
-// The file has tokens and scores and no merges: two tokens merge where their text is a token, those of the best scores first.
+// SentencePiece BPE in GGUF (`tokenizer.ggml.model` = "llama": Llama 2, Mixtral) as tokenizer.json. Merges are derived: two tokens merge
+// where their text is a token, best scores first.
 import type { GgufTokens, TokenizerParts } from "./tokens.ts";
 
 const space = "\u2581";
 const unknownToken = 2;
-/** Longer tokens are no merge of two: the longest that SentencePiece makes by default has 16 characters. */
+/** SentencePiece's default maximum is 16 characters. */
 const mergedCharactersMax = 64;
 const nothing: readonly unknown[] = [];
 

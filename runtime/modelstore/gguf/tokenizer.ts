@@ -1,5 +1,4 @@
-// The tokenizer inside a GGUF file as Hugging Face's tokenizer.json, tokenizer_config.json and chat template. Pure. Not here: what differs
-// between kinds of tokenizers (tokenizer-bpe.ts, tokenizer-spm.ts). To add a kind: its file and one line in `kinds`.
+// Converts a GGUF's tokenizer to tokenizer.json, tokenizer_config.json and chat template. A new kind is a file and a line in `kinds`.
 import type { GgufValue } from "../../weights/gguf-header.ts";
 import { bpeParts } from "./tokenizer-bpe.ts";
 import { spmParts } from "./tokenizer-spm.ts";
@@ -10,7 +9,7 @@ type Metadata = ReadonlyMap<string, GgufValue>;
 const controlToken = 3;
 const userToken = 4;
 
-/** By `tokenizer.ggml.model`. */
+/** Keys are values of `tokenizer.ggml.model`. */
 const kinds: Readonly<Record<string, (tokens: GgufTokens) => TokenizerParts>> = { gpt2: bpeParts, llama: spmParts };
 
 export interface TokenizerFiles {
@@ -19,7 +18,7 @@ export interface TokenizerFiles {
   readonly vocabulary: number;
 }
 
-/** Texts that are encoded with special tokens begin with this one. */
+/** Texts encoded with special tokens begin with this one. */
 function beginWith(token: string, id: number): unknown {
   const special = { SpecialToken: { id: token, type_id: 0 } };
   const single = [special, { Sequence: { id: "A", type_id: 0 } }];

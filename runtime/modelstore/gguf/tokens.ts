@@ -1,4 +1,4 @@
-// The tokenizer's metadata in a GGUF file as kinds of tokenizers read it, and what a kind makes of it. Pure.
+// Tokenizer metadata of a GGUF, as the kinds of tokenizers read it.
 import { AppError } from "../../../crds/common.ts";
 import type { GgufValue } from "../../weights/gguf-header.ts";
 import { ggufInteger } from "./metadata.ts";
@@ -7,18 +7,17 @@ type Metadata = ReadonlyMap<string, GgufValue>;
 
 export const tokensKey = "tokenizer.ggml.tokens";
 
-/** What a kind of tokenizer says of itself in tokenizer.json. */
+/** A kind's parts of tokenizer.json. */
 export interface TokenizerParts {
   readonly normalizer: unknown;
   readonly preTokenizer: unknown;
   readonly decoder: unknown;
-  /** Whether texts begin with the first token where the metadata does not say. */
+  /** Default for metadata that do not say it. */
   readonly beginsWithBos: boolean;
-  /** The fields of the BPE model besides its vocabulary. */
+  /** Fields of the BPE model besides its vocabulary. */
   readonly model: Readonly<Record<string, unknown>>;
 }
 
-/** The tokenizer's metadata as kinds read it. */
 export class GgufTokens {
   readonly #metadata: Metadata;
   readonly #where: string;
@@ -58,7 +57,7 @@ export class GgufTokens {
     return Array.isArray(this.#types) ? this.#types[id] : undefined;
   }
 
-  /** The token that a key names by its id. */
+  /** The token whose id a key holds. */
   named(key: string): string | undefined {
     const id = ggufInteger(this.#metadata, key);
     if (id === undefined) return undefined;

@@ -1,24 +1,22 @@
-// How `enodia model assemble` joins the attention of branches: their mean, or experts of attention. A new kind is a line in the table.
-// Pure.
+// How `enodia model assemble` joins branches' attention: their mean, or experts of attention.
 import { bamArchitecture, bamConfig } from "../../models/bam.ts";
 import type { DecoderDims } from "../../models/decoder.ts";
 import { mixtralArchitecture, mixtralConfig } from "../../models/mixtral.ts";
 
 export interface AttentionForm {
-  /** Of the model that is written. */
   readonly architecture: string;
   config(
     raw: Readonly<Record<string, unknown>>,
     dims: DecoderDims,
     counts: { readonly experts: number; readonly topK: number },
   ): Record<string, unknown>;
-  /** A tensor is so many pieces of each branch, the first of all branches first; undefined where it is their mean. */
+  /** Number of pieces that a tensor takes in turn from each branch; undefined for a mean. */
   pieces(tensor: string, dims: DecoderDims): number | undefined;
 }
 
 const mean: AttentionForm = { architecture: mixtralArchitecture, config: mixtralConfig, pieces: () => undefined };
 
-/** A piece is what a branch has at one head of keys; a row of the last product's matrix has a piece at each. */
+/** A piece is a branch's part of one key head; each row of the output projection has one piece per head. */
 function experts(shareKeyValues: boolean): AttentionForm {
   return {
     architecture: bamArchitecture,
@@ -32,7 +30,7 @@ function experts(shareKeyValues: boolean): AttentionForm {
   };
 }
 
-/** By the name that `--attention` takes. */
+/** Keys are values of `--attention`. */
 export const attentionForms: ReadonlyMap<string, AttentionForm> = new Map([
   ["mean", mean],
   ["experts", experts(false)],

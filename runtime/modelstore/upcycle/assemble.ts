@@ -1,4 +1,4 @@
-// `enodia model assemble`: dense Llamas trained apart from one seed model become one Mixture of Experts, which is to be trained on.
+// `enodia model assemble`: joins dense Llamas with a common seed model into one Mixture of Experts, for further training.
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -26,20 +26,19 @@ import { type AttentionForm, attentionForms } from "./assemble-attention.ts";
 import { keyOf } from "./noise.ts";
 
 const [branchesMin, branchesMax] = [2, 256];
-/** A gate of one expert is 1 whatever the router says, and no router learns of it. */
+/** A single expert's gate is always 1, so the router could not learn. */
 const topKMin = 2;
 const tokenizerBytesMax = 64 * 2 ** 20;
-/** Standard deviation of a router's weights. */
 const routerDeviation = 0.02;
 
 export interface AssembleOptions {
-  /** Dense folders in Hugging Face layout, as `enodia train` writes them; one may be named more than once. */
+  /** Hugging Face folders; may repeat. */
   readonly branches: readonly string[];
   readonly out: string;
   readonly topK: number;
-  /** The name of what becomes of the branches' attentions. */
+  /** How attentions are joined. */
   readonly attention: string;
-  /** Of the routers. */
+  /** Seed of the routers. */
   readonly seed: number;
   readonly codecs: readonly CodecName[];
   readonly overwrite: boolean;
@@ -52,7 +51,7 @@ interface Branch {
   readonly tokenizer: string;
 }
 
-/** Returns what becomes of attention; throws AppError `BadOption`. */
+/** Throws AppError `BadOption`. */
 function checkOptions({ branches, topK, seed, attention }: AssembleOptions): AttentionForm {
   const refuse = (message: string): never => {
     throw new AppError(message, { code: "BadOption", operation: "reading the command line" });
@@ -82,7 +81,7 @@ async function readBranch(dir: string): Promise<Branch> {
   return { dir, config, program: inFolder(dir, () => llamaProgram(config)), tokenizer: createHash("sha256").update(text).digest("hex") };
 }
 
-/** Throws AppError `BadOption` where branches cannot have grown from one seed. */
+/** Throws AppError `BadOption` unless branches can have grown from one seed. */
 function checkAlike([first, ...others]: readonly Branch[]): void {
   for (const other of others) {
     const differs = (what: string): AppError =>
@@ -95,7 +94,7 @@ function checkAlike([first, ...others]: readonly Branch[]): void {
   }
 }
 
-/** The mean of a tensor over branches, summed in f64 in their order. */
+/** Sums in f64. */
 async function meanOf(branches: readonly Checkpoint[], name: string): Promise<Float32Array> {
   let sums: Float64Array | undefined;
   for (const branch of branches) {
@@ -106,7 +105,7 @@ async function meanOf(branches: readonly Checkpoint[], name: string): Promise<Fl
   return Float32Array.from(sums ?? [], (sum) => sum / branches.length);
 }
 
-/** A tensor of all branches, `pieces` of each in turns. */
+/** Takes `pieces` of each branch in turn. */
 async function interleaved(branches: readonly Checkpoint[], name: string, pieces: number): Promise<Float32Array> {
   let all = new Float32Array();
   for (const [i, branch] of branches.entries()) {
@@ -119,10 +118,10 @@ async function interleaved(branches: readonly Checkpoint[], name: string, pieces
   return all;
 }
 
-/** What no branch has: the router of a layer's experts, and the gate of its attentions. */
+/** New tensors: routers of experts and gates of attentions. */
 const router = /^model\.layers\.(?<layer>\d+)\.(?<of>\w+)\.gate\.weight$/;
 
-/** The key of a router's numbers; undefined of other tensors. */
+/** Undefined for other tensors. */
 function routerKey(name: string, seed: number): number | undefined {
   const { layer, of } = router.exec(name)?.groups ?? {};
   if (layer === undefined) return undefined;
@@ -131,7 +130,6 @@ function routerKey(name: string, seed: number): number | undefined {
 
 interface Assembly {
   readonly branches: readonly Checkpoint[];
-  /** That all branches have. */
   readonly dense: DenseProgram;
   readonly program: ModelProgram;
   readonly form: AttentionForm;

@@ -1,11 +1,11 @@
-// The token sequences that routers are fitted on: our own short texts (topics/), plain and as a chat answers them. Shell.
+// Token sequences for fitting routers: our own short texts (topics/), plain and as chats.
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { ModelTokenizer } from "../../text/tokenizer.ts";
 
 const separator = "\n---\n";
-/** Longer texts are cut: one sequence is one prefill without a past. */
+/** Longer texts are cut: a sequence is one prefill. */
 const sequenceTokensMax = 512;
 
 export interface Sequence {
@@ -25,7 +25,7 @@ async function readTopics(): Promise<readonly { readonly topic: string; readonly
   );
 }
 
-/** Every text alone, and every text as a chat message when the model has a template: served traffic is mostly chat. */
+/** Chats only when the model has a template; served traffic is mostly chat. */
 export async function calibrationSequences(tokenizer: ModelTokenizer): Promise<readonly Sequence[]> {
   const sequences: Sequence[] = [];
   for (const { topic, texts } of await readTopics()) {

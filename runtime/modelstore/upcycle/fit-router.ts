@@ -1,31 +1,29 @@
-// The fit of a bias-free router: spherical k-means without the mean direction, which every state shares, scaled to a target confidence.
-// Pure.
+// Fits a bias-free router by spherical k-means without the common mean direction, scaled to a target confidence.
 import { AppError } from "../../../crds/common.ts";
 import { roundToBf16 } from "../../weights/floats.ts";
 import { keyOf, uniform } from "./noise.ts";
 
 const iterationsMax = 25;
-const fitTokensMax = 6000; // k-means sees an even sample of at most this many
+const fitTokensMax = 6000; // k-means uses an even sample of at most this many
 const bisectionSteps = 40;
 const scaleMax = 1e4;
 
 export interface RouterOptions {
   readonly experts: number;
   readonly topK: number;
-  /** Wanted mean over tokens of the largest softmax probability. */
+  /** Target mean over tokens of the largest softmax probability. */
   readonly topProbability: number;
   readonly seed: number;
 }
 
 export interface FittedRouter {
-  /** [experts, hidden], values that bf16 holds exactly. */
+  /** [experts, hidden], exactly representable in bf16. */
   readonly rows: Float32Array;
   readonly topProbability: number;
   /** Tokens that choose each expert among their top-k. */
   readonly loads: readonly number[];
 }
 
-/** Unit vector of the mean of the rows of `states` [tokens, hidden]. */
 function meanDirection(states: Float32Array, hidden: number): Float64Array {
   const mean = new Float64Array(hidden);
   for (let at = 0; at < states.length; at += hidden)
@@ -46,7 +44,7 @@ function removeDirection(vector: Float64Array, direction: Float64Array): Float64
   return vector.map((value, i) => value - along * (direction[i] as number));
 }
 
-/** A sample of rows, mean direction removed, each of unit length: what k-means clusters. */
+/** Sampled unit rows without the mean direction. */
 function directions(states: Float32Array, hidden: number, mean: Float64Array): Float32Array {
   const tokens = states.length / hidden;
   const stride = Math.max(1, Math.ceil(tokens / fitTokensMax));
@@ -58,7 +56,7 @@ function directions(states: Float32Array, hidden: number, mean: Float64Array): F
   return out;
 }
 
-/** A row [hidden] times centres [experts, hidden], into `out` [experts]. */
+/** Row [hidden] times centres [experts, hidden]. */
 function scores(row: Float32Array, centres: Float32Array, out: Float64Array): void {
   const hidden = row.length;
   for (let expert = 0, from = 0; expert < out.length; expert++, from += hidden) {
@@ -84,7 +82,7 @@ function largest(values: Float64Array): number {
   return best;
 }
 
-/** k-means++: each next centre is drawn with a chance that grows with its squared distance from those before. */
+/** k-means++: the chance of a row grows with its squared distance from centres. */
 function firstCentres(rows: Float32Array, hidden: number, experts: number, key: number): Float32Array {
   const count = rows.length / hidden;
   const centres = new Float32Array(experts * hidden);
@@ -105,7 +103,7 @@ function firstCentres(rows: Float32Array, hidden: number, experts: number, key: 
   return centres;
 }
 
-/** Spherical k-means; a centre that loses all its rows is moved to the row that fits its own centre worst. */
+/** An empty cluster's centre moves to the worst fitting row. */
 function cluster(rows: Float32Array, hidden: number, experts: number, key: number): Float32Array {
   const count = rows.length / hidden;
   let centres = firstCentres(rows, hidden, experts, key);
@@ -135,7 +133,7 @@ function cluster(rows: Float32Array, hidden: number, experts: number, key: numbe
   return centres;
 }
 
-/** Scores of every state against unit centres: [tokens, experts]. */
+/** [tokens, experts]. */
 function allScores(states: Float32Array, hidden: number, centres: Float32Array, experts: number): Float64Array {
   const tokens = states.length / hidden;
   const out = new Float64Array(tokens * experts);
@@ -146,7 +144,6 @@ function allScores(states: Float32Array, hidden: number, centres: Float32Array, 
   return out;
 }
 
-/** Mean largest softmax probability when scores are multiplied by `scale`. */
 function meanTop(score: Float64Array, experts: number, scale: number): number {
   let sum = 0;
   for (let at = 0; at < score.length; at += experts) {
@@ -181,7 +178,7 @@ function countLoads(score: Float64Array, experts: number, topK: number): number[
   return loads;
 }
 
-/** `states` [tokens, hidden]: the normed FFN inputs that the router of `layer` will see. */
+/** `states` [tokens, hidden]: the normed FFN inputs of `layer`'s router. */
 export function fitRouter(states: Float32Array, hidden: number, layer: number, options: RouterOptions): FittedRouter {
   const { experts, topK } = options;
   const tokens = states.length / hidden;

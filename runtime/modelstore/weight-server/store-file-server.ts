@@ -1,4 +1,4 @@
-// StoreFiles: the files of a store that ranks need whole. They are hashed once at the start and read from the disk for each call.
+// StoreFiles: serves whole store files to ranks; hashes are computed once at the start.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -15,12 +15,12 @@ const operation = "serving the files of a store";
 export interface FileServerOptions extends StoreList {
   readonly dir: string;
   readonly codec: CodecName;
-  /** Throws AppError for callers that are no ranks of this deployment. */
+  /** Throws AppError for callers that are not ranks of this deployment. */
   readonly authorize: (call: Caller, deploymentUid: string | undefined) => void;
   readonly onServed: (bytes: number) => void;
 }
 
-/** The files of a store's folder, in the order of names. Throws `BadModel` for one that no rank would take. */
+/** Sorted by name. Throws `BadModel` for one that no rank would take. */
 export async function listStoreFiles(dir: string): Promise<readonly TextFile[]> {
   const files: TextFile[] = [];
   for (const name of storeFileNames) {

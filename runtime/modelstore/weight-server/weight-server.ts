@@ -1,4 +1,4 @@
-// The process of the weight server: it has a whole store, from a claim or downloaded, and gives ranks files and experts (DECISIONS.md 5).
+// The weight server: serves a store's files and experts to ranks (DECISIONS.md 5).
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightServerSettings } from "../../../crds/weight-server.ts";
@@ -18,23 +18,22 @@ import { secretOf } from "../delivery/downloader.ts";
 import { serveProgress } from "../delivery/progress-server.ts";
 import { createFileServer, listStoreFiles } from "./store-file-server.ts";
 
-/** A download that failed is tried again after this: the source may be back, the Secret right. */
+/** Retry delay of a failed download. */
 const retryMs = 120_000;
-/** What is on its way when the process is told to stop has so long. */
 const closeMs = 2_000;
 
 export interface WeightServerProcess {
-  /** Of gRPC, once it serves. */
+  /** Resolves to the gRPC port. */
   readonly serving: Promise<number>;
   readonly health: Health;
   readonly progressPort: number;
-  /** Rejects with what it cannot go on after. */
+  /** Rejects with a fatal error. */
   readonly ended: Promise<never>;
   close(): Promise<void>;
 }
 
 interface Overrides {
-  /** The address to listen on; all when not given. */
+  /** Default: all addresses. */
   readonly host?: string;
   readonly tls?: TlsSource;
   readonly log?: Log;
@@ -55,7 +54,7 @@ export async function startWeightServer(settings: WeightServerSettings, override
   const parts = { settings, log, health, server, progress, signal: stop.signal, host, opened };
   const serving = serve(parts);
   const ended = serving.then(() => new Promise<never>(() => {}));
-  ended.catch(() => {}); // whoever started it hears of it
+  ended.catch(() => {}); // the caller handles it
   const close = async () => {
     stop.abort();
     health.notReady("stopping", "the process was told to stop");
@@ -67,7 +66,6 @@ export async function startWeightServer(settings: WeightServerSettings, override
   return { serving, health, progressPort: progressServer.port, ended, close };
 }
 
-/** What a download says of itself, and why the last try failed. */
 class WeightServerProgress extends Progress {
   #failure: { readonly reason: string; readonly message: string } | undefined;
 
@@ -87,7 +85,6 @@ interface Parts {
   readonly progress: WeightServerProgress;
   readonly signal: AbortSignal;
   readonly host: string;
-  /** What is to be closed once nobody is served any more. */
   readonly opened: { store?: ModelStore };
 }
 
@@ -117,7 +114,7 @@ async function serve({ settings, log, health, server, progress, signal, host, op
     store,
     reads: new StoreReads(store, codec),
     codec,
-    // It has no tokens to give way to.
+    // It has no token traffic to yield to.
     pace: new TransferPace({ onChange: () => {} }),
     hosts: () => true,
     authorize: (call) => authorize(call, call.request.sender?.deploymentUid),
@@ -133,7 +130,7 @@ async function serve({ settings, log, health, server, progress, signal, host, op
   return port;
 }
 
-/** Tries until it succeeds: a Secret or a limit that is mended makes another pod, a source that is back does not. */
+/** A source may recover; a corrected Secret or limit comes with a new pod. */
 async function download({ settings, log, health, progress, signal }: Omit<Parts, "server" | "host" | "opened">): Promise<void> {
   const { uri, target, work, codec, sizeLimitBytes } = settings;
   health.notReady("start", "downloading the model");

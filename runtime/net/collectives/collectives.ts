@@ -1,5 +1,5 @@
-// The collectives of training as one rank carries them out: copies of chunks by a schedule, sums of gradients along the chain of a
-// chunk's hosts in the order of micro-batches, and exchanges among all ranks. Shell; placement/training has the schedules.
+// The collectives of training on one rank: copies of chunks, sums of gradients in the order of micro-batches, and all-to-all
+// exchanges. placement/training makes the schedules.
 import {
   gatherSchedule,
   type Placement,
@@ -10,10 +10,9 @@ import {
 } from "../../placement/training/collectives.ts";
 import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
 
-/** 1 MiB: long enough for a frame, short enough that a chain of ranks works on several. */
+/** 1 MiB: large enough for a frame, small enough to pipeline along a chain. */
 const pieceFloats = 2 ** 18;
 
-/** Pieces that chunks of so many floats are cut into. */
 export const piecesOf = (floats: number): number => Math.max(1, Math.ceil(floats / pieceFloats));
 
 function pieceOf(chunk: Float32Array, piece: number, pieces: number): Float32Array {
@@ -21,7 +20,6 @@ function pieceOf(chunk: Float32Array, piece: number, pieces: number): Float32Arr
   return chunk.subarray(Math.min(chunk.length, piece * floats), Math.min(chunk.length, (piece + 1) * floats));
 }
 
-/** One layer's collective of one step. */
 interface Collective {
   readonly transport: Transport;
   readonly stamp: Stamp;
@@ -30,14 +28,14 @@ interface Collective {
 }
 
 export interface Gather extends Collective {
-  /** Names the frames: forward and backward may each have copies. */
+  /** Distinguishes the frames of forward and backward. */
   readonly what: string;
   readonly placement: Placement;
   readonly spread: SpreadName;
   memory(chunk: number): Float32Array;
 }
 
-/** spAG: each chunk that this rank is to have is in memory, with the primary's bits. */
+/** spAG: afterwards this rank has all its chunks, with the primary's bits. */
 export async function gather({ transport, stamp, layer, pieces, what, placement, spread, memory }: Gather): Promise<void> {
   for (const { from, to, chunk, piece } of transfersOf(transport, gatherSchedule(placement, spread, pieces))) {
     const name = { what, layer, chunk, piece };
@@ -54,13 +52,12 @@ function transfersOf({ rank }: Transport, transfers: readonly Transfer[]): reado
 }
 
 export interface Reduce extends Collective, Reduction {
-  /** In order; none where `memory` has them, at a primary that is first. */
+  /** The partial sums are in order; the list is empty if `memory` already has them, at a primary that is first. */
   partials(chunk: number): readonly Float32Array[];
-  /** Of the sum, at the primary. */
   memory(chunk: number): Float32Array;
 }
 
-/** spRS: primaries have the sums, added in order. */
+/** spRS: afterwards the primaries have the sums, added in order. */
 export async function reduce(given: Reduce): Promise<void> {
   const { transport, stamp, layer, pieces, blocks, primaries, carried, memory } = given;
   const { rank } = transport;
@@ -79,7 +76,7 @@ export async function reduce(given: Reduce): Promise<void> {
       continue;
     }
     const runs = blocks[chunk] ?? [];
-    // From the last host the primary gets the whole sum; from those before, what this rank's micro-batches are added to.
+    // The last host sends the whole sum to the primary; earlier hosts send the value that this rank continues.
     const whole = primaries[chunk] === rank && runs.at(-1)?.host === from;
     const part = pieceOf(whole ? memory(chunk) : (sums.get(chunk) as Float32Array), piece, pieces);
     part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);
@@ -91,18 +88,15 @@ export async function reduce(given: Reduce): Promise<void> {
   }
 }
 
-/** Adds arrays to a sum, one after another. */
 export function addAll(sum: Float32Array, arrays: readonly Float32Array[]): void {
   for (const array of arrays) for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (array[i] as number);
 }
 
-/** An exchange among all ranks. */
 export interface ExchangeName extends Pick<FrameName, "what" | "layer"> {
-  /** Numbers that a rank sends to this one. */
   lengthFrom(rank: number): number;
 }
 
-/** Returns what each rank gave this one. */
+/** Returns each rank's payload for this one. */
 export async function exchange<T extends Payload>(
   transport: Transport,
   stamp: Stamp,
@@ -110,7 +104,7 @@ export async function exchange<T extends Payload>(
   parts: readonly T[],
 ): Promise<T[]> {
   const frame = { what, layer, chunk: 0, piece: 0 };
-  // All ways at once: no link waits for another one's.
+  // All sends start at once, so that no connection waits for another.
   const sent = parts.map(async (part, to) => {
     if (to !== transport.rank) await transport.send(to, stamp, frame, part);
   });
@@ -122,7 +116,6 @@ export async function exchange<T extends Payload>(
   return found;
 }
 
-/** What every rank gave, by rank. */
 export function gatherAll<T extends Payload>(transport: Transport, stamp: Stamp, name: ExchangeName, part: T): Promise<T[]> {
   return exchange(transport, stamp, name, new Array<T>(transport.ranks).fill(part));
 }

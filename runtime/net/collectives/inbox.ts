@@ -1,9 +1,8 @@
-// Frames that came to one rank, kept until they are asked for by name, and those who wait for frames; bytes are counted by the exchange
-// that they were part of. Every transport delivers here, so that a mismatch, a silence and an end are told alike.
+// Received frames of one rank until they are requested by name, and the requests that wait. All transports deliver here.
 import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp, WantedFrame } from "./transport.ts";
 
-/** Counted for each frame, so that empty ones are bounded too. */
+/** Added per frame, so that empty frames are bounded too. */
 const entryBytes = 1_024;
 
 export interface Frame {
@@ -22,14 +21,12 @@ interface Queue {
   readonly waiting: Waiting[];
 }
 
-/** What there is of one sender. */
 interface Sender {
   heldBytes: number;
   waiting: number;
   left: { readonly error: unknown } | undefined;
 }
 
-/** Bytes by the exchange that they were part of. */
 export class Traffic {
   readonly #bytes = new Map<string, number>();
 
@@ -37,7 +34,6 @@ export class Traffic {
     this.#bytes.set(what, (this.#bytes.get(what) ?? 0) + bytes);
   }
 
-  /** Those since it was asked last. */
   take(what: string): number {
     const bytes = this.#bytes.get(what) ?? 0;
     this.#bytes.delete(what);
@@ -55,7 +51,7 @@ export class Inbox {
   readonly #senders: readonly Sender[];
   #ended: { readonly error: unknown } | undefined;
 
-  /** Milliseconds for a frame of an exchange; `onAsked`: a frame is awaited, or was taken. */
+  /** `frameMs`: the time limit per exchange; `onAsked`: a frame is awaited, or was taken. */
   constructor(ranks: number, frameMs: (what: string) => number, onAsked: (from: number) => void = () => {}) {
     this.#frameMs = frameMs;
     this.#onAsked = onAsked;
@@ -66,7 +62,6 @@ export class Inbox {
     return this.#sender(from).heldBytes;
   }
 
-  /** Somebody waits for a frame of that rank. */
   awaits(from: number): boolean {
     return this.#sender(from).waiting > 0;
   }
@@ -90,13 +85,13 @@ export class Inbox {
     return checked(await this.#next(from, wanted), stamp, from, wanted);
   }
 
-  /** What came is there. */
+  /** Frames that arrived earlier stay. */
   left(from: number, error: unknown): void {
     this.#sender(from).left ??= { error };
     for (const queue of this.#queues.values()) if (queue.from === from) for (const each of queue.waiting.splice(0)) each.fail(error);
   }
 
-  /** Whoever waits, and whoever comes to wait, gets the error. */
+  /** All current and later waits throw the error. */
   end(error: unknown): void {
     this.#ended ??= { error };
     for (const { waiting } of this.#queues.values()) for (const each of waiting.splice(0)) each.fail(this.#ended.error);

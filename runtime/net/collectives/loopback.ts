@@ -1,5 +1,4 @@
-// Ranks of one process: frames are copied from sender to receiver, counted, and kept until they are asked for. One rank that fails ends
-// the world for all, so that nobody waits for a frame that never comes.
+// The transport within one process. One failed rank ends the world for all.
 import { AppError } from "../../../crds/common.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { frameMsMax, type Hub, type Transport } from "./transport.ts";
@@ -11,7 +10,7 @@ export class Loopback implements Hub {
   readonly #sent: readonly Traffic[];
   #ended: { readonly error: unknown } | undefined;
 
-  /** `frameMs`: how long a frame is waited for. */
+  /** `frameMs`: the time limit of a receive. */
   constructor(ranks: number, frameMs = frameMsMax) {
     this.#inboxes = Array.from({ length: ranks }, () => new Inbox(ranks, () => frameMs));
     this.#sent = this.#inboxes.map(() => new Traffic());

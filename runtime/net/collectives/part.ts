@@ -1,4 +1,4 @@
-// Some ranks of a transport as a transport of their own, in which they count from 0.
+// A subset of a transport's ranks as a transport, renumbered from 0.
 import type { Transport } from "./transport.ts";
 
 export function partOf(transport: Transport, from: number, ranks: number): Transport {

@@ -1,27 +1,27 @@
-// The way of bytes between ranks, measured: every rank sends to its next at once, as it does when copies come. Shell.
+// Measures the connections between ranks: every rank sends to its next at once.
 import { performance } from "node:perf_hooks";
 import { gatherAll } from "./collectives.ts";
 import type { Stamp, Transport } from "./transport.ts";
 
 /** 4 MiB. */
 const floatsMax = 2 ** 20;
-/** The first is slow, as on any connection. */
+/** The first round of a connection is slow. */
 const rounds = 2;
 
 export interface Way {
   readonly seconds: number;
-  /** Of that, what this thread was busy with. */
+  /** The busy part of this thread. */
   readonly busy: number;
 }
 
-/** Nothing where there is no other rank. */
+/** Undefined without other ranks. */
 export async function measureWay(transport: Transport, stamp: Stamp, floats: number): Promise<Way> {
   const { rank, ranks } = transport;
   let way: Way = { seconds: 0, busy: 0 };
   if (ranks === 1) return way;
   const part = new Float32Array(Math.min(floatsMax, Math.max(1, floats)));
   const [next, before] = [(rank + 1) % ranks, (rank + ranks - 1) % ranks];
-  // A rank that comes late would else be time on the way.
+  // Otherwise a late rank would count as transfer time.
   await gatherAll(transport, stamp, { what: "way begins", layer: -1, lengthFrom: () => 0 }, new Int32Array());
   for (let round = 0; round < rounds; round++) {
     const name = { what: "way", layer: -1, chunk: 0, piece: round };

@@ -1,49 +1,45 @@
-// The door to other ranks of a training run: frames to one rank and from one rank, each stamped with what it belongs to. Interface only;
-// loopback.ts has it within one process, wire.ts between processes.
+// The interface to other ranks of a training run; loopback.ts implements it within a process, wire.ts between processes.
 
 export type Payload = Float32Array | Float64Array | Int32Array;
 
-/** Sender and receiver have to agree on all of it. */
+/** Sender and receiver must agree on all of it. */
 export interface Stamp {
-  /** The membership, which a change of ranks counts up. */
+  /** The version of the membership. */
   readonly world: number;
   readonly step: number;
   readonly plan: string;
 }
 
-/** Frames of one name come in the order in which they were sent. */
+/** Frames of one name arrive in the order of sending. */
 export interface FrameName {
-  /** The exchange that it is part of: "copies", "sums". */
+  /** The exchange: "copies", "sums". */
   readonly what: string;
   readonly layer: number;
-  /** Of the layer's chunks, or of the payloads of an exchange without any. */
+  /** An index among the layer's chunks, or among an exchange's payloads. */
   readonly chunk: number;
   readonly piece: number;
 }
 
-/** What a receiver wants of a frame beside its stamp. */
 export interface WantedFrame extends FrameName {
-  /** Numbers that it has to have. */
   readonly length: number;
 }
 
-/** Longer than a pass of all micro-batches of a rank through a layer. */
+/** Longer than a rank's pass of all micro-batches through a layer. */
 export const frameMsMax = 10 * 60_000;
 
 export interface Transport {
   readonly rank: number;
   readonly ranks: number;
-  /** The payload may be changed afterwards. Waits for a receiver that falls behind, or throws `FrameBacklog`. */
+  /** The caller may change the payload afterwards. Waits for a slow receiver, or throws `FrameBacklog`. */
   send(to: number, stamp: Stamp, name: FrameName, payload: Payload): Promise<void>;
-  /** Throws `PlanMismatch` where stamp or length differ, `RankSilent` where none came in time, and whatever ended the world. */
+  /** Throws `PlanMismatch` if stamp or length differ, `RankSilent` on a timeout, and any error that ended the world. */
   receive(from: number, stamp: Stamp, wanted: WantedFrame): Promise<Payload>;
 }
 
-/** All ranks that this process has. */
 export interface Hub {
   transport(rank: number): Transport;
-  /** Bytes since it was asked last. */
+  /** Bytes since the last call. */
   takeTraffic(rank: number, what: string): { readonly sent: number; readonly received: number };
-  /** Whoever waits, and whoever comes to wait, gets the error. */
+  /** All current and later waits throw the error. */
   end(error: unknown): void;
 }

@@ -1,5 +1,4 @@
-// The receiving end between two ranks of training: checks who calls, puts payloads together from chunks, and reads no more while a lot
-// waits to be asked for, so that the sender waits. It gives heartbeats all the while.
+// The receiving end between two training ranks: checks the caller, assembles payloads, and stops reading while too much is unclaimed.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
 import { FailureDetector } from "../failure-detector.ts";
@@ -10,7 +9,6 @@ import { type EndReason, PeerConnection } from "../peer-connection.ts";
 import { type ChunkHead, decodeChunk, type Hello, payloadOf } from "./wire-codec.ts";
 import { broken, leftCode, lostRank, type Owner, silentRank } from "./wire-owner.ts";
 
-/** A payload of which some came. */
 interface Arriving {
   readonly head: ChunkHead;
   readonly pieces: Uint8Array[];
@@ -18,14 +16,13 @@ interface Arriving {
 }
 
 export interface ArrivalsOwner extends Owner {
-  /** Undefined: the caller is heard from now on. */
+  /** Undefined: the caller is accepted. */
   refuses(hello: Hello, arrivals: Arrivals): EndReason | undefined;
-  /** An end that was never heard, or broke. */
+  /** A caller that was never accepted, or a broken connection. */
   problem(message: string): void;
 }
 
 export class Arrivals {
-  /** What its certificate says. */
   readonly rank: number;
   readonly #owner: ArrivalsOwner;
   readonly #connection: PeerConnection;
@@ -47,17 +44,17 @@ export class Arrivals {
     });
   }
 
-  /** To be called every `lookMs`. */
+  /** Call it every `lookMs`. */
   look(nowMs: number): void {
     const silentMs = this.#detector.look(nowMs);
     if (this.#over) return;
-    // What is not read cannot be heard.
+    // A paused socket says nothing about the peer.
     if (this.#paused) this.#detector.heard();
     else if (this.#detector.hasFailed) this.#silent(silentMs);
     if (this.#greeted && !this.#connection.isFull) this.#connection.ping();
   }
 
-  /** To be called when frames of this rank are asked for. */
+  /** Call it when this rank's frames are requested. */
   asked(): void {
     if (!this.#paused || this.#full()) return;
     this.#paused = false;
@@ -69,7 +66,7 @@ export class Arrivals {
     this.#over = true;
     if (this.#greeted) this.#connection.end(why);
     else this.#connection.destroy();
-    // Nothing more is taken, but the other end's last words have to come through.
+    // Accepts no data, but still reads the peer's exit message.
     this.#connection.resume();
   }
 
@@ -113,13 +110,13 @@ export class Arrivals {
     return new AppError(why.message, { code: why.code });
   }
 
-  /** Memory is taken for what has come; what a head says of the whole is only compared. */
+  /** Allocates only what has arrived; the claimed total is just compared. */
   #chunk(head: ChunkHead, body: Uint8Array): void {
     const partial = this.#partial ?? { head, pieces: [], bytes: 0 };
     if (head.at !== partial.bytes || head.bytes !== partial.head.bytes) {
       throw new AppError(`at: ${head.at} of ${head.bytes}, ${partial.bytes} of ${partial.head.bytes} came`, { code: "InvalidFrame" });
     }
-    // One that lies in a larger chunk of the socket would hold all of it.
+    // A view into a much larger socket buffer would keep all of it.
     partial.pieces.push(body.buffer.byteLength > 2 * body.byteLength ? body.slice() : body);
     partial.bytes += body.byteLength;
     const { stamp, name, kind, bytes } = partial.head;
@@ -148,5 +145,5 @@ export class Arrivals {
   }
 }
 
-/** A payload that is under way may be what is awaited. */
+/** A payload in progress may be the awaited one. */
 const payloadSlack = (partial: Arriving | undefined): number => partial?.head.bytes ?? 0;

@@ -1,30 +1,27 @@
-// The heads of payloads between ranks of training: fixed fields in LE, then texts in UTF-8. Pure.
+// Heads of payloads between training ranks: fixed LE fields, then UTF-8 texts. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
 
-/** An end is heard after at most one. */
+/** An end waits for at most one chunk. */
 export const chunkBytes = 1024 * 1024;
-/** Bytes of one payload, at most. */
 export const payloadBytesMax = 2 ** 30;
-/** Bytes of a name, a plan's hash, a job's uid. */
 const textBytesMax = 255;
 const chunkHeadBytes = 48;
 
 const kinds = [Float32Array, Float64Array, Int32Array] as const;
 
 export interface Hello {
-  /** The uid of the job. */
   readonly job: string;
   readonly world: number;
   readonly rank: number;
   readonly ranks: number;
 }
 
-/** `bytes`: of the whole; `at`: where this piece begins. */
+/** `bytes`: the whole payload; `at`: this chunk's offset. */
 export interface ChunkHead {
   readonly stamp: Stamp;
   readonly name: FrameName;
-  /** Of `kinds`. */
+  /** An index of `kinds`. */
   readonly kind: number;
   readonly bytes: number;
   readonly at: number;
@@ -32,7 +29,7 @@ export interface ChunkHead {
 
 export const kindOf = (payload: Payload): number => kinds.findIndex((kind) => payload instanceof kind);
 
-/** A payload of that kind, from pieces that have all come. */
+/** `pieces` must be complete. */
 export function payloadOf(kind: number, bytes: number, pieces: readonly Uint8Array[]): Payload {
   const all = new Uint8Array(bytes);
   let at = 0;
@@ -55,7 +52,7 @@ export function encodeChunk({ stamp, name, kind, bytes, at }: ChunkHead): Uint8A
   return head;
 }
 
-/** Throws `InvalidFrame` by the field; `bodyBytes` came with the head. */
+/** Throws `InvalidFrame`, which names the field; `bodyBytes` came with the head. */
 export function decodeChunk(head: Uint8Array, bodyBytes: number): ChunkHead {
   if (head.byteLength < chunkHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${chunkHeadBytes}`);
   const view = viewOf(head);

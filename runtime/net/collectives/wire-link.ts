@@ -1,5 +1,4 @@
-// The sending end between two ranks of training: a connection that is made when it is first needed, tried again until the other end is
-// there, and on which one payload follows another in chunks. What arrives on it are heartbeats and goodbyes.
+// The sending end between two training ranks: it connects at first use, retries until the peer is there, and sends payloads in chunks.
 import { AppError } from "../../../crds/common.ts";
 import { FailureDetector } from "../failure-detector.ts";
 import { frameKinds } from "../frame-codec.ts";
@@ -24,7 +23,7 @@ export class RankLink {
   readonly #detector: FailureDetector;
   readonly #waiting = new Set<Waiting>();
   #connection: PeerConnection | undefined;
-  /** Payloads leave one after another. */
+  /** It keeps the payloads in order. */
   #last: Promise<void> = Promise.resolve();
   #triedAt = Number.NEGATIVE_INFINITY;
   #trouble = "it did not answer";
@@ -46,7 +45,7 @@ export class RankLink {
     return sent;
   }
 
-  /** To be called every `lookMs`. */
+  /** Call it every `lookMs`. */
   look(nowMs: number): void {
     if (this.#over !== undefined) return;
     const { lookMs, reachMs, timeoutMs } = this.#owner.limits;
@@ -61,7 +60,7 @@ export class RankLink {
     } else if (nowMs - this.#triedAt >= timeoutMs) this.#again("it did not answer");
   }
 
-  /** Says why it leaves, after a chunk that is under way. */
+  /** Sends the reason after the current chunk. */
   leave(why: EndReason): void {
     if (this.#over !== undefined) return;
     if (this.#ready) this.#connection?.end(why);
@@ -69,7 +68,7 @@ export class RankLink {
     this.#fail(new AppError(why.message, { code: why.code, operation: "sending a frame" }));
   }
 
-  /** The other end has left. */
+  /** The peer has left. */
   abandon(error: AppError): void {
     if (this.#over !== undefined) return;
     this.#connection?.destroy();
@@ -92,7 +91,7 @@ export class RankLink {
     this.#owner.sent.count(name.what, bytes);
   }
 
-  /** Begins something and waits until it is done, or for the next `go`. */
+  /** Starts something and waits until it is done, or for the next `go`. */
   #wait(begin: (done: () => void) => void): Promise<void> {
     if (this.#over !== undefined) return Promise.reject(this.#over);
     const { frameMs } = this.#owner.limits;

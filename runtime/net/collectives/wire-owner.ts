@@ -1,14 +1,14 @@
-// The transport that connections of a rank belong to (wire.ts), as they know it, and how they tell of another rank.
+// What connections know of their rank's transport (wire.ts), and the codes by which ranks end.
 import { AppError } from "../../../crds/common.ts";
 import type { FailureLimits } from "../failure-detector.ts";
 import type { Inbox, Traffic } from "./inbox.ts";
 
 export interface WireLimits extends FailureLimits {
-  /** Milliseconds that a frame is awaited, or a chunk may take to leave. */
+  /** Milliseconds to wait for a frame, or to send a chunk. */
   readonly frameMs: number;
-  /** Milliseconds until another rank takes frames. */
+  /** Milliseconds until another rank accepts frames. */
   readonly reachMs: number;
-  /** Bytes of one rank that nobody asked for, above which no more are read; twice as many while another frame of it is awaited. */
+  /** Unclaimed bytes of one rank above which reading stops; doubled while another of its frames is awaited. */
   readonly heldBytes: number;
 }
 
@@ -17,16 +17,16 @@ export interface Owner {
   readonly inbox: Inbox;
   readonly sent: Traffic;
   lost(error: AppError): void;
-  /** `own`: on the connection that it sends on, so that nothing follows. */
+  /** `own`: on this rank's sending connection, so nothing follows. */
   left(rank: number, own: boolean, error: AppError): void;
 }
 
-/** Another rank is at fault, or the network: the step can be made in another world. */
+/** Errors of another rank or the network: the step can be repeated in another world. */
 export const otherRankCodes: readonly string[] = ["RankLost", "RankSilent", "RankLeft", "PlanMismatch", "FrameBacklog"];
 
-/** Who leaves because all is done. */
+/** A rank that left because all is done. */
 export const leftCode = "RankLeft";
-/** A later world asks a rank that may come to it yet. */
+/** A later world meets a rank that may still join it. */
 export const behindCode = "WorldBehind";
 
 export function silentRank(rank: number, what: string): AppError {

@@ -1,5 +1,5 @@
-// One rank of a world whose ranks are processes of their own: frames over TLS, a connection for each pair and direction, made when it is
-// first needed. A rank that fails, is silent or is lost ends the world for all, as in loopback.
+// One rank of a training world of several processes: a TLS connection per pair and direction, opened at first use. A failed or silent
+// rank ends the world for all.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
 import { computingLimits } from "../failure-detector.ts";
@@ -13,19 +13,18 @@ import type { Hello } from "./wire-codec.ts";
 import { RankLink } from "./wire-link.ts";
 import { behindCode, leftCode, type WireLimits } from "./wire-owner.ts";
 
-/** Pods of a world begin within `reachMs`. */
+/** Pods of a world start within `reachMs`. */
 const limitsByDefault: WireLimits = { ...computingLimits, frameMs: frameMsMax, reachMs: 60_000, heldBytes: 2 ** 30 };
-/** Connections end by themselves within it once goodbyes are said. */
 const closeMsMax = 2_000;
 
 export interface WireOptions extends Hello {
-  /** Of the certificates: those of other names are strangers. */
+  /** Certificates of other namespaces are refused. */
   readonly namespace: string;
   readonly name: string;
   /** Unset: each rank's own. */
   readonly certificates?: readonly number[];
   readonly tls: Pick<TlsSource, "current">;
-  /** ip:port of a rank, asked before each try. */
+  /** ip:port of a rank, called before each attempt. */
   address(rank: number): string;
   onProblem(message: string): void;
   readonly limits?: Partial<WireLimits>;
@@ -41,7 +40,6 @@ export class WireTransport implements Transport {
   readonly #listener: Listener;
   readonly #links = new Map<number, RankLink>();
   readonly #arrivals = new Set<Arrivals>();
-  /** Those of `#arrivals` that are heard. */
   readonly #heard = new Map<number, Arrivals>();
   readonly #left = new Map<number, AppError>();
   readonly #looks: NodeJS.Timeout;
@@ -66,7 +64,7 @@ export class WireTransport implements Transport {
     this.#looks = setInterval(() => this.#look(), limits.lookMs);
   }
 
-  /** Undefined while the world stands, and after `close`. */
+  /** Undefined while the world exists, and after `close`. */
   get ended(): unknown {
     return this.#ended?.error;
   }
@@ -80,7 +78,6 @@ export class WireTransport implements Transport {
     await this.#link(to).send(stamp, name, payload);
   }
 
-  /** A connection to the sender shows when it ends. */
   async receive(from: number, stamp: Stamp, wanted: WantedFrame): Promise<Payload> {
     if (!this.#left.has(from)) this.#link(from);
     return this.#owner.inbox.take(from, stamp, wanted);
@@ -90,14 +87,14 @@ export class WireTransport implements Transport {
     return { sent: this.#owner.sent.take(what), received: this.#owner.inbox.received.take(what) };
   }
 
-  /** Ranks hear of it after the chunk that is under way. */
+  /** Ranks learn of it after the current chunk. */
   end(error: unknown): void {
     if (this.#ended !== undefined) return;
     const { code, message } = AppError.from(error);
     this.#leave(error, { code, message });
   }
 
-  /** Tells ranks that wait that this one left; resolves when no connection is left. */
+  /** Informs waiting ranks; resolves when no connection is left. */
   async close(): Promise<void> {
     clearInterval(this.#looks);
     if (this.#ended === undefined) {
@@ -135,7 +132,7 @@ export class WireTransport implements Transport {
     return link;
   }
 
-  /** What it sent before is taken. */
+  /** Data sent earlier is still accepted. */
   #hasLeft(rank: number, own: boolean, error: AppError): void {
     this.#left.set(rank, error);
     this.#links.get(rank)?.abandon(error);

@@ -1,14 +1,13 @@
-// Frames of expert work as plain arrays: cutting them by pairs and by size, and checking what a peer sent.
-// Pure; the wire's messages meet it in experts/dispatch.
+// Frames of expert work as plain arrays: cutting them by pairs and size, and validation. experts/dispatch converts the wire's messages.
 import { type ExpertGrid, expertsIn } from "../grid.ts";
 import { type Pairs, selectPairs } from "./pairs.ts";
 
-/** A part of a frame as selectPairs makes it, but with all of the pairs (indices are ascending and distinct) it is the frame itself. */
+/** A part of a frame; with all pairs (ascending and distinct) the frame itself. */
 export function partOf(frame: Pairs, hidden: number, pairs: readonly number[]): Pairs {
   return pairs.length === frame.pairExperts.length ? frame : selectPairs(frame, hidden, pairs);
 }
 
-/** Cuts pairs so that neither the rows sent nor the rows answered pass bytesMax. One pair always fits. */
+/** Cuts pairs so that neither request nor answer rows pass bytesMax. One pair always fits. */
 export function splitPairs(pairs: readonly number[], hidden: number, bytesMax: number): number[][] {
   const perFrame = Math.max(1, Math.floor(bytesMax / (hidden * 4)));
   const parts: number[][] = [];
@@ -24,18 +23,17 @@ export interface FrameShape {
   readonly pairExperts: readonly number[] | Uint32Array;
 }
 
-/** The bytes of the rows that answer so many pairs. */
 export function answerBytes(pairs: number, hidden: number): number {
   return pairs * hidden * 4;
 }
 
-/** The reason why the answer to so many pairs is too large to send; undefined when it is not. One pair always fits. */
+/** Why the answer is too large to send; undefined when it is not. One pair always fits. */
 export function answerFault(pairs: number, hidden: number, bytesMax: number): string | undefined {
   const bytes = answerBytes(pairs, hidden);
   return bytes <= bytesMax || pairs <= 1 ? undefined : `pair_rows: the answer to ${pairs} pairs has ${bytes} bytes, more than ${bytesMax}`;
 }
 
-/** The reason why a frame is malformed, naming the field; undefined when it is sound. */
+/** Why a frame is malformed, naming the field; undefined when it is valid. */
 export function frameFault(frame: FrameShape, model: ExpertGrid & { readonly hidden: number }): string | undefined {
   if (frame.layer >= model.layers) return `layer: ${frame.layer} of ${model.layers}`;
   if (frame.hidden !== model.hidden) return `hidden: ${frame.hidden}, the model has ${model.hidden}`;

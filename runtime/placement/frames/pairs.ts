@@ -1,5 +1,4 @@
-// Rows and the (row, expert) pairs that want them computed: gathering rows, putting results where they belong, and cutting a part
-// out of a batch. Copies only, so no bit changes. Pure.
+// Gathers and scatters rows of (row, expert) pairs. It only copies, so no bit changes.
 
 /** rows [n, width]; pair i = (row pairRows[i], expert pairExperts[i]). */
 export interface Pairs {
@@ -8,7 +7,6 @@ export interface Pairs {
   readonly pairExperts: Uint32Array;
 }
 
-/** The rows at these indices, one after another. */
 export function gatherRows(rows: Float32Array, width: number, indices: readonly number[]): Float32Array {
   const out = new Float32Array(indices.length * width);
   indices.forEach((index, i) => {
@@ -17,14 +15,14 @@ export function gatherRows(rows: Float32Array, width: number, indices: readonly 
   return out;
 }
 
-/** The way back: row i of `rows` becomes row indices[i] of `out`. */
+/** Row i of `rows` becomes row indices[i] of `out`. */
 export function scatterRows(out: Float32Array, width: number, indices: readonly number[], rows: Float32Array): void {
   indices.forEach((index, i) => {
     out.set(rows.subarray(i * width, (i + 1) * width), index * width);
   });
 }
 
-/** The batch of these pairs (indices into it), with a copy of only the rows that they use. */
+/** The batch of these pairs (indices into it), with only the rows that they use. */
 export function selectPairs({ rows, pairRows, pairExperts }: Pairs, width: number, pairs: readonly number[]): Pairs {
   const used = new Map<number, number>();
   for (const pair of pairs) {

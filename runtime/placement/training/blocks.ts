@@ -1,25 +1,22 @@
-// Blocks of rows: an expert's rows of one lane go to one of its hosts. Hosts of an expert take lanes that lie together, so that a chain
-// of them in the order of lanes adds its gradient lane by lane. Pure; the counts of rows say who hosts what no more than once.
+// Row blocks: an expert's rows of one micro-batch go to one of its hosts. Each host takes contiguous micro-batches, so that a chain of
+// hosts adds the gradient in micro-batch order.
 import type { DispatchName } from "../../../crds/names.ts";
 import { splitLayer } from "../split.ts";
 import { type Interval, ranksOfLanes } from "./lanes.ts";
 
 export interface BlockProblem {
-  /** rows[lane][expert] */
+  /** rows[micro-batch][expert] */
   readonly rows: readonly ArrayLike<number>[];
-  /** Ranks that hold each expert. */
   readonly hosts: readonly (readonly number[])[];
-  /** Lanes of each rank. */
   readonly intervals: readonly Interval[];
   readonly speed: Float64Array;
 }
 
-/** Lanes of an expert that one host computes. */
 interface Run extends Interval {
   readonly host: number;
 }
 
-/** runs[expert], in the order of lanes; lanes without rows are in none where they lie at an end. */
+/** runs[expert], in order; they leave out outer micro-batches without rows. */
 export type Blocks = readonly (readonly Run[])[];
 
 type Dispatch = (problem: BlockProblem) => Run[][];
@@ -30,7 +27,6 @@ export function dealBlocks(name: DispatchName, problem: BlockProblem): Blocks {
   return dispatches[name](problem).map((runs, expert) => runs.flatMap((run) => trimmed(problem.rows, expert, run)));
 }
 
-/** Rows that each rank computes. */
 export function rowsOfRanks(rows: BlockProblem["rows"], blocks: Blocks, ranks: number): Float64Array {
   const load = new Float64Array(ranks);
   for (const [expert, runs] of blocks.entries())
@@ -51,7 +47,6 @@ function trimmed(rows: BlockProblem["rows"], expert: number, { host, from, to }:
   return first < end ? [{ host, from: first, to: end }] : [];
 }
 
-/** The lane at which rows so far are nearest to `wanted`. */
 function cutNear(rows: BlockProblem["rows"], expert: number, wanted: number): number {
   let [before, lane] = [0, 0];
   for (; lane < rows.length; lane++) {
@@ -62,10 +57,9 @@ function cutNear(rows: BlockProblem["rows"], expert: number, wanted: number): nu
   return lane;
 }
 
-/** Passes over all cuts after the first ones; more change nothing on any load tried. */
 const passesMax = 16;
 
-/** Quotas that even out what ranks compute, cut at lanes, and then the cuts moved while that evens it more. */
+/** Cuts at balanced quotas, then moves cuts while that evens the load. */
 function exact({ rows, hosts, speed }: BlockProblem): Run[][] {
   const demand = hosts.map((_, expert) => rowsOf(rows, expert, { from: 0, to: rows.length }));
   const { rows: quotas } = splitLayer({ demand, hosts, speed });
@@ -94,11 +88,10 @@ interface Cut {
   readonly rows: BlockProblem["rows"];
   readonly expert: number;
   readonly runs: Run[];
-  /** Between this run and the next. */
   readonly cut: number;
 }
 
-/** Moves a cut by lanes while the sum of load^2/speed of its two hosts falls. */
+/** Moves a cut while the sum of load^2/speed of its two hosts falls. */
 function moveCut({ rows, expert, runs, cut }: Cut, load: Float64Array, speed: Float64Array): boolean {
   let moved = false;
   for (const step of [-1, 1]) {
@@ -121,7 +114,7 @@ function moveCut({ rows, expert, runs, cut }: Cut, load: Float64Array, speed: Fl
   return moved;
 }
 
-/** Rows stay where they are if the expert is there; those between two hosts are halved, those beyond all go to the last one. */
+/** Rows stay local if the expert is there; those between two hosts are halved, those after the last go to it. */
 function localFirst({ rows, hosts, intervals }: BlockProblem): Run[][] {
   const rankOf = ranksOfLanes(intervals);
   return hosts.map((row, expert) => {

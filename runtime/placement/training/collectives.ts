@@ -1,17 +1,16 @@
-// Sparse all-gather and sparse reduce-scatter as data: who sends which piece of which chunk to whom, and in which round. A rank sends
-// and receives one piece a round. Pure; nothing here sends.
+// Schedules of the sparse all-gather (spAG) and sparse reduce-scatter (spRS): who sends which piece of which chunk to whom, in which
+// round. A rank sends and receives one piece per round.
 import type { Blocks } from "./blocks.ts";
 
 export interface Transfer {
   readonly round: number;
   readonly from: number;
   readonly to: number;
-  /** Of the layer, by its number (chunks.ts). */
   readonly chunk: number;
   readonly piece: number;
 }
 
-/** A way of one chunk: `after` is the edge that brings the sender what it sends, -1 where it has it. */
+/** `after` is the edge that brings the sender its data, -1 where the sender has it. */
 interface Edge {
   readonly from: number;
   readonly to: number;
@@ -20,9 +19,8 @@ interface Edge {
 
 type Spread = (ranks: readonly number[]) => Edge[];
 
-/** How expert replicas spread from the first of the ranks. To add one: one line. */
+/** How replicas spread from the first of the ranks; a new way is one entry. */
 const spreads = {
-  /** Each passes on what it gets: every rank sends a chunk once at most. */
   chain: (ranks) => ranks.slice(1).map((to, i) => ({ from: ranks[i] as number, to, after: i - 1 })),
   tree: (ranks) =>
     ranks.slice(1).map((to, i) => {
@@ -34,17 +32,15 @@ const spreads = {
 export type SpreadName = keyof typeof spreads;
 export const spreadNames = Object.keys(spreads) as readonly SpreadName[];
 
-/** Where each rank and each chunk is: P0 has primaries alone, P1 the hosts as well. */
+/** The hosts of each chunk, before the gather only the primaries. */
 export interface Placement {
-  /** Of each chunk. */
   readonly primaries: readonly number[];
-  /** Of each chunk, with the primary among them. */
+  /** hosts[chunk], the primary included. */
   readonly hosts: readonly (readonly number[])[];
-  /** Node of each rank. */
   readonly node: ArrayLike<number>;
 }
 
-/** spAG: expert replicas of each chunk from its primary to its other hosts, those of its node first and then node by node. */
+/** spAG: replicas of each chunk go from its primary to its other hosts, those of its node first, then node by node. */
 export function gatherSchedule({ primaries, hosts, node }: Placement, spread: SpreadName, pieces: number): Transfer[] {
   const ways = hosts.map((row, chunk) => {
     const primary = primaries[chunk] as number;
@@ -56,14 +52,13 @@ export function gatherSchedule({ primaries, hosts, node }: Placement, spread: Sp
 }
 
 export interface Reduction {
-  /** Of each chunk, as the primaries are. */
   readonly blocks: Blocks;
   readonly primaries: readonly number[];
-  /** Primaries have sums of lanes before these, to which they are added. */
+  /** Primaries have earlier sums, to which these are added. */
   readonly carried: boolean;
 }
 
-/** The ranks that a chunk's gradient passes: its primary if it has a sum already, its hosts in the order of lanes, its primary, where it ends. */
+/** The ranks that a chunk's gradient passes: its primary if it has a sum already, its hosts in micro-batch order, and its primary. */
 export function reducePath({ blocks, primaries, carried }: Reduction, chunk: number): number[] {
   const primary = primaries[chunk] as number;
   const path = (blocks[chunk] ?? []).map(({ host }) => host);
@@ -72,7 +67,6 @@ export function reducePath({ blocks, primaries, carried }: Reduction, chunk: num
   return carried && path[0] !== primary ? [primary, ...path] : path;
 }
 
-/** spRS: the sums of each chunk along its path, in which the primary may come more than once. */
 export function reduceSchedule(reduction: Reduction, pieces: number): Transfer[] {
   return scheduled(
     reduction.blocks.map((_, chunk) => spreads.chain(reducePath(reduction, chunk))),
@@ -80,11 +74,10 @@ export function reduceSchedule(reduction: Reduction, pieces: number): Transfer[]
   );
 }
 
-/** Rounds of one rank in one direction: those taken, as steps towards the first free one after each. */
+/** The used rounds of one rank in one direction, as links to the next free round (path compression). */
 class Rounds {
   readonly #next: number[] = [];
 
-  /** The first free round from `round` on; what was passed on the way is passed at once the next time. */
   free(round: number): number {
     let found = round;
     for (let next = this.#next[found]; next !== undefined; next = this.#next[found]) found = next;
@@ -101,7 +94,7 @@ class Rounds {
   }
 }
 
-/** Rounds: each piece of each edge has the first in which its sender has it, sends nothing else, and its receiver gets nothing else. */
+/** Each piece of each edge takes the first round in which its sender has it and both ends are free. */
 function scheduled(ways: readonly (readonly Edge[])[], pieces: number): Transfer[] {
   const [sending, receiving] = [new Map<number, Rounds>(), new Map<number, Rounds>()];
   const roundsOf = (by: Map<number, Rounds>, rank: number): Rounds => {

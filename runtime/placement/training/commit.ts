@@ -1,13 +1,13 @@
-// When a step of training is committed: a rank reports its norm once all gradients that it holds are complete, so whoever has all norms
-// knows that everybody can finish. Pure.
+// When a training step is committed: a rank reports its norm once all its gradients are complete, so whoever has all norms knows that
+// every rank can finish.
 
-/** Where one rank stands; steps count from 1, and 0 is the state that a run begins with. */
+/** The state of one rank; steps count from 1, and 0 is the initial state. */
 export interface CommitState {
-  /** The last step that is in its state; -1 where it holds nothing. */
+  /** The last step in its state; -1 where it holds nothing. */
   readonly applied: number;
-  /** The step whose gradients are complete for all that it holds; `applied` where none is. */
+  /** The step whose gradients are complete; `applied` without one. */
   readonly prepared: number;
-  /** The last step of which it has all norms; -1 where it has none. */
+  /** The last step of which it has all norms, or -1. */
   readonly decided: number;
 }
 
@@ -15,7 +15,7 @@ export const nothingHeld: CommitState = { applied: -1, prepared: -1, decided: -1
 
 export type StepEvent = "gradients complete" | "all norms here" | "updated";
 
-/** Where a rank stands after an event of a step. An event out of its turn is a mistake of the caller. */
+/** The state after a step's event. An event out of order is a bug of the caller. */
 export function afterEvent(commitState: CommitState, event: StepEvent, step: number): CommitState {
   const { applied, prepared, decided } = commitState;
   const next = applied + 1 === step;
@@ -25,30 +25,27 @@ export function afterEvent(commitState: CommitState, event: StepEvent, step: num
   throw new TypeError(`${event} of step ${step} in step ${applied + 1}, prepared ${prepared}, norms of ${decided}`);
 }
 
-/** A rank at the begin of a world: where it stands, and the units whose state it has. */
 export interface Holder extends CommitState {
   readonly held: ReadonlySet<number>;
 }
 
-/** `finish`: update by the norms that another has; `drop`: its state is of another step than the others go on from. */
+/** `finish`: update by the norms of another rank; `drop`: its state is of another step. */
 type Settling = "keep" | "finish" | "drop";
 
 export interface Settled {
-  /** The step that all go on from. */
   readonly step: number;
   readonly ranks: readonly Settling[];
-  /** A rank that has the norms of that step; -1 where nobody needs them. */
+  /** A rank with the norms of that step; -1 where nobody needs them. */
   readonly giver: number;
 }
 
 interface Unsettled {
-  /** Units that nobody has at the last step that somebody has. */
   readonly missing: readonly number[];
 }
 
 /**
- * The last step that the ranks can all be brought to: every one of `units` is with a rank that has made it, or that has its gradients
- * while somebody has all norms. Without one the state is that of a checkpoint.
+ * The last step to which all ranks can be brought: each of `units` is on a rank that has made it, or that has its gradients while some
+ * rank has all norms. Otherwise the state comes from a checkpoint.
  */
 export function settle(holders: readonly Holder[], units: number): Settled | Unsettled {
   const steps = [...new Set(holders.flatMap(({ applied, decided }) => [applied, decided]))].filter((step) => step >= 0);

@@ -1,7 +1,7 @@
-// State that passes between ranks when a world begins, or when primaries move within one: who is to hold each unit, and who sends it there.
-// One rule for loss, growth, shrinking, drain and moves of primaries. Pure.
+// State that moves between ranks when a world begins or primaries move: who is to hold each unit, and who sends it. One rule covers
+// loss, growth, shrinking and drain.
 
-/** One unit's state from a rank that has it to one that is to; to itself where it has it already. */
+/** A transfer of one unit; from a rank to itself where it has the state already. */
 export interface Transfer {
   readonly unit: number;
   readonly from: number;
@@ -9,15 +9,12 @@ export interface Transfer {
 }
 
 export interface HandoverProblem {
-  /** Units whose state each rank has. */
   readonly held: readonly ReadonlySet<number>[];
-  /** Ranks that are to hold each unit. */
   readonly wanted: readonly (readonly number[])[];
-  /** Numbers of each unit. */
   readonly floats: readonly number[];
 }
 
-/** In the order of units, so that ranks that go through it one after another never wait in a circle. Every unit has to be held. */
+/** Transfers in the order of units, so that ranks never wait in a circle. Every unit must be held. */
 export function handover({ held, wanted, floats }: HandoverProblem): Transfer[] {
   const sent = new Array<number>(held.length).fill(0);
   return wanted.flatMap((ranks, unit) => {
@@ -33,8 +30,8 @@ export function handover({ held, wanted, floats }: HandoverProblem): Transfer[] 
 }
 
 /**
- * Primaries of one layer's experts in a new world: as many for each rank as when experts are dealt in order, with a rank that has the
- * expert's state while it has room. `holders[expert]` are ranks, those that are preferred first.
+ * Primaries of one layer's experts in a new world: the usual number per rank, on a rank with the expert's state where possible.
+ * `holders[expert]` are ranks by preference.
  */
 export function primariesNear(holders: readonly (readonly number[])[], ranks: number): number[] {
   const experts = holders.length;

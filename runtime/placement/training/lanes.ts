@@ -1,14 +1,13 @@
-// Lanes of a batch: which rank works on which, and the binary tree in which sums over them are taken. The tree is of lanes alone, so a
-// sum has the same bits however lanes are dealt to ranks. Pure.
+// The micro-batches of each rank, and the binary tree in which sums over them are taken. The tree depends on micro-batches alone, so
+// that ranks change no bits.
 import { AppError } from "../../../crds/common.ts";
 
-/** Lanes from..to-1. */
 export interface Interval {
   readonly from: number;
   readonly to: number;
 }
 
-/** A node of the tree over lanes, with what was summed below it: `size` lanes, a power of two, from a multiple of it. */
+/** A node of the tree with its sum: `size` micro-batches, a power of two, from a multiple of it. */
 export interface Subtree<T> {
   readonly from: number;
   readonly size: number;
@@ -20,8 +19,8 @@ function refuse(reason: string): never {
 }
 
 /**
- * The lanes of each rank: whole lanes in order, as many as its share of speed, one at least. Throws AppError `BadOption` for more ranks
- * than lanes, and for speeds that are no share.
+ * The micro-batches of each rank: in order, in proportion to its speed, at least one. Throws AppError `BadOption` for more ranks than
+ * micro-batches and for invalid speeds.
  */
 export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval[] {
   const ranks = speed.length;
@@ -46,13 +45,14 @@ export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval
 
 export const lanesIn = ({ from, to }: Interval = { from: 0, to: 0 }): number => to - from;
 
-/** The rank of each lane. */
 export function ranksOfLanes(intervals: readonly Interval[]): number[] {
   return intervals.flatMap(({ from, to }, rank) => new Array<number>(to - from).fill(rank));
 }
 
-/** The largest subtrees that make up these lanes, which ascend, and how many are held at once at most, while one lane after another is
- *  joined; lanes that lie together are 2 log2(lanes) subtrees at most. */
+/**
+ * The largest subtrees of these ascending micro-batches, and the most that are held at once while they are joined: 2 log2(lanes) for a
+ * contiguous range.
+ */
 export function subtreesOf(lanes: Iterable<number>): { readonly nodes: readonly Omit<Subtree<unknown>, "sum">[]; readonly most: number } {
   const nodes: Subtree<undefined>[] = [];
   let most = 0;
@@ -63,7 +63,7 @@ export function subtreesOf(lanes: Iterable<number>): { readonly nodes: readonly 
   return { nodes, most };
 }
 
-/** The lanes of an interval of each of the waves that a step is worked on in: `wave` lanes of all ranks at once. */
+/** The micro-batches of an interval in each accumulation step: `wave` micro-batches of all ranks at once. */
 export function lanesOfWaves({ from, to }: Interval, wave: number, lanes: number): number[] {
   const found: number[] = [];
   for (let first = 0; first < lanes; first += wave)
@@ -71,11 +71,10 @@ export function lanesOfWaves({ from, to }: Interval, wave: number, lanes: number
   return found;
 }
 
-/** Lanes of a rank need not lie together, so two nodes of one size need not either. */
 const areHalves = (left: Subtree<unknown>, right: Subtree<unknown>): boolean =>
   left.size === right.size && left.from % (2 * left.size) === 0 && left.from + left.size === right.from;
 
-/** Adds a subtree to those before it: two halves of one node become that node. `add` may sum into the left one. */
+/** Adds a subtree; two halves of a node become that node. `add` may sum into the left one. */
 export function joinSubtree<T>(before: Subtree<T>[], next: Subtree<T>, add: (left: T, right: T) => T): void {
   let node = next;
   for (let left = before.at(-1); left !== undefined && areHalves(left, node); left = before.at(-1)) {

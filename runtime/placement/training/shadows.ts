@@ -1,9 +1,6 @@
-// Shadows: for each rank the one that keeps the same state of what it owns, by the same gradients and the same update. Pure.
+// The shadow of each rank, which stores the same state.
 
-/**
- * The rank that shadows each: every rank shadows one, so that memory is as even as what is owned, and as many as can be are shadowed on
- * another node. Empty for one rank, which nobody can shadow.
- */
+/** Every rank shadows one other, on another node where possible. Empty for one rank. */
 export function shadowsOf(node: readonly number[]): number[] {
   const ranks = node.length;
   if (ranks < 2) return [];
@@ -11,7 +8,7 @@ export function shadowsOf(node: readonly number[]): number[] {
   const order = [...node.keys()].sort(
     (a, b) => count(node[b] as number) - count(node[a] as number) || (node[a] as number) - (node[b] as number) || a - b,
   );
-  // Ranks of a node are neighbours: a turn by the largest node's number takes every rank past all of its own, where there is room.
+  // Ranks of a node are neighbours, so a rotation by the largest node's size passes each rank's own node where possible.
   const largest = count(node[order[0] as number] as number);
   const turn = largest === ranks ? 1 : largest;
   const shadows = new Array<number>(ranks).fill(0);

@@ -1,4 +1,4 @@
-// The switch of Qwen3 and GLM: thoughts or none.
+// Qwen3's and GLM's switch: reasoning on or off.
 import type { ThinkingSwitch } from "./switch.ts";
 
 export const enableThinking: ThinkingSwitch = {

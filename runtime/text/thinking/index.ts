@@ -1,4 +1,4 @@
-// The registry of switches by which chat templates are told how much to think: the only place that lists them. Pure.
+// The registry of reasoning switches of chat templates.
 import { enableThinking } from "./enable-thinking.ts";
 import { reasoningEffort } from "./reasoning-effort.ts";
 import type { Effort, ThinkingSwitch, Variables } from "./switch.ts";
@@ -6,10 +6,10 @@ import { thinking } from "./thinking.ts";
 
 const switches: readonly ThinkingSwitch[] = [enableThinking, thinking, reasoningEffort];
 
-/** What a template is told of an effort by the switches that it has; undefined where none of them has a word for it. */
+/** Template variables for an effort; undefined where no switch supports it. */
 export type Thinking = (effort: Effort) => Variables | undefined;
 
-/** Undefined where a template has no switch. */
+/** Undefined without a switch. */
 export function thinkingOf(template: string): Thinking | undefined {
   const found = switches.filter((one) => one.writtenIn(template));
   if (found.length === 0) return undefined;

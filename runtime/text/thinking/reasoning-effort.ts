@@ -1,4 +1,4 @@
-// The switch of gpt-oss: three efforts, of which none is no thoughts at all.
+// gpt-oss's switch: three efforts, none of which turns reasoning off.
 import type { Effort, ThinkingSwitch } from "./switch.ts";
 
 const levels: Readonly<Record<Effort, string | undefined>> = {

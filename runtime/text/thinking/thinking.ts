@@ -1,4 +1,4 @@
-// The switch of DeepSeek V3.1: thoughts or none.
+// DeepSeek V3.1's switch: reasoning on or off.
 import type { ThinkingSwitch } from "./switch.ts";
 
 export const thinking: ThinkingSwitch = {

@@ -1,20 +1,18 @@
-// A reader of calls that are JSON objects in the text of an answer with nothing behind them that marks their end. What begins as one and
-// comes to be none is given back as text. Pure; one per answer.
+// Reads calls that are JSON objects without end marks; an object that proves to be no call becomes text again.
 import { heldLength } from "../stop-text.ts";
 import type { CallDelta, CallReader, CallsPiece } from "./format.ts";
 import { type CallBody, firstOf } from "./marked-calls.ts";
 
 interface BareForm {
-  /** Texts at which calls begin, wherever they stand; of one that has a brace that is the first call's own. */
+  /** Texts that begin a call; a brace in one belongs to the call. */
   readonly triggers: readonly string[];
-  /** An answer may begin with a call that is written otherwise than its trigger. */
+  /** The first call may differ from the triggers. */
   readonly atOnce: boolean;
-  /** Characters that may stand before, between and behind calls. */
+  /** Characters allowed before, between and after calls. */
   readonly apart: RegExp;
   body(): CallBody;
 }
 
-/** What is certain so far of a piece. */
 interface Parsed {
   text: string;
   readonly calls: CallDelta[];
@@ -23,11 +21,11 @@ interface Parsed {
 export class BareCalls implements CallReader {
   readonly #form: BareForm;
   #at: "text" | "apart" | "call";
-  /** In text, what may be the beginning of a trigger; else what is text unless a call follows. */
+  /** A possible trigger prefix, or text that separates calls. */
   #held = "";
   #body: CallBody | undefined;
   #calls = 0;
-  /** Nothing but what sets calls apart came since the last one. */
+  /** True if only separators came since the last call. */
   #justCalled = false;
 
   constructor(form: BareForm) {

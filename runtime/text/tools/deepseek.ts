@@ -1,5 +1,4 @@
-// Calls as DeepSeek's models write them, in a section of their own: V3 has the arguments in a block of code after the name, V3.1 has them
-// behind it.
+// DeepSeek's calls, in a marked section: V3 writes arguments in a code block after the name, V3.1 directly after it.
 import type { CallTexts, ToolFormat } from "./format.ts";
 import { JsonMembers } from "./json-members.ts";
 import { type CallBody, MarkedCalls } from "./marked-calls.ts";
@@ -9,10 +8,9 @@ const open = "<｜tool▁call▁begin｜>";
 const close = "<｜tool▁call▁end｜>";
 const separator = "<｜tool▁sep｜>";
 const fence = "```json";
-/** Characters before the arguments, with the name among them. */
+/** Includes the name. */
 const headCharactersMax = 512;
 
-/** A head that ends where the arguments begin, then an object. */
 class HeadedBody implements CallBody {
   readonly #nameIn: (head: string) => string;
   #head = "";
@@ -37,7 +35,7 @@ class HeadedBody implements CallBody {
     return at + taken;
   }
 
-  /** Reads the head up to where the arguments begin; where it is none, up to where that shows, whatever pieces it came in. */
+  /** Reads the head until the arguments begin, or until it proves invalid, however the text is split. */
   #toArguments(text: string): number {
     const before = this.#head.length;
     const whole = this.#head + text;
@@ -70,7 +68,7 @@ const calls = ({ between, before, after, nameIn }: Words): Required<Pick<ToolFor
   reader: () => new MarkedCalls({ open, close, section, body: () => new HeadedBody(nameIn) }),
 });
 
-/** The name stands after the separator, on a line of its own. */
+/** The name follows the separator, on its own line. */
 export const deepseekV3: Required<Omit<ToolFormat, "marks" | "callId">> = {
   writtenIn: (template) => template.includes(section.begin) && template.includes(fence),
   arguments: "json",
@@ -83,7 +81,7 @@ export const deepseekV3: Required<Omit<ToolFormat, "marks" | "callId">> = {
   }),
 };
 
-/** The name stands before the separator. */
+/** The name precedes the separator. */
 export const deepseekV31: Required<Omit<ToolFormat, "marks" | "callId">> = {
   writtenIn: (template) => template.includes(section.begin) && !template.includes(fence),
   arguments: "json",

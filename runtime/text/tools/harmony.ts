@@ -1,5 +1,5 @@
-// Calls as gpt-oss writes them: messages to functions.NAME in a channel (channels.ts). Their marks are control tokens, which no text has,
-// so an answer cannot be held to a call, and they are read with the channels.
+// gpt-oss's calls: messages to functions.NAME in a channel (channels.ts). Control tokens mark them, so decoding cannot be constrained to a
+// call.
 import type { ToolFormat } from "./format.ts";
 
 export const harmony: ToolFormat = {

@@ -1,11 +1,11 @@
-// Calls as Qwen and the Hermes models write them: a JSON object with `name` and `arguments` between the tags <tool_call>.
+// Calls of Qwen and Hermes: a JSON object with `name` and `arguments` in <tool_call> tags.
 import type { ToolFormat } from "./format.ts";
 import { MarkedCalls } from "./marked-calls.ts";
 import { ObjectBody } from "./object-body.ts";
 
 const open = "<tool_call>";
 const close = "</tool_call>";
-/** The name of the member, in a text with or without escaped quotes. */
+/** Quotes may be escaped. */
 const quotedArguments = /"arguments\\?"/;
 
 export const hermes: Required<Omit<ToolFormat, "marks" | "callId">> = {

@@ -1,4 +1,4 @@
-// A JSON object read character by character: raw text of its members as it comes, so that arguments reach the client early. Pure.
+// Reads a JSON object incrementally and passes on its members' raw text, so that arguments reach the client early.
 
 const space = /\s/;
 
@@ -7,13 +7,11 @@ export class JsonMembers {
   #depth = 0;
   #inString = false;
   #escaped = false;
-  /** The raw key that is being read; undefined outside of keys. */
   #key: string | undefined;
-  /** The member whose value is being read. */
   #member: string | undefined;
   #state: "before" | "inside" | "ended" | "broken" = "before";
 
-  /** `onMember` gets the raw text of values, some at a time, by their keys. */
+  /** `onMember` gets raw value text in pieces, by key. */
   constructor(onMember: (key: string, raw: string) => void) {
     this.#onMember = onMember;
   }
@@ -22,7 +20,7 @@ export class JsonMembers {
     return this.#state;
   }
 
-  /** Takes text as far as it is part of the object, or might be; returns the number of characters taken. */
+  /** Returns the characters taken, which may belong to the object. */
   push(text: string): number {
     let from = 0;
     let at = 0;
@@ -33,7 +31,7 @@ export class JsonMembers {
       if (before !== undefined) this.#tell(before, text.slice(from, at));
       from = at + 1;
     }
-    const taken = this.#state === "broken" ? Math.max(0, at - 1) : at; // what breaks it is not its own
+    const taken = this.#state === "broken" ? Math.max(0, at - 1) : at; // excludes the character that broke it
     if (this.#member !== undefined) this.#tell(this.#member, text.slice(from, taken));
     return taken;
   }
@@ -63,7 +61,7 @@ export class JsonMembers {
     else if (character === '"') this.#inString = false;
   }
 
-  /** Between the values of the object itself: keys, colons and commas. */
+  /** Keys, colons and commas. */
   #between(character: string): void {
     if (character === '"' && this.#key === undefined) {
       this.#key = character;
@@ -88,7 +86,7 @@ export class JsonMembers {
   }
 }
 
-/** The text of a JSON string; undefined where it is none. */
+/** Undefined unless it is a JSON string. */
 export function textOf(raw: string): string | undefined {
   try {
     const value: unknown = JSON.parse(raw);

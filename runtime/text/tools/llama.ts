@@ -1,11 +1,10 @@
-// Calls as Llama 3 writes them: a JSON object with `name` and `parameters` that is the answer, one to a turn. The control token before it
-// shows in no text, and models leave it out as often as not.
+// Llama 3's calls: the whole answer is a JSON object with `name` and `parameters`. Models often omit the control token before it.
 import { BareCalls } from "./bare-calls.ts";
 import type { ToolFormat } from "./format.ts";
 import { ObjectBody } from "./object-body.ts";
 
 const trigger = '{"name": "';
-/** The name of the member, in a text with or without escaped quotes. */
+/** Quotes may be escaped. */
 const quotedParameters = /"parameters\\?"/;
 
 export const llama: Required<Omit<ToolFormat, "marks" | "callId">> = {
@@ -21,7 +20,7 @@ export const llama: Required<Omit<ToolFormat, "marks" | "callId">> = {
     trigger,
     single: true, // templates refuse turns with more
   },
-  // An answer in JSON may have a name, too.
+  // A JSON answer may have a name, too.
   reader: () =>
     new BareCalls({
       triggers: [trigger],

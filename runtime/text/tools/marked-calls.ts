@@ -1,12 +1,11 @@
-// A reader of calls between marks in an answer. A call that never gets a name is given back as text. Pure; one an answer.
+// Reads calls between marks in an answer; a call that never gets a name becomes text again.
 import { heldLength } from "../stop-text.ts";
 import type { CallDelta, CallReader, CallsPiece } from "./format.ts";
 
-/** The inside of one call. */
 export interface CallBody {
-  /** Takes text as far as it is the body's; returns the number of characters taken, fewer than all once the body is over. */
+  /** Returns the characters taken; fewer than all once the body is over. */
   push(text: string): number;
-  /** What became certain since the last call. */
+  /** New since the last call. */
   take(): { readonly name?: string; readonly arguments?: string };
   readonly named: boolean;
 }
@@ -14,12 +13,11 @@ export interface CallBody {
 interface Marks {
   readonly open: string;
   readonly close: string;
-  /** Around all calls, where there is such a thing. */
+  /** Marks around all calls, if any. */
   readonly section?: { readonly begin: string; readonly end: string };
   body(): CallBody;
 }
 
-/** What is certain so far of a piece. */
 interface Parsed {
   text: string;
   readonly calls: CallDelta[];
@@ -30,10 +28,10 @@ export class MarkedCalls implements CallReader {
   #at: "text" | "section" | "call" | "closing" = "text";
   #held = "";
   #body: CallBody | undefined;
-  /** The call's text so far, while it has no name. */
+  /** Raw text of a call without a name yet. */
   #raw = "";
   #calls = 0;
-  /** Nothing but white space came since the last call. */
+  /** True if only white space came since the last call. */
   #justCalled = false;
 
   constructor(marks: Marks) {
@@ -50,7 +48,7 @@ export class MarkedCalls implements CallReader {
     return { text: piece.text + unnamed, calls: piece.calls };
   }
 
-  /** Free text; white space that only sets a call apart is none. */
+  /** Drops white space that only separates calls. */
   #free(text: string): string {
     const parsed = this.#justCalled ? text.trimStart() : text;
     if (parsed !== "") this.#justCalled = false;
@@ -69,7 +67,7 @@ export class MarkedCalls implements CallReader {
     return parsed;
   }
 
-  /** Outside of calls, up to the next mark; returns what is left, which may be the beginning of one. */
+  /** The rest may be a partial mark. */
   #toMark(rest: string, parsed: Parsed, last: boolean): string {
     const { open, close, section } = this.#marks;
     const next = { text: [section?.begin ?? open], section: [open, section?.end ?? open], closing: [close], call: [] };
@@ -113,7 +111,6 @@ export class MarkedCalls implements CallReader {
   }
 }
 
-/** The first place at which one of several marks stands. */
 export function firstOf(text: string, marks: readonly string[]): { readonly at: number; readonly mark: string } | undefined {
   const found = marks.map((mark) => ({ at: text.indexOf(mark), mark })).filter(({ at }) => at >= 0);
   return found.length === 0 ? undefined : found.reduce((least, each) => (each.at < least.at ? each : least));

@@ -1,12 +1,11 @@
-// Calls as Mistral's models write them: a list of JSON objects with `name` and `arguments` after the control token [TOOL_CALLS], which an
-// answer that is held to calls does without.
+// Mistral's calls: a list of JSON objects with `name` and `arguments` after [TOOL_CALLS], which a constrained answer omits.
 import { BareCalls } from "./bare-calls.ts";
 import type { ToolFormat } from "./format.ts";
 import { ObjectBody } from "./object-body.ts";
 
 const mark = "[TOOL_CALLS]";
 const trigger = '[{"name": "';
-/** Templates refuse ids of another length. */
+/** Templates refuse other lengths. */
 const idLength = 9;
 
 export const mistral: Required<ToolFormat> = {

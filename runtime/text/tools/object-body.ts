@@ -1,30 +1,27 @@
-// The inside of a call that is a JSON object: the tool's name and its arguments are members of it, in any order, and whatever else it has
-// counts for nothing. Pure; one per call.
+// A call that is a JSON object with the tool's name and arguments as members, in any order.
 import { JsonMembers, textOf } from "./json-members.ts";
 import type { CallBody } from "./marked-calls.ts";
 
 interface Members {
-  /** The names that the member with the arguments may have; the first that comes counts. */
+  /** Names of the arguments member; the first to come counts. */
   readonly arguments: readonly string[];
-  /** An object without arguments is no call, where nothing else tells a call from an answer in JSON. */
+  /** Some formats have nothing but arguments that distinguishes a call from a JSON answer. */
   readonly required: boolean;
 }
 
-/** Characters of a name that is written as JSON; a longer one is none, and is not looked at again with every token. */
+/** A longer raw name is invalid. */
 const nameCharactersMax = 512;
-/** A name is known with its last quote, whatever else the model writes behind it. */
+/** The name ends with its last quote. */
 const firstText = /^\s*"(?:[^"\\]|\\.)*"/s;
 
 export class ObjectBody implements CallBody {
   readonly #required: boolean;
   readonly #members: JsonMembers;
-  /** The member that the arguments come in; undefined before it. */
   #source: string | undefined;
   #rawName = "";
   #arguments = "";
   #name: string | undefined;
   #named = false;
-  /** Some of the arguments was told. */
   #begun = false;
 
   constructor({ arguments: names, required }: Members) {
@@ -44,7 +41,7 @@ export class ObjectBody implements CallBody {
     return this.#members.push(text);
   }
 
-  /** However the text was cut: the name that some pieces of a text show is the one that the whole shows. */
+  /** The result does not depend on how the text was split. */
   #readName(raw: string): void {
     if (this.#name !== undefined || this.#rawName.length === nameCharactersMax) return;
     this.#rawName = (this.#rawName + raw).slice(0, nameCharactersMax);
@@ -53,14 +50,14 @@ export class ObjectBody implements CallBody {
   }
 
   take(): { readonly name?: string; readonly arguments?: string } {
-    if (this.#name === undefined || !this.named) return {}; // arguments that came first wait for it
+    if (this.#name === undefined || !this.named) return {}; // arguments that came first wait for the name
     const name = this.#named ? {} : { name: this.#name };
     this.#named = true;
     const given = this.#begun ? this.#arguments : this.#arguments.trimStart();
-    // White space at the end may be the object's own, after the arguments.
+    // Trailing white space may belong to the object.
     const certain = given.trimEnd();
     this.#arguments = given.slice(certain.length);
-    const none = certain === "" && !this.#begun && this.#members.state === "ended"; // of a tool without parameters, as it may be called
+    const none = certain === "" && !this.#begun && this.#members.state === "ended"; // a call of a tool without parameters
     if (certain === "" && !none) return name;
     this.#begun = true;
     return { ...name, arguments: none ? "{}" : certain };

@@ -1,4 +1,4 @@
-// The micro-batches of a step: sequences in the order of the seed, cut into equal shares. Shell: reads the corpus.
+// The micro-batches of a step: sequences in the order of the seed, cut into equal parts.
 
 import type { MicroBatch } from "../passes/passes.ts";
 import type { Corpus, Sample } from "./corpus.ts";
@@ -10,7 +10,7 @@ interface Batch {
   readonly seed: number;
 }
 
-/** Samples of a micro-batch of a step, which counts from 1. */
+/** `step` counts from 1. */
 export function samplesOf({ sequences, microBatches, seed }: Batch, samples: number, step: number, microBatch: number): readonly number[] {
   const share = sequences / microBatches;
   const first = (step - 1) * sequences + microBatch * share;

@@ -1,5 +1,5 @@
-// Token data on disk: tokens.bin (u16 or u32, little-endian, documents one after another), documents.idx (u64 of the token at which each
-// begins), index.json, written last. Here: the schema and the reader, which gives samples of sequences. Writing: import-text.ts. Shell.
+// Reads token data: tokens.bin (u16 or u32, little-endian), documents.idx (u64 first token of each document), and index.json, which is
+// written last. import-text.ts writes it.
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -8,7 +8,6 @@ import { readJson } from "../../weights/store-reader.ts";
 
 export const corpusVersion = 1;
 export const corpusFiles = { tokens: "tokens.bin", documents: "documents.idx", index: "index.json" } as const;
-/** Bytes of an entry of documents.idx. */
 const documentBytes = 8;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -18,23 +17,20 @@ export const corpusSchema = z.object({
   version: z.literal(corpusVersion),
   tokens: count,
   documents: count,
-  /** Bytes of a token. */
   tokenBytes: z.union([z.literal(2), z.literal(4)]),
   vocab: z.number().int().min(1).max(4_294_967_295),
-  /** SHA-256 of the tokenizer.json that made the ids: the model has to have the same. */
+  /** SHA-256 of the tokenizer.json that made the ids; the model's must be equal. */
   tokenizerDigest: sha256,
   hashes: z.object({ tokens: sha256, documents: sha256 }),
 });
 type CorpusIndex = z.infer<typeof corpusSchema>;
 
-/** What a model needs of its data. */
 export interface Wanted {
   readonly vocab: number;
   readonly tokenizerDigest: string;
   readonly sequenceLength: number;
 }
 
-/** One sequence: tokens, and the token that follows each. */
 export interface Sample {
   readonly inputs: Int32Array;
   readonly targets: Int32Array;
@@ -42,11 +38,9 @@ export interface Sample {
 
 export interface Corpus {
   readonly index: CorpusIndex;
-  /** Sequences that there are, one after another. */
   readonly samples: number;
   /** Throws AppError `BadData` for an id that the model does not have. */
   read(sample: number): Promise<Sample>;
-  /** The documents that a sample is of: first and last. */
   documentsOf(sample: number): Promise<readonly [number, number]>;
   close(): Promise<void>;
 }
@@ -106,7 +100,6 @@ class FileCorpus implements Corpus {
     return [await this.#documentOf(first), await this.#documentOf(first + this.#wanted.sequenceLength)];
   }
 
-  /** The last document that begins at or before a token, by halves. */
   async #documentOf(token: number): Promise<number> {
     let [low, high] = [0, this.index.documents - 1];
     while (low < high) {
@@ -125,7 +118,7 @@ class FileCorpus implements Corpus {
   }
 }
 
-/** Throws AppError `BadData` where the folder is none that `enodia data import` wrote, or is not for this model. */
+/** Throws AppError `BadData` unless `enodia data import` wrote the folder for this model. */
 export async function openCorpus(dir: string, wanted: Wanted): Promise<Corpus> {
   const index = await readIndex(dir);
   check(dir, index, wanted);

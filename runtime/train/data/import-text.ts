@@ -1,5 +1,5 @@
-// `enodia data import`: texts to token data. A .txt file is a document; a .jsonl file has one in the field "text" of each line. Every
-// document ends with the token at which the model's texts end. Holds one document at a time. Shell.
+// `enodia data import`: texts to token data. A .txt file is a document; a .jsonl file has one per line in the field "text". Every
+// document ends with the model's end token.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
@@ -12,13 +12,10 @@ import { writeAll } from "../../weights/safetensors-writer.ts";
 import { tokenizerDigest } from "../model/model-source.ts";
 import { corpusFiles, type corpusSchema, corpusVersion } from "./corpus.ts";
 
-/** A text that is held whole. */
 const documentCharsMax = 256 * 1024 * 1024;
 
 export interface ImportText {
-  /** Files, or folders of files, of `.txt` and `.jsonl`. */
   readonly from: readonly string[];
-  /** Folder with the tokenizer of the model that will be trained. */
   readonly model: string;
   readonly out: string;
   readonly overwrite: boolean;
@@ -34,10 +31,9 @@ function bad(where: string, what: string, cause?: unknown): AppError {
 
 const lineSchema = z.looseObject({ text: z.string() });
 
-/** Documents of a file, in order. */
 type Reader = (path: string) => AsyncIterable<string>;
 
-/** The kinds of files there are. To add one: one entry. */
+/** The readers by file extension; a new kind is one entry. */
 const readers: Readonly<Record<string, Reader>> = {
   async *".txt"(path) {
     const { size } = await stat(path);
@@ -76,7 +72,6 @@ async function filesOf(from: readonly string[]): Promise<readonly string[]> {
   throw bad(from.join(", "), `has no ${Object.keys(readers).join(" or ")} file`);
 }
 
-/** A file that grows at its end, with the hash of what it has. */
 class Growing {
   readonly #handle: FileHandle;
   readonly #hash = createHash("sha256");
@@ -91,7 +86,6 @@ class Growing {
     this.#bytes += bytes.length;
   }
 
-  /** The hash, once all bytes are on the disk. */
   async finish(): Promise<string> {
     await this.#handle.sync();
     return this.#hash.digest("hex");
@@ -117,11 +111,10 @@ function offsetBytes(token: number): Uint8Array {
   return new Uint8Array(view.buffer);
 }
 
-/** The index before it has its name: what is left of an import that was killed then. */
 const unfinishedIndex = `${corpusFiles.index}.tmp`;
 const ownNames: ReadonlySet<string> = new Set([...Object.values(corpusFiles), unfinishedIndex]);
 
-/** The index is removed first and written last: a folder without is no data. */
+/** The index is removed first and written last: a folder without it is no data. */
 async function prepare({ out, overwrite }: ImportText): Promise<void> {
   const there = await readdir(out).catch(() => undefined);
   if (there === undefined) await mkdir(out, { recursive: true });

@@ -1,9 +1,7 @@
-// The order in which samples are read: a permutation that is computed, not stored, of each epoch by its seed. So the place in the data
-// is one number, the position. Pure.
+// The order of samples: a computed permutation per epoch and seed, so that the place in the data is one number.
 
 const rounds = 6;
 
-/** A mix of 32 bits in which every bit of both numbers counts. */
 function mix(value: number, key: number): number {
   let x = (value ^ key) >>> 0;
   x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
@@ -11,7 +9,6 @@ function mix(value: number, key: number): number {
   return (x ^ (x >>> 16)) >>> 0;
 }
 
-/** A Feistel network over 2 * half bits, which maps each number to another one. */
 function feistel(value: number, half: number, key: number): number {
   const size = 2 ** half;
   let [left, right] = [Math.floor(value / size), value % size];
@@ -22,8 +19,10 @@ function feistel(value: number, half: number, key: number): number {
   return left * size + right;
 }
 
-/** Place `index` of a permutation of 0..count-1 by (seed, epoch); count up to 2^48. Numbers past the count are mapped again, which ends,
- *  since the network is a permutation, of at most four times as many numbers. */
+/**
+ * Place `index` of a permutation of 0..count-1 by (seed, epoch); count up to 2^48. Numbers past the count are mapped again (cycle
+ * walking).
+ */
 export function permuted(index: number, count: number, seed: number, epoch: number): number {
   const half = Math.max(1, Math.ceil(Math.log2(Math.max(2, count)) / 2));
   const key = mix(mix(seed >>> 0, 0x9e3779b9), epoch >>> 0);

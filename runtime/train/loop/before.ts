@@ -1,5 +1,4 @@
-// All that can be known of a run before anything of it is computed: its data, the checkpoint that it goes on from, and whether its later
-// stages and its result will do. A run asks it as it begins, and a check of a job before there are ranks. Shell.
+// The checks of a run before any computing: data, checkpoint, later stages and result. A run and a job check share them.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import { type Corpus, openCorpus } from "../data/corpus.ts";
@@ -17,7 +16,7 @@ export const resultAt = ({ out, result = out }: TrainSettings): string => result
 
 export const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
 
-/** The data of a run, and what it is looked at on. Throws AppError `BadData` where one of them is not for the model. */
+/** The training and validation data. Throws AppError `BadData` for data that does not suit the model. */
 export async function openData(settings: TrainSettings, source: ModelSource): Promise<readonly [Corpus, Corpus | undefined]> {
   const { program, tokenizerDigest } = source;
   const wanted = { vocab: program.vocab, tokenizerDigest, sequenceLength: settings.sequenceLength };
@@ -30,8 +29,7 @@ export async function openData(settings: TrainSettings, source: ModelSource): Pr
   }
 }
 
-/** The step of the checkpoint to go on from, as this rank sees it. A model of more steps than are asked for would be another one than the
- *  run's. */
+/** The step of the checkpoint to continue from on this rank. Throws AppError `BadOption` for one past `steps`. */
 export async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<Kept | undefined> {
   const newest = await newestCheckpoint(checkpoints);
   if (newest === undefined || newest <= steps) return newest === undefined ? undefined : { step: newest, unmet: false };
@@ -44,13 +42,12 @@ export async function stepToGoOnFrom(checkpoints: string, steps: number): Promis
   );
 }
 
-/** Ranks of a world, and the memory of each where it is not that of this machine. */
 interface Room {
   readonly ranks: number;
   readonly memory?: number;
 }
 
-/** Throws AppError `DoesNotFit` where a later stage would fit on no ranks that there may be, and what the writing of the result would. */
+/** Throws AppError `DoesNotFit` for a later stage that fits on no possible ranks, and what writing the result would throw. */
 export async function checkStages(settings: TrainSettings, source: ModelSource, { ranks, memory }: Room): Promise<void> {
   const stages = stagesOf(settings);
   const last = trainedModel(source, settings, stages.length - 1);

@@ -1,5 +1,5 @@
-// The check of a run before there are ranks for it: the same laws as those of its ranks, asked in one place for all of them and for a
-// memory that is given. It reads what says much in few bytes and writes nothing; what only all bytes tell, ranks find. Shell.
+// The check of a run before its ranks exist, for a given memory. It reads little and writes nothing; ranks find problems that only all
+// bytes show.
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { createTraining } from "../../compute/open-training.ts";
@@ -21,23 +21,20 @@ import { evenRanks, leastOf, rankedModel } from "./needs.ts";
 import { type Stage, stagesAfter, stagesOf } from "./stages.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./train-settings.ts";
 
-/** Sequences of each data that are looked at, evenly spread, and their tokens: all may be hundreds of gigabytes. */
 const sequencesMax = 1024;
 const tokensMax = 2 ** 22;
-/** Looks at checkpoints, each of which pods that train may drop meanwhile. */
+/** The number of attempts to read checkpoints, since training pods may drop them meanwhile. */
 const looksMax = 5;
 
 export interface AskedRun {
-  /** The settings of each world that meets the others, or of the one that there is. */
   readonly worlds: readonly TrainSettings[];
-  /** Ranks of all worlds together, and the least that are to train. */
+  /** The ranks of all worlds together, and the least number that may train. */
   readonly ranks: number;
   readonly minRanks: number;
   /** Bytes of each rank. */
   readonly memory: number;
 }
 
-/** The memory of so many ranks, for people. */
 interface Needed {
   readonly ranks: number;
   readonly text: string;
@@ -47,21 +44,22 @@ interface Needed {
 export interface Feasible {
   readonly asked: Needed;
   readonly least: Needed;
-  /** Ranks of one world from which on there is room, and whether one alone has it; undefined where experts spawn, which changes it. */
+  /** The smallest world that fits, and whether one rank alone fits; undefined where experts spawn, which changes it. */
   readonly sizes: { readonly leastRanks?: number; readonly alone: boolean } | undefined;
 }
 
-/** What the worlds of a run have alike. */
 interface Opened {
   readonly asked: AskedRun;
   readonly settings: TrainSettings;
   readonly source: ModelSource;
   readonly stages: readonly Stage[];
-  /** Tells the weights from others; undefined where that takes all of their bytes, or the settings do. */
   readonly weights: string | undefined;
 }
 
-/** Throws what its ranks would before their first step: BadOption, BadData, BadCheckpoint, DoesNotFit, UnsupportedOp and others. */
+/**
+ * Throws what the ranks would throw before their first step: BadOption, BadData, BadCheckpoint, DoesNotFit, UnsupportedOp
+ * and others.
+ */
 export async function checkRun(asked: AskedRun): Promise<Feasible> {
   const { worlds, ranks, minRanks, memory } = asked;
   const [settings] = worlds as readonly [TrainSettings];
@@ -79,7 +77,6 @@ export async function checkRun(asked: AskedRun): Promise<Feasible> {
   return { asked: needs(ranks), least: needs(Math.min(ranks, minRanks)), sizes: stages.length > 1 ? undefined : sizesFor(opened, model) };
 }
 
-/** Ranks that worlds have of so many: each world the same, or some one more. */
 function sizesOf({ worlds }: AskedRun, ranks: number): readonly number[] {
   const firsts = firstRanks(ranks, worlds.length);
   return [...new Set(firsts.map((first, world) => (firsts[world + 1] ?? ranks) - first))];
@@ -91,7 +88,7 @@ function neededBy({ asked, settings }: Opened, model: TrainedModel, ranks: numbe
   return { ranks, text: neededText(fewest as (typeof sizes)[number]), fits: sizes.every((size) => fitsRanks(size, asked.memory)) };
 }
 
-/** What was asked for fits, so that no number below says otherwise of it. */
+/** What was asked for fits, so no smallest size may be above it. */
 function sizesFor({ asked, settings }: Opened, model: TrainedModel): Feasible["sizes"] {
   const { memory, ranks } = asked;
   const several = sizesOf(asked, ranks).filter((size) => size > 1);
@@ -100,7 +97,7 @@ function sizesFor({ asked, settings }: Opened, model: TrainedModel): Feasible["s
   return { ...(Number.isFinite(leastRanks) && { leastRanks }), alone };
 }
 
-/** The model of the stage that the run goes on in, once data and checkpoints of all worlds are found to be its own. */
+/** The model of the stage that the run continues in, once data and checkpoints of all worlds match it. */
 async function goingOn(opened: Opened): Promise<TrainedModel> {
   const identities: Identity[] = [];
   for (const [world, each] of opened.asked.worlds.entries()) identities.push(await identityIn(opened, each, world));
@@ -120,7 +117,6 @@ async function goingOn(opened: Opened): Promise<TrainedModel> {
 interface Found {
   readonly model: TrainedModel;
   readonly stage: Stage | undefined;
-  /** Of each world, what it goes on from. */
   readonly places: readonly (Kept | undefined)[];
 }
 
@@ -133,7 +129,7 @@ async function checkpointsOf(opened: Opened, identities: readonly Identity[]): P
   return { model, stage, places: asked.worlds.length > 1 ? await placesAmong(opened, identities, model) : newest };
 }
 
-/** Returns the folder of one that is not there any more: pods of the spec as it was may train, and drop old ones. */
+/** Returns the folder of a checkpoint that has vanished: pods of the former spec may train and drop old ones. */
 async function openAll(
   { asked, settings, source }: Opened,
   identities: readonly Identity[],
@@ -142,7 +138,6 @@ async function openAll(
   for (const [world, kept] of places.entries()) {
     const each = asked.worlds[world] as TrainSettings;
     if (kept === undefined) continue;
-    // What experts are born of is the model of the stage before.
     const born = stage !== undefined && stage.number > 0 && kept.step === stage.from;
     const { layout } = born ? trainedModel(source, settings) : model;
     const folder = kept.unmet ? unmetFolder(each) : join(each.out, "checkpoints");
@@ -157,7 +152,7 @@ async function openAll(
   return undefined;
 }
 
-/** What the checkpoints of a world have to agree with, but for the processor that computes: ranks may have another than this process. */
+/** What a world's checkpoints must agree with, except for the processor: ranks may have another than this process. */
 async function identityIn({ asked, source, weights }: Opened, settings: TrainSettings, world: number): Promise<Identity> {
   const [corpus, validation] = await openData(settings, source);
   try {
@@ -178,7 +173,6 @@ async function lookAt(corpus: Corpus, sequenceLength: number): Promise<void> {
   for (let i = 0; i < count; i++) await corpus.read(Math.floor((i * corpus.samples) / count));
 }
 
-/** The states that worlds go on from together, as a rank of each would settle it. */
 async function placesAmong({ asked }: Opened, identities: readonly Identity[], { layout }: TrainedModel) {
   const { worlds } = asked;
   const hub = new Loopback(worlds.length);
@@ -196,7 +190,6 @@ async function placesAmong({ asked }: Opened, identities: readonly Identity[], {
   return Promise.all(worlds.map(place));
 }
 
-/** Throws AppError `UnsupportedOp` for what cannot be trained. */
 async function compiles({ embed, layers, head }: ModelProgram, { sequenceLength }: TrainSettings): Promise<void> {
   const backend = await createTraining({ threads: 1 });
   try {

@@ -1,5 +1,5 @@
-// One step of training as a run makes it: the batch that its number gives, and what is told of it; and the loss on other data. A step that
-// is given up leaves no trace.
+// One step of a run: the batch of its number, the computing, and its report; and the validation loss. An abandoned step leaves no
+// trace.
 import { type LayerCopies, shareQuantiles } from "../../../crds/training-report.ts";
 import { type Spread, sharesAt, spreadOf } from "../../placement/training/spread.ts";
 import { readMicroBatch, samplesOf } from "../data/batch.ts";
@@ -8,7 +8,6 @@ import type { Rank } from "../ranks/rank.ts";
 import { copiesOf } from "../ranks/replica-report.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
-/** Sequences of validation data that the loss is taken of, at most. */
 const validationSequencesMax = 256;
 
 export interface Machine {
@@ -20,32 +19,26 @@ export interface Machine {
 
 export interface StepReport {
   readonly step: number;
-  /** Mean of the losses of all tokens. */
   readonly loss: number;
-  /** Of all recipes and layers, beside the other; 0 where no recipe has a loss. */
+  /** The sum over recipes and layers; 0 without balance losses. */
   readonly balanceLoss: number;
   readonly gradientNorm: number;
   readonly rate: number;
   readonly tokens: number;
-  /** Rows of the busiest expert over the mean, in the layer where that is most; 1 where no layer has experts. */
+  /** Rows of the busiest expert over the mean, in the worst layer; 1 without experts. */
   readonly imbalance: number;
-  /** Rows that experts computed, in all layers. */
   readonly expertRows: number;
 }
 
-/** Places among a layer's experts whose shares of rows are told. */
 const sharePlaces = shareQuantiles.map(Number);
 
-/** How a step lay on ranks: another number of them is told otherwise, so that none of it is in the run's metrics. */
+/** The placement of a step. It is not in the run's metrics, since it depends on the number of ranks. */
 export interface RanksReport extends Spread {
   readonly step: number;
-  /** Of the layer whose busiest expert has most. */
   readonly expertShares: readonly number[];
-  /** Who had copies of experts. */
   readonly copies: readonly LayerCopies[];
 }
 
-/** A step that is made. */
 interface StepMade {
   readonly report: StepReport;
   readonly ranks: RanksReport;
@@ -58,7 +51,7 @@ function imbalanceOf(counts: readonly ArrayLike<number>[]): number {
   return layers.reduce((most, rows) => Math.max(most, (Math.max(...rows) * rows.length) / Math.max(1, sumOf(rows))), 1);
 }
 
-/** Undefined when the run is to stop: parameters are then those of the step before. */
+/** Undefined when the run is to stop; parameters are then those of the step before. */
 export async function runStep({ settings, rank, corpus }: Machine, step: number, stopped: () => boolean): Promise<StepMade | undefined> {
   const samples = (microBatch: number): readonly number[] => samplesOf(settings, corpus.samples, step, microBatch);
   const documents = async (microBatch: number): Promise<string> => {
@@ -84,7 +77,7 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
   return { report, ranks };
 }
 
-/** The mean loss of the first sequences of the validation data; undefined without any, and when the run is to stop. */
+/** The mean validation loss; undefined without validation data, and when the run is to stop. */
 export async function validationLoss(machine: Machine, step: number, stopped: () => boolean): Promise<number | undefined> {
   const { settings, rank, validation } = machine;
   if (validation === undefined) return undefined;

@@ -1,4 +1,4 @@
-// The steps of a run: made one after another, saved, looked at on other data, and met with other worlds where there are some. Shell.
+// The steps of a run: computing, saving, validation, and meetings with other worlds.
 import type { TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { TrainedModel } from "../model/trained-model.ts";
 import { writeCheckpoint } from "../model/training-checkpoint.ts";
@@ -16,29 +16,24 @@ import type { identityOf } from "./train-settings.ts";
 export interface Opened extends Machine {
   readonly stage: Stage;
   readonly model: TrainedModel;
-  /** Parameters that stay as they are, by tensor. */
   readonly frozen: WeightViews;
   readonly backend: TrainingBackend;
   readonly identity: ReturnType<typeof identityOf>;
   readonly checkpoints: string;
-  /** Where its weights are from, for people. */
   readonly weights: string;
-  /** The last step that is done. */
   readonly step: number;
-  /** The way to other worlds, where there are some. */
   readonly outer: Outer | undefined;
-  /** Whether the worlds are to meet at the end of that step before anything else. */
+  /** The worlds must meet at the end of that step first. */
   readonly unmet: boolean;
 }
 
 export interface Run extends Opened {
-  /** Throws where another writes the output now; of the first rank, which writes it. */
   mayWrite(): Promise<void>;
-  /** True where the run is to stop and this rank cannot hand on its state without a checkpoint. */
+  /** True where the run is to stop and this rank can keep its state only in a checkpoint. */
   leavesCheckpoint(): boolean;
 }
 
-/** Changes nothing where the run has the checkpoint already; that which a stage was born of is of the stage before. */
+/** Does nothing if the run has the checkpoint. The one that a stage was born of belongs to the stage before. */
 async function save(run: Run, step: number): Promise<void> {
   const { keep, everySteps } = run.settings.checkpoint;
   if (run.stage.number > 0 && step === run.stage.from) return;
@@ -50,7 +45,6 @@ function stateOf({ identity, rank, model, mayWrite }: Run) {
   return { stored: rank.state.stored, identity, layout: model.layout, state: rank.state, mayWrite };
 }
 
-/** Where worlds meet at the end of a step, they do; false where one of them stops, so that all are to. */
 async function met(run: Run, step: number, recorder: TrainPorts["recorder"]): Promise<boolean> {
   const { outer, rank, settings } = run;
   if (outer === undefined) return true;
@@ -64,7 +58,7 @@ async function met(run: Run, step: number, recorder: TrainPorts["recorder"]): Pr
   return true;
 }
 
-/** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
+/** Validates if the step asks for it; an interrupted validation is repeated after the restart. */
 async function validate(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   if (!marks(run, step) || step === bornAt(run)) return undefined;
   run.model.at(step);
@@ -75,14 +69,12 @@ async function validate(run: Run, step: number, metrics: Metrics | undefined, po
   return loss;
 }
 
-/** The steps that are saved, and looked at on other data, each once: the one that a model is born after with that model. */
+/** The steps that are saved and validated. A stage's last step is done with the next stage's model. */
 const marks = ({ settings: { checkpoint }, stage: { from, to } }: Run, step: number): boolean =>
   step > 0 && (step % checkpoint.everySteps === 0 || step === from || step === to);
 
-/** The step that another stage follows; undefined in the last one. */
 const bornAt = ({ settings, stage: { to } }: Run): number | undefined => (to < settings.schedule.steps ? to : undefined);
 
-/** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
 async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
   const [reported = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
@@ -90,7 +82,7 @@ async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: Tr
   return Number.isNaN(reported) ? validate(run, run.step, metrics, ports) : reported;
 }
 
-/** Where worlds meet none of them goes on, and drops a checkpoint later, before all have this one. */
+/** Among worlds that meet, none continues or drops a checkpoint before all have this one. */
 async function saveMet(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   if (!marks(run, step)) return undefined;
   await save(run, step);
@@ -99,17 +91,14 @@ async function saveMet(run: Run, step: number, metrics: Metrics | undefined, por
 }
 
 export interface Made {
-  /** The last step. */
   readonly step: number;
-  /** Whether all are done, and all worlds have met. */
   readonly all: boolean;
   readonly loss?: number;
 }
 
-/** Makes steps until all are done or the run is to stop. Every step is either in a checkpoint or made again. */
 export async function makeSteps(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<Made> {
   const { outer, stage, unmet } = run;
-  if (marks(run, run.step) && !unmet) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
+  if (marks(run, run.step) && !unmet) await save(run, run.step); // A step made at the begin of this world has no checkpoint yet.
   let validation = await validationSoFar(run, metrics, ports);
   if (unmet) {
     if (!(await met(run, run.step, ports.recorder))) return { step: run.step, all: false };

@@ -1,6 +1,5 @@
-// A run of training as one rank makes it, alone or among others: opens model, data and the last checkpoint, makes the steps that are left,
-// and writes the result. To run it again is to go on: with the same settings each step has the same bits whether the run was stopped or
-// not, and by how many ranks. Shell.
+// A training run as one rank makes it: it opens model, data and the last checkpoint, makes the remaining steps, and writes the result.
+// The bits of a step do not depend on restarts or the number of ranks.
 import { join } from "node:path";
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
@@ -30,18 +29,15 @@ import { checkSettings, identityOf, type TrainSettings } from "./train-settings.
 import { Writer } from "./writer.ts";
 
 export interface RunEnd {
-  /** Steps made in all. */
   readonly step: number;
-  /** Where the model is, when all steps are done: when the first rank has ended, which writes it. */
+  /** The model's folder after the last step; complete once the first rank has ended. */
   readonly store: string | undefined;
   readonly folder: string | undefined;
-  /** Where adapters are as they were trained, when there are some. */
   readonly adapters?: string;
   readonly checkpoints: string;
   readonly validationLoss: number | undefined;
 }
 
-/** A run as its rank context and its files have it. */
 interface Placed {
   readonly settings: TrainSettings;
   readonly source: ModelSource;
@@ -50,7 +46,7 @@ interface Placed {
   readonly checkpoints: string;
 }
 
-/** A rank that leaves has no part in the world: undefined once it has handed on what it has. */
+/** Undefined for a leaving rank, once it has handed on its state. */
 async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): Promise<Opened | undefined> {
   const { settings, source, context } = placed;
   const model = trainedModel(source, settings, stage.number);
@@ -60,7 +56,7 @@ async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): 
   const { rankState } = context;
   rankState?.enters(stage.number);
   rankState?.dropBefore(newest?.step ?? 0);
-  // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
+  // If memory cannot hold both states, the checkpoint is read and steps are repeated.
   if (rankState !== undefined && !leaves(context) && !fitsBeside(needed, rank, rankState.stateBytes)) rankState.drop();
   const start = await openStart(source, settings);
   try {
@@ -72,7 +68,6 @@ async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): 
 
 const leaves = ({ transport, facts }: RankContext): boolean => transport.rank >= facts.node.length;
 
-/** A stage as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "model" | "stage"> {
   readonly fssdp: Fssdp;
   readonly newest: Kept | undefined;
@@ -110,7 +105,7 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
     let unmet = false;
     const { step } = await rank.begin(async () => {
       const own = outer === undefined ? plan.newest : await placeAmong(outer, settings);
-      // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
+      // Ranks may find other checkpoints on a slowly shared volume; the first rank's choice counts.
       const found = Float64Array.of(own?.step ?? -1, Number(own?.unmet ?? false));
       const [newest = -1, waits] = await rank.state.fromFirst(0, "step", found);
       unmet = waits === 1;
@@ -140,8 +135,7 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
   }
 }
 
-/** Without the place in a next world, room for the model on its ranks, or the memory for the state of both at once, what a rank has is lost
- *  where nobody writes it. */
+/** True if a rank must write a checkpoint, since the next world cannot take its state: it has no place there, or memory is short. */
 function leavesCheckpoint(settings: TrainSettings, { model, ports, context }: Leaving): boolean {
   if (!ports.stopped()) return false;
   const next = ports.next?.();
@@ -157,7 +151,7 @@ interface Leaving {
   readonly context: RankContext;
 }
 
-/** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
+/** The result is read from the last checkpoint, so that no rank has to hold the whole model. */
 async function writeResult({ model, frozen, identity, checkpoints, settings, rank, mayWrite }: Run): Promise<void> {
   const { store, folder, adapters } = resultFolders(resultAt(settings));
   const { layout, description } = model;
@@ -176,8 +170,9 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
 }
 
 /**
- * Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError:
- * BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world.
+ * Every rank of a world calls it with the same settings, and so do leaving ranks, for which it returns once others have their state.
+ * Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss, GivenUp, and what ended
+ * the world.
  */
 export async function train(settings: TrainSettings, ports: TrainPorts, context: RankContext = aloneContext()): Promise<RunEnd> {
   const { recorder } = ports;
@@ -188,14 +183,13 @@ export async function train(settings: TrainSettings, ports: TrainPorts, context:
   const checkpoints = join(settings.out, "checkpoints");
   let placed: Placed = { settings, source, context: place, recorder, checkpoints };
   const stages = stagesOf(settings);
-  // A rank that leaves makes no step and no result, and may have less memory than those that come.
   if (!leaves(place)) await checkStages(settings, source, { ranks: place.facts.node.length });
   let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
   let end = unfinished(placed, newest?.step ?? 0);
   for (const stage of stagesAfter(stages, end.step)) {
     if (stage.number > 0 && !fitsHere(placed, stage)) {
-      const step = Math.max(end.step, placed.context.rankState?.commitState.applied ?? 0); // what ranks have may be newer than the checkpoint
+      const step = Math.max(end.step, placed.context.rankState?.commitState.applied ?? 0); // The ranks' state may be newer than the checkpoint.
       ports.onShort?.(step);
       return { ...end, step };
     }
@@ -210,7 +204,6 @@ export async function train(settings: TrainSettings, ports: TrainPorts, context:
   return end;
 }
 
-/** The rank context among those who stay: who leaves has gone once the first stage has begun, and takes part in no other begin. */
 const staying = (context: RankContext): RankContext => ({ ...context, transport: partOf(context.transport, 0, context.facts.node.length) });
 
 const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEnd => ({
@@ -221,7 +214,6 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
   folder: undefined,
 });
 
-/** False where the ranks that there are have no room for a stage, and more may come. */
 function fitsHere({ settings, source, context }: Placed, stage: Stage): boolean {
   const { facts } = context;
   if ((settings.ranksMax ?? 0) <= facts.node.length) return true;
@@ -229,7 +221,6 @@ function fitsHere({ settings, source, context }: Placed, stage: Stage): boolean 
   return fitsRanks(needed);
 }
 
-/** `all`: whether the steps of the stage are done, and worlds have met. */
 async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd & Pick<Made, "all">> {
   const { settings, context } = placed;
   const { backend, model, corpus, validation, weights, rank } = opened;
@@ -258,7 +249,6 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
   }
 }
 
-/** The end of a rank that has left. */
 function handedOn(placed: Placed): RunEnd {
   const { rankState } = placed.context;
   const step = rankState?.commitState.applied ?? 0;

@@ -1,5 +1,4 @@
-// The stages of a run: one, or two where its experts spawn, each with a model of its own. A stage ends in a checkpoint, which the next one
-// is born of, so that the newest checkpoint says which stage a run is in; ranks settle that before each opens its model. Shell.
+// The stages of a run: one, or two with separate models where experts spawn. The checkpoint between them shows which stage a run is in.
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import { drawn, seedOf } from "../model/initial-weights.ts";
 import type { Layout } from "../model/layout.ts";
@@ -13,7 +12,6 @@ import type { TrainSettings } from "./train-settings.ts";
 
 export interface Stage {
   readonly number: number;
-  /** Its steps: those after `from`, up to `to`. */
   readonly from: number;
   readonly to: number;
 }
@@ -27,13 +25,13 @@ export function stagesOf({ recipes, schedule: { steps } }: Pick<TrainSettings, "
   ];
 }
 
-/** Those that are not over once the step is made; the last one always. */
+/** The stages that are not over once the step is made; always the last. */
 export const stagesAfter = (stages: readonly Stage[], step: number): readonly Stage[] =>
   stages.filter(({ to }, i) => step < to || i === stages.length - 1);
 
 /**
- * The newest checkpoint that any rank knows of, on all ranks, so that they open one model: a volume may be shared late, and a rank that
- * has state of a stage knows of the checkpoint that this one was born of. To be awaited on all ranks of a transport at once.
+ * The newest checkpoint that any rank knows, on all ranks, which call it at once. A shared volume may show files late, and a rank's own
+ * state proves the checkpoint that its stage was born of.
  */
 export async function newestOnAll(
   { transport, world, rankState }: RankContext,
@@ -52,16 +50,14 @@ export interface Spawning {
   readonly checkpoints: string;
   readonly step: number;
   readonly identity: Identity;
-  /** The model with all experts. */
   readonly source: ModelSource;
   readonly settings: Pick<TrainSettings, "recipes" | "seed">;
-  /** Of the model with one expert, and of the one with all. */
   readonly parent: Layout;
   readonly layout: Layout;
   readonly state: StoredState;
 }
 
-/** Fills the state of this rank from the checkpoint of the model with one expert. Throws what opening and reading it do. */
+/** Fills this rank's state from the checkpoint of the model with one expert. Throws what opening and reading it do. */
 export async function spawnFrom({ checkpoints, step, identity, source, settings, parent, layout, state }: Spawning): Promise<void> {
   const [birth] = having(settings.recipes, "birth");
   if (birth === undefined) throw new TypeError("no recipe of the run has a second stage");

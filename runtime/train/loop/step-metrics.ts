@@ -1,11 +1,11 @@
-// A run's file of metrics: one line a step, as JSON; those past the checkpoint that a run goes on from are made again. Shell.
+// A run's metrics file: one JSON line per step; steps past the checkpoint are repeated.
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 
 const metricsSchema = z.object({ step: z.number(), validationLoss: z.number().optional() });
 
-/** A line of metrics; of a step beyond all others where there is none, as in a line that a killed run left half written. */
+/** An unreadable line, as after a kill, counts as a step beyond all others. */
 function parsed(line: string): z.infer<typeof metricsSchema> {
   try {
     return metricsSchema.parse(JSON.parse(line));
@@ -18,13 +18,13 @@ export class Metrics {
   readonly #path: string;
   readonly #mayWrite: () => Promise<void>;
 
-  /** `mayWrite` throws where another writes the output now. */
+  /** `mayWrite` throws while another process writes the output. */
   constructor(out: string, mayWrite: () => Promise<void>) {
     this.#path = join(out, "metrics.jsonl");
     this.#mayWrite = mayWrite;
   }
 
-  /** Returns the loss on other data that is known of the step. */
+  /** Returns the known validation loss of the step. */
   async cutAfter(step: number): Promise<number | undefined> {
     const text = await readFile(this.#path, "utf8").catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === "ENOENT") return "";

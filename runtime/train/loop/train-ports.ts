@@ -1,25 +1,27 @@
-// The ports of a run: clock and stop, which it asks its surroundings for, and what it tells them on its way. Interface only.
+// The ports of a run: clock, stop, and reports.
 
 import type { Clocked } from "../trace/recorder.ts";
 import type { RanksReport, StepReport } from "./run-step.ts";
 
 export interface TrainPorts {
-  /** Now, in milliseconds. */
+  /** Milliseconds. */
   now(): number;
-  /** True once the run is to stop. Alone, a rank is asked before each part of each micro-batch; among others, at the beginning of each step and
-   *  at each layer forward, and all stop where one is to. */
+  /**
+   * True once the run is to stop. A single rank asks before each part of each micro-batch; several ask at each step and each layer
+   * forward, and all stop if one is to.
+   */
   stopped(): boolean;
-  /** The world that follows this one, where one is known, and the place in it: state is handed on there, past the ranks by one that leaves.
-   *  Unset, or undefined: none is known, and who stops leaves a checkpoint. */
+  /**
+   * The next world and the place in it, to which state is handed on; leaving ranks are past its ranks. If unset or undefined, a
+   * stopping rank writes a checkpoint.
+   */
   next?(): { readonly ranks: number; readonly rank: number } | undefined;
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
-  /** Is told how each step lay on ranks. */
   onRanks?(report: RanksReport): void;
   onValidation(report: { readonly step: number; readonly loss: number }): void;
-  /** After this step there is no room on these ranks for the experts that spawn: the run ends, to go on with more ranks. */
+  /** After this step the ranks lack memory for the experts that spawn, so the run ends. */
   onShort?(step: number): void;
-  /** Is told where the time of steps goes. Unset: nothing stands before what computes and sends. */
   readonly recorder?: Clocked | undefined;
 }
 
@@ -27,8 +29,6 @@ interface RunStart {
   readonly device: string;
   readonly parameters: number;
   readonly samples: number;
-  /** Where its weights are from, for people. */
   readonly weights: string;
-  /** Steps that a checkpoint has already. */
   readonly step: number;
 }

@@ -1,5 +1,5 @@
-// The one writer of a run's output, the first rank of its newest world. It puts its name there once that world has begun, and looks for it
-// before it changes anything: one that stood still while others went on leaves what they wrote as it is. Shell.
+// The writer of a run's output: the first rank of its newest world. It puts its name into the folder and checks it before each change,
+// so that a stalled rank overwrites nothing.
 import { randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ import { AppError } from "../../../crds/common.ts";
 const nameSchema = z.object({ run: z.string(), world: z.number().int(), writer: z.string() });
 type Name = z.infer<typeof nameSchema>;
 
-/** Whose world: numbers of worlds are compared within one run alone. */
+/** World numbers compare only within one run. */
 export interface WriterOf {
   readonly run?: string | undefined;
   readonly world: number;
@@ -37,17 +37,13 @@ export class Writer {
     return writer;
   }
 
-  /**
-   * Throws AppError `GivenUp` where another is the writer now. Between this and a change is a moment in which another may come; what is
-   * written of a step then has the same bytes as theirs.
-   */
+  /** Throws AppError `GivenUp` for another writer. One may still come before the change, but its bytes for a step are the same. */
   async check(): Promise<void> {
     const there = await nameIn(this.#path);
     if (there?.writer !== this.#name.writer) throw givenUp(this.#path, this.#name.world);
   }
 }
 
-/** Undefined where there is none, and where there is something else. */
 async function nameIn(path: string): Promise<Name | undefined> {
   const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT") return "";

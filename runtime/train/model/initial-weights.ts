@@ -1,5 +1,5 @@
-// The weights that a run starts from: drawn from a seed, or those of a model store or a Hugging Face folder, and which they are: a run
-// goes on only where it would have started from the same. Shell.
+// The initial weights of a run: drawn from a seed, or read from a model store or a Hugging Face folder. Their hash ties a run to its
+// weights.
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -23,27 +23,25 @@ export interface StartSettings {
   readonly initCodec?: CodecName | undefined;
 }
 
-/** Where parameters of a unit, by its part and its place there, are wanted; undefined where they are not. */
+/** The array for a unit's parameters, by part and index; undefined where not wanted. */
 export type Wanted = (part: number, index: number) => Float32Array | undefined;
 
 export interface Start {
-  /** For people: "weights of a model store, experts in bf16". */
+  /** A text for people: "weights of a model store, experts in bf16". */
   readonly reported: string;
-  /** Tells these weights from others; undefined where the settings do. */
+  /** A hash of the weights; undefined where the settings determine them. */
   readonly weights: string | undefined;
-  /** Fills the arrays of parameters that are wanted. */
   fill(layout: Layout, wanted: Wanted): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Standard deviation of matrices that are drawn, where config.json has no `initializer_range`. */
 const deviationDefault = 0.02;
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "opening the weights of a model" });
 
 /**
- * Throws AppError `BadOption` where `initCodec` does not suit, and what the readers of stores and checkpoints throw. Without `known` the
- * weights of a folder are not read to tell them from others, and `weights` is undefined.
+ * Throws AppError `BadOption` for an unsuitable `initCodec`, and what the readers throw. Without `known` a folder's weights are not
+ * hashed, and `weights` is undefined.
  */
 export async function openStart(source: ModelSource, { init, seed, initCodec }: StartSettings, known = true): Promise<Start> {
   const drawn = init === "random";
@@ -64,7 +62,6 @@ function drawnStart(source: ModelSource, seed: number): Start {
 }
 
 interface WantedUnit {
-  /** As it lies in the array. */
   readonly unit: Unit;
   readonly layer: number;
   readonly p: Float32Array;
@@ -78,12 +75,11 @@ function* wantedUnits({ parts }: Layout, wanted: Wanted): Generator<WantedUnit> 
     }
 }
 
-/** Norms are 1, biases 0, matrices normal: the same numbers for the same seed, whatever else the model has. */
+/** Norms are 1, biases 0, matrices normal: a tensor's values depend only on seed and name. */
 function drawParameters(source: ModelSource, unit: Unit, seed: number, p: Float32Array): void {
   for (const parameter of unit.parameters) p.set(drawn(source, parameter, seed), parameter.from);
 }
 
-/** The first values of one parameter. */
 export function drawn({ config }: ModelSource, { tensor, shape, size }: Unit["parameters"][number], seed: number): Float32Array {
   const { initializer_range: range } = config;
   const deviation = typeof range === "number" && range > 0 ? range : deviationDefault;
@@ -91,12 +87,10 @@ export function drawn({ config }: ModelSource, { tensor, shape, size }: Unit["pa
   return new Float32Array(size).fill(tensor.endsWith("bias") ? 0 : 1);
 }
 
-/** Of a tensor's first values: tensors of one run begin unlike each other. */
 export function seedOf(seed: number, tensor: string): number {
   return createHash("sha256").update(`${seed} ${tensor}`).digest().readUInt32LE(0);
 }
 
-/** The codec of a store that lost least, or the one that is asked for. */
 function codecToStartFrom(dir: string, index: ExpertIndex, asked: CodecName | undefined): CodecName {
   const have = codecsOf(index).toSorted((a, b) => codecFor(a).loss - codecFor(b).loss);
   const [best] = have;
@@ -132,7 +126,7 @@ async function storeStart(source: ModelSource, asked: CodecName | undefined): Pr
   }
 }
 
-/** Of every byte: models that were tuned from one another have the same names, shapes and sizes, and often some tensors. */
+/** Hashes every byte: fine-tuned siblings share names, shapes, sizes and often some tensors. */
 const weightsOf = (dir: string, checkpoint: Checkpoint): Promise<string> =>
   digestOfFolder(dir, async () => {
     const hash = createHash("sha256");

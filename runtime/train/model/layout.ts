@@ -1,24 +1,22 @@
-// The parameters of a model as ranges of one array: dense parts and experts are units, units of a layer lie together. Arrays of
-// moments and gradients have the same ranges. Pure.
+// The parameters of a model as ranges of one array. Dense parts and experts are units, and units of a layer are adjacent; moments and
+// gradients have the same ranges.
 import type { WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Segment } from "../../kernels/segment.ts";
 
-/** Floats of a piece: gradients of a dense unit are squared, and its parameters dealt to ranks, by whole pieces. */
+/** Floats of a piece, the grain for squaring gradients and dealing dense parameters to ranks. */
 const pieceFloats = 4096;
-/** Floats that every parameter begins at a multiple of: a vector of the optimizer. */
 const alignment = 4;
 
 interface Parameter {
-  /** The segment's name of it. */
   readonly name: string;
   /** Its name in a Hugging Face checkpoint. */
   readonly tensor: string;
   readonly shape: readonly number[];
-  /** The range of its floats: `to` is past those that only fill. */
+  /** `to` includes the padding. */
   readonly from: number;
   readonly to: number;
   readonly size: number;
-  /** Weights of norms and biases are not pulled to zero. */
+  /** False for norms and biases, which get no weight decay. */
   readonly decays: boolean;
 }
 
@@ -32,24 +30,19 @@ export interface Unit {
 
 /** Embedding, head, or a layer: its dense unit, then its experts. */
 interface Part {
-  /** "embed", "head", "layer-0003" */
   readonly name: string;
   readonly units: readonly Unit[];
-  /** Weights that are not trained, by the segment's names of them: their tensors, which are in no unit. */
+  /** The tensors of frozen weights, by the segment's names; they are in no unit. */
   readonly frozen: Readonly<Record<string, string>>;
-  /** Those that all experts of the layer read. */
   readonly expertFrozen: Readonly<Record<string, string>>;
 }
 
 export interface Layout {
   readonly parts: readonly Part[];
-  /** Floats of an array. */
   readonly floats: number;
-  /** Numbers that are trained. */
   readonly parameters: number;
 }
 
-/** The tensors of one expert in a checkpoint, as a family says. */
 type ExpertTensors = (layer: number, expert: number) => Readonly<Record<string, string>>;
 
 class Ranges {
@@ -70,7 +63,7 @@ class Ranges {
     return { expert, from, to: this.#at, parameters };
   }
 
-  /** Tensors that no segment before read: a tied head has the embedding's. */
+  /** Skips tensors of earlier segments: a tied head uses the embedding's. */
   dense({ weights }: Segment): Unit {
     const fresh = weights.filter(({ name }) => !this.#dense.has(name));
     for (const { name } of fresh) this.#dense.add(name);
@@ -105,7 +98,6 @@ function frozenIn({ weights }: Segment, tensorOf: (name: string) => string): Rea
   return Object.fromEntries(weights.filter(({ frozen }) => frozen).map(({ name }) => [name, tensorOf(name)]));
 }
 
-/** Values of frozen weights by the segment's names, from those by tensor. */
 export function frozenViews(tensors: WeightViews, frozen: Part["frozen"]): WeightViews {
   return Object.fromEntries(
     Object.entries(frozen).map(([name, tensor]) => {
@@ -120,14 +112,12 @@ export function unitsOf({ parts }: Layout): readonly Unit[] {
   return parts.flatMap(({ units }) => units);
 }
 
-/** The same unit in an array where it begins at `from`. */
 export function movedTo(unit: Unit, from: number): Unit {
   const by = from - unit.from;
   const parameters = unit.parameters.map((parameter) => ({ ...parameter, from: parameter.from + by, to: parameter.to + by }));
   return { expert: unit.expert, from, to: unit.to + by, parameters };
 }
 
-/** The range of a dense unit in pieces. */
 export function piecesOf({ from, to }: Unit): { readonly from: number; readonly to: number }[] {
   const count = Math.ceil((to - from) / pieceFloats);
   return Array.from({ length: count }, (_, i) => ({ from: from + i * pieceFloats, to: Math.min(to, from + (i + 1) * pieceFloats) }));
@@ -139,17 +129,14 @@ export function kindsOf(layout: Layout): { readonly dense: readonly Unit[]; read
   return { dense: units.filter(({ expert }) => expert === undefined), experts: units.filter(({ expert }) => expert !== undefined) };
 }
 
-/** Floats of the largest expert. */
 export function expertFloatsOf(layout: Layout): number {
   return kindsOf(layout).experts.reduce((most, { from, to }) => Math.max(most, to - from), 0);
 }
 
-/** Views of an array by the segment's names. */
 export function viewsOf(array: Float32Array, { parameters }: Unit): Readonly<Record<string, Float32Array>> {
   return Object.fromEntries(parameters.map(({ name, from, size }) => [name, array.subarray(from, from + size)]));
 }
 
-/** Views of an array by the names of tensors. */
 export function viewsByTensor(array: Float32Array, layout: Layout): WeightViews {
   const parameters = unitsOf(layout).flatMap((unit) => unit.parameters);
   return Object.fromEntries(parameters.map(({ tensor, from, size }) => [tensor, array.subarray(from, from + size)]));

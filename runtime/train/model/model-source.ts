@@ -1,5 +1,4 @@
-// The model that is trained, but for its weights: config.json, tokenizer and the files beside, of a model store, a Hugging Face folder or
-// a folder that has no more. Shell.
+// The model to train without its weights: config.json, tokenizer and other files of a model store or a folder.
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,9 +14,7 @@ export interface ModelSource {
   readonly config: Readonly<Record<string, unknown>>;
   readonly family: ModelFamily;
   readonly program: ModelProgram;
-  /** Files beside the weights: name to path. */
   readonly files: ReadonlyMap<string, string>;
-  /** SHA-256 of tokenizer.json. */
   readonly tokenizerDigest: string;
 }
 

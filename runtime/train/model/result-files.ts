@@ -1,5 +1,4 @@
-// The end of a run: its parameters as a model store, which a deployment serves, as a Hugging Face folder, and adapters as they were
-// trained. Shell.
+// The result of a run: a model store for a deployment, a Hugging Face folder, and the adapters as trained.
 import { copyFile, mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CodecName } from "../../../crds/names.ts";
@@ -16,22 +15,20 @@ import { writeStore } from "../../weights/store-writer.ts";
 import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
 
-/** What is written beside trained adapters, so that others can load them. */
 export interface AdapterDescription {
   readonly file: string;
   readonly json: Readonly<Record<string, unknown>>;
 }
 
-/** Where the result of a run goes. */
 export function resultFolders(out: string): { readonly store: string; readonly folder: string; readonly adapters: string } {
   return { store: join(out, "store"), folder: join(out, "huggingface"), adapters: join(out, "adapters") };
 }
 
-/** Throws what the writing of the result would, as far as that is known before the first step: of folders and of codecs. */
+/** Throws the errors of folders and codecs that writing the result would throw, before the first step. */
 export async function checkResult(source: ModelSource, out: string, codecs: readonly CodecName[]): Promise<void> {
   const { store, folder } = resultFolders(out);
   for (const dir of [store, folder]) await checkTarget({ dir, overwrite: true, sources: [source.dir] });
-  // A row of each matrix: whether a codec takes it depends on its columns.
+  // One row per matrix: whether a codec takes it depends on its columns.
   const rows = layerShapes(source.program).map(({ matrices }) =>
     matrices.map(({ name, shape }) => ({ name, shape: shape.length < 2 ? shape : [1, ...shape.slice(1)] })),
   );
@@ -44,11 +41,9 @@ export async function checkResult(source: ModelSource, out: string, codecs: read
 export interface Trained {
   readonly source: ModelSource;
   readonly layout: Layout;
-  /** A unit's parameters, by its part and its place there. */
   parameters(part: number, index: number): Promise<Float32Array>;
 }
 
-/** Parameters of one unit after another: those that were asked for last are held. */
 export function lastHeld(parameters: Trained["parameters"]): Trained["parameters"] {
   let held: { readonly key: string; readonly values: Promise<Float32Array> } | undefined;
   return (part, index) => {
@@ -58,7 +53,6 @@ export function lastHeld(parameters: Trained["parameters"]): Trained["parameters
   };
 }
 
-/** Tensors of all units, or of the dense ones alone, in their order. */
 function tensorsOf(trained: Omit<Trained, "source">, dense: boolean): readonly TensorToWrite[] {
   const parameters = lastHeld(trained.parameters);
   const tensors = (unit: Unit, part: number, index: number): readonly TensorToWrite[] =>
@@ -73,13 +67,13 @@ function tensorsOf(trained: Omit<Trained, "source">, dense: boolean): readonly T
   );
 }
 
-/** Numbers are in f32 whatever the model came in. */
+/** Parameters are f32 whatever the source's type. */
 function configOf({ config }: ModelSource): Record<string, unknown> {
   const { torch_dtype: _torch, dtype: _dtype, quantization_config: _quantized, ...rest } = config;
   return { ...rest, torch_dtype: "float32" };
 }
 
-/** Fields that transformers refuses as whole numbers without a point, which JSON does not keep. */
+/** transformers refuses these fields as numbers without a point, which JSON drops. */
 const floatFields = [
   ...["attention_dropout", "aux_loss_alpha", "clip_qkv", "initializer_range", "rms_norm_eps", "routed_scaling_factor"],
   ...["router_aux_loss_coef", "router_jitter_noise", "swiglu_alpha", "swiglu_limit"],
@@ -117,7 +111,6 @@ export async function writeTrainedFolder(trained: Trained, dir: string): Promise
   });
 }
 
-/** Writes adapters as they were trained, by the names of their own. */
 export async function writeAdapters(trained: Omit<Trained, "source">, dir: string, description: AdapterDescription): Promise<void> {
   await mkdir(dir, { recursive: true });
   const weights = join(dir, "adapter_model.safetensors");

@@ -1,5 +1,5 @@
-// The model that a run trains and the one that it ends in: a model's own parameters, or adapters beside parameters that stay, which end
-// merged into a plain model. Checkpoints and optimizers see what is trained alone.
+// The model that a run trains and the one that it ends in: all parameters of a model, or adapters beside frozen parameters, which are
+// merged at the end.
 import type { WeightViews } from "../../compute/training.ts";
 import { checkProgram } from "../../kernels/check-program.ts";
 import { gaussian } from "../../kernels/random.ts";
@@ -10,57 +10,47 @@ import { type Layout, layoutOf, movedTo, type Unit, viewsByTensor } from "./layo
 import type { ModelSource } from "./model-source.ts";
 import { type AdapterDescription, lastHeld, type Trained } from "./result-files.ts";
 
-/** A tensor of the plain model: one of the base, to which the product of two that are trained is added where there is one. */
+/** A tensor of the plain model: one of the base, plus the product of two trained ones where there is one. */
 export interface Merged {
   readonly tensor: string;
   readonly product?: { readonly left: string; readonly right: string };
 }
 
-/** Small matrices that are trained beside a base. */
 export interface Adapted {
-  /** What is trained. Its weights that are the base's are frozen. */
   readonly program: ModelProgram;
   readonly expertTensors: ModelFamily["expertTensors"];
-  /** Standard deviation of the first values of a trained tensor; 0 for one that begins with nothing. */
+  /** The standard deviation of a trained tensor's initial values; 0 for zeros. */
   deviation(tensor: string, shape: readonly number[]): number;
-  /** The plain model, and what each of its tensors is made of. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly family: ModelFamily;
   merged(tensor: string): Merged;
   readonly description: AdapterDescription;
 }
 
-/** A model with its gates replaced: it has the model's tensors, and a frozen one more, which all gates read. */
+/** A model with replaced gates, which read one more frozen tensor. */
 export interface Gated {
   readonly program: ModelProgram;
-  /** The name of that tensor. */
   readonly schedule: string;
-  /** Its values in a step, counted from 1. */
+  /** The tensor's values in a step, counted from 1. */
   numbersAt(step: number): readonly number[];
 }
 
 export interface TrainedModel {
   readonly program: ModelProgram;
   readonly layout: Layout;
-  /** Floats that are read and not trained. */
   readonly frozenFloats: number;
-  /** The model that a run ends in. */
   readonly result: ModelSource;
-  /** What to write beside the result; undefined where it is all. */
   readonly description: Adapted["description"] | undefined;
-  /** Sets what follows from the step alone, before it is made and before the model is looked at after it. */
+  /** Sets what depends on the step alone; call it before the step and before validation after it. */
   at(step: number): void;
-  /** Parameters that stay as they are, by tensor. */
   frozen(start: Start): Promise<WeightViews>;
-  /** Fills the arrays of parameters that are trained. */
   fill(start: Start, wanted: Wanted): Promise<void>;
-  /** The result, from what was trained by part and unit of the layout. */
   ended(parameters: Trained["parameters"], frozen: WeightViews): Trained;
 }
 
 const nothing = (): void => {};
 
-/** `first`: the first step that the gate has a part in. */
+/** `first`: the first step in which the gate takes part. */
 export function gatedModel(source: ModelSource, { program, schedule, numbersAt }: Gated, first: number): TrainedModel {
   checkProgram(program);
   const numbers = Float32Array.from(numbersAt(first));
@@ -74,7 +64,6 @@ export function gatedModel(source: ModelSource, { program, schedule, numbersAt }
   };
 }
 
-/** All of the model. */
 export function wholeModel(source: ModelSource): TrainedModel {
   const layout = layoutOf(source.program, source.family.expertTensors);
   return {
@@ -122,7 +111,6 @@ export function adaptedModel(source: ModelSource, adapted: Adapted, seed: number
   };
 }
 
-/** Units with their ranges in arrays of their own. */
 function unitsAt({ parts }: Layout): readonly { readonly part: number; readonly index: number; readonly unit: Unit }[] {
   return parts.flatMap(({ units }, part) => units.map((unit, index) => ({ part, index, unit: movedTo(unit, 0) })));
 }

@@ -1,6 +1,5 @@
-// Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and optimizer state, such as
-// p|m|v, at an offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Ranks
-// write what they own at its place in the same files, so that any number of ranks reads what any number wrote. Shell.
+// Checkpoints of a run: one folder per step with a file per part of the model and a manifest, which is renamed into place last. Ranks
+// write what they own into the same files, so that any number of ranks can read them.
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
@@ -18,7 +17,6 @@ const unitAlignment = 4096;
 const manifestFile = "manifest.json";
 const folderName = /^step-(\d{8})$/;
 
-/** The choices of a run that its bits depend on, by the names of their options. */
 export type Identity = Readonly<Record<string, string | number>>;
 
 const manifestSchema = z.object({
@@ -34,27 +32,23 @@ const manifestSchema = z.object({
 });
 type Manifest = z.infer<typeof manifestSchema>;
 
-/** What a rank has of the units of a model, by part and place in it, and how ranks meet over it. */
 export interface CheckpointState {
   readonly rank: number;
   /** True on the one rank that writes the unit. */
   writes(part: number, index: number): boolean;
-  /** The unit's parameters and the optimizer's arrays in order, on the rank that writes it. */
+  /** The unit's parameters and the optimizer's arrays, in order, on the rank that writes it. */
   pieces(step: number, part: number, index: number): AsyncIterable<Float32Array>;
-  /** Sends the writer what this rank has of the unit. */
+  /** Sends this rank's part of the unit to the writer. */
   give(step: number, part: number, index: number): Promise<void>;
-  /** True where this rank has something of the unit, which `take` fills. */
+  /** True where `take` has something to fill on this rank. */
   wants(part: number, index: number): boolean;
   take(part: number, index: number, values: Float32Array): Promise<void>;
-  /** Returns once all ranks have come to it. */
   meet(step: number, what: string): Promise<void>;
-  /** What each rank gives, on all ranks. */
   gather(step: number, what: string, own: Int32Array, lengthFrom: (rank: number) => number): Promise<readonly Int32Array[]>;
 }
 
 export interface CheckpointToRead {
   readonly step: number;
-  /** Arrays of each unit, one after another: parameters, then those of the optimizer, which is part of the identity. */
   readonly stored: number;
   readonly identity: Identity;
   readonly layout: Layout;
@@ -62,17 +56,16 @@ export interface CheckpointToRead {
 }
 
 export interface CheckpointToWrite extends CheckpointToRead {
-  /** Checkpoints that stay. */
   readonly keep: number;
-  /** The step of one more that stays. */
+  /** The step of one more checkpoint that stays. */
   readonly spared?: number | undefined;
-  /** Asked on the first rank before it changes what there is; throws where another writes the output now. */
+  /** The first rank calls it before it changes files; it throws while another process writes the output. */
   mayWrite(): Promise<void>;
 }
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
 
-/** Steps of the folders there are, ascending, those without manifest too. A folder that cannot be read is not an empty one. */
+/** The steps of all folders, ascending, including those without a manifest. Throws if the folder cannot be read. */
 async function stepsIn(dir: string): Promise<readonly number[]> {
   const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT") return [];
@@ -81,7 +74,6 @@ async function stepsIn(dir: string): Promise<readonly number[]> {
   return names.flatMap((name) => (folderName.test(name) ? [Number(name.slice(5))] : [])).toSorted((a, b) => a - b);
 }
 
-/** Where a part's units begin. */
 function offsetsOf(units: Layout["parts"][number]["units"], stored: number): number[] {
   let at = 0;
   return units.map(({ from, to }) => {
@@ -93,7 +85,6 @@ function offsetsOf(units: Layout["parts"][number]["units"], stored: number): num
 
 const digestBytes = 32;
 
-/** Writes this rank's units of a part; returns a digest for each unit, zeros for those of others. */
 async function writePart(folder: string, { step, stored, layout, state }: CheckpointToWrite, part: number): Promise<Uint8Array[]> {
   const { name, units } = layout.parts[part] as Layout["parts"][number];
   const digests: Uint8Array[] = [];
@@ -105,7 +96,6 @@ async function writePart(folder: string, { step, stored, layout, state }: Checkp
         await state.give(step, part, index);
         continue;
       }
-      // Other ranks write into the same file.
       handle ??= await open(join(folder, `${name}.bin`), constants.O_WRONLY | constants.O_CREAT);
       const hash = createHash("sha256");
       let at = offset;
@@ -125,9 +115,8 @@ async function writePart(folder: string, { step, stored, layout, state }: Checkp
 }
 
 /**
- * Writes the state of a step, on all ranks together; the first names it by its manifest and drops all checkpoints but the newest `keep`.
- * It is there when this returns, on any rank. One that the run has of the step stays as it is: it has the same bits, and while it was
- * written again there would be none.
+ * Writes the state of a step; all ranks call it. The first rank writes the manifest and drops all checkpoints but the newest
+ * `keep`. An existing checkpoint of the step stays, since it has the same bits.
  */
 export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite): Promise<void> {
   const { step, layout, state } = checkpoint;
@@ -140,13 +129,11 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
   const bytes = Uint8Array.from(Buffer.concat(own.flat()));
   const numbers = new Int32Array(bytes.buffer);
   const all = await state.gather(step, "digests", numbers, () => numbers.length);
-  // A unit's digest is the writer's; the others have zeros there.
   const digests = Buffer.from(numbers.map((_, i) => all.reduce((joined, each) => joined | (each[i] as number), 0)).buffer);
   if (state.rank === 0) await name(dir, checkpoint, digests);
   await state.meet(step, "checkpoint is named");
 }
 
-/** Makes room for a checkpoint; true where the run has one of the step already. */
 async function begins(dir: string, checkpoint: CheckpointToWrite): Promise<boolean> {
   const folder = join(dir, nameOf(checkpoint.step));
   await checkpoint.mayWrite();
@@ -186,10 +173,7 @@ async function name(dir: string, checkpoint: CheckpointToWrite, digests: Buffer)
   await dropOld(dir, checkpoint);
 }
 
-/**
- * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. One that is newer than what was just written
- * stays: it is another run's, or is being written by the world that went on without a first rank which stood still.
- */
+/** Drops old and unfinished checkpoints. A newer one stays, since another run or a world without this stalled rank may be writing it. */
 async function dropOld(dir: string, { step: newest, keep, spared }: CheckpointToWrite): Promise<void> {
   const before = (await stepsIn(dir)).filter((step) => step < newest);
   const whole = (await stepsOfCheckpoints(dir)).filter((step) => step < newest);
@@ -206,12 +190,11 @@ async function hasManifest(dir: string, step: number): Promise<boolean> {
   return (await statIfThere(join(dir, nameOf(step), manifestFile))) !== undefined;
 }
 
-/** The newest step that has a checkpoint; undefined where there is none. */
+/** The newest step that has a checkpoint, or undefined. */
 export async function newestCheckpoint(dir: string): Promise<number | undefined> {
   return (await stepsOfCheckpoints(dir)).at(-1);
 }
 
-/** The steps that have a checkpoint, ascending. */
 export async function stepsOfCheckpoints(dir: string): Promise<readonly number[]> {
   const whole: number[] = [];
   for (const step of await stepsIn(dir)) if (await hasManifest(dir, step)) whole.push(step);
@@ -222,7 +205,6 @@ function bad(path: string, what: string): AppError {
   return new AppError(`${path}: ${what}`, { code: "BadCheckpoint", operation: "reading a checkpoint" });
 }
 
-/** Nothing is wrong with the checkpoint or the settings: it is the machine that computes other bits. */
 function otherNumerics(path: string, made: unknown, here: unknown): AppError {
   const message =
     `${path}: was made with numerics ${made}, this machine has ${here}; go on where it began, ` +
@@ -237,7 +219,6 @@ export class SavedModel {
   readonly #manifest: Manifest;
   readonly #remedy: string;
   readonly #stored: number;
-  /** Of the part that was read last. */
   #open: { readonly part: number; readonly file: RandomFile } | undefined;
 
   private constructor(folder: string, { layout, stored }: Pick<CheckpointToRead, "layout" | "stored">, manifest: Manifest, remedy: string) {
@@ -249,8 +230,8 @@ export class SavedModel {
   }
 
   /**
-   * Throws AppError `BadCheckpoint` where it belongs to another run or has other parts, and `OtherNumerics` where this machine computes
-   * other bits.
+   * Throws AppError `BadCheckpoint` for a checkpoint of another run or model, and `OtherNumerics` where this machine
+   * computes other bits.
    */
   static async open(dir: string, { step, stored, identity, layout }: Omit<CheckpointToRead, "state">): Promise<SavedModel> {
     const folder = join(dir, nameOf(step));
@@ -272,7 +253,7 @@ export class SavedModel {
     return new SavedModel(folder, { layout, stored }, data, remedy);
   }
 
-  /** A unit's parameters and optimizer state, one after another. Throws AppError `BadCheckpoint` where bytes are not those written. */
+  /** A unit's parameters and optimizer state. Throws AppError `BadCheckpoint` for bytes that do not match the hash. */
   async unit(part: number, index: number): Promise<Float32Array> {
     const file = await this.#fileOf(part);
     const [unit, written] = [this.#layout.parts[part]?.units[index], this.#manifest.parts[part]?.units[index]];
@@ -285,7 +266,6 @@ export class SavedModel {
     return viewF32(bytes);
   }
 
-  /** A unit's parameters. */
   async parameters(part: number, index: number): Promise<Float32Array> {
     const values = await this.unit(part, index);
     return values.subarray(0, values.length / this.#stored);
@@ -305,7 +285,7 @@ export class SavedModel {
   }
 }
 
-/** Fills the state of this rank: of experts what it owns, of the dense part all. Throws what opening and reading do. */
+/** Fills this rank's state: the experts that it owns and all of the dense part. Throws what `SavedModel` throws. */
 export async function readCheckpoint(dir: string, { state, ...which }: CheckpointToRead): Promise<void> {
   const saved = await SavedModel.open(dir, which);
   try {

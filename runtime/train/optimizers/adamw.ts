@@ -1,4 +1,4 @@
-// AdamW: each parameter moves by the mean of its gradients over the root of the mean of their squares, and decays apart from both. Pure.
+// AdamW, with decoupled weight decay.
 import { belowOne, type Optimizer, weightDecay } from "./optimizer.ts";
 import { add, div, mul, sqrt, sub } from "./wasm.ts";
 

@@ -1,10 +1,9 @@
-// An optimizer whose gradients a recipe corrects. What the recipe keeps is state as the optimizer's own is: checkpoints, moves and the file
-// on disk have it, and the memory model counts it. Pure.
+// An optimizer whose gradients a recipe corrects. The recipe's arrays are part of the optimizer's state.
 import type { Numbers, Recipe } from "../recipes/recipe.ts";
 import type { Arrays, Optimizer } from "./optimizer.ts";
 import { add, mul } from "./wasm.ts";
 
-/** Clipping is of the gradient and not of its correction, so that it is done here and the optimizer is given 1. */
+/** Clipping applies to the gradient without its correction, so it is done here and the optimizer gets 1. */
 const ownClip = "ownClip";
 
 export function corrected(optimizer: Optimizer, correction: NonNullable<Recipe["correction"]>, numbers: Numbers): Optimizer {

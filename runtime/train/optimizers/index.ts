@@ -1,4 +1,4 @@
-// The optimizers there are, with what a run may say of each. To add one: its file, its name in crds/names.ts, one line here. Pure.
+// The registry of optimizers. A new one is a file, a name in crds/names.ts and one line here.
 import { AppError } from "../../../crds/common.ts";
 import type { optimizerNames } from "../../../crds/names.ts";
 import { adamw } from "./adamw.ts";
@@ -14,7 +14,6 @@ export const optimizerOf = ({ name }: OptimizerSettings): Optimizer => optimizer
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the settings of a run" });
 
-/** "adamw (--beta1 0.9, --beta2 0.95), sgd (--beta1 0.9)", with what each setting is when it is not given. */
 export const optimizerUsage: string = Object.entries(optimizers)
   .map(([name, { settings }]) => {
     const reported = Object.values(settings).map(({ option, fallback }) => `--${option} ${fallback}`);
@@ -22,10 +21,7 @@ export const optimizerUsage: string = Object.entries(optimizers)
   })
   .join(", ");
 
-/**
- * Numbers given by option, and the others as the optimizer has them. Throws AppError `BadOption` for one that is no setting of it:
- * it would change nothing.
- */
+/** The given numbers and defaults for the rest. Throws AppError `BadOption` for an unknown setting. */
 export function optimizerSettings(name: OptimizerName, given: Readonly<Record<string, number>>): OptimizerSettings {
   const { settings } = optimizers[name];
   const known = Object.values(settings).map(({ option }) => option);
@@ -36,7 +32,7 @@ export function optimizerSettings(name: OptimizerName, given: Readonly<Record<st
   return { name, values: Object.fromEntries(values) };
 }
 
-/** Those of numbers by option that an optimizer has: a job's spec has a default for every one. */
+/** The given numbers that the optimizer has; a job's spec has defaults for all. */
 export function knownOptions(name: OptimizerName, given: Readonly<Record<string, number>>): Readonly<Record<string, number>> {
   const known = Object.values(optimizers[name].settings).map(({ option }) => option);
   return Object.fromEntries(Object.entries(given).filter(([option]) => known.includes(option)));
@@ -50,7 +46,6 @@ export function checkOptimizer(asked: OptimizerSettings): void {
   }
 }
 
-/** What a checkpoint has to agree with, by option. */
 export function optimizerIdentity(asked: OptimizerSettings): Readonly<Record<string, string | number>> {
   const numbers = Object.entries(optimizerOf(asked).settings).map(([field, { option }]) => [option, asked.values[field] ?? 0] as const);
   return { optimizer: asked.name, ...Object.fromEntries<string | number>(numbers) };

@@ -1,5 +1,4 @@
-// The arithmetic of an optimizer as WebAssembly over arrays in memories of their own: the step of a range, and the sum of the squares of
-// a range of gradients. Pure.
+// An optimizer's arithmetic as WebAssembly: the step of a range, and the sum of squares of a range of gradients.
 import type { Optimizer } from "./optimizer.ts";
 import {
   addDoubles,
@@ -21,7 +20,6 @@ import {
   whileBelow,
 } from "./wasm.ts";
 
-/** The part of the engine's interface that is used here: TypeScript has it only among the things of browsers. */
 declare const WebAssembly: {
   Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer };
   Module: new (bytes: Uint8Array<ArrayBuffer>) => object;
@@ -32,39 +30,38 @@ const vectorBytes = 16;
 const pageBytes = 65536;
 const floatBytes = Float32Array.BYTES_PER_ELEMENT;
 
-/** Floats of each array, at most: a memory has less than 4 GiB. */
+/** The most floats of an array, since a memory has less than 4 GiB. */
 export const floatsMax = 2 ** 30 - pageBytes;
 
-/** A range of parameters, in multiples of four, and where their state begins, which may lie elsewhere than they. */
 interface KernelRange {
   readonly from: number;
   readonly to: number;
   readonly state: number;
 }
 
-/** Zeroed arrays, with the arithmetic on them. */
 export interface Kernel {
   readonly p: Float32Array;
   readonly g: Float32Array;
-  /** The optimizer's own, in its order. */
   readonly state: readonly Float32Array[];
   step(range: KernelRange, numbers: Readonly<Record<string, number>>): void;
   squares(from: number, to: number): number;
 }
 
-/** Memories stand in this order: gradients, parameters, then the optimizer's own. */
+/** The order of memories: gradients, parameters, then the optimizer's own. */
 const memory = { g: 0, p: 1, state: 2 } as const;
 
-/** The byte of its memory at which an array begins. Memories begin at pages, and a processor takes places a multiple of 4 KiB apart for
- *  the same until it has read them: the arrays stand apart, by lines of a cache. */
+/**
+ * The byte at which an array begins. Arrays are offset by cache lines, since addresses a multiple of 4 KiB apart alias in the
+ * processor.
+ */
 const beginOf = (index: number): number => index * 17 * 64;
 
-/** Parameters of the step: where its range begins and ends, in bytes; what is added to find its state, modulo 4 GiB; then the numbers. */
+/** Parameters of the function: the range in bytes; the offset of its state, modulo 4 GiB; then the numbers. */
 const [at, end, shift, firstNumber] = [0, 1, 2, 3];
 
 function stepFunction(optimizer: Optimizer): Func {
   const { numbers, state } = optimizer;
-  const arrays = ["g", "p", ...state]; // in the order of memories
+  const arrays = ["g", "p", ...state];
   const wide = (index: number): number => firstNumber + numbers.length + index;
   const local = (array: string): number => wide(numbers.length + arrays.indexOf(array));
   const [here, there] = [get(at), addI32(get(at), get(shift))];
@@ -104,14 +101,14 @@ function squaresFunction(): Func {
   };
 }
 
-/** The definition of the sum of squares of the floats from..to-1, a multiple of four, in f64: by four, those pairwise. */
+/** Defines the sum of squares of the floats from..to-1 in f64, by four lanes that are added pairwise. */
 export function plainSquares(g: Float32Array, from: number, to: number): number {
   const sums = [0, 0, 0, 0] as [number, number, number, number];
   for (let i = from; i < to; i++) sums[(i - from) % 4] = (sums[(i - from) % 4] as number) + (g[i] as number) ** 2;
   return sums[0] + sums[1] + (sums[2] + sums[3]);
 }
 
-/** `floats` of parameters and of gradients, `stateFloats` of each array of state: up to `floatsMax`. */
+/** `stateFloats` is the length of each state array; all lengths are at most `floatsMax`. */
 export function createKernel(optimizer: Optimizer, floats: number, stateFloats: number): Kernel {
   const sizes = ["g", "p", ...optimizer.state].map((name, i) => {
     const length = i < memory.state ? floats : stateFloats;

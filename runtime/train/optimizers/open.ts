@@ -1,4 +1,4 @@
-// Opens the arrays of a run as it asks for them: which optimizer, and how much of its state may be in memory. Shell.
+// Opens a run's optimizer state within its memory.
 
 import { having } from "../recipes/index.ts";
 import type { RecipeSetting } from "../recipes/recipe.ts";
@@ -9,7 +9,7 @@ import { heldFloats, type Residency, residencyOf, wholeResidency } from "./resid
 import { OptimizerState } from "./state.ts";
 import { openStateFile } from "./state-file.ts";
 
-/** Bytes of a rank's optimizer state in memory at most, what it shadows among it, and the folder of the file in which the rest lies. */
+/** The bytes of a rank's optimizer state in memory, shadows included, and the folder for the rest. */
 interface StateMemory {
   readonly bytes: number;
   readonly folder: string;
@@ -17,17 +17,14 @@ interface StateMemory {
 
 export interface AskedOptimizer {
   readonly optimizer: OptimizerSettings;
-  /** Unset: all state is in memory. Bits are the same. */
   readonly optimizerMemory?: StateMemory | undefined;
-  /** Recipes of the run, of which one may correct its gradients. */
   readonly recipes?: readonly RecipeSetting[] | undefined;
 }
 
-/** The optimizer as it is asked for, with all that it keeps. */
 export const arithmeticOf = ({ optimizer, recipes }: AskedOptimizer): Optimizer =>
   having(recipes, "correction").reduce<Optimizer>((plain, { hook, numbers }) => corrected(plain, hook, numbers), optimizerOf(optimizer));
 
-/** Of so many stores of one rank, which have equal parts of its memory. */
+/** The part of the memory for each of so many stores of one rank. */
 export function sharedBy(asked: AskedOptimizer, stores: number): AskedOptimizer {
   const { optimizer, recipes, optimizerMemory: memory } = asked;
   return { optimizer, recipes, optimizerMemory: memory && { bytes: Math.floor(memory.bytes / stores), folder: memory.folder } };
@@ -38,7 +35,6 @@ function residency(asked: AskedOptimizer, floats: number): Residency {
   return residencyOf(floats, arithmeticOf(asked).state.length, asked.optimizerMemory.bytes);
 }
 
-/** Bytes in memory of the state of `floats` parameters, by the law. */
 export function stateBytes(asked: AskedOptimizer, floats: number): number {
   return heldFloats(residency(asked, floats)) * arithmeticOf(asked).state.length * Float32Array.BYTES_PER_ELEMENT;
 }

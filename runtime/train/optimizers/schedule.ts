@@ -1,5 +1,4 @@
-// Learning-rate schedules: the share of the highest rate that a step has. To add one: its name in
-// crds/names.ts, and a line in the table. Pure.
+// Learning-rate schedules. A new one is a name in crds/names.ts and a line in the table.
 import type { scheduleNames } from "../../../crds/names.ts";
 
 type ScheduleName = (typeof scheduleNames)[number];
@@ -15,14 +14,12 @@ const shapes: Readonly<Record<ScheduleName, Shape>> = {
 export interface Schedule {
   readonly name: ScheduleName;
   readonly rate: number;
-  /** Steps in which the rate rises from 0. */
   readonly warmup: number;
   readonly steps: number;
-  /** The share of the rate that is left at the end, where a schedule falls. */
   readonly floor: number;
 }
 
-/** The rate of a step, which counts from 1. */
+/** `step` counts from 1. */
 export function rateOf({ name, rate, warmup, steps, floor }: Schedule, step: number): number {
   if (step <= warmup) return (rate * step) / warmup;
   return rate * shapes[name](Math.min(1, (step - warmup - 1) / Math.max(1, steps - warmup)), floor);

@@ -1,4 +1,4 @@
-// Stochastic gradient descent with momentum, which is plain descent where `beta1` is 0; it keeps one array of each parameter. Pure.
+// Stochastic gradient descent with momentum; plain descent where `beta1` is 0.
 import { belowOne, type Optimizer, weightDecay } from "./optimizer.ts";
 import { add, mul, sub } from "./wasm.ts";
 

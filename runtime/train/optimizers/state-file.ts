@@ -1,5 +1,4 @@
-// The file of an optimizer's state that memory is not for. It has no name once it is open, so that it ends with the process however that
-// ends: checkpoints are what a run goes on from. Shell.
+// The file of optimizer state that exceeds its memory. It is unlinked once open, so that it ends with the process.
 import { randomUUID } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 import { mkdir, open, rm } from "node:fs/promises";
@@ -7,7 +6,6 @@ import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { bytesOf } from "../../weights/floats.ts";
 
-/** Arrays of floats at a byte of a file, one behind another. */
 export interface StateFile {
   read(arrays: readonly Float32Array[], at: number): Promise<void>;
   write(arrays: readonly Float32Array[], at: number): Promise<void>;
@@ -18,7 +16,6 @@ export type OpenStateFile = (bytes: number) => Promise<StateFile>;
 
 const zerosBytes = 2 ** 22;
 
-/** What is left of arrays when `bytes` of them are done. */
 function restOf(arrays: readonly Uint8Array[], bytes: number): Uint8Array[] {
   let skip = bytes;
   return arrays.flatMap((array) => {
@@ -30,7 +27,7 @@ function restOf(arrays: readonly Uint8Array[], bytes: number): Uint8Array[] {
 
 type Vectors = (arrays: Uint8Array[], at: number) => Promise<number>;
 
-/** A call may do less than it was asked for; one that does nothing is the end of the file. */
+/** A call may be partial; one without progress is the end of the file. */
 async function whole(run: Vectors, arrays: readonly Float32Array[], at: number): Promise<void> {
   let rest = arrays.map(bytesOf);
   for (let done = 0; rest.length > 0; ) {
@@ -41,7 +38,7 @@ async function whole(run: Vectors, arrays: readonly Float32Array[], at: number):
   }
 }
 
-/** A file of `bytes` zeros in a folder, written in full, so that a disk that is too small is known before the first step. */
+/** Opens a file of `bytes` zeros in a folder; it is written in full, so that a small disk fails before the first step. */
 export async function openStateFile(folder: string, bytes: number): Promise<StateFile> {
   const failed = (cause: unknown): AppError => {
     const reason = (cause as NodeJS.ErrnoException).code ?? (cause as Error).message;
@@ -51,7 +48,7 @@ export async function openStateFile(folder: string, bytes: number): Promise<Stat
   let handle: FileHandle | undefined;
   try {
     await mkdir(folder, { recursive: true });
-    const path = join(folder, `optimizer-state-${randomUUID()}.tmp`); // ranks may share the folder
+    const path = join(folder, `optimizer-state-${randomUUID()}.tmp`);
     handle = await open(path, "wx+");
     await rm(path);
     const own = handle;
@@ -67,7 +64,7 @@ export async function openStateFile(folder: string, bytes: number): Promise<Stat
     return {
       read: (arrays, at) => asked(read, arrays, at),
       write: (arrays, at) => asked(write, arrays, at),
-      close: () => void own.close().catch(() => {}), // nobody reads a file without a name again
+      close: () => void own.close().catch(() => {}),
     };
   } catch (cause) {
     await handle?.close();

@@ -1,5 +1,5 @@
-// The arrays of a run: parameters, gradients and the optimizer's state, which lies in memory or, beyond what memory it may have, in a
-// file. Each parameter's step is its own, so that where its state lies, and in what order parameters are updated, changes no bits.
+// The parameters, gradients and optimizer state of a run, in memory or partly in a file. Neither the place of the state nor the order
+// of updates changes bits.
 import { createKernel, type Kernel } from "./kernel.ts";
 import type { Optimizer, StepFacts } from "./optimizer.ts";
 import { chunkBuffers, chunksOf, heldFloats, type Range, type Residency, updateOrder, type Work, wholeResidency } from "./residency.ts";
@@ -7,7 +7,6 @@ import type { OpenStateFile, StateFile } from "./state-file.ts";
 
 const floatBytes = Float32Array.BYTES_PER_ELEMENT;
 
-/** Parameters that one step treats alike. */
 export interface UpdateRange extends Range {
   readonly decays: boolean;
 }
@@ -17,12 +16,11 @@ type Numbers = (decays: boolean) => Readonly<Record<string, number>>;
 interface Held {
   readonly optimizer: Optimizer;
   readonly residency: Residency;
-  /** Chunks in memory at once; with one, each is read, computed and written before the next is read. */
+  /** Chunks in memory at once; with one, nothing overlaps. */
   readonly buffers?: number;
 }
 
 interface StateOptions extends Held {
-  /** Called where not all stays in memory. */
   readonly openFile: OpenStateFile;
 }
 
@@ -45,7 +43,6 @@ export class OptimizerState {
     this.g = this.#kernel.g;
   }
 
-  /** All in memory. */
   static resident(optimizer: Optimizer, floats: number): OptimizerState {
     return new OptimizerState({ optimizer, residency: wholeResidency(floats) }, undefined);
   }
@@ -56,12 +53,11 @@ export class OptimizerState {
     return new OptimizerState(options, chunksOf(residency) === 0 ? undefined : await openFile(bytes));
   }
 
-  /** What there is of every parameter beside its gradient, in the order in which it is kept and sent. */
+  /** The arrays of every parameter without its gradient, in the order of storage. */
   get arrays(): readonly string[] {
     return ["p", ...this.#optimizer.state];
   }
 
-  /** Bytes of all arrays in memory. */
   get bytes(): number {
     return [this.p, this.g, ...this.#kernel.state].reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
@@ -70,7 +66,7 @@ export class OptimizerState {
     return this.#kernel.squares(from, to);
   }
 
-  /** A step of the ranges, none twice. One that fails leaves some of them changed: a run goes on from its checkpoint. */
+  /** One step of disjoint ranges. A failed one leaves some changed; the run continues from its checkpoint. */
   async update(ranges: readonly UpdateRange[], values: Readonly<Record<string, number>>, facts: Omit<StepFacts, "decays">): Promise<void> {
     const [decaying, plain] = [true, false].map((decays) => this.#optimizer.stepNumbers(values, { ...facts, decays }));
     const numbers: Numbers = (decays) => (decays ? decaying : plain) ?? {};
@@ -80,12 +76,12 @@ export class OptimizerState {
     else await this.#interleaved(works, numbers, file);
   }
 
-  /** While one chunk is computed the next is read and the one before is written; what stays is computed between them. */
+  /** Reads the next chunk and writes the last one during the computing of a third. */
   async #interleaved(works: readonly Work<UpdateRange>[], numbers: Numbers, file: StateFile): Promise<void> {
     const chunks = works.flatMap(({ chunk }) => (chunk === undefined ? [] : [chunk]));
     const [reads, writes]: [Promise<void>[], Promise<void>[]] = [[], []];
     const read = async (i: number): Promise<void> => {
-      await writes[i - this.#buffers]; // of the chunk that had the buffer before
+      await writes[i - this.#buffers];
       await file.read(this.#buffer(chunks[i] as number, i), this.#offset(chunks[i] as number));
     };
     const ahead = (i: number): void => {
@@ -107,16 +103,14 @@ export class OptimizerState {
       }
       await Promise.all(writes);
     } finally {
-      await Promise.allSettled([...reads, ...writes]); // none may use the file, or a buffer, once this is done
+      await Promise.allSettled([...reads, ...writes]);
     }
   }
 
-  /** `shift`: from parameters to their state. */
   #compute({ ranges }: Work<UpdateRange>, numbers: Numbers, shift: number): void {
     for (const { from, to, decays } of ranges) this.#kernel.step({ from, to, state: from + shift }, numbers(decays));
   }
 
-  /** The first float of a chunk. */
   #begin(chunk: number): number {
     return this.#residency.resident + chunk * this.#residency.chunk;
   }
@@ -129,7 +123,6 @@ export class OptimizerState {
     return chunk * this.#residency.chunk * this.#optimizer.state.length * floatBytes;
   }
 
-  /** Where the buffer of the i-th chunk of an update begins. */
   #bufferAt(i: number): number {
     return this.#residency.resident + (i % this.#buffers) * this.#residency.chunk;
   }
@@ -139,7 +132,7 @@ export class OptimizerState {
     return this.#kernel.state.map((array) => array.subarray(from, from + this.#lengthOf(chunk)));
   }
 
-  /** A range of an array in pieces, one after another: views where it is in memory, to be read before anything changes. */
+  /** A range of an array in pieces. Pieces in memory are views: read them before anything changes. */
   async *read(name: string, from: number, to: number): AsyncGenerator<Float32Array> {
     for (const part of this.#parts(name, from, to)) {
       if (part.at === undefined) {
@@ -160,7 +153,6 @@ export class OptimizerState {
     }
   }
 
-  /** Parts of an array: views of memory, or the byte of the file where one begins. */
   *#parts(name: string, from: number, to: number) {
     const index = this.#optimizer.state.indexOf(name);
     const { floats, chunk } = this.#residency;
@@ -184,7 +176,6 @@ export class OptimizerState {
   }
 }
 
-/** A promise whose failure somebody will come to ask for. */
 function observed(promise: Promise<void>): Promise<void> {
   promise.catch(() => {});
   return promise;

@@ -1,7 +1,5 @@
-// An assembler of WebAssembly for kernels that run over vectors of floats: instructions as bytes, functions, memories from outside. Pure.
-// Only what kernels here use; the numbers are the specification's opcodes.
+// A small WebAssembly assembler for vector kernels; numbers are the specification's opcodes.
 
-/** Instructions, one after another. */
 export type Code = readonly number[];
 
 const valueType = { i32: 0x7f, f32: 0x7d, f64: 0x7c, v128: 0x7b } as const;
@@ -9,7 +7,6 @@ export type ValueType = keyof typeof valueType;
 
 const simd = 0xfd;
 
-/** Unsigned LEB128. */
 function uint(value: number): number[] {
   const bytes: number[] = [];
   let rest = value;
@@ -28,7 +25,7 @@ const section = (id: number, items: readonly Code[]): number[] => {
   return [id, ...uint(body.length), ...body];
 };
 
-/** The memory of an access: alignment with the flag that a memory's number follows, the number, the offset. */
+/** Alignment with the flag for an explicit memory, the memory, the offset. */
 const access = (memory: number, alignment: number, offset: number): number[] => [alignment + 64, ...uint(memory), ...uint(offset)];
 
 export const get = (local: number): Code => [0x20, ...uint(local)];
@@ -79,7 +76,6 @@ export interface Func {
   readonly name: string;
   readonly params: readonly ValueType[];
   readonly result?: ValueType;
-  /** Beside the parameters. */
   readonly locals: readonly ValueType[];
   readonly body: Code;
 }

@@ -1,5 +1,5 @@
-// Recipes of balance bound to a model: the gradients that their losses give to a layer's logits, the losses, and the changes of biases.
-// Each follows from the rows of experts in a whole step, over all ranks, which the caller counts. Not here: any one recipe (recipes/).
+// Balance recipes bound to a model: their losses, gradients for a layer's logits, and changes of gate biases, all from the rows of
+// experts in a whole step.
 import { kernelOf } from "../../kernels/index.ts";
 import { floats, type Gradients, matrix, type Values } from "../../kernels/kernel.ts";
 import type { ModelProgram, MoeLayer, Op, Tensor } from "../../kernels/segment.ts";
@@ -11,12 +11,11 @@ import { type GateCounts, type RecipeSetting, sumOf } from "../recipes/recipe.ts
 interface Gate {
   readonly op: Op;
   readonly logits: string;
-  /** Experts that it chooses among, free ones too. */
+  /** Includes free experts. */
   readonly experts: number;
   readonly topK: number;
-  /** What losses weigh each by. */
   readonly weights: readonly number[];
-  /** A view of the parameters, where the gate has a bias of choice. */
+  /** A view of the parameters, where the gate has a selection bias. */
   readonly bias: Float32Array | undefined;
 }
 
@@ -33,7 +32,6 @@ function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>):
   throw new TypeError(`${layer.block.name} has experts and no gate`);
 }
 
-/** Throws AppError `BadOption` where a recipe does not suit the model. */
 function checkSuits(settings: readonly RecipeSetting[], gates: readonly (Gate | undefined)[], family: string): void {
   const some = gates.filter((gate) => gate !== undefined);
   for (const { setting, numbers, recipe } of [...having(settings, "loss"), ...having(settings, "bias")]) {
@@ -46,7 +44,7 @@ function checkSuits(settings: readonly RecipeSetting[], gates: readonly (Gate | 
   }
 }
 
-/** A place of a token may be given to none, which is behind all that a gate has a logit for. */
+/** A token's slot may stay unassigned; such choices are counted last. */
 function countsOf({ experts, topK }: Gate, choices: readonly number[]): GateCounts {
   const rows = choices.slice(0, experts);
   const [chosen, places] = [sumOf(rows), sumOf(choices)];
@@ -55,7 +53,6 @@ function countsOf({ experts, topK }: Gate, choices: readonly number[]): GateCoun
 
 export class Balancing {
   readonly #settings: readonly RecipeSetting[];
-  /** By layer; undefined for one without experts. */
   readonly #gates: readonly (Gate | undefined)[];
 
   constructor(settings: readonly RecipeSetting[], { program, dense, parameters }: BalancedModel) {
@@ -67,8 +64,10 @@ export class Balancing {
     checkSuits(settings, this.#gates, program.family);
   }
 
-  /** Of each of these micro-batches the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
-   *  each expert in all micro-batches of the step, and of free ones behind them. */
+  /**
+   * For each of these micro-batches the gradients of a layer's logits, and its part of the losses; `choices`: rows of each expert in
+   * the whole step, free ones last.
+   */
   gradients(layer: number, microBatches: readonly Values[], choices: ArrayLike<number>): readonly MicroBatchBalance[] {
     const gate = this.#gates[layer];
     const plain = gate && this.#slopes(countsOf(gate, Array.from(choices)));
@@ -76,7 +75,6 @@ export class Balancing {
     return microBatches.map((kept) => (gate && slopes ? microBatchBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
   }
 
-  /** Slopes of all losses together; undefined where there is none. */
   #slopes(counts: GateCounts): Float64Array | undefined {
     const each = having(this.#settings, "loss").map(({ hook, numbers }) => hook(counts, numbers));
     return each.reduce<Float64Array | undefined>(
@@ -85,7 +83,6 @@ export class Balancing {
     );
   }
 
-  /** Changes the biases of choice by the rows that each layer's experts had in the step. */
   moveBiases(counts: readonly ArrayLike<number>[]): void {
     for (const [layer, gate] of this.#gates.entries()) {
       if (gate?.bias === undefined) continue;
@@ -99,7 +96,6 @@ export class Balancing {
 
 export interface BalancedModel {
   readonly program: ModelProgram;
-  /** Dense units of embedding, layers and head, in the array of parameters. */
   readonly dense: readonly Unit[];
   readonly parameters: Float32Array;
 }

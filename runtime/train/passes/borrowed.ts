@@ -1,12 +1,11 @@
-// Tensors that a part of a model reads and an earlier part has: of the embedding in a tied head, of a cell that gates of all layers share.
-// Their gradients are summed apart and added to their owner's own, part after part. Pure.
+// Tensors that a part of a model reads and an earlier part owns, as with a tied head. Their gradients are summed apart and added to
+// their owner's.
 import type { ModelProgram } from "../../kernels/segment.ts";
 import type { Unit } from "../model/layout.ts";
 
 export interface Borrowed {
-  /** The part that reads them, counted from the embedding. */
+  /** The part that reads them; 0 is the embedding. */
   readonly part: number;
-  /** They alone, and the range of the owner's floats that they lie in. */
   readonly unit: Unit;
 }
 
@@ -23,7 +22,6 @@ export function borrowedBy({ embed, layers, head }: Pick<ModelProgram, "embed" |
   );
 }
 
-/** Floats of all sums apart. */
 export function borrowedFloats(program: Pick<ModelProgram, "embed" | "layers" | "head">, dense: readonly Unit[]): number {
   return borrowedBy(program, dense).reduce((sum, { unit }) => sum + unit.to - unit.from, 0);
 }

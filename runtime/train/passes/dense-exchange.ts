@@ -1,4 +1,4 @@
-// Gradients of the dense part over ranks: each owner gets all ranks' subtrees of its floats, and joins them.
+// Sums dense gradients over ranks: each owner gets all ranks' subtrees of its floats and joins them.
 import { exchange } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { type Interval, joinSubtree, type Subtree, subtreesOf } from "../../placement/training/lanes.ts";
@@ -7,7 +7,7 @@ import type { RankMemory } from "../ranks/rank-memory.ts";
 import { type DenseSums, joined } from "./dense-sums.ts";
 import { concatenated } from "./expert-rows.ts";
 
-/** One range of the dense part with sums of its gradients: the head's in tensors of the embedding are a range of their own. */
+/** A range of the dense part with its gradients; the head's in tensors of the embedding are a range of their own. */
 export interface DenseRange {
   readonly from: number;
   readonly sums: DenseSums;
@@ -19,11 +19,10 @@ interface DenseExchange {
   readonly memory: RankMemory;
   readonly shape: Shape;
   readonly ranges: readonly DenseRange[];
-  /** Micro-batches of each rank in the step, ascending. */
   readonly microBatches: readonly (readonly number[])[];
 }
 
-/** The gradients of what each rank owns: all ranks' subtrees of it, joined to the sum over micro-batches; ranges that meet are added in order. */
+/** The gradients of what each rank owns; overlapping ranges are added in order. */
 export async function sumDense({ transport, stamp, memory, shape, ranges, microBatches }: DenseExchange): Promise<void> {
   const nodes = ranges.map(({ sums }) => sums.takeNodes());
   const parts = Array.from({ length: transport.ranks }, (_, owner) => {

@@ -1,4 +1,4 @@
-// A layer without experts: a rank's own micro-batches, one after another, whose gradients join in the tree over micro-batches.
+// A layer without experts, over a rank's own micro-batches.
 import { floats, type Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";

@@ -1,5 +1,5 @@
-// Rows of a layer's experts, computed: those of one expert pass it together, whichever micro-batches and ranks they are of, as far as a row's bits
-// do not depend on its neighbours. Gradients of weights are added micro-batch by micro-batch, in the micro-batches' order.
+// Computes the rows of a layer's experts, batched where bits do not depend on neighbouring rows. Gradients are added in micro-batch
+// order.
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { type Unit, viewsOf } from "../model/layout.ts";
 import { callsOf, concatenated, type RowBlock } from "./expert-rows.ts";
@@ -7,7 +7,6 @@ import type { ExpertSums } from "./expert-sums.ts";
 import type { KeptBudget } from "./kept-budget.ts";
 import { type Kept, keeping } from "./layer.ts";
 
-/** Rows of one block before they are computed, and where they go then. */
 interface ForwardPiece {
   readonly block: RowBlock;
   x(): Float32Array;
@@ -22,7 +21,6 @@ interface BackwardPiece {
   take(dx: Float32Array, dGates: Float32Array): void;
 }
 
-/** One micro-batch's gradient of an expert, to be added to floats of the expert's. */
 export interface MicroBatchGradient {
   readonly block: RowBlock;
   add(sum: Float32Array): Promise<void>;
@@ -30,7 +28,6 @@ export interface MicroBatchGradient {
 
 interface ExpertCallsOptions {
   readonly expert: TrainableExpert;
-  /** Of rows. */
   readonly width: number;
   readonly budget: KeptBudget | undefined;
   /** Called before each call; throws where the pass is to end. */
@@ -39,17 +36,16 @@ interface ExpertCallsOptions {
   weights(expert: number): WeightViews;
 }
 
-/** Of one accumulation step. */
 export class ExpertCalls {
   readonly #options: ExpertCallsOptions;
-  /** What calls kept, by the first of their blocks: backward makes the same calls. */
+  /** What calls stored, by their first block: backward makes the same calls. */
   readonly #kept = new Map<RowBlock, Kept>();
 
   constructor(options: ExpertCallsOptions) {
     this.#options = options;
   }
 
-  /** Pieces of one expert are neighbours. */
+  /** Pieces of one expert must be adjacent. */
   async forward(pieces: readonly ForwardPiece[]): Promise<void> {
     const { expert, width, budget, ask, weights } = this.#options;
     for (const call of callsOf(pieces, expert.rowsAtOnce)) {
@@ -63,8 +59,7 @@ export class ExpertCalls {
     }
   }
 
-  /** Of one expert, or of several whose pieces are neighbours; what each call gives is to be added by the caller, and holds several times
-   *  its rows until it is let go: so the next call begins when it is asked for. */
+  /** Pieces of one expert must be adjacent. The caller adds each result, which is large; the next call begins only when asked for. */
   async *backward(pieces: readonly BackwardPiece[]): AsyncGenerator<MicroBatchGradient[]> {
     const { expert, width, budget, ask, unit, weights } = this.#options;
     for (const call of callsOf(pieces, expert.rowsAtOnce)) {
@@ -88,14 +83,12 @@ export class ExpertCalls {
   }
 }
 
-/** What all calls give, where it waits for micro-batches of other ranks. */
 export async function allOf(calls: AsyncIterable<MicroBatchGradient[]>): Promise<MicroBatchGradient[]> {
   const all: MicroBatchGradient[] = [];
   for await (const gradients of calls) all.push(...gradients);
   return all;
 }
 
-/** In the order of micro-batches. */
 export async function summed(sums: ExpertSums, gradients: readonly MicroBatchGradient[]): Promise<void> {
   for (const { block, add } of gradients.toSorted((a, b) => a.block.microBatch - b.block.microBatch))
     await sums.add(block.expert, block.rows, add);
@@ -104,7 +97,6 @@ export async function summed(sums: ExpertSums, gradients: readonly MicroBatchGra
 export const byExpert = (a: { readonly block: RowBlock }, b: { readonly block: RowBlock }): number =>
   a.block.expert - b.block.expert || a.block.microBatch - b.block.microBatch;
 
-/** Each piece of a call with its part of what the call gave, and its first row. */
 function* cut<T extends { readonly block: RowBlock }>(call: readonly T[], width: number, all: Float32Array) {
   let from = 0;
   for (const piece of call) {

@@ -1,16 +1,15 @@
-// Rows of a layer's experts between ranks: which blocks of rows go from where to where, and the frames that hold them. All of it follows
-// from counts and blocks, so frames hold numbers alone. Pure.
+// Rows of a layer's experts between ranks: which blocks go where, and their frames. All follows from counts and blocks, so frames hold
+// numbers alone.
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, ranksOfLanes } from "../../placement/training/lanes.ts";
 
-/** The rows of one micro-batch at one expert. */
 export interface RowBlock {
   readonly microBatch: number;
   readonly expert: number;
   readonly rows: number;
 }
 
-/** Blocks in the order of experts, then micro-batches, by the rank that has the tokens and the rank that computes. */
+/** Blocks in the order of experts, then micro-batches, by source and computing rank. */
 export class RowPlan {
   readonly #blocks = new Map<string, RowBlock[]>();
 
@@ -34,7 +33,7 @@ export class RowPlan {
   }
 }
 
-/** Blocks of one expert each whose rows are computed in one call: neighbours, as many as `max` rows allow, or one that has more. */
+/** Groups adjacent blocks of one expert into calls of at most `max` rows; a larger block is a call of its own. */
 export function callsOf<T extends { readonly block: RowBlock }>(pieces: readonly T[], max: number): T[][] {
   const calls: T[][] = [];
   let rows = 0;
@@ -51,7 +50,6 @@ export function callsOf<T extends { readonly block: RowBlock }>(pieces: readonly
   return calls;
 }
 
-/** One array of all parts, one after another. */
 export function concatenated(parts: readonly Float32Array[]): Float32Array {
   if (parts.length === 1) return parts[0] as Float32Array;
   const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
@@ -63,12 +61,10 @@ export function concatenated(parts: readonly Float32Array[]): Float32Array {
   return all;
 }
 
-/** One frame of all blocks, one after another. */
 export function packed(blocks: readonly RowBlock[], rowsOf: (block: RowBlock) => Float32Array): Float32Array {
   return concatenated(blocks.map(rowsOf));
 }
 
-/** Each block with its part of a frame. */
 export function* unpacked(blocks: readonly RowBlock[], width: number, frame: Float32Array) {
   let at = 0;
   for (const block of blocks) {

@@ -1,21 +1,18 @@
-// Gradients of a layer's experts that a rank computes, micro-batch by micro-batch in their order. The first of an expert's hosts adds each to those
-// before at once; the others keep theirs until the sum of the micro-batches before comes to them.
+// Gradients of a layer's experts on a rank, micro-batch by micro-batch in order. The first host of an expert adds at once; the others
+// hold theirs until the sum of earlier micro-batches arrives.
 import { addAll } from "../../net/collectives/collectives.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 
 export interface ExpertSumsOptions {
   readonly blocks: Blocks;
-  /** Of the layer's experts. */
   readonly primaries: readonly number[];
   readonly rank: number;
-  /** Primaries have sums of micro-batches before these. */
   readonly carried: boolean;
-  /** Of a micro-batch, at most, that have the same bits in place. */
+  /** The most rows of a micro-batch whose gradient has the same bits when added in place. */
   readonly rowsInPlace: number;
-  /** Zeros, and zeros again between micro-batches, for micro-batches of more rows. */
+  /** Zeros between micro-batches; for micro-batches with more rows. */
   readonly scratch: Float32Array;
   floatsOf(expert: number): number;
-  /** The gradient of an expert that has its primary here. */
   own(expert: number): Float32Array;
 }
 
@@ -27,7 +24,7 @@ export class ExpertSums {
     this.#options = options;
   }
 
-  /** Adds the gradient of one micro-batch of so many rows, which `gradient` adds to the floats that it is given. */
+  /** Adds one micro-batch's gradient, which `gradient` adds to the given floats. */
   async add(expert: number, rows: number, gradient: (sum: Float32Array) => Promise<void>): Promise<void> {
     const { primaries, rank, carried, rowsInPlace, scratch, own, floatsOf } = this.#options;
     const primary = primaries[expert] === rank;
@@ -47,7 +44,7 @@ export class ExpertSums {
     sum.fill(0);
   }
 
-  /** What is to be added to the sum of the micro-batches before, in order; none of an expert whose gradient has it already. */
+  /** The gradients to add to the sum of earlier micro-batches, in order; none if added already. */
   partials(expert: number): readonly Float32Array[] {
     return this.#of(expert);
   }

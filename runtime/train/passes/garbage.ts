@@ -1,11 +1,9 @@
-// Memory of arrays that nobody reads any more. V8 by itself collects after every 64 MiB of them, which a step makes many times over: up to
-// a fifth of its time. Here it counts them with all of its heap, and is asked to collect once there are more than a bound.
+// Collects garbage of large arrays. V8 collects after every 64 MiB of them, which costs up to a fifth of a step; here it collects above
+// a larger bound.
 import { getHeapStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
-/** Bytes of arrays, beside those that were there when it was collected last: more of them save no time that can be measured. */
 const bytesMost = 512 * 2 ** 20;
-/** V8's own bound. */
 const bytesLeast = 64 * 2 ** 20;
 
 let collect: (() => void) | undefined;
@@ -23,17 +21,16 @@ export class Garbage {
   readonly #collect: () => void;
   #before: number;
 
-  /** `bytes`: memory that may wait to be collected. The engine's setting is one for the whole process. */
+  /** `bytes` may wait to be collected. The V8 flag is process-wide. */
   constructor(bytes: number) {
     this.#bytes = Math.min(bytesMost, Math.max(bytesLeast, bytes));
     this.#collect = collector();
     this.#before = getHeapStatistics().external_memory;
   }
 
-  /** To be called where some milliseconds more do not matter, at least once a layer. */
+  /** Call it where a pause is harmless, at least once a layer. */
   look(): void {
     const { external_memory: now } = getHeapStatistics();
-    // V8 may have collected by itself.
     this.#before = Math.min(this.#before, now);
     if (now - this.#before <= this.#bytes) return;
     this.#collect();

@@ -1,5 +1,4 @@
-// Memory for values that forward keeps so that backward need not compute them again, as far as it goes. What is computed again has the same
-// bits, so the room decides time alone.
+// The budget for values that forward stores to spare backward work. It changes time, not bits.
 
 export class KeptBudget {
   readonly #floats: number;
@@ -10,12 +9,10 @@ export class KeptBudget {
     this.#left = floats;
   }
 
-  /** To be called when a pass begins: nothing is kept then. */
   clear(): void {
     this.#left = this.#floats;
   }
 
-  /** Whether so many floats may be kept. */
   take(floats: number): boolean {
     if (floats > this.#left) return false;
     this.#left -= floats;

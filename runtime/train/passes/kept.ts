@@ -1,9 +1,9 @@
-// Floats that a model's passes hold beside its parameters, by which memory is reckoned. Pure.
+// Floats that passes hold beside parameters, for memory estimates.
 import { keptValues } from "../../kernels/index.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 
-/** Floats that forward keeps of a token for backward: the layer's input, and what its block writes beside the rows that it adds to. */
+/** Floats per token that forward stores for backward: the layer's input, and what its block writes. */
 export function keptFloats(layer: ModelProgram["layers"][number]): number {
   const { inputs, ops, outputs } = layer.block;
   const input = inputs.reduce((sum, { width }) => sum + width, 0);

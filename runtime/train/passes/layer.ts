@@ -1,5 +1,5 @@
-// A layer as a rank runs it: its own micro-batches of a accumulation forward, and backward, which is given what was kept of them and computes the rest
-// again. Interface only; dense-layer.ts and moe-layer.ts have it.
+// The interface of a layer as a rank runs it; dense-layer.ts and moe-layer.ts implement it. Backward recomputes what forward did not
+// store.
 import type { KeptRows, KeptValue, TrainableSegment, WeightViews } from "../../compute/training.ts";
 import type { Gradients, Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
@@ -7,21 +7,21 @@ import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { DenseSums } from "./dense-sums.ts";
 import type { KeptBudget } from "./kept-budget.ts";
 
-/** What forward leaves for backward. */
 export interface LayerPass {
-  /** Values of each of the rank's own micro-batches. */
   readonly kept: readonly Values[];
-  /** Rows that each expert has in all micro-batches of the accumulation step; empty for a layer without experts. */
+  /** Rows of each expert in all micro-batches of the accumulation step; empty without experts. */
   readonly rows: ArrayLike<number>;
-  /** Them, and behind them those of free experts, which no rank is sent. */
+  /** `rows`, then those of free experts, which are computed nowhere. */
   readonly choices: ArrayLike<number>;
-  /** `dys`: of each own micro-batch, as the results are; `beside`: gradients of kept values, by name, that other losses than the last layer's
-   *  give. Adds the micro-batches' gradients of weights to the sums. */
+  /**
+   * `dys`: one per own micro-batch; `beside`: gradients of stored values, by name, from other losses. Adds the micro-batches' gradients
+   * of weights to the sums.
+   */
   backward(dys: readonly Float32Array[], beside: readonly Gradients[]): Promise<Float32Array[]>;
 }
 
 export interface RankLayer {
-  /** `xs`: rows of each own micro-batch of the accumulation step; `room`: for what may be kept beside what backward needs, none where there is no backward. */
+  /** `xs`: rows of each own micro-batch; `room`: capacity for values that spare backward work, none without backward. */
   forward(
     accumulation: AccumulationStep,
     xs: readonly Float32Array[],
@@ -29,15 +29,16 @@ export interface RankLayer {
   ): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
 }
 
-/** Views of what a part reads: parameters, and where backward adds a micro-batch's gradients, which each of `micro-batches` then takes: those of its own
- *  unit, and of tensors that an earlier one has. */
+/**
+ * Views of a part's parameters, and of the arrays to which backward adds a micro-batch's gradients: those of its own unit and of an
+ * earlier unit's tensors.
+ */
 export interface DenseViews {
   readonly weights: WeightViews;
   readonly sums: WeightViews;
   readonly microBatches: readonly DenseSums[];
 }
 
-/** A segment of the dense part with its weights. */
 export interface DenseBlock extends DenseViews {
   readonly block: TrainableSegment;
 }
@@ -48,13 +49,12 @@ export function takeMicroBatch({ microBatches }: Pick<DenseViews, "microBatches"
 
 export const rowsOf = (data: Float32Array, width: number): Tensor => ({ shape: [data.length / width, width], data });
 
-/** What a call of so many rows kept, and room that it took. */
 export interface Kept {
   readonly values: KeptRows;
   readonly floats: number;
 }
 
-/** Runs forward, which keeps what it can of so many rows where there is room; what it kept is in the list then. */
+/** Runs forward, which stores what fits, and appends what it stored to the list. */
 export async function keeping<T>(
   { budget, rows, keeps }: { readonly budget: KeptBudget | undefined; readonly rows: number; readonly keeps: number },
   forward: (kept: KeptValue[] | undefined) => Promise<T>,

@@ -1,6 +1,5 @@
-// A layer with experts as one rank runs it: its own micro-batches' block, and the rows of experts that it hosts, whoever has their tokens. Each
-// block of rows is one micro-batch's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
-// gates, as serving adds them. Rows that stay on the rank are in no frame.
+// A layer with experts as one rank runs it: its own micro-batches, and the rows of the experts that it hosts. A row block is one
+// micro-batch's, and sums follow the order of a token's gates, so placement changes no bits.
 
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
@@ -28,12 +27,10 @@ export interface LayerParts {
   readonly dense: DenseBlock;
   readonly expert: TrainableExpert;
   readonly experts: readonly Unit[];
-  /** Slices of each. */
   readonly slices: number;
   readonly memory: RankMemory;
-  /** Weights of experts that are not trained: the same for all of them. */
   readonly frozen: WeightViews;
-  /** Zeros of one expert's size, which layers share. */
+  /** Zeros of one expert's size, shared by layers. */
   readonly scratch: Float32Array;
 }
 
@@ -47,7 +44,6 @@ interface MicroBatchPass {
   readonly choices: Int32Array;
 }
 
-/** One accumulation in this layer. */
 interface LayerRun {
   readonly accumulation: AccumulationStep;
   readonly stamp: Stamp;
@@ -58,7 +54,6 @@ interface LayerRun {
   readonly calls: ExpertCalls;
 }
 
-/** Gradients that come back to the tokens of each own micro-batch. */
 interface Returned {
   readonly dRows: readonly Float32Array[];
   readonly dGates: readonly Float32Array[];
@@ -117,7 +112,6 @@ export class RankMoeLayer implements RankLayer {
     };
   }
 
-  /** Fills outputs of the own micro-batches' places; returns the rows that came from each rank. */
   async #expertsForward(run: LayerRun, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
     const { plan, accumulation } = run;
     const { rank } = accumulation.transport;
@@ -262,7 +256,7 @@ export class RankMoeLayer implements RankLayer {
     return returned;
   }
 
-  /** Own rows of experts that have rows of others too wait for those, since micro-batches are summed in their order; they are returned. */
+  /** The own rows of experts that also have rows of others wait for those, since micro-batches are summed in order; they are returned. */
   async #ownBackward(run: LayerRun, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, MicroBatchGradient[]>> {
     const { rank } = run.accumulation.transport;
     const pieces = run.plan.between(rank, rank).map((block) => ({
@@ -289,8 +283,10 @@ export class RankMoeLayer implements RankLayer {
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
-  /** choices[micro-batch][expert], free ones behind, of all micro-batches of the accumulation, zeros where there is no such micro-batch. Throws PassStopped on all ranks
-   *  where one asks. */
+  /**
+   * choices[micro-batch][expert], free ones last, of all micro-batches of the accumulation step. Throws PassStopped on all ranks where
+   * one asks.
+   */
   async #allCounts(accumulation: AccumulationStep, microBatches: readonly MicroBatchPass[]): Promise<Int32Array[]> {
     const { transport, stamp, intervals } = accumulation;
     const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);
@@ -305,7 +301,6 @@ export class RankMoeLayer implements RankLayer {
     );
   }
 
-  /** A frame to each other rank, and one from each; nothing of this one's own. */
   #exchange(
     { accumulation, stamp }: LayerRun,
     name: Omit<ExchangeName, "layer">,
@@ -316,12 +311,10 @@ export class RankMoeLayer implements RankLayer {
     return exchange(accumulation.transport, stamp, { ...name, layer: this.#parts.index }, parts);
   }
 
-  /** Blocks of another rank's tokens that are computed here. */
   #from({ plan, accumulation: { transport } }: LayerRun, source: number): readonly RowBlock[] {
     return source === transport.rank ? [] : plan.between(source, transport.rank);
   }
 
-  /** Blocks of own tokens that another rank computes. */
   #away({ plan, accumulation: { transport } }: LayerRun, host: number): readonly RowBlock[] {
     return host === transport.rank ? [] : plan.between(transport.rank, host);
   }
@@ -349,7 +342,6 @@ export class RankMoeLayer implements RankLayer {
   }
 }
 
-/** Gradients that a layer is given. */
 interface Gained {
   readonly dys: readonly Float32Array[];
   readonly beside: readonly Gradients[];
@@ -357,13 +349,11 @@ interface Gained {
 
 interface ExpertsGiven {
   readonly dys: readonly Float32Array[];
-  /** Rows that came from each rank. */
   readonly rows: readonly Float32Array[];
   readonly sums: ExpertSums;
 }
 
 interface OwnGiven extends Omit<ExpertsGiven, "rows"> {
-  /** Experts that have rows of other ranks too. */
   readonly others: ReadonlySet<number>;
   readonly returned: Returned;
 }

@@ -1,5 +1,5 @@
-// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own micro-batches of a accumulation. Experts' gradients
-// are added micro-batch by micro-batch and dense ones in the tree over micro-batches, so that bits do not depend on how many micro-batches are worked on at once.
+// The model as one rank runs it: compiled segments, weights, and forward and backward of its micro-batches. The order of gradient sums
+// does not depend on how many micro-batches run at once.
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
@@ -17,28 +17,22 @@ import { KeptBudget } from "./kept-budget.ts";
 import { type DenseViews, type LayerPass, type RankLayer, takeMicroBatch } from "./layer.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
 
-/** A fixed share of a batch: whole sequences, one after another. */
 export interface MicroBatch {
-  /** [rows] */
   readonly inputs: Int32Array;
   readonly targets: Int32Array;
 }
 
 export interface MicroBatchLoss {
-  /** The sum of its rows' losses. */
   readonly loss: number;
-  /** Of the recipes of balance, in all layers. */
   readonly balance: number;
 }
 
-/** What the gradients of a accumulation are. */
 export interface AccumulationLosses {
   readonly microBatches: readonly MicroBatchLoss[];
-  /** Rows of each layer's experts, in all micro-batches of the accumulation. */
+  /** Rows of each layer's experts, in all micro-batches of the accumulation step. */
   readonly rows: readonly ArrayLike<number>[];
 }
 
-/** Weights that are not trained, by the segments' names: of each part, and of the experts of each layer. */
 interface FrozenParts {
   readonly parts: readonly WeightViews[];
   readonly experts: readonly WeightViews[];
@@ -51,7 +45,7 @@ export interface PassesOptions {
   readonly frozen: FrozenParts;
   readonly sequenceLength: number;
   readonly recipes: readonly RecipeSetting[];
-  /** Floats that forward may keep beside what backward needs, and as many that may wait to be collected. */
+  /** Floats that forward may store beyond what backward needs, and as many that may wait for collection. */
   readonly budget: number;
 }
 
@@ -80,7 +74,7 @@ export class Passes {
     const balancing = new Balancing(recipes, { program, dense: shape.dense, parameters: memory.dense });
     const summed = (part: number, unit: Unit) => ({ part, unit, sums: new DenseSums(unit.to - unit.from) });
     const own = shape.dense.map((unit, part) => summed(part, unit));
-    // Gradients in tensors that an earlier part has are summed apart, and added to that part's own at the end.
+    // Gradients of tensors that belong to an earlier part are summed apart and added to that part at the end.
     const all = [...own, ...borrowedBy(program, shape.dense).map(({ part, unit }) => summed(part, unit))];
     const dense = shape.dense.map((_, part): DenseViews => {
       const read = all.filter((each) => each.part === part);
@@ -123,14 +117,14 @@ export class Passes {
     return this.#parts.balancing;
   }
 
-  /** Floats that layers kept of the rank's micro-batches at once, at most, since this was asked last. */
+  /** The most floats that layers stored at once since the last call. */
   takeKeptFloatsMost(): number {
     const floats = this.#keptFloatsMost;
     this.#keptFloatsMost = 0;
     return floats;
   }
 
-  /** The sum of the losses of each own micro-batch, without gradients. Throws PassStopped. */
+  /** The summed losses of each own micro-batch, without gradients. Throws PassStopped. */
   async losses(accumulation: AccumulationStep, microBatches: readonly MicroBatch[]): Promise<number[]> {
     const { layers, head, garbage } = this.#parts;
     let xs: readonly Float32Array[] = await inTurn(microBatches, (microBatch) => this.#embedded(microBatch));
@@ -145,8 +139,10 @@ export class Passes {
     );
   }
 
-  /** Adds the gradients of sum(scale * loss) of the own micro-batches, in their order, and of the losses of balance, to which the accumulation is a whole
-   *  step. Throws PassStopped; the step's gradients are then to be dropped. */
+  /**
+   * Adds the gradients of sum(scale * loss) of the own micro-batches, in order, and of the balance losses. Throws PassStopped; the
+   * caller then drops the step's gradients.
+   */
   async addGradients(accumulation: AccumulationStep, microBatches: readonly MicroBatch[], scale: number): Promise<AccumulationLosses> {
     const { layers, embed, head, balancing, budget, garbage } = this.#parts;
     budget.clear();
@@ -197,7 +193,6 @@ export class Passes {
     return { microBatches: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }
 
-  /** Forgets what was added of a step that is given up. */
   drop(): void {
     for (const { sums } of this.#parts.ranges) sums.takeNodes();
   }
@@ -220,7 +215,6 @@ async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) =
   return results;
 }
 
-/** Micro-batches, one after another. */
 export async function readAll(numbers: readonly number[], read: (number: number) => Promise<MicroBatch>): Promise<MicroBatch[]> {
   const microBatches: MicroBatch[] = [];
   for (const number of numbers) microBatches.push(await read(number));

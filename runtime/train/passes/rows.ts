@@ -1,20 +1,18 @@
-// Rows of a token's experts: gathered from a micro-batch's rows by place, and added back to them. A place is a token's k-th expert: token
-// times k in all, plus k. Pure.
+// Gathers rows for a token's experts and adds them back. The place of a token's k-th expert is token * topK + k.
 
 export interface PlaceShape {
   readonly topK: number;
-  /** Floats of a row. */
   readonly width: number;
 }
 
-/** Places that each expert has, in token order. */
+/** The places of each expert, in token order. */
 export function placesByExpert(ids: Int32Array, experts: number): readonly number[][] {
   const places = Array.from({ length: experts }, (): number[] => []);
   for (const [place, id] of ids.entries()) places[id]?.push(place);
   return places;
 }
 
-/** The first `width` values of the rows of tokens at these places; each row has `stride`. */
+/** The first `width` values of the rows at these places; each row has `stride`. */
 export function gathered(rows: Float32Array, places: readonly number[], { topK, width }: PlaceShape, stride = width): Float32Array {
   const found = new Float32Array(places.length * width);
   for (const [to, place] of places.entries()) {
@@ -24,12 +22,11 @@ export function gathered(rows: Float32Array, places: readonly number[], { topK, 
   return found;
 }
 
-/** Writes one row to each of the places. */
 export function scatter(rows: Float32Array, places: readonly number[], width: number, into: Float32Array): void {
   for (const [from, place] of places.entries()) into.set(rows.subarray(from * width, (from + 1) * width), place * width);
 }
 
-/** Adds to the first `width` values of each row those at its places, in their order, times their gates where there are some. */
+/** Adds the values at its places to each row's first `width` values, in order, times their gates if any. */
 export function addPlaces(rows: Float32Array, places: Float32Array, { topK, width }: PlaceShape, gates?: Float32Array): void {
   const tokens = places.length / width / topK;
   const stride = rows.length / Math.max(1, tokens);

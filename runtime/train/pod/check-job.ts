@@ -1,5 +1,5 @@
-// The check of a training job in a small pod of its own, before its ranks are made: it asks what they would ask before their first step,
-// and its end says what they need, or the field that is at fault and the remedy.
+// The check of a training job in a pod of its own before its ranks exist. Its end reports their needs, or the field at fault with a
+// remedy.
 import { writeFile } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
@@ -11,11 +11,9 @@ import { jobWords } from "./job-message.ts";
 import { worldsOf } from "./job-settings.ts";
 
 interface CheckOptions {
-  /** The check; tests give it other folders. */
   readonly check?: typeof checkRun;
 }
 
-/** Resolves once the end is written. */
 export async function checkJob(settings: CheckerSettings, { check = checkRun }: CheckOptions = {}): Promise<void> {
   const { namespace, job, endFile, logLevel } = settings;
   const log = createLog({ level: logLevel, name: "checker", fields: { namespace, job } });

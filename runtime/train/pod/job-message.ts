@@ -1,8 +1,6 @@
-// A run's errors in the words of a job: they name options of `enodia train` and paths in the pod, which its owner knows as fields of the
-// spec and as URIs. Pure.
+// Translates a run's errors for a job's owner: from options and paths to spec fields and URIs.
 import { paths } from "../../../crds/common.ts";
 
-/** Option -> what the owner of a job calls it. */
 export const wordsOf: Readonly<Record<string, string>> = {
   model: "spec.model.uri",
   init: "spec.model.init",
@@ -38,13 +36,11 @@ export const wordsOf: Readonly<Record<string, string>> = {
   overwrite: "a job",
 };
 
-/** Those of another command, which a remedy tells to call again, stay as they are. */
+/** Options of another command, in a remedy that names it, stay. */
 const option = /(?<!again with "?)--([a-z][a-z0-9-]*)/g;
-/** How ranks share experts has names of its own in a run. */
 const fssdp = /(?<![\w.])fssdp\./g;
-/** A checkpoint calls what it was made with by the option's name. */
+/** A checkpoint names its settings by option. */
 const madeWith = /(?<=was made with )([a-z][a-z0-9-]*)/g;
-/** What a pod has of a machine. */
 const memory = /\bgive more memory\b/g;
 const claim = new RegExp(`(?<![\\w/])${paths.claims}/`, "g");
 

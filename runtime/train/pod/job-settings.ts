@@ -1,4 +1,4 @@
-// The settings of a run from the spec of a MoETrainingJob. Pure.
+// The settings of a run from a MoETrainingJob's spec.
 import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../../crds/training-fssdp.ts";
@@ -49,7 +49,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
     // More ranks than micro-batches at once never come.
     ranksMax: countOf(spec.fssdp.microBatchesAtOnce) ?? batch.microBatches,
     clip: Number(optimizer.clip),
-    shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
+    shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // Worlds that meet continue from checkpoints.
     checkpoint: spec.checkpoint,
     codecs: output.codecs,
     threads: spec.threadsPerRank,
@@ -57,21 +57,19 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
   };
 }
 
-/** The settings of each world where there are several, or of the one that there is. */
 export function worldsOf(spec: MoETrainingJobSpec): readonly TrainSettings[] {
   const settings = trainSettings(spec);
   const data = [spec.data.uri, ...spec.local.data].map(pathOf);
   return data.length === 1 ? [settings] : data.map((own, world) => worldSettings(settings, world, own));
 }
 
-/** What a rank trains in which rank context: where there are several worlds, in the one that it is dealt to. */
 export function placedIn(spec: MoETrainingJobSpec, context: RankContext): readonly [TrainSettings, RankContext] {
   const worlds = worldsOf(spec);
   const own = worlds.length === 1 ? context : contextInWorld(context, worlds.length);
   return [worlds[own.group?.world ?? 0] as TrainSettings, own];
 }
 
-/** What is Auto is left out, and found by the run. */
+/** The run chooses what is Auto. */
 function fssdpOf({ planner, memorySlots, overlapDegree, microBatchesAtOnce, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
   const [slots, overlap, atOnce] = [countOf(memorySlots), countOf(overlapDegree), countOf(microBatchesAtOnce)];
   return {

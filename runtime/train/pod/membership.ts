@@ -1,5 +1,5 @@
-// The world that a training pod belongs to, as the operator tells it: taken in one order only, so that a pod never goes back to ranks that
-// have gone on without it. What it is asked at any time: who it trains with next, and whether what it trains in is outdated. Pure.
+// The world of a training pod as the operator announces it. Worlds only move forward, so that a pod never returns to ranks that have
+// gone on without it.
 import { AppError } from "../../../crds/common.ts";
 import {
   leftOf,
@@ -17,14 +17,11 @@ export interface Member {
   readonly rank: number;
 }
 
-/** A world with a place for this pod. */
 export interface Place {
   readonly epoch: number;
-  /** The place of this pod among the members; one that is past the ranks leaves. */
+  /** This pod's index among the members; one at or past `ranks` leaves. */
   readonly rank: number;
-  /** Ranks of the world. */
   readonly ranks: number;
-  /** Ranks, then pods that leave. */
   readonly members: readonly WorldMember[];
 }
 
@@ -43,7 +40,7 @@ export class Membership {
     this.#self = self;
   }
 
-  /** Takes what the operator says. Throws `WrongPod` for what is meant for another, `StaleWorld` for what another world has replaced. */
+  /** Takes an order. Throws `WrongPod` for another pod's, `StaleWorld` for an outdated one. */
   take({ job, pod, world, stop }: WorldOrder): void {
     const { job: ownJob, pod: ownPod } = this.#self;
     if (job !== ownJob || pod !== ownPod) throw refused("WrongPod", `this is pod ${ownPod} of job ${ownJob}, not ${pod} of ${job}`);
@@ -77,7 +74,7 @@ export class Membership {
       throw refused("InvalidWorld", `world ${epoch} has this pod as rank ${own.rank}; its certificate is of rank ${this.#self.rank}`);
   }
 
-  /** The newest world, where this pod has a place in it and has not left it. */
+  /** The newest world in which this pod has a place that it has not left. */
   get place(): Place | undefined {
     if (this.#world === undefined || this.#world.epoch <= (this.#left?.epoch ?? 0)) return undefined;
     const { epoch, ranks } = this.#world;
@@ -86,34 +83,30 @@ export class Membership {
     return rank < 0 ? undefined : { epoch, rank, ranks: ranks.length, members };
   }
 
-  /** The place in a world that follows this one, once it was told of. */
   placeAfter(epoch: number): Place | undefined {
     const { place } = this;
     return place !== undefined && place.epoch > epoch ? place : undefined;
   }
 
-  /** True once there is a newer world than the one that it trains in. */
   outdated(epoch: number): boolean {
     return (this.#world?.epoch ?? 0) > epoch;
   }
 
-  /** No world takes what it has: it is to end. */
+  /** The pod is to end, and no world takes its state. */
   get stop(): boolean {
     return this.#stop;
   }
 
-  /** From now on it says that it is to end. */
   leave(): void {
     this.#leaving = true;
   }
 
-  /** Calls back when something else was told, or `wake` is called, until what it returns is called. */
+  /** Calls back on every change and `wake`, until the returned function is called. */
   watch(changed: () => void): () => void {
     this.#watchers.add(changed);
     return () => void this.#watchers.delete(changed);
   }
 
-  /** Resolves when `watch` would call back. */
   changed(): Promise<void> {
     return new Promise((resolve) => {
       const unwatch = this.watch(() => {
@@ -139,7 +132,6 @@ export class Membership {
   words(progress: PodWords["progress"], leastRanks?: number): PodWords {
     const { pod } = this.#self;
     const known = { pod, epoch: this.#world?.epoch ?? 0, training: this.#training, ...(this.#left && { left: this.#left }) };
-    // Several worlds may ask for more than there can be: then none but all are enough.
     const least = leastRanks !== undefined && { leastRanks: Math.min(ranksMax, leastRanks) };
     return { ...known, ...(this.#leaving && { leaving: true }), ...least, progress };
   }

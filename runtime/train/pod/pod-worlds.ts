@@ -1,6 +1,5 @@
-// A training pod's way from world to world: it waits for one with a place for it, trains there over the wire, and where that world ends
-// without a fault of its own it goes on in the next one from the state that it has. Told to end, it hands that state on in a world without
-// it. A failure of its own, or the end of all steps, ends it.
+// A training pod's way from world to world: it trains in each world that has a place for it, from its own state. Before it ends it
+// hands that state on.
 import { AppError } from "../../../crds/common.ts";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { trainingScope, type WorldMember } from "../../../crds/training-world.ts";
@@ -17,7 +16,7 @@ import { leaves, type Membership, type Place } from "./membership.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";
 import type { StepTraces } from "./step-traces.ts";
 
-/** A pod that is told to end waits for a world that takes what it has, from an operator that may be away; then it leaves a checkpoint. */
+/** How long an ending pod waits for a world that takes its state; then it writes a checkpoint. */
 const leaveMsMax = 15_000;
 
 export interface WorldsOptions {
@@ -26,7 +25,6 @@ export interface WorldsOptions {
   readonly tls: TlsSource;
   readonly host: string;
   readonly run: typeof train;
-  /** Without `stopped` and `next`, which are decided here. */
   readonly ports: Omit<TrainPorts, "stopped" | "next">;
   readonly timeout: StepTimeout;
   readonly traces: Pick<StepTraces, "begins">;
@@ -34,20 +32,15 @@ export interface WorldsOptions {
   readonly leaveMs?: number | undefined;
 }
 
-/** How a pod's time in a world ended: with all that there was to do, or so that another world may follow. */
 type Outcome = { readonly end: RunEnd } | { readonly left: { readonly code: string; readonly message: string } };
 
-/** What it had is with the ranks of the world: there is no other for it. */
 const handedOnCode = "HandedOn";
-/** No step is left, and the first rank writes the result. */
 const completeCode = "Complete";
 
 export class Worlds {
   readonly #options: WorldsOptions;
-  /** What this pod has of the run, from world to world. */
   readonly #rankState = new RankState();
   #closing = false;
-  /** The last world that it was in had others in it. */
   #others = false;
   #bound: NodeJS.Timeout | undefined;
 
@@ -55,7 +48,7 @@ export class Worlds {
     this.#options = options;
   }
 
-  /** Trains in one world after another. Undefined: it was told to end. Throws what is this pod's own failure. */
+  /** Trains in one world after another. Returns undefined after `close`; throws this pod's own failures. */
   async all(): Promise<RunEnd | undefined> {
     try {
       return await this.#all();
@@ -82,14 +75,14 @@ export class Worlds {
       const { code, message } = outcome.left;
       log.info({ world: epoch, code, why: message }, "the world is over");
       membership.leaves(epoch, code, message);
-      this.#others &&= code !== completeCode; // what it has is in the last checkpoint
+      this.#others &&= code !== completeCode;
       if (code === handedOnCode) return undefined;
     }
   }
 
   /**
-   * It is to end. Among others it trains on until a world without it takes what it has; where none does, and where it is alone, the step
-   * that is under way is given up by all ranks, with a checkpoint.
+   * Tells the pod to end. Among others it trains until a world without it takes its state; otherwise, and when alone, all ranks give up
+   * the current step and write a checkpoint.
    */
   close(): void {
     const { membership, leaveMs = leaveMsMax } = this.#options;
@@ -112,11 +105,11 @@ export class Worlds {
   async #in(place: Place): Promise<Outcome> {
     const { settings, membership, run, ports, timeout } = this.#options;
     const { epoch, members } = place;
-    // Worlds that meet hold nothing in memory that a pod could hand on: their checkpoints are what is gone on from.
+    // Worlds that meet hold no state that a pod could hand on; they continue from checkpoints.
     if (leaves(place) && settings.spec.local.data.length > 0) return handedOnIn(epoch);
     const wire = members.length > 1 ? await this.#wire(place) : undefined;
     let begun = false;
-    // A begin waits for all of its members, of which the newer world may be without some.
+    // A begin waits for all members, and the newer world may lack some.
     const giveUp = (): void => {
       if (!begun && membership.outdated(epoch)) wire?.end(outdated(epoch));
     };
@@ -141,7 +134,7 @@ export class Worlds {
       if (leaves(place)) return handedOnIn(epoch);
       if (short) return shortAt(end.step, place.ranks);
       if (end.store === undefined) return stoppedAt(end.step);
-      // The first rank writes the result, and is followed where it cannot; until then the others are there.
+      // The others stay until the first rank has written the result, since one of them takes over where it fails.
       return place.rank === 0 ? { end } : { left: { code: completeCode, message: `all ${end.step} steps are done` } };
     } catch (caught) {
       const error = AppError.from(caught, "training");
@@ -155,7 +148,6 @@ export class Worlds {
     }
   }
 
-  /** Ranks have as many threads as one another, so that all are of one speed. */
   #context({ epoch, ranks, members }: Place, wire: WireTransport | undefined): RankContext {
     const own = { run: this.#options.settings.jobUid, world: epoch, rankState: this.#rankState };
     if (wire === undefined) return { ...aloneContext(), ...own };
@@ -198,10 +190,10 @@ const outdated = (epoch: number): AppError =>
     operation: "beginning a world",
   });
 
-/** Another rank is at fault, or a newer world has the output: this pod may have its place in the next one. */
+/** Another rank failed, or a newer world has the output: this pod may have a place in the next one. */
 const anotherGoesOn = ({ code }: AppError): boolean => code === "GivenUp" || otherRankCodes.includes(code);
 
-/** The operator tells a world of more ranks once they are there, and until then this one again. */
+/** The operator announces a larger world once its ranks are there, and repeats this one until then. */
 function shortAt(step: number, ranks: number): Outcome {
   const on = ranks === 1 ? "1 rank" : `${ranks} ranks`;
   const message = `after step ${step} the experts that spawn have no room on ${on}; more ranks are waited for: spec.replicas, spec.memoryPerRank`;

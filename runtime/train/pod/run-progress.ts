@@ -1,4 +1,4 @@
-// The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
+// The progress of a run for the operator: step, loss, speed, time left, and a short curve.
 import { type CurvePoint, joinCurves, type LayerCopies, type TrainingReport, type TrainingSpread } from "../../../crds/training-report.ts";
 
 interface Step {
@@ -10,10 +10,9 @@ interface Step {
   readonly seconds: number;
 }
 
-/** Steps that the speed is taken of. */
 const recentSteps = 20;
 
-/** JSON has no NaN and no infinity: what is none is left out. */
+/** JSON has no NaN and no infinity. */
 const isNumber = (value: number | undefined): value is number => Number.isFinite(value);
 
 export class Progress {
@@ -32,12 +31,10 @@ export class Progress {
     this.#steps = steps;
   }
 
-  /** Steps that were made here past this one. */
   stepsAfter(step: number): number {
     return Math.max(0, (this.#step ?? 0) - step);
   }
 
-  /** The step that a world goes on from. */
   start(step: number): void {
     this.#step = step;
     this.#recent = [];
@@ -53,12 +50,10 @@ export class Progress {
     this.#curve = joinCurves(this.#curve, [{ step: done.step, loss: done.loss }]);
   }
 
-  /** How the last step lay on the ranks. */
   spread(spread: TrainingSpread): void {
     this.#spread = spread;
   }
 
-  /** Who had copies of experts in the last step. */
   copies(copies: readonly LayerCopies[]): void {
     this.#copies = copies;
   }

@@ -1,24 +1,21 @@
-// The time that a training pod waits for what belongs to a step: what the spec says, or a multiple of what steps took here, so that a rank
-// that lives and does nothing holds nobody up. What a world begins and ends with, such as reading a checkpoint, may take longer.
+// The timeout of exchanges within a step: the spec's, or a multiple of measured step times, so that a stalled rank blocks nobody. Begin
+// and end of a world may take longer.
 import { AppError } from "../../../crds/common.ts";
 import { autoDuration, parseDuration } from "../../../crds/quantity.ts";
 import { frameMsMax } from "../../net/collectives/transport.ts";
 import type { Clocked, NamedSpan } from "../trace/recorder.ts";
 
-/** Auto: this many steps, of as long as the middle one of the last ones took, and no less than this. */
+/** Auto waits for this many median steps, and at least this long. */
 const stepsWaited = 10;
 const stepsKept = 20;
 const autoMsMin = 30_000;
-/** Between two looks at whether a world is over that a step is still in. */
 const lookMs = 1_000;
 
-/** Exchanges of a step, whose frames a rank sends as it computes. */
 const exchangesOfSteps: readonly string[] = [
   ...["plan", "counts", "rows", "outputs", "gradients", "row gradients", "copies", "copies again", "sums", "shadow sums"],
   ...["dense sums", "losses", "squares", "parameters"],
 ];
 
-/** A rank's own failure: its step stands still, and another pod has to go on. */
 export const stuckCode = "StepStuck";
 
 export class StepTimeout implements Clocked {
@@ -28,14 +25,12 @@ export class StepTimeout implements Clocked {
   #took: readonly number[] = [];
   #inStep = false;
 
-  /** `inner` is told what runs when, too. */
   constructor(setting: string, inner: Clocked, now: () => number) {
     this.#given = setting === autoDuration ? undefined : parseDuration(setting, "spec.failurePolicy.stepTimeout");
     this.#inner = inner;
     this.#now = now;
   }
 
-  /** Milliseconds that a frame of an exchange is waited for. */
   frameMs(what: string): number {
     return exchangesOfSteps.includes(what) ? this.#stepMs : frameMsMax;
   }
@@ -44,7 +39,6 @@ export class StepTimeout implements Clocked {
     return this.#given ?? Math.min(frameMsMax, Math.max(autoMsMin, this.#manySteps));
   }
 
-  /** Before a step was made here nothing is known of what one takes. */
   get #manySteps(): number {
     const middle = this.#took.toSorted((a, b) => a - b)[Math.floor(this.#took.length / 2)];
     return middle === undefined ? frameMsMax : Math.min(frameMsMax, stepsWaited * middle);
@@ -63,8 +57,10 @@ export class StepTimeout implements Clocked {
     }
   }
 
-  /** What a run gives, or `StepStuck` where its world has been over for that time, and for ten steps, and the run is still in one: it waits
-   *  for what never comes, of a disk for one, and nobody else can end it. */
+  /**
+   * The run's result, or `StepStuck` where its world is over for the timeout and ten steps while the run is still in a step, as with a
+   * stuck disk.
+   */
   async notStuck<T>(run: Promise<T>, over: () => boolean): Promise<T> {
     let looks: NodeJS.Timeout | undefined;
     const stuck = new Promise<never>((_, reject) => {

@@ -1,28 +1,24 @@
-// The port on which a training pod tells where the time of its steps goes: on its loopback alone, so that only who may forward a port of
-// the pod reaches it. It answers for as long as the asker stays, within bounds of steps, time and bytes.
+// The port that streams a training pod's step times, on loopback, so that only a port-forward reaches it. Steps, time and bytes are
+// bounded.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { AppError } from "../../../crds/common.ts";
 import { tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
 import type { StepTraces } from "./step-traces.ts";
 
-/** A request is here this long after its connection. */
 const requestMsMax = 5_000;
 const connectionsMax = 16;
-/** Those who are told at once. */
 const askersMax = 4;
-/** One who asks is told for so long. */
 const askedMsMax = 60 * 60_000;
-/** Bytes that wait for one who reads slowly: then it is let go. They are memory of a rank that the law of memory does not count. */
+/** A slower client is dropped: this memory is not in the rank's estimate. */
 export const backlogBytesMax = 16 * 1024 * 1024;
 
 export interface TraceServerOptions {
   readonly host: string;
   readonly port: number;
-  /** Uid of this pod. */
   readonly pod: string;
   readonly traces: Pick<StepTraces, "watch">;
-  /** What the clock of spans has to be added to for milliseconds since 1970. */
+  /** The offset from the spans' clock to Unix ms. */
   readonly originMs: () => number;
 }
 

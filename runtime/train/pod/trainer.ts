@@ -1,6 +1,5 @@
-// The training pod's process: takes the world that the operator tells it, runs runtime/train in it by the job's spec, answers how far it
-// is, and leaves the kubelet a message of its end, by which the operator decides. Told to end, it hands on what it has to ranks that stay;
-// without any all end with a checkpoint, from which the next world goes on bit for bit.
+// The training pod's process: it trains in the world that the operator gives it, reports progress, and leaves the kubelet a message of
+// its end for the operator.
 import { writeFile } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
@@ -24,22 +23,18 @@ import { listenForTraces, type TraceServer, type TraceServerOptions } from "./tr
 import { listenForWorlds } from "./world-server.ts";
 
 export interface Trainer {
-  /** Where the operator says which world it is in. */
   readonly port: number;
-  /** Where it tells the traces of its steps; undefined where that port is not to be had. */
+  /** The port for step traces; undefined where it could not be opened. */
   readonly tracePort: number | undefined;
-  /** Resolves once the end is written; rejects with what a run failed of. */
+  /** Resolves once the end is written; rejects with the run's failure. */
   readonly ended: Promise<void>;
-  /** Asks for its end, and waits for it. */
   close(): Promise<void>;
 }
 
 export interface TrainerOptions {
-  /** The run; tests give another. */
   readonly run?: typeof train;
-  /** Address to listen on; all when not given, and loopback for traces. */
+  /** The listen address; by default all addresses, and loopback for traces. */
   readonly host?: string;
-  /** How long one that is to end waits for a world that takes what it has. */
   readonly leaveMs?: number;
 }
 
@@ -102,7 +97,7 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
 
 const unknown = (): undefined => undefined;
 
-/** Ranks of all worlds that meet. What is wrong with the spec is told by the run, in its world. */
+/** The least ranks of all worlds that meet. The run itself reports errors of the spec. */
 async function reckon({ spec }: TrainerSettings, log: Log): Promise<LeastRanks> {
   try {
     const least = await leastRanks(trainSettings(spec));
@@ -121,17 +116,16 @@ function endOf(end: RunEnd | undefined, progress: Progress): TrainingEnd {
   return { outcome: "Complete", report: { ...progress.report(), step: end.step } };
 }
 
-/** Where it cannot be written, the operator takes the end for a failure, and another pod goes on. */
+/** The operator counts a failure if it finds no message, and another pod continues. */
 async function writeEnd(path: string, end: TrainingEnd, log: Log): Promise<void> {
   log.info({ outcome: end.outcome, code: end.code, step: end.report?.step }, end.message ?? "the run has ended");
   await writeFile(path, trainingEndText(end));
 }
 
 const now = (): number => performance.now();
-/** Taken when it is asked for: the clock of a node is set while a pod runs. */
+/** Computed on demand, since the node's clock may be set while a pod runs. */
 const originMs = (): number => Date.now() - performance.now();
 
-/** Nothing depends on traces: a pod that has no port for them trains. */
 async function tracesAt(options: TraceServerOptions, log: Log): Promise<TraceServer | undefined> {
   try {
     return await listenForTraces(options);
@@ -145,7 +139,6 @@ interface Shown {
   readonly progress: Progress;
   readonly log: Log;
   readonly recorder: Recorder;
-  /** Is told what runs when, and tells the recorder. */
   readonly timeout: StepTimeout;
   readonly traces: StepTraces;
 }
@@ -155,10 +148,9 @@ function portsOf({ progress, log, recorder, timeout, traces }: Shown): Omit<Trai
     now,
     recorder: timeout,
     onStart(start) {
-      // The step that was under way when a world ended is none of these.
       const repeats = progress.stepsAfter(start.step);
       progress.start(start.step);
-      recorder.take(); // of the world's begin, and of a step that was given up, which is none of the next one's
+      recorder.take(); // Spans of the begin and of an abandoned step belong to no step.
       log.info({ ...start, repeats }, "training");
     },
     onStep(report) {

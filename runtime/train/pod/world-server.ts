@@ -1,4 +1,4 @@
-// The port on which a training pod is told its world and says how it stands; what it is told is read within a limit of bytes.
+// The port on which a training pod receives its world and reports its state.
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { AppError } from "../../../crds/common.ts";
 import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../../crds/training-world.ts";
@@ -6,13 +6,13 @@ import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts
 import type { TlsSource } from "../../net/tls.ts";
 
 export interface WorldServerOptions {
-  /** Of the certificates. */
+  /** The namespace in the certificates. */
   readonly namespace: string;
   readonly scope: string;
   readonly tls: Pick<TlsSource, "current">;
   readonly host: string;
   readonly port: number;
-  /** Takes an order and answers; what it throws is refused with its code. */
+  /** Takes an order; a throw becomes a refusal with its code. */
   take(order: WorldOrder): PodWords;
 }
 

@@ -1,26 +1,24 @@
-// An accumulation step: micro-batches of all ranks that pass forward and backward together, and what the passes of one rank ask of it.
+// An accumulation step: the micro-batches of all ranks that pass forward and backward together.
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
 import type { ExpertReplicas } from "./expert-replicas.ts";
 import type { RowDealing } from "./row-dealing.ts";
 
-/** What ends passes between two of their parts, once the run is to stop. */
 export class PassStopped extends Error {}
 
 export interface AccumulationOptions {
   readonly transport: Transport;
   readonly stamp: Stamp;
-  /** Micro-batches of each rank, counted from the accumulation step's first. */
+  /** Micro-batches of each rank, relative to `first`. */
   readonly intervals: readonly Interval[];
-  /** Its first micro-batch in the step. */
   readonly first: number;
-  /** Primaries have sums of accumulation steps before. */
+  /** Primaries have sums of earlier accumulation steps. */
   readonly carried: boolean;
   readonly primaries: readonly (readonly number[])[];
   readonly replicas: ExpertReplicas;
   readonly dealing: RowDealing;
   stopped(): boolean;
-  /** A layer's gradients are complete at their primaries; none are before the last accumulation step. */
+  /** Called when a layer's gradients are complete at their primaries, in the last accumulation step. */
   readonly complete: ((layer: number) => void) | undefined;
 }
 
@@ -60,12 +58,10 @@ export class AccumulationStep {
     return this.#options.dealing;
   }
 
-  /** The number, in the step, of this rank's own micro-batch of that place. */
   numberOf(own: number): number {
     return this.#options.first + this.#begin + own;
   }
 
-  /** The place among this rank's own of a micro-batch of the accumulation step. */
   own(microBatch: number): number {
     return microBatch - this.#begin;
   }
@@ -74,12 +70,12 @@ export class AccumulationStep {
     return this.intervals[this.transport.rank]?.from ?? 0;
   }
 
-  /** Throws PassStopped where the run is to stop; only a rank without others may end by itself. */
+  /** Throws PassStopped where the run is to stop; only a single rank may stop by itself. */
   checkStop(): void {
     if (this.transport.ranks === 1 && this.#options.stopped()) this.stop();
   }
 
-  /** Among ranks a stop is agreed on with a layer's counts. */
+  /** Several ranks agree on a stop with a layer's counts. */
   wantsStop(): boolean {
     return this.transport.ranks > 1 && this.#options.stopped();
   }
@@ -88,12 +84,11 @@ export class AccumulationStep {
     throw new PassStopped();
   }
 
-  /** Sums a layer's gradients at their primaries behind what is computed next. Those of the layer before are done then: of two layers sums
-   *  are held. */
+  /** Starts to sum a layer's gradients at their primaries, after the layer before is done: at most two layers of sums are held. */
   async reduce(layer: number, run: () => Promise<void>): Promise<void> {
     await this.#reduced;
     this.#reduced = run().then(() => this.#options.complete?.(layer));
-    this.#reduced.catch(() => {}); // whoever awaits it gets the error
+    this.#reduced.catch(() => {});
   }
 
   async allReduced(): Promise<void> {

@@ -1,5 +1,5 @@
-// The begin of a world on one rank: ranks tell where they stand and what they have, settle the step that all go on from, and hand each
-// unit to its owner and shadow. Loss, growth, shrinking and the first begin are one way; state that nobody has is read from a checkpoint.
+// The begin of a world on one rank, after loss, growth or shrinking too: ranks exchange their state, settle the common step, and hand
+// each unit to its owner and shadow.
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { nothingHeld, type Settled, settle } from "../../placement/training/commit.ts";
@@ -10,30 +10,26 @@ import { type PeerReport, peerReportFrame, peerReportIn, peerReportLength, type 
 import type { RankStores } from "./rank-stores.ts";
 
 export interface Begin {
-  /** To all who take part: the ranks of the new world, then those that leave, which hand over what they have. */
+  /** Connects the ranks of the new world, then those that leave. */
   readonly transport: Transport;
   readonly stamp: Stamp;
-  /** As the ranks of the new world share it. */
   readonly shape: Shape;
-  /** Ranks of the new world. */
   readonly ranks: number;
   readonly stores: RankStores;
   readonly rankState: RankState;
-  /** Fills the stores from the newest checkpoint, or with what the run begins from; returns the step, which is the same on every rank. */
+  /** Fills the stores from the newest checkpoint or the initial weights; returns the step, equal on every rank. */
   restore(): Promise<number>;
 }
 
 export interface Begun {
-  /** The last step that is made. */
   readonly step: number;
   readonly primaries: readonly (readonly number[])[];
-  /** Bytes of state that this rank received. */
   readonly receivedBytes: number;
-  /** Units that nobody had, where the state is a checkpoint's; then all of it is. */
+  /** Units that nobody had. If there are any, all state comes from the checkpoint. */
   readonly missing: readonly StateUnit[];
 }
 
-/** Whatever ends it, what `kept` has stays whole for the next world. */
+/** A failure leaves the stored state whole for the next world. */
 export async function beginWorld(begin: Begin): Promise<Begun> {
   const { transport, stamp, shape, stores, rankState } = begin;
   const units = stateUnits(shape);
@@ -90,7 +86,6 @@ async function handedOver(
   return { step, primaries, receivedBytes: stores.memory.arrays.length * Float32Array.BYTES_PER_ELEMENT * received, missing: [] };
 }
 
-/** Ranks that have the gradients of the step, and not its update, make it by the norms of one that has them all. */
 async function finish({ transport, stamp, rankState }: Begin, units: readonly StateUnit[], { step, ranks, giver }: Settled): Promise<void> {
   const { rank } = transport;
   const name = { what: "norms", layer: -1, chunk: 0, piece: 0 };

@@ -1,5 +1,4 @@
-// State of units on its way between ranks: parameters and what the optimizer keeps of each, as frames of their own, in the order that all
-// ranks have.
+// Moves units' state between ranks: parameters and optimizer arrays, each a frame, in an order equal on all ranks.
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { Transfer } from "../../placement/training/handover.ts";
 import type { StateUnit } from "./model-shape.ts";
@@ -8,19 +7,16 @@ import type { UnitState } from "./unit-state.ts";
 export interface Carrying {
   readonly transport: Transport;
   readonly stamp: Stamp;
-  /** Names the frames. */
   readonly what: string;
-  /** What is carried of each unit. */
   readonly arrays: readonly string[];
   readonly units: readonly StateUnit[];
   readonly transfers: readonly Transfer[];
-  /** Where a unit is that this rank sends, or has already. */
+  /** The store that sends the unit. */
   from(unit: StateUnit): UnitState;
-  /** Takes the slot where a unit comes that this rank is to hold; asked when all of the unit is here. */
+  /** The store that receives the unit; called when all of it is here. */
   to(unit: StateUnit, number: number): UnitState;
 }
 
-/** When it is done, this rank has all that was to come to it, and has sent what it was to send. */
 export async function carry(carrying: Carrying): Promise<void> {
   const { transport, stamp, what, arrays, units, transfers } = carrying;
   const { rank } = transport;

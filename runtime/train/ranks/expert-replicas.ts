@@ -1,4 +1,4 @@
-// Replicas of other ranks' experts on one rank: brought layer by layer as far ahead as the setting lets them, and dropped behind it (spAG).
+// Replicas of other ranks' experts on one rank: gathered ahead layer by layer, and dropped after use (spAG).
 
 import { gather, piecesOf } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
@@ -22,7 +22,6 @@ interface TransferName {
   readonly stamp: Stamp;
 }
 
-/** Replicas on their way to this rank, one layer after another. */
 export class ReplicaTransfers {
   readonly #settings: TransferSettings;
   readonly #started = new Map<string, Promise<void>>();
@@ -32,12 +31,12 @@ export class ReplicaTransfers {
     this.#settings = settings;
   }
 
-  /** Begins to bring a layer's replicas, behind those before; `what` names the frames, and once is enough. */
+  /** Begins to gather a layer's replicas after earlier ones, once; `what` names the frames. */
   start(what: string, layer: number, hosts: readonly (readonly number[])[], stamp: Stamp): void {
     const key = `${what} ${layer}`;
     if (this.#started.has(key)) return;
     this.#last = this.#last.then(() => this.#bring({ what, layer, stamp }, hosts));
-    this.#last.catch(() => {}); // whoever awaits it gets the error; until then nobody may be there
+    this.#last.catch(() => {}); // Whoever awaits it gets the error; until then nobody may.
     this.#started.set(key, this.#last);
   }
 
@@ -45,7 +44,7 @@ export class ReplicaTransfers {
     await this.#started.get(`${what} ${layer}`);
   }
 
-  /** Done once nothing is under way: a step that is given up leaves nobody waiting for its frames. */
+  /** Resolves once nothing is in progress, so that an abandoned step leaves nobody waiting for its frames. */
   async settled(): Promise<void> {
     await this.#last;
   }
@@ -72,22 +71,17 @@ export class ReplicaTransfers {
 export interface ReplicaOptions {
   readonly transfers: ReplicaTransfers;
   readonly memory: RankMemory;
-  /** Hosts are chosen after the gate, and `place` says them. */
+  /** Hosts are chosen after the gate and set by `place`. */
   readonly late: boolean;
-  /** Replicas are dropped after forward, and come again for backward. */
+  /** Replicas are dropped after forward and gathered again for backward. */
   readonly again: boolean;
-  /** Replicas stay for the accumulation steps that follow. */
   readonly stays: boolean;
-  /** hosts[layer][expert] */
   readonly hosts: readonly (readonly (readonly number[])[])[];
-  /** The stamp of a layer's frames, which follow from its hosts. */
   stampOf(layer: number, hosts: readonly (readonly number[])[]): Stamp;
 }
 
-/** The replicas that one accumulation step has in each layer. */
 export class ExpertReplicas {
   readonly #options: ReplicaOptions;
-  /** hosts[layer][expert] as the step has them by now. */
   readonly hosts: (readonly (readonly number[])[])[];
 
   constructor(options: ReplicaOptions) {
@@ -105,13 +99,12 @@ export class ExpertReplicas {
     for (let next = layer; !late && next < end; next++) this.#start("copies", next);
   }
 
-  /** Takes the hosts of a layer that were chosen by its own counts. */
   place(layer: number, hosts: readonly (readonly number[])[]): void {
     this.hosts[layer] = hosts;
     this.#start("copies", layer);
   }
 
-  /** Done once a layer's experts are in memory for forward. */
+  /** Resolves once a layer's experts are in memory for forward. */
   ready(layer: number): Promise<void> {
     return this.#options.transfers.arrived("copies", layer);
   }

@@ -1,4 +1,4 @@
-// The memory of ranks, reckoned by the law of memory before anything is allocated, and refused where a machine has less.
+// Computes the memory of ranks before anything is allocated, and refuses a run that does not fit.
 import { totalmem } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
@@ -14,39 +14,34 @@ import { perturbationRadius } from "../recipes/index.ts";
 import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
 import type { Fssdp, RankFacts } from "./step-plan.ts";
 
-/** What decides the memory of ranks. */
 export interface RankedModel extends AskedOptimizer {
   readonly program: ModelProgram;
   readonly layout: Layout;
   readonly facts: RankFacts;
   readonly fssdp: Fssdp;
-  /** Floats that are read and not trained, whole on every rank; none where left out. */
   readonly frozenFloats?: number;
   readonly microBatches: number;
   readonly sequences: number;
   readonly sequenceLength: number;
-  /** Whether another rank keeps the same state of what each owns; unset: none does. */
+  /** Whether another rank stores the same state of what each owns. */
   readonly shadow?: boolean | undefined;
 }
 
-/** Bytes of this machine, or of the container where that has a limit, for each of the worlds that share them. */
+/** Bytes of this machine or its container, divided by the worlds that share them. */
 export function memoryThere(worlds = 1): number {
-  const limit = process.constrainedMemory(); // 0 without one
+  const limit = process.constrainedMemory(); // 0 means no limit.
   return (limit > 0 ? Math.min(limit, totalmem()) : totalmem()) / worlds;
 }
 
-/** Small models have their digits too. */
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(bytes < 1e8 ? 4 : 1)} GB`;
 
-/** What the memory of a model's ranks has alike; of many experts and layers it takes long to find. */
+/** What the ranks of a model have in common; it is slow to compute for many experts and layers. */
 interface Alike {
   readonly shape: Shape;
   readonly primaries: readonly (readonly number[])[];
-  /** Of each rank, who shadows it; empty where nobody does. */
   readonly shadows: readonly number[];
-  /** Of the embedding that the head has too. */
+  /** Floats of the embedding that the head shares. */
   readonly tied: number;
-  /** Floats that layers keep of a token. */
   readonly kept: number;
 }
 
@@ -62,7 +57,7 @@ function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
   };
 }
 
-/** What a rank holds in a step in which every expert has rows of every micro-batch. */
+/** The memory of a rank in a step in which every expert has rows of every micro-batch. */
 export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(model)): MemoryProblem {
   const { facts, fssdp, ...batch } = model;
   const { shape, primaries, shadows } = alike;
@@ -87,7 +82,8 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
     perturbed: perturbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
     expertReplicas: primaries.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
-    // The one that backward adds to; among ranks, those that wait for the sum of the micro-batches before, of a layer and of the one after it.
+    // The partial sum that backward adds to, and with several ranks those that wait for earlier micro-batches, of two
+    // layers.
     partials: 1 + (ranks > 1 ? 2 * fssdp.microBatchesAtOnce * Math.max(0, ...owned) : 0),
     kept: tokens * alike.kept,
   };
@@ -95,7 +91,7 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
 
 const floatsOf = ({ owned, expert, denseOwned, shadowed }: MemoryProblem): number => owned * expert + denseOwned + shadowed;
 
-/** Throws AppError `DoesNotFit`, with the sum and its parts, for the first of these ranks of one machine that is too many. */
+/** Throws AppError `DoesNotFit`, with the sum and its parts, for the first of these ranks of one machine that does not fit. */
 export function checkMemory(model: RankedModel, ranks: readonly number[], memory = memoryThere(), alike = alikeOf(model)): void {
   let before = 0;
   for (const rank of ranks) {
@@ -108,13 +104,12 @@ export function checkMemory(model: RankedModel, ranks: readonly number[], memory
   }
 }
 
-/** Throws the same for the first of all ranks, each on a machine of its own. */
 export function checkRanks(model: RankedModel, memory?: number): void {
   const alike = alikeOf(model);
   for (const rank of model.facts.node.keys()) checkMemory(model, [rank], memory, alike);
 }
 
-/** Whether each of the ranks, on a machine of its own, has room for its part. */
+/** Whether each rank fits on a machine of its own. */
 export function fitsRanks(model: RankedModel, memory = memoryThere()): boolean {
   const alike = alikeOf(model);
   return model.facts.node.every((_, rank) => {
@@ -123,7 +118,6 @@ export function fitsRanks(model: RankedModel, memory = memoryThere()): boolean {
   });
 }
 
-/** The memory of the rank that needs most, and its parts, for people. */
 export function neededText(model: RankedModel): string {
   const alike = alikeOf(model);
   const all = model.facts.node.map((_, rank) => rankBytes(memoryProblem(model, rank, alike)));
@@ -136,21 +130,22 @@ export function neededText(model: RankedModel): string {
   return `${gigabytes(most.all)} (${parts.join(", ")})`;
 }
 
-/** Whether a world can begin with what is held from the one before beside it. Layers keep nothing yet then. */
+/** Whether a world can begin beside the state that is held from the one before. */
 export function fitsBeside(model: RankedModel, rank: number, heldBytes: number, memory = memoryThere()): boolean {
   const { state, sums } = rankBytes(memoryProblem(model, rank));
   return heldBytes + state + sums <= memory;
 }
 
-/** Whether a world has room for the model, and this rank of it to begin beside what it holds. */
+/** Whether the world fits, and this rank can begin it beside the state that it holds. */
 export const takesOver = (model: RankedModel, rank: number, heldBytes: number, memory = memoryThere()): boolean =>
   fitsRanks(model, memory) && fitsBeside(model, rank, heldBytes, memory);
 
-/** The share of what the law leaves of the memory, which forward may use for values that backward then need not compute again. The rest is
- *  for rows and frames of a step, which the law does not count. */
+/**
+ * The share of the free memory in which forward may store values for backward. The rest is for rows and frames, which the estimate
+ * leaves out.
+ */
 const keptShare = 1 / 4;
 
-/** Floats that forward of this rank may keep. */
 export function keptBudgetFor(model: RankedModel, rank: number, memory: number): number {
   const left = memory - rankBytes(memoryProblem(model, rank)).all;
   return Math.max(0, Math.floor((keptShare * left) / Float32Array.BYTES_PER_ELEMENT));
@@ -160,7 +155,6 @@ interface Reckoned extends Omit<ReturnType<typeof rankBytes>, "all"> {
   readonly rank: number;
   readonly floats: number;
   readonly all: number;
-  /** Of other ranks here. */
   readonly before: number;
   readonly memory: number;
 }
@@ -173,7 +167,6 @@ function refuse(
   const who = ranks > 1 ? `rank ${rank} of ${ranks}: ` : "";
   const others = before > 0 ? `, ranks before it here ${gigabytes(before)}` : "";
   const atOnce = fssdp.microBatchesAtOnce;
-  // Of several ranks are jobs alone.
   const among = 'more spec.replicas, fssdp.rematerialize "AfterForward", fewer fssdp.memorySlots or fssdp.microBatchesAtOnce';
   const more = ranks > 1 ? `${among}${shadow ? ", spec.failurePolicy.shadow false" : ""}` : "fewer --micro-batches";
   throw new AppError(

@@ -1,5 +1,4 @@
-// The settings of sharded experts with what is right where they are not given: none is part of a run's identity, since bits depend on none
-// of them. Pure.
+// The settings of sharded experts and their defaults. They change no bits, so they are not part of a run's identity.
 import { AppError } from "../../../crds/common.ts";
 import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
@@ -8,13 +7,13 @@ import { laneIntervals } from "../../placement/training/lanes.ts";
 import { expertFloatsOf, type Layout } from "../model/layout.ts";
 import type { Fssdp } from "./step-plan.ts";
 
-/** Of a core in products of rows, and of a link, about: planners weigh rows against copies by them until ranks have measured both. */
+/** Rough rates of a core and a link, which planners use until ranks have measured both. */
 const flopsPerSecond = 9e10;
 const linkBytesPerSecond = 1.25e8;
 
-/** Of a row and a parameter: forward, forward again, and the gradients of input and weight, two each. */
+/** Per row and parameter: forward, forward again, and two gradients, two operations each. */
 const flopsPerFloat = 8;
-/** Of a copy and a parameter: itself, and its gradient. */
+/** Per replica and parameter: itself and its gradient. */
 const bytesPerFloat = 8;
 
 const copiesMax = 4096;
@@ -27,7 +26,7 @@ export interface FssdpProblem {
   readonly microBatches: number;
   readonly sequences: number;
   readonly sequenceLength: number;
-  /** A loss asks for the rows of all micro-batches before one passes backward. */
+  /** A loss needs the rows of all micro-batches before any backward. */
   readonly wholeStep: boolean;
 }
 
@@ -46,7 +45,7 @@ function oneOf(field: keyof Fssdp, value: string, names: readonly string[]): voi
 /** Throws AppError `BadOption` with the field. */
 export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
   const { ranks, microBatches, layout, wholeStep } = problem;
-  laneIntervals(microBatches, new Array<number>(ranks).fill(1)); // refuses more ranks than micro-batches
+  laneIntervals(microBatches, new Array<number>(ranks).fill(1));
   const alone = ranks === 1;
   const floats = Math.max(1, expertFloatsOf(layout));
   const seconds = given.seconds ?? {
@@ -81,7 +80,6 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
   return made;
 }
 
-/** Rows of a layer's experts that each rank computes, where they are even. */
 function rowsOf({ program, ranks, sequences, sequenceLength }: FssdpProblem): number {
   const most = program.layers.reduce((topK, layer) => (layer.kind === "dense" ? topK : Math.max(topK, layer.topK)), 0);
   return (sequences * sequenceLength * most) / ranks;

@@ -1,5 +1,4 @@
-// Rates that planners reckon with, as all ranks measured them: they tell one another, so that all plan by the same numbers. Time alone
-// depends on them; no bits do.
+// Planner rates as all ranks measured and exchanged them. They change time, not bits.
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import { measureWay, type Way } from "../../net/collectives/probe.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
@@ -9,17 +8,14 @@ import type { Meter } from "../trace/meter.ts";
 interface RankRatesOptions {
   readonly transport: Transport;
   readonly meter: Meter;
-  /** Of the largest expert. */
   readonly floats: number;
   readonly layers: number;
-  /** Steps after which primaries may move. */
   readonly everySteps: number;
 }
 
 export class RankRates {
   readonly #options: RankRatesOptions;
   #way: Way | undefined;
-  /** Steps of this world, and those of them since it was measured last. */
   #made = 0;
   #steps = 0;
 
@@ -27,8 +23,10 @@ export class RankRates {
     this.#options = options;
   }
 
-  /** To be called once all is computed of a step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8
-   *  steps of a world and so on, as computing becomes faster at first and a world begins without rates, and before primaries may move. */
+  /**
+   * All ranks call it at the end of a step. It measures after 1, 2, 4, 8 ... steps of a world and before primaries may move; undefined
+   * otherwise.
+   */
   async after(step: number, stamp: Stamp): Promise<Rates | undefined> {
     const { transport, floats, layers, meter, everySteps } = this.#options;
     this.#made++;

@@ -1,5 +1,4 @@
-// A member of a world at its begin, by the options that all members have: a rank that makes steps from there on, or one that leaves and
-// hands over what it has.
+// A member of a world at its begin: a rank that makes steps, or one that leaves and hands over its state.
 import { type Begin, beginWorld } from "./begin-world.ts";
 import { keptBudgetFor, memoryThere } from "./fits.ts";
 import { type Shape, shapeOf } from "./model-shape.ts";
@@ -8,18 +7,16 @@ import { RankState } from "./rank-state.ts";
 import { RankStores } from "./rank-stores.ts";
 import { planHash } from "./step-plan.ts";
 
-/** Tells a run's settings and facts from others: they decide frames, as plans do. */
+/** A hash of the run's settings and facts, which decide frames. */
 export function runHash({ layout, context, frozen: _ofModel, optimizerMemory: _changesNoBits, ...settings }: RankOptions): string {
   return planHash({ settings, facts: context.facts, layout });
 }
 
-/** The stores of a rank of the world; those of one that leaves have no room. */
 export function storesOf(options: RankOptions, shape: Shape): Promise<RankStores> {
   const { transport, facts } = options.context;
   return RankStores.open(options, shape, { rank: transport.rank, ranks: facts.node.length }, options.shadow ? facts.node : []);
 }
 
-/** Floats that forward may keep here, where worlds of one machine share its memory. */
 export function keptBudgetOf(options: RankOptions): number {
   const { transport, facts, group } = options.context;
   return keptBudgetFor({ ...options, facts }, transport.rank, memoryThere(group?.here));
@@ -31,7 +28,7 @@ export function beginOf(options: RankOptions, given: Pick<Begin, "shape" | "stor
   return { transport, stamp, ranks: facts.node.length, restore, ...given };
 }
 
-/** Hands over what a rank has that is none of the new world's: its transport has it as a rank past theirs. */
+/** Hands over the state of a leaving rank, which its transport has past the world's ranks. */
 export async function leaveWorld(options: RankOptions): Promise<void> {
   const { facts, rankState = new RankState() } = options.context;
   const shape = shapeOf(options.layout, facts.node.length);

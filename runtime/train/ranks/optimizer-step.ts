@@ -1,5 +1,4 @@
-// The update of a step whose gradients are complete. A rank keeps it until it is applied: by the world that made the gradients, or by the
-// next one where a rank was lost in between (DECISIONS.md 1).
+// The update of a step whose gradients are complete. If a rank is lost before the update, the next world applies it (DECISIONS.md 1).
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import { rateOf } from "../optimizers/schedule.ts";
 import type { Balancing } from "../passes/balancing.ts";
@@ -11,7 +10,6 @@ interface UpdateOf {
   readonly step: number;
   readonly stores: RankStores;
   readonly balancing: Balancing;
-  /** Rows that each layer's experts had. */
   readonly rows: readonly ArrayLike<number>[];
   readonly options: RankOptions;
 }
@@ -23,7 +21,7 @@ export class OptimizerStep implements PendingUpdate {
     this.#of = of;
   }
 
-  /** Biases have no gradient, so that they may be moved before the optimizer's update. */
+  /** Biases have no gradient, so they move before the optimizer's update. */
   async apply(squares: Float64Array): Promise<void> {
     const { step, stores, balancing, rows, options } = this.#of;
     balancing.moveBiases(rows);
@@ -33,10 +31,9 @@ export class OptimizerStep implements PendingUpdate {
   }
 }
 
-/** The norm of all gradients, out of their squares. */
+/** The norm of all gradients from their squares. */
 export const normIn = (squares: Float64Array): number => Math.sqrt(squares.reduce((sum, square) => sum + square, 0));
 
-/** What the numbers of a step follow from, by the squares that all ranks have. */
 function factsOf(
   { schedule, clip }: Pick<RankOptions, "schedule" | "clip">,
   step: number,

@@ -1,5 +1,5 @@
-// Experts that get another primary: their parameters and state go to the new one and to its shadow between two steps. Whoever had them
-// keeps them until all ranks have what comes to them, so that a loss on the way loses nothing.
+// Moves experts to new primaries and their shadows between two steps. Old owners keep the state until all ranks have theirs, so that a
+// loss meanwhile loses nothing.
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { handover } from "../../placement/training/handover.ts";

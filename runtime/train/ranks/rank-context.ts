@@ -1,16 +1,13 @@
-// A rank's place in a world of training: how it reaches the others, and what all know of each. A run without one has a world to itself.
+// A rank's place in a world: its transports, and what all ranks know of each. A run without one is a world of one rank.
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Transport } from "../../net/collectives/transport.ts";
 import type { RankState } from "./rank-state.ts";
 import type { RankFacts } from "./step-plan.ts";
 
-/** Worlds that meet after local steps, as a rank of one knows them. Their ranks are in order, world by world. */
+/** Worlds that meet after local steps, with ranks in order, world by world. */
 export interface Group {
-  /** To all ranks of all worlds. */
   readonly transport: Transport;
-  /** The first rank of each world. */
   readonly firsts: readonly number[];
-  /** The world of this rank. */
   readonly world: number;
   /** Worlds that share this machine's memory. */
   readonly here: number;
@@ -18,15 +15,12 @@ export interface Group {
 
 export interface RankContext {
   readonly transport: Transport;
-  /** Whose worlds are counted, so that one of them has the output; unset: a run of its own each time. */
+  /** The run that world numbers belong to, so that one world owns the output; unset: a new run each time. */
   readonly run?: string | undefined;
-  /** The membership, which a change of ranks counts up. */
   readonly world: number;
-  /** Of the ranks of this world; those that a transport has beyond them leave, and hand over what they have. */
+  /** The facts of this world's ranks; ranks of the transport beyond them leave and hand over state. */
   readonly facts: RankFacts;
-  /** What this rank has of the worlds before; unset: nothing. */
   readonly rankState?: RankState | undefined;
-  /** The worlds that this one meets after its local steps; unset: there are no others. */
   readonly group?: Group | undefined;
 }
 

@@ -1,5 +1,4 @@
-// The memory of one rank: the dense part whole, the state of what it owns, and copies of other ranks' experts while they are needed. An
-// expert that is neither owned nor copied is not there to be read.
+// The memory of one rank: the whole dense part, the state of what it owns, and replicas of other ranks' experts while needed.
 import { viewsOf } from "../model/layout.ts";
 import type { OptimizerState } from "../optimizers/state.ts";
 import type { Shape } from "./model-shape.ts";
@@ -8,7 +7,7 @@ import { UnitState } from "./unit-state.ts";
 const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
 
 export class RankMemory extends UnitState {
-  /** Parameters of the dense part; those of the state where all of it is owned. */
+  /** The dense parameters; an alias of the state where all is owned. */
   readonly dense: Float32Array;
   readonly #copies = new Map<string, Float32Array>();
   #copyFloats = 0;
@@ -20,12 +19,11 @@ export class RankMemory extends UnitState {
     this.dense = own.length === shape.denseFloats ? own : new Float32Array(shape.denseFloats);
   }
 
-  /** Bytes of state and of the dense part, which are held all the time. */
   override get stateBytes(): number {
     return super.stateBytes + (this.dense.buffer === this.ownDense("p").buffer ? 0 : this.dense.byteLength);
   }
 
-  /** Dense parameters of other ranks are to come anew after it, and come back with the rest. */
+  /** The caller gathers other ranks' dense parameters afterwards; they are restored with the rest. */
   override perturb(scale: number): () => void {
     const before = this.dense.buffer === this.ownDense("p").buffer ? undefined : this.dense.slice();
     const restore = super.perturb(scale);
@@ -35,7 +33,6 @@ export class RankMemory extends UnitState {
     };
   }
 
-  /** Bytes of copies held at once, at most, since this was asked last. */
   takeReplicaBytesMost(): number {
     const bytes = this.#copyFloatsMost * Float32Array.BYTES_PER_ELEMENT;
     this.#copyFloatsMost = this.#copyFloats;
@@ -58,7 +55,6 @@ export class RankMemory extends UnitState {
     }
   }
 
-  /** Parameters of an expert that is owned or copied. */
   parameters(layer: number, expert: number): Float32Array {
     if (this.owns(layer, expert)) return this.own(layer, expert, "p");
     const copy = this.#copies.get(keyOf(layer, expert));

@@ -1,37 +1,33 @@
-// One rank's part in a run from world to world: where it stands, the state of the units that it has, and the norms of its last step. A
-// world that ends changes nothing of it; the next one begins from it.
+// A rank's part of a run from world to world: its step, the state of its units, and the norms of its last step.
 import { afterEvent, type CommitState, type Holder, nothingHeld } from "../../placement/training/commit.ts";
 import type { StateUnit } from "./model-shape.ts";
 import type { UnitState } from "./unit-state.ts";
 
-/** Brings a step into the state, by the squared norms of all gradients. */
 export interface PendingUpdate {
   apply(squares: Float64Array): Promise<void>;
 }
 
-/** What one world left: the state that a rank owned, and what it shadowed. */
 interface Left {
-  /** 0 where it came from elsewhere. */
+  /** 0 for state that came from elsewhere. */
   readonly world: number;
   readonly stores: readonly UnitState[];
 }
 
 export class RankState {
   #commitState: CommitState = nothingHeld;
-  /** Two at most: the last one whose begin was through, and one whose begin may be. */
+  /** At most two: the last world whose begin completed, and one whose begin may complete. */
   #worlds: readonly Left[] = [];
-  /** The newest world of which a rank knows that all of its ranks have their state. */
+  /** The newest world in which all ranks are known to have their state. */
   #settled = 0;
   #norms: Float64Array = new Float64Array();
   #pending: PendingUpdate | undefined;
   #stage = 0;
 
-  /** The stage of the run that its state is of. */
   get stage(): number {
     return this.#stage;
   }
 
-  /** State of another stage is another model's, and is dropped. */
+  /** Drops the state of another stage, which is of another model. */
   enters(stage: number): void {
     if (stage !== this.#stage) this.drop();
     this.#stage = stage;
@@ -49,17 +45,15 @@ export class RankState {
     return this.#worlds.flatMap(({ stores }) => stores);
   }
 
-  /** The squares of gradients of all units in the step that is tallied. */
   get norms(): Float64Array {
     return this.#norms;
   }
 
-  /** Bytes that are kept for worlds to come. */
   get stateBytes(): number {
     return this.#stores.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
   }
 
-  /** Of each unit: 2 where this rank owns it, 1 where it shadows it, 0. */
+  /** A number per unit: 2 where this rank owns it, 1 where it shadows it, else 0. */
   has(units: readonly StateUnit[]): Int32Array {
     const owned = this.#worlds.flatMap(({ stores }) => stores.slice(0, 1));
     const all = this.#stores;
@@ -73,26 +67,24 @@ export class RankState {
     return found;
   }
 
-  /** Whether it is among what is handed on. */
   keeps(store: UnitState): boolean {
     return this.#stores.includes(store);
   }
 
-  /** The gradients of a step are complete for all that is held: `update` makes the step once the norms are here. */
   prepared(step: number, update: PendingUpdate): void {
     this.#commitState = afterEvent(this.#commitState, "gradients complete", step);
     this.#pending = update;
   }
 
-  /** All norms of the step are here: from now on it is made, whoever is lost. */
+  /** All norms of the step are here: from now on it is made, whichever ranks are lost. */
   decided(step: number, norms: Float64Array): void {
     this.#commitState = afterEvent(this.#commitState, "all norms here", step);
     this.#norms = norms;
   }
 
   /**
-   * Brings the step into the state of all that is held, whatever becomes of the world meanwhile: to be awaited before anything else is
-   * asked of it. Where the disk that has state fails in it, nothing is held any more, since some of it has the step and some has not.
+   * Applies the step to all held state; await it before any other call. If the disk that holds state fails, all state is
+   * dropped, since only some of it has the step.
    */
   async commit(step: number, update: () => Promise<void>): Promise<void> {
     const updated = afterEvent(this.#commitState, "updated", step);
@@ -103,22 +95,22 @@ export class RankState {
       throw caught;
     }
     this.#commitState = updated;
-    this.#pending = undefined; // what it belongs to is a whole rank, and ends with its world
+    this.#pending = undefined; // it holds a whole rank, which ends with its world
   }
 
-  /** Commits the step whose update is pending: norms came after the world that made its gradients had ended. */
+  /** Commits the pending step when its norms arrived after its world ended. */
   commitPending(step: number): Promise<void> {
     return this.commit(step, async () => this.#pending?.apply(this.#norms));
   }
 
-  /** Another rank knows of a world that all of its ranks have their state: what is from before it, nobody will ask for. */
+  /** Another rank knows that all ranks of `world` have their state: older state is not needed any more. */
   settledAt(world: number): void {
     this.#settled = Math.max(this.#settled, world);
   }
 
   /**
-   * The state of a world that begins is all here; that of the last one that is settled stays until every rank says so. Of one between
-   * them, whose begin failed, nothing is needed: some rank may have nothing of it.
+   * The state of a new world is complete. That of the last settled world stays until every rank confirms; that of a world
+   * between them, whose begin failed, is dropped.
    */
   arrived(step: number, stores: readonly UnitState[], world = 0): void {
     const decided = this.#commitState.decided === step ? step : nothingHeld.decided;
@@ -128,26 +120,27 @@ export class RankState {
     this.#pending = undefined;
   }
 
-  /** Every rank has its state. */
   begun(): void {
     this.#keep(this.#worlds.slice(-1));
     this.settledAt(this.#worlds.at(-1)?.world ?? 0);
   }
 
-  /** The state of a step that came from elsewhere is all that is held. */
   loaded(step: number, stores: readonly UnitState[]): void {
     this.#commitState = { applied: step, prepared: step, decided: nothingHeld.decided };
     this.#keep([{ world: 0, stores }]);
   }
 
-  /** Its state is of another step than the others go on from. */
+  /** Drops state whose step is not the one that the others continue from. */
   drop(): void {
     this.#commitState = nothingHeld;
     this.#keep([]);
     this.#pending = undefined;
   }
 
-  /** No rank is behind a checkpoint, since all write it: who is was given up, and the others have gone on without it. */
+  /**
+   * Drops state older than a checkpoint. All ranks write checkpoints, so the others have gone on without a rank that is
+   * behind one.
+   */
   dropBefore(checkpoint: number): void {
     if (this.#commitState.applied < checkpoint) this.drop();
   }
@@ -159,7 +152,7 @@ export class RankState {
   }
 }
 
-/** What ranks say of each other at the begin of a world: numbers of where they stand, then what they have. */
+/** The frame that ranks exchange at the begin of a world: the numbers of their step, then what they have. */
 export function peerReportFrame(rankState: RankState, units: readonly StateUnit[]): Int32Array {
   const { applied, prepared, decided } = rankState.commitState;
   return Int32Array.of(applied, prepared, decided, rankState.settled, ...rankState.has(units));

@@ -1,5 +1,5 @@
-// The stores of one rank in a world: what it owns, and what it shadows for another rank. A shadow gets the owner's gradients, complete,
-// before either of them says a norm, and makes the same update, so it has the same bits.
+// The stores of one rank in a world: what it owns, and what it shadows for another rank. A shadow gets the owner's complete gradients
+// before either sends a norm, and makes the same update.
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
 import { type AskedOptimizer, openState, sharedBy } from "../optimizers/open.ts";
@@ -9,10 +9,8 @@ import { UnitState } from "./unit-state.ts";
 
 export class RankStores {
   readonly memory: RankMemory;
-  /** Undefined where nothing is shadowed. */
   readonly shadow: UnitState | undefined;
   readonly #rank: number;
-  /** The rank that shadows each. */
   readonly #shadows: readonly number[];
   readonly #coming: Promise<unknown>[] = [];
 
@@ -48,13 +46,11 @@ export class RankStores {
     return this.shadow === undefined ? [this.memory] : [this.memory, this.shadow];
   }
 
-  /** Makes room for units as they live with these primaries. */
   place(primaries: readonly (readonly number[])[]): void {
     this.memory.place(primaries, this.#rank);
     this.shadow?.place(primaries, this.shadowed);
   }
 
-  /** Takes dense parameters for the state, once they were changed. */
   keepDense(): void {
     for (const store of this.all) store.keepDense(this.memory.dense);
   }
@@ -64,20 +60,19 @@ export class RankStores {
     return this.#shadows.indexOf(this.#rank);
   }
 
-  /** Who holds the state of what a rank owns. */
+  /** The ranks that hold the state of what a rank owns. */
   holders(primary: number): number[] {
     const shadow = this.#shadows[primary];
     return shadow === undefined ? [primary] : [primary, shadow];
   }
 
-  /** The store of what that rank owns, here: this rank's own, or its shadow's. */
   of(primary: number): UnitState {
     return primary === this.#rank ? this.memory : (this.shadow as UnitState);
   }
 
   /**
-   * Begins to bring what this rank shadows the gradients of a layer's experts, complete as the owner's are, and to send its own; of the
-   * dense part where no layer is given. It goes on beside the passes of other layers.
+   * Begins the exchange of a layer's complete gradients with the shadow and the shadowed rank; the dense part where no layer is given.
+   * It runs beside the passes of other layers.
    */
   startGradients(transport: Transport, stamp: Stamp, { layer, primaries }: ShadowedLayer = { layer: -1, primaries: [] }): void {
     const { shadow } = this;
@@ -92,11 +87,10 @@ export class RankStores {
         g.set((await transport.receive(this.shadowed, stamp, { ...name(chunk), length: g.length })) as Float32Array);
     };
     const both = Promise.all([send(), receive()]);
-    both.catch(() => {}); // whoever awaits it is told; until then nobody may be there
+    both.catch(() => {}); // The failure reaches whoever awaits it; until then nobody may.
     this.#coming.push(both);
   }
 
-  /** Done once all gradients that were begun are here. */
   async gradientsArrived(): Promise<void> {
     await Promise.all(this.#coming.splice(0));
   }
@@ -104,11 +98,9 @@ export class RankStores {
 
 interface ShadowedLayer {
   readonly layer: number;
-  /** Of its chunks. */
   readonly primaries: readonly number[];
 }
 
-/** What a rank owns of a layer, or of the dense part, in the store that has it. */
 function gradientsOf(store: UnitState, primary: number, layer: number, primaries: readonly number[]): (readonly [number, Float32Array])[] {
   if (layer < 0) return [[0, store.ownDense("g")]];
   return primaries.flatMap((owner, chunk) => (owner === primary ? [[chunk, store.ownChunk(layer, chunk, "g")] as const] : []));

@@ -1,5 +1,5 @@
-// One rank's part in a step of training: its micro-batches forward and backward, the experts that it hosts, sums at their primaries, and
-// the update of what it owns. All ranks run the same code and meet in the exchanges; how many they are changes no bits.
+// One rank's part in a training step: forward and backward of its micro-batches, its experts, sums at their primaries, and the update
+// of what it owns. The number of ranks changes no bits.
 import type { TrainingBackend } from "../../compute/training.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import { partOf } from "../../net/collectives/part.ts";
@@ -33,7 +33,6 @@ import { StoredState } from "./stored-state.ts";
 
 const never = (): boolean => false;
 
-/** Passes, and what counts their computing. */
 interface Metered {
   readonly passes: Passes;
   readonly meter: Meter;
@@ -52,13 +51,12 @@ export class Rank {
   readonly #stores: RankStores;
   readonly #memory: RankMemory;
   readonly #rankState: RankState;
-  /** The options with a transport to those that leave too. */
   readonly #given: RankOptions;
   readonly #planning: Planning;
   readonly #passes: Passes;
   readonly #meter: Meter;
   readonly #rates: RankRates;
-  /** Tells this run's settings and facts from others: they decide frames, as plans do. */
+  /** A hash of the run's settings, since they decide frames. */
   readonly #run: string;
 
   private constructor(given: RankOptions, options: RankOptions, stores: RankStores, { passes, meter }: Metered) {
@@ -100,8 +98,8 @@ export class Rank {
   }
 
   /**
-   * Meets the other ranks of the world: from here on all have one step, and each its part of the state. `restore` fills the state where
-   * nobody has it, and returns its step. To be awaited on all ranks at once.
+   * All ranks of the world call it at once. Afterwards all have one step, and each has its part of the state. `restore` fills the state
+   * where no rank has it, and returns its step.
    */
   async begin(restore: () => Promise<number>): Promise<Begun> {
     const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, rankState: this.#rankState }, restore));
@@ -110,23 +108,20 @@ export class Rank {
     return begun;
   }
 
-  /** What worlds exchange when they meet. */
   get share(): Share {
     return {
       units: stateUnits(this.#shape),
       primaries: primariesOfUnits(this.#shape, this.#planning.primaries),
       rank: this.#options.context.transport.rank,
       state: this.#memory,
-      spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
+      spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // Ranks may wait for other worlds longer than a step may take.
     };
   }
 
-  /** Micro-batches of this rank in a step, ascending. */
   get microBatches(): readonly number[] {
     return this.#microBatchesOf()[this.#options.context.transport.rank] ?? [];
   }
 
-  /** What is handed on to another world stays open. */
   close(): void {
     if (this.#options.context.rankState === undefined) this.#rankState.drop();
     for (const store of this.#stores.all) if (!this.#rankState.keeps(store)) store.close();
@@ -140,7 +135,10 @@ export class Rank {
     return this.#passes.takeKeptFloatsMost();
   }
 
-  /** `step` counts from 1. Undefined where the run is to stop, on all ranks alike: parameters are then those of the step before. */
+  /**
+   * `step` counts from 1. Returns undefined on all ranks when the run is to stop; parameters are then those of the step
+   * before.
+   */
   async step(step: number, batch: Batch, stopped = never): Promise<StepEnd | undefined> {
     const plan = await this.#plan(step, stopped);
     if (plan === undefined) return undefined;
@@ -152,14 +150,14 @@ export class Rank {
     this.#planning.add(rows);
     this.#stores.startGradients(transport, stamp);
     await this.#stores.gradientsArrived();
-    // A rank that is lost in here costs the step, whose report is made when it is made again; after the commit it would have none.
+    // If a rank is lost here, the step is repeated with its report. After the commit it would have no report.
     if (this.#options.fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     const update = new OptimizerStep({ step, stores: this.#stores, balancing: this.#passes.balancing, rows, options: this.#options });
     this.#rankState.prepared(step, update);
     const squares = await this.#squares(stamp);
     const gradientNorm = normIn(squares);
     checkNorm(step, gradientNorm);
-    this.#rankState.decided(step, squares); // from here on the step is made, whoever is lost
+    this.#rankState.decided(step, squares); // The step is made from here on, whichever ranks are lost.
     await this.#rankState.commit(step, () => update.apply(squares));
     await this.#allDense(stamp);
     return this.#report(step, gradients, gradientNorm);
@@ -180,14 +178,17 @@ export class Rank {
     };
   }
 
-  /** Agrees with the other ranks on the step, moves experts that get another primary, and says who hosts each. Undefined where one of them
-   *  is to stop. */
+  /**
+   * Agrees on the step with the other ranks, moves experts to new primaries, and plans the hosts. Undefined when a rank
+   * wants to stop.
+   */
   async #plan(step: number, stopped: () => boolean): Promise<StepPlan | undefined> {
     const { transport } = this.#options.context;
     const from = this.#planning.primaries;
     const primaries = this.#planning.nextPrimaries(step);
     const before = this.#stamp(step, { from, primaries });
-    // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name, and whether to stop.
+    // Ranks with different settings would wait for each other's frames, so all send one frame of the same name first, with
+    // their wish to stop.
     const wishes = Int32Array.of(Number(transport.ranks > 1 && stopped()));
     const asked = await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 1 }, wishes);
     if (asked.some(([stop]) => stop !== 0)) return undefined;
@@ -200,12 +201,11 @@ export class Rank {
     return { stamp, hosts, microBatches, atOnce: fssdp.microBatchesAtOnce, stopped, complete };
   }
 
-  /** The sum of the losses of each group of sequences, on all ranks; undefined where the run is to stop. */
+  /** The summed losses of each group of sequences, on all ranks; undefined when the run is to stop. */
   async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
     const { transport } = this.#options.context;
     const hosts = this.#planning.primaries.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { look: groups, primaries: this.#planning.primaries, hosts });
-    // Alone, a rank looks at one group after another, whatever a step has at once.
     const atOnce = transport.ranks === 1 ? 1 : this.#options.fssdp.microBatchesAtOnce;
     const plan = { stamp, hosts, microBatches: groups, atOnce, stopped };
     const own: number[] = [];
@@ -221,7 +221,7 @@ export class Rank {
     return found;
   }
 
-  /** Gradients of all micro-batches at their owners, but for what shadows wait for; undefined where it was stopped. */
+  /** The gradients of all micro-batches at their owners, without what shadows wait for; undefined when stopped. */
   async #gradients(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
     const { stamp } = plan;
     this.#memory.clearGradients();
@@ -237,7 +237,7 @@ export class Rank {
     return { ...passed, losses };
   }
 
-  /** SAM: takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
+  /** SAM: takes the gradients again a little uphill, where the run asks for it; false when stopped. */
   async #perturbed(plan: StepPlan, batch: Batch): Promise<boolean> {
     const radius = perturbationRadius(this.#options.recipes);
     if (radius === 0) return true;
@@ -252,11 +252,9 @@ export class Rank {
     }
   }
 
-  /** This rank's micro-batches forward and backward, with its own losses; undefined where it was stopped. */
   async #passed(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
     const { sequences, sequenceLength } = this.#options;
     const losses: MicroBatchLoss[] = [];
-    /** By layer, of each accumulation step. */
     const rows: ArrayLike<number>[][] = this.#planning.primaries.map(() => []);
     let first: StepGradients["first"] | undefined;
     const pass = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
@@ -271,8 +269,10 @@ export class Rank {
     return { losses, rows: rows.map(columnSums), first: first ?? { hosts: [], blocks: [], loads: [] } };
   }
 
-  /** Accumulation steps one after another, with the numbers of this rank's micro-batches. False where the run is to stop: nothing is under
-   *  way then, and no replica held. */
+  /**
+   * Runs the accumulation steps in order with this rank's micro-batches. Returns false when the run is to stop; then nothing
+   * is in progress and no replica is held.
+   */
   async #eachAccumulation(
     plan: StepPlan,
     run: (accumulation: AccumulationStep, microBatches: readonly number[]) => Promise<void>,
@@ -339,7 +339,6 @@ export class Rank {
     return laneIntervals(atOnce, this.#options.context.facts.speed);
   }
 
-  /** Micro-batches of each rank, ascending. */
   #microBatchesOf(
     atOnce = this.#options.fssdp.microBatchesAtOnce,
     microBatches = this.#options.microBatches,
@@ -347,7 +346,6 @@ export class Rank {
     return this.#intervals(atOnce).map((interval) => lanesOfWaves(interval, atOnce, microBatches));
   }
 
-  /** Losses of all micro-batches of the step, in their order, on all ranks. */
   async #allLosses(stamp: Stamp, own: readonly MicroBatchLoss[]): Promise<readonly MicroBatchLoss[]> {
     const dealt = this.#microBatchesOf();
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => 2 * (dealt[rank]?.length ?? 0) };
@@ -364,10 +362,9 @@ export class Rank {
     return squaredNorms({ transport, stamp, shape: this.#shape, primaries: this.#planning.primaries, memory: this.#memory });
   }
 
-  /** Parameters of the dense part, each piece from its owner. */
   async #allDense(stamp: Stamp, what = "parameters"): Promise<void> {
     const { transport } = this.#options.context;
-    if (transport.ranks === 1) return; // its state has them where they are read
+    if (transport.ranks === 1) return;
     const named = { what, layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);

@@ -1,8 +1,7 @@
-// Experts that more ranks than one had in a step, told in few words whatever the model: for the report of a run, never for a decision.
-// Pure.
+// A short report of a step's expert replicas.
 import { copiesMax, type LayerCopies } from "../../../crds/training-report.ts";
 
-/** hosts[layer][expert], primary first; layers without copies are left out. */
+/** hosts[layer][expert], primary first; layers without replicas are left out. */
 export function copiesOf(hosts: readonly (readonly (readonly number[])[])[]): LayerCopies[] {
   const layers = hosts.map(copiesIn).filter(({ copied }) => copied > 0);
   return layers.slice(0, copiesMax.layers);

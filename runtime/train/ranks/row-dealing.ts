@@ -1,4 +1,4 @@
-// Which rank computes a layer's rows: blocks of rows dealt to the hosts of experts, once all ranks know the counts.
+// Deals a layer's row blocks to the hosts of experts, once all ranks know the counts.
 import type { Stamp } from "../../net/collectives/transport.ts";
 import { type Blocks, dealBlocks } from "../../placement/training/blocks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
@@ -14,7 +14,7 @@ interface DealingOptions {
   readonly intervals: readonly Interval[];
 }
 
-/** Who computes a layer's rows, and the stamp of the frames that follow from it. */
+/** Who computes a layer's rows, and the stamp of its frames. */
 export interface Dealt {
   readonly blocks: Blocks;
   readonly stamp: Stamp;
@@ -22,9 +22,7 @@ export interface Dealt {
 
 export class RowDealing {
   readonly #options: DealingOptions;
-  /** Who computed the rows of each layer's experts; none of a layer that has none. */
   readonly blocks: Blocks[];
-  /** Rows of ranks in each layer; undefined of one without experts. */
   readonly loads: (LayerLoads | undefined)[];
 
   constructor(options: DealingOptions) {
@@ -33,7 +31,7 @@ export class RowDealing {
     this.loads = options.replicas.hosts.map(() => undefined);
   }
 
-  /** `rows[microBatch][expert]`. Done once the experts' parameters are in their hosts' memory. */
+  /** `rows[microBatch][expert]`. Resolves once the hosts have the experts' parameters. */
   async deal(layer: number, rows: readonly Int32Array[]): Promise<Dealt> {
     const { planning, replicas, fssdp, facts, intervals } = this.#options;
     if (planning.late) replicas.place(layer, planning.hostsAfter(layer, columnSums(rows)));

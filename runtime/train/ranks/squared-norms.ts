@@ -1,4 +1,4 @@
-// The squared norms of a step: squares of all gradients, by which a step is committed, and the refusal of one whose numbers are none.
+// The squared gradients by which a step is committed, and the refusal of non-finite losses.
 import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
@@ -14,7 +14,7 @@ interface NormsOf {
   readonly memory: RankMemory;
 }
 
-/** Of dense pieces, then of experts, in their order, on all ranks. */
+/** Dense pieces, then experts, in order, on all ranks. */
 export async function squaredNorms({ transport, stamp, shape, primaries, memory }: NormsOf): Promise<Float64Array> {
   const own: number[] = [];
   const owners: number[] = [];
@@ -34,7 +34,7 @@ export async function squaredNorms({ transport, stamp, shape, primaries, memory 
 
 const notFinite = (message: string): AppError => new AppError(message, { code: "NonFiniteLoss", operation: "training" });
 
-/** `documents`: those that a micro-batch is of. */
+/** `documents`: those of a micro-batch. */
 export async function checkLosses(
   step: number,
   losses: readonly MicroBatchLoss[],

@@ -1,5 +1,5 @@
-// The plan of a step, the same on every rank: primaries and hosts of each layer's experts from the counts of the last steps. Its hash is in
-// every frame. Keeps those counts; calls no clock, so that ranks cannot differ.
+// The plan of a step, equal on every rank: primaries and hosts of each layer's experts from the counts of the last steps. Every frame
+// has its hash.
 import { createHash } from "node:crypto";
 import type { DispatchName, rematerializeNames, TrainingPlannerName } from "../../../crds/names.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
@@ -8,30 +8,25 @@ import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../pl
 import type { Rates } from "../../placement/training/rates.ts";
 
 export interface Fssdp {
-  /** A name, or a planner that a bench or a test hands in. */
   readonly planner: TrainingPlannerName | TrainingPlanner;
   readonly dispatch: DispatchName;
-  /** Whether copies are dropped after forward, and come again for backward. */
+  /** Whether replicas are dropped after forward and gathered again for backward. */
   readonly rematerialize: (typeof rematerializeNames)[number];
   readonly spread: SpreadName;
-  /** Copies of a layer that each rank has room for. */
+  /** Replicas of a layer that fit on each rank. */
   readonly memorySlots: number;
-  /** Copies of a layer that come unnoticed. */
+  /** Replicas of a layer whose transfer is hidden. */
   readonly overlapDegree: number;
-  /** Steps whose counts are the forecast. */
   readonly window: number;
-  /** Steps between moves of primaries. */
   readonly reshardSteps: number;
-  /** Micro-batches of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go primary once for each. */
+  /** Micro-batches of all ranks that run together, a power of two. It bounds memory; sums go to the primary once per accumulation step. */
   readonly microBatchesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
-  /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
+  /** Ranks measure `seconds` and `overlapDegree`; given values hold until then, or always where this is unset. */
   readonly measured?: boolean;
 }
 
-/** Ranks as planners know them. */
 export interface RankFacts {
-  /** Node and relative speed of each rank. */
   readonly node: readonly number[];
   readonly speed: readonly number[];
 }
@@ -41,10 +36,8 @@ type Rows = ArrayLike<number>;
 export class Planning {
   readonly #fssdp: Fssdp;
   readonly #facts: RankFacts;
-  /** rows[layer][expert] of the last steps. */
   readonly #window: (readonly Rows[])[] = [];
   primaries: readonly (readonly number[])[];
-  /** Measured, once it is. */
   rates: Rates | undefined;
 
   constructor(fssdp: Fssdp, facts: RankFacts, primaries: readonly (readonly number[])[]) {
@@ -57,13 +50,12 @@ export class Planning {
     return trainingPlanner(this.#fssdp.planner).late;
   }
 
-  /** Rows of a step that is done. */
   add(rows: readonly Rows[]): void {
     this.#window.push(rows);
     if (this.#window.length > this.#fssdp.window) this.#window.shift();
   }
 
-  /** Homes from this step on; those of before where it is no step to move in, or nothing is known. */
+  /** The primaries from this step on; unchanged unless it is a step to move in and counts are known. */
   nextPrimaries(step: number): readonly (readonly number[])[] {
     const due = (step - 1) % this.#fssdp.reshardSteps === 0 && this.#window.length > 0;
     const planner = trainingPlanner(this.#fssdp.planner);
@@ -73,13 +65,12 @@ export class Planning {
     );
   }
 
-  /** hosts[expert] of a layer before its counts are known; primaries alone where the planner waits for them, or nothing is known. */
+  /** hosts[expert] of a layer before its counts are known; only primaries where the planner waits for counts. */
   hostsBefore(layer: number): number[][] {
     const problem = this.#problem(layer, this.#forecast(layer));
     return this.late || this.#window.length === 0 ? primariesOnly(problem) : trainingPlanner(this.#fssdp.planner).hosts(problem);
   }
 
-  /** hosts[expert] of a planner that waits for the step's own counts. */
   hostsAfter(layer: number, rows: Rows): number[][] {
     return trainingPlanner(this.#fssdp.planner).hosts(this.#problem(layer, rows));
   }
@@ -100,7 +91,7 @@ export class Planning {
   }
 }
 
-/** Of all that decides which frames there are: settings and facts of the ranks, primaries and hosts. */
+/** A hash of all that decides frames: settings and facts of the ranks, primaries and hosts. */
 export function planHash(decides: unknown): string {
   return createHash("sha256").update(JSON.stringify(decides)).digest("hex").slice(0, 16);
 }

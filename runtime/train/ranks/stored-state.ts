@@ -1,5 +1,5 @@
-// The part of a model that a rank holds between steps, by the units of the layout: where parameters are filled in, which units it writes
-// into a checkpoint, and the exchanges of that. A dense unit of several owners is written by the owner of its first piece.
+// The part of a model that a rank holds between steps, by the layout's units: filling parameters, writing checkpoints and their
+// exchanges. A dense unit of several owners is written by the owner of its first piece.
 import { exchange, gatherAll } from "../../net/collectives/collectives.ts";
 import type { Payload, Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
@@ -15,11 +15,8 @@ interface StateOptions {
   readonly transport: Transport;
   primaries(): readonly (readonly number[])[];
   stamp(step: number): Stamp;
-  /** The state of a step is all here, without other ranks. */
   loaded(step: number): void;
 }
-
-/** What is stored beside parameters, in this order. */
 
 export class StoredState implements CheckpointState {
   readonly #options: StateOptions;
@@ -29,7 +26,7 @@ export class StoredState implements CheckpointState {
     options.stores.place(options.primaries());
   }
 
-  /** Arrays that are stored of each unit: parameters, then the optimizer's state. */
+  /** Arrays stored per unit: parameters, then the optimizer's state. */
   get stored(): number {
     return this.#options.stores.memory.arrays.length;
   }
@@ -38,7 +35,7 @@ export class StoredState implements CheckpointState {
     return this.#options.transport.rank;
   }
 
-  /** Where this rank has parameters of a unit; undefined where it has none. Once all are filled in, `filled` is to be called. */
+  /** This rank's array for a unit's parameters, or undefined. Call `filled` once all are filled in. */
   parameters(part: number, index: number): Float32Array | undefined {
     const { stores, shape } = this.#options;
     const unit = shape.dense[part];
@@ -50,14 +47,14 @@ export class StoredState implements CheckpointState {
     this.#options.stores.keepDense();
   }
 
-  /** Takes parameters of step 0, with the optimizer's state as it begins, from an array that is laid out as the layout says. */
+  /** Takes the parameters of step 0 from an array in the layout's order, and initial optimizer state. */
   load(parameters: Float32Array): void {
     this.#eachUnit((part, index, { from, to }) => this.parameters(part, index)?.set(parameters.subarray(from, to)));
     this.filled();
     this.#options.loaded(0);
   }
 
-  /** Writes parameters or gradients of what this rank owns into such an array. */
+  /** Writes this rank's owned parameters or gradients into such an array. */
   save(into: Float32Array, field: "p" | "g" = "p"): void {
     const { stores, shape, transport } = this.#options;
     const { memory } = stores;
@@ -136,7 +133,6 @@ export class StoredState implements CheckpointState {
     return gatherAll(transport, stamp(step), { what, layer: -1, lengthFrom }, own);
   }
 
-  /** As many numbers as the first rank has, on all ranks. */
   async fromFirst(step: number, what: string, own: Float64Array): Promise<Float64Array> {
     const { transport, stamp } = this.#options;
     const parts = Array.from({ length: transport.ranks }, () => (transport.rank === 0 ? own : own.subarray(0, 0)));
@@ -151,7 +147,6 @@ export class StoredState implements CheckpointState {
     return shape.pieces.find(({ from }) => from === first)?.owner ?? 0;
   }
 
-  /** What the optimizer keeps. */
   get #kept(): readonly string[] {
     return this.#options.stores.memory.arrays.slice(1);
   }
@@ -171,7 +166,6 @@ export class StoredState implements CheckpointState {
   }
 }
 
-/** What of a dense unit lies in a range. */
 const denseIn = (unit: Unit, { from, to }: Interval): StateRange => ({
   layer: -1,
   expert: undefined,

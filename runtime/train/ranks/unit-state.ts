@@ -1,5 +1,5 @@
-// Parameters, gradients and optimizer state of units that one rank keeps: a range of the dense part, and experts in slots. What a rank owns
-// is one of these, what it shadows for another rank is one more, with the same arithmetic.
+// Parameters, gradients and optimizer state of the units that one rank owns, or shadows for another rank: a range of the dense part,
+// and experts in slots.
 import { AppError } from "../../../crds/common.ts";
 import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
@@ -8,7 +8,7 @@ import type { StepFacts } from "../optimizers/optimizer.ts";
 import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";
 import { ownedDense, type Shape, type StateRange } from "./model-shape.ts";
 
-/** Arrays of one expert or of a range of the dense part that are in memory; the optimizer's own may lie on disk, and are read and put. */
+/** Arrays in memory; the optimizer's own may lie on disk and are read and put. */
 export type Field = "p" | "g";
 
 const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
@@ -17,13 +17,11 @@ export class UnitState {
   protected readonly shape: Shape;
   readonly #owned: Interval;
   readonly #state: OptimizerState;
-  /** Where an expert begins in the arrays. */
   readonly #slots = new Map<string, number>();
   readonly #free: number[] = [];
-  /** Arrays of experts that are on their way to another rank, until all ranks have what comes to them. */
   readonly #left = new Map<string, ReadonlyMap<string, Float32Array>>();
 
-  /** `state`: of as many floats as `ownedFloats` says of `rank`. */
+  /** `state` has as many floats as `ownedFloats` gives for `rank`. */
   constructor(shape: Shape, rank: number, state: OptimizerState) {
     this.shape = shape;
     this.#owned = ownedDense(shape, rank);
@@ -33,22 +31,20 @@ export class UnitState {
     this.#state = state;
   }
 
-  /** What is handed over and stored of a unit, in this order: its parameters, then what the optimizer keeps of them. */
+  /** The arrays of a unit in the order of storage: parameters, then the optimizer's. */
   get arrays(): readonly string[] {
     return this.#state.arrays;
   }
 
-  /** Bytes in memory. */
   get stateBytes(): number {
     return this.#state.bytes;
   }
 
-  /** The dense floats that are kept here, by their place in the dense part. */
   get denseRange(): Interval {
     return this.#owned;
   }
 
-  /** Kept dense floats of an array; the dense offset of the first is `denseRange`'s. */
+  /** The owned dense floats of an array; the first is at `denseRange`. */
   ownDense(field: Field): Float32Array {
     return this.#state[field].subarray(0, this.#owned.to - this.#owned.from);
   }
@@ -57,7 +53,7 @@ export class UnitState {
     return this.#slots.has(keyOf(layer, expert));
   }
 
-  /** Has room for what `primary` owns, and for nothing else; what was here is no more. */
+  /** Drops all state and makes space for what `primary` owns. */
   place(primaries: readonly (readonly number[])[], primary: number): void {
     for (const slot of this.#slots.values()) this.#free.push(slot);
     this.#slots.clear();
@@ -78,7 +74,7 @@ export class UnitState {
     this.#slots.set(keyOf(layer, expert), slot);
   }
 
-  /** Gives the expert's slot free; its state stays to be read until `dropLeft`. */
+  /** Frees the expert's slot; its state stays readable until `dropLeft`. */
   async leave(layer: number, expert: number): Promise<void> {
     const unit = { layer, expert, from: 0, to: this.floatsOf(layer, expert) };
     const copies = new Map<string, Float32Array>();
@@ -96,7 +92,7 @@ export class UnitState {
     return this.owns(unit.layer, unit.expert) || this.#left.has(keyOf(unit.layer, unit.expert));
   }
 
-  /** An array of a unit that is here, in pieces: views where it is in memory, to be read before anything changes. */
+  /** An array of a unit in pieces. Pieces in memory are views: read them before anything changes. */
   async *read(unit: StateRange, name: string): AsyncGenerator<Float32Array> {
     const left = unit.expert === undefined ? undefined : this.#left.get(keyOf(unit.layer, unit.expert))?.get(name);
     if (left !== undefined) {
@@ -107,7 +103,6 @@ export class UnitState {
     yield* this.#state.read(name, at, at + unit.to - unit.from);
   }
 
-  /** The same in one piece. */
   async whole(unit: StateRange, name: string): Promise<Float32Array> {
     const floats = unit.to - unit.from;
     let found = new Float32Array();
@@ -121,7 +116,7 @@ export class UnitState {
     return found;
   }
 
-  /** Takes an array of a unit that has room here. An expert whose array cannot be written is not here. */
+  /** Stores an array of a unit. An expert whose array cannot be written counts as absent. */
   async put(unit: StateRange, name: string, values: Float32Array): Promise<void> {
     try {
       await this.#state.write(name, this.#at(unit), values);
@@ -135,25 +130,22 @@ export class UnitState {
     return this.unit(layer, expert).to;
   }
 
-  /** A kept expert's floats. */
   own(layer: number, expert: number, field: Field): Float32Array {
     const slot = this.#slot(layer, expert);
     return this.#state[field].subarray(slot, slot + this.unit(layer, expert).to);
   }
 
-  /** Those of a chunk of a kept expert. */
   ownChunk(layer: number, chunk: number, field: Field): Float32Array {
     const { slices } = this.shape;
     return chunkIn(this.own(layer, expertOf(chunk, slices), field), chunk, slices);
   }
 
-  /** Takes what is kept of the dense parameters for the state, once they were changed. */
   keepDense(dense: Float32Array): void {
     const own = this.ownDense("p");
     if (own.buffer !== dense.buffer) own.set(dense.subarray(this.#owned.from, this.#owned.to));
   }
 
-  /** Moves parameters along the gradients by so many times them; what is returned restores them to the bit. */
+  /** Moves parameters by `scale` times the gradients; the returned function restores their bits. */
   perturb(scale: number): () => void {
     const { p, g } = this.#state;
     const before = p.slice();
@@ -165,7 +157,6 @@ export class UnitState {
     this.#state.g.fill(0);
   }
 
-  /** The sum of squares of kept dense gradients, a range of the dense part. */
   denseSquares(from: number, to: number): number {
     return this.#state.squares(from - this.#owned.from, to - this.#owned.from);
   }
@@ -175,7 +166,6 @@ export class UnitState {
     return this.#state.squares(slot, slot + this.unit(layer, expert).to);
   }
 
-  /** One step of the optimizer for all that is kept. One that fails leaves some of it changed. */
   async update(values: Readonly<Record<string, number>>, facts: Omit<StepFacts, "decays">): Promise<void> {
     const ranges: UpdateRange[] = [];
     const { from: first, to: end } = this.#owned;
@@ -200,7 +190,6 @@ export class UnitState {
     return this.shape.experts[layer]?.[expert] as Unit;
   }
 
-  /** Where a unit begins in the arrays. */
   #at({ layer, expert, from }: StateRange): number {
     return expert === undefined ? from - this.#owned.from : this.#slot(layer, expert);
   }

@@ -1,5 +1,5 @@
-// bias: balance without a loss (Wang et al., 2024; DeepSeek-V3). After each step the bias of an expert's choice rises by `rate` where it
-// had fewer rows than the mean and falls by as much where it had more. Gates and gradients do not see it. Pure.
+// bias: balance without a loss (Wang et al., 2024; DeepSeek-V3). After each step the selection bias of an expert moves by `rate`, up if
+// it had fewer rows than the mean. Gates and gradients ignore it.
 import { aboveZero, type Recipe, sumOf } from "./recipe.ts";
 
 export const biasOfChoice: Recipe = {

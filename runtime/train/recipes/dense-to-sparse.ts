@@ -1,6 +1,5 @@
-// dense-to-sparse: the gate of EvoMoE. A token begins with all experts; the temperature falls to 1, and with it the number of experts whose
-// share is above the threshold; from a step on they are the model's own top-k. Without the paper's noise, whose place the mask of a spawn
-// has: a token's experts follow from its row alone. Pure.
+// dense-to-sparse (EvoMoE's gate): a token begins with all experts; as the temperature falls to 1 only those above a threshold remain,
+// and from a step on the model's top-k. The spawn mask replaces the paper's noise.
 import type { ModelProgram, MoeLayer, Op } from "../../kernels/segment.ts";
 import { gatedModel } from "../model/trained-model.ts";
 import { fraction, type Recipe, whole } from "./recipe.ts";
@@ -8,7 +7,7 @@ import { fraction, type Recipe, whole } from "./recipe.ts";
 const schedule = "dense_to_sparse.schedule";
 const temperatureMax = 1000;
 
-/** The layer with its gate replaced; undefined where that is no softmax of the chosen, or experts that cost nothing are there already. */
+/** The layer with its gate replaced; undefined for another gate than a softmax of the chosen, and for layers with free experts. */
 function softened(layer: MoeLayer): MoeLayer | undefined {
   const { experts, free, block } = layer;
   const route = block.ops.find((op): op is Extract<Op, { op: "route" }> => op.op === "route" && op.normalize);
@@ -19,7 +18,7 @@ function softened(layer: MoeLayer): MoeLayer | undefined {
   return {
     ...layer,
     topK: experts,
-    // A place of a token that has fewer experts is given to one that is none.
+    // A token with fewer experts fills its slots with the free one.
     free: { count: 1, balanceWeight: 1 },
     block: {
       ...block,

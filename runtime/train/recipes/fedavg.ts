@@ -1,11 +1,9 @@
-// fedavg: federated averaging. Worlds meet at the mean of their parameters; where their data differ, more steps alone end further from the
-// optimum of all. Pure.
+// fedavg: worlds meet at the mean of their parameters.
 import { type Numbers, type Recipe, type RecipeRun, whole } from "./recipe.ts";
 
-/** A world that waits is told of each step of the others. */
 export const localStepsMax = 10_000;
 
-/** Worlds end, and have checkpoints, where they have met. */
+/** Worlds end and write checkpoints only where they have met. */
 export function refusesMeeting({ steps: local = 1 }: Numbers, { steps, everySteps, shadow, beside }: RecipeRun): string | undefined {
   if (steps % local !== 0) return `--steps is ${steps}; it must be a multiple of ${local}`;
   if (everySteps % local !== 0) return `--checkpoint-every is ${everySteps}; it must be a multiple of ${local}`;

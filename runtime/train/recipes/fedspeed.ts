@@ -1,5 +1,5 @@
-// fedspeed (arXiv 2302.10429): each step is pulled to the parameters where worlds met (lambda), corrected by what pulled before, and takes
-// its gradient a little uphill (rho), so that many steps alone end where all data together would. Pure.
+// fedspeed (arXiv 2302.10429): each step is pulled to the parameters of the last meeting (lambda), corrected by earlier pulls, and
+// takes its gradient a little uphill (rho).
 import { mul, sub } from "../optimizers/wasm.ts";
 import { localStepsMax, refusesMeeting } from "./fedavg.ts";
 import { aboveZero, type Recipe, whole } from "./recipe.ts";
@@ -17,7 +17,7 @@ export const fedspeed: Recipe = {
   },
   refuses: refusesMeeting,
   correction: {
-    /** Parameters where worlds met, and the sum of pulls so far: the paper's prox-corrected gradient. */
+    /** The parameters of the last meeting, and the sum of pulls: the paper's prox-corrected gradient. */
     state: ["anchor", "pull"],
     numbers: ["lambda"],
     plain(arrays, i, { lambda = 0 }) {

@@ -1,4 +1,5 @@
-// The recipes there are, and how a run asks for them: "switch:0.003,device:0.05:4", "mixlora:8:2:16". To add one: its file, one line here.
+// The registry of recipes and the parser of their options, such as "switch:0.003,device:0.05:4". A new recipe is a file and one line
+// here.
 import { AppError } from "../../../crds/common.ts";
 import type { ModelSource } from "../model/model-source.ts";
 import { type TrainedModel, wholeModel } from "../model/trained-model.ts";
@@ -23,10 +24,8 @@ const recipes: Readonly<Record<string, Recipe>> = {
   fedspeed,
 };
 
-/** Options that may have several recipes, with a comma between. */
 const several: readonly RecipeOption[] = ["balance"];
 
-/** "switch:RATE, device:RATE:GROUPS, bias:RATE" */
 export const usageOf = (option: RecipeOption): string =>
   Object.entries(recipes)
     .filter(([, recipe]) => recipe.option === option)
@@ -43,7 +42,6 @@ const recipeOf = ({ name }: RecipeSetting): Recipe => recipes[name] as Recipe;
 const textOf = (setting: RecipeSetting): string =>
   [...(recipeOf(setting).unnamed ? [] : [setting.name]), ...Object.values(setting.numbers)].join(":");
 
-/** The refusal of a recipe that a run asks for. */
 export const refuseRecipe = (setting: RecipeSetting, reason: string): AppError =>
   refused(recipeOf(setting).option, textOf(setting), reason);
 
@@ -61,7 +59,7 @@ function settingOf(option: RecipeOption, text: string): RecipeSetting {
   return { name, numbers: Object.fromEntries(wanted.map(([each], i) => [each, values[i] as number])) };
 }
 
-/** The recipes that a run asks for by these options; none of "". Throws AppError `BadOption`. */
+/** The recipes of these options; none for "". Throws AppError `BadOption`. */
 export function parseRecipes(texts: Partial<Readonly<Record<RecipeOption, string>>>): readonly RecipeSetting[] {
   return recipeOptions.flatMap((option) => {
     const text = texts[option] ?? "";
@@ -74,7 +72,7 @@ export function parseRecipes(texts: Partial<Readonly<Record<RecipeOption, string
   });
 }
 
-/** What a run's bits depend on, by option: "none", or its recipes as they are written. */
+/** The recipes by option as a run's identity has them; "none" without any. */
 export function recipeTexts(settings: readonly RecipeSetting[] = []): Readonly<Record<RecipeOption, string>> {
   const text = (option: RecipeOption): string =>
     settings
@@ -84,7 +82,7 @@ export function recipeTexts(settings: readonly RecipeSetting[] = []): Readonly<R
   return Object.fromEntries(recipeOptions.map((option) => [option, text(option) || "none"])) as Record<RecipeOption, string>;
 }
 
-/** Throws AppError `BadOption` for recipes that do not suit the run or one another. */
+/** Throws AppError `BadOption` for recipes that do not suit the run or each other. */
 export function checkRecipes(settings: readonly RecipeSetting[], run: Omit<RecipeRun, "beside">): void {
   const beside = (option: RecipeOption): Numbers | undefined => settings.find((each) => recipeOf(each).option === option)?.numbers;
   for (const setting of settings) {
@@ -100,7 +98,6 @@ interface Hooked<Hook extends keyof Recipe> {
   readonly hook: NonNullable<Recipe[Hook]>;
 }
 
-/** The recipes of a run that have a hook, in order. */
 export function having<Hook extends keyof Recipe>(settings: readonly RecipeSetting[] = [], hook: Hook): readonly Hooked<Hook>[] {
   return settings.flatMap((setting) => {
     const recipe = recipeOf(setting);
@@ -109,15 +106,15 @@ export function having<Hook extends keyof Recipe>(settings: readonly RecipeSetti
   });
 }
 
-/** Steps of a world between two meetings; undefined where a run has one world. */
+/** Steps between two meetings; undefined with one world. */
 export const localSteps = (settings: readonly RecipeSetting[] | undefined): number | undefined =>
   having(settings, "meeting")[0]?.numbers.steps;
 
-/** How far parameters go along a gradient before the one that counts; 0: not at all. */
+/** How far parameters move along a gradient before the one that counts; 0: not at all. */
 export const perturbationRadius = (settings: readonly RecipeSetting[] | undefined): number =>
   having(settings, "radius").reduce((sum, { hook, numbers }) => sum + hook(numbers), 0);
 
-/** The last step of a run's first stage, where another one follows. */
+/** The last step of a run's first stage, if another follows. */
 export const birthStep = (settings: readonly RecipeSetting[] | undefined): number | undefined =>
   having(settings, "birth").map(({ hook, numbers }) => hook.step(numbers))[0];
 
@@ -126,7 +123,6 @@ interface Asked {
   readonly seed: number;
 }
 
-/** The model of a stage of the run. Throws AppError where a recipe does not suit it. */
 export function trainedModel(source: ModelSource, { recipes: settings, seed }: Asked, stage = 0): TrainedModel {
   const after = birthStep(settings) ?? 0;
   for (const { setting, numbers, hook } of having(settings, "model")) {

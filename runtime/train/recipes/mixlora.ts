@@ -1,5 +1,5 @@
-// mixlora: MixLoRA beside a dense Llama. Every FFN becomes experts that are its matrices plus a product of two narrow ones, W + B A, with
-// a softmax gate; attention has such a product too. Tensors are called as in MixLoRA's own files. Pure.
+// MixLoRA beside a dense Llama: every FFN becomes experts of its matrices plus a low-rank product, W + B A, with a softmax gate;
+// attention gets such a product too. Tensor names are those of MixLoRA's own files.
 import type { Op, Segment, WeightDecl } from "../../kernels/segment.ts";
 import { attentionPart, embedSegment, headSegment, joined, type Part } from "../../models/decoder.ts";
 import { architectureOf, unsupported } from "../../models/family.ts";
@@ -11,11 +11,9 @@ import { type Adapted, adaptedModel, type Merged } from "../model/trained-model.
 import { type Numbers, type Recipe, type Staged, whole } from "./recipe.ts";
 
 const [expertsMax, rankMax] = [256, 1024];
-/** Standard deviation of a gate's first values. */
 const gateDeviation = 0.02;
 
 const attentionNames = ["q_proj", "k_proj", "v_proj", "o_proj"] as const;
-/** The FFN's matrices by the names that an expert has for them. */
 const ffnNames = { w1: "gate_proj", w2: "down_proj", w3: "up_proj" } as const;
 type Matrix = keyof typeof ffnNames;
 const matrices = Object.keys(ffnNames) as readonly Matrix[];
@@ -43,7 +41,6 @@ function pairWeights({ left, right }: ReturnType<typeof pair>, shape: readonly n
 
 const frozen = (weight: WeightDecl): WeightDecl => ({ ...weight, frozen: true });
 
-/** Attention whose four products are adapted, and whose norms are frozen. */
 function adaptedAttention({ weights, ops }: Part, pairs: ReadonlyMap<string, ReturnType<typeof pair>>, rank: number): Part {
   return {
     weights: weights.flatMap((weight) => {
@@ -57,7 +54,7 @@ function adaptedAttention({ weights, ops }: Part, pairs: ReadonlyMap<string, Ret
   };
 }
 
-/** The base's products are computed where an expert's rows are, for each of a token's experts: rows between ranks stay of one width. */
+/** The base's products are computed per expert, so that rows between ranks keep one width. */
 function expertSegment(hidden: number, ffn: number, rank: number): Segment {
   const shapes: Readonly<Record<Matrix, readonly [number, number]>> = { w1: [ffn, hidden], w2: [hidden, ffn], w3: [ffn, hidden] };
   const product = (matrix: Matrix, x: string, out: string): readonly Op[] =>
@@ -93,7 +90,6 @@ function expertTensors(layer: number, expert: number): Readonly<Record<string, s
   );
 }
 
-/** What the tensors of the plain model are made of. */
 function mergedTensors(layers: number, experts: number): ReadonlyMap<string, Merged> {
   const found = new Map<string, Merged>();
   for (let layer = 0; layer < layers; layer++) {
@@ -147,7 +143,7 @@ function adapted({ config }: ModelSource, { experts = 0, topk: topK = 0, rank = 
   };
 }
 
-/** By the fields that MixLoRA's own files have: a product is multiplied by lora_alpha / r. */
+/** MixLoRA's own fields; a product is multiplied by lora_alpha / r. */
 function describe(experts: number, topK: number, rank: number): Readonly<Record<string, unknown>> {
   return {
     bias: "none",

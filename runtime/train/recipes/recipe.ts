@@ -1,18 +1,16 @@
-// The declaration of a recipe: how a run asks for it, what refuses it, and the hooks by which it changes training. What hooks give follows
-// from their arguments alone, so that ranks, stops and placement change no bits. Pure.
+// The interface of a recipe: its option, and the hooks by which it changes training. Hooks depend on their arguments alone, so that
+// ranks, restarts and placement change no bits.
 import type { Unit } from "../model/layout.ts";
 import type { ModelSource } from "../model/model-source.ts";
 import type { TrainedModel } from "../model/trained-model.ts";
 import type { Arrays, Operands } from "../optimizers/optimizer.ts";
 import type { Code } from "../optimizers/wasm.ts";
 
-/** Options by which recipes are asked for, in the order in which a run looks at their hooks. */
 export const recipeOptions = ["balance", "adapters", "spawn", "gate", "local"] as const;
 export type RecipeOption = (typeof recipeOptions)[number];
 
 export type Numbers = Readonly<Record<string, number>>;
 
-/** One recipe as a run asks for it. */
 export interface RecipeSetting {
   readonly name: string;
   readonly numbers: Numbers;
@@ -20,81 +18,75 @@ export interface RecipeSetting {
 
 export interface RecipeNumber {
   allows(value: number): boolean;
-  /** What `allows` asks for, behind "NAME must be". */
+  /** The text after "NAME must be" in the error. */
   readonly must: string;
 }
 
-/** What a recipe is checked against before the model is open. */
 export interface RecipeRun {
   readonly steps: number;
   readonly init: string;
   readonly everySteps: number;
   readonly shadow: boolean;
-  /** Numbers of another recipe of the run, by its option. */
   beside(option: RecipeOption): Numbers | undefined;
 }
 
-/** What a gate did in a step. */
 export interface GateCounts {
-  /** Rows that each expert has. */
   readonly rows: readonly number[];
-  /** Experts that a token has, on average where tokens differ. */
+  /** Experts per token, the mean where tokens differ. */
   readonly topK: number;
 }
 
 export interface Staged {
   readonly seed: number;
   readonly stage: number;
-  /** The last step of the stage before the last one; 0 where there is one. */
+  /** The last step of the stage before the last one; 0 with one stage. */
   readonly after: number;
-  /** Throws AppError `BadOption` with the option as it was given. */
   refuse(reason: string): never;
 }
 
-/** The state of a unit: parameters, then the optimizer's arrays, one after another. */
+/** The state of a unit: parameters, then the optimizer's arrays. */
 export interface UnitArrays {
   readonly unit: Unit;
   readonly values: Float32Array;
 }
 
 export interface Births {
-  /** Arrays of a unit. */
   readonly stored: number;
-  /** First values of what has no parent. */
+  /** Initial values of a parameter that has no parent. */
   draw(parameter: Unit["parameters"][number]): Float32Array;
-  /** The seed of the numbers that change a tensor. */
   seedOf(tensor: string): number;
 }
 
 export interface Recipe {
   readonly option: RecipeOption;
-  /** It is the option's only recipe, and written without its name. */
+  /** True for the option's only recipe, which is written without its name. */
   readonly unnamed?: true;
-  /** By name, in the order in which they are written. */
   readonly numbers: Readonly<Record<string, RecipeNumber>>;
-  /** Why it cannot be in such a run; undefined where it can. */
+  /** Why the recipe does not work in such a run, or undefined. */
   refuses?(numbers: Numbers, run: RecipeRun): string | undefined;
 
-  /** The model that a stage trains; undefined: the recipe leaves it as it is. Throws AppError where the model is none for it. */
+  /** The model that a stage trains; undefined leaves it as it is. Throws AppError for an unsuitable model. */
   model?(source: ModelSource, numbers: Numbers, staged: Staged): TrainedModel | undefined;
   /** The slope of a loss by the sum of each expert's shares over all tokens of a step; rows are constants to it. */
   loss?(counts: GateCounts, numbers: Numbers): Float64Array;
-  /** What is added to a gate's bias of choice after a step. Apart from `loss`: a bias has no gradient. */
+  /** The change of a gate's selection bias after a step. A bias has no gradient. */
   bias?(counts: GateCounts, numbers: Numbers): Float64Array;
-  /** What worlds do when they meet after `steps` local ones. `begin` sees the arrays at parameters that all worlds have, also at step 0;
-   *  `send` gives what a world sends of each parameter, and may change its arrays. */
+  /**
+   * What worlds do when they meet after `steps` local ones. `begin` gets the arrays at parameters that all worlds share,
+   * also at step 0; `send` returns what a world sends of each parameter and may change its arrays.
+   */
   readonly meeting?: { begin(arrays: Arrays): void; send(arrays: Arrays, numbers: Numbers): Float32Array };
-  /** What is added to each clipped gradient, as definition and as instructions in f32. FedSpeed's alone: averaging corrects nothing. */
+  /** The term added to each clipped gradient, as a definition and as f32 instructions (FedSpeed). */
   readonly correction?: {
-    /** Arrays that it keeps of each parameter, and those of its numbers that it reads. */
+    /** The arrays that it stores per parameter, and the numbers that it reads. */
     readonly state: readonly string[];
     readonly numbers: readonly string[];
     plain(arrays: Arrays, i: number, numbers: Numbers): number;
     code(operands: Operands<string>): Code;
   };
-  /** How far along its gradient the parameters go before the gradient that counts is taken (SAM). FedSpeed's alone. */
+  /** How far along the gradient parameters move before the gradient that counts is taken (SAM, FedSpeed). */
   radius?(numbers: Numbers): number;
-  /** The last step of a first stage, and the state of a unit of the next one's model. EvoMoE's alone: others have one stage. */
+  /** The last step of a first stage, and the state of a unit of the next stage's model (EvoMoE). */
   readonly birth?: {
     step(numbers: Numbers): number;
     born(parent: UnitArrays, child: Unit, births: Births, numbers: Numbers): Float32Array;

@@ -1,5 +1,4 @@
-// spawn: EvoMoE's. A run begins with one expert in each layer, and after a step the model's experts are copies of it, each with a part of
-// its weights masked. Pure.
+// spawn (EvoMoE): a run begins with one expert per layer; after a step the model's experts are replicas of it, each partly masked.
 import { checkProgram } from "../../kernels/check-program.ts";
 import { uniform } from "../../kernels/random.ts";
 import { movedTo, type Unit } from "../model/layout.ts";
@@ -7,10 +6,8 @@ import type { ModelSource } from "../model/model-source.ts";
 import { wholeModel } from "../model/trained-model.ts";
 import { type Births, fraction, type Numbers, type Recipe, type Staged, type UnitArrays, whole } from "./recipe.ts";
 
-/** Fields of config.json that count experts. */
 const counts = ["num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok"];
 
-/** The model with one expert in each layer that has some. */
 export function seedModel(source: ModelSource, refuse: Staged["refuse"]): ModelSource {
   const most = (of: ModelSource["program"]): number =>
     of.layers.reduce((experts, layer) => (layer.kind === "moe" ? Math.max(experts, layer.experts) : experts), 0);
@@ -21,7 +18,6 @@ export function seedModel(source: ModelSource, refuse: Staged["refuse"]): ModelS
   return refuse(`family ${source.program.family} cannot have a single expert; train a Mixtral`);
 }
 
-/** Undefined where the family refuses it. */
 function singleOf({ family }: ModelSource, config: ModelSource["config"]): ModelSource["program"] | undefined {
   try {
     const program = family.program(config);
@@ -32,8 +28,10 @@ function singleOf({ family }: ModelSource, config: ModelSource["config"]): Model
   }
 }
 
-/** The parent is the layer's only expert, or the same unit outside the experts. What is masked has no moments either; what is drawn begins
- *  with none. */
+/**
+ * The parent is the layer's only expert, or the same unit outside the experts. Masked weights have no moments; drawn ones begin with
+ * none.
+ */
 export function spawned(parent: UnitArrays, child: Unit, { stored, draw, seedOf }: Births, { mask = 0 }: Numbers): Float32Array {
   const [from, to] = [movedTo(parent.unit, 0), movedTo(child, 0)];
   const found = new Float32Array(stored * to.to);
@@ -52,7 +50,6 @@ export function spawned(parent: UnitArrays, child: Unit, { stored, draw, seedOf 
   return found;
 }
 
-/** The same places for the same seed. */
 function maskedValues(values: Float32Array, mask: number, seed: number): Float32Array {
   const next = uniform(seed);
   return values.map((value) => (next() < mask ? 0 : value));
@@ -61,7 +58,7 @@ function maskedValues(values: Float32Array, mask: number, seed: number): Float32
 export const spawn: Recipe = {
   option: "spawn",
   unnamed: true,
-  /** The last step with one expert, and the part of an expert's weights that becomes zero. */
+  /** The last step with one expert, and the masked part of an expert's weights. */
   numbers: { step: whole(1), mask: fraction },
   refuses({ step = 0 }, { steps, init, beside }) {
     if (step >= steps) return `STEP must be from 1 to below --steps (${steps})`;

@@ -1,5 +1,5 @@
-// switch: the loss of Switch Transformers, which is DeepSeek's loss of experts too: rate x experts x sum of f x P over experts. f is an
-// expert's part of all rows, P the mean of its shares; a balanced layer has the loss `rate`. Pure.
+// switch: the loss of Switch Transformers: rate x experts x sum of f x P over experts, f an expert's part of all rows, P the mean of
+// its shares. A balanced layer has the loss `rate`.
 import { aboveZero, type Recipe, sumOf } from "./recipe.ts";
 
 export const switchLoss: Recipe = {

@@ -1,8 +1,8 @@
-// A trace as a file that Perfetto opens: spans of ranks in Chrome's format, beside what copies and sums of each layer left exposed. Pure.
+// Writes a trace in Chrome's format for Perfetto, with the exposed times of each layer's replicas and sums.
 import type { Span } from "../../../crds/training-trace.ts";
 import { momentsOf } from "./spans.ts";
 
-/** Copies and sums where nothing hides them, by layer; moments of one that follow each other are one. */
+/** Replicas and sums that nothing hides, by layer; adjacent moments are merged. */
 function exposedOf(spans: readonly Span[]): Shown[] {
   const found: { -readonly [Field in keyof Shown]: Shown[Field] }[] = [];
   for (const { kind, layer, fromMs, toMs } of momentsOf(spans)) {
@@ -14,7 +14,6 @@ function exposedOf(spans: readonly Span[]): Shown[] {
   return found;
 }
 
-/** What Chrome's format of traces calls an event; times in microseconds. */
 interface TraceEvent {
   readonly name: string;
   readonly ph: "X" | "M";
@@ -27,24 +26,19 @@ interface TraceEvent {
 }
 
 const tracks = ["step", "compute", "dispatch", "spAG", "spRS", "meeting", "exposed"] as const;
-/** A span of the file: those that were recorded, and what of copies and sums nothing hid. */
 type Shown = Omit<Span, "kind"> & { readonly kind: (typeof tracks)[number] };
-/** Rows of one track, at most; spans of a track that overlap lie in rows of their own. */
 const rowsMax = 100;
-/** Number 0 of a process or thread is the idle one's, where a viewer knows such. */
+/** Viewers treat process or thread 0 as idle. */
 const numbersFrom = 1;
 
-/** One rank's track of a trace. */
 export interface TracedRank {
   readonly name: string;
   readonly spans: readonly Span[];
 }
 
-/** The start of a file, by which it is known as one of these. */
 export const chromeTraceStart = '{"otherData":{"source":"enodia train"}';
 
-/** Spans of ranks as Chrome's JSON (https://ui.perfetto.dev opens it): a process for each rank, a track for each kind. The last one
- *  has what copies and sums of each layer kept a rank waiting. */
+/** Chrome's JSON of the spans (https://ui.perfetto.dev): a process for each rank, a track for each kind, and one for exposed times. */
 export function chromeTrace(ranks: readonly TracedRank[]): string {
   const events: TraceEvent[] = [];
   for (const [rank, { name: process, spans: recorded }] of ranks.entries()) {
@@ -76,7 +70,7 @@ function eventOf({ kind, name, layer, fromMs, toMs, bytes, peer, rows }: Shown, 
     Object.entries({ layer: layer < 0 ? undefined : layer, bytes, peer, rows }).filter(([, value]) => value !== undefined),
   );
   const shown = layer < 0 ? name : `${name} ${layer}`;
-  // Both ends are rounded: with a rounded length a span could end after the next one's begin.
+  // Both ends are rounded: with a rounded length a span could overlap the next.
   const [ts, end] = [Math.round(fromMs * 1000), Math.round(toMs * 1000)];
   return { name: shown, ph: "X", pid, tid, ts, dur: end - ts, cat: kind, args };
 }

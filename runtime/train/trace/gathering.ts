@@ -1,21 +1,19 @@
-// Steps of several ranks on their way into one trace: those that all ranks of a world have made, on one axis of time. Clocks of ranks
-// are brought together by what all of them wait for in each step. Pure.
+// Combines the steps of several ranks into one trace on one time axis. Rank clocks are aligned by the exchange that all ranks wait for
+// in each step.
 import type { Span, TracedStep } from "../../../crds/training-trace.ts";
 import type { TracedRank } from "./chrome.ts";
 
-/** Spans of all ranks together, at most: about 150 MB of file. */
+/** The most spans of all ranks together: about 150 MB of file. */
 const spansMax = 1_000_000;
 
 export interface GatheringOptions {
   readonly ranks: number;
-  /** Wanted of each rank. */
   readonly steps: number;
-  /** The membership that is traced. */
   readonly epoch: number;
   readonly spansMax?: number;
 }
 
-/** A trace has all steps that were wanted, as many as there is room for, or all that its world made. */
+/** A trace ends with all wanted steps, a full buffer, or another world. */
 type Over = "complete" | "full" | "another world";
 
 export class Gathering {
@@ -29,7 +27,6 @@ export class Gathering {
     this.#ranks = Array.from({ length: options.ranks }, () => []);
   }
 
-  /** Once it is over, nothing is added. Steps of a world before are none of this one. */
   add(rank: number, step: TracedStep): void {
     const { epoch, steps, spansMax: most = spansMax } = this.#options;
     if (this.#over !== undefined || step.epoch < epoch) return;
@@ -47,12 +44,11 @@ export class Gathering {
     return this.#over;
   }
 
-  /** Steps that there are of each rank. */
   get made(): number {
     return Math.min(...this.common.map(({ length }) => length));
   }
 
-  /** By rank, the first steps that all ranks of its world made; none before each rank has made one. */
+  /** By rank, the first steps that all ranks of its world made; empty before each rank has made one. */
   get common(): readonly (readonly TracedStep[])[] {
     if (this.#ranks.some(({ length }) => length === 0)) return this.#ranks.map(() => []);
     const worlds = Map.groupBy(this.#ranks, groupOf);
@@ -61,25 +57,21 @@ export class Gathering {
   }
 }
 
-/** Numbers of steps that each of these ranks has. */
 function inAll(ranks: readonly (readonly TracedStep[])[]): ReadonlySet<number> {
   const counts = new Map<number, number>();
   for (const { step } of ranks.flat()) counts.set(step, (counts.get(step) ?? 0) + 1);
   return new Set([...counts].filter(([, count]) => count === ranks.length).map(([step]) => step));
 }
 
-/** The world of a rank among those that meet. */
 export const groupOf = (steps: readonly TracedStep[]): number => steps[0]?.group ?? 0;
 
-/** A rank's part of a trace. */
 export interface RankOfTrace {
   readonly name: string;
-  /** What its clock has to be added to for milliseconds since 1970, as its node has them. */
   readonly originMs: number;
   readonly steps: readonly TracedStep[];
 }
 
-/** All ranks leave this exchange when the last one has come to it: a step is committed by it. */
+/** All ranks leave this exchange together, since a step is committed by it. */
 const barrier = "receive squares";
 
 function leftBarrier({ spans }: TracedStep): number | undefined {
@@ -87,8 +79,10 @@ function leftBarrier({ spans }: TracedStep): number | undefined {
   return left.length === 0 ? undefined : Math.max(...left);
 }
 
-/** What a rank's clock has to be added to, so that it leaves each step's barrier when the first rank of its world does, in the middle of
- *  all steps. Worlds, which have no barrier with each other in a step, are held together by the clocks of their nodes alone. */
+/**
+ * The clock offset with which a rank leaves the barrier together with its world's first rank in the median step. Worlds share no
+ * barrier, so node clocks align them.
+ */
 export function originsOf(ranks: readonly RankOfTrace[]): readonly number[] {
   return ranks.map(({ originMs, steps }) => {
     const first = ranks.find((other) => groupOf(other.steps) === groupOf(steps));
@@ -101,7 +95,7 @@ export function originsOf(ranks: readonly RankOfTrace[]): readonly number[] {
   });
 }
 
-/** Ranks on one axis, which begins with the first span. Spans before the first step of a rank are left out. */
+/** Ranks on one axis that begins with the first span; spans before a rank's first step are left out. */
 export function onOneAxis(ranks: readonly RankOfTrace[]): readonly TracedRank[] {
   const origins = originsOf(ranks);
   const placed = ranks.map(({ name, steps }, rank) => {

@@ -1,12 +1,11 @@
-// Counts what a rank computes, as planners reckon with it: the time of rows at experts, and of what layers compute beside them.
+// Measures a rank's computing for planners: rows at experts, and the other work of layers.
 import type { Clocked, NamedSpan } from "./recorder.ts";
 
-/** Since it was taken last, in milliseconds. */
+/** Since the last call, in milliseconds. */
 export interface Metered {
   readonly expertMs: number;
-  /** Rows that passed an expert forward. */
+  /** Forward only. */
   readonly rows: number;
-  /** Of blocks, forward. */
   readonly blockMs: number;
 }
 
@@ -21,7 +20,7 @@ export class Meter implements Clocked {
     this.#now = now;
   }
 
-  /** Counts nothing meanwhile: rows that pass forward alone are no measure of those that pass backward too. */
+  /** Pauses the meter: rows of a pure forward pass would skew it. */
   async beside<T>(run: () => Promise<T>): Promise<T> {
     this.#counts = false;
     try {

@@ -1,5 +1,4 @@
-// Records where the time of training goes by commit state before the two doors of a rank: what computes, and how it reaches the others. A rank
-// without a recorder has the doors themselves, so that it costs nothing.
+// Records the time of a rank's compute backend and transport. Without a recorder a rank has the plain objects.
 import { type Span, stepSpansMax } from "../../../crds/training-trace.ts";
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
@@ -7,12 +6,10 @@ import type { Transport } from "../../net/collectives/transport.ts";
 import type { RankContext } from "../ranks/rank-context.ts";
 import { kindOfFrames } from "./spans.ts";
 
-/** Spans that are kept, the last ones: some hundred steps of a small model, 30 MB. */
 const spansMax = stepSpansMax;
 
 export type NamedSpan = Omit<Span, "fromMs" | "toMs">;
 
-/** Who is told what runs when. */
 export interface Clocked {
   around<T>(named: NamedSpan, run: () => Promise<T>): Promise<T>;
 }
@@ -21,7 +18,6 @@ export class Recorder implements Clocked {
   readonly #now: () => number;
   readonly #max: number;
   readonly #spans: Span[] = [];
-  /** Where the oldest one lies, once there are as many as are kept. */
   #oldest = 0;
 
   /** `now`: milliseconds of a clock that all ranks of a trace share. */
@@ -39,7 +35,7 @@ export class Recorder implements Clocked {
     }
   }
 
-  /** Spans since it was asked last, in the order in which they ended. */
+  /** Spans since the last call, in the order in which they ended. */
   take(): Span[] {
     const spans = this.#spans.splice(0);
     return [...spans.slice(this.#oldest), ...spans.slice(0, this.#oldest)];
@@ -56,7 +52,7 @@ export class Recorder implements Clocked {
   }
 }
 
-/** `first`: the place of its first rank among all whose spans are looked at together. */
+/** `first`: the index of its first rank in the whole trace. */
 export function recordedTransport(transport: Transport, recorder: Clocked, first = 0): Transport {
   const { rank, ranks } = transport;
   return {
@@ -75,7 +71,6 @@ export function recordedTransport(transport: Transport, recorder: Clocked, first
   };
 }
 
-/** A rank context whose ways to the others are recorded, within its world and to those that it meets. */
 export function recordedContext(context: RankContext, recorder: Clocked): RankContext {
   const { transport, group } = context;
   if (group === undefined) return { ...context, transport: recordedTransport(transport, recorder) };
@@ -83,14 +78,12 @@ export function recordedContext(context: RankContext, recorder: Clocked): RankCo
   return { ...context, transport: within, group: { ...group, transport: recordedTransport(group.transport, recorder) } };
 }
 
-/** Blocks are named by their layer (`block.3`). */
 function layerOf({ name }: Segment): number {
   const number = /^block\.(\d+)$/.exec(name)?.[1];
   return number === undefined ? -1 : Number(number);
 }
 
 export function recordedBackend(backend: TrainingBackend, recorder: Clocked): TrainingBackend {
-  /** An expert is compiled after the block of its layer. */
   let layer = -1;
   const computing = (name: string, of: number) => ({ kind: "compute" as const, name, layer: of });
   return {

@@ -1,4 +1,4 @@
-// Spans of training's time, of computing and of frames, and which of them each moment of a rank belongs to. Pure.
+// Spans of computing and of frames, and the one to which each moment of a rank is attributed.
 import type { Span, SpanKind } from "../../../crds/training-trace.ts";
 
 const kindsOfFrames: Readonly<Record<string, SpanKind>> = {
@@ -13,21 +13,18 @@ const kindsOfFrames: Readonly<Record<string, SpanKind>> = {
   "row gradients": "dispatch",
 };
 
-/** The name of the span of a meeting of worlds, which lies between two steps. */
 export const worldsMeet = "worlds meet";
 
-/** The kind of an exchange, by the name of its frames. */
 export const kindOfFrames = (what: string): SpanKind => kindsOfFrames[what] ?? "meeting";
 
-/** Milliseconds of a rank. Each moment is the first's that takes place then: frames beside computing, copies beside rows, are hidden. */
+/** Milliseconds of a rank. A moment counts for the first kind in this order, so frames beside computing are hidden. */
 export interface Times {
   readonly compute: number;
-  /** Waits for rows, and so for ranks that have more of them. */
+  /** Waiting for rows, and so for busier ranks. */
   readonly dispatch: number;
   readonly meeting: number;
   readonly spRS: number;
   readonly spAG: number;
-  /** None of these: the optimizer, and what is done with rows. */
   readonly host: number;
 }
 
@@ -35,15 +32,13 @@ const order = ["compute", "dispatch", "meeting", "spRS", "spAG"] as const;
 
 interface Moment {
   readonly kind: keyof Times;
-  /** Of the span of that kind that began first; -1 of the host's. */
+  /** The layer of the earliest span of that kind; -1 for the host. */
   readonly layer: number;
   readonly fromMs: number;
   readonly toMs: number;
-  /** All spans that are under way, while the moment is looked at. */
   readonly open: Readonly<Record<SpanKind, ReadonlySet<Span>>>;
 }
 
-/** All that lies within the spans of steps, one moment after another. */
 export function* momentsOf(spans: readonly Span[]): Generator<Moment> {
   const edges = spans.flatMap((span) => [
     { span, at: span.fromMs, opens: true },
@@ -71,7 +66,7 @@ export function timesOf(spans: readonly Span[]): Times {
   return times;
 }
 
-/** Of copies and sums: milliseconds within steps that nothing hid, and bytes that were sent from within them. */
+/** The exposed milliseconds of replicas and sums within steps, and the bytes sent there. */
 export function movedWithin(spans: readonly Span[]): { readonly exposedMs: number; readonly bytes: number } {
   const { spAG, spRS } = timesOf(spans);
   const steps = spans.filter(({ kind }) => kind === "step");

@@ -1,30 +1,25 @@
-// The times of traced steps in few numbers: what a step of a rank was for, in all and in each layer, as means over its steps. Pure.
+// Summarises traced steps: the mean time of a rank's step by purpose, in total and per layer.
 import type { Span } from "../../../crds/training-trace.ts";
 import { momentsOf, type Times, worldsMeet } from "./spans.ts";
 
-/** Milliseconds a step, of one layer. */
 interface LayerTimes {
-  /** -1: what belongs to no layer. */
+  /** -1 for what belongs to no layer. */
   readonly layer: number;
   readonly compute: number;
-  /** Waits for rows where nothing is computed. */
   readonly dispatch: number;
-  /** In which copies were under way, hidden or not, and in which sums were. */
+  /** Time with replicas in transfer, hidden or not; `spRS` is the same for sums. */
   readonly spAG: number;
   readonly spRS: number;
-  /** In which a rank did nothing but wait for one of these. */
   readonly exposed: number;
 }
 
-/** Milliseconds a step, of one rank; those of `Times` are the whole step. */
+/** Milliseconds per step of one rank; `Times` cover the whole step. */
 export interface RankTimes extends Times {
   readonly steps: number;
   readonly step: number;
-  /** From the end of a step to the begin of the next one: checkpoints, looks at other data. */
   readonly between: number;
-  /** Of that, meetings with other worlds. */
+  /** Meetings with other worlds, a part of `between`. */
   readonly worlds: number;
-  /** Ascending. */
   readonly layers: readonly LayerTimes[];
 }
 
@@ -61,19 +56,15 @@ export function rankTimes(spans: readonly Span[]): RankTimes {
   };
 }
 
-/** Each number of so many. */
 function meanOf<T extends object>(sums: T, count: number): T {
   return Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, count === 0 ? 0 : sum / count])) as T;
 }
 
-/** A layer as all ranks have it. */
 export interface LayerOfRanks extends LayerTimes {
-  /** The most that copies and sums kept one rank waiting, and the place of that rank. */
   readonly most: number;
   readonly at: number;
 }
 
-/** Means over ranks, by layer. */
 export function layersOf(ranks: readonly RankTimes[]): readonly LayerOfRanks[] {
   const numbers = [...new Set(ranks.flatMap(({ layers }) => layers.map(({ layer }) => layer)))].sort((a, b) => a - b);
   return numbers.map((layer) => {

@@ -1,5 +1,5 @@
-// The worlds of a run go on together, from states of one round, so that each has met the others as often. What a world keeps beside its
-// checkpoints is the state of a round that is made and not met yet, where another one stopped. Shell.
+// Worlds continue together from states of one round, so that all have met equally often. A world also stores the state of a finished
+// round in which it has not met yet.
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
@@ -15,7 +15,7 @@ export const unmetFolder = ({ out }: TrainSettings): string => join(out, "unmet"
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "starting a run" });
 
-/** Throws AppError `BadOption` where a run has worlds to meet and no way in which, or the other way round. */
+/** Throws AppError `BadOption` for worlds without a recipe to meet, and the reverse. */
 export function checkGroup({ recipes }: TrainSettings, { group }: RankContext): void {
   const local = localSteps(recipes);
   if (local !== undefined && group === undefined) throw refused("--local is for several worlds; give --data for each, or leave it out");
@@ -29,7 +29,7 @@ interface Asked {
   readonly layout: Layout;
 }
 
-/** Undefined where a run has one world. Worlds differ in their data, and have all else alike. */
+/** Undefined for a single world. Worlds differ only in their data. */
 export function outerOf({ settings: { recipes }, context, identity, layout }: Asked): Outer | undefined {
   const { group, world: epoch } = context;
   const [meeting] = having(recipes, "meeting");
@@ -38,7 +38,7 @@ export function outerOf({ settings: { recipes }, context, identity, layout }: As
   return new Outer({ group, meeting, epoch, alike: planHash({ settings, layout, firsts: group.firsts }) });
 }
 
-/** The state that this world goes on from with the others; undefined for the start. */
+/** The state from which all worlds continue; undefined for the start. */
 export async function placeAmong(outer: Outer, settings: TrainSettings): Promise<Kept | undefined> {
   const { recipes, out, schedule } = settings;
   const steps = localSteps(recipes) ?? 1;

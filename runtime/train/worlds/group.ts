@@ -1,17 +1,16 @@
-// The rank context of a rank in one of several worlds that meet: a world's own transport is a part of one way to all ranks of all worlds. Who is
-// lost in one world is so lost to all of them: none goes on with the mean of fewer.
+// The contexts of ranks in worlds that meet. A world's transport is a part of one transport of all worlds, so a loss in one world ends
+// all.
 import { AppError } from "../../../crds/common.ts";
 import { partOf } from "../../net/collectives/part.ts";
 import type { RankContext } from "../ranks/rank-context.ts";
 
-/** The first rank of each world, where ranks are dealt to worlds in order. */
 export const firstRanks = (ranks: number, worlds: number): readonly number[] =>
   Array.from({ length: worlds }, (_, world) => Math.floor((world * ranks) / worlds));
 
-/** The rank context in its world of a rank among ranks of several worlds, dealt to them in order. Throws AppError `BadOption` for fewer ranks. */
+/** The context of a rank in its world. Throws AppError `BadOption` for fewer ranks than worlds. */
 export function contextInWorld({ transport: way, facts, run, world: epoch }: RankContext, worlds: number, here = 1): RankContext {
   const ranks = facts.node.length;
-  const transport = partOf(way, 0, ranks); // without pods that leave
+  const transport = partOf(way, 0, ranks);
   const { rank } = transport;
   if (ranks < worlds)
     throw new AppError(`${worlds} worlds have ${ranks} ranks; give each world one at least`, {

@@ -1,6 +1,5 @@
-// The outer step: worlds that made their local steps send what they have become, and all go on from the mean, added in the order of
-// worlds, so that they have the same bits. A unit goes from its owner in one world to its owner in each other: a round moves the model once
-// to each, however many steps it had. Shell.
+// The outer step: after their local steps, worlds exchange parameters and continue from the mean, added in the order of worlds so that
+// bits agree. A unit goes from its owner in one world to its owner in every other.
 import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp } from "../../net/collectives/transport.ts";
@@ -11,29 +10,25 @@ import type { UnitState } from "../ranks/unit-state.ts";
 import type { having } from "../recipes/index.ts";
 import { meetingOf } from "./rounds.ts";
 
-/** What the first rank of a world says to all ranks of the others: after each step, so that who waits knows of it, and at a meeting. */
+/** What a world's first rank sends to the others after each step and at a meeting. */
 const signs = { made: 0, waits: 1, stops: 2 } as const;
 
-/** What a rank has of its world between two steps. */
 export interface Share {
   readonly units: readonly StateUnit[];
-  /** The owner of each unit. */
   readonly primaries: readonly number[];
   readonly rank: number;
   readonly state: UnitState;
-  /** Brings parameters of the dense part to all ranks of the world, once their owners have changed them. */
+  /** Sends changed dense parameters from their owners to all ranks of the world. */
   spread(step: number): Promise<void>;
 }
 
-/** The recipe by which worlds meet. */
 type Meeting = ReturnType<typeof having<"meeting">>[number];
 
 interface OuterOptions {
   readonly group: Group;
   readonly meeting: Meeting;
-  /** The membership. */
   readonly epoch: number;
-  /** Tells what all worlds have to have alike from other runs: a hash. */
+  /** A hash of what all worlds must have in common. */
   readonly alike: string;
 }
 
@@ -44,7 +39,6 @@ export class Outer {
     this.#options = options;
   }
 
-  /** To be called when a run begins, with parameters that all worlds have. */
   async begin({ units, primaries, rank, state }: Share): Promise<void> {
     const { meeting } = this.#options;
     for (const [number, unit] of units.entries()) {
@@ -55,10 +49,7 @@ export class Outer {
     }
   }
 
-  /**
-   * The newest round that all worlds have something of. `newestUpTo` says it of this world; ranks that do not know may say any. All
-   * worlds come nearer with each turn, and the start is a round that all have.
-   */
+  /** The newest round that all worlds have. `newestUpTo` answers for this world; ranks that do not know may return any. */
   async commonRound(newestUpTo: (round: number) => number): Promise<number> {
     const { transport, firsts } = this.#options.group;
     for (let upTo = Number.MAX_SAFE_INTEGER; ; ) {
@@ -70,23 +61,21 @@ export class Outer {
     }
   }
 
-  /** A step is made, and it is none at whose end worlds meet. */
   made(step: number): Promise<void> {
     return this.#say(step, signs.made);
   }
 
-  /** This world ends before it makes this step: the others do not wait for it, and end as well. */
   stops(step: number): Promise<void> {
     return this.#say(step, signs.stops);
   }
 
-  /** A checkpoint of this step is there in all worlds when this is done. */
+  /** Resolves when all worlds have a checkpoint of this step. */
   async saved(step: number): Promise<void> {
     const named = { what: "saved", layer: -1, lengthFrom: () => 0 };
     await gatherAll(this.#options.group.transport, this.#stamp(step), named, new Int32Array());
   }
 
-  /** False where a world stops before it comes to this: nothing is changed then, on any rank. */
+  /** False when a world stops before the meeting; then no rank has changed anything. */
   async meet(step: number, { units, primaries, rank, state, spread }: Share): Promise<boolean> {
     if (!(await this.#allCome(step))) return false;
     const { meeting } = this.#options;
@@ -105,7 +94,6 @@ export class Outer {
     return true;
   }
 
-  /** What each world has become in a unit, by world. */
   async #exchanged(stamp: Stamp, unit: StateUnit, number: number, { own, owners }: Exchanged): Promise<readonly Float32Array[]> {
     const { transport, world: here } = this.#options.group;
     const name = { what: "outer", layer: unit.layer, chunk: unit.chunk, piece: 0 };
@@ -128,7 +116,6 @@ export class Outer {
     return reports.every((sign) => sign === signs.waits);
   }
 
-  /** What a world says at the end of its round, behind a sign of each step before. */
   async #lastSign(first: number, step: number): Promise<number> {
     const { group } = this.#options;
     for (let made = 0; made < this.#localSteps; made++) {
@@ -150,7 +137,6 @@ export class Outer {
     await Promise.all(others.map((to) => tell(to).catch(unlessGone)));
   }
 
-  /** Of each world, the rank among all that owns each unit: the first rank of a world says it. */
   async #ownersOf(stamp: Stamp, primaries: readonly number[]): Promise<readonly (readonly number[])[]> {
     const { transport, firsts, world: here } = this.#options.group;
     const says = firsts.includes(transport.rank);
@@ -175,7 +161,7 @@ export class Outer {
   }
 }
 
-/** A world that stopped has said so before it went, which the meeting hears. Of one that was lost, all that is waited for tells. */
+/** A world that stopped reported it, so the meeting notices. The failure of a lost world shows in every receive. */
 function unlessGone(caught: unknown): void {
   if (AppError.from(caught).code !== "RankLost") throw caught;
 }
@@ -185,7 +171,6 @@ interface Exchanged {
   readonly owners: readonly (readonly number[])[];
 }
 
-/** Copies of the parameters of a unit, and of what the recipe keeps of them. */
 async function arraysOf(state: UnitState, unit: StateUnit, { recipe }: Meeting): Promise<Arrays> {
   const arrays: Record<string, Float32Array> = {};
   for (const name of ["p", ...(recipe.correction?.state ?? [])]) arrays[name] = (await state.whole(unit, name)).slice();

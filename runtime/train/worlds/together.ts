@@ -1,4 +1,4 @@
-// Worlds of one machine: each trains over data of its own in this process, as one rank, and all meet. The first one writes the result.
+// Trains several worlds in this process, each over its own data as one rank. The first writes the result.
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
@@ -7,17 +7,16 @@ import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { contextInWorld } from "./group.ts";
 
-/** Worlds of one process, at most: each has a model of its own in memory. */
 const worldsMax = 64;
 
-/** The settings of one world: checkpoints and metrics lie in a folder of its own, the result in that of the run. */
+/** Checkpoints and metrics go to the world's own folder, the result to the run's. */
 export function worldSettings(settings: TrainSettings, world: number, data: string): TrainSettings {
   const out = join(settings.out, `world-${world}`);
   const { optimizerMemory: memory } = settings;
   return { ...settings, data, out, result: settings.out, optimizerMemory: memory && { bytes: memory.bytes, folder: out } };
 }
 
-/** Where one fails all end, with the first error. Throws what runs throw, and AppError `BadOption` for a number of worlds that is none. */
+/** All worlds end with the first error. Throws what runs throw, and AppError `BadOption` for an invalid number of worlds. */
 export async function trainWorlds(
   settings: TrainSettings,
   data: readonly string[],

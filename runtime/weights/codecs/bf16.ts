@@ -1,4 +1,4 @@
-// Codec bf16: the upper half of an f32, rounded to the nearest, ties to even. Keeps bf16 checkpoints exactly. Pure.
+// Codec bf16, rounded to nearest, ties to even; lossless for bf16 checkpoints.
 import { bf16Bits } from "../floats.ts";
 import { ggmlCodec, writeBits } from "./ggml.ts";
 

@@ -1,4 +1,4 @@
-// Codec f16: IEEE halves, rounded to the nearest, ties to even. Pure.
+// Codec f16: IEEE halves, rounded to nearest, ties to even.
 import { f16Bits } from "../floats.ts";
 import { ggmlCodec, halfMax, writeBits } from "./ggml.ts";
 

@@ -1,4 +1,4 @@
-// Codec f32 of an expert unit: its matrices and biases as row-major little-endian f32, in order, nothing between. Pure.
+// Codec f32: row-major little-endian matrices and biases in order, without padding.
 import type { Weights } from "../../kernels/weights.ts";
 import { bytesOf, viewF32 } from "../floats.ts";
 import { type ExpertMatrices, formsAlike, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";

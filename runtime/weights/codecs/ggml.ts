@@ -1,4 +1,4 @@
-// The shared part of codecs of ggml types: blocks of each matrix in order, then biases as f32, sections padded to 64 bytes. Pure.
+// Shared code of ggml-type codecs: blocks of each matrix, then f32 biases, in sections padded to 64 bytes.
 import { AppError } from "../../../crds/common.ts";
 import { type GgmlForm, ggmlBytes, ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
@@ -8,16 +8,13 @@ import { type StoredForm, storedBytes, storedWeight } from "../stored.ts";
 import { firstUnusable } from "../weight-check.ts";
 import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitPart, type UnitShape, valuesOf } from "./codec.ts";
 
-/** The types that are codecs too. */
 type CodecForm = GgmlForm & UnitCodec["name"];
 
-/** A type's own rounding. */
 export interface Rounding {
-  /** The largest value that the type holds: beyond it a scale, or the value, would become infinite. */
+  /** Larger values would become infinite, or their scale would. */
   readonly magnitudeMax: number;
-  /** The codec's `loss`. */
   readonly loss: number;
-  /** Writes the block of the values from `from` at byte `at`. The bytes are zero before. */
+  /** Block values start at `from`; bytes from `at` on are zero before. */
   readonly quantize: (data: Float32Array, from: number, out: Uint8Array, at: number) => void;
 }
 
@@ -42,15 +39,12 @@ function writeBlocks(form: CodecForm, { magnitudeMax, quantize }: Rounding, matr
   return out;
 }
 
-/** How a codec of blocks differs from others. */
 interface BlockCodec extends Omit<UnitCodec, "forms" | "unitBytes" | "encode" | "decode"> {
-  /** The form of a matrix. */
   formOf(part: UnitPart): StoredForm;
-  /** The bytes of a matrix that is not in that form. */
   convert(part: UnitPart, data: Float32Array): Uint8Array;
 }
 
-/** The codec of units whose matrices are blocks in forms of their own. */
+/** Each matrix has its own form. */
 export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec {
   const form = (part: UnitPart): StoredForm => (isBias(part.shape) ? "f32" : formOf(part));
   const sectionBytes = (part: UnitPart): number => storedBytes(form(part), valuesOf(part.shape));
@@ -88,23 +82,23 @@ export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec
   };
 }
 
-/** The codec of a ggml type, by the type's rounding. Beside halves the dense part is no coarser than they are; beside blocks it may be. */
+/** Beside halves the dense part has at least their precision. */
 export function ggmlCodec(form: CodecForm, rounding: Rounding): UnitCodec {
   const denseBits = ggmlFormats[form].values === 1 ? 16 : 8;
   const { loss } = rounding;
   return blockCodec({ name: form, denseBits, loss, formOf: () => form, convert: (part, data) => writeBlocks(form, rounding, part, data) });
 }
 
-/** The largest f16, in which most types keep their scale. */
+/** Most types store their scale as f16. */
 export const halfMax = 65504;
 
-/** Writes 16 bits, little-endian. */
+/** Little-endian. */
 export function writeBits(out: Uint8Array, at: number, bits: number): void {
   out[at] = bits & 255;
   out[at + 1] = bits >> 8;
 }
 
-/** The value of a block that is farthest from zero, with its sign; the first one of several. */
+/** Keeps the sign; returns the first of several. */
 export function farthest(data: Float32Array, from: number, values: number): number {
   let most = 0;
   for (let i = from; i < from + values; i++) if (Math.abs(data[i] as number) > Math.abs(most)) most = data[i] as number;

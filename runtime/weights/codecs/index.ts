@@ -1,4 +1,4 @@
-// The registry of unit codecs: the only place that lists them. Pure.
+// The registry of unit codecs.
 import type { CodecName } from "../../../crds/names.ts";
 import { bf16 } from "./bf16.ts";
 import type { UnitCodec } from "./codec.ts";

@@ -1,5 +1,4 @@
-// Codec mxfp4: blocks of 32 four-bit floats under a power of two. Meant for checkpoints that come in it; for others it is coarse. Pure;
-// bits as ggml's own.
+// Codec mxfp4: blocks of 32 four-bit floats under a power of two, bit-identical to ggml's. It is coarse for checkpoints of other types.
 import { e2m1Levels } from "../../kernels/ggml/levels.ts";
 import { coarseLoss } from "./codec.ts";
 import { farthest, ggmlCodec } from "./ggml.ts";
@@ -8,9 +7,9 @@ const half = 16;
 const exponentBias = 127;
 /** Exponent of the largest level, 6. */
 const topExponent = 2;
-/** The largest value that a scale of 2^127 can be chosen for. */
+/** The largest value for which a scale of 2^127 is possible. */
 const magnitudeMax = 3.4028234663852886e38;
-/** Halfway between neighbours of the doubled levels: below the first is level 0. */
+/** Midpoints of the doubled levels. */
 const edges = Array.from({ length: 7 }, (_, i) => ((e2m1Levels[i] as number) + (e2m1Levels[i + 1] as number)) / 2);
 
 function level(steps: number): number {

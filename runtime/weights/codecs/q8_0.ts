@@ -1,4 +1,4 @@
-// Codec q8_0: blocks of 32 signed bytes under one f16 scale, the largest value being 127 steps. Pure; bits as ggml's own.
+// Codec q8_0: blocks of 32 signed bytes under one f16 scale, bit-identical to ggml's.
 import { f16Bits } from "../floats.ts";
 import { farthest, ggmlCodec, halfMax, writeBits } from "./ggml.ts";
 
@@ -13,7 +13,7 @@ export const q8_0 = ggmlCodec("q8_0", {
     writeBits(out, at, f16Bits(scale));
     for (let i = 0; i < 32; i++) {
       const steps = Math.fround((data[from + i] as number) * inverse);
-      out[at + 2 + i] = steps < 0 ? -Math.floor(0.5 - steps) : Math.floor(steps + 0.5); // halves go away from zero
+      out[at + 2 + i] = steps < 0 ? -Math.floor(0.5 - steps) : Math.floor(steps + 0.5); // halves round away from zero
     }
   },
 });

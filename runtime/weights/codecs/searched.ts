@@ -1,4 +1,4 @@
-// The rounding of blocks of 32 values to 16 levels under one searched f16 scale. Pure loops, since imports spend most of their time here.
+// Rounds blocks of 32 values to 16 levels under one searched f16 scale; imports spend most time here.
 import { halfAt } from "../../kernels/ggml/half-floats.ts";
 import { f16Bits } from "../floats.ts";
 import { coarseLoss } from "./codec.ts";
@@ -6,20 +6,20 @@ import { halfMax, type Rounding, writeBits } from "./ggml.ts";
 
 const values = 32;
 const half = values / 2;
-/** A value may be so many times as far from zero as the farthest level, in the tables below. */
+/** The tables reach this many times the farthest level. */
 const reachTimes = 2;
 
 interface Searched {
-  /** The 16 levels in ascending order, whole numbers. */
+  /** Ascending whole numbers. */
   readonly levels: ArrayLike<number>;
-  /** Where candidates put the value farthest from zero, in the levels' unit. */
+  /** Levels at which to put the value farthest from zero. */
   readonly candidates: readonly number[];
 }
 
 export function searchedRounding({ levels, candidates }: Searched): Rounding {
-  /** Half steps that a value may be away from zero. */
+  /** Half steps. */
   const reach = 2 * reachTimes * Math.max(...Array.from(levels, Math.abs));
-  /** Number of the level nearest to n / 2, by n + reach; edges between levels are halves, so this is exact for every value between. */
+  /** Maps n + reach to the level nearest to n / 2; exact, since edges between levels are halves. */
   const nearest = Uint8Array.from({ length: 2 * reach }, (_, n) => {
     const value = (n - reach) / 2 + 0.25;
     let best = 0;
@@ -28,10 +28,9 @@ export function searchedRounding({ levels, candidates }: Searched): Rounding {
     return best;
   });
   const nearestLevel = Int32Array.from(nearest, (q) => levels[q] as number);
-  /** The values of the block in work. */
   const block = new Float64Array(values);
 
-  /** Takes a block in, and tells which value is farthest from zero. */
+  /** Returns the value farthest from zero. */
   const take = (data: Float32Array, from: number): number => {
     let high = 0;
     let low = 0;
@@ -44,8 +43,10 @@ export function searchedRounding({ levels, candidates }: Searched): Rounding {
     return high >= -low ? high : low;
   };
 
-  /** Of levels that are chosen, the best scale is sum(level x value) / sum(level x level), and what it takes off the squared error grows
-   *  with sum(level x value)^2 / sum(level x level). Two values at a time: sums wait less. */
+  /**
+   * The best scale is sum(level x value) / sum(level x level), which reduces the squared error by sum(level x value)^2 / sum(level x
+   * level). Two values at a time shorten dependency chains.
+   */
   const bestScale = (most: number): number => {
     let scale = 0;
     let gain = -1;
@@ -57,7 +58,7 @@ export function searchedRounding({ levels, candidates }: Searched): Rounding {
       for (let i = 0; i < values; i += 2) {
         const value = block[i] as number;
         const value2 = block[i + 1] as number;
-        const level = nearestLevel[(value * halfSteps + reach) | 0] as number; // truncated, which of a positive number is the floor
+        const level = nearestLevel[(value * halfSteps + reach) | 0] as number; // truncation is floor for a positive number
         const level2 = nearestLevel[(value2 * halfSteps + reach) | 0] as number;
         along += level * value;
         along2 += level2 * value2;
@@ -71,7 +72,7 @@ export function searchedRounding({ levels, candidates }: Searched): Rounding {
     return scale;
   };
 
-  /** Number of the level of value i; a scale that was rounded to zero, or nearly, leaves values beyond all levels. */
+  /** A scale of nearly zero leaves values beyond all levels. */
   const levelOf = (i: number, halfSteps: number): number => {
     const n = ((block[i] as number) * halfSteps + reach) | 0;
     return nearest[Math.max(0, Math.min(2 * reach - 1, n))] as number;

@@ -1,4 +1,4 @@
-// Codec source: each matrix as the checkpoint has it, in whichever ggml type, so that nothing is rounded twice. Pure.
+// Codec source: each matrix in its checkpoint's ggml type (../DECISIONS.md 3).
 import { AppError } from "../../../crds/common.ts";
 import type { UnitPart } from "./codec.ts";
 import { blockCodec } from "./ggml.ts";

@@ -1,4 +1,4 @@
-// The number of ranks that replicas should be, and why: an ordered chain of checks, of which the first that speaks wins. Pure.
+// The desired number of ranks and its reason: the first check in order that decides wins. Pure.
 import type { Autoscale } from "../../../../crds/autoscale.ts";
 import type { Operation } from "../../../../crds/operation.ts";
 import { parseDuration } from "../../../../crds/quantity.ts";
@@ -11,19 +11,15 @@ import { asking, type Rest, restOf } from "./zero.ts";
 
 export interface AutoscaleInput {
   readonly spec: Autoscale;
-  /** The number that the spec has now. */
   readonly replicas: number;
   readonly suspended: boolean;
   readonly serving: readonly ServingRank[];
   readonly gateways: readonly GatewayView[];
-  /** Unix ms since which the deployment serves; undefined while it does not. */
   readonly availableSince: number | undefined;
-  /** The least ranks that hold all experts, where that is known. */
   readonly floor: Reckoned | undefined;
   readonly operation: Operation["type"] | undefined;
   readonly lastScale: LastScale | undefined;
   readonly history: History;
-  /** Unix ms. */
   readonly now: number;
 }
 
@@ -35,24 +31,20 @@ export interface LastScale {
 
 export interface Decision {
   readonly verdict: Verdict;
-  /** The number that replicas should be; as it is where nothing is to be done. */
   readonly to: number;
   readonly measured: readonly Measured[];
   readonly history: History;
-  /** Milliseconds after which to look again. */
   readonly againInMs: number | undefined;
 }
 
-/** Least and most ranks, and the reason for each. */
 interface Range {
   readonly low: number;
   readonly lowWhy: string;
   readonly high: number;
 }
 
-/** Operations beside which ranks may be taken away: those that bring more, which may never come, and moves of experts. */
+/** Growth may never come, so that a shrink does not wait for it. */
 const yielding: readonly (Operation["type"] | undefined)[] = [undefined, "Start", "Grow", "Rebalance"];
-/** Ranks that a message names. */
 const ranksShown = 8;
 
 export function decide(input: AutoscaleInput): Decision {
@@ -84,12 +76,11 @@ export function decide(input: AutoscaleInput): Decision {
   return { verdict: { ...verdict, message }, to: choice?.to ?? replicas, measured, history, againInMs: askMs };
 }
 
-/** The metrics beside their targets, in one line. */
 export function figures(measured: readonly Measured[]): string {
   return measured.map(({ name, value, target }) => `${name} ${twoDigits(value)}/${target}${metrics[name].unit}`).join(", ");
 }
 
-/** Two digits are enough to judge by, and change the status seldom. */
+/** Two digits change the status seldom. */
 export function twoDigits(value: number): number {
   return Math.round(Number(value.toPrecision(2)));
 }
@@ -99,19 +90,19 @@ const active = (reason: string, message: string): Verdict => ({ status: "True", 
 function rangeOf({ spec, floor }: AutoscaleInput): Range {
   const high = spec.max;
   const least = floor?.count ?? 0;
-  // Fewer than hold all experts, where even the most are too few, is no better than the most.
+  // Where even the maximum cannot hold all experts, the floor does not apply.
   if (least > spec.min) return { low: Math.min(least, high), lowWhy: `as many hold all experts: ${floor?.reason ?? ""}`, high };
   return { low: spec.min, lowWhy: "elasticity.autoscale.min", high };
 }
 
-/** Nobody asks, whatever the metrics say: all of them but the number of requests lag behind. */
+/** The other metrics lag. */
 function toZero({ spec, replicas, operation }: AutoscaleInput, { since }: Extract<Rest, { type: "idle" }>): Choice {
   if (!yielding.includes(operation)) return { to: replicas, verdict: waits(operation, 0) };
   const message = `no request since ${since}, for ${spec.scaleToZero?.idleAfter}: replicas ${replicas} -> 0`;
   return { to: 0, verdict: active("ScalingToZero", message) };
 }
 
-/** The autoscaler itself has set 0: with the first request it sets the least again. */
+/** The first request sets the minimum again. */
 function atZero({ spec, gateways, lastScale, now }: AutoscaleInput, { low, lowWhy }: Range): Choice {
   const set = (why: string): Choice => ({ to: low, verdict: active("Waking", `replicas 0 -> ${low}: ${why}`) });
   if (!spec.scaleToZero || !lastScale) return set(`${lowWhy}; elasticity.autoscale.scaleToZero is left out`);
@@ -125,7 +116,7 @@ interface Choice {
   readonly verdict: Verdict;
 }
 
-/** A number out of the range is put right without a look at the load: an outage of telemetry must not keep it there. */
+/** This works during an outage of telemetry, too. */
 function outOfRange(input: AutoscaleInput, { low, lowWhy, high }: Range): Choice | undefined {
   const { replicas, operation } = input;
   if (replicas > high && !yielding.includes(operation)) return { to: replicas, verdict: waits(operation, high) };
@@ -161,7 +152,7 @@ function step({ spec, replicas, operation, lastScale, now }: AutoscaleInput, to:
   if (to < replicas && !yielding.includes(operation)) return { to: replicas, verdict: waits(operation, to) };
   const { period } = spec.behaviour[direction];
   const last = lastScale && (direction === "scaleUp") === lastScale.to > lastScale.from ? Date.parse(lastScale.time) : undefined;
-  // A step of the future was told by a clock that was ahead.
+  // A time in the future comes from a clock that was ahead.
   if (last !== undefined && now >= last && now - last < parseDuration(period, `spec.elasticity.autoscale.behaviour.${direction}.period`))
     return { to: replicas, verdict: active("StepLimit", `${to} ranks are next, ${period} after the last step`) };
   return { to, verdict: active(to > replicas ? "ScalingUp" : "ScalingDown", `replicas ${replicas} -> ${to}`) };

@@ -1,8 +1,7 @@
-// The numbers of ranks that the load has asked for lately, and what they come to over a stabilization window. Kept in memory: another
-// leader begins anew, and acts on nothing before it has seen a whole window. Pure.
+// Recent recommendations for the number of ranks, and their extremes over a stabilization window. In memory: a new leader acts after it has
+// seen a whole window. Pure.
 
 interface Asked {
-  /** Unix ms. */
   readonly at: number;
   readonly ranks: number;
 }
@@ -10,17 +9,16 @@ interface Asked {
 /** Oldest first, without a gap of more than `gapMax`. */
 export type History = readonly Asked[];
 
-/** The load is asked this often. */
 export const askMs = 5_000;
-/** After so long without an answer the history begins anew: what happened meanwhile is not known. */
+/** After a longer gap the history starts anew. */
 const gapMax = 60_000;
-/** One hour, the longest window, and what lies before it. */
+/** One hour, the longest window. */
 const entriesMax = 3_600_000 / askMs + 2;
 
-/** The history with what is asked for now. It keeps one entry that is older than `keepMs`, so that a whole window can be told. */
+/** Keeps one entry older than `keepMs`, so that a window can be whole. */
 export function remembered(history: History, now: Asked, keepMs: number): History {
   const last = history.at(-1);
-  if (last && last.at - now.at > askMs) return [now]; // the clock was set back: how long ago the others are is not known
+  if (last && last.at - now.at > askMs) return [now]; // the clock was set back, so that the age of the others is unknown
   if (last && now.at - last.at < askMs) return history;
   if (last && now.at - last.at > gapMax) return [now];
   const old = history.findLastIndex(({ at }) => now.at - at >= keepMs);
@@ -30,11 +28,10 @@ export function remembered(history: History, now: Asked, keepMs: number): Histor
 interface Span {
   readonly least: number;
   readonly most: number;
-  /** False where the history does not reach back to the begin of the window. */
+  /** False while the history is shorter than the window. */
   readonly whole: boolean;
 }
 
-/** What a window that ends now comes to; `ranks` are asked for at this moment. */
 export function over(history: History, windowMs: number, { at: now, ranks }: Asked): Span {
   const inside = history.filter(({ at }) => now - at <= windowMs).map((one) => one.ranks);
   const first = history[0]?.at ?? now;

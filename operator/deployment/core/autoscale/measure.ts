@@ -1,40 +1,37 @@
-// The ranks that the load asks for, metric by metric, by the rule of Kubernetes' own autoscaler: as many as would bring the mean to its
-// target. A rank that does not report makes the figure unknown, never smaller. Pure.
+// The ranks that each metric asks for, by the HorizontalPodAutoscaler's rule: as many as bring the mean to its target. A rank that does not
+// report makes a metric unknown, never smaller. Pure.
 import type { Autoscale, AutoscaleMetricName } from "../../../../crds/autoscale.ts";
 import type { RankSignals } from "../world.ts";
 import { metrics } from "./metrics/index.ts";
 
-/** A rank that serves. */
 export interface ServingRank {
   readonly rank: number;
-  /** Undefined where nothing is heard of it. */
+  /** Undefined while the rank is silent. */
   readonly signals: RankSignals | undefined;
-  /** Requests that it computes or that wait at it; undefined where nothing is heard of it. */
+  /** Running and waiting requests; undefined while the rank is silent. */
   readonly activeRequests?: number | undefined;
 }
 
 export interface Measured {
   readonly name: AutoscaleMetricName;
-  /** The mean of the ranks. */
   readonly value: number;
   readonly target: number;
-  /** Ranks that it asks for, at least none. */
   readonly ranks: number;
 }
 
 export type Measurement =
   | { readonly type: "measured"; readonly metrics: readonly Measured[] }
-  /** Ranks that were heard for too short a time. */
+  /** Ranks with too short a history. */
   | { readonly type: "measuring"; readonly ranks: readonly number[] }
-  /** Ranks that do not report a metric, or nothing at all. */
+  /** Ranks that do not report this metric, or anything. */
   | { readonly type: "missing"; readonly ranks: readonly number[]; readonly metric: AutoscaleMetricName | undefined }
   | { readonly type: "nobody" };
 
-/** A mean over less says little of a load that comes in bursts. */
+/** A shorter mean says little of bursts. */
 const spanMin = 10_000;
-/** Load so near the target changes nothing. */
+/** Relative distance from the target that changes nothing. */
 const tolerance = 0.1;
-/** Sums of fractions that come to a whole number but for their last bits. */
+/** Tolerance for the last bits of a sum. */
 const rounding = 1e-9;
 
 export function measure(spec: Autoscale, serving: readonly ServingRank[], replicas: number): Measurement {
@@ -55,7 +52,7 @@ export function measure(spec: Autoscale, serving: readonly ServingRank[], replic
   return { type: "measured", metrics: found };
 }
 
-/** Total load is what counts, so that ranks that only start do not make what is there seem too little. */
+/** The total counts, so that ranks that are still starting do not lower the result. */
 function asked(total: number, target: number, replicas: number): number {
   if (Math.abs(total / (target * replicas) - 1) <= tolerance) return replicas;
   return Math.ceil(total / target - rounding);

@@ -1,10 +1,9 @@
-// The question whether the autoscaler may set spec.replicas: metadata.managedFields says who else does. Of an autoscaler, a GitOps tool
-// and a person with kubectl one alone can have the number, or it goes to and fro. Pure.
+// Decides by metadata.managedFields whether the autoscaler may set spec.replicas: an autoscaler, a GitOps tool and a person must not
+// overwrite each other. Pure.
 
-/** The field manager that writes /scale. */
 export const autoscaler = "enodia-autoscaler";
 
-/** Who has the field. The API server keeps no time of a write through /scale. */
+/** The API server stores no time for writes through /scale. */
 interface FieldManager {
   readonly manager: string;
   readonly operation: "Apply" | "Update";
@@ -12,21 +11,21 @@ interface FieldManager {
 
 export interface Owned {
   readonly managers: readonly FieldManager[];
-  /** The time at which the autoscaler has set the number last; undefined when it never did. */
+  /** When the autoscaler last set the number; undefined when it never did. */
   readonly lastSet: string | undefined;
-  /** The annotation by which the number is handed back: what came after this time of ours is to stand no more. */
+  /** The annotation that hands the number back: writes after this time do not count. */
   readonly resume: string | undefined;
 }
 
 export type Ownership =
   | { readonly type: "ours" }
-  /** Nobody: the number was never given, or whoever applied it has left it out, by which it falls to its default. */
+  /** The number was never set, or an applier dropped it, so that it fell to its default. */
   | { readonly type: "nobody" }
-  /** By somebody who has set it once, before the autoscaler came. */
+  /** Somebody set it once, before the autoscaler. */
   | { readonly type: "free" }
-  /** By somebody who says in an applied object what it is, and will say so again. */
+  /** Somebody applies it, and will do so again. */
   | { readonly type: "applied"; readonly manager: string }
-  /** By somebody who has set it since. */
+  /** Somebody has set it since. */
   | { readonly type: "taken"; readonly manager: string };
 
 export function ownership({ managers, lastSet, resume }: Owned): Ownership {

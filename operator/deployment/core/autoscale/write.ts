@@ -1,4 +1,4 @@
-// The last question before replicas are written: whether they are the autoscaler's to set, and to what. Pure.
+// Whether replicas are the autoscaler's to set, and to what. Pure.
 import { annotations } from "../../../../crds/common.ts";
 import { type MoEDeployment, moeDeploymentSpecSchema } from "../../../../crds/moe-deployment.ts";
 import type { Verdict } from "../world.ts";
@@ -9,7 +9,7 @@ export interface WriteInput {
   readonly input: AutoscaleInput;
   readonly decision: Decision;
   readonly owner: Ownership;
-  /** Ranks that are wanted until a changed number takes effect. */
+  /** Ranks until a changed number takes effect. */
   readonly present: number;
   readonly metadata: Pick<MoEDeployment["metadata"], "name" | "namespace">;
 }
@@ -22,7 +22,7 @@ export interface Write {
 
 const defaultReplicas = moeDeploymentSpecSchema.shape.replicas.parse(undefined);
 
-/** True of a number that nobody means: whoever applied replicas has left them out, and the API server has set their default. */
+/** An applier dropped replicas, and the API server set the default. */
 export function hasFallen(owner: Ownership, replicas: number, present: number): boolean {
   return owner.type === "nobody" && replicas === defaultReplicas && replicas < present;
 }
@@ -42,7 +42,7 @@ export function whetherToWrite({ input, decision, owner, present, metadata }: Wr
       `"${owner.manager}" has set spec.replicas to ${replicas} since the autoscaler set ${lastScale?.to} at ${lastScale?.time}; nothing is scaled until it is handed back: ${resume}`,
     );
   }
-  // The ranks that are there stay until the load says otherwise.
+  // The present ranks stay until the load says otherwise.
   const restored = hasFallen(owner, replicas, present) ? Math.min(present, spec.max) : 0;
   const to = Math.max(decision.to, restored);
   if (to === replicas) return { verdict: decision.verdict, to: undefined };

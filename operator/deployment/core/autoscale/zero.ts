@@ -1,5 +1,4 @@
-// The questions around zero ranks: whether nobody has asked for so long that all may go, whether the gateways know that they are to hold
-// what comes, and whether somebody asks now. What is not known is not idle, and no reason to hold either. Pure; decide.ts asks.
+// Scaling to zero: whether nobody asks, whether gateways hold requests, and whether one waits. Pure. Silence is neither idle nor holding.
 import type { Autoscale } from "../../../../crds/autoscale.ts";
 import { rfc3339 } from "../../../../crds/conditions.ts";
 import type { Operation } from "../../../../crds/operation.ts";
@@ -11,22 +10,17 @@ export interface ZeroLook {
   readonly spec: Autoscale;
   readonly gateways: readonly GatewayView[];
   readonly serving: readonly ServingRank[];
-  /** Unix ms since which the deployment serves; undefined while it does not. */
+  /** Unix ms; undefined while the deployment does not serve. */
   readonly availableSince: number | undefined;
-  /** Unix ms. */
   readonly now: number;
 }
 
 export type Rest =
-  /** Scaling to zero is not asked for. */
   | { readonly type: "unwanted" }
-  /** It is not known whether anybody asks; `why` names who does not say. */
   | { readonly type: "unknown"; readonly why: string }
   | { readonly type: "busy" }
-  /** Nobody has asked since then, for as long as the spec says. */
   | { readonly type: "idle"; readonly since: string };
 
-/** Names that a message has. */
 const namesShown = 3;
 
 export function restOf({ spec, gateways, serving, availableSince, now }: ZeroLook): Rest {
@@ -38,32 +32,31 @@ export function restOf({ spec, gateways, serving, availableSince, now }: ZeroLoo
     const who = `${unheard.slice(0, namesShown).join(", ")}${more}`;
     return { type: "unknown", why: `not to zero: gateways ${who} do not say whether anybody asks` };
   }
-  // One that has just come may have served nobody, and those before it are not asked any more.
+  // A new rank may have served nobody, and those before it cannot be asked any more.
   if (availableSince === undefined || serving.some(isBusy)) return { type: "busy" };
   const since = Math.max(availableSince, ...gateways.map(({ idleMs = 0 }) => now - idleMs));
   const idleAfterMs = parseDuration(spec.scaleToZero.idleAfter, "spec.elasticity.autoscale.scaleToZero.idleAfter");
   return now - since >= idleAfterMs ? { type: "idle", since: rfc3339(new Date(since)) } : { type: "busy" };
 }
 
-/** A rank that is not heard may compute something. */
+/** A silent rank may be computing. */
 function isBusy({ signals, activeRequests }: ServingRank): boolean {
   return signals === undefined || signals.spanMs === 0 || signals.queuedTokens > 0 || activeRequests !== 0;
 }
 
-/** True where every gateway lets requests wait for ranks by now, so that the last rank can go. */
+/** Every gateway holds requests, so that the last rank may go. */
 export const allHold = (gateways: readonly GatewayView[]): boolean => gateways.length > 0 && gateways.every(({ holds }) => holds);
 
-/** A gateway by which somebody has asked since there were to be no ranks. */
+/** A gateway that had a request since the desired ranks became zero. */
 export function asking(gateways: readonly GatewayView[], zeroSince: string, now: number): GatewayView | undefined {
   const zeroMs = now - Date.parse(zeroSince);
-  // A clock that was set back makes zeroMs too small, which brings ranks too seldom, and never where one is needed.
+  // A clock that was set back only delays ranks.
   return gateways.find(({ wantsRanks, idleMs }) => wantsRanks || (idleMs !== undefined && idleMs + reportMs < zeroMs));
 }
 
-/** News of a gateway comes so late at most, and the time of a change is told in whole seconds. */
+/** Delay of a report, with the rounding to seconds. */
 const reportMs = 3_000;
 
-/** True of the autoscaler's word on a deployment that has no ranks because nobody asks. */
 export const isAtZero = ({ status, reason }: Verdict): boolean => status === "True" && reason === "ScaledToZero";
 
 export interface HoldLook {
@@ -71,20 +64,18 @@ export interface HoldLook {
   readonly autoscale: Autoscale | undefined;
   readonly lastScale: { readonly from: number; readonly to: number } | undefined;
   readonly operation: Operation["type"] | undefined;
-  /** Ranks that are wanted until a changed number takes effect. */
   readonly present: number;
   readonly anyActive: boolean;
-  /** Whether the autoscaler is about to set 0, has seen that somebody else has, or knows nothing of either. */
+  /** The autoscaler is about to set 0, or somebody else has. */
   readonly known: "going" | "others" | undefined;
 }
 
 /**
- * Milliseconds that gateways are to let requests wait while no rank serves: on the way to zero, at zero, and until the first rank is
- * back. At a zero of which nobody knows yet whose it is they wait, too: to refuse them could not be made good.
+ * Milliseconds for which gateways hold requests: on the way to zero, at zero, and until the first rank is back; also at a zero of unknown
+ * origin.
  */
 export function holdMs({ spec, autoscale, lastScale, operation, present, anyActive, known }: HoldLook): number {
   if (!autoscale?.scaleToZero || spec.suspend) return 0;
-  // The last step may be one that no status tells of yet.
   const isBack = lastScale?.from === 0 || lastScale?.to === 0;
   const isWaking = isBack && !anyActive && (operation === "Start" || present === 0);
   const holds = spec.replicas === 0 ? known !== "others" : known === "going" || isWaking;

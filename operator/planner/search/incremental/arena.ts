@@ -1,5 +1,4 @@
-// The account of a plan while it is being searched: bytes per rank, room beside old expert replicas, move budget, dwell. It says whether a
-// expert replica may be added or dropped, and takes note when it is. Pure; knows nothing of load.
+// The account of a plan during the search: bytes per rank, budget, dwell. It allows and books additions and drops of replicas.
 import { keepsFloor } from "../../expert-replicas.ts";
 import { expertReplicaKey } from "../../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../../problem.ts";
@@ -12,16 +11,14 @@ export interface ExpertReplica {
 
 const slack = 1e-6;
 
-/** The account of one search over all layers; bytes are resident where memory counts, stored where transfers do. */
 export class Arena {
   readonly problem: Problem;
   readonly used: Float64Array;
   moves = 0;
   bytes = 0;
   readonly #freeAtStart: Float64Array;
-  /** Bytes added per (layer, rank): old and new expert replicas of a layer coexist until it is freed. */
+  /** Bytes added per (layer, rank): old and new replicas of a layer coexist until it is freed. */
   readonly #incoming: Float64Array;
-  /** Expert replicas added per rank. */
   readonly #arrivals: Int32Array;
 
   constructor(problem: Problem, hosts: Hosts) {
@@ -40,7 +37,7 @@ export class Arena {
     return this.problem.input.shape.storedBytes[layer * this.problem.E + expert] as number;
   }
 
-  /** May `rank` take this expert when `freed` leaves it? A replacement frees bytes and a slot of the same layer. */
+  /** May `rank` take this expert when `freed` leaves it? */
   mayAdd(state: LayerState, expert: number, rank: number, freed: number | undefined): boolean {
     const { problem } = this;
     if ((state.on[rank] as number[]).length - (freed === undefined ? 0 : 1) >= problem.slotCap) return false;
@@ -50,7 +47,6 @@ export class Arena {
     return this.mayReceive(state.layer, expert, rank);
   }
 
-  /** The limits that do not depend on free bytes. */
   mayReceive(layer: number, expert: number, rank: number): boolean {
     const { problem } = this;
     const { budget, recent } = problem.input;
@@ -64,7 +60,7 @@ export class Arena {
     return !recent?.dropped.has(this.#key(layer, expert, rank));
   }
 
-  /** Are moves and bytes left for all expert replicas of a step together? Of a rank, a step brings one at most. */
+  /** True if moves and bytes suffice for all replicas of a step. */
   affords(layer: number, adds: readonly ExpertReplica[]): boolean {
     const { maxMoves, maxBytes } = this.problem.input.budget;
     if (this.moves + adds.length > maxMoves) return false;
@@ -73,7 +69,6 @@ export class Arena {
     );
   }
 
-  /** True when moves or bytes of the budget are used up. A cheap check before a costly search. */
   exhausted(): boolean {
     return this.moves >= this.problem.input.budget.maxMoves || this.bytes >= this.problem.input.budget.maxBytes;
   }
@@ -85,12 +80,11 @@ export class Arena {
     return minExpertReplicas <= 1 || this.keepsFloor(state, [{ expert, hosts: hosts.filter((g) => g !== rank) }]);
   }
 
-  /** Do the experts that change keep their expert replicas on as many nodes as the floor asks? */
+  /** True if the changed experts keep the replicas and nodes of the floor. */
   keepsFloor(state: LayerState, changes: readonly HostChange[]): boolean {
     return changes.every(({ expert, hosts }) => keepsFloor(this.problem, state.hosts[expert] as number[], hosts));
   }
 
-  /** May the expert replica on `rank` go when another takes its place? Not if a recent plan has just made it. */
   mayLeave(state: LayerState, expert: number, rank: number): boolean {
     return !this.problem.input.recent?.added.has(this.#key(state.layer, expert, rank));
   }
@@ -112,7 +106,7 @@ export class Arena {
     for (const { expert, rank } of drops) this.used[rank] = (this.used[rank] as number) - this.resident(layer, expert);
   }
 
-  /** Puts other hosts of a layer in the place of these, if every rank that gets more has the bytes for it. Moves are not counted. */
+  /** Replaces a layer's hosts if every rank that gets more has the bytes. Moves are not counted. */
   replaces(layer: number, from: Hosts[number], to: Hosts[number]): boolean {
     const more = new Float64Array(this.problem.G);
     const count = (hosts: Hosts[number], sign: number): void => {

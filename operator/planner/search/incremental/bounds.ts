@@ -1,11 +1,10 @@
-// Lower bounds on the worst rank of a layer after a step, from sums alone: most steps are seen to be no good without splitting
-// anything. A bound holds however the rows are split: the worst of some ranks is no better than those ranks together. Pure.
+// Lower bounds on the worst rank of a layer after a step, which reject most steps without a split: the worst of some ranks is no better
+// than those ranks together.
 import type { LayerState } from "../layer-state.ts";
 
-/** Bounds and limits are compared with this slack: a step that rounding alone would lose is still priced. */
 const slack = 1 + 1e-9;
 
-/** Level that the other hosts of an expert reach at least when its expert replica on `rank` goes and nothing else leaves them. */
+/** The least level of an expert's other hosts when its replica on `rank` goes. */
 export function spillLevel(state: LayerState, expert: number, rank: number): number {
   let rows = 0;
   let speed = 0;
@@ -22,7 +21,6 @@ export function spillLevel(state: LayerState, expert: number, rank: number): num
   return speed > 0 ? (rows * state.perRow) / speed : 0;
 }
 
-/** Rows and speed of an expert's hosts together. */
 export interface Basin {
   readonly rows: number;
   readonly speed: number;
@@ -39,18 +37,17 @@ export function basinOf(state: LayerState, expert: number): Basin {
   return { rows, speed };
 }
 
-/** Level that the basin and one more host reach at least when `leaving` rows leave them. */
+/** The least level of the basin and one more host when `leaving` rows leave. */
 export function levelWith(state: LayerState, basin: Basin, rank: number, leaving: number): number {
   const speed = basin.speed + (state.speed[rank] as number);
   return speed > 0 ? ((basin.rows + (state.load[rank] as number) - leaving) * state.perRow) / speed : 0;
 }
 
-/** Can a step whose worst rank is at this level or above not stay below the ceiling? */
+/** True if a step with this least level cannot stay below the ceiling. */
 export function above(level: number, ceiling: number): boolean {
   return level > ceiling * slack;
 }
 
-/** Is one of the hosts, other than `but`, among these? */
 export function meets(hosts: readonly number[], but: number, others: readonly number[]): boolean {
   for (let i = 0; i < hosts.length; i++) if (hosts[i] !== but && others.includes(hosts[i] as number)) return true;
   return false;

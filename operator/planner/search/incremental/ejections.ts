@@ -1,4 +1,4 @@
-// The ejection chain: two expert replicas that free a rank which no single expert replica can relieve. Tried when nothing else is found. Pure.
+// The ejection chain: two replicas that relieve a rank when no single one can.
 
 import { none } from "../layer-state.ts";
 import { above, type Basin, levelWith, meets } from "./bounds.ts";
@@ -7,7 +7,7 @@ import { beats, ceilingOf, expertReplicaCost, offer, type View } from "./step.ts
 const chainCold = 4;
 const chainExperts = 2;
 
-/** Candidates of two expert replicas: e gets one on a cold rank, whose f goes to a third rank, where a redundant d gives way. */
+/** Candidates of two replicas: e gets one on a cold rank, whose f goes to a third rank, where a redundant d makes way. */
 export function chains(view: View): void {
   const { state, hot } = view;
   const pieces: { readonly f: number; readonly rank: number; readonly rows: number }[] = [];
@@ -15,7 +15,7 @@ export function chains(view: View): void {
     for (const f of state.on[rank] as number[]) pieces.push({ f, rank, rows: state.rowsOn(f, rank) });
   for (const { expert: d, rank: third, spill } of view.redundant) {
     if (third === hot) continue;
-    // An f with more rows than this would make the third rank as hot as the hot one.
+    // More rows would make the third rank as hot as the hot one.
     const most = (state.normal(hot) - state.normal(third)) / (state.scale[third] as number) + state.rowsOn(d, third);
     for (const { f, rank, rows } of pieces)
       if (rank !== third && f !== d && rows < most) ejections(view, { d, third, spill, f, rank, rows });
@@ -25,11 +25,9 @@ export function chains(view: View): void {
 interface Chain {
   readonly d: number;
   readonly third: number;
-  /** The level that d's other hosts reach at least. */
   readonly spill: number;
   readonly f: number;
   readonly rank: number;
-  /** Rows of f on the rank. */
   readonly rows: number;
 }
 
@@ -42,7 +40,7 @@ function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void 
     const e = view.experts[i] as number;
     const hosts = state.hosts[e] as number[];
     if (e === f || e === d || hosts.includes(rank)) continue;
-    // The bounds hold where none of the three experts weights a host with another.
+    // The bounds hold where none of the three experts shares a host with another.
     const apart = fHosts.length === 1 && !hosts.includes(third) && !dHosts.includes(rank) && !meets(dHosts, third, hosts);
     if (apart && above(Math.max(spill, levelWith(state, view.basins[i] as Basin, rank, rows)), ceilingOf(view, 2))) continue;
     state.begin();

@@ -1,10 +1,9 @@
 // A placement from nothing: slots dealt to layers by need, replicas by load, then longest-processing-time packing.
-// It ignores what is hosted now; callers improve it afterwards. Pure and deterministic.
 import { sum } from "../../../../runtime/placement/imbalance.ts";
 import { type Hosts, layerDemand, type Problem } from "../../problem.ts";
 import { layerSlots, rankWeights, replicaCounts } from "./slots.ts";
 
-/** Hosts within slots and bytes; undefined when packing in this order finds no room for an expert. */
+/** Hosts within slots and bytes; undefined when packing in this order finds no space for an expert. */
 export function freshHosts(problem: Problem): Hosts | undefined {
   const slots = layerSlots(problem);
   const used = new Float64Array(problem.G);
@@ -19,14 +18,13 @@ export function freshHosts(problem: Problem): Hosts | undefined {
   return hosts;
 }
 
-/** Slots of all layers so far, by rank. */
 interface Deal {
   readonly weight: Float64Array;
   readonly given: Float64Array;
   readonly wanted: Float64Array;
 }
 
-/** Deals a layer's slots to ranks so that each rank's running total follows its weight. */
+/** Deals a layer's slots so that each rank's running total follows its weight. */
 function rankCaps(
   problem: Problem,
   { experts, slots }: { readonly experts: number; readonly slots: number },
@@ -54,7 +52,6 @@ function rankCaps(
   return caps;
 }
 
-/** Slots that one layer has on each rank, and altogether. */
 interface LayerSlots {
   readonly caps: number[];
   readonly slots: number;
@@ -67,7 +64,7 @@ function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots,
   pieces.sort((a, b) => b.rows - a.rows || Number(b.primary) - Number(a.primary) || a.e - b.e);
   const hosts: number[][] = Array.from({ length: demand.length }, () => []);
   const load = new Float64Array(problem.G);
-  // Primaries still to come keep their slots: an expert replica is placed only while slots remain for them.
+  // A replica is placed only while slots remain for the primaries still to come.
   let room = sum(caps);
   let primaries = demand.length;
   for (const { e, rows, primary } of pieces) {
@@ -90,14 +87,12 @@ function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots,
   return hosts;
 }
 
-/** The load and bytes of each rank so far, and the slots that are left on each; without `caps` any rank with room will do. */
 interface Filled {
   readonly load: Float64Array;
   readonly used: Float64Array;
   readonly caps?: readonly number[];
 }
 
-/** The least loaded rank that can take one more expert replica of an expert with hosts `row`. */
 function place(
   problem: Problem,
   { row, bytes }: { readonly row: readonly number[]; readonly bytes: number },
@@ -111,7 +106,6 @@ function place(
     if (!caps && problem.slotCap !== Number.POSITIVE_INFINITY) continue;
     if ((used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
     const level = (load[g] as number) / speed;
-    // Equally loaded: fewer places left means that less will come on top.
     if (level < least || (level === least && caps && best !== undefined && (caps[g] as number) < (caps[best] as number))) {
       least = level;
       best = g;

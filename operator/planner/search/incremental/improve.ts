@@ -1,5 +1,5 @@
-// The incremental search over all layers: repeatedly the step with the highest gain per cost anywhere, until nothing is
-// worth its cost or the budget is spent. Pure and deterministic; ties go to the lower layer.
+// The incremental search over all layers: it repeatedly takes the step with the highest gain per cost, until nothing is worth its cost
+// or the budget is spent. Ties go to the lower layer.
 import { type Hosts, layerDemand, type Problem } from "../../problem.ts";
 import { LayerState } from "../layer-state.ts";
 import { Arena } from "./arena.ts";
@@ -9,34 +9,28 @@ import { reconcile } from "./replica-counts.ts";
 import type { Evictions, MoveKind, SearchWidth, Step } from "./step.ts";
 
 export interface ImproveOptions {
-  /** Least gain of max/mean per expert replica. */
   readonly theta: number;
-  /** Layers at or below this max/mean are left alone. */
+  /** The search enters a layer only above this max/mean, and leaves it at `leave`. */
   readonly enter: number;
-  /** A layer that is being worked on stops here. */
   readonly leave: number;
   readonly width: SearchWidth;
   readonly stepsMax: number;
-  /** Part by which a replica count must be out of proportion to be set right; unset = never. */
   readonly reconcileAt?: number;
 }
 
-/** Counts may take this part of a limited budget: the moves that even out the forecast come from the rest. */
+/** The part of a limited budget that corrected counts may take. */
 const reconcilePart = 0.1;
-/** A layer must gain this many standard deviations of a rank's load: the hottest of many ranks is an extreme. */
+/** The least gain of a layer in standard deviations of a rank's load, since the hottest of many ranks is an extreme. */
 const layerNoises = 3;
-/** Standard deviations of sampling noise that a disproportion must exceed. */
 const noiseDeviations = 4;
 
 export interface Improved {
   readonly hosts: Hosts;
   readonly states: readonly LayerState[];
   readonly steps: Readonly<Record<MoveKind, number>>;
-  /** Bytes or budget stopped a step that was worth it. */
   readonly limited: boolean;
 }
 
-/** One search state per layer, split as the input asks. */
 function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
   const equal = problem.input.split === "equal";
   return hosts.map(
@@ -44,7 +38,7 @@ function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
   );
 }
 
-/** Steps from `hosts` within budget, memory and dwell; a layer that ends within its noise goes back to what it was. */
+/** Steps from `hosts` within budget, memory and dwell; a layer that gains less than its noise is rolled back. */
 export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions): Improved {
   const arena = new Arena(problem, hosts);
   const states = makeStates(problem, hosts);
@@ -61,7 +55,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     best[l] = state.worst() > Math.max(threshold, floor) ? bestStep(state, arena, options.width, evictions) : undefined;
   };
   for (let l = 0; l < states.length; l++) find(l, options.enter);
-  // Layers whose counts were set right, or that gave or took each other's room: they stand or fall together.
+  // Layers that share corrections or space are rolled back together.
   const entangled = new Set(reconciled);
   let limited = false;
   for (let n = 0; n < options.stepsMax; n++) {
@@ -100,10 +94,7 @@ function setCountsRight(problem: Problem, states: readonly LayerState[], arena: 
   return reconcile(states, arena, { margin: (l) => at + countNoise(problem, l), movesMax });
 }
 
-/**
- * A layer that gains less than its noise goes back to what it was: the next window would undo it. Not where another layer has
- * taken the room that it left, as long as that one stays.
- */
+/** Rolls back layers that gain less than their noise, unless another layer uses the space. */
 function withoutNoise(
   arena: Arena,
   before: { readonly hosts: Hosts; readonly worst: readonly number[] },
@@ -127,7 +118,6 @@ function withoutNoise(
   return hosts;
 }
 
-/** Relative noise of an expert with the rows of one slot, from the noise of a rank's load: a rank sums more rows. */
 function countNoise(problem: Problem, layer: number): number {
   return noiseDeviations * (problem.input.noise?.[layer] ?? 0) * Math.sqrt(Math.max(1, problem.E / problem.G));
 }
@@ -138,17 +128,15 @@ function highest(best: readonly (Step | undefined)[]): number {
   return top;
 }
 
-/** The accounts may have changed since the step was priced: other layers took bytes, budget or the expert replica that was to make room. */
+/** Other layers may have taken bytes, budget or the replica to evict since the step was priced. */
 function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, losses: LossTable): boolean {
   const state = states[step.layer] as LayerState;
   const { evict } = step;
   if (evict) {
     return step.adds.every(({ expert, rank }) => {
-      // There is room by now, and nothing needs to go.
       if (arena.mayAdd(state, expert, rank, undefined)) return false;
       const short = arena.resident(step.layer, expert) - arena.free(rank);
       const victim = losses.cheapest(rank, short, step.layer);
-      // Priced anew when another expert replica would do, or this one has become dearer.
       if (!victim || victim.expertReplica.expert !== evict.expertReplica.expert || victim.layer !== evict.layer || victim.loss > evict.loss)
         return false;
       return arena.mayReceive(step.layer, expert, rank);

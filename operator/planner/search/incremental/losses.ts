@@ -1,16 +1,14 @@
-// The price of dropping each redundant expert replica, as what its layer would lose; the cheapest on a rank makes room there for another
-// layer. Used by improve.ts. Kept up to date lazily: a layer that changed is priced anew at the next question. Pure.
+// The loss by dropping each redundant replica; the cheapest on a rank makes space for another layer. Changed layers are priced anew
+// lazily.
 
 import { type LayerState, none, root } from "../layer-state.ts";
 import type { Arena } from "./arena.ts";
 import type { Eviction, Evictions } from "./step.ts";
 
-/** Cheapest expert replicas to give up, per rank, over all layers. */
 export class LossTable {
   readonly #states: readonly LayerState[];
   readonly #arena: Arena;
   readonly #stale = new Set<number>();
-  /** Expert replicas that each rank may give up, over all layers, cheapest first. */
   readonly #byRank: Eviction[][];
 
   constructor(states: readonly LayerState[], arena: Arena) {

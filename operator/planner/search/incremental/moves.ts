@@ -1,5 +1,5 @@
-// The best single step for one layer: add an expert replica, relocate, replace a redundant expert replica, swap, or an ejection chain, seen
-// from its hottest ranks. Priced by the decrease of the smooth maximum per expert replica made. Pure; the caller applies it.
+// The best single step for one layer, seen from its hottest ranks: add, relocate, replace a redundant replica, swap, or an ejection
+// chain.
 
 import { type LayerState, none } from "../layer-state.ts";
 import type { Arena } from "./arena.ts";
@@ -19,12 +19,10 @@ import {
   type View,
 } from "./step.ts";
 
-/** An expert replica keeps memory busy that another layer could use; relocation does not. */
+/** A replica occupies memory that another layer could use; relocation does not. */
 const addPreference = 0.97;
-/** A free step (drop) is compared as if it cost this part of an expert replica. */
 const dropCost = 0.1;
 
-/** The step with most gain per cost that relieves one of the hottest ranks; undefined when there is none. */
 export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, evictions: Evictions | undefined): Step | undefined {
   const order = state.hottestFirst();
   const redundant = redundantExpertReplicas(state, arena);
@@ -84,7 +82,7 @@ function priceOne(state: LayerState, expert: number, without: number, withRank: 
   return state.finish();
 }
 
-/** A: one more expert replica, or the hot rank's expert replica goes there. One expert replica either way. */
+/** A: one more replica, or the hot rank's replica moves. Cost: one. */
 function add(view: View, e: number, rank: number): void {
   const { state, arena, hot } = view;
   const hosts = state.hosts[e] as number[];
@@ -106,7 +104,7 @@ function add(view: View, e: number, rank: number): void {
   }));
 }
 
-/** R across layers: an expert replica of another layer makes room on the rank for one more expert replica, or for the hot rank's. */
+/** R across layers: a replica of another layer makes way for such a replica. */
 function addByEviction(view: View, evictions: Evictions, e: number, rank: number): void {
   const { state, arena, hot } = view;
   const hosts = state.hosts[e] as number[];
@@ -133,7 +131,7 @@ function addByEviction(view: View, evictions: Evictions, e: number, rank: number
   }));
 }
 
-/** R: a redundant expert replica anywhere in the layer gives its place to an expert of the hot rank. One expert replica. */
+/** R: a redundant replica of the layer makes way for an expert of the hot rank. Cost: one. */
 function replacements(view: View): void {
   const { state, arena, hot } = view;
   const limit = state.normal(hot);
@@ -169,7 +167,7 @@ function replacements(view: View): void {
   }
 }
 
-/** S: an expert of the hot rank changes place with one of a cold rank. Two expert replicas. */
+/** S: an expert of the hot rank swaps with one of a cold rank. Cost: two. */
 function swaps(view: View): void {
   const { state, arena, hot } = view;
   for (const e of view.experts) {
@@ -180,10 +178,7 @@ function swaps(view: View): void {
   }
 }
 
-/**
- * Offers swaps with those experts on a cold rank that have fewer rows than this one, but not so few that its place is too hot
- * afterwards.
- */
+/** Offers swaps with those experts on a cold rank that have fewer rows, but enough to keep the cold rank's new load low. */
 function swapsWith(view: View, e: number, rank: number, mine: number): void {
   const { state, hot } = view;
   const on = state.on[rank] as number[];
@@ -195,7 +190,6 @@ function swapsWith(view: View, e: number, rank: number, mine: number): void {
   }
 }
 
-/** Rows that a new split of the swapped experts may at best take off both ranks, as a part of what a swap shifts. */
 const resplitSlack = 0.02;
 
 function swap(view: View, { e, f, rank, shift }: { e: number; f: number; rank: number; shift: number }): void {
@@ -206,7 +200,7 @@ function swap(view: View, { e, f, rank, shift }: { e: number; f: number; rank: n
   const single = hosts.length === 1 && fHosts.length === 1;
   const onRank = ((state.load[rank] as number) + shift) * (state.scale[rank] as number);
   if (onRank >= state.normal(hot) * (single ? 1 : 1 + resplitSlack)) return;
-  // Unreplicated experts: both ranks are known exactly.
+  // Both ranks are known exactly for unreplicated experts.
   const onHot = ((state.load[hot] as number) - shift) * (state.scale[hot] as number);
   if (single && above(Math.max(onRank, onHot), ceilingOf(view, 2))) return;
   const cost = view.uniformCost ? 2 : expertReplicaCost(view, e, rank) + expertReplicaCost(view, f, hot);

@@ -1,11 +1,11 @@
-// The step that keeps replica counts in proportion to load, the worst disproportion first: the expert that needs a replica least gives its
-// slot to the one with most rows a replica. Pure.
+// Keeps replica counts in proportion to load: the expert that needs a replica least gives its slot to the one with most rows per
+// replica, the worst first.
 
 import { type LayerState, none } from "../layer-state.ts";
 import type { Arena, ExpertReplica } from "./arena.ts";
 
 export interface ReconcileOptions {
-  /** Part by which rows per expert replica must exceed those after the loss of an expert replica, per layer. */
+  /** The part by which rows per replica must exceed those of the giver afterwards, per layer. */
   readonly margin: (layer: number) => number;
   readonly movesMax: number;
 }
@@ -14,14 +14,12 @@ interface Exchange {
   readonly expert: number;
   readonly rank: number;
   readonly from: number;
-  /** The factor by which it is disproportionate: > 1. */
   readonly excess: number;
 }
 
-/** Experts tried per layer as receivers before it is left alone. */
 const receiversMax = 4;
 
-/** The layer of every exchange made. */
+/** Returns the layer of every exchange. */
 export function reconcile(states: readonly LayerState[], arena: Arena, options: ReconcileOptions): number[] {
   const next = states.map((state, l) => exchangeOf(state, arena, options.margin(l)));
   const made: number[] = [];
@@ -75,7 +73,6 @@ function topReceivers(state: LayerState, ranks: number, perExpertReplica: (e: nu
   return top;
 }
 
-/** Experts with an expert replica to give, those first whose expert replicas would have the least load each afterwards. */
 function donorsOf(state: LayerState, arena: Arena): { expert: number; after: number }[] {
   const donors: { expert: number; after: number }[] = [];
   for (let e = 0; e < state.hosts.length; e++) {
@@ -86,7 +83,6 @@ function donorsOf(state: LayerState, arena: Arena): { expert: number; after: num
   return donors.sort((a, b) => a.after - b.after || a.expert - b.expert);
 }
 
-/** The donor's rank where the layer ends up best. */
 function bestPlace(state: LayerState, arena: Arena, expert: number, from: number): number | undefined {
   const hosts = state.hosts[expert] as number[];
   let best: ExpertReplica | undefined;

@@ -1,5 +1,5 @@
-// The division of slots between layers when memory, not a cap per layer, is the limit: the same total where it helps most. Used by
-// fresh.ts. What a layer would reach with so many slots is tried out by packing its replicas longest first. Pure.
+// Divides slots between layers when memory is the limit. A layer's result with so many slots is found by packing its replicas longest
+// first.
 import { jointBound, slotsNeeded, sum } from "../../../../runtime/placement/imbalance.ts";
 import { layerDemand, type Problem } from "../../problem.ts";
 
@@ -10,15 +10,13 @@ export function rankWeights(problem: Problem): Float64Array {
   return problem.capacity.map((bytes) => (unit > 0 ? Math.max(0, Math.floor(bytes / unit + 1e-9)) : problem.total));
 }
 
-/** Packing is tried out up to this many slots x ranks; beyond, the slot-count bound decides. */
+/** Packing is tried up to this many slots x ranks; beyond, the bound decides. */
 const tryOutMax = 8_000_000;
-/** Points of each layer's curve, and how far it reaches in multiples of the mean spare slots. */
 const curvePoints = 14;
 const curveReach = 2.8;
-/** Layers are weighed by this power of their max/mean: the worst ones count more. */
 const worstPower = 5;
 
-/** Slots of each layer, [layers], over all ranks: equal under a slot cap, else where the memory helps most. */
+/** Slots of each layer, [layers], over all ranks: equal under a slot cap, else where they help most. */
 export function layerSlots(problem: Problem): number[] {
   const { L, G } = problem;
   if (problem.slotCap !== Number.POSITIVE_INFINITY) return mostSlots(problem).map((slots) => Math.min(slots, G * problem.slotCap));
@@ -28,7 +26,6 @@ export function layerSlots(problem: Problem): number[] {
   return byBound(problem, total);
 }
 
-/** One common ratio of slot load to mean for all layers, the rest dealt in turn. */
 function byBound(problem: Problem, total: number): number[] {
   const { L, G } = problem;
   const demands = Array.from({ length: L }, (_, l) => layerDemand(problem, l));
@@ -40,7 +37,6 @@ function byBound(problem: Problem, total: number): number[] {
   return dealRest(slots, total - sum(slots), mostSlots(problem));
 }
 
-/** Every expert of a layer on every rank. */
 const mostSlots = ({ experts, G }: Problem): number[] => experts.map((count) => count * G);
 
 function dealRest(slots: number[], rest: number, most: readonly number[]): number[] {
@@ -59,7 +55,7 @@ interface Segment {
   readonly gain: number;
 }
 
-/** Segments of the convex hulls of all curves, steepest first, until the slots are spent. */
+/** Takes segments of the convex hulls of all curves, steepest first, until the slots are spent. */
 function byTrial(problem: Problem, total: number, spare: number): number[] {
   const { L, G } = problem;
   const step = Math.max(1, Math.round((spare * curveReach) / curvePoints));
@@ -106,7 +102,6 @@ function hull(points: readonly { readonly slots: number; readonly cost: number }
   return segments;
 }
 
-/** max/mean of a layer whose replicas are packed longest first, places dealt evenly. */
 function packedWorst(demand: Float64Array, ranks: number, slots: number): number {
   const mean = sum(demand) / ranks;
   if (mean === 0) return 1;
@@ -118,7 +113,7 @@ function packedWorst(demand: Float64Array, ranks: number, slots: number): number
   pieces.sort();
   const base = Math.floor(slots / ranks);
   const load = new Float64Array(ranks);
-  // Ranks with fewer places first: equally loaded, they get the longer piece.
+  // Ranks with fewer places come first: at equal load they get the longer piece.
   const room = Int32Array.from({ length: ranks }, (_, g) => (g < ranks - (slots - base * ranks) ? base : base + 1));
   for (let i = n - 1; i >= 0; i--) {
     let best = -1;
@@ -130,7 +125,7 @@ function packedWorst(demand: Float64Array, ranks: number, slots: number): number
   return load.reduce((a, b) => Math.max(a, b), 0) / mean;
 }
 
-/** Expert replicas per expert: minExpertReplicas each, then one more where load per expert replica is highest. */
+/** Replicas per expert: minExpertReplicas each, then one more where load per replica is highest. */
 export function replicaCounts(demand: ArrayLike<number>, slots: number, ranks: number, least: number): number[] {
   const count = Array.from({ length: demand.length }, () => Math.min(ranks, Math.max(1, least)));
   if (sum(count) > slots) count.fill(1);

@@ -1,5 +1,5 @@
-// The search for small models (experts x ranks <= 128): annealing over the hosts of one layer with the exact split as its
-// price. Greedy steps stop a few percent short there, because a good placement is several steps away. Seeded, pure.
+// The search for small models (experts x ranks <= 128): seeded annealing of one layer's hosts with the exact split as its price. Greedy
+// steps stop a few percent short there.
 import { bound, fastestOf, imbalance, sum } from "../../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../../runtime/placement/split.ts";
 import { keepsFloor } from "../../expert-replicas.ts";
@@ -9,20 +9,17 @@ import { type Random, seeded } from "../../random.ts";
 import { type Change, changeOf, Spent } from "../ledger.ts";
 import type { ImproveOptions } from "./improve.ts";
 
-/** Experts x ranks up to which a layer is searched this way. */
 export const smallCellsMax = 128;
-/** Trials per layer; the search ends early when the bound is reached. */
+/** Trials per layer; the search ends early at the bound. */
 const trials: Record<"fast" | "quality", number> = { fast: 1500, quality: 6000 };
 const restarts: Record<"fast" | "quality", number> = { fast: 1, quality: 4 };
-/** A replan starts from a good placement and is made often, for many deployments: this part of the trials, one start. */
 const replanPart = 0.25;
 const hot = 0.06;
 const coldest = 0.0005;
-/** Within this factor of the bound a layer is good enough. */
 const nearBound = 1.002;
 const splitSweepsInSearch = 6;
 
-/** Layers above the target are searched, the worst first, within what the budget leaves after `start`. */
+/** Searches layers above the target, the worst first, within the budget that `start` leaves. */
 export function polishSmall(problem: Problem, start: Hosts, options: ImproveOptions): Hosts {
   const hosts = start.slice();
   const used = usedBytes(problem, hosts);
@@ -58,7 +55,6 @@ function worstOf(problem: Problem, layer: number, hosts: readonly (readonly numb
   return imbalance(load, problem.speed);
 }
 
-/** The bound that this layer could reach with the slots it holds and those that free bytes would add. */
 function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used: Float64Array): number {
   const held = hosts.reduce((n, row) => n + row.length, 0);
   const unit = sum(problem.input.shape.residentBytes) / Math.max(1, problem.total);
@@ -69,7 +65,6 @@ function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used:
   return bound(layerDemand(problem, layer), problem.G, Math.min(slots, hosts.length * problem.G), fastestOf(problem.speed));
 }
 
-/** The layer's hosts become others: their resident bytes leave and enter `used`. */
 function exchangeBytes(problem: Problem, layer: number, { from, to }: Record<"from" | "to", Hosts[number]>, used: Float64Array): void {
   const bytes = (e: number): number => problem.input.shape.residentBytes[layer * problem.E + e] as number;
   for (const [e, row] of from.entries()) for (const g of row) used[g] = (used[g] as number) - bytes(e);
@@ -89,11 +84,9 @@ function countNew(from: Hosts, to: Hosts): number {
 interface SmallOptions {
   readonly problem: Problem;
   readonly layer: number;
-  /** The hosts of this layer that `used` counts. */
   readonly start: Hosts[number];
   readonly used: Float64Array;
   readonly free0: Float64Array;
-  /** The part of the budget that other layers have spent. */
   readonly others: Spent;
   readonly target: number;
   readonly theta: number;
@@ -104,7 +97,6 @@ class SmallSearch {
   readonly #demand: Float64Array;
   readonly #old: Hosts[number] | undefined;
   readonly #random: Random;
-  /** Resident bytes that each rank has left with the hosts that the search is at, and what the step in hand would take of them. */
   #room: Float64Array = new Float64Array(0);
   readonly #taken: Float64Array;
 
@@ -116,7 +108,6 @@ class SmallSearch {
     this.#taken = new Float64Array(options.problem.G);
   }
 
-  /** Better hosts for the layer, or undefined. */
   run(): Hosts[number] | undefined {
     const { start } = this.#o;
     const { effort } = this.#o.problem.input;
@@ -183,7 +174,7 @@ class SmallSearch {
     const g = this.#random.below(problem.G);
     const kind = this.#random.below(4);
     const at = this.#random.below(row.length);
-    if (row.length === 0 && kind > 0) return undefined; // nobody hosts it: only an added expert replica makes sense
+    if (row.length === 0 && kind > 0) return undefined;
     if (kind === 0) return row.includes(g) ? undefined : this.#checked(hosts, [[e, [...row, g]]]);
     if (kind === 1)
       return row.length > Math.max(1, problem.input.minExpertReplicas)
@@ -202,7 +193,6 @@ class SmallSearch {
     ]);
   }
 
-  /** The changed layer if it keeps to slots, bytes and speeds. */
   #checked(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): Hosts[number] | undefined {
     const next = hosts.slice();
     for (const [e, row] of changes) {
@@ -219,7 +209,7 @@ class SmallSearch {
     return left.map((bytes, g) => (problem.capacity[g] as number) - bytes);
   }
 
-  /** True when every rank that gets more has room for it. Without this most of a full memory's neighbours are priced in vain. */
+  /** True when every rank that gets more has the bytes; it saves pricing most neighbours of a full memory. */
   #takes(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
     const { problem, layer } = this.#o;
     this.#taken.fill(0);
@@ -243,7 +233,7 @@ class SmallSearch {
     return true;
   }
 
-  /** The limits that need the whole layer: bytes, what a rank receives at once, budget, dwell. Checked for new bests only. */
+  /** The limits of the whole layer: bytes, receives, budget, dwell. They are checked for new bests only. */
   #feasible(hosts: Hosts[number]): boolean {
     const { problem, layer, used, free0 } = this.#o;
     const base = used.slice();

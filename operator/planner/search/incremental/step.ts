@@ -1,5 +1,5 @@
-// A step of one layer's search, and the view that candidates of a hot rank are offered to: it prices them by the decrease of the
-// smooth maximum per expert replica made and keeps the best. Pure.
+// A step of one layer's search. A view prices candidate steps by the decrease of the smooth maximum per expert replica and stores the
+// best.
 
 import { type HostChange, type LayerState, raise, root } from "../layer-state.ts";
 import type { Arena, ExpertReplica } from "./arena.ts";
@@ -13,15 +13,13 @@ export interface Step {
   readonly changes: readonly HostChange[];
   readonly adds: readonly ExpertReplica[];
   readonly drops: readonly ExpertReplica[];
-  /** Decrease of the smooth maximum, less what an eviction in another layer costs. */
+  /** The decrease of the smooth maximum, less the loss of an eviction in another layer. */
   readonly gain: number;
-  /** Gain per unit of cost: what steps of all layers are compared by. */
+  /** Gain per unit of cost, by which steps of all layers compare. */
   readonly value: number;
-  /** An expert replica of another layer that must go first to make room. */
   readonly evict?: Eviction;
 }
 
-/** An expert replica of another layer and what its layer loses with it. */
 export interface Eviction {
   readonly layer: number;
   readonly expertReplica: ExpertReplica;
@@ -29,19 +27,16 @@ export interface Eviction {
 }
 
 export interface SearchWidth {
-  /** Hottest ranks tried until one has a step. */
   readonly hot: number;
-  /** Coldest ranks that may take something. */
   readonly cold: number;
-  /** Experts of a hot rank that may go, by rows. */
   readonly experts: number;
   readonly chains: boolean;
 }
 
-/** The cheapest expert replica of a layer other than this one that frees so many bytes on the rank. */
+/** The cheapest replica of another layer that frees so many bytes on the rank. */
 export type Evictions = (rank: number, bytes: number, layer: number) => Eviction | undefined;
 
-/** An expert replica that may go, and the level that its expert's other hosts then reach at least. */
+/** A replica that may go, and the least level that the expert's other hosts then reach. */
 export interface Redundant extends ExpertReplica {
   readonly spill: number;
 }
@@ -53,7 +48,6 @@ export interface View {
   readonly hot: number;
   readonly cold: readonly number[];
   readonly experts: readonly number[];
-  /** The hosts together of each of `experts`. */
   readonly basins: readonly Basin[];
   readonly redundant: readonly Redundant[];
   readonly uniformCost: boolean;
@@ -61,28 +55,23 @@ export interface View {
   step: Step | undefined;
 }
 
-/** A second replica on one node adds no safety, though its expert replica is cheap: it must not win over one on another node by that. */
+/** A second replica on one node adds no safety, so its lower cost must not win. */
 const sameNodePreference = 0.45;
 export const least = 1e-9;
 
-/** The gain and the cost of a step. */
 export interface Price {
-  /** The layer's total afterwards. */
   readonly total: number;
-  /** The loss of another layer by it; 0 where it is not given. */
   readonly loss?: number;
   readonly cost: number;
-  /** The weight of its gain; 1 where it is not given. */
   readonly weight?: number;
 }
 
-/** Would a step of this price beat the best one so far? Costs no root. */
+/** True if a step of this price beats the best one so far; it computes no root. */
 export function beats(view: View, { total, loss = 0, cost, weight = 1 }: Price): boolean {
   const phi = view.before - loss - least - (view.value * cost) / weight;
   return phi > 0 && total < raise(phi);
 }
 
-/** The level that the worst rank must stay below for a step of so many expert replicas, or more, to beat the best one so far. */
 export function ceilingOf(view: View, expertReplicas: number): number {
   return view.before - least - (view.uniformCost ? view.value * expertReplicas : 0);
 }
@@ -105,7 +94,7 @@ export function expertReplicaCost(view: View, expert: number, rank: number): num
   return Math.max(least, moveCost(view.state.layer, expert, ranks[rank]?.rank ?? rank, sources));
 }
 
-/** Weight of an expert replica on `rank`; where the expert is on every node already, all are alike. */
+/** The weight of a replica on `rank`; all are equal where the expert is on every node. */
 export function spread(view: View, expert: number, rank: number): number {
   const { node, nodes } = view.arena.problem;
   const hosts = view.state.hosts[expert] as number[];

@@ -1,4 +1,4 @@
-// add: the gradient goes to both sides as it is.
+// add: both sides get the gradient.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,5 +1,5 @@
-// attention over whole sequences that start at position 0: the softmax p is computed again, dS = p (dP - sum p dP), and queries and keys
-// are turned back by the sine negated.
+// Attention over whole sequences from position 0. Its backward recomputes the softmax p, uses dS = p (dP - sum p dP), and rotates queries
+// and keys back.
 import { ropeTables } from "../../../kernels/rope.ts";
 import type { Op, Rope } from "../../../kernels/segment.ts";
 import type { Graph } from "../graph.ts";
@@ -7,10 +7,10 @@ import type { DeviceRule, Emitter } from "../rule.ts";
 
 type Attention = Extract<Op, { op: "attention" }>;
 
-/** Stands for minus infinity: far below any score, and no NaN where a row has nothing else. */
+/** Minus infinity, without the risk of NaN. */
 const masked = -1e30;
 
-/** Tables of the rotation as out = x * cos + partner(x) * sin: each value and its partner turn together, the others have sine 0. */
+/** Tables of the rotation out = x * cos + partner(x) * sin; values that do not rotate have sine 0. */
 function turnTables(tokens: number, rope: Rope, width: number) {
   const tables = ropeTables(tokens, rope);
   const pairs = rope.frequencies.length;
@@ -31,7 +31,7 @@ function turnTables(tokens: number, rope: Rope, width: number) {
   return { cos, sin, partner };
 }
 
-/** Turns heads [sequences, tokens, heads, width]. */
+/** Rotates heads [sequences, tokens, heads, width]. */
 type Rotate = (value: string, back?: boolean) => string;
 
 function rotator(op: Attention, { graph, tokens }: Emitter): Rotate {
@@ -55,10 +55,8 @@ function rotator(op: Attention, { graph, tokens }: Emitter): Rotate {
   return (value, back = false) => graph.add(graph.mul(value, cosine), graph.mul(partners(value), back ? minus : sine));
 }
 
-/** Pieces that are joined, at most. */
 const runsMax = 8;
 
-/** Pieces of neighbours that the places consist of. */
 function runsOf(places: readonly number[]): { from: number; to: number }[] {
   const runs: { from: number; to: number }[] = [];
   for (const place of places) {
@@ -77,13 +75,13 @@ function maskOf({ window }: Attention, tokens: number): Float32Array {
   });
 }
 
-/** Queries by key head, those of a group one below the other. */
+/** Queries by KV head, those of a group below each other. */
 interface Sizes {
   readonly group: number;
   readonly tokens: number;
 }
 
-/** [rows, heads * width] -> [sequences, kvHeads, group * tokens, width], after `turn`. */
+/** [rows, heads * width] -> [sequences, kvHeads, group * tokens, width], after rotation by `turn`. */
 function spread(op: Attention, at: Emitter, value: string, rotate?: Rotate): string {
   const { graph, tokens } = at;
   const group = op.heads / op.kvHeads;
@@ -93,7 +91,7 @@ function spread(op: Attention, at: Emitter, value: string, rotate?: Rotate): str
   return graph.reshape(graph.transpose(split, [0, 2, 3, 1, 4]), [-1, op.kvHeads, group * tokens, width]);
 }
 
-/** The way back, up to the turn: [sequences, tokens, heads, width]. */
+/** The inverse without the rotation: [sequences, tokens, heads, width]. */
 function gathered(graph: Graph, op: Attention, value: string, { group, tokens, width }: Sizes & { readonly width: number }): string {
   const split = graph.transpose(graph.reshape(value, [-1, op.kvHeads, group, tokens, width]), [0, 3, 1, 2, 4]);
   return graph.reshape(split, [-1, tokens, op.heads, width]);
@@ -101,14 +99,13 @@ function gathered(graph: Graph, op: Attention, value: string, { group, tokens, w
 
 interface Work extends Sizes {
   readonly rotate: Rotate;
-  readonly q: string; // turned and scaled, [sequences, kvHeads, group * tokens, headDim]
-  readonly k: string; // turned, [sequences, kvHeads, tokens, headDim]
+  readonly q: string; // rotated and scaled, [sequences, kvHeads, group * tokens, headDim]
+  readonly k: string; // rotated, [sequences, kvHeads, tokens, headDim]
   readonly v: string; // [sequences, kvHeads, tokens, valueDim]
   readonly p: string; // [sequences, kvHeads, group * tokens, tokens]
   readonly pSink: string | undefined; // [sequences, kvHeads, group, tokens, 1]
 }
 
-/** What forward and backward of an op both read is one part of their graph. */
 const works = new WeakMap<Graph, Map<Attention, Work>>();
 
 function work(op: Attention, at: Emitter): Work {
@@ -138,8 +135,7 @@ function workOf(op: Attention, at: Emitter): Work {
   return { ...sizes, p: flat(graph.lastAxis(p, 0, tokens)), pSink: graph.lastAxis(p, tokens, tokens + 1) };
 }
 
-/** sum p dP, and dP - sum p dP, in two turns. Where a query sees hardly more than one key, that key's dP is nearly the mean: of the
- *  difference only the last digits are left, and what the first sum lost is as large. */
+/** sum p dP and dP - sum p dP, corrected once: where a query sees hardly more than one key, the difference cancels almost all digits. */
 function means(op: Attention, at: Emitter, dP: string): readonly [mean: string, far: string] {
   const { graph, tokens } = at;
   const { p, pSink, group } = work(op, at);

@@ -1,4 +1,4 @@
-// gather, at the host: the rows of the gradient are added to the table's sum in the order of tokens.
+// gather, on the host: gradient rows are added to the table's sum in token order.
 import { gradientOf, ints } from "../../../kernels/kernel.ts";
 import type { Op } from "../../../kernels/segment.ts";
 import type { HostRule } from "../rule.ts";

@@ -1,4 +1,4 @@
-// gru: with n the new value, z the update and r the reset, out = n + z (state - n), and each gate's slope is its own.
+// gru: with n the new value and z the update, out = n + z (state - n).
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 
@@ -8,7 +8,7 @@ interface Cell {
   readonly r: string;
   readonly z: string;
   readonly n: string;
-  /** What r multiplies. */
+  /** The factor of the reset gate. */
   readonly recalled: string;
   readonly state: string;
 }

@@ -1,4 +1,4 @@
-// The rules of training, one for each op there is. To add one: its file, one line here (a missing line is a compile error).
+// The training rules of all ops. To add one: its file, one line here.
 import { AppError } from "../../../../crds/common.ts";
 import type { Op, OpName } from "../../../kernels/segment.ts";
 import type { HostRule, Rule } from "../rule.ts";
@@ -16,7 +16,7 @@ import { scale } from "./scale.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
 
-/** Ops of the host: which experts or logits are the largest is integers, and their rows are few. */
+/** Gates run on the host: they give integers, and their rows are few. */
 const byKernel: HostRule = { on: "host", backward: (op, { read, outputs }, kernel) => kernel.backward(op, { read }, outputs) };
 
 const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
@@ -40,7 +40,7 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   mixHeads,
 };
 
-/** The rule of an op; throws AppError `UnsupportedOp` where there is none. */
+/** Throws AppError `UnsupportedOp`. */
 export function ruleOf(op: Op): Rule {
   const rule: unknown = rules[op.op];
   if (rule === undefined)

@@ -1,4 +1,4 @@
-// joinHeads: the gradient of the shared row is the sum over the heads that it was joined to.
+// joinHeads: the shared row's gradient is the sum over its heads.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

@@ -1,4 +1,4 @@
-// matMul: dx = dOut W; dW is added to its sum by the product itself, in place.
+// matMul: dx = dOut W; the product adds dW to its sum in place.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 
@@ -10,7 +10,7 @@ export const matMul: DeviceRule<Extract<Op, { op: "matMul" }>> = {
     at.give(op.x, at.graph.node("Gemm", [dOut, at.value(op.weight)]));
     at.accumulate(op.weight, (sum) => at.graph.node("Gemm", [dOut, at.value(op.x), sum], { transA: 1 }));
   },
-  /** With t = dOut W: the gate's gradient, dOut . (x W^T) of a row, is t . x, and dx = gate * t. */
+  /** With t = dOut W: the gate's gradient of a row is t . x, and dx = gate * t. */
   gated(op, at, { dOut, gate }) {
     const { graph } = at;
     const t = graph.node("Gemm", [dOut, at.value(op.weight)]);

@@ -1,4 +1,5 @@
-// mixHeads: with s the shares and t the sum of a share's gradient over its parts, the logits have s (t - sum s t).
+// mixHeads: with s the gate's softmax and t the gradient of each s summed over its parts, the logits have s (t - sum s
+// t).
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 
@@ -9,7 +10,7 @@ interface Mix {
   readonly shares: string;
   /** The same as [rows, 1, shares, 1]. */
   readonly each: string;
-  /** A value of x's width as [rows, repeats, shares, width of a part]. */
+  /** x as [rows, repeats, shares, width of a part]. */
   apart(value: string): string;
   whole(value: string): string;
 }

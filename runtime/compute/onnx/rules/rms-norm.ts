@@ -4,7 +4,7 @@ import type { DeviceRule, Emitter } from "../rule.ts";
 
 type RmsNorm = Extract<Op, { op: "rmsNorm" }>;
 
-/** The parts that are normed as rows of their own: [parts, width]. */
+/** [parts, width]. */
 function parts(op: RmsNorm, at: Emitter, value: string): string {
   return op.heads === undefined ? value : at.graph.reshape(value, [-1, at.width(op.x) / op.heads]);
 }

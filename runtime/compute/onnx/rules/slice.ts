@@ -1,4 +1,4 @@
-// slice: the gradient goes back to where the values stood, with zeros beside it.
+// slice: the gradient goes back to its place between zeros.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule } from "../rule.ts";
 

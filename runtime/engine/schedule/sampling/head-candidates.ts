@@ -1,5 +1,5 @@
-// The choice of a token from the likeliest ones alone, as a device gives them in place of all logits: the token that the sampler would
-// choose from the whole row, or undefined where the others might have a say in it.
+// Chooses a token from a device's top candidates: the one that the sampler would choose from the whole row, or undefined if other tokens
+// could matter.
 
 import type { Sampling, TopTokens } from "../request.ts";
 import { expOf } from "./exponential.ts";
@@ -7,19 +7,17 @@ import type { OpenSampling } from "./open-sampling.ts";
 import type { Edits } from "./penalties.ts";
 import { firstDrawn, type Sampled, uniform } from "./sampler.ts";
 
-/** Logits that a device gives of each row. */
 export const candidatesMost = 256;
-/** What a device's sum over a vocabulary may be off by, as a share of it. */
+/** The relative error of a device's sum over the vocabulary. */
 const sumError = 2 ** -10;
 
 export interface Candidates {
-  /** The largest, descending; equal ones in any order. */
+  /** The largest, in descending order; ties in any order. */
   readonly ids: ArrayLike<number>;
   readonly values: Float32Array;
-  /** The first one's share of a softmax of the whole row, and of one at the request's temperature. */
+  /** The first candidate's probability in the whole row's softmax, and at the request's temperature. */
   readonly share: number;
   readonly sharpShare: number;
-  /** Logits of the whole row. */
   readonly vocab: number;
 }
 
@@ -30,8 +28,7 @@ interface Token {
 
 const byRank = (a: Token, b: Token): number => b.value - a.value || a.id - b.id;
 
-/** The candidates as penalties and bias change them. Of another token only a bound is known, and all changes grow with the logit: so the
- *  bound changes as the logit would. */
+/** Of other tokens only a bound is known; every change is monotonic in the logit, so the bound changes alike. */
 class Edited implements Edits {
   readonly #known: Map<number, number>;
   readonly #bound: number;
@@ -55,20 +52,16 @@ class Edited implements Edits {
     return [...this.#known].map(([id, value]) => ({ id, value })).sort(byRank);
   }
 
-  /** Bounds of other tokens that were changed. */
   bounds(): readonly number[] {
     return [...this.#others.values()];
   }
 }
 
-/** The tokens to choose from, the likeliest first, and what is known of all others. */
 interface Field {
   readonly tokens: readonly Token[];
-  /** Logits of the whole row. */
   readonly vocab: number;
-  /** None of the others is larger. */
   readonly bound: number;
-  /** Least and most sum of the weights of all, e^((value - largest) / temperature). */
+  /** Bounds of the sum of all weights e^((value - largest) / temperature). */
   readonly least: number;
   readonly most: number;
 }
@@ -104,9 +97,7 @@ function topOf(
   return { ids: Uint32Array.from(first, ({ id }) => id), logprobs: Float64Array.from(first, ({ value }) => value - logSum) };
 }
 
-/** Candidates as they are, or as they were before a change. */
 interface Known extends Pick<Field, "tokens" | "vocab" | "bound"> {
-  /** Sum of the weights of all, as near as is known. */
   readonly mass: number;
 }
 
@@ -118,13 +109,13 @@ const fieldOf = ({ tokens, vocab, bound, mass }: Known): Field => ({
   most: mass * (1 + sumError),
 });
 
-/** Weights are of the largest after the change. */
+/** Weights are relative to the largest value after the change. */
 function fieldAfter(before: Known, edited: Edited, sharpness: number): Field {
   const { vocab, bound } = before;
   const tokens = edited.tokens();
   const others = edited.bounds();
   const max = (tokens[0] as Token).value;
-  // What was larger before the change than anything is after it weighs more than 1, which is not for expOf.
+  // A value above the new maximum weighs more than 1, which expOf does not support.
   const weigh = (value: number): number => (value > max ? Math.exp((value - max) * sharpness) : expOf((value - max) * sharpness));
   const sum = (of: readonly Token[]): number => of.reduce((total, { value }) => total + weigh(value), 0);
   const mass = sum(tokens);
@@ -143,7 +134,7 @@ function fieldAfter(before: Known, edited: Edited, sharpness: number): Field {
   };
 }
 
-/** What logits are multiplied by before a softmax; 1 where none is drawn by. */
+/** The factor before the softmax; 1 for greedy. */
 export const sharpnessOf = ({ temperature }: Pick<Sampling, "temperature">): number => (temperature > 0 ? 1 / temperature : 1);
 
 function choose(field: Field, { sampling, held }: OpenSampling, position: number): number | undefined {
@@ -169,7 +160,7 @@ function draw(field: Field, { temperature, topK, topP, minP = 0 }: Sampling, u: 
   }
   const likely = tokens.filter(({ value }) => value >= floor);
   const limited = k > 0 ? likely.slice(0, k) : likely;
-  // All that are in are known: the last one that is in lies above all others, or the floor does.
+  // The selection is complete if its last token lies above all others or the floor does.
   const known = floor > bound || (limited.length === k && (limited.at(-1) as Token).value > bound) || bound === Number.NEGATIVE_INFINITY;
   if (!known) return undefined;
   if (k === 0) limited.sort((a, b) => a.id - b.id);
@@ -179,7 +170,6 @@ function draw(field: Field, { temperature, topK, topP, minP = 0 }: Sampling, u: 
   return pick(ranked.slice(0, reaching(ranked.map(weigh), goal)), weigh, u);
 }
 
-/** The number of the likeliest whose weights reach a goal together; one at least. */
 function reaching(weights: readonly number[], goal: number): number {
   let reached = 0;
   let count = 0;
@@ -187,7 +177,7 @@ function reaching(weights: readonly number[], goal: number): number {
   return count;
 }
 
-/** The number of candidates that reach p of all, where the least and the most sum of all agree on it. */
+/** How many candidates reach top-p, if both bounds of the sum agree. */
 function nucleus(weights: readonly number[], topP: number, { least, most, bound }: Field): number | undefined {
   const [low, high] = [reaching(weights, topP * least), reaching(weights, topP * most)];
   const all = weights.reduce((sum, weight) => sum + weight, 0);
@@ -195,7 +185,6 @@ function nucleus(weights: readonly number[], topP: number, { least, most, bound 
   return low === high && enough ? low : undefined;
 }
 
-/** The likeliest are walked first, as the sampler does. */
 function ofAll({ tokens, bound, least, most }: Field, weigh: (token: Token) => number, u: number): number | undefined {
   let reached = 0;
   for (const token of tokens.slice(0, firstDrawn)) {
@@ -207,7 +196,7 @@ function ofAll({ tokens, bound, least, most }: Field, weigh: (token: Token) => n
   return undefined;
 }
 
-/** As the sampler picks: the sum of all, then the running sum that passes u of it. */
+/** The sampler picks alike: the sum, then the running sum that passes u of it. */
 function pick(tokens: readonly Token[], weigh: (token: Token) => number, u: number): number | undefined {
   const weights = tokens.map(weigh);
   const target = u * weights.reduce((sum, weight) => sum + weight, 0);

@@ -1,14 +1,11 @@
-// A row of logits in one pass: the largest, whether all are numbers, and the largest of each block, by which later questions (the k
-// largest, all above a floor) read a few blocks instead of the vocabulary.
+// Scans a row of logits once for its maximum, a check and block maxima, so that later questions read a few blocks only.
 import { firstNotFinite } from "./finite.ts";
 
-/** Logits that share an entry of `#highest`. */
 const blockLogits = 128;
 
 export class Row {
   #values: Float32Array = new Float32Array(0);
   #length = 0;
-  /** The largest of each block. */
   #highest = new Float32Array(0);
   #sorted = new Float32Array(0);
   #best = 0;
@@ -18,12 +15,12 @@ export class Row {
     return this.#values;
   }
 
-  /** The index of the largest value, of equal ones the first. */
+  /** The index of the largest value; of ties the first. */
   get best(): number {
     return this.#best;
   }
 
-  /** Takes a row, which must stay as it is while it is asked about. Returns the index of a value that is NaN or infinite, or -1. */
+  /** The row must not change while it is in use. Returns the index of a NaN or infinite value, or -1. */
   scan(values: Float32Array): number {
     const length = values.length;
     const blocks = Math.ceil(length / blockLogits);
@@ -35,7 +32,7 @@ export class Row {
     this.#values = values;
     this.#length = length;
     const highest = this.#highest;
-    let nothing = 0; // NaN once a value is no number: infinity times 0 is NaN too
+    let nothing = 0; // NaN once a value is not finite: infinity times 0 is NaN
     let bestBlock = 0;
     let best = Number.NEGATIVE_INFINITY;
     for (let block = 0, i = 0; block < blocks; block++) {
@@ -57,7 +54,7 @@ export class Row {
     return nothing === 0 ? -1 : firstNotFinite(values);
   }
 
-  /** A value that at least `count` of the row reach, as near to the largest such as the blocks tell. */
+  /** A value that at least `count` values reach, as large as the blocks show. */
   floorOf(count: number): number {
     const blocks = Math.ceil(this.#length / blockLogits);
     if (count > blocks) return Number.NEGATIVE_INFINITY;
@@ -67,7 +64,6 @@ export class Row {
     return sorted[blocks - count] as number;
   }
 
-  /** The indexes whose values reach `floor`, ascending. */
   atLeast(floor: number): Uint32Array {
     const values = this.#values;
     const ids = this.#ids;

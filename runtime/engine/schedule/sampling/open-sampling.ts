@@ -1,5 +1,4 @@
-// The choice of the tokens of one open request: its settings, and what of them depends on the tokens before. All of it follows from the
-// request's own prompt and output.
+// The sampling state of one open request, derived from its own prompt and output.
 import { AppError } from "../../../../crds/common.ts";
 import type { Held, Languages } from "../../../constraints/languages.ts";
 import type { Sampling } from "../request.ts";
@@ -18,7 +17,7 @@ export class OpenSampling {
   readonly held: Held | undefined;
   #next: number;
 
-  /** Throws AppError `InvalidRequest`, naming the field, for what cannot be done. */
+  /** Throws AppError `InvalidRequest`, which names the field. */
   constructor(request: SampledRequest, languages: Languages) {
     const { sampling, replay } = request;
     checkSampling(sampling, languages.vocab);
@@ -28,7 +27,6 @@ export class OpenSampling {
     this.#next = replay.length;
   }
 
-  /** Takes note of the token that was chosen for a position. */
   accept(token: number, position: number): void {
     if (position !== this.#next) throw new RangeError(`output token ${position} was chosen, ${this.#next} comes next`);
     this.#next += 1;
@@ -37,7 +35,6 @@ export class OpenSampling {
   }
 }
 
-/** Field -> least and most that it may be. */
 const bounds = {
   temperature: [0, 100],
   topP: [0, 1],
@@ -46,7 +43,7 @@ const bounds = {
   minP: [0, 1],
   presencePenalty: [-2, 2],
   frequencyPenalty: [-2, 2],
-  repetitionPenalty: [0.001, 10], // the gateway's least is 0.01, which f32 on the wire makes smaller
+  repetitionPenalty: [0.001, 10], // f32 on the wire makes the gateway's 0.01 smaller
 } as const satisfies Partial<Record<keyof Sampling, readonly [number, number]>>;
 
 const biasMax = 1_024;

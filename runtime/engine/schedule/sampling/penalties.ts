@@ -1,13 +1,12 @@
-// Additions to logits and what is taken from them: the bias of chosen tokens, and penalties on those that came before.
+// Bias and penalties on logits.
 import type { Sampling } from "../request.ts";
 
-/** Logits that may be changed. */
 export interface Edits {
   get(id: number): number;
   set(id: number, value: number): void;
 }
 
-/** A row of logits with some of them changed for one token. */
+/** A row of logits with temporary changes for one token. */
 export class RowEdits implements Edits {
   #row: Float32Array = new Float32Array(0);
   #ids = new Uint32Array(64);
@@ -31,7 +30,7 @@ export class RowEdits implements Edits {
     this.#row[id] = value;
   }
 
-  /** A token may have been changed more than once: the first value is put back last. */
+  /** The order is reversed, since a token may have changed more than once. */
   undo(): void {
     while (this.#count > 0) {
       this.#count -= 1;
@@ -54,15 +53,15 @@ interface Tokens {
 
 export class Penalties {
   readonly #sampling: Sampling;
-  /** How often the output has each token that came before. */
+  /** Occurrences in the output of each earlier token. */
   readonly #counts = new Map<number, number>();
 
-  /** Undefined when the request asks for none of it, which then costs nothing. */
+  /** Undefined when the request uses none of it. */
   static of(sampling: Sampling, { prompt, replay }: Tokens): Penalties | undefined {
     const { presencePenalty = 0, frequencyPenalty = 0, repetitionPenalty = 1, bias = [] } = sampling;
     if (presencePenalty === 0 && frequencyPenalty === 0 && repetitionPenalty === 1 && bias.length === 0) return undefined;
     const penalties = new Penalties(sampling);
-    // A prompt's tokens are repeated, but the other two penalties are on what the model said itself.
+    // The repetition penalty counts the prompt; the other two count the output only.
     if (repetitionPenalty !== 1) for (const token of prompt) penalties.#counts.set(token, 0);
     for (const token of replay) penalties.accept(token);
     return penalties;
@@ -72,7 +71,6 @@ export class Penalties {
     this.#sampling = sampling;
   }
 
-  /** Takes note of an output token. */
   accept(token: number): void {
     const { presencePenalty = 0, frequencyPenalty = 0, repetitionPenalty = 1 } = this.#sampling;
     if (presencePenalty === 0 && frequencyPenalty === 0 && repetitionPenalty === 1) return;

@@ -1,13 +1,13 @@
-// Indexes by their values, the largest first, of equal ones the lowest index: a heap that is sorted only as far as it is read.
+// Indexes by descending value, ties by index: a heap that is sorted as far as it is read.
 
 export class Ranked {
   readonly length: number;
   readonly #values: Float32Array;
-  /** The heap, then what was taken off it: the largest last. */
+  /** The heap, then the removed indexes in ascending order of value. */
   readonly #ids: Uint32Array;
   #heap: number;
 
-  /** Takes over `ids`, and orders them in place. */
+  /** Takes `ids` over and reorders them. */
   constructor(values: Float32Array, ids: Uint32Array) {
     this.#values = values;
     this.#ids = ids;
@@ -16,7 +16,7 @@ export class Ranked {
     for (let i = (ids.length >> 1) - 1; i >= 0; i--) this.#sink(i);
   }
 
-  /** The index of rank i, counted from 0. */
+  /** Rank 0 is the largest. */
   at(i: number): number {
     const ids = this.#ids;
     for (let last = this.#heap - 1; last >= this.length - 1 - i; last--) {

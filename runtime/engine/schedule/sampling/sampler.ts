@@ -1,5 +1,5 @@
-// The sampler, from logits to a token: penalties and bias, the tokens that a constraint allows, then greedy or temperature, min-p, top-k
-// and top-p, with random numbers that depend on (seed, output position) alone.
+// The sampler: penalties, bias and constraint, then greedy or temperature, min-p, top-k and top-p. Its random numbers depend on (seed,
+// output position) alone.
 
 import type { RatedToken, Sampling, TopTokens } from "../request.ts";
 import { expOf } from "./exponential.ts";
@@ -11,7 +11,7 @@ import { Ranked } from "./ranked.ts";
 
 export interface Sampled {
   readonly token: number;
-  /** Natural log-probability by the model's own logits: no temperature, penalty or constraint counts. 0 when not asked for. */
+  /** The model's own logits decide it, before temperature, penalties and constraint. 0 unless requested. */
   readonly logprob: number;
   readonly top?: TopTokens;
 }
@@ -23,7 +23,7 @@ export class Sampler {
   #allowed = new Uint32Array(0);
   #compact = new Float32Array(0);
 
-  /** The token of an output position. Throws AppError `UnusableLogits` when a logit is NaN or infinite: any token would be made up. */
+  /** Throws AppError `UnusableLogits` when a logit is NaN or infinite. */
   sample(logits: Float32Array, request: OpenSampling, position: number): Sampled {
     const { sampling, penalties } = request;
     const row = this.#row;
@@ -46,7 +46,7 @@ export class Sampler {
     return top ? { token, logprob, top } : { token, logprob };
   }
 
-  /** What a token of a prompt is worth by the logits of its position, with so many of the likeliest beside. Throws as `sample` does. */
+  /** Throws as `sample` does. */
   rate(logits: Float32Array, token: number, position: number, topLogprobs: number): RatedToken {
     this.#scan(logits, position, "prompt");
     const max = logits[this.#row.best] as number;
@@ -76,7 +76,7 @@ export class Sampler {
     return this.#allowed[draws ? this.#draw(sampling, u) : row.best] as number;
   }
 
-  /** The weight of each value, e^((value - max) / temperature), into `#weights`; returns their sum. */
+  /** Writes e^((value - max) / temperature) into `#weights`; returns the sum. */
   #weigh(values: Float32Array, max: number, temperature: number): number {
     const length = values.length;
     if (this.#weights.length < length) this.#weights = new Float64Array(length);
@@ -91,7 +91,7 @@ export class Sampler {
     return total;
   }
 
-  /** Those likely enough for min-p, then the k likeliest, then the smallest set of the likeliest whose mass reaches p. */
+  /** Applies min-p, then top-k, then top-p. */
   #draw({ temperature, topK: k, topP, minP = 0 }: Sampling, u: number): number {
     const row = this.#row;
     const values = row.values;
@@ -104,14 +104,14 @@ export class Sampler {
     if (minP > 0) floor = Math.max(floor, max + temperature * Math.log(minP));
     if (topK === 0 && minP <= 0) {
       mass = this.#weigh(values, max, temperature);
-      // Those below weigh less than 1 - p together, so the set never reaches them.
+      // Values below weigh less than 1 - p together, so the set never reaches them.
       floor = max + temperature * Math.log(((1 - topP) * mass) / values.length) - rounding;
     }
     const ids = row.atLeast(Math.min(floor, max));
     return this.#among(ids, { temperature, topK, topP, mass }, u);
   }
 
-  /** Where the running sum of weights passes the target: over the likeliest first, as who has these alone does, then over the others. */
+  /** Sums the most likely tokens first, in the order of head-candidates.ts. */
   #drawAll(target: number): number {
     const row = this.#row;
     const { values } = row;
@@ -131,7 +131,7 @@ export class Sampler {
       reached += weight;
       if (reached > target) return id;
     }
-    return last; // u close to 1 and rounding
+    return last;
   }
 
   #among(ids: Uint32Array, { temperature, topK, topP, mass }: Limits, u: number): number {
@@ -165,19 +165,17 @@ export class Sampler {
   }
 }
 
-/** Tokens that a draw from all walks first. */
 export const firstDrawn = 64;
 
 interface Limits {
   readonly temperature: number;
-  /** 0 = off. */
   readonly topK: number;
   readonly topP: number;
-  /** Sum of the weights of all that top-p chooses from; 0 = of those given. */
+  /** The total weight that top-p refers to; 0 = the sum of the given ones. */
   readonly mass: number;
 }
 
-/** A margin in logits for what a logarithm and an exponential are off by. */
+/** A margin in logits for the error of a logarithm and an exponential. */
 const rounding = 1e-6;
 
 function topOf(row: Row, count: number, logSum: number): TopTokens {
@@ -187,7 +185,6 @@ function topOf(row: Row, count: number, logSum: number): TopTokens {
   return { ids, logprobs: Float64Array.from(ids, (id) => (values[id] as number) - logSum) };
 }
 
-/** Index at which the running sum of weights passes u of the whole. */
 function pick(weights: Float64Array, u: number): number {
   const target = u * sum(weights);
   let reached = 0;
@@ -198,7 +195,7 @@ function pick(weights: Float64Array, u: number): number {
     reached += weight;
     if (reached > target) return i;
   }
-  return last; // u close to 1 and rounding
+  return last;
 }
 
 function sum(values: Float64Array): number {
@@ -210,7 +207,6 @@ function sum(values: Float64Array): number {
 const mask64 = (1n << 64n) - 1n;
 const golden = 0x9e3779b97f4a7c15n;
 
-/** The finaliser of splitmix64. */
 function mix(value: bigint): bigint {
   let z = value & mask64;
   z = ((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n) & mask64;
@@ -218,7 +214,7 @@ function mix(value: bigint): bigint {
   return z ^ (z >> 31n);
 }
 
-/** A number in [0, 1) that depends on (seed, position) alone. */
+/** Returns a number in [0, 1) that depends on (seed, position) alone. */
 export function uniform(seed: bigint, position: number): number {
   const bits = mix(mix(seed + golden) + golden * BigInt(position + 1));
   return Number(bits >> 11n) / 2 ** 53;

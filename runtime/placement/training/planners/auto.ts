@@ -1,5 +1,4 @@
-// The default: forecast expert replicas where they save more time than their transfers show, none where the load is even or the link is slow.
-// Pure.
+// The default: forecast replicas only where they save more time than their exposed transfers cost.
 import type { TrainingPlanner } from "./planner.ts";
 import { shardedPrimaries } from "./shards.ts";
 import { bestOfHottest } from "./ways.ts";

@@ -1,4 +1,4 @@
-// Expert parallelism: no expert replicas. The baseline of all others.
+// Expert parallelism without replicas, the baseline.
 import { primariesOnly, type TrainingPlanner } from "./planner.ts";
 
 export const ep: TrainingPlanner = { late: false, hosts: primariesOnly };

@@ -1,5 +1,5 @@
-// Hecate's forecast expert replicas (arXiv 2502.02581): Algorithm 1 on the load of the last steps, with as many experts as come unnoticed,
-// and Algorithm 2 for primaries. Pure.
+// Hecate's forecast replicas (arXiv 2502.02581): Algorithm 1 on the load of the last steps for hidden transfers, Algorithm 2 for
+// primaries.
 import type { TrainingPlanner } from "./planner.ts";
 import { shardedPrimaries } from "./shards.ts";
 import { expertReplicasOfHottest } from "./ways.ts";

@@ -1,4 +1,4 @@
-// The planners of training by name. To add one: its name in crds/names.ts, its file, and a line here. Pure.
+// The training planners by name. A new one is a name in crds/names.ts, a file and a line here.
 import type { TrainingPlannerName } from "../../../../crds/names.ts";
 import { auto } from "./auto.ts";
 import { ep } from "./ep.ts";
@@ -8,7 +8,7 @@ import type { TrainingPlanner } from "./planner.ts";
 
 const planners: Readonly<Record<TrainingPlannerName, TrainingPlanner>> = { auto, hecate, ep, late };
 
-/** The planner of that name; one that a bench or a test hands in is taken as it is. */
+/** A planner object of a bench or test is returned as it is. */
 export function trainingPlanner(planner: TrainingPlannerName | TrainingPlanner): TrainingPlanner {
   return typeof planner === "string" ? planners[planner] : planner;
 }

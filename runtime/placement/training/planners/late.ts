@@ -1,5 +1,5 @@
-// Expert replicas planned after the gate from the step's own counts, as LLEP (arXiv 2601.17111) and its kin do: never a wrong forecast, but
-// nothing hides their transfers. Pure.
+// Replicas planned after the gate from the step's own counts, as LLEP (arXiv 2601.17111): no wrong forecast, but nothing hides the
+// transfers.
 import type { TrainingPlanner } from "./planner.ts";
 import { bestOfHottest } from "./ways.ts";
 

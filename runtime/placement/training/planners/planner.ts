@@ -1,36 +1,32 @@
-// The interface of planners of training: which ranks hold an expert of a layer during one step. Results do not depend on them, only
-// time, traffic and memory do. Interface only; index.ts has the list.
+// The interface of training planners: which ranks hold an expert of a layer during one step. They change time, traffic and memory, not
+// results.
 
 export interface LayerProblem {
-  /** Rows of each expert: of the last steps, or of this one for a planner that plans late. Whole numbers, equal on all ranks. */
+  /** Rows of each expert in the last steps, or in this one for a late planner. Whole numbers, equal on all ranks. */
   readonly load: ArrayLike<number>;
   readonly primaries: readonly number[];
   readonly ranks: number;
-  /** Node and relative speed of each rank. */
   readonly node: ArrayLike<number>;
   readonly speed: Float64Array;
-  /** Expert replicas that each rank has room for. */
   readonly free: readonly number[];
-  /** Expert replicas per rank that come unnoticed: the overlap degree. */
+  /** The overlap degree: expert replicas per rank whose transfer is hidden. */
   readonly overlap: number;
   readonly seconds: {
-    /** Of one row at an expert, there and back. */
+    /** Seconds for one row at an expert, both ways. */
     readonly row: number;
-    /** Of one expert replica's parameters, and of its gradient, on the link of one rank. */
+    /** Seconds for one replica's parameters and gradient on one link. */
     readonly expertReplica: number;
-    /** Of both, what keeps the rank's processor busy, so that nothing hides it. Unset: none. */
+    /** The seconds of both in which the processor is busy; unset: none. */
     readonly busy?: number;
   };
 }
 
 export interface TrainingPlanner {
-  /** Plans after the gate from this step's counts; expert replicas are then in nobody's shadow. */
+  /** It plans after the gate from this step's counts, so nothing hides its replicas. */
   readonly late: boolean;
-  /** primaries[layer][expert] from now on, for a planner that moves them; a rank's number of experts stays. Unset: primaries stay. */
+  /** primaries[layer][expert] from now on; a rank's number of experts stays. Unset: primaries stay. */
   primaries?(layers: readonly LayerProblem[]): number[][];
-  /** hosts[expert], primary first. */
   hosts(problem: LayerProblem): number[][];
 }
 
-/** Every expert at its primary alone. */
 export const primariesOnly = ({ primaries }: Pick<LayerProblem, "primaries">): number[][] => primaries.map((primary) => [primary]);

@@ -1,5 +1,4 @@
-// Primaries of all layers' experts by Hecate's Algorithm 2: each rank keeps as many experts over all layers as it has. Pure; shared by the
-// planners that move primaries so.
+// Primaries of all layers by Hecate's Algorithm 2; each rank keeps its number of experts.
 import { shardPrimaries } from "../../shard.ts";
 import type { LayerProblem } from "./planner.ts";
 

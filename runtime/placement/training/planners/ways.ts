@@ -1,5 +1,4 @@
-// The cost of a way to place expert replicas in a step: the busiest rank's rows, and the transfers that nothing hides. Pure; shared by planners
-// that choose among several ways.
+// The cost of a way to place replicas in a step, for planners that choose among several.
 import { calibrated, exposedSeconds, type Materialised } from "../../calibrate.ts";
 import { imbalance, sum } from "../../imbalance.ts";
 import { materialize } from "../../materialize.ts";
@@ -20,19 +19,19 @@ const exposureOf = ({ load, ranks, overlap, seconds }: LayerProblem) => ({
   secondsPerPoint: (sum(load) / ranks) * seconds.row,
 });
 
-/** Seconds of a step that a way takes beyond what every way takes. */
+/** Seconds of a step beyond what every way takes. */
 export function secondsOf(problem: LayerProblem, way: Materialised): number {
   const exposure = exposureOf(problem);
   return way.worst * exposure.secondsPerPoint + exposedSeconds(way, exposure);
 }
 
-/** Hecate's Algorithm 1 with so many experts at most. */
+/** Hecate's Algorithm 1 with at most so many experts. */
 export function expertReplicasOfHottest({ primaries, load, ranks, node, free }: LayerProblem, top: number): number[][] {
   const most = Math.min(top, primaries.length);
   return materialize({ load, primaries: primariesOnly({ primaries }), ranks, node, free, top: most });
 }
 
-/** The best of no expert replicas and Algorithm 1 with each number of experts up to `top`, by the calibration rule. */
+/** The best of no replicas and Algorithm 1 with 1 to `top` experts, by the calibration rule. */
 export function bestOfHottest(problem: LayerProblem, top: number): number[][] {
   const ways: [Materialised, ...Materialised[]] = [wayOf(problem, primariesOnly(problem))];
   for (let count = 1; count <= Math.min(top, problem.primaries.length); count++)

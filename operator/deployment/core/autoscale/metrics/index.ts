@@ -1,4 +1,4 @@
-// The registry of metrics that ranks can be scaled by. One more is a file here, a line here, and its name in crds/autoscale.ts.
+// The registry of metrics for scaling ranks. A new one is a file and a line here, and a name in crds/autoscale.ts.
 import type { AutoscaleMetricName } from "../../../../../crds/autoscale.ts";
 import { kvUse } from "./kv-use.ts";
 import type { Metric } from "./metric.ts";

@@ -1,4 +1,4 @@
-// The metric kvUse: the share of the attention cache that open requests hold. Where it comes to its end requests wait. Pure.
+// kvUse: the used fraction of the KV cache; at 1 requests wait. Pure.
 import type { Metric } from "./metric.ts";
 
 export const kvUse: Metric = { of: ({ kvUse }) => (kvUse === undefined ? undefined : kvUse * 100), unit: "%" };

@@ -1,5 +1,5 @@
-// The metric queuedTokensPerRank: prompts that nobody has answered yet. It grows at once when requests come faster than they are served,
-// and is 0 with enough ranks, so that it brings ranks beyond need away. Pure.
+// queuedTokensPerRank: unanswered prompt tokens. It grows as soon as requests exceed capacity, and is 0 with enough ranks, so that it
+// removes surplus ranks. Pure.
 import type { Metric } from "./metric.ts";
 
 export const queuedTokens: Metric = { of: (signals) => signals.queuedTokens, unit: "" };

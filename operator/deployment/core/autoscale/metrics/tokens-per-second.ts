@@ -1,5 +1,4 @@
-// The metric tokensPerSecondPerRank: tokens of prompts and answers that a rank computes. It tells of load long before requests wait, for
-// whoever knows what a rank can do. Pure.
+// tokensPerSecondPerRank: tokens of prompts and answers. It shows load before requests wait, where the capacity of a rank is known. Pure.
 import type { Metric } from "./metric.ts";
 
 export const tokensPerSecond: Metric = { of: (signals) => signals.tokensPerSecond, unit: "" };
