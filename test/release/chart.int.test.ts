@@ -279,6 +279,7 @@ test("network policies let the operator reach the API server, pods, NATS and DNS
   const ports = (rules: any[]) => rules.map((rule) => rule.ports.map(({ port }: any) => port));
   assert.deepEqual(ports(operator.ingress), [[9464, 9465]]);
   assert.deepEqual(ports(operator.egress), [[53, 53, 5353, 5353], [443, 6443], [4222, 4333], [9440], [9443], [9445]]);
+  assert.deepEqual(operator.egress.at(-1).to[0].podSelector.matchExpressions[0].values, ["downloader", "weight-server"]);
   const nats = named(objects, "NetworkPolicy", "enodia-nats").spec;
   assert.deepEqual([ports(nats.ingress), nats.egress, nats.policyTypes], [[[4222]], undefined, ["Ingress", "Egress"]]);
   assert.equal(nats.ingress[0].from.length, 2);
