@@ -92,6 +92,23 @@ test("every file and folder that a page of docs/ or .github/ names is there", ()
   assert.deepEqual(missing, []);
 });
 
+test("the paths of a map are true: an import joins each file to one above it", () => {
+  const importsOf = (file: string): string[] =>
+    [...read(file).matchAll(/(?:from |import\()"(\.[^"]+)"/g)].map(([, path = ""]) => normalize(join(dirname(file), path)));
+  for (const plane of ["operator", "runtime"]) {
+    const text = read(`${plane}/docs/map.md`);
+    for (const section of text.split(/^## /m).filter((one) => one.includes("A test holds"))) {
+      const files = [...section.matchAll(/^\d+\. `([^`]+)`/gm)].map(([, path = ""]) => join(plane, path));
+      assert.ok(files.length > 5, section.slice(0, 40));
+      const imports = files.map(importsOf);
+      const loose = files.filter(
+        (file, i) => i > 0 && !files.slice(0, i).some((above, k) => imports[k]?.includes(file) || imports[i]?.includes(above)),
+      );
+      assert.deepEqual(loose, [], section.slice(0, 40));
+    }
+  }
+});
+
 test("every link leads to a file, and to a heading of it", () => {
   const broken = documents.flatMap((file) =>
     links(read(file))

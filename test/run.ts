@@ -55,7 +55,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "13-drain": "takes 8 minutes; runtime/worker/leaving.int.test.ts and operator/rebalance/handover.test.ts have each hand-over",
   "15-stalls": "takes 15 minutes; runtime/gateway/routing/stalls.int.test.ts and 3-failures print the same table for a few losses",
   "18-training-faults":
-    "takes 10 minutes; runtime/train/pod/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by weight server",
+    "takes 10 minutes; runtime/train/pod/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
   "17-training":
     "takes 6 minutes; runtime/train/pod/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
   "20-autoscale":
@@ -70,7 +70,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "26-page":
     "takes 10 minutes; npm run test:page has the page in Chromium, operator/page/proxy.int.test.ts behind the proxy of a real API server",
   "24-revision":
-    "takes 10 minutes; operator/deployment/blue-green.test.ts and green deployment.int.test.ts have the same changes with played pods",
+    "takes 10 minutes; operator/deployment/blue-green.test.ts and blue-green.int.test.ts have the same changes with played pods",
   "world.int":
     "wants a quiet machine for some minutes; deployments.int.test.ts has the same nodes and ranks, test/bench/world.test.ts the bytes of a large world",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",

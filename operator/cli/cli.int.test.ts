@@ -264,7 +264,7 @@ test("experts draws the plan, and writes a picture that it may write again", asy
   );
   for (let times = 0; times < 2; times += 1) {
     const text = await told("experts", "moe", "-n", namespace, "--svg", "map.svg");
-    assert.match(text, /^ +0 \|#\+\| +2 experts, +1 expert replicas/m);
+    assert.match(text, /^ +0 \|#\+\| +2 experts, +1 secondary/m);
   }
   assert.match(readFileSync(join(folder, "map.svg"), "utf8"), /^<svg .*data-made-by="enodia experts"/);
 });

@@ -237,8 +237,8 @@ test("orphaning deletion leaves everything; one of the same name takes it over, 
   );
   assert.deepEqual(uidsOf((await workers("orphan")).filter((pod) => owners(pod).length === 0)), old, "they serve until the new ones do");
   await plane.kubectl("-n", namespace, "delete", "moed", "orphan", "--cascade=orphan");
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  const kinds = /kubectl -n NS delete (\S+) -l enodia\.dev\/deployment=NAME/.exec(readme)?.[1] ?? "";
+  const guide = readFileSync(join(root, "operator/docs/failures.md"), "utf8");
+  const kinds = /kubectl -n NS delete (\S+) -l enodia\.dev\/deployment=NAME/.exec(guide)?.[1] ?? "";
   await plane.kubectl("-n", namespace, "delete", kinds, "-l", "enodia.dev/deployment=orphan", "--timeout=60s");
   await until("nothing to be left", async () => (await left("orphan")).length === 0);
 });

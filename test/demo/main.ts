@@ -30,7 +30,7 @@ Needs root, Linux, Go >= 1.26 and Python 3 with pip for the local cluster.
                         (kind: extraMounts), since the demo's models and runs lie there
   --context NAME        context of that kubeconfig (kind-* and k3d-* get the images loaded)
   --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime, enodia/training and enodia/nats from, each
-                        with this version as tag (README: Quick start; enodia/nats is the official nats image by that name)
+                        with this version as tag (README: Install; enodia/nats is the official nats image by that name)
   --namespace NS        namespace to work in (default ${Object.entries(shows)
     .map(([name, { namespace }]) => `${namespace} for ${name}`)
     .join(", ")})

@@ -31,7 +31,7 @@ export async function ensureClusterTools(own: Own): Promise<Target> {
   const loader = loaderFor(context);
   if (!loader) {
     throw new Error(
-      `context "${context}" is neither kind nor k3d: push the images (README: Quick start) and pass --image-registry <registry>; nothing was changed`,
+      `context "${context}" is neither kind nor k3d: push the images (README: Install) and pass --image-registry <registry>; nothing was changed`,
     );
   }
   const images = await buildProductImages({ repo: root, out: imageFolder(), log: () => undefined, signal });

@@ -76,7 +76,7 @@ const placement = (uid: string) => ({
   spec: {
     ...{ deploymentUID: uid, epoch: 7, parentEpoch: 6, planHash: "h", modelDigest: "d", reason: "repair" },
     ranks: [{ rank: 0, podName: "smol-moe-0", podUID: "p" }],
-    layers: [{ layer: 0, epoch: 7, hosts: "0,0.1", shares: "1000,500.500" }],
+    layers: [{ layer: 0, epoch: 7, hosts: "0,0.1", weights: "1000,500.500" }],
   },
 });
 const statuses = {

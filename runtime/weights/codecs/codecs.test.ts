@@ -77,7 +77,7 @@ test("rows are rounded to ggml's types as ggml rounds them, bit for bit", () => 
   }
 });
 
-/** Lost by bell-shaped weights, as a share of their size, at most: the table in the README of the runtime. */
+/** Lost by bell-shaped weights, as a share of their size, at most: the table of codecs in runtime/docs/models.md. */
 const lost = { f16: 0.0003, bf16: 0.0018, q8_0: 0.0055, q4_0: 0.0825, iq4_nl: 0.0765, mxfp4: 0.118 } as const;
 test("bell-shaped weights lose no more in a ggml type than is said, and iq4_nl less than q4_0", () => {
   const bell = (i: number) => [...Array(12).keys()].reduce((sum, key) => sum + uniform(key, i) - 0.5, 0);
