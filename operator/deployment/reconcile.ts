@@ -90,9 +90,6 @@ export class Reconciler {
     const { accepted, talks, rebalance, identities, telemetry, status, applier } = this.#deps;
     this.#known.delete(key);
     talks.forget(key);
-    for (const { forget } of [accepted, rebalance, identities, telemetry, status, applier].map((one) => ({
-      forget: () => one.forget(uid),
-    })))
-      forget();
+    for (const holder of [accepted, rebalance, identities, telemetry, status, applier]) holder.forget(uid);
   }
 }
