@@ -101,7 +101,7 @@ for (const policy of ["incremental", "hecate"] as const) {
       const ofTime = (to - from) / windowMs;
       return Math.min(ofTime, Math.max(ofTime / windowStretchMax, reported.served(from, to).selections / windowSelections));
     };
-    const goal = async (): Promise<number> => goalOf((await moe.kubectl.get("moed", model)).status?.placement?.boundPercent);
+    const goal = async (): Promise<number> => goalOf((await moe.kubectl.get("moed", model)).status?.placement?.boundPercent, policy);
 
     /** What ranks served since a moment, once that is enough to judge and even; until then an error that says how uneven it is. */
     async function even(from: number, enough: number): Promise<Served> {

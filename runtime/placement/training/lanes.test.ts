@@ -28,8 +28,8 @@ test("every rank has whole lanes, one at least, in order, and by its speed to on
   );
 });
 
-test("more ranks than lanes, and speeds that are no share, are refused with both numbers", () => {
-  assert.throws(() => laneIntervals(2, [1, 1, 1]), { code: "BadOption", message: /^3 ranks have 2 lanes; give/ });
+test("more ranks than micro-batches, and speeds that are no share, are refused with both numbers", () => {
+  assert.throws(() => laneIntervals(2, [1, 1, 1]), { code: "BadOption", message: /^3 ranks have 2 micro-batches; give/ });
   for (const speed of [0, -1, Number.NaN, Number.POSITIVE_INFINITY])
     assert.throws(() => laneIntervals(4, [1, speed]), { code: "BadOption", message: new RegExp(`^the speed of rank 1 is ${speed}; give`) });
 });
