@@ -1,7 +1,8 @@
 // Generates the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { rulesOf, type Scope } from "../rbac.ts";
+import type { Scope } from "../kube/resources.ts";
+import { rulesOf } from "../rbac.ts";
 
 export const roleFile = join(import.meta.dirname, "../../charts/enodia/templates/rbac.yaml");
 

@@ -1,75 +1,59 @@
 // The operator's informers, one set per watched namespace, and an overlay of our own pod writes.
 import { labels } from "../../crds/common.ts";
+import { modelVolume, workerProcess } from "../../crds/process.ts";
 import { hasCode } from "./errors.ts";
 import { type CopyForm, Informer, type InformerDeps, type Listener } from "./informer.ts";
-import { type KubeObject, keyOf, type Ref, type Resource, resources } from "./kube.ts";
-import { slimPod } from "./slim-pod.ts";
-
-export const authorityComponent = "authority";
+import { type KubeObject, keyOf, type ListOptions, type Ref, type Resource } from "./kube.ts";
+import { rows, type Watch, type Watched } from "./resources.ts";
 
 /** `unknown` until the cluster answers, `forbidden` where we may not list. */
 export type Served = "served" | "absent" | "forbidden" | "unknown";
 
-export type Watched =
-  | "moeDeployments"
-  | "moeTrainingJobs"
-  | "trainingPods"
-  | "trainingSecrets"
-  | "pods"
-  | "deployments"
-  | "jobs"
-  | "services"
-  | "secrets"
-  | "authorities"
-  | "serviceAccounts"
-  | "configMaps"
-  | "podDisruptionBudgets"
-  | "controllerRevisions"
-  | "networkPolicies"
-  | "horizontalPodAutoscalers"
-  | "coschedulingPodGroups"
-  | "volcanoPodGroups"
-  | "trainingCoschedulingPodGroups"
-  | "trainingVolcanoPodGroups"
-  | "httpRoutes"
-  | "nodes";
-
-const ours = { labelSelector: labels.deployment };
-const ofJobs = { labelSelector: labels.trainingJob, training: true } as const;
-/**
- * `own`: only in the operator's namespace. `training`: serving does not need it. `optional`: a cluster may lack it. `wakes`: its changes
- * wake its owner.
- */
-const watched: Readonly<
-  Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true; wakes?: true }>
-> = {
-  moeDeployments: { resource: resources.moeDeployments },
-  pods: { resource: resources.pods, ...ours, wakes: true },
-  moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
-  trainingPods: { resource: resources.pods, ...ofJobs, wakes: true },
-  trainingSecrets: { resource: resources.secrets, ...ofJobs, wakes: true },
-  deployments: { resource: resources.deployments, ...ours, wakes: true },
-  jobs: { resource: resources.jobs, ...ours, wakes: true },
-  services: { resource: resources.services, ...ours, wakes: true },
-  secrets: { resource: resources.secrets, ...ours, wakes: true },
-  authorities: { resource: resources.secrets, labelSelector: `${labels.component}=${authorityComponent}`, own: true },
-  serviceAccounts: { resource: resources.serviceAccounts, ...ours, wakes: true },
-  configMaps: { resource: resources.configMaps, ...ours, wakes: true },
-  podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours, wakes: true },
-  controllerRevisions: { resource: resources.controllerRevisions, ...ours },
-  networkPolicies: { resource: resources.networkPolicies, ...ours, wakes: true },
-  horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours, wakes: true },
-  coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true, wakes: true },
-  volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true, wakes: true },
-  trainingCoschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ofJobs, optional: true, wakes: true },
-  trainingVolcanoPodGroups: { resource: resources.volcanoPodGroups, ...ofJobs, optional: true, wakes: true },
-  httpRoutes: { resource: resources.httpRoutes, ...ours, optional: true, wakes: true },
-  nodes: { resource: resources.nodes },
-};
+const watched = rows.flatMap((resource) =>
+  Object.entries(resource.watches ?? {}).map(([name, watch]) => ({ name: name as Watched, resource, watch })),
+);
 
 export function wakers(label: string): Watched[] {
-  const names = Object.keys(watched) as Watched[];
-  return names.filter((name) => watched[name].wakes && watched[name].labelSelector === label);
+  return watched.filter(({ watch }) => watch.wakes && watch.labelSelector === label).map(({ name }) => name);
+}
+
+interface Named {
+  readonly name: string;
+}
+interface Container extends Named {
+  readonly image?: string;
+  readonly env?: readonly Named[];
+}
+interface PodSpec {
+  readonly nodeName?: string;
+  readonly schedulerName?: string;
+  readonly tolerations?: unknown;
+  readonly containers?: readonly Container[];
+  readonly volumes?: readonly Named[];
+}
+
+/** operator/deployment/orphans.ts and operator/deployment/objects/model-place.ts read these. */
+const variables: ReadonlySet<string> = new Set(
+  [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec].map(({ variable }) => variable),
+);
+
+/** Drops the parts of a pod's spec that the operator does not read. */
+export function slimPod(pod: KubeObject): KubeObject {
+  const { apiVersion, kind, metadata, status } = pod;
+  const { nodeName, schedulerName, tolerations, containers = [], volumes = [] } = (pod.spec ?? {}) as PodSpec;
+  return {
+    apiVersion,
+    kind,
+    metadata,
+    status,
+    spec: {
+      ...(nodeName === undefined ? {} : { nodeName }),
+      ...(schedulerName === undefined ? {} : { schedulerName }),
+      ...(tolerations === undefined ? {} : { tolerations }),
+      containers: containers.map(({ name, image, env = [] }) => ({ name, image, env: env.filter((one) => variables.has(one.name)) })),
+      volumes: volumes.filter(({ name }) => name === modelVolume),
+    },
+  };
 }
 
 const byOwner = (uid: string): string => `owner ${uid}`;
@@ -82,6 +66,11 @@ function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [
 
 const formOf = (name: Watched): CopyForm => (name === "pods" ? { keysOf, slim: slimPod } : { keysOf });
 
+const scopeOf = ({ labelSelector }: Watch, namespace: string | undefined): ListOptions => ({
+  ...(labelSelector === undefined ? {} : { labelSelector }),
+  ...(namespace ? { namespace } : {}),
+});
+
 export class Informers {
   /** Namespaces that are watched one by one; empty = all at once. */
   readonly namespaces: readonly string[];
@@ -91,16 +80,13 @@ export class Informers {
 
   constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
     this.namespaces = [...new Set(namespaces)];
-    const entries = Object.entries(watched) as [Watched, (typeof watched)[Watched]][];
-    for (const [name, { resource, own: here, training, optional, ...options }] of entries) {
-      const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
-      const told = optional ? { ...deps, onError: untilServed(deps.onError) } : deps;
-      const set = scopes.map(
-        (namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, told, formOf(name)),
-      );
+    for (const { name, resource, watch } of watched) {
+      const scopes = watch.own ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
+      const reporting = watch.optional ? { ...deps, onError: untilServed(deps.onError) } : deps;
+      const set = scopes.map((namespace) => new Informer(resource, scopeOf(watch, namespace), reporting, formOf(name)));
       this.#sets.set(name, set);
-      if (training) for (const informer of set) this.#ofTraining.add(informer);
-      if (optional) for (const informer of set) this.#optional.add(informer);
+      if (watch.training) for (const informer of set) this.#ofTraining.add(informer);
+      if (watch.optional) for (const informer of set) this.#optional.add(informer);
     }
   }
 
@@ -198,11 +184,8 @@ export class Informers {
   }
 
   live(resource: Resource, ref: Ref): KubeObject | undefined {
-    for (const name of Object.keys(watched) as Watched[]) {
-      const found = watched[name].resource === resource && !watched[name].own ? this.get(name, ref) : undefined;
-      if (found) return found;
-    }
-    return undefined;
+    const copies = watched.filter((copy) => copy.resource === resource && !copy.watch.own);
+    return copies.map(({ name }) => this.get(name, ref)).find((object) => object !== undefined);
   }
 
   /** The copy holds every write up to this object's version. */

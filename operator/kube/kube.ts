@@ -1,5 +1,7 @@
 // The Kubernetes API as types; client.ts and test/kit/kube/fake-kube.ts implement it, and test/contract/kube.ts tests both.
-import { apiVersion as enodiaApi } from "../../crds/common.ts";
+import type { Resource } from "./resources.ts";
+
+export { type Resource, resources } from "./resources.ts";
 
 export interface ObjectMeta {
   name: string;
@@ -32,52 +34,6 @@ export interface KubeObject {
   metadata: ObjectMeta;
   [field: string]: unknown;
 }
-
-export interface Resource {
-  readonly apiVersion: string;
-  readonly kind: string;
-  readonly plural: string;
-  readonly namespaced: boolean;
-}
-
-const core = (kind: string, plural: string, namespaced = true): Resource => ({ apiVersion: "v1", kind, plural, namespaced });
-
-/** operator/rbac.ts has the operator's verbs. */
-export const resources = {
-  moeDeployments: { apiVersion: enodiaApi, kind: "MoEDeployment", plural: "moedeployments", namespaced: true },
-  expertPlacements: { apiVersion: enodiaApi, kind: "ExpertPlacement", plural: "expertplacements", namespaced: true },
-  moeTrainingJobs: { apiVersion: enodiaApi, kind: "MoETrainingJob", plural: "moetrainingjobs", namespaced: true },
-  pods: core("Pod", "pods"),
-  services: core("Service", "services"),
-  secrets: core("Secret", "secrets"),
-  serviceAccounts: core("ServiceAccount", "serviceaccounts"),
-  persistentVolumeClaims: core("PersistentVolumeClaim", "persistentvolumeclaims"),
-  configMaps: core("ConfigMap", "configmaps"),
-  namespaces: core("Namespace", "namespaces", false),
-  nodes: core("Node", "nodes", false),
-  deployments: { apiVersion: "apps/v1", kind: "Deployment", plural: "deployments", namespaced: true },
-  jobs: { apiVersion: "batch/v1", kind: "Job", plural: "jobs", namespaced: true },
-  controllerRevisions: { apiVersion: "apps/v1", kind: "ControllerRevision", plural: "controllerrevisions", namespaced: true },
-  podDisruptionBudgets: { apiVersion: "policy/v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets", namespaced: true },
-  networkPolicies: { apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy", plural: "networkpolicies", namespaced: true },
-  horizontalPodAutoscalers: {
-    apiVersion: "autoscaling/v2",
-    kind: "HorizontalPodAutoscaler",
-    plural: "horizontalpodautoscalers",
-    namespaced: true,
-  },
-  coschedulingPodGroups: { apiVersion: "scheduling.x-k8s.io/v1alpha1", kind: "PodGroup", plural: "podgroups", namespaced: true },
-  volcanoPodGroups: { apiVersion: "scheduling.volcano.sh/v1beta1", kind: "PodGroup", plural: "podgroups", namespaced: true },
-  httpRoutes: { apiVersion: "gateway.networking.k8s.io/v1", kind: "HTTPRoute", plural: "httproutes", namespaced: true },
-  leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
-  events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
-  customResourceDefinitions: {
-    apiVersion: "apiextensions.k8s.io/v1",
-    kind: "CustomResourceDefinition",
-    plural: "customresourcedefinitions",
-    namespaced: false,
-  },
-} as const satisfies Record<string, Resource>;
 
 export interface Ref {
   readonly namespace: string;

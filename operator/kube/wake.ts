@@ -1,7 +1,8 @@
 // What wakes a plane: changes of its objects, but not our own status writes, and of everything with their label.
 import type { OwnerKind } from "./adoption.ts";
-import { type Informers, type Watched, wakers } from "./informers.ts";
+import { type Informers, wakers } from "./informers.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
+import type { Watched } from "./resources.ts";
 
 export interface WakeSources {
   readonly of: Pick<OwnerKind, "label">;

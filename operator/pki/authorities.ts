@@ -2,8 +2,9 @@
 
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
 import { makerLabels, manager } from "../kube/adoption.ts";
-import { authorityComponent, type Informers } from "../kube/informers.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import { authorityComponent } from "../kube/resources.ts";
 import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "./authority.ts";
 import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./authority-rotation.ts";
 import { type CertifiedKind, certifiedKind } from "./certified.ts";

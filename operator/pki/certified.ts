@@ -1,7 +1,7 @@
 // The kinds of objects with a CA of their own. Pure.
 import { trainingScope } from "../../crds/training-world.ts";
 import { deploymentKind, jobKind, type OwnerKind } from "../kube/adoption.ts";
-import type { Watched } from "../kube/informers.ts";
+import type { Watched } from "../kube/resources.ts";
 
 export interface CertifiedKind extends OwnerKind {
   /** Serving goes on where these cannot be read. */

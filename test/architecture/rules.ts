@@ -66,7 +66,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/gangs/": "operator/kube/",
   "operator/pods/": "operator/kube/",
   "operator/dashboards/": "",
-  "operator/rbac.ts": "",
+  "operator/rbac.ts": "operator/kube/",
   "operator/config.ts": "",
   "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/ operator/gangs/",
   "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",

@@ -2,7 +2,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { rulesOf, type Scope } from "../../operator/rbac.ts";
+import type { Scope } from "../../operator/kube/resources.ts";
+import { rulesOf } from "../../operator/rbac.ts";
 import { type ControlPlane, root } from "./control-plane.ts";
 
 /** Where it runs, and the namespaces in which it works: in all of them where none is given. */

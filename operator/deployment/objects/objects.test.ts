@@ -9,7 +9,8 @@ import { deployment, model, settings } from "../../../test/kit/deployment/deploy
 import { restrictedFaults } from "../../../test/kit/kube/pod-security.ts";
 import { resolvedEnv } from "../../../test/kit/ranks/worker-settings.ts";
 import { resources } from "../../kube/kube.ts";
-import { operatorRules, rulesOf, type Scope } from "../../rbac.ts";
+import type { Scope } from "../../kube/resources.ts";
+import { operatorRules, rulesOf } from "../../rbac.ts";
 import { memoryRefusals } from "../core/memory-fit.ts";
 import { roleFile, roleTemplate } from "../generate-role.ts";
 import type { RenderContext } from "./context.ts";
