@@ -1,7 +1,7 @@
 // The test cases of attention: head ratios, unequal pasts, chunks, windows, boundary sizes.
 
-import type { Attention } from "./attention-op.ts";
-import type { KernelCase } from "./kernel.ts";
+import { type Attention, attentionOutputs } from "./attention-op.ts";
+import { type KernelCase, kernelCase } from "./kernel.ts";
 import { rowsOfGroups } from "./kv-groups.ts";
 import { randomTensor } from "./random.ts";
 import { plainRope } from "./rope.ts";
@@ -31,56 +31,36 @@ function shaped(name: string, shape: Shape): KernelCase<Attention> {
     past: Int32Array.from(past),
   }));
   const rows = rowsOfGroups(groups);
-  const qWidth = shape.heads * shape.headDim;
-  const kvWidth = shape.kvHeads * shape.headDim;
   const valueDim = shape.valueDim ?? shape.headDim;
   const deviation = shape.deviation ?? 2;
-  const rope = shape.rope ?? plainRope(shape.headDim, 1e4);
-  return {
-    name,
-    segment: {
-      name: "attention",
-      inputs: [
-        { name: "q", dtype: "f32", width: qWidth },
-        { name: "k", dtype: "f32", width: kvWidth },
-        { name: "v", dtype: "f32", width: shape.kvHeads * valueDim },
-      ],
-      outputs: [{ name: "out", dtype: "f32", width: shape.heads * valueDim }],
-      weights: shape.sinks ? [{ name: "sinks", shape: [shape.heads] }] : [],
-      ops: [
-        {
-          op: "attention",
-          q: "q",
-          k: "k",
-          v: "v",
-          layer: 0,
-          heads: shape.heads,
-          kvHeads: shape.kvHeads,
-          headDim: shape.headDim,
-          valueDim,
-          rope,
-          scale: 1 / Math.sqrt(shape.headDim),
-          window: shape.window ?? 0,
-          ...(shape.sinks ? { sinks: "sinks" } : {}),
-          out: "out",
-        },
-      ],
+  const { heads, kvHeads, headDim, context } = shape;
+  return kernelCase(
+    { outputs: attentionOutputs },
+    {
+      name,
+      op: {
+        ...{ op: "attention", q: "q", k: "k", v: "v", layer: 0, heads, kvHeads, headDim, valueDim, out: "out" },
+        rope: shape.rope ?? plainRope(headDim, 1e4),
+        scale: 1 / Math.sqrt(headDim),
+        window: shape.window ?? 0,
+        ...(shape.sinks ? { sinks: "sinks" } : {}),
+      },
+      weights: shape.sinks ? { sinks: randomTensor(15, [heads], 2) } : {},
+      inputs: {
+        q: randomTensor(12, [rows, heads * headDim], deviation),
+        k: randomTensor(13, [rows, kvHeads * headDim], deviation),
+        v: randomTensor(14, [rows, kvHeads * valueDim]),
+      },
+      kv: {
+        slots: groups.reduce((most, { firstSlot, batch }) => Math.max(most, firstSlot + batch), 0),
+        kvHeads,
+        context,
+        headDim,
+        valueDim,
+        groups,
+      },
     },
-    weights: shape.sinks ? { sinks: randomTensor(15, [shape.heads], 2) } : {},
-    inputs: {
-      q: randomTensor(12, [rows, qWidth], deviation),
-      k: randomTensor(13, [rows, kvWidth], deviation),
-      v: randomTensor(14, [rows, shape.kvHeads * valueDim]),
-    },
-    kv: {
-      slots: groups.reduce((most, { firstSlot, batch }) => Math.max(most, firstSlot + batch), 0),
-      kvHeads: shape.kvHeads,
-      context: shape.context,
-      headDim: shape.headDim,
-      valueDim,
-      groups,
-    },
-  };
+  );
 }
 
 export const attentionCases = (): readonly KernelCase<Attention>[] => [

@@ -1,4 +1,5 @@
 // The op attention.
+import type { Kernel } from "./kernel.ts";
 import type { Rope } from "./tensor.ts";
 
 /**
@@ -23,3 +24,5 @@ export interface Attention {
   readonly sinks?: string;
   readonly out: string;
 }
+
+export const attentionOutputs: Kernel<Attention>["outputs"] = (op) => [{ name: op.out, dtype: "f32", width: () => op.heads * op.valueDim }];

@@ -1,7 +1,7 @@
 // attention: rotates q and k, appends k and v to the cache, and attends causally over the slot.
 import { attentionBackward } from "./attention-backward.ts";
 import { attentionCases } from "./attention-cases.ts";
-import type { Attention } from "./attention-op.ts";
+import { type Attention, attentionOutputs } from "./attention-op.ts";
 import { floats, type Kernel, type KvRows, matrix } from "./kernel.ts";
 import { type Place, placesOf } from "./kv-groups.ts";
 import { type RopeTables, ropeTables, rotate } from "./rope.ts";
@@ -96,7 +96,7 @@ function attend(op: Attention, kv: KvRows, { q, places, tables, sinks }: Queries
 export const attention: Kernel<Attention> = {
   name: "attention",
   reads: (op) => [op.q, op.k, op.v, ...(op.sinks === undefined ? [] : [op.sinks])],
-  outputs: (op) => [{ name: op.out, dtype: "f32", width: () => op.heads * op.valueDim }],
+  outputs: attentionOutputs,
   kvLayer: (op) => op.layer,
   tolerance: 5e-6,
   forward(op, context) {

@@ -1,5 +1,5 @@
 // candidates: the largest logits of a row, and the largest one's probability at two sharpnesses.
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { topK } from "./route.ts";
 
@@ -17,30 +17,15 @@ interface Candidates {
   readonly shares: string;
 }
 
-function sized(rows: number, vocab: number, count: number, scale = 3): KernelCase<Candidates> {
-  return {
+const sized = (rows: number, vocab: number, count: number): KernelCase<Candidates> =>
+  kernelCase(candidates, {
     name: `${rows} rows, ${count} of ${vocab}`,
-    segment: {
-      name: "candidates",
-      inputs: [
-        { name: "logits", dtype: "f32", width: vocab },
-        { name: "sharpness", dtype: "f32", width: 1 },
-      ],
-      outputs: [
-        { name: "ids", dtype: "i32", width: count },
-        { name: "values", dtype: "f32", width: count },
-        { name: "shares", dtype: "f32", width: 2 },
-      ],
-      weights: [],
-      ops: [{ op: "candidates", logits: "logits", sharpness: "sharpness", count, ids: "ids", values: "values", shares: "shares" }],
-    },
-    weights: {},
+    op: { op: "candidates", logits: "logits", sharpness: "sharpness", count, ids: "ids", values: "values", shares: "shares" },
     inputs: {
-      logits: randomTensor(71, [rows, vocab], scale),
+      logits: randomTensor(71, [rows, vocab], 3),
       sharpness: { shape: [rows, 1], data: Float32Array.from({ length: rows }, (_, row) => 0.5 + (row % 4)) },
     },
-  };
-}
+  });
 
 function weighed(row: Float32Array, sharpness: number): { readonly weights: Float64Array; readonly sum: number } {
   const max = row.reduce((most, logit) => Math.max(most, logit), Number.NEGATIVE_INFINITY);

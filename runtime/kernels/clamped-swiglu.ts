@@ -1,5 +1,5 @@
 // clampedSwiglu: out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit), u = b clamped to -limit..limit.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 interface ClampedSwiglu {
@@ -14,23 +14,12 @@ interface ClampedSwiglu {
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const within = (x: number, limit: number): number => Math.max(-limit, Math.min(x, limit));
 
-function sized(rows: number, width: number): KernelCase<ClampedSwiglu> {
-  return {
+const sized = (rows: number, width: number): KernelCase<ClampedSwiglu> =>
+  kernelCase(clampedSwiglu, {
     name: `[${rows}, ${width}]`,
-    segment: {
-      name: "clampedSwiglu",
-      inputs: [
-        { name: "a", dtype: "f32", width },
-        { name: "b", dtype: "f32", width },
-      ],
-      outputs: [{ name: "out", dtype: "f32", width }],
-      weights: [],
-      ops: [{ op: "clampedSwiglu", a: "a", b: "b", alpha: 1.702, limit: 7, out: "out" }],
-    },
-    weights: {},
+    op: { op: "clampedSwiglu", a: "a", b: "b", alpha: 1.702, limit: 7, out: "out" },
     inputs: { a: randomTensor(24, [rows, width], 8), b: randomTensor(25, [rows, width], 8) },
-  };
-}
+  });
 
 function extremes(): KernelCase<ClampedSwiglu> {
   const a = Float32Array.of(-1000, -100, -60, -20, -0, 0, 6.5, 7, 100, 1000);

@@ -1,5 +1,5 @@
 // freeExperts: the constant, copy and zero experts of MoE++, computed on the token's own rank.
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, kernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /**
@@ -89,26 +89,12 @@ function sized({ rows, width, behind, constants, copies, zeros }: Sizes): Kernel
   const [topK, from] = [3, 4];
   const all = from + constants + copies + zeros;
   const ids = Int32Array.from({ length: rows * topK }, (_, place) => (2 * Math.floor(place / topK) + 3 * (place % topK)) % all);
-  return {
+  return kernelCase(freeExperts, {
     name: `${rows} rows of ${width} + ${behind}, ${constants} constants, ${copies} copies, ${zeros} that give nothing`,
-    segment: {
-      name: "freeExperts",
-      inputs: [
-        { name: "x", dtype: "f32", width: width + behind },
-        { name: "f", dtype: "f32", width },
-        { name: "ids", dtype: "i32", width: topK },
-        { name: "gates", dtype: "f32", width: topK },
-        ...(constants > 0 ? [{ name: "mix", dtype: "f32" as const, width: 2 * constants }] : []),
-      ],
-      outputs: [{ name: "out", dtype: "f32", width: width + behind }],
-      weights: constants > 0 ? [{ name: "values", shape: [width, constants] }] : [],
-      ops: [
-        Object.assign(
-          { op: "freeExperts" as const, x: "x", f: "f", ids: "ids", gates: "gates", from, copies, zeros, out: "out" },
-          constants > 0 ? { mix: "mix", constants: "values" } : {},
-        ),
-      ],
-    },
+    op: Object.assign(
+      { op: "freeExperts" as const, x: "x", f: "f", ids: "ids", gates: "gates", from, copies, zeros, out: "out" },
+      constants > 0 ? { mix: "mix", constants: "values" } : {},
+    ),
     weights: constants > 0 ? { values: randomTensor(71, [width, constants]) } : {},
     inputs: Object.assign(
       {
@@ -119,7 +105,7 @@ function sized({ rows, width, behind, constants, copies, zeros }: Sizes): Kernel
       },
       constants > 0 ? { mix: randomTensor(75, [rows, 2 * constants]) } : {},
     ),
-  };
+  });
 }
 
 export const freeExperts: Kernel<FreeExperts> = {

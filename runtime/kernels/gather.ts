@@ -1,6 +1,6 @@
 // gather: out[n, d] = table[ids[n], :], an embedding lookup.
 import { AppError } from "../../crds/common.ts";
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomIds, randomTensor } from "./random.ts";
 
 interface Gather {
@@ -19,20 +19,13 @@ export function checkIds(ids: Int32Array, rows: number): void {
   }
 }
 
-function sized(rows: number, vocab: number, width: number): KernelCase<Gather> {
-  return {
+const sized = (rows: number, vocab: number, width: number): KernelCase<Gather> =>
+  kernelCase(gather, {
     name: `${rows} rows of [${vocab}, ${width}]`,
-    segment: {
-      name: "gather",
-      inputs: [{ name: "ids", dtype: "i32", width: 0 }],
-      outputs: [{ name: "out", dtype: "f32", width }],
-      weights: [{ name: "table", shape: [vocab, width] }],
-      ops: [{ op: "gather", ids: "ids", table: "table", out: "out" }],
-    },
+    op: { op: "gather", ids: "ids", table: "table", out: "out" },
     weights: { table: randomTensor(1, [vocab, width]) },
     inputs: { ids: randomIds(2, rows, vocab) },
-  };
-}
+  });
 
 export const gather: Kernel<Gather> = {
   name: "gather",

@@ -1,5 +1,5 @@
 // groupRoute: the gates of DeepSeek, with a choice of groups before that of experts.
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, kernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmax, softmaxShares, topK } from "./route.ts";
 
@@ -69,32 +69,21 @@ function sized(rows: number, experts: number, k: number, { biased, ...variant }:
   const plain = { sigmoid: false, groups: 1, groupsKept: 1, groupTop: 1, normalize: false, scale: 1 };
   const { sigmoid, groups, groupsKept } = { ...plain, ...variant };
   const said = [sigmoid ? "sigmoid" : "softmax", `${groupsKept} of ${groups} groups`, ...(biased ? ["bias"] : [])].join(", ");
-  return {
+  return kernelCase(groupRoute, {
     name: `${rows} rows, top ${k} of ${experts}, ${said}`,
-    segment: {
-      name: "groupRoute",
-      inputs: [{ name: "logits", dtype: "f32", width: experts }],
-      outputs: [
-        { name: "ids", dtype: "i32", width: k },
-        { name: "gates", dtype: "f32", width: k },
-      ],
-      weights: biased ? [{ name: "bias", shape: [experts] }] : [],
-      ops: [
-        {
-          op: "groupRoute",
-          logits: "logits",
-          ...(biased ? { bias: "bias" } : {}),
-          ...plain,
-          ...variant,
-          topK: k,
-          ids: "ids",
-          gates: "gates",
-        },
-      ],
+    op: {
+      op: "groupRoute",
+      logits: "logits",
+      ...(biased ? { bias: "bias" } : {}),
+      ...plain,
+      ...variant,
+      topK: k,
+      ids: "ids",
+      gates: "gates",
     },
     weights: biased ? { bias: randomTensor(27, [experts], 0.3) } : {},
     inputs: { logits: randomTensor(26, [rows, experts], 2) },
-  };
+  });
 }
 
 function ties(): KernelCase<GroupRoute> {

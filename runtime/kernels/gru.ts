@@ -1,5 +1,5 @@
 // gru: the cell of a gated recurrent unit after its matrix products.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /**
@@ -14,28 +14,16 @@ interface Gru {
   readonly out: string;
 }
 
-function sized(rows: number, width: number): KernelCase<Gru> {
-  return {
+const sized = (rows: number, width: number): KernelCase<Gru> =>
+  kernelCase(gru, {
     name: `[${rows}, ${width}]`,
-    segment: {
-      name: "gru",
-      inputs: [
-        { name: "given", dtype: "f32", width: 3 * width },
-        { name: "held", dtype: "f32", width: 3 * width },
-        { name: "state", dtype: "f32", width },
-      ],
-      outputs: [{ name: "out", dtype: "f32", width }],
-      weights: [],
-      ops: [{ op: "gru", given: "given", held: "held", state: "state", out: "out" }],
-    },
-    weights: {},
+    op: { op: "gru", given: "given", held: "held", state: "state", out: "out" },
     inputs: {
       given: randomTensor(81, [rows, 3 * width], 2),
       held: randomTensor(82, [rows, 3 * width], 2),
       state: randomTensor(83, [rows, width]),
     },
-  };
-}
+  });
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 

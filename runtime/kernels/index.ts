@@ -1,10 +1,9 @@
-// The registry of ops. To add one: its file, one line here, and a lowering in each backend.
+// The registry of ops. To add one: its file, one line here, and a line in each backend that lowers it.
 import { AppError } from "../../crds/common.ts";
-import { add } from "./add.ts";
-import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
 import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
+import { add, addRow, scale } from "./elementwise.ts";
 import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
 import { groupRoute } from "./group-route.ts";
@@ -15,7 +14,6 @@ import { matMul } from "./mat-mul.ts";
 import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { route } from "./route.ts";
-import { scale } from "./scale.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
 import { softRoute } from "./soft-route.ts";

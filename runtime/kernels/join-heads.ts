@@ -1,6 +1,6 @@
 // joinHeads: out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n,
 // s].
-import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 interface JoinHeads {
@@ -18,23 +18,12 @@ interface Sizes {
   readonly common: number;
 }
 
-function sized({ rows, heads, own, common }: Sizes): KernelCase<JoinHeads> {
-  return {
+const sized = ({ rows, heads, own, common }: Sizes): KernelCase<JoinHeads> =>
+  kernelCase(joinHeads, {
     name: `[${rows}, ${heads} x ${own}] with ${common} shared`,
-    segment: {
-      name: "joinHeads",
-      inputs: [
-        { name: "x", dtype: "f32", width: heads * own },
-        { name: "shared", dtype: "f32", width: common },
-      ],
-      outputs: [{ name: "out", dtype: "f32", width: heads * (own + common) }],
-      weights: [],
-      ops: [{ op: "joinHeads", x: "x", shared: "shared", heads, out: "out" }],
-    },
-    weights: {},
+    op: { op: "joinHeads", x: "x", shared: "shared", heads, out: "out" },
     inputs: { x: randomTensor(22, [rows, heads * own]), shared: randomTensor(23, [rows, common]) },
-  };
-}
+  });
 
 export const joinHeads: Kernel<JoinHeads> = {
   name: "joinHeads",

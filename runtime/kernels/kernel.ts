@@ -102,3 +102,22 @@ export function gradientOf(gradients: Gradients, name: string): Float32Array {
   if (!gradient) throw new TypeError(`no gradient for ${name}`);
   return gradient;
 }
+
+type NewCase<O extends AnyOp> = Omit<KernelCase<O>, "segment" | "weights"> & {
+  readonly op: O;
+  readonly weights?: KernelCase<O>["weights"];
+};
+
+/** A segment of one op, whose types are those of the given tensors. */
+export function kernelCase<O extends AnyOp>(of: Pick<Kernel<O>, "outputs">, { op, weights = {}, ...given }: NewCase<O>): KernelCase<O> {
+  const inputs = Object.entries(given.inputs).map(([name, { shape, data }]) => {
+    return { name, dtype: data instanceof Int32Array ? ("i32" as const) : ("f32" as const), width: shape[1] ?? 0 };
+  });
+  const sizes: Sizes = {
+    width: (value) => given.inputs[value]?.shape[1] ?? 0,
+    shape: (weight) => weights[weight]?.shape ?? [],
+  };
+  const outputs = of.outputs(op).map(({ name, dtype, width }) => ({ name, dtype, width: width(sizes) }));
+  const declared = Object.entries(weights).map(([name, { shape }]) => ({ name, shape }));
+  return { ...given, weights, segment: { name: op.op, inputs, outputs, weights: declared, ops: [op] } };
+}

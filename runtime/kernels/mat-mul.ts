@@ -1,5 +1,5 @@
 // matMul: out[n, N] = x[n, K] * weight[N, K]^T.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 interface MatMul {
@@ -9,20 +9,13 @@ interface MatMul {
   readonly out: string;
 }
 
-function sized(rows: number, k: number, n: number): KernelCase<MatMul> {
-  return {
+const sized = (rows: number, k: number, n: number): KernelCase<MatMul> =>
+  kernelCase(matMul, {
     name: `[${rows}, ${k}] x [${n}, ${k}]^T`,
-    segment: {
-      name: "matMul",
-      inputs: [{ name: "x", dtype: "f32", width: k }],
-      outputs: [{ name: "out", dtype: "f32", width: n }],
-      weights: [{ name: "weight", shape: [n, k] }],
-      ops: [{ op: "matMul", x: "x", weight: "weight", out: "out" }],
-    },
+    op: { op: "matMul", x: "x", weight: "weight", out: "out" },
     weights: { weight: randomTensor(5, [n, k], 1 / Math.sqrt(k)) },
     inputs: { x: randomTensor(6, [rows, k]) },
-  };
-}
+  });
 
 export const matMul: Kernel<MatMul> = {
   name: "matMul",

@@ -1,5 +1,5 @@
 // mixHeads: weighs the heads of several attentions by the row's gate (BAM); the next product sums them.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /** out[n, d] = x[n, d], where the i-th of `parts` equal parts of a row is multiplied by softmax(logits[n, e])[i mod e]. */
@@ -18,23 +18,12 @@ interface Sizes {
   readonly width: number;
 }
 
-function sized({ rows, shares, parts, width }: Sizes): KernelCase<MixHeads> {
-  return {
+const sized = ({ rows, shares, parts, width }: Sizes): KernelCase<MixHeads> =>
+  kernelCase(mixHeads, {
     name: `[${rows}, ${parts} x ${width}] by ${shares} shares`,
-    segment: {
-      name: "mixHeads",
-      inputs: [
-        { name: "x", dtype: "f32", width: parts * width },
-        { name: "logits", dtype: "f32", width: shares },
-      ],
-      outputs: [{ name: "out", dtype: "f32", width: parts * width }],
-      weights: [],
-      ops: [{ op: "mixHeads", x: "x", logits: "logits", parts, out: "out" }],
-    },
-    weights: {},
+    op: { op: "mixHeads", x: "x", logits: "logits", parts, out: "out" },
     inputs: { x: randomTensor(91, [rows, parts * width]), logits: randomTensor(92, [rows, shares], 2) },
-  };
-}
+  });
 
 interface Read {
   readonly x: Float32Array;

@@ -1,5 +1,5 @@
 // rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight in f32, per row or per equal part of a row.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -27,18 +27,12 @@ function partsOf(op: RmsNorm, x: Tensor): { readonly parts: number; readonly wid
 
 function sized(rows: number, part: number, heads?: number): KernelCase<RmsNorm> {
   const width = part * (heads ?? 1);
-  return {
+  return kernelCase(rmsNorm, {
     name: heads === undefined ? `[${rows}, ${width}]` : `[${rows}, ${width}] by ${heads} heads`,
-    segment: {
-      name: "rmsNorm",
-      inputs: [{ name: "x", dtype: "f32", width }],
-      outputs: [{ name: "out", dtype: "f32", width }],
-      weights: [{ name: "weight", shape: [part] }],
-      ops: [{ op: "rmsNorm", x: "x", weight: "weight", eps: 1e-5, ...(heads === undefined ? {} : { heads }), out: "out" }],
-    },
+    op: { op: "rmsNorm", x: "x", weight: "weight", eps: 1e-5, ...(heads === undefined ? {} : { heads }), out: "out" },
     weights: { weight: randomTensor(3, [part]) },
     inputs: { x: randomTensor(4, [rows, width], 3) },
-  };
+  });
 }
 
 export const rmsNorm: Kernel<RmsNorm> = {

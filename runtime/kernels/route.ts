@@ -1,5 +1,5 @@
 // route: softmax over router logits and the top-k experts.
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, kernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 /**
@@ -54,23 +54,12 @@ export function softmaxShares(logits: Float32Array): Shares {
   };
 }
 
-function sized(rows: number, experts: number, k: number, normalize = true): KernelCase<Route> {
-  return {
+const sized = (rows: number, experts: number, k: number, normalize = true): KernelCase<Route> =>
+  kernelCase(route, {
     name: `${rows} rows, top ${k} of ${experts}${normalize ? "" : ", not normalised"}`,
-    segment: {
-      name: "route",
-      inputs: [{ name: "logits", dtype: "f32", width: experts }],
-      outputs: [
-        { name: "ids", dtype: "i32", width: k },
-        { name: "gates", dtype: "f32", width: k },
-      ],
-      weights: [],
-      ops: [{ op: "route", logits: "logits", topK: k, normalize, ids: "ids", gates: "gates" }],
-    },
-    weights: {},
+    op: { op: "route", logits: "logits", topK: k, normalize, ids: "ids", gates: "gates" },
     inputs: { logits: randomTensor(11, [rows, experts], 2) },
-  };
-}
+  });
 
 function ties(): KernelCase<Route> {
   const experts = 8;

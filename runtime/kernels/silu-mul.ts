@@ -1,5 +1,5 @@
 // siluMul: out = silu(a) * b with silu(a) = a / (1 + exp(-a)).
-import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 interface SiluMul {
@@ -11,23 +11,12 @@ interface SiluMul {
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
-function sized(rows: number, width: number): KernelCase<SiluMul> {
-  return {
+const sized = (rows: number, width: number): KernelCase<SiluMul> =>
+  kernelCase(siluMul, {
     name: `[${rows}, ${width}]`,
-    segment: {
-      name: "siluMul",
-      inputs: [
-        { name: "a", dtype: "f32", width },
-        { name: "b", dtype: "f32", width },
-      ],
-      outputs: [{ name: "out", dtype: "f32", width }],
-      weights: [],
-      ops: [{ op: "siluMul", a: "a", b: "b", out: "out" }],
-    },
-    weights: {},
+    op: { op: "siluMul", a: "a", b: "b", out: "out" },
     inputs: { a: randomTensor(9, [rows, width], 4), b: randomTensor(10, [rows, width]) },
-  };
-}
+  });
 
 function extremes(): KernelCase<SiluMul> {
   const a = Float32Array.of(-1000, -100, -88.8, -20, -0, 0, 20, 88.8, 100, 1000);

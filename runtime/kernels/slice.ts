@@ -1,5 +1,5 @@
 // slice: out[n, heads*width] = values from..from+width-1 of each of `heads` equal parts of a row of x.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 
 interface Slice {
@@ -19,20 +19,12 @@ interface Sizes {
   readonly width: number;
 }
 
-function sized({ rows, part, heads, from, width }: Sizes): KernelCase<Slice> {
-  return {
+const sized = ({ rows, part, heads, from, width }: Sizes): KernelCase<Slice> =>
+  kernelCase(slice, {
     name: `[${rows}, ${heads} x ${part}], ${width} values from ${from}`,
-    segment: {
-      name: "slice",
-      inputs: [{ name: "x", dtype: "f32", width: heads * part }],
-      outputs: [{ name: "out", dtype: "f32", width: heads * width }],
-      weights: [],
-      ops: [{ op: "slice", x: "x", heads, from, width, out: "out" }],
-    },
-    weights: {},
+    op: { op: "slice", x: "x", heads, from, width, out: "out" },
     inputs: { x: randomTensor(21, [rows, heads * part]) },
-  };
-}
+  });
 
 /** Calls `each` with the source and target offset of every run. */
 function runs(op: Slice, rows: number, rowWidth: number, each: (from: number, to: number) => void): void {

@@ -1,5 +1,5 @@
 // softRoute: the gate of EvoMoE, which falls from all experts to few.
-import { floats, gradientOf, type Kernel, type KernelCase, matrix, type OpContext } from "./kernel.ts";
+import { floats, gradientOf, type Kernel, type KernelCase, kernelCase, matrix, type OpContext } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import { softmaxShares, topK } from "./route.ts";
 
@@ -44,21 +44,12 @@ function chosen(
 
 function sized(rows: number, experts: number, schedule: Schedule): KernelCase<SoftRoute> {
   const { temperature, threshold, most } = schedule;
-  return {
+  return kernelCase(softRoute, {
     name: `${rows} rows, at most ${most} of ${experts} above ${threshold} at ${temperature}`,
-    segment: {
-      name: "softRoute",
-      inputs: [{ name: "logits", dtype: "f32", width: experts }],
-      outputs: [
-        { name: "ids", dtype: "i32", width: experts },
-        { name: "gates", dtype: "f32", width: experts },
-      ],
-      weights: [{ name: "schedule", shape: [3] }],
-      ops: [{ op: "softRoute", logits: "logits", schedule: "schedule", experts, ids: "ids", gates: "gates" }],
-    },
+    op: { op: "softRoute", logits: "logits", schedule: "schedule", experts, ids: "ids", gates: "gates" },
     weights: { schedule: { shape: [3], data: Float32Array.of(temperature, threshold, most) } },
     inputs: { logits: randomTensor(81, [rows, experts], 2) },
-  };
+  });
 }
 
 function ties(most: number): KernelCase<SoftRoute> {

@@ -1,25 +1,17 @@
-// The training rules of all ops. To add one: its file, one line here.
+// The training rules of ops. An op without a line here is computed by its kernel on the host, where no op on the device may follow it.
 import { AppError } from "../../../../crds/common.ts";
+import { opNames } from "../../../kernels/index.ts";
 import type { Op, OpName } from "../../../kernels/segment.ts";
 import type { HostRule, Rule } from "../rule.ts";
-import { add } from "./add.ts";
-import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
-import { clampedSwiglu } from "./clamped-swiglu.ts";
-import { gather } from "./gather.ts";
+import { add, addRow, clampedSwiglu, scale, siluMul } from "./elementwise.ts";
 import { gru } from "./gru.ts";
-import { joinHeads } from "./join-heads.ts";
 import { matMul } from "./mat-mul.ts";
 import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
-import { scale } from "./scale.ts";
-import { siluMul } from "./silu-mul.ts";
-import { slice } from "./slice.ts";
+import { gather, joinHeads, slice } from "./shapes.ts";
 
-/** Gates run on the host: they give integers, and their rows are few. */
-const byKernel: HostRule = { on: "host", backward: (op, { read, outputs }, kernel) => kernel.backward(op, { read }, outputs) };
-
-const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
+const rules: { readonly [Name in OpName]?: Rule<Extract<Op, { op: Name }>> } = {
   gather,
   rmsNorm,
   matMul,
@@ -30,23 +22,20 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   clampedSwiglu,
   slice,
   joinHeads,
-  route: byKernel,
-  groupRoute: byKernel,
-  softRoute: byKernel,
-  candidates: byKernel,
   scale,
-  freeExperts: byKernel,
   gru,
   mixHeads,
 };
 
+/** Gates for example: they give integers, and their rows are few. */
+const byKernel: HostRule = { on: "host", backward: (op, { read, outputs }, kernel) => kernel.backward(op, { read }, outputs) };
+
 /** Throws AppError `UnsupportedOp`. */
 export function ruleOf(op: Op): Rule {
-  const rule: unknown = rules[op.op];
-  if (rule === undefined)
+  if (!opNames.includes(op.op))
     throw new AppError(`op ${op.op} has no backward; train a model without it`, {
       code: "UnsupportedOp",
       operation: "compiling a segment",
     });
-  return rule as Rule;
+  return (rules[op.op] ?? byKernel) as Rule;
 }
