@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse, parseAllDocuments } from "yaml";
 import { ports } from "../../crds/common.ts";
-import { poolMetrics } from "../../runtime/gateway/routing/pool-metrics.ts";
+import { poolMetrics } from "../../runtime/gateway/api/app.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
 import { settings } from "../../test/kit/deployment/deployment.ts";

@@ -17,7 +17,7 @@ import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { openTextModel } from "../text/text-thread.ts";
-import type { Readiness } from "./routing/readiness.ts";
+import type { Readiness } from "./routing/members.ts";
 import { textSources } from "./routing/text-sources.ts";
 import type { WorkerPool } from "./routing/worker-pool.ts";
 

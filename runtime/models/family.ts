@@ -16,7 +16,7 @@ export interface ModelFamily {
   program(config: unknown): ModelProgram;
   /** The tensors of an expert in a Hugging Face checkpoint, by matrix or bias. */
   expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
-  /** How checkpoints pack all experts into one tensor (weights/packed.ts); unset: they do not. */
+  /** How checkpoints pack all experts into one tensor (weights/packed-experts.ts); unset: they do not. */
   readonly stacks?: "interleaved";
   /** Prefixes of tensors in its checkpoints that no program reads, such as training-only layers. */
   needless?(config: unknown): readonly string[];

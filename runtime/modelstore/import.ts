@@ -1,17 +1,21 @@
 // `enodia model import`: any supported source to a model store, or a dense Llama to a folder for `upcycle`.
-import { stat } from "node:fs/promises";
+import { copyFile, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import { denseWeights } from "../models/family.ts";
 import { knownArchitectures } from "../models/index.ts";
-import { llamaArchitecture } from "../models/llama.ts";
-import { checkTarget } from "../weights/model-folder.ts";
+import { llamaArchitecture, llamaProgram } from "../models/llama.ts";
+import { openCheckpoint } from "../weights/checkpoint.ts";
+import { bytesOf } from "../weights/floats.ts";
+import { checkTarget, writeFolder } from "../weights/model-folder.ts";
+import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import { readConfig } from "../weights/store-reader.ts";
-import type { Log } from "./companions.ts";
-import { importDenseFolder } from "./import-dense.ts";
+import { checkShape, checkTiedHead, refuseUnknown } from "./check-tensors.ts";
+import { companionFiles, type Log } from "./companions.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
 import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
-import { architectureIn, noDense } from "./model-config.ts";
+import { architectureIn, inFolder, noDense } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
@@ -38,4 +42,29 @@ export async function importModel(options: ImportOptions, log: Log): Promise<Imp
   const path = await fetchSource(options.source, { cache: options.cache, secrets: options.secrets }, log);
   if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
   return importGguf(path, out, options, log);
+}
+
+export async function importDenseFolder(from: string, out: string, overwrite: boolean, log: Log): Promise<void> {
+  const config = await readConfig(from, "BadModelConfig");
+  const program = inFolder(from, () => llamaProgram(config));
+  const checkpoint = await openCheckpoint(from);
+  try {
+    const weights = denseWeights(program);
+    const known = new Set(weights.map(({ name }) => name));
+    refuseUnknown(from, checkpoint.names, known, llamaArchitecture);
+    await checkTiedHead(checkpoint, known);
+    const tensors = weights.map(({ name, shape }): TensorToWrite => {
+      checkShape(from, name, checkpoint.shape(name), shape);
+      return { name, dtype: "F32", shape, read: async () => bytesOf(await checkpoint.read(name)) };
+    });
+    const files = await companionFiles(from);
+    log(`importing dense model: ${program.layers} layers, hidden ${program.hidden}`);
+    await writeFolder({ dir: out, overwrite, sources: [from] }, async (work) => {
+      await writeFile(join(work, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`);
+      for (const [name, path] of files) await copyFile(path, join(work, name));
+      await writeSafetensors(join(work, "model.safetensors"), tensors);
+    });
+  } finally {
+    await checkpoint.close();
+  }
 }

@@ -7,7 +7,7 @@ import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { importModel } from "./import.ts";
-import { upcycleSource } from "./upcycle/upcycle-source.ts";
+import { upcycleSource } from "./upcycle/upcycle.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-overwrite-"));
 after(() => rm(dir, { recursive: true }));

@@ -5,9 +5,15 @@ import type { Counter, Histogram, ObservableResult } from "@opentelemetry/api";
 import { PrometheusSerializer } from "@opentelemetry/exporter-prometheus";
 import { resourceFromAttributes } from "@opentelemetry/resources";
 import { AggregationTemporality, InstrumentType, MeterProvider, MetricReader } from "@opentelemetry/sdk-metrics";
-import type { DeploymentLabels, MetricDefinition, MetricLabels, MetricName, MetricNameOf, ProcessKind } from "../../crds/metrics.ts";
-import { metricTable } from "../../crds/metrics.ts";
-import { type Exemplar, openMetricsText } from "./openmetrics.ts";
+import {
+  type DeploymentLabels,
+  type MetricDefinition,
+  type MetricLabels,
+  type MetricName,
+  type MetricNameOf,
+  metricTable,
+  type ProcessKind,
+} from "../../crds/metrics.ts";
 import { sampledTraceId } from "./trace.ts";
 
 /** Further series are folded into one; 1,000 deployments x 12 states fit. */
@@ -227,4 +233,32 @@ function seriesKey(labels: Labels): string {
     .sort()
     .map((name) => `${name}=${labels[name]}`)
     .join("\u0000");
+}
+
+interface Exemplar {
+  readonly traceId: string;
+  readonly value: number;
+  /** Unix seconds. */
+  readonly atSeconds: number;
+}
+
+/** OpenMetrics from Prometheus text. `exemplarOf` is called per bucket with all labels, including `le`. */
+function openMetricsText(text: string, exemplarOf: (histogram: string, labels: Labels) => Exemplar | undefined): string {
+  const lines = text.split("\n").flatMap((line) => {
+    if (line === "") return [];
+    if (!line.startsWith("#")) return line.includes("_bucket{") ? withExemplar(line, exemplarOf) : line;
+    const [, keyword, name = "", rest = ""] = /^# (HELP|TYPE) (\S+) (.*)$/.exec(line) ?? [];
+    // Counter families drop `_total`; OpenMetrics allows no other comments or empty lines.
+    return keyword === undefined ? [] : `# ${keyword} ${name.replace(/_total$/, "")} ${rest.replaceAll('"', '\\"')}`;
+  });
+  return `${lines.join("\n")}\n# EOF\n`;
+}
+
+function withExemplar(line: string, exemplarOf: (histogram: string, labels: Labels) => Exemplar | undefined): string {
+  const [, histogram, list] = /^(\w+)_bucket\{(.*)\} \S+$/.exec(line) ?? [];
+  if (histogram === undefined || list === undefined) return line;
+  const labels = Object.fromEntries([...list.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, name = "", value = ""]) => [name, value]));
+  const exemplar = exemplarOf(histogram, labels);
+  if (!exemplar) return line;
+  return `${line} # {trace_id="${exemplar.traceId}"} ${exemplar.value} ${exemplar.atSeconds.toFixed(3)}`;
 }

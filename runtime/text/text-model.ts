@@ -2,8 +2,7 @@
 import type { ChannelTokens } from "./channels.ts";
 import type { TokenDecoder } from "./stop-text.ts";
 import type { ThoughtTokens } from "./think-text.ts";
-import type { Thinking } from "./thinking/index.ts";
-import type { Effort } from "./thinking/switch.ts";
+import type { Effort, Thinking } from "./thinking.ts";
 import type { Tool, ToolCall, ToolFormat } from "./tools/format.ts";
 
 export interface ChatMessage {

@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import { charactersOfChat } from "./templated.ts";
 import type { ChatMessage, TextModel } from "./text-model.ts";
-import type { Effort } from "./thinking/switch.ts";
+import type { Effort } from "./thinking.ts";
 import { loadDecoding } from "./tokenizer.ts";
 import type { Tool } from "./tools/format.ts";
 

@@ -1,12 +1,10 @@
 // Answers that begin with thoughts: what goes where, white space around the marks, thoughts that a prompt has begun, and what is cut off.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CallText } from "./call-text.ts";
 import { ByteLevelDecoder } from "./detokenize.ts";
-import { StopText } from "./stop-text.ts";
+import { CallText, StopText } from "./stop-text.ts";
 import { opensThoughts, ThinkText, thoughtTokens } from "./think-text.ts";
-import { hermes } from "./tools/hermes.ts";
-import { mistral } from "./tools/mistral.ts";
+import { hermes, mistral } from "./tools/index.ts";
 
 const ids: Readonly<Record<string, number>> = { "<think>": 300, "</think>": 301, "[TOOL_CALLS]": 302 };
 const tokens = thoughtTokens((content) => ids[content])!;

@@ -10,8 +10,7 @@ import { type PromptOrigin, renderWithOrigin } from "./prompt-origin.ts";
 import { type TemplatedChat, templatedChat } from "./templated.ts";
 import type { ChatMessage, Decoding } from "./text-model.ts";
 import { thoughtTokens } from "./think-text.ts";
-import { thinkingOf } from "./thinking/index.ts";
-import type { Effort, Variables } from "./thinking/switch.ts";
+import { type Effort, thinkingOf, type Variables } from "./thinking.ts";
 import { type AddedToken, broken, contentOf, readTextFiles, type TextFiles } from "./tokenizer-files.ts";
 import type { Tool } from "./tools/format.ts";
 import { toolFormatOf } from "./tools/index.ts";
@@ -200,9 +199,24 @@ export async function loadDecoding(dir: string): Promise<Decoding> {
   return decodingOf(files, (ids) => decodeAll(tokenizer, ids));
 }
 
-/** Undefined for special and unknown tokens. Throws as `loadTokenizer`. */
-export async function loadShown(dir: string): Promise<readonly (Uint8Array | undefined)[]> {
+/** Concatenated; token i ends at `ends[i]` and may be empty. */
+interface PackedTexts {
+  readonly bytes: Uint8Array;
+  readonly ends: Uint32Array;
+}
+
+/** The visible bytes of all tokens, none for special and unknown ones; throws as `loadTokenizer`. */
+export async function readTokenTexts(dir: string): Promise<PackedTexts> {
   const files = await readTextFiles(dir);
   const { shown } = piecesOf(files);
-  return Array.from({ length: files.vocab }, (_, id) => shown(id));
+  const texts = Array.from({ length: files.vocab }, (_, id) => shown(id));
+  const ends = new Uint32Array(texts.length);
+  let end = 0;
+  for (const [id, text] of texts.entries()) {
+    end += text?.length ?? 0;
+    ends[id] = end;
+  }
+  const bytes = new Uint8Array(end);
+  for (const [id, text] of texts.entries()) if (text) bytes.set(text, (ends[id] as number) - text.length);
+  return { bytes, ends };
 }

@@ -1,31 +1,60 @@
 // Presents packed safetensors (fp8 blocks, MXFP4, stacked experts) as plain matrices; other tensors are read as they are.
 import { AppError } from "../../crds/common.ts";
-import type { ModelFamily } from "../models/family.ts";
-import { fp8Blocks } from "./packed-fp8.ts";
-import { interleavedExperts, interleaveExperts } from "./packed-interleaved.ts";
-import { mxfp4Experts } from "./packed-mxfp4.ts";
-import { isPlain, type RawTensor, type Rule } from "./packed-rule.ts";
-import { stackedExperts } from "./packed-stacks.ts";
-import type { TensorToWrite } from "./safetensors-writer.ts";
+import { expertRules } from "./packed-experts.ts";
+import { isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
+import { widenTensor } from "./safetensors.ts";
 import type { TensorView } from "./tensor-view.ts";
+import { checkWeights } from "./weight-check.ts";
 
 export type { RawTensor };
 
 /** Stacks name many tensors in a few bytes. The largest known models have 100,000. */
 const viewsMax = 1_000_000;
 
-/** The first matching rule takes a tensor. */
-const rules: readonly Rule[] = [fp8Blocks, mxfp4Experts, interleavedExperts, stackedExperts];
+/** DeepSeek's fp8 has a scale per block of 128 x 128, `NAME_scale_inv`, and is read exactly as f32. */
+const block = 128;
+const suffix = "_scale_inv";
 
-type Stacks = NonNullable<ModelFamily["stacks"]>;
-const stackers: Readonly<Record<Stacks, (tensors: readonly TensorToWrite[]) => readonly TensorToWrite[]>> = {
-  interleaved: interleaveExperts,
+/** E4M3: exponent bias 7, no infinity. */
+const e4m3 = Float32Array.from({ length: 256 }, (_, bits) => {
+  const [exponent, mantissa] = [(bits >> 3) & 15, bits & 7];
+  const size = exponent === 0 ? mantissa * 2 ** -9 : (1 + mantissa / 8) * 2 ** (exponent - 7);
+  return (bits & 127) === 127 ? Number.NaN : bits & 128 ? -size : size;
+});
+
+function viewOf(name: string, tensor: RawTensor, scale: RawTensor): TensorView {
+  const { shape } = tensor.info;
+  const [n = 0, k = 0] = shape;
+  const across = Math.ceil(k / block);
+  const want = [Math.ceil(n / block), across];
+  if (shape.length !== 2 || scale.info.shape.join() !== want.join())
+    throw misshaped(scale, `${name}${suffix}`, `blocks of ${block} x ${block} of [${shape.join(", ")}] have [${want.join(", ")}] scales`);
+  return {
+    shape,
+    form: "f32",
+    async rows({ first, rows }) {
+      const scales = widenTensor(scale.info, await scale.bytes(0, scale.info.end - scale.info.begin));
+      const bytes = await tensor.bytes(first * k, rows * k);
+      const values = new Float32Array(rows * k);
+      for (let row = 0; row < rows; row++) {
+        const from = Math.floor((first + row) / block) * across;
+        for (let i = 0; i < k; i++)
+          values[row * k + i] = (e4m3[bytes[row * k + i] as number] as number) * (scales[from + Math.floor(i / block)] as number);
+      }
+      checkWeights(tensor.path, `tensor "${name}"`, { shape, data: values, first: first * k });
+      return { form: "f32", bytes: new Uint8Array(values.buffer), values };
+    },
+  };
+}
+
+const fp8Blocks: Rule = (name, raw) => {
+  const [tensor, scale] = [raw.get(name), raw.get(`${name}${suffix}`)];
+  if (tensor?.info.dtype !== "F8_E4M3" || scale?.info.dtype !== "F32") return undefined;
+  return { takes: [name, `${name}${suffix}`], views: [[name, viewOf(name, tensor, scale)]] };
 };
 
-/** Packs f32 tensors as the family's checkpoints do. */
-export function packed(tensors: readonly TensorToWrite[], { stacks }: ModelFamily): readonly TensorToWrite[] {
-  return stacks === undefined ? tensors : stackers[stacks](tensors);
-}
+/** The first matching rule takes a tensor. */
+const rules: readonly Rule[] = [fp8Blocks, ...expertRules];
 
 /** Throws `UnsupportedDtype` for parts that no rule takes. */
 export function unpacked(raw: ReadonlyMap<string, RawTensor>): ReadonlyMap<string, TensorView> {

@@ -21,7 +21,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
   "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
-    runtime/text/token-texts.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
+    runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
   "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
     runtime/engine/thread/ runtime/net/`,
   "runtime/experts/": "runtime/net/ runtime/observe/",

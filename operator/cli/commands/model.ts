@@ -88,7 +88,7 @@ export const upcycle = declare({
   },
   notes: sources,
   async action({ out, codec = codecsWritten.folder, cache = cacheFolder(), hub, output, json, ...options }, source) {
-    const { upcycleSource } = await import("../../../runtime/modelstore/upcycle/upcycle-source.ts");
+    const { upcycleSource } = await import("../../../runtime/modelstore/upcycle/upcycle.ts");
     const request = { ...options, source, codecs: codec, cache, secrets: secretsOf(hub) };
     const { out: to, index, tokens, imbalance } = await upcycleSource({ ...request, ...(out === undefined ? {} : { out }) }, log);
     const report = { out: to, modelDigest: index.modelDigest, tokens, imbalance };

@@ -4,7 +4,6 @@ import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { cors } from "hono/cors";
 import { invalid, type Problem, problemOf, problems } from "../problem.ts";
-import { poolMetrics, poolMetricsType } from "../routing/pool-metrics.ts";
 import { prepare } from "./answer.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { Exchange } from "./exchange.ts";
@@ -16,6 +15,7 @@ import {
   type Endpoint,
   type Env,
   enter,
+  type PoolLoad,
   priorityOf,
   problemResponse,
   refuse,
@@ -173,4 +173,22 @@ async function readJson(c: Ctx): Promise<{ json: unknown; bytes: number } | { pr
     const why = caught instanceof Error ? caught.message.slice(0, 200) : "";
     return { problem: invalid(`The body is not JSON: ${why}.`, null, "invalid_json") };
   }
+}
+
+export const poolMetricsType = "text/plain; version=0.0.4; charset=utf-8";
+
+const kvHelp = "Share of the workers' attention cache that requests hold, from 0 to 1.";
+const escaped = (text: string): string => text.replace(/[\\"]/g, (found) => `\\${found}`).replaceAll("\n", "\\n");
+
+/** The load as Prometheus text for an InferencePool's endpoint picker (DECISIONS.md 8); a picker would take unknown values for zero. */
+export function poolMetrics({ model, waiting, running, kvUse }: PoolLoad): string {
+  const gauge = (name: string, help: string, value: number | undefined): string[] =>
+    value === undefined ? [] : [`# HELP ${name} ${help}`, `# TYPE ${name} gauge`, `${name}{model_name="${escaped(model)}"} ${value}`];
+  const lines = [
+    ...gauge("vllm:num_requests_waiting", "Requests that wait for a worker, or in its queue.", waiting),
+    ...gauge("vllm:num_requests_running", "Requests that a worker computes.", running),
+    ...gauge("vllm:kv_cache_usage_perc", kvHelp, kvUse),
+    ...gauge("vllm:gpu_cache_usage_perc", kvHelp, kvUse), // the default of pickers before version 1.1
+  ];
+  return `${lines.join("\n")}\n`;
 }

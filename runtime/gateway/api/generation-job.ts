@@ -1,7 +1,7 @@
 // The endpoint-neutral form of a generation request, and its bounds.
 import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
-import type { Effort } from "../../text/thinking/switch.ts";
+import type { Effort } from "../../text/thinking.ts";
 import type { Tool } from "../../text/tools/format.ts";
 import type { ToolUse } from "./tool-use.ts";
 

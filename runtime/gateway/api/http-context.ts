@@ -5,11 +5,20 @@ import type { Authenticator } from "../auth/authenticator.ts";
 import type { ClientEntry, ClientLimits } from "../auth/client-limits.ts";
 import { type Problem, problemBody, problems, rejectReason } from "../problem.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "../routing/admission.ts";
-import type { PoolLoad } from "../routing/pool-metrics.ts";
 import type { AnswerDeps } from "./answer.ts";
 
 /** Counted for a request whose client went away. */
 export const clientGone = 499;
+
+/** Load shown to an InferencePool's endpoint picker. */
+export interface PoolLoad {
+  readonly model: string;
+  /** Requests that no worker computes yet; `running` counts the others. */
+  readonly waiting: number;
+  readonly running: number;
+  /** Share of the KV cache in use; undefined where no worker reported it. */
+  readonly kvUse: number | undefined;
+}
 
 export interface AppDeps extends AnswerDeps {
   readonly servedName: string;

@@ -1,7 +1,7 @@
 // Reasoning-effort fields of chats and /v1/responses.
 import { z } from "zod";
-import type { Thinking } from "../../text/thinking/index.ts";
-import { type Effort, efforts } from "../../text/thinking/switch.ts";
+import type { Thinking } from "../../text/thinking.ts";
+import { type Effort, efforts } from "../../text/thinking.ts";
 import { invalid, type Problem } from "../problem.ts";
 
 const summaries = ["auto", "concise", "detailed"] as const;

@@ -1,7 +1,7 @@
 // The load of a gateway as an endpoint picker reads it: names, types and values, and what is not known left out.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { poolMetrics } from "./pool-metrics.ts";
+import { poolMetrics } from "../api/app.ts";
 
 const load = { model: "tiny", waiting: 3, running: 5, kvUse: 0.25 };
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { silentLog } from "../../observe/log.ts";
-import { removeAbandoned } from "./abandoned.ts";
+import { removeAbandoned } from "./downloader.ts";
 
 const hour = 3_600_000;
 const name = (digit: number): string => `.enodia-${String(digit).repeat(16)}`;

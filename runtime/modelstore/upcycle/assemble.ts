@@ -5,9 +5,12 @@ import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { gaussian } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
+import { bamArchitecture, bamConfig } from "../../models/bam.ts";
+import type { DecoderDims } from "../../models/decoder.ts";
 import { denseWeights } from "../../models/family.ts";
 import { programOf } from "../../models/index.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
+import { mixtralArchitecture, mixtralConfig } from "../../models/mixtral.ts";
 import { topKMax } from "../../models/moe.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import { readTextFile, statIfThere } from "../../weights/file.ts";
@@ -22,7 +25,6 @@ import type { Checkpoint } from "../../weights/tensor-view.ts";
 import { checkShape, checkTiedHead } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
 import { architectureIn, inFolder } from "../model-config.ts";
-import { type AttentionForm, attentionForms } from "./assemble-attention.ts";
 import { keyOf } from "./noise.ts";
 
 const [branchesMin, branchesMax] = [2, 256];
@@ -194,3 +196,37 @@ export async function assemble(options: AssembleOptions, log: Log): Promise<{ re
     for (const checkpoint of opened) await checkpoint.close();
   }
 }
+
+export interface AttentionForm {
+  readonly architecture: string;
+  config(
+    raw: Readonly<Record<string, unknown>>,
+    dims: DecoderDims,
+    counts: { readonly experts: number; readonly topK: number },
+  ): Record<string, unknown>;
+  /** Number of pieces that a tensor takes in turn from each branch; undefined for a mean. */
+  pieces(tensor: string, dims: DecoderDims): number | undefined;
+}
+
+const mean: AttentionForm = { architecture: mixtralArchitecture, config: mixtralConfig, pieces: () => undefined };
+
+/** A piece is a branch's part of one key head; each row of the output projection has one piece per head. */
+function experts(shareKeyValues: boolean): AttentionForm {
+  return {
+    architecture: bamArchitecture,
+    config: (raw, dims, counts) => bamConfig(raw, dims, { ...counts, shareKeyValues }),
+    pieces(tensor, { kvHeads, hidden }) {
+      const keys = shareKeyValues ? undefined : kvHeads;
+      const of = { q: kvHeads, k: keys, v: keys, o: hidden * kvHeads };
+      const projection = /\.self_attn\.([qkvo])_proj\.weight$/.exec(tensor)?.[1];
+      return projection === undefined ? undefined : of[projection as keyof typeof of];
+    },
+  };
+}
+
+/** Keys are values of `--attention`. */
+export const attentionForms: ReadonlyMap<string, AttentionForm> = new Map([
+  ["mean", mean],
+  ["experts", experts(false)],
+  ["shared-kv", experts(true)],
+]);

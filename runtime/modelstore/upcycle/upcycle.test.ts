@@ -15,7 +15,7 @@ import { mixtralConfig } from "../../models/mixtral.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { openStore } from "../../weights/store-reader.ts";
 import { inspect } from "../inspect.ts";
-import { upcycleSource } from "./upcycle-source.ts";
+import { upcycleSource } from "./upcycle.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-upcycle-"));
 after(() => rm(dir, { recursive: true }));

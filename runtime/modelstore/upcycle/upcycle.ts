@@ -1,13 +1,16 @@
 // `enodia model upcycle`: every FFN of a dense Llama becomes E experts with seeded noise, and each layer gets a fitted router.
-import { resolve } from "node:path";
+
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";
+import type { SourceSecret } from "../../../crds/model.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { createBackend } from "../../compute/index.ts";
 import { denseWeights } from "../../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
 import { mixtral, mixtralArchitecture, mixtralConfig } from "../../models/mixtral.ts";
 import { topKMax } from "../../models/moe.ts";
-import { loadTokenizer } from "../../text/tokenizer.ts";
+import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../../weights/codecs/codec.ts";
 import { bytesOf } from "../../weights/floats.ts";
@@ -20,8 +23,9 @@ import { writeStore } from "../../weights/store-writer.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
 import { checkShape, checkTiedHead } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
+import { importModel } from "../import.ts";
 import { architectureIn, inFolder, noDense } from "../model-config.ts";
-import { calibrationSequences } from "./calibration.ts";
+import { isRemote, localSource, sourceName } from "../sources.ts";
 import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
 import { keyOf, withNoise } from "./noise.ts";
@@ -161,4 +165,83 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
   } finally {
     await checkpoint.close();
   }
+}
+
+const separator = "\n---\n";
+/** Longer texts are cut: a sequence is one prefill. */
+const sequenceTokensMax = 512;
+
+export interface Sequence {
+  readonly topic: string;
+  readonly ids: readonly number[];
+}
+
+async function readTopics(): Promise<readonly { readonly topic: string; readonly texts: readonly string[] }[]> {
+  const dir = join(import.meta.dirname, "topics");
+  const names = (await readdir(dir)).filter((name) => name.endsWith(".txt")).sort();
+  if (names.length === 0) throw new AppError(`${dir}: holds no topic texts; the installation is incomplete`, { code: "Internal" });
+  return Promise.all(
+    names.map(async (name) => ({
+      topic: name.slice(0, -4),
+      texts: (await readFile(join(dir, name), "utf8")).split(separator).map((text) => text.trim()),
+    })),
+  );
+}
+
+/** Chats only when the model has a template; served traffic is mostly chat. */
+export async function calibrationSequences(tokenizer: ModelTokenizer): Promise<readonly Sequence[]> {
+  const sequences: Sequence[] = [];
+  for (const { topic, texts } of await readTopics()) {
+    for (const text of texts) {
+      sequences.push({ topic, ids: tokenizer.encode(text).slice(0, sequenceTokensMax) });
+      const chat = chatIds(tokenizer, text);
+      if (chat) sequences.push({ topic, ids: chat.slice(0, sequenceTokensMax) });
+    }
+  }
+  return sequences.filter(({ ids }) => ids.length > 0);
+}
+
+function chatIds(tokenizer: ModelTokenizer, text: string): readonly number[] | undefined {
+  try {
+    return tokenizer.encodeChat([{ role: "user", content: text }]);
+  } catch (caught) {
+    if (caught instanceof AppError && caught.code === "InvalidRequest") return undefined; // no template
+    throw caught;
+  }
+}
+
+export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out"> {
+  readonly source: string;
+  readonly out?: string;
+  readonly cache: string;
+  /** Credentials and endpoints of downloads, by source variable. */
+  readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
+}
+
+/** Undefined unless it is a folder in Hugging Face layout. */
+async function architectureAt(dir: string): Promise<string | undefined> {
+  if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return undefined;
+  return architectureIn(dir, await readConfig(dir, "ModelNotFound"));
+}
+
+async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<string> {
+  const cached = join(options.cache, "models", `${sourceName(options.source)}-dense`);
+  const remote = isRemote(options.source);
+  // Checks a local folder before anything is written.
+  if (!remote && (await architectureAt(localSource(options.source)))) return localSource(options.source);
+  if (remote && (await architectureAt(cached)) === llamaArchitecture) {
+    await (await openCheckpoint(cached)).close(); // a broken cache shows here, by name
+    log(`using the dense model in ${cached}`);
+    return cached;
+  }
+  await importModel({ ...options, out: cached, overwrite: true, folder: true }, log);
+  return cached;
+}
+
+export async function upcycleSource(options: UpcycleSourceOptions, log: Log): Promise<UpcycleResult> {
+  const name = `${sourceName(options.source)}-moe${options.experts}x${options.topK}`;
+  const out = options.out ?? join(options.cache, "models", name);
+  const sources = isRemote(options.source) ? [] : [localSource(options.source)];
+  await checkTarget({ dir: out, overwrite: options.overwrite, sources }); // before a download or an import
+  return upcycle({ ...options, from: await denseFolder(options, log), out }, log);
 }

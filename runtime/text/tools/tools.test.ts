@@ -2,13 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { deepseekV3, deepseekV31 } from "./deepseek.ts";
 import type { CallsPiece, ToolFormat } from "./format.ts";
-import { harmony } from "./harmony.ts";
-import { hermes } from "./hermes.ts";
-import { toolFormatOf } from "./index.ts";
-import { llama } from "./llama.ts";
-import { mistral } from "./mistral.ts";
+import { deepseekV3, deepseekV31, harmony, hermes, llama, mistral, toolFormatOf } from "./index.ts";
 
 type Readable = Required<Pick<ToolFormat, "texts" | "reader">>;
 const formats: Readonly<Record<string, Readable>> = { hermes, deepseekV3, deepseekV31, llama, mistral };

@@ -8,7 +8,7 @@ import { codecFor } from "../../weights/codecs/index.ts";
 import { bytesOf } from "../../weights/floats.ts";
 import { layerShapes } from "../../weights/layer-shapes.ts";
 import { checkTarget, writeFolder } from "../../weights/model-folder.ts";
-import { packed } from "../../weights/packed.ts";
+import { packed } from "../../weights/packed-writer.ts";
 import { type TensorToWrite, writeSafetensors } from "../../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../../weights/store.ts";
 import { writeStore } from "../../weights/store-writer.ts";

@@ -1,6 +1,6 @@
 // Bodies of the OpenAI API by its grammar: chats with tools and formats, completions of several prompts, responses, embeddings. Most are
 // taken; fields at and beyond their bounds are among them.
-import { efforts } from "../../../runtime/text/thinking/switch.ts";
+import { efforts } from "../../../runtime/text/thinking.ts";
 import type { Random } from "../mutate.ts";
 import { chance, json, number, pick, text, times } from "../words.ts";
 

@@ -4,9 +4,8 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { loadTokenizer } from "../tokenizer.ts";
-import { thinkingOf } from "./index.ts";
-import { efforts } from "./switch.ts";
+import { efforts, thinkingOf } from "./thinking.ts";
+import { loadTokenizer } from "./tokenizer.ts";
 
 const qwen = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}";
 const deepseek = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{% if thinking %}<think>{% endif %}";
@@ -29,7 +28,7 @@ test("a template is told what it has a word for", () => {
 
 test("a tokenizer renders by the effort, tells the marks of thoughts, and takes none of a message's words for a switch", async () => {
   const dir = await mkdtemp(join(tmpdir(), "enodia-thinking-"));
-  await cp(join(import.meta.dirname, "../../../test/golden/tiny-f32"), dir, { recursive: true });
+  await cp(join(import.meta.dirname, "../../test/golden/tiny-f32"), dir, { recursive: true });
   const file = join(dir, "tokenizer.json");
   const json = JSON.parse(await readFile(file, "utf8"));
   const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: false };
