@@ -1,9 +1,8 @@
 // The registry of tool call formats: a row says which templates write it, what they take, the text around a call, and how calls are read.
 import { BareCalls } from "./bare-calls.ts";
+import { HeadedBody, ObjectBody } from "./call-bodies.ts";
 import type { CallTexts, ToolFormat } from "./format.ts";
-import { HeadedBody } from "./headed-body.ts";
 import { MarkedCalls } from "./marked-calls.ts";
-import { ObjectBody } from "./object-body.ts";
 
 type TextFormat = Required<Omit<ToolFormat, "marks" | "callId">>;
 
