@@ -9,12 +9,12 @@ import type { TextModel } from "../../text/text-model.ts";
 import type { TopToken, WorkerEvent } from "../routing/failover.ts";
 import { failoverLimits } from "../routing/patience.ts";
 import { Answer, type Piece, prepare } from "./answer.ts";
-import type { GenerationJob } from "./generation-job.ts";
+import type { GenerationRequest } from "./generation-request.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 
 const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
 const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, ...off };
-const job = { endpoint: "completions", maxTokens: 1, n: 1, echo: false, logprobs: false, sampling } as unknown as GenerationJob;
+const job = { endpoint: "completions", maxTokens: 1, n: 1, echo: false, logprobs: false, sampling } as unknown as GenerationRequest;
 
 test("text that no tokens could bring into the context is refused before it is tokenised", async () => {
   let encoded = 0;

@@ -16,7 +16,7 @@ import { invalid, type Problem, problems } from "../problem.ts";
 import { promptLogprobsMax, retryAfterSeconds } from "../routing/admission.ts";
 import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "../routing/failover.ts";
 import type { FailoverLimits } from "../routing/patience.ts";
-import { type GenerationJob, type Prompt, requestBounds } from "./generation-job.ts";
+import { type GenerationRequest, type Prompt, requestBounds } from "./generation-request.ts";
 import { effortProblem } from "./reasoning.ts";
 import { heldTo } from "./tool-use.ts";
 
@@ -111,7 +111,7 @@ export interface Prepared {
 
 /** The signal ends the wait for the tokenizer. */
 export async function prepare(
-  job: GenerationJob,
+  job: GenerationRequest,
   deps: Encoder,
   signal?: AbortSignal,
 ): Promise<{ readonly prompts: readonly Prepared[]; readonly promptLogprobs: number } | { readonly problem: Problem }> {
@@ -146,7 +146,7 @@ export async function prepare(
 const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
 
 /** Returns what the model cannot do for this job, whatever its prompts are. */
-function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinking }: TextModel): Problem | undefined {
+function misfit({ sampling, prompts, endpoint }: GenerationRequest, { vocab, thinking }: TextModel): Problem | undefined {
   const strange = sampling.bias.find(({ id }) => id >= vocab);
   if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
   const unthinkable = prompts.map((one) => effortProblem("messages" in one ? one.effort : undefined, thinking, effortField[endpoint]));
@@ -154,16 +154,16 @@ function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinkin
 }
 
 /** True when the answer is constrained from its first token on, which excludes reasoning. */
-const isHeld = ({ sampling, tools }: GenerationJob, constraint: Constraint | undefined): boolean =>
+const isHeld = ({ sampling, tools }: GenerationRequest, constraint: Constraint | undefined): boolean =>
   sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
 
 /** Switches reasoning off for constrained answers, unless the client asked for some. */
-function promptsFor(job: GenerationJob, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
+function promptsFor(job: GenerationRequest, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
   if (!isHeld(job, constraint) || thinking?.("none") === undefined) return job.prompts;
   return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
 }
 
-function languageOfCalls({ tools, ignoreEos }: GenerationJob, textModel: TextModel): ReturnType<typeof heldTo> {
+function languageOfCalls({ tools, ignoreEos }: GenerationRequest, textModel: TextModel): ReturnType<typeof heldTo> {
   const held = tools ? heldTo(tools, textModel.tools) : { constraint: undefined };
   if ("problem" in held || held.constraint === undefined || !ignoreEos) return held;
   const message = "`ignore_eos`: calls that are held to their tools have an end; leave it out.";
@@ -190,7 +190,7 @@ function charactersOf(prompt: Prompt): number {
 
 export interface AnswerRequest extends Prepared {
   readonly id: string;
-  readonly job: GenerationJob;
+  readonly job: GenerationRequest;
   readonly seed: bigint;
   readonly span: Span;
   readonly signal: AbortSignal;

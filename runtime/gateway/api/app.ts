@@ -20,8 +20,9 @@ import {
   problemResponse,
   refuse,
 } from "./http-context.ts";
-import { type Parsed, parseChat, parseCompletion } from "./openai.ts";
+import { parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
+import type { Parsed } from "./request-fields.ts";
 import { parseResponses } from "./responses.ts";
 
 const bodyBytesMax = 8 * 1024 * 1024;

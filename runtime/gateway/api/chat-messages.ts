@@ -11,7 +11,7 @@ const leftOut = () => z.null("not implemented; leave it out").optional();
 
 const textPart = z.strictObject({ type: z.literal("text", "only text parts are implemented"), text });
 const content = z.union([text, z.array(textPart).max(bounds.contentParts)], "must be a string or text parts");
-const callId = z.string("must be an id").min(1, "must not be empty").max(bounds.idChars);
+export const callId = z.string("must be an id").min(1, "must not be empty").max(bounds.idChars);
 
 /** JSON of a call's arguments, as the model wrote it. */
 export const callArguments = text.refine(isObject, "must be the JSON of an object");

@@ -13,14 +13,14 @@ import type { Generation, WorkerEvent } from "../routing/failover.ts";
 import { failoverLimits } from "../routing/patience.ts";
 import type { AnswerDeps, Piece } from "./answer.ts";
 import { Choices } from "./choices.ts";
-import type { GenerationJob } from "./generation-job.ts";
+import type { GenerationRequest } from "./generation-request.ts";
 import { wholeBody } from "./openai-body.ts";
 
 const sampling = { temperature: 1, topP: 1, topK: 0, seed: 5n, topLogprobs: 1 };
 const tracing = await createTracing({ service: "gateway" });
 
 interface Setting {
-  readonly job?: Partial<GenerationJob>;
+  readonly job?: Partial<GenerationRequest>;
   readonly prompts?: readonly (readonly number[])[];
   readonly maxTokens?: number;
   /** What a worker answers. */
@@ -63,7 +63,7 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
     ignoreEos: false,
     sampling,
     ...job,
-  } as unknown as GenerationJob;
+  } as unknown as GenerationRequest;
   const prepared = prompts.map((prompt) => ({ prompt, maxTokens, ...(whole.echo ? { echo: String.fromCharCode(...prompt) } : {}) }));
   const span = tracing.start("a", { role: "server", attributes: {} });
   const all = new Choices({ id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal }, deps);
@@ -83,7 +83,7 @@ test("the i-th answer to a prompt is the one of seed + i alone, prompts are in o
   assert.equal(found.length, 12);
   for (const [index, text] of found.entries()) {
     const seed = 5n + BigInt(index % 6);
-    const one = choices({ job: { sampling: { ...sampling, seed } as GenerationJob["sampling"] }, prompts: [index < 6 ? [1] : [2, 2]] });
+    const one = choices({ job: { sampling: { ...sampling, seed } as GenerationRequest["sampling"] }, prompts: [index < 6 ? [1] : [2, 2]] });
     assert.deepEqual(texts(await read(one.all)), [text]);
   }
   assert.ok(most() <= 8, `${most()} at once`);

@@ -1,4 +1,5 @@
 // The answers of one request, `n` per prompt, each with its own failover. Answer i equals a single answer with seed + i.
+import type { Problem } from "../problem.ts";
 import { Answer, type AnswerDeps, type AnswerRequest, type Piece, type Prepared, type Usage } from "./answer.ts";
 
 /** Concurrent answers per request. */
@@ -11,6 +12,24 @@ export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "job" | "span
 export interface ChoicePiece {
   readonly index: number;
   readonly piece: Piece;
+}
+
+/** How an API writes answers to its client, whole or as events. */
+export interface AnswerWriter {
+  /** `answers`: the pieces of each. */
+  whole(answers: readonly (readonly Piece[])[], usage: Usage): object;
+  /** Each answer's first piece is a marker. */
+  events(piece: ChoicePiece): readonly string[];
+  /** Events after the last piece. */
+  last(usage: Usage): readonly string[];
+  /** The event of a stream that fails. */
+  failed(problem: Problem): readonly string[];
+}
+
+export interface WriterStart {
+  readonly model: string;
+  /** Unix seconds. */
+  readonly created: number;
 }
 
 /** `pieces` can be read once; the other fields are final when it ended. */

@@ -2,11 +2,11 @@
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
-import { invalid, type Problem, problemOfIssue, problems } from "../problem.ts";
+import { invalid, type Problem } from "../problem.ts";
 import { type Generation, generate } from "../routing/failover.ts";
 import { type AnswerDeps, encodePrompt } from "./answer.ts";
 import { text } from "./chat-messages.ts";
-import { modelProblem, only, priority, promptsOf, tokenIds } from "./openai.ts";
+import { only, priority, promptsOf, readBody, shared, tokenIds } from "./request-fields.ts";
 
 /** Bounds of a request, whose vectors stay in memory until sent. */
 export const embeddingBounds = { inputs: 2_048, tokens: 300_000, numbers: 4_194_304 } as const;
@@ -17,7 +17,7 @@ const someText = text.min(1, "must not be empty");
 const many = `at most ${embeddingBounds.inputs} inputs`;
 
 const schema = z.strictObject({
-  model: z.string("name the model"),
+  model: shared.model,
   input: z.union(
     [
       someText,
@@ -33,7 +33,7 @@ const schema = z.strictObject({
   truncate_prompt_tokens: only(-1, "inputs are not truncated"),
   priority,
   /** Accepted without effect. */
-  user: z.string().max(512).nullish(),
+  user: shared.user,
 });
 
 type Input = { readonly text: string } | { readonly tokens: readonly number[] };
@@ -45,10 +45,9 @@ export interface EmbeddingJob {
 }
 
 export function parseEmbeddings(body: unknown, served: string): { readonly job: EmbeddingJob } | { readonly problem: Problem } {
-  const parsed = schema.safeParse(body);
-  if (!parsed.success) return { problem: modelProblem(body, served) ?? problemOfIssue(parsed.error) };
-  const { model, input, encoding_format, priority: asked } = parsed.data;
-  if (model !== served) return { problem: problems.unknownModel(model, served) };
+  const read = readBody(schema, body, served);
+  if ("problem" in read) return read;
+  const { input, encoding_format, priority: asked } = read.request;
   return { job: { inputs: promptsOf(input), encoding: encoding_format ?? "float", priority: asked ?? undefined } };
 }
 

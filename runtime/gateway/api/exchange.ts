@@ -2,14 +2,14 @@
 import type { Span } from "../../observe/trace.ts";
 import { type Problem, problemOf } from "../problem.ts";
 import type { Piece, Prepared } from "./answer.ts";
-import type { AnswerWriter } from "./answer-writer.ts";
+import type { AnswerWriter } from "./choices.ts";
 import { type ChoicePiece, Choices } from "./choices.ts";
-import type { GenerationJob } from "./generation-job.ts";
+import type { GenerationRequest } from "./generation-request.ts";
 import { type AppDeps, type Ctx, clientGone, count, type Place, problemResponse } from "./http-context.ts";
 import { sseBody, sseComment, sseHeaders } from "./sse.ts";
 
 interface Task {
-  readonly job: GenerationJob;
+  readonly job: GenerationRequest;
   readonly prompts: readonly Prepared[];
   readonly writer: AnswerWriter;
   readonly place: Place;
@@ -23,7 +23,7 @@ const silenceMsMax = 5_000;
 export class Exchange {
   readonly #c: Ctx;
   readonly #deps: AppDeps;
-  readonly #job: GenerationJob;
+  readonly #job: GenerationRequest;
   readonly #place: Place;
   readonly #writer: AnswerWriter;
   readonly #choices: Choices;

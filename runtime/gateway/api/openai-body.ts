@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { problemBody } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type TokenLogprob, type Usage } from "./answer.ts";
-import type { AnswerWriter, WriterStart } from "./answer-writer.ts";
+import type { AnswerWriter, WriterStart } from "./choices.ts";
 import { sseData } from "./sse.ts";
 
 export interface Envelope {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { type Problem, problemBody, rejectReason } from "../problem.ts";
-import { type GenerationJob, requestBounds } from "./generation-job.ts";
+import { type GenerationRequest, requestBounds } from "./generation-request.ts";
 import { parseChat, parseCompletion } from "./openai.ts";
 
 const user = { role: "user", content: "hi" };
@@ -180,7 +180,7 @@ for (const [name, { body, param, message, code, status, completions }] of bad) {
   });
 }
 
-function jobOf(parsed: { job: GenerationJob } | { problem: Problem }): GenerationJob {
+function jobOf(parsed: { job: GenerationRequest } | { problem: Problem }): GenerationRequest {
   assert.ok("job" in parsed, JSON.stringify(parsed));
   return parsed.job;
 }

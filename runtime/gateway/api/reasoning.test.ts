@@ -11,7 +11,7 @@ import { hermes } from "../../text/tools/index.ts";
 import type { WorkerEvent } from "../routing/failover.ts";
 import { failoverLimits } from "../routing/patience.ts";
 import { Answer, isMarker, type Piece, prepare } from "./answer.ts";
-import type { GenerationJob } from "./generation-job.ts";
+import type { GenerationRequest } from "./generation-request.ts";
 import { parseChat } from "./openai.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 import { parseResponses } from "./responses.ts";
@@ -23,7 +23,7 @@ const thought = [2, ...bytes("analysis"), 3, ...bytes("hm é"), 4];
 const final = [1, ...bytes("assistant"), 2, ...bytes("final"), 3, ...bytes("Yes.")];
 
 /** A model that answers in channels. */
-const answer = (endpoint: GenerationJob["endpoint"], ids: readonly number[], tools = false): Promise<Piece[]> =>
+const answer = (endpoint: GenerationRequest["endpoint"], ids: readonly number[], tools = false): Promise<Piece[]> =>
   answerOf({ endpoint, ...(tools ? { tools: {} } : {}) }, ids, { channels });
 
 async function answerOf(
@@ -38,7 +38,7 @@ async function answerOf(
   };
   const tracing = await createTracing({ service: "gateway" });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  const job = { sampling, stops: [], logprobs: false, ignoreEos: false, ...asked } as unknown as GenerationJob;
+  const job = { sampling, stops: [], logprobs: false, ignoreEos: false, ...asked } as unknown as GenerationRequest;
   const request = { id: "a", job, prompt, maxTokens: ids.length, seed: 1n, signal: new AbortController().signal };
   const one = new Answer(
     { ...request, span: tracing.start("a", { role: "server", attributes: {} }) },

@@ -5,9 +5,9 @@ import { formatNames } from "../../../crds/names.ts";
 import { languageOf } from "../../constraints/index.ts";
 import type { Constraint } from "../../constraints/language.ts";
 
-export const only = `only ${["text", ...formatNames].join(", ")} are implemented`;
+const only = `only ${["text", ...formatNames].join(", ")} are implemented`;
 
-export const jsonSchemaFields = {
+const jsonSchemaFields = {
   name: z.string("must be a name").regex(/^[a-zA-Z0-9_-]{1,64}$/, "must have 1 to 64 letters, digits, _ or -"),
   description: z.string().max(65_536).nullish(),
   schema: z.record(z.string(), z.unknown(), "must be a JSON Schema").nullish(),
@@ -16,7 +16,7 @@ export const jsonSchemaFields = {
 };
 
 /** Reports problems of the schema as issues. */
-export function jsonSchemaOf(schema: object, context: z.core.ParsePayload): Constraint {
+function jsonSchemaOf(schema: object, context: z.core.ParsePayload): Constraint {
   const refused = (message: string): never => {
     context.issues.push({ code: "custom", message, path: ["schema"], input: undefined });
     return z.NEVER;
@@ -44,18 +44,18 @@ function textOf(schema: object): string | undefined {
   }
 }
 
+const plainFormats = [z.strictObject({ type: z.literal("text") }), z.strictObject({ type: z.literal("json_object") })] as const;
+
 /** Undefined for free text. */
 export const responseFormat = z
-  .discriminatedUnion(
-    "type",
-    [
-      z.strictObject({ type: z.literal("text") }),
-      z.strictObject({ type: z.literal("json_object") }),
-      z.strictObject({ type: z.literal("json_schema"), json_schema: schemaFormat }),
-    ],
-    only,
-  )
-  .transform((format): Constraint | undefined => {
-    if ("json_schema" in format) return format.json_schema;
-    return format.type === "text" ? undefined : { name: format.type, spec: "" };
-  });
+  .discriminatedUnion("type", [...plainFormats, z.strictObject({ type: z.literal("json_schema"), json_schema: schemaFormat })], only)
+  .transform((format): Constraint | undefined => ("json_schema" in format ? format.json_schema : plainFormat(format)));
+
+/** The form of /v1/responses. */
+export const flatFormat = z
+  .discriminatedUnion("type", [...plainFormats, z.strictObject({ type: z.literal("json_schema"), ...jsonSchemaFields })], only)
+  .transform((format, context) => (format.type === "json_schema" ? jsonSchemaOf(format.schema ?? {}, context) : plainFormat(format)));
+
+function plainFormat({ type }: { readonly type: "text" | "json_object" }): Constraint | undefined {
+  return type === "text" ? undefined : { name: type, spec: "" };
+}

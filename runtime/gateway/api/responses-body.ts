@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import type { Problem } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type Usage } from "./answer.ts";
-import type { AnswerWriter, WriterStart } from "./answer-writer.ts";
+import type { AnswerWriter, WriterStart } from "./choices.ts";
 
 const newId = (prefix: string): string => `${prefix}_${randomUUID().replaceAll("-", "")}`;
 

@@ -1,15 +1,13 @@
-// Request schemas of /v1/responses, translated into a chat job. Nothing is stored between requests.
+// Request schemas of /v1/responses, translated into a chat. Nothing is stored between requests.
 import { z } from "zod";
-import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
-import { problemOfIssue, problems } from "../problem.ts";
-import { callArguments, text } from "./chat-messages.ts";
-import { requestBounds } from "./generation-job.ts";
-import { modelProblem, only, type Parsed, shared } from "./openai.ts";
+import { callArguments, callId, text } from "./chat-messages.ts";
+import { requestBounds } from "./generation-request.ts";
 import { reasoning } from "./reasoning.ts";
-import { jsonSchemaFields, jsonSchemaOf, only as onlyFormats } from "./response-format.ts";
+import { chatOf, common, flag, only, type Parsed, readBody, shared, withoutEffect } from "./request-fields.ts";
+import { flatFormat } from "./response-format.ts";
 import { responseWriter } from "./responses-body.ts";
-import { flatTool, toolName, toolUseOf } from "./tool-use.ts";
+import { flatTool, toolName } from "./tool-use.ts";
 
 const stored = "answers are not stored";
 const part = z.strictObject({
@@ -20,7 +18,6 @@ const part = z.strictObject({
   logprobs: z.array(z.unknown()).nullish(),
 });
 const content = z.union([text, z.array(part).max(256)], "must be a string or text parts");
-const callId = z.string("must be an id").min(1, "must not be empty").max(128);
 const returned = { id: z.string().max(128).nullish(), status: z.string().max(32).nullish() };
 
 const item = z.union(
@@ -40,21 +37,6 @@ const item = z.union(
   "must be a message, function_call, function_call_output or reasoning",
 );
 type Item = z.infer<typeof item>;
-
-const format = z
-  .discriminatedUnion(
-    "type",
-    [
-      z.strictObject({ type: z.literal("text") }),
-      z.strictObject({ type: z.literal("json_object") }),
-      z.strictObject({ type: z.literal("json_schema"), ...jsonSchemaFields }),
-    ],
-    onlyFormats,
-  )
-  .transform((one, context): Constraint | undefined => {
-    if (one.type === "json_schema") return jsonSchemaOf(one.schema ?? {}, context);
-    return one.type === "text" ? undefined : { name: one.type, spec: "" };
-  });
 
 const schema = z.strictObject({
   model: shared.model,
@@ -78,8 +60,8 @@ const schema = z.strictObject({
       "must be none, auto, required or a function",
     )
     .nullish(),
-  parallel_tool_calls: z.boolean("must be true or false").nullish(),
-  text: z.strictObject({ format: format.nullish(), verbosity: only("medium", "not implemented") }).nullish(),
+  parallel_tool_calls: flag,
+  text: z.strictObject({ format: flatFormat.nullish(), verbosity: only("medium", "not implemented") }).nullish(),
   store: only(false, stored),
   previous_response_id: z.null(`${stored}; send the conversation as input`).optional(),
   conversation: z.null(`${stored}; send the conversation as input`).optional(),
@@ -89,46 +71,26 @@ const schema = z.strictObject({
   reasoning,
   truncation: only("disabled", "inputs are not truncated"),
   top_logprobs: only(0, "not implemented"),
-  /** Accepted without effect, as are the fields below. */
-  metadata: z.record(z.string(), z.unknown()).nullish(),
-  user: z.string().max(512).nullish(),
-  service_tier: z.enum(["auto", "default"]).nullish(),
-  safety_identifier: z.string().max(512).nullish(),
-  prompt_cache_key: z.string().max(512).nullish(),
+  user: shared.user,
+  ...withoutEffect,
 });
 type ResponsesRequest = z.infer<typeof schema>;
 
 export function parseResponses(body: unknown, served: string): Parsed {
-  const parsed = schema.safeParse(body);
-  if (!parsed.success) return { problem: modelProblem(body, served) ?? problemOfIssue(parsed.error) };
-  const request = parsed.data;
-  if (request.model !== served) return { problem: problems.unknownModel(request.model, served) };
-  const constraint = request.text?.format ?? undefined;
-  const chosen = request.tool_choice ?? "auto";
-  const choice = typeof chosen === "object" ? { name: chosen.name } : chosen;
-  const parallel = request.parallel_tool_calls !== false;
-  const found = toolUseOf({ tools: request.tools ?? [], choice, parallel, format: constraint });
-  if ("problem" in found) return found;
-  const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0, topK: 0 };
-  const seed = request.seed == null ? undefined : BigInt.asUintN(64, BigInt(request.seed));
-  const effort = request.reasoning?.effort ?? undefined;
-  const sampling = { temperature: request.temperature ?? 1, topP: request.top_p ?? 1, seed, ...off };
-  const job = {
-    endpoint: "responses" as const,
-    prompts: [{ messages: messagesOf(request), tools: found.use?.tools ?? [], ...(effort ? { effort } : {}) }],
-    sampling: constraint ? { ...sampling, constraint } : sampling,
-    ...(found.use ? { tools: found.use } : {}),
-    n: 1,
-    echo: false,
-    stops: [],
-    ignoreEos: false,
+  const read = readBody(schema, body, served);
+  if ("problem" in read) return read;
+  const { request } = read;
+  const chat = chatOf("responses", common(request, 0), {
+    messages: messagesOf(request),
+    effort: request.reasoning?.effort,
+    tools: request.tools ?? [],
+    choice: request.tool_choice ?? "auto",
+    parallel: request.parallel_tool_calls !== false,
+    constraint: request.text?.format ?? undefined,
+    maxTokens: request.max_output_tokens,
     logprobs: false,
-    includeUsage: false,
-    maxTokens: request.max_output_tokens ?? undefined,
-    priority: request.priority ?? undefined,
-    stream: request.stream === true,
-  };
-  return { job, writer: responseWriter(request) };
+  });
+  return "problem" in chat ? chat : { ...chat, writer: responseWriter(request) };
 }
 
 function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {

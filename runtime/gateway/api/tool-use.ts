@@ -57,7 +57,7 @@ export interface ToolUse {
   readonly parallel: boolean;
 }
 
-interface Asked {
+export interface AskedTools {
   readonly tools: readonly z.infer<z.ZodObject<typeof toolFields>>[];
   readonly choice: "none" | "auto" | "required" | { readonly name: string };
   readonly parallel: boolean;
@@ -65,7 +65,7 @@ interface Asked {
 }
 
 /** Undefined without tools. */
-export function toolUseOf({ tools: requested, choice, parallel, format }: Asked): { use: ToolUse | undefined } | { problem: Problem } {
+export function toolUseOf({ tools: requested, choice, parallel, format }: AskedTools): { use: ToolUse | undefined } | { problem: Problem } {
   const refused = (message: string, param = "tool_choice") => ({ problem: invalid(`\`${param}\`: ${message}.`, param, "invalid_value") });
   const names = requested.map(({ name }) => name);
   const twice = names.find((name, at) => names.indexOf(name) !== at);

@@ -49,7 +49,7 @@ interface Chat {
 
 export type Prompt = Chat | { readonly text: string } | { readonly tokens: readonly number[] };
 
-export interface GenerationJob {
+export interface GenerationRequest {
   readonly endpoint: "chat" | "completions" | "responses";
   /** A chat has one. */
   readonly prompts: readonly Prompt[];
