@@ -14,7 +14,7 @@ const limits = { ...failoverLimits, ...silences, noWorkerMs: 200, queueMs: 200, 
 interface Fault {
   /** Tokens this attempt sends before it breaks. */
   readonly after: number;
-  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "queued" | "repeat" | "gap" | "none";
+  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "none";
 }
 
 function generation(maxTokens: number, extra: Partial<Generation> = {}): Generation {
@@ -49,7 +49,6 @@ class Memory implements Workers {
   async *events(generation: Generation, from: number, fault: Fault | undefined, closed: Promise<void>): AsyncGenerator<WorkerEvent> {
     if (fault?.kind === "busy") throw new AppError("full", { code: "QueueFull" });
     yield { type: "queued", queuedTokens: 0 };
-    if (fault?.kind === "queued") await closed;
     yield { type: "started", queuedTokens: 0 };
     for (let position = from; position < generation.maxTokens; position++) {
       if (fault && position - from >= fault.after) {
@@ -104,141 +103,184 @@ test("whatever breaks at whatever token, the client sees every token once and in
 });
 
 test("each way to break has its reason", async () => {
-  for (const [kind, want] of new Map<Fault["kind"], FailoverReason>([
-    ["error", "error"],
-    ["expert", "error"],
-    ["lost", "lost"],
-    ["draining", "draining"],
-    ["end", "lost"],
-    ["silent", "silent"],
-    ["gap", "lost"],
-  ])) {
+  const reasonOf: Partial<Record<Fault["kind"], FailoverReason>> = {
+    ...{ error: "error", expert: "error", lost: "lost", draining: "draining", end: "lost", silent: "silent", gap: "lost" },
+  };
+  for (const [kind, want] of Object.entries(reasonOf)) {
     const reasons: string[] = [];
-    await collect(
-      generate(
-        generation(6),
-        new Memory([{ after: 2, kind }], 6),
-        { ...limits, noWorkerMs: 5_000 },
-        {
-          onFailover: (reason, _rank, tokens) => reasons.push(`${reason} ${tokens}`),
-        },
-      ),
-    );
+    const onFailover = (reason: FailoverReason, _rank: number, tokens: number) => void reasons.push(`${reason} ${tokens}`);
+    const workers = new Memory([{ after: 2, kind: kind as Fault["kind"] }], 6);
+    await collect(generate(generation(6), workers, { ...limits, noWorkerMs: 5_000 }, { onFailover }));
     assert.deepEqual(reasons, [`${want} 2`], kind);
   }
 });
 
+/** What a worker does next: an event, an error, time that passes, nothing for ever; or no worker is there. */
+type Step = WorkerEvent | AppError | number | "hangs" | "none";
+const [queued, started] = [{ type: "queued", queuedTokens: 0 } as const, { type: "started", queuedTokens: 0 } as const];
+const [ends, drains] = [{ type: "finish", reason: "length" } as const, { type: "finish", reason: "draining" } as const];
+const token = (position: number): WorkerEvent => ({ type: "token", id: truth(position), position, logprob: 0 });
+const fails = (code: string, message = code): AppError => new AppError(message, { code });
+
+/** Each attempt takes the next script, the last one again and again. */
+class Scripted implements Workers {
+  readonly #scripts: readonly (readonly Step[])[];
+  readonly blamed: boolean[] = [];
+  attempts = 0;
+  nowMs = 0;
+
+  constructor(scripts: readonly (readonly Step[])[]) {
+    this.#scripts = scripts;
+  }
+
+  start(): Attempt | { none: string } {
+    const script = this.#scripts[Math.min(this.attempts, this.#scripts.length - 1)] ?? [];
+    if (script[0] === "none") return { none: "nobody" };
+    return { rank: this.attempts++, events: this.#events(script), close: (failed) => void this.blamed.push(failed) };
+  }
+
+  async *#events(script: readonly Step[]): AsyncGenerator<WorkerEvent> {
+    for (const step of script) {
+      if (step === "hangs" || step === "none") await new Promise(() => {});
+      else if (step instanceof AppError) throw step;
+      else if (typeof step === "number") this.nowMs += step;
+      else yield step;
+    }
+  }
+
+  changed(): Promise<void> {
+    return new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
 test("a stall says where its time went, also when the next worker is lost too", async () => {
-  let now = 0;
-  const spend = (ms: number) => {
-    now += ms;
-  };
-  const token = (position: number): WorkerEvent => ({ type: "token", id: truth(position), position, logprob: 0 });
-  const scripts: (() => AsyncGenerator<WorkerEvent>)[] = [
-    async function* () {
-      yield { type: "started", queuedTokens: 0 };
-      yield token(0);
-      spend(1_700);
-      throw new AppError("no sign of life", { code: "Silent" });
-    },
-    async function* () {
-      yield { type: "queued", queuedTokens: 0 };
-      spend(300);
-      throw new AppError("gone", { code: "Unavailable" });
-    },
-    async function* () {
-      spend(100);
-      yield { type: "started", queuedTokens: 0 };
-      spend(900);
-      yield token(1);
-      yield { type: "finish", reason: "length" };
-    },
-  ];
-  let asked = 0;
-  const workers: Workers = {
-    start: () => ({ rank: asked, events: scripts[asked++]?.() as AsyncGenerator<WorkerEvent>, close: () => {} }),
-    changed: async () => {},
-  };
+  const workers = new Scripted([
+    [started, token(0), 1_700, fails("Silent")],
+    [queued, 300, fails("Unavailable")],
+    [100, started, 900, token(1), ends],
+  ]);
   const stalls: Stall[] = [];
-  await collect(
-    generate(generation(2, { deadlineUnixMs: 1e9 }), workers, failoverLimits, {
-      now: () => now,
-      onRecovered: (stall) => stalls.push(stall),
-    }),
-  );
+  const hooks = { now: () => workers.nowMs, onRecovered: (stall: Stall) => void stalls.push(stall) };
+  await collect(generate(generation(2, { deadlineUnixMs: 1e9 }), workers, failoverLimits, hooks));
   assert.deepEqual(stalls, [{ fromRank: 0, rank: 2, tokensReplayed: 1, detectionMs: 1_700, failoverMs: 400, replayMs: 900 }]);
 });
 
-test("a worker that dies after the last token needs no other worker", async () => {
-  const byLength = new Memory([{ after: 4, kind: "end" }], 5);
-  const eos = truth(3);
-  const byEos = await collect(generate(generation(9, { eos: [eos] }), byLength, limits));
-  assert.deepEqual(byEos, { ids: [0, 1, 2, 3].map(truth), finish: "stop" });
-  assert.equal(byLength.replays.length, 1);
-});
+interface Case {
+  readonly scripts: readonly (readonly Step[])[];
+  readonly extra?: Partial<Generation>;
+  readonly limits?: Partial<typeof limits>;
+  /** The clock is the scripts'. */
+  readonly timed?: true;
+  /** Positions of the tokens, and how the answer ends; or the error. */
+  readonly want: readonly [positions: readonly number[], finish: string] | object;
+  readonly attempts?: number;
+  readonly blamed?: readonly boolean[];
+}
 
-test("no worker within the limit is an error that says so, and when to come back", async () => {
-  const none = Array.from({ length: 100_000 }, (): Fault => ({ after: 0, kind: "none" }));
-  await assert.rejects(collect(generate(generation(3), new Memory(none, 3), limits)), {
-    code: "NoWorker",
-    message: "nobody",
-    retry: { afterMs: 5_000 },
+const progress = Array.from({ length: 8 }, (_, position): WorkerEvent => ({ type: "progress", position }));
+
+const cases: Readonly<Record<string, Case>> = {
+  "a worker that dies after the last token needs no other worker": {
+    scripts: [[started, token(0), token(1), fails("Unavailable")]],
+    extra: { eos: [truth(1)] },
+    want: [[0, 1], "stop"],
+    attempts: 1,
+  },
+  "no worker within the limit is an error that says so, and when to come back": {
+    scripts: [["none"]],
+    want: { code: "NoWorker", message: "nobody", retry: { afterMs: 5_000 } },
+  },
+  "workers that stay full are an error of their own": { scripts: [[fails("QueueFull")]], want: { code: "QueueFull" } },
+  "a request that breaks every worker that takes it stops after a few": {
+    scripts: [[queued, started, fails("Unavailable", "gone")]],
+    limits: { startedAttemptsMax: 6 },
+    want: { code: "NoWorker", message: "gone" },
+    attempts: 6,
+  },
+  "logits that are no numbers at several workers in a row end the request with the error that names them": {
+    scripts: [[started, fails("UnusableLogits", "logit 5 of output token 0 is NaN")]],
+    want: { code: "UnusableLogits", message: "logit 5 of output token 0 is NaN" },
+    attempts: limits.internalErrorsMax,
+  },
+  "an error of the request itself is not tried elsewhere": {
+    scripts: [[started, fails("ContextOverflow")]],
+    want: { code: "ContextOverflow" },
+    attempts: 1,
+  },
+  "the deadline ends a request that is waiting": {
+    scripts: [["none"]],
+    extra: { deadlineUnixMs: Date.now() + 20 },
+    want: { code: "DeadlineExceeded" },
+  },
+  "a deadline that a worker finds passed ends the request, and the worker is not blamed": {
+    scripts: [[started, fails("DeadlineExceeded")]],
+    want: { code: "DeadlineExceeded" },
+    blamed: [false],
+  },
+  "a request queued longer than a worker may be sought goes on elsewhere when its worker drains": {
+    scripts: [
+      [queued, 10 * limits.noWorkerMs, drains],
+      [queued, started, token(0), ends],
+    ],
+    timed: true,
+    limits: { queueMs: 1e6 },
+    want: [[0], "length"],
+  },
+  "workers that drain while a request is in their queue are no sign against the request": {
+    scripts: [...Array.from({ length: 20 }, () => [queued, drains]), [started, token(0), ends]],
+    limits: { startedAttemptsMax: 2 },
+    want: [[0], "length"],
+    attempts: 21,
+  },
+  "a place in a queue that never comes is no fault of the worker: the client is told to come again": {
+    scripts: [[queued, "hangs"]],
+    limits: { queueMs: 60, nextTokenMs: 10, firstTokenMs: 10, answerMs: 10 },
+    want: { code: "QueueFull", retry: { afterMs: 2_000 } },
+    blamed: [false],
+  },
+  "a worker that hangs in the middle of a replay is given up as soon as one that hangs between tokens": {
+    scripts: [
+      [started, ...progress.slice(0, 1), "hangs"],
+      [started, token(0), ends],
+    ],
+    limits: { firstTokenMs: 60_000 },
+    want: [[0], "length"],
+  },
+  "an expert that no rank has ends a request once a worker could not be sought longer, and no worker is blamed": {
+    scripts: [[started, 30_000, fails("ExpertUnavailable", "expert 3 had no host")]], // what a source waits for an expert
+    timed: true,
+    limits: failoverLimits,
+    want: { code: "NoWorker", message: "expert 3 had no host" },
+    blamed: [false, false],
+  },
+};
+
+for (const [name, { scripts, extra = {}, limits: own, timed, want, attempts, blamed }] of Object.entries(cases)) {
+  test(name, { timeout: 30_000 }, async () => {
+    const workers = new Scripted(scripts);
+    const request = generation(9, timed ? { deadlineUnixMs: 600_000, ...extra } : extra);
+    const answer = collect(generate(request, workers, { ...limits, ...own }, timed ? { now: () => workers.nowMs } : {}));
+    if (Array.isArray(want)) assert.deepEqual(await answer, { ids: want[0].map(truth), finish: want[1] });
+    else await assert.rejects(answer, want as object);
+    if (attempts !== undefined) assert.equal(workers.attempts, attempts);
+    if (blamed !== undefined) assert.deepEqual(workers.blamed, blamed);
   });
-});
+}
 
-test("workers that stay full are an error of their own", async () => {
-  const busy = Array.from({ length: 100_000 }, (): Fault => ({ after: 0, kind: "busy" }));
-  await assert.rejects(collect(generate(generation(3), new Memory(busy, 3), limits)), { code: "QueueFull" });
-});
-
-test("a request that breaks every worker that takes it stops after a few", async () => {
-  const poison = Array.from({ length: 1000 }, (): Fault => ({ after: 0, kind: "lost" }));
-  const workers = new Memory(poison, 3);
-  await assert.rejects(collect(generate(generation(3), workers, { ...limits, startedAttemptsMax: 6 })), {
-    code: "NoWorker",
-    message: "gone",
-  });
-  assert.equal(workers.replays.length, 6);
-});
-
-test("logits that are no numbers at several workers in a row end the request with the error that names them", async () => {
-  let asked = 0;
-  const workers: Workers = {
-    start: () => ({
-      rank: asked++,
-      close: () => {},
-      events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0 };
-        throw new AppError("logit 5 of output token 0 is NaN", { code: "UnusableLogits" });
-      })(),
-    }),
-    changed: async () => {},
+test("a replay longer than the wait for a token is no silence", async () => {
+  const slow = async function* (): AsyncGenerator<WorkerEvent> {
+    yield started;
+    for (const event of progress) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      yield event;
+    }
+    yield* [token(0), ends];
   };
-  const want = { code: "UnusableLogits", message: "logit 5 of output token 0 is NaN" };
-  await assert.rejects(collect(generate(generation(3), workers, limits)), want);
-  assert.equal(asked, limits.internalErrorsMax);
-});
-
-test("an error of the request itself is not tried elsewhere", async () => {
-  const workers: Workers = {
-    start: () => ({
-      rank: 0,
-      close: () => {},
-      events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0 };
-        throw new AppError("prompt is 9 tokens, the context holds 8", { code: "ContextOverflow" });
-      })(),
-    }),
-    changed: async () => {},
-  };
-  await assert.rejects(collect(generate(generation(3), workers, limits)), { code: "ContextOverflow" });
-});
-
-test("the deadline ends a request that is waiting", async () => {
-  const none = Array.from({ length: 100_000 }, (): Fault => ({ after: 0, kind: "none" }));
-  await assert.rejects(collect(generate(generation(3, { deadlineUnixMs: Date.now() + 20 }), new Memory(none, 3), limits)), {
-    code: "DeadlineExceeded",
-  });
+  let attempts = 0;
+  const workers: Workers = { start: () => ({ rank: attempts++, close: () => {}, events: slow() }), changed: async () => {} };
+  const answer = collect(generate(generation(1), workers, { ...limits, firstTokenMs: 100, nextTokenMs: 100 }));
+  assert.deepEqual(await answer, { ids: [truth(0)], finish: "length" });
+  assert.equal(attempts, 1);
 });
 
 test("a client that goes away closes the attempt and starts no other", async () => {
@@ -256,137 +298,4 @@ test("a client that goes away closes the attempt and starts no other", async () 
   );
   assert.equal(workers.open, 0);
   assert.equal(workers.replays.length, 1);
-});
-
-test("a request queued longer than a worker may be sought goes on elsewhere when its worker drains", async () => {
-  const clock = { now: 1_000 };
-  const workers: Workers = {
-    start: () => ({
-      rank: 0,
-      close: () => {},
-      events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "queued", queuedTokens: 50 };
-        if (clock.now === 1_000) {
-          clock.now += 10 * limits.noWorkerMs;
-          return yield { type: "finish", reason: "draining" };
-        }
-        yield { type: "started", queuedTokens: 0 };
-        yield { type: "token", id: 7, position: 0, logprob: 0 };
-        yield { type: "finish", reason: "length" };
-      })(),
-    }),
-    changed: async () => {},
-  };
-  const request = generation(1, { deadlineUnixMs: 1e9 });
-  const answer = generate(request, workers, { ...limits, queueMs: 1e6 }, { now: () => clock.now });
-  assert.deepEqual(await collect(answer), { ids: [7], finish: "length" });
-});
-
-test("workers that drain while a request is in their queue are no sign against the request", async () => {
-  const events = async function* (): AsyncGenerator<WorkerEvent> {
-    yield { type: "queued", queuedTokens: 0 };
-    yield { type: "finish", reason: "draining" };
-  };
-  let left = 20;
-  const good = new Memory([], 2);
-  const workers: Workers = {
-    start: (request, replay) => (left-- > 0 ? { rank: left, close: () => {}, events: events() } : good.start(request, replay)),
-    changed: async () => {},
-  };
-  assert.equal((await collect(generate(generation(2), workers, { ...limits, startedAttemptsMax: 2 }))).finish, "length");
-});
-
-test("a place in a queue that never comes is no fault of the worker: the client is told to come again", async () => {
-  const closed: boolean[] = [];
-  const inner = new Memory([{ after: 0, kind: "queued" }], 3);
-  const workers: Workers = {
-    start(request, replay) {
-      const attempt = inner.start(request, replay);
-      if ("none" in attempt) return attempt;
-      return {
-        ...attempt,
-        close(failed) {
-          closed.push(failed);
-          attempt.close(failed);
-        },
-      };
-    },
-    changed: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
-  };
-  const late = generate(generation(3), workers, { ...limits, queueMs: 60, nextTokenMs: 10, firstTokenMs: 10, answerMs: 10 });
-  await assert.rejects(collect(late), { code: "QueueFull", retry: { afterMs: 2_000 } });
-  assert.deepEqual(closed, [false]);
-});
-
-test("a replay longer than the wait for a token is no silence", async () => {
-  const events = async function* (): AsyncGenerator<WorkerEvent> {
-    yield { type: "queued", queuedTokens: 0 };
-    yield { type: "started", queuedTokens: 0 };
-    for (let position = 0; position < 8; position++) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      yield { type: "progress", position };
-    }
-    yield { type: "token", id: 9, position: 0, logprob: 0 };
-    yield { type: "finish", reason: "length" };
-  };
-  let attempts = 0;
-  const workers: Workers = { start: () => ({ rank: attempts++, close: () => {}, events: events() }), changed: async () => {} };
-  const patient = { ...limits, firstTokenMs: 100, nextTokenMs: 100 };
-  assert.deepEqual(await collect(generate(generation(1), workers, patient)), { ids: [9], finish: "length" });
-  assert.equal(attempts, 1);
-});
-
-test("a worker that hangs in the middle of a replay is given up as soon as one that hangs between tokens", async () => {
-  const events = async function* (): AsyncGenerator<WorkerEvent> {
-    yield { type: "started", queuedTokens: 0 };
-    yield { type: "progress", position: 0 };
-    await new Promise(() => {});
-  };
-  const good = new Memory([], 1);
-  let asked = 0;
-  const workers: Workers = {
-    start: (request, replay) => (asked++ === 0 ? { rank: 9, close: () => {}, events: events() } : good.start(request, replay)),
-    changed: async () => {},
-  };
-  const answer = collect(generate(generation(1), workers, { ...limits, firstTokenMs: 60_000 }));
-  const late = AbortSignal.timeout(20_000);
-  const tooLate = new Promise((_, reject) => late.addEventListener("abort", () => reject(new Error("it was waited for"))));
-  assert.deepEqual(await Promise.race([answer, tooLate]), { ids: [truth(0)], finish: "length" });
-});
-
-test("an expert that no rank has ends a request once a worker could not be sought longer, and no worker is blamed", async () => {
-  const clock = { now: 0 };
-  const blamed: boolean[] = [];
-  const workers: Workers = {
-    start: () => ({
-      rank: blamed.length,
-      close: (failed) => void blamed.push(failed),
-      events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0 };
-        clock.now += 30_000; // what a source waits for an expert
-        throw new AppError("expert 3 had no host", { code: "ExpertUnavailable" });
-      })(),
-    }),
-    changed: async () => {},
-  };
-  const answer = generate(generation(3, { deadlineUnixMs: 600_000 }), workers, failoverLimits, { now: () => clock.now });
-  await assert.rejects(collect(answer), { code: "NoWorker", message: "expert 3 had no host" });
-  assert.deepEqual(blamed, [false, false]);
-});
-
-test("a deadline that a worker finds passed ends the request, and the worker is not blamed", async () => {
-  const blamed: boolean[] = [];
-  const workers: Workers = {
-    start: () => ({
-      rank: 0,
-      close: (failed) => void blamed.push(failed),
-      events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0 };
-        throw new AppError("the request's deadline has passed", { code: "DeadlineExceeded" });
-      })(),
-    }),
-    changed: async () => {},
-  };
-  await assert.rejects(collect(generate(generation(3), workers, limits)), { code: "DeadlineExceeded" });
-  assert.deepEqual(blamed, [false]);
 });
