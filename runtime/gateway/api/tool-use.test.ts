@@ -1,4 +1,4 @@
-// The fields `tools` and `tool_choice`: what is refused with its field, and when an answer is held to calls.
+// The fields `tools` and `tool_choice`: when an answer is held to calls.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
@@ -15,59 +15,6 @@ const tool = (fields: object = {}) => ({ type: "function", function: { ...weathe
 const user = { role: "user", content: "hi" };
 const parse = (extra: object) => parseChat({ model: "tiny", messages: [user], tools: [tool()], ...extra }, "tiny");
 const calls = (json: string) => [{ id: "c1", type: "function", function: { name: "get_weather", arguments: json } }];
-
-const bad = new Map<string, { readonly extra: object; readonly param: string; readonly message: RegExp }>([
-  ["a tool of another kind", { extra: { tools: [{ type: "web_search" }] }, param: "tools[0].type", message: /only functions/ }],
-  ["a name with spaces", { extra: { tools: [tool({ name: "get weather" })] }, param: "tools[0].function.name", message: /1 to 64/ }],
-  [
-    "a schema of no object",
-    { extra: { tools: [tool({ parameters: { type: "string" } })] }, param: "tools[0].function.parameters", message: /object/ },
-  ],
-  [
-    "a schema that is too deep",
-    {
-      extra: { tools: [tool({ parameters: { type: "object", x: JSON.parse(`${"[".repeat(70)}${"]".repeat(70)}`) } })] },
-      param: "tools[0].function.parameters",
-      message: /inside each other/,
-    },
-  ],
-  ["two of one name", { extra: { tools: [tool(), tool()] }, param: "tools", message: /two are called get_weather/ }],
-  [
-    "too many",
-    { extra: { tools: Array.from({ length: 129 }, (_, i) => tool({ name: `t${i}` })) }, param: "tools", message: /at most 128/ },
-  ],
-  ["a choice of none that is there", { extra: { tools: [], tool_choice: "required" }, param: "tool_choice", message: /no tools/ }],
-  [
-    "a choice of another",
-    { extra: { tool_choice: { type: "function", function: { name: "other" } } }, param: "tool_choice", message: /no tool is called other/ },
-  ],
-  ["a format beside", { extra: { response_format: { type: "json_object" } }, param: "response_format", message: /calls no tools/ }],
-  ["functions", { extra: { functions: [{}] }, param: "functions", message: /use tools/ }],
-  [
-    "arguments that are no JSON",
-    {
-      extra: { messages: [user, { role: "assistant", tool_calls: calls("{") }] },
-      param: "messages[1].tool_calls[0].function.arguments",
-      message: /JSON of an object/,
-    },
-  ],
-  [
-    "an assistant that says nothing",
-    { extra: { messages: [user, { role: "assistant", content: null }] }, param: "messages[1].content", message: /string or text parts/ },
-  ],
-  [
-    "an answer to no call",
-    { extra: { messages: [user, { role: "tool", content: "x" }] }, param: "messages[1].tool_call_id", message: /id/ },
-  ],
-]);
-
-for (const [name, { extra, param, message }] of bad)
-  test(`refused with its field: ${name}`, () => {
-    const parsed = parse(extra);
-    assert.ok("problem" in parsed, JSON.stringify(parsed));
-    assert.equal(parsed.problem.param, param, parsed.problem.message);
-    assert.match(parsed.problem.message, message);
-  });
 
 /** The spec that a request holds its answer to; undefined where it may say anything. */
 function specOf(extra: object): ToolSpec | undefined {
