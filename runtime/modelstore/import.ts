@@ -44,7 +44,7 @@ export async function importModel(options: ImportOptions, log: Log): Promise<Imp
   return importGguf(path, out, options, log);
 }
 
-export async function importDenseFolder(from: string, out: string, overwrite: boolean, log: Log): Promise<void> {
+async function importDenseFolder(from: string, out: string, overwrite: boolean, log: Log): Promise<void> {
   const config = await readConfig(from, "BadModelConfig");
   const program = inFolder(from, () => llamaProgram(config));
   const checkpoint = await openCheckpoint(from);

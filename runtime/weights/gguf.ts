@@ -164,7 +164,7 @@ function count(path: string, metadata: ReadonlyMap<string, GgufValue>, key: stri
 }
 
 /** Throws unless `path` is the first file; the result is in order. */
-export function splitFiles(path: string, metadata: ReadonlyMap<string, GgufValue>): readonly string[] {
+function splitFiles(path: string, metadata: ReadonlyMap<string, GgufValue>): readonly string[] {
   const files = count(path, metadata, "split.count", splitFilesMax);
   if (files <= 1) return [path];
   const match = splitName.exec(path);
@@ -184,14 +184,14 @@ export function splitFiles(path: string, metadata: ReadonlyMap<string, GgufValue
 
 const five = (index: number): string => String(index).padStart(5, "0");
 
-export function checkPart(path: string, metadata: ReadonlyMap<string, GgufValue>, index: number, files: number): void {
+function checkPart(path: string, metadata: ReadonlyMap<string, GgufValue>, index: number, files: number): void {
   const [no, of] = [count(path, metadata, "split.no", splitFilesMax), count(path, metadata, "split.count", splitFilesMax)];
   if (no !== index || of !== files)
     throw badGguf(path, `says that it is part ${no + 1} of ${of}, where part ${index + 1} of ${files} is expected`);
 }
 
 /** Throws when tensors that the first file announces are missing. */
-export function checkTensors(path: string, metadata: ReadonlyMap<string, GgufValue>, found: number): void {
+function checkTensors(path: string, metadata: ReadonlyMap<string, GgufValue>, found: number): void {
   if (!metadata.has("split.tensors.count")) return;
   const announced = count(path, metadata, "split.tensors.count", Number.MAX_SAFE_INTEGER);
   if (announced !== found) throw badGguf(path, `announces ${announced} tensors in all files, ${found} are there`);

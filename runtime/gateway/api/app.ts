@@ -176,7 +176,7 @@ async function readJson(c: Ctx): Promise<{ json: unknown; bytes: number } | { pr
   }
 }
 
-export const poolMetricsType = "text/plain; version=0.0.4; charset=utf-8";
+const poolMetricsType = "text/plain; version=0.0.4; charset=utf-8";
 
 const kvHelp = "Share of the workers' attention cache that requests hold, from 0 to 1.";
 const escaped = (text: string): string => text.replace(/[\\"]/g, (found) => `\\${found}`).replaceAll("\n", "\\n");

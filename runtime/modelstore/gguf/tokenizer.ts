@@ -103,7 +103,7 @@ function mergesOf(texts: readonly string[], scores: readonly number[], ids: Read
   return merges.sort((a, b) => b.score - a.score || a.left - b.left || a.right - b.right).map(({ pair }) => pair);
 }
 
-export function spmParts(tokens: GgufTokens): TokenizerParts {
+function spmParts(tokens: GgufTokens): TokenizerParts {
   const texts = tokens.texts("tokenizer.ggml.tokens");
   const scores = tokens.numbers("tokenizer.ggml.scores");
   if (scores.length !== texts.length) throw tokens.broken(`${texts.length} tokens have ${scores.length} scores`);

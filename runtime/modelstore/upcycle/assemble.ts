@@ -197,7 +197,7 @@ export async function assemble(options: AssembleOptions, log: Log): Promise<{ re
   }
 }
 
-export interface AttentionForm {
+interface AttentionForm {
   readonly architecture: string;
   config(
     raw: Readonly<Record<string, unknown>>,
@@ -225,7 +225,7 @@ function experts(shareKeyValues: boolean): AttentionForm {
 }
 
 /** Keys are values of `--attention`. */
-export const attentionForms: ReadonlyMap<string, AttentionForm> = new Map([
+const attentionForms: ReadonlyMap<string, AttentionForm> = new Map([
   ["mean", mean],
   ["experts", experts(false)],
   ["shared-kv", experts(true)],

@@ -171,7 +171,7 @@ const separator = "\n---\n";
 /** Longer texts are cut: a sequence is one prefill. */
 const sequenceTokensMax = 512;
 
-export interface Sequence {
+interface Sequence {
   readonly topic: string;
   readonly ids: readonly number[];
 }
@@ -189,7 +189,7 @@ async function readTopics(): Promise<readonly { readonly topic: string; readonly
 }
 
 /** Chats only when the model has a template; served traffic is mostly chat. */
-export async function calibrationSequences(tokenizer: ModelTokenizer): Promise<readonly Sequence[]> {
+async function calibrationSequences(tokenizer: ModelTokenizer): Promise<readonly Sequence[]> {
   const sequences: Sequence[] = [];
   for (const { topic, texts } of await readTopics()) {
     for (const text of texts) {
