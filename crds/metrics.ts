@@ -1,4 +1,4 @@
-// All metrics; runtime/observe/metrics.ts registers them, dashboards and alerts are tested against them.
+// All metrics; runtime/observe/runtime-metrics.ts registers them, dashboards and alerts are tested against them.
 //
 // Names end in their unit (`_seconds`, `_bytes`, `_ratio`), counters in `_total` after it. Series of runtime pods carry `namespace` and
 // `deployment` (workers also `rank`); the operator passes the first two on metrics `per: "deployment"`. Experts and layers are never

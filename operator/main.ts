@@ -5,7 +5,7 @@ import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
 import { createHealth, type Health, serveHealth } from "../runtime/observe/health.ts";
 import { createLog, type Log } from "../runtime/observe/log.ts";
-import { createMetrics, type Metrics } from "../runtime/observe/metrics.ts";
+import { createMetrics, type Metrics } from "../runtime/observe/runtime-metrics.ts";
 import { createTracing, type Tracing } from "../runtime/observe/trace.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
 import { Rollbacks, recordStatus } from "./deployment/metrics.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createMetrics } from "../../runtime/observe/metrics.ts";
+import { createMetrics } from "../../runtime/observe/runtime-metrics.ts";
 import { deployment } from "../../test/kit/deployment/deployment.ts";
 import { Rollbacks, recordStatus } from "./metrics.ts";
 

@@ -5,7 +5,7 @@ import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deploymen
 import { autoscaleFaults } from "../../crds/names.ts";
 import { operationTypes } from "../../crds/operation.ts";
 import { type RollbackReason, type RolledBack, rollbackReasons } from "../../crds/rollout.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 
 type Gauges = Pick<Metrics<"operator">, "set" | "unset">;

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { createMetrics } from "../../runtime/observe/metrics.ts";
+import { createMetrics } from "../../runtime/observe/runtime-metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";

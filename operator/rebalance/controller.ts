@@ -5,7 +5,7 @@ import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createBus } from "../../runtime/net/nats.ts";
 import type { Log } from "../../runtime/observe/log.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { Tracing } from "../../runtime/observe/trace.ts";
 import type { Deployments, Rebalance, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";

@@ -2,7 +2,7 @@
 
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Log } from "../../runtime/observe/log.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { Tracing } from "../../runtime/observe/trace.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";

@@ -1,7 +1,7 @@
 // The gauges of training jobs: those of a status, and none of a job that is gone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createMetrics } from "../../runtime/observe/metrics.ts";
+import { createMetrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { JobMetrics } from "./metrics.ts";
 

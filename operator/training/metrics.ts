@@ -2,7 +2,7 @@
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { trainingFailures, trainingPlacements } from "../../crds/names.ts";
 import { shareQuantiles } from "../../crds/training-report.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { isOver } from "./core/decide.ts";
 

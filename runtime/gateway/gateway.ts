@@ -8,7 +8,7 @@ import type { Membership } from "../net/mapping.ts";
 import { folderTls, type TlsSource } from "../net/tls.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
-import { createMetrics } from "../observe/metrics.ts";
+import { createMetrics } from "../observe/runtime-metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";

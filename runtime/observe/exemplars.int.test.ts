@@ -8,7 +8,7 @@ import { until } from "../../test/kit/processes/process.ts";
 import { type Prometheus, startPrometheus } from "../../test/kit/processes/prometheus.ts";
 import { createHealth, type HealthServer, serveHealth } from "./health.ts";
 import { silentLog } from "./log.ts";
-import { createMetrics } from "./metrics.ts";
+import { createMetrics } from "./runtime-metrics.ts";
 
 const traceId = "0af7651916cd43dd8448eb211c80319c";
 const metrics = createMetrics({ process: "gateway", version: "0", constants: { namespace: "a", deployment: "b" } });

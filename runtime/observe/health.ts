@@ -3,7 +3,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type BoundedServer, listenBounded } from "./bounded-server.ts";
 import type { Log } from "./log.ts";
-import { metricsContentType, openMetricsContentType } from "./metrics.ts";
+import { metricsContentType, openMetricsContentType } from "./runtime-metrics.ts";
 
 export interface Health {
   /** /readyz shows the reason. */
@@ -124,7 +124,7 @@ function handler(paths: Paths, log: Log): (request: IncomingMessage, response: S
     answer(paths, request).then(
       (reply) => send(response, reply, request.method === "HEAD"),
       (err) => {
-        log.error({ err, path: request.url }, "health or metrics could not be told");
+        log.error({ err, path: request.url }, "health or metrics could not be answered");
         send(response, [500, plain, "internal error\n"]);
       },
     );

@@ -14,7 +14,7 @@ import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { until } from "../../test/kit/wait.ts";
 import { createHealth, serveHealth } from "./health.ts";
 import { silentLog } from "./log.ts";
-import { createMetrics } from "./metrics.ts";
+import { createMetrics } from "./runtime-metrics.ts";
 
 const host = "127.0.0.1";
 const socketsHeld = 500;

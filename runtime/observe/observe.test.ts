@@ -8,7 +8,7 @@ import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { AppError } from "../../crds/common.ts";
 import { createHealth, serveHealth } from "./health.ts";
 import { createLog, silentLog } from "./log.ts";
-import { createMetrics } from "./metrics.ts";
+import { createMetrics } from "./runtime-metrics.ts";
 import { createTracing, parseTraceparent, sampledTraceId } from "./trace.ts";
 
 test("a log line is one JSON object with level, time, message and the chain of causes", () => {

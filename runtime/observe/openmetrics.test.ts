@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createHealth, serveHealth } from "./health.ts";
 import { silentLog } from "./log.ts";
-import { createMetrics } from "./metrics.ts";
+import { createMetrics } from "./runtime-metrics.ts";
 
 const traceId = "0af7651916cd43dd8448eb211c80319c";
 const sampled = `00-${traceId}-b7ad6b7169203331-01`;

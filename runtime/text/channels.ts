@@ -1,6 +1,6 @@
 // Splits answers in channels, gpt-oss's harmony format, into reasoning, text and calls by control tokens. One instance per answer.
 import { StopText, type TextPiece, type TokenDecoder } from "./stop-text.ts";
-import type { CallDelta } from "./tools/format.ts";
+import type { CallDelta } from "./tools/tool-format.ts";
 
 /** Ids of the format's control tokens. */
 export interface ChannelTokens {

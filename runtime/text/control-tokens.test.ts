@@ -103,7 +103,7 @@ test("a template that looks for the control token itself is not guessed at: the 
   });
 });
 
-test("a stand-in that a user guesses is half a character and no token", async () => {
+test("a placeholder that a user guesses is half a character and no token", async () => {
   const tokenizer = await load({});
   const want = controlCount(tokenizer.encodeChat(user("hello")), specialIds);
   for (const guess of ["\ud800\ud800", "\ud800\ud801", "\ud800\ud802", "\udfff"]) {

@@ -4,7 +4,7 @@ import type { AddedToken, TokenizerJson } from "./tokenizer-files.ts";
 /** Two high surrogates in a row never occur in well-formed text, so they make unambiguous placeholders. */
 const surrogate = 0xd800;
 const surrogates = 1024;
-const standInPattern = /[\uD800-\uDBFF]{2}/g;
+const placeholderPattern = /[\uD800-\uDBFF]{2}/g;
 /** A mark has signs at both ends; words and spaces are content. */
 const markPattern = /^[^\p{L}\p{N}\s](?:.*[^\p{L}\p{N}\s])?$/su;
 
@@ -15,7 +15,7 @@ interface Node {
 
 export class ControlTokens {
   readonly units: ReadonlySet<string>;
-  readonly #standIns = new Map<string, string>();
+  readonly #placeholders = new Map<string, string>();
   readonly #contents = new Map<string, string>();
   readonly #root: Node = { next: new Map() };
 
@@ -24,11 +24,11 @@ export class ControlTokens {
     const units = new Set<string>();
     for (const token of added.filter(({ content }) => content !== "")) {
       this.#plant(token);
-      if (!control.has(token.id) || this.#standIns.has(token.content)) continue;
-      const index = this.#standIns.size;
-      const standIn = String.fromCharCode(surrogate + Math.floor(index / surrogates), surrogate + (index % surrogates));
-      this.#standIns.set(token.content, standIn);
-      this.#contents.set(standIn, token.content);
+      if (!control.has(token.id) || this.#placeholders.has(token.content)) continue;
+      const index = this.#placeholders.size;
+      const placeholder = String.fromCharCode(surrogate + Math.floor(index / surrogates), surrogate + (index % surrogates));
+      this.#placeholders.set(token.content, placeholder);
+      this.#contents.set(placeholder, token.content);
       for (const unit of token.content.split("")) units.add(unit);
     }
     this.units = units;
@@ -48,9 +48,9 @@ export class ControlTokens {
         at++;
         continue;
       }
-      const standIn = this.#standIns.get(found);
-      if (standIn !== undefined) {
-        out += whole.slice(done, at) + standIn;
+      const placeholder = this.#placeholders.get(found);
+      if (placeholder !== undefined) {
+        out += whole.slice(done, at) + placeholder;
         done = at + found.length;
       }
       at += found.length;
@@ -59,7 +59,7 @@ export class ControlTokens {
   }
 
   unmark(text: string): string {
-    return text.replace(standInPattern, (standIn) => this.#contents.get(standIn) ?? standIn);
+    return text.replace(placeholderPattern, (placeholder) => this.#contents.get(placeholder) ?? placeholder);
   }
 
   /** The added tokens that a text contains. */
@@ -76,12 +76,12 @@ export class ControlTokens {
   /** Knows control tokens by placeholders only, so that no ordinary text yields their ids. */
   disguise(json: TokenizerJson): TokenizerJson {
     const { model } = json;
-    const renamed = (text: string) => this.#standIns.get(text) ?? text;
+    const renamed = (text: string) => this.#placeholders.get(text) ?? text;
     const vocab = Array.isArray(model.vocab)
       ? model.vocab.map(([text, score]): [string, number] => [renamed(text), score])
       : Object.fromEntries(Object.entries(model.vocab).map(([text, id]) => [renamed(text), id]));
     const leads = (merge: string | readonly [string, string]) =>
-      this.#standIns.has(typeof merge === "string" ? merge.replace(" ", "") : merge.join(""));
+      this.#placeholders.has(typeof merge === "string" ? merge.replace(" ", "") : merge.join(""));
     return {
       ...json,
       model: {
@@ -91,14 +91,14 @@ export class ControlTokens {
         ...(typeof model.unk_token === "string" ? { unk_token: renamed(model.unk_token) } : {}),
       },
       added_tokens: json.added_tokens.map((token) =>
-        this.#standIns.has(token.content) ? { ...token, content: renamed(token.content), normalized: false } : token,
+        this.#placeholders.has(token.content) ? { ...token, content: renamed(token.content), normalized: false } : token,
       ),
       post_processor: renameAll(json.post_processor, renamed),
     };
   }
 
   disguiseConfig<T extends object>(config: T): T {
-    return renameAll(config, (text) => this.#standIns.get(text) ?? text) as T;
+    return renameAll(config, (text) => this.#placeholders.get(text) ?? text) as T;
   }
 
   #plant(token: AddedToken): void {
@@ -117,7 +117,7 @@ export class ControlTokens {
     let node: Node | undefined = this.#root;
     for (let at = from; node !== undefined && at <= text.length; at++) {
       const content = node.token?.content;
-      if (content !== undefined && (!this.#standIns.has(content) || counts(from, at))) longest = content;
+      if (content !== undefined && (!this.#placeholders.has(content) || counts(from, at))) longest = content;
       node = node.next.get(text[at] ?? "");
     }
     return longest;

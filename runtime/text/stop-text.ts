@@ -1,5 +1,5 @@
 // Turns token ids into client text; text that could still become a stop string is held back.
-import type { CallDelta, CallReader } from "./tools/format.ts";
+import type { CallDelta, CallReader } from "./tools/tool-format.ts";
 
 /** Returns certain text in whole UTF-8 characters, without special tokens. */
 export interface TokenDecoder {

@@ -1,7 +1,7 @@
 // A chat as plain values for Hugging Face templates.
 import { AppError } from "../../crds/common.ts";
 import type { ChatMessage } from "./text-model.ts";
-import type { Tool, ToolFormat } from "./tools/format.ts";
+import type { Tool, ToolFormat } from "./tools/tool-format.ts";
 
 export interface TemplatedChat {
   readonly messages: readonly object[];

@@ -3,7 +3,7 @@ import type { ChannelTokens } from "./channels.ts";
 import type { TokenDecoder } from "./stop-text.ts";
 import type { ThoughtTokens } from "./think-text.ts";
 import type { Effort, Thinking } from "./thinking.ts";
-import type { Tool, ToolCall, ToolFormat } from "./tools/format.ts";
+import type { Tool, ToolCall, ToolFormat } from "./tools/tool-format.ts";
 
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant" | "tool";

@@ -5,7 +5,7 @@ import { charactersOfChat } from "./templated.ts";
 import type { ChatMessage, TextModel } from "./text-model.ts";
 import type { Effort } from "./thinking.ts";
 import { loadDecoding } from "./tokenizer.ts";
-import type { Tool } from "./tools/format.ts";
+import type { Tool } from "./tools/tool-format.ts";
 
 /** About a million characters take a second; long texts get more time. */
 const deadlineMs = 5_000;

@@ -1,6 +1,6 @@
 // Splits off reasoning between <think> and </think>.
 import type { TextPiece, TokenDecoder } from "./stop-text.ts";
-import type { CallDelta } from "./tools/format.ts";
+import type { CallDelta } from "./tools/tool-format.ts";
 
 export interface ThoughtTokens {
   readonly open: number;

@@ -12,8 +12,8 @@ import type { ChatMessage, Decoding } from "./text-model.ts";
 import { thoughtTokens } from "./think-text.ts";
 import { type Effort, thinkingOf, type Variables } from "./thinking.ts";
 import { type AddedToken, broken, contentOf, readTextFiles, type TextFiles } from "./tokenizer-files.ts";
-import type { Tool } from "./tools/format.ts";
 import { toolFormatOf } from "./tools/index.ts";
+import type { Tool } from "./tools/tool-format.ts";
 
 type Render = (chat: TemplatedChat, variables?: Variables) => string;
 

@@ -19,7 +19,7 @@ import type { Peers } from "../experts/peers.ts";
 import type { Caller } from "../net/grpc.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
-import type { Metrics } from "../observe/metrics.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
 import type { BackoffDecision } from "../placement/backoff.ts";
 import type { ModelStore } from "../weights/store.ts";

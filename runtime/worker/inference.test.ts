@@ -8,7 +8,7 @@ import type { Engine } from "../engine/engine.ts";
 import { type AliveEvent, AliveRequestSchema, type GenerateEvent, GenerateRequestSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../net/service.ts";
 import { createLog, type Log, silentLog } from "../observe/log.ts";
-import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { createMetrics, type Metrics } from "../observe/runtime-metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import { createInferenceServer } from "./inference.ts";
 import { ServiceRecord } from "./service-record.ts";

@@ -19,7 +19,7 @@ import { fromSender } from "../net/mapping.ts";
 import { create, type HandlersOf } from "../net/service.ts";
 import type { PeerIdentity } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
-import type { Metrics } from "../observe/metrics.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
 import { sampledTraceId, type Tracing } from "../observe/trace.ts";
 import type { ServiceRecord } from "./service-record.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EngineStats } from "../engine/engine.ts";
-import { createMetrics } from "../observe/metrics.ts";
+import { createMetrics } from "../observe/runtime-metrics.ts";
 import { type VitalsOptions, watchVitals } from "./metrics.ts";
 
 test("steps are observed one by one, and KV slots and blocks are used, cached or free", async (t) => {

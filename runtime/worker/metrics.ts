@@ -3,7 +3,7 @@ import { stepKinds } from "../../crds/telemetry.ts";
 import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Health } from "../observe/health.ts";
-import type { Metrics } from "../observe/metrics.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { WorkerVitals } from "./control.ts";
 import type { WorkerExperts } from "./experts.ts";
 import type { Leaving } from "./leaving.ts";

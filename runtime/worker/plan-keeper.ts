@@ -6,7 +6,7 @@ import type { DispatchClient } from "../experts/dispatch/client.ts";
 import type { LoadRequest, Materializer } from "../experts/memory/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
-import type { Metrics } from "../observe/metrics.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
 import { hash32 } from "../placement/dispatch.ts";
 import { ExpertReplicasThatGaveWay } from "./give-way.ts";

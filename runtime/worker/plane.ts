@@ -12,7 +12,7 @@ import { allLeave } from "../net/peer-snapshot.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
 import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
-import type { Metrics } from "../observe/metrics.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { SteadyClock } from "../observe/steady-clock.ts";
 import type { Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";

@@ -10,7 +10,7 @@ import { LoadCounter } from "../engine/pass/load-counter.ts";
 import { openLoad } from "../net/load-signature.ts";
 import type { Bus } from "../net/nats.ts";
 import { type Log, silentLog } from "../observe/log.ts";
-import { createMetrics } from "../observe/metrics.ts";
+import { createMetrics } from "../observe/runtime-metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
 import { jitterMs, machineId, publishLoad, signingKeyAt } from "./telemetry.ts";
 

@@ -11,7 +11,7 @@ import { signLoad } from "../net/load-signature.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { Bus } from "../net/nats.ts";
 import type { Log } from "../observe/log.ts";
-import type { Metrics } from "../observe/metrics.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { SteadyClock } from "../observe/steady-clock.ts";
 
 export interface TelemetryOptions {

@@ -18,7 +18,7 @@ import { resolvePeers } from "../net/peer-snapshot.ts";
 import { folderTls, type TlsSource } from "../net/tls.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
-import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { createMetrics, type Metrics } from "../observe/runtime-metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";

@@ -10,7 +10,7 @@ import type { Bus } from "../../runtime/net/nats.ts";
 import type { TlsSource } from "../../runtime/net/tls.ts";
 import { createHealth, type Health } from "../../runtime/observe/health.ts";
 import { type Log, silentLog } from "../../runtime/observe/log.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import { steadyClock } from "../../runtime/observe/steady-clock.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import type { ExpertGrid } from "../../runtime/placement/grid.ts";

@@ -4,7 +4,7 @@ import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import type { Socket } from "node:net";
 import { ports } from "../../crds/common.ts";
 import type { Bus } from "../../runtime/net/nats.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { ScaleRank } from "./ranks.ts";
 
 /** The ranks' versions are looked at this often. */

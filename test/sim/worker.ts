@@ -10,7 +10,7 @@ import type { Bus } from "../../runtime/net/nats.ts";
 import type { TlsSource } from "../../runtime/net/tls.ts";
 import { createHealth, type Health } from "../../runtime/observe/health.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import { RemoteSocket } from "../../runtime/worker/experts.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";

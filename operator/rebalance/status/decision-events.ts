@@ -1,7 +1,7 @@
 // Events and counts of decisions: new reasons why nothing moves, held back recommendations, and failed plans.
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlan } from "../../../crds/plan.ts";
-import type { Metrics } from "../../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../../runtime/observe/runtime-metrics.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { Decision } from "../../planner/decide.ts";

@@ -1,5 +1,5 @@
 // The metrics of the rebalance plane: gauges of load, plans and ranks, set at every scrape, and counts of finished plans.
-import type { Metrics } from "../../../runtime/observe/metrics.ts";
+import type { Metrics } from "../../../runtime/observe/runtime-metrics.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { LoadSnapshot } from "../observed.ts";

@@ -9,7 +9,7 @@ import { createTestCa } from "../../../test/kit/network/certs.ts";
 import { until } from "../../../test/kit/wait.ts";
 
 import { type RankModel, rankModel, type ScaleRank, startRank } from "../../../test/scale/ranks.ts";
-import { createMetrics, type Metrics } from "../../observe/metrics.ts";
+import { createMetrics, type Metrics } from "../../observe/runtime-metrics.ts";
 
 const idleMs = 300;
 const world = { namespace: "default", deployment: "mix", deploymentUid: "d" } as const;

@@ -7,7 +7,7 @@ import { runInNewContext } from "node:vm";
 import { AppError } from "../../../crds/common.ts";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { silentLog } from "../../observe/log.ts";
-import { createMetrics } from "../../observe/metrics.ts";
+import { createMetrics } from "../../observe/runtime-metrics.ts";
 import { createTracing } from "../../observe/trace.ts";
 import type { Generation, WorkerEvent } from "../routing/failover.ts";
 import { failoverLimits } from "../routing/patience.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { silentLog } from "../../observe/log.ts";
-import { createMetrics } from "../../observe/metrics.ts";
+import { createMetrics } from "../../observe/runtime-metrics.ts";
 import type { Generation, WorkerEvent } from "../routing/failover.ts";
 import { failoverLimits } from "../routing/patience.ts";
 import type { AnswerDeps } from "./answer.ts";

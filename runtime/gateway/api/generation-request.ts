@@ -2,7 +2,7 @@
 import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
 import type { Effort } from "../../text/thinking.ts";
-import type { Tool } from "../../text/tools/format.ts";
+import type { Tool } from "../../text/tools/tool-format.ts";
 import type { ToolUse } from "./tool-use.ts";
 
 export const requestBounds = {

@@ -4,7 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import { languageOf } from "../../constraints/index.ts";
 import type { Constraint } from "../../constraints/language.ts";
 import type { ToolSpec } from "../../constraints/tool-calls.ts";
-import type { Tool, ToolFormat } from "../../text/tools/format.ts";
+import type { Tool, ToolFormat } from "../../text/tools/tool-format.ts";
 import { invalid, type Problem } from "../problem.ts";
 
 const toolsMax = 128;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { createMetrics } from "../../observe/metrics.ts";
+import { createMetrics } from "../../observe/runtime-metrics.ts";
 import { rejectReason } from "../problem.ts";
 import { Admission, type Admitted, type Entering, heldMax, promptLogprobsMax } from "./admission.ts";
 

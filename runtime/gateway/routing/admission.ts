@@ -1,5 +1,5 @@
 // Limits on what is inside the gateway; beyond them clients get 429 or 503 (DECISIONS.md 5).
-import type { Metrics } from "../../observe/metrics.ts";
+import type { Metrics } from "../../observe/runtime-metrics.ts";
 import { type Problem, problems } from "../problem.ts";
 
 /** Short, since the queue drains by the second and clients add jitter. */

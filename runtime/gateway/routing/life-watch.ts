@@ -9,7 +9,7 @@ export const lookEveryMs = peerLimits.lookMs;
 /** Cap on the silence of a worker with rare heartbeats. */
 const silenceMostMs = 10_000;
 /** Announced heartbeats that may be late or lost. */
-const signsMissed = 3;
+const heartbeatsMissed = 3;
 /** The retry delay after a refused stream, as from another wire version. */
 const refusedMs = 5_000;
 /** A server that shuts down cancels its streams. */
@@ -88,7 +88,7 @@ export class LifeWatch {
       this.#options.onSign?.(sign);
       this.#signed = true;
       this.#detector.heard();
-      this.#detector.setTimeout(Math.min(silenceMostMs, Math.max(peerLimits.timeoutMs, signsMissed * sign.nextMs)));
+      this.#detector.setTimeout(Math.min(silenceMostMs, Math.max(peerLimits.timeoutMs, heartbeatsMissed * sign.nextMs)));
       if (this.#awaySince !== undefined && !this.#broke) this.#detector.recovered(this.#lookedAt - this.#awaySince, this.#lookedAt);
       this.#lives();
     });

@@ -9,7 +9,7 @@ import { askPeers, resolvePeers } from "../../net/peer-snapshot.ts";
 import type { TlsSource } from "../../net/tls.ts";
 import type { Health } from "../../observe/health.ts";
 import type { Log } from "../../observe/log.ts";
-import type { Metrics } from "../../observe/metrics.ts";
+import type { Metrics } from "../../observe/runtime-metrics.ts";
 import type { Tracing } from "../../observe/trace.ts";
 import type { Admission } from "./admission.ts";
 import { controlHandlers } from "./control.ts";

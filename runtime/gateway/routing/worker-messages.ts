@@ -36,7 +36,7 @@ function fromToken({ id, position, logprob, topIds, topLogprobs }: Token): Worke
 
 function fromPrompt({ position, logprobs, topIds, topLogprobs }: PromptLogprobs): WorkerEvent {
   const count = logprobs.length === 0 ? 0 : topIds.length / logprobs.length;
-  if (!Number.isInteger(count)) throw new AppError(`told ${topIds.length} likely tokens for ${logprobs.length}`, { code: "Lost" });
+  if (!Number.isInteger(count)) throw new AppError(`sent ${topIds.length} likely tokens for ${logprobs.length}`, { code: "Lost" });
   const topOf = (at: number) =>
     topIds.slice(at * count, (at + 1) * count).map((id, i) => ({ id, logprob: topLogprobs[at * count + i] ?? Number.NEGATIVE_INFINITY }));
   return { type: "prompt", position, tokens: logprobs.map((logprob, at) => ({ logprob, top: topOf(at) })) };

@@ -1,10 +1,10 @@
 // Checks the disk space, downloads a model's files over a bounded number of connections, and verifies each.
 import { statfs } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
+import type { RemoteFile } from "./download-source.ts";
 import type { Http } from "./http.ts";
 import { FileInPieces, type Piece } from "./pieces.ts";
 import type { Ask } from "./request.ts";
-import type { RemoteFile } from "./source.ts";
 
 const connectionsDefault = 8;
 const hashTriesMax = 2;
@@ -46,7 +46,7 @@ export async function downloadFiles(options: FilesOptions): Promise<void> {
 }
 
 async function downloadAll(open: readonly FileInPieces[], options: FilesOptions): Promise<void> {
-  const lanes = options.connections ?? connectionsDefault;
+  const connections = options.connections ?? connectionsDefault;
   const queue = piecesOf(open);
   const left = new Map(open.map((file) => [file, file.missingCount]));
   const failures: unknown[] = [];
@@ -54,7 +54,7 @@ async function downloadAll(open: readonly FileInPieces[], options: FilesOptions)
     failures.push(caught);
     options.stop();
   };
-  const lane = async (): Promise<void> => {
+  const download = async (): Promise<void> => {
     for (let next = queue.next(); !next.done && failures.length === 0; next = queue.next()) {
       const { file, piece } = next.value;
       await downloadPiece(file, piece, options);
@@ -65,7 +65,7 @@ async function downloadAll(open: readonly FileInPieces[], options: FilesOptions)
   };
   // These are empty or already complete.
   const ready = open.filter(({ missingCount }) => missingCount === 0).map((file) => finish(file, options));
-  await Promise.all([...ready, ...Array.from({ length: lanes }, lane)].map((each) => each.catch(fail)));
+  await Promise.all([...ready, ...Array.from({ length: connections }, download)].map((each) => each.catch(fail)));
   if (failures.length > 0) throw failures[0];
 }
 

@@ -1,8 +1,8 @@
 // The source hf://: a hub with Hugging Face's API. The revision is resolved once to a commit, and listings have SHA-256 of large files.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
+import { filesMax, isFileName, type RemoteSource } from "./download-source.ts";
 import { shown } from "./request.ts";
-import { filesMax, isFileName, type RemoteSource } from "./source.ts";
 
 const publicHub = "https://huggingface.co";
 const listingBytesMax = 64 * 1024 * 1024;

@@ -3,8 +3,8 @@ import { AppError } from "../../../crds/common.ts";
 import { codecNames } from "../../../crds/names.ts";
 import { companions } from "../../weights/model-folder.ts";
 import { indexFile } from "../../weights/store-reader.ts";
+import { isFileName, type RemoteFile, type RemoteSource } from "./download-source.ts";
 import { shardIndex } from "./pick.ts";
-import { isFileName, type RemoteFile, type RemoteSource } from "./source.ts";
 
 const partsMax = 512;
 const known = [
@@ -51,7 +51,7 @@ function partsOf(uri: string, file: string): readonly string[] {
 function described(uri: string, name: string, headers: Headers): RemoteFile {
   const bytes = Number(headers.get("x-linked-size") ?? headers.get("content-length") ?? Number.NaN);
   if (!Number.isSafeInteger(bytes) || bytes < 0)
-    throw new AppError(`${uri}: the size of ${name} is not told (content-length), so nothing could be verified`, { code: "BadSource" });
+    throw new AppError(`${uri}: the size of ${name} is not given (content-length), so nothing could be verified`, { code: "BadSource" });
   const etag = headers.get("etag");
   const sha256 = sha256Of(headers);
   return {

@@ -5,13 +5,13 @@ import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type RemoteSourceName, remoteSourceOf, remoteSources } from "../../../crds/model.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import { type Access, type Listing, type RemoteFile, type RemoteModel, type RemoteSource, remoteFileSchema } from "./download-source.ts";
 import { downloadFiles, type FilesOptions } from "./files.ts";
 import { hfSource } from "./hf.ts";
 import { Http, type HttpOptions } from "./http.ts";
 import { httpsSource } from "./https.ts";
 import { type Picked, pickFiles, shardIndex } from "./pick.ts";
 import { s3Source } from "./s3.ts";
-import { type Access, type Listing, type RemoteFile, type RemoteModel, type RemoteSource, remoteFileSchema } from "./source.ts";
 
 const sources: Readonly<Record<RemoteSourceName, RemoteSource>> = { hf: hfSource, s3: s3Source, https: httpsSource };
 

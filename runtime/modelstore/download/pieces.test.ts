@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import fc from "fast-check";
+import type { RemoteFile } from "./download-source.ts";
 import { FileInPieces } from "./pieces.ts";
-import type { RemoteFile } from "./source.ts";
 
 const root = await mkdtemp(join(tmpdir(), "enodia-pieces-"));
 const all: FileInPieces[] = [];

@@ -5,7 +5,7 @@ import { type FileHandle, open, readFile, rename, rm, stat, writeFile } from "no
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { writeAll } from "../../weights/safetensors-writer.ts";
-import type { RemoteFile } from "./source.ts";
+import type { RemoteFile } from "./download-source.ts";
 
 /** A kill loses at most one per connection. */
 const pieceBytes = 32 * 1024 * 1024;

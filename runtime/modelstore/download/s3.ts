@@ -3,8 +3,8 @@ import { AwsClient } from "aws4fetch";
 import { XMLParser } from "fast-xml-parser";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
+import { type Access, filesMax, isFileName, type RemoteFile, type RemoteSource } from "./download-source.ts";
 import type { Ask } from "./request.ts";
-import { type Access, filesMax, isFileName, type RemoteFile, type RemoteSource } from "./source.ts";
 
 const pageBytesMax = 16 * 1024 * 1024;
 const pageKeys = 1000;

@@ -1,7 +1,7 @@
 // Reads calls that are JSON objects without end marks; an object that proves to be no call becomes text again.
 import { heldLength } from "../stop-text.ts";
-import type { CallDelta, CallReader, CallsPiece } from "./format.ts";
 import { type CallBody, firstOf } from "./marked-calls.ts";
+import type { CallDelta, CallReader, CallsPiece } from "./tool-format.ts";
 
 interface BareForm {
   /** Texts that begin a call; a brace in one belongs to the call. */

@@ -1,8 +1,8 @@
 // The registry of tool call formats: a row says which templates write it, what they take, the text around a call, and how calls are read.
 import { BareCalls } from "./bare-calls.ts";
 import { HeadedBody, ObjectBody } from "./call-bodies.ts";
-import type { CallTexts, ToolFormat } from "./format.ts";
 import { MarkedCalls } from "./marked-calls.ts";
+import type { CallTexts, ToolFormat } from "./tool-format.ts";
 
 type TextFormat = Required<Omit<ToolFormat, "marks" | "callId">>;
 

@@ -1,6 +1,6 @@
 // Reads calls between marks in an answer; a call that never gets a name becomes text again.
 import { heldLength } from "../stop-text.ts";
-import type { CallDelta, CallReader, CallsPiece } from "./format.ts";
+import type { CallDelta, CallReader, CallsPiece } from "./tool-format.ts";
 
 export interface CallBody {
   /** Returns the characters taken; fewer than all once the body is over. */

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import type { CallsPiece, ToolFormat } from "./format.ts";
 import { deepseekV3, deepseekV31, harmony, hermes, llama, mistral, toolFormatOf } from "./index.ts";
+import type { CallsPiece, ToolFormat } from "./tool-format.ts";
 
 type Readable = Required<Pick<ToolFormat, "texts" | "reader">>;
 const formats: Readonly<Record<string, Readable>> = { hermes, deepseekV3, deepseekV31, llama, mistral };

@@ -4,7 +4,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ChatMessage } from "../../../runtime/text/text-model.ts";
 import { loadTokenizer } from "../../../runtime/text/tokenizer.ts";
-import type { Tool } from "../../../runtime/text/tools/format.ts";
+import type { Tool } from "../../../runtime/text/tools/tool-format.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, type Random } from "../mutate.ts";
 import { chance, json, pick, text, times } from "../words.ts";

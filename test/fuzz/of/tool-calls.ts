@@ -1,8 +1,8 @@
 // Answers of models that write calls of tools badly, in the words of each family: what is read does not depend on where the text was cut,
 // no character is made up, and calls have names, each once and in order.
 import assert from "node:assert/strict";
-import type { CallDelta, CallReader, ToolFormat } from "../../../runtime/text/tools/format.ts";
 import { deepseekV3, deepseekV31, hermes, llama, mistral } from "../../../runtime/text/tools/index.ts";
+import type { CallDelta, CallReader, ToolFormat } from "../../../runtime/text/tools/tool-format.ts";
 import type { Fuzzer } from "../fuzzer.ts";
 import type { Random } from "../mutate.ts";
 import { chance, json, pick, text, times } from "../words.ts";

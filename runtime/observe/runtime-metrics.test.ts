@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { MetricDefinition } from "../../crds/metrics.ts";
 import { metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
-import { createMetrics } from "./metrics.ts";
+import { createMetrics } from "./runtime-metrics.ts";
 
 const constants = { namespace: "demo", deployment: "smol", rank: "1" };
 
