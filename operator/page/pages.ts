@@ -6,7 +6,7 @@ import type { Sections } from "./sections.ts";
 import { deploymentSections } from "./sections-deployment.ts";
 import { fleetSections } from "./sections-fleet.ts";
 import { jobSections } from "./sections-job.ts";
-import type { Source } from "./source.ts";
+import type { Source } from "./state.ts";
 import { deploymentView, type ViewRequest } from "./view-deployment.ts";
 import { fleetView } from "./view-fleet.ts";
 import { jobView } from "./view-job.ts";

@@ -1,5 +1,5 @@
 // The namespaces that a reader sees; views are built from a source with nothing else. Pure.
-import type { Source } from "./source.ts";
+import type { Source } from "./state.ts";
 
 export type Namespaces = "all" | ReadonlySet<string>;
 

@@ -7,7 +7,7 @@ import { type DeploymentState, deploymentState, type PlacementState, placementSt
 import { type RankState, rankStates } from "../views/ranks.ts";
 import { type HeatView, heatView, type LayerLoad, layerLoads, leastEven } from "./heat.ts";
 import type { PastDecision, PastMove, Series } from "./memory.ts";
-import type { Source } from "./source.ts";
+import type { Source } from "./state.ts";
 
 /** A larger world shows its busiest ranks. */
 const ranksMax = 256;

@@ -5,7 +5,7 @@ import { deploymentState } from "../views/deployment.ts";
 import { sumOf } from "../views/format.ts";
 import { type Health, marks } from "../views/health.ts";
 import { jobState } from "../views/job.ts";
-import type { Read, Source } from "./source.ts";
+import type { Read, Source } from "./state.ts";
 
 export const rowsMax = 200;
 

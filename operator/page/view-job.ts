@@ -3,7 +3,7 @@ import type { Condition } from "../../crds/conditions.ts";
 import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import { ascending, type CurvePoint } from "../../crds/training-report.ts";
 import { type JobState, jobState } from "../views/job.ts";
-import type { Source } from "./source.ts";
+import type { Source } from "./state.ts";
 import type { ViewRequest } from "./view-deployment.ts";
 
 export interface JobView {

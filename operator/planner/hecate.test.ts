@@ -4,7 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
 import { makePlan, policies } from "./index.ts";
-import { ReshardAge } from "./load/reshard-age.ts";
+import { ReshardAge } from "./load/timing.ts";
 import { rankSpecs, simulate } from "./offline/simulate.ts";
 import { windowOf } from "./offline/traces.ts";
 import { generateTrace, presets } from "./offline/traces-generate.ts";

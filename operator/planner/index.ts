@@ -2,14 +2,14 @@
 import { AppError } from "../../crds/common.ts";
 import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
+import { cheapestPath, pathFactor, placeOf } from "../../runtime/placement/cost.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { keepFloor } from "./expert-replicas.ts";
-import { pathCost } from "./path-cost.ts";
 import { eplb } from "./policies/eplb.ts";
 import { hecate } from "./policies/hecate.ts";
 import { incremental } from "./policies/incremental.ts";
-import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput } from "./policy.ts";
+import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput, RankSpec } from "./policy.ts";
 import { bytesByRank, stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
 import { assertPlan } from "./validate.ts";
@@ -85,4 +85,25 @@ export function layerBytes(shape: ModelShape, from: readonly LayerPlan[] | undef
   for (const { layer, expert, rank } of diff.moves) add(changes.get(layer)?.incoming, rank, layer, expert);
   for (const { layer, expert, rank } of diff.drops) add(changes.get(layer)?.outgoing, rank, layer, expert);
   return [...changes.values()];
+}
+
+/** Above zero, since a replica from the same node is still loaded and verified. */
+const least = 0.25;
+
+/** The cost factor, >= 0.25: 1 within a zone, 1.5 between its racks, 3 between zones. Undefined where all paths cost the same. */
+export function pathCost(ranks: readonly RankSpec[]): PlanInput["moveCost"] {
+  const places = new Map(ranks.map((rank) => [rank.rank, placeOf(rank)]));
+  const nodes = new Set([...places.values()].map((place) => place.node));
+  const zones = new Set(ranks.map((rank) => rank.zone));
+  const racks = new Set(ranks.map((rank) => rank.rack));
+  if (nodes.size === ranks.length && zones.size <= 1 && racks.size <= 1) return undefined;
+  return (_layer, _expert, rank, sources) => {
+    const receiver = places.get(rank);
+    if (!receiver) return 1;
+    const path = cheapestPath(
+      receiver,
+      sources.flatMap((source) => places.get(source) ?? []),
+    );
+    return Math.max(least, pathFactor[path] / pathFactor.zone);
+  };
 }

@@ -13,7 +13,7 @@ import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./
 import { gainPerMove, planNoise } from "./defaults.ts";
 import { makePlan, policies } from "./index.ts";
 import { Forecaster, layerTotals } from "./load/forecast.ts";
-import { ReshardAge } from "./load/reshard-age.ts";
+import { ReshardAge } from "./load/timing.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
 import { firstPlan } from "./repair.ts";

@@ -1,5 +1,4 @@
 // The rebalance plane: one loop per deployment with a shared planner thread and NATS buses. It implements the deployment plane's port.
-
 import type { LogLevel } from "../../crds/names.ts";
 import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
@@ -12,7 +11,7 @@ import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
-import { connectsMax, Semaphore } from "./links/semaphore.ts";
+import { connectsMax, Semaphore } from "./links/links.ts";
 import { Session } from "./links/session.ts";
 import { Telemetry } from "./links/telemetry.ts";
 import { DeploymentLoop } from "./loop.ts";

@@ -11,7 +11,7 @@ import type { Planner } from "./intents/planner-thread.ts";
 import type { Telemetry } from "./links/telemetry.ts";
 import type { Clock, OpenLink, PlacementStore } from "./ports.ts";
 import type { PlanEnd } from "./rollout/proposal.ts";
-import type { ProtocolRules } from "./rollout/protocol-rules.ts";
+import type { ProtocolRules } from "./rollout/protocol-types.ts";
 
 export interface LoopPorts {
   readonly clock: Clock;

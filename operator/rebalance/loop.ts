@@ -7,13 +7,11 @@
 //    5 store.write        rollout/store.ts         11   load.committed        load/load-state.ts
 //    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
 // If some layers gave up, the plan goes through 3 to 5 once more. links.tell and links.sync push the placement to pods that start.
-
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";
 import { Attempts, type Step, type StepEnd } from "./intents/attempts.ts";
-import { chooseIntent, suspended } from "./intents/choose.ts";
 import type { Intent, Made, Tools } from "./intents/intent.ts";
 import { Drains } from "./links/drains.ts";
 import { Intake } from "./links/intake.ts";
@@ -297,4 +295,32 @@ function nextTickMs({ views, world, placement, synced, introduced, spec }: Obser
   if (!settled || views.some(({ state, leaving }) => state !== "active" || leaving !== undefined)) return tickMs;
   const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
   return Math.min(idleTickMs, Math.max(tickMs, windowMs / ticksPerWindow));
+}
+
+export function suspended({ spec, world }: Observed): boolean {
+  return spec.suspend || world.desiredRanks === 0;
+}
+
+interface Choice {
+  readonly intent?: Intent;
+  /** Why nothing acts, if there is a reason. */
+  readonly wait?: Why;
+}
+
+export function chooseIntent(seen: Observed, intents: readonly Intent[], windowClosed: boolean): Choice {
+  let wait: Why | undefined;
+  for (const intent of intents) {
+    const wanted = intent.wanted(seen);
+    if (typeof wanted === "object") return { wait: wanted };
+    if (!wanted) continue;
+    if (intent.holdsUpOthers || !seen.paused.has(intent.kind)) {
+      if (windowClosed || !intent.onWindow) return { intent };
+      // It only waits for load, so later intents may act.
+      wait = undefined;
+      continue;
+    }
+    // It pauses after a failure or is settled, and does not block later intents.
+    wait = seen.paused.get(intent.kind);
+  }
+  return wait ? { wait } : {};
 }

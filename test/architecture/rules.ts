@@ -138,7 +138,7 @@ export const clients: Readonly<Record<string, string>> = {
   "@grafana/": "operator/dashboards/",
   commander: "operator/cli/",
   "cli-table3": "operator/cli/table.ts",
-  "tar-stream": "operator/cli/tar.ts",
+  "tar-stream": "operator/cli/bundle.ts",
 };
 
 /** Packages that more than one folder imports -> where. Protobuf messages are made with `create` wherever they are sent. */

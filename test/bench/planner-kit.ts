@@ -4,7 +4,7 @@ import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { gainPerMove } from "../../operator/planner/defaults.ts";
 import { policies } from "../../operator/planner/index.ts";
-import { movesDefault } from "../../operator/planner/load/pace.ts";
+import { movesDefault } from "../../operator/planner/load/timing.ts";
 import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/offline/simulate.ts";
 import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
 import { generateTrace, type PresetName, presets } from "../../operator/planner/offline/traces-generate.ts";

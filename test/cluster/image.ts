@@ -22,7 +22,7 @@ import {
 import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { type TarEntry, tarSize, tarStream } from "../../operator/cli/tar.ts";
+import { type TarEntry, tarSize, tarStream } from "../../operator/cli/bundle.ts";
 import { cacheRoot } from "./binaries.ts";
 import { run } from "./exec.ts";
 import { ClusterError } from "./names.ts";

@@ -8,7 +8,7 @@ import { seeded } from "../../operator/planner/random.ts";
 import { intents } from "../../operator/rebalance/intents/index.ts";
 import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
-import { connectsMax, Semaphore } from "../../operator/rebalance/links/semaphore.ts";
+import { connectsMax, Semaphore } from "../../operator/rebalance/links/links.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
@@ -28,8 +28,7 @@ import type { SimShape } from "./model.ts";
 import { Oracle } from "./oracle.ts";
 import { rulesPlanted } from "./plants.ts";
 import { Troubles } from "./troubles.ts";
-import type { Host } from "./wire.ts";
-import { SimWire } from "./wire.ts";
+import { type Host, SimWire } from "./wire.ts";
 import { ref, SimWorker, type Surroundings } from "./worker.ts";
 
 export interface SimOptions {

@@ -35,9 +35,9 @@ function reached(start: string): Set<string> {
 const production = [
   ...[
     ...["loop", "observe", "members", "load/load-state"],
-    ...["session", "clock-offset", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
+    ...["session", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
     ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
-    ...["recover", "first", "repair", "drain", "move-primaries", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
+    ...["recover", "first", "repair", "drain", "move-primaries", "fill", "protect", "balance"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
   ...["decide", "load/windows", "repair", "expert-replicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),

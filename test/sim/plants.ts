@@ -2,7 +2,7 @@
 // find them.
 
 import { Placement, type PlanNote } from "../../operator/rebalance/rollout/placement.ts";
-import type { ProtocolRules } from "../../operator/rebalance/rollout/protocol-rules.ts";
+import type { ProtocolRules } from "../../operator/rebalance/rollout/protocol-types.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";
 
 type Method = (this: never, ...args: never[]) => unknown;

@@ -6,7 +6,7 @@ import { type Kube, type KubeObject, type Resource, resources } from "../../kube
 import type { Unread } from "../../views/findings/finding.ts";
 import { judge } from "../../views/findings/index.ts";
 import { podFactsOf } from "../../views/pods.ts";
-import { type BundleFacts, bundleEntries } from "../bundle.ts";
+import { type BundleFacts, bundleEntries, tarStream } from "../bundle.ts";
 import { argument, declare, text, value } from "../command.ts";
 import { examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
@@ -18,7 +18,6 @@ import { type Subject, subjectOf } from "../log-subject.ts";
 import { clusterOptions, whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
 import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
-import { tarStream } from "../tar.ts";
 import { jobText } from "../training-text.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";

@@ -4,8 +4,8 @@ import fc from "fast-check";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import { computeWork } from "../../../test/kit/ranks/compute-report.ts";
 import { type Random, seeded } from "../random.ts";
-import { nonNegative } from "./cost-fit.ts";
 import { type SpeedRank, Speeds } from "./speeds.ts";
+import { nonNegative } from "./throughput.ts";
 
 interface Fleet {
   readonly speeds: readonly number[];

@@ -8,7 +8,7 @@ import { loadByWeights, splitEqually, splitLayer } from "../../../runtime/placem
 import { planNoise } from "../defaults.ts";
 import { keepFloor } from "../expert-replicas.ts";
 import { Forecaster, layerTotals } from "../load/forecast.ts";
-import { ReshardAge } from "../load/reshard-age.ts";
+import { ReshardAge } from "../load/timing.ts";
 import { expertReplicaKey, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "../policy.ts";
 import { assertPlan } from "../validate.ts";
 import type { Trace } from "./traces.ts";

@@ -9,7 +9,7 @@ import { chat, chatPrompt, expected, post, useGateways } from "../../../test/kit
 import { name, ns } from "../../../test/kit/gateway/scripted-worker.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { systemClock } from "../../kube/workqueue.ts";
-import { Semaphore } from "./semaphore.ts";
+import { Semaphore } from "./links.ts";
 import { Session } from "./session.ts";
 
 const { startAll, issue, onEnd } = useGateways();

@@ -5,7 +5,7 @@ import type { World } from "../../deployment/ports.ts";
 import type { Identity } from "../../kube/ask-pod.ts";
 import type { RankView } from "../observed.ts";
 import type { Link, LinkTarget, Member, Membership, PlanMember } from "../ports.ts";
-import { Links } from "./links.ts";
+import { Links, mayWait, Semaphore, spacingMs } from "./links.ts";
 
 const now = 1_000_000;
 const identity: Identity = { cert: "1", key: "", ca: "" };
@@ -16,7 +16,10 @@ const world = {
   gateways: [{ name: "g", uid: "g", ip: "10.0.1.0" }],
 } as unknown as World;
 const plain = {};
-const member = (rank: number): Member => ({ rank, podName: "", podUid: `w${rank}`, bootId: "b", address: "", state: "active" });
+const member = (rank: number, more: Partial<Member> = {}): Member => ({
+  ...{ rank, podName: `p${rank}`, podUid: `w${rank}`, bootId: "b", address: `10.0.0.${rank}:9440`, state: "active" as const },
+  ...more,
+});
 
 interface FakeLink {
   readonly target: LinkTarget;
@@ -182,4 +185,44 @@ test("a membership that waited for nothing any more is not pushed", () => {
   for (const members of [before, many, before]) links.setMembers(members, plain);
   links.planBegins(new Map());
   assert.equal(fakes[0]?.pushed.length, 1);
+});
+
+const before = [member(0), member(1, { state: "joining" })];
+
+test("who has come, and who serves now, may wait", () => {
+  assert.ok(mayWait([], [member(0)]));
+  assert.ok(mayWait(before, [member(0), member(1), member(2, { state: "joining" })]));
+});
+
+test("who is gone, leaves, or is another process is told at once", () => {
+  assert.ok(!mayWait(before, [member(0)]));
+  for (const changed of [
+    { state: "lost" },
+    { state: "draining" },
+    { state: "joining" },
+    { bootId: "c" },
+    { podUid: "w9" },
+    { address: "10.0.0.9:9440" },
+  ] as const)
+    assert.ok(!mayWait(before, [member(0, changed), before[1]!]), JSON.stringify(changed));
+});
+
+test("small worlds wait for nothing, and the bytes a second of large ones are bounded", () => {
+  assert.equal(spacingMs(7), 0);
+  assert.ok(spacingMs(64) < 100, "less than two looks are apart");
+  assert.ok(spacingMs(256) > 500 && spacingMs(256) < 1_500);
+  assert.equal(spacingMs(4_096), 2_000);
+});
+
+test("so many run at once, and the others in the order in which they came, one for each that has ended", () => {
+  const connecting = new Semaphore(2);
+  const begun: number[] = [];
+  for (const one of [1, 2, 3, 4]) connecting.enter(() => void begun.push(one));
+  assert.deepEqual(begun, [1, 2]);
+  connecting.leave();
+  assert.deepEqual(begun, [1, 2, 3]);
+  for (let i = 0; i < 3; i++) connecting.leave();
+  assert.deepEqual(begun, [1, 2, 3, 4]);
+  for (const one of [5, 6, 7]) connecting.enter(() => void begun.push(one));
+  assert.deepEqual(begun, [1, 2, 3, 4, 5, 6], "all have ended, so that two are free again");
 });

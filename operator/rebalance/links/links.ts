@@ -1,6 +1,5 @@
 // The links of one deployment, one per worker and gateway pod. It pushes changed memberships, and the committed plan to each started
 // process.
-
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { GatewayPod, GatewayView, World } from "../../deployment/ports.ts";
@@ -9,7 +8,6 @@ import { workerServerName } from "../../pki/names.ts";
 import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
-import { mayWait, spacingMs } from "./push-times.ts";
 
 interface Entry {
   readonly link: Link;
@@ -168,5 +166,50 @@ export class Links {
     for (const link of this.all()) link.close();
     this.#workers.clear();
     this.#gateways.clear();
+  }
+}
+
+const bytesPerMember = 165;
+/** The network budget of delayed memberships, and a tenth of a core to encrypt them. */
+const bytesPerSecondMost = 10 * 2 ** 20;
+const waitMsMost = 2_000;
+
+/** The delay of the next membership in ms: a second for 256 ranks. */
+export const spacingMs = (members: number): number =>
+  Math.min(waitMsMost, Math.floor((members ** 2 * bytesPerMember * 1000) / bytesPerSecondMost));
+
+/** True where only new or newly serving members differ, so that no call fails meanwhile. */
+export function mayWait(before: readonly Member[], now: readonly Member[]): boolean {
+  const next = new Map(now.map((member) => [member.rank, member]));
+  return before.every((old) => {
+    const member = next.get(old.rank);
+    if (member?.podUid !== old.podUid || member.bootId !== old.bootId || member.address !== old.address) return false;
+    return member.state === old.state || member.state === "active";
+  });
+}
+
+/** The most links of all deployments that connect at once. */
+export const connectsMax = 128;
+
+/** FIFO, for connects: DECISIONS.md 5. */
+export class Semaphore {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(most: number) {
+    this.#free = most;
+  }
+
+  /** Runs `begin` once a slot is free. Call `leave` once afterwards. */
+  enter(begin: () => void): void {
+    if (this.#free === 0) return void this.#waiting.push(begin);
+    this.#free -= 1;
+    begin();
+  }
+
+  leave(): void {
+    const next = this.#waiting.shift();
+    if (next) next();
+    else this.#free += 1;
   }
 }

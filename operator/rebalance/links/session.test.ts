@@ -7,7 +7,8 @@ import { type WatchPush, WatchStatusSchema } from "../../../runtime/net/gen/enod
 import type { Network } from "../../../runtime/net/grpc.ts";
 import { ManualClock } from "../../../test/kit/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
-import { Semaphore } from "./semaphore.ts";
+import { ClockOffset } from "./described.ts";
+import { Semaphore } from "./links.ts";
 import { Session } from "./session.ts";
 
 test("a pod is told the operator's log level when its stream opens, and with every ping", async () => {
@@ -139,4 +140,28 @@ test("who connects has a turn until the pod answers or does not; those that wait
   await clock.advance(1_000);
   assert.equal(calls.length, 3, "the first tries again");
   first.close();
+});
+
+test("the quickest answer says how far a clock is ahead, and a clock that was set is followed at once", () => {
+  const offset = new ClockOffset();
+  assert.equal(offset.ms, undefined);
+  offset.answered(1_000, 3_601_500, 3_000);
+  assert.equal(offset.ms, 3_599_500, "a slow answer is better than none");
+  offset.answered(4_000, 3_604_005, 4_010);
+  assert.equal(offset.ms, 3_600_000);
+  offset.answered(5_000, 3_605_150, 5_200);
+  assert.equal(offset.ms, 3_600_000, "what a slower one says is within its round trip");
+  offset.answered(6_000, 6_100, 6_200);
+  assert.equal(offset.ms, 0);
+  for (let i = 0; i < 8; i++) offset.answered(7_000 + i, 7_180 + i, 7_300 + i);
+  assert.equal(offset.ms, 30, "the last 8 answers count");
+  offset.forget();
+  assert.equal(offset.ms, undefined);
+});
+
+test("an answer from before its ping, or one that took longer than a stream may be silent, says nothing", () => {
+  const offset = new ClockOffset();
+  offset.answered(2_000, 1, 1_000);
+  offset.answered(1_000, 1, 5_001);
+  assert.equal(offset.ms, undefined);
 });

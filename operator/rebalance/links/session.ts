@@ -17,10 +17,9 @@ import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from 
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
-import { ClockOffset } from "./clock-offset.ts";
-import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
-import type { Semaphore } from "./semaphore.ts";
-import { sharedBytes } from "./shared-bytes.ts";
+import { ClockOffset, frontOf, servedOf, toDescription, useOf } from "./described.ts";
+import type { Semaphore } from "./links.ts";
+import { sharedBytes } from "./telemetry.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;

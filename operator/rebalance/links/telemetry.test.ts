@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { telemetryKey } from "../../../test/kit/ranks/telemetry-keys.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
 import type { LoadBus, LoadBusOptions } from "../ports.ts";
-import { Telemetry } from "./telemetry.ts";
+import { sharedBytes, Telemetry } from "./telemetry.ts";
 
 function played() {
   const opened: LoadBusOptions[] = [];
@@ -127,4 +127,18 @@ test("ranks whose nodes disagree about the time by hours are heard, and a clock 
   const before = reasons(sim).length;
   await sim.clock.run(60_000);
   assert.deepEqual([fresh(sim)?.reason, reasons(sim).length], ["Fresh", before]);
+});
+
+const values = (...of: readonly number[]): Float64Array => Float64Array.from(of);
+
+test("equal values of one owner are one array; others are kept apart, and the oldest of many are forgotten", () => {
+  const [owner, other] = [{}, {}];
+  const first = sharedBytes(owner, values(1, 2));
+  assert.equal(sharedBytes(owner, values(1, 2)), first);
+  assert.notEqual(sharedBytes(owner, values(1, 3)), first);
+  assert.notEqual(sharedBytes(owner, values(1, 2, 3)), first);
+  assert.notEqual(sharedBytes(other, values(1, 2)), first);
+  for (const value of [4, 5, 6]) sharedBytes(owner, values(value));
+  const again = values(1, 2);
+  assert.equal(sharedBytes(owner, again), again);
 });

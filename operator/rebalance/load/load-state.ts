@@ -19,11 +19,8 @@ import {
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
-import { movesAllowed, Pace } from "../../planner/load/pace.ts";
-import { type PhaseLoad, phaseLoads } from "../../planner/load/phases.ts";
-import { ReshardAge } from "../../planner/load/reshard-age.ts";
 import { Speeds } from "../../planner/load/speeds.ts";
-import { timingOf } from "../../planner/load/timing.ts";
+import { movesAllowed, Pace, type PhaseLoad, phaseLoads, ReshardAge, timingOf } from "../../planner/load/timing.ts";
 import {
   type Accepted,
   type ClosedWindow,

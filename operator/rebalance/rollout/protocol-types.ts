@@ -1,7 +1,5 @@
 // The types of the plan protocol (protocol.ts): tasks, events, actions and the outcome.
-
 import type { LayerPlacement } from "../../../crds/plan.ts";
-import type { ProtocolRules } from "./protocol-rules.ts";
 
 export const layerPhases = ["waiting", "preparing", "committing", "releasing", "free", "aborted"] as const;
 export type LayerPhase = (typeof layerPhases)[number];
@@ -97,3 +95,18 @@ export type Outcome =
   | { readonly result: "committed"; readonly aborted: readonly AbortedLayer[]; readonly unreleased: readonly UnreleasedLayer[] }
   | { readonly result: "aborted"; readonly aborted: readonly AbortedLayer[] }
   | { readonly result: "superseded"; readonly epoch: number; readonly message: string };
+
+export interface ProtocolRules {
+  /** `receivers`: the live ranks that newly host an expert of the layer. */
+  readonly mayCommit: (receivers: readonly number[], ready: ReadonlySet<number>) => boolean;
+  /** `othersDrained`: every other source has its frames of the parent answered. */
+  readonly mayRelease: (givesUp: boolean, othersDrained: () => boolean) => boolean;
+  /** Unix ms by which layers must be ready, from the deadline so far. */
+  readonly deadline: (deadline: number, now: number, prepareMs: number) => number;
+}
+
+export const protocolRules: ProtocolRules = {
+  mayCommit: (receivers, ready) => receivers.every((rank) => ready.has(rank)),
+  mayRelease: (givesUp, othersDrained) => !givesUp || othersDrained(),
+  deadline: (deadline) => deadline,
+};

@@ -1,7 +1,17 @@
 // The protocol that carries out a plan: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before its first
 // commit. Events in, actions out: DECISIONS.md 1.
-import { type ProtocolRules, protocolRules } from "./protocol-rules.ts";
-import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
+import {
+  type Action,
+  type Call,
+  type Event,
+  type LayerPhase,
+  type LayerTask,
+  type Outcome,
+  type ProtocolRules,
+  protocolRules,
+  type RunOptions,
+  type UnreleasedLayer,
+} from "./protocol-types.ts";
 
 interface LayerRun {
   readonly task: LayerTask;

@@ -2,10 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
-import type { Log } from "../../../runtime/observe/log.ts";
-import { silentLog } from "../../../runtime/observe/log.ts";
+import { type Log, silentLog } from "../../../runtime/observe/log.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
-import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
+import { PlacementStatusWriter, placementStatus, sayTheSame } from "./placement-status.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const status = (layersCommitted: number): ExpertPlacementStatus => ({ phase: "Committed", committedEpoch: 3, layersCommitted });
@@ -73,4 +72,39 @@ test("numbers that JSON cannot hold, or that are too many, do not make the objec
 
 test("a decision without numbers has no empty map of them, which an API server would refuse after one with some", () => {
   assert.deepEqual(written({})?.decision, { reason: "Balanced", message: "m" });
+});
+
+const published = {
+  phase: "Committed",
+  committedEpoch: 3,
+  measured: { imbalancePercent: 110 },
+  forecast: { errorPermille: 100 },
+  ranks: [{ rank: 0, state: "active", epoch: 3, hostedBytes: 1000, loadPercent: 98 }],
+  decision: { reason: "Balanced", message: "1.10 of 1.20", numbers: { imbalancePercent: 110 } },
+};
+const rank = published.ranks[0];
+
+const same: Readonly<Record<string, object>> = {
+  "another window of the same load": { measured: { imbalancePercent: 114 }, ranks: [{ ...rank, loadPercent: 94 }] },
+  "other grounds for the same verdict": { decision: { reason: "Balanced", message: "1.14 of 1.20", numbers: { movesPossible: 1 } } },
+};
+const news: Readonly<Record<string, object>> = {
+  "an imbalance that has moved by a step": { measured: { imbalancePercent: 115 } },
+  "another verdict": { decision: { ...published.decision, reason: "Imbalanced" } },
+  "a rank's epoch": { ranks: [{ ...rank, epoch: 4 }] },
+  "a rank's bytes": { ranks: [{ ...rank, hostedBytes: 1001 }] },
+  "a rank more": { ranks: [rank, { ...rank, rank: 1 }] },
+  "a figure that was not there": { predicted: { imbalancePercent: 100 } },
+  "a figure that is there no more": { measured: undefined },
+};
+
+for (const [what, change] of Object.entries(same))
+  test(`${what} is no news`, () => assert.ok(sayTheSame(published, { ...published, ...change })));
+for (const [what, change] of Object.entries(news))
+  test(`${what} is news`, () => assert.ok(!sayTheSame(published, { ...published, ...change })));
+
+test("steps add up: what was written is what a figure is held against", () => {
+  const at = (imbalancePercent: number) => ({ measured: { imbalancePercent } });
+  assert.ok([101, 102, 103, 104].every((percent) => sayTheSame(at(100), at(percent))));
+  assert.ok(!sayTheSame(at(100), at(105)));
 });

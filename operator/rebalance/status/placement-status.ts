@@ -13,7 +13,6 @@ import { reasonCharsMax } from "../rollout/plan-object.ts";
 import { percent } from "../rollout/plan-report.ts";
 import type { PlanReport } from "../rollout/proposal.ts";
 import { recommendedMax } from "./decision-events.ts";
-import { sayTheSame } from "./figures.ts";
 
 export interface PlacementStatusInput {
   readonly report: PlanReport | undefined;
@@ -172,4 +171,24 @@ export class PlacementStatusWriter {
     this.#ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
     if (error.code === "NotFound") this.#ports.onGone();
   }
+}
+
+const steps: readonly (readonly [suffix: string, step: number])[] = [
+  ["Percent", 5],
+  ["Permille", 50],
+];
+/** Fields that only explain a verdict, and counts of the last window. */
+const grounds: ReadonlySet<string> = new Set(["message", "numbers", "selections", "windows"]);
+
+/** True where two statuses differ only in figures within a step. */
+export function sayTheSame(before: unknown, after: unknown, field = ""): boolean {
+  if (Object.is(before, after) || grounds.has(field)) return true;
+  if (typeof before === "number" && typeof after === "number") return Math.abs(before - after) < stepOf(field);
+  if (typeof before !== "object" || typeof after !== "object" || !before || !after) return false;
+  const [old, now] = [before as Readonly<Record<string, unknown>>, after as Readonly<Record<string, unknown>>];
+  return [...new Set([...Object.keys(old), ...Object.keys(now)])].every((key) => sayTheSame(old[key], now[key], key));
+}
+
+function stepOf(field: string): number {
+  return steps.find(([suffix]) => field.endsWith(suffix))?.[1] ?? 0;
 }
