@@ -80,7 +80,7 @@ const heldBack: Readonly<Record<string, string>> = {
 const generators = [
   "crds/generate.ts",
   "runtime/net/generate.ts",
-  "operator/dashboards/generate.ts",
+  "operator/dashboards/generate-dashboards.ts",
   "operator/deployment/generate-role.ts",
   "test/golden/make_wire.ts",
 ];

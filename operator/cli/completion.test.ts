@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { argument, choice, type Declaration, type Entry, flag, hidden, type Names, text } from "./command.ts";
+import { candidates } from "./command-tree.ts";
 import { scripts } from "./commands/completion.ts";
-import { candidates } from "./program.ts";
 import { enodia } from "./registry.ts";
 
 const leaf = (names?: Names): Declaration => ({
@@ -30,31 +30,31 @@ const planted: Entry = {
 };
 
 const cases: Readonly<Record<string, { readonly line: readonly string[]; readonly want: unknown }>> = {
-  "commands come first": { line: [""], want: { words: ["look", "both", "deep"] } },
-  "names of objects": { line: ["look", ""], want: { words: [], names: { moeDeployments: "" } } },
-  "options, once a dash is there": { line: ["look", "-"], want: { words: ["--namespace", "--watch", "--help"] } },
-  "nothing where a value is due": { line: ["look", "-n", ""], want: { words: [] } },
-  "nor behind the long name": { line: ["look", "--namespace", ""], want: { words: [] } },
-  "names again behind a switch": { line: ["look", "-w", ""], want: { words: [], names: { moeDeployments: "" } } },
-  "the choices of a value": { line: ["both", "--way", ""], want: { words: ["a", "b"] } },
-  subcommands: { line: ["deep", ""], want: { words: ["er"] } },
-  "their options": { line: ["deep", "er", "--"], want: { words: ["--namespace", "--watch", "--help"] } },
-  "a verb with options of its own": { line: ["both", ""], want: { words: ["one"] } },
-  these: { line: ["both", "one", "-"], want: { words: ["--namespace", "--watch", "--help"] } },
-  "those without it": { line: ["both", "-"], want: { words: ["--all", "--way", "--help"] } },
-  "nothing of a command that there is not": { line: ["toString", ""], want: { words: [] } },
+  "commands come first": { line: [""], want: { candidates: ["look", "both", "deep"] } },
+  "names of objects": { line: ["look", ""], want: { candidates: [], names: { moeDeployments: "" } } },
+  "options, once a dash is there": { line: ["look", "-"], want: { candidates: ["--namespace", "--watch", "--help"] } },
+  "nothing where a value is due": { line: ["look", "-n", ""], want: { candidates: [] } },
+  "nor behind the long name": { line: ["look", "--namespace", ""], want: { candidates: [] } },
+  "names again behind a switch": { line: ["look", "-w", ""], want: { candidates: [], names: { moeDeployments: "" } } },
+  "the choices of a value": { line: ["both", "--way", ""], want: { candidates: ["a", "b"] } },
+  subcommands: { line: ["deep", ""], want: { candidates: ["er"] } },
+  "their options": { line: ["deep", "er", "--"], want: { candidates: ["--namespace", "--watch", "--help"] } },
+  "a verb with options of its own": { line: ["both", ""], want: { candidates: ["one"] } },
+  these: { line: ["both", "one", "-"], want: { candidates: ["--namespace", "--watch", "--help"] } },
+  "those without it": { line: ["both", "-"], want: { candidates: ["--all", "--way", "--help"] } },
+  "nothing of a command that there is not": { line: ["toString", ""], want: { candidates: [] } },
 };
 for (const [name, { line, want }] of Object.entries(cases))
   test(`completion: ${name}`, async () => assert.deepEqual(await candidates(planted, line), want));
 
 test("the file of each command of the registry loads, and declares options that commander takes", async () => {
-  const words = async ({ commands = {} }: Entry, before: readonly string[]): Promise<readonly string[]> => {
-    const found = await Promise.all(Object.entries(commands).map(([name, entry]) => words(entry, [...before, name])));
-    const { words: options } = await candidates(enodia, [...before, "-"]);
+  const all = async ({ commands = {} }: Entry, before: readonly string[]): Promise<readonly string[]> => {
+    const found = await Promise.all(Object.entries(commands).map(([name, entry]) => all(entry, [...before, name])));
+    const { candidates: options } = await candidates(enodia, [...before, "-"]);
     assert.ok(options.includes("--help"), before.join(" "));
     return [before.join(" "), ...found.flat()];
   };
-  const known = await words(enodia, []);
+  const known = await all(enodia, []);
   for (const name of ["status", "plan explain", "rollout undo", "model import", "train status", "runtime selftest", "completion"])
     assert.ok(known.includes(name), name);
 });

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { encodeLayer } from "../../crds/plan.ts";
-import { expertMap } from "../views/experts.ts";
-import { mapPicture, mapText } from "./expert-map.ts";
+import { expertMap } from "../views/experts-view.ts";
+import { mapSvg, mapText } from "./expert-map.ts";
 
 /** Two layers of three experts on two ranks; the second layer has expert 0 on both. */
 const placement = (layers: readonly { hosts: number[][]; weights: number[][] }[]) =>
@@ -60,7 +60,7 @@ test("experts: where a line has no room, neighbours share a cell, and the pictur
     lines[3],
   );
   assert.match(lines.at(-1) ?? "", /a cell is 16 experts, their mean$/);
-  const picture = mapPicture(wide);
+  const picture = mapSvg(wide);
   assert.equal(picture.match(/<rect [^>]*fill="rgb/g)?.length, 256);
   assert.ok(picture.startsWith("<svg ") && picture.includes('data-made-by="enodia experts"'));
 });

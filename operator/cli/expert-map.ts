@@ -1,5 +1,5 @@
 // The map of a placement as text and as SVG: a row per rank, a cell per expert. Pure.
-import type { ExpertMap } from "../views/experts.ts";
+import type { ExpertMap } from "../views/experts-view.ts";
 import { bytes, percent } from "../views/format.ts";
 import { svgStart, textAt } from "./svg.ts";
 
@@ -57,7 +57,7 @@ const widthOfCells = 960;
 const rowHeight = { most: 24, least: 3 } as const;
 const heightOfCells = 900;
 
-export function mapPicture(map: ExpertMap): string {
+export function mapSvg(map: ExpertMap): string {
   const perCell = Math.max(1, Math.ceil((map.experts * map.rows.length) / cellsMax));
   const cells = Math.ceil(map.experts / perCell);
   const across = widthOfCells / cells;

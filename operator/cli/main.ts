@@ -7,7 +7,7 @@ enableCompileCache();
 const [{ AppError }, { showsTraces }, { execute, misuse }, { enodia }] = await Promise.all([
   import("../../crds/common.ts"),
   import("./environment.ts"),
-  import("./program.ts"),
+  import("./command-tree.ts"),
   import("./registry.ts"),
 ]);
 

@@ -25,7 +25,7 @@ export function svgStart(width: number, height: number, by: string): readonly st
 const madeBy = (by: string): string => `data-made-by="${by}"`;
 
 /** Only an earlier picture of the same command may be replaced. */
-export const pictureOutput = (path: string, option: string, by: string): OutputFile => ({
+export const svgOutput = (path: string, option: string, by: string): OutputFile => ({
   path,
   option,
   kind: "a plot of this command",

@@ -7,7 +7,7 @@ import { trainingFailures } from "../../crds/names.ts";
 import { alerts } from "./alerts.ts";
 import { dashboards } from "./dashboards.ts";
 import { type Asked, dashboardExpressions, usesOf } from "./expressions.ts";
-import { recordedLabels, recordings } from "./generate.ts";
+import { recordedLabels, recordings } from "./generate-dashboards.ts";
 
 const expressions: readonly Asked[] = [
   ...Object.values(dashboards).flatMap((build) => dashboardExpressions(build())),

@@ -1,7 +1,7 @@
 // The chart's dashboards by file name.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { deploymentDashboard } from "./deployment.ts";
-import { expertsDashboard } from "./experts.ts";
+import { expertsDashboard } from "./experts-dashboard.ts";
 import { fleetDashboard } from "./fleet.ts";
 import { trainingDashboard } from "./training.ts";
 

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PlacementView, RankLoad } from "../rebalance/status/placement-view.ts";
 import { heatView, layerLoads, leastEven } from "./heat.ts";
 
-const rank = (n: number): PictureRank => {
+const rank = (n: number): RankLoad => {
   return {
     rank: n,
     pod: `p${n}`,
@@ -29,7 +29,7 @@ const planOf = (layers: PlacementPlan["layers"]): PlacementPlan => ({
 });
 /** Layers 2 and 5 have two experts each on two ranks; expert 0 of layer 5 is asked for thrice as often. */
 const plan = planOf([layerOf(2, [[0], [1]], [[1000], [1000]]), layerOf(5, [[0, 1], [1]], [[500, 500], [1000]])]);
-const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
+const placement = (more: Partial<PlacementView> = {}): PlacementView => {
   return {
     plan,
     underWay: undefined,
@@ -42,7 +42,7 @@ const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
 };
 
 test("loads are percent of what a rank computes of the layer on average", () => {
-  const heat = heatView(picture(), 5);
+  const heat = heatView(placement(), 5);
   assert.deepEqual([heat?.hosts, heat?.weights], ["0.1,1", "500.500,1000"]);
   assert.deepEqual(
     [heat?.expertPercent, heat?.rankPercent],
@@ -54,7 +54,7 @@ test("loads are percent of what a rank computes of the layer on average", () => 
 });
 
 test("the layer that is least even is found by its number, not by its place", () => {
-  const loads = layerLoads(picture());
+  const loads = layerLoads(placement());
   assert.deepEqual(
     loads.map(({ layer, imbalancePercent }) => [layer, imbalancePercent]),
     [
@@ -72,26 +72,26 @@ test("a rank that plans count as slow is the busier for the same rows", () => {
       { rank: 1, speedPercent: 100 },
     ],
   };
-  const [first] = layerLoads(picture({ status }));
+  const [first] = layerLoads(placement({ status }));
   assert.equal(first?.imbalancePercent, 150);
 });
 
 test("while no load is known there are no numbers, and the map has its weights", () => {
-  const heat = heatView(picture({ expected: undefined }), 5);
+  const heat = heatView(placement({ expected: undefined }), 5);
   assert.deepEqual([heat?.expertPercent, heat?.rankPercent, heat?.hosts], [undefined, undefined, "0.1,1"]);
-  assert.equal(leastEven(layerLoads(picture({ expected: undefined }))), 2);
+  assert.equal(leastEven(layerLoads(placement({ expected: undefined }))), 2);
 });
 
 test("a layer under way shows what it is to be and how far it is, with ranks that only come; the others do not", () => {
   const next = planOf([plan.layers[0]!, layerOf(5, [[0, 7], [1]], [[500, 500], [1000]])]);
   const underWay = { kind: "rebalance", moves: 1, plan: next, phases: new Map([[5, "preparing" as const]]) };
-  const heat = heatView(picture({ underWay }), 5);
+  const heat = heatView(placement({ underWay }), 5);
   assert.deepEqual([heat?.ranks, heat?.next], [[0, 1, 7], { hosts: "0.7,1", weights: "500.500,1000", phase: "preparing" }]);
-  assert.equal(heatView(picture({ underWay }), 2)?.next, undefined);
+  assert.equal(heatView(placement({ underWay }), 2)?.next, undefined);
 });
 
 test("there is no map of a layer that the plan does not have, nor without a plan", () => {
-  assert.equal(heatView(picture(), 3), undefined);
-  assert.equal(heatView(picture({ plan: undefined }), 5), undefined);
+  assert.equal(heatView(placement(), 3), undefined);
+  assert.equal(heatView(placement({ plan: undefined }), 5), undefined);
   assert.equal(leastEven([]), undefined);
 });

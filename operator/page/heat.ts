@@ -2,7 +2,7 @@
 import { encodeLayer, type LayerPlacement } from "../../crds/plan.ts";
 import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
-import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PlacementView } from "../rebalance/status/placement-view.ts";
 
 export interface HeatView {
   readonly layer: number;
@@ -29,7 +29,7 @@ export interface LayerLoad {
 }
 
 /** Relative speed by rank; 1 where unknown. */
-function speedsOf({ status, ranks }: PlacementPicture, size: number): Float64Array {
+function speedsOf({ status, ranks }: PlacementView, size: number): Float64Array {
   const speeds = new Float64Array(size);
   for (const { rank } of ranks) if (rank < size) speeds[rank] = 1;
   for (const { rank, speedPercent } of status?.ranks ?? [])
@@ -37,27 +37,27 @@ function speedsOf({ status, ranks }: PlacementPicture, size: number): Float64Arr
   return speeds;
 }
 
-function demandOf({ expected, experts }: PlacementPicture, index: number): Float64Array | undefined {
+function demandOf({ expected, experts }: PlacementView, index: number): Float64Array | undefined {
   const demand = expected?.subarray(index * experts, (index + 1) * experts);
   return demand?.some((rows) => rows > 0) ? demand : undefined;
 }
 
 const ranksOf = ({ hosts }: LayerPlacement): readonly number[] => [...new Set(hosts.flat())];
 
-function sizeOf({ ranks, plan }: PlacementPicture): number {
+function sizeOf({ ranks, plan }: PlacementView): number {
   let highest = -1;
   for (const { rank } of ranks) highest = Math.max(highest, rank);
   for (const layer of plan?.layers ?? []) for (const rank of ranksOf(layer)) highest = Math.max(highest, rank);
   return highest + 1;
 }
 
-export function layerLoads(picture: PlacementPicture): readonly LayerLoad[] {
-  const size = sizeOf(picture);
-  const speeds = speedsOf(picture, size);
-  return (picture.plan?.layers ?? []).map((layer, index) => {
-    const demand = demandOf(picture, index);
+export function layerLoads(placement: PlacementView): readonly LayerLoad[] {
+  const size = sizeOf(placement);
+  const speeds = speedsOf(placement, size);
+  return (placement.plan?.layers ?? []).map((layer, index) => {
+    const demand = demandOf(placement, index);
     const uneven = demand && imbalance(loadByWeights(demand, layer.hosts, layer.weights, size), speeds);
-    const phase = picture.underWay?.phases.get(layer.layer);
+    const phase = placement.underWay?.phases.get(layer.layer);
     return { layer: layer.layer, imbalancePercent: uneven === undefined ? undefined : Math.round(uneven * 100), phase };
   });
 }
@@ -68,13 +68,13 @@ export function leastEven(loads: readonly LayerLoad[]): number | undefined {
 }
 
 /** Undefined where the plan has no such layer. */
-export function heatView(picture: PlacementPicture, layer: number): HeatView | undefined {
-  const index = picture.plan?.layers.findIndex((one) => one.layer === layer) ?? -1;
-  const now = picture.plan?.layers[index];
+export function heatView(placement: PlacementView, layer: number): HeatView | undefined {
+  const index = placement.plan?.layers.findIndex((one) => one.layer === layer) ?? -1;
+  const now = placement.plan?.layers[index];
   if (!now) return undefined;
-  const phase = picture.underWay?.phases.get(layer);
-  const next = phase === undefined ? undefined : picture.underWay?.plan.layers.find((one) => one.layer === layer);
-  const ranks = [...new Set([...picture.ranks.map(({ rank }) => rank), ...ranksOf(now), ...(next ? ranksOf(next) : [])])].sort(
+  const phase = placement.underWay?.phases.get(layer);
+  const next = phase === undefined ? undefined : placement.underWay?.plan.layers.find((one) => one.layer === layer);
+  const ranks = [...new Set([...placement.ranks.map(({ rank }) => rank), ...ranksOf(now), ...(next ? ranksOf(next) : [])])].sort(
     (a, b) => a - b,
   );
   return {
@@ -82,7 +82,7 @@ export function heatView(picture: PlacementPicture, layer: number): HeatView | u
     epoch: now.epoch,
     ranks,
     ...encodeLayer(now),
-    ...loadsOf(picture, { now, index, ranks }),
+    ...loadsOf(placement, { now, index, ranks }),
     next: next && phase !== undefined ? { hosts: encodeLayer(next).hosts, weights: encodeLayer(next).weights, phase } : undefined,
   };
 }
@@ -93,11 +93,11 @@ interface Placed {
   readonly ranks: readonly number[];
 }
 
-function loadsOf(picture: PlacementPicture, { now, index, ranks }: Placed): Pick<HeatView, "expertPercent" | "rankPercent"> {
-  const demand = demandOf(picture, index);
+function loadsOf(placement: PlacementView, { now, index, ranks }: Placed): Pick<HeatView, "expertPercent" | "rankPercent"> {
+  const demand = demandOf(placement, index);
   if (!demand) return { expertPercent: undefined, rankPercent: undefined };
-  const size = Math.max(sizeOf(picture), 1 + (ranks.at(-1) ?? -1));
-  const speeds = speedsOf(picture, size);
+  const size = Math.max(sizeOf(placement), 1 + (ranks.at(-1) ?? -1));
+  const speeds = speedsOf(placement, size);
   const counted = Math.max(
     1,
     speeds.reduce((n, speed) => n + (speed > 0 ? 1 : 0), 0),

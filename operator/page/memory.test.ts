@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PlacementView, RankLoad } from "../rebalance/status/placement-view.ts";
 import { bucketMs, bucketsMax, decisionsMax, deploymentsMax, Memory, movesMax } from "./memory.ts";
 
 const start = 1_700_000_000_000;
-const rank = (more: Partial<PictureRank> = {}): PictureRank => {
+const rank = (more: Partial<RankLoad> = {}): RankLoad => {
   return {
     rank: 0,
     pod: "p",
@@ -21,7 +21,7 @@ const rank = (more: Partial<PictureRank> = {}): PictureRank => {
     ...more,
   };
 };
-const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
+const placement = (more: Partial<PlacementView> = {}): PlacementView => {
   return { plan: undefined, underWay: undefined, status: undefined, expected: undefined, experts: 0, ranks: [rank()], ...more };
 };
 const served = (gaps: number, more: object = {}) => ({ requests: 0, failed: 0, gaps, gapMicros: 0, ...more });
@@ -30,7 +30,7 @@ const decision = (reason: string, message: string): ExpertPlacementStatus => ({ 
 function remembering() {
   const memory = new Memory();
   return {
-    take: (at: number, more?: Partial<PlacementPicture>) => memory.take(new Map([["u", picture(more)]]), start + at),
+    take: (at: number, more?: Partial<PlacementView>) => memory.take(new Map([["u", placement(more)]]), start + at),
     told: () => memory.of("u"),
   };
 }
@@ -132,7 +132,7 @@ test("moves are those between two committed plans of one model; the first plan i
 
 test("so many deployments are remembered, and one that is gone is forgotten", () => {
   const memory = new Memory();
-  const all = Array.from({ length: deploymentsMax + 1 }, (_, n) => [`u${n}`, picture()] as const);
+  const all = Array.from({ length: deploymentsMax + 1 }, (_, n) => [`u${n}`, placement()] as const);
   memory.take(new Map(all), start);
   assert.ok(memory.of("u0") && !memory.of(`u${deploymentsMax}`));
   assert.equal(memory.latest("u1")?.requests, 1);

@@ -1,7 +1,7 @@
 // An hour of figures, the last decisions and moves of each deployment. Bounded, and lost with the leader.
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PlacementView, RankLoad } from "../rebalance/status/placement-view.ts";
 import { sumOf } from "../views/format.ts";
 
 export const bucketMs = 5_000;
@@ -59,7 +59,7 @@ export interface Remembered {
   readonly moves: readonly PastMove[];
 }
 
-type Served = NonNullable<PictureRank["served"]>;
+type Served = NonNullable<RankLoad["served"]>;
 
 interface Counted {
   readonly at: number;
@@ -89,12 +89,12 @@ function ratesOf(before: Counted | undefined, now: Counted): Rates {
   };
 }
 
-function countedOf({ ranks }: PlacementPicture, at: number): Counted {
+function countedOf({ ranks }: PlacementView, at: number): Counted {
   const served = ranks.flatMap(({ rank, bootId, served }) => (bootId && served ? [[`${rank}/${bootId}`, served] as const] : []));
   return { at, byBoot: new Map(served) };
 }
 
-function kvUseOf({ ranks }: PlacementPicture): number | undefined {
+function kvUseOf({ ranks }: PlacementView): number | undefined {
   const blocks = sumOf(ranks.map(({ kv }) => kv?.blocks));
   return blocks ? (100 * (sumOf(ranks.map(({ kv }) => kv?.used)) ?? 0)) / blocks : undefined;
 }
@@ -110,17 +110,17 @@ class OfOne {
   #counted: Counted | undefined;
   #latest: Sample | undefined;
 
-  take(picture: PlacementPicture, now: number): void {
-    this.#latest = this.#sampleOf(picture, now);
+  take(placement: PlacementView, now: number): void {
+    this.#latest = this.#sampleOf(placement, now);
     this.#write(Math.floor(now / bucketMs), this.#latest);
-    this.#takeDecision(picture.status?.decision, now);
-    if (picture.plan) this.#takePlan(picture.plan, now);
+    this.#takeDecision(placement.status?.decision, now);
+    if (placement.plan) this.#takePlan(placement.plan, now);
   }
 
-  #sampleOf(picture: PlacementPicture, now: number): Sample {
-    const { status, ranks } = picture;
+  #sampleOf(placement: PlacementView, now: number): Sample {
+    const { status, ranks } = placement;
     const before = this.#counted;
-    this.#counted = countedOf(picture, now);
+    this.#counted = countedOf(placement, now);
     const { tokensPerSecond, gapMs, requestsPerSecond, failedPercent } = ratesOf(before, this.#counted);
     return {
       imbalancePercent: status?.measured?.imbalancePercent,
@@ -128,7 +128,7 @@ class OfOne {
       ranks: ranks.filter(({ state }) => state === "active").length,
       requests: sumOf(ranks.map(({ activeRequests }) => activeRequests)),
       queuedTokens: sumOf(ranks.map(({ queuedTokens }) => queuedTokens)),
-      kvUsePercent: kvUseOf(picture),
+      kvUsePercent: kvUseOf(placement),
       tokensPerSecond,
       gapMs,
       requestsPerSecond,
@@ -153,7 +153,7 @@ class OfOne {
     });
   }
 
-  #takeDecision(decision: NonNullable<PlacementPicture["status"]>["decision"], now: number): void {
+  #takeDecision(decision: NonNullable<PlacementView["status"]>["decision"], now: number): void {
     if (!decision) return;
     const [last] = this.#decisions;
     const { reason, message, numbers = {} } = decision;
@@ -196,13 +196,13 @@ export class Memory {
   readonly #of = new Map<string, OfOne>();
 
   /** Samples by uid; other deployments are forgotten. */
-  take(pictures: ReadonlyMap<string, PlacementPicture>, now: number): void {
-    for (const uid of this.#of.keys()) if (!pictures.has(uid)) this.#of.delete(uid);
-    for (const [uid, picture] of pictures) {
+  take(placements: ReadonlyMap<string, PlacementView>, now: number): void {
+    for (const uid of this.#of.keys()) if (!placements.has(uid)) this.#of.delete(uid);
+    for (const [uid, placement] of placements) {
       if (!this.#of.has(uid) && this.#of.size >= deploymentsMax) continue;
       const one = this.#of.get(uid) ?? new OfOne();
       this.#of.set(uid, one);
-      one.take(picture, now);
+      one.take(placement, now);
     }
   }
 

@@ -52,7 +52,7 @@ before(
       cache: { list: (kind) => (kind === "moeDeployments" ? [moed(), moed("team-a"), moed("team-b")] : []) },
       now: Date.now,
     });
-    pageState.lead({ picture: () => undefined });
+    pageState.lead({ placement: () => undefined });
     server = await servePage({
       pageState,
       access: "Token",

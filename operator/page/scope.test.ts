@@ -24,7 +24,7 @@ const moed = (namespace: string) => ({
 async function served(namespaces: readonly string[], run: (server: PageServer) => Promise<void>): Promise<void> {
   const objects = ["a", "b", "c"].map(moed);
   const pageState = new PageState({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
-  pageState.lead({ picture: () => undefined });
+  pageState.lead({ placement: () => undefined });
   const server = await servePage({
     pageState,
     access: "ClusterToken",

@@ -32,7 +32,7 @@ export function seen(source: Source, { deployments, jobs }: Scope): Source {
     now: source.now,
     deployments: () => source.deployments().filter(({ namespace }) => has(deployments, namespace)),
     jobs: () => source.jobs().filter(({ namespace }) => has(jobs, namespace)),
-    picture: (uid) => source.picture(uid),
+    placement: (uid) => source.placement(uid),
     remembered: (uid) => source.remembered(uid),
     latest: (uid) => source.latest(uid),
   };

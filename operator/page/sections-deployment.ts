@@ -7,7 +7,7 @@ import { type Html, html, type Part } from "./html.ts";
 import { bucketMs, type PastDecision, type PastMove, type Series, type SeriesName } from "./memory.ts";
 import { conditionsTable, facts, markOf, nothing, type Sections, table } from "./sections.ts";
 import { linkTo, timeOf } from "./units.ts";
-import type { DeploymentView, PlacementView, RankView } from "./view-deployment.ts";
+import type { DeploymentView, PlacementSection, RankView } from "./view-deployment.ts";
 
 export function deploymentSections(view: DeploymentView): Sections {
   return {
@@ -48,7 +48,7 @@ function placementOf({
   reason,
   last,
   underWay,
-}: PlacementView): Html {
+}: PlacementSection): Html {
   const pairs: (readonly [string, Part])[] = [
     ["Imbalance", html`${percent(imbalancePercent)} <small>bound ${percent(boundPercent)}, trigger ${triggerPercent}%</small>`],
     ["Epoch", html`${figure(epoch)} <small>${phase ?? ""}</small>`],

@@ -29,7 +29,7 @@ async function served(access: PageAccess, run: (made: Made) => Promise<void>): P
     cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) },
     now: () => state.now,
   });
-  const stop = pageState.lead({ picture: () => undefined });
+  const stop = pageState.lead({ placement: () => undefined });
   const server = await servePage({
     pageState,
     access,

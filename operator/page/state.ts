@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import type { KubeObject } from "../kube/kube.ts";
-import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PlacementView } from "../rebalance/status/placement-view.ts";
 import { Memory, type Remembered, type Sample } from "./memory.ts";
 
 interface PageStateParts {
@@ -13,7 +13,7 @@ interface PageStateParts {
 }
 
 interface Shown {
-  picture(uid: string): PlacementPicture | undefined;
+  placement(uid: string): PlacementView | undefined;
 }
 
 export class PageState {
@@ -62,8 +62,8 @@ export class PageState {
     if (!shown) return;
     const uids = this.#parts.cache.list("moeDeployments").map(({ metadata }) => metadata.uid ?? "");
     const known = uids.flatMap((uid) => {
-      const picture = shown.picture(uid);
-      return picture ? [[uid, picture] as const] : [];
+      const placement = shown.placement(uid);
+      return placement ? [[uid, placement] as const] : [];
     });
     this.#memory.take(new Map(known), this.#parts.now());
   }
@@ -74,7 +74,7 @@ export class PageState {
       now: now(),
       deployments: () => cache.list("moeDeployments").map((object) => this.#deployments.read(object)),
       jobs: () => cache.list("moeTrainingJobs").map((object) => this.#jobs.read(object)),
-      picture: (uid) => this.#shown?.picture(uid),
+      placement: (uid) => this.#shown?.placement(uid),
       remembered: (uid) => this.#memory.of(uid),
       latest: (uid) => this.#memory.latest(uid),
     };
@@ -94,7 +94,7 @@ export interface Source {
   readonly now: number;
   deployments(): readonly Read<MoEDeployment>[];
   jobs(): readonly Read<MoETrainingJob>[];
-  picture(uid: string): PlacementPicture | undefined;
+  placement(uid: string): PlacementView | undefined;
   remembered(uid: string): Remembered | undefined;
   latest(uid: string): Sample | undefined;
 }

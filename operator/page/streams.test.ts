@@ -26,7 +26,7 @@ const moed = () => {
 async function connected(run: (made: { streams: Streams; response: ServerResponse; socket: Socket }) => Promise<void>): Promise<void> {
   state.message = "first";
   const pageState = new PageState({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
-  pageState.lead({ picture: () => undefined });
+  pageState.lead({ placement: () => undefined });
   const streams = new Streams({ pageState, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
   const server = createServer((_, response) => {

@@ -2,7 +2,7 @@
 import type { Condition } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
-import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PlacementView } from "../rebalance/status/placement-view.ts";
 import { type DeploymentState, deploymentState, type PlacementState, placementState } from "../views/deployment.ts";
 import { type RankState, rankStates } from "../views/ranks.ts";
 import { type HeatView, heatView, type LayerLoad, layerLoads, leastEven } from "./heat.ts";
@@ -18,7 +18,7 @@ export interface RankView extends RankState {
   readonly kvUsePercent: number | undefined;
 }
 
-export interface PlacementView extends PlacementState {
+export interface PlacementSection extends PlacementState {
   readonly underWay:
     | { readonly kind: string; readonly moves: number; readonly layers: readonly (readonly [phase: string, count: number])[] }
     | undefined;
@@ -29,7 +29,7 @@ export interface DeploymentView {
   readonly download: MoEDeploymentStatus["download"];
   readonly conditions: readonly Condition[];
   readonly history: NonNullable<MoEDeploymentStatus["history"]>;
-  readonly placement: PlacementView;
+  readonly placement: PlacementSection;
   readonly ranks: readonly RankView[];
   readonly ranksInAll: number;
   readonly layers: readonly LayerLoad[];
@@ -53,35 +53,35 @@ export function deploymentView(source: Source, { namespace, name, layer }: ViewR
   if (!read) return undefined;
   if (!read.parsed) return read.problem;
   const { status } = read.parsed;
-  const picture = source.picture(read.uid);
+  const placement = source.placement(read.uid);
   const remembered = source.remembered(read.uid);
-  const layers = picture ? layerLoads(picture) : [];
+  const layers = placement ? layerLoads(placement) : [];
   const drawn = layer ?? leastEven(layers);
-  const ranks = picture ? ranksOf(picture) : [];
+  const ranks = placement ? ranksOf(placement) : [];
   return {
-    state: deploymentState(read.parsed, picture?.status),
+    state: deploymentState(read.parsed, placement?.status),
     download: status.download,
     conditions: status.conditions ?? [],
     history: status.history ?? [],
-    placement: placementOf(read.parsed, picture),
+    placement: placementOf(read.parsed, placement),
     ranks: ranks.slice(0, ranksMax),
     ranksInAll: ranks.length,
     layers,
     chosen: layer,
-    heat: picture && drawn !== undefined ? heatView(picture, drawn) : undefined,
+    heat: placement && drawn !== undefined ? heatView(placement, drawn) : undefined,
     decisions: remembered?.decisions ?? [],
     moves: remembered?.moves ?? [],
     series: remembered?.series,
   };
 }
 
-function placementOf(deployment: MoEDeployment, picture: PlacementPicture | undefined): PlacementView {
-  const state = placementState(deployment, picture?.status);
-  const { underWay } = picture ?? {};
+function placementOf(deployment: MoEDeployment, placement: PlacementView | undefined): PlacementSection {
+  const state = placementState(deployment, placement?.status);
+  const { underWay } = placement ?? {};
   const byPhase = Map.groupBy(underWay?.phases.values() ?? [], (phase) => phase);
   return {
     ...state,
-    epoch: picture?.plan?.epoch ?? state.epoch,
+    epoch: placement?.plan?.epoch ?? state.epoch,
     underWay: underWay && {
       kind: underWay.kind,
       moves: underWay.moves,
@@ -90,7 +90,7 @@ function placementOf(deployment: MoEDeployment, picture: PlacementPicture | unde
   };
 }
 
-function ranksOf({ ranks, status }: PlacementPicture): readonly RankView[] {
+function ranksOf({ ranks, status }: PlacementView): readonly RankView[] {
   const live = ranks.map(({ rank, pod, node, state, activeRequests, queuedTokens, kv }) => {
     const kvUsePercent = kv && kv.blocks > 0 ? Math.round((100 * kv.used) / kv.blocks) : undefined;
     return { rank, pod, node, state, requests: activeRequests, queuedTokens, kvUsePercent };

@@ -79,7 +79,7 @@ const unread = (problem: string): Health => ({ mark: "wrong", reason: "Unreadabl
 function deploymentRow({ namespace, name, uid, parsed, problem }: Read<MoEDeployment>, source: Source): DeploymentRow {
   const state = parsed && deploymentState(parsed);
   const latest = source.latest(uid);
-  const requests = source.picture(uid)?.ranks.map(({ activeRequests }) => activeRequests) ?? [];
+  const requests = source.placement(uid)?.ranks.map(({ activeRequests }) => activeRequests) ?? [];
   return {
     namespace,
     name,

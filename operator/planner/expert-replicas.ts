@@ -188,7 +188,7 @@ class FloorKeeper {
   }
 
   #add(l: number, e: number): boolean {
-    const g = this.#place(l, e) ?? this.#makeRoom(l, e) ?? this.#makeWay(l, e);
+    const g = this.#place(l, e) ?? this.#evict(l, e) ?? this.#makeWay(l, e);
     if (g === undefined) return false;
     this.#put({ layer: l, expert: e, rank: g });
     return true;
@@ -261,7 +261,7 @@ class FloorKeeper {
   }
 
   /** Drops the expert replica above the floor with the fewest rows, on a rank that wants this one. */
-  #makeRoom(l: number, e: number): number | undefined {
+  #evict(l: number, e: number): number | undefined {
     const problem = this.#problem;
     const floor = this.#floor;
     this.#spare ??= this.#spares();
@@ -287,7 +287,7 @@ class FloorKeeper {
 
   /** Moves the expert replica with the fewest rows from a rank that wants this one to another rank. */
   #makeWay(l: number, e: number): number | undefined {
-    if (this.#left.moves < 2 || this.#waysSought >= waysMax || !this.#anyRoom()) return undefined;
+    if (this.#left.moves < 2 || this.#waysSought >= waysMax || !this.#anyFree()) return undefined;
     this.#waysSought++;
     let found: { readonly expertReplica: ExpertReplica; readonly to: number } | undefined;
     let least = Number.POSITIVE_INFINITY;
@@ -304,7 +304,7 @@ class FloorKeeper {
     return found.expertReplica.rank;
   }
 
-  #anyRoom(): boolean {
+  #anyFree(): boolean {
     return this.#used.some((bytes, g) => bytes + this.#smallest <= (this.#problem.capacity[g] as number) + 1e-6);
   }
 

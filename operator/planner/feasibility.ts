@@ -35,16 +35,16 @@ function leastMemory(shape: ModelShape, ranks: number, staging: number): number 
 }
 
 function leastReplicas(shape: ModelShape, bytes: number, staging: number): number | undefined {
-  const room = bytes - staging;
-  if (room < staging) return undefined;
+  const freeBytes = bytes - staging;
+  if (freeBytes < staging) return undefined;
   const need = sum(shape.residentBytes);
-  const least = Math.ceil(need / Math.max(1, room));
+  const least = Math.ceil(need / Math.max(1, freeBytes));
   const unit = Math.max(1, staging);
-  const tried = [least, least + 1, Math.ceil(need / (Math.max(1, Math.floor(room / unit)) * unit))];
+  const tried = [least, least + 1, Math.ceil(need / (Math.max(1, Math.floor(freeBytes / unit)) * unit))];
   const found = tried.find((ranks) => packs(shape, new Array<number>(ranks).fill(bytes), staging));
   if (found !== undefined) return found;
   const each = shape.residentBytes.reduce((count, size) => count + (size > 0 ? 1 : 0), 0);
-  return Math.min(each, Math.ceil(need / Math.max(1e-9, room - staging)));
+  return Math.min(each, Math.ceil(need / Math.max(1e-9, freeBytes - staging)));
 }
 
 function refuse(message: string): Feasibility {
@@ -53,15 +53,15 @@ function refuse(message: string): Feasibility {
 
 /** Largest first into the rank with most space: exact for equal sizes, else at worst one expert per rank too strict. */
 function packs(shape: ModelShape, budgets: readonly number[], staging: number): boolean {
-  const room = budgets.map((budget) => budget - staging);
-  if (room.some((bytes) => bytes < -1e-6)) return false;
+  const freeBytes = budgets.map((budget) => budget - staging);
+  if (freeBytes.some((bytes) => bytes < -1e-6)) return false;
   const sizes = Float64Array.from(shape.residentBytes).sort().reverse();
   for (const size of sizes) {
     if (size === 0) break;
     let best = 0;
-    for (let g = 1; g < room.length; g++) if ((room[g] as number) > (room[best] as number)) best = g;
-    if ((room[best] as number) + 1e-6 < size) return false;
-    room[best] = (room[best] as number) - size;
+    for (let g = 1; g < freeBytes.length; g++) if ((freeBytes[g] as number) > (freeBytes[best] as number)) best = g;
+    if ((freeBytes[best] as number) + 1e-6 < size) return false;
+    freeBytes[best] = (freeBytes[best] as number) - size;
   }
   return true;
 }

@@ -64,8 +64,8 @@ function overfull(
   bytes: { before: ReadonlyMap<number, number>; after: ReadonlyMap<number, number>; budget: ReadonlyMap<number, number>; staging: number },
 ): number[] {
   for (const [rank, held] of bytes.after) {
-    const room = (bytes.budget.get(rank) ?? Number.POSITIVE_INFINITY) - bytes.staging;
-    if (held <= Math.max(room, bytes.before.get(rank) ?? 0) + 1e-6) continue;
+    const freeBytes = (bytes.budget.get(rank) ?? Number.POSITIVE_INFINITY) - bytes.staging;
+    if (held <= Math.max(freeBytes, bytes.before.get(rank) ?? 0) + 1e-6) continue;
     const growth = (change: LayerBytes): number => (change.incoming.get(rank) ?? 0) - (change.outgoing.get(rank) ?? 0);
     const most = changes.toSorted((a, b) => growth(b) - growth(a) || a.layer - b.layer)[0];
     if (most && growth(most) > 0) return [most.layer];

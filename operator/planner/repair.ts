@@ -104,7 +104,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
   const left = repair.adoptAll(orphans);
   const unhosted: Orphan[] = [];
   const later: Orphan[] = [];
-  for (const { layer, expert } of left) (repair.hasRoom(layer, expert) ? later : unhosted).push({ layer, expert });
+  for (const { layer, expert } of left) (repair.fits(layer, expert) ? later : unhosted).push({ layer, expert });
   const layers = current.map((layer, l) => {
     if (!touched.has(l) && !repair.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
@@ -230,7 +230,7 @@ class Repair {
       const onItsWay = (this.#before[g] as number) + (this.#incoming[layer]?.[g] as number) + bytes;
       return onItsWay <= (this.#problem.capacity[g] as number) + this.#staging + 1e-6;
     };
-    const g = this.#coldest(layer, bytes, arrives) ?? this.#makeRoom(layer, bytes, arrives);
+    const g = this.#coldest(layer, bytes, arrives) ?? this.#evict(layer, bytes, arrives);
     if (g === undefined) return false;
     const incoming = this.#incoming[layer] as Float64Array;
     incoming[g] = (incoming[g] as number) + bytes;
@@ -243,7 +243,7 @@ class Repair {
     return true;
   }
 
-  hasRoom(layer: number, expert: number): boolean {
+  fits(layer: number, expert: number): boolean {
     const bytes = this.#size(layer, expert);
     return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestExpertReplica(layer, bytes, anywhere) !== undefined;
   }
@@ -267,7 +267,7 @@ class Repair {
     return best;
   }
 
-  #makeRoom(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
+  #evict(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
     const found = this.#coldestExpertReplica(wanted, bytes, arrives);
     if (!found) return undefined;
     this.#drop(found.layer, found.expert, found.rank);

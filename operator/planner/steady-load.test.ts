@@ -9,7 +9,6 @@ import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
 import { Traffic, topicOf } from "../../test/kit/planner/request-traffic.ts";
-import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./decide.ts";
 import { gainPerMove, planNoise } from "./defaults.ts";
 import { makePlan, policies } from "./index.ts";
 import { Forecaster, layerTotals } from "./load/forecast.ts";
@@ -17,6 +16,7 @@ import { ReshardAge } from "./load/timing.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
 import { firstPlan } from "./repair.ts";
+import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./replan.ts";
 
 /** A small model on three ranks: memory holds an expert replica of nearly every expert on each of them. */
 const sizes = { layers: 30, experts: 8 };

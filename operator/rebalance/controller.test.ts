@@ -8,7 +8,7 @@ import { tracingOff } from "../../runtime/observe/trace.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
 import { createRebalance } from "./controller.ts";
-import { recordLoad, recordRollout } from "./status/metrics.ts";
+import { recordLoad, recordRollout } from "./status/rebalance-metrics.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 

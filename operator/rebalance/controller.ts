@@ -12,14 +12,14 @@ import { systemClock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
 import { connectsMax, Semaphore } from "./links/links.ts";
+import { Telemetry } from "./links/load-messages.ts";
 import { Session } from "./links/session.ts";
-import { Telemetry } from "./links/telemetry.ts";
 import { DeploymentLoop } from "./loop.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import type { LoadBus, LoadBusOptions } from "./ports.ts";
 import { placementStore } from "./rollout/store.ts";
-import { forgetMetrics, recordLoad, recordRollout, recordView } from "./status/metrics.ts";
-import type { PlacementPicture } from "./status/picture.ts";
+import type { PlacementView } from "./status/placement-view.ts";
+import { forgetMetrics, recordLoad, recordRollout, recordView } from "./status/rebalance-metrics.ts";
 
 export interface RebalanceOptions {
   readonly kube: Kube;
@@ -32,7 +32,7 @@ export interface RebalanceOptions {
 
 interface RebalancePlane extends Rebalance {
   /** Undefined while nothing is known of the deployment. */
-  picture(uid: string): PlacementPicture | undefined;
+  placement(uid: string): PlacementView | undefined;
 }
 
 export function createRebalance(options: RebalanceOptions): RebalancePlane {
@@ -84,7 +84,7 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
       loops.set(world.uid, { loop: new DeploymentLoop(ports, world, intents()), ref: world.ref });
     },
     view: (uid) => loops.get(uid)?.loop.view(),
-    picture: (uid) => loops.get(uid)?.loop.picture(),
+    placement: (uid) => loops.get(uid)?.loop.placement(),
     forget: (uid) => {
       const known = loops.get(uid);
       if (!known) return;

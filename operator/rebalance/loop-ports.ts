@@ -8,7 +8,7 @@ import type { Deployments, World } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Planner } from "./intents/planner-thread.ts";
-import type { Telemetry } from "./links/telemetry.ts";
+import type { Telemetry } from "./links/load-messages.ts";
 import type { Clock, OpenLink, PlacementStore } from "./ports.ts";
 import type { PlanEnd } from "./rollout/proposal.ts";
 import type { ProtocolRules } from "./rollout/protocol-types.ts";

@@ -1,6 +1,6 @@
 // The loop of one deployment: at every tick it observes once, lets at most one intent act (intents/), and reports. A plan passes these
 // functions from the decision to the written status; * marks a return to an earlier file:
-//    1 new Rollout        rollout/rollout.ts        7   link.prepare          links/session.ts
+//    1 new Rollout        rollout/plan-rollout.ts   7   link.prepare          links/session.ts
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
@@ -21,10 +21,10 @@ import { leavingOf, membersOf, ranksOf } from "./members.ts";
 import { Observer } from "./observe.ts";
 import type { Observed, Why } from "./observed.ts";
 import { Placement } from "./rollout/placement.ts";
-import { Rollout, stoppedError } from "./rollout/rollout.ts";
+import { Rollout, stoppedError } from "./rollout/plan-rollout.ts";
 import { DecisionEvents } from "./status/decision-events.ts";
-import type { LoadView } from "./status/metrics.ts";
-import { type PlacementPicture, placementPicture } from "./status/picture.ts";
+import { type PlacementView, placementView } from "./status/placement-view.ts";
+import type { LoadView } from "./status/rebalance-metrics.ts";
 import { Reporter } from "./status/reporter.ts";
 
 const tickMs = 200;
@@ -91,9 +91,9 @@ export class DeploymentLoop {
     return { load: this.#observer.load?.snapshot(), ageMs: this.#intake.ageMs(this.#world) };
   }
 
-  picture(): PlacementPicture {
+  placement(): PlacementView {
     const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout?.progress };
-    return placementPicture(this.#seen, known);
+    return placementView(this.#seen, known);
   }
 
   #poke(): void {

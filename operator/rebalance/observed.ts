@@ -3,12 +3,12 @@
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { GatewayView, LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
-import type { Decision, Judged } from "../planner/decide.ts";
 import type { Forecast } from "../planner/load/forecast.ts";
 import type { SpeedRank } from "../planner/load/speeds.ts";
 import type { PhaseLoad } from "../planner/load/timing.ts";
 import type { ExpectedRank, MeasuredImbalance } from "../planner/load/windows.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
+import type { Decision, Judged } from "../planner/replan.ts";
 import type { BusStatus, Link, MemberState, StoredPlacement } from "./ports.ts";
 import type { PlanReport } from "./rollout/proposal.ts";
 

@@ -3,7 +3,7 @@ import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { placementState } from "./deployment.ts";
-import { hostedBy, plansOf } from "./experts.ts";
+import { hostedBy, plansOf } from "./experts-view.ts";
 
 export interface ExplainEvent {
   readonly time: string;

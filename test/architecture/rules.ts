@@ -53,7 +53,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts
     runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/train/pod/check-job.ts package.json`,
   "operator/planner/": "runtime/placement/ operator/planner/policies/",
-  "operator/planner/load/": "runtime/placement/ operator/planner/decide.ts operator/planner/policy.ts",
+  "operator/planner/load/": "runtime/placement/ operator/planner/replan.ts operator/planner/policy.ts",
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
   "operator/planner/search/incremental/": `runtime/placement/ operator/planner/expert-replicas.ts operator/planner/policy.ts
     operator/planner/problem.ts operator/planner/random.ts operator/planner/search/`,
@@ -90,7 +90,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/rollout/`,
   "operator/views/": "operator/kube/kube.ts operator/deployment/core/memory-fit.ts",
-  "operator/page/": "operator/views/ runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/picture.ts",
+  "operator/page/": "operator/views/ runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/placement-view.ts",
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts
     operator/training/ operator/page/ package.json`,
   "operator/cli/": `operator/views/ operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts

@@ -74,11 +74,11 @@ async function fleet(stage: Stage): Promise<void> {
 /** Before, during and after a rebalance, without the page being loaded again. */
 async function moves(stage: Stage): Promise<void> {
   const { frames } = stage.story;
-  const begins = frames.findIndex(({ picture }, i) => i > 0 && picture.underWay && !frames[i - 1]?.picture.underWay);
-  const ends = frames.findIndex(({ picture }, i) => i > begins && !picture.underWay);
+  const begins = frames.findIndex(({ placement }, i) => i > 0 && placement.underWay && !frames[i - 1]?.placement.underWay);
+  const ends = frames.findIndex(({ placement }, i) => i > begins && !placement.underWay);
   assert.ok(begins > 0 && ends > begins, "the story has a rebalance");
   const during = frames[Math.floor((begins + ends) / 2)] as StoryFrame;
-  const layer = [...(during.picture.underWay?.phases.keys() ?? [])][0];
+  const layer = [...(during.placement.underWay?.phases.keys() ?? [])][0];
   stage.show(frames[begins - 1] as StoryFrame);
   const page = await opened(stage, `deployment?namespace=serving&name=chat&layer=${layer}`, { viewport: wide, colorScheme: "dark" });
   stage.show(during);
@@ -89,7 +89,7 @@ async function moves(stage: Stage): Promise<void> {
   assert.ok((await page.evaluate(shades)) > 8, "the map has many shades");
   stage.show(frames[Math.min(ends + 2, frames.length - 1)] as StoryFrame);
   await page.waitForFunction(saysNot, ["#s-placement", "Under way"] as const, { timeout: waitMs });
-  await page.waitForFunction(says, ["#s-placement", `${(frames[ends] as StoryFrame).picture.plan?.epoch} Committed`] as const, {
+  await page.waitForFunction(says, ["#s-placement", `${(frames[ends] as StoryFrame).placement.plan?.epoch} Committed`] as const, {
     timeout: waitMs,
   });
   await cells(page);
@@ -146,7 +146,7 @@ async function storyOf(file: string | undefined): Promise<Story> {
   say(`playing the story; a frame is ${frameMs} ms`);
   const story = file !== undefined && existsSync(file) ? (deserialize(readFileSync(file)) as Story) : await record();
   if (file !== undefined) writeFileSync(file, serialize(story));
-  say(`${story.frames.length} frames, ${story.frames.filter(({ picture }) => picture.underWay).length} of them within a rebalance`);
+  say(`${story.frames.length} frames, ${story.frames.filter(({ placement }) => placement.underWay).length} of them within a rebalance`);
   return story;
 }
 

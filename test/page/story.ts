@@ -8,7 +8,7 @@ import type { Verdict } from "../../operator/deployment/core/world.ts";
 import type { KubeObject } from "../../operator/kube/kube.ts";
 import { bucketMs } from "../../operator/page/memory.ts";
 import { PageState } from "../../operator/page/state.ts";
-import type { PlacementPicture } from "../../operator/rebalance/status/picture.ts";
+import type { PlacementView } from "../../operator/rebalance/status/placement-view.ts";
 import { decide } from "../../operator/training/core/decide.ts";
 import { deployment, pod, snapshot, view } from "../kit/deployment/deployment.ts";
 import { job, rankPod, observed as trainingObserved } from "../kit/training/training-decisions.ts";
@@ -30,7 +30,7 @@ const changeEveryMs = 60_000;
 export interface StoryFrame {
   /** Unix ms. */
   readonly at: number;
-  readonly picture: PlacementPicture;
+  readonly placement: PlacementView;
   readonly status: MoEDeploymentStatus;
 }
 
@@ -82,12 +82,12 @@ export async function record(): Promise<Story> {
     for (let at = 0; at < ms; at += stepMs) {
       sim.demand = demand(at);
       await sim.clock.run(stepMs);
-      const picture = sim.loop?.picture();
-      if (!picture) continue;
+      const placement = sim.loop?.placement();
+      if (!placement) continue;
       status = statusOf(sim, status, sim.clock.now());
       // A window's load is a buffer of the loop's, which it writes anew.
-      const expected = picture.expected?.slice();
-      frames.push({ at: sim.clock.now(), picture: { ...picture, expected }, status });
+      const expected = placement.expected?.slice();
+      frames.push({ at: sim.clock.now(), placement: { ...placement, expected }, status });
     }
     return frames;
   };
@@ -109,7 +109,7 @@ export function tell({ before }: Pick<Story, "before">): Telling {
   let shown: StoryFrame | undefined;
   const now = (): number => shown?.at ?? 0;
   const pageState = new PageState({ cache: { list: (name) => listOf(name, shown) }, now });
-  pageState.lead({ picture: (uid) => (uid === deploymentUid ? shown?.picture : undefined) });
+  pageState.lead({ placement: (uid) => (uid === deploymentUid ? shown?.placement : undefined) });
   const show = (frame: StoryFrame): void => {
     shown = frame;
   };

@@ -4,8 +4,8 @@ import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { resources } from "../../kube/kube.ts";
 import { argument, type Declaration, declare, type Entry, type NamedKind } from "../command.ts";
+import { candidates } from "../command-tree.ts";
 import { openCluster } from "../kube.ts";
-import { candidates } from "../program.ts";
 
 const namesMsMax = 2_000;
 const namesMax = 500;
@@ -35,18 +35,18 @@ kubectl completes "kubectl enodia ..." by itself where kubectl_complete-enodia i
   });
 
 async function complete(root: Entry, by: "words" | "kubectl", line: readonly string[]): Promise<number> {
-  const words = await wordsFor(root, line);
+  const found = await candidatesFor(root, line);
   // The last line is a directive of cobra's: 4 is "no files".
-  process.stdout.write([...words, ...(by === "kubectl" ? [words.length > 0 ? ":4" : ":0"] : []), ""].join("\n"));
+  process.stdout.write([...found, ...(by === "kubectl" ? [found.length > 0 ? ":4" : ":0"] : []), ""].join("\n"));
   return 0;
 }
 
-async function wordsFor(root: Entry, line: readonly string[]): Promise<string[]> {
-  const { words, names } = await candidates(root, line);
+async function candidatesFor(root: Entry, line: readonly string[]): Promise<string[]> {
+  const { candidates: known, names } = await candidates(root, line);
   const current = line.at(-1) ?? "";
   const kinds = current.startsWith("-") ? [] : (Object.entries(names ?? {}) as [NamedKind, string][]);
   const found = await Promise.all(kinds.map(async ([kind, before]) => (await namesOf(kind, line)).map((name) => `${before}${name}`)));
-  return [...words, ...found.flat()].filter((word) => word.startsWith(current));
+  return [...known, ...found.flat()].filter((word) => word.startsWith(current));
 }
 
 /** The typed line may name another cluster or namespace. */

@@ -3,13 +3,13 @@ import { AppError } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { resources } from "../../kube/kube.ts";
-import { expertMap } from "../../views/experts.ts";
+import { expertMap } from "../../views/experts-view.ts";
 import { argument, declare, text, value } from "../command.ts";
-import { expertsCommand, mapPicture, mapText } from "../expert-map.ts";
+import { expertsCommand, mapSvg, mapText } from "../expert-map.ts";
 import { openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
-import { pictureOutput } from "../svg.ts";
+import { svgOutput } from "../svg.ts";
 import { terminalScreen } from "../watch.ts";
 
 export const command = declare({
@@ -31,7 +31,7 @@ export const command = declare({
       throw new AppError(`"${name}" has no plan in namespace ${namespace}: ${why}; see: enodia status ${name}`, { code: "NotFound" });
     }
     const map = expertMap(parseExpertPlacement(found), layer);
-    if (svg !== undefined) await writeOutput(pictureOutput(svg, "--svg", expertsCommand), mapPicture(map));
+    if (svg !== undefined) await writeOutput(svgOutput(svg, "--svg", expertsCommand), mapSvg(map));
     process.stdout.write(`${json ? JSON.stringify(map) : mapText(map, terminalScreen.size().columns)}\n`);
     return 0;
   },

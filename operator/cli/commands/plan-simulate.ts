@@ -20,7 +20,7 @@ import { efforts } from "../../planner/policy.ts";
 import { choice, declare, flag, text, type Values, value } from "../command.ts";
 import { asksForJson, namesOf, outputOptions, positives, whole } from "../options.ts";
 import { type OutputFile, openOutput, writeOutput } from "../output-file.ts";
-import { pictureOutput } from "../svg.ts";
+import { svgOutput } from "../svg.ts";
 import { table } from "../table.ts";
 import { plot, plotCommand } from "./plan-plot.ts";
 
@@ -93,23 +93,23 @@ async function run(request: SimulateRequest): Promise<number> {
     runs.push({ name: policy.name, results });
   }
   const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
-  const picture = request.noPlot ? undefined : await savePlot(request.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
-  const report = { trace: sizes(trace), ...describe(file, setup, split), policies: rows, plot: picture ?? null };
+  const svg = request.noPlot ? undefined : await savePlot(request.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
+  const report = { trace: sizes(trace), ...describe(file, setup, split), policies: rows, plot: svg ?? null };
   if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
-  else process.stdout.write(`${[render(trace, setup, split, rows), ...(picture ? ["", `plot: ${picture}`] : [])].join("\n")}\n`);
+  else process.stdout.write(`${[render(trace, setup, split, rows), ...(svg ? ["", `plot: ${svg}`] : [])].join("\n")}\n`);
   return 0;
 }
 
 /** Writes to the requested path, else beside the trace, else into the working directory; returns the path. */
-async function savePlot(request: string | undefined, trace: string, picture: string): Promise<string | undefined> {
+async function savePlot(request: string | undefined, trace: string, svg: string): Promise<string | undefined> {
   if (request !== undefined) {
-    await writeOutput(plotOutput(request), picture);
+    await writeOutput(plotOutput(request), svg);
     return request;
   }
   const name = `${basename(trace).replace(/(\.json)?(\.gz)?$/, "")}.plot.svg`;
   const places = [join(dirname(trace), name), name];
   for (const place of places) {
-    const written = await writeOutput(plotOutput(place), picture).then(
+    const written = await writeOutput(plotOutput(place), svg).then(
       () => true,
       () => false,
     );
@@ -250,7 +250,7 @@ interface PlanWriter {
   readonly close: () => Promise<void>;
 }
 
-const plotOutput = (path: string): OutputFile => pictureOutput(path, "--plot", plotCommand);
+const plotOutput = (path: string): OutputFile => svgOutput(path, "--plot", plotCommand);
 
 const planOutput = (path: string): OutputFile => ({
   path,

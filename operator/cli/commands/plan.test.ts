@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../../runtime/placement/split.ts";
 import { decodeTrace, windowOf } from "../../planner/offline/traces.ts";
-import { execute } from "../program.ts";
+import { execute } from "../command-tree.ts";
 import { enodia as commands } from "../registry.ts";
 
 const plan = (line: readonly string[]) => execute(commands, ["plan", ...line]);

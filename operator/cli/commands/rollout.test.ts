@@ -6,7 +6,7 @@ import { crashing, pods, readyWith, ref, serving, status, user } from "../../../
 import type { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { resources } from "../../kube/kube.ts";
-import { execute } from "../program.ts";
+import { execute } from "../command-tree.ts";
 import { enodia } from "../registry.ts";
 import { acts } from "./rollout.ts";
 

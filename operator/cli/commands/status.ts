@@ -6,9 +6,9 @@ import type { PodFacts } from "../../views/pods.ts";
 import { expectedMemoryFormula, rankStates } from "../../views/ranks.ts";
 import { argument, declare, flag } from "../command.ts";
 import { countText, findingsText, overviewText } from "../findings-text.ts";
-import { type Gathered, gather, type Scope } from "../gather.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
+import { type Gathered, gather, type Scope } from "../status-reads.ts";
 import { renderStatus, type StatusDetail } from "../status-text.ts";
 import { show, terminalScreen } from "../watch.ts";
 

@@ -8,7 +8,7 @@ import { type ClusterAccess, openCluster } from "../kube.ts";
 import { lossCommand, lossPlot } from "../loss-plot.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
-import { pictureOutput } from "../svg.ts";
+import { svgOutput } from "../svg.ts";
 import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
 import { stepsDefault, type TraceRequest, traceJob } from "./train-trace.ts";
 import { traceColumns } from "./train-trace-text.ts";
@@ -65,9 +65,9 @@ async function jobLoss(request: JobRequest): Promise<string> {
   const { name } = job.metadata;
   const none = `${name} has no two steps yet: enodia train status ${name}`;
   if (request.svg !== undefined) {
-    const picture = lossPlot(name, curve);
-    if (picture === undefined) throw new AppError(`--svg: ${none}`, { code: "NotReady" });
-    await writeOutput(pictureOutput(request.svg, "--svg", lossCommand), picture);
+    const drawn = lossPlot(name, curve);
+    if (drawn === undefined) throw new AppError(`--svg: ${none}`, { code: "NotReady" });
+    await writeOutput(svgOutput(request.svg, "--svg", lossCommand), drawn);
   }
   return request.json ? JSON.stringify(curve) : (curveText(curve) ?? none);
 }

@@ -11,14 +11,14 @@ import { judgeCertificates } from "./certificates.ts";
 import { type Check, type Context, type OperatorFacts, type Outcome, ok } from "./check.ts";
 import { judgeClocks } from "./clocks.ts";
 import { compareSchemas, judgeCrd } from "./crds.ts";
+import { judgeFreeBytes, judgeNoSource, judgeSource, modelSource, neededBytes } from "./disk-check.ts";
 import { count, examine } from "./index.ts";
 import { judgeMetricsApi } from "./metrics-api.ts";
 import { judgeAbsence, judgeServer, nats } from "./nats.ts";
+import { judgeTelemetry } from "./nats-check.ts";
 import { amount, freeOf, judgeFree, judgeNodes } from "./nodes.ts";
 import { judgeOperators } from "./operator.ts";
-import { judgeNoSource, judgeRoomOf, judgeSource, modelSource, roomFor } from "./source.ts";
 import { judgeClaim, judgeClasses } from "./storage.ts";
-import { judgeTelemetry } from "./telemetry.ts";
 
 const now = new Date("2026-03-01T10:00:00Z");
 const dayMs = 86_400_000;
@@ -53,7 +53,7 @@ const podOn = (nodeName: string, requests: object, phase = "Running") => ({
   spec: { nodeName, containers: [{ resources: { requests } }, {}] },
   status: { phase },
 });
-const roomWith = (gpus: number, gpusInAll: number, memory = 2 * Gi) => ({ node: "a", memory, cpu: 1, gpus, gpusInAll });
+const freeOn = (gpus: number, gpusInAll: number, memory = 2 * Gi) => ({ node: "a", memory, cpu: 1, gpus, gpusInAll });
 
 const storageClass = (name: string, provisioner: string, usual = "false") => ({
   metadata: { name, annotations: { "storageclass.kubernetes.io/is-default-class": usual } },
@@ -79,10 +79,10 @@ const answers: Readonly<Record<string, readonly [outcomes: readonly Outcome[], w
   "one that is cordoned": [judgeNodes([node("a"), node("b", { cordoned: true })]), "warn"],
   "none that is ready": [judgeNodes([node("a", { ready: false })]), "fail"],
   "none of a kind that images run on": [judgeNodes([node("a", { arch: "s390x" })]), "fail"],
-  "room for a rank": [judgeFree([roomWith(0, 0, Gi)]), "ok ok"],
-  "a byte less": [judgeFree([roomWith(0, 0, Gi - 1)]), "warn ok"],
-  "a GPU that is free": [judgeFree([roomWith(1, 8)]), "ok ok"],
-  "none that is": [judgeFree([roomWith(0, 8)]), "ok warn"],
+  "room for a rank": [judgeFree([freeOn(0, 0, Gi)]), "ok ok"],
+  "a byte less": [judgeFree([freeOn(0, 0, Gi - 1)]), "warn ok"],
+  "a GPU that is free": [judgeFree([freeOn(1, 8)]), "ok ok"],
+  "none that is": [judgeFree([freeOn(0, 8)]), "ok warn"],
   "a class of shared files": [[judgeClasses({ items: [storageClass("files", "nfs.csi.k8s.io", "true")] })], "ok"],
   "classes of disks alone": [[judgeClasses({ items: [storageClass("disk", "ebs.csi.aws.com", "true")] })], "ok"],
   "no class": [[judgeClasses({ items: [] })], "warn"],
@@ -226,10 +226,10 @@ test("doctor tries NATS where a server is named: what it lacks is warned of, and
 test("doctor tries the source of a model, and holds its size against the claim", async () => {
   const found = { kind: "folder", revision: "0123456789abcdef", files: 3, bytes: 4e9 } as const;
   assert.match(judgeSource(found, "hf://o/m").what, /^hf:\/\/o\/m: a folder of 3 files, 4\.0 GB, commit 0123456789ab$/);
-  assert.deepEqual([roomFor(found), roomFor({ ...found, kind: "store" })], [8e9, 4e9]);
+  assert.deepEqual([neededBytes(found), neededBytes({ ...found, kind: "store" })], [8e9, 4e9]);
   assert.match(judgeNoSource(new AppError("answered 401", { code: "SourceRefused" }), "hf://o/m").what, /SourceRefused: answered 401/);
   const claim = (storage: string) => ({ spec: {}, status: { capacity: { storage } } });
-  const levelOf = (of: unknown) => judgeRoomOf(of, "ns/models", 8e9).level;
+  const levelOf = (of: unknown) => judgeFreeBytes(of, "ns/models", 8e9).level;
   assert.deepEqual([claim("8Gi"), claim("8G"), claim("7G"), undefined, { spec: {} }].map(levelOf), ["ok", "ok", "fail", "warn", "warn"]);
   const kube = { get: async () => claim("100Gi"), list: async () => assert.fail("not asked") };
   const run = (model?: object) => modelSource.run({ kube, namespace: "ns", model } as unknown as Context);

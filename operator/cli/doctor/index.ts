@@ -7,14 +7,14 @@ import { certificates } from "./certificates.ts";
 import { type Check, type Context, type Level, levels, type Outcome, skip } from "./check.ts";
 import { clocks } from "./clocks.ts";
 import { crds } from "./crds.ts";
+import { modelSource } from "./disk-check.ts";
 import { metricsApi } from "./metrics-api.ts";
 import { nats } from "./nats.ts";
+import { telemetry } from "./nats-check.ts";
 import { nodes } from "./nodes.ts";
 import { leader, operators } from "./operator.ts";
 import { installing, looking, operatorsRights } from "./permissions.ts";
-import { modelSource } from "./source.ts";
 import { claims, storageClasses } from "./storage.ts";
-import { telemetry } from "./telemetry.ts";
 
 const checks: readonly Check[] = [
   apiServer,

@@ -5,7 +5,7 @@ import { bytes, listed } from "../../views/format.ts";
 import { type Check, type Context, conditionOf, fail, type Outcome, ok, read, skip, warn } from "./check.ts";
 
 /** A small rank with a small model. */
-const roomBytesMin = 2 ** 30;
+const freeBytesMin = 2 ** 30;
 const namedMax = 6;
 /** Beyond one page the resources of a node are unknown. */
 const podsPerPage = 500;
@@ -99,9 +99,9 @@ export function judgeFree(resources: readonly FreeResources[]): Outcome[] {
   const texts = most.map(({ node, memory, cpu }) => `${node} ${bytes(Math.max(0, memory))} and ${Math.max(0, cpu).toFixed(1)} CPUs`);
   const free = `pods may still ask for: ${listed(texts, namedMax)}`;
   const found = [
-    (most[0]?.memory ?? 0) >= roomBytesMin
+    (most[0]?.memory ?? 0) >= freeBytesMin
       ? ok(free)
-      : warn(`${free}; no node has ${bytes(roomBytesMin)} left for a rank`, "add nodes, or lower the requests of what runs there"),
+      : warn(`${free}; no node has ${bytes(freeBytesMin)} left for a rank`, "add nodes, or lower the requests of what runs there"),
   ];
   const gpus = resources.reduce((sum, each) => sum + each.gpusInAll, 0);
   if (gpus === 0) return [...found, ok(`no node offers ${gpu}: ranks compute on processors`)];

@@ -43,7 +43,7 @@ function nextTheme() {
 /** An expert replica that has come is framed for so long. */
 const freshMs = 10_000;
 const cell = { least: 6, most: 28, pixelsMax: 16e6 };
-const room = { left: 34, right: 52, bottom: 18 };
+const margin = { left: 34, right: 52, bottom: 18 };
 
 const rowsOf = (text) => (text === "" ? [] : text.split(",").map((row) => row.split(".").map(Number)));
 
@@ -102,10 +102,10 @@ class LayerMap {
     const experts = this.#experts;
     const scale = devicePixelRatio || 1;
     const least = experts * ranks.length * (cell.least * scale) ** 2 > cell.pixelsMax ? 1 : cell.least;
-    const free = this.#canvas.parentElement.clientWidth - room.left - room.right;
+    const free = this.#canvas.parentElement.clientWidth - margin.left - margin.right;
     const across = Math.min(2 * cell.most, Math.max(least, Math.floor(free / experts)));
     const down = Math.min(cell.most, Math.max(least, Math.floor(480 / ranks.length)));
-    return { scale, across, down, width: room.left + experts * across + room.right, height: ranks.length * down + room.bottom };
+    return { scale, across, down, width: margin.left + experts * across + margin.right, height: ranks.length * down + margin.bottom };
   }
 
   draw() {
@@ -158,7 +158,7 @@ class LayerMap {
     for (const [key, weight] of this.#weights()) {
       const { row, column } = this.#placeOf(key);
       pen.globalAlpha = 0.15 + 0.85 * weight;
-      pen.fillRect(room.left + column * across, row * down, across - gap, down - gap);
+      pen.fillRect(margin.left + column * across, row * down, across - gap, down - gap);
     }
     pen.globalAlpha = 1;
     for (const [key, until] of this.#fresh) {
@@ -173,11 +173,11 @@ class LayerMap {
   #frame(pen, { across, down, ink, row, column }) {
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
-    pen.strokeRect(room.left + column * across + 1, row * down + 1, across - 3, down - 3);
+    pen.strokeRect(margin.left + column * across + 1, row * down + 1, across - 3, down - 3);
   }
 
   #cross(pen, { across, down, ink, row, column }) {
-    const [x, y] = [room.left + column * across, row * down];
+    const [x, y] = [margin.left + column * across, row * down];
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
     pen.beginPath();
@@ -198,14 +198,14 @@ class LayerMap {
     ranks.forEach((rank, row) => {
       if (row % every !== 0) return;
       pen.textAlign = "right";
-      pen.fillText(String(rank), room.left - 6, (row + 0.5) * down);
+      pen.fillText(String(rank), margin.left - 6, (row + 0.5) * down);
       pen.textAlign = "left";
-      if (rankPercent) pen.fillText(`${rankPercent[row]}%`, room.left + experts * across + 6, (row + 0.5) * down);
+      if (rankPercent) pen.fillText(`${rankPercent[row]}%`, margin.left + experts * across + 6, (row + 0.5) * down);
     });
     const step = Math.ceil(32 / across);
     pen.textAlign = "center";
     for (let expert = 0; expert < experts; expert += step)
-      pen.fillText(String(expert), room.left + (expert + 0.5) * across, ranks.length * down + 10);
+      pen.fillText(String(expert), margin.left + (expert + 0.5) * across, ranks.length * down + 10);
   }
 
   #key(event) {
@@ -222,7 +222,7 @@ class LayerMap {
     if (!this.#heat) return;
     const { across, down } = this.#sizes();
     const row = Math.floor(event.offsetY / down);
-    const column = Math.floor((event.offsetX - room.left) / across);
+    const column = Math.floor((event.offsetX - margin.left) / across);
     if (row < 0 || column < 0 || row >= this.#heat.ranks.length || column >= this.#experts) return;
     this.#at = { row, column };
     byId("map-cell").textContent = this.#words();

@@ -1,8 +1,8 @@
 // The time behind which policies hide transfers, from measured steps and rates.
 import { type Phase, phases } from "../../../crds/telemetry.ts";
 import { type ByPath, pathBetween, placeOf } from "../../../runtime/placement/cost.ts";
-import { type Decision, predictedLayers } from "../decide.ts";
 import type { PlanInput, PlanOutput, RankSpec, Timing } from "../policy.ts";
+import { type Decision, predictedLayers } from "../replan.ts";
 import type { Forecast } from "./forecast.ts";
 import type { ClosedWindow } from "./windows.ts";
 

@@ -41,7 +41,7 @@ function layerHosts(demand: Float64Array, ranks: number, perRank: number): numbe
 
 function slotsPerLayer({ slotCap, L, E, capacity, staging }: Problem): number {
   if (slotCap !== Number.POSITIVE_INFINITY) return slotCap;
-  const bytes = capacity.reduce((least, room) => Math.min(least, room), Number.POSITIVE_INFINITY);
+  const bytes = capacity.reduce((least, each) => Math.min(least, each), Number.POSITIVE_INFINITY);
   return staging > 0 ? Math.max(0, Math.min(E, Math.floor(bytes / staging / Math.max(1, L) + 1e-9))) : E;
 }
 

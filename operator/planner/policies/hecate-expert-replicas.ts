@@ -24,12 +24,12 @@ export interface Reach {
  * replicas; so does a quarter of a layer, so that load still places the rest.
  */
 export function reachOf(problem: Problem): Reach {
-  const room = Math.min(expertReplicasPerLayer(problem), problem.E);
+  const freeSlots = Math.min(expertReplicasPerLayer(problem), problem.E);
   const { timing, shape } = problem.input;
-  const placed = Math.min(room, Math.ceil(problem.E / 4));
+  const placed = Math.min(freeSlots, Math.ceil(problem.E / 4));
   if (!timing) return { hidden: Math.min(assumedOverlap, placed), most: Math.min(assumedOverlap, placed) };
   const overlap = overlapDegree(timing.denseSeconds, timing.bytesPerSecond, largest(shape.storedBytes));
-  return { hidden: Math.min(overlap, placed), most: room };
+  return { hidden: Math.min(overlap, placed), most: freeSlots };
 }
 
 function expertReplicasPerLayer(problem: Problem): number {
@@ -65,7 +65,7 @@ function freeSlots(problem: Problem, primaries: Hosts): number[][] {
   const { G, L } = problem;
   const unit = problem.staging;
   const used = usedBytes(problem, primaries);
-  const room = problem.capacity.map((bytes, g) => {
+  const freeSlots = problem.capacity.map((bytes, g) => {
     const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : problem.total;
     return free - Math.min(reserve, Math.floor(free / 3));
   });
@@ -74,7 +74,7 @@ function freeSlots(problem: Problem, primaries: Hosts): number[][] {
     Array.from({ length: G }, (_, g) => {
       const own = layer.filter((row) => row[0] === g).length;
       if (problem.slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, problem.slotCap - own);
-      const slots = Math.max(0, Math.floor(((room[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
+      const slots = Math.max(0, Math.floor(((freeSlots[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
       given[g] = (given[g] as number) + slots;
       return Math.min(slots, layer.length - own);
     }),

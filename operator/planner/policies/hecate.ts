@@ -35,7 +35,7 @@ function planHecate(input: PlanInput): PlanOutput {
     const layers = toLayers(problem, withExpertReplicas(problem, primaries, reach));
     return { layers, reason: "primaries by load, expert replicas of the hottest", resharding: false };
   }
-  const staying = calm(problem, problem.current, withExpertReplicas(problem, primariesOf(problem.current), reach));
+  const staying = idle(problem, problem.current, withExpertReplicas(problem, primariesOf(problem.current), reach));
   const since = input.windowsSinceReshard;
   if (since !== undefined && since < reshardEvery) {
     const { hosts, layers } = withinBudget(problem, staying);
@@ -49,7 +49,7 @@ function planHecate(input: PlanInput): PlanOutput {
  * fix: the paper remakes replicas every iteration. Here each costs a transfer, so a layer stays as it is if it is even, or would gain,
  * but for chance.
  */
-function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
+function idle(problem: Problem, current: Hosts, target: Hosts): Hosts {
   if (problem.input.gainPerMove === undefined) return target;
   return target.map((layer, l) => {
     const now = current[l] as number[][];
@@ -88,7 +88,7 @@ function sharding(problem: Problem, top: number): Hosts | undefined {
   const equal = Math.ceil(sum(bytes) / G + (total > 0 ? sum(bytes) / total : 0));
   const capacity =
     problem.slotCap === Number.POSITIVE_INFINITY
-      ? problem.capacity.map((room) => Math.min(room, equal))
+      ? problem.capacity.map((bytes) => Math.min(bytes, equal))
       : new Float64Array(G).fill(sum(experts.map((count) => Math.ceil(count / G))));
   const primaries = shardPrimaries({
     layers: L,

@@ -19,12 +19,12 @@ export class Protect implements Intent {
   readonly holdsUpOthers = false;
   readonly onWindow = false;
   /** The number of experts that did not fit these members. */
-  #roomless = { key: "", count: 0 };
+  #overfull = { key: "", count: 0 };
 
   wanted(seen: Observed): boolean {
     const { plan, ranks, belowFloor: below } = seen;
     if (!plan || ranks.filter((rank) => rank.state === "active").length <= 1) return false;
-    return below > (this.#roomless.key === keyOf(seen) ? this.#roomless.count : 0);
+    return below > (this.#overfull.key === keyOf(seen) ? this.#overfull.count : 0);
   }
 
   make(seen: Observed, { load, ports }: Tools): Made {
@@ -33,7 +33,7 @@ export class Protect implements Intent {
     const { minExpertReplicas } = spec.experts;
     const input = load.input(seen, { even: spec.rebalancing.mode === "Off" });
     const { layers, added, missing } = nearerToFloor(input, plan.layers);
-    this.#roomless = { key: keyOf(seen), count: missing };
+    this.#overfull = { key: keyOf(seen), count: missing };
     if (missing > 0) {
       const message = `${missing} experts have fewer than ${minExpertReplicas} expert replicas on different nodes and no room for more: raise experts.memoryPerRank or replicas`;
       ports.event(seen.world, "Warning", "ExpertReplicasMissing", message);

@@ -5,7 +5,7 @@ import type { ExpectedRank } from "../../planner/load/windows.ts";
 import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
-import type { IntakeRefusal, Subscription } from "./telemetry.ts";
+import type { IntakeRefusal, Subscription } from "./load-messages.ts";
 
 type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];

@@ -19,7 +19,7 @@ import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset, frontOf, servedOf, toDescription, useOf } from "./described.ts";
 import type { Semaphore } from "./links.ts";
-import { sharedBytes } from "./telemetry.ts";
+import { sharedBytes } from "./load-messages.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;

@@ -5,17 +5,6 @@ import type { PlacementPlan } from "../../../crds/plan.ts";
 import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
-import {
-  type Decision,
-  type Judged,
-  layerBoundOf,
-  planFailed,
-  predictedLayers,
-  predictedWorst,
-  settledPoints,
-  whetherToMove,
-  whetherToPlan,
-} from "../../planner/decide.ts";
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
@@ -30,6 +19,17 @@ import {
   ServedRows,
 } from "../../planner/load/windows.ts";
 import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import {
+  type Decision,
+  type Judged,
+  layerBoundOf,
+  planFailed,
+  predictedLayers,
+  predictedWorst,
+  settledPoints,
+  whetherToMove,
+  whetherToPlan,
+} from "../../planner/replan.ts";
 import type { LoadSnapshot, Observed, Outlook } from "../observed.ts";
 import { PathRates } from "./rates.ts";
 

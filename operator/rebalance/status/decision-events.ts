@@ -4,7 +4,7 @@ import type { LayerPlan } from "../../../crds/plan.ts";
 import type { Metrics } from "../../../runtime/observe/runtime-metrics.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import type { World } from "../../deployment/ports.ts";
-import type { Decision } from "../../planner/decide.ts";
+import type { Decision } from "../../planner/replan.ts";
 
 /** Each recurring reason, such as Balanced, is reported at most once in this time. */
 const repeatMs = 10 * 60_000;

@@ -1,5 +1,5 @@
 // The list of rules, and how findings fold (DECISIONS.md 3). A new rule is a file and a line here. Pure.
-import { conditionFindings } from "./conditions.ts";
+import { conditionFindings } from "./condition-findings.ts";
 import { eventFindings } from "./events.ts";
 import { type Finding, type Observed, type Rule, type Severity, severities } from "./finding.ts";
 import { jobFindings } from "./jobs.ts";

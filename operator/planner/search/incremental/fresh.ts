@@ -65,10 +65,10 @@ function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots,
   const hosts: number[][] = Array.from({ length: demand.length }, () => []);
   const load = new Float64Array(problem.G);
   // A replica is placed only while slots remain for the primaries still to come.
-  let room = sum(caps);
+  let freeSlots = sum(caps);
   let primaries = demand.length;
   for (const { e, rows, primary } of pieces) {
-    if (!primary && room <= primaries) continue;
+    if (!primary && freeSlots <= primaries) continue;
     const bytes = problem.input.shape.residentBytes[layer * problem.E + e] as number;
     const row = hosts[e] as number[];
     const piece = { row, bytes };
@@ -79,7 +79,7 @@ function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots,
       return undefined;
     }
     row.push(g);
-    room--;
+    freeSlots--;
     caps[g] = (caps[g] as number) - 1;
     load[g] = (load[g] as number) + rows;
     used[g] = (used[g] as number) + bytes;

@@ -114,13 +114,14 @@ function packedWorst(demand: Float64Array, ranks: number, slots: number): number
   const base = Math.floor(slots / ranks);
   const load = new Float64Array(ranks);
   // Ranks with fewer places come first: at equal load they get the longer piece.
-  const room = Int32Array.from({ length: ranks }, (_, g) => (g < ranks - (slots - base * ranks) ? base : base + 1));
+  const freeSlots = Int32Array.from({ length: ranks }, (_, g) => (g < ranks - (slots - base * ranks) ? base : base + 1));
   for (let i = n - 1; i >= 0; i--) {
     let best = -1;
-    for (let g = 0; g < ranks; g++) if ((room[g] as number) > 0 && (best < 0 || (load[g] as number) < (load[best] as number))) best = g;
+    for (let g = 0; g < ranks; g++)
+      if ((freeSlots[g] as number) > 0 && (best < 0 || (load[g] as number) < (load[best] as number))) best = g;
     if (best < 0) break;
     load[best] = (load[best] as number) + (pieces[i] as number);
-    room[best] = (room[best] as number) - 1;
+    freeSlots[best] = (freeSlots[best] as number) - 1;
   }
   return load.reduce((a, b) => Math.max(a, b), 0) / mean;
 }

@@ -97,7 +97,7 @@ class SmallSearch {
   readonly #demand: Float64Array;
   readonly #old: Hosts[number] | undefined;
   readonly #random: Random;
-  #room: Float64Array = new Float64Array(0);
+  #freeBytes: Float64Array = new Float64Array(0);
   readonly #taken: Float64Array;
 
   constructor(options: SmallOptions) {
@@ -148,7 +148,7 @@ class SmallSearch {
     let hosts = start;
     let score = this.#score(hosts);
     let best = { hosts, score };
-    this.#room = this.#roomOf(hosts);
+    this.#freeBytes = this.#freeBytesOf(hosts);
     const cooling = (coldest / hot) ** (1 / steps);
     let temperature = hot;
     for (let n = 0; n < steps; n++, temperature *= cooling) {
@@ -158,7 +158,7 @@ class SmallSearch {
       if (value > score && this.#random.next() >= Math.exp((score - value) / temperature)) continue;
       hosts = next;
       score = value;
-      for (let g = 0; g < this.#taken.length; g++) this.#room[g] = (this.#room[g] as number) - (this.#taken[g] as number);
+      for (let g = 0; g < this.#taken.length; g++) this.#freeBytes[g] = (this.#freeBytes[g] as number) - (this.#taken[g] as number);
       if (score < best.score - 1e-9 && this.#feasible(hosts)) {
         best = { hosts, score };
         if (score <= this.#o.target + 1e-9) break;
@@ -202,7 +202,7 @@ class SmallSearch {
     return this.#fits(next, changes) && this.#takes(hosts, changes) ? next : undefined;
   }
 
-  #roomOf(hosts: Hosts[number]): Float64Array {
+  #freeBytesOf(hosts: Hosts[number]): Float64Array {
     const { problem, layer, used, start } = this.#o;
     const left = used.slice();
     exchangeBytes(problem, layer, { from: start, to: hosts }, left);
@@ -218,7 +218,7 @@ class SmallSearch {
       for (const g of row) this.#taken[g] = (this.#taken[g] as number) + bytes;
       for (const g of hosts[e] as number[]) this.#taken[g] = (this.#taken[g] as number) - bytes;
     }
-    return this.#taken.every((bytes, g) => bytes <= 1e-6 || bytes <= (this.#room[g] as number) + 1e-6);
+    return this.#taken.every((bytes, g) => bytes <= 1e-6 || bytes <= (this.#freeBytes[g] as number) + 1e-6);
   }
 
   #fits(next: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PodFacts } from "../views/pods.ts";
-import { withExitMessages } from "./gather.ts";
+import { withExitMessages } from "./status-reads.ts";
 
 const pod = (name: string, exitCode: number, message = ""): PodFacts => ({
   namespace: "ns",

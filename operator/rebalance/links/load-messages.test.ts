@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { telemetryKey } from "../../../test/kit/ranks/telemetry-keys.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
 import type { LoadBus, LoadBusOptions } from "../ports.ts";
-import { sharedBytes, Telemetry } from "./telemetry.ts";
+import { sharedBytes, Telemetry } from "./load-messages.ts";
 
 function played() {
   const opened: LoadBusOptions[] = [];

@@ -12,8 +12,8 @@ import type { Observed } from "../observed.ts";
 import type { Link, PlacementStore, PrepareEvent, StoredPlacement } from "../ports.ts";
 import { Placement } from "./placement.ts";
 import { nextPlan } from "./plan-object.ts";
+import { Rollout } from "./plan-rollout.ts";
 import type { PlanEnd, Proposal } from "./proposal.ts";
-import { Rollout } from "./rollout.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const sizes = Float64Array.from([1]);

@@ -116,7 +116,7 @@ function usageError(error: CommanderError, command: Command): AppError {
 const pathOf = (command: Command): string => (command.parent ? `${pathOf(command.parent)} ${command.name()}` : command.name());
 
 export interface Candidates {
-  readonly words: readonly string[];
+  readonly candidates: readonly string[];
   /** Kinds whose object names are candidates too. */
   readonly names?: Names;
 }
@@ -127,10 +127,10 @@ export async function candidates(root: Entry, line: readonly string[]): Promise<
   const current = line.at(-1) ?? "";
   const options = command.createHelp().visibleOptions(command);
   const open = options.find(({ short, long }) => [short, long].includes(rest.at(-1) ?? ""));
-  if (open?.required) return { words: open.argChoices ?? [] };
-  if (current.startsWith("-")) return { words: options.flatMap(({ long }) => long ?? []) };
+  if (open?.required) return { candidates: open.argChoices ?? [] };
+  if (current.startsWith("-")) return { candidates: options.flatMap(({ long }) => long ?? []) };
   const begun = rest.some((word) => !word.startsWith("-"));
-  const words = begun ? [] : command.commands.map((one) => one.name());
+  const found = begun ? [] : command.commands.map((one) => one.name());
   const names = declaration?.arguments?.find((one) => one.names)?.names;
-  return names === undefined ? { words } : { words, names };
+  return names === undefined ? { candidates: found } : { candidates: found, names };
 }

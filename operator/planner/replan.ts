@@ -78,8 +78,8 @@ export function whetherToPlan(s: Situation): Decision {
       ranks: s.activeRanks,
     });
   }
-  const calm = balanced(s);
-  if (calm) return calm;
+  const settled = balanced(s);
+  if (settled) return settled;
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
     const why = s.intervalFactor > 1 ? `, ${s.intervalFactor} times the usual while the load holds still and no plan is better` : "";
     return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart${why}`, {

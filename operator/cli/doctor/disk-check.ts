@@ -10,7 +10,7 @@ const copies = { store: 1, folder: 2, gguf: 2 } as const;
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
-export const roomFor = ({ kind, bytes }: ModelSource): number => copies[kind] * bytes;
+export const neededBytes = ({ kind, bytes }: ModelSource): number => copies[kind] * bytes;
 
 export function judgeSource({ kind, revision, files, bytes }: ModelSource, uri: string): Outcome {
   const at = revision === undefined ? "" : `, commit ${revision.slice(0, 12)}`;
@@ -33,7 +33,7 @@ const claimSchema = z.object({
 });
 
 /** The API server does not know a claim's usage. */
-export function judgeRoomOf(claim: unknown, where: string, needed: number): Outcome {
+export function judgeFreeBytes(claim: unknown, where: string, needed: number): Outcome {
   if (claim === undefined)
     return warn(
       `claim ${where} is not there; the model takes ${gigabytes(needed)} of it`,
@@ -61,6 +61,6 @@ export const modelSource: Check = {
     const source = judgeSource(found, model.uri);
     if (model.claim === undefined) return [source];
     const claim = await kube.get(resources.persistentVolumeClaims, { namespace, name: model.claim });
-    return [source, judgeRoomOf(claim, `${namespace}/${model.claim}`, roomFor(found))];
+    return [source, judgeFreeBytes(claim, `${namespace}/${model.claim}`, neededBytes(found))];
   },
 };

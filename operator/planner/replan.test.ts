@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
-import { type Situation, whetherToMove, whetherToPlan } from "./decide.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
+import { type Situation, whetherToMove, whetherToPlan } from "./replan.ts";
 
 const imbalanced: Situation = {
   mode: "Auto",

@@ -6,7 +6,7 @@ import { currentByRank } from "../members.ts";
 import type { Observed, RankView } from "../observed.ts";
 import type { LayerPhase } from "../rollout/protocol-types.ts";
 
-export interface PictureRank {
+export interface RankLoad {
   readonly rank: number;
   readonly pod: string;
   readonly node: string | undefined;
@@ -27,14 +27,14 @@ interface PlanUnderWay {
   readonly phases: ReadonlyMap<number, LayerPhase>;
 }
 
-export interface PlacementPicture {
+export interface PlacementView {
   readonly plan: PlacementPlan | undefined;
   readonly underWay: PlanUnderWay | undefined;
   readonly status: ExpertPlacementStatus | undefined;
   /** Expected relative rows of each expert, [layers * experts]; undefined before enough load. */
   readonly expected: Float64Array | undefined;
   readonly experts: number;
-  readonly ranks: readonly PictureRank[];
+  readonly ranks: readonly RankLoad[];
 }
 
 interface Known {
@@ -43,7 +43,7 @@ interface Known {
   readonly rollout: (Omit<PlanUnderWay, "phases"> & { readonly phases: PlanUnderWay["phases"] | undefined }) | undefined;
 }
 
-export function placementPicture({ views, plan, shape }: Observed, { status, expected, rollout }: Known): PlacementPicture {
+export function placementView({ views, plan, shape }: Observed, { status, expected, rollout }: Known): PlacementView {
   return {
     plan,
     underWay: rollout?.phases && { kind: rollout.kind, moves: rollout.moves, plan: rollout.plan, phases: rollout.phases },
@@ -54,7 +54,7 @@ export function placementPicture({ views, plan, shape }: Observed, { status, exp
   };
 }
 
-function rankOf({ rank, pod, state, report }: RankView): PictureRank {
+function rankOf({ rank, pod, state, report }: RankView): RankLoad {
   const use = report?.status?.use;
   return {
     rank,
