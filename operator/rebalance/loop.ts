@@ -5,7 +5,7 @@
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
 //    5 store.write        rollout/store.ts         11   load.committed        load/load-state.ts
-//    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
+//    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/placement-status.ts
 // If some layers gave up, the plan goes through 3 to 5 once more. links.tell and links.sync push the placement to pods that start.
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
@@ -25,7 +25,7 @@ import { Rollout, stoppedError } from "./rollout/plan-rollout.ts";
 import { DecisionEvents } from "./status/decision-events.ts";
 import { type PlacementView, placementView } from "./status/placement-view.ts";
 import type { LoadView } from "./status/rebalance-metrics.ts";
-import { Reporter } from "./status/reporter.ts";
+import { Reporter } from "./status/placement-status.ts";
 
 const tickMs = 200;
 const idleTickMs = 1_000;

@@ -2,17 +2,19 @@
 import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { Log } from "../../../runtime/observe/log.ts";
+import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 import type { Decision } from "../../planner/replan.ts";
 import { backoffMs } from "../backoff.ts";
 import { currentByRank } from "../members.ts";
-import type { LoadSnapshot, Outlook, RankView } from "../observed.ts";
+import type { LoadSnapshot, Observed, Outlook, RankView } from "../observed.ts";
 import type { Clock, PlacementStore } from "../ports.ts";
 import { reasonCharsMax } from "../rollout/plan-object.ts";
 import { percent } from "../rollout/plan-report.ts";
 import type { PlanReport } from "../rollout/proposal.ts";
 import { recommendedMax } from "./decision-events.ts";
+import { changeKey, type Progress, rebalanceView } from "./view.ts";
 
 export interface PlacementStatusInput {
   readonly report: PlanReport | undefined;
@@ -191,4 +193,51 @@ export function sayTheSame(before: unknown, after: unknown, field = ""): boolean
 
 function stepOf(field: string): number {
   return steps.find(([suffix]) => field.endsWith(suffix))?.[1] ?? 0;
+}
+
+interface ReporterPorts extends StatusWriterPorts {
+  onChange(ref: Ref): void;
+}
+
+interface Reported extends Progress, Pick<PlacementStatusInput, "recommended"> {
+  readonly report: PlanReport | undefined;
+}
+
+export class Reporter {
+  readonly #ports: ReporterPorts;
+  readonly #status: PlacementStatusWriter;
+  #current: RebalanceView | undefined;
+  #currentKey = "";
+  #placement: ExpertPlacementStatus | undefined;
+
+  constructor(ports: ReporterPorts) {
+    this.#ports = ports;
+    this.#status = new PlacementStatusWriter(ports);
+  }
+
+  get current(): RebalanceView | undefined {
+    return this.#current;
+  }
+
+  get placement(): ExpertPlacementStatus | undefined {
+    return this.#placement;
+  }
+
+  report(seen: Observed, reported: Reported): void {
+    const { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
+    const { report, lastRebalance, committed, stored } = seen.placement;
+    const { drains, rollout, load, waiting, recommended } = reported;
+    const running = rollout !== undefined;
+    const epoch = committed?.epoch;
+    const status = placementStatus({ report: reported.report ?? report, running, views, speeds: seen.ranks, load, recommended });
+    this.#placement = status;
+    // The first plan has a report before its object exists.
+    if (status && stored) this.#status.offer(world.ref, status);
+    const observed = { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
+    this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
+    const key = changeKey(this.#current);
+    if (key === this.#currentKey) return;
+    this.#currentKey = key;
+    this.#ports.onChange(world.ref);
+  }
 }
