@@ -4,10 +4,9 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
 import { trainingFailures } from "../../crds/names.ts";
-import { alerts } from "./alerts.ts";
+import { type Asked, dashboardExpressions, recordedLabels, usesOf } from "../../test/kit/dashboards/expressions.ts";
+import { alerts, recordings } from "./alerts.ts";
 import { dashboards } from "./dashboards.ts";
-import { type Asked, dashboardExpressions, usesOf } from "./expressions.ts";
-import { recordedLabels, recordings } from "./generate-dashboards.ts";
 
 const expressions: readonly Asked[] = [
   ...Object.values(dashboards).flatMap((build) => dashboardExpressions(build())),

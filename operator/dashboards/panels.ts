@@ -17,16 +17,10 @@ import * as table from "@grafana/grafana-foundation-sdk/table";
 import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
 
 /** In `expr`, `%` stands for the selectors of the variables. */
-interface Query {
-  readonly expr: string;
-  readonly legend: string;
-}
+type Query = readonly [expr: string, legend: string];
+export type Queries = readonly Query[];
 
-export interface Panel {
-  readonly title: string;
-  readonly description: string;
-  readonly unit: string;
-  readonly queries: readonly Query[];
+interface PanelOptions {
   /** Value from which the panel is red. */
   readonly red?: number;
   readonly min?: number;
@@ -35,6 +29,22 @@ export interface Panel {
   /** A panel of latencies, whose exemplars link to traces. */
   readonly traced?: boolean;
 }
+
+export interface Panel extends PanelOptions {
+  readonly title: string;
+  readonly description: string;
+  readonly unit: string;
+  readonly queries: Queries;
+}
+
+type PanelRow = readonly [title: string, description: string, unit: string, queries: Queries, more?: PanelOptions];
+
+export function panel(...row: PanelRow): Panel {
+  const [title, description, unit, queries, more] = row;
+  return { title, description, unit, queries, ...more };
+}
+
+export const fromZero = (...row: PanelRow): Panel => ({ min: 0, ...panel(...row) });
 
 export interface DashboardData {
   readonly name: string;
@@ -61,7 +71,7 @@ const datasource = { type: "prometheus", uid: "$" + "{datasource}" };
 
 const selectorOf = (labels: readonly string[]): string => labels.map((label) => `${label}=~"$${label}"`).join(", ");
 
-const query = ({ expr, legend }: Query, index: number, selector: string) =>
+const query = ([expr, legend]: Query, index: number, selector: string) =>
   new DataqueryBuilder()
     .refId(String.fromCharCode(65 + index))
     .expr(expr.replaceAll("%", selector))

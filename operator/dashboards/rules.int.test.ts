@@ -7,9 +7,9 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse, parseAllDocuments, stringify } from "yaml";
 import { type Binaries, ensureBinaries } from "../../test/cluster/binaries.ts";
+import { type Fault, faults, healthy } from "../../test/kit/dashboards/alert-faults.ts";
 import { root } from "../../test/kit/deployment/product.ts";
 import { exec, execOk } from "../../test/kit/processes/process.ts";
-import { type Fault, faults, healthy } from "./alert-faults.ts";
 import { alerts } from "./alerts.ts";
 
 const chart = join(root, "charts/enodia");

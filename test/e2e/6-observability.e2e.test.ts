@@ -3,7 +3,7 @@
 // The dashboard Training is 17-training's to see; alerts that take longer are evaluated by promtool (operator/dashboards).
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type { Asked } from "../../operator/dashboards/expressions.ts";
+import type { Asked } from "../kit/dashboards/expressions.ts";
 import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
 import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
 import { processOf } from "../kit/kube/pod-process.ts";

@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
-import { type Asked, dashboardExpressions } from "../../operator/dashboards/expressions.ts";
+import { type Asked, dashboardExpressions } from "../kit/dashboards/expressions.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
 import { release, root, systemNamespace, type Target } from "../kit/deployment/product.ts";
 import { scrapeConfigs } from "../kit/processes/monitors.ts";

@@ -1,4 +1,5 @@
 // Every query of the dashboards, with its metrics and labels, which tests compare with crds/metrics.ts and a scrape of running pods. Pure.
+import type { Recording } from "../../../operator/dashboards/alerts.ts";
 
 /** A query and its place. */
 export interface Asked {
@@ -78,4 +79,10 @@ function closing(expr: string, from: number): number {
     else if (expr[at] === ")" && --open === 0) return at;
   }
   return expr.length;
+}
+
+/** Labels of the recorded series. */
+export function recordedLabels({ expr, labels = {} }: Pick<Recording, "expr" | "labels">): string[] {
+  const grouped = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = ""]) => list.split(",").map((label) => label.trim()));
+  return [...new Set([...grouped.filter((label) => label !== "le"), ...Object.keys(labels)])].sort();
 }
