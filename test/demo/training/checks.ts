@@ -1,6 +1,6 @@
 // The checks behind the claims of the training demo: a curve is unbroken when every step is in it once and no change of ranks shows in
 // it, and a model has learnt to write when its words are those of the text. Pure.
-import type { Point } from "./curve.ts";
+import type { CurvePoint } from "../../../crds/training-report.ts";
 
 /** Steps on each side of a place whose mean losses are compared. */
 const windowSteps = 10;
@@ -18,7 +18,7 @@ interface Curve {
 }
 
 /** `changes`: the steps after which ranks changed. */
-export function examine(points: readonly Point[], steps: number, changes: readonly number[]): Curve {
+export function examine(points: readonly CurvePoint[], steps: number, changes: readonly number[]): Curve {
   const seen = new Set(points.map(({ step }) => step));
   let most = 0;
   const disordered = points.flatMap(({ step }) => {
@@ -39,10 +39,10 @@ export function examine(points: readonly Point[], steps: number, changes: readon
 }
 
 /** The mean loss of the steps behind the place less that of those up to it. */
-function riseAt(points: readonly Point[], index: number): number | undefined {
+function riseAt(points: readonly CurvePoint[], index: number): number | undefined {
   const [before, after] = [points.slice(index + 1 - windowSteps, index + 1), points.slice(index + 1, index + 1 + windowSteps)];
   if (index + 1 < windowSteps || after.length < windowSteps) return undefined;
-  const mean = (of: readonly Point[]): number => of.reduce((sum, { loss }) => sum + loss, 0) / of.length;
+  const mean = (of: readonly CurvePoint[]): number => of.reduce((sum, { loss }) => sum + loss, 0) / of.length;
   return mean(after) - mean(before);
 }
 

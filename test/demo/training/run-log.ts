@@ -1,12 +1,7 @@
 // A training run as it is seen from outside: its lines of metrics, the job's status, and what happened when. Keeps the longest time without
 // a new step. Pure but for the clock given.
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import type { Point } from "./curve.ts";
-
-interface MetricLine extends Point {
-  readonly tokens: number;
-  readonly seconds: number;
-}
+import type { StepShown } from "../../../operator/cli/train-progress.ts";
 
 interface Happening {
   /** Since the job was applied. */
@@ -17,25 +12,21 @@ interface Happening {
 }
 
 /** Lines of steps, in the order of the file; other lines, and one that is half written, are none. */
-export function parseMetrics(text: string): MetricLine[] {
+export function parseMetrics(text: string): StepShown[] {
   return text.split("\n").flatMap((line) => {
     try {
-      const { step, loss, tokens, seconds } = JSON.parse(line) as Partial<MetricLine>;
-      return step === undefined || loss === undefined || tokens === undefined || seconds === undefined
-        ? []
-        : [{ step, loss, tokens, seconds }];
+      const { step, loss, tokens, seconds, imbalance } = JSON.parse(line) as Partial<StepShown>;
+      if (step === undefined || loss === undefined || tokens === undefined || seconds === undefined || imbalance === undefined) return [];
+      return [{ step, loss, tokens, seconds, imbalance }];
     } catch {
       return [];
     }
   });
 }
 
-/** Steps that the speed is taken of. */
-const recentSteps = 20;
-
 export class RunLog {
   readonly happenings: Happening[] = [];
-  lines: readonly MetricLine[] = [];
+  lines: readonly StepShown[] = [];
   status: MoETrainingJobStatus = {};
   /** The longest time without a new step, after which step it was. */
   pause = { seconds: 0, step: 0 };
@@ -59,19 +50,6 @@ export class RunLog {
 
   get seconds(): number {
     return (this.#now() - this.#began) / 1000;
-  }
-
-  get tokensPerSecond(): number {
-    const recent = this.lines.slice(-recentSteps);
-    const seconds = recent.reduce((sum, line) => sum + line.seconds, 0);
-    return seconds === 0 ? 0 : recent.reduce((sum, line) => sum + line.tokens, 0) / seconds;
-  }
-
-  /** Time that the steps which are left take, at the speed of the last ones. */
-  secondsLeft(steps: number): number {
-    const recent = this.lines.slice(-recentSteps);
-    const seconds = recent.reduce((sum, line) => sum + line.seconds, 0);
-    return recent.length === 0 ? 0 : ((steps - this.step) * seconds) / recent.length;
   }
 
   happened(what: string): void {

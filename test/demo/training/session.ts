@@ -6,11 +6,7 @@ import { kubectlOf, type Target } from "../../kit/deployment/product.ts";
 import type { Kubectl } from "../../kit/kube/kubectl.ts";
 import { processOf } from "../../kit/kube/pod-process.ts";
 import { type Demo, stepGiveUpMs } from "../show.ts";
-import { bold, cyan, dim, print } from "../view.ts";
-import { LiveArea } from "./live.ts";
-import { config } from "./model.ts";
 import { RunLog } from "./run-log.ts";
-import type { Line } from "./screen.ts";
 import { metricsFile } from "./storage.ts";
 import { type Begin, beginsIn, podLogs, Watch } from "./watch.ts";
 
@@ -28,7 +24,6 @@ interface Killed {
   readonly step: number;
 }
 
-const paint = ({ text, look }: Line): string => (look === undefined ? text : { bold, dim, cyan }[look](text));
 /** Steps until a world counts as one that trains, as a share of all, and until its pods are asked: their logs go with them. */
 const steadyShare = 0.06;
 const toldShare = 0.02;
@@ -49,12 +44,10 @@ export class Session {
     this.watch = new Watch({
       log: new RunLog(() => performance.now()),
       steps,
-      layers: config.num_hidden_layers,
       metricsFile: metricsFile(),
-      area: new LiveArea(process.stdout, paint),
+      output: { isTTY: process.stdout.isTTY === true, write: (text) => void process.stdout.write(text) },
       signal,
       status: async () => ((await this.kubectl.get("moet", job)).status ?? {}) as MoETrainingJobStatus,
-      print: (line) => print(`  ${line}`),
     });
   }
 

@@ -3,6 +3,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { lossPlot } from "../../../operator/cli/loss-plot.ts";
+import { curveText } from "../../../operator/cli/training-text.ts";
 import { kubectlOf, root, serviceAddress, type Target, waitReady } from "../../kit/deployment/product.ts";
 import { ask } from "../../kit/gateway/openai-client.ts";
 import { execOk, until } from "../../kit/processes/process.ts";
@@ -101,14 +102,14 @@ async function finish(demo: TrainingDemo): Promise<string> {
   await watch.until("all steps to be done", complete, stepGiveUpMs);
   await watch.refresh();
   log.happened("complete");
-  watch.last();
+  print(curveText(log.lines) ?? "");
   const last = log.lines.slice(-lastSteps);
   const loss = last.reduce((sum, line) => sum + line.loss, 0) / Math.max(1, last.length);
   if (!(loss <= lossMax)) throw new Error(`the loss of the last steps is ${loss.toFixed(2)}, it should be ${lossMax} or less`);
   return `${steps} steps, loss ${loss.toFixed(2)} (perplexity ${Math.exp(loss).toFixed(1)} of a byte)`;
 }
 
-const picture = (): string => join(folder(), "loss.svg");
+const plotFile = (): string => join(folder(), "loss.svg");
 
 async function unbroken(demo: TrainingDemo): Promise<string> {
   const { watch, steps, begins, killed } = sessionOf(demo);
@@ -123,7 +124,7 @@ async function unbroken(demo: TrainingDemo): Promise<string> {
     lines,
     marks.toSorted((a, b) => a.step - b.step),
   );
-  if (drawn !== undefined) writeFileSync(picture(), drawn);
+  if (drawn !== undefined) writeFileSync(plotFile(), drawn);
   if (later.length < 3) throw new Error(`${later.length} changes of ranks were seen, a kill and two scales make 3`);
   const curve = examine(
     lines,
@@ -172,7 +173,7 @@ function files({ session }: TrainingDemo): string[] {
   if (session === undefined) return [];
   return [
     `\n${bold("Look at")}`,
-    `  ${picture()}    the loss, with what happened on the way`,
+    `  ${plotFile()}    the loss, with what happened on the way`,
     `  ${metricsFile()}    every step`,
     `  ${join(runFolder(), "huggingface")}    the model for transformers; beside it store/, which was served`,
     `  npm run -s enodia -- model inspect ${join(runFolder(), "store")}`,

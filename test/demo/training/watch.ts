@@ -1,45 +1,40 @@
-// Follows a training job: reads its file of metrics and its status again and again, and draws the picture of both while a step of the demo
-// waits. On the cluster that is shown the volume is a folder of this machine. Shell.
+// Follows a training job: reads its file of metrics and its status again and again, and prints the progress that `enodia train` prints
+// while a step of the demo waits. On the cluster that is shown the volume is a folder of this machine. Shell.
 import { readFile, stat } from "node:fs/promises";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import { type ProgressOutput, TrainProgress } from "../../../operator/cli/train-progress.ts";
 import { exec, sleep, unlessAborted } from "../../kit/processes/process.ts";
-import type { LiveArea } from "./live.ts";
 import type { RunLog } from "./run-log.ts";
-import { plainLine, screenLines } from "./screen.ts";
 
 /** The file of metrics is looked at this often, the status, by a kubectl, less often. */
 const metricsMs = 250;
 const statusMs = 1_500;
 /** Looks in a row that may fail: an API server under load leaves some unanswered. */
 const failuresMax = 5;
-/** Between lines where there is no terminal. */
-const lineMs = 5_000;
 
 interface Watched {
   readonly log: RunLog;
   readonly steps: number;
-  readonly layers: number;
   readonly metricsFile: string;
-  readonly area: LiveArea;
+  readonly output: ProgressOutput;
   readonly signal: AbortSignal;
   status(): Promise<MoETrainingJobStatus>;
-  /** A line that stays, where there is no terminal. */
-  print(line: string): void;
 }
 
 export class Watch {
   readonly log: RunLog;
   readonly #watched: Watched;
+  readonly #progress: TrainProgress;
   readonly #end = new AbortController();
-  #shown = false;
-  #told = 0;
-  #toldHappenings = 0;
+  #shown = 0;
+  #happenings = 0;
   #mark = "";
   #failed: unknown;
 
   constructor(watched: Watched) {
     this.#watched = watched;
     this.log = watched.log;
+    this.#progress = new TrainProgress(watched.output, watched.steps, () => performance.now());
     const failed = (error: unknown): void => {
       if (!this.#end.signal.aborted) this.#failed = error;
     };
@@ -48,35 +43,24 @@ export class Watch {
     void this.#again(statusMs, signal, async () => this.log.take(await watched.status())).catch(failed);
   }
 
-  /** Draws until `reached` gives something; throws where the job cannot get there any more. */
+  /** Prints until `reached` gives something; throws where the job cannot get there any more. */
   async until<T>(what: string, reached: () => T | undefined, timeoutMs: number): Promise<T> {
-    const { area, signal } = this.#watched;
+    const { output, signal } = this.#watched;
     const deadline = performance.now() + timeoutMs;
-    this.#shown = true;
     try {
       for (;;) {
         signal.throwIfAborted();
         if (this.#failed !== undefined) throw this.#failed;
+        this.#print();
         const value = reached();
-        if (value !== undefined) {
-          area.clear();
-          return value;
-        }
+        if (value !== undefined) return value;
         this.#refuseEnd(what);
         if (performance.now() > deadline) throw new Error(`waited ${timeoutMs / 1000} s for ${what}`);
         await sleep(metricsMs, signal);
       }
     } finally {
-      this.#shown = false;
-      area.keep(); // what was seen before a failure stays
+      if (output.isTTY) output.write("\n"); // what was seen before a failure stays
     }
-  }
-
-  /** Draws once more, what stays on the screen. */
-  last(): void {
-    this.#draw();
-    this.#tellHappenings();
-    this.#watched.area.keep();
   }
 
   /** The file and the status as they are now. */
@@ -120,26 +104,16 @@ export class Watch {
       if (mark !== this.#mark) this.log.read(await readFile(metricsFile, "utf8"));
       this.#mark = mark;
     }
-    if (this.#shown) this.#draw();
   }
 
-  #draw(): void {
-    const { area, log, steps, layers, print } = this.#watched;
-    // Without a terminal nothing is drawn, and lines tell the same.
-    area.draw(screenLines(log, { steps, layers, columns: area.columns, rows: area.rows }));
-    this.#tellHappenings();
-    if (area.isLive || performance.now() - this.#told < lineMs) return;
-    this.#told = performance.now();
-    print(plainLine(log, steps));
-  }
-
-  /** On a terminal they are in the picture. */
-  #tellHappenings(): void {
-    const { area, log, print } = this.#watched;
-    if (area.isLive) return;
-    for (const { seconds, step, what } of log.happenings.slice(this.#toldHappenings))
-      print(`${seconds.toFixed(0).padStart(4)} s  step ${step}: ${what}`);
-    this.#toldHappenings = log.happenings.length;
+  /** Steps and events since the last call. */
+  #print(): void {
+    const { log } = this;
+    for (const { seconds, step, what } of log.happenings.slice(this.#happenings))
+      this.#progress.say(`${seconds.toFixed(0).padStart(6)} s  step ${step}: ${what}`);
+    this.#happenings = log.happenings.length;
+    for (const line of log.lines.filter(({ step }) => step > this.#shown)) this.#progress.step(line);
+    this.#shown = Math.max(this.#shown, log.step);
   }
 }
 
