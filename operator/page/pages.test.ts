@@ -4,8 +4,8 @@ import type { KubeObject } from "../kube/kube.ts";
 import { pageDocument, signInDocument, standbyDocument } from "./document.ts";
 import { html } from "./html.ts";
 import { pages } from "./pages.ts";
+import { rowsMax } from "./sections-fleet.ts";
 import { PageState } from "./state.ts";
-import { rowsMax } from "./view-fleet.ts";
 
 const evil = `<img src=x onerror="alert(1)">&'`;
 

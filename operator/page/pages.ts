@@ -6,10 +6,7 @@ import type { Sections } from "./sections.ts";
 import { deploymentSections } from "./sections-deployment.ts";
 import { fleetSections } from "./sections-fleet.ts";
 import { jobSections } from "./sections-job.ts";
-import type { Source } from "./state.ts";
-import { deploymentView, type ViewRequest } from "./view-deployment.ts";
-import { fleetView } from "./view-fleet.ts";
-import { jobView } from "./view-job.ts";
+import type { Read, Source } from "./state.ts";
 
 export interface Panel {
   readonly heading: string;
@@ -42,7 +39,7 @@ const requestSchema = z.object({
     .catch(undefined),
 });
 
-const requestOf = (query: URLSearchParams): ViewRequest | undefined => requestSchema.safeParse(Object.fromEntries(query)).data;
+const requestOf = (query: URLSearchParams): Request | undefined => requestSchema.safeParse(Object.fromEntries(query)).data;
 
 const missing = (title: string, text: string): Page => ({
   title,
@@ -61,9 +58,22 @@ function fleetPage(source: Source, query: URLSearchParams): Page {
       { heading: "Deployments", sections: ["summary", "deployments"] },
       { heading: "Training jobs", sections: ["jobs"] },
     ],
-    sections: fleetSections(fleetView(source, search)),
+    sections: fleetSections(source, search),
     status: 200,
   };
+}
+
+type Request = z.infer<typeof requestSchema>;
+type Shown<T> = (read: Read<T> & { readonly parsed: T }, request: Request) => Pick<Page, "panels" | "sections" | "heat">;
+
+function pageOf<T>(what: string, all: readonly Read<T>[], query: URLSearchParams, shown: Shown<T>): Page {
+  const request = requestOf(query);
+  const read = all.find((one) => one.namespace === request?.namespace && one.name === request.name);
+  if (request === undefined || read === undefined) return missing(`No such ${what}`, `There is no ${what} of this name, or it is gone.`);
+  const title = `${read.namespace}/${read.name}`;
+  const { parsed } = read;
+  if (parsed === undefined) return missing(title, `It cannot be read: ${read.problem}`);
+  return { title, ...shown({ ...read, parsed }, request), status: 200 };
 }
 
 const deploymentPanels: readonly Panel[] = [
@@ -78,13 +88,10 @@ const deploymentPanels: readonly Panel[] = [
 ];
 
 function deploymentPage(source: Source, query: URLSearchParams): Page {
-  const request = requestOf(query);
-  const view = request && deploymentView(source, request);
-  if (view === undefined || request === undefined)
-    return missing("No such deployment", "There is no deployment of this name, or it is gone.");
-  const title = `${request.namespace}/${request.name}`;
-  if (typeof view === "string") return missing(title, `It cannot be read: ${view}`);
-  return { title, panels: deploymentPanels, sections: deploymentSections(view), heat: view.heat, status: 200 };
+  return pageOf("deployment", source.deployments(), query, ({ parsed, uid }, { layer }) => {
+    const looked = { deployment: parsed, placement: source.placement(uid), remembered: source.remembered(uid), chosen: layer };
+    return { panels: deploymentPanels, ...deploymentSections(looked) };
+  });
 }
 
 const jobPanels: readonly Panel[] = [
@@ -96,13 +103,7 @@ const jobPanels: readonly Panel[] = [
 ];
 
 function jobPage(source: Source, query: URLSearchParams): Page {
-  const request = requestOf(query);
-  const view = request && jobView(source, request);
-  if (view === undefined || request === undefined)
-    return missing("No such training job", "There is no training job of this name, or it is gone.");
-  const title = `${request.namespace}/${request.name}`;
-  if (typeof view === "string") return missing(title, `It cannot be read: ${view}`);
-  return { title, panels: jobPanels, sections: jobSections(view), status: 200 };
+  return pageOf("training job", source.jobs(), query, ({ parsed }) => ({ panels: jobPanels, sections: jobSections(parsed) }));
 }
 
 /** Keys are the last parts of paths. */

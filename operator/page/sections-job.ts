@@ -1,20 +1,31 @@
-// The sections of one training job's page. Pure.
-
+// The page of one training job. Pure.
+import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import { ascending } from "../../crds/training-report.ts";
 import { bytes, figure } from "../views/format.ts";
+import { jobState } from "../views/job.ts";
 import { bar, chart } from "./chart.ts";
 import { type Html, html } from "./html.ts";
-import { conditionsTable, facts, markOf, nothing, type Sections, table } from "./sections.ts";
+import { type Column, conditionsTable, facts, log, markOf, nothing, type Sections, table } from "./sections.ts";
 import { timeOf } from "./units.ts";
-import type { JobView } from "./view-job.ts";
 
 const ranksMax = 256;
 
-export function jobSections(view: JobView): Sections {
-  return { head: headOf(view), loss: lossOf(view), world: worldOf(view), ends: endsOf(view), conditions: conditionsTable(view.conditions) };
+type Status = MoETrainingJob["status"];
+
+export function jobSections(job: MoETrainingJob): Sections {
+  const { status } = job;
+  return {
+    head: headOf(job),
+    loss: lossOf(status),
+    world: worldOf(status),
+    ends: endsOf(status),
+    conditions: conditionsTable(status.conditions),
+  };
 }
 
-function headOf({ state: { health, step, steps }, figures }: JobView): Html {
-  const { loss, validationLoss, gradientNorm, imbalance: ofExperts, tokensPerSecond, eta, restarts, spread, result } = figures;
+function headOf(job: MoETrainingJob): Html {
+  const { health, step, steps } = jobState(job);
+  const { loss, validationLoss, gradientNorm, imbalance: ofExperts, tokensPerSecond, eta, restarts, spread, result } = job.status;
   const imbalance = spread && html`${spread.imbalance} <small>at primaries alone ${spread.imbalanceAtPrimaries}</small>`;
   return html`<p>${markOf(health)} ${health.message}</p>${facts([
     ["Step", html`${bar(step, steps, undefined)} ${figure(step)} of ${steps}${eta ? html` <small>${eta} left</small>` : undefined}`],
@@ -34,7 +45,8 @@ function headOf({ state: { health, step, steps }, figures }: JobView): Html {
 /** Points at which the curve is interpolated. */
 const points = 240;
 
-function lossOf({ curve }: JobView): Html {
+function lossOf(status: Status): Html {
+  const curve = ascending((status.curve ?? []).map(({ step, loss }) => ({ step, loss: Number(loss) })));
   const [first, last] = [curve[0], curve.at(-1)];
   if (!first || !last || first === last) return nothing("the curve begins with its second point");
   let at = 0;
@@ -54,25 +66,28 @@ function lossOf({ curve }: JobView): Html {
   });
 }
 
-function worldOf({ world }: JobView): Html {
+const worldColumns: readonly Column<{ readonly rank: number; readonly pod: string; readonly node: string; readonly state: string }>[] = [
+  ["Rank", ({ rank }) => rank, "number"],
+  ["Pod", ({ pod }) => pod],
+  ["Node", ({ node }) => node],
+  ["State", ({ state }) => state],
+];
+
+function worldOf({ world }: Status): Html {
   if (!world) return nothing("no world of pods yet");
   const { epoch, since, ranks, leaving = [] } = world;
-  const rows = [
-    ...ranks.map(({ rank, pod, node }) => [rank, pod, node, "trains"]),
-    ...leaving.map(({ rank, pod, node }) => [rank, pod, node, "leaves"]),
-  ];
-  const columns = [{ head: "Rank", numeric: true }, { head: "Pod" }, { head: "Node" }, { head: "State" }];
+  const rows = [...ranks.map((one) => ({ ...one, state: "trains" })), ...leaving.map((one) => ({ ...one, state: "leaves" }))];
   const left = rows.length - ranksMax;
-  return html`<p>World ${epoch} of ${ranks.length} ranks, since ${timeOf(since)}.</p>${table("Pods that train together", columns, rows.slice(0, ranksMax))}${
-    left > 0 ? nothing(`${left} more`) : undefined
-  }`;
+  const shown = table("Pods that train together", worldColumns, rows.slice(0, ranksMax));
+  return html`<p>World ${epoch} of ${ranks.length} ranks, since ${timeOf(since)}.</p>${shown}${left > 0 ? nothing(`${left} more`) : undefined}`;
 }
 
-function endsOf({ ends }: JobView): Html {
-  if (ends.length === 0) return nothing("no pod has ended before all steps were done");
-  const items = ends.map(
-    ([what, { time, reason, message, step }]) =>
-      html`<li>${timeOf(time)} ${what}: <b>${reason}</b> ${message} <small>after step ${step}</small></li>`,
+function endsOf({ lastFailure, lastStop }: Status): Html {
+  const ends = Object.entries({ "last failure": lastFailure, "last stop": lastStop });
+  const items = ends.flatMap(([what, end]) =>
+    end === undefined
+      ? []
+      : html`<li>${timeOf(end.time)} ${what}: <b>${end.reason}</b> ${end.message} <small>after step ${end.step}</small></li>`,
   );
-  return html`<ol class="log">${items}</ol>`;
+  return log(items, "no pod has ended before all steps were done");
 }

@@ -9,20 +9,16 @@ export type Sections = Readonly<Record<string, Html>>;
 /** The mark has a word and a form, not only a colour. */
 export const markOf = ({ mark, reason }: Health): Html => html`<span class="health ${mark}">${reason}</span>`;
 
-interface Column {
-  readonly head: string;
-  readonly numeric?: boolean;
-}
+export type Column<R> = readonly [head: string, of: (row: R) => Part, kind?: "number"];
 
 /** The first cell of a row is its heading. */
-export function table(caption: string, columns: readonly Column[], rows: readonly (readonly Part[])[]): Html {
-  const classOf = (i: number): string => (columns[i]?.numeric ? "number" : "text");
-  const heads = columns.map(({ head }, i) => html`<th scope="col" class="${classOf(i)}">${head}</th>`);
-  const body = rows.map((cells) => {
-    const made = cells.map((cell, i) =>
-      i === 0 ? html`<th scope="row" class="${classOf(i)}">${cell}</th>` : html`<td class="${classOf(i)}">${cell}</td>`,
+export function table<R>(caption: string, columns: readonly Column<R>[], rows: readonly R[]): Html {
+  const heads = columns.map(([head, , kind = "text"]) => html`<th scope="col" class="${kind}">${head}</th>`);
+  const body = rows.map((row) => {
+    const cells = columns.map(([, of, kind = "text"], i) =>
+      i === 0 ? html`<th scope="row" class="${kind}">${of(row)}</th>` : html`<td class="${kind}">${of(row)}</td>`,
     );
-    return html`<tr>${made}</tr>`;
+    return html`<tr>${cells}</tr>`;
   });
   return html`<table><caption>${caption}</caption><thead><tr>${heads}</tr></thead><tbody>${body}</tbody></table>`;
 }
@@ -32,14 +28,17 @@ export const facts = (pairs: readonly (readonly [name: string, value: Part])[]):
 
 export const nothing = (text: string): Html => html`<p class="none">${text}</p>`;
 
-export function conditionsTable(conditions: readonly Condition[]): Html {
-  if (conditions.length === 0) return nothing("none yet");
-  const rows = conditions.map(({ type, status, reason, message, lastTransitionTime }) => [
-    type,
-    status,
-    reason,
-    message,
-    timeOf(lastTransitionTime),
-  ]);
-  return table("Conditions", [{ head: "Condition" }, { head: "Status" }, { head: "Reason" }, { head: "Message" }, { head: "Since" }], rows);
-}
+/** `none` stands in place of an empty list. */
+export const log = (items: readonly Html[], none: string): Html =>
+  items.length === 0 ? nothing(none) : html`<ol class="log">${items}</ol>`;
+
+const conditionColumns: readonly Column<Condition>[] = [
+  ["Condition", ({ type }) => type],
+  ["Status", ({ status }) => status],
+  ["Reason", ({ reason }) => reason],
+  ["Message", ({ message }) => message],
+  ["Since", ({ lastTransitionTime }) => timeOf(lastTransitionTime)],
+];
+
+export const conditionsTable = (conditions: readonly Condition[] = []): Html =>
+  conditions.length === 0 ? nothing("none yet") : table("Conditions", conditionColumns, conditions);
