@@ -23,9 +23,9 @@ import type { Observed, Why } from "./observed.ts";
 import { Placement } from "./rollout/placement.ts";
 import { Rollout, stoppedError } from "./rollout/plan-rollout.ts";
 import { DecisionEvents } from "./status/decision-events.ts";
+import { Reporter } from "./status/placement-status.ts";
 import { type PlacementView, placementView } from "./status/placement-view.ts";
 import type { LoadView } from "./status/rebalance-metrics.ts";
-import { Reporter } from "./status/placement-status.ts";
 
 const tickMs = 200;
 const idleTickMs = 1_000;

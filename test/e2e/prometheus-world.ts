@@ -3,8 +3,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
-import { type Asked, dashboardExpressions } from "../kit/dashboards/expressions.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
+import { type Asked, dashboardExpressions } from "../kit/dashboards/expressions.ts";
 import { release, root, systemNamespace, type Target } from "../kit/deployment/product.ts";
 import { scrapeConfigs } from "../kit/processes/monitors.ts";
 import { execOk } from "../kit/processes/process.ts";
