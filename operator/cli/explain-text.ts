@@ -5,62 +5,52 @@ import { decodeLayer } from "../../crds/plan.ts";
 import { moveText, placementState } from "../views/deployment.ts";
 import { bytes, percent } from "../views/format.ts";
 import type { Explained, ExplainFacts } from "../views/plan.ts";
-import { table } from "./table.ts";
+import { type Column, factLines, table, tableOf } from "./table.ts";
 
 export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">, e: Explained): string {
   const { name, namespace } = deployment.metadata;
   const { imbalancePercent, boundPercent, triggerPercent } = placementState(deployment);
-  const lines = [
-    `${namespace}/${name}   policy ${e.policy} (${e.mode})   epoch ${e.epoch} (parent ${e.parentEpoch}) ${e.phase ?? ""}`,
-    `imbalance  ${percent(imbalancePercent)} worst layer, bound ${percent(boundPercent)}, trigger ${triggerPercent}%`,
-  ];
-  if (e.planReason) lines.push(`plan       ${e.planReason}`);
-  if (e.statusReason) lines.push(`now        ${e.statusReason}`);
-  if (e.predicted) lines.push(`predicted  ${outcome(e.predicted)}`);
-  if (e.measured) lines.push(`measured   ${outcome(e.measured)}`);
+  const { decision, conditions } = e;
   // The condition of an unchanged placement repeats the decision.
-  if (e.decision && !e.conditions.some(({ message }) => message.includes(e.decision?.message ?? "")))
-    lines.push(`decision   ${e.decision.reason}: ${e.decision.message}`);
-  if (e.decision?.numbers && Object.keys(e.decision.numbers).length > 0)
-    lines.push(
-      `numbers    ${Object.entries(e.decision.numbers)
-        .map(([name, value]) => `${name} ${value}`)
-        .join(", ")}`,
-    );
-  if (e.forecast) lines.push(`forecast   ${forecastText(e.forecast)}`);
-  if (e.lastRebalance) lines.push(`last move  ${e.lastRebalance.time}: ${moveText(e.lastRebalance)}`);
-  lines.push(`layers     changed by this plan: ${e.layersChanged.length === 0 ? "none" : e.layersChanged.join(", ")}`);
-  if (e.phases.length > 0) {
-    const parts = e.phases.map((p) => `${p.phase} ${percent(p.imbalancePercent)} worst layer of ${p.selections} selections`);
-    lines.push(`by phase   ${parts.join(", ")} (planned for the sum)`);
-  }
-  lines.push(
-    `at risk    ${e.atRisk} experts have all their expert replicas on one node (they come back from the model store if it dies); minExpertReplicas is ${e.minExpertReplicas}`,
-  );
-  lines.push(
+  const repeated = conditions.some(({ message }) => message.includes(decision?.message ?? ""));
+  const numbers = Object.entries(decision?.numbers ?? {}).map(([of, value]) => `${of} ${value}`);
+  const phases = e.phases.map((p) => `${p.phase} ${percent(p.imbalancePercent)} worst layer of ${p.selections} selections`);
+  const notable = conditions.filter(({ type }) => ["PlacementBalanced", "TelemetryFresh", "Degraded", "Progressing"].includes(type));
+  const events = e.events.map(({ time, reason, count, note }) => `  ${time}  ${reason}${count > 1 ? ` (x${count})` : ""}: ${note}`);
+  return [
+    `${namespace}/${name}   policy ${e.policy} (${e.mode})   epoch ${e.epoch} (parent ${e.parentEpoch}) ${e.phase ?? ""}`,
+    ...factLines([
+      ["imbalance", `${percent(imbalancePercent)} worst layer, bound ${percent(boundPercent)}, trigger ${triggerPercent}%`],
+      ["plan", e.planReason || undefined],
+      ["now", e.statusReason || undefined],
+      ["predicted", e.predicted && outcome(e.predicted)],
+      ["measured", e.measured && outcome(e.measured)],
+      ["decision", decision && !repeated ? `${decision.reason}: ${decision.message}` : undefined],
+      ["numbers", numbers.join(", ") || undefined],
+      ["forecast", e.forecast && forecastText(e.forecast)],
+      ["last move", e.lastRebalance && `${e.lastRebalance.time}: ${moveText(e.lastRebalance)}`],
+      ["layers", `changed by this plan: ${e.layersChanged.join(", ") || "none"}`],
+      ["by phase", phases.length === 0 ? undefined : `${phases.join(", ")} (planned for the sum)`],
+      [
+        "at risk",
+        `${e.atRisk} experts have all their expert replicas on one node (they come back from the model store if it dies); minExpertReplicas is ${e.minExpertReplicas}`,
+      ],
+    ]),
     "",
-    table(
-      ["RANK", "EXPERTS", "OF THEM SECONDARY", "BYTES", "BUDGET", "SPEED"],
-      e.hosting.map((row) => [
-        String(row.rank),
-        String(row.experts),
-        String(row.expertReplicas),
-        bytes(row.bytes),
-        bytes(row.budget),
-        percent(row.speedPercent),
-      ]),
-    ),
-  );
-  const notable = e.conditions.filter(({ type }) => ["PlacementBalanced", "TelemetryFresh", "Degraded", "Progressing"].includes(type));
-  if (notable.length > 0) lines.push("", ...notable.map((c) => `${c.type}=${c.status} ${c.reason}: ${c.message}`));
-  if (e.events.length > 0)
-    lines.push(
-      "",
-      "decisions, oldest first:",
-      ...e.events.map((event) => `  ${event.time}  ${event.reason}${event.count > 1 ? ` (x${event.count})` : ""}: ${event.note}`),
-    );
-  return lines.join("\n");
+    tableOf(hostingColumns, e.hosting),
+    ...(notable.length > 0 ? ["", ...notable.map((c) => `${c.type}=${c.status} ${c.reason}: ${c.message}`)] : []),
+    ...(events.length > 0 ? ["", "decisions, oldest first:", ...events] : []),
+  ].join("\n");
 }
+
+const hostingColumns: readonly Column<Explained["hosting"][number]>[] = [
+  ["RANK", ({ rank }) => String(rank)],
+  ["EXPERTS", ({ experts }) => String(experts)],
+  ["OF THEM SECONDARY", ({ expertReplicas }) => String(expertReplicas)],
+  ["BYTES", (row) => bytes(row.bytes)],
+  ["BUDGET", ({ budget }) => bytes(budget)],
+  ["SPEED", ({ speedPercent }) => percent(speedPercent)],
+];
 
 function forecastText(f: NonNullable<ExpertPlacement["status"]["forecast"]>): string {
   const part = (permille: number): string => `${(permille / 10).toFixed(1)}%`;
@@ -69,12 +59,15 @@ function forecastText(f: NonNullable<ExpertPlacement["status"]["forecast"]>): st
 }
 
 function outcome(o: NonNullable<ExpertPlacement["status"]["predicted"]>): string {
-  const parts = [`imbalance ${percent(o.imbalancePercent)}`];
-  if (o.boundPercent !== undefined) parts.push(`bound ${percent(o.boundPercent)}`);
-  if (o.moves !== undefined) parts.push(`${o.moves} moves`);
-  if (o.bytes !== undefined) parts.push(bytes(o.bytes));
-  if (o.durationMs !== undefined) parts.push(`${(o.durationMs / 1000).toFixed(1)} s`);
-  return parts.join(", ");
+  return [
+    `imbalance ${percent(o.imbalancePercent)}`,
+    o.boundPercent === undefined ? [] : `bound ${percent(o.boundPercent)}`,
+    o.moves === undefined ? [] : `${o.moves} moves`,
+    o.bytes === undefined ? [] : bytes(o.bytes),
+    o.durationMs === undefined ? [] : `${(o.durationMs / 1000).toFixed(1)} s`,
+  ]
+    .flat()
+    .join(", ");
 }
 
 export function renderLayer(placement: ExpertPlacement, index: number): string {

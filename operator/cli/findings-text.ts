@@ -4,7 +4,7 @@ import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
 import type { Judgement } from "../views/findings/index.ts";
 import { listed, percent } from "../views/format.ts";
 import { type JobState, jobState } from "../views/job.ts";
-import { plainLine, table, wrapped } from "./table.ts";
+import { type Column, plainLine, tableOf, wrapped } from "./table.ts";
 
 const names: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
 const unreadMax = 8;
@@ -34,18 +34,9 @@ function unreadLines(unread: readonly Unread[]): string[] {
 
 export function overviewText({ deployments, jobs }: Pick<Observed, "deployments" | "jobs">): string {
   const states = deployments.map(({ deployment }) => deploymentState(deployment));
-  const head = ["NAMESPACE", "NAME", "STATUS", "RANKS", "GATEWAYS", "IMBALANCE", "BOUND", "EPOCH", "MODEL"];
-  const jobHead = ["NAMESPACE", "TRAINING JOB", "STATUS", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA"];
   return [
-    ...(states.length === 0 ? [] : [table(head, underTheirOwners(states).map(deploymentRow))]),
-    ...(jobs.length === 0
-      ? []
-      : [
-          table(
-            jobHead,
-            jobs.map((job) => jobRow(jobState(job))),
-          ),
-        ]),
+    ...(states.length === 0 ? [] : [tableOf(deploymentColumns, underTheirOwners(states))]),
+    ...(jobs.length === 0 ? [] : [tableOf(jobColumns, jobs.map(jobState))]),
   ].join("\n\n");
 }
 
@@ -56,33 +47,29 @@ function underTheirOwners(states: readonly DeploymentState[]): DeploymentState[]
   return rest.flatMap((one) => [one, ...states.filter((other) => ownerOf(other) === one)]);
 }
 
-function deploymentRow({ namespace, name, owner, health, serving = 0, desired, gateways, placement, modelUri }: DeploymentState): string[] {
-  const { imbalancePercent, boundPercent, epoch } = placement;
-  return [
-    namespace,
-    owner === undefined ? name : `- ${name}, green deployment`,
-    health.mark === "well" ? "Serving" : health.reason,
-    `${serving}/${desired}`,
-    gateways,
-    percent(imbalancePercent),
-    percent(boundPercent),
-    String(epoch ?? "-"),
-    modelUri,
-  ].map(plainLine);
-}
+const deploymentColumns: readonly Column<DeploymentState>[] = [
+  ["NAMESPACE", ({ namespace }) => namespace],
+  ["NAME", ({ name, owner }) => (owner === undefined ? name : `- ${name}, green deployment`)],
+  ["STATUS", ({ health }) => (health.mark === "well" ? "Serving" : health.reason)],
+  ["RANKS", ({ serving = 0, desired }) => `${serving}/${desired}`],
+  ["GATEWAYS", ({ gateways }) => gateways],
+  ["IMBALANCE", ({ placement }) => percent(placement.imbalancePercent)],
+  ["BOUND", ({ placement }) => percent(placement.boundPercent)],
+  ["EPOCH", ({ placement }) => String(placement.epoch ?? "-")],
+  ["MODEL", ({ modelUri }) => modelUri],
+];
 
-const jobRow = ({ namespace, name, state, step = 0, steps, progress = "-", loss = "-", ...job }: JobState): string[] =>
-  [
-    namespace,
-    name,
-    state,
-    `${step}/${steps}`,
-    progress,
-    loss,
-    String(job.tokensPerSecond ?? "-"),
-    `${job.ready}/${job.desired}`,
-    job.eta ?? "-",
-  ].map(plainLine);
+const jobColumns: readonly Column<JobState>[] = [
+  ["NAMESPACE", ({ namespace }) => namespace],
+  ["TRAINING JOB", ({ name }) => name],
+  ["STATUS", ({ state }) => state],
+  ["STEP", ({ step = 0, steps }) => `${step}/${steps}`],
+  ["PROGRESS", ({ progress = "-" }) => progress],
+  ["LOSS", ({ loss = "-" }) => loss],
+  ["TOKENS/S", ({ tokensPerSecond }) => String(tokensPerSecond ?? "-")],
+  ["RANKS", ({ ready, desired }) => `${ready}/${desired}`],
+  ["ETA", ({ eta = "-" }) => eta],
+];
 
 /** Also for a namespace with nothing in it. */
 export function countText({ deployments, jobs, pods }: Pick<Observed, "deployments" | "jobs" | "pods">, where: string): string {

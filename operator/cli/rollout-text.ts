@@ -3,7 +3,7 @@ import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Operation, PastOperation } from "../../crds/operation.ts";
 import type { RolloutPhase } from "../../crds/rollout.ts";
 import { rolloutText, sideText } from "../views/deployment.ts";
-import { plainLine, table } from "./table.ts";
+import { type Column, factLines, plainLine, tableOf } from "./table.ts";
 
 export interface RevisionRow {
   readonly number: number;
@@ -44,41 +44,37 @@ export const rolloutLine = (deployment: MoEDeployment): string | undefined => {
 
 export function rolloutStatusText(deployment: MoEDeployment): string {
   const { metadata, status } = deployment;
-  const { name, namespace } = metadata;
-  const lines = [`rollout    ${rolloutLine(deployment) ?? "no spec is in force yet"}`];
-  const { green } = status.rollout ?? {};
-  if (green) lines.push(`green      ${green.name} ${green.phase}   since ${green.since}`);
-  if (status.operation) lines.push(`operation  ${operationLine(status.operation)}`);
-  if (status.rollout?.rolledBack) {
-    lines.push(
-      `remedy     correct the spec, or make it what runs: enodia rollout undo ${name} -n ${namespace}`,
-      `           or try the same again: enodia rollout resume ${name} -n ${namespace}`,
-    );
-  }
-  return lines.join("\n");
+  const { green, rolledBack } = status.rollout ?? {};
+  const named = `${metadata.name} -n ${metadata.namespace}`;
+  return factLines([
+    ["rollout", rolloutLine(deployment) ?? "no spec is in force yet"],
+    ["green", green && `${green.name} ${green.phase}   since ${green.since}`],
+    ["operation", status.operation && operationLine(status.operation)],
+    ["remedy", rolledBack && `correct the spec, or make it what runs: enodia rollout undo ${named}`],
+    ["", rolledBack && `or try the same again: enodia rollout resume ${named}`],
+  ]).join("\n");
 }
 
 export function rolloutHistoryText({ status }: MoEDeployment, revisions: readonly RevisionRow[]): string {
   const { revision, stableRevision } = status.rollout ?? {};
-  const rows = revisions.map((row) => [
-    String(row.number),
-    String(row.generation),
-    row.templateHash,
-    row.image,
-    row.model,
-    [row.number === revision ? "in force" : [], row.number === stableRevision ? "whole" : []].flat().join(", "),
-  ]);
-  const past = (status.history ?? []).map(pastRow);
-  const operations = past.length === 0 ? [] : ["", table(["OPERATION", "RESULT", "FROM", "TO", "BEGAN", "ENDED", "WHY"], past)];
-  return [table(["REVISION", "GENERATION", "TEMPLATE", "IMAGE", "MODEL", "STATE"], rows), ...operations].join("\n");
+  const past = status.history ?? [];
+  const columns: readonly Column<RevisionRow>[] = [
+    ["REVISION", ({ number }) => String(number)],
+    ["GENERATION", ({ generation }) => String(generation)],
+    ["TEMPLATE", ({ templateHash }) => templateHash],
+    ["IMAGE", ({ image }) => image],
+    ["MODEL", ({ model }) => model],
+    ["STATE", ({ number }) => [number === revision ? "in force" : [], number === stableRevision ? "whole" : []].flat().join(", ")],
+  ];
+  return [tableOf(columns, revisions), ...(past.length === 0 ? [] : ["", tableOf(operationColumns, past)])].join("\n");
 }
 
-const pastRow = ({ id, result, from, to, startTime, endTime, message = "" }: PastOperation): string[] => [
-  id,
-  result,
-  sideText(from),
-  sideText(to),
-  startTime,
-  endTime,
-  plainLine(message),
+const operationColumns: readonly Column<PastOperation>[] = [
+  ["OPERATION", ({ id }) => id],
+  ["RESULT", ({ result }) => result],
+  ["FROM", ({ from }) => sideText(from)],
+  ["TO", ({ to }) => sideText(to)],
+  ["BEGAN", ({ startTime }) => startTime],
+  ["ENDED", ({ endTime }) => endTime],
+  ["WHY", ({ message = "" }) => plainLine(message)],
 ];

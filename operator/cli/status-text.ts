@@ -6,7 +6,7 @@ import { deploymentState, moveText, type PlacementState } from "../views/deploym
 import { bytes, percent } from "../views/format.ts";
 import type { RankState } from "../views/ranks.ts";
 import { operationLine, rolloutLine } from "./rollout-text.ts";
-import { plainLine, table } from "./table.ts";
+import { type Column, type Fact, factLines, plainLine, tableOf } from "./table.ts";
 
 interface RankRow extends RankState {
   /** Resident memory as the kubelet reports it. */
@@ -23,50 +23,54 @@ export interface StatusDetail {
 export function renderStatus({ deployment, placement, ranks }: StatusDetail, above = ""): string {
   const { spec, status, metadata } = deployment;
   const { modelText, placement: state } = deploymentState(deployment, placement?.status);
-  const ready = `replicas ${status.readyReplicas ?? 0}/${spec.replicas}`;
-  const lines = [`${metadata.namespace}/${metadata.name}   ${spec.model.uri}   ${ready}   ${status.address?.url ?? ""}`];
-  if (modelText !== undefined) lines.push(`model      ${modelText}`);
-  lines.push(...zeroLines(status), ...capacityLines(status), ...gatewayLines(deployment), ...operationLines(deployment));
-  const conditions = status.conditions ?? [];
-  if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
-  const decision = decisionOf(placement);
+  const { conditions = [], operation, rollout, model, expertParallel } = status;
+  const { decision } = placement?.status ?? {};
+  const decided = decision && `${decision.reason}: ${decision.message}`;
   // The condition of an unbalanced placement repeats the decision.
-  const messages = wrong(conditions).filter((c) => c.message !== decision && !above.includes(plainLine(c.message)));
-  lines.push(...messages.map((c) => `           ${c.type}: ${c.message}`));
-  if (placement) lines.push(...renderPlacement(state, placement));
-  lines.push("", renderRanks(ranks));
-  return lines.join("\n");
+  const messages = wrong(conditions).filter((c) => c.message !== decided && !above.includes(plainLine(c.message)));
+  return [
+    `${metadata.namespace}/${metadata.name}   ${spec.model.uri}   replicas ${status.readyReplicas ?? 0}/${spec.replicas}   ${status.address?.url ?? ""}`,
+    ...factLines([
+      ["model", modelText],
+      ["scaled", zeroText(status)],
+      [
+        "requests",
+        model?.requestsPerRank === undefined ? undefined : `${model.requestsPerRank} at once per rank (${model.requestsPerRankReason})`,
+      ],
+      [
+        "ranks",
+        expertParallel?.leastRanks === undefined ? undefined : `at least ${expertParallel.leastRanks} (${expertParallel.leastRanksReason})`,
+      ],
+      ...gatewayFacts(deployment),
+      ["operation", operation && operationLine(operation)],
+      ["rollout", rollout && rollout.phase !== "Complete" ? rolloutLine(deployment) : undefined],
+      ["conditions", conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ") || undefined],
+      ...messages.map((c) => ["", `${c.type}: ${c.message}`] as const),
+      ...(placement ? placementFacts(state, placement) : []),
+      ["decision", decided],
+      ["last move", placement && state.last && `${state.last.time}: ${moveText(state.last)}`],
+    ]),
+    "",
+    tableOf(rankColumns, ranks),
+  ].join("\n");
 }
 
 /** Since when nobody has sent a request, at zero ranks. */
-function zeroLines({ conditions = [], autoscale }: MoEDeployment["status"]): string[] {
+function zeroText({ conditions = [], autoscale }: MoEDeployment["status"]): string | undefined {
   const ready = conditions.find(({ type, status }) => type === "Ready" && status === "True");
-  return ready?.reason === "ScaledToZero" ? [`scaled     to zero: ${autoscale?.lastScale?.message ?? ready.message}`] : [];
+  return ready?.reason === "ScaledToZero" ? `to zero: ${autoscale?.lastScale?.message ?? ready.message}` : undefined;
 }
 
-function operationLines(deployment: MoEDeployment): string[] {
-  const { operation, rollout } = deployment.status;
-  const lines = operation ? [`operation  ${operationLine(operation)}`] : [];
-  return rollout && rollout.phase !== "Complete" ? [...lines, `rollout    ${rolloutLine(deployment)}`] : lines;
-}
-
-function capacityLines({ model, expertParallel }: MoEDeployment["status"]): string[] {
-  const lines: string[] = [];
-  if (model?.requestsPerRank !== undefined)
-    lines.push(`requests   ${model.requestsPerRank} at once per rank (${model.requestsPerRankReason})`);
-  if (expertParallel?.leastRanks !== undefined)
-    lines.push(`ranks      at least ${expertParallel.leastRanks} (${expertParallel.leastRanksReason})`);
-  return lines;
-}
-
-function gatewayLines({ spec, status }: MoEDeployment): string[] {
+function gatewayFacts({ spec, status }: MoEDeployment): readonly Fact[] {
   if (!status.gateway) return [];
   const { replicas = 0, readyReplicas = 0, autoscalerProblem } = status.gateway;
   const { autoscale, replicas: fixed } = spec.gateway;
   const { minReplicas, maxReplicas, targetCPUUtilizationPercentage: target } = autoscale ?? {};
   const scaled = autoscale ? `autoscaled, ${minReplicas} to ${maxReplicas} at ${target}% of their CPU request` : "left to who scales them";
-  const lines = [`gateways   ${readyReplicas}/${replicas} ready (${fixed === undefined ? scaled : "as spec.gateway.replicas says"})`];
-  return autoscale && autoscalerProblem ? [...lines, `           autoscaler: ${autoscalerProblem}`] : lines;
+  return [
+    ["gateways", `${readyReplicas}/${replicas} ready (${fixed === undefined ? scaled : "as spec.gateway.replicas says"})`],
+    ["", autoscale && autoscalerProblem && `autoscaler: ${autoscalerProblem}`],
+  ];
 }
 
 /** Conditions that may be healthy without being True. */
@@ -86,37 +90,26 @@ function wrong(conditions: readonly Condition[]): Condition[] {
   });
 }
 
-/** The planner's last decision, "not moving" included. */
-function decisionOf(placement: ExpertPlacement | undefined): string | undefined {
-  const decision = placement?.status.decision;
-  return decision && `${decision.reason}: ${decision.message}`;
-}
-
-function renderPlacement(state: PlacementState, placement: ExpertPlacement): string[] {
-  const { policy, mode, imbalancePercent, boundPercent, last } = state;
+function placementFacts(
+  { policy, mode, imbalancePercent, boundPercent, reason }: PlacementState,
+  { spec, status }: ExpertPlacement,
+): readonly Fact[] {
   const balance = `imbalance ${percent(imbalancePercent)} (bound ${percent(boundPercent)})`;
-  const lines = [`placement  epoch ${placement.spec.epoch} ${placement.status.phase ?? ""}   policy ${policy} (${mode})   ${balance}`];
-  const reason = state.reason ?? placement.spec.reason;
-  if (reason) lines.push(`           ${reason}`);
-  const decision = decisionOf(placement);
-  if (decision) lines.push(`decision   ${decision}`);
-  if (last) lines.push(`last move  ${last.time}: ${moveText(last)}`);
-  return lines;
+  return [
+    ["placement", `epoch ${spec.epoch} ${status.phase ?? ""}   policy ${policy} (${mode})   ${balance}`],
+    ["", reason || spec.reason || undefined],
+  ];
 }
 
-function renderRanks(ranks: readonly RankRow[]): string {
-  const header = ["RANK", "POD", "NODE", "STATE", "EPOCH", "EXPERTS", "BUDGET", "MEMORY", "EXPECTED <=", "LOAD"];
-  const rows = ranks.map((row) => [
-    String(row.rank),
-    row.pod,
-    row.node ?? "-",
-    row.state,
-    String(row.epoch ?? "-"),
-    bytes(row.hostedBytes),
-    bytes(row.budgetBytes),
-    bytes(row.memoryBytes),
-    bytes(row.memoryExpectedBytes),
-    percent(row.loadPercent),
-  ]);
-  return table(header, rows);
-}
+const rankColumns: readonly Column<RankRow>[] = [
+  ["RANK", ({ rank }) => String(rank)],
+  ["POD", ({ pod }) => pod],
+  ["NODE", ({ node }) => node ?? "-"],
+  ["STATE", ({ state }) => state],
+  ["EPOCH", ({ epoch }) => String(epoch ?? "-")],
+  ["EXPERTS", ({ hostedBytes }) => bytes(hostedBytes)],
+  ["BUDGET", ({ budgetBytes }) => bytes(budgetBytes)],
+  ["MEMORY", ({ memoryBytes }) => bytes(memoryBytes)],
+  ["EXPECTED <=", ({ memoryExpectedBytes }) => bytes(memoryExpectedBytes)],
+  ["LOAD", ({ loadPercent }) => percent(loadPercent)],
+];

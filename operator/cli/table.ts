@@ -18,6 +18,21 @@ export function table(header: readonly string[], rows: readonly (readonly string
   return drawn.toString().replace(/ +$/gm, "");
 }
 
+/** Cells of foreign text become one line. */
+export type Column<R> = readonly [head: string, of: (row: R) => string];
+
+export const tableOf = <R>(columns: readonly Column<R>[], rows: readonly R[]): string =>
+  table(
+    columns.map(([head]) => head),
+    rows.map((row) => columns.map(([, of]) => plainLine(of(row)))),
+  );
+
+export type Fact = readonly [name: string, value: string | undefined];
+
+/** A line for each fact that is known; one without a name goes on with the one before. */
+export const factLines = (facts: readonly Fact[], width = 10): string[] =>
+  facts.flatMap(([name, value]) => (value === undefined ? [] : [`${name.padEnd(width)} ${value}`]));
+
 /** A foreign text as one line: control characters become spaces. */
 export const plainLine = (text: string): string => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
 

@@ -10,7 +10,7 @@ import { type Running, runningOf, type Scrape } from "../../views/running.ts";
 import { argument, declare } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
-import { table } from "../table.ts";
+import { type Column, factLines, tableOf } from "../table.ts";
 import { show } from "../watch.ts";
 
 /** Between the first two scrapes. */
@@ -125,29 +125,27 @@ export function topText({ metadata, status }: MoEDeployment, { ranks, outputPerS
   const rates = `${fixed(outputPerSecond, 1)} tokens/s, ${fixed(promptPerSecond, 1)} prompt tokens/s`;
   const balance = `imbalance ${percent(placement?.imbalancePercent)} (bound ${percent(placement?.boundPercent)})`;
   const requests = `${fixed(gateways.active)} requests run, ${fixed(gateways.queued)} wait, ${fixed(gateways.failovers)} went on elsewhere`;
+  const still = scaling?.status === "True" ? "" : "stands still, ";
   return [
     `${metadata.namespace}/${metadata.name}   ${rates}   ${balance}   epoch ${placement?.epoch ?? "-"}`,
     `gateways   ${gateways.answering} of ${gateways.all} answer; ${requests} since their start`,
-    ...(scaling
-      ? [`autoscale  ${autoscale?.progress ?? "-"}   ${scaling.status === "True" ? "" : "stands still, "}${scaling.reason}`]
-      : []),
+    ...factLines([["autoscale", scaling && `${autoscale?.progress ?? "-"}   ${still}${scaling.reason}`]]),
     "",
-    table(
-      ["RANK", "POD", "STATE", "EXPERTS", "TOKENS/S", "PROMPT/S", "RUNNING", "WAITING", "KV", "MEMORY", "CPUS", "LOAD"],
-      ranks.map((rank) => [
-        String(rank.rank),
-        rank.pod,
-        rank.state,
-        fixed(rank.experts),
-        fixed(rank.outputPerSecond, 1),
-        fixed(rank.promptPerSecond, 1),
-        fixed(rank.active),
-        fixed(rank.queued),
-        percent(rank.kvPercent),
-        bytes(rank.memoryBytes),
-        fixed(rank.cpus, 1),
-        percent(rank.loadPercent),
-      ]),
-    ),
+    tableOf(rankColumns, ranks),
   ].join("\n");
 }
+
+const rankColumns: readonly Column<Running["ranks"][number]>[] = [
+  ["RANK", ({ rank }) => String(rank)],
+  ["POD", ({ pod }) => pod],
+  ["STATE", ({ state }) => state],
+  ["EXPERTS", ({ experts }) => fixed(experts)],
+  ["TOKENS/S", ({ outputPerSecond }) => fixed(outputPerSecond, 1)],
+  ["PROMPT/S", ({ promptPerSecond }) => fixed(promptPerSecond, 1)],
+  ["RUNNING", ({ active }) => fixed(active)],
+  ["WAITING", ({ queued }) => fixed(queued)],
+  ["KV", ({ kvPercent }) => percent(kvPercent)],
+  ["MEMORY", ({ memoryBytes }) => bytes(memoryBytes)],
+  ["CPUS", ({ cpus }) => fixed(cpus, 1)],
+  ["LOAD", ({ loadPercent }) => percent(loadPercent)],
+];
