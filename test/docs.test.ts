@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { globSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, normalize, resolve } from "node:path";
+import { dirname, join, matchesGlob, normalize, resolve } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { parse } from "yaml";
@@ -82,6 +82,8 @@ const tracked = globSync("{*,{.github,charts,crds,operator,runtime,test}/**/*}",
 /** True for a path from the root, from the document's folder, or the end of a path whose folder the sentence around it names. */
 const exists = (path: string, from: string): boolean =>
   tracked.some((file) => file === path || file === normalize(join(from, path)) || file.endsWith(`/${path}`));
+/** True where a tracked file has the form of a path such as `commands/<name>.ts`. */
+const hasForm = (path: string): boolean => tracked.some((file) => matchesGlob(file, path.replaceAll(/<\w+>/g, "*")));
 
 test("every file and folder that a page of docs/ or .github/ names is there", () => {
   const pages = documents.filter((file) => /(^|\/)(docs|\.github)\//.test(file));
@@ -90,6 +92,17 @@ test("every file and folder that a page of docs/ or .github/ names is there", ()
     return named.filter((path) => !exists(path, dirname(file))).map((path) => `${file}: ${path}`);
   });
   assert.deepEqual(missing, []);
+});
+
+test("every path with a <name> in it is the form of a file that is there", () => {
+  const named = documents.flatMap((file) =>
+    [...read(file).matchAll(/`([\w./-]*<\w+>[\w.-]*\.(?:ts|yaml|json))`/g)].map(([, path = ""]) => path),
+  );
+  assert.ok(named.length > 10);
+  assert.deepEqual(
+    named.filter((path) => !hasForm(path)),
+    [],
+  );
 });
 
 test("the paths of a map are true: an import joins each file to one above it", () => {

@@ -47,7 +47,7 @@ export function rolloutStatusText(deployment: MoEDeployment): string {
   const { green, rolledBack } = status.rollout ?? {};
   const named = `${metadata.name} -n ${metadata.namespace}`;
   return factLines([
-    ["rollout", rolloutLine(deployment) ?? "no spec is in force yet"],
+    ["rollout", rolloutLine(deployment) ?? "no spec is in effect yet"],
     ["green", green && `${green.name} ${green.phase}   since ${green.since}`],
     ["operation", status.operation && operationLine(status.operation)],
     ["remedy", rolledBack && `correct the spec, or make it what runs: enodia rollout undo ${named}`],
@@ -64,7 +64,7 @@ export function rolloutHistoryText({ status }: MoEDeployment, revisions: readonl
     ["TEMPLATE", ({ templateHash }) => templateHash],
     ["IMAGE", ({ image }) => image],
     ["MODEL", ({ model }) => model],
-    ["STATE", ({ number }) => [number === revision ? "in force" : [], number === stableRevision ? "whole" : []].flat().join(", ")],
+    ["STATE", ({ number }) => [number === revision ? "in effect" : [], number === stableRevision ? "whole" : []].flat().join(", ")],
   ];
   return [tableOf(columns, revisions), ...(past.length === 0 ? [] : ["", tableOf(operationColumns, past)])].join("\n");
 }

@@ -93,7 +93,7 @@ export const alerts: readonly Alert[] = [
     expr: "max by (namespace, deployment) (enodia_rollout_rolled_back) == 1",
     for: "0s",
     severity: "warning",
-    summary: "A roll of {{ $labels.namespace }}/{{ $labels.deployment }} was taken back",
+    summary: "A roll of {{ $labels.namespace }}/{{ $labels.deployment }} was rolled back",
     description:
       "Ranks have the last template with which all of them served, and the spec still asks for the one that failed. The condition SpecAccepted and status.rollout.rolledBack say why. The alert ends when the spec names another template, or the roll is tried again.",
   },

@@ -131,7 +131,7 @@ const operations: readonly Panel[] = [
   fromZero("Time of the last operation", "From beginning to end, by type; of those that status.history has.", "s", [
     [`max by (${by}, type) (enodia_operation_last_duration_seconds{%})`, "{{type}}"],
   ]),
-  fromZero("Rolls taken back", "In each interval, by reason; and 1 while the spec asks for a template that failed.", "none", [
+  fromZero("Rollbacks", "In each interval, by reason; and 1 while the spec asks for a template that failed.", "none", [
     [`sum by (reason) (increase(enodia_rollbacks_total{%}[${rate}]))`, "{{reason}}"],
     [`max by (${by}) (enodia_rollout_rolled_back{%})`, "asked for"],
   ]),

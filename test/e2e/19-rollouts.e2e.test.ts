@@ -90,6 +90,6 @@ test("a good template rolls past its canary, ranks two at a time, and the histor
   assert.match(await enodia("status", name, "--watch", "--timeout", "10m"), /Complete +2 of 2 ranks serve/);
   await waitReady(moe.kubectl, name);
   const history = await enodia("history", name);
-  for (const said of [/RolledBack/, /Done/, /in force, whole/]) assert.match(history, said);
+  for (const said of [/RolledBack/, /Done/, /in effect, whole/]) assert.match(history, said);
   traffic?.assertWhole();
 });

@@ -54,7 +54,7 @@ test("what was rolled back: status fails and names the remedy, undo makes the sp
   const { text } = await said(kube, "history");
   assert.match(
     text,
-    /^REVISION +GENERATION +TEMPLATE +IMAGE +MODEL +STATE\n +3 +1 +\w+ +enodia\/runtime:test +pvc:\/\/models\/moe \(q4_0\) +in force, whole\n +2 +2 +\w+ +enodia\/runtime:bad/,
+    /^REVISION +GENERATION +TEMPLATE +IMAGE +MODEL +STATE\n +3 +1 +\w+ +enodia\/runtime:test +pvc:\/\/models\/moe \(q4_0\) +in effect, whole\n +2 +2 +\w+ +enodia\/runtime:bad/,
   );
   await until("the operation has ended", async () => (await status(kube)).operation === undefined);
   assert.match((await said(kube, "history")).text, /roll-\d+ +RolledBack +3 ranks, revision 1 +3 ranks, revision 2/);
@@ -69,7 +69,7 @@ test("what was rolled back: status fails and names the remedy, undo makes the sp
 test("undo goes to the spec before, or to one that is named; what is not kept is told with what is", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", phase(kube, "Complete"));
-  await assert.rejects(said(kube, "undo"), /moe: no revision before the one in force is kept; there are: 1/);
+  await assert.rejects(said(kube, "undo"), /moe: no revision before the one in effect is kept; there are: 1/);
   await roll(kube, next);
   await until("it is rolled out", async () => (await status(kube)).rollout.stableRevision === 2 && (await readyWith(kube, 3)()));
   await assert.rejects(said(kube, "undo", { toRevision: 9 }), /moe: no revision 9 is kept; there are: 2, 1/);

@@ -185,7 +185,7 @@ function chosen({ name, toRevision }: RolloutRequest, revisions: readonly Listed
   const found = toRevision !== undefined ? revisions.find(({ number }) => number === toRevision) : usable[rolledBack || isTried ? 0 : 1];
   if (found) return found;
   const have = revisions.map(({ number }) => number).join(", ") || "none";
-  const which = toRevision === undefined ? "no revision before the one in force" : `no revision ${toRevision}`;
+  const which = toRevision === undefined ? "no revision before the one in effect" : `no revision ${toRevision}`;
   throw new AppError(`${name}: ${which} is kept; there are: ${have}`, { code: "NotFound" });
 }
 
