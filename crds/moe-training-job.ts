@@ -9,9 +9,9 @@ import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { autoDuration, durationOrAuto, quantity } from "./quantity.ts";
+import { trainingScheduling } from "./scheduling.ts";
 import { fssdpSchema, microBatchesAtOnceProblem } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
-import { trainingScheduling } from "./training-scheduling.ts";
 
 const bounds = {
   replicas: 1024,

@@ -1,9 +1,23 @@
 // `rolloutStrategy` of the spec, named as in Deployments and StatefulSets, and `rollout` of the status.
 import { z } from "zod";
-import { greenSchema } from "./blue-green.ts";
 import { onFailureChoices, rolloutTypes } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
+
+const nameMax = 63;
+const phases = ["Starting", "Baking", "Returning", "Baked", "Serving", "Leaving"] as const;
+
+const greenSchema = z
+  .object({
+    name: z.string().max(nameMax).meta({ description: "Name of the owned MoEDeployment, in the same namespace." }),
+    phase: z.enum(phases).meta({
+      description:
+        "Starting while the ranks before serve, Baking while it has a share of the requests as a canary, Returning when it does not serve any more meanwhile, Baked when it has passed and gets what it lacks of the deployment's gateways and ranks, Serving while the Service leads to it alone, Leaving when it is not needed any more.",
+    }),
+    since: z.iso.datetime().meta({ description: "When that began." }),
+  })
+  .meta({ description: "The deployment that serves another model or codec while the ranks change to it." });
+export type GreenStatus = z.infer<typeof greenSchema>;
 
 const bounds = { ranks: 1024, budget: 64, hash: 64, id: 64, message: 1024 } as const;
 const sharePattern = "^(100|[1-9]?[0-9])%$";

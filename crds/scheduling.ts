@@ -42,3 +42,8 @@ export const gangOf = (ranks: string) =>
 const gang = gangOf("the ranks that hold all experts");
 
 export const scheduling = z.object({ topology, gang }).prefault({}).meta({ description: "Where and with whom ranks find room." });
+
+export const trainingScheduling = z
+  .object({ gang: gangOf("the least ranks that can train (elasticity.minReplicas, and those whose memory is enough)") })
+  .prefault({})
+  .meta({ description: "With whom ranks find room. The result does not depend on it." });

@@ -1,10 +1,9 @@
 // The next step of a change of model without a pause (DECISIONS.md 5). Pure; features/blue-green.ts gathers the input.
 
-import type { GreenStatus } from "../../../crds/blue-green.ts";
 import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
-import type { RolloutAnalysis } from "../../../crds/rollout.ts";
+import type { GreenStatus, RolloutAnalysis } from "../../../crds/rollout.ts";
 import { type Comparison, judgeCanaries, judgesByTime } from "./canary.ts";
 import type { Front, GreenFacts, GreenStep, Sizes } from "./green-look.ts";
 import { judgePods } from "./rollout.ts";

@@ -1,7 +1,7 @@
 // The state of a green deployment and the next step with it.
 
-import type { GreenStatus } from "../../../crds/blue-green.ts";
 import type { Operation } from "../../../crds/operation.ts";
+import type { GreenStatus } from "../../../crds/rollout.ts";
 import type { RollFailure } from "./roll-failure.ts";
 
 /** Whose gateways the Service selects. */

@@ -1,11 +1,10 @@
 // The green deployment of a change of model or codec. After the aim, which detects the change; before the change, which a green deployment
 // delays. Pure; the steps are in core/blue-green.ts.
 
-import type { GreenStatus } from "../../../crds/blue-green.ts";
 import { labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
-import { budgetsOf } from "../../../crds/rollout.ts";
+import { budgetsOf, type GreenStatus } from "../../../crds/rollout.ts";
 import { canaryGateways, type GreenInput, greenStep, judgeGreen } from "../core/blue-green.ts";
 import type { Comparison } from "../core/canary.ts";
 import type { GreenFacts, GreenLook, Sizes } from "../core/green-look.ts";

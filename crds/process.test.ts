@@ -1,7 +1,7 @@
 // Whole CPUs by a pod's template: those of Guaranteed pods alone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { wholeCpus } from "./whole-cpus.ts";
+import { wholeCpus } from "./process.ts";
 
 const of = (resources: object | undefined, beside: readonly object[] = []): number =>
   wholeCpus({ spec: { containers: [{ name: "runtime", ...(resources ? { resources } : {}) }, ...beside] } }, "runtime");
