@@ -1,8 +1,7 @@
 // The reference backend: the kernels' own forward, with f32 storage and f64 sums. The oracle of all others.
-import { opNames } from "../kernels/index.ts";
-import type { KvRows } from "../kernels/kernel.ts";
+import { kernelOf, opNames } from "../kernels/index.ts";
+import type { KvRows, Values } from "../kernels/kernel.ts";
 import { rowsOfGroups } from "../kernels/kv-groups.ts";
-import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
 import { isPlain } from "../kernels/widths.ts";
@@ -24,6 +23,26 @@ import type {
 } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./call-checks.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
+
+/** Never called for a segment without a cache. */
+export type KvOfLayer = (layer: number) => KvRows | undefined;
+
+/** Returns every value by name: inputs, weights and the ops' outputs (a tape). */
+export function evaluate(segment: Segment, given: Values, kvOf: KvOfLayer): Map<string, Tensor> {
+  const values = new Map(Object.entries(given));
+  const read = (name: string): Tensor => {
+    const value = values.get(name);
+    if (!value) throw new TypeError(`${segment.name}: ${name} is read before it is written`);
+    return value;
+  };
+  for (const op of segment.ops) {
+    const kernel = kernelOf(op);
+    const layer = kernel.kvLayer?.(op);
+    const kv = layer === undefined ? undefined : kvOf(layer);
+    for (const [name, value] of Object.entries(kernel.forward(op, { read, kv }))) values.set(name, value);
+  }
+  return values;
+}
 
 const pageBytes = 1;
 

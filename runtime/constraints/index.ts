@@ -2,9 +2,15 @@
 import { AppError } from "../../crds/common.ts";
 import type { ConstraintName } from "../../crds/names.ts";
 import { jsonObject } from "./json-object.ts";
-import { jsonSchema } from "./json-schema.ts";
 import type { Constraint, Language } from "./language.ts";
+import { compileSchema } from "./schema/compile.ts";
+import { SchemaLanguage } from "./schema/walk.ts";
 import { toolCalls } from "./tool-calls.ts";
+
+/** Throws AppError `InvalidRequest`, which names the place in the schema. */
+export function jsonSchema(schema: string): Language {
+  return new SchemaLanguage(compileSchema(schema));
+}
 
 /** Each throws AppError `InvalidRequest` for an unsupported spec. */
 const constraints = {

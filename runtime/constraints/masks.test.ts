@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { Automaton } from "./automaton.ts";
-import { jsonSchema } from "./json-schema.ts";
+import { jsonSchema } from "./index.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { textsOfPattern } from "./schema/pattern.ts";
 import { SchemaLanguage } from "./schema/walk.ts";

@@ -43,7 +43,7 @@ export interface EngineOptions {
   readonly kvType?: KvType;
   /** Prompt and output together. */
   readonly maxContext: number;
-  /** Unset: the processors reserved for this process (thread/processors.ts), else one. */
+  /** Unset: the processors reserved for this process (thread/client.ts), else one. */
   readonly threads?: number;
   /** Processors that this process requested exclusively; unset when unknown. */
   readonly wholeCpus?: number;

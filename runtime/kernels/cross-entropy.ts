@@ -1,6 +1,4 @@
 // Cross-entropy of rows of logits with the next token, for training and perplexity; no op of a program.
-import { softmax } from "./route.ts";
-
 interface Rows {
   /** [rows, vocab] */
   readonly logits: Float32Array;
@@ -23,15 +21,4 @@ export function crossEntropy(rows: Rows): Float32Array {
     for (const logit of logits) sum += Math.exp(logit - max);
     return Math.log(sum) + max - (logits[target] as number);
   });
-}
-
-/** The gradient of sum(scale * loss) by the logits: (softmax - 1 at the target) * scale. */
-export function crossEntropyBackward(rows: Rows, scales: Float32Array): Float32Array {
-  const gradient = new Float32Array(rows.logits.length);
-  const vocab = rows.logits.length / rows.targets.length;
-  for (const [row, target] of rows.targets.entries()) {
-    for (const [i, p] of softmax(rowOf(rows, row)).entries())
-      gradient[row * vocab + i] = (p - (i === target ? 1 : 0)) * (scales[row] as number);
-  }
-  return gradient;
 }

@@ -2,7 +2,6 @@
 import { AppError } from "../../crds/common.ts";
 import { attention } from "./attention.ts";
 import { candidates } from "./candidates.ts";
-import { clampedSwiglu } from "./clamped-swiglu.ts";
 import { add, addRow, scale } from "./elementwise.ts";
 import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
@@ -14,9 +13,9 @@ import { matMul } from "./mat-mul.ts";
 import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { route } from "./route.ts";
-import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
 import { softRoute } from "./soft-route.ts";
+import { clampedSwiglu, siluMul } from "./swiglu.ts";
 
 const kernels = {
   gather,
@@ -45,8 +44,6 @@ export type Op = OpOf<(typeof kernels)[OpName]>;
 export type OpCase = KernelCase<Op>;
 
 export const opNames = Object.keys(kernels) as readonly OpName[];
-
-export const gateNames: readonly OpName[] = opNames.filter((name) => "gateLogits" in kernels[name]);
 
 export const isTrainedOnly = (name: OpName): boolean => "trainedOnly" in kernels[name];
 

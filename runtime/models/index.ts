@@ -10,8 +10,7 @@ import { mixtral } from "./mixtral.ts";
 import { moePlusPlus } from "./moe-plus-plus.ts";
 import { momentumSmoe } from "./momentum-smoe.ts";
 import { olmoe } from "./olmoe.ts";
-import { qwen3 } from "./qwen3.ts";
-import { qwen3Moe } from "./qwen3-moe.ts";
+import { qwen3, qwen3Moe } from "./qwen3.ts";
 import { rmoe } from "./rmoe.ts";
 
 const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3, moePlusPlus, momentumSmoe, rmoe, bam];

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { availableParallelism } from "node:os";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
-import { fmaGigaflops } from "../../runtime/compute/ggml/fma.ts";
+import { fmaGigaflops } from "../../runtime/cli/selftest.ts";
 import type { Limits } from "./speed-rows.ts";
 
 const bufferBytes = 128 * 1024 * 1024;
@@ -48,7 +48,7 @@ function readRate(): number {
   return (2 * bufferBytes) / best / 1e9;
 }
 
-function measure({ limit, control, threads }: Order): void {
+async function measure({ limit, control, threads }: Order): Promise<void> {
   const ready = new Int32Array(control);
   Atomics.add(ready, 0, 1);
   Atomics.notify(ready, 0);
@@ -56,7 +56,7 @@ function measure({ limit, control, threads }: Order): void {
   for (let seen = Atomics.load(ready, 0); seen < threads && performance.now() < end; seen = Atomics.load(ready, 0)) {
     Atomics.wait(ready, 0, seen, startMs);
   }
-  parentPort?.postMessage(limit === "read" ? readRate() : fmaGigaflops());
+  parentPort?.postMessage(limit === "read" ? readRate() : await fmaGigaflops());
 }
 
 interface Hog {
@@ -93,4 +93,4 @@ export async function startHog(cpu = availableParallelism() - 1): Promise<Hog> {
   };
 }
 
-if (!isMainThread && (workerData as Order | null)?.limit) measure(workerData as Order);
+if (!isMainThread && (workerData as Order | null)?.limit) await measure(workerData as Order);

@@ -5,7 +5,7 @@
 import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
 import { createBackend } from "../../runtime/compute/index.ts";
 import { combine } from "../../runtime/engine/pass/combine.ts";
-import { gateLogits, gateNames } from "../../runtime/kernels/index.ts";
+import { gateLogits, kernelOf } from "../../runtime/kernels/index.ts";
 import type { Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
@@ -62,8 +62,7 @@ export function splitRows(name: string, layers: number, { wall, step, dense, exp
 /** A segment without its gate: what leads to its other outputs. */
 export function withoutGate(segment: Segment): Segment {
   const logits = gateLogits(segment.ops);
-  const gates = new Set<string>(gateNames);
-  const ops = segment.ops.filter((op) => !gates.has(op.op) && !("out" in op && logits.has(op.out as string)));
+  const ops = segment.ops.filter((op) => kernelOf(op).gateLogits === undefined && !("out" in op && logits.has(op.out as string)));
   const made = new Set(ops.flatMap((op) => Object.values(op).filter((value): value is string => typeof value === "string")));
   const used = new Set(ops.flatMap((op) => Object.values(op).flat()));
   return Object.assign({}, segment, {

@@ -5,13 +5,11 @@ import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
 import type { DeviceMemory } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
-import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
-import { Spares } from "./spares.ts";
 import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
-import { type MemoryName, numberOf } from "./types.ts";
+import { instructionsOf, type MemoryName, numberOf } from "./types.ts";
 import { WarmPages } from "./warm-pages.ts";
-import { type DeviceBuffer, WeightMemory } from "./weight-memory.ts";
+import { type DeviceBuffer, Spares, WeightMemory } from "./weight-memory.ts";
 
 /** How long ggml's threads spin before they sleep, 0 to 100; 50 is ggml's default. */
 const pollLevel = 50;

@@ -2,9 +2,9 @@
 import { existsSync, readdirSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import koffi, { type TypeObject } from "koffi";
+import type { TypeObject } from "koffi";
+import koffi from "koffi";
 import { AppError } from "../../../crds/common.ts";
-import { abortLine } from "./abort.ts";
 import {
   type Bound,
   baseFunctions,
@@ -16,6 +16,12 @@ import {
   systemFunctions,
 } from "./functions.ts";
 import { type GpuName, type Library, librariesOf, noLibrary, packageVersion, remedyOf } from "./packages.ts";
+
+/** The line has the format of runtime/observe/log.ts. */
+function abortLine(message: string, now: Date): string {
+  const text = message.trim().replaceAll(/\s+/g, " ");
+  return `${JSON.stringify({ level: "fatal", time: now.toISOString(), name: "ggml", code: "BackendAborted", message: `ggml ends the process: ${text}` })}\n`;
+}
 
 const versionWanted = "0.25.1";
 

@@ -1,6 +1,6 @@
 // Element types of tensors, and which CPU products keep bits.
-
 import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
+import type { WeightForm } from "../../kernels/weights.ts";
 
 const plainTypes = { f32: 0, i32: 26, i64: 27 } as const;
 
@@ -52,4 +52,20 @@ export const liesInTiles = (type: WeightType): boolean => exactByMulMat.AMX.has(
 export function dimensions(shape: readonly number[]): readonly [rows: number, columns: number] {
   const columns = shape.at(-1) ?? 1;
   return [shape.reduce((product, size) => product * size, 1) / columns, columns];
+}
+
+/** Builds of the CPU library that gave the same bits for every weight type, attention and activations. */
+const sets: Readonly<Record<string, readonly string[]>> = {
+  avx512: ["skylakex", "cannonlake", "cascadelake", "icelake", "cooperlake", "zen4", "sapphirerapids"],
+  avx2: ["haswell", "alderlake"],
+  avx: ["sandybridge", "ivybridge"],
+};
+/** Their bf16 instructions round differently from widening. */
+const withBf16: ReadonlySet<string> = new Set(["cooperlake", "zen4", "sapphirerapids"]);
+
+/** The builds that compute the same bits for this form; an unmeasured build stands alone. `amx`: quantized matrices lie in tiles. */
+export function instructionsOf(build: string, form: WeightForm, amx = false): string {
+  const found = Object.entries(sets).find(([, builds]) => builds.includes(build))?.[0] ?? build;
+  if (form === "bf16" && withBf16.has(build)) return `${found}-bf16`;
+  return amx && liesInTiles(form) ? `${found}-amx` : found;
 }

@@ -2,11 +2,18 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { TrainingBackend, TrainingOptions, WeightViews } from "../training.ts";
-import { callBounds } from "./call-bounds.ts";
-import { instructionsHere } from "./instructions.ts";
-import { backwardGraph, type Ending, forwardGraph, keepingGraphs, type Split, splitOf, summingGraphs } from "./lower.ts";
+import {
+  backwardGraph,
+  callBounds,
+  type Ending,
+  forwardGraph,
+  type Handed,
+  keepingGraphs,
+  type Split,
+  splitOf,
+  summingGraphs,
+} from "./lower.ts";
 import { writeModel } from "./model.ts";
-import type { Handed } from "./parted.ts";
 import {
   type ExpertGraphs,
   type Graphs,
@@ -17,7 +24,7 @@ import {
   type Ways,
   type Whole,
 } from "./segment.ts";
-import { engine, Session } from "./session.ts";
+import { engine, instructionsHere, Session } from "./session.ts";
 
 /** The segment with names that do not depend on the layer. */
 function nameless(segment: Segment): Segment {

@@ -3,10 +3,8 @@ import { AppError } from "../../../crds/common.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import { crossEntropy } from "./cross-entropy.ts";
 import { Graph, rowsDimension } from "./graph.ts";
-import { type OnnxGraph, writeModel } from "./model.ts";
-import { type Handed, parted } from "./parted.ts";
+import { type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./model.ts";
 import type { BackwardEmitter, DeviceRule, Emitter } from "./rule.ts";
 import { ruleOf } from "./rules/index.ts";
 
@@ -210,4 +208,96 @@ function backward(segment: Segment, split: Split, { tokens, ending }: { readonly
   const widths = new Map([...tape.gradients].map(([value, gradient]) => [gradient, width(value)]));
   for (const { op, rule } of split.device) widths.set(emitter.value(rule.out(op)), width(rule.out(op)));
   return { graph: graph.whole(), emitter, widths };
+}
+
+interface LossInputs {
+  /** [rows, 1], i64 */
+  readonly targets: string;
+  /** [rows, 1]: the factor of a row's loss; 0 for padding. */
+  readonly scales: string;
+}
+
+/** `losses` [rows, 1] are not scaled; `gradient` [rows, vocab] is. */
+function crossEntropy(graph: Graph, logits: string, { targets, scales }: LossInputs): { losses: string; gradient: string } {
+  const logs = graph.node("LogSoftmax", [logits], { axis: -1 });
+  const losses = graph.node("Neg", [graph.node("GatherElements", [logs, targets], { axis: 1 })]);
+  const p = graph.node("Exp", [logs]);
+  const atTarget = graph.sub(graph.node("GatherElements", [p, targets], { axis: 1 }), graph.scalar(1));
+  const gradient = graph.mul(graph.node("ScatterElements", [p, targets, atTarget], { axis: 1 }), scales);
+  return { losses, gradient };
+}
+
+/** A value [rows, width] for the second graph. */
+export interface Handed {
+  readonly name: string;
+  readonly width: number;
+}
+
+interface Parted {
+  readonly first: OnnxGraph;
+  readonly second: OnnxGraph;
+  /** Extra outputs of the first graph, and inputs of the second. */
+  readonly handed: readonly Handed[];
+}
+
+function parted(graph: OnnxGraph, later: ReadonlySet<string>, widths: ReadonlyMap<string, number>): Parted {
+  const makers = new Map(graph.nodes.map((node) => [node.output, node]));
+  const outputs = (second: boolean) => graph.outputs.filter(({ name }) => later.has(name) === second);
+  const names = (second: boolean): string[] => outputs(second).map(({ name }) => name);
+  const early = reached(names(false), makers, () => false);
+  const handed = new Map<string, Handed>();
+  const given = (value: string): boolean => {
+    const [maker, width] = [makers.get(value), widths.get(value)];
+    if (maker === undefined || width === undefined || !early.has(maker)) return false;
+    handed.set(value, { name: value, width });
+    return true;
+  };
+  const late = reached(names(true), makers, given);
+  const passed = [...handed.values()].map(({ name, width }): ValueInfo => ({ name, type: onnxType.f32, shape: [rowsDimension, width] }));
+  return {
+    first: part(graph, early, { inputs: [], outputs: [...outputs(false), ...passed] }),
+    second: part(graph, late, { inputs: passed, outputs: outputs(true) }),
+    handed: [...handed.values()],
+  };
+}
+
+function reached(values: readonly string[], makers: ReadonlyMap<string, Node>, ends: (value: string) => boolean): Set<Node> {
+  const found = new Set<Node>();
+  const due = [...values];
+  for (let value = due.pop(); value !== undefined; value = due.pop()) {
+    const maker = makers.get(value);
+    if (maker === undefined || found.has(maker) || ends(value)) continue;
+    found.add(maker);
+    due.push(...maker.inputs);
+  }
+  return found;
+}
+
+function part(graph: OnnxGraph, nodes: ReadonlySet<Node>, ends: Pick<OnnxGraph, "inputs" | "outputs">): OnnxGraph {
+  const kept = graph.nodes.filter((node) => nodes.has(node));
+  const read = new Set(kept.flatMap(({ inputs }) => inputs));
+  const used = <T extends ValueInfo | Initializer>(all: readonly T[]): T[] => all.filter(({ name }) => read.has(name));
+  return { nodes: kept, inputs: [...used(graph.inputs), ...ends.inputs], outputs: ends.outputs, initializers: used(graph.initializers) };
+}
+
+const rowsAtOnce = 512;
+/** Products of more rows are cut into parts that are added one by one. */
+const rowsInPlace = 128;
+
+/** Rows of a multiple of four floats are aligned to vectors. */
+const multiple = 4;
+/** Threads get multiples of 16 columns, so each has more than 64; below, the library cuts sums differently. */
+const columnsOfThread = 96;
+
+export interface CallBounds {
+  readonly rowsAtOnce: number;
+  readonly rowsInPlace: number;
+}
+
+/** Zeros where bits would depend on neighbours: each micro-batch then needs a call of its own. */
+export function callBounds({ weights }: Pick<Segment, "weights">, threads: number): CallBounds {
+  const least = threads === 1 ? multiple : columnsOfThread * threads;
+  const sizes = weights.flatMap(({ shape }) => shape);
+  const steady = sizes.every((size) => size % multiple === 0 && size >= least);
+  return steady ? { rowsAtOnce, rowsInPlace } : { rowsAtOnce: 0, rowsInPlace: 0 };
 }

@@ -2,15 +2,16 @@
 // place, one graph serves many layers, and a row's bits do not depend on its neighbours.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { crossEntropy, crossEntropyBackward } from "../../kernels/cross-entropy.ts";
+import { crossEntropyBackward, differentiate } from "../../../test/kit/training/differentiate.ts";
+import { crossEntropy } from "../../kernels/cross-entropy.ts";
 import { allCases, type OpCase } from "../../kernels/index.ts";
 import { floats, type KvRows } from "../../kernels/kernel.ts";
-import { differentiate, evaluate } from "../../kernels/program.ts";
 import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
 import { plainRope } from "../../kernels/rope.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
+import { evaluate } from "../reference.ts";
 import { type KeptValue, lossRows, type TrainableSegment, type WeightViews } from "../training.ts";
 
 const training = await createTraining({ threads: 1 });

@@ -15,9 +15,7 @@ import {
   type TrainableSegment,
   type WeightViews,
 } from "../training.ts";
-import type { CallBounds } from "./call-bounds.ts";
-import { graphName, type Split } from "./lower.ts";
-import type { Handed } from "./parted.ts";
+import { type CallBounds, graphName, type Handed, type Split } from "./lower.ts";
 import { ruleOf } from "./rules/index.ts";
 import type { Feed, Session } from "./session.ts";
 

@@ -1,4 +1,7 @@
 // Runs a graph on onnxruntime's CPU backend, with outputs written to the caller's arrays.
+
+import { readFileSync } from "node:fs";
+import { arch, cpus } from "node:os";
 import ort from "onnxruntime-node";
 
 export interface Feed {
@@ -44,4 +47,42 @@ export class Session {
   async close(): Promise<void> {
     await this.#session.release();
   }
+}
+
+/** x64 sets with Linux's flags, in the library's order of preference. */
+const sets: readonly { readonly name: string; readonly flags: readonly string[] }[] = [
+  { name: "avx512", flags: ["avx512f"] },
+  { name: "avx2", flags: ["avx2", "fma"] },
+  { name: "avx", flags: ["avx"] },
+  { name: "sse2", flags: ["sse2"] },
+];
+
+const fieldOf = (cpuinfo: string, key: string): string | undefined => new RegExp(`^${key}\\s*: (.*)$`, "m").exec(cpuinfo)?.[1]?.trim();
+
+interface Processor {
+  readonly architecture: string;
+  readonly model: string;
+  /** /proc/cpuinfo; empty where a system has none. */
+  readonly cpuinfo: string;
+}
+
+/** Pure. */
+export function instructionsOf({ architecture, model, cpuinfo }: Processor): string {
+  const flags = new Set(fieldOf(cpuinfo, "flags")?.split(" "));
+  const set = sets.find((each) => each.flags.every((flag) => flags.has(flag)));
+  if (set !== undefined) return set.name;
+  const part = fieldOf(cpuinfo, "CPU part"); // arm64 models may have no name
+  return `${architecture} ${model}${part === undefined ? "" : ` ${fieldOf(cpuinfo, "CPU implementer")}-${part}`}`;
+}
+
+function cpuinfoHere(): string {
+  try {
+    return readFileSync("/proc/cpuinfo", "utf8");
+  } catch {
+    return ""; // not Linux
+  }
+}
+
+export function instructionsHere(): string {
+  return instructionsOf({ architecture: arch(), model: cpus()[0]?.model.trim() ?? "unknown processor", cpuinfo: cpuinfoHere() });
 }

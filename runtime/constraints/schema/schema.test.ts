@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { recursiveSchemas, schemaCases } from "../../../test/kit/models/json-schemas.ts";
-import { jsonSchema } from "../json-schema.ts";
+import { jsonSchema } from "../index.ts";
 import type { Language } from "../language.ts";
 import { compileSchema } from "./compile.ts";
 

@@ -9,9 +9,9 @@ import type { FrameInbox } from "../pass/frame-inbox.ts";
 import type { StepTools } from "../pass/step-tools.ts";
 import type { PeerConnections } from "../peer-connections.ts";
 import type { Batcher } from "../schedule/batch.ts";
+import type { StepBoundary } from "./mailbox.ts";
 import { type CallMessage, type FromEngine, toPlain } from "./messages.ts";
 import type { Requests } from "./requests.ts";
-import type { StepBoundary } from "./step-boundary.ts";
 import type { Steps } from "./steps.ts";
 
 export class Routing {

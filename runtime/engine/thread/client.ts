@@ -1,4 +1,7 @@
 // The engine for the main thread, over the MessagePort of engine/thread/thread.ts.
+
+import { readFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
 import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type {
@@ -13,7 +16,6 @@ import type {
   RemoteFrame,
 } from "../api.ts";
 import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
-import { threadsHere } from "./processors.ts";
 
 interface Pending {
   resolve(result: unknown): void;
@@ -277,4 +279,41 @@ export async function startEngine({ remote, wholeCpus, ...options }: EngineOptio
   });
   worker.removeAllListeners();
   return new EngineClient(info, port1, worker, remote);
+}
+
+export function processorsIn(list: string): number {
+  const ranges = list.trim().split(",").filter(Boolean);
+  return ranges.reduce((sum, range) => {
+    const [first, last = first] = range.split("-").map(Number) as [number, number?];
+    return sum + (last as number) - first + 1;
+  }, 0);
+}
+
+/**
+ * Processors: `online` in the machine, `allowed` to this process, `available` after a quota, `whole` requested exclusively; undefined when
+ * unknown.
+ */
+interface Seen {
+  readonly online: number;
+  readonly allowed: number;
+  readonly available: number;
+  readonly whole?: number | undefined;
+}
+
+/**
+ * A process that is restricted to some processors, but not to less time than they have, owns them: by a static CPU manager, or by taskset.
+ */
+export function ownThreads({ online, allowed, available, whole = allowed }: Seen): number {
+  return allowed < online && available >= allowed && allowed <= whole ? allowed : 1;
+}
+
+/** 1 where the system does not report processors. */
+function threadsHere(whole: number | undefined): number {
+  try {
+    const list = /^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
+    if (list === undefined) return 1;
+    return ownThreads({ online: cpus().length, allowed: processorsIn(list), available: availableParallelism(), whole });
+  } catch {
+    return 1;
+  }
 }

@@ -15,13 +15,11 @@ import { PeerConnections } from "../peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
-import { Mailbox } from "./mailbox.ts";
+import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
-import { Requests } from "./requests.ts";
-import { StepBoundary } from "./step-boundary.ts";
+import { loadVocabulary, Requests } from "./requests.ts";
 import { Steps } from "./steps.ts";
-import { loadVocabulary } from "./vocabulary.ts";
 
 /** ../DECISIONS.md 2 */
 const yieldMs = 0.05;

@@ -1,13 +1,16 @@
 // The open requests of the engine thread: constraint, batch, and events to the main thread.
+
+import { Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type { Languages } from "../../constraints/languages.ts";
+import { type TextOrder, type TokenTexts, Vocabulary } from "../../constraints/vocabulary.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { GenerateEvent } from "../schedule/request.ts";
 import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
+import type { StepBoundary } from "./mailbox.ts";
 import { type FromEngine, type GenerateMessage, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
-import type { StepBoundary } from "./step-boundary.ts";
 
 const preparingMax = 64;
 
@@ -131,4 +134,24 @@ export class TracedRequests {
   drop(id: string): void {
     this.#left.delete(id);
   }
+}
+
+const loadMs = 10_000;
+
+/** Throws AppError for an unreadable tokenizer. */
+export function loadVocabulary(dir: string): Promise<Vocabulary> {
+  const worker = new Worker(new URL("./vocabulary-thread.ts", import.meta.url), { workerData: { dir }, name: "vocabulary" });
+  return new Promise<Vocabulary>((resolve, reject) => {
+    const refuse = (why: string) => reject(new AppError(`${dir}: ${why}`, { code: "BadTokenizer" }));
+    const late = setTimeout(() => {
+      refuse(`the tokenizer was not read within ${loadMs / 1000} s`);
+      void worker.terminate();
+    }, loadMs);
+    worker.on("message", ({ texts, order }: { texts: TokenTexts; order: TextOrder }) => resolve(new Vocabulary(texts, order)));
+    worker.on("error", (cause) => refuse(cause instanceof Error ? cause.message : String(cause)));
+    worker.on("exit", () => {
+      clearTimeout(late);
+      refuse("its thread ended");
+    });
+  });
 }

@@ -2,18 +2,17 @@
 import { AppError } from "../../../crds/common.ts";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { EngineStats } from "../api.ts";
-import { embeddingOf } from "../pass/embedding.ts";
 import type { ExpertTable } from "../pass/expert-table.ts";
 import type { FrameScheduler } from "../pass/frame-scheduler.ts";
 import type { Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { forward } from "../pass/step.ts";
 import type { StepTools } from "../pass/step-tools.ts";
-import { checkRow, unusableRows } from "../pass/unusable-rows.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { SlotChange } from "../schedule/kv-ledger.ts";
+import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
 import type { Sampled } from "../schedule/sampling/sampler.ts";
-import { decodesOf, idsOf, kindOf, type Step } from "../schedule/step-plan.ts";
+import { decodesOf, idsOf, isGuess, kindOf, partsOf, type Step } from "../schedule/step-plan.ts";
 import type { FromEngine } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import type { Requests } from "./requests.ts";
@@ -141,4 +140,37 @@ export class Steps {
 
 function noSeconds(): Record<StepKind, number[]> {
   return { prefill: [], decode: [], mixed: [] };
+}
+
+/** Throws AppError `UnusableLogits`. */
+export function embeddingOf(row: Float32Array, normWeight: Float32Array): Float32Array {
+  const bad = firstNotFinite(row);
+  if (bad >= 0) throw unusableNumber(`value ${bad} of the row that is to be the embedding`, row[bad] as number);
+  const values = Float64Array.from(row, (value, i) => value * (normWeight[i] as number));
+  let squares = 0;
+  for (const value of values) squares += value * value;
+  const length = Math.sqrt(squares);
+  if (!(length > 0)) throw unusableNumber("the length of the embedding", length);
+  return Float32Array.from(values, (value) => value / length);
+}
+
+/** Errors by request. Rows without logits count too: later tokens would attend to them, and a rounding backend may lose a NaN there. */
+function unusableRows(step: Pick<Step, "groups">, x: Float32Array, hidden: number): Map<string, AppError> {
+  const found = new Map<string, AppError>();
+  if (firstNotFinite(x) < 0) return found;
+  for (const { id, group, from, past } of partsOf(step)) {
+    if (isGuess(group)) continue;
+    const rows = x.subarray(from * hidden, (from + group.tokens) * hidden);
+    const at = firstNotFinite(rows);
+    if (at < 0) continue;
+    const position = past + Math.floor(at / hidden);
+    found.set(id, unusableNumber(`the row from which the logits of position ${position} come, value ${at % hidden},`, rows[at] as number));
+  }
+  return found;
+}
+
+/** Throws AppError `UnusableLogits`. */
+function checkRow(row: Float32Array, position: number): void {
+  const at = firstNotFinite(row);
+  if (at >= 0) throw unusableNumber(`the row from which output token ${position} comes, value ${at},`, row[at] as number);
 }

@@ -1,13 +1,11 @@
 // The sampler: penalties, bias and constraint, then greedy or temperature, min-p, top-k and top-p. Its random numbers depend on (seed,
 // output position) alone.
-
 import type { RatedToken, Sampling, TopTokens } from "../request.ts";
 import { expOf } from "./exponential.ts";
 import { unusableNumber } from "./finite.ts";
 import { Row } from "./logit-row.ts";
 import type { OpenSampling } from "./open-sampling.ts";
 import { RowEdits } from "./penalties.ts";
-import { Ranked } from "./ranked.ts";
 
 export interface Sampled {
   readonly token: number;
@@ -218,4 +216,55 @@ function mix(value: bigint): bigint {
 export function uniform(seed: bigint, position: number): number {
   const bits = mix(mix(seed + golden) + golden * BigInt(position + 1));
   return Number(bits >> 11n) / 2 ** 53;
+}
+
+class Ranked {
+  readonly length: number;
+  readonly #values: Float32Array;
+  /** The heap, then the removed indexes in ascending order of value. */
+  readonly #ids: Uint32Array;
+  #heap: number;
+
+  /** Takes `ids` over and reorders them. */
+  constructor(values: Float32Array, ids: Uint32Array) {
+    this.#values = values;
+    this.#ids = ids;
+    this.length = ids.length;
+    this.#heap = ids.length;
+    for (let i = (ids.length >> 1) - 1; i >= 0; i--) this.#sink(i);
+  }
+
+  /** Rank 0 is the largest. */
+  at(i: number): number {
+    const ids = this.#ids;
+    for (let last = this.#heap - 1; last >= this.length - 1 - i; last--) {
+      const largest = ids[0] as number;
+      ids[0] = ids[last] as number;
+      ids[last] = largest;
+      this.#heap = last;
+      this.#sink(0);
+    }
+    return ids[this.length - 1 - i] as number;
+  }
+
+  #sink(from: number): void {
+    const ids = this.#ids;
+    const id = ids[from] as number;
+    let at = from;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= this.#heap) break;
+      if (child + 1 < this.#heap && this.#before(ids[child + 1] as number, ids[child] as number)) child++;
+      if (!this.#before(ids[child] as number, id)) break;
+      ids[at] = ids[child] as number;
+      at = child;
+    }
+    ids[at] = id;
+  }
+
+  #before(a: number, b: number): boolean {
+    const x = this.#values[a] as number;
+    const y = this.#values[b] as number;
+    return x > y || (x === y && a < b);
+  }
 }

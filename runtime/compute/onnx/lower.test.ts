@@ -8,7 +8,7 @@ import { programOf } from "../../models/index.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
 import type { KeptValue, TrainableExpert, TrainingBackend, WeightViews } from "../training.ts";
-import { callBounds } from "./call-bounds.ts";
+import { callBounds } from "./lower.ts";
 
 const backends = new Map<number, TrainingBackend>();
 for (const threads of [1, 2, 4]) backends.set(threads, await createTraining({ threads }));

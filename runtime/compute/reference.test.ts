@@ -1,11 +1,12 @@
 // Gradients of whole segments by the tape, against finite differences: a Mixtral block and an expert, as training will run them.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { floats, type KvRows } from "./kernel.ts";
-import { differentiate, evaluate } from "./program.ts";
-import { gaussian, randomTensor } from "./random.ts";
-import { plainRope } from "./rope.ts";
-import type { Op, Segment, Tensor } from "./segment.ts";
+import { differentiate } from "../../test/kit/training/differentiate.ts";
+import { floats, type KvRows } from "../kernels/kernel.ts";
+import { gaussian, randomTensor } from "../kernels/random.ts";
+import { plainRope } from "../kernels/rope.ts";
+import type { Op, Segment, Tensor } from "../kernels/segment.ts";
+import { evaluate } from "./reference.ts";
 
 const f32 = (name: string, width: number) => ({ name, dtype: "f32" as const, width });
 const matMul = (x: string, weight: string, out: string): Op => ({ op: "matMul", x, weight, out });

@@ -1,7 +1,7 @@
 // The names of instructions: as the library chooses them by the flags of a processor, and a processor it knows nothing of stands alone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { instructionsHere, instructionsOf } from "./instructions.ts";
+import { instructionsHere, instructionsOf } from "./session.ts";
 
 const x64 = (flags: string) => ({
   architecture: "x64",

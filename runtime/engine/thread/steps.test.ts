@@ -1,7 +1,7 @@
 // The vector of a row: its direction under the norm's weight, its length 1, and no vector from what is no number.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { embeddingOf } from "./embedding.ts";
+import { embeddingOf } from "./steps.ts";
 
 test("a row is weighed and brought to length 1, whatever its size", () => {
   const weight = Float32Array.of(1, 2, 0.5);
