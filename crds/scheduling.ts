@@ -32,7 +32,7 @@ const topology = z
   });
 
 /** `ranks` start together. */
-export const gangOf = (ranks: string) =>
+const gangOf = (ranks: string) =>
   z
     .enum(gangChoices)
     .default(defaultGang)

@@ -46,7 +46,7 @@ export function fasterRows(rows: number, memory: MemoryName): number {
 }
 
 /** True for types that AMX stores in tiles. */
-export const liesInTiles = (type: WeightType): boolean => exactByMulMat.AMX.has(type);
+const liesInTiles = (type: WeightType): boolean => exactByMulMat.AMX.has(type);
 
 /** A vector is one row. */
 export function dimensions(shape: readonly number[]): readonly [rows: number, columns: number] {
