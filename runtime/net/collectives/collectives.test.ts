@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { placements, type RandomPlacement } from "../../../test/kit/planner/random-placements.ts";
 import { gaussian } from "../../kernels/random.ts";
 import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
-import type { SpreadName } from "../../placement/training/collectives.ts";
+import type { Edges } from "../../placement/training/collectives.ts";
 import { gatherBytes, movedShare, reduceBytes } from "../../placement/training/laws.ts";
 import { addAll, gather, gatherAll, reduce } from "./collectives.ts";
 import { Loopback } from "./loopback.ts";
@@ -21,15 +21,17 @@ type Chunks = Map<number, Float32Array>;
 const everyRank = <T>(ranks: number, run: (rank: number) => Promise<T>): Promise<T[]> =>
   Promise.all(Array.from({ length: ranks }, (_, rank) => run(rank)));
 
+const unicast: Edges = (ranks) => ranks.slice(1).map((to) => ({ from: ranks[0]!, to, after: -1 }));
+
 /** Chunks that each rank has once copies have come. */
-async function gathered(given: RandomPlacement, spread: SpreadName, x: readonly Float32Array[]) {
+async function gathered(given: RandomPlacement, x: readonly Float32Array[], edges?: Edges) {
   const hub = new Loopback(given.ranks);
   const held = await everyRank(given.ranks, async (rank): Promise<Chunks> => {
     const own = given.hosts.flatMap((row, chunk) => (row.includes(rank) ? [chunk] : []));
     const has = (chunk: number): boolean => given.primaries[chunk] === rank;
     const memory: Chunks = new Map(own.map((chunk) => [chunk, has(chunk) ? x[chunk]!.slice() : new Float32Array(x[chunk]!.length)]));
     const turn = { transport: hub.transport(rank), stamp, layer: 0, pieces, what: "copies" };
-    await gather({ ...turn, placement: given, spread, memory: (chunk) => memory.get(chunk)! });
+    await gather({ ...turn, placement: given, ...(edges && { edges }), memory: (chunk) => memory.get(chunk)! });
     return memory;
   });
   return { held, traffic: Array.from({ length: given.ranks }, (_, rank) => hub.takeTraffic(rank, "copies")) };
@@ -85,7 +87,7 @@ for (const { slices, cases, bytes } of sliced) {
   test(`spAG, ${of}: hosts end with the primary's bits, in the bytes of the law; no rank moves more than lambda x the layer`, async () => {
     for (const given of cases) {
       const x = chunksOf(given, 1);
-      const { held, traffic } = await gathered(given, "chain", x);
+      const { held, traffic } = await gathered(given, x);
       for (const memory of held) for (const [chunk, copy] of memory) assert.deepEqual(copy, x[chunk]);
       assert.equal(total(traffic.map(({ received }) => received)), gatherBytes(given.hosts, bytes));
       const most = 1.02 * movedShare(given.hosts) * given.hosts.length * bytes;
@@ -96,7 +98,7 @@ for (const { slices, cases, bytes } of sliced) {
   test(`the same bound fails by unicast, ${of}`, async () => {
     let beyond = 0;
     for (const given of cases.slice(0, 100)) {
-      const { traffic } = await gathered(given, "unicast", chunksOf(given, 1));
+      const { traffic } = await gathered(given, chunksOf(given, 1), unicast);
       const most = 1.02 * movedShare(given.hosts) * given.hosts.length * bytes;
       beyond += Number(traffic.some(({ sent }) => sent > most));
     }
@@ -131,7 +133,7 @@ for (const { slices, cases, bytes } of sliced) {
   test(`<spAG(x), y> = <x, spRS(y)>, ${of}`, async () => {
     for (const given of cases) {
       const [x, partials] = [chunksOf(given, 7), lanesOf(given)];
-      const { held } = await gathered(given, "chain", x);
+      const { held } = await gathered(given, x);
       const { sums } = await reduced(given, partials);
       let [left, right, size] = [0, 0, 1];
       for (const [chunk, runs] of given.blocks.entries()) {

@@ -1,11 +1,11 @@
 // The collectives of training on one rank: copies of chunks, sums of gradients in the order of micro-batches, and all-to-all
 // exchanges. placement/training makes the schedules.
 import {
+  type Edges,
   gatherSchedule,
   type Placement,
   type Reduction,
   reduceSchedule,
-  type SpreadName,
   type Transfer,
 } from "../../placement/training/collectives.ts";
 import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
@@ -31,13 +31,14 @@ export interface Gather extends Collective {
   /** Distinguishes the frames of forward and backward. */
   readonly what: string;
   readonly placement: Placement;
-  readonly spread: SpreadName;
+  /** Unset: a chain. */
+  readonly edges?: Edges;
   memory(chunk: number): Float32Array;
 }
 
 /** spAG: afterwards this rank has all its chunks, with the primary's bits. */
-export async function gather({ transport, stamp, layer, pieces, what, placement, spread, memory }: Gather): Promise<void> {
-  for (const { from, to, chunk, piece } of transfersOf(transport, gatherSchedule(placement, spread, pieces))) {
+export async function gather({ transport, stamp, layer, pieces, what, placement, edges, memory }: Gather): Promise<void> {
+  for (const { from, to, chunk, piece } of transfersOf(transport, gatherSchedule(placement, pieces, edges))) {
     const name = { what, layer, chunk, piece };
     const part = pieceOf(memory(chunk), piece, pieces);
     if (from === transport.rank) await transport.send(to, stamp, name, part);

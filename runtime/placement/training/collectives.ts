@@ -17,20 +17,10 @@ interface Edge {
   readonly after: number;
 }
 
-type Spread = (ranks: readonly number[]) => Edge[];
+/** The edges by which data passes from the first of the ranks to the others. */
+export type Edges = (ranks: readonly number[]) => Edge[];
 
-/** How replicas spread from the first of the ranks; a new way is one entry. */
-const spreads = {
-  chain: (ranks) => ranks.slice(1).map((to, i) => ({ from: ranks[i] as number, to, after: i - 1 })),
-  tree: (ranks) =>
-    ranks.slice(1).map((to, i) => {
-      const parent = i + 1 - 2 ** Math.floor(Math.log2(i + 1));
-      return { from: ranks[parent] as number, to, after: parent - 1 };
-    }),
-  unicast: (ranks) => ranks.slice(1).map((to) => ({ from: ranks[0] as number, to, after: -1 })),
-} as const satisfies Readonly<Record<string, Spread>>;
-export type SpreadName = keyof typeof spreads;
-export const spreadNames = Object.keys(spreads) as readonly SpreadName[];
+const chain: Edges = (ranks) => ranks.slice(1).map((to, i) => ({ from: ranks[i] as number, to, after: i - 1 }));
 
 /** The hosts of each chunk, before the gather only the primaries. */
 export interface Placement {
@@ -41,12 +31,12 @@ export interface Placement {
 }
 
 /** spAG: replicas of each chunk go from its primary to its other hosts, those of its node first, then node by node. */
-export function gatherSchedule({ primaries, hosts, node }: Placement, spread: SpreadName, pieces: number): Transfer[] {
+export function gatherSchedule({ primaries, hosts, node }: Placement, pieces: number, edges = chain): Transfer[] {
   const ways = hosts.map((row, chunk) => {
     const primary = primaries[chunk] as number;
     const far = (rank: number): number => (node[rank] === node[primary] ? -1 : (node[rank] as number));
     const others = row.filter((rank) => rank !== primary).sort((a, b) => far(a) - far(b) || a - b);
-    return spreads[spread]([primary, ...others]);
+    return edges([primary, ...others]);
   });
   return scheduled(ways, pieces);
 }
@@ -69,7 +59,7 @@ export function reducePath({ blocks, primaries, carried }: Reduction, chunk: num
 
 export function reduceSchedule(reduction: Reduction, pieces: number): Transfer[] {
   return scheduled(
-    reduction.blocks.map((_, chunk) => spreads.chain(reducePath(reduction, chunk))),
+    reduction.blocks.map((_, chunk) => chain(reducePath(reduction, chunk))),
     pieces,
   );
 }

@@ -3,7 +3,6 @@
 import { gather, piecesOf } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { chunkHosts, chunkIn, expertOf } from "../../placement/training/chunks.ts";
-import type { SpreadName } from "../../placement/training/collectives.ts";
 import type { Shape } from "./model-shape.ts";
 import type { RankMemory } from "./rank-memory.ts";
 
@@ -13,7 +12,6 @@ interface TransferSettings {
   readonly shape: Shape;
   readonly node: readonly number[];
   readonly primaries: readonly (readonly number[])[];
-  readonly spread: SpreadName;
 }
 
 interface TransferName {
@@ -50,7 +48,7 @@ export class ReplicaTransfers {
   }
 
   async #bring({ what, layer, stamp }: TransferName, hosts: readonly (readonly number[])[]): Promise<void> {
-    const { transport, memory, shape, node, spread } = this.#settings;
+    const { transport, memory, shape, node } = this.#settings;
     const { slices } = shape;
     const primaries = this.#settings.primaries[layer] ?? [];
     for (const [expert, row] of hosts.entries())
@@ -61,8 +59,7 @@ export class ReplicaTransfers {
       layer,
       pieces: piecesOf((shape.experts[layer]?.[0]?.to ?? 0) / slices),
       what,
-      placement: { primaries: primaries, hosts: chunkHosts(hosts, primaries, slices), node },
-      spread,
+      placement: { primaries, hosts: chunkHosts(hosts, primaries, slices), node },
       memory: (chunk) => chunkIn(memory.parameters(layer, expertOf(chunk, slices)), chunk, slices),
     });
   }

@@ -2,7 +2,6 @@
 import { AppError } from "../../../crds/common.ts";
 import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
-import { spreadNames } from "../../placement/training/collectives.ts";
 import { laneIntervals } from "../../placement/training/lanes.ts";
 import { expertFloatsOf, type Layout } from "../model/layout.ts";
 import type { Fssdp } from "./step-plan.ts";
@@ -57,7 +56,6 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
     planner: given.planner ?? (alone ? "ep" : "auto"),
     dispatch: given.dispatch ?? "Exact",
     rematerialize: given.rematerialize ?? "Never",
-    spread: given.spread ?? "chain",
     memorySlots,
     overlapDegree: given.overlapDegree ?? Math.min(memorySlots, Math.floor((rowsOf(problem) * seconds.row) / seconds.expertReplica)),
     window: given.window ?? 5,
@@ -69,7 +67,6 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
   if (typeof made.planner === "string") oneOf("planner", made.planner, trainingPlannerNames);
   oneOf("dispatch", made.dispatch, dispatchNames);
   oneOf("rematerialize", made.rematerialize, rematerializeNames);
-  oneOf("spread", made.spread, spreadNames);
   whole("memorySlots", made.memorySlots, 0, copiesMax);
   whole("overlapDegree", made.overlapDegree, 0, copiesMax);
   whole("window", made.window, 1, stepsMax);

@@ -320,11 +320,9 @@ export class Rank {
   }
 
   #transfers(): ReplicaTransfers {
-    const { context, fssdp } = this.#options;
-    const { transport, facts } = context;
-    const { spread } = fssdp;
+    const { transport, facts } = this.#options.context;
     const { primaries } = this.#planning;
-    return new ReplicaTransfers({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
+    return new ReplicaTransfers({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries });
   }
 
   #dropReplicas(): void {

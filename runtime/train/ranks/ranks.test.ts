@@ -27,7 +27,6 @@ const fssdp: Omit<Fssdp, "microBatchesAtOnce"> = {
   planner: "auto",
   dispatch: "Exact",
   rematerialize: "Never",
-  spread: "chain",
   memorySlots: 2,
   overlapDegree: 3,
   window: 5,

@@ -70,7 +70,6 @@ async function outcomes(one: Partial<Options>, other: Partial<Options>) {
 
 const differing: Readonly<Record<string, readonly [Partial<Options>, Partial<Options>]>> = {
   dispatch: [{}, { fssdp: { ...fssdp, dispatch: "LocalFirst" } }],
-  spread: [{}, { fssdp: { ...fssdp, spread: "tree" } }],
   rematerialize: [{}, { fssdp: { ...fssdp, rematerialize: "AfterForward" } }],
   speed: [{}, { facts: { node: [0, 1], speed: [1, 3] } }],
   node: [{}, { facts: { node: [0, 0], speed: [1, 1] } }],

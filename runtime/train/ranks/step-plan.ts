@@ -2,7 +2,6 @@
 // has its hash.
 import { createHash } from "node:crypto";
 import type { DispatchName, rematerializeNames, TrainingPlannerName } from "../../../crds/names.ts";
-import type { SpreadName } from "../../placement/training/collectives.ts";
 import { trainingPlanner } from "../../placement/training/planners/index.ts";
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../placement/training/planners/planner.ts";
 import type { Rates } from "../../placement/training/rates.ts";
@@ -12,7 +11,6 @@ export interface Fssdp {
   readonly dispatch: DispatchName;
   /** Whether replicas are dropped after forward and gathered again for backward. */
   readonly rematerialize: (typeof rematerializeNames)[number];
-  readonly spread: SpreadName;
   /** Replicas of a layer that fit on each rank. */
   readonly memorySlots: number;
   /** Replicas of a layer whose transfer is hidden. */

@@ -20,7 +20,6 @@ export const fssdpFor = (planner: PlannerName, microBatches: number): Fssdp => (
   planner: isPeer(planner) ? trainingPeers[planner] : planner,
   dispatch: "Exact",
   rematerialize: "Never",
-  spread: "chain",
   memorySlots: 4,
   overlapDegree: 2,
   window: 5,

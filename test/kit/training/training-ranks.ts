@@ -23,7 +23,6 @@ export const testFssdp: Fssdp = {
   planner: "hecate",
   dispatch: "Exact",
   rematerialize: "Never",
-  spread: "chain",
   memorySlots: 2,
   overlapDegree: 3,
   window: 5,
