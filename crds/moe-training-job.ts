@@ -381,7 +381,7 @@ export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProble
   const by = worlds > 1 ? `the ranks of one of ${worlds} worlds` : "elasticity.maxReplicas";
   const perWorld = Math.ceil(Math.max(replicas, bound.maxReplicas) / worlds);
   const atOnce = microBatchesAtOnceProblem(fssdp, { microBatches: batch.microBatches, ranks: perWorld, by });
-  const waves: readonly FieldProblem[] = atOnce === undefined ? [] : [{ reason: "OutOfRange", message: atOnce }];
+  const accumulation: readonly FieldProblem[] = atOnce === undefined ? [] : [{ reason: "OutOfRange", message: atOnce }];
   const range = decimals.flatMap(([field, of, ok, must]): FieldProblem[] => {
     const text = of(spec);
     return ok(Number(text)) ? [] : [{ reason: "OutOfRange", message: `spec.${field} is ${text}; it must be ${must}` }];
@@ -395,5 +395,5 @@ export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProble
     const field = `spec.podTemplate.spec.containers[${container.name}].resources`;
     return asked.map((name) => ({ reason: "GPUUnsupported", message: `${field} has ${name}; this version trains on CPUs: leave it out` }));
   });
-  return [...tooMany, ...waves, ...range, ...early, ...gpus];
+  return [...tooMany, ...accumulation, ...range, ...early, ...gpus];
 }

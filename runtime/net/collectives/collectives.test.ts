@@ -2,11 +2,11 @@
 // sums are folds over micro-batches, one is the other's adjoint, and bytes are those of the laws.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { gatherBytes, movedShare, reduceBytes } from "../../../test/kit/planner/collective-bytes.ts";
 import { placements, type RandomPlacement } from "../../../test/kit/planner/random-placements.ts";
 import { gaussian } from "../../kernels/random.ts";
 import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { Edges } from "../../placement/training/collectives.ts";
-import { gatherBytes, movedShare, reduceBytes } from "../../placement/training/laws.ts";
 import { addAll, gather, gatherAll, reduce } from "./collectives.ts";
 import { Loopback } from "./loopback.ts";
 
@@ -70,7 +70,7 @@ async function reduced(given: RandomPlacement, partials: readonly (readonly Floa
 const chunksOf = (given: RandomPlacement, seed: number) => cut(given, (expert) => gaussian(seed + expert, floats));
 
 /** partials[chunk][microBatch]; micro-batches without rows have zeros. */
-function lanesOf(given: RandomPlacement): Float32Array[][] {
+function partialsOf(given: RandomPlacement): Float32Array[][] {
   const { primaries, rows } = given;
   const gradient = (expert: number, microBatch: number): Float32Array =>
     rows[microBatch]![expert]! > 0 ? gaussian(100 * expert + microBatch, floats) : new Float32Array(floats);
@@ -108,7 +108,7 @@ for (const { slices, cases, bytes } of sliced) {
   test(`spRS, ${of}: primaries end with micro-batches added in their order, in the bytes of the law; sums by host have other bits`, async () => {
     let differ = 0;
     for (const [i, given] of cases.entries()) {
-      const partials = lanesOf(given);
+      const partials = partialsOf(given);
       const carried = i % 2 === 1;
       const { sums, received } = await reduced(given, partials, carried);
       const [wanted, byHosts] = [before(given, carried), before(given, carried)];
@@ -132,7 +132,7 @@ for (const { slices, cases, bytes } of sliced) {
 
   test(`<spAG(x), y> = <x, spRS(y)>, ${of}`, async () => {
     for (const given of cases) {
-      const [x, partials] = [chunksOf(given, 7), lanesOf(given)];
+      const [x, partials] = [chunksOf(given, 7), partialsOf(given)];
       const { held } = await gathered(given, x);
       const { sums } = await reduced(given, partials);
       let [left, right, size] = [0, 0, 1];

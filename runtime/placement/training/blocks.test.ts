@@ -1,4 +1,4 @@
-// Blocks: every row has one host that holds its expert, hosts of an expert take lanes in order, and loads come out as even as lanes
+// Blocks: every row has one host that holds its expert, hosts of an expert take micro-batches in order, and loads come out as even as micro-batches
 // allow.
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,7 +7,7 @@ import { dispatchNames } from "../../../crds/names.ts";
 import { uniform } from "../../kernels/random.ts";
 import { imbalance } from "../imbalance.ts";
 import { type BlockProblem, dealBlocks, rowsOfRanks } from "./blocks.ts";
-import { laneIntervals, ranksOfLanes } from "./lanes.ts";
+import { microBatchIntervals, ranksOfMicroBatches } from "./micro-batches.ts";
 import { expertReplicasOfHottest } from "./planners/ways.ts";
 
 const problems = fc
@@ -20,7 +20,7 @@ const problems = fc
   .map(({ ranks, experts, log, seed }): BlockProblem => {
     const draw = uniform(seed);
     const below = (n: number): number => Math.floor(draw() * n);
-    const intervals = laneIntervals(
+    const intervals = microBatchIntervals(
       2 ** log,
       new Float64Array(ranks).map(() => 1 + below(3)),
     );
@@ -33,7 +33,7 @@ const problems = fc
   });
 
 for (const name of dispatchNames) {
-  test(`${name}: each row of an expert has one of its hosts, which has lanes that lie together`, () => {
+  test(`${name}: each row of an expert has one of its hosts, which has micro-batches that lie together`, () => {
     fc.assert(
       fc.property(problems, (problem) => {
         const blocks = dealBlocks(name, problem);
@@ -41,8 +41,8 @@ for (const name of dispatchNames) {
           const hosts = runs.map(({ host }) => host);
           assert.equal(new Set(hosts).size, hosts.length, "a host has one run");
           for (const host of hosts) assert.ok(problem.hosts[expert]!.includes(host));
-          for (const [lane, rows] of problem.rows.entries()) {
-            const found = runs.filter(({ from, to }) => from <= lane && lane < to).length;
+          for (const [microBatch, rows] of problem.rows.entries()) {
+            const found = runs.filter(({ from, to }) => from <= microBatch && microBatch < to).length;
             assert.ok(found === 1 || (found === 0 && rows[expert] === 0));
           }
         }
@@ -54,15 +54,16 @@ for (const name of dispatchNames) {
 test("LocalFirst leaves rows at their own rank wherever that hosts the expert", () => {
   fc.assert(
     fc.property(problems, (problem) => {
-      const rankOf = ranksOfLanes(problem.intervals);
+      const rankOf = ranksOfMicroBatches(problem.intervals);
       for (const [expert, runs] of dealBlocks("LocalFirst", problem).entries())
         for (const { host, from, to } of runs)
-          for (let lane = from; lane < to; lane++) if (problem.hosts[expert]!.includes(rankOf[lane]!)) assert.equal(host, rankOf[lane]);
+          for (let microBatch = from; microBatch < to; microBatch++)
+            if (problem.hosts[expert]!.includes(rankOf[microBatch]!)) assert.equal(host, rankOf[microBatch]);
     }),
   );
 });
 
-/** Mean of max/mean over seeds at Zipf 1.0, lanes that differ, with two expert replicas a rank. */
+/** Mean of max/mean over seeds at Zipf 1.0, micro-batches that differ, with two expert replicas a rank. */
 function evenness(ranks: number, experts: number, deal: (problem: BlockProblem) => Float64Array): number {
   const seeds = 40;
   let sum = 0;
@@ -78,7 +79,7 @@ function evenness(ranks: number, experts: number, deal: (problem: BlockProblem) 
     const free = new Array<number>(ranks).fill(2);
     const seconds = { row: 1, expertReplica: 0 };
     const hosts = expertReplicasOfHottest({ load, primaries, ranks, node: speed, speed, free, overlap: 4, seconds }, 4);
-    sum += imbalance(deal({ rows, hosts, intervals: laneIntervals(32, speed), speed }), speed);
+    sum += imbalance(deal({ rows, hosts, intervals: microBatchIntervals(32, speed), speed }), speed);
   }
   return sum / seeds;
 }

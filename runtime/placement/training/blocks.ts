@@ -2,7 +2,7 @@
 // hosts adds the gradient in micro-batch order.
 import type { DispatchName } from "../../../crds/names.ts";
 import { splitLayer } from "../split.ts";
-import { type Interval, ranksOfLanes } from "./lanes.ts";
+import { type Interval, ranksOfMicroBatches } from "./micro-batches.ts";
 
 export interface BlockProblem {
   /** rows[micro-batch][expert] */
@@ -36,7 +36,7 @@ export function rowsOfRanks(rows: BlockProblem["rows"], blocks: Blocks, ranks: n
 
 function rowsOf(rows: BlockProblem["rows"], expert: number, { from, to }: Interval): number {
   let sum = 0;
-  for (let lane = from; lane < to; lane++) sum += rows[lane]?.[expert] as number;
+  for (let microBatch = from; microBatch < to; microBatch++) sum += rows[microBatch]?.[expert] as number;
   return sum;
 }
 
@@ -48,13 +48,13 @@ function trimmed(rows: BlockProblem["rows"], expert: number, { host, from, to }:
 }
 
 function cutNear(rows: BlockProblem["rows"], expert: number, wanted: number): number {
-  let [before, lane] = [0, 0];
-  for (; lane < rows.length; lane++) {
-    const next = before + (rows[lane]?.[expert] as number);
-    if (next >= wanted) return next - wanted < wanted - before ? lane + 1 : lane;
+  let [before, microBatch] = [0, 0];
+  for (; microBatch < rows.length; microBatch++) {
+    const next = before + (rows[microBatch]?.[expert] as number);
+    if (next >= wanted) return next - wanted < wanted - before ? microBatch + 1 : microBatch;
     before = next;
   }
-  return lane;
+  return microBatch;
 }
 
 const passesMax = 16;
@@ -116,7 +116,7 @@ function moveCut({ rows, expert, runs, cut }: Cut, load: Float64Array, speed: Fl
 
 /** Rows stay local if the expert is there; those between two hosts are halved, those after the last go to it. */
 function localFirst({ rows, hosts, intervals }: BlockProblem): Run[][] {
-  const rankOf = ranksOfLanes(intervals);
+  const rankOf = ranksOfMicroBatches(intervals);
   return hosts.map((row, expert) => {
     const order = row.toSorted((a, b) => a - b);
     let from = 0;

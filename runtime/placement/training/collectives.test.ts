@@ -1,9 +1,9 @@
 // Schedules: all expert replicas arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { gatherBytes, movedShare, reduceBytes } from "../../../test/kit/planner/collective-bytes.ts";
 import { placements } from "../../../test/kit/planner/random-placements.ts";
 import { type Edges, gatherSchedule, reduceSchedule, type Transfer } from "./collectives.ts";
-import { gatherBytes, movedShare, reduceBytes } from "./laws.ts";
 
 /** Experts whole, and cut into slices that have primaries of their own. */
 const cases = [1, 2, 4].flatMap((slices) => placements(500, slices));
@@ -120,7 +120,7 @@ test("a chain goes through a primary's node first and enters each other node onc
   ]);
 });
 
-test("spRS: sums pass hosts in the order of lanes and end at the primary, in as many bytes as the law says", () => {
+test("spRS: sums pass hosts in the order of micro-batches and end at the primary, in as many bytes as the law says", () => {
   for (const { blocks, primaries } of cases) {
     const transfers = reduceSchedule({ blocks, primaries, carried: false }, pieces);
     assert.equal(transfers.length, pieces * reduceBytes({ blocks, primaries, carried: false }, 1));

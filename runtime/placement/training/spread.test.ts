@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadsOf, sharesAt, spreadOf } from "./spread.ts";
 
-/** Of two lanes, three experts: the first has most. */
+/** Of two micro-batches, three experts: the first has most. */
 const rows = [
   [6, 1, 1],
   [6, 1, 1],

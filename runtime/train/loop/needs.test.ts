@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { tinyModel } from "../../../test/kit/training/training.ts";
-import { rankBytes } from "../../placement/training/laws.ts";
+import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { openSource } from "../model/model-source.ts";
 import { memoryProblem } from "../ranks/fits.ts";
 import { parseRecipes, trainedModel } from "../recipes/index.ts";

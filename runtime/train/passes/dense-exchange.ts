@@ -1,7 +1,7 @@
 // Sums dense gradients over ranks: each owner gets all ranks' subtrees of its floats and joins them.
 import { exchange } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
-import { type Interval, joinSubtree, type Subtree, subtreesOf } from "../../placement/training/lanes.ts";
+import { type Interval, joinSubtree, type Subtree, subtreesOf } from "../../placement/training/micro-batches.ts";
 import { ownedDense, type Shape } from "../ranks/model-shape.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
 import { type DenseSums, joined } from "./dense-sums.ts";

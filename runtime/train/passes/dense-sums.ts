@@ -1,7 +1,7 @@
 // Sums gradients of a dense unit over micro-batches in a tree, so that memory is for a few subtrees and the sum does not depend on the
 // ranks.
 import { addAll } from "../../net/collectives/collectives.ts";
-import { joinSubtree, type Subtree } from "../../placement/training/lanes.ts";
+import { joinSubtree, type Subtree } from "../../placement/training/micro-batches.ts";
 
 export class DenseSums {
   /** Backward adds a micro-batch's gradient here; zero between micro-batches. */

@@ -1,7 +1,7 @@
 // Rows of a layer's experts between ranks: which blocks go where, and their frames. All follows from counts and blocks, so frames hold
 // numbers alone.
 import type { Blocks } from "../../placement/training/blocks.ts";
-import { type Interval, ranksOfLanes } from "../../placement/training/lanes.ts";
+import { type Interval, ranksOfMicroBatches } from "../../placement/training/micro-batches.ts";
 
 export interface RowBlock {
   readonly microBatch: number;
@@ -15,7 +15,7 @@ export class RowPlan {
 
   /** `counts[micro-batch][expert]` */
   constructor(counts: readonly ArrayLike<number>[], blocks: Blocks, intervals: readonly Interval[]) {
-    const rankOf = ranksOfLanes(intervals);
+    const rankOf = ranksOfMicroBatches(intervals);
     for (const [expert, runs] of blocks.entries())
       for (const [microBatch, row] of counts.entries()) {
         const host = runs.find(({ from, to }) => from <= microBatch && microBatch < to)?.host;

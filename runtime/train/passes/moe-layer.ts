@@ -9,7 +9,7 @@ import { type ExchangeName, exchange, gatherAll, piecesOf, type Reduce, reduce }
 import type { Stamp } from "../../net/collectives/transport.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { chunkBlocks, chunkIn, expertOf } from "../../placement/training/chunks.ts";
-import { lanesIn } from "../../placement/training/lanes.ts";
+import { intervalLength } from "../../placement/training/micro-batches.ts";
 import type { Unit } from "../model/layout.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
@@ -290,10 +290,10 @@ export class RankMoeLayer implements RankLayer {
   async #allCounts(accumulation: AccumulationStep, microBatches: readonly MicroBatchPass[]): Promise<Int32Array[]> {
     const { transport, stamp, intervals } = accumulation;
     const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);
-    const own = new Int32Array(1 + count * lanesIn(intervals[transport.rank]));
+    const own = new Int32Array(1 + count * intervalLength(intervals[transport.rank]));
     own[0] = Number(accumulation.wantsStop());
     for (const [microBatch, { choices }] of microBatches.entries()) own.set(choices, 1 + microBatch * count);
-    const lengthFrom = (rank: number): number => 1 + count * lanesIn(intervals[rank]);
+    const lengthFrom = (rank: number): number => 1 + count * intervalLength(intervals[rank]);
     const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
     if (all.some(([stop]) => stop !== 0)) accumulation.stop();
     return all.flatMap((part) =>

@@ -9,7 +9,7 @@ import { after, test } from "node:test";
 import { type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { endBytesMax, parseTrainingEnd, type TrainingEnd } from "../../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { rankBytes } from "../../placement/training/laws.ts";
+import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { checkRun } from "../loop/feasible.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
 import { train } from "../loop/run.ts";

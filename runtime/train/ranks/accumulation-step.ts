@@ -1,6 +1,6 @@
 // An accumulation step: the micro-batches of all ranks that pass forward and backward together.
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
-import type { Interval } from "../../placement/training/lanes.ts";
+import type { Interval } from "../../placement/training/micro-batches.ts";
 import type { ExpertReplicas } from "./expert-replicas.ts";
 import type { RowDealing } from "./row-dealing.ts";
 

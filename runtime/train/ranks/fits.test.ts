@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { tinyModel } from "../../../test/kit/training/training.ts";
 import { testFssdp, testLearning } from "../../../test/kit/training/training-ranks.ts";
 import { programOf } from "../../models/index.ts";
-import { rankBytes } from "../../placement/training/laws.ts";
+import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { kindsOf, layoutOf } from "../model/layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";

@@ -2,8 +2,8 @@
 import { totalmem } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
-import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
-import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
+import { intervalLength, microBatchesIn, microBatchIntervals, subtreesOf } from "../../placement/training/micro-batches.ts";
+import { type MemoryProblem, rankBytes } from "../../placement/training/rank-bytes.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
 import type { Layout } from "../model/layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
@@ -65,15 +65,15 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
   const owned = primaries.map((row) => row.filter((primary) => primary === rank).length);
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
-  const own = laneIntervals(fssdp.microBatchesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
+  const own = microBatchIntervals(fssdp.microBatchesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
   const perturbs = perturbationRadius(model.recipes) > 0;
   const ownFloats = ownedFloats(shape, rank, ranks);
-  const tokens = lanesIn(own) * (batch.sequences / batch.microBatches) * batch.sequenceLength;
+  const tokens = intervalLength(own) * (batch.sequences / batch.microBatches) * batch.sequenceLength;
   return {
     dense: shape.denseFloats,
-    denseOwned: lanesIn(ownedDense(shape, rank)),
+    denseOwned: intervalLength(ownedDense(shape, rank)),
     tied: alike.tied,
-    subtrees: subtreesOf(lanesOfWaves(own, fssdp.microBatchesAtOnce, batch.microBatches)).most,
+    subtrees: subtreesOf(microBatchesIn(own, fssdp.microBatchesAtOnce, batch.microBatches)).most,
     frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,
     owned: owned.reduce((a, b) => a + b, 0),

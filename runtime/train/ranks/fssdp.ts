@@ -2,7 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
-import { laneIntervals } from "../../placement/training/lanes.ts";
+import { microBatchIntervals } from "../../placement/training/micro-batches.ts";
 import { expertFloatsOf, type Layout } from "../model/layout.ts";
 import type { Fssdp } from "./step-plan.ts";
 
@@ -44,7 +44,7 @@ function oneOf(field: keyof Fssdp, value: string, names: readonly string[]): voi
 /** Throws AppError `BadOption` with the field. */
 export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
   const { ranks, microBatches, layout, wholeStep } = problem;
-  laneIntervals(microBatches, new Array<number>(ranks).fill(1));
+  microBatchIntervals(microBatches, new Array<number>(ranks).fill(1));
   const alone = ranks === 1;
   const floats = Math.max(1, expertFloatsOf(layout));
   const seconds = given.seconds ?? {

@@ -2,7 +2,7 @@
 // layer.
 import { AppError } from "../../../crds/common.ts";
 import { chunkOf, slicesPerExpert } from "../../placement/training/chunks.ts";
-import type { Interval } from "../../placement/training/lanes.ts";
+import type { Interval } from "../../placement/training/micro-batches.ts";
 import { type Layout, movedTo, piecesOf, type Unit } from "../model/layout.ts";
 
 interface DensePiece extends Interval {

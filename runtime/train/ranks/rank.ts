@@ -4,7 +4,7 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import { partOf } from "../../net/collectives/part.ts";
 import type { Stamp } from "../../net/collectives/transport.ts";
-import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
+import { type Interval, intervalLength, microBatchesIn, microBatchIntervals } from "../../placement/training/micro-batches.ts";
 import { frozenViews } from "../model/layout.ts";
 import { rateOf } from "../optimizers/schedule.ts";
 import { sumDense } from "../passes/dense-exchange.ts";
@@ -334,14 +334,14 @@ export class Rank {
   }
 
   #intervals(atOnce: number): readonly Interval[] {
-    return laneIntervals(atOnce, this.#options.context.facts.speed);
+    return microBatchIntervals(atOnce, this.#options.context.facts.speed);
   }
 
   #microBatchesOf(
     atOnce = this.#options.fssdp.microBatchesAtOnce,
     microBatches = this.#options.microBatches,
   ): readonly (readonly number[])[] {
-    return this.#intervals(atOnce).map((interval) => lanesOfWaves(interval, atOnce, microBatches));
+    return this.#intervals(atOnce).map((interval) => microBatchesIn(interval, atOnce, microBatches));
   }
 
   async #allLosses(stamp: Stamp, own: readonly MicroBatchLoss[]): Promise<readonly MicroBatchLoss[]> {
@@ -363,7 +363,7 @@ export class Rank {
   async #allDense(stamp: Stamp, what = "parameters"): Promise<void> {
     const { transport } = this.#options.context;
     if (transport.ranks === 1) return;
-    const named = { what, layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
+    const named = { what, layer: -1, lengthFrom: (rank: number): number => intervalLength(ownedDense(this.#shape, rank)) };
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
   }

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
+import { gatherBytes } from "../../../test/kit/planner/collective-bytes.ts";
 import { World, type WorldOptions } from "../../../test/kit/training/local-ranks.ts";
 import { tinyModel } from "../../../test/kit/training/training.ts";
 import { testLearning } from "../../../test/kit/training/training-ranks.ts";
@@ -16,7 +17,7 @@ import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
-import { expertReplicaBytes, gatherBytes } from "../../placement/training/laws.ts";
+import { expertReplicaBytes } from "../../placement/training/rank-bytes.ts";
 import { layoutOf } from "../model/layout.ts";
 import type { Fssdp } from "./step-plan.ts";
 

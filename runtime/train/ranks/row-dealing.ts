@@ -1,7 +1,7 @@
 // Deals a layer's row blocks to the hosts of experts, once all ranks know the counts.
 import type { Stamp } from "../../net/collectives/transport.ts";
 import { type Blocks, dealBlocks } from "../../placement/training/blocks.ts";
-import type { Interval } from "../../placement/training/lanes.ts";
+import type { Interval } from "../../placement/training/micro-batches.ts";
 import { type LayerLoads, loadsOf } from "../../placement/training/spread.ts";
 import type { ExpertReplicas } from "./expert-replicas.ts";
 import type { Fssdp, Planning, RankFacts } from "./step-plan.ts";

@@ -9,7 +9,7 @@ import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import { rankBytes } from "../../placement/training/laws.ts";
+import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";

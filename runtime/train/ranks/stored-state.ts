@@ -2,7 +2,7 @@
 // exchanges. A dense unit of several owners is written by the owner of its first piece.
 import { exchange, gatherAll } from "../../net/collectives/collectives.ts";
 import type { Payload, Stamp, Transport } from "../../net/collectives/transport.ts";
-import type { Interval } from "../../placement/training/lanes.ts";
+import type { Interval } from "../../placement/training/micro-batches.ts";
 import type { Layout, Unit } from "../model/layout.ts";
 import type { CheckpointState } from "../model/training-checkpoint.ts";
 import { ownedDense, type Shape, type StateRange } from "./model-shape.ts";

@@ -2,7 +2,7 @@
 // and experts in slots.
 import { AppError } from "../../../crds/common.ts";
 import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
-import type { Interval } from "../../placement/training/lanes.ts";
+import type { Interval } from "../../placement/training/micro-batches.ts";
 import { movedTo, type Unit } from "../model/layout.ts";
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";

@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { testFssdp, trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { openModel } from "../../engine/thread/open.ts";
-import { rankBytes } from "../../placement/training/laws.ts";
+import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { StepReport } from "../loop/run-step.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";

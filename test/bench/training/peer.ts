@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
-import { laneIntervals } from "../../../runtime/placement/training/lanes.ts";
+import { microBatchIntervals } from "../../../runtime/placement/training/micro-batches.ts";
 import { stop } from "../../kit/processes/process.ts";
 import { pythonWith } from "../../kit/processes/python.ts";
 import { within } from "../../kit/wait.ts";
@@ -100,7 +100,7 @@ export class TorchPeer {
       .flatMap(({ units }) => units.flatMap((unit) => unit.parameters))
       .map(({ tensor, shape, from }) => [tensor, shape, from]);
     const share = sequences / microBatches;
-    const sequencesOfRanks = laneIntervals(microBatches, new Array<number>(ranks).fill(1)).map(({ from, to }) => [
+    const sequencesOfRanks = microBatchIntervals(microBatches, new Array<number>(ranks).fill(1)).map(({ from, to }) => [
       from * share,
       to * share,
     ]);

@@ -4,7 +4,7 @@ import { dispatchNames } from "../../../crds/names.ts";
 import { uniform } from "../../../runtime/kernels/random.ts";
 import { type Blocks, dealBlocks } from "../../../runtime/placement/training/blocks.ts";
 import { chunkBlocks, chunkHosts } from "../../../runtime/placement/training/chunks.ts";
-import { type Interval, laneIntervals } from "../../../runtime/placement/training/lanes.ts";
+import { type Interval, microBatchIntervals } from "../../../runtime/placement/training/micro-batches.ts";
 
 export interface RandomPlacement {
   readonly ranks: number;
@@ -21,13 +21,13 @@ export interface RandomPlacement {
 function placement(seed: number): RandomPlacement {
   const draw = uniform(seed);
   const below = (n: number): number => Math.floor(draw() * n);
-  const [ranks, experts, lanes] = [1 + below(6), 1 + below(8), 8];
+  const [ranks, experts, microBatches] = [1 + below(6), 1 + below(8), 8];
   const primaries = Array.from({ length: experts }, () => below(ranks));
   const crowd = draw();
   const others = (primary: number): number[] => Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== primary);
   const hosts = primaries.map((primary) => [primary, ...others(primary).filter(() => draw() < crowd)]);
-  const rows = Array.from({ length: lanes }, () => primaries.map(() => Math.max(0, below(12) - 3)));
-  const intervals = laneIntervals(lanes, new Array<number>(ranks).fill(1));
+  const rows = Array.from({ length: microBatches }, () => primaries.map(() => Math.max(0, below(12) - 3)));
+  const intervals = microBatchIntervals(microBatches, new Array<number>(ranks).fill(1));
   const speed = new Float64Array(ranks).fill(1);
   const blocks = dealBlocks(dispatchNames[below(dispatchNames.length)] ?? "Exact", { rows, hosts, intervals, speed });
   return { ranks, slices: 1, primaries, hosts, node: Array.from({ length: ranks }, () => below(2)), rows, intervals, blocks };

@@ -1,7 +1,7 @@
 // The laws of memory on numbers reckoned by hand.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { expertReplicaBytes, rankBytes } from "./laws.ts";
+import { expertReplicaBytes, rankBytes } from "./rank-bytes.ts";
 
 test("with expert replicas dropped after forward, two of twelve layers are held: 83% less", () => {
   const kept = { expertReplicas: new Array<number>(12).fill(3), expert: 100, rematerialize: false };
@@ -9,7 +9,7 @@ test("with expert replicas dropped after forward, two of twelve layers are held:
   assert.equal(expertReplicaBytes({ ...kept, rematerialize: true }), 2 * 3 * 400);
 });
 
-test("a rank holds 16 bytes a parameter that it owns or shadows, expert replicas and sums of lanes at 4, and the dense part with sums of its gradients", () => {
+test("a rank holds 16 bytes a parameter that it owns or shadows, expert replicas and sums of micro-batches at 4, and the dense part with sums of its gradients", () => {
   const dense = { dense: 1000, denseOwned: 250, tied: 200, stateBytes: (5 * 100 + 250) * 8, subtrees: 3 };
   const sizes = { expert: 100, frozen: 30, perturbed: 60, owned: 5, shadowed: 0, kept: 7 };
   const problem = { ...dense, ...sizes, expertReplicas: [2, 0, 1], rematerialize: false, partials: 2 };

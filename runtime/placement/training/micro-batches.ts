@@ -15,25 +15,25 @@ export interface Subtree<T> {
 }
 
 function refuse(reason: string): never {
-  throw new AppError(reason, { code: "BadOption", operation: "dealing lanes to ranks" });
+  throw new AppError(reason, { code: "BadOption", operation: "dealing micro-batches to ranks" });
 }
 
 /**
  * The micro-batches of each rank: in order, in proportion to its speed, at least one. Throws AppError `BadOption` for more ranks than
  * micro-batches and for invalid speeds.
  */
-export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval[] {
+export function microBatchIntervals(microBatches: number, speed: ArrayLike<number>): Interval[] {
   const ranks = speed.length;
-  if (ranks > lanes)
-    refuse(`${ranks} ranks have ${lanes} micro-batches; give each rank one at least, by more micro-batches or fewer ranks`);
+  if (ranks > microBatches)
+    refuse(`${ranks} ranks have ${microBatches} micro-batches; give each rank one at least, by more micro-batches or fewer ranks`);
   const slow = Array.from(speed).findIndex((value) => !(value > 0 && Number.isFinite(value)));
   if (slow >= 0) refuse(`the speed of rank ${slow} is ${speed[slow]}; give a number above 0, 1 where ranks are alike`);
   const total = Array.from(speed).reduce((a, b) => a + b, 0);
-  const exact = Array.from(speed, (value) => ((lanes - ranks) * value) / total);
+  const exact = Array.from(speed, (value) => ((microBatches - ranks) * value) / total);
   const count = exact.map((value) => 1 + Math.floor(value));
   const rest = exact.map((value, rank) => ({ rank, rest: value - Math.floor(value) }));
   rest.sort((a, b) => b.rest - a.rest || a.rank - b.rank);
-  let left = lanes - count.reduce((a, b) => a + b, 0);
+  let left = microBatches - count.reduce((a, b) => a + b, 0);
   for (const { rank } of rest) if (left-- > 0) count[rank] = (count[rank] as number) + 1;
   let at = 0;
   return count.map((width) => {
@@ -43,31 +43,34 @@ export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval
   });
 }
 
-export const lanesIn = ({ from, to }: Interval = { from: 0, to: 0 }): number => to - from;
+export const intervalLength = ({ from, to }: Interval = { from: 0, to: 0 }): number => to - from;
 
-export function ranksOfLanes(intervals: readonly Interval[]): number[] {
+export function ranksOfMicroBatches(intervals: readonly Interval[]): number[] {
   return intervals.flatMap(({ from, to }, rank) => new Array<number>(to - from).fill(rank));
 }
 
 /**
- * The largest subtrees of these ascending micro-batches, and the most that are held at once while they are joined: 2 log2(lanes) for a
+ * The largest subtrees of these ascending micro-batches, and the most that are held at once while they are joined: 2 log2(micro-batches) for a
  * contiguous range.
  */
-export function subtreesOf(lanes: Iterable<number>): { readonly nodes: readonly Omit<Subtree<unknown>, "sum">[]; readonly most: number } {
+export function subtreesOf(microBatches: Iterable<number>): {
+  readonly nodes: readonly Omit<Subtree<unknown>, "sum">[];
+  readonly most: number;
+} {
   const nodes: Subtree<undefined>[] = [];
   let most = 0;
-  for (const lane of lanes) {
+  for (const microBatch of microBatches) {
     most = Math.max(most, nodes.length + 1);
-    joinSubtree(nodes, { from: lane, size: 1, sum: undefined }, () => undefined);
+    joinSubtree(nodes, { from: microBatch, size: 1, sum: undefined }, () => undefined);
   }
   return { nodes, most };
 }
 
-/** The micro-batches of an interval in each accumulation step: `wave` micro-batches of all ranks at once. */
-export function lanesOfWaves({ from, to }: Interval, wave: number, lanes: number): number[] {
+/** The micro-batches of an interval in each accumulation step: `atOnce` micro-batches of all ranks at once. */
+export function microBatchesIn({ from, to }: Interval, atOnce: number, microBatches: number): number[] {
   const found: number[] = [];
-  for (let first = 0; first < lanes; first += wave)
-    for (let lane = first + from; lane < Math.min(lanes, first + to); lane++) found.push(lane);
+  for (let first = 0; first < microBatches; first += atOnce)
+    for (let microBatch = first + from; microBatch < Math.min(microBatches, first + to); microBatch++) found.push(microBatch);
   return found;
 }
 
