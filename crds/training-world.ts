@@ -65,7 +65,7 @@ export const worldOrderSchema = z.strictObject({
 export type WorldOrder = z.infer<typeof worldOrderSchema>;
 
 /** Newer pods may add fields. */
-export const podWordsSchema = z.object({
+export const podReportSchema = z.object({
   pod: uid,
   /** The newest known world; 0: none. */
   epoch: z.int32().min(0),
@@ -79,9 +79,9 @@ export const podWordsSchema = z.object({
   leastRanks: z.int32().min(1).max(ranksMax).optional(),
   progress: trainingReportSchema,
 });
-export type PodWords = z.infer<typeof podWordsSchema>;
+export type PodReport = z.infer<typeof podReportSchema>;
 
-export const leftOf = (of: number, code: string, message: string): NonNullable<PodWords["left"]> => ({
+export const leftOf = (of: number, code: string, message: string): NonNullable<PodReport["left"]> => ({
   epoch: of,
   code,
   message: message.slice(0, messageCharsMax),

@@ -35,25 +35,25 @@ interface Labels {
 
 export class JobMetrics {
   readonly #metrics: Pick<Metrics<"operator">, "set" | "unset">;
-  #told = new Map<string, Labels>();
+  #reported = new Map<string, Labels>();
 
   constructor(metrics: Pick<Metrics<"operator">, "set" | "unset">) {
     this.#metrics = metrics;
   }
 
   record(objects: readonly KubeObject[]): void {
-    const told = new Map<string, Labels>();
+    const reported = new Map<string, Labels>();
     for (const object of objects) {
       const labels = { training_namespace: object.metadata.namespace ?? "", training_job: object.metadata.name };
-      told.set(`${labels.training_namespace}/${labels.training_job}`, labels);
+      reported.set(`${labels.training_namespace}/${labels.training_job}`, labels);
       try {
         this.#one(object, labels);
       } catch {
         // an object that cannot be read has SpecAccepted=False and no gauges
       }
     }
-    for (const [key, labels] of this.#told) if (!told.has(key)) this.#drop(labels);
-    this.#told = told;
+    for (const [key, labels] of this.#reported) if (!reported.has(key)) this.#drop(labels);
+    this.#reported = reported;
   }
 
   #one(object: KubeObject, labels: Labels): void {

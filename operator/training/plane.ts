@@ -1,6 +1,6 @@
 // Composes the training plane: what wakes a pass over a MoETrainingJob, and whether it may run.
 import { apiVersion } from "../../crds/common.ts";
-import type { PodWords } from "../../crds/training-world.ts";
+import type { PodReport } from "../../crds/training-world.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
@@ -36,7 +36,7 @@ export interface TrainingPlaneOptions {
   readonly claims?: Pick<Claims, "holds" | "holder">;
   /** `namespace`: the operator's, which holds the CAs. */
   readonly settings: TrainingSettings & { readonly namespace: string };
-  readonly ask?: (question: Question) => Promise<PodWords | undefined>;
+  readonly ask?: (question: Question) => Promise<PodReport | undefined>;
   readonly now?: () => Date;
   readonly observe?: Observe;
 }
@@ -56,7 +56,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
   };
   const status = new StatusWriter(jobStatus, { kube, event, now, ticks });
   const ask = options.ask ?? ((question: Question) => tellPod(question));
-  const talks = new PodTalks({ ask, told: (key) => controller.queue.add(key), now: ticks });
+  const talks = new PodTalks({ ask, onReport: (key) => controller.queue.add(key), now: ticks });
   const certified = { of: certifiedJob, kube, informers, now };
   const authorities = new Authorities({ ...certified, namespace: settings.namespace, event });
   const identities = new Identities({ ...certified, authorities });

@@ -29,7 +29,7 @@ interface PodGroupsOptions {
 export class PodGroups {
   readonly #options: PodGroupsOptions;
   /** Reported field conflicts by the job's uid. */
-  readonly #told = new Map<string, string>();
+  readonly #conflicts = new Map<string, string>();
 
   constructor(options: PodGroupsOptions) {
     this.#options = options;
@@ -50,15 +50,15 @@ export class PodGroups {
     const wanted = gang === undefined ? [] : [{ resource: gang.scheduler.resource, object: podGroup(job, gang) }];
     const { refusals, conflicts, failure = kept } = await applier.apply(wanted, metadata);
     const [conflict] = conflicts;
-    if (conflict !== undefined && this.#told.get(metadata.uid) !== conflict) event(job, "Warning", "FieldConflict", conflict);
-    if (conflict === undefined) this.#told.delete(metadata.uid);
-    else this.#told.set(metadata.uid, conflict);
+    if (conflict !== undefined && this.#conflicts.get(metadata.uid) !== conflict) event(job, "Warning", "FieldConflict", conflict);
+    if (conflict === undefined) this.#conflicts.delete(metadata.uid);
+    else this.#conflicts.set(metadata.uid, conflict);
     return { problems: refusals, failure };
   }
 
   forget(uid: string): void {
     this.#options.applier.forget(uid);
-    this.#told.delete(uid);
+    this.#conflicts.delete(uid);
   }
 }
 

@@ -1,6 +1,6 @@
 // Polls running pods beside the passes: sends their world, stores their reports.
 
-import type { PodWords, WorldOrder } from "../../crds/training-world.ts";
+import type { PodReport, WorldOrder } from "../../crds/training-world.ts";
 import type { Identity } from "../kube/ask-pod.ts";
 
 const questionsMax = 8;
@@ -13,7 +13,7 @@ const patience = 30;
 /** Poll interval in a world that may not hold. */
 const askSoonMs = 500;
 
-export interface Told {
+export interface RankPod {
   readonly uid: string;
   readonly ip: string;
   readonly rank: number;
@@ -21,7 +21,7 @@ export interface Told {
   readonly stops: boolean;
 }
 
-export interface Question extends Omit<Told, "stops"> {
+export interface Question extends Omit<RankPod, "stops"> {
   readonly namespace: string;
   readonly job: string;
   readonly order: WorldOrder;
@@ -36,9 +36,9 @@ export type Job = Pick<Question, "namespace" | "job" | "identity"> & {
 
 interface Asked {
   readonly key: string;
-  readonly pod: Told;
+  readonly pod: RankPod;
   question: Question;
-  words: PodWords | undefined;
+  report: PodReport | undefined;
   silent: number;
   answered: number;
   due: number;
@@ -46,8 +46,8 @@ interface Asked {
 }
 
 export interface TalksOptions {
-  readonly ask: (question: Question) => Promise<PodWords | undefined>;
-  readonly told: (key: string) => void;
+  readonly ask: (question: Question) => Promise<PodReport | undefined>;
+  readonly onReport: (key: string) => void;
   readonly now: () => number;
 }
 
@@ -61,9 +61,9 @@ export class PodTalks {
     this.#options = options;
   }
 
-  words(key: string): ReadonlyMap<string, PodWords> {
-    const said = [...(this.#jobs.get(key)?.values() ?? [])].flatMap(({ pod, words }) => (words ? [[pod.uid, words] as const] : []));
-    return new Map(said);
+  reports(key: string): ReadonlyMap<string, PodReport> {
+    const found = [...(this.#jobs.get(key)?.values() ?? [])].flatMap(({ pod, report }) => (report ? [[pod.uid, report] as const] : []));
+    return new Map(found);
   }
 
   silence(key: string, uid: string): number {
@@ -71,7 +71,7 @@ export class PodTalks {
   }
 
   /** Forgets all other pods. */
-  tell(key: string, job: Job, pods: readonly Told[]): void {
+  tell(key: string, job: Job, pods: readonly RankPod[]): void {
     const known = this.#jobs.get(key) ?? new Map<string, Asked>();
     const next = new Map<string, Asked>();
     for (const pod of pods) {
@@ -94,7 +94,7 @@ export class PodTalks {
   }
 
   #ask(asked: Asked): void {
-    const news = asked.words !== undefined && asked.words.epoch < (asked.question.order.world?.epoch ?? 0) && asked.silent === 0;
+    const news = asked.report !== undefined && asked.report.epoch < (asked.question.order.world?.epoch ?? 0) && asked.silent === 0;
     if (asked.waiting || (!news && this.#options.now() < asked.due)) return;
     asked.waiting = true;
     this.#queue.push(asked);
@@ -111,33 +111,33 @@ export class PodTalks {
   }
 
   async #answer(asked: Asked): Promise<void> {
-    const words = await this.#options.ask(asked.question).catch(() => undefined);
+    const report = await this.#options.ask(asked.question).catch(() => undefined);
     this.#underWay -= 1;
-    asked.silent = words === undefined ? asked.silent + 1 : 0;
-    const starts = asked.words === undefined && asked.silent <= patience;
+    asked.silent = report === undefined ? asked.silent + 1 : 0;
+    const starts = asked.report === undefined && asked.silent <= patience;
     asked.answered = this.#options.now();
     asked.due = asked.answered + (starts ? askMs : Math.min(askMsMax, askMs * 2 ** asked.silent));
     asked.waiting = false;
-    const falls = asked.silent === 1 && asked.words !== undefined;
+    const falls = asked.silent === 1 && asked.report !== undefined;
     // A silence does not say whether the pod trains.
-    asked.words = words ?? asked.words;
-    if ((words !== undefined || falls) && this.#jobs.get(asked.key)?.get(asked.pod.uid) === asked) this.#options.told(asked.key);
+    asked.report = report ?? asked.report;
+    if ((report !== undefined || falls) && this.#jobs.get(asked.key)?.get(asked.pod.uid) === asked) this.#options.onReport(asked.key);
     this.#next();
   }
 }
 
-const fresh = (key: string, pod: Told, job: Job): Asked => ({
+const fresh = (key: string, pod: RankPod, job: Job): Asked => ({
   key,
   pod,
   question: questionOf(pod, job),
-  words: undefined,
+  report: undefined,
   silent: 0,
   answered: 0,
   due: 0,
   waiting: false,
 });
 
-function questionOf({ uid, ip, rank, stops }: Told, { namespace, job, identity, jobUid, world }: Job): Question {
+function questionOf({ uid, ip, rank, stops }: RankPod, { namespace, job, identity, jobUid, world }: Job): Question {
   const order = { job: jobUid, pod: uid, ...(world && { world }), ...(stops && { stop: true as const }) };
   return { uid, ip, rank, namespace, job, identity, order };
 }

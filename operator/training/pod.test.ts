@@ -97,7 +97,7 @@ function outcome(job: MoETrainingJob): unknown {
     job,
     status: { check: checked },
     checks: [],
-    words: new Map(),
+    reports: new Map(),
     image: settings.trainingImage,
     templateProblems: templateProblems(job, settings),
   };

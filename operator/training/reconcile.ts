@@ -34,7 +34,7 @@ export interface ReconcilerParts {
   readonly informers: Pick<Informers, "get" | "list" | "served">;
   readonly status: StatusWriter<MoETrainingJobStatus>;
   readonly settings: TrainingSettings;
-  readonly talks: Pick<PodTalks, "words" | "silence" | "tell" | "forget">;
+  readonly talks: Pick<PodTalks, "reports" | "silence" | "tell" | "forget">;
   readonly identities: Pick<Identities, "ensureAll" | "operator" | "forget">;
   readonly groups: Pick<PodGroups, "keep" | "forget">;
   readonly now: () => Date;
@@ -118,10 +118,10 @@ export class TrainingReconciler {
     }
     const failed = await identities.ensureAll(job, there, { gateways: "none", roles: [] });
     const identity = await identities.operator({ namespace, name }, uid);
-    const told = there.flatMap(({ running, ip, rank, ...pod }) =>
+    const contacts = there.flatMap(({ running, ip, rank, ...pod }) =>
       running && ip !== undefined ? [{ uid: pod.uid, rank, ip, stops: stops.has(pod.uid) }] : [],
     );
-    talks.tell(key, { namespace, job: name, jobUid: uid, identity, world: status.world, restless }, told);
+    talks.tell(key, { namespace, job: name, jobUid: uid, identity, world: status.world, restless }, contacts);
     return failed;
   }
 
@@ -152,7 +152,7 @@ export class TrainingReconciler {
         job,
         others.filter((pod) => !isCheck(pod)),
       ),
-      words: talks.words(`${namespace}/${name}`),
+      reports: talks.reports(`${namespace}/${name}`),
       image: settings.trainingImage,
       templateHash: (image) => templateHash(job, image),
       checkHash: (image) => checkHash(job, image),
@@ -203,7 +203,7 @@ export class TrainingReconciler {
       return undefined;
     } catch (caught) {
       const error = AppError.from(caught);
-      if (error.code === "AlreadyExists") return this.#standing(job, pod.metadata.name);
+      if (error.code === "AlreadyExists") return this.#nameTaken(job, pod.metadata.name);
       if (error.code === "Invalid" || error.code === "Forbidden") return error.message;
       throw error;
     }
@@ -218,7 +218,7 @@ export class TrainingReconciler {
   }
 
   /** Whose pod has the name: ours, which the cache lacks yet, or another's. */
-  async #standing({ metadata }: MoETrainingJob, name: string): Promise<string | undefined> {
+  async #nameTaken({ metadata }: MoETrainingJob, name: string): Promise<string | undefined> {
     const found = await this.#parts.kube.get(resources.pods, { namespace: metadata.namespace, name });
     const ours = found === undefined || found.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid);
     return ours ? undefined : `a pod ${name} that is not of this job has its name; delete it`;

@@ -198,10 +198,10 @@ const training: KubeObject = (() => {
     secondsLeft: 5_300,
     curve,
   };
-  const words = new Map(pods.map(({ uid }) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress }]));
-  const first = decide(trainingObserved({ job: wanted, pods, words })).status;
+  const reports = new Map(pods.map(({ uid }) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress }]));
+  const first = decide(trainingObserved({ job: wanted, pods, reports })).status;
   const epoch = first.world?.epoch ?? 1;
   const told = new Map(pods.map(({ uid }) => [uid, { pod: uid, epoch, training: epoch, leastRanks: 1, progress }]));
-  const { status } = decide(trainingObserved({ job: wanted, status: first, pods, words: told }));
+  const { status } = decide(trainingObserved({ job: wanted, status: first, pods, reports: told }));
   return { ...objectOf("research", "writer", { spec: wanted.spec, status }), kind: "MoETrainingJob" };
 })();

@@ -48,7 +48,7 @@ export class TrainingPods {
   readonly minRanks: number;
   known: TrainingWorld | undefined;
   readonly #ports: PodPorts;
-  readonly #words = new Map<string, ReturnType<Membership["words"]>>();
+  readonly #reports = new Map<string, ReturnType<Membership["report"]>>();
   #names = 0;
 
   constructor(ports: PodPorts, replicas: number) {
@@ -75,7 +75,7 @@ export class TrainingPods {
     const views = this.pods.map((pod) => this.#view(pod));
     const now = new Date(clock.now());
     const minRanks = Math.min(this.minRanks, this.replicas);
-    const { world, stops } = worldOf({ ranks: this.replicas, minRanks, known: this.known, pods: views, words: this.#words, now });
+    const { world, stops } = worldOf({ ranks: this.replicas, minRanks, known: this.known, pods: views, reports: this.#reports, now });
     if (world !== undefined && world !== this.known) {
       this.known = world;
       const told = ({ leaving = [] }: TrainingWorld): string => (leaving.length > 0 ? `, ${leaving.map(({ uid }) => uid)} leave` : "");
@@ -124,9 +124,9 @@ export class TrainingPods {
     const world = this.known;
     clock.after(random.next() * toldMsMost, () => {
       if (isLost(pod)) return;
-      if ((world?.epoch ?? 0) < membership.words({ curve: [] }).epoch) return; // an answer to a later question came first
+      if ((world?.epoch ?? 0) < membership.report({ curve: [] }).epoch) return; // an answer to a later question came first
       membership.take({ job: "job", pod: name, ...(world && { world }), ...(stops && { stop: true }) });
-      this.#words.set(name, membership.words({ curve: [] }, 1));
+      this.#reports.set(name, membership.report({ curve: [] }, 1));
       told(pod);
     });
   }

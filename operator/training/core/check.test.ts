@@ -178,22 +178,22 @@ test("a pod that fails is followed by another, later and later, until the spec c
 
 const pair = [rankPod(0), rankPod(1)];
 const pairSays = says({ step: 40, curve: [] }, ["p0", "p1"]);
-const training = decide(observed({ job: job(two), pods: pair, words: pairSays })).status;
+const training = decide(observed({ job: job(two), pods: pair, reports: pairSays })).status;
 
 test("pods of an operator that checked nothing train on unchecked, and a later spec of their job is checked", () => {
   const { check: _none, ...old } = { ...training, startTime: "2026-01-01T00:00:00Z" };
   const status = { ...old, ...fresh };
-  const look = decide(observed({ job: job(two), status, pods: pair, words: pairSays }));
+  const look = decide(observed({ job: job(two), status, pods: pair, reports: pairSays }));
   assert.deepEqual([actionsOf(look), conditions(look.status).Running], [[], "True Training"]);
-  assert.deepEqual(actionsOf(decide(observed({ job: job(two), status, pods: [pair[0]!], words: pairSays }))), ["create 1-0"]);
+  assert.deepEqual(actionsOf(decide(observed({ job: job(two), status, pods: [pair[0]!], reports: pairSays }))), ["create 1-0"]);
   const later = decide(
-    observed({ job: job(two, 2), status: look.status, pods: pair, words: pairSays, checkHash: () => "d", templateHash: () => "i" }),
+    observed({ job: job(two, 2), status: look.status, pods: pair, reports: pairSays, checkHash: () => "d", templateHash: () => "i" }),
   );
   assert.deepEqual([actionsOf(later), conditions(later.status).Running], [["check 1"], "True Training"]);
 });
 
 test("pods train on while a changed spec is checked, by the spec as it was where it does not fit, and are replaced where it does", () => {
-  const changed = { job: job({ ...two, memoryPerRank: "2Gi" }, 2), pods: pair, words: pairSays };
+  const changed = { job: job({ ...two, memoryPerRank: "2Gi" }, 2), pods: pair, reports: pairSays };
   const other = { ...changed, checkHash: () => "d", templateHash: () => "i" };
   const begins = decide(observed({ ...other, status: training }));
   assert.deepEqual(actionsOf(begins), ["check 1"]);
@@ -218,7 +218,7 @@ test("a number of ranks that does not fit is refused by what the check found, wi
     return { check: { ...fitting, fits: { message: "it fits", sizes } } };
   };
   const scaled = (replicas: number, sizes: ReturnType<typeof check>, spec: object = {}) =>
-    decide(observed({ job: job({ ...two, replicas, ...spec }, 2), status: { ...training, ...sizes }, pods: pair, words: pairSays }));
+    decide(observed({ job: job({ ...two, replicas, ...spec }, 2), status: { ...training, ...sizes }, pods: pair, reports: pairSays }));
   const grown = scaled(3, check(2, false));
   assert.deepEqual([actionsOf(grown), conditions(grown.status).SpecAccepted], [["create 2-0"], "True Accepted"]);
   const shrunk = scaled(1, check(2, false));
@@ -228,7 +228,7 @@ test("a number of ranks that does not fit is refused by what the check found, wi
   const large = scaled(3, check(undefined, true));
   assert.deepEqual(actionsOf(large), []);
   assert.match(messageOf(large, "SpecAccepted"), /spec\.replicas is 3, and spec\.memoryPerRank 1Gi is enough for 1: /);
-  const back = decide(observed({ job: job(two, 3), status: shrunk.status, pods: pair, words: pairSays }));
+  const back = decide(observed({ job: job(two, 3), status: shrunk.status, pods: pair, reports: pairSays }));
   assert.deepEqual([actionsOf(back), conditions(back.status).SpecAccepted], [[], "True Accepted"]);
 });
 
@@ -271,13 +271,13 @@ class Life {
 
   look(): void {
     const { job, status, pods, checks, memory } = this;
-    const words = says(
+    const reports = says(
       undefined,
       pods.map(({ uid }) => uid),
     );
     const hashes = { checkHash: () => `${memory}`, templateHash: () => `${memory}` };
     const now = new Date(this.now);
-    const decision = decide(observed({ job, status: { ...fresh, ...status }, pods, checks, words, now, ...hashes }));
+    const decision = decide(observed({ job, status: { ...fresh, ...status }, pods, checks, reports, now, ...hashes }));
     if (this.#crashes()) return;
     this.status = decision.status;
     for (const action of decision.actions) {

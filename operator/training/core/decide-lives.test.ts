@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { membersOf, type PodWords } from "../../../crds/training-world.ts";
+import { membersOf, type PodReport } from "../../../crds/training-world.ts";
 import { conditions, job, observed, over, pod, start } from "../../../test/kit/training/training-decisions.ts";
 import { type Decision, decide } from "./decide.ts";
 import type { PodView } from "./pod-view.ts";
 import { wantedReplicas } from "./spawn.ts";
 
-type Left = PodWords["left"];
+type Left = PodReport["left"];
 interface Living {
   view: PodView;
   epoch: number;
@@ -40,7 +40,7 @@ class Life {
   readonly #before: number;
   readonly #seen = new Map<number, string>();
   /** What each pod said last. */
-  #words = new Map<string, PodWords>();
+  #reports = new Map<string, PodReport>();
   #names = 0;
 
   constructor(before: number) {
@@ -97,12 +97,12 @@ class Life {
     for (const { view, epoch, left } of this.pods) {
       const said = { pod: view.uid, epoch, training: epoch, leastRanks: 1, progress: { step: this.step, curve: [] } };
       if (!view.silent && view.over === undefined)
-        this.#words.set(view.uid, { ...said, ...(left && { left }), ...(view.deleting && { leaving: true }) });
+        this.#reports.set(view.uid, { ...said, ...(left && { left }), ...(view.deleting && { leaving: true }) });
     }
     const views = this.pods.map(({ view }) => view);
-    const words = new Map([...this.#words].filter(([uid]) => views.some((view) => view.uid === uid && view.over === undefined)));
+    const reports = new Map([...this.#reports].filter(([uid]) => views.some((view) => view.uid === uid && view.over === undefined)));
     const given = { job: this.job, now: new Date(this.now), templateHash: () => `h${this.template}` };
-    const decision = decide(observed({ ...given, status: this.status, pods: views, words }));
+    const decision = decide(observed({ ...given, status: this.status, pods: views, reports }));
     this.#judge(decision);
     if (this.#crashes()) return;
     this.status = decision.status;

@@ -1,7 +1,7 @@
 // The decisions of a job of several ranks, some of which fail, end or are not wanted any more while the others train.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PodWords } from "../../../crds/training-world.ts";
+import type { PodReport } from "../../../crds/training-world.ts";
 import { conditions, job, observed, over, pod, start } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
 import type { Observed } from "./observed.ts";
@@ -9,10 +9,11 @@ import type { Observed } from "./observed.ts";
 /** Three pods in a world, one of which would be enough. */
 const triple = job({ replicas: 3, elasticity: { maxReplicas: 4 } });
 const trio = [0, 1, 2].map((rank) => pod({ name: `j-train-${rank}-0`, uid: `p${rank}`, rank }));
-const trioSays = (...changes: readonly Partial<PodWords>[]) =>
+const trioSays = (...changes: readonly Partial<PodReport>[]) =>
   new Map(trio.map(({ uid }, i) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress: { curve: [] }, ...changes[i] }]));
-const together = decide(observed({ job: triple, pods: trio, words: trioSays() })).status;
-const looks = (change: Partial<Observed>) => decide(observed({ job: triple, status: together, pods: trio, words: trioSays(), ...change }));
+const together = decide(observed({ job: triple, pods: trio, reports: trioSays() })).status;
+const looks = (change: Partial<Observed>) =>
+  decide(observed({ job: triple, status: together, pods: trio, reports: trioSays(), ...change }));
 const worldIn = ({ status: { world } }: ReturnType<typeof decide>) => [
   world?.epoch,
   world?.ranks.map(({ uid }) => uid).join(" "),
@@ -30,7 +31,7 @@ test("a pod that fails among others is counted and replaced, and the others trai
   const message = look.status.conditions?.find(({ type }) => type === "Running")?.message ?? "";
   assert.match(message, /on 2 ranks, until 3 are ready: BackOff: OOMKilled: exit code 1; the next try is in 5 s/);
   const after = decide(
-    observed({ job: triple, status: look.status, pods: [trio[0]!, trio[2]!], words: trioSays(), now: new Date(start + 5_000) }),
+    observed({ job: triple, status: look.status, pods: [trio[0]!, trio[2]!], reports: trioSays(), now: new Date(start + 5_000) }),
   );
   assert.deepEqual(after.actions, [{ kind: "create", rank: 1, attempt: 1 }]);
   assert.equal(conditions(after.status).Running, "True FewerRanks");
@@ -49,11 +50,13 @@ test("pods that end of one cause wait as one does, whether seen together or not,
   assert.deepEqual([all.lastStop?.repeated, all.attempts], [1, [1, 1, 1]]);
   const one = looks({ pods: [first, trio[1]!, trio[2]!] }).status;
   const other = decide(
-    observed({ job: triple, status: one, pods: [trio[1]!, last], words: trioSays(), now: new Date(start + 3_000) }),
+    observed({ job: triple, status: one, pods: [trio[1]!, last], reports: trioSays(), now: new Date(start + 3_000) }),
   ).status;
   assert.deepEqual([one.lastStop?.repeated, other.lastStop?.repeated], [1, 1]);
   const made = { ...first, name: "j-train-0-1", uid: "q0", attempt: 1, since: start + 9_000 };
-  const again = decide(observed({ job: triple, status: other, pods: [trio[1]!, made], words: trioSays(), now: new Date(start + 10_000) }));
+  const again = decide(
+    observed({ job: triple, status: other, pods: [trio[1]!, made], reports: trioSays(), now: new Date(start + 10_000) }),
+  );
   assert.equal(again.status.lastStop?.repeated, 2);
 });
 
@@ -63,7 +66,7 @@ test("a pod that is drained hands on what it has, and its end is no failure and 
   assert.deepEqual(worldIn(look), [2, "p0 p2", "p1"]);
   assert.deepEqual([deletions(look), [...look.stops]], [[], []]);
   const ended = drained.map((one) => (one.rank === 1 ? { ...one, over: over({ outcome: "Stopped" }, { disrupted: true }) } : one));
-  const next = decide(observed({ job: triple, status: look.status, pods: ended, words: trioSays() }));
+  const next = decide(observed({ job: triple, status: look.status, pods: ended, reports: trioSays() }));
   assert.deepEqual(worldIn(next), [2, "p0 p2", "p1"]);
   assert.deepEqual([next.status.restarts, next.status.lastStop?.reason], [0, "Stopped"]);
   assert.equal(conditions(next.status).Running, "True FewerRanks");
@@ -76,7 +79,7 @@ test("a smaller job's pods are deleted once they have handed on what they had, o
   assert.deepEqual(deletions(look), []);
   assert.equal(conditions(look.status).Running, "True Training");
   const later = (ms: number, pods = trio) =>
-    decide(observed({ job: two, status: look.status, pods, words: trioSays(), now: new Date(start + ms) }));
+    decide(observed({ job: two, status: look.status, pods, reports: trioSays(), now: new Date(start + ms) }));
   assert.deepEqual(deletions(later(60_000)), []);
   assert.deepEqual(deletions(later(120_000)), ["j-train-2-0"]);
   const stopped = later(
@@ -109,7 +112,7 @@ test("a pod that ends long after it left its world takes no step back, and with 
       observed({
         job: born,
         status: known,
-        words: trioSays(at(45), at(45), at(45)),
+        reports: trioSays(at(45), at(45), at(45)),
         pods: trio.map((one) => (one.rank === rank ? { ...one, over: over({ outcome: "Stopped", report: at(39).progress }) } : one)),
       }),
     ).status;

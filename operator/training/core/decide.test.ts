@@ -21,10 +21,10 @@ const two = { replicas: 2, elasticity: { maxReplicas: 2 } };
 const tooMany = { replicas: 9, elasticity: { maxReplicas: 9 } };
 /** Of pods that are made after an end. */
 const made = start + 1_000;
-const begun: MoETrainingJobStatus = decide(observed({ pods: [pod()], words: says() })).status;
+const begun: MoETrainingJobStatus = decide(observed({ pods: [pod()], reports: says() })).status;
 const cases: Record<string, Case> = {
   "a new job gets a pod": { given: {}, wantActions: ["create 0-0"], want: { SpecAccepted: "True Accepted", Running: "False Starting" } },
-  "a pod that answers gets a world": { given: { pods: [pod()], words: says() }, wantActions: [], want: { Running: "True Training" } },
+  "a pod that answers gets a world": { given: { pods: [pod()], reports: says() }, wantActions: [], want: { Running: "True Training" } },
   "a pod that has not answered yet is waited for": { given: { pods: [pod()] }, wantActions: [], want: { Running: "False Starting" } },
   "a suspended job has no pod": {
     given: { job: job({ suspend: true }), pods: [pod()] },
@@ -42,7 +42,7 @@ const cases: Record<string, Case> = {
     want: { SpecAccepted: "False FieldNotSupported" },
   },
   "a pod made before a refused change goes on": {
-    given: { job: job(tooMany, 2), pods: [pod()], words: says(), status: begun },
+    given: { job: job(tooMany, 2), pods: [pod()], reports: says(), status: begun },
     wantActions: [],
     want: { SpecAccepted: "False TooFewMicroBatches", Running: "True Training" },
   },
@@ -171,24 +171,24 @@ test("ends that do not count as failures have a pause too, longer and longer wit
 
 test("a pod that says more steps than there are says nothing more, and a step that is not known takes nothing back", () => {
   const far = { step: 90_000_000, curve: [{ step: 90_000_000, loss: 1 }] };
-  const { status } = decide(observed({ pods: [pod()], words: says(far) }));
+  const { status } = decide(observed({ pods: [pod()], reports: says(far) }));
   assert.deepEqual([status.step, status.progress, status.curve], [100, "100%", undefined]);
   const ended = decide(observed({ pods: [pod({ over: over({ outcome: "Failed", retry: true, report: far }) })] })).status;
   assert.equal(ended.lastFailure?.step, 100);
-  const before = decide(observed({ pods: [pod()], words: says({ step: 40, curve: [] }) })).status;
-  assert.equal(decide(observed({ status: before, pods: [pod()], words: says() })).status.step, 40);
+  const before = decide(observed({ pods: [pod()], reports: says({ step: 40, curve: [] }) })).status;
+  assert.equal(decide(observed({ status: before, pods: [pod()], reports: says() })).status.step, 40);
 });
 
 test("what the last step measured stays in the status in few digits, and a stranger's number takes no place", () => {
   const report = { step: 1, loss: 1, gradientNorm: 0.000012345678, imbalance: 2.34567, curve: [] };
-  const { status } = decide(observed({ pods: [pod()], words: says(report) }));
+  const { status } = decide(observed({ pods: [pod()], reports: says(report) }));
   assert.deepEqual([status.gradientNorm, status.imbalance], ["0.00001235", "2.3457"]);
   const quiet = decide(observed({ status, pods: [] })).status;
   assert.deepEqual([quiet.gradientNorm, quiet.imbalance], ["0.00001235", "2.3457"]);
   const odd = trainingReportSchema.parse({ step: 2, loss: 3, gradientNorm: -1, imbalance: 1e300 });
   assert.deepEqual(odd, { step: 2, loss: 3, curve: [], gradientNorm: undefined, imbalance: undefined });
   for (const gradientNorm of [0, 5e-324, 1e12]) {
-    const text = decide(observed({ pods: [pod()], words: says({ curve: [], gradientNorm }) })).status.gradientNorm ?? "";
+    const text = decide(observed({ pods: [pod()], reports: says({ curve: [], gradientNorm }) })).status.gradientNorm ?? "";
     assert.ok(text.length <= 64 && Number.isFinite(Number(text)), text);
   }
 });
@@ -220,7 +220,7 @@ test("a job keeps the image that it began with", () => {
 
 test("progress, the curve and the result are in the status", () => {
   const report = { step: 40, loss: 2.5, tokensPerSecond: 812.4, secondsLeft: 95, curve: [{ step: 40, loss: 2.5 }] };
-  const { status } = decide(observed({ pods: [pod()], words: says(report) }));
+  const { status } = decide(observed({ pods: [pod()], reports: says(report) }));
   assert.deepEqual(
     [status.step, status.progress, status.loss, status.tokensPerSecond, status.eta, status.readyReplicas],
     [40, "40%", "2.5000", 812, "95s", 1],
@@ -257,11 +257,11 @@ class World {
   /** As the shell: the status first, then the actions. */
   reconcile(): void {
     const given = { job: job({ replicas: this.ranks, elasticity: { maxReplicas: 3 } }), now: new Date(this.now) };
-    const words = says(
+    const reports = says(
       undefined,
       this.pods.map(({ uid }) => uid),
     );
-    const { status, actions } = decide(observed({ ...given, status: this.status, pods: this.pods, words }));
+    const { status, actions } = decide(observed({ ...given, status: this.status, pods: this.pods, reports }));
     this.#write(() => {
       this.status = status;
     });

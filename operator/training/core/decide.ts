@@ -51,18 +51,18 @@ export function decide(given: Observed): Decision {
   const { pods } = given;
   if (isOver(given.status)) return decision(given, { state: { kind: "over" }, actions: deleted(pods) });
   let observed = given;
-  let told: AloneState | undefined;
+  let endState: AloneState | undefined;
   // Each iteration counts the end of one pod, whose attempt is then over.
   for (;;) {
     const { status } = observed;
     const current = pods.filter(({ rank, attempt }) => rank >= 0 && attempt === attemptOf(status, rank));
     const stale = pods.filter((pod) => !current.includes(pod));
     const end = foremostEnd(current);
-    if (end === undefined) return next(observed, { current, stale, told });
+    if (end === undefined) return next(observed, { current, stale, endState });
     const state = ended(observed, end);
     // A job that ends needs no other rank.
     if (!isAlone(state)) return decision(observed, { state, ended: end, actions: deleted(pods) });
-    told ??= isFirst(observed, end) ? state : { ...state, report: undefined };
+    endState ??= isFirst(observed, end) ? state : { ...state, report: undefined };
     observed = { ...observed, status: afterEnd(status, state, end.rank) };
   }
 }
@@ -89,35 +89,46 @@ const problemsOfRanks = ({ job, status, groupProblems }: Observed): readonly Pro
   ...groupProblems,
 ];
 
-interface Turn {
+interface PodsByAttempt {
   readonly current: readonly PodView[];
   readonly stale: readonly PodView[];
-  readonly told: AloneState | undefined;
+  readonly endState: AloneState | undefined;
 }
 
-function next(given: Observed, turn: Turn): Decision {
+function next(given: Observed, byAttempt: PodsByAttempt): Decision {
   const { job, pods } = given;
   const problems = problemsOf(given);
-  const report = turn.told?.report ?? reportOf(given, turn.current);
+  const report = byAttempt.endState?.report ?? reportOf(given, byAttempt.current);
   if (job.spec.suspend) return decision(given, { state: { kind: "suspended", problems, report }, actions: deleted(pods) });
   if (given.rival !== undefined)
     return decision(given, { state: { kind: "refused", problems, report }, actions: deleted(pods), again: refusedMs });
-  if (problems.length > 0) return asTheyAre(given, turn, (training) => ({ kind: "refused", problems, training, report }));
+  if (problems.length > 0) return asTheyAre(given, byAttempt, (training) => ({ kind: "refused", problems, training, report }));
   const found = checked(given);
   const observed = { ...given, status: { ...given.status, check: found.check } };
-  if (found.kind === "waits") return unchecked(observed, turn, found);
+  if (found.kind === "waits") return unchecked(observed, byAttempt, found);
   const refusal = found.kind === "refused" ? found.refusal : undefined;
   const refused = refusal === undefined ? problemsOfRanks(observed) : [refusal];
-  if (refused.length === 0) return toTrain(observed, turn);
-  return asTheyAre(observed, turn, (training) => ({ kind: "refused", problems: refused, training, report, ...(refusal && { refusal }) }));
+  if (refused.length === 0) return toTrain(observed, byAttempt);
+  return asTheyAre(observed, byAttempt, (training) => ({
+    kind: "refused",
+    problems: refused,
+    training,
+    report,
+    ...(refusal && { refusal }),
+  }));
 }
 
-function asTheyAre(observed: Observed, { current, stale }: Turn, stateFor: (training: boolean) => State, more?: Checking): Decision {
-  const { job, status, words, now } = observed;
+function asTheyAre(
+  observed: Observed,
+  { current, stale }: PodsByAttempt,
+  stateFor: (training: boolean) => State,
+  more?: Checking,
+): Decision {
+  const { job, status, reports, now } = observed;
   const wanted = wantedReplicas(job, status);
   const ranks = 1 + (status.world?.ranks.at(-1)?.rank ?? wanted - 1);
   const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
-  const view = worldOf({ ranks, minRanks, known: status.world, pods: current, words, now });
+  const view = worldOf({ ranks, minRanks, known: status.world, pods: current, reports, now });
   const looks = [...(current.length > 0 ? [lookMs(view)] : []), ...(more === undefined ? [] : [more.again])];
   return decision(observed, {
     state: stateFor(view.stands),
@@ -136,36 +147,36 @@ interface Checking {
 }
 
 /** A spec gets no pods before its check; older pods make way where the check finds no node. */
-function unchecked(observed: Observed, turn: Turn, found: Unchecked): Decision {
+function unchecked(observed: Observed, byAttempt: PodsByAttempt, found: Unchecked): Decision {
   const { pod: check, reason, message, again, makes = false } = found;
   const waits = check !== undefined && !check.running && observed.now.getTime() >= check.since + besideMsMax;
   const hash = observed.templateHash(imageOf(observed));
-  const going = waits ? turn.current.filter((pod) => pod.hash !== hash) : [];
+  const going = waits ? byAttempt.current.filter((pod) => pod.hash !== hash) : [];
   const attempt = observed.status.check?.attempt ?? 0;
-  const report = turn.told?.report ?? reportOf(observed, turn.current);
+  const report = byAttempt.endState?.report ?? reportOf(observed, byAttempt.current);
   const actions: readonly Action[] = makes ? [{ kind: "check", attempt }] : [];
   const stateFor = (training: boolean): State => ({ kind: "checking", reason, message, training, report });
-  return asTheyAre(observed, turn, stateFor, { again, going, actions, check });
+  return asTheyAre(observed, byAttempt, stateFor, { again, going, actions, check });
 }
 
-function toTrain(observed: Observed, { current, stale, told }: Turn): Decision {
-  const { job, status, words, now } = observed;
+function toTrain(observed: Observed, { current, stale, endState }: PodsByAttempt): Decision {
+  const { job, status, reports, now } = observed;
   const wanted = wantedReplicas(job, status);
   const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
-  const report = told?.report ?? reportOf(observed, current);
+  const report = endState?.report ?? reportOf(observed, current);
   const hash = observed.templateHash(imageOf(observed));
-  const standing = current.map((pod) => (pod.hash === hash ? pod : { ...pod, deleting: true }));
-  const view = worldOf({ ranks: wanted, minRanks, known: status.world, pods: standing, words, now });
+  const planned = current.map((pod) => (pod.hash === hash ? pod : { ...pod, deleting: true }));
+  const view = worldOf({ ranks: wanted, minRanks, known: status.world, pods: planned, reports, now });
   const going = current.filter((pod) => pod.deleting || pod.hash !== hash || isIdle(pod, observed, view));
   const actions = deleted([...stale, ...going]);
   const { free, held } = missingRanks(observed);
   const wait = free.length > 0 ? waitOf(observed) : undefined;
   // The status records a pod's end before another is created.
-  const makes = wait === undefined && told === undefined;
+  const makes = wait === undefined && endState === undefined;
   const made = makes ? free.map((rank): Action => ({ kind: "create", rank, attempt: attemptOf(status, rank) })) : [];
-  const state = stateOf({ observed, current, going, view, told, wait: wait?.state ?? heldState(held) });
+  const state = stateOf({ observed, current, going, view, endState, wait: wait?.state ?? heldState(held) });
   const asks = current.length > 0 ? lookMs(view) : Number.POSITIVE_INFINITY;
-  const again = Math.min(wait?.again ?? progressMs, asks, told === undefined ? Number.POSITIVE_INFINITY : soonMs);
+  const again = Math.min(wait?.again ?? progressMs, asks, endState === undefined ? Number.POSITIVE_INFINITY : soonMs);
   return decision(observed, { state: { ...state, report }, view, actions: [...actions, ...made], again });
 }
 
@@ -178,9 +189,9 @@ function isIdle({ rank, uid }: PodView, { job, status, now }: Observed, { world 
   return !leaves || now.getTime() >= Date.parse(world?.since ?? "") + handOnMsMax;
 }
 
-function reportOf({ words, status }: Observed, current: readonly PodView[]) {
+function reportOf({ reports, status }: Observed, current: readonly PodView[]) {
   const first = status.world?.ranks[0]?.uid ?? current.find(({ rank }) => rank === 0)?.uid ?? "";
-  return words.get(first)?.progress;
+  return reports.get(first)?.progress;
 }
 
 interface Missing {
@@ -231,23 +242,23 @@ function waitOf(observed: Observed): Wait | undefined {
 const heldState = (held: PodView | undefined): State | undefined =>
   held && { kind: "waiting", reason: "Replacing", message: `the former pod is still there: ${held.name}` };
 
-interface Standing {
+interface StateFacts {
   readonly observed: Observed;
   readonly current: readonly PodView[];
   readonly going: readonly PodView[];
   readonly view: WorldView;
-  readonly told: AloneState | undefined;
+  readonly endState: AloneState | undefined;
   readonly wait: State | undefined;
 }
 
-function stateOf(standing: Standing): State {
-  const { observed, going, view, told, wait } = standing;
+function stateOf(facts: StateFacts): State {
+  const { observed, going, view, endState, wait } = facts;
   const replicas = wantedReplicas(observed.job, observed.status);
   const { world, stands, left, ready, tooFew } = view;
   const outdated = going.find(({ rank }) => rank < replicas);
-  const why = whyAwaited(standing);
-  if (stands && world !== undefined) return runningState(standing, world.ranks.length, told === undefined ? why : toldText(told));
-  if (told !== undefined) return told;
+  const why = whyAwaited(facts);
+  if (stands && world !== undefined) return runningState(facts, world.ranks.length, endState === undefined ? why : endText(endState));
+  if (endState !== undefined) return endState;
   if (outdated !== undefined)
     return { kind: "waiting", reason: "Replacing", message: `pod ${outdated.name} ends, and another goes on from its checkpoint` };
   if (wait !== undefined) return wait;
@@ -258,7 +269,7 @@ function stateOf(standing: Standing): State {
   return { kind: "waiting", reason: world !== undefined && tooFew !== undefined ? "RankLost" : "WaitingForRanks", message };
 }
 
-function whyAwaited({ current, view: { awaited } }: Standing): string {
+function whyAwaited({ current, view: { awaited } }: StateFacts): string {
   const pod = current.find(({ rank }) => rank === (awaited[0] ?? 0));
   if (pod === undefined) return "a pod is made";
   if (pod.deleting) return `pod ${pod.name} ends`;
@@ -266,10 +277,10 @@ function whyAwaited({ current, view: { awaited } }: Standing): string {
   return pod.waiting ?? `pod ${pod.name} ${pod.running ? "is asked for the first time" : "starts"}`;
 }
 
-const toldText = (told: AloneState): string =>
-  told.kind === "restarting" ? `${told.failure.reason}: ${told.failure.message}` : told.message;
+const endText = (endState: AloneState): string =>
+  endState.kind === "restarting" ? `${endState.failure.reason}: ${endState.failure.message}` : endState.message;
 
-function runningState({ observed, wait }: Standing, ranks: number, why: string): State {
+function runningState({ observed, wait }: StateFacts, ranks: number, why: string): State {
   const { job, status } = observed;
   const replicas = wantedReplicas(job, status);
   const before = status.conditions?.find(({ type }) => type === "Running");

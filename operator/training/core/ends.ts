@@ -54,8 +54,8 @@ export function ended(observed: Observed, pod: PodView): State {
   const restarts = (status.restarts ?? 0) + 1;
   const { maxRestarts } = job.spec.failurePolicy;
   if (restarts <= maxRestarts) return { kind: "restarting", restarts, failure, report: end?.report };
-  const told = `pods failed ${restarts} times, failurePolicy.maxRestarts is ${maxRestarts}; the last time: ${code}: ${text}`;
-  return { kind: "failed", reason: "RestartLimit", message: told, failure, report: end?.report };
+  const summary = `pods failed ${restarts} times, failurePolicy.maxRestarts is ${maxRestarts}; the last time: ${code}: ${text}`;
+  return { kind: "failed", reason: "RestartLimit", message: summary, failure, report: end?.report };
 }
 
 /** Only this pod is replaced; the others train on or wait. */
@@ -77,10 +77,10 @@ export function raised(attempts: readonly number[], rank: number): number[] {
 function stopped(observed: Observed, pod: PodView): AloneState {
   const { job, status } = observed;
   const { end, reason, message } = pod.over as NonNullable<PodView["over"]>;
-  const told = end === undefined && reason === nodeLost ? `${pod.name}: ${message}` : `pod ${pod.name} ended early`;
-  const state = { kind: "waiting", reason: "Stopped", message: told, report: end?.report } as const;
+  const summary = end === undefined && reason === nodeLost ? `${pod.name}: ${message}` : `pod ${pod.name} ended early`;
+  const state = { kind: "waiting", reason: "Stopped", message: summary, report: end?.report } as const;
   if (pod.generation !== job.metadata.generation) return state;
-  const stop = endOf(observed, status.lastStop, { reason: "Stopped", message: told, step: end?.report?.step, since: pod.since });
+  const stop = endOf(observed, status.lastStop, { reason: "Stopped", message: summary, step: end?.report?.step, since: pod.since });
   return { ...state, stop };
 }
 

@@ -44,7 +44,7 @@ test("there is a group from before the first pod is made to the end of the last"
   const refused = [{ reason: "GangUnavailable", message: "why" }];
   assert.equal(gathers({ status: { check: undefined } }), false, "it is not known whether the job fits");
   assert.equal(gathers({}), true, "pods are made");
-  assert.equal(gathers({ pods: running(8), words: says() }), true);
+  assert.equal(gathers({ pods: running(8), reports: says() }), true);
   assert.equal(gathers({ pods: [rankPod(0, { over: over(undefined, { reason: "OOMKilled" }) })] }), true, "another is to come");
   assert.equal(gathers({ templateProblems: refused }), false);
   assert.equal(gathers({ templateProblems: refused, pods: running(8) }), true, "pods of the spec as it was go on");

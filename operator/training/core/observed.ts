@@ -1,7 +1,7 @@
 // A training job as observed: spec, status, pods and their reports, and problems. Types only.
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import type { PodWords } from "../../../crds/training-world.ts";
+import type { PodReport } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
 
 export interface Problem {
@@ -22,7 +22,7 @@ export interface Observed {
   /** Pods of other objects that may still write the folder. */
   readonly otherWriters: readonly string[];
   /** Reports of running pods by uid. */
-  readonly words: ReadonlyMap<string, PodWords>;
+  readonly reports: ReadonlyMap<string, PodReport>;
   /** Jobs that begin now get this image. */
   readonly image: string;
   /** The hash of a pod created now. */

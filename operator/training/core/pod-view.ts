@@ -129,10 +129,10 @@ function overOf({ metadata, status }: Pod): PodView["over"] {
   };
 }
 
-const wordsMax = 300;
+const textMax = 300;
 
 /** The kubelet's message where the container left none. */
 function exitText({ exitCode, message = "" }: z.infer<typeof terminated>, silent: boolean): string {
-  const words = silent ? message.trim().slice(-wordsMax) : "";
-  return `exit code ${exitCode}${words === "" ? "" : `: ${words}`}`;
+  const text = silent ? message.trim().slice(-textMax) : "";
+  return `exit code ${exitCode}${text === "" ? "" : `: ${text}`}`;
 }

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import type { PodWords } from "../../../crds/training-world.ts";
+import type { PodReport } from "../../../crds/training-world.ts";
 import { observed, rankPod } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
 import { beforeSpawn, wantedReplicas } from "./spawn.ts";
@@ -42,13 +42,13 @@ test("a job that is scaled is followed: below what it has before at once, above 
 /** What is decided where so many pods answer, the first one with its step. */
 function decided(own: MoETrainingJob, status: MoETrainingJobStatus, pods: number, step: number) {
   const views = Array.from({ length: pods }, (_, rank) => rankPod(rank));
-  const words = new Map(
-    views.map(({ uid }): [string, PodWords] => [
+  const reports = new Map(
+    views.map(({ uid }): [string, PodReport] => [
       uid,
       { pod: uid, epoch: status.world?.epoch ?? 0, training: 0, leastRanks: 1, progress: { step, curve: [] } },
     ]),
   );
-  return decide(observed({ job: own, status, pods: views, words, now: new Date(0) }));
+  return decide(observed({ job: own, status, pods: views, reports, now: new Date(0) }));
 }
 
 const ranksOf = ({ world }: MoETrainingJobStatus): number | undefined => world?.ranks.length;

@@ -48,7 +48,7 @@ export interface Judged {
 }
 
 const lossDigits = 4;
-const told = (value: number): string => value.toFixed(lossDigits);
+const lossText = (value: number): string => value.toFixed(lossDigits);
 const normDigits = 4;
 
 function durationText(seconds: number): string {
@@ -70,16 +70,16 @@ function progress(judged: Judged): Partial<MoETrainingJobStatus> {
   const step = stepOf(judged);
   const before = (status.curve ?? []).map((point) => ({ step: point.step, loss: Number(point.loss) }));
   const within = (report?.curve ?? []).filter((point) => point.step <= job.spec.steps);
-  const curve = joinCurves(before, within).map((point) => ({ step: point.step, loss: told(point.loss) }));
+  const curve = joinCurves(before, within).map((point) => ({ step: point.step, loss: lossText(point.loss) }));
   const running = kind === "running";
   return {
     step,
     progress: `${Math.floor((100 * step) / job.spec.steps)}%`,
     ...(curve.length > 0 && { curve }),
-    ...textOf("loss", told, judged),
-    ...textOf("validationLoss", told, judged),
+    ...textOf("loss", lossText, judged),
+    ...textOf("validationLoss", lossText, judged),
     ...textOf("gradientNorm", (value) => value.toPrecision(normDigits), judged),
-    ...textOf("imbalance", told, judged),
+    ...textOf("imbalance", lossText, judged),
     ...spreadOf(judged),
     ...(running && report?.tokensPerSecond !== undefined && { tokensPerSecond: Math.round(report.tokensPerSecond) }),
     ...(running && report?.secondsLeft !== undefined && { eta: durationText(report.secondsLeft) }),
@@ -103,12 +103,12 @@ function spreadOf({ status, state }: Judged): Pick<MoETrainingJobStatus, "spread
 }
 
 const spreadText = ({ imbalanceAtPrimaries, imbalance, copied, exposedSeconds, bytes, expertShares }: TrainingSpread) => ({
-  imbalanceAtPrimaries: told(imbalanceAtPrimaries),
-  imbalance: told(imbalance),
-  copied: told(copied),
-  exposedSeconds: told(exposedSeconds),
+  imbalanceAtPrimaries: lossText(imbalanceAtPrimaries),
+  imbalance: lossText(imbalance),
+  copied: lossText(copied),
+  exposedSeconds: lossText(exposedSeconds),
   bytes,
-  expertShares: expertShares.map(told),
+  expertShares: expertShares.map(lossText),
 });
 
 const verdict = (status: Condition["status"], reason: string, message: string) => ({ status, reason, message });

@@ -2,27 +2,27 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
+import type { PodReport, TrainingWorld } from "../../../crds/training-world.ts";
 import { rankPod as pod, start } from "../../../test/kit/training/training-decisions.ts";
 import type { PodView } from "./pod-view.ts";
 import { type WorldFacts, worldOf } from "./world.ts";
 
-const says = (uid: string, change: Partial<PodWords> = {}): PodWords => ({
+const says = (uid: string, change: Partial<PodReport> = {}): PodReport => ({
   pod: uid,
   epoch: 0,
   training: 0,
   progress: { curve: [] },
   ...change,
 });
-const wordsOf = (...all: readonly PodWords[]) => new Map(all.map((one) => [one.pod, one]));
+const reportsOf = (...all: readonly PodReport[]) => new Map(all.map((one) => [one.pod, one]));
 const three = [pod(0), pod(1), pod(2)];
-const heard = wordsOf(says("p0"), says("p1"), says("p2"));
+const heard = reportsOf(says("p0"), says("p1"), says("p2"));
 const facts = (change: Partial<WorldFacts> = {}): WorldFacts => ({
   ranks: 3,
   minRanks: 1,
   known: undefined,
   pods: three,
-  words: heard,
+  reports: heard,
   now: new Date(start),
   ...change,
 });
@@ -30,7 +30,7 @@ const first = worldOf(facts()).world as TrainingWorld;
 const later = new Date(start + 60_000);
 
 test("the first world is of all ranks once every pod has answered, in order of rank", () => {
-  const waits = worldOf(facts({ words: wordsOf(says("p0"), says("p2")) }));
+  const waits = worldOf(facts({ reports: reportsOf(says("p0"), says("p2")) }));
   assert.deepEqual([waits.world, waits.stands, waits.ready, waits.awaited], [undefined, false, 2, [1]]);
   assert.equal(first.epoch, 1);
   assert.deepEqual(
@@ -46,37 +46,37 @@ interface Case {
 }
 
 const left = { left: { epoch: 1, code: "RankLost", message: "rank 2 is gone" } };
-const allLeft = wordsOf(says("p0", left), says("p1", left), says("p2", left));
+const allLeft = reportsOf(says("p0", left), says("p1", left), says("p2", left));
 const cases: Record<string, Case> = {
   "a world stands while its pods do": { change: {}, want: [1, true] },
-  "a world stands for an operator that has heard nobody yet": { change: { words: new Map() }, want: [1, true] },
+  "a world stands for an operator that has heard nobody yet": { change: { reports: new Map() }, want: [1, true] },
   "a world without one of its pods does not stand, and waits": { change: { pods: [pod(0), pod(2)] }, want: [1, false] },
   "a pod that is being deleted has no place in the next": {
     change: { pods: [pod(0), pod(1, { deleting: true }), pod(2)] },
     want: [1, false],
   },
   "a replaced pod makes another world": {
-    change: { pods: [pod(0), pod(1, { uid: "q" }), pod(2)], words: wordsOf(says("p0"), says("q"), says("p2")) },
+    change: { pods: [pod(0), pod(1, { uid: "q" }), pod(2)], reports: reportsOf(says("p0"), says("q"), says("p2")) },
     want: [2, true],
   },
   "another address makes another world": { change: { pods: [pod(0), pod(1, { ip: "10.0.0.9" }), pod(2)] }, want: [2, true] },
   "a smaller job makes another world at once": { change: { ranks: 2 }, want: [2, true] },
   "a larger one trains on until the last of its pods answers": { change: { ranks: 4, pods: [...three, pod(3)] }, want: [1, true] },
   "and then makes another world": {
-    change: { ranks: 4, pods: [...three, pod(3)], words: wordsOf(...heard.values(), says("p3")) },
+    change: { ranks: 4, pods: [...three, pod(3)], reports: reportsOf(...heard.values(), says("p3")) },
     want: [2, true],
   },
   "a world that a pod left is made again": {
-    change: { words: allLeft, now: later },
+    change: { reports: allLeft, now: later },
     want: [2, true],
   },
-  "but not at once": { change: { words: allLeft }, want: [1, false] },
+  "but not at once": { change: { reports: allLeft }, want: [1, false] },
   "who left since no step is left does not end it": {
-    change: { words: wordsOf(says("p0"), says("p1", { left: { epoch: 1, code: "Complete", message: "" } }), says("p2")), now: later },
+    change: { reports: reportsOf(says("p0"), says("p1", { left: { epoch: 1, code: "Complete", message: "" } }), says("p2")), now: later },
     want: [1, true],
   },
   "who left an earlier world does not end it": {
-    change: { known: { ...first, epoch: 2 }, words: wordsOf(says("p0", left), says("p1"), says("p2")), now: later },
+    change: { known: { ...first, epoch: 2 }, reports: reportsOf(says("p0", left), says("p1"), says("p2")), now: later },
     want: [2, true],
   },
 };
@@ -90,8 +90,8 @@ for (const [sentence, { change, want }] of Object.entries(cases)) {
 const leaving = ({ world }: { readonly world: TrainingWorld | undefined }) => world?.leaving?.map(({ uid }) => uid);
 const members = ({ world }: { readonly world: TrainingWorld | undefined }) => world?.ranks.map(({ uid }) => uid);
 /** All that is said, by pods that know that one of them would be enough. */
-const enough = (...changes: readonly Partial<PodWords>[]) =>
-  wordsOf(...three.map(({ uid }, i) => says(uid, { epoch: 1, training: 1, leastRanks: 1, ...changes[i] })));
+const enough = (...changes: readonly Partial<PodReport>[]) =>
+  reportsOf(...three.map(({ uid }, i) => says(uid, { epoch: 1, training: 1, leastRanks: 1, ...changes[i] })));
 const gone = { training: 0, left: { epoch: 1, code: "RankLost", message: "rank 1 is gone" } };
 
 interface FewerCase {
@@ -105,28 +105,28 @@ interface FewerCase {
 const killed = [pod(0), pod(2)];
 const drained = [pod(0), pod(1, { deleting: true }), pod(2)];
 const fewer: Record<string, FewerCase> = {
-  "the others train on at once without a pod that is lost": { change: { pods: killed, words: enough() }, want: [2, "p0 p2", ""] },
-  "the first one too": { change: { pods: [pod(1), pod(2)], words: enough() }, want: [2, "p1 p2", ""] },
-  "a pod that is to end hands on what it has": { change: { pods: drained, words: enough() }, want: [2, "p0 p2", "p1"] },
-  "as does one that says so, before its deletion is seen": { change: { words: enough({}, { leaving: true }) }, want: [2, "p0 p2", "p1"] },
-  "a smaller job has the others hand on": { change: { ranks: 2, words: enough() }, want: [2, "p0 p1", "p2"] },
+  "the others train on at once without a pod that is lost": { change: { pods: killed, reports: enough() }, want: [2, "p0 p2", ""] },
+  "the first one too": { change: { pods: [pod(1), pod(2)], reports: enough() }, want: [2, "p1 p2", ""] },
+  "a pod that is to end hands on what it has": { change: { pods: drained, reports: enough() }, want: [2, "p0 p2", "p1"] },
+  "as does one that says so, before its deletion is seen": { change: { reports: enough({}, { leaving: true }) }, want: [2, "p0 p2", "p1"] },
+  "a smaller job has the others hand on": { change: { ranks: 2, reports: enough() }, want: [2, "p0 p1", "p2"] },
   "of two that are to end both hand on": {
-    change: { pods: [pod(0), pod(1, { deleting: true }), pod(2, { deleting: true })], words: enough() },
+    change: { pods: [pod(0), pod(1, { deleting: true }), pod(2, { deleting: true })], reports: enough() },
     want: [2, "p0", "p1 p2"],
   },
   "one that does not answer has nothing to hand on": {
-    change: { pods: [pod(0), pod(1, { deleting: true, silent: true }), pod(2)], words: enough() },
+    change: { pods: [pod(0), pod(1, { deleting: true, silent: true }), pod(2)], reports: enough() },
     want: [2, "p0 p2", ""],
     stops: "p1",
   },
   "fewer ranks than are allowed wait, and one that is to end leaves a checkpoint": {
-    change: { pods: drained, words: enough(), minRanks: 3 },
+    change: { pods: drained, reports: enough(), minRanks: 3 },
     want: [1, "p0 p1 p2", ""],
     tooFew: /elasticity\.minReplicas is 3/,
     stops: "p1",
   },
   "ranks whose memory is too small wait": {
-    change: { pods: killed, words: enough({ leastRanks: 3 }) },
+    change: { pods: killed, reports: enough({ leastRanks: 3 }) },
     want: [1, "p0 p1 p2", ""],
     tooFew: /their memory is enough for 3 ranks or more, by memoryPerRank/,
   },
@@ -136,24 +136,24 @@ const fewer: Record<string, FewerCase> = {
     tooFew: /not known to be enough/,
   },
   "where all are to end nobody waits for a world": {
-    change: { pods: three.map((one) => ({ ...one, deleting: true })), words: enough() },
+    change: { pods: three.map((one) => ({ ...one, deleting: true })), reports: enough() },
     want: [1, "p0 p1 p2", ""],
     stops: "p0 p1 p2",
   },
   "an operator that has just begun first hears who is there": {
-    change: { pods: drained, words: wordsOf(says("p0", { leastRanks: 1 })) },
+    change: { pods: drained, reports: reportsOf(says("p0", { leastRanks: 1 })) },
     want: [1, "p0 p1 p2", ""],
   },
   "after a loss it is waited for what each of the pods says": {
-    change: { words: enough(gone), now: later },
+    change: { reports: enough(gone), now: later },
     want: [1, "p0 p1 p2", ""],
   },
   "one that does not answer then is the one that is lost": {
-    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], words: enough(gone, {}, gone), now: later },
+    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], reports: enough(gone, {}, gone), now: later },
     want: [2, "p0 p2", ""],
   },
   "one that is silent in a world that stands changes nothing": {
-    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], words: enough() },
+    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], reports: enough() },
     want: [1, "p0 p1 p2", ""],
   },
 };
@@ -167,30 +167,30 @@ for (const [sentence, { change, want, tooFew, stops = "" }] of Object.entries(fe
 }
 
 test("a world that lost the pod that was to leave it is made again at once, and the same one in peace", () => {
-  const second = worldOf(facts({ known: first, pods: drained, words: enough() })).world as TrainingWorld;
+  const second = worldOf(facts({ known: first, pods: drained, reports: enough() })).world as TrainingWorld;
   const lost = { epoch: 2, training: 0, left: { epoch: 2, code: "RankLost", message: "rank 2 is gone" } };
-  const without = worldOf(facts({ known: second, pods: killed, words: enough(lost, {}, lost) }));
+  const without = worldOf(facts({ known: second, pods: killed, reports: enough(lost, {}, lost) }));
   assert.deepEqual([without.world?.epoch, members(without), leaving(without)], [3, ["p0", "p2"], undefined]);
-  assert.equal(worldOf(facts({ known: second, pods: drained, words: enough(lost, {}, lost) })).world?.epoch, 2);
-  const again = worldOf(facts({ known: second, pods: drained, words: enough(lost, {}, lost), now: later }));
+  assert.equal(worldOf(facts({ known: second, pods: drained, reports: enough(lost, {}, lost) })).world?.epoch, 2);
+  const again = worldOf(facts({ known: second, pods: drained, reports: enough(lost, {}, lost), now: later }));
   assert.deepEqual([again.world?.epoch, leaving(again)], [3, ["p1"]]);
 });
 
 test("pods wait a minute for the others, then begin, or join those that train; where nothing was lost none hurries", () => {
-  const two = { pods: [pod(0), pod(1)], words: enough() };
+  const two = { pods: [pod(0), pod(1)], reports: enough() };
   const soon = new Date(start + 59_000);
   assert.equal(worldOf(facts({ ...two, now: soon })).world, undefined);
   assert.deepEqual(members(worldOf(facts({ ...two, now: later }))), ["p0", "p1"]);
   const small = { ...first, ranks: first.ranks.slice(0, 1) };
   assert.equal(worldOf(facts({ ...two, known: small, now: soon })).world?.epoch, 1);
   assert.deepEqual(members(worldOf(facts({ ...two, known: small, now: later }))), ["p0", "p1"]);
-  const resumed = { known: first, pods: [pod(0, { uid: "q" })], words: wordsOf(says("q", { leastRanks: 1 })) };
+  const resumed = { known: first, pods: [pod(0, { uid: "q" })], reports: reportsOf(says("q", { leastRanks: 1 })) };
   assert.equal(worldOf(facts({ ...resumed, now: soon })).world?.epoch, 1);
   assert.equal(worldOf(facts({ ...resumed, now: later })).world?.epoch, 2);
 });
 
 test("an epoch is above all that any pod was told of, whatever became of the status", () => {
-  assert.equal(worldOf(facts({ words: wordsOf(says("p0"), says("p1", { epoch: 7 }), says("p2")) })).world?.epoch, 8);
+  assert.equal(worldOf(facts({ reports: reportsOf(says("p0"), says("p1", { epoch: 7 }), says("p2")) })).world?.epoch, 8);
 });
 
 test("epochs only rise, and one epoch never has two sets of pods", () => {
@@ -213,8 +213,8 @@ test("epochs only rise, and one epoch never has two sets of pods", () => {
         if (replaced) pods[rank] = pod(rank, { uid: `q${i}` });
         pods[rank] = { ...(pods[rank] as PodView), running: ready, ...change };
         const gone = { left: { epoch: known?.epoch ?? 1, code: "RankLost", message: "" } };
-        const words = wordsOf(...pods.map(({ uid }, at) => says(uid, { leastRanks, ...(leaves && at === rank && gone) })));
-        const { world, stands, stops } = worldOf({ ranks, minRanks: 1, known, pods, words, now: new Date(start + i * 10_000) });
+        const reports = reportsOf(...pods.map(({ uid }, at) => says(uid, { leastRanks, ...(leaves && at === rank && gone) })));
+        const { world, stands, stops } = worldOf({ ranks, minRanks: 1, known, pods, reports, now: new Date(start + i * 10_000) });
         assert.ok((world?.epoch ?? 0) >= (known?.epoch ?? 0));
         const all = [...(world?.ranks ?? []), ...(world?.leaving ?? [])];
         assert.equal(new Set(all.map((member) => member.rank)).size, all.length, "one pod a rank");

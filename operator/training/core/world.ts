@@ -1,7 +1,7 @@
 // Decides which pods of a job train together. A new world begins once every requested rank answers, or at once when one is lost or leaves
 // and the rest suffice; until then its pods train on without the operator. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
-import { membersOf, type PodWords, type TrainingWorld, type WorldMember } from "../../../crds/training-world.ts";
+import { membersOf, type PodReport, type TrainingWorld, type WorldMember } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
 
 const againMs = 5_000;
@@ -16,7 +16,7 @@ export interface WorldFacts {
   readonly known: TrainingWorld | undefined;
   readonly pods: readonly PodView[];
   /** Keys are uids; pods that have not answered are missing. */
-  readonly words: ReadonlyMap<string, PodWords>;
+  readonly reports: ReadonlyMap<string, PodReport>;
   readonly now: Date;
 }
 
@@ -46,15 +46,15 @@ interface Look {
 }
 
 export function worldOf(facts: WorldFacts): WorldView {
-  const { ranks, known, pods, words, now } = facts;
+  const { ranks, known, pods, reports, now } = facts;
   const look = lookAt(facts);
   const { ready, left, gone, unknown } = look;
   const awaited = Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => !ready.some((pod) => pod.rank === rank));
   const next = unknown ? undefined : nextOf(facts, look);
   const view = { ready: ready.length, awaited, tooFew: undefined };
-  const leftWith = (world: TrainingWorld | undefined): ReadonlySet<string> => (unknown ? new Set() : stopsOf(pods, words, world));
+  const leftWith = (world: TrainingWorld | undefined): ReadonlySet<string> => (unknown ? new Set() : stopsOf(pods, reports, world));
   if (next !== undefined) {
-    const epoch = 1 + [...words.values()].reduce((most, said) => Math.max(most, said.epoch), known?.epoch ?? 0);
+    const epoch = 1 + [...reports.values()].reduce((most, said) => Math.max(most, said.epoch), known?.epoch ?? 0);
     const { ranks: members, leaving } = next;
     const world = { epoch, since: rfc3339(now), ranks: members, ...(leaving.length > 0 && { leaving }) };
     return { ...view, world, stands: true, restless: false, left: undefined, stops: leftWith(world) };
@@ -66,21 +66,21 @@ export function worldOf(facts: WorldFacts): WorldView {
   return { ...view, world: known, stands, restless, left, tooFew, stops: leftWith(known) };
 }
 
-function lookAt({ ranks, known, pods, words }: WorldFacts): Look {
+function lookAt({ ranks, known, pods, reports }: WorldFacts): Look {
   const ready = pods
-    .filter((pod) => pod.rank < ranks && pod.ip !== undefined && stays(pod, words) && words.has(pod.uid) && !pod.silent)
+    .filter((pod) => pod.rank < ranks && pod.ip !== undefined && stays(pod, reports) && reports.has(pod.uid) && !pod.silent)
     .toSorted((a, b) => a.rank - b.rank);
   const members = pods.filter((pod) => known !== undefined && isOneOf(known.ranks, pod));
-  const gone = known?.ranks.some(({ uid }) => !members.some((pod) => pod.uid === uid && stays(pod, words))) ?? false;
-  const left = known && leftOf(known, words);
+  const gone = known?.ranks.some(({ uid }) => !members.some((pod) => pod.uid === uid && stays(pod, reports))) ?? false;
+  const left = known && leftOf(known, reports);
   // A pod that lost another leaves too, or is lost itself. A new operator has heard nobody yet.
-  const leaves = ({ uid }: PodView): boolean => (words.get(uid)?.left?.epoch ?? 0) >= (known?.epoch ?? 0);
-  const open = (pod: PodView): boolean => !words.has(pod.uid) || (left !== undefined && !gone && !leaves(pod));
-  const unknown = (gone || left !== undefined) && members.some((pod) => stays(pod, words) && !pod.silent && open(pod));
+  const leaves = ({ uid }: PodView): boolean => (reports.get(uid)?.left?.epoch ?? 0) >= (known?.epoch ?? 0);
+  const open = (pod: PodView): boolean => !reports.has(pod.uid) || (left !== undefined && !gone && !leaves(pod));
+  const unknown = (gone || left !== undefined) && members.some((pod) => stays(pod, reports) && !pod.silent && open(pod));
   return { ready, left, gone, unknown };
 }
 
-const stays = (pod: PodView, words: ReadonlyMap<string, PodWords>): boolean => alive(pod) && words.get(pod.uid)?.leaving !== true;
+const stays = (pod: PodView, reports: ReadonlyMap<string, PodReport>): boolean => alive(pod) && reports.get(pod.uid)?.leaving !== true;
 
 const survives = (known: TrainingWorld | undefined, ready: readonly PodView[]): boolean =>
   known !== undefined && ready.some((pod) => isOneOf(known.ranks, pod));
@@ -112,25 +112,25 @@ function ranksOf(facts: WorldFacts, { ready, left, gone }: Look): readonly PodVi
   return stay && ready.some((pod) => !isOneOf(known.ranks, pod) && waited(pod)) ? ready : undefined;
 }
 
-function tooFewOf({ minRanks, words }: WorldFacts, ready: readonly PodView[]): string | undefined {
+function tooFewOf({ minRanks, reports }: WorldFacts, ready: readonly PodView[]): string | undefined {
   if (ready.length < minRanks) return `elasticity.minReplicas is ${minRanks}`;
-  const least = ready.reduce((most, { uid }) => Math.max(most, words.get(uid)?.leastRanks ?? 0), 0);
+  const least = ready.reduce((most, { uid }) => Math.max(most, reports.get(uid)?.leastRanks ?? 0), 0);
   if (least === 0) return "their memory is not known to be enough without the others";
   return ready.length < least ? `their memory is enough for ${least} ranks or more, by memoryPerRank` : undefined;
 }
 
 /** Pods outside the next world that can hand over state. A silent one would keep the others waiting. */
-function leavingOf({ known, pods, words }: WorldFacts, next: readonly PodView[]): WorldMember[] {
+function leavingOf({ known, pods, reports }: WorldFacts, next: readonly PodView[]): WorldMember[] {
   const had = known === undefined ? [] : membersOf(known);
   const there = ({ running, over, ip, silent }: PodView): boolean => running && over === undefined && ip !== undefined && !silent;
   return pods
-    .filter((pod) => there(pod) && isOneOf(had, pod) && words.has(pod.uid) && !next.some(({ rank }) => rank === pod.rank))
+    .filter((pod) => there(pod) && isOneOf(had, pod) && reports.has(pod.uid) && !next.some(({ rank }) => rank === pod.rank))
     .toSorted((a, b) => a.rank - b.rank)
     .map(memberOf);
 }
 
-function stopsOf(pods: readonly PodView[], words: ReadonlyMap<string, PodWords>, world: TrainingWorld | undefined): ReadonlySet<string> {
-  const ends = pods.filter((pod) => pod.over === undefined && (pod.deleting || words.get(pod.uid)?.leaving === true));
+function stopsOf(pods: readonly PodView[], reports: ReadonlyMap<string, PodReport>, world: TrainingWorld | undefined): ReadonlySet<string> {
+  const ends = pods.filter((pod) => pod.over === undefined && (pod.deleting || reports.get(pod.uid)?.leaving === true));
   return new Set(ends.filter((pod) => !isOneOf(world?.leaving ?? [], pod)).map(({ uid }) => uid));
 }
 
@@ -139,9 +139,9 @@ const memberOf = ({ rank, name, uid, ip = "", node }: PodView): WorldMember => (
 const sameMembers = (a: readonly WorldMember[], b: readonly WorldMember[]): boolean =>
   a.length === b.length && a.every(({ uid, ip }, i) => uid === b[i]?.uid && ip === b[i]?.ip);
 
-function leftOf({ epoch, ranks }: TrainingWorld, words: ReadonlyMap<string, PodWords>): string | undefined {
+function leftOf({ epoch, ranks }: TrainingWorld, reports: ReadonlyMap<string, PodReport>): string | undefined {
   for (const { rank, uid } of ranks) {
-    const left = words.get(uid)?.left;
+    const left = reports.get(uid)?.left;
     if (left !== undefined && left.epoch >= epoch && left.code !== completeCode)
       return `rank ${rank} left world ${left.epoch}: ${left.code}: ${left.message}`;
   }

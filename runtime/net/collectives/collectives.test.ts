@@ -30,8 +30,8 @@ async function gathered(given: RandomPlacement, x: readonly Float32Array[], edge
     const own = given.hosts.flatMap((row, chunk) => (row.includes(rank) ? [chunk] : []));
     const has = (chunk: number): boolean => given.primaries[chunk] === rank;
     const memory: Chunks = new Map(own.map((chunk) => [chunk, has(chunk) ? x[chunk]!.slice() : new Float32Array(x[chunk]!.length)]));
-    const turn = { transport: hub.transport(rank), stamp, layer: 0, pieces, what: "copies" };
-    await gather({ ...turn, placement: given, ...(edges && { edges }), memory: (chunk) => memory.get(chunk)! });
+    const common = { transport: hub.transport(rank), stamp, layer: 0, pieces, what: "copies" };
+    await gather({ ...common, placement: given, ...(edges && { edges }), memory: (chunk) => memory.get(chunk)! });
     return memory;
   });
   return { held, traffic: Array.from({ length: given.ranks }, (_, rank) => hub.takeTraffic(rank, "copies")) };

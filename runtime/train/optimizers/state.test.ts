@@ -178,8 +178,8 @@ async function slowUpdate(buffers: number, heard?: (what: string) => void): Prom
 }
 
 test("on a disk that takes its time, an update that reads and writes at once takes at most 0.7 of one after another", async () => {
-  const [interleaved, inTurn] = [await slowUpdate(3), await slowUpdate(1)];
-  assert.ok(interleaved <= 0.7 * inTurn, `${interleaved} ms of ${inTurn}`);
+  const [interleaved, sequential] = [await slowUpdate(3), await slowUpdate(1)];
+  assert.ok(interleaved <= 0.7 * sequential, `${interleaved} ms of ${sequential}`);
 });
 
 test("the next chunk is asked for before one is written; with one buffer it never is", async () => {

@@ -127,14 +127,14 @@ export class Passes {
   /** The summed losses of each own micro-batch, without gradients. Throws PassStopped. */
   async losses(accumulation: AccumulationStep, microBatches: readonly MicroBatch[]): Promise<number[]> {
     const { layers, head, garbage } = this.#parts;
-    let xs: readonly Float32Array[] = await inTurn(microBatches, (microBatch) => this.#embedded(microBatch));
+    let xs: readonly Float32Array[] = await sequentially(microBatches, (microBatch) => this.#embedded(microBatch));
     for (const [index, layer] of layers.entries()) {
       accumulation.replicas.beforeForward(index);
       xs = (await layer.forward(accumulation, xs)).ys;
       accumulation.replicas.afterForward(index);
       garbage.look();
     }
-    return inTurn(microBatches, async ({ targets }, i) =>
+    return sequentially(microBatches, async ({ targets }, i) =>
       sumOf(await head.segment.forward({ x: xs[i] as Float32Array, targets, weights: head.weights })),
     );
   }
@@ -147,7 +147,7 @@ export class Passes {
     const { layers, embed, head, balancing, budget, garbage } = this.#parts;
     budget.clear();
     const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
-      inTurn(items, (item, index) => {
+      sequentially(items, (item, index) => {
         accumulation.checkStop();
         return run(item, index);
       });
@@ -209,7 +209,7 @@ function keptFloatsOf(passes: readonly LayerPass[]): number {
   return values.reduce((sum, { data }) => sum + data.length, 0);
 }
 
-async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> {
+async function sequentially<T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> {
   const results: U[] = [];
   for (const [index, item] of items.entries()) results.push(await run(item, index));
   return results;

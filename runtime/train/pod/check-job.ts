@@ -7,7 +7,7 @@ import type { CheckerSettings } from "../../../crds/training-process.ts";
 import { type TrainingEnd, trainingEndText } from "../../../crds/training-report.ts";
 import { createLog } from "../../observe/log.ts";
 import { checkRun, type Feasible } from "../loop/feasible.ts";
-import { jobWords } from "./job-message.ts";
+import { jobMessage } from "./job-message.ts";
 import { worldsOf } from "./job-settings.ts";
 
 interface CheckOptions {
@@ -29,7 +29,7 @@ async function endOf({ spec, ranks, minRanks }: CheckerSettings, check: typeof c
     return { outcome: "Fits", message: fitsText(found, String(spec.memoryPerRank)), ...(found.sizes && { sizes: found.sizes }) };
   } catch (caught) {
     const { code, message, retry } = AppError.from(caught, "checking the job");
-    return { outcome: "Failed", code, message: jobWords(message), retry: retry !== "never" };
+    return { outcome: "Failed", code, message: jobMessage(message), retry: retry !== "never" };
   }
 }
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { type JsonObject, structuralSchema } from "../../../crds/openapi.ts";
-import { jobWords, wordsOf } from "./job-message.ts";
+import { fieldOf, jobMessage } from "./job-message.ts";
 
 const reported: Record<string, string> = {
   "--sequence-length is 4096; it must be a whole number from 2 to 64":
@@ -21,11 +21,11 @@ const reported: Record<string, string> = {
   "/home/claims/a and --strange stay": "/home/claims/a and --strange stay",
 };
 for (const [message, want] of Object.entries(reported))
-  test(`"${message}" is told to the owner of a job`, () => assert.equal(jobWords(message), want));
+  test(`"${message}" is told to the owner of a job`, () => assert.equal(jobMessage(message), want));
 
 test("every field that an option is told as is one of the spec", () => {
   const schema = structuralSchema(moeTrainingJobSpecSchema, "spec");
-  for (const field of Object.values(wordsOf).filter((word) => word.startsWith("spec."))) {
+  for (const field of Object.values(fieldOf).filter((word) => word.startsWith("spec."))) {
     let at: JsonObject | undefined = schema;
     for (const part of field.split(".").slice(1)) at = (at?.properties as Record<string, JsonObject> | undefined)?.[part];
     assert.ok(at, field);

@@ -1,7 +1,7 @@
 // Translates a run's errors for a job's owner: from options and paths to spec fields and URIs.
 import { paths } from "../../../crds/common.ts";
 
-export const wordsOf: Readonly<Record<string, string>> = {
+export const fieldOf: Readonly<Record<string, string>> = {
   model: "spec.model.uri",
   init: "spec.model.init",
   "init-codec": "spec.model.initCodec",
@@ -44,8 +44,8 @@ const madeWith = /(?<=was made with )([a-z][a-z0-9-]*)/g;
 const memory = /\bgive more memory\b/g;
 const claim = new RegExp(`(?<![\\w/])${paths.claims}/`, "g");
 
-export function jobWords(message: string): string {
-  const word = (whole: string, name: string): string => wordsOf[name] ?? whole;
+export function jobMessage(message: string): string {
+  const word = (whole: string, name: string): string => fieldOf[name] ?? whole;
   return message
     .replace(option, word)
     .replace(madeWith, word)

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../../crds/common.ts";
 import type { TrainingWorld } from "../../../crds/training-world.ts";
-import { podWordsSchema, ranksMax, worldOrderSchema } from "../../../crds/training-world.ts";
+import { podReportSchema, ranksMax, worldOrderSchema } from "../../../crds/training-world.ts";
 import { Membership } from "./membership.ts";
 
 const self = { job: "job", pod: "b", rank: 1 };
@@ -44,7 +44,7 @@ test("what wakes a pod: another world, and once that none takes what it has", ()
   membership.leave();
   membership.take({ ...order(1, ["a", "b"]), stop: true });
   membership.take({ ...order(1, ["a", "b"]), stop: true });
-  assert.deepEqual([woken, membership.stop, membership.words({ curve: [] }).leaving], [2, true, true]);
+  assert.deepEqual([woken, membership.stop, membership.report({ curve: [] }).leaving], [2, true, true]);
   unwatch();
   membership.take(order(2, ["a", "b"]));
   assert.equal(woken, 2);
@@ -57,12 +57,12 @@ test("a pod has a place in the newest world that names it, until it leaves that 
   membership.take(order(2, ["a", "b"]));
   assert.deepEqual([placeOf(membership)?.epoch, placeOf(membership)?.rank], [2, 1]);
   membership.begins(2);
-  assert.deepEqual(membership.words({ curve: [] }), { pod: "b", epoch: 2, training: 2, progress: { curve: [] } });
+  assert.deepEqual(membership.report({ curve: [] }), { pod: "b", epoch: 2, training: 2, progress: { curve: [] } });
   membership.take(order(3, ["a"]));
   assert.equal(placeOf(membership), undefined, "a world without it has no place");
   assert.ok(membership.outdated(2));
   membership.leaves(2, "RankLost", "x".repeat(5_000));
-  const { left, training } = membership.words({ curve: [] });
+  const { left, training } = membership.report({ curve: [] });
   assert.deepEqual([left?.epoch, left?.code, left?.message.length, training], [2, "RankLost", 1024, 0]);
   membership.take(order(4, ["a", "b"]));
   assert.equal(placeOf(membership)?.epoch, 4);
@@ -103,7 +103,7 @@ test("an order with a field that is not known is refused", () => {
 
 test("least ranks beyond what a world may have are said as the most, so that the words are heard", () => {
   const membership = new Membership(self);
-  const reports = (least: number | undefined) => podWordsSchema.parse(membership.words({ curve: [] }, least)).leastRanks;
+  const reports = (least: number | undefined) => podReportSchema.parse(membership.report({ curve: [] }, least)).leastRanks;
   assert.deepEqual([undefined, 3, 16 * ranksMax].map(reports), [undefined, 3, ranksMax]);
 });
 
@@ -119,7 +119,7 @@ test("whatever is told in whatever order, the epoch never falls", () => {
         } catch (caught) {
           assert.ok(caught instanceof AppError && ["StaleWorld", "InvalidWorld"].includes(caught.code));
         }
-        const now = membership.words({ curve: [] }).epoch;
+        const now = membership.report({ curve: [] }).epoch;
         assert.ok(now >= newest);
         newest = now;
         const { place } = membership;

@@ -4,7 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import {
   leftOf,
   membersOf,
-  type PodWords,
+  type PodReport,
   ranksMax,
   type TrainingWorld,
   type WorldMember,
@@ -32,7 +32,7 @@ export class Membership {
   readonly #watchers = new Set<() => void>();
   #world: TrainingWorld | undefined;
   #training = 0;
-  #left: PodWords["left"];
+  #left: PodReport["left"];
   #leaving = false;
   #stop = false;
 
@@ -129,7 +129,7 @@ export class Membership {
     this.#left = leftOf(epoch, code, message);
   }
 
-  words(progress: PodWords["progress"], leastRanks?: number): PodWords {
+  report(progress: PodReport["progress"], leastRanks?: number): PodReport {
     const { pod } = this.#self;
     const known = { pod, epoch: this.#world?.epoch ?? 0, training: this.#training, ...(this.#left && { left: this.#left }) };
     const least = leastRanks !== undefined && { leastRanks: Math.min(ranksMax, leastRanks) };

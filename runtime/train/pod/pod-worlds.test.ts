@@ -12,7 +12,7 @@ import { AppError } from "../../../crds/common.ts";
 import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { parseTrainingEnd } from "../../../crds/training-report.ts";
-import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
+import type { PodReport, TrainingWorld } from "../../../crds/training-world.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
 import { tell, tlsFolder, worldOfPods } from "../../../test/kit/training/training-pods.ts";
 import { until } from "../../../test/kit/wait.ts";
@@ -114,7 +114,7 @@ class Pod {
     return parseTrainingEnd(readFileSync(this.endFile, "utf8"));
   }
 
-  async says(world?: TrainingWorld, stop = false): Promise<PodWords> {
+  async says(world?: TrainingWorld, stop = false): Promise<PodReport> {
     const order = { job: "job", pod: this.uid, ...(world && { world }), ...(stop && { stop: true as const }) };
     for (;;) {
       const words = await tell(this.trainer, world, { rank: this.rank, uid: this.uid, order });

@@ -12,7 +12,7 @@ import { type RunEnd, train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import { Recorder } from "../trace/recorder.ts";
 import { movedWithin } from "../trace/spans.ts";
-import { jobWords } from "./job-message.ts";
+import { jobMessage } from "./job-message.ts";
 import { trainSettings } from "./job-settings.ts";
 import { Membership } from "./membership.ts";
 import { Worlds } from "./pod-worlds.ts";
@@ -56,7 +56,7 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
     take(order) {
       membership.take(order);
       const report = progress.report();
-      return membership.words(report, least(report.step ?? 0));
+      return membership.report(report, least(report.step ?? 0));
     },
   });
   void reckon(settings, log).then((found) => {
@@ -75,7 +75,7 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
       async (caught) => {
         const { code, message, retry } = AppError.from(caught, "training");
         const report = progress.report();
-        await writeEnd(settings.endFile, { outcome: "Failed", code, message: jobWords(message), retry: retry !== "never", report }, log);
+        await writeEnd(settings.endFile, { outcome: "Failed", code, message: jobMessage(message), retry: retry !== "never", report }, log);
         throw caught;
       },
     )

@@ -1,7 +1,7 @@
 // The port on which a training pod receives its world and reports its state.
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { AppError } from "../../../crds/common.ts";
-import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../../crds/training-world.ts";
+import { type PodReport, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../../crds/training-world.ts";
 import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
@@ -13,7 +13,7 @@ export interface WorldServerOptions {
   readonly host: string;
   readonly port: number;
   /** Takes an order; a throw becomes a refusal with its code. */
-  take(order: WorldOrder): PodWords;
+  take(order: WorldOrder): PodReport;
 }
 
 export function listenForWorlds(options: WorldServerOptions): Promise<OperatorPort> {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { parseMoETrainingJob, trainingProblems } from "../../../crds/moe-training-job.ts";
 import { moeTrainingJobStatusSchema } from "../../../crds/moe-training-job-status.ts";
-import { podWordsSchema } from "../../../crds/training-world.ts";
+import { podReportSchema } from "../../../crds/training-world.ts";
 import { type Decision, decide } from "../../../operator/training/core/decide.ts";
 import { podView } from "../../../operator/training/core/pod-view.ts";
 import { templateProblems, trainingPod } from "../../../operator/training/pod.ts";
@@ -17,7 +17,7 @@ import { chance, fromSchema, json, pick, text } from "../words.ts";
 interface Input {
   readonly object: unknown;
   readonly pods: readonly object[];
-  readonly words: readonly (readonly [uid: string, said: unknown])[];
+  readonly reports: readonly (readonly [uid: string, said: unknown])[];
   readonly checked: boolean;
   readonly refused: boolean;
 }
@@ -71,7 +71,7 @@ function podOf(random: Random, rank: number): object {
   };
 }
 
-function wordsOf(random: Random, uid: string): unknown {
+function reportsOf(random: Random, uid: string): unknown {
   const said = {
     ...{ pod: uid, epoch: random(3), training: random(3), leaving: chance(random, 10), leastRanks: 1 + random(4) },
     progress: { step: random(100), loss: 1.5, tokensPerSecond: 10, secondsLeft: random(1e6), curve: [{ step: 1, loss: 2 }] },
@@ -104,12 +104,14 @@ export const trainingJobs: Fuzzer<typeof subject, Input> = {
         status: chance(random, 50) ? {} : fromSchema(random, statusSchema),
       },
       pods,
-      words: uids.filter(() => chance(random, 60)).map((uid) => [uid, chance(random, 95) ? wordsOf(random, uid) : json(random)] as const),
+      reports: uids
+        .filter(() => chance(random, 60))
+        .map((uid) => [uid, chance(random, 95) ? reportsOf(random, uid) : json(random)] as const),
       checked: chance(random, 70),
       refused: chance(random, 10),
     };
   },
-  attempt({ parse, decide: decided }, { object, pods, words, checked, refused }) {
+  attempt({ parse, decide: decided }, { object, pods, reports, checked, refused }) {
     const job = parse(object);
     const problems = templateProblems(job, trainingSettings);
     assert.ok(trainingProblems(job.spec).length <= 64 + 16 * 8);
@@ -117,15 +119,15 @@ export const trainingJobs: Fuzzer<typeof subject, Input> = {
     const rendered = JSON.stringify(trainingPod(job, trainingSettings, made));
     assert.ok(rendered.length < 4 * JSON.stringify(object).length + 100_000, "a pod is as large as its spec");
     const all = pods.map((one) => podView(one));
-    const heard = words.flatMap(([uid, said]) => {
-      const parsed = podWordsSchema.safeParse(said);
+    const heard = reports.flatMap(([uid, said]) => {
+      const parsed = podReportSchema.safeParse(said);
       return parsed.success ? [[uid, parsed.data] as const] : [];
     });
     const given = observed({
       job,
       ...(checked ? { status: job.status } : {}),
       pods: all,
-      words: new Map(heard),
+      reports: new Map(heard),
       templateProblems: problems,
       podRefused: refused ? "it was refused" : undefined,
     });

@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
 import { parseTrainingEnd } from "../../../crds/training-report.ts";
-import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
+import type { PodReport, TrainingWorld } from "../../../crds/training-world.ts";
 import { until } from "../wait.ts";
 import type { PodLine, PodProcess } from "./training-pod.ts";
 import { tell, tlsFolder, worldOfPods } from "./training-pods.ts";
@@ -61,7 +61,7 @@ export class PodOfProcess {
     return parseTrainingEnd(readFileSync(this.#endFile, "utf8"));
   }
 
-  async says(world?: TrainingWorld): Promise<PodWords | undefined> {
+  async says(world?: TrainingWorld): Promise<PodReport | undefined> {
     if (this.#port === 0) return undefined;
     return tell({ port: this.#port }, world, { rank: this.#place.rank, uid: this.uid, ip: this.ip });
   }

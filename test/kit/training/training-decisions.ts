@@ -2,7 +2,7 @@
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingEnd, TrainingReport } from "../../../crds/training-report.ts";
-import type { PodWords } from "../../../crds/training-world.ts";
+import type { PodReport } from "../../../crds/training-world.ts";
 import type { Action } from "../../../operator/training/core/decide.ts";
 import type { Observed } from "../../../operator/training/core/observed.ts";
 import type { PodView } from "../../../operator/training/core/pod-view.ts";
@@ -58,7 +58,7 @@ export const observed = ({ status, ...change }: Partial<Observed> = {}): Observe
   checks: [],
   rival: undefined,
   otherWriters: [],
-  words: new Map(),
+  reports: new Map(),
   image: "enodia/training:1",
   templateHash: () => "h",
   checkHash: () => "c",
@@ -69,7 +69,7 @@ export const observed = ({ status, ...change }: Partial<Observed> = {}): Observe
   ...change,
 });
 /** What pods of ranks from 0 on say. */
-export const says = (progress: TrainingReport = { curve: [] }, uids: readonly string[] = ["p0"]): ReadonlyMap<string, PodWords> =>
+export const says = (progress: TrainingReport = { curve: [] }, uids: readonly string[] = ["p0"]): ReadonlyMap<string, PodReport> =>
   new Map(uids.map((uid) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress }]));
 export const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
   Object.fromEntries(all.map(({ type, status, reason }) => [type, `${status} ${reason}`]));

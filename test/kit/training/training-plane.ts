@@ -4,7 +4,7 @@ import { labels } from "../../../crds/common.ts";
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../../crds/moe-training-job-status.ts";
 import { checkerComponent } from "../../../crds/training-process.ts";
 import type { TrainingEnd, TrainingReport } from "../../../crds/training-report.ts";
-import type { PodWords } from "../../../crds/training-world.ts";
+import type { PodReport } from "../../../crds/training-world.ts";
 import { EventRecorder } from "../../../operator/kube/events.ts";
 import { Informers } from "../../../operator/kube/informers.ts";
 import { type KubeObject, resources } from "../../../operator/kube/kube.ts";
@@ -39,7 +39,7 @@ export class PlaneWorld {
   report: TrainingReport = { curve: [] };
   /** What pods were told last, by uid, and what they said of leaving a world. */
   readonly told = new Map<string, Question>();
-  readonly left = new Map<string, PodWords["left"]>();
+  readonly left = new Map<string, PodReport["left"]>();
   leastRanks = 1;
   /** The end of pods that check; without one they have none. */
   checkEnd: TrainingEnd | undefined = { outcome: "Fits", message: "it fits" };
@@ -69,7 +69,7 @@ export class PlaneWorld {
   stop: () => Promise<void> = async () => {};
 
   /** A pod that takes what it is told. */
-  async answer(question: Question): Promise<PodWords> {
+  async answer(question: Question): Promise<PodReport> {
     const { uid, order } = question;
     this.told.set(uid, question);
     const left = this.left.get(uid);

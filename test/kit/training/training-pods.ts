@@ -3,7 +3,7 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
-import { type PodWords, type TrainingWorld, trainingScope, type WorldOrder } from "../../../crds/training-world.ts";
+import { type PodReport, type TrainingWorld, trainingScope, type WorldOrder } from "../../../crds/training-world.ts";
 import { tellPod } from "../../../operator/training/tell-pod.ts";
 import { startTrainer, type Trainer, type TrainerOptions } from "../../../runtime/train/pod/trainer.ts";
 import { createTestCa } from "../network/certs.ts";
@@ -59,7 +59,7 @@ export interface TellOptions {
 }
 
 /** Tells a pod its world, as the operator does; undefined where it refuses, or is not there. */
-export function tell(trainer: Pick<Trainer, "port">, world?: TrainingWorld, options: TellOptions = {}): Promise<PodWords | undefined> {
+export function tell(trainer: Pick<Trainer, "port">, world?: TrainingWorld, options: TellOptions = {}): Promise<PodReport | undefined> {
   const { as = "operator", rank = 0, uid = `pod-${rank}`, ip = `127.0.0.${rank + 1}` } = options;
   const { cert, key, ca: trusted } = certificate(as);
   const identity = { cert, key, ca: trusted };
