@@ -1,6 +1,8 @@
 // Composes the training plane: what wakes a pass over a MoETrainingJob, and whether it may run.
 import { apiVersion } from "../../crds/common.ts";
+import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import type { PodReport } from "../../crds/training-world.ts";
+import { jobKind } from "../kube/adoption.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
@@ -8,19 +10,16 @@ import type { EventRecorder } from "../kube/events.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import type { Watched } from "../kube/resources.ts";
-import { StatusWriter } from "../kube/status-writer.ts";
+import { type StatusEvent, type StatusKind, StatusWriter } from "../kube/status-writer.ts";
 import { wake } from "../kube/wake.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
 import { Authorities, subjectOf } from "../pki/authorities.ts";
 import { certifiedJob } from "../pki/certified.ts";
 import { Identities } from "../pki/identity.ts";
 import type { TrainingSettings } from "./pod.ts";
-import type { JobEvent } from "./pod-groups.ts";
-import { PodGroups } from "./pod-groups.ts";
-import { PodTalks, type Question } from "./pod-talks.ts";
+import { type JobEvent, PodGroups } from "./pod-groups.ts";
+import { PodTalks, type Question, tellPod } from "./pod-talks.ts";
 import { TrainingReconciler } from "./reconcile.ts";
-import { jobStatus } from "./status-kind.ts";
-import { tellPod } from "./tell-pod.ts";
 
 const workers = 4;
 const resyncMs = 60_000;
@@ -115,4 +114,54 @@ function wakeAll(informers: Informers, identities: Identities, add: (ref: Ref) =
   return () => {
     for (const stop of stops) stop();
   };
+}
+
+/** Interval of progress writes; other changes of the status are written at once. */
+const progressWriteMs = 5_000;
+
+/** The bad status, if any, of each condition whose change is an event. */
+const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
+  SpecAccepted: "False",
+  Running: undefined,
+  Complete: undefined,
+  Failed: "True",
+};
+
+const warned: readonly string[] = ["Restarting", "RankLost", "FewerRanks"];
+
+const jobStatus: StatusKind<MoETrainingJobStatus> = {
+  of: jobKind,
+  read: (status) => moeTrainingJobStatusSchema.safeParse(status ?? {}).data,
+  softMs: () => progressWriteMs,
+  hard,
+  events,
+};
+
+function hard(status: MoETrainingJobStatus): unknown {
+  const { step: _step, progress: _progress, loss: _loss, validationLoss: _validation, curve: _curve, ...rest } = status;
+  const {
+    tokensPerSecond: _speed,
+    eta: _eta,
+    gradientNorm: _norm,
+    imbalance: _imbalance,
+    spread: _spread,
+    copies: _copies,
+    ...left
+  } = rest;
+  return { ...left, conditions: status.conditions?.map(({ message: _message, ...condition }) => condition) };
+}
+
+function events(before: MoETrainingJobStatus, after: MoETrainingJobStatus): StatusEvent[] {
+  const { world } = after;
+  const isNew = world !== undefined && world.epoch !== before.world?.epoch && world.ranks.length > 1;
+  const note = isNew ? `world ${world.epoch}: ${world.ranks.length} ranks train together` : "";
+  const changed = (after.conditions ?? []).flatMap(({ type, status, reason, message }): StatusEvent[] => {
+    if (!(type in announced)) return [];
+    const old = before.conditions?.find((one) => one.type === type);
+    if (old?.status === status && old.reason === reason) return [];
+    if (old === undefined && type === "SpecAccepted" && status === "True") return []; // an accepted spec is no event
+    const bad = announced[type] === status || warned.includes(reason);
+    return [{ type: bad ? "Warning" : "Normal", reason, note: message }];
+  });
+  return isNew ? [{ type: "Normal", reason: "NewWorld", note }, ...changed] : changed;
 }

@@ -1,7 +1,9 @@
 // Polls running pods beside the passes: sends their world, stores their reports.
 
-import type { PodReport, WorldOrder } from "../../crds/training-world.ts";
-import type { Identity } from "../kube/ask-pod.ts";
+import { ports } from "../../crds/common.ts";
+import { type PodReport, podReportSchema, trainingScope, type WorldOrder, worldBytesMax, worldPath } from "../../crds/training-world.ts";
+import { serverNames } from "../../runtime/net/tls.ts";
+import { askPod, type Identity } from "../kube/ask-pod.ts";
 
 const questionsMax = 8;
 /** Each unanswered poll doubles it. */
@@ -140,4 +142,18 @@ const fresh = (key: string, pod: RankPod, job: Job): Asked => ({
 function questionOf({ uid, ip, rank, stops }: RankPod, { namespace, job, identity, jobUid, world }: Job): Question {
   const order = { job: jobUid, pod: uid, ...(world && { world }), ...(stops && { stop: true as const }) };
   return { uid, ip, rank, namespace, job, identity, order };
+}
+
+/** Sends a pod its world and reads its report; undefined where it refuses, does not answer, or unreadably. */
+export async function tellPod(question: Question, port: number = ports.world): Promise<PodReport | undefined> {
+  const { ip, rank, namespace, job, order, identity, uid } = question;
+  const servername = serverNames.rank(rank, namespace, trainingScope(job));
+  try {
+    const body = JSON.stringify(order);
+    const text = await askPod({ ip, port, path: worldPath, servername, identity, bytesMax: worldBytesMax, body });
+    const report = text === undefined ? undefined : podReportSchema.safeParse(JSON.parse(text)).data;
+    return report?.pod === uid ? report : undefined;
+  } catch {
+    return undefined; // the last report stays
+  }
 }

@@ -1,9 +1,8 @@
 // One pass over a training job: observe, decide, apply the PodGroup, write the status, then change, certify and inform pods. Every step may
 // be repeated.
-
-import { AppError, labels } from "../../crds/common.ts";
+import { AppError, annotations, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
+import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import { checkerComponent } from "../../crds/training-process.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import { chooseScheduler, gangOf } from "../gangs/index.ts";
@@ -15,12 +14,9 @@ import type { Identities } from "../pki/identity.ts";
 import { checkHash, checkPod } from "./check-pod.ts";
 import { type Action, type Decision, decide, isOver } from "./core/decide.ts";
 import { nodeLost } from "./core/ends.ts";
-import { membersOf } from "./core/gang.ts";
-import { imageOf } from "./core/image.ts";
-import type { Observed } from "./core/observed.ts";
+import { imageOf, type Observed } from "./core/observed.ts";
 import { type PodView, podView } from "./core/pod-view.ts";
-import { wantedReplicas } from "./core/spawn.ts";
-import { otherWriters, rivalOf } from "./output.ts";
+import { membersOf, wantedReplicas } from "./core/spawn.ts";
 import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
 import type { PodGroups } from "./pod-groups.ts";
 import type { PodTalks } from "./pod-talks.ts";
@@ -237,3 +233,29 @@ function ofOwner(uid: string, pods: readonly KubeObject[]): readonly [own: KubeO
 }
 
 const outcomeOf = ({ requeueAfterMs }: Decision): Outcome => (requeueAfterMs === undefined ? {} : { requeueAfterMs });
+
+const outputOf = ({ spec }: KubeObject): unknown => (spec as { readonly output?: { readonly uri?: unknown } } | undefined)?.output?.uri;
+
+/** Sortable; the uid breaks ties of one second. */
+const ageOf = ({ metadata }: KubeObject): string => `${metadata.creationTimestamp ?? ""} ${metadata.uid ?? ""}`;
+
+/** An older, unfinished job with the same folder. */
+function rivalOf({ metadata, spec }: MoETrainingJob, jobs: readonly KubeObject[]): string | undefined {
+  const own = jobs.find(({ metadata: { uid } }) => uid === metadata.uid);
+  if (own === undefined) return undefined;
+  const older = jobs.find(
+    (job) =>
+      outputOf(job) === spec.output.uri &&
+      job.metadata.deletionTimestamp === undefined &&
+      ageOf(job) < ageOf(own) &&
+      !isOver(moeTrainingJobStatusSchema.safeParse(job.status ?? {}).data ?? {}),
+  );
+  return older?.metadata.name;
+}
+
+/** Pods of a deleted namesake, or of another job with the same output, that may still write. */
+function otherWriters({ metadata, spec }: MoETrainingJob, pods: readonly KubeObject[]): readonly string[] {
+  const writes = (pod: KubeObject): boolean =>
+    pod.metadata.labels?.[labels.trainingJob] === metadata.name || pod.metadata.annotations?.[annotations.output] === spec.output.uri;
+  return pods.filter((pod) => writes(pod) && podView(pod).over === undefined).map((pod) => pod.metadata.name);
+}

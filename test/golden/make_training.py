@@ -4,7 +4,7 @@ usage: python make_training.py > training/golden.json     (torch 2.15, numpy)
        python make_training.py 0.1 > training/golden-switch.json     the same with the loss of Switch Transformers at this rate
 
 The model is tiny-f32 beside this file; tokens and their order are computed here again by the rules of runtime/kernels/random.ts and
-runtime/train/data/order.ts.
+runtime/train/data/batch.ts.
 """
 import json
 import math

@@ -5,10 +5,10 @@ import type { TrainingWorld } from "../../crds/training-world.ts";
 import { type Random, seeded } from "../../operator/planner/random.ts";
 import { gatherAll } from "../../runtime/net/collectives/collectives.ts";
 import { leaves } from "../../runtime/train/pod/membership.ts";
-import { type Begun, beginWorld } from "../../runtime/train/ranks/begin-world.ts";
+import { movePrimaries } from "../../runtime/train/ranks/carry.ts";
 import { primariesOfUnits, type Shape } from "../../runtime/train/ranks/model-shape.ts";
-import { movePrimaries } from "../../runtime/train/ranks/primary-moves.ts";
 import { RankStores } from "../../runtime/train/ranks/rank-stores.ts";
+import { type Begun, beginWorld } from "../../runtime/train/ranks/world.ts";
 import { fillStores } from "../kit/training/training-state.ts";
 import { VirtualClock } from "./clock.ts";
 import type { FaultRun } from "./faults.ts";
@@ -248,7 +248,7 @@ class TrainingSim {
     const update = async (norms: Float64Array): Promise<void> => {
       for (const store of stores.all) await store.update(simOptimizer.values, simFacts(step, norms));
     };
-    pod.rankState.prepared(step, { apply: update });
+    pod.rankState.prepared(step, update);
     const all = await gatherAll(
       transport,
       stamp,

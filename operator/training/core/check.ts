@@ -2,8 +2,7 @@
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { fitsIn, type TrainingCheck } from "../../../crds/training-check.ts";
 import { pauseAfter, pauseOf } from "./ends.ts";
-import { imageOf } from "./image.ts";
-import type { Observed, Problem } from "./observed.ts";
+import { imageOf, type Observed, type Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import type { Refusal } from "./status.ts";
 

@@ -4,8 +4,8 @@ import { test } from "node:test";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import { conditions, fitting, job, observed, over, rankPod, says } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
-import { membersOf } from "./gang.ts";
 import type { Observed } from "./observed.ts";
+import { membersOf } from "./spawn.ts";
 
 const eight = { replicas: 8, elasticity: { minReplicas: 2, maxReplicas: 8 } };
 const least = (leastRanks?: number): MoETrainingJobStatus => ({

@@ -36,3 +36,8 @@ export interface Observed {
   readonly podRefused: string | undefined;
   readonly now: Date;
 }
+
+/** The image of the job's start, unless its owner names one. */
+export function imageOf({ job, status, image }: Pick<Observed, "job" | "status" | "image">): string {
+  return job.spec.image ?? status.image ?? image;
+}

@@ -1,11 +1,10 @@
 // One step of a run: the batch of its number, the computing, and its report; and the validation loss. An abandoned step leaves no
 // trace.
-import { type LayerCopies, shareQuantiles } from "../../../crds/training-report.ts";
+import { copiesMax, type LayerCopies, shareQuantiles } from "../../../crds/training-report.ts";
 import { type Spread, sharesAt, spreadOf } from "../../placement/training/spread.ts";
 import { readMicroBatch, samplesOf } from "../data/batch.ts";
 import type { Corpus } from "../data/corpus.ts";
 import type { Rank } from "../ranks/rank.ts";
-import { copiesOf } from "../ranks/replica-report.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
 const validationSequencesMax = 256;
@@ -89,4 +88,24 @@ export async function validationLoss(machine: Machine, step: number, stopped: ()
   const sums = await rank.losses({ step, groups, group: (group) => readMicroBatch(validation, samples(group)), stopped });
   if (sums === undefined) return undefined;
   return sums.reduce((total, sum) => total + sum, 0) / (count * settings.sequenceLength);
+}
+
+/** hosts[layer][expert], primary first; layers without replicas are left out. */
+export function copiesOf(hosts: readonly (readonly (readonly number[])[])[]): LayerCopies[] {
+  const layers = hosts.map(copiesIn).filter(({ copied }) => copied > 0);
+  return layers.slice(0, copiesMax.layers);
+}
+
+function copiesIn(hosts: readonly (readonly number[])[], layer: number): LayerCopies {
+  const copied = [...hosts.entries()].filter(([, ranks]) => ranks.length > 1);
+  const most = copied
+    .toSorted(([, a], [, b]) => b.length - a.length)
+    .slice(0, copiesMax.experts)
+    .toSorted(([a], [b]) => a - b);
+  return {
+    layer,
+    experts: hosts.length,
+    copied: copied.length,
+    most: most.map(([expert, ranks]) => ({ expert, ranks: ranks.slice(0, copiesMax.ranks) })),
+  };
 }

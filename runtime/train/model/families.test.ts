@@ -1,5 +1,6 @@
 // Every family is trained: the gradient of its whole network, experts, gates and ends, is the slope of its loss, with and without losses
 // of balance.
+
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,7 +9,7 @@ import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-r
 import { createTraining } from "../../compute/open-training.ts";
 import { randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { keptFloats } from "../passes/kept.ts";
+import { keptFloats } from "../ranks/fits.ts";
 import { having, parseRecipes } from "../recipes/index.ts";
 import { openStart } from "./initial-weights.ts";
 import { layoutOf } from "./layout.ts";

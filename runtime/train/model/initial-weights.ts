@@ -1,6 +1,7 @@
 // The initial weights of a run: drawn from a seed, or read from a model store or a Hugging Face folder. Their hash ties a run to its
 // weights.
 import { createHash } from "node:crypto";
+import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
@@ -13,7 +14,6 @@ import { statIfThere } from "../../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../../weights/store.ts";
 import { indexFile, openStore } from "../../weights/store-reader.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import { digestOfFolder } from "./folder-digest.ts";
 import { type Layout, movedTo, type Unit } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
 
@@ -167,4 +167,38 @@ function copyUnit({ dir }: ModelSource, unit: Unit, valuesOf: (name: string) => 
       });
     p.set(values, from);
   }
+}
+
+const foldersMax = 4;
+
+const kept = new Map<string, { readonly files: string; readonly digest: string }>();
+
+/** Weights lie in the folder itself; subfolders may change during a run. */
+const ofWeights = /\.(safetensors|json)$/;
+
+async function filesOf(dir: string): Promise<string> {
+  const names = (await readdir(dir)).filter((name) => ofWeights.test(name)).toSorted();
+  const facts = await Promise.all(
+    names.map(async (name) => {
+      const found = await stat(join(dir, name), { bigint: true }).catch((cause: NodeJS.ErrnoException) => {
+        if (cause.code === "ENOENT") return undefined; // Deleted since it was listed, or a broken link.
+        throw cause;
+      });
+      return [name, found?.ino, found?.size, found?.mtimeNs, found?.ctimeNs].join(" ");
+    }),
+  );
+  return facts.join("\n");
+}
+
+/** The cached digest of a folder's weights, or a new one if files changed: every world asks for it. */
+export async function digestOfFolder(dir: string, compute: () => Promise<string>): Promise<string> {
+  const files = await filesOf(dir);
+  const known = kept.get(dir);
+  if (known?.files === files) return known.digest;
+  const digest = await compute();
+  kept.delete(dir);
+  if ((await filesOf(dir)) === files) kept.set(dir, { files, digest });
+  const [oldest] = kept.keys();
+  if (kept.size > foldersMax && oldest !== undefined) kept.delete(oldest);
+  return digest;
 }

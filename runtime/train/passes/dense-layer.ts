@@ -2,8 +2,7 @@
 import { floats, type Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";
-import type { KeptBudget } from "./kept-budget.ts";
-import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
+import { type DenseBlock, type Kept, type KeptBudget, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
 
 export class RankDenseLayer implements RankLayer {
   readonly #dense: DenseBlock;

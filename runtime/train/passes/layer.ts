@@ -5,7 +5,6 @@ import type { Gradients, Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { DenseSums } from "./dense-sums.ts";
-import type { KeptBudget } from "./kept-budget.ts";
 
 export interface LayerPass {
   readonly kept: readonly Values[];
@@ -63,4 +62,29 @@ export async function keeping<T>(
   const kept: KeptValue[] | undefined = floats > 0 && budget?.take(floats) ? [] : undefined;
   const found = await forward(kept);
   return { found, kept: kept && { values: kept, floats } };
+}
+
+/** The budget for values that forward stores to spare backward work. It changes time, not bits. */
+export class KeptBudget {
+  readonly #floats: number;
+  #left: number;
+
+  constructor(floats: number) {
+    this.#floats = floats;
+    this.#left = floats;
+  }
+
+  clear(): void {
+    this.#left = this.#floats;
+  }
+
+  take(floats: number): boolean {
+    if (floats > this.#left) return false;
+    this.#left -= floats;
+    return true;
+  }
+
+  give(floats: number): void {
+    this.#left += floats;
+  }
 }

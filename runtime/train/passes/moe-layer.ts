@@ -1,6 +1,5 @@
 // A layer with experts as one rank runs it: its own micro-batches, and the rows of the experts that it hosts. A row block is one
 // micro-batch's, and sums follow the order of a token's gates, so placement changes no bits.
-
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
@@ -14,12 +13,9 @@ import type { Unit } from "../model/layout.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
 import { columnSums } from "../ranks/row-dealing.ts";
-import { allOf, byExpert, ExpertCalls, type MicroBatchGradient, summed } from "./expert-calls.ts";
-import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
-import { ExpertSums } from "./expert-sums.ts";
-import type { KeptBudget } from "./kept-budget.ts";
-import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
-import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "./rows.ts";
+import { allOf, byExpert, ExpertCalls, ExpertSums, type MicroBatchGradient, summed } from "./expert-calls.ts";
+import { addPlaces, gathered, type PlaceShape, packed, placesByExpert, type RowBlock, RowPlan, scatter, unpacked } from "./expert-rows.ts";
+import { type DenseBlock, type Kept, type KeptBudget, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
 
 export interface LayerParts {
   readonly index: number;

@@ -1,5 +1,8 @@
 // The model as one rank runs it: compiled segments, weights, and forward and backward of its micro-batches. The order of gradient sums
 // does not depend on how many micro-batches run at once.
+
+import { getHeapStatistics, setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
@@ -9,12 +12,9 @@ import type { RankMemory } from "../ranks/rank-memory.ts";
 import type { RecipeSetting } from "../recipes/recipe.ts";
 import { Balancing } from "./balancing.ts";
 import { borrowedBy } from "./borrowed.ts";
-import type { DenseRange } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
-import { DenseSums } from "./dense-sums.ts";
-import { Garbage } from "./garbage.ts";
-import { KeptBudget } from "./kept-budget.ts";
-import { type DenseViews, type LayerPass, type RankLayer, takeMicroBatch } from "./layer.ts";
+import { type DenseRange, DenseSums } from "./dense-sums.ts";
+import { type DenseViews, KeptBudget, type LayerPass, type RankLayer, takeMicroBatch } from "./layer.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
 
 export interface MicroBatch {
@@ -219,4 +219,42 @@ export async function readAll(numbers: readonly number[], read: (number: number)
   const microBatches: MicroBatch[] = [];
   for (const number of numbers) microBatches.push(await read(number));
   return microBatches;
+}
+
+const garbageBytesMost = 512 * 2 ** 20;
+const garbageBytesLeast = 64 * 2 ** 20;
+
+let collect: (() => void) | undefined;
+
+function collector(): () => void {
+  if (collect !== undefined) return collect;
+  setFlagsFromString("--external-memory-accounted-in-global-limit");
+  setFlagsFromString("--expose-gc");
+  collect = runInNewContext("gc") as () => void;
+  return collect;
+}
+
+/**
+ * Collects garbage of large arrays above a bound. V8 collects after every 64 MiB of them, which costs up to a fifth of a step.
+ */
+export class Garbage {
+  readonly #bytes: number;
+  readonly #collect: () => void;
+  #before: number;
+
+  /** `bytes` may wait to be collected. The V8 flag is process-wide. */
+  constructor(bytes: number) {
+    this.#bytes = Math.min(garbageBytesMost, Math.max(garbageBytesLeast, bytes));
+    this.#collect = collector();
+    this.#before = getHeapStatistics().external_memory;
+  }
+
+  /** Call it where a pause is harmless, at least once a layer. */
+  look(): void {
+    const { external_memory: now } = getHeapStatistics();
+    this.#before = Math.min(this.#before, now);
+    if (now - this.#before <= this.#bytes) return;
+    this.#collect();
+    this.#before = getHeapStatistics().external_memory;
+  }
 }

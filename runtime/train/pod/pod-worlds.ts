@@ -14,7 +14,7 @@ import { RankState } from "../ranks/rank-state.ts";
 import { placedIn } from "./job-settings.ts";
 import { leaves, type Membership, type Place } from "./membership.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";
-import type { StepTraces } from "./step-traces.ts";
+import type { StepTraces } from "./trace-server.ts";
 
 /** How long an ending pod waits for a world that takes its state; then it writes a checkpoint. */
 const leaveMsMax = 15_000;

@@ -3,8 +3,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { AppError } from "../../../crds/common.ts";
-import { tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
-import type { StepTraces } from "./step-traces.ts";
+import { type Span, stepSpansMax, type TracedStep, tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
 
 const requestMsMax = 5_000;
 const connectionsMax = 16;
@@ -92,3 +91,30 @@ function tell(response: ServerResponse, { pod, traces, originMs }: TraceServerOp
   response.writeHead(200, { "content-type": "application/x-ndjson", connection: "close" });
   response.write(`${JSON.stringify({ pod, originMs: originMs() })}\n`);
 }
+
+/** The traces of a training pod's steps for watchers; without watchers they are dropped. */
+export class StepTraces {
+  readonly #watchers = new Set<(line: string) => void>();
+  #world: Pick<TracedStep, "epoch" | "group"> = { epoch: 0, group: 0 };
+
+  begins(epoch: number, group: number): void {
+    this.#world = { epoch, group };
+  }
+
+  ended(step: number, spans: readonly Span[]): void {
+    if (this.#watchers.size === 0) return;
+    const cut = spans.length >= stepSpansMax && { cut: true as const };
+    const traced: TracedStep = { ...this.#world, step, spans: spans.map(inMicroseconds), ...cut };
+    const line = `${JSON.stringify(traced)}\n`;
+    for (const watcher of [...this.#watchers]) watcher(line);
+  }
+
+  /** Reports each step from now on as a line, until the returned function is called. */
+  watch(watcher: (line: string) => void): () => void {
+    this.#watchers.add(watcher);
+    return () => void this.#watchers.delete(watcher);
+  }
+}
+
+const rounded = (ms: number): number => Math.round(ms * 1000) / 1000;
+const inMicroseconds = (span: Span): Span => Object.assign({}, span, { fromMs: rounded(span.fromMs), toMs: rounded(span.toMs) });

@@ -5,9 +5,7 @@ import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
 import { type Span, stepSpansMax, tracedStepSchema, tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
 import { until } from "../../../test/kit/wait.ts";
-
-import { StepTraces } from "./step-traces.ts";
-import { backlogBytesMax, listenForTraces, type TraceServer } from "./trace-server.ts";
+import { backlogBytesMax, listenForTraces, StepTraces, type TraceServer } from "./trace-server.ts";
 
 const span: Span = { kind: "compute", name: "block forward", layer: 1, fromMs: 1.23456789, toMs: 2 };
 

@@ -18,8 +18,7 @@ import { Membership } from "./membership.ts";
 import { Worlds } from "./pod-worlds.ts";
 import { Progress } from "./run-progress.ts";
 import { StepTimeout } from "./step-timeout.ts";
-import { StepTraces } from "./step-traces.ts";
-import { listenForTraces, type TraceServer, type TraceServerOptions } from "./trace-server.ts";
+import { listenForTraces, StepTraces, type TraceServer, type TraceServerOptions } from "./trace-server.ts";
 import { listenForWorlds } from "./world-server.ts";
 
 export interface Trainer {

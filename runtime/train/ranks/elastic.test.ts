@@ -1,5 +1,6 @@
 // Worlds of ranks that are lost, come and go: whatever happens at any moment of a step or of a world's begin, a run ends with the bits of
 // one that nothing happened to, and a loss costs the step in flight at most.
+
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -17,11 +18,11 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
 import { layoutOf } from "../model/layout.ts";
-import { leaveWorld } from "./member.ts";
 import { shapeOf, stateUnits } from "./model-shape.ts";
 import { Rank } from "./rank.ts";
 import type { RankOptions } from "./rank-options.ts";
 import { RankState } from "./rank-state.ts";
+import { leaveWorld } from "./world.ts";
 
 const program = programOf(JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")));
 const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));

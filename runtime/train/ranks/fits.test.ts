@@ -1,4 +1,5 @@
 // The memory of a rank by hand, as ranks hold it, and the refusal that names its parts.
+
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,12 +11,11 @@ import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { kindsOf, layoutOf } from "../model/layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
-import { keptFloats } from "../passes/kept.ts";
-import { checkMemory, fitsBeside, memoryProblem, type RankedModel, takesOver } from "./fits.ts";
-import { keptBudgetOf } from "./member.ts";
+import { checkMemory, fitsBeside, keptFloats, memoryProblem, type RankedModel, takesOver } from "./fits.ts";
 import { shapeOf } from "./model-shape.ts";
 import { aloneContext } from "./rank-context.ts";
 import { RankStores } from "./rank-stores.ts";
+import { keptBudgetOf } from "./world.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 

@@ -1,7 +1,9 @@
 // Computes the memory of ranks before anything is allocated, and refuses a run that does not fit.
 import { totalmem } from "node:os";
 import { AppError } from "../../../crds/common.ts";
+import { keptValues } from "../../kernels/index.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
+import { widthsOf } from "../../kernels/widths.ts";
 import { intervalLength, microBatchesIn, microBatchIntervals, subtreesOf } from "../../placement/training/micro-batches.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/rank-bytes.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
@@ -9,7 +11,6 @@ import type { Layout } from "../model/layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
-import { keptFloats } from "../passes/kept.ts";
 import { perturbationRadius } from "../recipes/index.ts";
 import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
 import type { Fssdp, RankFacts } from "./step-plan.ts";
@@ -177,4 +178,14 @@ function refuse(
       `give more memory, or less --optimizer-memory, or take a smaller model, ${more}, no loss of --balance, or fewer --sequences`,
     { code: "DoesNotFit", operation: "starting a run" },
   );
+}
+
+/** Floats per token that forward stores for backward: the layer's input, and what its block writes. */
+export function keptFloats(layer: ModelProgram["layers"][number]): number {
+  const { inputs, ops, outputs } = layer.block;
+  const input = inputs.reduce((sum, { width }) => sum + width, 0);
+  if (layer.kind === "dense") return input;
+  const widths = widthsOf(layer.block);
+  const names = new Set([...outputs.map(({ name }) => name), ...keptValues(ops)]);
+  return [...names].reduce((sum, name) => sum + (name === "h" ? 0 : (widths.get(name) ?? 0)), input);
 }

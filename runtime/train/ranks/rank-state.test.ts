@@ -40,7 +40,7 @@ async function onDisk(fails = false) {
 async function prepared(store: UnitState): Promise<RankState> {
   const rankState = new RankState();
   rankState.loaded(0, [store]);
-  rankState.prepared(1, { apply: (squares) => store.update(simOptimizer.values, simFacts(1, squares)) });
+  rankState.prepared(1, (squares) => store.update(simOptimizer.values, simFacts(1, squares)));
   rankState.decided(1, Float64Array.of(1));
   return rankState;
 }

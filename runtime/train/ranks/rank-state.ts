@@ -3,9 +3,8 @@ import { afterEvent, type CommitState, type Holder, nothingHeld } from "../../pl
 import type { StateUnit } from "./model-shape.ts";
 import type { UnitState } from "./unit-state.ts";
 
-export interface PendingUpdate {
-  apply(squares: Float64Array): Promise<void>;
-}
+/** The update of a step whose gradients are complete. If a rank is lost before the update, the next world applies it (DECISIONS.md 1). */
+export type PendingUpdate = (squares: Float64Array) => Promise<void>;
 
 interface Left {
   /** 0 for state that came from elsewhere. */
@@ -100,7 +99,7 @@ export class RankState {
 
   /** Commits the pending step when its norms arrived after its world ended. */
   commitPending(step: number): Promise<void> {
-    return this.commit(step, async () => this.#pending?.apply(this.#norms));
+    return this.commit(step, async () => this.#pending?.(this.#norms));
   }
 
   /** Another rank knows that all ranks of `world` have their state: older state is not needed any more. */

@@ -7,29 +7,26 @@ import type { Stamp } from "../../net/collectives/transport.ts";
 import { type Interval, intervalLength, microBatchesIn, microBatchIntervals } from "../../placement/training/micro-batches.ts";
 import { frozenViews } from "../model/layout.ts";
 import { rateOf } from "../optimizers/schedule.ts";
-import { sumDense } from "../passes/dense-exchange.ts";
+import { sumDense } from "../passes/dense-sums.ts";
 import { type MicroBatchLoss, Passes, readAll } from "../passes/passes.ts";
 import { perturbationRadius } from "../recipes/index.ts";
-import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
 import type { Share } from "../worlds/outer.ts";
 import { AccumulationStep, PassStopped } from "./accumulation-step.ts";
-import { type Begun, beginWorld } from "./begin-world.ts";
+import { movePrimaries } from "./carry.ts";
+import { checkLosses, checkNorm, factsOf, normIn, squaredNorms } from "./commit.ts";
 import { ExpertReplicas, ReplicaTransfers } from "./expert-replicas.ts";
-import { RankRates } from "./measured-rates.ts";
-import { beginOf, keptBudgetOf, runHash, storesOf } from "./member.ts";
+import { Meter, RankRates } from "./measured-rates.ts";
 import { firstPrimaries, ownedDense, primariesOfUnits, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
-import { normIn, OptimizerStep } from "./optimizer-step.ts";
-import { movePrimaries } from "./primary-moves.ts";
 import type { RankMemory } from "./rank-memory.ts";
 import type { RankOptions } from "./rank-options.ts";
 import { RankState } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
 import { columnSums, RowDealing } from "./row-dealing.ts";
-import { checkLosses, checkNorm, squaredNorms } from "./squared-norms.ts";
 import type { Batch, Look, StepEnd, StepGradients, StepPlan } from "./step-contract.ts";
 import { Planning, planHash } from "./step-plan.ts";
 import { StoredState } from "./stored-state.ts";
+import { type Begun, beginOf, beginWorld, keptBudgetOf, runHash, storesOf } from "./world.ts";
 
 const never = (): boolean => false;
 
@@ -152,15 +149,22 @@ export class Rank {
     await this.#stores.gradientsArrived();
     // If a rank is lost here, the step is repeated with its report. After the commit it would have no report.
     if (this.#options.fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
-    const update = new OptimizerStep({ step, stores: this.#stores, balancing: this.#passes.balancing, rows, options: this.#options });
-    this.#rankState.prepared(step, update);
+    this.#rankState.prepared(step, (squares) => this.#update(step, rows, squares));
     const squares = await this.#squares(stamp);
     const gradientNorm = normIn(squares);
     checkNorm(step, gradientNorm);
     this.#rankState.decided(step, squares); // The step is made from here on, whichever ranks are lost.
-    await this.#rankState.commit(step, () => update.apply(squares));
+    await this.#rankState.commit(step, () => this.#update(step, rows, squares));
     await this.#allDense(stamp);
     return this.#report(step, gradients, gradientNorm);
+  }
+
+  /** The optimizer's update of what this rank owns and shadows. Biases have no gradient, so they move before it. */
+  async #update(step: number, rows: StepGradients["rows"], squares: Float64Array): Promise<void> {
+    this.#passes.balancing.moveBiases(rows);
+    this.#stores.keepDense();
+    const facts = factsOf(this.#options, step, squares);
+    for (const store of this.#stores.all) await store.update(this.#options.optimizer.values, facts);
   }
 
   #report(step: number, { losses, rows, first }: StepGradients, gradientNorm: number): StepEnd {

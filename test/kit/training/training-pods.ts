@@ -4,7 +4,7 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { type PodReport, type TrainingWorld, trainingScope, type WorldOrder } from "../../../crds/training-world.ts";
-import { tellPod } from "../../../operator/training/tell-pod.ts";
+import { tellPod } from "../../../operator/training/pod-talks.ts";
 import { startTrainer, type Trainer, type TrainerOptions } from "../../../runtime/train/pod/trainer.ts";
 import { createTestCa } from "../network/certs.ts";
 

@@ -1,8 +1,9 @@
 // Arrays that nobody reads wait for their collection up to the bound, and no longer.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { getHeapStatistics } from "node:v8";
-import { Garbage } from "./garbage.ts";
+import { Garbage } from "./passes.ts";
 
 const megabyte = 2 ** 20;
 

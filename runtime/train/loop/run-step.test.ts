@@ -1,8 +1,9 @@
 // Copies are told by the experts that most ranks have, in few words however large a world is, and nothing where there are none.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { copiesMax, copiesSchema } from "../../../crds/training-report.ts";
-import { copiesOf } from "./replica-report.ts";
+import { copiesOf } from "./run-step.ts";
 
 test("layers with copies are told with home and hosts, in the order of experts", () => {
   const reported = copiesOf([[[0], [1], [2]], [], [[0, 1], [1], [2, 1, 0], [2]]]);

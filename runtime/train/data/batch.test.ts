@@ -1,9 +1,10 @@
 // The order of samples: every epoch is a permutation, other seeds and epochs give others, and schedules rise and fall where they say.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { rateOf, type Schedule } from "../optimizers/schedule.ts";
-import { permuted, sampleAt } from "./order.ts";
+import { permuted, sampleAt } from "./batch.ts";
 
 test("each epoch reads every sample once", () => {
   fc.assert(

@@ -1,10 +1,11 @@
 // A folder's digest is computed once while its files are the same, and again when any of them was written.
+
 import assert from "node:assert/strict";
 import { mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { digestOfFolder } from "./folder-digest.ts";
+import { digestOfFolder } from "./initial-weights.ts";
 
 test("a digest is kept while the files are the same", async (t) => {
   const dir = await mkdtemp(join(tmpdir(), "enodia-digest-"));

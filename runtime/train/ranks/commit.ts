@@ -1,10 +1,25 @@
-// The squared gradients by which a step is committed, and the refusal of non-finite losses.
+// The squared gradients by which a step is committed (DECISIONS.md 1), and the refusal of non-finite losses.
+
 import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
+import type { StepFacts } from "../optimizers/optimizer.ts";
+import { rateOf } from "../optimizers/schedule.ts";
 import type { MicroBatchLoss } from "../passes/passes.ts";
 import type { Shape } from "./model-shape.ts";
 import type { RankMemory } from "./rank-memory.ts";
+import type { RankOptions } from "./rank-options.ts";
+
+/** The norm of all gradients from their squares. */
+export const normIn = (squares: Float64Array): number => Math.sqrt(squares.reduce((sum, square) => sum + square, 0));
+
+export function factsOf(
+  { schedule, clip }: Pick<RankOptions, "schedule" | "clip">,
+  step: number,
+  squares: Float64Array,
+): Omit<StepFacts, "decays"> {
+  return { step, rate: rateOf(schedule, step), clip: Math.min(1, clip / (normIn(squares) + 1e-6)) };
+}
 
 interface NormsOf {
   readonly transport: Transport;
