@@ -33,9 +33,12 @@ import { clusterName, type Deployed, openWorld, remove, smolMoe } from "./world.
 const name = "faults";
 const layers = 30;
 const experts = 8;
+/** Not enough for replicas of all hot experts, so that the planner moves them. */
+const memoryPerRank = "160Mi";
 /** A plan of a third of the layers takes long enough to be hit, and not longer. */
-const layersFlipped = 10;
-const skews = 8;
+const layersTurned = 10;
+/** Turns of the load that a placement may suit already. */
+const turnsMax = 8;
 const limit = "2Mi";
 const planStartsWithinMs = 20_000;
 const planEndsWithinMs = 300_000;
@@ -153,19 +156,19 @@ async function leaderPod(): Promise<string> {
   throw new Error("no operator leads");
 }
 
-/** Turns the planted load over until the planner begins to follow it. */
+/** Turns the planted load against the placement until the planner begins to follow it. */
 async function startPlan(): Promise<{ readonly parent: number; readonly first: Seen }> {
   await patchRebalancing(moe, name, { mode: "Off" });
   await until("the plan before to end", () => (watch.latest && hasEnded(watch.latest) ? true : undefined), { timeoutMs: planEndsWithinMs });
   const parent = watch.epoch;
   await patchRebalancing(moe, name, { mode: "Auto" });
-  // The placement may be right for some skews already, if the last plan was rolled back or suited several.
+  // The placement may suit it, if replicas do or the last plan was rolled back.
   for (let tried = 1; ; tried++) {
-    planted.flip();
+    planted.turnAgainst(watch.placed);
     try {
       return { parent, first: await watch.next("a plan to begin", (seen) => seen.epoch > parent, planStartsWithinMs) };
     } catch (error) {
-      if (tried === skews) throw error;
+      if (tried === turnsMax) throw error;
     }
   }
 }
@@ -285,12 +288,14 @@ before(async () => {
     trigger: { imbalancePercent: 150, window: "2s", minTokens: 1000 },
     budget: { maxMoves: 1000, maxTransferBytesPerSecond: limit },
   };
-  await kubectl.apply(smolMoe(name, { rebalancing }));
+  await kubectl.apply(smolMoe(name, { rebalancing, experts: { memoryPerRank } }));
   moe = { target, kubectl, name, namespace: "e2e-faults", url: async () => (await gatewayAddress(target, kubectl, name)).url };
   await waitReady(kubectl, name);
   watch = new PlacementWatch(moe);
-  planted = await plantLoad(moe, { layers, experts, layersFlipped, skews });
-  const begun = await watch.next("the planted load to be followed", isMoving, planStartsWithinMs, 0);
+  planted = await plantLoad(moe, { layers, experts, layersTurned });
+  await watch.next("a first plan", hasEnded, planEndsWithinMs, 0);
+  planted.turnAgainst(watch.placed);
+  const begun = await watch.next("the planted load to be followed", isMoving, planStartsWithinMs);
   await watch.next("the first rebalance to end", (seen) => seen.epoch >= begun.epoch && hasEnded(seen), planEndsWithinMs);
   await patchRebalancing(moe, name, { mode: "Off" });
   const url = await moe.url();

@@ -1,7 +1,7 @@
 // Load that a test plants: it speaks on NATS for the workers of a deployment, so that the planner sees the skew that the test
-// wants while the traffic stays what it is. A flip of the skew is a rebalance of the planner's own, carried out as any other. It
-// can, since a test may read the key that signs load. It numbers its messages a little ahead of a worker's own, which are
-// dropped as duplicates therefore.
+// wants while the traffic stays what it is. Load that turns against the placement is a rebalance of the planner's own, carried out
+// as any other. It numbers its messages a little ahead of a worker's own, which are dropped as duplicates therefore.
+import type { LayerPlan } from "../../crds/plan.ts";
 import { encodeLoad, type LoadWindow, loadSubject, type Phase } from "../../crds/telemetry.ts";
 import { signLoad } from "../../runtime/net/load-signature.ts";
 import { openBus, readLoad, telemetryKeys } from "./load-watch.ts";
@@ -13,42 +13,42 @@ export const everyMs = 1_000;
 const ahead = 5;
 /** A process that says nothing itself for so long is gone. */
 const goneMs = 5_000;
-/** Silence before the other skew: longer than the planner's window, so that none has something of both. */
+/** Silence before other load: longer than the planner's window, so that none has something of both. */
 const turnMs = 2_500;
 /** Selections per layer and second. */
 const selections = 3_000;
-/** Load of one expert to that of the next colder one. */
-const decay = 0.6;
-/** Places by which the hottest expert of a pair of skews is away from that of the pair before. */
-const shift = 3;
+/** The part of them that the experts of one rank have. */
+const hotShare = 0.75;
 const phase: Phase = "decode";
 
-/** The number of a distribution of load; even and odd ones fall off in opposite directions. */
-export type Skew = number;
+type Placed = readonly Pick<LayerPlan, "hosts">[];
 
 export interface PlantedLoad {
-  /** Goes on to the next skew, after the last to the first. */
-  flip(): void;
+  /** From now on the experts of one rank are hot, in each layer those of another rank, and of other ranks with every turn. */
+  turnAgainst(placed: Placed): void;
   stop(): Promise<void>;
 }
 
 export interface PlantedModel {
   readonly layers: number;
   readonly experts: number;
-  /** Layers above stay as they are in a flip. */
-  readonly layersFlipped: number;
-  /** Two turn the load over and back. A placement may suit both in time, but never eight of eight experts on three ranks. */
-  readonly skews: number;
+  /** The load of the layers above stays even. */
+  readonly layersTurned: number;
 }
 
-/** Each layer's experts fall off from another one on; another skew has the same loads in reverse order, or from a third expert on. */
-export function plantedCounts(skew: Skew, { layers, experts, layersFlipped }: Omit<PlantedModel, "skews">): Float64Array {
-  return Float64Array.from({ length: layers * experts }, (_, i) => {
-    const layer = Math.floor(i / experts);
-    const turned = layer < layersFlipped ? skew : 0;
-    const place = ((i % experts) + layer + shift * Math.floor(turned / 2)) % experts;
-    return selections * (1 - decay) * decay ** (turned % 2 === 1 ? (experts - place) % experts : place);
-  });
+/** Selections of each expert per second, [layers * experts]. */
+export function loadAgainst(placed: Placed, turn: number, { layers, experts, layersTurned }: PlantedModel): Float64Array {
+  const counts = new Float64Array(layers * experts).fill(selections / experts);
+  const ranks = [...new Set(placed.flatMap(({ hosts }) => hosts.flat()))].sort((a, b) => a - b);
+  for (const [layer, { hosts }] of placed.slice(0, layersTurned).entries()) {
+    const hot = hosts.map(([primary]) => primary === ranks[(layer + turn) % ranks.length]);
+    const hotCount = hot.filter(Boolean).length;
+    if (hotCount === 0 || hotCount === experts) continue;
+    hot.forEach((isHot, e) => {
+      counts[layer * experts + e] = selections * (isHot ? hotShare / hotCount : (1 - hotShare) / (experts - hotCount));
+    });
+  }
+  return counts;
 }
 
 type Numbered = Pick<LoadWindow, "rank" | "bootId" | "seq" | "windowStart" | "windowEnd">;
@@ -78,7 +78,7 @@ export class Voices {
   }
 }
 
-/** Begins with skew 0. */
+/** Begins with even load. */
 export async function plantLoad({ target, kubectl, name, namespace }: Deployed, model: PlantedModel): Promise<PlantedLoad> {
   const deploymentUID: string = (await kubectl.get("moed", name)).metadata.uid ?? "";
   const keys = await telemetryKeys({ kubectl, name });
@@ -88,13 +88,14 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
   const voices = new Voices();
   bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => voices.hear(readLoad(bytes, keys), Date.now()));
   const { layers, experts } = model;
-  let skew: Skew = 0;
+  let turn = 0;
+  let counts = loadAgainst([], turn, model);
   let silentUntil = 0;
   const publish = (): void => {
     const now = Date.now();
     if (now < silentUntil) return;
     const messages = voices.next(now);
-    const routed = Uint32Array.from(plantedCounts(skew, model), (count) => Math.round(count / messages.length));
+    const routed = Uint32Array.from(counts, (count) => Math.round(count / messages.length));
     for (const numbered of messages) {
       const body = encodeLoad({ v: 1, deploymentUID, phase, layers, experts, routed, served: routed, ...numbered });
       bus.publish(loadSubject("enodia", namespace, name, numbered.rank), signLoad(body, key));
@@ -102,8 +103,8 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
   };
   const timer = setInterval(publish, everyMs);
   return {
-    flip: () => {
-      skew = (skew + 1) % model.skews;
+    turnAgainst: (placed) => {
+      counts = loadAgainst(placed, ++turn, model);
       silentUntil = Date.now() + turnMs;
     },
     stop: async () => {

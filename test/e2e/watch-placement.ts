@@ -45,6 +45,10 @@ export class PlacementWatch {
   get epoch(): number {
     return this.latest?.epoch ?? 0;
   }
+  /** The layers of the last plan that was committed. */
+  get placed(): PlacementPlan["layers"] {
+    return this.plans.get(this.latest?.status.committedEpoch ?? this.epoch)?.layers ?? [];
+  }
 
   /** The API server ends watches now and then. */
   #run(): void {
