@@ -17,8 +17,8 @@ const faultsCount = 20;
 const clients = 3;
 const everyMs = 2_000;
 const tokens = 32;
-/** A process that is stopped and a link that is cut come back after this: longer than what any stream is to wait. */
-const awayMs = 12_000;
+/** A process that is stopped and a link that is cut come back after this: longer than what any stream is to wait, before a node is lost. */
+const awayMs = 9_000;
 const healthyWithinMs = 120_000;
 /** Full requests after a fault, before the next: what stalled has ended, and lost experts are in memory again. */
 const calmMs = 3 * everyMs;
