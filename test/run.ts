@@ -173,28 +173,25 @@ function integrationFiles(filters: readonly string[], counts: Counts, target: Ta
   return { planes, withPrograms, alone: files.filter((file) => !planes.includes(file) && !withPrograms.includes(file)) };
 }
 
-async function runIntegration({ planes, alone, withPrograms }: Integration, counts: Counts): Promise<void> {
+/** Two lanes: files with a control plane, and the others. */
+function integrationLanes({ planes, alone, withPrograms }: Integration, counts: Counts): readonly Promise<void>[] {
   const built = planes.length + withPrograms.length > 0 ? buildPrograms() : Promise.resolve();
   const beside = runFiles(alone, 1, counts).then(() => built.then(() => runFiles(withPrograms, 1, counts)));
-  await Promise.all([built.then(() => runFiles(planes, 1, counts)), beside]);
+  return [built.then(() => runFiles(planes, 1, counts)), beside];
 }
 
 /** Unit files that a lane takes at once. */
 const partFiles = 40;
 
-/** Integration tests mostly wait: unit tests run beside them, two files at a time as ever, and take both places at the end. */
+/** Integration tests mostly wait: unit tests run beside their two lanes, which take unit tests as well at the end. */
 async function runUnitAndIntegration(counts: Counts): Promise<void> {
   const unit = testFiles("unit", []);
   const parts = Array.from({ length: Math.ceil(unit.length / partFiles) }, (_, at) => unit.slice(at * partFiles, (at + 1) * partFiles));
   const take = async (): Promise<void> => {
     for (let part = parts.shift(); part !== undefined; part = parts.shift()) await runFiles(part, 1, counts);
   };
-  const integration = async ({ planes, alone, withPrograms }: Integration): Promise<void> => {
-    await buildPrograms();
-    for (const files of [planes, withPrograms, alone]) await runFiles(files, 1, counts);
-    await take();
-  };
-  await Promise.all([integration(integrationFiles([], counts, "all")), take()]);
+  const lanes = integrationLanes(integrationFiles([], counts, "all"), counts);
+  await Promise.all([...lanes.map((lane) => lane.then(take)), take()]);
 }
 
 /** The files that a target runs: `held` those that `npm test` holds back, `all` the others with a line for each that is held back. */
@@ -209,6 +206,9 @@ function toRun(files: readonly string[], counts: Counts, target: Target): string
 
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
 
+/** Files of e2e tests that leave nodes, NATS and the operator in peace and mostly wait: two at a time, the longest first. */
+const besideOthers = ["5-memory", "16-numerics", "9-status", "19-clients"].map((name) => `/${name}.`);
+
 /** All e2e files share one cluster, which goes when they are done; ENODIA_KEEP=1 leaves it for a look. */
 async function runE2e(filters: readonly string[], counts: Counts, target: Target): Promise<void> {
   const { down } = await import("./cluster/cluster.ts");
@@ -221,7 +221,10 @@ async function runE2e(filters: readonly string[], counts: Counts, target: Target
   try {
     const files = toRun(testFiles("e2e", filters), counts, target);
     await buildPrograms();
-    await runFiles(files, 1, counts);
+    const beside = besideOthers.flatMap((name) => files.filter((file) => file.includes(name)));
+    const alone = files.filter((file) => !beside.includes(file));
+    await runFiles(alone, 1, counts);
+    await runFiles(beside, alone.length > 0 ? 2 : 1, counts); // the first file of all brings the cluster up
   } finally {
     if (process.env.ENODIA_KEEP !== "1") await down(name);
   }
@@ -248,7 +251,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const held = target === "held";
   if (target === "all") await runUnitAndIntegration(counts);
   if (target === "unit") await runFiles(testFiles("unit", filters), 2, counts);
-  if (target === "integration" || held) await runIntegration(integrationFiles(filters, counts, target as Target), counts);
+  if (target === "integration" || held) await Promise.all(integrationLanes(integrationFiles(filters, counts, target as Target), counts));
   if (wants("e2e") || held) await runE2e(filters, counts, target as Target);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);

@@ -2,6 +2,7 @@
 // Each file works in a namespace of its own, so that what it breaks is its own.
 import { open, status, up } from "../cluster/cluster.ts";
 import {
+  buildImages,
   gatewayAddress,
   installChart,
   kubectlOf,
@@ -25,13 +26,17 @@ const log = (line: string): void => {
 /** The cluster with the chart installed and both models in place. Idempotent. */
 export async function openWorld(): Promise<Target> {
   const running = status().some((cluster) => cluster.name === clusterName && cluster.controlPlane === "running");
-  const cluster = running ? open(clusterName) : await up({ name: clusterName, nodes, log });
+  // What the cluster is to run is made while it comes up.
+  const models = running ? undefined : Promise.all([provideSmolMoe(log), provideTiny(log)]);
+  const images = running ? undefined : buildImages(log);
+  const starts = running ? open(clusterName) : up({ name: clusterName, nodes, log });
+  const [cluster] = await Promise.all([starts, models, images]);
   const target: Target = { kubeconfig: cluster.kubeconfig, kubectl: cluster.binaries.kubectl, helm: cluster.binaries.helm, local: cluster };
   const system = kubectlOf(target, "enodia-system");
   const installed = running && (await system.try(["get", "deployment", "enodia"])).code === 0;
   if (!installed) {
     await Promise.all([provideSmolMoe(log), provideTiny(log)]);
-    await provideImages(target, log);
+    await provideImages(target, log, images);
     await installChart(target);
   }
   return target;

@@ -47,12 +47,16 @@ export function kubectlOf(target: Target, namespace: string): Kubectl {
   });
 }
 
-/** Builds the four images (cached by content) and imports them into every node of the local cluster. */
-export async function provideImages(target: Target, log: Log): Promise<void> {
+/** The four images, cached by content. */
+export const buildImages = (log: Log, signal?: AbortSignal): ReturnType<typeof buildProductImages> =>
+  buildProductImages({ repo: root, out: imageFolder(), log, signal });
+
+/** Imports the four images into every node of the local cluster. */
+export async function provideImages(target: Target, log: Log, built?: ReturnType<typeof buildImages>): Promise<void> {
   const { signal } = target;
   if (!target.local) return;
-  const images = await buildProductImages({ repo: root, out: imageFolder(), log, signal });
-  for (const image of [images.operator, images.runtime, images.training, images.nats]) {
+  const { operator, runtime, training, nats } = await (built ?? buildImages(log, signal));
+  for (const image of [operator, runtime, training, nats]) {
     log(`loading ${image.ref}`);
     await loadImage(target.local.name, image.out, { signal });
   }
