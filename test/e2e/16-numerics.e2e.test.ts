@@ -7,6 +7,7 @@ import { ask } from "../kit/gateway/openai-client.ts";
 import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
 import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
 import { explainFailures } from "./diagnose.ts";
+import { patchSpec } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "classes";
@@ -40,7 +41,7 @@ test("ranks on one kind of processor with one KV type are of one class", async (
 test("the KV type changes under load: a mixed world says which ranks are of which class, and no request fails", async () => {
   const url = await moe.url();
   load = startLoad({ url: () => url, model: name, clients: 2, topic: "code", maxTokens: 64 });
-  await moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec: { runtime: { kvType: "f16" } } })]);
+  await patchSpec(moe, { runtime: { kvType: "f16" } });
   const mixed = await moe.kubectl.waitFor("moed", name, "two classes", (moed) => reproducible(moed)?.reason === "MixedClasses", 180_000);
   assert.match(reproducible(mixed)?.message ?? "", /KV f32.*KV f16|KV f16.*KV f32/);
   await moe.kubectl.waitFor("moed", name, "one class again", isExact("f16"), 240_000);

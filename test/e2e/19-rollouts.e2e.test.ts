@@ -3,12 +3,11 @@
 // rolls with two ranks at a time.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { root } from "../integration/control-plane.ts";
-import { serviceAddress, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
-import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
-import { execOk } from "../kit/processes/process.ts";
+import { serviceAddress, type Target, waitReady } from "../kit/deployment/product.ts";
+import { condition } from "../kit/kube/kubectl.ts";
 import { explainFailures } from "./diagnose.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
+import { enodia, inPhase, patchSpec, workerUids } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "rolls";
@@ -34,16 +33,7 @@ after(async () => {
   if (moe) await remove(moe);
 });
 
-const inPhase = (phase: string) => (moed: KubeObject) =>
-  moed.status?.rollout?.phase === phase && moed.status.observedGeneration === moed.metadata.generation;
-const patch = (spec: object) => moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec })]);
-const uids = async (): Promise<unknown[]> => (await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort();
-const enodia = (...args: string[]) => {
-  const { kubeconfig, context } = target;
-  const where = [kubeconfig ? ["--kubeconfig", kubeconfig] : [], context ? ["--context", context] : []].flat();
-  const command = ["--disable-warning=ExperimentalWarning", "operator/cli/main.ts", "rollout", ...args, "-n", namespace, ...where];
-  return execOk(process.execPath, command, { cwd: root });
-};
+const patch = (spec: object) => patchSpec(moe, spec);
 
 /** Everything is as it was: what was made for the roll is gone, and the spec is as it was before by the command line. */
 async function takenBack(reason: string, were: readonly unknown[]): Promise<void> {
@@ -52,23 +42,23 @@ async function takenBack(reason: string, were: readonly unknown[]): Promise<void
   assert.equal(condition(moed, "SpecAccepted")?.reason, "RolledBack");
   assert.match(condition(moed, "SpecAccepted")?.message ?? "", /was rolled back to revision \d+: .*enodia rollout resume/);
   assert.equal(moed.status.history.filter(({ result }: { result: string }) => result === "RolledBack").length > 0, true);
-  assert.match(await enodia("undo", name), /the spec is that of revision \d+ again/);
+  assert.match(await enodia(moe, "rollout", "undo", name), /the spec is that of revision \d+ again/);
   await moe.kubectl.waitFor("moed", name, "the spec to be accepted", inPhase("Complete"), rollMs);
   await waitReady(moe.kubectl, name);
-  const now = await uids();
+  const now = await workerUids(moe);
   if (were.length > 0) assert.deepEqual(now, were, "no rank that served has gone for it");
   traffic?.assertWhole();
 }
 
 test("an image whose pods crash is taken back, and no rank that served goes for it", async () => {
-  const were = await uids();
+  const were = await workerUids(moe);
   // It is on the nodes, and has no worker in it.
   await patch({ runtimeImage: { image: "enodia/operator:dev" } });
   await takenBack("Crashing", were);
 });
 
 test("an image that nobody has is taken back when its time is over", async () => {
-  const were = await uids();
+  const were = await workerUids(moe);
   await patch({ runtimeImage: { image: "enodia/runtime:missing" }, rolloutStrategy: { progressDeadline: "20s" } });
   await takenBack("ProgressDeadlineExceeded", were);
 });
@@ -87,9 +77,9 @@ test("a good template rolls past its canary, ranks two at a time, and the histor
     podTemplate: { spec: null, metadata: { annotations: { "example.com/rolled": "1" } } },
   });
   await moe.kubectl.waitFor("moed", name, "the canary to bake", inPhase("Baking"), rollMs);
-  assert.match(await enodia("status", name, "--watch", "--timeout", "10m"), /Complete +2 of 2 ranks serve/);
+  assert.match(await enodia(moe, "rollout", "status", name, "--watch", "--timeout", "10m"), /Complete +2 of 2 ranks serve/);
   await waitReady(moe.kubectl, name);
-  const history = await enodia("history", name);
+  const history = await enodia(moe, "rollout", "history", name);
   for (const said of [/RolledBack/, /Done/, /in effect, whole/]) assert.match(history, said);
   traffic?.assertWhole();
 });

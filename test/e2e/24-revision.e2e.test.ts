@@ -3,14 +3,14 @@
 // in the answers, and what it serves too slowly, as a canary, with no more than its share of them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { root } from "../integration/control-plane.ts";
-import { serviceAddress, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { serviceAddress, type Target, waitReady } from "../kit/deployment/product.ts";
 import { ask } from "../kit/gateway/openai-client.ts";
 import { twentyPrompts } from "../kit/gateway/topics.ts";
 import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
 import { provideOtherSmolMoe } from "../kit/models/local-models.ts";
-import { execOk, sleep } from "../kit/processes/process.ts";
+import { sleep } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
+import { enodia, inPhase, patchSpec, workerUids } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "revised";
@@ -32,29 +32,21 @@ before(async () => {
   target = await openWorld();
   await provideOtherSmolMoe((line) => void process.stderr.write(`# ${line}\n`));
   moe = await deploy(target, namespace, smolMoe(name, { replicas: 2 }));
-  await moe.kubectl.waitFor("moed", name, "the first model to be whole", inPhase("Complete"), 60_000);
+  await moe.kubectl.waitFor("moed", name, "the first model to be whole", isOver("Complete"), 60_000);
   ({ url } = await serviceAddress(target, moe.kubectl, { name, namespace }));
 });
 after(async () => {
   if (moe) await remove(moe);
 });
 
-const inPhase = (phase: string) => (moed: KubeObject) =>
-  moed.status?.rollout?.phase === phase && moed.status.observedGeneration === moed.metadata.generation && !moed.status.rollout.green;
-const patch = (spec: object) => moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec })]);
+const isOver = (phase: string) => (moed: KubeObject) => inPhase(phase)(moed) && !moed.status.rollout.green;
+const patch = (spec: object) => patchSpec(moe, spec);
 const answer = async (prompt: string): Promise<string> => (await ask({ url, model: name, prompt, maxTokens: tokens, temperature: 0 })).text;
 const textsNow = async (): Promise<string[]> => {
   const texts: string[] = [];
   for (const prompt of prompts) texts.push(await answer(prompt));
   return texts;
 };
-const enodia = (...args: string[]) => {
-  const { kubeconfig, context } = target;
-  const where = [kubeconfig ? ["--kubeconfig", kubeconfig] : [], context ? ["--context", context] : []].flat();
-  const command = ["--disable-warning=ExperimentalWarning", "operator/cli/main.ts", "rollout", ...args, "-n", namespace, ...where];
-  return execOk(process.execPath, command, { cwd: root });
-};
-
 interface Answer {
   readonly prompt: number;
   readonly text: string;
@@ -101,7 +93,7 @@ async function change(spec: object): Promise<{ readonly from: readonly string[];
   const clients = traffic();
   await sleep(3_000);
   await patch(spec);
-  await moe.kubectl.waitFor("moed", name, "the change to be over", inPhase("Complete"), rollMs);
+  await moe.kubectl.waitFor("moed", name, "the change to be over", isOver("Complete"), rollMs);
   await waitReady(moe.kubectl, name);
   const { answers, errors } = await clients.end();
   const to = await textsNow();
@@ -125,42 +117,42 @@ test("another revision of the model serves as a canary, then takes over, without
   [first, second] = [from, to];
   for (const [i, text] of to.entries())
     assert.notEqual(text, from[i], "the two revisions say different things, or equality proves nothing");
-  assert.match(await enodia("history", name), /pvc:\/\/models\/smol-moe-2 \(q4_0\)/);
+  assert.match(await enodia(moe, "rollout", "history", name), /pvc:\/\/models\/smol-moe-2 \(q4_0\)/);
 });
 
 test("a revision that is slow as a canary is taken back by its latency", async () => {
-  const were = (await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort();
+  const were = await workerUids(moe);
   const clients = traffic();
   const limits = { cpu: "300m" };
   const slow = { containers: [{ name: "runtime", resources: { limits, requests: { cpu: "50m" } } }] };
   const canary = { ranks: 1, analysis: { bake: "10m", latencyPercent: 130, minRequests: 3 } };
   await patch({ model: { uri: "pvc://models/smol-moe" }, podTemplate: { spec: slow }, rolloutStrategy: { canary } });
-  const moed = await moe.kubectl.waitFor("moed", name, "a roll back", inPhase("RolledBack"), rollMs);
+  const moed = await moe.kubectl.waitFor("moed", name, "a roll back", isOver("RolledBack"), rollMs);
   assert.equal(moed.status?.rollout?.rolledBack?.reason, "LatencyExceeded");
   const { answers, errors } = await clients.end();
   process.stderr.write(`# ${moed.status?.rollout?.rolledBack?.message}; ${answers.length} answers, ${errors.length} failed\n`);
   assert.deepEqual(errors, []);
   assertOfOne(answers, second, first);
-  assert.deepEqual((await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort(), were);
-  await enodia("undo", name);
+  assert.deepEqual(await workerUids(moe), were);
+  await enodia(moe, "rollout", "undo", name);
   await patch({ rolloutStrategy: { canary: null } });
-  await moe.kubectl.waitFor("moed", name, "the spec to be accepted", inPhase("Complete"), rollMs);
+  await moe.kubectl.waitFor("moed", name, "the spec to be accepted", isOver("Complete"), rollMs);
   assert.deepEqual(await textsNow(), second);
 });
 
 test("a revision that is not there is taken back, and nobody notices", async () => {
   const from = await textsNow();
-  const were = (await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort();
+  const were = await workerUids(moe);
   const clients = traffic();
   await patch({ model: { uri: "pvc://models/missing" } });
-  const moed = await moe.kubectl.waitFor("moed", name, "a roll back", inPhase("RolledBack"), rollMs);
+  const moed = await moe.kubectl.waitFor("moed", name, "a roll back", isOver("RolledBack"), rollMs);
   assert.match(condition(moed, "SpecAccepted")?.message ?? "", /a green deployment tried, was rolled back to revision \d+: /);
-  await enodia("undo", name);
-  await moe.kubectl.waitFor("moed", name, "the spec to be accepted", inPhase("Complete"), rollMs);
+  await enodia(moe, "rollout", "undo", name);
+  await moe.kubectl.waitFor("moed", name, "the spec to be accepted", isOver("Complete"), rollMs);
   const { answers, errors } = await clients.end();
   assert.deepEqual(errors, []);
   for (const { prompt, text } of answers) assert.equal(text, from[prompt]);
-  assert.deepEqual((await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort(), were);
+  assert.deepEqual(await workerUids(moe), were);
 });
 
 test("another codec takes the same way", async () => {

@@ -1,11 +1,12 @@
 // Experts are sharded for real: with the f32 model (2.5 GB of experts) container memory follows what a rank hosts.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { root, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
 import { ask } from "../kit/gateway/openai-client.ts";
 import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
-import { execOk, sleep } from "../kit/processes/process.ts";
+import { sleep } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
+import { enodia, patchSpec } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 interface Rank {
@@ -20,7 +21,7 @@ let moe: Deployed;
 let control: number;
 
 /** The kubelet samples memory every 10 s. */
-const sampleMs = 15_000;
+const sampleMs = 11_000;
 /** What a load of experts leaves for a moment, pages read once and pages freed, is gone by then. */
 const settledWithinMs = 120_000;
 /** A figure that changed by less from one sample to the next has settled. */
@@ -33,15 +34,14 @@ const near = (rank: Rank, earlier: Rank | undefined): boolean =>
 /** What the ranks take after a request, in the steady state: the last figures seen, in bounds or not, when none has come by then. */
 async function ranks(): Promise<readonly Rank[]> {
   await ask({ url: await moe.url(), model: "big", prompt: "What is a contract?", maxTokens: 16 });
-  const args = ["operator/cli/main.ts", "status", "big", "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""];
   const ends = Date.now() + settledWithinMs;
   let earlier: readonly Rank[] = [];
   for (;;) {
     await sleep(sampleMs);
-    const now = JSON.parse(await execOk(process.execPath, [...args, "-o", "json"], { cwd: root })).deployments[0].ranks as Rank[];
+    const now = JSON.parse(await enodia(moe, "status", "big", "-o", "json")).deployments[0].ranks as Rank[];
     process.stderr.write(`# memory of ranks: ${now.map(({ memoryBytes }) => `${(memoryBytes / 1e6).toFixed(0)} MB`).join(", ")}\n`);
     if (now.every((rank, i) => within(rank) && near(rank, earlier[i])) || Date.now() >= ends) {
-      process.stderr.write(`${(await execOk(process.execPath, args, { cwd: root })).replace(/^/gm, "# ")}\n`);
+      process.stderr.write(`${(await enodia(moe, "status", "big")).replace(/^/gm, "# ")}\n`);
       return now;
     }
     earlier = now;
@@ -67,13 +67,7 @@ test("one worker: memory is at most 1.15 x (dense + KV + hosted) + 400 MB", asyn
 });
 
 test("three workers: none takes more than 65% of that, each within its budget", async () => {
-  await moe.kubectl.run([
-    "patch",
-    "moed/big",
-    "--type=merge",
-    "-p",
-    JSON.stringify({ spec: { replicas: 3, experts: { memoryPerRank: "1100Mi" } } }),
-  ]);
+  await patchSpec(moe, { replicas: 3, experts: { memoryPerRank: "1100Mi" } });
   await waitReady(moe.kubectl, "big", 180_000);
   const all = await ranks();
   assert.equal(all.length, 3);

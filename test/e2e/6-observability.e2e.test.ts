@@ -11,6 +11,7 @@ import { sleep, until } from "../kit/processes/process.ts";
 import type { Prometheus } from "../kit/processes/prometheus.ts";
 import { explainFailures } from "./diagnose.ts";
 import { openPrometheus, questionsOf, unanswered } from "./prometheus-world.ts";
+import { patchSpec } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 /** Three windows of load, a plan, and what is measured after it. */
@@ -110,7 +111,7 @@ test("every panel, variable and annotation of Fleet, Deployment and Experts has 
   assert.deepEqual(open, []);
   assert.equal(load.counts.failed, 0, load.errors[0]);
   // In the faults below it would stand still, and say so beside the alerts that they are about.
-  await moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", '{"spec":{"elasticity":{"autoscale":null}}}']);
+  await patchSpec(moe, { elasticity: { autoscale: null } });
   const gone = async () => ((await prometheus.query(`enodia_autoscale_ranks{deployment="${name}"}`)).length === 0 ? true : undefined);
   await until("the autoscaler to have no figures", gone, { timeoutMs: 60_000 });
 });

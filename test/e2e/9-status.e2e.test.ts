@@ -6,9 +6,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { kubectlOf, root, type Target } from "../kit/deployment/product.ts";
+import { kubectlOf, type Target } from "../kit/deployment/product.ts";
 import { execOk, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
+import { enodia } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 let target: Target;
@@ -24,21 +25,15 @@ after(async () => {
 });
 
 test("enodia status shows every rank with its memory", async () => {
-  const json = JSON.parse(await enodia("status", "smol", "-o", "json"));
+  const json = JSON.parse(await enodia(moe, "status", "smol", "-o", "json"));
   const [{ ranks }] = json.deployments;
   assert.equal(ranks.length, 3);
   for (const rank of ranks) assert.ok(rank.hostedBytes > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
-  assert.match(await enodia("status", "smol"), /RANK\s+POD/);
+  assert.match(await enodia(moe, "status", "smol"), /RANK\s+POD/);
 });
 
-/** A command on the namespace of this file. */
-const enodia = (command: string, ...args: readonly string[]): Promise<string> =>
-  execOk(process.execPath, ["operator/cli/main.ts", command, ...args, "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""], {
-    cwd: root,
-  });
-
 test("enodia status finds nothing urgent in a deployment that serves", async () => {
-  const urgent = JSON.parse(await enodia("status", "smol", "-o", "json")).findings.filter(({ severity }: any) => severity !== "info");
+  const urgent = JSON.parse(await enodia(moe, "status", "smol", "-o", "json")).findings.filter(({ severity }: any) => severity !== "info");
   assert.deepEqual(urgent, []);
 });
 
@@ -63,7 +58,7 @@ test("enodia status finds each planted fault by one command", { timeout: 300_000
       const first = await until(
         `status to say of ${name}: ${code}, ${why}`,
         async () => {
-          const [found] = JSON.parse(await enodia("status", name, "-o", "json")).findings;
+          const [found] = JSON.parse(await enodia(moe, "status", name, "-o", "json")).findings;
           return found?.code === code && why.test(found.why) ? found : undefined; // the last words of a restart are not always kept
         },
         { timeoutMs: 120_000 },
@@ -76,16 +71,16 @@ test("enodia status finds each planted fault by one command", { timeout: 300_000
 });
 
 test("enodia doctor finds nothing that fails, and the operator leads with all its rights", async () => {
-  const text = await enodia("doctor"); // exits with 1 where something fails
+  const text = await enodia(moe, "doctor"); // exits with 1 where something fails
   for (const check of ["leader", "the operator's rights", "CRDs", "certificates", "clocks"])
     assert.match(text, new RegExp(`^ok +${check} `, "m"), text);
 });
 
 test("enodia top has the figures of every rank, and experts the whole plan", async () => {
-  const [{ ranks }] = JSON.parse(await enodia("top", "smol", "-o", "json"));
+  const [{ ranks }] = JSON.parse(await enodia(moe, "top", "smol", "-o", "json"));
   assert.equal(ranks.length, 3);
   for (const rank of ranks) assert.ok(rank.answers && rank.experts > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
-  const map = JSON.parse(await enodia("experts", "smol", "-o", "json"));
+  const map = JSON.parse(await enodia(moe, "experts", "smol", "-o", "json"));
   assert.equal(map.rows.length, 3);
   for (let expert = 0; expert < map.experts; expert += 1) {
     const whole = map.rows.reduce((sum: number, { weights }: any) => sum + weights[expert], 0);
@@ -99,14 +94,14 @@ test("enodia logs finds a request by its id, and bundle has the logs of all pods
   const headers = { "content-type": "application/json", "x-request-id": id };
   const response = await fetch(`${await moe.url()}/v1/chat/completions`, { method: "POST", headers, body });
   assert.equal(response.status, 200, await response.text());
-  const lines = await until("the request to be logged", async () => (await enodia("logs", "smol", "--request", id)) || undefined, {
+  const lines = await until("the request to be logged", async () => (await enodia(moe, "logs", "smol", "--request", id)) || undefined, {
     timeoutMs: 30_000,
   });
   assert.match(lines, /request ended.*requestId=request-of-9-status/);
   const folder = mkdtempSync(join(tmpdir(), "enodia-bundle-"));
   try {
     const file = join(folder, "smol.tar.gz");
-    await enodia("bundle", "smol", "-o", file);
+    await enodia(moe, "bundle", "smol", "-o", file);
     const names = (await execOk("tar", ["-tzf", file])).split("\n");
     for (const { metadata } of await moe.kubectl.list("pods", "enodia.dev/deployment=smol"))
       assert.ok(names.includes(`enodia-smol/logs/${metadata.name}.log`), names.join("\n"));

@@ -1,4 +1,5 @@
 // The measure of balance that e2e tests share, and their way to change the planner's settings.
+import { patchSpec } from "./steps.ts";
 import type { Deployed } from "./world.ts";
 
 /**
@@ -9,5 +10,5 @@ export const goalOf = (boundPercent: number | undefined, policy: "incremental" |
   Math.max(policy === "hecate" ? 1.25 : 1.15, ((boundPercent ?? 100) / 100) * 1.05);
 
 export async function patchRebalancing({ kubectl }: Pick<Deployed, "kubectl">, name: string, rebalancing: object): Promise<void> {
-  await kubectl.run(["patch", `moed/${name}`, "--type=merge", "-p", JSON.stringify({ spec: { rebalancing } })]);
+  await patchSpec({ kubectl, name }, { rebalancing });
 }
