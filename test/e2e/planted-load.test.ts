@@ -44,7 +44,7 @@ for (const { layersTurned, least } of [
     sim.demand = (layer) => [...counts.slice(layer * experts, (layer + 1) * experts)];
     sim.startOperator();
     await sim.clock.run(60_000);
-    for (const turn of [1, 2, 3, 4]) {
+    for (const turn of [1, 2, 3]) {
       const before = sim.plan();
       assert.ok(before);
       counts = loadAgainst(before.layers, turn, { layers, experts, layersTurned });
