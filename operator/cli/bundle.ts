@@ -95,13 +95,7 @@ export interface TarEntry {
   readonly content?: Uint8Array;
 }
 
-const blockBytes = 512;
 const readBytes = 1024 * 1024;
-
-/** Bytes of entries with short names in an archive, without its end. */
-export function tarSize(entries: readonly TarEntry[]): number {
-  return entries.reduce((total, entry) => total + blockBytes + Math.ceil(entry.size / blockBytes) * blockBytes, 0);
-}
 
 /** Throws when a source has another size than its entry. */
 export async function* tarStream(entries: Iterable<TarEntry>): AsyncGenerator<Uint8Array> {

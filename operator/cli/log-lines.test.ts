@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { createLog } from "../../runtime/observe/log.ts";
 import { byTime, concerns, lineCharsMax, lineText, matches, parseLine } from "./log-lines.ts";
 import { subjectOf } from "./log-subject.ts";
+import { asksForJson } from "./options.ts";
 
 const at = "2026-03-01T10:00:00.123456789Z";
 
@@ -66,4 +67,17 @@ test("logs: lines of pods are merged by the kubelet's time, and those of one tim
     lines.sort(byTime).map(({ text }) => text),
     ["a", "b", "c"],
   );
+});
+
+test("a name is that of a deployment, and job/NAME that of a training job, each with the label of its own pods", () => {
+  assert.deepEqual([subjectOf("moe").kind, subjectOf("moe").label], ["MoEDeployment", "enodia.dev/deployment"]);
+  const { kind, label, name } = subjectOf("job/moe");
+  assert.deepEqual([kind, label, name], ["MoETrainingJob", "enodia.dev/training-job", "moe"]);
+  for (const word of ["", "job/", "pod/moe", "job/a/b"])
+    assert.throws(() => subjectOf(word), /NAME of a MoEDeployment is needed, or job\/NAME/, word);
+});
+
+test("JSON is requested by -o json, or by --json as before", () => {
+  assert.ok(asksForJson({ output: "json", json: false }) && asksForJson({ json: true }) && asksForJson({ output: "json", json: true }));
+  assert.ok(!asksForJson({ json: false }));
 });

@@ -6,6 +6,8 @@ import { deployment, snapshot } from "../../test/kit/deployment/deployment.ts";
 import { verdicts } from "../deployment/core/conditions.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
 import { expectedMemory, expectedMemoryFormula } from "../views/ranks.ts";
+import { overviewText } from "./findings-text.ts";
+import { rolloutStatusText } from "./rollout-text.ts";
 import { renderStatus } from "./status-text.ts";
 
 const condition = (type: string, status: Condition["status"], reason: string, message = `${type} says why`): Condition => ({
@@ -144,4 +146,34 @@ test("a worker is expected to take what the operator leaves for its process besi
   assert.equal(expectedMemory({ hostedBytes: 1000, denseBytes: 200, kvBytes: 300 }), 1725 + 400_000_000);
   assert.equal(expectedMemory({ denseBytes: 200 }), undefined, "not known before the rank tells what it holds");
   assert.equal(expectedMemoryFormula, "1.15 x (dense part + KV pool + EXPERTS) + 400 MB");
+});
+
+const marks = { labels: { "enodia.dev/green-of": "moe" } };
+const seen = (...all: ReturnType<typeof deployment>[]) => ({
+  deployments: all.map((one) => ({ deployment: one, placement: undefined, changedAt: undefined })),
+  jobs: [],
+});
+const namesIn = (text: string): string[] =>
+  text
+    .split("\n")
+    .slice(1)
+    .map((line) => line.trim().split(/ {2,}/)[1] ?? "");
+
+test("a green deployment stands below its deployment, wherever the API server lists it", () => {
+  const child = deployment({}, {}, { name: "moe-1234abcd", uid: "c", ...marks });
+  const [other, own] = [deployment({}, {}, { name: "zoo", uid: "z" }), deployment()];
+  assert.deepEqual(namesIn(overviewText(seen(child, other, own))), ["zoo", "moe", "- moe-1234abcd, green deployment"]);
+  const elsewhere = deployment({}, {}, { name: "moe-1", namespace: "b", uid: "e", ...marks });
+  assert.deepEqual(
+    namesIn(overviewText(seen(elsewhere, own))),
+    ["- moe-1, green deployment", "moe"],
+    "one whose deployment is not shown stays",
+  );
+});
+
+test("rollout status names the green deployment, its phase and since when", () => {
+  const green = { name: "moe-1234abcd", phase: "Serving", since: "2026-03-01T10:00:00Z" };
+  const rollout = { phase: "Progressing", revision: 2, green };
+  assert.match(rolloutStatusText(deployment({}, { rollout })), /\ngreen +moe-1234abcd Serving +since 2026-03-01T10:00:00Z/);
+  assert.doesNotMatch(rolloutStatusText(deployment({}, { rollout: { phase: "Complete" } })), /green/);
 });

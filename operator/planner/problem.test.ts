@@ -9,6 +9,7 @@ import { generateTrace, presets } from "./offline/traces-generate.ts";
 import { planFresh, planIncremental } from "./policies/incremental.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { toLayers, toProblem } from "./problem.ts";
+import { relabelled } from "./search/relabel.ts";
 
 const trace = generateTrace("t", { ...presets.qwen3_48x128, layers: 8, windows: 2 }, 3);
 const bytes = new Float64Array(trace.layers * trace.experts).fill(1);
@@ -53,4 +54,21 @@ test("a plan of one move changes the layer that it is in, not all of them", () =
   const { layers } = planIncremental(input(0, { current, load, budget: { ...unlimited, maxMoves: 1 } }));
   const diff = diffPlans(current, layers, () => 0);
   assert.deepEqual([diff.moves.map((move) => move.layer), diff.layers], [[0], [0]]);
+});
+
+test("parts go to the ranks that hold most of them, those that nobody holds to the ranks that are left", () => {
+  const bytes = new Float64Array(4).fill(1);
+  const hosts = [[3], [3], [3], [0]];
+  const input: PlanInput = {
+    ...{ shape: { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes }, ranks: rankSpecs({ ranks: 4 }), load: bytes },
+    ...{
+      current: [{ hosts, weights: hosts.map(() => [1000]) }],
+      budget: unlimited,
+      minExpertReplicas: 1,
+      split: "weighted",
+      effort: "fast",
+    },
+  };
+  // Part 0 overlaps with rank 3, parts 1 and 2 with none that is left, part 3 with rank 0.
+  assert.deepEqual(relabelled(toProblem(input), 0, [[0], [1, 0], [2], [3]]), [[3], [1, 3], [2], [0]]);
 });

@@ -4,6 +4,7 @@ import { loadByWeights } from "../../runtime/placement/split.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
 import { settled } from "./intents/attempts.ts";
 import type { Intent } from "./intents/intent.ts";
+import { DeploymentLoop } from "./loop.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 const otherTopic = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e * 3 + layer + 4) % 8) + 20);
@@ -324,4 +325,30 @@ test("a new operator does not wait for a rank that is gone", async () => {
   sim.troubles.cuts.add("-2:1");
   sim.startOperator();
   assert.ok(await sim.clock.run(7_000, () => (sim.worker(0).membership?.version ?? 0) > before));
+});
+
+const minuteMs = 60_000;
+
+test("an idle deployment is looked at once a second, one with a rank that leaves many times", async (t) => {
+  const { tick } = DeploymentLoop.prototype;
+  let looks = 0;
+  t.mock.method(DeploymentLoop.prototype, "tick", function (this: DeploymentLoop) {
+    looks += 1;
+    tick.call(this);
+  });
+  const sim = new SimCluster({ ranks: 3 });
+  sim.demand = () => new Array<number>(8).fill(200);
+  sim.startOperator();
+  assert.ok(await sim.clock.run(30_000, () => sim.converged()));
+  await sim.clock.run(minuteMs); // what was begun ends
+  looks = 0;
+  await sim.clock.run(minuteMs);
+  // Windows end and their messages come meanwhile, which ask for looks of their own.
+  assert.ok(looks >= 55 && looks <= 80, `${looks} looks in an idle minute`);
+  looks = 0;
+  sim.kube.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
+  sim.refresh();
+  await sim.clock.run(5_000);
+  assert.ok(looks >= 15, `${looks} looks in 5 s of a shrink`);
+  assert.deepEqual(sim.faults(), []);
 });

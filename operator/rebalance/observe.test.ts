@@ -5,7 +5,7 @@ import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { WorkerPod, World } from "../deployment/ports.ts";
 import { Attempts } from "./intents/attempts.ts";
-import { lostAfterMs } from "./members.ts";
+import { agreedModel, lostAfterMs, uniqueBytes } from "./members.ts";
 import { Observer, unheld } from "./observe.ts";
 import type { RankView } from "./observed.ts";
 import type { Link } from "./ports.ts";
@@ -163,4 +163,38 @@ test("a restarted rank holds what it reports: connected and empty it holds nothi
 
 test("a rank that has learnt nothing of the plan yet holds nothing of it, ready or not", () => {
   assert.deepEqual(unheld(plan, [view(0), view(1), view(2, { epoch: 0 })]), { unhosted: 2, withoutRank: 0, loading: [2] });
+});
+
+interface Facts {
+  readonly model?: string;
+  readonly codec?: string;
+  readonly lost?: boolean;
+}
+
+function telling(uid: string, { model, codec = "f32", lost = false }: Facts): RankView {
+  const report = model === undefined ? {} : { description: { modelDigest: model, codec } };
+  return { pod: { uid, lost }, report } as unknown as RankView;
+}
+
+test("workers agree on a model when all that may run another have spoken", () => {
+  const none = new Set<string>();
+  assert.deepEqual(agreedModel([telling("a", { model: "m" }), telling("b", { model: "m" })], none), { digest: "m", codec: "f32" });
+  assert.equal(agreedModel([telling("a", { model: "m" }), telling("b", { model: "n" })], none), undefined);
+  assert.equal(agreedModel([telling("a", { model: "m" }), telling("b", { model: "m", codec: "q4_0" })], none), undefined);
+  assert.deepEqual(agreedModel([telling("a", { model: "m", lost: true }), telling("b", { model: "n" })], none)?.digest, "n");
+  assert.deepEqual(agreedModel([telling("a", {}), telling("b", { model: "n" })], none)?.digest, "n", "a new pod says it later");
+  assert.equal(
+    agreedModel([telling("a", {}), telling("b", { model: "n" })], new Set(["a"])),
+    undefined,
+    "a pod of the plan may run the old one",
+  );
+});
+
+test("unique bytes count an expert for its last live host, and for all of its hosts when none is live", () => {
+  const layer = { layer: 0, epoch: 1, hosts: [[0, 1], [1, 2], [2]], weights: [[500, 500], [500, 500], [1000]] };
+  const plan = { epoch: 1, layers: [layer] } as unknown as PlacementPlan;
+  const sizes = Float64Array.from([1, 10, 100]);
+  assert.deepEqual([...uniqueBytes(plan, new Set([0, 1, 2]), sizes)], [[2, 100]]);
+  assert.deepEqual(Object.fromEntries(uniqueBytes(plan, new Set([0, 1]), sizes)), { 1: 10, 2: 100 });
+  assert.deepEqual(Object.fromEntries(uniqueBytes(plan, new Set([0]), sizes)), { 0: 1, 1: 10, 2: 110 });
 });

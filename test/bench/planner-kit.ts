@@ -7,8 +7,9 @@ import { policies } from "../../operator/planner/index.ts";
 import { movesDefault } from "../../operator/planner/load/timing.ts";
 import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/offline/simulate.ts";
 import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
-import { generateTrace, type PresetName, presets } from "../../operator/planner/offline/traces-generate.ts";
+import { drawSelections, generateTrace, type PresetName, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { type PlanInput, unlimited } from "../../operator/planner/policy.ts";
+import { seeded } from "../../operator/planner/random.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 
@@ -119,3 +120,24 @@ export function quantile(values: readonly number[], q: number): number {
 
 export const median = (values: readonly number[]): number => quantile(values, 0.5);
 export const fixed = (value: number, digits = 4): string => value.toFixed(digits);
+
+/** Windows drawn from one distribution, so every change is noise. `shares` is [layers * experts]. */
+export function stationaryTrace(
+  shares: { readonly layers: number; readonly experts: number; readonly load: ArrayLike<number> },
+  windows: number,
+  selections: number,
+  seed: number,
+): Trace {
+  const { layers, experts, load } = shares;
+  const cells = layers * experts;
+  const random = seeded(seed);
+  const counts = new Uint32Array(windows * cells);
+  for (let t = 0; t < windows; t++) {
+    for (let l = 0; l < layers; l++) {
+      const p = Float64Array.from({ length: experts }, (_, e) => load[l * experts + e] as number);
+      const all = p.reduce((a, b) => a + b, 0);
+      drawSelections(all > 0 ? p.map((x) => x / all) : p.fill(1 / experts), selections, random, counts.subarray(t * cells + l * experts));
+    }
+  }
+  return { name: "stationary", windows, layers, experts, counts };
+}

@@ -5,7 +5,6 @@ import { policies } from "../../operator/planner/index.ts";
 import { rankSpecs, simulate } from "../../operator/planner/offline/simulate.ts";
 import { windowOf } from "../../operator/planner/offline/traces.ts";
 import type { PresetName } from "../../operator/planner/offline/traces-generate.ts";
-import { stationaryTrace } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh, planIncremental } from "../../operator/planner/policies/incremental.ts";
 import type { PlanInput } from "../../operator/planner/policy.ts";
 import { toLayers, toProblem } from "../../operator/planner/problem.ts";
@@ -14,7 +13,19 @@ import { countMoves } from "../../runtime/placement/diff.ts";
 import { bound } from "../../runtime/placement/imbalance.ts";
 import { planExact } from "../peers/exact.ts";
 import { peers } from "../peers/index.ts";
-import { asOnCluster, balance, type Cluster, fixed, inputOf, median, type Row, ratios, simulated, traceOf } from "./planner-kit.ts";
+import {
+  asOnCluster,
+  balance,
+  type Cluster,
+  fixed,
+  inputOf,
+  median,
+  type Row,
+  ratios,
+  simulated,
+  stationaryTrace,
+  traceOf,
+} from "./planner-kit.ts";
 
 interface Versus {
   readonly row: string;

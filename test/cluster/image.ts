@@ -22,7 +22,7 @@ import {
 import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { type TarEntry, tarSize, tarStream } from "../../operator/cli/bundle.ts";
+import { type TarEntry, tarStream } from "../../operator/cli/bundle.ts";
 import { cacheRoot } from "./binaries.ts";
 import { run } from "./exec.ts";
 import { ClusterError } from "./names.ts";
@@ -197,6 +197,13 @@ async function writeTar(file: string, entries: readonly TarEntry[]): Promise<voi
   } finally {
     rmSync(unfinished, { force: true });
   }
+}
+
+const blockBytes = 512;
+
+/** Bytes of entries with short names in an archive, without its end. */
+function tarSize(entries: readonly TarEntry[]): number {
+  return entries.reduce((total, entry) => total + blockBytes + Math.ceil(entry.size / blockBytes) * blockBytes, 0);
 }
 
 /**

@@ -1,6 +1,6 @@
 // Seeded synthetic traces: log p = base + topics shared by all layers + noise of each expert, both AR(1); a flash crowd is a jump of a
 // topic. Each window is a multinomial draw.
-import { type Random, seeded } from "../random.ts";
+import { type Random, seeded, shuffled } from "../random.ts";
 import type { Trace } from "./traces.ts";
 
 export interface TraceModel {
@@ -89,27 +89,6 @@ export function generateTrace(name: string, model: TraceModel, seed: number): Tr
   return { name, windows, layers, experts, counts };
 }
 
-/** Windows drawn from one distribution, so every change is noise. `shares` is [layers * experts]. */
-export function stationaryTrace(
-  shares: { readonly layers: number; readonly experts: number; readonly load: ArrayLike<number> },
-  windows: number,
-  selections: number,
-  seed: number,
-): Trace {
-  const { layers, experts, load } = shares;
-  const cells = layers * experts;
-  const random = seeded(seed);
-  const counts = new Uint32Array(windows * cells);
-  for (let t = 0; t < windows; t++) {
-    for (let l = 0; l < layers; l++) {
-      const p = Float64Array.from({ length: experts }, (_, e) => load[l * experts + e] as number);
-      const all = p.reduce((a, b) => a + b, 0);
-      drawSelections(all > 0 ? p.map((x) => x / all) : p.fill(1 / experts), selections, random, counts.subarray(t * cells + l * experts));
-    }
-  }
-  return { name: "stationary", windows, layers, experts, counts };
-}
-
 function popularity(model: TraceModel, random: Random): Float64Array {
   const base = new Float64Array(model.layers * model.experts);
   for (let l = 0; l < model.layers; l++) {
@@ -126,15 +105,6 @@ function drift(state: Float64Array, memory: number, spread: number, random: Rand
   for (let i = 0; i < state.length; i++) state[i] = memory * (state[i] as number) + fresh * random.normal();
 }
 
-function shuffled(n: number, random: Random): number[] {
-  const order = Array.from({ length: n }, (_, i) => i);
-  for (let i = n - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [order[i], order[j]] = [order[j] as number, order[i] as number];
-  }
-  return order;
-}
-
 function softmax(logits: Float64Array): Float64Array {
   const top = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const p = logits.map((x) => Math.exp(x - top));
@@ -143,7 +113,7 @@ function softmax(logits: Float64Array): Float64Array {
 }
 
 /** Draws n into out[0..p.length), as a chain of binomials. */
-function drawSelections(p: Float64Array, n: number, random: Random, out: Uint32Array): void {
+export function drawSelections(p: Float64Array, n: number, random: Random, out: Uint32Array): void {
   let left = n;
   let rest = 1;
   for (let e = 0; e < p.length; e++) {

@@ -1,6 +1,5 @@
 // DeepSeek's EPLB (github.com/deepseek-ai/EPLB): replicas by load, packed longest first into equal slots. The policy is the global
 // form.
-import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { primariesStay } from "../repair.ts";
@@ -68,47 +67,6 @@ export function eplbGlobal(demand: ArrayLike<number>, ranks: number, perRank: nu
   };
 }
 
-export interface EplbTopology {
-  readonly groups: number;
-  readonly nodes: number;
-  readonly ranks: number;
-  readonly perRank: number;
-}
-
-/** Groups of experts stay on one node; within a node it is the global form. */
-export function eplbHierarchical(demand: ArrayLike<number>, topology: EplbTopology): number[][] {
-  const { groups, nodes, ranks, perRank } = topology;
-  const experts = demand.length;
-  if (experts % groups !== 0 || groups % nodes !== 0 || ranks % nodes !== 0) {
-    throw new AppError(
-      `EPLB hierarchical needs experts % groups = groups % nodes = ranks % nodes = 0, got ${experts}, ${groups}, ${nodes}, ${ranks}`,
-      { code: "InvalidTopology" },
-    );
-  }
-  const size = experts / groups;
-  const weight = (group: number): number => {
-    let total = 0;
-    for (let i = 0; i < size; i++) total += demand[group * size + i] as number;
-    return total;
-  };
-  const byNode = pack(
-    Array.from({ length: groups }, (_, item) => ({ item, weight: weight(item) })),
-    nodes,
-    groups / nodes,
-  );
-  const replicas: number[][] = [];
-  for (const own of byNode) {
-    const members = own.flatMap((group) => Array.from({ length: size }, (_, i) => group * size + i));
-    const inside = eplbGlobal(
-      members.map((e) => demand[e] as number),
-      ranks / nodes,
-      perRank,
-    );
-    for (const list of inside.replicas) replicas.push(list.map((i) => members[i] as number));
-  }
-  return replicas;
-}
-
 function replicate(demand: ArrayLike<number>, slots: number): { count: number[]; extra: number[] } {
   const count = new Array<number>(demand.length).fill(1);
   const extra: number[] = [];
@@ -122,7 +80,8 @@ function replicate(demand: ArrayLike<number>, slots: number): { count: number[];
   return { count, extra };
 }
 
-function pack(items: readonly { readonly item: number; readonly weight: number }[], bins: number, places: number): number[][] {
+/** Heaviest first, each into the lightest bin with a place left. */
+export function pack(items: readonly { readonly item: number; readonly weight: number }[], bins: number, places: number): number[][] {
   const order = items.map((_, i) => i).sort((a, b) => (items[b]?.weight ?? 0) - (items[a]?.weight ?? 0) || a - b);
   const packed: number[][] = Array.from({ length: bins }, () => []);
   const load = new Float64Array(bins);

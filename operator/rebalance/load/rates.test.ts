@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { assumedRates, byPath } from "../../../runtime/placement/cost.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
 import type { RankSpec } from "../../planner/policy.ts";
+import { LoadState } from "./load-state.ts";
 import { PathRates } from "./rates.ts";
 
 const rank = (n: number, node: string, zone: string): RankSpec => ({ rank: n, speed: 1, budgetBytes: 1, zone, node, state: "active" });
@@ -82,4 +83,11 @@ test("in a cluster the second plan is priced by what the first one's transfers w
   // The receiver took 2 Mi in two seconds, where 200 MB/s were assumed.
   assert.ok(assumed <= 0.2, `${assumed}`);
   assert.ok(measured >= 2, `${measured}`);
+});
+
+test("the age of telemetry grows for a rank that is expected and never heard", () => {
+  const sizes = new Float64Array(1).fill(1);
+  const load = new LoadState({ layers: 1, experts: 1, residentBytes: sizes, storedBytes: sizes }, "uid", 1_000);
+  assert.equal(load.ageMs([], 61_000), 0, "nobody is expected");
+  assert.equal(load.ageMs([{ rank: 0, bootId: "b", clockAheadMs: 0, speed: 1 }], 61_000), 60_000);
 });

@@ -4,6 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
 import { type Log, silentLog } from "../../../runtime/observe/log.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
+import { HoldReasons } from "./decision-events.ts";
 import { PlacementStatusWriter, placementStatus, sayTheSame } from "./placement-status.ts";
 
 const ref = { namespace: "ns", name: "moe" };
@@ -107,4 +108,28 @@ test("steps add up: what was written is what a figure is held against", () => {
   const at = (imbalancePercent: number) => ({ measured: { imbalancePercent } });
   assert.ok([101, 102, 103, 104].every((percent) => sayTheSame(at(100), at(percent))));
   assert.ok(!sayTheSame(at(100), at(105)));
+});
+
+const minute = 60_000;
+
+test("a reason to hold is told when it changes, not in every window", () => {
+  const news = new HoldReasons();
+  assert.ok(news.isNews("TooFewTokens", 0));
+  for (let at = 1; at < 100; at++) assert.equal(news.isNews("TooFewTokens", at * minute), false, "the same since then");
+  assert.ok(news.isNews("Balanced", 100 * minute));
+});
+
+test("reasons that take turns are told once in ten minutes each", () => {
+  const news = new HoldReasons();
+  const reported = Array.from({ length: 240 }, (_, n) => news.isNews(n % 2 === 0 ? "Balanced" : "WithinNoise", (n * minute) / 4)).filter(
+    (is) => is,
+  );
+  assert.equal(reported.length, 2 * 6, "in an hour");
+});
+
+test("after a plan every reason is news again", () => {
+  const news = new HoldReasons();
+  assert.ok(news.isNews("Balanced", 0));
+  news.clear();
+  assert.ok(news.isNews("Balanced", minute));
 });

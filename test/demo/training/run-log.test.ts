@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseMetrics, RunLog } from "./run-log.ts";
+import { beginsIn } from "./watch.ts";
 
 const line = (step: number): string => JSON.stringify({ step, loss: 5 - step / 10, tokens: 100, seconds: 0.5, imbalance: 1 });
 const text = (from: number, to: number): string => `${Array.from({ length: to - from + 1 }, (_, i) => line(from + i)).join("\n")}\n`;
@@ -37,4 +38,20 @@ test("a world is told once, with the nodes of its ranks", () => {
   const world = { epoch: 3, since: "2026-01-01T00:00:00Z", ranks };
   for (let i = 0; i < 2; i++) log.take({ step: 4, world });
   assert.deepEqual(log.happenings, [{ seconds: 0, step: 0, what: "world 3: 2 ranks, 0 on n0, 1 on n1" }]);
+});
+
+test("a world has the step that it went on from, and what the pod had made past it", () => {
+  const log = [
+    "no JSON",
+    { message: "a world begins", world: 1, rank: 0, ranks: 3 },
+    { message: "training", step: 0, repeats: 0 },
+    { message: "the world is over", world: 1 },
+    { message: "a world begins", world: 2, rank: 0, ranks: 3 },
+    { message: "a world begins", world: 3, rank: 0, ranks: 2 },
+    { message: "training", step: 17, repeats: 1 },
+  ].map((line) => (typeof line === "string" ? line : JSON.stringify(line)));
+  assert.deepEqual(beginsIn(log.join("\n")), [
+    { world: 1, ranks: 3, step: 0, repeats: 0 },
+    { world: 3, ranks: 2, step: 17, repeats: 1 },
+  ]);
 });
