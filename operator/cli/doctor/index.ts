@@ -1,17 +1,13 @@
 // The registry of checks, in order of output. A new check is a file and a line here.
 import { AppError } from "../../../crds/common.ts";
-import { addresses } from "./addresses.ts";
 import { admission } from "./admission.ts";
-import { apiServer } from "./api-server.ts";
+import { addresses, apiServer, metricsApi } from "./api-server.ts";
 import { certificates } from "./certificates.ts";
 import { type Check, type Context, type Level, levels, type Outcome, skip } from "./check.ts";
-import { clocks } from "./clocks.ts";
 import { crds } from "./crds.ts";
 import { modelSource } from "./disk-check.ts";
-import { metricsApi } from "./metrics-api.ts";
-import { nats } from "./nats.ts";
-import { telemetry } from "./nats-check.ts";
-import { nodes } from "./nodes.ts";
+import { nats, telemetry } from "./nats.ts";
+import { clocks, nodes } from "./nodes.ts";
 import { leader, operators } from "./operator.ts";
 import { installing, looking, operatorsRights } from "./permissions.ts";
 import { claims, storageClasses } from "./storage.ts";

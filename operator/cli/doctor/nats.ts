@@ -1,7 +1,10 @@
-// Checks the user's NATS (nats.url): credentials, TLS and message size.
+// Checks the NATS server of the user (nats.url), and the telemetry that the operator reports for each deployment.
 import { AppError } from "../../../crds/common.ts";
+import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadMessageBytesMax } from "../../../crds/telemetry.ts";
-import { type Check, fail, type NatsServer, type Outcome, ok, skip, warn } from "./check.ts";
+import { resources } from "../../kube/kube.ts";
+import { listed } from "../../views/format.ts";
+import { type Check, conditionOf, fail, type NatsServer, type Outcome, ok, skip, warn } from "./check.ts";
 
 const remedies: readonly (readonly [reason: RegExp, remedy: string])[] = [
   [
@@ -52,5 +55,58 @@ export const nats: Check = {
     } catch (caught) {
       return [judgeAbsence(caught, server.host)];
     }
+  },
+};
+
+const namedMax = 4;
+
+interface TelemetryFacts {
+  readonly name: string;
+  readonly status: string;
+  readonly reason: string;
+  readonly message: string;
+}
+
+export function judgeTelemetry(facts: readonly TelemetryFacts[]): Outcome[] {
+  const fresh = facts.filter(({ status }) => status === "True").length;
+  const without = facts.filter(({ reason }) => reason === "NotConfigured");
+  const stale = facts.filter(({ status }) => status === "False");
+  const byReason = Map.groupBy(stale, ({ reason }) => reason);
+  const outcomes = [...byReason].map(([reason, those]) => {
+    const names = listed(
+      those.map(({ name }) => name),
+      namedMax,
+    );
+    return warn(
+      `${reason}: ${names}: ${those[0]?.message}`,
+      "serving goes on and nothing is balanced; the message above says what to mend",
+    );
+  });
+  if (without.length > 0) {
+    const names = listed(
+      without.map(({ name }) => name),
+      namedMax,
+    );
+    outcomes.push(
+      warn(
+        `no NATS server is named for ${names}: nothing is balanced`,
+        "set the chart's nats.enabled or nats.url, or spec.telemetry.nats.url",
+      ),
+    );
+  }
+  return outcomes.length > 0 ? outcomes : [ok(`load of ${fresh} of ${facts.length} deployments is heard`)];
+}
+
+export const telemetry: Check = {
+  name: "telemetry",
+  when: "after",
+  run: async ({ kube }) => {
+    const { items } = await kube.list(resources.moeDeployments);
+    return judgeTelemetry(
+      items.map((object) => {
+        const { namespace, name } = parseMoEDeployment(object).metadata;
+        return { name: `${namespace}/${name}`, ...conditionOf(object, "TelemetryFresh") };
+      }),
+    );
   },
 };

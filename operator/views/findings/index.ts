@@ -1,10 +1,8 @@
 // The list of rules, and how findings fold (DECISIONS.md 3). A new rule is a file and a line here. Pure.
-import { conditionFindings } from "./condition-findings.ts";
-import { eventFindings } from "./events.ts";
+import { conditionFindings, jobFindings } from "./condition-findings.ts";
+import { eventFindings, overdueFindings, unseenFindings } from "./events.ts";
 import { type Finding, type Observed, type Rule, type Severity, severities } from "./finding.ts";
-import { jobFindings } from "./jobs.ts";
 import { podFindings } from "./pods.ts";
-import { overdueFindings, unseenFindings } from "./silence.ts";
 
 /** In order of output for one subject and severity. */
 const rules: readonly Rule[] = [unseenFindings, podFindings, conditionFindings, jobFindings, eventFindings, overdueFindings];
