@@ -2,21 +2,17 @@
 import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
 import { FailureDetector, peerLimits } from "../net/failure-detector.ts";
-import { Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../net/grpc.ts";
 import type { Identity, Member, Membership } from "../net/mapping.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
-
-/** Milliseconds. */
-const shardsIdleMs = 60_000;
 
 export interface PeersOptions {
   readonly self: Identity;
   readonly namespace: string;
   readonly name: string;
   readonly tls: TlsSource;
-  readonly network: Pick<Network, "connect" | "connectDispatch">;
+  readonly network: Pick<Network, "connectDispatch" | "connectReads">;
   readonly log: Log;
   readonly onSuspect?: (reason: SuspectReason) => void;
 }
@@ -151,15 +147,15 @@ export class Peers {
 export type PeerClients = ReturnType<typeof createPeerClients>;
 
 /** A shard transfer must not delay a frame. */
-function createPeerClients({ connect, connectDispatch }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
+function createPeerClients({ connectDispatch, connectReads }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
   const experts = connectDispatch(target);
-  const shards = connect(Shards, { ...target, idleMs: shardsIdleMs });
+  const reads = connectReads(target);
   return {
     experts,
-    shards,
+    reads,
     close: () => {
       experts.close();
-      shards.close();
+      reads.close();
     },
   };
 }

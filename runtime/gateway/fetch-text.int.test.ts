@@ -1,5 +1,5 @@
-// A gateway's tokenizer over real gRPC with mutual TLS: the bytes that a rank has, whatever goes wrong on the way, from production's server
-// and from ones that lie, break off, stand still or are of another wire version.
+// A gateway's tokenizer over real TLS: the bytes that a rank has, whatever goes wrong on the way, from production's server and from ones
+// that lie, break off, stand still or know no bulk reads.
 import assert from "node:assert/strict";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,10 +8,8 @@ import { after, afterEach, before, test } from "node:test";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import { deploymentUid, name, ns, type TextRank, type TextRankFaults, textRank } from "../../test/kit/ranks/text-rank.ts";
-import { TextChunkSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
-import { grpcNetwork, toStatus } from "../net/grpc.ts";
+import { grpcNetwork } from "../net/grpc.ts";
 import type { Member } from "../net/mapping.ts";
-import { create } from "../net/service.ts";
 import { silentLog } from "../observe/log.ts";
 import { fetchText, type TextFetch } from "./gateway-text.ts";
 
@@ -79,7 +77,7 @@ test("it waits for a membership, for a rank in it, and for one that serves the f
   const looks: [string, readonly Member[] | undefined][] = [
     [waits("no membership known yet"), undefined],
     [waits("no rank is there"), []],
-    [waits("rank 0: it speaks another version of the wire than enodia.runtime.v1.TextFiles"), [former]],
+    [waits("rank 0: no channel 4 here"), [former]],
   ];
   await fetching((said) => {
     const look = looks.find(([text]) => !said.includes(text));
@@ -89,25 +87,23 @@ test("it waits for a membership, for a rank in it, and for one that serves the f
 });
 
 const sends =
-  (chunk: { readonly data: Uint8Array }): NonNullable<TextRankFaults["read"]> =>
-  (call) => {
-    call.write(create(TextChunkSchema, chunk));
-    call.end();
-  };
+  (data: Uint8Array, offset = 0): NonNullable<TextRankFaults["read"]> =>
+  (_request, call) =>
+    call.send(offset, data);
 
 const faults: Readonly<Record<string, { server: TextRankFaults; says: RegExp }>> = {
   "a byte is wrong": {
-    server: { read: sends({ data: Buffer.from("x") }) },
+    server: { read: sends(Buffer.from("x")) },
     says: /came|not the file/,
   },
   "more comes than was listed": {
-    server: { read: sends({ data: Buffer.alloc(1 << 20) }) },
+    server: { read: sends(Buffer.alloc(1 << 20)) },
     says: /chat_template\.jinja: chunks do not fit/,
   },
-  "chunks are empty": { server: { read: (call) => void call.write(create(TextChunkSchema, {})) }, says: /chunks do not fit/ },
-  "it breaks off": { server: { read: (call) => void call.end() }, says: /0 of \d+ bytes came/ },
+  "a chunk is of elsewhere": { server: { read: sends(Buffer.from("x"), 1) }, says: /chunks do not fit/ },
+  "it breaks off": { server: { read: async () => {} }, says: /0 of \d+ bytes came/ },
   "it is too busy": {
-    server: { read: (call) => void call.emit("error", toStatus(new AppError("busy", { code: "Busy" }))) },
+    server: { read: () => Promise.reject(new AppError("busy", { code: "Busy" })) },
     says: /rank 0: busy/,
   },
   "its folder was changed since it started": {

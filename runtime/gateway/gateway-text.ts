@@ -5,13 +5,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { GatewaySettings } from "../../crds/process.ts";
-import { newPart, receive } from "../net/file-stream.ts";
-import { TextFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
-import { fromStatus, type Network } from "../net/grpc.ts";
-import { type Identity, type Member, toSender } from "../net/mapping.ts";
-import { whenReady } from "../net/ready.ts";
-import type { ServiceClient } from "../net/service.ts";
-import { fromTextList, type TextFile } from "../net/text-files.ts";
+import { type FileEntry, textFiles } from "../net/file-lists.ts";
+import { newPart, readList, readFile as readListed } from "../net/file-reads.ts";
+import type { Network } from "../net/grpc.ts";
+import type { Identity, Member } from "../net/mapping.ts";
+import type { ReadLink } from "../net/read-link.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
@@ -23,9 +21,6 @@ import type { WorkerPool } from "./routing/worker-pool.ts";
 
 /** Milliseconds: a new membership shortens the pause between rounds, but not below `least`. */
 const againMs = { least: 250, most: 5_000 };
-const connectTimeoutMs = 2_000;
-const listTimeoutMs = 5_000;
-const readTimeoutMs = 120_000;
 
 interface TextStart extends Pick<TextFetch, "identity" | "tls" | "network" | "log"> {
   readonly config: GatewaySettings;
@@ -77,7 +72,7 @@ export interface TextFetch {
   readonly namespace: string;
   readonly deployment: string;
   readonly tls: TlsSource;
-  readonly network: Pick<Network, "connect">;
+  readonly network: Pick<Network, "connectReads">;
   /** Undefined while no membership is known. */
   readonly members: () => readonly Member[] | undefined;
   readonly changed: (timeoutMs: number) => Promise<void>;
@@ -100,11 +95,9 @@ export async function fetchText(options: TextFetch): Promise<string> {
         options.log.info({ rank: member.rank, digest: got }, "tokenizer fetched");
         return got;
       } catch (caught) {
-        const error = fromStatus(caught, "fetching the tokenizer");
+        const error = AppError.from(caught, "fetching the tokenizer");
         options.log.debug({ rank: member.rank, reason: error.message, code: error.code }, "a rank did not give the tokenizer");
-        reasons.push(
-          `rank ${member.rank}: ${error.code === "Unimplemented" ? `it speaks another version of the wire than ${TextFiles.typeName}` : error.message}`,
-        );
+        reasons.push(`rank ${member.rank}: ${error.message}`);
       }
     }
     options.waits(`waits for the tokenizer from a rank: ${reasons.join("; ")}`);
@@ -113,44 +106,28 @@ export async function fetchText(options: TextFetch): Promise<string> {
   }
 }
 
-type Client = ServiceClient<(typeof TextFiles)["method"]>;
-
 async function fromRank({ rank, address }: Member, digest: string | undefined, options: TextFetch): Promise<string> {
-  const { identity, namespace, deployment, tls, network, dir } = options;
-  const client = network.connect(TextFiles, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
-  const sender = toSender(identity);
+  const { identity: self, namespace, deployment, tls, network, dir } = options;
+  const link = network.connectReads({ address, serverName: serverNames.rank(rank, namespace, deployment), tls, self });
   try {
-    await whenReady(client.channel, connectTimeoutMs);
-    const reply = await client.list({ sender }, { deadline: Date.now() + listTimeoutMs });
-    const files = fromTextList(reply);
-    if (digest !== undefined && reply.digest !== digest)
+    const list = await readList(link, textFiles, "");
+    if (digest !== undefined && list.digest !== digest)
       throw new AppError("its files are not those that most ranks have", { code: "DigestMismatch" });
     await rm(dir, { recursive: true, force: true });
     await mkdir(dir, { recursive: true });
-    for (const file of files) await readInto(join(dir, file.name), file, { client, sender });
-    return reply.digest;
+    for (const file of list.files) await readInto(join(dir, file.name), file, link);
+    return list.digest;
   } finally {
-    client.close();
+    link.close();
   }
 }
 
-interface Source {
-  readonly client: Client;
-  readonly sender: ReturnType<typeof toSender>;
-}
-
-async function readInto(path: string, file: TextFile, { client, sender }: Source): Promise<void> {
-  const part = newPart(file);
-  const out = await open(path, "w"); // a failing call would otherwise go unhandled
+async function readInto(path: string, file: FileEntry, link: ReadLink): Promise<void> {
+  const unfit = (why: string) => new AppError(`${file.name}: ${why}`, { code: "CorruptFile", operation: "fetching the tokenizer" });
+  const out = await open(path, "w");
   try {
-    const call = client.read({ sender, name: file.name }, { deadline: Date.now() + readTimeoutMs });
-    await receive(call, part, out, (why) => corrupt(file, why));
+    await readListed(link, { file, part: newPart(file.bytes), out, unfit, giver: "rank" });
   } finally {
     await out.close();
   }
-  if (part.received !== file.bytes) throw corrupt(file, `${part.received} of ${file.bytes} bytes came`);
-  if (part.hash.digest("hex") !== file.sha256) throw corrupt(file, "it is not the file that the rank started with; restart the rank");
 }
-
-const corrupt = ({ name }: TextFile, why: string): AppError =>
-  new AppError(`${name}: ${why}`, { code: "CorruptFile", operation: "fetching the tokenizer" });

@@ -1,18 +1,12 @@
 // Dispatch streams from other ranks: the caller, frames in, replies out, and the end of callers that are no longer accepted.
 import { EventEmitter } from "node:events";
-import type { PeerCertificate, TLSSocket } from "node:tls";
+import type { PeerCertificate } from "node:tls";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame } from "./frame-codec.ts";
-import {
-  Channel,
-  type DispatchFrame,
-  DispatchFrameSchema,
-  type DispatchReply,
-  DispatchReplySchema,
-} from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { none, PeerConnection } from "./peer-connection.ts";
+import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, DispatchReplySchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { type EndReason, none, type PeerConnection } from "./peer-connection.ts";
+import type { Accepted, ChannelServer } from "./peer-server.ts";
 
 const noRows = { case: "rows", value: none } as const;
 
@@ -28,63 +22,23 @@ export interface DispatchServed extends EventEmitter<{ data: [DispatchFrame]; er
 
 export type DispatchHandler = (call: DispatchServed) => void;
 
-export class DispatchStreams {
-  readonly #handler: DispatchHandler;
-  readonly #open = new Set<Served>();
-  readonly #timer: NodeJS.Timeout;
-  #onEmpty = () => {};
-
-  constructor(handler: DispatchHandler) {
-    this.#handler = handler;
-    this.#timer = setInterval(() => this.#look(), computingLimits.lookMs);
-    this.#timer.unref();
-  }
-
-  accept(socket: TLSSocket): void {
-    const served: Served = new Served(socket, () => {
-      this.#open.delete(served);
-      if (this.#open.size === 0) this.#onEmpty();
-    });
-    this.#open.add(served);
-    this.#handler(served);
-  }
-
-  async close(graceMs: number): Promise<void> {
-    if (this.#open.size > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, graceMs);
-        this.#onEmpty = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    }
-    clearInterval(this.#timer);
-    for (const served of this.#open) served.cut();
-  }
-
-  #look(): void {
-    const now = performance.now();
-    for (const served of this.#open) served.look(now);
-  }
-}
+export const serveDispatch =
+  (handler: DispatchHandler): ChannelServer =>
+  (accepted) => {
+    const served = new Served(accepted);
+    handler(served);
+    return served;
+  };
 
 class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> implements DispatchServed {
   readonly #connection: PeerConnection;
   readonly #certificate: PeerCertificate;
-  readonly #detector = new FailureDetector(computingLimits, performance.now());
   #over = false;
 
-  constructor(socket: TLSSocket, onClosed: () => void) {
+  constructor({ connection, certificate }: Accepted) {
     super();
-    this.#certificate = socket.getPeerCertificate();
-    this.#connection = PeerConnection.answer(socket, this.#detector, {
-      hello: ({ channel }) => (channel === Channel.DISPATCH ? {} : new AppError(`no channel ${channel} here`, { code: "InvalidRequest" })),
-      frame: (frame) => this.#take(frame),
-      ended: ({ message }) => this.#gone(new AppError(message, { code: "Unavailable" })),
-      gone: (reason) => this.#gone(reason),
-    });
-    socket.once("close", onClosed);
+    this.#connection = connection;
+    this.#certificate = certificate;
   }
   get over(): boolean {
     return this.#over;
@@ -99,7 +53,7 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
     const [body, words] = result.case === "rows" ? [result.value, { ...reply, result: noRows }] : [none, reply];
     try {
       const left = (): void => {
-        this.#detector.heard();
+        this.#connection.detector.heard();
         sent();
       };
       this.#connection.write(frameKinds.reply, toBinary(DispatchReplySchema, words), body, left);
@@ -115,32 +69,20 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
     this.#connection.end({ code, message });
   }
 
-  cut(): void {
-    this.#over = true;
-    this.#connection.destroy();
-  }
-
-  look(nowMs: number): void {
-    const silentMs = this.#detector.look(nowMs);
-    if (!this.#detector.hasFailed || this.#over) return;
-    this.cut();
-    this.#say(new AppError(`the caller said nothing for ${Math.round(silentMs)} ms`, { code: "Silent" }));
-  }
-
-  #take({ kind, head, body }: RawFrame): void {
+  frame({ kind, head, body }: RawFrame): void {
     if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
     const frame = fromBinary(DispatchFrameSchema, head);
     frame.rows = body;
     this.emit("data", frame);
   }
 
-  #gone(reason: AppError | undefined): void {
-    this.#over = true;
-    if (reason) this.#say(reason);
+  ended({ message }: EndReason): void {
+    this.gone(new AppError(message, { code: "Unavailable" }));
   }
 
   /** A handler that has refused the stream no longer listens. */
-  #say(reason: AppError): void {
-    if (this.listenerCount("error") > 0) this.emit("error", reason);
+  gone(reason: AppError | undefined): void {
+    this.#over = true;
+    if (reason && this.listenerCount("error") > 0) this.emit("error", reason);
   }
 }

@@ -12,8 +12,19 @@ export const headBytesMax = 1024 * 1024;
 const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
-/** The first four belong to the protocol; `rows`, `reply` and `declined` to serving, `payload` to training. */
-export const frameKinds = { hello: 1, welcome: 2, ping: 3, end: 4, rows: 5, reply: 6, declined: 7, payload: 8 } as const;
+/** The first four belong to the protocol; `rows` and `reply` to serving, `payload` to training, `read` and `chunk` to bulk reads. */
+export const frameKinds = {
+  hello: 1,
+  welcome: 2,
+  ping: 3,
+  end: 4,
+  rows: 5,
+  reply: 6,
+  declined: 7,
+  payload: 8,
+  read: 9,
+  chunk: 10,
+} as const;
 type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 
 export interface RawFrame {

@@ -6,10 +6,14 @@ import { create } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
-import { type DispatchHandler, DispatchStreams } from "./dispatch-accept.ts";
+import { type DispatchHandler, serveDispatch } from "./dispatch-accept.ts";
 import { connectDispatch } from "./dispatch-link.ts";
+import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { createTlsListener } from "./listener.ts";
 import { peerAlpn } from "./peer-connection.ts";
+import { PeerServer } from "./peer-server.ts";
+import { type ReadHost, serveReads } from "./read-host.ts";
+import { connectReads } from "./read-link.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
 
@@ -48,6 +52,8 @@ export type GrpcServer = {
   add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
   /** Call before `listen`. */
   addDispatch(handler: DispatchHandler): void;
+  /** Call before `listen`. */
+  addReads(host: ReadHost, deploymentUid: string): void;
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number>;
   /** Waits up to graceMs for running calls, then cuts them. */
@@ -58,11 +64,8 @@ export function createServer(tls: TlsSource): GrpcServer {
   const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
   // The listener injects connections after their TLS handshake; calls still see the peer's certificate.
   const { injectConnection } = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
-  let dispatch: DispatchStreams | undefined;
-  const listener = createTlsListener(tls, {
-    h2: injectConnection,
-    [peerAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
-  });
+  const peers = new PeerServer();
+  const listener = createTlsListener(tls, { h2: injectConnection, [peerAlpn]: (socket) => peers.accept(socket) });
   return {
     add: (service, handlers) => {
       const implementation: Record<string, unknown> = {};
@@ -72,9 +75,8 @@ export function createServer(tls: TlsSource): GrpcServer {
       }
       server.addService(definition(service), implementation as grpc.UntypedServiceImplementation);
     },
-    addDispatch: (handler) => {
-      dispatch = new DispatchStreams(handler);
-    },
+    addDispatch: (handler) => peers.add(Channel.DISPATCH, serveDispatch(handler)),
+    addReads: (host, deploymentUid) => peers.add(Channel.BULK, serveReads(host, deploymentUid)),
     listen: (host, port) => listener.listen(host, port),
     close: async (graceMs) => {
       const stopped = listener.stop();
@@ -85,7 +87,7 @@ export function createServer(tls: TlsSource): GrpcServer {
           resolve();
         });
       });
-      await Promise.all([calls, dispatch?.close(graceMs)]);
+      await Promise.all([calls, peers.close(graceMs)]);
       listener.cut();
       await stopped;
     },
@@ -174,10 +176,11 @@ export type Connected<M extends GenServiceMethods> = ServiceClient<M> & { receiv
 export interface Network {
   readonly connect: typeof connect;
   readonly connectDispatch: typeof connectDispatch;
+  readonly connectReads: typeof connectReads;
   readonly createServer: typeof createServer;
 }
 
-export const grpcNetwork: Network = { connect, connectDispatch, createServer };
+export const grpcNetwork: Network = { connect, connectDispatch, connectReads, createServer };
 
 /** Throws `Unauthenticated` for a stranger. */
 export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {

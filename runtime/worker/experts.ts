@@ -9,7 +9,7 @@ import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
 import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
-import { createShardServer } from "../experts/memory/shard-server.ts";
+import { shardSource } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
 import { type Device, inOrder } from "../experts/memory/tier.ts";
@@ -125,13 +125,13 @@ export function createWorkerExperts(options: ExpertsOptions) {
     tracing: options.tracing,
     enginePort: () => connections.port,
   });
-  const shardsService = createShardServer({
+  const unitSource = shardSource({
     store,
     reads,
     codec: info.codec,
     pace,
     hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.remoteModel?.kept.has(layer, expert) !== false,
-    authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
+    authorize: (call) => authorizeFetch(workerOnly(call), peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
   const close = () => {
@@ -147,7 +147,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     dispatch,
     connections,
     serveDispatch,
-    shardsService,
+    unitSource,
     close,
   };
 }
@@ -178,11 +178,13 @@ function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
   };
 }
 
-function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {
-  if (deploymentUid !== peers.self.deploymentUid) throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden" });
+function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, peers: Peers): void {
   const member = peers.member(identity.rank);
   if (member === undefined || member.podName === identity.podName) return;
-  throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
+  throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, {
+    code: "Forbidden",
+    operation: "bulk reads",
+  });
 }
 
 function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (counts: PeerCounts) => void): PeerDirectory {

@@ -16,11 +16,11 @@ import {
   DispatchFrameSchema,
   type DispatchReply,
   Inference,
-  Shards,
 } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../net/grpc.ts";
-import { toPlan, toSender } from "../net/mapping.ts";
+import { fromSender, toPlan, toSender } from "../net/mapping.ts";
 import { encodeHello, peerAlpn } from "../net/peer-connection.ts";
+import { connectReads } from "../net/read-link.ts";
 import { create } from "../net/service.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 
@@ -248,22 +248,23 @@ test("an old leader's plan and a plan for another model are refused, and nothing
 });
 
 test("a shard of another model, or one that is not here, is not sent", async () => {
-  const client = connect(Shards, { address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls: rank1Tls() });
-  const sender = frame().sender!;
+  const self = fromSender(frame().sender);
+  const serverName = serverNames.rank(0, namespace, deployment);
+  const link = connectReads({ address: ranks.address(0), serverName, tls: rank1Tls(), self });
   const fetchOne = async (change: object) => {
     let bytes = 0;
-    const request = { sender, modelDigest: store.index.modelDigest, layer: 0, expert: 0, codec: "f32", ...change };
-    for await (const chunk of client.fetch(request)) bytes += chunk.data.byteLength;
+    const value = { modelDigest: store.index.modelDigest, layer: 0, expert: 0, codec: "f32", ...change };
+    for await (const { data } of link.read({ case: "unit", value })) bytes += data.byteLength;
     return bytes;
   };
   try {
     assert.equal(await fetchOne({}), store.index.codecs.f32!.units[0]![0]!.bytes);
     const missing = [0, 1, 2, 3].find((expert) => !ranks.byRank.get(0)!.worker.engine.hosted()[1]!.includes(expert));
-    await assert.rejects(fetchOne({ layer: 1, expert: missing }), (error) => fromStatus(error, "x").code === "NotHosted");
+    await assert.rejects(fetchOne({ layer: 1, expert: missing }), { code: "NotHosted" });
     for (const change of [{ modelDigest: "f".repeat(64) }, { codec: "iq4_nl" }, { layer: 99 }]) {
-      await assert.rejects(fetchOne(change), (error) => fromStatus(error, "x").code === "InvalidRequest");
+      await assert.rejects(fetchOne(change), { code: "InvalidRequest" });
     }
   } finally {
-    client.close();
+    link.close();
   }
 });

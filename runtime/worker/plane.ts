@@ -4,11 +4,12 @@ import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
 import type { RemoteModel } from "../experts/memory/weight-server-tier.ts";
 import { Peers } from "../experts/peers.ts";
-import { Control, Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { Control } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, callerOf, type GrpcServer, type Network } from "../net/grpc.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { Bus } from "../net/nats.ts";
 import { allLeave } from "../net/peer-snapshot.ts";
+import { ReadHost, type ReadSources } from "../net/read-host.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
 import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
@@ -30,13 +31,15 @@ export interface PlaneOptions {
   readonly namespace: string;
   readonly name: string;
   readonly podName: string;
-  readonly network: Pick<Network, "connect" | "connectDispatch">;
+  readonly network: Pick<Network, "connect" | "connectDispatch" | "connectReads">;
   readonly tls: TlsSource;
   readonly store: ModelStore;
   /** Set for a rank that mounts no model. */
   readonly remoteModel?: RemoteModel | undefined;
   /** Empty where no texts are served. */
   readonly textDigest: string;
+  /** Of the text files. */
+  readonly textSources?: Pick<ReadSources, "file" | "list">;
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly remote: RemoteSocket;
@@ -150,7 +153,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   const serve = (server: GrpcServer) => {
     server.add(Control, control.handlers());
     server.addDispatch(experts.serveDispatch);
-    server.add(Shards, experts.shardsService);
+    server.addReads(new ReadHost({ unit: experts.unitSource, ...options.textSources }), identity.deploymentUid);
   };
   const openConnections = (host: string, port: number) => experts.connections.open(host, port);
   return { experts, leaving, record, vitals, caller, openConnections, serve, start, close: () => experts.close() };

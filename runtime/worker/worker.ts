@@ -10,8 +10,9 @@ import { StoreReads } from "../experts/memory/store-reads.ts";
 import { inOrder } from "../experts/memory/tier.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import { WeightServer } from "../experts/weight-server.ts";
-import { Inference, TextFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
-import { createServer, grpcNetwork } from "../net/grpc.ts";
+import type { FileFolder } from "../net/file-reads.ts";
+import { Inference } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, createServer, grpcNetwork } from "../net/grpc.ts";
 import type { Identity } from "../net/mapping.ts";
 import { accessAt, type Bus, createBus } from "../net/nats.ts";
 import { resolvePeers } from "../net/peer-snapshot.ts";
@@ -30,7 +31,7 @@ import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 import { machineId, signingKeyAt } from "./telemetry.ts";
-import { createTextServer, openTextFolder, type TextFolder } from "./text-server.ts";
+import { openTextFolder, textSources } from "./text-server.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
@@ -191,7 +192,7 @@ async function openRemoteModel({ options, health, log }: Base, weightServer: Wei
 interface Model {
   readonly store: ModelStore;
   readonly remoteModel: RemoteModel | undefined;
-  readonly text: TextFolder;
+  readonly text: FileFolder;
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly remote: RemoteSocket;
@@ -212,6 +213,7 @@ async function serve(base: Base, model: Model) {
     store,
     remoteModel,
     textDigest: text.digest,
+    textSources: textSources(text, (call) => callerOf(call, namespace, name)),
     engine,
     info,
     remote,
@@ -228,7 +230,6 @@ async function serve(base: Base, model: Model) {
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));
-  server.add(TextFiles, createTextServer({ folder: text, deploymentUid: identity.deploymentUid, caller: plane.caller }));
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
   const bus = openBus(base);
   const { peersDns, podIp, natsPrefix: prefix, telemetryWindowMs: windowMs } = options;

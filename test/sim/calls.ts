@@ -2,7 +2,10 @@
 import { EventEmitter } from "node:events";
 import { create, type DescMessage, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { toStatus } from "../../runtime/net/grpc.ts";
+import { type Chunk, ChunkSchema, type Read } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus, toStatus } from "../../runtime/net/grpc.ts";
+import type { ReadCall, ReadHost } from "../../runtime/net/read-host.ts";
+import type { BulkRead } from "../../runtime/net/read-link.ts";
 import { asOwner } from "./clock.ts";
 import { type Host, Line, type SimWire, unavailable } from "./wire.ts";
 
@@ -315,4 +318,35 @@ export class BidiCall extends StreamingCall {
   begin(): ClientStream {
     return this.start(undefined);
   }
+}
+
+/** A read as its caller has it. */
+export function bulkRead(stream: ClientStream): BulkRead {
+  return {
+    cancel: () => stream.cancel(),
+    async *[Symbol.asyncIterator]() {
+      try {
+        yield* stream as AsyncIterable<Chunk>;
+      } catch (caught) {
+        throw fromStatus(caught, "reading");
+      }
+    },
+  };
+}
+
+/** A read as production's host serves it. */
+export function servingReads(host: ReadHost) {
+  return (stream: ServerStream): void => {
+    const left = new AbortController();
+    stream.on("cancelled", () => left.abort(unavailable("the caller has left")));
+    const send = async (offset: number, data: Uint8Array) => {
+      left.signal.throwIfAborted();
+      stream.write(create(ChunkSchema, { offset: BigInt(offset), data }));
+    };
+    const call = { getAuthContext: () => stream.getAuthContext() as ReturnType<ReadCall["getAuthContext"]>, signal: left.signal, send };
+    host.serve(stream.request as Read, call).then(
+      () => stream.end(),
+      (caught) => stream.fail(AppError.from(caught)),
+    );
+  };
 }

@@ -1,7 +1,7 @@
 // The troubles of a simulated cluster's network and disks at a time: switched on by faults and tests, asked at every message and
 // every read.
 import { create } from "@bufbuild/protobuf";
-import { type FetchChunk, FetchChunkSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Chunk, ChunkSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { flipped } from "./model.ts";
 import type { Disk } from "./store.ts";
 import type { Taps } from "./wire.ts";
@@ -9,7 +9,7 @@ import type { Taps } from "./wire.ts";
 /** A unit on its way between two ranks at full speed. */
 const transferMs = 20;
 const twice = /\/(commit|abort|release)$/;
-const chunkType = "enodia.runtime.v1.FetchChunk";
+const chunkType = "enodia.runtime.v1.Chunk";
 
 export class Troubles {
   /** Pairs that cannot talk, as "a:b" with a < b; -2 = operator. */
@@ -52,20 +52,15 @@ export class Troubles {
       connected: (a, b) => !this.cuts.has(`${Math.min(a, b)}:${Math.max(a, b)}`),
       duplicates: (method) => this.duplicating && twice.test(method) && this.#random() < 0.2,
       transfer: (_method, message) =>
-        isChunk(message)
-          ? {
-              ms: transferMs * (0.5 + this.#random()) * (message.data.length / Number(message.totalBytes)),
-              factor: ({ id }) => this.slow.get(id) ?? 1,
-            }
-          : undefined,
+        isChunk(message) ? { ms: transferMs * (0.5 + this.#random()), factor: ({ id }) => this.slow.get(id) ?? 1 } : undefined,
     };
   }
 
   /** Bytes of experts are what may arrive damaged here: all else would not pass TLS. */
   damaged(message: unknown): unknown {
     if (!isChunk(message) || !this.#corrupts()) return message;
-    return create(FetchChunkSchema, { ...message, data: flipped(message.data, this.#random) });
+    return create(ChunkSchema, { ...message, data: flipped(message.data, this.#random) });
   }
 }
 
-const isChunk = (message: unknown): message is FetchChunk => (message as Partial<FetchChunk> | undefined)?.$typeName === chunkType;
+const isChunk = (message: unknown): message is Chunk => (message as Partial<Chunk> | undefined)?.$typeName === chunkType;

@@ -4,10 +4,11 @@
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
 import type { DispatchCall, DispatchLink } from "../../runtime/net/dispatch-link.ts";
-import { DispatchFrameSchema, DispatchReplySchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { ChunkSchema, DispatchFrameSchema, DispatchReplySchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Connected, GrpcServer, Network } from "../../runtime/net/grpc.ts";
+import type { ReadLink } from "../../runtime/net/read-link.ts";
 import type { Handlers } from "../../runtime/net/service.ts";
-import { BidiCall, type Call, StreamCall, UnaryCall } from "./calls.ts";
+import { BidiCall, bulkRead, type Call, StreamCall, servingReads, UnaryCall } from "./calls.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 
 /** One that talks: a process of a worker, or of the operator. */
@@ -37,8 +38,9 @@ const keepaliveMs = 8_000;
 const retryMs = 100;
 /** A transfer looks again so often how fast it goes. */
 const sliceMs = 500;
-/** Dispatch is a call like any other here, though no gRPC. */
+/** Dispatch and bulk reads are calls like any other here, though no gRPC. */
 const dispatchMethod = "dispatch";
+const readMethod = "read";
 const latencyMs = { least: 0.5, most: 3 };
 
 interface Service {
@@ -63,7 +65,8 @@ export class SimWire {
     const connect = <M extends GenServiceMethods>(service: GenService<M>, target: Parameters<Network["connect"]>[1]) =>
       this.#client(host, service, target);
     const connectDispatch = (target: Parameters<Network["connectDispatch"]>[0]) => this.#link(host, target);
-    return { connect, connectDispatch, createServer: () => this.#server(host, address) };
+    const connectReads = (target: Parameters<Network["connectReads"]>[0]) => this.#reads(host, target);
+    return { connect, connectDispatch, connectReads, createServer: () => this.#server(host, address) };
   }
 
   #server(host: Host, address: string): GrpcServer {
@@ -73,6 +76,7 @@ export class SimWire {
         for (const [name, handler] of Object.entries(handlers)) own.handlers.set(`${service.typeName}/${name}`, handler);
       },
       addDispatch: (handler) => void own.handlers.set(dispatchMethod, handler),
+      addReads: (reads) => void own.handlers.set(readMethod, servingReads(reads)),
       listen: async () => {
         this.#servers.set(address, own);
         return Number(address.split(":")[1]);
@@ -129,7 +133,21 @@ export class SimWire {
     };
   }
 
-  #find(target: Parameters<Network["connect"]>[1]): Service | undefined {
+  #reads(host: Host, target: Parameters<Network["connectReads"]>[0]): ReadLink {
+    let closed = false;
+    const line = {
+      ...{ wire: this, method: readMethod, client: host, input: ReadSchema, output: ChunkSchema },
+      find: () => (closed ? undefined : this.#find(target)),
+    };
+    return {
+      read: (what) => bulkRead(new StreamCall({ ...line, id: this.#nextCall++ }).begin([{ what }])),
+      close: () => {
+        closed = true;
+      },
+    };
+  }
+
+  #find(target: Pick<Parameters<Network["connect"]>[1], "address" | "serverName" | "accept">): Service | undefined {
     const found = this.#servers.get(target.address);
     if (!found || found.host.owner.dead) return undefined;
     const { san } = found.host;

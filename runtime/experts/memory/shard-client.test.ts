@@ -18,7 +18,7 @@ const unit = new Uint8Array(1000).fill(3);
 class Call extends PassThrough {
   constructor(speaks: boolean) {
     super({ objectMode: true });
-    if (speaks) this.end({ offset: 0n, totalBytes: BigInt(unit.byteLength), data: unit });
+    if (speaks) this.end({ offset: 0n, data: unit });
   }
   cancel(): void {
     this.destroy(this.readableEnded ? undefined : new AppError("cancelled", { code: "Cancelled" }));
@@ -28,11 +28,11 @@ class Call extends PassThrough {
 class ScriptedPeers extends Peers {
   readonly asked: number[] = [];
   override clients(rank: number): PeerClients | undefined {
-    const fetch = () => {
+    const read = () => {
       this.asked.push(rank);
       return new Call(rank === 2);
     };
-    return { shards: { fetch } } as unknown as PeerClients;
+    return { reads: { read } } as unknown as PeerClients;
   }
 }
 

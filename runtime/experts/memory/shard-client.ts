@@ -1,7 +1,6 @@
 // The tier of peers; every byte is checked against this rank's own index.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
-import { fromStatus } from "../../net/grpc.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import type { Peers } from "../peers.ts";
 import { receiveUnit } from "./receive-unit.ts";
@@ -60,7 +59,7 @@ export class PeerTier implements Tier {
       return got;
     } catch (caught) {
       signal.throwIfAborted();
-      const error = fromStatus(caught, "fetching a shard");
+      const error = AppError.from(caught, "fetching a shard");
       this.#peers.options.log.info({ code: error.code, reason: error.message }, "a source could not deliver; asking the next");
       this.#report({ source, result: error.code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
       return undefined;
@@ -74,8 +73,7 @@ export class PeerTier implements Tier {
     return receiveUnit(
       {
         name: `rank ${rank}`,
-        shards: clients.shards,
-        self: peers.self,
+        reads: clients.reads,
         index: this.#store.index,
         codec: this.#codec,
         onGone: (gone) => peers.onChange(() => void (peers.usable(rank) || gone())),

@@ -2,7 +2,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
-import { fromStatus } from "../../net/grpc.ts";
 import type { Log } from "../../observe/log.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import type { WeightServer } from "../weight-server.ts";
@@ -79,7 +78,7 @@ export class WeightServerTier implements Tier {
         return { unit, source: "store", seconds: ms / 1000 };
       } catch (caught) {
         request.signal.throwIfAborted();
-        const { code, message } = fromStatus(caught, "fetching a shard from the weight server");
+        const { code, message } = AppError.from(caught, "fetching a shard from the weight server");
         if (code === "Busy" && performance.now() < endsAt) {
           await sleep(waitMs * (0.5 + Math.random()));
           continue;
@@ -97,15 +96,11 @@ export class WeightServerTier implements Tier {
 
   async #fetch(request: TierRequest): Promise<Uint8Array> {
     const { weightServer, store, codec } = this.#options;
-    const clients = await weightServer.clients();
+    const reads = await weightServer.reads();
     try {
-      return await receiveUnit(
-        { name: "the weight server", shards: clients.shards, self: weightServer.self, index: store.index, codec },
-        request,
-      );
+      return await receiveUnit({ name: "the weight server", reads, index: store.index, codec }, request);
     } catch (caught) {
-      const { code } = fromStatus(caught, "fetching a shard from the weight server");
-      if (code !== "Busy" && !request.signal.aborted) weightServer.failed(clients);
+      if (AppError.from(caught).code !== "Busy" && !request.signal.aborted) weightServer.failed(reads);
       throw caught;
     }
   }

@@ -1,4 +1,4 @@
-// Ranks without a model of their own and the weight server that has it, over real gRPC with mutual TLS and with the real engine: the texts of ranks
+// Ranks without a model of their own and the weight server that has it, over real TLS and with the real engine: the texts of ranks
 // that share a store, whatever becomes of the weight server; what it answers is what a rank answers.
 
 import assert from "node:assert/strict";
@@ -7,16 +7,19 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { WeightServer } from "../../experts/weight-server.ts";
-import { Shards, StoreFiles } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, createServer, fromStatus, grpcNetwork } from "../../net/grpc.ts";
+import { storeFiles } from "../../net/file-lists.ts";
+import { fileSources, hashFiles } from "../../net/file-reads.ts";
+import { createServer, grpcNetwork } from "../../net/grpc.ts";
+import { ReadHost } from "../../net/read-host.ts";
+import { connectReads } from "../../net/read-link.ts";
 import { serverNames } from "../../net/tls.ts";
 import { createHealth } from "../../observe/health.ts";
 import { silentLog } from "../../observe/log.ts";
 import { fetchStore } from "../../worker/fetch-store.ts";
-import { createFileServer, listStoreFiles } from "./store-file-server.ts";
 import { startWeightServer, type WeightServerProcess } from "./weight-server.ts";
 
 const prompts = [
@@ -146,7 +149,7 @@ test("a rank that starts while the weight server is away waits and says for what
     );
     await seeding.open();
     await first;
-    for (const { name, sha256 } of await listStoreFiles(store.dir)) assert.equal(hash(readFileSync(join(dir, name))), sha256, name);
+    for (const { name, sha256 } of await hashFiles(store.dir, storeFiles)) assert.equal(hash(readFileSync(join(dir, name))), sha256, name);
     assert.equal(existsSync(join(dir, "experts-f32.bin")), false);
     writeFileSync(join(dir, "config.json"), "{}");
     await fetching();
@@ -163,26 +166,27 @@ test("a rank that starts while the weight server is away waits and says for what
 
 test("a weight server whose files are not what it listed is not believed, and a transfer goes on where it broke off", async () => {
   const { ca } = new Ranks(store);
-  const files = await listStoreFiles(store.dir);
+  const files = await hashFiles(store.dir, storeFiles);
   const { modelDigest } = store.index;
-  const real = createFileServer({ dir: store.dir, modelDigest, files, codec: "f32", authorize: () => {}, onServed: () => {} });
+  const folder = { dir: store.dir, digest: modelDigest, files };
+  const real = fileSources({ folder, codec: "f32", authorize: () => {}, onServed: () => {} });
   const asked: string[] = [];
   const server = createServer(ca.issue("weight-server", namespace, deployment));
-  server.add(StoreFiles, {
+  const reads = new ReadHost({
     ...real,
-    read: (call) => {
-      const { name, offset } = call.request;
+    file: async (request, call) => {
+      const { name, offset } = request;
       asked.push(`${name}@${offset}`);
       const dense = name === "dense.safetensors";
       const tries = asked.filter((one) => one.startsWith(name)).length;
-      if (!dense || tries > 2) return real.read(call);
+      if (!dense || tries > 2) return real.file?.(request, call);
       const bytes = readFileSync(join(store.dir, name));
       // First other bytes than were listed, then a break in the middle.
       const data = tries === 1 ? Buffer.alloc(bytes.byteLength) : bytes.subarray(0, 1000);
-      call.write({ $typeName: "enodia.runtime.v1.TextChunk", offset: 0n, data });
-      call.end();
+      await call.send(0, data);
     },
   });
+  server.addReads(reads, deploymentUid);
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const tls = ca.issue("rank-0", namespace, deployment);
@@ -204,6 +208,14 @@ test("a weight server whose files are not what it listed is not believed, and a 
   }
 });
 
+interface Asked {
+  readonly uid?: string;
+  readonly modelDigest?: string;
+  readonly codec?: string;
+  readonly layer?: number;
+  readonly expert?: number;
+}
+
 test("what a weight server answers for a shard is what a rank answers, and it answers nobody but ranks", async () => {
   const seeding = new Seeding("contract");
   const { ranks } = seeding;
@@ -212,29 +224,29 @@ test("what a weight server answers for a shard is what a rank answers, and it an
     await ranks.launch(0);
     await ranks.firstPlan();
     const { modelDigest } = store.index;
-    const sender = { deploymentUid, rank: 1, podUid: "u", bootId: "b" };
-    const ask = async (of: "rank" | "weight-server", member: string, request: object): Promise<string> => {
+    const ask = async (of: "rank" | "weight-server", member: string, { uid = deploymentUid, ...request }: Asked): Promise<string> => {
       const serverName = of === "rank" ? serverNames.rank(0, namespace, deployment) : serverNames.weightServer(namespace, deployment);
       const address = of === "rank" ? ranks.address(0) : (seeding.address ?? "");
-      const client = connect(Shards, { address, serverName, tls: ranks.tls(member) });
+      const self = { deploymentUid: uid, rank: 1, podUid: "u", bootId: "b" };
+      const link = connectReads({ address, serverName, tls: ranks.tls(member), self });
       const digest = createHash("sha256");
       try {
-        for await (const { data } of client.fetch({ sender, modelDigest, layer: 0, expert: 1, codec: "f32", ...request }))
-          digest.update(data);
+        const value = { modelDigest, layer: 0, expert: 1, codec: "f32", ...request };
+        for await (const { data } of link.read({ case: "unit", value })) digest.update(data);
         return digest.digest("hex");
       } catch (caught) {
-        return fromStatus(caught, "asking").code;
+        return AppError.from(caught).code;
       } finally {
-        client.close();
+        link.close();
       }
     };
-    const cases: [string, string, object][] = [
+    const cases: [string, string, Asked][] = [
       ["a unit", "rank-1", {}],
       ["another layer's", "rank-1", { layer: 1, expert: 2 }],
       ["another model", "rank-1", { modelDigest: "0".repeat(64) }],
       ["another codec", "rank-1", { codec: "q8_0" }],
       ["none that there is", "rank-1", { expert: 4000 }],
-      ["another deployment's rank", "rank-1", { sender: { ...sender, deploymentUid: "other" } }],
+      ["another deployment's rank", "rank-1", { uid: "other" }],
       ["a gateway", "gateway", {}],
       ["the operator", "operator", {}],
     ];

@@ -2,11 +2,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightServerSettings } from "../../../crds/weight-server.ts";
-import { createShardServer } from "../../experts/memory/shard-server.ts";
+import { shardSource } from "../../experts/memory/shard-server.ts";
 import { StoreReads } from "../../experts/memory/store-reads.ts";
 import { TransferPace } from "../../experts/memory/transfer-pace.ts";
-import { Shards, StoreFiles } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { storeFiles } from "../../net/file-lists.ts";
+import { fileSources, hashFiles } from "../../net/file-reads.ts";
 import { type Caller, callerOf, createServer, type GrpcServer } from "../../net/grpc.ts";
+import { ReadHost } from "../../net/read-host.ts";
 import { folderTls, type TlsSource } from "../../net/tls.ts";
 import { createHealth, type Health, serveProbes } from "../../observe/health.ts";
 import { createLog, type Log } from "../../observe/log.ts";
@@ -16,14 +18,13 @@ import { deliver } from "../delivery/deliver.ts";
 import { Progress } from "../delivery/download-progress.ts";
 import { secretOf } from "../delivery/downloader.ts";
 import { serveProgress } from "../delivery/progress-server.ts";
-import { createFileServer, listStoreFiles } from "./store-file-server.ts";
 
 /** Retry delay of a failed download. */
 const retryMs = 120_000;
 const closeMs = 2_000;
 
 export interface WeightServerProcess {
-  /** Resolves to the gRPC port. */
+  /** Resolves to the port. */
   readonly serving: Promise<number>;
   readonly health: Health;
   readonly progressPort: number;
@@ -99,29 +100,27 @@ async function serve({ settings, log, health, server, progress, signal, host, op
   if (codecs[codec] === undefined)
     throw new AppError(`${target}: has not the codec ${codec}, it has ${Object.keys(codecs).join(", ")}`, { code: "CodecNotFound" });
   health.notReady("start", "hashing the files that ranks need whole");
-  const files = await listStoreFiles(target);
-  const authorize = (call: Caller, uid: string | undefined) => {
+  const files = await hashFiles(target, storeFiles);
+  const authorize = (call: Caller) => {
     const { role } = callerOf(call, namespace, deployment);
     if (role !== "worker") throw new AppError(`a ${role} may not call this`, { code: "Forbidden", operation: "weight-server" });
-    if (uid !== deploymentUid)
-      throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "weight-server" });
   };
   let servedBytes = 0;
   const onServed = (bytes: number) => {
     servedBytes += bytes;
   };
-  const shards = createShardServer({
+  const unit = shardSource({
     store,
     reads: new StoreReads(store, codec),
     codec,
     // It has no token traffic to yield to.
     pace: new TransferPace({ onChange: () => {} }),
     hosts: () => true,
-    authorize: (call) => authorize(call, call.request.sender?.deploymentUid),
+    authorize,
     onServed,
   });
-  server.add(Shards, shards);
-  server.add(StoreFiles, createFileServer({ dir: target, modelDigest, files, codec, authorize, onServed }));
+  const folder = { dir: target, digest: modelDigest, files };
+  server.addReads(new ReadHost({ unit, ...fileSources({ folder, codec, authorize, onServed }) }), deploymentUid);
   const port = await server.listen(host, grpcPort);
   signal.addEventListener("abort", () => log.info({ servedBytes }, "the weight server ends"));
   progress.phase("Done");

@@ -2,11 +2,10 @@
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { TextFiles } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, createServer } from "../../../runtime/net/grpc.ts";
 import type { Member } from "../../../runtime/net/mapping.ts";
-import type { HandlersOf } from "../../../runtime/net/service.ts";
-import { createTextServer, openTextFolder } from "../../../runtime/worker/text-server.ts";
+import { ReadHost, type ReadSources } from "../../../runtime/net/read-host.ts";
+import { openTextFolder, textSources } from "../../../runtime/worker/text-server.ts";
 import type { TestCa } from "../network/certs.ts";
 
 export const ns = "default";
@@ -18,7 +17,7 @@ export interface TextRankFaults {
   /** It is of a release that knows no such calls, and says nothing of them. */
   readonly former?: boolean;
   /** Answers reads in place of production's server. */
-  readonly read?: HandlersOf<typeof TextFiles>["read"];
+  readonly read?: ReadSources["file"];
   /** The files are others since it started. */
   readonly changed?: boolean;
   /** The digest that the membership names for it in place of its own. */
@@ -45,8 +44,8 @@ export async function textRank({ ca, rank, dir, former = false, read, changed = 
     await writeFile(join(own, "config.json"), Buffer.alloc(folder.files.find((file) => file.name === "config.json")?.bytes ?? 0));
   const podName = `${name}-${rank}-abcde`;
   const server = createServer(ca.issue(`rank-${rank}`, ns, name, podName));
-  const handlers = createTextServer({ folder, deploymentUid, caller: (call) => callerOf(call, ns, name) });
-  if (!former) server.add(TextFiles, { ...handlers, ...(read ? { read } : {}) });
+  const sources = textSources(folder, (call) => callerOf(call, ns, name));
+  if (!former) server.addReads(new ReadHost({ ...sources, ...(read ? { file: read } : {}) }), deploymentUid);
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const told = former ? {} : { textDigest: says ?? folder.digest };
   return {

@@ -1,20 +1,20 @@
-// The list of text files as it is parsed: what no rank of ours says is refused before a path or a size is taken from it.
+// The lists of files as they are parsed: what no rank of ours says is refused before a path or a size is taken from it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ListTextReplySchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { fromFileList, storeFiles, textBytesMax, textDigest, textFileBytesMax, textFiles } from "./file-lists.ts";
+import { FileListSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "./service.ts";
-import { fromTextList, textBytesMax, textDigest, textFileBytesMax, textFileNames } from "./text-files.ts";
 
 const sha256 = "a".repeat(64);
 const file = (name: string, bytes = 1) => ({ name, bytes, sha256 });
 const reply = (files: readonly { name: string; bytes: number; sha256: string }[], digest = textDigest(files)) =>
-  create(ListTextReplySchema, { digest, files: files.map((one) => ({ ...one, bytes: BigInt(one.bytes) })) });
+  create(FileListSchema, { digest, files: files.map((one) => ({ ...one, bytes: BigInt(one.bytes) })) });
 
 test("a list that a rank makes is read as it was made", () => {
-  const files = textFileNames.map((name, i) => file(name, i));
-  assert.deepEqual(fromTextList(reply(files)), files);
-  assert.deepEqual(fromTextList(reply([])), []);
-  assert.deepEqual([...textFileNames].sort(), [...textFileNames]);
+  const files = textFiles.names.map((name, i) => file(name, i));
+  assert.deepEqual(fromFileList(reply(files), textFiles).files, files);
+  assert.deepEqual(fromFileList(reply([]), textFiles).files, []);
+  assert.deepEqual([...textFiles.names].sort(), textFiles.names);
 });
 
 test("the digest says names, hashes and their order", () => {
@@ -39,5 +39,15 @@ const refused: Readonly<Record<string, { files: Parameters<typeof reply>[0]; dig
 
 for (const [name, { files, digest, says }] of Object.entries(refused))
   test(`refused: ${name}`, () => {
-    assert.throws(() => fromTextList(reply(files, digest)), { code: "InvalidRequest", message: says });
+    assert.throws(() => fromFileList(reply(files, digest), textFiles), { code: "InvalidRequest", message: says });
   });
+
+test("a store's list has its model's digest, and needs all that a rank opens", () => {
+  const needed = ["config.json", "dense.safetensors", "expert-index.json"].map((name) => file(name, 2 ** 26));
+  assert.deepEqual(fromFileList(reply(needed, sha256), storeFiles), { digest: sha256, files: needed });
+  const refusing = (files: typeof needed, says: RegExp, digest = sha256) =>
+    assert.throws(() => fromFileList(reply(files, digest), storeFiles), { code: "InvalidRequest", message: says });
+  for (const [i, { name }] of needed.entries()) refusing(needed.toSpliced(i, 1), new RegExp(`${name} is missing`));
+  refusing(needed, /digest/, "none");
+  refusing(needed.with(1, file("dense.safetensors", 2 ** 40 + 1)), /dense.safetensors has/);
+});
