@@ -23,7 +23,7 @@ export interface BulkRead extends AsyncIterable<Chunk> {
   cancel(): void;
 }
 
-export type ReadWhat = NonNullable<MessageInitShape<typeof ReadSchema>["what"]>;
+type ReadWhat = NonNullable<MessageInitShape<typeof ReadSchema>["what"]>;
 
 export interface ReadLink {
   read(what: ReadWhat): BulkRead;
