@@ -164,7 +164,7 @@ export class Ranks {
     });
     watch.write(create(WatchPushSchema, { sender: this.sender(), push: { case: "membership", value: toMembership(membership) } }));
     if (this.plan) watch.write(create(WatchPushSchema, { sender: this.sender(), push: { case: "plan", value: toPlan(this.plan) } }));
-    await within(5_000, taken, `rank ${rank} takes membership ${membership.version}`);
+    await within(60_000, taken, `rank ${rank} takes membership ${membership.version}`);
   }
 
   layerPlan(layer: number, epoch: number, hosts: (expert: number) => number[]): LayerPlacement {
