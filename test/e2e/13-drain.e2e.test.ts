@@ -10,6 +10,7 @@ import { type Sample, scrape, sum } from "../kit/kube/scrape.ts";
 import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
+import { patchSpec } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "drained";
@@ -147,10 +148,9 @@ test("a changed podTemplate: three ranks serve all the while, and the last one g
   timeout: 900_000,
 }, async () => {
   const before = new Set((await workers()).map(({ metadata }) => metadata.uid));
-  const patch = JSON.stringify({ spec: { podTemplate: { metadata: { annotations: { rolled: new Date().toISOString() } } } } });
   const seen = await during(
     "a roll",
-    () => moe.kubectl.run(["patch", `moed/${name}`, "--type=merge", "-p", patch]),
+    () => patchSpec(moe, { podTemplate: { metadata: { annotations: { rolled: new Date().toISOString() } } } }),
     async () => isSettled(await moe.kubectl.get("moed", name)) && (await workers()).every(({ metadata }) => !before.has(metadata.uid)),
   );
   assert.ok(seen.serving >= 3, `${seen.serving} ranks served`);

@@ -5,12 +5,12 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { gatewayAddress, root, type Target, waitReady } from "../kit/deployment/product.ts";
+import { gatewayAddress, type Target, waitReady } from "../kit/deployment/product.ts";
 import { condition, type Kubectl, type KubeObject } from "../kit/kube/kubectl.ts";
 import { processOf } from "../kit/kube/pod-process.ts";
-import { execOk } from "../kit/processes/process.ts";
 import type { Prometheus } from "../kit/processes/prometheus.ts";
 import { openPrometheus, questionsOf, unanswered } from "./prometheus-world.ts";
+import { enodia } from "./steps.ts";
 import { isTraining, openTraining, stepOf, type TrainingObject, type TrainingWorld, worldIn as world } from "./training-world.ts";
 
 const namespace = "e2e-training";
@@ -26,10 +26,7 @@ const digest = (name: string): string => training.digest(name);
 const trainingPods = (name: string) => training.pods(name);
 const podsGone = (name: string): Promise<true> => training.podsGone(name);
 const complete = (name: string): Promise<KubeObject> => training.complete(name);
-const cli = (...args: string[]) =>
-  execOk(process.execPath, ["operator/cli/main.ts", "train", ...args, "-n", namespace, "--kubeconfig", target.kubeconfig ?? ""], {
-    cwd: root,
-  });
+const cli = (...args: string[]) => enodia({ target, namespace }, "train", ...args);
 
 before(async () => {
   training = await openTraining(namespace);

@@ -14,6 +14,7 @@ import { type Hub, startHub } from "../kit/models/model-hub.ts";
 import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
+import { patchSpec } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const namespace = "e2e-delivery";
@@ -159,7 +160,7 @@ test("without a claim the weight server downloads: a limit that is too small is 
     condition(refused, "ModelAvailable")?.message ?? "",
     /do not fit 102400 bytes; raise spec\.model\.cache\.ephemeral\.sizeLimit to \d+Mi/,
   );
-  await kubectl.run(["patch", "moed/hubbed", "--type=merge", "-p", JSON.stringify({ spec: { model: model("256Mi") } })]);
+  await patchSpec(hubbed, { model: model("256Mi") });
   await waitReady(kubectl, "hubbed", readyMs);
   // A model of random weights: whatever it says, it says something.
   const { usage } = await ask({ url: await hubbed.url(), model: "hubbed", prompt: "a b c", maxTokens: 4 });

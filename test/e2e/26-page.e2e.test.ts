@@ -17,6 +17,7 @@ import { leastContrast, nameless, overflow, saysNot, tableRows } from "../page/p
 import { patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
 import { planOf } from "./held.ts";
+import { patchSpec } from "./steps.ts";
 import { PlacementWatch } from "./watch-placement.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -233,8 +234,7 @@ test("decisions and ranks are those of enodia status", { timeout: 300_000 }, asy
 
 test("a roll is on the page while it goes, and among the operations when it has ended", { timeout: 600_000 }, async () => {
   const annotations = { "example.com/rolled": "once" };
-  const patch = JSON.stringify({ spec: { podTemplate: { metadata: { annotations } } } });
-  await moe.kubectl.run(["patch", `moed/${name}`, "--type=merge", "-p", patch]);
+  await patchSpec(moe, { podTemplate: { metadata: { annotations } } });
   await says(page, "head", /Rollout.*of 3 ranks with revision/s);
   const { deployment } = await statusOfOne();
   await says(page, "head", new RegExp(`revision ${deployment.status.rollout.revision}`));

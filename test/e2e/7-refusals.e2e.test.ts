@@ -6,6 +6,7 @@ import { ask } from "../kit/gateway/openai-client.ts";
 import { condition } from "../kit/kube/kubectl.ts";
 import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
+import { patchSpec, workerUids } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 let target: Target;
@@ -100,13 +101,7 @@ test("an impossible memory budget is SpecAccepted=False and says what would fit"
 test("a gateway with API keys refuses requests without one, and serves those with one of them", async () => {
   const keys = ["key-one-0123456789", "key-two-0123456789"];
   await moe.kubectl.run(["create", "secret", "generic", "chat-api-key", `--from-literal=key=${keys.join("\n")}`]);
-  await moe.kubectl.run([
-    "patch",
-    "moed/strict",
-    "--type=merge",
-    "-p",
-    JSON.stringify({ spec: { gateway: { apiKeySecretRef: { name: "chat-api-key" } } } }),
-  ]);
+  await patchSpec(moe, { gateway: { apiKeySecretRef: { name: "chat-api-key" } } });
   await until(
     "the gateway that asks for keys",
     async () => {
@@ -148,13 +143,12 @@ const badFields: Readonly<Record<string, { spec: object; says: RegExp; repair: o
 };
 for (const [what, { spec, says, repair }] of Object.entries(badFields)) {
   test(`${what} stops no healing: a lost rank is replaced as it was, by a new leader too`, async () => {
-    const change = (patch: object) => moe.kubectl.run(["patch", "moed/strict", "--type=merge", "-p", JSON.stringify({ spec: patch })]);
     const hashes = async () =>
       new Set((await workerPods(moe.kubectl, "strict")).map((pod) => (pod.metadata.annotations as any)["enodia.dev/template-hash"]));
     const serving = (ranks: number) =>
       moe.kubectl.waitFor("moed", "strict", `${ranks} ranks to serve`, (one) => one.status?.availableReplicas === ranks, 120_000);
     const before = await hashes();
-    await change(spec);
+    await patchSpec(moe, spec);
     const refusedBy = (object: any) => {
       const accepted = condition(object, "SpecAccepted");
       return accepted?.status === "False" && says.test(accepted.message ?? "");
@@ -178,10 +172,10 @@ for (const [what, { spec, says, repair }] of Object.entries(badFields)) {
     assert.deepEqual(await hashes(), before);
     url = await moe.url();
     assert.ok((await ask({ url, model: "strict", prompt: "Hello", maxTokens: 8 })).chunks > 0);
-    const uids = (await workerPods(moe.kubectl, "strict")).map((pod) => pod.metadata.uid).sort();
-    await change(repair);
+    const uids = await workerUids(moe);
+    await patchSpec(moe, repair);
     await waitReady(moe.kubectl, "strict");
-    assert.deepEqual((await workerPods(moe.kubectl, "strict")).map((pod) => pod.metadata.uid).sort(), uids, "its repair changes no pod");
+    assert.deepEqual(await workerUids(moe), uids, "its repair changes no pod");
   });
 }
 

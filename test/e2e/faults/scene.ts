@@ -4,6 +4,7 @@ import { gatewayAddress, kubectlOf, serviceAddress, systemNamespace } from "../.
 import { type Sample, scrape, sum } from "../../kit/kube/scrape.ts";
 import { until } from "../../kit/processes/process.ts";
 import { rankOf } from "../held.ts";
+import { patchSpec } from "../steps.ts";
 import type { Deployed } from "../world.ts";
 import type { MayGo, PodState } from "./pods.ts";
 
@@ -90,7 +91,7 @@ export class Scene {
   }
 
   patch(spec: object): Promise<string> {
-    return this.moe.kubectl.run(["patch", `moed/${this.moe.name}`, "--type=merge", "-p", JSON.stringify({ spec })]);
+    return patchSpec(this.moe, spec);
   }
 
   /** Pods that Kubernetes itself evicted, since their node was silent. */
