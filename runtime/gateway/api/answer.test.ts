@@ -1,14 +1,10 @@
 // One request without HTTP: what is asked of the tokenizer before it is known to fit, and the logprobs of what comes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { newMetrics, piecesOf, type Told } from "../../../test/kit/gateway/answers.ts";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
-import { silentLog } from "../../observe/log.ts";
-import { createMetrics, type Metrics } from "../../observe/runtime-metrics.ts";
-import { createTracing } from "../../observe/trace.ts";
 import type { TextModel } from "../../text/text-model.ts";
-import type { TopToken, WorkerEvent } from "../routing/failover.ts";
-import { failoverLimits } from "../routing/patience.ts";
-import { Answer, type Piece, prepare } from "./answer.ts";
+import { type AnswerDeps, type Piece, prepare } from "./answer.ts";
 import type { GenerationRequest } from "./generation-request.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 
@@ -46,47 +42,13 @@ test("text that no tokens could bring into the context is refused before it is t
 
 const envelope = { endpoint: "completions", id: "c", created: 0, model: "m", logprobs: true } as const;
 
-interface Circumstances {
-  readonly stops?: readonly string[];
-  /** What the worker tells of the likeliest tokens, with each. */
-  readonly top?: readonly TopToken[];
-  readonly now?: () => number;
-  readonly metrics?: Metrics<"gateway">;
-  /** Runs between two pieces. */
-  readonly onPiece?: () => void;
-}
-
-const newMetrics = () => createMetrics({ process: "gateway", version: "0", constants: {} });
-
 /** The answer when one worker sends these bytes, a token each. */
-async function answer(bytes: readonly number[], circumstances: Circumstances = {}): Promise<Piece[]> {
-  const { stops = [], top = [], now = Date.now, metrics = newMetrics(), onPiece = () => {} } = circumstances;
-  const events = async function* (): AsyncGenerator<WorkerEvent> {
-    for (const [position, id] of bytes.entries()) {
-      const token = { type: "token", id, position, logprob: -1 } as const;
-      yield top.length > 0 ? { ...token, top } : token;
-    }
-    yield { type: "finish", reason: "length" };
-  };
-  const tracing = await createTracing({ service: "gateway" });
-  const full = { ...job, sampling, stops, logprobs: true, ignoreEos: false };
-  const signal = new AbortController().signal;
-  const span = tracing.start("a", { role: "server", attributes: {} });
-  const one = new Answer(
-    { id: "a", job: full, prompt: [1], maxTokens: bytes.length, seed: 1n, span, signal },
-    {
-      ...{ textModel: byteText, metrics, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
-      ...{ drawSeed: () => 1n, now },
-      workers: { start: () => ({ rank: 0, events: events(), close: () => {} }), changed: async () => {} },
-    },
-  );
-  const pieces: Piece[] = [];
-  for await (const piece of one.pieces()) {
-    pieces.push(piece);
-    onPiece();
-  }
-  return pieces;
-}
+const answer = (
+  ids: readonly number[],
+  told: Partial<Told> & { stops?: readonly string[] } = {},
+  deps: Partial<AnswerDeps> = {},
+): Promise<Piece[]> =>
+  piecesOf({ ...job, stops: told.stops ?? [], logprobs: true, ignoreEos: false }, { ids, finish: "length", ...told }, deps);
 
 test("a token that is part of a character has its own bytes, and offsets are places in the text", async () => {
   const bytes = [...new TextEncoder().encode("aé🙂b")];
@@ -153,7 +115,7 @@ test("a client that reads slowly does not show as slow tokens", async () => {
   const onPiece = () => {
     clock.now += 5_000;
   };
-  await answer([97, 98, 99], { now: () => clock.now, metrics, onPiece });
+  await answer([97, 98, 99], { onPiece }, { now: () => clock.now, metrics });
   const text = await metrics.text();
   assert.match(text, /^enodia_gateway_inter_token_seconds_sum(\{\})? 0$/m);
   assert.match(text, /^enodia_gateway_inter_token_seconds_count(\{\})? 2$/m);

@@ -5,13 +5,10 @@ import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { AppError } from "../../../crds/common.ts";
-import { byteText } from "../../../test/kit/gateway/byte-text.ts";
-import { silentLog } from "../../observe/log.ts";
-import { createMetrics } from "../../observe/runtime-metrics.ts";
+import { answerDeps } from "../../../test/kit/gateway/answers.ts";
 import { createTracing } from "../../observe/trace.ts";
-import type { Generation, WorkerEvent } from "../routing/failover.ts";
-import { failoverLimits } from "../routing/patience.ts";
-import type { AnswerDeps, Piece } from "./answer.ts";
+import type { Generation, WorkerEvent, Workers } from "../routing/failover.ts";
+import type { Piece } from "./answer.ts";
 import { Choices } from "./choices.ts";
 import type { GenerationRequest } from "./generation-request.ts";
 import { wholeBody } from "./openai-body.ts";
@@ -39,34 +36,28 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
   const blamed: boolean[] = [];
   let now = 0;
   let most = 0;
-  const deps: AnswerDeps = {
-    ...{ textModel: byteText, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
-    ...{ metrics: createMetrics({ process: "gateway", version: "0", constants: {} }), drawSeed: () => 9n, now: Date.now },
-    workers: {
-      start: (generation) => {
-        asked.push(generation);
-        most = Math.max(most, ++now);
-        const close = (failed: boolean) => {
-          now--;
-          blamed.push(failed);
-        };
-        return { rank: 0, events: events(generation), close };
-      },
-      changed: async () => {},
+  const workers: Workers = {
+    start: (generation) => {
+      asked.push(generation);
+      most = Math.max(most, ++now);
+      const close = (failed: boolean) => {
+        now--;
+        blamed.push(failed);
+      };
+      return { rank: 0, events: events(generation), close };
     },
+    changed: async () => {},
   };
   const whole = {
-    endpoint: "completions",
-    n: 1,
-    stops: [],
-    logprobs: false,
-    ignoreEos: false,
-    sampling,
+    ...{ endpoint: "completions", n: 1, stops: [], logprobs: false, ignoreEos: false, sampling },
     ...job,
   } as unknown as GenerationRequest;
   const prepared = prompts.map((prompt) => ({ prompt, maxTokens, ...(whole.echo ? { echo: String.fromCharCode(...prompt) } : {}) }));
   const span = tracing.start("a", { role: "server", attributes: {} });
-  const all = new Choices({ id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal }, deps);
+  const all = new Choices(
+    { id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal },
+    answerDeps(events, { workers }),
+  );
   return { all, asked, blamed, most: () => most };
 }
 

@@ -1,12 +1,8 @@
 // The requests for embeddings that are taken, and what becomes of vectors that do not come.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { answerDeps } from "../../../test/kit/gateway/answers.ts";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
-import { silentLog } from "../../observe/log.ts";
-import { createMetrics } from "../../observe/runtime-metrics.ts";
-import type { Generation, WorkerEvent } from "../routing/failover.ts";
-import { failoverLimits } from "../routing/patience.ts";
-import type { AnswerDeps } from "./answer.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 
 const body = (extra: object) => ({ model: "tiny", input: "hi", ...extra });
@@ -24,23 +20,12 @@ test("one input or many, text or tokens, are taken in order", () => {
   assert.deepEqual(inputs([[1, 2], [3]]), [{ tokens: [1, 2] }, { tokens: [3] }]);
 });
 
-type Events = (generation: Generation) => AsyncIterable<WorkerEvent>;
-
-function deps(events: Events): AnswerDeps {
-  const metrics = createMetrics({ process: "gateway", version: "0", constants: {} });
-  return {
-    ...{ textModel: byteText, metrics, log: silentLog, maxContext: 1_000, requestTimeoutMs: 60_000, limits: failoverLimits },
-    ...{ drawSeed: () => 1n, now: Date.now },
-    workers: { start: (generation) => ({ rank: 0, events: events(generation), close: () => {} }), changed: async () => {} },
-  };
-}
-
 const job = { inputs: [], encoding: "float", priority: 0 } as const;
 const request = { id: "r", job, traceparent: "", signal: new AbortController().signal, onStarted: () => {} };
 
 test("many inputs go out a few at a time and come back in order", async () => {
   let [running, most] = [0, 0];
-  const answers = deps(async function* ({ prompt, embed: wanted }) {
+  const answers = answerDeps(async function* ({ prompt, embed: wanted }) {
     assert.equal(wanted, true);
     most = Math.max(most, ++running);
     await new Promise((done) => setImmediate(done));
@@ -60,11 +45,11 @@ test("many inputs go out a few at a time and come back in order", async () => {
 });
 
 test("a worker that gives no vector, and vectors that are too many in all, are errors", async () => {
-  const none = deps(async function* () {
+  const none = answerDeps(async function* () {
     yield { type: "finish", reason: "stop" };
   });
   await assert.rejects(embed({ ...request, prompts: [[1]] }, none), { code: "Internal", message: /no vector/ });
-  const large = deps(async function* () {
+  const large = answerDeps(async function* () {
     yield { type: "embedding", values: new Array(8192).fill(0) };
     yield { type: "finish", reason: "stop" };
   });

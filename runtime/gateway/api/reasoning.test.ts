@@ -1,16 +1,12 @@
 // A chat with a model that answers in channels: what it says to itself comes in a field of its own, whole and in chunks.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { piecesOf } from "../../../test/kit/gateway/answers.ts";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
-import { silentLog } from "../../observe/log.ts";
-import { createMetrics } from "../../observe/runtime-metrics.ts";
-import { createTracing } from "../../observe/trace.ts";
 import type { TextModel } from "../../text/text-model.ts";
 import { thinkingOf } from "../../text/thinking.ts";
 import { hermes } from "../../text/tools/index.ts";
-import type { WorkerEvent } from "../routing/failover.ts";
-import { failoverLimits } from "../routing/patience.ts";
-import { Answer, isMarker, type Piece, prepare } from "./answer.ts";
+import { isMarker, type Piece, prepare } from "./answer.ts";
 import type { GenerationRequest } from "./generation-request.ts";
 import { parseChat } from "./openai.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
@@ -26,36 +22,8 @@ const final = [1, ...bytes("assistant"), 2, ...bytes("final"), 3, ...bytes("Yes.
 const answer = (endpoint: GenerationRequest["endpoint"], ids: readonly number[], tools = false): Promise<Piece[]> =>
   answerOf({ endpoint, ...(tools ? { tools: {} } : {}) }, ids, { channels });
 
-async function answerOf(
-  asked: object,
-  ids: readonly number[],
-  model: Partial<TextModel>,
-  prompt: readonly number[] = [1],
-): Promise<Piece[]> {
-  const events = async function* (): AsyncGenerator<WorkerEvent> {
-    for (const [position, id] of ids.entries()) yield { type: "token", id, position, logprob: -1 };
-    yield { type: "finish", reason: "stop" };
-  };
-  const tracing = await createTracing({ service: "gateway" });
-  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  const job = { sampling, stops: [], logprobs: false, ignoreEos: false, ...asked } as unknown as GenerationRequest;
-  const request = { id: "a", job, prompt, maxTokens: ids.length, seed: 1n, signal: new AbortController().signal };
-  const one = new Answer(
-    { ...request, span: tracing.start("a", { role: "server", attributes: {} }) },
-    {
-      ...{
-        textModel: { ...byteText, ...model },
-        metrics: createMetrics({ process: "gateway", version: "0", constants: {} }),
-        log: silentLog,
-      },
-      ...{ maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits, drawSeed: () => 1n, now: Date.now },
-      workers: { start: () => ({ rank: 0, events: events(), close: () => {} }), changed: async () => {} },
-    },
-  );
-  const pieces: Piece[] = [];
-  for await (const piece of one.pieces()) pieces.push(piece);
-  return pieces;
-}
+const answerOf = (asked: object, ids: readonly number[], model: Partial<TextModel>, prompt: readonly number[] = [1]): Promise<Piece[]> =>
+  piecesOf(asked, { ids, prompt }, { textModel: { ...byteText, ...model } });
 
 const usage = { promptTokens: 1, outputTokens: 1 };
 const envelope = { endpoint: "chat", id: "c", created: 0, model: "m", logprobs: false } as const;
