@@ -18,12 +18,7 @@ const quiet = () => undefined;
 const store = join(dir, "tiny");
 const index = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "iq4_nl"], overwrite: false }, quiet);
 
-const refusal = (code: string, want: RegExp) => (error: unknown) => {
-  assert.ok(error instanceof AppError, String(error));
-  assert.equal(error.code, code);
-  assert.match(error.message, want);
-  return true;
-};
+const refusal = (code: string, message: RegExp) => ({ name: AppError.name, code, message });
 
 test("experts and dense tensors read back as the checkpoint has them", async () => {
   const opened = await openStore(store);
