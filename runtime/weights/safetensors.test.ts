@@ -1,4 +1,5 @@
 // The safetensors reader: reads what the writer and Hugging Face write, and refuses everything else by name.
+
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -8,7 +9,8 @@ import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { halfToFloat, widenBf16, widenF16 } from "../kernels/ggml/half-floats.ts";
 import { openCheckpoint } from "./checkpoint.ts";
-import { bytesOf, roundToBf16 } from "./floats.ts";
+import { sha256Hex, sha256InSlices } from "./digest.ts";
+import { bytesOf, roundToBf16, viewF32 } from "./floats.ts";
 import { openSafetensors } from "./safetensors.ts";
 import { encodeHeader, writeSafetensors } from "./safetensors-writer.ts";
 
@@ -192,4 +194,28 @@ test("truncations and flipped header bytes of a real file load or are refused, a
     }
   }
   assert.ok(refused > 60, `${refused} of 120 refused`);
+});
+
+test("hashing in slices gives the hash of the whole, and lets others have their turn", async () => {
+  const bytes = new Uint8Array(9 * 1024 * 1024 + 5).map((_, i) => i % 251);
+  let turns = 0;
+  let counting = true;
+  const count = () => {
+    turns += 1;
+    if (counting) setImmediate(count);
+  };
+  setImmediate(count);
+  assert.equal(await sha256InSlices(bytes), sha256Hex(bytes));
+  counting = false;
+  assert.ok(turns >= 2, `${turns} turns in three slices`);
+  assert.equal(await sha256InSlices(new Uint8Array(0)), sha256Hex(new Uint8Array(0)));
+});
+
+test("bytes are read as floats at any alignment, those of a message's Buffer too", () => {
+  const floats = Float32Array.of(1.5, -2, 3e-9);
+  for (const shift of [0, 1, 4]) {
+    const buffer = new Uint8Array(16);
+    buffer.set(bytesOf(floats), shift);
+    for (const bytes of [buffer, Buffer.from(buffer.buffer)]) assert.deepEqual(viewF32(bytes.subarray(shift, shift + 12)), floats);
+  }
 });

@@ -1,5 +1,5 @@
 // HTTPS of a gateway: a renewed certificate is taken up, one that does not fit its key is not, and without one it does not start. And the
-// age of connections.
+// age of connections, and the gauges that an endpoint picker reads.
 
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -12,6 +12,7 @@ import type { TLSSocket } from "node:tls";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { silentLog } from "../../observe/log.ts";
+import { poolMetrics } from "./app.ts";
 import { listenHttp } from "./http-server.ts";
 
 const ca = createTestCa();
@@ -76,4 +77,27 @@ test("an answer ends a connection that is old, and no other", async () => {
   assert.deepEqual([next.port === first.port, next.connection], [false, "keep-alive"]);
   agent.destroy();
   await server.close(0);
+});
+
+const load = { model: "tiny", waiting: 3, running: 5, kvUse: 0.25 };
+
+test("an endpoint picker finds its defaults as gauges, one series each", () => {
+  const lines = poolMetrics(load).trimEnd().split("\n");
+  const samples = lines.filter((line) => !line.startsWith("#"));
+  assert.deepEqual(samples, [
+    'vllm:num_requests_waiting{model_name="tiny"} 3',
+    'vllm:num_requests_running{model_name="tiny"} 5',
+    'vllm:kv_cache_usage_perc{model_name="tiny"} 0.25',
+    'vllm:gpu_cache_usage_perc{model_name="tiny"} 0.25',
+  ]);
+  for (const sample of samples) assert.ok(lines.includes(`# TYPE ${sample.split("{")[0]} gauge`), sample);
+});
+
+test("a share that nobody told is left out, and one that is zero is not", () => {
+  assert.doesNotMatch(poolMetrics({ ...load, kvUse: undefined }), /cache_usage/);
+  assert.match(poolMetrics({ ...load, kvUse: 0 }), /kv_cache_usage_perc\{model_name="tiny"\} 0\n/);
+});
+
+test("a name with quotes, backslashes and lines stays within its label", () => {
+  assert.match(poolMetrics({ ...load, model: 'a"b\\c\nd' }), /waiting\{model_name="a\\"b\\\\c\\nd"\} 3\n/);
 });

@@ -1,8 +1,17 @@
-// The choice of a rank: fewest queued tokens, affinity only among about equal ones, never a rank that cannot.
+// The choice of a rank: fewest queued tokens, affinity only among about equal ones, never a rank that cannot; which ranks are asked for
+// the tokenizer; and the waiter that is woken when an attempt ends.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { grpcNetwork } from "../../net/grpc.ts";
+import type { Member } from "../../net/mapping.ts";
+import type { TlsSource } from "../../net/tls.ts";
+import { createTracing } from "../../observe/trace.ts";
 import { type Candidate, choose, prefixHash, tieTokens } from "./choose-worker.ts";
+import type { Attempt, Generation } from "./failover.ts";
+import { sourcesMax, textSources } from "./text-sources.ts";
+import { WorkerPool } from "./worker-pool.ts";
 
 const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): Candidate => ({
   rank,
@@ -128,4 +137,57 @@ test("the chosen rank is active where one is, not suspect, and within the tie of
       assert.ok(usable.some((c) => c.rank === rank && c.queuedTokens <= least + tieTokens));
     }),
   );
+});
+
+const member = (rank: number, textDigest: string | undefined, state: Member["state"] = "active"): Member => ({
+  ...{ rank, podName: `p${rank}`, podUid: `u${rank}`, bootId: "b", address: `10.0.0.${rank}:1`, state },
+  ...(textDigest === undefined ? {} : { textDigest }),
+});
+
+const textCases: Readonly<Record<string, { members: Member[]; want: readonly number[]; digest: string | undefined }>> = {
+  "nobody is there": { members: [], want: [], digest: undefined },
+  "a lost rank is asked nothing and counts for nothing": { members: [member(0, "a", "lost"), member(1, "b")], want: [1], digest: "b" },
+  "ranks that serve come first": { members: [member(0, "a", "joining"), member(1, "a")], want: [1, 0], digest: "a" },
+  "one that leaves is better than none": { members: [member(0, "a", "draining"), member(1, "a", "joining")], want: [1, 0], digest: "a" },
+  "a rank with other files than most is not asked": {
+    members: [member(0, "b"), member(1, "a"), member(2, "a")],
+    want: [1, 2],
+    digest: "a",
+  },
+  "of as many the lowest rank has it": { members: [member(3, "a"), member(2, "b")], want: [2], digest: "b" },
+  "ranks that say none come last": { members: [member(0, undefined), member(1, "a", "joining")], want: [1, 0], digest: "a" },
+  "where none says one, all are asked": { members: [member(1, undefined), member(0, undefined)], want: [0, 1], digest: undefined },
+};
+
+for (const [name, { members, want, digest }] of Object.entries(textCases))
+  test(name, () => {
+    for (const order of [members, members.toReversed()]) {
+      const found = textSources(order);
+      assert.deepEqual([found.ranks.map(({ rank }) => rank), found.digest], [want, digest]);
+    }
+  });
+
+test("a round asks no more ranks than its bound", () => {
+  assert.equal(textSources(Array.from({ length: 100 }, (_, rank) => member(rank, "a"))).ranks.length, sourcesMax);
+});
+
+const { signal } = new AbortController();
+const request = { prompt: [1, 2, 3], maxTokens: 4, sampling: {}, traceparent: "", signal } as unknown as Generation;
+
+test("an attempt that no worker accepted wakes nobody: nothing became free", async () => {
+  const identity = { deploymentUid: "uid", rank: -1, podUid: "gw", bootId: "b" };
+  const tls = {} as TlsSource; // nobody connects here
+  const tracing = await createTracing({ service: "gateway" });
+  const pool = new WorkerPool({ identity, namespace: "ns", deployment: "mix", tls, network: grpcNetwork, tracing });
+  const member = { rank: 0, podName: "mix-0", podUid: "p0", bootId: "b0", address: "127.0.0.1:1", state: "active" } as const;
+  pool.apply({ version: 1, members: [member] });
+  let woken = 0;
+  for (let i = 0; i < 3; i++) void pool.changed(60_000, request.signal).then(() => woken++);
+  const attempt = pool.start(request, [], { avoid: new Set(), busy: new Set() }) as Attempt;
+  attempt.close(false);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(woken, 0);
+  pool.apply({ version: 2, members: [member] });
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(woken, 3, "a new membership wakes all");
 });

@@ -1,5 +1,6 @@
 // GGUF models with experts, as llama.cpp's converters lay them out, to model stores: the same bytes as from the Hugging Face folder,
 // blocks of a codec's type kept bit for bit, several files, and never more of a file in memory than is said.
+
 import assert from "node:assert/strict";
 import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,6 +10,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type GgufMeta, type GgufTensorToWrite, ggufBytes, ggufHeader, writeSplitGguf } from "../../../test/kit/models/gguf-writer.ts";
 import { mixtralGguf, tokenizerMetadata } from "../../../test/kit/models/moe-gguf.ts";
+import { familyOf } from "../../models/index.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";
 import { codecFor } from "../../weights/codecs/index.ts";
 import { bytesOf } from "../../weights/floats.ts";
@@ -295,4 +297,23 @@ test("two matrices in one stack are an expert's gate and up, in this order", asy
   const up = await checkpoint.read("model.layers.1.block_sparse_moe.experts.2.w3.weight");
   assert.deepEqual([up.length, up[0]], [96 * 64, ((2 * 192 + 96) * 64) / 65_536]);
   await checkpoint.close();
+});
+
+const sizes: Readonly<Record<string, number>> = {
+  ...{ block_count: 2, context_length: 512, embedding_length: 64, feed_forward_length: 32, expert_feed_forward_length: 32 },
+  ...{ expert_count: 4, expert_used_count: 2, "attention.head_count": 4, "attention.head_count_kv": 2 },
+  ...{ "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 10_000 },
+};
+
+test("the config of every architecture with experts is a program of its family", () => {
+  for (const [architecture, family] of Object.entries({ llama: "mixtral", qwen3moe: "qwen3-moe", olmoe: "olmoe" })) {
+    const own = Object.entries(sizes).map(([key, value]) => [`${architecture}.${key}`, value] as const);
+    const metadata = new Map<string, string | number>([["general.architecture", architecture], ...own]);
+    const { config } = ggufModel({ path: "x.gguf", metadata, names: ["output.weight"], shape: () => [320, 64] }, 320);
+    const read = familyOf(config);
+    assert.equal(read.name, family);
+    const [layer] = read.program(config).layers;
+    assert.ok(layer?.kind === "moe");
+    assert.deepEqual([layer.experts, layer.topK, layer.expert.weights[0]?.shape], [4, 2, [32, 64]]);
+  }
 });
