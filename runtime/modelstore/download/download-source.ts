@@ -44,3 +44,12 @@ export interface RemoteModel {
 }
 
 export type RemoteSource = (uri: string, access: Access) => RemoteModel;
+
+/** Undefined where it is none. */
+export function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

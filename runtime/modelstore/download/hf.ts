@@ -1,7 +1,7 @@
 // The source hf://: a hub with Hugging Face's API. The revision is resolved once to a commit, and listings have SHA-256 of large files.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
-import { filesMax, isFileName, type RemoteSource } from "./download-source.ts";
+import { filesMax, isFileName, jsonOf, type RemoteSource } from "./download-source.ts";
 import { shown } from "./request.ts";
 
 const publicHub = "https://huggingface.co";
@@ -50,12 +50,4 @@ function tokenHint(error: AppError, token: string | undefined): AppError {
   if (error.code !== "SourceRefused") return error;
   const remedy = token === undefined ? "accept its terms on the hub and give an access token as HF_TOKEN" : "HF_TOKEN may not read it";
   return new AppError(`${error.message}; ${remedy}`, { code: error.code, cause: error });
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

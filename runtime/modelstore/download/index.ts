@@ -5,7 +5,15 @@ import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type RemoteSourceName, remoteSourceOf, remoteSources } from "../../../crds/model.ts";
 import type { CodecName } from "../../../crds/names.ts";
-import { type Access, type Listing, type RemoteFile, type RemoteModel, type RemoteSource, remoteFileSchema } from "./download-source.ts";
+import {
+  type Access,
+  jsonOf,
+  type Listing,
+  type RemoteFile,
+  type RemoteModel,
+  type RemoteSource,
+  remoteFileSchema,
+} from "./download-source.ts";
 import { downloadFiles, type FilesOptions } from "./files.ts";
 import { hfSource } from "./hf.ts";
 import { Http, type HttpOptions } from "./http.ts";
@@ -60,7 +68,7 @@ export async function downloadModel(options: DownloadOptions): Promise<Downloade
   const total = manifest.files.reduce((sum, { bytes }) => sum + bytes, 0);
   try {
     await downloadFiles({
-      ...pick(options),
+      ...options,
       files: manifest.files,
       dir,
       http,
@@ -75,13 +83,6 @@ export async function downloadModel(options: DownloadOptions): Promise<Downloade
   const path = manifest.kind === "gguf" && first ? join(dir, first.name) : dir;
   return { kind: manifest.kind, revision: manifest.revision, path };
 }
-
-const pick = ({ connections, pieceBytes, onStart, onBytes }: DownloadOptions) => ({
-  ...(connections !== undefined && { connections }),
-  ...(pieceBytes !== undefined && { pieceBytes }),
-  onStart,
-  onBytes,
-});
 
 function modelOf(uri: string, access: Access): RemoteModel {
   const name = remoteSourceOf(uri);
@@ -98,13 +99,8 @@ async function afterChange(error: AppError, work: string): Promise<AppError> {
 
 async function readManifest({ uri, work }: DownloadOptions): Promise<Manifest | undefined> {
   const text = await readFile(join(work, manifestName), "utf8").catch(() => undefined);
-  if (text === undefined) return undefined;
-  try {
-    const parsed = manifestSchema.safeParse(JSON.parse(text));
-    return parsed.success && parsed.data.uri === uri ? parsed.data : undefined;
-  } catch {
-    return undefined; // a truncated listing
-  }
+  const parsed = manifestSchema.safeParse(jsonOf(text ?? "")); // a listing may be truncated
+  return parsed.success && parsed.data.uri === uri ? parsed.data : undefined;
 }
 
 interface AskOptions extends Pick<DownloadOptions, "uri" | "secret" | "codecs"> {
@@ -165,12 +161,4 @@ async function shardsOf(model: RemoteModel, http: Http, { files, revision }: Lis
   const parsed = weightMap.safeParse(jsonOf(text));
   if (!parsed.success) throw new AppError(`${shardIndex} names files oddly`, { code: "BadSafetensors" });
   return [...new Set(Object.values(parsed.data.weight_map))].sort();
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
