@@ -125,11 +125,15 @@ test("a client that reads slowly gets everything and nothing piles up in the gat
   assert.equal(await taken(), 1_500);
 });
 
-test("an API key is required, compared against the file, and re-read when it changes", async () => {
+async function keyFile(text: string): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
   onEnd(() => rm(dir, { recursive: true }));
-  const file = join(dir, "key");
-  await writeFile(file, "first\nsecond\n");
+  await writeFile(join(dir, "key"), text);
+  return join(dir, "key");
+}
+
+test("an API key is required, compared against the file, and re-read when it changes", async () => {
+  const file = await keyFile("first\nsecond\n");
   const { url } = await startAll([{}], { apiKeyFile: file });
   const get = async (authorization?: string) =>
     (await fetch(`${url}/v1/models`, { headers: authorization ? { authorization } : {} })).status;
@@ -149,11 +153,8 @@ test("an API key is required, compared against the file, and re-read when it cha
 });
 
 test("a client that is named behind its key has its own limits and priority, and others have none", async () => {
-  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
-  onEnd(() => rm(dir, { recursive: true }));
-  await writeFile(join(dir, "key"), "first batch\nsecond batch\nthird\n");
   const clients = [{ name: "batch", requestsPerMinute: 2, priority: 7 }];
-  const { gateway, url, workers } = await startAll([{}], { apiKeyFile: join(dir, "key"), clients });
+  const { gateway, url, workers } = await startAll([{}], { apiKeyFile: await keyFile("first batch\nsecond batch\nthird\n"), clients });
   const ask = (key: string, extra: object = {}) => post(`${url}/v1/chat/completions`, chat(extra), { authorization: `Bearer ${key}` });
   assert.equal((await ask("first")).status, 200);
   assert.equal((await ask("second", { priority: 1 })).status, 200);
@@ -171,9 +172,6 @@ test("a client that is named behind its key has its own limits and priority, and
 });
 
 test("a browser may ask from the pages that were named, keys or not, and from no others", async () => {
-  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
-  onEnd(() => rm(dir, { recursive: true }));
-  await writeFile(join(dir, "key"), "secret\n");
   const page = "https://app.example.com";
   const ask = async (url: string, origin: string, method: string, more: Record<string, string> = {}) => {
     const response = await fetch(`${url}/v1/chat/completions`, { method, headers: { origin, ...more } });
@@ -182,7 +180,7 @@ test("a browser may ask from the pages that were named, keys or not, and from no
   };
   const asks = { "access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type,x-stainless-lang" };
   const allowed = (response: Response) => response.headers.get("access-control-allow-origin");
-  const { url } = await startAll([{}], { apiKeyFile: join(dir, "key"), corsOrigins: [page] });
+  const { url } = await startAll([{}], { apiKeyFile: await keyFile("secret\n"), corsOrigins: [page] });
   const first = await ask(url, page, "OPTIONS", asks);
   assert.equal(first.status, 204, "without a key, as browsers ask");
   assert.equal(allowed(first), page);
@@ -198,73 +196,43 @@ test("a browser may ask from the pages that were named, keys or not, and from no
 });
 
 test("a key file without a key stops the start", async () => {
-  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
-  onEnd(() => rm(dir, { recursive: true }));
-  await writeFile(join(dir, "key"), "\n");
-  await assert.rejects(startAll([], { apiKeyFile: join(dir, "key") }), { code: "ApiKeyUnreadable" });
+  await assert.rejects(startAll([], { apiKeyFile: await keyFile("\n") }), { code: "ApiKeyUnreadable" });
 });
 
-/** Requests that end at the door; the body may be raw bytes. */
-const refused = new Map<
-  string,
-  { path?: string; method?: string; body?: string | Uint8Array<ArrayBuffer>; want: number; code: string | null; param?: string }
->([
-  ["malformed JSON", { body: '{"model": ', want: 400, code: "invalid_json" }],
-  ["an empty body", { body: "", want: 400, code: "invalid_json" }],
-  ["bytes that are no UTF-8", { body: new Uint8Array([0x22, 0xff, 0x22]), want: 400, code: "invalid_json" }],
-  ["a deeply nested body", { body: `${"[".repeat(200_000)}${"]".repeat(200_000)}`, want: 400, code: "invalid_value" }],
-  ["a body above the limit", { body: `{"x":"${"a".repeat(9 * 1024 * 1024)}"}`, want: 413, code: "request_too_large" }],
-  ["a wrong method", { method: "GET", want: 405, code: "method_not_allowed" }],
-  ["an unknown path", { path: "/v1/moderations", body: "{}", want: 404, code: "unknown_url" }],
-  ["embeddings of nothing", { path: "/v1/embeddings", body: `{"model":"tiny"}`, want: 400, code: "invalid_value", param: "input" }],
-  ["a model whose name is no UTF-8", { path: "/v1/models/%FF", method: "GET", want: 404, code: "model_not_found", param: "model" }],
-  ["another model", { body: JSON.stringify(chat({ model: "other" })), want: 404, code: "model_not_found", param: "model" }],
-  [
-    "a prompt beyond the context",
-    {
-      body: JSON.stringify(chat({ messages: [{ role: "user", content: "x".repeat(600) }] })),
-      want: 400,
-      code: "context_length_exceeded",
-      param: "messages",
-    },
-  ],
-  [
-    "max_tokens beyond the context",
-    { body: JSON.stringify(chat({ max_tokens: 505 })), want: 400, code: "context_length_exceeded", param: "messages" },
-  ],
-  [
-    "messages the template refuses",
-    {
-      body: JSON.stringify(chat({ messages: [{ role: "assistant", content: "me first" }] })),
-      want: 400,
-      code: "invalid_value",
-      param: "messages",
-    },
-  ],
-  [
-    "an empty prompt",
-    { path: "/v1/completions", body: JSON.stringify({ model: "tiny", prompt: "" }), want: 400, code: "invalid_value", param: "prompt" },
-  ],
-  [
-    "a token that the model lacks",
-    {
-      path: "/v1/completions",
-      body: JSON.stringify({ model: "tiny", prompt: [1, 300] }),
-      want: 400,
-      code: "invalid_value",
-      param: "prompt",
-    },
-  ],
-]);
+interface Asked {
+  readonly path?: string;
+  readonly method?: string;
+  /** May be raw bytes. */
+  readonly body?: string | Uint8Array<ArrayBuffer>;
+}
+const chatOf = (extra: object): Asked => ({ body: JSON.stringify(chat(extra)) });
+const complete = (prompt: unknown): Asked => ({ path: "/v1/completions", body: JSON.stringify({ model: "tiny", prompt }) });
+const says = (role: string, content: string) => chatOf({ messages: [{ role, content }] });
+
+/** Requests that end at the API. */
+const refused: readonly (readonly [what: string, asked: Asked, status: number, code: string, param?: string])[] = [
+  ["malformed JSON", { body: '{"model": ' }, 400, "invalid_json"],
+  ["an empty body", { body: "" }, 400, "invalid_json"],
+  ["bytes that are no UTF-8", { body: new Uint8Array([0x22, 0xff, 0x22]) }, 400, "invalid_json"],
+  ["a deeply nested body", { body: `${"[".repeat(200_000)}${"]".repeat(200_000)}` }, 400, "invalid_value"],
+  ["a body above the limit", { body: `{"x":"${"a".repeat(9 * 1024 * 1024)}"}` }, 413, "request_too_large"],
+  ["a wrong method", { method: "GET" }, 405, "method_not_allowed"],
+  ["an unknown path", { path: "/v1/moderations", body: "{}" }, 404, "unknown_url"],
+  ["embeddings of nothing", { path: "/v1/embeddings", body: `{"model":"tiny"}` }, 400, "invalid_value", "input"],
+  ["a model whose name is no UTF-8", { path: "/v1/models/%FF", method: "GET" }, 404, "model_not_found", "model"],
+  ["another model", chatOf({ model: "other" }), 404, "model_not_found", "model"],
+  ["a prompt beyond the context", says("user", "x".repeat(600)), 400, "context_length_exceeded", "messages"],
+  ["max_tokens beyond the context", chatOf({ max_tokens: 505 }), 400, "context_length_exceeded", "messages"],
+  ["messages the template refuses", says("assistant", "me first"), 400, "invalid_value", "messages"],
+  ["an empty prompt", complete(""), 400, "invalid_value", "prompt"],
+  ["a token that the model lacks", complete([1, 300]), 400, "invalid_value", "prompt"],
+];
 
 test("bad requests get their status, code and field, and cost nothing", async () => {
   const { gateway, url, workers } = await startAll([{}]);
-  for (const [what, { path, method, body, want, code, param }] of refused) {
-    const response = await fetch(`${url}${path ?? "/v1/chat/completions"}`, {
-      method: method ?? "POST",
-      ...(body === undefined ? {} : { body }),
-    });
-    assert.equal(response.status, want, what);
+  for (const [what, { path = "/v1/chat/completions", ...asked }, status, code, param] of refused) {
+    const response = await fetch(`${url}${path}`, { method: "POST", ...asked });
+    assert.equal(response.status, status, what);
     const { error }: any = await response.json();
     assert.equal(error.code, code, what);
     assert.equal(error.param, param ?? null, what);
