@@ -70,33 +70,28 @@ test("tensors of layers that predict further tokens are left out of a store; wit
   await assert.rejects(importing(await withLayer(0), ["f32"]), refusal("UnknownArchitecture", /model\.layers\.3\.eh_proj\.weight/));
 });
 
-const unusable: Record<string, { tensor: string; at: number; value: number; want: RegExp }> = {
-  "a NaN of the dense part": {
-    tensor: "model.layers.1.self_attn.q_proj.weight",
-    at: 3 * 64 + 17,
-    value: Number.NaN,
-    want: /model\.safetensors: tensor "model\.layers\.1\.self_attn\.q_proj\.weight" has NaN at \[3, 17\]/,
-  },
-  "an infinite weight of an expert": {
-    tensor: "model.layers.0.block_sparse_moe.experts.2.w2.weight",
-    at: 96 + 5,
-    value: Number.NEGATIVE_INFINITY,
-    want: /tensor "model\.layers\.0\.block_sparse_moe\.experts\.2\.w2\.weight" has -Infinity at \[1, 5\]/,
-  },
-  "a NaN of an expert": {
-    tensor: "model.layers.1.block_sparse_moe.experts.3.w1.weight",
-    at: 0,
-    value: Number.NaN,
-    want: /experts\.3\.w1\.weight" has NaN at \[0, 0\]/,
-  },
-  "an absurd weight of a norm": {
-    tensor: "model.norm.weight",
-    at: 63,
-    value: 1e30,
-    want: /model\.norm\.weight" has 1\.0\d+e\+30 at \[63\]/,
-  },
+const unusable: Readonly<Record<string, readonly [tensor: string, at: number, value: number, want: RegExp]>> = {
+  "a NaN of the dense part": [
+    "model.layers.1.self_attn.q_proj.weight",
+    3 * 64 + 17,
+    Number.NaN,
+    /model\.safetensors: tensor "model\.layers\.1\.self_attn\.q_proj\.weight" has NaN at \[3, 17\]/,
+  ],
+  "an infinite weight of an expert": [
+    "model.layers.0.block_sparse_moe.experts.2.w2.weight",
+    96 + 5,
+    Number.NEGATIVE_INFINITY,
+    /tensor "model\.layers\.0\.block_sparse_moe\.experts\.2\.w2\.weight" has -Infinity at \[1, 5\]/,
+  ],
+  "a NaN of an expert": [
+    "model.layers.1.block_sparse_moe.experts.3.w1.weight",
+    0,
+    Number.NaN,
+    /experts\.3\.w1\.weight" has NaN at \[0, 0\]/,
+  ],
+  "an absurd weight of a norm": ["model.norm.weight", 63, 1e30, /model\.norm\.weight" has 1\.0\d+e\+30 at \[63\]/],
 };
-for (const [sentence, { tensor, at, value, want }] of Object.entries(unusable)) {
+for (const [sentence, [tensor, at, value, want]] of Object.entries(unusable)) {
   test(`${sentence} is refused at import with tensor and position, and nothing is written`, async () => {
     const from = await changedCheckpoint(tiny, dir, (tensors) => (tensors.get(tensor)!.data[at] = value));
     for (const codec of codecNames) await assert.rejects(importing(from, [codec]), refusal("UnusableWeight", want));
@@ -170,28 +165,28 @@ async function sharded(change: (map: Record<string, string>, folder: string) => 
   return copy;
 }
 
-const disagreeing: Record<string, { change: Parameters<typeof sharded>[0]; want: RegExp }> = {
-  "a whole checkpoint beside the shards": {
-    change: (_, folder) => copyFile(join(tiny, "model.safetensors"), join(folder, "model.safetensors")),
-    want: /index\.json: lists other files, and model\.safetensors is there too/,
-  },
-  "an index that leaves a tensor out": {
-    change: (map) => void delete map["model.norm.weight"],
-    want: /says nothing of tensor "model\.norm\.weight" in model-0000\d-of-00002\.safetensors/,
-  },
-  "an index that lists a tensor which no shard has": {
-    change: (map) => void Object.assign(map, { "model.more.weight": "model-00001-of-00002.safetensors" }),
-    want: /says that tensor "model\.more\.weight" is in model-00001-of-00002\.safetensors, which has no such tensor/,
-  },
-  "an index that looks for a tensor in the other shard": {
-    change(map) {
+const disagreeing: Readonly<Record<string, readonly [change: Parameters<typeof sharded>[0], want: RegExp]>> = {
+  "a whole checkpoint beside the shards": [
+    (_, folder) => copyFile(join(tiny, "model.safetensors"), join(folder, "model.safetensors")),
+    /index\.json: lists other files, and model\.safetensors is there too/,
+  ],
+  "an index that leaves a tensor out": [
+    (map) => void delete map["model.norm.weight"],
+    /says nothing of tensor "model\.norm\.weight" in model-0000\d-of-00002\.safetensors/,
+  ],
+  "an index that lists a tensor which no shard has": [
+    (map) => void Object.assign(map, { "model.more.weight": "model-00001-of-00002.safetensors" }),
+    /says that tensor "model\.more\.weight" is in model-00001-of-00002\.safetensors, which has no such tensor/,
+  ],
+  "an index that looks for a tensor in the other shard": [
+    (map) => {
       const [first, second] = [...new Set(Object.values(map))] as [string, string];
       map["model.norm.weight"] = map["model.norm.weight"] === first ? second : first;
     },
-    want: /says that tensor "model\.norm\.weight" is in .*, which has no such tensor/,
-  },
+    /says that tensor "model\.norm\.weight" is in .*, which has no such tensor/,
+  ],
 };
-for (const [sentence, { change, want }] of Object.entries(disagreeing)) {
+for (const [sentence, [change, want]] of Object.entries(disagreeing)) {
   test(`${sentence} is refused`, async () => {
     await assert.rejects(openCheckpoint(await sharded(change)), refusal("BadSafetensors", want));
   });

@@ -37,56 +37,50 @@ async function edit(path: string, change: (json: any) => void): Promise<void> {
   await writeFile(path, JSON.stringify(json));
 }
 
-const unusable: Record<string, { spoil: (folder: string) => Promise<unknown> | unknown; code?: string; want: RegExp }> = {
-  "a tokenizer.json that is not JSON": {
-    spoil: (folder) => writeFile(join(folder, "tokenizer.json"), "garbage"),
-    want: /tokenizer\.json: is not JSON/,
-  },
-  "a tokenizer.json of another form": {
-    spoil: (folder) => writeFile(join(folder, "tokenizer.json"), "{}"),
-    want: /tokenizer\.json: field model/,
-  },
-  "a tokenizer that cannot encode": {
-    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => (json.pre_tokenizer = { type: "Other" })),
-    want: /tokenizer\.json: cannot be used \(Unknown PreTokenizer/,
-  },
-  "a tokenizer that knows no letter": {
-    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => Object.assign(json.model, { vocab: {}, merges: [] })),
-    want: /tokenizer\.json: cannot be used \(it encodes text to no token at all\)/,
-  },
-  "a token above the model's vocabulary": {
-    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => (json.model.vocab.zzz = 320)),
-    want: /tokenizer\.json: token "zzz" has id 320, the model's vocabulary has 320/,
-  },
-  "an added token above the model's vocabulary": {
-    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => json.added_tokens.push({ id: 400, content: "<pad>" })),
-    want: /token "<pad>" has id 400/,
-  },
-  "an end of text above the model's vocabulary": {
-    spoil: (folder) => edit(join(folder, "generation_config.json"), (json) => (json.eos_token_id = [2, 320])),
-    want: /generation_config\.json: eos_token_id is 320, the model's vocabulary has 320/,
-  },
-  "a chat template that does not parse": {
-    spoil: (folder) => writeFile(join(folder, "chat_template.jinja"), "{% if %}"),
-    want: /chat_template\.jinja: the chat template does not parse/,
-  },
-  "a tokenizer_config.json that is a FIFO": {
-    spoil: async (folder) => {
+const unusable: Readonly<Record<string, readonly [spoil: (folder: string) => Promise<unknown> | unknown, want: RegExp, code?: string]>> = {
+  "a tokenizer.json that is not JSON": [(folder) => writeFile(join(folder, "tokenizer.json"), "garbage"), /tokenizer\.json: is not JSON/],
+  "a tokenizer.json of another form": [(folder) => writeFile(join(folder, "tokenizer.json"), "{}"), /tokenizer\.json: field model/],
+  "a tokenizer that cannot encode": [
+    (folder) => edit(join(folder, "tokenizer.json"), (json) => (json.pre_tokenizer = { type: "Other" })),
+    /tokenizer\.json: cannot be used \(Unknown PreTokenizer/,
+  ],
+  "a tokenizer that knows no letter": [
+    (folder) => edit(join(folder, "tokenizer.json"), (json) => Object.assign(json.model, { vocab: {}, merges: [] })),
+    /tokenizer\.json: cannot be used \(it encodes text to no token at all\)/,
+  ],
+  "a token above the model's vocabulary": [
+    (folder) => edit(join(folder, "tokenizer.json"), (json) => (json.model.vocab.zzz = 320)),
+    /tokenizer\.json: token "zzz" has id 320, the model's vocabulary has 320/,
+  ],
+  "an added token above the model's vocabulary": [
+    (folder) => edit(join(folder, "tokenizer.json"), (json) => json.added_tokens.push({ id: 400, content: "<pad>" })),
+    /token "<pad>" has id 400/,
+  ],
+  "an end of text above the model's vocabulary": [
+    (folder) => edit(join(folder, "generation_config.json"), (json) => (json.eos_token_id = [2, 320])),
+    /generation_config\.json: eos_token_id is 320, the model's vocabulary has 320/,
+  ],
+  "a chat template that does not parse": [
+    (folder) => writeFile(join(folder, "chat_template.jinja"), "{% if %}"),
+    /chat_template\.jinja: the chat template does not parse/,
+  ],
+  "a tokenizer_config.json that is a FIFO": [
+    async (folder) => {
       await rm(join(folder, "tokenizer_config.json"));
       execFileSync("mkfifo", [join(folder, "tokenizer_config.json")]);
     },
-    code: "ModelNotFound",
-    want: /tokenizer_config\.json: is a FIFO, not a regular file/,
-  },
+    /tokenizer_config\.json: is a FIFO, not a regular file/,
+    "ModelNotFound",
+  ],
 };
 
-for (const [sentence, { spoil, code, want }] of Object.entries(unusable)) {
+for (const [sentence, [spoil, want, code = "BadTokenizer"]] of Object.entries(unusable)) {
   for (const [kind, from] of Object.entries({ checkpoint: join(golden, "tiny-f32"), "dense folder": dense })) {
     test(`a ${kind} with ${sentence} is not imported`, { timeout: 20_000 }, async () => {
       const source = await copyOf(from);
       await spoil(source);
       const before = await readdir(dir);
-      await assert.rejects(importing(source, join(dir, "never"), from === dense), refusal(code ?? "BadTokenizer", want));
+      await assert.rejects(importing(source, join(dir, "never"), from === dense), refusal(code, want));
       assert.deepEqual(await readdir(dir), before);
     });
   }

@@ -46,124 +46,120 @@ async function room(): Promise<{ readonly at: string; readonly dense: string; re
 }
 type Room = Awaited<ReturnType<typeof room>>;
 
-interface Kept {
-  readonly prepare?: (room: Room) => Promise<unknown>;
-  readonly run: (room: Room) => Promise<unknown>;
-  readonly code: string;
-  readonly want: RegExp;
-}
+type Act = (room: Room) => Promise<unknown>;
+type Kept = readonly [code: string, want: RegExp, run: Act, prepare?: Act];
 
-const kept: Record<string, Kept> = {
-  "a folder of something else": {
-    prepare: async ({ at }) => {
+const kept: Readonly<Record<string, Kept>> = {
+  "a folder of something else": [
+    "NotReplaceable",
+    /thesis: --overwrite replaces only .*"chapters", which no dense folder has; name another folder/,
+    ({ at, moe }) => importing(moe, join(at, "thesis")),
+    async ({ at }) => {
       await mkdir(join(at, "thesis/chapters"), { recursive: true });
       await writeFile(join(at, "thesis/chapters/1.txt"), "years of work");
     },
-    run: ({ at, moe }) => importing(moe, join(at, "thesis")),
-    code: "NotReplaceable",
-    want: /thesis: --overwrite replaces only .*"chapters", which no dense folder has; name another folder/,
-  },
-  "an empty folder": {
-    prepare: ({ at }) => mkdir(join(at, "empty")),
-    run: ({ at, moe }) => importing(moe, join(at, "empty")),
-    code: "NotReplaceable",
-    want: /has no expert-index\.json/,
-  },
-  "a file": {
-    prepare: ({ at }) => writeFile(join(at, "file"), "one"),
-    run: ({ at, moe }) => importing(moe, join(at, "file")),
-    code: "NotReplaceable",
-    want: /it is a file/,
-  },
-  "a link to a store": {
-    prepare: ({ at, store }) => symlink(store, join(at, "link")),
-    run: ({ at, moe }) => importing(moe, join(at, "link")),
-    code: "NotReplaceable",
-    want: /it is a symbolic link/,
-  },
-  "a checkpoint that was downloaded": {
-    prepare: ({ at, moe }) => cp(moe, join(at, "other"), { recursive: true }),
-    run: ({ at, moe }) => importing(moe, join(at, "other")),
-    code: "NotReplaceable",
-    want: /"golden\.json", which no dense folder has/,
-  },
-  "a store with a file that is not of it": {
-    prepare: ({ store }) => writeFile(join(store, "notes.txt"), "keep me"),
-    run: ({ moe, store }) => importing(moe, store),
-    code: "NotReplaceable",
-    want: /"notes\.txt", which no model store has/,
-  },
-  "a folder whose expert-index.json is another program's": {
-    prepare: async ({ at }) => {
+  ],
+  "an empty folder": [
+    "NotReplaceable",
+    /has no expert-index\.json/,
+    ({ at, moe }) => importing(moe, join(at, "empty")),
+    ({ at }) => mkdir(join(at, "empty")),
+  ],
+  "a file": [
+    "NotReplaceable",
+    /it is a file/,
+    ({ at, moe }) => importing(moe, join(at, "file")),
+    ({ at }) => writeFile(join(at, "file"), "one"),
+  ],
+  "a link to a store": [
+    "NotReplaceable",
+    /it is a symbolic link/,
+    ({ at, moe }) => importing(moe, join(at, "link")),
+    ({ at, store }) => symlink(store, join(at, "link")),
+  ],
+  "a checkpoint that was downloaded": [
+    "NotReplaceable",
+    /"golden\.json", which no dense folder has/,
+    ({ at, moe }) => importing(moe, join(at, "other")),
+    ({ at, moe }) => cp(moe, join(at, "other"), { recursive: true }),
+  ],
+  "a store with a file that is not of it": [
+    "NotReplaceable",
+    /"notes\.txt", which no model store has/,
+    ({ moe, store }) => importing(moe, store),
+    ({ store }) => writeFile(join(store, "notes.txt"), "keep me"),
+  ],
+  "a folder whose expert-index.json is another program's": [
+    "NotReplaceable",
+    /expert-index\.json is not one that was written here/,
+    ({ at, moe }) => importing(moe, join(at, "index")),
+    async ({ at }) => {
       await mkdir(join(at, "index"));
       await writeFile(join(at, "index/expert-index.json"), '{"version": 1}');
     },
-    run: ({ at, moe }) => importing(moe, join(at, "index")),
-    code: "NotReplaceable",
-    want: /expert-index\.json is not one that was written here/,
-  },
-  "a dense checkpoint that was not written here": {
-    prepare: async ({ at, dense }) => {
+  ],
+  "a dense checkpoint that was not written here": [
+    "NotReplaceable",
+    /no model\.safetensors that was written here/,
+    ({ at, moe }) => importing(moe, join(at, "theirs")),
+    async ({ at, dense }) => {
       await cp(dense, join(at, "theirs"), { recursive: true });
       const path = join(at, "theirs/model.safetensors");
       const bytes = await readFile(path);
       await writeFile(path, Buffer.from(bytes.toString("latin1").replace('"made_by":"enodia"', '"made_by":"others"'), "latin1"));
     },
-    run: ({ at, moe }) => importing(moe, join(at, "theirs")),
-    code: "NotReplaceable",
-    want: /no model\.safetensors that was written here/,
-  },
-  "the source": { run: ({ dense }) => importing(dense, dense), code: "BadOption", want: /is the source/ },
-  "the source, named through a link": {
-    prepare: ({ at, dense }) => symlink(dense, join(at, "alias")),
-    run: ({ at, dense }) => importing(join(at, "alias"), dense),
-    code: "BadOption",
-    want: /is the source/,
-  },
-  "the source of upcycle": { run: ({ dense }) => upcycling(dense, dense), code: "BadOption", want: /is the source/ },
-  "the folder around the source": { run: ({ at, moe }) => importing(moe, at), code: "BadOption", want: /contains the source/ },
-  "a place within the source": { run: ({ moe }) => importing(moe, join(moe, "a/b")), code: "BadOption", want: /lies in the source/ },
-  "a place within the source of upcycle": { run: ({ dense }) => upcycling(dense, join(dense, "x")), code: "BadOption", want: /lies in/ },
-  "the folder to which links in the source lead": {
-    prepare: async ({ at, dense }) => {
+  ],
+  "the source": ["BadOption", /is the source/, ({ dense }) => importing(dense, dense)],
+  "the source, named through a link": [
+    "BadOption",
+    /is the source/,
+    ({ at, dense }) => importing(join(at, "alias"), dense),
+    ({ at, dense }) => symlink(dense, join(at, "alias")),
+  ],
+  "the source of upcycle": ["BadOption", /is the source/, ({ dense }) => upcycling(dense, dense)],
+  "the folder around the source": ["BadOption", /contains the source/, ({ at, moe }) => importing(moe, at)],
+  "a place within the source": ["BadOption", /lies in the source/, ({ moe }) => importing(moe, join(moe, "a/b"))],
+  "a place within the source of upcycle": ["BadOption", /lies in/, ({ dense }) => upcycling(dense, join(dense, "x"))],
+  "the folder to which links in the source lead": [
+    "BadOption",
+    /contains the source/,
+    ({ at, dense }) => importing(join(at, "snapshot"), dense),
+    async ({ at, dense }) => {
       await cp(dense, join(at, "snapshot"), { recursive: true });
       await rm(join(at, "snapshot/model.safetensors"));
       await symlink(join(dense, "model.safetensors"), join(at, "snapshot/model.safetensors"));
     },
-    run: ({ at, dense }) => importing(join(at, "snapshot"), dense),
-    code: "BadOption",
-    want: /contains the source/,
-  },
-  "the folder of a GGUF file that is the source": {
-    prepare: async ({ at }) => {
+  ],
+  "the folder of a GGUF file that is the source": [
+    "BadOption",
+    /contains the source/,
+    ({ at }) => importing(join(at, "gguf/model.gguf"), join(at, "gguf")),
+    async ({ at }) => {
       await mkdir(join(at, "gguf"));
       await link(gguf, join(at, "gguf/model.gguf")).catch(() => cp(gguf, join(at, "gguf/model.gguf")));
     },
-    run: ({ at }) => importing(join(at, "gguf/model.gguf"), join(at, "gguf")),
-    code: "BadOption",
-    want: /contains the source/,
-  },
-  "a foreign folder at upcycle's --out": {
-    prepare: async ({ at }) => {
+  ],
+  "a foreign folder at upcycle's --out": [
+    "NotReplaceable",
+    /"1\.jpg"/,
+    ({ at, dense }) => upcycling(dense, join(at, "photos")),
+    async ({ at }) => {
       await mkdir(join(at, "photos"));
       await writeFile(join(at, "photos/1.jpg"), "x");
     },
-    run: ({ at, dense }) => upcycling(dense, join(at, "photos")),
-    code: "NotReplaceable",
-    want: /"1\.jpg"/,
-  },
-  "a foreign folder where upcycle would keep the dense model": {
-    prepare: async ({ at }) => {
+  ],
+  "a foreign folder where upcycle would keep the dense model": [
+    "NotReplaceable",
+    /"diary\.txt"/,
+    ({ at }) => upcycling(gguf, join(at, "new"), join(at, "cache")),
+    async ({ at }) => {
       await mkdir(join(at, "cache/models/tiny-llama-dense"), { recursive: true });
       await writeFile(join(at, "cache/models/tiny-llama-dense/diary.txt"), "x");
     },
-    run: ({ at }) => upcycling(gguf, join(at, "new"), join(at, "cache")),
-    code: "NotReplaceable",
-    want: /"diary\.txt"/,
-  },
+  ],
 };
 
-for (const [sentence, { prepare, run, code, want }] of Object.entries(kept)) {
+for (const [sentence, [code, want, run, prepare]] of Object.entries(kept)) {
   test(`${sentence} is never overwritten`, async () => {
     const made = await room();
     await prepare?.(made);

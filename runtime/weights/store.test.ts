@@ -146,39 +146,29 @@ const oneByOne =
     json.layerShapes = Array.from({ length: layers }, () => ({ experts, topK: 2, matrices: [{ name: "w", shape: [2, 1] }] }));
   };
 
-const wrongIndex: Record<string, { change: (json: any) => void; code: string; want: RegExp }> = {
-  "another version": { change: (json) => (json.version = 9), code: "BadModelIndex", want: /field version/ },
-  "an architecture nobody serves": {
-    change: (json) => (json.architecture = "GptForCausalLM"),
-    code: "UnknownArchitecture",
-    want: /supported are Mixtral/,
-  },
-  "a unit that overlaps another": { change: (json) => (json.codecs.f32.units[0][1].offset = 0), code: "CorruptShard", want: /overlap/ },
-  "a unit of another size": { change: (json) => (json.codecs.f32.units[0][0].bytes = 5), code: "CorruptShard", want: /5 bytes/ },
-  "an offset that is not aligned": {
-    change: (json) => (json.codecs.iq4_nl.units[1][3].offset += 1),
-    code: "CorruptShard",
-    want: /multiple of 4096/,
-  },
-  "a file outside the folder": { change: (json) => (json.codecs.f32.file = "../x"), code: "BadModelIndex", want: /codecs\.f32\.file/ },
-  "a layer too few": { change: (json) => json.codecs.f32.units.pop(), code: "CorruptShard", want: /1 layers/ },
-  "neither ffn nor layers one by one": { change: (json) => delete json.ffn, code: "CorruptShard", want: /either ffn or layerShapes/ },
-  "layers one by one, but not all": { change: oneByOne(1), code: "CorruptShard", want: /describes 1 layers of 2/ },
-  "layers of other experts than its units": {
-    change: oneByOne(2, 3),
-    code: "CorruptShard",
-    want: /up to 3 experts and top-2, not 4 and 2/,
-  },
-  "matrices of another size than its units": { change: oneByOne(2), code: "CorruptShard", want: /a f32 unit has \d+ bytes, not 8/ },
-  "a codec that there is no more": {
-    change: (json) => (json.codecs.int4 = json.codecs.iq4_nl),
-    code: "BadModelIndex",
-    want: /int4.*import the model again with --codec q4_0/,
-  },
-  "a billion experts": { change: (json) => (json.experts = 1e9), code: "BadModelIndex", want: /field experts/ },
+type Wrong = readonly [change: (json: any) => void, code: string, want: RegExp];
+
+const wrongIndex: Readonly<Record<string, Wrong>> = {
+  "another version": [(json) => (json.version = 9), "BadModelIndex", /field version/],
+  "an architecture nobody serves": [(json) => (json.architecture = "GptForCausalLM"), "UnknownArchitecture", /supported are Mixtral/],
+  "a unit that overlaps another": [(json) => (json.codecs.f32.units[0][1].offset = 0), "CorruptShard", /overlap/],
+  "a unit of another size": [(json) => (json.codecs.f32.units[0][0].bytes = 5), "CorruptShard", /5 bytes/],
+  "an offset that is not aligned": [(json) => (json.codecs.iq4_nl.units[1][3].offset += 1), "CorruptShard", /multiple of 4096/],
+  "a file outside the folder": [(json) => (json.codecs.f32.file = "../x"), "BadModelIndex", /codecs\.f32\.file/],
+  "a layer too few": [(json) => json.codecs.f32.units.pop(), "CorruptShard", /1 layers/],
+  "neither ffn nor layers one by one": [(json) => delete json.ffn, "CorruptShard", /either ffn or layerShapes/],
+  "layers one by one, but not all": [oneByOne(1), "CorruptShard", /describes 1 layers of 2/],
+  "layers of other experts than its units": [oneByOne(2, 3), "CorruptShard", /up to 3 experts and top-2, not 4 and 2/],
+  "matrices of another size than its units": [oneByOne(2), "CorruptShard", /a f32 unit has \d+ bytes, not 8/],
+  "a codec that there is no more": [
+    (json) => (json.codecs.int4 = json.codecs.iq4_nl),
+    "BadModelIndex",
+    /int4.*import the model again with --codec q4_0/,
+  ],
+  "a billion experts": [(json) => (json.experts = 1e9), "BadModelIndex", /field experts/],
 };
 
-for (const [sentence, { change, code, want }] of Object.entries(wrongIndex)) {
+for (const [sentence, [change, code, want]] of Object.entries(wrongIndex)) {
   test(`an index with ${sentence} is refused`, async () => {
     const copy = await damaged(async (folder) => {
       const json = JSON.parse(await readFile(join(folder, "expert-index.json"), "utf8"));
@@ -203,44 +193,32 @@ async function folderWith(change: (config: any) => void): Promise<string> {
   return copy;
 }
 
-const wrongConfig: Record<string, { change: (config: any) => void; code: string; want: RegExp }> = {
-  "a hidden size that the tensors contradict": {
-    change: (config) => (config.hidden_size = 128),
-    code: "ShapeMismatch",
-    want: /its configuration implies/,
-  },
-  "a layer too many": { change: (config) => (config.num_hidden_layers = 3), code: "MissingTensor", want: /incomplete/ },
-  "a layer too few": { change: (config) => (config.num_hidden_layers = 1), code: "UnknownArchitecture", want: /belongs to no part/ },
-  "another activation": { change: (config) => (config.hidden_act = "gelu"), code: "UnsupportedModel", want: /hidden_act is "gelu"/ },
-  "scaled rope": { change: (config) => (config.rope_parameters.rope_type = "yarn"), code: "UnsupportedModel", want: /rope_type/ },
-  "more experts per token than experts": {
-    change: (config) => (config.num_experts_per_tok = 9),
-    code: "UnsupportedModel",
-    want: /num_experts_per_tok is 9/,
-  },
-  "layers by the thousand": {
-    change: (config) => Object.assign(config, { num_hidden_layers: 1024 }),
-    code: "MissingTensor",
-    want: /has no tensor "model\.layers\.2\./,
-  },
-  "lists within lists": {
-    change: (config) => (config.notes = JSON.parse("[".repeat(101) + "]".repeat(101))),
-    code: "BadModelConfig",
-    want: /hf-\w+\/config\.json: nests more than 100 levels/,
-  },
-  "more than any config.json needs": {
-    change: (config) => (config.notes = "x".repeat(5_000_000)),
-    code: "BadModelConfig",
-    want: /hf-\w+\/config\.json: has \d+ bytes, more than the 4194304 allowed/,
-  },
-  "a size that is text": {
-    change: (config) => (config.vocab_size = "many"),
-    code: "InvalidModelConfig",
-    want: /hf-\w+: config\.json is not usable: vocab_size/,
-  },
+const wrongConfig: Readonly<Record<string, Wrong>> = {
+  "a hidden size that the tensors contradict": [(config) => (config.hidden_size = 128), "ShapeMismatch", /its configuration implies/],
+  "a layer too many": [(config) => (config.num_hidden_layers = 3), "MissingTensor", /incomplete/],
+  "a layer too few": [(config) => (config.num_hidden_layers = 1), "UnknownArchitecture", /belongs to no part/],
+  "another activation": [(config) => (config.hidden_act = "gelu"), "UnsupportedModel", /hidden_act is "gelu"/],
+  "scaled rope": [(config) => (config.rope_parameters.rope_type = "yarn"), "UnsupportedModel", /rope_type/],
+  "more experts per token than experts": [(config) => (config.num_experts_per_tok = 9), "UnsupportedModel", /num_experts_per_tok is 9/],
+  "layers by the thousand": [
+    (config) => Object.assign(config, { num_hidden_layers: 1024 }),
+    "MissingTensor",
+    /has no tensor "model\.layers\.2\./,
+  ],
+  "lists within lists": [
+    (config) => (config.notes = JSON.parse("[".repeat(101) + "]".repeat(101))),
+    "BadModelConfig",
+    /hf-\w+\/config\.json: nests more than 100 levels/,
+  ],
+  "more than any config.json needs": [
+    (config) => (config.notes = "x".repeat(5_000_000)),
+    "BadModelConfig",
+    /hf-\w+\/config\.json: has \d+ bytes, more than the 4194304 allowed/,
+  ],
+  "a size that is text": [(config) => (config.vocab_size = "many"), "InvalidModelConfig", /hf-\w+: config\.json is not usable: vocab_size/],
 };
 
-for (const [sentence, { change, code, want }] of Object.entries(wrongConfig)) {
+for (const [sentence, [change, code, want]] of Object.entries(wrongConfig)) {
   test(`a checkpoint whose config has ${sentence} is refused and nothing is written`, async () => {
     const from = await folderWith(change);
     const out = `${from}-out`;
