@@ -261,25 +261,25 @@ const stackOf = (name: string, shape: readonly number[]): GgufTensorToWrite => (
   type: 0,
   data: bytesOf(new Float32Array(shape.reduce((a, b) => a * b, 1))),
 });
-const wrong: Record<string, { tensors: GgufTensorToWrite[]; want: RegExp; code: string }> = {
-  "a stack of more experts than there are": {
-    tensors: [stackOf("blk.0.ffn_up_exps.weight", [5, 96, 64])],
-    want: /"blk\.0\.ffn_up_exps\.weight" has 5 experts, llama\.expert_count says 4/,
-    code: "BadGguf",
-  },
-  "an expert beyond the last": {
-    tensors: [stackOf("blk.0.ffn_up.4.weight", [96, 64])],
-    want: /"blk\.0\.ffn_up\.4\.weight" belongs to no part/,
-    code: "UnsupportedModel",
-  },
-  "an expert twice, in a stack and alone": {
-    tensors: [stackOf("blk.0.ffn_up_exps.weight", [4, 96, 64]), stackOf("blk.0.ffn_up.3.weight", [96, 64])],
-    want: /"blk\.0\.ffn_up\.3\.weight" is a second "model\.layers\.0\.block_sparse_moe\.experts\.3\.w3\.weight"/,
-    code: "BadGguf",
-  },
-  "a model without its experts": { tensors: [], want: /has no tensor "model\.embed_tokens\.weight"/, code: "MissingTensor" },
+const wrong: Readonly<Record<string, readonly [tensors: GgufTensorToWrite[], want: RegExp, code: string]>> = {
+  "a stack of more experts than there are": [
+    [stackOf("blk.0.ffn_up_exps.weight", [5, 96, 64])],
+    /"blk\.0\.ffn_up_exps\.weight" has 5 experts, llama\.expert_count says 4/,
+    "BadGguf",
+  ],
+  "an expert beyond the last": [
+    [stackOf("blk.0.ffn_up.4.weight", [96, 64])],
+    /"blk\.0\.ffn_up\.4\.weight" belongs to no part/,
+    "UnsupportedModel",
+  ],
+  "an expert twice, in a stack and alone": [
+    [stackOf("blk.0.ffn_up_exps.weight", [4, 96, 64]), stackOf("blk.0.ffn_up.3.weight", [96, 64])],
+    /"blk\.0\.ffn_up\.3\.weight" is a second "model\.layers\.0\.block_sparse_moe\.experts\.3\.w3\.weight"/,
+    "BadGguf",
+  ],
+  "a model without its experts": [[], /has no tensor "model\.embed_tokens\.weight"/, "MissingTensor"],
 };
-for (const [sentence, { tensors, want, code }] of Object.entries(wrong))
+for (const [sentence, [tensors, want, code]] of Object.entries(wrong))
   test(`${sentence} is refused by name`, async () => {
     const { metadata } = await mixtralGguf("stacked");
     const path = join(dir, "wrong.gguf");
