@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
 import { chat, chatPrompt, expected, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { localGateway } from "../../test/kit/gateway/local-gateway.ts";
 import { freePort } from "../../test/kit/network/free-port.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
@@ -18,11 +19,7 @@ test("a gateway waits for the tokenizer from a rank, says so, and serves once it
   const probePort = await freePort();
   let launched = false;
   const starting = startGateway(
-    {
-      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", maxContext: 4096 },
-      ...{ textDir: join(store.dir, "../text"), probePort, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0 },
-      ...{ host: "127.0.0.1", logLevel: "silent", version: "0" },
-    },
+    { ...localGateway, namespace, deployment, deploymentUid, maxContext: 4096, textDir: join(store.dir, "../text"), probePort },
     {
       ...{ tls: ranks.ca.issue("gateway", namespace, deployment), log: silentLog },
       peers: async () => (launched ? [ranks.address(0)] : []),

@@ -4,13 +4,13 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
+import { gatewayOfRanks } from "../../test/kit/gateway/local-gateway.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { until } from "../../test/kit/wait.ts";
-import { silentLog } from "../observe/log.ts";
 import { createTracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
-import { type Gateway, type GatewayOverrides, startGateway } from "./gateway.ts";
+import type { Gateway, GatewayOverrides } from "./gateway.ts";
 
 /** Every token shows as one letter, so that texts compare. */
 const letters: TextModel = {
@@ -35,18 +35,7 @@ async function world(layerMs: number | undefined, overrides: GatewayOverrides = 
   const ranks = new Ranks(store, () => ({ overrides: { ...engine, ...(overrides.tracing ? { tracing: overrides.tracing } : {}) } }));
   for (const rank of [0, 1, 2]) await ranks.launch(rank);
   await ranks.firstPlan();
-  const gateway = await startGateway(
-    {
-      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", textDir: "", maxContext: 256 },
-      ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
-    },
-    {
-      ...{ tls: ranks.ca.issue("gateway", namespace, deployment), textModel: letters, log: silentLog },
-      peers: async () => [0, 1, 2].map((rank) => ranks.address(rank)),
-      ...overrides,
-    },
-  );
-  await until("peers told the membership", () => gateway.health.reasons().length === 0);
+  const gateway = await gatewayOfRanks(ranks, {}, { textModel: letters, ...overrides });
   return {
     ranks,
     gateway,

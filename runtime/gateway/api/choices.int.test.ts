@@ -4,11 +4,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
-import { until } from "../../../test/kit/wait.ts";
-import { silentLog } from "../../observe/log.ts";
+import { gatewayOfRanks } from "../../../test/kit/gateway/local-gateway.ts";
+import { Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
-import { type Gateway, startGateway } from "../gateway.ts";
+import type { Gateway } from "../gateway.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let tokenizer: ModelTokenizer;
@@ -21,26 +20,7 @@ before(async () => {
   ranks = new Ranks(store);
   for (const rank of [0, 1]) await ranks.launch(rank);
   await ranks.firstPlan();
-  gateway = await startGateway(
-    {
-      ...{
-        namespace,
-        deployment,
-        deploymentUid,
-        podName: "gw",
-        podUid: "gw",
-        servedName: "tiny",
-        textDir: join(store.dir, "../../text"),
-        maxContext: 256,
-      },
-      ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
-    },
-    {
-      ...{ tls: ranks.ca.issue("gateway", namespace, deployment), log: silentLog },
-      peers: async () => [0, 1].map((rank) => ranks.address(rank)),
-    },
-  );
-  await until("peers told the membership", () => gateway.health.reasons().length === 0);
+  gateway = await gatewayOfRanks(ranks, { textDir: join(store.dir, "../../text") });
 });
 after(async () => {
   await gateway.close(0);

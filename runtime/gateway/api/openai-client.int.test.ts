@@ -6,11 +6,10 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import OpenAI, { APIError } from "openai";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
-import { until } from "../../../test/kit/wait.ts";
-import { silentLog } from "../../observe/log.ts";
+import { gatewayOfRanks } from "../../../test/kit/gateway/local-gateway.ts";
+import { Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
-import { type Gateway, startGateway } from "../gateway.ts";
+import type { Gateway } from "../gateway.ts";
 
 /** Turns as the tiny model's own template writes them, and tools as Qwen's does. */
 const template = [
@@ -35,26 +34,7 @@ before(async () => {
   ranks = new Ranks(store);
   for (const rank of [0, 1]) await ranks.launch(rank);
   await ranks.firstPlan();
-  gateway = await startGateway(
-    {
-      ...{
-        namespace,
-        deployment,
-        deploymentUid,
-        podName: "gw",
-        podUid: "gw",
-        servedName: "tiny",
-        textDir: join(store.dir, "../../text"),
-        maxContext: 512,
-      },
-      ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
-    },
-    {
-      ...{ tls: ranks.ca.issue("gateway", namespace, deployment), log: silentLog },
-      peers: async () => [0, 1].map((rank) => ranks.address(rank)),
-    },
-  );
-  await until("peers told the membership", () => gateway.health.reasons().length === 0);
+  gateway = await gatewayOfRanks(ranks, { textDir: join(store.dir, "../../text"), maxContext: 512 });
   client = new OpenAI({ baseURL: `http://127.0.0.1:${gateway.httpPort}/v1`, apiKey: "none", maxRetries: 0 });
 });
 after(async () => {

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { limits } from "../../../test/kit/gateway/gateway-host.ts";
+import { localGateway } from "../../../test/kit/gateway/local-gateway.ts";
 import { type Scraped, type StallRow, stallRow, stallTable } from "../../../test/kit/gateway/stalls.ts";
 import { parse } from "../../../test/kit/kube/scrape.ts";
 import { Link } from "../../../test/kit/network/link.ts";
@@ -56,10 +57,7 @@ async function open() {
   for (const way of ["0>1", "2>1", "1>0", "1>2"]) ranks.viaOf.set(way, await through(way));
   await ranks.firstPlan();
   const gateway = await startGateway(
-    {
-      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", textDir: "", maxContext: 256 },
-      ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
-    },
+    { ...localGateway, namespace, deployment, deploymentUid },
     { tls: ranks.tls("gateway"), textModel: byteText, log: silentLog, limits },
   );
   const members = await Promise.all(

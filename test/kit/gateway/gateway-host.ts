@@ -6,6 +6,7 @@ import { failoverLimits } from "../../../runtime/gateway/routing/patience.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
 import { createTestCa, type TestCa } from "../network/certs.ts";
 import { byteText } from "./byte-text.ts";
+import { localGateway } from "./local-gateway.ts";
 import { name, ns, type Script, type ScriptedWorker, startWorker, tokenAt } from "./scripted-worker.ts";
 
 /** Long enough for a busy machine; tests of silence and of waiting set their own. */
@@ -46,9 +47,7 @@ export async function startGateways(
   }
   const gateway = await startGateway(
     {
-      ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", textDir: "" },
-      ...{ maxContext: 512, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0 },
-      ...{ host: "127.0.0.1", logLevel: "silent", version: "0" },
+      ...{ ...localGateway, namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", maxContext: 512 },
       ...config,
     },
     { tls: await ca.issue("gateway", ns, name), limits, log: silentLog, textModel: byteText, ...overrides },
