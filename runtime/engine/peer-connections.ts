@@ -3,7 +3,8 @@
 import { AppError } from "../../crds/common.ts";
 import type { Backend } from "../compute/backend.ts";
 import { EngineHost, type WorkerIdentity } from "../net/engine-host.ts";
-import { EngineLink, engineLookMs } from "../net/engine-link.ts";
+import { EngineLink } from "../net/engine-link.ts";
+import { engineLimits } from "../net/failure-detector.ts";
 import { frameBytesMax } from "../net/frame-codec.ts";
 import type { Identity } from "../net/mapping.ts";
 import {
@@ -82,7 +83,7 @@ export class PeerConnections {
     this.#server = server;
     this.set(view);
     const bound = await server.listen(host, port);
-    this.#timer = setInterval(() => this.#look(), engineLookMs);
+    this.#timer = setInterval(() => this.#look(), engineLimits.lookMs);
     this.#timer.unref();
     return bound;
   }

@@ -53,7 +53,7 @@ export class EngineHost {
   recheck(): void {
     for (const connection of this.#connections) connection.recheck();
   }
-  /** Call it every `engineLookMs`. */
+  /** Call it every `engineLimits.lookMs`. */
   look(nowMs: number): void {
     for (const connection of this.#connections) connection.look(nowMs);
   }

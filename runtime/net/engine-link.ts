@@ -1,15 +1,12 @@
 // The calling end of an engine connection. It gives up early: Dispatch retries what a connection does not answer.
 import { AppError } from "../../crds/common.ts";
-import { FailureDetector } from "./failure-detector.ts";
+import { engineLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
 import { decodeSeq, encodeRowsFrame, type RowsFrame, sumsForm } from "./rows-codec.ts";
 
-export const engineLookMs = 250;
-const engineLimits = { lookMs: engineLookMs, timeoutMs: 4_000, connectMs: 2_000 };
-const pingAfterMs = 2_000;
 /** Dispatch waits as long; pings only show that the host lives. */
 export const engineFrameMsMax = 30_000;
 const inFlightMax = 512;
@@ -89,7 +86,7 @@ export class EngineLink {
     return answered;
   }
 
-  /** Call it every `engineLookMs`. */
+  /** Call it every `engineLimits.lookMs`. */
   look(nowMs: number): void {
     const silentMs = this.#detector.look(nowMs);
     const [oldest] = this.#pending.values(); // the map is in the order of sending
@@ -99,7 +96,7 @@ export class EngineLink {
       return;
     }
     if (this.#detector.hasFailed && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
-    else if (this.#ready && silentMs >= pingAfterMs) this.#connection.ping();
+    else if (this.#ready && silentMs >= engineLimits.pingMs) this.#connection.ping();
   }
 
   close(reason: AppError): void {

@@ -9,16 +9,27 @@ export interface FailureLimits {
   readonly connectMs: number;
 }
 
+/** Heartbeats that may be late or lost. */
+const heartbeatsMissed = 3;
 export const heartbeatLimits = (everyMs: number): FailureLimits => ({
   lookMs: everyMs / 2,
-  timeoutMs: 3 * everyMs,
-  connectMs: 4 * everyMs,
+  timeoutMs: heartbeatsMissed * everyMs,
+  connectMs: (heartbeatsMissed + 1) * everyMs,
 });
-export const peerHeartbeatMs = 500;
+
+// All limits of silence, in milliseconds. The operator watches pods, ranks and gateways watch ranks' main threads.
 export const podHeartbeatMs = 1_000;
-export const peerLimits = heartbeatLimits(peerHeartbeatMs);
 export const podLimits = heartbeatLimits(podHeartbeatMs);
+export const peerHeartbeatMs = 500;
+export const peerLimits = heartbeatLimits(peerHeartbeatMs);
+/** Of a rank that announces rarer heartbeats. */
+export const announcedTimeoutMs = (nextMs: number): number => Math.min(10_000, Math.max(peerLimits.timeoutMs, heartbeatsMissed * nextMs));
+/** Of a process whose thread may compute for long. */
 export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, connectMs: 8_000 };
+/** Of engines, which others replace soon: pings come after `pingMs` of silence. */
+export const engineLimits = { lookMs: 250, timeoutMs: 4_000, connectMs: 2_000, pingMs: 2_000 } as const;
+/** HTTP/2 pings of gRPC, 8 s together. Where a detector watches too, `watchedTimeoutMs`: gRPC's timers count a pause of this process. */
+export const keepalive = { timeMs: 5_000, timeoutMs: 3_000, watchedTimeoutMs: 60_000 } as const;
 
 /** The adaptive timeout (DECISIONS.md 2). */
 const factorMost = 4;

@@ -8,6 +8,7 @@ import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import { type DispatchHandler, serveDispatch } from "./dispatch-accept.ts";
 import { connectDispatch } from "./dispatch-link.ts";
+import { keepalive } from "./failure-detector.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { createTlsListener } from "./listener.ts";
 import { peerAlpn } from "./peer-connection.ts";
@@ -21,16 +22,12 @@ import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from
 export const messageBytesMax = 16 * 1024 * 1024;
 /** Twice as fast as the default of 64 KiB. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
-const keepaliveTimeMs = 5_000;
-const keepaliveTimeoutMs = 3_000;
-/** gRPC's timers would count a pause of this process against the peer. */
-const signTimeoutMs = 60_000;
 
 const sharedOptions: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": messageBytesMax,
   "grpc.max_send_message_length": messageBytesMax,
-  "grpc.keepalive_time_ms": keepaliveTimeMs,
-  "grpc.keepalive_timeout_ms": keepaliveTimeoutMs,
+  "grpc.keepalive_time_ms": keepalive.timeMs,
+  "grpc.keepalive_timeout_ms": keepalive.timeoutMs,
   "grpc-node.flow_control_window": flowControlWindowBytes,
 };
 const clientOptions: grpc.ChannelOptions = {
@@ -149,13 +146,11 @@ export function connect<M extends GenServiceMethods>(
     readonly serverName: string;
     readonly tls: TlsSource;
     readonly accept?: (peer: PeerCertificate) => boolean;
-    /** Milliseconds without a call; unset = half an hour. */
-    readonly idleMs?: number;
     /** Milliseconds between HTTP/2 pings; `receivedBytes` shows their answers. */
     readonly signEveryMs?: number;
   },
 ): Connected<M> {
-  const { accept, idleMs, signEveryMs } = target;
+  const { accept, signEveryMs } = target;
   const verify: grpc.VerifyOptions =
     accept === undefined
       ? {}
@@ -165,8 +160,9 @@ export function connect<M extends GenServiceMethods>(
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,
     "grpc.default_authority": target.serverName,
-    ...(idleMs === undefined ? {} : { "grpc.client_idle_timeout_ms": idleMs }),
-    ...(signEveryMs === undefined ? {} : { "grpc.keepalive_time_ms": signEveryMs, "grpc.keepalive_timeout_ms": signTimeoutMs }),
+    ...(signEveryMs === undefined
+      ? {}
+      : { "grpc.keepalive_time_ms": signEveryMs, "grpc.keepalive_timeout_ms": keepalive.watchedTimeoutMs }),
   });
   return Object.assign(client, { receivedBytes: () => credentials.socket?.bytesRead ?? 0 });
 }

@@ -71,9 +71,6 @@ export class ResidentSet {
   get bytes(): number {
     return this.#bytes;
   }
-  stagedCount(): number {
-    return this.#staged().length;
-  }
   stagedBytes(): number {
     return this.#staged().reduce((sum, { bytes }) => sum + bytes, 0);
   }

@@ -1,15 +1,11 @@
 // Watches one worker by heartbeats of its main thread, which come whatever its engine computes. A silent worker is away until it speaks on
 // a new connection.
 import { AppError } from "../../../crds/common.ts";
-import { FailureDetector, peerLimits } from "../../net/failure-detector.ts";
+import { announcedTimeoutMs, FailureDetector, peerLimits } from "../../net/failure-detector.ts";
 import { fromStatus } from "../../net/grpc.ts";
 
 /** The owner checks the watch this often. */
 export const lookEveryMs = peerLimits.lookMs;
-/** Cap on the silence of a worker with rare heartbeats. */
-const silenceMostMs = 10_000;
-/** Announced heartbeats that may be late or lost. */
-const heartbeatsMissed = 3;
 /** The retry delay after a refused stream, as from another wire version. */
 const refusedMs = 5_000;
 /** A server that shuts down cancels its streams. */
@@ -88,7 +84,7 @@ export class LifeWatch {
       this.#options.onSign?.(sign);
       this.#signed = true;
       this.#detector.heard();
-      this.#detector.setTimeout(Math.min(silenceMostMs, Math.max(peerLimits.timeoutMs, heartbeatsMissed * sign.nextMs)));
+      this.#detector.setTimeout(announcedTimeoutMs(sign.nextMs));
       if (this.#awaySince !== undefined && !this.#broke) this.#detector.recovered(this.#lookedAt - this.#awaySince, this.#lookedAt);
       this.#lives();
     });
