@@ -5,12 +5,13 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { type FileEntry, type FileKind, fromFileList, type ListedFiles } from "./file-lists.ts";
+import { type FileEntry, type FileKind, fromFileList, type ListedFiles, textDigest, textFiles } from "./file-lists.ts";
 import { FileListSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import type { Caller } from "./grpc.ts";
 import { chunkBytesMax, type ReadSources } from "./read-host.ts";
 import type { BulkRead, ReadLink } from "./read-link.ts";
 import { create } from "./service.ts";
+import type { PeerIdentity } from "./tls.ts";
 
 const operation = "serving files";
 const listBytesMax = 64 * 1024;
@@ -78,6 +79,21 @@ export function fileSources({ folder, codec, authorize, onServed }: FileSourceOp
       }
     },
   };
+}
+
+/** Throws `BadModel` for files that no gateway would accept. */
+export async function openTextFolder(dir: string): Promise<FileFolder> {
+  const files = await hashFiles(dir, textFiles);
+  return { dir, files, digest: textDigest(files) };
+}
+
+/** Text files for gateways. */
+export function textSources(folder: FileFolder, caller: (call: Caller) => PeerIdentity) {
+  const authorize = (call: Caller) => {
+    const { role } = caller(call);
+    if (role !== "gateway") throw new AppError(`a ${role} may not call this`, { code: "Forbidden", operation });
+  };
+  return fileSources({ folder, codec: "", authorize, onServed: () => {} });
 }
 
 const invalid = (what: string): AppError => new AppError(what, { code: "InvalidRequest", operation, retry: "backoff" });

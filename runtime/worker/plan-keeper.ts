@@ -8,11 +8,9 @@ import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
-import { hash32 } from "../placement/dispatch.ts";
 import { ExpertReplicasThatGaveWay } from "./give-way.ts";
-import { type PlannedLoad, plannedLoads } from "./loads.ts";
 import { NearRouting } from "./near-routing.ts";
-import type { PlanState } from "./plan-state.ts";
+import type { PlannedLoad, PlanState } from "./plan-state.ts";
 
 const asksAtOnce = 4;
 /** Milliseconds; afterwards Release reports what is pending. */
@@ -104,29 +102,13 @@ export class PlanKeeper {
     return this.#loadProblem === "" ? "loading the experts of the plan" : `loading the experts of the plan: ${this.#loadProblem}`;
   }
 
-  /** Newest first, with the parent until it is freed. */
-  placements(layer: number): LayerPlacement[] {
-    return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
-  }
-  sources(layer: number, expert: number): number[] {
-    const { peers } = this.#options;
-    const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
-    hosts.delete(peers.self.rank);
-    return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
-  }
-
   /** Reports each layer. When the caller has `left`, loaded experts stay for the next Prepare. */
   async prepare(plan: PlacementPlan, limits: PrepareLimits, report: (outcome: PrepareOutcome) => void): Promise<void> {
     const { withinMs = prepareDefaultMs, bytesPerSecond = 0, left } = limits;
     const { start, done } = this.state.prepare(plan);
     for (const layer of done) report({ type: "ready", layer, bytes: 0, fetched: [] });
     const { call, end } = this.#begin(plan.epoch, start, withinMs, left);
-    const queue = plannedLoads({
-      rank: this.#options.peers.self.rank,
-      layers: start,
-      parent: (layer) => this.state.current(layer),
-      sources: (layer, expert) => this.sources(layer, expert),
-    });
+    const queue = this.state.loads(start);
     const open = new Map(start.map((placement) => [placement.layer, openLayer(placement, queue)]));
     const work = async () => {
       for (let load = queue.shift(); load !== undefined; load = queue.shift()) {
@@ -334,7 +316,7 @@ export class PlanKeeper {
           layer,
           expert,
           kind: "planned",
-          sources: this.sources(layer, expert),
+          sources: this.state.sources(layer, expert),
           bytesPerSecond: 0,
           signal: this.#stopping.signal,
           wanted: () => this.state.planned(layer).includes(expert),

@@ -1,7 +1,10 @@
 // The epoch machine of one worker, per layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE).
 import { AppError } from "../../crds/common.ts";
-import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import type { LayerPlacement, LayerPlan, PlacementPlan } from "../../crds/plan.ts";
+import { diffPlans } from "../placement/diff.ts";
+import { hash32 } from "../placement/dispatch.ts";
 import { type ExpertGrid, expertsIn } from "../placement/grid.ts";
+import { receiveSchedule } from "../placement/receive.ts";
 
 export type LayerPhase = "idle" | "preparing" | "ready" | "committed" | "drained";
 
@@ -60,6 +63,21 @@ export class PlanState {
   }
   next(layer: number): LayerPlacement | undefined {
     return this.#layers[layer]?.next;
+  }
+  /** Newest first, with the parent until it is freed. */
+  placements(layer: number): LayerPlacement[] {
+    return [this.current(layer), this.previous(layer)].filter((placement) => placement !== undefined);
+  }
+  /** Other ranks that may hold the expert; each rank asks them in an order of its own. */
+  sources(layer: number, expert: number): number[] {
+    const { rank } = this.#options;
+    const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
+    hosts.delete(rank);
+    return [...hosts].sort((a, b) => hash32(rank, layer, expert, a) - hash32(rank, layer, expert, b));
+  }
+  loads(layers: readonly LayerPlacement[]): PlannedLoad[] {
+    const sources = (layer: number, expert: number) => this.sources(layer, expert);
+    return plannedLoads({ rank: this.#options.rank, layers, parent: (layer) => this.current(layer), sources });
   }
   /** Epochs n and n-1 serve; older ones are stale. */
   serves(layer: number, epoch: number): boolean {
@@ -268,4 +286,40 @@ function invalid(message: string): AppError {
 
 function stale(message: string): AppError {
   return new AppError(message, { code: "StalePlan", operation: "accepting a plan" });
+}
+
+export interface PlannedLoad {
+  readonly layer: number;
+  readonly expert: number;
+  /** The scheduled one first; the store comes last. */
+  readonly sources: readonly number[];
+}
+
+interface LoadsOptions {
+  readonly rank: number;
+  readonly layers: readonly LayerPlacement[];
+  /** The committed placement; undefined before the first. */
+  readonly parent: (layer: number) => LayerPlan | undefined;
+  /** Every other rank that may hold the expert. */
+  readonly sources: (layer: number, expert: number) => readonly number[];
+}
+
+const nothing: LayerPlan = { hosts: [], weights: [] };
+
+/** The loads of a rank for a plan, in order. Experts of the parent placement come first: they are resident, or awaited. */
+export function plannedLoads({ rank, layers, parent, sources }: LoadsOptions): PlannedLoad[] {
+  const parents = layers.map(({ layer }) => parent(layer) ?? nothing);
+  const { moves } = diffPlans(parents, layers, () => 0);
+  const fetches = receiveSchedule(moves.map((move) => ({ ...move, layer: layers[move.layer]?.layer ?? move.layer })));
+  const own = new Map(fetches.filter((fetch) => fetch.rank === rank).map((fetch) => [`${fetch.layer}.${fetch.expert}`, fetch]));
+  return layers
+    .flatMap(({ layer, hosts }) => hosts.flatMap((row, expert) => (row.includes(rank) ? [{ layer, expert }] : [])))
+    .map(({ layer, expert }) => {
+      const fetch = own.get(`${layer}.${expert}`);
+      const others = sources(layer, expert).filter((source) => source !== fetch?.source);
+      const first = fetch?.source === undefined ? [] : [fetch.source];
+      return { layer, expert, sources: [...first, ...others], round: fetch?.round ?? -1 };
+    })
+    .sort((a, b) => a.round - b.round)
+    .map(({ round: _, ...load }) => load);
 }

@@ -8,7 +8,7 @@ import { Control } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, callerOf, type GrpcServer, type Network } from "../net/grpc.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { Bus } from "../net/nats.ts";
-import { allLeave } from "../net/peer-snapshot.ts";
+import { type AskOptions, allLeave, askPeers } from "../net/peer-snapshot.ts";
 import { ReadHost, type ReadSources } from "../net/read-host.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
 import type { Health } from "../observe/health.ts";
@@ -20,9 +20,9 @@ import type { ModelStore } from "../weights/store.ts";
 import { WorkerControl, type WorkerVitals } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
-import { Joiner } from "./join.ts";
 import { Leaving } from "./leaving.ts";
 import { watchVitals } from "./metrics.ts";
+import type { PlanKeeper } from "./plan-keeper.ts";
 import { ServiceRecord } from "./service-record.ts";
 import { publishLoad } from "./telemetry.ts";
 
@@ -157,4 +157,53 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   };
   const openConnections = (host: string, port: number) => experts.connections.open(host, port);
   return { experts, leaving, record, vitals, caller, openConnections, serve, start, close: () => experts.close() };
+}
+
+/** Milliseconds. */
+const joinEveryMs = 1_000;
+
+interface JoinerOptions extends AskOptions {
+  readonly log: Log;
+  readonly peers: Peers;
+  readonly plan: PlanKeeper;
+}
+
+/** Gets plan and membership from peers of the headless Service while the operator is away; the operator's pushes win. */
+class Joiner {
+  readonly #options: JoinerOptions;
+  #busy = false;
+
+  constructor(options: JoinerOptions) {
+    this.#options = options;
+  }
+
+  /** Asks a rank that knows a newer epoch. */
+  async from(rank: number): Promise<void> {
+    const address = this.#options.peers.member(rank)?.address;
+    if (address !== undefined) await this.#take(async () => [address]);
+  }
+
+  start(addresses: () => Promise<readonly string[]>, operatorPresent: () => boolean): () => void {
+    const { peers, plan } = this.#options;
+    const timer = setInterval(() => {
+      const complete = peers.membership.version > 0 && plan.state.complete;
+      if (!complete && !operatorPresent()) void this.#take(addresses);
+    }, joinEveryMs);
+    timer.unref();
+    return () => clearInterval(timer);
+  }
+
+  async #take(addresses: () => Promise<readonly string[]>): Promise<void> {
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      const { plan, membership } = await askPeers(await addresses(), this.#options);
+      if (membership !== undefined) this.#options.peers.apply(membership);
+      if (plan !== undefined) await this.#options.plan.adopt(plan);
+    } catch (err) {
+      this.#options.log.warn({ err }, "what a peer sent was refused");
+    } finally {
+      this.#busy = false;
+    }
+  }
 }

@@ -10,7 +10,7 @@ import { StoreReads } from "../experts/memory/store-reads.ts";
 import { inOrder } from "../experts/memory/tier.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import { WeightServer } from "../experts/weight-server.ts";
-import type { FileFolder } from "../net/file-reads.ts";
+import { type FileFolder, openTextFolder, textSources } from "../net/file-reads.ts";
 import { Inference } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, createServer, grpcNetwork } from "../net/grpc.ts";
 import type { Identity } from "../net/mapping.ts";
@@ -31,7 +31,6 @@ import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 import { machineId, signingKeyAt } from "./telemetry.ts";
-import { openTextFolder, textSources } from "./text-server.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;

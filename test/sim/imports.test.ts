@@ -41,9 +41,7 @@ const production = [
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
   ...["decide", "load/windows", "repair", "expert-replicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
-  ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
-    (name) => `runtime/worker/${name}.ts`,
-  ),
+  ...["plane", "experts", "plan-keeper", "control", "telemetry", "give-way", "plan-state"].map((name) => `runtime/worker/${name}.ts`),
   ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),
   ...["client", "server", "frame-run", "attempts", "serve-frame", "peer-stream"].map((name) => `runtime/experts/dispatch/${name}.ts`),
   ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),

@@ -2,10 +2,10 @@
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openTextFolder, textSources } from "../../../runtime/net/file-reads.ts";
 import { callerOf, createServer } from "../../../runtime/net/grpc.ts";
 import type { Member } from "../../../runtime/net/mapping.ts";
 import { ReadHost, type ReadSources } from "../../../runtime/net/read-host.ts";
-import { openTextFolder, textSources } from "../../../runtime/worker/text-server.ts";
 import type { TestCa } from "../network/certs.ts";
 
 export const ns = "default";

@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { seeded } from "../../operator/planner/random.ts";
-import { createRouter } from "./dispatch.ts";
-import { imbalance } from "./imbalance.ts";
-import { nearWeights, type Zones, zonesOf } from "./near.ts";
-import { quotas, splitLayer } from "./split.ts";
+import { createRouter } from "../placement/dispatch.ts";
+import { imbalance } from "../placement/imbalance.ts";
+import { nearWeights, type Zones, zonesOf } from "./near-routing.ts";
+import { quotas, splitLayer } from "../placement/split.ts";
 
 const member = (rank: number, zone?: string, state = "active") => ({ rank, state, ...(zone === undefined ? {} : { zone }) });
 
