@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import type { WeightServer } from "../experts/weight-server.ts";
+import type { WeightServer } from "../experts/weight-client.ts";
 import { type FileEntry, type ListedFiles, storeFiles } from "../net/file-lists.ts";
 import { newPart, type Part, readFile, readList } from "../net/file-reads.ts";
 import type { ReadLink } from "../net/read-link.ts";

@@ -6,8 +6,8 @@ import fc from "fast-check";
 import { seeded } from "../../operator/planner/random.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import { imbalance } from "../placement/imbalance.ts";
-import { nearWeights, type Zones, zonesOf } from "./near-routing.ts";
 import { quotas, splitLayer } from "../placement/split.ts";
+import { nearWeights, type Zones, zonesOf } from "./near-routing.ts";
 
 const member = (rank: number, zone?: string, state = "active") => ({ rank, state, ...(zone === undefined ? {} : { zone }) });
 

@@ -21,10 +21,10 @@ import { WorkerControl, type WorkerVitals } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { Leaving } from "./leaving.ts";
-import { watchVitals } from "./metrics.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
 import { ServiceRecord } from "./service-record.ts";
-import { publishLoad } from "./telemetry.ts";
+import { watchVitals } from "./worker-metrics.ts";
+import { publishLoad } from "./worker-telemetry.ts";
 
 export interface PlaneOptions {
   readonly identity: Identity;

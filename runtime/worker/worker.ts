@@ -9,7 +9,7 @@ import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
 import { inOrder } from "../experts/memory/tier.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
-import { WeightServer } from "../experts/weight-server.ts";
+import { WeightServer } from "../experts/weight-client.ts";
 import { type FileFolder, openTextFolder, textSources } from "../net/file-reads.ts";
 import { Inference } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, createServer, grpcNetwork } from "../net/grpc.ts";
@@ -30,7 +30,7 @@ import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
-import { machineId, signingKeyAt } from "./telemetry.ts";
+import { machineId, signingKeyAt } from "./worker-telemetry.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;

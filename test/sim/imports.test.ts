@@ -35,13 +35,15 @@ function reached(start: string): Set<string> {
 const production = [
   ...[
     ...["loop", "observe", "members", "load/load-state"],
-    ...["session", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
-    ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
+    ...["session", "links", "drains", "load-messages", "intake"].map((name) => `links/${name}`),
+    ...["protocol", "plan-rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
     ...["recover", "first", "repair", "drain", "move-primaries", "fill", "protect", "balance"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
-  ...["decide", "load/windows", "repair", "expert-replicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
-  ...["plane", "experts", "plan-keeper", "control", "telemetry", "give-way", "plan-state"].map((name) => `runtime/worker/${name}.ts`),
+  ...["replan", "load/windows", "repair", "expert-replicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
+  ...["plane", "experts", "plan-keeper", "control", "worker-telemetry", "give-way", "plan-state"].map(
+    (name) => `runtime/worker/${name}.ts`,
+  ),
   ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),
   ...["client", "server", "frame-run", "attempts", "serve-frame", "peer-stream"].map((name) => `runtime/experts/dispatch/${name}.ts`),
   ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),

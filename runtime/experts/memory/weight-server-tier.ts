@@ -4,7 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { Log } from "../../observe/log.ts";
 import type { ModelStore } from "../../weights/store.ts";
-import type { WeightServer } from "../weight-server.ts";
+import type { WeightServer } from "../weight-client.ts";
 import type { KeptUnits } from "./kept-units.ts";
 import { receiveUnit } from "./receive-unit.ts";
 import type { ReportOptions } from "./shard-client.ts";

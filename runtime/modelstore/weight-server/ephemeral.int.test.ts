@@ -10,7 +10,7 @@ import { type DownloadWords, downloadWordsSchema } from "../../../crds/download.
 import { askPod } from "../../../operator/kube/ask-pod.ts";
 import { startHub } from "../../../test/kit/models/model-hub.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
-import { WeightServer } from "../../experts/weight-server.ts";
+import { WeightServer } from "../../experts/weight-client.ts";
 import { grpcNetwork } from "../../net/grpc.ts";
 import { serverNames } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";

@@ -10,7 +10,7 @@ import { after, before, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
 import { until } from "../../../test/kit/wait.ts";
-import { WeightServer } from "../../experts/weight-server.ts";
+import { WeightServer } from "../../experts/weight-client.ts";
 import { storeFiles } from "../../net/file-lists.ts";
 import { fileSources, hashFiles } from "../../net/file-reads.ts";
 import { createServer, grpcNetwork } from "../../net/grpc.ts";

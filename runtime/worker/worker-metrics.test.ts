@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EngineStats } from "../engine/engine.ts";
 import { createMetrics } from "../observe/runtime-metrics.ts";
-import { type VitalsOptions, watchVitals } from "./metrics.ts";
+import { type VitalsOptions, watchVitals } from "./worker-metrics.ts";
 
 test("steps are observed one by one, and KV slots and blocks are used, cached or free", async (t) => {
   t.mock.timers.enable({ apis: ["setInterval"] });

@@ -12,7 +12,7 @@ import type { Bus } from "../net/nats.ts";
 import { type Log, silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/runtime-metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
-import { jitterMs, machineId, publishLoad, signingKeyAt } from "./telemetry.ts";
+import { jitterMs, machineId, publishLoad, signingKeyAt } from "./worker-telemetry.ts";
 
 interface Rank {
   readonly rank?: number;
