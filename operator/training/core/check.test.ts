@@ -16,10 +16,10 @@ import {
   rankPod,
   says,
   start,
+  testDecisions,
 } from "../../../test/kit/training/training-decisions.ts";
 import { checkFailuresMax } from "./check.ts";
 import { type Decision, decide } from "./decide.ts";
-import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 
 const fresh = { check: undefined };
@@ -30,81 +30,53 @@ const messageOf = ({ status }: Decision, type: string): string =>
   status.conditions?.find((condition) => condition.type === type)?.message ?? "";
 const two = { replicas: 2, elasticity: { maxReplicas: 4 } };
 
-interface Case {
-  readonly given: Partial<Observed>;
-  readonly wantActions: readonly string[];
-  readonly want: Record<string, string>;
-}
-const cases: Record<string, Case> = {
-  "a new job gets a pod that checks it, and no other": {
-    given: { status: fresh, job: job(two) },
-    wantActions: ["check 0"],
-    want: { SpecAccepted: "True Accepted", Running: "False Checking" },
-  },
-  "pods wait for the check": {
-    given: { status: fresh, checks: [checkView()] },
-    wantActions: [],
-    want: { Running: "False Checking" },
-  },
-  "a job that fits has its pods in the same look, and the one that checked goes before them": {
-    given: { status: fresh, job: job(two), checks: [checkView({ over: fits })] },
-    wantActions: ["delete j-check-job-0", "create 0-0", "create 1-0"],
-    want: { SpecAccepted: "True Accepted", Running: "False WaitingForRanks" },
-  },
-  "a check that was written down before its pod was deleted is not made again": {
-    given: { status: {}, checks: [checkView({ over: fits })] },
-    wantActions: ["delete j-check-job-0", "create 0-0"],
-    want: { Running: "False Starting" },
-  },
-  "a job that does not fit has no pod": {
-    given: { status: fresh, job: job(two), checks: [checkView({ over: refuses })] },
-    wantActions: ["delete j-check-job-0"],
-    want: { SpecAccepted: "False DoesNotFit", Running: "False Refused" },
-  },
-  "a suspended job is not checked": {
-    given: { status: fresh, job: job({ suspend: true }), checks: [checkView()] },
-    wantActions: ["delete j-check-job-0"],
-    want: { Running: "False Suspended" },
-  },
-  "a spec that is refused as it stands is not checked": {
-    given: { status: fresh, job: job({ replicas: 9, elasticity: { maxReplicas: 9 } }) },
-    wantActions: [],
-    want: { SpecAccepted: "False TooFewMicroBatches" },
-  },
-  "a job whose folder is another's is not checked": {
-    given: { status: fresh, rival: "first", checks: [checkView()] },
-    wantActions: ["delete j-check-job-0"],
-    want: { SpecAccepted: "False OutputTaken" },
-  },
-  "a pod that checks and that the API server refuses is told": {
-    given: { status: fresh, podRefused: "exceeded quota" },
-    wantActions: [],
-    want: { Running: "False PodRefused" },
-  },
-  "a pod that ends early is one more": {
-    given: { status: fresh, checks: [checkView({ over: over(undefined, { disrupted: true }) })] },
-    wantActions: ["delete j-check-job-0"],
-    want: { Running: "False BackOff" },
-  },
-  "one that is being deleted, perhaps with its node, is followed by another": {
-    given: { status: fresh, checks: [checkView({ deleting: true })] },
-    wantActions: [],
-    want: { Running: "False BackOff" },
-  },
-  "one of an earlier attempt is none": {
-    given: { status: { check: { generation: 1, hash: "c", attempt: 2 } }, checks: [checkView({ attempt: 1, over: fits })] },
-    wantActions: ["delete j-check-job-1", "check 2"],
-    want: { Running: "False Checking" },
-  },
-};
-for (const [sentence, { given, wantActions, want }] of Object.entries(cases)) {
-  test(sentence, () => {
-    const decision = decide(observed(given));
-    assert.deepEqual(actionsOf(decision), wantActions);
-    const found = conditions(decision.status);
-    for (const [type, verdict] of Object.entries(want)) assert.equal(found[type], verdict, type);
-  });
-}
+testDecisions({
+  "a new job gets a pod that checks it, and no other": [
+    { status: fresh, job: job(two) },
+    "check 0 | SpecAccepted True Accepted, Running False Checking",
+  ],
+  "pods wait for the check": [{ status: fresh, checks: [checkView()] }, " | Running False Checking"],
+  "a job that fits has its pods in the same look, and the one that checked goes before them": [
+    { status: fresh, job: job(two), checks: [checkView({ over: fits })] },
+    "delete j-check-job-0, create 0-0, create 1-0 | SpecAccepted True Accepted, Running False WaitingForRanks",
+  ],
+  "a check that was written down before its pod was deleted is not made again": [
+    { status: {}, checks: [checkView({ over: fits })] },
+    "delete j-check-job-0, create 0-0 | Running False Starting",
+  ],
+  "a job that does not fit has no pod": [
+    { status: fresh, job: job(two), checks: [checkView({ over: refuses })] },
+    "delete j-check-job-0 | SpecAccepted False DoesNotFit, Running False Refused",
+  ],
+  "a suspended job is not checked": [
+    { status: fresh, job: job({ suspend: true }), checks: [checkView()] },
+    "delete j-check-job-0 | Running False Suspended",
+  ],
+  "a spec that is refused as it stands is not checked": [
+    { status: fresh, job: job({ replicas: 9, elasticity: { maxReplicas: 9 } }) },
+    " | SpecAccepted False TooFewMicroBatches",
+  ],
+  "a job whose folder is another's is not checked": [
+    { status: fresh, rival: "first", checks: [checkView()] },
+    "delete j-check-job-0 | SpecAccepted False OutputTaken",
+  ],
+  "a pod that checks and that the API server refuses is told": [
+    { status: fresh, podRefused: "exceeded quota" },
+    " | Running False PodRefused",
+  ],
+  "a pod that ends early is one more": [
+    { status: fresh, checks: [checkView({ over: over(undefined, { disrupted: true }) })] },
+    "delete j-check-job-0 | Running False BackOff",
+  ],
+  "one that is being deleted, perhaps with its node, is followed by another": [
+    { status: fresh, checks: [checkView({ deleting: true })] },
+    " | Running False BackOff",
+  ],
+  "one of an earlier attempt is none": [
+    { status: { check: { generation: 1, hash: "c", attempt: 2 } }, checks: [checkView({ attempt: 1, over: fits })] },
+    "delete j-check-job-1, check 2 | Running False Checking",
+  ],
+});
 
 test("a job that waits for its check has not begun, and says what its pod waits for; what it found stays in the status", () => {
   const waits = decide(observed({ status: fresh, checks: [checkView({ running: false, waiting: "Unschedulable: 0/3 nodes" })] }));

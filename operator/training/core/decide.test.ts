@@ -4,131 +4,90 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import { type TrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
-import { actionText, conditions, job, observed, over, pod, says, start } from "../../../test/kit/training/training-decisions.ts";
+import { conditions, job, observed, over, pod, says, start, testDecisions } from "../../../test/kit/training/training-decisions.ts";
 import { decide, isOver, isTrue } from "./decide.ts";
-import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 
 const failed = (code: string, retry: boolean) => over({ outcome: "Failed", code, message: "why", retry });
 
-interface Case {
-  readonly given: Partial<Observed>;
-  readonly wantActions: readonly string[];
-  readonly want: Record<string, string>;
-}
 const done: MoETrainingJobStatus = decide(observed({ pods: [pod({ over: over({ outcome: "Complete" }) })] })).status;
 const two = { replicas: 2, elasticity: { maxReplicas: 2 } };
 const tooMany = { replicas: 9, elasticity: { maxReplicas: 9 } };
 /** Of pods that are made after an end. */
 const made = start + 1_000;
 const begun: MoETrainingJobStatus = decide(observed({ pods: [pod()], reports: says() })).status;
-const cases: Record<string, Case> = {
-  "a new job gets a pod": { given: {}, wantActions: ["create 0-0"], want: { SpecAccepted: "True Accepted", Running: "False Starting" } },
-  "a pod that answers gets a world": { given: { pods: [pod()], reports: says() }, wantActions: [], want: { Running: "True Training" } },
-  "a pod that has not answered yet is waited for": { given: { pods: [pod()] }, wantActions: [], want: { Running: "False Starting" } },
-  "a suspended job has no pod": {
-    given: { job: job({ suspend: true }), pods: [pod()] },
-    wantActions: ["delete j-train-0-0"],
-    want: { Running: "False Suspended", Suspended: "True Requested" },
-  },
-  "more ranks than micro-batches are refused before there is a pod": {
-    given: { job: job(tooMany) },
-    wantActions: [],
-    want: { SpecAccepted: "False TooFewMicroBatches", Running: "False Refused" },
-  },
-  "a template that cannot be is refused": {
-    given: { templateProblems: [{ reason: "FieldNotSupported", message: "spec.podTemplate.spec.hostNetwork" }] },
-    wantActions: [],
-    want: { SpecAccepted: "False FieldNotSupported" },
-  },
-  "a pod made before a refused change goes on": {
-    given: { job: job(tooMany, 2), pods: [pod()], reports: says(), status: begun },
-    wantActions: [],
-    want: { SpecAccepted: "False TooFewMicroBatches", Running: "True Training" },
-  },
-  "a pod that failed is counted and goes": {
-    given: { pods: [pod({ over: over(undefined, { reason: "OOMKilled" }) })] },
-    wantActions: ["delete j-train-0-0"],
-    want: { Running: "False Restarting" },
-  },
-  "input that the pod refuses is told as a refused spec": {
-    given: { pods: [pod({ over: failed("BadData", false) })] },
-    wantActions: ["delete j-train-0-0"],
-    want: { SpecAccepted: "False BadData" },
-  },
-  "input that a pod of an older spec refused is tried again": {
-    given: { job: job({}, 2), pods: [pod({ over: failed("BadData", false) })] },
-    wantActions: ["delete j-train-0-0"],
-    want: { SpecAccepted: "True Accepted", Running: "False SpecChanged" },
-  },
-  "a loss that is not finite ends the job": {
-    given: { pods: [pod({ over: failed("NonFiniteLoss", false) })] },
-    wantActions: ["delete j-train-0-0"],
-    want: { Failed: "True NonFiniteLoss", Running: "False Failed" },
-  },
-  "an evicted pod does not count": {
-    given: { pods: [pod({ over: over(undefined, { disrupted: true }) })] },
-    wantActions: ["delete j-train-0-0"],
-    want: { Running: "False Stopped" },
-  },
-  "a pod of another template is replaced": {
-    given: { pods: [pod({ hash: "old" })] },
-    wantActions: ["delete j-train-0-0"],
-    want: { Running: "False Replacing" },
-  },
-  "no second pod is made while the first is leaving": { given: { pods: [pod({ deleting: true })] }, wantActions: [], want: {} },
-  "no pod is made while one of another object may write the folder": {
-    given: { otherWriters: ["former-train-3"] },
-    wantActions: [],
-    want: { Running: "False Replacing" },
-  },
-  "no pod is made while one that says no rank is there": {
-    given: { pods: [pod({ name: "stray", rank: -1, attempt: -1 })] },
-    wantActions: ["delete stray"],
-    want: { Running: "False Replacing" },
-  },
-  "a rank whose former pod's end was judged gets another, though its node still has it": {
-    given: { status: { attempts: [0, 1] }, job: job(two), pods: [pod(), pod({ name: "j-train-1-0", uid: "p1", rank: 1, deleting: true })] },
-    wantActions: ["create 1-1"],
-    want: { Running: "False WaitingForRanks" },
-  },
-  "of several ends a failure that is for good counts": {
-    given: {
+testDecisions({
+  "a new job gets a pod": [{}, "create 0-0 | SpecAccepted True Accepted, Running False Starting"],
+  "a pod that answers gets a world": [{ pods: [pod()], reports: says() }, " | Running True Training"],
+  "a pod that has not answered yet is waited for": [{ pods: [pod()] }, " | Running False Starting"],
+  "a suspended job has no pod": [
+    { job: job({ suspend: true }), pods: [pod()] },
+    "delete j-train-0-0 | Running False Suspended, Suspended True Requested",
+  ],
+  "more ranks than micro-batches are refused before there is a pod": [
+    { job: job(tooMany) },
+    " | SpecAccepted False TooFewMicroBatches, Running False Refused",
+  ],
+  "a template that cannot be is refused": [
+    { templateProblems: [{ reason: "FieldNotSupported", message: "spec.podTemplate.spec.hostNetwork" }] },
+    " | SpecAccepted False FieldNotSupported",
+  ],
+  "a pod made before a refused change goes on": [
+    { job: job(tooMany, 2), pods: [pod()], reports: says(), status: begun },
+    " | SpecAccepted False TooFewMicroBatches, Running True Training",
+  ],
+  "a pod that failed is counted and goes": [
+    { pods: [pod({ over: over(undefined, { reason: "OOMKilled" }) })] },
+    "delete j-train-0-0 | Running False Restarting",
+  ],
+  "input that the pod refuses is told as a refused spec": [
+    { pods: [pod({ over: failed("BadData", false) })] },
+    "delete j-train-0-0 | SpecAccepted False BadData",
+  ],
+  "input that a pod of an older spec refused is tried again": [
+    { job: job({}, 2), pods: [pod({ over: failed("BadData", false) })] },
+    "delete j-train-0-0 | SpecAccepted True Accepted, Running False SpecChanged",
+  ],
+  "a loss that is not finite ends the job": [
+    { pods: [pod({ over: failed("NonFiniteLoss", false) })] },
+    "delete j-train-0-0 | Failed True NonFiniteLoss, Running False Failed",
+  ],
+  "an evicted pod does not count": [
+    { pods: [pod({ over: over(undefined, { disrupted: true }) })] },
+    "delete j-train-0-0 | Running False Stopped",
+  ],
+  "a pod of another template is replaced": [{ pods: [pod({ hash: "old" })] }, "delete j-train-0-0 | Running False Replacing"],
+  "no second pod is made while the first is leaving": [{ pods: [pod({ deleting: true })] }, " | "],
+  "no pod is made while one of another object may write the folder": [{ otherWriters: ["former-train-3"] }, " | Running False Replacing"],
+  "no pod is made while one that says no rank is there": [
+    { pods: [pod({ name: "stray", rank: -1, attempt: -1 })] },
+    "delete stray | Running False Replacing",
+  ],
+  "a rank whose former pod's end was judged gets another, though its node still has it": [
+    { status: { attempts: [0, 1] }, job: job(two), pods: [pod(), pod({ name: "j-train-1-0", uid: "p1", rank: 1, deleting: true })] },
+    "create 1-1 | Running False WaitingForRanks",
+  ],
+  "of several ends a failure that is for good counts": [
+    {
       job: job(two),
       pods: [pod({ over: over(undefined) }), pod({ name: "j-train-1-0", rank: 1, over: failed("NonFiniteLoss", false) })],
     },
-    wantActions: ["delete j-train-0-0", "delete j-train-1-0"],
-    want: { Failed: "True NonFiniteLoss" },
-  },
-  "a folder that is another job's is refused, and a pod that writes it is ended": {
-    given: { rival: "first", pods: [pod()] },
-    wantActions: ["delete j-train-0-0"],
-    want: { SpecAccepted: "False OutputTaken", Running: "False Refused" },
-  },
-  "a pod that the API server refuses is told": {
-    given: { podRefused: "exceeded quota" },
-    wantActions: [],
-    want: { Running: "False PodRefused", SpecAccepted: "True Accepted" },
-  },
-  "a finished job whose pod is deleted does not start again": {
-    given: { status: done },
-    wantActions: [],
-    want: { Complete: "True AllStepsDone" },
-  },
-  "a finished job does not start again for a changed spec": {
-    given: { status: done, job: job({ suspend: true }, 5), pods: [pod()] },
-    wantActions: ["delete j-train-0-0"],
-    want: { Complete: "True AllStepsDone" },
-  },
-};
-for (const [sentence, { given, wantActions, want }] of Object.entries(cases)) {
-  test(sentence, () => {
-    const { status, actions } = decide(observed(given));
-    assert.deepEqual(actions.map(actionText), wantActions);
-    const found = conditions(status);
-    for (const [type, verdict] of Object.entries(want)) assert.equal(found[type], verdict, type);
-  });
-}
+    "delete j-train-0-0, delete j-train-1-0 | Failed True NonFiniteLoss",
+  ],
+  "a folder that is another job's is refused, and a pod that writes it is ended": [
+    { rival: "first", pods: [pod()] },
+    "delete j-train-0-0 | SpecAccepted False OutputTaken, Running False Refused",
+  ],
+  "a pod that the API server refuses is told": [
+    { podRefused: "exceeded quota" },
+    " | Running False PodRefused, SpecAccepted True Accepted",
+  ],
+  "a finished job whose pod is deleted does not start again": [{ status: done }, " | Complete True AllStepsDone"],
+  "a finished job does not start again for a changed spec": [
+    { status: done, job: job({ suspend: true }, 5), pods: [pod()] },
+    "delete j-train-0-0 | Complete True AllStepsDone",
+  ],
+});
 
 test("input that was refused stays refused until the spec changes, and is checked then", () => {
   const { status } = decide(observed({ pods: [pod({ over: failed("BadData", false) })] }));

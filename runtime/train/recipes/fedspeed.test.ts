@@ -1,20 +1,15 @@
 // FedSpeed on a small model with experts: worlds of unlike data cost it nothing, where FedAvg at the same pace ends with twice what is left
 // to learn; on like data both end alike.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { folder, modelOf, testOfSeeds } from "../../../test/kit/training/recipe-runs.ts";
+import { runSettings, writeCorpus } from "../../../test/kit/training/training.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
 import { trainWorlds } from "../worlds/together.ts";
 import { parseRecipes } from "./index.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "enodia-fedspeed-"));
-after(() => rmSync(folder, { recursive: true }));
-
 const small = { num_hidden_layers: 1, initializer_range: 0.1, intermediate_size: 16, num_local_experts: 4, num_experts_per_tok: 2 };
-const model = writeModel(join(folder, "model"), "mixtral", small);
+const model = modelOf("mixtral", small);
 
 const contexts = 4;
 /** Of a context that a world has often and of one that it has rarely: how often its own answer and the other world's follow. */
@@ -65,21 +60,17 @@ async function left(local: string, rate: number, like: boolean, seed: number): P
   return (validationLoss ?? Number.NaN) - least;
 }
 
-/** Seeds of the weights; more take longer: four runs each. */
-const seeds = Number(process.env.ENODIA_RECIPE_SEEDS ?? 1);
 /** FedSpeed moves by 1 / lambda of a gradient from meeting to meeting, FedAvg by its steps' rates. */
 const lambda = 3;
 
-for (let seed = 1; seed <= seeds; seed++) {
-  test(`on unlike data FedSpeed has less left to learn than FedAvg at its pace, on like data as much: seed ${seed}`, async (t) => {
-    const [speed, average] = [`fedspeed:20:${lambda}:0`, "fedavg:20"];
-    const pace = 1 / (20 * lambda);
-    const apart = [await left(speed, 0.1, false, seed), await left(average, pace, false, seed)] as const;
-    const alike = [await left(speed, 0.1, true, seed), await left(average, pace, true, seed)] as const;
-    const reported = `unlike ${apart.map((loss) => loss.toFixed(4))}; like ${alike.map((loss) => loss.toFixed(4))}`;
-    t.diagnostic(reported);
-    assert.ok(apart[0] <= 0.7 * apart[1], reported);
-    assert.ok(apart[0] <= 1.2 * alike[0], reported);
-    assert.ok(alike[0] >= 0.85 * alike[1] && alike[0] <= 1.15 * alike[1], reported);
-  });
-}
+testOfSeeds("on unlike data FedSpeed has less left to learn than FedAvg at its pace, on like data as much", async (seed, t) => {
+  const [speed, average] = [`fedspeed:20:${lambda}:0`, "fedavg:20"];
+  const pace = 1 / (20 * lambda);
+  const apart = [await left(speed, 0.1, false, seed), await left(average, pace, false, seed)] as const;
+  const alike = [await left(speed, 0.1, true, seed), await left(average, pace, true, seed)] as const;
+  const reported = `unlike ${apart.map((loss) => loss.toFixed(4))}; like ${alike.map((loss) => loss.toFixed(4))}`;
+  t.diagnostic(reported);
+  assert.ok(apart[0] <= 0.7 * apart[1], reported);
+  assert.ok(apart[0] <= 1.2 * alike[0], reported);
+  assert.ok(alike[0] >= 0.85 * alike[1] && alike[0] <= 1.15 * alike[1], reported);
+});

@@ -1,16 +1,15 @@
 // MixLoRA: it begins as the base, what it trains is small and the rest stays to the bit, more experts learn a task of several parts better
 // than two that every token has, and its result, merged, is the model that was trained.
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
-import { testFssdp, trainRanks } from "../../../test/kit/training/training-ranks.ts";
+import { test } from "node:test";
+import { cosine, folder, modelOf, run as runOf } from "../../../test/kit/training/recipe-runs.ts";
+import { chainsOf, runSettings, writeCorpus } from "../../../test/kit/training/training.ts";
+import { testFssdp } from "../../../test/kit/training/training-ranks.ts";
 import { openModel } from "../../engine/thread/open.ts";
 import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
-import type { StepReport } from "../loop/run-step.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { kindsOf } from "../model/layout.ts";
 import { openSource } from "../model/model-source.ts";
@@ -18,50 +17,15 @@ import { memoryProblem } from "../ranks/fits.ts";
 import { trainedModel } from "../recipes/index.ts";
 import { parseRecipes } from "./index.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "enodia-mixlora-"));
-after(() => rmSync(folder, { recursive: true }));
-
 await writeCorpus(join(folder, "one"), chainsOf([5], 16_385, 7));
 const parts = [3, 7, 11, 13];
 await writeCorpus(join(folder, "parts"), chainsOf(parts, 16_385, 9));
 await writeCorpus(join(folder, "other"), chainsOf(parts, 2049, 19));
 
 const plainRope = { rope_parameters: { rope_type: "default", rope_theta: 1e4 } };
-const model = writeModel(join(folder, "model"), "llama", { ...plainRope, initializer_range: 0.1 });
-
-interface Run {
-  readonly ranks?: number;
-  readonly stopAfter?: number;
-}
-
-async function run(name: string, changed: Partial<TrainSettings>, { ranks = 1, stopAfter = Number.POSITIVE_INFINITY }: Run = {}) {
-  const reports: StepReport[] = [];
-  const settings = {
-    ...runSettings,
-    model,
-    data: join(folder, "one"),
-    out: join(folder, name),
-    sequences: 16,
-    sequenceLength: 64,
-    microBatches: 1,
-    schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps: 60, floor: 0.1 },
-    checkpoint: { everySteps: 1000, keep: 1 },
-    ...changed,
-  } as const;
-  let parameters = 0;
-  const quiet = { now: () => 0, onValidation() {} };
-  const [end] = await trainRanks(ranks, settings, (rank) => ({
-    ...quiet,
-    stopped: () => reports.length >= stopAfter,
-    onStart(start) {
-      parameters = start.parameters;
-    },
-    onStep(report) {
-      if (rank === 0) reports.push(report);
-    },
-  }));
-  return { ...end!, reports, parameters };
-}
+const model = modelOf("llama", { ...plainRope, initializer_range: 0.1 });
+const run = (name: string, changed: Partial<TrainSettings>) =>
+  runOf({ model, data: join(folder, "one"), sequenceLength: 64, schedule: cosine(60), ...changed }, { name });
 
 const base = await run("base", {});
 const given: Partial<TrainSettings> = {
@@ -73,12 +37,10 @@ const given: Partial<TrainSettings> = {
 const adapted = (text: string): Partial<TrainSettings> => ({
   ...given,
   recipes: parseRecipes({ adapters: text }),
-  schedule: { name: "cosine", rate: 1.5e-2, warmup: 5, steps: 100, floor: 0.1 },
+  schedule: cosine(100, 1.5e-2),
 });
 const oneStep: Partial<TrainSettings> = { ...given, schedule: { ...runSettings.schedule, rate: 1e-9, steps: 1 } };
 
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-const lastLoss = (reports: readonly StepReport[]): number => mean(reports.slice(-20).map(({ loss }) => loss));
 const near = (found: number | undefined, want: number | undefined): void =>
   assert.ok(Math.abs(found! - want!) <= 1e-5 * want!, `${found} is not ${want}`);
 
@@ -88,7 +50,7 @@ test("it begins as the base, and eight experts of rank 4 learn what two, which e
   const plain = await run("plain", oneStep);
   near(eight.reports[0]?.loss, plain.reports[0]?.loss);
   const two = await run("two", adapted("mixlora:2:2:4"));
-  const [found, want] = [lastLoss(eight.reports), lastLoss(two.reports)];
+  const [found, want] = [eight.loss, two.loss];
   t.diagnostic(`losses: base ${plain.reports[0]?.loss.toFixed(3)}, eight experts ${found.toFixed(3)}, two ${want.toFixed(3)}`);
   assert.ok(found <= 0.9 * plain.reports[0]!.loss, `${found} is little less than the base's`);
   assert.ok(found <= 0.98 * want, `${found}, beside ${want}`);
@@ -133,7 +95,7 @@ test("adapters lie beside the result by MixLoRA's names, and checkpoints hold th
 test("state is for what is trained, and the frozen weights are there once: less than a third of training the dense model", async () => {
   const smol = { hidden_size: 576, intermediate_size: 1536, num_hidden_layers: 30, vocab_size: 49_152 };
   const heads = { num_attention_heads: 9, num_key_value_heads: 3, head_dim: 64 };
-  const source = await openSource(writeModel(join(folder, "smol"), "llama", { ...plainRope, ...smol, ...heads }));
+  const source = await openSource(modelOf("llama", { ...plainRope, ...smol, ...heads }));
   const bytesOf = (adapters: string) => {
     const { program, layout, frozenFloats } = trainedModel(source, { recipes: parseRecipes({ adapters }), seed: 1 });
     const batch = { microBatches: 1, sequences: 1, sequenceLength: 2, fssdp: testFssdp, optimizer: runSettings.optimizer };
@@ -145,35 +107,6 @@ test("state is for what is trained, and the frozen weights are there once: less 
   assert.ok(small.frozen >= dense.state / 4 - 4096 && small.sums >= small.frozen, "the frozen weights are reckoned");
   assert.ok(small.state <= 0.1 * dense.state, `state of ${small.state} bytes, beside ${dense.state}`);
   assert.ok(small.state + small.sums <= (dense.state + dense.sums) / 3);
-});
-
-const short = {
-  ...adapted("mixlora:4:2:2"),
-  validation: undefined,
-  schedule: { ...runSettings.schedule, rate: 1e-2, steps: 4 },
-  microBatches: 4,
-};
-
-test("three ranks leave the bytes of one", async () => {
-  const recipes = parseRecipes({ adapters: "mixlora:4:2:2", balance: "switch:0.01" });
-  const [one, three] = [await run("one", { ...short, recipes }), await run("three", { ...short, recipes }, { ranks: 3 })];
-  assert.deepEqual(three.reports, one.reports);
-  for (const file of ["adapters/adapter_model.safetensors", "huggingface/model.safetensors"])
-    assert.ok(readFileSync(join(folder, "three", file)).equals(readFileSync(join(folder, "one", file))), file);
-});
-
-test("a run that was stopped goes on bit for bit, and not with other adapters", async () => {
-  const straight = await run("straight", short);
-  const first = await run("stopped", short, { stopAfter: 2 });
-  assert.equal(first.step, 2);
-  await assert.rejects(run("stopped", { ...short, recipes: parseRecipes({ adapters: "mixlora:4:2:3" }) }), {
-    code: "BadCheckpoint",
-    message: /was made with adapters mixlora:4:2:2, this run has mixlora:4:2:3/,
-  });
-  const second = await run("stopped", short);
-  assert.deepEqual([...first.reports, ...second.reports], straight.reports);
-  const weights = (dir: string): Buffer => readFileSync(join(dir, "adapter_model.safetensors"));
-  assert.deepEqual(weights(second.adapters!), weights(straight.adapters!));
 });
 
 test("pairs as wide as the matrix are refused by option and remedy", async () => {

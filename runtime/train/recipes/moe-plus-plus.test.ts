@@ -1,73 +1,37 @@
 // MoE++: with two thirds of the rows of two routed experts it has a lower loss than they, where one routed alone has a higher one; and the
 // weight of free experts says how many rows the others have.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
-import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
-import { train } from "../loop/run.ts";
+import { test } from "node:test";
+import { chainedData, cosine, meanOf, modelOf, run, testOfSeeds } from "../../../test/kit/training/recipe-runs.ts";
 import { parseRecipes } from "./index.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "enodia-moe-plus-plus-"));
-after(() => rmSync(folder, { recursive: true }));
-
-const data = join(folder, "data");
-await writeCorpus(data, chainedTokens(8193, 7));
-
+const data = await chainedData();
 const small = { num_hidden_layers: 2, initializer_range: 0.1, intermediate_size: 16, num_experts_per_tok: 2 };
-const plain = (routed: number): string => writeModel(join(folder, `plain-${routed}`), "mixtral", { ...small, num_experts_per_tok: routed });
-const plusPlus = (tau: number): string =>
-  writeModel(join(folder, `tau-${tau}`), "moe-plus-plus", { ...small, free_experts_tau: tau, norm_topk_prob: true });
-
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+const plain = (routed: number): string => modelOf("mixtral", { ...small, num_experts_per_tok: routed });
+const plusPlus = (tau: number): string => modelOf("moe-plus-plus", { ...small, free_experts_tau: tau, norm_topk_prob: true });
 
 /** Of the last 20 steps: mean loss, and the share of the rows of two experts a token and layer that were computed. */
 async function ended(model: string, balance: string, { steps = 100, seed = 1 } = {}) {
-  const losses: number[] = [];
-  const shares: number[] = [];
-  const settings = {
-    ...runSettings,
-    model,
-    seed,
-    data,
-    out: join(folder, `run-${basename(model)}-${steps}-${balance.replaceAll(":", "-")}-${seed}`),
-    sequences: 16,
-    sequenceLength: 32,
-    microBatches: 1,
-    schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
-    checkpoint: { everySteps: steps, keep: 1 },
-    recipes: parseRecipes({ balance }),
-  } as const;
-  const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
-  await train(settings, {
-    ...quiet,
-    onStep({ loss, tokens, expertRows }) {
-      losses.push(loss);
-      shares.push(expertRows / (tokens * small.num_hidden_layers * 2));
-    },
-  });
-  return { loss: mean(losses.slice(-20)), share: mean(shares.slice(-20)) };
+  const { loss, reports } = await run({ model, data, seed, schedule: cosine(steps), recipes: parseRecipes({ balance }) });
+  const shares = reports.map(({ tokens, expertRows }) => expertRows / (tokens * small.num_hidden_layers * 2));
+  return { loss, share: meanOf(shares.slice(-20)) };
 }
 
-/** Seeds of the weights; more take longer: three runs each. */
-const seeds = Number(process.env.ENODIA_RECIPE_SEEDS ?? 1);
-
-for (let seed = 1; seed <= seeds; seed++) {
-  test(`two of eight experts and four free ones have two thirds of the rows of two of eight, and no higher loss; one of eight has one: seed ${seed}`, async (t) => {
+testOfSeeds(
+  "two of eight experts and four free ones have two thirds of the rows of two of eight, and no higher loss; one of eight has one",
+  async (seed, t) => {
     const two = await ended(plain(2), "switch:0.01", { seed });
     const one = await ended(plain(1), "switch:0.01", { seed });
     const free = await ended(plusPlus(0.5), "switch:0.1", { seed });
-    t.diagnostic(
-      `${two.loss.toFixed(3)}; one ${(one.loss / two.loss).toFixed(3)}, free ${(free.loss / two.loss).toFixed(3)} with ${free.share.toFixed(3)} of the rows`,
-    );
+    const ratios = [one, free].map(({ loss }) => (loss / two.loss).toFixed(3));
+    t.diagnostic(`${two.loss.toFixed(3)}; one ${ratios[0]}, free ${ratios[1]} with ${free.share.toFixed(3)} of the rows`);
     assert.equal(two.share, 1);
     assert.equal(one.share, 0.5);
     assert.ok(free.share <= 0.7, `${free.share} of the rows`);
     assert.ok(free.loss <= two.loss, `with free experts ${free.loss / two.loss}`);
     assert.ok(one.loss >= 1.03 * two.loss, `one alone ${one.loss / two.loss}`);
-  });
-}
+  },
+);
 
 test("the less free experts weigh, the fewer rows the others have; without a loss of balance they have most", async (t) => {
   const shareOf = async (tau: number, balance: string): Promise<number> => (await ended(plusPlus(tau), balance, { steps: 40 })).share;

@@ -1,53 +1,29 @@
 // Recipes of balance: the laws of their slopes, that fractions are those of the whole step whatever its micro-batches, and
 // that a run with one keeps experts busier than the same run without.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { test } from "node:test";
+import { chainedData, meanOf, modelOf, run } from "../../../test/kit/training/recipe-runs.ts";
+import { runSettings, tinyModel } from "../../../test/kit/training/training.ts";
 import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { openModel } from "../../engine/thread/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
-import { train } from "../loop/run.ts";
 import type { StepReport } from "../loop/run-step.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { layoutOf, unitsOf } from "../model/layout.ts";
 import { having, parseRecipes } from "./index.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "enodia-recipes-"));
-after(() => rmSync(folder, { recursive: true }));
-
-const data = join(folder, "data");
-await writeCorpus(data, chainedTokens(8193, 7));
 /** Eight experts of DeepSeek's gate with a bias of choice; the spread makes the drawn gate uneven. */
-const uneven = writeModel(join(folder, "uneven"), "deepseek-v3", {
-  n_group: 1,
-  topk_group: 1,
-  num_experts_per_tok: 2,
-  num_hidden_layers: 2,
-  initializer_range: 0.1,
-});
-const settings: TrainSettings = {
-  ...runSettings,
-  model: uneven,
-  data,
-  out: join(folder, "none"),
-  sequences: 16,
-  sequenceLength: 32,
+const uneven = { n_group: 1, topk_group: 1, num_experts_per_tok: 2, num_hidden_layers: 2, initializer_range: 0.1 };
+const settings = {
+  model: modelOf("deepseek-v3", uneven),
+  data: await chainedData(),
   microBatches: 4,
   schedule: { ...runSettings.schedule, rate: 3e-3, steps: 50 },
-  checkpoint: { everySteps: 50, keep: 1 },
 };
-
-async function run(given: TrainSettings, stopAfter = Number.POSITIVE_INFINITY): Promise<readonly StepReport[]> {
-  const reports: StepReport[] = [];
-  const stopped = (): boolean => (reports.at(-1)?.step ?? 0) >= stopAfter;
-  await train(given, { now: () => 0, stopped, onStart() {}, onValidation() {}, onStep: (report) => void reports.push(report) });
-  return reports;
-}
 
 const slopesOf = (text: string, rows: readonly number[], topK = 2): Float64Array => {
   const [loss] = having(parseRecipes({ balance: text }), "loss");
@@ -63,15 +39,14 @@ const unsuited: Record<string, { readonly balance: string; readonly changed: Par
   "groups that do not divide the experts": { balance: "device:0.1:3", changed: {}, message: /groups must divide the number of experts, 8/ },
   "a model without experts": {
     balance: "switch:0.1",
-    changed: { model: writeModel(join(folder, "dense"), "llama", {}) },
+    changed: { model: modelOf("llama", {}) },
     message: /the model has no experts to balance; leave it out/,
   },
 };
 
 for (const [name, { balance, changed, message }] of Object.entries(unsuited)) {
   test(`${name}: refused before the first step`, async () => {
-    const given = { ...settings, out: join(folder, "unsuited"), ...changed, recipes: parseRecipes({ balance }) };
-    await assert.rejects(run(given), { code: "BadOption", message });
+    await assert.rejects(run({ ...settings, ...changed, recipes: parseRecipes({ balance }) }), { code: "BadOption", message });
   });
 }
 
@@ -127,43 +102,35 @@ test("four micro-batches have the gradient of balance of one; fractions of a mic
   }
 });
 
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 /** Of the last steps. */
-const meanOf = (reports: readonly StepReport[], what: "imbalance" | "balanceLoss" | "loss"): number =>
-  mean(reports.slice(-20).map((report) => report[what]));
+const lastOf = (reports: readonly StepReport[], what: "imbalance" | "balanceLoss" | "loss"): number =>
+  meanOf(reports.slice(-20).map((report) => report[what]));
 
 test("each recipe balances what it is about, and a run without does not; the loss is no worse by 2%", async (t) => {
-  const runOf = (name: string, balance: string) => run({ ...settings, out: join(folder, name), recipes: parseRecipes({ balance }) });
+  const runOf = async (balance: string) => (await run({ ...settings, recipes: parseRecipes({ balance }) })).reports;
   // A rate so small that it tells the loss and changes nothing.
-  const none = await runOf("untouched", "device:1e-9:4");
-  const imbalance = meanOf(none, "imbalance");
-  const excess = meanOf(none, "balanceLoss") / 1e-9 - 1;
+  const none = await runOf("device:1e-9:4");
+  const imbalance = lastOf(none, "imbalance");
+  const excess = lastOf(none, "balanceLoss") / 1e-9 - 1;
   t.diagnostic(`without: imbalance ${imbalance.toFixed(2)}, loss of devices ${excess.toFixed(4)} above its least`);
   assert.ok(imbalance >= 2, `a run without is balanced by itself (${imbalance})`);
   for (const recipe of ["switch:0.1", "bias:0.01"]) {
-    const found = await runOf(recipe.replace(":", "-"), recipe);
-    t.diagnostic(`${recipe}: imbalance ${meanOf(found, "imbalance").toFixed(2)}`);
-    assert.ok(meanOf(found, "imbalance") <= 1.5, `${recipe}: ${meanOf(found, "imbalance")}`);
-    assert.ok(meanOf(found, "loss") <= 1.02 * meanOf(none, "loss"), `${recipe}: loss ${meanOf(found, "loss")}, ${meanOf(none, "loss")}`);
+    const found = await runOf(recipe);
+    t.diagnostic(`${recipe}: imbalance ${lastOf(found, "imbalance").toFixed(2)}`);
+    assert.ok(lastOf(found, "imbalance") <= 1.5, `${recipe}: ${lastOf(found, "imbalance")}`);
+    assert.ok(lastOf(found, "loss") <= 1.02 * lastOf(none, "loss"), `${recipe}: loss ${lastOf(found, "loss")}, ${lastOf(none, "loss")}`);
   }
-  const devices = await runOf("device", "device:0.1:4");
-  const left = meanOf(devices, "balanceLoss") / 0.1 - 1;
-  t.diagnostic(`device:0.1:4: loss of devices ${left.toFixed(4)} above its least, imbalance ${meanOf(devices, "imbalance").toFixed(2)}`);
+  const devices = await runOf("device:0.1:4");
+  const left = lastOf(devices, "balanceLoss") / 0.1 - 1;
+  t.diagnostic(`device:0.1:4: loss of devices ${left.toFixed(4)} above its least, imbalance ${lastOf(devices, "imbalance").toFixed(2)}`);
   assert.ok(left <= 0.2 * excess, `${left} of ${excess}`);
 });
 
-test("a run with a bias and a loss that was stopped goes on bit for bit, and not with another rate; serving has the bias", async () => {
-  const given = { ...settings, recipes: parseRecipes({ balance: "bias:0.01,switch:0.01" }), schedule: { ...settings.schedule, steps: 4 } };
-  const straight = await run({ ...given, out: join(folder, "straight") });
-  const out = join(folder, "stopped");
-  const first = await run({ ...given, out }, 2);
-  await assert.rejects(run({ ...given, out, recipes: parseRecipes({ balance: "bias:0.02,switch:0.01" }) }), {
-    code: "BadCheckpoint",
-    message: /was made with balance bias:0.01,switch:0.01, this run has bias:0.02,switch:0.01/,
-  });
-  assert.deepEqual([...first, ...(await run({ ...given, out }))], straight);
+test("serving has the bias that a run ends with, which moved by its rate in each step", async () => {
+  const schedule = { ...settings.schedule, steps: 4 };
+  const { store } = await run({ ...settings, schedule, recipes: parseRecipes({ balance: "bias:0.01,switch:0.01" }) });
   const model = await openModel({
-    storeDir: join(out, "store"),
+    storeDir: store!,
     backend: "cpu",
     codec: "f32",
     kvPoolBytes: 1 << 20,

@@ -1,17 +1,16 @@
 // RMoE: what the gates of later layers learn reaches the gates before them through the state that rows carry; through a cell that keeps
 // nothing of the state it does not. A run trains the cell, and its store has it for serving.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { chainedData, modelOf, run } from "../../../test/kit/training/recipe-runs.ts";
+import { runSettings, tinyModel } from "../../../test/kit/training/training.ts";
 import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { openModel } from "../../engine/thread/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { train } from "../loop/run.ts";
 import { layoutOf, unitsOf } from "../model/layout.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "../families/rmoe/config.json"), "utf8")) as Record<string, unknown>;
@@ -54,18 +53,10 @@ test("later gates' gradients reach an earlier one through the state, and not thr
 });
 
 test("a run trains the cell that all gates share, and its store is served with it", async () => {
-  const folder = mkdtempSync(join(tmpdir(), "enodia-rmoe-"));
-  try {
-    const [model, data, out] = [writeModel(join(folder, "model"), "rmoe", {}), join(folder, "data"), join(folder, "out")];
-    await writeCorpus(data, chainedTokens(513, 7));
-    const quiet = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
-    await train({ ...runSettings, model, data, out }, quiet);
-    const memory = { kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 };
-    const served = await openModel({ storeDir: join(out, "store"), backend: "cpu", codec: "f32", ...memory });
-    const { data: bias } = await served.store.readDense("model.router_cell.input.bias");
-    await served.close();
-    assert.ok(bias.length === 3 * width && bias.some((value) => value !== 0)); // it begins with zeros
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  const { store } = await run({ ...runSettings, model: modelOf("rmoe", {}), data: await chainedData(513) });
+  const memory = { kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 };
+  const served = await openModel({ storeDir: store!, backend: "cpu", codec: "f32", ...memory });
+  const { data: bias } = await served.store.readDense("model.router_cell.input.bias");
+  await served.close();
+  assert.ok(bias.length === 3 * width && bias.some((value) => value !== 0)); // it begins with zeros
 });

@@ -1,28 +1,21 @@
 // Shared and residual experts, which are fields of DeepSeek's config.json: beside gates of nothing a layer is a dense one to the bit, and
 // a shared expert with one routed reaches the loss of two routed with half their rows on the wire.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { test } from "node:test";
+import { balanced, chainedData, modelOf, run, testOfSeeds } from "../../../test/kit/training/recipe-runs.ts";
 import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { train } from "../loop/run.ts";
 import { layoutOf, unitsOf, viewsOf } from "../model/layout.ts";
-import { parseRecipes } from "./index.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "enodia-shared-"));
-after(() => rmSync(folder, { recursive: true }));
-
-const data = join(folder, "data");
-await writeCorpus(data, chainedTokens(8193, 7));
+const data = await chainedData();
 
 /** Two layers of eight narrow experts, of which a token has `routed`, beside `shared` that all tokens have. */
-function modelOf(name: string, routed: number, shared: number, more: Readonly<Record<string, unknown>> = {}): string {
-  return writeModel(join(folder, name), "deepseek-v2", {
+const sharing = (routed: number, shared: number, more: Readonly<Record<string, unknown>> = {}): string =>
+  modelOf("deepseek-v2", {
     topk_method: "greedy",
     first_k_dense_replace: 0,
     num_hidden_layers: 2,
@@ -33,7 +26,6 @@ function modelOf(name: string, routed: number, shared: number, more: Readonly<Re
     n_shared_experts: shared,
     ...more,
   });
-}
 
 /** Of gates so small that h + gate x y is h. */
 const nothing = { routed_scaling_factor: 1e-30 };
@@ -61,50 +53,24 @@ test("beside gates of nothing, shared experts are a dense layer of their summed 
     return { loss: end.loss, sums: new Map(sums) };
   };
   try {
-    const dense = await found(modelOf("dense", 1, 1, { first_k_dense_replace: 2, intermediate_size: 32 }));
-    assert.deepEqual(await found(modelOf("silent", 1, 2, nothing)), dense);
-    assert.notDeepEqual(await found(modelOf("loud", 1, 2)), dense, "gates that say nothing at all, so this test cannot fail");
+    const dense = await found(sharing(1, 1, { first_k_dense_replace: 2, intermediate_size: 32 }));
+    assert.deepEqual(await found(sharing(1, 2, nothing)), dense);
+    assert.notDeepEqual(await found(sharing(1, 2)), dense, "gates that say nothing at all, so this test cannot fail");
   } finally {
     await backend.close();
   }
 });
 
-/** The mean loss of the last 20 of 100 steps. */
-async function lossOf(name: string, model: string, seed: number): Promise<number> {
-  const steps = 100;
-  const losses: number[] = [];
-  const settings = {
-    ...runSettings,
-    model,
-    seed,
-    data,
-    out: join(folder, `run-${name}-${seed}`),
-    sequences: 16,
-    sequenceLength: 32,
-    microBatches: 1,
-    schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
-    checkpoint: { everySteps: steps, keep: 1 },
-    recipes: parseRecipes({ balance: "switch:0.01" }),
-  } as const;
-  const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
-  await train(settings, { ...quiet, onStep: ({ loss }) => void losses.push(loss) });
-  return losses.slice(-20).reduce((sum, loss) => sum + loss, 0) / 20;
-}
-
-/** Seeds of the weights; more take longer: four runs each. */
-const seeds = Number(process.env.ENODIA_RECIPE_SEEDS ?? 1);
-
-for (let seed = 1; seed <= seeds; seed++) {
-  test(`a shared expert and one routed have the loss of two routed; neither of the two alone has: seed ${seed}`, async (t) => {
-    const two = await lossOf("two", modelOf("two", 2, 0), seed);
-    const overTwo = async (name: string, model: string): Promise<number> => (await lossOf(name, model, seed)) / two;
-    const residual = await overTwo("residual", modelOf("residual", 1, 1));
-    const routed = await overTwo("routed", modelOf("routed", 1, 0));
-    const shared = await overTwo("shared", modelOf("shared", 1, 1, nothing));
-    const reported = [residual, routed, shared].map((ratio) => ratio.toFixed(3)).join(", ");
-    t.diagnostic(`loss over that of two routed (${two.toFixed(3)}): shared and routed, routed alone, shared alone: ${reported}`);
-    assert.ok(residual <= 1.015, `shared and routed: ${residual}`);
-    assert.ok(routed >= 1.015, `routed alone: ${routed}`);
-    assert.ok(shared >= 1.03, `shared alone: ${shared}`);
-  });
-}
+testOfSeeds("a shared expert and one routed have the loss of two routed; neither of the two alone has", async (seed, t) => {
+  const lossOf = async (model: string): Promise<number> => (await run({ model, data, seed, recipes: balanced })).loss;
+  const two = await lossOf(sharing(2, 0));
+  const overTwo = async (model: string): Promise<number> => (await lossOf(model)) / two;
+  const residual = await overTwo(sharing(1, 1));
+  const routed = await overTwo(sharing(1, 0));
+  const shared = await overTwo(sharing(1, 1, nothing));
+  const reported = [residual, routed, shared].map((ratio) => ratio.toFixed(3)).join(", ");
+  t.diagnostic(`loss over that of two routed (${two.toFixed(3)}): shared and routed, routed alone, shared alone: ${reported}`);
+  assert.ok(residual <= 1.015, `shared and routed: ${residual}`);
+  assert.ok(routed >= 1.015, `routed alone: ${routed}`);
+  assert.ok(shared >= 1.03, `shared alone: ${shared}`);
+});

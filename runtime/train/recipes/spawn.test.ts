@@ -1,13 +1,12 @@
 // A run whose experts spawn: what they are born with, that a spawn without a mask changes nothing of what the model computes, and what is
 // refused of it before the first step.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { test } from "node:test";
+import { chainedData, modelOf, run } from "../../../test/kit/training/recipe-runs.ts";
+import { runSettings } from "../../../test/kit/training/training.ts";
 import { gaussian } from "../../kernels/random.ts";
-import { train } from "../loop/run.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { layoutOf, movedTo } from "../model/layout.ts";
 import { openSource } from "../model/model-source.ts";
@@ -15,11 +14,8 @@ import { parseRecipes } from "./index.ts";
 import type { Births } from "./recipe.ts";
 import { seedModel, spawned } from "./spawn.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "enodia-spawn-"));
-after(() => rmSync(folder, { recursive: true }));
-const data = join(folder, "data");
-await writeCorpus(data, chainedTokens(400, 1));
-const model = writeModel(join(folder, "model"), "mixtral", { initializer_range: 0.1 });
+const data = await chainedData(400, 1);
+const model = modelOf("mixtral", { initializer_range: 0.1 });
 const source = await openSource(model);
 const seed = seedModel(source, assert.fail);
 const [parent, layout] = [seed, source].map(({ program, family }) => layoutOf(program, family.expertTensors)) as [
@@ -71,40 +67,40 @@ test("all else is born as it is, and rows of a gate for experts that were not th
   }
 });
 
-const settings: Omit<TrainSettings, "out"> = {
-  ...runSettings,
+const settings = {
   model,
   data,
   validation: data,
+  sequences: runSettings.sequences,
+  sequenceLength: runSettings.sequenceLength,
+  microBatches: runSettings.microBatches,
   schedule: { ...runSettings.schedule, rate: 1e-2, steps: 5 },
   checkpoint: { everySteps: 2, keep: 9 },
 };
 
 /** Validation losses by step, as the metrics have them. */
-async function validated(name: string, changed: Partial<TrainSettings>): Promise<ReadonlyMap<number, number>> {
-  const out = join(folder, `run ${name}`);
-  const ports = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
-  await train({ ...settings, ...changed, out }, ports);
+async function validated(changed: Partial<TrainSettings>): Promise<ReadonlyMap<number, number>> {
+  const { out } = await run({ ...settings, ...changed });
   const lines = readFileSync(join(out, "metrics.jsonl"), "utf8").trim().split("\n");
   const all = lines.map((line) => JSON.parse(line) as { step: number; validationLoss?: number });
   return new Map(all.flatMap(({ step, validationLoss }) => (validationLoss === undefined ? [] : [[step, validationLoss] as const])));
 }
 
 test("without a mask the model computes what it did before its experts spawned, and with one it does not", async () => {
-  const single = writeModel(join(folder, "single"), "mixtral", { initializer_range: 0.1, num_local_experts: 1, num_experts_per_tok: 1 });
-  const before = await validated("single", { model: single, schedule: { ...settings.schedule, steps: 4 } });
+  const single = modelOf("mixtral", { initializer_range: 0.1, num_local_experts: 1, num_experts_per_tok: 1 });
+  const before = await validated({ model: single, schedule: { ...settings.schedule, steps: 4 } });
   const gate = "dense-to-sparse:4:0:5";
   for (const name of ["dense", "sparse"]) {
-    const plain = await validated(`copies ${name}`, { recipes: parseRecipes({ spawn: "4:0", ...(name === "dense" && { gate }) }) });
+    const plain = await validated({ recipes: parseRecipes({ spawn: "4:0", ...(name === "dense" && { gate }) }) });
     assert.deepEqual([...plain.keys()], [2, 4, 5]);
     assert.equal(plain.get(2), before.get(2));
     assert.ok(Math.abs(plain.get(4)! - before.get(4)!) <= 1e-5, `${name}: ${plain.get(4)} after ${before.get(4)}`);
   }
-  const masked = await validated("masked", { recipes: parseRecipes({ spawn: "4:0.5" }) });
+  const masked = await validated({ recipes: parseRecipes({ spawn: "4:0.5" }) });
   assert.ok(Math.abs(masked.get(4)! - before.get(4)!) >= 1e-3, `${masked.get(4)} after ${before.get(4)}`);
 });
 
-const shared = writeModel(join(folder, "dense"), "llama", {});
+const shared = modelOf("llama", {});
 const refused: Record<string, { readonly asked: Parameters<typeof parseRecipes>[0]; readonly model?: string; readonly want: RegExp }> = {
   "a step that is none": { asked: { spawn: "5:0" }, want: /--spawn is "5:0"; STEP must be from 1 to below --steps \(5\)/ },
   "a spawn in a model without experts": { asked: { spawn: "2:0" }, model: shared, want: /no layer with several experts; leave it out/ },
@@ -112,7 +108,6 @@ const refused: Record<string, { readonly asked: Parameters<typeof parseRecipes>[
 };
 for (const [what, { asked, model: other = model, want }] of Object.entries(refused))
   test(`a run with ${what} is refused with the option and the remedy`, async () => {
-    const ports = { now: () => 0, stopped: () => false, onStart: () => assert.fail("it began"), onStep() {}, onValidation() {} };
-    const given = { ...settings, model: other, recipes: parseRecipes(asked), out: join(folder, "refused") };
-    await assert.rejects(train(given, ports), { code: "BadOption", message: want });
+    const begun = run({ ...settings, model: other, recipes: parseRecipes(asked) });
+    await assert.rejects(begun, { code: "BadOption", message: want });
   });

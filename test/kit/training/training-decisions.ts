@@ -1,9 +1,11 @@
 // All that a training job is decided by, made short: its spec and status, pods, their ends and what they say.
+import assert from "node:assert/strict";
+import { test } from "node:test";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingEnd, TrainingReport } from "../../../crds/training-report.ts";
 import type { PodReport } from "../../../crds/training-world.ts";
-import type { Action } from "../../../operator/training/core/decide.ts";
+import { type Action, decide } from "../../../operator/training/core/decide.ts";
 import type { Observed } from "../../../operator/training/core/observed.ts";
 import type { PodView } from "../../../operator/training/core/pod-view.ts";
 
@@ -77,4 +79,18 @@ export const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
 export function actionText(action: Action): string {
   if (action.kind === "delete") return `delete ${action.name}`;
   return action.kind === "check" ? `check ${action.attempt}` : `create ${action.rank}-${action.attempt}`;
+}
+
+/** What is given, and what follows: "actions | some of the conditions", such as "create 0-0 | Running False Starting". */
+type DecisionRow = readonly [given: Partial<Observed>, want: string];
+
+export function testDecisions(rows: Readonly<Record<string, DecisionRow>>): void {
+  for (const [sentence, [given, want]] of Object.entries(rows))
+    test(sentence, () => {
+      const { status, actions } = decide(observed(given));
+      const wanted = want.split(" | ")[1]?.split(", ").filter(Boolean) ?? [];
+      const found = (status.conditions ?? []).map(({ type, status, reason }) => `${type} ${status} ${reason}`);
+      const shown = wanted.map((one) => found.find((other) => other === one) ?? `not ${one}`);
+      assert.equal([actions.map(actionText).join(", "), shown.join(", ")].join(" | "), want);
+    });
 }
