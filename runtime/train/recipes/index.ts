@@ -1,22 +1,17 @@
-// The registry of recipes and the parser of their options, such as "switch:0.003,device:0.05:4". A new recipe is a file and one line
-// here.
+// The registry of recipes and the parser of their options, such as "switch:0.003,device:0.05:4". A new recipe is a file, or a row
+// of a file of its kind, and one line here.
 import { AppError } from "../../../crds/common.ts";
 import type { ModelSource } from "../model/model-source.ts";
 import { type TrainedModel, wholeModel } from "../model/trained-model.ts";
-import { biasOfChoice } from "./bias.ts";
+import { balance } from "./balance.ts";
 import { denseToSparse } from "./dense-to-sparse.ts";
-import { deviceLoss } from "./device.ts";
-import { fedavg } from "./fedavg.ts";
-import { fedspeed } from "./fedspeed.ts";
+import { fedavg, fedspeed } from "./local-steps.ts";
 import { mixlora } from "./mixlora.ts";
 import { type Numbers, type Recipe, type RecipeOption, type RecipeRun, type RecipeSetting, recipeOptions } from "./recipe.ts";
 import { spawn } from "./spawn.ts";
-import { switchLoss } from "./switch.ts";
 
 const recipes: Readonly<Record<string, Recipe>> = {
-  switch: switchLoss,
-  device: deviceLoss,
-  bias: biasOfChoice,
+  ...balance,
   mixlora,
   spawn,
   "dense-to-sparse": denseToSparse,

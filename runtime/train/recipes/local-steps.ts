@@ -1,13 +1,35 @@
-// fedspeed (arXiv 2302.10429): each step is pulled to the parameters of the last meeting (lambda), corrected by earlier pulls, and
-// takes its gradient a little uphill (rho).
+// Recipes of worlds that meet after local steps.
+
 import { mul, sub } from "../optimizers/wasm.ts";
-import { localStepsMax, refusesMeeting } from "./fedavg.ts";
-import { aboveZero, type Recipe, whole } from "./recipe.ts";
+import { aboveZero, type Numbers, type Recipe, type RecipeRun, whole } from "./recipe.ts";
+
+const localStepsMax = 10_000;
+
+/** Worlds end and write checkpoints only where they have met. */
+function refusesMeeting({ steps: local = 1 }: Numbers, { steps, everySteps, shadow, beside }: RecipeRun): string | undefined {
+  if (steps % local !== 0) return `--steps is ${steps}; it must be a multiple of ${local}`;
+  if (everySteps % local !== 0) return `--checkpoint-every is ${everySteps}; it must be a multiple of ${local}`;
+  if (shadow) return "worlds that meet go on from checkpoints, so that shadows are of no use; leave them out";
+  if (beside("spawn") !== undefined) return "--local and --spawn do not go together: give one of them";
+  return undefined;
+}
+
+/** Worlds meet at the mean of their parameters. */
+export const fedavg: Recipe = {
+  option: "local",
+  numbers: { steps: whole(1, localStepsMax) },
+  refuses: refusesMeeting,
+  meeting: { begin() {}, send: ({ p }) => p as Float32Array },
+};
 
 const round = Math.fround;
 
 type Own = Readonly<Record<"p" | "anchor" | "pull", Float32Array>>;
 
+/**
+ * arXiv 2302.10429: each step is pulled to the parameters of the last meeting (lambda), corrected by earlier pulls, and takes its gradient
+ * a little uphill (rho).
+ */
 export const fedspeed: Recipe = {
   option: "local",
   numbers: {
