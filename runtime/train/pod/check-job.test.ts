@@ -6,9 +6,10 @@ import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
+import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
 import { endBytesMax, parseTrainingEnd, type TrainingEnd } from "../../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
+import { podSpec } from "../../../test/kit/training/training-pods.ts";
 import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { checkRun } from "../loop/feasible.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
@@ -35,17 +36,7 @@ changed("larger", of("tokens"), "index.json", (text) => text.replace(/"vocab":\d
 changed("other-model", tinyModel.dir, "config.json", (text) => text.replace(/"rope_theta": *[\d.]+/, '"rope_theta": 5000.0'));
 mkdirSync(of("nothing"));
 
-const specOf = (change: object = {}): MoETrainingJobSpec =>
-  moeTrainingJobSpecSchema.parse({
-    model: { uri: "pvc://models/tiny" },
-    data: { uri: "pvc://data/tokens", sequenceLength: 8 },
-    steps: 4,
-    batch: { sequences: 4, microBatches: 4 },
-    checkpoint: { everySteps: 2 },
-    memoryPerRank: "1Gi",
-    output: { uri: "pvc://models/out" },
-    ...change,
-  });
+const specOf = (change: object = {}): MoETrainingJobSpec => podSpec({ steps: 4, checkpoint: { everySteps: 2 }, ...change });
 
 interface Asked {
   readonly model?: string;

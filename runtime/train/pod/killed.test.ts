@@ -2,15 +2,14 @@
 // without a checkpoint, and one that wakes after it was given up changes nothing.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
 import { meetIn, outOf, PodOfProcess } from "../../../test/kit/training/pod-processes.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
+import { modelIn, podSpec } from "../../../test/kit/training/training-pods.ts";
 import { until } from "../../../test/kit/wait.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-killed-"));
@@ -28,16 +27,8 @@ after(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const spec = moeTrainingJobSpecSchema.parse({
-  model: { uri: "pvc://models/tiny", init: "Random" },
-  data: { uri: "pvc://data/tokens", sequenceLength: 8 },
-  steps,
-  batch: { sequences: 4, microBatches: 4 },
-  memoryPerRank: "1Gi",
-  // Nothing but the last step is written.
-  checkpoint: { everySteps: steps, keep: 1 },
-  output: { uri: "pvc://models/out" },
-});
+/** Nothing but the last step is written. */
+const spec = podSpec({ model: { uri: "pvc://models/tiny", init: "Random" }, steps, checkpoint: { everySteps: steps, keep: 1 } });
 
 function pod(uid: string, { out, rank, host }: { readonly out: string; readonly rank: number; readonly host: number }): PodOfProcess {
   const folders = { model: tinyModel.dir, data: join(folder, "tokens"), out: join(folder, out) };
@@ -46,10 +37,7 @@ function pod(uid: string, { out, rank, host }: { readonly out: string; readonly 
   return made;
 }
 
-const digest = (name: string): string =>
-  createHash("sha256")
-    .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
-    .digest("hex");
+const digest = (name: string): string => modelIn(join(folder, name));
 
 async function complete(first: PodOfProcess): Promise<void> {
   await until("the end", () => first.process.exitCode !== null);

@@ -2,19 +2,16 @@
 // end leave the bits of a run alone, and whoever waits says so. With shadows a lost one costs the step in flight.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
-import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { parseTrainingEnd } from "../../../crds/training-report.ts";
 import type { PodReport, TrainingWorld } from "../../../crds/training-world.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { tell, tlsFolder, worldOfPods } from "../../../test/kit/training/training-pods.ts";
+import { modelIn, podSettings, podSpec, tell, worldOfPods } from "../../../test/kit/training/training-pods.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
@@ -41,18 +38,7 @@ before(async () => {
   await new Promise((resolve) => probe.close(resolve));
 });
 
-const specOf = (change: object = {}) =>
-  moeTrainingJobSpecSchema.parse({
-    model: { uri: "pvc://models/tiny" },
-    data: { uri: "pvc://data/tokens", sequenceLength: 8 },
-    steps,
-    batch: { sequences: 4, microBatches: 4 },
-    memoryPerRank: "1Gi",
-    checkpoint: { everySteps: 2, keep: 2 },
-    output: { uri: "pvc://models/out" },
-    fssdp: { memorySlots: 1 },
-    ...change,
-  });
+const specOf = (change: object = {}) => podSpec({ steps, checkpoint: { everySteps: 2, keep: 2 }, fssdp: { memorySlots: 1 }, ...change });
 
 type Run = typeof train;
 
@@ -77,20 +63,7 @@ class Pod {
   }
 
   async start(out: string, run: Run = train, spec = specOf(), leaveMs?: number): Promise<this> {
-    const settings: TrainerSettings = {
-      namespace: "ns",
-      job: "j",
-      jobUid: "job",
-      podUid: this.uid,
-      rank: this.rank,
-      spec,
-      tlsDir: tlsFolder(`rank-${this.rank}`),
-      ranksPort,
-      worldPort: 0,
-      tracePort: 0,
-      endFile: this.endFile,
-      logLevel: "silent",
-    };
+    const settings = podSettings({ podUid: this.uid, rank: this.rank, spec, ranksPort, endFile: this.endFile });
     const own = (given: TrainSettings, ports: TrainPorts, context?: RankContext) => {
       const paths = { model: join(folder, "tiny"), data: join(folder, "tokens"), out: join(folder, out) };
       const onStep: TrainPorts["onStep"] = (report) => {
@@ -130,10 +103,7 @@ async function meet(epoch: number, pods: readonly Pod[], leaving: readonly Pod[]
 }
 const asMember = ({ uid, rank }: Pod) => ({ uid, rank });
 
-const digest = (out: string): string =>
-  createHash("sha256")
-    .update(readFileSync(join(folder, out, "huggingface/model.safetensors")))
-    .digest("hex");
+const digest = (out: string): string => modelIn(join(folder, out));
 
 /** A run that is lost once `pod` has made a step: it leaves without a word, as a process that is killed does. */
 function lostAfter(pod: Pod, step: number): Run {

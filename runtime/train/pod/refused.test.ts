@@ -5,10 +5,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { parseTrainingEnd } from "../../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { begin, tlsFolder } from "../../../test/kit/training/training-pods.ts";
+import { begin, podSettings, podSpec } from "../../../test/kit/training/training-pods.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
@@ -39,17 +38,8 @@ interface Paths {
 
 /** What a pod of the job leaves. */
 async function endOf(name: string, change: object, { model = tinyModel.dir, data = "tokens", out = name }: Paths = {}) {
-  const spec = moeTrainingJobSpecSchema.parse({
-    model: { uri: "pvc://models/tiny" },
-    data: { uri: "pvc://data/tokens", sequenceLength: 8 },
-    steps: 2,
-    batch: { sequences: 4, microBatches: 2 },
-    memoryPerRank: "1Gi",
-    output: { uri: "pvc://models/out" },
-    ...change,
-  });
-  const identity = { namespace: "ns", job: "j", jobUid: "job", podUid: "pod-0", rank: 0, spec, tlsDir: tlsFolder("rank-0") };
-  const settings = { ...identity, ranksPort: 0, worldPort: 0, tracePort: 0, endFile: of(`${name}.end`), logLevel: "silent" } as const;
+  const spec = podSpec({ steps: 2, batch: { sequences: 4, microBatches: 2 }, ...change });
+  const settings = podSettings({ spec, endFile: of(`${name}.end`) });
   const run = (given: TrainSettings, ports: TrainPorts) => train({ ...given, model, data: of(data), out: of(out) }, ports);
   const trainer = await begin(settings, { run });
   await trainer.ended.catch(() => {});

@@ -6,12 +6,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
-import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { parseTrainingEnd } from "../../../crds/training-report.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { tell, tlsFolder, worldOf } from "../../../test/kit/training/training-pods.ts";
+import { podSettings, podSpec, tell, worldOf } from "../../../test/kit/training/training-pods.ts";
 import { frameMsMax, type Transport } from "../../net/collectives/transport.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
@@ -90,15 +88,7 @@ test("what the spec gives holds from the first step on, and a step that fails sa
   assert.equal(auto.timeout.frameMs("rows"), frameMsMax);
 });
 
-const spec = moeTrainingJobSpecSchema.parse({
-  model: { uri: "pvc://models/tiny" },
-  data: { uri: "pvc://data/tokens", sequenceLength: 8 },
-  steps: 8,
-  batch: { sequences: 4, microBatches: 4 },
-  memoryPerRank: "1Gi",
-  failurePolicy: { stepTimeout: "5s" },
-  output: { uri: "pvc://models/out" },
-});
+const spec = podSpec({ failurePolicy: { stepTimeout: "5s" } });
 
 /** Sends nothing of one exchange of one step, and does not fail either: as a rank whose disk does not answer. */
 function standingStill(transport: Transport): Transport {
@@ -121,8 +111,7 @@ test("a rank that lives and stands still ends the step for the other in that tim
   const endFile = (rank: number): string => join(folder, `pod-${rank}.end`);
   const pods = await Promise.all(
     [0, 1].map((rank) => {
-      const identity = { namespace: "ns", job: "j", jobUid: "job", podUid: `pod-${rank}`, rank, spec, tlsDir: tlsFolder(`rank-${rank}`) };
-      const settings: TrainerSettings = { ...identity, ranksPort, worldPort: 0, tracePort: 0, endFile: endFile(rank), logLevel: "silent" };
+      const settings = podSettings({ rank, spec, ranksPort, endFile: endFile(rank) });
       const run = (given: TrainSettings, ports: TrainPorts, context?: RankContext) => {
         const paths = { model: tinyModel.dir, data: join(folder, "tokens"), out: join(folder, "out") };
         const place = context && rank === 1 ? { ...context, transport: standingStill(context.transport) } : context;

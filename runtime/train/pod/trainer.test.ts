@@ -1,16 +1,14 @@
 // A training pod's process on a tiny model, alone in its world: what it answers, the message of its end, and that a run which is stopped
 // and goes on in another process ends with the bits of one that was not.
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
-import type { TrainerSettings } from "../../../crds/training-process.ts";
+
 import { parseTrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
-import { begin, tell, tlsFolder, worldOf } from "../../../test/kit/training/training-pods.ts";
+import { begin, modelIn, podSettings, podSpec, tell, worldOf } from "../../../test/kit/training/training-pods.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
@@ -23,16 +21,7 @@ after(() => rmSync(folder, { recursive: true, force: true }));
 const steps = 6;
 
 const spec = (change: object = {}) =>
-  moeTrainingJobSpecSchema.parse({
-    model: { uri: "pvc://models/tiny" },
-    data: { uri: "pvc://data/tokens", sequenceLength: 8 },
-    steps,
-    batch: { sequences: 4, microBatches: 2 },
-    memoryPerRank: "1Gi",
-    checkpoint: { everySteps: 2, keep: 2 },
-    output: { uri: "pvc://models/out" },
-    ...change,
-  });
+  podSpec({ steps, batch: { sequences: 4, microBatches: 2 }, checkpoint: { everySteps: 2, keep: 2 }, ...change });
 
 /** As in a pod, but for the folder that claims are below. */
 const here = (settings: TrainSettings, name: string): TrainSettings => ({
@@ -51,26 +40,10 @@ async function prepare(): Promise<void> {
   );
 }
 
-const settingsOf = (name: string, change: object = {}): TrainerSettings => ({
-  namespace: "ns",
-  job: "j",
-  jobUid: "job",
-  podUid: "pod-0",
-  rank: 0,
-  spec: spec(change),
-  tlsDir: tlsFolder("rank-0"),
-  ranksPort: 0,
-  worldPort: 0,
-  tracePort: 0,
-  endFile: join(folder, `${name}.end`),
-  logLevel: "silent",
-});
+const settingsOf = (name: string, change: object = {}) => podSettings({ spec: spec(change), endFile: join(folder, `${name}.end`) });
 
 const endOf = (name: string) => parseTrainingEnd(readFileSync(join(folder, `${name}.end`), "utf8"));
-const digest = (name: string): string =>
-  createHash("sha256")
-    .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
-    .digest("hex");
+const digest = (name: string): string => modelIn(join(folder, name));
 
 /** A trainer whose run stops itself after a step, as SIGTERM would stop it. */
 async function trainOnce(name: string, into: string, stopAfter?: number): Promise<void> {

@@ -11,7 +11,7 @@ import { parseTrainingEnd } from "../../../crds/training-report.ts";
 import type { PodReport, TrainingWorld } from "../../../crds/training-world.ts";
 import { until } from "../wait.ts";
 import type { PodLine, PodProcess } from "./training-pod.ts";
-import { tell, tlsFolder, worldOfPods } from "./training-pods.ts";
+import { podSettings, tell, worldOfPods } from "./training-pods.ts";
 
 const program = fileURLToPath(new URL("./training-pod.ts", import.meta.url));
 
@@ -38,9 +38,8 @@ export class PodOfProcess {
     this.uid = uid;
     this.#place = place;
     const { spec, rank, ranksPort, folders, claims } = place;
-    const settings = { namespace: "ns", job: "j", jobUid: "job", podUid: uid, rank, spec, tlsDir: tlsFolder(`rank-${rank}`) };
     const given: PodProcess = {
-      settings: { ...settings, ranksPort, worldPort: 0, tracePort: 0, endFile: this.#endFile, logLevel: "silent" },
+      settings: podSettings({ podUid: uid, rank, spec, ranksPort, endFile: this.#endFile }),
       host: this.ip,
       folders,
       claims,

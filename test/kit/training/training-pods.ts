@@ -1,7 +1,9 @@
 // Training pods as processes of this one: each on an address of its own of loopback, with a certificate of one job, told their worlds as
 // the operator tells them.
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { type PodReport, type TrainingWorld, trainingScope, type WorldOrder } from "../../../crds/training-world.ts";
 import { tellPod } from "../../../operator/training/pod-talks.ts";
@@ -27,6 +29,30 @@ export function tlsFolder(member: string): string {
   folders.set(member, folder);
   return folder;
 }
+
+/** The spec of a short job on the tiny model. */
+export const podSpec = (change: object = {}): MoETrainingJobSpec =>
+  moeTrainingJobSpecSchema.parse({
+    model: { uri: "pvc://models/tiny" },
+    data: { uri: "pvc://data/tokens", sequenceLength: 8 },
+    steps: 8,
+    batch: { sequences: 4, microBatches: 4 },
+    memoryPerRank: "1Gi",
+    output: { uri: "pvc://models/out" },
+    ...change,
+  });
+
+/** What the pod of a rank is started with. */
+export function podSettings({ rank = 0, ...given }: Pick<TrainerSettings, "spec" | "endFile"> & Partial<TrainerSettings>): TrainerSettings {
+  const identity = { namespace, job, jobUid: "job", podUid: `pod-${rank}`, rank, tlsDir: tlsFolder(`rank-${rank}`) };
+  return { ...identity, ranksPort: 0, worldPort: 0, tracePort: 0, logLevel: "silent", ...given };
+}
+
+/** A digest of the model that a run left in its folder. */
+export const modelIn = (out: string): string =>
+  createHash("sha256")
+    .update(readFileSync(join(out, "huggingface/model.safetensors")))
+    .digest("hex");
 
 /** A pod as worlds name it; on the address of loopback of its rank where no other is given. */
 interface PodOfWorld {
