@@ -39,7 +39,7 @@ export class Arrivals {
     this.#connection = PeerConnection.answer(socket, this.#detector, {
       hello: (hello) => this.#greet(hello),
       frame: (frame) => this.#take(frame),
-      ended: (why) => this.#told(why),
+      ended: (why) => this.#ended(why),
       gone: (reason) => this.#gone(reason),
     });
   }
@@ -137,7 +137,7 @@ export class Arrivals {
     this.#connection.pause();
   }
 
-  #told(why: EndReason): void {
+  #ended(why: EndReason): void {
     this.#over = true;
     this.#connection.destroy();
     if (why.code === leftCode) this.#owner.left(this.rank, true, lostRank(this.rank, why.message));

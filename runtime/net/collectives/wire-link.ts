@@ -123,7 +123,7 @@ export class RankLink {
         frame: ({ kind }) => {
           throw new AppError(`a frame of kind ${kind} where a heartbeat is due`, { code: "InvalidFrame" });
         },
-        ended: (why) => this.#told(why),
+        ended: (why) => this.#ended(why),
         gone: (reason) => this.#gone(connection, reason),
       });
       this.#connection = connection;
@@ -150,7 +150,7 @@ export class RankLink {
     for (const waiting of [...this.#waiting]) waiting.go();
   }
 
-  #told(why: EndReason): void {
+  #ended(why: EndReason): void {
     if (why.code === behindCode) {
       this.#again(why.message);
       return;

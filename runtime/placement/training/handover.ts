@@ -35,17 +35,17 @@ export function handover({ held, wanted, floats }: HandoverProblem): Transfer[] 
  */
 export function primariesNear(holders: readonly (readonly number[])[], ranks: number): number[] {
   const experts = holders.length;
-  const room = new Array<number>(ranks).fill(0);
-  for (let expert = 0; expert < experts; expert++) addTo(room, Math.floor((expert * ranks) / experts), 1);
+  const freeSlots = new Array<number>(ranks).fill(0);
+  for (let expert = 0; expert < experts; expert++) addTo(freeSlots, Math.floor((expert * ranks) / experts), 1);
   const primaries = holders.map((row): number | undefined => {
-    const primary = row.find((rank) => (room[rank] ?? 0) > 0);
-    if (primary !== undefined) addTo(room, primary, -1);
+    const primary = row.find((rank) => (freeSlots[rank] ?? 0) > 0);
+    if (primary !== undefined) addTo(freeSlots, primary, -1);
     return primary;
   });
   return primaries.map((primary) => {
     if (primary !== undefined) return primary;
-    const free = room.findIndex((count) => count > 0);
-    addTo(room, free, -1);
+    const free = freeSlots.findIndex((count) => count > 0);
+    addTo(freeSlots, free, -1);
     return free;
   });
 }

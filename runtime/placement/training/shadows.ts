@@ -10,8 +10,8 @@ export function shadowsOf(node: readonly number[]): number[] {
   );
   // Ranks of a node are neighbours, so a rotation by the largest node's size passes each rank's own node where possible.
   const largest = count(node[order[0] as number] as number);
-  const turn = largest === ranks ? 1 : largest;
+  const shift = largest === ranks ? 1 : largest;
   const shadows = new Array<number>(ranks).fill(0);
-  for (const [i, rank] of order.entries()) shadows[rank] = order[(i + turn) % ranks] as number;
+  for (const [i, rank] of order.entries()) shadows[rank] = order[(i + shift) % ranks] as number;
   return shadows;
 }

@@ -42,13 +42,13 @@ export async function stepToGoOnFrom(checkpoints: string, steps: number): Promis
   );
 }
 
-interface Room {
+interface Available {
   readonly ranks: number;
   readonly memory?: number;
 }
 
 /** Throws AppError `DoesNotFit` for a later stage that fits on no possible ranks, and what writing the result would throw. */
-export async function checkStages(settings: TrainSettings, source: ModelSource, { ranks, memory }: Room): Promise<void> {
+export async function checkStages(settings: TrainSettings, source: ModelSource, { ranks, memory }: Available): Promise<void> {
   const stages = stagesOf(settings);
   const last = trainedModel(source, settings, stages.length - 1);
   await checkResult(last.result, resultAt(settings), settings.codecs);

@@ -37,6 +37,6 @@ function fitsText({ asked, least }: Feasible, memory: string): string {
   const each = asked.ranks === 1 ? "1 rank needs" : `each of ${asked.ranks} ranks needs at most`;
   const reported = `${each} ${asked.text}; spec.memoryPerRank is ${memory}`;
   if (least.ranks === asked.ranks) return reported;
-  const room = least.fits ? "" : ", which does not fit: they wait for others";
-  return `${reported}; with spec.elasticity.minReplicas ${least.ranks}: ${least.text}${room}`;
+  const shortage = least.fits ? "" : ", which does not fit: they wait for others";
+  return `${reported}; with spec.elasticity.minReplicas ${least.ranks}: ${least.text}${shortage}`;
 }

@@ -18,11 +18,11 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
 import { layoutOf } from "../model/layout.ts";
+import { leaveWorld } from "./begin-world.ts";
 import { shapeOf, stateUnits } from "./model-shape.ts";
 import { Rank } from "./rank.ts";
 import type { RankOptions } from "./rank-options.ts";
 import { RankState } from "./rank-state.ts";
-import { leaveWorld } from "./world.ts";
 
 const program = programOf(JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")));
 const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));

@@ -11,11 +11,11 @@ import { rankBytes } from "../../placement/training/rank-bytes.ts";
 import { kindsOf, layoutOf } from "../model/layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
+import { keptBudgetOf } from "./begin-world.ts";
 import { checkMemory, fitsBeside, keptFloats, memoryProblem, type RankedModel, takesOver } from "./fits.ts";
 import { shapeOf } from "./model-shape.ts";
 import { aloneContext } from "./rank-context.ts";
 import { RankStores } from "./rank-stores.ts";
-import { keptBudgetOf } from "./world.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 

@@ -13,6 +13,7 @@ import { perturbationRadius } from "../recipes/index.ts";
 import { recordedBackend } from "../trace/recorder.ts";
 import type { Share } from "../worlds/outer.ts";
 import { AccumulationStep, PassStopped } from "./accumulation-step.ts";
+import { type Begun, beginOf, beginWorld, keptBudgetOf, runHash, storesOf } from "./begin-world.ts";
 import { movePrimaries } from "./carry.ts";
 import { checkLosses, checkNorm, factsOf, normIn, squaredNorms } from "./commit.ts";
 import { ExpertReplicas, ReplicaTransfers } from "./expert-replicas.ts";
@@ -26,7 +27,6 @@ import { columnSums, RowDealing } from "./row-dealing.ts";
 import type { Batch, Look, StepEnd, StepGradients, StepPlan } from "./step-contract.ts";
 import { Planning, planHash } from "./step-plan.ts";
 import { StoredState } from "./stored-state.ts";
-import { type Begun, beginOf, beginWorld, keptBudgetOf, runHash, storesOf } from "./world.ts";
 
 const never = (): boolean => false;
 
