@@ -7,8 +7,8 @@ import { type Hosts, layerDemand, type Problem, someUnhosted, toLayers, toProble
 import { withinBudget, worstOf } from "../../operator/planner/search/within-budget.ts";
 import type { Materialised } from "../../runtime/placement/calibrate.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
+import { secondsOf, wayOf } from "../../runtime/placement/training/planners/index.ts";
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../runtime/placement/training/planners/planner.ts";
-import { secondsOf, wayOf } from "../../runtime/placement/training/planners/ways.ts";
 import { type Program, solve } from "./solver.ts";
 
 /** Experts x ranks of a layer is what makes it hard; a plan of this size takes seconds. */

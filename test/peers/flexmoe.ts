@@ -1,7 +1,8 @@
 // FlexMoE from its description: while a layer is uneven, the expert with most rows an expert replica gets one more, at the rank with least to do,
 // and keeps it if the step becomes shorter by the model of costs. Pure. No code of it is public.
+
+import { secondsOf, wayOf } from "../../runtime/placement/training/planners/index.ts";
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../runtime/placement/training/planners/planner.ts";
-import { secondsOf, wayOf } from "../../runtime/placement/training/planners/ways.ts";
 
 /** max/mean below which nothing is done. */
 const uneven = 1.1;

@@ -1,5 +1,6 @@
 // Blocks: every row has one host that holds its expert, hosts of an expert take micro-batches in order, and loads come out as even as micro-batches
 // allow.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
@@ -8,7 +9,7 @@ import { uniform } from "../../kernels/random.ts";
 import { imbalance } from "../imbalance.ts";
 import { type BlockProblem, dealBlocks, rowsOfRanks } from "./blocks.ts";
 import { microBatchIntervals, ranksOfMicroBatches } from "./micro-batches.ts";
-import { expertReplicasOfHottest } from "./planners/ways.ts";
+import { expertReplicasOfHottest } from "./planners/index.ts";
 
 const problems = fc
   .record({

@@ -1,12 +1,12 @@
 // Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons expert replicas.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { trainingPlannerNames } from "../../../../crds/names.ts";
 import { trainingPeers } from "../../../../test/peers/index.ts";
 import { uniform } from "../../../kernels/random.ts";
-import { trainingPlanner } from "./index.ts";
+import { secondsOf, trainingPlanner, wayOf } from "./index.ts";
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";
-import { secondsOf, wayOf } from "./ways.ts";
 
 const planners: Readonly<Record<string, TrainingPlanner>> = {
   ...Object.fromEntries(trainingPlannerNames.map((name) => [name, trainingPlanner(name)])),
