@@ -24,40 +24,40 @@ function shown(...conditions: readonly Condition[]): string[] {
   return [...text.matchAll(/^ +(\w+): /gm)].map((match) => match[1] ?? "");
 }
 
-const cases: Readonly<Record<string, { given: readonly Condition[]; want: readonly string[] }>> = {
-  "nothing is wrong with a deployment at rest": {
-    given: [
+const cases: Readonly<Record<string, readonly [given: readonly Condition[], want: readonly string[]]>> = {
+  "nothing is wrong with a deployment at rest": [
+    [
       condition("Ready", "True", "AllReplicasAvailable"),
       condition("Progressing", "False", "Converged", "nothing is to be done"),
       condition("Degraded", "False", "AsExpected"),
       condition("PlacementBalanced", "True", "Balanced"),
     ],
-    want: [],
-  },
-  "an operation under way is not wrong": { given: [condition("Progressing", "True", "Scaling")], want: [] },
-  "an operation that is refused or late is": {
-    given: [condition("Progressing", "False", "ScaleDownBlocked"), condition("Progressing", "False", "DeadlineExceeded")],
-    want: ["Progressing", "Progressing"],
-  },
-  "Degraded is wrong when it is True": { given: [condition("Degraded", "True", "RanksLost")], want: ["Degraded"] },
-  "FieldConflict is wrong when it is True": {
-    given: [condition("FieldConflict", "True", "ManagedByOthers"), condition("FieldConflict", "False", "NoConflict")],
-    want: ["FieldConflict"],
-  },
-  "whatever else is False is wrong": {
-    given: [condition("Ready", "False", "RanksNotReady"), condition("TelemetryFresh", "False", "Stale")],
-    want: ["Ready", "TelemetryFresh"],
-  },
-  "what is not known says so while the deployment is not ready": {
-    given: [condition("Ready", "False", "RanksNotReady"), condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")],
-    want: ["Ready", "PlacementBalanced"],
-  },
-  "what is not known is passed over once it is ready": {
-    given: [condition("Ready", "True", "AllReplicasAvailable"), condition("TelemetryFresh", "Unknown", "NotConfigured")],
-    want: [],
-  },
+    [],
+  ],
+  "an operation under way is not wrong": [[condition("Progressing", "True", "Scaling")], []],
+  "an operation that is refused or late is": [
+    [condition("Progressing", "False", "ScaleDownBlocked"), condition("Progressing", "False", "DeadlineExceeded")],
+    ["Progressing", "Progressing"],
+  ],
+  "Degraded is wrong when it is True": [[condition("Degraded", "True", "RanksLost")], ["Degraded"]],
+  "FieldConflict is wrong when it is True": [
+    [condition("FieldConflict", "True", "ManagedByOthers"), condition("FieldConflict", "False", "NoConflict")],
+    ["FieldConflict"],
+  ],
+  "whatever else is False is wrong": [
+    [condition("Ready", "False", "RanksNotReady"), condition("TelemetryFresh", "False", "Stale")],
+    ["Ready", "TelemetryFresh"],
+  ],
+  "what is not known says so while the deployment is not ready": [
+    [condition("Ready", "False", "RanksNotReady"), condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")],
+    ["Ready", "PlacementBalanced"],
+  ],
+  "what is not known is passed over once it is ready": [
+    [condition("Ready", "True", "AllReplicasAvailable"), condition("TelemetryFresh", "Unknown", "NotConfigured")],
+    [],
+  ],
 };
-for (const [name, { given, want }] of Object.entries(cases)) test(`status: ${name}`, () => assert.deepEqual(shown(...given), want));
+for (const [name, [given, want]] of Object.entries(cases)) test(`status: ${name}`, () => assert.deepEqual(shown(...given), want));
 
 test("status: a deployment that nobody asks says so and is well, one that somebody has set to 0 says nothing of it", () => {
   const lastScale = {

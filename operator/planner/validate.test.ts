@@ -43,17 +43,12 @@ function valid(): Plan {
 
 const alone = (hosts: number[][]): LayerPlan => ({ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) });
 
-interface Tampering {
-  readonly name: string;
-  readonly input?: Partial<PlanInput>;
-  readonly spoil: (plan: Plan) => Plan;
-  readonly sentences: readonly string[];
-  readonly rules: readonly Rule[];
-}
+type Spoil = (plan: Plan) => Plan;
+type Tampering = readonly [name: string, spoil: Spoil, sentences: readonly string[], rules: readonly Rule[], input?: Partial<PlanInput>];
 
 /** The row that takes the place of one in the second layer. */
 const row =
-  (expert: number, hosts: number[], weights: number[]): Tampering["spoil"] =>
+  (expert: number, hosts: number[], weights: number[]): Spoil =>
   (plan) => {
     const layer = plan[1] as Plan[number];
     layer.hosts[expert] = hosts;
@@ -72,126 +67,86 @@ const wide = (experts: number, hosts: number): Partial<PlanInput> => ({
 });
 
 const tamperings: readonly Tampering[] = [
-  {
-    name: "a layer is missing",
-    spoil: (plan) => plan.slice(1),
-    sentences: ["1 layers, the model has 2"],
-    rules: ["every layer and expert"],
-  },
-  {
-    name: "an expert is missing",
-    spoil: ([a, b]) => [a, { hosts: b?.hosts.slice(1), weights: b?.weights.slice(1) }] as Plan,
-    sentences: ["layer 1: 2 experts, the model has 3"],
-    rules: ["every layer and expert"],
-  },
-  {
-    name: "an expert has no host",
-    spoil: row(1, [], []),
-    sentences: ["layer 1, expert 1: no host", "layer 1, expert 1: weights do not sum to 1000"],
-    rules: ["hosted", "weights"],
-  },
-  {
-    name: "an expert has more hosts than are stored",
-    input: wide(3, 600),
-    spoil: row(0, first(513), shared(513)),
-    sentences: ["layer 1, expert 0: 513 hosts, at most 512"],
-    rules: ["storable"],
-  },
-  {
-    name: "a host is no rank number",
-    spoil: row(1, [1.5], [1000]),
-    sentences: ["layer 1, expert 1: a rank is no natural number", "layer 1, expert 1: rank 1.5 is not active"],
-    rules: ["real ranks", "active ranks"],
-  },
-  {
-    name: "a host is below zero",
-    spoil: row(1, [-1], [1000]),
-    sentences: ["layer 1, expert 1: a rank is no natural number", "layer 1, expert 1: rank -1 is not active"],
-    rules: ["real ranks", "active ranks"],
-  },
-  {
-    name: "a rank is named twice",
-    spoil: row(1, [1, 1], [500, 500]),
-    sentences: ["layer 1, expert 1: a rank twice"],
-    rules: ["distinct ranks"],
-  },
-  {
-    name: "a weight is missing",
-    spoil: row(0, [0, 1], [1000]),
-    sentences: ["layer 1, expert 0: 2 hosts, 1 weights"],
-    rules: ["weights"],
-  },
-  {
-    name: "a weight is a fraction",
-    spoil: row(0, [0, 1], [500.5, 499.5]),
-    sentences: ["layer 1, expert 0: a weight is no natural number"],
-    rules: ["weights"],
-  },
-  {
-    name: "a weight is below zero",
-    spoil: row(0, [0, 1], [1001, -1]),
-    sentences: ["layer 1, expert 0: a weight is no natural number"],
-    rules: ["weights"],
-  },
-  {
-    name: "weights sum to less",
-    spoil: row(0, [0, 1], [500, 499]),
-    sentences: ["layer 1, expert 0: weights do not sum to 1000"],
-    rules: ["weights"],
-  },
-  {
-    name: "a host is dead",
-    spoil: row(1, [9], [1000]),
-    sentences: ["layer 1, expert 1: rank 9 is not active"],
-    rules: ["active ranks"],
-  },
-  {
-    name: "a host is not there",
-    spoil: row(0, [0, 7], [500, 500]),
-    sentences: ["layer 1, expert 0: rank 7 is not active"],
-    rules: ["active ranks"],
-  },
-  {
-    name: "hosts are more text than is stored",
-    input: wide(256, 144),
-    spoil: () => [0, 1].map((l) => alone(Array.from({ length: 256 }, () => (l === 0 ? [0] : first(144))))) as Plan,
-    sentences: [
+  ["a layer is missing", (plan) => plan.slice(1), ["1 layers, the model has 2"], ["every layer and expert"]],
+  [
+    "an expert is missing",
+    ([a, b]) => [a, { hosts: b?.hosts.slice(1), weights: b?.weights.slice(1) }] as Plan,
+    ["layer 1: 2 experts, the model has 3"],
+    ["every layer and expert"],
+  ],
+  [
+    "an expert has no host",
+    row(1, [], []),
+    ["layer 1, expert 1: no host", "layer 1, expert 1: weights do not sum to 1000"],
+    ["hosted", "weights"],
+  ],
+  [
+    "an expert has more hosts than are stored",
+    row(0, first(513), shared(513)),
+    ["layer 1, expert 0: 513 hosts, at most 512"],
+    ["storable"],
+    wide(3, 600),
+  ],
+  [
+    "a host is no rank number",
+    row(1, [1.5], [1000]),
+    ["layer 1, expert 1: a rank is no natural number", "layer 1, expert 1: rank 1.5 is not active"],
+    ["real ranks", "active ranks"],
+  ],
+  [
+    "a host is below zero",
+    row(1, [-1], [1000]),
+    ["layer 1, expert 1: a rank is no natural number", "layer 1, expert 1: rank -1 is not active"],
+    ["real ranks", "active ranks"],
+  ],
+  ["a rank is named twice", row(1, [1, 1], [500, 500]), ["layer 1, expert 1: a rank twice"], ["distinct ranks"]],
+  ["a weight is missing", row(0, [0, 1], [1000]), ["layer 1, expert 0: 2 hosts, 1 weights"], ["weights"]],
+  ["a weight is a fraction", row(0, [0, 1], [500.5, 499.5]), ["layer 1, expert 0: a weight is no natural number"], ["weights"]],
+  ["a weight is below zero", row(0, [0, 1], [1001, -1]), ["layer 1, expert 0: a weight is no natural number"], ["weights"]],
+  ["weights sum to less", row(0, [0, 1], [500, 499]), ["layer 1, expert 0: weights do not sum to 1000"], ["weights"]],
+  ["a host is dead", row(1, [9], [1000]), ["layer 1, expert 1: rank 9 is not active"], ["active ranks"]],
+  ["a host is not there", row(0, [0, 7], [500, 500]), ["layer 1, expert 0: rank 7 is not active"], ["active ranks"]],
+  [
+    "hosts are more text than is stored",
+    () => [0, 1].map((l) => alone(Array.from({ length: 256 }, () => (l === 0 ? [0] : first(144))))) as Plan,
+    [
       `layer 1: ${256 * (first(144).join(".").length + 1) - 1} characters of hosts, at most 65536 are stored`,
       `layer 1: ${256 * (shared(144).join(".").length + 1) - 1} characters of weights, at most 65536 are stored`,
     ],
-    rules: ["storable"],
-  },
-  {
-    name: "a rank hosts more of a layer than it has slots",
-    input: { slotsPerRank: 2 },
-    spoil: row(2, [1], [1000]),
-    sentences: ["layer 1: rank 1 hosts 3 experts, at most 2"],
-    rules: ["slots"],
-  },
-  {
-    name: "an expert loses an expert replica that it needs",
-    input: { minExpertReplicas: 2 },
-    spoil: row(0, [0], [1000]),
-    sentences: ["layer 1, expert 0: 1 expert replicas where it had 2, minExpertReplicas is 2"],
-    rules: ["floor"],
-  },
-  {
-    name: "an expert's expert replicas come together on a node",
-    input: { minExpertReplicas: 2 },
-    spoil: row(0, [0, 2], [500, 500]),
-    sentences: ["layer 1, expert 0: 2 expert replicas where it had 2, minExpertReplicas is 2"],
-    rules: ["floor"],
-  },
-  {
-    name: "a rank holds more than its memory",
-    input: { ranks: inputOf().ranks.map((rank) => (rank.rank === 3 ? { ...rank, budgetBytes: 29 } : rank)) },
-    spoil: (plan) => row(1, [3], [1000])(row(2, [3], [1000])(plan)),
-    sentences: ["rank 3: 20 resident bytes and a staging slot of 10 exceed its budget of 29"],
-    rules: ["bytes"],
-  },
+    ["storable"],
+    wide(256, 144),
+  ],
+  [
+    "a rank hosts more of a layer than it has slots",
+    row(2, [1], [1000]),
+    ["layer 1: rank 1 hosts 3 experts, at most 2"],
+    ["slots"],
+    { slotsPerRank: 2 },
+  ],
+  [
+    "an expert loses an expert replica that it needs",
+    row(0, [0], [1000]),
+    ["layer 1, expert 0: 1 expert replicas where it had 2, minExpertReplicas is 2"],
+    ["floor"],
+    { minExpertReplicas: 2 },
+  ],
+  [
+    "an expert's expert replicas come together on a node",
+    row(0, [0, 2], [500, 500]),
+    ["layer 1, expert 0: 2 expert replicas where it had 2, minExpertReplicas is 2"],
+    ["floor"],
+    { minExpertReplicas: 2 },
+  ],
+  [
+    "a rank holds more than its memory",
+    (plan) => row(1, [3], [1000])(row(2, [3], [1000])(plan)),
+    ["rank 3: 20 resident bytes and a staging slot of 10 exceed its budget of 29"],
+    ["bytes"],
+    { ranks: inputOf().ranks.map((rank) => (rank.rank === 3 ? { ...rank, budgetBytes: 29 } : rank)) },
+  ],
 ];
 
-for (const { name, input: more, spoil, sentences, rules } of tamperings) {
+for (const [name, spoil, sentences, rules, more] of tamperings) {
   test(`a plan in which ${name} is refused in these words: ${sentences.join("; ")}`, () => {
     const input = inputOf(more);
     if (input.current) {

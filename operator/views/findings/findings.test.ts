@@ -87,128 +87,118 @@ const down = [
   condition("Ready", "False", "RanksNotReady", "0 of 3 ranks serve: moe-0-abcde: CrashLoopBackOff"),
 ];
 
-const cases: Readonly<Record<string, { readonly given: Given; readonly want: readonly string[] }>> = {
-  "nothing is wrong with a deployment at rest": { given: { conditions: healthy, pods: [pod(0)] }, want: [] },
-  "what its owner asked for is no fault": {
-    given: { conditions: but(condition("Ready", "False", "Suspended"), condition("Available", "False", "Suspended")) },
-    want: [],
-  },
-  "an operation under way is no fault": { given: { conditions: but(condition("Progressing", "True", "Scaling")) }, want: [] },
-  "a cause is as bad as what it brings about, which is told with it": {
-    given: { conditions: but(...down), pods: [pod(0, { containers: [container({ restarts: 4, ended: ended("OOMKilled", 137, 2) })] })] },
-    want: ["critical OutOfMemory <- does not serve (0 of at least 1 ranks serve), is not ready (0 of 3 ranks serve)"],
-  },
-  "without a cause the worst effect speaks for the others": {
-    given: { conditions: but(...down) },
-    want: ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)"],
-  },
-  "a Gateway that refuses the route, or never answers, is told beside what serves": {
-    given: { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUnanswered", "no controller")) },
-    want: ["warning GatewayUnanswered"],
-  },
-  "one that has not judged it yet is waited for": {
-    given: { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUndecided")) },
-    want: [],
-  },
-  "a refusal that Ready repeats is said once": {
-    given: {
+const cases: Readonly<Record<string, readonly [given: Given, want: readonly string[]]>> = {
+  "nothing is wrong with a deployment at rest": [{ conditions: healthy, pods: [pod(0)] }, []],
+  "what its owner asked for is no fault": [
+    { conditions: but(condition("Ready", "False", "Suspended"), condition("Available", "False", "Suspended")) },
+    [],
+  ],
+  "an operation under way is no fault": [{ conditions: but(condition("Progressing", "True", "Scaling")) }, []],
+  "a cause is as bad as what it brings about, which is told with it": [
+    { conditions: but(...down), pods: [pod(0, { containers: [container({ restarts: 4, ended: ended("OOMKilled", 137, 2) })] })] },
+    ["critical OutOfMemory <- does not serve (0 of at least 1 ranks serve), is not ready (0 of 3 ranks serve)"],
+  ],
+  "without a cause the worst effect speaks for the others": [
+    { conditions: but(...down) },
+    ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)"],
+  ],
+  "a Gateway that refuses the route, or never answers, is told beside what serves": [
+    { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUnanswered", "no controller")) },
+    ["warning GatewayUnanswered"],
+  ],
+  "one that has not judged it yet is waited for": [{ conditions: but(condition("GatewayRouted", "Unknown", "GatewayUndecided")) }, []],
+  "a refusal that Ready repeats is said once": [
+    {
       conditions: but(condition("SpecAccepted", "False", "InvalidSpec", "spec.x"), condition("Ready", "False", "InvalidSpec", "spec.x")),
     },
-    want: ["warning InvalidSpec"],
-  },
-  "what repeats a cause with more words is said once": {
-    given: {
+    ["warning InvalidSpec"],
+  ],
+  "what repeats a cause with more words is said once": [
+    {
       conditions: but(
         condition("SpecAccepted", "False", "InvalidSpec", "spec.x must be y"),
         condition("Degraded", "True", "ReplacementImpossible", "ranks 0 have no pod and none can be made: spec.x must be y"),
       ),
     },
-    want: ["warning InvalidSpec"],
-  },
-  "an effect in which a cause is told still says how bad it is": {
-    given: {
+    ["warning InvalidSpec"],
+  ],
+  "an effect in which a cause is told still says how bad it is": [
+    {
       conditions: but(
         condition("ModelAvailable", "False", "DigestMismatch", "ranks differ"),
         condition("Available", "False", "NoGateway", "no gateway is ready: ranks differ"),
       ),
     },
-    want: ["critical DigestMismatch <- does not serve (no gateway is ready)"],
-  },
-  "a condition without words hides no other": {
-    given: {
+    ["critical DigestMismatch <- does not serve (no gateway is ready)"],
+  ],
+  "a condition without words hides no other": [
+    {
       conditions: but(condition("SpecAccepted", "False", "InvalidSpec", ""), condition("FieldConflict", "True", "ManagedByOthers")),
     },
-    want: ["warning InvalidSpec", "warning ManagedByOthers"],
-  },
-  "an aside does not explain that nothing serves": {
-    given: { conditions: but(...down, condition("TelemetryFresh", "False", "NATSUnavailable")) },
-    want: ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)", "warning NATSUnavailable"],
-  },
-  "an uneven load and another image are good to know": {
-    given: {
+    ["warning InvalidSpec", "warning ManagedByOthers"],
+  ],
+  "an aside does not explain that nothing serves": [
+    { conditions: but(...down, condition("TelemetryFresh", "False", "NATSUnavailable")) },
+    ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)", "warning NATSUnavailable"],
+  ],
+  "an uneven load and another image are good to know": [
+    {
       conditions: but(
         condition("PlacementBalanced", "False", "Imbalanced"),
         condition("RuntimeUpToDate", "False", "AnotherImageAvailable"),
       ),
     },
-    want: ["info Imbalanced", "info AnotherImageAvailable"],
-  },
-  "experts that do not fit are a cause only while it is not ready": {
-    given: { conditions: but(condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")) },
-    want: [],
-  },
-  "and then they are": {
-    given: { conditions: but(...down, condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")) },
-    want: ["critical InsufficientExpertMemory <- does not serve (0 of at least 1 ranks serve), is not ready (0 of 3 ranks serve)"],
-  },
-  "a container that ended long ago says nothing about now": {
-    given: { conditions: healthy, pods: [pod(0, { containers: [container({ restarts: 1, ended: ended("OOMKilled", 137, 60) })] })] },
-    want: [],
-  },
-  "a pod on its way out says nothing": {
-    given: { conditions: healthy, pods: [pod(0, { terminating: true, unscheduled: "0/3 nodes" })] },
-    want: [],
-  },
-  "no node with room": {
-    given: { conditions: healthy, pods: [pod(0, { unscheduled: "0/3 nodes: 3 Insufficient memory" })] },
-    want: ["warning Unscheduled"],
-  },
-  "a claim that is not there, which pods and condition say, is one": {
-    given: {
+    ["info Imbalanced", "info AnotherImageAvailable"],
+  ],
+  "experts that do not fit are a cause only while it is not ready": [
+    { conditions: but(condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")) },
+    [],
+  ],
+  "and then they are": [
+    { conditions: but(...down, condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")) },
+    ["critical InsufficientExpertMemory <- does not serve (0 of at least 1 ranks serve), is not ready (0 of 3 ranks serve)"],
+  ],
+  "a container that ended long ago says nothing about now": [
+    { conditions: healthy, pods: [pod(0, { containers: [container({ restarts: 1, ended: ended("OOMKilled", 137, 60) })] })] },
+    [],
+  ],
+  "a pod on its way out says nothing": [{ conditions: healthy, pods: [pod(0, { terminating: true, unscheduled: "0/3 nodes" })] }, []],
+  "no node with room": [
+    { conditions: healthy, pods: [pod(0, { unscheduled: "0/3 nodes: 3 Insufficient memory" })] },
+    ["warning Unscheduled"],
+  ],
+  "a claim that is not there, which pods and condition say, is one": [
+    {
       conditions: but(condition("ModelAvailable", "False", "ClaimNotFound")),
       pods: [pod(0, { unscheduled: '0/3 nodes are available: persistentvolumeclaim "models" not found.' })],
     },
-    want: ["warning ClaimNotFound"],
-  },
-  "workers and gateways with the same trouble are two": {
-    given: {
+    ["warning ClaimNotFound"],
+  ],
+  "workers and gateways with the same trouble are two": [
+    {
       conditions: healthy,
       pods: [pod(0, { unscheduled: "0/3" }), pod(0, { name: "gw", component: "gateway", unscheduled: "0/3" })],
     },
-    want: ["warning Unscheduled", "warning Unscheduled"],
-  },
-  "a claim that waits for a volume": {
-    given: { conditions: healthy, pods: [pod(0, { unscheduled: "0/3: pod has unbound immediate PersistentVolumeClaims" })] },
-    want: ["warning ClaimUnbound"],
-  },
-  "an image that cannot be pulled": {
-    given: {
+    ["warning Unscheduled", "warning Unscheduled"],
+  ],
+  "a claim that waits for a volume": [
+    { conditions: healthy, pods: [pod(0, { unscheduled: "0/3: pod has unbound immediate PersistentVolumeClaims" })] },
+    ["warning ClaimUnbound"],
+  ],
+  "an image that cannot be pulled": [
+    {
       conditions: healthy,
       pods: [pod(0, { containers: [container({ waiting: { reason: "ErrImagePull", message: "not found" } })] })],
     },
-    want: ["warning ImageNotPulled"],
-  },
-  "a spec that nobody looked at": {
-    given: { status: { observedGeneration: undefined }, changedAt: minutesAgo(5) },
-    want: ["critical NotObserved"],
-  },
-  "one that was changed a moment ago is being looked at": {
-    given: { status: { observedGeneration: undefined }, changedAt: new Date(now.getTime() - 5_000) },
-    want: [],
-  },
+    ["warning ImageNotPulled"],
+  ],
+  "a spec that nobody looked at": [{ status: { observedGeneration: undefined }, changedAt: minutesAgo(5) }, ["critical NotObserved"]],
+  "one that was changed a moment ago is being looked at": [
+    { status: { observedGeneration: undefined }, changedAt: new Date(now.getTime() - 5_000) },
+    [],
+  ],
 };
-for (const [name, { given, want }] of Object.entries(cases))
-  test(`findings: ${name}`, () => assert.deepEqual(found(given).map(short), want));
+for (const [name, [given, want]] of Object.entries(cases)) test(`findings: ${name}`, () => assert.deepEqual(found(given).map(short), want));
 
 test("findings: pods with the same trouble are one, with the first names and how many more", () => {
   const pods = Array.from({ length: 5 }, (_, rank) => pod(rank, { unscheduled: "0/3 nodes are available" }));
