@@ -46,7 +46,7 @@ const labelsText = (labels: Readonly<Record<string, string>>): string =>
     .join(", ");
 
 /** A fault as one of promtool's tests. All alerts that fire are compared, not those alone that should. */
-function unitTest({ what, series, firing, values = {} }: Fault): object {
+function unitTest([what, series, firing, values = {}]: Fault): object {
   const all = Object.entries({ ...healthy, ...series } satisfies Record<string, string | undefined>);
   const present = all.filter((one): one is [string, string] => one[1] !== undefined);
   const fired = Object.entries(firing).map(([at, those]) => ({
@@ -81,15 +81,15 @@ async function evaluate(tests: readonly Fault[]): Promise<{ code: number; output
 test("every alert fires in its fault after its time, with its labels, and in no other", { timeout: 150_000 }, async () => {
   const { code, output } = await evaluate(faults);
   assert.equal(code, 0, output);
-  const fired = new Set(faults.flatMap(({ firing }) => Object.values(firing).flatMap((those) => Object.keys(those))));
+  const fired = new Set(faults.flatMap(([, , firing]) => Object.values(firing).flatMap((those) => Object.keys(those))));
   assert.deepEqual([...fired].sort(), alerts.map(({ alert }) => alert).sort());
 });
 
 test("an alert that should fire and does not, and one that should not and does, are found", async () => {
-  const silent = await evaluate([{ what: "silent", series: {}, firing: { "30m": { EnodiaNoLeader: {} } } }]);
+  const silent = await evaluate([["silent", {}, { "30m": { EnodiaNoLeader: {} } }]]);
   assert.notEqual(silent.code, 0);
   assert.match(silent.output, /EnodiaNoLeader/);
-  const loud = await evaluate([{ what: "loud", series: { 'enodia_operator_leader{pod="operator-0"}': undefined }, firing: { "30m": {} } }]);
+  const loud = await evaluate([["loud", { 'enodia_operator_leader{pod="operator-0"}': undefined }, { "30m": {} }]]);
   assert.notEqual(loud.code, 0);
   assert.match(loud.output, /EnodiaNoLeader/);
 });

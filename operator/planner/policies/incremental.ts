@@ -11,8 +11,8 @@ import { polishSmall, smallCellsMax } from "../search/incremental/small.ts";
 import type { SearchWidth } from "../search/incremental/step.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
-  fast: { hot: 1, cold: 8, experts: 4, chains: false },
-  quality: { hot: 4, cold: 24, experts: 9, chains: true },
+  fast: { hot: 1, cold: 8, experts: 4 },
+  quality: { hot: 4, cold: 24, experts: 9 },
 };
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
 /** Where only bytes count, a replica must gain this multiple of another layer's to replace it. */

@@ -3,15 +3,15 @@
 /** Values by selector, one a minute, in promtool's notation. */
 type Series = Readonly<Record<string, string>>;
 
-export interface Fault {
-  readonly what: string;
+export type Fault = readonly [
+  what: string,
   /** Differences from the healthy fleet; undefined: no such series. */
-  readonly series: Readonly<Record<string, string | undefined>>;
+  series: Readonly<Record<string, string | undefined>>,
   /** The firing alerts by time, with their labels but the severity. */
-  readonly firing: Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, string>>>>>>;
+  firing: Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, string>>>>>>,
   /** Expected values of recordings, by expression. */
-  readonly values?: Readonly<Record<string, { readonly at: string; readonly value: number }>>;
-}
+  values?: Readonly<Record<string, { readonly at: string; readonly value: number }>>,
+];
 
 const moe = 'namespace="ns", deployment="moe"';
 const job = 'training_namespace="ns", training_job="job"';
@@ -69,11 +69,11 @@ const ofJob = { training_namespace: "ns", training_job: "job" };
 
 /** Also states that only look like a fault. */
 export const faults: readonly Fault[] = [
-  {
-    what: "all is well",
-    series: {},
-    firing: { "30m": {}, "2h": {}, "3h": {} },
-    values: {
+  [
+    "all is well",
+    {},
+    { "30m": {}, "2h": {}, "3h": {} },
+    {
       "deployment:enodia_gateway_requests:rate5m": { at: "30m", value: 2 },
       "deployment:enodia_gateway_errors:ratio_rate5m": { at: "30m", value: 0 },
       'deployment:enodia_gateway_tokens:rate5m{kind="output"}': { at: "30m", value: 100 },
@@ -83,192 +83,172 @@ export const faults: readonly Fault[] = [
       "deployment:enodia_worker_kv_used:ratio": { at: "30m", value: 0.3 },
       "count(deployment_type:enodia_deployment_trouble:bool) or vector(0)": { at: "30m", value: 0 },
     },
-  },
-  {
-    what: "both replicas wait for the lease",
-    series: { [leader]: steady(0) },
-    firing: { "4m": {}, "6m": { EnodiaNoLeader: {} } },
-  },
-  {
-    what: "no operator is scraped",
-    series: { [leader]: undefined, 'enodia_operator_leader{pod="operator-1"}': undefined },
-    firing: { "4m": {}, "6m": { EnodiaNoLeader: {} } },
-  },
-  {
-    what: "the lease changes hands",
-    series: { [leader]: "1+0x60 0+0x120", 'enodia_operator_leader{pod="operator-1"}': "0+0x62 1+0x120" },
-    firing: { "1h3m": {}, "2h": {} },
-  },
-  {
-    what: "fewer ranks serve than are wanted",
-    series: { [condition("Ready", "True")]: steady(0), [condition("Ready", "False")]: steady(1) },
-    firing: { "14m": {}, "16m": { EnodiaNotReady: ofMoe } },
-    values: { 'deployment_type:enodia_deployment_trouble:bool{type="Ready"}': { at: "1m", value: 1 } },
-  },
-  {
-    what: "a deployment is suspended, or has no ranks on purpose",
-    series: {
+  ],
+  ["both replicas wait for the lease", { [leader]: steady(0) }, { "4m": {}, "6m": { EnodiaNoLeader: {} } }],
+  [
+    "no operator is scraped",
+    { [leader]: undefined, 'enodia_operator_leader{pod="operator-1"}': undefined },
+    { "4m": {}, "6m": { EnodiaNoLeader: {} } },
+  ],
+  [
+    "the lease changes hands",
+    { [leader]: "1+0x60 0+0x120", 'enodia_operator_leader{pod="operator-1"}': "0+0x62 1+0x120" },
+    { "1h3m": {}, "2h": {} },
+  ],
+  [
+    "fewer ranks serve than are wanted",
+    { [condition("Ready", "True")]: steady(0), [condition("Ready", "False")]: steady(1) },
+    { "14m": {}, "16m": { EnodiaNotReady: ofMoe } },
+    { 'deployment_type:enodia_deployment_trouble:bool{type="Ready"}': { at: "1m", value: 1 } },
+  ],
+  [
+    "a deployment is suspended, or has no ranks on purpose",
+    {
       [condition("Ready", "True")]: steady(0),
       [condition("Ready", "False")]: steady(1),
       [`enodia_deployment_replicas{${moe}, state="desired"}`]: steady(0),
     },
-    firing: { "16m": {}, "2h": {} },
-  },
-  {
-    what: "every tenth request fails",
-    series: { [requests("200")]: growing(108), [requests("500")]: growing(12) },
-    firing: { "4m": {}, "12m": { EnodiaRequestsFail: ofMoe } },
-    values: { "deployment:enodia_gateway_errors:ratio_rate5m": { at: "30m", value: 0.1 } },
-  },
-  {
-    what: "every fiftieth request fails, and many are refused or given up by their clients",
-    series: {
+    { "16m": {}, "2h": {} },
+  ],
+  [
+    "every tenth request fails",
+    { [requests("200")]: growing(108), [requests("500")]: growing(12) },
+    { "4m": {}, "12m": { EnodiaRequestsFail: ofMoe } },
+    { "deployment:enodia_gateway_errors:ratio_rate5m": { at: "30m", value: 0.1 } },
+  ],
+  [
+    "every fiftieth request fails, and many are refused or given up by their clients",
+    {
       [requests("200")]: growing(98),
       [requests("503")]: growing(2),
       [requests("429")]: growing(50),
       [requests("499")]: growing(50),
     },
-    firing: { "12m": {}, "2h": {} },
-  },
-  {
-    what: "nobody asks",
-    series: { [requests("200")]: steady(0), [requests("500")]: steady(0) },
-    firing: { "12m": {}, "2h": {} },
-  },
-  {
-    what: "load comes no longer",
-    series: { [`enodia_telemetry_age_seconds{${moe}}`]: "4+60x180" },
-    firing: { "2m": {}, "5m": { EnodiaTelemetryStale: ofMoe } },
-  },
-  {
-    what: "one rank's load is missing",
-    series: { [condition("TelemetryFresh", "True")]: steady(0), [condition("TelemetryFresh", "False")]: steady(1) },
-    firing: { "1m": {}, "3m": { EnodiaTelemetryStale: ofMoe } },
-  },
-  {
-    what: "no NATS server is named",
-    series: {
+    { "12m": {}, "2h": {} },
+  ],
+  ["nobody asks", { [requests("200")]: steady(0), [requests("500")]: steady(0) }, { "12m": {}, "2h": {} }],
+  ["load comes no longer", { [`enodia_telemetry_age_seconds{${moe}}`]: "4+60x180" }, { "2m": {}, "5m": { EnodiaTelemetryStale: ofMoe } }],
+  [
+    "one rank's load is missing",
+    { [condition("TelemetryFresh", "True")]: steady(0), [condition("TelemetryFresh", "False")]: steady(1) },
+    { "1m": {}, "3m": { EnodiaTelemetryStale: ofMoe } },
+  ],
+  [
+    "no NATS server is named",
+    {
       [condition("TelemetryFresh", "True")]: steady(0),
       [`enodia_telemetry_age_seconds{${moe}}`]: undefined,
     },
-    firing: { "5m": {}, "2h": {} },
-  },
-  {
-    what: "a rank is lost and not replaced",
-    series: {
+    { "5m": {}, "2h": {} },
+  ],
+  [
+    "a rank is lost and not replaced",
+    {
       [`enodia_deployment_ranks{${moe}, state="active"}`]: steady(2),
       [`enodia_deployment_ranks{${moe}, state="lost"}`]: steady(1),
     },
-    firing: { "1m": {}, "3m": { EnodiaRanksLost: ofMoe } },
-  },
-  {
-    what: "a rank is lost for a minute",
-    series: { [`enodia_deployment_ranks{${moe}, state="lost"}`]: "0+0x10 1+0x1 0+0x160" },
-    firing: { "11m": {}, "12m": {}, "14m": {} },
-  },
-  {
-    what: "a plan outlives its deadline",
-    series: {
+    { "1m": {}, "3m": { EnodiaRanksLost: ofMoe } },
+  ],
+  [
+    "a rank is lost for a minute",
+    { [`enodia_deployment_ranks{${moe}, state="lost"}`]: "0+0x10 1+0x1 0+0x160" },
+    { "11m": {}, "12m": {}, "14m": {} },
+  ],
+  [
+    "a plan outlives its deadline",
+    {
       [`enodia_rebalance_in_progress{${moe}}`]: steady(1),
       [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: steady(120),
     },
-    firing: { "3m": {}, "5m": { EnodiaRebalanceStalled: ofMoe } },
-  },
-  {
-    what: "a plan is under way within its deadline",
-    series: {
+    { "3m": {}, "5m": { EnodiaRebalanceStalled: ofMoe } },
+  ],
+  [
+    "a plan is under way within its deadline",
+    {
       [`enodia_rebalance_in_progress{${moe}}`]: steady(1),
       [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: "600+60x180",
     },
-    firing: { "5m": {}, "2h": {} },
-  },
-  {
-    what: "the autoscaler stands still for a rank that is not heard",
-    series: { [frozen("SignalsMissing")]: steady(1) },
-    firing: { "29m": {}, "31m": { EnodiaAutoscalerHeld: ofMoe } },
-  },
-  {
-    what: "the load asks for more ranks than the autoscaler may set",
-    series: { [autoscaled("asked")]: steady(9) },
-    firing: { "29m": {}, "31m": { EnodiaAutoscalerHeld: ofMoe } },
-  },
-  {
-    what: "the load asks for the most ranks, and for more in bursts",
-    series: { [autoscaled("asked")]: "4+0x20 9+0x20 4+0x140" },
-    firing: { "31m": {}, "2h": {} },
-  },
-  {
-    what: "all ranks are gone since nobody asks",
-    series: {
+    { "5m": {}, "2h": {} },
+  ],
+  [
+    "the autoscaler stands still for a rank that is not heard",
+    { [frozen("SignalsMissing")]: steady(1) },
+    { "29m": {}, "31m": { EnodiaAutoscalerHeld: ofMoe } },
+  ],
+  [
+    "the load asks for more ranks than the autoscaler may set",
+    { [autoscaled("asked")]: steady(9) },
+    { "29m": {}, "31m": { EnodiaAutoscalerHeld: ofMoe } },
+  ],
+  ["the load asks for the most ranks, and for more in bursts", { [autoscaled("asked")]: "4+0x20 9+0x20 4+0x140" }, { "31m": {}, "2h": {} }],
+  [
+    "all ranks are gone since nobody asks",
+    {
       [`enodia_deployment_replicas{${moe}, state="desired"}`]: steady(0),
       [`enodia_deployment_ranks{${moe}, state="active"}`]: steady(0),
       [autoscaled("asked")]: undefined,
       [requests("200")]: steady(0),
     },
-    firing: { "31m": {}, "2h": {} },
-  },
-  {
-    what: "a roll was taken back, until the spec is corrected after an hour",
-    series: { [`enodia_rollout_rolled_back{${moe}}`]: "0+0x4 1+0x60 0+0x115" },
-    firing: { "4m": {}, "6m": { EnodiaRolledBack: ofMoe }, "1h6m": {} },
-  },
-  {
-    what: "a roll outlives its deadline",
-    series: { [rolling]: steady(1), [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600) },
-    firing: { "15m": {}, "17m": { EnodiaRollStalled: ofMoe } },
-  },
-  {
-    what: "a roll of a minute, and another one after an hour within its deadline",
-    series: { [rolling]: "1+0x1 0+0x60 1+0x120", [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: "600+0x60 12000+0x120" },
-    firing: { "17m": {}, "2h": {} },
-  },
-  {
-    what: "a start outlives its deadline, for which other alerts are there",
-    series: {
+    { "31m": {}, "2h": {} },
+  ],
+  [
+    "a roll was taken back, until the spec is corrected after an hour",
+    { [`enodia_rollout_rolled_back{${moe}}`]: "0+0x4 1+0x60 0+0x115" },
+    { "4m": {}, "6m": { EnodiaRolledBack: ofMoe }, "1h6m": {} },
+  ],
+  [
+    "a roll outlives its deadline",
+    { [rolling]: steady(1), [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600) },
+    { "15m": {}, "17m": { EnodiaRollStalled: ofMoe } },
+  ],
+  [
+    "a roll of a minute, and another one after an hour within its deadline",
+    { [rolling]: "1+0x1 0+0x60 1+0x120", [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: "600+0x60 12000+0x120" },
+    { "17m": {}, "2h": {} },
+  ],
+  [
+    "a start outlives its deadline, for which other alerts are there",
+    {
       [`enodia_operation_active{${moe}, type="Start"}`]: steady(1),
       [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600),
     },
-    firing: { "17m": {}, "2h": {} },
-  },
-  {
-    what: "a job makes no step after its first twenty minutes",
-    series: { [`enodia_training_step{${job}}`]: "0+10x20 200+0x160" },
-    firing: { "59m": {}, "1h10m": { EnodiaTrainingStalled: ofJob } },
-  },
-  {
-    what: "a job makes the same steps again after every restart",
-    series: { [`enodia_training_step{${job}}`]: "0+1x24 0+1x24 0+1x24 0+1x24 0+1x24 0+1x24 0+1x24" },
-    firing: { "59m": {}, "1h10m": { EnodiaTrainingStalled: ofJob } },
-  },
-  {
-    what: "a job is suspended",
-    series: { [`enodia_training_step{${job}}`]: steady(200), [`enodia_training_active{${job}}`]: steady(0) },
-    firing: { "2h": {} },
-  },
-  {
-    what: "a job's loss is no number",
-    series: {
+    { "17m": {}, "2h": {} },
+  ],
+  [
+    "a job makes no step after its first twenty minutes",
+    { [`enodia_training_step{${job}}`]: "0+10x20 200+0x160" },
+    { "59m": {}, "1h10m": { EnodiaTrainingStalled: ofJob } },
+  ],
+  [
+    "a job makes the same steps again after every restart",
+    { [`enodia_training_step{${job}}`]: "0+1x24 0+1x24 0+1x24 0+1x24 0+1x24 0+1x24 0+1x24" },
+    { "59m": {}, "1h10m": { EnodiaTrainingStalled: ofJob } },
+  ],
+  ["a job is suspended", { [`enodia_training_step{${job}}`]: steady(200), [`enodia_training_active{${job}}`]: steady(0) }, { "2h": {} }],
+  [
+    "a job's loss is no number",
+    {
       [`enodia_training_active{${job}}`]: "1+0x10 0+0x170",
       [`enodia_training_failed{${job}, reason="NonFiniteLoss"}`]: "0+0x10 1+0x170",
     },
-    firing: { "10m": {}, "11m": { EnodiaTrainingDiverged: ofJob } },
-  },
-  {
-    what: "a job's pods failed too often",
-    series: {
+    { "10m": {}, "11m": { EnodiaTrainingDiverged: ofJob } },
+  ],
+  [
+    "a job's pods failed too often",
+    {
       [`enodia_training_active{${job}}`]: "1+0x10 0+0x170",
       [`enodia_training_failed{${job}, reason="RestartLimit"}`]: "0+0x10 1+0x170",
     },
-    firing: { "10m": {}, "11m": { EnodiaTrainingFailed: { training_namespace: "ns", training_job: "job", reason: "RestartLimit" } } },
-  },
-  {
-    what: "a job leaves most experts idle",
-    series: { [`enodia_training_imbalance_ratio{${job}}`]: steady(3.5) },
-    firing: { "9m": {}, "11m": { EnodiaTrainingImbalanced: ofJob } },
-  },
-  {
-    what: "single steps of a job are uneven",
-    series: { [`enodia_training_imbalance_ratio{${job}}`]: "1.4+0x20 6+0x5 1.4+0x150" },
-    firing: { "25m": {}, "40m": {} },
-  },
+    { "10m": {}, "11m": { EnodiaTrainingFailed: { training_namespace: "ns", training_job: "job", reason: "RestartLimit" } } },
+  ],
+  [
+    "a job leaves most experts idle",
+    { [`enodia_training_imbalance_ratio{${job}}`]: steady(3.5) },
+    { "9m": {}, "11m": { EnodiaTrainingImbalanced: ofJob } },
+  ],
+  [
+    "single steps of a job are uneven",
+    { [`enodia_training_imbalance_ratio{${job}}`]: "1.4+0x20 6+0x5 1.4+0x150" },
+    { "25m": {}, "40m": {} },
+  ],
 ];

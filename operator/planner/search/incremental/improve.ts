@@ -43,7 +43,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
   const arena = new Arena(problem, hosts);
   const states = makeStates(problem, hosts);
   const worstAtStart = states.map((state) => state.worst());
-  const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0, reconcile: 0 };
+  const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, drop: 0, reconcile: 0 };
   const best = new Array<Step | undefined>(states.length).fill(undefined);
   const reconciled = setCountsRight(problem, states, arena, options);
   steps.reconcile = reconciled.length;

@@ -1,10 +1,7 @@
-// The best single step for one layer, seen from its hottest ranks: add, relocate, replace a redundant replica, swap, or an ejection
-// chain.
-
+// The best single step for one layer, seen from its hottest ranks: add, relocate, replace a redundant replica, or swap.
 import { type LayerState, none } from "../layer-state.ts";
 import type { Arena } from "./arena.ts";
 import { above, type Basin, basinOf, levelWith, meets, spillLevel } from "./bounds.ts";
-import { chains } from "./ejections.ts";
 import {
   beats,
   ceilingOf,
@@ -40,7 +37,6 @@ export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, ev
     replacements(view);
     swaps(view);
     if (state.equal) drops(view);
-    if (view.step === undefined && width.chains) chains(view);
     if (view.step !== undefined) return view.step;
   }
   return undefined;

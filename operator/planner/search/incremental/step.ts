@@ -5,7 +5,7 @@ import { type HostChange, type LayerState, raise, root } from "../layer-state.ts
 import type { Arena, ExpertReplica } from "./arena.ts";
 import type { Basin } from "./bounds.ts";
 
-export type MoveKind = "add" | "relocate" | "replace" | "swap" | "chain" | "drop" | "reconcile";
+export type MoveKind = "add" | "relocate" | "replace" | "swap" | "drop" | "reconcile";
 
 export interface Step {
   readonly kind: MoveKind;
@@ -30,7 +30,6 @@ export interface SearchWidth {
   readonly hot: number;
   readonly cold: number;
   readonly experts: number;
-  readonly chains: boolean;
 }
 
 /** The cheapest replica of another layer that frees so many bytes on the rank. */
