@@ -96,42 +96,36 @@ test("worlds of several data meet, and one model comes of them", async () => {
     assert.ok(existsSync(join(worlds, path)), path);
 });
 
-const wrong: Record<string, { readonly args: readonly string[]; readonly message: RegExp }> = {
-  "no model": { args: ["train", "--steps", "3"], message: /--model is missing/ },
-  "steps that are no number": {
-    args: [...line(1).slice(0, 7), "--steps", "many"],
-    message: /'--steps <number>' argument 'many' is invalid. it must be a number/,
-  },
-  "a schedule that is none": {
-    args: [...line(1), "--schedule", "step"],
-    message: /'--schedule <name>' argument 'step' is invalid. Allowed choices are constant, cosine/,
-  },
-  "a recipe of balance that is none": {
-    args: [...line(1), "--balance", "luck:1"],
-    message: /--balance is "luck:1"; known are switch:RATE/,
-  },
-  "data of worlds that nothing joins": { args: [...line(1), "--data", data], message: /--data is given 2 times; --local says how/ },
-  "data of worlds that a blank joins": {
-    args: [...line(1), "--data", data, "--local", " "],
-    message: /--data is given 2 times; --local says how their worlds meet: fedavg:STEPS/,
-  },
-  "one world that meets nobody": {
-    args: [...line(1), "--local", "fedavg:1"],
-    message: /--local has 1 --data; give one for each of 2 to 64/,
-  },
-  "a setting of another optimizer": {
-    args: [...line(1), "--optimizer", "sgd", "--beta2", "0.9"],
-    message: /--beta2 is no setting of --optimizer sgd; leave it out, it has --beta1, --weight-decay/,
-  },
-  "an optimizer that is none": {
-    args: [...line(1), "--optimizer", "lion"],
-    message: /'--optimizer <name>' argument 'lion' is invalid. Allowed choices are adamw, sgd/,
-  },
-  "an unknown option": { args: ["train", "--bogus"], message: /unknown option '--bogus'; see: enodia train --help/ },
-  "data without a model": { args: ["data", "import", text, "--out", data], message: /--model is missing/ },
+const wrong: Record<string, readonly [args: readonly string[], message: RegExp]> = {
+  "no model": [["train", "--steps", "3"], /--model is missing/],
+  "steps that are no number": [
+    [...line(1).slice(0, 7), "--steps", "many"],
+    /'--steps <number>' argument 'many' is invalid. it must be a number/,
+  ],
+  "a schedule that is none": [
+    [...line(1), "--schedule", "step"],
+    /'--schedule <name>' argument 'step' is invalid. Allowed choices are constant, cosine/,
+  ],
+  "a recipe of balance that is none": [[...line(1), "--balance", "luck:1"], /--balance is "luck:1"; known are switch:RATE/],
+  "data of worlds that nothing joins": [[...line(1), "--data", data], /--data is given 2 times; --local says how/],
+  "data of worlds that a blank joins": [
+    [...line(1), "--data", data, "--local", " "],
+    /--data is given 2 times; --local says how their worlds meet: fedavg:STEPS/,
+  ],
+  "one world that meets nobody": [[...line(1), "--local", "fedavg:1"], /--local has 1 --data; give one for each of 2 to 64/],
+  "a setting of another optimizer": [
+    [...line(1), "--optimizer", "sgd", "--beta2", "0.9"],
+    /--beta2 is no setting of --optimizer sgd; leave it out, it has --beta1, --weight-decay/,
+  ],
+  "an optimizer that is none": [
+    [...line(1), "--optimizer", "lion"],
+    /'--optimizer <name>' argument 'lion' is invalid. Allowed choices are adamw, sgd/,
+  ],
+  "an unknown option": [["train", "--bogus"], /unknown option '--bogus'; see: enodia train --help/],
+  "data without a model": [["data", "import", text, "--out", data], /--model is missing/],
 };
 
-for (const [name, { args, message }] of Object.entries(wrong)) {
+for (const [name, [args, message]] of Object.entries(wrong)) {
   test(`${name}: one line that names the option`, async () => {
     const { code, stderr } = await enodia(args);
     assert.equal(code, 2);
