@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { aimed, exitCode, type Machine, totalRow } from "./aims.ts";
 import { nextLines } from "./next.ts";
+import { type Times, timeRows } from "./serving/times.ts";
 import { summaryLines } from "./view.ts";
 
 const request = { path: "/v1/chat/completions", body: { model: "smol-moe" } };
@@ -58,3 +59,26 @@ test("a step that did not hold is the exit code, however quick the run was", () 
   assert.equal(exitCode(results), 1);
   assert.match(summaryLines(results).at(-1) ?? "", /1 did not hold\./);
 });
+
+const slow = (times: Times): Record<string, boolean> => Object.fromEntries(timeRows(times).map(({ step, slow }) => [step, slow ?? false]));
+const ready = "Apply to Ready";
+const even = "Skewed load to balanced";
+
+const cases: Record<string, [Times, Record<string, boolean>]> = {
+  "warm, at every aim": [
+    { machine: "warm", readySeconds: 30, balancedSeconds: 90 },
+    { [ready]: false, [even]: false },
+  ],
+  "warm, Ready late": [
+    { machine: "warm", readySeconds: 30.1, balancedSeconds: 40 },
+    { [ready]: true, [even]: false },
+  ],
+  "warm, balanced late": [
+    { machine: "warm", readySeconds: 3, balancedSeconds: 90.1 },
+    { [ready]: false, [even]: true },
+  ],
+  "warm, never Ready": [{ machine: "warm" }, {}],
+  "cold, Ready has no aim": [{ machine: "cold", readySeconds: 90, balancedSeconds: 20 }, { [even]: false }],
+  "on somebody's own cluster nothing has an aim": [{ machine: "unknown", readySeconds: 999, balancedSeconds: 999 }, {}],
+};
+for (const [name, [times, want]] of Object.entries(cases)) test(`times of the demo: ${name}`, () => assert.deepEqual(slow(times), want));
