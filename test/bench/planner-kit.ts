@@ -22,6 +22,9 @@ export interface Row {
   readonly ok: boolean | "-";
 }
 
+/** A row that has no name yet. */
+export type Cells = readonly [what: string, measured: string, required: string, ok: Row["ok"]];
+
 /** 12 transitions. */
 const windows = 13;
 /** The traces of --seed 1; others are thousands away. */

@@ -16,11 +16,11 @@ import { peers } from "../peers/index.ts";
 import {
   asOnCluster,
   balance,
+  type Cells,
   type Cluster,
   fixed,
   inputOf,
   median,
-  type Row,
   ratios,
   simulated,
   stationaryTrace,
@@ -28,86 +28,81 @@ import {
 } from "./planner-kit.ts";
 
 interface Versus {
-  readonly row: string;
-  readonly preset: PresetName;
-  readonly cluster: Cluster;
   readonly margin: number;
   readonly expertReplicas: number;
   readonly split?: "equal";
 }
 
+/** A planted load, and the ranks that it is placed on. */
+type Scene = readonly [preset: PresetName, cluster: Cluster];
+
 /** Out-of-sample balance of incremental against EPLB at every step: at least EPLB + margin with at most expert replicas of its expert replicas. */
-async function versusEplb(seed: number, { row, preset, cluster, margin, expertReplicas, split }: Versus): Promise<Row> {
+async function versusEplb(seed: number, [preset, cluster]: Scene, { margin, expertReplicas, split }: Versus): Promise<Cells> {
   const trace = traceOf(preset, seed);
   const slots = cluster.slots ?? 2;
   const ours = await simulated("incremental", { trace, ...cluster, ...(split ? { split } : {}) });
   const eplb = await simulated("eplb", { trace, ranks: cluster.ranks, slots, forecast: "last", ...(split ? { split } : {}) });
   const by = split ?? "optimal";
   const part = eplb.expertReplicasPerStep / Math.max(1, ours.expertReplicasPerStep);
-  return {
-    row,
-    what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : slots}${split ? ", equal split" : ""}`,
-    measured: `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(eplb.balance.fixed)}; expert replicas ${ours.expertReplicasPerStep.toFixed(0)} vs ${eplb.expertReplicasPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
-    required: `>= EPLB ${margin < 0 ? "-" : "+"} ${Math.abs(margin)}, expert replicas <= 1/${expertReplicas}`,
-    ok: ours.balance[by] >= eplb.balance[by] + margin && part >= expertReplicas,
-  };
+  return [
+    `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : slots}${split ? ", equal split" : ""}`,
+    `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(eplb.balance.fixed)}; expert replicas ${ours.expertReplicasPerStep.toFixed(0)} vs ${eplb.expertReplicasPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
+    `>= EPLB ${margin < 0 ? "-" : "+"} ${Math.abs(margin)}, expert replicas <= 1/${expertReplicas}`,
+    ours.balance[by] >= eplb.balance[by] + margin && part >= expertReplicas,
+  ];
 }
 
 /** A cluster with its own settings: weights that hold, least gain, noise and budget of a deployment's defaults. */
-async function withDefaults(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
+async function withDefaults(seed: number, [preset, cluster]: Scene): Promise<Cells> {
   const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...asOnCluster });
-  return {
-    row,
-    what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : cluster.slots}, as a cluster plans by default`,
-    measured: `weights of the plan ${fixed(ours.balance.fixed)}, best weights ${fixed(ours.balance.optimal)}; ${ours.expertReplicasPerStep.toFixed(0)} expert replicas a step`,
-    required: "none: what runs",
-    ok: "-",
-  };
+  return [
+    `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : cluster.slots}, as a cluster plans by default`,
+    `weights of the plan ${fixed(ours.balance.fixed)}, best weights ${fixed(ours.balance.optimal)}; ${ours.expertReplicasPerStep.toFixed(0)} expert replicas a step`,
+    "none: what runs",
+    "-",
+  ];
 }
 
-async function heterogeneousInSample(seed: number): Promise<Row> {
+async function heterogeneousInSample(seed: number): Promise<Cells> {
   const trace = traceOf("dsv3_drift", seed);
   const cluster = { ranks: 144, slotsTotal: 116 };
   const ours = ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers);
   const even = { ranks: 144, slots: 2 };
   const eplb = ratios(trace, 0, even, (await policies.eplb.plan(inputOf(trace, 0, even))).layers);
   const worst = Math.max(...ours) / Math.max(...eplb);
-  return {
-    row: "5a",
-    what: "dsv3_drift EP144, same memory, slots differ by layer, in-sample",
-    measured: `${fixed(balance(ours))} vs EPLB ${fixed(balance(eplb))}; worst layer ${fixed(Math.max(...ours), 3)} vs ${fixed(Math.max(...eplb), 3)} (${fixed(worst, 3)}x)`,
-    required: ">= EPLB + 0.02; worst layer <= 0.9x",
-    ok: balance(ours) >= balance(eplb) + 0.02 && worst <= 0.9,
-  };
+  return [
+    "dsv3_drift EP144, same memory, slots differ by layer, in-sample",
+    `${fixed(balance(ours))} vs EPLB ${fixed(balance(eplb))}; worst layer ${fixed(Math.max(...ours), 3)} vs ${fixed(Math.max(...eplb), 3)} (${fixed(worst, 3)}x)`,
+    ">= EPLB + 0.02; worst layer <= 0.9x",
+    balance(ours) >= balance(eplb) + 0.02 && worst <= 0.9,
+  ];
 }
 
-async function budgeted(seed: number): Promise<Row> {
+async function budgeted(seed: number): Promise<Cells> {
   const cluster = { trace: traceOf("dsv3_drift", seed), ranks: 32, slots: 9 };
   const ours = await simulated("incremental", { ...cluster, budgetExpertReplicas: 64 });
   const eplb = await simulated("eplb", { ...cluster, forecast: "last" });
-  return {
-    row: "6",
-    what: "dsv3_drift EP32x9, at most 64 expert replicas a step",
-    measured: `${fixed(ours.balance.optimal)}, weights of the plan ${fixed(ours.balance.fixed)}, with ${ours.expertReplicasPerStep.toFixed(0)} expert replicas; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.expertReplicasPerStep.toFixed(0)} expert replicas`,
-    required: ">= 0.96, expert replicas <= 64",
-    ok: ours.balance.optimal >= 0.96 && ours.expertReplicasPerStep <= 64,
-  };
+  return [
+    "dsv3_drift EP32x9, at most 64 expert replicas a step",
+    `${fixed(ours.balance.optimal)}, weights of the plan ${fixed(ours.balance.fixed)}, with ${ours.expertReplicasPerStep.toFixed(0)} expert replicas; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.expertReplicasPerStep.toFixed(0)} expert replicas`,
+    ">= 0.96, expert replicas <= 64",
+    ours.balance.optimal >= 0.96 && ours.expertReplicasPerStep <= 64,
+  ];
 }
 
-async function speeds(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
+async function speeds(seed: number, [preset, cluster]: Scene): Promise<Cells> {
   const trace = traceOf(preset, seed);
   const ours = balance(ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers));
   const eplb = balance(ratios(trace, 0, cluster, (await policies.eplb.plan(inputOf(trace, 0, cluster))).layers, "equal"));
-  return {
-    row,
-    what: `${preset} EP${cluster.ranks}x${cluster.slots}, speeds 1/.8/.6/.6, of the ideal`,
-    measured: `${fixed(ours)} vs EPLB ${fixed(eplb)}`,
-    required: ">= 0.97 where EPLB <= 0.80",
-    ok: ours >= 0.97 && eplb <= 0.8,
-  };
+  return [
+    `${preset} EP${cluster.ranks}x${cluster.slots}, speeds 1/.8/.6/.6, of the ideal`,
+    `${fixed(ours)} vs EPLB ${fixed(eplb)}`,
+    ">= 0.97 where EPLB <= 0.80",
+    ours >= 0.97 && eplb <= 0.8,
+  ];
 }
 
-async function versusHecate(seed: number, row: string, preset: PresetName, part: number): Promise<Row> {
+async function versusHecate(seed: number, preset: PresetName, part: number): Promise<Cells> {
   const trace = traceOf(preset, seed);
   const ours = await simulated("incremental", { trace, ranks: 32, slots: 9 });
   // The same memory, over all layers, as its sharding wants it.
@@ -117,13 +112,12 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
   const hecate = await simulated("hecate", { trace, ...memory, reshardAlways: true });
   const rarely = await simulated("hecate", { trace, ...memory });
   const expertReplicas = hecate.expertReplicasPerStep / Math.max(1, ours.expertReplicasPerStep);
-  return {
-    row,
-    what: `${preset} EP32, one extra slot, against hecate with its sharding`,
-    measured: `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(hecate.balance.fixed)}; expert replicas ${ours.expertReplicasPerStep.toFixed(0)} vs ${hecate.expertReplicasPerStep.toFixed(0)} (1/${expertReplicas.toFixed(1)}); hecate that shards once: ${fixed(rarely.balance.optimal)}, ${rarely.expertReplicasPerStep.toFixed(0)} expert replicas`,
-    required: `>= hecate + 0.01, expert replicas <= 1/${part}`,
-    ok: ours.balance.optimal >= hecate.balance.optimal + 0.01 && expertReplicas >= part,
-  };
+  return [
+    `${preset} EP32, one extra slot, against hecate with its sharding`,
+    `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(hecate.balance.fixed)}; expert replicas ${ours.expertReplicasPerStep.toFixed(0)} vs ${hecate.expertReplicasPerStep.toFixed(0)} (1/${expertReplicas.toFixed(1)}); hecate that shards once: ${fixed(rarely.balance.optimal)}, ${rarely.expertReplicasPerStep.toFixed(0)} expert replicas`,
+    `>= hecate + 0.01, expert replicas <= 1/${part}`,
+    ours.balance.optimal >= hecate.balance.optimal + 0.01 && expertReplicas >= part,
+  ];
 }
 
 /** True when the primaries are others than those that are dealt round-robin when sharding finds none. */
@@ -132,14 +126,8 @@ async function sharded(input: PlanInput): Promise<boolean> {
   return primaries.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
 }
 
-interface Exactly {
-  readonly row: string;
-  readonly cluster: Cluster;
-  /** Window planned for; from the second on, the plan starts from that of the window before. */
-  readonly window: number;
-}
-
-async function versusExact(seed: number, { row, cluster, window }: Exactly): Promise<Row> {
+/** `window`: from the second on, the plan starts from that of the window before. */
+async function versusExact(seed: number, cluster: Cluster, window: number): Promise<Cells> {
   const trace = traceOf("mixtral_32x8", seed);
   const input = inputOf(trace, window, cluster);
   const current = window > 0 ? planFresh(inputOf(trace, window - 1, cluster)).layers : undefined;
@@ -154,20 +142,19 @@ async function versusExact(seed: number, { row, cluster, window }: Exactly): Pro
   });
   const worst = (of: readonly number[]): number => Math.max(...of.map((ratio, l) => ratio / (best[l] as number)));
   const proven = exact.proven.filter((yes) => yes).length;
-  return {
-    row,
-    what: `mixtral_32x8 EP${cluster.ranks}x${cluster.slots}${current ? ", replanned from the window before" : ""}, against the exact optimum (${proven} of ${trace.layers} layers proven, the others against their bound), worst layer`,
-    measured: `${fixed(worst(ours))}x, worst layer ${fixed(Math.max(...ours))} (EPLB ${fixed(worst(eplb), 3)}x)`,
-    required: current ? "none: an expert replica must pay for its transfer" : "<= 1.005x",
-    ok: current ? "-" : worst(ours) <= 1.005,
-  };
+  return [
+    `mixtral_32x8 EP${cluster.ranks}x${cluster.slots}${current ? ", replanned from the window before" : ""}, against the exact optimum (${proven} of ${trace.layers} layers proven, the others against their bound), worst layer`,
+    `${fixed(worst(ours))}x, worst layer ${fixed(Math.max(...ours))} (EPLB ${fixed(worst(eplb), 3)}x)`,
+    current ? "none: an expert replica must pay for its transfer" : "<= 1.005x",
+    current ? "-" : worst(ours) <= 1.005,
+  ];
 }
 
 /** Windows until the forecast has settled on the mean of many. */
 const warmUp = 14;
 
 /** `most` expert replicas a step: the requirement; without one, what a cluster makes of noise, which it is told only a part of. */
-async function stationary(seed: number, row: string, cluster: Cluster, most?: number): Promise<Row> {
+async function stationary(seed: number, cluster: Cluster, most?: number): Promise<Cells> {
   const { layers, experts } = traceOf("dsv3_drift", seed);
   const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift", seed), 0) }, warmUp + 20, 200_000, 10 + seed);
   const plans: Layers[] = [];
@@ -183,13 +170,12 @@ async function stationary(seed: number, row: string, cluster: Cluster, most?: nu
   const late = results.slice(warmUp).map((result) => result.expertReplicas);
   const mean = late.reduce((a, b) => a + b, 0) / late.length;
   const back = thereAndBack(plans);
-  return {
-    row,
-    what: `multinomial noise only${most === undefined ? ", as a cluster plans" : ""}, 200 k selections, EP${cluster.ranks}x${cluster.slots}, 20 windows after warm-up`,
-    measured: `${mean.toFixed(2)} expert replicas a step, most ${Math.max(...late)}; there and back within 3 plans: ${back}`,
-    required: most === undefined ? "none: what runs" : `<= ${most} expert replicas a step, 0 there and back`,
-    ok: most === undefined ? "-" : mean <= most && back === 0,
-  };
+  return [
+    `multinomial noise only${most === undefined ? ", as a cluster plans" : ""}, 200 k selections, EP${cluster.ranks}x${cluster.slots}, 20 windows after warm-up`,
+    `${mean.toFixed(2)} expert replicas a step, most ${Math.max(...late)}; there and back within 3 plans: ${back}`,
+    most === undefined ? "none: what runs" : `<= ${most} expert replicas a step, 0 there and back`,
+    most === undefined ? "-" : mean <= most && back === 0,
+  ];
 }
 
 type Layers = readonly LayerPlan[];
@@ -217,7 +203,7 @@ function thereAndBack(plans: readonly Layers[]): number {
 
 const lostRank = 7;
 
-function podLoss(seed: number): Row {
+function podLoss(seed: number): Cells {
   const trace = traceOf("dsv3_drift", seed);
   const cluster = { ranks: 32, slots: 9 };
   const input = inputOf(trace, 0, cluster);
@@ -237,13 +223,12 @@ function podLoss(seed: number): Row {
   const repairMs = performance.now() - repairStarted;
   const expertReplicas = countMoves(layers, repaired.layers);
   const { gained, gaveWay } = bystanders(layers, repaired.layers);
-  return {
-    row: "13",
-    what: "dsv3_drift EP32x9, one rank dies, every slot in use",
-    measured: `${expertReplicas} expert replicas for ${lost} experts lost, ${gaveWay} redundant expert replicas gave way, ${gained} other experts gained hosts, ${repaired.unhosted.length} unhosted, new split of what is left ${ms.toFixed(1)} ms, repair plan ${repairMs.toFixed(0)} ms`,
-    required: "expert replicas <= lost + 10%, others untouched but for expert replicas that give way to them; re-split <= 10 ms",
-    ok: expertReplicas <= lost * 1.1 && gained === 0 && gaveWay <= expertReplicas && repaired.unhosted.length === 0 && ms <= 10,
-  };
+  return [
+    "dsv3_drift EP32x9, one rank dies, every slot in use",
+    `${expertReplicas} expert replicas for ${lost} experts lost, ${gaveWay} redundant expert replicas gave way, ${gained} other experts gained hosts, ${repaired.unhosted.length} unhosted, new split of what is left ${ms.toFixed(1)} ms, repair plan ${repairMs.toFixed(0)} ms`,
+    "expert replicas <= lost + 10%, others untouched but for expert replicas that give way to them; re-split <= 10 ms",
+    expertReplicas <= lost * 1.1 && gained === 0 && gaveWay <= expertReplicas && repaired.unhosted.length === 0 && ms <= 10,
+  ];
 }
 
 /**
@@ -265,38 +250,38 @@ function bystanders(before: Layers, after: Layers): { gained: number; gaveWay: n
   return { gained, gaveWay };
 }
 
-export const qualityRows: Readonly<Record<string, (seed: number) => Promise<Row> | Row>> = {
-  1: (seed) => versusEplb(seed, { row: "1", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.003, expertReplicas: 30 }),
-  2: (seed) => versusEplb(seed, { row: "2", preset: "dsv3_burst", cluster: { ranks: 64, slots: 5 }, margin: 0, expertReplicas: 10 }),
-  3: (seed) => versusEplb(seed, { row: "3", preset: "qwen3_94x128", cluster: { ranks: 32, slots: 5 }, margin: 0.01, expertReplicas: 20 }),
-  4: (seed) => versusEplb(seed, { row: "4", preset: "dsv3_drift", cluster: { ranks: 144, slots: 2 }, margin: -0.025, expertReplicas: 10 }),
+const scenes = {
+  drift: ["dsv3_drift", { ranks: 32, slots: 9 }],
+  burst: ["dsv3_burst", { ranks: 64, slots: 5 }],
+  qwen: ["qwen3_94x128", { ranks: 32, slots: 5 }],
+  wide: ["dsv3_drift", { ranks: 144, slots: 2 }],
+  shared: ["dsv3_drift", { ranks: 144, slotsTotal: 116 }],
+} as const satisfies Readonly<Record<string, Scene>>;
+const unlike = [1, 0.8, 0.6, 0.6];
+
+export const qualityRows: Readonly<Record<string, (seed: number) => Promise<Cells> | Cells>> = {
+  1: (seed) => versusEplb(seed, scenes.drift, { margin: -0.003, expertReplicas: 30 }),
+  2: (seed) => versusEplb(seed, scenes.burst, { margin: 0, expertReplicas: 10 }),
+  3: (seed) => versusEplb(seed, scenes.qwen, { margin: 0.01, expertReplicas: 20 }),
+  4: (seed) => versusEplb(seed, scenes.wide, { margin: -0.025, expertReplicas: 10 }),
   "5a": heterogeneousInSample,
-  "5b": (seed) =>
-    versusEplb(seed, { row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, expertReplicas: 15 }),
-  "1s": (seed) => withDefaults(seed, "1s", "dsv3_drift", { ranks: 32, slots: 9 }),
-  "2s": (seed) => withDefaults(seed, "2s", "dsv3_burst", { ranks: 64, slots: 5 }),
-  "3s": (seed) => withDefaults(seed, "3s", "qwen3_94x128", { ranks: 32, slots: 5 }),
-  "4s": (seed) => withDefaults(seed, "4s", "dsv3_drift", { ranks: 144, slots: 2 }),
-  "5s": (seed) => withDefaults(seed, "5s", "dsv3_drift", { ranks: 144, slotsTotal: 116 }),
+  "5b": (seed) => versusEplb(seed, scenes.shared, { margin: -0.01, expertReplicas: 15 }),
+  "1s": (seed) => withDefaults(seed, scenes.drift),
+  "2s": (seed) => withDefaults(seed, scenes.burst),
+  "3s": (seed) => withDefaults(seed, scenes.qwen),
+  "4s": (seed) => withDefaults(seed, scenes.wide),
+  "5s": (seed) => withDefaults(seed, scenes.shared),
   6: budgeted,
-  "7a": (seed) => speeds(seed, "7a", "qwen3_48x128", { ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
-  "7b": (seed) => speeds(seed, "7b", "dsv3_drift", { ranks: 32, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
-  "8a": (seed) => versusHecate(seed, "8a", "dsv3_drift", 6),
-  "8b": (seed) => versusHecate(seed, "8b", "dsv3_burst", 2),
-  "9a": (seed) => versusExact(seed, { row: "9a", cluster: { ranks: 8, slots: 2 }, window: 0 }),
-  "9b": (seed) => versusExact(seed, { row: "9b", cluster: { ranks: 4, slots: 3 }, window: 0 }),
-  "9c": (seed) => versusExact(seed, { row: "9c", cluster: { ranks: 8, slots: 2 }, window: 1 }),
-  "10a": (seed) => stationary(seed, "10a", { ranks: 32, slots: 9 }, 0),
-  "10b": (seed) => stationary(seed, "10b", { ranks: 144, slots: 2 }, 5),
-  "10s": (seed) => stationary(seed, "10s", { ranks: 32, slots: 9 }),
+  "7a": (seed) => speeds(seed, ["qwen3_48x128", { ranks: 16, slots: 9, speeds: unlike }]),
+  "7b": (seed) => speeds(seed, ["dsv3_drift", { ranks: 32, slots: 9, speeds: unlike }]),
+  "8a": (seed) => versusHecate(seed, "dsv3_drift", 6),
+  "8b": (seed) => versusHecate(seed, "dsv3_burst", 2),
+  "9a": (seed) => versusExact(seed, { ranks: 8, slots: 2 }, 0),
+  "9b": (seed) => versusExact(seed, { ranks: 4, slots: 3 }, 0),
+  "9c": (seed) => versusExact(seed, { ranks: 8, slots: 2 }, 1),
+  "10a": (seed) => stationary(seed, { ranks: 32, slots: 9 }, 0),
+  "10b": (seed) => stationary(seed, { ranks: 144, slots: 2 }, 5),
+  "10s": (seed) => stationary(seed, { ranks: 32, slots: 9 }),
   13: podLoss,
-  15: (seed) =>
-    versusEplb(seed, {
-      row: "15",
-      preset: "dsv3_drift",
-      cluster: { ranks: 32, slots: 9 },
-      margin: -0.02,
-      expertReplicas: 5,
-      split: "equal",
-    }),
+  15: (seed) => versusEplb(seed, scenes.drift, { margin: -0.02, expertReplicas: 5, split: "equal" }),
 };

@@ -56,7 +56,9 @@ export async function plannerBench(args: readonly string[]): Promise<readonly ob
   const rows: object[] = [];
   for (const seed of wanted.seeds) {
     for (const [name, run] of Object.entries(qualityRows)) {
-      if (wanted.rows(name)) rows.push(told({ ...(await run(seed)), seed }));
+      if (!wanted.rows(name)) continue;
+      const [what, measured, required, ok] = await run(seed);
+      rows.push(told({ row: name, seed, what, measured, required, ok }));
     }
     for (const [name, run] of Object.entries(groups)) {
       if (wanted.rows(name)) rows.push(...(await run(seed)).map((row) => told({ ...row, seed })));
