@@ -39,51 +39,40 @@ test("the first world is of all ranks once every pod has answered, in order of r
   );
 });
 
-interface Case {
-  readonly change: Partial<WorldFacts>;
-  /** Epoch, and whether it stands. */
-  readonly want: readonly [epoch: number, stands: boolean];
-}
-
 const left = { left: { epoch: 1, code: "RankLost", message: "rank 2 is gone" } };
 const allLeft = reportsOf(says("p0", left), says("p1", left), says("p2", left));
-const cases: Record<string, Case> = {
-  "a world stands while its pods do": { change: {}, want: [1, true] },
-  "a world stands for an operator that has heard nobody yet": { change: { reports: new Map() }, want: [1, true] },
-  "a world without one of its pods does not stand, and waits": { change: { pods: [pod(0), pod(2)] }, want: [1, false] },
-  "a pod that is being deleted has no place in the next": {
-    change: { pods: [pod(0), pod(1, { deleting: true }), pod(2)] },
-    want: [1, false],
-  },
-  "a replaced pod makes another world": {
-    change: { pods: [pod(0), pod(1, { uid: "q" }), pod(2)], reports: reportsOf(says("p0"), says("q"), says("p2")) },
-    want: [2, true],
-  },
-  "another address makes another world": { change: { pods: [pod(0), pod(1, { ip: "10.0.0.9" }), pod(2)] }, want: [2, true] },
-  "a smaller job makes another world at once": { change: { ranks: 2 }, want: [2, true] },
-  "a larger one trains on until the last of its pods answers": { change: { ranks: 4, pods: [...three, pod(3)] }, want: [1, true] },
-  "and then makes another world": {
-    change: { ranks: 4, pods: [...three, pod(3)], reports: reportsOf(...heard.values(), says("p3")) },
-    want: [2, true],
-  },
-  "a world that a pod left is made again": {
-    change: { reports: allLeft, now: later },
-    want: [2, true],
-  },
-  "but not at once": { change: { reports: allLeft }, want: [1, false] },
-  "who left since no step is left does not end it": {
-    change: { reports: reportsOf(says("p0"), says("p1", { left: { epoch: 1, code: "Complete", message: "" } }), says("p2")), now: later },
-    want: [1, true],
-  },
-  "who left an earlier world does not end it": {
-    change: { known: { ...first, epoch: 2 }, reports: reportsOf(says("p0", left), says("p1"), says("p2")), now: later },
-    want: [2, true],
-  },
+/** What differs, and the epoch of the world and whether it stands. */
+const cases: Record<string, readonly [change: Partial<WorldFacts>, epoch: number, stands: boolean]> = {
+  "a world stands while its pods do": [{}, 1, true],
+  "a world stands for an operator that has heard nobody yet": [{ reports: new Map() }, 1, true],
+  "a world without one of its pods does not stand, and waits": [{ pods: [pod(0), pod(2)] }, 1, false],
+  "a pod that is being deleted has no place in the next": [{ pods: [pod(0), pod(1, { deleting: true }), pod(2)] }, 1, false],
+  "a replaced pod makes another world": [
+    { pods: [pod(0), pod(1, { uid: "q" }), pod(2)], reports: reportsOf(says("p0"), says("q"), says("p2")) },
+    2,
+    true,
+  ],
+  "another address makes another world": [{ pods: [pod(0), pod(1, { ip: "10.0.0.9" }), pod(2)] }, 2, true],
+  "a smaller job makes another world at once": [{ ranks: 2 }, 2, true],
+  "a larger one trains on until the last of its pods answers": [{ ranks: 4, pods: [...three, pod(3)] }, 1, true],
+  "and then makes another world": [{ ranks: 4, pods: [...three, pod(3)], reports: reportsOf(...heard.values(), says("p3")) }, 2, true],
+  "a world that a pod left is made again": [{ reports: allLeft, now: later }, 2, true],
+  "but not at once": [{ reports: allLeft }, 1, false],
+  "who left since no step is left does not end it": [
+    { reports: reportsOf(says("p0"), says("p1", { left: { epoch: 1, code: "Complete", message: "" } }), says("p2")), now: later },
+    1,
+    true,
+  ],
+  "who left an earlier world does not end it": [
+    { known: { ...first, epoch: 2 }, reports: reportsOf(says("p0", left), says("p1"), says("p2")), now: later },
+    2,
+    true,
+  ],
 };
-for (const [sentence, { change, want }] of Object.entries(cases)) {
+for (const [sentence, [change, epoch, stands]] of Object.entries(cases)) {
   test(sentence, () => {
-    const { world, stands } = worldOf(facts({ known: first, ...change }));
-    assert.deepEqual([world?.epoch, stands], want);
+    const view = worldOf(facts({ known: first, ...change }));
+    assert.deepEqual([view.world?.epoch, view.stands], [epoch, stands]);
   });
 }
 
@@ -94,75 +83,59 @@ const enough = (...changes: readonly Partial<PodReport>[]) =>
   reportsOf(...three.map(({ uid }, i) => says(uid, { epoch: 1, training: 1, leastRanks: 1, ...changes[i] })));
 const gone = { training: 0, left: { epoch: 1, code: "RankLost", message: "rank 1 is gone" } };
 
-interface FewerCase {
-  readonly change: Partial<WorldFacts>;
-  /** Epoch, pods that train and pods that leave. */
-  readonly want: readonly [epoch: number, ranks: string, leaving: string];
-  readonly tooFew?: RegExp;
-  /** Pods that are to end with a checkpoint. */
-  readonly stops?: string;
-}
 const killed = [pod(0), pod(2)];
 const drained = [pod(0), pod(1, { deleting: true }), pod(2)];
-const fewer: Record<string, FewerCase> = {
-  "the others train on at once without a pod that is lost": { change: { pods: killed, reports: enough() }, want: [2, "p0 p2", ""] },
-  "the first one too": { change: { pods: [pod(1), pod(2)], reports: enough() }, want: [2, "p1 p2", ""] },
-  "a pod that is to end hands on what it has": { change: { pods: drained, reports: enough() }, want: [2, "p0 p2", "p1"] },
-  "as does one that says so, before its deletion is seen": { change: { reports: enough({}, { leaving: true }) }, want: [2, "p0 p2", "p1"] },
-  "a smaller job has the others hand on": { change: { ranks: 2, reports: enough() }, want: [2, "p0 p1", "p2"] },
-  "of two that are to end both hand on": {
-    change: { pods: [pod(0), pod(1, { deleting: true }), pod(2, { deleting: true })], reports: enough() },
-    want: [2, "p0", "p1 p2"],
-  },
-  "one that does not answer has nothing to hand on": {
-    change: { pods: [pod(0), pod(1, { deleting: true, silent: true }), pod(2)], reports: enough() },
-    want: [2, "p0 p2", ""],
-    stops: "p1",
-  },
-  "fewer ranks than are allowed wait, and one that is to end leaves a checkpoint": {
-    change: { pods: drained, reports: enough(), minRanks: 3 },
-    want: [1, "p0 p1 p2", ""],
-    tooFew: /elasticity\.minReplicas is 3/,
-    stops: "p1",
-  },
-  "ranks whose memory is too small wait": {
-    change: { pods: killed, reports: enough({ leastRanks: 3 }) },
-    want: [1, "p0 p1 p2", ""],
-    tooFew: /their memory is enough for 3 ranks or more, by memoryPerRank/,
-  },
-  "ranks of whose memory nothing is known wait": {
-    change: { pods: killed },
-    want: [1, "p0 p1 p2", ""],
-    tooFew: /not known to be enough/,
-  },
-  "where all are to end nobody waits for a world": {
-    change: { pods: three.map((one) => ({ ...one, deleting: true })), reports: enough() },
-    want: [1, "p0 p1 p2", ""],
-    stops: "p0 p1 p2",
-  },
-  "an operator that has just begun first hears who is there": {
-    change: { pods: drained, reports: reportsOf(says("p0", { leastRanks: 1 })) },
-    want: [1, "p0 p1 p2", ""],
-  },
-  "after a loss it is waited for what each of the pods says": {
-    change: { reports: enough(gone), now: later },
-    want: [1, "p0 p1 p2", ""],
-  },
-  "one that does not answer then is the one that is lost": {
-    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], reports: enough(gone, {}, gone), now: later },
-    want: [2, "p0 p2", ""],
-  },
-  "one that is silent in a world that stands changes nothing": {
-    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], reports: enough() },
-    want: [1, "p0 p1 p2", ""],
-  },
+/** What differs, the epoch and pods of the world, those that leave it and those that end with a checkpoint, and why it waits. */
+const fewer: Record<string, readonly [change: Partial<WorldFacts>, want: string, tooFew?: RegExp]> = {
+  "the others train on at once without a pod that is lost": [{ pods: killed, reports: enough() }, "2: p0 p2"],
+  "the first one too": [{ pods: [pod(1), pod(2)], reports: enough() }, "2: p1 p2"],
+  "a pod that is to end hands on what it has": [{ pods: drained, reports: enough() }, "2: p0 p2; p1 leave"],
+  "as does one that says so, before its deletion is seen": [{ reports: enough({}, { leaving: true }) }, "2: p0 p2; p1 leave"],
+  "a smaller job has the others hand on": [{ ranks: 2, reports: enough() }, "2: p0 p1; p2 leave"],
+  "of two that are to end both hand on": [
+    { pods: [pod(0), pod(1, { deleting: true }), pod(2, { deleting: true })], reports: enough() },
+    "2: p0; p1 p2 leave",
+  ],
+  "one that does not answer has nothing to hand on": [
+    { pods: [pod(0), pod(1, { deleting: true, silent: true }), pod(2)], reports: enough() },
+    "2: p0 p2; p1 end",
+  ],
+  "fewer ranks than are allowed wait, and one that is to end leaves a checkpoint": [
+    { pods: drained, reports: enough(), minRanks: 3 },
+    "1: p0 p1 p2; p1 end",
+    /elasticity\.minReplicas is 3/,
+  ],
+  "ranks whose memory is too small wait": [
+    { pods: killed, reports: enough({ leastRanks: 3 }) },
+    "1: p0 p1 p2",
+    /their memory is enough for 3 ranks or more, by memoryPerRank/,
+  ],
+  "ranks of whose memory nothing is known wait": [{ pods: killed }, "1: p0 p1 p2", /not known to be enough/],
+  "where all are to end nobody waits for a world": [
+    { pods: three.map((one) => ({ ...one, deleting: true })), reports: enough() },
+    "1: p0 p1 p2; p0 p1 p2 end",
+  ],
+  "an operator that has just begun first hears who is there": [
+    { pods: drained, reports: reportsOf(says("p0", { leastRanks: 1 })) },
+    "1: p0 p1 p2",
+  ],
+  "after a loss it is waited for what each of the pods says": [{ reports: enough(gone), now: later }, "1: p0 p1 p2"],
+  "one that does not answer then is the one that is lost": [
+    { pods: [pod(0), pod(1, { silent: true }), pod(2)], reports: enough(gone, {}, gone), now: later },
+    "2: p0 p2",
+  ],
+  "one that is silent in a world that stands changes nothing": [
+    { pods: [pod(0), pod(1, { silent: true }), pod(2)], reports: enough() },
+    "1: p0 p1 p2",
+  ],
 };
-for (const [sentence, { change, want, tooFew, stops = "" }] of Object.entries(fewer)) {
+for (const [sentence, [change, want, tooFew]] of Object.entries(fewer)) {
   test(sentence, () => {
     const view = worldOf(facts({ known: first, ...change }));
-    assert.deepEqual([view.world?.epoch, members(view)?.join(" "), leaving(view)?.join(" ") ?? ""], want);
+    const all = { leave: leaving(view) ?? [], end: [...view.stops] };
+    const others = Object.entries(all).flatMap(([what, uids]) => (uids.length > 0 ? [`; ${uids.join(" ")} ${what}`] : []));
+    assert.equal(`${view.world?.epoch}: ${members(view)?.join(" ")}${others.join("")}`, want);
     assert.equal(tooFew?.test(view.tooFew ?? "") ?? view.tooFew === undefined, true, view.tooFew);
-    assert.equal([...view.stops].join(" "), stops);
   });
 }
 
