@@ -3,7 +3,7 @@ import { test } from "node:test";
 import type { Condition } from "../../crds/conditions.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { deployment, snapshot } from "../../test/kit/deployment/deployment.ts";
-import { verdicts } from "../deployment/core/conditions.ts";
+import { verdicts } from "../deployment/features/conditions.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
 import { expectedMemory, expectedMemoryFormula } from "../views/ranks.ts";
 import { overviewText } from "./findings-text.ts";

@@ -22,7 +22,7 @@ import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { until } from "../../test/kit/wait.ts";
 import { kubeError } from "../kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
-import { revisionsMax } from "./accepted-specs.ts";
+import { revisionsMax } from "./state/accepted-specs.ts";
 
 const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);
 const condition = async (kube: FakeKube, type: string) => conditionOf(await status(kube), type);

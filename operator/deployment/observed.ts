@@ -5,7 +5,7 @@ import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import type { Refusal } from "../kube/refusal-text.ts";
-import type { AcceptedRevision } from "./accepted-specs.ts";
+import type { AcceptedRevision } from "./state/accepted-specs.ts";
 import type { DeliveryInput } from "./core/delivery.ts";
 import type { Front } from "./core/green-look.ts";
 import type { Memory } from "./core/memory.ts";
@@ -14,7 +14,7 @@ import type { WeightServerState } from "./core/weight-server.ts";
 import type { GatewayPod, MemberView, RebalanceView } from "./core/world.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import type { RenderedPod, WorkerTemplate } from "./objects/worker-pod.ts";
-import type { Accepted } from "./revision.ts";
+import type { Accepted } from "./objects/revision.ts";
 
 export interface RenderedSpec {
   /** The last accepted spec that was not rolled back. */

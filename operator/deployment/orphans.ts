@@ -7,7 +7,7 @@ import { isOrphan } from "../kube/adoption.ts";
 import type { Informers } from "../kube/informers.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { Orphans, PodFacts } from "./core/snapshot.ts";
-import { hasEnded, nodesSeen, podFacts } from "./pod-facts.ts";
+import { hasEnded, nodesSeen, podFacts } from "./observe/pod-facts.ts";
 
 interface Sources {
   readonly informers: Pick<Informers, "get" | "ofDeployment" | "seesNodes">;

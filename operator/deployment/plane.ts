@@ -17,15 +17,15 @@ import { Authorities, type AuthoritiesOptions, subjectOf } from "../pki/authorit
 import { sweepAuthorities, sweepMs } from "../pki/authority-sweep.ts";
 import { certifiedDeployment } from "../pki/certified.ts";
 import { Identities } from "../pki/identity.ts";
-import { AcceptedSpecs } from "./accepted-specs.ts";
+import { AcceptedSpecs } from "./state/accepted-specs.ts";
 import { askProgress, type ProgressQuestion } from "./ask-progress.ts";
-import { NatsCredentials } from "./nats-credentials.ts";
+import { NatsCredentials } from "./state/nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { ProgressTalks } from "./progress-talks.ts";
 import { Reconciler } from "./reconcile.ts";
 import { deploymentStatus } from "./status-kind.ts";
-import { TelemetrySecrets } from "./telemetry-secret.ts";
+import { TelemetrySecrets } from "./state/telemetry-secret.ts";
 
 /** Concurrent reconciles, mostly waiting for the API server; it has twice as many connections. */
 const workers = 16;

@@ -6,11 +6,11 @@ import type { Outcome } from "../kube/controller.ts";
 import { hasCode } from "../kube/errors.ts";
 import type { KubeObject, Ref } from "../kube/kube.ts";
 import type { StatusWriter } from "../kube/status-writer.ts";
-import { type AskDeps, ask } from "./ask.ts";
+import { type AskDeps, ask } from "./execute/ask.ts";
 import { type Memory, noMemory } from "./core/memory.ts";
 import { decide, plan } from "./decide.ts";
-import { type ExecuteDeps, execute } from "./execute.ts";
-import { type ObserveDeps, observe, readDeployment } from "./observe.ts";
+import { type ExecuteDeps, execute } from "./execute/execute.ts";
+import { type ObserveDeps, observe, readDeployment } from "./observe/observe.ts";
 import { outcomeOf, statusOf } from "./status.ts";
 
 /** Time in which a new leader connects to workers and NATS. */

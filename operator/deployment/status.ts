@@ -1,9 +1,9 @@
 // The status after a pass, and when the next one is due. Pure.
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { Outcome } from "../kube/controller.ts";
-import { nextStatus } from "./core/status.ts";
+import { nextStatus } from "./features/status.ts";
 import type { Decision } from "./decide.ts";
-import type { Executed } from "./execute.ts";
+import type { Executed } from "./execute/execute.ts";
 import { impossible } from "./features/repair.ts";
 import type { Observed } from "./observed.ts";
 

@@ -7,7 +7,7 @@ import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { modelOfPod } from "../deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
 import { isOfOther } from "../deployment/orphans.ts";
-import { nodeHealth, podFacts, podSight } from "../deployment/pod-facts.ts";
+import { nodeHealth, podFacts, podSight } from "../deployment/observe/pod-facts.ts";
 import { Informers, PodOverlay, slimPod } from "./informers.ts";
 import type { KubeObject } from "./kube.ts";
 

@@ -198,7 +198,7 @@ export class Informers {
   }
 }
 
-/** operator/gangs/index.ts and operator/deployment/core/route.ts report missing resources. */
+/** operator/gangs/index.ts and operator/deployment/features/route.ts report missing resources. */
 function untilServed(onError: InformerDeps["onError"]): (error: unknown) => void {
   return (error) => {
     if (!hasCode(error, "NotFound", "Forbidden")) onError?.(error);

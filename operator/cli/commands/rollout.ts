@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, annotations, labels } from "../../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
-import { type Accepted, durable, readRevision } from "../../deployment/revision.ts";
+import { type Accepted, durable, readRevision } from "../../deployment/objects/revision.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { argument, declare, flag, value } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";

@@ -1,7 +1,7 @@
 // The order of a stop while another deployment takes over: ranks serve until the gateways have ended, since clients keep connections to
 // these. Pure.
 import { labels } from "../../../crds/common.ts";
-import type { Step } from "./pod-actions.ts";
+import type { Step } from "../features/pod-actions.ts";
 import type { Snapshot } from "./snapshot.ts";
 
 /** Gateways have a minute to end requests; ranks wait no longer than this. */

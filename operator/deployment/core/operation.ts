@@ -4,7 +4,7 @@ import { rfc3339 } from "../../../crds/conditions.ts";
 import { historyMax, type Operation, type PastOperation } from "../../../crds/operation.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { orphansLeft } from "./orphans.ts";
-import type { Action, Blocked } from "./pod-actions.ts";
+import type { Action, Blocked } from "../features/pod-actions.ts";
 import { rollHold } from "./rollout.ts";
 import { awaitsModel, living, type Snapshot, servingPods } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";

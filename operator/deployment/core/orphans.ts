@@ -1,6 +1,6 @@
 // What happens to pods of a deleted namesake (`kubectl delete --cascade=orphan`). DECISIONS.md 7. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
-import type { Action } from "./pod-actions.ts";
+import type { Action } from "../features/pod-actions.ts";
 import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
 
 /** Pods named in a message. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, member, model, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { type Action, nextStep, type PodsInput } from "./pod-actions.ts";
+import { type Action, nextStep, type PodsInput } from "../features/pod-actions.ts";
 import type { PodFacts, Snapshot } from "./snapshot.ts";
 import type { MemberView } from "./world.ts";
 

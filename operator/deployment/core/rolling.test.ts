@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { deployment, member, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { type Action, nextStep } from "./pod-actions.ts";
+import { type Action, nextStep } from "../features/pod-actions.ts";
 import type { PodFacts, Snapshot } from "./snapshot.ts";
 
 const stepsMax = 200;

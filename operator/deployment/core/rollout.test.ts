@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { type Action, nextStep } from "./pod-actions.ts";
+import { type Action, nextStep } from "../features/pod-actions.ts";
 import { judgeRoll, rollHold, rollRules } from "./rollout.ts";
 import type { PodFacts, RolloutFacts } from "./snapshot.ts";
 

@@ -4,10 +4,10 @@ import { test } from "node:test";
 import { look, servingRanks, start } from "../../../test/kit/deployment/autoscale.ts";
 import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { pauseOf } from "../../training/core/ends.ts";
-import { decide } from "./autoscale/decide.ts";
+import { decide } from "../features/autoscale/decide.ts";
 import { askMs, remembered } from "./autoscale/history.ts";
 import { waitMs } from "./rank-backoff.ts";
-import { rolloutView } from "./rollout-status.ts";
+import { rolloutView } from "../features/rollout-status.ts";
 import { targetRanks } from "./target.ts";
 
 const aheadMs = 1_800_000;

@@ -4,7 +4,7 @@
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { Reckoned } from "./capacity.ts";
-import type { Blocked } from "./pod-actions.ts";
+import type { Blocked } from "../features/pod-actions.ts";
 
 export interface Target {
   readonly ranks: number;

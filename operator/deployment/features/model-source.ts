@@ -9,7 +9,7 @@ import { rankModelText } from "../objects/model-place.ts";
 import { workerHash } from "../objects/pod-hash.ts";
 import { mountsClaim } from "../objects/worker-pod.ts";
 import type { Observed } from "../observed.ts";
-import type { Accepted } from "../revision.ts";
+import type { Accepted } from "../objects/revision.ts";
 import { mayBeGreen } from "./blue-green.ts";
 import { feature } from "./feature.ts";
 import type { KeptModel } from "./results.ts";

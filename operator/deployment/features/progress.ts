@@ -1,6 +1,6 @@
 // The current operation and the state of the roll. After the repair, whose actions name the operation. Pure.
 import { currentOperation } from "../core/operation.ts";
-import { rolloutView } from "../core/rollout-status.ts";
+import { rolloutView } from "./rollout-status.ts";
 import { feature } from "./feature.ts";
 
 export const progress = feature({

@@ -1,7 +1,7 @@
 // The next actions on pods (core/pod-actions.ts). After the number of ranks; before the progress, which describes these actions. Pure.
 import { afterGateways } from "../core/gateways-first.ts";
 import { orphanRemovals } from "../core/orphans.ts";
-import { nextStep } from "../core/pod-actions.ts";
+import { nextStep } from "./pod-actions.ts";
 import { feature } from "./feature.ts";
 
 export const repair = feature({

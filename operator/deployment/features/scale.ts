@@ -1,7 +1,7 @@
 // The autoscaler's number of ranks. Last, since it waits for the current operation. Pure; autoscaler.ts checks who sets the number.
 import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
-import { type AutoscaleInput, decide } from "../core/autoscale/decide.ts";
+import { type AutoscaleInput, decide } from "./autoscale/decide.ts";
 import { living } from "../core/snapshot.ts";
 import type { RankSignals } from "../core/world.ts";
 import type { Observed } from "../observed.ts";

@@ -1,6 +1,6 @@
 // The spec in effect, and why the stored one is not. First of the second half, since all changes of pods follow it. DECISIONS.md 2. Pure.
 import { rankModelText } from "../objects/model-place.ts";
-import { ownImage } from "../render.ts";
+import { ownImage } from "../observe/render.ts";
 import { feature } from "./feature.ts";
 
 export const spec = feature({

@@ -1,7 +1,7 @@
 // What a pass has observed of a deployment, for tests of its features.
 import { noMemory } from "../../../operator/deployment/core/memory.ts";
 import type { Observed } from "../../../operator/deployment/observed.ts";
-import { inUse, renderSpec } from "../../../operator/deployment/render.ts";
+import { inUse, renderSpec } from "../../../operator/deployment/observe/render.ts";
 import { deployment as aDeployment, gatewayFacts, now, pod, settings } from "./deployment.ts";
 
 export function observed(more: Partial<Omit<Observed, "rendered">> = {}): Observed {

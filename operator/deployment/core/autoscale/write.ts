@@ -2,8 +2,8 @@
 import { annotations } from "../../../../crds/common.ts";
 import { type MoEDeployment, moeDeploymentSpecSchema } from "../../../../crds/moe-deployment.ts";
 import type { Verdict } from "../world.ts";
-import type { AutoscaleInput, Decision } from "./decide.ts";
-import type { Ownership } from "./owner.ts";
+import type { AutoscaleInput, Decision } from "../../features/autoscale/decide.ts";
+import type { Ownership } from "../replicas-owner.ts";
 
 export interface WriteInput {
   readonly input: AutoscaleInput;

@@ -1,0 +1,104 @@
+// The operator's question to a pod that downloads, against pods that answer as strangers may: what cannot be read is no answer, and holds
+// nobody up.
+import assert from "node:assert/strict";
+import { createServer, type Server } from "node:https";
+import type { AddressInfo } from "node:net";
+import { after, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import type { DownloadWords } from "../../../crds/download.ts";
+import { createTestCa } from "../../../test/kit/network/certs.ts";
+import { askProgress } from "../ask-progress.ts";
+import { ProgressTalks } from "../progress-talks.ts";
+
+const ca = createTestCa();
+const ref = { namespace: "ns", name: "moe" };
+const pem = (member: string) => {
+  const { cert, key, ca: bundle } = ca.issue(member, "ns", "moe").current();
+  return { cert: cert.toString(), key: key.toString(), ca: bundle.toString() };
+};
+const identity = pem("operator");
+const servers: Server[] = [];
+after(() => {
+  for (const server of servers) {
+    server.close();
+    server.closeAllConnections();
+  }
+});
+
+async function ask(body: string | Buffer, { status = 200, member = "downloader" } = {}): Promise<DownloadWords | undefined> {
+  const server = createServer({ ...pem(member), requestCert: true }, (_, response) => response.writeHead(status).end(body));
+  servers.push(server);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return askProgress({ ref, uid: "pod", ip: "127.0.0.1", identity }, (server.address() as AddressInfo).port);
+}
+const words: DownloadWords = { pod: "pod", phase: "Listing", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, message: "" };
+
+test("what the pod says is taken, and a field that a newer one says beside is left out", async () => {
+  assert.deepEqual(await ask(JSON.stringify({ ...words, more: 1 })), words);
+});
+
+const strange: Record<string, readonly [body: string | Buffer, options?: { status?: number; member?: string }]> = {
+  "no JSON": ["{"],
+  "another shape": [JSON.stringify({ ...words, doneBytes: -1 })],
+  "a phase of another release": [JSON.stringify({ ...words, phase: "Juggling" })],
+  "another pod": [JSON.stringify({ ...words, pod: "other" })],
+  "too much": [Buffer.alloc(1_000_000, 32)],
+  "an error": [JSON.stringify(words), { status: 500 }],
+  "a rank's certificate": [JSON.stringify(words), { member: "rank-0" }],
+  "the gateways' certificate": [JSON.stringify(words), { member: "gateway" }],
+};
+for (const [what, [body, options]] of Object.entries(strange))
+  test(`${what} is no answer`, async () => {
+    assert.equal(await ask(body, options), undefined);
+  });
+
+test("a pod is asked once at a time and every few seconds, what it said stays while it is silent, and another pod has said nothing", async () => {
+  let now = 0;
+  let answer: DownloadWords | undefined = words;
+  const asked: string[] = [];
+  const told: string[] = [];
+  const talks = new ProgressTalks({
+    ask: async ({ uid }) => {
+      asked.push(uid);
+      return answer;
+    },
+    told: (key) => told.push(key),
+    now: () => now,
+  });
+  const question = { ref, uid: "pod", ip: "1", identity };
+  talks.ask(question);
+  talks.ask(question);
+  await turn();
+  assert.deepEqual([asked, told, talks.words("ns/moe", "pod")], [["pod"], ["ns/moe"], words]);
+  assert.equal(talks.ask(question), 3000);
+  answer = undefined;
+  now = 3000;
+  talks.ask(question);
+  await turn();
+  assert.deepEqual([asked.length, told.length, talks.words("ns/moe", "pod")], [2, 1, words]);
+  assert.equal(talks.words("ns/moe", "pod-2"), undefined);
+  talks.forget("ns/moe");
+  assert.equal(talks.words("ns/moe", "pod"), undefined);
+});
+
+test("of many deployments as many are asked at once as the bound says, and the others at their next look", async () => {
+  let under = 0;
+  let most = 0;
+  const ends: (() => void)[] = [];
+  const ask = () => {
+    under += 1;
+    most = Math.max(most, under);
+    return new Promise<undefined>((resolve) => ends.push(() => resolve(undefined))).finally(() => {
+      under -= 1;
+    });
+  };
+  const talks = new ProgressTalks({ ask, told: () => {}, now: () => 0 });
+  const question = (i: number) => ({ ref: { namespace: "ns", name: `moe-${i}` }, uid: `pod-${i}`, ip: "1", identity });
+  for (let i = 0; i < 50; i++) assert.equal(talks.ask(question(i)), 3000);
+  assert.deepEqual([under, most], [8, 8]);
+  for (const end of ends.splice(0)) end();
+  await turn();
+  for (let i = 0; i < 50; i++) talks.ask(question(i));
+  assert.equal(under, 8);
+  for (const end of ends.splice(0)) end();
+});

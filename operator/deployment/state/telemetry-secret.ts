@@ -1,0 +1,158 @@
+// The telemetry Secret that workers mount: keys that sign load messages, rotated here, and a copy of the NATS credentials, whose Secret's
+// type is checked first. Pods serve without it, but nobody believes their load.
+import { randomBytes } from "node:crypto";
+import { AppError } from "../../../crds/common.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import { natsEntries } from "../../../crds/nats-access.ts";
+import {
+  decodeTelemetryKeys,
+  encodeTelemetryKeys,
+  rotatedTelemetryKeys,
+  type TelemetryKey,
+  type TelemetryKeys,
+  telemetryKeyBytes,
+  telemetrySecretEntries,
+  telemetrySecretName,
+} from "../../../crds/telemetry-keys.ts";
+import { isOrphan, manager, mayAdopt } from "../../kube/adoption.ts";
+import { hasCode } from "../../kube/errors.ts";
+import type { Informers } from "../../kube/informers.ts";
+import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube.ts";
+import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
+import { objectLabels, ownerOf } from "../objects/context.ts";
+import type { Deployments } from "../ports.ts";
+
+/** Nobody reports changes of the credentials' Secret, so that it is read again after this. */
+const rereadMs = 30_000;
+
+export interface TelemetrySecretsOptions {
+  readonly kube: Kube;
+  readonly informers: Informers;
+  readonly nats: NatsCredentials;
+  readonly now: () => Date;
+}
+
+type Entries = Readonly<Record<string, string>>;
+type KeysFound = ReturnType<Deployments["telemetryKeys"]>;
+
+export class TelemetrySecrets {
+  readonly #kube: Kube;
+  readonly #informers: Informers;
+  readonly #nats: NatsCredentials;
+  readonly #now: () => Date;
+  /** Last read credentials by uid. */
+  readonly #entries = new Map<string, { readonly source: string; readonly entries: NatsEntries; readonly until: number }>();
+  /** Last read keys by uid. */
+  readonly #read = new Map<string, { readonly version: string; readonly found: KeysFound }>();
+
+  constructor({ kube, informers, nats, now }: TelemetrySecretsOptions) {
+    this.#kube = kube;
+    this.#informers = informers;
+    this.#nats = nats;
+    this.#now = now;
+  }
+
+  /** Throws the API server's refusal. */
+  async ensure(deployment: MoEDeployment): Promise<void> {
+    const ref = refOf(deployment);
+    const credentials = await this.#credentials(deployment);
+    const cached = this.#informers.get("secrets", ref);
+    if (cached && !isOrphan(cached.metadata, deployment.metadata.name) && this.#standing(deployment, cached, credentials)) return;
+    // The cache may lack a key that was just written, so that a second would follow.
+    const live = await this.#kube.get(resources.secrets, ref);
+    const adopted = live !== undefined && (await mayAdopt(this.#kube, live, deployment.metadata));
+    if (live && !adopted && this.#standing(deployment, live, credentials)) return;
+    // Anybody may know the keys of an orphan.
+    const known = adopted ? undefined : live;
+    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(known, credentials)), { manager, force: true });
+  }
+
+  /** Nothing to write: it is up to date, or not ours. */
+  #standing({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
+    if (!isOwned(live, metadata.uid)) return true;
+    const have = entriesOf(live);
+    const wanted = this.#wanted(live, credentials);
+    return [telemetrySecretEntries.keys, ...natsEntries].every((entry) => have[entry] === wanted[entry]);
+  }
+
+  #wanted(live: KubeObject | undefined, credentials: NatsEntries): Entries {
+    const now = this.#now().getTime();
+    const keys = rotatedTelemetryKeys(keysIn(live), now, () => freshKey(now));
+    return { [telemetrySecretEntries.keys]: encodeTelemetryKeys(keys), ...credentials };
+  }
+
+  /** Missing credentials do not delay the keys; the connection reports them. */
+  async #credentials({ metadata, spec }: MoEDeployment): Promise<NatsEntries> {
+    const source = this.#nats.source(metadata, spec);
+    if (source === undefined) return {};
+    const now = this.#now().getTime();
+    const key = JSON.stringify(source);
+    const known = this.#entries.get(metadata.uid);
+    if (known?.source === key && known.until > now) return known.entries;
+    try {
+      const entries = await this.#nats.entries(source);
+      this.#entries.set(metadata.uid, { source: key, entries, until: now + rereadMs });
+      return entries;
+    } catch (caught) {
+      this.#entries.delete(metadata.uid);
+      if (hasCode(caught, ...credentialProblems)) return {};
+      throw caught;
+    }
+  }
+
+  keys(ref: Ref, uid: string): KeysFound {
+    const name = telemetrySecretName(ref.name);
+    const live = this.#informers.get("secrets", { namespace: ref.namespace, name });
+    if (!live) return { problem: `Secret ${name} is not there yet` };
+    if (!isOwned(live, uid)) return { problem: `Secret ${name} has another owner or none; delete or rename it` };
+    const version = live.metadata.resourceVersion ?? "";
+    const known = this.#read.get(uid);
+    if (known?.version === version) return known.found;
+    const found = readKeys(live);
+    this.#read.set(uid, { version, found });
+    return found;
+  }
+
+  forget(uid: string): void {
+    this.#read.delete(uid);
+    this.#entries.delete(uid);
+  }
+}
+
+function readKeys(live: KubeObject): KeysFound {
+  try {
+    return { keys: decodeTelemetryKeys(entriesOf(live)[telemetrySecretEntries.keys] ?? "") };
+  } catch (caught) {
+    return { problem: `Secret ${live.metadata.name}: ${AppError.from(caught).message}` };
+  }
+}
+
+/** Unreadable keys are replaced. */
+function keysIn(live: KubeObject | undefined): TelemetryKeys {
+  return (live && readKeys(live).keys) ?? [];
+}
+
+function freshKey(madeMs: number): TelemetryKey {
+  return { id: randomBytes(8).toString("hex"), secret: randomBytes(telemetryKeyBytes), madeMs };
+}
+
+const isOwned = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
+
+function refOf({ metadata }: MoEDeployment): Ref {
+  return { namespace: metadata.namespace, name: telemetrySecretName(metadata.name) };
+}
+
+function entriesOf(secret: KubeObject): Entries {
+  const data = (secret.data ?? {}) as Record<string, string>;
+  return Object.fromEntries(Object.entries(data).map(([entry, text]) => [entry, Buffer.from(text, "base64").toString("utf8")]));
+}
+
+function secretOf(deployment: MoEDeployment, entries: Entries): KubeObject {
+  const data = Object.fromEntries(Object.entries(entries).map(([entry, text]) => [entry, Buffer.from(text).toString("base64")]));
+  const metadata = {
+    ...refOf(deployment),
+    labels: objectLabels(deployment.metadata.name, "shared"),
+    ownerReferences: [ownerOf(deployment)],
+  };
+  return { apiVersion: "v1", kind: "Secret", metadata, type: "Opaque", data };
+}
