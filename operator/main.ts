@@ -9,7 +9,7 @@ import { createMetrics, type Metrics } from "../runtime/observe/runtime-metrics.
 import { createTracing, type Tracing } from "../runtime/observe/trace.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
 import { Rollbacks, recordStatus } from "./deployment/metrics.ts";
-import { createDeploymentPlane } from "./deployment/plane.ts";
+import { createDeploymentPlane, type DeploymentPlane } from "./deployment/plane.ts";
 import { bearersRights } from "./kube/access-review.ts";
 import { Claims } from "./kube/claims.ts";
 import { createKube } from "./kube/client.ts";
@@ -137,7 +137,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, pageState, metri
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
   const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
   const observe = (controller: string, depth: () => number) => observed(controller, depth, { metrics, tracing, log });
-  const plane = createDeploymentPlane({
+  const plane: DeploymentPlane<ReturnType<typeof createRebalance>> = createDeploymentPlane({
     kube,
     informers,
     events,
@@ -145,6 +145,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, pageState, metri
     settings: config,
     onError: (err) => log.warn({ err }, "CAs of deployments that are gone could not be swept, trying again"),
     observe: observe("moedeployment", () => plane.controller.queue.depth),
+    rebalance: (deployments) => createRebalance({ kube, deployments, metrics, tracing, log, logLevel: config.logLevel }),
   });
   const training = createTrainingPlane({
     kube,
@@ -154,8 +155,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, pageState, metri
     settings: config,
     observe: observe("moetrainingjob", () => training.controller.queue.depth),
   });
-  const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, tracing, log, logLevel: config.logLevel });
-  plane.connect(rebalance);
+  const { rebalance } = plane;
   const stopShowing = pageState.lead(rebalance);
   const stopTracking = trackDeployments(informers, metrics);
   const jobs = new JobMetrics(metrics);

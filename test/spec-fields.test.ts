@@ -1,16 +1,17 @@
 // No field of the spec is silently ignored: each is rendered, decides what the rebalance plane does, or is enforced by the API server, and
 // the tests show what follows when it changes. Numbers, switches and names of a list need no row: the schema says another value.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MoEDeployment, moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
-import { holdMs } from "../operator/deployment/features/autoscale/zero.ts";
-import { currentOperation } from "../operator/deployment/core/operation.ts";
 import { judgeRoll, rollRules } from "../operator/deployment/core/rollout.ts";
-import { rolloutView } from "../operator/deployment/features/rollout-status.ts";
 import { pinnedImage } from "../operator/deployment/core/runtime-image.ts";
+import { holdMs } from "../operator/deployment/features/autoscale/zero.ts";
+import { currentOperation } from "../operator/deployment/features/progress.ts";
+import { targetRanks } from "../operator/deployment/features/ranks.ts";
+import { rolloutView } from "../operator/deployment/features/rollout-status.ts";
 import { nextStatus } from "../operator/deployment/features/status.ts";
-import { targetRanks } from "../operator/deployment/core/target.ts";
 import { downloadJob } from "../operator/deployment/objects/download-job.ts";
 import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
 import { appliedObjects } from "../operator/deployment/objects/index.ts";

@@ -55,27 +55,33 @@ async function startPlane(): Promise<void> {
   const began = Date.now();
   // Its sessions are open from the begin.
   const now = () => new Date(Date.now() + (Date.now() - began > 1_000 ? 20_000 : 0));
-  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: system }, now });
+  const plane = createDeploymentPlane({
+    kube,
+    informers,
+    events,
+    settings: { ...settings, namespace: system },
+    now,
+    rebalance: () => ({
+      update: (world) => void worlds.set(world.uid, world),
+      view: (uid) => {
+        const { workers = [], ref, leaving = [], holdMs = 0 } = worlds.get(uid) ?? {};
+        const serving = workers.filter((worker) => worker.ready && !leaving.some(({ podUid }) => podUid === worker.uid));
+        const each = signals((load.get(ref?.name ?? "") ?? 0) / Math.max(1, serving.length));
+        const members = workers.map((worker) => member(worker.rank, { podUid: worker.uid, signals: each }));
+        const drains = leaving.map((one) => ({ rank: one.rank, podUid: one.podUid, phase: "Drained" as const, message: "" }));
+        const front = fronts.get(ref?.name ?? "");
+        return view({ members, drains, gateways: front ? [{ name: "gateway", holds: holdMs > 0, ...front }] : [] });
+      },
+      forget() {},
+      onChange() {},
+      close: async () => {},
+    }),
+  });
   informers.start();
   await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,
   });
   const worlds = new Map<string, World>();
-  plane.connect({
-    update: (world) => void worlds.set(world.uid, world),
-    view: (uid) => {
-      const { workers = [], ref, leaving = [], holdMs = 0 } = worlds.get(uid) ?? {};
-      const serving = workers.filter((worker) => worker.ready && !leaving.some(({ podUid }) => podUid === worker.uid));
-      const each = signals((load.get(ref?.name ?? "") ?? 0) / Math.max(1, serving.length));
-      const members = workers.map((worker) => member(worker.rank, { podUid: worker.uid, signals: each }));
-      const drains = leaving.map((one) => ({ rank: one.rank, podUid: one.podUid, phase: "Drained" as const, message: "" }));
-      const front = fronts.get(ref?.name ?? "");
-      return view({ members, drains, gateways: front ? [{ name: "gateway", holds: holdMs > 0, ...front }] : [] });
-    },
-    forget() {},
-    onChange() {},
-    close: async () => {},
-  });
   plane.controller.start();
   stop = async () => {
     await plane.stop();

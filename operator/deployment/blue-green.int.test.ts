@@ -37,27 +37,32 @@ after(async () => {
 async function startPlane(): Promise<void> {
   const informers = new Informers([namespace], system, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: system } });
+  const plane = createDeploymentPlane({
+    kube,
+    informers,
+    events,
+    settings: { ...settings, namespace: system },
+    rebalance: () => ({
+      update: (world) => {
+        const before = worlds.get(world.uid)?.leaving.length ?? 0;
+        worlds.set(world.uid, world);
+        if (world.leaving.length !== before) setImmediate(() => changed(world.ref));
+      },
+      // Ranks that are to stop have nothing to hand over.
+      view: (uid) => view({ drains: (worlds.get(uid)?.leaving ?? []).map((one) => ({ ...one, phase: "Drained", message: "" })) }),
+      forget: (uid) => void worlds.delete(uid),
+      onChange: (listener) => {
+        changed = listener;
+      },
+      close: async () => {},
+    }),
+  });
   informers.start();
   await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,
   });
   const worlds = new Map<string, World>();
   let changed = (_at: World["ref"]): void => {};
-  plane.connect({
-    update: (world) => {
-      const before = worlds.get(world.uid)?.leaving.length ?? 0;
-      worlds.set(world.uid, world);
-      if (world.leaving.length !== before) setImmediate(() => changed(world.ref));
-    },
-    // Ranks that are to stop have nothing to hand over.
-    view: (uid) => view({ drains: (worlds.get(uid)?.leaving ?? []).map((one) => ({ ...one, phase: "Drained", message: "" })) }),
-    forget: (uid) => void worlds.delete(uid),
-    onChange: (listener) => {
-      changed = listener;
-    },
-    close: async () => {},
-  });
   plane.controller.start();
   stop = async () => {
     await plane.stop();

@@ -18,7 +18,7 @@ import {
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
-import { heardOfMs } from "./core/blue-green.ts";
+import { heardOfMs } from "./features/blue-green.ts";
 
 const timeout = 120_000;
 const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);

@@ -104,10 +104,15 @@ const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(wha
 async function startPlane(): Promise<() => Promise<void>> {
   const informers = new Informers([namespace], namespace, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "int" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace } });
+  const plane = createDeploymentPlane({
+    kube,
+    informers,
+    events,
+    settings: { ...settings, namespace },
+    rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
+  });
   informers.start();
   await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined));
-  plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
   plane.controller.start();
   return async () => {
     await plane.stop();

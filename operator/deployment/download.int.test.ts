@@ -1,5 +1,6 @@
 // The process that downloads a model, as its pod runs it: killed in the middle of the download and of the import, told to stop, refused;
 // and asked by the operator's own client how far it is. The source is a server that speaks the hub's API; the model a real checkpoint.
+
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,12 +15,12 @@ import { openStore } from "../../runtime/weights/store-reader.ts";
 import { commit, type Hub, type HubOptions, startHub } from "../../test/kit/models/model-hub.ts";
 import { createTestCa } from "../../test/kit/network/certs.ts";
 import { freePort } from "../../test/kit/network/free-port.ts";
-import { askProgress } from "./ask-progress.ts";
+import { askProgress } from "./state/download-progress.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const dir = await mkdtemp(join(tmpdir(), "enodia-downloader-"));
 const ca = createTestCa();
-const ref = { namespace: "ns", name: "moe" };
+const owner = { namespace: "ns", name: "moe", uid: "uid-moe" };
 const tlsDir = join(dir, "tls");
 const { cert, key, ca: bundle } = ca.issue("downloader", "ns", "moe").current();
 await mkdir(tlsDir);
@@ -94,7 +95,7 @@ async function start(hub: Hub, claim: string, changed: Record<string, string> = 
   };
 }
 
-const ask = (port: number, identity = operator, uid = "pod-1") => askProgress({ ref, uid, ip: "127.0.0.1", identity }, port);
+const ask = (port: number, identity = operator, uid = "pod-1") => askProgress({ owner, uid, ip: "127.0.0.1", identity }, port);
 async function words(port: number, holds: (said: DownloadWords) => boolean): Promise<DownloadWords> {
   for (let tries = 0; tries < 600; tries++) {
     const said = await ask(port);

@@ -39,10 +39,15 @@ before(
     for (const one of [namespace, system]) await apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: one } });
     const informers = new Informers([namespace], system, { kube });
     const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: system } });
+    const plane = createDeploymentPlane({
+      kube,
+      informers,
+      events,
+      settings: { ...settings, namespace: system },
+      rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
+    });
     informers.start();
     await until("the informers", async () => informers.refresh().then(() => informers.commonTrouble() === undefined));
-    plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
     plane.controller.start();
     stop = async () => {
       await plane.stop();

@@ -1,20 +1,18 @@
 // What one pass has observed; types only.
 import type { AppError } from "../../crds/common.ts";
-import type { DownloadWords } from "../../crds/download.ts";
+import type { DownloadEnd, DownloadWords } from "../../crds/download.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import type { Refusal } from "../kube/refusal-text.ts";
-import type { AcceptedRevision } from "./state/accepted-specs.ts";
-import type { DeliveryInput } from "./core/delivery.ts";
 import type { Front } from "./core/green-look.ts";
 import type { Memory } from "./core/memory.ts";
+import type { Ownership } from "./core/replicas-owner.ts";
 import type { GatewayFacts, Orphans, PodFacts, RouteFacts, Snapshot } from "./core/snapshot.ts";
-import type { WeightServerState } from "./core/weight-server.ts";
 import type { GatewayPod, MemberView, RebalanceView } from "./core/world.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
+import type { Accepted, AcceptedRevision } from "./objects/revision.ts";
 import type { RenderedPod, WorkerTemplate } from "./objects/worker-pod.ts";
-import type { Accepted } from "./objects/revision.ts";
 
 export interface RenderedSpec {
   /** The last accepted spec that was not rolled back. */
@@ -31,7 +29,38 @@ export interface RenderedSpec {
   readonly wanted: WorkerTemplate;
   readonly gateway: RenderedPod;
   /** The rollback in effect while the spec asks for the failed template. */
-  readonly back: RolledBack | undefined;
+  readonly rolledBack: RolledBack | undefined;
+}
+
+export interface JobFacts {
+  readonly name: string;
+  readonly uid: string;
+  readonly state: "Running" | "Complete" | "Failed";
+  /** Unix ms; undefined while it has not failed. */
+  readonly failedMs: number | undefined;
+  readonly message: string;
+  readonly terminating: boolean;
+}
+
+export interface DownloadPod {
+  readonly uid: string;
+  readonly job: string;
+  readonly ip: string | undefined;
+  readonly createdMs: number;
+  readonly problem: string;
+  /** The pod's exit message; undefined while it runs. */
+  readonly end: DownloadEnd | undefined;
+}
+
+export interface WeightServerState {
+  readonly uid: string;
+  readonly name: string;
+  readonly ready: boolean;
+  /** Why it does not run; empty when nothing is wrong. */
+  readonly problem: string;
+  readonly createdMs: number;
+  /** It has the spec's model. */
+  readonly current: boolean;
 }
 
 export interface WeightServerPod extends Omit<WeightServerState, "current"> {
@@ -77,7 +106,11 @@ export interface Observed {
   /** Where `sourceUnknown` is set, nothing is decided by the claim. */
   readonly claimFailure: AppError | undefined;
   readonly sourceUnknown: boolean;
-  readonly download: Pick<DeliveryInput, "jobs" | "pods" | "writers"> & {
+  readonly download: {
+    readonly jobs: readonly JobFacts[];
+    readonly pods: readonly DownloadPod[];
+    /** Unfinished pods of other Jobs, which may still write. */
+    readonly writers: readonly string[];
     readonly wanted: string | undefined;
     readonly words: DownloadWords | undefined;
     readonly workInUse: readonly string[] | undefined;
@@ -88,6 +121,14 @@ export interface Observed {
   readonly route: RouteFacts;
   readonly gangs: { readonly scheduler: GangScheduler | undefined; readonly refusals: readonly Refusal[] };
   readonly view: RebalanceView | undefined;
+  /** What workers get a copy of; a failure leaves the telemetry Secret as it is. */
+  readonly natsCredentials: { readonly entries: Readonly<Record<string, string>>; readonly failure: AppError | undefined };
+  /** Who sets spec.replicas; undefined without an autoscaler. */
+  readonly replicasOwner: Ownership | undefined;
   /** spec.replicas is a default that nobody set. */
   readonly fallen: boolean;
+  /** By which the object is written. */
+  readonly resourceVersion: string;
+  /** The copy is older than our last status, so that the number of ranks may have changed since. */
+  readonly stale: boolean;
 }

@@ -10,10 +10,10 @@ import { conditionOf, pods, readyWith, ref, serving, startOperator, status, user
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { until } from "../../test/kit/wait.ts";
 import { kubeError } from "../kube/errors.ts";
-import type { Informers } from "../kube/informers.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { objectLabels } from "./objects/context.ts";
-import { findOrphans } from "./orphans.ts";
+import { orphansOf, ownPods } from "./observe/own-pods.ts";
+import { nodesSeen } from "./observe/pod-facts.ts";
 
 const namespace = "ns";
 const kinds = Object.values<Resource>(resources).filter((one) => one !== resources.moeDeployments);
@@ -174,7 +174,7 @@ test("a gateway pod that has ended serves nobody, though its ReplicaSet keeps it
     spec: { containers: [{ name: "gateway", env: [{ name: workerProcess.deploymentUid.variable, value: "old" }] }] },
   });
   const pods = [gateway("Failed"), gateway("Succeeded"), gateway("Running")];
-  const informers = { seesNodes: false, ofDeployment: () => pods };
-  const sources = { informers: informers as unknown as Informers, now: () => new Date() };
-  assert.equal(findOrphans(sources, deployment()).gateways, 1);
+  const { others } = ownPods({ informers: { related: () => pods }, overlay: { merge: () => [] } }, deployment());
+  const nodes = nodesSeen({ seesNodes: false, get: () => undefined });
+  assert.equal(orphansOf(others, ref.name, nodes, Date.now()).gateways, 1);
 });

@@ -1,5 +1,4 @@
 // Composes the deployment plane: what wakes a reconcile, and its interface to the rebalance plane.
-
 import { apiVersion, labels } from "../../crds/common.ts";
 import type { DownloadWords } from "../../crds/download.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
@@ -17,15 +16,15 @@ import { Authorities, type AuthoritiesOptions, subjectOf } from "../pki/authorit
 import { sweepAuthorities, sweepMs } from "../pki/authority-sweep.ts";
 import { certifiedDeployment } from "../pki/certified.ts";
 import { Identities } from "../pki/identity.ts";
-import { AcceptedSpecs } from "./state/accepted-specs.ts";
-import { askProgress, type ProgressQuestion } from "./ask-progress.ts";
-import { NatsCredentials } from "./state/nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
-import { ProgressTalks } from "./progress-talks.ts";
 import { Reconciler } from "./reconcile.ts";
-import { deploymentStatus } from "./status-kind.ts";
+import { AcceptedSpecs } from "./state/accepted-specs.ts";
+import { askProgress, DownloadPolls, type ProgressQuestion } from "./state/download-progress.ts";
+import { NatsCredentials } from "./state/nats-credentials.ts";
+import { Records } from "./state/records.ts";
 import { TelemetrySecrets } from "./state/telemetry-secret.ts";
+import { deploymentStatus } from "./status-kind.ts";
 
 /** Concurrent reconciles, mostly waiting for the API server; it has twice as many connections. */
 const workers = 16;
@@ -33,19 +32,19 @@ const resyncMs = 60_000;
 /** A namespace with an unreliable copy is retried after this. */
 const untrustedMs = 1_000;
 
-export interface DeploymentPlane {
+export interface DeploymentPlane<R extends Rebalance> {
   readonly controller: Controller;
-  readonly deployments: Deployments;
-  /** Joins the two planes; call before start(). */
-  connect(rebalance: Rebalance): void;
+  readonly rebalance: R;
   stop(): Promise<void>;
 }
 
-export interface DeploymentPlaneOptions {
+export interface DeploymentPlaneOptions<R extends Rebalance> {
   readonly kube: Kube;
   readonly informers: Informers;
   readonly events: EventRecorder;
   readonly settings: Settings;
+  /** Makes the other plane, which asks this one for identities and credentials. */
+  readonly rebalance: (deployments: Deployments) => R;
   /** The namespaces of this install; unset = all. */
   readonly claims?: NamespaceClaims;
   readonly now?: () => Date;
@@ -56,28 +55,36 @@ export interface DeploymentPlaneOptions {
   readonly observe?: Observe;
 }
 
-export function createDeploymentPlane(options: DeploymentPlaneOptions): DeploymentPlane {
+export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPlaneOptions<R>): DeploymentPlane<R> {
   const { kube, informers, events, settings } = options;
   const now = options.now ?? (() => new Date());
   const ticks = ticksBeside(options.now);
-  const nats = new NatsCredentials(kube, settings.natsCreds);
-  const telemetry = new TelemetrySecrets({ kube, informers, nats, now });
   const event: AuthoritiesOptions["event"] = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
   };
+  const records = new Records();
+  const nats = new NatsCredentials(kube, settings.natsCreds);
+  const telemetry = new TelemetrySecrets({ kube, informers, nats, records, now });
   const authorities = new Authorities({ of: certifiedDeployment, kube, informers, namespace: settings.namespace, event, now });
   const identities = new Identities({ of: certifiedDeployment, kube, informers, authorities, now });
-  let sweeping: Promise<void> | undefined;
-  const sweep = () => {
-    sweeping ??= sweepAuthorities({ kube, informers })
-      .catch((error) => options.onError?.(error))
-      .finally(() => {
-        sweeping = undefined;
-      });
-  };
-  let reconciler: Reconciler | undefined;
-  let release = (_uid: string): void => {};
+  const status = new StatusWriter(deploymentStatus, { kube, event, live: (ref) => informers.get("moeDeployments", ref), now, ticks });
+  const rebalance = options.rebalance({
+    identity: (ref, uid) => identities.operator(ref, uid),
+    event,
+    telemetryKeys: (ref, uid) => telemetry.keys(ref, uid),
+    natsCredentials: (ref, spec) => nats.source(ref, spec),
+    natsAccess: (credentials) => nats.access(credentials),
+    natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
+  });
+  const wakes = (ref: Ref): void => controller.queue.add(keyOf(ref));
+  const reconciler = new Reconciler({
+    ...{ kube, informers, identities, telemetry, status, records, rebalance, settings, event, now, ticks },
+    applier: new Applier({ of: certifiedDeployment, kube, live: (resource, ref) => informers.live(resource, ref), now: ticks }),
+    accepted: new AcceptedSpecs(kube, informers, records),
+    overlay: new PodOverlay((pod) => informers.covers("pods", pod), ticks),
+    polls: new DownloadPolls({ ask: options.ask ?? askProgress, onReport: wakes, records, now: ticks }),
+  });
   const permission = new Permission({ informers, claims: options.claims, event });
   const controller = createController({
     name: "moedeployment",
@@ -87,47 +94,41 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     reconcile: async (key): Promise<Outcome> => {
       const ref = parseKey(key);
       const may = permission.of(ref);
-      if (may === "granted") return (await reconciler?.reconcile(ref)) ?? {};
+      if (may === "granted") return reconciler.reconcile(ref);
       if (may === "wait") return { requeueAfterMs: untrustedMs };
-      release(informers.get("moeDeployments", ref)?.metadata.uid ?? "");
+      rebalance.forget(informers.get("moeDeployments", ref)?.metadata.uid ?? "");
       return {}; // until the claim changes hands
     },
     ...(options.observe ? { observe: options.observe } : {}),
   });
-  const status = new StatusWriter(deploymentStatus, { kube, event, live: (ref) => informers.get("moeDeployments", ref), now, ticks });
-  const talks = talksOf(options, (key) => controller.queue.add(key), ticks);
   permission.onChange((key) => controller.queue.add(key));
-  const stopWaking = wakeAll({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
-  const sweeps = setInterval(sweep, sweepMs);
+  rebalance.onChange(wakes);
+  const stopWaking = wakeAll({ informers, identities, status }, wakes);
+  const stopSweeping = sweepRegularly(options);
   return {
     controller,
+    rebalance,
     stop: async () => {
-      clearInterval(sweeps);
       stopWaking();
-      await Promise.all([controller.stop(), sweeping]);
-    },
-    deployments: {
-      identity: (ref, uid) => identities.operator(ref, uid),
-      event,
-      telemetryKeys: (ref, uid) => telemetry.keys(ref, uid),
-      natsCredentials: (ref, spec) => nats.source(ref, spec),
-      natsAccess: (credentials) => nats.access(credentials),
-      natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
-    },
-    connect(rebalance) {
-      const applier = new Applier({ of: certifiedDeployment, kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
-      const accepted = new AcceptedSpecs(kube, informers);
-      const overlay = new PodOverlay((pod) => informers.covers("pods", pod), ticks);
-      const stores = { identities, telemetry, accepted, status, talks };
-      reconciler = new Reconciler({ kube, informers, overlay, applier, ...stores, rebalance, settings, event, now, ticks });
-      rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
-      release = (uid) => rebalance.forget(uid);
+      await Promise.all([controller.stop(), stopSweeping()]);
     },
   };
 }
 
-function talksOf({ ask = askProgress }: DeploymentPlaneOptions, told: (key: string) => void, ticks: () => number): ProgressTalks {
-  return new ProgressTalks({ ask: (question) => ask(question), told, now: ticks });
+/** Returns the function that stops it. */
+function sweepRegularly({ kube, informers, onError }: Pick<DeploymentPlaneOptions<Rebalance>, "kube" | "informers" | "onError">) {
+  let sweeping: Promise<void> | undefined;
+  const timer = setInterval(() => {
+    sweeping ??= sweepAuthorities({ kube, informers })
+      .catch((error) => onError?.(error))
+      .finally(() => {
+        sweeping = undefined;
+      });
+  }, sweepMs);
+  return async (): Promise<void> => {
+    clearInterval(timer);
+    await sweeping;
+  };
 }
 
 interface Sources {

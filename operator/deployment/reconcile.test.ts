@@ -17,6 +17,7 @@ import {
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import { until } from "../../test/kit/wait.ts";
+import { Informers } from "../kube/informers.ts";
 import { resources } from "../kube/kube.ts";
 
 test("a deployment becomes Ready, scales, rolls, suspends, and its objects are all there", { timeout: 30_000 }, async () => {
@@ -196,4 +197,40 @@ test("a deleted deployment is forgotten, and one of the same name is another wor
   assert.deepEqual(operator.rebalance.forgotten, [old?.metadata.uid]);
   assert.notEqual(await trusted(), ca);
   await stop();
+});
+
+test("a pass reads the pods' cache once, and no pod, Job or deployment from the API server", { timeout: 30_000 }, async (t) => {
+  const { kube, operator, stop } = await serving();
+  t.after(stop);
+  const related = t.mock.method(Informers.prototype, "related");
+  const others = [t.mock.method(Informers.prototype, "ownedBy"), t.mock.method(Informers.prototype, "ofDeployment")];
+  const asked: string[] = [];
+  const [get, list] = [kube.get, kube.list];
+  kube.get = (resource, at) => {
+    asked.push(`get ${resource.plural}`);
+    return get(resource, at);
+  };
+  kube.list = (resource, options) => {
+    asked.push(`list ${resource.plural}`);
+    return list(resource, options);
+  };
+  let passes = 0;
+  const { update } = operator.rebalance;
+  operator.rebalance.update = (world) => {
+    passes++;
+    update.call(operator.rebalance, world);
+  };
+  for (const maxContext of [64, 128]) {
+    await kube.patch(resources.moeDeployments, ref, { spec: { runtime: { maxContext } } }, user);
+    const done = passes;
+    await until("it was looked at", () => passes > done);
+  }
+  await until("no pass is under way", () => related.mock.callCount() === passes);
+  assert.deepEqual(
+    others.flatMap(({ mock }) => mock.calls.filter(({ arguments: [name] }) => name === "pods")),
+    [],
+  );
+  // Who applies objects and writes Secrets reads what is there, and the claim is read where the spec is new.
+  const read = asked.filter((one) => /moedeployments|pods|jobs|controllerrevisions/.test(one));
+  assert.deepEqual(read, []);
 });

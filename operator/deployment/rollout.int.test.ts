@@ -74,12 +74,17 @@ test("canaries that are asked for with nothing more have their defaults", async 
 async function startPlane(): Promise<void> {
   const informers = new Informers([namespace], system, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: system } });
+  const plane = createDeploymentPlane({
+    kube,
+    informers,
+    events,
+    settings: { ...settings, namespace: system },
+    rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
+  });
   informers.start();
   await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,
   });
-  plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
   plane.controller.start();
   stop = async () => {
     await plane.stop();

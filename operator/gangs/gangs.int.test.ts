@@ -31,10 +31,15 @@ before(
     for (const one of [namespace, "gangs-system"]) await apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: one } });
     const informers = new Informers([namespace], "gangs-system", { kube });
     const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: "gangs-system" } });
+    const plane = createDeploymentPlane({
+      kube,
+      informers,
+      events,
+      settings: { ...settings, namespace: "gangs-system" },
+      rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
+    });
     informers.start();
     await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), patience);
-    plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
     plane.controller.start();
     stop = async () => {
       await plane.stop();

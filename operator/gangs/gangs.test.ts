@@ -18,21 +18,21 @@ import {
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { until } from "../../test/kit/wait.ts";
-import { chooseGang, membersOf } from "../deployment/core/gang.ts";
+import { membersOf } from "../deployment/features/objects.ts";
 import { absentObjects, appliedObjects } from "../deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
 import type { Served } from "../kube/informers.ts";
 import { type Resource, resources } from "../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
-import { gangOf, gangSchedulers } from "./index.ts";
+import { chooseScheduler, gangOf, gangSchedulers } from "./index.ts";
 
 const volcano = gangSchedulers.find(({ name }) => name === "Volcano") as GangScheduler;
 const wants = (gang: string, spec: object = {}, status: object = {}) => deployment({ scheduling: { gang }, replicas: 8, ...spec }, status);
 const cluster = (served: Partial<Record<"Coscheduling" | "Volcano", Served>>) => (resource: Resource) =>
   served[resource === resources.volcanoPodGroups ? "Volcano" : "Coscheduling"] ?? "absent";
 const chosen = (gang: string, served: Parameters<typeof cluster>[0]) => {
-  const { gang: found, refusals } = chooseGang(wants(gang), [], cluster(served));
-  return found?.scheduler.name ?? refusals[0]?.message ?? "alone";
+  const { scheduler, refusals } = chooseScheduler(wants(gang).spec, cluster(served));
+  return scheduler?.name ?? refusals[0]?.message ?? "alone";
 };
 
 test("a scheduler is asked by its name, or the first that the cluster has; none is taken for another", () => {
@@ -114,9 +114,9 @@ test("another choice is a roll, and a template that makes its pods members of a 
   const hash = (gang: string) => workerTemplate({ deployment: wants(gang), settings }).hash;
   assert.equal(new Set(["None", "Auto", "Volcano", "Coscheduling"].map(hash)).size, 4);
   const podTemplate = { metadata: { labels: { "scheduling.x-k8s.io/pod-group": "mine" } } };
-  const { refusals } = chooseGang(wants("Coscheduling", { podTemplate }), [], cluster({ Coscheduling: "served" }));
+  const { refusals } = chooseScheduler(wants("Coscheduling", { podTemplate }).spec, cluster({ Coscheduling: "served" }));
   assert.match(refusals[0]?.message ?? "", /podTemplate\.metadata\.labels: "scheduling\.x-k8s\.io\/pod-group" is the operator's/);
-  assert.deepEqual(chooseGang(wants("Volcano", { podTemplate }), [], cluster({ Volcano: "served" })).refusals, []);
+  assert.deepEqual(chooseScheduler(wants("Volcano", { podTemplate }).spec, cluster({ Volcano: "served" })).refusals, []);
 });
 
 /** A cluster that has some of the schedulers' APIs, and others from the time that they are installed. */

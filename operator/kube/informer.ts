@@ -26,6 +26,8 @@ export interface InformerDeps {
 export interface CopyForm {
   readonly keysOf?: (object: KubeObject) => readonly string[];
   readonly slim?: (object: KubeObject) => KubeObject;
+  /** metadata.managedFields are read from the copy. */
+  readonly keepsManagers?: boolean;
 }
 
 export type Listener = (object: KubeObject, change: "set" | "delete") => void;
@@ -255,7 +257,7 @@ export class Informer {
   }
 
   #set(object: KubeObject): void {
-    delete object.metadata.managedFields; // large, and who needs them reads the object itself
+    if (!this.#form.keepsManagers) delete object.metadata.managedFields; // large
     const key = keyOf(refOf(object));
     const before = this.#store.get(key);
     if (before?.metadata.resourceVersion === object.metadata.resourceVersion && before?.metadata.uid === object.metadata.uid) return;

@@ -6,8 +6,8 @@ import { deployment, settings } from "../../test/kit/deployment/deployment.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { modelOfPod } from "../deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
-import { isOfOther } from "../deployment/orphans.ts";
-import { nodeHealth, podFacts, podSight } from "../deployment/observe/pod-facts.ts";
+import { isOfOther } from "../deployment/observe/own-pods.ts";
+import { nodeHealth, podFacts, podState } from "../deployment/observe/pod-facts.ts";
 import { Informers, PodOverlay, slimPod } from "./informers.ts";
 import type { KubeObject } from "./kube.ts";
 
@@ -109,7 +109,7 @@ for (const [state, status] of Object.entries(statuses)) {
     const slim = slimPod(whole);
     const nodes = nodeHealth([cordoned]);
     const said = (pod: KubeObject) => [
-      ...[podFacts(pod, nodes, 1_000), podSight(pod, 1_000), modelOfPod(pod)],
+      ...[podFacts(pod, nodes, 1_000), podState(pod, 1_000), modelOfPod(pod)],
       ...[isOfOther(pod, context.deployment.metadata.uid), isOfOther(pod, "another")],
     ];
     assert.deepEqual(said(slim), said(whole));

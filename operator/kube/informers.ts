@@ -32,7 +32,7 @@ interface PodSpec {
   readonly volumes?: readonly Named[];
 }
 
-/** operator/deployment/orphans.ts and operator/deployment/objects/model-place.ts read these. */
+/** operator/deployment/observe/own-pods.ts and operator/deployment/objects/model-place.ts read these. */
 const variables: ReadonlySet<string> = new Set(
   [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec].map(({ variable }) => variable),
 );
@@ -64,7 +64,7 @@ function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [
   return [...ownerReferences.map(({ uid }) => byOwner(uid)), ...(name === undefined ? [] : [byDeployment({ namespace, name })])];
 }
 
-const formOf = (name: Watched): CopyForm => (name === "pods" ? { keysOf, slim: slimPod } : { keysOf });
+const forms: Partial<Record<Watched, CopyForm>> = { pods: { keysOf, slim: slimPod }, moeDeployments: { keysOf, keepsManagers: true } };
 
 const scopeOf = ({ labelSelector }: Watch, namespace: string | undefined): ListOptions => ({
   ...(labelSelector === undefined ? {} : { labelSelector }),
@@ -83,7 +83,7 @@ export class Informers {
     for (const { name, resource, watch } of watched) {
       const scopes = watch.own ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
       const reporting = watch.optional ? { ...deps, onError: untilServed(deps.onError) } : deps;
-      const set = scopes.map((namespace) => new Informer(resource, scopeOf(watch, namespace), reporting, formOf(name)));
+      const set = scopes.map((namespace) => new Informer(resource, scopeOf(watch, namespace), reporting, forms[name] ?? { keysOf }));
       this.#sets.set(name, set);
       if (watch.training) for (const informer of set) this.#ofTraining.add(informer);
       if (watch.optional) for (const informer of set) this.#optional.add(informer);
@@ -132,6 +132,11 @@ export class Informers {
   /** May include objects of a deleted namesake. */
   ofDeployment(name: Watched, ref: Ref): KubeObject[] {
     return this.#of(name).flatMap((informer) => informer.find(byDeployment(ref)));
+  }
+
+  /** Those with the deployment's label or an owner reference to it; may include objects of a deleted namesake. */
+  related(name: Watched, { uid, ...ref }: Ref & { readonly uid: string }): KubeObject[] {
+    return this.#of(name).flatMap((informer) => [...new Set([...informer.find(byDeployment(ref)), ...informer.find(byOwner(uid))])]);
   }
 
   ownedBy(name: Watched, uid: string): KubeObject[] {

@@ -98,6 +98,12 @@ export class StatusWriter<S extends AnyStatus> {
     return this.#written.get(metadata.uid)?.status ?? status;
   }
 
+  /** The object is at least as new as our last write of its status. */
+  covers({ metadata: { uid = "", resourceVersion } }: KubeObject): boolean {
+    const last = this.#written.get(uid);
+    return !last || !isOlder(resourceVersion, last.version);
+  }
+
   /** The object's status is the one that we wrote, or are writing. */
   wrote({ metadata, status }: KubeObject): boolean {
     const { uid = "", resourceVersion } = metadata;

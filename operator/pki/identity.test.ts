@@ -79,11 +79,11 @@ test("after a CA was deleted by hand all certificates come from one new CA, the 
   const { kube, operator, stop } = await serving();
   const uid = await uidOf(kube);
   const caRef = await caRefOf(kube);
-  const before = await operator.plane.deployments.identity(ref, uid);
+  const before = await operator.deployments.identity(ref, uid);
   kube.remove(resources.secrets, caRef);
   const certificate = async () => text((await kube.get(resources.secrets, caRef)) ?? ({} as KubeObject), "ca.crt");
   await until("a new CA has signed everything", async () => oneAuthority(kube) && !before.ca.includes((await certificate()).trim()));
-  const after = await operator.plane.deployments.identity(ref, uid);
+  const after = await operator.deployments.identity(ref, uid);
   assert.equal(after.ca.trim(), (await certificate()).trim());
   const told = () => kube.all(resources.events).some((event) => event.reason === "AuthorityReplaced" && event.type === "Warning");
   await until("it is told", told);
@@ -186,7 +186,7 @@ test("a CA that nears its end freezes nothing: a leader that starts then makes, 
     const lasts = (cert: string) => new X509Certificate(cert).validToDate > now();
     const all = () => kube.all(resources.secrets).filter(({ metadata }) => metadata.name.endsWith("-tls"));
     await until(`no certificate has ended after ${years} years`, async () => {
-      const { cert } = await operator.plane.deployments.identity(ref, await uidOf(kube));
+      const { cert } = await operator.deployments.identity(ref, await uidOf(kube));
       return [cert, ...all().map((leaf) => text(leaf, "tls.crt"))].every(lasts);
     });
   }

@@ -1,6 +1,6 @@
 // The state of a rank: its pod, and its part of the ExpertPlacement. Pure.
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
-import { processBytes } from "../deployment/core/memory-fit.ts";
+import { processBytes } from "../deployment/core/capacity.ts";
 
 export interface RankPod {
   readonly rank: number;

@@ -68,12 +68,21 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/dashboards/": "",
   "operator/rbac.ts": "operator/kube/",
   "operator/config.ts": "",
-  "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/ operator/gangs/",
+  "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/",
   "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",
+  "operator/deployment/observed.ts": `operator/kube/refusal-text.ts operator/gangs/ operator/deployment/core/ operator/deployment/objects/`,
   "operator/deployment/features/": `operator/kube/ operator/gangs/ operator/pki/names.ts operator/deployment/core/ operator/deployment/objects/
-    operator/deployment/`,
+    operator/deployment/observed.ts operator/deployment/features/`,
+  "operator/deployment/state/":
+    "operator/kube/ operator/pki/ operator/deployment/core/ operator/deployment/objects/ operator/deployment/ports.ts",
+  "operator/deployment/observe/": `operator/kube/ operator/gangs/ operator/pods/ operator/deployment/core/ operator/deployment/objects/
+    operator/deployment/state/ operator/deployment/observed.ts operator/deployment/ports.ts`,
+  "operator/deployment/execute/": `operator/kube/ operator/pki/ operator/deployment/core/ operator/deployment/objects/
+    operator/deployment/features/ operator/deployment/observe/ operator/deployment/state/ operator/deployment/observed.ts
+    operator/deployment/ports.ts`,
   "operator/deployment/": `runtime/observe/ operator/kube/ operator/pki/ operator/gangs/ operator/pods/ operator/rbac.ts
-    operator/deployment/core/ operator/deployment/objects/ operator/deployment/features/`,
+    operator/deployment/core/ operator/deployment/objects/ operator/deployment/features/ operator/deployment/observe/
+    operator/deployment/execute/ operator/deployment/state/`,
   "operator/training/core/": "",
   "operator/training/": `runtime/observe/ runtime/net/tls.ts operator/kube/ operator/pki/ operator/gangs/ operator/pods/
     operator/training/core/`,
@@ -89,7 +98,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
     operator/rebalance/load/ operator/rebalance/rollout/ operator/rebalance/status/decision-events.ts`,
   "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/rollout/`,
-  "operator/views/": "operator/kube/kube.ts operator/deployment/core/memory-fit.ts",
+  "operator/views/": "operator/kube/kube.ts operator/deployment/core/capacity.ts",
   "operator/page/": "operator/views/ runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/placement-view.ts",
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts
     operator/training/ operator/page/ package.json`,
@@ -109,6 +118,7 @@ export const pureFolders: readonly string[] = [
   "runtime/engine/schedule/",
   "operator/planner/",
   "operator/deployment/core/",
+  "operator/deployment/features/",
   "operator/gangs/",
   "operator/pods/",
   "operator/training/core/",

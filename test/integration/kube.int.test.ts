@@ -169,12 +169,17 @@ for (const [what, spoil] of Object.entries(illTyped)) {
 async function startPlane(): Promise<() => Promise<void>> {
   const informers = new Informers([namespace], system, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: system } });
+  const plane = createDeploymentPlane({
+    kube,
+    informers,
+    events,
+    settings: { ...settings, namespace: system },
+    rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
+  });
   informers.start();
   await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,
   });
-  plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
   plane.controller.start();
   return async () => {
     await plane.controller.stop();

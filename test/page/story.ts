@@ -3,8 +3,8 @@
 // frames, and a board is shown one after another. Beside it stand deployments and a training job in other states.
 import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
-import { nextStatus } from "../../operator/deployment/features/status.ts";
 import type { Verdict } from "../../operator/deployment/core/world.ts";
+import { nextStatus } from "../../operator/deployment/features/status.ts";
 import type { KubeObject } from "../../operator/kube/kube.ts";
 import { bucketMs } from "../../operator/page/memory.ts";
 import { PageState } from "../../operator/page/state.ts";

@@ -1,13 +1,8 @@
 // Compares canaries with the other ranks by the requests they served. Pure. Without enough requests on both sides there is no verdict, and
 // the canaries bake on.
 import type { RolloutAnalysis } from "../../../crds/rollout.ts";
-import type { ServedTotals } from "./world.ts";
-
-/** Undefined where a rank does not report, as in earlier releases. */
-export interface Comparison {
-  readonly canaries: ServedTotals | undefined;
-  readonly others: ServedTotals | undefined;
-}
+import type { PodFacts } from "./snapshot.ts";
+import type { Comparison, MemberView, ServedTotals } from "./world.ts";
 
 export type CanaryVerdict =
   | { readonly type: "Passed" | "Unknown"; readonly message: string }
@@ -58,4 +53,60 @@ function compared(canaries: ServedTotals, others: ServedTotals): CanaryVerdict {
     canaries.gaps > 0 && others.gaps > 0 ? `, ${shown(gapMs(canaries))} ms from token to token against ${shown(gapMs(others))} ms` : "";
   const message = `canaries failed ${shown(failedPercent(canaries))}% of ${canaries.requests} requests, other ranks ${shown(failedPercent(others))}%${times}`;
   return { type: "Passed", message };
+}
+
+export interface Watched {
+  readonly bake: string;
+  /** Totals at the first look, by process. */
+  readonly first: ReadonlyMap<string, ServedTotals>;
+}
+
+const none: ServedTotals = { requests: 0, failed: 0, gaps: 0, gapMicros: 0 };
+
+/** Pods that are compared as one, with their ranks' reports. */
+interface Side {
+  readonly pods: readonly PodFacts[];
+  readonly members: readonly MemberView[];
+}
+
+export interface BakeLook {
+  /** Identifies the bake; another one counts anew. */
+  readonly bake: string;
+  readonly canaries: Side;
+  readonly others: Side;
+}
+
+export function compareServed(
+  before: Watched | undefined,
+  { bake, canaries, others }: BakeLook,
+): { readonly comparison: Comparison; readonly watched: Watched } {
+  const first = new Map(before?.bake === bake ? before.first : []);
+  const since = (member: MemberView | undefined): ServedTotals | undefined => {
+    if (!member?.served) return undefined;
+    const from = first.get(processOf(member)) ?? member.served;
+    first.set(processOf(member), from);
+    return plus(member.served, from, -1);
+  };
+  const of = ({ pods, members }: Side): ServedTotals | undefined => {
+    const serving = pods.filter((pod) => pod.ready && !pod.terminating);
+    const totals = serving.map((pod) => since(members.find((member) => member.podUid === pod.uid)));
+    return totals.length === 0 || totals.includes(undefined)
+      ? undefined
+      : totals.reduce((sum, one) => plus(sum ?? none, one ?? none, 1), none);
+  };
+  const comparison = { canaries: of(canaries), others: of(others) };
+  const here = new Set([...canaries.members, ...others.members].map(processOf));
+  for (const process of first.keys()) if (!here.has(process)) first.delete(process);
+  return { comparison, watched: { bake, first } };
+}
+
+const processOf = ({ podUid, bootId }: MemberView): string => `${podUid}/${bootId}`;
+
+function plus(a: ServedTotals, b: ServedTotals, sign: 1 | -1): ServedTotals {
+  return {
+    requests: a.requests + sign * b.requests,
+    failed: a.failed + sign * b.failed,
+    gaps: a.gaps + sign * b.gaps,
+    gapMicros: a.gapMicros + sign * b.gapMicros,
+  };
 }

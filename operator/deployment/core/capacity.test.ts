@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, model } from "../../../test/kit/deployment/deployment.ts";
-import { rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
-import { fit } from "./memory-fit.ts";
+import { fit, rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
 
 const Mi = 2 ** 20;
 

@@ -1,9 +1,10 @@
 // What a deployment's memory allows: concurrent requests, and the least number of ranks. Pure.
+import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
-import { formatBytes } from "../../../crds/quantity.ts";
+import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
-import { expertBudget, leastRanks } from "./memory-fit.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
 /** A number with its derivation as text. */
@@ -37,4 +38,69 @@ export function rankFloor(spec: MoEDeploymentSpec, model: ModelView, limitBytes:
 export function rememberedFloor({ expertParallel }: MoEDeploymentStatus): Reckoned | undefined {
   const { leastRanks: count, leastRanksReason: reason } = expertParallel ?? {};
   return count === undefined || reason === undefined ? undefined : { count, reason };
+}
+
+/** Beside dense part, KV pool and experts; up to 256 MiB are queued frames (runtime/experts/dispatch/server.ts, runtime/net/engine-host.ts). */
+export const processBytes = 400 * 1000 * 1000;
+/** Free fraction of the container limit without memoryPerRank. */
+const headroom = 0.15;
+
+export interface Fit {
+  readonly fits: boolean;
+  readonly message: string;
+}
+
+/** Undefined when neither the spec nor a limit sets it. */
+export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitBytes: number | undefined): number | undefined {
+  if (spec.experts.memoryPerRank !== undefined) return parseQuantity(spec.experts.memoryPerRank, "spec.experts.memoryPerRank");
+  return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
+}
+
+/** One replica of every expert, each rank less its staging slot. Exact for equal sizes. */
+export function fit(model: ModelView, ranks: number, perRank: number): Fit {
+  const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
+  const replicas = leastRanks(model, perRank);
+  if (ranks > 0 && ranks >= replicas) return { fits: true, message };
+  const slot = Math.max(model.largestExpertBytes, 1);
+  const bySlots = (Math.ceil(expertCount(model) / Math.max(ranks, 1)) + 1) * slot;
+  const needed = Math.min(bySlots, Math.ceil(model.expertBytes / Math.max(ranks, 1)) + 2 * slot);
+  const more = Number.isFinite(replicas) ? ` or replicas to ${replicas}` : "";
+  const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
+  return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
+}
+
+/** Infinity when no expert fits beside the staging slot. */
+function leastRanks(model: ModelView, perRank: number): number {
+  const slot = Math.max(model.largestExpertBytes, 1);
+  const slots = Math.floor(perRank / slot) - 1;
+  // Where experts differ in size, a rank leaves less unused than the largest one.
+  const filled = perRank - 2 * slot;
+  return Math.min(
+    slots > 0 ? Math.ceil(expertCount(model) / slots) : Infinity,
+    filled > 0 ? Math.ceil(model.expertBytes / filled) : Infinity,
+  );
+}
+
+export function memoryRefusals(
+  spec: MoEDeploymentSpec,
+  model: ModelView | undefined,
+  ranks: number,
+  limitBytes: number | undefined,
+): Refusal[] {
+  if (!model || ranks === 0) return [];
+  const budget = expertBudget(spec, model, limitBytes);
+  if (budget === undefined) return [];
+  const result = fit(model, ranks, budget);
+  if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
+  if (model.backends.every(usesDeviceMemory)) return []; // the container's limit does not count device memory
+  const need = budget + model.denseBytes + model.kvBytes + processBytes;
+  if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
+  return [
+    {
+      reason: "InsufficientMemoryLimit",
+      message:
+        `memoryPerRank ${formatBytes(budget)} + dense part ${formatBytes(model.denseBytes)} + kvPool ${formatBytes(model.kvBytes)} + ` +
+        `${formatBytes(processBytes)} = ${formatBytes(need, "up")} is above the memory limit ${formatBytes(limitBytes)} of the container runtime: raise the limit or lower memoryPerRank`,
+    },
+  ];
 }

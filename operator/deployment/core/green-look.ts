@@ -1,8 +1,11 @@
 // The state of a green deployment and the next step with it.
-
 import type { Operation } from "../../../crds/operation.ts";
-import type { GreenStatus } from "../../../crds/rollout.ts";
-import type { RollFailure } from "./roll-failure.ts";
+import type { GreenStatus, RollbackReason } from "../../../crds/rollout.ts";
+
+export interface RollFailure {
+  readonly reason: RollbackReason;
+  readonly message: string;
+}
 
 /** Whose gateways the Service selects. */
 export type Front = "Own" | "Both" | "Green";

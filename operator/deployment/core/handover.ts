@@ -2,7 +2,7 @@
 // first. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { formatBytes, parseDuration } from "../../../crds/quantity.ts";
-import { expertBudget, fit } from "./memory-fit.ts";
+import { expertBudget, fit } from "./capacity.ts";
 import { rollRules } from "./rollout.ts";
 import { isMember, type PodFacts, type Snapshot } from "./snapshot.ts";
 

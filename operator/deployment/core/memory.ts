@@ -1,6 +1,13 @@
 // What one process remembers of a deployment; a new leader finds it again (DECISIONS.md 9). Pure.
-import type { History } from "./autoscale/history.ts";
-import type { Watched } from "./served.ts";
+import type { Watched } from "./canary.ts";
+
+export interface RecommendedRanks {
+  readonly at: number;
+  readonly ranks: number;
+}
+
+/** The autoscaler's recommendations, oldest first and without a long gap. */
+export type History = readonly RecommendedRanks[];
 
 /** A refused write, not retried before `untilMs` of the monotonic clock. */
 export interface Refused {
@@ -26,8 +33,6 @@ export interface Memory {
   /** Since when stopping ranks wait for gateways. */
   readonly gatewaysSinceMs: number | undefined;
   readonly autoscaleHistory: History;
-  /** This process has checked who sets the number of ranks. */
-  readonly ownerSeen: boolean;
   /** The autoscaler is about to set 0, or somebody else has. */
   readonly zero: "going" | "others" | undefined;
 }
@@ -43,6 +48,5 @@ export const noMemory: Memory = {
   greenBake: undefined,
   gatewaysSinceMs: undefined,
   autoscaleHistory: [],
-  ownerSeen: false,
   zero: undefined,
 };

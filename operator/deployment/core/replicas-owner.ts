@@ -1,5 +1,6 @@
 // Decides by metadata.managedFields whether the autoscaler may set spec.replicas: an autoscaler, a GitOps tool and a person must not
 // overwrite each other. Pure.
+import { moeDeploymentSpecSchema } from "../../../crds/moe-deployment.ts";
 
 export const autoscaler = "enodia-autoscaler";
 
@@ -36,4 +37,11 @@ export function ownership({ managers, lastSet, resume }: Owned): Ownership {
   const other = others[0];
   if (!other) return { type: "nobody" };
   return lastSet === undefined || lastSet === resume ? { type: "free" } : { type: "taken", manager: other.manager };
+}
+
+const defaultReplicas = moeDeploymentSpecSchema.shape.replicas.parse(undefined);
+
+/** An applier dropped replicas, and the API server set the default. */
+export function hasFallen(owner: Ownership, replicas: number, present: number): boolean {
+  return owner.type === "nobody" && replicas === defaultReplicas && replicas < present;
 }

@@ -4,7 +4,7 @@ import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { budgetsOf } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
-import type { RollFailure } from "./roll-failure.ts";
+import type { RollFailure } from "./green-look.ts";
 import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
 const replacesByItself: Readonly<Record<RolloutType, boolean>> = { RollingUpdate: true, OnDelete: false };

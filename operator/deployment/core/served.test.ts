@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { member, pod } from "../../../test/kit/deployment/deployment.ts";
-import { type BakeLook, compareServed, type Watched } from "./served.ts";
+import { type BakeLook, compareServed, type Watched } from "./canary.ts";
 import type { MemberView, ServedTotals } from "./world.ts";
 
 const totals = (requests: number): ServedTotals => ({ requests, failed: 1, gaps: requests * 10, gapMicros: requests * 1000 });

@@ -1,14 +1,14 @@
 // The operator writes times into a status. Those of a clock that was half an hour ahead hold up nothing once the clock is right.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { look, servingRanks, start } from "../../../test/kit/deployment/autoscale.ts";
 import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { pauseOf } from "../../training/core/ends.ts";
-import { decide } from "../features/autoscale/decide.ts";
-import { askMs, remembered } from "./autoscale/history.ts";
-import { waitMs } from "./rank-backoff.ts";
+import { askMs, decide, remembered } from "../features/autoscale/decide.ts";
+import { waitMs } from "../features/pod-actions.ts";
+import { targetRanks } from "../features/ranks.ts";
 import { rolloutView } from "../features/rollout-status.ts";
-import { targetRanks } from "./target.ts";
 
 const aheadMs = 1_800_000;
 const ahead = new Date(now.getTime() + aheadMs).toISOString();

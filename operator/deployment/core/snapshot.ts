@@ -1,14 +1,18 @@
 // The observed facts, with the spec in effect; features/facts.ts builds them.
-
+import type { DownloadWords } from "../../../crds/download.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
 import type { Served } from "../../kube/informers.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
-import type { Comparison } from "./canary.ts";
-import type { Pending } from "./delivery.ts";
 import type { GreenLook } from "./green-look.ts";
-import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
+import type { Comparison, LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
+
+export interface Pending {
+  readonly reason: string;
+  readonly message: string;
+  readonly words: DownloadWords | undefined;
+}
 
 export interface PodFacts extends WorkerPod {
   /** Its node does not answer, or does not exist. */

@@ -68,6 +68,12 @@ export interface ServedTotals {
   readonly gapMicros: number;
 }
 
+/** Undefined where a rank does not report. */
+export interface Comparison {
+  readonly canaries: ServedTotals | undefined;
+  readonly others: ServedTotals | undefined;
+}
+
 /** Load of a rank: means over `spanMs`. */
 export interface RankSignals {
   readonly spanMs: number;

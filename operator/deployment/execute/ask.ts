@@ -1,21 +1,22 @@
 // Asks the API server what a plan needs, and stores an accepted spec.
 import { AppError } from "../../../crds/common.ts";
-import { manager } from "../../kube/adoption.ts";
+import { createOwned } from "../../kube/adoption.ts";
 import type { Applier } from "../../kube/apply.ts";
 import { hasCode } from "../../kube/errors.ts";
 import { type Kube, type KubeObject, resources } from "../../kube/kube.ts";
 import { podRefusal, type Refusal } from "../../kube/refusal-text.ts";
 import type { Identities } from "../../pki/identity.ts";
 import { secretProblems } from "../../pki/names.ts";
-import type { AcceptedSpecs } from "../state/accepted-specs.ts";
-import { dryRun } from "./change-pods.ts";
 import type { Memory } from "../core/memory.ts";
 import { living } from "../core/snapshot.ts";
-import type { Plan } from "../decide.ts";
-import type { Answers, DeliveryAction } from "../features/results.ts";
+import type { Plan } from "../features/decide.ts";
+import type { DeliveryAction } from "../features/delivery.ts";
+import type { Answers } from "../features/spec.ts";
 import type { WorkerTemplate } from "../objects/worker-pod.ts";
 import type { Observed } from "../observed.ts";
-import type { ProgressTalks } from "../progress-talks.ts";
+import type { AcceptedSpecs } from "../state/accepted-specs.ts";
+import type { DownloadPolls } from "../state/download-progress.ts";
+import { dryRun } from "./change-pods.ts";
 
 /** Nobody reports changes of quotas or policies. */
 const refusalMs = 30_000;
@@ -26,7 +27,7 @@ export interface AskDeps {
   readonly applier: Applier;
   readonly identities: Pick<Identities, "ensureRole" | "operator">;
   readonly accepted: AcceptedSpecs;
-  readonly talks: ProgressTalks;
+  readonly polls: DownloadPolls;
   readonly ticks: () => number;
 }
 
@@ -36,28 +37,28 @@ export async function ask(deps: AskDeps, observed: Observed, plan: Plan): Promis
   const { metadata } = observed.deployment;
   const delivered = await deliver(deps, metadata, plan.delivery.actions);
   const judge = new Judge(deps, observed, plan);
-  const spec = await putInForce(deps, observed, { plan, judge });
+  const spec = await acceptSpec(deps, observed, { plan, judge });
   const { deliveryFailure, againInMs } = delivered;
   const jobRefused = delivered.jobRefused === "none" ? undefined : (delivered.jobRefused ?? observed.memory.jobRefused);
   return { ...spec, deliveryFailure, againInMs, remember: { jobRefused, dryRuns: judge.refused } };
 }
 
-interface InForce {
+interface Accepting {
   readonly plan: Plan;
   readonly judge: Judge;
 }
 
-type SpecAnswers = Pick<Answers, "refusals" | "conflicts" | "kept" | "successor" | "revisions" | "failure">;
+type SpecAnswers = Pick<Answers, "refusals" | "conflicts" | "accepted" | "successor" | "revisions" | "failure">;
 
-async function putInForce(deps: AskDeps, observed: Observed, { plan, judge }: InForce): Promise<SpecAnswers> {
+async function acceptSpec(deps: AskDeps, observed: Observed, { plan, judge }: Accepting): Promise<SpecAnswers> {
   const { applier, accepted: store } = deps;
-  const { change, objects } = plan;
-  const { deployment } = change;
+  const { modelChange, objects } = plan;
+  const { deployment } = modelChange;
   const { metadata, spec } = deployment;
-  const { accepted, wanted, gateway, runtimeImage } = observed.rendered;
+  const { accepted: before, wanted, gateway, runtimeImage } = observed.rendered;
   const stableHash = deployment.status.rollout?.stableTemplateHash;
   const failures: AppError[] = [];
-  const uncertified = change.gatewaysWait ? [] : await attempt(failures, () => certifyGateway(deps, metadata), []);
+  const uncertified = modelChange.gatewaysWait ? [] : await attempt(failures, () => certifyGateway(deps, metadata), []);
   // An autoscaler's number is nobody's once that is gone.
   await attempt(failures, () => applier.remove(objects.absent, metadata), undefined);
   const applied = await applier.apply(objects.apply, metadata);
@@ -69,12 +70,12 @@ async function putInForce(deps: AskDeps, observed: Observed, { plan, judge }: In
     return true;
   };
   const good = refusals.length === 0 && failures.length === 0;
-  const kept = good && objects.acceptable && (await attempt(failures, keep, false));
-  if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted, stableHash), undefined);
-  const template = kept ? wanted : accepted?.template;
-  const tried = !template || kept || spec.suspend ? [] : await judge.taken(template);
+  const accepted = good && objects.acceptable && (await attempt(failures, keep, false));
+  if (!accepted && before) await attempt(failures, () => store.keep(deployment, before, stableHash), undefined);
+  const template = accepted ? wanted : before?.template;
+  const tried = !template || accepted || spec.suspend ? [] : await judge.taken(template);
   const successor = !template ? "None" : tried.length === 0 ? "Accepted" : "Refused";
-  return { refusals, conflicts: applied.conflicts, kept, successor, revisions: store.revisions(metadata.uid), failure: failures[0] };
+  return { refusals, conflicts: applied.conflicts, accepted, successor, revisions: store.revisions(metadata), failure: failures[0] };
 }
 
 /** Judges templates by dry run, unless every pod was made from them. */
@@ -96,7 +97,7 @@ class Judge {
     const present = living(this.#observed.pods);
     if (present.length > 0 && present.every((pod) => pod.templateHash === template.hash)) return [];
     // Pods that exist will make way (`oneMore`).
-    const problem = await this.#dryRun(template, this.#plan.change.gatewaysWait || present.length > 0);
+    const problem = await this.#dryRun(template, this.#plan.modelChange.gatewaysWait || present.length > 0);
     return problem === undefined ? [] : [podRefusal(problem)];
   }
 
@@ -153,33 +154,29 @@ async function deliver(deps: AskDeps, owner: Owner, actions: readonly DeliveryAc
 }
 
 async function act(
-  { kube, identities, talks }: AskDeps,
+  { kube, identities, polls }: AskDeps,
   { namespace, name, ...owner }: Owner,
   action: Exclude<DeliveryAction, { type: "createJob" | "ask" }>,
 ): Promise<void> {
   if (action.type === "certify") await identities.ensureRole({ metadata: { ...owner, namespace, name } }, action.role);
   else if (action.type === "deleteJob") await kube.delete(resources.jobs, { namespace, name: action.name }, { uid: action.uid });
-  else talks.forget(`${namespace}/${name}`);
+  else polls.stop({ namespace, name });
 }
 
-async function question({ talks, identities }: AskDeps, { namespace, name, uid: of }: Owner, { uid, ip }: { uid: string; ip: string }) {
-  const ref = { namespace, name };
-  return talks.ask({ ref, uid, ip, identity: await identities.operator(ref, of) });
+async function question({ polls, identities }: AskDeps, { namespace, name, uid: of }: Owner, { uid, ip }: { uid: string; ip: string }) {
+  const identity = await identities.operator({ namespace, name }, of);
+  return polls.ask({ owner: { namespace, name, uid: of }, uid, ip, identity });
 }
 
-async function createJob(kube: Kube, { namespace, uid }: Owner, job: KubeObject): Promise<string | undefined> {
+async function createJob(kube: Kube, { uid }: Owner, job: KubeObject): Promise<string | undefined> {
   const { name } = job.metadata;
   try {
-    await kube.create(resources.jobs, job, { manager });
-    return undefined;
+    const made = await createOwned(kube, resources.jobs, job, uid);
+    return made === "foreign" ? `Job ${name} exists and does not belong to this MoEDeployment; delete or rename it` : undefined;
   } catch (caught) {
     const error = AppError.from(caught);
-    if (!hasCode(error, "AlreadyExists", "Invalid", "Forbidden")) throw error;
-    if (!hasCode(error, "AlreadyExists")) return error.message;
-    const found = await kube.get(resources.jobs, { namespace, name });
-    // Ours but not yet in the cache, or gone.
-    if (found === undefined || found.metadata.ownerReferences?.some((owner) => owner.uid === uid)) return undefined;
-    return `Job ${name} exists and does not belong to this MoEDeployment; delete or rename it`;
+    if (!hasCode(error, "Invalid", "Forbidden")) throw error;
+    return error.message;
   }
 }
 

@@ -1,11 +1,12 @@
 // The steps of a green deployment in every state that can be observed, and whole changes of model with things that go wrong in between: the Service
 // leads to who serves, there is one green deployment at most, and each change comes to an end.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { now, pod } from "../../../test/kit/deployment/deployment.ts";
-import { type GreenInput, greenStep, heardOfMs, judgeGreen } from "../core/blue-green.ts";
 import type { GreenFacts, GreenStep } from "../core/green-look.ts";
+import { type GreenInput, greenStep, heardOfMs, judgeGreen } from "./blue-green.ts";
 
 const child = (more: Partial<GreenFacts> = {}): GreenFacts => ({
   name: "moe-x",
@@ -24,7 +25,7 @@ const child = (more: Partial<GreenFacts> = {}): GreenFacts => ({
 const input = (more: Partial<GreenInput> = {}): GreenInput => ({
   now,
   possible: "moe-x",
-  stands: "Accepting",
+  stage: "Accepting",
   wanted: true,
   own: { serves: true, whole: true },
   child: undefined,
@@ -52,7 +53,7 @@ const more = { ranks: 3, gateways: 4 };
 const baked = { last: { name: "moe-x", phase: "Baked", since: since(1_000) } } as const;
 
 const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenStep> }> = {
-  "nothing to change": { given: { stands: "Same" }, want: { act: "None", holds: false, status: undefined } },
+  "nothing to change": { given: { stage: "Same" }, want: { act: "None", holds: false, status: undefined } },
   "a change with room": { given: {}, want: { act: "Create", holds: true, front: "Own" } },
   "a change without a surge": { given: { possible: undefined }, want: { act: "None", holds: false, status: undefined } },
   "a change while no rank serves": { given: { own: { serves: false, whole: false } }, want: { act: "None", holds: false } },
@@ -77,24 +78,24 @@ const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenSte
     want: { holds: true, front: "Green", againInMs: heardOfMs },
   },
   "ranks that change": {
-    given: { child: child({ serves: true }), front: "Green", stands: "Same", own: { serves: true, whole: false } },
+    given: { child: child({ serves: true }), front: "Green", stage: "Same", own: { serves: true, whole: false } },
     want: { act: "None", front: "Green", holds: false },
   },
   "ranks that are whole": {
-    given: { child: child({ serves: true }), front: "Green", stands: "Same" },
+    given: { child: child({ serves: true }), front: "Green", stage: "Same" },
     want: { act: "None", front: "Own" },
   },
   "one that is not needed any more, of which not all have heard": {
-    given: { child: child({ serves: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(1_000) } },
+    given: { child: child({ serves: true }), stage: "Same", last: { name: "moe-x", phase: "Leaving", since: since(1_000) } },
     want: { act: "None", front: "Own", againInMs: heardOfMs - 1_000 },
   },
   "one that is not needed any more": {
-    given: { child: child({ serves: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(heardOfMs) } },
+    given: { child: child({ serves: true }), stage: "Same", last: { name: "moe-x", phase: "Leaving", since: since(heardOfMs) } },
     want: { act: "Suspend", front: "Own" },
   },
-  "one that has stopped": { given: { child: child({ suspended: true, pods: 0 }), stands: "Same" }, want: { act: "Delete" } },
+  "one that has stopped": { given: { child: child({ suspended: true, pods: 0 }), stage: "Same" }, want: { act: "Delete" } },
   "one that does not stop": {
-    given: { child: child({ suspended: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(221_000) } },
+    given: { child: child({ suspended: true }), stage: "Same", last: { name: "moe-x", phase: "Leaving", since: since(221_000) } },
     want: { act: "Delete" },
   },
   "a canary that serves": {
@@ -197,7 +198,7 @@ const children = [
 test("in every state the Service leads to who serves, and no second green deployment is made", () => {
   let states = 0;
   for (const one of children)
-    for (const stands of ["Same", "Accepting", "Stopping"] as const)
+    for (const stage of ["Same", "Accepting", "Stopping"] as const)
       for (const front of ["Own", "Both", "Green"] as const)
         for (const possible of [undefined, "moe-x", "moe-y"])
           for (const [serves, whole] of [
@@ -207,8 +208,8 @@ test("in every state the Service leads to who serves, and no second green deploy
           ] as const) {
             states += 1;
             const canary = states % 2 === 0 ? analysis : undefined;
-            const step = greenStep(input({ child: one, stands, front, possible, own: { serves, whole }, analysis: canary }));
-            const said = JSON.stringify({ one, stands, front, possible, serves, whole, step });
+            const step = greenStep(input({ child: one, stage, front, possible, own: { serves, whole }, analysis: canary }));
+            const said = JSON.stringify({ one, stage, front, possible, serves, whole, step });
             if (step.front === "Green") assert.ok(one && (one.serves || !serves), said);
             else if (step.front === "Both") assert.ok(one?.serves && canary && step.holds, said);
             else if (!serves) assert.ok(!one?.serves || one.terminating, said);
@@ -222,7 +223,7 @@ test("in every state the Service leads to who serves, and no second green deploy
 test("a deployment that is suspended has no green deployment for long", () => {
   for (const front of ["Own", "Green"] as const)
     for (const one of children) {
-      const step = greenStep(input({ child: one, front, wanted: false, stands: "Same", own: { serves: false, whole: false } }));
+      const step = greenStep(input({ child: one, front, wanted: false, stage: "Same", own: { serves: false, whole: false } }));
       assert.deepEqual([step.front, step.holds, step.act === "Create"], ["Own", false, false]);
     }
 });
@@ -242,11 +243,11 @@ function live(random: () => number, canary: boolean): { ticks: number; dips: num
     if (stand && !stand.suspended && stand.upIn-- <= 0) stand = { ...stand, serves: true };
     if (stand?.suspended) stand = { ...stand, serves: false, pods: Math.max(0, stand.pods - 1) };
     const serves = upIn-- <= 0;
-    const stands = model === target ? "Same" : accepted === target ? "Stopping" : "Accepting";
+    const stage = model === target ? "Same" : accepted === target ? "Stopping" : "Accepting";
     const given = input({
       now: new Date(time),
       possible: `moe-${target}`,
-      stands,
+      stage,
       own: { serves, whole: serves },
       child: stand,
       front,
@@ -260,8 +261,8 @@ function live(random: () => number, canary: boolean): { ticks: number; dips: num
     if (step.act === "Create") stand = Object.assign(child({ name: `moe-${target}` }), { upIn: 3 });
     if (step.act === "Suspend" && stand) stand = { ...stand, suspended: true };
     if (step.act === "Delete") stand = undefined;
-    if (stands === "Accepting" && !step.holds) accepted = target;
-    if (stands === "Stopping") [model, upIn] = [target, 4];
+    if (stage === "Accepting" && !step.holds) accepted = target;
+    if (stage === "Stopping") [model, upIn] = [target, 4];
     time += 2_000;
     if (ticks >= 200 && !stand && model === target && serves && front === "Own") return { ticks, dips, ended: true };
   }

@@ -3,14 +3,14 @@
 import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
-import { isAtZero } from "./autoscale/zero.ts";
 import { orphansLeft } from "../core/orphans.ts";
-import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { type Hold, heldModel, rollHold } from "../core/rollout.ts";
-import { routeVerdict } from "./route.ts";
 import { imageVerdict } from "../core/runtime-image.ts";
 import { living, type Snapshot, servingPods, wantedGateways } from "../core/snapshot.ts";
 import type { MemberView, Verdict } from "../core/world.ts";
+import { isAtZero } from "./autoscale/zero.ts";
+import { type Blocked, freeRanks } from "./pod-actions.ts";
+import { routeVerdict } from "./route.ts";
 
 export interface Findings {
   readonly snapshot: Snapshot;

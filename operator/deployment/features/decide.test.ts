@@ -1,16 +1,16 @@
-// A decision is the same whatever the order of the features that claim independence, and no feature reads what it does not name.
+// A decision is the same whatever the order of the features that claim independence, and a feature gets what it needs alone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, pod, view } from "../../../test/kit/deployment/deployment.ts";
 import { observed } from "../../../test/kit/deployment/observed.ts";
-import { acting, asking, decide, plan } from "../decide.ts";
-import { type Listed, runFeatures } from "./feature.ts";
-import type { Answers, Results } from "./results.ts";
-import type { Observed } from "../observed.ts";
 import type { Accepted } from "../objects/revision.ts";
+import type { Observed } from "../observed.ts";
+import { acting, asking, decide, plan } from "./decide.ts";
+import { type Listed, runFeatures } from "./feature.ts";
+import type { Answers } from "./spec.ts";
 
 const answers: Answers = {
-  ...{ refusals: [], conflicts: [], kept: true, successor: "Accepted", revisions: [], failure: undefined },
+  ...{ refusals: [], conflicts: [], accepted: true, successor: "Accepted", revisions: [], failure: undefined },
   ...{ deliveryFailure: undefined, againInMs: undefined, remember: { dryRuns: new Map(), jobRefused: undefined } },
 };
 const other = deployment({ model: { uri: "pvc://models/other" } });
@@ -36,22 +36,18 @@ const worlds: Readonly<Record<string, () => Observed>> = {
   "a suspended deployment": () => observed({ deployment: deployment({ suspend: true }), pods: [pod(0)] }),
 };
 
+type Features = Readonly<Record<string, Listed>>;
+
 /** All orders in which every feature comes after those that it needs. */
-function orders(left: readonly Listed[], done: readonly string[]): Listed[][] {
-  if (left.length === 0) return [[]];
-  const ready = left.filter(({ needs }) => needs.every((name) => done.includes(name)));
-  return ready.flatMap((next) => {
-    const rest = left.filter((one) => one !== next);
-    return orders(rest, [...done, next.name]).map((order) => [next, ...order]);
+function orders(left: Features, done: readonly string[]): Features[] {
+  const names = Object.keys(left);
+  if (names.length === 0) return [{}];
+  const ready = names.filter((name) => Object.keys(left[name]?.needs ?? {}).every((one) => done.includes(one)));
+  return ready.flatMap((name) => {
+    const { [name]: next, ...rest } = left;
+    return orders(rest, [...done, name]).map((order) => ({ [name]: next as Listed, ...order }));
   });
 }
-
-/** The same features, which find nothing but what they name. */
-const strict = (features: readonly Listed[]): Listed[] =>
-  features.map((one) => ({
-    ...one,
-    run: (seen, results) => one.run(seen, Object.fromEntries(one.needs.map((name) => [name, results[name]])) as unknown as Results),
-  }));
 
 for (const [name, world] of Object.entries(worlds))
   test(`${name}: no order of independent features decides otherwise`, () => {
@@ -59,9 +55,9 @@ for (const [name, world] of Object.entries(worlds))
     const planned = plan(seen);
     const decided = decide(seen, planned, answers);
     const first = orders(asking, []);
-    const second = orders(acting, [...asking.map((one) => one.name), "answers"]);
-    for (const order of first) assert.deepEqual(runFeatures(strict(order), seen, {}), planned);
-    for (const order of second) assert.deepEqual(runFeatures(strict(order), seen, { ...planned, answers }), decided);
+    const second = orders(acting, [...Object.keys(asking), "answers"]);
+    for (const order of first) assert.deepEqual(runFeatures(order, seen, {}), planned);
+    for (const order of second) assert.deepEqual(runFeatures(order, seen, { ...planned, answers }), decided);
   });
 
 test("what was found is frozen: no feature changes what another has found", () => {

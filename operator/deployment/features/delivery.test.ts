@@ -1,8 +1,10 @@
 // The decisions of a download, as a table: which Jobs are made and removed, and what is said of each state.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { DownloadWords } from "../../../crds/download.ts";
-import { type DeliveryInput, type DownloadPod, type JobFacts, planDelivery, wordsText } from "../core/delivery.ts";
+import type { DownloadPod, JobFacts } from "../observed.ts";
+import { type DeliveryInput, planDelivery, wordsText } from "./delivery.ts";
 
 const now = Date.parse("2026-03-01T10:00:00Z");
 const job = (more: Partial<JobFacts> = {}): JobFacts => ({

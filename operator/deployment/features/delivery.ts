@@ -1,14 +1,16 @@
-// Downloads of the model and the weight server. After the source, whose model a weight server keeps; before the aim, which waits for the
-// model. Pure.
-import type { Pending } from "../core/delivery.ts";
-import { planDelivery } from "../core/delivery.ts";
-import { weightServerVerdict } from "../core/weight-server.ts";
+// Downloads of the model and the weight server. After the source, whose model a weight server keeps; before the target spec, which waits for
+// the model. Pure.
+import type { DownloadEnd, DownloadWords } from "../../../crds/download.ts";
+import { progressText } from "../../../crds/progress-text.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import type { Role } from "../../pki/names.ts";
+import type { Pending } from "../core/snapshot.ts";
 import { ofModel, type WeightServerWish } from "../objects/context.ts";
 import { downloadJob } from "../objects/download-job.ts";
 import { modelPlace, modelText } from "../objects/model-place.ts";
-import type { Observed } from "../observed.ts";
-import { feature } from "./feature.ts";
-import type { Delivery, DeliveryAction, Source } from "./results.ts";
+import type { DownloadPod, JobFacts, Observed, WeightServerState } from "../observed.ts";
+import { feature, type ResultOf } from "./feature.ts";
+import { source } from "./model-source.ts";
 
 const judgedMs = 1_000;
 const judging: Pending = {
@@ -18,10 +20,29 @@ const judging: Pending = {
 };
 
 export const delivery = feature({
-  name: "delivery",
-  needs: ["source"],
-  run: (observed, { source }) => (observed.remoteStore ? withWeightServer(observed, source) : download(observed)),
+  needs: { source },
+  run: (observed, { source }): Delivery => (observed.remoteStore ? withWeightServer(observed, source) : download(observed)),
 });
+
+export type DeliveryAction =
+  | { readonly type: "certify"; readonly role: Role }
+  | { readonly type: "deleteJob"; readonly name: string; readonly uid: string }
+  | { readonly type: "createJob"; readonly name: string; readonly job: KubeObject }
+  | { readonly type: "ask"; readonly uid: string; readonly ip: string }
+  | { readonly type: "stopAsking" };
+
+interface Delivery {
+  readonly pending: Pending | undefined;
+  readonly revision: string | undefined;
+  /** What starting ranks wait for while others serve; empty when nothing. */
+  readonly away: string;
+  /** Undefined where ranks mount the model. */
+  readonly weightServer: WeightServerWish | undefined;
+  readonly actions: readonly DeliveryAction[];
+  readonly againInMs: number | undefined;
+}
+
+type Source = ResultOf<typeof source>;
 
 function download({ deployment, settings, download: seen, memory, ticksMs, now }: Observed): Delivery {
   const { wanted, workInUse } = seen;
@@ -72,4 +93,128 @@ function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps,
   if (asks) actions.push({ type: "ask", uid: running.uid, ip: running.ip ?? "" });
   else if (downloads) actions.push({ type: "stopAsking" });
   return { verdict, actions };
+}
+
+const writersMs = 2_000;
+/** A failed Job is created anew after this: the source, the disk or the Secret may be right by then. */
+const retryMs = 120_000;
+
+export interface DeliveryInput {
+  /** Undefined without a download. */
+  readonly wanted: string | undefined;
+  readonly suspended: boolean;
+  readonly jobs: readonly JobFacts[];
+  readonly pods: readonly DownloadPod[];
+  /** Unfinished pods of other Jobs, which may still write. */
+  readonly writers: readonly string[];
+  readonly words: DownloadWords | undefined;
+  /** Why the Job could not be created; empty when it was not refused. */
+  readonly jobError: string;
+  readonly now: number;
+}
+
+export interface DeliveryPlan {
+  readonly create: string | undefined;
+  readonly remove: readonly JobFacts[];
+  /** Undefined once the model is there. */
+  readonly pending: Pending | undefined;
+  readonly revision: string | undefined;
+  readonly againInMs: number | undefined;
+}
+
+export function planDelivery(input: DeliveryInput): DeliveryPlan {
+  const { wanted, jobs, suspended, jobError } = input;
+  const job = jobs.find(({ name }) => name === wanted);
+  const others = jobs.filter((one) => one !== job && !one.terminating);
+  const plan = { create: undefined, remove: others, pending: undefined, revision: undefined, againInMs: undefined };
+  if (wanted === undefined) return plan;
+  if (job?.state === "Complete" && !job.terminating) return { ...plan, revision: lastEnd(input, job)?.revision };
+  const pending = (reason: string, message: string): Pending => ({ reason, message, words: input.words });
+  // A suspended deployment has no pods; partial files wait on the disk.
+  if (suspended) {
+    const remove = job && !job.terminating ? [...others, job] : others;
+    return { ...plan, remove, pending: pending("Suspended", "spec.suspend is true: the model is downloaded once it is false") };
+  }
+  // A Job may be gone before its pods, and two pods would write the same files.
+  if (job === undefined && input.writers.length > 0) {
+    const told = `pod ${input.writers.join(", ")} of a download before is waited for, since it may still write; it is being deleted`;
+    return { ...plan, pending: pending("Downloading", told), againInMs: writersMs };
+  }
+  if (job === undefined && jobError !== "") return { ...plan, create: wanted, pending: pending("JobRefused", jobError) };
+  if (job === undefined) return { ...plan, create: wanted, pending: pending("Downloading", "the download begins") };
+  if (job.terminating) return { ...plan, pending: pending("Downloading", `Job ${job.name} is being removed, and made anew`) };
+  if (job.state === "Running") return { ...plan, pending: pending("Downloading", runningText(input, job)) };
+  const end = lastEnd(input, job);
+  const what = end?.message ?? (job.message === "" ? "the download failed" : job.message);
+  const again = `it is tried again ${retryMs / 1000} s after that, and at once where Job ${job.name} is deleted`;
+  const told = pending(end?.reason ?? "DownloadFailed", `${what}; ${again}`);
+  const leftMs = (job.failedMs ?? input.now) + retryMs - input.now;
+  return leftMs > 0 ? { ...plan, pending: told, againInMs: leftMs } : { ...plan, remove: [...others, job], pending: told };
+}
+
+function lastEnd({ pods }: DeliveryInput, job: JobFacts): DownloadEnd | undefined {
+  const ended = pods.filter((pod) => pod.job === job.name && pod.end !== undefined);
+  return ended.sort((a, b) => b.createdMs - a.createdMs)[0]?.end;
+}
+
+function runningText({ pods, words }: DeliveryInput, job: JobFacts): string {
+  const own = pods.filter((pod) => pod.job === job.name).sort((a, b) => b.createdMs - a.createdMs);
+  const [newest] = own;
+  if (newest === undefined) return `Job ${job.name} has no pod yet${suffix(job.message)}`;
+  if (newest.problem !== "") return `its pod does not run: ${newest.problem}`;
+  if (newest.end !== undefined) return `a pod ended: ${newest.end.message}; the next one goes on where it was`;
+  if (words === undefined || words.pod !== newest.uid) return `Job ${job.name} starts`;
+  return wordsText(words);
+}
+
+export function wordsText({ phase, doneBytes, totalBytes, bytesPerSecond, message }: DownloadWords): string {
+  if (phase !== "Downloading") return `${phases[phase]}${suffix(message)}`;
+  return `${progressText({ bytes: doneBytes, of: totalBytes, bytesPerSecond })}${suffix(message)}`;
+}
+
+const phases: Readonly<Record<Exclude<DownloadWords["phase"], "Downloading">, string>> = {
+  Starting: "the download starts",
+  Listing: "the files of the model are listed",
+  Importing: "a store is made of what was downloaded",
+  Done: "the store is in its place",
+};
+
+const suffix = (text: string): string => (text === "" ? "" : `: ${text}`);
+
+export interface WeightServerInput {
+  /** It downloads the model itself. */
+  readonly downloads: boolean;
+  readonly suspended: boolean;
+  readonly pods: readonly WeightServerState[];
+  readonly words: DownloadWords | undefined;
+  /** A rank has opened this model from it, and serves. */
+  readonly serving: boolean;
+}
+
+export interface WeightServerVerdict {
+  /** The model is missing, so that no rank is created. */
+  readonly pending: Pending | undefined;
+  /** What starting ranks wait for while others serve; empty when the weight server runs. */
+  readonly away: string;
+}
+
+const there: WeightServerVerdict = { pending: undefined, away: "" };
+
+export function weightServerVerdict({ downloads, suspended, pods, words, serving }: WeightServerInput): WeightServerVerdict {
+  if (suspended) {
+    const message = "spec.suspend is true: the weight server downloads the model once it is false";
+    return downloads ? { pending: { reason: "Suspended", message, words }, away: "" } : there;
+  }
+  const [newest] = pods.filter(({ current }) => current).sort((a, b) => b.createdMs - a.createdMs);
+  if (newest?.ready) return there;
+  const heard = newest !== undefined && words?.pod === newest.uid ? words : undefined;
+  const message = newest === undefined ? "the weight server has no pod yet" : stateText(newest, downloads ? heard : undefined);
+  if (serving) return { pending: undefined, away: `${message}; ranks that serve go on, and those that start wait for it` };
+  const reason = heard?.reason ?? (downloads ? "Downloading" : "WeightServerNotReady");
+  return { pending: { reason, message, words: downloads ? heard : undefined }, away: "" };
+}
+
+function stateText({ name, problem }: WeightServerState, words: DownloadWords | undefined): string {
+  if (problem !== "") return `the weight server, pod ${name}, does not run: ${problem}`;
+  return words === undefined || words.phase === "Done" ? `the weight server, pod ${name}, starts and opens the model` : wordsText(words);
 }

@@ -1,33 +1,32 @@
 // The snapshot that core/ reads, with the spec in effect. After the spec. Pure.
-import { compareServed } from "../core/served.ts";
+import { compareServed } from "../core/canary.ts";
+import type { Snapshot } from "../core/snapshot.ts";
 import type { Observed } from "../observed.ts";
-import { greenActions } from "./blue-green.ts";
+import { blueGreen } from "./blue-green.ts";
+import { delivery } from "./delivery.ts";
 import { feature } from "./feature.ts";
+import { modelChange } from "./model-change.ts";
+import { spec } from "./spec.ts";
 
 export const facts = feature({
-  name: "facts",
-  needs: ["delivery", "aim", "blueGreen", "change", "spec"],
-  run: (observed, { delivery, aim, blueGreen, change, spec }) => {
+  needs: { delivery, blueGreen, modelChange, spec },
+  run: (observed, { delivery, blueGreen: { look }, modelChange, spec }) => {
     const { pods, orphans, gateway, route, claim, view, now, warmMs } = observed;
-    const { look } = blueGreen;
     const bake = canaryBake(observed, spec.template.hash);
     const { pending, revision, away } = delivery;
-    return {
-      snapshot: {
-        ...{ now, deployment: change.deployment, pods, orphans, gateway, route, claim, view },
-        templateHash: spec.template.hash,
-        rollout: spec.rollout && { ...spec.rollout, comparison: bake?.comparison },
-        runtimeImage: spec.runtimeImage,
-        refusals: spec.refusals,
-        conflicts: spec.conflicts,
-        delivery: { pending, revision, away },
-        switching: aim.stands === "Stopping",
-        green: spec.good || look?.child ? look : undefined,
-        warmingUp: warmMs > 0,
-      },
-      greenActions: greenActions(observed, aim, look, spec.good),
-      remember: { canaryBake: bake?.watched },
+    const snapshot: Snapshot = {
+      ...{ now, deployment: modelChange.deployment, pods, orphans, gateway, route, claim, view },
+      templateHash: spec.template.hash,
+      rollout: spec.rollout && { ...spec.rollout, comparison: bake?.comparison },
+      runtimeImage: spec.runtimeImage,
+      refusals: spec.refusals,
+      conflicts: spec.conflicts,
+      delivery: { pending, revision, away },
+      switching: modelChange.state === "Stopping",
+      green: spec.good || look?.child ? look : undefined,
+      warmingUp: warmMs > 0,
     };
+    return { snapshot, remember: { canaryBake: bake?.watched } };
   },
 });
 

@@ -1,31 +1,39 @@
-// The interface of a feature: a pure step of a decision on the observed facts and the frozen results that it names.
+// The interface of a feature: a pure step of a decision on the observed facts and the frozen results of the features that it needs.
 import type { Observed } from "../observed.ts";
-import type { Results } from "./results.ts";
 
-export interface Feature<Name extends keyof Results = keyof Results, Needs extends keyof Results = never> {
-  readonly name: Name;
-  /** Features outside this list may run before or after it. */
-  readonly needs: readonly Needs[];
-  run(observed: Observed, before: Pick<Results, Needs>): Results[Name];
+/** Something that the pass adds between features. */
+export interface Given<Result> {
+  readonly given?: Result;
+}
+
+export type ResultOf<F> = F extends { run(...args: never[]): infer Result } ? Result : F extends Given<infer Result> ? Result : never;
+export type ResultsOf<Features> = { readonly [Name in keyof Features]: ResultOf<Features[Name]> };
+
+interface Feature<Needs, Result> {
+  /** By the names of the lists in decide.ts. Features outside may run before or after it. */
+  readonly needs: Needs;
+  run(observed: Observed, before: ResultsOf<Needs>): Result;
 }
 
 export interface Listed {
-  readonly name: keyof Results;
-  readonly needs: readonly (keyof Results)[];
-  run(observed: Observed, before: Results): unknown;
+  readonly needs: object;
+  run(observed: Observed, before: never): unknown;
 }
 
-export function feature<Name extends keyof Results, Needs extends keyof Results = never>(it: Feature<Name, Needs>): Listed {
-  return it as Listed;
+export function feature<Needs extends object, Result>(it: Feature<Needs, Result>): Feature<Needs, Result> {
+  return it;
 }
 
-/** Runs features in order and freezes their results. */
-export function runFeatures<Made extends keyof Results>(
-  features: readonly Listed[],
+/** Runs features in order, each with what it needs alone, and freezes their results. */
+export function runFeatures(
+  features: Readonly<Record<string, Listed>>,
   observed: Observed,
-  before: Partial<Results>,
-): Pick<Results, Made> {
-  const results: Partial<Record<keyof Results, unknown>> = { ...before };
-  for (const { name, run } of features) results[name] = Object.freeze(run(observed, Object.freeze({ ...results }) as Results));
-  return Object.freeze(results) as Pick<Results, Made>;
+  before: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
+  const results = { ...before };
+  for (const [name, { needs, run }] of Object.entries(features)) {
+    const needed = Object.fromEntries(Object.keys(needs).map((one) => [one, results[one]]));
+    results[name] = Object.freeze(run(observed, Object.freeze(needed) as never));
+  }
+  return results;
 }

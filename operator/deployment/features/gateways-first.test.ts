@@ -1,10 +1,11 @@
 // Ranks that stop behind a green deployment, or as one, wait for their gateways, for a bounded time; others do not.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, now, pod } from "../../../test/kit/deployment/deployment.ts";
-import { afterGateways, gatewaysMs } from "../core/gateways-first.ts";
-import type { Step } from "./pod-actions.ts";
 import type { Snapshot } from "../core/snapshot.ts";
+import type { Step } from "./pod-actions.ts";
+import { afterGateways, gatewaysMs } from "./repair.ts";
 
 const stop = { type: "mark", pod: pod(0), reason: "Stop", why: "no ranks are wanted" } as const;
 const lost = { type: "delete", pod: pod(1), force: true, reason: "NodeLost", why: "gone" } as const;

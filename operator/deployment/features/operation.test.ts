@@ -1,10 +1,11 @@
 // One operation at a time, with an id that lasts, and a bounded history of those that ended.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { historyMax } from "../../../crds/operation.ts";
 import { deployment, member, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { currentOperation, pastOperations } from "../core/operation.ts";
 import type { PodFacts, Snapshot } from "../core/snapshot.ts";
+import { currentOperation, pastOperations } from "./progress.ts";
 
 const at = (ms: number): Date => new Date(now.getTime() + ms);
 const serving = (pods: readonly PodFacts[]) => view({ members: pods.filter(({ ready }) => ready).map(({ rank }) => member(rank)) });

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, gatewayFacts, pod, snapshot } from "../../../test/kit/deployment/deployment.ts";
-import { gatewaysWait, orphanRemovals, orphansLeft } from "../core/orphans.ts";
+import { gatewaysWait, orphansLeft } from "../core/orphans.ts";
 import type { Orphans, PodFacts, Snapshot } from "../core/snapshot.ts";
+import { orphanRemovals } from "./repair.ts";
 
 const old = (rank: number, more: Partial<PodFacts> = {}): PodFacts => pod(rank, { name: `old-${rank}`, uid: `old-${rank}`, ...more });
 const orphans = (workers: readonly PodFacts[], gateways = 1): Orphans => ({ workers, gateways });

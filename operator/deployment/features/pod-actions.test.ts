@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { deployment, member, model, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { type Action, nextStep, type Successor } from "./pod-actions.ts";
 import type { PodFacts, Snapshot } from "../core/snapshot.ts";
-import { targetRanks } from "../core/target.ts";
+import { type Action, nextStep, type Successor } from "./pod-actions.ts";
+import { targetRanks } from "./ranks.ts";
 
 const Mi = 2 ** 20;
 const say = (action: Action): string => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, now, pod, snapshot } from "../../../test/kit/deployment/deployment.ts";
-import { podFailures, waitMs } from "../core/rank-backoff.ts";
+import { podFailures, waitMs } from "./pod-actions.ts";
 
 const ended = (name: string) => pod(1, { name, terminal: true, ready: false, problem: "OutOfcpu: Node didn't have enough resource: cpu" });
 const later = (ms: number) => new Date(now.getTime() + ms);

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { rolloutView } from "./rollout-status.ts";
 import type { PodFacts, RolloutFacts } from "../core/snapshot.ts";
+import { rolloutView } from "./rollout-status.ts";
 
 const revisions = [
   { number: 7, templateHash: "new" },

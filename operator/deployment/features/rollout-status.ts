@@ -4,7 +4,7 @@ import { rfc3339 } from "../../../crds/conditions.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolledBack, RolloutPhase, RolloutStatus } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "../core/canary.ts";
-import type { RollFailure } from "../core/roll-failure.ts";
+import type { RollFailure } from "../core/green-look.ts";
 import { canaryRanks, judgeRoll, rollHold } from "../core/rollout.ts";
 import { living, type RolloutFacts, type Snapshot, servingPods } from "../core/snapshot.ts";
 

@@ -1,11 +1,12 @@
 // The verdict on a deployment's HTTPRoute: without the API, before a controller has spoken, and by what each Gateway says of it.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, snapshot } from "../../../test/kit/deployment/deployment.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import { routeFacts } from "../route-facts.ts";
-import { routeVerdict } from "./route.ts";
 import type { RouteFacts } from "../core/snapshot.ts";
+import { routeFacts } from "../observe/observe.ts";
+import { routeVerdict } from "./route.ts";
 
 const httpRoute = { parentRefs: [{ name: "public", namespace: "gateways", sectionName: "https" }] };
 const spec = (route: object = httpRoute) => deployment({ gateway: { httpRoute: route } });

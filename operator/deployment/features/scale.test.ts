@@ -1,10 +1,11 @@
 // The last question before replicas are written, by who else has the field, and what is said where they are left alone.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { autoscaleOf, look, servingRanks, start } from "../../../test/kit/deployment/autoscale.ts";
-import { type AutoscaleInput, decide } from "./autoscale/decide.ts";
 import { autoscaler, type Owned, ownership } from "../core/replicas-owner.ts";
-import { type Write, whetherToWrite } from "../core/autoscale/write.ts";
+import { type AutoscaleInput, decide } from "./autoscale/decide.ts";
+import { type Write, whetherToWrite } from "./scale.ts";
 
 const at = new Date(start - 60_000).toISOString();
 const us = { manager: autoscaler, operation: "Update" as const };

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, gatewayFacts, member, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { currentOperation } from "../core/operation.ts";
 import type { Snapshot } from "../core/snapshot.ts";
+import { currentOperation } from "./progress.ts";
 import { nextStatus, type StatusInput } from "./status.ts";
 
 type Want = Partial<Record<string, string>>;

@@ -1,21 +1,83 @@
 // The status of a MoEDeployment from a snapshot and the decided pod actions. Pure; the only writer of status fields.
-
 import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
+import type { AppError } from "../../../crds/common.ts";
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
 import { shareText } from "../../../crds/progress-text.ts";
 import type { RolloutStatus } from "../../../crds/rollout.ts";
+import type { Outcome } from "../../kube/controller.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import { type Reckoned, requestsPerRank } from "../core/capacity.ts";
-import { type Findings, lostRanks, verdicts } from "./conditions.ts";
-import { pastOperations } from "../core/operation.ts";
-import type { Blocked } from "./pod-actions.ts";
+import type { Memory } from "../core/memory.ts";
 import { imageStatus } from "../core/runtime-image.ts";
 import { awaitsModel, living, type Snapshot, servingPods, wantedGateways } from "../core/snapshot.ts";
-import type { Target } from "../core/target.ts";
 import type { Verdict } from "../core/world.ts";
+import type { Observed } from "../observed.ts";
+import { type Findings, lostRanks, verdicts } from "./conditions.ts";
+import type { Decision } from "./decide.ts";
+import type { Blocked } from "./pod-actions.ts";
+import { pastOperations } from "./progress.ts";
+import type { Target } from "./ranks.ts";
+import { impossible } from "./repair.ts";
+import type { Scaling } from "./scale.ts";
+
+/** Retry of refusals whose cause may vanish unnoticed, such as a quota. */
+const refusedMs = 10_000;
+/** Retry of a refused extra pod. */
+const surgeMs = 30_000;
+/** Pause after a spec with another model was accepted. */
+const switchMs = 10;
+
+/** What execution reports to the status and the next pass. */
+export interface Executed {
+  readonly scaling: Scaling | undefined;
+  readonly createError: string;
+  readonly failure: AppError | undefined;
+  readonly remember: Pick<Memory, "greenRefused" | "surgeRefused" | "createError">;
+}
+
+export function statusOf({ facts, ranks, repair, progress, spec }: Decision, done: Executed): MoEDeploymentStatus {
+  const { snapshot } = facts;
+  const { target, floor, memoryRefusals } = ranks;
+  return nextStatus({
+    ...{ snapshot, target, floor },
+    operation: progress.operation,
+    rollout: progress.rollout.status,
+    refusals: [...snapshot.refusals, ...memoryRefusals],
+    blocked: target.blocked ?? repair.step.blocked,
+    failures: repair.step.failures,
+    failure: done.failure?.message ?? "",
+    judgeError: spec.failure?.message ?? "",
+    createError: done.createError || impossible(spec),
+    scaling: done.scaling,
+  });
+}
+
+interface Written {
+  readonly status: MoEDeploymentStatus;
+  /** Milliseconds until a delayed write is due. */
+  readonly heldMs: number | undefined;
+}
+
+export function outcomeOf(observed: Observed, decision: Decision, done: Executed, { status, heldMs }: Written): Outcome {
+  const { facts, spec, modelChange, delivery, answers, blueGreen, ranks, repair, progress } = decision;
+  const { snapshot } = facts;
+  const { failure } = done;
+  const deadline = status.operation?.deadline;
+  const waits = [
+    ...[ranks.target.settlesInMs, repair.step.againInMs, progress.rollout.againInMs, done.scaling?.againInMs, heldMs],
+    deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined,
+    observed.warmMs,
+    snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined,
+    done.remember.surgeRefused ? surgeMs : undefined,
+    done.remember.createError === observed.memory.createError ? undefined : 1, // a deleted namesake's pods may have to give way
+    ...[delivery.againInMs, answers.againInMs, blueGreen.look?.againInMs],
+    (modelChange.state === "Delivering" || modelChange.state === "Accepting") && spec.good ? switchMs : undefined,
+  ].filter((ms): ms is number => ms !== undefined && ms > 0);
+  return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
+}
 
 export interface StatusInput {
   readonly snapshot: Snapshot;

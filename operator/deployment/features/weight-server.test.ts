@@ -1,7 +1,9 @@
 // The weight server as it is told, as a table: whether the model is there, and what ranks that start wait for.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type WeightServerInput, type WeightServerState, weightServerVerdict } from "../core/weight-server.ts";
+import type { WeightServerState } from "../observed.ts";
+import { type WeightServerInput, weightServerVerdict } from "./delivery.ts";
 
 const pod = (more: Partial<WeightServerState> = {}): WeightServerState => ({
   ...{ uid: "weight-server-1", name: "moe-weight-server-a", ready: false, problem: "", createdMs: 1, current: true },

@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import { budgetsOf } from "../../../crds/rollout.ts";
 import { makerLabels } from "../../kube/adoption.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Front } from "../core/green-look.ts";
@@ -21,6 +22,10 @@ export interface GreenPlan {
   readonly image: string;
   /** Initial gateways. */
   readonly gateways: number;
+}
+
+export function mayBeGreen({ metadata, spec }: MoEDeployment): boolean {
+  return metadata.labels?.[labels.greenOf] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
 }
 
 /** The name depends on the templates, not on the number of ranks. */

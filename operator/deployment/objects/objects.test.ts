@@ -11,7 +11,7 @@ import { resolvedEnv } from "../../../test/kit/ranks/worker-settings.ts";
 import { resources } from "../../kube/kube.ts";
 import type { Scope } from "../../kube/resources.ts";
 import { operatorRules, rulesOf } from "../../rbac.ts";
-import { memoryRefusals } from "../core/memory-fit.ts";
+import { memoryRefusals } from "../core/capacity.ts";
 import { roleFile, roleTemplate } from "../generate-role.ts";
 import type { RenderContext } from "./context.ts";
 import { gatewayTemplate } from "./gateway.ts";

@@ -14,6 +14,11 @@ export interface Accepted {
   readonly runtimeImage: string;
 }
 
+export interface AcceptedRevision {
+  readonly number: number;
+  readonly accepted: Accepted;
+}
+
 export interface Revision {
   readonly number: number;
   readonly object: KubeObject;

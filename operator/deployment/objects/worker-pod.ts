@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { graceSecondsBounds, modelVolume, workerLifetime, workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { telemetrySecretName } from "../../../crds/telemetry-keys.ts";
@@ -9,7 +10,7 @@ import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import { tlsSecrets } from "../../pki/names.ts";
-import { mergePodTemplate, type PodShape, workerKind } from "../../pods/pod-template.ts";
+import { mergePodTemplate, type PodShape, templateContainer, workerKind } from "../../pods/pod-template.ts";
 import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { graceSeconds } from "../core/handover.ts";
 import { objectLabels, objectMeta, type RenderContext } from "./context.ts";
@@ -141,4 +142,10 @@ function basePod(context: RenderContext): PodShape {
 function telemetryVolume(name: string) {
   // A worker without the Secret serves, but nobody believes its load.
   return { name: "telemetry", secret: { secretName: telemetrySecretName(name), defaultMode: 0o440, optional: true } };
+}
+
+/** The image that the workers' template names. */
+export function ownImage({ podTemplate }: MoEDeploymentSpec): string | undefined {
+  const image = templateContainer(podTemplate, workerKind)?.image;
+  return image === undefined ? undefined : String(image);
 }

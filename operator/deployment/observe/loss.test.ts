@@ -1,10 +1,11 @@
 // The silence of a node: when it is a loss, and when it is not.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { member, pod, view } from "../../../test/kit/deployment/deployment.ts";
-import { withLosses } from "../core/loss.ts";
 import type { ObservedPod } from "../core/snapshot.ts";
 import type { MemberView } from "../core/world.ts";
+import { withLosses } from "./pod-facts.ts";
 
 const silent = (rank: number, more: Partial<ObservedPod> = {}) => pod(rank, { silent: true, ...more });
 const gone = (rank: number) => member(rank, { connected: false, active: false });

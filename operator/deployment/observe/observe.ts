@@ -1,32 +1,34 @@
-// All reads of a pass: the caches, the claim, and who sets the number of ranks.
+// All reads of a pass: the caches, the claim, and the NATS credentials.
+
 import { z } from "zod";
-import { AppError, labels } from "../../../crds/common.ts";
-import { downloaderComponent, readDownloadEnd } from "../../../crds/download.ts";
+import { AppError, annotations, labels } from "../../../crds/common.ts";
+import { readDownloadEnd } from "../../../crds/download.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { moeDeploymentStatusSchema } from "../../../crds/moe-deployment-status.ts";
-import { weightServerComponent } from "../../../crds/weight-server.ts";
 import { chooseScheduler } from "../../gangs/index.ts";
+import { isOwned } from "../../kube/adoption.ts";
 import { hasCode } from "../../kube/errors.ts";
 import type { Informers, PodOverlay } from "../../kube/informers.ts";
-import { type Kube, type KubeObject, keyOf, type Ref, resources } from "../../kube/kube.ts";
+import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube.ts";
+import { managersOf } from "../../kube/managed-fields.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
-import type { AcceptedSpecs } from "../state/accepted-specs.ts";
-import { numberHasFallen } from "../autoscaler.ts";
 import type { Front } from "../core/green-look.ts";
-import { withLosses } from "../core/loss.ts";
 import type { Memory } from "../core/memory.ts";
-import type { PodFacts } from "../core/snapshot.ts";
-import { sourcing } from "../features/model-source.ts";
+import { hasFallen, ownership } from "../core/replicas-owner.ts";
+import { living, type PodFacts, type RouteFacts } from "../core/snapshot.ts";
 import { names, type Settings } from "../objects/context.ts";
 import { downloadJobName, modelOfPod, modelPlace, oneNodeOnly, workFolders } from "../objects/model-place.ts";
-import type { GreenSeen, Observed, WeightServerPod } from "../observed.ts";
-import { findOrphans, isOfOther } from "../orphans.ts";
-import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts, podSight } from "./pod-facts.ts";
-import type { Rebalance } from "../ports.ts";
-import type { ProgressTalks } from "../progress-talks.ts";
-import { inUse, renderSpec } from "./render.ts";
+import { workerHash } from "../objects/pod-hash.ts";
 import type { Accepted } from "../objects/revision.ts";
-import { routeFacts } from "../route-facts.ts";
+import { mountsClaim } from "../objects/worker-pod.ts";
+import type { GreenSeen, Observed, WeightServerPod } from "../observed.ts";
+import type { Rebalance } from "../ports.ts";
+import type { AcceptedSpecs } from "../state/accepted-specs.ts";
+import type { DownloadPolls } from "../state/download-progress.ts";
+import type { TelemetrySecrets } from "../state/telemetry-secret.ts";
+import { orphansOf, ownPods } from "./own-pods.ts";
+import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts, podState, withLosses } from "./pod-facts.ts";
+import { inUse, renderSpec } from "./render.ts";
 
 const namedMax = 4;
 
@@ -35,8 +37,9 @@ export interface ObserveDeps {
   readonly informers: Informers;
   readonly overlay: PodOverlay;
   readonly rebalance: Pick<Rebalance, "view">;
-  readonly accepted: AcceptedSpecs;
-  readonly talks: Pick<ProgressTalks, "words">;
+  readonly accepted: Pick<AcceptedSpecs, "revisions">;
+  readonly polls: Pick<DownloadPolls, "report">;
+  readonly telemetry: Pick<TelemetrySecrets, "credentials">;
   readonly settings: Settings;
   readonly now: () => Date;
   readonly ticks: () => number;
@@ -45,6 +48,13 @@ export interface ObserveDeps {
 export interface ReadDeployment {
   readonly deployment: MoEDeployment;
   readonly unreadable: readonly Refusal[];
+}
+
+export interface Known {
+  readonly memory: Memory;
+  readonly warmMs: number;
+  /** The object is as new as our last status. */
+  readonly isLatest: boolean;
 }
 
 /** Falls back to the last accepted spec. Throws `InvalidSpec` without one. */
@@ -68,33 +78,37 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
 
 export async function observe(
   deps: ObserveDeps,
-  { deployment, unreadable }: ReadDeployment,
-  { memory, warmMs }: { readonly memory: Memory; readonly warmMs: number },
+  { deployment, unreadable, object }: ReadDeployment & { readonly object: KubeObject },
+  { memory, warmMs, isLatest }: Known,
 ): Promise<Observed> {
   const { informers, settings, rebalance, accepted: store } = deps;
   const { metadata, spec } = deployment;
   const now = deps.now();
+  const at = now.getTime();
   const view = rebalance.view(metadata.uid);
   const nodes = nodesSeen(informers, spec.scheduling.topology?.key);
-  const pods = withLosses(workersOf(deps, deployment, nodes), view, warmMs > 0);
-  const front = gatewayPodsOf(deps, deployment);
-  const revisions = store.revisions(metadata.uid);
+  const own = ownPods(deps, deployment);
+  const workers = own.workers.flatMap((pod) => podFacts(pod, nodes, at) ?? []);
+  const pods = withLosses(workers, view, warmMs > 0);
+  const revisions = store.revisions(metadata);
   const use = inUse(deployment, { revisions, pods, settings });
-  const [source, fallen] = await Promise.all([
+  const [source, natsCredentials] = await Promise.all([
     sourceOf(deps, deployment, { pods, accepted: use.accepted, image: use.runtimeImage }),
-    numberHasFallen(deps.kube, deployment),
+    credentialsOf(deps, deployment),
   ]);
   const green = greenOf(deps, deployment, nodes);
   const served = (resource: Parameters<Informers["served"]>[0]) => informers.served(resource, metadata.namespace);
   return Object.freeze({
-    ...{ now, ticksMs: deps.ticks(), warmMs, deployment, unreadable, settings, memory, pods, revisions, view, fallen, ...source },
-    orphans: findOrphans(deps, deployment),
-    gateway: gatewayOf(deps, deployment, front),
-    gatewayModels: gatewayModels(front, now.getTime()),
-    gatewayPods: gatewayPods(front),
+    ...{ now, ticksMs: deps.ticks(), warmMs, deployment, unreadable, settings, memory, pods, revisions, view, ...source },
+    ...numberOf(object, deployment, isLatest),
+    natsCredentials,
+    orphans: orphansOf(own.others, metadata.name, nodes, at),
+    gateway: gatewayOf(deps, deployment, own.gateways),
+    gatewayModels: gatewayModels(own.gateways, at),
+    gatewayPods: gatewayPods(own.gateways),
     rendered: renderSpec(deployment, use, { settings, remoteStore: source.remoteStore }),
-    download: downloadOf(deps, deployment),
-    weightServer: weightServerOf(deps, deployment),
+    download: downloadOf(deps, deployment, own.downloaders),
+    weightServer: weightServerOf(deps, deployment, own.weightServers),
     green,
     front: frontOf(deps, deployment, green?.name),
     route: routeFacts(served(resources.httpRoutes), ownObject(informers.get("httpRoutes", metadata), metadata.uid)),
@@ -102,20 +116,35 @@ export async function observe(
   });
 }
 
-const owns = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
 const ownObject = (object: KubeObject | undefined, uid: string): KubeObject | undefined =>
-  object && owns(object, uid) ? object : undefined;
+  object && isOwned(object, uid) ? object : undefined;
 const isComponent = (pod: KubeObject, component: string): boolean => pod.metadata.labels?.[labels.component] === component;
 const createdMsOf = ({ metadata }: KubeObject): number => Date.parse(metadata.creationTimestamp ?? "") || 0;
 
-function workersOf({ informers, overlay, now }: ObserveDeps, { metadata: { uid } }: MoEDeployment, nodes: NodeHealth) {
-  const ours = (pod: KubeObject) => isComponent(pod, "worker") && owns(pod, uid);
-  const at = now().getTime();
-  return overlay.merge(informers.ownedBy("pods", uid).filter(ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
+/** Who sets the number of ranks, by the same version of the object that has the number. */
+function numberOf(
+  object: KubeObject,
+  { spec, status }: MoEDeployment,
+  isLatest: boolean,
+): Pick<Observed, "replicasOwner" | "fallen" | "resourceVersion" | "stale"> {
+  const { resourceVersion = "", annotations: marks } = object.metadata;
+  const own = (object.spec as { readonly replicas?: number } | undefined)?.replicas ?? spec.replicas;
+  const { autoscale } = spec.elasticity;
+  const known = { resourceVersion, stale: !isLatest || own !== spec.replicas };
+  if (!autoscale) return { ...known, replicasOwner: undefined, fallen: false };
+  const managers = managersOf(object, ["spec", "replicas"]);
+  const owner = ownership({ managers, lastSet: status.autoscale?.lastScale?.time, resume: marks?.[annotations.resumeAutoscale] });
+  const present = Math.min(status.expertParallel?.desiredRanks ?? 0, autoscale.max);
+  const fallen = !spec.suspend && spec.replicas > 0 && (own !== spec.replicas || hasFallen(owner, spec.replicas, present));
+  return { ...known, replicasOwner: owner, fallen };
 }
 
-function gatewayPodsOf({ informers }: ObserveDeps, { metadata }: MoEDeployment): KubeObject[] {
-  return informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, "gateway") && !isOfOther(pod, metadata.uid));
+async function credentialsOf({ telemetry }: ObserveDeps, deployment: MoEDeployment): Promise<Observed["natsCredentials"]> {
+  try {
+    return { entries: await telemetry.credentials(deployment), failure: undefined };
+  } catch (caught) {
+    return { entries: {}, failure: AppError.from(caught, "reading the NATS credentials") };
+  }
 }
 
 function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment, pods: readonly KubeObject[]) {
@@ -124,10 +153,35 @@ function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment,
   return gatewayFacts({ deployment, autoscaler: informers.get("horizontalPodAutoscalers", ref) }, pods, now().getTime());
 }
 
+interface Sourcing {
+  /** Undefined where the claim must be read: the spec is new, or no rank that mounts it has a node. */
+  readonly settled: boolean | undefined;
+  /** The accepted spec's ranks have a weight server. */
+  readonly before: boolean;
+}
+
+interface SourcingInput {
+  readonly pods: readonly PodFacts[];
+  readonly accepted: Accepted | undefined;
+  /** Pods that name no image get this one. */
+  readonly image: string;
+}
+
+/** Decides without the claim where possible, before anything is rendered. */
+function sourcing(deployment: MoEDeployment, { pods, accepted, image }: SourcingInput): Sourcing {
+  if (deployment.spec.model.cache?.ephemeral) return { settled: true, before: true };
+  if (accepted === undefined) return { settled: undefined, before: false };
+  const { template } = accepted;
+  if (template.hash === workerHash(deployment, image, true)) return { settled: true, before: true };
+  if (!mountsClaim(template)) return { settled: undefined, before: true };
+  const hasNode = template.hash === workerHash(deployment, image) && living(pods).some((pod) => pod.node !== undefined);
+  return { settled: hasNode ? false : undefined, before: false };
+}
+
 type Source = Pick<Observed, "remoteStore" | "claim" | "claimFailure" | "sourceUnknown">;
 
 /** Reads the claim only where something depends on it. A weight server stays while the answer is unknown. */
-async function sourceOf({ kube }: ObserveDeps, deployment: MoEDeployment, input: Parameters<typeof sourcing>[1]): Promise<Source> {
+async function sourceOf({ kube }: ObserveDeps, deployment: MoEDeployment, input: SourcingInput): Promise<Source> {
   const { settled, before } = sourcing(deployment, input);
   const allReady = input.pods.length > 0 && input.pods.every((pod) => pod.ready);
   if (settled !== undefined && allReady) return { remoteStore: settled, claim: "Present", claimFailure: undefined, sourceUnknown: false };
@@ -152,19 +206,18 @@ async function claimOf(kube: Kube, { metadata, spec }: MoEDeployment) {
   }
 }
 
-function downloadOf({ informers, now, talks }: ObserveDeps, deployment: MoEDeployment): Observed["download"] {
+function downloadOf({ informers, now, polls }: ObserveDeps, deployment: MoEDeployment, all: readonly KubeObject[]): Observed["download"] {
   const { metadata } = deployment;
   const at = now().getTime();
   const wanted = downloadJobName(deployment);
   const jobs = informers.ownedBy("jobs", metadata.uid);
   const uids = new Map(jobs.map((job) => [job.metadata.uid, job.metadata.name]));
   const jobOf = (pod: KubeObject) => pod.metadata.ownerReferences?.map(({ uid }) => uids.get(uid)).find((name) => name !== undefined);
-  const all = informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, downloaderComponent));
   const isThere = jobs.some((job) => job.metadata.name === wanted);
   const pods = all
     .filter((pod) => jobOf(pod) !== undefined)
     .map((pod) => {
-      const { ip, running, problem, ended } = podSight(pod, at);
+      const { ip, running, problem, ended } = podState(pod, at);
       const end = ended === undefined ? undefined : (readDownloadEnd(ended) ?? { reason: "DownloadFailed", message: ended });
       const seen = { uid: pod.metadata.uid ?? "", job: jobOf(pod) ?? "", createdMs: createdMsOf(pod) };
       return { ...seen, ip: running ? ip : undefined, problem, end };
@@ -173,10 +226,10 @@ function downloadOf({ informers, now, talks }: ObserveDeps, deployment: MoEDeplo
   const inNamespace = () => informers.list("moeDeployments", (one) => one.metadata.namespace === metadata.namespace);
   return {
     wanted,
-    words: talks.words(keyOf(metadata), running?.uid),
+    words: polls.report(metadata, running?.uid),
     workInUse: wanted === undefined || isThere ? undefined : workFolders(inNamespace()),
     writers: all
-      .filter((pod) => podSight(pod, at).ended === undefined && (!isThere || jobOf(pod) !== wanted))
+      .filter((pod) => podState(pod, at).ended === undefined && (!isThere || jobOf(pod) !== wanted))
       .map((pod) => pod.metadata.name)
       .slice(0, namedMax),
     jobs: jobs.map((job) => jobFacts(job, at)),
@@ -207,17 +260,16 @@ function jobFacts({ metadata, status }: KubeObject, now: number): Observed["down
   };
 }
 
-function weightServerOf({ informers, now, talks }: ObserveDeps, { metadata }: MoEDeployment): Observed["weightServer"] {
+function weightServerOf({ now, polls }: ObserveDeps, { metadata }: MoEDeployment, own: readonly KubeObject[]): Observed["weightServer"] {
   const at = now().getTime();
-  const own = informers.ofDeployment("pods", metadata).filter((pod) => isComponent(pod, weightServerComponent));
   const pods = own.flatMap((pod): WeightServerPod[] => {
-    const { ended, ...sight } = podSight(pod, at);
+    const { ended, ...state } = podState(pod, at);
     if (ended !== undefined) return [];
     const { uid = "", name, deletionTimestamp } = pod.metadata;
-    return [{ uid, name, ...sight, createdMs: createdMsOf(pod), model: modelOfPod(pod), terminating: deletionTimestamp !== undefined }];
+    return [{ uid, name, ...state, createdMs: createdMsOf(pod), model: modelOfPod(pod), terminating: deletionTimestamp !== undefined }];
   });
   const running = pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
-  return { pods, words: talks.words(keyOf(metadata), running?.uid) };
+  return { pods, words: polls.report(metadata, running?.uid) };
 }
 
 function greenOf(deps: ObserveDeps, { metadata }: MoEDeployment, nodes: NodeHealth): GreenSeen | undefined {
@@ -248,4 +300,35 @@ function frontOf(deps: ObserveDeps, { metadata }: MoEDeployment, green: string |
   const selector = selectorOf(deps, metadata);
   if (selector?.[labels.front] !== undefined) return "Both";
   return selector?.[labels.deployment] === green ? "Green" : "Own";
+}
+
+const condition = z.object({
+  type: z.string(),
+  status: z.string(),
+  reason: z.string().default(""),
+  message: z.string().default(""),
+  observedGeneration: z.number().optional(),
+});
+const parent = z.object({
+  parentRef: z.object({
+    group: z.string().default("gateway.networking.k8s.io"),
+    kind: z.string().default("Gateway"),
+    name: z.string(),
+    namespace: z.string().optional(),
+    sectionName: z.string().optional(),
+  }),
+  controllerName: z.string().default("a controller without a name"),
+  conditions: z.array(condition).default([]),
+});
+const statusSchema = z.object({ status: z.object({ parents: z.array(z.unknown()).default([]) }).prefault({}) });
+
+export function routeFacts(served: RouteFacts["served"], object: KubeObject | undefined): RouteFacts {
+  if (!object) return { served, route: undefined };
+  const parents = (statusSchema.safeParse(object).data?.status.parents ?? []).flatMap((one) => {
+    const { data } = parent.safeParse(one);
+    if (data?.parentRef.kind !== "Gateway") return [];
+    const { name, namespace, sectionName } = data.parentRef;
+    return [{ name, namespace, sectionName, controller: data.controllerName, conditions: data.conditions }];
+  });
+  return { served, route: { generation: object.metadata.generation ?? 0, parents } };
 }

@@ -1,4 +1,5 @@
 // Parses Kubernetes objects into the facts of core/snapshot.ts.
+
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
@@ -6,8 +7,8 @@ import { gangOf } from "../../gangs/index.ts";
 import type { Informers } from "../../kube/informers.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { workerKind } from "../../pods/pod-template.ts";
-import type { GatewayFacts, ObservedPod } from "../core/snapshot.ts";
-import type { GatewayPod, LeavingReason } from "../core/world.ts";
+import type { GatewayFacts, ObservedPod, PodFacts } from "../core/snapshot.ts";
+import type { GatewayPod, LeavingReason, RebalanceView } from "../core/world.ts";
 import { modelOfPod, rankModelOfPod } from "../objects/model-place.ts";
 
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;
@@ -188,7 +189,7 @@ function rankOf(label: string | undefined): number | undefined {
 }
 
 /** Whether and where a pod runs, what keeps it from running, and its exit message. */
-export function podSight(
+export function podState(
   pod: KubeObject,
   now: number,
 ): {
@@ -332,4 +333,28 @@ function gatewayProblem(pods: readonly KubeObject[], now: number): string {
     if (found !== "") return `${pod.metadata.name}: ${found}`;
   }
   return "";
+}
+
+/** One silent node has failed; with two or more the network to them may have. */
+const heldFromNodes = 2;
+
+export function withLosses(pods: readonly ObservedPod[], view: RebalanceView | undefined, warmingUp: boolean): PodFacts[] {
+  const held = massSilence(pods);
+  return pods.map((pod): PodFacts => {
+    if (!pod.silent) return { ...pod, lost: false };
+    const member = view?.members.find((one) => one.podUid === pod.uid);
+    const kept = member?.connected ? "its rank does" : held;
+    // A new leader may not have heard of the rank yet.
+    const untried = warmingUp && (member?.bootId ?? "") === "";
+    if (kept === undefined && !untried) return { ...pod, lost: true };
+    return { ...pod, lost: false, problem: pod.problem || `node ${pod.node} does not answer${kept === undefined ? "" : `; ${kept}`}` };
+  });
+}
+
+/** Why silence deletes nothing: when most used nodes are silent, something else has failed. */
+function massSilence(pods: readonly ObservedPod[]): string | undefined {
+  const nodes = new Set(pods.flatMap((pod) => (pod.terminal ? [] : (pod.node ?? []))));
+  const silent = new Set(pods.flatMap((pod) => (pod.silent && !pod.terminal ? (pod.node ?? []) : [])));
+  if (silent.size < heldFromNodes || silent.size * 2 <= nodes.size) return undefined;
+  return `nor do ${silent.size} of the ${nodes.size} nodes in use: no pod is deleted for that while they are more than half`;
 }

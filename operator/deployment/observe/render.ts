@@ -1,14 +1,13 @@
 // Renders the spec, and picks the accepted specs in effect. Pure.
 import { annotations } from "../../../crds/common.ts";
-import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
-import { templateContainer, workerKind } from "../../pods/pod-template.ts";
-import type { AcceptedRevision } from "../state/accepted-specs.ts";
 import { pinnedImage } from "../core/runtime-image.ts";
 import type { PodFacts } from "../core/snapshot.ts";
 import type { RenderContext, Settings } from "../objects/context.ts";
 import { gatewayTemplate } from "../objects/gateway.ts";
-import { type RenderedPod, workerTemplate } from "../objects/worker-pod.ts";
+import type { AcceptedRevision } from "../objects/revision.ts";
+import { ownImage, type RenderedPod, workerTemplate } from "../objects/worker-pod.ts";
 import type { RenderedSpec } from "../observed.ts";
 
 type InUse = Pick<RenderedSpec, "accepted" | "stable" | "offered" | "runtimeImage">;
@@ -43,21 +42,16 @@ export function renderSpec(
   const gateways = gatewayTemplate(context);
   const wanted = asAccepted(workers, accepted?.template);
   const gateway = asAccepted(gateways, accepted?.gateway);
-  const back = accepted ? rolledBack(deployment, wanted.hash) : undefined;
-  return { ...use, context, workers, gateways, wanted, gateway, back };
+  const back = accepted ? rollbackOf(deployment, wanted.hash) : undefined;
+  return { ...use, context, workers, gateways, wanted, gateway, rolledBack: back };
 }
 
 function asAccepted<T extends RenderedPod>(rendered: T, accepted: T | undefined): T {
   return accepted?.hash === rendered.hash ? accepted : rendered;
 }
 
-export function ownImage({ podTemplate }: MoEDeploymentSpec): string | undefined {
-  const image = templateContainer(podTemplate, workerKind)?.image;
-  return image === undefined ? undefined : String(image);
-}
-
 /** Until the template changes, or an annotation asks for a retry. */
-function rolledBack({ metadata, status }: MoEDeployment, wantedHash: string): RolledBack | undefined {
+function rollbackOf({ metadata, status }: MoEDeployment, wantedHash: string): RolledBack | undefined {
   const { rolledBack: back } = status.rollout ?? {};
   const again = metadata.annotations?.[annotations.retryRollout] === back?.id;
   return back?.templateHash === wantedHash && !again ? back : undefined;

@@ -5,12 +5,8 @@ import { isOrphan, manager } from "../../kube/adoption.ts";
 import type { Informers } from "../../kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../../kube/kube.ts";
 import { objectLabels, ownerOf } from "../objects/context.ts";
-import { type Accepted, type Revision, readRevision, revisionData, sameAccepted } from "../objects/revision.ts";
-
-export interface AcceptedRevision {
-  readonly number: number;
-  readonly accepted: Accepted;
-}
+import { type Accepted, type AcceptedRevision, type Revision, readRevision, revisionData, sameAccepted } from "../objects/revision.ts";
+import type { Owner, Records } from "./records.ts";
 
 /** Revisions per deployment, those in effect and stable included. */
 export const revisionsMax = 5;
@@ -20,36 +16,32 @@ const uidChars = 8;
 export class AcceptedSpecs {
   readonly #kube: Kube;
   readonly #informers: Informers;
-  /** Our last write per owner, which the cache may not show yet. */
-  readonly #written = new Map<string, Revision>();
+  readonly #records: Records;
 
-  constructor(kube: Kube, informers: Informers) {
+  constructor(kube: Kube, informers: Informers, records: Records) {
     this.#kube = kube;
     this.#informers = informers;
+    this.#records = records;
   }
 
   /** Newest first. */
-  revisions(uid: string): AcceptedRevision[] {
-    return this.#revisions(uid).flatMap(({ number, accepted }) => (accepted ? [{ number, accepted }] : []));
+  revisions(owner: Owner): AcceptedRevision[] {
+    return this.#revisions(owner).flatMap(({ number, accepted }) => (accepted ? [{ number, accepted }] : []));
   }
 
   /** The newest accepted spec, not counting those with the worker template `except`. */
-  latest(uid: string, except?: string): Accepted | undefined {
-    return this.revisions(uid).find(({ accepted }) => accepted.template.hash !== except)?.accepted;
+  latest(owner: Owner, except?: string): Accepted | undefined {
+    return this.revisions(owner).find(({ accepted }) => accepted.template.hash !== except)?.accepted;
   }
 
   /** Stores a spec unless it is the newest, and deletes old ones but that with the `stable` template. */
   async keep(deployment: MoEDeployment, accepted: Accepted, stable?: string): Promise<void> {
-    const { uid } = deployment.metadata;
-    const [newest] = this.#revisions(uid);
+    const { metadata } = deployment;
+    const [newest] = this.#revisions(metadata);
     if (!newest?.accepted || this.#vanished(newest) || !sameAccepted(newest.accepted, accepted))
       await this.#write(deployment, accepted, (newest?.number ?? 0) + 1);
-    for (const object of [...spare(this.#revisions(uid), stable), ...this.#orphans(deployment)])
+    for (const object of [...spare(this.#revisions(metadata), stable), ...this.#orphans(deployment)])
       await this.#kube.delete(resources.controllerRevisions, refOf(object), { uid: object.metadata.uid ?? "" });
-  }
-
-  forget(uid: string): void {
-    this.#written.delete(uid);
   }
 
   async #write(deployment: MoEDeployment, accepted: Accepted, revision: number): Promise<void> {
@@ -67,7 +59,7 @@ export class AcceptedSpecs {
       data: revisionData(accepted),
     };
     const written = await this.#kube.create(resources.controllerRevisions, object, { manager });
-    this.#written.set(uid, { number: revision, object: written, accepted });
+    this.#records.open(deployment.metadata).written = { number: revision, object: written, accepted };
   }
 
   /** Revisions of a deleted namesake. */
@@ -76,9 +68,9 @@ export class AcceptedSpecs {
   }
 
   /** Newest first. */
-  #revisions(uid: string): Revision[] {
+  #revisions({ uid, ...ref }: Owner): Revision[] {
     const cached = this.#informers.ownedBy("controllerRevisions", uid).map(readRevision);
-    const written = this.#written.get(uid);
+    const { written } = this.#records.find(ref, uid) ?? {};
     const unseen = written && !cached.some((one) => one.object.metadata.uid === written.object.metadata.uid) ? [written] : [];
     return [...cached, ...unseen].sort((a, b) => b.number - a.number);
   }
@@ -99,8 +91,8 @@ function spare([newest, ...older]: readonly Revision[], stable: string | undefin
   for (const one of older) {
     const { accepted } = one;
     const again = accepted !== undefined && kept.some((other) => other.accepted && sameAccepted(other.accepted, accepted));
-    const room = kept.length < revisionsMax - Number(lastStable !== undefined && !kept.includes(lastStable) && one !== lastStable);
-    if (accepted && !again && room) kept.push(one);
+    const fits = kept.length < revisionsMax - Number(lastStable !== undefined && !kept.includes(lastStable) && one !== lastStable);
+    if (accepted && !again && fits) kept.push(one);
     else gone.push(one.object);
   }
   return gone;

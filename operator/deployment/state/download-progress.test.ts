@@ -1,5 +1,6 @@
 // The operator's question to a pod that downloads, against pods that answer as strangers may: what cannot be read is no answer, and holds
 // nobody up.
+
 import assert from "node:assert/strict";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
@@ -7,11 +8,12 @@ import { after, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import type { DownloadWords } from "../../../crds/download.ts";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
-import { askProgress } from "../ask-progress.ts";
-import { ProgressTalks } from "../progress-talks.ts";
+import { askProgress, DownloadPolls } from "./download-progress.ts";
+import { Records } from "./records.ts";
 
 const ca = createTestCa();
 const ref = { namespace: "ns", name: "moe" };
+const owner = { ...ref, uid: "uid-moe" };
 const pem = (member: string) => {
   const { cert, key, ca: bundle } = ca.issue(member, "ns", "moe").current();
   return { cert: cert.toString(), key: key.toString(), ca: bundle.toString() };
@@ -29,7 +31,7 @@ async function ask(body: string | Buffer, { status = 200, member = "downloader" 
   const server = createServer({ ...pem(member), requestCert: true }, (_, response) => response.writeHead(status).end(body));
   servers.push(server);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return askProgress({ ref, uid: "pod", ip: "127.0.0.1", identity }, (server.address() as AddressInfo).port);
+  return askProgress({ owner, uid: "pod", ip: "127.0.0.1", identity }, (server.address() as AddressInfo).port);
 }
 const words: DownloadWords = { pod: "pod", phase: "Listing", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, message: "" };
 
@@ -56,29 +58,30 @@ test("a pod is asked once at a time and every few seconds, what it said stays wh
   let now = 0;
   let answer: DownloadWords | undefined = words;
   const asked: string[] = [];
-  const told: string[] = [];
-  const talks = new ProgressTalks({
+  const reports: string[] = [];
+  const polls = new DownloadPolls({
     ask: async ({ uid }) => {
       asked.push(uid);
       return answer;
     },
-    told: (key) => told.push(key),
+    onReport: ({ name }) => reports.push(name),
+    records: new Records(),
     now: () => now,
   });
-  const question = { ref, uid: "pod", ip: "1", identity };
-  talks.ask(question);
-  talks.ask(question);
+  const question = { owner, uid: "pod", ip: "1", identity };
+  polls.ask(question);
+  polls.ask(question);
   await turn();
-  assert.deepEqual([asked, told, talks.words("ns/moe", "pod")], [["pod"], ["ns/moe"], words]);
-  assert.equal(talks.ask(question), 3000);
+  assert.deepEqual([asked, reports, polls.report(owner, "pod")], [["pod"], ["moe"], words]);
+  assert.equal(polls.ask(question), 3000);
   answer = undefined;
   now = 3000;
-  talks.ask(question);
+  polls.ask(question);
   await turn();
-  assert.deepEqual([asked.length, told.length, talks.words("ns/moe", "pod")], [2, 1, words]);
-  assert.equal(talks.words("ns/moe", "pod-2"), undefined);
-  talks.forget("ns/moe");
-  assert.equal(talks.words("ns/moe", "pod"), undefined);
+  assert.deepEqual([asked.length, reports.length, polls.report(owner, "pod")], [2, 1, words]);
+  assert.equal(polls.report(owner, "pod-2"), undefined);
+  polls.stop(owner);
+  assert.equal(polls.report(owner, "pod"), undefined);
 });
 
 test("of many deployments as many are asked at once as the bound says, and the others at their next look", async () => {
@@ -92,13 +95,13 @@ test("of many deployments as many are asked at once as the bound says, and the o
       under -= 1;
     });
   };
-  const talks = new ProgressTalks({ ask, told: () => {}, now: () => 0 });
-  const question = (i: number) => ({ ref: { namespace: "ns", name: `moe-${i}` }, uid: `pod-${i}`, ip: "1", identity });
-  for (let i = 0; i < 50; i++) assert.equal(talks.ask(question(i)), 3000);
+  const polls = new DownloadPolls({ ask, onReport: () => {}, records: new Records(), now: () => 0 });
+  const question = (i: number) => ({ owner: { namespace: "ns", name: `moe-${i}`, uid: `moe-${i}` }, uid: `pod-${i}`, ip: "1", identity });
+  for (let i = 0; i < 50; i++) assert.equal(polls.ask(question(i)), 3000);
   assert.deepEqual([under, most], [8, 8]);
   for (const end of ends.splice(0)) end();
   await turn();
-  for (let i = 0; i < 50; i++) talks.ask(question(i));
+  for (let i = 0; i < 50; i++) polls.ask(question(i));
   assert.equal(under, 8);
   for (const end of ends.splice(0)) end();
 });

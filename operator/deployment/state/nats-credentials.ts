@@ -4,7 +4,14 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
-import { type NatsAccess, natsAccessOf, natsCredentialEntries, natsEntries, natsSecretType, natsSourceOf } from "../../../crds/nats-access.ts";
+import {
+  type NatsAccess,
+  natsAccessOf,
+  natsCredentialEntries,
+  natsEntries,
+  natsSecretType,
+  natsSourceOf,
+} from "../../../crds/nats-access.ts";
 import { type Kube, type Ref, resources } from "../../kube/kube.ts";
 
 export type NatsEntries = Readonly<Record<string, string>>;

@@ -20,6 +20,7 @@ import { until } from "../../../test/kit/wait.ts";
 import { Informers } from "../../kube/informers.ts";
 import { resources } from "../../kube/kube.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
+import { Records } from "./records.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
 const ref = { namespace: "ns", name: "moe-telemetry" };
@@ -31,10 +32,11 @@ async function opened(kube = new FakeKube()) {
   await informers.refresh();
   let now = Date.parse("2026-03-01T00:00:00Z");
   const nats = new NatsCredentials(kube, undefined);
-  const secrets = new TelemetrySecrets({ kube, informers, nats, now: () => new Date(now) });
+  const secrets = new TelemetrySecrets({ kube, informers, nats, records: new Records(), now: () => new Date(now) });
   const found = () => secrets.keys(moe, "uid-moe");
   const ensure = async (spec: object = {}) => {
-    await secrets.ensure(deployment(spec));
+    const moed = deployment(spec);
+    await secrets.ensure(moed, await secrets.credentials(moed));
     await until("the cache has it", async () => {
       const live = await kube.get(resources.secrets, ref);
       return live?.metadata.resourceVersion === informers.get("secrets", ref)?.metadata.resourceVersion;
@@ -73,7 +75,7 @@ test("a Secret that cannot be read is named, and made anew; one of somebody else
   );
   await until("it is seen", async () => /another owner or none; delete or rename it/.test(found().problem ?? ""));
   const before = await kube.get(resources.secrets, ref);
-  await secrets.ensure(deployment());
+  await secrets.ensure(deployment(), {});
   assert.deepEqual(await kube.get(resources.secrets, ref), before);
   await kube.create(resources.moeDeployments, { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { ...moe } }, user);
   kube.mutate(resources.moeDeployments, moe, (one) => Object.assign(one.metadata, { uid: "uid-moe" }));

@@ -14,13 +14,14 @@ import {
   telemetrySecretEntries,
   telemetrySecretName,
 } from "../../../crds/telemetry-keys.ts";
-import { isOrphan, manager, mayAdopt } from "../../kube/adoption.ts";
+import { beforeWrite, isOrphan, isOwned, manager } from "../../kube/adoption.ts";
 import { hasCode } from "../../kube/errors.ts";
 import type { Informers } from "../../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube.ts";
-import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
 import { objectLabels, ownerOf } from "../objects/context.ts";
 import type { Deployments } from "../ports.ts";
+import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
+import type { Records } from "./records.ts";
 
 /** Nobody reports changes of the credentials' Secret, so that it is read again after this. */
 const rereadMs = 30_000;
@@ -29,6 +30,7 @@ export interface TelemetrySecretsOptions {
   readonly kube: Kube;
   readonly informers: Informers;
   readonly nats: NatsCredentials;
+  readonly records: Records;
   readonly now: () => Date;
 }
 
@@ -40,35 +42,31 @@ export class TelemetrySecrets {
   readonly #informers: Informers;
   readonly #nats: NatsCredentials;
   readonly #now: () => Date;
-  /** Last read credentials by uid. */
-  readonly #entries = new Map<string, { readonly source: string; readonly entries: NatsEntries; readonly until: number }>();
-  /** Last read keys by uid. */
-  readonly #read = new Map<string, { readonly version: string; readonly found: KeysFound }>();
+  readonly #records: Records;
 
-  constructor({ kube, informers, nats, now }: TelemetrySecretsOptions) {
+  constructor({ kube, informers, nats, records, now }: TelemetrySecretsOptions) {
     this.#kube = kube;
     this.#informers = informers;
     this.#nats = nats;
+    this.#records = records;
     this.#now = now;
   }
 
   /** Throws the API server's refusal. */
-  async ensure(deployment: MoEDeployment): Promise<void> {
+  async ensure(deployment: MoEDeployment, credentials: NatsEntries): Promise<void> {
     const ref = refOf(deployment);
-    const credentials = await this.#credentials(deployment);
     const cached = this.#informers.get("secrets", ref);
-    if (cached && !isOrphan(cached.metadata, deployment.metadata.name) && this.#standing(deployment, cached, credentials)) return;
+    if (cached && !isOrphan(cached.metadata, deployment.metadata.name) && this.#isCurrent(deployment, cached, credentials)) return;
     // The cache may lack a key that was just written, so that a second would follow.
-    const live = await this.#kube.get(resources.secrets, ref);
-    const adopted = live !== undefined && (await mayAdopt(this.#kube, live, deployment.metadata));
-    if (live && !adopted && this.#standing(deployment, live, credentials)) return;
+    const { live, adopt } = await beforeWrite(this.#kube, resources.secrets, ref, deployment.metadata);
+    if (live && !adopt && this.#isCurrent(deployment, live, credentials)) return;
     // Anybody may know the keys of an orphan.
-    const known = adopted ? undefined : live;
+    const known = adopt ? undefined : live;
     await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(known, credentials)), { manager, force: true });
   }
 
   /** Nothing to write: it is up to date, or not ours. */
-  #standing({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
+  #isCurrent({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
     if (!isOwned(live, metadata.uid)) return true;
     const have = entriesOf(live);
     const wanted = this.#wanted(live, credentials);
@@ -82,19 +80,20 @@ export class TelemetrySecrets {
   }
 
   /** Missing credentials do not delay the keys; the connection reports them. */
-  async #credentials({ metadata, spec }: MoEDeployment): Promise<NatsEntries> {
+  async credentials({ metadata, spec }: MoEDeployment): Promise<NatsEntries> {
     const source = this.#nats.source(metadata, spec);
     if (source === undefined) return {};
     const now = this.#now().getTime();
     const key = JSON.stringify(source);
-    const known = this.#entries.get(metadata.uid);
+    const record = this.#records.open(metadata);
+    const known = record.credentials;
     if (known?.source === key && known.until > now) return known.entries;
     try {
       const entries = await this.#nats.entries(source);
-      this.#entries.set(metadata.uid, { source: key, entries, until: now + rereadMs });
+      record.credentials = { source: key, entries, until: now + rereadMs };
       return entries;
     } catch (caught) {
-      this.#entries.delete(metadata.uid);
+      record.credentials = undefined;
       if (hasCode(caught, ...credentialProblems)) return {};
       throw caught;
     }
@@ -105,21 +104,20 @@ export class TelemetrySecrets {
     const live = this.#informers.get("secrets", { namespace: ref.namespace, name });
     if (!live) return { problem: `Secret ${name} is not there yet` };
     if (!isOwned(live, uid)) return { problem: `Secret ${name} has another owner or none; delete or rename it` };
-    const version = live.metadata.resourceVersion ?? "";
-    const known = this.#read.get(uid);
-    if (known?.version === version) return known.found;
-    const found = readKeys(live);
-    this.#read.set(uid, { version, found });
-    return found;
-  }
-
-  forget(uid: string): void {
-    this.#read.delete(uid);
-    this.#entries.delete(uid);
+    return readKeys(live);
   }
 }
 
+/** Each version is parsed once. */
+const read = new WeakMap<KubeObject, KeysFound>();
+
 function readKeys(live: KubeObject): KeysFound {
+  const found = read.get(live) ?? parseKeys(live);
+  read.set(live, found);
+  return found;
+}
+
+function parseKeys(live: KubeObject): KeysFound {
   try {
     return { keys: decodeTelemetryKeys(entriesOf(live)[telemetrySecretEntries.keys] ?? "") };
   } catch (caught) {
@@ -135,8 +133,6 @@ function keysIn(live: KubeObject | undefined): TelemetryKeys {
 function freshKey(madeMs: number): TelemetryKey {
   return { id: randomBytes(8).toString("hex"), secret: randomBytes(telemetryKeyBytes), madeMs };
 }
-
-const isOwned = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
 
 function refOf({ metadata }: MoEDeployment): Ref {
   return { namespace: metadata.namespace, name: telemetrySecretName(metadata.name) };

@@ -1,23 +1,28 @@
 // MoEDeployments as any client could store them, through the schema, the objects made of them and the pure core: nothing throws, what is
 // to be done is bounded, and the status that is written is one that can be read again.
+
 import assert from "node:assert/strict";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { moeDeploymentStatusSchema } from "../../../crds/moe-deployment-status.ts";
-import { rankFloor } from "../../../operator/deployment/core/capacity.ts";
-import { withLosses } from "../../../operator/deployment/core/loss.ts";
-import { memoryRefusals } from "../../../operator/deployment/core/memory-fit.ts";
-import { currentOperation } from "../../../operator/deployment/core/operation.ts";
-import { orphanRemovals } from "../../../operator/deployment/core/orphans.ts";
-import { nextStep } from "../../../operator/deployment/features/pod-actions.ts";
-import { rolloutView } from "../../../operator/deployment/features/rollout-status.ts";
+import { memoryRefusals, rankFloor } from "../../../operator/deployment/core/capacity.ts";
 import type { Snapshot } from "../../../operator/deployment/core/snapshot.ts";
-import { nextStatus } from "../../../operator/deployment/features/status.ts";
-import { targetRanks } from "../../../operator/deployment/core/target.ts";
 import type { MemberView } from "../../../operator/deployment/core/world.ts";
+import { nextStep } from "../../../operator/deployment/features/pod-actions.ts";
+import { currentOperation } from "../../../operator/deployment/features/progress.ts";
+import { targetRanks } from "../../../operator/deployment/features/ranks.ts";
+import { orphanRemovals } from "../../../operator/deployment/features/repair.ts";
+import { rolloutView } from "../../../operator/deployment/features/rollout-status.ts";
+import { nextStatus } from "../../../operator/deployment/features/status.ts";
 import { absentObjects, appliedObjects } from "../../../operator/deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../../../operator/deployment/objects/worker-pod.ts";
-import { leavingAnnotation, leavingSinceAnnotation, nodeHealth, podFacts } from "../../../operator/deployment/observe/pod-facts.ts";
+import {
+  leavingAnnotation,
+  leavingSinceAnnotation,
+  nodeHealth,
+  podFacts,
+  withLosses,
+} from "../../../operator/deployment/observe/pod-facts.ts";
 import type { KubeObject } from "../../../operator/kube/kube.ts";
 import { member, model, now, settings, snapshot, view } from "../../kit/deployment/deployment.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";

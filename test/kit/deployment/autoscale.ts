@@ -1,10 +1,10 @@
 // A deployment under the autoscaler in seconds of virtual time, for tests of its decisions: ranks that a number asks for are there at
 // once, and a load that is given in all is shared by them evenly. Pure.
 import { type Autoscale, autoscale } from "../../../crds/autoscale.ts";
-import { type AutoscaleInput, type Decision, decide, type LastScale } from "../../../operator/deployment/features/autoscale/decide.ts";
-import type { History } from "../../../operator/deployment/core/autoscale/history.ts";
-import type { ServingRank } from "../../../operator/deployment/core/autoscale/measure.ts";
+import type { History } from "../../../operator/deployment/core/memory.ts";
 import type { RankSignals } from "../../../operator/deployment/core/world.ts";
+import { type AutoscaleInput, type Decision, decide, type LastScale } from "../../../operator/deployment/features/autoscale/decide.ts";
+import type { ServingRank } from "../../../operator/deployment/features/autoscale/metrics.ts";
 
 /** Unix ms. */
 export const start = Date.UTC(2026, 2, 1, 10);

@@ -3,7 +3,7 @@
 import type { DrainPhase, GatewayView, RankSignals, RebalanceView, ServedTotals } from "../../../operator/deployment/core/world.ts";
 import type { Settings } from "../../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../../operator/deployment/plane.ts";
-import type { Rebalance, World } from "../../../operator/deployment/ports.ts";
+import type { Deployments, Rebalance, World } from "../../../operator/deployment/ports.ts";
 import type { Claims } from "../../../operator/kube/claims.ts";
 import { EventRecorder } from "../../../operator/kube/events.ts";
 import { Informers } from "../../../operator/kube/informers.ts";
@@ -86,8 +86,9 @@ class TestRebalance implements Rebalance {
 }
 
 interface Operator {
-  readonly plane: DeploymentPlane;
+  readonly plane: DeploymentPlane<TestRebalance>;
   readonly rebalance: TestRebalance;
+  readonly deployments: Deployments;
   stop(): Promise<void>;
 }
 
@@ -100,7 +101,7 @@ interface OperatorOptions {
   /** What this operator is set to other than those before it. */
   readonly changed?: Partial<Settings>;
   /** How pods that download a model answer. */
-  readonly ask?: DeploymentPlaneOptions["ask"];
+  readonly ask?: DeploymentPlaneOptions<TestRebalance>["ask"];
 }
 
 export async function startOperator(
@@ -109,6 +110,8 @@ export async function startOperator(
 ): Promise<Operator> {
   const informers = new Informers(namespaces, settings.namespace, { kube, random: () => 0 });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
+  const rebalance = new TestRebalance(kube);
+  let deployments = {} as Deployments;
   const plane = createDeploymentPlane({
     kube,
     informers,
@@ -117,15 +120,18 @@ export async function startOperator(
     ...(claims ? { claims } : {}),
     ...(now ? { now } : {}),
     ...(ask ? { ask } : {}),
+    rebalance: (other) => {
+      deployments = other;
+      return rebalance;
+    },
   });
-  const rebalance = new TestRebalance(kube);
   informers.start();
   await informers.refresh();
-  plane.connect(rebalance);
   plane.controller.start();
   return {
     plane,
     rebalance,
+    deployments,
     stop: async () => {
       claims?.close();
       await plane.stop();

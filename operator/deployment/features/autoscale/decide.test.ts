@@ -1,9 +1,10 @@
 // The autoscaler's decision as tables of single looks: which number, and the reason in one word.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/kit/deployment/autoscale.ts";
+import type { History } from "../../core/memory.ts";
 import { type AutoscaleInput, decide } from "./decide.ts";
-import type { History } from "../../core/autoscale/history.ts";
 
 /** So many ranks were asked for in all of the last ten minutes. */
 const since = (ranks: number): History => Array.from({ length: 121 }, (_, i) => ({ at: start - 600_000 + i * 5_000, ranks }));

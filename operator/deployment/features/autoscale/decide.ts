@@ -1,12 +1,11 @@
 // The desired number of ranks and its reason: the first check in order that decides wins. Pure.
-import type { Autoscale } from "../../../../crds/autoscale.ts";
+import type { Autoscale, AutoscaleMetricName } from "../../../../crds/autoscale.ts";
 import type { Operation } from "../../../../crds/operation.ts";
 import { parseDuration } from "../../../../crds/quantity.ts";
 import type { Reckoned } from "../../core/capacity.ts";
+import type { History, RecommendedRanks } from "../../core/memory.ts";
 import type { GatewayView, Verdict } from "../../core/world.ts";
-import { askMs, type History, over, remembered } from "../../core/autoscale/history.ts";
-import { type Measured, type Measurement, measure, type ServingRank } from "../../core/autoscale/measure.ts";
-import { metrics } from "../../core/autoscale/metrics/index.ts";
+import { metrics, type ServingRank } from "./metrics.ts";
 import { asking, type Rest, restOf } from "./zero.ts";
 
 export interface AutoscaleInput {
@@ -181,4 +180,79 @@ function windowOf({ stabilizationWindow }: { readonly stabilizationWindow: strin
 
 function keepMs({ behaviour: { scaleUp, scaleDown } }: Autoscale): number {
   return Math.max(windowOf(scaleUp, "scaleUp"), windowOf(scaleDown, "scaleDown"));
+}
+
+export interface Measured {
+  readonly name: AutoscaleMetricName;
+  readonly value: number;
+  readonly target: number;
+  readonly ranks: number;
+}
+
+type Measurement =
+  | { readonly type: "measured"; readonly metrics: readonly Measured[] }
+  /** Ranks with too short a history. */
+  | { readonly type: "measuring"; readonly ranks: readonly number[] }
+  /** Ranks that do not report this metric, or anything. */
+  | { readonly type: "missing"; readonly ranks: readonly number[]; readonly metric: AutoscaleMetricName | undefined }
+  | { readonly type: "nobody" };
+
+/** A shorter mean says little of bursts. */
+const spanMin = 10_000;
+/** Relative distance from the target that changes nothing. */
+const tolerance = 0.1;
+/** Tolerance for the last bits of a sum. */
+const rounding = 1e-9;
+
+function measure(spec: Autoscale, serving: readonly ServingRank[], replicas: number): Measurement {
+  if (serving.length === 0) return { type: "nobody" };
+  const silent = serving.filter(({ signals }) => signals === undefined);
+  if (silent.length > 0) return { type: "missing", ranks: silent.map(({ rank }) => rank), metric: undefined };
+  const heard = serving.flatMap(({ rank, signals }) => (signals ? [{ rank, signals }] : []));
+  const fresh = heard.filter(({ signals }) => signals.spanMs < spanMin);
+  if (fresh.length > 0) return { type: "measuring", ranks: fresh.map(({ rank }) => rank) };
+  const found: Measured[] = [];
+  for (const { name, target } of spec.metrics) {
+    const { of } = metrics[name];
+    const without = heard.filter(({ signals }) => !Number.isFinite(of(signals)));
+    if (without.length > 0) return { type: "missing", ranks: without.map(({ rank }) => rank), metric: name };
+    const total = heard.reduce((sum, { signals }) => sum + (of(signals) ?? 0), 0);
+    found.push({ name, value: total / heard.length, target, ranks: asked(total, target, replicas) });
+  }
+  return { type: "measured", metrics: found };
+}
+
+/** The total counts, so that ranks that are still starting do not lower the result. */
+function asked(total: number, target: number, replicas: number): number {
+  if (Math.abs(total / (target * replicas) - 1) <= tolerance) return replicas;
+  return Math.ceil(total / target - rounding);
+}
+
+export const askMs = 5_000;
+/** After a longer gap the history starts anew. */
+const gapMax = 60_000;
+/** One hour, the longest window. */
+const entriesMax = 3_600_000 / askMs + 2;
+
+/** Keeps one entry older than `keepMs`, so that a window can be whole. */
+export function remembered(history: History, now: RecommendedRanks, keepMs: number): History {
+  const last = history.at(-1);
+  if (last && last.at - now.at > askMs) return [now]; // the clock was set back, so that the age of the others is unknown
+  if (last && now.at - last.at < askMs) return history;
+  if (last && now.at - last.at > gapMax) return [now];
+  const old = history.findLastIndex(({ at }) => now.at - at >= keepMs);
+  return [...history.slice(Math.max(0, old)), now].slice(-entriesMax);
+}
+
+interface Span {
+  readonly least: number;
+  readonly most: number;
+  /** False while the history is shorter than the window. */
+  readonly whole: boolean;
+}
+
+function over(history: History, windowMs: number, { at: now, ranks }: RecommendedRanks): Span {
+  const inside = history.filter(({ at }) => now - at <= windowMs).map((one) => one.ranks);
+  const first = history[0]?.at ?? now;
+  return { least: Math.min(ranks, ...inside), most: Math.max(ranks, ...inside), whole: now - first >= windowMs };
 }

@@ -1,10 +1,11 @@
 // Laws of the autoscaler over any course of loads, outages and operations, in virtual time.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { autoscaleOf, look, scales, servingRanks, start } from "../../../../test/kit/deployment/autoscale.ts";
-import { type AutoscaleInput, decide } from "./decide.ts";
-import { askMs, type History, remembered } from "../../core/autoscale/history.ts";
+import type { History } from "../../core/memory.ts";
+import { type AutoscaleInput, askMs, decide, remembered } from "./decide.ts";
 
 const spec = fc
   .record({ min: fc.integer({ min: 1, max: 3 }), up: fc.integer({ min: 1, max: 4 }), down: fc.integer({ min: 1, max: 3 }) })

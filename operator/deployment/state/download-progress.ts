@@ -1,0 +1,89 @@
+// Polls downloading pods every few seconds, one request at a time each, beside the passes.
+import { ports } from "../../../crds/common.ts";
+import { type DownloadWords, downloadWordsSchema, progressBytesMax, progressPath } from "../../../crds/download.ts";
+import { askPod, type Identity } from "../../kube/ask-pod.ts";
+import type { Ref } from "../../kube/kube.ts";
+import { roleServerName } from "../../pki/names.ts";
+import type { DownloadPoll, Owner, Records } from "./records.ts";
+
+const askMs = 3_000;
+/** Further polls wait for the next pass. */
+const questionsMax = 8;
+
+export interface DownloadPollsOptions {
+  /** Undefined where the pod does not answer. */
+  readonly ask: (question: ProgressQuestion) => Promise<DownloadWords | undefined>;
+  /** Called when a report is new. */
+  readonly onReport: (ref: Ref) => void;
+  readonly records: Records;
+  readonly now: () => number;
+}
+
+export class DownloadPolls {
+  readonly #options: DownloadPollsOptions;
+  #underWay = 0;
+
+  constructor(options: DownloadPollsOptions) {
+    this.#options = options;
+  }
+
+  /** The pod's last report. */
+  report(ref: Ref, uid: string | undefined): DownloadWords | undefined {
+    const { download } = this.#options.records.find(ref) ?? {};
+    return download?.uid === uid ? download?.report : undefined;
+  }
+
+  /** Polls where due. Returns the milliseconds until the next poll. */
+  ask(question: ProgressQuestion): number {
+    const { now, records } = this.#options;
+    const record = records.open(question.owner);
+    const before = record.download;
+    const poll = before?.uid === question.uid ? before : { uid: question.uid, report: undefined, waiting: false, due: 0 };
+    record.download = poll;
+    const due = !poll.waiting && now() >= poll.due;
+    if (due && this.#underWay >= questionsMax) return askMs;
+    if (due) void this.#answer(poll, question);
+    return Math.max(1, poll.due - now());
+  }
+
+  stop(ref: Ref): void {
+    const record = this.#options.records.find(ref);
+    if (record) record.download = undefined;
+  }
+
+  async #answer(poll: DownloadPoll, question: ProgressQuestion): Promise<void> {
+    const { ask, onReport, now, records } = this.#options;
+    poll.waiting = true;
+    poll.due = now() + askMs;
+    this.#underWay += 1;
+    const report = await ask(question).catch(() => undefined);
+    this.#underWay -= 1;
+    poll.waiting = false;
+    poll.due = now() + askMs;
+    if (report === undefined) return;
+    poll.report = report;
+    if (records.find(question.owner)?.download === poll) onReport(question.owner);
+  }
+}
+
+export interface ProgressQuestion {
+  /** The deployment. */
+  readonly owner: Owner;
+  /** The pod's. */
+  readonly uid: string;
+  readonly ip: string;
+  readonly identity: Identity;
+}
+
+/** Undefined where the pod does not answer, or unreadably. */
+export async function askProgress(question: ProgressQuestion, port: number = ports.progress): Promise<DownloadWords | undefined> {
+  const { ip, owner, identity, uid } = question;
+  const servername = roleServerName("downloader", owner);
+  try {
+    const text = await askPod({ ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax });
+    const report = text === undefined ? undefined : downloadWordsSchema.safeParse(JSON.parse(text)).data;
+    return report?.pod === uid ? report : undefined;
+  } catch {
+    return undefined; // the last report stays
+  }
+}
