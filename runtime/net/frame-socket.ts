@@ -53,9 +53,9 @@ export class FrameSocket {
     if (rows === undefined) return this.#socket.write(first, sent);
     this.#socket.cork();
     this.#socket.write(first);
-    const room = this.#socket.write(rows, sent);
+    const isBelowLimit = this.#socket.write(rows, sent);
     this.#socket.uncork();
-    return room;
+    return isBelowLimit;
   }
 
   #gather(): void {

@@ -147,10 +147,10 @@ export function connect<M extends GenServiceMethods>(
     readonly tls: TlsSource;
     readonly accept?: (peer: PeerCertificate) => boolean;
     /** Milliseconds between HTTP/2 pings; `receivedBytes` shows their answers. */
-    readonly signEveryMs?: number;
+    readonly pingEveryMs?: number;
   },
 ): Connected<M> {
-  const { accept, signEveryMs } = target;
+  const { accept, pingEveryMs } = target;
   const verify: grpc.VerifyOptions =
     accept === undefined
       ? {}
@@ -160,9 +160,9 @@ export function connect<M extends GenServiceMethods>(
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,
     "grpc.default_authority": target.serverName,
-    ...(signEveryMs === undefined
+    ...(pingEveryMs === undefined
       ? {}
-      : { "grpc.keepalive_time_ms": signEveryMs, "grpc.keepalive_timeout_ms": keepalive.watchedTimeoutMs }),
+      : { "grpc.keepalive_time_ms": pingEveryMs, "grpc.keepalive_timeout_ms": keepalive.watchedTimeoutMs }),
   });
   return Object.assign(client, { receivedBytes: () => credentials.socket?.bytesRead ?? 0 });
 }

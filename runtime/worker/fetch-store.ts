@@ -71,7 +71,7 @@ async function fromWeightServer(link: ReadLink, options: Fetching): Promise<List
   }
   // The kept experts belong to another model.
   if (missing.some(({ name }) => name === "expert-index.json")) await clear(dir, list);
-  await checkRoom(dir, missing, options.parts);
+  await checkFreeBytes(dir, missing, options.parts);
   for (const file of missing) {
     waits(`fetches ${file.name} from the weight server, ${file.bytes} bytes`);
     await fetchFile(link, file, options);
@@ -93,7 +93,7 @@ async function clear(dir: string, { files }: ListedFiles): Promise<void> {
   for (const name of await readdir(dir)) if (!keep.has(name)) await rm(join(dir, name), { recursive: true, force: true });
 }
 
-async function checkRoom(dir: string, missing: readonly FileEntry[], parts: ReadonlyMap<string, Part>): Promise<void> {
+async function checkFreeBytes(dir: string, missing: readonly FileEntry[], parts: ReadonlyMap<string, Part>): Promise<void> {
   const needed = missing.reduce((sum, { name, bytes }) => sum + bytes - (parts.get(name)?.received ?? 0), 0);
   const { bavail, bsize } = await statfs(dir);
   const free = bavail * bsize;

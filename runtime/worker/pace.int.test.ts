@@ -102,7 +102,7 @@ test("while answers come slower a move goes slower, at the receiver and at the s
     await answers(100);
     const limit = unitBytes * 2;
     const prepared = timed(ranks, allToOne(ranks), limit);
-    await until("the transfer to be under way", () => paces.every((pace) => pace.rateInForce > 0));
+    await until("the transfer to be under way", () => paces.every((pace) => pace.effectiveRate > 0));
     assert.equal(await metric(ranks, 1, /enodia_transfer_rate_bytes_per_second\{[^}]*\} (\d+)/), limit);
     engine.layerMs = 40; // far above what a busy machine adds
     const slow = answers(60);
@@ -110,7 +110,7 @@ test("while answers come slower a move goes slower, at the receiver and at the s
     for (const rank of [0, 1]) assert.ok((await metric(ranks, rank, /enodia_transfer_backoffs_total\{[^}]*\} (\d+)/)) >= 1);
     assert.equal((await prepared).bytes, moves() * unitBytes);
     await slow;
-    await until("nothing to be limited any more", () => paces.every((pace) => pace.rateInForce === 0));
+    await until("nothing to be limited any more", () => paces.every((pace) => pace.effectiveRate === 0));
   } finally {
     await ranks.close();
   }

@@ -62,7 +62,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_dispatch_in_flight", experts.dispatch.inFlight + experts.connections.inFlight);
     metrics.set("enodia_dispatch_streams", experts.dispatch.streams);
     metrics.set("enodia_plan_epoch", experts.state.epoch);
-    metrics.set("enodia_transfer_rate_bytes_per_second", experts.pace.rateInForce);
+    metrics.set("enodia_transfer_rate_bytes_per_second", experts.pace.effectiveRate);
     metrics.set("enodia_membership_version", peers.membership.version);
   });
   return () => ({

@@ -69,7 +69,7 @@ class Client {
       serverName: serverNames.rank(0, namespace, name),
       tls,
       self: this.rank.identity,
-      signEveryMs: 1_000,
+      pingEveryMs: 1_000,
     };
   }
   control(member = "operator") {

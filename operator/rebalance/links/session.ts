@@ -78,7 +78,7 @@ export class Session implements Link {
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
-    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, signEveryMs: podHeartbeatMs });
+    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, pingEveryMs: podHeartbeatMs });
     this.#open();
   }
 

@@ -99,20 +99,20 @@ function tokens(world: ReturnType<typeof virtual>, gapMs: () => number): void {
 test("a move that slows the tokens down is slowed down itself within seconds, and goes on faster when they recover", async () => {
   const world = virtual();
   let slowed = 1;
-  tokens(world, () => 20 * (world.pace.rateInForce > 0 ? slowed : 1));
+  tokens(world, () => 20 * (world.pace.effectiveRate > 0 ? slowed : 1));
   await world.time.run(10_000);
-  assert.equal(world.pace.rateInForce, 0);
+  assert.equal(world.pace.effectiveRate, 0);
   slowed = 2;
   const end = world.pace.begin(8 * MB);
   await world.time.run(3_100);
   assert.deepEqual(world.changes, ["LatencyRisen 0.5", "LatencyRisen 0.25", "LatencyRisen 0.125"]);
-  assert.equal(world.pace.rateInForce, MB);
+  assert.equal(world.pace.effectiveRate, MB);
   slowed = 1.1;
   await world.time.run(16_000);
   assert.equal(world.changes.length, 17);
-  assert.equal(world.pace.rateInForce, 8 * MB);
+  assert.equal(world.pace.effectiveRate, 8 * MB);
   end();
-  assert.equal(world.pace.rateInForce, 0);
+  assert.equal(world.pace.effectiveRate, 0);
 });
 
 test("a receiver that waits for its turn follows a change of the rate at once", async () => {
@@ -131,14 +131,14 @@ test("a receiver that waits for its turn follows a change of the rate at once", 
 test("latency that stays when almost nothing is transferred is the traffic's own, and the move goes on", async () => {
   const world = virtual();
   let traffic = 1;
-  tokens(world, () => 20 * traffic * (world.pace.rateInForce > 4 * MB ? 1.5 : 1));
+  tokens(world, () => 20 * traffic * (world.pace.effectiveRate > 4 * MB ? 1.5 : 1));
   await world.time.run(10_000);
   traffic = 2;
   world.pace.begin(8 * MB);
   await world.time.run(15_000);
-  assert.equal(world.pace.rateInForce, MB);
+  assert.equal(world.pace.effectiveRate, MB);
   await world.time.run(60_000);
-  assert.ok(world.pace.rateInForce >= 2 * MB && world.pace.rateInForce <= 4.5 * MB, `${world.pace.rateInForce} bytes a second`);
+  assert.ok(world.pace.effectiveRate >= 2 * MB && world.pace.effectiveRate <= 4.5 * MB, `${world.pace.effectiveRate} bytes a second`);
   assert.ok(world.changes.slice(4).includes("LatencyRisen 0.28125"), "what the move itself costs still slows it down");
 });
 
@@ -146,6 +146,6 @@ test("without traffic a move has the whole limit", async () => {
   const world = virtual();
   world.pace.begin(MB);
   await world.time.run(20_000);
-  assert.equal(world.pace.rateInForce, MB);
+  assert.equal(world.pace.effectiveRate, MB);
   assert.deepEqual(world.changes, []);
 });

@@ -52,7 +52,7 @@ export class TransferPace {
   }
 
   /** 0 without a move. */
-  get rateInForce(): number {
+  get effectiveRate(): number {
     return this.rate(Math.max(0, ...this.#limits.values()));
   }
 

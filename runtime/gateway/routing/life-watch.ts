@@ -11,13 +11,13 @@ const refusedMs = 5_000;
 /** A server that shuts down cancels its streams. */
 const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 
-interface LifeSign {
+interface Heartbeat {
   readonly nextMs: number;
   readonly kvUse?: number | undefined;
 }
 
 export interface LifeStream {
-  on(event: "data", listener: (sign: LifeSign) => void): unknown;
+  on(event: "data", listener: (heartbeat: Heartbeat) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   cancel(): void;
@@ -29,7 +29,7 @@ export interface LifeWatchOptions {
   /** Called on silence or a broken connection, and again while it is away. `anew`: the next stream needs another connection. */
   readonly onAway: (error: AppError, how: { readonly again: boolean; readonly anew: boolean }) => void;
   readonly onBack: () => void;
-  readonly onSign?: (sign: LifeSign) => void;
+  readonly onHeartbeat?: (heartbeat: Heartbeat) => void;
 }
 
 export class LifeWatch {
@@ -38,7 +38,7 @@ export class LifeWatch {
   readonly #detector = new FailureDetector(peerLimits, 0);
   #openAt = Number.NEGATIVE_INFINITY;
   #lookedAt = 0;
-  #signed = false;
+  #isHeard = false;
   #awaySince: number | undefined;
   #broke = false;
 
@@ -59,7 +59,7 @@ export class LifeWatch {
     }
     if (!this.#detector.hasFailed) return;
     const { rank } = this.#options;
-    this.#ended(new AppError(`rank ${rank} showed no sign of life for ${Math.round(silentMs)} ms`, { code: "Silent" }));
+    this.#ended(new AppError(`rank ${rank} sent no heartbeat for ${Math.round(silentMs)} ms`, { code: "Silent" }));
   }
 
   /** Any message of the worker, here or in a request's stream. */
@@ -78,13 +78,13 @@ export class LifeWatch {
     const stream = this.#options.open();
     this.#stream = stream;
     this.#detector.connect(this.#lookedAt);
-    this.#signed = false;
-    stream.on("data", (sign) => {
+    this.#isHeard = false;
+    stream.on("data", (heartbeat) => {
       if (this.#stream !== stream) return;
-      this.#options.onSign?.(sign);
-      this.#signed = true;
+      this.#options.onHeartbeat?.(heartbeat);
+      this.#isHeard = true;
       this.#detector.heard();
-      this.#detector.setTimeout(announcedTimeoutMs(sign.nextMs));
+      this.#detector.setTimeout(announcedTimeoutMs(heartbeat.nextMs));
       if (this.#awaySince !== undefined && !this.#broke) this.#detector.recovered(this.#lookedAt - this.#awaySince, this.#lookedAt);
       this.#lives();
     });
@@ -97,7 +97,7 @@ export class LifeWatch {
     const stream = this.#stream;
     this.#stream = undefined;
     stream?.cancel();
-    if (!this.#signed && !ends.includes(error.code)) this.#openAt = this.#lookedAt + refusedMs;
+    if (!this.#isHeard && !ends.includes(error.code)) this.#openAt = this.#lookedAt + refusedMs;
     const again = this.#awaySince !== undefined;
     this.#awaySince ??= this.#lookedAt;
     this.#broke = error.code !== "Silent";

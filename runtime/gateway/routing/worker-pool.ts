@@ -305,7 +305,7 @@ export class WorkerPool implements Workers {
         cut(worker, error);
         if (anew) disconnect(worker);
       },
-      onSign: ({ kvUse }) => {
+      onHeartbeat: ({ kvUse }) => {
         worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
       },
       onBack: () => {

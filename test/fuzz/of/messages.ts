@@ -1,11 +1,12 @@
-// The messages of protobuf that carry plans and memberships between the operator and ranks, as bytes that a stranger writes: what is
-// taken is within the bounds of a plan and is written alike.
+// The messages of protobuf that carry plans, memberships and lists of files, as bytes that a stranger writes: what is taken is within its
+// bounds and is written alike.
 import assert from "node:assert/strict";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../../crds/common.ts";
 import { memberStates } from "../../../crds/names.ts";
 import { planBounds } from "../../../crds/plan.ts";
-import { MembershipSchema, PlanSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromFileList, storeFiles } from "../../../runtime/net/file-lists.ts";
+import { FileListSchema, MembershipSchema, PlanSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromMembership, fromPlan, toMembership, toPlan } from "../../../runtime/net/mapping.ts";
 import { create } from "../../../runtime/net/service.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
@@ -14,7 +15,7 @@ import { chance, pick, text } from "../words.ts";
 import { layerOf, withinBounds } from "./plans.ts";
 
 interface Input {
-  readonly kind: "plan" | "membership";
+  readonly kind: "plan" | "membership" | "files";
   readonly bytes: Buffer;
 }
 
@@ -46,6 +47,13 @@ function membershipOf(random: Random): Uint8Array {
   return toBinary(MembershipSchema, create(MembershipSchema, { version: big(random), members }));
 }
 
+function filesOf(random: Random): Uint8Array {
+  const sha256 = "0123456789abcdef".repeat(4);
+  const names = chance(random, 80) ? storeFiles.names : storeFiles.names.filter(() => chance(random, 70));
+  const files = names.map((name) => ({ name: chance(random, 95) ? name : word(random), bytes: big(random), sha256 }));
+  return toBinary(FileListSchema, create(FileListSchema, { digest: chance(random, 90) ? sha256 : word(random), files }));
+}
+
 /** What the library refuses ends the call, as a message that cannot be read. */
 function parsed<T>(read: () => T): T {
   try {
@@ -61,11 +69,11 @@ export const messages: Fuzzer<typeof subject, Input> = {
   name: "messages",
   share: 120,
   deadlineMs: 5_000,
-  refusals: ["InvalidPlan", "Undecodable"],
+  refusals: ["InvalidPlan", "InvalidRequest", "Undecodable"],
   start: () => subject,
   input(random) {
-    const kind = pick(random, ["plan", "membership"] as const);
-    const bytes = Buffer.from(kind === "plan" ? planOf(random) : membershipOf(random));
+    const kind = pick(random, ["plan", "membership", "files"] as const);
+    const bytes = Buffer.from({ plan: planOf, membership: membershipOf, files: filesOf }[kind](random));
     return { kind, bytes: chance(random, 40) ? damaged(bytes, random, 80) : bytes };
   },
   attempt({ plan, membership }, { kind, bytes }) {
@@ -73,6 +81,14 @@ export const messages: Fuzzer<typeof subject, Input> = {
       const taken = plan(parsed(() => fromBinary(PlanSchema, bytes)));
       withinBounds(taken);
       assert.deepEqual(plan(toPlan(taken)), taken, "a plan is written alike");
+      return;
+    }
+    if (kind === "files") {
+      const { files } = fromFileList(
+        parsed(() => fromBinary(FileListSchema, bytes)),
+        storeFiles,
+      );
+      assert.ok(files.every(({ name, bytes: size }) => storeFiles.names.includes(name) && size >= 0 && size <= 2 ** 40));
       return;
     }
     const taken = membership(parsed(() => fromBinary(MembershipSchema, bytes)));
