@@ -136,7 +136,7 @@ export class ExpertSums {
     const { primaries, rank, carried, rowsInPlace, scratch, own, floatsOf } = this.#options;
     const primary = primaries[expert] === rank;
     const first = this.#options.blocks[expert]?.[0]?.host === rank;
-    const partials = this.#of(expert);
+    const partials = this.partials(expert);
     if (!first || !(primary || !carried)) {
       const sum = new Float32Array(floatsOf(expert));
       partials.push(sum);
@@ -152,11 +152,7 @@ export class ExpertSums {
   }
 
   /** The gradients to add to the sum of earlier micro-batches, in order; none if added already. */
-  partials(expert: number): readonly Float32Array[] {
-    return this.#of(expert);
-  }
-
-  #of(expert: number): Float32Array[] {
+  partials(expert: number): Float32Array[] {
     const found = this.#partials.get(expert) ?? [];
     this.#partials.set(expert, found);
     return found;

@@ -23,39 +23,25 @@ export interface AccumulationOptions {
 }
 
 export class AccumulationStep {
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  readonly intervals: readonly Interval[];
+  readonly carried: boolean;
+  readonly primaries: readonly (readonly number[])[];
+  readonly replicas: ExpertReplicas;
+  readonly dealing: RowDealing;
   readonly #options: AccumulationOptions;
   #reduced: Promise<void> = Promise.resolve();
 
   constructor(options: AccumulationOptions) {
     this.#options = options;
-  }
-
-  get transport(): Transport {
-    return this.#options.transport;
-  }
-
-  get stamp(): Stamp {
-    return this.#options.stamp;
-  }
-
-  get intervals(): readonly Interval[] {
-    return this.#options.intervals;
-  }
-
-  get carried(): boolean {
-    return this.#options.carried;
-  }
-
-  get primaries(): readonly (readonly number[])[] {
-    return this.#options.primaries;
-  }
-
-  get replicas(): ExpertReplicas {
-    return this.#options.replicas;
-  }
-
-  get dealing(): RowDealing {
-    return this.#options.dealing;
+    this.transport = options.transport;
+    this.stamp = options.stamp;
+    this.intervals = options.intervals;
+    this.carried = options.carried;
+    this.primaries = options.primaries;
+    this.replicas = options.replicas;
+    this.dealing = options.dealing;
   }
 
   numberOf(own: number): number {

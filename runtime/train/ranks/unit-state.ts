@@ -15,7 +15,7 @@ const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
 
 export class UnitState {
   protected readonly shape: Shape;
-  readonly #owned: Interval;
+  readonly denseRange: Interval;
   readonly #state: OptimizerState;
   readonly #slots = new Map<string, number>();
   readonly #free: number[] = [];
@@ -24,8 +24,8 @@ export class UnitState {
   /** `state` has as many floats as `ownedFloats` gives for `rank`. */
   constructor(shape: Shape, rank: number, state: OptimizerState) {
     this.shape = shape;
-    this.#owned = ownedDense(shape, rank);
-    const own = this.#owned.to - this.#owned.from;
+    this.denseRange = ownedDense(shape, rank);
+    const own = this.denseRange.to - this.denseRange.from;
     const slots = Math.floor((state.p.length - own) / Math.max(1, shape.expertFloats));
     for (let slot = slots - 1; slot >= 0; slot--) this.#free.push(own + slot * shape.expertFloats);
     this.#state = state;
@@ -40,13 +40,9 @@ export class UnitState {
     return this.#state.bytes;
   }
 
-  get denseRange(): Interval {
-    return this.#owned;
-  }
-
   /** The owned dense floats of an array; the first is at `denseRange`. */
   ownDense(field: Field): Float32Array {
-    return this.#state[field].subarray(0, this.#owned.to - this.#owned.from);
+    return this.#state[field].subarray(0, this.denseRange.to - this.denseRange.from);
   }
 
   owns(layer: number, expert: number): boolean {
@@ -88,7 +84,7 @@ export class UnitState {
   }
 
   holds(unit: StateRange): boolean {
-    if (unit.expert === undefined) return unit.from >= this.#owned.from && unit.to <= this.#owned.to;
+    if (unit.expert === undefined) return unit.from >= this.denseRange.from && unit.to <= this.denseRange.to;
     return this.owns(unit.layer, unit.expert) || this.#left.has(keyOf(unit.layer, unit.expert));
   }
 
@@ -142,7 +138,7 @@ export class UnitState {
 
   keepDense(dense: Float32Array): void {
     const own = this.ownDense("p");
-    if (own.buffer !== dense.buffer) own.set(dense.subarray(this.#owned.from, this.#owned.to));
+    if (own.buffer !== dense.buffer) own.set(dense.subarray(this.denseRange.from, this.denseRange.to));
   }
 
   /** Moves parameters by `scale` times the gradients; the returned function restores their bits. */
@@ -158,7 +154,7 @@ export class UnitState {
   }
 
   denseSquares(from: number, to: number): number {
-    return this.#state.squares(from - this.#owned.from, to - this.#owned.from);
+    return this.#state.squares(from - this.denseRange.from, to - this.denseRange.from);
   }
 
   expertSquares(layer: number, expert: number): number {
@@ -168,7 +164,7 @@ export class UnitState {
 
   async update(values: Readonly<Record<string, number>>, facts: Omit<StepFacts, "decays">): Promise<void> {
     const ranges: UpdateRange[] = [];
-    const { from: first, to: end } = this.#owned;
+    const { from: first, to: end } = this.denseRange;
     for (const { parameters } of this.shape.dense)
       for (const { from, to, decays } of parameters) {
         const [begin, last] = [Math.max(from, first), Math.min(to, end)];
@@ -191,7 +187,7 @@ export class UnitState {
   }
 
   #at({ layer, expert, from }: StateRange): number {
-    return expert === undefined ? from - this.#owned.from : this.#slot(layer, expert);
+    return expert === undefined ? from - this.denseRange.from : this.#slot(layer, expert);
   }
 
   #drop(layer: number, expert: number): void {
