@@ -207,7 +207,7 @@ function toRun(files: readonly string[], counts: Counts, target: Target): string
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
 
 /** Files of e2e tests that leave nodes, NATS and the operator in peace and mostly wait: two at a time, the longest first. */
-const besideOthers = ["5-memory", "16-numerics", "9-status", "19-clients"].map((name) => `/${name}.`);
+const besideOthers = ["5-memory", "9-status", "16-numerics", "8-long-streams", "19-clients"].map((name) => `/${name}.`);
 
 /** All e2e files share one cluster, which goes when they are done; ENODIA_KEEP=1 leaves it for a look. */
 async function runE2e(filters: readonly string[], counts: Counts, target: Target): Promise<void> {

@@ -63,9 +63,8 @@ test("NATS down for a while under load: no balancing move, TelemetryFresh=False,
   await waitReady(moe.kubectl, model);
   const [pod] = await workerPods(moe.kubectl, model);
   await moe.kubectl.run(["delete", "pod", pod?.metadata.name ?? "", "--grace-period=0", "--force", "--wait=false"]);
-  await sleep(1000);
-  await waitReady(moe.kubectl, model);
   await moe.kubectl.run(["scale", `moed/${model}`, "--replicas=3"]);
+  await sleep(1000);
   await waitReady(moe.kubectl, model);
   assert.equal(load.counts.failed, 0, load.errors[0]);
 });
