@@ -26,7 +26,7 @@ export function loadSampleMs(windowMs: number): number {
 }
 
 /** Ranks stagger their messages over this time. */
-export const loadTurnMsMax = 1_250;
+export const loadJitterMsMax = 1_250;
 
 /** Reached after 17 years at the highest rate. */
 const loadSeqMax = 2 ** 32;

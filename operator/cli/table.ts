@@ -38,10 +38,10 @@ export const plainLine = (text: string): string => text.replace(/[\p{Cc}\p{Cf}\p
 
 /** Breaks between words at `columns`; later lines have `indent` blanks. Longer words, and the first two, stay whole. */
 export function wrapped(text: string, columns: number, indent: number): string[] {
-  const [first = "", ...words] = text.match(/\s*\S+/g) ?? [];
+  const [first = "", ...others] = text.match(/\s*\S+/g) ?? [];
   const lines: string[] = [];
   let line = first;
-  for (const word of words) {
+  for (const word of others) {
     if (line === first || line.length + word.length <= columns) line += word;
     else {
       lines.push(line);

@@ -83,7 +83,7 @@ export class Observer {
       placement: placement.facts,
       plan,
       synced: plan !== undefined && views.every((view) => !view.usable || (view.report?.status?.epoch ?? 0) >= plan.epoch),
-      holding: unheld(plan, views),
+      unheld: unheld(plan, views),
       expertsAtRisk: plan ? this.#atRisk(plan, ranks) : 0,
       uniqueBytes: plan && this.#shape ? uniqueBytes(plan, usableRanks(views), this.#shape.residentBytes) : new Map(),
       telemetry: intake.facts({ world, expected, load: this.#load }, now, staleAfterMs),

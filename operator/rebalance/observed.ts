@@ -97,7 +97,7 @@ export interface Observed {
   readonly placement: PlacementFacts;
   readonly plan: PlacementPlan | undefined;
   readonly synced: boolean;
-  readonly holding: Unheld;
+  readonly unheld: Unheld;
   /** Experts that one more loss would leave without a live replica. */
   readonly expertsAtRisk: number;
   /** Resident bytes of experts that no other live rank hosts, by rank. */

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
-import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadTurnMsMax, phases } from "../../crds/telemetry.ts";
+import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadJitterMsMax, phases } from "../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
 import { signLoad } from "../net/load-signature.ts";
@@ -39,7 +39,7 @@ const golden = (Math.sqrt(5) - 1) / 2;
 /** Milliseconds after a window's end at which a rank sends it. */
 export function jitterMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
-  return ((first + rank * golden) % 1) * Math.min(jitterPart * windowMs, loadTurnMsMax);
+  return ((first + rank * golden) % 1) * Math.min(jitterPart * windowMs, loadJitterMsMax);
 }
 
 export function publishLoad(options: TelemetryOptions): () => void {

@@ -75,6 +75,7 @@ test("metrics as text: samples with labels in any form, and a sum over none is n
     samples.map(({ value }) => value),
     [2, 3],
   );
+  assert.equal(samples[0]?.labels.b, 'say "}"', "escapes are undone");
   assert.equal(sumOfSamples(samples, "x"), 5);
   assert.equal(sumOfSamples(samples, "x", { a: "2" }), undefined);
 });

@@ -1,5 +1,5 @@
 // Combines the load messages of all ranks into one view per window. A rank that did not report is missing, never zero.
-import { type LoadWindow, loadTurnMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
+import { type LoadWindow, loadJitterMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
@@ -17,7 +17,7 @@ export interface ExpectedRank {
 /** How far in the future a window may seem to end, since clock offsets are only estimated. */
 const aheadMsMax = 2_000;
 /** A window that ended at most this long before the open one still counts in it: the send interval plus the network. */
-const lateMsMax = loadTurnMsMax + 750;
+const lateMsMax = loadJitterMsMax + 750;
 
 export interface ClosedWindow {
   readonly start: number;

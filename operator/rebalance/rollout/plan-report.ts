@@ -60,7 +60,7 @@ export function lastRebalance({ predicted }: Foreseen, figures: Figures, now: nu
   };
 }
 
-export function endWords({ kind }: Foreseen, figures: Figures): { readonly reason: string; readonly message: string } {
+export function endText({ kind }: Foreseen, figures: Figures): { readonly reason: string; readonly message: string } {
   const { outcome, epoch, moves, bytes, durationMs } = figures;
   const aborted = outcome.result === "superseded" ? [] : outcome.aborted;
   const late = outcome.result === "committed" ? outcome.unreleased : [];

@@ -11,7 +11,7 @@ import type { Observed, Why } from "../observed.ts";
 import type { Link, PlanMember } from "../ports.ts";
 import type { Placement } from "./placement.ts";
 import { nextPlan } from "./plan-object.ts";
-import { endWords, type Figures, type Foreseen, lastRebalance, planReport, settledReason } from "./plan-report.ts";
+import { endText, type Figures, type Foreseen, lastRebalance, planReport, settledReason } from "./plan-report.ts";
 import type { PlanReport, PlanResult, Proposal } from "./proposal.ts";
 import { PlanRun } from "./protocol.ts";
 import { type Action, type Event, layerPhases, type Outcome } from "./protocol-types.ts";
@@ -147,7 +147,7 @@ export class Rollout {
     const load = this.#parts.load();
     if (input && committed) load?.committed(input, committed.layers, now, world.spec.rebalancing.trigger.imbalancePercent);
     else load?.restart(now);
-    const why = endWords(this.#foreseen, figures);
+    const why = endText(this.#foreseen, figures);
     ports.event(world, partly ? "Warning" : "Normal", why.reason, why.message);
     return partly ? why : undefined;
   }

@@ -224,20 +224,18 @@ export class Reporter {
   }
 
   report(seen: Observed, reported: Reported): void {
-    const { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
     const { report, lastRebalance, committed, stored } = seen.placement;
-    const { drains, rollout, load, waiting, recommended } = reported;
+    const { rollout, load, recommended } = reported;
     const running = rollout !== undefined;
-    const epoch = committed?.epoch;
-    const status = placementStatus({ report: reported.report ?? report, running, views, speeds: seen.ranks, load, recommended });
+    const speeds = seen.ranks;
+    const status = placementStatus({ report: reported.report ?? report, running, views: seen.views, speeds, load, recommended });
     this.#placement = status;
     // The first plan has a report before its object exists.
-    if (status && stored) this.#status.offer(world.ref, status);
-    const observed = { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
-    this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
+    if (status && stored) this.#status.offer(seen.world.ref, status);
+    this.#current = rebalanceView({ ...seen, ...reported, lastRebalance, epoch: committed?.epoch });
     const key = changeKey(this.#current);
     if (key === this.#currentKey) return;
     this.#currentKey = key;
-    this.#ports.onChange(world.ref);
+    this.#ports.onChange(seen.world.ref);
   }
 }

@@ -23,7 +23,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
   epoch: undefined,
   expertsAtRisk: 0,
   uniqueBytes: new Map(),
-  holding: { unhosted: 0, withoutRank: 0, loading: [] },
+  unheld: { unhosted: 0, withoutRank: 0, loading: [] },
   drains: [],
   rollout: undefined,
   load: undefined,

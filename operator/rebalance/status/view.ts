@@ -14,21 +14,21 @@ export interface Progress {
 }
 
 export type ViewInput = Progress &
-  Pick<Observed, "world" | "views" | "gateways" | "shape" | "signals" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
+  Pick<Observed, "world" | "views" | "gateways" | "shape" | "signals" | "expertsAtRisk" | "uniqueBytes" | "unheld" | "telemetry"> & {
     readonly epoch: number | undefined;
     readonly lastRebalance: PlacementFacts["lastRebalance"];
   };
 
 export function rebalanceView(input: ViewInput): RebalanceView {
-  const { holding, load } = input;
+  const { unheld, load } = input;
   return {
     members: input.views.map((view) => memberView(view, input)),
     gateways: input.gateways,
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
-    unhostedExperts: holding.unhosted,
-    expertsWithoutRank: holding.withoutRank,
-    loadingRanks: holding.loading,
+    unhostedExperts: unheld.unhosted,
+    expertsWithoutRank: unheld.withoutRank,
+    loadingRanks: unheld.loading,
     expertsAtRisk: input.expertsAtRisk,
     drains: input.drains,
     modelAvailable: modelAvailable(input),
