@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
-import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadJitterMsMax, phases } from "../../crds/telemetry.ts";
+import { encodeLoad, type LoadWindow, loadJitterMsMax, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
 import { signLoad } from "../net/load-signature.ts";
