@@ -21,7 +21,7 @@ export type DownloadPhase = (typeof downloadPhases)[number];
 const bytes = z.int().min(0);
 const text = z.string().max(1024);
 /** Newer pods may add fields. */
-export const downloadWordsSchema = z.object({
+export const downloadProgressSchema = z.object({
   pod: z.string().min(1).max(64),
   phase: z.enum(downloadPhases),
   doneBytes: bytes,
@@ -38,7 +38,7 @@ export const downloadWordsSchema = z.object({
     .regex(/^[A-Za-z]{1,64}$/)
     .optional(),
 });
-export type DownloadWords = z.infer<typeof downloadWordsSchema>;
+export type DownloadProgress = z.infer<typeof downloadProgressSchema>;
 
 const downloadEndSchema = z.object({
   /** PascalCase; Done on success. */

@@ -248,8 +248,8 @@ const table = {
   enodia_operation_last_duration_seconds: managed.gauge("From beginning to end of the last operation of its type, of those remembered.", {
     type: operationTypes,
   }),
-  enodia_rollout_rolled_back: managed.gauge("1 while the spec asks for a template whose roll was taken back, else 0."),
-  enodia_rollbacks_total: managed.counter("Rolls that were taken back, by reason.", { reason: rollbackReasons }),
+  enodia_rollout_rolled_back: managed.gauge("1 while the spec asks for a template whose roll was rolled back, else 0."),
+  enodia_rollbacks_total: managed.counter("Rolls that were rolled back, by reason.", { reason: rollbackReasons }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),
   enodia_experts_unhosted: managed.gauge(

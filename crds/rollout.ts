@@ -92,7 +92,7 @@ export const rolloutStrategy = z
       "Pods of the new template that may be there beside the wanted ranks: they serve before old ones are emptied. A share is rounded up.",
     ).default(1),
     maxUnavailable: budget(
-      "Wanted ranks that may be without a serving pod while they are replaced; a share is rounded down. Where a node or a quota has no room for one more pod, one rank at a time is emptied first all the same.",
+      "Wanted ranks that may be without a serving pod while they are replaced; a share is rounded down. Where a node or a quota has no capacity for one more pod, one rank at a time is emptied first all the same.",
     ).default(0),
     partition: z
       .int32()
@@ -110,7 +110,7 @@ export const rolloutStrategy = z
     }).default("10m"),
     onFailure: z.enum(onFailureChoices).default("RollBack").meta({
       description:
-        "RollBack brings all ranks back to the last template with which every rank has served, when a pod of the new one crashes three times, names an image that cannot be, or is not ready within progressDeadline. That template stays in force until the spec names another, or the roll is tried again. Wait leaves the roll as it is.",
+        "RollBack brings all ranks back to the last template with which every rank has served, when a pod of the new one crashes three times, names an image that cannot be, or is not ready within progressDeadline. That template stays in effect until the spec names another, or the roll is tried again. Wait leaves the roll as it is.",
     }),
     canary: canary.optional(),
   })
@@ -141,7 +141,7 @@ const rolledBackSchema = z
   .object({
     id: z.string().max(bounds.id).meta({ description: "Of the operation that failed; the annotation enodia.dev/retry-rollout names it." }),
     templateHash: z.string().max(bounds.hash).meta({ description: "The template that failed; it is not made again." }),
-    fromRevision: z.int().min(0).meta({ description: "Its revision; 0 where a green deployment failed, and it never came into force." }),
+    fromRevision: z.int().min(0).meta({ description: "Its revision; 0 where a green deployment failed, and it never took effect." }),
     toRevision: z.int().min(0).meta({ description: "The revision that was gone back to." }),
     reason: z
       .string()
@@ -150,7 +150,7 @@ const rolledBackSchema = z
     message: z.string().max(bounds.message).meta({ description: "What went wrong with which pod." }),
     time: z.iso.datetime().meta({ description: "When." }),
   })
-  .meta({ description: "The roll that was taken back, as long as the spec still asks for it." });
+  .meta({ description: "The roll that was rolled back, as long as the spec still asks for it." });
 export type RolledBack = z.infer<typeof rolledBackSchema>;
 
 const rolloutPhases = ["Complete", "Progressing", "Paused", "Partitioned", "Baking", "OnDelete", "RollingBack", "RolledBack"] as const;
@@ -160,11 +160,11 @@ export const rolloutStatusSchema = z
   .object({
     phase: z.enum(rolloutPhases).meta({ description: "How far it is." }),
     message: z.string().max(bounds.message).optional().meta({ description: "What it waits for." }),
-    revision: revision("Revision in force: of the ControllerRevision that worker pods are made of."),
+    revision: revision("Revision in effect: of the ControllerRevision that worker pods are made of."),
     templateHash: hash("Hash of its worker template, as pods have it in the annotation enodia.dev/template-hash."),
     stableRevision: revision("The last revision with which every rank has served."),
     stableTemplateHash: hash("Hash of its worker template."),
-    updatedRanks: z.int32().min(0).optional().meta({ description: "Ranks that serve with the revision in force." }),
+    updatedRanks: z.int32().min(0).optional().meta({ description: "Ranks that serve with the revision in effect." }),
     bakeStart: z.iso.datetime().optional().meta({ description: "Since when the canaries serve." }),
     bakedTemplateHash: hash("The template whose canaries have passed."),
     green: greenSchema.optional(),

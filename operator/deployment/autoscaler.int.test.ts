@@ -195,7 +195,7 @@ test("replicas are set by /scale under a name of their own, and kubectl get show
   await kube.create(resources.moeDeployments, object, manager);
   await until("more by load", async () => (await replicas(ref)) === 3);
   assert.deepEqual(await owners(ref), ["Update enodia-autoscaler"]);
-  // While pods come, what is asked for may be one rank too many for a moment: without a window it is taken back at once.
+  // While pods come, what is asked for may be one rank too many for a moment: without a window it goes at once.
   await until("it is on its target of 3, with the figures", async () => {
     const { spec, status } = await live(ref);
     const reason = status?.conditions?.find((one: any) => one.type === "ScalingActive")?.reason;

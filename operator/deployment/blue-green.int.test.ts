@@ -1,5 +1,5 @@
 // Another model on a real API server, with its controllers of Deployments and its garbage collector: the Service leads to a green deployment and
-// back, what the green deployment owned is gone afterwards, and a model that does not start is taken back. Pods are played.
+// back, what the green deployment owned is gone afterwards, and a model that does not start is rolled back. Pods are played.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
@@ -143,11 +143,11 @@ test("another model is served by a green deployment, and nothing of it is left",
   });
 });
 
-test("a model whose ranks crash is taken back, and no rank that serves has gone for it", { timeout: 300_000 }, async () => {
+test("a model whose ranks crash is rolled back, and no rank that serves has gone for it", { timeout: 300_000 }, async () => {
   const uids = async () => (await own()).map(({ metadata }) => metadata.uid).sort();
   const were = await uids();
   await kube.patch(resources.moeDeployments, ref, { spec: { model: { uri: "pvc://models/bad" } } }, manager);
-  await until("it is taken back", () => atRest("RolledBack"));
+  await until("it is rolled back", () => atRest("RolledBack"));
   const { rollout, conditions } = await status();
   assert.deepEqual([rollout.rolledBack.reason, rollout.rolledBack.fromRevision], ["Crashing", 0]);
   assert.match(

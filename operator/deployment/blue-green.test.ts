@@ -1,4 +1,4 @@
-// Changes of model and codec with room: a green deployment serves meanwhile, what it cannot serve is taken back, and where it finds no room, all
+// Changes of model and codec with room: a green deployment serves meanwhile, what it cannot serve is rolled back, and where it finds no room, all
 // stop before others start. Whatever the operator dies between, the Service leads to gateways that serve.
 
 import assert from "node:assert/strict";
@@ -92,12 +92,12 @@ for (const [name, spec] of Object.entries(changes))
     await stop();
   });
 
-test("a model whose ranks crash is taken back, and no rank that serves has gone for it", { timeout }, async () => {
+test("a model whose ranks crash is rolled back, and no rank that serves has gone for it", { timeout }, async () => {
   const { kube, stop } = await whole((pod) => (isOther(pod) ? crashing : undefined));
   const were = pods(kube).map(({ metadata }) => metadata.uid);
   const seen = watch(kube);
   await change(kube, other);
-  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && greens(kube).length === 0);
+  await until("it is rolled back", async () => (await status(kube)).rollout?.phase === "RolledBack" && greens(kube).length === 0);
   await until("all is over", async () => (await status(kube)).operation === undefined);
   const { rollout, history, conditions } = await status(kube);
   assert.deepEqual([rollout.rolledBack.reason, rollout.rolledBack.fromRevision, rollout.rolledBack.toRevision], ["Crashing", 0, 1]);
@@ -141,7 +141,7 @@ test("another model serves beside the ranks as a canary first, with its share of
   await stop();
 });
 
-test("a model that is slow as a canary is taken back, and no rank that serves has gone for it", { timeout }, async () => {
+test("a model that is slow as a canary is rolled back, and no rank that serves has gone for it", { timeout }, async () => {
   const { kube, stop, operator } = await whole();
   const were = pods(kube).map(({ metadata }) => metadata.uid);
   const seen = watch(kube);
@@ -149,7 +149,7 @@ test("a model that is slow as a canary is taken back, and no rank that serves ha
   await until("it bakes", async () => (await status(kube)).rollout?.phase === "Baking");
   const slow = growing((name) => (name === ref.name ? 1_000 : 2_000));
   const woken = setInterval(() => operator.rebalance.serves(slow), 200);
-  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && greens(kube).length === 0);
+  await until("it is rolled back", async () => (await status(kube)).rollout?.phase === "RolledBack" && greens(kube).length === 0);
   clearInterval(woken);
   const { rollout } = await status(kube);
   assert.equal(rollout.rolledBack.reason, "LatencyExceeded");
@@ -165,7 +165,7 @@ test("where a green deployment finds no room in its time, all ranks stop before 
   const seen = watch(kube);
   await change(kube, { ...other, rolloutStrategy: { progressDeadline: "2s" } });
   await until("the other model serves", over(kube, true));
-  assert.match([...seen.said].join("\n"), /no room for green deployment moe-.*Unschedulable/);
+  assert.match([...seen.said].join("\n"), /no capacity for green deployment moe-.*Unschedulable/);
   assert.equal((await status(kube)).rollout.rolledBack, undefined);
   await stop();
 });
@@ -191,7 +191,7 @@ test("a strategy without a surge has no green deployment", { timeout }, async ()
   await stop();
 });
 
-test("a spec that is taken back, and one that changes again, leave one green deployment at most", { timeout }, async () => {
+test("a spec that is rolled back, and one that changes again, leave one green deployment at most", { timeout }, async () => {
   const never = { phase: "Running", conditions: [{ type: "Ready", status: "False" }] };
   const { kube, stop } = await whole((pod) => (envOf(pod, "ENODIA_MODEL_PATH") === "/models/slow" ? never : undefined));
   const seen = watch(kube);

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import type { DownloadWords } from "../../crds/download.ts";
+import type { DownloadProgress } from "../../crds/download.ts";
 import {
   conditionOf,
   kubelet,
@@ -38,7 +38,7 @@ async function downloading({ model: wanted = model("hf://org/name@main"), now }:
   const kube = await world();
   await spec(kube, { model: wanted });
   const life = kubelet(kube);
-  const said: { words: Omit<DownloadWords, "pod"> | undefined } = { words: undefined };
+  const said: { words: Omit<DownloadProgress, "pod"> | undefined } = { words: undefined };
   const ask = async ({ uid }: { readonly uid: string }) => said.words && { pod: uid, ...said.words };
   const operator = await startOperator(kube, { ask, ...(now && { now }) });
   stops.push(() => operator.stop(), life.stop);

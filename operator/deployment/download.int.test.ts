@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type DownloadWords, readDownloadEnd } from "../../crds/download.ts";
+import { type DownloadProgress, readDownloadEnd } from "../../crds/download.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { commit, type Hub, type HubOptions, startHub } from "../../test/kit/models/model-hub.ts";
 import { createTestCa } from "../../test/kit/network/certs.ts";
@@ -96,7 +96,7 @@ async function start(hub: Hub, claim: string, changed: Record<string, string> = 
 }
 
 const ask = (port: number, identity = operator, uid = "pod-1") => askProgress({ owner, uid, ip: "127.0.0.1", identity }, port);
-async function words(port: number, holds: (said: DownloadWords) => boolean): Promise<DownloadWords> {
+async function words(port: number, holds: (said: DownloadProgress) => boolean): Promise<DownloadProgress> {
   for (let tries = 0; tries < 600; tries++) {
     const said = await ask(port);
     if (said && holds(said)) return said;

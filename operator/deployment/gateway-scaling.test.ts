@@ -21,7 +21,7 @@ const scale = (kube: FakeKube, replicas: number, by: object) =>
   kube.mutate(resources.deployments, front, (one) => Object.assign(one.spec, { replicas }), by);
 const conflict = async (kube: FakeKube) => conditionOf(await status(kube), "FieldConflict");
 const inForce = async (kube: FakeKube, generation: number): Promise<void> =>
-  until(`generation ${generation} is in force`, async () => {
+  until(`generation ${generation} is in effect`, async () => {
     const now = await status(kube);
     return now.observedGeneration === generation && conditionOf(now, "SpecAccepted")?.status === "True";
   });

@@ -208,7 +208,7 @@ test("an object that cannot be read is served on by the last accepted spec", { t
   const { kube, stop } = await serving();
   const before = hashes(kube);
   await change(kube, { runtime: { kvPool: "9000Pi" } });
-  await until("the field is named", refused(kube, /kvPool.*the spec of generation 1 stays in force/s));
+  await until("the field is named", refused(kube, /kvPool.*the spec of generation 1 stays in effect/s));
   lose(kube, 0);
   await until("3 ranks serve", () => serve(kube, 3));
   assert.deepEqual(hashes(kube), before);

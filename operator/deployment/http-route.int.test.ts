@@ -100,7 +100,7 @@ test("without the Gateway API everything else is made, and the condition says wh
   const said = await condition("GatewayRouted");
   assert.equal(said.status, "False");
   assert.match(said.message, /^spec\.gateway\.httpRoute: the cluster has no HTTPRoutes of gateway\.networking\.k8s\.io\/v1: install/);
-  await until("the spec is in force", async () => (await condition("SpecAccepted"))?.status === "True");
+  await until("the spec is in effect", async () => (await condition("SpecAccepted"))?.status === "True");
   const gateways = { namespace, name: "chat-gateway" };
   await until("the gateways", async () => (await kube.get(resources.deployments, gateways)) !== undefined);
 });
@@ -183,7 +183,7 @@ test("one of the same name that is somebody else's is not touched; without the f
   assert.match((await condition("SpecAccepted")).message, /HTTPRoute chat exists and does not belong to this MoEDeployment/);
   assert.deepEqual((await route()).spec.hostnames, ["a.b"]);
   await ask(null);
-  await until("in force again", async () => (await condition("SpecAccepted"))?.status === "True");
+  await until("in effect again", async () => (await condition("SpecAccepted"))?.status === "True");
   assert.ok(await route(), "theirs stays");
 });
 

@@ -84,7 +84,7 @@ test("a quota without room for one more: the cordoned rank serves on, the condit
   };
   cordon(kube, "node-2", true);
   const says = async (reason: string) => conditionOf(await status(kube), "Progressing")?.reason === reason;
-  await until("it is said", () => says("NoRoomForReplacement"));
+  await until("it is said", () => says("NoCapacityForReplacement"));
   const now = await status(kube);
   assert.match(conditionOf(now, "Progressing").message, /^rank 2 cannot stay \(node node-2 is cordoned\) .*exceeded quota/);
   assert.deepEqual([conditionOf(now, "Ready").status, conditionOf(now, "Degraded").status, leaving(kube).length], ["True", "False", 0]);

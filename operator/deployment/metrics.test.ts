@@ -120,7 +120,7 @@ test("an operation is told with its type, its deadline and how long the last of 
   assert.match(after, /^enodia_rollout_rolled_back\{[^}]*\} 0$/m);
 });
 
-test("a roll that is taken back counts once, and one from before this replica looked on does not", () => {
+test("a roll that is rolled back counts once, and one from before this replica looked on does not", () => {
   const rollbacks = new Rollbacks();
   const object = (uid: string, back?: object) => ({
     apiVersion: "",

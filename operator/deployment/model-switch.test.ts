@@ -65,7 +65,7 @@ const whole = async (fate?: (pod: any) => object | undefined) => {
 };
 const brokenOther = (pod: any) => (isOther(pod) ? crashing : undefined);
 
-test("a model whose ranks crash is taken back with ranks and gateways, says why, and ends", { timeout: 120_000 }, async () => {
+test("a model whose ranks crash is rolled back with ranks and gateways, says why, and ends", { timeout: 120_000 }, async () => {
   const { kube, stop } = await whole(brokenOther);
   const seen = watch(kube);
   await change(kube, other);
@@ -82,11 +82,11 @@ test("a model whose ranks crash is taken back with ranks and gateways, says why,
   await stop();
 });
 
-test("another leader goes on with a model that is being taken back", { timeout: 120_000 }, async () => {
+test("another leader goes on with a model that is being rolled back", { timeout: 120_000 }, async () => {
   const { kube, life, operator } = await whole(brokenOther);
   const seen = watch(kube);
   await change(kube, other);
-  await until("it is taken back", async () => (await status(kube)).rollout?.rolledBack !== undefined);
+  await until("it is rolled back", async () => (await status(kube)).rollout?.rolledBack !== undefined);
   await operator.stop();
   const another = await startOperator(kube);
   await until("the model before serves again", async () => (await inPhase(kube, "RolledBack")()) && (await settled(kube, "first")()));
@@ -95,7 +95,7 @@ test("another leader goes on with a model that is being taken back", { timeout: 
   await another.stop();
 });
 
-test("a model that was taken back is tried again when somebody asks, and serves when it can", { timeout: 120_000 }, async () => {
+test("a model that was rolled back is tried again when somebody asks, and serves when it can", { timeout: 120_000 }, async () => {
   let broken = true;
   const { kube, stop } = await whole((pod) => (broken ? brokenOther(pod) : undefined));
   const seen = watch(kube);

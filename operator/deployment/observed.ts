@@ -1,6 +1,6 @@
 // What one pass has observed; types only.
 import type { AppError } from "../../crds/common.ts";
-import type { DownloadEnd, DownloadWords } from "../../crds/download.ts";
+import type { DownloadEnd, DownloadProgress } from "../../crds/download.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
@@ -112,10 +112,10 @@ export interface Observed {
     /** Unfinished pods of other Jobs, which may still write. */
     readonly writers: readonly string[];
     readonly wanted: string | undefined;
-    readonly words: DownloadWords | undefined;
+    readonly report: DownloadProgress | undefined;
     readonly workInUse: readonly string[] | undefined;
   };
-  readonly weightServer: { readonly pods: readonly WeightServerPod[]; readonly words: DownloadWords | undefined };
+  readonly weightServer: { readonly pods: readonly WeightServerPod[]; readonly report: DownloadProgress | undefined };
   readonly green: GreenSeen | undefined;
   readonly front: Front;
   readonly route: RouteFacts;

@@ -1,6 +1,6 @@
 // Composes the deployment plane: what wakes a reconcile, and its interface to the rebalance plane.
 import { apiVersion, labels } from "../../crds/common.ts";
-import type { DownloadWords } from "../../crds/download.ts";
+import type { DownloadProgress } from "../../crds/download.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
@@ -49,7 +49,7 @@ export interface DeploymentPlaneOptions<R extends Rebalance> {
   readonly claims?: NamespaceClaims;
   readonly now?: () => Date;
   /** How to poll download pods; the default uses TLS. */
-  readonly ask?: (question: ProgressQuestion) => Promise<DownloadWords | undefined>;
+  readonly ask?: (question: ProgressQuestion) => Promise<DownloadProgress | undefined>;
   /** Also gets CAs that could not be checked for deletion. */
   readonly onError?: (error: unknown) => void;
   readonly observe?: Observe;

@@ -1,4 +1,4 @@
-// The operator is killed before each single write of a roll that fails and is taken back; a new one must end in the same world: every
+// The operator is killed before each single write of a roll that fails and is rolled back; a new one must end in the same world: every
 // rank with the template before, the failed one kept out, and one entry for each operation in the history.
 
 import assert from "node:assert/strict";
@@ -28,7 +28,7 @@ async function crashAt(n: number): Promise<number> {
     dead = true;
     throw new AppError("killed", { code: "Unavailable" });
   };
-  await until("it is taken back", async () => {
+  await until("it is rolled back", async () => {
     if (dead) {
       await operator.stop();
       dead = false;

@@ -122,13 +122,13 @@ const phase = (want: string) => async () => (await status()).rollout?.phase === 
 const rollout = (verb: keyof typeof acts) =>
   acts[verb]({ cluster: { kube, namespace }, name: "moe", watch: false, timeoutMs: 1, toRevision: undefined, print: () => {} });
 
-test("a roll whose pods crash is taken back, tried again by the command line, and undone", { timeout: 240_000 }, async () => {
+test("a roll whose pods crash is rolled back, tried again by the command line, and undone", { timeout: 240_000 }, async () => {
   await kube.create(resources.moeDeployments, object({ elasticity: { settle: "1ms" } }), manager);
   await startPlane();
   await until("it is whole", phase("Complete"));
   const were = (await workers()).map(({ metadata }) => metadata.uid).sort();
   await kube.patch(resources.moeDeployments, ref, { spec: { runtimeImage: { image: bad } } }, manager);
-  await until("it is taken back", phase("RolledBack"));
+  await until("it is rolled back", phase("RolledBack"));
   const first = (await status()).rollout.rolledBack;
   assert.deepEqual([first.reason, first.fromRevision, first.toRevision], ["Crashing", 2, 1]);
   await until("the operation has ended", async () => (await status()).operation === undefined);
@@ -137,7 +137,7 @@ test("a roll whose pods crash is taken back, tried again by the command line, an
   await stop();
   await startPlane();
   await rollout("resume");
-  await until("it is tried again and taken back again", async () => {
+  await until("it is tried again and rolled back again", async () => {
     const { rollout: now } = await status();
     return now.phase === "RolledBack" && now.rolledBack.id !== first.id;
   });

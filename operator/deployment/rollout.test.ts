@@ -1,4 +1,4 @@
-// Rolls in a simulated cluster: a template that fails is taken back and stays out until somebody wants it, budgets and holds are kept,
+// Rolls in a simulated cluster: a template that fails is rolled back and stays out until somebody wants it, budgets and holds are kept,
 // and another leader goes on with all of it.
 
 import assert from "node:assert/strict";
@@ -39,7 +39,7 @@ const settled = (kube: FakeKube, image: string) => async () => {
   return availableReplicas === 3 && images(kube).join() === [image, image, image].join() && operation === undefined;
 };
 
-test("a template whose pods crash is taken back, and no rank that served went for it", { timeout: 120_000 }, async () => {
+test("a template whose pods crash is rolled back, and no rank that served went for it", { timeout: 120_000 }, async () => {
   const { kube, life, stop } = await serving(brokenImage);
   await until("it was whole", inPhase(kube, "Complete"));
   const were = uids(kube);
@@ -54,7 +54,7 @@ test("a template whose pods crash is taken back, and no rank that served went fo
   const { status: accepted, reason: why, message } = conditionOf(now, "SpecAccepted");
   assert.deepEqual([accepted, why], ["False", "RolledBack"]);
   assert.match(message, /revision 2 was rolled back to revision 1: Crashing: pod moe-3-\w+ of rank 3 has crashed 3 times/);
-  assert.match(message, /enodia rollout resume moe -n ns; meanwhile the spec of generation 1 stays in force/);
+  assert.match(message, /enodia rollout resume moe -n ns; meanwhile the spec of generation 1 stays in effect/);
   assert.equal(((await kube.get(resources.moeDeployments, ref)) as any).spec.runtimeImage.image, bad, "the spec is its owner's");
   await until("the operation has ended", async () => (await status(kube)).operation === undefined);
   const past = (await status(kube)).history.find((one: any) => one.id === id);

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import type { DownloadWords } from "../../crds/download.ts";
+import type { DownloadProgress } from "../../crds/download.ts";
 import {
   conditionOf,
   kubelet,
@@ -35,7 +35,7 @@ const modelVolume = (pod: any): any => pod.spec.volumes.find(({ name }: { name: 
 const reasonOf = async (kube: FakeKube, type: string) => conditionOf(await status(kube), type)?.reason;
 
 async function started(kube: FakeKube, fate?: (pod: any) => object | undefined) {
-  const said: { words: Omit<DownloadWords, "pod"> | undefined } = { words: undefined };
+  const said: { words: Omit<DownloadProgress, "pod"> | undefined } = { words: undefined };
   const ask = async ({ uid }: { readonly uid: string }) => said.words && { pod: uid, ...said.words };
   const life = kubelet(kube, fate);
   const operator = await startOperator(kube, { ask });
@@ -75,7 +75,7 @@ test("a claim for one node takes a seed, which comes first; ranks mount nothing 
   const uids = pods(kube).map(({ metadata }) => metadata.uid);
   kube.remove(resources.pods, { namespace: "ns", name: "moe-weight-server-a" });
   await spec(kube, { elasticity: { settle: "2ms" } });
-  await until("the spec is in force", async () => (await status(kube)).observedGeneration >= 2);
+  await until("the spec is in effect", async () => (await status(kube)).observedGeneration >= 2);
   assert.equal(await reasonOf(kube, "Ready"), "AllReplicasAvailable", "ranks that serve go on");
   assert.deepEqual(
     pods(kube).map(({ metadata }) => metadata.uid),
@@ -110,7 +110,7 @@ test("a claim for many nodes is mounted, and ranks that mount one keep to it, wh
   modes(kube, ["ReadWriteOnce"]);
   await startOperator(kube).then((operator) => stops.push(() => operator.stop()));
   await spec(kube, { elasticity: { settle: "2ms" } });
-  await until("the spec is in force", async () => (await status(kube)).observedGeneration >= 2);
+  await until("the spec is in effect", async () => (await status(kube)).observedGeneration >= 2);
   assert.deepEqual(
     pods(kube).map(({ metadata }) => metadata.uid),
     uids,
@@ -140,7 +140,7 @@ test("a claim that cannot be looked at takes no seed away", async () => {
   await until("it was looked at", () => looks > 1);
   assert.equal(seedOf(kube)?.metadata.uid, uid);
   kube.get = get;
-  await until("the spec is in force", async () => (await reasonOf(kube, "SpecAccepted")) === "Accepted");
+  await until("the spec is in effect", async () => (await reasonOf(kube, "SpecAccepted")) === "Accepted");
   assert.equal(seedOf(kube)?.metadata.uid, uid);
 });
 
@@ -172,7 +172,7 @@ test("without a claim the seed downloads, and its words are the status", async (
   ); // prettier-ignore
 });
 
-test("the seed keeps the ranks' model while another is paused, refused or tried, and has it once that is in force", async () => {
+test("the seed keeps the ranks' model while another is paused, refused or tried, and has it once that is in effect", async () => {
   const kube = await world();
   modes(kube, ["ReadWriteOnce"]);
   await started(kube, (pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : { phase: "Pending" }));

@@ -115,7 +115,7 @@ test("ranks wait for Volcano's API, and start in its group once it is installed;
   await until("the group again", () => group(resources.volcanoPodGroups, "together"), patience);
   await patch("together", { scheduling: { gang: "None" } });
   await until("no group", async () => (await group(resources.volcanoPodGroups, "together")) === undefined || undefined, patience);
-  await until("the spec in force", async () => (await condition("together")).status === "True" || undefined, patience);
+  await until("the spec in effect", async () => (await condition("together")).status === "True" || undefined, patience);
   await patch("together", { suspend: true });
 });
 
@@ -162,5 +162,5 @@ test("a claim of a device, a priority and a scheduler of the template are on the
     const runtime = spec.containers.find((one: any) => one.name === "runtime");
     assert.deepEqual(runtime.resources.claims, [{ name: "gpu" }]);
   }
-  await until("the spec in force", async () => (await condition("by-claim"))?.status === "True" || undefined, patience);
+  await until("the spec in effect", async () => (await condition("by-claim"))?.status === "True" || undefined, patience);
 });

@@ -70,7 +70,7 @@ async function victims(): Promise<readonly Victim[]> {
   return (await workerPods(moe.kubectl, model)).map(({ metadata, spec }) => ({ uid: metadata.uid ?? "", node: spec.nodeName as string }));
 }
 
-/** Each begins at once and resolves when it was taken back; `turn` chooses among the victims. */
+/** Each begins at once and resolves when it was rolled back; `turn` chooses among the victims. */
 const faults: Readonly<Record<string, (turn: number) => Promise<void>>> = {
   "process killed": async (turn) => {
     process.kill(await processOf(at(await victims(), turn).uid), "SIGKILL");

@@ -50,20 +50,20 @@ async function takenBack(reason: string, were: readonly unknown[]): Promise<void
   traffic?.assertWhole();
 }
 
-test("an image whose pods crash is taken back, and no rank that served goes for it", async () => {
+test("an image whose pods crash is rolled back, and no rank that served goes for it", async () => {
   const were = await workerUids(moe);
   // It is on the nodes, and has no worker in it.
   await patch({ runtimeImage: { image: "enodia/operator:dev" } });
   await takenBack("Crashing", were);
 });
 
-test("an image that nobody has is taken back when its time is over", async () => {
+test("an image that nobody has is rolled back when its time is over", async () => {
   const were = await workerUids(moe);
   await patch({ runtimeImage: { image: "enodia/runtime:missing" }, rolloutStrategy: { progressDeadline: "20s" } });
   await takenBack("ProgressDeadlineExceeded", were);
 });
 
-test("a canary that is slow is taken back by its latency", async () => {
+test("a canary that is slow is rolled back by its latency", async () => {
   const analysis = { bake: "10m", latencyPercent: 130, minRequests: 5 };
   const slow = { containers: [{ name: "runtime", resources: { limits: { cpu: "300m" }, requests: { cpu: "50m" } } }] };
   await patch({ rolloutStrategy: { progressDeadline: "10m", canary: { ranks: 1, analysis } }, podTemplate: { spec: slow } });

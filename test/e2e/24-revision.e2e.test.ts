@@ -1,5 +1,5 @@
 // Another revision of a model, one that is not there, one that is slow, and another codec, under traffic: no request fails, every text is
-// whole of one of the two models, and from the change on all are of the new one. What a green deployment cannot serve is taken back without a trace
+// whole of one of the two models, and from the change on all are of the new one. What a green deployment cannot serve is rolled back without a trace
 // in the answers, and what it serves too slowly, as a canary, with no more than its share of them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -120,7 +120,7 @@ test("another revision of the model serves as a canary, then takes over, without
   assert.match(await enodia(moe, "rollout", "history", name), /pvc:\/\/models\/smol-moe-2 \(q4_0\)/);
 });
 
-test("a revision that is slow as a canary is taken back by its latency", async () => {
+test("a revision that is slow as a canary is rolled back by its latency", async () => {
   const were = await workerUids(moe);
   const clients = traffic();
   const limits = { cpu: "300m" };
@@ -140,7 +140,7 @@ test("a revision that is slow as a canary is taken back by its latency", async (
   assert.deepEqual(await textsNow(), second);
 });
 
-test("a revision that is not there is taken back, and nobody notices", async () => {
+test("a revision that is not there is rolled back, and nobody notices", async () => {
   const from = await textsNow();
   const were = await workerUids(moe);
   const clients = traffic();

@@ -85,7 +85,7 @@ const leaderPod = async (): Promise<string> => (await leaderMetrics()).pod;
 
 const activeRanks = async (): Promise<number> => (await moe.kubectl.get("moed", model)).status?.expertParallel?.activeRanks ?? 0;
 
-/** (layer, expert) pairs of the plan in force that no worker process holds, by what the workers say of their memory. */
+/** (layer, expert) pairs of the plan in effect that no worker process holds, by what the workers say of their memory. */
 async function lostExperts(): Promise<number> {
   const plan = await planOf(moe);
   return withoutLiveExpertReplica(plan, await holders(moe, plan));

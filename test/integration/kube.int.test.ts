@@ -228,7 +228,7 @@ test("a bad field stops no replacement, under this leader or the next", { timeou
   assert.deepEqual(new Set((await both()).map(hashOf)), new Set([hashOf(first)]));
   const before = (await workers()).map((pod) => pod.metadata.uid).sort();
   await kube.patch(resources.moeDeployments, at, { spec: { podTemplate: null, gateway: { podTemplate: null } } }, manager);
-  await says(/every field is in force/);
+  await says(/every field is in effect/);
   assert.deepEqual((await workers()).map((pod) => pod.metadata.uid).sort(), before);
 
   const revisions = async () =>

@@ -225,7 +225,7 @@ export class Oracle implements Watch {
     return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.#writtenAt.get(epoch) ?? 0);
   }
 
-  /** A live rank has the expert, or all hosts in force are gone or still load it: peers and the store are their sources. */
+  /** A live rank has the expert, or all hosts in effect are gone or still load it: peers and the store are their sources. */
   #checkExpertReplicas(layer: number, expert: number): void {
     let newest: LayerPlacement | undefined;
     for (const worker of this.#sim.pods.values()) {

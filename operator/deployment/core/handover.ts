@@ -34,8 +34,8 @@ export function goers({ snapshot, staying, ranks, rolls }: HandoverInput): PodFa
   if (called.length > 0) return [...new Set([...rolling, ...called.sort(order).slice(0, surgeMax)])];
   const { surge, unavailable, kept, replaces } = rollRules(snapshot, ranks);
   const old = staying.filter((pod) => rolls && replaces && isOld(snapshot, pod) && !isIdle(snapshot, pod) && pod.leaving === undefined);
-  const room = Math.max(0, Math.min(surge + unavailable - rolling.length, old.length - kept));
-  return [...rolling, ...old.sort(order).slice(0, room)];
+  const capacity = Math.max(0, Math.min(surge + unavailable - rolling.length, old.length - kept));
+  return [...rolling, ...old.sort(order).slice(0, capacity)];
 }
 
 export function besides({ snapshot, ranks }: Pick<HandoverInput, "snapshot" | "ranks">, going: readonly PodFacts[]): number {
@@ -102,7 +102,7 @@ export function rollNote(input: HandoverInput): string {
   const [next] = goers(input);
   const why = noCapacity(input);
   if (!next || why === "" || (next.mustGo !== "" && next.leaving?.reason !== "Roll")) return "";
-  return `no room for one more pod (${why}): ranks are replaced one by one, ${bound(input, next)}`;
+  return `no capacity for one more pod (${why}): ranks are replaced one by one, ${bound(input, next)}`;
 }
 
 /** Why a rank that must leave is not emptied, and the rule that holds instead. */
@@ -112,7 +112,7 @@ export function noRoomForReplacement(input: HandoverInput, pods: readonly PodFac
     const drain = pod.leaving?.reason === "Evict" ? snapshot.view?.drains.find((one) => one.podUid === pod.uid) : undefined;
     return drain?.phase === "Blocked" ? [`rank ${pod.rank} cannot stay (${pod.mustGo}) and cannot be emptied: ${drain.message}`] : [];
   });
-  if (stuck[0]) return { reason: "NoRoomForReplacement" as const, message: `${stuck[0]}; it serves until it is evicted` };
+  if (stuck[0]) return { reason: "NoCapacityForReplacement" as const, message: `${stuck[0]}; it serves until it is evicted` };
   const why = noCapacity(input);
   const evicted = pods.find((pod) => pod.terminating && (pod.leaving?.reason ?? "Evict") === "Evict");
   const next = evicted ?? goers(input).find((pod) => pod.mustGo !== "" && pod.leaving === undefined);
@@ -126,8 +126,8 @@ export function noRoomForReplacement(input: HandoverInput, pods: readonly PodFac
     ? `it hands over for ${seconds} s at most`
     : `it serves until it is evicted and then hands over for ${seconds} s at most`;
   return {
-    reason: "NoRoomForReplacement" as const,
-    message: `${state} and there is no room for ${place}; ${until}${experts(input, next)}`,
+    reason: "NoCapacityForReplacement" as const,
+    message: `${state} and there is no capacity for ${place}; ${until}${experts(input, next)}`,
   };
 }
 

@@ -43,7 +43,7 @@ test("a rank on a cordoned node stays as it is until its replacement serves, and
   assert.deepEqual(step([pod(0), pod(1), pod(3)]).said, []);
 });
 
-test("a cordon that is taken back: the replacement goes, or the rank that is half empty already", () => {
+test("a cordon that is lifted: the replacement goes, or the rank that is half empty already", () => {
   assert.deepEqual(step([pod(0), pod(1), pod(2), starting(3)]).said, ["mark 3 Shrink"]);
   assert.deepEqual(step([pod(0), pod(1), pod(2, leaving("Evict")), pod(3)]).said, [], "it goes on leaving");
   assert.deepEqual(step([pod(0), pod(1), pod(2, leaving("Evict"))]).said, ["unmark 2"], "nothing is there in its place");
@@ -57,10 +57,10 @@ test("without room for the replacement a rank on a cordoned node serves on, and 
     },
   });
   assert.deepEqual(waits.said, []);
-  assert.equal(waits.blocked?.reason, "NoRoomForReplacement");
+  assert.equal(waits.blocked?.reason, "NoCapacityForReplacement");
   assert.equal(
     waits.blocked?.message,
-    "rank 2 cannot stay (node-2 is cordoned) and there is no room for pod moe-3-abcde in its place: Unschedulable: 0/3 nodes are " +
+    "rank 2 cannot stay (node-2 is cordoned) and there is no capacity for pod moe-3-abcde in its place: Unschedulable: 0/3 nodes are " +
       "available; it serves until it is evicted and then hands over for 75 s at most: the other 2 ranks have room for its experts " +
       "(experts need 16Mi, 2 ranks x 9Mi = 18Mi)",
   );
@@ -72,7 +72,7 @@ test("without room for the replacement a rank on a cordoned node serves on, and 
     },
   });
   assert.deepEqual(refused.said, [], "what was refused just now is not asked for again");
-  assert.match(refused.blocked?.message ?? "", /no room for a pod in its place: exceeded quota: pods; it serves until/);
+  assert.match(refused.blocked?.message ?? "", /no capacity for a pod in its place: exceeded quota: pods; it serves until/);
   assert.match(
     refused.blocked?.message ?? "",
     /75 s at most, and what does not fit on the other 2 ranks .* of its 5Mi is loaded on demand/,
@@ -93,8 +93,8 @@ test("a pod that is being evicted is replaced at once under another rank, and wh
   assert.deepEqual(step([pod(0), pod(1), evicted(2)]).said, ["create 3"]);
   assert.deepEqual(step([pod(0), pod(1), evicted(2), starting(3)]).said, []);
   const packed = step([pod(0), pod(1), evicted(2), pending(3)]);
-  assert.equal(packed.blocked?.reason, "NoRoomForReplacement");
-  assert.match(packed.blocked?.message ?? "", /^rank 2 is going \(evicted\) and there is no room for pod moe-3-abcde in its place/);
+  assert.equal(packed.blocked?.reason, "NoCapacityForReplacement");
+  assert.match(packed.blocked?.message ?? "", /^rank 2 is going \(evicted\) and there is no capacity for pod moe-3-abcde in its place/);
 });
 
 test("two ranks that must go at once: each is emptied when one more than the wanted ranks serves", () => {
@@ -134,7 +134,7 @@ test("a roll without room for one more goes on in the old way: the rank is empti
   assert.deepEqual(waits.said, ["mark 2 Roll"]);
   assert.match(
     waits.note,
-    /no room for one more pod \(moe-3-abcde: Unschedulable: 0\/3 nodes are available\): ranks are replaced one by one/,
+    /no capacity for one more pod \(moe-3-abcde: Unschedulable: 0\/3 nodes are available\): ranks are replaced one by one/,
   );
   assert.deepEqual(step([old(0), old(1), old(2, leaving("Roll")), pending(3)]).said, [], "one at a time");
   assert.deepEqual(step([old(0), old(1), starting(3)]).said, ["create 2"]);
@@ -150,7 +150,7 @@ test("a roll whose one pod more is refused by its node again and again goes on w
   const status = { observedGeneration: 1, expertParallel: { podFailures: [failed] } };
   const again = step([old(0), old(1), old(2)], { world: { deployment: deployment({}, status) } });
   assert.deepEqual(again.said, ["mark 2 Roll"]);
-  assert.match(again.note, /no room for one more pod \(3 pods of rank 3 ended in a row \(OutOfcpu\)\)/);
+  assert.match(again.note, /no capacity for one more pod \(3 pods of rank 3 ended in a row \(OutOfcpu\)\)/);
 });
 
 test("a new template that never starts takes nothing away from what serves", () => {

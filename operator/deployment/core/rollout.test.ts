@@ -49,7 +49,7 @@ const cases: Record<string, { strategy: object; pods: readonly PodFacts[]; more?
     pods: [old(0), old(1), old(2, leaving), pod(3), pod(4)],
     want: ["mark 1 Roll"],
   },
-  "a rank that was to go for a template that is taken back stays": {
+  "a rank that was to go for a template that is rolled back stays": {
     strategy: {},
     pods: [pod(0), pod(1), pod(2, leaving), old(3, { ready: false })],
     want: ["unmark 2", "mark 3 Shrink"],

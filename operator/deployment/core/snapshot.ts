@@ -1,5 +1,5 @@
 // The observed facts, with the spec in effect; features/facts.ts builds them.
-import type { DownloadWords } from "../../../crds/download.ts";
+import type { DownloadProgress } from "../../../crds/download.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
@@ -11,7 +11,7 @@ import type { Comparison, LeavingReason, RebalanceView, WorkerPod } from "./worl
 export interface Pending {
   readonly reason: string;
   readonly message: string;
-  readonly words: DownloadWords | undefined;
+  readonly report: DownloadProgress | undefined;
 }
 
 export interface PodFacts extends WorkerPod {

@@ -60,7 +60,7 @@ const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenSte
   "one that starts": { given: { child: child() }, want: { act: "None", holds: true, front: "Own", againInMs: 60_000 } },
   "one that serves": { given: { child: child({ serves: true }) }, want: { act: "None", holds: true, front: "Green" } },
   "one that crashes": { given: { child: child({ failure }) }, want: { act: "None", holds: true, front: "Own", failure } },
-  "one that crashes, where nothing is taken back": {
+  "one that crashes, where nothing is rolled back": {
     given: { child: child({ failure }), rollsBack: false },
     want: { act: "None", holds: true, failure: undefined },
   },
@@ -120,7 +120,7 @@ const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenSte
       },
     },
   },
-  "a canary that is slow, where nothing is taken back": {
+  "a canary that is slow, where nothing is rolled back": {
     given: { ...baking(400_000), analysis, comparison: compared(200), rollsBack: false },
     want: { front: "Both", failure: undefined },
   },

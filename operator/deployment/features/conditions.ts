@@ -48,18 +48,22 @@ export function verdicts(findings: Findings): Verdicts {
     Ready: ready(findings, specAccepted, availability),
     Progressing: progressing(findings),
     Degraded: degraded(findings),
-    ModelAvailable: pending ? modelAvailable(findings) : kept(findings, "ModelAvailable", modelAvailable(findings)),
-    Reproducible: kept(findings, "Reproducible", view?.reproducible ?? unknown("NotObserved", "no worker was reached yet")),
-    TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
-    PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
+    ModelAvailable: pending ? modelAvailable(findings) : lastKnown(findings, "ModelAvailable", modelAvailable(findings)),
+    Reproducible: lastKnown(findings, "Reproducible", view?.reproducible ?? unknown("NotObserved", "no worker was reached yet")),
+    TelemetryFresh: lastKnown(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
+    PlacementBalanced: lastKnown(
+      findings,
+      "PlacementBalanced",
+      view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet"),
+    ),
     RuntimeUpToDate: upToDate(findings),
-    ScalingActive: findings.scaling?.status === "Unknown" ? kept(findings, "ScalingActive", findings.scaling) : findings.scaling,
+    ScalingActive: findings.scaling?.status === "Unknown" ? lastKnown(findings, "ScalingActive", findings.scaling) : findings.scaling,
     GatewayRouted: routeVerdict(findings.snapshot),
   };
 }
 
 /** A new leader still opens its sessions, so that the former leader's condition stands until then. */
-function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Verdict): Verdict {
+function lastKnown({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Verdict): Verdict {
   const before = snapshot.deployment.status.conditions?.find((condition) => condition.type === type);
   return snapshot.warmingUp && before && now.status !== "True"
     ? { status: before.status, reason: before.reason, message: before.message }
@@ -70,15 +74,15 @@ function accepted({ refusals, judgeError, snapshot }: Findings): Verdict {
   const first = refusals[0];
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
   const { pending } = snapshot.delivery;
-  if (pending) return unknown("ModelPending", `the spec comes into force with its model: ${pending.message}`);
+  if (pending) return unknown("ModelPending", `the spec takes effect with its model: ${pending.message}`);
   const { green } = snapshot;
-  if (green?.holds) return unknown("GreenStarting", `the spec comes into force when its green deployment serves: ${green.message}`);
+  if (green?.holds) return unknown("GreenStarting", `the spec takes effect when its green deployment serves: ${green.message}`);
   const hold = heldModel(snapshot);
-  if (hold !== undefined) return unknown("Held", `the spec comes into force as a whole: ${hold}`);
+  if (hold !== undefined) return unknown("Held", `the spec takes effect as a whole: ${hold}`);
   if (judgeError !== "") return unknown("NotApplied", `it is tried again: ${judgeError}`);
   return yes(
     "Accepted",
-    snapshot.conflicts.length > 0 ? "every field is in force but where FieldConflict says so" : "every field is in force",
+    snapshot.conflicts.length > 0 ? "every field is in effect, except where FieldConflict says so" : "every field is in effect",
   );
 }
 
@@ -235,7 +239,7 @@ export function lostRanks({ snapshot, ranks }: Findings): number[] {
 }
 
 function upToDate({ snapshot: { runtimeImage, deployment } }: Findings): Verdict {
-  return runtimeImage ? imageVerdict(runtimeImage, deployment.metadata) : unknown("NotChosen", "no spec is in force yet");
+  return runtimeImage ? imageVerdict(runtimeImage, deployment.metadata) : unknown("NotChosen", "no spec is in effect yet");
 }
 
 function modelAvailable({ snapshot, ranks }: Findings): Verdict {

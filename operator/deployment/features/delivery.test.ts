@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { DownloadWords } from "../../../crds/download.ts";
+import type { DownloadProgress } from "../../../crds/download.ts";
 import type { DownloadPod, JobFacts } from "../observed.ts";
-import { type DeliveryInput, planDelivery, wordsText } from "./delivery.ts";
+import { type DeliveryInput, downloadText, planDelivery } from "./delivery.ts";
 
 const now = Date.parse("2026-03-01T10:00:00Z");
 const job = (more: Partial<JobFacts> = {}): JobFacts => ({
@@ -25,7 +25,7 @@ const pod = (more: Partial<DownloadPod> = {}): DownloadPod => ({
   end: undefined,
   ...more,
 });
-const words = (more: Partial<DownloadWords> = {}): DownloadWords => ({
+const report = (more: Partial<DownloadProgress> = {}): DownloadProgress => ({
   pod: "pod-1",
   phase: "Downloading",
   doneBytes: 25e9,
@@ -35,7 +35,7 @@ const words = (more: Partial<DownloadWords> = {}): DownloadWords => ({
   ...more,
 });
 const plan = (more: Partial<DeliveryInput> = {}) =>
-  planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], writers: [], words: undefined, jobError: "", now, ...more });
+  planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], writers: [], report: undefined, jobError: "", now, ...more });
 const brief = ({ create, remove, pending, againInMs }: ReturnType<typeof planDelivery>) => ({
   create,
   remove: remove.map(({ name }) => name),
@@ -87,12 +87,12 @@ const rows: Record<string, Row> = {
     message: /its pod does not run: FailedMount/,
   },
   "one that downloads says how far it is": {
-    input: { jobs: [job()], pods: [pod()], words: words() },
+    input: { jobs: [job()], pods: [pod()], report: report() },
     want: { reason: "Downloading" },
     message: /^25%, 25\.00 GB of 100\.00 GB, 250\.0 MB\/s, 5 min left$/,
   },
-  "words of a pod before this one say nothing": {
-    input: { jobs: [job()], pods: [pod({ uid: "pod-2" })], words: words() },
+  "report of a pod before this one say nothing": {
+    input: { jobs: [job()], pods: [pod({ uid: "pod-2" })], report: report() },
     want: { reason: "Downloading" },
     message: /starts/,
   },
@@ -150,10 +150,10 @@ test("a deletion is asked for once: one that is going is no reason for another",
 });
 
 test("phases that have no bytes are told as what they do", () => {
-  assert.equal(wordsText(words({ phase: "Listing" })), "the files of the model are listed");
+  assert.equal(downloadText(report({ phase: "Listing" })), "the files of the model are listed");
   assert.equal(
-    wordsText(words({ phase: "Importing", message: "experts 3/64: 40%" })),
+    downloadText(report({ phase: "Importing", message: "experts 3/64: 40%" })),
     "a store is made of what was downloaded: experts 3/64: 40%",
   );
-  assert.match(wordsText(words({ message: "answered 429; trying again in 7 s" })), /left: answered 429/);
+  assert.match(downloadText(report({ message: "answered 429; trying again in 7 s" })), /left: answered 429/);
 });

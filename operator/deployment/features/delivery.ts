@@ -1,6 +1,6 @@
 // Downloads of the model and the weight server. After the source, whose model a weight server keeps; before the target spec, which waits for
 // the model. Pure.
-import type { DownloadEnd, DownloadWords } from "../../../crds/download.ts";
+import type { DownloadEnd, DownloadProgress } from "../../../crds/download.ts";
 import { progressText } from "../../../crds/progress-text.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Role } from "../../pki/names.ts";
@@ -16,7 +16,7 @@ const judgedMs = 1_000;
 const judging: Pending = {
   reason: "WeightServerNotReady",
   message: "the weight server gets the model once the spec is known to be good",
-  words: undefined,
+  report: undefined,
 };
 
 export const delivery = feature({
@@ -87,7 +87,7 @@ function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps,
   const running = seen.pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
   const downloads = spec.model.cache?.ephemeral !== undefined;
   const pods = seen.pods.map((pod) => ({ ...pod, current: pod.model === place && !pod.terminating }));
-  const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, words: downloads ? seen.words : undefined, serving });
+  const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, report: downloads ? seen.report : undefined, serving });
   const asks = downloads && running?.ip !== undefined && !spec.suspend;
   const actions: DeliveryAction[] = [{ type: "certify", role: "weight-server" }];
   if (asks) actions.push({ type: "ask", uid: running.uid, ip: running.ip ?? "" });
@@ -107,7 +107,7 @@ export interface DeliveryInput {
   readonly pods: readonly DownloadPod[];
   /** Unfinished pods of other Jobs, which may still write. */
   readonly writers: readonly string[];
-  readonly words: DownloadWords | undefined;
+  readonly report: DownloadProgress | undefined;
   /** Why the Job could not be created; empty when it was not refused. */
   readonly jobError: string;
   readonly now: number;
@@ -129,7 +129,7 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   const plan = { create: undefined, remove: others, pending: undefined, revision: undefined, againInMs: undefined };
   if (wanted === undefined) return plan;
   if (job?.state === "Complete" && !job.terminating) return { ...plan, revision: lastEnd(input, job)?.revision };
-  const pending = (reason: string, message: string): Pending => ({ reason, message, words: input.words });
+  const pending = (reason: string, message: string): Pending => ({ reason, message, report: input.report });
   // A suspended deployment has no pods; partial files wait on the disk.
   if (suspended) {
     const remove = job && !job.terminating ? [...others, job] : others;
@@ -137,8 +137,8 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   }
   // A Job may be gone before its pods, and two pods would write the same files.
   if (job === undefined && input.writers.length > 0) {
-    const told = `pod ${input.writers.join(", ")} of a download before is waited for, since it may still write; it is being deleted`;
-    return { ...plan, pending: pending("Downloading", told), againInMs: writersMs };
+    const waits = `pod ${input.writers.join(", ")} of a download before is waited for, since it may still write; it is being deleted`;
+    return { ...plan, pending: pending("Downloading", waits), againInMs: writersMs };
   }
   if (job === undefined && jobError !== "") return { ...plan, create: wanted, pending: pending("JobRefused", jobError) };
   if (job === undefined) return { ...plan, create: wanted, pending: pending("Downloading", "the download begins") };
@@ -147,9 +147,9 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   const end = lastEnd(input, job);
   const what = end?.message ?? (job.message === "" ? "the download failed" : job.message);
   const again = `it is tried again ${retryMs / 1000} s after that, and at once where Job ${job.name} is deleted`;
-  const told = pending(end?.reason ?? "DownloadFailed", `${what}; ${again}`);
+  const failed = pending(end?.reason ?? "DownloadFailed", `${what}; ${again}`);
   const leftMs = (job.failedMs ?? input.now) + retryMs - input.now;
-  return leftMs > 0 ? { ...plan, pending: told, againInMs: leftMs } : { ...plan, remove: [...others, job], pending: told };
+  return leftMs > 0 ? { ...plan, pending: failed, againInMs: leftMs } : { ...plan, remove: [...others, job], pending: failed };
 }
 
 function lastEnd({ pods }: DeliveryInput, job: JobFacts): DownloadEnd | undefined {
@@ -157,22 +157,22 @@ function lastEnd({ pods }: DeliveryInput, job: JobFacts): DownloadEnd | undefine
   return ended.sort((a, b) => b.createdMs - a.createdMs)[0]?.end;
 }
 
-function runningText({ pods, words }: DeliveryInput, job: JobFacts): string {
+function runningText({ pods, report }: DeliveryInput, job: JobFacts): string {
   const own = pods.filter((pod) => pod.job === job.name).sort((a, b) => b.createdMs - a.createdMs);
   const [newest] = own;
   if (newest === undefined) return `Job ${job.name} has no pod yet${suffix(job.message)}`;
   if (newest.problem !== "") return `its pod does not run: ${newest.problem}`;
   if (newest.end !== undefined) return `a pod ended: ${newest.end.message}; the next one goes on where it was`;
-  if (words === undefined || words.pod !== newest.uid) return `Job ${job.name} starts`;
-  return wordsText(words);
+  if (report === undefined || report.pod !== newest.uid) return `Job ${job.name} starts`;
+  return downloadText(report);
 }
 
-export function wordsText({ phase, doneBytes, totalBytes, bytesPerSecond, message }: DownloadWords): string {
+export function downloadText({ phase, doneBytes, totalBytes, bytesPerSecond, message }: DownloadProgress): string {
   if (phase !== "Downloading") return `${phases[phase]}${suffix(message)}`;
   return `${progressText({ bytes: doneBytes, of: totalBytes, bytesPerSecond })}${suffix(message)}`;
 }
 
-const phases: Readonly<Record<Exclude<DownloadWords["phase"], "Downloading">, string>> = {
+const phases: Readonly<Record<Exclude<DownloadProgress["phase"], "Downloading">, string>> = {
   Starting: "the download starts",
   Listing: "the files of the model are listed",
   Importing: "a store is made of what was downloaded",
@@ -186,7 +186,7 @@ export interface WeightServerInput {
   readonly downloads: boolean;
   readonly suspended: boolean;
   readonly pods: readonly WeightServerState[];
-  readonly words: DownloadWords | undefined;
+  readonly report: DownloadProgress | undefined;
   /** A rank has opened this model from it, and serves. */
   readonly serving: boolean;
 }
@@ -200,21 +200,23 @@ export interface WeightServerVerdict {
 
 const there: WeightServerVerdict = { pending: undefined, away: "" };
 
-export function weightServerVerdict({ downloads, suspended, pods, words, serving }: WeightServerInput): WeightServerVerdict {
+export function weightServerVerdict({ downloads, suspended, pods, report, serving }: WeightServerInput): WeightServerVerdict {
   if (suspended) {
     const message = "spec.suspend is true: the weight server downloads the model once it is false";
-    return downloads ? { pending: { reason: "Suspended", message, words }, away: "" } : there;
+    return downloads ? { pending: { reason: "Suspended", message, report }, away: "" } : there;
   }
   const [newest] = pods.filter(({ current }) => current).sort((a, b) => b.createdMs - a.createdMs);
   if (newest?.ready) return there;
-  const heard = newest !== undefined && words?.pod === newest.uid ? words : undefined;
+  const heard = newest !== undefined && report?.pod === newest.uid ? report : undefined;
   const message = newest === undefined ? "the weight server has no pod yet" : stateText(newest, downloads ? heard : undefined);
   if (serving) return { pending: undefined, away: `${message}; ranks that serve go on, and those that start wait for it` };
   const reason = heard?.reason ?? (downloads ? "Downloading" : "WeightServerNotReady");
-  return { pending: { reason, message, words: downloads ? heard : undefined }, away: "" };
+  return { pending: { reason, message, report: downloads ? heard : undefined }, away: "" };
 }
 
-function stateText({ name, problem }: WeightServerState, words: DownloadWords | undefined): string {
+function stateText({ name, problem }: WeightServerState, report: DownloadProgress | undefined): string {
   if (problem !== "") return `the weight server, pod ${name}, does not run: ${problem}`;
-  return words === undefined || words.phase === "Done" ? `the weight server, pod ${name}, starts and opens the model` : wordsText(words);
+  return report === undefined || report.phase === "Done"
+    ? `the weight server, pod ${name}, starts and opens the model`
+    : downloadText(report);
 }

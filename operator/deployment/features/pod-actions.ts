@@ -28,7 +28,7 @@ export type Action =
   | { readonly type: "delete"; readonly pod: PodFacts; readonly force: boolean; readonly reason: string; readonly why: string };
 
 export interface Blocked {
-  readonly reason: "ScaleDownBlocked" | "NoRoomForReplacement";
+  readonly reason: "ScaleDownBlocked" | "NoCapacityForReplacement";
   readonly message: string;
 }
 

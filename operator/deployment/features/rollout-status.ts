@@ -113,8 +113,7 @@ function phaseOf(snapshot: Snapshot, ranks: number, rolledBack: RolledBack | und
   if (rolledBack) {
     const over = old === 0 && rolledBack.templateHash !== snapshot.templateHash;
     const { fromRevision, toRevision, message } = rolledBack;
-    const way =
-      fromRevision === 0 ? `before it came into force, to revision ${toRevision}` : `from revision ${fromRevision} to ${toRevision}`;
+    const way = fromRevision === 0 ? `before it took effect, to revision ${toRevision}` : `from revision ${fromRevision} to ${toRevision}`;
     return { phase: over ? "RolledBack" : "RollingBack", message: `${way}: ${message}` };
   }
   if (snapshot.green) return { phase: snapshot.green.phase === "Baking" ? "Baking" : "Progressing", message: snapshot.green.message };

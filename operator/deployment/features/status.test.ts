@@ -80,8 +80,8 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
   },
   "there is no room for a replacement": {
     world: { deployment: before({}), pods: [pod(0), pod(1, { mustGo: "node b is cordoned" })], view: members },
-    input: { blocked: { reason: "NoRoomForReplacement", message: "no room" } },
-    want: { Ready: "True AllReplicasAvailable", Progressing: "False NoRoomForReplacement" },
+    input: { blocked: { reason: "NoCapacityForReplacement", message: "no room" } },
+    want: { Ready: "True AllReplicasAvailable", Progressing: "False NoCapacityForReplacement" },
   },
   "a rank is ready but no member yet": {
     world: { pods: both, view: view({ members: [member(0), member(1, { active: false })] }) },

@@ -195,12 +195,12 @@ function downloadStatus({ deployment, delivery }: Snapshot): Pick<MoEDeploymentS
   const { uri } = model;
   const before = deployment.status.download?.uri === uri ? deployment.status.download : undefined;
   const { pending } = delivery;
-  const { words } = pending ?? {};
-  const revision = words?.revision ?? delivery.revision ?? before?.revision;
+  const { report } = pending ?? {};
+  const revision = report?.revision ?? delivery.revision ?? before?.revision;
   const known = { uri, ...(revision !== undefined && { revision }) };
   if (!pending) return { download: { ...known, phase: "Done", progress: "Done" } };
-  if (!words) return { download: { ...known, phase: "Waiting", progress: pending.reason } };
-  const { phase, doneBytes, totalBytes, bytesPerSecond } = words;
+  if (!report) return { download: { ...known, phase: "Waiting", progress: pending.reason } };
+  const { phase, doneBytes, totalBytes, bytesPerSecond } = report;
   const progress = phase === "Downloading" ? shareText({ bytes: doneBytes, of: totalBytes }) : phase;
   return { download: { ...known, phase, progress, doneBytes, totalBytes, bytesPerSecond } };
 }

@@ -9,7 +9,7 @@ const pod = (more: Partial<WeightServerState> = {}): WeightServerState => ({
   ...{ uid: "weight-server-1", name: "moe-weight-server-a", ready: false, problem: "", createdMs: 1, current: true },
   ...more,
 });
-const words = {
+const report = {
   pod: "weight-server-1",
   phase: "Downloading",
   doneBytes: 25e9,
@@ -46,17 +46,17 @@ const rows: Record<string, Row> = {
     message: /pod b, does not run/,
   },
   "a download under way": {
-    input: { downloads: true, pods: [pod()], words },
+    input: { downloads: true, pods: [pod()], report },
     reason: "Downloading",
     message: /25%.*250\.0 MB\/s/,
   },
   "a download that failed": {
-    input: { downloads: true, pods: [pod()], words: { ...words, phase: "Listing", reason: "SourceRefused", message: "answered 401" } },
+    input: { downloads: true, pods: [pod()], report: { ...report, phase: "Listing", reason: "SourceRefused", message: "answered 401" } },
     reason: "SourceRefused",
     message: /answered 401/,
   },
   "words of a pod before": {
-    input: { downloads: true, pods: [pod({ uid: "weight-server-2" })], words },
+    input: { downloads: true, pods: [pod({ uid: "weight-server-2" })], report },
     reason: "Downloading",
     message: /starts and opens/,
   },
@@ -66,12 +66,12 @@ const rows: Record<string, Row> = {
     input: { serving: true },
     away: /no pod yet; ranks that serve go on, and those that start wait for it/,
   },
-  "a download again while ranks serve": { input: { downloads: true, serving: true, pods: [pod()], words }, away: /25%/ },
+  "a download again while ranks serve": { input: { downloads: true, serving: true, pods: [pod()], report }, away: /25%/ },
 };
 
 for (const [what, { input, reason, message = /(?:)/, away = /^$/ }] of Object.entries(rows))
   test(what, () => {
-    const verdict = weightServerVerdict({ downloads: false, suspended: false, pods: [], words: undefined, serving: false, ...input });
+    const verdict = weightServerVerdict({ downloads: false, suspended: false, pods: [], report: undefined, serving: false, ...input });
     assert.equal(verdict.pending?.reason, reason);
     assert.match(verdict.pending?.message ?? "", message);
     assert.match(verdict.away, away);

@@ -226,7 +226,7 @@ function downloadOf({ informers, now, polls }: ObserveDeps, deployment: MoEDeplo
   const inNamespace = () => informers.list("moeDeployments", (one) => one.metadata.namespace === metadata.namespace);
   return {
     wanted,
-    words: polls.report(metadata, running?.uid),
+    report: polls.report(metadata, running?.uid),
     workInUse: wanted === undefined || isThere ? undefined : workFolders(inNamespace()),
     writers: all
       .filter((pod) => podState(pod, at).ended === undefined && (!isThere || jobOf(pod) !== wanted))
@@ -269,7 +269,7 @@ function weightServerOf({ now, polls }: ObserveDeps, { metadata }: MoEDeployment
     return [{ uid, name, ...state, createdMs: createdMsOf(pod), model: modelOfPod(pod), terminating: deletionTimestamp !== undefined }];
   });
   const running = pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
-  return { pods, words: polls.report(metadata, running?.uid) };
+  return { pods, report: polls.report(metadata, running?.uid) };
 }
 
 function greenOf(deps: ObserveDeps, { metadata }: MoEDeployment, nodes: NodeHealth): GreenSeen | undefined {

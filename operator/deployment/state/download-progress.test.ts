@@ -6,7 +6,7 @@ import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { after, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
-import type { DownloadWords } from "../../../crds/download.ts";
+import type { DownloadProgress } from "../../../crds/download.ts";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
 import { askProgress, DownloadPolls } from "./download-progress.ts";
 import { Records } from "./records.ts";
@@ -27,13 +27,13 @@ after(() => {
   }
 });
 
-async function ask(body: string | Buffer, { status = 200, member = "downloader" } = {}): Promise<DownloadWords | undefined> {
+async function ask(body: string | Buffer, { status = 200, member = "downloader" } = {}): Promise<DownloadProgress | undefined> {
   const server = createServer({ ...pem(member), requestCert: true }, (_, response) => response.writeHead(status).end(body));
   servers.push(server);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return askProgress({ owner, uid: "pod", ip: "127.0.0.1", identity }, (server.address() as AddressInfo).port);
 }
-const words: DownloadWords = { pod: "pod", phase: "Listing", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, message: "" };
+const words: DownloadProgress = { pod: "pod", phase: "Listing", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, message: "" };
 
 test("what the pod says is taken, and a field that a newer one says beside is left out", async () => {
   assert.deepEqual(await ask(JSON.stringify({ ...words, more: 1 })), words);
@@ -56,7 +56,7 @@ for (const [what, [body, options]] of Object.entries(strange))
 
 test("a pod is asked once at a time and every few seconds, what it said stays while it is silent, and another pod has said nothing", async () => {
   let now = 0;
-  let answer: DownloadWords | undefined = words;
+  let answer: DownloadProgress | undefined = words;
   const asked: string[] = [];
   const reports: string[] = [];
   const polls = new DownloadPolls({

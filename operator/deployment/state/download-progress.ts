@@ -1,6 +1,6 @@
 // Polls downloading pods every few seconds, one request at a time each, beside the passes.
 import { ports } from "../../../crds/common.ts";
-import { type DownloadWords, downloadWordsSchema, progressBytesMax, progressPath } from "../../../crds/download.ts";
+import { type DownloadProgress, downloadProgressSchema, progressBytesMax, progressPath } from "../../../crds/download.ts";
 import { askPod, type Identity } from "../../kube/ask-pod.ts";
 import type { Ref } from "../../kube/kube.ts";
 import { roleServerName } from "../../pki/names.ts";
@@ -12,7 +12,7 @@ const questionsMax = 8;
 
 export interface DownloadPollsOptions {
   /** Undefined where the pod does not answer. */
-  readonly ask: (question: ProgressQuestion) => Promise<DownloadWords | undefined>;
+  readonly ask: (question: ProgressQuestion) => Promise<DownloadProgress | undefined>;
   /** Called when a report is new. */
   readonly onReport: (ref: Ref) => void;
   readonly records: Records;
@@ -28,7 +28,7 @@ export class DownloadPolls {
   }
 
   /** The pod's last report. */
-  report(ref: Ref, uid: string | undefined): DownloadWords | undefined {
+  report(ref: Ref, uid: string | undefined): DownloadProgress | undefined {
     const { download } = this.#options.records.find(ref) ?? {};
     return download?.uid === uid ? download?.report : undefined;
   }
@@ -76,12 +76,12 @@ export interface ProgressQuestion {
 }
 
 /** Undefined where the pod does not answer, or unreadably. */
-export async function askProgress(question: ProgressQuestion, port: number = ports.progress): Promise<DownloadWords | undefined> {
+export async function askProgress(question: ProgressQuestion, port: number = ports.progress): Promise<DownloadProgress | undefined> {
   const { ip, owner, identity, uid } = question;
   const servername = roleServerName("downloader", owner);
   try {
     const text = await askPod({ ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax });
-    const report = text === undefined ? undefined : downloadWordsSchema.safeParse(JSON.parse(text)).data;
+    const report = text === undefined ? undefined : downloadProgressSchema.safeParse(JSON.parse(text)).data;
     return report?.pod === uid ? report : undefined;
   } catch {
     return undefined; // the last report stays

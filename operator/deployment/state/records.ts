@@ -1,6 +1,6 @@
 // What this process holds of each deployment, one record each; a new leader finds it again (DECISIONS.md 9).
 
-import type { DownloadWords } from "../../../crds/download.ts";
+import type { DownloadProgress } from "../../../crds/download.ts";
 import { keyOf, type Ref } from "../../kube/kube.ts";
 import { type Memory, noMemory } from "../core/memory.ts";
 import type { Revision } from "../objects/revision.ts";
@@ -9,7 +9,7 @@ import type { NatsEntries } from "./nats-credentials.ts";
 export interface DownloadPoll {
   /** The pod's. */
   readonly uid: string;
-  report: DownloadWords | undefined;
+  report: DownloadProgress | undefined;
   waiting: boolean;
   due: number;
 }

@@ -143,7 +143,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   WorkerCrashing: logsOf("worker"),
   GatewayFailing: podsOf("gateway"),
   ScaleDownBlocked: scaleBack,
-  NoRoomForReplacement: () => "enodia doctor",
+  NoCapacityForReplacement: () => "enodia doctor",
   NATSUnavailable: () => "kubectl get pods -A -l app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=nats   # or your own NATS",
   Stale: logsOf("worker"),
   PartialRanks: logsOf("worker"),

@@ -1,5 +1,5 @@
 // Download progress for the operator: phase, bytes and recent rate.
-import type { DownloadPhase, DownloadWords } from "../../../crds/download.ts";
+import type { DownloadPhase, DownloadProgress } from "../../../crds/download.ts";
 
 /** Window of the rate. */
 const windowMs = 20_000;
@@ -50,7 +50,7 @@ export class Progress {
     this.#message = message.slice(0, messageCharsMax);
   }
 
-  message(): DownloadWords {
+  message(): DownloadProgress {
     const [first] = this.#marks;
     const seconds = first ? (this.#now() - first.at) / 1000 : 0;
     const rate = first && seconds > 0 && this.#phase === "Downloading" ? Math.max(0, (this.#done - first.done) / seconds) : 0;

@@ -5,7 +5,7 @@ import { lutimes, mkdir, mkdtemp, readdir, rm, symlink, utimes, writeFile } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
-import { downloadEndText, downloadWordsSchema, readDownloadEnd } from "../../../crds/download.ts";
+import { downloadEndText, downloadProgressSchema, readDownloadEnd } from "../../../crds/download.ts";
 import { silentLog } from "../../observe/log.ts";
 import { Progress } from "./download-progress.ts";
 import { removeAbandoned } from "./downloader.ts";
@@ -82,7 +82,7 @@ test("the rate is of the last twenty seconds, and what was there before counts f
   assert.equal(message.doneBytes, 4_000 + 30 * 10 + 30 * 100);
   assert.equal(message.bytesPerSecond, 100);
   assert.equal(message.revision, "c0ffee");
-  assert.deepEqual(downloadWordsSchema.parse(message), message);
+  assert.deepEqual(downloadProgressSchema.parse(message), message);
 });
 
 test("what was fetched in vain is taken off, and another phase has no rate", () => {
@@ -96,7 +96,7 @@ test("what was fetched in vain is taken off, and another phase has no rate", () 
   progress.phase("Importing");
   progress.say("x".repeat(5000));
   assert.equal(progress.message().message.length, 1024);
-  assert.ok(downloadWordsSchema.safeParse(progress.message()).success);
+  assert.ok(downloadProgressSchema.safeParse(progress.message()).success);
 });
 
 test("an end is cut to what the kubelet keeps, and what is none is not taken for one", () => {

@@ -1,6 +1,6 @@
 // Serves a download pod's progress. It accepts no body, so a caller can hold only a connection.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { type DownloadWords, progressPath } from "../../../crds/download.ts";
+import { type DownloadProgress, progressPath } from "../../../crds/download.ts";
 import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
@@ -11,7 +11,7 @@ export interface ProgressServerOptions {
   readonly tls: Pick<TlsSource, "current">;
   readonly host: string;
   readonly port: number;
-  readonly message: () => DownloadWords;
+  readonly message: () => DownloadProgress;
 }
 
 export function serveProgress({ deployment, message, ...place }: ProgressServerOptions): Promise<OperatorPort> {
@@ -23,7 +23,7 @@ export function serveProgress({ deployment, message, ...place }: ProgressServerO
   });
 }
 
-function answer(request: IncomingMessage, response: ServerResponse, message: () => DownloadWords): void {
+function answer(request: IncomingMessage, response: ServerResponse, message: () => DownloadProgress): void {
   const found = request.url === progressPath && request.method === "GET";
   response.writeHead(found ? 200 : 404, { "content-type": "application/json", connection: "close" });
   response.end(JSON.stringify(found ? message() : { message: `not found; here is GET ${progressPath}` }));

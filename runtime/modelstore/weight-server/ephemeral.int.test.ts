@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type DownloadWords, downloadWordsSchema } from "../../../crds/download.ts";
+import { type DownloadProgress, downloadProgressSchema } from "../../../crds/download.ts";
 import { askPod } from "../../../operator/kube/ask-pod.ts";
 import { startHub } from "../../../test/kit/models/model-hub.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
@@ -52,12 +52,12 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
     );
   const servername = serverNames.weightServer(namespace, deployment);
   const identity = { cert: String(operator.cert), key: String(operator.key), ca: String(operator.ca) };
-  const words = async (port: number): Promise<DownloadWords> =>
-    downloadWordsSchema.parse(
+  const words = async (port: number): Promise<DownloadProgress> =>
+    downloadProgressSchema.parse(
       JSON.parse((await askPod({ ip: "127.0.0.1", port, path: "/progress", servername, identity, bytesMax: 10_000 })) ?? ""),
     );
   const small = await start(100_000, "small");
-  let said: DownloadWords | undefined;
+  let said: DownloadProgress | undefined;
   try {
     for (const end = performance.now() + 30_000; said?.reason === undefined && performance.now() < end; await sleep(200))
       said = await words(small.progressPort);

@@ -8,7 +8,7 @@ import { patchSpec } from "../steps.ts";
 import type { Deployed } from "../world.ts";
 import type { MayGo, PodState } from "./pods.ts";
 
-/** What a fault has done when it resolves: taken back all of itself, and says which pods may have gone for it. */
+/** What a fault has done when it resolves: undone all of itself, and says which pods may have gone for it. */
 export interface Struck {
   readonly mayGo: MayGo;
   /** When it was over, Unix ms. */

@@ -192,7 +192,7 @@ export const faults: readonly Fault[] = [
     { "31m": {}, "2h": {} },
   ],
   [
-    "a roll was taken back, until the spec is corrected after an hour",
+    "a roll was rolled back, until the spec is corrected after an hour",
     { [`enodia_rollout_rolled_back{${moe}}`]: "0+0x4 1+0x60 0+0x115" },
     { "4m": {}, "6m": { EnodiaRolledBack: ofMoe }, "1h6m": {} },
   ],

@@ -149,7 +149,7 @@ export async function provideNamespace(target: Target, namespace: string, models
   return kubectl;
 }
 
-/** Waits for Ready=True at the object's present generation with all wanted replicas of the template in force, and none beside them. */
+/** Waits for Ready=True at the object's present generation with all wanted replicas of the template in effect, and none beside them. */
 export function waitReady(kubectl: Kubectl, name: string, timeoutMs = readyTimeoutMs): Promise<KubeObject> {
   return kubectl.waitFor("moedeployment", name, `${name} to be Ready`, isReady, timeoutMs);
 }

@@ -87,7 +87,7 @@ const rows: Readonly<Record<string, { readonly given: Partial<AutoscaleInput>; r
   "a repair keeps ranks from going": { given: { ...idle, operation: "Repair" }, want: [3, "OperationUnderWay"] },
   "a lower maximum waits for a roll": { given: { replicas: 9, operation: "Roll" }, want: [9, "OperationUnderWay"] },
   "a roll keeps none from coming": { given: { ...busy, operation: "Roll" }, want: [5, "ScalingUp"] },
-  "ranks that find no room are taken back though they are still to come": {
+  "ranks that find no capacity go again though they are still to come": {
     given: { ...idle, operation: "Grow" },
     want: [2, "ScalingDown"],
   },
