@@ -1,65 +1,16 @@
 // Wishes of a request about its tokens, in the whole engine on the tiny checkpoint: penalties, bias, the likeliest tokens, JSON alone, a
 // place in the queue; and the vector of a text. All of it depends on the request alone: with mates, in chunks, over ranks, after a replay.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, before, test } from "node:test";
-import { importMoe } from "../modelstore/import-moe.ts";
-import { loadTokenizer, type ModelTokenizer } from "../text/tokenizer.ts";
-import type { ModelStore } from "../weights/store.ts";
-import { openStore } from "../weights/store-reader.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "./engine.ts";
+import { test } from "node:test";
+import { collect, engineWorld, greedy, promptOf as prompt, textOf as text, tokensOf } from "../../test/kit/ranks/loaded-engine.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
+import type { Engine, RemoteExperts } from "./engine.ts";
 
-const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-const context = 96;
-const kvPoolBytes = 8 * 2 * 2 * 2 * context * 16 * 4; // 8 slots of 2 layers, 2 kv heads of 16
-const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
 const jsonObject = { name: "json_object", spec: "" } as const;
 const backends = ["reference", "cpu"] as const;
-const root = mkdtempSync(join(tmpdir(), "enodia-choices-"));
-const storeDir = join(root, "tiny");
-let store: ModelStore;
-let tokenizer: ModelTokenizer;
-const engines: Engine[] = [];
-/** Hosts all experts. */
-let engine: Engine;
-
-before(async () => {
-  await importMoe({ from: golden, out: storeDir, codecs: ["f32"], overwrite: true }, () => {});
-  store = await openStore(storeDir);
-  tokenizer = await loadTokenizer(storeDir);
-  engine = await start({});
-});
-after(async () => {
-  for (const engine of engines) await engine.close();
-  await store.close();
-  rmSync(root, { recursive: true, force: true });
-});
-
-const alone: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-
-async function start(options: Partial<EngineOptions>, hosts: (expert: number) => boolean = () => true): Promise<Engine> {
-  const common = { storeDir, codec: "f32", kvPoolBytes, maxContext: context, threads: 1, remote: alone, backend: "cpu" } as const;
-  const engine = await createEngine({ ...common, ...options });
-  engines.push(engine);
-  const { layers, experts, codec } = engine.describe();
-  for (let layer = 0; layer < layers; layer++)
-    for (let expert = 0; expert < experts; expert++)
-      if (hosts(expert)) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
-  return engine;
-}
-
-type Asked = Partial<Omit<GenerateRequest, "prompt" | "replay">> & { replay?: readonly number[]; prompt: readonly number[] };
-async function collect(engine: Engine, request: Asked): Promise<GenerateEvent[]> {
-  const events: GenerateEvent[] = [];
-  for await (const event of engine.generate({ maxTokens: 12, sampling: greedy, eos: [], ...request })) events.push(event);
-  return events;
-}
-const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
-const text = async (engine: Engine, request: Asked): Promise<number[]> => tokensOf(await collect(engine, request));
-const prompt = (seed: number, length: number): number[] =>
-  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
+const { storeDir, start } = await engineWorld({ threads: 1 });
+const tokenizer = await loadTokenizer(storeDir);
+const engine = await start();
 
 async function vector(engine: Engine, tokens: readonly number[]): Promise<Float32Array> {
   const events = await collect(engine, { prompt: tokens, maxTokens: 1, embed: true });
@@ -81,9 +32,9 @@ for (const backend of backends)
     for (const tokens of prompts) want.push(await vector(one, tokens));
     for (const values of want) assert.ok(Math.abs(values.reduce((sum, value) => sum + value * value, 0) - 1) < 1e-5);
     assert.equal(new Set(want.map(String)).size, prompts.length);
-    const other = await start({ backend }, (expert) => expert % 2 === 1);
+    const other = await start({ backend }, (_, expert) => expert % 2 === 1);
     const remote: RemoteExperts = { dispatch: (frame) => other.runExperts(frame) };
-    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (expert) => expert % 2 === 0);
+    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (_, expert) => expert % 2 === 0);
     const mates = [one, chunked].map((engine) => text(engine, { prompt: prompt(9, 12), maxTokens: 60 }));
     for (const engine of [one, chunked])
       assert.deepEqual(await Promise.all(prompts.map((tokens) => vector(engine, tokens))), want, "with mates");
@@ -168,7 +119,7 @@ test("a text that is held to calls of tools is such calls, greedy or drawn, and 
 });
 
 test("what the engine cannot do for a request is refused with the field", async () => {
-  const ask = (sampling: object, rest: Partial<Asked> = {}) =>
+  const ask = (sampling: object, rest: Partial<Parameters<typeof collect>[1]> = {}) =>
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
   await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
   await assert.rejects(ask({ bias: [{ id: 320, value: 1 }] }), { code: "InvalidRequest", message: /vocabulary of 320/ });

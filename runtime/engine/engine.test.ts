@@ -1,66 +1,36 @@
 // The whole engine in its thread on the tiny checkpoint: the text of a request depends on the request alone, and every way
 // of ending one is clean. Ranks here are engines whose remote calls go straight to each other.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, before, describe, test } from "node:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { before, describe, test } from "node:test";
 import fc from "fast-check";
-import { loadedEngine } from "../../test/kit/ranks/loaded-engine.ts";
-import { importMoe } from "../modelstore/import-moe.ts";
+import {
+  collect,
+  tinyContext as context,
+  engineWorld,
+  goldenCheckpoints,
+  greedy,
+  tinyKvPoolBytes as kvPoolBytes,
+  nobodyElse,
+  promptOf as prompt,
+  textOf as text,
+  tokensOf,
+} from "../../test/kit/ranks/loaded-engine.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
-import type { ModelStore } from "../weights/store.ts";
-import { openStore } from "../weights/store-reader.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "./engine.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type RemoteExperts } from "./engine.ts";
 
-const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-const context = 96;
-const kvPoolBytes = 8 * 2 * 2 * 2 * context * 16 * 4; // 8 slots of 2 layers, 2 kv heads of 16
-const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-const root = mkdtempSync(join(tmpdir(), "enodia-engine-"));
-const storeDir = join(root, "tiny");
-let store: ModelStore;
-const engines: Engine[] = [];
+const { root, storeDir, store, start } = await engineWorld({ codecs: ["f32", "iq4_nl"] });
 
-before(async () => {
-  await importMoe({ from: golden, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
-  store = await openStore(storeDir);
-});
-after(async () => {
-  for (const engine of engines) await engine.close();
-  await store.close();
-  rmSync(root, { recursive: true, force: true });
-});
-
-const noRemote: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-
-async function start(
-  options: Partial<EngineOptions> = {},
-  hosts: (layer: number, expert: number) => boolean = () => true,
-): Promise<Engine> {
-  const base = { storeDir, backend: "cpu", codec: "f32", kvPoolBytes, maxContext: context, remote: noRemote } as const;
-  const engine = await loadedEngine(store, { ...base, ...options }, hosts);
-  engines.push(engine);
-  return engine;
-}
-
-async function collect(engine: Engine, request: Partial<GenerateRequest> & { prompt: readonly number[] }): Promise<GenerateEvent[]> {
-  const events: GenerateEvent[] = [];
-  for await (const event of engine.generate({ maxTokens: 12, sampling: greedy, eos: [], ...request })) events.push(event);
-  return events;
-}
-const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
-const text = async (engine: Engine, request: Parameters<typeof collect>[1]): Promise<number[]> => tokensOf(await collect(engine, request));
 const reason = (events: readonly GenerateEvent[]): string => {
   const last = events.at(-1);
   return last?.type === "finish" ? last.reason : `no finish but ${last?.type}`;
 };
-const prompt = (seed: number, length: number): number[] =>
-  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
-
 test("greedy text is what Hugging Face transformers generates", async () => {
   const engine = await start();
-  const { cases } = JSON.parse(readFileSync(join(golden, "golden.json"), "utf8")) as { cases: { ids: number[]; greedy: number[] }[] };
+  const { cases } = JSON.parse(readFileSync(join(goldenCheckpoints, "tiny-f32/golden.json"), "utf8")) as {
+    cases: { ids: number[]; greedy: number[] }[];
+  };
   for (const { ids, greedy: want } of cases) {
     if (ids.length + want.length <= context) assert.deepEqual(await text(engine, { prompt: ids, maxTokens: want.length }), want);
   }
@@ -205,7 +175,14 @@ describe("ends", () => {
   });
 
   test("a closed engine answers with an error", async () => {
-    const closed = await createEngine({ storeDir, backend: "reference", codec: "f32", kvPoolBytes, maxContext: context, remote: noRemote });
+    const closed = await createEngine({
+      storeDir,
+      backend: "reference",
+      codec: "f32",
+      kvPoolBytes,
+      maxContext: context,
+      remote: nobodyElse,
+    });
     await closed.close();
     await assert.rejects(text(closed, { prompt: [1] }), { code: "EngineStopped" });
     await assert.rejects(closed.stats(), { code: "EngineStopped" });

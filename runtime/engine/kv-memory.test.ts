@@ -1,57 +1,27 @@
 // The whole engine on the processor where KV memory is counted in blocks: texts are those that requests have alone, whoever gives
 // memory up, reuses what others computed, or guesses ahead.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, before, test } from "node:test";
+import { join } from "node:path";
+import { before, test } from "node:test";
 import { changedCheckpoint } from "../../test/kit/models/changed-checkpoint.ts";
-import { loadedEngine } from "../../test/kit/ranks/loaded-engine.ts";
-import { importMoe } from "../modelstore/import-moe.ts";
-import { openStore } from "../weights/store-reader.ts";
-import type { Engine, EngineOptions, GenerateEvent, GenerateRequest } from "./engine.ts";
-
-const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-const root = mkdtempSync(join(tmpdir(), "enodia-kv-memory-"));
-const storeDir = join(root, "tiny");
-const engines: Engine[] = [];
-const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-
-after(async () => {
-  for (const engine of engines) await engine.close();
-  rmSync(root, { recursive: true, force: true });
-});
-
-async function start(options: Partial<EngineOptions>): Promise<Engine> {
-  const store = await openStore(options.storeDir ?? storeDir);
-  const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-  const base = { storeDir, backend: "cpu", codec: "iq4_nl", kvPoolBytes: 1 << 20, maxContext: 96, threads: 1, remote } as const;
-  try {
-    const engine = await loadedEngine(store, { ...base, ...options });
-    engines.push(engine);
-    return engine;
-  } finally {
-    await store.close();
-  }
-}
-
-async function collect(engine: Engine, request: Partial<GenerateRequest> & { prompt: readonly number[] }): Promise<GenerateEvent[]> {
-  const events: GenerateEvent[] = [];
-  for await (const event of engine.generate({ maxTokens: 12, sampling: greedy, eos: [], ...request })) events.push(event);
-  return events;
-}
-const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
-const text = async (engine: Engine, request: Parameters<typeof collect>[1]): Promise<number[]> => tokensOf(await collect(engine, request));
-const prompt = (seed: number, length: number): number[] =>
-  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
+import {
+  collect,
+  engineWorld,
+  goldenCheckpoints,
+  greedy,
+  promptOf as prompt,
+  textOf as text,
+  tokensOf,
+} from "../../test/kit/ranks/loaded-engine.ts";
+import type { Engine } from "./engine.ts";
 
 const block = 2 * 2 * 4096; // of halves: two layers, keys and values, 64 positions of 2 heads of 16
 const requests = [4, 30, 17, 9, 2, 25].map((length, i) => ({ prompt: prompt(20 + i, length), maxTokens: 125 }));
-const options = { backend: "cpu", codec: "iq4_nl", kvType: "f16", maxContext: 256 } as const;
+const options = { codec: "iq4_nl", kvType: "f16", maxContext: 256, threads: 1 } as const;
+const { root, start } = await engineWorld({ codecs: ["iq4_nl"], ...options });
 let alone: readonly (readonly number[])[];
 before(async () => {
-  await importMoe({ from: golden, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
-  const engine = await start({ ...options, kvPoolBytes: 40 * block });
+  const engine = await start({ kvPoolBytes: 40 * block });
   alone = await texts(engine, requests, 1);
 });
 
@@ -63,7 +33,7 @@ async function texts(engine: Engine, of: typeof requests, atOnce: number): Promi
 }
 
 test("a pool that holds one whole context serves six requests, whose texts are those alone, whoever gives memory up", async () => {
-  const engine = await start({ ...options, kvPoolBytes: 4 * block });
+  const engine = await start({ kvPoolBytes: 4 * block });
   const { kvBlocks, kvBlockTokens, kvBytes, kvSlots } = engine.describe();
   assert.deepEqual([kvBlocks, kvBlockTokens, kvBytes, kvSlots], [4, 64, 4 * block, 4]);
   assert.deepEqual(await texts(engine, requests, 6), alone);
@@ -82,7 +52,7 @@ async function mostAtOnce(engine: Engine, running: Promise<unknown>): Promise<nu
 }
 
 test("short requests run at once where whole contexts would not, and their memory is theirs alone", async () => {
-  const engine = await start({ ...options, kvPoolBytes: 16 * block });
+  const engine = await start({ kvPoolBytes: 16 * block });
   const running = texts(
     engine,
     requests.map((each) => ({ ...each, maxTokens: 30 })),
@@ -98,12 +68,11 @@ test("short requests run at once where whole contexts would not, and their memor
 
 test("eight streams with a long context do not queue on a pool of 256Mi when their real contexts fit", async () => {
   const maxContext = 200_000;
-  const longDir = join(root, "long");
-  const from = await changedCheckpoint(golden, root, (_, config) => {
+  const from = await changedCheckpoint(join(goldenCheckpoints, "tiny-f32"), root, (_, config) => {
     config.max_position_embeddings = maxContext;
   });
-  await importMoe({ from, out: longDir, codecs: ["iq4_nl"], overwrite: true }, () => {});
-  const engine = await start({ ...options, storeDir: longDir, maxContext, kvPoolBytes: 256 << 20 });
+  const long = await engineWorld({ checkpoint: from, codecs: ["iq4_nl"], ...options });
+  const engine = await long.start({ maxContext, kvPoolBytes: 256 << 20 });
   const { kvBlocks, kvBlockTokens, maxContext: context } = engine.describe();
   assert.equal(context, maxContext);
   assert.ok(8 * Math.ceil(context / kvBlockTokens) > kvBlocks, "eight whole contexts do not fit");
@@ -114,21 +83,21 @@ test("eight streams with a long context do not queue on a pool of 256Mi when the
 });
 
 test("a second turn reuses the answer of the first", async () => {
-  const engine = await start({ ...options, kvPoolBytes: 16 * block });
+  const engine = await start({ kvPoolBytes: 16 * block });
   const { prompt: asked } = requests[0]!;
   const answer = await text(engine, { prompt: asked, maxTokens: 60 });
   const turn = { prompt: [...asked, ...answer, 5, 6], maxTokens: 10 };
   const events = await collect(engine, turn);
   assert.equal(events[1]?.type === "started" && events[1].cachedPromptTokens, 63, "all but the last token, which was never fed");
-  const fresh = await start({ ...options, kvPoolBytes: 16 * block });
+  const fresh = await start({ kvPoolBytes: 16 * block });
   assert.deepEqual(tokensOf(events), await text(fresh, turn));
 });
 
 test("guessed tokens leave texts as they are, greedy and sampled, alone and among others", async () => {
-  const engine = await start({ ...options, kvPoolBytes: 40 * block, limits: { draftTokens: 6 } });
+  const engine = await start({ kvPoolBytes: 40 * block, limits: { draftTokens: 6 } });
   assert.deepEqual(await texts(engine, requests, 1), alone);
   assert.deepEqual(await texts(engine, requests, 3), alone);
-  const plain = await start({ ...options, kvPoolBytes: 40 * block });
+  const plain = await start({ kvPoolBytes: 40 * block });
   for (const token of [4, 7]) {
     const sampling = token % 2 === 0 ? greedy : { temperature: 0.02, topP: 0.9, topK: 0, seed: 5n };
     const again = { prompt: new Array<number>(30).fill(token), maxTokens: 60, sampling };

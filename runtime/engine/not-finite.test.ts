@@ -1,42 +1,14 @@
 // An engine whose experts hold NaN or infinity: a request that meets one ends with an error that names its logits, and only that one.
 // Import and `inspect --verify` find such weights before; a device that computes wrongly shows in the same way.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import type { CodecName } from "../../crds/names.ts";
-import { importMoe } from "../modelstore/import-moe.ts";
+import { collect as collected, engineWorld, promptOf as prompt, tokensOf } from "../../test/kit/ranks/loaded-engine.ts";
 import { codecFor } from "../weights/codecs/index.ts";
 import { f16Bits } from "../weights/floats.ts";
-import type { ModelStore } from "../weights/store.ts";
-import { openStore } from "../weights/store-reader.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateEvent } from "./engine.ts";
+import type { Engine, GenerateEvent } from "./engine.ts";
 
-const root = mkdtempSync(join(tmpdir(), "enodia-not-finite-"));
-const storeDir = join(root, "tiny");
-const engines: Engine[] = [];
-let store: ModelStore;
-
-before(async () => {
-  const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-  await importMoe({ from, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
-  store = await openStore(storeDir);
-});
-after(async () => {
-  for (const engine of engines) await engine.close();
-  await store.close();
-  rmSync(root, { recursive: true, force: true });
-});
-
-async function start(options: Pick<EngineOptions, "backend" | "codec">): Promise<Engine> {
-  const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-  const engine = await createEngine({ storeDir, kvPoolBytes: 1 << 20, maxContext: 96, remote, ...options });
-  engines.push(engine);
-  for (let layer = 0; layer < 2; layer++)
-    for (let expert = 0; expert < 4; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, options.codec));
-  return engine;
-}
+const { store, start } = await engineWorld({ codecs: ["f32", "iq4_nl"], kvPoolBytes: 1 << 20 });
 
 /** Gives the engine other bytes of an expert: `value` in the first weight of w2, for iq4_nl in the scale of its first block; as they
  *  are stored without a value. */
@@ -51,16 +23,8 @@ async function replace(engine: Engine, layer: number, expert: number, value?: nu
   await engine.loadExpert(layer, expert, unit);
 }
 
-const prompt = (seed: number, length: number): number[] =>
-  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
-
-async function collect(engine: Engine, tokens: readonly number[], temperature = 0): Promise<GenerateEvent[]> {
-  const sampling = { temperature, topP: 1, topK: 0, seed: 1n };
-  const events: GenerateEvent[] = [];
-  for await (const event of engine.generate({ prompt: tokens, maxTokens: 2, sampling, eos: [] })) events.push(event);
-  return events;
-}
-const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+const collect = (engine: Engine, tokens: readonly number[], temperature = 0): Promise<GenerateEvent[]> =>
+  collected(engine, { prompt: tokens, maxTokens: 2, sampling: { temperature, topP: 1, topK: 0, seed: 1n } });
 
 for (const backend of ["cpu", "reference"] as const)
   for (const codec of ["f32", "iq4_nl"] as const)

@@ -2,17 +2,14 @@
 // rows of pairs in f32, with the bits of one rank alone. The loops and connections are the real ones, and so are the sockets.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, before, type TestContext, test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { MessageChannel } from "node:worker_threads";
 import { createTestCa } from "../../test/kit/network/certs.ts";
 import { Link } from "../../test/kit/network/link.ts";
+import { goldenStore } from "../../test/kit/ranks/loaded-engine.ts";
 import { until } from "../../test/kit/wait.ts";
 
 import type { Backend } from "../compute/backend.ts";
-import { importMoe } from "../modelstore/import-moe.ts";
 import { serverNames } from "../net/tls.ts";
 import type { EnginePeer, GenerateEvent, PeerCounts, PeerView, RemoteFrame } from "./api.ts";
 import { sumPairs } from "./pass/combine.ts";
@@ -26,19 +23,14 @@ type Class = Backend["numericClass"];
 type Token = Extract<GenerateEvent, { type: "token" }>;
 
 const [namespace, name] = ["default", "mix"];
-const root = mkdtempSync(join(tmpdir(), "enodia-sums-"));
+const { storeDir } = await goldenStore();
 const options: ThreadOptions = {
-  ...{ storeDir: join(root, "tiny"), backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 },
+  ...{ storeDir, backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 },
 };
 const ca = createTestCa();
 const prompts = [1, 5, 12, 20].map((length, seed) =>
   Uint32Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320),
 );
-before(async () => {
-  const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-  await importMoe({ from, out: options.storeDir, codecs: ["f32"], overwrite: false }, () => {});
-});
-after(() => rmSync(root, { recursive: true }));
 
 function viewOf(rank: number, peers: readonly EnginePeer[], layers: number): PeerView {
   const self = { deploymentUid: "d", rank, podUid: `u${rank}`, bootId: "b" };

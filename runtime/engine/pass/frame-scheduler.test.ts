@@ -1,15 +1,10 @@
 // The turns on a rank: decode frames of others before everything, own decode steps before others' prefills, prefills in pieces by turns;
 // and that the rows of a frame depend neither on the frames beside it nor on its pieces.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { Phase, StepKind } from "../../../crds/telemetry.ts";
-import { importMoe } from "../../modelstore/import-moe.ts";
-import { openStore } from "../../weights/store-reader.ts";
-import { createEngine } from "../engine.ts";
+import { engineWorld } from "../../../test/kit/ranks/loaded-engine.ts";
 import type { Share } from "../schedule/frame-queue.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
 import { FrameInbox } from "./frame-inbox.ts";
@@ -193,42 +188,27 @@ test("frames fail with the device, alone, and the next are served", async () => 
 });
 
 test("the rows of a frame are those that it has alone, whatever waits beside it", async () => {
-  const root = mkdtempSync(join(tmpdir(), "enodia-turns-"));
-  const storeDir = join(root, "tiny");
-  await importMoe(
-    { from: resolve(import.meta.dirname, "../../../test/golden/tiny-f32"), out: storeDir, codecs: ["f32"], overwrite: true },
-    () => {},
+  const { start } = await engineWorld({ kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 });
+  const engine = await start();
+  const { layers, experts, hidden } = engine.describe();
+  const frames = fc
+    .record({
+      layer: fc.nat({ max: layers - 1 }),
+      phase: fc.constantFrom<Phase>("decode", "prefill"),
+      pairs: fc.array(fc.tuple(fc.nat({ max: 6 }), fc.nat({ max: experts - 1 })), { minLength: 1, maxLength: 60 }),
+      seed: fc.integer({ min: 1, max: 1_000 }),
+    })
+    .map(({ layer, phase, pairs, seed }) => ({
+      ...{ layer, phase, rows: Float32Array.from({ length: 7 * hidden }, (_, i) => Math.sin(i * seed)) },
+      ...{ pairRows: Uint32Array.from(pairs, ([row]) => row), pairExperts: Uint32Array.from(pairs, ([, expert]) => expert) },
+    }));
+  await fc.assert(
+    fc.asyncProperty(fc.array(frames, { minLength: 2, maxLength: 6 }), async (all) => {
+      const together = await Promise.all(all.map((frame) => engine.runExperts(frame)));
+      for (const [i, frame] of all.entries()) assert.deepEqual(await engine.runExperts(frame), together[i]);
+    }),
+    { numRuns: 15 },
   );
-  const store = await openStore(storeDir);
-  const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-  const engine = await createEngine({ storeDir, backend: "cpu", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, remote, threads: 1 });
-  try {
-    const { layers, experts, hidden } = engine.describe();
-    for (let layer = 0; layer < layers; layer++)
-      for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "f32"));
-    const frames = fc
-      .record({
-        layer: fc.nat({ max: layers - 1 }),
-        phase: fc.constantFrom<Phase>("decode", "prefill"),
-        pairs: fc.array(fc.tuple(fc.nat({ max: 6 }), fc.nat({ max: experts - 1 })), { minLength: 1, maxLength: 60 }),
-        seed: fc.integer({ min: 1, max: 1_000 }),
-      })
-      .map(({ layer, phase, pairs, seed }) => ({
-        ...{ layer, phase, rows: Float32Array.from({ length: 7 * hidden }, (_, i) => Math.sin(i * seed)) },
-        ...{ pairRows: Uint32Array.from(pairs, ([row]) => row), pairExperts: Uint32Array.from(pairs, ([, expert]) => expert) },
-      }));
-    await fc.assert(
-      fc.asyncProperty(fc.array(frames, { minLength: 2, maxLength: 6 }), async (all) => {
-        const together = await Promise.all(all.map((frame) => engine.runExperts(frame)));
-        for (const [i, frame] of all.entries()) assert.deepEqual(await engine.runExperts(frame), together[i]);
-      }),
-      { numRuns: 15 },
-    );
-  } finally {
-    await engine.close();
-    await store.close();
-    rmSync(root, { recursive: true });
-  }
 });
 
 test("frames that keep coming hold up neither the own step nor loads and timers", async () => {

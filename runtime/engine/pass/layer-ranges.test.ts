@@ -1,12 +1,9 @@
 // Steps that pass layers at once: rows and counts are those of steps that go layer by layer, and layers are passed alone
 // as soon as one of their experts is elsewhere.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
+import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
-import { importMoe } from "../../modelstore/import-moe.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
@@ -18,8 +15,7 @@ import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import type { StepTools } from "./step-tools.ts";
 
-const root = mkdtempSync(join(tmpdir(), "enodia-ranges-"));
-const storeDir = join(root, "tiny");
+const { storeDir } = await goldenStore();
 let model: OpenModel;
 let experts: ExpertTable;
 let counter: LoadCounter;
@@ -28,8 +24,6 @@ let passed: [number, number][] = [];
 let ranges: Ranges;
 
 before(async () => {
-  const from = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
-  await importMoe({ from, out: storeDir, codecs: ["f32"], overwrite: true }, () => {});
   model = await openModel({ storeDir, backend: "cpu", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 });
   const { backend, store, program, info } = model;
   counter = new LoadCounter(info);
@@ -42,10 +36,7 @@ before(async () => {
     return run(call);
   };
 });
-after(async () => {
-  await model.close();
-  rmSync(root, { recursive: true });
-});
+after(() => model.close());
 
 const load = async (layer: number, expert: number): Promise<void> =>
   experts.load(layer, expert, await model.store.readUnit(layer, expert, "f32"));

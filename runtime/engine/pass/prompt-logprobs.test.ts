@@ -1,52 +1,15 @@
 // Log-probabilities of prompts' tokens, in the whole engine on the tiny checkpoint: the same as of a text that was made, alone, with mates,
 // in chunks, over ranks, and where a beginning is kept.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, before, test } from "node:test";
-import { importMoe } from "../../modelstore/import-moe.ts";
-import type { ModelStore } from "../../weights/store.ts";
-import { openStore } from "../../weights/store-reader.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "../engine.ts";
+import { test } from "node:test";
+import { collect as collected, engineWorld, greedy, promptOf as prompt } from "../../../test/kit/ranks/loaded-engine.ts";
+import type { Engine, GenerateEvent, RemoteExperts } from "../engine.ts";
 
-const golden = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
-const context = 96;
-const kvPoolBytes = 8 * 2 * 2 * 2 * context * 16 * 4; // 8 slots of 2 layers, 2 kv heads of 16
-const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, logprobs: true, topLogprobs: 2 };
-const root = mkdtempSync(join(tmpdir(), "enodia-prompts-"));
-const storeDir = join(root, "tiny");
-const engines: Engine[] = [];
-let store: ModelStore;
+const sampling = { ...greedy, logprobs: true, topLogprobs: 2 };
+const { start } = await engineWorld({ threads: 1 });
 
-before(async () => {
-  await importMoe({ from: golden, out: storeDir, codecs: ["f32"], overwrite: true }, () => {});
-  store = await openStore(storeDir);
-});
-after(async () => {
-  for (const engine of engines) await engine.close();
-  await store.close();
-  rmSync(root, { recursive: true, force: true });
-});
-
-const alone: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-
-async function start(options: Partial<EngineOptions> = {}, hosts: (expert: number) => boolean = () => true): Promise<Engine> {
-  const common = { storeDir, codec: "f32", kvPoolBytes, maxContext: context, threads: 1, remote: alone, backend: "cpu" } as const;
-  const engine = await createEngine({ ...common, ...options });
-  engines.push(engine);
-  const { layers, experts, codec } = engine.describe();
-  for (let layer = 0; layer < layers; layer++)
-    for (let expert = 0; expert < experts; expert++)
-      if (hosts(expert)) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
-  return engine;
-}
-
-async function collect(engine: Engine, request: Pick<GenerateRequest, "prompt"> & Partial<GenerateRequest>): Promise<GenerateEvent[]> {
-  const events: GenerateEvent[] = [];
-  for await (const event of engine.generate({ maxTokens: 1, sampling, eos: [], ...request })) events.push(event);
-  return events;
-}
+const collect = (engine: Engine, request: Parameters<typeof collected>[1]): Promise<GenerateEvent[]> =>
+  collected(engine, { maxTokens: 1, sampling, ...request });
 
 /** Of each token but the first: its log-probability, and the two likeliest tokens of its place. */
 async function worths(engine: Engine, prompt: readonly number[]): Promise<(readonly number[])[]> {
@@ -61,9 +24,6 @@ async function worths(engine: Engine, prompt: readonly number[]): Promise<(reado
   assert.equal(events.at(-1)?.type, "finish");
   return told;
 }
-
-const prompt = (seed: number, length: number): number[] =>
-  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
 
 for (const backend of ["reference", "cpu"] as const) {
   test(`${backend}: a text that was made is worth as prompt what it was worth when it was made`, async () => {
@@ -84,9 +44,9 @@ for (const backend of ["reference", "cpu"] as const) {
     const want: (readonly number[])[][] = [];
     for (const one of [...prompts, longer]) want.push(await worths(engine, one));
     assert.deepEqual(want[0], [], "nothing stands before a first token");
-    const other = await start({ backend }, (expert) => expert % 2 === 1);
+    const other = await start({ backend }, (_, expert) => expert % 2 === 1);
     const remote: RemoteExperts = { dispatch: (frame) => other.runExperts(frame) };
-    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (expert) => expert % 2 === 0);
+    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (_, expert) => expert % 2 === 0);
     for (const one of [engine, chunked]) {
       const mates = [collect(one, { prompt: prompt(9, 12), maxTokens: 60 }), collect(one, { prompt: longer, maxTokens: 4 })];
       assert.deepEqual(await Promise.all([...prompts, longer].map((each) => worths(one, each))), want);

@@ -1,13 +1,10 @@
 // A step in halves, and in pieces, gives the bits of a whole one; when it fails, nothing of it still runs. The other rank is a table of
 // the experts that this one lacks, which answers after some turns of the loop.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import fc from "fast-check";
+import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { type KvGroup, type Place, placesOf } from "../../kernels/kv-groups.ts";
-import { importMoe } from "../../modelstore/import-moe.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import type { RemoteFrame } from "../api.ts";
 import type { ThreadOptions } from "../thread/messages.ts";
@@ -20,9 +17,9 @@ import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import type { StepTools } from "./step-tools.ts";
 
-const root = mkdtempSync(join(tmpdir(), "enodia-step-"));
+const { storeDir } = await goldenStore();
 const options: ThreadOptions = {
-  ...{ storeDir: join(root, "tiny"), backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 },
+  ...{ storeDir, backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 },
 };
 let model: OpenModel;
 let own: ExpertTable;
@@ -30,8 +27,6 @@ let others: ExpertTable;
 let counter: LoadCounter;
 
 before(async () => {
-  const from = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
-  await importMoe({ from, out: options.storeDir, codecs: ["f32"], overwrite: true }, () => {});
   model = await openModel(options);
   counter = new LoadCounter(model.info);
   const { backend, store, program, info } = model;
@@ -40,10 +35,7 @@ before(async () => {
     for (let expert = 0; expert < info.experts; expert++)
       await ((expert + layer) % 2 === 0 ? own : others).load(layer, expert, await store.readUnit(layer, expert, "f32"));
 });
-after(async () => {
-  await model.close();
-  rmSync(root, { recursive: true });
-});
+after(() => model.close());
 
 const iterations = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i++) await new Promise((done) => setImmediate(done));

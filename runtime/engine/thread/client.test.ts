@@ -1,50 +1,22 @@
 // The engine's door: whose the bytes are that pass it (units and the rows of other ranks change hands, a frame's rows do not), and
 // calls that come in an order of their own.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { type BackendChoice, backendNames } from "../../../crds/names.ts";
-import { importMoe } from "../../modelstore/import-moe.ts";
-import { openStore } from "../../weights/store-reader.ts";
-import { createEngine, type Engine, type RemoteExperts } from "../engine.ts";
+import { engineWorld, nobodyElse, textOf } from "../../../test/kit/ranks/loaded-engine.ts";
+import type { Engine, RemoteExperts } from "../engine.ts";
 import { ownThreads, processorsIn } from "./client.ts";
 
-const root = mkdtempSync(join(tmpdir(), "enodia-client-"));
-const storeDir = join(root, "tiny");
-await importMoe(
-  { from: resolve(import.meta.dirname, "../../../test/golden/tiny-f32"), out: storeDir, codecs: ["f32"], overwrite: false },
-  () => {},
-);
-const store = await openStore(storeDir);
-const engines: Engine[] = [];
-after(async () => {
-  for (const engine of engines) await engine.close();
-  await store.close();
-  rmSync(root, { recursive: true });
-});
-
-async function start(layers: readonly number[], remote: RemoteExperts, backend: BackendChoice = "reference"): Promise<Engine> {
-  const options = { backend, codec: "f32", kvPoolBytes: 1 << 20, maxContext: 32 } as const;
-  const engine = await createEngine({ storeDir, ...options, remote });
-  engines.push(engine);
-  for (const layer of layers)
-    for (let expert = 0; expert < store.index.experts; expert++)
-      await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "f32"));
-  return engine;
-}
+const world = await engineWorld({ kvPoolBytes: 1 << 20, maxContext: 32 });
+const { store } = world;
+const start = (layers: readonly number[], remote: RemoteExperts, backend: BackendChoice = "reference"): Promise<Engine> =>
+  world.start({ remote, backend }, (layer) => layers.includes(layer));
 
 /** Generates two tokens; how many came. */
-async function tokensOf(engine: Engine): Promise<number> {
-  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  let tokens = 0;
-  for await (const { type } of engine.generate({ prompt: [1, 2, 3], maxTokens: 2, sampling, eos: [] })) if (type === "token") tokens += 1;
-  return tokens;
-}
+const tokensOf = async (engine: Engine): Promise<number> => (await textOf(engine, { prompt: [1, 2, 3], maxTokens: 2 })).length;
 
 test("a unit and the rows of another rank are handed over, a frame's rows stay the caller's", async () => {
-  const host = await start([1], { dispatch: () => Promise.reject(new Error("it hosts all that it is asked for")) });
+  const host = await start([1], nobodyElse);
   const given: Float32Array[] = [];
   const engine = await start([0], {
     dispatch: async (frame) => {
@@ -59,7 +31,7 @@ test("a unit and the rows of another rank are handed over, a frame's rows stay t
 });
 
 test("a unit that weights its buffer with something else is copied", async () => {
-  const engine = await start([], { dispatch: () => Promise.reject(new Error("nobody")) });
+  const engine = await start([], nobodyElse);
   const unit = await store.readUnit(1, 0, "f32");
   const part = new Uint8Array(unit.length + 8).subarray(8);
   part.set(unit);
@@ -73,7 +45,7 @@ test("a unit that weights its buffer with something else is copied", async () =>
 
 test("ranks that were down before the first tables came get nothing", async () => {
   const asked = new Set<number>();
-  const host = await start([1], { dispatch: () => Promise.reject(new Error("it hosts all that it is asked for")) });
+  const host = await start([1], nobodyElse);
   const engine = await start([0], {
     dispatch: (frame) => {
       asked.add(frame.rank);
@@ -88,7 +60,7 @@ test("ranks that were down before the first tables came get nothing", async () =
 });
 
 test("an engine that is asked for Auto says which backend it took, by which the memory for experts is judged", async () => {
-  const engine = await start([], { dispatch: () => Promise.reject(new Error("nobody else is there")) }, "Auto");
+  const engine = await start([], nobodyElse, "Auto");
   const { backend, device } = engine.describe();
   assert.ok(backendNames.some((name) => name === backend));
   assert.ok(device.startsWith(`${backend}:`));

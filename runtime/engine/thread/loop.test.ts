@@ -1,17 +1,14 @@
 // The loop on a model of the reference backend: one whose device goes away, and one that closes while a host keeps it waiting.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
 import { type TestContext, test } from "node:test";
 import { MessageChannel } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
+import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { until, within } from "../../../test/kit/wait.ts";
 
-import { importMoe } from "../../modelstore/import-moe.ts";
 import { EngineHost } from "../../net/engine-host.ts";
 import { serverNames } from "../../net/tls.ts";
 import type { PeerOpening } from "../api.ts";
@@ -22,10 +19,7 @@ import { openModel } from "./open.ts";
 const [namespace, name] = ["default", "mix"];
 
 async function started(t: TestContext) {
-  const root = mkdtempSync(join(tmpdir(), "enodia-loop-"));
-  const storeDir = join(root, "tiny");
-  const from = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
-  await importMoe({ from, out: storeDir, codecs: ["f32"], overwrite: false }, () => {});
+  const { storeDir } = await goldenStore();
   const options = { storeDir, backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 } as const;
   const model = await openModel(options);
   const { port1, port2 } = new MessageChannel();
@@ -33,10 +27,7 @@ async function started(t: TestContext) {
   const loop = new EngineLoop(port2, { ...model, backend: { ...model.backend, fault: () => fault } }, options);
   const said: FromEngine[] = [];
   port1.on("message", (message) => said.push(message));
-  t.after(async () => {
-    port1.close();
-    rmSync(root, { recursive: true });
-  });
+  t.after(() => port1.close());
   let id = 0;
   const call = async (message: Pick<CallMessage, "method" | "argument">): Promise<unknown> => {
     const own = ++id;

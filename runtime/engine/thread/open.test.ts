@@ -1,19 +1,12 @@
 // The decisions made when a model opens: in which form the dense part is kept beside the experts.
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { codecNames } from "../../../crds/names.ts";
-import { importMoe } from "../../modelstore/import-moe.ts";
+import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { codecFor } from "../../weights/codecs/index.ts";
 import { openModel } from "./open.ts";
 
-const dir = await mkdtemp(join(tmpdir(), "enodia-open-"));
-after(() => rm(dir, { recursive: true }));
-const storeDir = join(dir, "store");
-const from = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
-await importMoe({ from, out: storeDir, codecs: codecNames, overwrite: false }, () => {});
+const { storeDir } = await goldenStore({ codecs: codecNames });
 
 test("the dense part of f32 is f32 beside experts that are floats, and about a quarter of that beside all others", async () => {
   const denseBytes = new Map<string, number>();
