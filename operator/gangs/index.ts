@@ -5,9 +5,8 @@ import type { GangChoice, GangName } from "../../crds/names.ts";
 import type { Served } from "../kube/informers.ts";
 import type { ObjectMeta, Resource } from "../kube/kube.ts";
 import type { Refusal } from "../kube/refusal-text.ts";
-import { coscheduling } from "./coscheduling.ts";
 import type { GangScheduler } from "./gang.ts";
-import { volcano } from "./volcano.ts";
+import { coscheduling, volcano } from "./schedulers.ts";
 
 /** The names are those of spec.scheduling.gang; Auto takes the first that exists. */
 const schedulers = { Coscheduling: coscheduling, Volcano: volcano } as const satisfies Readonly<Record<GangName, GangScheduler>>;

@@ -1,7 +1,11 @@
-// Attention over the cache as one operation where the device has it, else as products and a softmax.
-import type { Op } from "../../kernels/segment.ts";
+// Rotary embedding and attention over the cache, as one operation where the device has it, else as products and a softmax.
+import type { Op, Rope } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
+import type { GroupShape, KvGraph } from "./kv.ts";
+import type { Lowering } from "./lowering.ts";
+
+const f32Bytes = 4;
 
 type Attention = Extract<Op, { op: "attention" }>;
 
@@ -17,7 +21,7 @@ interface Parts {
 }
 
 /** [valueDim, heads, tokens, batch] */
-export function attend(build: GraphBuilder, op: Attention, parts: Parts): Value {
+function attend(build: GraphBuilder, op: Attention, parts: Parts): Value {
   return asOperation(build, op, parts) ?? asProducts(build, op, parts);
 }
 
@@ -42,4 +46,110 @@ function asProducts(build: GraphBuilder, op: Attention, { q, keys, values, mask,
   const sums = build.step(ggml.ggml_mul_mat(context, turned.tensor, shares.tensor), [turned, shares]);
   const byToken = build.view(ggml.ggml_permute(context, sums.tensor, 0, 2, 1, 3), sums);
   return build.step(ggml.ggml_cont(context, byToken.tensor), [byToken]);
+}
+
+/** Values `from` to `from + width` of each head of x [headWidth, heads, rows], without a copy. */
+export function partOfHeads(build: GraphBuilder, x: Value, heads: HeadShape, { from, width }: { from: number; width: number }): Value {
+  const row = heads.width * f32Bytes;
+  const { ggml } = build.device;
+  return build.view(ggml.ggml_view_3d(build.context, x.tensor, width, heads.count, heads.rows, row, row * heads.count, from * f32Bytes), x);
+}
+
+interface HeadShape {
+  readonly width: number;
+  readonly count: number;
+  readonly rows: number;
+}
+
+function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape): Value {
+  const { ggml } = build.device;
+  const pairs = rope.frequencies.length;
+  const { cos, sin } = (kv as KvGraph).rotation(build, rope);
+  const swapped = (): Value => {
+    if (!rope.interleaved) return build.step(ggml.ggml_roll(build.context, x.tensor, pairs, 0, 0, 0), [x]);
+    const apart = build.view(ggml.ggml_reshape_4d(build.context, x.tensor, 2, pairs, heads.count, heads.rows), x);
+    const rolled = build.step(ggml.ggml_roll(build.context, apart.tensor, 1, 0, 0, 0), [apart]);
+    return build.view(ggml.ggml_reshape_3d(build.context, rolled.tensor, 2 * pairs, heads.count, heads.rows), rolled);
+  };
+  const other = swapped();
+  const straight = build.step(ggml.ggml_mul(build.context, x.tensor, cos.tensor), [x, cos]);
+  const across = build.step(ggml.ggml_mul(build.context, other.tensor, sin.tensor), [other, sin]);
+  return build.step(ggml.ggml_add(build.context, straight.tensor, across.tensor), [straight, across]);
+}
+
+/** [headDim, heads, rows], rotated by the position of each row. */
+function rotated(lowering: Lowering, op: Attention, x: Value, count: number): Value {
+  const { build, rows } = lowering;
+  const { ggml } = build.device;
+  const heads = { width: op.headDim, count, rows };
+  const width = 2 * op.rope.frequencies.length;
+  const close = x.part === undefined ? x : build.step(ggml.ggml_cont(build.context, x.tensor), [x]);
+  const split = build.view(ggml.ggml_reshape_3d(build.context, close.tensor, op.headDim, count, rows), close);
+  if (width === op.headDim) return turned(lowering, op.rope, split, heads);
+  const part = partOfHeads(build, split, heads, { from: op.rope.from, width });
+  const own = build.step(ggml.ggml_cont(build.context, part.tensor), [part]);
+  let joined = turned(lowering, op.rope, own, heads);
+  if (op.rope.from > 0) {
+    const before = partOfHeads(build, split, heads, { from: 0, width: op.rope.from });
+    joined = build.step(ggml.ggml_concat(build.context, before.tensor, joined.tensor, 0), [before, joined]);
+  }
+  const end = op.rope.from + width;
+  if (end === op.headDim) return joined;
+  const after = partOfHeads(build, split, heads, { from: end, width: op.headDim - end });
+  return build.step(ggml.ggml_concat(build.context, joined.tensor, after.tensor, 0), [joined, after]);
+}
+
+/** Rotated queries [headDim, heads, rows] in rows of `width` values, and keys [kvHeads * headDim, rows]. */
+interface Turned {
+  readonly query: Value;
+  readonly width: number;
+  readonly key: Value;
+}
+
+/** Queries and keys that are adjacent in one product are rotated together. */
+function turnedBoth(lowering: Lowering, op: Attention): Turned {
+  const { build, rows, read } = lowering;
+  const { ggml } = build.device;
+  const { headDim, heads, kvHeads, rope } = op;
+  const [q, k] = [read(op.q), read(op.k)];
+  const own = heads * headDim;
+  const together = q.part !== undefined && q.part.whole === k.part?.whole && k.part.from === q.part.from + own;
+  if (q.part === undefined || !together || rope.interleaved || 2 * rope.frequencies.length !== headDim) {
+    const key = rotated(lowering, op, k, kvHeads);
+    const flat = build.view(ggml.ggml_reshape_2d(build.context, key.tensor, kvHeads * headDim, rows), key);
+    return { key: flat, query: rotated(lowering, op, q, heads), width: own };
+  }
+  const { whole, from, width } = q.part;
+  const shape = { width: headDim, count: heads + kvHeads, rows };
+  const head = headDim * f32Bytes;
+  const split = ggml.ggml_view_3d(build.context, whole.tensor, headDim, shape.count, rows, head, width * f32Bytes, from * f32Bytes);
+  const query = turned(lowering, rope, build.view(split, whole), shape);
+  const both = shape.count * headDim;
+  return { query, width: both, key: build.part({ whole: query, from: own, width: both }, kvHeads * headDim, rows) };
+}
+
+/** The queries of a group: [headDim, tokens, heads, batch], without a copy. */
+function ofGroup(build: GraphBuilder, { query, width }: Turned, op: Attention, { from, tokens, batch }: GroupShape): Value {
+  const { ggml } = build.device;
+  const { headDim, heads } = op;
+  const [head, row] = [headDim * f32Bytes, width * f32Bytes];
+  const view = ggml.ggml_view_4d(build.context, query.tensor, headDim, tokens, heads, batch, row, head, tokens * row, from * row);
+  return build.view(view, query);
+}
+
+export function attention(lowering: Lowering, op: Attention): void {
+  const { build, weights, read, write } = lowering;
+  const { ggml } = build.device;
+  const kv = lowering.kv as KvGraph;
+  const both = turnedBoth(lowering, op);
+  kv.store(build, op.layer, both.key, read(op.v));
+  const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
+  const parts = kv.groups.map((group) => {
+    const [keys, values] = [kv.keys(build, op.layer, group), kv.values(build, op.layer, group)];
+    const q = ofGroup(build, both, op, group);
+    const out = attend(build, op, { q, keys, values, mask: kv.mask(build, op.window, group), sinks });
+    return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, group.batch * group.tokens), out);
+  });
+  const join = (all: Value, part: Value): Value => build.step(ggml.ggml_concat(build.context, all.tensor, part.tensor, 1), [all, part]);
+  write(op.out, parts.reduce(join));
 }

@@ -1,4 +1,4 @@
-// The types of lowering: weights, named values, and separated rows.
+// The types of lowering: weights and named values.
 
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -11,18 +11,6 @@ export interface WeightSource {
   addRow(build: GraphBuilder, weight: string, x: Value, rows: number): Value;
   /** The tensor of a weight that all rows share. */
   tensor(weight: string): Pointer;
-}
-
-/** x [from, rows] -> [from, 1, rows] for an operation with an index per row. */
-export function ofChosen(
-  build: GraphBuilder,
-  x: Value,
-  { from, to, rows }: { readonly from: number; readonly to: number; readonly rows: number },
-  operation: (apart: Value) => Value,
-): Value {
-  const { ggml } = build.device;
-  const out = operation(build.view(ggml.ggml_reshape_3d(build.context, x.tensor, from, 1, rows), x));
-  return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, to, rows), out);
 }
 
 export interface Lowering {

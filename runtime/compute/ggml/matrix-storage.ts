@@ -2,7 +2,6 @@
 import type { GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { ofChosen } from "./lowering.ts";
 import { multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
@@ -124,6 +123,18 @@ export function storagesOf(device: GgmlDevice): MatrixStorages {
 
 /** The graph input that selects the only matrix: a zero per row. */
 export const zeroIds = "zeros";
+
+/** x [from, rows] -> [from, 1, rows] for an operation with an index per row. */
+function ofChosen(
+  build: GraphBuilder,
+  x: Value,
+  { from, to, rows }: { readonly from: number; readonly to: number; readonly rows: number },
+  operation: (apart: Value) => Value,
+): Value {
+  const { ggml } = build.device;
+  const out = operation(build.view(ggml.ggml_reshape_3d(build.context, x.tensor, from, 1, rows), x));
+  return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, to, rows), out);
+}
 
 export function multiplied(
   build: GraphBuilder,

@@ -11,7 +11,7 @@ type Attention = Extract<Op, { op: "attention" }>;
 const masked = -1e30;
 
 /** Tables of the rotation out = x * cos + partner(x) * sin; values that do not rotate have sine 0. */
-function turnTables(tokens: number, rope: Rope, width: number) {
+function rotationTables(tokens: number, rope: Rope, width: number) {
   const tables = ropeTables(tokens, rope);
   const pairs = rope.frequencies.length;
   const cos = new Float32Array(tokens * width).fill(1);
@@ -35,7 +35,7 @@ function turnTables(tokens: number, rope: Rope, width: number) {
 type Rotate = (value: string, back?: boolean) => string;
 
 function rotator(op: Attention, { graph, tokens }: Emitter): Rotate {
-  const { cos, sin, partner } = turnTables(tokens, op.rope, op.headDim);
+  const { cos, sin, partner } = rotationTables(tokens, op.rope, op.headDim);
   const shape = [1, tokens, 1, op.headDim];
   const [cosine, sine, minus] = [
     graph.floats(shape, cos),

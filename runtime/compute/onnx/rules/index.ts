@@ -5,9 +5,8 @@ import type { Op, OpName } from "../../../kernels/segment.ts";
 import type { HostRule, Rule } from "../rule.ts";
 import { attention } from "./attention.ts";
 import { add, addRow, clampedSwiglu, scale, siluMul } from "./elementwise.ts";
-import { gru } from "./gru.ts";
+import { gru, mixHeads } from "./gates.ts";
 import { matMul } from "./mat-mul.ts";
-import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { gather, joinHeads, slice } from "./shapes.ts";
 

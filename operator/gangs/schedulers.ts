@@ -1,7 +1,20 @@
-// Volcano, where an annotation makes a pod a member. The group's queue and priority are those of the pod template.
+// The gang schedulers that are known; index.ts chooses one.
 import { resources } from "../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
 
+/** The plugin of kubernetes-sigs/scheduler-plugins. Where it runs in the default scheduler, the pod template names that one. */
+const label = "scheduling.x-k8s.io/pod-group";
+
+export const coscheduling: GangScheduler = {
+  name: "Coscheduling",
+  resource: resources.coschedulingPodGroups,
+  schedulerName: "scheduler-plugins-scheduler",
+  member: (group) => ({ labels: { [label]: group }, annotations: {} }),
+  has: ({ labels }) => labels?.[label] !== undefined,
+  spec: (minMember) => ({ minMember }),
+};
+
+/** The group's queue and priority are those of the pod template. */
 const annotation = "scheduling.k8s.io/group-name";
 const queueAnnotation = "scheduling.volcano.sh/queue-name";
 

@@ -1,4 +1,4 @@
-// gru: with n the new value and z the update, out = n + z (state - n).
+// Ops that weigh values by gates.
 import type { Op } from "../../../kernels/segment.ts";
 import type { DeviceRule, Emitter } from "../rule.ts";
 
@@ -23,6 +23,7 @@ function cellOf(op: Gru, at: Emitter): Cell {
   return { r, z, n, recalled, state: value(op.state) };
 }
 
+/** With n the new value and z the update, out = n + z (state - n). */
 export const gru: DeviceRule<Gru> = {
   on: "device",
   out: (op) => op.out,
@@ -42,5 +43,46 @@ export const gru: DeviceRule<Gru> = {
     give(op.state, graph.mul(dOut, z));
     give(op.given, joined([ofReset, ofUpdate, ofNew]));
     give(op.held, joined([ofReset, ofUpdate, graph.mul(ofNew, r)]));
+  },
+};
+
+type MixHeads = Extract<Op, { op: "mixHeads" }>;
+
+interface Mix {
+  /** [rows, shares] */
+  readonly shares: string;
+  /** The same as [rows, 1, shares, 1]. */
+  readonly each: string;
+  /** x as [rows, repeats, shares, width of a part]. */
+  apart(value: string): string;
+  whole(value: string): string;
+}
+
+function mixOf(op: MixHeads, { graph, value, width }: Emitter): Mix {
+  const [all, count] = [width(op.x), width(op.logits)];
+  const shares = graph.node("Softmax", [value(op.logits)], { axis: -1 });
+  return {
+    shares,
+    each: graph.reshape(shares, [-1, 1, count, 1]),
+    apart: (of) => graph.reshape(of, [-1, op.parts / count, count, all / op.parts]),
+    whole: (of) => graph.reshape(of, [-1, all]),
+  };
+}
+
+/** With s the gate's softmax and t the gradient of each s summed over its parts, the logits have s (t - sum s t). */
+export const mixHeads: DeviceRule<MixHeads> = {
+  on: "device",
+  out: (op) => op.out,
+  forward(op, at) {
+    const { each, apart, whole } = mixOf(op, at);
+    return whole(at.graph.mul(apart(at.value(op.x)), each));
+  },
+  backward(op, at, dOut) {
+    const { graph } = at;
+    const { shares, each, apart, whole } = mixOf(op, at);
+    const d = apart(dOut);
+    at.give(op.x, whole(graph.mul(d, each)));
+    const given = graph.sum(graph.sum(graph.mul(d, apart(at.value(op.x))), 3, false), 1, false);
+    at.give(op.logits, graph.mul(shares, graph.sub(given, graph.sum(graph.mul(shares, given), 1))));
   },
 };
