@@ -36,5 +36,5 @@ export const gatewayJwtField = gatewayJwt.optional().meta({
 
 export const clientsNeedNames = {
   rule: "!has(self.clients) || has(self.apiKeySecretRef) || has(self.jwt)",
-  message: "clients are told by their keys or tokens: set gateway.apiKeySecretRef or gateway.jwt, or leave clients out",
+  message: "clients are known by their keys or tokens: set gateway.apiKeySecretRef or gateway.jwt, or leave clients out",
 };

@@ -65,7 +65,7 @@ const model = z
 const data = z
   .object({
     uri: uri("Token data, as `enodia data import` writes it, with the tokenizer of the model: pvc://<claim>/<folder>."),
-    validation: uri("Token data whose loss is told at each checkpoint.").optional(),
+    validation: uri("Token data whose loss is reported at each checkpoint.").optional(),
     sequenceLength: z.int32().min(2).max(1_048_576).default(256).meta({ description: "Tokens of a sequence." }),
   })
   .meta({ description: "What it is trained on." });

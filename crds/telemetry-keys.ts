@@ -66,6 +66,6 @@ export function rotatedTelemetryKeys(keys: readonly TelemetryKey[], now: number,
   // A key from the future comes from a wrong clock and would stay too long.
   const due = newest === undefined || now - newest.madeMs >= lifeMs || newest.madeMs - now > overlapMs;
   const wanted = due ? [fresh(), ...keys] : keys;
-  const standing = wanted.filter((_, i) => i === 0 || now - (wanted[i - 1]?.madeMs ?? 0) < overlapMs);
-  return standing.slice(0, keysMax);
+  const current = wanted.filter((_, i) => i === 0 || now - (wanted[i - 1]?.madeMs ?? 0) < overlapMs);
+  return current.slice(0, keysMax);
 }

@@ -4,7 +4,7 @@ import { labels } from "../../crds/common.ts";
 import { weightServerComponent } from "../../crds/weight-server.ts";
 import { manager } from "./adoption.ts";
 
-const scaleDoor = "scale";
+const scaleSubresource = "scale";
 export const replicasField = ".spec.replicas";
 
 /** The API server's name for writers from before managed fields, or after they were cleared. */
@@ -41,7 +41,7 @@ export function isTakeable(conflict: FieldConflict, { always, unscaled }: Takeab
 }
 
 export const isAutoscaled = ({ field, manager: by, subresource }: FieldConflict): boolean =>
-  field === replicasField && autoscalerManagers.includes(by) && subresource === scaleDoor;
+  field === replicasField && autoscalerManagers.includes(by) && subresource === scaleSubresource;
 
 /** A single command such as `kubectl edit` is drift and is reverted. */
 function isByHand({ manager: by, operation }: FieldConflict): boolean {
@@ -50,8 +50,8 @@ function isByHand({ manager: by, operation }: FieldConflict): boolean {
 
 export function conflictText({ kind, metadata }: Contested, conflicts: readonly FieldConflict[]): string {
   const named = conflicts.slice(0, namedMax).map(({ field, manager: by, subresource }) => {
-    const door = subresource === "" ? "" : ` (${subresource})`;
-    return `${field} is managed by ${by}${door}`;
+    const through = subresource === "" ? "" : ` (${subresource})`;
+    return `${field} is managed by ${by}${through}`;
   });
   const more = conflicts.length > namedMax ? [`${conflicts.length - namedMax} more fields by others`] : [];
   return `${kind} ${metadata.name} stays as it is: ${[...named, ...more].join(", ")}; ${remedy(kind, metadata, conflicts)}`;

@@ -44,7 +44,7 @@ export class Informer {
   readonly #abort = new AbortController();
   #synced = false;
   #lastEvent = 0;
-  #lastTurn = 0;
+  #lastLoop = 0;
   #version = "";
   /** Failures in a row: all, and those since the last event or list. */
   #failures = 0;
@@ -74,7 +74,7 @@ export class Informer {
 
   start(): void {
     this.#lastEvent = this.#clock.now();
-    this.#lastTurn = this.#lastEvent;
+    this.#lastLoop = this.#lastEvent;
     this.#running ??= this.#run();
   }
 
@@ -94,7 +94,7 @@ export class Informer {
 
   /** Milliseconds since the loop did anything; it grows only when the loop hangs. */
   get stuckMs(): number {
-    return this.#clock.now() - Math.max(this.#lastTurn, this.#lastEvent);
+    return this.#clock.now() - Math.max(this.#lastLoop, this.#lastEvent);
   }
 
   /** Why the copy is unreliable; undefined while it is current. */
@@ -151,7 +151,7 @@ export class Informer {
     const signal = this.#abort.signal;
     let stale = true;
     while (!signal.aborted) {
-      this.#lastTurn = this.#clock.now();
+      this.#lastLoop = this.#clock.now();
       this.#interrupt = new AbortController();
       try {
         if (stale || this.#waiting.length > 0) await this.#relist();

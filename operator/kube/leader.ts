@@ -34,7 +34,7 @@ interface LeaseSpec {
   leaseTransitions?: number;
 }
 
-type Turn = "held" | "taken" | "retry";
+type Attempt = "held" | "taken" | "retry";
 
 export class LeaderElection {
   readonly #options: LeaderOptions;
@@ -45,7 +45,7 @@ export class LeaderElection {
   #renewedAt = 0;
   #stopped = false;
   #cancel: () => void = () => {};
-  #turn: Promise<void> = Promise.resolve();
+  #attempting: Promise<void> = Promise.resolve();
 
   constructor(options: LeaderOptions) {
     this.#options = options;
@@ -54,7 +54,7 @@ export class LeaderElection {
   }
 
   start(): void {
-    this.#turn = this.#step();
+    this.#attempting = this.#step();
   }
 
   /** True only while nobody else can have taken over. */
@@ -66,7 +66,7 @@ export class LeaderElection {
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#cancel();
-    await this.#turn;
+    await this.#attempting;
     this.#leading = false;
     try {
       const lease = await this.#options.kube.get(resources.leases, this.#options.lease);
@@ -86,16 +86,16 @@ export class LeaderElection {
 
   async #step(): Promise<void> {
     try {
-      const turn = await this.#within(this.#timing.renewDeadlineMs / 2, this.#tryHold());
-      if (turn === "held" && !this.#stopped) this.#held();
-      else if (turn === "taken" && this.#leading) this.#lose("another replica holds the lease");
+      const attempt = await this.#within(this.#timing.renewDeadlineMs / 2, this.#tryHold());
+      if (attempt === "held" && !this.#stopped) this.#held();
+      else if (attempt === "taken" && this.#leading) this.#lose("another replica holds the lease");
     } catch (error) {
       this.#options.onError?.(error);
     }
     if (this.#leading && !this.isLeader) this.#lose("the lease could not be renewed in time");
     if (this.#stopped) return;
     this.#cancel = this.#clock.after(this.#timing.retryMs, () => {
-      this.#turn = this.#step();
+      this.#attempting = this.#step();
     });
   }
 
@@ -122,7 +122,7 @@ export class LeaderElection {
   }
 
   /** Takes or renews the lease; its age counts from before the request. `retry`: somebody wrote in between, perhaps a late request of ours. */
-  async #tryHold(): Promise<Turn> {
+  async #tryHold(): Promise<Attempt> {
     const { kube, lease: ref, identity } = this.#options;
     const before = this.#clock.now();
     const lease = await kube.get(resources.leases, ref);
@@ -142,7 +142,7 @@ export class LeaderElection {
     return this.#attempt(before, () => this.#write(lease, next));
   }
 
-  #create(before: number): Promise<Turn> {
+  #create(before: number): Promise<Attempt> {
     const { kube, lease: ref, identity } = this.#options;
     const now = writtenTime();
     const spec: LeaseSpec = {
@@ -156,7 +156,7 @@ export class LeaderElection {
     return this.#attempt(before, () => kube.create(resources.leases, object, { manager: leaseManager }));
   }
 
-  async #attempt(before: number, write: () => Promise<KubeObject>): Promise<Turn> {
+  async #attempt(before: number, write: () => Promise<KubeObject>): Promise<Attempt> {
     try {
       const written = await write();
       this.#seen = { version: written.metadata.resourceVersion ?? "", at: before };

@@ -22,7 +22,7 @@ const nodesPerOp = 5;
 
 interface Built {
   readonly graph: Graph;
-  readonly standIns: readonly Pointer[];
+  readonly placeholders: readonly Pointer[];
   of: SingleExpert | undefined;
 }
 
@@ -167,7 +167,7 @@ export class SingleExperts {
         () => this.#build(expert.shape, computed),
       );
       if (built.of !== expert) {
-        for (const [i, standIn] of built.standIns.entries()) this.#device.pointAt(standIn, expert.addresses[i] as Pointer);
+        for (const [i, placeholder] of built.placeholders.entries()) this.#device.pointAt(placeholder, expert.addresses[i] as Pointer);
         built.of = expert;
       }
       const x = this.#padded(inputs[input.name]?.data as Float32Array, computed * input.width);
@@ -195,17 +195,17 @@ export class SingleExperts {
 
   #build({ segment, parts }: Shape, rows: number): Built {
     const { input, output } = endsOf(segment);
-    const standIns: Pointer[] = [];
+    const placeholders: Pointer[] = [];
     const graph = buildGraph(this.#device, nodesPerOp * segment.ops.length + parts.length + 2, (build) => {
       for (const part of parts) {
         const emptyBuffer = part.storage.emptyBuffer();
-        standIns.push(storagesOf(this.#device).tensor(build.context, part, emptyBuffer, emptyBuffer.base));
+        placeholders.push(storagesOf(this.#device).tensor(build.context, part, emptyBuffer, emptyBuffer.base));
       }
       const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
-      lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, standIns), widths: widthsOf(segment) });
+      lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, placeholders), widths: widthsOf(segment) });
       return { y: values.get(output.name) as Value };
     });
-    return { graph, standIns, of: undefined };
+    return { graph, placeholders, of: undefined };
   }
 }
 

@@ -170,9 +170,9 @@ class Compiler {
     const known = new Set<string>(types.filter(isType).flatMap((type) => keywordsOf[type]));
     for (const name of said) {
       if (name === "type" || known.has(name)) continue;
-      const home = Object.entries(keywordsOf).find(([, names]) => (names as readonly string[]).includes(name))?.[0];
-      if (home === undefined) throw refused(`${path}/${name}`, `is not implemented; ${remedies[name] ?? "leave it out"}`);
-      throw refused(`${path}/${name}`, `stands without type ${home}; add the type or leave it out`);
+      const type = Object.entries(keywordsOf).find(([, names]) => (names as readonly string[]).includes(name))?.[0];
+      if (type === undefined) throw refused(`${path}/${name}`, `is not implemented; ${remedies[name] ?? "leave it out"}`);
+      throw refused(`${path}/${name}`, `stands without type ${type}; add the type or leave it out`);
     }
     if (types.length === 0 || !types.every(isType)) throw refused(`${path}/type`, `must be one of ${Object.keys(keywordsOf).join(", ")}`);
     const of = types.map((type) => this.#types[type](schema, at));
