@@ -3,12 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadModel } from "../../test/kit/models/small-engine.ts";
-import { syntheticWeight } from "../../test/kit/models/synthetic.ts";
+import { modelOfProgram, syntheticWeight } from "../../test/kit/models/synthetic.ts";
 import { kvBlockBytes } from "../compute/kv-size.ts";
 import { relativeError } from "../compute/op-self-test.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram } from "../kernels/check-program.ts";
-import type { MoeLayer } from "../kernels/segment.ts";
 import type { WeightOf } from "../kernels/weights.ts";
 import { programOf } from "./index.ts";
 
@@ -58,21 +57,7 @@ async function logitsOf(config: object, changes: Readonly<Record<string, Change>
     return { ...weight, shape, data: inTurns(weight.data, count, changes[projection] ?? ((_, value) => value)) };
   };
   const backend = await createReferenceBackend({ threads: 1 });
-  const model = await loadModel(
-    backend,
-    {
-      program,
-      weights: ({ weights }) => Object.fromEntries(weights.map(({ name, shape }) => [name, weightOf(name, shape)])),
-      expert: (layer, expert) =>
-        Object.fromEntries(
-          (program.layers[layer] as MoeLayer).expert.weights.map(({ name, shape }) => [
-            name,
-            syntheticWeight(`${layer}.${expert}.${name}`, shape),
-          ]),
-        ),
-    },
-    { context: 16 },
-  );
+  const model = await loadModel(backend, modelOfProgram(program, weightOf), { context: 16 });
   const logits = (await model.forward([3, 1, 4, 1, 5, 9, 2, 6, 5, 30], 0)).slice();
   await model.dispose();
   return logits;

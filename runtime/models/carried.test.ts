@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadModel, type ModelWeights } from "../../test/kit/models/small-engine.ts";
-import { syntheticWeight } from "../../test/kit/models/synthetic.ts";
+import { modelOfProgram, syntheticWeight } from "../../test/kit/models/synthetic.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram } from "../kernels/check-program.ts";
-import type { ModelProgram, MoeLayer } from "../kernels/segment.ts";
+import type { ModelProgram } from "../kernels/segment.ts";
 import { widthBehind, widthInto } from "../kernels/widths.ts";
 import { programOf } from "./index.ts";
 
@@ -29,30 +29,18 @@ const recurrent = { ...base, architectures: ["RMoEForCausalLM"], router_hidden_s
 /** Weights that families share, under one name. */
 const shared = (name: string): string => name.replace("block_sparse_moe.", "mlp.");
 
-function weightsOf(program: ModelProgram, zero: (name: string) => boolean): ModelWeights {
-  return {
-    program,
-    weights: ({ weights }) =>
-      Object.fromEntries(
-        weights.map(({ name, shape }) => {
-          const weight = syntheticWeight(shared(name), shape);
-          return [name, zero(name) ? { ...weight, data: new Float32Array(weight.data.length) } : weight];
-        }),
-      ),
-    expert: (layer, expert) =>
-      Object.fromEntries(
-        (program.layers[layer] as MoeLayer).expert.weights.map(({ name, shape }) => [
-          name,
-          syntheticWeight(`${layer}.${expert}.${name}`, shape),
-        ]),
-      ),
-  };
-}
+type Zero = (name: string) => boolean;
+
+const weightsOf = (program: ModelProgram, zero: Zero): ModelWeights =>
+  modelOfProgram(program, (name, shape) => {
+    const weight = syntheticWeight(shared(name), shape);
+    return zero(name) ? { ...weight, data: new Float32Array(weight.data.length) } : weight;
+  });
 
 const tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5, 30];
 
 /** Logits, and the experts of every layer. */
-async function forward(config: object, zero: (name: string) => boolean = () => false) {
+async function forward(config: object, zero: Zero = () => false) {
   const program = programOf(config);
   checkProgram(program);
   const backend = await createReferenceBackend({ threads: 1 });

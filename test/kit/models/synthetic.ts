@@ -6,6 +6,7 @@ import type { ModelProgram, MoeLayer, Segment } from "../../../runtime/kernels/s
 import type { WeightData, WeightOf, Weights } from "../../../runtime/kernels/weights.ts";
 import { programOf } from "../../../runtime/models/index.ts";
 import { codecFor } from "../../../runtime/weights/codecs/index.ts";
+import type { ModelWeights } from "./small-engine.ts";
 
 export interface SyntheticModel {
   readonly program: ModelProgram;
@@ -42,6 +43,19 @@ export function syntheticWeight(name: string, shape: readonly number[]): WeightO
   const values = randomTensor(seedOf(name), shape, shape.length === 1 ? 0.2 : 1 / Math.sqrt(fanIn));
   return { form: "f32", shape, data: shape.length === 1 ? values.data.map((value) => value + 1) : values.data };
 }
+
+/** A model of any program, whose tensors are what `weightOf` says. */
+export const modelOfProgram = (program: ModelProgram, weightOf = syntheticWeight): ModelWeights => ({
+  program,
+  weights: ({ weights }) => Object.fromEntries(weights.map(({ name, shape }) => [name, weightOf(name, shape)])),
+  expert: (layer, expert) =>
+    Object.fromEntries(
+      (program.layers[layer] as MoeLayer).expert.weights.map(({ name, shape }) => [
+        name,
+        syntheticWeight(`${layer}.${expert}.${name}`, shape),
+      ]),
+    ),
+});
 
 export function syntheticModel(overrides: object = {}): SyntheticModel {
   const program = programOf({ ...base, ...overrides });
