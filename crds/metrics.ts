@@ -8,6 +8,7 @@ import { conditionStatuses } from "./conditions.ts";
 import {
   autoscaleFaults,
   failoverReasons,
+  frameResults,
   frameStallParts,
   memberStates,
   stallParts,
@@ -72,7 +73,6 @@ const trainingJob = { training_namespace: "open", training_job: "open" } as cons
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
 const trainingPlaced = { training_namespace: "open", training_job: "open", placement: trainingPlacements } as const;
 const trainingShare = { training_namespace: "open", training_job: "open", quantile: shareQuantiles } as const;
-const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 
 const table = {
   // ---- every process
@@ -161,8 +161,8 @@ const table = {
   enodia_expert_on_demand_loads_total: worker.counter("Experts loaded because a request needed one that no live rank held.", {
     result: ["ok", "error"],
   }),
-  enodia_dispatch_frames_total: worker.counter("Frames sent to other ranks, by how they were answered.", { result: frameResult }),
-  enodia_dispatch_served_frames_total: worker.counter("Frames of other ranks answered here.", { result: frameResult }),
+  enodia_dispatch_frames_total: worker.counter("Frames sent to other ranks, by how they were answered.", { result: frameResults }),
+  enodia_dispatch_served_frames_total: worker.counter("Frames of other ranks answered here.", { result: frameResults }),
   enodia_dispatch_bytes_total: worker.counter("Bytes of rows sent to and received from other ranks.", { direction: ["sent", "received"] }),
   enodia_dispatch_retries_total: worker.counter("Frames sent again to another host."),
   enodia_dispatch_duration_seconds: worker.histogram("From sending a frame to its rows.", work),
@@ -173,12 +173,12 @@ const table = {
   ),
   enodia_peer_suspicions_total: worker.counter("Times this rank began to keep away from another, by reason.", { reason: suspectReasons }),
   enodia_dispatch_in_flight: worker.gauge("Frames sent and not yet answered."),
-  enodia_dispatch_streams: worker.gauge("Ranks to which this rank has a stream of frames open, on a connection of its own."),
-  enodia_dispatch_streams_opened_total: worker.counter("Streams of frames opened to other ranks, by a frame or to ask a suspect."),
-  enodia_dispatch_streams_closed_total: worker.counter("Streams of frames closed: unused for a minute, or ended by themselves.", {
+  enodia_dispatch_streams: worker.gauge("Ranks whose heartbeat this rank hears, each on a connection of its own."),
+  enodia_dispatch_streams_opened_total: worker.counter("Heartbeats begun to other ranks, by a frame or to ask a suspect."),
+  enodia_dispatch_streams_closed_total: worker.counter("Heartbeats ended: unused for a minute, or ended by themselves.", {
     reason: ["idle", "ended"],
   }),
-  enodia_dispatch_engine_connections: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
+  enodia_dispatch_engine_connections: worker.gauge("Ranks whose engines take frames from this rank's engine."),
 
   // ---- worker: plan and shards
   enodia_plan_epoch: worker.gauge("Epoch of the plan this rank serves."),

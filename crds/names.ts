@@ -102,6 +102,8 @@ export type SuspectReason = (typeof suspectReasons)[number];
 export const stallParts = ["detection", "failover", "replay"] as const;
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];
+export const frameResults = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
+export type FrameResult = (typeof frameResults)[number];
 
 export const trainingPlacements = ["primaries", "copies"] as const;
 

@@ -1,5 +1,5 @@
 // The interface between a worker and its engine: requests, tokens, experts and the frames of other ranks.
-import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
+import type { BackendChoice, CodecName, FrameResult, FrameStallPart, KvType } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
@@ -27,11 +27,14 @@ interface RowSums {
 }
 
 /**
- * Runs on the main thread. Returns unweighted rows [pairs, hidden], which the engine takes over, or rejects when no host is available.
- * `rank` may be this worker's own (not loaded yet) or -1 (no table).
+ * Runs on the main thread: loads the experts of a frame that this rank lacks, and returns unweighted rows [pairs, hidden], which the
+ * engine takes over. Rejects with `NotHosted` when memory is full.
  */
-export interface RemoteExperts {
-  dispatch(frame: RemoteFrame): Promise<Float32Array>;
+export interface OnDemandExperts {
+  run(frame: OnDemandFrame): Promise<Float32Array>;
+}
+export interface OnDemandFrame extends RemoteFrame {
+  readonly origin: RowOrigin;
 }
 
 export interface EngineOptions {
@@ -51,7 +54,7 @@ export interface EngineOptions {
   readonly devices?: number;
   /** Tests every op of the backend before the model is opened, which takes 0.2 s. Unset: no. */
   readonly tryDevice?: boolean;
-  readonly remote: RemoteExperts;
+  readonly onDemand: OnDemandExperts;
   readonly limits?: Partial<EngineLimits>;
 }
 
@@ -150,13 +153,15 @@ export interface EngineStats {
   readonly rowsFor: Readonly<Record<RowOrigin, number>>;
 }
 
-/** A rank as seen by connections. `address`: ip:port; unset while it must not be used. */
+/** A rank as seen by connections. `address`: ip:port of its engine; unset while it is unknown or must not be used. */
 export interface EnginePeer {
   readonly rank: number;
   readonly podUid: string;
   readonly podName: string;
   readonly serverName: string;
   readonly address: string | undefined;
+  /** Neither lost nor suspect. */
+  readonly usable: boolean;
 }
 
 export interface PeerView {
@@ -165,6 +170,8 @@ export interface PeerView {
   readonly peers: readonly EnginePeer[];
   /** The lowest epoch that this rank serves per layer, -1 without a plan. */
   readonly serves: readonly number[];
+  /** The committed epoch per layer, 0 without a plan. */
+  readonly epochs: readonly number[];
 }
 
 export interface PeerOpening {
@@ -176,15 +183,41 @@ export interface PeerOpening {
   readonly view: PeerView;
 }
 
+type FrameResults = Readonly<Record<FrameResult, number>>;
+
+/** A span of a traced frame; `traceparent` is its own. */
+export interface FrameSpan {
+  readonly name: "experts.dispatch" | "experts.serve";
+  readonly role: "client" | "server";
+  readonly parent: string;
+  readonly traceparent: string;
+  readonly startUnixMs: number;
+  readonly endUnixMs: number;
+  readonly attributes: Readonly<Record<string, string | number>>;
+  readonly failure?: string | undefined;
+}
+
 export interface PeerCounts {
   readonly connections: number;
   readonly pending: number;
-  readonly sent: { readonly frames: number; readonly bytes: number; readonly received: number; readonly seconds: readonly number[] };
+  readonly sent: {
+    readonly results: FrameResults;
+    readonly bytes: number;
+    readonly received: number;
+    /** Of frames that were answered with rows. */
+    readonly seconds: readonly number[];
+    readonly retries: number;
+    readonly stalls: readonly { readonly part: FrameStallPart; readonly seconds: number }[];
+  };
+  /** Ranks that were sent frames, or that a frame waits for. */
   readonly used: readonly number[];
   readonly served: {
-    readonly frames: number;
+    readonly results: FrameResults;
     readonly touched: readonly { readonly layer: number; readonly experts: readonly number[] }[];
   };
+  /** Ranks that serve a newer epoch than this one. */
+  readonly newer: readonly number[];
+  readonly spans: readonly FrameSpan[];
   readonly problems: readonly string[];
 }
 
@@ -197,7 +230,7 @@ export interface EngineConnections {
 export type RowOrigin = "local" | "remote";
 
 export interface Engine {
-  /** Unset: all frames go through `RemoteExperts`. */
+  /** Unset: an engine of a rank alone. */
   readonly connections?: EngineConnections;
   describe(): EngineInfo;
   /** The first next() throws AppError `Busy` (retry), `ContextOverflow`, `InvalidRequest` or `Draining`. */

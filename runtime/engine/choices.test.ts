@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { collect, engineWorld, greedy, promptOf as prompt, textOf as text, tokensOf } from "../../test/kit/ranks/loaded-engine.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
-import type { Engine, RemoteExperts } from "./engine.ts";
+import type { Engine, OnDemandExperts } from "./engine.ts";
 
 const jsonObject = { name: "json_object", spec: "" } as const;
 const backends = ["reference", "cpu"] as const;
@@ -33,8 +33,8 @@ for (const backend of backends)
     for (const values of want) assert.ok(Math.abs(values.reduce((sum, value) => sum + value * value, 0) - 1) < 1e-5);
     assert.equal(new Set(want.map(String)).size, prompts.length);
     const other = await start({ backend }, (_, expert) => expert % 2 === 1);
-    const remote: RemoteExperts = { dispatch: (frame) => other.runExperts(frame) };
-    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (_, expert) => expert % 2 === 0);
+    const onDemand: OnDemandExperts = { run: (frame) => other.runExperts(frame) };
+    const chunked = await start({ backend, onDemand, limits: { prefillChunkTokens: 3 } }, (_, expert) => expert % 2 === 0);
     const mates = [one, chunked].map((engine) => text(engine, { prompt: prompt(9, 12), maxTokens: 60 }));
     for (const engine of [one, chunked])
       assert.deepEqual(await Promise.all(prompts.map((tokens) => vector(engine, tokens))), want, "with mates");

@@ -18,7 +18,7 @@ import {
   tokensOf,
 } from "../../test/kit/ranks/loaded-engine.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type RemoteExperts } from "./engine.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type OnDemandExperts } from "./engine.ts";
 
 const { root, storeDir, store, start } = await engineWorld({ codecs: ["f32", "iq4_nl"] });
 
@@ -181,7 +181,7 @@ describe("ends", () => {
       codec: "f32",
       kvPoolBytes,
       maxContext: context,
-      remote: nobodyElse,
+      onDemand: nobodyElse,
     });
     await closed.close();
     await assert.rejects(text(closed, { prompt: [1] }), { code: "EngineStopped" });
@@ -196,14 +196,14 @@ async function ranks(
   options: Partial<EngineOptions> = {},
 ): Promise<Engine[]> {
   const all: Engine[] = [];
-  const remote: RemoteExperts = {
-    dispatch: async (frame) => {
+  const onDemand: OnDemandExperts = {
+    run: async (frame) => {
       const host = all[frame.rank];
       if (!host) throw new Error(`no rank ${frame.rank}`);
       return host.runExperts(frame);
     },
   };
-  for (let rank = 0; rank < count; rank++) all.push(await start({ remote, ...options }, (layer, expert) => home(layer, expert) === rank));
+  for (let rank = 0; rank < count; rank++) all.push(await start({ onDemand, ...options }, (layer, expert) => home(layer, expert) === rank));
   const { layers, experts } = all[0]!.describe();
   for (const [rank, engine] of all.entries()) {
     const table = (layer: number) => ({
@@ -302,13 +302,13 @@ describe("ranks", () => {
   test("a request whose expert nobody can compute fails with that error, and the next one is served", async () => {
     let away = true;
     const one = await start();
-    const remote: RemoteExperts = {
-      dispatch: async (frame) => {
+    const onDemand: OnDemandExperts = {
+      run: async (frame) => {
         if (away) throw new Error("rank 1 is away");
         return one.runExperts(frame);
       },
     };
-    const engine = await start({ remote }, (layer) => layer === 0);
+    const engine = await start({ onDemand }, (layer) => layer === 0);
     await assert.rejects(text(engine, { prompt: prompt(1, 8) }), /rank 1 is away/);
     away = false;
     assert.deepEqual(await text(engine, { prompt: prompt(1, 8) }), await text(one, { prompt: prompt(1, 8) }));
@@ -328,13 +328,13 @@ describe("ranks", () => {
       release = resolve;
     });
     const one = await start();
-    const remote: RemoteExperts = {
-      dispatch: async (frame) => {
+    const onDemand: OnDemandExperts = {
+      run: async (frame) => {
         await waiting;
         return one.runExperts(frame);
       },
     };
-    const engine = await start({ remote }, (_, expert) => expert === 0);
+    const engine = await start({ onDemand }, (_, expert) => expert === 0);
     const running = text(engine, { prompt: prompt(1, 8), maxTokens: 3 });
     const frame = {
       layer: 0,

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { engineWorld, goldenCheckpoints, textOf } from "../../test/kit/ranks/loaded-engine.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
-import type { Engine, RemoteExperts } from "./engine.ts";
+import type { Engine, OnDemandExperts } from "./engine.ts";
 
 const folder = join(goldenCheckpoints, "families");
 
@@ -14,9 +14,9 @@ const folder = join(goldenCheckpoints, "families");
 const backends = ["reference", "cpu"] as const;
 
 /** Sends each pair to the rank that holds its expert; the first of all asks. */
-function among(others: readonly Engine[], ranks: number): RemoteExperts {
+function among(others: readonly Engine[], ranks: number): OnDemandExperts {
   return {
-    async dispatch(frame) {
+    async run(frame) {
       const width = frame.rows.length / (Math.max(...frame.pairRows) + 1);
       const out = new Float32Array(frame.pairRows.length * width);
       for (const [i, other] of others.entries()) {
@@ -41,7 +41,7 @@ for (const name of readdirSync(folder).sort()) {
       const hosts = (rank: number) => (_: number, expert: number) => expert % ranks === rank;
       const others: Engine[] = [];
       for (let rank = 1; rank < ranks; rank++) others.push(await start({ backend }, hosts(rank)));
-      const first = await start({ backend, remote: among(others, ranks) }, hosts(0));
+      const first = await start({ backend, onDemand: among(others, ranks) }, hosts(0));
       assert.deepEqual(await textOf(first, { prompt, maxTokens }), greedy.tokens, `${backend}, ${ranks} ranks`);
       if (ranks === 1 || backend === "reference") continue; // slow, and the same to it
       const whole = await start({ backend });

@@ -1,56 +1,85 @@
-// Unanswered frames of this rank's steps, sent by connection or by the main thread's Dispatch.
-import type { AppError } from "../../crds/common.ts";
-import type { FrameAnswer, RemoteFrame } from "./api.ts";
-import type { PeerConnections } from "./peer-connections.ts";
-import { type FromEngine, fromPlain, type ToEngine } from "./thread/messages.ts";
+// Frames of this rank's steps: the first attempt at the routed host, and everything that retries share.
+import { AppError } from "../../crds/common.ts";
+import type { Declined } from "../net/rows-codec.ts";
+import type { FrameAnswer, RemoteFrame, RoutingTables } from "./api.ts";
+import { FrameRun, type FrameWays, type Hosts } from "./frame-run.ts";
 
-interface Waiting {
-  resolve(rows: Float32Array): void;
-  reject(error: unknown): void;
+/** Milliseconds before a request fails with `ExpertUnavailable`. */
+const expertWaitMs = 30_000;
+
+interface Placed {
+  readonly epoch: number;
+  readonly hosts: readonly (readonly number[])[];
 }
 
-export class Outbound {
-  readonly #connections: Pick<PeerConnections, "dispatch" | "pending">;
-  readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
-  readonly #asked = new Map<number, Waiting>();
-  #next = 0;
-  /** Why later frames fail at once. */
-  #failed: AppError | undefined;
+export class Outbound implements Hosts {
+  readonly ways: FrameWays;
+  readonly waitMs: number;
+  readonly lenders = new Map<string, number>();
+  /** Newest first, with those of the plan before. */
+  readonly #hosts = new Map<number, readonly Placed[]>();
+  failed: AppError | undefined;
+  /** Frames that are tried again. */
+  #retried = 0;
+  #rank = -1;
 
-  constructor(connections: Pick<PeerConnections, "dispatch" | "pending">, send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
-    this.#connections = connections;
-    this.#send = send;
+  constructor(ways: FrameWays, waitMs = expertWaitMs) {
+    this.ways = ways;
+    this.waitMs = waitMs;
   }
 
+  get rank(): number {
+    return this.ways.connections.rank ?? this.#rank;
+  }
   get pending(): number {
-    return this.#asked.size + this.#connections.pending;
+    return this.#retried + this.ways.connections.pending;
+  }
+
+  /** Retries go by the newest plan at once, steps from their end on. */
+  setRouting({ rank, layers }: RoutingTables): void {
+    this.#rank = rank;
+    for (const { layer, epoch, hosts } of layers) {
+      const [newest] = this.#hosts.get(layer) ?? [];
+      const before = newest === undefined || newest.epoch === epoch ? (this.#hosts.get(layer) ?? []).slice(1) : [newest];
+      this.#hosts.set(layer, [{ epoch, hosts }, ...before]);
+    }
+  }
+  hostsOf(layer: number, expert: number): number[] {
+    return (this.#hosts.get(layer) ?? []).flatMap(({ hosts }) => hosts[expert] ?? []);
+  }
+  epochOf(layer: number): number {
+    return this.#hosts.get(layer)?.[0]?.epoch ?? 0;
+  }
+  isUsable(rank: number): boolean {
+    return rank === this.rank || this.ways.connections.usable().includes(rank);
+  }
+  live(): number[] {
+    return [...new Set([...this.ways.connections.usable(), this.rank])].sort((a, b) => a - b);
   }
 
   dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer> {
-    const sent = this.#connections.dispatch(frame, gatesOf);
-    return sent === undefined ? this.#byMain(frame) : sent.then((rows) => rows ?? this.#byMain(frame));
+    if (this.failed) return Promise.reject(this.failed);
+    const endsAt = performance.now() + this.waitMs;
+    const answered = this.ways.connections.ask(frame, gatesOf);
+    if (answered === undefined) return this.#retry(frame, endsAt, undefined);
+    return answered.then(
+      (answer) => ("type" in answer ? this.#retry(frame, endsAt, answer) : answer),
+      (caught) => this.#retry(frame, endsAt, AppError.from(caught)),
+    );
   }
 
-  answered(message: Extract<ToEngine, { type: "dispatched" | "dispatchFailed" }>): void {
-    const waiting = this.#asked.get(message.id);
-    this.#asked.delete(message.id);
-    if (message.type === "dispatched") waiting?.resolve(message.rows);
-    else waiting?.reject(fromPlain(message.error));
-  }
-
-  /** Frames on engine connections fail when these end. */
+  /** Frames under way fail when their connections end. */
   fail(error: AppError): void {
-    this.#failed = error;
-    for (const { reject } of this.#asked.values()) reject(error);
-    this.#asked.clear();
+    this.failed = error;
+    this.ways.connections.changed.notify();
   }
 
-  #byMain(frame: RemoteFrame): Promise<Float32Array> {
-    if (this.#failed) return Promise.reject(this.#failed);
-    const id = this.#next++;
-    return new Promise((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject });
-      this.#send({ type: "dispatch", id, frame }, [frame.rows.buffer as ArrayBuffer]);
-    });
+  async #retry(frame: RemoteFrame, endsAt: number, first: Declined | AppError | undefined): Promise<Float32Array> {
+    this.#retried += 1;
+    try {
+      return await new FrameRun(this, frame, endsAt, first).run();
+    } finally {
+      this.#retried -= 1;
+    }
   }
 }

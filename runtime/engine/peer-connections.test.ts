@@ -25,13 +25,14 @@ test("sockets are looked at as soon as there is a rank to ask, and no more once 
   const connections = new PeerConnections({
     model: { info: { layers: 1, experts: 1, hidden }, backend: { numericClass: "exact" } },
     serve: () => assert.fail("nobody asks"),
+    onDemand: () => assert.fail("nobody asks"),
     onFrames: () => {},
     report: (counts) => counted.push(counts),
   });
   t.after(() => connections.close());
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
-  const view = { self, tls: ca.issue("rank-0", namespace, name).current(), serves: [1] };
-  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), address };
+  const view = { self, tls: ca.issue("rank-0", namespace, name).current(), serves: [1], epochs: [1] };
+  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), usable: true, address };
   assert.equal(connections.poll(), undefined);
   await connections.open({ namespace, name, host: "127.0.0.1", port: 0, view: { ...view, peers: [] } });
   assert.equal(connections.poll(), undefined, "nobody is there");

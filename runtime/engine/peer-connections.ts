@@ -1,28 +1,30 @@
-// The engine's connections to other engines, which save wake-ups of the main threads. Frames that they cannot carry go through Dispatch
-// (experts/DECISIONS.md 1).
+// The engine's connections to other engines, which carry all rows between ranks (../experts/DECISIONS.md 1).
 import { AppError } from "../../crds/common.ts";
 import type { Backend } from "../compute/backend.ts";
-import { EngineHost, type WorkerIdentity } from "../net/engine-host.ts";
-import { EngineLink } from "../net/engine-link.ts";
+import { EngineHost, type EngineHostOptions, type RowsHost, type WorkerIdentity } from "../net/engine-host.ts";
+import { EngineLink, type EngineSelf, type LinkEvents, type RowsLink } from "../net/engine-link.ts";
 import { engineLimits } from "../net/failure-detector.ts";
 import { frameBytesMax } from "../net/frame-codec.ts";
 import type { Identity } from "../net/mapping.ts";
+import type { PeerTarget } from "../net/peer-connection.ts";
 import {
+  type Declined,
   decodeHalfRows,
   encodeHalfRows,
   framePairsMax,
   halfRowBytes,
   pairBytesMax,
-  type RowsFrame,
   rowIndexMax,
 } from "../net/rows-codec.ts";
+import { Signal } from "../net/signal.ts";
 import type { TlsMaterial } from "../net/tls.ts";
-import { frameFault } from "../placement/frames/frames.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
-import type { EnginePeer, FrameAnswer, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "./api.ts";
-import { sumPairs } from "./pass/combine.ts";
+import type { EnginePeer, FrameAnswer, OnDemandFrame, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "./api.ts";
+import { beginSpan } from "./frame-spans.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
+import { PeerCounters } from "./peer-counters.ts";
+import { RowsServer } from "./rows-server.ts";
 
 /** Milliseconds, doubled after each connection that never became ready. */
 const reopenMs = 500;
@@ -30,55 +32,80 @@ const reopenMsMax = 16_000;
 /** Milliseconds after a frame in which sockets are polled between any two graphs. */
 const busyForMs = 250;
 const lookAtLeastMs = 5;
+/** Milliseconds that a frame waits for a connection before another host is asked. */
+const reachMsMax = 2_000;
 
-interface PeerConnectionsOptions {
+/** Opens connections; the simulated cluster has its own. */
+export interface RowsNetwork {
+  connect(target: PeerTarget, self: EngineSelf, events: LinkEvents): RowsLink;
+  host(options: EngineHostOptions): RowsHost;
+}
+
+const tlsNetwork: RowsNetwork = {
+  connect: (target, self, events) => new EngineLink(target, self, events),
+  host: (options) => new EngineHost(options),
+};
+
+export interface PeerConnectionsOptions {
   readonly model: { readonly info: ExpertGrid & { readonly hidden: number }; readonly backend: Pick<Backend, "numericClass"> };
   /** Rejects with `NotHosted` where an expert is missing. */
   readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
+  readonly onDemand: (frame: OnDemandFrame) => Promise<Float32Array>;
   readonly onFrames: () => void;
   readonly report: (counts: PeerCounts) => void;
+  readonly network?: RowsNetwork;
 }
 
 interface Peer {
   readonly at: EnginePeer;
-  link: EngineLink | undefined;
+  link: RowsLink | undefined;
   failures: number;
   openAt: number;
 }
 
+export interface AskedFrame extends RemoteFrame {
+  readonly onDemand?: boolean;
+}
+
 export class PeerConnections {
+  readonly counters = new PeerCounters();
+  /** Notified when a connection is ready and when the view has changed. */
+  readonly changed = new Signal();
+  readonly hidden: number;
   readonly #options: PeerConnectionsOptions;
-  readonly #hidden: number;
+  readonly #network: RowsNetwork;
   /** Sums, and rows as halves, have other bits than exact ranks compute. */
   readonly #sums: boolean;
   readonly #peers = new Map<number, Peer>();
-  readonly #counters = new PeerCounters();
+  readonly #rows: RowsServer;
   #view: PeerView | undefined;
   #tls: TlsMaterial | undefined;
-  #server: EngineHost | undefined;
+  #server: RowsHost | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #announced = false;
   #closed = false;
-  #frameAt = Number.NEGATIVE_INFINITY;
   #lookedAt = Number.NEGATIVE_INFINITY;
   pending = 0;
 
   constructor(options: PeerConnectionsOptions) {
+    const { model, network = tlsNetwork, serve, onDemand, onFrames } = options;
     this.#options = options;
-    this.#hidden = options.model.info.hidden;
-    this.#sums = options.model.backend.numericClass === "tolerance";
+    this.#network = network;
+    this.hidden = model.info.hidden;
+    this.#sums = model.backend.numericClass === "tolerance";
+    const view = () => this.#view as PeerView;
+    this.#rows = new RowsServer({ model: model.info, view, serve, onDemand, onFrames, counters: this.counters });
   }
 
   async open({ host, port, namespace, name, view }: PeerOpening): Promise<number> {
-    const server = new EngineHost({
+    const server = this.#network.host({
       namespace,
       name,
-      hidden: this.#hidden,
+      hidden: this.hidden,
       sums: this.#sums,
       tls: { current: () => this.#tls as TlsMaterial },
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
-      serve: (frame, rows) => this.#serve(frame, rows),
-      onProblem: (message) => this.#counters.problem(message),
+      serve: (frame, rows) => this.#rows.answer(frame, rows),
+      onProblem: (message) => this.counters.problem(message),
     });
     this.#server = server;
     this.set(view);
@@ -106,39 +133,44 @@ export class PeerConnections {
     }
     this.#server?.recheck();
     this.#openDue();
+    this.changed.notify();
   }
 
-  /** Resolves with the rows, or with nothing when Dispatch has to ask. Undefined: no connection is available. */
-  dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer | undefined> | undefined {
-    const { rank, layer, epoch, phase, rows, pairRows, pairExperts, traceparent } = frame;
-    const link = traceparent === undefined ? this.#peers.get(rank)?.link : undefined;
-    if (link === undefined) return undefined;
-    const summed = link.sums;
-    const pairBytes = pairRows.length * this.#hidden * 4;
-    const bodyBytes = summed ? (rows.length / this.#hidden) * halfRowBytes(this.#hidden) : rows.byteLength;
-    const fits = pairRows.length <= framePairsMax && rows.length <= rowIndexMax * this.#hidden && pairBytes <= pairBytesMax(summed);
-    if (!fits || bodyBytes > frameBytesMax) return undefined;
-    const startedAt = performance.now();
-    const asked = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, gates: summed ? gatesOf() : undefined };
-    const sizes = { answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
-    const answered = link.send(Object.assign(asked, sizes, { rows: () => (summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows)) }));
-    if (answered === undefined) return undefined;
-    this.pending += 1;
-    this.#counters.used(rank);
-    const take = (answer: Uint8Array | undefined): FrameAnswer | undefined => {
-      this.pending -= 1;
-      if (answer === undefined) return undefined;
-      this.#counters.sent(performance.now() - startedAt, bodyBytes, answer.byteLength);
-      return summed ? { sums: decodeHalfRows(answer, this.#hidden) } : viewF32(answer);
-    };
-    return answered.then(take, () => take(undefined));
+  /** Undefined before `open`. */
+  get rank(): number | undefined {
+    return this.#view?.self.rank;
+  }
+
+  /** Members of the view that are neither lost nor suspect, this rank not included. */
+  usable(): number[] {
+    return (this.#view?.peers ?? []).flatMap(({ rank, usable }) => (usable ? [rank] : []));
+  }
+
+  /** Rejects when the connection ends. Undefined: none is ready, or the frame is too large for one. */
+  ask(frame: AskedFrame, gatesOf?: () => Float32Array): Promise<FrameAnswer | Declined> | undefined {
+    const link = this.#peers.get(frame.rank)?.link;
+    if (!link?.ready) return undefined;
+    return frame.traceparent === undefined ? this.#send(link, frame, gatesOf) : this.#traced(link, frame, frame.traceparent);
+  }
+
+  /** False when the rank cannot be reached within maxMs. */
+  async reach(rank: number, maxMs: number): Promise<boolean> {
+    const endsAt = performance.now() + Math.min(maxMs, reachMsMax);
+    while (!this.#peers.get(rank)?.link?.ready) {
+      const leftMs = endsAt - performance.now();
+      if (leftMs <= 0 || this.#closed || !this.usable().includes(rank)) return false;
+      this.counters.used(rank); // the main thread finds the rank's address
+      this.#report();
+      await this.changed.wait(Math.min(leftMs, engineLimits.lookMs));
+    }
+    return true;
   }
 
   /** Undefined while no frames are expected. */
   poll(): Promise<void> | undefined {
     if (this.#peers.size === 0 && !this.#server?.connections) return undefined;
     const now = performance.now();
-    if (now - this.#frameAt > busyForMs && now - this.#lookedAt < lookAtLeastMs) return undefined;
+    if (now - this.#rows.frameAt > busyForMs && now - this.#lookedAt < lookAtLeastMs) return undefined;
     this.#lookedAt = now;
     return new Promise((resolve) => setImmediate(resolve));
   }
@@ -150,7 +182,52 @@ export class PeerConnections {
     for (const { link } of this.#peers.values()) link?.close(new AppError("this rank is stopping", { code: "Cancelled" }));
     this.#peers.clear();
     this.#server?.close();
+    this.changed.notify();
     this.#report();
+  }
+
+  #send(link: RowsLink, frame: AskedFrame, gatesOf?: () => Float32Array): Promise<FrameAnswer | Declined> | undefined {
+    const { rank, layer, epoch, phase, rows, pairRows, pairExperts, onDemand, traceparent } = frame;
+    const summed = link.sums && gatesOf !== undefined;
+    const pairBytes = pairRows.length * this.hidden * 4;
+    const bodyBytes = summed ? (rows.length / this.hidden) * halfRowBytes(this.hidden) : rows.byteLength;
+    const fits = pairRows.length <= framePairsMax && rows.length <= rowIndexMax * this.hidden && pairBytes <= pairBytesMax(summed);
+    if (!fits || bodyBytes > frameBytesMax) return undefined;
+    const startedAt = performance.now();
+    const asked = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, gates: summed ? gatesOf() : undefined };
+    const more = onDemand || traceparent ? { onDemand: onDemand === true, traceparent } : undefined;
+    const sizes = { answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
+    const body = { rows: () => (summed ? encodeHalfRows(rows, this.hidden) : bytesOf(rows)) };
+    const answered = link.send(Object.assign(asked, sizes, body, more));
+    if (answered === undefined) return undefined;
+    this.pending += 1;
+    this.counters.used(rank);
+    const take = (answer: Uint8Array | Declined): FrameAnswer | Declined => {
+      this.pending -= 1;
+      if (!(answer instanceof Uint8Array)) return answer;
+      this.counters.sent(performance.now() - startedAt, bodyBytes, answer.byteLength);
+      return summed ? { sums: decodeHalfRows(answer, this.hidden) } : viewF32(answer);
+    };
+    return answered.then(take, (caught) => {
+      this.pending -= 1;
+      throw caught;
+    });
+  }
+
+  #traced(link: RowsLink, frame: AskedFrame, parent: string): Promise<FrameAnswer | Declined> | undefined {
+    const pairs = frame.pairExperts.length;
+    const attributes = { "enodia.layer": frame.layer, "enodia.rank": frame.rank, "enodia.pairs": pairs };
+    const { traceparent, end } = beginSpan(parent, { name: "experts.dispatch", role: "client", attributes });
+    return this.#send(link, { ...frame, traceparent })?.then(
+      (answer) => {
+        this.counters.span(end("type" in answer ? { "enodia.pairs_left": pairs } : {}));
+        return answer;
+      },
+      (caught) => {
+        this.counters.span(end({}, AppError.from(caught).message));
+        throw caught;
+      },
+    );
   }
 
   #look(): void {
@@ -163,7 +240,7 @@ export class PeerConnections {
 
   #report(): void {
     const connections = [...this.#peers.values()].filter(({ link }) => link?.ready).length;
-    const counts = this.#counters.take(connections, this.pending);
+    const counts = this.counters.take(connections, this.pending);
     if (counts) this.#options.report(counts);
   }
 
@@ -174,16 +251,16 @@ export class PeerConnections {
 
   #connect(known: Peer): void {
     const { address, serverName, rank } = known.at;
-    const self = { identity: (this.#view as PeerView).self, hidden: this.#hidden, sums: this.#sums };
+    const self = { identity: (this.#view as PeerView).self, hidden: this.hidden, sums: this.#sums };
     const target = { address: address as string, serverName, tls: { current: () => this.#tls as TlsMaterial } };
     const closed = (reason: AppError, ready: boolean): void => {
       known.link = undefined;
       known.failures = ready ? 0 : known.failures + 1;
       known.openAt = performance.now() + Math.min(reopenMs * 2 ** known.failures, reopenMsMax);
-      if (reason.code !== "Cancelled") this.#counters.problem(`the connection to rank ${rank} ended: ${reason.message}`);
+      if (reason.code !== "Cancelled") this.counters.problem(`the connection to rank ${rank} ended: ${reason.message}`);
     };
     try {
-      known.link = new EngineLink(target, self, closed);
+      known.link = this.#network.connect(target, self, { ready: () => this.changed.notify(), closed });
     } catch (caught) {
       closed(AppError.from(caught, "opening a connection"), false);
     }
@@ -199,83 +276,8 @@ export class PeerConnections {
     const named = caller.podName === undefined || caller.podName === peer.podName;
     return named ? undefined : `the certificate is that of pod ${caller.podName}, the member is ${peer.podName}`;
   }
-
-  async #serve({ layer, epoch, decode, pairRows, pairExperts, gates }: RowsFrame, bytes: Uint8Array): Promise<Uint8Array | undefined> {
-    const { model, serve } = this.#options;
-    const rowBytes = gates ? (bytes.byteLength / halfRowBytes(this.#hidden)) * this.#hidden * 4 : bytes.byteLength;
-    const fault = frameFault({ layer, hidden: this.#hidden, rowBytes, pairRows, pairExperts }, model.info);
-    const serves = (this.#view as PeerView).serves[layer] ?? noEpoch;
-    if (fault !== undefined || serves === noEpoch || epoch < serves) return undefined;
-    this.#frameAt = performance.now();
-    this.#announce();
-    const rows = gates ? decodeHalfRows(bytes, this.#hidden) : viewF32(bytes);
-    const computed = await serve({ origin: "remote", layer, phase: decode ? "decode" : "prefill", rows, pairRows, pairExperts });
-    this.#counters.served(layer, pairExperts);
-    if (gates === undefined) return bytesOf(computed);
-    return encodeHalfRows(sumPairs(computed, { pairRows, gates }, rows.length / this.#hidden, this.#hidden), this.#hidden);
-  }
-
-  #announce(): void {
-    if (this.#announced) return;
-    this.#announced = true;
-    setImmediate(() => {
-      this.#announced = false;
-      this.#options.onFrames();
-    });
-  }
 }
-
-const noEpoch = -1;
 
 function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
-}
-
-const secondsMax = 4_096;
-const problemsMax = 16;
-
-/** Batches counts for the main thread, since a message per frame would wake it. */
-class PeerCounters {
-  #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
-  #used = new Set<number>();
-  #served = { frames: 0, experts: new Map<number, Set<number>>() };
-  #problems: string[] = [];
-  #now = { connections: 0, pending: 0 };
-
-  used(rank: number): void {
-    this.#used.add(rank);
-  }
-
-  sent(ms: number, bytes: number, received: number): void {
-    this.#sent.frames += 1;
-    this.#sent.bytes += bytes;
-    this.#sent.received += received;
-    if (this.#sent.seconds.length < secondsMax) this.#sent.seconds.push(ms / 1000);
-  }
-
-  served(layer: number, pairExperts: Uint32Array): void {
-    this.#served.frames += 1;
-    const experts = this.#served.experts.get(layer) ?? new Set<number>();
-    for (const expert of pairExperts) experts.add(expert);
-    this.#served.experts.set(layer, experts);
-  }
-
-  problem(message: string): void {
-    if (this.#problems.length < problemsMax) this.#problems.push(message);
-  }
-
-  /** Undefined when nothing changed. */
-  take(connections: number, pending: number): PeerCounts | undefined {
-    const same = connections === this.#now.connections && pending === this.#now.pending;
-    if (same && this.#sent.frames + this.#served.frames + this.#problems.length + this.#used.size === 0) return undefined;
-    const { frames, experts } = this.#served;
-    const touched = [...experts].map(([layer, used]) => ({ layer, experts: [...used] }));
-    const counts = { connections, pending, sent: this.#sent, used: [...this.#used], served: { frames, touched }, problems: this.#problems };
-    this.#now = { connections, pending };
-    this.#sent = { frames: 0, bytes: 0, received: 0, seconds: [] };
-    this.#used = new Set();
-    this.#served = { frames: 0, experts: new Map() };
-    this.#problems = [];
-    return counts;
-  }
 }

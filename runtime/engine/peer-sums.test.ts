@@ -11,6 +11,7 @@ import { until } from "../../test/kit/wait.ts";
 
 import type { Backend } from "../compute/backend.ts";
 import { serverNames } from "../net/tls.ts";
+import { notHosted } from "../placement/frames/not-hosted.ts";
 import type { EnginePeer, GenerateEvent, PeerCounts, PeerView, RemoteFrame } from "./api.ts";
 import { sumPairs } from "./pass/combine.ts";
 import type { PairBatch } from "./pass/expert-table.ts";
@@ -34,10 +35,16 @@ const prompts = [1, 5, 12, 20].map((length, seed) =>
 
 function viewOf(rank: number, peers: readonly EnginePeer[], layers: number): PeerView {
   const self = { deploymentUid: "d", rank, podUid: `u${rank}`, bootId: "b" };
-  return { self, tls: ca.issue(`rank-${rank}`, namespace, name).current(), peers, serves: new Array<number>(layers).fill(1) };
+  return {
+    self,
+    tls: ca.issue(`rank-${rank}`, namespace, name).current(),
+    peers,
+    serves: new Array<number>(layers).fill(1),
+    epochs: new Array<number>(layers).fill(1),
+  };
 }
 const peerOf = (rank: number, address?: string): EnginePeer => {
-  return { rank, podUid: `u${rank}`, podName: `rank-${rank}`, serverName: serverNames.rank(rank, namespace, name), address };
+  return { rank, podUid: `u${rank}`, podName: `rank-${rank}`, serverName: serverNames.rank(rank, namespace, name), usable: true, address };
 };
 
 /** An engine of a class that is only said: the reference computes in any. */
@@ -99,7 +106,7 @@ async function said(t: TestContext, classes: readonly Class[]): Promise<readonly
   }));
   await first.call("setRouting", { rank: 0, layers: tables });
   const texts = await Promise.all(prompts.map((prompt, i) => first.text(`${i}`, prompt)));
-  assert.equal(first.said.filter(({ type }) => type === "dispatch").length, 0, "all frames went by connections");
+  assert.equal(first.said.filter(({ type }) => type === "runOnDemand").length, 0, "all frames went by connections");
   return texts;
 }
 
@@ -155,7 +162,7 @@ const wide = { layers: 1, experts: 24, hidden: 1_024 };
 async function ends(t: TestContext, numericClass: Class) {
   const open = async (rank: number, peers: readonly EnginePeer[], counted: PeerCounts[] = []) => {
     const serve = async ({ rows, pairRows, pairExperts }: PairBatch): Promise<Float32Array> => {
-      if (pairExperts.includes(missing)) throw new Error("no expert");
+      if (pairExperts.includes(missing)) throw notHosted([missing], "no expert");
       const rowOf = (pair: number) =>
         rows.subarray((pairRows[pair] as number) * wide.hidden, ((pairRows[pair] as number) + 1) * wide.hidden);
       const out = new Float32Array(pairRows.length * wide.hidden);
@@ -167,7 +174,13 @@ async function ends(t: TestContext, numericClass: Class) {
       return out;
     };
     const model = { info: wide, backend: { numericClass } };
-    const connections = new PeerConnections({ model, serve, onFrames: () => {}, report: (counts) => counted.push(counts) });
+    const connections = new PeerConnections({
+      model,
+      serve,
+      onDemand: () => assert.fail("nobody asks"),
+      onFrames: () => {},
+      report: (counts) => counted.push(counts),
+    });
     t.after(() => connections.close());
     const port = await connections.open({ namespace, name, host: "127.0.0.1", port: 0, view: viewOf(rank, peers, 1) });
     return { connections, port, counted };
@@ -205,9 +218,9 @@ test("with eight experts a token, a third of them at a rank, sums take a third o
     for (const numericClass of ["exact", "tolerance"] as const) {
       const { connections, link } = await ends(t, numericClass);
       const before = link.bytes;
-      const answer = await connections.dispatch(frame, () => gates);
+      const answer = await connections.ask(frame, () => gates);
       bytes[numericClass] = link.bytes - before;
-      if (answer === undefined) assert.fail("the host declined");
+      if (answer === undefined || "type" in answer) return assert.fail("the host declined");
       assert.equal(answer instanceof Float32Array, numericClass === "exact");
       const got = answer instanceof Float32Array ? sumPairs(answer, { pairRows: frame.pairRows, gates }, rows, wide.hidden) : answer.sums;
       for (let i = 0; i < got.length; i++) {
@@ -222,10 +235,10 @@ test("with eight experts a token, a third of them at a rank, sums take a third o
   }
 });
 
-test("what a host cannot answer in sums is left to Dispatch", async (t) => {
+test("a host that lacks an expert says which, also where sums are asked for", async (t) => {
   const { connections } = await ends(t, "tolerance");
   const { frame, gates } = topEight(1);
   const declined = Object.assign({}, frame, { pairExperts: frame.pairExperts.with(0, missing) });
-  assert.equal(await connections.dispatch(declined, () => gates), undefined);
-  assert.ok(await connections.dispatch(frame, () => gates));
+  assert.deepEqual(await connections.ask(declined, () => gates), { type: "notHosted", epoch: 1, experts: [missing] });
+  assert.ok("sums" in ((await connections.ask(frame, () => gates)) ?? {}));
 });

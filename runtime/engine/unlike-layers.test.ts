@@ -54,8 +54,8 @@ class Rank {
     port.on("message", (message: FromEngine) => {
       if (message.type === "answer") this.#pending.get(message.id)?.resolve(message.result);
       else if (message.type === "failed") this.#pending.get(message.id)?.reject(new Error(message.error.message));
-      else if (message.type === "dispatch")
-        void send(message.frame).then((rows) => port.postMessage({ type: "dispatched", id: message.id, rows }));
+      else if (message.type === "runOnDemand")
+        void send(message.frame).then((rows) => port.postMessage({ type: "ranOnDemand", id: message.id, rows }));
       else if (message.type === "events")
         for (const { event } of message.notices) {
           if (event.type === "token") this.tokens.push(event.id);

@@ -3,7 +3,9 @@ import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
 import { FailureDetector, peerLimits } from "../net/failure-detector.ts";
 import type { Network } from "../net/grpc.ts";
+import type { HeartbeatCall, HeartbeatEvents } from "../net/heartbeat.ts";
 import type { Identity, Member, Membership } from "../net/mapping.ts";
+import type { ReadLink } from "../net/read-link.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 
@@ -12,7 +14,7 @@ export interface PeersOptions {
   readonly namespace: string;
   readonly name: string;
   readonly tls: TlsSource;
-  readonly network: Pick<Network, "connectDispatch" | "connectReads">;
+  readonly network: Pick<Network, "callHeartbeat" | "connectReads">;
   readonly log: Log;
   readonly onSuspect?: (reason: SuspectReason) => void;
 }
@@ -96,14 +98,11 @@ export class Peers {
     this.options.log.info({ peer: rank, ms: Math.round(ms) }, "rank answers again");
     this.#changed();
   }
-  /** Outlives streams and processes of the rank. */
+  /** Outlives connections and processes of the rank. */
   detector(rank: number): FailureDetector {
     const known = this.#detectors.get(rank) ?? new FailureDetector(peerLimits, performance.now());
     this.#detectors.set(rank, known);
     return known;
-  }
-  reconnect(rank: number): void {
-    this.#drop(rank);
   }
 
   onChange(listener: () => void): () => void {
@@ -118,15 +117,19 @@ export class Peers {
     const known = this.#clients.get(rank);
     if (known !== undefined && known.address === member.address) return known.clients;
     this.#drop(rank);
-    const { network, namespace, name, tls } = this.options;
-    const clients = createPeerClients(network, {
-      address: member.address,
-      serverName: serverNames.rank(rank, namespace, name),
-      tls,
-      self: this.self,
-    });
+    const reads = this.options.network.connectReads({ ...this.#target(member), self: this.self });
+    const clients = { reads, close: () => reads.close() };
     this.#clients.set(rank, { address: member.address, clients });
     return clients;
+  }
+
+  heartbeat(member: Member, events: HeartbeatEvents): HeartbeatCall {
+    return this.options.network.callHeartbeat({ ...this.#target(member), self: this.self }, events);
+  }
+
+  #target({ rank, address }: Member) {
+    const { namespace, name, tls } = this.options;
+    return { address, serverName: serverNames.rank(rank, namespace, name), tls };
   }
 
   close(): void {
@@ -144,20 +147,9 @@ export class Peers {
   }
 }
 
-export type PeerClients = ReturnType<typeof createPeerClients>;
-
-/** A shard transfer must not delay a frame. */
-function createPeerClients({ connectDispatch, connectReads }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
-  const experts = connectDispatch(target);
-  const reads = connectReads(target);
-  return {
-    experts,
-    reads,
-    close: () => {
-      experts.close();
-      reads.close();
-    },
-  };
+export interface PeerClients {
+  readonly reads: ReadLink;
+  close(): void;
 }
 
 function suspectReason(code: string): SuspectReason {

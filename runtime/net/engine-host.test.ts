@@ -104,7 +104,10 @@ test("a frame that asks for sums has rows of pairs of 32 MiB computed, and no mo
     [false, pairs],
   ] as const) {
     const asked: number[] = [];
-    const serve: EngineHostOptions["serve"] = async ({ pairRows }) => void asked.push(pairRows.length);
+    const serve: EngineHostOptions["serve"] = async ({ pairRows }, rows) => {
+      asked.push(pairRows.length);
+      return rows;
+    };
     const { port, problems } = await hosted(t, serve, sums);
     const { ask } = caller(t, port, sums ? sumsForm : "");
     for (const count of [most, most + 1, 1]) ask(count, sums ? new Float32Array(count) : undefined);

@@ -2,21 +2,24 @@
 // membership, again at each change.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
+import { answerFault } from "../placement/frames/frames.ts";
 import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
 import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
-import { decodeRowsFrame, encodeSeq, pairBytesMax, type RowsFrame, sumsForm } from "./rows-codec.ts";
+import { decodeRowsFrame, encodeDeclined, encodeSeq, pairBytesMax, type RowsAnswer, type RowsFrame, sumsForm } from "./rows-codec.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
 /** Beyond, the caller does not read, and the connection ends. */
 const framesPerConnectionMax = 1_024;
 /** More are declined; above the caller's own bound, since the caller sees answers earlier. */
 const bytesPerConnectionMax = 1.5 * streamBytesMax;
-/** Of all connections; streams of Dispatch have the same bound (experts/dispatch/server.ts). */
+/** Of all connections. */
 const bytesOfAllMax = 2 * streamBytesMax;
+const busy = { type: "busy", afterMs: 50 } as const;
+const failed = { type: "busy", afterMs: 200 } as const;
 
 export type WorkerIdentity = Extract<PeerIdentity, { role: "worker" }>;
 
@@ -28,12 +31,23 @@ export interface EngineHostOptions {
   readonly sums: boolean;
   /** Undefined when the caller is served. */
   readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
-  /** The rows stay unchanged until they are sent; undefined: Dispatch has to ask. */
-  readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<Uint8Array | undefined>;
+  /** The rows stay unchanged until they are sent. When it rejects, the caller goes elsewhere. */
+  readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<RowsAnswer>;
   readonly onProblem: (message: string) => void;
 }
 
-export class EngineHost {
+/** The serving end as its user sees it. */
+export interface RowsHost {
+  readonly connections: number;
+  listen(host: string, port: number): Promise<number>;
+  /** The membership has changed. */
+  recheck(): void;
+  /** Call it every `engineLimits.lookMs`. */
+  look(nowMs: number): void;
+  close(): void;
+}
+
+export class EngineHost implements RowsHost {
   readonly options: EngineHostOptions;
   readonly #listener: Listener;
   readonly #connections = new Set<AcceptedEngine>();
@@ -53,7 +67,6 @@ export class EngineHost {
   recheck(): void {
     for (const connection of this.#connections) connection.recheck();
   }
-  /** Call it every `engineLimits.lookMs`. */
   look(nowMs: number): void {
     for (const connection of this.#connections) connection.look(nowMs);
   }
@@ -167,13 +180,15 @@ class AcceptedEngine {
       held.bytes -= weight;
       server.bytes -= weight;
     };
-    const answer = (body: Uint8Array | undefined): void => {
+    const answer = (answered: RowsAnswer): void => {
       held.computing -= 1;
-      const kind = body === undefined ? frameKinds.declined : frameKinds.reply;
       if (this.#over) release();
-      else this.#connection.write(kind, encodeSeq(frame.seq), body ?? none, release);
+      else if (answered instanceof Uint8Array) this.#connection.write(frameKinds.reply, encodeSeq(frame.seq), answered, release);
+      else this.#connection.write(frameKinds.declined, encodeDeclined(frame.seq, answered), none, release);
     };
-    if (heavy || pairBytes > pairBytesMax(summed)) answer(undefined);
-    else server.options.serve(frame, rows).then(answer, () => answer(undefined));
+    const fault = answerFault(frame.pairRows.length, server.options.hidden, pairBytesMax(summed));
+    if (fault !== undefined) answer({ type: "rejected", reason: fault });
+    else if (heavy) answer(busy);
+    else server.options.serve(frame, rows).then(answer, () => answer(failed));
   }
 }

@@ -1,5 +1,5 @@
-// PeerConnections between two ends on loopback, with real certificates: answers in any order, frames that are declined, bounds, and that strangers,
-// liars and those that membership has forgotten get none.
+// Connections between two ends on loopback, with real certificates: answers in any order, frames that are declined, bounds, and that
+// strangers, liars and those that membership has forgotten get none.
 
 import assert from "node:assert/strict";
 import { after, before, type TestContext, test } from "node:test";
@@ -15,7 +15,7 @@ import { FrameSocket } from "./frame-socket.ts";
 import { WelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { createTlsListener } from "./listener.ts";
 import { peerAlpn } from "./peer-connection.ts";
-import { sumsForm } from "./rows-codec.ts";
+import { type RowsAnswer, sumsForm } from "./rows-codec.ts";
 import type { TlsSource } from "./tls.ts";
 
 const [namespace, name] = ["default", "mix"];
@@ -54,10 +54,14 @@ function opened(port: number, own: { tls?: TlsSource; width?: number; serverName
     tls: own.tls ?? callerTls,
   };
   const identity = { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b" };
-  const link = new EngineLink(target, { identity, hidden: own.width ?? hidden, sums: own.sums ?? false }, (reason) => ended.push(reason));
+  const events = { ready: () => {}, closed: (reason: AppError) => void ended.push(reason) };
+  const link = new EngineLink(target, { identity, hidden: own.width ?? hidden, sums: own.sums ?? false }, events);
   links.push(link);
   return { link, ended };
 }
+
+const gone = { type: "notHosted", epoch: 3, experts: [5] } as const;
+const first = (answer: RowsAnswer | undefined) => (answer instanceof Uint8Array ? answer[0] : answer);
 
 function work(value: number, pairs = 1): EngineWork {
   const indices = Uint32Array.from({ length: pairs }, (_, i) => i);
@@ -71,7 +75,7 @@ function work(value: number, pairs = 1): EngineWork {
 test("answers find their frames in whatever order they come, small ones and large", async (t) => {
   const waiting: (() => void)[] = [];
   const { port } = await hosted(t, {
-    serve: (frame, rows) => new Promise((resolve) => waiting.push(() => resolve(frame.layer === 9 ? undefined : rows))),
+    serve: (frame, rows) => new Promise((resolve) => waiting.push(() => resolve(frame.layer === 9 ? gone : rows))),
   });
   const { link } = opened(port);
   await until("the connection is ready", () => link.ready);
@@ -80,38 +84,76 @@ test("answers find their frames in whatever order they come, small ones and larg
   await until("all have come", () => waiting.length === 4);
   for (const answer of waiting.reverse()) answer();
   assert.deepEqual(
-    (await Promise.all(sent)).map((rows) => [rows?.byteLength, rows?.[0]]),
+    ((await Promise.all(sent)) as Uint8Array[]).map((rows) => [rows.byteLength, rows[0]]),
     [
       [rowBytes, 1],
       [5_000 * rowBytes, 2],
       [rowBytes, 3],
     ],
   );
-  assert.equal(await declined, undefined);
+  assert.deepEqual(await declined, gone);
 });
 
-test("a host that fails at a frame declines it, and answers the next", async (t) => {
+test("a host that fails at a frame is busy, and answers the next", async (t) => {
   let fails = true;
   const { port } = await hosted(t, { serve: (_frame, rows) => (fails ? Promise.reject(new Error("no expert")) : Promise.resolve(rows)) });
   const { link } = opened(port);
   await until("the connection is ready", () => link.ready);
-  assert.equal(await link.send(work(1)), undefined);
+  assert.deepEqual(await link.send(work(1)), { type: "busy", afterMs: 200 });
   fails = false;
-  assert.equal((await link.send(work(2)))?.[0], 2);
+  assert.equal(first(await link.send(work(2))), 2);
 });
 
-test("a connection takes no more bytes than a stream, whatever their answers take, and again when they have come", async (t) => {
+test("frames are told apart: on demand, of a trace, and why they get no rows", async (t) => {
+  const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  const answers: RowsAnswer[] = [gone, { type: "busy", afterMs: 70 }, { type: "rejected", reason: "layer: 9 of 2" }];
+  const seen: unknown[] = [];
+  const serve: EngineHostOptions["serve"] = async ({ onDemand, traceparent: parent }) => {
+    seen.push([onDemand, parent]);
+    return answers[seen.length - 1] as RowsAnswer;
+  };
+  const { port } = await hosted(t, { serve });
+  const { link } = opened(port);
+  await until("the connection is ready", () => link.ready);
+  for (const [i, more] of [{}, { onDemand: true }, { onDemand: true, traceparent }].entries())
+    assert.deepEqual(await link.send(Object.assign(work(1), more)), answers[i]);
+  assert.deepEqual(seen, [
+    [undefined, undefined],
+    [true, undefined],
+    [true, traceparent],
+  ]);
+});
+
+test("a frame beyond the bytes of a connection waits for the answers to others, and its rows are made when it is sent", async (t) => {
   const waiting: (() => void)[] = [];
   const { port } = await hosted(t, { serve: (_frame, rows) => new Promise((resolve) => waiting.push(() => resolve(rows))) });
   const { link } = opened(port);
   await until("the connection is ready", () => link.ready);
-  const first = link.send(Object.assign(work(1), { answerBytes: 20, heldBytes: streamBytesMax }));
-  assert.ok(first);
-  const rows = () => assert.fail("rows are made for a frame that there is no room for");
-  assert.equal(link.send(Object.assign(work(2), { rows })), undefined);
-  await until("the host has it", () => waiting.length === 1);
+  let made = 0;
+  const large = Object.assign(work(1), { heldBytes: streamBytesMax });
+  const rows = () => {
+    made += 1;
+    return new Uint8Array(rowBytes).fill(2);
+  };
+  const sent = [link.send(large), link.send(Object.assign(work(2), { rows }))];
+  await until("the host has the first", () => waiting.length === 1);
+  assert.equal(made, 0);
   waiting[0]?.();
-  await assert.rejects(first, /answered 16 bytes/, "the answer has to be as long as was asked");
+  assert.equal(first(await sent[0]), 1);
+  await until("the host has the second", () => waiting.length === 2);
+  const last = link.send(large);
+  waiting[1]?.();
+  assert.equal(first(await sent[1]), 2);
+  link.close({ message: "done" } as AppError);
+  await assert.rejects(last as Promise<unknown>, "what waits ends with its connection");
+});
+
+test("an answer of another length than was asked for ends its connection", async (t) => {
+  const { port } = await hosted(t);
+  const { link } = opened(port);
+  await until("the connection is ready", () => link.ready);
+  const wrong = link.send(Object.assign(work(1), { answerBytes: 20 }));
+  await assert.rejects(wrong as Promise<unknown>, { code: "InvalidReply", message: /answered 16 bytes/ });
   assert.equal(link.ready, false);
 });
 
@@ -131,7 +173,7 @@ test("sums are asked for and answered where both ends can do with them, and a fr
     const { link, ended } = opened(port, { sums: asks });
     await until("the connection is ready", () => link.ready);
     assert.equal(link.sums, asks && answers);
-    assert.equal((await link.send(work(1)))?.[0], 1, "rows of pairs pass in any case");
+    assert.equal(first(await link.send(work(1))), 1, "rows of pairs pass in any case");
     const gates = Float32Array.of(0.25, 0.5);
     const rows = new Uint8Array(rowBytes).fill(3); // two rows of halves
     const asked = link.send(Object.assign(work(0, 2), { gates, rows: () => rows, answerBytes: rowBytes }));
@@ -212,16 +254,16 @@ test("a caller that membership forgets loses its connection, and with it what it
   await until("the host has no connection", () => server.connections === 0);
 });
 
-test("a host whose engine says nothing loses the connection: at once when it never spoke, after 4 s with frames under way", async (t) => {
+test("a host whose engine says nothing loses the connection after 8 s with frames under way", async (t) => {
   const { port } = await hosted(t, { serve: () => new Promise(() => {}) });
   const { link, ended } = opened(port);
   await until("the connection is ready", () => link.ready);
   const sent = link.send(work(1)) as Promise<unknown>;
   sent.catch(() => {});
   const begin = performance.now();
-  for (let ms = 0; ms <= 3_500; ms += 250) link.look(begin + ms); // nothing is heard between two looks of one turn
+  for (let ms = 0; ms <= 7_000; ms += 250) link.look(begin + ms); // nothing is heard between two looks of one turn
   assert.equal(ended.length, 0);
-  for (let ms = 3_750; ms <= 4_500; ms += 250) link.look(begin + ms);
+  for (let ms = 7_250; ms <= 8_500; ms += 250) link.look(begin + ms);
   assert.match(ended[0]?.message ?? "", /said nothing for/);
   await assert.rejects(sent);
 });

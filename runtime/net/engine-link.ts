@@ -1,17 +1,18 @@
-// The calling end of an engine connection. It gives up early: Dispatch retries what a connection does not answer.
+// The calling end of an engine connection. It gives up early, since its caller asks another host (engine/frame-run.ts).
 import { AppError } from "../../crds/common.ts";
 import { engineLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
-import { decodeSeq, encodeRowsFrame, type RowsFrame, sumsForm } from "./rows-codec.ts";
+import { decodeDeclined, decodeSeq, encodeRowsFrame, type RowsAnswer, type RowsFrame, sumsForm } from "./rows-codec.ts";
 
-/** Dispatch waits as long; pings only show that the host lives. */
+/** Pings only show that the host lives. */
 export const engineFrameMsMax = 30_000;
 const inFlightMax = 512;
+const unsentMax = 512;
 
-interface EngineSelf {
+export interface EngineSelf {
   readonly identity: Identity;
   readonly hidden: number;
   readonly sums: boolean;
@@ -28,16 +29,38 @@ export interface EngineWork extends Omit<RowsFrame, "seq"> {
 }
 
 interface Pending {
-  readonly resolve: (rows: Uint8Array | undefined) => void;
+  readonly resolve: (answer: RowsAnswer) => void;
   readonly reject: (error: AppError) => void;
   readonly answerBytes: number;
   readonly bytes: number;
   readonly sentAt: number;
 }
 
-export class EngineLink {
+interface Unsent extends Pending {
+  readonly work: EngineWork;
+}
+
+/** A connection as its user sees it. */
+export interface RowsLink {
+  readonly ready: boolean;
+  /** Both ends exchange sums. */
+  readonly sums: boolean;
+  /** Rejects when the connection ends. Excess frames wait. Undefined: it is not ready. */
+  send(work: EngineWork): Promise<RowsAnswer> | undefined;
+  /** Call it every `engineLimits.lookMs`. */
+  look(nowMs: number): void;
+  close(reason: AppError): void;
+}
+
+export interface LinkEvents {
+  ready(): void;
+  closed(reason: AppError, wasReady: boolean): void;
+}
+
+export class EngineLink implements RowsLink {
   readonly #connection: PeerConnection;
-  readonly #onClosed: (reason: AppError, wasReady: boolean) => void;
+  readonly #events: LinkEvents;
+  readonly #unsent: Unsent[] = [];
   readonly #pending = new Map<number, Pending>();
   readonly #detector = new FailureDetector(engineLimits, performance.now());
   #ready = false;
@@ -47,20 +70,22 @@ export class EngineLink {
   #bytes = 0;
   #seq = 0;
 
-  constructor(target: PeerTarget, { identity, hidden, sums }: EngineSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
-    this.#onClosed = onClosed;
+  constructor(target: PeerTarget, { identity, hidden, sums }: EngineSelf, events: LinkEvents) {
+    this.#events = events;
     const hello = { sender: toSender(identity), channel: Channel.ENGINE, hidden, sums: sums ? sumsForm : "" };
     this.#connection = PeerConnection.call(target, hello, this.#detector, {
       atOnce: true,
       welcome: (welcome) => {
         this.#sums = sums && welcome.sums === sumsForm;
         this.#ready = !this.#closed;
+        if (this.#ready) events.ready();
       },
       frame: (frame) => this.#take(frame),
       ended: ({ code, message }) => this.close(new AppError(message, { code, retry: "backoff" })),
       gone: (reason) => this.close(reason ?? new AppError("the host ended the connection", { code: "Unavailable", retry: "backoff" })),
       drain: () => {
         this.#full = false;
+        this.#writeUnsent();
       },
     });
   }
@@ -73,17 +98,34 @@ export class EngineLink {
     return this.#sums;
   }
 
-  /** Resolves with nothing when Dispatch has to ask; rejects when the connection ends. Undefined: it accepts none now. */
-  send({ rows, answerBytes, heldBytes: bytes, ...frame }: EngineWork): Promise<Uint8Array | undefined> | undefined {
-    const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
-    if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
-    const [seq, body] = [this.#nextSeq(), rows()];
-    const answered = new Promise<Uint8Array | undefined>((resolve, reject) => {
-      this.#pending.set(seq, { resolve, reject, answerBytes, bytes, sentAt: performance.now() });
+  send(work: EngineWork): Promise<RowsAnswer> | undefined {
+    if (!this.#ready || this.#closed) return undefined;
+    if (this.#unsent.length >= unsentMax) return Promise.resolve({ type: "busy", afterMs: 0 });
+    return new Promise((resolve, reject) => {
+      const { answerBytes, heldBytes: bytes } = work;
+      const unsent = { resolve, reject, answerBytes, bytes, sentAt: performance.now(), work };
+      if (this.#unsent.length > 0 || !this.#fits(bytes)) this.#unsent.push(unsent);
+      else this.#write(unsent);
     });
-    this.#bytes += bytes;
+  }
+
+  /** One frame always fits once the socket has space. */
+  #fits(bytes: number): boolean {
+    const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
+    return !this.#full && !heavy && this.#pending.size < inFlightMax;
+  }
+  #writeUnsent(): void {
+    for (let next = this.#unsent[0]; next !== undefined && !this.#closed && this.#fits(next.bytes); next = this.#unsent[0]) {
+      this.#unsent.shift();
+      this.#write(next);
+    }
+  }
+  #write({ work, ...pending }: Unsent): void {
+    const { rows, answerBytes: _answer, heldBytes: _held, ...frame } = work;
+    const [seq, body] = [this.#nextSeq(), rows()];
+    this.#pending.set(seq, pending);
+    this.#bytes += pending.bytes;
     this.#full = !this.#connection.write(frameKinds.rows, encodeRowsFrame(Object.assign({ seq }, frame)), body);
-    return answered;
   }
 
   /** Call it every `engineLimits.lookMs`. */
@@ -105,9 +147,10 @@ export class EngineLink {
     this.#closed = true;
     this.#ready = false;
     this.#connection.destroy();
-    for (const { reject } of this.#pending.values()) reject(reason);
+    for (const { reject } of [...this.#pending.values(), ...this.#unsent]) reject(reason);
     this.#pending.clear();
-    this.#onClosed(reason, wasReady);
+    this.#unsent.length = 0;
+    this.#events.closed(reason, wasReady);
   }
 
   #silent(ms: number): void {
@@ -123,13 +166,14 @@ export class EngineLink {
     if (kind !== frameKinds.reply && kind !== frameKinds.declined) {
       throw new AppError(`a frame of kind ${kind} where an answer is due`, { code: "InvalidFrame" });
     }
-    const seq = decodeSeq(head);
+    const { seq, declined } = kind === frameKinds.declined ? decodeDeclined(head) : { seq: decodeSeq(head), declined: undefined };
     const pending = this.#pending.get(seq);
     if (pending === undefined) throw new AppError(`seq: ${seq} was not asked`, { code: "InvalidFrame" });
     this.#pending.delete(seq);
     this.#bytes -= pending.bytes;
-    if (kind === frameKinds.declined || body.byteLength === pending.answerBytes) {
-      pending.resolve(kind === frameKinds.declined ? undefined : body);
+    this.#writeUnsent();
+    if (declined !== undefined || body.byteLength === pending.answerBytes) {
+      pending.resolve(declined ?? body);
       return;
     }
     const wrong = `the host answered ${body.byteLength} bytes for ${pending.answerBytes}`;

@@ -26,8 +26,8 @@ export const peerLimits = heartbeatLimits(peerHeartbeatMs);
 export const announcedTimeoutMs = (nextMs: number): number => Math.min(10_000, Math.max(peerLimits.timeoutMs, heartbeatsMissed * nextMs));
 /** Of a process whose thread may compute for long. */
 export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, connectMs: 8_000 };
-/** Of engines, which others replace soon: pings come after `pingMs` of silence. */
-export const engineLimits = { lookMs: 250, timeoutMs: 4_000, connectMs: 2_000, pingMs: 2_000 } as const;
+/** Of engines, whose frames go to other hosts afterwards: pings come after `pingMs` of silence. */
+export const engineLimits = { ...computingLimits, lookMs: 250, pingMs: 2_000 } as const;
 /** HTTP/2 pings of gRPC, 8 s together. Where a detector watches too, `watchedTimeoutMs`: gRPC's timers count a pause of this process. */
 export const keepalive = { timeMs: 5_000, timeoutMs: 3_000, watchedTimeoutMs: 60_000 } as const;
 

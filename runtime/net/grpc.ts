@@ -6,10 +6,9 @@ import { create } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
-import { type DispatchHandler, serveDispatch } from "./dispatch-accept.ts";
-import { connectDispatch } from "./dispatch-link.ts";
 import { keepalive } from "./failure-detector.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { callHeartbeat, type HeartbeatHandler, serveHeartbeats } from "./heartbeat.ts";
 import { createTlsListener } from "./listener.ts";
 import { peerAlpn } from "./peer-connection.ts";
 import { PeerServer } from "./peer-server.ts";
@@ -48,7 +47,7 @@ export type GrpcServer = {
   /** Call before `listen`. */
   add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
   /** Call before `listen`. */
-  addDispatch(handler: DispatchHandler): void;
+  addHeartbeats(handler: HeartbeatHandler): void;
   /** Call before `listen`. */
   addReads(host: ReadHost, deploymentUid: string): void;
   /** Binds host:port (0 = any) and returns the port. */
@@ -72,7 +71,7 @@ export function createServer(tls: TlsSource): GrpcServer {
       }
       server.addService(definition(service), implementation as grpc.UntypedServiceImplementation);
     },
-    addDispatch: (handler) => peers.add(Channel.DISPATCH, serveDispatch(handler)),
+    addHeartbeats: (handler) => peers.add(Channel.HEARTBEAT, serveHeartbeats(handler)),
     addReads: (host, deploymentUid) => peers.add(Channel.BULK, serveReads(host, deploymentUid)),
     listen: (host, port) => listener.listen(host, port),
     close: async (graceMs) => {
@@ -171,12 +170,12 @@ export type Connected<M extends GenServiceMethods> = ServiceClient<M> & { receiv
 
 export interface Network {
   readonly connect: typeof connect;
-  readonly connectDispatch: typeof connectDispatch;
+  readonly callHeartbeat: typeof callHeartbeat;
   readonly connectReads: typeof connectReads;
   readonly createServer: typeof createServer;
 }
 
-export const grpcNetwork: Network = { connect, connectDispatch, connectReads, createServer };
+export const grpcNetwork: Network = { connect, callHeartbeat, connectReads, createServer };
 
 /** Throws `Unauthenticated` for a stranger. */
 export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {

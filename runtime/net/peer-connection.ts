@@ -42,13 +42,18 @@ export interface CallerEvents extends ConnectionEvents {
   /** TLS is established and the hello is sent. */
   connected?(): void;
   welcome?(welcome: Welcome): void;
+  /** The answer to a ping, with what the host says anew. */
+  pong?(welcome: Welcome): void;
 }
 
 export interface HostEvents extends ConnectionEvents {
   /** May throw. */
-  hello(hello: Hello): MessageInitShape<typeof WelcomeSchema> | AppError;
+  hello(hello: Hello): WelcomeInit | AppError;
+  /** Goes with the answer to a ping. */
+  pong?(): WelcomeInit;
 }
 
+type WelcomeInit = MessageInitShape<typeof WelcomeSchema>;
 export type HelloInit = MessageInitShape<typeof HelloSchema>;
 
 export class PeerConnection {
@@ -61,6 +66,7 @@ export class PeerConnection {
     const socket = openSocket(target);
     const connection: PeerConnection = new PeerConnection(socket, detector, events, ({ kind, head }) => {
       if (kind === frameKinds.welcome) events.welcome?.(fromBinary(WelcomeSchema, head));
+      if (kind === frameKinds.ping) events.pong?.(fromBinary(WelcomeSchema, head));
       return kind === frameKinds.welcome || kind === frameKinds.ping;
     });
     socket.once("secureConnect", () => {
@@ -80,14 +86,14 @@ export class PeerConnection {
     const connection: PeerConnection = new PeerConnection(socket, detector, events, ({ kind, head }) => {
       if (isGreeted) {
         // A caller that does not read gets no answers.
-        if (kind === frameKinds.ping && !connection.isFull) connection.ping();
+        if (kind === frameKinds.ping && !connection.isFull) connection.write(kind, encodeWelcome(events.pong?.() ?? {}));
         return kind === frameKinds.ping;
       }
       if (kind !== frameKinds.hello) throw new AppError("a connection that begins without a hello", { code: "InvalidFrame" });
       const answer = events.hello(decodeHello(head));
       isGreeted = true;
       if (answer instanceof AppError) connection.end(answer);
-      else connection.write(frameKinds.welcome, toBinary(WelcomeSchema, create(WelcomeSchema, answer)));
+      else connection.write(frameKinds.welcome, encodeWelcome(answer));
       return true;
     });
     return connection;
@@ -153,6 +159,7 @@ function openSocket({ address, serverName, tls }: PeerTarget): TLSSocket {
   return connectTls(options);
 }
 
+const encodeWelcome = (welcome: WelcomeInit): Uint8Array => toBinary(WelcomeSchema, create(WelcomeSchema, welcome));
 export const encodeHello = (hello: HelloInit): Uint8Array => toBinary(HelloSchema, create(HelloSchema, hello));
 /** Throws `InvalidFrame`. */
 export function decodeHello(head: Uint8Array): Hello {

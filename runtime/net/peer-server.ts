@@ -5,7 +5,7 @@ import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import type { Channel, Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { type HostEvents, PeerConnection } from "./peer-connection.ts";
 
-export interface Accepted {
+interface Accepted {
   readonly connection: PeerConnection;
   readonly certificate: PeerCertificate;
   readonly hello: Hello;
@@ -38,11 +38,12 @@ export class PeerServer {
         if (server === undefined) return new AppError(`no channel ${hello.channel} here`, { code: "InvalidRequest" });
         try {
           served = server({ connection, certificate: socket.getPeerCertificate(), hello });
-          return {};
+          return served.pong?.() ?? {};
         } catch (caught) {
           return AppError.from(caught, "taking a connection");
         }
       },
+      pong: () => served?.pong?.() ?? {},
       frame: (frame) => served?.frame(frame),
       ended: (reason) => served?.ended(reason),
       gone: (reason) => served?.gone(reason),

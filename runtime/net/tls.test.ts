@@ -1,7 +1,7 @@
 // Certificates in a folder, as a kubelet changes them under a running process: a renewal of the CA in all its steps, seen by two ends
 // that hear of each step at different times.
 import assert from "node:assert/strict";
-import type { EventEmitter } from "node:events";
+import { EventEmitter } from "node:events";
 import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,15 +9,9 @@ import { type TestContext, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { createAuthority, issueLeaf, type KeyPairPem } from "../../operator/pki/authority.ts";
 import { until } from "../../test/kit/processes/process.ts";
-import { connectDispatch } from "./dispatch-link.ts";
-import {
-  Control,
-  DispatchFrameSchema,
-  DispatchReplySchema,
-  WatchPushSchema,
-  WatchStatusSchema,
-} from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { Control, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer } from "./grpc.ts";
+import { callHeartbeat } from "./heartbeat.ts";
 import type { HandlersOf } from "./service.ts";
 import { folderTls, serverNames, type TlsSource } from "./tls.ts";
 
@@ -88,14 +82,11 @@ const ways: Readonly<Record<string, (port: number, tls: TlsSource) => Talk>> = {
     const stream = client.watch();
     return talk(stream, () => stream.write(create(WatchPushSchema, {})), client.close);
   },
-  "dispatch frames": (port, tls) => {
-    const stream = connectDispatch(target(port, tls)).dispatch();
-    const frame = create(DispatchFrameSchema, { seq: 1n, rows: new Uint8Array(4) });
-    return talk(
-      stream,
-      () => stream.write(frame),
-      () => stream.cancel(),
-    );
+  heartbeats: (port, tls) => {
+    const events = new EventEmitter();
+    const closed = (error: Error) => events.emit("error", error);
+    const call = callHeartbeat(target(port, tls), { answered: (enginePort) => events.emit("data", enginePort), closed });
+    return talk(events, call.ping, call.close);
   },
 };
 
@@ -114,7 +105,7 @@ async function renewed(t: TestContext, open: (port: number, tls: TlsSource) => T
   const server = createServer(serverTls);
   const watch: Handlers["watch"] = (call) => void call.on("data", () => call.write(create(WatchStatusSchema, {})));
   server.add(Control, { watch } as Handlers);
-  server.addDispatch((call) => void call.on("data", ({ seq }) => call.write(create(DispatchReplySchema, { seq }), () => {})));
+  server.addHeartbeats({ greet: () => {}, state: () => 1 });
   const port = await server.listen("127.0.0.1", 0);
   t.after(() => server.close(0));
   const clientTls = folderTls(gateway.dir, refreshMs);

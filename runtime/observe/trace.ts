@@ -37,9 +37,23 @@ interface SpanOptions {
   readonly attributes?: Attributes;
 }
 
+interface EndedSpan {
+  readonly name: string;
+  readonly role: SpanRole;
+  readonly parent: string;
+  /** Its own. */
+  readonly traceparent: string;
+  readonly startUnixMs: number;
+  readonly endUnixMs: number;
+  readonly attributes: Attributes;
+  readonly failure?: string | undefined;
+}
+
 export interface Tracing {
   readonly enabled: boolean;
   start(name: string, options?: SpanOptions): Span;
+  /** A span of another thread that has ended. */
+  record(span: EndedSpan): void;
   /** Takes at most about two seconds; an unreachable collector is no error. */
   close(): Promise<void>;
 }
@@ -65,7 +79,10 @@ export async function createTracing(options: TracingOptions): Promise<Tracing> {
         maxQueueSize: exportQueueMax,
         exportTimeoutMillis: exportTimeoutMs,
       });
+  const random = new sdk.RandomIdGenerator();
+  let spanId: string | undefined;
   const provider = new sdk.TracerProvider({
+    idGenerator: { generateTraceId: () => random.generateTraceId(), generateSpanId: () => spanId ?? random.generateSpanId() },
     resource: resourceFromAttributes({ "service.name": `enodia-${options.service}`, ...options.attributes }),
     sampler: new sdk.ParentBasedSampler({ root: new sdk.TraceIdRatioBasedSampler(options.ratio ?? 1) }),
     spanProcessors: [processor],
@@ -74,6 +91,14 @@ export async function createTracing(options: TracingOptions): Promise<Tracing> {
   return {
     enabled: true,
     start: (name, spanOptions = {}) => startSpan(tracer, name, spanOptions),
+    record: (ended) => {
+      spanId = parseTraceparent(ended.traceparent)?.spanId;
+      const options = { kind: kinds[ended.role], attributes: ended.attributes, startTime: ended.startUnixMs };
+      const span = tracer.startSpan(ended.name, options, parentContext(ended.parent));
+      spanId = undefined;
+      if (ended.failure !== undefined) span.setStatus({ code: SpanStatusCode.ERROR, message: ended.failure });
+      span.end(ended.endUnixMs);
+    },
     close: () => provider.shutdown().catch(nothing),
   };
 }
@@ -88,6 +113,7 @@ export const tracingOff: Tracing = {
     fail: nothing,
     end: nothing,
   }),
+  record: nothing,
   close: async () => {},
 };
 

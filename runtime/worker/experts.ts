@@ -1,11 +1,8 @@
 // Wires this rank's side of experts: memory, transfers, plan, frames.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, EngineInfo, PeerCounts, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
-import { DispatchClient, type StreamEvent } from "../experts/dispatch/client.ts";
-import type { FrameRunOptions } from "../experts/dispatch/frame-run.ts";
-import { PeerDirectory } from "../experts/dispatch/peer-directory.ts";
-import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
-import { createDispatchServer } from "../experts/dispatch/server.ts";
+import { frameResults } from "../../crds/names.ts";
+import type { Engine, EngineInfo, OnDemandExperts, OnDemandFrame, PeerCounts } from "../engine/engine.ts";
+import { Heartbeats } from "../experts/heartbeats.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
 import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
@@ -15,8 +12,11 @@ import { StoreReads } from "../experts/memory/store-reads.ts";
 import { type Device, inOrder } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
+import { OnDemand } from "../experts/on-demand.ts";
+import { PeerDirectory } from "../experts/peer-directory.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Caller } from "../net/grpc.ts";
+import type { HeartbeatHandler } from "../net/heartbeat.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
@@ -28,15 +28,15 @@ import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
 /** Calls before `connect` are refused. */
-export class RemoteSocket implements RemoteExperts {
-  #target: RemoteExperts | undefined;
+export class OnDemandSocket implements OnDemandExperts {
+  #target: OnDemandExperts | undefined;
 
-  connect(target: RemoteExperts): void {
+  connect(target: OnDemandExperts): void {
     this.#target = target;
   }
-  dispatch(frame: RemoteFrame): Promise<Float32Array> {
+  run(frame: OnDemandFrame): Promise<Float32Array> {
     if (this.#target === undefined) return Promise.reject(new AppError("the worker is starting", { code: "NotReady", retry: "backoff" }));
-    return this.#target.dispatch(frame);
+    return this.#target.run(frame);
   }
 }
 
@@ -54,9 +54,11 @@ export interface ExpertsOptions {
   readonly tracing: Tracing;
   readonly log: Log;
   readonly onChange: () => void;
+  /** Why this rank can serve nobody any more. */
+  readonly dead: () => AppError | undefined;
   /** A peer serves a newer epoch. */
   readonly onNewerEpoch: (rank: number) => void;
-  /** See DispatchClientOptions.idleMs. */
+  /** See HeartbeatsOptions.idleMs. */
   readonly streamIdleMs?: number | undefined;
 }
 
@@ -85,7 +87,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
   const materializer = new Materializer({ device: deviceOf(engine), residents, ...below(options, reads), pace, log });
   const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
-  const runner = new FrameRunner({
+  const onDemand = new OnDemand({
     engine,
     materializer,
     hidden: info.hidden,
@@ -94,37 +96,30 @@ export function createWorkerExperts(options: ExpertsOptions) {
     wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
-  const connections = directoryOf(options, state, (counts) => {
-    dispatch.used(counts.used);
+  const connections: PeerDirectory = directoryOf(options, state, (counts) => {
+    heartbeats.used(counts.used);
     for (const { layer, experts } of counts.served.touched) residents.touch(layer, experts);
+    for (const rank of counts.newer) options.onNewerEpoch(rank);
+    for (const span of counts.spans) options.tracing.record(span);
   });
-  const dispatch = new DispatchClient({
+  const heartbeats = new Heartbeats({
     peers,
-    runner,
     onEnginePort: (rank, port) => connections.heard(rank, port),
-    onStream: (event) => reportStream(metrics, event),
-    ...(options.streamIdleMs === undefined ? {} : { idleMs: options.streamIdleMs }),
-    hidden: info.hidden,
-    placement: (layer) => state.placements(layer),
-    onNewerEpoch: options.onNewerEpoch,
-    report: framesOut(metrics),
-    tracing: options.tracing,
-  });
-  plan.attach(dispatch);
-  const workerOnly = (call: Caller) => asWorker(options.caller(call));
-  const serveDispatch = createDispatchServer({
-    peers,
-    runner,
-    plan: state,
-    model: info,
-    log,
-    caller: workerOnly,
-    report: (result) => {
-      metrics.add("enodia_dispatch_served_frames_total", 1, { result });
+    onStream: (event) => {
+      if (event === "opened") metrics.add("enodia_dispatch_streams_opened_total", 1);
+      else metrics.add("enodia_dispatch_streams_closed_total", 1, { reason: event });
     },
-    tracing: options.tracing,
-    enginePort: () => connections.port,
+    idleMs: options.streamIdleMs,
   });
+  const workerOnly = (call: Caller) => asWorker(options.caller(call));
+  const heartbeatHandler: HeartbeatHandler = {
+    greet: (call, sender) => {
+      workerOnly(call);
+      if (sender.deploymentUid !== peers.self.deploymentUid)
+        throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "Heartbeats" });
+    },
+    state: () => options.dead() ?? connections.port,
+  };
   const unitSource = shardSource({
     store,
     reads,
@@ -135,7 +130,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
   const close = () => {
-    for (const part of [plan, connections, dispatch, peers]) part.close();
+    for (const part of [plan, connections, heartbeats, peers]) part.close();
   };
   return {
     peers,
@@ -144,9 +139,10 @@ export function createWorkerExperts(options: ExpertsOptions) {
     residents,
     materializer,
     pace,
-    dispatch,
+    onDemand,
+    heartbeats,
     connections,
-    serveDispatch,
+    heartbeatHandler,
     unitSource,
     close,
   };
@@ -194,7 +190,7 @@ function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (count
     peers,
     tls,
     log,
-    lowestEpochs: () => state.lowestEpochs(),
+    plan: state,
     onCounts: (counts) => {
       reportPeerCounts(metrics, counts);
       onCounts(counts);
@@ -202,30 +198,17 @@ function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (count
   });
 }
 
-function framesOut(metrics: Metrics<"worker">): FrameRunOptions["report"] {
-  return {
-    frame: (result, seconds) => {
-      metrics.add("enodia_dispatch_frames_total", 1, { result });
-      if (result === "ok") metrics.observe("enodia_dispatch_duration_seconds", seconds);
-    },
-    bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
-    retry: () => metrics.add("enodia_dispatch_retries_total", 1),
-    stall: (part, seconds) => metrics.observe("enodia_dispatch_stall_seconds", seconds, { part }),
-  };
-}
-
-function reportStream(metrics: Metrics<"worker">, event: StreamEvent): void {
-  if (event === "opened") metrics.add("enodia_dispatch_streams_opened_total", 1);
-  else metrics.add("enodia_dispatch_streams_closed_total", 1, { reason: event });
-}
-
 function reportPeerCounts(metrics: Metrics<"worker">, { connections, sent, served }: PeerCounts): void {
   metrics.set("enodia_dispatch_engine_connections", connections);
-  metrics.add("enodia_dispatch_frames_total", sent.frames, { result: "ok" });
+  for (const result of frameResults) {
+    metrics.add("enodia_dispatch_frames_total", sent.results[result], { result });
+    metrics.add("enodia_dispatch_served_frames_total", served.results[result], { result });
+  }
+  metrics.add("enodia_dispatch_retries_total", sent.retries);
   metrics.add("enodia_dispatch_bytes_total", sent.bytes, { direction: "sent" });
   metrics.add("enodia_dispatch_bytes_total", sent.received, { direction: "received" });
   for (const seconds of sent.seconds) metrics.observe("enodia_dispatch_duration_seconds", seconds);
-  metrics.add("enodia_dispatch_served_frames_total", served.frames, { result: "ok" });
+  for (const { part, seconds } of sent.stalls) metrics.observe("enodia_dispatch_stall_seconds", seconds, { part });
 }
 
 function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {

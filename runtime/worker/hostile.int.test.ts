@@ -6,22 +6,16 @@ import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { deployment, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { within } from "../../test/kit/wait.ts";
-import { connectDispatch } from "../net/dispatch-link.ts";
+import { EngineLink, type EngineWork } from "../net/engine-link.ts";
 import { encodeFrame, frameBytesMax, frameKinds } from "../net/frame-codec.ts";
-import {
-  Channel,
-  type DispatchFrame,
-  DispatchFrameSchema,
-  type DispatchReply,
-  Inference,
-} from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { Channel, Inference } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../net/grpc.ts";
-import { fromSender, toPlan, toSender } from "../net/mapping.ts";
+import { type Identity, toPlan, toSender } from "../net/mapping.ts";
 import { encodeHello, peerAlpn } from "../net/peer-connection.ts";
 import { connectReads } from "../net/read-link.ts";
-import { create } from "../net/service.ts";
+import type { RowsAnswer, RowsFrame } from "../net/rows-codec.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
@@ -42,60 +36,42 @@ after(async () => {
   store.remove();
 });
 
-type Fields = Partial<Omit<DispatchFrame, "$typeName" | "$unknown">>;
+interface Fields extends Partial<Omit<RowsFrame, "seq">> {
+  readonly body?: Uint8Array;
+  /** Of the hello. */
+  readonly sender?: Partial<Identity>;
+  readonly width?: number;
+}
 
 /** An honest frame of rank 1 to rank 0, with changes. */
-function frame(change: Fields = {}): DispatchFrame {
-  const sender = toSender({
-    deploymentUid,
-    rank: 1,
-    podUid: ranks.byRank.get(1)!.podUid,
-    bootId: ranks.byRank.get(1)!.worker.identity.bootId,
-  });
-  const { hidden } = store.index;
-  const rows = new Uint8Array(new Float32Array(hidden).fill(3).buffer);
-  return create(DispatchFrameSchema, {
-    sender,
-    seq: 1n,
-    layer: 0,
-    layerEpoch: 3n,
-    hidden,
-    rows,
-    pairRows: [0],
-    pairExperts: [1],
-    decode: true,
-    ...change,
-  });
+function work({ body, sender: _sender, width: _width, ...change }: Fields = {}): EngineWork {
+  const rows = body ?? new Uint8Array(new Float32Array(store.index.hidden).fill(3).buffer);
+  const one = { layer: 0, epoch: 3, decode: true, pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(1) };
+  return { ...one, ...change, rows: () => rows, answerBytes: 4 * store.index.hidden, heldBytes: rows.byteLength };
 }
+const rank1Identity = (): Identity => ({ ...ranks.byRank.get(1)!.worker.identity });
 let rank1: TlsSource | undefined;
 function rank1Tls(): TlsSource {
   rank1 ??= ranks.ca.issue("rank-1", namespace, deployment, ranks.byRank.get(1)!.podName);
   return rank1;
 }
-async function send(tls: TlsSource, message: DispatchFrame): Promise<DispatchReply["result"]> {
-  const link = connectDispatch({
-    address: ranks.address(0),
-    serverName: serverNames.rank(0, namespace, deployment),
-    tls,
-    self: ranks.byRank.get(1)!.worker.identity,
-  });
-  const stream = link.dispatch();
-  try {
-    const answer = new Promise<DispatchReply["result"]>((resolve, reject) => {
-      stream.on("data", (reply: DispatchReply) => resolve(reply.result));
-      stream.on("error", (error: Error) => reject(fromStatus(error, "dispatch")));
+async function send(tls: TlsSource, change: Fields = {}): Promise<RowsAnswer> {
+  const target = { address: engineAddress(), serverName: serverNames.rank(0, namespace, deployment), tls };
+  const self = { identity: { ...rank1Identity(), ...change.sender }, hidden: change.width ?? store.index.hidden, sums: false };
+  const answered = new Promise<RowsAnswer>((resolve, reject) => {
+    const link = new EngineLink(target, self, { ready: () => link.send(work(change))?.then(resolve, reject), closed: reject });
+    void within(5_000, new Promise(() => {}), "an answer").catch((error) => {
+      reject(error);
+      link.close(error);
     });
-    stream.write(message);
-    return await within(5_000, answer, "an answer");
-  } finally {
-    stream.cancel();
-    link.close();
-  }
+  });
+  return answered;
 }
+const engineAddress = () => `127.0.0.1:${ranks.byRank.get(0)!.worker.experts.connections.port}`;
 
 /** Says these bytes where a frame is due; resolves when the host has ended the connection. */
 async function say(...bytes: Uint8Array[]): Promise<void> {
-  const [host, port] = ranks.address(0).split(":") as [string, string];
+  const [host, port] = engineAddress().split(":") as [string, string];
   const socket = connectTls({
     ...rank1Tls().current(),
     ...{ host, port: Number(port), servername: serverNames.rank(0, namespace, deployment), ALPNProtocols: [peerAlpn] },
@@ -103,12 +79,10 @@ async function say(...bytes: Uint8Array[]): Promise<void> {
   socket.on("error", () => {}); // a reset is an end too
   socket.resume();
   const ended = once(socket, "close");
+  const hello = { sender: toSender(rank1Identity()), channel: Channel.ENGINE, hidden: store.index.hidden };
   try {
     await once(socket, "secureConnect");
-    for (const piece of [
-      ...encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) }),
-      ...bytes,
-    ])
+    for (const piece of [...encodeFrame({ kind: frameKinds.hello, head: encodeHello(hello), body: new Uint8Array(0) }), ...bytes])
       if (piece) socket.write(piece);
     await within(5_000, ended, "an end");
   } finally {
@@ -116,70 +90,56 @@ async function say(...bytes: Uint8Array[]): Promise<void> {
   }
 }
 async function honestWorkGoesOn(): Promise<void> {
-  assert.equal((await send(rank1Tls(), frame())).case, "rows");
+  assert.ok((await send(rank1Tls())) instanceof Uint8Array);
   assert.deepEqual(await ranks.text([1], [1, 2, 3], 8), want);
 }
 
-const refused: Record<string, { change: Fields; want: RegExp }> = {
-  "another deployment's uid": {
-    change: { sender: toSender({ deploymentUid: "other", rank: 1, podUid: "x", bootId: "x" }) },
-    want: /deployment_uid/,
-  },
-  "a rank that the certificate does not name": {
-    change: { sender: toSender({ deploymentUid, rank: 0, podUid: "x", bootId: "x" }) },
-    want: /sender\.rank: 0, the certificate says 1/,
-  },
-  "a pod uid that is not the pod's": {
-    change: { sender: toSender({ deploymentUid, rank: 1, podUid: "x", bootId: "x" }) },
-    want: /pod_uid/,
-  },
-  "a layer that does not exist": { change: { layer: 9 }, want: /layer: 9 of 2/ },
-  "rows of another width": { change: { hidden: 32 }, want: /hidden: 32/ },
-  "half a row": { change: { rows: new Uint8Array(100) }, want: /no whole rows/ },
-  "a pair beyond the rows": { change: { pairRows: [7] }, want: /pair_rows/ },
-  "an expert that does not exist": { change: { pairExperts: [99] }, want: /pair_experts/ },
-  "pairs of different length": { change: { pairExperts: [1, 2] }, want: /differ in length/ },
+const strangers: Record<string, { change: Fields; want: RegExp }> = {
+  "another deployment's uid": { change: { sender: { deploymentUid: "other" } }, want: /deployment_uid/ },
+  "a rank that the certificate does not name": { change: { sender: { rank: 0 } }, want: /sender\.rank: 0, the certificate says 1/ },
+  "a pod uid that is not the pod's": { change: { sender: { podUid: "x" } }, want: /pod_uid/ },
+  "rows of another width": { change: { width: 32 }, want: /hidden: 32/ },
 };
-for (const [name, { change, want: message }] of Object.entries(refused)) {
-  test(`a frame with ${name} is rejected by name`, async () => {
-    const result = await send(rank1Tls(), frame(change));
-    assert.ok(
-      result.case === "rejected" && message.test(result.value.reason),
-      JSON.stringify(result.value, (_, v) => (typeof v === "bigint" ? `${v}` : v)),
-    );
+for (const [name, { change, want: message }] of Object.entries(strangers)) {
+  test(`a connection with ${name} is refused by name`, async () => {
+    await assert.rejects(send(rank1Tls(), change), { code: "Forbidden", message });
     await honestWorkGoesOn();
   });
 }
 
-test("a frame without a sender is rejected", async () => {
-  const anonymous = frame();
-  delete anonymous.sender;
-  assert.equal((await send(rank1Tls(), anonymous)).case, "rejected");
-});
+const refused: Record<string, { change: Fields; want: RegExp }> = {
+  "a layer that does not exist": { change: { layer: 9 }, want: /layer: 9 of 2/ },
+  "half a row": { change: { body: new Uint8Array(100) }, want: /no whole rows/ },
+  "a pair beyond the rows": { change: { pairRows: Uint32Array.of(7) }, want: /pair_rows/ },
+  "an expert that does not exist": { change: { pairExperts: Uint32Array.of(99) }, want: /pair_experts/ },
+};
+for (const [name, { change, want: message }] of Object.entries(refused)) {
+  test(`a frame with ${name} is rejected by name`, async () => {
+    const answer = await send(rank1Tls(), change);
+    assert.ok("type" in answer && answer.type === "rejected" && message.test(answer.reason), JSON.stringify(answer));
+    await honestWorkGoesOn();
+  });
+}
 
-test("a frame of a replaced pod of a member rank is not served", async () => {
+test("a replaced pod of a member rank is not served", async () => {
   const tls = ranks.ca.issue("rank-1", namespace, deployment, `${deployment}-1-older`);
-  assert.equal((await send(tls, frame({ sender: toSender({ deploymentUid, rank: 1, podUid: "older", bootId: "x" }) }))).case, "busy");
+  await assert.rejects(send(tls, { sender: { podUid: "older" } }), { code: "Forbidden" });
   await honestWorkGoesOn();
 });
 
 test("a frame older than the parent epoch is answered with the host's epoch", async () => {
-  const result = await send(rank1Tls(), frame({ layerEpoch: 1n }));
-  assert.ok(result.case === "notHosted");
-  assert.equal(result.value.layerEpoch, 3n);
-  assert.deepEqual(result.value.experts, [1]);
+  assert.deepEqual(await send(rank1Tls(), { epoch: 1 }), { type: "notHosted", epoch: 3, experts: [1] });
   await honestWorkGoesOn();
 });
 
-test("a gateway, the operator and a stranger may not dispatch", async () => {
-  for (const tls of [ranks.tls("gateway"), ranks.tls("operator"), ranks.ca.issue("rank-1", namespace, "another")]) {
-    await assert.rejects(send(tls, frame()), (error: any) => ["Forbidden", "Unauthenticated"].includes(error.code));
-  }
+test("a gateway, the operator and a stranger may not send rows", async () => {
+  for (const tls of [ranks.tls("gateway"), ranks.tls("operator"), ranks.ca.issue("rank-1", namespace, "another")])
+    await assert.rejects(send(tls), (error: any) => ["Unavailable", "Forbidden"].includes(error.code));
   await honestWorkGoesOn();
 });
 
-test("an oversized frame ends its stream only", async () => {
-  await assert.rejects(send(rank1Tls(), frame({ rows: new Uint8Array(frameBytesMax + 4) })), { code: "MessageTooLarge" });
+test("an oversized frame ends its connection only", async () => {
+  await assert.rejects(send(rank1Tls(), { body: new Uint8Array(frameBytesMax + 4) }), { code: "MessageTooLarge" });
   await honestWorkGoesOn();
   await say(prefix(frameBytesMax + 8, frameKinds.rows, 0)); // nothing follows: the length is enough
   await honestWorkGoesOn();
@@ -248,7 +208,7 @@ test("an old leader's plan and a plan for another model are refused, and nothing
 });
 
 test("a shard of another model, or one that is not here, is not sent", async () => {
-  const self = fromSender(frame().sender);
+  const self = rank1Identity();
   const serverName = serverNames.rank(0, namespace, deployment);
   const link = connectReads({ address: ranks.address(0), serverName, tls: rank1Tls(), self });
   const fetchOne = async (change: object) => {

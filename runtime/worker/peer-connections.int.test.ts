@@ -1,12 +1,12 @@
-// Three workers with the real engine whose frames go from engine to engine: the text is that of one worker, no frame passes a main thread
-// while connections are open, and what a connection cannot do (a host that has lost its expert, or is gone) Dispatch does.
+// Three workers with the real engine whose frames go from engine to engine: the text is that of one worker, whatever is lost meanwhile,
+// and main threads are asked for loads on demand alone.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { parse, sum } from "../../test/kit/kube/scrape.ts";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { until } from "../../test/kit/wait.ts";
-import { createEngine, type EngineOptions, type RemoteFrame } from "../engine/engine.ts";
+import { createEngine, type EngineOptions, type OnDemandFrame } from "../engine/engine.ts";
 import type { WorkerOverrides } from "./worker.ts";
 
 const prompt = [5, 9, 17, 33];
@@ -26,15 +26,15 @@ before(async () => {
 });
 after(() => store.remove());
 
-/** Three ranks that have sent each other nothing, and the frames that passed their main threads. */
-async function launched(own: WorkerOverrides = {}): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
-  const byMain: RemoteFrame[] = [];
+/** Three ranks that have sent each other nothing, and the frames for which their main threads had to load. */
+async function launched(own: WorkerOverrides = {}): Promise<{ ranks: Ranks; byMain: OnDemandFrame[] }> {
+  const byMain: OnDemandFrame[] = [];
   const counting = (options: EngineOptions) => {
-    const dispatch = (frame: RemoteFrame) => {
+    const run = (frame: OnDemandFrame) => {
       byMain.push(frame);
-      return options.remote.dispatch(frame);
+      return options.onDemand.run(frame);
     };
-    return createEngine(Object.assign({}, options, { remote: { dispatch } }));
+    return createEngine(Object.assign({}, options, { onDemand: { run } }));
   };
   const ranks = new Ranks(store, () => ({ overrides: { createEngine: counting, ...own } }));
   for (let rank = 0; rank < 3; rank++) await ranks.launch(rank);
@@ -43,7 +43,7 @@ async function launched(own: WorkerOverrides = {}): Promise<{ ranks: Ranks; byMa
 }
 
 /** The same with connections between all of them: frames ask for connections, so that each rank has sent some. */
-async function started(): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
+async function started(): Promise<{ ranks: Ranks; byMain: OnDemandFrame[] }> {
   const both = await launched();
   const { ranks } = both;
   try {
@@ -70,7 +70,7 @@ async function untilGauge(ranks: Ranks, rank: number, name: string, value: numbe
   }
 }
 
-test("frames go from engine to engine, counted as those of Dispatch are, and the text is that of one worker", async () => {
+test("frames go from engine to engine, are counted, and the text is that of one worker", async () => {
   const { ranks, byMain } = await started();
   try {
     byMain.length = 0;
@@ -99,7 +99,7 @@ test("frames go from engine to engine, counted as those of Dispatch are, and the
   }
 });
 
-test("a host that has lost an expert declines, and the frame goes by the main thread", async () => {
+test("a host that has lost an expert declines, and loads it when there is no other", async () => {
   const { ranks, byMain } = await started();
   try {
     const [layer, expert] = [0, (ranks.byRank.get(1)?.worker.engine.hosted()[0] ?? [])[0] as number];
@@ -120,14 +120,14 @@ test("a host that has lost an expert declines, and the frame goes by the main th
   }
 });
 
-test("connections go with their streams when no frame comes, and a later text is the same", async () => {
+test("connections go with their heartbeats when no frame comes, and a later text is the same", async () => {
   const { ranks } = await launched({ streamIdleMs: 1_000 });
   const opened = async () => sum(await samples(ranks, 0), "enodia_dispatch_streams_opened_total");
   try {
     assert.equal(await opened(), 0, "nothing was sent");
     for (let texts = 1; texts <= 2; texts++) {
       assert.deepEqual(await ranks.text([0], prompt, tokens), want);
-      assert.ok((await opened()) >= 2 * texts, "a stream to each of the others, and again");
+      assert.ok((await opened()) >= 2 * texts, "a heartbeat to each of the others, and again");
       await untilGauge(ranks, 0, "enodia_dispatch_streams", 0);
       await untilConnections(ranks, 0, 0);
       assert.deepEqual(ranks.suspects(0), []);

@@ -2,7 +2,6 @@
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { Engine } from "../engine/engine.ts";
-import type { DispatchClient } from "../experts/dispatch/client.ts";
 import type { LoadRequest, Materializer } from "../experts/memory/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
@@ -15,7 +14,6 @@ import type { PlannedLoad, PlanState } from "./plan-state.ts";
 const asksAtOnce = 4;
 /** Milliseconds; afterwards Release reports what is pending. */
 const drainWaitMs = 250;
-const drainGiveUpMs = 60_000;
 const prepareDefaultMs = 60_000;
 /** Milliseconds after the drain, since an adopted plan may get no Release. */
 const adoptedFreeMs = 5_000;
@@ -73,7 +71,6 @@ export class PlanKeeper {
   readonly #named = new Set<number>();
   readonly #stopping = new AbortController();
   readonly #near: NearRouting;
-  #dispatch: Pick<DispatchClient, "drained"> | undefined;
   #loading = false;
   #loadAgain = false;
   #warm = false;
@@ -90,10 +87,6 @@ export class PlanKeeper {
       void (this.#near.changed() ? this.#route(Array.from({ length: options.layers }, (_, layer) => layer)) : this.#mask());
       if (this.giveWay.count > 0) void this.#loadMissing();
     });
-  }
-  /** Dispatch needs the plan, so it is attached later. */
-  attach(dispatch: Pick<DispatchClient, "drained">): void {
-    this.#dispatch = dispatch;
   }
 
   notReady(): string | undefined {
@@ -249,8 +242,7 @@ export class PlanKeeper {
   async #drain(layer: number, routed: Promise<void>): Promise<void> {
     const epoch = this.state.current(layer)?.epoch ?? 0;
     await routed;
-    const clear = (await this.#dispatch?.drained(layer, epoch, drainGiveUpMs)) ?? true;
-    if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
+    if (this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
   }
 
   async #route(changed: readonly number[]): Promise<void> {

@@ -91,6 +91,11 @@ export class PlanState {
     return this.#layers.map(({ previous, current }) => (previous ?? current)?.epoch ?? -1);
   }
 
+  /** 0 without a placement. */
+  currentEpochs(): number[] {
+    return this.#layers.map(({ current }) => current?.epoch ?? 0);
+  }
+
   /** Undefined until every layer has a placement. */
   snapshot(): PlacementPlan | undefined {
     const layers = this.#layers.flatMap((state) => (state.current === undefined ? [] : [state.current]));

@@ -1,4 +1,5 @@
 // Everything of a worker between the network and the engine; all dependencies are injected, so that it also runs in a simulated cluster.
+import { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
@@ -19,7 +20,7 @@ import type { Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { WorkerControl, type WorkerVitals } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
-import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
+import { createWorkerExperts, type OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import { Leaving } from "./leaving.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
 import { ServiceRecord } from "./service-record.ts";
@@ -31,7 +32,7 @@ export interface PlaneOptions {
   readonly namespace: string;
   readonly name: string;
   readonly podName: string;
-  readonly network: Pick<Network, "connect" | "connectDispatch" | "connectReads">;
+  readonly network: Pick<Network, "connect" | "callHeartbeat" | "connectReads">;
   readonly tls: TlsSource;
   readonly store: ModelStore;
   /** Set for a rank that mounts no model. */
@@ -42,7 +43,7 @@ export interface PlaneOptions {
   readonly textSources?: Pick<ReadSources, "file" | "list">;
   readonly engine: Engine;
   readonly info: EngineInfo;
-  readonly remote: RemoteSocket;
+  readonly onDemand: OnDemandSocket;
   readonly budgetBytes: number;
   readonly clock: SteadyClock;
   /** Milliseconds; unset = a minute. */
@@ -112,8 +113,12 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     streamIdleMs: options.streamIdleMs,
     onChange: () => refresh(),
     onNewerEpoch: (rank) => void joiner.from(rank),
+    dead: () => {
+      const reason = health.deadReason();
+      return reason === undefined ? undefined : new AppError(reason, { code: "EngineStopped", retry: "backoff" });
+    },
   });
-  options.remote.connect(experts.dispatch);
+  options.onDemand.connect(experts.onDemand);
   const joiner = new Joiner({ self: identity, namespace, name, tls, network, log, peers, plan: experts.plan });
   const ask = { self: identity, namespace, name, tls, network, log };
   const others = () => peers.membership.members.filter(({ rank, state }) => rank !== identity.rank && state !== "lost");
@@ -152,7 +157,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   };
   const serve = (server: GrpcServer) => {
     server.add(Control, control.handlers());
-    server.addDispatch(experts.serveDispatch);
+    server.addHeartbeats(experts.heartbeatHandler);
     server.addReads(new ReadHost({ unit: experts.unitSource, ...options.textSources }), identity.deploymentUid);
   };
   const openConnections = (host: string, port: number) => experts.connections.open(host, port);

@@ -59,8 +59,8 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_expert_replicas_away", experts.plan.giveWay.count);
     metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
     metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
-    metrics.set("enodia_dispatch_in_flight", experts.dispatch.inFlight + experts.connections.inFlight);
-    metrics.set("enodia_dispatch_streams", experts.dispatch.streams);
+    metrics.set("enodia_dispatch_in_flight", experts.connections.inFlight);
+    metrics.set("enodia_dispatch_streams", experts.heartbeats.open);
     metrics.set("enodia_plan_epoch", experts.state.epoch);
     metrics.set("enodia_transfer_rate_bytes_per_second", experts.pace.effectiveRate);
     metrics.set("enodia_membership_version", peers.membership.version);

@@ -114,7 +114,7 @@ describe("three workers", () => {
       assert.deepEqual(await texts(ranks, () => [2]), want);
       assert.notEqual(again.worker.health.reasons().length, 0, "it has no plan yet");
       await until("the others trust it again", () =>
-        [0, 2].every((rank) => ranks.byRank.get(rank)!.worker.experts.dispatch.inFlight === 0),
+        [0, 2].every((rank) => ranks.byRank.get(rank)!.worker.experts.connections.inFlight === 0),
       );
     } finally {
       await ranks.close();
@@ -143,17 +143,17 @@ test("a host that falls silent in the middle of a text is given up, and used aga
     for (const rank of [0, 1]) await ranks.launch(rank);
     ranks.via.set(1, `127.0.0.1:${(proxy.address() as AddressInfo).port}`);
     await ranks.firstPlan();
-    const { dispatch } = ranks.byRank.get(0)!.worker.experts;
+    const { connections } = ranks.byRank.get(0)!.worker.experts;
     const got = await ranks.text([0], prompts[0]!, tokens, (soFar) => {
       if (soFar.length === 5) silent = true;
     });
     assert.deepEqual(got, want[0]);
-    assert.deepEqual(ranks.suspects(0), [1]);
+    await until("it is given up", () => ranks.suspects(0).includes(1));
     silent = false;
     for (const socket of sockets) socket.destroy(); // as a healed link does to connections that it starved
     await until("it is trusted again", () => ranks.suspects(0).length === 0);
     assert.deepEqual(await ranks.text([0], prompts[1]!, tokens), want[1]);
-    assert.equal(dispatch.inFlight, 0);
+    await until("no frame is under way", () => connections.inFlight === 0);
   } finally {
     for (const socket of sockets) socket.destroy();
     proxy.close();
@@ -183,7 +183,7 @@ test("a worker whose engine ended tells the kubelet and the operator, and is sen
     await until("it is dead", () => health.deadReason() !== undefined);
     assert.match(health.reasons().join(), /the engine ended/);
     assert.deepEqual(await ranks.text([0], prompts[0]!, tokens), want[0]);
-    assert.deepEqual(ranks.suspects(0), [1]);
+    await until("it is given up", () => ranks.suspects(0).includes(1));
     await new Promise((resolve) => setTimeout(resolve, 1_200)); // its process still answers the probes
     assert.deepEqual(ranks.suspects(0), [1]);
   } finally {

@@ -26,7 +26,7 @@ import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { WorkerVitals } from "./control.ts";
 import { expertBudgetBytes } from "./expert-bytes.ts";
-import { RemoteSocket, type WorkerExperts } from "./experts.ts";
+import { OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
@@ -106,14 +106,14 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const store = await openStore(options.modelDir);
   const remoteModel = weightServer && (await openRemoteModel(base, weightServer, store));
   const text = await openTextFolder(options.modelDir);
-  const remote = new RemoteSocket();
+  const onDemand = new OnDemandSocket();
   const engine = await (overrides.createEngine ?? createEngine)({
     storeDir: options.modelDir,
     backend: options.backend,
     codec: options.codec,
     tryDevice: true,
     devices: options.devices,
-    remote,
+    onDemand,
     kvPoolBytes: options.kvPoolBytes,
     maxContext: options.maxContext,
     limits: {
@@ -140,7 +140,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   );
 
   const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
-  const running = await serve(base, { store, remoteModel, text, engine, info, remote, budgetBytes });
+  const running = await serve(base, { store, remoteModel, text, engine, info, onDemand, budgetBytes });
   health.ready("start");
   const close = async (graceMs: number) => {
     health.notReady("stopping", "the process was told to stop");
@@ -194,13 +194,13 @@ interface Model {
   readonly text: FileFolder;
   readonly engine: Engine;
   readonly info: EngineInfo;
-  readonly remote: RemoteSocket;
+  readonly onDemand: OnDemandSocket;
   readonly budgetBytes: number;
 }
 
 async function serve(base: Base, model: Model) {
   const { options, identity, log, metrics, health, tracing, tls } = base;
-  const { store, remoteModel, text, engine, info, remote, budgetBytes } = model;
+  const { store, remoteModel, text, engine, info, onDemand, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
   const plane = createWorkerPlane({
     identity,
@@ -215,7 +215,7 @@ async function serve(base: Base, model: Model) {
     textSources: textSources(text, (call) => callerOf(call, namespace, name)),
     engine,
     info,
-    remote,
+    onDemand,
     budgetBytes,
     clock: steadyClock(),
     streamIdleMs: base.overrides.streamIdleMs,

@@ -24,16 +24,14 @@ export const allowedImports: Readonly<Record<string, string>> = {
     runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
   "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
     runtime/engine/thread/ runtime/net/`,
-  "runtime/experts/": "runtime/net/ runtime/observe/",
+  "runtime/experts/": "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
-  "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/net/ runtime/observe/
-    runtime/engine/engine.ts runtime/experts/ runtime/experts/memory/`,
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
     runtime/text/tokenizer.ts runtime/modelstore/companions.ts`,
   "runtime/train/pod/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
-    runtime/experts/memory/ runtime/experts/dispatch/`,
+    runtime/experts/memory/`,
   "runtime/gateway/problem.ts": "",
   "runtime/gateway/auth/": "runtime/observe/ runtime/gateway/problem.ts",
   "runtime/gateway/routing/": "runtime/net/ runtime/observe/ runtime/constraints/ runtime/gateway/problem.ts",

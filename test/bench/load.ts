@@ -176,9 +176,9 @@ export async function loadBench(args: readonly string[]): Promise<readonly Distu
   const asked = await readArgs(args, ["tokens"]);
   const tokens = count("tokens", asked.own.tokens ?? tokensDefault);
   let hidden = 0;
-  const remote = { dispatch: async ({ pairRows }: { pairRows: Uint32Array }) => new Float32Array(pairRows.length * hidden) };
+  const onDemand = { run: async ({ pairRows }: { pairRows: Uint32Array }) => new Float32Array(pairRows.length * hidden) };
   const threads = asked.threads.at(-1) ?? 1;
-  const under = (await openEngine(asked, { threads, maxContext: promptTokens + tokens, remote })) as EngineUnderTest;
+  const under = (await openEngine(asked, { threads, maxContext: promptTokens + tokens, onDemand })) as EngineUnderTest;
   hidden = under.info.hidden;
   try {
     return await rounds(asked, under, tokens);

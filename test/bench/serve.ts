@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../crds/names.ts";
-import { createEngine, type Engine, type EngineInfo, type RemoteExperts } from "../../runtime/engine/engine.ts";
+import { createEngine, type Engine, type EngineInfo, type OnDemandExperts } from "../../runtime/engine/engine.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
@@ -96,18 +96,18 @@ interface Setting {
   /** Devices, as engines describe them, that are not wanted once more. */
   readonly unless?: readonly string[];
   /** Unset: there are no other ranks. */
-  readonly remote?: RemoteExperts;
+  readonly onDemand?: OnDemandExperts;
 }
 
-const nobody: RemoteExperts = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
+const nobody: OnDemandExperts = { run: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
 
 /** An engine with all experts loaded; undefined where its device is one of `unless`. */
 export async function openEngine(
   { storeDir, codec, backend }: Asked,
-  { threads, maxContext, unless = [], remote = nobody }: Setting,
+  { threads, maxContext, unless = [], onDemand = nobody }: Setting,
 ): Promise<EngineUnderTest | undefined> {
   const start = performance.now();
-  const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, remote });
+  const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, onDemand });
   const info = engine.describe();
   if (unless.includes(info.device)) {
     await engine.close();

@@ -3,19 +3,13 @@
 
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { type AppError, operatorRank } from "../../crds/common.ts";
+import { AppError, operatorRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { decodeLoad } from "../../crds/telemetry.ts";
-import { connectDispatch, type DispatchCall } from "../../runtime/net/dispatch-link.ts";
-import {
-  Control,
-  DispatchFrameSchema,
-  type DispatchReply,
-  type PrepareEvent,
-  WatchPushSchema,
-  type WatchStatus,
-} from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { EngineLink } from "../../runtime/net/engine-link.ts";
+import { Control, type PrepareEvent, WatchPushSchema, type WatchStatus } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../../runtime/net/grpc.ts";
+import { callHeartbeat } from "../../runtime/net/heartbeat.ts";
 import { openLoad } from "../../runtime/net/load-signature.ts";
 import { type Identity, toMembership, toPlan, toSender } from "../../runtime/net/mapping.ts";
 import type { Bus } from "../../runtime/net/nats.ts";
@@ -108,10 +102,26 @@ class Client {
     const { refused } = await this.control().commit({ sender: operator, plan: toPlan(plan) });
     assert.equal(refused, "");
   }
-  dispatch(member = "rank-1"): DispatchCall {
-    const link = connectDispatch(this.#target(member));
-    this.#closers.push(() => link.close());
-    return link.dispatch();
+  /** A connection of rank 1 to the engine, whose port the rank's heartbeat names. */
+  async rows(): Promise<EngineLink> {
+    const target = this.#target("rank-1");
+    let port = 0;
+    const answered = (enginePort: number) => {
+      port = enginePort;
+    };
+    const heartbeat = callHeartbeat(target, { answered, closed: () => {} });
+    this.#closers.push(() => heartbeat.close());
+    const named = () => {
+      heartbeat.ping();
+      return port > 0;
+    };
+    await until("the engine's port", named, patienceMs);
+    const identity = { deploymentUid, rank: 1, podUid: "uid-1", bootId: "boot-1" };
+    const self = { identity, hidden: this.rank.hidden, sums: false };
+    const link = new EngineLink({ ...target, address: `127.0.0.1:${port}` }, self, { ready: () => {}, closed: () => {} });
+    this.#closers.push(() => link.close(new AppError("the test is over", { code: "Cancelled" })));
+    await until("a connection", () => link.ready, patienceMs);
+    return link;
   }
   async close(): Promise<void> {
     for (const close of this.#closers) close();
@@ -288,23 +298,15 @@ export function rankContract(subject: RankSubject): void {
     const watch = client.watch();
     client.join(watch);
     await client.carryOut(planOf(shape, 1, (expert) => [expert === 0 ? 0 : 1]));
-    const call = client.dispatch();
-    const replies: DispatchReply[] = [];
-    call.on("data", (reply) => replies.push(reply));
-    call.on("error", () => {});
-    const sender = toSender({ deploymentUid, rank: 1, podUid: "uid-1", bootId: "boot-1" });
-    const rows = new Uint8Array(4 * client.rank.hidden);
-    const ask = (seq: bigint, fields: object): boolean => call.write(create(DispatchFrameSchema, Object.assign({ sender, seq }, fields)));
-    const pair = (expert: number) => ({ layer: 0, layerEpoch: 1n, hidden: client.rank.hidden, rows, pairRows: [0], pairExperts: [expert] });
-    ask(1n, {});
-    ask(2n, pair(0));
-    ask(3n, pair(1));
-    await until("three answers", () => replies.length === 3, patienceMs);
-    const of = (seq: bigint): DispatchReply["result"] | undefined => replies.find((reply) => reply.seq === seq)?.result;
-    const [pinged, held, missing] = [of(1n), of(2n), of(3n)];
-    assert.equal(pinged?.case, "rows");
-    assert.equal(held?.case === "rows" ? held.value.byteLength : held?.case, rows.byteLength);
-    assert.deepEqual(missing?.case === "notHosted" ? missing.value.experts : missing?.case, [1]);
+    const link = await client.rows();
+    const rowBytes = 4 * client.rank.hidden;
+    const pair = (expert: number) => ({
+      ...{ layer: 0, epoch: 1, decode: true, pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(expert) },
+      ...{ rows: () => new Uint8Array(rowBytes), answerBytes: rowBytes, heldBytes: 2 * rowBytes },
+    });
+    const [held, missing] = await Promise.all([link.send(pair(0)), link.send(pair(1))]);
+    assert.ok(held instanceof Uint8Array && held.byteLength === rowBytes);
+    assert.deepEqual(missing, { type: "notHosted", epoch: 1, experts: [1] });
   });
 
   against("load of both phases is published, signed, in order and of the model's shape", async (client, { layers, experts }) => {

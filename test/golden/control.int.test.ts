@@ -37,8 +37,8 @@ async function hostAll(engine: Engine, store: ModelStore): Promise<void> {
 
 async function start(storeDir: string): Promise<{ readonly engine: Engine; readonly store: ModelStore }> {
   const store = await openStore(storeDir);
-  const remote = { dispatch: () => Promise.reject(new Error("one worker hosts every expert")) };
-  const engine = await createEngine({ storeDir, backend: "cpu", codec: "q4_0", kvPoolBytes: 400_000_000, maxContext: 384, remote });
+  const onDemand = { run: () => Promise.reject(new Error("one worker hosts every expert")) };
+  const engine = await createEngine({ storeDir, backend: "cpu", codec: "q4_0", kvPoolBytes: 400_000_000, maxContext: 384, onDemand });
   await hostAll(engine, store);
   return { engine, store };
 }

@@ -7,8 +7,8 @@ import { loadedEngine } from "../kit/ranks/loaded-engine.ts";
 const [storeDir = "", name, tokens, ...ids] = process.argv.slice(2);
 const backend = backendNames.find((known) => known === name) as BackendChoice;
 const store = await openStore(storeDir);
-const remote = { dispatch: () => Promise.reject(new Error("all experts are here")) };
-const engine = await loadedEngine(store, { storeDir, backend, codec: "f32", kvPoolBytes: 8 << 20, maxContext: 128, remote });
+const onDemand = { run: () => Promise.reject(new Error("all experts are here")) };
+const engine = await loadedEngine(store, { storeDir, backend, codec: "f32", kvPoolBytes: 8 << 20, maxContext: 128, onDemand });
 const text: number[] = [];
 const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
 for await (const event of engine.generate({ prompt: ids.map(Number), maxTokens: Number(tokens), sampling, eos: [] }))

@@ -1,9 +1,10 @@
 // The engine of a rank that computes nothing: it knows which experts it was given, refuses frames for others, and answers the rows that
 // it was sent. What a rank says of its memory is the production plane's own count, by the bytes that this engine's info names.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, EngineInfo, EngineStats, LoadCounters } from "../../runtime/engine/engine.ts";
+import type { Engine, EngineInfo, EngineOptions, EngineStats, LoadCounters, RoutingTables } from "../../runtime/engine/engine.ts";
 import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { notHosted } from "../../runtime/placement/frames/not-hosted.ts";
+import { EngineRows } from "../kit/ranks/engine-rows.ts";
 
 /** What was routed and served here since it was asked last. */
 export type CountersOf = () => LoadCounters;
@@ -16,6 +17,7 @@ const idle: EngineStats = {
 };
 
 export class BookEngine implements Engine {
+  readonly connections: EngineRows;
   readonly #info: EngineInfo;
   readonly #counters: CountersOf;
   readonly #experts: Set<number>[];
@@ -23,7 +25,8 @@ export class BookEngine implements Engine {
   #draining = false;
   #ended = false;
 
-  constructor(info: EngineInfo, counters: CountersOf = () => new LoadCounter(info).take()) {
+  constructor(info: EngineInfo, onDemand: EngineOptions["onDemand"], counters: CountersOf = () => new LoadCounter(info).take()) {
+    this.connections = new EngineRows({ info, serve: (batch) => this.runExperts(batch), onDemand });
     this.#info = info;
     this.#counters = counters;
     this.#experts = Array.from({ length: info.layers }, () => new Set<number>());
@@ -65,8 +68,9 @@ export class BookEngine implements Engine {
     return answer;
   }
 
-  async setRouting(): Promise<void> {
+  async setRouting(tables: RoutingTables): Promise<void> {
     this.#live();
+    this.connections.outbound.setRouting(tables);
   }
   async setDown(): Promise<void> {
     this.#live();
@@ -88,6 +92,7 @@ export class BookEngine implements Engine {
   }
   async close(): Promise<void> {
     this.#ended = true;
+    this.connections.close();
   }
 
   #live(): void {

@@ -16,7 +16,7 @@ import { tracingOff } from "../../runtime/observe/trace.ts";
 import type { ExpertGrid } from "../../runtime/placement/grid.ts";
 import { type ModelStore, unitAlignment } from "../../runtime/weights/store.ts";
 import { unitReader } from "../../runtime/weights/store-reader.ts";
-import { RemoteSocket } from "../../runtime/worker/experts.ts";
+import { OnDemandSocket } from "../../runtime/worker/experts.ts";
 import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/plane.ts";
 import { SimModel } from "../sim/model.ts";
 import { BookEngine, type CountersOf } from "./engine.ts";
@@ -104,8 +104,6 @@ export interface ScaleRank {
   readonly health: Health;
   readonly engine: BookEngine;
   readonly plane: WorkerPlane;
-  /** The engine's way to experts of other ranks. */
-  readonly remote: RemoteSocket;
   /** What the kubelet asks at /readyz. */
   ready(): boolean;
   /** What SIGTERM does: resolves when the process may end, or must. */
@@ -122,17 +120,18 @@ export async function startRank(options: RankOptions): Promise<ScaleRank> {
   const { namespace, deployment: name, deploymentUid, rank, podName, podUid, tls, model, telemetry } = options;
   const { info, store, budgetBytes } = model;
   const identity: Identity = { deploymentUid, rank, podUid, bootId: randomUUID() };
-  const remote = new RemoteSocket();
-  const engine = new BookEngine(info, options.counters);
+  const onDemand = new OnDemandSocket();
+  const engine = new BookEngine(info, onDemand, options.counters);
   const health = createHealth();
   const plane = createWorkerPlane({
-    ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, remote, budgetBytes, health },
+    ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, onDemand, budgetBytes, health },
     ...{ streamIdleMs: options.streamIdleMs, textDigest: "" },
     ...{ clock: steadyClock(), metrics: options.metrics ?? noMetrics, tracing: tracingOff, log: options.log ?? silentLog },
   });
   const server = createServer(tls);
   plane.serve(server);
   const grpcPort = await server.listen(options.host, options.grpcPort);
+  await plane.openConnections(options.host, 0);
   const load = telemetry && { machine: undefined, ...telemetry };
   const stop = plane.start({ peerAddresses: options.peerAddresses ?? (async () => []), load });
   const end = async (graceMs: number): Promise<void> => {
@@ -142,7 +141,7 @@ export async function startRank(options: RankOptions): Promise<ScaleRank> {
     await engine.close();
   };
   return {
-    ...{ identity, grpcPort, health, engine, plane, remote },
+    ...{ identity, grpcPort, health, engine, plane },
     ready: () => health.reasons().length === 0,
     handOver: (graceMs) => plane.leaving.handOver(graceMs),
     close: async () => {

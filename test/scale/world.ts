@@ -194,7 +194,7 @@ async function framesOnce({ tally }: Fleet, run: WorldRun): Promise<WorldRow["fr
 }
 
 /** Has the experts of one token computed where they are; returns the frames that were sent. */
-async function frameOf({ identity, plane, remote, engine }: ScaleRank, { layers, experts }: WorldRun): Promise<number> {
+async function frameOf({ identity, plane, engine }: ScaleRank, { layers, experts }: WorldRun): Promise<number> {
   const layer = identity.rank % layers;
   const placement = plane.experts.state.current(layer);
   const wanted = Array.from({ length: chosen }, (_, i) => (31 * identity.rank + 37 * i) % experts);
@@ -202,7 +202,7 @@ async function frameOf({ identity, plane, remote, engine }: ScaleRank, { layers,
   const away = [...hosts].filter(([rank]) => rank !== identity.rank);
   const rows = new Float32Array(engine.describe().hidden);
   const frame = ([rank, held]: readonly [number, readonly number[]]) =>
-    remote.dispatch({
+    engine.connections.rows({
       ...{ layer, epoch: placement?.epoch ?? 0, rank, phase: "decode", rows },
       ...{ pairRows: new Uint32Array(held.length), pairExperts: Uint32Array.from(held) },
     });

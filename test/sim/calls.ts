@@ -20,8 +20,9 @@ export interface CallParts {
   readonly method: string;
   readonly client: Host;
   readonly find: () => Found | undefined;
-  readonly input: DescMessage;
-  readonly output: DescMessage;
+  /** Unset: no gRPC, whose messages pass as they are. */
+  readonly input?: DescMessage;
+  readonly output?: DescMessage;
 }
 
 /** Sent to any service: nothing but what the sender put there, and nothing that either end changes afterwards. */
@@ -109,7 +110,7 @@ export class UnaryCall extends Call {
         late?.();
         resolve(reply);
       };
-      const message = create(this.parts.input, request as Init);
+      const message = create(this.parts.input as DescMessage, request as Init);
       this.open((handler, server) => {
         const call = { getAuthContext: () => this.authContext() };
         const serve = () => (handler as Unary)(this.arrived(message, this.client, server), call);
@@ -117,7 +118,9 @@ export class UnaryCall extends Call {
         if (taps.duplicates(this.parts.method)) serve().catch(() => {});
         reply.then(
           (answered) =>
-            this.toClient.send(() => answer(this.arrived(create(this.parts.output, answered as Init), server, this.client), undefined)),
+            this.toClient.send(() =>
+              answer(this.arrived(create(this.parts.output as DescMessage, answered as Init), server, this.client), undefined),
+            ),
           (caught) => this.toClient.send(() => answer(undefined, toStatus(caught))),
         );
       });
@@ -310,7 +313,7 @@ export class StreamCall extends StreamingCall {
       });
       this.stream.once("end", stop);
     }
-    return this.start(create(this.parts.input, request as Init));
+    return this.start(create(this.parts.input as DescMessage, request as Init));
   }
 }
 

@@ -4,16 +4,18 @@
 import { AppError } from "../../crds/common.ts";
 import type { StepKind } from "../../crds/telemetry.ts";
 import type { Backend, Compiled, Outputs } from "../../runtime/compute/backend.ts";
-import type { Engine, EngineInfo, LoadCounters, RemoteExperts, RoutingTables } from "../../runtime/engine/engine.ts";
+import type { Engine, EngineInfo, EngineOptions, LoadCounters, RoutingTables } from "../../runtime/engine/engine.ts";
 import { ExpertTable } from "../../runtime/engine/pass/expert-table.ts";
 import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { forward } from "../../runtime/engine/pass/step.ts";
 import { StepTimes } from "../../runtime/engine/pass/step-times.ts";
 import type { StepTools } from "../../runtime/engine/pass/step-tools.ts";
+import type { RowsNetwork } from "../../runtime/engine/peer-connections.ts";
 import type { Layer } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 import { createRouter } from "../../runtime/placement/dispatch.ts";
 import { expertsIn } from "../../runtime/placement/grid.ts";
+import { EngineRows } from "../kit/ranks/engine-rows.ts";
 import type { VirtualClock } from "./clock.ts";
 import { fingerprint, hidden, type SimModel } from "./model.ts";
 
@@ -27,7 +29,8 @@ export interface EngineParts {
   readonly clock: VirtualClock;
   readonly model: SimModel;
   readonly info: EngineInfo;
-  readonly remote: RemoteExperts;
+  readonly onDemand: EngineOptions["onDemand"];
+  readonly network: RowsNetwork;
   readonly counters: () => LoadCounters;
   readonly activeRequests: () => number;
   /** Called before an expert goes, and `onMemory` after one has come or gone. */
@@ -43,6 +46,7 @@ interface Held extends Compiled {
 }
 
 export class SimEngine implements Engine {
+  readonly connections: EngineRows;
   /** Fingerprints of the bytes held, by the model's key. */
   readonly memory = new Map<number, number>();
   readonly #parts: EngineParts;
@@ -66,13 +70,15 @@ export class SimEngine implements Engine {
     // The store hands on as it is what ExpertTable would decode: compile() finds out whose bytes they are.
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
     this.#table = new ExpertTable({ backend: this.#backend(), store, program, codec: parts.info.codec, counter });
+    const serve = (batch: Parameters<Engine["runExperts"]>[0]) => this.runExperts(batch);
+    this.connections = new EngineRows({ info: parts.info, serve, onDemand: parts.onDemand, network: parts.network });
     this.#tools = {
       ...{ program, experts: this.#table, counter, times: new StepTimes() },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
       allocators: [],
       router: () => this.#router,
-      dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
+      dispatch: (frame) => this.connections.rows(frame),
       scheduler: {
         ...{ pieceRows: (_kind: StepKind, rows: number) => rows, took: () => {}, begin: () => {} },
         ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined },
@@ -170,6 +176,8 @@ export class SimEngine implements Engine {
   /** The thread that computes is gone: no call is answered any more. */
   end(): void {
     this.#ended = true;
+    this.connections.outbound.fail(stopped());
+    this.connections.close();
   }
 
   describe(): EngineInfo {
@@ -210,6 +218,7 @@ export class SimEngine implements Engine {
   }
 
   setRouting({ rank, layers }: RoutingTables): Promise<void> {
+    this.connections.outbound.setRouting({ rank, layers });
     return this.#between(() => {
       if (this.#router.rank !== rank) {
         this.#router = { rank, table: createRouter(rank) };

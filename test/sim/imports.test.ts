@@ -45,11 +45,13 @@ const production = [
     (name) => `runtime/worker/${name}.ts`,
   ),
   ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),
-  ...["client", "server", "frame-run", "attempts", "serve-frame", "peer-stream"].map((name) => `runtime/experts/dispatch/${name}.ts`),
-  ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),
+  ...["peers", "heartbeats", "on-demand", "peer-directory"].map((name) => `runtime/experts/${name}.ts`),
+  ...["outbound", "frame-run", "attempts", "rows-server", "peer-connections"].map((name) => `runtime/engine/${name}.ts`),
   ...["expert-table", "step"].map((name) => `runtime/engine/pass/${name}.ts`),
   ...["dispatch", "diff", "receive", "split", "frames/pairs", "frames/frames"].map((name) => `runtime/placement/${name}.ts`),
-  ...["net/mapping", "net/grpc", "net/load-signature", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
+  ...["net/mapping", "net/signal", "net/grpc", "net/load-signature", "weights/store-reader", "weights/digest"].map(
+    (name) => `runtime/${name}.ts`,
+  ),
 ];
 
 /** Files of test/sim that stand for something of production, by what they stand for; the others set up, strike and watch. */

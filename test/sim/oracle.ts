@@ -3,11 +3,10 @@
 // to it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without an expert replica or a source, no first commit
 // past the deadline, epochs that only grow, and no step of a source that never ends.
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
-import type { DispatchFrame, DispatchReply } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { expertsIn } from "../../runtime/placement/grid.ts";
 import type { SimCluster } from "./cluster.ts";
 import { SimModel } from "./model.ts";
-import type { Taps } from "./wire.ts";
+import { AnsweredRows, SentRows, type Taps } from "./wire.ts";
 import type { SimWorker, Watch } from "./worker.ts";
 
 /** A layer must have been committed for the first time within this, or it keeps its parent. */
@@ -29,7 +28,7 @@ export class Oracle implements Watch {
   /** The time since when a process's step is under way, by boot id. */
   readonly #stepping = new Map<string, number>();
   /** Frames that have arrived and are not answered, by call and number, with the oldest epoch that their host served then. */
-  readonly #frames = new Map<string, { readonly frame: DispatchFrame; readonly oldest: number }>();
+  readonly #frames = new Map<string, { readonly frame: SentRows["frame"]; readonly oldest: number }>();
   readonly #writtenAt = new Map<number, number>();
   readonly #firstCommit = new Map<string, number>();
   /** Layer epochs that a host has committed, newest last, by "boot/layer". */
@@ -112,25 +111,23 @@ export class Oracle implements Watch {
 
   /** Frames and their answers as they arrive. */
   onMessage(message: unknown, { id, from, to }: Parameters<Taps["arriving"]>[1]): unknown {
-    const { $typeName } = (message ?? {}) as { $typeName?: string };
-    if ($typeName === "enodia.runtime.v1.DispatchFrame") this.#arrived(id, to.id, message as DispatchFrame);
-    if ($typeName === "enodia.runtime.v1.DispatchReply") this.#answered(id, from.id, message as DispatchReply);
+    if (message instanceof SentRows) this.#arrived(id, to.id, message);
+    if (message instanceof AnsweredRows) this.#answered(id, from.id, message);
     return message;
   }
 
-  #arrived(call: number, host: number, frame: DispatchFrame): void {
-    if (frame.pairExperts.length > 0)
-      this.#frames.set(`${call}/${frame.seq}`, { frame, oldest: this.#oldestServed(this.#workerOf(host), frame.layer) });
+  #arrived(call: number, host: number, { seq, frame }: SentRows): void {
+    this.#frames.set(`${call}/${seq}`, { frame, oldest: this.#oldestServed(this.#workerOf(host), frame.layer) });
   }
 
-  #answered(call: number, host: number, { seq, result }: DispatchReply): void {
+  #answered(call: number, host: number, { seq, answer }: AnsweredRows): void {
     const key = `${call}/${seq}`;
     const known = this.#frames.get(key);
     this.#frames.delete(key);
-    if (!known || result.case !== "rows") return;
+    if (!known || !(answer instanceof Uint8Array)) return;
     const { frame, oldest } = known;
-    if (Number(frame.layerEpoch) < oldest)
-      this.#report(`rank ${host} served a frame of layer ${frame.layer} at epoch ${frame.layerEpoch}, the oldest it may is ${oldest}`);
+    if (frame.epoch < oldest)
+      this.#report(`rank ${host} served a frame of layer ${frame.layer} at epoch ${frame.epoch}, the oldest it may is ${oldest}`);
   }
 
   #oldestServed(host: SimWorker | undefined, layer: number): number {

@@ -1,17 +1,18 @@
 // The simulated network does what a real one does: keeps the order of a stream, holds up what is cut and breaks what is cut for long,
 // resets the streams of a process that dies, and loses answers of calls that were carried out.
 import assert from "node:assert/strict";
-import type { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { Control, DispatchFrameSchema, DispatchReplySchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { LinkEvents } from "../../runtime/net/engine-link.ts";
+import { Control } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus } from "../../runtime/net/grpc.ts";
-import { create } from "../../runtime/net/service.ts";
-import type { TlsSource } from "../../runtime/net/tls.ts";
+import { fixedTls } from "../../runtime/net/tls.ts";
 import { asOwner, VirtualClock } from "./clock.ts";
 import { type Host, SimWire } from "./wire.ts";
 
-const tls = {} as TlsSource;
+const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
+const [namespace, name] = ["ns", "mix"];
+const sanOf = (rank: number) => `DNS:rank-${rank}.${name}.${namespace}.enodia, URI:spiffe://enodia/${namespace}/${name}/rank-${rank}`;
 
 /** Rank 1 calls rank 0, which says what it got and answers each frame with its number. */
 function twoRanks() {
@@ -23,17 +24,18 @@ function twoRanks() {
     transfer: () => undefined,
     arriving: (message) => message,
   });
-  const hostOf = (id: number): Host => ({ owner: { dead: false }, id, san: `DNS:rank-${id}`, stalled: () => false });
+  const hostOf = (id: number): Host => ({ owner: { dead: false }, id, san: sanOf(id), stalled: () => false });
   const [server, client] = [hostOf(0), hostOf(1)];
   const got: string[] = [];
   const services = wire.network(server, "a:1").createServer(tls);
-  services.addDispatch((call) => {
-    call.on("data", ({ seq }) => {
-      got.push(`frame ${seq}`);
-      call.write(create(DispatchReplySchema, { seq }), () => {});
-    });
-    for (const event of ["end", "cancelled"]) (call as EventEmitter).on(event, () => got.push(event));
-  });
+  const serve = async ({ layer }: { layer: number }, rows: Uint8Array) => {
+    got.push(`frame ${layer}`);
+    return rows;
+  };
+  const rowsHost = wire
+    .rows(server)
+    .host({ namespace, name, hidden: 1, sums: false, tls, refuses: () => undefined, serve, onProblem: () => {} });
+  void rowsHost.listen("a", 2);
   const drain = async () => {
     got.push("drain");
     if (got.length > 1) throw new AppError("twice", { code: "Busy" });
@@ -41,8 +43,9 @@ function twoRanks() {
   };
   services.add(Control, { drain } as never);
   void services.listen("a", 1);
-  const target = { address: "a:1", serverName: "rank-0", tls, self: { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } };
-  const connect = () => wire.network(client, "b:1").connectDispatch(target);
+  const target = { address: "a:1", serverName: `rank-0.${name}.${namespace}.enodia`, tls };
+  const self = { identity: { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" }, hidden: 1, sums: false };
+  const connect = (events: LinkEvents) => wire.rows(client).connect({ ...target, address: "a:2" }, self, events);
   const control = () => wire.network(client, "b:1").connect(Control, target);
   const kill = (host: Host) => {
     host.owner.dead = true;
@@ -51,64 +54,71 @@ function twoRanks() {
   const cut = (on: boolean) => {
     connected = !on;
   };
-  return { clock, got, server, client, connect, control, kill, cut, asClient: <T>(work: () => T) => asOwner(client.owner, work) };
+  return { clock, got, rowsHost, server, client, connect, control, kill, cut, asClient: <T>(work: () => T) => asOwner(client.owner, work) };
 }
 
-function dispatching({ connect, asClient }: ReturnType<typeof twoRanks>) {
-  return asClient(() => {
-    const heard: string[] = [];
-    const call = connect().dispatch();
-    call.on("data", ({ seq }) => heard.push(`reply ${seq}`));
-    call.on("error", (error) => heard.push(fromStatus(error, "").code));
-    const send = (seq: number) => call.write(create(DispatchFrameSchema, { seq: BigInt(seq) }));
-    return { call, heard, send };
-  });
+async function sending({ clock, connect, asClient }: ReturnType<typeof twoRanks>) {
+  const heard: string[] = [];
+  const link = asClient(() => connect({ ready: () => heard.push("ready"), closed: ({ code }) => heard.push(code) }));
+  await clock.run(50);
+  assert.deepEqual(heard.splice(0), ["ready"]);
+  const send = (layer: number) =>
+    asClient(() => {
+      const frame = { layer, epoch: 1, decode: true, pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(0) };
+      const sent = link.send({ ...frame, rows: () => Uint8Array.of(layer), answerBytes: 1, heldBytes: 2 });
+      sent?.then(
+        (rows) => heard.push(`rows ${(rows as Uint8Array)[0]}`),
+        () => {},
+      );
+    });
+  return { heard, send };
 }
 
 test("messages of a stream arrive in their order, and their answers too", async () => {
   const two = twoRanks();
-  const { heard, send } = dispatching(two);
+  const { heard, send } = await sending(two);
   const numbers = Array.from({ length: 20 }, (_, i) => i);
-  for (const seq of numbers) send(seq);
+  for (const layer of numbers) send(layer);
   await two.clock.run(100);
   assert.deepEqual(
     two.got,
-    numbers.map((seq) => `frame ${seq}`),
+    numbers.map((layer) => `frame ${layer}`),
   );
   assert.deepEqual(
     heard,
-    numbers.map((seq) => `reply ${seq}`),
+    numbers.map((layer) => `rows ${layer}`),
   );
 });
 
 test("a short cut holds messages up, a long one breaks the stream at both ends", async () => {
   const two = twoRanks();
-  const { heard, send } = dispatching(two);
+  const { heard, send } = await sending(two);
   send(0);
   await two.clock.run(50);
   two.cut(true);
   send(1);
   await two.clock.run(3_000);
-  assert.deepEqual(heard, ["reply 0"]);
+  assert.deepEqual(heard, ["rows 0"]);
   two.cut(false);
   await two.clock.run(1_000);
-  assert.deepEqual(heard, ["reply 0", "reply 1"]);
+  assert.deepEqual(heard, ["rows 0", "rows 1"]);
   two.cut(true);
   send(2);
   await two.clock.run(10_000);
   assert.deepEqual(heard.at(-1), "Unavailable");
-  assert.deepEqual(two.got, ["frame 0", "frame 1", "cancelled"]);
+  assert.deepEqual(two.got, ["frame 0", "frame 1"]);
+  assert.equal(two.rowsHost.connections, 0);
 });
 
 test("a process that dies resets its streams, and does nothing any more", async () => {
   const two = twoRanks();
-  const { heard, send } = dispatching(two);
+  const { heard, send } = await sending(two);
   send(0);
   await two.clock.run(50);
   send(1);
   two.kill(two.server);
   await two.clock.run(50);
-  assert.deepEqual(heard, ["reply 0", "Unavailable"]);
+  assert.deepEqual(heard, ["rows 0", "Unavailable"]);
   assert.deepEqual(two.got, ["frame 0"]);
 });
 

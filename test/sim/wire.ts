@@ -3,11 +3,16 @@
 // onlookers sit on it (`taps`). The calls as both ends see them are in calls.ts.
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
-import type { DispatchCall, DispatchLink } from "../../runtime/net/dispatch-link.ts";
-import { ChunkSchema, DispatchFrameSchema, DispatchReplySchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Connected, GrpcServer, Network } from "../../runtime/net/grpc.ts";
+import type { RowsNetwork } from "../../runtime/engine/peer-connections.ts";
+import { engineFrameMsMax } from "../../runtime/net/engine-link.ts";
+import { ChunkSchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Connected, fromStatus, type GrpcServer, type Network } from "../../runtime/net/grpc.ts";
+import type { HeartbeatHandler } from "../../runtime/net/heartbeat.ts";
+import type { Identity } from "../../runtime/net/mapping.ts";
 import type { ReadLink } from "../../runtime/net/read-link.ts";
+import type { RowsAnswer, RowsFrame } from "../../runtime/net/rows-codec.ts";
 import type { Handlers } from "../../runtime/net/service.ts";
+import { peerIdentity } from "../../runtime/net/tls.ts";
 import { BidiCall, bulkRead, type Call, StreamCall, servingReads, UnaryCall } from "./calls.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 
@@ -38,10 +43,44 @@ const keepaliveMs = 8_000;
 const retryMs = 100;
 /** A transfer looks again so often how fast it goes. */
 const sliceMs = 500;
-/** Dispatch and bulk reads are calls like any other here, though no gRPC. */
-const dispatchMethod = "dispatch";
-const readMethod = "read";
+/** Connections between ranks are calls like any other here, though no gRPC. */
+const [heartbeatMethod, rowsMethod, readMethod] = ["heartbeat", "rows", "read"];
 const latencyMs = { least: 0.5, most: 3 };
+
+/** A frame of rows and its answer, as taps see them. */
+export class SentRows {
+  readonly seq: number;
+  readonly frame: Omit<RowsFrame, "seq">;
+  readonly rows: Uint8Array;
+
+  constructor(seq: number, frame: Omit<RowsFrame, "seq">, rows: Uint8Array) {
+    [this.seq, this.frame, this.rows] = [seq, frame, rows];
+  }
+}
+export class AnsweredRows {
+  readonly seq: number;
+  readonly answer: RowsAnswer;
+
+  constructor(seq: number, answer: RowsAnswer) {
+    [this.seq, this.answer] = [seq, answer];
+  }
+}
+
+/** Either end of a bidirectional call, as it is used here. */
+interface Stream<Sent, Received> {
+  write(message: Sent): boolean;
+  on(event: "data", listener: (message: Received) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "end" | "cancelled", listener: () => void): unknown;
+  cancel(): void;
+  fail(error: AppError): void;
+  getAuthContext(): { readonly sslPeerCertificate: never };
+}
+interface Pending {
+  resolve(answer: RowsAnswer): void;
+  reject(error: AppError): void;
+  readonly sentAt: number;
+}
 
 interface Service {
   readonly host: Host;
@@ -64,9 +103,16 @@ export class SimWire {
   network(host: Host, address: string): Network {
     const connect = <M extends GenServiceMethods>(service: GenService<M>, target: Parameters<Network["connect"]>[1]) =>
       this.#client(host, service, target);
-    const connectDispatch = (target: Parameters<Network["connectDispatch"]>[0]) => this.#link(host, target);
+    const callHeartbeat: Network["callHeartbeat"] = (target, { answered, closed }) => {
+      const call = this.#bidi<Identity | undefined, number>(host, heartbeatMethod, target);
+      call.on("data", answered);
+      call.on("error", (error) => closed(fromStatus(error, "waiting for a heartbeat")));
+      call.on("end", () => closed(unavailable("the host left")));
+      call.write(target.self);
+      return { ping: () => void call.write(undefined), close: () => call.cancel() };
+    };
     const connectReads = (target: Parameters<Network["connectReads"]>[0]) => this.#reads(host, target);
-    return { connect, connectDispatch, connectReads, createServer: () => this.#server(host, address) };
+    return { connect, callHeartbeat, connectReads, createServer: () => this.#server(host, address) };
   }
 
   #server(host: Host, address: string): GrpcServer {
@@ -75,7 +121,7 @@ export class SimWire {
       add: <M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>) => {
         for (const [name, handler] of Object.entries(handlers)) own.handlers.set(`${service.typeName}/${name}`, handler);
       },
-      addDispatch: (handler) => void own.handlers.set(dispatchMethod, handler),
+      addHeartbeats: (handler) => void own.handlers.set(heartbeatMethod, answerHeartbeats(handler)),
       addReads: (reads) => void own.handlers.set(readMethod, servingReads(reads)),
       listen: async () => {
         this.#servers.set(address, own);
@@ -119,16 +165,93 @@ export class SimWire {
     return methods as Connected<M>;
   }
 
-  #link(host: Host, target: Parameters<Network["connectDispatch"]>[0]): DispatchLink {
-    let closed = false;
-    const line = {
-      ...{ wire: this, method: dispatchMethod, client: host, input: DispatchFrameSchema, output: DispatchReplySchema },
-      find: () => (closed ? undefined : this.#find(target)),
-    };
+  /** The connections of an engine on this host. */
+  rows(host: Host): RowsNetwork {
     return {
-      dispatch: () => new BidiCall({ ...line, id: this.#nextCall++ }).begin() as unknown as DispatchCall,
-      close: () => {
-        closed = true;
+      connect: (target, self, events) => {
+        const call = this.#bidi<Identity | SentRows, true | AnsweredRows>(host, rowsMethod, target);
+        const pending = new Map<number, Pending>();
+        let [ready, closed, last] = [false, false, 0];
+        const close = (reason: AppError): void => {
+          if (closed) return;
+          const wasReady = ready;
+          [ready, closed] = [false, true];
+          call.cancel();
+          for (const { reject } of pending.values()) reject(reason);
+          events.closed(reason, wasReady);
+        };
+        call.on("data", (message) => {
+          if (message === true) {
+            ready = !closed;
+            if (ready) events.ready();
+            return;
+          }
+          pending.get(message.seq)?.resolve(message.answer);
+          pending.delete(message.seq);
+        });
+        call.on("error", (error) => close(fromStatus(error, "sending rows")));
+        call.on("end", () => close(unavailable("the host left")));
+        call.write(self.identity);
+        return {
+          ...{ sums: false, close },
+          get ready() {
+            return ready;
+          },
+          send: ({ rows, ...frame }) => {
+            if (!ready) return undefined;
+            const seq = ++last;
+            call.write(new SentRows(seq, frame, rows().slice()));
+            return new Promise((resolve, reject) => pending.set(seq, { resolve, reject, sentAt: performance.now() }));
+          },
+          look: (nowMs) => {
+            const [oldest] = pending.values();
+            if (oldest && nowMs - oldest.sentAt >= engineFrameMsMax) close(new AppError("no answer", { code: "DeadlineExceeded" }));
+          },
+        };
+      },
+      host: ({ namespace, name, refuses, serve }) => {
+        const open = new Set<{ recheck(): void }>();
+        const take = (call: Stream<true | AnsweredRows, Identity | SentRows>): void => {
+          const caller = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
+          let claimed: Identity | undefined;
+          const own = {
+            recheck: () => {
+              const reason = caller?.role === "worker" && claimed ? refuses(caller, claimed) : "no worker";
+              if (claimed && reason) call.fail(new AppError(reason, { code: "Forbidden" }));
+            },
+          };
+          open.add(own);
+          for (const event of ["end", "cancelled"] as const) call.on(event, () => open.delete(own));
+          call.on("data", (message) => {
+            if (!(message instanceof SentRows)) {
+              claimed = message;
+              own.recheck();
+              call.write(true);
+              return;
+            }
+            const failed = { type: "busy", afterMs: 200 } as const;
+            serve({ seq: message.seq, ...message.frame }, message.rows).then(
+              (answer) => call.write(new AnsweredRows(message.seq, answer)),
+              () => call.write(new AnsweredRows(message.seq, failed)),
+            );
+          });
+        };
+        let at = "";
+        return {
+          get connections() {
+            return open.size;
+          },
+          listen: async (ip, port) => {
+            at = `${ip}:${port}`;
+            this.#servers.set(at, { host, handlers: new Map([[rowsMethod, take]]) });
+            return port;
+          },
+          recheck: () => {
+            for (const each of open) each.recheck();
+          },
+          look: () => {},
+          close: () => void this.#servers.delete(at),
+        };
       },
     };
   }
@@ -145,6 +268,15 @@ export class SimWire {
         closed = true;
       },
     };
+  }
+
+  #bidi<Sent, Received>(
+    client: Host,
+    method: string,
+    target: { readonly address: string; readonly serverName: string },
+  ): Stream<Sent, Received> {
+    const line = { wire: this, id: this.#nextCall++, method, client, find: () => this.#find(target) };
+    return new BidiCall(line).begin() as unknown as Stream<Sent, Received>;
   }
 
   #find(target: Pick<Parameters<Network["connect"]>[1], "address" | "serverName" | "accept">): Service | undefined {
@@ -176,6 +308,14 @@ export class SimWire {
     }
   }
 }
+
+const answerHeartbeats = (handler: HeartbeatHandler) => (call: Stream<number, Identity | undefined>) =>
+  call.on("data", (sender) => {
+    if (sender) handler.greet(call, sender);
+    const state = handler.state();
+    if (state instanceof AppError) call.fail(state);
+    else call.write(state);
+  });
 
 export function unavailable(message: string): AppError {
   return new AppError(message, { code: "Unavailable", operation: "simulated network", retry: "backoff" });

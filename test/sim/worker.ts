@@ -7,12 +7,12 @@ import type { EngineInfo, LoadCounters } from "../../runtime/engine/engine.ts";
 import type { ResidentSet } from "../../runtime/experts/memory/resident-set.ts";
 import type { Identity, Membership } from "../../runtime/net/mapping.ts";
 import type { Bus } from "../../runtime/net/nats.ts";
-import type { TlsSource } from "../../runtime/net/tls.ts";
+import { fixedTls } from "../../runtime/net/tls.ts";
 import { createHealth, type Health } from "../../runtime/observe/health.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
-import { RemoteSocket } from "../../runtime/worker/experts.ts";
+import { OnDemandSocket } from "../../runtime/worker/experts.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";
 import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/plane.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
@@ -25,6 +25,9 @@ import type { Host, SimWire } from "./wire.ts";
 const probeMs = 1_000;
 const probesMax = 3;
 const startMs = 50;
+const enginePort = 1;
+/** Nobody reads it: connections are known by their hosts. */
+const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
 
 export const ref = { namespace: "ns", name: "sim" };
 export const deploymentUid = "uid-1";
@@ -148,9 +151,9 @@ export class SimWorker {
     const host: Host = { owner, id: rank, san, stalled: () => this.stalled };
     const model = new SimModel(around.shape, around.engineInfo.modelDigest);
     const info = infoOf(around);
-    const remote = new RemoteSocket();
+    const onDemand = new OnDemandSocket();
     const engine = new SimEngine({
-      ...{ clock: around.clock, model, info, remote },
+      ...{ clock: around.clock, model, info, onDemand, network: around.wire.rows(host) },
       counters: () => around.counters(this),
       activeRequests: () => this.activeRequests,
       onFree: (layer, expert) => this.#freeing(layer, expert),
@@ -161,15 +164,16 @@ export class SimWorker {
     const health = createHealth();
     const identity: Identity = { deploymentUid, rank, podUid, bootId };
     const plane = createWorkerPlane({
-      ...{ identity, namespace, name, podName, network, tls: {} as TlsSource, engine, info, remote, health, metrics },
+      ...{ identity, namespace, name, podName, network, tls, engine, info, onDemand, health, metrics },
       ...{ store: simStore(model, around.disk(rank), around.clock), textDigest: "", budgetBytes: around.shape.budgetBytes, log: silentLog },
       tracing: tracingOff,
       clock: () => around.clock.now() + (around.clockAheadMs.get(rank) ?? 0),
     });
     this.#follow(plane.experts.state);
-    const server = network.createServer({} as TlsSource);
+    const server = network.createServer(tls);
     plane.serve(server);
     void server.listen(this.ip, ports.grpc);
+    void plane.openConnections(this.ip, enginePort);
     plane.start({
       peerAddresses: async () => around.peerAddresses(this),
       load: {

@@ -40,7 +40,7 @@ export function rememberedFloor({ expertParallel }: MoEDeploymentStatus): Reckon
   return count === undefined || reason === undefined ? undefined : { count, reason };
 }
 
-/** Beside dense part, KV pool and experts; up to 256 MiB are queued frames (runtime/experts/dispatch/server.ts, runtime/net/engine-host.ts). */
+/** Beside dense part, KV pool and experts; up to 256 MiB are queued frames (runtime/net/engine-host.ts). */
 export const processBytes = 400 * 1000 * 1000;
 /** Free fraction of the container limit without memoryPerRank. */
 const headroom = 0.15;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { collect as collected, engineWorld, greedy, promptOf as prompt } from "../../../test/kit/ranks/loaded-engine.ts";
-import type { Engine, GenerateEvent, RemoteExperts } from "../engine.ts";
+import type { Engine, GenerateEvent, OnDemandExperts } from "../engine.ts";
 
 const sampling = { ...greedy, logprobs: true, topLogprobs: 2 };
 const { start } = await engineWorld({ threads: 1 });
@@ -45,8 +45,8 @@ for (const backend of ["reference", "cpu"] as const) {
     for (const one of [...prompts, longer]) want.push(await worths(engine, one));
     assert.deepEqual(want[0], [], "nothing stands before a first token");
     const other = await start({ backend }, (_, expert) => expert % 2 === 1);
-    const remote: RemoteExperts = { dispatch: (frame) => other.runExperts(frame) };
-    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (_, expert) => expert % 2 === 0);
+    const onDemand: OnDemandExperts = { run: (frame) => other.runExperts(frame) };
+    const chunked = await start({ backend, onDemand, limits: { prefillChunkTokens: 3 } }, (_, expert) => expert % 2 === 0);
     for (const one of [engine, chunked]) {
       const mates = [collect(one, { prompt: prompt(9, 12), maxTokens: 60 }), collect(one, { prompt: longer, maxTokens: 4 })];
       assert.deepEqual(await Promise.all([...prompts, longer].map((each) => worths(one, each))), want);

@@ -11,6 +11,7 @@ import type { PeerConnections } from "../peer-connections.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { StepBoundary } from "./mailbox.ts";
 import { type CallMessage, type FromEngine, toPlain } from "./messages.ts";
+import type { OnDemandCalls } from "./on-demand.ts";
 import type { Requests } from "./requests.ts";
 import type { Steps } from "./steps.ts";
 
@@ -41,6 +42,7 @@ interface Parts {
   readonly inbox: FrameInbox;
   readonly connections: PeerConnections;
   readonly outbound: Outbound;
+  readonly onDemand: OnDemandCalls;
   readonly requests: Requests;
   readonly routing: Routing;
   readonly steps: Steps;
@@ -67,7 +69,7 @@ export class Calls {
   }
 
   async #call(message: CallMessage): Promise<unknown> {
-    const { boundary, experts, inbox, connections, requests, routing } = this.#parts;
+    const { boundary, experts, inbox, connections, outbound, requests, routing } = this.#parts;
     switch (message.method) {
       case "runExperts":
         return inbox.serve(message.argument);
@@ -78,6 +80,7 @@ export class Calls {
         await macrotask();
         return experts.unload(message.argument.layer, message.argument.expert);
       case "setRouting":
+        outbound.setRouting(message.argument);
         return boundary.atStepEnd(() => routing.set(message.argument));
       case "setDown":
         return routing.setDown(message.argument);
@@ -120,8 +123,10 @@ export class Calls {
   }
 
   #close(): Promise<void> {
-    const { boundary, connections, outbound } = this.#parts;
-    outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
+    const { boundary, connections, onDemand, outbound } = this.#parts;
+    const stopped = new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" });
+    outbound.fail(stopped);
+    onDemand.fail(stopped);
     connections.close(); // ends a step that waits for a peer
     return boundary.atStepEnd(() => {
       this.closing = true;

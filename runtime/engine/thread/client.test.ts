@@ -4,13 +4,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type BackendChoice, backendNames } from "../../../crds/names.ts";
 import { engineWorld, nobodyElse, textOf } from "../../../test/kit/ranks/loaded-engine.ts";
-import type { Engine, RemoteExperts } from "../engine.ts";
+import type { Engine, OnDemandExperts } from "../engine.ts";
 import { ownThreads, processorsIn } from "./client.ts";
 
 const world = await engineWorld({ kvPoolBytes: 1 << 20, maxContext: 32 });
 const { store } = world;
-const start = (layers: readonly number[], remote: RemoteExperts, backend: BackendChoice = "reference"): Promise<Engine> =>
-  world.start({ remote, backend }, (layer) => layers.includes(layer));
+const start = (layers: readonly number[], onDemand: OnDemandExperts, backend: BackendChoice = "reference"): Promise<Engine> =>
+  world.start({ onDemand, backend }, (layer) => layers.includes(layer));
 
 /** Generates two tokens; how many came. */
 const tokensOf = async (engine: Engine): Promise<number> => (await textOf(engine, { prompt: [1, 2, 3], maxTokens: 2 })).length;
@@ -19,7 +19,7 @@ test("a unit and the rows of another rank are handed over, a frame's rows stay t
   const host = await start([1], nobodyElse);
   const given: Float32Array[] = [];
   const engine = await start([0], {
-    dispatch: async (frame) => {
+    run: async (frame) => {
       const rows = await host.runExperts(frame);
       assert.ok(frame.rows.length > 0);
       given.push(rows);
@@ -47,7 +47,7 @@ test("ranks that were down before the first tables came get nothing", async () =
   const asked = new Set<number>();
   const host = await start([1], nobodyElse);
   const engine = await start([0], {
-    dispatch: (frame) => {
+    run: (frame) => {
       asked.add(frame.rank);
       return host.runExperts(frame);
     },

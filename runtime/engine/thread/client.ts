@@ -11,9 +11,9 @@ import type {
   EngineOptions,
   GenerateEvent,
   GenerateRequest,
+  OnDemandExperts,
+  OnDemandFrame,
   PeerCounts,
-  RemoteExperts,
-  RemoteFrame,
 } from "../api.ts";
 import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
 
@@ -71,7 +71,7 @@ class EngineClient implements Engine {
   readonly #info: EngineInfo;
   readonly #port: MessagePort;
   readonly #worker: Worker;
-  readonly #remote: RemoteExperts;
+  readonly #onDemand: OnDemandExperts;
   readonly #pending = new Map<number, Pending>();
   readonly #requests = new Map<string, OpenRequest>();
   readonly #hosted: Set<number>[];
@@ -79,11 +79,11 @@ class EngineClient implements Engine {
   #nextId = 0;
   #stopped: AppError | undefined;
 
-  constructor(info: EngineInfo, port: MessagePort, worker: Worker, remote: RemoteExperts) {
+  constructor(info: EngineInfo, port: MessagePort, worker: Worker, onDemand: OnDemandExperts) {
     this.#info = info;
     this.#port = port;
     this.#worker = worker;
-    this.#remote = remote;
+    this.#onDemand = onDemand;
     this.#hosted = Array.from({ length: info.layers }, () => new Set<number>());
     port.on("message", (message: FromEngine) => this.#receive(message));
     worker.on("error", (cause) => this.#stop(gone(`its thread failed: ${cause instanceof Error ? cause.message : String(cause)}`)));
@@ -222,8 +222,8 @@ class EngineClient implements Engine {
       case "connections":
         this.#onPeerCounts(message.counts);
         return;
-      case "dispatch":
-        void this.#dispatch(message.id, message.frame);
+      case "runOnDemand":
+        void this.#runOnDemand(message.id, message.frame);
         return;
       case "refused":
         this.#stop(gone(`its thread ended: ${message.error.message}`));
@@ -243,12 +243,12 @@ class EngineClient implements Engine {
     return pending;
   }
 
-  async #dispatch(id: number, frame: RemoteFrame): Promise<void> {
+  async #runOnDemand(id: number, frame: OnDemandFrame): Promise<void> {
     try {
-      const rows = await this.#remote.dispatch(frame);
-      this.#post({ type: "dispatched", id, rows }, [rows.buffer as ArrayBuffer]);
+      const rows = await this.#onDemand.run(frame);
+      this.#post({ type: "ranOnDemand", id, rows }, [rows.buffer as ArrayBuffer]);
     } catch (caught) {
-      this.#post({ type: "dispatchFailed", id, error: toPlain(caught) });
+      this.#post({ type: "onDemandFailed", id, error: toPlain(caught) });
     }
   }
 
@@ -261,7 +261,7 @@ class EngineClient implements Engine {
   }
 }
 
-export async function startEngine({ remote, wholeCpus, ...options }: EngineOptions): Promise<Engine> {
+export async function startEngine({ onDemand, wholeCpus, ...options }: EngineOptions): Promise<Engine> {
   const { port1, port2 } = new MessageChannel();
   const threads = options.threads ?? threadsHere(wholeCpus);
   const worker = new Worker(new URL("./thread.ts", import.meta.url), {
@@ -278,7 +278,7 @@ export async function startEngine({ remote, wholeCpus, ...options }: EngineOptio
     });
   });
   worker.removeAllListeners();
-  return new EngineClient(info, port1, worker, remote);
+  return new EngineClient(info, port1, worker, onDemand);
 }
 
 export function processorsIn(list: string): number {

@@ -49,14 +49,14 @@ async function started(t: TestContext) {
 /** PeerConnections of rank 0; `host`: the port at which rank 1 takes some. */
 function connections(ca: TestCa, host?: number): PeerOpening {
   const address = host === undefined ? undefined : `127.0.0.1:${host}`;
-  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), address };
+  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), usable: true, address };
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   return {
     namespace,
     name,
     host: "127.0.0.1",
     port: 0,
-    view: { self, tls: ca.issue("rank-0", namespace, name).current(), peers: [peer], serves: [] },
+    view: { self, tls: ca.issue("rank-0", namespace, name).current(), peers: [peer], serves: [], epochs: [] },
   };
 }
 

@@ -2,6 +2,7 @@
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
+import type { PeerCounts } from "../api.ts";
 import { Outbound } from "../outbound.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
@@ -17,6 +18,7 @@ import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
+import { OnDemandCalls } from "./on-demand.ts";
 import type { OpenModel } from "./open.ts";
 import { loadVocabulary, Requests } from "./requests.ts";
 import { Steps } from "./steps.ts";
@@ -31,7 +33,7 @@ export class EngineLoop {
   readonly #routing = new Routing();
   readonly #batcher: Batcher;
   readonly #connections: PeerConnections;
-  readonly #outbound: Outbound;
+  readonly #onDemand: OnDemandCalls;
   readonly #scheduler: FrameScheduler;
   readonly #requests: Requests;
   readonly #steps: Steps;
@@ -47,13 +49,11 @@ export class EngineLoop {
     const batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
     const inbox = new FrameInbox(experts, now);
-    const connections = new PeerConnections({
-      model,
-      serve: (batch) => inbox.serve(batch),
-      onFrames: () => inbox.announce(),
-      report: (counts) => send({ type: "connections", counts }),
-    });
-    const outbound = new Outbound(connections, send);
+    const onDemand = new OnDemandCalls(send);
+    const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
+    const report = (counts: PeerCounts): void => send({ type: "connections", counts });
+    const connections = new PeerConnections({ model, ...ways, onFrames: () => inbox.announce(), report });
+    const outbound = new Outbound({ connections, ...ways });
     const never = new Int32Array(new SharedArrayBuffer(4));
     const scheduler = new FrameScheduler({
       ...{ experts, inbox, now, takeMessages: drain },
@@ -78,12 +78,12 @@ export class EngineLoop {
     this.#steps = new Steps({ model, batcher, requests, experts, scheduler, head, prompts, tools, send });
     this.#calls = new Calls({
       ...{ batcher, boundary: this.#boundary, experts, inbox, connections, outbound, requests, routing: this.#routing, steps: this.#steps },
-      ...{ measured, send },
+      ...{ measured, onDemand, send },
     });
-    [this.#batcher, this.#connections, this.#outbound, this.#scheduler, this.#requests] = [
+    [this.#batcher, this.#connections, this.#onDemand, this.#scheduler, this.#requests] = [
       batcher,
       connections,
-      outbound,
+      onDemand,
       scheduler,
       requests,
     ];
@@ -122,9 +122,9 @@ export class EngineLoop {
 
   #receive(message: ToEngine): void {
     switch (message.type) {
-      case "dispatched":
-      case "dispatchFailed":
-        this.#outbound.answered(message);
+      case "ranOnDemand":
+      case "onDemandFailed":
+        this.#onDemand.answered(message);
         return;
       case "generate":
         void this.#requests.generate(message);

@@ -5,17 +5,17 @@ import type {
   EngineOptions,
   EngineStats,
   LoadCounters,
+  OnDemandFrame,
   PeerCounts,
   PeerOpening,
   PeerView,
-  RemoteFrame,
   RoutingTables,
   Sampling,
 } from "../api.ts";
 import type { AskedBatch } from "../pass/expert-table.ts";
 import type { Notice } from "../schedule/step-plan.ts";
 
-export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readonly threads: number };
+export type ThreadOptions = Omit<EngineOptions, "onDemand" | "threads"> & { readonly threads: number };
 
 /** Method -> argument and result. */
 export interface Calls {
@@ -55,8 +55,8 @@ export type ToEngine =
   | CallMessage
   | GenerateMessage
   | { readonly type: "cancel"; readonly id: string }
-  | { readonly type: "dispatched"; readonly id: number; readonly rows: Float32Array }
-  | { readonly type: "dispatchFailed"; readonly id: number; readonly error: PlainError };
+  | { readonly type: "ranOnDemand"; readonly id: number; readonly rows: Float32Array }
+  | { readonly type: "onDemandFailed"; readonly id: number; readonly error: PlainError };
 
 export type FromEngine =
   | { readonly type: "ready"; readonly info: EngineInfo }
@@ -67,7 +67,7 @@ export type FromEngine =
   | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
   | { readonly type: "connections"; readonly counts: PeerCounts }
-  | { readonly type: "dispatch"; readonly id: number; readonly frame: RemoteFrame };
+  | { readonly type: "runOnDemand"; readonly id: number; readonly frame: OnDemandFrame };
 
 export interface PlainError {
   readonly code: string;

@@ -1,8 +1,8 @@
 // Fetches, verifies, loads and unloads experts under the memory budget.
 import { AppError } from "../../../crds/common.ts";
+import { abortReason, Signal } from "../../net/signal.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Fetched } from "../../placement/cost.ts";
-import { abortReason, Signal } from "../signal.ts";
 import type { Kind, ResidentExpert, ResidentSet, Victim } from "./resident-set.ts";
 import type { Device, TierRead, TierRequest } from "./tier.ts";
 import type { TransferPace } from "./transfer-pace.ts";

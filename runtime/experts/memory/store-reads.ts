@@ -1,8 +1,8 @@
 // Reads single experts from the store. A caller may give up on a stuck disk; the read goes on, and the next caller joins it.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import { abortReason, Signal } from "../../net/signal.ts";
 import type { ModelStore } from "../../weights/store.ts";
-import { abortReason, Signal } from "../signal.ts";
 
 /** One of the four I/O threads stays free. */
 const readsMax = 3;

@@ -1,7 +1,8 @@
 // The rate of limited transfers at this rank in both directions; the share follows token latency (placement/backoff.ts, ../DECISIONS.md
 // 5).
+
+import { Signal } from "../../net/signal.ts";
 import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../../placement/backoff.ts";
-import { Signal } from "../signal.ts";
 
 const decideEveryMs = 1_000;
 const quietGaps = 1024;

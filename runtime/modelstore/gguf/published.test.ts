@@ -51,8 +51,8 @@ const textTokens = 16;
 
 /** The greedy text of a store, from its tokenizer to its tokens, as the engine writes it with the reference. */
 async function textOf({ dir: storeDir, layerShapes, readUnit }: ModelStore, codec: CodecName): Promise<string> {
-  const remote = { dispatch: () => Promise.reject(new Error("every expert is here")) };
-  const engine = await createEngine({ storeDir, backend: "reference", codec, kvPoolBytes: 1 << 22, maxContext: 64, remote });
+  const onDemand = { run: () => Promise.reject(new Error("every expert is here")) };
+  const engine = await createEngine({ storeDir, backend: "reference", codec, kvPoolBytes: 1 << 22, maxContext: 64, onDemand });
   try {
     for (const [layer, { experts }] of layerShapes.entries())
       for (let e = 0; e < experts; e++) await engine.loadExpert(layer, e, await readUnit(layer, e, codec));

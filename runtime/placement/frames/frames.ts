@@ -1,4 +1,4 @@
-// Frames of expert work as plain arrays: cutting them by pairs and size, and validation. experts/dispatch converts the wire's messages.
+// Frames of expert work as plain arrays: cutting them by pairs and size, and validation.
 import { type ExpertGrid, expertsIn } from "../grid.ts";
 import { type Pairs, selectPairs } from "./pairs.ts";
 
@@ -23,7 +23,7 @@ export interface FrameShape {
   readonly pairExperts: readonly number[] | Uint32Array;
 }
 
-export function answerBytes(pairs: number, hidden: number): number {
+function answerBytes(pairs: number, hidden: number): number {
   return pairs * hidden * 4;
 }
 

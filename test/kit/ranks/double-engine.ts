@@ -5,6 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { Engine, EngineInfo, EngineOptions, GenerateEvent, GenerateRequest, LoadCounters } from "../../../runtime/engine/engine.ts";
 import { createRouter, noRank } from "../../../runtime/placement/dispatch.ts";
 import type { ExpertIndex } from "../../../runtime/weights/store.ts";
+import { EngineRows } from "./engine-rows.ts";
 
 const topK = 2;
 
@@ -18,6 +19,7 @@ export function doubleEngine(index: ExpertIndex, double: DoubleOptions = {}): (o
 }
 
 class DoubleEngine implements Engine {
+  readonly connections: EngineRows;
   readonly #index: ExpertIndex;
   readonly #options: EngineOptions;
   readonly #double: DoubleOptions;
@@ -35,6 +37,8 @@ class DoubleEngine implements Engine {
     this.#options = options;
     this.#double = double;
     this.#counts = this.#zero();
+    const serve = (batch: Parameters<Engine["runExperts"]>[0]) => this.runExperts(batch);
+    this.connections = new EngineRows({ info: this.describe(), serve, onDemand: options.onDemand });
   }
   describe(): EngineInfo {
     const { modelDigest, architecture, layers, experts, hidden } = this.#index;
@@ -97,7 +101,7 @@ class DoubleEngine implements Engine {
     const local = rank === this.#rank && this.#seeds.has(`${layer}.${expert}`);
     const frame = { layer, phase: "decode", rows, pairRows, pairExperts } as const;
     const epoch = this.#router.epochOf(layer);
-    const out = local ? await this.runExperts(frame) : await this.#options.remote.dispatch({ ...frame, epoch, rank });
+    const out = local ? await this.runExperts(frame) : await this.connections.rows({ ...frame, epoch, rank });
     if (out.length !== this.#index.hidden || new Set(out).size !== 1) throw new AppError("an answer is not one row", { code: "Internal" });
     return out[0]!;
   }
@@ -126,6 +130,7 @@ class DoubleEngine implements Engine {
     return out;
   }
   async setRouting(tables: Parameters<Engine["setRouting"]>[0]): Promise<void> {
+    this.connections.outbound.setRouting(tables);
     if (tables.rank !== this.#rank) this.#router = createRouter(tables.rank);
     this.#rank = tables.rank;
     this.#router.setDown(this.#down);
@@ -153,7 +158,9 @@ class DoubleEngine implements Engine {
   async drain(on: boolean): Promise<void> {
     this.#draining = on;
   }
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    this.connections.close();
+  }
 
   #zero(): LoadCounters {
     const cells = () => new Uint32Array(this.#index.layers * this.#index.experts);

@@ -10,7 +10,7 @@ import {
   type EngineOptions,
   type GenerateEvent,
   type GenerateRequest,
-  type RemoteExperts,
+  type OnDemandExperts,
 } from "../../../runtime/engine/engine.ts";
 import { importMoe } from "../../../runtime/modelstore/import-moe.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
@@ -32,7 +32,7 @@ export const goldenCheckpoints = resolve(import.meta.dirname, "../../golden");
 export const tinyContext = 96;
 /** 8 slots of 2 layers with 2 KV heads of 16. */
 export const tinyKvPoolBytes = 8 * 2 * 2 * 2 * tinyContext * 16 * 4;
-export const nobodyElse: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
+export const nobodyElse: OnDemandExperts = { run: () => Promise.reject(new Error("nobody else is there")) };
 
 interface Golden {
   /** Below test/golden, or a folder. */
@@ -64,7 +64,7 @@ export async function engineWorld({ checkpoint = "tiny-f32", codecs = ["f32"], .
     codec: "f32",
     kvPoolBytes: tinyKvPoolBytes,
     maxContext: tinyContext,
-    remote: nobodyElse,
+    onDemand: nobodyElse,
   } as const;
   async function start(options: Partial<EngineOptions> = {}, hosts?: Hosts): Promise<Engine> {
     const engine = await loadedEngine(store, { ...common, ...base, ...options }, hosts);

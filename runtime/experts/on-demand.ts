@@ -1,16 +1,15 @@
-// Computes a frame on this rank's engine, with on-demand loads if requested; for other ranks (server.ts) and for this one (client.ts).
-import { AppError } from "../../../crds/common.ts";
-import type { Phase } from "../../../crds/telemetry.ts";
-import type { Engine, RowOrigin } from "../../engine/engine.ts";
-import { partOf } from "../../placement/frames/frames.ts";
-import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts";
-import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
-import type { GiveWay, Materializer } from "../memory/materializer.ts";
+// Computes frames of experts that this rank's engine lacks: it loads them first, for other ranks and for this one.
+import { AppError } from "../../crds/common.ts";
+import type { Engine, OnDemandExperts, OnDemandFrame } from "../engine/engine.ts";
+import { partOf } from "../placement/frames/frames.ts";
+import { missingExperts, notHosted } from "../placement/frames/not-hosted.ts";
+import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
+import type { GiveWay, Materializer } from "./memory/materializer.ts";
 
-/** Milliseconds before a request fails with `ExpertUnavailable`. */
-export const expertWaitMs = 30_000;
+/** Milliseconds that a load may take. */
+const loadMsMax = 30_000;
 
-export interface FrameRunnerOptions {
+interface OnDemandOptions {
   readonly engine: Pick<Engine, "runExperts">;
   readonly materializer: Materializer;
   readonly hidden: number;
@@ -21,39 +20,33 @@ export interface FrameRunnerOptions {
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
-export interface FrameOf {
-  readonly layer: number;
-  readonly phase: Phase;
-  readonly origin: RowOrigin;
-}
+type FrameOf = Pick<OnDemandFrame, "layer" | "phase" | "origin">;
 
-export class FrameRunner {
-  readonly #options: FrameRunnerOptions;
+export class OnDemand implements OnDemandExperts {
+  readonly #options: OnDemandOptions;
 
-  constructor(options: FrameRunnerOptions) {
+  constructor(options: OnDemandOptions) {
     this.#options = options;
   }
 
-  /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts). */
-  async run(of: FrameOf, work: Pairs): Promise<Float32Array> {
-    const { layer, phase, origin } = of;
+  async #compute({ layer, phase, origin }: FrameOf, work: Pairs): Promise<Float32Array> {
     const rows = await this.#options.engine.runExperts({ layer, phase, origin, ...work });
     this.#options.materializer.residents.touch(layer, new Set(work.pairExperts));
     return rows;
   }
 
-  /**
-   * Like `run`, but loads missing experts one after another, so that one staging slot is enough. `NotHosted` means that memory is full.
-   */
-  async runOnDemand(of: FrameOf, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
+  /** Loads missing experts one after another, so that one staging slot is enough. */
+  async run({ layer, phase, origin, rows, pairRows, pairExperts }: OnDemandFrame): Promise<Float32Array> {
+    const of = { layer, phase, origin };
+    const work = { rows, pairRows, pairExperts };
+    const signal = AbortSignal.timeout(loadMsMax);
     try {
-      return await this.run(of, work);
+      return await this.#compute(of, work);
     } catch (error) {
       if (missingExperts(error).length === 0) throw error;
     }
     const { hidden, materializer } = this.#options;
     const out = new Float32Array(work.pairExperts.length * hidden);
-    const { layer } = of;
     const experts = new Set(work.pairExperts);
     for (const expert of experts) {
       const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
@@ -80,7 +73,7 @@ export class FrameRunner {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
         // A planned expert stays until the plan releases it, since senders may route by it.
         if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
-        return this.run(of, work);
+        return this.#compute(of, work);
       });
       if (!wasHere) onDemandLoad("ok");
       return rows;
@@ -89,7 +82,7 @@ export class FrameRunner {
       if (error.code === "NoRoom") throw error;
       if (!wasHere) onDemandLoad("error");
       if (!signal.aborted) throw error;
-      throw new AppError(`expert ${layer}/${expert} could not be loaded within ${expertWaitMs / 1000} s`, {
+      throw new AppError(`expert ${layer}/${expert} could not be loaded within ${loadMsMax / 1000} s`, {
         code: "ExpertUnavailable",
         operation: "loading on demand",
         cause: error,

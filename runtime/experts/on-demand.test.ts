@@ -1,13 +1,13 @@
 // Frames on demand against the production resident set and materializer: what is used stays in use, and a full memory says so at once.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { silentLog } from "../../observe/log.ts";
-import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts";
-import type { Pairs } from "../../placement/frames/pairs.ts";
-import { Materializer } from "../memory/materializer.ts";
-import { type ResidentExpert, ResidentSet } from "../memory/resident-set.ts";
-import { TransferPace } from "../memory/transfer-pace.ts";
-import { FrameRunner } from "./serve-frame.ts";
+import { silentLog } from "../observe/log.ts";
+import { missingExperts, notHosted } from "../placement/frames/not-hosted.ts";
+import type { Pairs } from "../placement/frames/pairs.ts";
+import { Materializer } from "./memory/materializer.ts";
+import { type ResidentExpert, ResidentSet } from "./memory/resident-set.ts";
+import { TransferPace } from "./memory/transfer-pace.ts";
+import { OnDemand } from "./on-demand.ts";
 
 const hidden = 2;
 
@@ -36,7 +36,7 @@ function runner(slots: number, wanted: readonly number[] = []) {
     pace: new TransferPace({ onChange: () => {} }),
     log: silentLog,
   });
-  const frames = new FrameRunner({
+  const frames = new OnDemand({
     ...{ engine, materializer, hidden, sourcesOf: () => [], giveWay: () => undefined },
     wanted: (_layer, expert) => wanted.includes(expert),
     onDemandLoad: (result) => void counted.push(result),
@@ -48,7 +48,7 @@ function runner(slots: number, wanted: readonly number[] = []) {
       pairRows: Uint32Array.from(pairs),
       pairExperts: Uint32Array.from(experts),
     };
-    return frames.runOnDemand({ layer: 0, phase: "decode", origin: "remote" }, work);
+    return frames.run({ layer: 0, epoch: 1, rank: 0, phase: "decode", origin: "remote", ...work });
   };
   const pass = (more: number): void => {
     ms += more;

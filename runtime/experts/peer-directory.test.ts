@@ -1,12 +1,12 @@
 // A rank keeps its connections to itself while it does not know the others yet, whose callers it would refuse.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PeerView } from "../../engine/engine.ts";
-import { grpcNetwork } from "../../net/grpc.ts";
-import { fixedTls } from "../../net/tls.ts";
-import { silentLog } from "../../observe/log.ts";
-import { Peers } from "../peers.ts";
+import type { PeerView } from "../engine/engine.ts";
+import { grpcNetwork } from "../net/grpc.ts";
+import { fixedTls } from "../net/tls.ts";
+import { silentLog } from "../observe/log.ts";
 import { PeerDirectory } from "./peer-directory.ts";
+import { Peers } from "./peers.ts";
 
 test("nobody is told of the connections before the first membership, by which their callers are known", async () => {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
@@ -19,7 +19,14 @@ test("nobody is told of the connections before the first membership, by which th
       views.push(view);
     },
   };
-  const keeper = new PeerDirectory({ connections, peers, tls, lowestEpochs: () => [1], onCounts: () => {}, log: silentLog });
+  const keeper = new PeerDirectory({
+    connections,
+    peers,
+    tls,
+    plan: { lowestEpochs: () => [1], currentEpochs: () => [1] },
+    onCounts: () => {},
+    log: silentLog,
+  });
   await keeper.open("127.0.0.1", 0);
   assert.equal(keeper.port, 0);
   const member = { rank: 1, podName: "p1", podUid: "u1", bootId: "b1", address: "10.0.0.1:9440", state: "active" } as const;

@@ -1,18 +1,17 @@
-// The main thread's part of engine connections: addresses, permitted epochs, and results for metrics and log. A rank reports its port in
-// answer to a ping.
-
-import type { EngineConnections, EnginePeer, PeerCounts, PeerView } from "../../engine/engine.ts";
-import { serverNames, type TlsMaterial, type TlsSource } from "../../net/tls.ts";
-import type { Log } from "../../observe/log.ts";
-import type { Peers } from "../peers.ts";
+// The main thread's part of engine connections: addresses, permitted epochs, and results for metrics and log. A rank reports its port with
+// its heartbeats.
+import type { EngineConnections, EnginePeer, PeerCounts, PeerView } from "../engine/engine.ts";
+import { serverNames, type TlsMaterial, type TlsSource } from "../net/tls.ts";
+import type { Log } from "../observe/log.ts";
+import type { Peers } from "./peers.ts";
 
 interface PeerDirectoryOptions {
   /** Unset: an engine without connections. */
   readonly connections: EngineConnections | undefined;
   readonly peers: Pick<Peers, "self" | "membership" | "usable" | "onChange" | "options">;
   readonly tls: TlsSource;
-  /** One per layer, -1 without a plan. */
-  readonly lowestEpochs: () => readonly number[];
+  /** See PeerView. */
+  readonly plan: { lowestEpochs(): readonly number[]; currentEpochs(): readonly number[] };
   readonly onCounts: (counts: PeerCounts) => void;
   readonly log: Log;
 }
@@ -44,7 +43,7 @@ export class PeerDirectory {
     const view = this.#view();
     const { namespace, name } = peers.options;
     this.#port = await connections.open({ host, port, namespace, name, view }, (counts) => {
-      for (const problem of counts.problems) log.info({ reason: problem }, "a connection ended or was refused; Dispatch goes on");
+      for (const problem of counts.problems) log.info({ reason: problem }, "a connection ended or was refused; frames go elsewhere");
       this.#pending = counts.pending;
       onCounts(counts);
     });
@@ -53,7 +52,7 @@ export class PeerDirectory {
     this.refresh();
   }
 
-  /** Undefined: the rank's stream is gone. */
+  /** Undefined: the rank's heartbeat is gone. */
   heard(rank: number, port: number | undefined): void {
     if ((this.#ports.get(rank) ?? 0) === (port ?? 0)) return;
     if (port) this.#ports.set(rank, port);
@@ -66,7 +65,7 @@ export class PeerDirectory {
     if (connections === undefined || this.#port === 0 || this.#closed) return;
     const view = this.#view();
     const tls = this.#options.tls.current();
-    const text = JSON.stringify([view.peers, view.serves]);
+    const text = JSON.stringify([view.peers, view.serves, view.epochs]);
     if (this.#last?.text === text && this.#last.tls === tls) return;
     this.#last = { text, tls };
     connections.set(view).catch((err) => {
@@ -80,15 +79,17 @@ export class PeerDirectory {
   }
 
   #view(): PeerView {
-    const { peers, tls, lowestEpochs } = this.#options;
+    const { peers, tls, plan } = this.#options;
     const { cert, key, ca } = tls.current();
     const { namespace, name } = peers.options;
     const others = peers.membership.members.filter(({ rank, state }) => rank !== peers.self.rank && state !== "lost");
     const members = others.map(({ rank, podUid, podName, address }): EnginePeer => {
-      const port = peers.usable(rank) ? this.#ports.get(rank) : undefined;
+      const usable = peers.usable(rank);
+      const port = usable ? this.#ports.get(rank) : undefined;
       const host = address.slice(0, address.lastIndexOf(":"));
-      return { rank, podUid, podName, serverName: serverNames.rank(rank, namespace, name), address: port ? `${host}:${port}` : undefined };
+      const serverName = serverNames.rank(rank, namespace, name);
+      return { rank, podUid, podName, serverName, usable, address: port ? `${host}:${port}` : undefined };
     });
-    return { self: peers.self, tls: { cert, key, ca }, peers: members, serves: lowestEpochs() };
+    return { self: peers.self, tls: { cert, key, ca }, peers: members, serves: plan.lowestEpochs(), epochs: plan.currentEpochs() };
   }
 }
