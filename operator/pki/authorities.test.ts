@@ -1,5 +1,6 @@
 // The renewal of a CA as pods see it: at no time may one of them get to know a certificate that it does not trust yet, whatever
 // becomes of the operator meanwhile. Clocks are fake; pods have what their Secrets said half a day ago, or say now.
+
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
 import { test } from "node:test";
@@ -7,8 +8,7 @@ import { AppError } from "../../crds/common.ts";
 import { deployment, settings } from "../../test/kit/deployment/deployment.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
-import { Authorities, authorityName } from "./authorities.ts";
-import { renewBeforeMs } from "./authority-rotation.ts";
+import { Authorities, authorityName, renewBeforeMs } from "./authorities.ts";
 import { certifiedDeployment } from "./certified.ts";
 import { Identities } from "./identity.ts";
 

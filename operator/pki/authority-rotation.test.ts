@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type AuthorityFacts, type Certified, endingMs, overlapMs, renewBeforeMs, rotationStep } from "./authority-rotation.ts";
+import { type AuthorityFacts, type Certified, endingMs, overlapMs, renewBeforeMs, rotationStep } from "./authorities.ts";
 
 const now = Date.UTC(2026, 2, 1);
 const standing: Certified = { all: true, changed: false };

@@ -1,11 +1,10 @@
 // The gateway Deployment: no GPU, no API token, no model, since a rank provides the tokenizer. It sets replicas only where the spec does;
 // otherwise whoever scales it has the field. Pure.
-
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
-import type { KubeObject } from "../../kube/kube.ts";
+import { type KubeObject, resources } from "../../kube/kube.ts";
 import { tlsSecrets } from "../../pki/names.ts";
 import {
   gatewayKind,
@@ -119,3 +118,22 @@ function basePod(context: RenderContext): PodShape["spec"] {
 }
 
 const dirOf = (path: string): string => path.slice(0, path.lastIndexOf("/"));
+
+export type GatewayAutoscale = NonNullable<MoEDeploymentSpec["gateway"]["autoscale"]>;
+
+export function gatewayAutoscaler(context: RenderContext, autoscale: GatewayAutoscale): KubeObject {
+  const { minReplicas, maxReplicas, targetCPUUtilizationPercentage } = autoscale;
+  const target = { type: "Utilization", averageUtilization: targetCPUUtilizationPercentage };
+  const name = names.gateway(context.deployment.metadata.name);
+  return {
+    apiVersion: resources.horizontalPodAutoscalers.apiVersion,
+    kind: resources.horizontalPodAutoscalers.kind,
+    metadata: objectMeta(context, name, "gateway"),
+    spec: {
+      scaleTargetRef: { apiVersion: resources.deployments.apiVersion, kind: resources.deployments.kind, name },
+      minReplicas,
+      maxReplicas,
+      metrics: [{ type: "ContainerResource", containerResource: { name: "cpu", container: gatewayKind.container, target } }],
+    },
+  };
+}

@@ -1,13 +1,11 @@
 // The objects that are applied as a whole. Worker pods are created one by one (worker-pod.ts), and pki/ writes Secrets.
-
 import type { Gang } from "../../gangs/gang.ts";
 import { gangSchedulers } from "../../gangs/index.ts";
 import type { Absent, Rendered } from "../../kube/apply.ts";
 import { replicasField } from "../../kube/field-conflicts.ts";
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { names, type RenderContext, type WeightServerWish } from "./context.ts";
-import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
-import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
+import { gatewayAutoscaler, gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { httpRoute } from "./http-route.ts";
 import { downloaderPolicy, gatewaysPolicy, weightServerPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
