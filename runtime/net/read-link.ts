@@ -39,6 +39,7 @@ class Link implements ReadLink {
   readonly #target: ReadTarget;
   readonly #connections = new Set<Connection>();
   #timer: NodeJS.Timeout | undefined;
+  #isClosed = false;
 
   constructor(target: ReadTarget) {
     this.#target = target;
@@ -56,10 +57,12 @@ class Link implements ReadLink {
   }
 
   close(): void {
+    this.#isClosed = true;
     for (const connection of this.#connections) connection.close(new AppError("the link was closed", { code: "Cancelled" }));
   }
 
   #connect(): Connection {
+    if (this.#isClosed) throw new AppError("the link is closed", { code: "Cancelled" });
     const connection: Connection = new Connection(this.#target, () => {
       this.#connections.delete(connection);
       if (this.#connections.size > 0) return;
