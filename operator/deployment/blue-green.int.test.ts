@@ -35,6 +35,8 @@ after(async () => {
 });
 
 async function startPlane(): Promise<void> {
+  const worlds = new Map<string, World>();
+  let changed = (_at: World["ref"]): void => {};
   const informers = new Informers([namespace], system, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
   const plane = createDeploymentPlane({
@@ -61,8 +63,6 @@ async function startPlane(): Promise<void> {
   await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,
   });
-  const worlds = new Map<string, World>();
-  let changed = (_at: World["ref"]): void => {};
   plane.controller.start();
   stop = async () => {
     await plane.stop();
