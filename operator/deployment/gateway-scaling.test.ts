@@ -132,7 +132,7 @@ test("an autoscaler of somebody else and a number in the spec are a condition wi
   assert.equal((await gateways(kube)).spec.replicas, 7);
   assert.equal(tries, 1);
   await until("it serves all the while", readyWith(kube, 3));
-  assert.match(conditionOf(await status(kube), "SpecAccepted").message, /but where FieldConflict says so/);
+  assert.match(conditionOf(await status(kube), "SpecAccepted").message, /except where FieldConflict says so/);
   await change(kube, { gateway: { replicas: null } });
   await until("it is solved", async () => (await conflict(kube))?.status === "False");
   assert.equal((await gateways(kube)).spec.replicas, 7);

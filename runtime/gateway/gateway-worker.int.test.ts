@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
+import { InMemorySpanExporter, type ReadableSpan } from "@opentelemetry/sdk-trace";
 import { gatewayOfRanks } from "../../test/kit/gateway/local-gateway.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
@@ -109,16 +109,28 @@ test("one trace leads from the client through gateway and worker to the frames b
     await ask(gateway, "hello", 12, { traceparent: `00-${traceId}-b7ad6b7169203331-01` });
     await ask(gateway, "another, untraced by its client", 3);
     await until("all spans ended", () => exporter.getFinishedSpans().filter((span) => span.name === "gateway.completions").length === 2);
-    const spans = exporter.getFinishedSpans().filter((span) => span.spanContext().traceId === traceId);
-    const byId = new Map(spans.map((span) => [span.spanContext().spanId, span]));
-    const way = (span: (typeof spans)[number]): string[] => {
-      const parent = byId.get(span.parentSpanContext?.spanId ?? "");
-      return [...(parent ? way(parent) : []), span.name];
+    const spansOf = () => exporter.getFinishedSpans().filter((span) => span.spanContext().traceId === traceId);
+    const way = (span: ReadableSpan, spans: readonly ReadableSpan[]): string[] => {
+      const parent = spans.find((one) => one.spanContext().spanId === span.parentSpanContext?.spanId);
+      return [...(parent ? way(parent, spans) : []), span.name];
     };
-    const served = spans.filter((span) => span.name === "experts.serve");
-    assert.ok(served.length > 0, "experts of other ranks were asked");
+    const servedOf = (spans: readonly ReadableSpan[]) => spans.filter((span) => span.name === "experts.serve");
+    // Ranks report the spans of frames with their counts, a few times a second.
+    await until("experts of other ranks were asked", () => {
+      const spans = spansOf();
+      const served = servedOf(spans);
+      return served.length > 0 && served.every((span) => way(span, spans).length === 5);
+    });
+    const spans = spansOf();
+    const served = servedOf(spans);
     for (const span of served)
-      assert.deepEqual(way(span), ["gateway.completions", "worker.generate", "worker.generate", "experts.dispatch", "experts.serve"]);
+      assert.deepEqual(way(span, spans), [
+        "gateway.completions",
+        "worker.generate",
+        "worker.generate",
+        "experts.dispatch",
+        "experts.serve",
+      ]);
     const perStep = store.index.layers * 2;
     assert.ok(served.length <= 2 * perStep, `${served.length} spans: a trace holds the first steps only`);
     assert.deepEqual([...new Set(served.map((span) => span.attributes["enodia.result"]))], ["rows"]);
