@@ -10,6 +10,8 @@ import type { Tool } from "./tools/tool-format.ts";
 /** About a million characters take a second; long texts get more time. */
 const deadlineMs = 5_000;
 const deadlineMsPerCharacter = 0.01;
+/** Node ends a thread at its limit only while one collection of young objects fits into 16 MiB; else the whole process dies. */
+const youngMib = 8;
 /** Includes compiling and probing. */
 const startMs = 60_000;
 /** Limits of waiting texts: count, time, and characters, which a transfer holds twice. */
@@ -166,7 +168,7 @@ class TextThread {
   async #start(): Promise<void> {
     const worker = new Worker(new URL("./thread.ts", import.meta.url), {
       workerData: { dir: this.#dir },
-      resourceLimits: { maxOldGenerationSizeMb: this.#limits.memoryMib },
+      resourceLimits: { maxOldGenerationSizeMb: this.#limits.memoryMib, maxYoungGenerationSizeMb: youngMib },
       name: "text",
     });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
