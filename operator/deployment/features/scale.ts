@@ -89,7 +89,10 @@ function settle({ stale, memory, now }: Observed, { deployment, input, decision,
   const before = last(deployment);
   const { replicas } = input;
   const present = presentOf(deployment.status);
-  if (stale) return { ...keep(decision, before, { againInMs: staleMs }), zero: memory.zero };
+  if (stale) {
+    const verdict = reported(deployment) ?? decision.verdict;
+    return { ...keep(decision, before, { verdict, againInMs: staleMs }), zero: memory.zero };
+  }
   // The step counts although its status was lost with the process that made it.
   if (owner.type === "ours" && before?.to !== replicas)
     return { ...keep(decision, unreported(present, replicas, now), { againInMs: staleMs }), zero: memory.zero };
@@ -102,6 +105,12 @@ function settle({ stale, memory, now }: Observed, { deployment, input, decision,
   // /scale records no manager for a field without one, nor for 0.
   const write = { from: replicas, to, message: verdict.message, subresource: owner.type !== "nobody" && to > 0 };
   return { scaling: scalingOf(decision, before), write: { ...write, done: { ...scalingOf(decision, lastScale), verdict } }, zero };
+}
+
+/** The verdict in the status: it stands while the copy may be older than it. */
+function reported({ status }: MoEDeployment): Verdict | undefined {
+  const found = status.conditions?.find(({ type }) => type === "ScalingActive");
+  return found && { status: found.status, reason: found.reason, message: found.message };
 }
 
 /** Somebody else set or applied this zero. */
