@@ -48,7 +48,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
     info: { kvSlots: 8, kvBlocks: 20, denseBytes: 0, kvBytes: 0 },
     experts: {
       residents: { bytes: 0, count: 0, stagedBytes: () => 0 },
-      dispatch: {},
+      heartbeats: {},
       connections: {},
       state: {},
       pace: {},
