@@ -15,7 +15,7 @@ export interface ChatTurn {
 }
 
 export interface ChatOptions {
-  /** With or without /v1. */
+  /** The path may end with /v1. */
   readonly url: string;
   readonly apiKey?: string | undefined;
   /** Called once, before retries. */

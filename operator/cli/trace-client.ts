@@ -26,7 +26,7 @@ export async function openTrace(connection: Duplex, { pod, uid }: TracedPod, sig
   const response = await answerOf(connection, pod, signal);
   const lines = linesOf(response);
   const head = await lines.next();
-  if (head.done === true) throw new AppError(`pod ${pod} ended before it told anything`, { code: "Unavailable", retry: "backoff" });
+  if (head.done === true) throw new AppError(`pod ${pod} ended before it sent anything`, { code: "Unavailable", retry: "backoff" });
   const { pod: answers, originMs } = parsed(traceHeadSchema, head.value, pod);
   if (answers !== uid) throw new AppError(`pod ${pod} is another one now; ask again`, { code: "WrongPod" });
   return { originMs, steps: stepsOf(lines, pod) };

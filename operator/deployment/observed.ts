@@ -127,7 +127,7 @@ export interface Observed {
   readonly replicasOwner: Ownership | undefined;
   /** spec.replicas is a default that nobody set. */
   readonly fallen: boolean;
-  /** By which the object is written. */
+  /** The version by which the object is written. */
   readonly resourceVersion: string;
   /** The copy is older than our last status, so that the number of ranks may have changed since. */
   readonly stale: boolean;

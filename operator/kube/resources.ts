@@ -39,7 +39,7 @@ export interface Right {
 }
 
 interface Row extends Resource {
-  /** By the name of the copy. */
+  /** The keys are names of copies. */
   readonly watches?: Readonly<Record<string, Watch>>;
   readonly rights?: readonly Right[];
 }

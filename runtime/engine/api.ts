@@ -204,7 +204,7 @@ export interface PeerCounts {
     readonly results: FrameResults;
     readonly bytes: number;
     readonly received: number;
-    /** Of frames that were answered with rows. */
+    /** The durations of frames that were answered with rows. */
     readonly seconds: readonly number[];
     readonly retries: number;
     readonly stalls: readonly { readonly part: FrameStallPart; readonly seconds: number }[];

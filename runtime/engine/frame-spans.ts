@@ -5,16 +5,16 @@ import type { FrameSpan } from "./api.ts";
 const spanIdAt = 36;
 const spanIdChars = 16;
 
-type Told = Pick<FrameSpan, "name" | "role" | "attributes">;
+type SpanFacts = Pick<FrameSpan, "name" | "role" | "attributes">;
 
 /** `parent`: a W3C traceparent. */
-export function beginSpan(parent: string, told: Told) {
+export function beginSpan(parent: string, facts: SpanFacts) {
   const id = randomBytes(spanIdChars / 2).toString("hex");
   const traceparent = `${parent.slice(0, spanIdAt)}${id}${parent.slice(spanIdAt + spanIdChars)}`;
   const startUnixMs = performance.timeOrigin + performance.now();
   const end = (more: FrameSpan["attributes"], failure?: string): FrameSpan => {
     const endUnixMs = performance.timeOrigin + performance.now();
-    return { ...told, parent, traceparent, startUnixMs, endUnixMs, attributes: { ...told.attributes, ...more }, failure };
+    return { ...facts, parent, traceparent, startUnixMs, endUnixMs, attributes: { ...facts.attributes, ...more }, failure };
   };
   return { traceparent, end };
 }

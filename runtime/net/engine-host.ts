@@ -16,7 +16,7 @@ import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 const framesPerConnectionMax = 1_024;
 /** More are declined; above the caller's own bound, since the caller sees answers earlier. */
 const bytesPerConnectionMax = 1.5 * streamBytesMax;
-/** Of all connections. */
+/** Bytes of all connections together. */
 const bytesOfAllMax = 2 * streamBytesMax;
 const busy = { type: "busy", afterMs: 50 } as const;
 const failed = { type: "busy", afterMs: 200 } as const;

@@ -22,9 +22,9 @@ export const podHeartbeatMs = 1_000;
 export const podLimits = heartbeatLimits(podHeartbeatMs);
 export const peerHeartbeatMs = 500;
 export const peerLimits = heartbeatLimits(peerHeartbeatMs);
-/** Of a rank that announces rarer heartbeats. */
+/** The timeout of a rank that announces rarer heartbeats. */
 export const announcedTimeoutMs = (nextMs: number): number => Math.min(10_000, Math.max(peerLimits.timeoutMs, heartbeatsMissed * nextMs));
-/** Of a process whose thread may compute for long. */
+/** The limits of a process whose thread may compute for long. */
 export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, connectMs: 8_000 };
 /** Of engines, whose frames go to other hosts afterwards: pings come after `pingMs` of silence. */
 export const engineLimits = { ...computingLimits, lookMs: 250, pingMs: 2_000 } as const;

@@ -50,7 +50,7 @@ const chunksOf = (dir: string, name: string, start = 0): AsyncIterable<Buffer> =
 
 export interface FileSourceOptions {
   readonly folder: FileFolder;
-  /** Of the experts beside the files; empty for text files. */
+  /** The codec of experts that lie beside the files; empty for text files. */
   readonly codec: string;
   /** Throws AppError for callers without access. */
   readonly authorize: (call: Caller) => void;

@@ -10,7 +10,7 @@ import type { ChannelServer } from "./peer-server.ts";
 import { create } from "./service.ts";
 
 export const chunkBytesMax = 1024 * 1024;
-/** Of each kind; more wait at the receiver, which has its own bound. */
+/** Reads of each kind at once; more wait at the receiver, which has its own bound. */
 const readsMax = 8;
 
 export interface ReadCall {

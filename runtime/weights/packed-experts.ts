@@ -22,7 +22,7 @@ interface Place {
 interface Stack {
   readonly tensor: RawTensor;
   readonly name: string;
-  /** Without its suffix. */
+  /** The name without its suffix. */
   readonly stem: string;
   readonly suffix: string;
   readonly of: number;

@@ -192,8 +192,8 @@ function authorize(call: Call, options: GenerateOptions): void {
 function toEvent(event: EngineEvent): GenerateEvent {
   if (event.type === "token") {
     const { id, position, logprob, top } = event;
-    const told = top ? { topIds: [...top.ids], topLogprobs: [...top.logprobs] } : {};
-    return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob, ...told } } });
+    const likeliest = top ? { topIds: [...top.ids], topLogprobs: [...top.logprobs] } : {};
+    return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob, ...likeliest } } });
   }
   if (event.type === "prompt") {
     const { position, tokens } = event;

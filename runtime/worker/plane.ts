@@ -39,7 +39,7 @@ export interface PlaneOptions {
   readonly remoteModel?: RemoteModel | undefined;
   /** Empty where no texts are served. */
   readonly textDigest: string;
-  /** Of the text files. */
+  /** Serves the text files. */
   readonly textSources?: Pick<ReadSources, "file" | "list">;
   readonly engine: Engine;
   readonly info: EngineInfo;

@@ -236,7 +236,7 @@ test("a job is traced while it trains, by several at once, and ends with the bit
       return ask(job, `gone-${n}.json`, { steps: 1000, signal: gone.signal, progress: { isTTY: false, write } });
     });
     await until("all to be told a step", () => told.size === 4);
-    await assert.rejects(ask(job, "fifth.json"), { code: "Refused", message: /4 are told already: end one of them/ });
+    await assert.rejects(ask(job, "fifth.json"), { code: "Refused", message: /4 are served already: end one of them/ });
     gone.abort();
     for (const text of await Promise.all(asked)) assert.match(text, /of 1000 steps: it was interrupted/);
   }

@@ -10,7 +10,7 @@ export type ResultOf<F> = F extends { run(...args: never[]): infer Result } ? Re
 export type ResultsOf<Features> = { readonly [Name in keyof Features]: ResultOf<Features[Name]> };
 
 interface Feature<Needs, Result> {
-  /** By the names of the lists in decide.ts. Features outside may run before or after it. */
+  /** The names are those of the lists in decide.ts. Features outside may run before or after it. */
   readonly needs: Needs;
   run(observed: Observed, before: ResultsOf<Needs>): Result;
 }

@@ -62,7 +62,7 @@ interface Refusal {
 function refusalOf({ method, url }: IncomingMessage, askers: number): Refusal | undefined {
   if (method !== "GET" || url !== tracePath) return { status: 404, code: "NotFound", message: `not found; here is GET ${tracePath}` };
   if (askers < askersMax) return undefined;
-  return { status: 429, code: "TooManyRequests", message: `${askersMax} are told already: end one of them, or ask again later` };
+  return { status: 429, code: "TooManyRequests", message: `${askersMax} are served already: end one of them, or ask again later` };
 }
 
 function refuse(response: ServerResponse, { status, code, message }: Refusal): void {
