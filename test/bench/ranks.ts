@@ -79,7 +79,6 @@ const keyOf = (layout: Layout, { name }: Case): string => `${layout.name}: ${nam
 async function measure(layout: Layout, asked: Asked, store: Awaited<ReturnType<typeof openStore>>, figures: Figures): Promise<void> {
   const settings: RankSettings = {
     ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: layout.cpus },
-    connections: asked.own.connections !== "off",
     threads: layout.ranks === 1 ? (asked.threads.at(-1) ?? 1) : 1,
   };
   const ranks = await RankProcesses.start({ dir: asked.storeDir, index: store.index }, layout.ranks, settings);
@@ -101,7 +100,7 @@ async function measure(layout: Layout, asked: Asked, store: Awaited<ReturnType<t
 }
 
 export async function ranksBench(args: readonly string[]): Promise<readonly RankRow[]> {
-  const asked = await readArgs(args, ["ranks", "cpus", "connections"]);
+  const asked = await readArgs(args, ["ranks", "cpus"]);
   const { counts, cpus } = sharesOf(asked.own, availableParallelism());
   const layouts = layoutsOf(counts, cpus, quotasWork());
   const store = await openStore(asked.storeDir);

@@ -8,8 +8,6 @@ import { startWorker, type WorkerOptions } from "../../../runtime/worker/worker.
 export interface Start {
   readonly options: WorkerOptions;
   readonly tls: TlsMaterial;
-  /** False: all frames go by the main threads. */
-  readonly connections: boolean;
 }
 
 /** Milliseconds since the start. */
@@ -26,9 +24,8 @@ export interface Spent {
 const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0 };
 
 /** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
-async function countingEngine(options: EngineOptions, connections: boolean): Promise<Engine> {
+async function countingEngine(options: EngineOptions): Promise<Engine> {
   const engine = await createEngine(options);
-  if (!connections) Object.assign(engine, { connections: undefined });
   const read = engine.counters.bind(engine);
   return Object.assign(engine, {
     counters: async () => {
@@ -43,11 +40,9 @@ async function countingEngine(options: EngineOptions, connections: boolean): Pro
   });
 }
 
-process.once("message", async ({ options, tls: { cert, key, ca }, connections }: Start) => {
+process.once("message", async ({ options, tls: { cert, key, ca } }: Start) => {
   const tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
-  const { grpcPort, metricsPort, identity, engine } = await startWorker(options, {
-    ...{ log: silentLog, tls, createEngine: (engineOptions) => countingEngine(engineOptions, connections) },
-  });
+  const { grpcPort, metricsPort, identity, engine } = await startWorker(options, { log: silentLog, tls, createEngine: countingEngine });
   process.on("message", async () => {
     await engine.counters();
     const { user, system } = process.cpuUsage();

@@ -25,8 +25,6 @@ export interface RankSettings {
   readonly cpus: number | undefined;
   /** Ranks that hold each expert; unset: one. */
   readonly copies?: number;
-  /** Unset: frames go from engine to engine. */
-  readonly connections?: boolean;
 }
 
 /** What the ranks have used so far, all together, in milliseconds. */
@@ -82,7 +80,7 @@ export class RankProcesses extends Ranks {
     ended.catch(() => {}); // it is told to, at the end
     this.#ended.set(rank, ended);
     const tls = this.ca.issue(`rank-${rank}`, namespace, deployment, podName).current();
-    child.send({ options, tls, connections: this.#settings.connections ?? true } satisfies Start);
+    child.send({ options, tls } satisfies Start);
     const started = (await this.#answer(rank, child)) as Started;
     const worker = Object.assign(started, { close: () => stop(child) }) as unknown as Worker; // what is asked of it here, it has
     const entry = { rank, podUid, podName, worker };
