@@ -35,9 +35,11 @@ export class WeightServer {
     return this.#known;
   }
 
-  /** The next call looks the pod up again. */
+  /** The next call looks the pod up again; other reads of this link run on. */
   failed(reads: ReadLink): void {
-    if (this.#known === reads) this.close();
+    if (this.#known !== reads) return;
+    reads.leave();
+    this.#known = undefined;
   }
 
   close(): void {

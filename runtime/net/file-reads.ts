@@ -116,16 +116,17 @@ interface Receiving {
 
 /** Cancels a read that stalls. Received bytes stay in `part`. */
 export async function receive(read: BulkRead, part: Part, { stallMs, unfit, store }: Receiving): Promise<void> {
-  const stalled = () => read.cancel();
+  const stalled = () =>
+    read.cancel(new AppError(`no byte came for ${stallMs} ms`, { code: "Unavailable", operation: "reading", retry: "backoff" }));
   let stall = setTimeout(stalled, stallMs);
   try {
     for await (const { offset, data } of read) {
       clearTimeout(stall);
-      stall = setTimeout(stalled, stallMs);
       if (Number(offset) !== part.received || part.received + data.byteLength > part.bytes) throw unfit();
       await store(data, part.received);
       part.hash.update(data);
       part.received += data.byteLength;
+      stall = setTimeout(stalled, stallMs); // a slow disk here is no stall of the source
     }
   } finally {
     clearTimeout(stall);

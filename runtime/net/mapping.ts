@@ -34,7 +34,7 @@ export interface Member {
   readonly state: MemberState;
   /** Unset if unknown. */
   readonly numerics?: string;
-  /** The digest of its text files (text-files.ts); unset = unknown. */
+  /** The digest of its text files (file-lists.ts); unset = unknown. */
   readonly textDigest?: string;
   /** Unset if unknown. */
   readonly zone?: string;

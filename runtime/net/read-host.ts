@@ -12,6 +12,8 @@ import { create } from "./service.ts";
 export const chunkBytesMax = 1024 * 1024;
 /** Reads of each kind at once; more wait at the receiver, which has its own bound. */
 const readsMax = 8;
+/** Milliseconds in which a caller takes the next chunk; one that takes none would keep its place for ever. */
+const takeMsMax = 60_000;
 
 export interface ReadCall {
   getAuthContext(): { readonly sslPeerCertificate?: PeerCertificate };
@@ -65,13 +67,18 @@ export function serveReads(host: ReadHost, deploymentUid: string): ChannelServer
       reading?.abort(new AppError("the caller has left", { code: "Cancelled" }));
       drained();
     };
+    const leaveAndClose = () => {
+      leave();
+      connection.destroy();
+    };
     const send = (signal: AbortSignal) => async (offset: number, data: Uint8Array) => {
       signal.throwIfAborted();
       const head = toBinary(ChunkSchema, create(ChunkSchema, { offset: BigInt(offset) }));
       if (connection.write(frameKinds.chunk, head, data)) return;
-      await new Promise<void>((resolve) => {
-        drained = resolve;
-      });
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const late = setTimeout(leaveAndClose, takeMsMax);
+      drained = resolve;
+      await promise.finally(() => clearTimeout(late));
       signal.throwIfAborted();
     };
     const read = async (request: Read, { signal }: AbortController) => {
@@ -91,7 +98,7 @@ export function serveReads(host: ReadHost, deploymentUid: string): ChannelServer
         reading = new AbortController();
         void read(fromBinary(ReadSchema, head), reading);
       },
-      ended: leave,
+      ended: leaveAndClose,
       gone: leave,
       drain: () => drained(),
     };

@@ -20,16 +20,21 @@ export interface ReadTarget extends PeerTarget {
 
 /** Ends with the read. A loop over it throws AppError for one that was refused, cancelled or broken. */
 export interface BulkRead extends AsyncIterable<Chunk> {
-  cancel(): void;
+  cancel(reason?: AppError): void;
 }
 
 type ReadWhat = NonNullable<MessageInitShape<typeof ReadSchema>["what"]>;
 
 export interface ReadLink {
   read(what: ReadWhat): BulkRead;
+  /** Takes no more reads, and ends when those that run have. */
+  leave(): void;
   /** Ends its reads. */
   close(): void;
 }
+
+const closed = () => new AppError("the link was closed", { code: "Cancelled" });
+const cancelled = () => new AppError("the read was cancelled", { code: "Cancelled" });
 
 export function connectReads(target: ReadTarget): ReadLink {
   return new Link(target);
@@ -56,9 +61,14 @@ class Link implements ReadLink {
     return reading;
   }
 
+  leave(): void {
+    this.#isClosed = true;
+    for (const connection of this.#connections) if (connection.isFree) connection.close(closed());
+  }
+
   close(): void {
     this.#isClosed = true;
-    for (const connection of this.#connections) connection.close(new AppError("the link was closed", { code: "Cancelled" }));
+    for (const connection of this.#connections) connection.close(closed());
   }
 
   #connect(): Connection {
@@ -76,7 +86,7 @@ class Link implements ReadLink {
 
   #look(): void {
     const nowMs = performance.now();
-    for (const connection of this.#connections) connection.look(nowMs);
+    for (const connection of this.#connections) connection.look(nowMs, this.#isClosed);
   }
 }
 
@@ -114,17 +124,17 @@ class Connection {
     this.#reading = reading;
     this.#request = request;
     reading.onRead = () => this.#resume();
-    reading.onLeft = () => this.close(new AppError("the read was cancelled", { code: "Cancelled" }));
+    reading.onLeft = () => this.close(cancelled());
     this.#ask();
   }
 
-  /** Call it every `lookMs`. A paused socket says nothing about the host. */
-  look(nowMs: number): void {
+  /** Call it every `lookMs`. A paused socket says nothing about the host. `isLast`: no read follows. */
+  look(nowMs: number, isLast: boolean): void {
     if (this.#paused) this.#detector.heard();
     const silentMs = this.#detector.look(nowMs);
     if (this.#detector.hasFailed)
       this.close(new AppError(`the host said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));
-    else if (this.isFree && nowMs - this.#usedAt >= idleMs) this.close(new AppError("it was not used", { code: "Cancelled" }));
+    else if (this.isFree && (isLast || nowMs - this.#usedAt >= idleMs)) this.close(new AppError("it was not used", { code: "Cancelled" }));
     else if (this.#connected && !this.#connection.isFull) this.#connection.ping();
   }
 
@@ -189,7 +199,7 @@ class Reading extends Readable implements BulkRead {
     this.onLeft();
     callback(error);
   }
-  cancel(): void {
-    this.destroy(new AppError("the read was cancelled", { code: "Cancelled" }));
+  cancel(reason = cancelled()): void {
+    this.destroy(reason);
   }
 }

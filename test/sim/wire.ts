@@ -9,7 +9,7 @@ import { ChunkSchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1
 import { type Connected, fromStatus, type GrpcServer, type Network } from "../../runtime/net/grpc.ts";
 import type { HeartbeatHandler } from "../../runtime/net/heartbeat.ts";
 import type { Identity } from "../../runtime/net/mapping.ts";
-import type { ReadLink } from "../../runtime/net/read-link.ts";
+import type { BulkRead, ReadLink } from "../../runtime/net/read-link.ts";
 import type { RowsAnswer, RowsFrame } from "../../runtime/net/rows-codec.ts";
 import type { Handlers } from "../../runtime/net/service.ts";
 import { peerIdentity } from "../../runtime/net/tls.ts";
@@ -262,10 +262,19 @@ export class SimWire {
       ...{ wire: this, method: readMethod, client: host, input: ReadSchema, output: ChunkSchema },
       find: () => (closed ? undefined : this.#find(target)),
     };
+    const open = new Set<BulkRead>();
     return {
-      read: (what) => bulkRead(new StreamCall({ ...line, id: this.#nextCall++ }).begin([{ what }])),
+      read: (what) => {
+        const read = bulkRead(new StreamCall({ ...line, id: this.#nextCall++ }).begin([{ what }]));
+        open.add(read);
+        return read;
+      },
+      leave: () => {
+        closed = true;
+      },
       close: () => {
         closed = true;
+        for (const read of open) read.cancel();
       },
     };
   }

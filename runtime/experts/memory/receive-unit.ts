@@ -27,6 +27,7 @@ export async function receiveUnit({ name, reads, index, codec, onGone }: UnitSou
   const { layer, expert, bytesPerSecond, rate, signal } = request;
   const entry = index.codecs[codec]?.units[layer]?.[expert];
   if (entry === undefined) throw new AppError(`expert ${layer}/${expert}: the model has none`, { code: "ExpertNotFound" });
+  signal.throwIfAborted();
   const limits = { maxBytesPerSecond: BigInt(Math.floor(rate)), limitBytesPerSecond: BigInt(Math.floor(bytesPerSecond)) };
   const read = reads.read({ case: "unit", value: { modelDigest: index.modelDigest, layer, expert, codec, ...limits } });
   const corrupt = (why: string): AppError =>

@@ -24,6 +24,9 @@ export interface ShardServerOptions {
 
 export function shardSource(options: ShardServerOptions): NonNullable<ReadSources["unit"]> {
   return async (request, call) => {
+    options.authorize(call);
+    const fault = checkRequest(request, options);
+    if (fault !== undefined) throw fault;
     const { limit } = paceOf(request);
     const end = limit > 0 ? options.pace.begin(limit) : () => {};
     try {
@@ -35,12 +38,7 @@ export function shardSource(options: ShardServerOptions): NonNullable<ReadSource
 }
 
 async function send(request: UnitRead, call: ReadCall, options: ShardServerOptions): Promise<void> {
-  const { store, codec, pace } = options;
-  options.authorize(call);
-  const fault = checkRequest(request, store, codec);
-  if (fault !== undefined) throw new AppError(fault, { code: "InvalidRequest", operation });
-  if (!options.hosts(request.layer, request.expert))
-    throw new AppError(`expert ${request.layer}/${request.expert} is not hosted here`, { code: "NotHosted", operation });
+  const { pace } = options;
   const unit = await options.reads.read(request.layer, request.expert, call.signal);
   const { limit, most } = paceOf(request);
   let dueAt = performance.now();
@@ -49,7 +47,7 @@ async function send(request: UnitRead, call: ReadCall, options: ShardServerOptio
     await call.send(offset, data);
     options.onServed(data.byteLength);
     if (limit <= 0) continue;
-    dueAt += (data.byteLength / Math.min(most, pace.rate(limit))) * 1000;
+    dueAt += (data.byteLength / Math.min(most || limit, pace.rate(limit))) * 1000;
     const waitMs = dueAt - performance.now();
     if (waitMs > 1) await sleep(waitMs, undefined, { signal: call.signal });
   }
@@ -61,10 +59,12 @@ function paceOf(request: UnitRead): { readonly limit: number; readonly most: num
   return { most, limit: Number(request.limitBytesPerSecond) || most };
 }
 
-function checkRequest(request: UnitRead, store: Pick<ModelStore, "index">, codec: CodecName): string | undefined {
-  if (request.modelDigest !== store.index.modelDigest) return `model_digest: ${request.modelDigest} is not the model here`;
-  if (request.codec !== codec) return `codec: ${request.codec}, this rank holds ${codec}`;
-  if (store.index.codecs[codec]?.units[request.layer]?.[request.expert] === undefined)
-    return `layer ${request.layer}, expert ${request.expert}: out of range`;
+function checkRequest({ modelDigest, codec: asked, layer, expert }: UnitRead, options: ShardServerOptions): AppError | undefined {
+  const { store, codec, hosts } = options;
+  const invalid = (what: string) => new AppError(what, { code: "InvalidRequest", operation });
+  if (modelDigest !== store.index.modelDigest) return invalid(`model_digest: ${modelDigest} is not the model here`);
+  if (asked !== codec) return invalid(`codec: ${asked}, this rank holds ${codec}`);
+  if (store.index.codecs[codec]?.units[layer]?.[expert] === undefined) return invalid(`layer ${layer}, expert ${expert}: out of range`);
+  if (!hosts(layer, expert)) return new AppError(`expert ${layer}/${expert} is not hosted here`, { code: "NotHosted", operation });
   return undefined;
 }
