@@ -53,7 +53,7 @@ export async function beforeWrite(
   return { live, adopt: live !== undefined && (await mayAdopt(kube, live, adopter)) };
 }
 
-/** Creates an object unless its owner has it, even if the cache does not show it yet. False where somebody else has the name. */
+/** Creates an object unless its owner has it, even if the cache does not show it yet. "foreign": somebody else has the name. */
 export async function createOwned(
   kube: Pick<Kube, "create" | "get">,
   resource: Resource,

@@ -5,7 +5,7 @@ import { hasCode } from "../../kube/errors.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { autoscaler } from "../core/replicas-owner.ts";
 import type { Verdict } from "../core/world.ts";
-import type { Scale, Scaling } from "../features/scale.ts";
+import { reported, type Scale, type Scaling } from "../features/scale.ts";
 import type { Deployments } from "../ports.ts";
 
 const conflictMs = 1_000;
@@ -41,7 +41,9 @@ async function tryWrite(
     return done;
   } catch (caught) {
     const failure = AppError.from(caught, "scaling");
-    if (hasCode(failure, "Conflict")) return { ...scaling, againInMs: conflictMs };
+    // The copy was old, or the deployment is gone: nothing was made, so nothing new is reported.
+    if (hasCode(failure, "Conflict", "NotFound"))
+      return { ...scaling, verdict: reported(deployment) ?? scaling.verdict, againInMs: conflictMs };
     const why = `replicas could not be set to ${to}: ${failure.message}`;
     return { ...scaling, verdict: { status: "False", reason: "ScaleFailed", message: why }, failure };
   }

@@ -1,6 +1,6 @@
 // Executes a decision. All steps may be repeated; the first failure is returned, and none stops the others.
-import { AppError } from "../../../crds/common.ts";
-import { createOwned, manager } from "../../kube/adoption.ts";
+import { AppError, labels } from "../../../crds/common.ts";
+import { createOwned, isOwned, manager } from "../../kube/adoption.ts";
 import { hasCode } from "../../kube/errors.ts";
 import type { PodOverlay } from "../../kube/informers.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
@@ -119,12 +119,16 @@ async function createGreen(
   deployment: Observed["deployment"],
   { object, uri }: Extract<GreenAction, { type: "createGreen" }>,
 ): Promise<Refused | undefined> {
-  const { name } = object.metadata;
+  const { name, namespace } = object.metadata;
   const refused = (message: string): Refused => {
     event(deployment, "Warning", "GreenRefused", `all ranks stop before others start: ${message}`);
     return { name, message, untilMs: ticks() + retryMs };
   };
   try {
+    // The cache may lack one of other templates, which would run beside this one unseen.
+    const labelSelector = `${labels.greenOf}=${deployment.metadata.name}`;
+    const { items } = await kube.list(resources.moeDeployments, { ...(namespace && { namespace }), labelSelector });
+    if (items.some((one) => isOwned(one, deployment.metadata.uid))) return undefined;
     const made = await createOwned(kube, resources.moeDeployments, object, deployment.metadata.uid);
     if (made === "foreign") return refused(`MoEDeployment ${name} exists and does not belong to this one; delete or rename it`);
     if (made === "created") event(deployment, "Normal", "GreenCreated", `green deployment ${name} starts with ${uri}`);

@@ -48,7 +48,8 @@ export const scale = feature({
     if (!input || !owner) return off;
     const { deployment } = facts.snapshot;
     const decision = decide(input);
-    const { autoscaleHistory, zero, ...found } = isQuiet(deployment, input, decision)
+    const quiet = !observed.stale && isQuiet(deployment, { input, decision, owner });
+    const { autoscaleHistory, zero, ...found } = quiet
       ? { ...keep(decision, last(deployment)), autoscaleHistory: decision.history, zero: decision.to === 0 ? memory.zero : undefined }
       : { ...settle(observed, { deployment, input, decision, owner }), autoscaleHistory: decision.history };
     return { ...found, remember: { autoscaleHistory, zero } };
@@ -59,9 +60,9 @@ type LastScale = AutoscaleStatus["lastScale"];
 const last = ({ status }: Pick<MoEDeployment, "status">): LastScale => status.autoscale?.lastScale;
 
 /** The autoscaler is off, or has set this number and keeps it. */
-function isQuiet(deployment: MoEDeployment, { replicas }: AutoscaleInput, { to }: Decision): boolean {
-  const isKnown = last(deployment)?.to === replicas && replicas >= presentOf(deployment.status);
-  return isOff(deployment) || (isKnown && to === replicas);
+function isQuiet(deployment: MoEDeployment, { input: { replicas }, decision: { to }, owner }: Omit<Settling, "deployment">): boolean {
+  const isOurs = owner.type === "ours" && last(deployment)?.to === replicas && replicas >= presentOf(deployment.status);
+  return isOff(deployment) || (isOurs && to === replicas);
 }
 
 /** The autoscaler leaves a zero that somebody else set. */
@@ -108,7 +109,7 @@ function settle({ stale, memory, now }: Observed, { deployment, input, decision,
 }
 
 /** The verdict in the status: it stands while the copy may be older than it. */
-function reported({ status }: MoEDeployment): Verdict | undefined {
+export function reported({ status }: MoEDeployment): Verdict | undefined {
   const found = status.conditions?.find(({ type }) => type === "ScalingActive");
   return found && { status: found.status, reason: found.reason, message: found.message };
 }

@@ -1,5 +1,5 @@
 // The green deployment: an owned MoEDeployment with the new spec, without autoscaler and route, which would reach beyond its pods. Pure;
-// the steps are in ../core/blue-green.ts.
+// the steps are in ../features/blue-green.ts.
 
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";

@@ -1,4 +1,4 @@
-// The pods of a deployment, read from the cache once per pass and grouped; core/orphans.ts decides about those of a deleted namesake.
+// The pods of a deployment, read from the cache once per pass and grouped.
 
 import { labels } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";

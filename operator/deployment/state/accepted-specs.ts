@@ -29,9 +29,8 @@ export class AcceptedSpecs {
     return this.#revisions(owner).flatMap(({ number, accepted }) => (accepted ? [{ number, accepted }] : []));
   }
 
-  /** The newest accepted spec, not counting those with the worker template `except`. */
-  latest(owner: Owner, except?: string): Accepted | undefined {
-    return this.revisions(owner).find(({ accepted }) => accepted.template.hash !== except)?.accepted;
+  latest(owner: Owner): Accepted | undefined {
+    return this.revisions(owner)[0]?.accepted;
   }
 
   /** Stores a spec unless it is the newest, and deletes old ones but that with the `stable` template. */
