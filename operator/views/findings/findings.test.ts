@@ -268,8 +268,14 @@ test("findings: warnings of the cluster are told once a reason, the newest, and 
     event({ kind: "MoEDeployment", name: "moe", reason: "ClaimedByAnotherInstall" }),
     event({ kind: "MoEDeployment", name: "another" }),
   ];
-  const all = found({ conditions: healthy, pods: [pod(0)], events });
+  const all = found({ conditions: healthy, pods: [pod(0, { ready: false })], events });
   assert.deepEqual(all.map(({ code }) => code).sort(), ["ClaimedByAnotherInstall", "FailedMount"]);
+  const ready = found({ conditions: healthy, pods: [pod(0)], events });
+  assert.deepEqual(
+    ready.map(({ code }) => code),
+    ["ClaimedByAnotherInstall"],
+    "a pod that is ready has mounted all",
+  );
   assert.equal(all.find(({ code }) => code === "FailedMount")?.why, "no such volume (3 times, 60 s ago)");
 });
 
