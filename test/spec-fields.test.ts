@@ -266,7 +266,9 @@ test("a pod is out of date for what changes it in the spec, and for nothing else
         template({ deployment: deployment({ ...spec, model: { uri: "pvc://models/moe", ...spec.model } }), settings }),
       );
       const changed = JSON.stringify(was?.pod) !== JSON.stringify(is?.pod);
-      const why = changed ? "changes a pod: it belongs into the hash, objects/pod-hash.ts" : "changes no pod and would replace them";
+      const why = changed
+        ? "changes a pod: it belongs into the hash, operator/deployment/objects/pod-hash.ts"
+        : "changes no pod and would replace them";
       assert.equal(was?.hash !== is?.hash, changed, `spec.${path} ${why}`);
     }
   }
