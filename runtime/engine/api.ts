@@ -35,6 +35,8 @@ export interface OnDemandExperts {
 }
 export interface OnDemandFrame extends RemoteFrame {
   readonly origin: RowOrigin;
+  /** Milliseconds after which nobody waits for the rows; unset = as long as a load may take. */
+  readonly leftMs?: number;
 }
 
 export interface EngineOptions {

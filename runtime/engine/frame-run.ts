@@ -19,6 +19,8 @@ const repairMsLeast = 50;
 /** Rounds after which failed ranks are tried again. */
 const roundsRemembered = 4;
 
+const notInTime = () => new AppError("the frame was not answered in its time", { code: "DeadlineExceeded", retry: "backoff" });
+
 export interface FrameWays {
   readonly connections: Pick<PeerConnections, "ask" | "reach" | "rank" | "usable" | "changed" | "counters" | "hidden" | "pending">;
   /** Rejects with `NotHosted` where an expert is missing. */
@@ -136,7 +138,8 @@ export class FrameRun {
     const { serve, onDemand } = this.#shared.ways;
     const frame = { ...this.#frame, ...work, origin: "local" } as const;
     try {
-      const rows = await this.#inTime(part.onDemand ? onDemand(frame) : serve(frame));
+      const computed = part.onDemand ? onDemand({ ...frame, leftMs: this.#leftMs() }) : serve(frame);
+      const rows = await this.#inTime(computed, () => this.#unavailable());
       this.#lent(part);
       scatterRows(this.#out, this.#hidden, part.pairs, rows);
       return [];
@@ -159,7 +162,7 @@ export class FrameRun {
       const reached = await connections.reach(rank, this.#leftMs());
       const answered = reached ? connections.ask({ ...this.#frame, ...work, rank, onDemand, epoch: this.#epoch() }) : undefined;
       if (answered === undefined) throw new AppError(`rank ${rank} is not reached`, { code: "Unavailable", retry: "backoff" });
-      const answer = await this.#inTime<FrameAnswer | Declined>(answered);
+      const answer = await this.#inTime<FrameAnswer | Declined>(answered, notInTime);
       if ("type" in answer) return this.#declined(part, answer);
       this.#lent(part);
       scatterRows(this.#out, this.#hidden, pairs, answer as Float32Array);
@@ -201,11 +204,10 @@ export class FrameRun {
     return part.pairs;
   }
 
-  async #inTime<T>(work: Promise<T>): Promise<T> {
-    const late = new AppError("the frame was not answered in its time", { code: "DeadlineExceeded", retry: "backoff" });
+  async #inTime<T>(work: Promise<T>, late: () => AppError): Promise<T> {
     let timer: NodeJS.Timeout | undefined;
     const deadline = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(late), Math.max(1, this.#leftMs()));
+      timer = setTimeout(() => reject(late()), Math.max(1, this.#leftMs()));
     });
     return Promise.race([work, deadline]).finally(() => clearTimeout(timer));
   }

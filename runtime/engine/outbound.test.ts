@@ -33,12 +33,14 @@ interface Own {
   readonly room?: boolean;
   /** The error with which a load here fails. */
   readonly failure?: AppError;
+  /** True when a load here never ends. */
+  readonly stuck?: boolean;
   /** Ranks without a connection. */
   readonly unreached?: readonly number[];
 }
 
 function rankZero(scripts: Readonly<Record<number, Script>>, own: Own = {}) {
-  const { hosts = [1], before, here = false, room = true, failure, unreached = [], waitMs } = own;
+  const { hosts = [1], before, here = false, room = true, failure, stuck = false, unreached = [], waitMs } = own;
   /** "rank", or "rank on demand", in the order in which they were asked; 0 is a load here. */
   const asked: string[] = [];
   const down = new Set<number>();
@@ -66,6 +68,7 @@ function rankZero(scripts: Readonly<Record<number, Script>>, own: Own = {}) {
       assert.equal(frame.origin, "local");
       asked.push("0 on demand");
       if (failure) throw failure;
+      if (stuck) return new Promise<never>(() => {});
       if (!room) throw notHosted([0], "memory is full");
       return rowsFor(frame);
     },
@@ -152,6 +155,13 @@ const failures: Readonly<
     own: { waitMs: 300 },
     rank: 0,
     code: "ExpertUnavailable",
+  },
+  "a load here that does not end in time is no deadline of the client's": {
+    scripts: {},
+    own: { hosts: [0], stuck: true, waitMs: 300 },
+    rank: 0,
+    code: "ExpertUnavailable",
+    message: /had no host for 0.3 s/,
   },
   "when nobody can load it the frame says why": {
     scripts: {},

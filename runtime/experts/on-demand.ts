@@ -36,10 +36,11 @@ export class OnDemand implements OnDemandExperts {
   }
 
   /** Loads missing experts one after another, so that one staging slot is enough. */
-  async run({ layer, phase, origin, rows, pairRows, pairExperts }: OnDemandFrame): Promise<Float32Array> {
+  async run({ layer, phase, origin, rows, pairRows, pairExperts, leftMs = loadMsMax }: OnDemandFrame): Promise<Float32Array> {
     const of = { layer, phase, origin };
     const work = { rows, pairRows, pairExperts };
-    const signal = AbortSignal.timeout(loadMsMax);
+    const ms = Math.min(loadMsMax, Math.max(1, Math.ceil(leftMs)));
+    const signal = AbortSignal.timeout(ms);
     try {
       return await this.#compute(of, work);
     } catch (error) {
@@ -82,7 +83,7 @@ export class OnDemand implements OnDemandExperts {
       if (error.code === "NoRoom") throw error;
       if (!wasHere) onDemandLoad("error");
       if (!signal.aborted) throw error;
-      throw new AppError(`expert ${layer}/${expert} could not be loaded within ${loadMsMax / 1000} s`, {
+      throw new AppError(`expert ${layer}/${expert} could not be loaded in its time`, {
         code: "ExpertUnavailable",
         operation: "loading on demand",
         cause: error,
