@@ -31,6 +31,13 @@ export class FrameInbox {
     });
   }
 
+  /** Like `serve`, for a frame of this rank's own step, which no socket announces. */
+  serveOwn(batch: AskedBatch): Promise<Float32Array> {
+    const rows = this.serve(batch);
+    this.announce();
+    return rows;
+  }
+
   /** `listener` is called once for all frames that arrived together. */
   listen(listener: () => void): void {
     this.#onFrames = listener;

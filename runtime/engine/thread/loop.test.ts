@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { MessageChannel } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
@@ -45,6 +46,9 @@ async function started(t: TestContext) {
     },
   };
 }
+
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };
 
 /** PeerConnections of rank 0; `host`: the port at which rank 1 takes some. */
 function connections(ca: TestCa, host?: number): PeerOpening {
@@ -94,8 +98,6 @@ test("an engine closes while a host that takes its frames never answers one", as
   const rows = <T>(row: T): T[] => Array.from({ length: experts }, () => row);
   const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), weights: rows([1_000]) }));
   await engine.call({ method: "setRouting", argument: { rank: 0, layers: tables } });
-  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };
   engine.tell({ type: "generate", id: "a", prompt: Uint32Array.of(1, 2), sampling, ...plain });
   await until("the host has a frame", () => asked > 0);
   engine.tell({ type: "call", id: 1_000, method: "close", argument: undefined });
@@ -103,4 +105,36 @@ test("an engine closes while a host that takes its frames never answers one", as
   await until("the request has failed", () => engine.said.some(({ type }) => type === "requestFailed"));
   const failed = engine.said.find((message) => message.type === "requestFailed");
   assert.equal(failed?.error.code, "EngineStopped");
+});
+
+test("a frame whose host lacks the experts is computed here, although no message and no socket wakes the engine", async (t) => {
+  const engine = await started(t);
+  const { layers, experts, hidden } = engine.model.info;
+  const ca = createTestCa();
+  const host = new EngineHost({
+    ...{ namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
+    serve: async ({ pairExperts }) => {
+      await sleep(50); // the engine waits for the answer by then
+      return { type: "notHosted", epoch: 1, experts: [...new Set(pairExperts)] };
+    },
+  });
+  t.after(() => host.close());
+  for (let layer = 0; layer < layers; layer++)
+    for (let expert = 0; expert < experts; expert++)
+      await engine.call({
+        method: "loadExpert",
+        argument: { layer, expert, unit: await engine.model.store.readUnit(layer, expert, "f32") },
+      });
+  await engine.call({ method: "openConnections", argument: connections(ca, await host.listen("127.0.0.1", 0)) });
+  await until("the connection is ready", () =>
+    engine.said.some((message) => message.type === "connections" && message.counts.connections === 1),
+  );
+  const rows = <T>(row: T): T[] => Array.from({ length: experts }, () => row);
+  const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1, 0]), weights: rows([1_000, 0]) }));
+  await engine.call({ method: "setRouting", argument: { rank: 0, layers: tables } });
+  engine.tell({ type: "generate", id: "a", prompt: Uint32Array.of(1, 2), sampling, ...plain });
+  const hasToken = (said: FromEngine) => said.type === "events" && said.notices.some(({ event }) => event.type === "token");
+  await until("the request has a token", () => engine.said.some(hasToken), 5_000);
+  engine.tell({ type: "call", id: 1_000, method: "close", argument: undefined });
+  await within(5_000, engine.running, "the engine closes");
 });

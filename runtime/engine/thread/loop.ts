@@ -53,7 +53,7 @@ export class EngineLoop {
     const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
     const report = (counts: PeerCounts): void => send({ type: "connections", counts });
     const connections = new PeerConnections({ model, ...ways, onFrames: () => inbox.announce(), report });
-    const outbound = new Outbound({ connections, ...ways });
+    const outbound = new Outbound({ connections, ...ways, serve: inbox.serveOwn.bind(inbox) });
     const never = new Int32Array(new SharedArrayBuffer(4));
     const scheduler = new FrameScheduler({
       ...{ experts, inbox, now, takeMessages: drain },
