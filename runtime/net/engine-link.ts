@@ -7,8 +7,9 @@ import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
 import { decodeDeclined, decodeSeq, encodeRowsFrame, type RowsAnswer, type RowsFrame, sumsForm } from "./rows-codec.ts";
 
-/** Pings only show that the host lives. */
-export const engineFrameMsMax = 30_000;
+/** Milliseconds after which a frame is given up, since pings only show that the host lives: others may have its experts, a load takes longer. */
+export const engineFrameMsMax = 10_000;
+export const onDemandFrameMsMax = 30_000;
 const inFlightMax = 512;
 const unsentMax = 512;
 
@@ -33,7 +34,9 @@ interface Pending {
   readonly reject: (error: AppError) => void;
   readonly answerBytes: number;
   readonly bytes: number;
-  readonly sentAt: number;
+  readonly endsAt: number;
+  /** Its sender no longer waits, and a late answer is dropped. */
+  isLate: boolean;
 }
 
 interface Unsent extends Pending {
@@ -56,6 +59,8 @@ export interface LinkEvents {
   ready(): void;
   closed(reason: AppError, wasReady: boolean): void;
 }
+
+const frameMsMax = ({ onDemand }: EngineWork): number => (onDemand ? onDemandFrameMsMax : engineFrameMsMax);
 
 export class EngineLink implements RowsLink {
   readonly #connection: PeerConnection;
@@ -103,7 +108,8 @@ export class EngineLink implements RowsLink {
     if (this.#unsent.length >= unsentMax) return Promise.resolve({ type: "busy", afterMs: 0 });
     return new Promise((resolve, reject) => {
       const { answerBytes, heldBytes: bytes } = work;
-      const unsent = { resolve, reject, answerBytes, bytes, sentAt: performance.now(), work };
+      const endsAt = performance.now() + frameMsMax(work);
+      const unsent = { resolve, reject, answerBytes, bytes, endsAt, isLate: false, work };
       if (this.#unsent.length > 0 || !this.#fits(bytes)) this.#unsent.push(unsent);
       else this.#write(unsent);
     });
@@ -131,12 +137,7 @@ export class EngineLink implements RowsLink {
   /** Call it every `engineLimits.lookMs`. */
   look(nowMs: number): void {
     const silentMs = this.#detector.look(nowMs);
-    const [oldest] = this.#pending.values(); // the map is in the order of sending
-    if (oldest !== undefined && nowMs - oldest.sentAt >= engineFrameMsMax) {
-      const late = `the host did not answer a frame within ${engineFrameMsMax / 1000} s`;
-      this.close(new AppError(late, { code: "DeadlineExceeded", retry: "backoff" }));
-      return;
-    }
+    this.#giveUpLate(nowMs);
     if (this.#detector.hasFailed && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
     else if (this.#ready && silentMs >= engineLimits.pingMs) this.#connection.ping();
   }
@@ -151,6 +152,19 @@ export class EngineLink implements RowsLink {
     this.#pending.clear();
     this.#unsent.length = 0;
     this.#events.closed(reason, wasReady);
+  }
+
+  /** Late frames end alone: the connection carries others' rows too. What was sent still counts until its answer. */
+  #giveUpLate(nowMs: number): void {
+    const isDue = ({ endsAt, isLate }: Pending): boolean => !isLate && nowMs >= endsAt;
+    const late = [...this.#pending.values(), ...this.#unsent].filter(isDue);
+    if (late.length === 0) return;
+    const kept = this.#unsent.filter((unsent) => !isDue(unsent));
+    this.#unsent.splice(0, this.#unsent.length, ...kept);
+    for (const frame of late) {
+      frame.isLate = true;
+      frame.reject(new AppError("the host did not answer a frame in its time", { code: "DeadlineExceeded", retry: "backoff" }));
+    }
   }
 
   #silent(ms: number): void {

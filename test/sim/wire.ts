@@ -4,7 +4,7 @@
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
 import type { RowsNetwork } from "../../runtime/engine/peer-connections.ts";
-import { engineFrameMsMax } from "../../runtime/net/engine-link.ts";
+import { onDemandFrameMsMax } from "../../runtime/net/engine-link.ts";
 import { ChunkSchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Connected, fromStatus, type GrpcServer, type Network } from "../../runtime/net/grpc.ts";
 import type { HeartbeatHandler } from "../../runtime/net/heartbeat.ts";
@@ -205,7 +205,7 @@ export class SimWire {
           },
           look: (nowMs) => {
             const [oldest] = pending.values();
-            if (oldest && nowMs - oldest.sentAt >= engineFrameMsMax) close(new AppError("no answer", { code: "DeadlineExceeded" }));
+            if (oldest && nowMs - oldest.sentAt >= onDemandFrameMsMax) close(new AppError("no answer", { code: "DeadlineExceeded" }));
           },
         };
       },
