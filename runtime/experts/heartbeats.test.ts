@@ -16,9 +16,11 @@ const port = 9_441;
 
 class ScriptedPeers extends Peers {
   readonly silent = new Set<number>();
+  readonly malformed = new Set<number>();
   readonly calls: { readonly rank: number; readonly events: HeartbeatEvents; closed: boolean }[] = [];
 
   override heartbeat({ rank }: Member, events: HeartbeatEvents): HeartbeatCall {
+    if (this.malformed.has(rank)) throw new AppError("address: no port", { code: "InvalidPlan" });
     const call = { rank, events, closed: false };
     this.calls.push(call);
     const ping = () => void (this.silent.has(rank) || call.closed || events.answered(port));
@@ -148,4 +150,18 @@ test("in a large world the first frame begins a heartbeat, and it ends when none
     [1, 2, 3].filter((rank) => peers.isSuspect(rank)),
     [],
   );
+});
+
+test("a rank with a malformed address is suspect, and the others are watched", async (t) => {
+  const { peers, pass, heartbeats } = ranks(t, 2);
+  peers.malformed.add(1);
+  await pass(1_000);
+  assert.deepEqual([peers.isSuspect(1), peers.isSuspect(2), heartbeats.open], [true, false, 1]);
+});
+
+test("no heartbeat begins after the end", async (t) => {
+  const { peers, heartbeats } = ranks(t, 1);
+  heartbeats.close();
+  heartbeats.used([1]);
+  assert.deepEqual([heartbeats.open, peers.calls.length], [0, 0]);
 });

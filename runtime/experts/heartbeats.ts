@@ -1,7 +1,7 @@
 // Heartbeats to the other ranks: who is suspect and who is trusted again, and where the engines of the others take connections.
 import { AppError } from "../../crds/common.ts";
 import { type FailureDetector, peerHeartbeatMs, peerLimits } from "../net/failure-detector.ts";
-import type { HeartbeatCall } from "../net/heartbeat.ts";
+import type { HeartbeatCall, HeartbeatEvents } from "../net/heartbeat.ts";
 import type { Member } from "../net/mapping.ts";
 import type { Peers } from "./peers.ts";
 
@@ -35,6 +35,7 @@ export class Heartbeats {
   readonly #idleMs: number;
   readonly #watchedMost: number;
   readonly #timer: NodeJS.Timeout;
+  #closed = false;
 
   constructor(options: HeartbeatsOptions) {
     this.#options = options;
@@ -57,6 +58,7 @@ export class Heartbeats {
   }
 
   close(): void {
+    this.#closed = true;
     clearInterval(this.#timer);
     for (const { call } of this.#open.values()) call.close();
     this.#open.clear();
@@ -76,7 +78,7 @@ export class Heartbeats {
   #begin(rank: number): Heartbeat | undefined {
     const { peers, onEnginePort, onStream } = this.#options;
     const member = peers.member(rank);
-    if (rank === peers.self.rank || member === undefined || member.state === "lost") return undefined;
+    if (this.#closed || rank === peers.self.rank || member === undefined || member.state === "lost") return undefined;
     const detector = peers.detector(rank);
     detector.connect(performance.now());
     const answered = (port: number): void => {
@@ -84,11 +86,23 @@ export class Heartbeats {
       onEnginePort(rank, port);
       peers.clear(rank);
     };
-    const call = peers.heartbeat(member, { answered, closed: (reason) => this.#ended(heartbeat, reason) });
+    const call = this.#call(member, { answered, closed: (reason) => this.#ended(heartbeat, reason) });
+    if (call === undefined) return undefined;
     const heartbeat: Heartbeat = { member, call, detector, usedAt: performance.now() };
     this.#open.set(rank, heartbeat);
     onStream("opened");
     return heartbeat;
+  }
+
+  /** A malformed address must not throw out of a timer. */
+  #call(member: Member, events: HeartbeatEvents): HeartbeatCall | undefined {
+    const { peers } = this.#options;
+    try {
+      return peers.heartbeat(member, events);
+    } catch (caught) {
+      peers.suspect(member.rank, AppError.from(caught, "beginning a heartbeat"));
+      return undefined;
+    }
   }
 
   #watch(heartbeat: Heartbeat, now: number): void {
