@@ -256,7 +256,9 @@ export class PeerConnections {
     const closed = (reason: AppError, ready: boolean): void => {
       known.link = undefined;
       known.failures = ready ? 0 : known.failures + 1;
-      known.openAt = performance.now() + Math.min(reopenMs * 2 ** known.failures, reopenMsMax);
+      // A host that refuses a new pod has yet to hear of it.
+      const pauseMs = reason.code === "Forbidden" ? reopenMs : Math.min(reopenMs * 2 ** known.failures, reopenMsMax);
+      known.openAt = performance.now() + pauseMs;
       if (reason.code !== "Cancelled") this.counters.problem(`the connection to rank ${rank} ended: ${reason.message}`);
     };
     try {
