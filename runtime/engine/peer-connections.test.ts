@@ -12,6 +12,18 @@ import { PeerConnections } from "./peer-connections.ts";
 
 const [namespace, name] = ["default", "mix"];
 const hidden = 4;
+const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
+const other = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), usable: true };
+
+function connectionsOf(report: (counts: PeerCounts) => void): PeerConnections {
+  return new PeerConnections({
+    model: { info: { layers: 1, experts: 1, hidden }, backend: { numericClass: "exact" } },
+    serve: () => assert.fail("nobody asks"),
+    onDemand: () => assert.fail("nobody asks"),
+    onFrames: () => {},
+    report,
+  });
+}
 
 test("sockets are looked at as soon as there is a rank to ask, and no more once the connections are closed", async (t) => {
   const ca = createTestCa();
@@ -22,17 +34,10 @@ test("sockets are looked at as soon as there is a rank to ask, and no more once 
   t.after(() => host.close());
   const address = `127.0.0.1:${await host.listen("127.0.0.1", 0)}`;
   const counted: PeerCounts[] = [];
-  const connections = new PeerConnections({
-    model: { info: { layers: 1, experts: 1, hidden }, backend: { numericClass: "exact" } },
-    serve: () => assert.fail("nobody asks"),
-    onDemand: () => assert.fail("nobody asks"),
-    onFrames: () => {},
-    report: (counts) => counted.push(counts),
-  });
+  const connections = connectionsOf((counts) => counted.push(counts));
   t.after(() => connections.close());
-  const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const view = { self, tls: ca.issue("rank-0", namespace, name).current(), serves: [1], epochs: [1] };
-  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), usable: true, address };
+  const peer = { ...other, address };
   assert.equal(connections.poll(), undefined);
   await connections.open({ namespace, name, host: "127.0.0.1", port: 0, view: { ...view, peers: [] } });
   assert.equal(connections.poll(), undefined, "nobody is there");
@@ -46,4 +51,18 @@ test("sockets are looked at as soon as there is a rank to ask, and no more once 
   connections.set({ ...view, peers: [peer] });
   assert.equal(connections.poll(), undefined);
   await until("the host has no connection", () => host.connections === 0);
+});
+
+test("an engine that cannot be reached costs a frame no wait once that is known", async (t) => {
+  const ca = createTestCa();
+  const problems: string[] = [];
+  const connections = connectionsOf((counts) => problems.push(...counts.problems));
+  t.after(() => connections.close());
+  const tls = ca.issue("rank-0", namespace, name).current();
+  const peers = [{ ...other, address: "127.0.0.1:1" }];
+  await connections.open({ namespace, name, host: "127.0.0.1", port: 0, view: { self, tls, serves: [1], epochs: [1], peers } });
+  await until("the connection has failed", () => problems.length > 0);
+  const startedAt = performance.now();
+  assert.equal(await connections.reach(1, 60_000), false);
+  assert.ok(performance.now() - startedAt < 1_000, "no patience for it");
 });

@@ -153,12 +153,13 @@ export class PeerConnections {
     return frame.traceparent === undefined ? this.#send(link, frame, gatesOf) : this.#traced(link, frame, frame.traceparent);
   }
 
-  /** False when the rank cannot be reached within maxMs. */
+  /** False when the rank cannot be reached within maxMs; at once for one that failed last, which would cost every frame its patience. */
   async reach(rank: number, maxMs: number): Promise<boolean> {
     const endsAt = performance.now() + Math.min(maxMs, reachMsMax);
     while (!this.#peers.get(rank)?.link?.ready) {
       const leftMs = endsAt - performance.now();
-      if (leftMs <= 0 || this.#closed || !this.usable().includes(rank)) return false;
+      const hasFailed = (this.#peers.get(rank)?.failures ?? 0) > 0;
+      if (leftMs <= 0 || hasFailed || this.#closed || !this.usable().includes(rank)) return false;
       this.counters.used(rank); // the main thread finds the rank's address
       this.#report();
       await this.changed.wait(Math.min(leftMs, engineLimits.lookMs));
@@ -255,7 +256,7 @@ export class PeerConnections {
     const target = { address: address as string, serverName, tls: { current: () => this.#tls as TlsMaterial } };
     const closed = (reason: AppError, ready: boolean): void => {
       known.link = undefined;
-      known.failures = ready ? 0 : known.failures + 1;
+      known.failures = ready && reason.code !== "Silent" ? 0 : known.failures + 1;
       // A host that refuses a new pod has yet to hear of it.
       const pauseMs = reason.code === "Forbidden" ? reopenMs : Math.min(reopenMs * 2 ** known.failures, reopenMsMax);
       known.openAt = performance.now() + pauseMs;
