@@ -1,4 +1,5 @@
 // Answers frames of other ranks. It refuses one before any work when its format or epoch is wrong.
+import { AppError } from "../../crds/common.ts";
 import { decodeHalfRows, encodeHalfRows, halfRowBytes, type RowsAnswer, type RowsFrame } from "../net/rows-codec.ts";
 import { frameFault } from "../placement/frames/frames.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
@@ -37,14 +38,24 @@ export class RowsServer {
     if (frame.traceparent === undefined) return this.#counted(frame, bytes);
     const attributes = { "enodia.layer": frame.layer, "enodia.pairs": frame.pairExperts.length };
     const { end } = beginSpan(frame.traceparent, { name: "experts.serve", role: "server", attributes });
-    const answer = await this.#counted(frame, bytes);
-    this.#options.counters.span(end({ "enodia.result": answer instanceof Uint8Array ? "rows" : answer.type }));
-    return answer;
+    const { counters } = this.#options;
+    try {
+      const answer = await this.#counted(frame, bytes);
+      counters.span(end({ "enodia.result": answer instanceof Uint8Array ? "rows" : answer.type }));
+      return answer;
+    } catch (caught) {
+      counters.span(end({ "enodia.result": "error" }, AppError.from(caught).message));
+      throw caught;
+    }
   }
 
   async #counted(frame: RowsFrame, bytes: Uint8Array): Promise<RowsAnswer> {
     const { counters } = this.#options;
-    const answer = await this.#answer(frame, bytes);
+    const answer = await this.#answer(frame, bytes).catch((caught) => {
+      counters.refused("error");
+      counters.problem(`a frame of layer ${frame.layer} failed: ${AppError.from(caught).message}`);
+      throw caught;
+    });
     if (answer instanceof Uint8Array) counters.served(frame.layer, frame.pairExperts);
     else counters.refused(answer.type === "notHosted" ? "not_hosted" : answer.type);
     return answer;

@@ -58,13 +58,6 @@ export class Peers {
     return true;
   }
 
-  /** Available ranks, this one included, ascending. */
-  live(): number[] {
-    const down = this.down();
-    const ranks = new Set([...this.#byRank.keys(), this.self.rank]);
-    return [...ranks].filter((rank) => !down.has(rank)).sort((a, b) => a - b);
-  }
-
   /** Lost, suspect or unknown ranks. `others`: ranks that a plan names. */
   down(others: Iterable<number> = []): Set<number> {
     const ranks = new Set([...this.#byRank.keys(), ...others]);

@@ -1,12 +1,12 @@
-// Frames on a socket: u32 LE length of the rest, u32 with the kind in the low byte and the head's length above, the head (protobuf),
-// zeros up to a multiple of four, and the body (rows as f32 LE).
+// Frames on a socket: u32 LE length of the rest, u32 with the kind in the low byte and the head's length above, the head,
+// zeros up to a multiple of four, and the body. The kind says what head and body hold.
 import { AppError } from "../../crds/common.ts";
 
 /** Senders split larger ones, so that no frame blocks a stream for long. */
 export const frameBytesMax = 8 * 1024 * 1024;
 /** Answers included; receivers allow half as much again. */
 export const streamBytesMax = 64 * 1024 * 1024;
-/** Five bytes per pair, of at most 131,072 pairs. */
+/** Twice what the most pairs of a frame of rows need, at eight bytes each. */
 export const headBytesMax = 1024 * 1024;
 /** Copying this much is cheaper than a second write. */
 const joinedBytesMax = 16 * 1024;

@@ -146,7 +146,7 @@ class EngineClient implements Engine {
   }
 
   runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
-    const rows = frame.rows.slice(); // a message would transfer the whole buffer, here a whole gRPC message
+    const rows = frame.rows.slice(); // a message would transfer the whole buffer, here that of the socket
     return this.#call("runExperts", { ...frame, rows, origin: frame.origin ?? "remote" }, [rows.buffer]);
   }
 
