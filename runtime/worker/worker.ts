@@ -29,7 +29,7 @@ import { expertBudgetBytes } from "./expert-bytes.ts";
 import { OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
-import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
+import { createWorkerPlane, type WorkerPlane } from "./worker-plane.ts";
 import { machineId, signingKeyAt } from "./worker-telemetry.ts";
 
 const lastFramesMs = 500;

@@ -17,7 +17,7 @@ import type { ExpertGrid } from "../../runtime/placement/grid.ts";
 import { type ModelStore, unitAlignment } from "../../runtime/weights/store.ts";
 import { unitReader } from "../../runtime/weights/store-reader.ts";
 import { OnDemandSocket } from "../../runtime/worker/experts.ts";
-import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/plane.ts";
+import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/worker-plane.ts";
 import { SimModel } from "../sim/model.ts";
 import { BookEngine, type CountersOf } from "./engine.ts";
 

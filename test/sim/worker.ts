@@ -14,7 +14,7 @@ import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import { OnDemandSocket } from "../../runtime/worker/experts.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";
-import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/plane.ts";
+import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/worker-plane.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 import { SimEngine } from "./engine.ts";
 import { hidden, SimModel, type SimShape } from "./model.ts";

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { look, servingRanks, start } from "../../../test/kit/deployment/autoscale.ts";
 import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { pauseOf } from "../../training/core/ends.ts";
-import { askMs, decide, remembered } from "../features/autoscale/decide.ts";
+import { askMs, decide, remembered } from "../features/autoscale/desired-ranks.ts";
 import { waitMs } from "../features/pod-actions.ts";
 import { targetRanks } from "../features/ranks.ts";
 import { rolloutView } from "../features/rollout-status.ts";

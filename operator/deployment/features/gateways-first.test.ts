@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { deployment, now, pod } from "../../../test/kit/deployment/deployment.ts";
 import type { Snapshot } from "../core/snapshot.ts";
 import type { Step } from "./pod-actions.ts";
-import { afterGateways, gatewaysMs } from "./repair.ts";
+import { afterGateways, gatewaysMs } from "./pod-repair.ts";
 
 const stop = { type: "mark", pod: pod(0), reason: "Stop", why: "no ranks are wanted" } as const;
 const lost = { type: "delete", pod: pod(1), force: true, reason: "NodeLost", why: "gone" } as const;

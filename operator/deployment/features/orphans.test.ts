@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { deployment, gatewayFacts, pod, snapshot } from "../../../test/kit/deployment/deployment.ts";
 import { gatewaysWait, orphansLeft } from "../core/orphans.ts";
 import type { Orphans, PodFacts, Snapshot } from "../core/snapshot.ts";
-import { orphanRemovals } from "./repair.ts";
+import { orphanRemovals } from "./pod-repair.ts";
 
 const old = (rank: number, more: Partial<PodFacts> = {}): PodFacts => pod(rank, { name: `old-${rank}`, uid: `old-${rank}`, ...more });
 const orphans = (workers: readonly PodFacts[], gateways = 1): Orphans => ({ workers, gateways });

@@ -10,8 +10,8 @@ import type { LeavingReason } from "../core/world.ts";
 import { facts } from "./facts.ts";
 import { feature } from "./feature.ts";
 import type { Action, Blocked } from "./pod-actions.ts";
+import { repair } from "./pod-repair.ts";
 import { ranks } from "./ranks.ts";
-import { repair } from "./repair.ts";
 import { rolloutView } from "./rollout-status.ts";
 
 export const progress = feature({

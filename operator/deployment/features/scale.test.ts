@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { autoscaleOf, look, servingRanks, start } from "../../../test/kit/deployment/autoscale.ts";
 import { autoscaler, type Owned, ownership } from "../core/replicas-owner.ts";
-import { type AutoscaleInput, decide } from "./autoscale/decide.ts";
+import { type AutoscaleInput, decide } from "./autoscale/desired-ranks.ts";
 import { type Write, whetherToWrite } from "./scale.ts";
 
 const at = new Date(start - 60_000).toISOString();

@@ -10,7 +10,7 @@ import { hasFallen, type Ownership } from "../core/replicas-owner.ts";
 import { living } from "../core/snapshot.ts";
 import type { RankSignals, Verdict } from "../core/world.ts";
 import type { Observed } from "../observed.ts";
-import { type AutoscaleInput, type Decision, decide, figures, twoDigits } from "./autoscale/decide.ts";
+import { type AutoscaleInput, type Decision, decide, figures, twoDigits } from "./autoscale/desired-ranks.ts";
 import { allHold, isAtZero } from "./autoscale/zero.ts";
 import { facts } from "./facts.ts";
 import { feature, type ResultOf } from "./feature.ts";

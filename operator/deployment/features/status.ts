@@ -18,9 +18,9 @@ import type { Observed } from "../observed.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
 import type { Decision } from "./decide.ts";
 import type { Blocked } from "./pod-actions.ts";
+import { impossible } from "./pod-repair.ts";
 import { pastOperations } from "./progress.ts";
 import type { Target } from "./ranks.ts";
-import { impossible } from "./repair.ts";
 import type { Scaling } from "./scale.ts";
 
 /** Retry of refusals whose cause may vanish unnoticed, such as a quota. */

@@ -1,5 +1,5 @@
 // A graph under construction.
-import { type Attribute, type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./model.ts";
+import { type Attribute, type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./onnx-model.ts";
 
 /** Each run chooses this dimension. */
 export const rowsDimension = "rows";

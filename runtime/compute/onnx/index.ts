@@ -13,7 +13,7 @@ import {
   splitOf,
   summingGraphs,
 } from "./lower.ts";
-import { writeModel } from "./model.ts";
+import { writeModel } from "./onnx-model.ts";
 import {
   type ExpertGraphs,
   type Graphs,

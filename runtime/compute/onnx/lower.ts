@@ -4,7 +4,7 @@ import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { Graph, rowsDimension } from "./graph.ts";
-import { type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./model.ts";
+import { type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo, writeModel } from "./onnx-model.ts";
 import type { BackwardEmitter, DeviceRule, Emitter } from "./rule.ts";
 import { ruleOf } from "./rules/index.ts";
 

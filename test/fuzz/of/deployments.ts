@@ -9,9 +9,9 @@ import { memoryRefusals, rankFloor } from "../../../operator/deployment/core/cap
 import type { Snapshot } from "../../../operator/deployment/core/snapshot.ts";
 import type { MemberView } from "../../../operator/deployment/core/world.ts";
 import { nextStep } from "../../../operator/deployment/features/pod-actions.ts";
+import { orphanRemovals } from "../../../operator/deployment/features/pod-repair.ts";
 import { currentOperation } from "../../../operator/deployment/features/progress.ts";
 import { targetRanks } from "../../../operator/deployment/features/ranks.ts";
-import { orphanRemovals } from "../../../operator/deployment/features/repair.ts";
 import { rolloutView } from "../../../operator/deployment/features/rollout-status.ts";
 import { nextStatus } from "../../../operator/deployment/features/status.ts";
 import { absentObjects, appliedObjects } from "../../../operator/deployment/objects/index.ts";

@@ -3,8 +3,13 @@
 import { type Autoscale, autoscale } from "../../../crds/autoscale.ts";
 import type { History } from "../../../operator/deployment/core/memory.ts";
 import type { RankSignals } from "../../../operator/deployment/core/world.ts";
-import { type AutoscaleInput, type Decision, decide, type LastScale } from "../../../operator/deployment/features/autoscale/decide.ts";
-import type { ServingRank } from "../../../operator/deployment/features/autoscale/metrics.ts";
+import {
+  type AutoscaleInput,
+  type Decision,
+  decide,
+  type LastScale,
+} from "../../../operator/deployment/features/autoscale/desired-ranks.ts";
+import type { ServingRank } from "../../../operator/deployment/features/autoscale/metric-values.ts";
 
 /** Unix ms. */
 export const start = Date.UTC(2026, 2, 1, 10);

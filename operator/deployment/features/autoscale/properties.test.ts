@@ -5,7 +5,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { autoscaleOf, look, scales, servingRanks, start } from "../../../../test/kit/deployment/autoscale.ts";
 import type { History } from "../../core/memory.ts";
-import { type AutoscaleInput, askMs, decide, remembered } from "./decide.ts";
+import { type AutoscaleInput, askMs, decide, remembered } from "./desired-ranks.ts";
 
 const spec = fc
   .record({ min: fc.integer({ min: 1, max: 3 }), up: fc.integer({ min: 1, max: 4 }), down: fc.integer({ min: 1, max: 3 }) })

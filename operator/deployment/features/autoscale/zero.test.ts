@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/kit/deployment/autoscale.ts";
 import type { GatewayView } from "../../core/world.ts";
-import { type AutoscaleInput, decide } from "./decide.ts";
+import { type AutoscaleInput, decide } from "./desired-ranks.ts";
 import { asking, type HoldLook, holdMs } from "./zero.ts";
 
 const spec = autoscaleOf({ min: 2, scaleToZero: { idleAfter: "10m", holdTimeout: "2m" } });

@@ -4,7 +4,7 @@ import { rfc3339 } from "../../../../crds/conditions.ts";
 import type { Operation } from "../../../../crds/operation.ts";
 import { parseDuration } from "../../../../crds/quantity.ts";
 import type { GatewayView, Verdict } from "../../core/world.ts";
-import type { ServingRank } from "./metrics.ts";
+import type { ServingRank } from "./metric-values.ts";
 
 export interface ZeroLook {
   readonly spec: Autoscale;

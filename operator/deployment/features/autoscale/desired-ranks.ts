@@ -5,7 +5,7 @@ import { parseDuration } from "../../../../crds/quantity.ts";
 import type { Reckoned } from "../../core/capacity.ts";
 import type { History, RecommendedRanks } from "../../core/memory.ts";
 import type { GatewayView, Verdict } from "../../core/world.ts";
-import { metrics, type ServingRank } from "./metrics.ts";
+import { metrics, type ServingRank } from "./metric-values.ts";
 import { asking, type Rest, restOf } from "./zero.ts";
 
 export interface AutoscaleInput {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/kit/deployment/autoscale.ts";
 import type { History } from "../../core/memory.ts";
-import { type AutoscaleInput, decide } from "./decide.ts";
+import { type AutoscaleInput, decide } from "./desired-ranks.ts";
 
 /** So many ranks were asked for in all of the last ten minutes. */
 const since = (ranks: number): History => Array.from({ length: 121 }, (_, i) => ({ at: start - 600_000 + i * 5_000, ranks }));
