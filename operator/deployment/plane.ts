@@ -96,7 +96,7 @@ export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPl
       const may = permission.of(ref);
       if (may === "granted") return reconciler.reconcile(ref);
       if (may === "wait") return { requeueAfterMs: untrustedMs };
-      rebalance.forget(informers.get("moeDeployments", ref)?.metadata.uid ?? "");
+      reconciler.forget(ref);
       return {}; // until the claim changes hands
     },
     ...(options.observe ? { observe: options.observe } : {}),

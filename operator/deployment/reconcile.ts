@@ -40,8 +40,7 @@ export class Reconciler {
     const object = this.#deps.informers.get("moeDeployments", ref);
     // Owner references delete the objects of a deleted deployment; its sessions are closed here.
     const present = object?.metadata.deletionTimestamp === undefined ? object : undefined;
-    const known = this.#deps.records.find(ref);
-    if (known && known.uid !== present?.metadata.uid) this.#forget(ref, known.uid);
+    if (this.#deps.records.find(ref)?.uid !== present?.metadata.uid) this.forget(ref);
     if (!present) return {};
     try {
       return await this.#pass(ref, present);
@@ -68,16 +67,18 @@ export class Reconciler {
     const answers = await ask(deps, observed, planned);
     const decision = decide(observed, planned, answers);
     const done = await execute(deps, observed, decision);
+    record.memory = memoryOf(decision, done); // what was done counts, whether or not it can be reported
     const status = statusOf(decision, done);
     const heldMs = await deps.status.write(decision.facts.snapshot.deployment, status);
-    record.memory = memoryOf(decision, done);
     return outcomeOf(observed, decision, done, { status, heldMs });
   }
 
-  #forget(ref: Ref, uid: string): void {
+  /** Also for a deployment that another install has now: whoever gets it next finds it as it is then. */
+  forget(ref: Ref): void {
     const { records, rebalance, identities, status, applier } = this.#deps;
+    const known = records.find(ref);
     records.forget(ref);
-    for (const holder of [rebalance, identities, status, applier]) holder.forget(uid);
+    for (const holder of known ? [rebalance, identities, status, applier] : []) holder.forget(known?.uid ?? "");
   }
 }
 

@@ -15,14 +15,20 @@ interface ScaleDeps {
   readonly event: Deployments["event"];
 }
 
+interface Scaled {
+  /** What is reported; undefined without an autoscaler. */
+  readonly scaling?: Scaling;
+  readonly failure?: AppError;
+}
+
 export async function scaleRanks(
   deps: ScaleDeps,
   { deployment, resourceVersion }: { readonly deployment: MoEDeployment; readonly resourceVersion: string },
   { scaling, write }: Pick<Scale, "scaling" | "write">,
-): Promise<Scaling | undefined> {
-  if (!scaling) return undefined;
-  const done = write ? await tryWrite(deps, { deployment, resourceVersion }, { scaling, write }) : scaling;
-  announce(deps, deployment, done.verdict);
+): Promise<Scaled> {
+  if (!scaling) return {};
+  const done = write ? await tryWrite(deps, { deployment, resourceVersion }, { scaling, write }) : { scaling };
+  announce(deps, deployment, done.scaling.verdict);
   return done;
 }
 
@@ -30,7 +36,7 @@ async function tryWrite(
   { kube, event }: ScaleDeps,
   { deployment, resourceVersion }: { readonly deployment: MoEDeployment; readonly resourceVersion: string },
   { scaling, write }: { readonly scaling: Scaling; readonly write: NonNullable<Scale["write"]> },
-): Promise<Scaling> {
+): Promise<Scaled & { readonly scaling: Scaling }> {
   const { from, to, message, subresource, done } = write;
   const { namespace, name } = deployment.metadata;
   const by = { manager: autoscaler };
@@ -38,14 +44,14 @@ async function tryWrite(
     if (subresource) await kube.scale(resources.moeDeployments, { namespace, name }, { replicas: to, resourceVersion }, by);
     else await kube.patch(resources.moeDeployments, { namespace, name }, { metadata: { resourceVersion }, spec: { replicas: to } }, by);
     event(deployment, "Normal", to > from ? "ScaledUp" : "ScaledDown", message);
-    return done;
+    return { scaling: done };
   } catch (caught) {
     const failure = AppError.from(caught, "scaling");
     // The copy was old, or the deployment is gone: nothing was made, so nothing new is reported.
     if (hasCode(failure, "Conflict", "NotFound"))
-      return { ...scaling, verdict: reported(deployment) ?? scaling.verdict, againInMs: conflictMs };
+      return { scaling: { ...scaling, verdict: reported(deployment) ?? scaling.verdict, againInMs: conflictMs } };
     const why = `replicas could not be set to ${to}: ${failure.message}`;
-    return { ...scaling, verdict: { status: "False", reason: "ScaleFailed", message: why }, failure };
+    return { scaling: { ...scaling, verdict: { status: "False", reason: "ScaleFailed", message: why } }, failure };
   }
 }
 

@@ -47,7 +47,7 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const roles = delivery.weightServer ? (["weight-server"] as const) : [];
   const uncertified = await deps.identities.ensureAll(deployment, running, { gateways, roles });
   deps.rebalance.update(decision.world);
-  const scaling = await scaleRanks(deps, { deployment, resourceVersion: observed.resourceVersion }, decision.scale);
+  const scaled = await scaleRanks(deps, { deployment, resourceVersion: observed.resourceVersion }, decision.scale);
   // Only an extra pod was refused.
   const isExtra = pods.createError !== "" && freeRanks(living(observed.pods), ranks.target.ranks).length === 0;
   const { surgeRefused } = observed.memory;
@@ -56,10 +56,10 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const failures = [
     isExtra && pods.failure?.message === pods.createError ? undefined : pods.failure,
     ...[orphans.failure, uncertified, unsigned, spec.failure, observed.claimFailure, decision.answers.deliveryFailure, green.failure],
-    scaling?.failure,
+    scaled.failure,
   ];
   return {
-    scaling,
+    scaling: scaled.scaling,
     createError: isExtra ? "" : pods.createError,
     failure: failures.find((one) => one !== undefined),
     remember: {

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, pod, view } from "../../../test/kit/deployment/deployment.ts";
 import { observed } from "../../../test/kit/deployment/observed.ts";
+import { noMemory } from "../core/memory.ts";
 import type { Accepted } from "../objects/revision.ts";
 import type { Observed } from "../observed.ts";
 import { acting, asking, decide, plan } from "./decide.ts";
@@ -19,6 +20,10 @@ const before = (): Accepted => {
   const { wanted: template, gateway, runtimeImage } = rendered;
   return { generation: 1, spec: deployment().spec, template, gateway, runtimeImage };
 };
+const metrics = [{ name: "kvUse", target: 50 }];
+const autoscale = { min: 1, max: 4, metrics, scaleToZero: { idleAfter: "10m" } };
+const scaled = (spec: object, more: Partial<Observed> = {}): Observed =>
+  observed({ deployment: deployment({ ...spec, elasticity: { autoscale } }), ...more });
 const worlds: Readonly<Record<string, () => Observed>> = {
   "a deployment that serves": () => observed({ view: view() }),
   "one of which nothing is there yet": () => observed({ pods: [] }),
@@ -29,10 +34,12 @@ const worlds: Readonly<Record<string, () => Observed>> = {
       pods: [],
       remoteStore: true,
     }),
-  "a shrink by the autoscaler": () =>
-    observed({
-      deployment: deployment({ replicas: 2, elasticity: { autoscale: { min: 1, max: 4, metrics: [{ name: "kvUse", target: 50 }] } } }),
-    }),
+  "a shrink by the autoscaler": () => scaled({ replicas: 2 }),
+  "a copy that is older than our last status": () => scaled({}, { stale: true, memory: { ...noMemory, zero: "going" } }),
+  "a number that somebody else applies": () => scaled({}, { replicasOwner: { type: "applied", manager: "argocd" } }),
+  "zero ranks, and a request": () =>
+    scaled({ replicas: 0 }, { pods: [], view: view({ gateways: [{ name: "g", idleMs: 0, wantsRanks: true, holds: true }] }) }),
+  "what a deleted namesake left": () => observed({ pods: [], orphans: { workers: [pod(0), pod(1)], gateways: 1 } }),
   "a suspended deployment": () => observed({ deployment: deployment({ suspend: true }), pods: [pod(0)] }),
 };
 

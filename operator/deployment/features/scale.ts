@@ -1,7 +1,6 @@
 // The autoscaler's number of ranks, and whether it is the autoscaler's to set (DECISIONS.md 10). Last, since it waits for the current
 // operation. Pure.
 import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
-import type { AppError } from "../../../crds/common.ts";
 import { annotations } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -25,7 +24,6 @@ export interface Scaling {
   readonly verdict: Verdict;
   readonly status: AutoscaleStatus;
   readonly againInMs: number | undefined;
-  readonly failure: AppError | undefined;
 }
 
 export interface Scale {
@@ -135,7 +133,7 @@ function scalingOf({ verdict, measured, againInMs }: Decision, lastScale: LastSc
     ...(isAtZero(verdict) && { progress: `at zero since ${lastScale?.time}` }),
     ...(lastScale && { lastScale }),
   };
-  return { verdict, status, againInMs, failure: undefined };
+  return { verdict, status, againInMs };
 }
 
 interface Around extends Pick<Observed, "memory"> {

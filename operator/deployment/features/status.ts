@@ -65,6 +65,7 @@ export function outcomeOf(observed: Observed, decision: Decision, done: Executed
   const { facts, spec, modelChange, delivery, answers, blueGreen, ranks, repair, progress } = decision;
   const { snapshot } = facts;
   const { failure } = done;
+  const { memory } = observed;
   const deadline = status.operation?.deadline;
   const waits = [
     ...[ranks.target.settlesInMs, repair.step.againInMs, progress.rollout.againInMs, done.scaling?.againInMs, heldMs],
@@ -72,7 +73,8 @@ export function outcomeOf(observed: Observed, decision: Decision, done: Executed
     observed.warmMs,
     snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined,
     done.remember.surgeRefused ? surgeMs : undefined,
-    done.remember.createError === observed.memory.createError ? undefined : 1, // a deleted namesake's pods may have to give way
+    done.remember.createError === memory.createError ? undefined : 1, // a deleted namesake's pods may have to give way
+    (done.remember.greenRefused ?? memory.greenRefused) === memory.greenRefused ? undefined : 1, // the ranks change without it
     ...[delivery.againInMs, answers.againInMs, blueGreen.look?.againInMs],
     (modelChange.state === "Delivering" || modelChange.state === "Accepting") && spec.good ? switchMs : undefined,
   ].filter((ms): ms is number => ms !== undefined && ms > 0);
