@@ -20,8 +20,10 @@ export interface Question {
   readonly layer: number;
   readonly expert: number;
   readonly self: number;
-  /** The newest plan first. */
+  /** Of the newest plan; only these load on demand. */
   readonly hosts: readonly number[];
+  /** Of the plan before, which may hold it still. */
+  readonly former?: readonly number[];
   readonly lender?: number | undefined;
   /** Usable ranks, this one included. */
   readonly live: readonly number[];
@@ -55,10 +57,11 @@ export class Attempts {
     this.#busy.clear();
   }
 
-  choose({ layer, expert, self, hosts, lender, live, nowMs }: Question): Choice {
-    const able = [...new Set(hosts)].filter((rank) => this.#willing(rank, expert, false));
-    const free = able.filter((rank) => this.busyUntil(rank) <= nowMs);
-    const pick = free[hash32(self, layer, expert) % Math.max(1, free.length)] ?? this.#firstFree(able);
+  choose({ layer, expert, self, hosts, former = [], lender, live, nowMs }: Question): Choice {
+    const isAble = (rank: number) => this.#willing(rank, expert, false);
+    const isFree = (rank: number) => isAble(rank) && this.busyUntil(rank) <= nowMs;
+    const pickOf = (free: readonly number[]) => free[hash32(self, layer, expert) % free.length];
+    const pick = pickOf(hosts.filter(isFree)) ?? pickOf(former.filter(isFree)) ?? this.#firstFree([...hosts, ...former].filter(isAble));
     if (pick !== undefined) return { rank: pick, onDemand: false };
     // A restarted host holds nothing yet, so the rank that replaced it goes on.
     if (lender !== undefined && this.#willing(lender, expert, false)) return { rank: lender, onDemand: false };

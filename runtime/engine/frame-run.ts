@@ -3,11 +3,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { frameBytesMax } from "../net/frame-codec.ts";
 import { type Declined, framePairsMax } from "../net/rows-codec.ts";
+import { noRank } from "../placement/dispatch.ts";
 import { partOf, splitPairs } from "../placement/frames/frames.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
 import type { FrameAnswer, OnDemandFrame, RemoteFrame } from "./api.ts";
-import { Attempts, busyPauseMs, type Choice } from "./attempts.ts";
+import { Attempts, busyPauseMs, type Choice, type Question } from "./attempts.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
 import type { PeerConnections } from "./peer-connections.ts";
 
@@ -37,12 +38,10 @@ export interface Hosts {
   readonly failed: AppError | undefined;
   /** The rank that last loaded "layer.expert" on demand. */
   readonly lenders: Map<string, number>;
-  /** The newest plan's first. */
-  hostsOf(layer: number, expert: number): readonly number[];
+  hostsOf(layer: number, expert: number): Required<Pick<Question, "hosts" | "former">>;
   epochOf(layer: number): number;
-  isUsable(rank: number): boolean;
-  /** Usable ranks, this one included, ascending. */
-  live(): readonly number[];
+  /** Usable ranks, this one included. */
+  live(): ReadonlySet<number>;
 }
 
 interface Part extends Choice {
@@ -105,7 +104,7 @@ export class FrameRun {
     // The engine only asks for this rank's own experts if they are not in memory: another host is faster than a load.
     if (rank === this.#shared.rank) this.#attempts.fail(whole, pairExperts);
     // Skips hosts that are down: a timeout would cost every frame its patience.
-    else if (this.#shared.isUsable(rank)) return [whole];
+    else if (this.#shared.live().has(rank)) return [whole];
     return this.#reroute(whole.pairs);
   }
 
@@ -228,9 +227,11 @@ export class FrameRun {
   #reroute(pairs: readonly number[]): Part[] {
     const parts = new Map<string, Choice & { pairs: number[] }>();
     const choices = new Map<number, Choice>();
+    const usable = this.#shared.live();
+    const live = [...usable];
     for (const pair of pairs) {
       const expert = this.#frame.pairExperts[pair] ?? 0;
-      const choice = choices.get(expert) ?? this.#choose(expert);
+      const choice = choices.get(expert) ?? this.#choose(expert, usable, live);
       choices.set(expert, choice);
       const key = `${choice.rank}.${choice.onDemand}`;
       const part = parts.get(key) ?? { ...choice, pairs: [] };
@@ -241,18 +242,16 @@ export class FrameRun {
     return [...parts.values()];
   }
 
-  #choose(expert: number): Choice {
-    const shared = this.#shared;
+  #choose(expert: number, usable: ReadonlySet<number>, live: readonly number[]): Choice {
     const { layer } = this.#frame;
-    const lender = shared.lenders.get(`${layer}.${expert}`);
+    const { rank: self, lenders } = this.#shared;
+    const { hosts, former } = this.#shared.hostsOf(layer, expert);
+    const isUsable = (rank: number) => usable.has(rank);
     return this.#attempts.choose({
-      layer,
-      expert,
-      self: shared.rank,
-      live: shared.live(),
-      nowMs: performance.now(),
-      lender: lender !== undefined && shared.isUsable(lender) ? lender : undefined,
-      hosts: shared.hostsOf(layer, expert).filter((rank) => shared.isUsable(rank)),
+      ...{ layer, expert, self, live, nowMs: performance.now() },
+      lender: [lenders.get(`${layer}.${expert}`) ?? noRank].find(isUsable),
+      hosts: hosts.filter(isUsable),
+      former: former.filter(isUsable),
     });
   }
 

@@ -110,6 +110,17 @@ const cases: Readonly<Record<string, { scripts: Readonly<Record<number, Script>>
     asked: ["1", "2"],
   },
   "a host of the plan before has it still": { scripts: { 1: () => gone, 2: rowsFor }, own: { before: [2] }, asked: ["1", "2"] },
+  "a host of the newest plan is asked before those of the plan before": {
+    scripts: { 1: rowsFor, 2: never, 3: never, 4: never },
+    own: { before: [2, 3, 4] },
+    rank: 5,
+    asked: ["1"],
+  },
+  "a host of the plan before loads nothing on demand": {
+    scripts: { 1: () => gone, 2: (asked) => (asked.onDemand ? never(asked) : gone), 3: rowsFor },
+    own: { before: [2], room: false },
+    asked: ["1", "2", "1 on demand", "3 on demand"],
+  },
   "the only host loads what it lacks": { scripts: { 1: unlessOnDemand(gone), 2: never }, asked: ["1", "1 on demand"] },
   "a host whose connection ended is followed by the next host": {
     scripts: { 1: () => late, 2: rowsFor },

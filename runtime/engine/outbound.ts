@@ -44,17 +44,15 @@ export class Outbound implements Hosts {
       this.#hosts.set(layer, [{ epoch, hosts }, ...before]);
     }
   }
-  hostsOf(layer: number, expert: number): number[] {
-    return (this.#hosts.get(layer) ?? []).flatMap(({ hosts }) => hosts[expert] ?? []);
+  hostsOf(layer: number, expert: number): { hosts: readonly number[]; former: readonly number[] } {
+    const [newest, before] = this.#hosts.get(layer) ?? [];
+    return { hosts: newest?.hosts[expert] ?? [], former: before?.hosts[expert] ?? [] };
   }
   epochOf(layer: number): number {
     return this.#hosts.get(layer)?.[0]?.epoch ?? 0;
   }
-  isUsable(rank: number): boolean {
-    return rank === this.rank || this.ways.connections.usable().includes(rank);
-  }
-  live(): number[] {
-    return [...new Set([...this.ways.connections.usable(), this.rank])].sort((a, b) => a - b);
+  live(): Set<number> {
+    return new Set([...this.ways.connections.usable(), this.rank]);
   }
 
   dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer> {
