@@ -60,7 +60,7 @@ export interface LinkEvents {
   closed(reason: AppError, wasReady: boolean): void;
 }
 
-const frameMsMax = ({ onDemand }: EngineWork): number => (onDemand ? onDemandFrameMsMax : engineFrameMsMax);
+export const frameMsMax = ({ onDemand }: Pick<EngineWork, "onDemand">): number => (onDemand ? onDemandFrameMsMax : engineFrameMsMax);
 
 export class EngineLink implements RowsLink {
   readonly #connection: PeerConnection;

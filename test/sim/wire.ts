@@ -4,7 +4,7 @@
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
 import type { RowsNetwork } from "../../runtime/engine/peer-connections.ts";
-import { onDemandFrameMsMax } from "../../runtime/net/engine-link.ts";
+import { frameMsMax } from "../../runtime/net/engine-link.ts";
 import { ChunkSchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Connected, fromStatus, type GrpcServer, type Network } from "../../runtime/net/grpc.ts";
 import type { HeartbeatHandler } from "../../runtime/net/heartbeat.ts";
@@ -79,7 +79,7 @@ interface Stream<Sent, Received> {
 interface Pending {
   resolve(answer: RowsAnswer): void;
   reject(error: AppError): void;
-  readonly sentAt: number;
+  readonly endsAt: number;
 }
 
 interface Service {
@@ -201,11 +201,15 @@ export class SimWire {
             if (!ready) return undefined;
             const seq = ++last;
             call.write(new SentRows(seq, frame, rows().slice()));
-            return new Promise((resolve, reject) => pending.set(seq, { resolve, reject, sentAt: performance.now() }));
+            const endsAt = performance.now() + frameMsMax(frame);
+            return new Promise((resolve, reject) => pending.set(seq, { resolve, reject, endsAt }));
           },
           look: (nowMs) => {
-            const [oldest] = pending.values();
-            if (oldest && nowMs - oldest.sentAt >= onDemandFrameMsMax) close(new AppError("no answer", { code: "DeadlineExceeded" }));
+            for (const [seq, { reject, endsAt }] of pending) {
+              if (nowMs < endsAt) continue;
+              pending.delete(seq);
+              reject(new AppError("no answer", { code: "DeadlineExceeded" }));
+            }
           },
         };
       },
