@@ -79,14 +79,7 @@ export class PlanState {
     const sources = (layer: number, expert: number) => this.sources(layer, expert);
     return plannedLoads({ rank: this.#options.rank, layers, parent: (layer) => this.current(layer), sources });
   }
-  /** Epochs n and n-1 serve; older ones are stale. */
-  serves(layer: number, epoch: number): boolean {
-    const state = this.#layers[layer];
-    if (state?.current === undefined) return false;
-    return epoch >= (state.previous ?? state.current).epoch;
-  }
-
-  /** -1 without a placement. */
+  /** Frames of older epochs are refused. -1 without a placement. */
   lowestEpochs(): number[] {
     return this.#layers.map(({ previous, current }) => (previous ?? current)?.epoch ?? -1);
   }

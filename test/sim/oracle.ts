@@ -197,7 +197,8 @@ export class Oracle implements Watch {
     for (const rank of new Set(hosts.flat())) {
       const host = rank === source.rank ? source : this.#workerOf(rank);
       if (!host || host.stalled || (host !== source && this.#sim.troubles.cuts.has(pairOf(source.rank, rank)))) continue;
-      if (!host.state.serves(layer, epoch)) continue; // answered NOT_HOSTED
+      const lowest = host.state.lowestEpochs()[layer] ?? -1;
+      if (lowest < 0 || epoch < lowest) continue; // answered NOT_HOSTED
       const oldest = this.#oldestServed(host, layer);
       if (epoch < oldest) this.#report(`rank ${rank} serves frames of layer ${layer} at epoch ${epoch}, the oldest it may is ${oldest}`);
       for (const [expert, row] of hosts.entries()) if (row.includes(rank)) this.#checkServed(source, host, placement, expert);

@@ -76,11 +76,6 @@ interface Stream<Sent, Received> {
   fail(error: AppError): void;
   getAuthContext(): { readonly sslPeerCertificate: never };
 }
-interface Pending {
-  resolve(answer: RowsAnswer): void;
-  reject(error: AppError): void;
-  readonly endsAt: number;
-}
 
 interface Service {
   readonly host: Host;
@@ -170,7 +165,7 @@ export class SimWire {
     return {
       connect: (target, self, events) => {
         const call = this.#bidi<Identity | SentRows, true | AnsweredRows>(host, rowsMethod, target);
-        const pending = new Map<number, Pending>();
+        const pending = new Map<number, PromiseWithResolvers<RowsAnswer> & { readonly endsAt: number }>();
         let [ready, closed, last] = [false, false, 0];
         const close = (reason: AppError): void => {
           if (closed) return;
@@ -201,8 +196,9 @@ export class SimWire {
             if (!ready) return undefined;
             const seq = ++last;
             call.write(new SentRows(seq, frame, rows().slice()));
-            const endsAt = performance.now() + frameMsMax(frame);
-            return new Promise((resolve, reject) => pending.set(seq, { resolve, reject, endsAt }));
+            const answered = Promise.withResolvers<RowsAnswer>();
+            pending.set(seq, { ...answered, endsAt: performance.now() + frameMsMax(frame) });
+            return answered.promise;
           },
           look: (nowMs) => {
             for (const [seq, { reject, endsAt }] of pending) {
