@@ -17,6 +17,7 @@ const port = 9_441;
 class ScriptedPeers extends Peers {
   readonly silent = new Set<number>();
   readonly malformed = new Set<number>();
+  readonly refusing = new Set<number>();
   readonly calls: { readonly rank: number; readonly events: HeartbeatEvents; closed: boolean }[] = [];
 
   override heartbeat({ rank }: Member, events: HeartbeatEvents): HeartbeatCall {
@@ -24,7 +25,7 @@ class ScriptedPeers extends Peers {
     const call = { rank, events, closed: false };
     this.calls.push(call);
     const ping = () => void (this.silent.has(rank) || call.closed || events.answered(port));
-    queueMicrotask(ping);
+    queueMicrotask(this.refusing.has(rank) ? () => events.closed(new AppError("refused", { code: "Unavailable" })) : ping);
     const close = () => {
       call.closed = true;
     };
@@ -97,6 +98,24 @@ test("a connection that ends makes its rank suspect at once, and is made anew", 
   assert.ok(peers.isSuspect(1));
   await pass(500);
   assert.equal(peers.calls.length, 2);
+});
+
+test("a rank that nobody answers for is tried less and less often, and at once where it is a member anew", async (t) => {
+  const { peers, pass } = ranks(t, 1);
+  await pass(1_000);
+  peers.refusing.add(1);
+  peers.calls[0]?.events.closed(new AppError("reset", { code: "Unavailable" }));
+  await pass(20_000);
+  const tried = peers.calls.length;
+  assert.ok(tried >= 8 && tried <= 14, `${tried} calls`);
+  peers.refusing.clear();
+  const { version, members } = peers.membership;
+  peers.apply({ version: version + 1, members: members.map((member) => ({ ...member })) });
+  await pass(300);
+  assert.deepEqual([peers.calls.length, peers.isSuspect(1)], [tried + 1, false]);
+  peers.calls.at(-1)?.events.closed(new AppError("reset", { code: "Unavailable" }));
+  await pass(500);
+  assert.equal(peers.calls.length, tried + 2, "an answer ends the pauses");
 });
 
 test("what this process did not hear while it stood still is no silence of the host", async (t) => {

@@ -1,6 +1,6 @@
 // Heartbeats to the other ranks: who is suspect and who is trusted again, and where the engines of the others take connections.
 import { AppError } from "../../crds/common.ts";
-import { type FailureDetector, peerHeartbeatMs, peerLimits } from "../net/failure-detector.ts";
+import { type FailureDetector, heartbeatPauses, pauseAfter, peerHeartbeatMs, peerLimits } from "../net/failure-detector.ts";
 import type { HeartbeatCall, HeartbeatEvents } from "../net/heartbeat.ts";
 import type { Member } from "../net/mapping.ts";
 import type { Peers } from "./peers.ts";
@@ -32,6 +32,8 @@ interface Heartbeat {
 export class Heartbeats {
   readonly #options: HeartbeatsOptions;
   readonly #open = new Map<number, Heartbeat>();
+  /** Kept for a member as the membership names it, so that a change ends the pause. */
+  readonly #failed = new WeakMap<Member, { readonly failures: number; readonly againAt: number }>();
   readonly #idleMs: number;
   readonly #watchedMost: number;
   readonly #timer: NodeJS.Timeout;
@@ -79,10 +81,12 @@ export class Heartbeats {
     const { peers, onEnginePort, onStream } = this.#options;
     const member = peers.member(rank);
     if (this.#closed || rank === peers.self.rank || member === undefined || member.state === "lost") return undefined;
+    if (performance.now() < (this.#failed.get(member)?.againAt ?? 0)) return undefined;
     const detector = peers.detector(rank);
     detector.connect(performance.now());
     const answered = (port: number): void => {
       detector.heard();
+      this.#failed.delete(member);
       onEnginePort(rank, port);
       peers.clear(rank);
     };
@@ -101,6 +105,7 @@ export class Heartbeats {
       return peers.heartbeat(member, events);
     } catch (caught) {
       peers.suspect(member.rank, AppError.from(caught, "beginning a heartbeat"));
+      this.#pause(member);
       return undefined;
     }
   }
@@ -135,8 +140,14 @@ export class Heartbeats {
     if (peers.member(rank) !== undefined) peers.suspect(rank, reason);
   }
 
+  #pause(member: Member): void {
+    const failures = this.#failed.get(member)?.failures ?? 0;
+    this.#failed.set(member, { failures: failures + 1, againAt: performance.now() + pauseAfter(failures, heartbeatPauses) });
+  }
+
   #forget(heartbeat: Heartbeat, event: StreamEvent): void {
     const { rank } = heartbeat.member;
+    if (event === "ended") this.#pause(heartbeat.member);
     this.#open.delete(rank);
     heartbeat.call.close();
     this.#options.onEnginePort(rank, undefined);

@@ -28,6 +28,11 @@ export const announcedTimeoutMs = (nextMs: number): number => Math.min(10_000, M
 export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, connectMs: 8_000 };
 /** Of engines, whose frames go to other hosts afterwards: pings come after `pingMs` of silence. */
 export const engineLimits = { ...computingLimits, lookMs: 250, pingMs: 2_000 } as const;
+/** Pauses before a connection that failed is made anew: doubled each time, from the first to the most. */
+export const heartbeatPauses = { firstMs: 250, mostMs: 2_000 } as const;
+export const enginePauses = { firstMs: 500, mostMs: 16_000 } as const;
+export const pauseAfter = (failures: number, { firstMs, mostMs }: { readonly firstMs: number; readonly mostMs: number }): number =>
+  Math.min(firstMs * 2 ** failures, mostMs);
 /** HTTP/2 pings of gRPC, 8 s together. Where a detector watches too, `watchedTimeoutMs`: gRPC's timers count a pause of this process. */
 export const keepalive = { timeMs: 5_000, timeoutMs: 3_000, watchedTimeoutMs: 60_000 } as const;
 
