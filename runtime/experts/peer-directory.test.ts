@@ -1,7 +1,8 @@
 // A rank keeps its connections to itself while it does not know the others yet, whose callers it would refuse.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PeerView } from "../engine/engine.ts";
+import type { PeerCounts, PeerView } from "../engine/engine.ts";
+import { PeerCounters } from "../engine/peer-counters.ts";
 import { grpcNetwork } from "../net/grpc.ts";
 import { fixedTls } from "../net/tls.ts";
 import { silentLog } from "../observe/log.ts";
@@ -13,8 +14,13 @@ test("nobody is told of the connections before the first membership, by which th
   const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
   const peers = new Peers({ self, namespace: "n", name: "m", tls, network: grpcNetwork, log: silentLog });
   const views: PeerView[] = [];
+  let report = (_counts: PeerCounts): void => {};
+  const told: number[][] = [];
   const connections = {
-    open: async () => 9_441,
+    open: async (_opening: unknown, onCounts: typeof report) => {
+      report = onCounts;
+      return 9_441;
+    },
     set: async (view: PeerView) => {
       views.push(view);
     },
@@ -24,7 +30,7 @@ test("nobody is told of the connections before the first membership, by which th
     peers,
     tls,
     plan: { lowestEpochs: () => [1], currentEpochs: () => [1] },
-    onCounts: () => {},
+    onCounts: ({ used, newer, sent }) => told.push([...used, ...newer, sent.retries]),
     log: silentLog,
   });
   await keeper.open("127.0.0.1", 0);
@@ -37,6 +43,16 @@ test("nobody is told of the connections before the first membership, by which th
     ["u1"],
     "its engine has heard of them first",
   );
+  const counters = new PeerCounters();
+  const counts = () => {
+    counters.used(1);
+    counters.newer(2);
+    counters.retried();
+    return counters.take(0, 0) as PeerCounts;
+  };
+  report(counts());
   keeper.close();
+  report(counts());
+  assert.deepEqual(told, [[1, 2, 1], [1]], "after the end the frames are counted, and nobody is asked for anything");
   peers.close();
 });

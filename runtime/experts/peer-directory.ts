@@ -45,7 +45,7 @@ export class PeerDirectory {
     this.#port = await connections.open({ host, port, namespace, name, view }, (counts) => {
       for (const problem of counts.problems) log.info({ reason: problem }, "a connection ended or was refused; frames go elsewhere");
       this.#pending = counts.pending;
-      onCounts(counts);
+      onCounts(this.#closed ? { ...counts, used: [], newer: [] } : counts); // nobody is asked for anything after the end
     });
     tls.provider.addIdentityCertificateListener(() => this.refresh());
     peers.onChange(() => this.refresh());
