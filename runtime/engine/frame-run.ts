@@ -145,6 +145,7 @@ export class FrameRun {
     } catch (caught) {
       const missing = missingExperts(caught);
       const error = AppError.from(caught);
+      if (error.code === "Busy") return this.#busy(part, 0);
       // Another rank's store may be intact.
       if (missing.length === 0 && !(part.onDemand && loadFailed.has(error.code))) throw caught;
       if (missing.length === 0) this.#lastError = error;
@@ -194,12 +195,16 @@ export class FrameRun {
     }
     if (answer.type === "busy") {
       counters.failed("busy");
-      this.#attempts.busy(part, this.#experts(part), performance.now() + busyPauseMs(answer.afterMs, Math.random()));
-      return part.pairs;
+      return this.#busy(part, answer.afterMs);
     }
     counters.failed("not_hosted");
     this.#attempts.fail(part, answer.experts);
     if (answer.epoch > this.#epoch()) counters.newer(part.rank);
+    return part.pairs;
+  }
+
+  #busy(part: Part, afterMs: number): readonly number[] {
+    this.#attempts.busy(part, this.#experts(part), performance.now() + busyPauseMs(afterMs, Math.random()));
     return part.pairs;
   }
 

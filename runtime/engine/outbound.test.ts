@@ -141,6 +141,12 @@ const cases: Readonly<Record<string, { scripts: Readonly<Record<number, Script>>
     rank: 0,
     asked: ["0 on demand", "2 on demand"],
   },
+  "where too much is loaded here already another rank loads it": {
+    scripts: { 2: rowsFor },
+    own: { hosts: [0], failure: damaged("Busy") },
+    rank: 0,
+    asked: ["0 on demand", "0 on demand", "0 on demand", "2 on demand"],
+  },
   "where the store here is stuck too": {
     scripts: { 2: rowsFor },
     own: { hosts: [0], failure: damaged("Unavailable") },

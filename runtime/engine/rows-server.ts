@@ -84,6 +84,7 @@ export class RowsServer {
     } catch (caught) {
       const missing = missingExperts(caught);
       if (missing.length > 0) return lacks(missing);
+      if (AppError.from(caught).code === "Busy") return { type: "busy", afterMs: 0 };
       throw caught;
     }
   }

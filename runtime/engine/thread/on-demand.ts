@@ -1,9 +1,13 @@
 // Asks the main thread to load experts of a frame and to have it computed.
-import type { AppError } from "../../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import type { OnDemandFrame } from "../api.ts";
 import { type FromEngine, fromPlain, type ToEngine } from "./messages.ts";
 
+/** Bytes of rows that wait for loads, of own frames and others'; one frame is always taken. */
+export const onDemandBytesMax = 64 * 1024 * 1024;
+
 interface Waiting {
+  readonly bytes: number;
   resolve(rows: Float32Array): void;
   reject(error: unknown): void;
 }
@@ -11,17 +15,23 @@ interface Waiting {
 export class OnDemandCalls {
   readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
   readonly #asked = new Map<number, Waiting>();
+  #bytes = 0;
   #next = 0;
 
   constructor(send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
     this.#send = send;
   }
 
+  /** Rejects with `Busy` beyond `onDemandBytesMax`. */
   run(frame: OnDemandFrame): Promise<Float32Array> {
+    const bytes = frame.rows.byteLength;
+    if (this.#bytes > 0 && this.#bytes + bytes > onDemandBytesMax)
+      return Promise.reject(new AppError("frames that wait for loads hold too many bytes", { code: "Busy", retry: "backoff" }));
+    this.#bytes += bytes;
     const id = this.#next++;
     const rows = frame.rows.slice(); // the buffer may be a chunk of a socket
     return new Promise((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject });
+      this.#asked.set(id, { bytes, resolve, reject });
       this.#send({ type: "runOnDemand", id, frame: { ...frame, rows } }, [rows.buffer]);
     });
   }
@@ -29,6 +39,7 @@ export class OnDemandCalls {
   answered(message: Extract<ToEngine, { type: "ranOnDemand" | "onDemandFailed" }>): void {
     const waiting = this.#asked.get(message.id);
     this.#asked.delete(message.id);
+    this.#bytes -= waiting?.bytes ?? 0;
     if (message.type === "ranOnDemand") waiting?.resolve(message.rows);
     else waiting?.reject(fromPlain(message.error));
   }
@@ -36,5 +47,6 @@ export class OnDemandCalls {
   fail(error: AppError): void {
     for (const { reject } of this.#asked.values()) reject(error);
     this.#asked.clear();
+    this.#bytes = 0;
   }
 }
