@@ -28,7 +28,16 @@ function connectionsOf(report: (counts: PeerCounts) => void): PeerConnections {
 test("sockets are looked at as soon as there is a rank to ask, and no more once the connections are closed", async (t) => {
   const ca = createTestCa();
   const host = new EngineHost({
-    ...{ namespace, name, hidden, sums: false, tls: ca.issue("rank-1", namespace, name), refuses: () => undefined, onProblem: () => {} },
+    ...{
+      namespace,
+      name,
+      hidden,
+      sums: false,
+      tls: ca.issue("rank-1", namespace, name),
+      refuses: () => undefined,
+      onProblem: () => {},
+      onRefused: () => {},
+    },
     serve: async (_frame, rows) => rows,
   });
   t.after(() => host.close());

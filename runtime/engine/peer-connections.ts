@@ -3,7 +3,7 @@ import { AppError } from "../../crds/common.ts";
 import type { Backend } from "../compute/backend.ts";
 import { EngineHost, type EngineHostOptions, type RowsHost, type WorkerIdentity } from "../net/engine-host.ts";
 import { EngineLink, type EngineSelf, type LinkEvents, type RowsLink } from "../net/engine-link.ts";
-import { engineLimits } from "../net/failure-detector.ts";
+import { engineLimits, enginePauses, pauseAfter } from "../net/failure-detector.ts";
 import { frameBytesMax } from "../net/frame-codec.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { PeerTarget } from "../net/peer-connection.ts";
@@ -26,9 +26,6 @@ import type { AskedBatch } from "./pass/expert-table.ts";
 import { PeerCounters } from "./peer-counters.ts";
 import { RowsServer } from "./rows-server.ts";
 
-/** Milliseconds, doubled after each connection that never became ready. */
-const reopenMs = 500;
-const reopenMsMax = 16_000;
 /** Milliseconds after a frame in which sockets are polled between any two graphs. */
 const busyForMs = 250;
 const lookAtLeastMs = 5;
@@ -106,6 +103,7 @@ export class PeerConnections {
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
       serve: (frame, rows) => this.#rows.answer(frame, rows),
       onProblem: (message) => this.counters.problem(message),
+      onRefused: (result) => this.counters.refused(result),
     });
     this.#server = server;
     this.set(view);
@@ -258,8 +256,7 @@ export class PeerConnections {
       known.link = undefined;
       known.failures = ready && reason.code !== "Silent" ? 0 : known.failures + 1;
       // A host that refuses a new pod has yet to hear of it.
-      const pauseMs = reason.code === "Forbidden" ? reopenMs : Math.min(reopenMs * 2 ** known.failures, reopenMsMax);
-      known.openAt = performance.now() + pauseMs;
+      known.openAt = performance.now() + pauseAfter(reason.code === "Forbidden" ? 0 : known.failures, enginePauses);
       if (reason.code !== "Cancelled") this.counters.problem(`the connection to rank ${rank} ended: ${reason.message}`);
     };
     try {

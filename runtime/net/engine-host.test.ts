@@ -21,12 +21,13 @@ const [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("ran
 const none = new Uint8Array(0);
 
 async function hosted(t: TestContext, serve: EngineHostOptions["serve"], sums = false) {
-  const problems: string[] = [];
+  const [problems, refused]: [string[], string[]] = [[], []];
   const onProblem = (message: string) => problems.push(message);
-  const server = new EngineHost({ tls: hostTls, namespace, name, hidden, sums, refuses: () => undefined, onProblem, serve });
+  const onRefused = (result: string) => refused.push(result);
+  const server = new EngineHost({ tls: hostTls, namespace, name, hidden, sums, refuses: () => undefined, onProblem, onRefused, serve });
   const port = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
-  return { server, port, problems };
+  return { server, port, problems, refused };
 }
 
 /** A caller that says what it is told to, and reads as long as it is not paused. */
@@ -61,7 +62,7 @@ function caller(t: TestContext, port: number, sums = "") {
 
 test("connections share the bytes that a host holds for them, and a connection's first frame is declined when they are used up", async (t) => {
   let running = 0;
-  const { port, server } = await hosted(t, () => {
+  const { port, server, refused } = await hosted(t, () => {
     running += 1;
     return new Promise(() => {});
   });
@@ -78,6 +79,7 @@ test("connections share the bytes that a host holds for them, and a connection's
   third.ask();
   await until("the third is answered", () => answers.includes(frameKinds.declined));
   assert.equal(running, all);
+  assert.deepEqual(new Set(refused), new Set(["busy"]), "and counted");
   assert.ok(server.bytes <= 2 * streamBytesMax, `${server.bytes} bytes`);
 });
 
@@ -108,11 +110,11 @@ test("a frame that asks for sums has rows of pairs of 32 MiB computed, and no mo
       asked.push(pairRows.length);
       return rows;
     };
-    const { port, problems } = await hosted(t, serve, sums);
+    const { port, problems, refused } = await hosted(t, serve, sums);
     const { ask } = caller(t, port, sums ? sumsForm : "");
     for (const count of [most, most + 1, 1]) ask(count, sums ? new Float32Array(count) : undefined);
     await until("the last has come", () => asked.includes(1));
-    assert.deepEqual([asked, problems], [[most, 1], []]);
+    assert.deepEqual([asked, problems, refused], [[most, 1], [], ["rejected"]]);
   }
 });
 

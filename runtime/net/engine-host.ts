@@ -34,6 +34,8 @@ export interface EngineHostOptions {
   /** The rows stay unchanged until they are sent. When it rejects, the caller goes elsewhere. */
   readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<RowsAnswer>;
   readonly onProblem: (message: string) => void;
+  /** A frame was refused here, which `serve` never saw. */
+  readonly onRefused: (result: "rejected" | "busy") => void;
 }
 
 /** The serving end as its user sees it. */
@@ -187,8 +189,10 @@ class AcceptedEngine {
       else this.#connection.write(frameKinds.declined, encodeDeclined(frame.seq, answered), none, release);
     };
     const fault = answerFault(frame.pairRows.length, server.options.hidden, pairBytesMax(summed));
-    if (fault !== undefined) answer({ type: "rejected", reason: fault });
-    else if (heavy) answer(busy);
-    else server.options.serve(frame, rows).then(answer, () => answer(failed));
+    const refusal = fault === undefined ? heavy && busy : ({ type: "rejected", reason: fault } as const);
+    if (refusal) {
+      server.options.onRefused(refusal.type);
+      answer(refusal);
+    } else server.options.serve(frame, rows).then(answer, () => answer(failed));
   }
 }

@@ -38,6 +38,7 @@ async function hosted(t: TestContext, own: Partial<EngineHostOptions> = {}) {
   const server = new EngineHost({
     ...{ tls: hostTls, namespace, name, hidden, sums: false, refuses: () => undefined },
     onProblem: (message) => void problems.push(message),
+    onRefused: () => {},
     serve: async (_frame, rows) => rows,
     ...own,
   });

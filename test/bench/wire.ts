@@ -64,7 +64,7 @@ async function host(material: TlsMaterial): Promise<void> {
     },
   });
   const serve = async (_frame: unknown, rows: Uint8Array) => answerTo(rows);
-  const options = { tls, namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, serve };
+  const options = { tls, namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, onRefused: () => {}, serve };
   const engine = new EngineHost(options);
   parentPort?.postMessage([await server.listen("127.0.0.1", 0), await engine.listen("127.0.0.1", 0)]);
 }

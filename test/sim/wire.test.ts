@@ -27,14 +27,16 @@ function twoRanks() {
   const hostOf = (id: number): Host => ({ owner: { dead: false }, id, san: sanOf(id), stalled: () => false });
   const [server, client] = [hostOf(0), hostOf(1)];
   const got: string[] = [];
+  /** Layers whose frames are never answered. */
+  const stuck = new Set<number>();
   const services = wire.network(server, "a:1").createServer(tls);
   const serve = async ({ layer }: { layer: number }, rows: Uint8Array) => {
     got.push(`frame ${layer}`);
-    return rows;
+    return stuck.has(layer) ? new Promise<never>(() => {}) : rows;
   };
   const rowsHost = wire
     .rows(server)
-    .host({ namespace, name, hidden: 1, sums: false, tls, refuses: () => undefined, serve, onProblem: () => {} });
+    .host({ namespace, name, hidden: 1, sums: false, tls, refuses: () => undefined, serve, onProblem: () => {}, onRefused: () => {} });
   void rowsHost.listen("a", 2);
   const drain = async () => {
     got.push("drain");
@@ -54,7 +56,19 @@ function twoRanks() {
   const cut = (on: boolean) => {
     connected = !on;
   };
-  return { clock, got, rowsHost, server, client, connect, control, kill, cut, asClient: <T>(work: () => T) => asOwner(client.owner, work) };
+  return {
+    clock,
+    got,
+    stuck,
+    rowsHost,
+    server,
+    client,
+    connect,
+    control,
+    kill,
+    cut,
+    asClient: <T>(work: () => T) => asOwner(client.owner, work),
+  };
 }
 
 async function sending({ clock, connect, asClient }: ReturnType<typeof twoRanks>) {
@@ -62,16 +76,16 @@ async function sending({ clock, connect, asClient }: ReturnType<typeof twoRanks>
   const link = asClient(() => connect({ ready: () => heard.push("ready"), closed: ({ code }) => heard.push(code) }));
   await clock.run(50);
   assert.deepEqual(heard.splice(0), ["ready"]);
-  const send = (layer: number) =>
+  const send = (layer: number, onDemand = false) =>
     asClient(() => {
       const frame = { layer, epoch: 1, decode: true, pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(0) };
-      const sent = link.send({ ...frame, rows: () => Uint8Array.of(layer), answerBytes: 1, heldBytes: 2 });
+      const sent = link.send({ ...frame, onDemand, rows: () => Uint8Array.of(layer), answerBytes: 1, heldBytes: 2 });
       sent?.then(
         (rows) => heard.push(`rows ${(rows as Uint8Array)[0]}`),
-        () => {},
+        ({ code }) => code === "DeadlineExceeded" && heard.push(code),
       );
     });
-  return { heard, send };
+  return { heard, send, link };
 }
 
 test("messages of a stream arrive in their order, and their answers too", async () => {
@@ -108,6 +122,24 @@ test("a short cut holds messages up, a long one breaks the stream at both ends",
   assert.deepEqual(heard.at(-1), "Unavailable");
   assert.deepEqual(two.got, ["frame 0", "frame 1"]);
   assert.equal(two.rowsHost.connections, 0);
+});
+
+test("a frame that is answered too late ends alone, with a load or without", async () => {
+  const two = twoRanks();
+  const { heard, send, link } = await sending(two);
+  two.stuck.add(1).add(2);
+  send(1);
+  send(2, true);
+  await two.clock.run(9_000);
+  two.asClient(() => link.look(performance.now()));
+  assert.deepEqual(heard, []);
+  await two.clock.run(2_000);
+  two.asClient(() => link.look(performance.now()));
+  await two.clock.run(20_000);
+  send(0);
+  two.asClient(() => link.look(performance.now()));
+  await two.clock.run(100);
+  assert.deepEqual(heard, ["DeadlineExceeded", "DeadlineExceeded", "rows 0"]);
 });
 
 test("a process that dies resets its streams, and does nothing any more", async () => {

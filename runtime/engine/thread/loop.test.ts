@@ -84,7 +84,16 @@ test("an engine closes while a host that takes its frames never answers one", as
   const ca = createTestCa();
   let asked = 0;
   const host = new EngineHost({
-    ...{ namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
+    ...{
+      namespace,
+      name,
+      hidden,
+      sums: false,
+      refuses: () => undefined,
+      onProblem: () => {},
+      onRefused: () => {},
+      tls: ca.issue("rank-1", namespace, name),
+    },
     serve: () => {
       asked += 1;
       return new Promise(() => {});
@@ -112,7 +121,16 @@ test("a frame whose host lacks the experts is computed here, although no message
   const { layers, experts, hidden } = engine.model.info;
   const ca = createTestCa();
   const host = new EngineHost({
-    ...{ namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
+    ...{
+      namespace,
+      name,
+      hidden,
+      sums: false,
+      refuses: () => undefined,
+      onProblem: () => {},
+      onRefused: () => {},
+      tls: ca.issue("rank-1", namespace, name),
+    },
     serve: async ({ pairExperts }) => {
       await sleep(50); // the engine waits for the answer by then
       return { type: "notHosted", epoch: 1, experts: [...new Set(pairExperts)] };
