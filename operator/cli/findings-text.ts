@@ -1,10 +1,11 @@
 // The text of findings, worst first, and a line per deployment and job. Pure.
-import { type DeploymentState, deploymentState } from "../views/deployment.ts";
+import { type DeploymentState, deploymentList, deploymentState } from "../views/deployment.ts";
 import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
 import type { Judgement } from "../views/findings/index.ts";
-import { listed, percent } from "../views/format.ts";
-import { type JobState, jobState } from "../views/job.ts";
-import { type Column, plainLine, tableOf, wrapped } from "./table.ts";
+import { listed } from "../views/format.ts";
+import { jobState, jobTable } from "../views/job.ts";
+import { table } from "../views/section.ts";
+import { plainLine, sectionsText, wrapped } from "./table.ts";
 
 const names: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
 const unreadMax = 8;
@@ -34,11 +35,13 @@ function unreadLines(unread: readonly Unread[]): string[] {
 
 export function overviewText({ deployments, jobs }: Pick<Observed, "deployments" | "jobs">): string {
   const states = deployments.map(({ deployment }) => deploymentState(deployment));
-  return [
-    ...(states.length === 0 ? [] : [tableOf(deploymentColumns, underTheirOwners(states))]),
-    ...(jobs.length === 0 ? [] : [tableOf(jobColumns, jobs.map(jobState))]),
-  ].join("\n\n");
+  return sectionsText([
+    ...(states.length === 0 ? [] : [table(deploymentColumns, underTheirOwners(states), { caption: "Deployments" })]),
+    ...(jobs.length === 0 ? [] : [jobTable(jobs.map(jobState))]),
+  ]);
 }
+
+const deploymentColumns = deploymentList(["namespace", "name", "status", "ranks", "gateways", "imbalance", "bound", "epoch", "model"]);
 
 /** Each green deployment after its owner. */
 function underTheirOwners(states: readonly DeploymentState[]): DeploymentState[] {
@@ -46,30 +49,6 @@ function underTheirOwners(states: readonly DeploymentState[]): DeploymentState[]
   const rest = states.filter((one) => ownerOf(one) === undefined);
   return rest.flatMap((one) => [one, ...states.filter((other) => ownerOf(other) === one)]);
 }
-
-const deploymentColumns: readonly Column<DeploymentState>[] = [
-  ["NAMESPACE", ({ namespace }) => namespace],
-  ["NAME", ({ name, owner }) => (owner === undefined ? name : `- ${name}, green deployment`)],
-  ["STATUS", ({ health }) => (health.mark === "well" ? "Serving" : health.reason)],
-  ["RANKS", ({ serving = 0, desired }) => `${serving}/${desired}`],
-  ["GATEWAYS", ({ gateways }) => gateways],
-  ["IMBALANCE", ({ placement }) => percent(placement.imbalancePercent)],
-  ["BOUND", ({ placement }) => percent(placement.boundPercent)],
-  ["EPOCH", ({ placement }) => String(placement.epoch ?? "-")],
-  ["MODEL", ({ modelUri }) => modelUri],
-];
-
-const jobColumns: readonly Column<JobState>[] = [
-  ["NAMESPACE", ({ namespace }) => namespace],
-  ["TRAINING JOB", ({ name }) => name],
-  ["STATUS", ({ state }) => state],
-  ["STEP", ({ step = 0, steps }) => `${step}/${steps}`],
-  ["PROGRESS", ({ progress = "-" }) => progress],
-  ["LOSS", ({ loss = "-" }) => loss],
-  ["TOKENS/S", ({ tokensPerSecond }) => String(tokensPerSecond ?? "-")],
-  ["RANKS", ({ ready, desired }) => `${ready}/${desired}`],
-  ["ETA", ({ eta = "-" }) => eta],
-];
 
 /** Also for a namespace with nothing in it. */
 export function countText({ deployments, jobs, pods }: Pick<Observed, "deployments" | "jobs" | "pods">, where: string): string {

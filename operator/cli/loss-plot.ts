@@ -1,5 +1,5 @@
-// The loss curve of a training job as SVG. Pure.
-import { ascending, type CurvePoint } from "../../crds/training-report.ts";
+// The loss curve of a training job as text and as SVG. Pure.
+import { ascending, type CurvePoint, joinCurves } from "../../crds/training-report.ts";
 import { svgStart, textAt } from "./svg.ts";
 
 /** Marks files of this command. */
@@ -61,3 +61,29 @@ function markAt(x: number, what: string, index: number): readonly string[] {
 const levelOf = (low: number, high: number, part: number): number => high * (1 - part) + low * part;
 
 const labelOf = (loss: number): string => (Math.abs(loss) < 1e4 ? loss.toFixed(4) : loss.toExponential(2));
+
+const rows = 12;
+const columns = 64;
+
+/** Clamps to the width. */
+const cellOf = (share: number, cells: number): number => Math.min(cells - 1, Math.max(0, Math.round(share * (cells - 1)) || 0));
+
+/** Undefined below two points. */
+export function curveText(points: readonly CurvePoint[]): string | undefined {
+  const curve = joinCurves([], points);
+  const [first, last] = [curve[0], curve.at(-1)];
+  if (first === undefined || last === undefined || first === last) return undefined;
+  const losses = curve.map(({ loss }) => loss);
+  const [low, high] = [Math.min(...losses), Math.max(...losses)];
+  const cells = Array.from({ length: rows }, () => Array<string>(columns).fill(" "));
+  for (const { step, loss } of curve) {
+    const column = cellOf((step - first.step) / (last.step - first.step), columns);
+    const row = high === low ? rows - 1 : cellOf((high - loss) / (high - low), rows);
+    (cells[row] as string[])[column] = "*";
+  }
+  const label = (row: number): string => (row === 0 ? high : row === rows - 1 ? low : undefined)?.toFixed(4) ?? "";
+  const width = Math.max(label(0).length, label(rows - 1).length);
+  const lines = cells.map((line, row) => `${label(row).padStart(width)} |${line.join("").trimEnd()}`);
+  const steps = `${first.step}${`${last.step}`.padStart(columns - `${first.step}`.length)}`;
+  return [...lines, `${" ".repeat(width)} +${"-".repeat(columns)}`, `${" ".repeat(width)}  ${steps}  step`].join("\n");
+}

@@ -98,7 +98,6 @@ const jobPanels: readonly Panel[] = [
   { heading: "Now", sections: ["head"] },
   { heading: "Loss", sections: ["loss"] },
   { heading: "World", sections: ["world"] },
-  { heading: "Ends of pods", sections: ["ends"] },
   { heading: "Conditions", sections: ["conditions"] },
 ];
 

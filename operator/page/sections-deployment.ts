@@ -1,16 +1,16 @@
 // The page of one deployment; the script draws the map. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import type { Operation } from "../../crds/operation.ts";
 import type { PlacementView } from "../rebalance/status/placement-view.ts";
-import { deploymentState, moveText, placementState, sideText } from "../views/deployment.ts";
-import { bytes, figure, percent } from "../views/format.ts";
-import { type RankState, rankStates } from "../views/ranks.ts";
-import { bar, chart } from "./chart.ts";
+import { conditionTable, deploymentFacts, deploymentState, healthMark, operationTable, placementFacts } from "../views/deployment.ts";
+import { figure, percent } from "../views/format.ts";
+import { type RankRow, rankStates, rankTable } from "../views/ranks.ts";
+import { type Fact, facts, list, message, note, strong, time, type Value } from "../views/section.ts";
+import { chart } from "./chart.ts";
 import { type HeatView, heatView, type LayerLoad, layerLoads, leastEven } from "./heat.ts";
-import { type Html, html, type Part } from "./html.ts";
+import { type Html, html } from "./html.ts";
 import { bucketMs, type PastDecision, type PastMove, type Remembered, type Series, type SeriesName } from "./memory.ts";
-import { type Column, conditionsTable, facts, log, markOf, nothing, type Sections, table } from "./sections.ts";
-import { linkTo, timeOf } from "./units.ts";
+import { nothing, type Sections, sectionHtml } from "./sections.ts";
+import { linkTo } from "./units.ts";
 
 /** A larger world shows its busiest ranks. */
 const ranksMax = 256;
@@ -31,54 +31,30 @@ export function deploymentSections({ deployment, placement, remembered, chosen }
   const drawn = chosen ?? leastEven(layers);
   const heat = placement && drawn !== undefined ? heatView(placement, drawn) : undefined;
   const { conditions, placement: { boundPercent } = {} } = deployment.status;
+  const { health } = deploymentState(deployment);
+  const { decisions = [], moves = [], series } = remembered ?? {};
+  const { plan, status = {} } = placement ?? {};
+  const planned = placementFacts(deployment, { status, ...(plan ? { spec: { epoch: plan.epoch, parentEpoch: plan.parentEpoch } } : {}) });
   const sections = {
-    head: headOf(deployment),
-    placement: placementOf(deployment, placement),
+    head: html`${sectionHtml(message(healthMark(health), health.message))}${sectionHtml(facts(...deploymentFacts(deployment)))}`,
+    placement: sectionHtml(facts(...planned, ...underWayOf(placement))),
     layers: layersOf(deployment, layers, chosen),
     uneven: unevenOf(layers, heat?.layer, boundPercent),
-    ranks: ranksOf(placement, boundPercent),
-    decisions: decisionsOf(remembered?.decisions ?? []),
-    moves: movesOf(remembered?.moves ?? []),
-    hour: hourOf(remembered?.series),
-    operations: operationsOf(deployment),
-    conditions: conditionsTable(conditions),
+    ranks: sectionHtml(rankTable(rankColumns, placement ? rankRows(placement, boundPercent) : [], ranksMax)),
+    decisions: sectionHtml(list(decisions.map(decisionValue), "none since this operator leads")),
+    moves: sectionHtml(list(moves.map(moveValue), "none since this operator leads")),
+    hour: hourOf(series),
+    operations: sectionHtml(operationTable(deployment)),
+    conditions: sectionHtml(conditionTable(conditions)),
   };
   return { sections, ...(heat ? { heat } : {}) };
 }
 
-function headOf(deployment: MoEDeployment): Html {
-  const { download } = deployment.status;
-  const { health, modelUri, modelText = "not opened yet", operation, rollout } = deploymentState(deployment);
-  return html`<p>${markOf(health)} ${health.message}</p>${facts([
-    ["Model", html`${modelUri}<br><small>${modelText}</small>`],
-    ...(download && download.phase !== "Done" ? [["Download", download.progress] as const] : []),
-    ["Operation", operation ? operationText(operation) : "none"],
-    ...(rollout === undefined ? [] : [["Rollout", rollout] as const]),
-  ])}`;
-}
-
-const operationText = ({ type, phase, from, to, startTime, deadline, message }: Operation): Html =>
-  html`<b>${type}</b> ${phase}: ${sideText(from)} to ${sideText(to)}, since ${timeOf(startTime)}, by ${timeOf(deadline)}${message ? `; ${message}` : ""}`;
-
-function placementOf(deployment: MoEDeployment, placement: PlacementView | undefined): Html {
-  const { phase, policy, mode, imbalancePercent, boundPercent, triggerPercent, reason, last, ...state } = placementState(
-    deployment,
-    placement?.status,
-  );
-  const { plan, underWay } = placement ?? {};
-  const pairs: (readonly [string, Part])[] = [
-    ["Imbalance", html`${percent(imbalancePercent)} <small>bound ${percent(boundPercent)}, trigger ${triggerPercent}%</small>`],
-    ["Epoch", html`${figure(plan?.epoch ?? state.epoch)} <small>${phase ?? ""}</small>`],
-    ["Policy", html`${policy} <small>${mode}</small>`],
-  ];
-  if (underWay) {
-    const byPhase = Map.groupBy(underWay.phases.values(), (one) => one);
-    const layers = [...byPhase].map(([at, of]) => `${of.length} ${at}`).join(", ");
-    pairs.push(["Under way", `${underWay.kind}: ${underWay.moves} moves; layers: ${layers}`]);
-  }
-  if (last) pairs.push(["Last rebalance", html`${timeOf(last.time)}: ${moveText(last)}`]);
-  if (reason) pairs.push(["Plan", reason]);
-  return facts(pairs);
+function underWayOf({ underWay }: Partial<PlacementView> = {}): readonly Fact[] {
+  if (!underWay) return [];
+  const byPhase = Map.groupBy(underWay.phases.values(), (one) => one);
+  const layers = [...byPhase].map(([at, of]) => `${of.length} ${at}`).join(", ");
+  return [["Under way", `${underWay.kind}: ${underWay.moves} moves; layers: ${layers}`]];
 }
 
 /** Changes only with the plan's layers, since a reader may be choosing one. */
@@ -115,64 +91,40 @@ function unevenOf(layers: readonly LayerLoad[], drawn: number | undefined, bound
 <svg class="uneven" viewBox="0 0 ${layers.length} 30" preserveAspectRatio="none" role="img" aria-label="${text}">${bars}</svg></figure>`;
 }
 
-/** Percent of the mean at full width. */
-const loadScale = 200;
+const rankColumns = [
+  "rank",
+  "pod",
+  "node",
+  "state",
+  "load",
+  "speed",
+  "expertBytes",
+  "budget",
+  "active",
+  "queuedTokens",
+  "kv",
+  "epoch",
+] as const;
 
-interface RankRow extends RankState {
-  readonly requests: number | undefined;
-  readonly queuedTokens: number | undefined;
-  readonly kvUsePercent: number | undefined;
-}
-
-const rankColumns = (boundPercent: number | undefined): readonly Column<RankRow>[] => [
-  ["Rank", ({ rank }) => rank, "number"],
-  ["Pod", ({ pod, node }) => html`${pod}<br><small>${node ?? "no node yet"}</small>`],
-  ["State", ({ state }) => html`<span class="state ${state}">${state}</span>`],
-  ["Load", ({ loadPercent }) => html`${bar(loadPercent, loadScale, boundPercent)} ${percent(loadPercent)}`],
-  ["Speed", ({ speedPercent }) => percent(speedPercent), "number"],
-  [
-    "Experts",
-    ({ hostedBytes, budgetBytes }) =>
-      html`${bar(hostedBytes, budgetBytes || 1, undefined)} ${bytes(hostedBytes)} <small>of ${bytes(budgetBytes)}</small>`,
-  ],
-  ["Requests", ({ requests }) => figure(requests), "number"],
-  ["Queued tokens", ({ queuedTokens }) => figure(queuedTokens), "number"],
-  ["KV", ({ kvUsePercent }) => percent(kvUsePercent), "number"],
-  ["Epoch", ({ epoch }) => figure(epoch), "number"],
-];
-
-function rankRows({ ranks, status }: PlacementView): readonly RankRow[] {
+function rankRows({ ranks, status }: PlacementView, boundPercent: number | undefined): readonly RankRow[] {
   const live = ranks.map(({ rank, pod, node, state, activeRequests, queuedTokens, kv }) => {
-    const kvUsePercent = kv && kv.blocks > 0 ? Math.round((100 * kv.used) / kv.blocks) : undefined;
-    return { rank, pod, node, state, requests: activeRequests, queuedTokens, kvUsePercent };
+    const kvPercent = kv && kv.blocks > 0 ? Math.round((100 * kv.used) / kv.blocks) : undefined;
+    return { rank, pod, node, state, active: activeRequests, queuedTokens, kvPercent, boundPercent };
   });
   const rows = rankStates(live, status?.ranks);
   return rows.length <= ranksMax ? rows : rows.toSorted((a, b) => (b.loadPercent ?? 0) - (a.loadPercent ?? 0));
 }
 
-function ranksOf(placement: PlacementView | undefined, boundPercent: number | undefined): Html {
-  const rows = placement ? rankRows(placement) : [];
-  if (rows.length === 0) return nothing("this operator has not reached a rank yet");
-  const caption = "Ranks; load is over the mean in the worst layer, the line is the bound";
-  const shown = table(caption, rankColumns(boundPercent), rows.slice(0, ranksMax));
-  return html`${shown}${rows.length > ranksMax ? nothing(`${rows.length - ranksMax} more ranks, less busy than these`) : undefined}`;
-}
+const decisionValue = ({ at, times, reason, message, numbers }: PastDecision): Value => [
+  [time(new Date(at).toISOString()), strong(reason), times > 1 ? note(`${times} times, last:`) : undefined, message],
+  Object.entries(numbers).map(([name, value]) => ["; ", name, strong(figure(value))]),
+];
 
-function decisionsOf(decisions: readonly PastDecision[]): Html {
-  const items = decisions.map(({ at, times, reason, message, numbers }) => {
-    const figures = Object.entries(numbers).map(([name, value]) => html`<span>${name} <b>${figure(value)}</b></span> `);
-    return html`<li>${timeOf(new Date(at).toISOString())} <b>${reason}</b>${times > 1 ? html` <small>${times} times, last:</small>` : undefined} ${message}<div class="figures">${figures}</div></li>\n`;
-  });
-  return log(items, "none since this operator leads");
-}
-
-function movesOf(moves: readonly PastMove[]): Html {
-  const items = moves.map(({ at, epoch, layer, expert, rank, from }) => {
-    const source = from.length === 0 ? "the store" : `rank ${from.join(", ")}`;
-    return html`<li>${timeOf(new Date(at).toISOString())} layer ${layer}, expert ${expert}: ${source} to <b>rank ${rank}</b> <small>epoch ${epoch}</small></li>\n`;
-  });
-  return log(items, "none since this operator leads");
-}
+const moveValue = ({ at, epoch, layer, expert, rank, from }: PastMove): Value => {
+  const source = from.length === 0 ? "the store" : `rank ${from.join(", ")}`;
+  const moved = `layer ${layer}, expert ${expert}: ${source} to`;
+  return [time(new Date(at).toISOString()), moved, strong(`rank ${rank}`), note(`epoch ${epoch}`)];
+};
 
 type Panel = readonly [title: string, unit: string, floor: number, ...curves: readonly (readonly [label: string, series: SeriesName])[]];
 
@@ -201,18 +153,4 @@ function hourOf(series: Series | undefined): Html {
     }),
   );
   return html`<div class="charts">${drawn}</div>`;
-}
-
-const operationColumns: readonly Column<NonNullable<MoEDeployment["status"]["history"]>[number]>[] = [
-  ["Operation", ({ type }) => type],
-  ["Result", ({ result }) => result],
-  ["What", ({ from, to }) => `${sideText(from)} to ${sideText(to)}`],
-  ["Began", ({ startTime }) => timeOf(startTime)],
-  ["Ended", ({ endTime }) => timeOf(endTime)],
-  ["Message", ({ message }) => message ?? ""],
-];
-
-function operationsOf({ status: { operation, history = [] } }: MoEDeployment): Html {
-  const now = operation ? html`<p>${operationText(operation)}</p>` : undefined;
-  return html`${now}${history.length === 0 ? nothing("none has ended yet") : table("Operations, newest first", operationColumns, history)}`;
 }

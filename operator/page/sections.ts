@@ -1,44 +1,63 @@
-// Parts shared by the sections of all pages. A section is HTML under an id, the unit of an update. Pure.
-import type { Condition } from "../../crds/conditions.ts";
-import type { Health } from "../views/health.ts";
-import { type Html, html, type Part } from "./html.ts";
-import { timeOf } from "./units.ts";
+// Sections of views as HTML under ids, the units of an update. Pure.
+import { areFigures, gapBefore, type Inline, partsOf, type Section, type Table, textOf, type Value } from "../views/section.ts";
+import { bar } from "./chart.ts";
+import { type Html, html } from "./html.ts";
+import { linkTo, timeOf } from "./units.ts";
 
 export type Sections = Readonly<Record<string, Html>>;
 
-/** The mark has a word and a form, not only a colour. */
-export const markOf = ({ mark, reason }: Health): Html => html`<span class="health ${mark}">${reason}</span>`;
+const shown = (value: Value): Html =>
+  html`${partsOf(value).map((part, i) => html`${i === 0 ? "" : gapBefore(textOf(part))}${inline(part)}`)}`;
 
-export type Column<R> = readonly [head: string, of: (row: R) => Part, kind?: "number"];
-
-/** The first cell of a row is its heading. */
-export function table<R>(caption: string, columns: readonly Column<R>[], rows: readonly R[]): Html {
-  const heads = columns.map(([head, , kind = "text"]) => html`<th scope="col" class="${kind}">${head}</th>`);
-  const body = rows.map((row) => {
-    const cells = columns.map(([, of, kind = "text"], i) =>
-      i === 0 ? html`<th scope="row" class="${kind}">${of(row)}</th>` : html`<td class="${kind}">${of(row)}</td>`,
-    );
-    return html`<tr>${cells}</tr>`;
-  });
-  return html`<table><caption>${caption}</caption><thead><tr>${heads}</tr></thead><tbody>${body}</tbody></table>`;
+function inline(part: string | Inline): Html {
+  if (typeof part === "string") return html`${part}`;
+  switch (part.as) {
+    case "note":
+      return html`<small>${part.text}</small>`;
+    case "strong":
+      return html`<b>${part.text}</b>`;
+    case "time":
+      return timeOf(part.text);
+    case "state":
+      return html`<span class="state ${part.text}">${part.text}</span>`;
+    case "cut":
+      return html`<span class="cut">${part.text}</span>`;
+    case "mark": // has a word and a form, not only a colour
+      return html`<span class="health ${part.mark}">${part.text}</span>`;
+    case "link": {
+      const { page, namespace, name, text } = part;
+      return html`<a id="${page[0]}-${namespace}-${name}" href="${linkTo(page, { namespace, name })}">${text}</a>`;
+    }
+    case "bar":
+      return bar(part.part, part.scale, part.bound);
+  }
 }
 
-export const facts = (pairs: readonly (readonly [name: string, value: Part])[]): Html =>
-  html`<dl>${pairs.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>\n`)}</dl>`;
+export function sectionHtml(section: Section): Html {
+  switch (section.kind) {
+    case "message":
+      return html`<p>${shown(section.value)}</p>`;
+    case "list":
+      if (section.items.length === 0) return nothing(section.none);
+      return html`<ol class="log">${section.items.map((item) => html`<li>${shown(item)}</li>\n`)}</ol>`;
+    case "facts":
+      return html`<dl>${section.facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${shown(value)}</dd></div>\n`)}</dl>`;
+    case "table":
+      if (section.rows.length === 0) return nothing(section.none);
+      return html`${tableOf(section)}${section.more === undefined ? undefined : nothing(section.more)}`;
+  }
+}
+
+/** The first cell of a row is its heading. */
+function tableOf({ caption, heads, rows }: Table): Html {
+  const kinds = heads.map((_, i) => (areFigures(rows.map((row) => textOf(row[i]) || "-")) ? "number" : "text"));
+  const cellOf = (value: Value, i: number): Html => {
+    const text = textOf(value) === "" ? html`-` : shown(value);
+    return i === 0 ? html`<th scope="row" class="${kinds[i]}">${text}</th>` : html`<td class="${kinds[i]}">${text}</td>`;
+  };
+  const above = heads.map((head, i) => html`<th scope="col" class="${kinds[i]}">${head}</th>`);
+  const body = rows.map((row) => html`<tr>${row.map(cellOf)}</tr>`);
+  return html`<table><caption>${caption}</caption><thead><tr>${above}</tr></thead><tbody>${body}</tbody></table>`;
+}
 
 export const nothing = (text: string): Html => html`<p class="none">${text}</p>`;
-
-/** `none` stands in place of an empty list. */
-export const log = (items: readonly Html[], none: string): Html =>
-  items.length === 0 ? nothing(none) : html`<ol class="log">${items}</ol>`;
-
-const conditionColumns: readonly Column<Condition>[] = [
-  ["Condition", ({ type }) => type],
-  ["Status", ({ status }) => status],
-  ["Reason", ({ reason }) => reason],
-  ["Message", ({ message }) => message],
-  ["Since", ({ lastTransitionTime }) => timeOf(lastTransitionTime)],
-];
-
-export const conditionsTable = (conditions: readonly Condition[] = []): Html =>
-  conditions.length === 0 ? nothing("none yet") : table("Conditions", conditionColumns, conditions);

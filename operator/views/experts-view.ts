@@ -33,25 +33,10 @@ export function hostedBy(ranks: readonly number[], plans: readonly LayerPlan[]):
   return rows;
 }
 
-interface MapRow extends Hosted {
-  readonly rank: number;
-  readonly hostedBytes: number | undefined;
-  readonly loadPercent: number | undefined;
-  readonly state: string | undefined;
-}
-
-export interface ExpertMap {
-  readonly name: string;
-  readonly epoch: number;
-  /** undefined: all. */
-  readonly layer: number | undefined;
-  readonly layers: number;
-  readonly experts: number;
-  readonly rows: readonly MapRow[];
-}
+export type ExpertMap = ReturnType<typeof expertMap>;
 
 /** Throws AppError `InvalidOption` for an unknown layer. */
-export function expertMap(placement: ExpertPlacement, layer: number | undefined): ExpertMap {
+export function expertMap(placement: ExpertPlacement, layer: number | undefined) {
   const { metadata, spec, status } = placement;
   const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);
   if (chosen.length === 0) {
@@ -67,6 +52,7 @@ export function expertMap(placement: ExpertPlacement, layer: number | undefined)
   return {
     name: `${metadata.namespace}/${metadata.name}`,
     epoch: spec.epoch,
+    /** undefined: all. */
     layer,
     layers: chosen.length,
     experts: Math.max(...plans.map(({ hosts }) => hosts.length)),

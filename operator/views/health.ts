@@ -18,6 +18,9 @@ const found = (conditions: Conditions, type: string, status: Condition["status"]
 
 const health = (mark: Mark, { reason, message }: Pick<Condition, "reason" | "message">): Health => ({ mark, reason, message });
 
+/** Of an object that cannot be read. */
+export const unreadable = (reason: string, message: string): Health => ({ mark: "wrong", reason, message });
+
 const notObserved = health("unknown", { reason: "NotObserved", message: "the operator has not looked at it yet" });
 
 /** Reasons of Progressing=False that a person requested, or that end it. */

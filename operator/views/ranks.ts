@@ -1,6 +1,8 @@
-// The state of a rank: its pod, and its part of the ExpertPlacement. Pure.
+// The state of a rank: its pod, and its part of the ExpertPlacement; and the columns of every table of ranks. Pure.
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import { processBytes } from "../deployment/core/capacity.ts";
+import { bytes, figure, percent } from "./format.ts";
+import { bar, type Column, picked, type Table, table, type Value } from "./section.ts";
 
 export interface RankPod {
   readonly rank: number;
@@ -41,3 +43,62 @@ export function rankStates<P extends RankPod>(pods: readonly P[], reported: read
     return { ...pod, state, epoch, loadPercent, speedPercent, hostedBytes, budgetBytes, memoryExpectedBytes: expectedMemory(report) };
   });
 }
+
+/** What some view knows of a rank. */
+interface RankFigures extends RankState {
+  readonly experts: number | undefined;
+  readonly expertReplicas: number | undefined;
+  /** Resident memory, as the kubelet or the process itself reports it. */
+  readonly memoryBytes: number | undefined;
+  readonly outputPerSecond: number | undefined;
+  readonly promptPerSecond: number | undefined;
+  readonly active: number | undefined;
+  readonly queued: number | undefined;
+  readonly queuedTokens: number | undefined;
+  /** Used percentage of the KV cache. */
+  readonly kvPercent: number | undefined;
+  readonly cpus: number | undefined;
+  /** Of the deployment: the least imbalance. */
+  readonly boundPercent: number | undefined;
+}
+export type RankRow = Partial<RankFigures>;
+
+export const fixed = (of: number | undefined, digits = 0): string => (of === undefined ? "-" : of.toFixed(digits));
+const stateValue = (state: string | undefined): Value => state && { as: "state", text: state };
+
+/** Percent of the mean at full width. */
+const loadScale = 200;
+
+const rankColumns = {
+  rank: ["Rank", ({ rank }) => rank],
+  pod: ["Pod", ({ pod }) => pod],
+  node: ["Node", ({ node }) => node],
+  state: ["State", ({ state }) => stateValue(state)],
+  epoch: ["Epoch", ({ epoch }) => epoch],
+  load: ["Load", ({ loadPercent, boundPercent }) => [bar(loadPercent, loadScale, boundPercent), percent(loadPercent)]],
+  speed: ["Speed", ({ speedPercent }) => percent(speedPercent)],
+  experts: ["Experts", ({ experts }) => experts],
+  secondary: ["Of them secondary", ({ expertReplicas }) => expertReplicas],
+  expertBytes: ["Experts", ({ hostedBytes, budgetBytes }) => [bar(hostedBytes, budgetBytes || 1), bytes(hostedBytes)]],
+  bytes: ["Bytes", ({ hostedBytes }) => bytes(hostedBytes)],
+  budget: ["Budget", ({ budgetBytes }) => bytes(budgetBytes)],
+  memory: ["Memory", ({ memoryBytes }) => bytes(memoryBytes)],
+  expected: ["Expected <=", ({ memoryExpectedBytes }) => bytes(memoryExpectedBytes)],
+  output: ["Tokens/s", ({ outputPerSecond }) => fixed(outputPerSecond, 1)],
+  prompt: ["Prompt/s", ({ promptPerSecond }) => fixed(promptPerSecond, 1)],
+  active: ["Running", ({ active }) => figure(active)],
+  queued: ["Waiting", ({ queued }) => figure(queued)],
+  queuedTokens: ["Queued tokens", ({ queuedTokens }) => figure(queuedTokens)],
+  kv: ["KV", ({ kvPercent }) => percent(kvPercent)],
+  cpus: ["CPUs", ({ cpus }) => fixed(cpus, 1)],
+} as const satisfies Readonly<Record<string, Column<RankRow>>>;
+
+type RankColumn = keyof typeof rankColumns;
+
+export const rankTable = (names: readonly RankColumn[], rows: readonly RankRow[], max?: number): Table =>
+  table(picked<RankRow, RankColumn>(rankColumns, names), rows, {
+    caption: "Ranks; load is over the mean in the worst layer, the line is the bound",
+    none: "no rank is known yet",
+    more: "more ranks, less busy than these",
+    max,
+  });

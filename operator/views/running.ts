@@ -1,8 +1,11 @@
 // Ranks and gateways from two scrapes of their metrics. A process that did not answer has no figures. Pure.
 import type { MetricName } from "../../crds/metrics.ts";
-import { sumOf } from "./format.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { percent, sumOf } from "./format.ts";
 import type { PodFacts } from "./pods.ts";
 import { type Sample, sumOfSamples } from "./prometheus-text.ts";
+import { fixed, rankTable } from "./ranks.ts";
+import { facts, message, type Section, strong } from "./section.ts";
 
 export interface Scrape {
   /** Monotonic. */
@@ -19,22 +22,6 @@ export interface ScrapedPod {
   readonly loadPercent?: number | undefined;
 }
 
-interface RankFigures {
-  readonly rank: number;
-  readonly pod: string;
-  readonly answers: boolean;
-  readonly experts: number | undefined;
-  readonly outputPerSecond: number | undefined;
-  readonly promptPerSecond: number | undefined;
-  readonly active: number | undefined;
-  readonly queued: number | undefined;
-  /** Used percentage of the KV cache. */
-  readonly kvPercent: number | undefined;
-  readonly memoryBytes: number | undefined;
-  readonly cpus: number | undefined;
-  readonly loadPercent: number | undefined;
-}
-
 type Labels = Readonly<Record<string, string>>;
 
 const value = (scrape: Scrape | undefined, name: MetricName, labels: Labels = {}): number | undefined =>
@@ -48,7 +35,7 @@ export function rate({ before, now }: Pick<ScrapedPod, "before" | "now">, name: 
   return grown < 0 ? undefined : (grown / (now.atMs - before.atMs)) * 1000;
 }
 
-export function rankFigures(top: ScrapedPod): RankFigures {
+export function rankFigures(top: ScrapedPod) {
   const { pod, now, loadPercent } = top;
   const blocks = (state: string) => value(now, "enodia_worker_kv_blocks", { state });
   const [used, all] = [blocks("used"), value(now, "enodia_worker_kv_blocks")];
@@ -68,20 +55,9 @@ export function rankFigures(top: ScrapedPod): RankFigures {
   };
 }
 
-export interface Running {
-  readonly ranks: readonly (RankFigures & { readonly state: string })[];
-  readonly outputPerSecond: number | undefined;
-  readonly promptPerSecond: number | undefined;
-  readonly gateways: {
-    readonly all: number;
-    readonly answering: number;
-    readonly active: number | undefined;
-    readonly queued: number | undefined;
-    readonly failovers: number | undefined;
-  };
-}
+export type Running = ReturnType<typeof runningOf>;
 
-export function runningOf(pods: readonly ScrapedPod[]): Running {
+export function runningOf(pods: readonly ScrapedPod[]) {
   const ranks = pods
     .filter(({ pod }) => pod.component === "worker")
     .map((scraped) => ({ ...rankFigures(scraped), state: stateOf(scraped) }))
@@ -107,4 +83,22 @@ function stateOf({ pod, now }: ScrapedPod): string {
   if (pod.phase !== "Running") return pod.phase;
   if (!now) return "NoAnswer";
   return pod.ready ? "Ready" : "NotReady";
+}
+
+export function runningSections({ metadata, status }: MoEDeployment, running: Running): readonly Section[] {
+  const { ranks, outputPerSecond, promptPerSecond, gateways } = running;
+  const { placement, autoscale, conditions } = status;
+  const scaling = conditions?.find(({ type }) => type === "ScalingActive");
+  const rates = `  ${fixed(outputPerSecond, 1)} tokens/s, ${fixed(promptPerSecond, 1)} prompt tokens/s`;
+  const balance = `  imbalance ${percent(placement?.imbalancePercent)} (bound ${percent(placement?.boundPercent)})`;
+  const requests = `${fixed(gateways.active)} requests run, ${fixed(gateways.queued)} wait, ${fixed(gateways.failovers)} went on elsewhere`;
+  const still = scaling?.status === "True" ? "" : "stands still, ";
+  return [
+    message(strong(`${metadata.namespace}/${metadata.name}`), rates, balance, `  epoch ${placement?.epoch ?? "-"}`),
+    facts(
+      ["Gateways", `${gateways.answering} of ${gateways.all} answer; ${requests} since their start`],
+      ["Autoscale", scaling && `${autoscale?.progress ?? "-"}   ${still}${scaling.reason}`],
+    ),
+    rankTable(["rank", "pod", "state", "experts", "output", "prompt", "active", "queued", "kv", "memory", "cpus", "load"], ranks),
+  ];
 }

@@ -172,7 +172,7 @@ test("every panel, variable and annotation of the dashboard Training has data, a
 });
 
 test("the command line draws the loss and serves the result", { timeout: 240_000 }, async () => {
-  assert.match(await cli("status"), /quiet +1500\/1500 +100%/);
+  assert.match(await cli("status"), /quiet +Complete +1500\/1500 +100%/);
   assert.match(await cli("loss", "quiet"), /\*[\s\S]*1500 {2}step/);
   const manifest = JSON.parse(await cli("serve", "quiet", "--name", "served"));
   const runtime = { ...manifest.spec.runtime, backend: "cpu", maxContext: 64, kvPool: "16Mi" };

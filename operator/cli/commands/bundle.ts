@@ -5,6 +5,7 @@ import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import type { Unread } from "../../views/findings/finding.ts";
 import { judge } from "../../views/findings/index.ts";
+import { jobReport } from "../../views/job.ts";
 import { podFactsOf } from "../../views/pods.ts";
 import { type BundleFacts, bundleEntries, tarStream } from "../bundle.ts";
 import { argument, declare, text, value } from "../command.ts";
@@ -18,7 +19,7 @@ import { clusterOptions, whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
 import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
 import { gather } from "../status-reads.ts";
-import { jobText } from "../training-text.ts";
+import { sectionsText } from "../table.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
@@ -134,7 +135,7 @@ async function jobStatusText({ kube }: ClusterAccess, ref: { readonly namespace:
   const object = await kube.get(resources.moeTrainingJobs, ref);
   if (!object) throw new AppError(`no MoETrainingJob "${ref.name}" in namespace ${ref.namespace}`, { code: "NotFound" });
   try {
-    return jobText(parseMoETrainingJob(object));
+    return sectionsText(jobReport(parseMoETrainingJob(object)));
   } catch (caught) {
     return `train status fails: ${AppError.from(caught).message}`;
   }

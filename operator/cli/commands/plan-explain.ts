@@ -5,11 +5,11 @@ import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
-import { type ExplainEvent, type ExplainFacts, explain } from "../../views/plan.ts";
+import { type ExplainEvent, type ExplainFacts, explain, explainedSections, layerTable } from "../../views/plan.ts";
 import { argument, declare, value } from "../command.ts";
-import { renderExplained, renderLayer } from "../explain-text.ts";
 import { openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
+import { sectionsText } from "../table.ts";
 
 const eventsShown = 12;
 
@@ -28,7 +28,10 @@ export const command = declare({
     const found = await gather(cluster.kube, { namespace: cluster.namespace, name });
     const explained = explain(found);
     if (json) process.stdout.write(`${JSON.stringify(explained, null, 2)}\n`);
-    else process.stdout.write(`${layer === undefined ? renderExplained(found, explained) : renderLayer(found.placement, layer)}\n`);
+    else {
+      const sections = layer === undefined ? explainedSections(found, explained) : layerTable(found.placement, layer);
+      process.stdout.write(`${sectionsText(sections)}\n`);
+    }
     return 0;
   },
 });

@@ -3,12 +3,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, annotations, labels } from "../../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
+import type { RolloutPhase } from "../../../crds/rollout.ts";
 import { type Accepted, durable, readRevision } from "../../deployment/objects/revision.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
+import { historySections, type RevisionRow, rolloutSections } from "../../views/deployment.ts";
 import { argument, declare, flag, value } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { clusterOptions, whole } from "../options.ts";
-import { type RevisionRow, restingStatus, rolloutHistoryText, rolloutStatusText } from "../rollout-text.ts";
+import { sectionsText } from "../table.ts";
 
 const lookMs = 1_000;
 const write = { manager: "enodia" } as const;
@@ -103,11 +105,28 @@ const imageOf = ({ template }: Accepted): string | undefined =>
 
 const modelOf = ({ spec }: Accepted): string => `${spec.model.uri} (${spec.runtime.expertCodec})`;
 
+/** Exit codes of finished rolls; undefined while one goes on. */
+const restsWith: Readonly<Record<RolloutPhase, number | undefined>> = {
+  Complete: 0,
+  Paused: 0,
+  Partitioned: 0,
+  OnDelete: 0,
+  RolledBack: 1,
+  Progressing: undefined,
+  Baking: undefined,
+  RollingBack: undefined,
+};
+
+function restingStatus({ metadata, status }: MoEDeployment): number | undefined {
+  const seen = (status.observedGeneration ?? 0) >= metadata.generation;
+  return seen && status.rollout ? restsWith[status.rollout.phase] : undefined;
+}
+
 async function showStatus(request: RolloutRequest): Promise<number> {
   const end = performance.now() + request.timeoutMs;
   for (let printed = ""; ; ) {
     const { deployment } = await read(request);
-    const text = rolloutStatusText(deployment);
+    const text = sectionsText(rolloutSections(deployment));
     if (text !== printed) request.print(text);
     printed = text;
     const rests = restingStatus(deployment);
@@ -122,7 +141,7 @@ async function showStatus(request: RolloutRequest): Promise<number> {
 
 async function showHistory(request: RolloutRequest): Promise<number> {
   const { deployment } = await read(request);
-  request.print(rolloutHistoryText(deployment, await revisionsOf(request, deployment)));
+  request.print(sectionsText(historySections(deployment, await revisionsOf(request, deployment))));
   return 0;
 }
 

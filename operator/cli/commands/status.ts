@@ -1,6 +1,7 @@
 // `enodia status`: reads deployments and jobs and prints findings and states; for a named deployment also its ranks.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
+import { type StatusDetail, statusSections } from "../../views/deployment.ts";
 import { type Judgement, judge } from "../../views/findings/index.ts";
 import type { PodFacts } from "../../views/pods.ts";
 import { expectedMemoryFormula, rankStates } from "../../views/ranks.ts";
@@ -9,7 +10,7 @@ import { countText, findingsText, overviewText } from "../findings-text.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
 import { type Gathered, gather, type Scope } from "../status-reads.ts";
-import { renderStatus, type StatusDetail } from "../status-text.ts";
+import { sectionsText } from "../table.ts";
 import { show, terminalScreen } from "../watch.ts";
 
 const columns = `  STATE, EPOCH    of the rank, and the newest plan it has committed
@@ -55,7 +56,7 @@ async function plainText(cluster: ClusterAccess, seen: Gathered, { name, namespa
     return `no MoEDeployment and no MoETrainingJob in ${where}${namespace === undefined ? "" : "; -A looks at all namespaces"}`;
   const judged = judge(seen);
   const wrong = findingsText(judged, unread, terminalScreen.isTTY ? terminalScreen.size().columns : undefined);
-  const whole = async () => (await details(cluster, seen)).map((detail) => renderStatus(detail, findingsText(judged, unread)));
+  const whole = async () => (await details(cluster, seen)).map((detail) => sectionsText(statusSections(detail)));
   const rest = name === undefined ? [overviewText(seen), countText(seen, where)] : await whole();
   return [wrong, ...rest.filter((part) => part !== "")].join("\n\n");
 }

@@ -3,8 +3,10 @@ import { test } from "node:test";
 import { deployment } from "../../../test/kit/deployment/deployment.ts";
 import type { PodFacts } from "../../views/pods.ts";
 import { parseSamples, sumOfSamples } from "../../views/prometheus-text.ts";
-import { rankFigures, rate, runningOf, type Scrape } from "../../views/running.ts";
-import { topText } from "./top.ts";
+import { rankFigures, rate, runningOf, runningSections, type Scrape } from "../../views/running.ts";
+import { sectionsText } from "../table.ts";
+
+const topText = (...of: Parameters<typeof runningSections>) => sectionsText(runningSections(...of));
 
 const scrape = (atMs: number, ...lines: readonly string[]): Scrape => ({ atMs, samples: parseSamples(lines.join("\n")) });
 const pod = (rank: number, more: Partial<PodFacts> = {}): PodFacts => ({

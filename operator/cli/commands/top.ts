@@ -3,14 +3,13 @@ import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { bytes, percent } from "../../views/format.ts";
 import { type PodFacts, podFactsOf } from "../../views/pods.ts";
 import { parseSamples } from "../../views/prometheus-text.ts";
-import { type Running, runningOf, type Scrape } from "../../views/running.ts";
+import { type Running, runningOf, runningSections, type Scrape } from "../../views/running.ts";
 import { argument, declare } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
-import { type Column, factLines, tableOf } from "../table.ts";
+import { sectionsText } from "../table.ts";
 import { show } from "../watch.ts";
 
 /** Between the first two scrapes. */
@@ -37,7 +36,7 @@ export const command = declare({
       if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
       const left = all.length - names.length;
       const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
-      return [...looks.map(({ deployment, running }) => topText(deployment, running)), ...more].join("\n\n");
+      return [...looks.map(({ deployment, running }) => sectionsText(runningSections(deployment, running))), ...more].join("\n\n");
     };
     return show(make, { json, again: options.watch });
   },
@@ -116,36 +115,3 @@ async function scrape({ transport }: ClusterAccess, { namespace, name }: PodFact
   const text = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(scrapeMsMax) });
   return { atMs: performance.now(), samples: parseSamples(text) };
 }
-
-const fixed = (of: number | undefined, digits = 0): string => (of === undefined ? "-" : of.toFixed(digits));
-
-export function topText({ metadata, status }: MoEDeployment, { ranks, outputPerSecond, promptPerSecond, gateways }: Running): string {
-  const { placement, autoscale, conditions } = status;
-  const scaling = conditions?.find(({ type }) => type === "ScalingActive");
-  const rates = `${fixed(outputPerSecond, 1)} tokens/s, ${fixed(promptPerSecond, 1)} prompt tokens/s`;
-  const balance = `imbalance ${percent(placement?.imbalancePercent)} (bound ${percent(placement?.boundPercent)})`;
-  const requests = `${fixed(gateways.active)} requests run, ${fixed(gateways.queued)} wait, ${fixed(gateways.failovers)} went on elsewhere`;
-  const still = scaling?.status === "True" ? "" : "stands still, ";
-  return [
-    `${metadata.namespace}/${metadata.name}   ${rates}   ${balance}   epoch ${placement?.epoch ?? "-"}`,
-    `gateways   ${gateways.answering} of ${gateways.all} answer; ${requests} since their start`,
-    ...factLines([["autoscale", scaling && `${autoscale?.progress ?? "-"}   ${still}${scaling.reason}`]]),
-    "",
-    tableOf(rankColumns, ranks),
-  ].join("\n");
-}
-
-const rankColumns: readonly Column<Running["ranks"][number]>[] = [
-  ["RANK", ({ rank }) => String(rank)],
-  ["POD", ({ pod }) => pod],
-  ["STATE", ({ state }) => state],
-  ["EXPERTS", ({ experts }) => fixed(experts)],
-  ["TOKENS/S", ({ outputPerSecond }) => fixed(outputPerSecond, 1)],
-  ["PROMPT/S", ({ promptPerSecond }) => fixed(promptPerSecond, 1)],
-  ["RUNNING", ({ active }) => fixed(active)],
-  ["WAITING", ({ queued }) => fixed(queued)],
-  ["KV", ({ kvPercent }) => percent(kvPercent)],
-  ["MEMORY", ({ memoryBytes }) => bytes(memoryBytes)],
-  ["CPUS", ({ cpus }) => fixed(cpus, 1)],
-  ["LOAD", ({ loadPercent }) => percent(loadPercent)],
-];

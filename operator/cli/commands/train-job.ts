@@ -3,13 +3,15 @@ import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { tracedStepsMax } from "../../../crds/training-trace.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
+import { unreadable } from "../../views/health.ts";
+import { type JobRow, jobReport, jobState, jobTable } from "../../views/job.ts";
 import { argument, declare, text, value } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
-import { lossCommand, lossPlot } from "../loss-plot.ts";
+import { curveText, lossCommand, lossPlot } from "../loss-plot.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
 import { svgOutput } from "../svg.ts";
-import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
+import { sectionsText } from "../table.ts";
 import { stepsDefault, type TraceRequest, traceJob } from "./train-trace.ts";
 import { traceColumns } from "./train-trace-text.ts";
 
@@ -42,11 +44,17 @@ function readOr<Other>(object: KubeObject, other: (error: AppError) => Other): M
   }
 }
 
+function jobRow(object: KubeObject): JobRow {
+  const { namespace = "", name } = object.metadata;
+  const read = readOr(object, ({ code, message }): JobRow => ({ namespace, name, health: unreadable(code, message) }));
+  return "spec" in read ? jobState(read) : read;
+}
+
 async function jobStatus(request: JobRequest): Promise<string> {
   const { cluster, json } = request;
   if (request.job !== undefined) {
     const job = await jobOf(request);
-    return json ? JSON.stringify(job, undefined, 2) : jobText(job);
+    return json ? JSON.stringify(job, undefined, 2) : sectionsText(jobReport(job));
   }
   const { items } = await cluster.kube.list(resources.moeTrainingJobs, { namespace: cluster.namespace });
   if (json)
@@ -55,8 +63,8 @@ async function jobStatus(request: JobRequest): Promise<string> {
       undefined,
       2,
     );
-  const jobs = items.map((object) => readOr(object, ({ code }): UnreadableJob => ({ name: object.metadata.name, code })));
-  return jobs.length === 0 ? `no MoETrainingJob in namespace ${cluster.namespace}` : jobTable(jobs);
+  const jobs = items.map(jobRow);
+  return jobs.length === 0 ? `no MoETrainingJob in namespace ${cluster.namespace}` : sectionsText([jobTable(jobs)]);
 }
 
 async function jobLoss(request: JobRequest): Promise<string> {
@@ -84,6 +92,15 @@ async function servingOf(request: JobRequest): Promise<string> {
     );
   }
   return JSON.stringify(servingManifest(job, request.name ?? job.metadata.name), undefined, 2);
+}
+
+export function servingManifest({ metadata, spec }: MoETrainingJob, name: string): object {
+  return {
+    apiVersion: "enodia.dev/v1alpha1",
+    kind: "MoEDeployment",
+    metadata: { name, namespace: metadata.namespace },
+    spec: { model: { uri: `${spec.output.uri}/store` }, replicas: 1, runtime: { expertCodec: spec.output.codecs[0] } },
+  };
 }
 
 async function traceOf(request: JobRequest): Promise<string> {

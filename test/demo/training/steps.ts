@@ -2,8 +2,7 @@
 // Its curve has to be unbroken (checks.ts); how long things take is an aim.
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { lossPlot } from "../../../operator/cli/loss-plot.ts";
-import { curveText } from "../../../operator/cli/training-text.ts";
+import { curveText, lossPlot } from "../../../operator/cli/loss-plot.ts";
 import { kubectlOf, root, serviceAddress, type Target, waitReady } from "../../kit/deployment/product.ts";
 import { ask } from "../../kit/gateway/openai-client.ts";
 import { execOk, until } from "../../kit/processes/process.ts";

@@ -5,13 +5,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
-import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
-import { parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
-import { resources } from "../kube/kube.ts";
-import { acts } from "./commands/train-job.ts";
-import type { ClusterAccess } from "./kube.ts";
-import { curveText, jobTable, jobText, servingManifest } from "./training-text.ts";
+import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
+import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
+import { resources } from "../../kube/kube.ts";
+import { unreadable } from "../../views/health.ts";
+import { jobReport, jobState, jobTable } from "../../views/job.ts";
+import type { ClusterAccess } from "../kube.ts";
+import { curveText } from "../loss-plot.ts";
+import { sectionsText } from "../table.ts";
+import { acts, servingManifest } from "./train-job.ts";
+
+const jobText = (of: typeof job): string => sectionsText(jobReport(of));
 
 const job = parseMoETrainingJob({
   metadata: { name: "news", namespace: "ns", uid: "u" },
@@ -46,19 +51,17 @@ const job = parseMoETrainingJob({
 });
 
 test("a job is a row of a table, and more in detail", () => {
-  assert.deepEqual(jobTable([job]).split("\n"), [
-    "NAME    STEP  PROGRESS    LOSS  TOKENS/S  RANKS  ETA  STATUS",
-    "news  50/200       25%  2.5000       900      1   3m  Training",
+  assert.deepEqual(sectionsText([jobTable([jobState(job)])]).split("\n"), [
+    "NAMESPACE  TRAINING JOB  STATUS      STEP  PROGRESS    LOSS  TOKENS/S  RANKS  ETA",
+    "ns         news          Training  50/200       25%  2.5000       900    1/1   3m",
   ]);
-  assert.match(
-    jobText(job),
-    /busiest rank +1\.2500 x mean, 1\.7500 without copies of 25% of experts; 12 ms waited for and 4\.2 MB sent a step\n/,
-  );
-  assert.match(jobText(job), /result +pvc:\/\/models\/out\/store\n +adapters +pvc:\/\/models\/out\/adapters\n/);
-  assert.match(
-    jobText(job),
-    /output +pvc:\/\/models\/out\n[\s\S]*busiest expert +1\.7000 x mean\n[\s\S]*Running=True +Training: step 50 of 200/,
-  );
+  for (const line of [
+    /^busiest rank +1\.2500 x mean, 1\.7500 without copies of 25% of experts; 12 ms waited for and 4\.2 MB sent a step$/m,
+    /^result +pvc:\/\/models\/out\/store\nadapters +pvc:\/\/models\/out\/adapters$/m,
+    /^busiest expert +1\.7000 x mean$/m,
+    /^Running +True +Training +2026-01-01T00:00:00Z +step 50 of 200$/m,
+  ])
+    assert.match(jobText(job), line);
 });
 
 test("copies are told by layer, with the primary of each expert and who else has it", () => {
@@ -110,9 +113,10 @@ test("what a pod says steers no terminal, and a job that cannot be read is a row
   const [condition] = job.status.conditions ?? [];
   const conditions = condition === undefined ? [] : [{ ...condition, message: "\u001b[2Jgone\nComplete=True \u202e" }];
   const text = jobText({ ...job, status: { ...job.status, conditions } });
-  assert.match(text, /Training: {2}\[2Jgone Complete=True/);
+  assert.match(text, / {2}\[2Jgone Complete=True/);
   assert.doesNotMatch(text.replaceAll("\n", ""), /[\p{Cc}\p{Cf}]/u);
-  assert.match(jobTable([job, { name: "broken", code: "InvalidSpec" }]), /^broken +- .* InvalidSpec$/m);
+  const broken = { namespace: "ns", name: "broken", health: unreadable("InvalidSpec", "steps: many") };
+  assert.match(sectionsText([jobTable([jobState(job), broken])]), /^ns +broken +InvalidSpec +0\/- +-/m);
 });
 
 test("the manifest of a result names its store and the first of its codecs, and is accepted", () => {
@@ -140,8 +144,8 @@ test("a job that cannot be read is listed with the others", async () => {
   }
   const asked = { cluster: { kube, namespace: "ns" } as unknown as ClusterAccess, job: undefined, name: undefined };
   const text = (await acts.status({ ...asked, json: false })) ?? "";
-  assert.match(text, /^good +0\/10/m);
-  assert.match(text, /^odd .*InvalidSpec$/m);
+  assert.match(text, /^ns +good .* 0\/10/m);
+  assert.match(text, /^ns +odd +InvalidSpec/m);
   const all = JSON.parse((await acts.status({ ...asked, json: true })) ?? "");
   assert.deepEqual(
     all.map(({ metadata }: { metadata: { name: string } }) => metadata.name),

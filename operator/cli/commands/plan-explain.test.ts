@@ -1,15 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { labels } from "../../crds/common.ts";
-import { parseExpertPlacement } from "../../crds/expert-placement.ts";
-import { encodeLayer } from "../../crds/plan.ts";
-import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
-import { resources } from "../kube/kube.ts";
-import { expertMap } from "../views/experts-view.ts";
-import { explain } from "../views/plan.ts";
-import { gather } from "./commands/plan-explain.ts";
-import { mapSvg, mapText } from "./expert-map.ts";
-import { renderExplained, renderLayer } from "./explain-text.ts";
+import { labels } from "../../../crds/common.ts";
+import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { encodeLayer } from "../../../crds/plan.ts";
+import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
+import { resources } from "../../kube/kube.ts";
+import { expertMap } from "../../views/experts-view.ts";
+import { explain, explainedSections, layerTable } from "../../views/plan.ts";
+import { mapSvg, mapText } from "../expert-map.ts";
+import { sectionsText } from "../table.ts";
+import { gather } from "./plan-explain.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const writer = { manager: "test" };
@@ -77,9 +77,10 @@ async function cluster(): Promise<FakeKube> {
 
 test("explain tells the plan, its reason, what came of it, the phases, the decision, and the events oldest first", async () => {
   const facts = await gather(await cluster(), ref);
-  const text = renderExplained(facts, explain(facts));
+  const text = sectionsText(explainedSections(facts, explain(facts)));
   for (const line of [
-    /^ns\/moe {3}policy incremental \(Auto\) {3}epoch 5 \(parent 4\) Committed$/m,
+    /^policy +incremental \(Auto\)$/m,
+    /^epoch +5 \(Committed, parent 4\)$/m,
     /^plan +incremental: 160% -> 108%/m,
     /^predicted +imbalance 108%, bound 100%, 2 moves/m,
     /^measured +imbalance 111%.* 1\.5 s$/m,
@@ -99,7 +100,7 @@ test("explain counts experts whose expert replicas are all on one node, whatever
   // Layer 0: expert 0 is on nodes a and b; layer 1: expert 0 on ranks 0 and 1, both on a.
   assert.equal(explain(facts).atRisk, 4);
   assert.match(
-    renderExplained(facts, explain(facts)),
+    sectionsText(explainedSections(facts, explain(facts))),
     /at risk +4 experts have all their expert replicas on one node.* minExpertReplicas is 2/,
   );
   assert.equal(explain({ ...facts, nodes: new Map() }).atRisk, 3, "pods of unknown nodes count as apart");
@@ -121,9 +122,9 @@ test("explain lists what each rank hosts, and every expert of a layer with its w
       [2, 4, 2, undefined, undefined],
     ],
   );
-  assert.match(renderExplained(facts, explain(facts)), /SPEED\n +0 .* 80%\n/);
-  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(primary\) 50\.0%, 1 50\.0%/);
-  assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
+  assert.match(sectionsText(explainedSections(facts, explain(facts))), /SPEED\n +0 .* 80%\n/);
+  assert.match(sectionsText(layerTable(facts.placement, 1)), /^layer 1, epoch 3\n.*\n +0 +0 \(primary\) 50\.0%, 1 50\.0%/);
+  assert.throws(() => layerTable(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
 });
 
 test("a deployment that is not there, or has no plan yet, is said with what to look at", async () => {
