@@ -5,6 +5,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
+import { readLimits } from "./failure-detector.ts";
 import { type FileEntry, type FileKind, fromFileList, type ListedFiles, textDigest, textFiles } from "./file-lists.ts";
 import { FileListSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import type { Caller } from "./grpc.ts";
@@ -15,9 +16,6 @@ import type { PeerIdentity } from "./tls.ts";
 
 const operation = "serving files";
 const listBytesMax = 64 * 1024;
-/** Milliseconds without a byte. */
-const listStallMs = 5_000;
-const fileStallMs = 10_000;
 
 export interface FileFolder extends ListedFiles {
   readonly dir: string;
@@ -139,7 +137,7 @@ export async function readList(link: ReadLink, kind: FileKind, codec: string): P
   const part = newPart(listBytesMax);
   const unfit = () => new AppError(`a list of more than ${listBytesMax} bytes`, { code: "InvalidRequest", operation: "listing files" });
   await receive(link.read({ case: "list", value: { codec } }), part, {
-    stallMs: listStallMs,
+    stallMs: readLimits.listMs,
     unfit,
     store: (data, at) => bytes.set(data, at),
   });
@@ -159,7 +157,7 @@ interface FileReceiving {
 /** Goes on where `part` broke off. Throws `unfit` for other bytes than were listed. */
 export async function readFile(link: ReadLink, { file, part, out, unfit, giver }: FileReceiving): Promise<void> {
   await receive(link.read({ case: "file", value: { name: file.name, offset: BigInt(part.received) } }), part, {
-    stallMs: fileStallMs,
+    stallMs: readLimits.fileMs,
     unfit: () => unfit("chunks do not fit what was listed"),
     async store(data, at) {
       for (let done = 0; done < data.byteLength; ) done += (await out.write(data, done, data.byteLength - done, at + done)).bytesWritten;

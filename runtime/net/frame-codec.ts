@@ -64,6 +64,12 @@ export class FrameReader {
   #layout: Layout | undefined;
   #frame: Buffer = this.#prefix;
   #filled = 0;
+  readonly #bytesMax: number;
+
+  /** `bytesMax`: of a frame, where less is due than others may have. */
+  constructor(bytesMax = Number.POSITIVE_INFINITY) {
+    this.#bytesMax = bytesMax;
+  }
 
   get within(): boolean {
     return this.#prefixed > 0;
@@ -71,7 +77,7 @@ export class FrameReader {
 
   push(chunk: Buffer, take: (frame: RawFrame) => void): void {
     for (let at = 0; at < chunk.byteLength; ) {
-      const whole = this.#prefixed === 0 ? layoutAt(chunk, at) : undefined;
+      const whole = this.#prefixed === 0 ? this.#layoutAt(chunk, at) : undefined;
       if (whole !== undefined && chunk.byteLength - at >= whole.totalBytes) {
         take(cut(chunk, at, whole));
         at += whole.totalBytes;
@@ -85,12 +91,18 @@ export class FrameReader {
   #begin(chunk: Buffer, at: number): number {
     const bytes = chunk.copy(this.#prefix, this.#prefixed, at, at + prefixBytes - this.#prefixed);
     this.#prefixed += bytes;
-    const layout = this.#prefixed === prefixBytes ? layoutAt(this.#prefix, 0) : undefined;
+    const layout = this.#prefixed === prefixBytes ? this.#layoutAt(this.#prefix, 0) : undefined;
     if (layout === undefined) return bytes;
     this.#layout = layout;
     this.#frame = Buffer.allocUnsafeSlow(layout.totalBytes);
     this.#filled = prefixBytes;
     return bytes;
+  }
+  #layoutAt(bytes: Buffer, at: number): Layout | undefined {
+    const layout = layoutAt(bytes, at);
+    if (layout && layout.totalBytes > this.#bytesMax)
+      throw invalid(`a frame of ${layout.totalBytes} bytes where ${this.#bytesMax} are enough`);
+    return layout;
   }
   #fill(chunk: Buffer, at: number, { totalBytes }: Layout): number {
     const bytes = chunk.copy(this.#frame, this.#filled, at, at + totalBytes - this.#filled);

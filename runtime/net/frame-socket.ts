@@ -15,12 +15,14 @@ export interface FrameEvents {
   drain?(): void;
   /** DECISIONS.md 6. */
   readonly atOnce?: boolean;
+  /** Of a received frame. */
+  readonly bytesMax?: number;
 }
 
 export class FrameSocket {
   readonly #socket: TLSSocket;
   readonly #events: FrameEvents;
-  readonly #reader = new FrameReader();
+  readonly #reader: FrameReader;
   #corked = false;
   #over = false;
   #error: Error | undefined;
@@ -28,6 +30,7 @@ export class FrameSocket {
   constructor(socket: TLSSocket, events: FrameEvents) {
     this.#socket = socket;
     this.#events = events;
+    this.#reader = new FrameReader(events.bytesMax);
     socket.setNoDelay(true);
     socket.on("data", (chunk: Buffer) => this.#read(chunk));
     socket.on("drain", () => this.#over || events.drain?.());

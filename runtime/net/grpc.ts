@@ -48,8 +48,8 @@ export type GrpcServer = {
   add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
   /** Call before `listen`. */
   addHeartbeats(handler: HeartbeatHandler): void;
-  /** Call before `listen`. */
-  addReads(host: ReadHost, deploymentUid: string): void;
+  /** Call before `listen`. `admit` throws for callers who may read nothing. */
+  addReads(host: ReadHost, deploymentUid: string, admit: (call: Caller) => void): void;
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number>;
   /** Waits up to graceMs for running calls, then cuts them. */
@@ -72,7 +72,7 @@ export function createServer(tls: TlsSource): GrpcServer {
       server.addService(definition(service), implementation as grpc.UntypedServiceImplementation);
     },
     addHeartbeats: (handler) => peers.add(Channel.HEARTBEAT, serveHeartbeats(handler)),
-    addReads: (host, deploymentUid) => peers.add(Channel.BULK, serveReads(host, deploymentUid)),
+    addReads: (...options) => peers.add(Channel.BULK, serveReads(...options)),
     listen: (host, port) => listener.listen(host, port),
     close: async (graceMs) => {
       const stopped = listener.stop();

@@ -36,6 +36,7 @@ interface ConnectionEvents {
   drain?(): void;
   /** See FrameEvents. */
   readonly atOnce?: boolean;
+  readonly bytesMax?: number;
 }
 
 export interface CallerEvents extends ConnectionEvents {
@@ -104,6 +105,7 @@ export class PeerConnection {
     this.#socket = socket;
     this.#frames = new FrameSocket(socket, {
       atOnce: events.atOnce ?? false,
+      ...(events.bytesMax === undefined ? {} : { bytesMax: events.bytesMax }),
       frame: (frame) => {
         detector.heard();
         if (own(frame)) return;
@@ -115,6 +117,10 @@ export class PeerConnection {
     });
   }
 
+  /** Bytes that come show life before their frame is whole. */
+  get receivedBytes(): number {
+    return this.#socket.bytesRead;
+  }
   get isFull(): boolean {
     return this.#socket.writableNeedDrain;
   }

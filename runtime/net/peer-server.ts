@@ -11,12 +11,16 @@ interface Accepted {
   readonly hello: Hello;
 }
 
-/** Serves one connection; throws for a hello that it refuses. */
-export type ChannelServer = (accepted: Accepted) => Omit<HostEvents, "hello">;
+/** Serves one connection; throws for a hello that it refuses. `stop`: this process wants no more of the caller's requests. */
+export type ChannelServer = (accepted: Accepted) => Served;
+type Served = Omit<HostEvents, "hello" | "bytesMax"> & { readonly stop?: () => void };
+
+/** Bytes of a frame: callers of these channels send a hello and requests. */
+const frameBytesMax = 16 * 1024;
 
 export class PeerServer {
   readonly #channels = new Map<Channel, ChannelServer>();
-  readonly #open = new Set<{ look(nowMs: number): void; cut(reason?: AppError): void }>();
+  readonly #open = new Set<{ look(nowMs: number): void; cut(reason?: AppError): void; stop(): void }>();
   readonly #timer: NodeJS.Timeout;
   #onEmpty = () => {};
 
@@ -31,7 +35,7 @@ export class PeerServer {
 
   accept(socket: TLSSocket): void {
     const detector = new FailureDetector(computingLimits, performance.now());
-    let served: Omit<HostEvents, "hello"> | undefined;
+    let served: Served | undefined;
     const connection: PeerConnection = PeerConnection.answer(socket, detector, {
       hello: (hello) => {
         const server = this.#channels.get(hello.channel);
@@ -43,6 +47,7 @@ export class PeerServer {
           return AppError.from(caught, "taking a connection");
         }
       },
+      bytesMax: frameBytesMax,
       pong: () => served?.pong?.() ?? {},
       frame: (frame) => served?.frame(frame),
       ended: (reason) => served?.ended(reason),
@@ -58,7 +63,7 @@ export class PeerServer {
       const silentMs = detector.look(nowMs);
       if (detector.hasFailed) cut(new AppError(`the caller said nothing for ${Math.round(silentMs)} ms`, { code: "Silent" }));
     };
-    const open = { look, cut };
+    const open = { look, cut, stop: () => served?.stop?.() };
     this.#open.add(open);
     socket.once("close", () => {
       this.#open.delete(open);
@@ -66,8 +71,9 @@ export class PeerServer {
     });
   }
 
-  /** Waits up to graceMs for callers to leave, then cuts them. */
+  /** Ends idle connections, waits up to graceMs for the other callers to leave, then cuts them. */
   async close(graceMs: number): Promise<void> {
+    for (const { stop } of this.#open) stop();
     if (this.#open.size > 0) {
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, graceMs);

@@ -2,6 +2,7 @@
 import type { PeerCertificate } from "node:tls";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
+import { readLimits } from "./failure-detector.ts";
 import { frameKinds } from "./frame-codec.ts";
 import { ChunkSchema, type FileRead, type ListRead, type Read, ReadSchema, type UnitRead } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { fromSender } from "./mapping.ts";
@@ -12,8 +13,8 @@ import { create } from "./service.ts";
 export const chunkBytesMax = 1024 * 1024;
 /** Reads of each kind at once; more wait at the receiver, which has its own bound. */
 const readsMax = 8;
-/** Milliseconds in which a caller takes the next chunk; one that takes none would keep its place for ever. */
-const takeMsMax = 60_000;
+/** Answers that a caller has yet to take; more are for nobody who reads. */
+const unsentMax = 32;
 
 export interface ReadCall {
   getAuthContext(): { readonly sslPeerCertificate?: PeerCertificate };
@@ -55,12 +56,15 @@ export class ReadHost {
   }
 }
 
-/** Refuses callers of other deployments. */
-export function serveReads(host: ReadHost, deploymentUid: string): ChannelServer {
+/** Refuses callers of other deployments, and those whom `admit` throws for. */
+export function serveReads(host: ReadHost, deploymentUid: string, admit: (call: Pick<ReadCall, "getAuthContext">) => void): ChannelServer {
   return ({ connection, certificate, hello }) => {
     if (fromSender(hello.sender).deploymentUid !== deploymentUid)
       throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "bulk reads" });
     const getAuthContext = () => ({ sslPeerCertificate: certificate });
+    admit({ getAuthContext });
+    let unsent = 0;
+    let isStopping = false;
     let reading: AbortController | undefined;
     let drained = () => {};
     const leave = () => {
@@ -76,7 +80,7 @@ export function serveReads(host: ReadHost, deploymentUid: string): ChannelServer
       const head = toBinary(ChunkSchema, create(ChunkSchema, { offset: BigInt(offset) }));
       if (connection.write(frameKinds.chunk, head, data)) return;
       const { promise, resolve } = Promise.withResolvers<void>();
-      const late = setTimeout(leaveAndClose, takeMsMax);
+      const late = setTimeout(leaveAndClose, readLimits.chunkMs); // or a caller that takes nothing would keep its place for ever
       drained = resolve;
       await promise.finally(() => clearTimeout(late));
       signal.throwIfAborted();
@@ -88,19 +92,32 @@ export function serveReads(host: ReadHost, deploymentUid: string): ChannelServer
       );
       reading = undefined; // the caller may ask again when it has the answer
       if (signal.aborted) return;
-      if (refusal) connection.write(frameKinds.declined, encodeEnd(refusal));
-      else connection.write(frameKinds.chunk, none);
+      unsent += 1;
+      const sent = () => {
+        unsent -= 1;
+      };
+      if (refusal) connection.write(frameKinds.declined, encodeEnd(refusal), none, sent);
+      else connection.write(frameKinds.chunk, none, none, sent);
+      endIfIdle();
+    };
+    const endIfIdle = () => {
+      if (isStopping && !reading) connection.end(new AppError("this pod is stopping", { code: "Unavailable" }));
     };
     return {
       frame: ({ kind, head }) => {
         if (kind !== frameKinds.read || reading)
           throw new AppError(`a frame of kind ${kind} where a read is due`, { code: "InvalidFrame" });
+        if (unsent >= unsentMax) throw new AppError("the caller reads no answers", { code: "Busy" });
         reading = new AbortController();
         void read(fromBinary(ReadSchema, head), reading);
       },
       ended: leaveAndClose,
       gone: leave,
       drain: () => drained(),
+      stop: () => {
+        isStopping = true;
+        endIfIdle();
+      },
     };
   };
 }

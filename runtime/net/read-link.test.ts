@@ -1,17 +1,17 @@
 // Bulk reads on loopback: order, back-pressure, connections that are used again, and what becomes of reads whose other end fails.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { connect as connectTls, type TLSSocket } from "node:tls";
+import { connect as connectTls, type PeerCertificate, type TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa } from "../../test/kit/network/certs.ts";
 import { until, within } from "../../test/kit/wait.ts";
 import { encodeFrame, frameKinds } from "./frame-codec.ts";
-import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { createServer, type GrpcServer } from "./grpc.ts";
+import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, createServer, type GrpcServer } from "./grpc.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { toSender } from "./mapping.ts";
-import { encodeHello, none, peerAlpn } from "./peer-connection.ts";
-import { type ReadCall, ReadHost } from "./read-host.ts";
+import { encodeHello, none, type PeerConnection, peerAlpn } from "./peer-connection.ts";
+import { type ReadCall, ReadHost, serveReads } from "./read-host.ts";
 import { type BulkRead, connectReads, type ReadLink } from "./read-link.ts";
 import { serverNames } from "./tls.ts";
 
@@ -33,7 +33,10 @@ before(async () => {
     calls.add(call);
     await served(name, call).finally(() => calls.delete(call));
   };
-  server.addReads(new ReadHost({ file }), "uid");
+  const admit = (call: Pick<ReadCall, "getAuthContext">) => {
+    if (callerOf(call, "default", "mix").role !== "worker") throw new AppError("only workers read", { code: "Forbidden" });
+  };
+  server.addReads(new ReadHost({ file }), "uid", admit);
   port = await server.listen("127.0.0.1", 0);
   link = connectReads({ address: `127.0.0.1:${port}`, serverName, tls, self });
 });
@@ -121,17 +124,19 @@ test("a read that is cancelled or left ends at both ends, and the next one is wh
   assert.equal(await bytesOf(reading("whole")), "wholewhole");
 });
 
-test("callers of another deployment, and those without a certificate that is known, get nothing", async () => {
+test("callers of another deployment, of another role, and those without a certificate that is known, get nothing", async () => {
   served = twice;
   const other = connectReads({ address: `127.0.0.1:${port}`, serverName, tls, self: { ...self, deploymentUid: "other" } });
   const stranger = connectReads({ address: `127.0.0.1:${port}`, serverName, tls: createTestCa().issue("rank-1", "default", "mix"), self });
+  const operator = connectReads({ address: `127.0.0.1:${port}`, serverName, tls: ca.issue("operator", "default", "mix"), self });
   const nowhere = connectReads({ address: "no address", serverName, tls, self });
   try {
     await assert.rejects(bytesOf(reading("a", other)), { code: "Forbidden" });
+    await assert.rejects(bytesOf(reading("a", operator)), { code: "Forbidden" }, "already its hello");
     await assert.rejects(bytesOf(reading("a", stranger)), { code: "Unavailable" });
     await assert.rejects(bytesOf(reading("a", nowhere)), AppError);
   } finally {
-    for (const each of [other, stranger, nowhere]) each.close();
+    for (const each of [other, stranger, operator, nowhere]) each.close();
   }
 });
 
@@ -175,18 +180,105 @@ async function calling(): Promise<TLSSocket> {
   return socket;
 }
 
-test("a caller that asks twice at once, or sends what is no read, is cut, and honest reads go on", async () => {
+test("a caller that asks twice at once, or sends what is no read or more than one needs, is cut, and honest reads go on", async () => {
   served = (name, call) => (name ? twice(name, call) : new Promise((resolve) => call.signal.addEventListener("abort", () => resolve())));
   const hello = bytesOfFrame(frameKinds.hello, Buffer.from(encodeHello({ sender: toSender(self), channel: Channel.BULK })));
   const fileRead = bytesOfFrame(frameKinds.read, Buffer.from([0x12, 0]));
   const wrong = [[fileRead, fileRead], [bytesOfFrame(frameKinds.chunk)], [bytesOfFrame(frameKinds.read, Buffer.from([255]))]];
+  wrong.push([bytesOfFrame(frameKinds.read, none, Buffer.alloc(mebibyte))], [bytesOfFrame(frameKinds.read, Buffer.alloc(mebibyte))]);
   for (const frames of wrong) {
     const socket = await calling();
     const closed = new Promise((resolve) => socket.once("close", resolve));
     socket.resume();
     for (const frame of [hello, ...frames]) socket.write(frame);
-    await within(30_000, closed, "the cut");
+    await within(6_000, closed, "the cut"); // before it is one for silence
     assert.equal(await bytesOf(reading("a")), "aa");
   }
   await until("nothing is served", () => calls.size === 0);
+});
+
+test("a caller that reads no answers may not ask for ever", async () => {
+  let written = 0;
+  const write = () => {
+    written += 1;
+  };
+  const connection = { write, destroy: () => {} } as unknown as PeerConnection;
+  const hello = { sender: toSender(self) } as Hello;
+  const { frame } = serveReads(new ReadHost({}), "uid", () => {})({ connection, hello, certificate: {} as PeerCertificate });
+  const ask = async () => {
+    frame({ kind: frameKinds.read, head: none, body: none });
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  await assert.rejects(
+    async () => {
+      for (let i = 0; i < 1_000; i++) await ask();
+    },
+    { code: "Busy" },
+  );
+  assert.ok(written > 0 && written < 100, `${written} answers`);
+});
+
+test("a host that closes ends the connections on which nobody reads, and does not wait for their idle time", async () => {
+  const closing = createServer(hostTls);
+  let release = () => {};
+  const gate = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const file = async ({ name }: { readonly name: string }, call: ReadCall) => {
+    if (name === "held") await gate;
+    await twice(name, call);
+  };
+  closing.addReads(new ReadHost({ file }), "uid", () => {});
+  const at = await closing.listen("127.0.0.1", 0);
+  const own = connectReads({ address: `127.0.0.1:${at}`, serverName, tls, self });
+  const held = bytesOf(reading("held", own));
+  assert.equal(await bytesOf(reading("a", own)), "aa");
+  const startedAt = performance.now();
+  const closed = closing.close(20_000);
+  setTimeout(release, 300);
+  assert.equal(await held, "heldheld", "what is read is served to its end");
+  await closed;
+  assert.ok(performance.now() - startedAt < 10_000);
+  own.close();
+});
+
+test("a chunk that comes slowly is no silence", async (t) => {
+  let now = 1_000;
+  t.mock.timers.enable({ apis: ["setInterval"] });
+  t.mock.method(performance, "now", () => now);
+  let chunk: ((data: Uint8Array) => void) | undefined;
+  const listener = createTlsListener(hostTls, {
+    [peerAlpn]: (socket) => {
+      socket.on("error", () => {}).resume();
+      chunk = (data) => void socket.write(data);
+    },
+  });
+  const slow = connectReads({ address: `127.0.0.1:${await listener.listen("127.0.0.1", 0)}`, serverName, tls, self });
+  t.after(async () => {
+    slow.close();
+    listener.cut();
+    await listener.stop();
+  });
+  const seconds = 20;
+  const text = "x".repeat(1_000);
+  const frame = Buffer.concat([bytesOfFrame(frameKinds.chunk, none, Buffer.from(text)), bytesOfFrame(frameKinds.chunk)]);
+  const read = bytesOf(reading("slow", slow));
+  read.catch(() => {});
+  await until("it is connected", () => chunk !== undefined);
+  for (let i = 0; i < seconds; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    chunk?.(frame.subarray(Math.floor((i * frame.byteLength) / seconds), Math.floor(((i + 1) * frame.byteLength) / seconds)));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    now += 1_000;
+    t.mock.timers.tick(500);
+  }
+  assert.equal(await read, text);
+  const silent = bytesOf(reading("silent", slow));
+  silent.catch(() => {});
+  for (let i = 0; i < seconds; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    now += 1_000;
+    t.mock.timers.tick(500);
+  }
+  await assert.rejects(silent, { code: "Silent" });
 });

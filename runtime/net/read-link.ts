@@ -97,6 +97,7 @@ class Connection {
   #request: Uint8Array | undefined;
   #reading: Reading | undefined;
   #usedAt = performance.now();
+  #receivedBytes = 0;
   #connected = false;
   #paused = false;
 
@@ -128,9 +129,11 @@ class Connection {
     this.#ask();
   }
 
-  /** Call it every `lookMs`. A paused socket says nothing about the host. `isLast`: no read follows. */
+  /** Call it every `lookMs`. A paused socket says nothing about the host, and a part of a chunk that it lives. `isLast`: no read follows. */
   look(nowMs: number, isLast: boolean): void {
-    if (this.#paused) this.#detector.heard();
+    const { receivedBytes } = this.#connection;
+    if (this.#paused || receivedBytes > this.#receivedBytes) this.#detector.heard();
+    this.#receivedBytes = receivedBytes;
     const silentMs = this.#detector.look(nowMs);
     if (this.#detector.hasFailed)
       this.close(new AppError(`the host said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));

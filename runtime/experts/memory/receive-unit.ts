@@ -1,15 +1,14 @@
 // Reads one expert from another pod and checks it against the index; a silent source is given up.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import { readLimits } from "../../net/failure-detector.ts";
 import { newPart, receive } from "../../net/file-reads.ts";
 import { chunkBytesMax } from "../../net/read-host.ts";
 import type { ReadLink } from "../../net/read-link.ts";
 import { leastShare } from "../../placement/backoff.ts";
 import type { ExpertIndex } from "../../weights/store.ts";
 import type { TierRequest } from "./tier.ts";
-
-/** Milliseconds without a byte. */
-const stallMs = 5_000;
+import { pacedMs } from "./transfer-pace.ts";
 
 export interface UnitSource {
   /** Messages show it: "rank 3", "the weight server". */
@@ -34,14 +33,14 @@ export async function receiveUnit({ name, reads, index, codec, onGone }: UnitSou
     new AppError(`expert ${layer}/${expert} from ${name}: ${why}`, { code: "CorruptShard", operation: "fetching a shard" });
   const abort = () => read.cancel();
   // A chunk that is slow on purpose is no stall.
-  const chunkMs = bytesPerSecond > 0 ? (Math.min(chunkBytesMax, entry.bytes) / (bytesPerSecond * leastShare)) * 1000 : 0;
+  const chunkMs = bytesPerSecond > 0 ? pacedMs(Math.min(chunkBytesMax, entry.bytes), bytesPerSecond * leastShare) : 0;
   signal.addEventListener("abort", abort, { once: true });
   const unwatch = onGone?.(abort);
   const unit = new Uint8Array(entry.bytes);
   const part = newPart(entry.bytes);
   try {
     const unfit = () => corrupt("sizes do not match the index");
-    await receive(read, part, { stallMs: stallMs + chunkMs, unfit, store: (data, at) => unit.set(data, at) });
+    await receive(read, part, { stallMs: readLimits.unitMs + chunkMs, unfit, store: (data, at) => unit.set(data, at) });
   } finally {
     unwatch?.();
     signal.removeEventListener("abort", abort);

@@ -18,24 +18,22 @@ import { TransferPace } from "./transfer-pace.ts";
 const unit = new Uint8Array(1000);
 const served = 8; // at once
 
-/** A server with one unit that it reads when `ready` allows, and a caller. */
-async function serverAndCaller(ready: Promise<void>, pace: TransferPace) {
-  const ca = createTestCa();
+function sourceOf(ready: Promise<void>, pace: TransferPace) {
   const store = {
     index: { modelDigest: "d", layers: 1, experts: 1, codecs: { f32: { file: "f", units: [[{ offset: 0, bytes: 1000, sha256: "s" }]] } } },
     readUnit: () => ready.then(() => unit),
   } as unknown as ModelStore;
+  const reads = new StoreReads(store, "f32");
+  const every = { authorize: () => {}, hosts: () => true, onServed: () => {} };
+  return shardSource({ store, reads, codec: "f32", pace, ...every });
+}
+
+/** A server with one unit that it reads when `ready` allows, and a caller. */
+async function serverAndCaller(ready: Promise<void>, pace: TransferPace) {
+  const ca = createTestCa();
   const server = createServer(ca.issue("rank-0", "default", "mix"));
-  const source = shardSource({
-    store,
-    reads: new StoreReads(store, "f32"),
-    codec: "f32",
-    pace,
-    hosts: () => true,
-    authorize: () => {},
-    onServed: () => {},
-  });
-  server.addReads(new ReadHost({ unit: source }), "uid");
+  const source = sourceOf(ready, pace);
+  server.addReads(new ReadHost({ unit: source }), "uid", () => {});
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const self = { deploymentUid: "uid", rank: 1, podUid: "u", bootId: "b" };
   const tls = ca.issue("rank-1", "default", "mix");

@@ -7,7 +7,7 @@ import type { Caller } from "../../net/grpc.ts";
 import { chunkBytesMax, type ReadCall, type ReadSources } from "../../net/read-host.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import type { StoreReads } from "./store-reads.ts";
-import type { TransferPace } from "./transfer-pace.ts";
+import { pacedMs, type TransferPace } from "./transfer-pace.ts";
 
 const operation = "serving an expert";
 
@@ -47,7 +47,7 @@ async function send(request: UnitRead, call: ReadCall, options: ShardServerOptio
     await call.send(offset, data);
     options.onServed(data.byteLength);
     if (limit <= 0) continue;
-    dueAt += (data.byteLength / Math.min(most || limit, pace.rate(limit))) * 1000;
+    dueAt += pacedMs(data.byteLength, Math.min(most || limit, pace.rate(limit)));
     const waitMs = dueAt - performance.now();
     if (waitMs > 1) await sleep(waitMs, undefined, { signal: call.signal });
   }

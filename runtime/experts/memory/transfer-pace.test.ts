@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
-import { type PaceClock, TransferPace } from "./transfer-pace.ts";
+import { type PaceClock, pacedMs, TransferPace } from "./transfer-pace.ts";
 
 const MB = 1_000_000;
 const never = new AbortController().signal;
@@ -148,4 +148,9 @@ test("without traffic a move has the whole limit", async () => {
   await world.time.run(20_000);
   assert.equal(world.pace.effectiveRate, MB);
   assert.deepEqual(world.changes, []);
+});
+
+test("a chunk goes at the pace that its receiver asks for, and a pace of a byte a second holds no place for ever", () => {
+  assert.equal(pacedMs(1_000_000, 250_000), 4_000);
+  assert.equal(pacedMs(1_000_000, 1), 60_000);
 });

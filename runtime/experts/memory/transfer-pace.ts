@@ -1,6 +1,7 @@
 // The rate of limited transfers at this rank in both directions; the share follows token latency (placement/backoff.ts, ../DECISIONS.md
 // 5).
 
+import { readLimits } from "../../net/failure-detector.ts";
 import { Signal } from "../../net/signal.ts";
 import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../../placement/backoff.ts";
 
@@ -30,6 +31,9 @@ interface Transfer {
   readonly limit: number;
   readonly signal: AbortSignal;
 }
+
+/** The time of a chunk; nobody keeps a place for ever by a pace of a byte a second. */
+export const pacedMs = (bytes: number, bytesPerSecond: number): number => Math.min((bytes / bytesPerSecond) * 1000, readLimits.chunkMs);
 
 export class TransferPace {
   readonly #clock: PaceClock;

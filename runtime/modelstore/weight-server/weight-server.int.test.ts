@@ -186,7 +186,7 @@ test("a weight server whose files are not what it listed is not believed, and a 
       await call.send(0, data);
     },
   });
-  server.addReads(reads, deploymentUid);
+  server.addReads(reads, deploymentUid, () => {});
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const tls = ca.issue("rank-0", namespace, deployment);

@@ -120,7 +120,7 @@ async function serve({ settings, log, health, server, progress, signal, host, op
     onServed,
   });
   const folder = { dir: target, digest: modelDigest, files };
-  server.addReads(new ReadHost({ unit, ...fileSources({ folder, codec, authorize, onServed }) }), deploymentUid);
+  server.addReads(new ReadHost({ unit, ...fileSources({ folder, codec, authorize, onServed }) }), deploymentUid, authorize);
   const port = await server.listen(host, grpcPort);
   signal.addEventListener("abort", () => log.info({ servedBytes }, "the weight server ends"));
   progress.phase("Done");

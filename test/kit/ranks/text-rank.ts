@@ -45,7 +45,7 @@ export async function textRank({ ca, rank, dir, former = false, read, changed = 
   const podName = `${name}-${rank}-abcde`;
   const server = createServer(ca.issue(`rank-${rank}`, ns, name, podName));
   const sources = textSources(folder, (call) => callerOf(call, ns, name));
-  if (!former) server.addReads(new ReadHost({ ...sources, ...(read ? { file: read } : {}) }), deploymentUid);
+  if (!former) server.addReads(new ReadHost({ ...sources, ...(read ? { file: read } : {}) }), deploymentUid, () => {});
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const told = former ? {} : { textDigest: says ?? folder.digest };
   return {
