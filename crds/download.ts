@@ -4,7 +4,7 @@ import { paths, ports } from "./common.ts";
 import type { MoEDeployment } from "./moe-deployment.ts";
 import { codecNames, defaultLogLevel, logLevels } from "./names.ts";
 import { settingRefs } from "./process.ts";
-import { rowsFrom, type SettingsOf } from "./variables.ts";
+import { rowsFrom, type SettingsOf, settings } from "./variables.ts";
 
 export const downloaderComponent = "downloader";
 export const progressPath = "/progress";
@@ -71,31 +71,25 @@ export interface DownloadFacts {
 }
 
 const { rendered } = rowsFrom<DownloadFacts>();
-const name = z.string().min(1).max(253);
-const path = z.string().min(1).max(1024);
-const names = z
-  .string()
-  .max(65_536)
-  .transform((text) => text.split(","));
+const { name, uid, port, texts } = settings;
+const path = settings.path.min(1);
 const setting = settingRefs<DownloadFacts>();
 export const downloaderProcess = {
   namespace: rendered("ENODIA_NAMESPACE", name, ({ deployment }) => deployment.metadata.namespace),
   deployment: rendered("ENODIA_DEPLOYMENT", name, ({ deployment }) => deployment.metadata.name),
-  podUid: rendered("ENODIA_POD_UID", z.string().min(1).max(64), () => ({ fieldPath: "metadata.uid" })),
+  podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
   uri: rendered("ENODIA_MODEL_URI", z.string().min(1).max(512), ({ deployment }) => deployment.spec.model.uri),
   codec: rendered("ENODIA_EXPERT_CODEC", z.enum(codecNames), ({ deployment }) => deployment.spec.runtime.expertCodec),
   target: rendered("ENODIA_MODEL_PATH", path, ({ folder }) => `${paths.models}/${folder}`),
   work: rendered("ENODIA_MODEL_WORK", path, ({ work }) => `${paths.models}/${work}`),
   /** Folders to keep at any age; unset: the pod removes none. */
-  workInUse: rendered("ENODIA_MODEL_WORK_IN_USE", names.optional(), ({ workInUse }) => workInUse?.join(",")),
+  workInUse: rendered("ENODIA_MODEL_WORK_IN_USE", texts(65_536).optional(), ({ workInUse }) => workInUse?.join(",")),
   secretDir: rendered("ENODIA_MODEL_SECRET", path.optional(), ({ deployment }) =>
     deployment.spec.model.secretRef ? paths.modelSecret : undefined,
   ),
   hub: rendered("HF_ENDPOINT", z.url().optional(), setting("HF_ENDPOINT")),
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
-  progressPort: rendered("ENODIA_PROGRESS_PORT", z.coerce.number<string>().int().min(0).max(65_535).default(ports.progress), () =>
-    String(ports.progress),
-  ),
+  progressPort: rendered("ENODIA_PROGRESS_PORT", port.default(ports.progress), () => String(ports.progress)),
   endFile: rendered("ENODIA_DOWNLOAD_END", path, () => endFile),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), setting("ENODIA_LOG_LEVEL")),
 };

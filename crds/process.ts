@@ -9,7 +9,7 @@ import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, t
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
-import { rowsFrom, type SettingsOf } from "./variables.ts";
+import { rowsFrom, type SettingsOf, settings } from "./variables.ts";
 
 /** The operator's own settings are not among them. */
 export interface ProcessFacts {
@@ -52,15 +52,7 @@ export const settingRefs =
   (facts: Facts) => ({ configMap: facts.settingsMap, key: variable });
 const setting = settingRefs<ProcessFacts>();
 const { rendered, leftToTemplate, fixed } = rowsFrom<ProcessFacts>();
-
-const name = z.string().min(1).max(253);
-const uid = z.string().min(1).max(64);
-const path = z.string().max(1024);
-const whole = (min: number, max: number) => z.coerce.number<string>().int().min(min).max(max);
-const port = whole(0, 65_535);
-const bytes = whole(0, Number.MAX_SAFE_INTEGER);
-const optional = <S extends z.ZodType>(schema: S) =>
-  z.preprocess((text: string | undefined) => (text === "" ? undefined : text), schema.optional());
+const { name, uid, path, whole, port, bytes, texts, optional, json } = settings;
 
 /** Undefined for a deployment with its own server. */
 const ownNats = ({ deployment }: ProcessFacts): string | undefined => deployment.spec.telemetry.nats.url;
@@ -166,18 +158,6 @@ export const workerLifetime = {
 };
 export type WorkerLifetime = SettingsOf<typeof workerLifetime>;
 
-const json = z
-  .string()
-  .max(65_536)
-  .transform((text, context): unknown => {
-    try {
-      return JSON.parse(text);
-    } catch {
-      context.issues.push({ code: "custom", message: "must be JSON", input: text });
-      return z.NEVER;
-    }
-  });
-
 export const gatewayProcess = {
   ...common,
   textDir: leftToTemplate("ENODIA_TEXT_DIR", path.default(paths.text)),
@@ -196,15 +176,8 @@ export const gatewayProcess = {
     deployment.spec.gateway.tls ? paths.httpTls : undefined,
   ),
   /** Commas separate the origins. */
-  corsOrigins: rendered(
-    "ENODIA_CORS_ORIGINS",
-    optional(
-      z
-        .string()
-        .max(16_384)
-        .transform((text) => text.split(",")),
-    ),
-    ({ deployment }) => deployment.spec.gateway.cors?.allowOrigins.join(","),
+  corsOrigins: rendered("ENODIA_CORS_ORIGINS", optional(texts(16_384)), ({ deployment }) =>
+    deployment.spec.gateway.cors?.allowOrigins.join(","),
   ),
   /** JSON. */
   clients: rendered(

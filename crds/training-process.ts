@@ -5,7 +5,7 @@ import { parseModelUri } from "./moe-deployment.ts";
 import { type MoETrainingJob, type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "./moe-training-job.ts";
 import { defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
 import { ranksMax } from "./training-world.ts";
-import { rowsFrom, type SettingsOf } from "./variables.ts";
+import { rowsFrom, type SettingsOf, settings } from "./variables.ts";
 
 /** Label values of training pods and of the pod that checks a job first. */
 export const trainerComponent = "trainer";
@@ -44,44 +44,20 @@ export function trainerSpec(spec: MoETrainingJobSpec): object {
   return { ...Object.fromEntries(whole), failurePolicy: { shadow, stepTimeout } };
 }
 
-const json = z
-  .string()
-  .max(65_536)
-  .transform((text, context): unknown => {
-    try {
-      return JSON.parse(text);
-    } catch {
-      context.addIssue({ code: "custom", message: "is no JSON" });
-      return z.NEVER;
-    }
-  });
-
 const { rendered } = rowsFrom<TrainerFacts>();
-const name = z.string().min(1).max(253);
-const uid = z.string().min(1).max(64);
-const port = z.coerce.number<string>().int().min(0).max(65_535);
+const { name, uid, path, whole, port, json } = settings;
 export const trainerProcess = {
   namespace: rendered("ENODIA_NAMESPACE", name, ({ job }) => job.metadata.namespace),
   job: rendered("ENODIA_TRAINING_JOB", name, ({ job }) => job.metadata.name),
   jobUid: rendered("ENODIA_TRAINING_JOB_UID", uid, ({ job }) => job.metadata.uid),
   podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
-  rank: rendered(
-    "ENODIA_RANK",
-    z.coerce
-      .number<string>()
-      .int()
-      .min(0)
-      .max(ranksMax - 1),
-    () => ({
-      fieldPath: `metadata.labels['${labels.rank}']`,
-    }),
-  ),
+  rank: rendered("ENODIA_RANK", whole(0, ranksMax - 1), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
   spec: rendered("ENODIA_TRAINING_SPEC", json.pipe(moeTrainingJobSpecSchema), ({ job }) => JSON.stringify(trainerSpec(job.spec))),
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   ranksPort: rendered("ENODIA_RANKS_PORT", port.default(ports.ranks), () => String(ports.ranks)),
   worldPort: rendered("ENODIA_WORLD_PORT", port.default(ports.world), () => String(ports.world)),
   tracePort: rendered("ENODIA_TRACE_PORT", port.default(ports.trace), () => String(ports.trace)),
-  endFile: rendered("ENODIA_TRAINING_END", z.string().max(1024), () => endFile),
+  endFile: rendered("ENODIA_TRAINING_END", path, () => endFile),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ logLevel }) => logLevel),
 };
 export type TrainerSettings = SettingsOf<typeof trainerProcess>;
@@ -92,7 +68,7 @@ interface CheckerFacts extends TrainerFacts {
 }
 
 const checker = rowsFrom<CheckerFacts>();
-const ranks = z.coerce.number<string>().int().min(1).max(ranksMax);
+const ranks = whole(1, ranksMax);
 /** The checking pod has no rank, certificate or port. */
 export const checkerProcess = {
   namespace: trainerProcess.namespace,

@@ -39,6 +39,37 @@ type Row<Facts> = Rendered<Facts, TextSchema> | LeftToTemplate<TextSchema> | Fix
 /** Rows by setting name, in rendering order. */
 type Rows<Facts> = Readonly<Record<string, Row<Facts>>>;
 
+const whole = (min: number, max: number) => z.coerce.number<string>().int().min(min).max(max);
+
+/** What settings of several processes are. */
+export const settings = {
+  name: z.string().min(1).max(253),
+  uid: z.string().min(1).max(64),
+  path: z.string().max(1024),
+  whole,
+  port: whole(0, 65_535),
+  bytes: whole(0, Number.MAX_SAFE_INTEGER),
+  /** Separated by commas. */
+  texts: (charsMax: number) =>
+    z
+      .string()
+      .max(charsMax)
+      .transform((text) => text.split(",")),
+  optional: <S extends z.ZodType>(schema: S) =>
+    z.preprocess((text: string | undefined) => (text === "" ? undefined : text), schema.optional()),
+  json: z
+    .string()
+    .max(65_536)
+    .transform((text, context): unknown => {
+      try {
+        return JSON.parse(text);
+      } catch {
+        context.issues.push({ code: "custom", message: "must be JSON", input: text });
+        return z.NEVER;
+      }
+    }),
+};
+
 export function rowsFrom<Facts>() {
   return {
     rendered: <S extends TextSchema>(variable: string, schema: S, render: Rendered<Facts, S>["render"]): Rendered<Facts, S> => ({
