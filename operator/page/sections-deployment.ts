@@ -1,7 +1,7 @@
 // The page of one deployment; the script draws the map. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { PlacementView } from "../rebalance/status/placement-view.ts";
-import { conditionTable, deploymentFacts, deploymentState, healthMark, operationTable, placementFacts } from "../views/deployment.ts";
+import { conditionTable, deploymentFacts, headOf, operationTable, placementFacts } from "../views/deployment.ts";
 import { figure, percent } from "../views/format.ts";
 import { type RankRow, rankStates, rankTable } from "../views/ranks.ts";
 import { type Fact, facts, list, message, note, strong, time, type Value } from "../views/section.ts";
@@ -31,12 +31,11 @@ export function deploymentSections({ deployment, placement, remembered, chosen }
   const drawn = chosen ?? leastEven(layers);
   const heat = placement && drawn !== undefined ? heatView(placement, drawn) : undefined;
   const { conditions, placement: { boundPercent } = {} } = deployment.status;
-  const { health } = deploymentState(deployment);
   const { decisions = [], moves = [], series } = remembered ?? {};
   const { plan, status = {} } = placement ?? {};
   const planned = placementFacts(deployment, { status, ...(plan ? { spec: { epoch: plan.epoch, parentEpoch: plan.parentEpoch } } : {}) });
   const sections = {
-    head: html`${sectionHtml(message(healthMark(health), health.message))}${sectionHtml(facts(...deploymentFacts(deployment)))}`,
+    head: html`${sectionHtml(message(...headOf(deployment)))}${sectionHtml(facts(...deploymentFacts(deployment)))}`,
     placement: sectionHtml(facts(...planned, ...underWayOf(placement))),
     layers: layersOf(deployment, layers, chosen),
     uneven: unevenOf(layers, heat?.layer, boundPercent),

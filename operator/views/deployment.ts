@@ -80,8 +80,13 @@ export interface StatusDetail {
   readonly ranks: readonly RankRow[];
 }
 
+export function headOf(deployment: MoEDeployment): readonly Value[] {
+  const { health } = deploymentState(deployment);
+  return [healthMark(health), health.message];
+}
+
 export const statusSections = ({ deployment, placement, ranks }: StatusDetail): readonly Section[] => [
-  message(strong(`${deployment.metadata.namespace}/${deployment.metadata.name}`)),
+  message(strong(`${deployment.metadata.namespace}/${deployment.metadata.name}`), ...headOf(deployment)),
   facts(...deploymentFacts(deployment), ...placementFacts(deployment, placement)),
   rankTable(["rank", "pod", "node", "state", "epoch", "expertBytes", "budget", "memory", "expected", "load"], ranks),
   conditionTable(deployment.status.conditions),

@@ -18,14 +18,15 @@ const found = (conditions: Conditions, type: string, status: Condition["status"]
 
 const health = (mark: Mark, { reason, message }: Pick<Condition, "reason" | "message">): Health => ({ mark, reason, message });
 
-/** Of an object that cannot be read. */
+/** The object cannot be read. */
 export const unreadable = (reason: string, message: string): Health => ({ mark: "wrong", reason, message });
 
 const notObserved = health("unknown", { reason: "NotObserved", message: "the operator has not looked at it yet" });
 
 /** Reasons of Progressing=False that a person requested, or that end it. */
 const restful: readonly string[] = ["Converged", "RolloutPaused", "RollingOut", "RolloutPartitioned", "RolloutOnDelete"];
-const idle: readonly string[] = ["Suspended", "ScaledToZero"];
+/** Reasons of a deployment whose owner wants no rank. */
+export const idleReasons: readonly string[] = ["Suspended", "ScaledToZero"];
 
 export function deploymentHealth(conditions: Conditions, operation: string | undefined): Health {
   const ready = found(conditions, "Ready", "True") ?? found(conditions, "Ready", "False");
@@ -34,7 +35,7 @@ export function deploymentHealth(conditions: Conditions, operation: string | und
   const refused = found(conditions, "SpecAccepted", "False");
   const wrong = refused ?? (stuck && !restful.includes(stuck.reason) ? stuck : undefined) ?? found(conditions, "Degraded", "True");
   if (wrong) return health("wrong", wrong);
-  if (ready && idle.includes(ready.reason) && !progressing) return health("idle", ready);
+  if (ready && idleReasons.includes(ready.reason) && !progressing) return health("idle", ready);
   if (progressing) return health("busy", progressing);
   if (operation !== undefined) return health("busy", { reason: operation, message: ready?.message ?? "" });
   if (!ready) return notObserved;

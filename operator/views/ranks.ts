@@ -58,7 +58,7 @@ interface RankFigures extends RankState {
   /** Used percentage of the KV cache. */
   readonly kvPercent: number | undefined;
   readonly cpus: number | undefined;
-  /** Of the deployment: the least imbalance. */
+  /** The least imbalance of the deployment. */
   readonly boundPercent: number | undefined;
 }
 export type RankRow = Partial<RankFigures>;

@@ -88,6 +88,6 @@ export function textOf(value: Value): string {
   return texts.reduce((all, text) => (text === "" ? all : all + gapBefore(text) + text), "").trimStart();
 }
 
-/** Figures, also with a unit; they are aligned on the right. */
+/** Figures, also with a unit, but no dates; they are aligned on the right. */
 export const areFigures = (cells: readonly string[]): boolean =>
-  cells.length > 0 && cells.every((cell) => /^[-\d.,x%]\S*( \S{1,3})?$/.test(cell));
+  cells.length > 0 && cells.every((cell) => /^(?!\d{4}-)[-\d.,x%]\S*( \S{1,3})?$/.test(cell));

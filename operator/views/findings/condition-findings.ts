@@ -3,6 +3,7 @@ import type { Condition } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentConditionType } from "../../../crds/moe-deployment-status.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
+import { idleReasons } from "../health.ts";
 import type { Finding, Observed } from "./finding.ts";
 
 interface Judged {
@@ -12,8 +13,6 @@ interface Judged {
 }
 type Judge = (condition: Condition, deployment: MoEDeployment) => Judged | undefined;
 
-/** The owner asked for these. */
-const intended = ["Suspended", "ScaledToZero"];
 const when = (wrong: boolean, judged: Judged): Judged | undefined => (wrong ? judged : undefined);
 const isFalse = ({ status }: Condition): boolean => status === "False";
 
@@ -21,13 +20,13 @@ const isFalse = ({ status }: Condition): boolean => status === "False";
 const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   SpecAccepted: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "its spec is refused" }),
   ModelAvailable: (c) =>
-    when(isFalse(c) && !intended.includes(c.reason), {
+    when(isFalse(c) && !idleReasons.includes(c.reason), {
       severity: "warning",
       role: "cause",
       what: c.reason === "Downloading" ? "the model is being downloaded" : "the model cannot be used",
     }),
-  Available: (c) => when(isFalse(c) && !intended.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
-  Ready: (c) => when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
+  Available: (c) => when(isFalse(c) && !idleReasons.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
+  Ready: (c) => when(isFalse(c) && !idleReasons.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
   Degraded: (c) =>
     when(c.status === "True", {
       severity: "warning",
@@ -53,7 +52,7 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
     return when(isFalse(c) && c.reason !== "Rebalancing", { severity: "info", role: "aside", what: "the load is uneven" });
   },
   ScalingActive: (c) =>
-    when(isFalse(c) && !intended.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
+    when(isFalse(c) && !idleReasons.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
   // A missing Gateway never reports anything.
   GatewayRouted: (c) =>
     when(isFalse(c) || c.reason === "GatewayUnanswered", {
