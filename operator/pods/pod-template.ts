@@ -105,7 +105,7 @@ function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodS
     else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
     else if (key === "volumes") out.volumes = append(merge, base.volumes, { more: listOf(merge, value, field), field });
-    // Without one of ours the list stays as it is, since hashes of revisions include it.
+    // The list stays as it is without one of ours, since hashes of revisions include it.
     else if (key === "tolerations" && base.tolerations !== undefined)
       out.tolerations = tolerations(base.tolerations, listOf(merge, value, field));
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };

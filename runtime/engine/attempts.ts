@@ -20,9 +20,9 @@ export interface Question {
   readonly layer: number;
   readonly expert: number;
   readonly self: number;
-  /** Of the newest plan; only these load on demand. */
+  /** They are of the newest plan; only these load on demand. */
   readonly hosts: readonly number[];
-  /** Of the plan before, which may hold it still. */
+  /** They are of the plan before, and may hold it still. */
   readonly former?: readonly number[];
   readonly lender?: number | undefined;
   /** Usable ranks, this one included. */

@@ -33,7 +33,7 @@ export interface AskOptions {
   readonly log: DebugLog;
 }
 
-/** Without `own` it uses the system's resolver. An unknown name is no error. */
+/** The addresses other than `own`, by the system's resolver. An unknown name is no error. */
 export async function resolvePeers(dns: string, port: number, own: string | undefined, log: DebugLog): Promise<string[]> {
   try {
     const found = await lookup(dns, { all: true, family: 4 });

@@ -44,7 +44,7 @@ export function expertBudgetBytes(
       { code: "InvalidConfig", operation: "sizing the memory for experts" },
     );
   }
-  // Without a limit, cgroup v1 returns a huge number and v2 returns 0.
+  // cgroup v1 returns a huge number where there is no limit, and v2 returns 0.
   const bytes = memory.limit > 0 ? Math.min(memory.limit, memory.total) : memory.total;
   return Math.max(0, Math.floor(bytes * (1 - headroom) - model.denseBytes - model.kvBytes));
 }

@@ -70,7 +70,7 @@ function partsOf(op: ClampedSwiglu, { graph, value }: Emitter): Parts {
   };
 }
 
-/** With s = sigmoid(alpha g), d/dg = (u + 1) s (1 + alpha g (1 - s)). */
+/** The derivative d/dg = (u + 1) s (1 + alpha g (1 - s)), where s = sigmoid(alpha g). */
 export const clampedSwiglu: DeviceRule<ClampedSwiglu> = {
   on: "device",
   out: (op) => op.out,

@@ -23,7 +23,7 @@ function cellOf(op: Gru, at: Emitter): Cell {
   return { r, z, n, recalled, state: value(op.state) };
 }
 
-/** With n the new value and z the update, out = n + z (state - n). */
+/** The output is n + z (state - n), where n is the new value and z the update. */
 export const gru: DeviceRule<Gru> = {
   on: "device",
   out: (op) => op.out,

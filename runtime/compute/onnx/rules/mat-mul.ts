@@ -10,7 +10,7 @@ export const matMul: DeviceRule<Extract<Op, { op: "matMul" }>> = {
     at.give(op.x, at.graph.node("Gemm", [dOut, at.value(op.weight)]));
     at.accumulate(op.weight, (sum) => at.graph.node("Gemm", [dOut, at.value(op.x), sum], { transA: 1 }));
   },
-  /** With t = dOut W: the gate's gradient of a row is t . x, and dx = gate * t. */
+  /** The gate's gradient of a row is t . x, and dx = gate * t, where t = dOut W. */
   gated(op, at, { dOut, gate }) {
     const { graph } = at;
     const t = graph.node("Gemm", [dOut, at.value(op.weight)]);
