@@ -95,13 +95,13 @@ export function serveReads(host: ReadHost, deploymentUid: string, admit: (call: 
       unsent += 1;
       const sent = () => {
         unsent -= 1;
+        endIfIdle();
       };
       if (refusal) connection.write(frameKinds.declined, encodeEnd(refusal), none, sent);
       else connection.write(frameKinds.chunk, none, none, sent);
-      endIfIdle();
     };
     const endIfIdle = () => {
-      if (isStopping && !reading) connection.end(new AppError("this pod is stopping", { code: "Unavailable" }));
+      if (isStopping && !reading && unsent === 0) connection.end(new AppError("this pod is stopping", { code: "Unavailable" }));
     };
     return {
       frame: ({ kind, head }) => {
