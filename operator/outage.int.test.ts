@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { pods, ref, world } from "../test/kit/deployment/deployment-plane.ts";
+import { ref, world } from "../test/kit/deployment/moe-world.ts";
 import { FakeApiServer } from "../test/kit/kube/fake-api-server.ts";
 import { freePort } from "../test/kit/network/free-port.ts";
 import { until } from "../test/kit/wait.ts";
@@ -49,12 +49,12 @@ async function startOperator(api: FakeApiServer, namespaces: string) {
   return { child, probe };
 }
 
-const worker = (api: FakeApiServer): number => pods(api.kube).length;
-
 test("an API server that is away at the start and later ends nothing, and a refused namespace is told apart", {
   timeout: 240_000,
 }, async (t) => {
-  const api = new FakeApiServer(await world());
+  const moe = await world(t);
+  moe.kubelet.stop();
+  const api = new FakeApiServer(moe.kube);
   t.after(() => api.away());
   await api.listen();
   await api.away();
@@ -63,7 +63,7 @@ test("an API server that is away at the start and later ends nothing, and a refu
   await until("it to be live without an API server", async () => (await probe("/healthz").catch(() => "")) === "200 ok\n");
   await until("it to say what it waits for", async () => /^503 informers: .*does not answer/.test(await probe("/readyz")));
   await api.listen();
-  await until("its pods", () => worker(api) === 3);
+  await until("its pods", () => moe.pods.length === 3);
   await until("it to be ready, with a warning", async () => /^200 ok\nnamespace refused: .*forbidden/.test(await probe("/readyz")));
 
   await api.away();
@@ -74,9 +74,9 @@ test("an API server that is away at the start and later ends nothing, and a refu
   }
   assert.match(await probe("/readyz"), /^503 informers: /);
   api.forbidden.clear();
-  api.kube.remove(resources.pods, { namespace: ref.namespace, name: pods(api.kube)[0].metadata.name });
+  moe.remove("pods", moe.pods[0].metadata.name);
   await api.listen();
-  await until("the lost rank to be replaced", () => worker(api) === 3);
+  await until("the lost rank to be replaced", () => moe.pods.length === 3);
   assert.equal(child.exitCode, null, "it is the same process");
 
   await until("the namespace to be taken up that is allowed since", async () => (await probe("/readyz")) === "200 ok\n");

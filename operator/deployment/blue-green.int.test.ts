@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
 import { settings, view } from "../../test/kit/deployment/deployment.ts";
-import { crashing } from "../../test/kit/deployment/deployment-plane.ts";
+import { crashing } from "../../test/kit/deployment/moe-world.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { Informers } from "../kube/informers.ts";

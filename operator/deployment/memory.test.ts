@@ -6,46 +6,33 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { autoscaleOf, signals } from "../../test/kit/deployment/autoscale.ts";
 import { deployment, member, pod, view } from "../../test/kit/deployment/deployment.ts";
-import { conditionOf, kubelet, readyWith, ref, startOperator, status, user, world } from "../../test/kit/deployment/deployment-plane.ts";
+import { ref, world } from "../../test/kit/deployment/moe-world.ts";
 import { observed } from "../../test/kit/deployment/observed.ts";
-import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { until } from "../../test/kit/wait.ts";
 import type { Claims } from "../kube/claims.ts";
-import { type Resource, resources } from "../kube/kube.ts";
+import { resources } from "../kube/kube.ts";
 import { noMemory, type Refused } from "./core/memory.ts";
 import { type Decision, decide, plan } from "./features/decide.ts";
 import type { Answers } from "./features/spec.ts";
 import { outcomeOf } from "./features/status.ts";
 import type { Observed } from "./observed.ts";
 
-const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);
-const forbidden = () => new AppError("exceeded quota", { code: "Forbidden", retry: "backoff" });
-
-/** Forbids creates of a kind as the API server does, and counts them. */
-function forbid(kube: FakeKube, refused: Resource): { count: number } {
-  const tried = { count: 0 };
-  kube.admit = (resource) => {
-    if (resource !== refused) return;
-    tried.count += 1;
-    throw forbidden();
-  };
-  return tried;
-}
-
 test("a Job that was refused is not tried again at once, though the status that says so could not be written", async (t) => {
-  const kube = await world();
-  const tried = forbid(kube, resources.jobs);
-  const lost = { count: 0 };
-  kube.onWrite = (verb, resource) => {
-    if (verb !== "apply" || resource !== resources.moeDeployments || tried.count === 0 || lost.count > 3) return;
-    lost.count += 1;
+  const moe = await world(t, { model: { uri: "hf://org/name@main", cache: { persistentVolumeClaim: { claimName: "models" } } } });
+  let [tried, lost] = [0, 0];
+  moe.refuse((kind) => {
+    if (kind !== "Job") return;
+    tried += 1;
+    return "exceeded quota";
+  });
+  moe.kube.onWrite = (verb, resource) => {
+    if (verb !== "apply" || resource !== resources.moeDeployments || tried === 0 || lost > 3) return;
+    lost += 1;
     throw new AppError("unavailable", { code: "Unavailable", retry: "backoff" });
   };
-  await change(kube, { model: { uri: "hf://org/name@main", cache: { persistentVolumeClaim: { claimName: "models" } } } });
-  const operator = await startOperator(kube);
-  t.after(operator.stop);
-  await until("the status says why", async () => /exceeded quota/.test(conditionOf(await status(kube), "ModelAvailable")?.message ?? ""));
-  assert.deepEqual([tried.count, lost.count], [1, 4]);
+  await moe.start();
+  await moe.comes("ModelAvailable", /exceeded quota/);
+  assert.deepEqual([tried, lost], [1, 4]);
 });
 
 const answers: Answers = {
@@ -79,10 +66,8 @@ test("gateways are told of a zero by the pass that decides so", () => {
   assert.deepEqual([without.scale.remember.zero, without.world.holdMs], [undefined, 0]);
 });
 
-test("whoever gets a namespace back finds it as it is, not as it was", { timeout: 60_000 }, async (t) => {
-  const kube = await world();
-  const life = kubelet(kube);
-  t.after(life.stop);
+test("whoever gets a namespace back finds it as it is, not as it was", async (t) => {
+  const moe = await world(t);
   let isOurs = true;
   let listener = (_: string) => {};
   const claims = {
@@ -95,20 +80,19 @@ test("whoever gets a namespace back finds it as it is, not as it was", { timeout
     isOurs = ours;
     listener(ref.namespace);
   };
-  const operator = await startOperator(kube, { claims: claims as unknown as Claims });
-  t.after(operator.stop);
-  await until("3 ranks serve", readyWith(kube, 3));
+  await moe.start({ claims: claims as unknown as Claims });
+  await moe.serves(3);
   hand(false);
-  await until("its sessions are closed", () => operator.rebalance.forgotten.length > 0);
+  await until("its sessions are closed", () => moe.rebalance.forgotten.length > 0);
   const at = "2026-01-01T00:00:00Z";
-  kube.mutate(resources.moeDeployments, ref, ({ status: own }: any) => {
+  moe.mutate("moeDeployments", "moe", ({ status: own }) => {
     own.conditions = own.conditions.map((one: any) => (one.type === "Ready" ? { ...one, lastTransitionTime: at } : one));
   });
   await sleep(50); // the cache
   hand(true);
-  await until("it works again", () => operator.rebalance.world !== undefined);
-  await change(kube, { replicas: 2 });
-  await until("2 ranks serve", readyWith(kube, 2));
-  await until("it is over", async () => (await status(kube)).operation === undefined);
-  assert.equal(conditionOf(await status(kube), "Ready").lastTransitionTime, at, "what the other install wrote is kept");
+  await until("it works again", () => moe.rebalance.world !== undefined);
+  await moe.change({ replicas: 2 });
+  await moe.serves(2);
+  await until("it is over", async () => (await moe.status()).operation === undefined);
+  assert.equal((await moe.condition("Ready")).lastTransitionTime, at, "what the other install wrote is kept");
 });

@@ -6,7 +6,7 @@ import { AppError } from "../../crds/common.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
 import { settings } from "../../test/kit/deployment/deployment.ts";
-import { crashing } from "../../test/kit/deployment/deployment-plane.ts";
+import { crashing } from "../../test/kit/deployment/moe-world.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { acts } from "../cli/commands/rollout.ts";
 import { EventRecorder } from "../kube/events.ts";

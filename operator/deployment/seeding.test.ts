@@ -2,196 +2,156 @@
 // it, what is told while it is away, and that ranks which mount a claim keep doing so.
 
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import type { DownloadProgress } from "../../crds/download.ts";
-import {
-  conditionOf,
-  kubelet,
-  pods,
-  readyWith,
-  ref,
-  startOperator,
-  status,
-  user,
-  world,
-} from "../../test/kit/deployment/deployment-plane.ts";
-import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { type MoeWorld, world } from "../../test/kit/deployment/moe-world.ts";
 import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
-const stops: (() => unknown)[] = [];
-after(async () => {
-  for (const stop of stops.reverse()) await stop();
-});
-
-const spec = (kube: FakeKube, change: object) => kube.patch(resources.moeDeployments, ref, { spec: change }, user);
-const modes = (kube: FakeKube, accessModes: readonly string[]) =>
-  kube.mutate(resources.persistentVolumeClaims, { namespace: "ns", name: "models" }, (one) =>
-    Object.assign(one, { spec: { accessModes } }),
-  );
-const seedOf = (kube: FakeKube): any => kube.all(resources.deployments).find(({ metadata }) => metadata.name === "moe-weight-server");
-const modelVolume = (pod: any): any => pod.spec.volumes.find(({ name }: { name: string }) => name === "models");
-const reasonOf = async (kube: FakeKube, type: string) => conditionOf(await status(kube), type)?.reason;
-
-async function started(kube: FakeKube, fate?: (pod: any) => object | undefined) {
-  const said: { words: Omit<DownloadProgress, "pod"> | undefined } = { words: undefined };
-  const ask = async ({ uid }: { readonly uid: string }) => said.words && { pod: uid, ...said.words };
-  const life = kubelet(kube, fate);
-  const operator = await startOperator(kube, { ask });
-  stops.push(() => operator.stop(), life.stop);
-  return { said, operator };
+type Fate = Parameters<typeof world>[2];
+const name = "moe-weight-server";
+const seedPod = `${name}-a`;
+const modes = (moe: MoeWorld, ...accessModes: string[]) =>
+  moe.mutate("persistentVolumeClaims", "models", (one) => Object.assign(one, { spec: { accessModes } }));
+const seedOf = (moe: MoeWorld): any => moe.all("deployments").find(({ metadata }) => metadata.name === name);
+const modelVolume = (spec: any): any => spec.volumes.find((one: { name: string }) => one.name === "models");
+const awaitsSeed = (moe: MoeWorld) => until("the seed is made", () => seedOf(moe) !== undefined);
+/** Wakes the operator by a change that asks for nothing, and waits until it has looked. */
+async function looksAgain(moe: MoeWorld): Promise<void> {
+  const { metadata } = await moe.change({ elasticity: { settle: "2ms" } });
+  await until("the spec is in effect", async () => (await moe.status()).observedGeneration >= (metadata.generation ?? 0));
 }
 
 /** Plays the Deployment controller and the kubelet of the seed. */
-async function seedPod(kube: FakeKube, ready: boolean, name = "moe-weight-server-a"): Promise<void> {
-  const { metadata, spec: of } = seedOf(kube).spec.template;
-  const object = { apiVersion: "v1", kind: "Pod", metadata: { ...metadata, name, namespace: "ns" }, spec: { ...of, nodeName: "node-0" } };
-  await kube.create(resources.pods, object, user);
+async function startSeed(moe: MoeWorld, ready: boolean): Promise<void> {
+  const { metadata, spec } = seedOf(moe).spec.template;
+  await moe.make("pods", seedPod, { metadata, spec: { ...spec, nodeName: "node-0" } });
   const conditions = [{ type: "Ready", status: ready ? "True" : "False" }];
-  kube.mutate(resources.pods, { namespace: "ns", name }, (pod) =>
-    Object.assign(pod, { status: { phase: "Running", podIP: "10.0.0.9", conditions, containerStatuses: [{ state: {} }] } }),
-  );
+  const status = { phase: "Running", podIP: "10.0.0.9", conditions, containerStatuses: [{ state: {} }] };
+  moe.mutate("pods", seedPod, (pod) => Object.assign(pod, { status }));
+}
+/** A claim for one node, whose seed is asked for. */
+async function seeded(t: TestContext, fate?: Fate): Promise<MoeWorld> {
+  const moe = await world(t, {}, fate);
+  modes(moe, "ReadWriteOnce");
+  await moe.start();
+  await awaitsSeed(moe);
+  return moe;
+}
+async function seedServes(t: TestContext, fate?: Fate): Promise<MoeWorld> {
+  const moe = await seeded(t, fate);
+  await startSeed(moe, true);
+  await moe.serves(3);
+  return moe;
 }
 
-test("a claim for one node takes a seed, which comes first; ranks mount nothing of it, and wait for it while it is away", async () => {
-  const kube = await world();
-  modes(kube, ["ReadWriteOnce"]);
-  await started(kube);
-  await until("the seed is made", () => seedOf(kube) !== undefined);
-  await until("it is waited for", async () => (await reasonOf(kube, "ModelAvailable")) === "WeightServerNotReady");
-  assert.equal(await reasonOf(kube, "SpecAccepted"), "ModelPending");
-  assert.equal(pods(kube).length, 0);
-  const { template, replicas } = seedOf(kube).spec;
+test("a claim for one node takes a seed, which comes first; ranks mount nothing of it, and wait for it while it is away", async (t) => {
+  const moe = await seeded(t);
+  await moe.comes("ModelAvailable", "WeightServerNotReady");
+  await moe.check("SpecAccepted", "ModelPending");
+  assert.equal(moe.pods.length, 0);
+  const { template, replicas } = seedOf(moe).spec;
   assert.equal(replicas, 1);
-  assert.deepEqual(modelVolume(template).persistentVolumeClaim, { claimName: "models", readOnly: true });
-  await until("its certificate", () => kube.all(resources.secrets).some(({ metadata }) => metadata.name === "moe-weight-server-tls"));
-  await seedPod(kube, true);
-  await until("3 ranks serve", readyWith(kube, 3));
-  const [rank] = pods(kube);
-  assert.deepEqual(modelVolume(rank), { name: "models", emptyDir: {} });
-  const env = rank.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_WEIGHT_SERVER_DNS");
-  assert.equal(env.value, "moe-weight-server.ns.svc");
-  const uids = pods(kube).map(({ metadata }) => metadata.uid);
-  kube.remove(resources.pods, { namespace: "ns", name: "moe-weight-server-a" });
-  await spec(kube, { elasticity: { settle: "2ms" } });
-  await until("the spec is in effect", async () => (await status(kube)).observedGeneration >= 2);
-  assert.equal(await reasonOf(kube, "Ready"), "AllReplicasAvailable", "ranks that serve go on");
-  assert.deepEqual(
-    pods(kube).map(({ metadata }) => metadata.uid),
-    uids,
-  ); // prettier-ignore
+  assert.deepEqual(modelVolume(template.spec).persistentVolumeClaim, { claimName: "models", readOnly: true });
+  await until("its certificate", async () => (await moe.get("secrets", `${name}-tls`)) !== undefined);
+  await startSeed(moe, true);
+  await moe.serves(3);
+  const [{ spec }] = moe.pods;
+  assert.deepEqual(modelVolume(spec), { name: "models", emptyDir: {} });
+  const env = spec.containers[0].env.find((one: { name: string }) => one.name === "ENODIA_WEIGHT_SERVER_DNS");
+  assert.equal(env.value, `${name}.ns.svc`);
+  const { uids } = moe;
+  moe.remove("pods", seedPod);
+  await looksAgain(moe);
+  await moe.check("Ready", "AllReplicasAvailable"); // ranks that serve go on
+  assert.deepEqual(moe.uids, uids);
 });
 
-test("a rank that starts while the seed is away is waited for with the reason", async () => {
-  const kube = await world();
-  modes(kube, ["ReadWriteOnce"]);
+test("a rank that starts while the seed is away is waited for with the reason", async (t) => {
   const waiting = { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "False" }] };
-  await started(kube, (pod) => (pod.metadata.labels["enodia.dev/rank"] === "3" ? waiting : undefined));
-  await until("the seed is made", () => seedOf(kube) !== undefined);
-  await seedPod(kube, true);
-  await until("3 ranks serve", readyWith(kube, 3));
-  kube.remove(resources.pods, { namespace: "ns", name: "moe-weight-server-a" });
-  await spec(kube, { replicas: 4 });
-  await until("the reason", async () => (await reasonOf(kube, "ModelAvailable")) === "WeightServerNotReady");
-  const told = await status(kube);
-  assert.match(conditionOf(told, "Ready").message, /3 of 4 ranks serve: the weight server has no pod yet; .* those that start wait for it/);
-  assert.equal(conditionOf(told, "Available").status, "True");
+  const moe = await seedServes(t, (pod) => (pod.metadata.labels["enodia.dev/rank"] === "3" ? waiting : undefined));
+  moe.remove("pods", seedPod);
+  await moe.change({ replicas: 4 });
+  await moe.comes("ModelAvailable", "WeightServerNotReady");
+  await moe.check("Ready", /3 of 4 ranks serve: the weight server has no pod yet; .* those that start wait for it/);
+  await moe.check("Available", "True");
 });
 
-test("a claim for many nodes is mounted, and ranks that mount one keep to it, whatever its modes are said to be later", async () => {
-  const kube = await world();
-  modes(kube, ["ReadOnlyMany"]);
-  const first = await started(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
-  assert.equal(seedOf(kube), undefined);
-  const uids = pods(kube).map(({ metadata }) => metadata.uid);
-  await first.operator.stop();
-  modes(kube, ["ReadWriteOnce"]);
-  await startOperator(kube).then((operator) => stops.push(() => operator.stop()));
-  await spec(kube, { elasticity: { settle: "2ms" } });
-  await until("the spec is in effect", async () => (await status(kube)).observedGeneration >= 2);
-  assert.deepEqual(
-    pods(kube).map(({ metadata }) => metadata.uid),
-    uids,
-  ); // prettier-ignore
-  assert.equal(seedOf(kube), undefined);
+test("a claim for many nodes is mounted, and ranks that mount one keep to it, whatever its modes are said to be later", async (t) => {
+  const moe = await world(t);
+  modes(moe, "ReadOnlyMany");
+  await moe.start();
+  await moe.serves(3);
+  assert.equal(seedOf(moe), undefined);
+  const { uids } = moe;
+  await moe.stop();
+  modes(moe, "ReadWriteOnce");
+  await moe.start();
+  await looksAgain(moe);
+  assert.deepEqual([moe.uids, seedOf(moe)], [uids, undefined]);
   // Another template takes the claim as it is.
-  await spec(kube, { model: { servedName: "other" } });
-  await until("a seed for it", () => seedOf(kube) !== undefined);
+  await moe.change({ model: { servedName: "other" } });
+  await awaitsSeed(moe);
 });
 
-test("a claim that cannot be looked at takes no seed away", async () => {
-  const kube = await world();
-  modes(kube, ["ReadWriteOnce"]);
-  await started(kube);
-  await until("the seed is made", () => seedOf(kube) !== undefined);
-  await seedPod(kube, true);
-  await until("3 ranks serve", readyWith(kube, 3));
-  const { uid } = seedOf(kube).metadata;
-  const get = kube.get.bind(kube);
+test("a claim that cannot be looked at takes no seed away", async (t) => {
+  const moe = await seedServes(t);
+  const { uid } = seedOf(moe).metadata;
+  const { get } = moe.kube;
   let looks = 0;
-  kube.get = async (resource, at) => {
+  moe.kube.get = async (resource, at) => {
     if (resource !== resources.persistentVolumeClaims) return get(resource, at);
     looks += 1;
     throw new AppError("the API server is away", { code: "Unavailable", retry: "backoff" });
   };
-  await spec(kube, { model: { servedName: "other" } });
+  await moe.change({ model: { servedName: "other" } });
   await until("it was looked at", () => looks > 1);
-  assert.equal(seedOf(kube)?.metadata.uid, uid);
-  kube.get = get;
-  await until("the spec is in effect", async () => (await reasonOf(kube, "SpecAccepted")) === "Accepted");
-  assert.equal(seedOf(kube)?.metadata.uid, uid);
+  assert.equal(seedOf(moe)?.metadata.uid, uid);
+  moe.kube.get = get;
+  await moe.comes("SpecAccepted", "Accepted");
+  assert.equal(seedOf(moe)?.metadata.uid, uid);
 });
 
-test("without a claim the seed downloads, and its words are the status", async () => {
-  const kube = await world();
-  await spec(kube, { model: { uri: "hf://org/name", cache: { ephemeral: { sizeLimit: "5Gi" } } } });
-  const { said } = await started(kube);
-  await until("the seed is made", () => seedOf(kube) !== undefined);
-  assert.equal(kube.all(resources.jobs).length, 0);
-  assert.deepEqual(modelVolume(seedOf(kube).spec.template).emptyDir, { sizeLimit: "5Gi" });
-  said.words = { phase: "Downloading", doneBytes: 41, totalBytes: 100, bytesPerSecond: 10, message: "" };
-  await seedPod(kube, false);
-  await until("its progress is told", async () => (await status(kube)).download?.progress === "41%");
-  assert.equal(await reasonOf(kube, "ModelAvailable"), "Downloading");
-  said.words = { phase: "Listing", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, reason: "CacheTooSmall", message: "raise it" };
-  await spec(kube, { elasticity: { settle: "2ms" } });
-  await until("the failure is told", async () => (await reasonOf(kube, "ModelAvailable")) === "CacheTooSmall");
-  assert.equal(pods(kube).length, 0);
-  kube.mutate(resources.pods, { namespace: "ns", name: "moe-weight-server-a" }, (pod: any) => {
-    pod.status.conditions[0].status = "True";
-  });
-  await until("3 ranks serve", readyWith(kube, 3));
+test("without a claim the seed downloads, and its words are the status", async (t) => {
+  const moe = await world(t, { model: { uri: "hf://org/name", cache: { ephemeral: { sizeLimit: "5Gi" } } } });
+  let words: Omit<DownloadProgress, "pod"> = { phase: "Downloading", doneBytes: 41, totalBytes: 100, bytesPerSecond: 10, message: "" };
+  await moe.start({ ask: async ({ uid }) => ({ pod: uid, ...words }) });
+  await awaitsSeed(moe);
+  assert.deepEqual(moe.all("jobs"), []);
+  assert.deepEqual(modelVolume(seedOf(moe).spec.template.spec).emptyDir, { sizeLimit: "5Gi" });
+  await startSeed(moe, false);
+  await until("its progress is told", async () => (await moe.status()).download?.progress === "41%");
+  await moe.check("ModelAvailable", "Downloading");
+  words = { phase: "Listing", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, reason: "CacheTooSmall", message: "raise it" };
+  await looksAgain(moe);
+  await moe.comes("ModelAvailable", "CacheTooSmall");
+  assert.equal(moe.pods.length, 0);
+  moe.mutate("pods", seedPod, ({ status }) => Object.assign(status.conditions[0], { status: "True" }));
+  await moe.serves(3);
   // Back to a claim: nothing of the seed stays.
-  await spec(kube, { model: { uri: "pvc://models/moe", cache: null }, suspend: true });
-  await until("the seed is gone", () => seedOf(kube) === undefined);
-  assert.equal(
-    kube.all(resources.services).some(({ metadata }) => metadata.name === "moe-weight-server"),
-    false,
-  ); // prettier-ignore
+  await moe.change({ model: { uri: "pvc://models/moe", cache: null }, suspend: true });
+  await until("the seed is gone", () => seedOf(moe) === undefined);
+  assert.equal(await moe.get("services", name), undefined);
 });
 
-test("the seed keeps the ranks' model while another is paused, refused or tried, and has it once that is in effect", async () => {
-  const kube = await world();
-  modes(kube, ["ReadWriteOnce"]);
-  await started(kube, (pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : { phase: "Pending" }));
-  await until("the seed is made", () => seedOf(kube) !== undefined);
-  await seedPod(kube, true);
-  await until("it is whole", async () => (await status(kube)).rollout?.phase === "Complete");
-  const model = () => seedOf(kube).spec.template.metadata.annotations["enodia.dev/model"];
+test("the seed keeps the ranks' model while another is paused, refused or tried, and has it once that is in effect", async (t) => {
+  const moe = await seeded(t, (pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : { phase: "Pending" }));
+  await startSeed(moe, true);
+  await moe.reaches("Complete");
+  const model = () => seedOf(moe).spec.template.metadata.annotations["enodia.dev/model"];
   const [own, other] = [model(), "pvc://models/other"];
   const had = new Set<string>();
-  kube.onWrite = () => had.add(model());
+  moe.kube.onWrite = () => had.add(model());
   const bad = { spec: { containers: [{ name: "runtime", command: ["sh"] }] } };
-  const generation = async () => (await kube.get(resources.moeDeployments, ref))?.metadata.generation;
-  await spec(kube, { model: { uri: other }, rolloutStrategy: { paused: true } });
-  await until("it is held", async () => (await status(kube)).rollout?.phase === "Paused");
-  await spec(kube, { rolloutStrategy: { paused: false, maxSurge: 0, maxUnavailable: 1 }, podTemplate: bad });
-  await until("it is refused", async () => (await reasonOf(kube, "SpecAccepted")) === "FieldNotSupported");
-  await spec(kube, { podTemplate: null, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
-  await until("a green deployment tries it", async () => (await status(kube)).rollout?.green?.phase === "Starting");
-  assert.deepEqual([[...had], (await status(kube)).observedGeneration], [[own], await generation()]);
-  await spec(kube, { rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
+  await moe.change({ model: { uri: other }, rolloutStrategy: { paused: true } });
+  await moe.reaches("Paused");
+  await moe.change({ rolloutStrategy: { paused: false, maxSurge: 0, maxUnavailable: 1 }, podTemplate: bad });
+  await moe.comes("SpecAccepted", "FieldNotSupported");
+  await moe.change({ podTemplate: null, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
+  await until("a green deployment tries it", async () => (await moe.status()).rollout?.green?.phase === "Starting");
+  const { metadata, status } = await moe.get("moeDeployments");
+  assert.deepEqual([[...had], status.observedGeneration], [[own], metadata.generation]);
+  await moe.change({ rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
   await until("the seed has it", async () => model() === other);
 });

@@ -2,21 +2,10 @@
 // deployment when such a scheduler is installed, asked for, or gone.
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { deployment, pod, settings } from "../../test/kit/deployment/deployment.ts";
-import {
-  conditionOf,
-  kubelet,
-  pods,
-  readyWith,
-  ref,
-  startOperator,
-  status,
-  user,
-  world,
-} from "../../test/kit/deployment/deployment-plane.ts";
-import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { type MoeWorld, world } from "../../test/kit/deployment/moe-world.ts";
 import { until } from "../../test/kit/wait.ts";
 import { membersOf } from "../deployment/features/objects.ts";
 import { absentObjects, appliedObjects } from "../deployment/objects/index.ts";
@@ -119,87 +108,59 @@ test("another choice is a roll, and a template that makes its pods members of a 
   assert.deepEqual(chooseScheduler(wants("Volcano", { podTemplate }).spec, cluster({ Volcano: "served" })).refusals, []);
 });
 
-/** A cluster that has some of the schedulers' APIs, and others from the time that they are installed. */
-async function clusterWith(installed: Set<Resource>): Promise<FakeKube> {
-  const kube = await world();
-  const { list } = kube;
-  kube.list = async (resource, options) => {
+/** A cluster that has no scheduler's API until the time that it is installed. */
+async function clusterFor(t: TestContext, gang: string) {
+  const moe = await world(t, { scheduling: { gang } });
+  const installed = new Set<Resource>();
+  const { list } = moe.kube;
+  moe.kube.list = async (resource, options) => {
     if (resource.kind === "PodGroup" && !installed.has(resource))
       throw new AppError("could not find the requested resource", { code: "NotFound" });
     return list(resource, options);
   };
-  return kube;
+  await moe.start();
+  return { moe, installed };
 }
 
-const ask = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);
-const groups = (kube: FakeKube) => [...kube.all(resources.coschedulingPodGroups), ...kube.all(resources.volcanoPodGroups)] as any[];
-const accepted = async (kube: FakeKube) => conditionOf(await status(kube), "SpecAccepted");
+const groups = (moe: MoeWorld) => [...moe.all("coschedulingPodGroups"), ...moe.all("volcanoPodGroups")];
+const gangs = (moe: MoeWorld) => moe.pods.map(({ metadata }) => gangOf(metadata));
+const members3 = (moe: MoeWorld, gang: string | undefined) =>
+  until(`3 ranks are of ${gang}`, () => moe.pods.length === 3 && gangs(moe).every((one) => one === gang));
 
-test("nothing starts without the scheduler that was asked for, and everything once it is installed, without a restart", {
-  timeout: 240_000,
-}, async () => {
-  const installed = new Set<Resource>();
-  const kube = await clusterWith(installed);
-  await ask(kube, { scheduling: { gang: "Volcano" } });
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("it says why", async () => (await accepted(kube))?.reason === "GangUnavailable");
-  assert.equal(pods(kube).length, 0);
+test("nothing starts without the scheduler that was asked for, and everything once it is installed, without a restart", async (t) => {
+  const { moe, installed } = await clusterFor(t, "Volcano");
+  await moe.comes("SpecAccepted", "GangUnavailable");
+  assert.equal(moe.pods.length, 0);
   installed.add(resources.volcanoPodGroups);
-  await until("it is found, and the ranks serve", readyWith(kube, 3), 120_000);
-  const [group, ...others] = groups(kube);
+  await until("it is found, and the ranks serve", () => moe.ready(3), 120_000);
+  const [group, ...others] = groups(moe);
   assert.deepEqual([others.length, group.apiVersion, group.metadata.name], [0, "scheduling.volcano.sh/v1beta1", "moe-workers"]);
-  assert.ok(pods(kube).every((one) => gangOf(one.metadata) === "Volcano" && one.spec.schedulerName === "volcano"));
-  kube.remove(resources.volcanoPodGroups, { namespace: "ns", name: "moe-workers" });
-  await until("a group that somebody deletes is made again", () => groups(kube).length === 1);
-  await ask(kube, { scheduling: { gang: "None" } });
-  await until(
-    "pods without a group take their places",
-    async () => pods(kube).every((one) => gangOf(one.metadata) === undefined) && pods(kube).length === 3,
-  );
-  assert.deepEqual(groups(kube), [], "and the group holds no quota any more");
-  await ask(kube, { scheduling: { gang: "Volcano" } });
-  await until(
-    "they are members again",
-    async () => pods(kube).every((one) => gangOf(one.metadata) === "Volcano") && pods(kube).length === 3,
-  );
-  await ask(kube, { suspend: true });
-  await until("no group without ranks", () => groups(kube).length === 0);
-  assert.deepEqual(life.problems, []);
-  life.stop();
-  await operator.stop();
+  assert.ok(moe.pods.every((one) => gangOf(one.metadata) === "Volcano" && one.spec.schedulerName === "volcano"));
+  moe.remove("volcanoPodGroups", "moe-workers");
+  await until("a group that somebody deletes is made again", () => groups(moe).length === 1);
+  await moe.change({ scheduling: { gang: "None" } });
+  await members3(moe, undefined);
+  assert.deepEqual(groups(moe), [], "and the group holds no quota any more");
+  await moe.change({ scheduling: { gang: "Volcano" } });
+  await members3(moe, "Volcano");
+  await moe.change({ suspend: true });
+  await until("no group without ranks", () => groups(moe).length === 0);
 });
 
-test("Auto serves without any of them, and a lost rank joins the group of one that is installed later; nothing is rolled", {
-  timeout: 240_000,
-}, async () => {
-  const installed = new Set<Resource>();
-  const kube = await clusterWith(installed);
-  await ask(kube, { scheduling: { gang: "Auto" } });
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve alone", readyWith(kube, 3));
-  assert.deepEqual(groups(kube), []);
-  const before = new Set(pods(kube).map(({ metadata }) => metadata.uid));
+test("Auto serves without any of them, and a lost rank joins the group of one that is installed later; nothing is rolled", async (t) => {
+  const { moe, installed } = await clusterFor(t, "Auto");
+  await moe.serves(3);
+  assert.deepEqual(groups(moe), []);
+  const before = moe.uids;
   installed.add(resources.coschedulingPodGroups);
-  await until(
-    "the group",
-    () => {
-      operator.plane.controller.queue.add("ns/moe");
-      return groups(kube).length === 1;
-    },
-    120_000,
-  );
-  assert.equal(groups(kube)[0].spec.minMember, 1, "the others run already");
-  assert.deepEqual(new Set(pods(kube).map(({ metadata }) => metadata.uid)), before);
-  kube.remove(resources.pods, { namespace: "ns", name: pods(kube)[0].metadata.name });
-  await until("the rank is back", readyWith(kube, 3));
-  assert.deepEqual(
-    pods(kube)
-      .map(({ metadata }) => gangOf(metadata))
-      .filter((one) => one !== undefined),
-    ["Coscheduling"],
-  );
-  life.stop();
-  await operator.stop();
+  const found = () => {
+    moe.wake();
+    return groups(moe).length === 1;
+  };
+  await until("the group", found, 120_000);
+  assert.equal(groups(moe)[0].spec.minMember, 1, "the others run already");
+  assert.deepEqual(moe.uids, before);
+  moe.lose(0);
+  await moe.serves(3);
+  assert.deepEqual(gangs(moe).filter(Boolean), ["Coscheduling"]);
 });

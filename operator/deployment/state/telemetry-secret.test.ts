@@ -4,17 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decodeTelemetryKeys } from "../../../crds/telemetry-keys.ts";
 import { deployment, settings } from "../../../test/kit/deployment/deployment.ts";
-import {
-  conditionOf,
-  kubelet,
-  ref as moe,
-  readyWith,
-  serving,
-  startOperator,
-  status,
-  user,
-  world,
-} from "../../../test/kit/deployment/deployment-plane.ts";
+import { ref as moeRef, serving, user, world } from "../../../test/kit/deployment/moe-world.ts";
 import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { Informers } from "../../kube/informers.ts";
@@ -33,7 +23,7 @@ async function opened(kube = new FakeKube()) {
   let now = Date.parse("2026-03-01T00:00:00Z");
   const nats = new NatsCredentials(kube, undefined);
   const secrets = new TelemetrySecrets({ kube, informers, nats, records: new Records(), now: () => new Date(now) });
-  const found = () => secrets.keys(moe, "uid-moe");
+  const found = () => secrets.keys(moeRef, "uid-moe");
   const ensure = async (spec: object = {}) => {
     const moed = deployment(spec);
     await secrets.ensure(moed, await secrets.credentials(moed));
@@ -77,8 +67,8 @@ test("a Secret that cannot be read is named, and made anew; one of somebody else
   const before = await kube.get(resources.secrets, ref);
   await secrets.ensure(deployment(), {});
   assert.deepEqual(await kube.get(resources.secrets, ref), before);
-  await kube.create(resources.moeDeployments, { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { ...moe } }, user);
-  kube.mutate(resources.moeDeployments, moe, (one) => Object.assign(one.metadata, { uid: "uid-moe" }));
+  await kube.create(resources.moeDeployments, { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { ...moeRef } }, user);
+  kube.mutate(resources.moeDeployments, moeRef, (one) => Object.assign(one.metadata, { uid: "uid-moe" }));
   kube.mutate(resources.secrets, ref, (one) => Object.assign(one.metadata, { ownerReferences: [] }));
   const known = decodeTelemetryKeys(Buffer.from((before as any).data.keys, "base64").toString());
   await ensure(); // when the cache has heard of it
@@ -88,36 +78,28 @@ test("a Secret that cannot be read is named, and made anew; one of somebody else
   await stop();
 });
 
-test("the key is there before the first pod, which the kubelet would else let wait a minute for it", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
+test("the key is there before the first pod, which the kubelet would else let wait a minute for it", async (t) => {
+  const moe = await world(t);
   const written: string[] = [];
-  kube.admit = ({ kind }, { metadata }) => void written.push(kind === "Pod" ? kind : metadata.name);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
-  life.stop();
-  await operator.stop();
+  moe.kube.admit = ({ kind }, { metadata }) => void written.push(kind === "Pod" ? kind : metadata.name);
+  await moe.start();
+  await moe.serves(3);
   assert.ok(written.includes(ref.name));
   const before = written.slice(0, written.indexOf(ref.name)).filter((one) => one === "Pod");
   assert.deepEqual(before, ["Pod"], "the trial of its template");
 });
 
-test("a key that cannot be written holds up no pod, and is written as soon as it can be", { timeout: 30_000 }, async () => {
-  const { kube, stop } = await serving();
-  const admit = kube.admit;
-  kube.admit = (resource, object) => {
-    if (object.metadata.name === ref.name) throw Object.assign(new Error("secrets is forbidden"), { code: "Forbidden" });
-    admit?.(resource, object);
-  };
-  kube.remove(resources.secrets, ref);
-  await kube.patch(resources.moeDeployments, moe, { spec: { replicas: 4 } }, user);
-  await until("4 ranks serve", readyWith(kube, 4));
-  assert.equal(conditionOf(await status(kube), "SpecAccepted").status, "True");
-  kube.admit = admit;
-  await until("the key is there", async () => (await kube.get(resources.secrets, ref)) !== undefined);
-  const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string>;
-  assert.equal(decodeTelemetryKeys(Buffer.from(data.keys ?? "", "base64").toString()).length, 1);
-  await stop();
+test("a key that cannot be written holds up no pod, and is written as soon as it can be", async (t) => {
+  const moe = await serving(t);
+  moe.refuse((_, { metadata }) => metadata.name === ref.name && "secrets is forbidden");
+  moe.remove("secrets", ref.name);
+  await moe.change({ replicas: 4 });
+  await moe.serves(4);
+  await moe.check("SpecAccepted", "True");
+  moe.refuse(() => false);
+  await until("the key is there", async () => (await moe.get("secrets", ref.name)) !== undefined);
+  const { keys } = (await moe.get("secrets", ref.name)).data;
+  assert.equal(decodeTelemetryKeys(Buffer.from(keys, "base64").toString()).length, 1);
 });
 
 test("workers get a copy of the credentials that the spec names, as they are now, and none of a Secret of another type", async () => {

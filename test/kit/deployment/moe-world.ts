@@ -161,10 +161,11 @@ function kubelet(kube: FakeKube, fate: Fate = () => undefined): Kubelet {
     for (const object of kube.all(resources.pods) as any[]) {
       const at = { namespace: object.metadata.namespace, name: object.metadata.name };
       const rank = object.metadata.labels["enodia.dev/rank"];
-      const place = `${object.metadata.labels["enodia.dev/deployment"]} ${rank}`;
+      const owner = object.metadata.ownerReferences?.[0]?.uid;
+      const place = `${owner} ${rank}`;
       const node = object.spec.nodeName;
       const lost = !answers(kube, node);
-      if (!lost) {
+      if (!lost && owner !== undefined) {
         if (holders.has(place)) problems.push(`rank ${place}: ${holders.get(place)} and ${at.name}`);
         holders.set(place, at.name);
       }
@@ -200,6 +201,10 @@ type Want = string | RegExp;
 const greens = new RegExp(`^${ref.name}-[0-9a-f]{8}$`);
 const statuses = ["True", "False", "Unknown"];
 
+/** The folder of the model that a rank's pod or a template of gateways opens. */
+export const modelFolder = (object: any): string =>
+  object.spec.containers[0].env.find(({ name }: { name: string }) => name === "ENODIA_MODEL_PATH")?.value ??
+  object.metadata.annotations["enodia.dev/model-place"].replace(/^[^/]*/, "");
 export const conditionOf = (from: any, type: string) => from?.conditions?.find((one: any) => one.type === type);
 /** Of a condition or of none. */
 const suits = (found: any, wants: readonly Want[]): boolean =>
@@ -265,7 +270,11 @@ export class MoeWorld {
     { namespace } = ref,
   ): Promise<KubeObject> {
     const { apiVersion, kind: of } = resources[kind];
-    return this.kube.create(resources[kind], { apiVersion, kind: of, metadata: { namespace, name, ...metadata }, ...more }, user);
+    return this.kube.create(
+      resources[kind],
+      { apiVersion, kind: of, metadata: { ...(resources[kind].namespaced ? { namespace } : {}), name, ...metadata }, ...more },
+      user,
+    );
   }
   patch = (patch: object, by = user): Promise<KubeObject> => this.kube.patch(resources.moeDeployments, ref, patch, by);
   change = (spec: object, by = user): Promise<KubeObject> => this.patch({ spec }, by);
@@ -339,5 +348,12 @@ export async function serving(t: TestContext, fate?: Fate, spec: object = {}): P
   const moe = await world(t, spec, fate);
   await moe.start();
   await moe.serves(3);
+  return moe;
+}
+
+/** A deployment that serves with its three ranks and whose first rollout has ended. */
+export async function whole(t: TestContext, fate?: Fate, spec: object = {}): Promise<MoeWorld> {
+  const moe = await serving(t, fate, spec);
+  await moe.reaches("Complete");
   return moe;
 }
