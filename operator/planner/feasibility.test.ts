@@ -2,10 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { parseQuantity } from "../../crds/quantity.ts";
+import { planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { planViolations } from "../../test/kit/planner/plan-oracle.ts";
 import { checkMemory, type Feasibility } from "./feasibility.ts";
 import { makePlan, policies } from "./index.ts";
-import { type ModelShape, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import type { ModelShape, PlacementPolicy, PlanInput, RankSpec } from "./policy.ts";
 
 function shapeOf(layers: number, sizes: readonly number[]): ModelShape {
   const bytes = Float64Array.from(sizes);
@@ -13,18 +14,10 @@ function shapeOf(layers: number, sizes: readonly number[]): ModelShape {
 }
 
 const ranksOf = (count: number, budgetBytes: number): RankSpec[] =>
-  Array.from({ length: count }, (_, rank) => ({ rank, speed: 1, budgetBytes, zone: "z", node: `n${rank}`, state: "active" }));
+  Array.from({ length: count }, (_, rank) => rankSpec(rank, { budgetBytes }));
 
-const inputOf = (shape: ModelShape, ranks: readonly RankSpec[]): PlanInput => ({
-  shape,
-  ranks,
-  load: Float64Array.from(shape.residentBytes, (_, i) => i % 7),
-  current: undefined,
-  budget: unlimited,
-  minExpertReplicas: 1,
-  split: "weighted",
-  effort: "fast",
-});
+const inputOf = (shape: ModelShape, ranks: readonly RankSpec[]): PlanInput =>
+  planInput(shape, ranks, { load: Float64Array.from(shape.residentBytes, (_, i) => i % 7), effort: "fast" });
 
 function refusal(fits: Feasibility): string {
   assert.ok(!fits.ok, "there is no refusal");

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
+import { modelShape, planInput } from "../../test/kit/planner/plan-input.ts";
 import { makePlan, policies } from "./index.ts";
 import { ReshardAge } from "./load/timing.ts";
 import { rankSpecs, simulate } from "./offline/simulate.ts";
@@ -12,19 +13,12 @@ import { reshardEvery } from "./policies/hecate.ts";
 import { type PlanInput, type Timing, unlimited } from "./policy.ts";
 
 const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
-const bytes = new Float64Array(16).fill(1);
 /** Expert e has its primary on rank e mod 4, two slots of each rank are free; experts 0 and 1 are hot. Mean of a rank: 75. */
-const input: PlanInput = {
-  shape: { layers: 1, experts: 16, residentBytes: bytes, storedBytes: bytes },
-  ranks: rankSpecs({ ranks: 4, slotsTotal: 6 }),
+const input = planInput(modelShape(1, 16), rankSpecs({ ranks: 4, slotsTotal: 6 }), {
   load: Float64Array.from({ length: 16 }, (_, e) => [100, 60][e] ?? 10),
   current: alone(Array.from({ length: 16 }, (_, e) => [e % 4])),
   windowsSinceReshard: 1,
-  budget: unlimited,
-  minExpertReplicas: 1,
-  split: "weighted",
-  effort: "quality",
-};
+});
 const timing: Timing = { denseSeconds: 1, expertSeconds: 0, bytesPerSecond: 1, windows: 10 };
 const copied = async (more: Partial<PlanInput>): Promise<number[]> => {
   const { layers } = await makePlan(policies.hecate, { ...input, ...more });

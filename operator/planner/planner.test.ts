@@ -4,6 +4,7 @@ import fc from "fast-check";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
+import { modelShape, planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { journeyViolations, planViolations, stepViolations } from "../../test/kit/planner/plan-oracle.ts";
 import { type ClusterSizes, type RandomCluster, randomClusters, unlikeClusters } from "../../test/kit/planner/planner-cluster.ts";
 import { peers } from "../../test/peers/index.ts";
@@ -55,35 +56,19 @@ const cluster: fc.Arbitrary<Cluster> = fc
     const largest = Math.max(...sizes, 0);
     const need = sizes.reduce((a, b) => a + b, 0);
     const budgetBytes = Math.ceil((need / c.ranks) * c.memory) + 2 * largest;
-    const ranks = Array.from(
-      { length: c.ranks },
-      (_, rank): RankSpec => ({
-        rank: rank * 2,
-        speed: c.mixed ? [1, 0.8, 0.6][rank % 3]! : 1,
-        budgetBytes,
-        zone: `z${rank % 2}`,
-        node: `n${rank % 3}`,
-        state: "active",
-      }),
-    );
+    const ranks = Array.from({ length: c.ranks }, (_, rank) => {
+      const speed = c.mixed ? [1, 0.8, 0.6][rank % 3]! : 1;
+      return rankSpec(rank * 2, { speed, budgetBytes, zone: `z${rank % 2}`, node: `n${rank % 3}` });
+    });
     const { maxMoves, maxMovesPerRank, maxBytes, timing } = c;
     return { layers: c.layers, experts: c.experts, sizes, loads, ranks, budget: { maxMoves, maxMovesPerRank, maxBytes }, timing };
   });
 
 function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
   const bytes = Float64Array.from(c.sizes);
-  return {
-    shape: { layers: c.layers, experts: c.experts, residentBytes: bytes, storedBytes: bytes },
-    ranks: c.ranks,
-    load: Float64Array.from(c.loads),
-    current,
-    budget: c.budget,
-    minExpertReplicas: 1,
-    split: "weighted",
-    effort: "fast",
-    gainPerMove: 1e-3,
-    ...(c.timing ? { timing: c.timing } : {}),
-  };
+  const shape = { layers: c.layers, experts: c.experts, residentBytes: bytes, storedBytes: bytes };
+  const more = { current, budget: c.budget, effort: "fast", gainPerMove: 1e-3, ...(c.timing ? { timing: c.timing } : {}) } as const;
+  return planInput(shape, c.ranks, { load: Float64Array.from(c.loads), ...more });
 }
 
 const all = Object.values(policies).filter((policy) => policy !== undefined);
@@ -128,25 +113,10 @@ test("the floor adds expert replicas on other nodes as far as memory reaches, an
 });
 
 test("where only a rank of the same node has room, an expert replica of another expert makes way", () => {
-  const bytes = new Float64Array(3).fill(1);
-  const shape = { layers: 1, experts: 3, residentBytes: bytes, storedBytes: bytes };
   // Ranks 0 and 1 are full but for the staging slot, rank 2 is not; expert 2 is there alone.
-  const ranks = [3, 3, 4].map(
-    (budgetBytes, rank): RankSpec => ({ rank, speed: 1, budgetBytes, zone: "", node: `n${rank}`, state: "active" }),
-  );
+  const ranks = [3, 3, 4].map((budgetBytes, rank) => rankSpec(rank, { budgetBytes }));
   const current = [{ hosts: [[0, 1], [1, 0], [2]], weights: [[500, 500], [500, 500], [1000]] }];
-  const input: PlanInput = {
-    ...{
-      shape,
-      ranks,
-      load: Float64Array.from([5, 9, 7]),
-      budget: unlimited,
-      minExpertReplicas: 2,
-      split: "weighted",
-      effort: "fast",
-      current,
-    },
-  };
+  const input = planInput(modelShape(1, 3), ranks, { load: Float64Array.from([5, 9, 7]), minExpertReplicas: 2, effort: "fast", current });
   const { layers, added, missing } = withFloor(input, current);
   assert.deepEqual([added, missing], [1, 0]);
   assert.deepEqual(
@@ -163,24 +133,10 @@ test("where only a rank of the same node has room, an expert replica of another 
 });
 
 test("expert replicas of one expert go to different nodes, from the third on to different zones", () => {
-  const bytes = new Float64Array(4).fill(1);
-  const shape = { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes };
-  const ranks = Array.from(
-    { length: 8 },
-    (_, rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: `z${Math.floor(rank / 4)}`, node: `n${rank >> 1}`, state: "active" }),
-  );
-  const input = {
-    shape,
-    ranks,
-    load: new Float64Array(4).fill(1),
-    current: undefined,
-    budget: unlimited,
-    split: "weighted",
-    effort: "fast",
-  };
+  const ranks = Array.from({ length: 8 }, (_, rank) => rankSpec(rank, { zone: `z${Math.floor(rank / 4)}`, node: `n${rank >> 1}` }));
   const first = [{ hosts: [[0], [1], [0], [1]], weights: Array(4).fill([1000]) }];
   for (const minExpertReplicas of [2, 3, 4]) {
-    const [layer] = withFloor({ ...input, minExpertReplicas } as PlanInput, first).layers;
+    const [layer] = withFloor(planInput(modelShape(1, 4), ranks, { minExpertReplicas, effort: "fast" }), first).layers;
     for (const row of layer?.hosts ?? []) {
       assert.equal(new Set(row.map((rank) => rank >> 1)).size, minExpertReplicas, "nodes");
       if (minExpertReplicas > 2) assert.equal(new Set(row.map((rank) => rank >> 2)).size, 2, "zones");
@@ -189,15 +145,10 @@ test("expert replicas of one expert go to different nodes, from the third on to 
 });
 
 test("a second expert replica goes to another rack where racks are known, and to any node where they are not", () => {
-  const bytes = new Float64Array(4).fill(1);
-  const shape = { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes };
   const second = (racks: readonly (string | undefined)[]): readonly (number | undefined)[] => {
-    const ranks = racks.map(
-      (rack, rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "z", rack, node: `n${rank}`, state: "active" }),
-    );
+    const ranks = racks.map((rack, rank) => rankSpec(rank, { rack }));
     const current = [{ hosts: [[0], [0], [0], [0]], weights: Array(4).fill([1000]) }];
-    const input = { shape, ranks, load: new Float64Array(4).fill(1), current: undefined, budget: unlimited, minExpertReplicas: 2 };
-    const [layer] = withFloor({ ...input, split: "weighted", effort: "fast" }, current).layers;
+    const [layer] = withFloor(planInput(modelShape(1, 4), ranks, { minExpertReplicas: 2, effort: "fast" }), current).layers;
     return layer?.hosts.map((row) => row[1]) ?? [];
   };
   assert.deepEqual(new Set(second(["a", "a", "a", "b"])), new Set([3]));
@@ -205,13 +156,10 @@ test("a second expert replica goes to another rack where racks are known, and to
 });
 
 test("the floor keeps to the move budget, the hottest experts first; where an expert replica is already costs nothing", () => {
-  const bytes = new Float64Array(6).fill(1);
-  const shape = { layers: 1, experts: 6, residentBytes: bytes, storedBytes: bytes };
-  const ranks = [0, 1, 2].map((rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "", node: `n${rank}`, state: "active" }));
-  const input: PlanInput = {
-    ...{ shape, ranks, load: Float64Array.from([1, 9, 2, 8, 3, 7]), budget: { ...unlimited, maxMoves: 2 }, minExpertReplicas: 2 },
-    ...{ split: "weighted", effort: "fast", current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], weights: Array(6).fill([1000]) }] },
-  };
+  const input = planInput(modelShape(1, 6), [rankSpec(0), rankSpec(1), rankSpec(2)], {
+    ...{ load: Float64Array.from([1, 9, 2, 8, 3, 7]), budget: { ...unlimited, maxMoves: 2 }, minExpertReplicas: 2, effort: "fast" },
+    current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], weights: Array(6).fill([1000]) }],
+  });
   const dropped = [{ hosts: [[0], [1], [2], [0], [1], [2]], weights: Array(6).fill([1000]) }];
   const { layers, missing } = withFloor(input, dropped);
   assert.deepEqual(
@@ -269,19 +217,7 @@ test("after any loss every expert has a live host again if memory allows, and no
 });
 
 test("the first plan puts expert e of layer l on rank (e + l) mod N", () => {
-  const bytes = new Float64Array(24).fill(1);
-  const shape = { layers: 3, experts: 8, residentBytes: bytes, storedBytes: bytes };
-  const ranks = [0, 1, 2].map((rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "", node: "", state: "active" }));
-  const plan = firstPlan({
-    shape,
-    ranks,
-    load: new Float64Array(24),
-    current: undefined,
-    budget: unlimited,
-    minExpertReplicas: 1,
-    split: "weighted",
-    effort: "fast",
-  });
+  const plan = firstPlan(planInput(modelShape(3, 8), [rankSpec(0), rankSpec(1), rankSpec(2)]));
   plan.forEach((layer, l) => {
     layer.hosts.forEach((hosts, e) => {
       assert.deepEqual(hosts, [(e + l) % 3]);

@@ -7,6 +7,7 @@ import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../runtime/placement/split.ts";
 import { approached } from "../../test/bench/planner-fresh.ts";
 import { stationaryTrace } from "../../test/bench/planner-kit.ts";
+import { modelShape, planInput } from "../../test/kit/planner/plan-input.ts";
 import { randomClusters } from "../../test/kit/planner/planner-cluster.ts";
 import { eplbHierarchical } from "../../test/peers/eplb-hierarchical.ts";
 import { peers } from "../../test/peers/index.ts";
@@ -28,19 +29,8 @@ const small = generateTrace("small", { ...presets.qwen3_48x128, layers: 6, windo
 const mixtral = generateTrace("mixtral", { ...presets.mixtral_32x8, layers: 8, windows: 3 }, 4);
 
 function inputOf(trace: typeof small, ranks: number, slots: number, more: Partial<PlanInput> = {}): PlanInput {
-  const bytes = new Float64Array(trace.layers * trace.experts).fill(1);
-  return {
-    shape: { layers: trace.layers, experts: trace.experts, residentBytes: bytes, storedBytes: bytes },
-    ranks: rankSpecs({ ranks, slots }),
-    load: Float64Array.from(windowOf(trace, 0)),
-    current: undefined,
-    budget: unlimited,
-    minExpertReplicas: 1,
-    split: "weighted",
-    effort: "quality",
-    slotsPerRank: slots,
-    ...more,
-  };
+  const load = Float64Array.from(windowOf(trace, 0));
+  return planInput(modelShape(trace.layers, trace.experts), rankSpecs({ ranks, slots }), { load, slotsPerRank: slots, ...more });
 }
 
 function worst(layers: readonly LayerPlan[], trace: typeof small, ranks: number): number[] {

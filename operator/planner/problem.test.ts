@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights, splitLayer } from "../../runtime/placement/split.ts";
+import { modelShape, planInput } from "../../test/kit/planner/plan-input.ts";
 import { rankSpecs } from "./offline/simulate.ts";
 import { windowOf } from "./offline/traces.ts";
 import { generateTrace, presets } from "./offline/traces-generate.ts";
@@ -12,19 +13,10 @@ import { toLayers, toProblem } from "./problem.ts";
 import { relabelled } from "./search/relabel.ts";
 
 const trace = generateTrace("t", { ...presets.qwen3_48x128, layers: 8, windows: 2 }, 3);
-const bytes = new Float64Array(trace.layers * trace.experts).fill(1);
-const input = (window: number, more: Partial<PlanInput> = {}): PlanInput => ({
-  shape: { layers: trace.layers, experts: trace.experts, residentBytes: bytes, storedBytes: bytes },
-  ranks: rankSpecs({ ranks: 16 }),
-  load: Float64Array.from(windowOf(trace, window)),
-  current: undefined,
-  budget: unlimited,
-  minExpertReplicas: 1,
-  split: "weighted",
-  effort: "quality",
-  slotsPerRank: 9,
-  ...more,
-});
+const input = (window: number, more: Partial<PlanInput> = {}): PlanInput => {
+  const load = Float64Array.from(windowOf(trace, window));
+  return planInput(modelShape(trace.layers, trace.experts), rankSpecs({ ranks: 16 }), { load, slotsPerRank: 9, ...more });
+};
 
 test("new weights are only for layers whose hosts change, or that they even out by more than a hundredth", () => {
   const current = planFresh(input(0)).layers;
@@ -57,18 +49,9 @@ test("a plan of one move changes the layer that it is in, not all of them", () =
 });
 
 test("parts go to the ranks that hold most of them, those that nobody holds to the ranks that are left", () => {
-  const bytes = new Float64Array(4).fill(1);
   const hosts = [[3], [3], [3], [0]];
-  const input: PlanInput = {
-    ...{ shape: { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes }, ranks: rankSpecs({ ranks: 4 }), load: bytes },
-    ...{
-      current: [{ hosts, weights: hosts.map(() => [1000]) }],
-      budget: unlimited,
-      minExpertReplicas: 1,
-      split: "weighted",
-      effort: "fast",
-    },
-  };
+  const ranks = rankSpecs({ ranks: 4 });
+  const input = planInput(modelShape(1, 4), ranks, { current: [{ hosts, weights: hosts.map(() => [1000]) }], effort: "fast" });
   // Part 0 overlaps with rank 3, parts 1 and 2 with none that is left, part 3 with rank 0.
   assert.deepEqual(relabelled(toProblem(input), 0, [[0], [1, 0], [2], [3]]), [[3], [1, 3], [2], [0]]);
 });

@@ -1,24 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
+import { modelShape, planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { layerBytes } from "./index.ts";
-import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import type { PlanInput, RankSpec } from "./policy.ts";
 import { bytesByRank } from "./problem.ts";
 import { orphans, repairPlan } from "./repair.ts";
 
 function inputOf(experts: number, ranks: readonly Partial<RankSpec>[], more: Partial<PlanInput> = {}): PlanInput {
-  const bytes = new Float64Array(experts).fill(1);
-  return {
-    shape: { layers: 1, experts, residentBytes: bytes, storedBytes: bytes },
-    ranks: ranks.map((rank, g) => ({ rank: g, speed: 1, budgetBytes: 100, zone: "", node: `n${g}`, state: "active", ...rank })),
-    load: Float64Array.from({ length: experts }, (_, e) => 100 - e),
-    current: undefined,
-    budget: unlimited,
-    minExpertReplicas: 1,
-    split: "weighted",
-    effort: "fast",
-    ...more,
-  };
+  const load = Float64Array.from({ length: experts }, (_, e) => 100 - e);
+  const specs = ranks.map((rank, g) => rankSpec(g, rank));
+  return planInput(modelShape(1, experts), specs, { load, effort: "fast", ...more });
 }
 
 const layer = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
-import { type PlanInput, unlimited } from "./policy.ts";
+import { modelShape, planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
+import type { PlanInput } from "./policy.ts";
 import { type Situation, whetherToMove, whetherToPlan } from "./replan.ts";
 
 const imbalanced: Situation = {
@@ -70,18 +71,12 @@ test("a change of load does not wait for the interval", () => {
   assert.ok(whetherToPlan({ ...imbalanced, sinceLastPlanMs: 1000, alarm: true }).act);
 });
 
-const bytes = new Float64Array(4).fill(1e6);
 const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
-const input: PlanInput = {
-  shape: { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes },
-  ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 1e7, zone: "", node: "", state: "active" as const })),
+const ranks = [0, 1].map((rank) => rankSpec(rank, { budgetBytes: 1e7, zone: "", node: "" }));
+const input = planInput(modelShape(1, 4, 1e6), ranks, {
   load: Float64Array.of(600, 300, 50, 50),
   current: alone([[0], [0], [1], [1]]),
-  budget: unlimited,
-  minExpertReplicas: 1,
-  split: "weighted",
-  effort: "quality",
-};
+});
 const rates = byPath(() => 1e8);
 const options = { mode: "Auto" as const, noise: 0.01, rates, limit: Number.POSITIVE_INFINITY, lifetimeSeconds: 100 };
 
@@ -132,12 +127,11 @@ test("a plan that changes nothing is not", () => {
 });
 
 test("while the worst layer stays as it is, moves must gain what new weights alone would not", () => {
-  const two = new Float64Array(8).fill(1e6);
   const split = { hosts: [[0, 1], [0], [1], [1]], weights: [[900, 100], [1000], [1000], [1000]] };
   const stuck = { hosts: [[0], [1], [1], [1]], weights: [[1000], [1000], [1000], [1000]] };
   const wide: PlanInput = {
     ...input,
-    shape: { layers: 2, experts: 4, residentBytes: two, storedBytes: two },
+    shape: modelShape(2, 4, 1e6),
     load: Float64Array.of(400, 200, 200, 200, 700, 100, 100, 100),
     current: [split, stuck],
   };

@@ -8,6 +8,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
+import { planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { Traffic, topicOf } from "../../test/kit/planner/request-traffic.ts";
 import { gainPerMove, planNoise } from "./defaults.ts";
 import { makePlan, policies } from "./index.ts";
@@ -48,19 +49,8 @@ class Deployment {
 
   constructor(policy: PolicyName) {
     this.#policy = policy;
-    this.#start = {
-      shape: { ...sizes, residentBytes: bytes, storedBytes: bytes },
-      ranks: Array.from({ length: ranks }, (_, rank) => ({
-        ...{ rank, speed: 1, budgetBytes: 512 * 2 ** 20, zone: `z${rank}`, node: `n${rank}`, state: "active" as const },
-      })),
-      load: new Float64Array(sizes.layers * sizes.experts).fill(1),
-      current: undefined,
-      budget: unlimited,
-      minExpertReplicas: 1,
-      split: "weighted",
-      effort: "quality",
-      gainPerMove,
-    };
+    const specs = Array.from({ length: ranks }, (_, rank) => rankSpec(rank, { budgetBytes: 512 * 2 ** 20, zone: `z${rank}` }));
+    this.#start = planInput({ ...sizes, residentBytes: bytes, storedBytes: bytes }, specs, { gainPerMove });
     this.layers = firstPlan(this.#start);
   }
 

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { journeyViolations, planViolations, type Rule, stepViolations } from "../../test/kit/planner/plan-oracle.ts";
 import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
 import { assertPlan, budgetFaults, planFaults } from "./validate.ts";
@@ -12,28 +13,11 @@ type Plan = { hosts: number[][]; weights: number[][] }[];
 
 /** Two layers of three experts of 10 resident and 5 stored bytes; ranks 0..3 on two nodes have room for five each, rank 9 is dead. */
 function inputOf(more: Partial<PlanInput> = {}, experts = 3): PlanInput {
-  const cells = 2 * experts;
-  const ranks = [0, 1, 2, 3, 9].map(
-    (rank): RankSpec => ({
-      rank,
-      speed: 1,
-      budgetBytes: 60,
-      zone: "z",
-      node: `n${rank % 2}`,
-      state: rank === 9 ? "dead" : "active",
-    }),
+  const [residentBytes, storedBytes] = [10, 5].map((bytes) => new Float64Array(2 * experts).fill(bytes)) as [Float64Array, Float64Array];
+  const ranks = [0, 1, 2, 3, 9].map((rank) =>
+    rankSpec(rank, { budgetBytes: 60, node: `n${rank % 2}`, state: rank === 9 ? "dead" : "active" }),
   );
-  return {
-    shape: { layers: 2, experts, residentBytes: new Float64Array(cells).fill(10), storedBytes: new Float64Array(cells).fill(5) },
-    ranks,
-    load: new Float64Array(cells).fill(1),
-    current: valid(),
-    budget: unlimited,
-    minExpertReplicas: 1,
-    split: "weighted",
-    effort: "fast",
-    ...more,
-  };
+  return planInput({ layers: 2, experts, residentBytes, storedBytes }, ranks, { current: valid(), effort: "fast", ...more });
 }
 
 function valid(): Plan {

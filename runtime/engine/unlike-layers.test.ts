@@ -9,10 +9,10 @@ import type { CodecName } from "../../crds/names.ts";
 import { decodeLayer, encodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, encodeLoad } from "../../crds/telemetry.ts";
 import { makePlan, policies } from "../../operator/planner/index.ts";
-import { unlimited } from "../../operator/planner/policy.ts";
 import { planFaults } from "../../operator/planner/validate.ts";
 import { loadModel } from "../../test/kit/models/small-engine.ts";
 import { unlikeProgram, unlikeStore } from "../../test/kit/models/unlike-layers.ts";
+import { planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
@@ -266,18 +266,9 @@ test("its load travels and is planned for: every expert has a host, unlike sizes
   const storedBytes = Float64Array.from(cellValues(grid, (layer, expert) => units[layer]![expert]!.bytes));
   const shape = { ...grid, storedBytes, residentBytes: storedBytes };
   const budgetBytes = storedBytes.reduce((a, b) => a + b, 0) / 2;
-  const ranks = [0, 1, 2].map((n) => ({ rank: n, speed: 1, budgetBytes, zone: "z", node: `n${n}`, state: "active" as const }));
+  const ranks = [0, 1, 2].map((n) => rankSpec(n, { budgetBytes }));
   const load = Float64Array.from(routed);
-  const input = {
-    shape,
-    ranks,
-    load,
-    current: undefined,
-    budget: unlimited,
-    minExpertReplicas: 1,
-    split: "weighted" as const,
-    effort: "quality" as const,
-  };
+  const input = planInput(shape, ranks, { load });
   for (const policy of Object.values(policies)) {
     const first = await makePlan(policy, input);
     assert.deepEqual(planFaults(input, first.layers), [], policy.name);

@@ -8,10 +8,11 @@ import { movesDefault } from "../../operator/planner/load/timing.ts";
 import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/offline/simulate.ts";
 import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
 import { drawSelections, generateTrace, type PresetName, presets } from "../../operator/planner/offline/traces-generate.ts";
-import { type PlanInput, unlimited } from "../../operator/planner/policy.ts";
+import type { PlanInput } from "../../operator/planner/policy.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import { modelShape, planInput } from "../kit/planner/plan-input.ts";
 
 export interface Row {
   readonly row: string;
@@ -76,24 +77,11 @@ export interface Cluster {
 }
 
 export function inputOf(trace: Trace, window: number, cluster: Cluster, more: Partial<PlanInput> = {}): PlanInput {
-  const cells = trace.layers * trace.experts;
-  return {
-    shape: {
-      layers: trace.layers,
-      experts: trace.experts,
-      residentBytes: new Float64Array(cells).fill(1),
-      storedBytes: new Float64Array(cells).fill(1),
-    },
-    ranks: rankSpecs(cluster),
+  return planInput(modelShape(trace.layers, trace.experts), rankSpecs(cluster), {
     load: Float64Array.from(windowOf(trace, window)),
-    current: undefined,
-    budget: unlimited,
-    minExpertReplicas: 1,
-    split: "weighted",
-    effort: "quality",
     ...(cluster.slots === undefined ? {} : { slotsPerRank: cluster.slots }),
     ...more,
-  };
+  });
 }
 
 /** max/mean of each layer of a window under a plan. */

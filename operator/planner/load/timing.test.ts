@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type PlanInput, unlimited } from "../policy.ts";
+import { modelShape, planInput, rankSpec } from "../../../test/kit/planner/plan-input.ts";
 import { movesAllowed, movesDefault, Pace, phaseLoads } from "./timing.ts";
 
 const still = { alarm: false, change: 0.01, noiseFloor: 0.01 };
@@ -81,17 +81,10 @@ test("whatever happens, the interval is between one and four times the usual", (
   );
 });
 
-const bytes = new Float64Array(4).fill(1);
-const input: PlanInput = {
-  shape: { layers: 2, experts: 2, residentBytes: bytes, storedBytes: bytes },
-  ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 9, zone: "", node: "", state: "active" as const })),
-  load: new Float64Array(4),
+const input = planInput(modelShape(2, 2), [rankSpec(0), rankSpec(1)], {
+  ...{ load: new Float64Array(4), effort: "fast" },
   current: [0, 1].map(() => ({ hosts: [[0], [1]], weights: [[1000], [1000]] })),
-  budget: unlimited,
-  minExpertReplicas: 1,
-  split: "weighted",
-  effort: "fast",
-};
+});
 const window = (prefill: number[], decode: number[]) => ({
   routedByPhase: { prefill: Float64Array.from(prefill), decode: Float64Array.from(decode) },
 });

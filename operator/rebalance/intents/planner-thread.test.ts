@@ -1,20 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { modelShape, planInput, rankSpec } from "../../../test/kit/planner/plan-input.ts";
 import { hasCode } from "../../kube/errors.ts";
-import { type PlanInput, unlimited } from "../../planner/policy.ts";
 import { threadPlanner } from "./planner-thread.ts";
 
-const sizes = new Float64Array(2).fill(1);
-const input: PlanInput = {
-  shape: { layers: 1, experts: 2, residentBytes: sizes, storedBytes: sizes },
-  ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 10, zone: "", node: String(rank), state: "active" as const })),
-  load: Float64Array.from([1, 1]),
-  current: [{ hosts: [[0], [1]], weights: [[1000], [1000]] }],
-  budget: unlimited,
-  minExpertReplicas: 1,
-  split: "weighted",
-  effort: "quality",
-};
+const input = planInput(modelShape(1, 2), [rankSpec(0), rankSpec(1)], { current: [{ hosts: [[0], [1]], weights: [[1000], [1000]] }] });
 
 test("plans that are abandoned reject, the one being made and one that waits, and others are made all the same", async () => {
   const planner = threadPlanner();
