@@ -3,6 +3,7 @@ import { test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { peers } from "../../test/peers/index.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
+import { converged, fast, skewed } from "../../test/sim/converged.ts";
 import { makePlan, policies } from "../planner/index.ts";
 import type { RankSpec } from "../planner/policy.ts";
 import { done } from "./intents/attempts.ts";
@@ -13,22 +14,11 @@ import { chooseIntent, suspended } from "./loop.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import type { Observed, RankView } from "./observed.ts";
 
-const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
-const fast = { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } };
-
-async function up(options: ConstructorParameters<typeof SimCluster>[0] = {}): Promise<SimCluster> {
-  const sim = new SimCluster(options);
-  sim.demand = skewed;
-  sim.startOperator();
-  assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan is committed");
-  return sim;
-}
-
 const held = (sim: SimCluster): string[] =>
   sim.events.filter(({ reason }) => reason === "RebalanceHeld").map(({ message }) => message.split(":")[0] ?? "");
 
-test("why nothing moves is told when the reason changes, with its numbers, and not in every window", async () => {
-  const sim = await up({ spec: fast });
+test("why nothing moves is told when the reason changes, with its numbers, and not in every window", async (t) => {
+  const sim = await converged(t, { spec: fast });
   await sim.clock.run(120_000);
   const before = held(sim);
   assert.equal(before.at(-1), "Balanced");
@@ -40,8 +30,8 @@ test("why nothing moves is told when the reason changes, with its numbers, and n
   assert.match(message ?? "", /worst layer at 1\d\d%, trigger 110%/);
 });
 
-test("the status has every number of the decision by name, and how the load is forecast", async () => {
-  const sim = await up({ spec: fast });
+test("the status has every number of the decision by name, and how the load is forecast", async (t) => {
+  const sim = await converged(t, { spec: fast });
   assert.ok(await sim.clock.run(60_000, () => sim.stored?.status.decision?.reason === "Balanced"));
   await sim.clock.run(65_000); // figures alone are written once a minute
   const { decision, forecast } = sim.stored?.status ?? {};
@@ -51,8 +41,8 @@ test("the status has every number of the decision by name, and how the load is f
   assert.ok((forecast?.errorPermille ?? 1000) < 20 && (forecast?.newestWeightPercent ?? 0) > 0, JSON.stringify(forecast));
 });
 
-test("a plan that cannot be made is a decision with its reason, an event and a count, and goes on being tried", async () => {
-  const sim = await up({
+test("a plan that cannot be made is a decision with its reason, an event and a count, and goes on being tried", async (t) => {
+  const sim = await converged(t, {
     shape: { layers: 8, experts: 128, budgetBytes: 100_000 },
     spec: { rebalancing: { ...fast.rebalancing, policy: "hecate" } },
     planner: { ...inlinePlanner, plan: (policy, input) => makePlan(policy === "hecate" ? peers.exact : policies[policy], input) },
@@ -212,7 +202,7 @@ function recorder(): { readonly spans: Recorded[]; readonly tracing: LoopPorts["
 
 test("an attempt, its plan, its rollout and the calls to ranks are one trace, and every span ends once", async () => {
   const { spans, tracing } = recorder();
-  const sim = new SimCluster({ spec: { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } }, tracing });
+  const sim = new SimCluster({ spec: fast, tracing });
   sim.demand = skewed;
   sim.startOperator();
   await sim.clock.run(60_000);

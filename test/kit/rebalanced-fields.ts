@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { policyNames } from "../../crds/names.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { SimCluster } from "../sim/cluster.ts";
+import { fast, skewed } from "../sim/converged.ts";
 
 /** One change of the spec and what the rebalance plane then does in a simulated cluster, beside what it does without. */
 interface RebalancedField {
@@ -15,9 +16,7 @@ interface RebalancedField {
   readonly with: unknown;
 }
 
-const quick = { interval: "5s", trigger: { window: "5s", minTokens: 1000 } };
-const rebalancing = (fields: object) => ({ rebalancing: { ...quick, ...fields } });
-const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
+const rebalancing = (fields: object) => ({ rebalancing: { ...fast.rebalancing, ...fields } });
 const storyMs = 60_000;
 
 /** The decision of the loop in a minute of skewed load: experts have moved, or the last reason why not. */
@@ -102,13 +101,13 @@ export const rebalancePlane: Readonly<Record<string, RebalancedField>> = {
   "rebalancing.mode": { change: rebalancing({ mode: "Off" }), outcome: verdict, without: "moved", with: "ModeOff" },
   "rebalancing.policy": { change: rebalancing({ policy: "eplb" }), outcome: policyAsked, without: "incremental", with: "eplb" },
   "rebalancing.trigger.imbalancePercent": {
-    change: rebalancing({ trigger: { ...quick.trigger, imbalancePercent: 300 } }),
+    change: rebalancing({ trigger: { ...fast.rebalancing.trigger, imbalancePercent: 300 } }),
     outcome: verdict,
     without: "moved",
     with: "Balanced",
   },
   "rebalancing.trigger.minTokens": {
-    change: rebalancing({ trigger: { ...quick.trigger, minTokens: 10_000_000 } }),
+    change: rebalancing({ trigger: { ...fast.rebalancing.trigger, minTokens: 10_000_000 } }),
     outcome: verdict,
     without: "moved",
     with: "TooFewTokens",

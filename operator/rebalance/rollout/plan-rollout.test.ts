@@ -7,6 +7,7 @@ import { tracingOff } from "../../../runtime/observe/trace.ts";
 import { leastShare } from "../../../runtime/placement/backoff.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
+import { fast, skewed } from "../../../test/sim/converged.ts";
 import { hasCode } from "../../kube/errors.ts";
 import { Session } from "../links/session.ts";
 import type { LoadState } from "../load/load-state.ts";
@@ -155,7 +156,6 @@ test("a plan whose settled end cannot be written did not succeed", async () => {
 
 const bytes = 100;
 const limit = 50;
-const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 
 interface Prepare {
   readonly epoch: number;
@@ -169,7 +169,7 @@ function watched(): { sim: SimCluster; prepares: Prepare[]; restore: () => void 
   const sim = new SimCluster({
     shape: { layers: 4, experts: 8, bytes, budgetBytes: 2400 },
     spec: {
-      rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s", budget: { maxTransferBytesPerSecond: limit } },
+      rebalancing: { ...fast.rebalancing, budget: { maxTransferBytesPerSecond: limit } },
     },
   });
   const prepares: Prepare[] = [];
