@@ -6,14 +6,12 @@ import { isDeepStrictEqual } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
+import { startDeploymentPlane } from "../../test/integration/deployment-plane.ts";
 import { signals } from "../../test/kit/deployment/autoscale.ts";
-import { member, settings, view } from "../../test/kit/deployment/deployment.ts";
+import { member, view } from "../../test/kit/deployment/deployment.ts";
 import { until as poll, sleep } from "../../test/kit/processes/process.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { managersOf } from "../kube/managed-fields.ts";
-import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 
 const name = "autoscale-int";
@@ -50,16 +48,12 @@ after(async () => {
 });
 
 async function startPlane(): Promise<void> {
-  const informers = new Informers([namespace], system, { kube });
-  const events = new EventRecorder({ kube, reportingInstance: "test" });
+  const worlds = new Map<string, World>();
   const began = Date.now();
   // Its sessions are open from the begin.
   const now = () => new Date(Date.now() + (Date.now() - began > 1_000 ? 20_000 : 0));
-  const plane = createDeploymentPlane({
-    kube,
-    informers,
-    events,
-    settings: { ...settings, namespace: system },
+  stop = await startDeploymentPlane(kube, namespace, {
+    system,
     now,
     rebalance: () => ({
       update: (world) => void worlds.set(world.uid, world),
@@ -77,16 +71,6 @@ async function startPlane(): Promise<void> {
       close: async () => {},
     }),
   });
-  informers.start();
-  await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
-    timeoutMs: 30_000,
-  });
-  const worlds = new Map<string, World>();
-  plane.controller.start();
-  stop = async () => {
-    await plane.stop();
-    await informers.stop();
-  };
 }
 
 const well = { phase: "Running", conditions: [{ type: "Ready", status: "True", lastTransitionTime: new Date().toISOString() }] };

@@ -4,13 +4,11 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
-import { settings, view } from "../../test/kit/deployment/deployment.ts";
+import { startDeploymentPlane } from "../../test/integration/deployment-plane.ts";
+import { view } from "../../test/kit/deployment/deployment.ts";
 import { crashing } from "../../test/kit/deployment/moe-world.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { Informers } from "../kube/informers.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
-import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 
 const name = "standin-int";
@@ -37,13 +35,8 @@ after(async () => {
 async function startPlane(): Promise<void> {
   const worlds = new Map<string, World>();
   let changed = (_at: World["ref"]): void => {};
-  const informers = new Informers([namespace], system, { kube });
-  const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({
-    kube,
-    informers,
-    events,
-    settings: { ...settings, namespace: system },
+  stop = await startDeploymentPlane(kube, namespace, {
+    system,
     rebalance: () => ({
       update: (world) => {
         const before = worlds.get(world.uid)?.leaving.length ?? 0;
@@ -59,15 +52,6 @@ async function startPlane(): Promise<void> {
       close: async () => {},
     }),
   });
-  informers.start();
-  await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
-    timeoutMs: 30_000,
-  });
-  plane.controller.start();
-  stop = async () => {
-    await plane.stop();
-    await informers.stop();
-  };
 }
 
 const list = async (resource: (typeof resources)["pods"]): Promise<any[]> => (await kube.list(resource, { namespace })).items;

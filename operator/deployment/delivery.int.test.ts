@@ -4,13 +4,10 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
+import { startDeploymentPlane } from "../../test/integration/deployment-plane.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
-import { settings } from "../../test/kit/deployment/deployment.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import { createDeploymentPlane } from "./plane.ts";
 
 const name = "delivery-int";
 const namespace = "delivery";
@@ -100,32 +97,11 @@ test("a model may change while it serves, also to one of a claim", async () => {
 
 const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000, everyMs: 100 });
 
-/** The deployment plane on this API server; returns how to stop it. */
-async function startPlane(): Promise<() => Promise<void>> {
-  const informers = new Informers([namespace], namespace, { kube });
-  const events = new EventRecorder({ kube, reportingInstance: "int" });
-  const plane = createDeploymentPlane({
-    kube,
-    informers,
-    events,
-    settings: { ...settings, namespace },
-    rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
-  });
-  informers.start();
-  await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined));
-  plane.controller.start();
-  return async () => {
-    await plane.stop();
-    await informers.stop();
-    await events.flush();
-  };
-}
-
 const podsWith = async (of: string, component: string): Promise<any[]> =>
   (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${of},enodia.dev/component=${component}` })).items;
 
 test("the Job's pod is admitted, its end decides, and the columns tell", { timeout: 240_000 }, async () => {
-  const stop = await startPlane();
+  const stop = await startDeploymentPlane(kube, namespace);
   const ref = { namespace, name: "hub" };
   const podsOf = (component: string) => podsWith("hub", component);
   const end = async (pod: any, phase: string, exitCode: number, message: object) => {
@@ -172,7 +148,7 @@ test("the Job's pod is admitted, its end decides, and the columns tell", { timeo
 test("a claim for one node: the weight server's pod and the ranks' are admitted, it comes first, and goes when it is not wanted", {
   timeout: 240_000,
 }, async () => {
-  const stop = await startPlane();
+  const stop = await startDeploymentPlane(kube, namespace);
   const ref = { namespace, name: "single" };
   const reason = async () =>
     ((await kube.get(resources.moeDeployments, ref))?.status as any)?.conditions?.find((one: any) => one.type === "ModelAvailable")?.reason;

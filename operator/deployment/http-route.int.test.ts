@@ -10,14 +10,11 @@ import { ports } from "../../crds/common.ts";
 import { poolMetrics } from "../../runtime/gateway/api/app.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
-import { settings } from "../../test/kit/deployment/deployment.ts";
+import { startDeploymentPlane } from "../../test/integration/deployment-plane.ts";
 import { type GoModule, moduleFolder } from "../../test/kit/processes/go-module.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { rulesOf } from "../rbac.ts";
-import { createDeploymentPlane } from "./plane.ts";
 
 const name = "routes-int";
 const namespace = "serving";
@@ -37,22 +34,7 @@ before(
   async () => {
     ({ kube, apply, kubectl } = await controlPlane(name, 0));
     for (const one of [namespace, system]) await apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: one } });
-    const informers = new Informers([namespace], system, { kube });
-    const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const plane = createDeploymentPlane({
-      kube,
-      informers,
-      events,
-      settings: { ...settings, namespace: system },
-      rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
-    });
-    informers.start();
-    await until("the informers", async () => informers.refresh().then(() => informers.commonTrouble() === undefined));
-    plane.controller.start();
-    stop = async () => {
-      await plane.stop();
-      await informers.stop();
-    };
+    stop = await startDeploymentPlane(kube, namespace, { system });
   },
   { timeout: 600_000 },
 );

@@ -5,14 +5,11 @@ import { after, before, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
-import { settings } from "../../test/kit/deployment/deployment.ts";
+import { startDeploymentPlane } from "../../test/integration/deployment-plane.ts";
 import { crashing } from "../../test/kit/deployment/moe-world.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { acts } from "../cli/commands/rollout.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { Informers } from "../kube/informers.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
-import { createDeploymentPlane } from "./plane.ts";
 
 const name = "rollout-int";
 const namespace = "rolls";
@@ -71,27 +68,6 @@ test("canaries that are asked for with nothing more have their defaults", async 
   await kube.delete(resources.moeDeployments, at);
 });
 
-async function startPlane(): Promise<void> {
-  const informers = new Informers([namespace], system, { kube });
-  const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({
-    kube,
-    informers,
-    events,
-    settings: { ...settings, namespace: system },
-    rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
-  });
-  informers.start();
-  await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
-    timeoutMs: 30_000,
-  });
-  plane.controller.start();
-  stop = async () => {
-    await plane.stop();
-    await informers.stop();
-  };
-}
-
 const workers = async (): Promise<any[]> =>
   (await kube.list(resources.pods, { namespace, labelSelector: "enodia.dev/deployment=moe,enodia.dev/component=worker" })).items;
 const well = { phase: "Running", conditions: [{ type: "Ready", status: "True", lastTransitionTime: new Date().toISOString() }] };
@@ -124,7 +100,7 @@ const rollout = (verb: keyof typeof acts) =>
 
 test("a roll whose pods crash is rolled back, tried again by the command line, and undone", { timeout: 240_000 }, async () => {
   await kube.create(resources.moeDeployments, object({ elasticity: { settle: "1ms" } }), manager);
-  await startPlane();
+  stop = await startDeploymentPlane(kube, namespace, { system });
   await until("it is whole", phase("Complete"));
   const were = (await workers()).map(({ metadata }) => metadata.uid).sort();
   await kube.patch(resources.moeDeployments, ref, { spec: { runtimeImage: { image: bad } } }, manager);
@@ -135,7 +111,7 @@ test("a roll whose pods crash is rolled back, tried again by the command line, a
   assert.deepEqual((await workers()).map(({ metadata }) => metadata.uid).sort(), were);
 
   await stop();
-  await startPlane();
+  stop = await startDeploymentPlane(kube, namespace, { system });
   await rollout("resume");
   await until("it is tried again and rolled back again", async () => {
     const { rollout: now } = await status();

@@ -7,13 +7,10 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
+import { startDeploymentPlane } from "../../test/integration/deployment-plane.ts";
 import { coschedulingCrd, documents, modules, volcanoCrd } from "../../test/integration/pod-groups.ts";
-import { settings } from "../../test/kit/deployment/deployment.ts";
 import { moduleFolder } from "../../test/kit/processes/go-module.ts";
 import { until } from "../../test/kit/processes/process.ts";
-import { createDeploymentPlane } from "../deployment/plane.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { gangOf } from "./index.ts";
 
@@ -29,22 +26,7 @@ before(
   async () => {
     ({ kube, apply } = await controlPlane(name, 0));
     for (const one of [namespace, "gangs-system"]) await apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: one } });
-    const informers = new Informers([namespace], "gangs-system", { kube });
-    const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const plane = createDeploymentPlane({
-      kube,
-      informers,
-      events,
-      settings: { ...settings, namespace: "gangs-system" },
-      rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
-    });
-    informers.start();
-    await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), patience);
-    plane.controller.start();
-    stop = async () => {
-      await plane.stop();
-      await informers.stop();
-    };
+    stop = await startDeploymentPlane(kube, namespace, { system: "gangs-system" });
   },
   { timeout: 600_000 },
 );

@@ -6,15 +6,13 @@ import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { AppError } from "../../crds/common.ts";
 import { gatewayDeployment } from "../../operator/deployment/objects/gateway.ts";
-import { createDeploymentPlane } from "../../operator/deployment/plane.ts";
-import { EventRecorder } from "../../operator/kube/events.ts";
-import { Informers } from "../../operator/kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../../operator/kube/kube.ts";
 import { down } from "../cluster/cluster.ts";
 import { runKubeContract } from "../contract/kube.ts";
 import { deployment, settings } from "../kit/deployment/deployment.ts";
 import { until } from "../kit/processes/process.ts";
 import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
+import { startDeploymentPlane } from "./deployment-plane.ts";
 
 const name = "kube-int";
 const namespace = "contract";
@@ -165,28 +163,6 @@ for (const [what, spoil] of Object.entries(illTyped)) {
   });
 }
 
-/** The deployment plane in this process, with nobody behind the other port. */
-async function startPlane(): Promise<() => Promise<void>> {
-  const informers = new Informers([namespace], system, { kube });
-  const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({
-    kube,
-    informers,
-    events,
-    settings: { ...settings, namespace: system },
-    rebalance: () => ({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} }),
-  });
-  informers.start();
-  await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
-    timeoutMs: 30_000,
-  });
-  plane.controller.start();
-  return async () => {
-    await plane.controller.stop();
-    await informers.stop();
-  };
-}
-
 test("a bad field stops no replacement, under this leader or the next", { timeout: 120_000 }, async (t) => {
   let stop = async (): Promise<void> => {};
   t.after(() => stop());
@@ -209,7 +185,7 @@ test("a bad field stops no replacement, under this leader or the next", { timeou
     const [lost] = (await workers()).filter((pod) => pod.metadata.labels["enodia.dev/rank"] === String(rank));
     await kube.delete(resources.pods, { namespace, name: lost.metadata.name }, { uid: lost.metadata.uid, graceSeconds: 0 });
   };
-  stop = await startPlane();
+  stop = await startDeploymentPlane(kube, namespace, { system });
   const [first] = await both();
   const container = { name: "gateway", foo: 1 };
   await kube.patch(resources.moeDeployments, at, { spec: { gateway: { podTemplate: { spec: { containers: [container] } } } } }, manager);
@@ -224,7 +200,7 @@ test("a bad field stops no replacement, under this leader or the next", { timeou
   await says(/no PriorityClass with name nope nope was found; correct spec\.podTemplate\.spec\.priorityClassName/);
   await stop();
   await lose(0);
-  stop = await startPlane();
+  stop = await startDeploymentPlane(kube, namespace, { system });
   assert.deepEqual(new Set((await both()).map(hashOf)), new Set([hashOf(first)]));
   const before = (await workers()).map((pod) => pod.metadata.uid).sort();
   await kube.patch(resources.moeDeployments, at, { spec: { podTemplate: null, gateway: { podTemplate: null } } }, manager);
