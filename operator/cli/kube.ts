@@ -1,7 +1,8 @@
 // The Kubernetes client of commands, made from their shared options.
 import type { Duplex } from "node:stream";
+import { AppError } from "../../crds/common.ts";
 import { createKube } from "../kube/client.ts";
-import type { Kube } from "../kube/kube.ts";
+import type { Kube, KubeObject, Resource } from "../kube/kube.ts";
 import { forwardPort } from "../kube/port-forward.ts";
 import { createTransport, loadKubeConfig, type Transport } from "../kube/transport.ts";
 
@@ -11,6 +12,18 @@ export interface ClusterAccess {
   readonly namespace: string;
   /** Connects to a port of a pod, on its loopback too. */
   connect(pod: string, port: number): Promise<Duplex>;
+}
+
+/** Throws AppError `NotFound` that says where to look. */
+export async function objectOf(kube: Pick<Kube, "get">, resource: Resource, ref: Ref): Promise<KubeObject> {
+  const object = await kube.get(resource, ref);
+  if (object) return object;
+  throw new AppError(`no ${resource.kind} "${ref.name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
+}
+
+interface Ref {
+  readonly namespace: string;
+  readonly name: string;
 }
 
 export function openCluster(options: {

@@ -8,7 +8,7 @@ import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
 import type { Observed, SeenDeployment, Unread, WarningEvent } from "../views/findings/finding.ts";
 import { type ContainerFacts, type PodFacts, podFactsOf } from "../views/pods.ts";
-import type { ClusterAccess } from "./kube.ts";
+import { type ClusterAccess, objectOf } from "./kube.ts";
 
 /** Pages of 500 warnings. */
 const eventPagesMax = 4;
@@ -71,12 +71,9 @@ async function deploymentsOf(cluster: ClusterAccess, scope: Scope, unread: Unrea
   }
   const ref = { namespace: namespace ?? cluster.namespace, name };
   const [object, plan] = await Promise.all([
-    cluster.kube.get(resources.moeDeployments, ref),
+    objectOf(cluster.kube, resources.moeDeployments, ref),
     cluster.kube.get(resources.expertPlacements, ref),
   ]);
-  if (!object) {
-    throw new AppError(`no MoEDeployment "${name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
-  }
   const [placement] = plan ? parsed(plan, parseExpertPlacement, unread) : [];
   return [seenOf(object, parseMoEDeployment(object), placement)];
 }

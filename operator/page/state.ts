@@ -18,8 +18,8 @@ interface Shown {
 
 export class PageState {
   readonly #parts: PageStateParts;
-  readonly #deployments = deploymentReader();
-  readonly #jobs = jobReader();
+  readonly #deployments = reader(parseMoEDeployment);
+  readonly #jobs = reader(parseMoETrainingJob);
   #memory = new Memory();
   #shown: Shown | undefined;
   #leader: string | undefined;
@@ -72,8 +72,8 @@ export class PageState {
     const { cache, now } = this.#parts;
     return {
       now: now(),
-      deployments: () => cache.list("moeDeployments").map((object) => this.#deployments.read(object)),
-      jobs: () => cache.list("moeTrainingJobs").map((object) => this.#jobs.read(object)),
+      deployments: () => cache.list("moeDeployments").map(this.#deployments),
+      jobs: () => cache.list("moeTrainingJobs").map(this.#jobs),
       placement: (uid) => this.#shown?.placement(uid),
       remembered: (uid) => this.#memory.of(uid),
       latest: (uid) => this.#memory.latest(uid),
@@ -100,28 +100,19 @@ export interface Source {
 }
 
 /** The cache replaces objects and never changes them. */
-class Reader<T> {
-  readonly #parse: (object: unknown) => T;
-  readonly #known = new WeakMap<KubeObject, Read<T>>();
-
-  constructor(parse: (object: unknown) => T) {
-    this.#parse = parse;
-  }
-
-  read(object: KubeObject): Read<T> {
-    const known = this.#known.get(object);
-    if (known) return known;
+function reader<T>(parse: (object: unknown) => T): (object: KubeObject) => Read<T> {
+  const known = new WeakMap<KubeObject, Read<T>>();
+  return (object) => {
+    const before = known.get(object);
+    if (before) return before;
     const { namespace = "", name, uid = "" } = object.metadata;
-    let read: Read<T>;
+    let read: Read<T> = { namespace, name, uid, parsed: undefined, problem: "" };
     try {
-      read = { namespace, name, uid, parsed: this.#parse(object), problem: "" };
+      read = { ...read, parsed: parse(object) };
     } catch (caught) {
-      read = { namespace, name, uid, parsed: undefined, problem: AppError.from(caught).message };
+      read = { ...read, problem: AppError.from(caught).message };
     }
-    this.#known.set(object, read);
+    known.set(object, read);
     return read;
-  }
+  };
 }
-
-const deploymentReader = (): Reader<MoEDeployment> => new Reader(parseMoEDeployment);
-const jobReader = (): Reader<MoETrainingJob> => new Reader(parseMoETrainingJob);

@@ -3,36 +3,8 @@ import { z } from "zod";
 import { labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
 
-export interface ContainerFacts {
-  readonly name: string;
-  readonly image: string;
-  readonly memoryLimit: string | undefined;
-  readonly restarts: number;
-  readonly waiting: { readonly reason: string; readonly message: string } | undefined;
-  readonly ended:
-    | { readonly reason: string; readonly exitCode: number; readonly message: string; readonly at: Date | undefined }
-    | undefined;
-}
-
-export interface PodFacts {
-  readonly namespace: string;
-  readonly name: string;
-  /** worker, gateway, training or operator. */
-  readonly component: string;
-  /** Name of the deployment, job or install. */
-  readonly owner: string;
-  readonly rank: number | undefined;
-  readonly node: string | undefined;
-  readonly phase: string;
-  /** Evicted and the like. */
-  readonly failure: string;
-  readonly ready: boolean;
-  readonly terminating: boolean;
-  /** The scheduler's message; empty once it has a node. */
-  readonly unscheduled: string;
-  readonly createdAt: Date | undefined;
-  readonly containers: readonly ContainerFacts[];
-}
+export type PodFacts = NonNullable<ReturnType<typeof podFactsOf>>;
+export type ContainerFacts = PodFacts["containers"][number];
 
 const end = z.object({
   reason: z.string().default(""),
@@ -83,7 +55,7 @@ const timeOf = (text: string | undefined): Date | undefined => (text === undefin
 const reasonText = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
 
 /** Undefined for other pods. `install`: owner of the operator's pods. */
-export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
+export function podFactsOf(object: KubeObject, install?: string) {
   const parsed = podSchema.safeParse(object);
   if (!parsed.success) return undefined;
   const { metadata, spec, status } = parsed.data;
@@ -96,21 +68,25 @@ export function podFactsOf(object: KubeObject, install?: string): PodFacts | und
   return {
     namespace: metadata.namespace,
     name: metadata.name,
+    /** worker, gateway, training or operator. */
     component: job === undefined ? (metadata.labels[labels.component] ?? "operator") : "training",
+    /** Name of the deployment, job or install. */
     owner,
     rank: Number.isInteger(rank) ? rank : undefined,
     node: spec.nodeName,
     phase: status.phase,
+    /** Evicted and the like. */
     failure: reasonText(status.reason, status.message),
     ready: condition("Ready")?.status === "True",
     terminating: metadata.deletionTimestamp !== undefined,
+    /** The scheduler's message; empty once it has a node. */
     unscheduled: scheduled?.status === "False" ? scheduled.message : "",
     createdAt: timeOf(metadata.creationTimestamp),
     containers: containersOf(spec, status),
   };
 }
 
-function containersOf(spec: Pod["spec"], status: Pod["status"]): ContainerFacts[] {
+function containersOf(spec: Pod["spec"], status: Pod["status"]) {
   return [...status.initContainerStatuses, ...status.containerStatuses].map((one) => {
     const ended = one.state.terminated ?? one.lastState.terminated;
     const declared = spec.containers.find(({ name }) => name === one.name);

@@ -12,17 +12,6 @@ export interface RankPod {
   readonly state: string;
 }
 
-export interface RankState extends RankPod {
-  readonly epoch: number | undefined;
-  /** Over the mean, in the worst layer. */
-  readonly loadPercent: number | undefined;
-  readonly speedPercent: number | undefined;
-  readonly hostedBytes: number | undefined;
-  readonly budgetBytes: number | undefined;
-  /** Undefined until the rank has reported. */
-  readonly memoryExpectedBytes: number | undefined;
-}
-
 type Reported = NonNullable<ExpertPlacement["status"]["ranks"]>[number];
 
 /** Buffers and fragmentation beside resident bytes. */
@@ -34,34 +23,22 @@ export function expectedMemory({ hostedBytes, denseBytes = 0, kvBytes = 0 }: Par
   return Math.round((hostedBytes + denseBytes + kvBytes) * residentFactor) + processBytes;
 }
 
-export function rankStates<P extends RankPod>(pods: readonly P[], reported: readonly Reported[] = []): readonly (P & RankState)[] {
+export function rankStates<P extends RankPod>(pods: readonly P[], reported: readonly Reported[] = []) {
   const byRank = new Map(reported.map((one) => [one.rank, one]));
   return pods.map((pod) => {
     const report: Partial<Reported> = byRank.get(pod.rank) ?? {};
     const { epoch, loadPercent, speedPercent, hostedBytes, budgetBytes } = report;
     const state = pod.state === "Running" ? (report.state ?? pod.state) : pod.state;
+    // The expected memory is undefined until the rank has reported.
     return { ...pod, state, epoch, loadPercent, speedPercent, hostedBytes, budgetBytes, memoryExpectedBytes: expectedMemory(report) };
   });
 }
 
-/** What some view knows of a rank. */
-interface RankFigures extends RankState {
-  readonly experts: number | undefined;
-  readonly expertReplicas: number | undefined;
-  /** Resident memory, as the kubelet or the process itself reports it. */
-  readonly memoryBytes: number | undefined;
-  readonly outputPerSecond: number | undefined;
-  readonly promptPerSecond: number | undefined;
-  readonly active: number | undefined;
-  readonly queued: number | undefined;
-  readonly queuedTokens: number | undefined;
-  /** Used percentage of the KV cache. */
-  readonly kvPercent: number | undefined;
-  readonly cpus: number | undefined;
-  /** The least imbalance of the deployment. */
-  readonly boundPercent: number | undefined;
-}
-export type RankRow = Partial<RankFigures>;
+/** Memory is resident, as the kubelet or the process itself reports it; `kvPercent` is used, and the bound is the deployment's. */
+type Figure = "experts" | "expertReplicas" | "memoryBytes" | "cpus" | "boundPercent";
+type Served = "outputPerSecond" | "promptPerSecond" | "active" | "queued" | "queuedTokens" | "kvPercent";
+/** What some view knows of a rank; the load is over the mean, in the worst layer. */
+export type RankRow = Partial<ReturnType<typeof rankStates>[number] & Readonly<Record<Figure | Served, number | undefined>>>;
 
 export const fixed = (of: number | undefined, digits = 0): string => (of === undefined ? "-" : of.toFixed(digits));
 const stateValue = (state: string | undefined): Value => state && { as: "state", text: state };

@@ -13,7 +13,7 @@ import { examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
 import { doctorText } from "../doctor-text.ts";
 import { findingsText } from "../findings-text.ts";
-import { type ClusterAccess, openCluster } from "../kube.ts";
+import { type ClusterAccess, objectOf, openCluster } from "../kube.ts";
 import { type Subject, subjectOf } from "../log-subject.ts";
 import { clusterOptions, whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
@@ -132,8 +132,7 @@ async function deploymentText(
 }
 
 async function jobStatusText({ kube }: ClusterAccess, ref: { readonly namespace: string; readonly name: string }): Promise<string> {
-  const object = await kube.get(resources.moeTrainingJobs, ref);
-  if (!object) throw new AppError(`no MoETrainingJob "${ref.name}" in namespace ${ref.namespace}`, { code: "NotFound" });
+  const object = await objectOf(kube, resources.moeTrainingJobs, ref);
   try {
     return sectionsText(jobReport(parseMoETrainingJob(object)));
   } catch (caught) {

@@ -129,7 +129,7 @@ test("explain lists what each rank hosts, and every expert of a layer with its w
 
 test("a deployment that is not there, or has no plan yet, is said with what to look at", async () => {
   const kube = await cluster();
-  await assert.rejects(gather(kube, { ...ref, name: "other" }), { code: "NotFound", message: /kubectl get moed -A/ });
+  await assert.rejects(gather(kube, { ...ref, name: "other" }), { code: "NotFound", message: /no MoEDeployment "other" in namespace ns/ });
   await kube.delete(resources.expertPlacements, ref);
   await assert.rejects(gather(kube, ref), { code: "NotFound", message: /no plan yet.*enodia status moe/ });
 });

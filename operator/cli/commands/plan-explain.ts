@@ -7,7 +7,7 @@ import { planBounds } from "../../../crds/plan.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { type ExplainEvent, type ExplainFacts, explain, explainedSections, layerTable } from "../../views/plan.ts";
 import { argument, declare, value } from "../command.ts";
-import { openCluster } from "../kube.ts";
+import { objectOf, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 import { sectionsText } from "../table.ts";
 
@@ -51,13 +51,11 @@ const podSchema = z.object({ spec: z.object({ nodeName: z.string().optional() })
 export async function gather(kube: Kube, ref: { readonly namespace: string; readonly name: string }): Promise<ExplainFacts> {
   const { namespace, name } = ref;
   const [deployment, placement, events, pods] = await Promise.all([
-    kube.get(resources.moeDeployments, ref),
+    objectOf(kube, resources.moeDeployments, ref),
     kube.get(resources.expertPlacements, ref),
     kube.list(resources.events, { namespace }),
     kube.list(resources.pods, { namespace, labelSelector: `${labels.deployment}=${name},${labels.component}=worker` }),
   ]);
-  if (!deployment)
-    throw new AppError(`no MoEDeployment "${name}" in namespace ${ref.namespace}; see: kubectl get moed -A`, { code: "NotFound" });
   if (!placement) {
     throw new AppError(`"${name}" has no plan yet: its ExpertPlacement appears when the first ranks report; see: enodia status ${name}`, {
       code: "NotFound",

@@ -8,7 +8,7 @@ import { accessAt, type Bus, createBus } from "../../../runtime/net/nats.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { argument, choice, declare, flag, text, type Values, value } from "../command.ts";
-import { openCluster } from "../kube.ts";
+import { objectOf, openCluster } from "../kube.ts";
 import { clusterOptions, whole } from "../options.ts";
 import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 import { type Closed, gridIn, type Member, membersOf, Recorder } from "../recorder.ts";
@@ -39,8 +39,7 @@ async function record(values: Values<typeof options>, name: string): Promise<num
   const out = traceOutput(values.out, values.overwrite);
   await checkOutput(out); // before windows are waited for
   const cluster = openCluster(values);
-  const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
-  if (!object) throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}`, { code: "NotFound" });
+  const object = await objectOf(cluster.kube, resources.moeDeployments, { namespace: cluster.namespace, name });
   const deployment = parseMoEDeployment(object);
   const url = values.nats ?? deployment.spec.telemetry.nats.url;
   if (url === undefined)

@@ -8,7 +8,7 @@ import { type Accepted, durable, readRevision } from "../../deployment/objects/r
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { historySections, type RevisionRow, rolloutSections } from "../../views/deployment.ts";
 import { argument, declare, flag, value } from "../command.ts";
-import { type ClusterAccess, openCluster } from "../kube.ts";
+import { type ClusterAccess, objectOf, openCluster } from "../kube.ts";
 import { clusterOptions, whole } from "../options.ts";
 import { sectionsText } from "../table.ts";
 
@@ -45,26 +45,18 @@ export const status = declare({
     acts.status({ ...still, cluster: openCluster(options), name: of, watch, timeoutMs: timeout }),
 });
 
-export const history = declare({
-  about: "The specs that can be gone back to, and what the operator did last.",
-  arguments: [name],
-  options: clusterOptions,
-  action: (options, of) => acts.history({ ...still, cluster: openCluster(options), name: of }),
-});
+/** A command without options of its own. */
+const verb = (about: string, act: "history" | "pause" | "resume") =>
+  declare({
+    about,
+    arguments: [name],
+    options: clusterOptions,
+    action: (options, of) => acts[act]({ ...still, cluster: openCluster(options), name: of }),
+  });
 
-export const pause = declare({
-  about: "Replaces no further rank. What has begun is finished, and lost ranks are replaced all the same.",
-  arguments: [name],
-  options: clusterOptions,
-  action: (options, of) => acts.pause({ ...still, cluster: openCluster(options), name: of }),
-});
-
-export const resume = declare({
-  about: "Goes on with a rollout that is paused, and tries again what was rolled back.",
-  arguments: [name],
-  options: clusterOptions,
-  action: (options, of) => acts.resume({ ...still, cluster: openCluster(options), name: of }),
-});
+export const history = verb("The specs that can be gone back to, and what the operator did last.", "history");
+export const pause = verb("Replaces no further rank. What has begun is finished, and lost ranks are replaced all the same.", "pause");
+export const resume = verb("Goes on with a rollout that is paused, and tries again what was rolled back.", "resume");
 
 export const undo = declare({
   about: "Makes the spec one that was in effect before: after a rollback the one that runs.",
@@ -77,9 +69,8 @@ export const undo = declare({
 });
 
 async function read({ cluster, name }: RolloutRequest): Promise<{ object: KubeObject; deployment: MoEDeployment }> {
-  const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
-  if (object) return { object, deployment: parseMoEDeployment(object) };
-  throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}; see: kubectl get moed -A`, { code: "NotFound" });
+  const object = await objectOf(cluster.kube, resources.moeDeployments, { namespace: cluster.namespace, name });
+  return { object, deployment: parseMoEDeployment(object) };
 }
 
 interface Listed extends RevisionRow {

@@ -7,7 +7,7 @@ import { type PodFacts, podFactsOf } from "../../views/pods.ts";
 import { parseSamples } from "../../views/prometheus-text.ts";
 import { type Running, runningOf, runningSections, type Scrape } from "../../views/running.ts";
 import { argument, declare } from "../command.ts";
-import { type ClusterAccess, openCluster } from "../kube.ts";
+import { type ClusterAccess, objectOf, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
 import { sectionsText } from "../table.ts";
 import { show } from "../watch.ts";
@@ -64,12 +64,10 @@ function looker(cluster: ClusterAccess, name: string): () => Promise<Look> {
   return async () => {
     const ref = { namespace: cluster.namespace, name };
     const [object, plan, listed] = await Promise.all([
-      cluster.kube.get(resources.moeDeployments, ref),
+      objectOf(cluster.kube, resources.moeDeployments, ref),
       cluster.kube.get(resources.expertPlacements, ref),
       cluster.kube.list(resources.pods, { namespace: ref.namespace, labelSelector: `${labels.deployment}=${name}` }),
     ]);
-    if (!object)
-      throw new AppError(`no MoEDeployment "${name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
     const pods = listed.items.flatMap((pod) => podFactsOf(pod) ?? []);
     const loads = new Map(plan ? parseExpertPlacement(plan).status.ranks?.map(({ rank, loadPercent }) => [rank, loadPercent]) : []);
     if (!before) {

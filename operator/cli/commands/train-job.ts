@@ -6,7 +6,7 @@ import { type KubeObject, resources } from "../../kube/kube.ts";
 import { unreadable } from "../../views/health.ts";
 import { type JobRow, jobReport, jobState, jobTable } from "../../views/job.ts";
 import { argument, declare, text, value } from "../command.ts";
-import { type ClusterAccess, openCluster } from "../kube.ts";
+import { type ClusterAccess, objectOf, openCluster } from "../kube.ts";
 import { curveText, lossCommand, lossPlot } from "../loss-plot.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
@@ -31,9 +31,7 @@ interface JobRequest {
 
 async function jobOf({ cluster, job }: JobRequest): Promise<MoETrainingJob> {
   if (job === undefined) throw new AppError("name the training job; see: enodia train status", { code: "BadOption" });
-  const object = await cluster.kube.get(resources.moeTrainingJobs, { namespace: cluster.namespace, name: job });
-  if (object) return parseMoETrainingJob(object);
-  throw new AppError(`no MoETrainingJob "${job}" in namespace ${cluster.namespace}; see: kubectl get moet -A`, { code: "NotFound" });
+  return parseMoETrainingJob(await objectOf(cluster.kube, resources.moeTrainingJobs, { namespace: cluster.namespace, name: job }));
 }
 
 function readOr<Other>(object: KubeObject, other: (error: AppError) => Other): MoETrainingJob | Other {
@@ -57,12 +55,8 @@ async function jobStatus(request: JobRequest): Promise<string> {
     return json ? JSON.stringify(job, undefined, 2) : sectionsText(jobReport(job));
   }
   const { items } = await cluster.kube.list(resources.moeTrainingJobs, { namespace: cluster.namespace });
-  if (json)
-    return JSON.stringify(
-      items.map((object) => readOr(object, () => object)),
-      undefined,
-      2,
-    );
+  const read = (object: KubeObject) => readOr<unknown>(object, () => object);
+  if (json) return JSON.stringify(items.map(read), undefined, 2);
   const jobs = items.map(jobRow);
   return jobs.length === 0 ? `no MoETrainingJob in namespace ${cluster.namespace}` : sectionsText([jobTable(jobs)]);
 }
@@ -84,12 +78,8 @@ async function servingOf(request: JobRequest): Promise<string> {
   const job = await jobOf(request);
   if (job.status.result === undefined) {
     const at = `step ${job.status.step ?? 0} of ${job.spec.steps}`;
-    throw new AppError(
-      `${job.metadata.name} is at ${at} and has no result yet; wait: kubectl wait moet ${job.metadata.name} --for=condition=Complete`,
-      {
-        code: "NotReady",
-      },
-    );
+    const wait = `kubectl wait moet ${job.metadata.name} --for=condition=Complete`;
+    throw new AppError(`${job.metadata.name} is at ${at} and has no result yet; wait: ${wait}`, { code: "NotReady" });
   }
   return JSON.stringify(servingManifest(job, request.name ?? job.metadata.name), undefined, 2);
 }
