@@ -18,7 +18,7 @@ const announced: Readonly<Record<string, "True" | "False">> = {
 };
 
 export const deploymentStatus: StatusKind<MoEDeploymentStatus> = {
-  of: deploymentKind,
+  resource: deploymentKind.resource,
   read: (status) => moeDeploymentStatusSchema.safeParse(status ?? {}).data,
   softMs: (status) => (isIdle(status) ? softMs.idle : softMs.underWay),
   hard,

@@ -2,10 +2,9 @@
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
 import { type Condition, type ConditionState, withTransition } from "../../crds/conditions.ts";
-import type { OwnerKind } from "./adoption.ts";
-import type { Kube, KubeObject, Ref } from "./kube.ts";
+import type { Kube, KubeObject, Ref, Resource } from "./kube.ts";
 
-const manager = "enodia-operator-status";
+const ownManager = "enodia-operator-status";
 /** Interval of corrections of a foreign change. */
 const mendIntervalMs = 1_000;
 
@@ -19,12 +18,16 @@ export interface StatusEvent {
   readonly note: string;
 }
 
-export interface StatusKind<S extends AnyStatus> {
-  readonly of: Pick<OwnerKind, "kind" | "resource">;
+export interface StatusKind<S> {
+  readonly resource: Resource;
+  /** Another field manager would leave behind what this one has written. */
+  readonly manager?: string;
   read(status: unknown): S | undefined;
   /** The status less texts and figures, which are written at most every `softMs`. */
   hard(status: S): unknown;
-  softMs(status: S): number;
+  softMs(status: S, before: S): number;
+  /** Whether an unchanged status is written every `softMs`, too. */
+  readonly repeats?: true;
   events(before: S, after: S): readonly StatusEvent[];
 }
 
@@ -48,7 +51,7 @@ interface Written<S> {
   readonly at: number;
 }
 
-export class StatusWriter<S extends AnyStatus> {
+export class StatusWriter<S extends object> {
   readonly #kind: StatusKind<S>;
   readonly #options: StatusWriterOptions;
   readonly #written = new Map<string, Written<S>>();
@@ -68,8 +71,8 @@ export class StatusWriter<S extends AnyStatus> {
     if (this.#disturbed(subject.metadata)) {
       if (age < mendIntervalMs) return mendIntervalMs - age;
     } else {
-      if (same(known, status)) return undefined;
-      const softMs = this.#kind.softMs(status);
+      if (!this.#kind.repeats && same(known, status)) return undefined;
+      const softMs = this.#kind.softMs(status, known);
       if (age < softMs && same(this.#kind.hard(known), this.#kind.hard(status))) return softMs - age;
     }
     await this.#apply(subject.metadata, status);
@@ -122,10 +125,10 @@ export class StatusWriter<S extends AnyStatus> {
 
   async #apply(metadata: Subject["metadata"], status: S): Promise<void> {
     const { uid } = metadata;
-    const { kind, resource } = this.#kind.of;
+    const { resource, manager = ownManager } = this.#kind;
     this.#pending.set(uid, status);
     try {
-      const object = { apiVersion, kind, metadata: { name: metadata.name, namespace: metadata.namespace, uid }, status };
+      const object = { apiVersion, kind: resource.kind, metadata: { name: metadata.name, namespace: metadata.namespace, uid }, status };
       const answer = await this.#options.kube.applyStatus(resource, object, { manager });
       const version = answer.metadata.resourceVersion ?? "";
       this.#written.set(uid, { status, answer: this.#kind.read(answer.status), version, at: this.#options.ticks() });

@@ -6,7 +6,8 @@ import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Membership } from "../../runtime/net/mapping.ts";
 import type { Fetched } from "../../runtime/placement/cost.ts";
 import type { ServedTotals } from "../deployment/ports.ts";
-import type { Ref } from "../kube/kube.ts";
+import type { Identity } from "../kube/ask-pod.ts";
+import type { Kube, Ref } from "../kube/kube.ts";
 
 export type { MemberState } from "../../crds/names.ts";
 export type { Member, Membership } from "../../runtime/net/mapping.ts";
@@ -109,7 +110,7 @@ export interface Link {
   readonly lastError: string;
   /** Milliseconds that the pod's clock is ahead of ours; undefined until measured. */
   readonly clockAheadMs: number | undefined;
-  renew(identity: LinkTarget["identity"]): void;
+  renew(identity: Identity): void;
   push(membership: Membership): void;
   pushPlan(plan: PlacementPlan): void;
   snapshot(): Promise<PlacementPlan | undefined>;
@@ -134,23 +135,22 @@ export interface LinkTarget {
   readonly deploymentUid: string;
   readonly kind: "worker" | "gateway";
   readonly podUid: string;
-  readonly identity: { readonly cert: string; readonly key: string; readonly ca: string };
+  readonly identity: Identity;
   readonly onChange: () => void;
 }
 
 export type OpenLink = (target: LinkTarget) => Link;
 
 export interface StoredPlacement {
-  readonly resourceVersion: string;
+  readonly uid: string;
   readonly spec: ExpertPlacementSpec;
   readonly status: ExpertPlacementStatus;
 }
 
-export interface PlacementStore {
+export interface PlacementStore extends Pick<Kube, "applyStatus"> {
   read(ref: Ref): Promise<StoredPlacement | undefined>;
   /** Creates or replaces the object. Throws `Conflict` when the stored plan is not `known`: another writer has the epoch. */
   write(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, known: StoredPlacement | undefined): Promise<StoredPlacement>;
-  writeStatus(ref: Ref, status: ExpertPlacementStatus): Promise<void>;
 }
 
 export interface BusStatus {

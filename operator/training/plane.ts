@@ -130,7 +130,7 @@ const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
 const warned: readonly string[] = ["Restarting", "RankLost", "FewerRanks"];
 
 const jobStatus: StatusKind<MoETrainingJobStatus> = {
-  of: jobKind,
+  resource: jobKind.resource,
   read: (status) => moeTrainingJobStatusSchema.safeParse(status ?? {}).data,
   softMs: () => progressWriteMs,
   hard,

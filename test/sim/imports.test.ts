@@ -41,7 +41,7 @@ const production = [
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
   ...["replan", "load/windows", "repair", "expert-replicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
-  ...["plane", "experts", "plan-keeper", "control", "worker-telemetry", "give-way", "plan-state"].map(
+  ...["worker-plane", "experts", "plan-keeper", "control", "worker-telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,
   ),
   ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),

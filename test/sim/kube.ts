@@ -31,7 +31,7 @@ export class SimKube {
   desired: number;
   readonly #clock: VirtualClock;
   readonly #onWrite: (epoch: number) => void;
-  #version = 0;
+  #made = 0;
 
   constructor(clock: VirtualClock, desired: number, fields: Record<string, unknown> | undefined, onWrite: (epoch: number) => void) {
     this.#clock = clock;
@@ -77,13 +77,14 @@ export class SimKube {
             throw new AppError("the plan has changed", { code: "Conflict" });
           this.epochsWritten.push(spec.epoch);
           this.#onWrite(spec.epoch);
-          this.stored = { resourceVersion: String(++this.#version), spec, status: this.stored?.status ?? {} };
+          this.stored = { uid: this.stored?.uid ?? `placement-${++this.#made}`, spec, status: this.stored?.status ?? {} };
           return this.stored;
         }, this.writeMs),
-      writeStatus: (_ref, status) =>
+      applyStatus: (_resource, object) =>
         this.#call(() => {
-          if (!this.stored) throw new AppError("there is no such object", { code: "NotFound" });
-          this.stored = { ...this.stored, status };
+          if (this.stored?.uid !== object.metadata.uid) throw new AppError("there is no such object", { code: "NotFound" });
+          Object.assign(this, { stored: { ...this.stored, status: object.status } });
+          return object;
         }),
     };
   }

@@ -16,6 +16,7 @@ import { type Connected, fromStatus, type Network } from "../../../runtime/net/g
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/net/mapping.ts";
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
+import type { Identity } from "../../kube/ask-pod.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset, frontOf, servedOf, toDescription, useOf } from "./described.ts";
 import type { Semaphore } from "./links.ts";
@@ -89,7 +90,7 @@ export class Session implements Link {
     return this.#offset.ms;
   }
 
-  renew(identity: LinkTarget["identity"]): void {
+  renew(identity: Identity): void {
     this.#tls.update(material(identity));
   }
 
@@ -340,9 +341,9 @@ export class Session implements Link {
   }
 }
 
-const materials = new WeakMap<LinkTarget["identity"], TlsMaterial>();
+const materials = new WeakMap<Identity, TlsMaterial>();
 
-function material(identity: LinkTarget["identity"]): TlsMaterial {
+function material(identity: Identity): TlsMaterial {
   const { cert, key, ca } = identity;
   const made = materials.get(identity) ?? { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
   materials.set(identity, made);

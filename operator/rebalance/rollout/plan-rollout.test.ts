@@ -64,7 +64,7 @@ function rolling({ write, links = [], onRestart = () => {} }: Parts, wanted: Pro
   return { placement, rollout, ends, clock };
 }
 
-const stored: StoredPlacement = { resourceVersion: "1", spec: {} as StoredPlacement["spec"], status: {} };
+const stored: StoredPlacement = { uid: "placement", spec: {} as StoredPlacement["spec"], status: {} };
 
 test("a plan that is closed while it is being written is not pushed to anybody", async () => {
   let written = (_: StoredPlacement): void => {};

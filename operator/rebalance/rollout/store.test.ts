@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { labels } from "../../../crds/common.ts";
+import { apiVersion, labels } from "../../../crds/common.ts";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
 import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { hasCode } from "../../kube/errors.ts";
 import { resources } from "../../kube/kube.ts";
 import { placementStore } from "./store.ts";
 
+const { kind } = resources.expertPlacements;
 const ref = { namespace: "ns", name: "moe" };
 const plan = (epoch: number): ExpertPlacementSpec => ({
   deploymentUID: "uid",
@@ -24,7 +25,9 @@ test("a status written between reading and writing a plan costs nothing; another
   const first = await store.write(ref, "owner", plan(1), undefined);
   let statuses = 0;
   kube.onWrite = (verb) => {
-    if (verb === "update" && statuses++ < 2) void store.writeStatus(ref, { phase: "Committed", committedEpoch: statuses });
+    if (verb !== "update" || statuses++ >= 2) return;
+    const object = { apiVersion, kind, metadata: { ...ref, uid: first.uid }, status: { committedEpoch: statuses } };
+    void store.applyStatus(resources.expertPlacements, object, { manager: "enodia-rebalance" });
   };
   const second = await store.write(ref, "owner", plan(2), first);
   assert.equal(second.spec.epoch, 2);

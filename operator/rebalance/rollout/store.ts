@@ -1,7 +1,7 @@
 // Stores ExpertPlacements: a write with the resourceVersion that was read allocates an epoch, and Conflict means that another leader
 // was faster.
 import { AppError, apiVersion } from "../../../crds/common.ts";
-import { type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { objectLabels } from "../../deployment/objects/context.ts";
 import { type Kube, type KubeObject, type ObjectMeta, type Ref, resources } from "../../kube/kube.ts";
 import type { PlacementStore, StoredPlacement } from "../ports.ts";
@@ -34,7 +34,7 @@ export function placementStore(kube: Kube): PlacementStore {
         }
       }
     },
-    writeStatus: (ref, status) => writeStatus(kube, ref, status),
+    applyStatus: (...write) => kube.applyStatus(...write),
   };
 }
 
@@ -71,16 +71,6 @@ function conflict(name: string): AppError {
 }
 
 function stored(object: KubeObject): StoredPlacement {
-  const parsed = parseExpertPlacement(object);
-  return { resourceVersion: parsed.metadata.resourceVersion, spec: parsed.spec, status: parsed.status };
-}
-
-async function writeStatus(kube: Kube, ref: Ref, status: ExpertPlacementStatus): Promise<void> {
-  const object: KubeObject = {
-    apiVersion,
-    kind: resources.expertPlacements.kind,
-    metadata: { name: ref.name, namespace: ref.namespace },
-    status,
-  };
-  await kube.applyStatus(resources.expertPlacements, object, { manager });
+  const { metadata, spec, status } = parseExpertPlacement(object);
+  return { uid: metadata.uid, spec, status };
 }

@@ -4,25 +4,29 @@ import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
 import { type Log, silentLog } from "../../../runtime/observe/log.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
+import type { PlacementStore } from "../ports.ts";
 import { HoldReasons } from "./decision-events.ts";
-import { PlacementStatusWriter, placementStatus, sayTheSame } from "./placement-status.ts";
+import { placementStatus, Reporter, sayTheSame } from "./placement-status.ts";
 
 const ref = { namespace: "ns", name: "moe" };
-const status = (layersCommitted: number): ExpertPlacementStatus => ({ phase: "Committed", committedEpoch: 3, layersCommitted });
+const status = (layersCommitted: number, phase: ExpertPlacementStatus["phase"] = "Committed"): ExpertPlacementStatus => ({
+  ...{ phase, committedEpoch: 3, layersCommitted },
+});
 
 /** A writer whose store fails with `error` while it is set; `run` offers a status every 100 ms. */
 function writing(error: AppError | undefined) {
   const clock = new VirtualClock(0);
   const seen = { error, times: [] as number[], warned: 0, gone: 0 };
   const log: Log = { ...silentLog, warn: () => void seen.warned++ };
-  const writeStatus = async (): Promise<void> => {
+  const applyStatus: PlacementStore["applyStatus"] = async (_, object) => {
     seen.times.push(clock.now());
     if (seen.error) throw seen.error;
+    return object;
   };
-  const writer = new PlacementStatusWriter({ store: { writeStatus }, clock, log, onGone: () => void seen.gone++ });
-  const run = async (ms: number, layersCommitted = 4): Promise<void> => {
+  const writer = new Reporter({ store: { applyStatus }, clock, log, onGone: () => void seen.gone++, onChange: () => {} });
+  const run = async (ms: number, layersCommitted = 4, phase?: ExpertPlacementStatus["phase"]): Promise<void> => {
     for (let at = 0; at < ms; at += 100) {
-      writer.offer(ref, status(layersCommitted));
+      writer.offer(ref, { uid: "placement", status: {} }, status(layersCommitted, phase));
       await clock.run(100);
     }
   };
@@ -48,6 +52,18 @@ test("an object that is gone is noticed, within a minute even when there is no n
   await run(60_000);
   assert.deepEqual(seen.times, [0, 60_000]);
   assert.equal(seen.gone, 1);
+});
+
+test("a change of phase is written at once, another one within five seconds, and an object of another uid is noticed", async () => {
+  const { seen, run } = writing(undefined);
+  await run(1_000);
+  await run(5_000, 5);
+  assert.deepEqual(seen.times, [0, 5_000]);
+  await run(1_000, 5, "Preparing");
+  assert.deepEqual(seen.times, [0, 5_000, 6_000]);
+  seen.error = new AppError("another uid", { code: "Conflict" });
+  await run(1_000);
+  assert.deepEqual([seen.times.length, seen.gone], [4, 1]);
 });
 
 const written = (numbers: Readonly<Record<string, number>>) =>

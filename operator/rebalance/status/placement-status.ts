@@ -1,15 +1,17 @@
 // Computes ExpertPlacement.status and writes it when it has changed.
 import { AppError } from "../../../crds/common.ts";
-import { decisionNumbersMax, type ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
+import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
 import type { Log } from "../../../runtime/observe/log.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
-import type { Ref } from "../../kube/kube.ts";
+import { hasCode } from "../../kube/errors.ts";
+import { type Ref, resources } from "../../kube/kube.ts";
+import { type StatusKind, StatusWriter } from "../../kube/status-writer.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 import type { Decision } from "../../planner/replan.ts";
 import { backoffMs } from "../backoff.ts";
 import { currentByRank } from "../members.ts";
 import type { LoadSnapshot, Observed, Outlook, RankView } from "../observed.ts";
-import type { Clock, PlacementStore } from "../ports.ts";
+import type { Clock, PlacementStore, StoredPlacement } from "../ports.ts";
 import { reasonCharsMax } from "../rollout/plan-object.ts";
 import { percent } from "../rollout/plan-report.ts";
 import type { PlanReport } from "../rollout/proposal.ts";
@@ -118,62 +120,22 @@ function recommendation(decision: Decision, moves: readonly string[]): Partial<E
   };
 }
 
-/** A change of phase or epoch is written at once. */
+/** A change of phase or epoch is written at once, another one this often. */
 const changesEveryMs = 5_000;
 /** An unchanged status is written this often, so that a deleted object is noticed and figures are fresh. */
 const aliveEveryMs = 60_000;
 const firstPauseMs = 1_000;
 const longestPauseMs = 60_000;
 
-export interface StatusWriterPorts {
-  readonly store: Pick<PlacementStore, "writeStatus">;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly onGone: () => void;
-}
-
-/** Writes changed statuses, one at a time; the newest wins. */
-export class PlacementStatusWriter {
-  readonly #ports: StatusWriterPorts;
-  #writing = false;
-  #failures = 0;
-  #notBefore = 0;
-  #writtenAt = Number.NEGATIVE_INFINITY;
-  #writtenPhase = "";
-  #written: ExpertPlacementStatus | undefined;
-
-  constructor(ports: StatusWriterPorts) {
-    this.#ports = ports;
-  }
-
-  /** Takes the current status; call it at any rate. A later call repeats a failed write. */
-  offer(ref: Ref, status: ExpertPlacementStatus): void {
-    const now = this.#ports.clock.now();
-    if (this.#writing || now < this.#notBefore) return;
-    const phase = `${status.phase} ${status.committedEpoch}`;
-    const every = phase === this.#writtenPhase ? changesEveryMs : 0;
-    if (now - this.#writtenAt < every || (now - this.#writtenAt < aliveEveryMs && sayTheSame(this.#written, status))) return;
-    this.#writing = true;
-    this.#ports.store.writeStatus(ref, status).then(
-      () => {
-        this.#writing = false;
-        this.#failures = 0;
-        this.#writtenAt = now;
-        this.#writtenPhase = phase;
-        this.#written = status;
-      },
-      (caught) => this.#failed(ref, AppError.from(caught)),
-    );
-  }
-
-  #failed(ref: Ref, error: AppError): void {
-    this.#writing = false;
-    const pause = backoffMs(++this.#failures, firstPauseMs, longestPauseMs);
-    this.#notBefore = this.#ports.clock.now() + pause;
-    this.#ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
-    if (error.code === "NotFound") this.#ports.onGone();
-  }
-}
+const placementKind: StatusKind<ExpertPlacementStatus> = {
+  resource: resources.expertPlacements,
+  manager: "enodia-rebalance", // the plan's
+  read: (status) => expertPlacementStatusSchema.safeParse(status ?? {}).data,
+  hard: ({ phase, committedEpoch }) => [phase, committedEpoch],
+  softMs: (after, before) => (sayTheSame(before, after) ? aliveEveryMs : changesEveryMs),
+  repeats: true,
+  events: () => [],
+};
 
 const steps: readonly (readonly [suffix: string, step: number])[] = [
   ["Percent", 5],
@@ -195,8 +157,12 @@ function stepOf(field: string): number {
   return steps.find(([suffix]) => field.endsWith(suffix))?.[1] ?? 0;
 }
 
-interface ReporterPorts extends StatusWriterPorts {
+interface ReporterPorts {
   onChange(ref: Ref): void;
+  readonly store: Pick<PlacementStore, "applyStatus">;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly onGone: () => void;
 }
 
 interface Reported extends Progress, Pick<PlacementStatusInput, "recommended"> {
@@ -205,14 +171,18 @@ interface Reported extends Progress, Pick<PlacementStatusInput, "recommended"> {
 
 export class Reporter {
   readonly #ports: ReporterPorts;
-  readonly #status: PlacementStatusWriter;
+  readonly #writer: StatusWriter<ExpertPlacementStatus>;
+  #failures = 0;
+  /** Infinite during a write. */
+  #notBefore = 0;
   #current: RebalanceView | undefined;
   #currentKey = "";
   #placement: ExpertPlacementStatus | undefined;
 
   constructor(ports: ReporterPorts) {
+    const { store: kube, clock } = ports;
     this.#ports = ports;
-    this.#status = new PlacementStatusWriter(ports);
+    this.#writer = new StatusWriter(placementKind, { kube, event: () => {}, now: () => new Date(clock.now()), ticks: () => clock.now() });
   }
 
   get current(): RebalanceView | undefined {
@@ -231,11 +201,32 @@ export class Reporter {
     const status = placementStatus({ report: reported.report ?? report, running, views: seen.views, speeds, load, recommended });
     this.#placement = status;
     // The first plan has a report before its object exists.
-    if (status && stored) this.#status.offer(seen.world.ref, status);
+    if (status && stored) this.offer(seen.world.ref, stored, status);
     this.#current = rebalanceView({ ...seen, ...reported, lastRebalance, epoch: committed?.epoch });
     const key = changeKey(this.#current);
     if (key === this.#currentKey) return;
     this.#currentKey = key;
     this.#ports.onChange(seen.world.ref);
+  }
+
+  /** Takes the current status, at any rate; one is written at a time, the newest. A later call repeats a failed write. */
+  offer(ref: Ref, { uid, status: before }: Pick<StoredPlacement, "uid" | "status">, status: ExpertPlacementStatus): void {
+    if (this.#ports.clock.now() < this.#notBefore) return;
+    this.#notBefore = Number.POSITIVE_INFINITY;
+    this.#writer.write({ metadata: { ...ref, uid }, status: before }, status).then(
+      () => {
+        this.#failures = 0;
+        this.#notBefore = 0;
+      },
+      (caught) => this.#failed(ref, AppError.from(caught)),
+    );
+  }
+
+  #failed(ref: Ref, error: AppError): void {
+    const pause = backoffMs(++this.#failures, firstPauseMs, longestPauseMs);
+    this.#notBefore = this.#ports.clock.now() + pause;
+    this.#ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
+    // A conflict: an object of another uid has its name.
+    if (hasCode(error, "NotFound", "Conflict")) this.#ports.onGone();
   }
 }
