@@ -94,7 +94,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
     operator/rebalance/ operator/rebalance/links/ operator/rebalance/load/`,
   "operator/rebalance/intents/": `runtime/placement/ operator/planner/ operator/planner/policies/incremental.ts operator/rebalance/
     operator/rebalance/load/ operator/rebalance/rollout/ operator/rebalance/status/decision-events.ts`,
-  "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts
+  "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts operator/kube/status-writer.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/rollout/`,
   "operator/views/": "operator/kube/kube.ts operator/deployment/core/capacity.ts",
   "operator/page/": "operator/views/ runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/placement-view.ts",

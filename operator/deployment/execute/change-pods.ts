@@ -51,15 +51,14 @@ export async function changePods(
 ): Promise<Executed> {
   const made = actions.flatMap((action) => (action.type === "create" ? [action] : []));
   const certificates: Promise<PromiseSettledResult<void>[]>[] = [];
-  const results = await Promise.all([
-    Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action)))),
-    slowStart(made, async ({ rank, stable }) => {
-      const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
-      // The kubelet waits for the Secret; after a crash here the next pass creates it.
-      certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
-    }),
-  ]);
-  const errors = [...results, ...(await Promise.all(certificates))]
+  // The scheduler counts a lost pod until it is deleted: a successor made before would not fit its own topology rules.
+  const acted = await Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action))));
+  const results = await slowStart(made, async ({ rank, stable }) => {
+    const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
+    // The kubelet waits for the Secret; after a crash here the next pass creates it.
+    certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
+  });
+  const errors = [acted, results, ...(await Promise.all(certificates))]
     .flat()
     .flatMap((result) => (result.status === "rejected" ? [AppError.from(result.reason, "changing worker pods")] : []));
   return { failure: errors[0], createError: errors.find((error) => error.operation === creating)?.message ?? "" };

@@ -3,7 +3,6 @@ import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
 import type { Log } from "../../../runtime/observe/log.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
-import { hasCode } from "../../kube/errors.ts";
 import { type Ref, resources } from "../../kube/kube.ts";
 import { type StatusKind, StatusWriter } from "../../kube/status-writer.ts";
 import type { RankSpec } from "../../planner/policy.ts";
@@ -227,6 +226,6 @@ export class Reporter {
     this.#notBefore = this.#ports.clock.now() + pause;
     this.#ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
     // A conflict: an object of another uid has its name.
-    if (hasCode(error, "NotFound", "Conflict")) this.#ports.onGone();
+    if (error.code === "NotFound" || error.code === "Conflict") this.#ports.onGone();
   }
 }
