@@ -10,6 +10,8 @@ import { rowsFrom, type SettingsOf, settings } from "./variables.ts";
 /** Label values of training pods and of the pod that checks a job first. */
 export const trainerComponent = "trainer";
 export const checkerComponent = "checker";
+export const tracePath = "/trace";
+export const tracedStepsMax = 1000;
 export const selectorText = (job: string): string => `${labels.trainingJob}=${job},${labels.component}=${trainerComponent}`;
 
 /** The kubelet reads the container's end message here. */

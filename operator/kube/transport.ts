@@ -138,16 +138,20 @@ async function readAll(response: http.IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString("utf8");
 }
 
-async function* lines(response: http.IncomingMessage, operation: string): AsyncIterable<string> {
+export async function* linesOf(response: http.IncomingMessage, bytesMax: number): AsyncGenerator<string, void, void> {
   response.setEncoding("utf8");
   let rest = "";
+  for await (const chunk of response as AsyncIterable<string>) {
+    const parts = (rest + chunk).split("\n");
+    rest = parts.pop() ?? "";
+    if (rest.length > bytesMax) throw new Error(`a line above ${bytesMax} bytes`);
+    for (const line of parts) if (line !== "") yield line;
+  }
+}
+
+async function* lines(response: http.IncomingMessage, operation: string): AsyncIterable<string> {
   try {
-    for await (const chunk of response as AsyncIterable<string>) {
-      const parts = (rest + chunk).split("\n");
-      rest = parts.pop() ?? "";
-      if (rest.length > responseBytesMax) throw new Error(`a line above ${responseBytesMax} bytes`);
-      for (const line of parts) if (line !== "") yield line;
-    }
+    yield* linesOf(response, responseBytesMax);
   } catch (cause) {
     throw unavailable(cause, operation);
   } finally {

@@ -5,13 +5,14 @@ import {
   type Context,
   type Span as OtelSpan,
   ROOT_CONTEXT,
+  type SpanContext,
   SpanKind,
   SpanStatusCode,
   TraceFlags,
   type Tracer,
   trace,
 } from "@opentelemetry/api";
-import type { SpanExporter } from "@opentelemetry/sdk-trace";
+import type { ReadableSpan, SpanExporter } from "@opentelemetry/sdk-trace";
 
 const exportQueueMax = 2048;
 const exportTimeoutMs = 2_000;
@@ -37,7 +38,7 @@ interface SpanOptions {
   readonly attributes?: Attributes;
 }
 
-interface EndedSpan {
+export interface EndedSpan {
   readonly name: string;
   readonly role: SpanRole;
   readonly parent: string;
@@ -102,6 +103,28 @@ export async function createTracing(options: TracingOptions): Promise<Tracing> {
     close: () => provider.shutdown().catch(nothing),
   };
 }
+
+/** Encodes ended spans as a line of OTLP's JSON, as the exporter does. */
+export async function openOtlpLines(service: string, attributes: Attributes): Promise<(spans: readonly EndedSpan[]) => string> {
+  const { JsonTraceSerializer } = await import("@opentelemetry/otlp-transformer");
+  const { resourceFromAttributes } = await import("@opentelemetry/resources");
+  const same = {
+    resource: resourceFromAttributes({ "service.name": `enodia-${service}`, ...attributes }),
+    instrumentationScope: { name: "enodia" },
+    ...{ status: { code: SpanStatusCode.UNSET }, duration: [0, 0] as [number, number], ended: true, events: [], links: [] },
+    ...{ droppedAttributesCount: 0, droppedEventsCount: 0, droppedLinksCount: 0 },
+  };
+  const readable = ({ name, role, parent, traceparent, startUnixMs, endUnixMs, attributes }: EndedSpan): ReadableSpan => {
+    const context = parseTraceparent(traceparent) as SpanContext;
+    const [startTime, endTime] = [hrTime(startUnixMs), hrTime(endUnixMs)];
+    const parentSpanContext = parseTraceparent(parent);
+    const above = parentSpanContext && { parentSpanContext };
+    return { ...same, name, kind: kinds[role], spanContext: () => context, ...above, startTime, endTime, attributes };
+  };
+  return (spans) => `${Buffer.from(JsonTraceSerializer.serializeRequest(spans.map(readable)) ?? []).toString()}\n`;
+}
+
+const hrTime = (unixMs: number): [number, number] => [Math.floor(unixMs / 1000), Math.round((unixMs % 1000) * 1e6)];
 
 export const tracingOff: Tracing = {
   enabled: false,

@@ -28,7 +28,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
-    runtime/text/tokenizer.ts runtime/modelstore/companions.ts`,
+    runtime/text/tokenizer.ts runtime/modelstore/companions.ts runtime/observe/otlp.ts runtime/observe/trace.ts`,
   "runtime/train/pod/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
     runtime/experts/memory/`,

@@ -3,8 +3,8 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import type { Span } from "../../crds/training-trace.ts";
 import { chromeTrace } from "../../runtime/train/trace/chrome.ts";
+import type { Span } from "../../runtime/train/trace/spans.ts";
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
 import { count, invalid, log } from "./serve.ts";
 import { type Network, openNetworks } from "./training/networks.ts";

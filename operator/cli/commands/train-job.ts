@@ -1,7 +1,7 @@
 // `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster.
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
-import { tracedStepsMax } from "../../../crds/training-trace.ts";
+import { tracedStepsMax } from "../../../crds/training-process.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { unreadable } from "../../views/health.ts";
 import { type JobRow, jobReport, jobState, jobTable } from "../../views/job.ts";

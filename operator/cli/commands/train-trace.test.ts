@@ -13,12 +13,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, moeTrainingJobSpecSchema, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { Transport } from "../../../runtime/net/collectives/transport.ts";
+import { openOtlpLines } from "../../../runtime/observe/trace.ts";
 import { train } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { trainSettings } from "../../../runtime/train/pod/job-settings.ts";
 import { startTrainer, type Trainer } from "../../../runtime/train/pod/trainer.ts";
 import type { RankContext } from "../../../runtime/train/ranks/rank-context.ts";
+import { endedSpans } from "../../../runtime/train/trace/traced-step.ts";
 import { trainWorlds } from "../../../runtime/train/worlds/together.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
@@ -300,25 +302,26 @@ test("an older image, another pod and a pod that says something else are told ap
   const job = { pods: [], job: jobOf(specOf({}), { ...running("True", "Training"), world }) };
   const port = await freePort();
   const at = (to: number): Partial<TraceRequest> => ({ connect: async () => connect(to, "127.0.0.1") });
-  await assert.rejects(ask(job, "none.json", at(port)), { code: "OldImage", message: /pod pod-0 tells no traces: its image is older/ });
+  await assert.rejects(ask(job, "none.json", at(port)), { code: "OldImage", message: /pod pod-0 has no traces: its image is older/ });
   let body = "";
   const server = createServer((_, response) => void response.end(body)).listen(0, "127.0.0.1");
   t.after(() => server.close());
   await new Promise((resolve) => server.once("listening", resolve));
   const there = at((server.address() as { port: number }).port);
-  const head = (pod: string): string => `${JSON.stringify({ pod, originMs: 0 })}\n`;
+  const encode = async (pod: string) => openOtlpLines("trainer", { "k8s.pod.uid": pod });
+  const span = { kind: "step", name: "step 1", layer: -1, fromMs: 1, toMs: 2 } as const;
+  const spans = (step: number, epoch: number) => endedSpans({ epoch, group: 0, step, spans: [span] }, "job", Date.now());
+  const [own, other] = [await encode("pod-0"), await encode("another")];
   for (const [said, code] of [
-    [head("another"), "WrongPod"],
+    [other(spans(1, 1)), "WrongPod"],
     ["{}\n", "BadAnswer"],
-    [`${head("pod-0")}{"epoch":1,"group":0,"step":1,"spans":[{"kind":"unheard"}]}\n`, "BadAnswer"],
-    [head("pod-0"), "NoSteps"],
-    ["", "Unavailable"],
+    [own(spans(1, 1)).replaceAll('"step"', '"unheard"'), "BadAnswer"],
+    [own(spans(0, 1)), "BadAnswer"],
+    ["", "NoSteps"],
   ] as const) {
     body = said;
     await assert.rejects(ask(job, "none.json", there), { code }, code);
   }
-  const span = { kind: "step", name: "step 1", layer: -1, fromMs: 1, toMs: 2 };
-  const line = (step: number, epoch: number): string => `${JSON.stringify({ epoch, group: 0, step, spans: [span] })}\n`;
-  body = `${head("pod-0")}${line(1, 1)}${line(2, 2)}`;
+  body = own(spans(1, 1)) + own(spans(2, 2));
   assert.match(await ask(job, "changed.json", there), /1 of 4 steps: the job's ranks changed/);
 });

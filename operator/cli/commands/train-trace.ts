@@ -5,9 +5,11 @@ import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { WorldMember } from "../../../crds/training-world.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Gathering, groupOf, onOneAxis } from "../../../runtime/train/trace/gathering.ts";
+import { stepSpansMax } from "../../../runtime/train/trace/spans.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
+import { stepsIn } from "../../../runtime/train/trace/traced-step.ts";
 import { checkOutput, writeOutput } from "../output-file.ts";
-import { openTrace } from "../trace-client.ts";
+import { traceLines } from "../trace-client.ts";
 import type { ProgressOutput } from "../train-progress.ts";
 import { perfettoOutput, traceText } from "./train-trace-text.ts";
 
@@ -37,10 +39,10 @@ export async function traceJob(job: MoETrainingJob, request: TraceRequest): Prom
   const { epoch, ranks } = worldOf(job);
   const members = ranks.slice(0, ranksTracedMax);
   const gathering = new Gathering({ ranks: members.length, steps, epoch });
-  const { origins, why, failure } = await follow(members, gathering, request);
+  const { why, failure } = await follow(members, gathering, request);
   const { common, made } = gathering;
   if (made === 0) throw failure ?? noStep(name, why);
-  const traced = common.map((own, rank) => ({ name: nameOf(members, common, rank), originMs: origins[rank] as number, steps: own }));
+  const traced = common.map((own, rank) => ({ name: nameOf(members, common, rank), steps: own }));
   const placed = onOneAxis(traced);
   await writeOutput(file, chromeTrace(placed));
   const shown = placed.map((rank) => ({ name: rank.name, times: rankTimes(rank.spans) }));
@@ -51,7 +53,9 @@ export async function traceJob(job: MoETrainingJob, request: TraceRequest): Prom
   const notes = [
     ...(ended === undefined ? [] : [`${made} of ${steps} steps: ${ended}`]),
     ...(left === 0 ? [] : [`the first ${members.length} of ${ranks.length} ranks`]),
-    ...(common.flat().some(({ cut }) => cut) ? ["steps with too many spans are there from their middle on"] : []),
+    ...(common.flat().some(({ spans }) => spans.length === stepSpansMax)
+      ? ["steps with too many spans are there from their middle on"]
+      : []),
   ];
   const done = `${file.path}: ${stepsText(common)}; open it at https://ui.perfetto.dev`;
   return [done, ...notes, "", traceText(shown)].join("\n");
@@ -78,24 +82,13 @@ function stepsText(common: Steps): string {
   return `steps ${[...spans].join(", and ")} of ${ranks}`;
 }
 
-const noStep = (name: string, why: string | undefined): AppError =>
+const noStep = (name: string, why: string): AppError =>
   new AppError(`nothing is written: ${why} before each rank had ended a step; ask again, or see: enodia train status ${name}`, {
     code: "NoSteps",
   });
 
-interface Followed {
-  /** Offsets that each rank's clock needs. */
-  readonly origins: readonly number[];
-  /** What ended the trace. */
-  readonly why: string | undefined;
-  /** An error that ended it, unlike the end of a job. */
-  readonly failure: AppError | undefined;
-}
-
-const overTexts = { complete: "all steps were reported", full: "there are too many spans", "another world": "the job's ranks changed" };
-
-async function follow(members: readonly WorldMember[], gathering: Gathering, request: TraceRequest): Promise<Followed> {
-  const origins = members.map(() => 0);
+/** What ended the trace; at the end of a job it is no failure. */
+async function follow(members: readonly WorldMember[], gathering: Gathering, request: TraceRequest) {
   let [why, failure]: [string | undefined, AppError | undefined] = [undefined, undefined];
   const ends = new AbortController();
   const signal = AbortSignal.any([request.signal, ends.signal]);
@@ -105,35 +98,39 @@ async function follow(members: readonly WorldMember[], gathering: Gathering, req
   };
   const show = progressOf(request);
   const silence = setTimeout(() => end(`no step ended for ${silenceMsMax / 60_000} min`), silenceMsMax);
-  const one = async ({ pod, uid }: WorldMember, rank: number): Promise<void> => {
-    const connection = await request.connect(pod, ports.trace);
+  const one = async (member: WorldMember, rank: number): Promise<void> => {
+    const connection = await request.connect(member.pod, ports.trace);
     connection.on("error", () => {}); // who reads it hears of it, too
     try {
       if (signal.aborted) return;
-      const { originMs, steps } = await openTrace(connection, { pod, uid }, signal);
-      origins[rank] = originMs;
-      for await (const step of steps) {
+      for await (const step of stepsIn(traceLines(connection, member.pod, signal), member)) {
         silence.refresh();
         gathering.add(rank, step);
         show(gathering.made);
-        if (gathering.over !== undefined) return end(overTexts[gathering.over]);
+        if (gathering.over !== undefined) return end(gathering.over);
       }
-      end(`pod ${pod} ended`);
+      end(`pod ${member.pod} ended`);
     } finally {
       connection.destroy();
     }
   };
-  const failed = (caught: unknown): void => {
+  const failed = (caught: unknown, pod: string): void => {
     if (signal.aborted) return;
-    failure = remedied(AppError.from(caught));
+    failure = caught instanceof AppError ? remedied(caught) : unreadable(pod, caught);
     end(failure.message);
   };
   show(0);
-  await Promise.all(members.map((member, rank) => one(member, rank).catch(failed)));
+  await Promise.all(members.map((member, rank) => one(member, rank).catch((caught) => failed(caught, member.pod))));
   clearTimeout(silence);
   show();
-  return { origins, why: why ?? "it was interrupted", failure };
+  return { why: why ?? "it was interrupted", failure };
 }
+
+const unreadable = (pod: string, cause: unknown): AppError =>
+  new AppError(`pod ${pod} writes its trace in a way that this command does not read; take the command of the pod's release`, {
+    code: "BadAnswer",
+    cause,
+  });
 
 /** `made` undefined: no more steps follow. */
 function progressOf({ progress, steps }: TraceRequest): (made?: number) => void {

@@ -2,7 +2,6 @@
 import { availableParallelism } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
-import { stepSpansMax } from "../../../crds/training-trace.ts";
 import type { RunEnd } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
@@ -10,6 +9,7 @@ import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../..
 import { localSteps, parseRecipes, usageOf } from "../../../runtime/train/recipes/index.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
+import { stepSpansMax } from "../../../runtime/train/trace/spans.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
 import { choice, declare, text, texts, type Values, value } from "../command.ts";
 import { asksForJson, namesOf, number, outputOptions } from "../options.ts";

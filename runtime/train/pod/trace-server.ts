@@ -1,100 +1,90 @@
-// The port that streams a training pod's step times, on loopback, so that only a port-forward reaches it. Steps, time and bytes are
-// bounded.
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
-import { AppError } from "../../../crds/common.ts";
-import { type Span, stepSpansMax, type TracedStep, tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
+// The port that streams a training pod's steps as lines of OTLP's JSON, on loopback, so that only a port-forward reaches it. Steps and
+// spans that wait are bounded.
+import { EventEmitter } from "node:events";
+import type { ServerResponse } from "node:http";
+import { pipeline, Readable } from "node:stream";
+import { tracedStepsMax, tracePath } from "../../../crds/training-process.ts";
+import { type BoundedServer, listenBounded } from "../../observe/bounded-server.ts";
+import { openOtlpLines } from "../../observe/trace.ts";
+import type { Span } from "../trace/spans.ts";
+import { endedSpans, type TracedStep } from "../trace/traced-step.ts";
 
-const requestMsMax = 5_000;
-const connectionsMax = 16;
 const askersMax = 4;
-const askedMsMax = 60 * 60_000;
-/** A slower client is dropped: this memory is not in the rank's estimate. */
-export const backlogBytesMax = 16 * 1024 * 1024;
+/** A client with more is dropped: this memory, about 16 MB, is not in the rank's estimate. */
+export const waitingSpansMax = 100_000;
+/** Encoded at once, in about 10 ms. */
+const spansOfLine = 2_048;
 
 export interface TraceServerOptions {
   readonly host: string;
   readonly port: number;
-  readonly pod: string;
-  readonly traces: Pick<StepTraces, "watch">;
+  /** Uid of the job. */
+  readonly job: string;
+  /** The resource of its spans. */
+  readonly attributes: Readonly<Record<string, string | number>>;
+  readonly traces: StepTraces;
   /** The offset from the spans' clock to Unix ms. */
   readonly originMs: () => number;
 }
 
-export interface TraceServer {
-  readonly port: number;
-  close(): Promise<void>;
-}
-
-export async function listenForTraces(options: TraceServerOptions): Promise<TraceServer> {
-  const { host, port } = options;
+export function listenForTraces(options: TraceServerOptions): Promise<BoundedServer> {
+  const { host, port, attributes } = options;
   let askers = 0;
-  const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, (request, response) => {
-    const refusal = refusalOf(request, askers);
-    if (refusal !== undefined) return refuse(response, refusal);
-    askers += 1;
-    response.once("close", () => {
-      askers -= 1;
-    });
-    tell(response, options);
+  let encoder: Encoder | undefined;
+  return listenBounded({
+    ...{ name: "trace", host, port },
+    handle({ method, url, socket }, response) {
+      if (method !== "GET" || url !== tracePath) return refuse(response, 404, `not found; here is GET ${tracePath}`);
+      if (askers === askersMax) return refuse(response, 429, `${askersMax} are served already: end one of them, or ask again later`);
+      askers += 1;
+      response.once("close", () => {
+        askers -= 1;
+      });
+      socket.setTimeout(0); // until the next step
+      encoder ??= openOtlpLines("trainer", attributes);
+      stream(response, encoder, options);
+    },
   });
-  server.maxConnections = connectionsMax;
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => reject(new AppError(`trace port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
-    server.listen(port, host, resolve);
-  });
-  return {
-    port: (server.address() as AddressInfo).port,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
+}
+
+type Encoder = ReturnType<typeof openOtlpLines>;
+
+function refuse(response: ServerResponse, status: number, message: string): void {
+  response.writeHead(status, { "content-type": "text/plain; charset=utf-8", connection: "close" }).end(`${message}\n`);
+}
+
+function stream(response: ServerResponse, encoder: Encoder, { traces, job, originMs }: TraceServerOptions): void {
+  const origin = originMs();
+  const steps = new Readable({ objectMode: true, read() {} });
+  let [asked, waiting] = [0, 0];
+  const take = (step: TracedStep): void => {
+    if (waiting > waitingSpansMax) return void response.destroy();
+    waiting += step.spans.length;
+    steps.push(step);
+    asked += 1;
+    if (asked < tracedStepsMax) return;
+    traces.off("step", take);
+    steps.push(null);
   };
-}
-
-interface Refusal {
-  readonly status: number;
-  readonly code: string;
-  readonly message: string;
-}
-
-function refusalOf({ method, url }: IncomingMessage, askers: number): Refusal | undefined {
-  if (method !== "GET" || url !== tracePath) return { status: 404, code: "NotFound", message: `not found; here is GET ${tracePath}` };
-  if (askers < askersMax) return undefined;
-  return { status: 429, code: "TooManyRequests", message: `${askersMax} are served already: end one of them, or ask again later` };
-}
-
-function refuse(response: ServerResponse, { status, code, message }: Refusal): void {
-  response.writeHead(status, { "content-type": "application/json", connection: "close" });
-  response.end(JSON.stringify({ code, message }));
-}
-
-function tell(response: ServerResponse, { pod, traces, originMs }: TraceServerOptions): void {
-  let steps = 0;
-  const unwatch = traces.watch((line) => {
-    if (response.writableLength > backlogBytesMax) return void response.destroy();
-    response.write(line);
-    steps += 1;
-    if (steps === tracedStepsMax) end();
-  });
-  const end = (): void => {
-    unwatch();
-    response.end();
-  };
-  const bound = setTimeout(end, askedMsMax);
-  bound.unref();
+  async function* lines(source: AsyncIterable<TracedStep>): AsyncGenerator<string> {
+    const encode = await encoder;
+    for await (const step of source) {
+      const spans = endedSpans(step, job, origin);
+      for (let from = 0; from < spans.length; from += spansOfLine) yield encode(spans.slice(from, from + spansOfLine));
+      waiting -= step.spans.length;
+    }
+  }
+  response.writeHead(200, { "content-type": "application/x-ndjson", connection: "close" }).flushHeaders();
+  traces.on("step", take);
   response.once("close", () => {
-    clearTimeout(bound);
-    unwatch();
+    traces.off("step", take);
+    steps.destroy();
   });
-  response.writeHead(200, { "content-type": "application/x-ndjson", connection: "close" });
-  response.write(`${JSON.stringify({ pod, originMs: originMs() })}\n`);
+  pipeline(steps, lines, response, () => {});
 }
 
-/** The traces of a training pod's steps for watchers; without watchers they are dropped. */
-export class StepTraces {
-  readonly #watchers = new Set<(line: string) => void>();
+/** Tells listeners each step of a training pod; without one nothing is done for it. */
+export class StepTraces extends EventEmitter<{ step: [TracedStep] }> {
   #world: Pick<TracedStep, "epoch" | "group"> = { epoch: 0, group: 0 };
 
   begins(epoch: number, group: number): void {
@@ -102,19 +92,6 @@ export class StepTraces {
   }
 
   ended(step: number, spans: readonly Span[]): void {
-    if (this.#watchers.size === 0) return;
-    const cut = spans.length >= stepSpansMax && { cut: true as const };
-    const traced: TracedStep = { ...this.#world, step, spans: spans.map(inMicroseconds), ...cut };
-    const line = `${JSON.stringify(traced)}\n`;
-    for (const watcher of [...this.#watchers]) watcher(line);
-  }
-
-  /** Reports each step from now on as a line, until the returned function is called. */
-  watch(watcher: (line: string) => void): () => void {
-    this.#watchers.add(watcher);
-    return () => void this.#watchers.delete(watcher);
+    this.emit("step", { ...this.#world, step, spans });
   }
 }
-
-const rounded = (ms: number): number => Math.round(ms * 1000) / 1000;
-const inMicroseconds = (span: Span): Span => Object.assign({}, span, { fromMs: rounded(span.fromMs), toMs: rounded(span.toMs) });

@@ -6,6 +6,7 @@ import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { type TrainingEnd, trainingEndText } from "../../../crds/training-report.ts";
 import { trainingScope } from "../../../crds/training-world.ts";
 import { folderTls } from "../../net/tls.ts";
+import type { BoundedServer } from "../../observe/bounded-server.ts";
 import { createLog, type Log } from "../../observe/log.ts";
 import { type LeastRanks, leastRanks } from "../loop/needs.ts";
 import { type RunEnd, train } from "../loop/run.ts";
@@ -18,7 +19,7 @@ import { Membership } from "./membership.ts";
 import { Worlds } from "./pod-worlds.ts";
 import { Progress } from "./run-progress.ts";
 import { StepTimeout } from "./step-timeout.ts";
-import { listenForTraces, StepTraces, type TraceServer, type TraceServerOptions } from "./trace-server.ts";
+import { listenForTraces, StepTraces, type TraceServerOptions } from "./trace-server.ts";
 import { listenForWorlds } from "./world-server.ts";
 
 export interface Trainer {
@@ -64,7 +65,8 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
   const recorder = new Recorder(now);
   const timeout = new StepTimeout(spec.failurePolicy.stepTimeout, recorder, now);
   const traces = new StepTraces();
-  const traceServer = await tracesAt({ host: traceHost, port: settings.tracePort, pod: podUid, traces, originMs }, log);
+  const attributes = { "k8s.namespace.name": namespace, "k8s.pod.uid": podUid, "enodia.training_job": job, "enodia.rank": rank };
+  const traceServer = await tracesAt({ host: traceHost, port: settings.tracePort, job: jobUid, attributes, traces, originMs }, log);
   const ports = portsOf({ progress, log, recorder, timeout, traces });
   const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, traces, log, leaveMs });
   const ended = worlds
@@ -125,7 +127,7 @@ const now = (): number => performance.now();
 /** Computed on demand, since the node's clock may be set while a pod runs. */
 const originMs = (): number => Date.now() - performance.now();
 
-async function tracesAt(options: TraceServerOptions, log: Log): Promise<TraceServer | undefined> {
+async function tracesAt(options: TraceServerOptions, log: Log): Promise<BoundedServer | undefined> {
   try {
     return await listenForTraces(options);
   } catch (caught) {

@@ -1,5 +1,5 @@
 // Writes a trace in Chrome's format for Perfetto, with the exposed times of each layer's replicas and sums.
-import type { Span } from "../../../crds/training-trace.ts";
+import type { Span } from "./spans.ts";
 import { momentsOf } from "./spans.ts";
 
 /** Replicas and sums that nothing hides, by layer; adjacent moments are merged. */

@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import type { Span, TracedStep } from "../../../crds/training-trace.ts";
-import { Gathering, onOneAxis, originsOf } from "./gathering.ts";
+import { clocksAhead, Gathering, onOneAxis } from "./gathering.ts";
+import type { Span } from "./spans.ts";
 import { timesOf, worldsMeet } from "./spans.ts";
 import { layersOf, rankTimes } from "./summary.ts";
+import type { TracedStep } from "./traced-step.ts";
 
 const span = (kind: Span["kind"], fromMs: number, toMs: number, more: Partial<Span> = {}): Span =>
   Object.assign({ kind, name: kind, layer: -1, fromMs, toMs }, more);
@@ -33,7 +34,7 @@ test("the first steps that all ranks made are taken, and a rank that has told no
   assert.deepEqual([gathering.made, gathering.over], [1, undefined]);
   gathering.add(0, stepOf(7, 7));
   gathering.add(1, stepOf(7, 7));
-  assert.equal(gathering.over, "complete");
+  assert.equal(gathering.over, "all steps were reported");
   gathering.add(1, stepOf(8, 8));
   assert.deepEqual(numbers(gathering), [
     [6, 7],
@@ -51,7 +52,7 @@ test("worlds that meet have steps of their own, each as many", () => {
     for (const step of steps) gathering.add(rank, stepOf(step, step, { group }));
   assert.deepEqual([gathering.made, gathering.over], [1, undefined]);
   gathering.add(2, stepOf(91, 91, { group: 1 }));
-  assert.equal(gathering.over, "complete");
+  assert.equal(gathering.over, "all steps were reported");
   assert.deepEqual(numbers(gathering), [
     [11, 12],
     [11, 12],
@@ -65,26 +66,23 @@ test("a newer membership ends a trace, an older one is none of it, and so many s
   changed.add(0, stepOf(4, 4, { epoch: 2 }));
   assert.deepEqual([numbers(changed), changed.over], [[[4]], undefined]);
   changed.add(0, stepOf(5, 5, { epoch: 3 }));
-  assert.deepEqual([numbers(changed), changed.over], [[[4]], "another world"]);
+  assert.deepEqual([numbers(changed), changed.over], [[[4]], "the job's ranks changed"]);
   const full = new Gathering({ ranks: 1, steps: 9, epoch: 1, spansMax: 5 });
   full.add(0, stepOf(1, 1));
   assert.equal(full.over, undefined);
   full.add(0, stepOf(2, 2, { spans: 3 }));
-  assert.deepEqual([full.over, full.made], ["full", 2]);
+  assert.deepEqual([full.over, full.made], ["there are too many spans", 2]);
 });
 
 test("clocks that differ by anything are brought together by what all ranks leave together", () => {
   const delays = fc.array(fc.double({ min: 0, max: 0.5, noNaN: true }), { minLength: 6, maxLength: 6 });
-  const off = fc.double({ min: -1e7, max: 1e7, noNaN: true });
   fc.assert(
-    fc.property(delays, off, off, (late, clock, origin) => {
-      // What a rank's clock shows is the time less its origin, and what it says of its origin may be wrong.
-      const rankOf = (shift: number, wrong: number, lateBy: readonly number[]) => ({
+    fc.property(delays, fc.double({ min: -1e7, max: 1e7, noNaN: true }), (late, clock) => {
+      const rankOf = (ahead: number, lateBy: readonly number[]) => ({
         name: "r",
-        originMs: shift + wrong,
-        steps: lateBy.map((ms, i) => stepOf(i + 1, 100 * i + ms - shift)),
+        steps: lateBy.map((ms, i) => stepOf(i + 1, 100 * i + ms + ahead)),
       });
-      const [zero = 0, other = 0] = originsOf([rankOf(0, 0, [0, 0, 0]), rankOf(clock, origin, late.slice(0, 3))]);
+      const [zero = 0, other = 0] = clocksAhead([rankOf(0, [0, 0, 0]), rankOf(clock, late.slice(0, 3))]);
       assert.equal(zero, 0);
       assert.ok(Math.abs(other - clock) <= 0.5 + 1e-6, `${other} for ${clock}`);
     }),
@@ -93,18 +91,18 @@ test("clocks that differ by anything are brought together by what all ranks leav
 
 test("worlds without a barrier between them keep the clocks of their nodes, and so does a rank alone", () => {
   const ranks = [
-    { name: "a", originMs: 5, steps: [stepOf(1, 10)] },
-    { name: "b", originMs: 1000, steps: [stepOf(1, 99, { group: 1 })] },
-    { name: "c", originMs: 7, steps: [{ ...stepOf(1, 10), group: 2, spans: [span("step", 0, 1)] }] },
+    { name: "a", steps: [stepOf(1, 10)] },
+    { name: "b", steps: [stepOf(1, 99, { group: 1 })] },
+    { name: "c", steps: [{ ...stepOf(1, 10), group: 2, spans: [span("step", 0, 1)] }] },
   ];
-  assert.deepEqual(originsOf(ranks), [5, 1000, 7]);
+  assert.deepEqual(clocksAhead(ranks), [0, 0, 0]);
 });
 
 test("the axis begins with the first span, order within a rank stays, and what was before its first step is left out", () => {
   const early = { ...stepOf(1, 50), spans: [span("meeting", 1, 2, { name: worldsMeet }), ...stepOf(1, 50).spans] };
   const [first, second] = onOneAxis([
-    { name: "a", originMs: 1e12, steps: [early, stepOf(2, 150)] },
-    { name: "b", originMs: 3e12, steps: [stepOf(1, 20), stepOf(2, 120)] },
+    { name: "a", steps: [early, stepOf(2, 150)] },
+    { name: "b", steps: [stepOf(1, 20), stepOf(2, 120)] },
   ]);
   assert.deepEqual(
     first?.spans.map(({ fromMs, toMs }) => [Math.round(fromMs), Math.round(toMs)]),

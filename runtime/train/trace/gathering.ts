@@ -1,7 +1,9 @@
 // Combines the steps of several ranks into one trace on one time axis. Rank clocks are aligned by the exchange that all ranks wait for
 // in each step.
-import type { Span, TracedStep } from "../../../crds/training-trace.ts";
+
 import type { TracedRank } from "./chrome.ts";
+import type { Span } from "./spans.ts";
+import type { TracedStep } from "./traced-step.ts";
 
 /** The most spans of all ranks together: about 150 MB of file. */
 const spansMax = 1_000_000;
@@ -13,14 +15,12 @@ export interface GatheringOptions {
   readonly spansMax?: number;
 }
 
-/** A trace ends with all wanted steps, a full buffer, or another world. */
-type Over = "complete" | "full" | "another world";
-
 export class Gathering {
   readonly #options: GatheringOptions;
   readonly #ranks: readonly TracedStep[][];
   #spans = 0;
-  #over: Over | undefined;
+  /** What ended the trace. */
+  over: string | undefined;
 
   constructor(options: GatheringOptions) {
     this.#options = options;
@@ -29,19 +29,15 @@ export class Gathering {
 
   add(rank: number, step: TracedStep): void {
     const { epoch, steps, spansMax: most = spansMax } = this.#options;
-    if (this.#over !== undefined || step.epoch < epoch) return;
+    if (this.over !== undefined || step.epoch < epoch) return;
     if (step.epoch > epoch) {
-      this.#over = "another world";
+      this.over = "the job's ranks changed";
       return;
     }
     this.#ranks[rank]?.push(step);
     this.#spans += step.spans.length;
-    if (this.made >= steps) this.#over = "complete";
-    else if (this.#spans >= most) this.#over = "full";
-  }
-
-  get over(): Over | undefined {
-    return this.#over;
+    if (this.made >= steps) this.over = "all steps were reported";
+    else if (this.#spans >= most) this.over = "there are too many spans";
   }
 
   get made(): number {
@@ -52,22 +48,16 @@ export class Gathering {
   get common(): readonly (readonly TracedStep[])[] {
     if (this.#ranks.some(({ length }) => length === 0)) return this.#ranks.map(() => []);
     const worlds = Map.groupBy(this.#ranks, groupOf);
-    const shared = new Map([...worlds].map(([group, ranks]) => [group, inAll(ranks)]));
-    return this.#ranks.map((own) => own.filter(({ step }) => shared.get(groupOf(own))?.has(step)).slice(0, this.#options.steps));
+    const made = Map.groupBy(this.#ranks.flat(), ({ group, step }) => `${group}/${step}`);
+    const byAll = ({ group, step }: TracedStep): boolean => made.get(`${group}/${step}`)?.length === worlds.get(group)?.length;
+    return this.#ranks.map((own) => own.filter(byAll).slice(0, this.#options.steps));
   }
-}
-
-function inAll(ranks: readonly (readonly TracedStep[])[]): ReadonlySet<number> {
-  const counts = new Map<number, number>();
-  for (const { step } of ranks.flat()) counts.set(step, (counts.get(step) ?? 0) + 1);
-  return new Set([...counts].filter(([, count]) => count === ranks.length).map(([step]) => step));
 }
 
 export const groupOf = (steps: readonly TracedStep[]): number => steps[0]?.group ?? 0;
 
 export interface RankOfTrace {
   readonly name: string;
-  readonly originMs: number;
   readonly steps: readonly TracedStep[];
 }
 
@@ -80,33 +70,30 @@ function leftBarrier({ spans }: TracedStep): number | undefined {
 }
 
 /**
- * The clock offset with which a rank leaves the barrier together with its world's first rank in the median step. Worlds share no
- * barrier, so node clocks align them.
+ * How far each rank's clock is ahead of that of its world's first rank, with which it leaves the barrier together in the median step.
+ * Worlds share no barrier, so node clocks align them.
  */
-export function originsOf(ranks: readonly RankOfTrace[]): readonly number[] {
-  return ranks.map(({ originMs, steps }) => {
+export function clocksAhead(ranks: readonly RankOfTrace[]): readonly number[] {
+  return ranks.map(({ steps }) => {
     const first = ranks.find((other) => groupOf(other.steps) === groupOf(steps));
     const late = steps.flatMap((own, i) => {
       const other = first?.steps[i];
       const [left, firstLeft] = [leftBarrier(own), other && leftBarrier(other)];
-      return first === undefined || left === undefined || firstLeft === undefined ? [] : [originMs + left - (first.originMs + firstLeft)];
+      return left === undefined || firstLeft === undefined ? [] : [left - firstLeft];
     });
-    return originMs - (late.toSorted((a, b) => a - b)[Math.floor(late.length / 2)] ?? 0);
+    return late.toSorted((a, b) => a - b)[Math.floor(late.length / 2)] ?? 0;
   });
 }
 
 /** Ranks on one axis that begins with the first span; spans before a rank's first step are left out. */
 export function onOneAxis(ranks: readonly RankOfTrace[]): readonly TracedRank[] {
-  const origins = originsOf(ranks);
+  const ahead = clocksAhead(ranks);
   const placed = ranks.map(({ name, steps }, rank) => {
     const spans = steps.flatMap((step) => step.spans);
-    const begin = spans.reduce((least, { kind, fromMs }) => (kind === "step" ? Math.min(least, fromMs) : least), Number.POSITIVE_INFINITY);
-    return { name, spans: spans.filter(({ toMs }) => toMs > begin).map((span) => moved(span, origins[rank] as number)) };
+    const begin = spans.find(({ kind }) => kind === "step")?.fromMs ?? Number.POSITIVE_INFINITY;
+    return { name, spans: spans.filter(({ toMs }) => toMs > begin).map((span) => moved(span, -(ahead[rank] as number))) };
   });
-  const zero = placed.reduce(
-    (least, { spans }) => spans.reduce((own, { fromMs }) => Math.min(own, fromMs), least),
-    Number.POSITIVE_INFINITY,
-  );
+  const zero = placed.flatMap(({ spans }) => spans).reduce((least, { fromMs }) => Math.min(least, fromMs), Number.POSITIVE_INFINITY);
   return placed.map(({ name, spans }) => ({ name, spans: spans.map((span) => moved(span, -zero)) }));
 }
 

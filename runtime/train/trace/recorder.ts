@@ -1,12 +1,10 @@
 // Records the time of a rank's compute backend and transport. Without a recorder a rank has the plain objects.
-import { type Span, stepSpansMax } from "../../../crds/training-trace.ts";
+
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { Transport } from "../../net/collectives/transport.ts";
 import type { RankContext } from "../ranks/rank-context.ts";
-import { kindOfFrames } from "./spans.ts";
-
-const spansMax = stepSpansMax;
+import { kindOfFrames, type Span, stepSpansMax } from "./spans.ts";
 
 export type NamedSpan = Omit<Span, "fromMs" | "toMs">;
 
@@ -18,10 +16,9 @@ export class Recorder implements Clocked {
   readonly #now: () => number;
   readonly #max: number;
   readonly #spans: Span[] = [];
-  #oldest = 0;
 
   /** `now`: milliseconds of a clock that all ranks of a trace share. */
-  constructor(now: () => number, max = spansMax) {
+  constructor(now: () => number, max = stepSpansMax) {
     this.#now = now;
     this.#max = max;
   }
@@ -37,18 +34,12 @@ export class Recorder implements Clocked {
 
   /** Spans since the last call, in the order in which they ended. */
   take(): Span[] {
-    const spans = this.#spans.splice(0);
-    return [...spans.slice(this.#oldest), ...spans.slice(0, this.#oldest)];
+    return this.#spans.splice(0).slice(-this.#max);
   }
 
   #add(span: Span): void {
-    if (this.#spans.length < this.#max) {
-      this.#oldest = 0;
-      this.#spans.push(span);
-      return;
-    }
-    this.#spans[this.#oldest] = span;
-    this.#oldest = (this.#oldest + 1) % this.#max;
+    if (this.#spans.length === 2 * this.#max) this.#spans.splice(0, this.#max);
+    this.#spans.push(span);
   }
 }
 

@@ -1,5 +1,31 @@
 // Spans of computing and of frames, and the one to which each moment of a rank is attributed.
-import type { Span, SpanKind } from "../../../crds/training-trace.ts";
+import { z } from "zod";
+import { ranksMax } from "../../../crds/training-world.ts";
+
+/** dispatch: rows of experts; spAG: expert replicas; spRS: sums of experts' gradients; meeting: exchanges of all ranks. */
+const kinds = ["step", "compute", "dispatch", "spAG", "spRS", "meeting"] as const;
+type SpanKind = (typeof kinds)[number];
+
+/** The most spans of a step; the first ones of a longer step are lost. */
+export const stepSpansMax = 200_000;
+
+const count = z.int().min(0);
+export const spanSchema = z.object({
+  kind: z.enum(kinds),
+  /** "block forward", "receive rows" */
+  name: z.string().max(128),
+  /** -1 where there is none. */
+  layer: z.int().min(-1).max(65_535),
+  fromMs: z.number(),
+  toMs: z.number(),
+  /** The size of a frame's payload. */
+  bytes: count.optional(),
+  /** The other rank of a frame. */
+  peer: count.max(ranksMax).optional(),
+  /** The rows of an expert's call. */
+  rows: count.optional(),
+});
+export type Span = Readonly<z.infer<typeof spanSchema>>;
 
 const kindsOfFrames: Readonly<Record<string, SpanKind>> = {
   copies: "spAG",

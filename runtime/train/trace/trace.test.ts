@@ -2,11 +2,11 @@
 // sends what it would without.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Span } from "../../../crds/training-trace.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import { contextInWorld } from "../worlds/group.ts";
 import { chromeTrace, chromeTraceStart } from "./chrome.ts";
 import { Recorder, recordedContext, recordedTransport } from "./recorder.ts";
+import type { Span } from "./spans.ts";
 import { kindOfFrames, movedWithin, timesOf } from "./spans.ts";
 
 const span = (kind: Span["kind"], fromMs: number, toMs: number): Span => ({ kind, name: kind, layer: -1, fromMs, toMs });

@@ -1,5 +1,4 @@
 // A rank of training in a process of its own, told by messages what to train and when. Entry of that process; processes.ts starts it.
-import type { Span } from "../../../crds/training-trace.ts";
 import { createTraining } from "../../../runtime/compute/open-training.ts";
 import { WireTransport } from "../../../runtime/net/collectives/wire.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
@@ -8,7 +7,7 @@ import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
 import { Rank } from "../../../runtime/train/ranks/rank.ts";
 import type { StepEnd } from "../../../runtime/train/ranks/step-contract.ts";
 import { Recorder, recordedBackend, recordedTransport } from "../../../runtime/train/trace/recorder.ts";
-import { type Times, timesOf } from "../../../runtime/train/trace/spans.ts";
+import { type Span, type Times, timesOf } from "../../../runtime/train/trace/spans.ts";
 import { gatherBytes, reduceBytes } from "../../kit/planner/collective-bytes.ts";
 import { fssdpFor, learning, type PlannerName } from "./settings.ts";
 import { batchOf, plantedModel, type Sizes, type WorkloadName } from "./workloads.ts";

@@ -5,6 +5,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import { otlpTraces } from "../../../runtime/observe/otlp.ts";
 import { freePort } from "../network/free-port.ts";
 import { stop, until } from "./process.ts";
 
@@ -66,20 +67,17 @@ const listens = (port: number): Promise<true | undefined> =>
     });
   });
 
-const attributesOf = (list: readonly any[] = []): Record<string, unknown> =>
-  Object.fromEntries(list.map(({ key, value }) => [key, Object.values(value)[0]]));
-
 /** One export a line, as OTLP's JSON; the last line may still be being written. */
 function spansOf(text: string): Received[] {
   const exports = text.split("\n").slice(0, -1);
   return exports
-    .flatMap((line) => JSON.parse(line).resourceSpans as any[])
+    .flatMap((line) => otlpTraces.parse(JSON.parse(line)).resourceSpans)
     .flatMap(({ resource, scopeSpans }) =>
-      (scopeSpans as any[]).flatMap(({ spans }) =>
-        (spans as any[]).map(({ name, traceId, spanId, parentSpanId, status, attributes }) => ({
-          service: String(attributesOf(resource.attributes)["service.name"]),
+      scopeSpans.flatMap(({ spans }) =>
+        spans.map(({ name, traceId, spanId, parentSpanId, status, attributes }) => ({
+          service: String(resource.attributes["service.name"]),
           ...{ name, traceId, spanId, parentSpanId: parentSpanId || undefined, failed: status?.code === 2 },
-          attributes: { ...attributesOf(resource.attributes), ...attributesOf(attributes) },
+          attributes: { ...resource.attributes, ...attributes },
         })),
       ),
     );
