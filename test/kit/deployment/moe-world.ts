@@ -165,7 +165,7 @@ function kubelet(kube: FakeKube, fate: Fate = () => undefined): Kubelet {
       const place = `${owner} ${rank}`;
       const node = object.spec.nodeName;
       const lost = !answers(kube, node);
-      if (!lost && owner !== undefined) {
+      if (!lost && owner !== undefined && object.status?.phase !== "Failed") {
         if (holders.has(place)) problems.push(`rank ${place}: ${holders.get(place)} and ${at.name}`);
         holders.set(place, at.name);
       }
