@@ -2,6 +2,9 @@
 import { paths } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { modelVolume, type ProcessFacts } from "../../../crds/process.ts";
+import { tlsSecrets } from "../../pki/names.ts";
+import { templateContainer, workerKind } from "../../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { names, type RenderContext } from "./context.ts";
 import { modelPlace } from "./model-place.ts";
 
@@ -62,16 +65,70 @@ export const terminationGraceSeconds = 60;
 /** One expert in f32 and pieces of files; the page cache takes what is written. */
 const modelRequests = { cpu: "500m", memory: "1Gi" };
 
-/** Resources of pods that fetch the model. */
-export function modelPodResources({ model }: Pick<MoEDeploymentSpec, "model">): object {
-  const { requests = modelRequests, limits } = model.resources ?? {};
-  return limits === undefined ? { requests } : { requests, limits };
+interface ModelPod {
+  readonly container: string;
+  readonly role: "downloader" | "weight-server";
+  readonly graceSeconds: number;
+  /** Used where the workers' template names none. */
+  readonly image: string;
+  readonly pullPolicy: string;
+  readonly env: readonly object[];
+  readonly serves: object;
+  /** The source of the model's volume. */
+  readonly model:
+    | { readonly emptyDir: object }
+    | { readonly persistentVolumeClaim: { readonly claimName?: string | undefined; readonly readOnly?: boolean } };
+}
+
+/** The pod that fetches the model, with the Secret of spec.model as files. */
+export function modelPod({ metadata: { name }, spec }: RenderContext["deployment"], pod: ModelPod): object {
+  const { role, model } = pod;
+  const runtime = templateContainer(spec.podTemplate, workerKind);
+  const { imagePullSecrets: pull, nodeSelector, tolerations } = spec.podTemplate?.spec ?? {};
+  const secret = spec.model.secretRef?.name;
+  const { requests = modelRequests, limits } = spec.model.resources ?? {};
+  const readOnly = "persistentVolumeClaim" in model && model.persistentVolumeClaim.readOnly;
+  return {
+    serviceAccountName: name,
+    automountServiceAccountToken: false,
+    enableServiceLinks: false,
+    terminationGracePeriodSeconds: pod.graceSeconds,
+    securityContext: podSecurity,
+    ...(pull === undefined ? {} : { imagePullSecrets: pull }),
+    // The ranks' node selector, since the claim may exist only there.
+    ...(nodeSelector ? { nodeSelector } : {}),
+    ...(tolerations ? { tolerations } : {}),
+    containers: [
+      {
+        name: pod.container,
+        image: (runtime?.image as string | undefined) ?? pod.image,
+        imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? pod.pullPolicy,
+        command: ["node", "runtime/main.ts", role],
+        workingDir: "/app",
+        env: pod.env,
+        ...pod.serves,
+        resources: limits === undefined ? { requests } : { requests, limits },
+        securityContext: containerSecurity,
+        volumeMounts: [
+          ...commonMounts(),
+          { name: modelVolume, mountPath: paths.models, ...(readOnly ? { readOnly } : {}) },
+          ...(secret ? [{ name: "model-secret", mountPath: paths.modelSecret, readOnly: true }] : []),
+        ],
+      },
+    ],
+    volumes: [
+      ...commonVolumes(tlsSecrets[role](name)),
+      { name: modelVolume, ...model },
+      ...(secret ? [{ name: "model-secret", secret: { secretName: secret, defaultMode: 0o440 } }] : []),
+    ],
+  };
 }
 
 /** Proxy variables of the workers' template. */
 const proxyVariables = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
 
-export function proxyEnv(runtime: Readonly<Record<string, unknown>> | undefined): object[] {
+export function proxyEnv({ podTemplate }: Pick<MoEDeploymentSpec, "podTemplate">): object[] {
+  const runtime = templateContainer(podTemplate, workerKind);
   const env = Array.isArray(runtime?.env) ? (runtime.env as { readonly name?: unknown }[]) : [];
   const given = env.filter(({ name }) => proxyVariables.includes(String(name)));
   return given.length === 0 ? [] : [...given, { name: "NODE_USE_ENV_PROXY", value: "1" }];
