@@ -59,7 +59,15 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "a host serves frames of epoch n-2",
     seen: /served a frame of layer|serves frames of layer/,
-    plant: () => bend<() => boolean>(PlanState.prototype, "serves", () => () => true),
+    plant: () =>
+      bend<(this: PlanState) => number[]>(
+        PlanState.prototype,
+        "lowestEpochs",
+        (original) =>
+          function (this: PlanState) {
+            return original.call(this).map((lowest) => Math.min(lowest, 0)); // any epoch, where there is a placement
+          },
+      ),
   },
   {
     name: "a plan's deadline starts anew with every event",
