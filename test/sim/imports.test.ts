@@ -63,7 +63,17 @@ const replacements: Readonly<Record<string, readonly string[]>> = {
   "engine's computing": ["engine.ts", "load.ts", "model.ts"],
   "passes of a model that is trained": ["training-model.ts"],
 };
-const around = ["cluster.ts", "troubles.ts", "oracle.ts", "faults.ts", "plants.ts", "search.ts", "training.ts", "training-plants.ts"];
+const around = [
+  "cluster.ts",
+  "converged.ts",
+  "troubles.ts",
+  "oracle.ts",
+  "faults.ts",
+  "plants.ts",
+  "search.ts",
+  "training.ts",
+  "training-plants.ts",
+];
 
 test("the simulated cluster imports the production modules that decide", () => {
   const seen = reached("test/sim/cluster.ts");
