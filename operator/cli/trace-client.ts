@@ -5,10 +5,12 @@ import type { Duplex } from "node:stream";
 import { AppError } from "../../crds/common.ts";
 import { tracePath } from "../../crds/training-process.ts";
 import { linesOf } from "../kube/transport.ts";
+import { plainLine } from "./table.ts";
 
 const answerMsMax = 15_000;
 /** Fits as many spans as a pod puts into a line. */
 const lineBytesMax = 16 * 1024 * 1024;
+const refusalBytesMax = 64 * 1024;
 
 /** Ends with the pod's trace; throws where the connection breaks or the signal is aborted, and AppError `OldImage` without such a port. */
 export async function* traceLines(connection: Duplex, pod: string, signal: AbortSignal): AsyncGenerator<string, void, void> {
@@ -22,18 +24,22 @@ export async function* traceLines(connection: Duplex, pod: string, signal: Abort
 }
 
 async function answerOf(connection: Duplex, pod: string, signal: AbortSignal): Promise<IncomingMessage> {
-  const late = AbortSignal.timeout(answerMsMax);
-  const pending = request({ path: tracePath, headers: { host: pod }, createConnection: () => connection, signal });
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), answerMsMax);
+  const either = AbortSignal.any([signal, late.signal]);
+  const pending = request({ path: tracePath, headers: { host: pod }, createConnection: () => connection, signal: either });
   pending.on("error", () => {}); // also after its answer has begun
   try {
-    const [response]: IncomingMessage[] = await once(pending.end(), "response", { signal: late });
+    const [response]: IncomingMessage[] = await once(pending.end(), "response");
     if (response?.statusCode === 200) return response;
-    const refusal = response && (await linesOf(response, lineBytesMax).next()).value;
-    throw new AppError(`pod ${pod}: ${refusal ?? `HTTP ${response?.statusCode}`}`, { code: "Refused" });
+    const refusal = response && (await linesOf(response, refusalBytesMax).next()).value;
+    throw new AppError(`pod ${pod}: ${refusal === undefined ? `HTTP ${response?.statusCode}` : plainLine(refusal)}`, { code: "Refused" });
   } catch (caught) {
-    const why = late.aborted ? new Error(`no answer within ${answerMsMax / 1000} s`) : (caught as Error);
+    const why = late.signal.aborted ? new Error(`no answer within ${answerMsMax / 1000} s`) : (caught as Error);
     if (/connection refused|ECONNREFUSED/i.test(why.message)) throw oldImage(pod, caught);
     throw AppError.from(why, `asking pod ${pod} for its trace`);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

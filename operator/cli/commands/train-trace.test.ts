@@ -310,7 +310,8 @@ test("an older image, another pod and a pod that says something else are told ap
   const there = at((server.address() as { port: number }).port);
   const encode = async (pod: string) => openOtlpLines("trainer", { "k8s.pod.uid": pod });
   const span = { kind: "step", name: "step 1", layer: -1, fromMs: 1, toMs: 2 } as const;
-  const spans = (step: number, epoch: number) => endedSpans({ epoch, group: 0, step, spans: [span] }, "job", Date.now());
+  const encoding = { job: "job", originMs: Date.now(), most: 1 };
+  const spans = (step: number, epoch: number) => [...endedSpans({ epoch, group: 0, step, spans: [span] }, encoding)].flat();
   const [own, other] = [await encode("pod-0"), await encode("another")];
   for (const [said, code] of [
     [other(spans(1, 1)), "WrongPod"],

@@ -3,6 +3,7 @@
 import { EventEmitter } from "node:events";
 import type { ServerResponse } from "node:http";
 import { pipeline, Readable } from "node:stream";
+import { setImmediate as macrotask } from "node:timers/promises";
 import { tracedStepsMax, tracePath } from "../../../crds/training-process.ts";
 import { type BoundedServer, listenBounded } from "../../observe/bounded-server.ts";
 import { openOtlpLines } from "../../observe/trace.ts";
@@ -10,7 +11,9 @@ import type { Span } from "../trace/spans.ts";
 import { endedSpans, type TracedStep } from "../trace/traced-step.ts";
 
 const askersMax = 4;
-/** A client with more is dropped: this memory, about 16 MB, is not in the rank's estimate. */
+/** A trace ends after it, should its client be gone without a word. */
+const askedMsMax = 60 * 60_000;
+/** Beside the oldest step. A client with more is dropped: this memory, about 16 MB, is not in the rank's estimate. */
 export const waitingSpansMax = 100_000;
 /** Encoded at once, in about 10 ms. */
 const spansOfLine = 2_048;
@@ -37,8 +40,10 @@ export function listenForTraces(options: TraceServerOptions): Promise<BoundedSer
       if (method !== "GET" || url !== tracePath) return refuse(response, 404, `not found; here is GET ${tracePath}`);
       if (askers === askersMax) return refuse(response, 429, `${askersMax} are served already: end one of them, or ask again later`);
       askers += 1;
+      const end = setTimeout(() => response.destroy(), askedMsMax).unref();
       response.once("close", () => {
         askers -= 1;
+        clearTimeout(end);
       });
       socket.setTimeout(0); // until the next step
       encoder ??= openOtlpLines("trainer", attributes);
@@ -58,7 +63,7 @@ function stream(response: ServerResponse, encoder: Encoder, { traces, job, origi
   const steps = new Readable({ objectMode: true, read() {} });
   let [asked, waiting] = [0, 0];
   const take = (step: TracedStep): void => {
-    if (waiting > waitingSpansMax) return void response.destroy();
+    if (waiting > 0 && waiting + step.spans.length > waitingSpansMax) return void response.destroy();
     waiting += step.spans.length;
     steps.push(step);
     asked += 1;
@@ -69,8 +74,10 @@ function stream(response: ServerResponse, encoder: Encoder, { traces, job, origi
   async function* lines(source: AsyncIterable<TracedStep>): AsyncGenerator<string> {
     const encode = await encoder;
     for await (const step of source) {
-      const spans = endedSpans(step, job, origin);
-      for (let from = 0; from < spans.length; from += spansOfLine) yield encode(spans.slice(from, from + spansOfLine));
+      for (const spans of endedSpans(step, { job, originMs: origin, most: spansOfLine })) {
+        yield encode(spans);
+        await macrotask(); // lets frames of the next step in
+      }
       waiting -= step.spans.length;
     }
   }

@@ -1,6 +1,5 @@
 // Writes a trace in Chrome's format for Perfetto, with the exposed times of each layer's replicas and sums.
-import type { Span } from "./spans.ts";
-import { momentsOf } from "./spans.ts";
+import { momentsOf, type Span } from "./spans.ts";
 
 /** Replicas and sums that nothing hides, by layer; adjacent moments are merged. */
 function exposedOf(spans: readonly Span[]): Shown[] {

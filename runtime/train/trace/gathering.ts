@@ -1,6 +1,5 @@
 // Combines the steps of several ranks into one trace on one time axis. Rank clocks are aligned by the exchange that all ranks wait for
 // in each step.
-
 import type { TracedRank } from "./chrome.ts";
 import type { Span } from "./spans.ts";
 import type { TracedStep } from "./traced-step.ts";

@@ -1,5 +1,4 @@
 // Records the time of a rank's compute backend and transport. Without a recorder a rank has the plain objects.
-
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { Transport } from "../../net/collectives/transport.ts";
@@ -17,7 +16,7 @@ export class Recorder implements Clocked {
   readonly #max: number;
   readonly #spans: Span[] = [];
 
-  /** `now`: milliseconds of a clock that all ranks of a trace share. */
+  /** `now`: milliseconds of a clock that all ranks of a trace share; up to twice `max` spans are in memory. */
   constructor(now: () => number, max = stepSpansMax) {
     this.#now = now;
     this.#max = max;

@@ -1,4 +1,4 @@
-// Spans of computing and of frames, and the one to which each moment of a rank is attributed.
+// Spans of computing and of frames, also as a pod sends them, which is untrusted; and the one to which each moment of a rank is attributed.
 import { z } from "zod";
 import { ranksMax } from "../../../crds/training-world.ts";
 

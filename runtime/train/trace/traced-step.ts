@@ -25,8 +25,16 @@ const attributesOf = (fields: object): Record<string, string | number> =>
 const fieldsOf = (attributes: object): Record<string, unknown> =>
   Object.fromEntries(Object.entries(attributes).map(([name, value]) => [name.replace(prefix, ""), value]));
 
-/** All ranks' spans of a step are one trace. `originMs` is the offset of their clock to Unix milliseconds. */
-export function endedSpans({ spans, ...own }: TracedStep, job: string, originMs: number): EndedSpan[] {
+interface Encoding {
+  readonly job: string;
+  /** The offset of the spans' clock to Unix milliseconds. */
+  readonly originMs: number;
+  /** Spans at once. */
+  readonly most: number;
+}
+
+/** All ranks' spans of a step are one trace. */
+export function* endedSpans({ spans, ...own }: TracedStep, { job, originMs, most }: Encoding): Generator<EndedSpan[]> {
   const traceId = createHash("sha256")
     .update(JSON.stringify([job, own]))
     .digest("hex");
@@ -39,7 +47,8 @@ export function endedSpans({ spans, ...own }: TracedStep, job: string, originMs:
       ? { parent: "", traceparent: root, attributes: attributesOf({ ...fields, ...own }) }
       : { parent: root, traceparent: context(id + 1), attributes: attributesOf(fields) }),
   });
-  return [...spans.filter(({ kind }) => kind !== "step"), ...spans.filter(({ kind }) => kind === "step")].map(ended);
+  const ordered = [...spans.filter(({ kind }) => kind !== "step"), ...spans.filter(({ kind }) => kind === "step")];
+  for (let from = 0; from < ordered.length; from += most) yield ordered.slice(from, from + most).map((span, i) => ended(span, from + i));
 }
 
 /** The steps of a pod in lines of OTLP's JSON. Throws AppError `WrongPod`, and other errors where the lines are no such trace. */
