@@ -6,7 +6,7 @@ import { deployment } from "../../test/kit/deployment/deployment.ts";
 import { overviewText } from "../cli/findings-text.ts";
 import { sectionsText } from "../cli/table.ts";
 import { processBytes } from "../deployment/core/capacity.ts";
-import { deploymentFacts, placementFacts, rolloutSections } from "./deployment.ts";
+import { conditionTable, deploymentFacts, historySections, placementFacts, rolloutSections } from "./deployment.ts";
 import { expectedMemory, expectedMemoryFormula } from "./ranks.ts";
 import { type Fact, textOf } from "./section.ts";
 
@@ -100,4 +100,22 @@ test("a rollout names the green deployment, its phase and since when", () => {
   const text = (rollout: object) => sectionsText(rolloutSections(deployment({}, { rollout })));
   assert.match(text({ phase: "Progressing", revision: 2, green }), /^green +moe-1234abcd Serving {3}since 2026-03-01T10:00:00Z$/m);
   assert.doesNotMatch(text({ phase: "Complete" }), /green/);
+});
+
+test("the revision in effect and the last whole one are marked while a roll goes on", () => {
+  const rollout = { revision: 2, stableRevision: 1, phase: "Progressing" };
+  const row = (number: number) => ({ number, generation: number, templateHash: "hash", image: "image", model: "model" });
+  const states = (of: object) =>
+    historySections(deployment({}, { rollout: { ...rollout, ...of } }), [2, 1].map(row))
+      .slice(0, 1)
+      .flatMap((section) => (section.kind === "table" ? section.rows.map((cells) => textOf(cells.at(-1))) : []));
+  assert.deepEqual(states({}), ["in effect", "whole"]);
+  assert.deepEqual(states({ stableRevision: 2 }), ["in effect, whole", ""]);
+});
+
+test("a condition whose message stands above has none in the table", () => {
+  const conditions = [condition("Ready", "False", "NoCapacity"), condition("Degraded", "True", "Lost")];
+  const text = sectionsText([conditionTable(conditions, "Ready says why\n")]);
+  assert.doesNotMatch(text, /Ready says why/);
+  assert.match(text, /Degraded says why/);
 });

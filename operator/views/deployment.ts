@@ -5,7 +5,7 @@ import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { Operation, PastOperation } from "../../crds/operation.ts";
-import { bytes, percent } from "./format.ts";
+import { bytes, figure, percent } from "./format.ts";
 import { deploymentHealth, type Health } from "./health.ts";
 import { type RankRow, rankTable } from "./ranks.ts";
 import {
@@ -85,11 +85,12 @@ export function headOf(deployment: MoEDeployment): readonly Value[] {
   return [healthMark(health), health.message];
 }
 
-export const statusSections = ({ deployment, placement, ranks }: StatusDetail): readonly Section[] => [
+/** `told`: what stands above; its messages are not repeated. */
+export const statusSections = ({ deployment, placement, ranks }: StatusDetail, told: string): readonly Section[] => [
   message(strong(`${deployment.metadata.namespace}/${deployment.metadata.name}`), ...headOf(deployment)),
   facts(...deploymentFacts(deployment), ...placementFacts(deployment, placement)),
   rankTable(["rank", "pod", "node", "state", "epoch", "expertBytes", "budget", "memory", "expected", "load"], ranks),
-  conditionTable(deployment.status.conditions),
+  conditionTable(deployment.status.conditions, `${told}\n${deploymentState(deployment).health.message}`),
 ];
 
 export function deploymentFacts(deployment: MoEDeployment): readonly Fact[] {
@@ -101,8 +102,20 @@ export function deploymentFacts(deployment: MoEDeployment): readonly Fact[] {
     ["Replicas", `${status.readyReplicas ?? 0}/${spec.replicas} ready`],
     ["Address", status.address?.url],
     ["Scaled", zeroText(status)],
-    ["Requests", model?.requestsPerRank && [`${model.requestsPerRank} at once per rank`, note(model.requestsPerRankReason ?? "")]],
-    ["Ranks", expertParallel?.leastRanks && [`at least ${expertParallel.leastRanks}`, note(expertParallel.leastRanksReason ?? "")]],
+    [
+      "Requests",
+      model?.requestsPerRank && [
+        `${model.requestsPerRank} at once per rank`,
+        model.requestsPerRankReason && note(model.requestsPerRankReason),
+      ],
+    ],
+    [
+      "Ranks",
+      expertParallel?.leastRanks && [
+        `at least ${expertParallel.leastRanks}`,
+        expertParallel.leastRanksReason && note(expertParallel.leastRanksReason),
+      ],
+    ],
     ...gatewayFacts(deployment),
     ["Operation", operation && operationValue(operation)],
     ["Rollout", rollout && rollout.phase !== "Complete" ? rolloutValue(deployment) : undefined],
@@ -198,7 +211,7 @@ export function historySections(deployment: MoEDeployment, revisions: readonly R
     ["Template", ({ templateHash }) => templateHash],
     ["Image", ({ image }) => image],
     ["Model", ({ model }) => model],
-    ["State", ({ number }) => [number === revision ? "in effect" : undefined, number === stableRevision ? ", whole" : undefined]],
+    ["State", ({ number }) => [number === revision && "in effect", number === stableRevision && "whole"].filter(Boolean).join(", ")],
   ];
   return [table(columns, revisions, { caption: "Revisions" }), operationTable(deployment)];
 }
@@ -224,8 +237,12 @@ const conditionColumns: readonly Column<Condition>[] = [
   ["Message", ({ message }) => message],
 ];
 
-export const conditionTable = (conditions: readonly Condition[] = []): Table =>
-  table(conditionColumns, conditions, { caption: "Conditions", none: "no condition yet" });
+export const conditionTable = (conditions: readonly Condition[] = [], told = ""): Table =>
+  table(
+    conditionColumns,
+    conditions.map((one) => (told.includes(one.message) ? { ...one, message: "" } : one)),
+    { caption: "Conditions", none: "no condition yet" },
+  );
 
 /** A deployment in a list; one that cannot be read has a name and its health alone. */
 export type DeploymentRow = Pick<DeploymentState, "namespace" | "name" | "health"> & Partial<DeploymentState>;
@@ -237,7 +254,7 @@ const deploymentColumns = {
   name: ["Name", ({ name, owner }) => (owner === undefined ? name : `- ${name}, green deployment`)],
   link: ["Deployment", ({ namespace, name }) => ({ as: "link", text: `${namespace}/${name}`, page: "deployment", namespace, name })],
   status: ["Status", ({ health }) => healthMark(health, health.mark === "well" ? "Serving" : health.reason)],
-  ranks: ["Ranks", ({ serving = 0, desired }) => `${serving}/${desired ?? "-"}`],
+  ranks: ["Ranks", ({ serving, desired }) => (desired === undefined ? undefined : `${figure(serving)}/${desired}`)],
   gateways: ["Gateways", ({ gateways }) => gateways],
   imbalance: ["Imbalance", ({ placement }) => percent(placement?.imbalancePercent)],
   bound: ["Bound", ({ placement }) => percent(placement?.boundPercent)],

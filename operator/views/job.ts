@@ -34,7 +34,7 @@ export function jobFacts(job: MoETrainingJob): readonly Fact[] {
   const { validationLoss, spread, result, world, lastFailure, lastStop } = status;
   return [
     ["Step", [bar(step, steps), `${figure(step)} of ${steps}`, eta && note(`${eta} left`)]],
-    ["Loss", loss && [loss, validationLoss && note(`validation ${validationLoss}`)]],
+    ["Loss", (loss ?? validationLoss) && [loss, validationLoss && note(`validation ${validationLoss}`)]],
     ["Gradient norm", status.gradientNorm],
     ["Tokens a second", status.tokensPerSecond],
     ["Busiest expert", status.imbalance && `${status.imbalance} x mean`],
@@ -96,7 +96,7 @@ const jobColumns = {
   name: ["Training job", ({ name }) => name],
   link: ["Training job", ({ namespace, name }) => ({ as: "link", text: `${namespace}/${name}`, page: "job", namespace, name })],
   status: ["Status", ({ health, state }) => healthMark(health, state)],
-  step: ["Step", ({ step = 0, steps }) => [bar(step, steps ?? 1), `${step}/${steps ?? "-"}`]],
+  step: ["Step", ({ step, steps }) => steps && [bar(step, steps), `${figure(step)}/${steps}`]],
   progress: ["Progress", ({ progress }) => progress],
   loss: ["Loss", ({ loss }) => loss],
   tokens: ["Tokens/s", ({ tokensPerSecond }) => tokensPerSecond],
