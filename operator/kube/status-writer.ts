@@ -1,6 +1,6 @@
 // Writes a status that has changed, or that somebody else changed, and its events. The last write counts until the cache shows it.
 import { isDeepStrictEqual } from "node:util";
-import { apiVersion } from "../../crds/common.ts";
+import { AppError, apiVersion } from "../../crds/common.ts";
 import { type Condition, type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { Kube, KubeObject, Ref, Resource } from "./kube.ts";
 
@@ -130,6 +130,9 @@ export class StatusWriter<S extends object> {
     try {
       const object = { apiVersion, kind: resource.kind, metadata: { name: metadata.name, namespace: metadata.namespace, uid }, status };
       const answer = await this.#options.kube.applyStatus(resource, object, { manager });
+      // The API server compares no uid in a status: an object made anew has got the status of the former one.
+      if ((answer.metadata.uid ?? uid) !== uid)
+        throw new AppError(`${metadata.name} is another object now`, { code: "Conflict", operation: "writing a status", retry: "backoff" });
       const version = answer.metadata.resourceVersion ?? "";
       this.#written.set(uid, { status, answer: this.#kind.read(answer.status), version, at: this.#options.ticks() });
     } finally {

@@ -192,6 +192,14 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     assert.equal(updated.metadata.generation, (made.metadata.generation ?? 0) + 1);
   });
 
+  it("a status is applied whatever uid it names, and answered with the uid that stands", async (kube, namespace) => {
+    const eplace = resources.expertPlacements;
+    const { metadata } = await kube.create(eplace, placement(namespace), manager);
+    const other = { name: metadata.name, namespace, uid: "00000000-0000-0000-0000-000000000000" };
+    const object = { apiVersion, kind: "ExpertPlacement", metadata: other, status: { phase: "Committed" } };
+    assert.equal((await kube.applyStatus(eplace, object, manager)).metadata.uid, metadata.uid);
+  });
+
   it("status fields that are no longer applied go", async (kube, namespace) => {
     const eplace = resources.expertPlacements;
     const made = await kube.create(eplace, placement(namespace), manager);

@@ -16,12 +16,12 @@ const status = (layersCommitted: number, phase: ExpertPlacementStatus["phase"] =
 /** A writer whose store fails with `error` while it is set; `run` offers a status every 100 ms. */
 function writing(error: AppError | undefined) {
   const clock = new VirtualClock(0);
-  const seen = { error, times: [] as number[], warned: 0, gone: 0 };
+  const seen = { error, uid: "placement", times: [] as number[], warned: 0, gone: 0 };
   const log: Log = { ...silentLog, warn: () => void seen.warned++ };
   const applyStatus: PlacementStore["applyStatus"] = async (_, object) => {
     seen.times.push(clock.now());
     if (seen.error) throw seen.error;
-    return object;
+    return { ...object, metadata: { ...object.metadata, uid: seen.uid } };
   };
   const writer = new Reporter({ store: { applyStatus }, clock, log, onGone: () => void seen.gone++, onChange: () => {} });
   const run = async (ms: number, layersCommitted = 4, phase?: ExpertPlacementStatus["phase"]): Promise<void> => {
@@ -61,7 +61,7 @@ test("a change of phase is written at once, another one within five seconds, and
   assert.deepEqual(seen.times, [0, 5_000]);
   await run(1_000, 5, "Preparing");
   assert.deepEqual(seen.times, [0, 5_000, 6_000]);
-  seen.error = new AppError("another uid", { code: "Conflict" });
+  seen.uid = "made anew";
   await run(1_000);
   assert.deepEqual([seen.times.length, seen.gone], [4, 1]);
 });

@@ -212,7 +212,7 @@ export class FakeKube implements Kube {
     this.#write("apply", resource, object.metadata.name);
     const ref = refOf(object);
     const stored = this.#objects.get(idOf(resource, ref));
-    if (stored && object.metadata.uid !== undefined && object.metadata.uid !== stored.object.metadata.uid)
+    if (sub === "" && stored && object.metadata.uid !== undefined && object.metadata.uid !== stored.object.metadata.uid)
       throw fail("Conflict", "another uid");
     const wanted = sub === "" ? withoutStatus(object) : { status: object.status };
     const by = { manager: options.manager, operation: "Apply", ...(sub === "" ? {} : { subresource: sub }) } as const;
