@@ -42,23 +42,29 @@ export interface Templates {
   readonly stable?: WorkerTemplate | undefined;
 }
 
-/** Tries every action, but creates no more pods after a refusal. */
+/** Tries every action, but creates no more pods after a refusal, and none beside a pod that could not be deleted. */
 export async function changePods(
   deps: ExecuteDeps,
   context: RenderContext,
   templates: Templates,
   actions: readonly Action[],
 ): Promise<Executed> {
-  const made = actions.flatMap((action) => (action.type === "create" ? [action] : []));
+  const of = <T extends Action["type"]>(type: T) =>
+    actions.filter((action): action is Extract<Action, { type: T }> => action.type === type);
+  const all = (list: readonly Exclude<Action, { type: "create" }>[]) =>
+    Promise.allSettled(list.map((action) => act(deps, context, action)));
   const certificates: Promise<PromiseSettledResult<void>[]>[] = [];
   // The scheduler counts a lost pod until it is deleted: a successor made before would not fit its own topology rules.
-  const acted = await Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action))));
+  const marked = all([...of("mark"), ...of("unmark")]);
+  const deleted = await all(of("delete"));
+  const standing = new Set(of("delete").flatMap(({ pod }, i) => (deleted[i]?.status === "rejected" ? [pod.rank] : [])));
+  const made = of("create").filter(({ rank }) => !standing.has(rank));
   const results = await slowStart(made, async ({ rank, stable }) => {
     const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
     // The kubelet waits for the Secret; after a crash here the next pass creates it.
     certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
   });
-  const errors = [acted, results, ...(await Promise.all(certificates))]
+  const errors = [await marked, deleted, results, ...(await Promise.all(certificates))]
     .flat()
     .flatMap((result) => (result.status === "rejected" ? [AppError.from(result.reason, "changing worker pods")] : []));
   return { failure: errors[0], createError: errors.find((error) => error.operation === creating)?.message ?? "" };

@@ -1,4 +1,4 @@
-// The parts that worker and gateway pods share: security, probes, volumes and environment. Pure.
+// The parts that worker and gateway pods share (security, probes, volumes, environment), and pods that fetch the model. Pure.
 import { paths } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { modelVolume, type ProcessFacts } from "../../../crds/process.ts";
