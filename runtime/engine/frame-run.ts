@@ -8,7 +8,7 @@ import { partOf, splitPairs } from "../placement/frames/frames.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
 import type { FrameAnswer, OnDemandFrame, RemoteFrame } from "./api.ts";
-import { Attempts, busyPauseMs, type Choice, type Question } from "./attempts.ts";
+import { Attempts, busyPauseMs, type Choice, loadWaitMs, type Question } from "./attempts.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
 import type { PeerConnections } from "./peer-connections.ts";
 
@@ -126,11 +126,10 @@ export class FrameRun {
   /** Returns the pairs that still have no row. */
   async #attempt(part: Part): Promise<readonly number[]> {
     const work = partOf(this.#frame, this.#hidden, part.pairs);
-    if (part.rank === this.#shared.rank) return this.#here(part, work);
     if (part.rank < 0) return part.pairs; // the engine's table was outdated: use the newest plan
     const pauseMs = Math.min(this.#attempts.busyUntil(part.rank) - performance.now(), this.#leftMs());
     if (pauseMs > 0) await sleep(pauseMs);
-    return this.#send(part, work);
+    return part.rank === this.#shared.rank ? this.#here(part, work) : this.#send(part, work);
   }
 
   async #here(part: Part, work: Pairs): Promise<readonly number[]> {
@@ -145,7 +144,10 @@ export class FrameRun {
     } catch (caught) {
       const missing = missingExperts(caught);
       const error = AppError.from(caught);
-      if (error.code === "Busy") return this.#busy(part, 0);
+      if (error.code === "Busy") {
+        this.#lastError = error;
+        return this.#busy(part, loadWaitMs);
+      }
       // Another rank's store may be intact.
       if (missing.length === 0 && !(part.onDemand && loadFailed.has(error.code))) throw caught;
       if (missing.length === 0) this.#lastError = error;

@@ -6,6 +6,7 @@ import { missingExperts } from "../placement/frames/not-hosted.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
 import type { OnDemandFrame, PeerView } from "./api.ts";
+import { loadWaitMs } from "./attempts.ts";
 import { beginSpan } from "./frame-spans.ts";
 import { sumPairs } from "./pass/combine.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
@@ -84,7 +85,7 @@ export class RowsServer {
     } catch (caught) {
       const missing = missingExperts(caught);
       if (missing.length > 0) return lacks(missing);
-      if (AppError.from(caught).code === "Busy") return { type: "busy", afterMs: 0 };
+      if (AppError.from(caught).code === "Busy") return { type: "busy", afterMs: frame.onDemand ? loadWaitMs : 0 };
       throw caught;
     }
   }

@@ -101,7 +101,7 @@ test("a connection that ends makes its rank suspect at once, and is made anew", 
 });
 
 test("a rank that nobody answers for is tried less and less often, and at once where it is a member anew", async (t) => {
-  const { peers, pass } = ranks(t, 1);
+  const { peers, heartbeats, pass } = ranks(t, 1);
   await pass(1_000);
   peers.refusing.add(1);
   peers.calls[0]?.events.closed(new AppError("reset", { code: "Unavailable" }));
@@ -116,6 +116,14 @@ test("a rank that nobody answers for is tried less and less often, and at once w
   peers.calls.at(-1)?.events.closed(new AppError("reset", { code: "Unavailable" }));
   await pass(500);
   assert.equal(peers.calls.length, tried + 2, "an answer ends the pauses");
+  peers.refusing.add(1);
+  peers.calls.at(-1)?.events.closed(new AppError("reset", { code: "Unavailable" }));
+  await pass(20_000);
+  peers.refusing.clear();
+  const before = peers.calls.length;
+  heartbeats.called(1);
+  await pass(300);
+  assert.deepEqual([peers.calls.length, peers.isSuspect(1)], [before + 1, false], "a call of the rank ends them too");
 });
 
 test("what this process did not hear while it stood still is no silence of the host", async (t) => {

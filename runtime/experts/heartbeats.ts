@@ -140,6 +140,12 @@ export class Heartbeats {
     if (peers.member(rank) !== undefined) peers.suspect(rank, reason);
   }
 
+  /** A rank that calls this one has started, and is called without a pause. */
+  called(rank: number): void {
+    const member = this.#options.peers.member(rank);
+    if (member !== undefined) this.#failed.delete(member);
+  }
+
   #pause(member: Member): void {
     const failures = this.#failed.get(member)?.failures ?? 0;
     this.#failed.set(member, { failures: failures + 1, againAt: performance.now() + pauseAfter(failures, heartbeatPauses) });

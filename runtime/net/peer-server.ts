@@ -23,6 +23,7 @@ export class PeerServer {
   readonly #open = new Set<{ look(nowMs: number): void; cut(reason?: AppError): void; stop(): void }>();
   readonly #timer: NodeJS.Timeout;
   #onEmpty = () => {};
+  #isStopping = false;
 
   constructor() {
     this.#timer = setInterval(() => this.#look(), computingLimits.lookMs);
@@ -38,6 +39,7 @@ export class PeerServer {
     let served: Served | undefined;
     const connection: PeerConnection = PeerConnection.answer(socket, detector, {
       hello: (hello) => {
+        if (this.#isStopping) return new AppError("this pod is stopping", { code: "Unavailable" });
         const server = this.#channels.get(hello.channel);
         if (server === undefined) return new AppError(`no channel ${hello.channel} here`, { code: "InvalidRequest" });
         try {
@@ -73,6 +75,7 @@ export class PeerServer {
 
   /** Ends idle connections, waits up to graceMs for the other callers to leave, then cuts them. */
   async close(graceMs: number): Promise<void> {
+    this.#isStopping = true;
     for (const { stop } of this.#open) stop();
     if (this.#open.size > 0) {
       await new Promise<void>((resolve) => {

@@ -117,6 +117,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
       workerOnly(call);
       if (sender.deploymentUid !== peers.self.deploymentUid)
         throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "Heartbeats" });
+      heartbeats.called(sender.rank);
     },
     state: () => options.dead() ?? connections.port,
   };

@@ -27,12 +27,12 @@ export class OnDemandCalls {
     const bytes = frame.rows.byteLength;
     if (this.#bytes > 0 && this.#bytes + bytes > onDemandBytesMax)
       return Promise.reject(new AppError("frames that wait for loads hold too many bytes", { code: "Busy", retry: "backoff" }));
-    this.#bytes += bytes;
     const id = this.#next++;
     const rows = frame.rows.slice(); // the buffer may be a chunk of a socket
     return new Promise((resolve, reject) => {
-      this.#asked.set(id, { bytes, resolve, reject });
       this.#send({ type: "runOnDemand", id, frame: { ...frame, rows } }, [rows.buffer]);
+      this.#asked.set(id, { bytes, resolve, reject });
+      this.#bytes += bytes;
     });
   }
 
