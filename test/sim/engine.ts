@@ -173,6 +173,10 @@ export class SimEngine implements Engine {
     });
   }
 
+  get hasEnded(): boolean {
+    return this.#ended;
+  }
+
   /** The thread that computes is gone: no call is answered any more. */
   end(): void {
     this.#ended = true;

@@ -284,7 +284,7 @@ export class SimWorker {
   /** Experts loaded on demand, in use, take all room beside what `plan` wants here, until the returned function is called. */
   fillUp(plan: PlacementPlan): () => void {
     const { process, rank } = this;
-    if (!process) return () => {};
+    if (!process || process.engine.hasEnded) return () => {}; // such an engine loads nothing
     const { residents, state } = process.plane.experts;
     const filled: { layer: number; expert: number }[] = [];
     asOwner(process.owner, () => {
@@ -292,7 +292,7 @@ export class SimWorker {
         for (const [expert, row] of hosts.entries()) {
           if (row.includes(rank) || state.wanted(layer).has(expert) || !residents.hasRoom({ layer, expert })) continue;
           if (residents.admit({ layer, expert }, "staged").action !== "load") continue;
-          process.engine.loadExpert(layer, expert, process.model.content(layer, expert)).catch(() => {}); // an engine that has ended takes nothing
+          void process.engine.loadExpert(layer, expert, process.model.content(layer, expert));
           residents.loaded({ layer, expert });
           residents.lease({ layer, expert });
           filled.push({ layer, expert });
