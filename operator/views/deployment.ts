@@ -36,7 +36,8 @@ export function deploymentState(deployment: MoEDeployment) {
     /** The deployment that a green one belongs to. */
     owner: metadata.labels?.[labels.greenOf],
     health: deploymentHealth(status.conditions, status.operation?.type),
-    serving: expertParallel?.activeRanks ?? status.availableReplicas,
+    /** Undefined before the operator has looked at it. */
+    serving: expertParallel?.activeRanks ?? status.availableReplicas ?? (status.conditions && 0),
     desired: expertParallel?.desiredRanks ?? spec.replicas,
     gateways: gateway ? `${gateway.readyReplicas ?? 0}/${gateway.replicas ?? 0}` : "-",
     placement: placementState(deployment),
