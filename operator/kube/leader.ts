@@ -86,7 +86,7 @@ export class LeaderElection {
 
   async #step(): Promise<void> {
     try {
-      const attempt = await this.#within(this.#timing.renewDeadlineMs / 2, this.#tryHold());
+      const attempt = await this.#within(this.#timing.renewDeadlineMs / 2, (waited) => this.#tryHold(waited));
       if (attempt === "held" && !this.#stopped) this.#held();
       else if (attempt === "taken" && this.#leading) this.#lose("another replica holds the lease");
     } catch (error) {
@@ -99,13 +99,16 @@ export class LeaderElection {
     });
   }
 
-  /** A request that hangs must not cost the lease: the next attempt uses another connection. */
-  #within<T>(ms: number, work: Promise<T>): Promise<T> {
+  /** A request that hangs must not cost the lease: the next attempt uses another connection, and answers of this one do nothing. */
+  #within<T>(ms: number, work: (waited: AbortSignal) => Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      const late = () =>
-        reject(new AppError("no answer about the lease in time", { code: "Unavailable", operation: "renewing", retry: "backoff" }));
-      const cancel = this.#clock.after(ms, late);
-      work.then(resolve, reject).finally(cancel);
+      const late = new AbortController();
+      const cancel = this.#clock.after(ms, () => {
+        const reason = new AppError("no answer about the lease in time", { code: "Unavailable", operation: "renewing", retry: "backoff" });
+        late.abort(reason);
+        reject(reason);
+      });
+      work(late.signal).then(resolve, reject).finally(cancel);
     });
   }
 
@@ -121,15 +124,19 @@ export class LeaderElection {
     this.#options.onLost(reason);
   }
 
-  /** Takes or renews the lease; its age counts from before the request. `retry`: somebody wrote in between, perhaps a late request of ours. */
-  async #tryHold(): Promise<Attempt> {
+  /**
+   * Takes or renews the lease. Ours counts from before the request, others' from after the answer, which a link may have held for long.
+   * `retry`: somebody wrote in between, perhaps a late request of ours.
+   */
+  async #tryHold(waited: AbortSignal): Promise<Attempt> {
     const { kube, lease: ref, identity } = this.#options;
     const before = this.#clock.now();
     const lease = await kube.get(resources.leases, ref);
-    if (!lease) return this.#create(before);
+    waited.throwIfAborted();
+    if (!lease) return this.#create(before, waited);
     const spec = specOf(lease);
     const version = lease.metadata.resourceVersion ?? "";
-    if (this.#seen?.version !== version) this.#seen = { version, at: before };
+    if (this.#seen?.version !== version) this.#seen = { version, at: this.#clock.now() };
     const free = !spec.holderIdentity || before - this.#seen.at > this.#timing.leaseMs;
     const ours = spec.holderIdentity === identity;
     if (!ours && !free) {
@@ -139,10 +146,10 @@ export class LeaderElection {
     const now = writtenTime();
     const taken = ours ? {} : { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
     const next = { ...spec, ...taken, holderIdentity: identity, leaseDurationSeconds: this.#timing.leaseMs / 1000, renewTime: now };
-    return this.#attempt(before, () => this.#write(lease, next));
+    return this.#attempt(before, waited, () => this.#write(lease, next));
   }
 
-  #create(before: number): Promise<Attempt> {
+  #create(before: number, waited: AbortSignal): Promise<Attempt> {
     const { kube, lease: ref, identity } = this.#options;
     const now = writtenTime();
     const spec: LeaseSpec = {
@@ -153,14 +160,15 @@ export class LeaderElection {
       leaseTransitions: 0,
     };
     const object: KubeObject = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { ...ref }, spec };
-    return this.#attempt(before, () => kube.create(resources.leases, object, { manager: leaseManager }));
+    return this.#attempt(before, waited, () => kube.create(resources.leases, object, { manager: leaseManager }));
   }
 
-  async #attempt(before: number, write: () => Promise<KubeObject>): Promise<Attempt> {
+  async #attempt(before: number, waited: AbortSignal, write: () => Promise<KubeObject>): Promise<Attempt> {
     try {
       const written = await write();
-      this.#seen = { version: written.metadata.resourceVersion ?? "", at: before };
-      this.#renewedAt = Math.max(this.#renewedAt, before); // this answer may come after that of a later attempt
+      waited.throwIfAborted();
+      this.#seen = { version: written.metadata.resourceVersion ?? "", at: this.#clock.now() };
+      this.#renewedAt = before;
       return "held";
     } catch (error) {
       if (hasCode(error, "Conflict", "AlreadyExists")) return "retry";
