@@ -86,12 +86,12 @@ export function headOf(deployment: MoEDeployment): readonly Value[] {
   return [healthMark(health), health.message];
 }
 
-/** `told`: what stands above; its messages are not repeated. */
-export const statusSections = ({ deployment, placement, ranks }: StatusDetail, told: string): readonly Section[] => [
+/** Messages that stand `above` are not repeated. */
+export const statusSections = ({ deployment, placement, ranks }: StatusDetail, above: string): readonly Section[] => [
   message(strong(`${deployment.metadata.namespace}/${deployment.metadata.name}`), ...headOf(deployment)),
   facts(...deploymentFacts(deployment), ...placementFacts(deployment, placement)),
   rankTable(["rank", "pod", "node", "state", "epoch", "expertBytes", "budget", "memory", "expected", "load"], ranks),
-  conditionTable(deployment.status.conditions, `${told}\n${deploymentState(deployment).health.message}`),
+  conditionTable(deployment.status.conditions, `${above}\n${deploymentState(deployment).health.message}`),
 ];
 
 export function deploymentFacts(deployment: MoEDeployment): readonly Fact[] {
@@ -238,10 +238,10 @@ const conditionColumns: readonly Column<Condition>[] = [
   ["Message", ({ message }) => message],
 ];
 
-export const conditionTable = (conditions: readonly Condition[] = [], told = ""): Table =>
+export const conditionTable = (conditions: readonly Condition[] = [], above = ""): Table =>
   table(
     conditionColumns,
-    conditions.map((one) => (told.includes(one.message) ? { ...one, message: "" } : one)),
+    conditions.map((one) => (above.includes(one.message) ? { ...one, message: "" } : one)),
     { caption: "Conditions", none: "no condition yet" },
   );
 

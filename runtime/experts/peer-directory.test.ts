@@ -9,13 +9,13 @@ import { silentLog } from "../observe/log.ts";
 import { PeerDirectory } from "./peer-directory.ts";
 import { Peers } from "./peers.ts";
 
-test("nobody is told of the connections before the first membership, by which their callers are known", async () => {
+test("nobody is reported of the connections before the first membership, by which their callers are known", async () => {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
   const peers = new Peers({ self, namespace: "n", name: "m", tls, network: grpcNetwork, log: silentLog });
   const views: PeerView[] = [];
   let report = (_counts: PeerCounts): void => {};
-  const told: number[][] = [];
+  const reported: number[][] = [];
   const connections = {
     open: async (_opening: unknown, onCounts: typeof report) => {
       report = onCounts;
@@ -30,7 +30,7 @@ test("nobody is told of the connections before the first membership, by which th
     peers,
     tls,
     plan: { lowestEpochs: () => [1], currentEpochs: () => [1] },
-    onCounts: ({ used, newer, sent }) => told.push([...used, ...newer, sent.retries]),
+    onCounts: ({ used, newer, sent }) => reported.push([...used, ...newer, sent.retries]),
     log: silentLog,
   });
   await keeper.open("127.0.0.1", 0);
@@ -53,6 +53,6 @@ test("nobody is told of the connections before the first membership, by which th
   report(counts());
   keeper.close();
   report(counts());
-  assert.deepEqual(told, [[1, 2, 1], [1]], "after the end the frames are counted, and nobody is asked for anything");
+  assert.deepEqual(reported, [[1, 2, 1], [1]], "after the end the frames are counted, and nobody is asked for anything");
   peers.close();
 });

@@ -56,8 +56,8 @@ async function plainText(cluster: ClusterAccess, seen: Gathered, { name, namespa
     return `no MoEDeployment and no MoETrainingJob in ${where}${namespace === undefined ? "" : "; -A looks at all namespaces"}`;
   const judged = judge(seen);
   const wrong = findingsText(judged, unread, terminalScreen.isTTY ? terminalScreen.size().columns : undefined);
-  const told = judged.findings.map(({ why }) => why).join("\n");
-  const whole = async () => (await details(cluster, seen)).map((detail) => sectionsText(statusSections(detail, told)));
+  const above = judged.findings.map(({ why }) => why).join("\n");
+  const whole = async () => (await details(cluster, seen)).map((detail) => sectionsText(statusSections(detail, above)));
   const rest = name === undefined ? [overviewText(seen), countText(seen, where)] : await whole();
   return [wrong, ...rest.filter((part) => part !== "")].join("\n\n");
 }

@@ -57,8 +57,8 @@ export async function changePods(
   // The scheduler counts a lost pod until it is deleted: a successor made before would not fit its own topology rules.
   const marked = all([...of("mark"), ...of("unmark")]);
   const deleted = await all(of("delete"));
-  const standing = new Set(of("delete").flatMap(({ pod }, i) => (deleted[i]?.status === "rejected" ? [pod.rank] : [])));
-  const made = of("create").filter(({ rank }) => !standing.has(rank));
+  const remaining = new Set(of("delete").flatMap(({ pod }, i) => (deleted[i]?.status === "rejected" ? [pod.rank] : [])));
+  const made = of("create").filter(({ rank }) => !remaining.has(rank));
   const results = await slowStart(made, async ({ rank, stable }) => {
     const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
     // The kubelet waits for the Secret; after a crash here the next pass creates it.
