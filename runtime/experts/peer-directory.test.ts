@@ -9,7 +9,7 @@ import { silentLog } from "../observe/log.ts";
 import { PeerDirectory } from "./peer-directory.ts";
 import { Peers } from "./peers.ts";
 
-test("nobody is reported of the connections before the first membership, by which their callers are known", async () => {
+test("nobody learns of the connections before the first membership, by which their callers are known", async () => {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
   const peers = new Peers({ self, namespace: "n", name: "m", tls, network: grpcNetwork, log: silentLog });
