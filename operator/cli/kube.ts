@@ -2,7 +2,7 @@
 import type { Duplex } from "node:stream";
 import { AppError } from "../../crds/common.ts";
 import { createKube } from "../kube/client.ts";
-import type { Kube, KubeObject, Resource } from "../kube/kube.ts";
+import type { Kube, KubeObject, Ref, Resource } from "../kube/kube.ts";
 import { forwardPort } from "../kube/port-forward.ts";
 import { createTransport, loadKubeConfig, type Transport } from "../kube/transport.ts";
 
@@ -19,11 +19,6 @@ export async function objectOf(kube: Pick<Kube, "get">, resource: Resource, ref:
   const object = await kube.get(resource, ref);
   if (object) return object;
   throw new AppError(`no ${resource.kind} "${ref.name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
-}
-
-interface Ref {
-  readonly namespace: string;
-  readonly name: string;
 }
 
 export function openCluster(options: {

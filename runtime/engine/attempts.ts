@@ -3,7 +3,7 @@ import { hash32, successor } from "../placement/dispatch.ts";
 
 const busyWaitMaxMs = 1_000;
 const busyWaitMs = 50;
-/** Of a rank whose frames wait for loads. */
+/** The pause where frames wait for loads. */
 export const loadWaitMs = 500;
 /** After so many busy answers a frame goes elsewhere. */
 const busyAnswersMax = 3;

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTestCa } from "../../test/kit/network/certs.ts";
+import { engineHost } from "../../test/kit/network/engine-host.ts";
 import { until } from "../../test/kit/wait.ts";
 
-import { EngineHost } from "../net/engine-host.ts";
 import { serverNames } from "../net/tls.ts";
 import type { PeerCounts } from "./api.ts";
 import { PeerConnections } from "./peer-connections.ts";
@@ -27,21 +27,8 @@ function connectionsOf(report: (counts: PeerCounts) => void): PeerConnections {
 
 test("sockets are looked at as soon as there is a rank to ask, and no more once the connections are closed", async (t) => {
   const ca = createTestCa();
-  const host = new EngineHost({
-    ...{
-      namespace,
-      name,
-      hidden,
-      sums: false,
-      tls: ca.issue("rank-1", namespace, name),
-      refuses: () => undefined,
-      onProblem: () => {},
-      onRefused: () => {},
-    },
-    serve: async (_frame, rows) => rows,
-  });
-  t.after(() => host.close());
-  const address = `127.0.0.1:${await host.listen("127.0.0.1", 0)}`;
+  const { port, server } = await engineHost(t, { ca, namespace, name, hidden, serve: async (_frame, rows) => rows });
+  const address = `127.0.0.1:${port}`;
   const counted: PeerCounts[] = [];
   const connections = connectionsOf((counts) => counted.push(counts));
   t.after(() => connections.close());
@@ -59,7 +46,7 @@ test("sockets are looked at as soon as there is a rank to ask, and no more once 
   connections.close();
   connections.set({ ...view, peers: [peer] });
   assert.equal(connections.poll(), undefined);
-  await until("the host has no connection", () => host.connections === 0);
+  await until("the server has no connection", () => server.connections === 0);
 });
 
 test("an engine that cannot be reached costs a frame no wait once that is known", async (t) => {

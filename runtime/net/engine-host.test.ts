@@ -4,9 +4,10 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
 import { createTestCa } from "../../test/kit/network/certs.ts";
+import { engineHost } from "../../test/kit/network/engine-host.ts";
 import { until } from "../../test/kit/wait.ts";
 
-import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
+import type { EngineHostOptions } from "./engine-host.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { encodeHello, peerAlpn } from "./peer-connection.ts";
@@ -20,15 +21,8 @@ const ca = createTestCa();
 const [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("rank-1", namespace, name)];
 const none = new Uint8Array(0);
 
-async function hosted(t: TestContext, serve: EngineHostOptions["serve"], sums = false) {
-  const [problems, refused]: [string[], string[]] = [[], []];
-  const onProblem = (message: string) => problems.push(message);
-  const onRefused = (result: string) => refused.push(result);
-  const server = new EngineHost({ tls: hostTls, namespace, name, hidden, sums, refuses: () => undefined, onProblem, onRefused, serve });
-  const port = await server.listen("127.0.0.1", 0);
-  t.after(() => server.close());
-  return { server, port, problems, refused };
-}
+const hosted = (t: TestContext, serve: EngineHostOptions["serve"], sums = false) =>
+  engineHost(t, { ca, tls: hostTls, namespace, name, hidden, sums, serve });
 
 /** A caller that says what it is told to, and reads as long as it is not paused. */
 function caller(t: TestContext, port: number, sums = "") {

@@ -6,9 +6,10 @@ import { after, before, type TestContext, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
+import { engineHost } from "../../test/kit/network/engine-host.ts";
 import { until } from "../../test/kit/wait.ts";
 
-import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
+import type { EngineHostOptions } from "./engine-host.ts";
 import { EngineLink, type EngineWork, engineFrameMsMax, onDemandFrameMsMax } from "./engine-link.ts";
 import { frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { FrameSocket } from "./frame-socket.ts";
@@ -33,19 +34,8 @@ after(() => {
   for (const link of links) link.close({ message: "the test is over" } as AppError);
 });
 
-async function hosted(t: TestContext, own: Partial<EngineHostOptions> = {}) {
-  const problems: string[] = [];
-  const server = new EngineHost({
-    ...{ tls: hostTls, namespace, name, hidden, sums: false, refuses: () => undefined },
-    onProblem: (message) => void problems.push(message),
-    onRefused: () => {},
-    serve: async (_frame, rows) => rows,
-    ...own,
-  });
-  const port = await server.listen("127.0.0.1", 0);
-  t.after(() => server.close());
-  return { server, port, problems };
-}
+const hosted = (t: TestContext, own: Partial<EngineHostOptions> = {}) =>
+  engineHost(t, { ca, tls: hostTls, namespace, name, hidden, serve: async (_frame, rows) => rows, ...own });
 
 function opened(port: number, own: { tls?: TlsSource; width?: number; serverName?: string; sums?: boolean } = {}) {
   const ended: AppError[] = [];

@@ -15,7 +15,7 @@ export interface FrameEvents {
   drain?(): void;
   /** DECISIONS.md 6. */
   readonly atOnce?: boolean;
-  /** Of a received frame. */
+  /** A longer frame that is received ends the connection. */
   readonly bytesMax?: number;
 }
 

@@ -54,8 +54,8 @@ export async function changePods(
   const all = (list: readonly Exclude<Action, { type: "create" }>[]) =>
     Promise.allSettled(list.map((action) => act(deps, context, action)));
   const certificates: Promise<PromiseSettledResult<void>[]>[] = [];
-  // The scheduler counts a lost pod until it is deleted: a successor made before would not fit its own topology rules.
   const marked = all([...of("mark"), ...of("unmark")]);
+  // The scheduler counts a lost pod until it is deleted: a successor made before would not fit its own topology rules.
   const deleted = await all(of("delete"));
   const remaining = new Set(of("delete").flatMap(({ pod }, i) => (deleted[i]?.status === "rejected" ? [pod.rank] : [])));
   const made = of("create").filter(({ rank }) => !remaining.has(rank));

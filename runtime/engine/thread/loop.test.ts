@@ -7,10 +7,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { MessageChannel } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
+import { engineHost } from "../../../test/kit/network/engine-host.ts";
 import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { until, within } from "../../../test/kit/wait.ts";
 
-import { EngineHost } from "../../net/engine-host.ts";
 import { serverNames } from "../../net/tls.ts";
 import type { PeerOpening } from "../api.ts";
 import { EngineLoop } from "./loop.ts";
@@ -83,24 +83,14 @@ test("an engine closes while a host that takes its frames never answers one", as
   const { layers, experts, hidden } = engine.model.info;
   const ca = createTestCa();
   let asked = 0;
-  const host = new EngineHost({
-    ...{
-      namespace,
-      name,
-      hidden,
-      sums: false,
-      refuses: () => undefined,
-      onProblem: () => {},
-      onRefused: () => {},
-      tls: ca.issue("rank-1", namespace, name),
-    },
+  const { port } = await engineHost(t, {
+    ...{ ca, namespace, name, hidden },
     serve: () => {
       asked += 1;
       return new Promise(() => {});
     },
   });
-  t.after(() => host.close());
-  await engine.call({ method: "openConnections", argument: connections(ca, await host.listen("127.0.0.1", 0)) });
+  await engine.call({ method: "openConnections", argument: connections(ca, port) });
   await until("the connection is ready", () =>
     engine.said.some((message) => message.type === "connections" && message.counts.connections === 1),
   );
@@ -120,30 +110,20 @@ test("a frame whose host lacks the experts is computed here, although no message
   const engine = await started(t);
   const { layers, experts, hidden } = engine.model.info;
   const ca = createTestCa();
-  const host = new EngineHost({
-    ...{
-      namespace,
-      name,
-      hidden,
-      sums: false,
-      refuses: () => undefined,
-      onProblem: () => {},
-      onRefused: () => {},
-      tls: ca.issue("rank-1", namespace, name),
-    },
+  const { port } = await engineHost(t, {
+    ...{ ca, namespace, name, hidden },
     serve: async ({ pairExperts }) => {
       await sleep(50); // the engine waits for the answer by then
       return { type: "notHosted", epoch: 1, experts: [...new Set(pairExperts)] };
     },
   });
-  t.after(() => host.close());
   for (let layer = 0; layer < layers; layer++)
     for (let expert = 0; expert < experts; expert++)
       await engine.call({
         method: "loadExpert",
         argument: { layer, expert, unit: await engine.model.store.readUnit(layer, expert, "f32") },
       });
-  await engine.call({ method: "openConnections", argument: connections(ca, await host.listen("127.0.0.1", 0)) });
+  await engine.call({ method: "openConnections", argument: connections(ca, port) });
   await until("the connection is ready", () =>
     engine.said.some((message) => message.type === "connections" && message.counts.connections === 1),
   );

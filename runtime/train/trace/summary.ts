@@ -1,6 +1,5 @@
 // Summarises traced steps: the mean time of a rank's step by purpose, in total and per layer.
-import type { Span } from "./spans.ts";
-import { momentsOf, type Times, worldsMeet } from "./spans.ts";
+import { momentsOf, type Span, type Times, worldsMeet } from "./spans.ts";
 
 interface LayerTimes {
   /** -1 for what belongs to no layer. */
