@@ -126,10 +126,11 @@ export class FrameRun {
   /** Returns the pairs that still have no row. */
   async #attempt(part: Part): Promise<readonly number[]> {
     const work = partOf(this.#frame, this.#hidden, part.pairs);
-    if (part.rank < 0) return part.pairs; // the engine's table was outdated: use the newest plan
+    const isOwn = part.rank === this.#shared.rank; // a process without peers is its only rank, -1
+    if (part.rank < 0 && !isOwn) return part.pairs; // the engine's table was outdated: use the newest plan
     const pauseMs = Math.min(this.#attempts.busyUntil(part.rank) - performance.now(), this.#leftMs());
     if (pauseMs > 0) await sleep(pauseMs);
-    return part.rank === this.#shared.rank ? this.#here(part, work) : this.#send(part, work);
+    return isOwn ? this.#here(part, work) : this.#send(part, work);
   }
 
   async #here(part: Part, work: Pairs): Promise<readonly number[]> {
