@@ -34,8 +34,11 @@ export interface Move {
 }
 
 export const weightsTotal = 1000;
-/** Larger input is refused. `layerText` bounds a layer's hosts text and weights text. */
-export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
+/**
+ * Larger input is refused. `cells` are layers times experts, thrice those of the largest model known; `layerText` bounds the
+ * characters of a layer's hosts and of its weights.
+ */
+export const planBounds = { layers: 1024, experts: 4096, cells: 65_536, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 
 function encodeRows(rows: readonly (readonly number[])[]): string {
   return rows.map((row) => row.join(".")).join(",");
@@ -43,6 +46,7 @@ function encodeRows(rows: readonly (readonly number[])[]): string {
 
 function decodeRows(text: string, field: string): number[][] {
   if (text === "") return []; // the caller knows the number of experts
+  if (text.length > planBounds.layerText) throw bad(field, `${text.length} characters, at most ${planBounds.layerText}`);
   const rows = text.split(",");
   if (rows.length > planBounds.experts) throw bad(field, `more than ${planBounds.experts} experts`);
   return rows.map((row, expert) => {

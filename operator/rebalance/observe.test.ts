@@ -140,7 +140,7 @@ interface Facts {
 
 function view(rank: number, { usable = true, ready = true, epoch = 3, held = [] }: Facts = {}): RankView {
   const hosted = new Map([[0, { layer: 0, epoch, experts: held }]]);
-  return { rank, usable, report: { status: { ready, epoch }, hosted } } as unknown as RankView;
+  return { rank, usable, report: { description: { layers: 1, experts: 4 }, status: { ready, epoch }, hosted } } as unknown as RankView;
 }
 
 test("ranks that are ready hold what the plan gives them, whatever their last report says", () => {

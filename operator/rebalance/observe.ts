@@ -213,6 +213,18 @@ const holdsAll: Holder = () => true;
 function holderOf({ report }: RankView): Holder {
   // A worker is ready once it has held all that the plan gave it. Its report may be older than the commit.
   if (report?.status?.ready && report.status.epoch > 0) return holdsAll;
-  const held = new Map([...(report?.hosted ?? [])].map(([layer, { experts }]) => [layer, new Set(experts)]));
-  return (layer, expert) => held.get(layer)?.has(expert) ?? false;
+  if (!report) return () => false;
+  const held = holders.get(report.hosted) ?? heldIn(report);
+  holders.set(report.hosted, held);
+  return held;
+}
+
+/** Every tick asks, and a link replaces its map when the rank reports another. */
+const holders = new WeakMap<object, Holder>();
+
+function heldIn({ hosted, description }: NonNullable<RankView["report"]>): Holder {
+  const { layers = 0, experts: width = 0 } = description ?? {};
+  const held = new Uint8Array(layers * width);
+  for (const [layer, { experts }] of hosted) for (const expert of experts) held[layer * width + expert] = 1;
+  return (layer, expert) => held[layer * width + expert] === 1;
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type EventEmitter, once } from "node:events";
 import { type AddressInfo, connect as connectTcp, createServer as createTcp, type Socket } from "node:net";
 import { after, before, test } from "node:test";
-import { create } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import { Control, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
@@ -35,7 +35,9 @@ before(async () => {
     drain: unsupported,
     prepare: (call) => call.end(),
     watch: (call) => {
-      call.on("data", ({ logLevel }) => call.write(create(WatchStatusSchema, { planHash: logLevel })));
+      call.on("data", ({ logLevel }) =>
+        call.write(create(WatchStatusSchema, { planHash: logLevel, hosted: logLevel === "many" ? [{}, {}] : [] })),
+      );
       call.on("end", () => call.end());
     },
   });
@@ -51,6 +53,29 @@ async function controlAs(member: string, expect = "rank-0", issuer = ca) {
   closers.push(client.close);
   return client;
 }
+
+test("an answer of more values than its caller takes is refused, and the next one is read", async () => {
+  const answer = { bytesMax: 1_000, valuesMax: 3 };
+  const tls = ca.issue("operator", ns, name);
+  const client = connect(Control, { address, serverName: `rank-0.${name}.${ns}.enodia`, tls, answer });
+  closers.push(client.close);
+  const watched = async (fields: MessageInitShape<typeof WatchPushSchema>) => {
+    const stream = client.watch();
+    stream.write(create(WatchPushSchema, fields));
+    const [status] = await Promise.race([once(stream, "data"), once(stream, "error")]);
+    stream.on("error", () => {}).cancel();
+    return status;
+  };
+  await assert.rejects(
+    watched({ logLevel: "many" }).catch((caught) => Promise.reject(fromStatus(caught, "Watch"))),
+    {
+      code: "InvalidRequest",
+      message: /more than 3 values/,
+    },
+  );
+  await assert.rejects(watched({ logLevel: "x".repeat(1_001) }), /larger than max/);
+  assert.equal((await watched({ logLevel: "few" })).planHash, "few");
+});
 
 test("the server learns rank and pod name from the caller's certificate", async () => {
   assert.equal((await (await controlAs("rank-7")).describe({})).podName, "worker 7 rank-7");

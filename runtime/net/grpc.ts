@@ -147,9 +147,11 @@ export function connect<M extends GenServiceMethods>(
     readonly accept?: (peer: PeerCertificate) => boolean;
     /** Milliseconds between HTTP/2 pings; `receivedBytes` shows their answers. */
     readonly pingEveryMs?: number;
+    /** Bounds of an answer, for a caller that others share; unset: `messageBytesMax` alone. */
+    readonly answer?: { readonly bytesMax: number; readonly valuesMax: number };
   },
 ): Connected<M> {
-  const { accept, pingEveryMs } = target;
+  const { accept, pingEveryMs, answer } = target;
   const verify: grpc.VerifyOptions =
     accept === undefined
       ? {}
@@ -159,6 +161,8 @@ export function connect<M extends GenServiceMethods>(
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,
     "grpc.default_authority": target.serverName,
+    "grpc.max_receive_message_length": answer?.bytesMax ?? messageBytesMax,
+    valuesMax: answer?.valuesMax,
     ...(pingEveryMs === undefined
       ? {}
       : { "grpc.keepalive_time_ms": pingEveryMs, "grpc.keepalive_timeout_ms": keepalive.watchedTimeoutMs }),
@@ -213,6 +217,9 @@ export function toStatus(caught: unknown): grpc.ServiceError {
   return Object.assign(new Error(error.message), { code, details: error.message, metadata, name: "ServiceError" });
 }
 
+/** grpc-js' text where decoding an answer throws. */
+const unreadablePrefix = "Response message parsing error";
+
 export function fromStatus(caught: unknown, operation: string): AppError {
   if (caught instanceof AppError) return caught;
   const error = caught as Partial<grpc.ServiceError>;
@@ -227,7 +234,8 @@ export function fromStatus(caught: unknown, operation: string): AppError {
     [grpc.status.PERMISSION_DENIED]: "Forbidden",
     [grpc.status.UNIMPLEMENTED]: "Unimplemented",
   };
-  const code = typeof sent === "string" ? sent : (byStatus[error.code] ?? "Internal");
+  const unreadable = error.code === grpc.status.INTERNAL && error.details?.startsWith(unreadablePrefix);
+  const code = typeof sent === "string" ? sent : unreadable ? "InvalidRequest" : (byStatus[error.code] ?? "Internal");
   const transient = error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.RESOURCE_EXHAUSTED;
   return new AppError(error.details ?? error.message ?? "gRPC call failed", {
     code,

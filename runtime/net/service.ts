@@ -2,6 +2,7 @@
 import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
+import { checkValues } from "./message-bounds.ts";
 
 type Unary<I extends DescMessage, O extends DescMessage> = (
   request: MessageInitShape<I>,
@@ -76,19 +77,23 @@ export function definition<M extends GenServiceMethods>(service: GenService<M>):
   return out as grpc.ServiceDefinition;
 }
 
-/** Errors are grpc ServiceErrors. */
+/** Errors are grpc ServiceErrors. `valuesMax` bounds an answer before it is decoded. */
 export function createClient<M extends GenServiceMethods>(
   service: GenService<M>,
   address: string,
   credentials: grpc.ChannelCredentials,
-  options: grpc.ChannelOptions,
+  { valuesMax = Number.POSITIVE_INFINITY, ...options }: grpc.ChannelOptions & { readonly valuesMax?: number | undefined },
 ): ServiceClient<M> {
   const client = new grpc.Client(address, credentials, options);
   const methods: Record<string, unknown> = { close: () => client.close(), channel: client.getChannel() };
-  for (const { localName, methodKind, input } of service.methods) {
+  for (const { localName, methodKind, input, output } of service.methods) {
     const spec = definition(service)[localName];
     if (spec === undefined) continue;
-    const { path, requestSerialize: ser, responseDeserialize: de } = spec;
+    const { path, requestSerialize: ser, responseDeserialize } = spec;
+    const de = (bytes: Buffer) => {
+      if (Number.isFinite(valuesMax)) checkValues(output, bytes, valuesMax);
+      return responseDeserialize(bytes);
+    };
     if (methodKind === "unary") {
       methods[localName] = (request: MessageInitShape<DescMessage>, call: grpc.CallOptions = {}) =>
         new Promise((resolve, reject) => {

@@ -2,11 +2,11 @@
 import type { MessageShape } from "@bufbuild/protobuf";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
-import type { Control, Front, Served, Use } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Control, Front, Served, Use, WatchStatus } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "../../../runtime/net/mapping.ts";
-import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
+import { cellValues, type ExpertGrid, expertsIn } from "../../../runtime/placement/grid.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
-import type { Description, PodStatus, UseTotals } from "../ports.ts";
+import type { Description, HostedLayer, PodStatus, UseTotals } from "../ports.ts";
 
 export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
   const field = (value: bigint, name: string) => toNumber(value, `status.served.${name}`);
@@ -30,11 +30,18 @@ export function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
 /** A bound, since the class appears in a condition's message. */
 const numericsMax = 200;
 const digestMax = 64;
+const nameMax = 253;
 
-export function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
+/** Throws `WrongPod` before it looks at anything else, and `InvalidRequest` for what is out of bounds. */
+export function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>, podUid: string): Description {
   const { self, layers, experts, layerExperts: described } = reply;
-  if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
-  if (layers < 1 || layers > planBounds.layers || experts > planBounds.experts) {
+  if (self?.podUid !== podUid) {
+    throw new AppError(`pod ${reply.podName.slice(0, nameMax)} answers with uid ${self?.podUid.slice(0, nameMax)}, expected ${podUid}`, {
+      code: "WrongPod",
+      retry: "backoff",
+    });
+  }
+  if (layers < 1 || layers > planBounds.layers || experts > planBounds.experts || layers * experts > planBounds.cells) {
     throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
       code: "InvalidRequest",
       operation: "Describe",
@@ -46,17 +53,25 @@ export function toDescription(reply: MessageShape<(typeof Control)["method"]["de
       operation: "Describe",
     });
   }
+  const { podName, modelDigest, architecture, codec, device } = reply;
+  for (const [field, text] of Object.entries({ podName, modelDigest, architecture, codec, device, bootId: self.bootId })) {
+    if (text.length <= nameMax) continue;
+    throw new AppError(`describe.${field}: ${text.length} characters, at most ${nameMax}`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
   const grid = described.length === 0 ? { layers, experts } : { layers, experts, layerExperts: described };
   return {
     rank: self.rank,
     podUid: self.podUid,
     bootId: self.bootId,
-    podName: reply.podName,
-    modelDigest: reply.modelDigest,
-    architecture: reply.architecture,
+    podName,
+    modelDigest,
+    architecture,
     ...grid,
     topK: reply.topK,
-    codec: reply.codec,
+    codec,
     storedBytes: bytesOf(reply.storedBytes, grid, "storedBytes"),
     residentBytes: bytesOf(reply.residentBytes, grid, "residentBytes"),
     budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
@@ -65,11 +80,23 @@ export function toDescription(reply: MessageShape<(typeof Control)["method"]["de
     kvSlots: reply.kvSlots,
     kvTokens: reply.kvBlocks * reply.kvBlockTokens,
     maxContext: reply.maxContext,
-    device: reply.device,
+    device,
     numerics: reply.numerics.slice(0, numericsMax),
     textDigest: reply.textDigest.slice(0, digestMax),
     speed: reply.speed > 0 ? reply.speed : 1,
   };
+}
+
+/** Throws `InvalidRequest` for what the described model does not have, so that a status never holds more than its experts. */
+export function hostedOf(hosted: WatchStatus["hosted"], described: ExpertGrid | undefined): HostedLayer[] {
+  const has = (layer: number): number => (described ? expertsIn(described, layer) : 0);
+  return hosted.map(({ layer, epoch, experts }) => {
+    const count = has(layer);
+    if (hosted.length <= (described?.layers ?? 0) && experts.length <= count && experts.every((expert) => expert < count))
+      return { layer, epoch: toNumber(epoch, "hosted.epoch"), experts };
+    const message = `status.hosted: ${hosted.length} layers, and ${experts.length} experts of layer ${layer}, which has ${count}`;
+    throw new AppError(message, { code: "InvalidRequest", operation: "Watch" });
+  });
 }
 
 /** Bytes of each expert, from one value for all or one for each. */

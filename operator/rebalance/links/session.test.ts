@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { type WatchPush, WatchStatusSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { DescribeReplySchema, type WatchPush, WatchStatusSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../../../runtime/net/grpc.ts";
 import { ManualClock } from "../../../test/kit/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
@@ -140,6 +140,74 @@ test("who connects has a turn until the pod answers or does not; those that wait
   await clock.advance(1_000);
   assert.equal(calls.length, 3, "the first tries again");
   first.close();
+});
+
+/** A worker's session whose pod describes and reports what the test says. */
+function workerSession(description: object, statuses: readonly object[]) {
+  const clock = new ManualClock();
+  let asked = 0;
+  let paused = false;
+  const describe = async () => {
+    asked += 1;
+    const self = { podUid: "w", bootId: "b" };
+    return create(DescribeReplySchema, Object.assign({ self, layers: 2, experts: 4, storedBytes: [1n], residentBytes: [1n] }, description));
+  };
+  const watch = () => {
+    const stream = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: (_push, _, done) => done() }), { cancel: () => {} });
+    stream.on("pause", () => (paused = true)).on("resume", () => (paused = false));
+    for (const status of statuses) clock.after(1, () => stream.emit("data", create(WatchStatusSchema, status)));
+    return stream;
+  };
+  const network = { connect: () => ({ describe, watch, close: () => {}, receivedBytes: () => 0 }) } as unknown as Pick<Network, "connect">;
+  const target: LinkTarget = {
+    ...{ address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+  };
+  const session = new Session(target, { clock, network, connecting: new Semaphore(1) });
+  return { session, clock, asked: () => asked, paused: () => paused };
+}
+
+const refused: Record<string, { description?: object; status?: object; want: RegExp }> = {
+  "is of another pod, whatever cells it claims": {
+    description: { self: { podUid: "other" }, layers: 1024, experts: 4096 },
+    want: /^pod {2}answers with uid other, expected w$/,
+  },
+  "has more cells than can be planned": { description: { layers: 1024, experts: 65 }, want: /1024 layers of 65 experts is out of bounds/ },
+  "has a name that fills a condition": { description: { device: "x".repeat(254) }, want: /describe.device: 254 characters, at most 253/ },
+  "reports layers that its model does not have": { status: { hosted: Array(3).fill({}) }, want: /status.hosted: 3 layers/ },
+  "reports one layer too far": { status: { hosted: [{ layer: 2, experts: [0] }] }, want: /1 experts of layer 2, which has 0/ },
+  "reports an expert that its layer does not have": { status: { hosted: [{ layer: 1, experts: [4] }] }, want: /layer 1, which has 4/ },
+  "reports an expert twice": { status: { hosted: [{ layer: 1, experts: [0, 1, 2, 3, 3] }] }, want: /5 experts of layer 1/ },
+  "reports an epoch that is no number here": { status: { epoch: 2n ** 63n }, want: /^status.epoch: / },
+  "answers a ping from before all time": { status: { clock: { unixMs: -1n } }, want: /^status.clock.unixMs: / },
+};
+for (const [sentence, { description = {}, status, want }] of Object.entries(refused)) {
+  test(`a rank that ${sentence} is refused, takes nothing else down, and is asked again after a pause`, async () => {
+    const { session, clock, asked } = workerSession(description, status ? [status] : []);
+    await clock.advance(10);
+    assert.match(session.lastError, want);
+    assert.ok(session.downSince !== undefined);
+    assert.deepEqual([...session.hosted], []);
+    const before = asked();
+    await clock.advance(4_900);
+    assert.equal(asked(), before);
+    await clock.advance(200);
+    assert.equal(asked(), before + 1);
+    session.close();
+  });
+}
+
+test("a rank that reports without end is read a part at a time, and what its model has is taken", async () => {
+  const hosted = [{ layer: 1, epoch: 1n, experts: [0, 3] }];
+  const { session, clock, paused } = workerSession({}, Array(200).fill({ hosted }));
+  await clock.advance(10);
+  assert.deepEqual(
+    [session.downSince, [...session.hosted.values()], paused()],
+    [undefined, [{ layer: 1, epoch: 1, experts: [0, 3] }], true],
+  );
+  await clock.advance(1_000);
+  assert.equal(paused(), false);
+  session.close();
 });
 
 test("the quickest answer says how far a clock is ahead, and a clock that was set is followed at once", () => {

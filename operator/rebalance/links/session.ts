@@ -2,7 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
-import type { PlacementPlan } from "../../../crds/plan.ts";
+import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
 import { slackMs } from "../../../runtime/net/call-deadline.ts";
 import { FailureDetector, type MassFailureGuard, podHeartbeatMs, podLimits } from "../../../runtime/net/failure-detector.ts";
 import {
@@ -18,7 +18,7 @@ import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Identity } from "../../kube/ask-pod.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
-import { ClockOffset, frontOf, servedOf, toDescription, useOf } from "./described.ts";
+import { ClockOffset, frontOf, hostedOf, servedOf, toDescription, useOf } from "./described.ts";
 import type { Semaphore } from "./links.ts";
 import { sharedBytes } from "./load-messages.ts";
 
@@ -30,6 +30,16 @@ const suppressMs = 12_000;
 const looksPerIdlePing = 8;
 const pingsBeforeIdle = 8;
 const reconnectMs = 500;
+/** The pause after an answer that was refused, since reading it costs all deployments time. */
+const refusedMs = 5_000;
+const refusals: ReadonlySet<string> = new Set(["InvalidRequest", "InvalidPlan", "WrongPod", "MessageTooLarge"]);
+/** The experts that a stream's statuses may name between two looks, and what a status counts itself; the stream then pauses. */
+const expertsPerLookMax = 2 * planBounds.cells;
+const expertsPerStatus = 1_000;
+/** Texts of a pod appear in conditions. */
+const textMax = 1_000;
+/** An expert has two numbers in a description, and a plan a message for each layer. */
+const answerBounds = { bytesMax: 4 * 2 ** 20, valuesMax: 4 * planBounds.cells };
 
 /** One encoded message per membership or plan, since they grow with the ranks and go to each of them. */
 const pushes = new WeakMap<object, WatchPush>();
@@ -65,6 +75,7 @@ export class Session implements Link {
   #connects = false;
   readonly #detector: FailureDetector;
   #pings = 0;
+  #expertsRead = 0;
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
@@ -79,7 +90,7 @@ export class Session implements Link {
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
-    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, pingEveryMs: podHeartbeatMs });
+    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, pingEveryMs: podHeartbeatMs, answer: answerBounds });
     this.#open();
   }
 
@@ -127,16 +138,10 @@ export class Session implements Link {
   }
 
   #takeDescription(reply: DescribeReply): void {
-    const described = toDescription(reply);
+    const described = toDescription(reply, this.#target.podUid);
     const { storedBytes, residentBytes } = described;
     const shared = (bytes: Float64Array) => sharedBytes(this.#target.identity, bytes);
     const description = { ...described, storedBytes: shared(storedBytes), residentBytes: shared(residentBytes) };
-    if (description.podUid !== this.#target.podUid) {
-      throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
-        code: "WrongPod",
-        retry: "backoff",
-      });
-    }
     if (this.description?.bootId !== description.bootId) this.hosted = new Map();
     this.description = description;
     if (reply.status) this.#takeStatus(reply.status);
@@ -150,38 +155,52 @@ export class Session implements Link {
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
       if (this.#stream !== stream) return;
-      const boot = status.self?.bootId;
-      if (this.description && boot !== undefined && boot !== this.description.bootId) {
+      try {
+        this.#takeFrom(stream, status);
+      } catch (caught) {
         stream.cancel();
-        return this.#lost(stream, "the process restarted");
+        this.#lost(stream, AppError.from(caught));
       }
-      this.#leave();
-      const first = this.downSince !== undefined;
-      this.downSince = undefined;
-      this.#detector.heard();
-      this.#takeClock(status);
-      const before = this.status;
-      this.#takeStatus(status);
-      if (first) this.lastError = "";
-      if (first || status.hosted.length > 0 || isNews(before, this.status)) this.#target.onChange();
     });
-    stream.on("error", (error: Error) => this.#lost(stream, error.message));
-    stream.on("end", () => this.#lost(stream, "the stream ended"));
+    stream.on("error", (error: Error) => this.#lost(stream, fromStatus(error, "Watch")));
+    stream.on("end", () => this.#lost(stream, unavailable("the stream ended")));
     stream.write(this.#ping());
     if (this.#membership) this.push(this.#membership);
     if (this.#plan) this.pushPlan(this.#plan);
     this.#look(stream, 1);
   }
 
+  #takeFrom(stream: WatchStream, status: WatchStatus): void {
+    this.#expertsRead += status.hosted.reduce((sum, { experts }) => sum + experts.length, expertsPerStatus);
+    if (this.#expertsRead > expertsPerLookMax) stream.pause();
+    const boot = status.self?.bootId;
+    if (this.description && boot !== undefined && boot !== this.description.bootId) throw unavailable("the process restarted");
+    const before = this.status;
+    this.#takeClock(status);
+    this.#takeStatus(status);
+    this.#leave();
+    const first = this.downSince !== undefined;
+    this.downSince = undefined;
+    this.#detector.heard();
+    if (first) this.lastError = "";
+    if (first || status.hosted.length > 0 || isNews(before, this.status)) this.#target.onChange();
+  }
+
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(podLimits.lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
+      if (this.#expertsRead > expertsPerLookMax) stream.resume();
+      this.#expertsRead = 0;
       this.#detector.received(this.#client.receivedBytes());
       const silentMs = this.#detector.look(this.#clock.now());
       if (this.#detector.hasFailed) {
         stream.cancel();
         // A stream that gets data in this moment is not lost, however late the timer is.
-        return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, podLimits.timeoutMs + 2 * podLimits.lookMs));
+        return this.#lost(
+          stream,
+          unavailable(`no status for ${silentMs} ms`),
+          Math.min(silentMs, podLimits.timeoutMs + 2 * podLimits.lookMs),
+        );
       }
       if (look % (this.#isIdle ? looksPerIdlePing : looksPerPing) === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
@@ -210,9 +229,8 @@ export class Session implements Link {
     if (clock) this.#offset.answered(Number(clock.pingUnixMs), toNumber(clock.unixMs, "status.clock.unixMs"), this.#clock.now());
   }
 
-  #lost(stream: WatchStream, message: string, silentMs = 0): void {
-    if (this.#stream !== stream) return;
-    this.#down(new AppError(message, { code: "Unavailable", retry: "backoff" }), silentMs);
+  #lost(stream: WatchStream, error: AppError, silentMs = 0): void {
+    if (this.#stream === stream) this.#down(error, silentMs);
   }
 
   #down(error: AppError, silentMs = 0): void {
@@ -220,21 +238,22 @@ export class Session implements Link {
     this.#leave();
     this.#detector.disconnect();
     this.#stream = undefined;
-    this.lastError = error.message;
+    this.lastError = error.message.slice(0, textMax);
     this.downSince ??= this.#clock.now() - silentMs;
     this.#target.onChange();
     this.#stopTimer();
-    this.#stopTimer = this.#clock.after(reconnectMs, () => {
+    this.#stopTimer = this.#clock.after(refusals.has(error.code) ? refusedMs : reconnectMs, () => {
       if (!this.#closed) this.#open();
     });
   }
 
   #takeStatus(status: WatchStatus): void {
+    const hosted = hostedOf(status.hosted, this.description);
     this.status = {
       epoch: toNumber(status.epoch, "status.epoch"),
       planHash: status.planHash,
       ready: status.ready,
-      notReadyReason: status.notReadyReason,
+      notReadyReason: status.notReadyReason.slice(0, textMax),
       hostedBytes: toNumber(status.hostedBytes, "status.hostedBytes"),
       queuedTokens: status.queuedTokens,
       activeRequests: status.activeRequests,
@@ -245,10 +264,7 @@ export class Session implements Link {
       use: status.use && useOf(status.use),
       front: status.front && frontOf(status.front, this.#clock.now()),
     };
-    if (status.hosted.length === 0) return;
-    const hosted = new Map(this.hosted);
-    for (const { layer, epoch, experts } of status.hosted) hosted.set(layer, { layer, epoch: toNumber(epoch, "hosted.epoch"), experts });
-    this.hosted = hosted;
+    if (hosted.length > 0) this.hosted = new Map([...this.hosted, ...hosted.map((layer) => [layer.layer, layer] as const)]);
   }
 
   push(membership: Membership): void {
@@ -290,7 +306,7 @@ export class Session implements Link {
           const { layer, bytes, fetched } = event.value;
           onEvent({ type: "ready", layer, bytes: Number(bytes), fetched: fetched.map(fromFetched) });
         } else if (event.case === "failed")
-          onEvent({ type: "failed", layer: event.value.layer, message: `${event.value.code}: ${event.value.message}` });
+          onEvent({ type: "failed", layer: event.value.layer, message: `${event.value.code}: ${event.value.message}`.slice(0, textMax) });
         else if (event.case === "progress") onEvent({ type: "progress", bytes: Number(event.value.bytes) });
       });
       stream.on("error", (error) => reject(fromStatus(error, "Prepare")));
@@ -340,6 +356,8 @@ export class Session implements Link {
     this.#tls.close();
   }
 }
+
+const unavailable = (message: string): AppError => new AppError(message, { code: "Unavailable", retry: "backoff" });
 
 const materials = new WeakMap<Identity, TlsMaterial>();
 

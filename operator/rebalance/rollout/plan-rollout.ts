@@ -249,7 +249,7 @@ export class Rollout {
       if (!link) throw new AppError(`rank ${rank} is not connected`, { code: "Unavailable", retry: "backoff" });
       await link.prepare(this.#part(layers), deadline, this.#limitOf(rank), (event) => {
         if (event.type === "progress") return;
-        open.delete(event.layer);
+        if (!open.delete(event.layer)) return; // a second answer
         if (event.type === "failed") return failed(event.layer, event.message);
         this.#failures.delete(rank);
         this.#parts.load()?.rates.add(this.#seen.ranks, rank, event.fetched, this.#parts.ports.clock.now());
