@@ -154,8 +154,8 @@ const table = {
   },
   networkPolicies: {
     ...of("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-    watches: { networkPolicies: ours },
-    rights: [{ verbs: all, why: "who reaches ranks and gateways; deleted when they are switched off" }],
+    watches: { networkPolicies: ours, trainingPolicies: { ...ofJobs, training: true } },
+    rights: [{ verbs: all, why: "who reaches ranks, gateways and training pods; deleted when they are switched off" }],
   },
   horizontalPodAutoscalers: {
     ...of("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),

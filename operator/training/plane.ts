@@ -60,7 +60,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
   const authorities = new Authorities({ ...certified, namespace: settings.namespace, event });
   const identities = new Identities({ ...certified, authorities });
   const applier = new Applier({ of: certifiedJob, kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
-  const groups = new PodGroups({ applier, event });
+  const groups = new PodGroups({ applier, event, networkPolicies: settings.networkPolicies });
   const reconciler = new TrainingReconciler({ kube, informers, status, settings, talks, identities, groups, now });
   const refused = (ref: Ref): Outcome | undefined => {
     if (informers.trainingTrouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };

@@ -104,6 +104,27 @@ test("a job waits for the scheduler that it asks for, its group is there before 
   await until("no pod and no group at the end", () => world.pods.length === 0 && groups(world).length === 0);
 });
 
+test("a job's network policy is there before its first pod, and goes when policies are switched off", async () => {
+  const world = new PlaneWorld();
+  world.networkPolicies = { operatorNamespace: "enodia-system" };
+  const policies = () => world.kube.all(resources.networkPolicies).map(({ metadata }) => metadata.name);
+  const { create } = world.kube;
+  const atPods: string[][] = [];
+  world.kube.create = async (resource, one, options) => {
+    if (resource.kind === "Pod") atPods.push(policies());
+    return create.call(world.kube, resource, one, options);
+  };
+  await world.kube.create(resources.moeTrainingJobs, object(together), user);
+  await world.start();
+  for (const name of three) await world.pod(name);
+  assert.ok(atPods.length > 3);
+  for (const seen of atPods) assert.deepEqual(seen, ["j-train"]);
+  await world.stop();
+  world.networkPolicies = undefined;
+  await world.start();
+  await until("no policy", () => policies().length === 0);
+});
+
 test("as many wait for each other as have the memory to train, by what the check found", async () => {
   const world = worldWith(new Set([resources.coschedulingPodGroups]));
   world.checkEnd = { outcome: "Fits", message: "it fits", sizes: { leastRanks: 2, alone: false } };

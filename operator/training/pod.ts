@@ -11,6 +11,7 @@ import type { GangScheduler } from "../gangs/gang.ts";
 import { makerLabels } from "../kube/adoption.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { tlsSecrets } from "../pki/names.ts";
+import type { PolicySettings } from "../pods/network-policy.ts";
 import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../pods/pod-template.ts";
 import { containerSecurity, podSecurity } from "../pods/security.ts";
 import { container } from "./core/pod-view.ts";
@@ -19,6 +20,7 @@ export interface TrainingSettings {
   readonly trainingImage: string;
   readonly pullPolicy: PullPolicy;
   readonly logLevel: LogLevel;
+  readonly networkPolicies?: PolicySettings;
 }
 
 export const templateKind: TemplateKind = {

@@ -3,14 +3,11 @@ import { ports } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";
 import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { dns, operatorPods, tcp } from "../../pods/network-policy.ts";
 import { type Component, names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
-const tcp = (port: number): Fields => ({ protocol: "TCP", port });
-/** OpenShift's DNS pods listen on 5353. */
-const dnsPorts = [53, 5353];
-const dns: Fields = { ports: dnsPorts.flatMap((port) => [{ protocol: "UDP", port }, tcp(port)]) };
 const watched: Fields = { ports: [tcp(ports.metrics), tcp(ports.probes)] };
 const schemePorts: Readonly<Record<string, number>> = { "nats:": 4222, "tls:": 4222, "http:": 80, "https:": 443 };
 /** Up to its namespace: a shorter name may be any host. */
@@ -21,7 +18,10 @@ export function workersPolicy(context: RenderContext): KubeObject {
   const nats = deployment.spec.telemetry.nats.url ?? settings.natsUrl;
   return policy(context, "worker", {
     ingress: [
-      { from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] },
+      {
+        from: [pods(context, "worker"), pods(context, "gateway"), ...operatorPods(context.settings.networkPolicies)],
+        ports: [tcp(ports.grpc)],
+      },
       { from: [pods(context, "worker")], ports: [tcp(ports.engine)] },
       watched,
     ],
@@ -39,7 +39,7 @@ export function gatewaysPolicy(context: RenderContext): KubeObject {
   const { jwt } = context.deployment.spec.gateway;
   const keys = jwt?.jwksUri ?? jwt?.issuer; // a discovery document that names another port needs a policy of its own
   return policy(context, "gateway", {
-    ingress: [{ ports: [tcp(ports.http)] }, { from: operator(context), ports: [tcp(ports.grpc)] }, watched],
+    ingress: [{ ports: [tcp(ports.http)] }, { from: operatorPods(context.settings.networkPolicies), ports: [tcp(ports.grpc)] }, watched],
     egress: [toWorkers(context), dns, ...toUrl(context.settings.otlpEndpoint), ...toUrl(keys)],
   });
 }
@@ -47,7 +47,7 @@ export function gatewaysPolicy(context: RenderContext): KubeObject {
 /** A model may be anywhere. */
 export function downloaderPolicy(context: RenderContext): KubeObject {
   return policy(context, downloaderComponent, {
-    ingress: [{ from: operator(context), ports: [tcp(ports.progress)] }],
+    ingress: [{ from: operatorPods(context.settings.networkPolicies), ports: [tcp(ports.progress)] }],
     egress: [{}],
   });
 }
@@ -57,7 +57,7 @@ export function weightServerPolicy(context: RenderContext): KubeObject {
   return policy(context, weightServerComponent, {
     ingress: [
       { from: [pods(context, "worker")], ports: [tcp(ports.grpc)] },
-      { from: operator(context), ports: [tcp(ports.progress)] },
+      { from: operatorPods(context.settings.networkPolicies), ports: [tcp(ports.progress)] },
       { ports: [tcp(ports.probes)] },
     ],
     egress: context.deployment.spec.model.cache?.ephemeral ? [{}] : [],
@@ -92,17 +92,6 @@ const toWorkers = (context: RenderContext, of: readonly number[] = [ports.grpc])
 
 const toWeightServer = (context: RenderContext): Fields[] =>
   context.weightServer ? [{ to: [pods(context, weightServerComponent)], ports: [tcp(ports.grpc)] }] : [];
-
-/** Nobody where the operator runs outside the cluster: it creates no policies then. */
-function operator({ settings }: RenderContext): Fields[] {
-  if (!settings.networkPolicies) return [];
-  return [
-    {
-      namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": settings.networkPolicies.operatorNamespace } },
-      podSelector: { matchLabels: { "app.kubernetes.io/component": "operator" } },
-    },
-  ];
-}
 
 /** A Service: all pods of its namespace, since policies see pod ports. Other hosts: the port. */
 function toUrl(url: string | undefined): Fields[] {

@@ -44,13 +44,15 @@ export class PlaneWorld {
   /** The end of pods that check; without one they have none. */
   checkEnd: TrainingEnd | undefined = { outcome: "Fits", message: "it fits" };
   skippedMs = 0;
+  networkPolicies: { readonly operatorNamespace: string } | undefined;
   plane: TrainingPlane | undefined;
 
   async start(image = "enodia/training:1"): Promise<void> {
-    const { kube } = this;
+    const { kube, networkPolicies } = this;
     const informers = new Informers([], "enodia-system", { kube, random: () => 0 });
     const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const settings = { trainingImage: image, pullPolicy: "IfNotPresent", logLevel: "info", namespace: "enodia-system" } as const;
+    const common = { trainingImage: image, pullPolicy: "IfNotPresent", logLevel: "info", namespace: "enodia-system" } as const;
+    const settings = { ...common, networkPolicies };
     const now = () => new Date(Date.now() + this.skippedMs);
     const plane = createTrainingPlane({ kube, informers, events, settings, ask: (question) => this.answer(question), now });
     informers.start();
