@@ -18,6 +18,7 @@ import { EventRecorder } from "./kube/events.ts";
 import { Informers } from "./kube/informers.ts";
 import type { Kube, KubeObject } from "./kube/kube.ts";
 import { fenced, LeaderElection } from "./kube/leader.ts";
+import { ServerClock } from "./kube/server-clock.ts";
 import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
 import { type PageServer, servePage, tokenIn } from "./page/server.ts";
@@ -38,14 +39,15 @@ async function main(): Promise<void> {
   const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.identity };
   const tracing = await createTracing({ service: "operator", endpoint, ratio, attributes });
   const api = loadKubeConfig(config.kubeconfig, config.context);
-  const kube = createKube(createTransport(api));
+  const clock = new ServerClock();
+  const kube = createKube(createTransport(api, { clock }));
   const informers = new Informers(config.watchNamespaces, config.namespace, {
     kube,
     onError: (err) => log.warn({ err }, "watch failed, starting again"),
   });
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
-  const pageState = new PageState({ cache: informers, now: Date.now });
+  const pageState = new PageState({ cache: informers, now: () => clock.now().getTime() });
   const page = await pageOf(config, { pageState, log, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
@@ -53,7 +55,8 @@ async function main(): Promise<void> {
     checkInformers(informers, health, metrics);
     watched.check();
   }, healthCheckMs);
-  const terms = lead(config, createKube(createTransport(api, { keep: false })), { kube, informers, pageState, metrics, tracing, log });
+  const parts = { kube, clock, informers, pageState, metrics, tracing, log };
+  const terms = lead(config, createKube(createTransport(api, { keep: false, clock })), parts);
   for (const name of ["SIGTERM", "SIGINT"]) {
     process.once(name, (signal) => {
       log.info({ signal }, "stopping");
@@ -77,6 +80,7 @@ async function pageOf({ page }: OperatorConfig, { pageState, log, rightsOf }: Pa
 
 interface Parts {
   readonly kube: Kube;
+  readonly clock: ServerClock;
   readonly informers: Informers;
   readonly pageState: PageState;
   readonly metrics: Metrics<"operator">;
@@ -85,7 +89,8 @@ interface Parts {
 }
 
 /** Runs the planes while this replica holds the lease. */
-function lead(config: OperatorConfig, leases: Kube, { kube, informers, pageState, metrics, tracing, log }: Parts): Terms {
+function lead(config: OperatorConfig, leases: Kube, parts: Parts): Terms {
+  const { kube, informers, pageState, metrics, log } = parts;
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
@@ -103,7 +108,7 @@ function lead(config: OperatorConfig, leases: Kube, { kube, informers, pageState
       // The copy may predate an outage, or lack the former leader's last writes.
       await informers.refresh();
       if (over.aborted) return async () => void metrics.set("enodia_operator_leader", 0);
-      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, pageState, metrics, tracing, log });
+      const stopPlanes = startPlanes(config, { ...parts, kube: fenced(kube, leading) });
       return async () => {
         metrics.set("enodia_operator_leader", 0);
         await stopPlanes();
@@ -132,13 +137,15 @@ function observed(controller: string, depth: () => number, { metrics, tracing, l
   };
 }
 
-function startPlanes(config: OperatorConfig, { kube, informers, pageState, metrics, tracing, log }: Parts): () => Promise<void> {
+function startPlanes(config: OperatorConfig, parts: Parts): () => Promise<void> {
+  const { kube, clock, informers, pageState, metrics, tracing, log } = parts;
   const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
   const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
   const observe = (controller: string, depth: () => number) => observed(controller, depth, { metrics, tracing, log });
   const plane: DeploymentPlane<ReturnType<typeof createRebalance>> = createDeploymentPlane({
     kube,
+    clock,
     informers,
     events,
     claims,
@@ -149,6 +156,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, pageState, metri
   });
   const training = createTrainingPlane({
     kube,
+    clock,
     informers,
     events,
     claims,

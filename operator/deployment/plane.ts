@@ -9,6 +9,7 @@ import { type Informers, PodOverlay } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { type NamespaceClaims, Permission } from "../kube/permission.ts";
 import type { Watched } from "../kube/resources.ts";
+import { ServerClock } from "../kube/server-clock.ts";
 import { StatusWriter } from "../kube/status-writer.ts";
 import { wake } from "../kube/wake.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
@@ -47,6 +48,9 @@ export interface DeploymentPlaneOptions<R extends Rebalance> {
   readonly rebalance: (deployments: Deployments) => R;
   /** The namespaces of this install; unset = all. */
   readonly claims?: NamespaceClaims;
+  /** The API server's time; without it this machine's. */
+  readonly clock?: Pick<ServerClock, "now">;
+  /** A test's, for ages too. */
   readonly now?: () => Date;
   /** How to poll download pods; the default uses TLS. */
   readonly ask?: (question: ProgressQuestion) => Promise<DownloadProgress | undefined>;
@@ -57,7 +61,7 @@ export interface DeploymentPlaneOptions<R extends Rebalance> {
 
 export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPlaneOptions<R>): DeploymentPlane<R> {
   const { kube, informers, events, settings } = options;
-  const now = options.now ?? (() => new Date());
+  const now = options.now ?? (options.clock ?? new ServerClock()).now;
   const ticks = ticksBeside(options.now);
   const event: AuthoritiesOptions["event"] = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;

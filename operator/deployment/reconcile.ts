@@ -91,9 +91,9 @@ function memoryOf(
   const { greenNoCapacity, greenBake } = blueGreen.remember;
   const { autoscaleHistory, zero } = scale.remember;
   const { canaryBake } = facts.remember;
-  const { gatewaysSinceMs } = repair.remember;
+  const { gatewaysSinceMs, goneAtMs } = repair.remember;
   return {
     ...{ jobRefused, dryRuns, greenNoCapacity, greenBake, greenRefused, surgeRefused, createError },
-    ...{ canaryBake, gatewaysSinceMs, autoscaleHistory, zero },
+    ...{ canaryBake, gatewaysSinceMs, goneAtMs, autoscaleHistory, zero },
   };
 }

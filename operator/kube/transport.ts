@@ -5,6 +5,7 @@ import https from "node:https";
 import { KubeConfig } from "@kubernetes/client-node";
 import { AppError } from "../../crds/common.ts";
 import { kubeError, unavailable } from "./errors.ts";
+import type { ServerClock } from "./server-clock.ts";
 
 /** Watches are exempt. */
 const requestTimeoutMs = 30_000;
@@ -55,15 +56,25 @@ function noCluster(message: string, cause?: unknown): AppError {
   return new AppError(message, { code: "NoCluster", operation: "finding the API server", ...(cause === undefined ? {} : { cause }) });
 }
 
-/** `keep` reuses connections. Leader election does not, since all kept ones may be dead at once. Each stream has its own. */
-export function createTransport(config: KubeConfig, { keep }: { readonly keep: boolean } = { keep: true }): Transport {
+export interface TransportOptions {
+  /** Reuses connections. Leader election does not, since all kept ones may be dead at once. Each stream has its own. */
+  readonly keep?: boolean;
+  /** Learns the API server's time. */
+  readonly clock?: Pick<ServerClock, "asks">;
+}
+
+export function createTransport(config: KubeConfig, { keep = true, clock }: TransportOptions = {}): Transport {
   const { server = "", proxyUrl } = config.getCurrentCluster() ?? {};
   const kept = { keepAlive: true, maxSockets: connectionsMax, maxFreeSockets: connectionsMax, timeout: idleMs };
   const agent = keep && !proxyUrl ? new (server.startsWith("http:") ? http : https).Agent(kept) : undefined;
   const open = async (call: Call, through?: http.Agent): Promise<http.IncomingMessage> => {
     const options: https.RequestOptions = {};
     await config.applyToHTTPSOptions(options as never);
-    return send(new URL(server.replace(/\/$/, "") + call.path), call, through ? Object.assign(options, { agent: through }) : options);
+    const told = clock?.asks();
+    const url = new URL(server.replace(/\/$/, "") + call.path);
+    const response = await send(url, call, through ? Object.assign(options, { agent: through }) : options);
+    told?.(response.headers.date);
+    return response;
   };
   return {
     async request(call) {

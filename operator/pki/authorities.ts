@@ -4,7 +4,7 @@ import { makerLabels, manager } from "../kube/adoption.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { authorityComponent } from "../kube/resources.ts";
-import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "./authority.ts";
+import { authorityIsGood, createAuthority, isIssuedBy, type KeyPairPem, validityOf } from "./authority.ts";
 import { type CertifiedKind, certifiedKind } from "./certified.ts";
 import { tlsSecrets } from "./names.ts";
 
@@ -211,7 +211,7 @@ function authorityOf({ signer, next, previous }: AuthoritySet): Authority {
 
 function factsOf({ signer, next, previous, standsSinceMs }: AuthoritySet): AuthorityFacts {
   const stage = next ? "Announced" : previous !== undefined ? "Succeeded" : "Steady";
-  return { stage, endsMs: certificateEndMs(signer.cert), standsSinceMs };
+  return { stage, ...validityOf(signer.cert), standsSinceMs };
 }
 
 const hourMs = 3600_000;
@@ -229,6 +229,8 @@ export const endingMs = hourMs;
 
 export interface AuthorityFacts {
   readonly stage: "Steady" | "Announced" | "Succeeded";
+  /** Later than now where a clock was ahead: nobody accepts the signing CA yet. */
+  readonly beginsMs: number;
   readonly endsMs: number;
   /** Unix ms since which every Secret matches the stage; undefined where unknown. */
   readonly standsSinceMs: number | undefined;
@@ -248,19 +250,20 @@ export interface RotationStep {
 }
 
 export function rotationStep(
-  { stage, endsMs, standsSinceMs }: AuthorityFacts,
+  { stage, beginsMs, endsMs, standsSinceMs }: AuthorityFacts,
   certified: Certified,
   nowMs: number,
 ): RotationStep | undefined {
-  const end = new Date(endsMs).toISOString();
+  const early = beginsMs > nowMs;
+  const validity = early ? `begins at ${new Date(beginsMs).toISOString()}` : `ends at ${new Date(endsMs).toISOString()}`;
+  const due = early || endsMs - nowMs < renewBeforeMs;
   if (stage === "Steady")
-    return endsMs - nowMs < renewBeforeMs
-      ? { type: "announce", why: `the CA ends at ${end}: the next one is trusted from now on, and signs when all pods had it for a day` }
+    return due
+      ? { type: "announce", why: `the CA ${validity}: the next one is trusted from now on, and signs when all pods had it for a day` }
       : undefined;
-  if (stage === "Announced" && endsMs - nowMs < endingMs)
-    return { type: "succeed", why: `the CA ends at ${end}: the next one signs at once, whether or not all pods have it` };
-  if (stage === "Succeeded" && endsMs - nowMs < renewBeforeMs)
-    return { type: "drop", why: "the CA before has ended long ago, and the next renewal is due" };
+  if (stage === "Announced" && (early || endsMs - nowMs < endingMs))
+    return { type: "succeed", why: `the CA ${validity}: the next one signs at once, whether or not all pods have it` };
+  if (stage === "Succeeded" && due) return { type: "drop", why: `the CA ${validity}: the one before goes, since the next renewal is due` };
   if (!certified.all) return undefined;
   // A time in the future comes from a wrong clock.
   if (standsSinceMs === undefined || certified.changed || standsSinceMs > nowMs)

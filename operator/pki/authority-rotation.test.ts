@@ -18,6 +18,13 @@ const cases: Readonly<Record<string, Case>> = {
   "a CA with enough left is left alone": { facts: { endsMs: far }, want: undefined },
   "one with less left gets a successor, whatever becomes of the Secrets": { facts: {}, certified: { all: false }, want: "announce" },
   "one that has ended gets one too": { facts: { endsMs: now - 1 }, want: "announce" },
+  "one that is not valid yet gets one too": { facts: { beginsMs: now + 1, endsMs: far }, want: "announce" },
+  "which waits for nobody": {
+    facts: { stage: "Announced", beginsMs: now + 1, endsMs: far },
+    certified: { all: false },
+    want: "succeed",
+  },
+  "and makes way where it is not valid yet either": { facts: { stage: "Succeeded", beginsMs: now + 1, endsMs: far }, want: "drop" },
   "the Secrets are noted when all stand": { facts: { stage: "Announced" }, want: "note" },
   "and not before": { facts: { stage: "Announced" }, certified: { all: false }, want: undefined },
   "and anew when one had been changed": { facts: { stage: "Announced", standsSinceMs: long }, certified: { changed: true }, want: "note" },
@@ -47,7 +54,7 @@ const cases: Readonly<Record<string, Case>> = {
 
 for (const [what, { facts, certified, want }] of Object.entries(cases)) {
   test(what, () => {
-    const all: AuthorityFacts = { stage: "Steady", endsMs: soon, standsSinceMs: undefined, ...facts };
+    const all: AuthorityFacts = { stage: "Steady", beginsMs: 0, endsMs: soon, standsSinceMs: undefined, ...facts };
     assert.equal(rotationStep(all, { ...standing, ...certified }, now)?.type, want);
   });
 }

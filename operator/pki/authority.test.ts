@@ -3,7 +3,7 @@ import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
 import { test } from "node:test";
 import tls from "node:tls";
-import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, issueLeaf, leafIsGood } from "./authority.ts";
+import { authorityIsGood, createAuthority, isIssuedBy, issueLeaf, leafIsGood, validityOf } from "./authority.ts";
 
 const names = { dns: ["rank-0.moe.ns.enodia"], uri: "spiffe://enodia/ns/moe/moe-0-abcde" };
 const now = new Date();
@@ -16,7 +16,7 @@ test("a leaf names its rank and pod and is signed by the deployment's CA", async
   assert.ok(cert.verify(new X509Certificate(ca.cert).publicKey));
   assert.ok(cert.checkIssued(new X509Certificate(ca.cert)));
   assert.equal(await isIssuedBy(ca.cert, leaf.cert), true);
-  assert.ok(certificateEndMs(leaf.cert) < certificateEndMs(ca.cert));
+  assert.ok(validityOf(leaf.cert).endsMs < validityOf(ca.cert).endsMs);
 });
 
 test("two ends with leaves of one CA meet over mutual TLS, and a stranger is refused", async () => {
@@ -51,6 +51,7 @@ test("a leaf is renewed when it is old, of other names, of another CA, or garbag
   assert.equal(await leafIsGood(ca, leaf.cert, names, now), true);
   assert.equal(await leafIsGood(ca, leaf.cert, names, inDays(200)), true);
   assert.equal(await leafIsGood(ca, leaf.cert, names, inDays(300)), false);
+  assert.equal(await leafIsGood(ca, leaf.cert, names, inDays(-1)), false, "nobody accepts it yet");
   assert.equal(await leafIsGood(ca, leaf.cert, { ...names, dns: ["rank-1.moe.ns.enodia"] }, now), false);
   assert.equal(await leafIsGood(await createAuthority("other", now), leaf.cert, names, now), false);
   assert.equal(await leafIsGood(ca, "garbage", names, now), false);

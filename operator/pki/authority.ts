@@ -10,8 +10,8 @@ const caDays = 3650;
 const leafDays = 365;
 /** A leaf is renewed when less than this fraction of its life is left. */
 const renewBelow = 1 / 3;
-/** Clocks differ; certificates are valid from a little before now. */
-const backdateMs = 5 * 60_000;
+/** Pods whose clocks are behind by less accept a certificate at once. */
+const backdateMs = 3600_000;
 
 const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 
@@ -73,13 +73,13 @@ export async function issueLeaf(authority: KeyPairPem, names: LeafNames, now: Da
   return { cert: cert.toString("pem"), key: await exportKey(keys.privateKey) };
 }
 
-/** It is readable, signed by this authority, has these names, and is not near its end. */
+/** It is readable, signed by this authority, has these names, is valid already, and is not near its end. */
 export async function leafIsGood(authority: KeyPairPem, certPem: string, names: LeafNames, now: Date): Promise<boolean> {
   try {
     const issuer = new x509.X509Certificate(authority.cert);
     const cert = new x509.X509Certificate(certPem);
     const life = cert.notAfter.getTime() - cert.notBefore.getTime();
-    if (cert.notAfter.getTime() - now.getTime() < life * renewBelow) return false;
+    if (cert.notBefore > now || cert.notAfter.getTime() - now.getTime() < life * renewBelow) return false;
     const san = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.toJSON() ?? [];
     const have = san.map((name) => name.value).sort();
     if (JSON.stringify(have) !== JSON.stringify([...names.dns, names.uri].sort())) return false;
@@ -111,8 +111,11 @@ export async function authorityIsGood({ cert, key }: KeyPairPem): Promise<boolea
   }
 }
 
-/** Unix ms. */
-export const certificateEndMs = (certPem: string): number => new x509.X509Certificate(certPem).notAfter.getTime();
+/** Unix ms of its validity. */
+export function validityOf(certPem: string): { readonly beginsMs: number; readonly endsMs: number } {
+  const { notBefore, notAfter } = new x509.X509Certificate(certPem);
+  return { beginsMs: notBefore.getTime(), endsMs: notAfter.getTime() };
+}
 
 async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
   return x509.PemConverter.encode(await webcrypto.subtle.exportKey("pkcs8", key), "PRIVATE KEY");

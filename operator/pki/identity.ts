@@ -11,6 +11,9 @@ import type { CertifiedKind } from "./certified.ts";
 import { type Role, roleServerNames, tlsSecrets, workerServerName } from "./names.ts";
 
 const recheckMs = 3600_000;
+/** What was made or checked by a clock that was ahead by more counts no longer. */
+const aheadMsMax = recheckMs;
+const holds = (atMs: number, forMs: number, nowMs: number): boolean => nowMs > atMs - aheadMsMax && nowMs < atMs + forMs;
 
 export interface PodIdentity {
   readonly name: string;
@@ -28,9 +31,9 @@ export interface IdentitiesOptions {
 
 export class Identities {
   readonly #options: IdentitiesOptions;
-  readonly #operator = new Map<string, { readonly identity: Identity; readonly until: number }>();
+  readonly #operator = new Map<string, { readonly identity: Identity; readonly atMs: number }>();
   /** Keys are those of the Secrets. */
-  readonly #checked = new Map<string, { readonly owner: string; readonly bundle: string; readonly until: number }>();
+  readonly #checked = new Map<string, { readonly owner: string; readonly bundle: string; readonly atMs: number }>();
   readonly #changed = new Set<string>();
 
   constructor(options: IdentitiesOptions) {
@@ -80,11 +83,11 @@ export class Identities {
     const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid } });
     const at = now();
     const known = this.#operator.get(uid);
-    if (known && known.identity.ca === bundle && known.until > at.getTime()) return known.identity;
+    if (known && known.identity.ca === bundle && holds(known.atMs, 24 * recheckMs, at.getTime())) return known.identity;
     const scope = of.scope(ref.name);
     const leaf = { dns: [`operator.${scope}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${scope}/operator` };
     const identity = { ...(await issueLeaf(signer, leaf, at)), ca: bundle };
-    this.#operator.set(uid, { identity, until: at.getTime() + 24 * recheckMs });
+    this.#operator.set(uid, { identity, atMs: at.getTime() });
     return identity;
   }
 
@@ -105,11 +108,11 @@ export class Identities {
     const key = keyOf({ namespace: subject.metadata.namespace, name: secretName });
     const authority = await authorities.of(subject);
     const { bundle } = authority;
-    const at = now().getTime();
+    const atMs = now().getTime();
     const known = this.#checked.get(key);
-    if (known && known.owner === owner.uid && known.bundle === bundle && known.until > at) return;
+    if (known && known.owner === owner.uid && known.bundle === bundle && holds(known.atMs, recheckMs, atMs)) return;
     // This is recorded before the check, so that a change during it counts.
-    this.#checked.set(key, { owner: owner.uid, bundle, until: at + recheckMs });
+    this.#checked.set(key, { owner: owner.uid, bundle, atMs });
     try {
       await this.#write(subject, authority, { secretName, leaf, owner });
     } catch (error) {

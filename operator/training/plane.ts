@@ -10,6 +10,7 @@ import type { EventRecorder } from "../kube/events.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import type { Watched } from "../kube/resources.ts";
+import { ServerClock } from "../kube/server-clock.ts";
 import { type StatusEvent, type StatusKind, StatusWriter } from "../kube/status-writer.ts";
 import { wake } from "../kube/wake.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
@@ -36,6 +37,9 @@ export interface TrainingPlaneOptions {
   /** `namespace`: the operator's, which holds the CAs. */
   readonly settings: TrainingSettings & { readonly namespace: string };
   readonly ask?: (question: Question) => Promise<PodReport | undefined>;
+  /** The API server's time; without it this machine's. */
+  readonly clock?: Pick<ServerClock, "now">;
+  /** A test's, for ages too. */
   readonly now?: () => Date;
   readonly observe?: Observe;
 }
@@ -47,7 +51,7 @@ export interface TrainingPlane {
 
 export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlane {
   const { kube, informers, events, settings, claims } = options;
-  const now = options.now ?? (() => new Date());
+  const now = options.now ?? (options.clock ?? new ServerClock()).now;
   const ticks = ticksBeside(options.now);
   const event: JobEvent = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;

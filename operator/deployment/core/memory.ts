@@ -32,6 +32,8 @@ export interface Memory {
   readonly greenBake: Watched | undefined;
   /** Since when stopping ranks wait for gateways. */
   readonly gatewaysSinceMs: number | undefined;
+  /** When the grace periods of terminating pods are over, by uid and on the monotonic clock. */
+  readonly goneAtMs: ReadonlyMap<string, number>;
   readonly autoscaleHistory: History;
   /** The autoscaler is about to set 0, or somebody else has. */
   readonly zero: "going" | "others" | undefined;
@@ -47,6 +49,7 @@ export const noMemory: Memory = {
   canaryBake: undefined,
   greenBake: undefined,
   gatewaysSinceMs: undefined,
+  goneAtMs: new Map(),
   autoscaleHistory: [],
   zero: undefined,
 };

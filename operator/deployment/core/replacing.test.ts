@@ -23,7 +23,7 @@ const cordoned = (rank: number, more: Partial<PodFacts> = {}) => pod(rank, { mus
 const old = (rank: number, more: Partial<PodFacts> = {}) => pod(rank, { templateHash: "old", ...more });
 const leaving = (reason: "Roll" | "Evict" | "Shrink") => ({ leaving: { reason, sinceMs: now.getTime() } });
 const evicted = (rank: number, more: Partial<PodFacts> = {}) =>
-  pod(rank, { terminating: true, mustGo: "evicted", goneByMs: now.getTime() + 60_000, ...more });
+  pod(rank, { terminating: true, mustGo: "evicted", goneInMs: 60_000, ...more });
 const starting = (rank: number) => pod(rank, { ready: false });
 const pending = (rank: number) => pod(rank, { ready: false, node: undefined, problem: "Unschedulable: 0/3 nodes are available" });
 const drained = (rank: number, phase: "Drained" | "Blocked" | "Moving" = "Drained") => ({

@@ -30,7 +30,8 @@ export interface PodFacts extends WorkerPod {
   readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
   /** Why it must leave its node; empty when it may stay. */
   readonly mustGo: string;
-  readonly goneByMs: number | undefined;
+  /** What is left of its grace period, counted by this process; undefined unless it terminates. */
+  readonly goneInMs: number | undefined;
   /** Unix ms since which it is not Ready; undefined while it is. */
   readonly unreadySinceMs: number | undefined;
   readonly restarts: number;

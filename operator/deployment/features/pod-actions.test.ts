@@ -54,12 +54,12 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     want: ["delete 0 (PodFailed)", "create 0"],
   },
   "the rank of a terminating pod is not taken while it may still run: another is made in its place": {
-    world: { pods: [pod(0, { terminating: true, goneByMs: now.getTime() + 5000 })] },
+    world: { pods: [pod(0, { terminating: true, goneInMs: 5000 })] },
     ranks: 1,
     want: ["create 1"],
   },
   "a pod that outstays its grace period is forced out": {
-    world: { pods: [pod(0, { terminating: true, goneByMs: now.getTime() - 10_000 })] },
+    world: { pods: [pod(0, { terminating: true, goneInMs: -10_000 })] },
     ranks: 1,
     want: ["delete 0 now (StuckTerminating)", "create 0"],
   },

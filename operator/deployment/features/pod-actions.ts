@@ -112,16 +112,15 @@ function earliest(times: readonly (number | undefined)[]): number | undefined {
 function removals(snapshot: Snapshot): { actions: Action[]; againInMs: number | undefined } {
   const actions: Action[] = [];
   let againInMs: number | undefined;
-  const now = snapshot.now.getTime();
   for (const pod of snapshot.pods) {
     if (pod.lost)
       actions.push({ type: "delete", pod, force: true, reason: "NodeLost", why: `neither node ${pod.node ?? "?"} nor the rank answers` });
     else if (pod.terminal && !pod.terminating)
       actions.push({ type: "delete", pod, force: false, reason: "PodFailed", why: pod.problem || "it ended" });
-    else if (pod.goneByMs !== undefined) {
-      const overdue = now - (pod.goneByMs + terminatingSlackMs);
-      if (overdue >= 0) actions.push({ type: "delete", pod, force: true, reason: "StuckTerminating", why: "its grace period is over" });
-      else againInMs = Math.min(againInMs ?? Number.POSITIVE_INFINITY, -overdue);
+    else if (pod.goneInMs !== undefined) {
+      const leftMs = pod.goneInMs + terminatingSlackMs;
+      if (leftMs <= 0) actions.push({ type: "delete", pod, force: true, reason: "StuckTerminating", why: "its grace period is over" });
+      else againInMs = Math.min(againInMs ?? Number.POSITIVE_INFINITY, leftMs);
     }
   }
   const byRank = new Map<number, PodFacts>();

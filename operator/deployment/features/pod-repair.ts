@@ -16,9 +16,12 @@ export const repair = feature({
     const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes: template.limitBytes, surgeError });
     const held = afterGateways(step, snapshot, { gateways: gatewayModels.length, sinceMs: gatewaysSinceMs, nowMs: ticksMs });
     const orphans = orphanRemovals(snapshot, target.ranks, createError || impossible(spec));
-    return { step: held.step, orphans, remember: { gatewaysSinceMs: held.sinceMs } };
+    return { step: held.step, orphans, remember: { gatewaysSinceMs: held.sinceMs, goneAtMs: goneAtMs(snapshot, ticksMs) } };
   },
 });
+
+const goneAtMs = ({ pods }: Snapshot, ticksMs: number): ReadonlyMap<string, number> =>
+  new Map(pods.flatMap(({ uid, goneInMs }) => (goneInMs === undefined ? [] : [[uid, ticksMs + goneInMs] as const])));
 
 /** Why no rank can be created; empty when one can. */
 export function impossible({ successor, refusals, failure }: Spec): string {

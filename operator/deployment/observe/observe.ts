@@ -15,7 +15,7 @@ import type { Refusal } from "../../kube/refusal-text.ts";
 import type { Front } from "../core/green-look.ts";
 import type { Memory } from "../core/memory.ts";
 import { hasFallen, ownership } from "../core/replicas-owner.ts";
-import { living, type PodFacts, type RouteFacts } from "../core/snapshot.ts";
+import { living, type ObservedPod, type PodFacts, type RouteFacts } from "../core/snapshot.ts";
 import { names, type Settings } from "../objects/context.ts";
 import { downloadJobName, modelOfPod, modelPlace, oneNodeOnly, workFolders } from "../objects/model-place.ts";
 import { workerHash } from "../objects/pod-hash.ts";
@@ -88,7 +88,8 @@ export async function observe(
   const view = rebalance.view(metadata.uid);
   const nodes = nodesSeen(informers, spec.scheduling.topology?.key);
   const own = ownPods(deps, deployment);
-  const workers = own.workers.flatMap((pod) => podFacts(pod, nodes, at) ?? []);
+  const ticksMs = deps.ticks();
+  const workers = own.workers.flatMap((pod) => counted(podFacts(pod, nodes, at), memory.goneAtMs, ticksMs));
   const pods = withLosses(workers, view, warmMs > 0);
   const revisions = store.revisions(metadata);
   const use = inUse(deployment, { revisions, pods, settings });
@@ -99,7 +100,7 @@ export async function observe(
   const green = greenOf(deps, deployment, nodes);
   const served = (resource: Parameters<Informers["served"]>[0]) => informers.served(resource, metadata.namespace);
   return Object.freeze({
-    ...{ now, ticksMs: deps.ticks(), warmMs, deployment, unreadable, settings, memory, pods, revisions, view, ...source },
+    ...{ now, ticksMs, warmMs, deployment, unreadable, settings, memory, pods, revisions, view, ...source },
     ...numberOf(object, deployment, isLatest),
     natsCredentials,
     orphans: orphansOf(own.others, metadata.name, nodes, at),
@@ -114,6 +115,12 @@ export async function observe(
     route: routeFacts(served(resources.httpRoutes), ownObject(informers.get("httpRoutes", metadata), metadata.uid)),
     gangs: chooseScheduler(spec, served),
   });
+}
+
+/** The grace period of a pod from when this process first saw it terminate, whatever clocks say. */
+function counted(pod: ObservedPod | undefined, goneAtMs: Memory["goneAtMs"], ticksMs: number): ObservedPod[] {
+  if (pod?.goneInMs === undefined) return pod ? [pod] : [];
+  return [{ ...pod, goneInMs: Math.min(pod.goneInMs, (goneAtMs.get(pod.uid) ?? Number.POSITIVE_INFINITY) - ticksMs) }];
 }
 
 const ownObject = (object: KubeObject | undefined, uid: string): KubeObject | undefined =>

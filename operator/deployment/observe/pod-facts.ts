@@ -165,7 +165,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     zone: node ? nodes.zone(node) : undefined,
     rack: node ? nodes.rack(node) : undefined,
     ready,
-    unreadySinceMs: ready ? undefined : Date.parse(readiness?.lastTransitionTime ?? "") || createdMs,
+    unreadySinceMs: ready ? undefined : notBefore(createdMs, readiness?.lastTransitionTime),
     restarts: Math.max(0, ...status.containerStatuses.map(({ restartCount }) => restartCount)),
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
@@ -177,10 +177,18 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     createdMs,
     leaving: leaving(pod),
     mustGo: mustGo(spec, status, nodes),
-    goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
+    goneInMs: graceMs(pod),
     problem: problem(pod, status, now) || unheard(pod, parsed.data, now),
   };
 }
+
+/** The clock of a node may be behind: nothing happens to a pod before it exists. */
+const notBefore = (createdMs: number, time: string | undefined): number => Math.max(createdMs, Date.parse(time ?? "") || 0);
+
+/** Kubernetes' default. */
+const graceSeconds = 30;
+const graceMs = ({ metadata: { deletionTimestamp, deletionGracePeriodSeconds = graceSeconds } }: KubeObject): number | undefined =>
+  deletionTimestamp === undefined ? undefined : deletionGracePeriodSeconds * 1000;
 
 /** Others can write labels: a rank that no world can have is none. */
 function rankOf(label: string | undefined): number | undefined {
@@ -218,7 +226,7 @@ export function gatewayModels(pods: readonly KubeObject[], now: number): readonl
 
 function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
   const scheduled = status.conditions.find((one) => one.type === "PodScheduled" && one.status === "True");
-  return Date.parse(scheduled?.lastTransitionTime ?? "") || Date.parse(pod.metadata.creationTimestamp ?? "") || now;
+  return notBefore(Date.parse(pod.metadata.creationTimestamp ?? "") || 0, scheduled?.lastTransitionTime) || now;
 }
 
 /** Why the pod must leave: a disruption, or a taint that it does not tolerate. */

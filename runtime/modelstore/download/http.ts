@@ -198,15 +198,15 @@ function refusal(ask: Ask, response: Answer): AppError {
     return new AppError(`${shown(ask)} answered ${status}: it is not there`, { code: "SourceNotFound" });
   const passing = status === 408 || status === 425 || status === 429 || status >= 500;
   if (!passing) return new AppError(`${shown(ask)} answered ${status}${elsewhere}`, { code: "BadSource" });
-  const afterMs = retryAfterMs(response.headers.get("retry-after"));
+  const afterMs = retryAfterMs(response.headers.get("retry-after"), response.headers.get("date"));
   const retry = afterMs === undefined ? ("backoff" as const) : { afterMs };
   return new AppError(`${shown(ask)} answered ${status}`, { code: "SourceUnavailable", retry });
 }
 
-/** Seconds, or a date. */
-function retryAfterMs(text: string | null): number | undefined {
+/** Seconds, or a date by the server's clock. */
+function retryAfterMs(text: string | null, date: string | null): number | undefined {
   if (text === null || text.trim() === "") return undefined;
-  const ms = /^\d+$/.test(text.trim()) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  const ms = /^\d+$/.test(text.trim()) ? Number(text) * 1000 : Date.parse(text) - (Date.parse(date ?? "") || Date.now());
   return Number.isFinite(ms) ? Math.max(0, Math.min(ms, retryAfterMsMax)) : undefined;
 }
 

@@ -45,7 +45,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     createdMs: now.getTime() - 60_000,
     leaving: undefined,
     mustGo: "",
-    goneByMs: undefined,
+    goneInMs: undefined,
     unreadySinceMs: (more.ready ?? true) ? undefined : now.getTime() - 1000,
     restarts: 0,
     problem: "",

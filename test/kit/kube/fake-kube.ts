@@ -135,7 +135,8 @@ export class FakeKube implements Kube {
     else if (stored.object.metadata.deletionTimestamp === undefined) {
       const grace = options.graceSeconds ?? (stored.object.spec as Json)?.terminationGracePeriodSeconds ?? 30;
       const deletionTimestamp = new Date(this.#now() + grace * 1000).toISOString();
-      this.#replace(stored, { ...clone(stored.object), metadata: { ...stored.object.metadata, deletionTimestamp } });
+      const metadata = { ...stored.object.metadata, deletionTimestamp, deletionGracePeriodSeconds: grace };
+      this.#replace(stored, { ...clone(stored.object), metadata });
     }
     return true;
   };
@@ -310,8 +311,13 @@ const idOf = (resource: Resource, ref: Ref): string => `${kindOf(resource)}/${re
 const refOf = (object: KubeObject): Ref => ({ namespace: object.metadata.namespace ?? "", name: object.metadata.name });
 
 function fixedMeta(object: KubeObject) {
-  const { uid, creationTimestamp, generation, deletionTimestamp } = object.metadata;
-  return { uid, creationTimestamp, generation, ...(deletionTimestamp ? { deletionTimestamp } : {}) } as KubeObject["metadata"];
+  const { uid, creationTimestamp, generation, deletionTimestamp, deletionGracePeriodSeconds } = object.metadata;
+  return {
+    uid,
+    creationTimestamp,
+    generation,
+    ...(deletionTimestamp ? { deletionTimestamp, deletionGracePeriodSeconds } : {}),
+  } as KubeObject["metadata"];
 }
 
 function withoutStatus(object: KubeObject): Json {
