@@ -191,6 +191,18 @@ test("progress, the curve and the result are in the status", () => {
   assert.equal(done.progress, "100%");
 });
 
+test("what somebody wrote into the status of a job that is over does not stand", () => {
+  const lost = decide(observed({ pods: [pod({ over: failed("NonFiniteLoss", false) })] })).status;
+  for (const end of [done, lost]) {
+    const conditions = end.conditions?.map((one) => (one.type === "Running" ? { ...one, status: "True" as const, message: "x" } : one));
+    const { result: _lost, ...others } = end;
+    const edited = { ...others, conditions, replicas: 3, ...(end === done && { step: 1, progress: "1%" }) };
+    assert.deepEqual(decide(observed({ status: edited })).status, end);
+  }
+  const suspended = decide(observed({ job: job({ suspend: true }), status: done }));
+  assert.deepEqual(suspended.status, done, "and no later wish changes it");
+});
+
 type Fate = "Complete" | "Crash" | "Evict";
 /** A world with a status, pods and a crash after a number of writes. */
 class World {

@@ -46,9 +46,16 @@ const attemptOf = ({ attempts = [] }: MoETrainingJobStatus, rank: number): numbe
 const deleted = (pods: readonly PodView[]): Action[] =>
   pods.filter(({ deleting }) => !deleting).map(({ name, uid }) => ({ kind: "delete", name, uid }));
 
+/** What is known of an end is said again, whatever somebody wrote into the status. */
+function overState({ conditions = [] }: MoETrainingJobStatus): State {
+  const failed = conditions.find(({ type, status }) => type === "Failed" && status === "True");
+  if (isTrue({ conditions }, "Complete") || failed === undefined) return { kind: "complete" };
+  return { kind: "over", why: failed.message };
+}
+
 export function decide(given: Observed): Decision {
   const { pods } = given;
-  if (isOver(given.status)) return decision(given, { state: { kind: "over" }, actions: deleted(pods) });
+  if (isOver(given.status)) return decision(given, { state: overState(given.status), actions: deleted(pods) });
   let observed = given;
   let endState: AloneState | undefined;
   // Each iteration counts the end of one pod, whose attempt is then over.

@@ -18,7 +18,7 @@ export type PodEnd = NonNullable<MoETrainingJobStatus["lastFailure"]>;
 export type Refusal = NonNullable<MoETrainingJobStatus["refusal"]>;
 
 export type State = { readonly report?: TrainingReport | undefined } & (
-  | { readonly kind: "over" }
+  | { readonly kind: "over"; readonly why: string }
   | { readonly kind: "complete" }
   | { readonly kind: "failed"; readonly reason: TrainingFailure; readonly message: string; readonly failure: PodEnd }
   | { readonly kind: "restarting"; readonly restarts: number; readonly failure: PodEnd }
@@ -126,10 +126,10 @@ function running(judged: Judged): Verdict | undefined {
   const { job, state } = judged;
   const at = `step ${stepOf(judged)} of ${job.spec.steps}`;
   switch (state.kind) {
-    case "over":
-      return undefined;
     case "complete":
       return verdict("False", "Complete", `all ${job.spec.steps} steps are done`);
+    case "over":
+      return verdict("False", "Failed", state.why);
     case "failed":
       return verdict("False", "Failed", state.message);
     case "suspended":
@@ -165,7 +165,7 @@ function conditionsOf(judged: Judged): Condition[] {
     Running: running(judged),
     Complete: state.kind === "complete" ? verdict("True", "AllStepsDone", `the model is in ${job.spec.output.uri}/store`) : undefined,
     Failed: state.kind === "failed" ? verdict("True", state.reason, state.message) : undefined,
-    Suspended: state.kind === "suspended" ? verdict("True", "Requested", "spec.suspend is true") : suspendedBefore(before, state),
+    Suspended: state.kind === "suspended" ? verdict("True", "Requested", "spec.suspend is true") : suspendedBefore(before, judged),
   };
   // Conditions of others stay untouched.
   return Object.entries(verdicts).flatMap(([type, next]): Condition[] => {
@@ -176,8 +176,8 @@ function conditionsOf(judged: Judged): Condition[] {
 }
 
 /** A job that was never suspended has no such condition. */
-function suspendedBefore(before: readonly Condition[], state: State): Verdict | undefined {
-  if (state.kind === "over" || !before.some(({ type }) => type === "Suspended")) return undefined;
+function suspendedBefore(before: readonly Condition[], { job, state }: Judged): Verdict | undefined {
+  if (state.kind === "over" || job.spec.suspend || !before.some(({ type }) => type === "Suspended")) return undefined;
   return verdict("False", "Resumed", "spec.suspend is false");
 }
 
@@ -187,7 +187,7 @@ function resultOf({ job, status, state, now }: Judged): Pick<MoETrainingJobStatu
   const { uri } = job.spec.output;
   const adapters = job.spec.adapters === "" ? undefined : `${uri}/adapters`;
   const found = { store: `${uri}/store`, huggingface: `${uri}/huggingface`, ...(adapters && { adapters }) };
-  return { result: found, completionTime: rfc3339(now) };
+  return { result: found, completionTime: completionTime ?? rfc3339(now) };
 }
 
 export function statusOf(judged: Judged): MoETrainingJobStatus {

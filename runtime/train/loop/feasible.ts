@@ -17,6 +17,7 @@ import { outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
 import { contextInWorld, firstRanks } from "../worlds/group.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { checkStages, digestOf, openData, stepToGoOnFrom } from "./before.ts";
+import { isFinished } from "./finished.ts";
 import { evenRanks, leastOf, rankedModel } from "./needs.ts";
 import { type Stage, stagesAfter, stagesOf } from "./stages.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./train-settings.ts";
@@ -67,6 +68,7 @@ export async function checkRun(asked: AskedRun): Promise<Feasible> {
   for (const each of worlds) checkSettings(each, source.program.maxContext);
   const stages = stagesOf(settings);
   await checkStages(settings, source, { ranks: Math.max(...sizesOf(asked, ranks)), memory });
+  await isFinished(settings, source, { world: worlds.length > 1 ? 0 : undefined, weights: false }); // Throws for another run's result.
   const start = await openStart(source, settings, false);
   await start.close();
   const opened = { asked, settings, source, stages, weights: start.weights };

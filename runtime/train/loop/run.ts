@@ -19,6 +19,7 @@ import { type Clocked, recordedBackend, recordedContext } from "../trace/recorde
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { checkStages, digestOf, openData, resultAt, stepToGoOnFrom } from "./before.ts";
+import { isFinished, markFinished } from "./finished.ts";
 import { evenRanks, rankedModel } from "./needs.ts";
 import type { Machine } from "./run-step.ts";
 import { type Made, Metrics, makeSteps, type Opened, type Run } from "./run-steps.ts";
@@ -163,6 +164,8 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
     await mayWrite();
     await writeTrainedFolder(trained, folder);
     if (description !== undefined) await writeAdapters({ layout, parameters }, adapters, description);
+    await mayWrite();
+    await markFinished(settings, identity);
   } finally {
     await saved.close();
   }
@@ -180,8 +183,10 @@ export async function train(settings: TrainSettings, ports: TrainPorts, context:
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const checkpoints = join(settings.out, "checkpoints");
+  const finished = !leaves(place) && (await isFinished(settings, source, { world: place.group?.world }));
   let placed: Placed = { settings, source, context: place, recorder, checkpoints };
   const stages = stagesOf(settings);
+  if (finished) return complete(placed, unfinished(placed, settings.schedule.steps), trainedModel(source, settings, stages.length - 1));
   if (!leaves(place)) await checkStages(settings, source, { ranks: place.facts.node.length });
   let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
@@ -213,6 +218,11 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
   folder: undefined,
 });
 
+function complete({ settings }: Placed, end: RunEnd, { description }: TrainedModel): RunEnd {
+  const { adapters, ...folders } = resultFolders(resultAt(settings));
+  return { ...end, ...folders, ...(description !== undefined && { adapters }) };
+}
+
 function fitsHere({ settings, source, context }: Placed, stage: Stage): boolean {
   const { facts } = context;
   if ((settings.ranksMax ?? 0) <= facts.node.length) return true;
@@ -238,8 +248,7 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
     const end = unfinished(placed, step, loss);
     if (!all || step < settings.schedule.steps) return { ...end, all };
     if (first && (context.group?.world ?? 0) === 0) await writeResult(run);
-    const { adapters, ...folders } = resultFolders(resultAt(settings));
-    return { ...end, ...folders, ...(model.description !== undefined && { adapters }), all };
+    return { ...complete(placed, end, model), all };
   } finally {
     await corpus.close();
     await validation?.close();

@@ -41,6 +41,14 @@ const settings: TrainSettings = {
   checkpoint: { everySteps: 3, keep: 2 },
 };
 
+async function otherData(): Promise<string> {
+  const [from, out] = [join(folder, "other-text"), join(folder, "other-data")];
+  mkdirSync(from);
+  writeFileSync(join(from, "a.txt"), "Another text altogether. ".repeat(60));
+  await importText({ from: [from], model: tinyModel.dir, out, overwrite: false });
+  return out;
+}
+
 interface Seen {
   readonly steps: StepReport[];
   readonly validation: number[];
@@ -108,6 +116,35 @@ for (const stopAfter of [0, 1, 3, 5]) {
     assert.equal(metrics, readFileSync(join(settings.out, "metrics.jsonl"), "utf8"));
   });
 }
+
+test("a finished result is found again without its checkpoints, and nothing trains over it", async () => {
+  const given = { ...settings, out: join(folder, "finished") };
+  await run(given);
+  rmSync(join(given.out, "checkpoints"), { recursive: true });
+  const again = await run(given);
+  const { store, folder: exported, step } = again.end;
+  assert.deepEqual([again.seen.steps, step, store, exported], [[], 8, join(given.out, "store"), join(given.out, "huggingface")]);
+  const changes = { seed: 9, clip: 2, data: await otherData(), schedule: { ...settings.schedule, steps: 9 } };
+  for (const [name, value] of Object.entries(changes))
+    await assert.rejects(run({ ...given, [name]: value }), {
+      code: "BadCheckpoint",
+      message: /finished\.json: was made with .*another --out/,
+    });
+  assert.equal(digestOf(given.out), digestOf(settings.out));
+  writeFileSync(join(given.out, "finished.json"), "{}");
+  await assert.rejects(run(given), { code: "BadCheckpoint", message: /finished\.json: .*remove it/ });
+  rmSync(join(given.out, "store"), { recursive: true });
+  assert.equal((await run(given)).seen.steps.length, 8, "a result that was removed is made again");
+});
+
+test("by a constant rate a finished run can be gone on with, and not back", async () => {
+  const schedule = { ...settings.schedule, name: "constant" as const, floor: 0 };
+  const of = (steps: number) => ({ ...settings, out: join(folder, "longer"), schedule: { ...schedule, steps } });
+  await run(of(2));
+  assert.equal((await run(of(3))).seen.steps.length, 1);
+  rmSync(join(of(3).out, "checkpoints"), { recursive: true });
+  await assert.rejects(run(of(2)), { code: "BadCheckpoint", message: /is of step 3, and --steps is 2/ });
+});
 
 test("checkpoints beyond the newest two are dropped; one without a manifest is none", async () => {
   const checkpoints = join(settings.out, "checkpoints");

@@ -19,10 +19,12 @@ const folderName = /^step-(\d{8})$/;
 
 export type Identity = Readonly<Record<string, string | number>>;
 
+export const identitySchema = z.record(z.string(), z.union([z.string(), z.number()]));
+
 const manifestSchema = z.object({
   version: z.literal(checkpointVersion),
   step: z.number().int().min(0),
-  identity: z.record(z.string(), z.union([z.string(), z.number()])),
+  identity: identitySchema,
   parts: z.array(
     z.object({
       file: z.string().regex(/^[\w-]+\.bin$/),
@@ -212,6 +214,15 @@ function otherNumerics(path: string, made: unknown, here: unknown): AppError {
   return new AppError(message, { code: "OtherNumerics", operation: "reading a checkpoint" });
 }
 
+/** Throws AppError `BadCheckpoint` for what another run made, and `OtherNumerics` where this machine computes other bits. */
+export function checkIdentity(path: string, made: Identity, own: Identity): void {
+  for (const [name, value] of Object.entries(own)) {
+    if (made[name] === value) continue;
+    if (name === "numerics") throw otherNumerics(path, made[name], value);
+    throw bad(path, `was made with ${name} ${made[name]}, this run has ${value}; give the same, or another --out`);
+  }
+}
+
 /** A checkpoint of a step, whose units are checked against their hashes when they are read. */
 export class SavedModel {
   readonly #folder: string;
@@ -241,11 +252,7 @@ export class SavedModel {
     if (!parsed.success) throw bad(path, `field ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}; ${remedy}`);
     const { data } = parsed;
     if (data.step !== step) throw bad(path, `is of step ${data.step}; ${remedy}`);
-    for (const [name, value] of Object.entries(identity)) {
-      if (data.identity[name] === value) continue;
-      if (name === "numerics") throw otherNumerics(path, data.identity[name], value);
-      throw bad(path, `was made with ${name} ${data.identity[name]}, this run has ${value}; give the same, or another --out`);
-    }
+    checkIdentity(path, data.identity, identity);
     for (const [index, { name, units }] of layout.parts.entries()) {
       const part = data.parts[index];
       if (part?.file !== `${name}.bin` || part.units.length !== units.length) throw bad(path, `has not the parts of this model; ${remedy}`);
