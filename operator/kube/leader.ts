@@ -36,11 +36,22 @@ interface LeaseSpec {
 
 type Attempt = "held" | "taken" | "retry";
 
+/** How long a lease stands unchanged: from when its first answer came, which a link may have held for long, until the last was asked for. */
+export class Standstill {
+  #version: string | undefined;
+  #since = 0;
+
+  ms(version: string, { askedAt, answeredAt }: { readonly askedAt: number; readonly answeredAt: number }): number {
+    if (this.#version !== version) [this.#version, this.#since] = [version, answeredAt];
+    return askedAt - this.#since;
+  }
+}
+
 export class LeaderElection {
   readonly #options: LeaderOptions;
   readonly #clock: Clock;
   readonly #timing: LeaderTiming;
-  #seen: { version: string; at: number } | undefined;
+  readonly #standstill = new Standstill();
   #leading = false;
   #renewedAt = 0;
   #stopped = false;
@@ -125,7 +136,7 @@ export class LeaderElection {
   }
 
   /**
-   * Takes or renews the lease. Ours counts from before the request, others' from after the answer, which a link may have held for long.
+   * Takes or renews the lease, which then counts from before the request.
    * `retry`: somebody wrote in between, perhaps a late request of ours.
    */
   async #tryHold(waited: AbortSignal): Promise<Attempt> {
@@ -135,9 +146,8 @@ export class LeaderElection {
     waited.throwIfAborted();
     if (!lease) return this.#create(before, waited);
     const spec = specOf(lease);
-    const version = lease.metadata.resourceVersion ?? "";
-    if (this.#seen?.version !== version) this.#seen = { version, at: this.#clock.now() };
-    const free = !spec.holderIdentity || before - this.#seen.at > this.#timing.leaseMs;
+    const stands = this.#standstill.ms(lease.metadata.resourceVersion ?? "", { askedAt: before, answeredAt: this.#clock.now() });
+    const free = !spec.holderIdentity || stands > this.#timing.leaseMs;
     const ours = spec.holderIdentity === identity;
     if (!ours && !free) {
       this.#options.onTaken?.(spec.holderIdentity ?? "");
@@ -165,9 +175,8 @@ export class LeaderElection {
 
   async #attempt(before: number, waited: AbortSignal, write: () => Promise<KubeObject>): Promise<Attempt> {
     try {
-      const written = await write();
+      await write();
       waited.throwIfAborted();
-      this.#seen = { version: written.metadata.resourceVersion ?? "", at: this.#clock.now() };
       this.#renewedAt = before;
       return "held";
     } catch (error) {
@@ -190,7 +199,7 @@ export class LeaderElection {
 const leaseManager = "enodia-leader";
 
 /** Only people and tools read this time. */
-const writtenTime = (): string => new Date().toISOString().replace("Z", "000Z");
+const writtenTime = (): string => new Date(Date.now()).toISOString().replace("Z", "000Z");
 
 function specOf(lease: KubeObject): LeaseSpec {
   return (lease.spec as LeaseSpec | undefined) ?? {};

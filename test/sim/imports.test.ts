@@ -69,6 +69,7 @@ const around = [
   "troubles.ts",
   "oracle.ts",
   "faults.ts",
+  "leaders.ts",
   "plants.ts",
   "search.ts",
   "training.ts",

@@ -4,6 +4,7 @@
 import { fork } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { type FaultRun, faultRun } from "./faults.ts";
+import { leadersRun } from "./leaders.ts";
 import { crawl } from "./plants.ts";
 import { trainingRun } from "./training.ts";
 
@@ -14,6 +15,7 @@ const modes: Readonly<Record<string, (seed: number) => Promise<FaultRun>>> = {
   resize: (seed) => faultRun(seed, { also: ["resize"] }),
   crawl: (seed) => faultRun(seed, { only: crawl }),
   training: trainingRun,
+  leaders: leadersRun,
 };
 const seedsDefault = 1_000;
 const progressEvery = 100;
