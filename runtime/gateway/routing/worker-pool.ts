@@ -21,6 +21,8 @@ const suspectMs = 1_000;
 const reportedLoadMs = 2_000;
 /** An answer in decode counts at most this, since its length is unknown. */
 const decodeTokensCounted = 128;
+/** A stream at a rank that is no member any more stands for this long; peers may refuse what it asks of them. */
+const leftSilentMs = 2_000;
 /** A slower worker's node or link is gone. */
 const connectTimeoutMs = 2_000;
 
@@ -54,13 +56,16 @@ interface Lease {
   /** The worker has reserved a place. */
   accepted: boolean;
   readonly cut: AbortController;
+  /** Since when its next event is awaited; undefined while the client reads the last one. */
+  awaitedSince: number | undefined;
 }
 
 interface Worker {
   member: Member;
   client: InferenceClient | undefined;
   readonly leases: Set<Lease>;
-  left: boolean;
+  /** When it was no member any more. */
+  leftAt: number | undefined;
   suspectUntil: number;
   /** Undefined for a lost worker. */
   life: LifeWatch | undefined;
@@ -116,11 +121,11 @@ export class WorkerPool implements Workers {
       if (member.state === "lost") forget(worker, `rank ${member.rank} is lost`);
       else worker.life ??= this.#watch(worker);
     }
-    // A rank that left is not lost: its requests finish.
+    // A rank that left is not lost: its requests finish while tokens come.
     for (const [rank, worker] of this.#workers) {
       if (seen.has(rank)) continue;
       this.#workers.delete(rank);
-      worker.left = true;
+      worker.leftAt = this.#now();
       closeIfIdle(worker);
     }
     this.#notify();
@@ -164,6 +169,7 @@ export class WorkerPool implements Workers {
       pendingTokens: generation.prompt.length + replay.length,
       accepted: false,
       cut: new AbortController(),
+      awaitedSince: this.#now(),
     };
     worker.leases.add(lease);
     const { tracing } = this.#options;
@@ -231,7 +237,9 @@ export class WorkerPool implements Workers {
         if (event === undefined) continue;
         worker.life?.heard();
         this.#account(worker, lease, event);
+        lease.awaitedSince = undefined;
         yield event;
+        lease.awaitedSince = this.#now();
       }
     } catch (caught) {
       const error =
@@ -320,6 +328,15 @@ export class WorkerPool implements Workers {
     for (const worker of this.#watched) {
       if (worker.life === undefined) this.#watched.delete(worker);
       else worker.life.look(performance.now());
+      if (worker.leftAt !== undefined) this.#cutStanding(worker, worker.leftAt);
+    }
+  }
+
+  /** A rank that left ends its streams while their tokens come. */
+  #cutStanding({ member: { rank }, leases }: Worker, leftAt: number): void {
+    for (const { awaitedSince, cut } of leases) {
+      if (awaitedSince === undefined || this.#now() - Math.max(awaitedSince, leftAt) < leftSilentMs) continue;
+      cut.abort(new AppError(`rank ${rank} is no member any more, and sent nothing for ${leftSilentMs} ms`, { code: "Silent" }));
     }
   }
 
@@ -341,7 +358,7 @@ export class WorkerPool implements Workers {
 
 function newWorker(member: Member): Worker {
   const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
-  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...reported };
+  return { member, client: undefined, leases: new Set(), leftAt: undefined, suspectUntil: 0, life: undefined, ...reported };
 }
 
 /** Their requests continue elsewhere at once. */
@@ -363,7 +380,7 @@ function forget(worker: Worker, why: string): void {
 }
 
 function closeIfIdle(worker: Worker): void {
-  if (worker.left && worker.leases.size === 0) forget(worker, "");
+  if (worker.leftAt !== undefined && worker.leases.size === 0) forget(worker, "");
 }
 
 /** A boot id may become known later; a different one is a process with empty memory. */

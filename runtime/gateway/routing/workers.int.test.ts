@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { chat, limits, post, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, limits, post, stream, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
 import { until } from "../../../test/kit/wait.ts";
 
 const { startAll } = useGateways();
@@ -24,6 +24,21 @@ test("a worker of another wire version is asked nothing; with no other the answe
     return /rank 0 speaks another version of the wire than enodia\.runtime\.v1\.Inference/.test(error.message);
   });
 });
+
+for (const stands of [true, false])
+  test(`a stream at a rank that is no member any more ${stands ? "and stands goes on elsewhere" : "ends there while tokens come"}`, async () => {
+    const script = { delayMs: 200, before: (_at: number, sent: number) => (stands && sent === 5 ? ("silent" as const) : undefined) };
+    const { gateway, workers, url } = await startAll([script, script]);
+    const begunAt = performance.now();
+    const streamed = stream(`${url}/v1/chat/completions`, chat());
+    await until("it is under way", () => workers.some(({ active }) => active === 1));
+    const [left, other] = workers.toSorted((a, b) => b.active - a.active);
+    other!.script = {};
+    gateway.apply({ version: 2, members: [other!.member()] });
+    assert.equal((await streamed).text, expected(chatPrompt, 20));
+    assert.deepEqual([left!.requests.length, other!.requests.length], [1, stands ? 1 : 0]);
+    assert.ok(performance.now() - begunAt < 10_000, "long before a member that says nothing");
+  });
 
 test("a request that a worker refuses is the client's fault", async () => {
   const refuse = () => new AppError("no token of this model begins an object", { code: "InvalidRequest" });
