@@ -91,6 +91,10 @@ export type MemberState = (typeof memberStates)[number];
 export const failoverReasons = ["lost", "draining", "silent", "error"] as const;
 export type FailoverReason = (typeof failoverReasons)[number];
 
+/** accept: by the kernel. address, total: more than the bound. handshake: TLS was not agreed on in time. */
+export const connectionRefusals = ["accept", "address", "handshake", "total"] as const;
+export type ConnectionRefusal = (typeof connectionRefusals)[number];
+
 /** silent: no sign of life. lost: a broken connection. error: errors in answers. */
 export const suspectReasons = ["silent", "lost", "error"] as const;
 export type SuspectReason = (typeof suspectReasons)[number];

@@ -48,7 +48,7 @@ async function main(): Promise<void> {
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   const pageState = new PageState({ cache: informers, now: () => clock.now().getTime() });
-  const page = await pageOf(config, { pageState, log, rightsOf: bearersRights(api) });
+  const page = await pageOf(config, { pageState, log, metrics, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
   const checks = setInterval(() => {
@@ -68,12 +68,12 @@ async function main(): Promise<void> {
   await Promise.all([informers.stop(), server.close(), page?.close(), tracing.close()]);
 }
 
-type PageParts = Pick<Parameters<typeof servePage>[0], "pageState" | "log" | "rightsOf">;
+type PageParts = Pick<Parameters<typeof servePage>[0], "pageState" | "log" | "metrics" | "rightsOf">;
 
-async function pageOf({ page }: OperatorConfig, { pageState, log, rightsOf }: PageParts): Promise<PageServer | undefined> {
+async function pageOf({ page }: OperatorConfig, { pageState, log, metrics, rightsOf }: PageParts): Promise<PageServer | undefined> {
   if (!page) return undefined;
   const { access, port, tokenFile, namespaces } = page;
-  const served = await servePage({ pageState, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, log });
+  const served = await servePage({ pageState, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, metrics, log });
   log.info({ port: served.port, access, namespaces }, "the page is served");
   return served;
 }

@@ -66,6 +66,17 @@ test("folders import only what the table allows; what an import needs comes as a
   assert.deepEqual([...homeless, ...forbidden, ...dead.map((room) => `row "${room}" has no file`)], []);
 });
 
+test("a file that makes a listening socket bounds its connections", () => {
+  const listens = /\bcreate(?:Secure|Adaptor)?Server\b[^;]*\bfrom\b/;
+  const own = (file: string) => file.startsWith("operator/cli/"); // on loopback of a person's machine
+  const listening = product.filter(({ file, code }) => listens.test(code) && !code.includes("GrpcServer") && !own(file));
+  assert.deepEqual(
+    listening.filter(({ imports }) => !imports.some(({ target }) => target === "runtime/net/connections.ts")).map(({ file }) => file),
+    [],
+  );
+  assert.ok(listening.length >= 5, "the pattern finds them");
+});
+
 test("product code never imports tests", () => {
   assert.deepEqual(
     edges.filter(({ target }) => isTest(target)).map(({ where }) => where),

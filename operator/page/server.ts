@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
+import { Connections, type RefusalCounter, refusalReport } from "../../runtime/net/connections.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import { Access, type Answer, clusterTokenCharsMax } from "./access.ts";
 import { pageDocument, scriptFile, signInDocument, standbyDocument, styleFile } from "./document.ts";
@@ -28,8 +29,8 @@ export async function tokenIn(file: string): Promise<string | undefined> {
 
 const requestTimeoutMs = 5_000;
 const idleTimeoutMs = 5_000;
-/** Streams and as many other requests. */
-const connectionsMax = 2 * clientsMax;
+/** Streams and as many others; a proxy's clients share its address. */
+const bounds = { total: 2 * clientsMax, perAddress: clientsMax };
 const addressCharsMax = 2_048;
 /** A token whose characters the form may encode as three. */
 const bodyBytesMax = 2 * clusterTokenCharsMax;
@@ -44,6 +45,7 @@ interface PageOptions {
   /** Empty = all that the operator watches. */
   readonly namespaces?: readonly string[];
   readonly log: Log;
+  readonly metrics?: RefusalCounter | undefined;
   readonly now?: () => number;
 }
 
@@ -106,7 +108,7 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
       });
     },
   );
-  server.maxConnections = connectionsMax;
+  new Connections(server, bounds, refusalReport("page", options));
   await new Promise<void>((resolve, reject) => {
     server.once("error", (cause) => reject(new AppError(`page port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
     server.listen(port, kind === "PortForward" ? "127.0.0.1" : "0.0.0.0", resolve);

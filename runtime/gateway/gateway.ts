@@ -3,6 +3,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gatewayRank } from "../../crds/common.ts";
 import type { GatewaySettings } from "../../crds/process.ts";
+import { refusalReport } from "../net/connections.ts";
 import { createServer, grpcNetwork } from "../net/grpc.ts";
 import type { Membership } from "../net/mapping.ts";
 import { folderTls, type TlsSource } from "../net/tls.ts";
@@ -75,9 +76,10 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(() => authenticator.close());
   const tls = overrides.tls ?? folderTls(config.tlsDir);
   opened.defer(() => tls.close());
-  const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
+  const requestsMax = config.queueRequestsMax ?? queueRequestsMaxDefault;
+  const admission = new Admission(requestsMax, metrics);
   const identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
-  const wire = { tls, network: grpcNetwork, server: createServer(tls) };
+  const wire = { tls, network: grpcNetwork, server: createServer(tls, refusalReport("control", { log, metrics })) };
   // The membership comes first, since its ranks have the tokenizer.
   const { peers } = overrides;
   const members = await joinMembers({ config, identity, host, log, metrics, health, tracing, ...wire, admission, peers }, opened);
@@ -105,7 +107,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     unavailable: () => readiness.unavailable(),
     holds: () => pool.holdMs() > 0,
   });
-  const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir: config.httpTlsDir, log });
+  const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir: config.httpTlsDir, requestsMax, metrics, log });
   opened.defer(() => http.close(0));
   health.ready("start");
   log.info({ httpPort: http.port, grpcPort, model: config.servedName }, "gateway listens");

@@ -57,7 +57,11 @@ export class EngineHost implements RowsHost {
 
   constructor(options: EngineHostOptions) {
     this.options = options;
-    this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
+    this.#listener = createTlsListener(
+      options.tls,
+      { [peerAlpn]: (socket) => this.#accept(socket) },
+      ({ message }) => message && options.onProblem(message),
+    );
   }
 
   get connections(): number {

@@ -6,6 +6,7 @@ import { create } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
+import type { RefusalReport } from "./connections.ts";
 import { keepalive } from "./failure-detector.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { callHeartbeat, type HeartbeatHandler, serveHeartbeats } from "./heartbeat.ts";
@@ -56,12 +57,12 @@ export type GrpcServer = {
   close(graceMs: number): Promise<void>;
 };
 
-export function createServer(tls: TlsSource): GrpcServer {
+export function createServer(tls: TlsSource, report?: RefusalReport): GrpcServer {
   const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
   // The listener injects connections after their TLS handshake; calls still see the peer's certificate.
   const { injectConnection } = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
   const peers = new PeerServer();
-  const listener = createTlsListener(tls, { h2: injectConnection, [peerAlpn]: (socket) => peers.accept(socket) });
+  const listener = createTlsListener(tls, { h2: injectConnection, [peerAlpn]: (socket) => peers.accept(socket) }, report);
   return {
     add: (service, handlers) => {
       const implementation: Record<string, unknown> = {};

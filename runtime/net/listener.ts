@@ -1,9 +1,11 @@
 // The TLS listener of a process: one port, protocols by ALPN, client certificates of the deployment's CA.
 import type { AddressInfo, Socket } from "node:net";
 import { createServer as createListener, type TLSSocket } from "node:tls";
+import { Connections, type RefusalReport } from "./connections.ts";
 import type { TlsMaterial, TlsSource } from "./tls.ts";
 
-const handshakeMsMax = 20_000;
+/** Four of each of 1,024 ranks; of one address so many before their handshake. */
+const bounds = { total: 4_096, perAddress: 256 };
 
 export interface Listener {
   /** Binds host:port (0 = any) and returns the port. */
@@ -16,22 +18,20 @@ export interface Listener {
 export function createTlsListener(
   tls: Pick<TlsSource, "current">,
   speakers: Readonly<Record<string, (socket: TLSSocket) => void>>,
+  report?: RefusalReport,
 ): Listener {
-  // A TLS server does not track connections before their handshake ends, so an unfinished one would block its close.
-  const sockets = new Set<Socket>();
   let used: TlsMaterial | undefined;
   const protocols = Object.keys(speakers);
-  const settings = { requestCert: true, rejectUnauthorized: true, ALPNProtocols: protocols, handshakeTimeout: handshakeMsMax };
+  const settings = { requestCert: true, rejectUnauthorized: true, ALPNProtocols: protocols };
   const listener = createListener(settings, (socket) => {
     socket.on("error", () => {}); // users watch `close` or have their own handler
     socket.disableRenegotiation(); // as in HTTP/2: a caller is identified once
+    connections.use(socket);
     const speaker = speakers[socket.alpnProtocol || ""];
     if (speaker) speaker(socket);
     else socket.destroy();
   });
   listener.prependListener("connection", (socket: Socket) => {
-    sockets.add(socket);
-    socket.once("close", () => sockets.delete(socket));
     try {
       const material = tls.current();
       if (material !== used) listener.setSecureContext({ cert: material.cert, key: material.key, ca: material.ca });
@@ -40,6 +40,7 @@ export function createTlsListener(
       socket.destroy(); // a certificate without its key; newer material may be valid
     }
   });
+  const connections = new Connections(listener, bounds, report);
   return {
     listen: (host, port) =>
       new Promise((resolve, reject) => {
@@ -50,8 +51,6 @@ export function createTlsListener(
         });
       }),
     stop: () => new Promise((resolve) => listener.close(() => resolve())),
-    cut: () => {
-      for (const socket of sockets) socket.destroy();
-    },
+    cut: () => connections.cut(),
   };
 }

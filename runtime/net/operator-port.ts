@@ -1,6 +1,8 @@
 // A bounded HTTPS port on which only the operator is accepted, by mutual TLS.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
+import { type RefusalLog, refusalReport } from "./connections.ts";
 import { createTlsListener } from "./listener.ts";
 import { peerIdentity, type TlsSource } from "./tls.ts";
 
@@ -17,6 +19,7 @@ export interface OperatorPortOptions {
   readonly tls: Pick<TlsSource, "current">;
   readonly host: string;
   readonly port: number;
+  readonly log: RefusalLog;
   answer(request: IncomingMessage, response: ServerResponse): void;
 }
 
@@ -31,17 +34,16 @@ export async function listenForOperator(options: OperatorPortOptions): Promise<O
   const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, options.answer);
   server.timeout = requestMsMax;
   let open = 0;
-  const listener = createTlsListener(tls, {
-    [httpAlpn]: (socket) => {
-      const identity = peerIdentity(socket.getPeerCertificate(), namespace, scope);
-      if (identity?.role !== "operator" || open >= connectionsMax) return void socket.destroy();
-      open += 1;
-      socket.once("close", () => {
-        open -= 1;
-      });
-      server.emit("connection", socket);
-    },
-  });
+  const accept = (socket: TLSSocket): void => {
+    const identity = peerIdentity(socket.getPeerCertificate(), namespace, scope);
+    if (identity?.role !== "operator" || open >= connectionsMax) return void socket.destroy();
+    open += 1;
+    socket.once("close", () => {
+      open -= 1;
+    });
+    server.emit("connection", socket);
+  };
+  const listener = createTlsListener(tls, { [httpAlpn]: accept }, refusalReport(name, options));
   const port = await listener.listen(host, options.port).catch((cause: Error) => {
     throw new AppError(`${name} port ${options.port}: ${cause.message}`, { code: "ListenFailed", cause, retry: "backoff" });
   });

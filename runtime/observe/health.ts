@@ -1,6 +1,7 @@
 // A process's health, and its servers: /healthz and /readyz (503 with reasons) on one port for the kubelet, /metrics on another
 // (DECISIONS.md 2).
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { type RefusalCounter, refusalReport } from "../net/connections.ts";
 import { type BoundedServer, listenBounded } from "./bounded-server.ts";
 import type { Log } from "./log.ts";
 import { metricsContentType, openMetricsContentType } from "./runtime-metrics.ts";
@@ -47,7 +48,7 @@ export interface HealthServer {
   close(): Promise<void>;
 }
 
-interface Scrapable {
+interface Scrapable extends RefusalCounter {
   text(): Promise<string>;
   openMetrics(): Promise<string>;
   onCollect(callback: () => void): void;
@@ -69,9 +70,11 @@ export async function serveProbes({
   probePort,
   host,
   log,
-}: Omit<HealthServerOptions, "metrics" | "metricsPort">): Promise<BoundedServer> {
+  metrics,
+}: Omit<HealthServerOptions, "metrics" | "metricsPort"> & { readonly metrics?: RefusalCounter }): Promise<BoundedServer> {
   const at = host === undefined ? {} : { host };
-  return listenBounded({ ...at, name: "probe", port: probePort, handle: handler(probePaths(health), log) });
+  const report = refusalReport("probe", { log, metrics });
+  return listenBounded({ ...at, name: "probe", port: probePort, report, handle: handler(probePaths(health), log) });
 }
 
 export async function serveHealth(options: HealthServerOptions): Promise<HealthServer> {
@@ -85,6 +88,7 @@ export async function serveHealth(options: HealthServerOptions): Promise<HealthS
       ...at,
       name: "metrics",
       port: options.metricsPort,
+      report: refusalReport("metrics", options),
       handle: handler(metricsPaths(metrics), options.log),
     });
   } catch (caught) {

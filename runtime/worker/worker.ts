@@ -10,6 +10,7 @@ import { StoreReads } from "../experts/memory/store-reads.ts";
 import { inOrder } from "../experts/memory/tier.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import { WeightServer } from "../experts/weight-client.ts";
+import { refusalReport } from "../net/connections.ts";
 import { type FileFolder, openTextFolder, textSources } from "../net/file-reads.ts";
 import { Inference } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, createServer, grpcNetwork } from "../net/grpc.ts";
@@ -226,7 +227,7 @@ async function serve(base: Base, model: Model) {
   });
   const { experts } = plane;
   await plane.openConnections(options.host ?? "0.0.0.0", options.enginePort);
-  const server = createServer(tls);
+  const server = createServer(tls, refusalReport("control", { log, metrics }));
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);

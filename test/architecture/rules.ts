@@ -14,7 +14,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
     runtime/engine/schedule/`,
   "runtime/constraints/": "",
   "runtime/net/": "runtime/placement/",
-  "runtime/observe/": "",
+  "runtime/observe/": "runtime/net/connections.ts",
   "runtime/text/": "",
   "runtime/weights/": "runtime/placement/grid.ts runtime/kernels/ runtime/models/",
   "runtime/compute/": "runtime/kernels/ runtime/compute/ggml/ runtime/compute/onnx/",
@@ -35,7 +35,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/gateway/problem.ts": "",
   "runtime/gateway/auth/": "runtime/observe/ runtime/gateway/problem.ts",
   "runtime/gateway/routing/": "runtime/net/ runtime/observe/ runtime/constraints/ runtime/gateway/problem.ts",
-  "runtime/gateway/api/": `runtime/observe/ runtime/text/ runtime/constraints/ runtime/gateway/problem.ts
+  "runtime/gateway/api/": `runtime/net/connections.ts runtime/observe/ runtime/text/ runtime/constraints/ runtime/gateway/problem.ts
     runtime/gateway/auth/ runtime/gateway/routing/`,
   "runtime/gateway/": `runtime/net/ runtime/observe/ runtime/text/ runtime/gateway/api/ runtime/gateway/auth/
     runtime/gateway/routing/`,
@@ -97,7 +97,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts operator/kube/status-writer.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/rollout/`,
   "operator/views/": "operator/kube/kube.ts operator/deployment/core/capacity.ts",
-  "operator/page/": "operator/views/ runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/placement-view.ts",
+  "operator/page/":
+    "operator/views/ runtime/net/connections.ts runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/placement-view.ts",
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts
     operator/training/ operator/page/ package.json`,
   "operator/cli/": `operator/views/ operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts

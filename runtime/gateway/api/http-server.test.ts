@@ -17,8 +17,8 @@ import { listenHttp } from "./http-server.ts";
 
 const ca = createTestCa();
 const pairOf = (rank: number) => ca.issue(`rank-${rank}`, "ns", "moe").current();
-const serve = (tlsDir: string) =>
-  listenHttp({ fetch: () => new Response("ok"), host: "127.0.0.1", port: 0, tlsDir, tlsRefreshMs: 20, log: silentLog });
+const place = { host: "127.0.0.1", port: 0, requestsMax: 1, metrics: { add: () => {} }, log: silentLog };
+const serve = (tlsDir: string) => listenHttp({ fetch: () => new Response("ok"), ...place, tlsDir, tlsRefreshMs: 20 });
 
 /** The certificate that a new connection is shown. */
 const shownAt = (port: number): Promise<string> =>
@@ -58,8 +58,7 @@ test("a renewed certificate is shown to new connections, a torn one is not", asy
 });
 
 test("an answer ends a connection that is old, and no other", async () => {
-  const ages = { host: "127.0.0.1", port: 0, log: silentLog, connectionMs: 200 };
-  const server = await listenHttp({ fetch: () => new Response("ok"), ...ages });
+  const server = await listenHttp({ fetch: () => new Response("ok"), ...place, connectionMs: 200 });
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   const ask = () =>
     new Promise<{ port: number | undefined; connection: string | undefined }>((resolve, reject) => {

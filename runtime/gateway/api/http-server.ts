@@ -3,16 +3,19 @@ import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Server } from "node:net";
 import { join } from "node:path";
 import { createAdaptorServer, type ServerType } from "@hono/node-server";
 import { AppError } from "../../../crds/common.ts";
+import { Connections, type RefusalCounter, refusalReport } from "../../net/connections.ts";
 import type { Log } from "../../observe/log.ts";
 
 const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 120_000;
 /** Common load balancers have a shorter timeout, so that they close first. */
 const idleTimeoutMs = 75_000;
+/** At least; a connection in use has one request. An address may have half of them idle, so that an ingress of one pod is not held up. */
+const connectionsMax = 4_096;
 /** Older connections close after an answer, so that clients spread over gateways. */
 const connectionMs = 30_000;
 /** A request may be on its way to a closing connection. */
@@ -35,6 +38,9 @@ interface HttpOptions {
   readonly tlsDir?: string | undefined;
   readonly tlsRefreshMs?: number;
   readonly connectionMs?: number;
+  /** So many are answered at once. */
+  readonly requestsMax: number;
+  readonly metrics: RefusalCounter;
   readonly log: Log;
 }
 
@@ -46,6 +52,8 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
   const server: ServerType = pair
     ? createAdaptorServer({ fetch, createServer: createHttpsServer, serverOptions: { ...timeouts, ...pair, minVersion: "TLSv1.2" } })
     : createAdaptorServer({ fetch, serverOptions: timeouts });
+  const total = Math.max(connectionsMax, 4 * options.requestsMax);
+  new Connections(server as Server, { total, perAddress: total / 2 }, refusalReport("http", options));
   const renewal = pair && tlsDir !== undefined ? renewing(server as HttpsServer, tlsDir, pair, options) : undefined;
   await new Promise<void>((resolve, reject) => {
     server.once("error", (cause) => reject(new AppError(`HTTP port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));

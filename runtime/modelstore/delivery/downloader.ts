@@ -31,7 +31,7 @@ export async function startDownloader(
   const progress = new Progress(podUid);
   const tls = folderTls(tlsDir);
   const message = () => progress.message();
-  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, message });
+  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, log, message });
   const stop = new AbortController();
   const ended = run(settings, { progress, log, signal: stop.signal });
   return {

@@ -1,6 +1,7 @@
 // Serves a download pod's progress. It accepts no body, so a caller can hold only a connection.
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type DownloadProgress, progressPath } from "../../../crds/download.ts";
+import type { RefusalLog } from "../../net/connections.ts";
 import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
@@ -11,6 +12,7 @@ export interface ProgressServerOptions {
   readonly tls: Pick<TlsSource, "current">;
   readonly host: string;
   readonly port: number;
+  readonly log: RefusalLog;
   readonly message: () => DownloadProgress;
 }
 

@@ -60,7 +60,11 @@ export class WireTransport implements Transport {
       refuses: (hello, arrivals) => this.#refuses(hello, arrivals),
       problem: (message) => options.onProblem(message),
     };
-    this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
+    this.#listener = createTlsListener(
+      options.tls,
+      { [peerAlpn]: (socket) => this.#accept(socket) },
+      ({ message }) => message && options.onProblem(message),
+    );
     this.#looks = setInterval(() => this.#look(), limits.lookMs);
   }
 

@@ -53,6 +53,7 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
     tls,
     host,
     port: worldPort,
+    log,
     take(order) {
       membership.take(order);
       const report = progress.report();

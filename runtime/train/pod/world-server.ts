@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { AppError } from "../../../crds/common.ts";
 import { type PodReport, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../../crds/training-world.ts";
+import type { RefusalLog } from "../../net/connections.ts";
 import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
@@ -12,13 +13,14 @@ export interface WorldServerOptions {
   readonly tls: Pick<TlsSource, "current">;
   readonly host: string;
   readonly port: number;
+  readonly log: RefusalLog;
   /** Takes an order; a throw becomes a refusal with its code. */
   take(order: WorldOrder): PodReport;
 }
 
 export function listenForWorlds(options: WorldServerOptions): Promise<OperatorPort> {
-  const { namespace, scope, tls, host, port } = options;
-  const place = { namespace, scope, tls, host, port };
+  const { namespace, scope, tls, host, port, log } = options;
+  const place = { namespace, scope, tls, host, port, log };
   return listenForOperator({ ...place, name: "world", answer: (request, response) => void answer(request, response, options) });
 }
 
