@@ -44,9 +44,9 @@ export const kinds: readonly Kind[] = [
     scale: { specReplicasPath: ".spec.replicas", statusReplicasPath: ".status.replicas", labelSelectorPath: ".status.selector" },
     rules: [moeDeploymentNameRule],
     columns: [
-      { name: "Ready", type: "string", jsonPath: condition("Ready", "status"), description: "Whether every wanted rank serves." },
-      { name: "Desired", type: "integer", jsonPath: ".spec.replicas", description: "Ranks wanted." },
-      { name: "Available", type: "integer", jsonPath: ".status.availableReplicas", description: "Ranks that serve." },
+      { name: "Status", type: "string", jsonPath: condition("Ready", "reason"), description: "Why it is (not) ready." },
+      { name: "Ready", type: "string", jsonPath: ".status.ready", description: "Ranks that serve, of those wanted." },
+      { name: "Model", type: "string", jsonPath: ".spec.model.uri", description: "What is served." },
       { name: "Imbalance%", type: "integer", jsonPath: ".status.placement.imbalancePercent", description: "Worst layer, max over mean." },
       { name: "Epoch", type: "integer", jsonPath: ".status.placement.epoch", description: "Committed placement epoch.", priority: 1 },
       {
@@ -56,7 +56,6 @@ export const kinds: readonly Kind[] = [
         description: "Whether load arrives.",
         priority: 1,
       },
-      { name: "Reason", type: "string", jsonPath: condition("Ready", "reason"), description: "Why it is (not) ready.", priority: 1 },
       { name: "Operation", type: "string", jsonPath: ".status.operation.type", description: "What is under way.", priority: 1 },
       { name: "Rollout", type: "string", jsonPath: ".status.rollout.phase", description: "How far the template is rolled.", priority: 1 },
       {

@@ -57,6 +57,7 @@ export const moeDeploymentStatusSchema = z
     replicas: count("Worker pods that are not terminal."),
     readyReplicas: count("Worker pods that are Ready."),
     availableReplicas: count("Worker pods that are Ready and members of the world."),
+    ready: text("Ranks that serve, of those wanted, such as 2/3.", 32),
     updatedReplicas: count("Worker pods made from the template in effect."),
     selector: text("Label selector of the worker pods, for kubectl scale and autoscalers."),
     expertParallel: z

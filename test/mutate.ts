@@ -84,7 +84,7 @@ function placesOf(kind: string, only: string): Place[] {
 
 /** True when the test file passes in so many seconds. */
 function passes(test: string, seconds: number): boolean {
-  const options = { cwd: root, timeout: seconds * 1000, stdio: "ignore", killSignal: "SIGKILL" } as const;
+  const options = { cwd: root, timeout: Math.ceil(seconds * 1000), stdio: "ignore", killSignal: "SIGKILL" } as const;
   return spawnSync(process.execPath, ["--disable-warning=ExperimentalWarning", "--test-force-exit", test], options).status === 0;
 }
 

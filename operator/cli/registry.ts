@@ -9,7 +9,7 @@ export const enodia: Entry = {
   summary: "",
   notes: `as a plugin: kubectl enodia <command>; in a checkout: npm run -s enodia -- <command>
 
-status, rollout, doctor, top, experts, logs, bundle, plan explain and record, and train on jobs read a cluster through your kubeconfig;
+status, rollout, doctor, top, experts, page, logs, bundle, plan explain and record, and train on jobs read a cluster through your kubeconfig;
 chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug adds stack traces to errors.`,
   commands: {
     status: {
@@ -35,6 +35,10 @@ chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug 
       load: async () => (await import("./commands/top.ts")).command,
     },
     experts: { summary: "which rank has which experts, as a map", load: async () => (await import("./commands/experts.ts")).command },
+    page: {
+      summary: "opens the operator's page in a browser",
+      load: async () => (await import("./commands/page.ts")).command,
+    },
     logs: {
       summary: "logs of all pods of a deployment or training job, by time",
       load: async () => (await import("./commands/logs.ts")).command,

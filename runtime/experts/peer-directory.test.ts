@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PeerCounts, PeerView } from "../engine/engine.ts";
-import { PeerCounters } from "../engine/peer-counters.ts";
+import { PeerCounters } from "../engine/rows/peer-counters.ts";
 import { grpcNetwork } from "../net/grpc.ts";
 import { fixedTls } from "../net/tls.ts";
 import { silentLog } from "../observe/log.ts";

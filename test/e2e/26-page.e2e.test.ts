@@ -2,6 +2,8 @@
 // ranks roll. What it shows is what `enodia status` says and the API server has; network policies hold, and screenshots are left in
 // out/page-cluster.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -125,6 +127,16 @@ test("the fleet behind the API server's proxy is that of enodia status", { timeo
   await isReadable(fleet, "fleet");
   await fleet.screenshot({ path: join(out, "fleet-light.png") });
   await fleet.close();
+});
+
+test("enodia page has it at a port of this machine, and ends with its signal", { timeout: 120_000 }, async () => {
+  const args = ["operator/cli/main.ts", "page", "--port", "0", "--no-browser", "--kubeconfig", target.kubeconfig ?? ""];
+  const command = spawn(process.execPath, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
+  const [said] = await once(command.stdout, "data");
+  const url = /http:\S+/.exec(String(said))?.[0] ?? "";
+  assert.match(await (await fetch(`${url}${deploymentPath()}`)).text(), new RegExp(name));
+  command.kill("SIGINT");
+  assert.deepEqual(await once(command, "exit"), [0, null]);
 });
 
 test("load makes experts move, and the page that is open has each step without being loaded again", { timeout: 600_000 }, async () => {

@@ -25,13 +25,24 @@ before(async () => {
 });
 after(() => rmSync(folder, { recursive: true }));
 
-async function rendered(...sets: readonly string[]): Promise<any[]> {
-  const flags = ["page.enabled=true", ...sets].flatMap((one) => ["--set", one]);
+async function template(...flags: readonly string[]): Promise<any[]> {
   const text = await execOk(helm, ["template", release, chart, "--kube-version", "1.31.0", ...flags]);
   return parseAllDocuments(text).flatMap((document) => document.toJS() ?? []);
 }
+const rendered = (...sets: readonly string[]): Promise<any[]> =>
+  template(...["page.enabled=true", ...sets].flatMap((one) => ["--set", one]));
 const notes = async (...sets: readonly string[]): Promise<string> =>
   (await rendered(...sets)).find(({ kind }: any) => kind === "Notes").text;
+
+test("an install is told the first steps and how to open the page, an upgrade the page alone", async () => {
+  const of = async (...flags: readonly string[]) =>
+    (await template("--set", "page.enabled=true", ...flags)).find(({ kind }) => kind === "Notes").text;
+  const [install, upgrade] = [await of(), await of("--is-upgrade")];
+  assert.match(install, /enodia -- page -n default.*1\. Put a model.*3\. Send/s);
+  assert.match(upgrade, /enodia -- page -n default/);
+  assert.doesNotMatch(upgrade, /1\. Put|kubectl apply/);
+  assert.doesNotMatch(await notes("page.enabled=false"), /-- page/);
+});
 
 test("an install is warned of a page that every pod reaches without a token, and of no other", async () => {
   const apiServer = "page.from[0].ipBlock.cidr=10.0.0.1/32";

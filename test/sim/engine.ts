@@ -10,7 +10,7 @@ import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { forward } from "../../runtime/engine/pass/step.ts";
 import { StepTimes } from "../../runtime/engine/pass/step-times.ts";
 import type { StepTools } from "../../runtime/engine/pass/step-tools.ts";
-import type { RowsNetwork } from "../../runtime/engine/peer-connections.ts";
+import type { RowsNetwork } from "../../runtime/engine/rows/peer-connections.ts";
 import type { Layer } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 import { createRouter } from "../../runtime/placement/dispatch.ts";

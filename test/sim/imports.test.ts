@@ -46,7 +46,7 @@ const production = [
   ),
   ...["materializer", "resident-set", "shard-client", "shard-server", "transfer-pace"].map((name) => `runtime/experts/memory/${name}.ts`),
   ...["peers", "heartbeats", "on-demand", "peer-directory"].map((name) => `runtime/experts/${name}.ts`),
-  ...["outbound", "frame-run", "attempts", "rows-server", "peer-connections"].map((name) => `runtime/engine/${name}.ts`),
+  ...["outbound", "frame-run", "attempts", "rows-server", "peer-connections"].map((name) => `runtime/engine/rows/${name}.ts`),
   ...["expert-table", "step"].map((name) => `runtime/engine/pass/${name}.ts`),
   ...["dispatch", "diff", "receive", "split", "frames/pairs", "frames/frames"].map((name) => `runtime/placement/${name}.ts`),
   ...["net/mapping", "net/signal", "net/grpc", "net/load-signature", "weights/store-reader", "weights/digest"].map(

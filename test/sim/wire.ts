@@ -3,7 +3,7 @@
 // onlookers sit on it (`taps`). The calls as both ends see them are in calls.ts.
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
-import type { RowsNetwork } from "../../runtime/engine/peer-connections.ts";
+import type { RowsNetwork } from "../../runtime/engine/rows/peer-connections.ts";
 import { frameMsMax } from "../../runtime/net/engine-link.ts";
 import { ChunkSchema, ReadSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Connected, fromStatus, type GrpcServer, type Network } from "../../runtime/net/grpc.ts";

@@ -34,9 +34,9 @@ const deploymentSchema = z.object({
 });
 
 /** Undefined where they may not be listed. */
-export async function findOperators(kube: Pick<Kube, "list">): Promise<OperatorFacts[] | undefined> {
+export async function findOperators(kube: Pick<Kube, "list">, namespace?: string): Promise<OperatorFacts[] | undefined> {
   try {
-    const { items } = await kube.list(resources.deployments, { labelSelector: operatorLabels });
+    const { items } = await kube.list(resources.deployments, { ...(namespace && { namespace }), labelSelector: operatorLabels });
     return items.map(factsOf);
   } catch (caught) {
     if (AppError.from(caught).code === "Forbidden") return undefined;
@@ -118,6 +118,15 @@ const leaseSchema = z.object({
   spec: z.object({ holderIdentity: z.string().default("") }).prefault({}),
 });
 
+const leaseName = (operator: string): string => `${operator}-operator`;
+
+export type OperatorRef = Pick<OperatorFacts, "namespace" | "name">;
+
+export async function leaseOf(kube: Pick<Kube, "get">, { namespace, name }: OperatorRef) {
+  const object = await kube.get(resources.leases, { namespace, name: leaseName(name) });
+  return object && leaseSchema.parse(object);
+}
+
 export const leader: Check = {
   name: "leader",
   when: "after",
@@ -125,14 +134,10 @@ export const leader: Check = {
 };
 
 async function judgeLease({ kube, sleep, signal }: Context, { namespace, name }: OperatorFacts): Promise<Outcome> {
-  const ref = { namespace, name: `${name}-operator` };
   const logs = `kubectl -n ${namespace} logs -l ${operatorLabels} --prefix --tail=50`;
-  const look = async () => {
-    const object = await kube.get(resources.leases, ref);
-    return object && leaseSchema.parse(object);
-  };
+  const look = () => leaseOf(kube, { namespace, name });
   const first = await look();
-  if (!first) return fail(`the lease ${namespace}/${ref.name} is not there: no replica has ever led`, logs);
+  if (!first) return fail(`the lease ${namespace}/${leaseName(name)} is not there: no replica has ever led`, logs);
   for (let looks = 0; looks < looksMax; looks += 1) {
     await sleep(lookMs, signal);
     const now = await look();

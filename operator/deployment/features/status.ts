@@ -128,16 +128,18 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
   const pods = living(snapshot.pods);
   const serving = servingPods(snapshot);
   const all = verdicts(findings);
+  const desiredRanks = awaitsModel(snapshot) ? 0 : target.ranks;
   const { generation, name, namespace } = deployment.metadata;
   return {
     observedGeneration: generation,
     replicas: pods.length,
     readyReplicas: pods.filter((pod) => pod.ready).length,
     availableReplicas: serving.length,
+    ready: `${serving.length}/${desiredRanks}`,
     updatedReplicas: pods.filter((pod) => pod.templateHash === snapshot.templateHash).length,
     selector: workerSelector(name),
     expertParallel: {
-      desiredRanks: awaitsModel(snapshot) ? 0 : target.ranks,
+      desiredRanks,
       activeRanks: serving.length,
       lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
       ...(input.floor ? { leastRanks: input.floor.count, leastRanksReason: input.floor.reason } : {}),

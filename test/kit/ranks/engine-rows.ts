@@ -1,8 +1,8 @@
 // Production connections and retries for engines that are doubles.
 import type { EngineConnections, EngineInfo, EngineOptions, PeerCounts, RemoteFrame } from "../../../runtime/engine/api.ts";
-import { Outbound } from "../../../runtime/engine/outbound.ts";
 import type { AskedBatch } from "../../../runtime/engine/pass/expert-table.ts";
-import { PeerConnections, type RowsNetwork } from "../../../runtime/engine/peer-connections.ts";
+import { Outbound } from "../../../runtime/engine/rows/outbound.ts";
+import { PeerConnections, type RowsNetwork } from "../../../runtime/engine/rows/peer-connections.ts";
 
 interface RowsOptions {
   readonly info: EngineInfo;

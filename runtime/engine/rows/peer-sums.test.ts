@@ -4,21 +4,21 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { MessageChannel } from "node:worker_threads";
-import { createTestCa } from "../../test/kit/network/certs.ts";
-import { Link } from "../../test/kit/network/link.ts";
-import { goldenStore } from "../../test/kit/ranks/loaded-engine.ts";
-import { until } from "../../test/kit/wait.ts";
+import { createTestCa } from "../../../test/kit/network/certs.ts";
+import { Link } from "../../../test/kit/network/link.ts";
+import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
+import { until } from "../../../test/kit/wait.ts";
 
-import type { Backend } from "../compute/backend.ts";
-import { serverNames } from "../net/tls.ts";
-import { notHosted } from "../placement/frames/not-hosted.ts";
-import type { EnginePeer, GenerateEvent, PeerCounts, PeerView, RemoteFrame } from "./api.ts";
-import { sumPairs } from "./pass/combine.ts";
-import type { PairBatch } from "./pass/expert-table.ts";
+import type { Backend } from "../../compute/backend.ts";
+import { serverNames } from "../../net/tls.ts";
+import { notHosted } from "../../placement/frames/not-hosted.ts";
+import type { EnginePeer, GenerateEvent, PeerCounts, PeerView, RemoteFrame } from "../api.ts";
+import { sumPairs } from "../pass/combine.ts";
+import type { PairBatch } from "../pass/expert-table.ts";
+import { EngineLoop } from "../thread/loop.ts";
+import type { Calls, FromEngine, Method, ThreadOptions } from "../thread/messages.ts";
+import { openModel } from "../thread/open.ts";
 import { PeerConnections } from "./peer-connections.ts";
-import { EngineLoop } from "./thread/loop.ts";
-import type { Calls, FromEngine, Method, ThreadOptions } from "./thread/messages.ts";
-import { openModel } from "./thread/open.ts";
 
 type Class = Backend["numericClass"];
 type Token = Extract<GenerateEvent, { type: "token" }>;

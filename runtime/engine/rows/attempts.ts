@@ -1,5 +1,5 @@
-// The attempts at one frame and the next rank to ask, pure (../experts/DECISIONS.md 3).
-import { hash32, successor } from "../placement/dispatch.ts";
+// The attempts at one frame and the next rank to ask, pure (../../experts/DECISIONS.md 3).
+import { hash32, successor } from "../../placement/dispatch.ts";
 
 const busyWaitMaxMs = 1_000;
 const busyWaitMs = 50;

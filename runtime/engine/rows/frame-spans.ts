@@ -1,6 +1,6 @@
 // Spans of traced frames: the engine thread names them, the main thread exports them.
 import { randomBytes } from "node:crypto";
-import type { FrameSpan } from "./api.ts";
+import type { FrameSpan } from "../api.ts";
 
 const spanIdAt = 36;
 const spanIdChars = 16;

@@ -2,12 +2,12 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createTestCa } from "../../test/kit/network/certs.ts";
-import { engineHost } from "../../test/kit/network/engine-host.ts";
-import { until } from "../../test/kit/wait.ts";
+import { createTestCa } from "../../../test/kit/network/certs.ts";
+import { engineHost } from "../../../test/kit/network/engine-host.ts";
+import { until } from "../../../test/kit/wait.ts";
 
-import { serverNames } from "../net/tls.ts";
-import type { PeerCounts } from "./api.ts";
+import { serverNames } from "../../net/tls.ts";
+import type { PeerCounts } from "../api.ts";
 import { PeerConnections } from "./peer-connections.ts";
 
 const [namespace, name] = ["default", "mix"];

@@ -1,7 +1,7 @@
 // Frames of this rank's steps: the first attempt at the routed host, and everything that retries share.
-import { AppError } from "../../crds/common.ts";
-import type { Declined } from "../net/rows-codec.ts";
-import type { FrameAnswer, RemoteFrame, RoutingTables } from "./api.ts";
+import { AppError } from "../../../crds/common.ts";
+import type { Declined } from "../../net/rows-codec.ts";
+import type { FrameAnswer, RemoteFrame, RoutingTables } from "../api.ts";
 import { FrameRun, type FrameWays, type Hosts } from "./frame-run.ts";
 
 /** Milliseconds before a request fails with `ExpertUnavailable`. */

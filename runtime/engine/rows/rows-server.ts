@@ -1,15 +1,15 @@
 // Answers frames of other ranks. It refuses one before any work when its format or epoch is wrong.
-import { AppError } from "../../crds/common.ts";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes, type RowsAnswer, type RowsFrame } from "../net/rows-codec.ts";
-import { frameFault } from "../placement/frames/frames.ts";
-import { missingExperts } from "../placement/frames/not-hosted.ts";
-import type { ExpertGrid } from "../placement/grid.ts";
-import { bytesOf, viewF32 } from "../weights/floats.ts";
-import type { OnDemandFrame, PeerView } from "./api.ts";
+import { AppError } from "../../../crds/common.ts";
+import { decodeHalfRows, encodeHalfRows, halfRowBytes, type RowsAnswer, type RowsFrame } from "../../net/rows-codec.ts";
+import { frameFault } from "../../placement/frames/frames.ts";
+import { missingExperts } from "../../placement/frames/not-hosted.ts";
+import type { ExpertGrid } from "../../placement/grid.ts";
+import { bytesOf, viewF32 } from "../../weights/floats.ts";
+import type { OnDemandFrame, PeerView } from "../api.ts";
+import { sumPairs } from "../pass/combine.ts";
+import type { AskedBatch } from "../pass/expert-table.ts";
 import { loadWaitMs } from "./attempts.ts";
 import { beginSpan } from "./frame-spans.ts";
-import { sumPairs } from "./pass/combine.ts";
-import type { AskedBatch } from "./pass/expert-table.ts";
 import type { PeerCounters } from "./peer-counters.ts";
 
 const noEpoch = -1;

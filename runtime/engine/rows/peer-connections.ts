@@ -1,12 +1,12 @@
-// The engine's connections to other engines, which carry all rows between ranks (../experts/DECISIONS.md 1).
-import { AppError } from "../../crds/common.ts";
-import type { Backend } from "../compute/backend.ts";
-import { EngineHost, type EngineHostOptions, type RowsHost, type WorkerIdentity } from "../net/engine-host.ts";
-import { EngineLink, type EngineSelf, type LinkEvents, type RowsLink } from "../net/engine-link.ts";
-import { engineLimits, enginePauses, pauseAfter } from "../net/failure-detector.ts";
-import { frameBytesMax } from "../net/frame-codec.ts";
-import type { Identity } from "../net/mapping.ts";
-import type { PeerTarget } from "../net/peer-connection.ts";
+// The engine's connections to other engines, which carry all rows between ranks (../../experts/DECISIONS.md 1).
+import { AppError } from "../../../crds/common.ts";
+import type { Backend } from "../../compute/backend.ts";
+import { EngineHost, type EngineHostOptions, type RowsHost, type WorkerIdentity } from "../../net/engine-host.ts";
+import { EngineLink, type EngineSelf, type LinkEvents, type RowsLink } from "../../net/engine-link.ts";
+import { engineLimits, enginePauses, pauseAfter } from "../../net/failure-detector.ts";
+import { frameBytesMax } from "../../net/frame-codec.ts";
+import type { Identity } from "../../net/mapping.ts";
+import type { PeerTarget } from "../../net/peer-connection.ts";
 import {
   type Declined,
   decodeHalfRows,
@@ -15,14 +15,14 @@ import {
   halfRowBytes,
   pairBytesMax,
   rowIndexMax,
-} from "../net/rows-codec.ts";
-import { Signal } from "../net/signal.ts";
-import type { TlsMaterial } from "../net/tls.ts";
-import type { ExpertGrid } from "../placement/grid.ts";
-import { bytesOf, viewF32 } from "../weights/floats.ts";
-import type { EnginePeer, FrameAnswer, OnDemandFrame, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "./api.ts";
+} from "../../net/rows-codec.ts";
+import { Signal } from "../../net/signal.ts";
+import type { TlsMaterial } from "../../net/tls.ts";
+import type { ExpertGrid } from "../../placement/grid.ts";
+import { bytesOf, viewF32 } from "../../weights/floats.ts";
+import type { EnginePeer, FrameAnswer, OnDemandFrame, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "../api.ts";
+import type { AskedBatch } from "../pass/expert-table.ts";
 import { beginSpan } from "./frame-spans.ts";
-import type { AskedBatch } from "./pass/expert-table.ts";
 import { PeerCounters } from "./peer-counters.ts";
 import { RowsServer } from "./rows-server.ts";
 

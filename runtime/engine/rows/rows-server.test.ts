@@ -1,10 +1,10 @@
 // A frame that fails here is counted, reported and traced, since its caller is told no more than to ask again.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AppError } from "../../crds/common.ts";
-import type { RowsFrame } from "../net/rows-codec.ts";
-import { notHosted } from "../placement/frames/not-hosted.ts";
-import type { PeerView } from "./api.ts";
+import { AppError } from "../../../crds/common.ts";
+import type { RowsFrame } from "../../net/rows-codec.ts";
+import { notHosted } from "../../placement/frames/not-hosted.ts";
+import type { PeerView } from "../api.ts";
 import { PeerCounters } from "./peer-counters.ts";
 import { RowsServer } from "./rows-server.ts";
 

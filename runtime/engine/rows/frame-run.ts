@@ -1,15 +1,15 @@
 // Retries a frame until every pair has its row, at the hosts that `Attempts` names one after another.
 import { setTimeout as sleep } from "node:timers/promises";
-import { AppError } from "../../crds/common.ts";
-import { frameBytesMax } from "../net/frame-codec.ts";
-import { type Declined, framePairsMax } from "../net/rows-codec.ts";
-import { noRank } from "../placement/dispatch.ts";
-import { partOf, splitPairs } from "../placement/frames/frames.ts";
-import { missingExperts } from "../placement/frames/not-hosted.ts";
-import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
-import type { FrameAnswer, OnDemandFrame, RemoteFrame } from "./api.ts";
+import { AppError } from "../../../crds/common.ts";
+import { frameBytesMax } from "../../net/frame-codec.ts";
+import { type Declined, framePairsMax } from "../../net/rows-codec.ts";
+import { noRank } from "../../placement/dispatch.ts";
+import { partOf, splitPairs } from "../../placement/frames/frames.ts";
+import { missingExperts } from "../../placement/frames/not-hosted.ts";
+import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
+import type { FrameAnswer, OnDemandFrame, RemoteFrame } from "../api.ts";
+import type { AskedBatch } from "../pass/expert-table.ts";
 import { Attempts, busyPauseMs, type Choice, loadWaitMs, type Question } from "./attempts.ts";
-import type { AskedBatch } from "./pass/expert-table.ts";
 import type { PeerConnections } from "./peer-connections.ts";
 
 const retryFirstMs = 20;

@@ -1,6 +1,6 @@
 // What connections count for metrics and traces, in batches, since a message per frame would wake the main thread.
-import type { FrameResult, FrameStallPart } from "../../crds/names.ts";
-import type { FrameSpan, PeerCounts } from "./api.ts";
+import type { FrameResult, FrameStallPart } from "../../../crds/names.ts";
+import type { FrameSpan, PeerCounts } from "../api.ts";
 
 const listedMax = 4_096;
 const problemsMax = 16;

@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AppError } from "../../crds/common.ts";
-import type { Declined } from "../net/rows-codec.ts";
-import { Signal } from "../net/signal.ts";
-import { notHosted } from "../placement/frames/not-hosted.ts";
-import type { RemoteFrame } from "./api.ts";
+import { AppError } from "../../../crds/common.ts";
+import type { Declined } from "../../net/rows-codec.ts";
+import { Signal } from "../../net/signal.ts";
+import { notHosted } from "../../placement/frames/not-hosted.ts";
+import type { RemoteFrame } from "../api.ts";
 import type { FrameWays } from "./frame-run.ts";
 import { Outbound } from "./outbound.ts";
 import type { AskedFrame } from "./peer-connections.ts";
