@@ -77,13 +77,14 @@ function pageOf<T>(what: string, all: readonly Read<T>[], query: URLSearchParams
 }
 
 const deploymentPanels: readonly Panel[] = [
-  { heading: "Now", sections: ["head", "placement"] },
+  { heading: "Now", sections: ["headline", "head", "placement"] },
   { heading: "Experts and ranks", sections: ["layers", "uneven"], map: true },
   { heading: "Ranks", sections: ["ranks"] },
   { heading: "The last hour", sections: ["hour"] },
   { heading: "Decisions", sections: ["decisions"] },
   { heading: "Moves", sections: ["moves"] },
   { heading: "Operations", sections: ["operations"] },
+  { heading: "Use it", sections: ["use"] },
   { heading: "Conditions", sections: ["conditions"] },
 ];
 

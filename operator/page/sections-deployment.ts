@@ -35,6 +35,8 @@ export function deploymentSections({ deployment, placement, remembered, chosen }
   const { plan, status = {} } = placement ?? {};
   const planned = placementFacts(deployment, { status, ...(plan ? { spec: { epoch: plan.epoch, parentEpoch: plan.parentEpoch } } : {}) });
   const sections = {
+    headline: headlineOf(deployment, series),
+    use: useOf(deployment),
     head: html`${sectionHtml(message(...headOf(deployment)))}${sectionHtml(facts(...deploymentFacts(deployment)))}`,
     placement: sectionHtml(facts(...planned, ...underWayOf(placement))),
     layers: layersOf(deployment, layers, chosen),
@@ -47,6 +49,35 @@ export function deploymentSections({ deployment, placement, remembered, chosen }
     conditions: sectionHtml(conditionTable(conditions)),
   };
   return { sections, ...(heat ? { heat } : {}) };
+}
+
+/** What a reader looks for first, as it is now. */
+function headlineOf({ spec, status }: MoEDeployment, series: Series | undefined): Html {
+  const latest = (name: SeriesName, unit = ""): string => {
+    const value = series?.values[name].at(-1);
+    return value === undefined ? "-" : `${figure(value)}${unit}`;
+  };
+  const all: readonly Fact[] = [
+    ["Ranks that serve", status.ready ?? `-/${spec.replicas}`],
+    ["Tokens a second", latest("tokensPerSecond")],
+    ["Between tokens", latest("gapMs", " ms")],
+    ["Requests inside", latest("requests")],
+    ["Requests a second", latest("requestsPerSecond")],
+    ["KV memory in use", latest("kvUsePercent", "%")],
+  ];
+  return html`<div class="headline">${sectionHtml(facts(...all))}</div>`;
+}
+
+/** Commands to copy: a request, and all that is known. */
+function useOf({ metadata: { namespace, name }, spec, status }: MoEDeployment): Html {
+  const port = spec.service.port;
+  const [scheme] = status.address?.url.split("://") ?? [];
+  const key = spec.gateway.apiKeySecretRef || spec.gateway.jwt ? ` -H "authorization: Bearer $KEY"` : "";
+  const body = JSON.stringify({ model: spec.model.servedName ?? name, messages: [{ role: "user", content: "Hello" }] });
+  return html`<p>A request, and all that is known of this deployment (a click selects a line):</p>
+<pre tabindex="0">kubectl -n ${namespace} port-forward service/${name} ${port}:${port}</pre>
+<pre tabindex="0">curl ${scheme ?? "http"}://localhost:${port}/v1/chat/completions -H 'content-type: application/json'${key} -d '${body}'</pre>
+<pre tabindex="0">enodia status ${name} -n ${namespace}</pre>`;
 }
 
 function underWayOf({ underWay }: Partial<PlacementView> = {}): readonly Fact[] {
@@ -114,9 +145,12 @@ function rankRows({ ranks, status }: PlacementView, boundPercent: number | undef
   return rows.length <= ranksMax ? rows : rows.toSorted((a, b) => (b.loadPercent ?? 0) - (a.loadPercent ?? 0));
 }
 
-const decisionValue = ({ at, times, reason, message, numbers }: PastDecision): Value => [
-  [time(new Date(at).toISOString()), strong(reason), times > 1 ? note(`${times} times, last:`) : undefined, message],
-  Object.entries(numbers).map(([name, value]) => ["; ", name, strong(figure(value))]),
+/** The message has the numbers. */
+const decisionValue = ({ at, times, reason, message }: PastDecision): Value => [
+  time(new Date(at).toISOString()),
+  strong(reason),
+  times > 1 ? note(`${times} times, last:`) : undefined,
+  message,
 ];
 
 const moveValue = ({ at, epoch, layer, expert, rank, from }: PastMove): Value => {

@@ -53,7 +53,8 @@ function tableOf({ caption, heads, rows }: Table): Html {
   const kinds = heads.map((_, i) => (areFigures(rows.map((row) => textOf(row[i]) || "-")) ? "number" : "text"));
   const cellOf = (value: Value, i: number): Html => {
     const text = textOf(value) === "" ? html`-` : shown(value);
-    return i === 0 ? html`<th scope="row" class="${kinds[i]}">${text}</th>` : html`<td class="${kinds[i]}">${text}</td>`;
+    const about = html`class="${kinds[i]}" data-head="${heads[i]}"`;
+    return i === 0 ? html`<th scope="row" ${about}>${text}</th>` : html`<td ${about}>${text}</td>`;
   };
   const above = heads.map((head, i) => html`<th scope="col" class="${kinds[i]}">${head}</th>`);
   const body = rows.map((row) => html`<tr>${row.map(cellOf)}</tr>`);

@@ -36,7 +36,7 @@ const goldens: Readonly<Record<string, readonly [section: Section, text: string,
   "a table: figures on the right, foreign text steers nothing, what is unknown is a dash": [
     table(columns, rows, { caption: "All & more", max: 2 }),
     "NAME         LOAD\nns/moe       104%\n<b> [2Jgone     -\n1 more",
-    `<table><caption>All &amp; more</caption><thead><tr><th scope="col" class="text">Name</th><th scope="col" class="number">Load</th></tr></thead><tbody><tr><th scope="row" class="text"><a id="d-ns-moe" href="./deployment?namespace=ns&amp;name=moe">ns/moe</a></th><td class="number">${barHtml} 104%</td></tr><tr><th scope="row" class="text">&lt;b&gt;\u001b[2Jgone</th><td class="number">-</td></tr></tbody></table><p class="none">1 more</p>`,
+    `<table><caption>All &amp; more</caption><thead><tr><th scope="col" class="text">Name</th><th scope="col" class="number">Load</th></tr></thead><tbody><tr><th scope="row" class="text" data-head="Name"><a id="d-ns-moe" href="./deployment?namespace=ns&amp;name=moe">ns/moe</a></th><td class="number" data-head="Load">${barHtml} 104%</td></tr><tr><th scope="row" class="text" data-head="Name">&lt;b&gt;\u001b[2Jgone</th><td class="number" data-head="Load">-</td></tr></tbody></table><p class="none">1 more</p>`,
   ],
   "a table of nothing": [table(columns, [], { caption: "c", none: "no rank" }), "no rank", '<p class="none">no rank</p>'],
   "a list": [list([["a", note("b")]], "none"), "  a (b)", '<ol class="log"><li>a <small>b</small></li>\n</ol>'],

@@ -103,7 +103,7 @@ class LayerMap {
     const scale = devicePixelRatio || 1;
     const least = experts * ranks.length * (cell.least * scale) ** 2 > cell.pixelsMax ? 1 : cell.least;
     const free = this.#canvas.parentElement.clientWidth - margin.left - margin.right;
-    const across = Math.min(2 * cell.most, Math.max(least, Math.floor(free / experts)));
+    const across = Math.max(least, Math.floor(free / experts));
     const down = Math.min(cell.most, Math.max(least, Math.floor(480 / ranks.length)));
     return { scale, across, down, width: margin.left + experts * across + margin.right, height: ranks.length * down + margin.bottom };
   }
