@@ -68,11 +68,11 @@ export async function checkRun(asked: AskedRun): Promise<Feasible> {
   for (const each of worlds) checkSettings(each, source.program.maxContext);
   const stages = stagesOf(settings);
   await checkStages(settings, source, { ranks: Math.max(...sizesOf(asked, ranks)), memory });
-  await isFinished(settings, source, { world: worlds.length > 1 ? 0 : undefined, weights: false }); // Throws for another run's result.
   const start = await openStart(source, settings, false);
   await start.close();
   const opened = { asked, settings, source, stages, weights: start.weights };
   const model = await goingOn(opened);
+  await isFinished(settings, source, { world: worlds.length > 1 ? 0 : undefined, weights: false }); // Throws for another run's result.
   for (const size of sizesOf(asked, ranks)) checkRanks(rankedModel(settings, model, evenRanks(size)), memory);
   await compiles(model.program, settings);
   const needs = (count: number): Needed => neededBy(opened, model, count);

@@ -16,9 +16,12 @@ import { identityOf, type TrainSettings } from "./train-settings.ts";
 const finishedSchema = z.object({ version: z.literal(1), step: z.number().int().min(1), identity: identitySchema });
 const markOf = (settings: TrainSettings): string => join(resultAt(settings), "finished.json");
 
+const codecsOf = ({ codecs }: TrainSettings): Identity => ({ codec: codecs.join(",") });
+
 export async function markFinished(settings: TrainSettings, { numerics: _made, ...identity }: Identity): Promise<void> {
   const path = markOf(settings);
-  await writeFile(`${path}.tmp`, `${JSON.stringify({ version: 1, step: settings.schedule.steps, identity })}\n`, { flush: true });
+  const mark = { version: 1, step: settings.schedule.steps, identity: { ...identity, ...codecsOf(settings) } };
+  await writeFile(`${path}.tmp`, `${JSON.stringify(mark)}\n`, { flush: true });
   await rename(`${path}.tmp`, path);
 }
 
@@ -52,7 +55,7 @@ async function identityHere(settings: TrainSettings, source: ModelSource, { worl
   try {
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index), weights: start.weights };
     const { numerics: _any, ...identity } = identityOf(settings, { ...digests, numerics: "", world });
-    return identity;
+    return { ...identity, ...codecsOf(settings) };
   } finally {
     for (const part of [corpus, validation, start]) await part?.close();
   }

@@ -183,12 +183,13 @@ export async function train(settings: TrainSettings, ports: TrainPorts, context:
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const checkpoints = join(settings.out, "checkpoints");
-  const finished = !leaves(place) && (await isFinished(settings, source, { world: place.group?.world }));
   let placed: Placed = { settings, source, context: place, recorder, checkpoints };
   const stages = stagesOf(settings);
-  if (finished) return complete(placed, unfinished(placed, settings.schedule.steps), trainedModel(source, settings, stages.length - 1));
   if (!leaves(place)) await checkStages(settings, source, { ranks: place.facts.node.length });
-  let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
+  const { steps } = settings.schedule;
+  let newest = await stepToGoOnFrom(checkpoints, steps);
+  if (!leaves(place) && (newest?.step ?? 0) < steps && (await isFinished(settings, source, { world: place.group?.world })))
+    return complete(placed, unfinished(placed, steps), trainedModel(source, settings, stages.length - 1));
   if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
   let end = unfinished(placed, newest?.step ?? 0);
   for (const stage of stagesAfter(stages, end.step)) {

@@ -124,7 +124,7 @@ test("a finished result is found again without its checkpoints, and nothing trai
   const again = await run(given);
   const { store, folder: exported, step } = again.end;
   assert.deepEqual([again.seen.steps, step, store, exported], [[], 8, join(given.out, "store"), join(given.out, "huggingface")]);
-  const changes = { seed: 9, clip: 2, data: await otherData(), schedule: { ...settings.schedule, steps: 9 } };
+  const changes = { codecs: ["f16"] as const, seed: 9, clip: 2, data: await otherData(), schedule: { ...settings.schedule, steps: 9 } };
   for (const [name, value] of Object.entries(changes))
     await assert.rejects(run({ ...given, [name]: value }), {
       code: "BadCheckpoint",
