@@ -7,13 +7,19 @@ export interface Constraint {
   readonly spec: string;
 }
 
+/** Texts of at most so many bytes; without `ends`, those without bytes that end a string or begin an escape. */
+export interface Reach {
+  readonly bytes: number;
+  readonly ends: boolean;
+}
+
 /** A deterministic automaton over bytes. */
 export interface Language {
   readonly start: string;
   /** Undefined where no text of the language continues so. */
   step(state: string, byte: number): string | undefined;
-  /** The same state for all states that texts of at most so many bytes cannot tell apart. */
-  alike(state: string, bytes: number): string;
+  /** The same state for states that texts of this reach cannot tell apart. It is stepped within the reach only. */
+  alike(state: string, reach: Reach): string;
   /** True where a text may end. */
   ends(state: string): boolean;
 }

@@ -9,17 +9,55 @@ const automataMax = 16;
 
 const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
 
+/** Time for walks over the vocabulary, which requests share. */
+class WalkTime {
+  /** Requests whose tokens are not known yet. */
+  readonly late = new Set<Held>();
+  readonly #now: () => number;
+  #leftMs = Number.POSITIVE_INFINITY;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /** Those that have walked least come first. */
+  begin(ms: number): void {
+    this.#leftMs = ms;
+    for (const held of [...this.late].sort((a, b) => a.walkedMs - b.walkedMs)) held.goOn();
+  }
+
+  take<T>(held: Held, walk: (goesOn: () => boolean) => T): T {
+    const from = this.#now();
+    const end = from + this.#leftMs;
+    try {
+      return walk(() => this.#now() < end);
+    } finally {
+      const took = this.#now() - from;
+      held.walkedMs += took;
+      this.#leftMs -= took;
+    }
+  }
+}
+
 export class Languages {
   readonly vocab: number;
   readonly #load: () => Promise<Vocabulary>;
+  readonly #time: WalkTime;
   #loading: Promise<void> | undefined;
   #vocabulary: Vocabulary | undefined;
   /** The most recently used ones; a busy one takes some MB. */
   readonly #automata = new Map<string, Automaton>();
 
-  constructor(vocab: number, load: () => Promise<Vocabulary>) {
+  /** Without a clock walks are never left. */
+  constructor(vocab: number, load: () => Promise<Vocabulary>, now: () => number = () => 0) {
     this.vocab = vocab;
     this.#load = load;
+    this.#time = new WalkTime(now);
+  }
+
+  /** Goes on with walks that were left; until the next call, all walks together take so long. */
+  walk(ms: number): void {
+    this.#time.begin(ms);
   }
 
   /** Resolves once `hold` may be called; the next request retries a failure. */
@@ -40,7 +78,7 @@ export class Languages {
   hold(constraint: Constraint, eos: readonly number[], replay: Uint32Array): Held {
     if (eos.length === 0)
       throw invalid(`response_format: ${constraint.name} needs a token that ends the text, and ignore_eos takes it away`);
-    const held = new Held(this.#automaton(constraint), new Set(eos));
+    const held = new Held(this.#automaton(constraint), new Set(eos), this.#time);
     for (const token of replay) held.accept(token);
     return held;
   }
@@ -67,9 +105,12 @@ function named(constraint: Constraint): Language {
 export class Held {
   readonly #automaton: Automaton;
   readonly #eos: ReadonlySet<number>;
+  readonly #time: WalkTime;
   #state: string;
+  walkedMs = 0;
 
-  constructor(automaton: Automaton, eos: ReadonlySet<number>) {
+  constructor(automaton: Automaton, eos: ReadonlySet<number>, time: WalkTime) {
+    this.#time = time;
     this.#automaton = automaton;
     this.#eos = eos;
     this.#state = automaton.language.start;
@@ -80,9 +121,26 @@ export class Held {
     return this.#automaton.after(this.#state, token) !== undefined;
   }
 
-  /** Writes the allowed ids, ascending except for end tokens; returns their number. */
-  candidates(into: Uint32Array): number {
-    const bits = this.#automaton.allowed(this.#state);
+  goOn(): void {
+    try {
+      this.#allowed();
+    } catch {
+      // `candidates` tells of it to the request.
+    }
+  }
+
+  #allowed(): Uint32Array | undefined {
+    const { late } = this.#time;
+    late.delete(this);
+    const bits = this.#time.take(this, (goesOn) => this.#automaton.allowed(this.#state, goesOn));
+    if (bits === undefined) late.add(this);
+    return bits;
+  }
+
+  /** Writes the allowed ids, ascending except for end tokens; returns their number, or undefined while they are not known. */
+  candidates(into: Uint32Array): number | undefined {
+    const bits = this.#allowed();
+    if (bits === undefined) return undefined;
     let count = 0;
     for (let word = 0; word < bits.length; word++) {
       for (let rest = (bits[word] as number) | 0; rest !== 0; rest &= rest - 1) into[count++] = word * 32 + 31 - Math.clz32(rest & -rest);

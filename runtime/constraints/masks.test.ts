@@ -5,11 +5,16 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { Automaton } from "./automaton.ts";
 import { jsonSchema } from "./index.ts";
+import type { Language } from "./language.ts";
+import { Languages } from "./languages.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { textsOfPattern } from "./schema/pattern.ts";
 import { SchemaLanguage } from "./schema/walk.ts";
-import { orderOf, Vocabulary, type VocabularyPart } from "./vocabulary.ts";
+import { orderOf, type TokenTexts, Vocabulary, type Walk } from "./vocabulary.ts";
 
+/** A number from 0 to 1. */
+const uniform = (seed: bigint, at: number): number =>
+  (Math.imul(at + 1, 0x9e3779b1) ^ Math.imul(at ^ (at >>> 7), 0x85ebca6b) ^ Number(seed)) / 2 ** 32 + 0.5;
 const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text);
 const words = [
   '"',
@@ -46,12 +51,12 @@ const closing = [15, 23].map((count) => `${"a".repeat(count)}"`);
 const half = [Uint8Array.of(0xf0, 0x9f), Uint8Array.of(0x98, 0x80), Uint8Array.of(0xc3)];
 const tokens: readonly Uint8Array[] = [...[...words, ...long, ...closing].map(bytesOf), ...half];
 
-/** Counts how often the vocabulary is gone through. */
+/** Counts the tokens that are gone through. */
 class Counting extends Vocabulary {
-  walks = 0;
-  override allowed(...walk: Parameters<Vocabulary["allowed"]>): Uint32Array {
-    this.walks += 1;
-    return super.allowed(...walk);
+  tokens = 0;
+  override walk(...from: Parameters<Vocabulary["walk"]>): Walk {
+    this.tokens += from[0].ids.length;
+    return super.walk(...from);
   }
 }
 
@@ -69,6 +74,17 @@ const schemas: fc.Arbitrary<object> = fc.oneof(
   bounds.map(([minLength]) => ({ type: "string", pattern: "^((aa)*|b.{3,9}a*)$", minLength, maxLength: 2 * minLength + 10 })),
   fc.integer({ min: 10, max: 40 }).map((half) => ({ type: "string", pattern: "^(aa)*$", minLength: 2 * half, maxLength: 2 * half })),
   fc.nat(60).map((minLength) => ({ type: "string", pattern: "^([ab]|a{7}|é{20})*", minLength })),
+  fc
+    .tuple(
+      fc.constantFrom("a*", "[ab]*", "(a|[b,])*", "([ab,][ab])*", ".*", "[b-]*"),
+      fc.constantFrom("a", "[a,]", "b?"),
+      fc.nat(40),
+      bounds,
+    )
+    .map(([loop, one, length, [minLength, maxLength]]) => ({
+      ...{ type: "string", pattern: `^${loop}${one}([ab,]|\\S){${length}}$` },
+      ...(length % 3 === 0 ? { maxLength: 2 * maxLength + length } : length % 3 === 1 ? { minLength } : {}),
+    })),
   bounds.map(([minItems, maxItems]) => ({ type: "array", items: { type: "integer" }, minItems, maxItems: maxItems + 1 })),
   bounds.map(([minItems]) => ({ type: "array", prefixItems: [{ const: 1 }, { type: "integer" }], items: { const: 1 }, minItems })),
   bounds.map(([maxItems, maxLength]) => ({ type: "array", items: { type: "string", maxLength }, maxItems: maxItems + 1 })),
@@ -87,13 +103,13 @@ test("the tokens that are allowed are those that may come alone, wherever the co
       const automaton = new Automaton(jsonSchema(JSON.stringify(schema)), vocabulary());
       let state = automaton.language.start;
       for (const [step, choice] of choices.entries()) {
-        const bits = automaton.allowed(state);
+        const bits = automaton.allowed(state)!;
         const next = tokens.map((_, id) => automaton.after(state, id));
         for (const [id, after] of next.entries()) {
           const bit = (bits[id >>> 5]! >>> (id & 31)) & 1;
           assert.equal(bit, after === undefined ? 0 : 1, `${Buffer.from(tokens[id]!)} after ${state} of ${JSON.stringify(schema)}`);
         }
-        if (automaton.language.alike(state, 16) !== state) far += 1;
+        if (automaton.language.alike(state, { bytes: 16, ends: true }) !== state) far += 1;
         const open = next.filter((after, id) => after !== undefined && (step % 3 === 0 || !tokens[id]!.includes(0x22)));
         const to = open[choice % open.length] ?? next.find((after) => after !== undefined);
         if (to === undefined) break;
@@ -116,7 +132,7 @@ function walksOf(schema: object, pieces: readonly string[]): number {
     assert.ok(next !== undefined, `${piece} after ${state}`);
     state = next;
   }
-  return counting.walks;
+  return counting.tokens / tokens.length;
 }
 
 test("a long text with a bound has few sets of tokens", () => {
@@ -129,14 +145,91 @@ test("a long text with a bound has few sets of tokens", () => {
   assert.ok(walksOf({ type: "array", items: { const: 1 }, maxItems: 1_000 }, list) < 60);
 });
 
+/** Letters, longer words and runs of one character, as real vocabularies have them. */
+function manyTokens(count: number): TokenTexts {
+  const texts = Array.from({ length: count }, (_, id) => {
+    const length = id < 95 ? 1 : id < 150 ? id - 60 : 2 + Math.floor(uniform(3n, id) * (id % 50 === 0 ? 28 : 9));
+    const codes = Array.from({ length }, (_, i) => 32 + (id < 150 ? id % 95 : Math.floor(uniform(5n, id * 32 + i) * 95)));
+    return Buffer.from(String.fromCharCode(...codes));
+  });
+  let end = 0;
+  return { bytes: Buffer.concat(texts), ends: Uint32Array.from(texts, ({ length }) => (end += length)) };
+}
+
+test("no token of a text asks for many steps, however often a pattern repeats and wherever its text is", () => {
+  const texts = manyTokens(5_000);
+  const vocabulary = new Vocabulary(texts, orderOf(texts));
+  const patterns = [
+    "^[ -~]*[a-m][ -~]{450}$",
+    "^[ -~]*[a-m][ -~]{14}$",
+    "^(?:[ -~][ -~])*[a-m][ -~]{40}$",
+    "^([a-m]|[n-z ])*[a-m][a-z ]{20}$",
+  ];
+  patterns.push("^[a-z]*[a-m][a-z0-9]{400}$", "^.*[a-m].{14}[0-9].*$", "^.*(a.{14}|b.{15})$", "^[ -~]{0,200}[a-m][ -~]{100}$");
+  for (const pattern of patterns) {
+    const language = jsonSchema(JSON.stringify({ type: "string", pattern }));
+    let steps = 0;
+    const step: Language["step"] = (state, byte) => {
+      steps += 1;
+      return language.step(state, byte);
+    };
+    const counting: Language = { start: language.start, step, alike: language.alike.bind(language), ends: language.ends.bind(language) };
+    const automaton = new Automaton(counting, vocabulary);
+    let state = language.start;
+    let most = 0;
+    for (let position = 0; position < 40; position++) {
+      steps = 0;
+      const bits = automaton.allowed(state)!;
+      most = Math.max(most, steps);
+      const open = [...texts.ends.keys()].filter((id) => ((bits[id >>> 5]! >>> (id & 31)) & 1) === 1);
+      const drawn = open[Math.floor(uniform(7n, position) * open.length)];
+      if (drawn === undefined) break;
+      state = automaton.after(state, drawn)!;
+    }
+    assert.ok(most < 9_000, `${most} steps for a token of ${pattern}`);
+  }
+});
+
+test("a walk that takes long is left and gone on with, to the same tokens, and who has walked least goes first", async () => {
+  const texts = manyTokens(5_000);
+  const known = new Vocabulary(texts, orderOf(texts));
+  let now = 0;
+  const languages = new Languages(
+    5_000,
+    async () => known,
+    () => now++,
+  );
+  await languages.prepare();
+  const hold = (pattern: string) =>
+    languages.hold({ name: "json_schema", spec: JSON.stringify({ type: "string", pattern }) }, [4_999], Uint32Array.of(2));
+  const [long, short] = [hold("^[ -~]*[a-m][ -~]{450}$"), hold("^[a-c]{9}$")];
+  const into = new Uint32Array(5_001);
+  const want = long.candidates(into)!;
+  const first = into.slice(0, want);
+  const again = hold("^[ -~]*[a-n][ -~]{450}$");
+  languages.walk(1);
+  assert.equal(again.candidates(into), undefined);
+  let steps = 0;
+  while (again.candidates(into) === undefined && steps++ < 1_000) languages.walk(3);
+  assert.ok(steps > 3, `${steps} steps`);
+  assert.deepEqual(into.slice(0, want), first);
+  const other = hold("^[ -~]*[a-o][ -~]{450}$");
+  languages.walk(4);
+  assert.deepEqual([other.candidates(into), short.candidates(into)], [undefined, undefined], "no time is left for it");
+  for (steps = 0; short.candidates(into) === undefined && steps < 1_000; steps++) languages.walk(3);
+  assert.equal(other.candidates(into), undefined, "the one that had walked more waits");
+});
+
 test("near a bound only the tokens that are longer than what is left are gone through again", () => {
-  const parts = vocabulary().parts.map(({ bytesMax, ids }: VocabularyPart) => [bytesMax, ids.length]);
+  const parts = vocabulary().parts.map(({ reach, ids }) => [reach.bytes, reach.ends, ids.length]);
   assert.deepEqual(parts, [
-    [16, tokens.length - 7],
-    [24, 7],
+    [16, false, 16],
+    [24, false, 4],
+    [16, true, 9],
+    [24, true, 3],
   ]);
   const whole = walksOf({ type: "string", maxLength: 40 }, ['"', ...Array.from({ length: 24 }, () => "a")]);
-  assert.equal(whole, 2 + 2 + 7);
+  assert.equal(whole, 3 + 17 / 32);
 });
 
 /** A list, and how often an entry of it was looked up. */

@@ -2,7 +2,7 @@
 // states the markup.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import type { Language } from "./language.ts";
+import type { Language, Reach } from "./language.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { SchemaLanguage } from "./schema/walk.ts";
 
@@ -99,11 +99,11 @@ class ToolCallsLanguage implements Language {
     return at === "x" ? this.#behind(index, Number(second), byte) : undefined;
   }
 
-  alike(state: string, bytes: number): string {
+  alike(state: string, reach: Reach): string {
     if (!state.startsWith("s ")) return state;
     const cut = state.indexOf(" ", 2);
     const { schema } = this.#calls[Number(state.slice(2, cut))] as Call;
-    return `${state.slice(0, cut)} ${schema.alike(state.slice(cut + 1), bytes)}`;
+    return `${state.slice(0, cut)} ${schema.alike(state.slice(cut + 1), reach)}`;
   }
 
   ends(state: string): boolean {

@@ -1,9 +1,14 @@
 // A vocabulary sorted by bytes, with shared prefix lengths: walking it is walking a trie, with dead ends skipped.
+import type { Reach } from "./language.ts";
 
 /** Longer tokens are never allowed. */
 const tokenBytesMax = 512;
-/** Near the bound of a count, only longer tokens need another look. */
-const shortBytes = 16;
+/** Near the bound of a count, only longer tokens need another look; states are told apart as far as the tokens of a part reach. */
+const partBytes = [16, 32, tokenBytesMax];
+
+/** Between two looks at the clock: tokens, and steps that are learnt as so many of them. About 0.2 ms. */
+const workUnits = 2_048;
+const learnUnits = 64;
 
 /** All token texts in one array; that of token i ends at `ends[i]` and is empty for a token without text. */
 export interface TokenTexts {
@@ -36,7 +41,8 @@ export function orderOf(texts: TokenTexts): TextOrder {
 }
 
 export interface VocabularyPart extends TextOrder {
-  readonly bytesMax: number;
+  /** What its tokens are at most. */
+  readonly reach: Reach;
 }
 
 export class Vocabulary {
@@ -47,9 +53,10 @@ export class Vocabulary {
   constructor(texts: TokenTexts, order: TextOrder) {
     this.#texts = texts;
     this.words = Math.ceil(texts.ends.length / 32);
-    this.parts = [partOf(texts, order, 1, shortBytes), partOf(texts, order, shortBytes + 1, tokenBytesMax)].filter(
-      ({ ids }) => ids.length > 0,
-    );
+    const ranges = partBytes.map((to, i) => ({ from: (partBytes[i - 1] ?? 0) + 1, to }));
+    this.parts = [false, true]
+      .flatMap((ends) => ranges.map((range) => partOf(texts, order, { ...range, ends })))
+      .filter(({ ids }) => ids.length > 0);
   }
 
   /** Undefined for a token that is never allowed. */
@@ -57,14 +64,43 @@ export class Vocabulary {
     return textAt(this.#texts, id);
   }
 
-  /** Bits by id of the tokens that lead from `start` to a living state. */
-  allowed({ ids, common, bytesMax }: VocabularyPart, start: number, steps: Steps): Uint32Array {
+  /** From a state by its number. */
+  walk(part: VocabularyPart, start: number): Walk {
+    return new Walk(this.#texts, part, start);
+  }
+}
+
+/** A walk over the tokens of a part, which may be left and gone on with. */
+export class Walk {
+  /** By id: the tokens that lead to a living state. */
+  readonly bits: Uint32Array;
+  readonly #texts: TokenTexts;
+  readonly #part: VocabularyPart;
+  readonly #path: Int32Array;
+  #next = 0;
+  /** Bytes of the last walked token with living states. */
+  #alive = 0;
+
+  constructor(texts: TokenTexts, part: VocabularyPart, start: number) {
+    this.bits = new Uint32Array(Math.ceil(texts.ends.length / 32));
+    this.#texts = texts;
+    this.#part = part;
+    this.#path = new Int32Array(part.reach.bytes + 1);
+    this.#path[0] = start;
+  }
+
+  /** True at its end. */
+  run(steps: Steps, goesOn: () => boolean): boolean {
     const { bytes, ends } = this.#texts;
-    const bits = new Uint32Array(this.words);
-    const path = new Int32Array(bytesMax + 1);
-    path[0] = start;
-    let alive = 0; // bytes of the last walked token with living states
-    for (let i = 0; i < ids.length; i++) {
+    const { ids, common } = this.#part;
+    const { bits } = this;
+    const path = this.#path;
+    let alive = this.#alive;
+    let work = workUnits;
+    let i = this.#next;
+    for (; i < ids.length && (work > 0 || goesOn()); i++) {
+      if (work <= 0) work = workUnits;
+      work -= 1;
       let at = common[i] as number;
       if (at > alive) continue;
       const id = ids[i] as number;
@@ -74,7 +110,10 @@ export class Vocabulary {
       while (at < length) {
         const byte = bytes[from + at] as number;
         let next = steps.table[state * 256 + byte] as number;
-        if (next === 0) next = steps.learn(state, byte);
+        if (next === 0) {
+          next = steps.learn(state, byte);
+          work -= learnUnits;
+        }
         if (next < 0) break;
         state = next - 1;
         path[++at] = state;
@@ -82,26 +121,37 @@ export class Vocabulary {
       alive = at;
       if (at === length) bits[id >>> 5] = (bits[id >>> 5] as number) | (1 << (id & 31));
     }
-    return bits;
+    this.#next = i;
+    this.#alive = alive;
+    return i === ids.length;
   }
 }
 
-function partOf({ ends }: TokenTexts, order: TextOrder, from: number, to: number): VocabularyPart {
+interface Kind {
+  readonly from: number;
+  readonly to: number;
+  readonly ends: boolean;
+}
+
+function partOf(texts: TokenTexts, order: TextOrder, { from, to, ends }: Kind): VocabularyPart {
   const ids: number[] = [];
   const common: number[] = [];
-  let bytesMax = 0;
+  let bytes = 0;
   let shared = 0;
   for (const [i, id] of order.ids.entries()) {
     shared = Math.min(shared, order.common[i] as number);
-    const length = (ends[id] as number) - (id === 0 ? 0 : (ends[id - 1] as number));
-    if (length < from || length > to) continue;
+    const text = textAt(texts, id);
+    if (text === undefined || text.length < from || text.length > to || ends !== (text.includes(quote) || text.includes(backslash)))
+      continue;
     ids.push(id);
     common.push(shared);
-    bytesMax = Math.max(bytesMax, length);
+    bytes = Math.max(bytes, text.length);
     shared = Number.POSITIVE_INFINITY;
   }
-  return { ids: Uint32Array.from(ids), common: Uint16Array.from(common), bytesMax };
+  return { ids: Uint32Array.from(ids), common: Uint16Array.from(common), reach: { bytes, ends } };
 }
+
+const [quote, backslash] = [0x22, 0x5c];
 
 function textAt({ bytes, ends }: TokenTexts, id: number): Uint8Array | undefined {
   const from = id === 0 ? 0 : (ends[id - 1] ?? 0);

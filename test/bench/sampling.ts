@@ -120,6 +120,7 @@ export async function samplingBench(args: readonly string[]): Promise<readonly S
     ...all,
     ["a JSON string's set, not yet known", await first(json)] as const,
     ["a counted string's set, not yet known", await first(schema)] as const,
+    ["a repeating pattern's sets, worst of 50", await worstMicroseconds({ vocabulary, vocab, rounds })] as const,
   ];
   const report = found.map(([name, micros]) => ({ case: name, medianMicroseconds: micros, ratio: micros / median("bare pass") }));
   process.stdout.write(`vocabulary of ${vocab}, ${rounds} rounds; its tokens were put in order in ${orderMs.toFixed(0)} ms\n`);
@@ -132,6 +133,26 @@ interface FirstSets {
   readonly vocabulary: Vocabulary;
   readonly vocab: number;
   readonly rounds: number;
+}
+
+/** Its sets of places are as many as texts. */
+const repeating = { name: "json_schema", spec: JSON.stringify({ type: "string", pattern: "^[ -~]*[a-m][ -~]{450}$" }) } as const;
+const drawnTokens = 50;
+
+/** The longest time for the tokens that may come next, over a text of random ones. */
+async function worstMicroseconds({ vocabulary, vocab }: FirstSets): Promise<number> {
+  const languages = new Languages(vocab, async () => vocabulary);
+  await languages.prepare();
+  const held = languages.hold(repeating, [eos], new Uint32Array(0));
+  const into = new Uint32Array(vocab);
+  let worst = 0;
+  for (let position = 0; position < drawnTokens; position++) {
+    const from = performance.now();
+    const count = held.candidates(into) as number;
+    worst = Math.max(worst, (performance.now() - from) * 1000);
+    held.accept(into[Math.floor(uniform(11n, position) * count)] as number);
+  }
+  return worst;
 }
 
 /** The walk over the vocabulary that a state takes when it is met for the first time. */

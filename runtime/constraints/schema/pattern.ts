@@ -1,5 +1,6 @@
 // The texts of bounded length that match a regular expression, as an automaton over sets of places.
 import { AppError } from "../../../crds/common.ts";
+import type { Reach } from "../language.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
 import { countAlike, type Texts } from "./texts.ts";
 
@@ -7,6 +8,16 @@ const placesMax = 500;
 const aheadMax = 500_000;
 const partsMax = 10_000;
 const nextsMax = 256;
+/** Steps from place to place that are compared to tell which places are alike: about 10 ms. */
+const comparedMax = 200_000;
+/** The first places of a state, with which each is compared: what repeats without end stands before what it repeats for. */
+const otherPlaces = 4;
+/** Places that more may follow are not compared, and so many pairs at a length are. */
+const followersMax = 8;
+const withinMax = 500;
+/** Some KB each; the bytes of a token ask for as many. */
+const levelsMax = 512;
+const dead = -1;
 
 /** Which code points each place takes, and which places may follow. */
 interface Places {
@@ -26,13 +37,13 @@ interface Part {
 export function textsOfPattern(pattern: string, min: number, max: number): Texts {
   const places = placesOf(parsePattern(pattern));
   const lengths = Number.isFinite(max) ? max : min;
-  const pairs = places.follow.reduce((sum, { size }) => sum + size, places.follow.length);
-  if (pairs * (lengths + 1) > aheadMax)
+  if (pairsOf(places) * (lengths + 1) > aheadMax)
     throw refused(`is too long for ${lengths} characters; shorten it, or lower minLength and maxLength`);
   const ahead = Number.isFinite(max) ? exactly(places, max) : atLeast(places, min);
   return new PatternTexts(places, { min, max, ahead });
 }
 
+const pairsOf = ({ follow }: Places): number => follow.reduce((sum, { size }) => sum + size, follow.length);
 const refused = (message: string): AppError => new AppError(`pattern: ${message}`, { code: "InvalidRequest" });
 
 function placesOf(expression: Expression): Places {
@@ -73,17 +84,17 @@ function joined(a: Part, b: Part, { follow }: Places): Part {
   };
 }
 
+/** Each optional part stands within the one before it, so that few places follow each. */
 function repeated({ of, min, max }: Extract<Expression, { kind: "repeat" }>, places: Places): Part {
-  const once = (): Part => partOf(of, places);
-  let whole = nothing;
-  const times = Number.isFinite(max) ? max : Math.max(1, min);
-  for (let i = 0; i < times; i++) {
-    const part = once();
-    if (!Number.isFinite(max) && i === times - 1)
-      for (const place of part.last) for (const next of part.first) places.follow[place]?.add(next);
-    whole = joined(whole, i < min ? part : { ...part, empty: true }, places);
+  const endless = !Number.isFinite(max);
+  const parts = Array.from({ length: endless ? Math.max(1, min) : max }, () => partOf(of, places));
+  if (endless) {
+    const { first, last } = parts.at(-1) as Part;
+    for (const place of last) for (const next of first) places.follow[place]?.add(next);
   }
-  return whole;
+  const needed = parts[0]?.empty ? 0 : min;
+  const optional = parts.slice(needed).reduceRight((rest, part) => ({ ...joined(part, rest, places), empty: true }), nothing);
+  return [...parts.slice(0, needed), optional].reduce((whole, part) => joined(whole, part, places), nothing);
 }
 
 /** Per place and length up to `max`: 1 where exactly so many more code points can end the text. */
@@ -131,61 +142,165 @@ interface Lengths {
   readonly ahead: readonly Uint8Array[];
 }
 
-interface Nexts {
+interface State {
   readonly places: readonly number[];
   readonly count: number;
+  /** The texts for which the state stands for all that are alike; undefined for all texts. */
+  readonly reach: Reach | undefined;
 }
+
+interface Nexts extends State {
+  readonly kinds: readonly number[];
+}
+
+/** What is known of the places at a count, for texts of a reach. */
+interface Level {
+  /** Equal where the texts that may follow are the same. */
+  readonly classes: Uint16Array;
+  /** By place * places + other: true where the other has the same texts and more. */
+  readonly within: Map<number, boolean>;
+  readonly then: Level | undefined;
+  /** 1 for a place that may come next, and for one where the text may end. */
+  readonly lives: Uint8Array;
+  readonly ends: Uint8Array;
+}
+
+/** Above the separators of all states around. */
+const firstCharacter = 0x100;
+const characterOf = (place: number): string => String.fromCharCode(firstCharacter + place);
+const reachOf = ({ bytes, ends }: Reach): string => `${bytes}${ends ? "e" : ""}`;
+const written = (places: readonly number[], count: number, reach: Reach | undefined): string =>
+  `${places.map(characterOf).join("")}/${count}${reach === undefined ? "" : `/${reachOf(reach)}`}`;
 
 /** A state is the set of possible places, and the length where it matters. */
 class PatternTexts implements Texts {
-  readonly start: string;
+  readonly start = written([0], 0, undefined);
   readonly #places: Places;
   readonly #lengths: Lengths;
+  readonly #kinds: Kinds;
+  readonly #follow: readonly (readonly number[])[];
+  readonly #pairs: number;
   readonly #nexts = new Map<string, Nexts>();
+  readonly #levels = new Map<string, Level>();
 
   constructor(places: Places, lengths: Lengths) {
     this.#places = places;
     this.#lengths = lengths;
+    this.#kinds = kindsOf(places.points);
+    this.#follow = places.follow.map((nexts) => [...nexts]);
+    this.#pairs = pairsOf(places);
     if (!this.#lives(0, 0)) throw refused("no text has it and the lengths that are asked for");
-    this.start = "0/0";
   }
 
   step(state: string, point: number): string | undefined {
-    const { places, count } = this.#nextsOf(state);
-    const next = places.filter((place) => takes(this.#places.points[place], point, point));
-    return next.length === 0 ? undefined : `${next.join(",")}/${count}`;
+    const { places, kinds, count, reach } = this.#nextsOf(state);
+    const { of, points } = this.#kinds;
+    const taken = new Set(kinds.filter((kind) => takes(points[kind], point, point)));
+    const next = places.filter((place) => taken.has(of[place] as number));
+    return next.length === 0 ? undefined : this.#merged(next, count, reach);
   }
 
   reaches(state: string, low: number, high: number): boolean {
-    return this.#nextsOf(state).places.some((place) => takes(this.#places.points[place], low, high));
+    return this.#nextsOf(state).kinds.some((kind) => takes(this.#kinds.points[kind], low, high));
   }
 
   #nextsOf(state: string): Nexts {
     const known = this.#nexts.get(state);
     if (known) return known;
-    const { min, max } = this.#lengths;
-    const { places, count } = read(state);
-    const after = Number.isFinite(max) ? count + 1 : Math.min(min, count + 1);
+    const { places, count, reach } = read(state);
+    const after = this.#after(count);
     const reached = new Set<number>();
-    for (const place of places) for (const to of this.#places.follow[place] ?? []) reached.add(to);
-    const nexts = { places: [...reached].filter((to) => this.#lives(to, after)).sort((a, b) => a - b), count: after };
-    if (this.#nexts.size >= nextsMax) this.#nexts.delete(this.#nexts.keys().next().value as string);
-    this.#nexts.set(state, nexts);
-    return nexts;
+    for (const place of places) for (const to of this.#follow[place] as number[]) reached.add(to);
+    const living = [...reached].filter((to) => this.#lives(to, after)).sort((a, b) => a - b);
+    const kinds = [...new Set(living.map((place) => this.#kinds.of[place] as number))];
+    const nexts = { places: living, kinds, count: after, reach: reach && (after === count && !reach.ends ? reach : shorter(reach)) };
+    return kept(this.#nexts, { key: state, value: nexts, most: nextsMax });
   }
 
-  /** The shortest path to an end has fewer steps than there are places; longer ones may have any length. */
-  alike(state: string, points: number): string {
+  /**
+   * The shortest path to an end has fewer steps than there are places; longer ones may have any length. The state stands for the others
+   * within the reach only, and so do those that follow it.
+   */
+  alike(state: string, reach: Reach): string {
     const { min, max } = this.#lengths;
-    const [places, written] = state.split("/");
-    const count = Number(written);
-    if (Number.isFinite(max) && count < min) return state; // a distant end may admit some lengths only
-    return `${places}/${countAlike(count, { min, max }, points + this.#places.points.length)}`;
+    const { places, count, reach: reduced } = read(state);
+    if (reduced !== undefined) return state;
+    const distant = Number.isFinite(max) && count < min; // a distant end may admit some lengths only
+    const alike = distant ? count : countAlike(count, { min, max }, reach.bytes + this.#places.points.length);
+    return this.#merged(places, alike, this.#pairs * reach.bytes <= comparedMax ? reach : undefined);
   }
 
   ends(state: string): boolean {
     const { places, count } = read(state);
-    return count >= this.#lengths.min && places.some((place) => this.#places.last.has(place));
+    return places.some((place) => this.#end(place, count));
+  }
+
+  #end(place: number, count: number): boolean {
+    return count >= this.#lengths.min && this.#places.last.has(place);
+  }
+
+  #after(count: number): number {
+    return Number.isFinite(this.#lengths.max) ? count + 1 : Math.min(this.#lengths.min, count + 1);
+  }
+
+  /** Without places whose texts another one has too, within the reach. */
+  #merged(places: readonly number[], count: number, reach: Reach | undefined): string {
+    if (reach === undefined || places.length === 1) return written(places, count, reach);
+    const level = this.#levelOf(count, reach);
+    const seen = new Set<number>();
+    const first = places.filter((place) => seen.size < seen.add(level.classes[place] as number).size);
+    const dropped = new Set<number>();
+    for (const place of first) {
+      const others = first.slice(0, otherPlaces).filter((other) => other !== place && !dropped.has(other));
+      if (others.some((other) => this.#isWithin(place, other, level))) dropped.add(place);
+    }
+    return written(dropped.size === 0 ? first : first.filter((place) => !dropped.has(place)), count, reach);
+  }
+
+  /** Two places are of one class if the same kinds of places of the same classes may follow, and both may end or none. */
+  #levelOf(count: number, reach: Reach): Level {
+    const key = `${count}/${reachOf(reach)}`;
+    const known = this.#levels.get(key);
+    if (known) return known;
+    const after = this.#after(count);
+    const then = reach.bytes > 0 ? this.#levelOf(after, shorter(reach)) : undefined;
+    const lives = Uint8Array.from(this.#follow, (_, place) => (this.#lives(place, after) ? 1 : 0));
+    const ends = Uint8Array.from(this.#follow, (_, place) => (reach.ends && this.#end(place, count) ? 1 : 0));
+    const classes = then ? this.#classesOf(lives, ends, then.classes) : new Uint16Array(this.#follow.length);
+    return kept(this.#levels, { key, value: { classes, within: new Map(), then, lives, ends }, most: levelsMax });
+  }
+
+  #classesOf(lives: Uint8Array, ends: Uint8Array, then: Uint16Array): Uint16Array {
+    const size = this.#follow.length;
+    const kindAndClass = Array.from(lives, (living, to) => (living ? (this.#kinds.of[to] as number) * size + (then[to] as number) : dead));
+    const numbers = new Map<string | number, number>();
+    return Uint16Array.from(this.#follow, (nexts, place) => {
+      const [next = dead, ...more] = nexts;
+      const one = more.length === 0 && !ends[place] ? (kindAndClass[next] ?? dead) : undefined;
+      const name = one ?? `${ends[place]} ${[...new Set(nexts.map((to) => kindAndClass[to] as number))].sort((a, b) => a - b)}`;
+      const number = numbers.get(name) ?? numbers.size;
+      numbers.set(name, number);
+      return number;
+    });
+  }
+
+  #isWithin(place: number, other: number, level: Level): boolean {
+    const { classes, within, then, lives, ends } = level;
+    if (then === undefined || classes[place] === classes[other]) return true;
+    const key = place * this.#follow.length + other;
+    const known = within.get(key);
+    if (known !== undefined) return known;
+    const most = Math.max((this.#follow[place] as number[]).length, (this.#follow[other] as number[]).length);
+    if (most > followersMax || within.size >= withinMax) return false; // not told apart is no fault, and costs a longer walk
+    const beside = (this.#follow[other] as number[]).filter((to) => lives[to]);
+    const isCovered = (to: number): boolean => {
+      const by = beside.filter((one) => this.#isWithin(to, one, then)).map((one) => this.#places.points[one] as Points);
+      return covers(by, this.#places.points[to] as Points);
+    };
+    const nexts = (this.#follow[place] as number[]).filter((to) => lives[to]);
+    const found = (ends[place] as number) <= (ends[other] as number) && nexts.every(isCovered);
+    within.set(key, found);
+    return found;
   }
 
   #lives(place: number, count: number): boolean {
@@ -198,11 +313,55 @@ class PatternTexts implements Texts {
   }
 }
 
-function read(state: string): { readonly places: readonly number[]; readonly count: number } {
-  const [places = "", count = "0"] = state.split("/");
-  return { places: places.split(",").map(Number), count: Number(count) };
+const shorter = ({ bytes, ends }: Reach): Reach => ({ bytes: Math.max(0, bytes - 1), ends });
+
+function kept<T>(cache: Map<string, T>, { key, value, most }: { readonly key: string; readonly value: T; readonly most: number }): T {
+  if (cache.size >= most) cache.delete(cache.keys().next().value as string);
+  cache.set(key, value);
+  return value;
+}
+
+function read(state: string): State {
+  const [places = "", count, reach] = state.split("/");
+  const numbers = Array.from(places, (character) => character.charCodeAt(0) - firstCharacter);
+  return {
+    places: numbers,
+    count: Number(count),
+    reach: reach === undefined ? reach : { bytes: Number.parseInt(reach, 10), ends: reach.endsWith("e") },
+  };
+}
+
+/** Places that take the same code points are of one kind. */
+interface Kinds {
+  readonly of: readonly number[];
+  readonly points: readonly Points[];
+}
+
+function kindsOf(all: readonly Points[]): Kinds {
+  const names = new Map([...new Set(all)].map((points) => [points, points.join()]));
+  const kinds = [...new Set(names.values())];
+  const at = new Map(kinds.map((name, kind) => [name, kind]));
+  const points: Points[] = [];
+  const of = all.map((one) => {
+    const kind = at.get(names.get(one) as string) as number;
+    points[kind] = one;
+    return kind;
+  });
+  return { of, points };
 }
 
 function takes(points: Points | undefined, low: number, high: number): boolean {
   return points?.some(([from, to]) => from <= high && to >= low) === true;
+}
+
+function covers(by: readonly Points[], points: Points): boolean {
+  return points.every(([low, high]) => {
+    let at = low;
+    while (at <= high) {
+      const range = by.flat().find(([from, to]) => from <= at && to >= at);
+      if (range === undefined) return false;
+      at = range[1] + 1;
+    }
+    return true;
+  });
 }

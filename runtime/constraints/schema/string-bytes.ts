@@ -1,5 +1,6 @@
 // Decodes the bytes of a JSON string to code points, with escapes and UTF-8, for texts.ts. A byte is accepted only if an allowed code
 // point can begin so; lone surrogates are not.
+import type { Reach } from "../language.ts";
 import type { Texts } from "./texts.ts";
 
 /** The pending part of a code point and the state of the texts; `end` after the closing quote. */
@@ -35,10 +36,9 @@ export function stringStep(texts: Texts, state: string, byte: number): StringSte
   return typeof next === "string" ? { state: next } : next;
 }
 
-/** Each byte completes at most one code point. */
-export function stringAlike(texts: Texts, state: string, bytes: number): string {
+export function stringAlike(texts: Texts, state: string, reach: Reach): string {
   const after = state.indexOf(";") + 1;
-  return state.slice(0, after) + texts.alike(state.slice(after), bytes);
+  return state.slice(0, after) + texts.alike(state.slice(after), reach);
 }
 
 interface Walk {

@@ -1,4 +1,5 @@
 // The allowed texts of a string, by length or as a list.
+import type { Reach } from "../language.ts";
 
 /** An automaton over code points. States are strings, equal exactly if the same may follow; every state can reach an end. */
 export interface Texts {
@@ -7,8 +8,8 @@ export interface Texts {
   step(state: string, point: number): string | undefined;
   /** True if a code point from `low` to `high` may come next. */
   reaches(state: string, low: number, high: number): boolean;
-  /** The same state for all that at most `points` code points cannot tell apart. */
-  alike(state: string, points: number): string;
+  /** The same state for those that texts of this reach cannot tell apart; each byte completes one code point at most. */
+  alike(state: string, reach: Reach): string;
   ends(state: string): boolean;
 }
 
@@ -24,7 +25,7 @@ export function textsOfLength(min: number, max: number): Texts {
     start: "0",
     step: (state) => (Number(state) >= max ? undefined : `${Math.min(cap, Number(state) + 1)}`),
     reaches: (state) => Number(state) < max,
-    alike: (state, points) => `${countAlike(Number(state), { min, max }, points)}`,
+    alike: (state, { bytes }) => `${countAlike(Number(state), { min, max }, bytes)}`,
     ends: (state) => Number(state) >= min,
   };
 }

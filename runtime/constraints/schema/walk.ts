@@ -1,6 +1,6 @@
 // The language of a compiled schema: JSON with keys in any order, no duplicates, and bounded white space and depth.
 import { AppError } from "../../../crds/common.ts";
-import type { Language } from "../language.ts";
+import type { Language, Reach } from "../language.ts";
 import type { ArrayNode, Compiled, Node, ObjectNode } from "./nodes.ts";
 import { stringAlike, stringStart, stringStep } from "./string-bytes.ts";
 import { countAlike, Keys, type Texts } from "./texts.ts";
@@ -103,19 +103,19 @@ export class SchemaLanguage implements Language {
     });
   }
 
-  alike(state: string, bytes: number): string {
+  alike(state: string, reach: Reach): string {
     const places = state.split("\n").map((written) => {
       const [head = "", ...frames] = written.split(" ");
-      return [this.#headAlike(head, bytes), ...frames.map((frame) => this.#frameAlike(frame, bytes))].join(" ");
+      return [this.#headAlike(head, reach), ...frames.map((frame) => this.#frameAlike(frame, reach.bytes))].join(" ");
     });
     return [...new Set(places)].sort().join("\n");
   }
 
-  #headAlike(head: string, bytes: number): string {
+  #headAlike(head: string, reach: Reach): string {
     const { at, node, detail } = read(head);
     if (at !== "s") return head;
     const { texts } = this.#nodes[node] as { readonly texts: Texts };
-    return `s:${node}:${stringAlike(texts, detail, bytes)}`;
+    return `s:${node}:${stringAlike(texts, detail, reach)}`;
   }
 
   #frameAlike(frame: string, bytes: number): string {

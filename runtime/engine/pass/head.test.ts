@@ -49,7 +49,7 @@ async function tokensOf(make: BackendFactory, selects: boolean): Promise<{ reado
   const backend = await make({ threads: 1, selects });
   const head = new Head(await compileHead(backend, program as unknown as ModelProgram, weights), program, new Mutex());
   const wanted = requests.map((sampling, row) => ({ row, sampling }));
-  const tokens = await head.run(x, wanted, (choose) => requests.map((request, i) => choose(i, request, 4)));
+  const tokens = await head.run(x, wanted, (choose) => requests.map((request, i) => choose(i, request, 4) as Sampled));
   await backend.close();
   return { tokens, whole: head.wholeRows };
 }
@@ -74,7 +74,7 @@ test("a row that is no number ends its request by name, and only that one", asyn
   const wanted = requests.slice(0, 2).map((sampling, row) => ({ row, sampling }));
   await head.run(sick, wanted, (choose) => {
     assert.throws(() => choose(0, requests[0]!, 4), { code: "UnusableLogits" });
-    assert.ok(choose(1, requests[1]!, 4).token >= 0);
+    assert.ok(choose(1, requests[1]!, 4)!.token >= 0);
   });
   await backend.close();
 });

@@ -10,7 +10,8 @@ import { type Sampled, Sampler } from "../schedule/sampling/sampler.ts";
 import type { Mutex } from "./mutex.ts";
 import { floats } from "./step-tools.ts";
 
-type Choose = (i: number, request: OpenSampling, position: number) => Sampled;
+/** Undefined while it is not known which tokens may come. */
+type Choose = (i: number, request: OpenSampling, position: number) => Sampled | undefined;
 
 function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): Segment {
   const count = Math.min(candidatesMost, vocab);
@@ -107,7 +108,7 @@ export class Head {
     };
   }
 
-  #whole(logits: Float32Array, request: OpenSampling, position: number): Sampled {
+  #whole(logits: Float32Array, request: OpenSampling, position: number): Sampled | undefined {
     this.#wholeRows += 1;
     return this.#sampler.sample(logits, request, position);
   }

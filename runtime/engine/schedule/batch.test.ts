@@ -22,14 +22,17 @@ test("a request says the same alone, with random mates that come and go, in any 
     maxDecodeBatch: fc.integer({ min: 1, max: 4 }),
     draftTokens: fc.constantFrom(0, 1, 6),
     blocks: fc.integer({ min: context / blockTokens, max: 20 }),
+    lateIn16: fc.constantFrom(0, 0, 3, 12),
   });
   let preempted = 0;
   fc.assert(
     fc.property(
       setting,
       fc.array(arrival, { maxLength: 9, size: "max" }),
-      ({ slots, chunk, blocks, maxDecodeBatch, draftTokens }, arrivals) => {
+      ({ slots, chunk, blocks, maxDecodeBatch, draftTokens, lateIn16 }, arrivals) => {
         const toy = new Toy(slots, { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch, draftTokens }, { blocks });
+        let row = 0;
+        if (lateIn16 > 0) toy.isLate = () => Math.imul(row++, 0x9e3779b1) >>> 28 < lateIn16;
         const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
           ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
         );

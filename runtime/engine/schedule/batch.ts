@@ -44,6 +44,8 @@ export class Batcher {
   readonly #copyPace = new Pace(copiedTokens);
   #firstDecode = 0;
   #decodedLast = false;
+  /** Those that had no token in the last step. */
+  #late: readonly string[] = [];
   #steps = 0;
   #stepMs = 0;
   #notices: Notice[] = [];
@@ -143,22 +145,25 @@ export class Batcher {
   }
 
   /**
-   * One sampled token per requested row; undefined means none: the caller then removes the request before the next step, unless an
-   * earlier guess was wrong.
+   * One sampled token per requested row. Undefined means none yet: the row is computed again in the next step, unless the caller removes
+   * the request before it.
    */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (ms !== undefined && step.groups.some(({ phase }) => phase === "prefill")) this.#pace.took(step.tokens.length, ms);
-    this.spent(ms);
     const given = new Map(step.wanted.map(({ row }, i) => [row, sampled[i]]));
     const parts = partsOf(step).filter(({ id }) => this.#open.has(id));
     // All positions are noted first: a request that ends moves the last slot, as it is then.
-    for (const part of parts) if (!isGuess(part.group)) this.#written(part, step.tokens);
+    const late = new Set(parts.filter((part) => isLate(part, given)));
+    this.#late = [...late].map(({ id }) => id);
+    for (const part of parts) if (!isGuess(part.group)) this.#written(part, step.tokens, late.has(part));
     // The last slot goes first: where all end, none moves.
     for (const part of parts.toReversed()) {
       const { id, group, from } = part;
+      if (late.has(part)) continue;
       if (isGuess(group)) this.#verify(part, step.tokens, given);
       else if (given.has(from + group.tokens - 1)) this.#output(id, this.#open.get(id) as Open, given.get(from + group.tokens - 1));
     }
+    this.spent(ms);
   }
 
   spent(ms = 0): void {
@@ -170,16 +175,20 @@ export class Batcher {
     this.#showLife();
   }
 
-  #written({ id, group, from }: StepPart, tokens: Int32Array): void {
+  /** The last row of a late prompt is computed again as a decode, which needs no place among the prompts. */
+  #written({ id, group, from }: StepPart, tokens: Int32Array, late: boolean): void {
     if (group.phase === "decode") {
-      this.#ledger.advance(id, tokens[from] as number);
+      if (!late) this.#ledger.advance(id, tokens[from] as number);
       return;
     }
     const open = this.#open.get(id) as Open;
-    this.#ledger.prefilled(id, Uint32Array.from(tokens.subarray(from, from + group.tokens)));
-    open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
+    const last = from + group.tokens - 1;
+    this.#ledger.prefilled(id, Uint32Array.from(tokens.subarray(from, late ? last : last + 1)));
+    const length = this.#ledger.lengthOf(id) + (late ? 1 : 0);
+    open.output = Math.max(0, length - open.ticket.prompt.length);
+    open.next = tokens[last] as number;
     if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
-    if (this.#ledger.lengthOf(id) === open.text.length) this.#ledger.promote(id);
+    if (length === open.text.length) this.#ledger.promote(id);
   }
 
   #admit(beside: readonly string[]): string | undefined {
@@ -206,8 +215,8 @@ export class Batcher {
   }
 
   #showLife(): void {
-    for (const id of [...this.#waiting.ids(), ...this.#ledger.prefilling()]) {
-      const { started, known } = this.#open.get(id) as Open;
+    for (const id of [...this.#waiting.ids(), ...this.#ledger.prefilling(), ...this.#late]) {
+      const { started = false, known = [] } = this.#open.get(id) ?? {};
       if (started && known.length > 0) this.#notices.push({ id, event: { type: "progress", position: known.length - 1 } });
     }
   }
@@ -323,6 +332,7 @@ export class Batcher {
         if (!this.#open.has(id) || token !== given.get(row - 1)?.token) break;
         right += 1;
       }
+      if (given.get(row) === undefined) break; // computed again
       this.#ledger.advance(id, token);
       this.#output(id, open, given.get(row));
     }
@@ -370,4 +380,10 @@ function textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
 function tokenEvent({ token, logprob, top }: Sampled, position: number): GenerateEvent {
   const event = { type: "token", id: token, position, logprob } as const;
   return top ? { ...event, top } : event;
+}
+
+/** No token was chosen from its first row that wants one. */
+function isLate({ group, from }: StepPart, given: ReadonlyMap<number, Sampled | undefined>): boolean {
+  const row = isGuess(group) ? from : from + group.tokens - 1;
+  return given.has(row) && given.get(row) === undefined;
 }

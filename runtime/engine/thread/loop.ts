@@ -51,13 +51,13 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...{ head, vocab: program.vocab, between: () => scheduler.betweenGraphs() },
     tell: (id, event) => send({ type: "events", notices: [{ id, event }] }),
   });
-  const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir));
+  const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir), now);
   const requests = new Requests({ model, batcher, languages, prompts, boundary, send });
   const tools = {
     ...{ ...measured, program, embed, blocks, experts, scheduler, allocators: [], overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
-  const steps = new Steps({ model, batcher, requests, experts, scheduler, head, prompts, tools, send });
+  const steps = new Steps({ model, batcher, languages, requests, experts, scheduler, head, prompts, tools, send });
   const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
   return { batcher, boundary, calls, connections, onDemand, requests, routing, scheduler, steps };
 }

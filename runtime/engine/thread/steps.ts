@@ -1,6 +1,7 @@
 // Runs one step: KV changes, rows through the layers, a token per requested row, times.
 import { AppError } from "../../../crds/common.ts";
 import type { StepKind } from "../../../crds/telemetry.ts";
+import type { Languages } from "../../constraints/languages.ts";
 import type { EngineStats } from "../api.ts";
 import type { ExpertTable } from "../pass/expert-table.ts";
 import type { FrameScheduler } from "../pass/frame-scheduler.ts";
@@ -11,6 +12,7 @@ import type { StepTools } from "../pass/step-tools.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { SlotChange } from "../schedule/kv-ledger.ts";
 import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
+import type { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import type { Sampled } from "../schedule/sampling/sampler.ts";
 import { decodesOf, idsOf, isGuess, kindOf, partsOf, type Step } from "../schedule/step-plan.ts";
 import type { FromEngine } from "./messages.ts";
@@ -18,10 +20,13 @@ import type { OpenModel } from "./open.ts";
 import type { Requests } from "./requests.ts";
 
 const stepSecondsMax = 4_096;
+/** What walks over the vocabulary may add to a step, by whether other requests are open (../DECISIONS.md 9). */
+const walkMs = { beside: 10, alone: 50 };
 
 interface Parts {
   readonly model: Pick<OpenModel, "kv" | "program" | "finalNorm">;
   readonly batcher: Batcher;
+  readonly languages: Pick<Languages, "walk">;
   readonly requests: Requests;
   readonly experts: ExpertTable;
   readonly scheduler: FrameScheduler;
@@ -52,7 +57,8 @@ export class Steps {
   }
 
   async run(step: Step): Promise<void> {
-    const { batcher, experts, model, prompts, requests, scheduler } = this.#parts;
+    const { batcher, experts, languages, model, prompts, requests, scheduler } = this.#parts;
+    languages.walk(batcher.openIds().length > 1 ? walkMs.beside : walkMs.alone);
     const start = performance.now();
     scheduler.running = kindOf(step.tokens.length, decodesOf(step));
     this.#traceparent = requests.traceOf(idsOf(step));
@@ -110,8 +116,7 @@ export class Steps {
         try {
           if (embed) return this.#embed(id, values);
           if (guess !== undefined) checkRow(values, position);
-          last = choose(own, sampling, position);
-          sampling.accept(last.token, position);
+          last = accepted(choose(own, sampling, position), sampling, position);
           return last;
         } catch (caught) {
           unusable.set(id, AppError.from(caught));
@@ -136,6 +141,11 @@ export class Steps {
     this.#waitedSeconds[kind] += Math.max(0, this.#parts.scheduler.waitedMs) / 1000;
     if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push(seconds);
   }
+}
+
+function accepted(sampled: Sampled | undefined, sampling: OpenSampling, position: number): Sampled | undefined {
+  if (sampled) sampling.accept(sampled.token, position);
+  return sampled;
 }
 
 function noSeconds(): Record<StepKind, number[]> {

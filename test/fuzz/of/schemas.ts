@@ -1,8 +1,10 @@
 // JSON Schemas as clients send them, and what a model may then write: a schema is compiled or refused in bounded time, and a text that
-// may end is JSON. States are of bounded size, and those that are alike go on alike.
+// may end is JSON. States are of bounded size, those that are alike go on alike, and a walk over tokens is bounded and allows the right ones.
 import assert from "node:assert/strict";
+import { Automaton } from "../../../runtime/constraints/automaton.ts";
 import { languageOf } from "../../../runtime/constraints/index.ts";
 import type { Constraint, Language } from "../../../runtime/constraints/language.ts";
+import { orderOf, Vocabulary } from "../../../runtime/constraints/vocabulary.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damagedJson, type Random } from "../mutate.ts";
 import { chance, json, number, pick, text, times } from "../words.ts";
@@ -14,6 +16,59 @@ interface Input extends Constraint {
 
 const names = ["a", "ab", "b", "é", 'q"', "type", "__proto__"];
 const patterns = ["^a", "^[ab]{2,4}$", "b$", "a.b|^é+$", "^(ab|😀)*$", "(a+)+$", "^\\d{1,9}$", "[^\\w]", "(", "\\1", "^.{0,200}$", "(?=a)"];
+patterns.push("^[ -~]*[a-m][ -~]{450}$", "^(a|[^b])*[ab].{14}$", "^([ab]?c?){60}$", "^(?:..)*\\d(.{3}|\\w{5}){4}x");
+
+/** Words that a walk goes through, all of them from each state. */
+const words = [
+  "",
+  ...Array.from({ length: 95 }, (_, i) => String.fromCharCode(32 + i)),
+  "ab",
+  "abc",
+  '":',
+  '","',
+  '"}',
+  "a1",
+  "é",
+  "\\u00",
+  "\\n",
+  "😀",
+];
+for (const length of [9, 15, 24, 70]) words.push("a".repeat(length), "ab1 ".repeat(length / 2).slice(0, length), `${"b".repeat(length)}"`);
+const texts = { bytes: Buffer.from(words.join("")), ends: new Uint32Array(words.length) };
+for (let id = 0, end = 0; id < words.length; id++) texts.ends[id] = end += Buffer.byteLength(words[id] as string);
+const vocabulary = new Vocabulary(texts, orderOf(texts));
+/** Tokens of a text, and the steps of a language that each may ask for. */
+const tokensMax = 12;
+const stepsMax = 20_000;
+
+/** Tokens that a walk allows are those that may come alone. */
+function walkTokens(language: Language, choices: readonly number[]): void {
+  let steps = 0;
+  const counting: Language = {
+    start: language.start,
+    step: (state, byte) => {
+      steps += 1;
+      return language.step(state, byte);
+    },
+    alike: (state, reach) => language.alike(state, reach),
+    ends: (state) => language.ends(state),
+  };
+  const automaton = new Automaton(counting, vocabulary);
+  let state = language.start;
+  for (const choice of choices.slice(0, tokensMax)) {
+    steps = 0;
+    const bits = automaton.allowed(state) as Uint32Array;
+    assert.ok(steps <= stepsMax, `${steps} steps for one token`);
+    const nexts = words.flatMap((_, id) => {
+      const next = automaton.after(state, id);
+      assert.equal(((bits[id >>> 5] as number) >>> (id & 31)) & 1, next === undefined ? 0 : 1, `${words[id]} after ${state}`);
+      return next ?? [];
+    });
+    const next = nexts[choice % nexts.length];
+    if (next === undefined) return;
+    state = next;
+  }
+}
 
 function schemaOf(random: Random, depth: number): unknown {
   const kind = random(depth > 0 ? 9 : 6);
@@ -80,7 +135,7 @@ function walk(language: Language, choices: readonly number[], isJson: boolean): 
       assert.ok(language.ends(state), `nothing goes on after ${Buffer.from(bytes)}`);
       return;
     }
-    const alike = language.alike(state, 4);
+    const alike = language.alike(state, { bytes: 4, ends: true });
     assert.equal(language.step(alike, bytes.at(-1) as number) !== undefined, true, "states that are alike go on alike");
     state = next;
   }
@@ -95,6 +150,10 @@ export const schemas: Fuzzer<typeof subject, Input> = {
   refusals: ["InvalidRequest"],
   start: () => subject,
   input: (random) => ({ ...specOf(random), choices: times(random, 40, () => random(256)) }),
-  attempt: ({ compile }, { name, spec, choices }) => walk(compile({ name, spec }), choices, name !== "tool_calls"),
+  attempt: ({ compile }, { name, spec, choices }) => {
+    const language = compile({ name, spec });
+    walk(language, choices, name !== "tool_calls");
+    walkTokens(language, choices);
+  },
   plant: ({ compile }) => ({ compile: unguarded(compile, /no number is within its bounds|never ends|no text has it/) }),
 };

@@ -43,6 +43,8 @@ export class Toy {
   readonly slots: number[][];
   readonly events = new Map<string, GenerateEvent[]>();
   readonly steps: Step[] = [];
+  /** Rows for which no token is known yet. */
+  isLate = (_id: string): boolean => false;
 
   /** `msPerToken`: what steps are said to take. */
   constructor(slots: number, limits = {}, rest: Partial<KvPool> = {}, msPerToken?: number, memory = context) {
@@ -81,9 +83,13 @@ export class Toy {
     assert.equal(sums.length, step.tokens.length);
     const blocks = this.slots.reduce((sum, slot) => sum + Math.ceil(slot.length / blockTokens), 0);
     assert.ok(blocks <= this.pool.blocks, `${blocks} blocks are written of ${this.pool.blocks}`);
+    const late = new Set(lost === undefined ? [] : [lost]);
     this.batcher.complete(
       step,
-      step.wanted.map(({ row, id }) => (id === lost ? undefined : { token: sums[row]!, logprob: 0 })),
+      step.wanted.map(({ row, id }) => {
+        if (this.isLate(id)) late.add(id); // and so are guesses behind it
+        return late.has(id) ? undefined : { token: sums[row]!, logprob: 0 };
+      }),
       this.msPerToken && this.msPerToken * step.tokens.length,
     );
     this.collect();

@@ -18,7 +18,7 @@ const languages = new Languages(1_000_000, () => Promise.reject(new Error("no te
 
 /** A token of a request that has said `replay` already. */
 function sample(row: Float32Array, sampling: Sampling, position: number, { prompt = none, replay = none } = {}): Sampled {
-  return sampler.sample(row, new OpenSampling({ sampling, prompt, replay, eos: [] }, languages), position);
+  return sampler.sample(row, new OpenSampling({ sampling, prompt, replay, eos: [] }, languages), position) as Sampled;
 }
 
 const argmax = (row: Float32Array): number => row.indexOf(Math.max(...row));
@@ -218,7 +218,7 @@ test("a request that goes on after a replay says what it would have said", () =>
     const request = new OpenSampling({ sampling: settings, prompt, replay: Uint32Array.from(replay), eos: [] }, languages);
     const tokens = [...replay];
     for (let position = replay.length; position < 40; position++) {
-      const { token } = sampler.sample(row(position), request, position);
+      const { token } = sampler.sample(row(position), request, position)!;
       request.accept(token, position);
       tokens.push(token);
     }

@@ -21,15 +21,15 @@ export class Sampler {
   #allowed = new Uint32Array(0);
   #compact = new Float32Array(0);
 
-  /** Throws AppError `UnusableLogits` when a logit is NaN or infinite. */
-  sample(logits: Float32Array, request: OpenSampling, position: number): Sampled {
+  /** Undefined while it is not known which tokens the constraint allows. Throws AppError `UnusableLogits` when a logit is NaN or infinite. */
+  sample(logits: Float32Array, request: OpenSampling, position: number): Sampled | undefined {
     const { sampling, penalties } = request;
     const row = this.#row;
     this.#scan(logits, position);
     const max = logits[row.best] as number;
     const logSum = sampling.logprobs ? Math.log(this.#weigh(logits, max, 1)) : 0;
     const top = sampling.logprobs && sampling.topLogprobs ? topOf(row, sampling.topLogprobs, max + logSum) : undefined;
-    let token: number;
+    let token: number | undefined;
     this.#edits.begin(logits);
     try {
       if (penalties) {
@@ -40,6 +40,7 @@ export class Sampler {
     } finally {
       this.#edits.undo();
     }
+    if (token === undefined) return undefined;
     const logprob = sampling.logprobs ? (logits[token] as number) - max - logSum : 0;
     return top ? { token, logprob, top } : { token, logprob };
   }
@@ -58,7 +59,7 @@ export class Sampler {
     if (bad >= 0) throw unusableNumber(`logit ${bad} of ${of} token ${position}`, logits[bad] as number);
   }
 
-  #choose(logits: Float32Array, { sampling, held }: OpenSampling, position: number): number {
+  #choose(logits: Float32Array, { sampling, held }: OpenSampling, position: number): number | undefined {
     const row = this.#row;
     const draws = sampling.temperature > 0;
     const u = draws ? uniform(sampling.seed, position) : 0;
@@ -69,6 +70,7 @@ export class Sampler {
       this.#compact = new Float32Array(logits.length);
     }
     const count = held.candidates(this.#allowed);
+    if (count === undefined) return undefined;
     for (let i = 0; i < count; i++) this.#compact[i] = logits[this.#allowed[i] as number] as number;
     row.scan(this.#compact.subarray(0, count));
     return this.#allowed[draws ? this.#draw(sampling, u) : row.best] as number;
