@@ -16,6 +16,8 @@ import { openCorpus } from "../data/corpus.ts";
 import { importText } from "../data/import-text.ts";
 import { layoutOf } from "../model/layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
+import { trainWorlds } from "../worlds/together.ts";
 import { train } from "./run.ts";
 import { runStep, type StepReport } from "./run-step.ts";
 import type { TrainSettings } from "./train-settings.ts";
@@ -41,8 +43,8 @@ const settings: TrainSettings = {
   checkpoint: { everySteps: 3, keep: 2 },
 };
 
-async function otherData(): Promise<string> {
-  const [from, out] = [join(folder, "other-text"), join(folder, "other-data")];
+async function otherData(name: string): Promise<string> {
+  const [from, out] = [join(folder, `${name}-text`), join(folder, `${name}-data`)];
   mkdirSync(from);
   writeFileSync(join(from, "a.txt"), "Another text altogether. ".repeat(60));
   await importText({ from: [from], model: tinyModel.dir, out, overwrite: false });
@@ -124,7 +126,13 @@ test("a finished result is found again without its checkpoints, and nothing trai
   const again = await run(given);
   const { store, folder: exported, step } = again.end;
   assert.deepEqual([again.seen.steps, step, store, exported], [[], 8, join(given.out, "store"), join(given.out, "huggingface")]);
-  const changes = { codecs: ["f16"] as const, seed: 9, clip: 2, data: await otherData(), schedule: { ...settings.schedule, steps: 9 } };
+  const changes = {
+    codecs: ["f16"] as const,
+    seed: 9,
+    clip: 2,
+    data: await otherData("other"),
+    schedule: { ...settings.schedule, steps: 9 },
+  };
   for (const [name, value] of Object.entries(changes))
     await assert.rejects(run({ ...given, [name]: value }), {
       code: "BadCheckpoint",
@@ -135,6 +143,23 @@ test("a finished result is found again without its checkpoints, and nothing trai
   await assert.rejects(run(given), { code: "BadCheckpoint", message: /finished\.json: .*remove it/ });
   rmSync(join(given.out, "store"), { recursive: true });
   assert.equal((await run(given)).seen.steps.length, 8, "a result that was removed is made again");
+});
+
+test("worlds that met find their one result again, each without data of the others", async () => {
+  const given = {
+    ...settings,
+    out: join(folder, "met"),
+    recipes: parseRecipes({ local: "fedavg:4" }),
+    checkpoint: { everySteps: 4, keep: 1 },
+  };
+  const made: number[] = [];
+  const ports = { now: () => 0, stopped: () => false, onStart() {}, onStep: () => void made.push(1), onValidation() {} };
+  const worlds = [data, await otherData("world")];
+  await trainWorlds(given, worlds, () => ports);
+  assert.equal(made.length, 16);
+  for (const world of [0, 1]) rmSync(join(given.out, `world-${world}`, "checkpoints"), { recursive: true });
+  const { store } = await trainWorlds(given, worlds, () => ports);
+  assert.deepEqual([made.length, store], [16, join(given.out, "store")]);
 });
 
 test("by a constant rate a finished run can be gone on with, and not back", async () => {
