@@ -320,6 +320,7 @@ const table = {
       "duplicate",
       "bad_seq",
       "bad_window",
+      "rate",
     ],
   }),
 

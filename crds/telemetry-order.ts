@@ -13,10 +13,14 @@ export class MessageOrder {
   #last: { readonly seq: number; readonly windowEnd: number } | undefined;
   readonly #ends = new Map<Phase, number>();
 
+  isOld(seq: number): boolean {
+    return this.#last !== undefined && seq <= this.#last.seq;
+  }
+
   /** Returns the fault and changes nothing, or records the message. Times are the sender's. */
   take({ seq, phase, windowStart, windowEnd }: Ordered): OrderFault | undefined {
     const last = this.#last;
-    if (last && seq <= last.seq) return "duplicate";
+    if (this.isOld(seq)) return "duplicate";
     if (windowEnd < windowStart || windowEnd - windowStart > loadWindowMsMax) return "bad_window";
     // Overlapping windows would count load twice.
     if (windowStart < (this.#ends.get(phase) ?? Number.NEGATIVE_INFINITY)) return "bad_window";

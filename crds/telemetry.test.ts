@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decodeLoad, encodeLoad, type LoadWindow } from "./telemetry.ts";
+import { decodeLoad, encodeLoad, type LoadWindow, loadHead } from "./telemetry.ts";
 
 const window: LoadWindow = {
   ...{ v: 1, deploymentUID: "u", rank: 3, bootId: "b", seq: 7, windowStart: 1, windowEnd: 2, phase: "decode", layers: 2, experts: 2 },
@@ -24,6 +24,20 @@ test("a load message is the same after writing and reading, with and without tim
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, seconds }))), { ...window, seconds });
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, compute }))), { ...window, compute });
   assert.deepEqual(decodeLoad(bytes(encodeLoad(window))), window);
+});
+
+test("who sent a message is read from its first bytes, and nothing from a text that says otherwise", () => {
+  const { rank, bootId, seq } = window;
+  assert.deepEqual(loadHead(bytes(encodeLoad(window))), { rank, bootId, seq });
+  const others = [
+    { bootId: 'b","seq":1,"x":"' },
+    { deploymentUID: 'u","rank":1,"bootId":"b"' },
+    { seq: 2 ** 53 - 1 },
+    { v: 2 },
+    { rank: 12_345 },
+  ];
+  for (const change of others) assert.equal(loadHead(changed(change)), undefined, JSON.stringify(change));
+  assert.equal(loadHead(new Uint8Array(0)), undefined);
 });
 
 test("a field of a later version is ignored", () => {

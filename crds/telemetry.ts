@@ -93,9 +93,24 @@ export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "sec
   readonly seconds?: StepSeconds;
 }
 
+export type LoadHead = Pick<LoadMessage, "rank" | "bootId" | "seq">;
+const headBytesMax = 512;
+const headPattern = /^\{"v":1,"deploymentUID":"[^"\\]*","rank":(\d{1,4}),"bootId":"([^"\\]*)","seq":(\d{1,10}),/;
+
+/** Who sent a message and its number, by its first bytes as `encodeLoad` writes them; undefined for any other text. */
+export function loadHead(bytes: Uint8Array): LoadHead | undefined {
+  const [, rank, bootId, seq] = headPattern.exec(Buffer.from(bytes.subarray(0, headBytesMax)).toString("latin1")) ?? [];
+  return bootId === undefined ? undefined : { rank: Number(rank), bootId, seq: Number(seq) };
+}
+
+/** The bytes of a message, at most. */
+export const loadBytes = (cells: number): number => 2 * (Math.ceil((4 * cells) / 3) * 4) + 4_096;
+
 export function encodeLoad(window: LoadWindow): string {
+  const { v, deploymentUID, rank, bootId, seq, ...rest } = window;
   return JSON.stringify({
-    ...window,
+    ...{ v, deploymentUID, rank, bootId, seq }, // first, for loadHead
+    ...rest,
     routed: encodeCounts(window.routed),
     served: encodeCounts(window.served),
   });

@@ -12,14 +12,20 @@ const linePattern = /^enodia-load ([0-9a-f]{16}) ([\w-]{43})$/;
 const newline = 10;
 
 export type SignatureFault = "too_large" | "unsigned" | "no_key" | "bad_signature";
-export type Opened = { readonly ok: true; readonly body: Uint8Array } | { readonly ok: false; readonly reason: SignatureFault };
+export type Opened<R = never> =
+  | { readonly ok: true; readonly body: Uint8Array }
+  | { readonly ok: false; readonly reason: SignatureFault | R };
 
 export function signLoad(body: string, { id, secret }: TelemetryKey): string {
   return `${mark} ${id} ${macOf(body, secret).toString("base64url")}\n${body}`;
 }
 
-/** Undefined keys are skipped. */
-export function openLoad(message: Uint8Array, keys: TelemetryKeys | undefined): Opened {
+/** `unwanted` may refuse a body before its signature is computed, which takes a millisecond for the largest. */
+export function openLoad<R = never>(
+  message: Uint8Array,
+  keys: TelemetryKeys | undefined,
+  unwanted: (body: Uint8Array) => R | undefined = () => undefined,
+): Opened<R> {
   if (message.byteLength > loadMessageBytesMax) return { ok: false, reason: "too_large" };
   if (keys === undefined) return { ok: false, reason: "no_key" };
   const end = message.subarray(0, lineBytesMax).indexOf(newline);
@@ -27,6 +33,8 @@ export function openLoad(message: Uint8Array, keys: TelemetryKeys | undefined): 
   if (id === undefined || signature === undefined) return { ok: false, reason: "unsigned" };
   const key = keys.find((one) => one.id === id);
   const body = message.subarray(end + 1);
+  const refusal = key && unwanted(body);
+  if (refusal !== undefined) return { ok: false, reason: refusal };
   const genuine = key !== undefined && timingSafeEqual(macOf(body, key.secret), Buffer.from(signature, "base64url"));
   return genuine ? { ok: true, body } : { ok: false, reason: "bad_signature" };
 }

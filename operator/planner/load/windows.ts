@@ -1,5 +1,5 @@
 // Combines the load messages of all ranks into one view per window. A rank that did not report is missing, never zero.
-import { type LoadWindow, loadJitterMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
+import { type LoadHead, type LoadWindow, loadJitterMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
@@ -63,8 +63,16 @@ export class LoadWindows {
     this.#byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
   }
 
+  /** Why a message of this head does not count, whoever made it; it changes nothing. */
+  refusal({ rank, bootId, seq }: LoadHead, expected: readonly ExpectedRank[]): Refusal | undefined {
+    const from = expected.find((one) => one.rank === rank);
+    if (from?.bootId !== bootId) return from ? "stale_boot" : "unknown_deployment";
+    const known = this.#ranks.get(rank);
+    return known?.bootId === bootId && known.order.isOld(seq) ? "duplicate" : undefined;
+  }
+
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
-    const from = expected.find((rank) => rank.rank === window.rank);
+    const from = expected.find(({ rank }) => rank === window.rank);
     if (window.deploymentUID !== this.deploymentUid || window.layers !== this.layers || window.experts !== this.experts || !from) {
       return { ok: false, reason: "unknown_deployment" };
     }

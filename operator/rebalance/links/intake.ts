@@ -1,11 +1,11 @@
 // Takes one deployment's load messages: it subscribes as the spec says, passes them to the load state, and counts them.
-import type { LoadWindow } from "../../../crds/telemetry.ts";
+import { type LoadWindow, loadBytes, loadHead } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
 import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
-import type { IntakeRefusal, Subscription } from "./load-messages.ts";
+import { type IntakeRefusal, type Listener, MessageRate, type Subscription } from "./load-messages.ts";
 
 type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];
@@ -18,6 +18,7 @@ export interface Listening {
 
 export class Intake {
   readonly #ports: IntakePorts;
+  readonly #rate = new MessageRate();
   #open: { readonly key: string; readonly subscription: Subscription } | undefined;
   #listening: Listening | undefined;
   #refused: { readonly reason: Refusal; readonly at: number } | undefined;
@@ -42,11 +43,23 @@ export class Intake {
       { url, credentials },
       {
         keys: () => this.#keys().keys,
+        unwanted: (body) => this.#unwanted(body),
         take: (window) => this.#receive(ref, window),
         refused: (reason) => this.#refuse(reason),
       },
     );
     this.#open = { key, subscription };
+  }
+
+  #unwanted(body: Uint8Array): ReturnType<Listener["unwanted"]> {
+    const { load, expected = [] } = this.#listening ?? {};
+    if (!load) return "unknown_deployment";
+    const head = loadHead(body);
+    const refused = head && load.windows.refusal(head, expected);
+    if (refused) return refused;
+    const { layers, experts } = load.windows;
+    const messages = Math.max(1, body.byteLength / loadBytes(layers * experts));
+    return this.#rate.take(messages, expected.length, this.#ports.clock.now()) ? undefined : "rate";
   }
 
   #receive({ namespace, name: deployment }: World["ref"], window: LoadWindow): void {

@@ -1,5 +1,7 @@
 // Deployments share a connection to NATS, a loop says when it has none, and what others publish in a rank's name counts nothing.
 import assert from "node:assert/strict";
+import crypto from "node:crypto";
+import { syncBuiltinESMExports } from "node:module";
 import { test } from "node:test";
 import { telemetryKey } from "../../../test/kit/ranks/telemetry-keys.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
@@ -33,7 +35,7 @@ test("deployments share a bus of one server and one Secret, and it goes with the
       { namespace: "ns", name },
       "enodia",
       { url, credentials },
-      { keys: () => undefined, take: () => {}, refused: () => {} },
+      { keys: () => undefined, unwanted: () => undefined, take: () => {}, refused: () => {} },
     );
   const users = [subscribe("a", { namespace: "ns", name: "creds" }), subscribe("b", { namespace: "ns", name: "creds" })];
   subscribe("c", { namespace: "other", name: "creds" });
@@ -91,6 +93,23 @@ test("a message without a signature, and a genuine one that comes again, are ref
   publish(text);
   publish("x".repeat(2 ** 20 + 1));
   assert.deepEqual(reasons(sim), ["unsigned", "duplicate", "too_large"]);
+});
+
+test("the order of a message is looked at before its signature, and a flood costs no more signatures than a few seconds of messages do", async (t) => {
+  const { sim, changed, publish } = await heard();
+  const hmac = t.mock.method(crypto, "createHmac").mock;
+  syncBuiltinESMExports();
+  publish(changed({ seq: 1 }));
+  publish(changed({ rank: 9 }));
+  publish(changed({ bootId: "gone" }));
+  assert.deepEqual([reasons(sim), hmac.callCount()], [["duplicate", "unknown_deployment", "stale_boot"], 0]);
+  for (let i = 0; i < 10_000; i++) publish(changed({ seq: 1_000_000 + i }));
+  assert.ok(hmac.callCount() > 0 && hmac.callCount() < 1_000, `${hmac.callCount()} signatures for 10,000 messages`);
+  assert.deepEqual(new Set(reasons(sim).slice(3)), new Set(["bad_signature", "rate"]));
+  hmac.restore();
+  syncBuiltinESMExports();
+  await sim.clock.run(120_000);
+  assert.equal(fresh(sim)?.reason, "Fresh");
 });
 
 test("without a key nothing is believed, the condition says why, and serving and its plan stay; with a key all is well again", async () => {

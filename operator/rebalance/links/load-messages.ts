@@ -1,16 +1,20 @@
 // The NATS connections of all deployments, one bus per server and credentials. Messages without a valid signature are refused here.
 import { AppError } from "../../../crds/common.ts";
-import { decodeLoad, type LoadWindow, loadSubject } from "../../../crds/telemetry.ts";
+import { decodeLoad, type LoadWindow, loadSampleMsMin, loadSubject, phases } from "../../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";
 import { openLoad, type SignatureFault } from "../../../runtime/net/load-signature.ts";
 import type { Ref } from "../../kube/kube.ts";
+import type { LoadWindows } from "../../planner/load/windows.ts";
 import type { BusStatus, LoadBus, LoadBusOptions, OpenBus } from "../ports.ts";
 
-export type IntakeRefusal = "malformed" | SignatureFault;
+type HeadRefusal = NonNullable<ReturnType<LoadWindows["refusal"]>> | "rate";
+export type IntakeRefusal = "malformed" | SignatureFault | HeadRefusal;
 
 export interface Listener {
   /** The current keys; undefined refuses every message. */
   keys(): TelemetryKeys | undefined;
+  /** Why a message is not worth its signature; undefined: it is. It may be forged, so that this advances no order. */
+  unwanted(body: Uint8Array): HeadRefusal | undefined;
   take(window: LoadWindow): void;
   refused(reason: IntakeRefusal): void;
 }
@@ -72,7 +76,7 @@ export class Telemetry {
 }
 
 function receive(bytes: Uint8Array, listener: Listener): void {
-  const opened = openLoad(bytes, listener.keys());
+  const opened = openLoad(bytes, listener.keys(), (body) => listener.unwanted(body));
   const window = opened.ok ? decoded(opened.body) : undefined;
   if (window) listener.take(window);
   else listener.refused(opened.ok ? "malformed" : opened.reason);
@@ -84,6 +88,26 @@ function decoded(body: Uint8Array): LoadWindow | undefined {
   } catch (caught) {
     if (!(caught instanceof AppError)) throw caught;
     return undefined;
+  }
+}
+
+/** A rank may be set to send so many; as many of some seconds may come at once. */
+const messagesPerSecond = (phases.length * 1000) / loadSampleMsMin;
+const burstSeconds = 4;
+
+/** Bounds the signatures that one deployment's messages may cost, in messages of the size that its ranks send. */
+export class MessageRate {
+  #left = 0;
+  #at = Number.NEGATIVE_INFINITY;
+
+  take(messages: number, ranks: number, now: number): boolean {
+    const perSecond = messagesPerSecond * ranks;
+    const seconds = Math.min(burstSeconds, (now - this.#at) / 1000);
+    this.#left = Math.min(perSecond * burstSeconds, this.#left + perSecond * seconds);
+    this.#at = now;
+    if (this.#left < messages) return false;
+    this.#left -= messages;
+    return true;
   }
 }
 
