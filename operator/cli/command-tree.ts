@@ -3,6 +3,7 @@ import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 
 import { AppError } from "../../crds/common.ts";
 import packageJson from "../../package.json" with { type: "json" };
 import type { Declaration, Entries, Entry, Names, Option as OptionDeclaration } from "./command.ts";
+import { columnsOf } from "./environment.ts";
 
 /** Exit code of an invalid line. */
 export const misuse = 2;
@@ -25,7 +26,7 @@ async function grow(root: Entry, line: readonly string[]): Promise<Tree> {
     .version(packageJson.version, "--version", "which version this is")
     .exitOverride()
     .enablePositionalOptions()
-    .configureOutput({ outputError: () => {} })
+    .configureOutput({ outputError: () => {}, getOutHelpWidth: () => columnsOf() ?? 80 })
     .helpOption("-h, --help", "this help")
     .helpCommand(false);
   const done = (result: number): void => {

@@ -12,3 +12,6 @@ export const sourceSecrets = (): Record<SourceSecret, string | undefined> =>
   Object.fromEntries(sourceSecretKeys.map((key) => [key, env[key]?.trim() || undefined])) as Record<SourceSecret, string | undefined>;
 
 export const showsTraces = (): boolean => env.ENODIA_LOG_LEVEL === "debug";
+
+/** COLUMNS, as of a program that pipes this one, counts before the terminal; undefined where neither is known. */
+export const columnsOf = (): number | undefined => Number(env.COLUMNS) || process.stdout.columns;

@@ -51,6 +51,8 @@ test("enodia runs without a clone", async () => {
   const help = await run("enodia", "--help");
   assert.equal(help.code, 0, help.stderr);
   assert.match(help.stdout, /^ {2}status +what is wrong/m);
+  const narrow = await exec("enodia", ["--help"], { env: { ...env, COLUMNS: "60" }, cwd: folder });
+  assert.match(narrow.stdout, /^ {2}status +what is wrong with deployments and training\n +jobs/m);
   assert.equal((await run("enodia", "--version")).stdout, `${version}\n`);
 });
 
@@ -60,6 +62,7 @@ test("every command loads, also without the optional dependencies", async () => 
     "doctor",
     "top",
     "experts",
+    "page",
     "logs",
     "bundle",
     "chat",

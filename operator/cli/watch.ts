@@ -2,6 +2,7 @@
 import { setTimeout as sleepFor } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { span } from "../views/format.ts";
+import { columnsOf } from "./environment.ts";
 
 /** Pause in ms, and as a multiple of the time that a look took. */
 const intervalMs = 2_000;
@@ -15,7 +16,7 @@ export interface Screen {
 
 export const terminalScreen: Screen = {
   isTTY: process.stdout.isTTY === true,
-  size: () => ({ rows: process.stdout.rows ?? 24, columns: process.stdout.columns ?? 80 }),
+  size: () => ({ rows: process.stdout.rows ?? 24, columns: columnsOf() ?? 80 }),
   write: (text) => void process.stdout.write(text),
 };
 

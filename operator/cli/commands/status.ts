@@ -6,12 +6,13 @@ import { type Judgement, judge } from "../../views/findings/index.ts";
 import type { PodFacts } from "../../views/pods.ts";
 import { expectedMemoryFormula, rankStates } from "../../views/ranks.ts";
 import { argument, declare, flag } from "../command.ts";
+import { columnsOf } from "../environment.ts";
 import { countText, findingsText, overviewText } from "../findings-text.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
 import { type Gathered, gather, type Scope } from "../status-reads.ts";
 import { sectionsText } from "../table.ts";
-import { show, terminalScreen } from "../watch.ts";
+import { show } from "../watch.ts";
 
 const columns = `  STATE, EPOCH    of the rank, and the newest plan it has committed
   EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
@@ -55,7 +56,7 @@ async function plainText(cluster: ClusterAccess, seen: Gathered, { name, namespa
   if (deployments.length === 0 && jobs.length === 0 && unread.length === 0)
     return `no MoEDeployment and no MoETrainingJob in ${where}${namespace === undefined ? "" : "; -A looks at all namespaces"}`;
   const judged = judge(seen);
-  const wrong = findingsText(judged, unread, terminalScreen.isTTY ? terminalScreen.size().columns : undefined);
+  const wrong = findingsText(judged, unread, columnsOf());
   const above = judged.findings.map(({ why }) => why).join("\n");
   const whole = async () => (await details(cluster, seen)).map((detail) => sectionsText(statusSections(detail, above)));
   const rest = name === undefined ? [overviewText(seen), countText(seen, where)] : await whole();
