@@ -83,7 +83,7 @@ const schemas: fc.Arbitrary<object> = fc.oneof(
     )
     .map(([loop, one, length, [minLength, maxLength]]) => ({
       ...{ type: "string", pattern: `^${loop}${one}([ab,]|\\S){${length}}$` },
-      ...(length % 3 === 0 ? { maxLength: 2 * maxLength + length } : length % 3 === 1 ? { minLength } : {}),
+      ...(length % 3 === 0 ? { maxLength: 2 * maxLength + length + 1 } : length % 3 === 1 ? { minLength } : {}),
     })),
   bounds.map(([minItems, maxItems]) => ({ type: "array", items: { type: "integer" }, minItems, maxItems: maxItems + 1 })),
   bounds.map(([minItems]) => ({ type: "array", prefixItems: [{ const: 1 }, { type: "integer" }], items: { const: 1 }, minItems })),
