@@ -36,3 +36,13 @@ export async function checkTiedHead({ dir, names, read, shape }: Checkpoint, kno
     { code: "UnsupportedModel" },
   );
 }
+
+const plainForms: ReadonlySet<string> = new Set(["f32", "f16", "bf16"]);
+
+/** Plain tensors under a configuration of quantization are of something else than it says, such as values without their scales. */
+export function refuseQuantization({ dir, names, form }: Checkpoint, config: unknown): void {
+  const { quantization_config: said } = config as { readonly quantization_config?: { readonly quant_method?: unknown } | null };
+  if (said === undefined || said === null || !names.every((name) => plainForms.has(form(name)))) return;
+  const message = `quantization_config says ${said.quant_method ?? "that weights are quantized"}, but all tensors are plain; remove it if they are the model's weights as they are`;
+  throw new AppError(`${dir}: config.json: ${message}`, { code: "UnsupportedModel" });
+}

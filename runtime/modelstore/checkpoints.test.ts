@@ -39,6 +39,13 @@ test("a tied head beside another head is refused; beside the same one the table 
   assert.ok(!Object.keys((await importing(same)).dense).includes(head));
 });
 
+test("a configuration of quantization over plain tensors is refused by name; one that is null is none", async () => {
+  const said = await changedCheckpoint(tiny, dir, (_, config) => (config.quantization_config = { quant_method: "fp8" }));
+  const plain = /config\.json: quantization_config says fp8, but all tensors are plain; remove it if/;
+  await assert.rejects(importing(said), refusal("UnsupportedModel", plain));
+  await importing(await changedCheckpoint(tiny, dir, (_, config) => (config.quantization_config = null)));
+});
+
 test("a dense model's tied head beside another head is refused at import and by upcycle", async () => {
   const dense = join(dir, "dense");
   const shell = {

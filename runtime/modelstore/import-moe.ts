@@ -12,7 +12,7 @@ import type { ExpertIndex } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
-import { checkTiedHead, refuseUnknown } from "./check-tensors.ts";
+import { checkTiedHead, refuseQuantization, refuseUnknown } from "./check-tensors.ts";
 import { companionFiles, type Log } from "./companions.ts";
 import { Progress } from "./import-progress.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
@@ -57,6 +57,7 @@ async function partsIn({ config, checkpoint }: StoreModel, architecture: string)
   const needless = family.needless?.(config) ?? [];
   const names = checkpoint.names.filter((name) => !needless.some((start) => name.startsWith(start)));
   refuseUnknown(where, names, known, architecture);
+  refuseQuantization(checkpoint, config);
   await checkTiedHead(checkpoint, known);
   return parts;
 }

@@ -10,7 +10,7 @@ import { bytesOf } from "../weights/floats.ts";
 import { checkTarget, writeFolder } from "../weights/model-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import { readConfig } from "../weights/store-reader.ts";
-import { checkShape, checkTiedHead, refuseUnknown } from "./check-tensors.ts";
+import { checkShape, checkTiedHead, refuseQuantization, refuseUnknown } from "./check-tensors.ts";
 import { companionFiles, type Log } from "./companions.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
@@ -52,6 +52,7 @@ async function importDenseFolder(from: string, out: string, overwrite: boolean, 
     const weights = denseWeights(program);
     const known = new Set(weights.map(({ name }) => name));
     refuseUnknown(from, checkpoint.names, known, llamaArchitecture);
+    refuseQuantization(checkpoint, config);
     await checkTiedHead(checkpoint, known);
     const tensors = weights.map(({ name, shape }): TensorToWrite => {
       checkShape(from, name, checkpoint.shape(name), shape);

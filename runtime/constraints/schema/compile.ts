@@ -1,7 +1,7 @@
 // Compiles a JSON Schema to nodes.
 import { AppError } from "../../../crds/common.ts";
-import { Comparison, type Compiled, heightsOf, membersOf, type Node } from "./nodes.ts";
-import { anyInteger, anyNumber, leastMagnitude, RangedNumber, type Scalar, scalarText } from "./numbers.ts";
+import { Comparison, type Compiled, heightsOf, membersOf, type Node, withListedConstants } from "./nodes.ts";
+import { anyInteger, anyNumber, leastMagnitude, RangedNumber, type Scalar, scalarTexts } from "./numbers.ts";
 import { textsOfPattern } from "./pattern.ts";
 import { TextList, type Texts, textsOfLength } from "./texts.ts";
 import { depthMax } from "./walk.ts";
@@ -94,7 +94,7 @@ class Compiler {
     const members = membersOf(nodes);
     const comparison = new Comparison(nodes, members);
     for (const { path, of } of this.#apart) checkApart(comparison, path, of);
-    return { nodes, root, heights, members };
+    return withListedConstants({ nodes, root, heights, members });
   }
 
   #add(node: Node, path: string): number {
@@ -194,7 +194,7 @@ class Compiler {
   }
 
   #word(text: string, path: string): number {
-    return this.#add({ kind: "scalar", type: "word", scalar: scalarText(text), text }, path);
+    return this.#add({ kind: "scalar", type: "word", scalar: scalarTexts([text]), text }, path);
   }
 
   #texts({ pattern, ...schema }: Schema, path: string): Texts {
@@ -269,7 +269,7 @@ class Compiler {
     if (typeof value === "string") return this.#add({ kind: "string", texts: this.#list([value], path) }, path);
     if (typeof value === "number") {
       const text = JSON.stringify(value);
-      return this.#add({ kind: "scalar", type: "number", scalar: scalarText(text), text }, path);
+      return this.#add({ kind: "scalar", type: "number", scalar: scalarTexts([text]), text }, path);
     }
     const inside = (one: unknown): number => this.#value(one, { path, nesting: nesting + 1 });
     if (Array.isArray(value)) {

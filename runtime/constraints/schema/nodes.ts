@@ -1,7 +1,7 @@
 // A compiled JSON Schema and analyses of it.
 import { AppError } from "../../../crds/common.ts";
-import type { Scalar } from "./numbers.ts";
-import { TextList, type Texts } from "./texts.ts";
+import { type Scalar, scalarTexts } from "./numbers.ts";
+import { areApart, TextList, type Texts } from "./texts.ts";
 
 /** Nodes refer to each other by index, so they may be recursive. */
 export type Node =
@@ -105,6 +105,42 @@ export function membersOf(nodes: readonly Node[]): readonly (readonly number[])[
 
 const tooManyMembers = `its anyOf and oneOf have more than ${membersMax} branches, those of branches included; nest them less`;
 
+/** Longer lists of members have their constants as lists of texts, so that a text does not fit each of them at once. */
+const apartMax = 64;
+/** Constants of one list, whose memory grows with their square. */
+const textsMax = 1_000;
+
+export function withListedConstants({ nodes, root, heights, members }: Compiled): Compiled {
+  const all = [...nodes];
+  const added = (node: Node): number => all.push(node) - 1;
+  const listed = (list: readonly number[]): readonly number[] => {
+    const texts = new Set<string>();
+    const scalars = new Set<string>();
+    const rest = list.filter((at) => {
+      const node = nodes[at] as Node;
+      if (node.kind === "string" && node.texts instanceof TextList) for (const text of node.texts.texts) texts.add(text);
+      else if (node.kind === "scalar" && node.text !== undefined) scalars.add(node.text);
+      else return true;
+      return false;
+    });
+    const strings = pieces(texts).map((some) => added({ kind: "string", texts: new TextList(some) }));
+    const words = pieces(scalars).map((some) => added({ kind: "scalar", type: "word", scalar: scalarTexts(some), text: undefined }));
+    return [...rest, ...strings, ...words];
+  };
+  const known = new Map<readonly number[], readonly number[]>();
+  for (const list of members) if (list.length > apartMax && !known.has(list)) known.set(list, listed(list));
+  const lists = members.map((list) => known.get(list) ?? list);
+  return {
+    nodes: all,
+    root,
+    heights: all.map((_, at) => heights[at] ?? 0),
+    members: all.map((_, at) => lists[at] ?? [at]),
+  };
+}
+
+const pieces = (texts: ReadonlySet<string>): string[][] =>
+  Array.from({ length: Math.ceil(texts.size / textsMax) }, (_, i) => [...texts].slice(i * textsMax, (i + 1) * textsMax));
+
 /** The budget of a comparison, in nodes, names and texts; beyond it nothing counts as disjoint. */
 const comparedMax = 200_000;
 const comparedDepthMax = 8;
@@ -138,14 +174,17 @@ export class Comparison {
     if (one.kind !== other.kind) return true;
     if (one.kind === "scalar" && other.kind === "scalar") {
       if (one.type !== other.type) return true;
-      return one.text !== undefined && other.text !== undefined && one.text !== other.text;
+      if (one.text !== undefined && other.text !== undefined) return one.text !== other.text;
+      return areApart(one.scalar.bounds, other.scalar.bounds);
     }
+    if (one.kind === "array" && other.kind === "array") return areApart(one, other);
     if (one.kind === "string" && other.kind === "string") return this.#haveNoTextInCommon(one.texts, other.texts);
     if (one.kind !== "object" || other.kind !== "object") return false;
     return this.#lacks(one, other) || this.#lacks(other, one) || this.#areUnlike(one, other, depth);
   }
 
   #haveNoTextInCommon(a: Texts, b: Texts): boolean {
+    if (areApart(a.lengths, b.lengths)) return true;
     if (!(a instanceof TextList && b instanceof TextList) || !this.#spend(a.texts.length)) return false;
     return a.texts.every((text) => b.placeOf(text) === undefined);
   }

@@ -1,7 +1,10 @@
-// Automata over the bytes of numbers (any, integer, bounded or one text) and of true, false and null.
+// Automata over the bytes of numbers (any, integer, bounded or listed) and of true, false and null.
+import { type Bounds, TextList } from "./texts.ts";
 
 /** Like a language, but other text may follow its end. */
 export interface Scalar {
+  /** Of numbers. */
+  readonly bounds: Bounds;
   /** The next state ("" is the start); undefined where no text continues so. */
   step(state: string, byte: number): string | undefined;
   ends(state: string): boolean;
@@ -10,10 +13,14 @@ export interface Scalar {
 const fractionDigitsMax = 24;
 export const leastMagnitude = 10 ** -fractionDigitsMax;
 
-export function scalarText(text: string): Scalar {
+/** Texts in ASCII. */
+export function scalarTexts(texts: readonly string[]): Scalar {
+  const list = new TextList(texts);
+  const values = texts.map(Number);
   return {
-    step: (state, byte) => (text.charCodeAt(Number(state)) === byte ? `${Number(state) + 1}` : undefined),
-    ends: (state) => Number(state) === text.length,
+    step: (state, byte) => list.step(state || list.start, byte),
+    ends: (state) => list.ends(state || list.start),
+    bounds: { min: Math.min(...values), max: Math.max(...values) },
   };
 }
 
@@ -46,6 +53,7 @@ const whole = new Set(["zero", "digits", "fraction", "power"]);
 const byTable = (steps: Steps): Scalar => ({
   step: (state, byte) => (Object.hasOwn(steps, state) ? steps[state]?.(byte) : undefined),
   ends: (state) => whole.has(state),
+  bounds: { min: Number.NEGATIVE_INFINITY, max: Number.POSITIVE_INFINITY },
 });
 
 export const anyNumber = byTable(numberSteps);
@@ -60,11 +68,13 @@ export interface Range {
 
 /** Numbers of a range; a state is the text so far, or a state of any number once no digit can leave the range. */
 export class RangedNumber implements Scalar {
+  readonly bounds: Bounds;
   readonly #range: Range;
   readonly #free: Scalar;
 
   constructor(range: Range) {
     this.#range = range;
+    this.bounds = { min: range.least, max: range.most };
     this.#free = range.integer ? anyInteger : byTable({ ...numberSteps, digits: plainDigits, fraction: fractionDigits });
   }
 

@@ -2,7 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Reach } from "../language.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
-import { countAlike, type Texts } from "./texts.ts";
+import { type Bounds, countAlike, type Texts } from "./texts.ts";
 
 const placesMax = 500;
 const aheadMax = 500_000;
@@ -136,9 +136,7 @@ function further({ points, follow }: Places, ahead: readonly Uint8Array[]): read
   return ahead;
 }
 
-interface Lengths {
-  readonly min: number;
-  readonly max: number;
+interface Lengths extends Bounds {
   readonly ahead: readonly Uint8Array[];
 }
 
@@ -176,7 +174,7 @@ const written = (places: readonly number[], count: number, reach: Reach | undefi
 class PatternTexts implements Texts {
   readonly start = written([0], 0, undefined);
   readonly #places: Places;
-  readonly #lengths: Lengths;
+  readonly lengths: Lengths;
   readonly #kinds: Kinds;
   readonly #follow: readonly (readonly number[])[];
   readonly #pairs: number;
@@ -185,7 +183,7 @@ class PatternTexts implements Texts {
 
   constructor(places: Places, lengths: Lengths) {
     this.#places = places;
-    this.#lengths = lengths;
+    this.lengths = lengths;
     this.#kinds = kindsOf(places.points);
     this.#follow = places.follow.map((nexts) => [...nexts]);
     this.#pairs = pairsOf(places);
@@ -222,7 +220,7 @@ class PatternTexts implements Texts {
    * within the reach only, and so do those that follow it.
    */
   alike(state: string, reach: Reach): string {
-    const { min, max } = this.#lengths;
+    const { min, max } = this.lengths;
     const { places, count, reach: reduced } = read(state);
     if (reduced !== undefined) return state;
     const distant = Number.isFinite(max) && count < min; // a distant end may admit some lengths only
@@ -236,11 +234,11 @@ class PatternTexts implements Texts {
   }
 
   #end(place: number, count: number): boolean {
-    return count >= this.#lengths.min && this.#places.last.has(place);
+    return count >= this.lengths.min && this.#places.last.has(place);
   }
 
   #after(count: number): number {
-    return Number.isFinite(this.#lengths.max) ? count + 1 : Math.min(this.#lengths.min, count + 1);
+    return Number.isFinite(this.lengths.max) ? count + 1 : Math.min(this.lengths.min, count + 1);
   }
 
   /** Without places whose texts another one has too, within the reach. */
@@ -304,7 +302,7 @@ class PatternTexts implements Texts {
   }
 
   #lives(place: number, count: number): boolean {
-    const { min, max, ahead } = this.#lengths;
+    const { min, max, ahead } = this.lengths;
     const lengths = ahead[place] as Uint8Array;
     const least = Math.max(0, min - count);
     if (!Number.isFinite(max)) return lengths[least] === 1;

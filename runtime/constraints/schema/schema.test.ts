@@ -128,6 +128,48 @@ test("escapes say what they stand for, and half a character is none", () => {
   assert.equal(state, undefined, "no UTF-8");
 });
 
+test("branches whose bounds do not overlap exclude each other", () => {
+  const integer = (minimum: number, maximum: number): object => ({ type: "integer", minimum, maximum });
+  const texts = (minLength: number, maxLength: number): object => ({ type: "string", minLength, maxLength });
+  const lists = (minItems: number, maxItems: number): object => ({ type: "array", items: { type: "null" }, minItems, maxItems });
+  for (const [oneOf, want] of [
+    [[integer(0, 5), integer(6, 9)], true],
+    [[integer(0, 5), integer(5, 9)], false],
+    [
+      [
+        { type: "number", maximum: 1 },
+        { type: "number", exclusiveMinimum: 1 },
+      ],
+      true,
+    ],
+    [[integer(0, 5), { const: 6 }, { enum: [7, "a"] }], true],
+    [[integer(0, 5), { const: 4 }], false],
+    [[texts(0, 2), texts(3, 4), { const: "five5" }], true],
+    [[texts(0, 2), texts(2, 4)], false],
+    [[texts(0, 2), { enum: ["a", "abc"] }], false],
+    [[{ type: "string", pattern: "a", maxLength: 2 }, texts(3, 4)], true],
+    [[lists(0, 1), lists(2, 3)], true],
+    [[lists(0, 2), lists(2, 3)], false],
+  ] as const) {
+    const compiled = (): unknown => compileSchema(JSON.stringify({ oneOf }));
+    if (want) assert.doesNotThrow(compiled, JSON.stringify(oneOf));
+    else assert.throws(compiled, { code: "InvalidRequest", message: /may hold at once/ });
+  }
+});
+
+test("hundreds of constants are taken, one by one, in a list and in branches of branches", () => {
+  const numbers = Array.from({ length: 500 }, (_, i) => 10_000 + i);
+  const values = [...numbers, ...numbers.map((n) => `n${n}`), true, null];
+  const each = (of: readonly unknown[]): object[] => of.map((value) => ({ const: value }));
+  const nested = { $defs: { a: { anyOf: each(values.slice(0, 600)) } }, anyOf: [{ $ref: "#/$defs/a" }, ...each(values.slice(600))] };
+  for (const schema of [{ anyOf: each(values) }, { enum: values }, nested, { type: "array", items: { anyOf: each(values) } }]) {
+    const language = jsonSchema(JSON.stringify(schema));
+    const said = (value: unknown): string => JSON.stringify("type" in schema ? [value, value] : value);
+    for (const value of values) assert.ok(takes(language, said(value)), said(value));
+    for (const value of [1000, 10_500, "n", "n105", false, 100_001]) assert.ok(!takes(language, said(value)), said(value));
+  }
+});
+
 const refusals = new Map<string, readonly [unknown, RegExp]>([
   ["an unknown keyword", [{ type: "string", format: "email" }, /#\/format: is not implemented; write it as a pattern/]],
   ["one far inside", [{ type: "object", properties: { "a/b": { type: "number", multipleOf: 2 } } }, /#\/properties\/a~1b\/multipleOf: /]],

@@ -11,10 +11,19 @@ export interface Texts {
   /** The same state for those that texts of this reach cannot tell apart; each byte completes one code point at most. */
   alike(state: string, reach: Reach): string;
   ends(state: string): boolean;
+  /** In code points. */
+  readonly lengths: Bounds;
 }
 
+export interface Bounds {
+  readonly min: number;
+  readonly max: number;
+}
+
+export const areApart = (a: Bounds, b: Bounds): boolean => a.max < b.min || b.max < a.min;
+
 /** The same for counts that reach neither bound within so many steps. */
-export function countAlike(count: number, { min, max }: { readonly min: number; readonly max: number }, steps: number): number {
+export function countAlike(count: number, { min, max }: Bounds, steps: number): number {
   if (count < min) return count + steps <= min ? min - steps : count;
   return count + steps <= max && Number.isFinite(max) ? max - steps : count;
 }
@@ -27,6 +36,7 @@ export function textsOfLength(min: number, max: number): Texts {
     reaches: (state) => Number(state) < max,
     alike: (state, { bytes }) => `${countAlike(Number(state), { min, max }, bytes)}`,
     ends: (state) => Number(state) >= min,
+    lengths: { min, max },
   };
 }
 
@@ -39,11 +49,14 @@ interface Branch {
 export class TextList implements Texts {
   readonly start = "0";
   readonly texts: readonly string[];
+  readonly lengths: Bounds;
   readonly #places: ReadonlyMap<string, number>;
   readonly #branches: Branch[] = [{ next: new Map(), below: 0n, text: undefined }];
 
   constructor(texts: readonly string[]) {
     this.texts = texts;
+    const lengths = texts.map((text) => [...text].length);
+    this.lengths = { min: Math.min(...lengths), max: Math.max(...lengths) };
     this.#places = new Map(texts.map((text, place) => [text, place]));
     for (const [place, text] of texts.entries()) this.#add(text, place);
   }
@@ -110,6 +123,7 @@ export class TextList implements Texts {
 /** The allowed keys of an object: its missing names, and others where it takes them. */
 export class Keys implements Texts {
   readonly start = "0";
+  readonly lengths = { min: 0, max: Number.POSITIVE_INFINITY };
   readonly #names: TextList;
   readonly #open: bigint;
   readonly #others: boolean;

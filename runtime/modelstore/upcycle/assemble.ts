@@ -22,7 +22,7 @@ import type { ExpertIndex } from "../../weights/store.ts";
 import { readConfig } from "../../weights/store-reader.ts";
 import { writeStore } from "../../weights/store-writer.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import { checkShape, checkTiedHead } from "../check-tensors.ts";
+import { checkShape, checkTiedHead, refuseQuantization } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
 import { architectureIn, inFolder } from "../model-config.ts";
 import { keyOf } from "./noise.ts";
@@ -172,6 +172,7 @@ export async function assemble(options: AssembleOptions, log: Log): Promise<{ re
     for (const branch of branches) {
       const checkpoint = await openCheckpoint(branch.dir);
       opened.push(checkpoint);
+      refuseQuantization(checkpoint, branch.config);
       await checkTensors(checkpoint, dense);
     }
     log(`writing ${dense.layers} layers of ${branches.length} experts, codecs ${options.codecs.join(", ")}`);

@@ -21,7 +21,7 @@ import type { ExpertIndex } from "../../weights/store.ts";
 import { readConfig } from "../../weights/store-reader.ts";
 import { writeStore } from "../../weights/store-writer.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import { checkShape, checkTiedHead } from "../check-tensors.ts";
+import { checkShape, checkTiedHead, refuseQuantization } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
 import { importModel } from "../import.ts";
 import { architectureIn, inFolder, noDense } from "../model-config.ts";
@@ -137,6 +137,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
   const checkpoint = await openCheckpoint(options.from);
   try {
     for (const { name, shape } of denseWeights(program)) checkShape(options.from, name, checkpoint.shape(name), shape);
+    refuseQuantization(checkpoint, raw);
     await checkTiedHead(checkpoint, new Set(denseWeights(program).map(({ name }) => name)));
     const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
     const moe = { ...mixtralConfig(raw, program, options), upcycled: { noise: options.noise, seed: options.seed } };
