@@ -1,4 +1,4 @@
-// The rebalance plane: one loop per deployment with a shared planner thread and NATS buses. It implements the deployment plane's port.
+// The rebalance plane: one loop per deployment with shared planner threads and NATS buses. It implements the deployment plane's port.
 import type { LogLevel } from "../../crds/names.ts";
 import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";

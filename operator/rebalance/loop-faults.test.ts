@@ -244,9 +244,9 @@ test("an ExpertPlacement that is deleted by hand is made again from what workers
 test("a plan for balance that takes its time does not hold up a repair", async (t) => {
   const sim = await converged(t, { spec: fast });
   let abandoned = false;
-  t.mock.method(inlinePlanner, "plan", (...[, , signal]: Parameters<typeof inlinePlanner.plan>) => {
+  t.mock.method(inlinePlanner, "plan", (...[, , options]: Parameters<typeof inlinePlanner.plan>) => {
     return new Promise((_, reject) => {
-      signal?.addEventListener("abort", () => {
+      options?.signal?.addEventListener("abort", () => {
         abandoned = true;
         reject(new AppError("abandoned", { code: "PlanAbandoned" }));
       });

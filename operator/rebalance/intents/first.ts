@@ -1,10 +1,9 @@
 // The intent for a deployment without a placement: every expert gets a primary once enough ranks exist.
 import { checkMemory } from "../../planner/feasibility.ts";
 import { unlimited } from "../../planner/policy.ts";
-import { firstPlan } from "../../planner/repair.ts";
 import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
-import type { Intent, Wanted } from "./intent.ts";
+import { type Intent, planned, type Wanted } from "./intent.ts";
 
 /** The first plan waits this long for all ranks, then takes those present if their memory suffices. */
 const firstPlanWaitMs = 20_000;
@@ -15,11 +14,15 @@ export const first: Intent = {
   holdsUpOthers: true,
   onWindow: false,
   wanted,
-  make(seen, { load }) {
+  async make(seen, tools) {
+    const { load } = tools;
     if (!load) return done;
     const input = { ...load.input(seen, { even: true }), current: undefined, budget: unlimited };
+    const output = await planned("first", seen, input, tools);
+    if (!output) return done;
+    const { layers } = output;
     const reason = `first plan: ${seen.expected.length} ranks, primaries dealt round-robin`;
-    return { kind: "first", layers: firstPlan(input), reason, parent: undefined, limited: false, announced: false, once: false };
+    return { kind: "first", layers, reason, parent: undefined, limited: false, announced: false, once: false };
   },
 };
 

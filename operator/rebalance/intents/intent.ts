@@ -1,4 +1,5 @@
-// The interface of an intent: one kind of plan, with when it is wanted and how it is made.
+// The interface of an intent: one kind of plan, with when it is wanted and how it is made; and how it has a plan made on a thread.
+import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
 import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { Observed, Why } from "../observed.ts";
@@ -7,6 +8,7 @@ import type { Placement } from "../rollout/placement.ts";
 import type { Proposal } from "../rollout/proposal.ts";
 import type { DecisionEvents } from "../status/decision-events.ts";
 import type { Step, StepEnd } from "./attempts.ts";
+import type { Planning } from "./planner-thread.ts";
 
 export interface Intent extends Step {
   /** True when later intents wait while it is wanted, even during its pause after a failure. */
@@ -35,4 +37,28 @@ export interface Tools {
   readonly trace: string;
   /** Aborted when an earlier intent is wanted. */
   readonly signal: AbortSignal;
+}
+
+/** Undefined where it was abandoned, or where it is for other members than there are by then. */
+export async function planned(
+  policy: Planning,
+  { world, members }: Observed,
+  input: PlanInput,
+  { ports: { clock, planner, metrics, tracing }, trace, signal, latest }: Tools,
+): Promise<PlanOutput | undefined> {
+  const { namespace, name: deployment } = world.ref;
+  const started = clock.now();
+  const span = tracing.start("operator.plan", { parent: trace, attributes: { "enodia.policy": policy } });
+  try {
+    const output = await planner.plan(policy, input, { signal, owner: namespace });
+    metrics.observe("enodia_planner_duration_seconds", (clock.now() - started) / 1000, { namespace, deployment, policy });
+    return signal.aborted || latest().members !== members ? undefined : output;
+  } catch (caught) {
+    if (signal.aborted) return undefined;
+    span.fail(caught);
+    throw caught;
+  } finally {
+    span.set({ "enodia.abandoned": signal.aborted });
+    span.end();
+  }
 }

@@ -10,12 +10,36 @@ test("plans that are abandoned reject, the one being made and one that waits, an
   const planner = threadPlanner();
   try {
     const abandoned = new AbortController();
-    const abandon = [planner.plan("eplb", input, abandoned.signal), planner.plan("eplb", input, abandoned.signal)];
-    const awaited = planner.plan("eplb", input, new AbortController().signal);
+    const abandon = [planner.plan("eplb", input, { signal: abandoned.signal }), planner.plan("eplb", input, { signal: abandoned.signal })];
+    const awaited = planner.plan("eplb", input, { signal: new AbortController().signal });
     abandoned.abort();
     for (const plan of abandon) await assert.rejects(plan, (error) => hasCode(error, "PlanAbandoned"));
     assert.equal((await awaited).layers.length, 1);
     abandoned.abort(); // plans that have ended cannot be abandoned
+  } finally {
+    await planner.close();
+  }
+});
+
+test("slow plans of one tenant delay no plan of another, and the first plan is made on a thread as well", async () => {
+  const planner = threadPlanner();
+  const slowly = planInput(
+    modelShape(64, 512),
+    Array.from({ length: 64 }, (_, rank) => rankSpec(rank)),
+  );
+  const { signal, abort } = ((controller) => ({ signal: controller.signal, abort: () => controller.abort() }))(new AbortController());
+  const ends: string[] = [];
+  try {
+    const slow = Array.from({ length: 5 }, () => planner.plan("hecate", slowly, { signal, owner: "a" }).finally(() => ends.push("a")));
+    const other = [planner.plan("eplb", input, { owner: "b" }), planner.plan("first", input, { owner: "c" })];
+    const [, first] = await Promise.all(other);
+    assert.deepEqual(ends, []);
+    assert.deepEqual(
+      first?.layers.map(({ hosts }) => hosts),
+      [[[0], [1]]],
+    );
+    abort();
+    for (const plan of slow) await assert.rejects(plan, (error) => hasCode(error, "PlanAbandoned"));
   } finally {
     await planner.close();
   }

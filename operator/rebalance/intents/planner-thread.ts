@@ -1,36 +1,51 @@
-// Policies run on one worker thread, so that a large model does not block the reconcile loop or the lease. This file is both ends of
-// the thread.
+// Plans are made on worker threads, so that a large model blocks neither the reconcile loop nor the lease, and one tenant's plans no
+// other's. This file is both ends of a thread.
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { type PolicyName, policyNames } from "../../../crds/names.ts";
 import { makePlan, policies } from "../../planner/index.ts";
 import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
+import { firstPlan } from "../../planner/repair.ts";
+
+/** A policy of a spec, or the first plan. */
+export type Planning = PolicyName | "first";
+
+export interface PlanOptions {
+  readonly signal?: AbortSignal;
+  /** The namespace, whose plans take turns. */
+  readonly owner?: string;
+}
 
 export interface Planner {
   /** Makes a plan. Rejects with `PlanAbandoned` when `signal` aborts. */
-  plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput>;
+  plan(planning: Planning, input: PlanInput, options?: PlanOptions): Promise<PlanOutput>;
   close(): Promise<void>;
 }
 
 const planTimeoutMs = 60_000;
 /** Each deployment queues at most one plan. */
 const waitingMax = 10_000;
+/** One for an owner, whose plans take turns. One thread stays when there is nothing to plan. */
+const threadsMax = 4;
+/** Half of the chart's limit for the operator. */
+const planHeapMiBMax = 256;
 
 interface Request {
   readonly id: number;
-  readonly policy: PolicyName;
+  readonly planning: Planning;
   readonly input: PlanInput;
 }
 type Reply =
   | { readonly id: number; readonly output: PlanOutput }
   | { readonly id: number; readonly code: string; readonly message: string };
 
-export const inlinePlanner: Planner = { plan: runPolicy, close: async () => {} };
+export const inlinePlanner: Planner = { plan: (planning, input) => runPlanning(planning, input), close: async () => {} };
 
-async function runPolicy(policy: PolicyName, input: PlanInput): Promise<PlanOutput> {
-  const chosen = policies[policy];
+async function runPlanning(planning: Planning, input: PlanInput): Promise<PlanOutput> {
+  if (planning === "first") return { layers: firstPlan(input), reason: "first plan" };
+  const chosen = policies[planning];
   if (!chosen)
-    throw new AppError(`policy ${policy} is unknown; known are ${policyNames.join(", ")}`, {
+    throw new AppError(`policy ${planning} is unknown; known are ${policyNames.join(", ")}`, {
       code: "UnknownPolicy",
       operation: "planning",
     });
@@ -38,24 +53,29 @@ async function runPolicy(policy: PolicyName, input: PlanInput): Promise<PlanOutp
 }
 
 export function threadPlanner(): Planner {
-  return new PlannerThread();
+  return new PlannerThreads();
 }
 
 interface Waiting {
   readonly request: Request;
+  readonly owner: string;
   readonly resolve: (output: PlanOutput) => void;
   readonly reject: (error: AppError) => void;
 }
 
-class PlannerThread implements Planner {
-  #worker: Worker | undefined;
+interface Running extends Waiting {
+  readonly worker: Worker;
+  readonly timer: NodeJS.Timeout;
+}
+
+class PlannerThreads implements Planner {
   readonly #queue: Waiting[] = [];
-  #current: Waiting | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  readonly #running = new Map<number, Running>();
+  readonly #idle: Worker[] = [];
   #nextId = 1;
   #closed = false;
 
-  plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput> {
+  plan(planning: Planning, input: PlanInput, { signal, owner = "" }: PlanOptions = {}): Promise<PlanOutput> {
     if (this.#closed || this.#queue.length >= waitingMax) {
       return Promise.reject(
         new AppError("the planner is closed or has too many plans waiting", {
@@ -66,77 +86,90 @@ class PlannerThread implements Planner {
       );
     }
     return new Promise((resolve, reject) => {
-      const waiting: Waiting = { request: { id: this.#nextId++, policy, input }, resolve, reject };
+      const waiting: Waiting = { request: { id: this.#nextId++, planning, input }, owner, resolve, reject };
       signal?.addEventListener("abort", () => this.#abandon(waiting), { once: true });
       this.#queue.push(waiting);
       this.#next();
     });
   }
 
+  /** Starts the first plan that waits and whose owner has no thread. */
   #next(): void {
-    if (this.#current || this.#queue.length === 0) return;
-    this.#current = this.#queue.shift();
-    this.#timer = setTimeout(() => this.#fail(`no plan within ${planTimeoutMs} ms`), planTimeoutMs);
-    this.#thread().postMessage(this.#current?.request);
+    while (this.#running.size < threadsMax) {
+      const busy = new Set([...this.#running.values()].map(({ owner }) => owner));
+      const at = this.#queue.findIndex(({ owner }) => !busy.has(owner));
+      const [waiting] = at < 0 ? [] : this.#queue.splice(at, 1);
+      if (!waiting) return;
+      const { id } = waiting.request;
+      const worker = this.#idle.pop() ?? this.#thread();
+      const timer = setTimeout(() => this.#fail(id, `no plan within ${planTimeoutMs} ms`), planTimeoutMs);
+      this.#running.set(id, { ...waiting, worker, timer });
+      worker.postMessage(waiting.request);
+    }
   }
 
   #thread(): Worker {
-    if (this.#worker) return this.#worker;
-    const worker = new Worker(new URL(import.meta.url), { name: "planner" });
+    const worker = new Worker(new URL(import.meta.url), { name: "planner", resourceLimits: { maxOldGenerationSizeMb: planHeapMiBMax } });
     worker.unref();
     worker.on("message", (reply: Reply) => this.#answer(reply));
-    worker.on("error", (error) => this.#fail(`the planner thread failed: ${error instanceof Error ? error.message : String(error)}`));
-    this.#worker = worker;
+    worker.on("error", (error) => this.#lost(worker, error instanceof Error ? error.message : String(error)));
     return worker;
   }
 
   #answer(reply: Reply): void {
-    const current = this.#current;
-    if (!current || current.request.id !== reply.id) return;
-    this.#done();
-    if ("output" in reply) current.resolve(reply.output);
-    else current.reject(new AppError(reply.message, { code: reply.code, operation: "planning" }));
+    const done = this.#take(reply.id);
+    if (!done) return;
+    if (this.#idle.length > 0) void done.worker.terminate();
+    else this.#idle.push(done.worker);
+    if ("output" in reply) done.resolve(reply.output);
+    else done.reject(new AppError(reply.message, { code: reply.code, operation: "planning" }));
     this.#next();
+  }
+
+  #lost(worker: Worker, message: string): void {
+    const at = this.#idle.indexOf(worker);
+    if (at >= 0) this.#idle.splice(at, 1);
+    for (const [id, running] of this.#running) if (running.worker === worker) this.#fail(id, `the planner thread failed: ${message}`);
   }
 
   /** Ends the thread if it makes this plan, else removes the plan from the queue. */
   #abandon(waiting: Waiting): void {
     const message = "the plan was abandoned";
     const at = this.#queue.indexOf(waiting);
-    if (this.#current === waiting) this.#fail(message, "PlanAbandoned");
+    this.#fail(waiting.request.id, message, "PlanAbandoned");
     if (at < 0) return;
     this.#queue.splice(at, 1);
     waiting.reject(new AppError(message, { code: "PlanAbandoned", operation: "planning" }));
   }
 
-  #fail(message: string, code = "PlannerFailed"): void {
-    const current = this.#current;
-    const worker = this.#worker;
-    this.#worker = undefined;
-    void worker?.terminate();
-    this.#done();
-    current?.reject(new AppError(message, { code, operation: "planning", retry: "backoff" }));
+  #fail(id: number, message: string, code = "PlannerFailed"): void {
+    const failed = this.#take(id);
+    if (!failed) return;
+    void failed.worker.terminate();
+    failed.reject(new AppError(message, { code, operation: "planning", retry: "backoff" }));
     this.#next();
   }
 
-  #done(): void {
-    clearTimeout(this.#timer);
-    this.#current = undefined;
+  #take(id: number): Running | undefined {
+    const running = this.#running.get(id);
+    clearTimeout(running?.timer);
+    this.#running.delete(id);
+    return running;
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    clearTimeout(this.#timer);
     const error = new AppError("the planner is closing", { code: "PlannerBusy", operation: "planning" });
-    for (const waiting of [...(this.#current ? [this.#current] : []), ...this.#queue.splice(0)]) waiting.reject(error);
-    await this.#worker?.terminate();
+    const running = [...this.#running.keys()].flatMap((id) => this.#take(id) ?? []);
+    for (const waiting of [...running, ...this.#queue.splice(0)]) waiting.reject(error);
+    await Promise.all([...this.#idle.splice(0), ...running.map(({ worker }) => worker)].map((worker) => worker.terminate()));
   }
 }
 
 if (!isMainThread && parentPort) {
   const port = parentPort;
   port.on("message", (request: Request) => {
-    runPolicy(request.policy, request.input).then(
+    runPlanning(request.planning, request.input).then(
       (output) => port.postMessage({ id: request.id, output }),
       (caught) => {
         const { code, message } = AppError.from(caught, "planning");
