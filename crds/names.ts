@@ -95,6 +95,21 @@ export type FailoverReason = (typeof failoverReasons)[number];
 export const connectionRefusals = ["accept", "address", "handshake", "total"] as const;
 export type ConnectionRefusal = (typeof connectionRefusals)[number];
 
+/** Of requests, by a gateway and before any work. */
+export const requestRefusals = [
+  "queue_full",
+  "quota",
+  "no_worker",
+  "unauthorized",
+  "invalid",
+  "context_length",
+  "too_large",
+  "issuer_away",
+  "slow_body",
+  "bodies_full",
+] as const;
+export type RequestRefusal = (typeof requestRefusals)[number];
+
 /** silent: no sign of life. lost: a broken connection. error: errors in answers. */
 export const suspectReasons = ["silent", "lost", "error"] as const;
 export type SuspectReason = (typeof suspectReasons)[number];

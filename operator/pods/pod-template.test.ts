@@ -88,7 +88,10 @@ test("gateways leave a node that does not answer after 15 s, or as their templat
 });
 
 test("gateways have requests, and a template of their own sets where and how they run", () => {
-  assert.deepEqual(gateway({}).spec.template.spec.containers[0].resources, { requests: { cpu: "100m", memory: "512Mi" } });
+  assert.deepEqual(gateway({}).spec.template.spec.containers[0].resources, {
+    requests: { cpu: "100m", memory: "512Mi" },
+    limits: { memory: "2Gi" },
+  });
   const podTemplate = {
     metadata: { labels: { team: "search" }, annotations: { note: "x" } },
     spec: {

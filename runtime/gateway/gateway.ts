@@ -14,6 +14,7 @@ import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { createApp } from "./api/app.ts";
+import { Bodies } from "./api/bodies.ts";
 import { listenHttp } from "./api/http-server.ts";
 import { Authenticator } from "./auth/authenticator.ts";
 import { ClientLimits } from "./auth/client-limits.ts";
@@ -94,6 +95,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     log,
     tracing,
     admission,
+    bodies: new Bodies(),
     authenticator,
     corsOrigins: config.corsOrigins ?? [],
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // limits per minute must not depend on clock changes

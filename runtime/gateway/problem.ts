@@ -1,9 +1,10 @@
 // OpenAI's error bodies, {"error": {message, type, param, code}}, with a status. Internal causes never reach a client.
 import type { z } from "zod";
 import { AppError } from "../../crds/common.ts";
+import type { RequestRefusal } from "../../crds/names.ts";
 
 export interface Problem {
-  readonly status: 400 | 401 | 404 | 405 | 413 | 429 | 500 | 503;
+  readonly status: 400 | 401 | 404 | 405 | 408 | 413 | 429 | 500 | 503;
   readonly message: string;
   readonly type: "invalid_request_error" | "rate_limit_error" | "service_unavailable" | "server_error";
   readonly code: string | null;
@@ -13,29 +14,21 @@ export interface Problem {
   readonly challenge?: string;
 }
 
-/** The `reason` label of enodia_gateway_rejected_total. */
-export type RejectReason =
-  | "queue_full"
-  | "quota"
-  | "no_worker"
-  | "unauthorized"
-  | "invalid"
-  | "context_length"
-  | "too_large"
-  | "issuer_away";
-
 const quotaCode = "rate_limit_exceeded";
 const issuerAwayCode = "issuer_unavailable";
+const bodiesFullCode = "bodies_full";
 
 export function problemBody(problem: Problem): object {
   const { message, type, code, param } = problem;
   return { error: { message, type, param, code } };
 }
 
-export function rejectReason(problem: Problem): RejectReason {
+export function rejectReason(problem: Problem): RequestRefusal {
   if (problem.status === 401) return "unauthorized";
+  if (problem.status === 408) return "slow_body";
   if (problem.status === 413) return "too_large";
   if (problem.status === 429) return problem.code === quotaCode ? "quota" : "queue_full";
+  if (problem.code === bodiesFullCode) return "bodies_full";
   if (problem.status === 503) return problem.code === issuerAwayCode ? "issuer_away" : "no_worker";
   return problem.code === "context_length_exceeded" ? "context_length" : "invalid";
 }
@@ -84,6 +77,15 @@ export const problems = {
     ...invalid(`The request body is above ${limitBytes} bytes: send less text.`, null, "request_too_large"),
     status: 413,
   }),
+  bodiesFull: (retryAfterSeconds: number): Problem => ({
+    status: 503,
+    type: "service_unavailable",
+    message: "This gateway reads as many bytes of requests as it may: try again later.",
+    param: null,
+    code: bodiesFullCode,
+    retryAfterSeconds,
+  }),
+  slowBody: (): Problem => ({ ...invalid("The request body came too slowly: send it again.", null, "request_timeout"), status: 408 }),
   unknownModel: (requested: string, served: string): Problem => ({
     ...invalid(`The model \`${requested.slice(0, 200)}\` does not exist here: use \`${served}\`.`, "model", "model_not_found"),
     status: 404,

@@ -1,11 +1,10 @@
 // HTTP routes of the gateway: OpenAI's paths and /healthz.
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
-import { bodyLimit } from "hono/body-limit";
 import { cors } from "hono/cors";
 import { invalid, type Problem, problemOf, problems } from "../problem.ts";
 import { prepare } from "./answer.ts";
-import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
+import { type EmbeddingJob, embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { Exchange } from "./exchange.ts";
 import {
   type AppDeps,
@@ -15,6 +14,7 @@ import {
   type Endpoint,
   type Env,
   enter,
+  type Place,
   type PoolLoad,
   priorityOf,
   problemResponse,
@@ -25,7 +25,6 @@ import { modelBody } from "./openai-body.ts";
 import type { Parsed } from "./request-fields.ts";
 import { parseResponses } from "./responses.ts";
 
-const bodyBytesMax = 8 * 1024 * 1024;
 /** Browsers cache a preflight this long. */
 const corsMaxAgeSeconds = 600;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
@@ -52,7 +51,6 @@ export function createApp(deps: AppDeps): Hono<Env> {
     const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
     return refusal ? refuse(c, deps, refusal) : next();
   });
-  app.use("/v1/*", bodyLimit({ maxSize: bodyBytesMax, onError: (c) => refuse(c as Ctx, deps, problems.tooLarge(bodyBytesMax)) }));
   app.get("/v1/models", (c) => listModels(c, deps));
   app.get("/v1/models/:model{.+}", (c) => oneModel(c, deps));
   app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
@@ -94,10 +92,14 @@ function oneModel(c: Ctx, deps: AppDeps): Response {
   return c.json(modelBody(deps.servedName, deps.created, deps.maxContext));
 }
 
-async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (body: unknown, served: string) => Parsed): Promise<Response> {
-  c.set("endpoint", endpoint);
-  const body = await readJson(c);
-  if ("problem" in body) return refuse(c, deps, body.problem);
+type Parse = (body: unknown, served: string) => Parsed;
+
+async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: Parse): Promise<Response> {
+  const entered = await withBody(c, deps, endpoint, (body) => enterGeneration(c, deps, parse, body));
+  return entered instanceof Response ? entered : entered.run();
+}
+
+async function enterGeneration(c: Ctx, deps: AppDeps, parse: Parse, body: JsonBody): Promise<Response | Exchange> {
   const parsed = parse(body.json, deps.servedName);
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
@@ -108,27 +110,39 @@ async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (bod
   if ("problem" in place) return refuse(c, deps, place.problem);
   const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
   const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
-  return new Exchange(c, deps, { job, prompts, writer, place }).run();
+  return new Exchange(c, deps, { job, prompts, writer, place });
 }
 
 async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
-  c.set("endpoint", "embeddings");
-  const body = await readJson(c);
-  if ("problem" in body) return refuse(c, deps, body.problem);
+  const entered = await withBody(c, deps, "embeddings", (body) => enterEmbeddings(c, deps, body));
+  return entered instanceof Response ? entered : entered();
+}
+
+async function enterEmbeddings(c: Ctx, deps: AppDeps, body: JsonBody): Promise<Response | (() => Promise<Response>)> {
   const parsed = parseEmbeddings(body.json, deps.servedName);
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
-  const { signal } = c.req.raw;
-  const encoded = await encodeInputs(parsed.job, deps, signal);
+  const encoded = await encodeInputs(parsed.job, deps, c.req.raw.signal);
   if ("problem" in encoded) return refuse(c, deps, encoded.problem);
   const promptTokens = encoded.prompts.reduce((sum, { length }) => sum + length, 0);
   const place = enter(c, deps, { bytes: body.bytes, promptTokens, promptLogprobs: 0 });
   if ("problem" in place) return refuse(c, deps, place.problem);
+  return () => runEmbeddings(c, deps, { job: parsed.job, encoded, place });
+}
+
+interface EmbeddingsTask {
+  readonly job: EmbeddingJob;
+  readonly encoded: { readonly prompts: readonly (readonly number[])[] };
+  readonly place: Place;
+}
+
+async function runEmbeddings(c: Ctx, deps: AppDeps, { job: asked, encoded, place }: EmbeddingsTask): Promise<Response> {
+  const { signal } = c.req.raw;
   const { admitted, client } = place;
   const id = c.get("requestId");
   const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
   const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
   try {
-    const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
+    const job = { ...asked, priority: priorityOf(c, deps, asked.priority) };
     const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
     const found = await embed(request, deps);
     const { traceId } = span;
@@ -137,7 +151,7 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
       "request ended",
     );
     c.header("x-enodia-failovers", String(found.failovers));
-    return c.json(embeddingsBody(deps.servedName, found, parsed.job.encoding));
+    return c.json(embeddingsBody(deps.servedName, found, asked.encoding));
   } catch (caught) {
     span.fail(caught);
     return embeddingsFailed(c, deps, caught);
@@ -160,8 +174,34 @@ function embeddingsFailed(c: Ctx, deps: AppDeps, caught: unknown): Response {
   return problemResponse(c, problemOf(caught, requestId));
 }
 
-async function readJson(c: Ctx): Promise<{ json: unknown; bytes: number } | { problem: Problem }> {
-  const bytes = await c.req.arrayBuffer();
+interface JsonBody {
+  readonly json: unknown;
+  readonly bytes: number;
+}
+
+/** The body counts until `enter` is done with it. */
+async function withBody<T>(
+  c: Ctx,
+  deps: AppDeps,
+  endpoint: Endpoint,
+  enter: (body: JsonBody) => Promise<T | Response>,
+): Promise<T | Response> {
+  c.set("endpoint", endpoint);
+  const read = await deps.bodies.read(c.env.incoming);
+  if ("gone" in read) {
+    count(c, deps, clientGone);
+    return c.body(null);
+  }
+  if ("problem" in read) return refuse(c, deps, read.problem);
+  try {
+    const body = parseJson(read.bytes);
+    return "problem" in body ? refuse(c, deps, body.problem) : await enter(body);
+  } finally {
+    read.leave();
+  }
+}
+
+function parseJson(bytes: Uint8Array): JsonBody | { problem: Problem } {
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);

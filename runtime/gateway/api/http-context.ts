@@ -1,4 +1,5 @@
 // What the gateway's handlers share: request context, accounting and refusals.
+import type { HttpBindings } from "@hono/node-server";
 import type { Context } from "hono";
 import type { Tracing } from "../../observe/trace.ts";
 import type { Authenticator } from "../auth/authenticator.ts";
@@ -6,6 +7,7 @@ import type { ClientEntry, ClientLimits } from "../auth/client-limits.ts";
 import { type Problem, problemBody, problems, rejectReason } from "../problem.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "../routing/admission.ts";
 import type { AnswerDeps } from "./answer.ts";
+import type { Bodies } from "./bodies.ts";
 
 /** Counted for a request whose client went away. */
 export const clientGone = 499;
@@ -25,6 +27,7 @@ export interface AppDeps extends AnswerDeps {
   /** Unix seconds; shown in the model list. */
   readonly created: number;
   readonly admission: Admission;
+  readonly bodies: Bodies;
   readonly authenticator: Authenticator;
   /** "*" alone = all. */
   readonly corsOrigins: readonly string[];
@@ -46,7 +49,7 @@ interface Variables {
   client: string;
   priority: number | undefined;
 }
-export type Env = { Variables: Variables };
+export type Env = { Bindings: HttpBindings; Variables: Variables };
 export type Ctx = Context<Env>;
 
 /** `trace` may be "". */

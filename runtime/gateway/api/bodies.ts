@@ -1,0 +1,144 @@
+// Reads bodies of requests into bounded memory: a sum for all, and a pace for each (DECISIONS.md 9).
+import type { IncomingMessage } from "node:http";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { type Problem, problems } from "../problem.ts";
+import { retryAfterSeconds } from "../routing/admission.ts";
+
+const mebibyte = 1024 * 1024;
+const bodyBytesMax = 8 * mebibyte;
+/** Of all bodies, from their headers until their prompts are tokens. */
+const bytesMax = 32 * mebibyte;
+/** Most requests are small: others leave them this much. */
+const smallBytesMax = 64 * 1024;
+const leftToSmallBytes = 8 * mebibyte;
+/** Of a body without a length, at first. */
+const firstBytes = 64 * 1024;
+const none = Buffer.alloc(0);
+const paceLookMs = 1_000;
+
+/** After so many bytes, and so long after the last, garbage is collected: an idle process would keep it. */
+const collectedBytes = 16 * mebibyte;
+const collectAfterMs = 5_000;
+setFlagsFromString("--expose-gc");
+const collect = runInNewContext("gc") as () => void;
+
+export interface BodyPace {
+  /** A body that takes longer gives way to others where the sum is full, and is held to `bytesPerSecond`. */
+  readonly graceMs: number;
+  readonly bytesPerSecond: number;
+}
+const usualPace: BodyPace = { graceMs: 5_000, bytesPerSecond: 16 * 1024 };
+
+interface Held {
+  readonly since: number;
+  bytes: number;
+  end(read: Read): void;
+}
+
+interface Body {
+  readonly bytes: Uint8Array;
+  /** Gives its share of the sum back. Idempotent. */
+  leave(): void;
+}
+
+export type Read = Body | { readonly problem: Problem } | { readonly gone: true };
+
+export class Bodies {
+  readonly #pace: BodyPace;
+  /** Oldest first. */
+  readonly #reading = new Set<Held>();
+  #bytes = 0;
+  /** Since the last collection. */
+  #seenBytes = 0;
+  #collection: NodeJS.Timeout | undefined;
+
+  constructor(pace: BodyPace = usualPace) {
+    this.#pace = pace;
+  }
+
+  /** Refuses before a byte is read where that is known from the headers. */
+  async read(request: IncomingMessage): Promise<Read> {
+    const { "content-length": length = "0", "transfer-encoding": encoding } = request.headers;
+    const claimed = encoding === undefined ? Number(length) : firstBytes;
+    if (claimed > bodyBytesMax) return { problem: problems.tooLarge(bodyBytesMax) };
+    this.#seen(claimed);
+    const held: Held = { since: performance.now(), bytes: 0, end: () => {} };
+    if (!this.#hold(held, claimed)) return { problem: problems.bodiesFull(retryAfterSeconds) };
+    return this.#readAll(request, held, claimed);
+  }
+
+  #readAll(request: IncomingMessage, held: Held, claimed: number): Promise<Read> {
+    let buffer = Buffer.allocUnsafeSlow(claimed);
+    let size = 0;
+    return new Promise((resolve) => {
+      const take = (chunk: Buffer): void => {
+        const wanted = size + chunk.length;
+        if (wanted > claimed) this.#seen(chunk.length);
+        if (wanted > bodyBytesMax) return void held.end({ problem: problems.tooLarge(bodyBytesMax) });
+        if (wanted > buffer.length) {
+          const grown = Math.min(bodyBytesMax, Math.max(wanted, 2 * buffer.length));
+          if (!this.#hold(held, grown)) return void held.end({ problem: problems.bodiesFull(retryAfterSeconds) });
+          buffer = Buffer.concat([buffer.subarray(0, size)], grown);
+        }
+        chunk.copy(buffer, size);
+        size = wanted;
+      };
+      const leave = () => {
+        this.#leave(held);
+        if (buffer !== none) buffer.buffer.transfer(0); // gives its memory back now and not at some collection
+        buffer = none;
+      };
+      const ended = () => held.end({ bytes: buffer.subarray(0, size), leave });
+      const gone = () => held.end({ gone: true });
+      const look = setInterval(() => {
+        const lateMs = performance.now() - held.since - this.#pace.graceMs;
+        if (lateMs > 0 && size < (lateMs / 1000) * this.#pace.bytesPerSecond) held.end({ problem: problems.slowBody() });
+      }, paceLookMs);
+      held.end = (read) => {
+        clearInterval(look);
+        this.#reading.delete(held);
+        if (!("bytes" in read)) leave();
+        request.off("data", take).off("end", ended).off("close", gone).pause();
+        resolve(read);
+      };
+      this.#reading.add(held);
+      request
+        .on("data", take)
+        .on("end", ended)
+        .on("close", gone)
+        .on("error", () => {});
+    });
+  }
+
+  /** Where the sum is full, the oldest of those beyond their grace give way. */
+  #hold(held: Held, bytes: number): boolean {
+    const most = bytes > smallBytesMax ? bytesMax - leftToSmallBytes : bytesMax;
+    const fits = () => this.#bytes - held.bytes + bytes <= most;
+    for (const other of this.#reading) {
+      if (fits() || performance.now() - other.since < this.#pace.graceMs) break;
+      if (other === held) continue;
+      other.end({ problem: problems.slowBody() });
+    }
+    if (!fits()) return false;
+    this.#bytes += bytes - held.bytes;
+    held.bytes = bytes;
+    return true;
+  }
+
+  #seen(bytes: number): void {
+    this.#seenBytes += bytes;
+    if (this.#seenBytes < collectedBytes) return;
+    this.#collection ??= setTimeout(() => {
+      this.#collection = undefined;
+      this.#seenBytes = 0;
+      collect();
+    }, collectAfterMs).unref();
+    this.#collection.refresh();
+  }
+
+  #leave(held: Held): void {
+    this.#bytes -= held.bytes;
+    held.bytes = 0;
+  }
+}
