@@ -136,6 +136,25 @@ test("a server that falls silent in the middle is left, and gone on with where i
   assert.deepEqual([got.toString(), froms], [content.toString(), ["bytes=0-9", "bytes=4-9"]]);
 });
 
+test("a server that trickles counts as silent, and the download ends after some tries", async () => {
+  let asked = 0;
+  const url = await serving((request, response) => {
+    asked += 1;
+    const [, from = "0"] = /bytes=(\d+)-/.exec(request.headers.range ?? "") ?? [];
+    response.writeHead(206, { "content-range": `bytes ${from}-999999/1000000` });
+    const drip = setInterval(() => response.write("x"), 10);
+    response.on("close", () => clearInterval(drip));
+  });
+  const impatient = new Http({ sleep: async () => undefined, silenceMs: 50 });
+  const done = impatient.range(
+    async () => ({ url }),
+    { from: 0, to: 1_000_000, of: 1_000_000 },
+    async () => {},
+  );
+  await assert.rejects(done, refusal("SourceUnavailable", /sent less than 16384 bytes in 0.05 s/));
+  assert.equal(asked, 8);
+});
+
 test("a disk that is full ends it with the remedy; a socket that breaks by the same call is asked again", async () => {
   const url = await serving(ranged());
   const failing = (code: string) => {

@@ -9,6 +9,8 @@ const waitMsMax = 60_000;
 /** Longest Retry-After that is obeyed. */
 const retryAfterMsMax = 300_000;
 const silenceMsDefault = 60_000;
+/** Fewer bytes in `silenceMs` count as silence. */
+const heardBytesMin = 16 * 1024;
 /** Resets the count of tries. */
 const progressBytes = 2 ** 20;
 
@@ -60,7 +62,7 @@ export class Http {
       const pieces: Uint8Array[] = [];
       let bytes = 0;
       for await (const chunk of bodyOf(ask, response)) {
-        alive();
+        alive(chunk.length);
         bytes += chunk.length;
         if (bytes > bytesMax) throw new AppError(`${shown(ask)}: more than ${bytesMax} bytes`, { code: "BadSource" });
         pieces.push(chunk);
@@ -85,7 +87,7 @@ export class Http {
       const response = await send({ ...request, headers }, { signal });
       checkRange(request, response, { from, to, of, etag });
       for await (const chunk of bodyOf(request, response)) {
-        alive();
+        alive(chunk.length);
         if (from + chunk.length > to) throw broken(request, "sent more than was asked for");
         await take(chunk, from);
         from += chunk.length;
@@ -94,12 +96,15 @@ export class Http {
     }, more);
   }
 
-  async #tries<T>(work: (signal: AbortSignal, alive: () => void) => Promise<T>, moved: () => boolean = () => false): Promise<T> {
+  async #tries<T>(
+    work: (signal: AbortSignal, alive: (bytes: number) => void) => Promise<T>,
+    moved: () => boolean = () => false,
+  ): Promise<T> {
     const { signal, onWait, sleep = pause, random = Math.random, silenceMs = silenceMsDefault } = this.#options;
     for (let tries = 1; ; tries++) {
       const silence = new Silence(signal, silenceMs);
       try {
-        return await work(silence.signal, () => silence.alive());
+        return await work(silence.signal, (bytes) => silence.alive(bytes));
       } catch (caught) {
         if (signal?.aborted) throw new AppError("the download was stopped", { code: "Stopped", cause: caught, retry: "backoff" });
         const error = silence.over ? silent(silenceMs, caught) : asAppError(caught);
@@ -119,6 +124,7 @@ class Silence {
   readonly #own = new AbortController();
   readonly signal: AbortSignal;
   over = false;
+  #heardBytes = 0;
   readonly #ms: number;
   #timer: NodeJS.Timeout;
 
@@ -127,7 +133,10 @@ class Silence {
     this.signal = outer ? AbortSignal.any([outer, this.#own.signal]) : this.#own.signal;
     this.#timer = this.#arm();
   }
-  alive(): void {
+  alive(bytes: number): void {
+    this.#heardBytes += bytes;
+    if (this.#heardBytes < heardBytesMin) return;
+    this.#heardBytes = 0;
     clearTimeout(this.#timer);
     this.#timer = this.#arm();
   }
@@ -247,7 +256,11 @@ function asAppError(caught: unknown): AppError {
 }
 
 const silent = (ms: number, cause: unknown): AppError =>
-  new AppError(`the source sent nothing for ${ms / 1000} s`, { code: "SourceUnavailable", retry: "backoff", cause });
+  new AppError(`the source sent less than ${heardBytesMin} bytes in ${ms / 1000} s`, {
+    code: "SourceUnavailable",
+    retry: "backoff",
+    cause,
+  });
 
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
