@@ -4,14 +4,13 @@ import { paths, ports } from "./common.ts";
 import type { MoEDeployment } from "./moe-deployment.ts";
 import { codecNames, defaultLogLevel, logLevels } from "./names.ts";
 import { settingRefs } from "./process.ts";
+import { endFile } from "./process-end.ts";
 import { rowsFrom, type SettingsOf, settings } from "./variables.ts";
 
 export const downloaderComponent = "downloader";
 export const progressPath = "/progress";
 export const progressBytesMax = 16_384;
 
-/** The kubelet reads it. */
-const endFile = "/dev/termination-log";
 /** A retry cannot help. */
 export const hopelessExitCode = 3;
 

@@ -182,8 +182,8 @@ const runtime = z
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(
-      "Bytes of attention cache per rank. A token takes 2 x layers x KV heads x head size x bytes of kvType, in blocks of 64 tokens, while its request runs. So this decides how many run at once. It must hold one request of maxContext.",
-    ).default("256Mi"),
+      "Bytes of attention cache per rank. A token takes 2 x layers x KV heads x head size x bytes of kvType, in blocks of 64 tokens, while its request runs. So this decides how many run at once. It must hold one request of maxContext. When not given: what the container's memory limit, or the device, leaves beside experts.memoryPerRank and the dense part, and a quarter of what it or the node leaves where memoryPerRank or the limit is not given; at least one request of maxContext. status.model.requestsPerRankReason says how much that is.",
+    ).optional(),
     kvType: z.enum(kvTypes).optional().meta({
       description:
         "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; of GPUs not all have q8_0. When not given: what the device is fastest with, which on a processor is f32 and on a GPU f16.",

@@ -99,9 +99,11 @@ export const workerProcess = {
   arenas: fixed("MALLOC_ARENA_MAX", "2"),
   backend: rendered("ENODIA_BACKEND", z.enum(backendChoices).default(defaultBackend), ({ deployment }) => deployment.spec.runtime.backend),
   codec: rendered("ENODIA_EXPERT_CODEC", z.enum(codecNames), ({ deployment }) => deployment.spec.runtime.expertCodec),
-  kvPoolBytes: rendered("ENODIA_KV_POOL_BYTES", bytes, ({ deployment }) =>
-    String(parseQuantity(deployment.spec.runtime.kvPool, "spec.runtime.kvPool")),
-  ),
+  /** 0 = by itself (crds/rank-memory.ts). */
+  kvPoolBytes: rendered("ENODIA_KV_POOL_BYTES", bytes, ({ deployment }) => {
+    const { kvPool } = deployment.spec.runtime;
+    return kvPool === undefined ? "0" : String(parseQuantity(kvPool, "spec.runtime.kvPool"));
+  }),
   kvType: rendered("ENODIA_KV_TYPE", optional(z.enum(kvTypes)), ({ deployment }) => deployment.spec.runtime.kvType),
   maxBatchTokens: rendered("ENODIA_MAX_BATCH_TOKENS", whole(16, 4096).default(256), ({ deployment }) =>
     String(deployment.spec.runtime.maxBatchTokens),

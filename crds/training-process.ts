@@ -4,6 +4,7 @@ import { labels, paths, ports } from "./common.ts";
 import { parseModelUri } from "./moe-deployment.ts";
 import { type MoETrainingJob, type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "./moe-training-job.ts";
 import { defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
+import { endFile } from "./process-end.ts";
 import { ranksMax } from "./training-world.ts";
 import { rowsFrom, type SettingsOf, settings } from "./variables.ts";
 
@@ -13,9 +14,6 @@ export const checkerComponent = "checker";
 export const tracePath = "/trace";
 export const tracedStepsMax = 1000;
 export const selectorText = (job: string): string => `${labels.trainingJob}=${job},${labels.component}=${trainerComponent}`;
-
-/** The kubelet reads the container's end message here. */
-const endFile = "/dev/termination-log";
 
 /** Path of a URI in the pod, where claims are mounted by name. */
 export function pathOf(uri: string): string {

@@ -1,7 +1,9 @@
 // Entry point of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|weight-server`. SIGTERM closes the
 // role.
 
+import { writeFileSync } from "node:fs";
 import { AppError } from "../crds/common.ts";
+import { endFile, processEndText } from "../crds/process-end.ts";
 import packageJson from "../package.json" with { type: "json" };
 import {
   parseCheckerConfig,
@@ -76,11 +78,22 @@ async function main(): Promise<number> {
   return typeof code === "number" ? code : 0;
 }
 
-main().then(
-  (code) => process.exit(code),
-  (caught) => {
-    const error = AppError.from(caught);
-    process.stderr.write(`${JSON.stringify({ level: "fatal", code: error.code, message: error.message })}\n`);
-    process.exit(1);
-  },
-);
+/** Roles whose other ends write a termination message of their own. */
+const ownEnds: readonly string[] = ["trainer", "checker", "downloader"];
+
+function fail(caught: unknown): never {
+  const { code, message } = AppError.from(caught);
+  if (caught instanceof Error && !(caught instanceof AppError)) process.stderr.write(`${caught.stack}\n`);
+  const text = processEndText({ code, message });
+  process.stderr.write(`${text}\n`);
+  try {
+    // Never made: outside of a pod there is none.
+    if (!ownEnds.includes(process.argv[2] ?? "")) writeFileSync(endFile, text, { flag: "r+" });
+  } catch {
+    // The log has it.
+  }
+  process.exit(1);
+}
+
+process.on("uncaughtException", fail);
+main().then((code) => process.exit(code), fail);

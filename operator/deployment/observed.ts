@@ -2,6 +2,7 @@
 import type { AppError } from "../../crds/common.ts";
 import type { DownloadEnd, DownloadProgress } from "../../crds/download.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import type { ProcessEnd } from "../../crds/process-end.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import type { Refusal } from "../kube/refusal-text.ts";
@@ -58,6 +59,8 @@ export interface WeightServerState {
   readonly ready: boolean;
   /** Why it does not run; empty when nothing is wrong. */
   readonly problem: string;
+  /** As of a rank's pod. */
+  readonly end?: ProcessEnd | undefined;
   readonly createdMs: number;
   /** It has the spec's model. */
   readonly current: boolean;

@@ -17,6 +17,10 @@ const announced: Readonly<Record<string, "True" | "False">> = {
   TelemetryFresh: "False",
 };
 
+/** Healthy starts pass through them: a warning only where it was well before. */
+const starting = "BelowMinServing Downloading NoGateway PartialRanks RanksNotReady Stale WeightServerNotReady";
+const startingReasons: readonly string[] = starting.split(" ");
+
 export const deploymentStatus: StatusKind<MoEDeploymentStatus> = {
   resource: deploymentKind.resource,
   read: (status) => moeDeploymentStatusSchema.safeParse(status ?? {}).data,
@@ -54,6 +58,7 @@ function events(before: MoEDeploymentStatus, after: MoEDeploymentStatus): Status
     const old = before.conditions?.find((one) => one.type === type);
     if (!bad || (old?.status === status && old.reason === reason)) return [];
     if (old === undefined && status !== "True") return []; // a condition that starts well is no event
-    return [{ type: status === bad ? "Warning" : "Normal", reason, note: `${type}=${status}: ${message}` }];
+    const starts = startingReasons.includes(reason) && (old?.status === "Unknown" || old?.status === bad);
+    return [{ type: status === bad && !starts ? "Warning" : "Normal", reason, note: `${type}=${status}: ${message}` }];
   });
 }

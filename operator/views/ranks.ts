@@ -1,6 +1,6 @@
 // The state of a rank: its pod, and its part of the ExpertPlacement; and the columns of every table of ranks. Pure.
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
-import { processBytes } from "../deployment/core/capacity.ts";
+import { processBytes } from "../../crds/rank-memory.ts";
 import { bytes, figure, percent } from "./format.ts";
 import { bar, type Column, picked, type Table, table, type Value } from "./section.ts";
 

@@ -1,5 +1,7 @@
 // The interface between a worker and its engine: requests, tokens, experts and the frames of other ranks.
+
 import type { BackendChoice, CodecName, FrameResult, FrameStallPart, KvType } from "../../crds/names.ts";
+import type { RankMemory } from "../../crds/rank-memory.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
@@ -43,7 +45,10 @@ export interface EngineOptions {
   readonly storeDir: string;
   readonly backend: BackendChoice;
   readonly codec: CodecName;
+  /** 0 = by itself, as far as `memory` reaches. */
   readonly kvPoolBytes: number;
+  /** Unset: unknown. */
+  readonly memory?: RankMemory;
   /** The element type of the KV cache. Unset: the backend's fastest. */
   readonly kvType?: KvType;
   /** Prompt and output together. */

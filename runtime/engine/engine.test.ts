@@ -170,7 +170,10 @@ describe("ends", () => {
   });
 
   test("a model or pool that cannot be served is refused at start with the remedy", async () => {
-    await assert.rejects(start({ kvPoolBytes: 1000 }), { code: "KvPoolTooSmall", message: /raise kvPool to at least 65536/ });
+    await assert.rejects(start({ kvPoolBytes: 1000 }), {
+      code: "KvPoolTooSmall",
+      message: /kvPool 1000 holds no request of maxContext \d+ tokens: raise it to at least 1Mi/,
+    });
     await assert.rejects(start({ storeDir: join(root, "none") }), { code: "ModelNotFound" });
   });
 

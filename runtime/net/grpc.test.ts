@@ -102,6 +102,19 @@ test("a server that presents another rank's certificate is refused by the caller
   );
 });
 
+test("a process that is not there is told in words", async () => {
+  const client = connect(Control, {
+    address: "127.0.0.1:9",
+    serverName: serverNames.rank(0, ns, name),
+    tls: ca.issue("operator", ns, name),
+  });
+  closers.push(client.close);
+  await assert.rejects(
+    client.describe({}),
+    (error) => fromStatus(error, "describe").message === "no connection to the process: ECONNREFUSED",
+  );
+});
+
 test("an AppError crosses the wire with its code and message", async () => {
   const client = await controlAs("operator");
   await assert.rejects(client.commit({}), (error) => {

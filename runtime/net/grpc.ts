@@ -221,6 +221,15 @@ export function toStatus(caught: unknown): grpc.ServiceError {
 /** grpc-js' text where decoding an answer throws. */
 const unreadablePrefix = "Response message parsing error";
 
+/** What the library says of a call that no process of ours has answered, in words for conditions. */
+function inWords(status: grpc.status, details: string): string {
+  const [why = ""] = /\bE[A-Z]{4,}\b|certificate[\w ]*|before secure TLS[\w ]*/.exec(details) ?? [];
+  const suffix = why === "" ? "" : `: ${why}`;
+  if (status === grpc.status.UNAVAILABLE) return `no connection to the process${suffix}`;
+  if (status === grpc.status.DEADLINE_EXCEEDED) return `the process did not answer in time${suffix}`;
+  return status === grpc.status.UNIMPLEMENTED ? "the process is of a version without this call" : details;
+}
+
 export function fromStatus(caught: unknown, operation: string): AppError {
   if (caught instanceof AppError) return caught;
   const error = caught as Partial<grpc.ServiceError>;
@@ -238,7 +247,8 @@ export function fromStatus(caught: unknown, operation: string): AppError {
   const unreadable = error.code === grpc.status.INTERNAL && error.details?.startsWith(unreadablePrefix);
   const code = typeof sent === "string" ? sent : unreadable ? "InvalidRequest" : (byStatus[error.code] ?? "Internal");
   const transient = error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.RESOURCE_EXHAUSTED;
-  return new AppError(error.details ?? error.message ?? "gRPC call failed", {
+  const details = error.details ?? error.message ?? "the call failed";
+  return new AppError(typeof sent === "string" ? details : inWords(error.code, details), {
     code,
     operation,
     cause: caught,

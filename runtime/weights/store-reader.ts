@@ -195,6 +195,14 @@ function denseFormsIn(index: ExpertIndex, { tensors }: SafetensorsFile): readonl
   return [...new Set(forms)];
 }
 
+function denseBytesIn(index: ExpertIndex, { tensors }: SafetensorsFile, bits: 8 | 16 | 32): number {
+  const sizes = [...tensors].map(([name, { shape, begin, end }]) => {
+    const asStored = bits === 16 || blocksOf(index, name) !== undefined;
+    return asStored ? end - begin : (shape.reduce((values, size) => values * size, 1) * bits) / 8;
+  });
+  return Math.ceil(sizes.reduce((sum, bytes) => sum + bytes, 0));
+}
+
 function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): ModelStore["readDense"] {
   return async (name) => {
     const info = dense.tensors.get(name);
@@ -250,6 +258,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
     config,
     denseNames: dense.names,
     denseForms: denseFormsIn(index, dense),
+    denseBytes: (bits) => denseBytesIn(index, dense, bits),
     readDense: denseReader(dir, index, dense),
     readUnit: unitReader(dir, index, units),
     layerShapes,

@@ -122,6 +122,8 @@ export interface ModelStore {
   readonly denseNames: readonly string[];
   /** Distinct. */
   readonly denseForms: readonly StoredForm[];
+  /** About what the dense part takes where floats are kept in so many bits; 16 = as stored. */
+  denseBytes(bits: 8 | 16 | 32): number;
   /** A matrix as stored, or a vector in f32. */
   readDense(name: string): Promise<WeightData>;
   /** Verified against its hash; throws AppError `CorruptShard`. */

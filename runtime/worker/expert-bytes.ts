@@ -2,6 +2,7 @@
 import { totalmem } from "node:os";
 import { usesDeviceMemory } from "../../crds/backends.ts";
 import { AppError } from "../../crds/common.ts";
+import { headroom, type RankMemory } from "../../crds/rank-memory.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import { cellValues, type ExpertGrid, expertsIn } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
@@ -28,14 +29,25 @@ export function describedLayers(grid: ExpertGrid): number[] {
   return grid.layerExperts === undefined ? [] : Array.from({ length: grid.layers }, (_, layer) => expertsIn(grid, layer));
 }
 
-/** Allocator slack, and buffers of requests and transfers. */
-const headroom = 0.15;
+/** `limit`: as cgroups report it. */
+interface MachineMemory {
+  readonly limit: number;
+  readonly total: number;
+}
+
+const machine = (): MachineMemory => ({ limit: process.constrainedMemory(), total: totalmem() });
+
+export function rankMemory(expertBytes: number, { limit, total }: MachineMemory = machine()): RankMemory {
+  // cgroup v1 returns a huge number where there is no limit, and v2 returns 0.
+  const own = limit > 0 && limit < total;
+  return { bytes: own ? limit : total, of: own ? "the memory limit of the container runtime" : "the memory of the node", own, expertBytes };
+}
 
 /** 0 means what memory leaves beside the dense part, KV and 15%. Throws `InvalidConfig` for 0 on devices, whose memory is unknown. */
 export function expertBudgetBytes(
   configured: number,
   model: { readonly denseBytes: number; readonly kvBytes: number; readonly backend: string; readonly device: string },
-  memory: { readonly limit: number; readonly total: number } = { limit: process.constrainedMemory(), total: totalmem() },
+  memory: MachineMemory = machine(),
 ): number {
   if (configured > 0) return configured;
   if (usesDeviceMemory(model.backend)) {
@@ -44,7 +56,6 @@ export function expertBudgetBytes(
       { code: "InvalidConfig", operation: "sizing the memory for experts" },
     );
   }
-  // cgroup v1 returns a huge number where there is no limit, and v2 returns 0.
-  const bytes = memory.limit > 0 ? Math.min(memory.limit, memory.total) : memory.total;
+  const { bytes } = rankMemory(configured, memory);
   return Math.max(0, Math.floor(bytes * (1 - headroom) - model.denseBytes - model.kvBytes));
 }

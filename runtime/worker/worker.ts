@@ -26,7 +26,7 @@ import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { WorkerVitals } from "./control.ts";
-import { expertBudgetBytes } from "./expert-bytes.ts";
+import { expertBudgetBytes, rankMemory } from "./expert-bytes.ts";
 import { OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
@@ -116,6 +116,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     devices: options.devices,
     onDemand,
     kvPoolBytes: options.kvPoolBytes,
+    memory: rankMemory(options.expertBudgetBytes),
     maxContext: options.maxContext,
     limits: {
       maxBatchTokens: options.maxBatchTokens,

@@ -96,7 +96,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
     operator/rebalance/load/ operator/rebalance/rollout/ operator/rebalance/status/decision-events.ts`,
   "operator/rebalance/status/": `runtime/placement/ runtime/observe/ operator/planner/ operator/kube/kube.ts operator/kube/status-writer.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/rollout/`,
-  "operator/views/": "operator/kube/kube.ts operator/deployment/core/capacity.ts",
+  "operator/views/": "operator/kube/kube.ts",
   "operator/page/":
     "operator/views/ runtime/net/connections.ts runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/placement-view.ts",
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts

@@ -41,7 +41,7 @@ test("enodia status finds nothing urgent in a deployment that serves", async () 
 const faults: Readonly<Record<string, { readonly spec: object; readonly code: string; readonly why: RegExp }>> = {
   "bad-spec": { spec: { podTemplate: { spec: { hostNetwork: true } } }, code: "FieldNotSupported", why: /hostNetwork/ },
   "no-claim": { spec: { model: { uri: "pvc://nowhere/x" } }, code: "ClaimNotFound", why: /pvc:\/\/nowhere\/x/ },
-  "no-model": { spec: { model: { uri: "pvc://models/nowhere" } }, code: "Crashing", why: /ModelNotFound/ },
+  "no-model": { spec: { model: { uri: "pvc://models/nowhere" } }, code: "ModelNotFound", why: /nowhere: no such folder/ },
   "no-image": { spec: { runtimeImage: { image: "enodia/runtime:nowhere" } }, code: "ImageNotPulled", why: /nowhere/ },
   "too-large": { spec: { podTemplate: asking("900Gi") }, code: "Unscheduled", why: /Insufficient memory/ },
 };

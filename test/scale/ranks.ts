@@ -51,7 +51,7 @@ export function rankModel(shape: RankShape, info: Partial<EngineInfo> = {}): Ran
   const never = (): never => {
     throw new Error("the store of the node simulator has experts only");
   };
-  const empty = { config: {}, denseNames: [], denseForms: [], layerShapes: [] };
+  const empty = { config: {}, denseNames: [], denseForms: [], denseBytes: () => 0, layerShapes: [] };
   return {
     budgetBytes,
     info: {

@@ -40,6 +40,7 @@ export function simStore(model: SimModel, disk: Disk, clock: VirtualClock): Mode
       config: {},
       denseNames: [],
       denseForms: [],
+      denseBytes: () => 0,
       layerShapes: [],
       readDense: never,
       decodeUnit: never,

@@ -3,6 +3,7 @@ import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
+import { headroom, processBytes } from "../../../crds/rank-memory.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
@@ -18,9 +19,10 @@ export function requestsPerRank({ runtime }: MoEDeploymentSpec, model: ModelView
   const { kvSlots: count, kvBytes, kvTokens, maxContext } = model;
   const token = formatBytes(kvBytes / Math.max(1, kvTokens));
   const whole = Math.floor(kvTokens / maxContext);
+  const pool = `kvPool ${runtime.kvPool ?? `by itself ${formatBytes(kvBytes)}`}`;
   const reason =
-    `while their contexts take ${kvTokens} tokens together: kvPool ${runtime.kvPool} / ${token} a token; ` +
-    `of the whole maxContext ${maxContext}, ${whole}; raise kvPool for more`;
+    `while their contexts take ${kvTokens} tokens together: ${pool} / ${token} a token; ` +
+    `of the whole maxContext ${maxContext}, ${whole}; ${runtime.kvPool === undefined ? "set" : "raise"} kvPool for more`;
   return { count, reason };
 }
 
@@ -39,11 +41,6 @@ export function rememberedFloor({ expertParallel }: MoEDeploymentStatus): Reckon
   const { leastRanks: count, leastRanksReason: reason } = expertParallel ?? {};
   return count === undefined || reason === undefined ? undefined : { count, reason };
 }
-
-/** Beside dense part, KV pool and experts; up to 256 MiB are queued frames (runtime/net/engine-host.ts). */
-export const processBytes = 400 * 1000 * 1000;
-/** Free fraction of the container limit without memoryPerRank. */
-const headroom = 0.15;
 
 export interface Fit {
   readonly fits: boolean;

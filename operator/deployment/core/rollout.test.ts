@@ -149,6 +149,7 @@ const failures: Record<string, { pod: Partial<PodFacts>; strategy?: object; more
   "an image that cannot be pulled has its time, since a registry may be away": { pod: { problem: "ImagePullBackOff: no" } },
   "an image whose name is none": { pod: { problem: "InvalidImageName: couldn't parse" }, want: "ImageUnavailable" },
   "three crashes": { pod: { restarts: 3, problem: "CrashLoopBackOff: exit code 1" }, want: "Crashing" },
+  "a crash for which the spec is at fault": { pod: { restarts: 1, end: { code: "KvPoolTooSmall", message: "" } }, want: "Crashing" },
   "two crashes": { pod: { restarts: 2, problem: "CrashLoopBackOff: exit code 1" } },
   "a pod that serves and had crashed before": { pod: { ready: true, unreadySinceMs: undefined, restarts: 9 } },
   "no room for the first pod of a template, which may ask for a node that is nowhere": {

@@ -2,6 +2,7 @@
 import type { DownloadProgress } from "../../../crds/download.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
+import type { ProcessEnd } from "../../../crds/process-end.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
 import type { Served } from "../../kube/informers.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
@@ -37,6 +38,8 @@ export interface PodFacts extends WorkerPod {
   readonly restarts: number;
   /** Why it does not run, such as ImagePullBackOff; empty when nothing is wrong. */
   readonly problem: string;
+  /** The last words of its process; unset while it is Ready, and where there are none. */
+  readonly end?: ProcessEnd | undefined;
 }
 
 export type ObservedPod = Omit<PodFacts, "lost">;
@@ -124,6 +127,8 @@ export interface Snapshot {
     /** What starting ranks wait for while others serve; empty when nothing. */
     readonly away: string;
   };
+  /** The last words of weight servers that are not Ready; unset: none. */
+  readonly weightServerEnds?: readonly ProcessEnd[];
   /** All pods of another model stop; `deployment` reads as suspended. */
   readonly switching: boolean;
   /** Undefined without a green deployment. */

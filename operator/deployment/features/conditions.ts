@@ -3,6 +3,7 @@
 import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
+import { endsOf, modelVerdict } from "../core/ends.ts";
 import { orphansLeft } from "../core/orphans.ts";
 import { type Hold, heldModel, rollHold } from "../core/rollout.ts";
 import { imageVerdict } from "../core/runtime-image.ts";
@@ -194,7 +195,8 @@ function degraded(findings: Findings): Verdict {
   if (operation?.type === "Repair" && lost.length > 0) {
     return yes("RanksLost", `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`);
   }
-  const { expertsWithoutRank = 0, loadingRanks = [] } = snapshot.view ?? {};
+  // Ranks of a start load what nobody misses yet.
+  const { expertsWithoutRank = 0, loadingRanks = [] } = (operation?.type !== "Start" && snapshot.view) || {};
   if (expertsWithoutRank > 0)
     return yes("ExpertsUnhosted", `${expertsWithoutRank} experts are on no rank that is there: they are loaded on demand`);
   if (loadingRanks.length > 0) {
@@ -253,6 +255,8 @@ function modelAvailable({ snapshot, ranks }: Findings): Verdict {
   }
   const { pending } = snapshot.delivery;
   if (pending) return no(pending.reason, pending.message);
+  const unusable = servingPods(snapshot).length < ranks ? modelVerdict(endsOf(snapshot)) : undefined;
+  if (unusable) return unusable;
   if (snapshot.delivery.away !== "" && servingPods(snapshot).length < ranks) return no("WeightServerNotReady", snapshot.delivery.away);
   return snapshot.view?.modelAvailable ?? unknown("NotOpened", "no worker has opened the model yet");
 }

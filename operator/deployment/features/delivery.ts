@@ -210,7 +210,7 @@ export function weightServerVerdict({ downloads, suspended, pods, report, servin
   const heard = newest !== undefined && report?.pod === newest.uid ? report : undefined;
   const message = newest === undefined ? "the weight server has no pod yet" : stateText(newest, downloads ? heard : undefined);
   if (serving) return { pending: undefined, away: `${message}; ranks that serve go on, and those that start wait for it` };
-  const reason = heard?.reason ?? (downloads ? "Downloading" : "WeightServerNotReady");
+  const reason = heard?.reason ?? newest?.end?.code ?? (downloads ? "Downloading" : "WeightServerNotReady");
   return { pending: { reason, message, report: downloads ? heard : undefined }, away: "" };
 }
 

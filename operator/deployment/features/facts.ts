@@ -11,7 +11,7 @@ import { spec } from "./spec.ts";
 export const facts = feature({
   needs: { delivery, blueGreen, modelChange, spec },
   run: (observed, { delivery, blueGreen: { look }, modelChange, spec }) => {
-    const { pods, orphans, gateway, route, claim, view, now, warmMs } = observed;
+    const { pods, orphans, gateway, route, claim, view, weightServer, now, warmMs } = observed;
     const bake = canaryBake(observed, spec.template.hash);
     const { pending, revision, away } = delivery;
     const snapshot: Snapshot = {
@@ -22,6 +22,7 @@ export const facts = feature({
       refusals: spec.refusals,
       conflicts: spec.conflicts,
       delivery: { pending, revision, away },
+      weightServerEnds: weightServer.pods.flatMap(({ terminating, end }) => (terminating ? [] : (end ?? []))),
       switching: modelChange.state === "Stopping",
       green: spec.good || look?.child ? look : undefined,
       warmingUp: warmMs > 0,

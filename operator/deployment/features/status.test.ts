@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { ProcessEnd } from "../../../crds/process-end.ts";
 import { deployment, gatewayFacts, member, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import type { Snapshot } from "../core/snapshot.ts";
+import { endRefusals, endsOf } from "../core/ends.ts";
+import type { PodFacts, Snapshot } from "../core/snapshot.ts";
 import { currentOperation } from "./progress.ts";
 import { nextStatus, type StatusInput } from "./status.ts";
 
@@ -30,6 +32,11 @@ const during = (type: string, from: number, times: { startTime: string; deadline
   const operation = { id: "it-1", type, phase: "Waiting", from: { ranks: from }, to: { ranks: 2 }, message: "", ...times };
   return deployment({}, { expertParallel: { desiredRanks: 2, activeRanks: 2 }, operation });
 };
+
+const end = (code: string, message: string): ProcessEnd => ({ code, message });
+const ended = (code: string, message: string): Partial<PodFacts> => ({
+  ...{ ready: false, restarts: 1, problem: `CrashLoopBackOff: ${code}: ${message}`, end: end(code, message) },
+});
 
 /** The autoscaler's word on a deployment that nobody asks. */
 const rests = { verdict: { status: "True", reason: "ScaledToZero", message: "at zero" }, status: {} } as const;
@@ -145,6 +152,15 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       Ready: "False InsufficientExpertMemory",
       Available: "True MinimumReplicasAvailable",
     },
+  },
+  "ranks say why they cannot start with this spec": {
+    world: { pods: [0, 1].map((rank) => pod(rank, ended("KvPoolTooSmall", "spec.runtime.kvPool 256Mi holds no request"))), view: view() },
+    input: { refusals: endRefusals([end("KvPoolTooSmall", "spec.runtime.kvPool 256Mi holds no request")]) },
+    want: { SpecAccepted: "False KvPoolTooSmall", Ready: "False KvPoolTooSmall", Degraded: "True WorkerCrashing" },
+  },
+  "ranks say why they cannot open the model": {
+    world: { pods: [0, 1].map((rank) => pod(rank, ended("ModelNotFound", "/models/x: no such folder"))), view: view() },
+    want: { SpecAccepted: "True Accepted", ModelAvailable: "False ModelNotFound", Ready: "False RanksNotReady" },
   },
   "the spec could not be judged": {
     world: { pods: both, view: members },
@@ -286,4 +302,15 @@ test("a new leader repeats what the former said of telemetry until it can know b
   assert.equal(said(warm).TelemetryFresh, "True Fine");
   assert.deepEqual(warm.placement, { epoch: 1 });
   assert.equal(said(statusOf(world)).TelemetryFresh, "False NATSUnavailable");
+});
+
+test("only pods of the template in effect say what is wrong with it, and of many that end alike one is told", () => {
+  const crashed = [0, 1].map((rank) => pod(rank, ended("CodecNotFound", `rank ${rank}: holds no q4_0 experts`)));
+  const leaving = pod(2, { ...ended("KvPoolTooSmall", "kvPool"), terminating: true });
+  const other = pod(3, { ...ended("InsufficientMemory", "above"), templateHash: "old" });
+  const unlike = pod(4, ended("ECONNRESET", "socket hang up"));
+  const found = endRefusals(endsOf(snapshot({ pods: [...crashed, leaving, other, unlike] })));
+  assert.deepEqual(found, [{ reason: "CodecNotFound", message: "rank 0: holds no q4_0 experts" }]);
+  const served = { weightServerEnds: [end("CodecNotFound", "the weight server")] };
+  assert.deepEqual(endRefusals(endsOf(snapshot(served))), [{ reason: "CodecNotFound", message: "the weight server" }]);
 });

@@ -40,12 +40,12 @@ export interface Executed {
 
 export function statusOf({ facts, ranks, repair, progress, spec }: Decision, done: Executed): MoEDeploymentStatus {
   const { snapshot } = facts;
-  const { target, floor, memoryRefusals } = ranks;
+  const { target, floor } = ranks;
   return nextStatus({
     ...{ snapshot, target, floor },
     operation: progress.operation,
     rollout: progress.rollout.status,
-    refusals: [...snapshot.refusals, ...memoryRefusals],
+    refusals: [...snapshot.refusals, ...ranks.refusals],
     blocked: target.blocked ?? repair.step.blocked,
     failures: repair.step.failures,
     failure: done.failure?.message ?? "",

@@ -127,7 +127,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   };
   assert.deepEqual(rank, {
     ...common,
-    ...{ enginePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
+    ...{ enginePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 0, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
@@ -191,10 +191,11 @@ const hashes = {
 test("hashes are those of the releases before", () => {
   const complete = parse(readFileSync(join(import.meta.dirname, "../../../crds/samples/complete.yaml"), "utf8")).spec;
   complete.model = { uri: "pvc://models/mixtral", servedName: "mixtral-8x7b" }; // as those releases had it
+  // kvPool had a default then, which the objects have.
   delete complete.scheduling; // and they had neither
   delete complete.gateway.jwt;
   const hashesOf = (spec: object) => [workerTemplate(context(spec)).hash, gatewayTemplate(context(spec)).hash];
-  assert.deepEqual({ least: hashesOf({}), complete: hashesOf(complete) }, hashes);
+  assert.deepEqual({ least: hashesOf({ runtime: { kvPool: "256Mi" } }), complete: hashesOf(complete) }, hashes);
 });
 
 test("a field at its default counts as one that is not there, in whatever order a template's fields are", () => {

@@ -13,7 +13,8 @@ import {
 } from "../../pods/pod-template.ts";
 
 const hashChars = 16;
-const defaults = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" } });
+/** kvPool once had a default, which objects may still have: no pod is replaced for that. */
+const defaults = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" }, runtime: { kvPool: "256Mi" } });
 
 /** `image`: where the template names none; `seeded`: it mounts no model. */
 export function workerHash({ metadata, spec }: MoEDeployment, image: string, seeded = false): string {
@@ -39,7 +40,15 @@ const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): ob
 });
 const workerFields = ({ model, experts, runtime, rebalancing, telemetry, scheduling }: MoEDeploymentSpec): object => {
   const { memoryPerRank } = experts;
-  return { model: modelFields(model), runtime, memoryPerRank, window: rebalancing.trigger.window, nats: telemetry.nats, scheduling };
+  const { kvPool = "Auto" } = runtime;
+  return {
+    model: modelFields(model),
+    runtime: { ...runtime, kvPool },
+    memoryPerRank,
+    window: rebalancing.trigger.window,
+    nats: telemetry.nats,
+    scheduling,
+  };
 };
 const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object => ({
   model: modelFields(model),

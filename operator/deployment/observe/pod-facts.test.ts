@@ -54,6 +54,26 @@ test("containers that are not made within a minute are a problem, and the first 
   assert.equal(problem(waiting(1_000, "ContainerCreating", "ImagePullBackOff"), 2_000), "ImagePullBackOff");
 });
 
+test("why a container ended stands between its runs, in its own words, until it is ready", () => {
+  const terminated = { exitCode: 1, reason: "Error", message: '{"level":"fatal","code":"KvPoolTooSmall","message":"raise it to 1024Mi"}' };
+  const runs: Record<string, object> = {
+    ended: { restartCount: 0, state: { terminated } },
+    waits: { restartCount: 1, state: { waiting: { reason: "CrashLoopBackOff", message: "back-off 10s" } }, lastState: { terminated } },
+    "is made": { restartCount: 1, state: { waiting: { reason: "ContainerCreating" } }, lastState: { terminated } },
+    runs: { restartCount: 1, state: { running: {} }, lastState: { terminated } },
+  };
+  const facts = (container: object) =>
+    podFacts({ ...pod("a"), status: { phase: "Running", containerStatuses: [container] } }, nodeHealth([node("a", undefined)]), 0);
+  for (const [name, run] of Object.entries(runs)) {
+    const { problem, end } = facts(run) ?? {};
+    assert.equal(problem, "CrashLoopBackOff: KvPoolTooSmall: raise it to 1024Mi", name);
+    assert.deepEqual(end, { code: "KvPoolTooSmall", message: "raise it to 1024Mi" }, name);
+  }
+  assert.equal(facts({ ...runs.runs, ready: true })?.problem, "");
+  const silent = { terminated: { exitCode: 139, reason: "Error", message: '{"level":"info","message":"plan committed"}' } };
+  assert.equal(facts({ state: silent })?.problem, "CrashLoopBackOff: last run ended with Error (exit code 139)");
+});
+
 const none = { deployment: undefined, autoscaler: undefined };
 
 test("gateways say what is wrong with their pods, or why there are none", () => {

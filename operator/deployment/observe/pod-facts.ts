@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
+import { type ProcessEnd, readProcessEnd } from "../../../crds/process-end.ts";
 import { gangOf } from "../../gangs/index.ts";
 import type { Informers } from "../../kube/informers.ts";
 import type { KubeObject } from "../../kube/kube.ts";
@@ -19,6 +20,8 @@ const unknownNodeMs = 30_000;
 const creatingMs = 60_000;
 /** A pod without any condition counts as ignored by its scheduler after this. */
 const unheardMs = 120_000;
+/** The kubelet's word. */
+const crashing = "CrashLoopBackOff";
 const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
 const state = z.object({
@@ -52,12 +55,20 @@ const podSchema = z.object({
       message: z.string().default(""),
       conditions: z.array(condition).default([]),
       containerStatuses: z
-        .array(z.object({ state: state.default({}), lastState: state.default({}), restartCount: z.number().default(0) }))
+        .array(
+          z.object({
+            ready: z.boolean().default(false),
+            state: state.default({}),
+            lastState: state.default({}),
+            restartCount: z.number().default(0),
+          }),
+        )
         .default([]),
     })
     .prefault({}),
 });
 type PodStatus = z.infer<typeof podSchema>["status"];
+type ContainerStatus = PodStatus["containerStatuses"][number];
 type PodSpec = z.infer<typeof podSchema>["spec"];
 
 export interface NodeHealth {
@@ -179,6 +190,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     mustGo: mustGo(spec, status, nodes),
     goneInMs: graceMs(pod),
     problem: problem(pod, status, now) || unheard(pod, parsed.data, now),
+    end: ready ? undefined : endOf(status),
   };
 }
 
@@ -205,10 +217,11 @@ export function podState(
   readonly running: boolean;
   readonly ready: boolean;
   readonly problem: string;
+  readonly end: ProcessEnd | undefined;
   readonly ended: string | undefined;
 } {
   const { status } = parsedPod(pod).data ?? {};
-  if (!status) return { ip: undefined, running: false, ready: false, problem: "", ended: undefined };
+  if (!status) return { ip: undefined, running: false, ready: false, problem: "", end: undefined, ended: undefined };
   const over = isTerminal(status);
   const last = status.containerStatuses.flatMap(({ state: { terminated } }) => terminated ?? [])[0];
   const said = [last?.message, last?.reason, text(status.reason, status.message), status.phase].find(
@@ -216,7 +229,14 @@ export function podState(
   );
   const running = status.phase === "Running" && pod.metadata.deletionTimestamp === undefined;
   const ready = running && status.conditions.some(({ type, status: holds }) => type === "Ready" && holds === "True");
-  return { ip: status.podIP, running, ready, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
+  return {
+    ip: status.podIP,
+    running,
+    ready,
+    problem: over ? "" : problem(pod, status, now),
+    end: ready ? undefined : endOf(status),
+    ended: over ? said : undefined,
+  };
 }
 
 export function gatewayModels(pods: readonly KubeObject[], now: number): readonly (string | undefined)[] {
@@ -253,13 +273,24 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
     const { waiting } = container.state;
     const slow = waiting?.reason === "ContainerCreating" ? creating(pod, now - boundMs(pod, status, now)) : "";
     if (slow !== "") return slow;
-    if (!waiting || quietWaiting.includes(waiting.reason)) continue;
-    const last = container.lastState.terminated;
-    return text(waiting.reason, last ? `last run ended with ${last.reason} (exit code ${last.exitCode})` : waiting.message);
+    const crash = crashOf(container);
+    if (waiting && !quietWaiting.includes(waiting.reason)) return text(waiting.reason, crash ?? waiting.message);
+    if (crash !== undefined) return text(crashing, crash);
   }
   const scheduled = status.conditions.find((condition) => condition.type === "PodScheduled" && condition.status === "False");
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
 }
+
+/** How its last run failed, until it is ready again: between two runs it waits, starts and runs, and nothing has changed. */
+function crashOf({ ready, state, lastState, restartCount }: ContainerStatus): string | undefined {
+  const last = state.terminated ?? lastState.terminated;
+  if (ready || last === undefined || (last.exitCode === 0 && restartCount === 0)) return undefined;
+  const end = readProcessEnd(last.message);
+  return end ? `${end.code}: ${end.message}` : `last run ended with ${last.reason} (exit code ${last.exitCode})`;
+}
+
+const endOf = ({ containerStatuses }: PodStatus): ProcessEnd | undefined =>
+  containerStatuses.flatMap(({ state, lastState }) => readProcessEnd((state.terminated ?? lastState.terminated)?.message ?? "") ?? [])[0];
 
 /** The message for a pod that no scheduler has reported on. */
 function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {

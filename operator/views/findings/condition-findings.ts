@@ -3,6 +3,7 @@ import type { Condition } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentConditionType } from "../../../crds/moe-deployment-status.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
+import { endsOfSpec } from "../../../crds/process-end.ts";
 import { idleReasons } from "../health.ts";
 import type { Finding, Observed } from "./finding.ts";
 
@@ -22,7 +23,7 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   ModelAvailable: (c) =>
     when(isFalse(c) && !idleReasons.includes(c.reason), {
       severity: "warning",
-      role: "cause",
+      role: c.reason === "WeightServerNotReady" ? "effect" : "cause", // its pod says why
       what: c.reason === "Downloading" ? "the model is being downloaded" : "the model cannot be used",
     }),
   Available: (c) => when(isFalse(c) && !idleReasons.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
@@ -127,6 +128,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   PodRefused: edit,
   InsufficientExpertMemory: edit,
   InsufficientMemoryLimit: edit,
+  ...Object.fromEntries(endsOfSpec.map((code) => [code, edit])),
   RolledBack: rollout("undo"),
   RolloutPaused: rollout("resume"),
   RolloutPartitioned: rollout("status"),

@@ -8,7 +8,7 @@ const recentMs = 10 * 60_000;
 const perSubjectMax = 4;
 /** Pods and conditions report these with more detail. */
 const reportedElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
-/** These hold a pod up before it starts: of one that is ready they are over. */
+/** These hold a pod up before it starts: once it runs they are over, and what the first retry mended is none. */
 const beforeStart = ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"];
 /** The operator's events about conditions begin like this. */
 const ofCondition = /^\w+=(True|False|Unknown): /;
@@ -19,11 +19,11 @@ export function eventFindings({ events, pods, now, deployments, jobs }: Observed
     ...deployments.map(({ deployment: { metadata } }) => `moed ${metadata.namespace}/${metadata.name}`),
     ...jobs.map(({ metadata }) => `moet ${metadata.namespace}/${metadata.name}`),
   ]);
-  const subjectOf = ({ kind, namespace, name, reason }: WarningEvent): Subject | undefined => {
+  const subjectOf = ({ kind, namespace, name, reason, count }: WarningEvent): Subject | undefined => {
     const own = kinds[kind];
     if (own) return { kind: own, namespace, name };
     const pod = kind === "Pod" ? pods.find((each) => each.namespace === namespace && each.name === name && !each.terminating) : undefined;
-    if (pod?.ready && beforeStart.includes(reason)) return undefined;
+    if (beforeStart.includes(reason) && (count < 2 || pod?.ready || pod?.phase === "Running")) return undefined;
     return pod && { kind: pod.component === "training" ? "moet" : "moed", namespace, name: pod.owner };
   };
   const newest = new Map<string, Finding[]>();

@@ -218,6 +218,28 @@ test("findings: why has the numbers, and the last words of a process of ours", (
   assert.equal(first?.remedy, "kubectl -n ns logs moe-0-abcde -c runtime --previous --tail=20");
 });
 
+test("findings: what a process ended with is told once, by the condition that has it", () => {
+  const message = '{"level":"fatal","code":"KvPoolTooSmall","message":"raise it to 1024Mi"}';
+  const crashed = pod(0, { containers: [container({ restarts: 2, ended: ended("Error", 1, 3, message) })] });
+  const conditions = but(
+    condition("SpecAccepted", "False", "KvPoolTooSmall", "raise it to 1024Mi"),
+    condition("Ready", "False", "KvPoolTooSmall", "raise it to 1024Mi"),
+    condition("Degraded", "True", "WorkerCrashing", "moe-0-abcde: CrashLoopBackOff: KvPoolTooSmall: raise it to 1024Mi"),
+  );
+  const [only, ...more] = found({ conditions, pods: [crashed] });
+  assert.deepEqual([only?.code, only?.remedy, more], ["KvPoolTooSmall", "kubectl -n ns edit moed moe", []]);
+});
+
+test("findings: one end is no series, and a line of the log that is not fatal is not why", () => {
+  const message = '{"level":"info","time":1,"message":"plan committed"}';
+  const [first] = found({
+    conditions: healthy,
+    pods: [pod(0, { containers: [container({ restarts: 1, ended: ended("Error", 139, 3, message) })] })],
+  });
+  assert.equal(first?.what, "worker moe-0-abcde: has ended");
+  assert.equal(first?.why, "container runtime ended once, 3 min ago, with exit code 139");
+});
+
 test("findings: every condition that the operator writes is judged, and each finding has a command", () => {
   for (const type of moeDeploymentConditions) {
     const wrong = ["True", "False"].flatMap((status) => found({ conditions: but(condition(type, status as "True", "SomeReason")) }));
@@ -268,7 +290,15 @@ test("findings: warnings of the cluster are told once a reason, the newest, and 
     event({ kind: "MoEDeployment", name: "moe", reason: "ClaimedByAnotherInstall" }),
     event({ kind: "MoEDeployment", name: "another" }),
   ];
-  const all = found({ conditions: healthy, pods: [pod(0, { ready: false })], events });
+  const pending = (count: number) =>
+    found({ conditions: healthy, pods: [pod(0, { phase: "Pending", ready: false })], events: [event({ count })] });
+  assert.deepEqual([pending(1).length, pending(2).length], [0, 1], "the kubelet tries again half a second later");
+  assert.deepEqual(
+    found({ conditions: healthy, pods: [pod(0, { ready: false })], events: [event({})] }),
+    [],
+    "a pod that runs has mounted all",
+  );
+  const all = found({ conditions: healthy, pods: [pod(0, { phase: "Pending", ready: false })], events });
   assert.deepEqual(all.map(({ code }) => code).sort(), ["ClaimedByAnotherInstall", "FailedMount"]);
   const ready = found({ conditions: healthy, pods: [pod(0)], events });
   assert.deepEqual(

@@ -1,5 +1,6 @@
 // Findings from pods: images, memory, crashes, scheduling. The same trouble of several pods is one finding.
 
+import { readProcessEnd } from "../../../crds/process-end.ts";
 import { ago, listed } from "../format.ts";
 import type { ContainerFacts, PodFacts } from "../pods.ts";
 import type { Finding, Observed, SubjectKind } from "./finding.ts";
@@ -13,6 +14,8 @@ interface Trouble {
   readonly what: string;
   readonly why: string;
   readonly remedy: (pod: PodFacts) => string;
+  /** The code that its process ended with. */
+  readonly end?: string | undefined;
 }
 
 const at = ({ namespace }: PodFacts): string => `kubectl -n ${namespace}`;
@@ -33,7 +36,7 @@ function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined 
     return { code: waiting.reason, what: "cannot be started", why: `${waiting.reason}: ${waiting.message}`, remedy: describe };
   const recent = ended?.at !== undefined && now.getTime() - ended.at.getTime() < recentMs;
   if (!ended || restarts === 0 || (!recent && waiting?.reason !== "CrashLoopBackOff")) return undefined;
-  const often = `container ${name} ended ${restarts} times${ended.at ? `, the last time ${ago(ended.at, now)}` : ""}`;
+  const often = `container ${name} ended ${times(restarts)}${ended.at ? `, ${restarts === 1 ? "" : "the last time "}${ago(ended.at, now)}` : ""}`;
   if (ended.reason === "OOMKilled") {
     const limit = memoryLimit === undefined ? "it has no limit of its own, so its node ran out" : `it may take ${memoryLimit}`;
     const remedy = (pod: PodFacts) =>
@@ -42,18 +45,23 @@ function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined 
   }
   const why = `${often}, with exit code ${ended.exitCode}${exitMessage(ended.message)}`;
   const remedy = (pod: PodFacts) => `${at(pod)} logs ${pod.name} -c ${name} --previous --tail=20`;
-  return { code: "Crashing", what: "ends again and again", why, remedy };
+  return {
+    code: "Crashing",
+    what: restarts === 1 ? "has ended" : "ends again and again",
+    why,
+    remedy,
+    end: readProcessEnd(ended.message)?.code,
+  };
 }
 
-/** Our processes end with a line that has code and message. */
+const times = (count: number): string => (count === 1 ? "once" : `${count} times`);
+
+/** A line of our log that is not fatal is not why it ended. */
 function exitMessage(text: string): string {
+  const end = readProcessEnd(text);
+  if (end) return `: ${end.code}: ${end.message}`;
   const last = text.trim().split("\n").at(-1) ?? "";
-  try {
-    const { code, message } = JSON.parse(last) as { code?: unknown; message?: unknown };
-    return `: ${String(code)}: ${String(message)}`;
-  } catch {
-    return last === "" ? "" : `: ${last}`;
-  }
+  return last === "" || last.startsWith("{") ? "" : `: ${last}`;
 }
 
 /** The scheduler's message tells whether a claim is the reason. */
@@ -86,7 +94,8 @@ export function podFindings({ pods, now, deployments }: Observed): Finding[] {
   );
   const found = pods.flatMap((pod) => {
     const trouble = troubleOf(pod, now);
-    return trouble && !reported.has(`${pod.namespace}/${pod.owner} ${trouble.code}`) ? [{ pod, trouble }] : [];
+    const isReported = (code: string | undefined) => reported.has(`${pod.namespace}/${pod.owner} ${code}`);
+    return trouble && !isReported(trouble.code) && !isReported(trouble.end) ? [{ pod, trouble }] : [];
   });
   const alike = Map.groupBy(found, ({ pod, trouble }) => `${kindOf(pod)} ${pod.namespace}/${pod.owner} ${pod.component} ${trouble.code}`);
   return [...alike.values()].flatMap((group) => {

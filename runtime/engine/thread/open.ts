@@ -1,6 +1,7 @@
 // Opens a model for the engine thread: store, program, backend, compiled dense part and KV cache. It reads each dense tensor once.
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
+import { kvPoolBytes, type RankMemory } from "../../../crds/rank-memory.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
 import { checkOps } from "../../compute/call-checks.ts";
 import { overDevices } from "../../compute/device-split.ts";
@@ -68,7 +69,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
       program.layers.length,
     );
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
-    const kvSpec = kvSpecOf(program, backend, options);
+    const kvSpec = kvSpecOf(store, program, { backend, options });
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {
     for (const device of devices) await device.close();
@@ -76,23 +77,31 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   }
 }
 
-function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOptions): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
+function kvSpecOf(
+  store: ModelStore,
+  program: ModelProgram,
+  { backend, options }: Pick<Parts, "backend" | "options">,
+): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
   const context = Math.min(options.maxContext, program.maxContext);
   const { layers, kvHeads, headDim, valueDim } = program;
+  const { codec, kvPoolBytes: askedBytes } = options;
   const shape = { layers: layers.length, kvHeads, headDim, valueDim, context, type: kvTypeOf(program, backend, options) };
   const pages = backend.kvPageBytes;
   const blockBytes = kvBlockBytes(shape, pages);
-  const blocks = Math.floor(options.kvPoolBytes / blockBytes);
   const whole = kvBlocksOfContext(context);
-  if (blocks >= whole) {
-    const slots = Math.min(kvSlotsMax, blocks);
-    return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
-  }
-  throw new AppError(
-    `kvPool: ${options.kvPoolBytes} bytes hold no request of ${context} tokens; ` +
-      `raise kvPool to at least ${whole * blockBytes} or lower maxContext`,
-    { code: "KvPoolTooSmall", operation: "starting the engine" },
-  );
+  const requestBytes = whole * blockBytes;
+  const [mostBytes, denseBytes] = [kvSlotsMax * requestBytes, store.denseBytes(codecFor(codec).denseBits)];
+  const pool = kvPoolBytes({ askedBytes, requestBytes, mostBytes, maxContext: context, denseBytes, memory: memoryOf(backend, options) });
+  const blocks = Math.floor(pool / blockBytes);
+  const slots = Math.min(kvSlotsMax, blocks);
+  return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
+}
+
+/** A device that has memory of its own says how much is free. */
+function memoryOf(backend: Backend, { memory }: ThreadOptions): RankMemory | undefined {
+  const { freeBytes: bytes } = backend.memory() ?? {};
+  if (bytes === undefined || memory === undefined) return memory;
+  return { ...memory, bytes, of: `the free memory of ${backend.device}`, own: true };
 }
 
 function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {

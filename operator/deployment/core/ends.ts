@@ -1,0 +1,24 @@
+// What the last words of pods say about the spec: which of them refuse it, and which its model. Pure.
+import { endsOfModel, endsOfSpec, type ProcessEnd } from "../../../crds/process-end.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
+import { living, type Snapshot } from "./snapshot.ts";
+import type { Verdict } from "./world.ts";
+
+export const isSpecs = (end: ProcessEnd | undefined): boolean => end !== undefined && endsOfSpec.includes(end.code);
+
+/** Of ranks made from the template in effect, and of weight servers. */
+export function endsOf({ pods, templateHash, weightServerEnds = [] }: Pick<Snapshot, "pods" | "templateHash" | "weightServerEnds">) {
+  const ranks = living(pods).filter((pod) => !pod.terminating && pod.templateHash === templateHash);
+  return [...weightServerEnds, ...ranks.flatMap(({ end }) => end ?? [])];
+}
+
+/** The first of each code, since all ranks end alike. */
+export function endRefusals(ends: readonly ProcessEnd[]): Refusal[] {
+  const first = [...Map.groupBy(ends.filter(isSpecs), ({ code }) => code).values()].flatMap(([end]) => end ?? []);
+  return first.map(({ code: reason, message }) => ({ reason, message }));
+}
+
+export function modelVerdict(ends: readonly ProcessEnd[]): Verdict | undefined {
+  const end = ends.find(({ code }) => endsOfModel.includes(code));
+  return end && { status: "False", reason: end.code, message: end.message };
+}
