@@ -142,7 +142,8 @@ test("an API key is required, compared against the file, and re-read when it cha
   assert.equal(await get("Basic first"), 401);
   assert.equal(await get("Bearer first"), 200);
   assert.equal(await get("bearer second"), 200);
-  assert.equal((await fetch(`${url}/healthz`)).status, 200, "probes need no key");
+  for (const path of ["healthz", "health", "ping", "version"])
+    assert.equal((await fetch(`${url}/${path}`)).status, 200, "probes need no key");
   await writeFile(file, "third\n");
   await until("the new key counts", async () => (await get("Bearer third")) === 200);
   assert.equal(await get("Bearer first"), 401);

@@ -24,7 +24,7 @@ test("a chat answer has text, finish reason and usage", async () => {
   assert.equal(body.object, "chat.completion");
   assert.equal(body.choices[0].message.content, expected(chatPrompt, 20));
   assert.equal(body.choices[0].finish_reason, "length");
-  assert.deepEqual(body.usage, { prompt_tokens: 8, completion_tokens: 20, total_tokens: 28 });
+  assert.deepEqual(body.usage, { prompt_tokens: 8, completion_tokens: 20, total_tokens: 28, prompt_tokens_details: { cached_tokens: 0 } });
 });
 
 test("a text ends at the end-of-text token, or goes on with ignore_eos", async () => {
@@ -48,7 +48,12 @@ test("a stream carries role, deltas, one finish reason, usage on request, and [D
     result.events.flatMap((e) => e.choices.map((c: any) => c.finish_reason)).filter((reason) => reason !== null),
     ["length"],
   );
-  assert.deepEqual(result.events.at(-1).usage, { prompt_tokens: 8, completion_tokens: 20, total_tokens: 28 });
+  assert.deepEqual(result.events.at(-1).usage, {
+    prompt_tokens: 8,
+    completion_tokens: 20,
+    total_tokens: 28,
+    prompt_tokens_details: { cached_tokens: 0 },
+  });
   assert.deepEqual(result.events.at(-1).choices, []);
   assert.equal(new Set(result.events.map((e) => e.id)).size, 1);
   assert.ok(result.done);

@@ -101,6 +101,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // limits per minute must not depend on clock changes
     requestTimeoutMs,
     servedName: config.servedName,
+    version: config.version,
     load: () => ({ model: config.servedName, ...admission.load(), kvUse: pool.kvUse() }),
     created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,

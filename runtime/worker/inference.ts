@@ -209,7 +209,8 @@ function toEvent(event: EngineEvent): GenerateEvent {
     return create(GenerateEventSchema, { event: { case: "queued", value: { queuedTokens: event.queuedTokens } } });
   if (event.type === "progress") return create(GenerateEventSchema, { event: { case: "progress", value: { position: event.position } } });
   if (event.type === "started") {
-    return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens: event.queuedTokens } } });
+    const { queuedTokens, cachedPromptTokens: cachedTokens } = event;
+    return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens, cachedTokens } } });
   }
   return create(GenerateEventSchema, {
     event: { case: "finish", value: { reason: reasons[event.reason] } },

@@ -6,7 +6,7 @@ import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import type { TextModel } from "../../text/text-model.ts";
 import { type AnswerDeps, type Piece, prepare } from "./answer.ts";
 import type { GenerationRequest } from "./generation-request.ts";
-import { ChunkWriter, wholeBody } from "./openai-body.ts";
+import { ChunkWriter, completionWriter, wholeBody } from "./openai-body.ts";
 
 const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
 const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, ...off };
@@ -54,7 +54,7 @@ test("a token that is part of a character has its own bytes, and offsets are pla
   const bytes = [...new TextEncoder().encode("aé🙂b")];
   const pieces = await answer(bytes);
   const offsets = [0, 1, 1, 2, 2, 2, 2, 4];
-  const usage = { promptTokens: 1, outputTokens: 8 };
+  const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 8 };
   const plain: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(plain.choices[0].logprobs.text_offset, offsets);
   const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
@@ -64,7 +64,7 @@ test("a token that is part of a character has its own bytes, and offsets are pla
     bytes,
   );
   assert.deepEqual(content[1], { token: "\uFFFD", logprob: -1, bytes: [0xc3], top_logprobs: [] });
-  const writer = new ChunkWriter(envelope, false);
+  const writer = new ChunkWriter(envelope, "none");
   assert.deepEqual(
     pieces.flatMap((piece) => (writer.piece(piece, 0) as any).choices[0].logprobs.text_offset),
     offsets,
@@ -77,7 +77,7 @@ test("the likeliest tokens are listed with each, by their text in completions, w
     { id: 0xc3, logprob: -3 },
   ];
   const pieces = await answer([97, 98], { top });
-  const usage = { promptTokens: 1, outputTokens: 2 };
+  const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 2 };
   const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
   assert.deepEqual(chat.choices[0].logprobs.content[0], {
     ...{ token: "a", logprob: -1, bytes: [97] },
@@ -102,7 +102,7 @@ test("a bias on a token that the model has not is refused", async () => {
 
 test("offsets do not lag behind while text is held back for a stop string", async () => {
   const pieces = await answer([...new TextEncoder().encode("abEENcd")], { stops: ["END"] });
-  const writer = new ChunkWriter(envelope, false);
+  const writer = new ChunkWriter(envelope, "none");
   assert.deepEqual(
     pieces.flatMap((piece) => (writer.piece(piece, 0) as any).choices[0].logprobs.text_offset),
     [0, 1, 2, 3, 4, 5, 6],
@@ -119,4 +119,12 @@ test("a client that reads slowly does not show as slow tokens", async () => {
   const text = await metrics.text();
   assert.match(text, /^enodia_gateway_inter_token_seconds_sum(\{\})? 0$/m);
   assert.match(text, /^enodia_gateway_inter_token_seconds_count(\{\})? 2$/m);
+});
+
+test("each chunk has the usage so far where that is asked for", () => {
+  const writer = completionWriter({ endpoint: "chat", logprobs: false, usageIn: "every" })({ model: "tiny", created: 7 });
+  const counted = { promptTokens: 5, cachedTokens: 4, outputTokens: 1 };
+  const [event = ""] = writer.events({ index: 0, piece: { text: "a", logprobs: [] } }, counted);
+  const { usage } = JSON.parse(event.replace(/^data: /, ""));
+  assert.deepEqual(usage, { prompt_tokens: 5, completion_tokens: 1, total_tokens: 6, prompt_tokens_details: { cached_tokens: 4 } });
 });

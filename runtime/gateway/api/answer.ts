@@ -51,6 +51,8 @@ export function isMarker({ text, reasoning, calls, finish, logprobs }: Piece): b
 
 export interface Usage {
   readonly promptTokens: number;
+  /** Of the prompt, that the first rank had already computed. */
+  readonly cachedTokens: number;
   readonly outputTokens: number;
 }
 
@@ -146,7 +148,10 @@ export async function prepare(
 const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
 
 /** Returns what the model cannot do for this job, whatever its prompts are. */
-function misfit({ sampling, prompts, endpoint }: GenerationRequest, { vocab, thinking }: TextModel): Problem | undefined {
+function misfit({ sampling, prompts, endpoint, stopTokens = [] }: GenerationRequest, { vocab, thinking }: TextModel): Problem | undefined {
+  const unknown = stopTokens.find((id) => id >= vocab);
+  if (unknown !== undefined)
+    return invalid(`\`stop_token_ids\`: token ${unknown} is not below ${vocab}.`, "stop_token_ids", "invalid_value");
   const strange = sampling.bias.find(({ id }) => id >= vocab);
   if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
   const unthinkable = prompts.map((one) => effortProblem("messages" in one ? one.effort : undefined, thinking, effortField[endpoint]));
@@ -226,6 +231,7 @@ export class Answer {
   readonly #rated: RatedToken[] = [];
   #echoed = false;
   #calls = 0;
+  cachedTokens = 0;
   outputTokens = 0;
   failovers = 0;
   started = false;
@@ -237,7 +243,7 @@ export class Answer {
   }
 
   get usage(): Usage {
-    return { promptTokens: this.#request.prompt.length, outputTokens: this.outputTokens };
+    return { promptTokens: this.#request.prompt.length, cachedTokens: this.cachedTokens, outputTokens: this.outputTokens };
   }
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
@@ -262,6 +268,7 @@ export class Answer {
     if (event.type === "started") {
       const first = !this.started;
       this.started = true;
+      if (first) this.cachedTokens = Math.min(event.cachedTokens, this.#request.prompt.length);
       return first ? { text: "", logprobs: [] } : undefined;
     }
     if (event.type === "embedding" || event.type === "prompt") return undefined;
@@ -338,7 +345,7 @@ export class Answer {
       maxTokens: Math.max(1, maxTokens),
       sampling: { ...job.sampling, seed, logprobs: job.logprobs, ...(constraint ? { constraint } : {}) },
       promptLogprobs: echo !== undefined && job.logprobs,
-      eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
+      eos: [...(job.ignoreEos ? [] : this.#deps.textModel.eosIds), ...(job.stopTokens ?? [])],
       priority: job.priority ?? 0,
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,

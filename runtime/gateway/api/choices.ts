@@ -18,8 +18,8 @@ export interface ChoicePiece {
 export interface AnswerWriter {
   /** `answers`: the pieces of each. */
   whole(answers: readonly (readonly Piece[])[], usage: Usage): object;
-  /** Each answer's first piece is a marker. */
-  events(piece: ChoicePiece): readonly string[];
+  /** Each answer's first piece is a marker. `usage`: so far. */
+  events(piece: ChoicePiece, usage: Usage): readonly string[];
   /** Events after the last piece. */
   last(usage: Usage): readonly string[];
   /** The event of a stream that fails. */
@@ -36,12 +36,14 @@ export interface WriterStart {
 export class Choices {
   readonly #answers: readonly Answer[];
   readonly #promptTokens: number;
+  readonly #perPrompt: number;
   readonly #deps: AnswerDeps;
   readonly #over = new AbortController();
 
   constructor({ id, job, prompts, span, signal }: ChoicesRequest, deps: AnswerDeps) {
     this.#deps = deps;
     this.#promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
+    this.#perPrompt = job.n;
     const first = job.sampling.seed ?? deps.drawSeed();
     const common = { job, span, signal: AbortSignal.any([signal, this.#over.signal]) };
     const alone = prompts.length * job.n === 1;
@@ -61,9 +63,14 @@ export class Choices {
     return this.#answers.reduce((sum, { failovers }) => sum + failovers, 0);
   }
 
-  /** A prompt counts once. */
+  /** A prompt counts once, and as cached what the first of its answers found. */
   get usage(): Usage {
-    return { promptTokens: this.#promptTokens, outputTokens: this.#answers.reduce((sum, { outputTokens }) => sum + outputTokens, 0) };
+    const sum = (of: (answer: Answer, index: number) => number) => this.#answers.reduce((total, answer, i) => total + of(answer, i), 0);
+    return {
+      promptTokens: this.#promptTokens,
+      cachedTokens: sum(({ cachedTokens }, i) => (i % this.#perPrompt === 0 ? cachedTokens : 0)),
+      outputTokens: sum(({ outputTokens }) => outputTokens),
+    };
   }
 
   /** The first error cancels the other answers. */

@@ -90,8 +90,8 @@ export class Exchange {
       if (coming instanceof Promise) yield sseComment("waits for a rank to come");
       const first = await coming;
       this.#place.admitted.started();
-      if (!first.done) yield* writer.events(first.value);
-      for await (const one of pieces) yield* writer.events(one);
+      if (!first.done) yield* writer.events(first.value, this.#choices.usage);
+      for await (const one of pieces) yield* writer.events(one, this.#choices.usage);
       if (this.#choices.failovers > 0) yield sseComment(`failovers=${this.#choices.failovers}`);
       this.#end(200);
       yield* writer.last(this.#choices.usage);

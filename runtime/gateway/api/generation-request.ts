@@ -8,6 +8,7 @@ import type { ToolUse } from "./tool-use.ts";
 export const requestBounds = {
   stops: 4,
   stopChars: 500,
+  stopTokens: 64,
   messages: 2048,
   promptTokens: 1_048_576,
   temperature: 2,
@@ -63,10 +64,13 @@ export interface GenerationRequest {
   readonly maxTokens: number | undefined;
   readonly sampling: JobSampling;
   readonly stops: readonly string[];
+  /** Tokens that end the answer beside the model's own. */
+  readonly stopTokens?: readonly number[];
   readonly ignoreEos: boolean;
   readonly logprobs: boolean;
   /** Lower goes first; undefined where the client named none. */
   readonly priority: number | undefined;
   readonly stream: boolean;
-  readonly includeUsage: boolean;
+  /** Chunks of a stream that have the usage. */
+  readonly usageIn: "none" | "last" | "every";
 }

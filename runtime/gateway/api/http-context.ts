@@ -24,6 +24,7 @@ export interface PoolLoad {
 
 export interface AppDeps extends AnswerDeps {
   readonly servedName: string;
+  readonly version: string;
   /** Unix seconds; shown in the model list. */
   readonly created: number;
   readonly admission: Admission;

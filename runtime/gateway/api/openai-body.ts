@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { problemBody } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type TokenLogprob, type Usage } from "./answer.ts";
 import type { AnswerWriter, WriterStart } from "./choices.ts";
+import type { GenerationRequest } from "./generation-request.ts";
 import { sseData } from "./sse.ts";
 
 export interface Envelope {
@@ -14,16 +15,16 @@ export interface Envelope {
   readonly logprobs: boolean;
 }
 
-export function completionWriter(job: Pick<Envelope, "endpoint" | "logprobs"> & { readonly includeUsage: boolean }) {
+export function completionWriter(job: Pick<Envelope, "endpoint" | "logprobs"> & Pick<GenerationRequest, "usageIn">) {
   return ({ model, created }: WriterStart): AnswerWriter => {
-    const { endpoint, logprobs, includeUsage } = job;
+    const { endpoint, logprobs, usageIn } = job;
     const id = `${endpoint === "chat" ? "chatcmpl" : "cmpl"}-${randomUUID().replaceAll("-", "")}`;
     const envelope: Envelope = { endpoint, id, created, model, logprobs };
-    const chunks = new ChunkWriter(envelope, includeUsage);
+    const chunks = new ChunkWriter(envelope, usageIn);
     const some = (body: object | undefined) => (body ? [sseData(body)] : []);
     return {
       whole: (answers, usage) => wholeBody(envelope, answers, usage),
-      events: ({ index, piece }) => some(isMarker(piece) ? chunks.first(index) : chunks.piece(piece, index)),
+      events: ({ index, piece }, usage) => some(chunks.counted(isMarker(piece) ? chunks.first(index) : chunks.piece(piece, index), usage)),
       last: (usage) => [...some(chunks.usage(usage)), sseData("[DONE]")],
       failed: (problem) => [sseData(problemBody(problem))],
     };
@@ -82,11 +83,16 @@ function reasoningOf(pieces: readonly Piece[]): { readonly reasoning_content?: s
 
 export class ChunkWriter {
   readonly #envelope: Envelope;
-  readonly #includeUsage: boolean;
+  readonly #usageIn: GenerationRequest["usageIn"];
 
-  constructor(envelope: Envelope, includeUsage: boolean) {
+  constructor(envelope: Envelope, usageIn: GenerationRequest["usageIn"]) {
     this.#envelope = envelope;
-    this.#includeUsage = includeUsage;
+    this.#usageIn = usageIn;
+  }
+
+  /** With what was counted so far, where every chunk has it. */
+  counted(chunk: object | undefined, usage: Usage): object | undefined {
+    return chunk && this.#usageIn === "every" ? { ...chunk, usage: usageBody(usage) } : chunk;
   }
 
   /** Chat streams begin with the role, completions with the first text. */
@@ -107,12 +113,12 @@ export class ChunkWriter {
 
   /** Sent when the client asked for it. */
   usage(usage: Usage): object | undefined {
-    return this.#includeUsage ? { ...this.#chunk([]), usage: usageBody(usage) } : undefined;
+    return this.#usageIn !== "none" ? { ...this.#chunk([]), usage: usageBody(usage) } : undefined;
   }
 
   #chunk(choices: readonly object[]): object {
     const object = this.#envelope.endpoint === "chat" ? "chat.completion.chunk" : "text_completion";
-    return { ...head(this.#envelope, object), choices, ...(this.#includeUsage ? { usage: null } : {}) };
+    return { ...head(this.#envelope, object), choices, ...(this.#usageIn === "none" ? {} : { usage: null }) };
   }
 }
 
@@ -129,6 +135,7 @@ function usageBody(usage: Usage): object {
     prompt_tokens: usage.promptTokens,
     completion_tokens: usage.outputTokens,
     total_tokens: usage.promptTokens + usage.outputTokens,
+    prompt_tokens_details: { cached_tokens: usage.cachedTokens },
   };
 }
 

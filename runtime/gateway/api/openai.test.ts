@@ -88,3 +88,32 @@ test("everything clients usually send along is taken", () => {
   assert.deepEqual(promptsOf([1, 2]), [{ tokens: [1, 2] }]);
   assert.deepEqual(promptsOf([[1, 2], [3]]), [{ tokens: [1, 2] }, { tokens: [3] }]);
 });
+
+test("a field that is null is absent, however deep, but not in JSON that is anybody's", () => {
+  const said = { role: "assistant", content: "a", refusal: null, audio: null, name: null, tool_calls: null };
+  const nulls = {
+    functions: null,
+    prediction: null,
+    audio: null,
+    web_search_options: null,
+    metadata: { a: null },
+    stream_options: { include_usage: null },
+  };
+  const { prompts, usageIn } = jobOf(parseChat(chat({ ...nulls, messages: [said, user] }), "tiny"));
+  assert.deepEqual(prompts, [{ messages: [{ role: "assistant", content: "a" }, user], tools: [] }]);
+  assert.equal(usageIn, "none");
+  const { constraint } = jobOf(parseChat(chat(schemaFormat({ const: null })), "tiny")).sampling;
+  assert.equal(constraint?.spec, '{"const":null}');
+});
+
+test("vLLM's extensions come out as they went in", () => {
+  const stopped = jobOf(parseChat(chat({ stop_token_ids: [3, 9], skip_special_tokens: true }), "tiny"));
+  assert.deepEqual(stopped.stopTokens, [3, 9]);
+  const usageOf = (stream_options: object) => jobOf(parseCompletion(text({ stream_options }), "tiny")).usageIn;
+  assert.equal(usageOf({ include_usage: true, continuous_usage_stats: true }), "every");
+  assert.equal(usageOf({ include_usage: true }), "last");
+  assert.equal(usageOf({ continuous_usage_stats: true }), "none");
+  const held = (structured_outputs: object) => jobOf(parseChat(chat({ structured_outputs }), "tiny")).sampling.constraint;
+  assert.deepEqual(held({ json: { type: "integer" } }), { name: "json_schema", spec: '{"type":"integer"}' });
+  assert.deepEqual(held({ json_object: true }), { name: "json_object", spec: "" });
+});

@@ -22,7 +22,7 @@ import {
   topLogprobs,
   withoutEffect,
 } from "./request-fields.ts";
-import { responseFormat } from "./response-format.ts";
+import { responseFormat, structuredOutputs } from "./response-format.ts";
 import { toolChoice, tools } from "./tool-use.ts";
 
 const chatRequestSchema = z.strictObject({
@@ -32,6 +32,7 @@ const chatRequestSchema = z.strictObject({
   logprobs: flag,
   top_logprobs: topLogprobs,
   response_format: responseFormat.nullish(),
+  structured_outputs: structuredOutputs.nullish(),
   modalities: z.array(z.literal("text", "only text is implemented")).max(1).nullish(),
   tools,
   tool_choice: toolChoice,
@@ -72,7 +73,9 @@ export function parseChat(body: unknown, served: string): Parsed {
     return { problem: invalid("`max_tokens` and `max_completion_tokens` differ: send one.", "max_tokens", "invalid_value") };
   if (request.top_logprobs && request.logprobs !== true)
     return { problem: invalid("`top_logprobs` needs `logprobs: true`.", "top_logprobs", "invalid_value") };
-  const constraint = request.response_format ?? undefined;
+  if (request.response_format && request.structured_outputs)
+    return { problem: invalid("`structured_outputs` and `response_format`: send one.", "structured_outputs", "invalid_value") };
+  const constraint = request.response_format ?? request.structured_outputs ?? undefined;
   if (constraint && request.ignore_eos)
     return { problem: invalid(`\`ignore_eos\`: a ${constraint.name} has an end; leave it out.`, "ignore_eos", "invalid_value") };
   const chosen = request.tool_choice ?? "auto";

@@ -25,14 +25,14 @@ const answer = (endpoint: GenerationRequest["endpoint"], ids: readonly number[],
 const answerOf = (asked: object, ids: readonly number[], model: Partial<TextModel>, prompt: readonly number[] = [1]): Promise<Piece[]> =>
   piecesOf(asked, { ids, prompt }, { textModel: { ...byteText, ...model } });
 
-const usage = { promptTokens: 1, outputTokens: 1 };
+const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 1 };
 const envelope = { endpoint: "chat", id: "c", created: 0, model: "m", logprobs: false } as const;
 
 test("content and reasoning_content are apart, whole and in chunks", async () => {
   const pieces = await answer("chat", [...thought, ...final]);
   const { choices }: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(choices[0].message, { role: "assistant", content: "Yes.", reasoning_content: "hm é", refusal: null });
-  const chunks = new ChunkWriter(envelope, false);
+  const chunks = new ChunkWriter(envelope, "none");
   const deltas: any[] = pieces.filter((piece) => !isMarker(piece)).map((piece) => (chunks.piece(piece, 0) as any).choices[0].delta);
   assert.equal(deltas.map(({ reasoning_content = "" }) => reasoning_content).join(""), "hm é");
   assert.equal(deltas.map(({ content = "" }) => content).join(""), "Yes.");
@@ -57,7 +57,7 @@ test("a call comes after the thoughts, with an id of its own, and is why the ans
   assert.deepEqual([message.content, message.reasoning_content, finish_reason], [null, "hm é", "tool_calls"]);
   assert.match(message.tool_calls[0].id, /^call_[0-9a-f]{32}$/);
   assert.deepEqual(message.tool_calls[0].function, { name: "get_weather", arguments: '{"city": "Tromsø"}' });
-  const chunks = new ChunkWriter(envelope, false);
+  const chunks = new ChunkWriter(envelope, "none");
   const deltas: any[] = pieces.flatMap((piece) => (chunks.piece(piece, 0) as any).choices[0].delta.tool_calls ?? []);
   assert.deepEqual(
     deltas.map(({ index, id, type }) => [index, id, type]).slice(0, 2),

@@ -73,6 +73,17 @@ const badChats: readonly Bad[] = [
   ["a format that never ends", chat({ response_format: { type: "json_object" }, ignore_eos: true }), "ignore_eos", /an end/],
   ["more top logprobs", chat({ logprobs: true, top_logprobs: 21 }), "top_logprobs", /0 to 20/],
   ["top logprobs without logprobs", chat({ top_logprobs: 5 }), "top_logprobs", /needs `logprobs: true`/],
+  ["a regex", chat({ structured_outputs: { regex: "a*" } }), "structured_outputs.regex", /Unsupported field/, "unsupported_parameter"],
+  ["no language", chat({ structured_outputs: {} }), "structured_outputs", /only json and json_object/],
+  [
+    "two languages",
+    chat({ structured_outputs: { json_object: true }, response_format: { type: "json_object" } }),
+    "structured_outputs",
+    /send one/,
+  ],
+  ["special tokens", chat({ skip_special_tokens: false }), "skip_special_tokens", /never shown/],
+  ["a stop token as text", chat({ stop_token_ids: ["a"] }), "stop_token_ids[0]", /must be a number/],
+  ["many stop tokens", chat({ stop_token_ids: new Array(65).fill(1) }), "stop_token_ids", /at most 64/],
   ["stream as text", chat({ stream: "yes" }), "stream", /true or false/],
   ["an unknown stream option", chat({ stream_options: { x: 1 } }), "stream_options.x", /Unsupported/, "unsupported_parameter"],
 ];

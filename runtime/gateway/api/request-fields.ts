@@ -60,7 +60,16 @@ export const shared = {
     ])
     .nullish(),
   stream: flag,
-  stream_options: z.strictObject({ include_usage: z.boolean().nullish(), include_obfuscation: only(false, "not implemented") }).nullish(),
+  stream_options: z
+    .strictObject({ include_usage: flag, continuous_usage_stats: flag, include_obfuscation: only(false, "not implemented") })
+    .nullish(),
+  /** vLLM's extension: these end the answer as the end of text does, and are not shown. */
+  stop_token_ids: z
+    .array(whole.min(0).max(tokenIdMax))
+    .max(requestBounds.stopTokens, `at most ${requestBounds.stopTokens} tokens`)
+    .nullish(),
+  /** vLLM's extension. */
+  skip_special_tokens: only(true, "special tokens are never shown"),
   n: within(1, requestBounds.choices, whole),
   presence_penalty: within(-requestBounds.penalty, requestBounds.penalty),
   frequency_penalty: within(-requestBounds.penalty, requestBounds.penalty),
@@ -98,6 +107,19 @@ export const tokenIds = z
     return ids as number[];
   });
 
+/** Values of these are anybody's JSON, where null is a value. */
+const freeJson: readonly string[] = ["chat_template_kwargs", "json", "metadata", "parameters", "schema"];
+/** Fields of requests nest less deeply. */
+const nullDepth = 8;
+
+/** Clients write null for a field that they leave out. */
+function withoutNulls(value: unknown, depth = nullDepth): unknown {
+  if (typeof value !== "object" || value === null || depth === 0) return value;
+  if (Array.isArray(value)) return typeof value[0] === "object" ? value.map((one) => withoutNulls(one, depth - 1)) : value;
+  const given = Object.entries(value).filter(([, field]) => field !== null);
+  return Object.fromEntries(given.map(([key, field]) => [key, freeJson.includes(key) ? field : withoutNulls(field, depth - 1)]));
+}
+
 /** A wrong model explains other errors. */
 export function readBody<R extends { readonly model: string }>(
   schema: z.ZodType<R>,
@@ -106,11 +128,11 @@ export function readBody<R extends { readonly model: string }>(
 ): { readonly request: R } | { readonly problem: Problem } {
   const model = typeof body === "object" && body !== null && "model" in body ? body.model : undefined;
   if (typeof model === "string" && model !== served) return { problem: problems.unknownModel(model, served) };
-  const parsed = schema.safeParse(body);
+  const parsed = schema.safeParse(withoutNulls(body));
   return parsed.success ? { request: parsed.data } : { problem: problemOfIssue(parsed.error) };
 }
 
-type Common = Pick<GenerationRequest, "n" | "sampling" | "stops" | "ignoreEos" | "priority" | "stream" | "includeUsage">;
+type Common = Pick<GenerationRequest, "n" | "sampling" | "stops" | "stopTokens" | "ignoreEos" | "priority" | "stream" | "usageIn">;
 
 export function common(request: Partial<z.infer<z.ZodObject<typeof shared>>>, topLogprobs: number): Common {
   const stop = request.stop ?? [];
@@ -129,11 +151,20 @@ export function common(request: Partial<z.infer<z.ZodObject<typeof shared>>>, to
       topLogprobs,
     },
     stops: (typeof stop === "string" ? [stop] : stop).filter((one) => one !== ""),
+    stopTokens: request.stop_token_ids ?? [],
     ignoreEos: request.ignore_eos === true,
     priority: request.priority ?? undefined,
     stream: request.stream === true,
-    includeUsage: request.stream_options?.include_usage === true,
+    usageIn: usageIn(request.stream_options ?? {}),
   };
+}
+
+type StreamOptions = NonNullable<z.infer<typeof shared.stream_options>>;
+
+/** As in vLLM, `continuous_usage_stats` says nothing without `include_usage`. */
+function usageIn({ include_usage, continuous_usage_stats }: StreamOptions): GenerationRequest["usageIn"] {
+  if (include_usage !== true) return "none";
+  return continuous_usage_stats === true ? "every" : "last";
 }
 
 interface ChatFields extends Omit<AskedTools, "format"> {

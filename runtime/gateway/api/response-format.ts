@@ -16,9 +16,9 @@ const jsonSchemaFields = {
 };
 
 /** Reports problems of the schema as issues. */
-function jsonSchemaOf(schema: object, context: z.core.ParsePayload): Constraint {
+function jsonSchemaOf(schema: object, context: z.core.ParsePayload, path: PropertyKey[] = ["schema"]): Constraint {
   const refused = (message: string): never => {
-    context.issues.push({ code: "custom", message, path: ["schema"], input: undefined });
+    context.issues.push({ code: "custom", message, path, input: undefined });
     return z.NEVER;
   };
   const spec = textOf(schema);
@@ -55,6 +55,17 @@ export const responseFormat = z
 export const flatFormat = z
   .discriminatedUnion("type", [...plainFormats, z.strictObject({ type: z.literal("json_schema"), ...jsonSchemaFields })], only)
   .transform((format, context) => (format.type === "json_schema" ? jsonSchemaOf(format.schema ?? {}, context) : plainFormat(format)));
+
+const why = "only json and json_object are implemented";
+
+/** vLLM's field, of the languages that there are. */
+export const structuredOutputs = z
+  .strictObject({
+    json: z.record(z.string(), z.unknown(), "must be a JSON Schema").optional(),
+    json_object: z.literal(true, why).optional(),
+  })
+  .refine(({ json, json_object }) => (json === undefined) !== (json_object === undefined), why)
+  .transform(({ json }, context) => (json === undefined ? plainFormat({ type: "json_object" }) : jsonSchemaOf(json, context, ["json"])));
 
 function plainFormat({ type }: { readonly type: "text" | "json_object" }): Constraint | undefined {
   return type === "text" ? undefined : { name: type, spec: "" };

@@ -205,6 +205,11 @@ function shown(item: Item, status: Status): object {
   return { id, type: "message", status, role: "assistant", content };
 }
 
-function usageBody({ promptTokens, outputTokens }: Usage): object {
-  return { input_tokens: promptTokens, output_tokens: outputTokens, total_tokens: promptTokens + outputTokens };
+function usageBody({ promptTokens, cachedTokens, outputTokens }: Usage): object {
+  return {
+    input_tokens: promptTokens,
+    input_tokens_details: { cached_tokens: cachedTokens },
+    output_tokens: outputTokens,
+    total_tokens: promptTokens + outputTokens,
+  };
 }

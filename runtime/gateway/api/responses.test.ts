@@ -58,13 +58,13 @@ test("items become the messages of a chat, calls those of the assistant before t
 });
 
 const marker: Piece = { text: "", logprobs: [] };
-const usage = { promptTokens: 3, outputTokens: 5 };
+const usage = { promptTokens: 3, cachedTokens: 2, outputTokens: 5 };
 const start = { model: "tiny", created: 7 };
 
 /** The events of an answer, as a client reads them. */
 function events(pieces: readonly Piece[]): any[] {
   const writer = responseWriter({})(start);
-  const texts = [...pieces.flatMap((piece) => writer.events({ index: 0, piece })), ...writer.last(usage)];
+  const texts = [...pieces.flatMap((piece) => writer.events({ index: 0, piece }, usage)), ...writer.last(usage)];
   return texts.map((text) => {
     const [, name, data = ""] = /^event: (\S+)\ndata: (.*)\n\n$/s.exec(text) ?? [];
     const event = JSON.parse(data);
@@ -122,7 +122,7 @@ for (const [name, pieces] of Object.entries(answers))
     assert.equal(all.at(-1).type, `response.${response.status}`);
     const whole = responseWriter({})(start).whole([pieces], usage);
     assert.deepEqual(same(response), same(whole));
-    assert.deepEqual(response.usage, { input_tokens: 3, output_tokens: 5, total_tokens: 8 });
+    assert.deepEqual(response.usage, { input_tokens: 3, input_tokens_details: { cached_tokens: 2 }, output_tokens: 5, total_tokens: 8 });
     for (const [index, item] of response.output.entries()) {
       const own = all.filter((event) => event.output_index === index);
       assert.equal(own[0].type, "response.output_item.added");

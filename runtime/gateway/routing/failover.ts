@@ -49,7 +49,7 @@ export interface Generation {
 export type WorkerEvent =
   /** The request waits for a KV slot. */
   | { readonly type: "queued"; readonly queuedTokens: number }
-  | { readonly type: "started"; readonly queuedTokens: number }
+  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedTokens?: number }
   /** Replay reached this position. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }
@@ -58,7 +58,7 @@ export type WorkerEvent =
   | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
 
 export type Generated =
-  | { readonly type: "started"; readonly rank: number }
+  | { readonly type: "started"; readonly rank: number; readonly cachedTokens: number }
   | { readonly type: "token"; readonly id: number; readonly logprob: number; readonly top?: readonly TopToken[] }
   | { readonly type: "embedding"; readonly values: readonly number[] }
   /** The list starts with the second token, since the first has no log-probability. */
@@ -157,7 +157,7 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
         case "started":
           state.patience.started();
           state.computes(attempt.rank);
-          yield { type: "started", rank: attempt.rank };
+          yield { type: "started", rank: attempt.rank, cachedTokens: event.cachedTokens ?? 0 };
           break;
         case "progress":
           state.patience.progressed();

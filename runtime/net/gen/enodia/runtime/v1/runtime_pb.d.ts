@@ -378,6 +378,13 @@ export declare type Started = Message<"enodia.runtime.v1.Started"> & {
    * @generated from field: uint32 queued_tokens = 1;
    */
   queuedTokens: number;
+
+  /**
+   * of the prompt, that need not be computed
+   *
+   * @generated from field: uint32 cached_tokens = 3;
+   */
+  cachedTokens: number;
 };
 
 /**
