@@ -1,7 +1,8 @@
 // The checkpoints that a run finds: a folder that cannot be read is not an empty one, and neither a newer checkpoint is dropped nor one
 // that the run has already.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, promises, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -84,4 +85,44 @@ test("an error that may pass is worth another try, one that tells what is there 
   for (const code of ["EIO", "ESTALE", "EMFILE", "EACCES"]) assert.equal(retry(code), "backoff", code);
   for (const code of ["ENOENT", "ENOTDIR"]) assert.equal(retry(code), "never", code);
   assert.equal(await statIfThere(join(folder, "none")), undefined);
+});
+
+test("a checkpoint of other settings stays where another begins to write while this process reads it", async () => {
+  const dir = join(folder, "raced");
+  const one = { ...state, gather: async (_step: number, _what: string, own: Int32Array) => [own] } as unknown as CheckpointState;
+  await writeCheckpoint(dir, { ...nothing, state: one, identity: { seed: 1 }, step: 5 });
+  let another = false;
+  const mayWrite = async (): Promise<void> => {
+    if (another) throw new AppError("another", { code: "GivenUp" });
+  };
+  const raced = {
+    ...{ ...nothing, state: one, step: 5, mayWrite },
+    get identity() {
+      another = true;
+      return { seed: 2 };
+    },
+  };
+  await assert.rejects(writeCheckpoint(dir, raced), { code: "GivenUp" });
+  assert.equal(await newestCheckpoint(dir), 5);
+});
+
+test("a checkpoint's folder and the one that names it are on disk before older checkpoints go", async (t) => {
+  const dir = withSteps("synced", [1, 2]);
+  const synced: [string, string[]][] = [];
+  const { open } = promises;
+  t.mock.method(promises, "open", async (path: string, flags: number) => {
+    const handle = await open(path, flags);
+    const sync = handle.sync.bind(handle);
+    handle.sync = () => sync().then(() => void synced.push([path, readdirSync(dir).toSorted()]));
+    return handle;
+  });
+  syncBuiltinESMExports();
+  await writeCheckpoint(dir, { ...nothing, step: 5 });
+  t.mock.restoreAll();
+  syncBuiltinESMExports();
+  const before = [1, 2, 5].map((step) => `step-0000000${step}`);
+  assert.deepEqual(synced, [
+    [join(dir, "step-00000005"), before],
+    [dir, before],
+  ]);
 });

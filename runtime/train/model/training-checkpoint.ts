@@ -138,8 +138,9 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
 
 async function begins(dir: string, checkpoint: CheckpointToWrite): Promise<boolean> {
   const folder = join(dir, nameOf(checkpoint.step));
-  await checkpoint.mayWrite();
   if (await isThere(dir, checkpoint)) return true;
+  // Another process may have begun to write while this one read.
+  await checkpoint.mayWrite();
   await mkdir(folder, { recursive: true });
   await rm(join(folder, manifestFile), { force: true });
   return false;
@@ -172,7 +173,20 @@ async function name(dir: string, checkpoint: CheckpointToWrite, digests: Buffer)
   const unfinished = join(folder, `${manifestFile}.tmp`);
   await writeFile(unfinished, `${JSON.stringify(manifest)}\n`, { flush: true });
   await rename(unfinished, join(folder, manifestFile));
+  for (const path of [folder, dir]) await syncFolder(path);
   await dropOld(dir, checkpoint);
+}
+
+/** Names last through a loss of power only once their folder is on disk; some file systems cannot say so. */
+async function syncFolder(path: string): Promise<void> {
+  const handle = await open(path, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } catch (caught) {
+    if (!["EINVAL", "ENOTSUP"].includes((caught as NodeJS.ErrnoException).code ?? "")) throw caught;
+  } finally {
+    await handle.close();
+  }
 }
 
 /** Drops old and unfinished checkpoints. A newer one stays, since another run or a world without this stalled rank may be writing it. */
