@@ -12,6 +12,10 @@ const pools: Record<string, readonly [given: Partial<typeof needs>, want: number
   "what the limit leaves beside the experts": [{}, free - 2 * Gi],
   "a quarter of it where experts take the rest": [{ memory: { ...limit, expertBytes: 0 } }, free / 4],
   "a quarter of what the node leaves": [{ requestBytes: Mi, memory: { ...limit, own: false } }, (free - 2 * Gi) / 4],
+  "what was given, also where the requests of a small model take less and the node has less": [
+    { askedBytes: 16 * Gi, mostBytes: 2 * Gi, memory: { ...limit, own: false, expertBytes: 64 * Gi } },
+    16 * Gi,
+  ],
   "no more than all requests fill": [{ mostBytes: 3 * Gi }, 3 * Gi],
   "one request where less is left": [{ memory: { ...limit, bytes: 4.1 * Gi } }, Gi],
   "room for the process in a small limit": [

@@ -45,7 +45,7 @@ export function kvPoolBytes(needs: KvNeeds): number {
   }
   const pool =
     askedBytes > 0 ? askedBytes : Math.max(requestBytes, Math.min(mostBytes, memory ? shareOf(memory, denseBytes) : poolDefault));
-  if (memory) checkRoom(memory, denseBytes, pool);
+  if (memory) checkRoom(memory, denseBytes, Math.min(pool, mostBytes));
   return pool;
 }
 
@@ -54,8 +54,12 @@ function shareOf({ bytes, own, expertBytes }: RankMemory, denseBytes: number): n
   return own && expertBytes > 0 ? left : left * sharedPart;
 }
 
-/** Only what can never work: the operator's check of the limit counts the process too. */
-function checkRoom({ bytes, of, expertBytes }: RankMemory, denseBytes: number, pool: number): void {
+/**
+ * Only what can never work: the operator's check of the limit counts the process too, and on a node without a limit memoryPerRank is a
+ * ceiling that a small model never reaches.
+ */
+function checkRoom({ bytes, of, own, expertBytes: most }: RankMemory, denseBytes: number, pool: number): void {
+  const expertBytes = own ? most : 0;
   const need = denseBytes + pool + expertBytes;
   if (need <= bytes) return;
   const parts = [

@@ -4,7 +4,10 @@ import type { Refusal } from "../../kube/refusal-text.ts";
 import { living, type Snapshot } from "./snapshot.ts";
 import type { Verdict } from "./world.ts";
 
-export const isSpecs = (end: ProcessEnd | undefined): boolean => end !== undefined && endsOfSpec.includes(end.code);
+const isSpecs = (end: ProcessEnd | undefined): boolean => end !== undefined && endsOfSpec.includes(end.code);
+
+/** Memory may be short on one node, or for a moment. */
+export const isHopeless = (end: ProcessEnd | undefined): boolean => isSpecs(end) && end?.code !== "InsufficientMemory";
 
 /** Of ranks made from the template in effect, and of weight servers. */
 export function endsOf({ pods, templateHash, weightServerEnds = [] }: Pick<Snapshot, "pods" | "templateHash" | "weightServerEnds">) {

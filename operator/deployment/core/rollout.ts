@@ -4,7 +4,7 @@ import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { budgetsOf } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
-import { isSpecs } from "./ends.ts";
+import { isHopeless } from "./ends.ts";
 import type { RollFailure } from "./green-look.ts";
 import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
@@ -188,7 +188,7 @@ function broken(pod: PodFacts, { late, served, progressDeadline }: Lateness): Ro
   const says = `pod ${pod.name} of rank ${pod.rank}`;
   const why = pod.problem === "" ? "" : `: ${pod.problem}`;
   if (imagesNeverThere.includes(word)) return { reason: "ImageUnavailable", message: `${says}${why}` };
-  if (isSpecs(pod.end)) return { reason: "Crashing", message: `${says} cannot start${why}` };
+  if (isHopeless(pod.end)) return { reason: "Crashing", message: `${says} cannot start${why}` };
   if (pod.restarts >= crashesMax) return { reason: "Crashing", message: `${says} has crashed ${pod.restarts} times${why}` };
   // A template that serves elsewhere is not at fault where one pod finds no node.
   if (!late || (served && word === "Unschedulable")) return undefined;

@@ -62,14 +62,23 @@ test("why a container ended stands between its runs, in its own words, until it 
     "is made": { restartCount: 1, state: { waiting: { reason: "ContainerCreating" } }, lastState: { terminated } },
     runs: { restartCount: 1, state: { running: {} }, lastState: { terminated } },
   };
-  const facts = (container: object) =>
-    podFacts({ ...pod("a"), status: { phase: "Running", containerStatuses: [container] } }, nodeHealth([node("a", undefined)]), 0);
+  const facts = (container: object, conditions: readonly object[] = []) =>
+    podFacts(
+      { ...pod("a"), status: { phase: "Running", conditions, containerStatuses: [container] } },
+      nodeHealth([node("a", undefined)]),
+      0,
+    );
   for (const [name, run] of Object.entries(runs)) {
     const { problem, end } = facts(run) ?? {};
     assert.equal(problem, "CrashLoopBackOff: KvPoolTooSmall: raise it to 1024Mi", name);
     assert.deepEqual(end, { code: "KvPoolTooSmall", message: "raise it to 1024Mi" }, name);
   }
   assert.equal(facts({ ...runs.runs, ready: true })?.problem, "");
+  const since = (ms: number) => [{ type: "Ready", status: "False", lastTransitionTime: at(ms) }];
+  const again = { ...runs.runs, state: { running: { startedAt: at(5_000) } } };
+  assert.equal(facts(again, since(4_000))?.end?.code, "KvPoolTooSmall", "it was not ready since");
+  const { problem, end } = facts(again, since(9_000)) ?? {};
+  assert.deepEqual([problem, end], ["", undefined], "a run that was ready has left the end before it behind");
   const silent = { terminated: { exitCode: 139, reason: "Error", message: '{"level":"info","message":"plan committed"}' } };
   assert.equal(facts({ state: silent })?.problem, "CrashLoopBackOff: last run ended with Error (exit code 139)");
 });

@@ -26,6 +26,7 @@ const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
 const state = z.object({
   waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
+  running: z.object({ startedAt: z.string().default("") }).optional(),
   terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0), message: z.string().default("") }).optional(),
 });
 const condition = z.object({
@@ -273,7 +274,7 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
     const { waiting } = container.state;
     const slow = waiting?.reason === "ContainerCreating" ? creating(pod, now - boundMs(pod, status, now)) : "";
     if (slow !== "") return slow;
-    const crash = crashOf(container);
+    const crash = crashOf(container, status);
     if (waiting && !quietWaiting.includes(waiting.reason)) return text(waiting.reason, crash ?? waiting.message);
     if (crash !== undefined) return text(crashing, crash);
   }
@@ -281,16 +282,22 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
 }
 
-/** How its last run failed, until it is ready again: between two runs it waits, starts and runs, and nothing has changed. */
-function crashOf({ ready, state, lastState, restartCount }: ContainerStatus): string | undefined {
-  const last = state.terminated ?? lastState.terminated;
-  if (ready || last === undefined || (last.exitCode === 0 && restartCount === 0)) return undefined;
+/** Its last run, until it is ready again: between two runs it waits, starts and runs, and nothing has changed. */
+function endedRun({ ready, state, lastState }: ContainerStatus, { conditions }: PodStatus) {
+  const unreadySince = conditions.find(({ type, status }) => type === "Ready" && status === "False")?.lastTransitionTime;
+  const wasReady = Date.parse(unreadySince ?? "") > Date.parse(state.running?.startedAt ?? "");
+  return state.terminated ?? (ready || wasReady ? undefined : lastState.terminated);
+}
+
+function crashOf(container: ContainerStatus, status: PodStatus): string | undefined {
+  const last = endedRun(container, status);
+  if (last === undefined || (last.exitCode === 0 && container.restartCount === 0)) return undefined;
   const end = readProcessEnd(last.message);
   return end ? `${end.code}: ${end.message}` : `last run ended with ${last.reason} (exit code ${last.exitCode})`;
 }
 
-const endOf = ({ containerStatuses }: PodStatus): ProcessEnd | undefined =>
-  containerStatuses.flatMap(({ state, lastState }) => readProcessEnd((state.terminated ?? lastState.terminated)?.message ?? "") ?? [])[0];
+const endOf = (status: PodStatus): ProcessEnd | undefined =>
+  status.containerStatuses.flatMap((one) => readProcessEnd(endedRun(one, status)?.message ?? "") ?? [])[0];
 
 /** The message for a pod that no scheduler has reported on. */
 function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {

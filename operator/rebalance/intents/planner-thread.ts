@@ -26,8 +26,8 @@ const planTimeoutMs = 60_000;
 /** Each deployment queues at most one plan. */
 const waitingMax = 10_000;
 /** One for an owner, whose plans take turns. One thread stays when there is nothing to plan. */
-const threadsMax = 4;
-/** Half of the chart's limit for the operator. */
+const threadsMax = 2;
+/** A quarter of the chart's limit for the operator. */
 const planHeapMiBMax = 256;
 
 interface Request {

@@ -23,7 +23,8 @@ export function eventFindings({ events, pods, now, deployments, jobs }: Observed
     const own = kinds[kind];
     if (own) return { kind: own, namespace, name };
     const pod = kind === "Pod" ? pods.find((each) => each.namespace === namespace && each.name === name && !each.terminating) : undefined;
-    if (beforeStart.includes(reason) && (count < 2 || pod?.ready || pod?.phase === "Running")) return undefined;
+    if (beforeStart.includes(reason) && ((count < 2 && reason === "FailedMount") || pod?.ready || pod?.phase === "Running"))
+      return undefined;
     return pod && { kind: pod.component === "training" ? "moet" : "moed", namespace, name: pod.owner };
   };
   const newest = new Map<string, Finding[]>();

@@ -1,6 +1,6 @@
 // The mark of a finished result, written into its folder last. Who finds it trains no more, whatever became of the job's status and of
 // the checkpoints.
-import { rename, writeFile } from "node:fs/promises";
+import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -17,6 +17,9 @@ const finishedSchema = z.object({ version: z.literal(1), step: z.number().int().
 const markOf = (settings: TrainSettings): string => join(resultAt(settings), "finished.json");
 
 const codecsOf = ({ codecs }: TrainSettings): Identity => ({ codec: codecs.join(",") });
+
+/** Before the result is written anew. */
+export const unmarkFinished = (settings: TrainSettings): Promise<void> => rm(markOf(settings), { force: true });
 
 export async function markFinished(settings: TrainSettings, { numerics: _made, ...identity }: Identity): Promise<void> {
   const path = markOf(settings);

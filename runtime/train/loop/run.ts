@@ -19,7 +19,7 @@ import { type Clocked, recordedBackend, recordedContext } from "../trace/recorde
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { checkStages, digestOf, openData, resultAt, stepToGoOnFrom } from "./before.ts";
-import { isFinished, markFinished } from "./finished.ts";
+import { isFinished, markFinished, unmarkFinished } from "./finished.ts";
 import { evenRanks, rankedModel } from "./needs.ts";
 import type { Machine } from "./run-step.ts";
 import { type Made, Metrics, makeSteps, type Opened, type Run } from "./run-steps.ts";
@@ -160,6 +160,7 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
     const parameters = (part: number, index: number): Promise<Float32Array> => saved.parameters(part, index);
     const trained = model.ended(parameters, frozen);
     await mayWrite();
+    await unmarkFinished(settings);
     await writeTrainedStore(trained, store, settings.codecs);
     await mayWrite();
     await writeTrainedFolder(trained, folder);
