@@ -88,7 +88,8 @@ export class Connections {
   readonly #handshakes = new Set<Open>();
   /** By address, the longest idle first. */
   readonly #idle = new Map<string, Set<Open>>();
-  readonly #used = new Set<Open>();
+  /** By how many requests each is used: a client may send several at once. */
+  readonly #used = new Map<Open, number>();
   readonly #refused = new Map<ConnectionRefusal, number>();
   readonly #saidAt = new Map<ConnectionRefusal, number>();
 
@@ -115,9 +116,12 @@ export class Connections {
     const open = this.#open.get(peerOf(socket));
     if (!open) return () => {};
     this.#leaveIdle(open);
-    this.#used.add(open);
+    this.#used.set(open, (this.#used.get(open) ?? 0) + 1);
     return () => {
-      if (this.#used.delete(open)) this.#rest(open);
+      const uses = this.#used.get(open);
+      if (uses === undefined) return;
+      if (uses > 1) this.#used.set(open, uses - 1);
+      else if (this.#used.delete(open)) this.#rest(open);
     };
   }
 
@@ -148,7 +152,7 @@ export class Connections {
     let most = new Set<Open>();
     for (const same of this.#idle.values()) if (same.size > most.size) most = same;
     const victim = first(most) ?? newest;
-    return victim === newest && this.#bounds.endsUsed ? (first(this.#used) ?? newest) : victim;
+    return victim === newest && this.#bounds.endsUsed ? (this.#used.keys().next().value ?? newest) : victim;
   }
 
   /** A request is answered, so the connection is in use, once it has been read. */

@@ -224,7 +224,8 @@ class PatternTexts implements Texts {
     const { places, count, reach: reduced } = read(state);
     if (reduced !== undefined) return state;
     const distant = Number.isFinite(max) && count < min; // a distant end may admit some lengths only
-    const alike = distant ? count : countAlike(count, { min, max }, reach.bytes + this.#places.points.length);
+    if (distant) return state; // each count would compare all places anew
+    const alike = countAlike(count, { min, max }, reach.bytes + this.#places.points.length);
     return this.#merged(places, alike, this.#pairs * reach.bytes <= comparedMax ? reach : undefined);
   }
 

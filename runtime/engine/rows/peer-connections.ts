@@ -165,9 +165,13 @@ export class PeerConnections {
     return true;
   }
 
+  get isAlone(): boolean {
+    return this.#peers.size === 0 && !this.#server?.connections;
+  }
+
   /** Undefined while no frames are expected. */
   poll(): Promise<void> | undefined {
-    if (this.#peers.size === 0 && !this.#server?.connections) return undefined;
+    if (this.isAlone) return undefined;
     const now = performance.now();
     if (now - this.#rows.frameAt > busyForMs && now - this.#lookedAt < lookAtLeastMs) return undefined;
     this.#lookedAt = now;

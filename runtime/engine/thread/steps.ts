@@ -20,12 +20,13 @@ import type { OpenModel } from "./open.ts";
 import type { Requests } from "./requests.ts";
 
 const stepSecondsMax = 4_096;
-/** What walks over the vocabulary may add to a step, by whether other requests are open (../DECISIONS.md 9). */
+/** What walks over the vocabulary may add to a step, by whether others wait: open requests, or ranks (../DECISIONS.md 9). */
 const walkMs = { beside: 10, alone: 50 };
 
 interface Parts {
   readonly model: Pick<OpenModel, "kv" | "program" | "finalNorm">;
   readonly batcher: Batcher;
+  readonly connections: { readonly isAlone: boolean };
   readonly languages: Pick<Languages, "walk">;
   readonly requests: Requests;
   readonly experts: ExpertTable;
@@ -57,8 +58,8 @@ export class Steps {
   }
 
   async run(step: Step): Promise<void> {
-    const { batcher, experts, languages, model, prompts, requests, scheduler } = this.#parts;
-    languages.walk(batcher.openIds().length > 1 ? walkMs.beside : walkMs.alone);
+    const { batcher, connections, experts, languages, model, prompts, requests, scheduler } = this.#parts;
+    languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const start = performance.now();
     scheduler.running = kindOf(step.tokens.length, decodesOf(step));
     this.#traceparent = requests.traceOf(idsOf(step));

@@ -168,8 +168,15 @@ function promptsFor(job: GenerationRequest, constraint: Constraint | undefined, 
   return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
 }
 
-function languageOfCalls({ tools, ignoreEos }: GenerationRequest, textModel: TextModel): ReturnType<typeof heldTo> {
+function languageOfCalls(
+  { tools, ignoreEos, sampling, stopTokens = [] }: GenerationRequest,
+  textModel: TextModel,
+): ReturnType<typeof heldTo> {
   const held = tools ? heldTo(tools, textModel.tools) : { constraint: undefined };
+  if (stopTokens.length > 0 && (sampling.constraint ?? ("constraint" in held && held.constraint))) {
+    const message = "`stop_token_ids`: an answer that is held to a format or to calls has an end of its own; leave it out.";
+    return { problem: invalid(message, "stop_token_ids", "invalid_value") };
+  }
   if ("problem" in held || held.constraint === undefined || !ignoreEos) return held;
   const message = "`ignore_eos`: calls that are held to their tools have an end; leave it out.";
   return { problem: invalid(message, "ignore_eos", "invalid_value") };

@@ -8,7 +8,7 @@ import { Bodies, type BodyPace, type Read } from "./bodies.ts";
 
 const host = "127.0.0.1";
 const mebibyte = 1024 * 1024;
-const patient: BodyPace = { graceMs: 60_000, bytesPerSecond: 1 };
+const patient: BodyPace = { graceMs: 60_000, bytesPerSecond: 0 };
 
 async function serve(t: TestContext, pace: BodyPace) {
   const bodies = new Bodies(pace);
@@ -92,6 +92,14 @@ test("where the sum is full, large bodies are refused before a byte of them and 
 test("one that has been read for long gives way where the sum is full", async (t) => {
   const { send } = await serve(t, { graceMs: 300, bytesPerSecond: 1 });
   const held = Array.from({ length: 3 }, () => send(length(8 * mebibyte), "x".repeat(1_000)));
+  const ends = held.map(statusOf);
+  await until("it is taken", async () => (await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte)))) === 200);
+  assert.equal(await Promise.race(ends), 408);
+});
+
+test("one that claims much and sends nearly nothing gives way at once where the sum is full", async (t) => {
+  const { send } = await serve(t, { graceMs: 60_000, bytesPerSecond: 1_000 });
+  const held = Array.from({ length: 3 }, () => send(length(8 * mebibyte), "x"));
   const ends = held.map(statusOf);
   await until("it is taken", async () => (await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte)))) === 200);
   assert.equal(await Promise.race(ends), 408);

@@ -16,6 +16,8 @@ const leftToSmallBytes = 8 * mebibyte;
 const firstBytes = 64 * 1024;
 const none = Buffer.alloc(0);
 const paceLookMs = 1_000;
+/** Where the sum is full, the pace counts from here on. */
+const paceFullMs = 250;
 
 /** After so many bytes, and so long after the last, garbage is collected: an idle process would keep it. */
 const collectedBytes = 16 * mebibyte;
@@ -33,6 +35,8 @@ const usualPace: BodyPace = { graceMs: 5_000, bytesPerSecond: 16 * 1024 };
 interface Held {
   readonly since: number;
   bytes: number;
+  /** Of them, so many have come. */
+  size: number;
   end(read: Read): void;
 }
 
@@ -59,41 +63,40 @@ export class Bodies {
 
   /** Refuses before a byte is read where that is known from the headers. */
   async read(request: IncomingMessage): Promise<Read> {
+    if (request.destroyed) return { gone: true };
     const { "content-length": length = "0", "transfer-encoding": encoding } = request.headers;
     const claimed = encoding === undefined ? Number(length) : firstBytes;
     if (claimed > bodyBytesMax) return { problem: problems.tooLarge(bodyBytesMax) };
     this.#seen(claimed);
-    const held: Held = { since: performance.now(), bytes: 0, end: () => {} };
+    const held: Held = { since: performance.now(), bytes: 0, size: 0, end: () => {} };
     if (!this.#hold(held, claimed)) return { problem: problems.bodiesFull(retryAfterSeconds) };
     return this.#readAll(request, held, claimed);
   }
 
   #readAll(request: IncomingMessage, held: Held, claimed: number): Promise<Read> {
     let buffer = Buffer.allocUnsafeSlow(claimed);
-    let size = 0;
     return new Promise((resolve) => {
       const take = (chunk: Buffer): void => {
-        const wanted = size + chunk.length;
+        const wanted = held.size + chunk.length;
         if (wanted > claimed) this.#seen(chunk.length);
         if (wanted > bodyBytesMax) return void held.end({ problem: problems.tooLarge(bodyBytesMax) });
         if (wanted > buffer.length) {
           const grown = Math.min(bodyBytesMax, Math.max(wanted, 2 * buffer.length));
           if (!this.#hold(held, grown)) return void held.end({ problem: problems.bodiesFull(retryAfterSeconds) });
-          buffer = Buffer.concat([buffer.subarray(0, size)], grown);
+          buffer = Buffer.concat([buffer.subarray(0, held.size)], grown);
         }
-        chunk.copy(buffer, size);
-        size = wanted;
+        chunk.copy(buffer, held.size);
+        held.size = wanted;
       };
       const leave = () => {
         this.#leave(held);
         if (buffer !== none) buffer.buffer.transfer(0); // gives its memory back now and not at some collection
         buffer = none;
       };
-      const ended = () => held.end({ bytes: buffer.subarray(0, size), leave });
+      const ended = () => held.end({ bytes: buffer.subarray(0, held.size), leave });
       const gone = () => held.end({ gone: true });
       const look = setInterval(() => {
-        const lateMs = performance.now() - held.since - this.#pace.graceMs;
-        if (lateMs > 0 && size < (lateMs / 1000) * this.#pace.bytesPerSecond) held.end({ problem: problems.slowBody() });
+        if (this.#isSlow(held, performance.now() - held.since - this.#pace.graceMs)) held.end({ problem: problems.slowBody() });
       }, paceLookMs);
       held.end = (read) => {
         clearInterval(look);
@@ -111,13 +114,19 @@ export class Bodies {
     });
   }
 
-  /** Where the sum is full, the oldest of those beyond their grace give way. */
+  #isSlow({ size }: Held, ms: number): boolean {
+    return ms > 0 && size < (ms / 1000) * this.#pace.bytesPerSecond;
+  }
+
+  /** Where the sum is full, the oldest of those beyond their grace, or slower than the pace within it, give way. */
   #hold(held: Held, bytes: number): boolean {
     const most = bytes > smallBytesMax ? bytesMax - leftToSmallBytes : bytesMax;
     const fits = () => this.#bytes - held.bytes + bytes <= most;
     for (const other of this.#reading) {
-      if (fits() || performance.now() - other.since < this.#pace.graceMs) break;
-      if (other === held) continue;
+      if (fits()) break;
+      const ms = performance.now() - other.since;
+      const stays = ms < this.#pace.graceMs && !(ms > paceFullMs && this.#isSlow(other, ms));
+      if (other === held || stays) continue;
       other.end({ problem: problems.slowBody() });
     }
     if (!fits()) return false;
@@ -128,7 +137,7 @@ export class Bodies {
 
   #seen(bytes: number): void {
     this.#seenBytes += bytes;
-    if (this.#seenBytes < collectedBytes) return;
+    if (this.#seenBytes < collectedBytes || (this.#collection && bytes <= smallBytesMax)) return; // small ones put nothing off
     this.#collection ??= setTimeout(() => {
       this.#collection = undefined;
       this.#seenBytes = 0;

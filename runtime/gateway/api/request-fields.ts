@@ -63,7 +63,7 @@ export const shared = {
   stream_options: z
     .strictObject({ include_usage: flag, continuous_usage_stats: flag, include_obfuscation: only(false, "not implemented") })
     .nullish(),
-  /** vLLM's extension: these end the answer as the end of text does, and are not shown. */
+  /** vLLM's extension: these end a free answer as the end of text does. */
   stop_token_ids: z
     .array(whole.min(0).max(tokenIdMax))
     .max(requestBounds.stopTokens, `at most ${requestBounds.stopTokens} tokens`)

@@ -76,17 +76,19 @@ test("a model without tools, and a schema that cannot be held, are told", () => 
   assert.match(date.problem.message, /tools\[0\]\.function\.parameters: #\/properties\/city\/format/);
 });
 
-test("an answer that is held to calls has an end, which ignore_eos may not take away", async () => {
+test("an answer that is held to calls has an end, which ignore_eos may not take away, nor stop_token_ids move", async () => {
   const deps = { textModel: { ...byteText, tools: hermes, encodeChat: async () => Uint32Array.of(1) }, maxContext: 999 };
-  const prepared = async (extra: object) => {
-    const parsed = parse({ ignore_eos: true, ...extra });
-    assert.ok("job" in parsed);
-    return prepare(parsed.job, deps);
-  };
-  const refused = await prepared({ tool_choice: "required" });
-  assert.ok("problem" in refused);
-  assert.equal(refused.problem.param, "ignore_eos");
-  assert.ok("prompts" in (await prepared({})), "free text has none");
+  for (const given of [{ ignore_eos: true }, { stop_token_ids: [3] }]) {
+    const prepared = async (extra: object) => {
+      const parsed = parse({ ...given, ...extra });
+      assert.ok("job" in parsed);
+      return prepare(parsed.job, deps);
+    };
+    const refused = await prepared({ tool_choice: "required" });
+    assert.ok("problem" in refused);
+    assert.deepEqual([refused.problem.param], Object.keys(given));
+    assert.ok("prompts" in (await prepared({})), "free text has none");
+  }
 });
 
 test("calls of every format that has texts are held to its words, and what is so held is read as calls", () => {
