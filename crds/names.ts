@@ -95,7 +95,7 @@ export type FailoverReason = (typeof failoverReasons)[number];
 export const connectionRefusals = ["accept", "address", "handshake", "total"] as const;
 export type ConnectionRefusal = (typeof connectionRefusals)[number];
 
-/** Of requests, by a gateway and before any work. */
+/** Why a gateway refuses a request before any work. */
 export const requestRefusals = [
   "queue_full",
   "quota",

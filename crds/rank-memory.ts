@@ -24,7 +24,7 @@ export interface RankMemory {
 export interface KvNeeds {
   /** spec.runtime.kvPool; 0 = by itself. */
   readonly askedBytes: number;
-  /** Of one request of maxContext, and of as many as a rank runs. */
+  /** Bytes that one request of maxContext takes, and as many as a rank runs. */
   readonly requestBytes: number;
   readonly mostBytes: number;
   readonly maxContext: number;

@@ -48,7 +48,7 @@ export class Languages {
   /** The most recently used ones; a busy one takes some MB. */
   readonly #automata = new Map<string, Automaton>();
 
-  /** Without a clock walks are never left. */
+  /** Walks are never left where no clock is given. */
   constructor(vocab: number, load: () => Promise<Vocabulary>, now: () => number = () => 0) {
     this.vocab = vocab;
     this.#load = load;

@@ -64,7 +64,7 @@ export class Vocabulary {
     return textAt(this.#texts, id);
   }
 
-  /** From a state by its number. */
+  /** Begins at a state, by its number. */
   walk(part: VocabularyPart, start: number): Walk {
     return new Walk(this.#texts, part, start);
   }
@@ -72,7 +72,7 @@ export class Vocabulary {
 
 /** A walk over the tokens of a part, which may be left and gone on with. */
 export class Walk {
-  /** By id: the tokens that lead to a living state. */
+  /** The tokens that lead to a living state, as bits by id. */
   readonly bits: Uint32Array;
   readonly #texts: TokenTexts;
   readonly #part: VocabularyPart;

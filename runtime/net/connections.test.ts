@@ -12,7 +12,7 @@ import { type ConnectionBounds, Connections } from "./connections.ts";
 
 const host = "127.0.0.1";
 const handshakeMs = 400;
-/** Of a record of 512 bytes, which never comes to its end. */
+/** A record of 512 bytes begins with these, and never comes to its end. */
 const clientHello = Buffer.from([22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]);
 
 /** From an address of loopback that no other test uses. */

@@ -16,7 +16,7 @@ const shareOfDescriptors = 1 / 8;
 export interface ConnectionBounds {
   /** Less where the process may have few file descriptors (ulimit -n). */
   readonly total: number;
-  /** Of one address, those in use not counted: clients behind a proxy share its address. */
+  /** One address may have so many, those in use not counted: clients behind a proxy share its address. */
   readonly perAddress: number;
   /** Where all others are in use, the oldest of them gives way to a newcomer. */
   readonly endsUsed?: boolean;
@@ -72,7 +72,7 @@ interface Open {
 /** The same for a socket and for the TLS socket around it. */
 const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`;
 
-/** Without a descriptor left the kernel's error is not told to us, and files cannot be opened either. */
+/** Where no descriptor is left, the kernel's error is not told to us, and files cannot be opened either. */
 function descriptorsMax(): number {
   try {
     return Number(/^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? Number.POSITIVE_INFINITY);
@@ -86,9 +86,9 @@ export class Connections {
   readonly #report: RefusalReport;
   readonly #open = new Map<string, Open>();
   readonly #handshakes = new Set<Open>();
-  /** By address, the longest idle first. */
+  /** The key is the address; the longest idle comes first. */
   readonly #idle = new Map<string, Set<Open>>();
-  /** By how many requests each is used: a client may send several at once. */
+  /** How many requests use each: a client may send several at once. */
   readonly #used = new Map<Open, number>();
   readonly #refused = new Map<ConnectionRefusal, number>();
   readonly #saidAt = new Map<ConnectionRefusal, number>();

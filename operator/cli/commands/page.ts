@@ -11,7 +11,7 @@ import { clusterOptions, whole } from "../options.ts";
 
 /** A browser opens at most six, and the page has as many readers. */
 const connectionsMax = 64;
-/** Of the first answer, which tells whether there is a page. */
+/** The first answer tells whether there is a page. */
 const answerMsMax = 20_000;
 
 export const command = declare({

@@ -9,7 +9,7 @@ const isSpecs = (end: ProcessEnd | undefined): boolean => end !== undefined && e
 /** Memory may be short on one node, or for a moment. */
 export const isHopeless = (end: ProcessEnd | undefined): boolean => isSpecs(end) && end?.code !== "InsufficientMemory";
 
-/** Of ranks made from the template in effect, and of weight servers. */
+/** Ends of ranks made from the template in effect, and of weight servers. */
 export function endsOf({ pods, templateHash, weightServerEnds = [] }: Pick<Snapshot, "pods" | "templateHash" | "weightServerEnds">) {
   const ranks = living(pods).filter((pod) => !pod.terminating && pod.templateHash === templateHash);
   return [...weightServerEnds, ...ranks.flatMap(({ end }) => end ?? [])];

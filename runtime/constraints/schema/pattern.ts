@@ -155,7 +155,7 @@ interface Nexts extends State {
 interface Level {
   /** Equal where the texts that may follow are the same. */
   readonly classes: Uint16Array;
-  /** By place * places + other: true where the other has the same texts and more. */
+  /** The key is place * places + other: true where the other has the same texts and more. */
   readonly within: Map<number, boolean>;
   readonly then: Level | undefined;
   /** 1 for a place that may come next, and for one where the text may end. */
@@ -242,7 +242,7 @@ class PatternTexts implements Texts {
     return Number.isFinite(this.lengths.max) ? count + 1 : Math.min(this.lengths.min, count + 1);
   }
 
-  /** Without places whose texts another one has too, within the reach. */
+  /** Leaves out places whose texts another one has too, within the reach. */
   #merged(places: readonly number[], count: number, reach: Reach | undefined): string {
     if (reach === undefined || places.length === 1) return written(places, count, reach);
     const level = this.#levelOf(count, reach);

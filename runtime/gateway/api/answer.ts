@@ -51,7 +51,7 @@ export function isMarker({ text, reasoning, calls, finish, logprobs }: Piece): b
 
 export interface Usage {
   readonly promptTokens: number;
-  /** Of the prompt, that the first rank had already computed. */
+  /** Tokens of the prompt that the first rank had already computed. */
   readonly cachedTokens: number;
   readonly outputTokens: number;
 }

@@ -32,7 +32,7 @@ const requestIdPattern = /^[\w.:-]{1,128}$/;
 export function createApp(deps: AppDeps): Hono<Env> {
   const app = new Hono<Env>();
   app.get("/healthz", (c) => c.text("ok\n"));
-  // Of vLLM and SageMaker: whether requests are answered, and not only whether this process lives.
+  // vLLM and SageMaker ask whether requests are answered, and not only whether this process lives.
   for (const path of ["/health", "/ping"])
     app.on(["GET", "POST"], path, (c) => c.body(null, deps.holds() || deps.unavailable() === undefined ? 200 : 503));
   app.get("/version", (c) => c.json({ version: deps.version }));

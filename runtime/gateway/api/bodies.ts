@@ -7,12 +7,12 @@ import { retryAfterSeconds } from "../routing/admission.ts";
 
 const mebibyte = 1024 * 1024;
 const bodyBytesMax = 8 * mebibyte;
-/** Of all bodies, from their headers until their prompts are tokens. */
+/** All bodies together, from their headers until their prompts are tokens. */
 const bytesMax = 32 * mebibyte;
 /** Most requests are small: others leave them this much. */
 const smallBytesMax = 64 * 1024;
 const leftToSmallBytes = 8 * mebibyte;
-/** Of a body without a length, at first. */
+/** A body without a length takes so much at first. */
 const firstBytes = 64 * 1024;
 const none = Buffer.alloc(0);
 const paceLookMs = 1_000;
@@ -35,7 +35,7 @@ const usualPace: BodyPace = { graceMs: 5_000, bytesPerSecond: 16 * 1024 };
 interface Held {
   readonly since: number;
   bytes: number;
-  /** Of them, so many have come. */
+  /** So many of them have come. */
   size: number;
   end(read: Read): void;
 }

@@ -90,7 +90,7 @@ export class ChunkWriter {
     this.#usageIn = usageIn;
   }
 
-  /** With what was counted so far, where every chunk has it. */
+  /** It has what was counted so far, where every chunk has it. */
   counted(chunk: object | undefined, usage: Usage): object | undefined {
     return chunk && this.#usageIn === "every" ? { ...chunk, usage: usageBody(usage) } : chunk;
   }
