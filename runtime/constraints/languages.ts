@@ -23,7 +23,11 @@ class WalkTime {
   /** Those that have walked least come first. */
   begin(ms: number): void {
     this.#leftMs = ms;
-    for (const held of [...this.late].sort((a, b) => a.walkedMs - b.walkedMs)) held.goOn();
+    for (const held of [...this.late].sort((a, b) => a.walkedMs - b.walkedMs)) {
+      if (held.isWanted) held.goOn();
+      else this.late.delete(held); // its request has ended or waits
+      held.isWanted = false;
+    }
   }
 
   take<T>(held: Held, walk: (goesOn: () => boolean) => T): T {
@@ -108,6 +112,8 @@ export class Held {
   readonly #time: WalkTime;
   #state: string;
   walkedMs = 0;
+  /** Its candidates were asked for since time was given last. */
+  isWanted = false;
 
   constructor(automaton: Automaton, eos: ReadonlySet<number>, time: WalkTime) {
     this.#time = time;
@@ -139,6 +145,7 @@ export class Held {
 
   /** Writes the allowed ids, ascending except for end tokens; returns their number, or undefined while they are not known. */
   candidates(into: Uint32Array): number | undefined {
+    this.isWanted = true;
     const bits = this.#allowed();
     if (bits === undefined) return undefined;
     let count = 0;

@@ -218,6 +218,10 @@ test("a walk that takes long is left and gone on with, to the same tokens, and w
   assert.deepEqual([other.candidates(into), short.candidates(into)], [undefined, undefined], "no time is left for it");
   for (steps = 0; short.candidates(into) === undefined && steps < 1_000; steps++) languages.walk(3);
   assert.equal(other.candidates(into), undefined, "the one that had walked more waits");
+  languages.walk(3);
+  const { walkedMs } = other;
+  languages.walk(3);
+  assert.equal(other.walkedMs, walkedMs, "who does not ask any more gets no time");
 });
 
 test("near a bound only the tokens that are longer than what is left are gone through again", () => {
