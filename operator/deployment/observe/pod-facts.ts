@@ -11,6 +11,7 @@ import { workerKind } from "../../pods/pod-template.ts";
 import type { GatewayFacts, ObservedPod, PodFacts } from "../core/snapshot.ts";
 import type { GatewayPod, LeavingReason, RebalanceView } from "../core/world.ts";
 import { modelOfPod, rankModelOfPod } from "../objects/model-place.ts";
+import { type ContainerStatus, condition, type PodSpec, type PodStatus, podSchema } from "./pod-schema.ts";
 
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;
 export const leavingSinceAnnotation = `${leavingAnnotation}-since`;
@@ -23,54 +24,6 @@ const unheardMs = 120_000;
 /** The kubelet's word. */
 const crashing = "CrashLoopBackOff";
 const quietWaiting = ["ContainerCreating", "PodInitializing"];
-
-const state = z.object({
-  waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
-  running: z.object({ startedAt: z.string().default("") }).optional(),
-  terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0), message: z.string().default("") }).optional(),
-});
-const condition = z.object({
-  type: z.string(),
-  status: z.string(),
-  reason: z.string().default(""),
-  message: z.string().default(""),
-  lastTransitionTime: z
-    .string()
-    .nullish()
-    .transform((time) => time ?? ""),
-});
-const podSchema = z.object({
-  spec: z
-    .object({
-      nodeName: z.string().optional(),
-      schedulerName: z.string().default("default-scheduler"),
-      containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
-      tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
-    })
-    .prefault({}),
-  status: z
-    .object({
-      phase: z.string().default("Pending"),
-      podIP: z.string().optional(),
-      reason: z.string().default(""),
-      message: z.string().default(""),
-      conditions: z.array(condition).default([]),
-      containerStatuses: z
-        .array(
-          z.object({
-            ready: z.boolean().default(false),
-            state: state.default({}),
-            lastState: state.default({}),
-            restartCount: z.number().default(0),
-          }),
-        )
-        .default([]),
-    })
-    .prefault({}),
-});
-type PodStatus = z.infer<typeof podSchema>["status"];
-type ContainerStatus = PodStatus["containerStatuses"][number];
-type PodSpec = z.infer<typeof podSchema>["spec"];
 
 export interface NodeHealth {
   readonly state: (node: string) => "answers" | "silent" | "unknown";
