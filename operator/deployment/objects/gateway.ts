@@ -26,11 +26,6 @@ import type { RenderedPod } from "./worker-pod.ts";
 const requests = { cpu: "100m", memory: "512Mi" };
 /** It takes under 0.5Gi, a queue of long prompts some more; one that takes more than this ends alone and not with its node. */
 const limits = { memory: "2Gi" };
-/** Makes glibc give bodies' memory back: it would raise this threshold to a body's size, and keep what two threads freed in many arenas. */
-const memoryEnv = [
-  { name: "MALLOC_ARENA_MAX", value: "2" },
-  { name: "MALLOC_MMAP_THRESHOLD_", value: "131072" },
-];
 
 /** Kubernetes waits five minutes on a silent node; a gateway has nothing to lose elsewhere. */
 const tolerations = ["not-ready", "unreachable"].map((taint) => ({
@@ -103,7 +98,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
         imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
         command: ["node", "runtime/main.ts", "gateway"],
         workingDir: "/app",
-        env: [...renderEnv(gatewayProcess, processFacts(context)), ...memoryEnv, ...passedOnEnv(podTemplate, gateway.podTemplate)],
+        env: [...renderEnv(gatewayProcess, processFacts(context)), ...passedOnEnv(podTemplate, gateway.podTemplate)],
         ports: [
           { name: "http", containerPort: ports.http },
           { name: "grpc", containerPort: ports.grpc },

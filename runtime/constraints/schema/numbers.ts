@@ -3,7 +3,7 @@ import { type Bounds, TextList } from "./texts.ts";
 
 /** Like a language, but other text may follow its end. */
 export interface Scalar {
-  /** Of numbers. */
+  /** The least and the most of its numbers. */
   readonly bounds: Bounds;
   /** The next state ("" is the start); undefined where no text continues so. */
   step(state: string, byte: number): string | undefined;

@@ -223,8 +223,8 @@ class PatternTexts implements Texts {
     const { min, max } = this.lengths;
     const { places, count, reach: reduced } = read(state);
     if (reduced !== undefined) return state;
-    const distant = Number.isFinite(max) && count < min; // a distant end may admit some lengths only
-    if (distant) return state; // each count would compare all places anew
+    // A distant end may admit some lengths only, so that all places would be compared anew at each count.
+    if (Number.isFinite(max) && count < min) return state;
     const alike = countAlike(count, { min, max }, reach.bytes + this.#places.points.length);
     return this.#merged(places, alike, this.#pairs * reach.bytes <= comparedMax ? reach : undefined);
   }
