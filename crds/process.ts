@@ -162,8 +162,8 @@ export type WorkerLifetime = SettingsOf<typeof workerLifetime>;
 
 export const gatewayProcess = {
   ...common,
-  // glibc then gives the memory of bodies back: it would raise this threshold to a body's size.
-  mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "131072"),
+  // glibc then gives the memory of bodies back, and of what is read of a socket at once (64 KiB).
+  mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "65536"),
   arenas: fixed("MALLOC_ARENA_MAX", "2"),
   textDir: leftToTemplate("ENODIA_TEXT_DIR", path.default(paths.text)),
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),
