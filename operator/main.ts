@@ -47,12 +47,13 @@ async function main(): Promise<void> {
   });
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
-  const pageState = new PageState({ cache: informers, now: () => clock.now().getTime() });
-  const page = await pageOf(config, { pageState, log, metrics, rightsOf: bearersRights(api) });
+  const now = () => clock.now().getTime();
+  const pageState = new PageState({ cache: informers, now });
+  const page = await pageOf(config, { pageState, now, log, metrics, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
   const checks = setInterval(() => {
-    checkInformers(informers, health, metrics);
+    checkInformers(informers, health, metrics, now());
     watched.check();
   }, healthCheckMs);
   const parts = { kube, clock, informers, pageState, metrics, tracing, log };
@@ -68,12 +69,12 @@ async function main(): Promise<void> {
   await Promise.all([informers.stop(), server.close(), page?.close(), tracing.close()]);
 }
 
-type PageParts = Pick<Parameters<typeof servePage>[0], "pageState" | "log" | "metrics" | "rightsOf">;
+type PageParts = Pick<Parameters<typeof servePage>[0], "pageState" | "now" | "log" | "metrics" | "rightsOf">;
 
-async function pageOf({ page }: OperatorConfig, { pageState, log, metrics, rightsOf }: PageParts): Promise<PageServer | undefined> {
+async function pageOf({ page }: OperatorConfig, { pageState, now, log, metrics, rightsOf }: PageParts): Promise<PageServer | undefined> {
   if (!page) return undefined;
   const { access, port, tokenFile, namespaces } = page;
-  const served = await servePage({ pageState, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, metrics, log });
+  const served = await servePage({ pageState, now, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, metrics, log });
   log.info({ port: served.port, access, namespaces }, "the page is served");
   return served;
 }
@@ -90,7 +91,7 @@ interface Parts {
 
 /** Runs the planes while this replica holds the lease. */
 function lead(config: OperatorConfig, leases: Kube, parts: Parts): Terms {
-  const { kube, informers, pageState, metrics, log } = parts;
+  const { kube, clock, informers, pageState, metrics, log } = parts;
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
@@ -98,6 +99,7 @@ function lead(config: OperatorConfig, leases: Kube, parts: Parts): Terms {
         kube: leases,
         lease: { namespace: config.namespace, name: `${config.install}-operator` },
         identity: config.identity,
+        date: clock.now,
         onError: (err) => log.warn({ err }, "lease could not be written"),
         onTaken: (holder) => pageState.follow(holder),
         ...on,
@@ -139,9 +141,15 @@ function observed(controller: string, depth: () => number, { metrics, tracing, l
 
 function startPlanes(config: OperatorConfig, parts: Parts): () => Promise<void> {
   const { kube, clock, informers, pageState, metrics, tracing, log } = parts;
-  const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
+  const steady = clock.steady();
+  const events = new EventRecorder({
+    kube,
+    reportingInstance: config.identity,
+    clock: steady,
+    onError: (err) => log.debug({ err }, "event not written"),
+  });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
-  const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
+  const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, date: clock.now, onError });
   const observe = (controller: string, depth: () => number) => observed(controller, depth, { metrics, tracing, log });
   const plane: DeploymentPlane<ReturnType<typeof createRebalance>> = createDeploymentPlane({
     kube,
@@ -152,7 +160,7 @@ function startPlanes(config: OperatorConfig, parts: Parts): () => Promise<void> 
     settings: config,
     onError: (err) => log.warn({ err }, "CAs of deployments that are gone could not be swept, trying again"),
     observe: observe("moedeployment", () => plane.controller.queue.depth),
-    rebalance: (deployments) => createRebalance({ kube, deployments, metrics, tracing, log, logLevel: config.logLevel }),
+    rebalance: (deployments) => createRebalance({ kube, clock: steady, deployments, metrics, tracing, log, logLevel: config.logLevel }),
   });
   const training = createTrainingPlane({
     kube,
@@ -205,12 +213,12 @@ function trackDeployments(informers: Informers, metrics: Metrics<"operator">): (
   };
 }
 
-function checkInformers(informers: Informers, health: Health, metrics: Metrics<"operator">): void {
+function checkInformers(informers: Informers, health: Health, metrics: Metrics<"operator">, now: number): void {
   for (const [kind, ofKind] of Map.groupBy(informers.held(), ({ resource }) => resource.kind)) {
     const synced = ofKind.every((informer) => informer.hasSynced);
     metrics.set("enodia_operator_informer_synced", synced ? 1 : 0, { kind });
     const silentMs = Math.max(...ofKind.map((informer) => informer.silentMs));
-    if (synced) metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (Date.now() - silentMs) / 1000, { kind });
+    if (synced) metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (now - silentMs) / 1000, { kind });
     if (ofKind.some(({ stuckMs }) => stuckMs > stuckMaxMs)) health.dead(`the informer of ${kind} hangs for ${stuckMaxMs / 60_000} min`);
   }
   if (informers.seesNodes) health.ready("nodes");

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { test } from "node:test";
-import { allowedImports, clients, environment, notPure, pureFolders, shared } from "./architecture/rules.ts";
+import { allowedImports, clients, clocks, environment, notPure, pureFolders, shared } from "./architecture/rules.ts";
 
 interface Source {
   readonly file: string;
@@ -96,6 +96,18 @@ test("only roots read the environment", () => {
   const others = product.filter(({ file }) => !environment.includes(file));
   const hidden = others.flatMap(({ imports }) => imports.filter(({ specifier }) => specifier === "node:process").map(({ where }) => where));
   assert.deepEqual([...places(others, /\bprocess\.env\b|\}\s*=\s*process\b(?!\.)/g), ...hidden], []);
+});
+
+test("the operator asks one clock: stamps that another replica reads are by the API server's time", () => {
+  const operator = product.filter(({ file }) => file.startsWith("operator/"));
+  const clock = /\bDate\.now\b|\bnew Date\(\s*\)|\bsystemClock\b/g;
+  const found = (prefix: string) =>
+    places(
+      operator.filter(({ file }) => file.startsWith(prefix)),
+      clock,
+    );
+  const others = operator.filter(({ file }) => longest(file, Object.keys(clocks)) === undefined);
+  assert.deepEqual([...places(others, clock), ...Object.keys(clocks).filter((prefix) => found(prefix).length === 0)], []);
 });
 
 test("each npm client has one importing folder, and each dependency a row", () => {

@@ -22,6 +22,7 @@ export interface ClaimOptions {
   /** Unique in the cluster, the same for all replicas. */
   readonly install: string;
   readonly clock?: Clock;
+  readonly date?: () => Date;
   readonly onError?: (error: unknown) => void;
 }
 
@@ -65,7 +66,7 @@ export class Claims {
   }
 
   #contend(namespace: string): void {
-    const { kube, install, clock, onError } = this.#options;
+    const { kube, install, clock, date, onError } = this.#options;
     const election = new LeaderElection({
       kube,
       lease: { namespace, name: claimName },
@@ -81,6 +82,7 @@ export class Claims {
       },
       onTaken: (holder) => this.#refused(namespace, holder),
       ...(clock ? { clock } : {}),
+      ...(date ? { date } : {}),
       ...(onError ? { onError } : {}),
     });
     this.#elections.set(namespace, election);

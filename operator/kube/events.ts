@@ -2,7 +2,8 @@
 // budget, and no failure reaches the caller.
 import { createHash } from "node:crypto";
 import { type Kube, type KubeObject, resources } from "./kube.ts";
-import { type Clock, systemClock } from "./workqueue.ts";
+import { ServerClock } from "./server-clock.ts";
+import type { Clock } from "./workqueue.ts";
 
 const repeatWindowMs = 10 * 60_000;
 /** Minimum interval of updates to a repeated event. */
@@ -58,7 +59,7 @@ export class EventRecorder {
 
   constructor(options: EventOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
+    this.#clock = options.clock ?? new ServerClock().steady();
   }
 
   record(event: EventInput): void {

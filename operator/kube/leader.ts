@@ -2,6 +2,7 @@
 import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "./kube.ts";
+import { ServerClock } from "./server-clock.ts";
 import { type Clock, monotonicClock } from "./workqueue.ts";
 
 export interface LeaderOptions {
@@ -9,6 +10,8 @@ export interface LeaderOptions {
   readonly lease: Ref;
   readonly identity: string;
   readonly clock?: Clock;
+  /** The time that is written, for people and tools alone. */
+  readonly date?: () => Date;
   readonly onElected: () => void;
   /** Called once; every writer must stop. */
   readonly onLost: (reason: string) => void;
@@ -50,6 +53,7 @@ export class Standstill {
 export class LeaderElection {
   readonly #options: LeaderOptions;
   readonly #clock: Clock;
+  readonly #date: () => Date;
   readonly #timing: LeaderTiming;
   readonly #standstill = new Standstill();
   #leading = false;
@@ -61,6 +65,7 @@ export class LeaderElection {
   constructor(options: LeaderOptions) {
     this.#options = options;
     this.#clock = options.clock ?? monotonicClock;
+    this.#date = options.date ?? new ServerClock().now;
     this.#timing = { ...defaultTiming, ...options.timing };
   }
 
@@ -153,15 +158,19 @@ export class LeaderElection {
       this.#options.onTaken?.(spec.holderIdentity ?? "");
       return "taken";
     }
-    const now = writtenTime();
+    const now = this.#writtenTime();
     const taken = ours ? {} : { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
     const next = { ...spec, ...taken, holderIdentity: identity, leaseDurationSeconds: this.#timing.leaseMs / 1000, renewTime: now };
     return this.#attempt(before, waited, () => this.#write(lease, next));
   }
 
+  #writtenTime(): string {
+    return this.#date().toISOString().replace("Z", "000Z");
+  }
+
   #create(before: number, waited: AbortSignal): Promise<Attempt> {
     const { kube, lease: ref, identity } = this.#options;
-    const now = writtenTime();
+    const now = this.#writtenTime();
     const spec: LeaseSpec = {
       holderIdentity: identity,
       leaseDurationSeconds: this.#timing.leaseMs / 1000,
@@ -197,9 +206,6 @@ export class LeaderElection {
 }
 
 const leaseManager = "enodia-leader";
-
-/** Only people and tools read this time. */
-const writtenTime = (): string => new Date(Date.now()).toISOString().replace("Z", "000Z");
 
 function specOf(lease: KubeObject): LeaseSpec {
   return (lease.spec as LeaseSpec | undefined) ?? {};

@@ -4,8 +4,11 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import { KubeConfig } from "@kubernetes/client-node";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { createKube } from "./client.ts";
+import { EventRecorder } from "./events.ts";
 import { resources } from "./kube.ts";
+import { LeaderElection } from "./leader.ts";
 import { ServerClock } from "./server-clock.ts";
 import { createTransport } from "./transport.ts";
 
@@ -26,7 +29,7 @@ function replica(aheadMs: number) {
     answered(date);
     return offMs();
   };
-  return { offMs, answers };
+  return { clock, offMs, answers };
 }
 const near = (ms: number) => Math.abs(ms) <= 1_000;
 
@@ -37,6 +40,26 @@ for (const aheadMs of [wrongMs, -wrongMs, 400])
     const off = Array.from({ length: 40 }, (_, i) => answers(0, (i * 7) % 900));
     assert.ok(off.every(near), `${off}`);
   });
+
+test("stamps of events and leases are by the API server's time, and ages steady whatever is answered later", async () => {
+  const { clock, answers } = replica(wrongMs);
+  answers();
+  const steady = clock.steady();
+  const kube = new FakeKube();
+  const recorder = new EventRecorder({ kube, reportingInstance: "test", clock: steady });
+  const regarding = { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", namespace: "ns", name: "moe", uid: "u" };
+  recorder.record({ regarding, type: "Normal", reason: "R", note: "n" });
+  await recorder.flush();
+  const ref = { namespace: "ns", name: "lease" };
+  const election = new LeaderElection({ kube, lease: ref, identity: "a", date: clock.now, onElected: () => {}, onLost: () => {} });
+  election.start();
+  await election.stop();
+  const [event, lease] = [kube.all(resources.events)[0] as any, kube.all(resources.leases)[0] as any];
+  for (const stamp of [event.eventTime, lease.spec.renewTime]) assert.ok(near(Date.parse(stamp) - begun), stamp);
+  const before = steady.now();
+  for (let i = 0; i < 40; i++) answers(-wrongMs);
+  assert.equal(steady.now() - before, 40 * 370);
+});
 
 test("a clock that no answer contradicts stays as it is, and held answers move none", () => {
   const { answers } = replica(0);

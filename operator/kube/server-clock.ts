@@ -20,6 +20,12 @@ export class ServerClock {
 
   readonly now = (): Date => new Date(Math.floor(this.#steady.now() + this.#offsetMs));
 
+  /** Its time now, carried on steadily whatever is answered later: one clock for ages and for stamps. */
+  readonly steady = (): Clock => {
+    const offsetMs = this.#offsetMs;
+    return { ...systemClock, now: () => Math.floor(this.#steady.now() + offsetMs) };
+  };
+
   /** Returns what is to be called with the Date of the answer, however late that comes. */
   readonly asks = (): ((date: string | undefined) => void) => {
     const askedAt = this.#steady.now();

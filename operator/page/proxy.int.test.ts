@@ -60,9 +60,18 @@ before(
       token: async () => secret,
       rightsOf: () => async () => false,
       log: silentLog,
+      now: Date.now,
     });
     const rightsOf = bearersRights(loadKubeConfig(open(name).kubeconfig, undefined));
-    users = await servePage({ pageState, access: "ClusterToken", port: 0, token: async () => undefined, rightsOf, log: silentLog });
+    users = await servePage({
+      pageState,
+      access: "ClusterToken",
+      port: 0,
+      token: async () => undefined,
+      rightsOf,
+      log: silentLog,
+      now: Date.now,
+    });
     echo = createServer((asked, answer) => void answer.end(JSON.stringify(asked.headers)));
     await new Promise<void>((resolve) => echo.listen(0, resolve));
     // An API server passes requests to addresses of pods alone, and to none of the loopback. This pod runs here.

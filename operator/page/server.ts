@@ -46,7 +46,7 @@ interface PageOptions {
   readonly namespaces?: readonly string[];
   readonly log: Log;
   readonly metrics?: RefusalCounter | undefined;
-  readonly now?: () => number;
+  readonly now: () => number;
 }
 
 export interface PageServer {
@@ -91,8 +91,7 @@ async function filesOf(): Promise<Files> {
 }
 
 export async function servePage(options: PageOptions): Promise<PageServer> {
-  const { pageState, access: kind, port, token, rightsOf, log } = options;
-  const now = options.now ?? Date.now;
+  const { pageState, access: kind, port, token, rightsOf, log, now } = options;
   const bound = boundOf(options.namespaces ?? []);
   const readers = new Readers({ rightsOf, namespaces: () => pageState.namespaces(), bound, now });
   const access = new Access({ access: kind, token, readers, scope: scopeOf(bound, bound), now });

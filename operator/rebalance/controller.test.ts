@@ -7,6 +7,7 @@ import { createMetrics } from "../../runtime/observe/runtime-metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
+import { systemClock } from "../kube/workqueue.ts";
 import { createRebalance } from "./controller.ts";
 import { recordLoad, recordRollout } from "./status/rebalance-metrics.ts";
 
@@ -19,7 +20,8 @@ test("gauges that were set after the deployment was deleted go with its loop", a
     natsUrl: () => undefined,
     event: () => {},
   } as unknown as Deployments;
-  const rebalance = createRebalance({ kube: new FakeKube(), deployments, metrics, tracing: tracingOff, log: silentLog, logLevel: "info" });
+  const parts = { deployments, metrics, tracing: tracingOff, log: silentLog, logLevel: "info" as const };
+  const rebalance = createRebalance({ kube: new FakeKube(), clock: systemClock, ...parts });
   const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
   const world: World = { ref, uid: "uid", generation: 1, spec, desiredRanks: 1, workers: [], gateways: [], leaving: [] };
   try {
@@ -40,7 +42,7 @@ test("gauges that were set after the deployment was deleted go with its loop", a
 test("a plan under way shows the time by which it must have ended, which stays when it has", async () => {
   const metrics = createMetrics({ process: "operator", version: "0" });
   try {
-    recordRollout(metrics, ref, { deadlineMs: 1_700_000_060_000 }, undefined);
+    recordRollout(metrics, ref, { startedMs: 1_700_000_000_000, deadlineMs: 1_700_000_060_000 }, undefined);
     assert.match(await metrics.text(), /enodia_rebalance_in_progress\{[^}]*\} 1\n/);
     recordRollout(metrics, ref, undefined, { kind: "balance", result: undefined });
     const text = await metrics.text();

@@ -8,7 +8,7 @@ import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { Tracing } from "../../runtime/observe/trace.ts";
 import type { Deployments, Rebalance, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
-import { systemClock } from "../kube/workqueue.ts";
+import type { Clock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
 import { connectsMax, Semaphore } from "./links/links.ts";
@@ -23,6 +23,8 @@ import { forgetMetrics, recordLoad, recordRollout, recordView } from "./status/r
 
 export interface RebalanceOptions {
   readonly kube: Kube;
+  /** The API server's time, by which stamps and ages of both planes agree. */
+  readonly clock: Clock;
   readonly deployments: Deployments;
   readonly metrics: Metrics<"operator">;
   readonly tracing: Tracing;
@@ -36,16 +38,16 @@ interface RebalancePlane extends Rebalance {
 }
 
 export function createRebalance(options: RebalanceOptions): RebalancePlane {
-  const { deployments, metrics, tracing, log } = options;
+  const { clock, deployments, metrics, tracing, log } = options;
   const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
   const listeners = new Set<(ref: Ref) => void>();
   const telemetry = new Telemetry((bus) => openBus(bus, deployments));
   const planner = threadPlanner();
   const [connecting, guard] = [new Semaphore(connectsMax), new MassFailureGuard()];
   const ports: LoopPorts = {
-    clock: systemClock,
+    clock,
     store: placementStore(options.kube),
-    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, connecting, guard, logLevel: options.logLevel }),
+    openLink: (target) => new Session(target, { clock, network: grpcNetwork, connecting, guard, logLevel: options.logLevel }),
     planner,
     telemetry,
     metrics,

@@ -31,5 +31,5 @@ export interface LoopPorts {
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;
   /** Called when a plan begins (`running`) and ends (`done`). */
-  onRollout(ref: Ref, running: { readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
+  onRollout(ref: Ref, running: { readonly startedMs: number; readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
 }

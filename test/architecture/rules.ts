@@ -164,3 +164,10 @@ export const environment: readonly string[] = [
   "operator/cli/environment.ts",
   "operator/cli/bootstrap.mjs", // runs before anything is installed
 ];
+
+/** What of the operator may ask this machine's clock -> why. */
+export const clocks: Readonly<Record<string, string>> = {
+  "operator/kube/workqueue.ts": "it makes the clocks",
+  "operator/kube/server-clock.ts": "it begins with this machine's time, until the first answer",
+  "operator/cli/": "a person's machine, which shows ages and writes no stamp that a replica reads",
+};

@@ -82,7 +82,7 @@ export class Rollout {
     this.#announce();
     if (!resume) this.#abortLeftovers();
     links.planBegins(this.#members);
-    ports.onRollout(world.ref, { deadlineMs: this.#deadline }, undefined);
+    ports.onRollout(world.ref, { startedMs: this.#startedAt, deadlineMs: this.#deadline }, undefined);
     let result: PlanResult | undefined;
     try {
       if (spec) await placement.write(spec, { members: this.#members, reason });

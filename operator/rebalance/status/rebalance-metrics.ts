@@ -76,13 +76,13 @@ export function recordView(metrics: Metrics<"operator">, ref: Ref, view: Rebalan
 export function recordRollout(
   metrics: Metrics<"operator">,
   ref: Ref,
-  running: { readonly deadlineMs: number } | undefined,
+  running: { readonly startedMs: number; readonly deadlineMs: number } | undefined,
   done: PlanEnd | undefined,
 ): void {
   const labels = labelsOf(ref);
   metrics.set("enodia_rebalance_in_progress", running ? 1 : 0, labels);
   if (running) {
-    metrics.set("enodia_rebalance_started_timestamp_seconds", Date.now() / 1000, labels);
+    metrics.set("enodia_rebalance_started_timestamp_seconds", running.startedMs / 1000, labels);
     metrics.set("enodia_rebalance_deadline_timestamp_seconds", running.deadlineMs / 1000, labels);
   }
   if (!done) return;
