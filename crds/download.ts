@@ -11,6 +11,12 @@ export const downloaderComponent = "downloader";
 export const progressPath = "/progress";
 export const progressBytesMax = 16_384;
 
+/** Link-local addresses and metadata services of clouds: no model is there, and what is may be secret. */
+export const forbiddenRanges = {
+  ipv4: ["169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"],
+  ipv6: ["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "64:ff9b::a9fe:0/112"],
+} as const;
+
 /** A retry cannot help. */
 export const hopelessExitCode = 3;
 

@@ -76,7 +76,7 @@ export const gatewayClients = z
   .optional()
   .meta({
     description:
-      "Limits and priorities of clients. Each gateway counts for itself. Keys without a name, and names that are not listed, have no limits.",
+      "Limits and priorities of clients. Each gateway counts for itself. Keys without a name, and names that are not listed, have no limits and priority 0.",
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["name"],
   });

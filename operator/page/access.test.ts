@@ -8,7 +8,7 @@ import { unbounded } from "./scope.ts";
 
 const usersToken = "eyJh-bGciOi.JSUzI1_Ni+/~Iw==";
 const secret = "correct-horse-battery";
-const nobody = { host: "page.example", authorization: undefined, cookie: undefined };
+const nobody = { address: "10.0.0.1", host: "page.example", authorization: undefined, cookie: undefined };
 
 function made(access: PageAccess) {
   const state: { now: number; token: string | undefined; down: boolean } = { now: 1_000_000, token: secret, down: false };
@@ -38,7 +38,7 @@ test("a forwarded port is read at the reader's own machine, under no other name"
 test("behind the API server's proxy whoever comes may read, and there is nothing to sign in with", async () => {
   const { access } = made("Proxy");
   assert.equal((await access.ask(nobody)).may, "read");
-  assert.ok(!("cookie" in (await access.signIn(secret))));
+  assert.ok(!("cookie" in (await access.signIn(nobody.address, secret))));
 });
 
 test("the token lets in, by header or by a session that it began; another token does not", async () => {
@@ -46,14 +46,14 @@ test("the token lets in, by header or by a session that it began; another token 
   assert.equal((await access.ask(nobody)).may, "signIn");
   assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${secret}` })).may, "read");
   assert.equal((await access.ask({ ...nobody, authorization: "Bearer wrong" })).may, "signIn");
-  const cookie = cookieOf(await access.signIn(secret));
+  const cookie = cookieOf(await access.signIn(nobody.address, secret));
   assert.equal((await access.ask({ ...nobody, cookie: `a=1; ${cookie}; b=2` })).may, "read");
-  assert.ok(!("cookie" in (await access.signIn("wrong"))));
+  assert.ok(!("cookie" in (await access.signIn(nobody.address, "wrong"))));
 });
 
 test("a session ends with its time and with its token, and cannot be lengthened", async () => {
   const { access, state } = made("Token");
-  const cookie = cookieOf(await access.signIn(secret));
+  const cookie = cookieOf(await access.signIn(nobody.address, secret));
   const mark = cookie.split(".")[1];
   assert.equal((await access.ask({ ...nobody, cookie: `${cookieName}=${state.now + 10 * sessionMs}.${mark}` })).may, "signIn");
   state.now += sessionMs - 1;
@@ -71,29 +71,33 @@ test("without a token, or with one that could be guessed, nobody is let in", asy
     state.token = token;
     const answer = await access.ask({ ...nobody, authorization: `Bearer ${token}` });
     assert.ok(answer.may === "nothing" && answer.status === 503, token);
-    assert.ok(!("cookie" in (await access.signIn(token ?? ""))));
+    assert.ok(!("cookie" in (await access.signIn(nobody.address, token ?? ""))));
   }
 });
 
-test("wrong tokens are answered so often in a minute, and the right one later again", async () => {
+test("wrong tokens are answered so often in a minute and address, and the right one is let in at any time", async () => {
   const { access, state } = made("Token");
-  for (let n = 0; n < 60; n++) assert.equal((await access.ask({ ...nobody, authorization: "Bearer wrong" })).may, "signIn");
-  const answer = await access.ask({ ...nobody, authorization: `Bearer ${secret}` });
+  const ask = (token: string, address = nobody.address) => access.ask({ ...nobody, address, authorization: `Bearer ${token}` });
+  for (let n = 0; n < 60; n++) assert.equal((await ask("wrong")).may, "signIn");
+  const answer = await ask("wrong");
   assert.ok(answer.may === "nothing" && answer.status === 429);
+  assert.equal((await ask(secret)).may, "read");
+  assert.ok("cookie" in (await access.signIn(nobody.address, secret)));
+  assert.equal((await ask("wrong", "10.0.0.2")).may, "signIn");
   state.now += 60_001;
-  assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${secret}` })).may, "read");
+  assert.equal((await ask("wrong")).may, "signIn");
 });
 
 test("a token of the cluster lets its user in, by header or by the cookie that it becomes; no replica has to remember it", async () => {
   const { access } = made("ClusterToken");
   assert.equal((await access.ask(nobody)).may, "signIn");
-  const cookie = cookieOf(await access.signIn(` ${usersToken}\n`));
+  const cookie = cookieOf(await access.signIn(nobody.address, ` ${usersToken}\n`));
   const another = made("ClusterToken").access;
   assert.equal((await another.ask({ ...nobody, cookie: `a=1; ${cookie}; b=2` })).may, "read");
   assert.equal((await another.ask({ ...nobody, authorization: `Bearer ${usersToken}` })).may, "read");
   for (const wrong of ["wrong", "", secret, `${usersToken}\r\nx: y`, `${usersToken}; Path=/`, "x".repeat(3_801)]) {
     assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${wrong}` })).may, "signIn", wrong);
-    assert.ok(!("cookie" in (await access.signIn(wrong))), wrong);
+    assert.ok(!("cookie" in (await access.signIn(nobody.address, wrong))), wrong);
   }
 });
 
@@ -126,10 +130,11 @@ test("a user whose answer is old is asked about again and let in, however many w
 test("wrong tokens of the cluster are asked about so often in a minute; those that are known cost nothing", async () => {
   const { access, state } = made("ClusterToken");
   const ask = (token: string) => access.ask({ ...nobody, authorization: `Bearer ${token}` });
-  await ask(usersToken);
   for (let n = 0; n < 60; n++) assert.equal((await ask(`wrong-${n}`)).may, "signIn");
   const refused = await ask("wrong-60");
   assert.ok(refused.may === "nothing" && refused.status === 429);
+  const elsewhere = { ...nobody, address: "10.0.0.2", authorization: `Bearer ${usersToken}` };
+  assert.equal((await access.ask(elsewhere)).may, "read", "another address is not locked out, before its user is known");
   assert.equal((await ask("wrong-1")).may, "signIn");
   assert.equal((await ask(usersToken)).may, "read");
   state.down = true;

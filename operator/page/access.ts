@@ -13,11 +13,14 @@ const tokenCharsMax = 1024;
 /** A token must fit into a cookie. */
 export const clusterTokenCharsMax = 3_800;
 const clusterToken = /^[\w.~+/-]+=*$/;
-/** Wrong tokens per minute, of all callers. */
+/** Wrong tokens per minute, of one address. */
 const wrongMax = 60;
 const wrongWindowMs = 60_000;
+/** Addresses whose wrong tokens are counted; the one that was wrong longest ago goes. */
+const addressesMax = 1_024;
 
 interface Asking {
+  readonly address: string;
   readonly host: string | undefined;
   readonly authorization: string | undefined;
   readonly cookie: string | undefined;
@@ -48,7 +51,8 @@ const same = (a: string, b: string): boolean =>
 
 export class Access {
   readonly #parts: AccessParts;
-  #wrong: readonly number[] = [];
+  /** Times of wrong tokens. */
+  readonly #wrong = new Map<string, readonly number[]>();
 
   constructor(parts: AccessParts) {
     this.#parts = parts;
@@ -60,7 +64,7 @@ export class Access {
       : { charsMax: tokenCharsMax, help: "The token is in the Secret that the chart's value page.tokenSecret names." };
   }
 
-  async ask({ host, authorization, cookie }: Asking): Promise<Answer> {
+  async ask({ address, host, authorization, cookie }: Asking): Promise<Answer> {
     switch (this.#parts.access) {
       case "Proxy":
         return this.#read();
@@ -72,25 +76,25 @@ export class Access {
         const token = await this.#token();
         if (typeof token !== "string") return token;
         const bearer = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1];
-        if (bearer !== undefined) return this.#compare(bearer, token);
+        if (bearer !== undefined) return this.#compare(address, bearer, token);
         return this.#isSession(cookie, token) ? this.#read() : { may: "signIn" };
       }
       case "ClusterToken": {
         const candidate = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1] ?? clusterTokenOf(cookie);
-        return candidate === undefined ? { may: "signIn" } : this.#user(candidate);
+        return candidate === undefined ? { may: "signIn" } : this.#user(address, candidate);
       }
     }
   }
 
-  async signIn(candidate: string): Promise<{ readonly cookie: string } | Refusal> {
+  async signIn(address: string, candidate: string): Promise<{ readonly cookie: string } | Refusal> {
     if (this.#parts.access === "ClusterToken") {
-      const user = await this.#user(candidate.trim());
+      const user = await this.#user(address, candidate.trim());
       return user.may === "read" ? { cookie: cookieOf(candidate.trim()) } : user;
     }
     if (this.#parts.access !== "Token") return { may: "nothing", status: 403, why: "there is no token to sign in with" };
     const token = await this.#token();
     if (typeof token !== "string") return token;
-    const compared = this.#compare(candidate, token);
+    const compared = this.#compare(address, candidate, token);
     if (compared.may !== "read") return compared;
     const until = this.#parts.now() + sessionMs;
     return { cookie: cookieOf(`${until}.${sign(token, until)}`) };
@@ -102,19 +106,18 @@ export class Access {
   }
 
   /** The cookie holds the token itself, since any replica may answer. */
-  async #user(token: string): Promise<Answer> {
+  async #user(address: string, token: string): Promise<Answer> {
     if (token.length > clusterTokenCharsMax || !clusterToken.test(token)) return { may: "signIn" };
     const { readers } = this.#parts;
     const known = readers.knows(token);
-    if (!known && this.#areTooMany()) return tooMany;
+    if (!known && this.#wrongOf(address).length >= wrongMax) return tooMany; // each unknown one costs the API server a question
     try {
       const look = await readers.of(token);
       if (look) return { may: "read", look };
     } catch (caught) {
       return { may: "nothing", status: 503, why: `whose token this is cannot be asked: ${AppError.from(caught).message}` };
     }
-    if (!known) this.#wrong = [...this.#wrong, this.#parts.now()];
-    return { may: "signIn" };
+    return known ? { may: "signIn" } : this.#wasWrong(address);
   }
 
   async #token(): Promise<string | Refusal> {
@@ -124,17 +127,26 @@ export class Access {
     return { may: "nothing", status: 503, why };
   }
 
-  #compare(candidate: string, token: string): Answer {
-    if (this.#areTooMany()) return tooMany;
-    if (same(candidate, token)) return this.#read();
-    this.#wrong = [...this.#wrong, this.#parts.now()];
+  /** The right one is let in, however many wrong ones came. */
+  #compare(address: string, candidate: string, token: string): Answer {
+    return same(candidate, token) ? this.#read() : this.#wasWrong(address);
+  }
+
+  #wasWrong(address: string): Answer {
+    const before = this.#wrongOf(address);
+    if (before.length >= wrongMax) return tooMany;
+    this.#wrong.delete(address);
+    this.#wrong.set(address, [...before, this.#parts.now()]);
+    for (const oldest of this.#wrong.keys()) {
+      if (this.#wrong.size <= addressesMax) break;
+      this.#wrong.delete(oldest);
+    }
     return { may: "signIn" };
   }
 
-  #areTooMany(): boolean {
+  #wrongOf(address: string): readonly number[] {
     const now = this.#parts.now();
-    this.#wrong = this.#wrong.filter((at) => now - at < wrongWindowMs);
-    return this.#wrong.length >= wrongMax;
+    return (this.#wrong.get(address) ?? []).filter((at) => now - at < wrongWindowMs);
   }
 
   /** A session ends with its time or its token. */

@@ -168,7 +168,7 @@ class Site {
     const file = this.#parts.files.get(name);
     if (file) return file;
     const { host, authorization, cookie } = request.headers;
-    const answer = await this.#parts.access.ask({ host, authorization, cookie });
+    const answer = await this.#parts.access.ask({ address: addressOf(request), host, authorization, cookie });
     const query = new URLSearchParams(search);
     if (name === "events") return this.#events(answer, query, method === "GET" ? response : undefined);
     const make = Object.hasOwn(pages, name) ? pages[name] : undefined;
@@ -203,7 +203,7 @@ class Site {
   async #signIn(request: IncomingMessage): Promise<Reply> {
     const body = await bodyOf(request);
     if (body === undefined) return text(413, `a token has at most ${clusterTokenCharsMax} characters`);
-    const result = await this.#parts.access.signIn(new URLSearchParams(body).get("token") ?? "");
+    const result = await this.#parts.access.signIn(addressOf(request), new URLSearchParams(body).get("token") ?? "");
     if (!("cookie" in result)) return this.#refused(result, "This is not the token.");
     const secure = request.headers["x-forwarded-proto"] === "https" ? "; Secure" : "";
     return { status: 303, type: plain, body: "", more: { location: "./", "set-cookie": result.cookie + secure } };
@@ -214,6 +214,8 @@ class Site {
     return { status: 401, type: document, body: signInDocument(this.#parts.access.form, problem) };
   }
 }
+
+const addressOf = ({ socket }: IncomingMessage): string => socket.remoteAddress ?? "";
 
 /** Undefined where it is too long. */
 async function bodyOf(request: IncomingMessage): Promise<string | undefined> {

@@ -2,6 +2,9 @@
 // answers with the right text when a rank has come, and refuses when none does in time.
 
 import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { operatorRank } from "../../crds/common.ts";
@@ -12,6 +15,7 @@ import { Control, WatchPushSchema, type WatchStatus } from "../net/gen/enodia/ru
 import { connect } from "../net/grpc.ts";
 import { type Membership, toMembership, toSender } from "../net/mapping.ts";
 import { serverNames } from "../net/tls.ts";
+import type { GatewayConfig } from "./gateway.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 /** Far below the time that a request is held for, so that a test sees which of the two counts. */
@@ -19,8 +23,8 @@ const noWorkerMs = 1_000;
 const impatient = { limits: { ...limits, noWorkerMs } };
 
 /** A gateway beside a worker that is not among its ranks yet, and the operator's watch on it. */
-async function atZero(holdMs: number) {
-  const started = await startAll([{}], {}, impatient);
+async function atZero(holdMs: number, config: Partial<GatewayConfig> = {}) {
+  const started = await startAll([{}], config, impatient);
   const { gateway, workers } = started;
   const tls = await issue("operator");
   const client = connect(Control, { address: `127.0.0.1:${gateway.grpcPort}`, serverName: serverNames.gateway(ns, name), tls });
@@ -56,6 +60,24 @@ test("at zero it is ready and idle, and the first request is told at once and an
   const body: any = await response.json();
   assert.deepEqual([response.status, body.choices?.[0]?.message.content], [200, expected(chatPrompt, 20)], JSON.stringify(body));
   await until("nothing is wanted any more", () => statuses.at(-1)?.front?.wantsRanks === false);
+});
+
+test("who shows no key wakes nobody, whatever is asked", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "key"), "secret\n");
+  const { url, statuses } = await atZero(60_000, { apiKeyFile: join(dir, "key") });
+  for (const path of ["chat/completions", "completions", "responses", "embeddings"])
+    for (const headers of [{}, { authorization: "Bearer wrong" }])
+      assert.equal(
+        (await post(`${url}/v1/${path}`, chat({ prompt: "hi", input: "hi" }), headers as Record<string, string>)).status,
+        401,
+        path,
+      );
+  for (const path of ["health", "ping", "healthz", "metrics", "version"]) await fetch(`${url}/${path}`);
+  assert.ok(statuses.every(({ front }) => front?.wantsRanks === false));
+  void post(`${url}/v1/chat/completions`, chat(), { authorization: "Bearer secret" }).catch(() => undefined);
+  await until("the key wakes ranks", () => statuses.at(-1)?.front?.wantsRanks === true);
 });
 
 test("a client that streams gets comments meanwhile, and then the whole text", async () => {

@@ -95,7 +95,7 @@ async function readParsed<T>(path: string, schema: z.ZodType<T>): Promise<T | un
   try {
     json = JSON.parse(text);
   } catch (cause) {
-    throw broken(path, `is not JSON (${cause instanceof Error ? cause.message : cause})`, cause);
+    throw broken(path, "is not JSON", cause); // the cause quotes it, and a download may be anybody's answer
   }
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;

@@ -79,7 +79,7 @@ async function readJsonText(path: string, bytesMax: number, code: string): Promi
   try {
     return { text, json: JSON.parse(text) };
   } catch (cause) {
-    throw new AppError(`${path}: is not JSON (${cause instanceof Error ? cause.message : cause})`, { code, cause });
+    throw new AppError(`${path}: is not JSON`, { code, cause }); // the cause quotes it, and a download may be anybody's answer
   }
 }
 

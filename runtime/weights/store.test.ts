@@ -181,7 +181,7 @@ for (const [sentence, [change, code, want]] of Object.entries(wrongIndex)) {
 
 test("a truncated index is refused by name", async () => {
   const copy = await damaged(async (folder) => writeFile(join(folder, "expert-index.json"), '{"version": 1, "la'));
-  await assert.rejects(openStore(copy), refusal("BadModelIndex", /expert-index\.json: is not JSON/));
+  await assert.rejects(openStore(copy), refusal("BadModelIndex", /expert-index\.json: is not JSON$/));
 });
 
 async function folderWith(change: (config: any) => void): Promise<string> {

@@ -151,7 +151,10 @@ test("a policy lets the operator in and the pod out, where policies are wanted a
     return rendered.map(({ object }) => object as any).find(({ metadata }) => metadata.name === "moe-downloader");
   };
   const policy = named({ model }, true);
-  assert.deepEqual(policy.spec.egress, [{}]);
+  assert.deepEqual(
+    policy.spec.egress[0].to.slice(1).map(({ ipBlock: { except } }: any) => except[0]),
+    ["169.254.0.0/16", "fe80::/10"],
+  );
   assert.deepEqual(policy.spec.ingress[0].ports, [{ protocol: "TCP", port: 9445 }]);
   assert.deepEqual([named({ model }, false), named({}, true)], [undefined, undefined]);
 });

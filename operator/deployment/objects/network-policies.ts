@@ -3,7 +3,7 @@ import { ports } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";
 import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import { dns, operatorPods, tcp } from "../../pods/network-policy.ts";
+import { anywhere, dns, operatorPods, tcp } from "../../pods/network-policy.ts";
 import { type Component, names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -44,11 +44,11 @@ export function gatewaysPolicy(context: RenderContext): KubeObject {
   });
 }
 
-/** A model may be anywhere. */
+/** A model may be anywhere but where nodes answer. */
 export function downloaderPolicy(context: RenderContext): KubeObject {
   return policy(context, downloaderComponent, {
     ingress: [{ from: operatorPods(context.settings.networkPolicies), ports: [tcp(ports.progress)] }],
-    egress: [{}],
+    egress: anywhere,
   });
 }
 
@@ -60,7 +60,7 @@ export function weightServerPolicy(context: RenderContext): KubeObject {
       { from: operatorPods(context.settings.networkPolicies), ports: [tcp(ports.progress)] },
       { ports: [tcp(ports.probes)] },
     ],
-    egress: context.deployment.spec.model.cache?.ephemeral ? [{}] : [],
+    egress: context.deployment.spec.model.cache?.ephemeral ? anywhere : [],
   });
 }
 
@@ -71,7 +71,11 @@ const policyNames = {
   [weightServerComponent]: names.weightServer,
 } as const;
 
-function policy(context: RenderContext, component: keyof typeof policyNames, rules: { ingress: Fields[]; egress: Fields[] }): KubeObject {
+function policy(
+  context: RenderContext,
+  component: keyof typeof policyNames,
+  rules: { ingress: readonly Fields[]; egress: readonly Fields[] },
+): KubeObject {
   const { name } = context.deployment.metadata;
   return {
     apiVersion: "networking.k8s.io/v1",

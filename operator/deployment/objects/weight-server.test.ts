@@ -65,7 +65,9 @@ test("ranks alone ask it for bytes, and it goes nowhere but to the source of wha
     from.map(({ podSelector }: any) => podSelector.matchLabels["enodia.dev/component"]),
     ["worker"],
   );
-  assert.deepEqual([policy(inClaim).egress, policy(ephemeral).egress], [[], [{}]]);
+  assert.deepEqual(policy(inClaim).egress, []);
+  const [{ to: anywhere }, dns] = policy(ephemeral).egress;
+  assert.deepEqual([anywhere[0], dns.ports[0].port], [{ namespaceSelector: {} }, 53]);
   const out = of(context(inClaim), "NetworkPolicy", "moe-workers").spec.egress;
   assert.ok(out.some(({ to }: any) => to?.[0].podSelector?.matchLabels["enodia.dev/component"] === "weight-server"));
 });

@@ -75,7 +75,11 @@ test("a client's requests come no earlier than its own priority", () => {
     [5, 5, 5, 9],
   );
   const other = { client: "b" };
-  assert.deepEqual([limits.priorityOf(other, undefined), limits.priorityOf(other, -3)], [0, -3]);
+  assert.deepEqual(
+    [undefined, -3, 4].map((asked) => limits.priorityOf(other, asked)),
+    [0, 0, 4],
+    "who is not listed has 0, and so has everybody where there are no keys",
+  );
   assert.deepEqual(
     [undefined, -3, 9].map((asked) => limits.priorityOf({ client: "a", priority: 2 }, asked)),
     [2, 2, 9],

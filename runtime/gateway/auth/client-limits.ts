@@ -97,7 +97,7 @@ export class ClientLimits {
 
   /** A request cannot be more urgent than its client's token or entry permits. */
   priorityOf({ client, priority }: Caller, requested: number | undefined): number {
-    const own = priority ?? this.#clients.get(client)?.limits.priority;
-    return own === undefined ? (requested ?? 0) : Math.max(own, requested ?? own);
+    const own = priority ?? this.#clients.get(client)?.limits.priority ?? 0;
+    return Math.max(own, requested ?? own);
   }
 }

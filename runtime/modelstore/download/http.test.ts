@@ -1,10 +1,11 @@
 // Requests and what answers may do to them: lead elsewhere, change between two ranges, be compressed, too long or about another range.
 import assert from "node:assert/strict";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, isIP } from "node:net";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { Http, type Range } from "./http.ts";
+import { checkedLookup } from "./request.ts";
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 const servers: { close(): unknown; closeAllConnections(): void }[] = [];
@@ -76,6 +77,40 @@ test("what is compressed, endless or leads in circles is refused", async () => {
   await assert.rejects(http.text({ url: circle }, 1000), refusal("BadSource", /leads on more than 5 times/));
   const file = await serving((_, response) => response.writeHead(302, { location: "file:///etc/passwd" }).end());
   await assert.rejects(http.text({ url: file }, 1000), refusal("BadSource", /leads to what is no HTTP URL/));
+});
+
+/** What no source may be, however it is written. */
+const forbidden = [
+  "http://169.254.169.254/latest/meta-data/",
+  "http://2852039166/",
+  "http://[::ffff:169.254.169.254]/",
+  "http://[fe80::1]/",
+  "http://[64:ff9b::a9fe:a9fe]/",
+  "http://[fd00:ec2::254]/",
+  "https://100.100.100.200/",
+];
+test("link-local addresses and metadata services are refused by name, asked for, led to, or by a DNS answer", async () => {
+  const by = (host: RegExp) => refusal("SourceForbidden", new RegExp(`^\\S*${host.source}\\S*: is a link-local address or a metadata`));
+  for (const url of forbidden) await assert.rejects(http.text({ url }, 100), by(/[0-9a-f.:]+/), url);
+  const leading = await serving((_, response) => response.writeHead(302, { location: forbidden[0] }).end("secret"));
+  await assert.rejects(http.text({ url: leading }, 100), by(/169\.254\.169\.254/));
+  await assert.rejects(http.head({ url: leading }), by(/169\.254\.169\.254/));
+  const answers: readonly (readonly [answer: readonly string[], taken: boolean])[] = [
+    [["10.0.0.1"], true],
+    [["10.0.0.1", "169.254.169.254"], false],
+    [["fe80::1"], false],
+    [["2001:db8::1"], true],
+  ];
+  for (const [found, taken] of answers) {
+    const addresses = found.map((address) => ({ address, family: isIP(address) }));
+    for (const all of [true, false]) {
+      const looked = Promise.withResolvers<unknown>();
+      checkedLookup((_host, _options, done) => done(null, addresses))("hub.example", { all }, (error, got) => looked.resolve(error ?? got));
+      const got = await looked.promise;
+      if (taken) assert.deepEqual(got, all ? addresses : found[0]);
+      else assert.match(String(got), /hub\.example: is a link-local address/);
+    }
+  }
 });
 
 test("what authorises is not sent on to another host, by whatever header it does", async () => {
@@ -172,16 +207,28 @@ test("a disk that is full ends it with the remedy; a socket that breaks by the s
   await assert.rejects(failing("EPIPE").done, refusal("SourceUnavailable", /EPIPE/));
 });
 
-test("a wait is told with what it is for, and a date in Retry-After is one", async () => {
-  waits.length = 0;
-  let first = true;
-  const url = await serving((request, response) => {
-    if (!first) return ranged()(request, response);
-    first = false;
-    response.writeHead(503, { "retry-after": new Date(Date.now() + 30_000).toUTCString() }).end();
-  });
-  assert.equal(await read(url), content.toString());
-  assert.match(waits[0] ?? "", /answered 503; trying again in (29|30|31) s/);
+/** A busy source's answer -> the wait, of which half a second is our own. */
+const busy: readonly (readonly [status: number, headers: () => Record<string, string>, seconds: RegExp])[] = [
+  [503, () => ({ "retry-after": new Date(Date.now() + 30_000).toUTCString() }), /^(29|30|31)$/],
+  [429, () => ({ "retry-after": "7" }), /^8$/],
+  [429, () => ({ "retry-after": "86400" }), /^301$/],
+  [429, () => ({ ratelimit: '"resolvers";r=0;t=55', "ratelimit-policy": '"fixed window";"resolvers";q=5000;w=300' }), /^56$/],
+  [429, () => ({ "retry-after": "soon" }), /^1$/],
+];
+test("a wait is told with what it is for, and is as long as a busy source says, within a bound", async () => {
+  for (const [status, headers, seconds] of busy) {
+    waits.length = 0;
+    let first = true;
+    const url = await serving((request, response) => {
+      if (!first) return ranged()(request, response);
+      first = false;
+      response.writeHead(status, headers()).end();
+    });
+    assert.equal(await read(url), content.toString());
+    const [, told, wait = ""] = /answered (\d+); trying again in (\d+) s/.exec(waits[0] ?? "") ?? [];
+    assert.equal(told, String(status));
+    assert.match(wait, seconds);
+  }
 });
 
 test("headers of a file that is elsewhere are of both answers, and one that is not there has none", async () => {

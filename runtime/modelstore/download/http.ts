@@ -207,7 +207,9 @@ function refusal(ask: Ask, response: Answer): AppError {
     return new AppError(`${shown(ask)} answered ${status}: it is not there`, { code: "SourceNotFound" });
   const passing = status === 408 || status === 425 || status === 429 || status >= 500;
   if (!passing) return new AppError(`${shown(ask)} answered ${status}${elsewhere}`, { code: "BadSource" });
-  const afterMs = retryAfterMs(response.headers.get("retry-after"), response.headers.get("date"));
+  const { headers } = response;
+  const reset = /;\s*t=(\d+)/.exec(headers.get("ratelimit") ?? "")?.[1] ?? null; // a hub's own header has no Retry-After beside it
+  const afterMs = retryAfterMs(headers.get("retry-after") ?? reset, headers.get("date"));
   const retry = afterMs === undefined ? ("backoff" as const) : { afterMs };
   return new AppError(`${shown(ask)} answered ${status}`, { code: "SourceUnavailable", retry });
 }

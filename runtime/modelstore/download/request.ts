@@ -1,8 +1,11 @@
 // One HTTP request with redirects; credentials never leave the first host or HTTPS. It uses node:http, because fetch() crashes when a
 // server closes a connection whose body is read slowly.
+import { type LookupAddress, type LookupAllOptions, lookup } from "node:dns";
 import { type IncomingHttpHeaders, type IncomingMessage, request as plainRequest } from "node:http";
 import { request as secureRequest } from "node:https";
+import { BlockList, isIP, type LookupFunction } from "node:net";
 import { AppError } from "../../../crds/common.ts";
+import { forbiddenRanges } from "../../../crds/download.ts";
 
 const redirectsMax = 5;
 /** Headers for redirected hosts; any other may hold credentials. */
@@ -53,11 +56,42 @@ function ledTo({ url, headers = {} }: Ask, location: string): Ask {
   return { url: to.href, headers: Object.fromEntries(allowed) };
 }
 
-function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promise<Answer> {
+const forbidden = new BlockList();
+for (const family of ["ipv4", "ipv6"] as const)
+  for (const range of forbiddenRanges[family]) {
+    const [net = "", bits] = range.split("/");
+    forbidden.addSubnet(net, Number(bits), family);
+  }
+const isForbidden = (address: string): boolean => forbidden.check(address, isIP(address) === 6 ? "ipv6" : "ipv4");
+
+function refused(host: string): AppError {
+  const message = `${host}: is a link-local address or a metadata service, where no model is downloaded from; name another source`;
+  return new AppError(message, { code: "SourceForbidden" });
+}
+
+type Found = (error: NodeJS.ErrnoException | null, found: LookupAddress[]) => void;
+type Resolve = (host: string, options: LookupAllOptions, done: Found) => void;
+
+/** The connection goes to the addresses that were looked at, so that a second DNS answer changes nothing. Tests set `resolve`. */
+export const checkedLookup =
+  (resolve: Resolve = lookup): LookupFunction =>
+  (host, options, callback) =>
+    resolve(host, { ...options, all: true }, (error, found = []) => {
+      const [first] = found;
+      if (error || !first) callback(error, "");
+      else if (found.some(({ address }) => isForbidden(address))) callback(refused(host), "");
+      else if (options.all) callback(null, found);
+      else callback(null, first.address, first.family);
+    });
+const checked = checkedLookup();
+
+async function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promise<Answer> {
   const request = url.startsWith("https:") ? secureRequest : plainRequest;
+  const host = new URL(url).hostname.replace(/^\[|\]$/g, "");
+  if (isIP(host) && isForbidden(host)) throw refused(host); // nothing looks it up
   return new Promise((resolve, reject) => {
     // Ranges of compressed bodies would be other bytes.
-    const call = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
+    const call = request(url, { method, signal, lookup: checked, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
       body.on("error", () => {}); // the body's reader gets it
       resolve({ status: body.statusCode ?? 0, headers: headersOf(body.headers), body });
     });
