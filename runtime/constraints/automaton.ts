@@ -1,12 +1,14 @@
 // A language over a vocabulary's tokens: the allowed ones in a state and the state after one. Steps over bytes are cached.
 import { AppError } from "../../crds/common.ts";
-import type { Language } from "./language.ts";
+import { type Language, unhurried } from "./language.ts";
 import type { Steps, Vocabulary, VocabularyPart, Walk } from "./vocabulary.ts";
 
 /** The table of steps has 1 KiB per state; after a walk that found more than this it starts anew. */
 const statesMax = 4_096;
 /** A walk over more states is given up; no properly bounded language needs that many for one token. */
 const walkStatesMax = 65_536;
+/** Whose walk nobody went on with for so many steps of the engine gives its room to another. */
+const idleTurnsMax = 64;
 /** Cached sets of allowed tokens, one bit per token: 25 KB each for 200,000 tokens. */
 const setsMax = 256;
 const bytes = 256;
@@ -19,17 +21,43 @@ interface OpenWalk {
   readonly walk: Walk;
 }
 
+/** One automaton at a time has more than `statesMax` states, whose table takes 64 MiB; the walks of others wait. */
+export class Room {
+  turn = 0;
+  #usedAt = 0;
+  #holder: Automaton | undefined;
+
+  has(one: Automaton): boolean {
+    if (this.#holder !== undefined && this.#holder !== one) {
+      if (this.turn - this.#usedAt < idleTurnsMax) return false;
+      this.#holder.end();
+    }
+    this.#holder = one;
+    this.#usedAt = this.turn;
+    return true;
+  }
+
+  leave(one: Automaton): void {
+    if (this.#holder === one) this.#holder = undefined;
+  }
+}
+
 export class Automaton implements Steps {
   readonly language: Language;
   readonly #vocabulary: Vocabulary;
+  readonly #room: Room;
   readonly #sets = new Map<string, Uint32Array | AppError>();
   readonly #numbers = new Map<string, number>();
   readonly #states: string[] = [];
+  /** The states that stand for others, and the one that is looked for. */
+  readonly #alike = new Map<string, string>();
+  #merge: { readonly key: string; readonly work: Generator<undefined, string> } | undefined;
   #walk: OpenWalk | undefined;
   /** See Steps. */
   table = new Int32Array(64 * bytes);
 
-  constructor(language: Language, vocabulary: Vocabulary) {
+  constructor(language: Language, vocabulary: Vocabulary, room = new Room()) {
+    this.#room = room;
     this.language = language;
     this.#vocabulary = vocabulary;
   }
@@ -50,11 +78,28 @@ export class Automaton implements Steps {
   allowed(state: string, goesOn: () => boolean = always): Uint32Array | undefined {
     const set = new Uint32Array(this.#vocabulary.words);
     for (const part of this.#vocabulary.parts) {
-      const allowed = this.#allowedOf(part, this.language.alike(state, part.reach), goesOn);
+      const alike = this.#alikeOf(part, state, goesOn);
+      const allowed = alike === undefined ? undefined : this.#allowedOf(part, alike, goesOn);
       if (allowed === undefined) return undefined;
       for (let word = 0; word < set.length; word++) set[word] = (set[word] as number) | (allowed[word] as number);
     }
     return set;
+  }
+
+  /** As with walks, what was left comes first. */
+  #alikeOf(part: VocabularyPart, state: string, goesOn: () => boolean): string | undefined {
+    const key = `${this.#vocabulary.parts.indexOf(part)} ${state}`;
+    for (;;) {
+      const known = this.#alike.get(key);
+      if (known !== undefined) return known;
+      this.#merge ??= { key, work: unhurried(this.language.alike(state, part.reach)) };
+      const { done, value } = this.#merge.work.next();
+      if (done) {
+        this.#alike.set(this.#merge.key, value);
+        if (this.#alike.size > setsMax) this.#alike.delete(this.#alike.keys().next().value as string);
+        this.#merge = undefined;
+      } else if (!goesOn()) return undefined;
+    }
   }
 
   /** States that tokens of this part cannot tell apart share a set. A walk that was left, of whichever state, comes first. */
@@ -68,7 +113,9 @@ export class Automaton implements Steps {
         if (kept instanceof AppError) throw kept;
         return kept;
       }
-      this.#walk ??= { key, walk: this.#vocabulary.walk(part, this.#number(state)) };
+      const start = this.#walk ? 0 : this.#number(state);
+      if (start === undefined) return undefined;
+      this.#walk ??= { key, walk: this.#vocabulary.walk(part, start) };
       if (!this.#goOn(this.#walk, goesOn)) return undefined;
     }
   }
@@ -82,24 +129,28 @@ export class Automaton implements Steps {
       this.#sets.set(key, AppError.from(caught)); // who waits for it may be another than who goes on with it
     }
     if (this.#sets.size > setsMax) this.#sets.delete(this.#sets.keys().next().value as string);
-    this.#end();
+    this.end();
     return true;
   }
 
   learn(from: number, byte: number): number {
     const next = this.language.step(this.#states[from] as string, byte);
-    const entry = next === undefined ? dead : this.#number(next) + 1;
+    const number = next === undefined ? undefined : this.#number(next);
+    if (next !== undefined && number === undefined) return 0;
+    const entry = number === undefined ? dead : number + 1;
     this.table[from * bytes + byte] = entry;
     return entry;
   }
 
-  #number(state: string): number {
+  /** Undefined where there is no room for one more now. */
+  #number(state: string): number | undefined {
     const known = this.#numbers.get(state);
     if (known !== undefined) return known;
     if (this.#states.length >= walkStatesMax) {
       const message = `response_format: one token leads to more than ${walkStatesMax} states; repeat less in the patterns of the schema`;
       throw new AppError(message, { code: "InvalidRequest" });
     }
+    if (this.#states.length >= statesMax && !this.#room.has(this)) return undefined;
     const number = this.#states.push(state) - 1;
     this.#numbers.set(state, number);
     if (this.table.length < this.#states.length * bytes) {
@@ -111,8 +162,9 @@ export class Automaton implements Steps {
   }
 
   /** Also gives the memory of a walk over many states back. */
-  #end(): void {
+  end(): void {
     this.#walk = undefined;
+    this.#room.leave(this);
     if (this.#states.length <= statesMax) return;
     this.#numbers.clear();
     this.#states.length = 0;

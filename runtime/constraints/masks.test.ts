@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { Automaton } from "./automaton.ts";
+import { Automaton, Room } from "./automaton.ts";
 import { jsonSchema } from "./index.ts";
-import type { Language } from "./language.ts";
+import { type Language, whole } from "./language.ts";
 import { Languages } from "./languages.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { textsOfPattern } from "./schema/pattern.ts";
@@ -109,7 +109,7 @@ test("the tokens that are allowed are those that may come alone, wherever the co
           const bit = (bits[id >>> 5]! >>> (id & 31)) & 1;
           assert.equal(bit, after === undefined ? 0 : 1, `${Buffer.from(tokens[id]!)} after ${state} of ${JSON.stringify(schema)}`);
         }
-        if (automaton.language.alike(state, { bytes: 16, ends: true }) !== state) far += 1;
+        if (whole(automaton.language.alike(state, { bytes: 16, ends: true })) !== state) far += 1;
         const open = next.filter((after, id) => after !== undefined && (step % 3 === 0 || !tokens[id]!.includes(0x22)));
         const to = open[choice % open.length] ?? next.find((after) => after !== undefined);
         if (to === undefined) break;
@@ -222,6 +222,60 @@ test("a walk that takes long is left and gone on with, to the same tokens, and w
   const { walkedMs } = other;
   languages.walk(3);
   assert.equal(other.walkedMs, walkedMs, "who does not ask any more gets no time");
+});
+
+test("near a bound of lengths the places that are alike are looked for in the same time, and left when it is over", async () => {
+  const texts = manyTokens(500);
+  const known = new Vocabulary(texts, orderOf(texts));
+  let now = 0;
+  const languages = new Languages(
+    500,
+    async () => known,
+    () => now++,
+  );
+  await languages.prepare();
+  const spec = JSON.stringify({ type: "string", pattern: "^[ -~]*[a-m][ -~]{100}$", maxLength: 600 });
+  const begun = [2, ...Array.from({ length: 520 }, (_, i) => 65 + (i % 26))];
+  const held = languages.hold({ name: "json_schema", spec }, [499], Uint32Array.from(begun));
+  const into = new Uint32Array(501);
+  let turns = 0;
+  now = 0;
+  languages.walk(8);
+  for (let most = 0; held.candidates(into) === undefined; turns++) {
+    most = Math.max(most, now);
+    now = 0;
+    languages.walk(8);
+    assert.ok(most <= 40, `${most} looks at the clock at once`);
+  }
+  assert.ok(turns > 10 && turns < 1_000, `${turns} turns`);
+});
+
+/** Its states are the texts of up to nine bytes. */
+const texts9: Language = {
+  start: ">",
+  step: (state, byte) => (state.length > 9 ? undefined : state + String.fromCharCode(byte)),
+  alike: (state) => state,
+  ends: () => true,
+};
+
+test("one automaton at a time has many states: others wait until its walk has ended, or until nobody goes on with it", () => {
+  const texts = manyTokens(5_000);
+  const vocabulary = new Vocabulary(texts, orderOf(texts));
+  const want = new Automaton(texts9, vocabulary).allowed(">")!;
+  for (const isLeft of [false, true]) {
+    const room = new Room();
+    const [one, other, third] = [0, 1, 2].map(() => new Automaton(texts9, vocabulary, room)) as [Automaton, Automaton, Automaton];
+    let looks = 0;
+    const some = (): boolean => ++looks % 4 !== 0;
+    while (one.table.length <= 4_096 * 256) assert.equal(one.allowed(">", some), undefined);
+    for (let i = 0; i < 40; i++) for (const waits of [other, third]) assert.equal(waits.allowed(">"), undefined);
+    const sizes = [one, other, third].map(({ table }) => table.byteLength / 2 ** 20);
+    assert.ok(sizes[0]! > 4 && Math.max(...sizes.slice(1)) <= 4, `${sizes} MiB`);
+    if (isLeft) room.turn += 64;
+    else while (one.allowed(">", some) === undefined) looks += 1;
+    assert.deepEqual(other.allowed(">"), want);
+    assert.deepEqual(one.allowed(">"), want, "what was left begins anew");
+  }
 });
 
 test("near a bound only the tokens that are longer than what is left are gone through again", () => {

@@ -99,11 +99,11 @@ class ToolCallsLanguage implements Language {
     return at === "x" ? this.#behind(index, Number(second), byte) : undefined;
   }
 
-  alike(state: string, reach: Reach): string {
+  *alike(state: string, reach: Reach): Generator<undefined, string> {
     if (!state.startsWith("s ")) return state;
     const cut = state.indexOf(" ", 2);
     const { schema } = this.#calls[Number(state.slice(2, cut))] as Call;
-    return `${state.slice(0, cut)} ${schema.alike(state.slice(cut + 1), reach)}`;
+    return `${state.slice(0, cut)} ${yield* schema.alike(state.slice(cut + 1), reach)}`;
   }
 
   ends(state: string): boolean {

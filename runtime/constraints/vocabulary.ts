@@ -19,7 +19,7 @@ export interface TokenTexts {
 export interface Steps {
   /** The entry at state * 256 + byte is the next state plus 1, negative for none, 0 for unknown. */
   readonly table: Int32Array;
-  /** Computes and stores the entry, possibly in a new table, and returns it. */
+  /** Computes and stores the entry, possibly in a new table, and returns it; 0 where another has the room for it now. */
   learn(state: number, byte: number): number;
 }
 
@@ -80,6 +80,7 @@ export class Walk {
   #next = 0;
   /** Bytes of the last walked token with living states. */
   #alive = 0;
+  #work = workUnits;
 
   constructor(texts: TokenTexts, part: VocabularyPart, start: number) {
     this.bits = new Uint32Array(Math.ceil(texts.ends.length / 32));
@@ -91,39 +92,44 @@ export class Walk {
 
   /** True at its end. */
   run(steps: Steps, goesOn: () => boolean): boolean {
-    const { bytes, ends } = this.#texts;
+    const { ends } = this.#texts;
     const { ids, common } = this.#part;
     const { bits } = this;
-    const path = this.#path;
-    let alive = this.#alive;
-    let work = workUnits;
+    this.#work = workUnits;
     let i = this.#next;
-    for (; i < ids.length && (work > 0 || goesOn()); i++) {
-      if (work <= 0) work = workUnits;
-      work -= 1;
-      let at = common[i] as number;
-      if (at > alive) continue;
+    for (; i < ids.length && (this.#work > 0 || goesOn()); i++) {
+      if (this.#work <= 0) this.#work = workUnits;
+      this.#work -= 1;
+      if ((common[i] as number) > this.#alive) continue;
       const id = ids[i] as number;
       const from = id === 0 ? 0 : (ends[id - 1] as number);
       const length = (ends[id] as number) - from;
-      let state = path[at] as number;
-      while (at < length) {
-        const byte = bytes[from + at] as number;
-        let next = steps.table[state * 256 + byte] as number;
-        if (next === 0) {
-          next = steps.learn(state, byte);
-          work -= learnUnits;
-        }
-        if (next < 0) break;
-        state = next - 1;
-        path[++at] = state;
-      }
-      alive = at;
-      if (at === length) bits[id >>> 5] = (bits[id >>> 5] as number) | (1 << (id & 31));
+      if (!this.#follow(steps, { from, length, at: common[i] as number })) break;
+      if (this.#alive === length) bits[id >>> 5] = (bits[id >>> 5] as number) | (1 << (id & 31));
     }
     this.#next = i;
-    this.#alive = alive;
     return i === ids.length;
+  }
+
+  /** False if it has to wait within the token. */
+  #follow(steps: Steps, { from, length, at }: { readonly from: number; readonly length: number; readonly at: number }): boolean {
+    const { bytes } = this.#texts;
+    const path = this.#path;
+    let state = path[at] as number;
+    this.#alive = at;
+    while (this.#alive < length) {
+      const byte = bytes[from + this.#alive] as number;
+      let next = steps.table[state * 256 + byte] as number;
+      if (next === 0) {
+        next = steps.learn(state, byte);
+        this.#work -= learnUnits;
+      }
+      if (next <= 0) return next < 0;
+      state = next - 1;
+      this.#alive += 1;
+      path[this.#alive] = state;
+    }
+    return true;
   }
 }
 

@@ -2,7 +2,16 @@
 // place in the queue; and the vector of a text. All of it depends on the request alone: with mates, in chunks, over ranks, after a replay.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { collect, engineWorld, greedy, promptOf as prompt, textOf as text, tokensOf } from "../../test/kit/ranks/loaded-engine.ts";
+import {
+  collect,
+  engineWorld,
+  greedy,
+  promptOf as prompt,
+  textOf as text,
+  tinyKvPoolBytes,
+  tokensOf,
+} from "../../test/kit/ranks/loaded-engine.ts";
+import type { Constraint } from "../constraints/language.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import type { Engine, OnDemandExperts } from "./engine.ts";
 
@@ -126,4 +135,36 @@ test("what the engine cannot do for a request is refused with the field", async 
   await assert.rejects(ask({ constraint: { name: "regex", spec: "" } }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
   await assert.rejects(ask({ constraint: jsonObject }), { code: "InvalidRequest", message: /ignore_eos/ });
   assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
+});
+
+test("eight requests with a pattern of many repetitions go on, and cost a neighbour little more than eight without", async () => {
+  const busy = await start({ kvPoolBytes: 2 * tinyKvPoolBytes });
+  const neighbourMs = async (constraint?: Constraint): Promise<number> => {
+    const sampling = { ...greedy, temperature: 1 };
+    const begun = performance.now();
+    const mates = Array.from({ length: 8 }, (_, i) =>
+      text(busy, {
+        prompt: prompt(i, 5),
+        maxTokens: 80,
+        eos: [0],
+        sampling: { ...sampling, seed: BigInt(i), ...(constraint ? { constraint } : {}) },
+      }),
+    );
+    await text(busy, { prompt: prompt(9, 5), maxTokens: 60 });
+    const took = performance.now() - begun;
+    for (const tokens of await Promise.all(mates)) {
+      if (!constraint) continue;
+      assert.match(tokenizer.decode(tokens), /^\s*"[ -~]*$/);
+      assert.equal(tokens.length, 80);
+    }
+    return took;
+  };
+  const ratios: number[] = [];
+  for (let round = 0; round < 5; round++) {
+    const pattern = `^[ -~]*[a-${"klmno"[round]}][ -~]{450}$`; // met for the first time
+    const spec = JSON.stringify({ type: "string", pattern });
+    const alone = await neighbourMs();
+    ratios.push((await neighbourMs({ name: "json_schema", spec })) / alone);
+  }
+  assert.ok(ratios.sort((a, b) => a - b)[2]! <= 3, `${ratios.map((ratio) => ratio.toFixed(1))} times as long`);
 });

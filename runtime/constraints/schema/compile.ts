@@ -93,7 +93,11 @@ class Compiler {
     }
     const members = membersOf(nodes);
     const comparison = new Comparison(nodes, members);
-    for (const { path, of } of this.#apart) checkApart(comparison, path, of);
+    for (const { path, of } of this.#apart) {
+      const [j, i] = comparison.overlap(of) ?? [];
+      if (i !== undefined)
+        throw refused(path, `branches ${j} and ${i} may hold at once; tell them apart by the const of a required name, or use anyOf`);
+    }
     return withListedConstants({ nodes, root, heights, members });
   }
 
@@ -292,15 +296,6 @@ class Compiler {
     const words = ["true", "false", "null"].map((word) => this.#word(word, path));
     this.#nodes[any] = { kind: "union", of: [object, array, string, this.#number(anyNumber, path), ...words] };
     return any;
-  }
-}
-
-function checkApart(comparison: Comparison, path: string, of: readonly number[]): void {
-  for (const [i, a] of of.entries()) {
-    for (const [j, b] of of.slice(0, i).entries()) {
-      if (comparison.areDisjoint(a, b)) continue;
-      throw refused(path, `branches ${j} and ${i} may hold at once; tell them apart by the const of a required name, or use anyOf`);
-    }
   }
 }
 

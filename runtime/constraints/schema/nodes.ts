@@ -156,6 +156,34 @@ export class Comparison {
     this.#members = members;
   }
 
+  /** The first two that may hold at once. Constants are told apart by a table, so that many are no matter of the budget. */
+  overlap(of: readonly number[]): readonly [number, number] | undefined {
+    const constants = of.map((at) => this.#constantsOf(at));
+    const owners = new Map<string, number>();
+    for (const [i, at] of of.entries()) {
+      for (const text of constants[i] ?? []) {
+        const owner = owners.get(text);
+        if (owner !== undefined) return [owner, i];
+        owners.set(text, i);
+      }
+      const j = of.findIndex((other, j) => j < i && !(constants[i] && constants[j]) && !this.areDisjoint(at, other));
+      if (j >= 0) return [j, i];
+    }
+    return undefined;
+  }
+
+  /** Undefined where a value is not listed. */
+  #constantsOf(at: number): ReadonlySet<string> | undefined {
+    const found = new Set<string>();
+    for (const member of this.#members[at] as readonly number[]) {
+      const node = this.#nodes[member] as Node;
+      if (node.kind === "string" && node.texts instanceof TextList) for (const text of node.texts.texts) found.add(JSON.stringify(text));
+      else if (node.kind === "scalar" && node.text !== undefined) found.add(node.text);
+      else return undefined;
+    }
+    return found;
+  }
+
   /** True if no value matches both nodes, as far as types, listed values and required names show. */
   areDisjoint(a: number, b: number, depth = 0): boolean {
     if (depth > comparedDepthMax || !this.#spend(1)) return false;

@@ -1,6 +1,6 @@
 // The texts of bounded length that match a regular expression, as an automaton over sets of places.
 import { AppError } from "../../../crds/common.ts";
-import type { Reach } from "../language.ts";
+import { type Reach, whole } from "../language.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
 import { type Bounds, countAlike, type Texts } from "./texts.ts";
 
@@ -15,6 +15,8 @@ const otherPlaces = 4;
 /** Places that more may follow are not compared, and so many pairs at a length are. */
 const followersMax = 8;
 const withinMax = 500;
+/** Pairs that are compared between two yields, about 5 ms. */
+const pairsAtOnceMax = 2_000;
 /** Some KB each; the bytes of a token ask for as many. */
 const levelsMax = 512;
 const dead = -1;
@@ -180,6 +182,7 @@ class PatternTexts implements Texts {
   readonly #pairs: number;
   readonly #nexts = new Map<string, Nexts>();
   readonly #levels = new Map<string, Level>();
+  #pairsLeft = 0;
 
   constructor(places: Places, lengths: Lengths) {
     this.#places = places;
@@ -195,7 +198,7 @@ class PatternTexts implements Texts {
     const { of, points } = this.#kinds;
     const taken = new Set(kinds.filter((kind) => takes(points[kind], point, point)));
     const next = places.filter((place) => taken.has(of[place] as number));
-    return next.length === 0 ? undefined : this.#merged(next, count, reach);
+    return next.length === 0 ? undefined : whole(this.#merged(next, count, reach));
   }
 
   reaches(state: string, low: number, high: number): boolean {
@@ -219,14 +222,14 @@ class PatternTexts implements Texts {
    * The shortest path to an end has fewer steps than there are places; longer ones may have any length. The state stands for the others
    * within the reach only, and so do those that follow it.
    */
-  alike(state: string, reach: Reach): string {
+  *alike(state: string, reach: Reach): Generator<undefined, string> {
     const { min, max } = this.lengths;
     const { places, count, reach: reduced } = read(state);
     if (reduced !== undefined) return state;
     // A distant end may admit some lengths only, so that all places would be compared anew at each count.
     if (Number.isFinite(max) && count < min) return state;
     const alike = countAlike(count, { min, max }, reach.bytes + this.#places.points.length);
-    return this.#merged(places, alike, this.#pairs * reach.bytes <= comparedMax ? reach : undefined);
+    return yield* this.#merged(places, alike, this.#pairs * reach.bytes <= comparedMax ? reach : undefined);
   }
 
   ends(state: string): boolean {
@@ -243,30 +246,45 @@ class PatternTexts implements Texts {
   }
 
   /** Leaves out places whose texts another one has too, within the reach. */
-  #merged(places: readonly number[], count: number, reach: Reach | undefined): string {
+  *#merged(places: readonly number[], count: number, reach: Reach | undefined): Generator<undefined, string> {
     if (reach === undefined || places.length === 1) return written(places, count, reach);
-    const level = this.#levelOf(count, reach);
+    const level = yield* this.#levelOf(count, reach);
     const seen = new Set<number>();
     const first = places.filter((place) => seen.size < seen.add(level.classes[place] as number).size);
     const dropped = new Set<number>();
     for (const place of first) {
+      yield;
+      this.#pairsLeft = pairsAtOnceMax;
       const others = first.slice(0, otherPlaces).filter((other) => other !== place && !dropped.has(other));
       if (others.some((other) => this.#isWithin(place, other, level))) dropped.add(place);
     }
     return written(dropped.size === 0 ? first : first.filter((place) => !dropped.has(place)), count, reach);
   }
 
+  /** Made from the shortest reach on, since each is told by the one of the next count. */
+  *#levelOf(count: number, reach: Reach): Generator<undefined, Level> {
+    const missing: { readonly key: string; readonly count: number; readonly reach: Reach }[] = [];
+    let level: Level | undefined;
+    for (let at = { count, reach }; level === undefined; at = { count: this.#after(at.count), reach: shorter(at.reach) }) {
+      const key = `${at.count}/${reachOf(at.reach)}`;
+      level = this.#levels.get(key);
+      if (level === undefined) missing.push({ key, ...at });
+      if (at.reach.bytes === 0) break;
+    }
+    for (const { key, ...at } of missing.reverse()) {
+      yield;
+      level = kept(this.#levels, { key, value: this.#level(at.count, at.reach, level), most: levelsMax });
+    }
+    return level as Level;
+  }
+
   /** Two places are of one class if the same kinds of places of the same classes may follow, and both may end or none. */
-  #levelOf(count: number, reach: Reach): Level {
-    const key = `${count}/${reachOf(reach)}`;
-    const known = this.#levels.get(key);
-    if (known) return known;
+  #level(count: number, reach: Reach, then: Level | undefined): Level {
     const after = this.#after(count);
-    const then = reach.bytes > 0 ? this.#levelOf(after, shorter(reach)) : undefined;
     const lives = Uint8Array.from(this.#follow, (_, place) => (this.#lives(place, after) ? 1 : 0));
     const ends = Uint8Array.from(this.#follow, (_, place) => (reach.ends && this.#end(place, count) ? 1 : 0));
     const classes = then ? this.#classesOf(lives, ends, then.classes) : new Uint16Array(this.#follow.length);
-    return kept(this.#levels, { key, value: { classes, within: new Map(), then, lives, ends }, most: levelsMax });
+    return { classes, within: new Map(), then, lives, ends };
   }
 
   #classesOf(lives: Uint8Array, ends: Uint8Array, then: Uint16Array): Uint16Array {
@@ -290,7 +308,8 @@ class PatternTexts implements Texts {
     const known = within.get(key);
     if (known !== undefined) return known;
     const most = Math.max((this.#follow[place] as number[]).length, (this.#follow[other] as number[]).length);
-    if (most > followersMax || within.size >= withinMax) return false; // not told apart is no fault, and costs a longer walk
+    this.#pairsLeft -= 1;
+    if (most > followersMax || within.size >= withinMax || this.#pairsLeft < 0) return false; // not told apart is no fault, and costs a longer walk
     const beside = (this.#follow[other] as number[]).filter((to) => lives[to]);
     const isCovered = (to: number): boolean => {
       const by = beside.filter((one) => this.#isWithin(to, one, then)).map((one) => this.#places.points[one] as Points);
@@ -298,7 +317,7 @@ class PatternTexts implements Texts {
     };
     const nexts = (this.#follow[place] as number[]).filter((to) => lives[to]);
     const found = (ends[place] as number) <= (ends[other] as number) && nexts.every(isCovered);
-    within.set(key, found);
+    if (found || this.#pairsLeft >= 0) within.set(key, found);
     return found;
   }
 

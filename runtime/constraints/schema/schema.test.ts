@@ -162,12 +162,23 @@ test("hundreds of constants are taken, one by one, in a list and in branches of 
   const values = [...numbers, ...numbers.map((n) => `n${n}`), true, null];
   const each = (of: readonly unknown[]): object[] => of.map((value) => ({ const: value }));
   const nested = { $defs: { a: { anyOf: each(values.slice(0, 600)) } }, anyOf: [{ $ref: "#/$defs/a" }, ...each(values.slice(600))] };
-  for (const schema of [{ anyOf: each(values) }, { enum: values }, nested, { type: "array", items: { anyOf: each(values) } }]) {
+  for (const schema of [
+    { anyOf: each(values) },
+    { enum: values },
+    nested,
+    { type: "array", items: { anyOf: each(values) } },
+    { oneOf: each(values) },
+  ]) {
     const language = jsonSchema(JSON.stringify(schema));
     const said = (value: unknown): string => JSON.stringify("type" in schema ? [value, value] : value);
     for (const value of values) assert.ok(takes(language, said(value)), said(value));
     for (const value of [1000, 10_500, "n", "n105", false, 100_001]) assert.ok(!takes(language, said(value)), said(value));
   }
+});
+
+test("one constant of hundreds in two branches of oneOf is named", () => {
+  const oneOf = Array.from({ length: 500 }, (_, i) => ({ enum: [i, `${i}`, ...(i === 400 ? ["7"] : [])] }));
+  assert.throws(() => jsonSchema(JSON.stringify({ oneOf })), { message: /branches 7 and 400 may hold at once/ });
 });
 
 const refusals = new Map<string, readonly [unknown, RegExp]>([

@@ -1,6 +1,6 @@
 // Decodes the bytes of a JSON string to code points, with escapes and UTF-8, for texts.ts. A byte is accepted only if an allowed code
 // point can begin so; lone surrogates are not.
-import type { Reach } from "../language.ts";
+import { type Reach, unhurried } from "../language.ts";
 import type { Texts } from "./texts.ts";
 
 /** The pending part of a code point and the state of the texts; `end` after the closing quote. */
@@ -36,9 +36,9 @@ export function stringStep(texts: Texts, state: string, byte: number): StringSte
   return typeof next === "string" ? { state: next } : next;
 }
 
-export function stringAlike(texts: Texts, state: string, reach: Reach): string {
+export function* stringAlike(texts: Texts, state: string, reach: Reach): Generator<undefined, string> {
   const after = state.indexOf(";") + 1;
-  return state.slice(0, after) + texts.alike(state.slice(after), reach);
+  return state.slice(0, after) + (yield* unhurried(texts.alike(state.slice(after), reach)));
 }
 
 interface Walk {

@@ -1,5 +1,5 @@
 // The allowed texts of a string, by length or as a list.
-import type { Reach } from "../language.ts";
+import type { Reach, Unhurried } from "../language.ts";
 
 /** An automaton over code points. States are strings, equal exactly if the same may follow; every state can reach an end. */
 export interface Texts {
@@ -9,7 +9,7 @@ export interface Texts {
   /** True if a code point from `low` to `high` may come next. */
   reaches(state: string, low: number, high: number): boolean;
   /** The same state for those that texts of this reach cannot tell apart; each byte completes one code point at most. */
-  alike(state: string, reach: Reach): string;
+  alike(state: string, reach: Reach): Unhurried;
   ends(state: string): boolean;
   /** In code points. */
   readonly lengths: Bounds;

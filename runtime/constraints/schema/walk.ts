@@ -103,19 +103,20 @@ export class SchemaLanguage implements Language {
     });
   }
 
-  alike(state: string, reach: Reach): string {
-    const places = state.split("\n").map((written) => {
+  *alike(state: string, reach: Reach): Generator<undefined, string> {
+    const places = new Set<string>();
+    for (const written of state.split("\n")) {
       const [head = "", ...frames] = written.split(" ");
-      return [this.#headAlike(head, reach), ...frames.map((frame) => this.#frameAlike(frame, reach.bytes))].join(" ");
-    });
-    return [...new Set(places)].sort().join("\n");
+      places.add([yield* this.#headAlike(head, reach), ...frames.map((frame) => this.#frameAlike(frame, reach.bytes))].join(" "));
+    }
+    return [...places].sort().join("\n");
   }
 
-  #headAlike(head: string, reach: Reach): string {
+  *#headAlike(head: string, reach: Reach): Generator<undefined, string> {
     const { at, node, detail } = read(head);
     if (at !== "s") return head;
     const { texts } = this.#nodes[node] as { readonly texts: Texts };
-    return `s:${node}:${stringAlike(texts, detail, reach)}`;
+    return `s:${node}:${yield* stringAlike(texts, detail, reach)}`;
   }
 
   #frameAlike(frame: string, bytes: number): string {
