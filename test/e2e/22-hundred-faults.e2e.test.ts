@@ -1,10 +1,12 @@
 // A hundred faults and changes in the order of a seed, under traffic whose every answer is known: no request fails, no text changes, no pod
 // goes or restarts that the fault itself did not strike, and after each all is whole again. ENODIA_FAULTS and ENODIA_FAULT_SEED choose
-// how many and which; the table at the end says how long each kind took.
+// how many and which; the table at the end says how long each kind took. With ENODIA_FAULT_MODEL=olmoe-shape the model is one of 4 GB.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { z } from "zod";
 import { tagImage } from "../cluster/tag-image.ts";
 import { installChart, waitReady } from "../kit/deployment/product.ts";
+import { provideOlmoeShape } from "../kit/models/local-models.ts";
 import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { otherTag } from "./faults/changes.ts";
@@ -24,7 +26,13 @@ const name = "struck";
 const replicas = 3;
 const clients = 3;
 const everyMs = 2_000;
-const tokens = 32;
+/** One rank alone holds all experts: two may be lost at once. Ranks size their KV pools by themselves. */
+const models = {
+  "smol-moe": { tokens: 32, expertCodec: "q4_0", memoryPerRank: "450Mi" },
+  "olmoe-shape": { tokens: 16, expertCodec: "source", memoryPerRank: "3600Mi" },
+} as const;
+const model = z.enum(["smol-moe", "olmoe-shape"]).parse(process.env.ENODIA_FAULT_MODEL ?? "smol-moe");
+const { tokens, expertCodec, memoryPerRank } = models[model];
 const wholeWithinMs = 240_000;
 
 /** A rank that lost its node waits for it: on a node of the others two ranks would go with the next. */
@@ -44,8 +52,10 @@ explainFailures(() => moe);
 before(async () => {
   const target = await openWorld();
   for (const image of ["operator", "runtime"]) await tagImage(clusterName, `enodia/${image}:dev`, `enodia/${image}:${otherTag}`);
-  // One rank alone holds all experts: two may be lost at once.
-  const spec = { experts: { memoryPerRank: "450Mi" }, podTemplate: { spec: { topologySpreadConstraints: [onePerNode] } } };
+  if (model === "olmoe-shape") await provideOlmoeShape((line) => process.stderr.write(`# ${line}\n`));
+  const runtime = { backend: "cpu", expertCodec, maxContext: 1024 };
+  const podTemplate = { spec: { topologySpreadConstraints: [onePerNode] } };
+  const spec = { model: { uri: `pvc://models/${model}` }, runtime, experts: { memoryPerRank }, podTemplate };
   moe = await deploy(target, "e2e-hundred", smolMoe(name, spec));
   scene = new Scene(moe);
   await scene.throughGateway();

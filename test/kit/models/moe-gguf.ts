@@ -19,11 +19,11 @@ export interface MoeGguf {
   readonly tensors: readonly GgufTensorToWrite[];
 }
 
-/** The tokenizer of the goldens as GGUF metadata. */
-export async function tokenizerMetadata(): Promise<Readonly<Record<string, GgufMeta>>> {
-  const { model, added_tokens } = JSON.parse(await readFile(join(golden, "tiny-f32/tokenizer.json"), "utf8"));
-  const { chat_template } = JSON.parse(await readFile(join(golden, "tiny-f32/tokenizer_config.json"), "utf8").catch(() => "{}"));
-  const template = chat_template ?? (await readFile(join(golden, "tiny-f32/chat_template.jinja"), "utf8"));
+/** The tokenizer of a folder, that of the goldens by default, as GGUF metadata. */
+export async function tokenizerMetadata(folder = join(golden, "tiny-f32")): Promise<Readonly<Record<string, GgufMeta>>> {
+  const { model, added_tokens } = JSON.parse(await readFile(join(folder, "tokenizer.json"), "utf8"));
+  const { chat_template } = JSON.parse(await readFile(join(folder, "tokenizer_config.json"), "utf8").catch(() => "{}"));
+  const template = chat_template ?? (await readFile(join(folder, "chat_template.jinja"), "utf8"));
   const tokens = Object.keys(model.vocab).toSorted((a, b) => model.vocab[a] - model.vocab[b]);
   const special = new Set(added_tokens.map((token: { content: string }) => token.content));
   return {

@@ -1,0 +1,124 @@
+// GGUF files of a real model's shapes without its bytes: holes, or random weights. What matters of a model of gigabytes is there in seconds.
+import { createCipheriv } from "node:crypto";
+import { closeSync, openSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { type GgufFloat, type GgufMeta, ggufHeader } from "./gguf-writer.ts";
+import { tokenizerMetadata } from "./moe-gguf.ts";
+
+/** A decoder whose every layer has experts, with norms of queries and keys. */
+export interface MoeShape {
+  readonly architecture: "qwen3moe" | "olmoe";
+  readonly layers: number;
+  readonly hidden: number;
+  readonly ffn: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Values of the norms of queries and of keys. */
+  readonly queryNorm: number;
+  readonly keyNorm: number;
+}
+
+/** allenai/OLMoE-1B-7B's; in q4_0 3.7 GB. */
+export const olmoe1b7b: MoeShape = {
+  ...{ architecture: "olmoe", layers: 16, hidden: 2048, ffn: 1024, experts: 64, topK: 8 },
+  ...{ heads: 16, kvHeads: 16, headDim: 128, queryNorm: 2048, keyNorm: 2048 },
+};
+
+/** How weights are stored: ggml's number of the type, values of a block and its bytes. Norms are f32. */
+export interface WeightType {
+  readonly type: number;
+  readonly values: number;
+  readonly bytes: number;
+}
+export const bf16: WeightType = { type: 30, values: 1, bytes: 2 };
+export const q4_0: WeightType = { type: 2, values: 32, bytes: 18 };
+const f32: WeightType = { type: 0, values: 1, bytes: 4 };
+
+interface Tensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly type: number;
+  readonly bytes: number;
+}
+
+export interface RandomGguf {
+  readonly shape: MoeShape;
+  readonly weights: WeightType;
+  /** A folder with tokenizer.json, whose vocabulary the file gets; without it that of the goldens. */
+  readonly tokenizer?: string;
+}
+
+async function headerOf({ shape, weights, tokenizer }: RandomGguf): Promise<{ header: Buffer; tensors: readonly Tensor[] }> {
+  const { architecture, layers, hidden, ffn, experts, heads, kvHeads, headDim } = shape;
+  const words = await tokenizerMetadata(tokenizer);
+  const vocab = (words["tokenizer.ggml.tokens"] as readonly string[]).length;
+  const shapes: Record<string, readonly number[]> = {
+    ...{ "token_embd.weight": [vocab, hidden], "output_norm.weight": [hidden], "output.weight": [vocab, hidden] },
+  };
+  for (let layer = 0; layer < layers; layer++) {
+    const own: Record<string, readonly number[]> = {
+      ...{ attn_norm: [hidden], attn_q_norm: [shape.queryNorm], attn_k_norm: [shape.keyNorm], ffn_norm: [hidden] },
+      ...{ ffn_gate_inp: [experts, hidden], attn_q: [heads * headDim, hidden], attn_k: [kvHeads * headDim, hidden] },
+      ...{ attn_v: [kvHeads * headDim, hidden], attn_output: [hidden, heads * headDim], ffn_gate_exps: [experts, ffn, hidden] },
+      ...{ ffn_up_exps: [experts, ffn, hidden], ffn_down_exps: [experts, hidden, ffn] },
+    };
+    for (const [part, of] of Object.entries(own)) shapes[`blk.${layer}.${part}.weight`] = of;
+  }
+  const tensors = Object.entries(shapes).map(([name, of]): Tensor => {
+    const { type, values, bytes } = of.length > 1 ? weights : f32;
+    return { name, shape: of, type, bytes: (of.reduce((a, b) => a * b, 1) / values) * bytes };
+  });
+  const facts: Record<string, GgufMeta | GgufFloat> = {
+    ...{ block_count: layers, context_length: 4096, embedding_length: hidden, feed_forward_length: ffn, expert_count: experts },
+    ...{ expert_feed_forward_length: ffn, expert_used_count: shape.topK, "rope.freq_base": { f32: 10_000 } },
+    ...{ "attention.head_count": heads, "attention.head_count_kv": kvHeads, "attention.key_length": headDim },
+    "attention.layer_norm_rms_epsilon": { f32: 1e-5 },
+  };
+  const named = Object.entries(facts).map(([key, value]) => [`${architecture}.${key}`, value] as const);
+  return { header: ggufHeader({ "general.architecture": architecture, ...Object.fromEntries(named), ...words }, tensors), tensors };
+}
+
+const aligned = (bytes: number): number => Math.ceil(bytes / 32) * 32;
+
+/** Writes a file whose weights are all holes; bytes of it. */
+export async function writeSparseGguf(path: string, of: RandomGguf): Promise<number> {
+  const { header, tensors } = await headerOf(of);
+  const size = header.length + tensors.reduce((sum, { bytes }) => sum + aligned(bytes), 0);
+  writeFileSync(path, header);
+  truncateSync(path, size);
+  return size;
+}
+
+/** The bytes of scales that leave weights of q4_0 with a deviation of about 0.02, as f16. */
+const scale = [0x60, 0x1c] as const;
+/** A multiple of a block and of the alignment. */
+const pieceBytes = 18 * 32 * 8192;
+
+/** Writes random weights in q4_0, the same for the same seed: every expert has bytes of its own. Norms are ones. */
+export async function writeRandomGguf(path: string, of: Omit<RandomGguf, "weights">, seed: number): Promise<void> {
+  const { header, tensors } = await headerOf({ ...of, weights: q4_0 });
+  const key = Buffer.alloc(16);
+  key.writeUInt32LE(seed);
+  const random = createCipheriv("aes-128-ctr", key, Buffer.alloc(16));
+  const zeros = Buffer.alloc(pieceBytes);
+  const file = openSync(path, "w");
+  try {
+    writeSync(file, header);
+    for (const { type, bytes } of tensors) {
+      if (type === f32.type) {
+        const ones = Buffer.from(new Float32Array(bytes / 4).fill(1).buffer);
+        writeSync(file, Buffer.concat([ones, Buffer.alloc(aligned(bytes) - bytes)]));
+        continue;
+      }
+      for (let at = 0; at < bytes; at += pieceBytes) {
+        const piece = random.update(zeros.subarray(0, Math.min(pieceBytes, bytes - at)));
+        for (let block = 0; block < piece.length; block += q4_0.bytes) piece.set(scale, block);
+        writeSync(file, Buffer.concat([piece, Buffer.alloc(at + piece.length >= bytes ? aligned(bytes) - bytes : 0)]));
+      }
+    }
+  } finally {
+    closeSync(file);
+  }
+}
