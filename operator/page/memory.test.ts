@@ -24,7 +24,15 @@ const rank = (more: Partial<RankLoad> = {}): RankLoad => {
 const placement = (more: Partial<PlacementView> = {}): PlacementView => {
   return { plan: undefined, underWay: undefined, status: undefined, expected: undefined, experts: 0, ranks: [rank()], ...more };
 };
-const served = (gaps: number, more: object = {}) => ({ requests: 0, failed: 0, gaps, gapMicros: 0, ...more });
+const served = (gaps: number, more: object = {}) => ({
+  requests: 0,
+  failed: 0,
+  gaps,
+  gapMicros: 0,
+  firstTokens: 0,
+  firstTokenMicros: 0,
+  ...more,
+});
 const decision = (reason: string, message: string): ExpertPlacementStatus => ({ decision: { reason, message, numbers: { moves: 1 } } });
 
 function remembering() {
@@ -75,17 +83,22 @@ test("tokens a second are told by two samples of one process: a new one counts f
 
 test("rates and shares are of what all processes served meanwhile, and unknown where nothing ended", () => {
   const { take, told } = remembering();
+  const first = { firstTokens: 4, firstTokenMicros: 4 * 250_000 };
   const two = (a: object, b: object) => ({ ranks: [rank({ served: served(0, a) }), rank({ rank: 1, served: served(0, b) })] });
   take(0, two({ requests: 10, failed: 5 }, {}));
-  take(bucketMs, two({ requests: 13, failed: 6, gaps: 100, gapMicros: 100 * 20_000 }, { requests: 2, gaps: 100, gapMicros: 100 * 40_000 }));
+  take(
+    bucketMs,
+    two({ requests: 13, failed: 6, gaps: 100, gapMicros: 100 * 20_000 }, { requests: 2, gaps: 100, gapMicros: 100 * 40_000, ...first }),
+  );
   take(
     2 * bucketMs,
-    two({ requests: 13, failed: 6, gaps: 100, gapMicros: 100 * 20_000 }, { requests: 2, gaps: 100, gapMicros: 100 * 40_000 }),
+    two({ requests: 13, failed: 6, gaps: 100, gapMicros: 100 * 20_000 }, { requests: 2, gaps: 100, gapMicros: 100 * 40_000, ...first }),
   );
-  const { requestsPerSecond, failedPercent, gapMs } = told()?.series.values ?? assert.fail();
+  const { requestsPerSecond, failedPercent, firstTokenMs, gapMs } = told()?.series.values ?? assert.fail();
   assert.deepEqual(requestsPerSecond, [undefined, 1, 0]);
   assert.deepEqual(failedPercent, [undefined, 20, undefined]);
   assert.deepEqual(gapMs, [undefined, 30, undefined]);
+  assert.deepEqual(firstTokenMs, [undefined, 250, undefined]);
 });
 
 test("the attention cache in use is that of the ranks that say so", () => {

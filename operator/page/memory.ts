@@ -21,6 +21,7 @@ const seriesNames = [
   "queuedTokens",
   "kvUsePercent",
   "tokensPerSecond",
+  "firstTokenMs",
   "gapMs",
   "requestsPerSecond",
   "failedPercent",
@@ -67,9 +68,15 @@ interface Counted {
   readonly byBoot: ReadonlyMap<string, Served>;
 }
 
-type Rates = Pick<Sample, "tokensPerSecond" | "gapMs" | "requestsPerSecond" | "failedPercent">;
+type Rates = Pick<Sample, "tokensPerSecond" | "firstTokenMs" | "gapMs" | "requestsPerSecond" | "failedPercent">;
 
-const unknown: Rates = { tokensPerSecond: undefined, gapMs: undefined, requestsPerSecond: undefined, failedPercent: undefined };
+const unknown: Rates = {
+  tokensPerSecond: undefined,
+  firstTokenMs: undefined,
+  gapMs: undefined,
+  requestsPerSecond: undefined,
+  failedPercent: undefined,
+};
 
 /** Rates of processes in both samples. */
 function ratesOf(before: Counted | undefined, now: Counted): Rates {
@@ -79,10 +86,11 @@ function ratesOf(before: Counted | undefined, now: Counted): Rates {
   });
   if (!before || now.at <= before.at || both.length === 0) return unknown;
   const more = (of: keyof Served): number => both.reduce((sum, { served, then }) => sum + Math.max(0, served[of] - then[of]), 0);
-  const [tokens, requests] = [more("gaps"), more("requests")];
+  const [tokens, requests, first] = [more("gaps"), more("requests"), more("firstTokens")];
   const seconds = (now.at - before.at) / 1000;
   return {
     tokensPerSecond: tokens / seconds,
+    firstTokenMs: first === 0 ? undefined : more("firstTokenMicros") / first / 1000,
     gapMs: tokens === 0 ? undefined : more("gapMicros") / tokens / 1000,
     requestsPerSecond: requests / seconds,
     failedPercent: requests === 0 ? undefined : (100 * more("failed")) / requests,
@@ -121,7 +129,6 @@ class OfOne {
     const { status, ranks } = placement;
     const before = this.#counted;
     this.#counted = countedOf(placement, now);
-    const { tokensPerSecond, gapMs, requestsPerSecond, failedPercent } = ratesOf(before, this.#counted);
     return {
       imbalancePercent: status?.measured?.imbalancePercent,
       boundPercent: status?.measured?.boundPercent,
@@ -129,10 +136,7 @@ class OfOne {
       requests: sumOf(ranks.map(({ activeRequests }) => activeRequests)),
       queuedTokens: sumOf(ranks.map(({ queuedTokens }) => queuedTokens)),
       kvUsePercent: kvUseOf(placement),
-      tokensPerSecond,
-      gapMs,
-      requestsPerSecond,
-      failedPercent,
+      ...ratesOf(before, this.#counted),
     };
   }
 

@@ -60,6 +60,7 @@ function headlineOf({ spec, status }: MoEDeployment, series: Series | undefined)
   const all: readonly Fact[] = [
     ["Ranks that serve", status.ready ?? `-/${spec.replicas}`],
     ["Tokens a second", latest("tokensPerSecond")],
+    ["First token", latest("firstTokenMs", " ms")],
     ["Between tokens", latest("gapMs", " ms")],
     ["Requests inside", latest("requests")],
     ["Requests a second", latest("requestsPerSecond")],
@@ -164,6 +165,7 @@ type Panel = readonly [title: string, unit: string, floor: number, ...curves: re
 const panels: readonly Panel[] = [
   ["Imbalance", "%", 100, ["measured", "imbalancePercent"], ["bound", "boundPercent"]],
   ["Tokens a second", "", 0, ["generated", "tokensPerSecond"]],
+  ["Time to the first token", " ms", 0, ["mean at ranks", "firstTokenMs"]],
   ["Time between tokens", " ms", 0, ["mean at ranks", "gapMs"]],
   ["Requests inside", "", 0, ["at ranks", "requests"]],
   ["Requests a second", "", 0, ["ended at ranks", "requestsPerSecond"]],

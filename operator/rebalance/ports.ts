@@ -58,6 +58,13 @@ export interface PlanMember {
   readonly held: ReadonlyMap<number, HostedLayer>;
 }
 
+/** What a rank's process served since it started. */
+export interface RankTotals extends ServedTotals {
+  /** Requests that had a first token, and the sum of the times from their arrival to it in microseconds. */
+  readonly firstTokens: number;
+  readonly firstTokenMicros: number;
+}
+
 export interface PodStatus {
   readonly epoch: number;
   readonly planHash: string;
@@ -71,7 +78,7 @@ export interface PodStatus {
   readonly leaving: boolean;
   readonly membershipVersion: number;
   /** Totals since the process started; undefined for gateways and older releases. */
-  readonly served?: ServedTotals | undefined;
+  readonly served?: RankTotals | undefined;
   /** Undefined for gateways, for older releases, and until the engine reports. */
   readonly use?: UseTotals | undefined;
   /** A gateway's requests; undefined for workers and older releases. */

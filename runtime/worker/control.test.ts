@@ -13,7 +13,7 @@ const self = { deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" };
 
 /** A watch whose operator reads nothing. */
 function watched(t: TestContext, log: Log) {
-  const served = { requests: 7, failed: 1, gaps: 90, gapMicros: 1_000 };
+  const served = { requests: 7, failed: 1, gaps: 90, gapMicros: 1_000, firstTokens: 7, firstTokenMicros: 2_000 };
   const numbers = { hostedBytes: 0, budgetBytes: 0, fetchedBytes: 0, queuedTokens: 0, activeRequests: 0 };
   const control = new WorkerControl({
     ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log, clock: () => 0 },
@@ -37,7 +37,7 @@ test("a watcher that does not read gets the newest status when it reads on, and 
 
 test("a pod that is allowed to sends no status without news, and answers no ping; news go out by themselves", async (t) => {
   const numbers = { hostedBytes: 0, queuedTokens: 0, activeRequests: 0, draining: false, leaving: false };
-  const served = { requests: 7, failed: 1, gaps: 90, gapMicros: 1_000 };
+  const served = { requests: 7, failed: 1, gaps: 90, gapMicros: 1_000, firstTokens: 7, firstTokenMicros: 2_000 };
   const control = new WorkerControl({
     ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log: silentLog, clock: () => 5 },
     vitals: () => ({ ...numbers, notReady: [], hosted: [[1]], served }),

@@ -304,11 +304,13 @@ export class WorkerControl {
   }
 }
 
-const toServed = ({ requests, failed, gaps, gapMicros }: ServedTotals) => ({
-  requests: BigInt(requests),
-  failed: BigInt(failed),
-  gaps: BigInt(gaps),
-  gapMicros: BigInt(gapMicros),
+const toServed = (totals: ServedTotals) => ({
+  requests: BigInt(totals.requests),
+  failed: BigInt(totals.failed),
+  gaps: BigInt(totals.gaps),
+  gapMicros: BigInt(totals.gapMicros),
+  firstTokens: BigInt(totals.firstTokens),
+  firstTokenMicros: BigInt(totals.firstTokenMicros),
 });
 
 const toUse = ({ kvBlocks, kvBlocksUsed, tokens }: UseTotals) => ({ kvBlocks, kvBlocksUsed, tokens: BigInt(tokens) });

@@ -31,7 +31,7 @@ export interface GenerateOptions {
   readonly refuses: () => boolean;
   readonly kvUse: () => number | undefined;
   readonly onGap: (ms: number) => void;
-  readonly record: Pick<ServiceRecord, "ended" | "failed">;
+  readonly record: Pick<ServiceRecord, "ended" | "failed" | "first">;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
   readonly log: Log;
@@ -138,9 +138,10 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
   for await (const event of events) {
     if (event.type === "token") {
       const now = performance.now();
-      if (previousAt === undefined)
+      if (previousAt === undefined) {
         options.metrics.observeTraced(traceparent, "enodia_worker_time_to_first_token_seconds", (now - startedAt) / 1000);
-      else options.onGap(now - previousAt);
+        options.record.first(now - startedAt);
+      } else options.onGap(now - previousAt);
       previousAt = now;
     }
     if (event.type === "finish") result = event.reason;

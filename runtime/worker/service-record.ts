@@ -11,6 +11,9 @@ export interface ServedTotals {
   readonly gaps: number;
   /** The sum of these times in microseconds. */
   readonly gapMicros: number;
+  /** Requests that had a first token here, and the sum of the times from their arrival to it. */
+  readonly firstTokens: number;
+  readonly firstTokenMicros: number;
 }
 
 const isServed: Readonly<Record<FinishReason, boolean>> = { stop: true, length: true, cancelled: false, draining: false };
@@ -22,6 +25,8 @@ export class ServiceRecord {
   #failed = 0;
   #gaps = 0;
   #gapMicros = 0;
+  #firstTokens = 0;
+  #firstTokenMicros = 0;
 
   ended(reason: FinishReason): void {
     if (isServed[reason]) this.#requests += 1;
@@ -35,12 +40,24 @@ export class ServiceRecord {
     return true;
   }
 
+  first(ms: number): void {
+    this.#firstTokens += 1;
+    this.#firstTokenMicros += Math.round(ms * 1000);
+  }
+
   gap(ms: number): void {
     this.#gaps += 1;
     this.#gapMicros += Math.round(ms * 1000);
   }
 
   get totals(): ServedTotals {
-    return { requests: this.#requests, failed: this.#failed, gaps: this.#gaps, gapMicros: this.#gapMicros };
+    return {
+      requests: this.#requests,
+      failed: this.#failed,
+      gaps: this.#gaps,
+      gapMicros: this.#gapMicros,
+      firstTokens: this.#firstTokens,
+      firstTokenMicros: this.#firstTokenMicros,
+    };
   }
 }

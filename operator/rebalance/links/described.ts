@@ -5,16 +5,17 @@ import { planBounds } from "../../../crds/plan.ts";
 import type { Control, Front, Served, Use, WatchStatus } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "../../../runtime/net/mapping.ts";
 import { cellValues, type ExpertGrid, expertsIn } from "../../../runtime/placement/grid.ts";
-import type { ServedTotals } from "../../deployment/ports.ts";
-import type { Description, HostedLayer, PodStatus, UseTotals } from "../ports.ts";
+import type { Description, HostedLayer, PodStatus, RankTotals, UseTotals } from "../ports.ts";
 
-export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
-  const field = (value: bigint, name: string) => toNumber(value, `status.served.${name}`);
+export function servedOf(served: Served): RankTotals {
+  const field = (name: keyof RankTotals) => toNumber(served[name], `status.served.${name}`);
   return {
-    requests: field(requests, "requests"),
-    failed: field(failed, "failed"),
-    gaps: field(gaps, "gaps"),
-    gapMicros: field(gapMicros, "gapMicros"),
+    requests: field("requests"),
+    failed: field("failed"),
+    gaps: field("gaps"),
+    gapMicros: field("gapMicros"),
+    firstTokens: field("firstTokens"),
+    firstTokenMicros: field("firstTokenMicros"),
   };
 }
 

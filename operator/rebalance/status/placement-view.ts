@@ -1,9 +1,9 @@
 // One deployment's placement for viewers such as the operator's page: plans, ranks and expected load. It is computed on demand.
 import type { ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { ServedTotals } from "../../deployment/ports.ts";
 import { currentByRank } from "../members.ts";
 import type { Observed, RankView } from "../observed.ts";
+import type { RankTotals } from "../ports.ts";
 import type { LayerPhase } from "../rollout/protocol-types.ts";
 
 export interface RankLoad {
@@ -15,7 +15,7 @@ export interface RankLoad {
   readonly bootId: string | undefined;
   readonly activeRequests: number | undefined;
   readonly queuedTokens: number | undefined;
-  readonly served: ServedTotals | undefined;
+  readonly served: RankTotals | undefined;
   /** Blocks of the attention cache; undefined for older releases. */
   readonly kv: { readonly blocks: number; readonly used: number } | undefined;
 }

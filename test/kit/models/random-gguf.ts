@@ -33,7 +33,7 @@ export interface WeightType {
   readonly bytes: number;
 }
 export const bf16: WeightType = { type: 30, values: 1, bytes: 2 };
-export const q4_0: WeightType = { type: 2, values: 32, bytes: 18 };
+const q4_0: WeightType = { type: 2, values: 32, bytes: 18 };
 const f32: WeightType = { type: 0, values: 1, bytes: 4 };
 
 interface Tensor {
@@ -93,6 +93,8 @@ export async function writeSparseGguf(path: string, of: RandomGguf): Promise<num
 
 /** The bytes of scales that leave weights of q4_0 with a deviation of about 0.02, as f16. */
 const scale = [0x60, 0x1c] as const;
+/** Bytes of two values each without -8, whose mean is 0: a mean of a half would make all answers one. */
+const symmetric = Uint8Array.from({ length: 256 }, (_, byte) => ((byte >> 4 || 8) << 4) | (byte & 15 || 8));
 /** A multiple of a block and of the alignment. */
 const pieceBytes = 18 * 32 * 8192;
 
@@ -114,6 +116,7 @@ export async function writeRandomGguf(path: string, of: Omit<RandomGguf, "weight
       }
       for (let at = 0; at < bytes; at += pieceBytes) {
         const piece = random.update(zeros.subarray(0, Math.min(pieceBytes, bytes - at)));
+        for (let i = 0; i < piece.length; i++) piece[i] = symmetric[piece[i] as number] as number;
         for (let block = 0; block < piece.length; block += q4_0.bytes) piece.set(scale, block);
         writeSync(file, Buffer.concat([piece, Buffer.alloc(at + piece.length >= bytes ? aligned(bytes) - bytes : 0)]));
       }

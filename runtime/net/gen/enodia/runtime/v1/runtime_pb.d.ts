@@ -1556,6 +1556,20 @@ export declare type Served = Message<"enodia.runtime.v1.Served"> & {
    * @generated from field: uint64 gap_micros = 4;
    */
   gapMicros: bigint;
+
+  /**
+   * requests that had a first token
+   *
+   * @generated from field: uint64 first_tokens = 5;
+   */
+  firstTokens: bigint;
+
+  /**
+   * from their arrival to it, all of them
+   *
+   * @generated from field: uint64 first_token_micros = 6;
+   */
+  firstTokenMicros: bigint;
 };
 
 /**
