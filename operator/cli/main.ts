@@ -1,5 +1,5 @@
-#!/usr/bin/env node
-// The entry of `enodia`, `kubectl enodia`, and kubectl's completion.
+// The entry of `enodia`, `kubectl enodia`, and kubectl's completion. Node is new enough: a checkout brings it (bootstrap.mjs), and the
+// package asks (start.mjs).
 import { enableCompileCache } from "node:module";
 import { basename } from "node:path";
 
@@ -11,8 +11,6 @@ const [{ AppError }, { showsTraces }, { execute, misuse }, { enodia }] = await P
   import("./registry.ts"),
 ]);
 
-/** The oldest supported Node; a checkout brings its own (bootstrap.mjs). */
-const nodeMajor = 24;
 /** kubectl runs a program of this name. */
 const completionName = "kubectl_complete-enodia";
 const usageCodes = ["Usage", "BadOption", "InvalidOption"];
@@ -23,13 +21,13 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 try {
-  if (Number(process.versions.node.split(".")[0]) < nodeMajor)
-    throw new AppError(`Node ${process.versions.node} is too old: install Node ${nodeMajor} or newer`, { code: "NodeTooOld" });
   const [, called = "", ...line] = process.argv;
   process.exitCode = await execute(enodia, basename(called) === completionName ? ["completion", "kubectl", ...line] : line);
 } catch (caught) {
   const error = AppError.from(caught);
-  process.stderr.write(`enodia: ${error.message}\n`);
+  const [, lacking] = /^Cannot find package '([^']+)'/.exec(error.message) ?? [];
+  const remedy = lacking === undefined ? error.message : `the package ${lacking} is not installed: install enodia without --omit=optional`;
+  process.stderr.write(`enodia: ${remedy}\n`);
   if (showsTraces()) process.stderr.write(`${error.stack}\n${String(error.cause ?? "")}\n`);
   process.exitCode = usageCodes.includes(error.code) ? misuse : 1;
 }

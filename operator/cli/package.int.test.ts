@@ -20,11 +20,11 @@ before(
     const { kubeconfig, binaries } = open(name);
     folder = mkdtempSync(join(tmpdir(), "enodia-package-"));
     const path = [dirname(process.execPath), process.env.PATH].join(":");
-    const npm = (...args: readonly string[]) => execOk("npm", args, { cwd: folder, env: { ...process.env, PATH: path } });
-    await npm("pack", root, "--ignore-scripts=false", "--loglevel=error", "--pack-destination", folder);
+    const there = { cwd: folder, env: { ...process.env, PATH: path } };
+    await execOk(process.execPath, [join(root, "operator/cli/pack.ts")], there);
     const [tarball] = readdirSync(folder).filter((file) => file.endsWith(".tgz"));
     const quiet = ["--omit=optional", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"];
-    await npm("install", join(folder, tarball ?? ""), "--prefix", folder, ...quiet);
+    await execOk("npm", ["install", join(folder, tarball ?? ""), "--prefix", folder, ...quiet], there);
     const bins = join(folder, "node_modules/.bin");
     env = { ...process.env, PATH: [bins, dirname(binaries.kubectl), path].join(":"), KUBECONFIG: kubeconfig };
   },
@@ -37,14 +37,26 @@ after(async () => {
 
 const run = (command: string, ...args: readonly string[]) => exec(command, args, { env, cwd: folder });
 
-test("the package has compiled code, and no source, test or anything of the cluster", () => {
-  const own = join(folder, "node_modules/enodia");
-  assert.deepEqual(readdirSync(own).sort(), ["LICENSE", "README.md", "dist", "package.json"]);
-  const files = readdirSync(own, { recursive: true, encoding: "utf8" });
+test("the package brings all that it needs but optional parts, and no source or test", () => {
   assert.deepEqual(
-    files.filter((file) => /\.ts$|\.test\.|^dist\/test\//.test(file)),
+    readdirSync(join(folder, "node_modules")).filter((each) => !each.startsWith(".")),
+    ["enodia"],
+  );
+  const files = readdirSync(join(folder, "node_modules/enodia"), { recursive: true, encoding: "utf8" });
+  assert.deepEqual(
+    files.filter((file) => !/^[\w-]+\.js$|^topics(\/\w+\.txt)?$|^(LICENSE|README\.md|package\.json)$/.test(file)).sort(),
     [],
   );
+});
+
+test("each command tells of a Node that is too old, and of an optional part that it lacks", async () => {
+  const old = "data:text/javascript,Object.defineProperty(process,'versions',{value:{node:'20.1.0'}})";
+  for (const line of [["doctor"], ["model", "import", "x"], ["--help"]]) {
+    const { code, stderr } = await exec("enodia", line, { env: { ...env, NODE_OPTIONS: `--import ${old}` }, cwd: folder });
+    assert.deepEqual([code, stderr], [1, "enodia: Node 20.1.0 is too old: install Node 24 or newer\n"], line.join(" "));
+  }
+  const { stderr } = await run("enodia", "runtime", "selftest");
+  assert.match(stderr, /^enodia: the package koffi is not installed: install enodia without --omit=optional$/m);
 });
 
 test("enodia runs without a clone", async () => {
