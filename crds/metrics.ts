@@ -208,7 +208,7 @@ const table = {
   ),
   enodia_transfer_backoffs_total: worker.counter("Times that rate was halved because tokens had become slower."),
   enodia_telemetry_published_total: worker.counter(
-    "Load messages published, or dropped because NATS was away or there was no key to sign them.",
+    "Load messages that NATS or an operator took, dropped because neither did, or not made because there was no key to sign them.",
     {
       result: ["ok", "dropped", "no_key"],
     },
@@ -304,7 +304,7 @@ const table = {
   enodia_planner_duration_seconds: managed.histogram("Time to make one plan.", work, { policy: "open" }),
   enodia_telemetry_last_sample_timestamp_seconds: managed.gauge("Unix time of the last load message of any rank."),
   enodia_telemetry_age_seconds: managed.gauge(
-    "Age of the oldest last load message among active ranks; not there where no NATS server is named.",
+    "Age of the oldest last load message among active ranks; not there until a first one came where no NATS server is named.",
   ),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
   enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {

@@ -231,7 +231,7 @@ const telemetry = z
           .meta({ description: "First part of the load subjects." }),
       })
       .prefault({})
-      .meta({ description: "Where load is published." }),
+      .meta({ description: "Where load is published; the operator hears it on its own connections where that fails." }),
     staleAfter: duration("Age of the last load message after which nothing is moved for balance.", {
       value: "10s",
       why: "workers report load up to 5 s apart",

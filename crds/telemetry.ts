@@ -1,4 +1,4 @@
-// The load message that workers publish on NATS, signed by runtime/net/load-signature.ts: `routed` is demand at the source (planner input),
+// The load message that workers send on NATS or Control, signed by runtime/net/load-signature.ts: `routed` is demand at the source (planner input),
 // `served` rows at the host (imbalance), `compute` their cost. Readers ignore unknown fields.
 import { z } from "zod";
 import { AppError } from "./common.ts";

@@ -59,7 +59,7 @@ export const alerts: readonly Alert[] = [
     severity: "warning",
     summary: "Expert load of {{ $labels.namespace }}/{{ $labels.deployment }} is stale",
     description:
-      "Workers have not reported load for over a minute. Serving goes on with the last placement; nothing is balanced. Check NATS and the TelemetryFresh condition.",
+      "Workers have not reported load for over a minute. Serving goes on with the last placement; nothing is balanced. Check the TelemetryFresh condition.",
   },
   {
     alert: "EnodiaRanksLost",

@@ -9,7 +9,6 @@ import { type Situation, whetherToMove, whetherToPlan } from "./replan.ts";
 const imbalanced: Situation = {
   mode: "Auto",
   synced: true,
-  busConnected: true,
   telemetryAgeMs: 2000,
   staleAfterMs: 30_000,
   missingRanks: [],
@@ -38,7 +37,6 @@ test("a settled placement that drifts beyond chance is planned again", () => {
 
 const held: Record<string, [Partial<Situation>, string]> = {
   "mode Off": [{ mode: "Off" }, "ModeOff"],
-  "no NATS": [{ busConnected: false }, "TelemetryUnavailable"],
   "one rank": [{ activeRanks: 1 }, "SingleRank"],
   "a rank behind": [{ synced: false }, "NotSynced"],
   "old load": [{ telemetryAgeMs: 31_000 }, "TelemetryStale"],

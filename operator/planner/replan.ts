@@ -13,7 +13,6 @@ import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts"
 type HoldReason =
   | "ModeOff"
   | "NotSynced"
-  | "TelemetryUnavailable"
   | "TelemetryStale"
   | "PartialRanks"
   | "TooFewTokens"
@@ -34,7 +33,6 @@ export type Decision =
 export interface Situation {
   readonly mode: RebalancingMode;
   readonly synced: boolean;
-  readonly busConnected: boolean;
   readonly telemetryAgeMs: number;
   readonly staleAfterMs: number;
   readonly missingRanks: readonly number[];
@@ -63,7 +61,6 @@ const noiseMax = 0.05;
 
 export function whetherToPlan(s: Situation): Decision {
   if (s.mode === "Off") return hold("ModeOff", "rebalancing.mode is Off");
-  if (!s.busConnected) return hold("TelemetryUnavailable", "no load arrives: NATS is not connected");
   if (s.activeRanks < 2) return hold("SingleRank", `${s.activeRanks} rank serves: nothing to balance`, { ranks: s.activeRanks });
   if (!s.synced) return hold("NotSynced", "not every rank runs the committed epoch yet");
   if (s.telemetryAgeMs > s.staleAfterMs) {

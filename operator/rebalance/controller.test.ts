@@ -18,6 +18,7 @@ test("gauges that were set after the deployment was deleted go with its loop", a
   const deployments = {
     identity: async () => ({ cert: "", key: "", ca: "" }),
     natsUrl: () => undefined,
+    telemetryKeys: () => ({}),
     event: () => {},
   } as unknown as Deployments;
   const parts = { deployments, metrics, tracing: tracingOff, log: silentLog, logLevel: "info" as const };

@@ -66,7 +66,7 @@ export class DeploymentLoop {
     this.#ports = ports;
     this.#intents = intents;
     this.#world = world;
-    this.#links = new Links(ports.openLink, () => this.#poke());
+    this.#links = new Links(ports.openLink, { onChange: () => this.#poke(), onLoad: (message) => this.#intake.take(message) });
     this.#placement = new Placement({ store, ref: world.ref, ownerUid: world.uid });
     this.#intake = new Intake(ports);
     const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts };
@@ -163,6 +163,7 @@ export class DeploymentLoop {
       now,
     });
     this.#intake.listen({ world, expected: seen.expected, load: this.#observer.load });
+    for (const { rank, link } of views) link?.wantLoad(!this.#intake.hearsOnNats(rank, now, seen.telemetry.staleAfterMs));
     if (!this.#working) this.#decide(seen);
     else if (this.#making && this.#overtaken(seen, this.#making.intent)) this.#making.abort.abort();
   }

@@ -52,6 +52,7 @@ function observing() {
     reporting: 0,
     expected: 0,
     lastSampleMs: 0,
+    onNats: 0,
     keyProblem: undefined,
     refused: undefined,
   };
@@ -60,7 +61,7 @@ function observing() {
   const observer = new Observer(
     {
       links: { worker: () => link as unknown as Link, gateways: () => [] },
-      intake: { connected: true, facts: () => telemetry },
+      intake: { facts: () => telemetry },
       placement,
       attempts: new Attempts(),
     },

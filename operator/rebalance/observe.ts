@@ -30,7 +30,7 @@ import type { Placement } from "./rollout/placement.ts";
 
 export interface Sources {
   readonly links: Pick<Links, "worker" | "gateways">;
-  readonly intake: Pick<Intake, "connected" | "facts">;
+  readonly intake: Pick<Intake, "facts">;
   readonly placement: Pick<Placement, "facts">;
   readonly attempts: Pick<Attempts, "paused" | "blocked">;
 }
@@ -87,7 +87,6 @@ export class Observer {
       expertsAtRisk: plan ? this.#atRisk(plan, ranks) : 0,
       uniqueBytes: plan && this.#shape ? uniqueBytes(plan, usableRanks(views), this.#shape.residentBytes) : new Map(),
       telemetry: intake.facts({ world, expected, load: this.#load }, now, staleAfterMs),
-      busConnected: intake.connected,
       introduced: this.#introduced,
       waitedMs: now - (this.#describedAt ?? now),
       usableAt: new Map(this.#usableAt),

@@ -60,8 +60,10 @@ export interface TelemetryFacts {
   readonly staleAfterMs: number;
   readonly reporting: number;
   readonly expected: number;
+  /** Ranks whose load NATS brings. */
+  readonly onNats: number;
   readonly lastSampleMs: number;
-  /** Why load messages cannot be authenticated; undefined while there are keys, or no server. */
+  /** Why load messages cannot be authenticated; undefined while there are keys. */
   readonly keyProblem: string | undefined;
   readonly refused: string | undefined;
 }
@@ -105,7 +107,6 @@ export interface Observed {
   /** Experts with fewer replicas than spec.experts.minExpertReplicas. */
   readonly belowFloor: number;
   readonly telemetry: TelemetryFacts;
-  readonly busConnected: boolean;
   /** True when every worker has described itself or had time to, so that memberships may be pushed. */
   readonly introduced: boolean;
   readonly waitedMs: number;

@@ -118,6 +118,8 @@ export interface Link {
   /** Milliseconds that the pod's clock is ahead of ours; undefined until measured. */
   readonly clockAheadMs: number | undefined;
   renew(identity: Identity): void;
+  /** Asks the pod to send load on this link although NATS has taken it. */
+  wantLoad(wanted: boolean): void;
   push(membership: Membership): void;
   pushPlan(plan: PlacementPlan): void;
   snapshot(): Promise<PlacementPlan | undefined>;
@@ -144,6 +146,7 @@ export interface LinkTarget {
   readonly podUid: string;
   readonly identity: Identity;
   readonly onChange: () => void;
+  readonly onLoad: (message: Uint8Array) => void;
 }
 
 export type OpenLink = (target: LinkTarget) => Link;

@@ -68,9 +68,16 @@ export interface WorkerControlOptions {
 
 type WatchCall = ServerDuplex<WatchPush, WatchStatus>;
 
+interface Watcher {
+  /** By its last ping. */
+  wantsLoad: boolean;
+  /** False where the stream takes nothing now. */
+  tell(load: Uint8Array[]): boolean;
+}
+
 export class WorkerControl {
   readonly #options: WorkerControlOptions;
-  readonly #watchers = new Set<() => void>();
+  readonly #watchers = new Set<Watcher>();
   #operatorHeardAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: WorkerControlOptions) {
@@ -85,7 +92,15 @@ export class WorkerControl {
     return this.#watchers.size > 0;
   }
   changed(): void {
-    for (const send of this.#watchers) send();
+    for (const watcher of this.#watchers) watcher.tell([]);
+  }
+
+  /** See TelemetryOptions. */
+  report(messages: readonly string[], onAll: boolean): boolean {
+    const watchers = [...this.#watchers].filter(({ wantsLoad }) => onAll || wantsLoad);
+    if (watchers.length === 0) return false;
+    const load = messages.map((message) => Buffer.from(message));
+    return watchers.map((watcher) => watcher.tell(load)).includes(true);
   }
 
   handlers(): HandlersOf<typeof Control> {
@@ -209,24 +224,26 @@ export class WorkerControl {
   #watch(call: WatchCall): void {
     let sentHosted = "";
     const suppression = new HeartbeatSuppression();
-    const send = (ping?: WatchPush, canSkip = false) => {
+    const send = (ping?: WatchPush, canSkip = false, load: Uint8Array[] = []): boolean => {
       // DECISIONS.md 3
-      if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
+      if (call.cancelled || call.destroyed || call.writableNeedDrain) return false;
       const vitals = this.#options.vitals();
       const hosted = JSON.stringify(vitals.hosted);
       const [state, now] = [this.#stateOf(vitals, hosted), performance.now()];
-      if (canSkip && suppression.canSkip(state, now, ping !== undefined)) return;
+      if (canSkip && suppression.canSkip(state, now, ping !== undefined)) return false;
       suppression.sent(state, now);
       const status = this.#status(hosted !== sentHosted);
       if (ping) status.clock = create(ClockReadingSchema, { pingUnixMs: ping.sentUnixMs, unixMs: BigInt(this.#options.clock()) });
+      status.load = load;
       sentHosted = hosted;
       call.write(status);
+      return true;
     };
-    const tell = () => send();
+    const watcher: Watcher = { wantsLoad: false, tell: (load) => send(undefined, false, load) };
     const timer = setInterval(() => send(undefined, true), statusEveryMs);
     const stop = () => {
       clearInterval(timer);
-      this.#watchers.delete(tell);
+      this.#watchers.delete(watcher);
     };
     const refuse = (caught: unknown) => {
       stop();
@@ -240,14 +257,17 @@ export class WorkerControl {
     });
     call.on("data", (push: WatchPush) => {
       const isPing = push.push.case === "ping";
-      if (isPing) suppression.allow(push.suppressMs);
+      if (isPing) {
+        suppression.allow(push.suppressMs);
+        watcher.wantsLoad = push.wantsLoad;
+      }
       this.#take(push, call).then(() => send(isPing ? push : undefined, isPing), refuse);
     });
     try {
       if (this.#options.caller(call).role !== "operator")
         throw new AppError("only the operator may watch", { code: "Forbidden", operation: "Control.Watch" });
-      this.#watchers.add(tell);
-      tell();
+      this.#watchers.add(watcher);
+      send();
     } catch (caught) {
       refuse(caught);
     }

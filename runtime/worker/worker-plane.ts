@@ -55,7 +55,8 @@ export interface PlaneOptions {
 }
 
 interface LoadReports {
-  readonly bus: Bus;
+  /** Undefined without a NATS server. */
+  readonly bus: Bus | undefined;
   readonly prefix: string;
   readonly windowMs: number;
   /** See ComputeWork. */
@@ -66,7 +67,7 @@ interface LoadReports {
 
 interface PlaneStart {
   readonly peerAddresses: () => Promise<readonly string[]>;
-  /** Unset: load is not published. */
+  /** Unset: no load is reported. */
   readonly load: LoadReports | undefined;
 }
 
@@ -149,7 +150,9 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   const start = ({ peerAddresses, load }: PlaneStart) => {
     const stopJoin = joiner.start(peerAddresses, () => control.operatorPresent);
     const { layers, experts: count } = info;
-    const stopLoad = load && publishLoad({ ...load, clock, engine, self: identity, namespace, name, layers, experts: count, metrics, log });
+    const report = (messages: readonly string[], onAll: boolean) => control.report(messages, onAll);
+    const of = { self: identity, namespace, name, layers, experts: count };
+    const stopLoad = load && publishLoad({ ...load, ...of, report, clock, engine, metrics, log });
     return () => {
       stopJoin();
       stopLoad?.();

@@ -46,6 +46,7 @@ async function published(
     self: { deploymentUid: "u", rank, podUid: "p", bootId: "b" },
     clock,
     signingKey: async () => telemetryKey(1),
+    report: () => false,
   });
   try {
     return await promise;
@@ -131,6 +132,7 @@ test("without a key nothing is published, and with one the next window is", asyn
     },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
     clock: steadyClock(),
+    report: () => false,
     signingKey: async () => (asked++ === 0 ? undefined : telemetryKey(1)),
   });
   try {

@@ -1,4 +1,4 @@
-// Publishes what this rank routed and served per window and phase, signed. Windows are aligned to the wall clock on all ranks;
+// Publishes what this rank routed and served per window and phase, signed, on NATS or else on the operator's Control stream. Windows are aligned to the wall clock on all ranks;
 // sending is spread over time, so that the reader is not flooded.
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -16,7 +16,9 @@ import type { SteadyClock } from "../observe/steady-clock.ts";
 
 export interface TelemetryOptions {
   readonly engine: Pick<Engine, "counters">;
-  readonly bus: Bus;
+  readonly bus: Bus | undefined;
+  /** Sends a window's messages on Control streams: on all, or on those that ask for what NATS took. True when one got them. */
+  readonly report: (messages: readonly string[], onAll: boolean) => boolean;
   readonly self: Identity;
   readonly namespace: string;
   readonly name: string;
@@ -86,10 +88,10 @@ interface Counted {
 }
 
 async function publish(options: TelemetryOptions, { start, end, counters }: Counted, nextSeq: () => number): Promise<void> {
-  const { bus, self, metrics, log, layers, experts } = options;
+  const { bus, self, metrics, log, layers, experts, report } = options;
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   const key = await options.signingKey();
-  for (const phase of phases) {
+  const messages = phases.flatMap((phase) => {
     const { compute, ...counts } = counters[phase];
     const load = {
       v: 1 as const,
@@ -107,9 +109,12 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
     };
     const message = key && signedWithin(load, key);
     if (key && !message) log.error({ layers, experts }, "a load message is above the limit and was not sent");
-    const sent = message !== undefined && bus.publish(subject, message);
-    metrics.add("enodia_telemetry_published_total", 1, { result: sent ? "ok" : key ? "dropped" : "no_key" });
-  }
+    if (!message) metrics.add("enodia_telemetry_published_total", 1, { result: key ? "dropped" : "no_key" });
+    return message ?? [];
+  });
+  const published = messages.map((message) => bus?.publish(subject, message) ?? false);
+  const reported = messages.length > 0 && report(messages, published.includes(false));
+  for (const sent of published) metrics.add("enodia_telemetry_published_total", 1, { result: sent || reported ? "ok" : "dropped" });
 }
 
 /** Undefined when the message is above the limit. */

@@ -237,7 +237,7 @@ async function serve(base: Base, model: Model) {
   const byDns = async () => (peersDns === undefined ? [] : resolvePeers(peersDns, grpcPort, podIp, log));
   const stop = plane.start({
     peerAddresses: base.overrides.peers ?? byDns,
-    load: bus && {
+    load: {
       bus,
       prefix,
       windowMs,

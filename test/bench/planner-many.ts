@@ -75,7 +75,7 @@ class Deployment {
   }
 
   #facts(): LoadFacts {
-    const world = { synced: true, busConnected: true };
+    const world = { synced: true };
     return { ...world, spec, expected, ranks: rankSpecs(cluster), hardware: [], plan: this.#plan };
   }
 }

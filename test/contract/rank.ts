@@ -49,10 +49,12 @@ const tlsOf = new Map(["rank-0", "rank-1", "operator", "gateway"].map((member) =
 class Client {
   readonly rank: ContractRank;
   readonly published: { readonly subject: string; readonly message: Uint8Array }[];
+  readonly bus: { away: boolean };
   readonly #closers: (() => void)[] = [];
   #version = 0;
 
-  constructor(rank: ContractRank, published: Client["published"]) {
+  constructor(rank: ContractRank, published: Client["published"], bus: Client["bus"]) {
+    this.bus = bus;
     this.rank = rank;
     this.published = published;
   }
@@ -148,7 +150,8 @@ export function rankContract(subject: RankSubject): void {
   const against = (title: string, run: (client: Client, shape: Shape) => Promise<void>): void => {
     test(`${subject.name}: ${title}`, async (t: TestContext) => {
       const published: Client["published"] = [];
-      const client = new Client(await subject.open({ tls: tlsOf.get("rank-0") as never, bus: recorder(published) }), published);
+      const bus = recorder(published);
+      const client = new Client(await subject.open({ tls: tlsOf.get("rank-0") as never, bus }), published, bus);
       t.after(() => client.close());
       await run(client, await client.control().describe({ sender: operator }));
     });
@@ -331,13 +334,33 @@ export function rankContract(subject: RankSubject): void {
       assert.ok(window.windowEnd >= window.windowStart);
     }
   });
+
+  against("load comes on Control when NATS does not take it, or its watcher wants it all the same", async (client) => {
+    const watch = client.watch();
+    const load = () => watch.seen.statuses.flatMap((status) => (status.load.length > 0 ? [status.load] : []));
+    await until("messages of two windows", () => client.published.length >= 4, patienceMs);
+    assert.deepEqual(load(), []);
+    watch.push({ push: { case: "ping", value: true }, wantsLoad: true });
+    await until("load", () => load().length > 0, patienceMs);
+    const [window = []] = load();
+    const ofBoth = window.map((message) => client.published.some((one) => Buffer.compare(one.message, message) === 0));
+    assert.deepEqual(ofBoth, [true, true]);
+    watch.push({ push: { case: "ping", value: true } });
+    client.bus.away = true;
+    const [before, known] = [client.published.length, load().length];
+    await until("load of later windows", () => load().length > known + 2, patienceMs);
+    assert.ok(client.published.length <= before + 2, "NATS took none of it");
+  });
 }
 
-function recorder(published: { subject: string; message: Uint8Array }[]): Bus {
+function recorder(published: { subject: string; message: Uint8Array }[]): Bus & Client["bus"] {
   return {
+    away: false,
     status: { connected: true, reason: "Connected" },
     dropped: 0,
-    publish: (subject, payload) => published.push({ subject, message: Buffer.from(payload) }) > 0,
+    publish(subject, payload) {
+      return !this.away && published.push({ subject, message: Buffer.from(payload) }) > 0;
+    },
     subscribe: () => () => {},
     onStatus: () => () => {},
     close: async () => {},

@@ -86,7 +86,7 @@ async function drained(sim: SimCluster): Promise<string | undefined> {
 
 async function silence(sim: SimCluster): Promise<string | undefined> {
   await sim.clock.run(5000);
-  sim.nats.silent = true;
+  sim.silent = true;
   await sim.clock.run(20_000);
   return sim.loop?.view()?.telemetryFresh.reason;
 }

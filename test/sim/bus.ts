@@ -8,7 +8,7 @@ type Handler = (bytes: Uint8Array, subject: string) => void;
 export class SimBus {
   /** The status that the operator reads; changed from outside. */
   status: BusStatus & { connected: boolean } = { connected: true, reason: "Connected" };
-  /** Nothing that is published arrives, although all are connected. */
+  /** It takes what is published and brings it to nobody. */
   silent = false;
   readonly #handlers = new Map<Handler, Owner | undefined>();
 
@@ -35,9 +35,9 @@ export class SimBus {
   publisher(): Bus {
     const bus = this;
     const publish = (subject: string, payload: string | Uint8Array): boolean => {
-      if (!this.status.connected || this.silent) return false;
+      if (!this.status.connected) return false;
       const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
-      for (const [handler, owner] of this.#handlers) if (!owner?.dead) asOwner(owner, () => handler(bytes, subject));
+      for (const [handler, owner] of this.#handlers) if (!this.silent && !owner?.dead) asOwner(owner, () => handler(bytes, subject));
       return true;
     };
     return {

@@ -107,6 +107,7 @@ export class SimCluster {
       disk: (rank) => this.troubles.disk(rank),
       bus: () => this.nats.publisher(),
       telemetryKeys: [telemetryKey(1)],
+      silent: false,
       clockAheadMs: this.clockAheadMs,
       counters: (worker) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length),
       peerAddresses: (self) =>
@@ -153,6 +154,10 @@ export class SimCluster {
   /** The keys that workers sign their load with, as operator and workers have them from now on. */
   set telemetryKeys(keys: Surroundings["telemetryKeys"]) {
     this.#around.telemetryKeys = keys;
+  }
+
+  set silent(silent: boolean) {
+    this.#around.silent = silent;
   }
 
   #live(): SimWorker[] {

@@ -45,6 +45,8 @@ export interface Surroundings {
   readonly clockAheadMs: ReadonlyMap<number, number>;
   /** Newest first. */
   telemetryKeys: readonly TelemetryKey[];
+  /** Ranks tell nobody of their load. */
+  silent: boolean;
   counters(worker: SimWorker): LoadCounters;
   peerAddresses(worker: SimWorker): string[];
   readonly watch: Watch;
@@ -181,7 +183,7 @@ export class SimWorker {
         prefix: "enodia",
         windowMs: 1_000,
         machine: undefined,
-        signingKey: async () => around.telemetryKeys[0],
+        signingKey: async () => (around.silent ? undefined : around.telemetryKeys[0]),
       },
     });
     engine.run(() => this.ready);

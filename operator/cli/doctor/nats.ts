@@ -89,8 +89,8 @@ export function judgeTelemetry(facts: readonly TelemetryFacts[]): Outcome[] {
     );
     outcomes.push(
       warn(
-        `no NATS server is named for ${names}: nothing is balanced`,
-        "set the chart's nats.enabled or nats.url, or spec.telemetry.nats.url",
+        `no load comes of ${names}, and no NATS server is named: nothing is balanced`,
+        "give it the runtime image of this release, or set the chart's nats.enabled or nats.url",
       ),
     );
   }

@@ -164,7 +164,7 @@ export interface RebalanceView {
   /** Reasons: Exact, ToleranceDevice, MixedClasses, NotObserved, NotReported. */
   readonly reproducible: Verdict;
   /**
-   * Reasons: Fresh, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused, SigningKeyMissing, NoRanks,
+   * Reasons: Fresh, FreshOnControl, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused, SigningKeyMissing, NoRanks,
    * NotConfigured.
    */
   readonly telemetryFresh: Verdict;

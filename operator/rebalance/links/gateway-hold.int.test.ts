@@ -22,7 +22,7 @@ test("the first request at zero reaches the operator's session, and the ranks th
   const session = new Session(
     {
       ...{ address: `127.0.0.1:${gateway.grpcPort}`, serverName: serverNames.gateway(ns, name), deploymentUid: "uid" },
-      ...{ kind: "gateway", podUid: "gw-uid", identity, onChange: () => void changes++ },
+      ...{ kind: "gateway", podUid: "gw-uid", identity, onChange: () => void changes++, onLoad: () => {} },
     },
     { clock: systemClock, network: grpcNetwork, connecting: new Semaphore(1) },
   );

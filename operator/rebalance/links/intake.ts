@@ -1,11 +1,12 @@
-// Takes one deployment's load messages: it subscribes as the spec says, passes them to the load state, and counts them.
+// Takes one deployment's load messages, from NATS as the spec says and from Control streams, passes them to the load state, and counts
+// them. One that comes both ways counts once, by its number.
 import { type LoadWindow, loadBytes, loadHead } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
 import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
-import { type IntakeRefusal, type Listener, MessageRate, type Subscription } from "./load-messages.ts";
+import { type IntakeRefusal, type Listener, MessageRate, receive, type Subscription } from "./load-messages.ts";
 
 type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];
@@ -19,7 +20,10 @@ export interface Listening {
 export class Intake {
   readonly #ports: IntakePorts;
   readonly #rate = new MessageRate();
-  #open: { readonly key: string; readonly subscription: Subscription } | undefined;
+  readonly #onControl = this.#listener(false);
+  #open: { readonly key: string; readonly subscription: Subscription; readonly since: number } | undefined;
+  /** Unix ms of each rank's last message on NATS, also where it had come before. */
+  readonly #onNats = new Map<number, number>();
   #listening: Listening | undefined;
   #refused: { readonly reason: Refusal; readonly at: number } | undefined;
 
@@ -41,20 +45,37 @@ export class Intake {
       ref,
       spec.telemetry.nats.subjectPrefix,
       { url, credentials },
-      {
-        keys: () => this.#keys().keys,
-        unwanted: (body) => this.#unwanted(body),
-        take: (window) => this.#receive(ref, window),
-        refused: (reason) => this.#refuse(reason),
-      },
+      this.#listener(true),
     );
-    this.#open = { key, subscription };
+    this.#open = { key, subscription, since: this.#ports.clock.now() };
   }
 
-  #unwanted(body: Uint8Array): ReturnType<Listener["unwanted"]> {
+  /** A message that came on a Control stream. */
+  take(message: Uint8Array): void {
+    receive(message, this.#onControl);
+  }
+
+  #listener(onNats: boolean): Listener {
+    const heard = (rank: number) => onNats && this.#onNats.set(rank, this.#ports.clock.now());
+    return {
+      keys: () => this.#keys().keys,
+      unwanted: (body) => {
+        const head = loadHead(body);
+        const refused = this.#unwanted(body, head);
+        if (head && refused === "duplicate") heard(head.rank);
+        return refused;
+      },
+      take: (window) => {
+        heard(window.rank);
+        this.#receive(window);
+      },
+      refused: (reason) => this.#refuse(reason),
+    };
+  }
+
+  #unwanted(body: Uint8Array, head: ReturnType<typeof loadHead>): ReturnType<Listener["unwanted"]> {
     const { load, expected = [] } = this.#listening ?? {};
     if (!load) return "unknown_deployment";
-    const head = loadHead(body);
     const refused = head && load.windows.refusal(head, expected);
     if (refused) return refused;
     const { layers, experts } = load.windows;
@@ -62,12 +83,12 @@ export class Intake {
     return this.#rate.take(messages, expected.length, this.#ports.clock.now()) ? undefined : "rate";
   }
 
-  #receive({ namespace, name: deployment }: World["ref"], window: LoadWindow): void {
+  #receive(window: LoadWindow): void {
     const { metrics, clock } = this.#ports;
-    const { load, expected = [] } = this.#listening ?? {};
+    const { load, expected = [], world } = this.#listening ?? {};
     const accepted = load?.accept(window, expected, clock.now()) ?? { ok: false as const, reason: "unknown_deployment" as const };
-    if (accepted.ok) metrics.add("enodia_telemetry_samples_total", 1, { namespace, deployment });
-    else this.#refuse(accepted.reason);
+    if (!accepted.ok) this.#refuse(accepted.reason);
+    else if (world) metrics.add("enodia_telemetry_samples_total", 1, { namespace: world.ref.namespace, deployment: world.ref.name });
   }
 
   #refuse(reason: Refusal): void {
@@ -80,14 +101,16 @@ export class Intake {
     return world ? this.#ports.telemetryKeys(world.ref, world.uid) : {};
   }
 
-  get connected(): boolean {
-    return this.#open?.subscription.status.connected ?? false;
+  /** False where NATS is away, or has not brought this rank's load for so long. */
+  hearsOnNats(rank: number, now: number, staleAfterMs: number): boolean {
+    const { subscription, since = Number.NEGATIVE_INFINITY } = this.#open ?? {};
+    return subscription?.status.connected === true && now - Math.max(since, this.#onNats.get(rank) ?? since) <= staleAfterMs;
   }
 
-  /** The age of the oldest last message of the expected ranks; undefined without a NATS server. */
+  /** The age of the oldest last message of the expected ranks; undefined without a NATS server until a first one came. */
   ageMs({ spec }: World): number | undefined {
-    if (!this.#ports.natsUrl(spec)) return undefined;
     const { load, expected = [] } = this.#listening ?? {};
+    if (!this.#ports.natsUrl(spec) && !load?.windows.lastSampleMs()) return undefined;
     return load?.ageMs(expected, this.#ports.clock.now()) ?? 0;
   }
 
@@ -101,7 +124,8 @@ export class Intake {
       reporting: windows?.reporting(expected, now, staleAfterMs) ?? 0,
       expected: expected.length,
       lastSampleMs: windows?.lastSampleMs() ?? 0,
-      keyProblem: named ? this.#ports.telemetryKeys(world.ref, world.uid).problem : undefined,
+      onNats: expected.filter(({ rank }) => this.hearsOnNats(rank, now, staleAfterMs)).length,
+      keyProblem: this.#ports.telemetryKeys(world.ref, world.uid).problem,
       refused: this.#refused && now - this.#refused.at <= staleAfterMs ? this.#refused.reason : undefined,
     };
   }

@@ -7,7 +7,7 @@ import type { Identity } from "../../kube/ask-pod.ts";
 import { workerServerName } from "../../pki/names.ts";
 import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
-import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
+import type { Link, LinkTarget, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
 
 interface Entry {
   readonly link: Link;
@@ -28,7 +28,7 @@ export interface Changes {
 
 export class Links {
   readonly #open: OpenLink;
-  readonly #onChange: () => void;
+  readonly #on: Pick<LinkTarget, "onChange" | "onLoad">;
   readonly #workers = new Map<string, Entry>();
   readonly #gateways = new Map<string, Entry>();
   #version = 0;
@@ -43,9 +43,9 @@ export class Links {
   #membership: Membership | undefined;
   readonly #bootIds = new Map<number, string>();
 
-  constructor(open: OpenLink, onChange: () => void) {
+  constructor(open: OpenLink, on: Pick<LinkTarget, "onChange" | "onLoad">) {
     this.#open = open;
-    this.#onChange = onChange;
+    this.#on = on;
   }
 
   worker(podUid: string): Link | undefined {
@@ -76,7 +76,7 @@ export class Links {
     const gateways = world.gateways.flatMap((pod) =>
       pod.ip ? [{ uid: pod.uid, ip: pod.ip, serverName: `gateway.${ref.name}.${ref.namespace}.enodia`, kind: "gateway" as const }] : [],
     );
-    const target = { deploymentUid: world.uid, identity, onChange: this.#onChange };
+    const target = { deploymentUid: world.uid, identity, ...this.#on };
     // `tell` pushes to workers once their model is known.
     this.#reconcile(this.#workers, wanted, target);
     for (const link of this.#reconcile(this.#gateways, gateways, target)) if (plan) link.pushPlan(plan);
@@ -88,7 +88,7 @@ export class Links {
   #reconcile(
     entries: Map<string, Entry>,
     wanted: readonly Wanted[],
-    target: { readonly deploymentUid: string; readonly identity: Identity; readonly onChange: () => void },
+    target: Pick<LinkTarget, "deploymentUid" | "identity" | "onChange" | "onLoad">,
   ): Link[] {
     const byUid = new Map(wanted.map((pod) => [pod.uid, pod]));
     for (const [uid, entry] of entries) {

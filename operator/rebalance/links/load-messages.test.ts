@@ -49,15 +49,20 @@ test("deployments share a bus of one server and one Secret, and it goes with the
   assert.equal(closed(), 1);
 });
 
-test("credentials that are missing hold up no plan, and are the reason of TelemetryFresh", async () => {
+test("credentials that are missing hold up no plan, and are named while load comes on Control", async () => {
   const sim = new SimCluster({ spec: { telemetry: { nats: { url: "nats://sim:4222", credentialsSecretRef: { name: "creds" } } } } });
   const message = "Secret creds is missing";
   Object.assign(sim.nats.status, { connected: false, reason: "CredentialsNotFound", message });
   sim.startOperator();
   assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan needs no telemetry");
-  await sim.clock.run(1_000);
-  const reported = sim.loop?.view()?.telemetryFresh;
-  assert.deepEqual(reported, { status: "False", reason: "CredentialsNotFound", message: `NATS: ${message}` });
+  sim.silent = true;
+  await sim.clock.run(60_000);
+  const silent = `no load message within 30000 ms; NATS: ${message}`;
+  assert.deepEqual(fresh(sim), { status: "False", reason: "CredentialsNotFound", message: silent });
+  sim.silent = false;
+  await sim.clock.run(10_000);
+  const heardOnControl = `all 3 ranks have reported load within 30 s, 3 of them on Control: NATS: ${message}`;
+  assert.deepEqual(fresh(sim), { status: "True", reason: "FreshOnControl", message: heardOnControl });
 });
 
 /** A simulated cluster that serves and is heard, and the next message that one of its ranks publishes. */

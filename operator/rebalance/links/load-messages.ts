@@ -1,4 +1,5 @@
-// The NATS connections of all deployments, one bus per server and credentials. Messages without a valid signature are refused here.
+// Load messages as they come, and the NATS connections of all deployments, one bus per server and credentials. Messages without a valid
+// signature are refused here.
 import { AppError } from "../../../crds/common.ts";
 import { decodeLoad, type LoadWindow, loadSampleMsMin, loadSubject, phases } from "../../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";
@@ -75,7 +76,7 @@ export class Telemetry {
   }
 }
 
-function receive(bytes: Uint8Array, listener: Listener): void {
+export function receive(bytes: Uint8Array, listener: Listener): void {
   const opened = openLoad(bytes, listener.keys(), (body) => listener.unwanted(body));
   const window = opened.ok ? decoded(opened.body) : undefined;
   if (window) listener.take(window);

@@ -20,7 +20,7 @@ test("a pod is told the operator's log level when its stream opens, and with eve
   const network = { connect: () => ({ watch, close: () => {}, receivedBytes: () => 0 }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
   };
   const clock = new ManualClock();
   const session = new Session(target, { clock, network, connecting: new Semaphore(1), logLevel: "debug" });
@@ -44,7 +44,7 @@ test("a gateway that is well is pinged less and may be silent while its connecti
   const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => bytes }) };
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
   };
   const clock = new ManualClock();
   const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
@@ -78,7 +78,7 @@ test("a gateway that is not well is heard as often as ever", async () => {
   const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => ++bytes }) };
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
   };
   const clock = new ManualClock();
   const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
@@ -102,7 +102,7 @@ test("calls have deadlines by the clock that gRPC reckons with, whatever the ope
   const network = { connect: () => ({ describe, close: () => {} }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
   };
   const clock = new ManualClock();
   const behind = { now: () => clock.now(), after: clock.after.bind(clock), deadlineIn: (ms: number) => 1_000_000_000 + ms };
@@ -119,7 +119,7 @@ test("who connects has a turn until the pod answers or does not; those that wait
   const [clock, connecting] = [new ManualClock(), new Semaphore(1)];
   const open = (podUid: string): Session => {
     const place = { address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker" as const, podUid };
-    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {} }), {
+    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} }), {
       clock,
       network,
       connecting,
@@ -161,7 +161,7 @@ function workerSession(description: object, statuses: readonly object[]) {
   const network = { connect: () => ({ describe, watch, close: () => {}, receivedBytes: () => 0 }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
   };
   const session = new Session(target, { clock, network, connecting: new Semaphore(1) });
   return { session, clock, asked: () => asked, paused: () => paused };

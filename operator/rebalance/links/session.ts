@@ -3,6 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
 import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
+import { phases } from "../../../crds/telemetry.ts";
 import { slackMs } from "../../../runtime/net/call-deadline.ts";
 import { FailureDetector, type MassFailureGuard, podHeartbeatMs, podLimits } from "../../../runtime/net/failure-detector.ts";
 import {
@@ -36,6 +37,8 @@ const refusals: ReadonlySet<string> = new Set(["InvalidRequest", "InvalidPlan", 
 /** The experts that a stream's statuses may name between two looks, and what a status counts itself; the stream then pauses. */
 const expertsPerLookMax = 2 * planBounds.cells;
 const expertsPerStatus = 1_000;
+/** Of load messages, which cost as much as an expert. */
+const bytesPerExpert = 16;
 /** Texts of a pod appear in conditions. */
 const textMax = 1_000;
 /** An expert has two numbers in a description, and a plan a message for each layer. */
@@ -73,6 +76,7 @@ export class Session implements Link {
   #stream: WatchStream | undefined;
   #closed = false;
   #connects = false;
+  #wantsLoad = false;
   readonly #detector: FailureDetector;
   #pings = 0;
   #expertsRead = 0;
@@ -103,6 +107,12 @@ export class Session implements Link {
 
   renew(identity: Identity): void {
     this.#tls.update(material(identity));
+  }
+
+  wantLoad(wanted: boolean): void {
+    if (wanted === this.#wantsLoad) return;
+    this.#wantsLoad = wanted;
+    this.#stream?.write(this.#ping());
   }
 
   #sender() {
@@ -172,12 +182,14 @@ export class Session implements Link {
 
   #takeFrom(stream: WatchStream, status: WatchStatus): void {
     this.#expertsRead += status.hosted.reduce((sum, { experts }) => sum + experts.length, expertsPerStatus);
+    this.#expertsRead += status.load.reduce((sum, { byteLength }) => sum + byteLength / bytesPerExpert, 0);
     if (this.#expertsRead > expertsPerLookMax) stream.pause();
     const boot = status.self?.bootId;
     if (this.description && boot !== undefined && boot !== this.description.bootId) throw unavailable("the process restarted");
     const before = this.status;
     this.#takeClock(status);
     this.#takeStatus(status);
+    for (const message of status.load.slice(0, phases.length)) this.#target.onLoad(message);
     this.#leave();
     const first = this.downSince !== undefined;
     this.downSince = undefined;
@@ -221,7 +233,7 @@ export class Session implements Link {
     const allowed = this.#isIdle ? suppressMs : 0;
     this.#detector.suppress(allowed);
     const sentUnixMs = BigInt(this.#clock.now());
-    const beside = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, suppressMs: allowed };
+    const beside = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, suppressMs: allowed, wantsLoad: this.#wantsLoad };
     return create(WatchPushSchema, Object.assign(beside, { push: { case: "ping" as const, value: true } }));
   }
 

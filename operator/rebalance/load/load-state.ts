@@ -42,7 +42,7 @@ const windowRows = 1000;
 const stretchMax = 4;
 const measuredRows = 10_000;
 
-export type LoadFacts = Pick<Observed, "spec" | "synced" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
+export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan">;
 
 export class LoadState {
   readonly windows: LoadWindows;
@@ -130,7 +130,6 @@ export class LoadState {
     const decision = whetherToPlan({
       mode: rebalancing.mode,
       synced: facts.synced && facts.plan !== undefined,
-      busConnected: facts.busConnected,
       telemetryAgeMs: this.windows.ageMs(facts.expected, now),
       staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
       missingRanks: closed?.missing ?? [],

@@ -35,6 +35,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
     reporting: 0,
     expected: 0,
     lastSampleMs: 0,
+    onNats: 0,
     keyProblem: undefined,
     refused: undefined,
   },

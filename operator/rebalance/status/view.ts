@@ -172,19 +172,36 @@ function reproducible(views: ViewInput["views"]): Verdict {
 
 function telemetryFresh(facts: TelemetryFacts): Verdict {
   const { bus, staleAfterMs, reporting, expected, keyProblem } = facts;
-  if (!bus)
-    return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
-  if (!bus.connected) {
-    const reason = /^Credentials(NotFound|Refused)$/.test(bus.reason) ? bus.reason : "NATSUnavailable";
-    return { status: "False", reason, message: `NATS: ${bus.message ?? bus.reason}` };
-  }
   if (keyProblem) return { status: "False", reason: "SigningKeyMissing", message: `load messages are refused: ${keyProblem}` };
-  const refused = facts.refused === undefined ? "" : `; the last message refused: ${facts.refused}`;
   if (expected === 0) return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
-  if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms${refused}` };
-  if (reporting < expected)
-    return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load${refused}` };
-  return { status: "True", reason: "Fresh", message: `all ${expected} ranks have reported load within ${staleAfterMs / 1000} s` };
+  if (reporting < expected) return notHeard(facts);
+  const message = `all ${expected} ranks have reported load within ${staleAfterMs / 1000} s`;
+  if (facts.onNats === expected) return { status: "True", reason: "Fresh", message: `${message}, on NATS` };
+  return {
+    status: "True",
+    reason: "FreshOnControl",
+    message: `${message}, ${expected - facts.onNats} of them on Control: ${natsTrouble(bus)}`,
+  };
+}
+
+function natsTrouble(bus: TelemetryFacts["bus"]): string {
+  if (!bus) return "no NATS server is named";
+  return bus.connected ? "NATS brings nothing of them" : `NATS: ${bus.message ?? bus.reason}`;
+}
+
+function notHeard({ bus, staleAfterMs, reporting, expected, lastSampleMs, refused }: TelemetryFacts): Verdict {
+  if (!bus && lastSampleMs === 0) {
+    const message =
+      "no load came yet; a workers' image that is older than load on Control needs a NATS server: spec.telemetry.nats.url, or the operator's default";
+    return { status: "Unknown", reason: "NotConfigured", message };
+  }
+  const said = reporting === 0 ? `no load message within ${staleAfterMs} ms` : `${reporting} of ${expected} ranks report load`;
+  const why = refused === undefined ? "" : `; the last message refused: ${refused}`;
+  if (bus && !bus.connected) {
+    const reason = /^Credentials(NotFound|Refused)$/.test(bus.reason) ? bus.reason : "NATSUnavailable";
+    return { status: "False", reason, message: `${said}${why}; ${natsTrouble(bus)}` };
+  }
+  return { status: "False", reason: reporting === 0 ? "Stale" : "PartialRanks", message: `${said}${why}` };
 }
 
 function placementBalanced(input: ViewInput): Verdict {

@@ -134,7 +134,7 @@ export const faults: readonly Fault[] = [
     { "1m": {}, "3m": { EnodiaTelemetryStale: ofMoe } },
   ],
   [
-    "no NATS server is named",
+    "no NATS server is named, and no load came yet",
     {
       [condition("TelemetryFresh", "True")]: steady(0),
       [`enodia_telemetry_age_seconds{${moe}}`]: undefined,

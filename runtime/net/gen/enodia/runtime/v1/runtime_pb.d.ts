@@ -1322,6 +1322,13 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
    * @generated from field: uint32 suppress_ms = 7;
    */
   suppressMs: number;
+
+  /**
+   * of a ping: load comes on this stream too where NATS has taken it
+   *
+   * @generated from field: bool wants_load = 8;
+   */
+  wantsLoad: boolean;
 };
 
 /**
@@ -1454,6 +1461,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: enodia.runtime.v1.Front front = 23;
    */
   front?: Front | undefined;
+
+  /**
+   * of a worker: the signed load messages of a window, one a phase
+   *
+   * @generated from field: repeated bytes load = 24;
+   */
+  load: Uint8Array[];
 };
 
 /**
