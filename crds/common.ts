@@ -31,6 +31,8 @@ export const annotations = {
   model: `${apiGroup}/model`,
   /** Claim and path of a gateway's tokenizer. */
   modelPlace: `${apiGroup}/model-place`,
+  /** The node that a weight server or download is held to. */
+  claimNode: `${apiGroup}/claim-node`,
   /** URI of a training pod's result. */
   output: `${apiGroup}/output`,
 } as const;

@@ -6,6 +6,7 @@ import type { ProcessEnd } from "../../crds/process-end.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import type { Refusal } from "../kube/refusal-text.ts";
+import type { ClaimUse } from "./core/claim-holder.ts";
 import type { Front } from "./core/green-look.ts";
 import type { Memory } from "./core/memory.ts";
 import type { Ownership } from "./core/replicas-owner.ts";
@@ -41,6 +42,8 @@ export interface JobFacts {
   readonly failedMs: number | undefined;
   readonly message: string;
   readonly terminating: boolean;
+  /** The node that its pods are held to; undefined = any. */
+  readonly held?: string | undefined;
 }
 
 export interface DownloadPod {
@@ -106,6 +109,10 @@ export interface Observed {
   readonly rendered: RenderedSpec;
   readonly remoteStore: boolean;
   readonly claim: Snapshot["claim"];
+  /** One pod alone can mount the claim. */
+  readonly oncePod: boolean;
+  /** Pods that have the claim where one node alone can, but those on nodes that do not answer. */
+  readonly claimUses: readonly ClaimUse[];
   /** Where `sourceUnknown` is set, nothing is decided by the claim. */
   readonly claimFailure: AppError | undefined;
   readonly sourceUnknown: boolean;

@@ -155,3 +155,55 @@ test("the seed keeps the ranks' model while another is paused, refused or tried,
   await moe.change({ rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
   await until("the seed has it", async () => model() === other);
 });
+
+/** A pod of another deployment that has the claim on a node. */
+const otherHas = (moe: MoeWorld, node: string) =>
+  moe.make("pods", "other-weight-server-a", {
+    metadata: { labels: { "enodia.dev/deployment": "other", "enodia.dev/component": "weight-server" } },
+    spec: { nodeName: node, containers: [], volumes: [{ name: "models", persistentVolumeClaim: { claimName: "models", readOnly: true } }] },
+    status: { phase: "Running" },
+  });
+const heldTo = (spec: any) =>
+  spec.affinity?.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[0].values;
+
+test("the seed of a claim that another deployment has goes to its node, and so does that of a green deployment", async (t) => {
+  const moe = await world(t, {}, (pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : { phase: "Pending" }));
+  modes(moe, "ReadWriteOnce");
+  await otherHas(moe, "node-2");
+  await moe.start();
+  await awaitsSeed(moe);
+  assert.deepEqual(heldTo(seedOf(moe).spec.template.spec), ["node-2"]);
+  moe.remove("pods", "other-weight-server-a");
+  await startSeed(moe, true);
+  await moe.reaches("Complete");
+  const { generation } = seedOf(moe).metadata;
+  await moe.change({ model: { uri: "pvc://models/other" }, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
+  const greens = () => moe.all("deployments").filter(({ metadata }) => /^moe-[0-9a-f]{8}-weight-server$/.test(metadata.name));
+  await until("the seed of the green deployment", () => greens().length === 1);
+  assert.deepEqual(heldTo(greens()[0].spec.template.spec), ["node-0"], "where the ranks' own seed has the claim");
+  assert.equal(seedOf(moe).metadata.generation, generation, "which is not restarted for that");
+});
+
+test("a claim for one pod is refused to a second deployment, and to a green one, while ranks go on", async (t) => {
+  const moe = await world(t);
+  modes(moe, "ReadWriteOncePod");
+  await otherHas(moe, "node-2");
+  await moe.start();
+  await moe.comes(
+    "ModelAvailable",
+    "ClaimInUse",
+    /pod other-weight-server-a of deployment other has it: use a claim that is ReadWriteOnce/,
+  );
+  assert.equal(seedOf(moe).spec.replicas, 0);
+  moe.remove("pods", "other-weight-server-a");
+  moe.wake();
+  await until("its own seed", () => seedOf(moe).spec.replicas === 1);
+  await startSeed(moe, true);
+  await moe.reaches("Complete");
+  const { uids } = moe;
+  await moe.change({ model: { uri: "pvc://models/other" }, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
+  await moe.comes("ModelAvailable", "ClaimInUse", /no green deployment can try the model: .*maxSurge to 0/);
+  assert.deepEqual([moe.uids, seedOf(moe).spec.replicas, moe.all("moeDeployments").length], [uids, 1, 1]);
+  await moe.change({ rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
+  await until("all ranks change", () => seedOf(moe).spec.template.metadata.annotations["enodia.dev/model"] === "pvc://models/other");
+});

@@ -29,7 +29,7 @@ interface PodSpec {
   readonly schedulerName?: string;
   readonly tolerations?: unknown;
   readonly containers?: readonly Container[];
-  readonly volumes?: readonly Named[];
+  readonly volumes?: readonly (Named & { readonly persistentVolumeClaim?: { readonly claimName: string } })[];
 }
 
 /** operator/deployment/observe/own-pods.ts and operator/deployment/objects/model-place.ts read these. */
@@ -59,12 +59,24 @@ export function slimPod(pod: KubeObject): KubeObject {
 const byOwner = (uid: string): string => `owner ${uid}`;
 const byDeployment = (ref: Ref): string => `deployment ${keyOf(ref)}`;
 
+const byClaim = (ref: Ref): string => `claim ${keyOf(ref)}`;
+
+function podKeysOf(pod: KubeObject): string[] {
+  const { namespace = "" } = pod.metadata;
+  const { volumes = [] } = (pod.spec ?? {}) as PodSpec;
+  const claims = volumes.flatMap((one) => (one.name === modelVolume ? (one.persistentVolumeClaim?.claimName ?? []) : []));
+  return [...keysOf(pod), ...claims.map((name) => byClaim({ namespace, name }))];
+}
+
 function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [] } }: KubeObject): string[] {
   const name = marks?.[labels.deployment];
   return [...ownerReferences.map(({ uid }) => byOwner(uid)), ...(name === undefined ? [] : [byDeployment({ namespace, name })])];
 }
 
-const forms: Partial<Record<Watched, CopyForm>> = { pods: { keysOf, slim: slimPod }, moeDeployments: { keysOf, keepsManagers: true } };
+const forms: Partial<Record<Watched, CopyForm>> = {
+  pods: { keysOf: podKeysOf, slim: slimPod },
+  moeDeployments: { keysOf, keepsManagers: true },
+};
 
 const scopeOf = ({ labelSelector }: Watch, namespace: string | undefined): ListOptions => ({
   ...(labelSelector === undefined ? {} : { labelSelector }),
@@ -137,6 +149,11 @@ export class Informers {
   /** Those with the deployment's label or an owner reference to it; may include objects of a deleted namesake. */
   related(name: Watched, { uid, ...ref }: Ref & { readonly uid: string }): KubeObject[] {
     return this.#of(name).flatMap((informer) => [...new Set([...informer.find(byDeployment(ref)), ...informer.find(byOwner(uid))])]);
+  }
+
+  /** Pods of deployments that mount the claim as their model's. */
+  mounting(claim: Ref): KubeObject[] {
+    return this.#of("pods").flatMap((informer) => informer.find(byClaim(claim)));
   }
 
   ownedBy(name: Watched, uid: string): KubeObject[] {

@@ -1,9 +1,12 @@
 // Downloads of the model and the weight server. After the source, whose model a weight server keeps; before the target spec, which waits for
 // the model. Pure.
-import type { DownloadEnd, DownloadProgress } from "../../../crds/download.ts";
+import { type DownloadEnd, type DownloadProgress, downloaderComponent } from "../../../crds/download.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { progressText } from "../../../crds/progress-text.ts";
+import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Role } from "../../pki/names.ts";
+import { type ClaimUse, holderOf, isAstray, refusalOf, serverNode } from "../core/claim-holder.ts";
 import type { Pending } from "../core/snapshot.ts";
 import { ofModel, type WeightServerWish } from "../objects/context.ts";
 import { downloadJob } from "../objects/download-job.ts";
@@ -44,18 +47,32 @@ interface Delivery {
 
 type Source = ResultOf<typeof source>;
 
-function download({ deployment, settings, download: seen, memory, ticksMs, now }: Observed): Delivery {
+const usesOf = ({ claimUses }: Observed, { spec }: MoEDeployment): readonly ClaimUse[] =>
+  claimUses.filter(({ claim }) => claim === modelPlace(spec).claim);
+
+const isOwn =
+  ({ metadata }: MoEDeployment, component: string) =>
+  (use: ClaimUse) =>
+    use.deployment === metadata.name && use.component === component;
+
+function download(observed: Observed): Delivery {
+  const { deployment, settings, download: seen, memory, ticksMs, now } = observed;
   const { wanted, workInUse } = seen;
   const refused = memory.jobRefused?.name === wanted ? memory.jobRefused : undefined;
   const { suspend, model } = deployment.spec;
+  const uses = usesOf(observed, deployment);
+  const node = holderOf(uses)?.node;
   const plan = planDelivery({ ...seen, suspended: suspend, jobError: refused?.message ?? "", now: now.getTime() });
+  const astray = (job: JobFacts) =>
+    job.state === "Running" && !job.terminating && isAstray(uses, isOwn(deployment, downloaderComponent), job.held);
+  const gone = seen.jobs.filter((job) => plan.remove.includes(job) || astray(job));
   const running = seen.pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
   const waitMs = refused ? refused.untilMs - ticksMs : 0;
-  const actions: DeliveryAction[] = plan.remove.map(({ name, uid }) => ({ type: "deleteJob", name, uid }));
+  const actions: DeliveryAction[] = gone.map(({ name, uid }) => ({ type: "deleteJob", name, uid }));
   if (plan.create !== undefined && waitMs <= 0) {
     // The Secret comes before its pod: the kubelet notices a later one only after a minute or two.
     actions.push({ type: "certify", role: "downloader" });
-    actions.push({ type: "createJob", name: plan.create, job: downloadJob({ deployment, settings }, plan.create, workInUse) });
+    actions.push({ type: "createJob", name: plan.create, job: downloadJob({ deployment, settings }, plan.create, { workInUse, node }) });
   }
   if (plan.pending && running?.ip !== undefined) actions.push({ type: "ask", uid: running.uid, ip: running.ip });
   if (running === undefined && model.cache?.ephemeral === undefined) actions.push({ type: "stopAsking" });
@@ -66,21 +83,35 @@ function download({ deployment, settings, download: seen, memory, ticksMs, now }
   };
 }
 
-function withWeightServer(observed: Observed, { keeps, serving }: Source): Delivery {
-  const found = download(observed);
+/** A ReadWriteOncePod claim that another pod has, or is to have first. */
+function inUse(observed: Observed, tried: boolean): Omit<Delivery, "weightServer"> | undefined {
+  const { deployment, oncePod } = observed;
+  const { claim = "" } = modelPlace(deployment.spec);
+  const asking = { claim, deployment: deployment.metadata.name, tried };
+  const message = oncePod ? refusalOf(usesOf(observed, deployment), asking) : "";
+  if (message === "") return undefined;
+  return { pending: { reason: "ClaimInUse", message, report: undefined }, revision: undefined, away: "", actions: [], againInMs: claimMs };
+}
+
+function withWeightServer(observed: Observed, { keeps, tried, serving }: Source): Delivery {
   const { suspend } = observed.deployment.spec;
-  // A download and a weight server could need the claim on two nodes.
-  const replicas: WeightServerWish["replicas"] = suspend || found.pending ? 0 : 1;
-  if (found.pending) return { ...found, weightServer: { replicas, keeps } };
+  const of = ofModel(observed.deployment, keeps);
+  const node = serverNode(usesOf(observed, of), isOwn(of, weightServerComponent));
+  const refused = suspend || (serving && !keeps) ? undefined : inUse(observed, tried);
+  if (refused) return { ...refused, weightServer: { replicas: keeps ? 1 : 0, keeps, node } };
+  const found = download(observed);
+  const isIdle = found.pending !== undefined && (keeps === undefined || observed.oncePod);
+  const replicas: WeightServerWish["replicas"] = suspend || isIdle ? 0 : 1;
+  if (found.pending) return { ...found, weightServer: { replicas, keeps, node } };
   const { verdict, actions } = weightServer(observed, { keeps, serving });
   const all = [...found.actions, ...actions];
-  if (!keeps) return { ...found, ...verdict, weightServer: { replicas }, actions: all };
+  if (!keeps) return { ...found, ...verdict, weightServer: { replicas, node }, actions: all };
   // Problems of the old weight server do not block a spec without one.
-  const kept = { ...found, away: verdict.away, weightServer: { replicas, keeps }, actions: all };
+  const kept = { ...found, away: verdict.away, weightServer: { replicas, keeps, node }, actions: all };
   return keeps.asks ? { ...kept, pending: judging, againInMs: judgedMs } : kept;
 }
 
-function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps, serving }: Source) {
+function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps, serving }: Omit<Source, "tried">) {
   const deployment = ofModel(of, keeps);
   const { spec } = deployment;
   const place = modelText(modelPlace(spec));
@@ -96,6 +127,8 @@ function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps,
 }
 
 const writersMs = 2_000;
+/** Pods of other deployments wake nobody here. */
+const claimMs = 10_000;
 /** A failed Job is created anew after this: the source, the disk or the Secret may be right by then. */
 const retryMs = 120_000;
 

@@ -21,7 +21,7 @@ export const source = feature({
   run: (observed) => {
     const keeps = observed.remoteStore ? keptModel(observed) : undefined;
     const model = rankModelText(ofModel(observed.deployment, keeps).spec);
-    return { keeps, serving: living(observed.pods).some((pod) => pod.ready && pod.model === model) };
+    return { keeps, tried: isTried(observed), serving: living(observed.pods).some((pod) => pod.ready && pod.model === model) };
   },
 });
 
@@ -29,17 +29,24 @@ export const source = feature({
 export const holds = ({ spec }: MoEDeployment, pods: readonly PodFacts[], stable: Accepted, to: MoEDeploymentSpec | undefined): boolean =>
   to !== undefined && holdsModel({ strategy: spec.rolloutStrategy, pods, stable: rankModelText(stable.spec), wanted: rankModelText(to) });
 
+/** A green deployment is to try another model than the ranks have. */
+function isTried({ deployment, pods, rendered, memory }: Observed): boolean {
+  const { accepted, wanted, gateway } = rendered;
+  if (!accepted || rankModelText(accepted.spec) === rankModelText(deployment.spec)) return false;
+  const green = greenName({ deployment, templates: [wanted.hash, gateway.hash] });
+  return mayBeGreen(deployment) && memory.greenNoCapacity !== green && servesOn(deployment, pods);
+}
+
 /** The ranks keep their model while the spec is held, rolled back, refused, or tried by a green deployment. */
-function keptModel({ deployment, pods, rendered, memory }: Observed): KeptModel | undefined {
+function keptModel(observed: Observed): KeptModel | undefined {
+  const { deployment, pods, rendered } = observed;
   const { spec, status, metadata } = deployment;
-  const { accepted, stable, rolledBack, wanted, gateway } = rendered;
+  const { accepted, stable, rolledBack } = rendered;
   const held = !rolledBack && stable && holds(deployment, pods, stable, spec) ? stable : undefined;
   const before = held ?? accepted;
   if (!before || rankModelText(before.spec) === rankModelText(spec) || mountsClaim(before.template)) return undefined;
   const kept = { model: before.spec.model, expertCodec: before.spec.runtime.expertCodec };
-  const green = greenName({ deployment, templates: [wanted.hash, gateway.hash] });
-  const tried = mayBeGreen(deployment) && memory.greenNoCapacity !== green && servesOn(deployment, pods);
-  if (rolledBack !== undefined || held !== undefined || tried) return { ...kept, asks: false };
+  if (rolledBack !== undefined || held !== undefined || isTried(observed)) return { ...kept, asks: false };
   const accepting = status.conditions?.find(({ type }) => type === "SpecAccepted");
   if (accepting?.observedGeneration !== metadata.generation) return { ...kept, asks: true };
   return accepting?.status === "False" ? { ...kept, asks: false } : undefined;

@@ -53,6 +53,8 @@ export function ofModel(deployment: MoEDeployment, of: ModelOf | undefined): MoE
 
 export interface WeightServerWish {
   readonly replicas: 0 | 1;
+  /** It is held to the node that has its claim; unset = any. */
+  readonly node?: string | undefined;
   readonly keeps?: ModelOf | undefined;
 }
 

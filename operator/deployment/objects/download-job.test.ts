@@ -99,9 +99,11 @@ test("it is told the work folders of all deployments of the namespace, or none w
   const folders = workFolders(others) ?? assert.fail();
   assert.equal(folders.length, 2, "one a deployment, of those that download");
   const own = deployment({ model });
-  const rendered = downloadJob({ deployment: own, settings }, "job", [...folders]) as any;
+  const rendered = downloadJob({ deployment: own, settings }, "job", { workInUse: folders, node: "n1" }) as any;
   const read = parseDownloaderConfig(resolvedEnv(rendered.spec.template.spec.containers[0].env, {}, () => "x"));
   assert.deepEqual(read.workInUse, folders);
+  const [term] = rendered.spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms;
+  assert.deepEqual(term.matchFields, [{ key: "metadata.name", operator: "In", values: ["n1"] }], "it is held to the node of the claim");
   assert.equal(
     workFolders([...others, object("d", {})].map((one, i) => (i < 3 ? one : { ...one, spec: { model: { uri: 7 } } }))),
     undefined,

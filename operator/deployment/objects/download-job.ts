@@ -7,14 +7,21 @@ import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
 import { modelPlace, workFolder } from "./model-place.ts";
-import { modelPod, proxyEnv } from "./runtime-pod.ts";
+import { heldNote, modelPod, proxyEnv } from "./runtime-pod.ts";
 
 const container = "downloader";
 /** Failed pods before the Job fails; each retries for minutes and resumes the download. */
 const backoffLimit = 6;
 const graceSeconds = 30;
-/** `workInUse`: work folders that must stay; undefined = the pod removes none. */
-export function downloadJob(context: RenderContext, jobName: string, workInUse?: readonly string[]): KubeObject {
+
+interface DownloadPlace {
+  /** Work folders that must stay; undefined = the pod removes none. */
+  readonly workInUse?: readonly string[] | undefined;
+  /** The node that has the claim; undefined = any. */
+  readonly node?: string | undefined;
+}
+
+export function downloadJob(context: RenderContext, jobName: string, { workInUse, node }: DownloadPlace = {}): KubeObject {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
   const { name } = metadata;
@@ -23,7 +30,10 @@ export function downloadJob(context: RenderContext, jobName: string, workInUse?:
   return {
     apiVersion: "batch/v1",
     kind: "Job",
-    metadata: { ...objectMeta(context, jobName, downloaderComponent), annotations: { [annotations.model]: spec.model.uri } },
+    metadata: {
+      ...objectMeta(context, jobName, downloaderComponent),
+      annotations: { [annotations.model]: spec.model.uri, ...heldNote(node) },
+    },
     spec: {
       completions: 1,
       parallelism: 1,
@@ -44,6 +54,7 @@ export function downloadJob(context: RenderContext, jobName: string, workInUse?:
             container,
             role: "downloader",
             graceSeconds,
+            node,
             image: spec.runtimeImage.image ?? settings.runtimeImage,
             pullPolicy: settings.pullPolicy,
             env: [...renderEnv(downloaderProcess, facts), ...proxyEnv(spec)],

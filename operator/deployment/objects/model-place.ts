@@ -32,9 +32,13 @@ export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" |
 
 const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
 
-export function oneNodeOnly(claim: KubeObject): boolean {
+/** Who can mount a claim at once: pods on many nodes, those on one, or one pod. */
+export type ClaimReach = "Nodes" | "Node" | "Pod";
+
+export function claimReach(claim: KubeObject): ClaimReach {
   const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
-  return accessModes.length > 0 && !accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
+  if (accessModes.length === 0 || accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany")) return "Nodes";
+  return accessModes.includes("ReadWriteOnce") ? "Node" : "Pod";
 }
 
 const mounted = z.object({

@@ -1,5 +1,5 @@
 // The parts that worker and gateway pods share (security, probes, volumes, environment), and pods that fetch the model. Pure.
-import { paths } from "../../../crds/common.ts";
+import { annotations, paths } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { modelVolume, type ProcessFacts } from "../../../crds/process.ts";
 import { tlsSecrets } from "../../pki/names.ts";
@@ -69,6 +69,8 @@ interface ModelPod {
   readonly container: string;
   readonly role: "downloader" | "weight-server";
   readonly graceSeconds: number;
+  /** That of a claim which no other node can mount now. */
+  readonly node: string | undefined;
   /** Used where the workers' template names none. */
   readonly image: string;
   readonly pullPolicy: string;
@@ -79,6 +81,18 @@ interface ModelPod {
     | { readonly emptyDir: object }
     | { readonly persistentVolumeClaim: { readonly claimName?: string | undefined; readonly readOnly?: boolean } };
 }
+
+/** By the object's name: the hostname label of a node may be another. */
+const onNode = (node: string) => ({
+  nodeAffinity: {
+    requiredDuringSchedulingIgnoredDuringExecution: {
+      nodeSelectorTerms: [{ matchFields: [{ key: "metadata.name", operator: "In", values: [node] }] }],
+    },
+  },
+});
+
+/** The same in an annotation, since the copy of a pod has no affinity. */
+export const heldNote = (node: string | undefined): Record<string, string> => (node === undefined ? {} : { [annotations.claimNode]: node });
 
 /** The pod that fetches the model, with the Secret of spec.model as files. */
 export function modelPod({ metadata: { name }, spec }: RenderContext["deployment"], pod: ModelPod): object {
@@ -97,6 +111,7 @@ export function modelPod({ metadata: { name }, spec }: RenderContext["deployment
     ...(pull === undefined ? {} : { imagePullSecrets: pull }),
     // The ranks' node selector, since the claim may exist only there.
     ...(nodeSelector ? { nodeSelector } : {}),
+    ...(pod.node === undefined ? {} : { affinity: onNode(pod.node) }),
     ...(tolerations ? { tolerations } : {}),
     containers: [
       {

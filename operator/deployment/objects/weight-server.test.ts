@@ -54,7 +54,7 @@ test("it keeps to the restricted level, one at a time, and writes nowhere but on
     assert.equal(container.securityContext.readOnlyRootFilesystem, true);
     const mount = container.volumeMounts.find(({ name }: any) => name === "models");
     assert.equal(mount.readOnly === true, model === inClaim);
-    assert.equal(of(context(model), "Deployment", "moe-weight-server").spec.strategy.type, "Recreate");
+    assert.equal(of(context(model), "Deployment", "moe-weight-server").spec.strategy.rollingUpdate.maxSurge, 0);
   }
 });
 

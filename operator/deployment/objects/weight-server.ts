@@ -7,13 +7,13 @@ import { weightServerComponent, weightServerProcess } from "../../../crds/weight
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, ofModel, type RenderContext, selectorLabels, type WeightServerWish } from "./context.ts";
 import { modelPlace, modelText, workFolder } from "./model-place.ts";
-import { modelPod, probes, proxyEnv } from "./runtime-pod.ts";
+import { heldNote, modelPod, probes, proxyEnv } from "./runtime-pod.ts";
 
 /** A rank then retries, or reads from another source. */
 const graceSeconds = 10;
 const weightServerContainer = "weight-server";
 
-export function weightServerDeployment(context: RenderContext, { replicas, keeps }: WeightServerWish): KubeObject {
+export function weightServerDeployment(context: RenderContext, { replicas, keeps, node }: WeightServerWish): KubeObject {
   const { settings } = context;
   const deployment = ofModel(context.deployment, keeps);
   const { spec } = deployment;
@@ -28,17 +28,21 @@ export function weightServerDeployment(context: RenderContext, { replicas, keeps
     spec: {
       replicas,
       selector: { matchLabels: selectorLabels(name, weightServerComponent) },
-      // Two pods could need the claim on two nodes.
-      strategy: { type: "Recreate" },
+      // One at a time; Recreate would wait for the pod of a dead node, which ends only with its node.
+      strategy: { type: "RollingUpdate", rollingUpdate: { maxSurge: 0, maxUnavailable: 1 } },
       template: {
         metadata: {
           labels: objectLabels(name, weightServerComponent),
-          annotations: { [annotations.modelPlace]: modelText(modelPlace(spec)), [annotations.model]: spec.model.uri },
+          annotations: {
+            ...{ [annotations.modelPlace]: modelText(modelPlace(spec)), [annotations.model]: spec.model.uri },
+            ...heldNote(node),
+          },
         },
         spec: modelPod(deployment, {
           container: weightServerContainer,
           role: "weight-server",
           graceSeconds,
+          node,
           image: settings.runtimeImage,
           pullPolicy: settings.pullPolicy,
           env: [...renderEnv(weightServerProcess, facts), ...(sizeLimit === undefined ? [] : proxyEnv(spec))],

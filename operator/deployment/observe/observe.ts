@@ -12,12 +12,13 @@ import type { Informers, PodOverlay } from "../../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube.ts";
 import { managersOf } from "../../kube/managed-fields.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
+import type { ClaimUse } from "../core/claim-holder.ts";
 import type { Front } from "../core/green-look.ts";
 import type { Memory } from "../core/memory.ts";
 import { hasFallen, ownership } from "../core/replicas-owner.ts";
 import { living, type ObservedPod, type PodFacts, type RouteFacts } from "../core/snapshot.ts";
 import { names, type Settings } from "../objects/context.ts";
-import { downloadJobName, modelOfPod, modelPlace, oneNodeOnly, workFolders } from "../objects/model-place.ts";
+import { type ClaimReach, claimReach, downloadJobName, modelOfPod, modelPlace, workFolders } from "../objects/model-place.ts";
 import { workerHash } from "../objects/pod-hash.ts";
 import type { Accepted } from "../objects/revision.ts";
 import { mountsClaim } from "../objects/worker-pod.ts";
@@ -27,7 +28,18 @@ import type { AcceptedSpecs } from "../state/accepted-specs.ts";
 import type { DownloadPolls } from "../state/download-progress.ts";
 import type { TelemetrySecrets } from "../state/telemetry-secret.ts";
 import { orphansOf, ownPods } from "./own-pods.ts";
-import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts, podState, withLosses } from "./pod-facts.ts";
+import {
+  gatewayFacts,
+  gatewayModels,
+  gatewayPods,
+  hasEnded,
+  isRunning,
+  type NodeHealth,
+  nodesSeen,
+  podFacts,
+  podState,
+  withLosses,
+} from "./pod-facts.ts";
 import { inUse, renderSpec } from "./render.ts";
 
 const namedMax = 4;
@@ -110,6 +122,7 @@ export async function observe(
     rendered: renderSpec(deployment, use, { settings, remoteStore: source.remoteStore }),
     download: downloadOf(deps, deployment, own.downloaders),
     weightServer: weightServerOf(deps, deployment, own.weightServers),
+    claimUses: source.remoteStore ? claimUses(deps, [deployment, use.accepted, use.stable], nodes) : [],
     green,
     front: frontOf(deps, deployment, green?.name),
     route: routeFacts(served(resources.httpRoutes), ownObject(informers.get("httpRoutes", metadata), metadata.uid)),
@@ -185,32 +198,55 @@ function sourcing(deployment: MoEDeployment, { pods, accepted, image }: Sourcing
   return { settled: hasNode ? false : undefined, before: false };
 }
 
-type Source = Pick<Observed, "remoteStore" | "claim" | "claimFailure" | "sourceUnknown">;
+type Source = Pick<Observed, "remoteStore" | "claim" | "oncePod" | "claimFailure" | "sourceUnknown">;
 
 /** Reads the claim only where something depends on it. A weight server stays while the answer is unknown. */
 async function sourceOf({ kube }: ObserveDeps, deployment: MoEDeployment, input: SourcingInput): Promise<Source> {
   const { settled, before } = sourcing(deployment, input);
   const allReady = input.pods.length > 0 && input.pods.every((pod) => pod.ready);
-  if (settled !== undefined && allReady) return { remoteStore: settled, claim: "Present", claimFailure: undefined, sourceUnknown: false };
-  const { claim, oneNode, failure } = await claimOf(kube, deployment);
-  const remoteStore = settled ?? (failure ? before : oneNode);
+  if (settled !== undefined && allReady)
+    return { remoteStore: settled, claim: "Present", oncePod: false, claimFailure: undefined, sourceUnknown: false };
+  const { claim, reach, failure } = await claimOf(kube, deployment);
+  const remoteStore = settled ?? (failure ? before : reach !== "Nodes");
   const sourceUnknown = settled === undefined && failure !== undefined;
-  return { remoteStore, claim: allReady ? "Present" : claim, claimFailure: failure, sourceUnknown };
+  return { remoteStore, claim: allReady ? "Present" : claim, oncePod: reach === "Pod", claimFailure: failure, sourceUnknown };
 }
 
 async function claimOf(kube: Kube, { metadata, spec }: MoEDeployment) {
   const { claim: name } = modelPlace(spec);
-  if (name === undefined) return { claim: "Present" as const, oneNode: false, failure: undefined };
+  const reach: ClaimReach = "Nodes";
+  if (name === undefined) return { claim: "Present" as const, reach, failure: undefined };
   try {
     const found = await kube.get(resources.persistentVolumeClaims, { namespace: metadata.namespace, name });
     return {
       claim: found ? ("Present" as const) : ("Missing" as const),
-      oneNode: found !== undefined && oneNodeOnly(found),
+      reach: found ? claimReach(found) : reach,
       failure: undefined,
     };
   } catch (error) {
-    return { claim: "Unknown" as const, oneNode: false, failure: AppError.from(error, "looking for the model's claim") };
+    return { claim: "Unknown" as const, reach, failure: AppError.from(error, "looking for the model's claim") };
   }
+}
+
+/** Of the claims of the spec, and of the specs that a weight server may keep. */
+function claimUses({ informers }: ObserveDeps, [of, ...kept]: WithModel, nodes: NodeHealth): ClaimUse[] {
+  const claims = new Set([of, ...kept].flatMap((one) => (one && modelPlace(one.spec).claim) ?? []));
+  const { namespace } = of.metadata;
+  return [...claims].flatMap((claim) => informers.mounting({ namespace, name: claim }).flatMap((pod) => claimUse(pod, claim, nodes) ?? []));
+}
+
+type WithModel = readonly [MoEDeployment, ...(Pick<Accepted, "spec"> | undefined)[]];
+
+function claimUse(pod: KubeObject, claim: string, nodes: NodeHealth): ClaimUse | undefined {
+  const { uid = "", name, labels: marks, annotations: notes, deletionTimestamp } = pod.metadata;
+  const { nodeName: node } = (pod.spec ?? {}) as { readonly nodeName?: string };
+  if (node === undefined || hasEnded(pod) || nodes.state(node) === "silent") return undefined;
+  return {
+    ...{ uid, pod: name, claim, node, createdMs: createdMsOf(pod), terminating: deletionTimestamp !== undefined },
+    ...{ deployment: marks?.[labels.deployment] ?? "", component: marks?.[labels.component] ?? "" },
+    mounted: isRunning(pod),
+    held: notes?.[annotations.claimNode],
+  };
 }
 
 function downloadOf({ informers, now, polls }: ObserveDeps, deployment: MoEDeployment, all: readonly KubeObject[]): Observed["download"] {
@@ -264,6 +300,7 @@ function jobFacts({ metadata, status }: KubeObject, now: number): Observed["down
     failedMs: failed ? Date.parse(failed.lastTransitionTime) || now : undefined,
     message: failed ? `${failed.reason}: ${failed.message}` : "",
     terminating: metadata.deletionTimestamp !== undefined,
+    held: metadata.annotations?.[annotations.claimNode],
   };
 }
 

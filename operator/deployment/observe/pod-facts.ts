@@ -288,6 +288,9 @@ export const hasEnded = (pod: KubeObject): boolean => {
   return parsed.success && isTerminal(parsed.data.status);
 };
 
+/** Its containers run, or end in their grace period. */
+export const isRunning = (pod: KubeObject): boolean => parsedPod(pod).data?.status.phase === "Running";
+
 const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
 
 const deploymentSchema = z.object({

@@ -137,6 +137,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   ModelClaimMissing: push,
   WeightServerNotReady: podsOf("weight-server"),
   CacheTooSmall: edit,
+  ClaimInUse: edit,
   NoGateway: podsOf("gateway"),
   BelowMinServing: podsOf("worker"),
   RanksNotReady: podsOf("worker"),

@@ -15,7 +15,7 @@ export function observed(more: Partial<Omit<Observed, "rendered">> = {}): Observ
     orphans: { workers: [], gateways: 0 },
     gatewayModels: [],
     gatewayPods: [],
-    claim: "Present",
+    ...{ claim: "Present", oncePod: false, claimUses: [] },
     claimFailure: undefined,
     sourceUnknown: false,
     download: { wanted: undefined, report: undefined, workInUse: undefined, writers: [], jobs: [], pods: [] },
