@@ -266,6 +266,8 @@ export interface Engine {
   stats(): Promise<EngineStats>;
   /** Accepted tokens that await prefill, and open requests. */
   load(): { readonly queuedTokens: number; readonly activeRequests: number };
+  /** Grows while rows pass its layers, and not while it waits for another rank. */
+  passed(): number;
   /** true: finishes open requests with `draining` and refuses new ones. */
   drain(on: boolean): Promise<void>;
   close(): Promise<void>;

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { before, describe, test } from "node:test";
 import fc from "fast-check";
+import { AppError } from "../../crds/common.ts";
 import {
   collect,
   tinyContext as context,
@@ -17,6 +18,7 @@ import {
   textOf as text,
   tokensOf,
 } from "../../test/kit/ranks/loaded-engine.ts";
+import { until } from "../../test/kit/wait.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
 import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type OnDemandExperts } from "./engine.ts";
 
@@ -352,4 +354,33 @@ describe("ranks", () => {
     release();
     assert.equal((await running).length, 3);
   });
+});
+
+test("rows pass while a prompt is computed, and none while the hosts of experts refuse a rank that was left out", async () => {
+  const host = await start({}, (_, expert) => expert % 2 === 1);
+  let isLeft = false;
+  const refused = () => Promise.reject(new AppError("rank 0 is no member", { code: "Unavailable" }));
+  const onDemand: OnDemandExperts = { run: (frame) => (isLeft ? refused() : host.runExperts(frame)) };
+  const rank = await start({ onDemand }, (_, expert) => expert % 2 === 0);
+  const request = { prompt: prompt(3, 20), maxTokens: 70 };
+  const want = await text(rank, request);
+  const passed = rank.passed();
+  assert.ok(passed > 0);
+  const got: number[] = [];
+  const streamed = (async () => {
+    for await (const event of rank.generate({ sampling: greedy, eos: [], ...request })) {
+      if (event.type !== "token") continue;
+      got.push(event.id);
+      if (got.length === 5) isLeft = true;
+    }
+  })();
+  await until("its stream stands", async () => {
+    const before = [got.length, rank.passed()];
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    return isLeft && String(before) === String([got.length, rank.passed()]);
+  });
+  assert.ok(got.length < 70);
+  isLeft = false;
+  await streamed;
+  assert.deepEqual(got, want);
 });

@@ -32,7 +32,7 @@ interface Seen {
 function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new ServiceRecord(), log = silentLog }: Seen) {
   return createInferenceServer({
     ...{
-      engine: of,
+      engine: { ...of, passed: () => 7 },
       deploymentUid: "uid",
       caller: () => ({ role: "gateway", podName: undefined }),
       notReady: () => undefined,
@@ -126,7 +126,7 @@ test("the engine is told of traces that are kept, and of no others, since their 
   await metrics.close();
 });
 
-test("each sign of life says how full the attention cache is", async () => {
+test("each sign of life says how full the attention cache is, and whether rows pass", async () => {
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
   const service = serving(engine, { metrics, tracing: await createTracing({ service: "worker" }) });
   const signs: AliveEvent[] = [];
@@ -140,8 +140,11 @@ test("each sign of life says how full the attention cache is", async () => {
   await second.promise;
   call.emit("close");
   assert.deepEqual(
-    signs.map(({ kvUse }) => kvUse),
-    [0.25, 0.25],
+    signs.map(({ kvUse, passed }) => [kvUse, passed]),
+    [
+      [0.25, 7],
+      [0.25, 7],
+    ],
   );
 });
 

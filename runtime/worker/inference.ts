@@ -24,7 +24,7 @@ import { sampledTraceId, type Tracing } from "../observe/trace.ts";
 import type { ServiceRecord } from "./service-record.ts";
 
 export interface GenerateOptions {
-  readonly engine: Pick<Engine, "generate">;
+  readonly engine: Pick<Engine, "generate" | "passed">;
   readonly deploymentUid: string;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly notReady: () => string | undefined;
@@ -62,7 +62,7 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
     alive: (call) => {
       try {
         fromGateway(call, options);
-        showLife(call, options.kvUse);
+        showLife(call, options);
       } catch (error) {
         call.emit("error", toStatus(error));
       }
@@ -70,11 +70,11 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
   };
 }
 
-function showLife(call: AliveCall, kvUse: () => number | undefined): void {
+function showLife(call: AliveCall, { engine, kvUse }: GenerateOptions): void {
   const show = () => {
     if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read gets no heartbeats
     const use = kvUse();
-    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, ...(use === undefined ? {} : { kvUse: use }) }));
+    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, passed: engine.passed(), ...(use === undefined ? {} : { kvUse: use }) }));
   };
   const timer = setInterval(show, aliveEveryMs);
   for (const event of ["cancelled", "close", "error"] as const) call.on(event, () => clearInterval(timer));

@@ -83,6 +83,10 @@ export class BookEngine implements Engine {
     this.#live();
     return idle;
   }
+  passed(): number {
+    return 0;
+  }
+
   load() {
     return { queuedTokens: 0, activeRequests: 0 };
   }

@@ -59,6 +59,7 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
     const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, cut, allocate: layerBuffers(allocate, layer) }, x);
     x = passed.x;
     layer = passed.to;
+    tools.passed?.();
     const others = scheduler.betweenGraphs();
     if (others) await others;
   }

@@ -22,6 +22,8 @@ export interface StepTools {
   /** `gatesOf`: the gate of each pair, called if the rows may come as sums. */
   readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
   readonly scheduler: StepScheduler;
+  /** Told of each layer that rows have passed. */
+  readonly passed?: () => void;
   readonly allocators: BufferAllocator[];
   /** Unset: layers run one at a time. */
   readonly ranges?: LayersAtOnce;

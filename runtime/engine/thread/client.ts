@@ -77,6 +77,7 @@ class EngineClient implements Engine {
   readonly #hosted: Set<number>[];
   #onPeerCounts: (counts: PeerCounts) => void = () => {};
   #nextId = 0;
+  #passed = 0;
   #stopped: AppError | undefined;
 
   constructor(info: EngineInfo, port: MessagePort, worker: Worker, onDemand: OnDemandExperts) {
@@ -172,6 +173,10 @@ class EngineClient implements Engine {
     return { queuedTokens, activeRequests: this.#requests.size };
   }
 
+  passed(): number {
+    return this.#passed;
+  }
+
   drain(on: boolean): Promise<void> {
     return this.#call("drain", on);
   }
@@ -218,6 +223,9 @@ class EngineClient implements Engine {
         return;
       case "failed":
         this.#settle(message.id)?.reject(fromPlain(message.error));
+        return;
+      case "passed":
+        this.#passed += 1;
         return;
       case "connections":
         this.#onPeerCounts(message.counts);

@@ -25,6 +25,8 @@ import { Steps } from "./steps.ts";
 
 /** A sleep of 0.05 ms: nobody wakes the cell (../DECISIONS.md 2). */
 const cell = new Int32Array(new SharedArrayBuffer(4));
+/** The main thread is told at most this often that rows pass. */
+const passedEveryMs = 200;
 const yieldProcessor = (): void => void Atomics.wait(cell, 0, 0, 0.05);
 
 /** Each part is given those before it. */
@@ -53,8 +55,14 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   });
   const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir), now);
   const requests = new Requests({ model, batcher, languages, prompts, boundary, send });
+  let toldAt = Number.NEGATIVE_INFINITY;
+  const passed = (): void => {
+    if (now() - toldAt < passedEveryMs) return;
+    toldAt = now();
+    send({ type: "passed" });
+  };
   const tools = {
-    ...{ ...measured, program, embed, blocks, experts, scheduler, allocators: [], overlap: new TwoBatchOverlap() },
+    ...{ ...measured, program, embed, blocks, experts, scheduler, passed, allocators: [], overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
   const steps = new Steps({ model, batcher, connections, languages, requests, experts, scheduler, head, prompts, tools, send });

@@ -66,6 +66,7 @@ export type FromEngine =
   /** All events of a step, since each message has a fixed cost. */
   | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
+  | { readonly type: "passed" }
   | { readonly type: "connections"; readonly counts: PeerCounts }
   | { readonly type: "runOnDemand"; readonly id: number; readonly frame: OnDemandFrame };
 

@@ -14,6 +14,7 @@ const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 interface Heartbeat {
   readonly nextMs: number;
   readonly kvUse?: number | undefined;
+  readonly passed?: number;
 }
 
 export interface LifeStream {

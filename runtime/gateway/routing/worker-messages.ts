@@ -6,6 +6,8 @@ import {
   type Token,
   FinishReason as WireFinish,
 } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Identity, toSender } from "../../net/mapping.ts";
+import type { Span } from "../../observe/trace.ts";
 import type { Generation, WorkerEvent } from "./failover.ts";
 
 const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">> = {
@@ -42,6 +44,31 @@ function fromPrompt({ position, logprobs, topIds, topLogprobs }: PromptLogprobs)
   return { type: "prompt", position, tokens: logprobs.map((logprob, at) => ({ logprob, top: topOf(at) })) };
 }
 
-export function samplingOf({ constraint, bias = [], ...rest }: Generation["sampling"]) {
+function samplingOf({ constraint, bias = [], ...rest }: Generation["sampling"]) {
   return { ...rest, bias: [...bias], constraint: constraint?.name ?? "", constraintSpec: constraint?.spec ?? "" };
+}
+
+interface Asked {
+  readonly generation: Generation;
+  readonly replay: readonly number[];
+  readonly span: Span;
+  /** Unix ms, wall clock. */
+  readonly deadline: number;
+}
+
+export function toRequest(identity: Identity, { generation, replay, span, deadline }: Asked) {
+  return {
+    sender: toSender(identity),
+    requestId: generation.requestId,
+    prompt: [...generation.prompt],
+    replay: [...replay],
+    maxTokens: generation.maxTokens,
+    sampling: samplingOf(generation.sampling),
+    eos: [...generation.eos],
+    priority: generation.priority ?? 0,
+    embed: generation.embed ?? false,
+    promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token the client has all of it
+    deadlineUnixMs: BigInt(deadline),
+    traceparent: span.traceparent,
+  };
 }

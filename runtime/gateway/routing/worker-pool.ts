@@ -13,7 +13,7 @@ import type { Span, Tracing } from "../../observe/trace.ts";
 import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
 import type { Attempt, Generation, Shunned, WorkerEvent, Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
-import { fromMessage, samplingOf } from "./worker-messages.ts";
+import { fromMessage, toRequest } from "./worker-messages.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 const suspectMs = 1_000;
@@ -25,14 +25,6 @@ const decodeTokensCounted = 128;
 const leftSilentMs = 2_000;
 /** A slower worker's node or link is gone. */
 const connectTimeoutMs = 2_000;
-
-interface Asked {
-  readonly generation: Generation;
-  readonly replay: readonly number[];
-  readonly span: Span;
-  /** Unix ms, wall clock. */
-  readonly deadline: number;
-}
 
 type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
 
@@ -64,6 +56,8 @@ interface Worker {
   member: Member;
   client: InferenceClient | undefined;
   readonly leases: Set<Lease>;
+  /** What it said last of rows that pass its layers, and when that had grown. */
+  passed: { readonly count: number; readonly at: number };
   /** When it was no member any more. */
   leftAt: number | undefined;
   suspectUntil: number;
@@ -121,7 +115,7 @@ export class WorkerPool implements Workers {
       if (member.state === "lost") forget(worker, `rank ${member.rank} is lost`);
       else worker.life ??= this.#watch(worker);
     }
-    // A rank that left is not lost: its requests finish while tokens come.
+    // A rank that left is not lost: its requests finish while tokens come, or its engine computes.
     for (const [rank, worker] of this.#workers) {
       if (seen.has(rank)) continue;
       this.#workers.delete(rank);
@@ -230,7 +224,9 @@ export class WorkerPool implements Workers {
       await whenReady(client.channel, connectTimeoutMs);
       if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
       const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC uses the wall clock
-      call = client.generate(this.#message({ generation, replay, span, deadline }), { deadline: deadline + slackMs.generate });
+      call = client.generate(toRequest(this.#options.identity, { generation, replay, span, deadline }), {
+        deadline: deadline + slackMs.generate,
+      });
       call.on("error", nothing); // the loop below throws it
       for await (const message of call) {
         const event = fromMessage(message);
@@ -250,23 +246,6 @@ export class WorkerPool implements Workers {
       signal.removeEventListener("abort", cancel);
       cancel();
     }
-  }
-
-  #message({ generation, replay, span, deadline }: Asked) {
-    return {
-      sender: toSender(this.#options.identity),
-      requestId: generation.requestId,
-      prompt: [...generation.prompt],
-      replay: [...replay],
-      maxTokens: generation.maxTokens,
-      sampling: samplingOf(generation.sampling),
-      eos: [...generation.eos],
-      priority: generation.priority ?? 0,
-      embed: generation.embed ?? false,
-      promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token the client has all of it
-      deadlineUnixMs: BigInt(deadline),
-      traceparent: span.traceparent,
-    };
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
@@ -313,7 +292,8 @@ export class WorkerPool implements Workers {
         cut(worker, error);
         if (anew) disconnect(worker);
       },
-      onHeartbeat: ({ kvUse }) => {
+      onHeartbeat: ({ kvUse, passed = 0 }) => {
+        if (passed !== worker.passed.count) worker.passed = { count: passed, at: this.#now() };
         worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
       },
       onBack: () => {
@@ -328,15 +308,16 @@ export class WorkerPool implements Workers {
     for (const worker of this.#watched) {
       if (worker.life === undefined) this.#watched.delete(worker);
       else worker.life.look(performance.now());
-      if (worker.leftAt !== undefined) this.#cutStanding(worker, worker.leftAt);
+      if (worker.leftAt !== undefined) this.#cutStanding(worker, Math.max(worker.leftAt, worker.passed.at));
     }
   }
 
-  /** A rank that left ends its streams while their tokens come. */
-  #cutStanding({ member: { rank }, leases }: Worker, leftAt: number): void {
+  /** A rank that left ends its streams while their tokens come, or while its engine computes. */
+  #cutStanding({ member: { rank }, leases }: Worker, since: number): void {
     for (const { awaitedSince, cut } of leases) {
-      if (awaitedSince === undefined || this.#now() - Math.max(awaitedSince, leftAt) < leftSilentMs) continue;
-      cut.abort(new AppError(`rank ${rank} is no member any more, and sent nothing for ${leftSilentMs} ms`, { code: "Silent" }));
+      if (awaitedSince === undefined || this.#now() - Math.max(awaitedSince, since) < leftSilentMs) continue;
+      const message = `rank ${rank} is no member any more, and neither sent nor computed anything for ${leftSilentMs} ms`;
+      cut.abort(new AppError(message, { code: "Silent" }));
     }
   }
 
@@ -357,7 +338,7 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
+  const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined, passed: { count: 0, at: 0 } };
   return { member, client: undefined, leases: new Set(), leftAt: undefined, suspectUntil: 0, life: undefined, ...reported };
 }
 

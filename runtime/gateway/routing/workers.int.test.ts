@@ -40,6 +40,27 @@ for (const stands of [true, false])
     assert.ok(performance.now() - begunAt < 10_000, "long before a member that says nothing");
   });
 
+test("a prompt that is computed for long at a rank that is no member any more ends there, and moves on when it is computed no further", async () => {
+  for (const computes of [true, false]) {
+    let passed = 0;
+    let held = Promise.resolve();
+    const script = { passed: () => (computes ? ++passed : passed), slot: () => held.then(() => undefined) };
+    const { gateway, workers, url } = await startAll([script, script]);
+    const computed = Promise.withResolvers<void>();
+    held = computed.promise;
+    const answered = stream(`${url}/v1/chat/completions`, chat());
+    await until("it is under way", () => workers.some(({ active }) => active === 1));
+    const [left, other] = workers.toSorted((a, b) => b.active - a.active);
+    other!.script = {};
+    gateway.apply({ version: 2, members: [other!.member()] });
+    if (computes) await new Promise((resolve) => setTimeout(resolve, 4_000));
+    else await until("it has moved on", () => other!.requests.length === 1);
+    computed.resolve();
+    assert.equal((await answered).text, expected(chatPrompt, 20));
+    assert.deepEqual([left!.requests.length, other!.requests.length], [1, computes ? 0 : 1]);
+  }
+});
+
 test("a request that a worker refuses is the client's fault", async () => {
   const refuse = () => new AppError("no token of this model begins an object", { code: "InvalidRequest" });
   const { url } = await startAll([{ refuse }]);

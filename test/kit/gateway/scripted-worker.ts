@@ -47,6 +47,8 @@ export interface Script {
   /** False: it refuses the stream of heartbeats, as a worker of another wire version does. */
   readonly alive?: boolean;
   readonly kvUse?: number;
+  /** How many layers rows have passed. */
+  readonly passed?: () => number;
 }
 
 const aliveEveryMs = 100;
@@ -90,9 +92,9 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
     generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
     alive: (call) => {
       if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Unimplemented" })));
-      const { kvUse } = script;
+      const { kvUse, passed = () => 0 } = script;
       const sign = { nextMs: aliveEveryMs, ...(kvUse === undefined ? {} : { kvUse }) };
-      const show = () => void call.write(create(AliveEventSchema, sign));
+      const show = () => void call.write(create(AliveEventSchema, { ...sign, passed: passed() }));
       const timer = setInterval(show, aliveEveryMs);
       call.on("cancelled", () => clearInterval(timer));
       call.on("close", () => clearInterval(timer));

@@ -152,6 +152,10 @@ class DoubleEngine implements Engine {
       ...{ slotsUsed: this.#active, slotsKept: 0, queuedRequests: 0, hostedExperts: this.#seeds.size, rowsFor: { local: 0, remote: 0 } },
     };
   }
+  passed(): number {
+    return 0;
+  }
+
   load() {
     return { queuedTokens: 0, activeRequests: this.#active };
   }

@@ -80,6 +80,13 @@ export declare type AliveEvent = Message<"enodia.runtime.v1.AliveEvent"> & {
    * @generated from field: optional float kv_use = 3;
    */
   kvUse?: number | undefined;
+
+  /**
+   * grows while rows pass the layers, and not while the engine waits for another rank
+   *
+   * @generated from field: uint32 passed = 4;
+   */
+  passed: number;
 };
 
 /**
