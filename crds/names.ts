@@ -44,7 +44,7 @@ export const rematerializeNames = ["Never", "AfterForward"] as const;
 /** `response_format.type`. */
 export const formatNames = ["json_object", "json_schema"] as const;
 /** The wire's `Sampling.constraint`. */
-const constraintNames = [...formatNames, "tool_calls"] as const;
+const constraintNames = [...formatNames, "regex", "choice", "tool_calls"] as const;
 export type ConstraintName = (typeof constraintNames)[number];
 
 /** Manual keeps the runtime image until its owner names another; Auto follows the operator. */

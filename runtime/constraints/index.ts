@@ -5,6 +5,7 @@ import { jsonObject } from "./json-object.ts";
 import type { Constraint, Language } from "./language.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { SchemaLanguage } from "./schema/walk.ts";
+import { choice, regex } from "./text.ts";
 import { toolCalls } from "./tool-calls.ts";
 
 /** Throws AppError `InvalidRequest`, which names the place in the schema. */
@@ -19,6 +20,8 @@ const constraints = {
     return jsonObject;
   },
   json_schema: jsonSchema,
+  regex,
+  choice,
   tool_calls: toolCalls,
 } as const satisfies Readonly<Record<ConstraintName, (spec: string) => Language>>;
 

@@ -75,7 +75,7 @@ test("a spec that is none is refused, a schema with the tool that it is of", () 
   refused(JSON.stringify({ ...tags, trigger: "<x>" }), /begin otherwise/);
   refused(JSON.stringify({ ...tags, begin: "x".repeat(2_000) }), /spec is wrong/);
   refused("x".repeat(70_000), /at most 65536/);
-  const date = { ...city, properties: { city: { type: "string", format: "date" } } };
+  const date = { ...city, properties: { city: { type: "string", format: "date", pattern: "x" } } };
   refused(
     JSON.stringify({ ...tags, calls: [call("a"), call("b", date)] }),
     /tools\[1\]\.function\.parameters: #\/properties\/city\/format/,

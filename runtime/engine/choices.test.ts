@@ -132,7 +132,10 @@ test("what the engine cannot do for a request is refused with the field", async 
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
   await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
   await assert.rejects(ask({ bias: [{ id: 320, value: 1 }] }), { code: "InvalidRequest", message: /vocabulary of 320/ });
-  await assert.rejects(ask({ constraint: { name: "regex", spec: "" } }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
+  await assert.rejects(ask({ constraint: { name: "grammar", spec: "" } }, { eos: [0] }), {
+    code: "InvalidRequest",
+    message: /grammar is not one of/,
+  });
   await assert.rejects(ask({ constraint: jsonObject }), { code: "InvalidRequest", message: /ignore_eos/ });
   assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
 });

@@ -2,7 +2,7 @@
 import type { ChannelTokens } from "./channels.ts";
 import type { TokenDecoder } from "./stop-text.ts";
 import type { ThoughtTokens } from "./think-text.ts";
-import type { Effort, Thinking } from "./thinking.ts";
+import type { Thinking, Variables } from "./thinking.ts";
 import type { Tool, ToolCall, ToolFormat } from "./tools/tool-format.ts";
 
 export interface ChatMessage {
@@ -39,5 +39,5 @@ export interface TextModel extends Decoding {
    * Applies the template and generation prompt; only the template's control tokens count. Throws AppError `InvalidRequest` when the
    * template refuses the messages or is too slow, `QueueFull` when too many wait.
    */
-  encodeChat(messages: readonly ChatMessage[], signal?: AbortSignal, tools?: readonly Tool[], effort?: Effort): Promise<Uint32Array>;
+  encodeChat(messages: readonly ChatMessage[], signal?: AbortSignal, tools?: readonly Tool[], variables?: Variables): Promise<Uint32Array>;
 }

@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import { charactersOfChat } from "./templated.ts";
 import type { ChatMessage, TextModel } from "./text-model.ts";
-import type { Effort } from "./thinking.ts";
+import type { Variables } from "./thinking.ts";
 import { loadDecoding } from "./tokenizer.ts";
 import type { Tool } from "./tools/tool-format.ts";
 
@@ -23,7 +23,7 @@ const memoryMib = 1_024;
 
 export type TextJob =
   | { readonly text: string }
-  | { readonly messages: readonly ChatMessage[]; readonly tools: readonly Tool[]; readonly effort?: Effort | undefined };
+  | { readonly messages: readonly ChatMessage[]; readonly tools: readonly Tool[]; readonly variables?: Variables | undefined };
 
 export type FromTextThread =
   | { readonly type: "ready" }
@@ -57,7 +57,7 @@ export async function openTextModel(dir: string, limits: TextThreadLimits = {}):
   return {
     ...decoding,
     encode: (text, signal) => thread.encode({ text }, signal),
-    encodeChat: (messages, signal, tools = [], effort) => thread.encode({ messages, tools, effort }, signal),
+    encodeChat: (messages, signal, tools = [], variables) => thread.encode({ messages, tools, variables }, signal),
     close: () => thread.close(),
   };
 }

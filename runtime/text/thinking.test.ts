@@ -43,12 +43,12 @@ test("a tokenizer renders by the effort, tells the marks of thoughts, and takes 
   );
   const tokenizer = await loadTokenizer(dir);
   const messages = [{ role: "user", content: "enable_thinking false" }] as const;
-  const text = (effort?: (typeof efforts)[number]) => tokenizer.chatText(messages, [], effort);
+  const text = (effort?: (typeof efforts)[number]) => tokenizer.chatText(messages, [], effort && tokenizer.thinking?.(effort));
   assert.deepEqual(
     [text(), text("none"), text("low")],
     ["", "<think>\n\n</think>\n\n", "<think>"].map((end) => `[enable_thinking false]${end}`),
   );
   assert.deepEqual(tokenizer.thoughts, { open: first, close: first + 1 });
-  assert.equal(tokenizer.encodeChat(messages, [], "high").at(-1), first);
+  assert.equal(tokenizer.encodeChat(messages, [], { enable_thinking: true }).at(-1), first);
   await rm(dir, { recursive: true });
 });

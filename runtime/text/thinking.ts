@@ -4,7 +4,7 @@
 export const efforts = ["none", "minimal", "low", "medium", "high", "xhigh"] as const;
 export type Effort = (typeof efforts)[number];
 
-export type Variables = Readonly<Record<string, boolean | string>>;
+export type Variables = Readonly<Record<string, boolean | number | string>>;
 /** Template variables for an effort; undefined where no switch supports it. */
 export type Thinking = (effort: Effort) => Variables | undefined;
 

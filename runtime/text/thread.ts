@@ -33,7 +33,7 @@ try {
   const tokenizer = await loadTokenizer(dir);
   parentPort?.on("message", (job: TextJob) => {
     try {
-      const ids = "messages" in job ? tokenizer.encodeChat(job.messages, job.tools, job.effort) : tokenizer.encode(job.text);
+      const ids = "messages" in job ? tokenizer.encodeChat(job.messages, job.tools, job.variables) : tokenizer.encode(job.text);
       say({ type: "encoded", ids: Uint32Array.from(ids) });
     } catch (caught) {
       say({ type: "failed", error: failure(caught) });

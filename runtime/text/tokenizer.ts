@@ -10,7 +10,7 @@ import { type PromptOrigin, renderWithOrigin } from "./prompt-origin.ts";
 import { type TemplatedChat, templatedChat } from "./templated.ts";
 import type { ChatMessage, Decoding } from "./text-model.ts";
 import { thoughtTokens } from "./think-text.ts";
-import { type Effort, thinkingOf, type Variables } from "./thinking.ts";
+import { thinkingOf, type Variables } from "./thinking.ts";
 import { type AddedToken, broken, contentOf, readTextFiles, type TextFiles } from "./tokenizer-files.ts";
 import { toolFormatOf } from "./tools/index.ts";
 import type { Tool } from "./tools/tool-format.ts";
@@ -155,9 +155,9 @@ function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string
 export interface ModelTokenizer extends Decoding {
   /** Raw text; control tokens in it count as such. */
   encode(text: string): readonly number[];
-  encodeChat(messages: readonly ChatMessage[], tools?: readonly Tool[], effort?: Effort): readonly number[];
+  encodeChat(messages: readonly ChatMessage[], tools?: readonly Tool[], variables?: Variables): readonly number[];
   /** The text that `encodeChat` tokenizes. */
-  chatText(messages: readonly ChatMessage[], tools?: readonly Tool[], effort?: Effort): string;
+  chatText(messages: readonly ChatMessage[], tools?: readonly Tool[], variables?: Variables): string;
   /** Omits special tokens. */
   decode(ids: readonly number[]): string;
 }
@@ -167,16 +167,14 @@ function tokenizerOf(files: TextFiles): ModelTokenizer {
   const control = controlTokens(files, render);
   const tokenizer = build({ path: files.path, json: control.disguise(files.json), config: control.disguiseConfig(files.config) });
   const decoding = decodingOf(files, (ids) => control.unmark(decodeAll(tokenizer, ids)));
-  const chat = (messages: readonly ChatMessage[], tools: readonly Tool[] = [], effort?: Effort): PromptOrigin => {
-    const variables = effort && decoding.thinking?.(effort);
-    return renderWithOrigin((one) => render(one, variables), templatedChat(messages, tools, decoding.tools), control.units);
-  };
+  const chat = (messages: readonly ChatMessage[], tools: readonly Tool[] = [], variables: Variables = {}): PromptOrigin =>
+    renderWithOrigin((one) => render(one, variables), templatedChat(messages, tools, decoding.tools), control.units);
   return {
     ...decoding,
     encode: (text) => (text === "" ? [] : tokenizer.encode(control.mark(text)).ids),
-    chatText: (messages, tools, effort) => chat(messages, tools, effort).text,
-    encodeChat(messages, tools, effort) {
-      const { text, own } = chat(messages, tools, effort);
+    chatText: (messages, tools, variables) => chat(messages, tools, variables).text,
+    encodeChat(messages, tools, variables) {
+      const { text, own } = chat(messages, tools, variables);
       return tokenizer.encode(control.mark(text, own), { add_special_tokens: false }).ids;
     },
     decode(ids) {

@@ -154,7 +154,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
 /** The engine checks the values; unset is 0 and means off. */
 function samplingOf(sampling: WireSampling | undefined): Sampling {
   if (!sampling) return { temperature: 0, topP: 1, topK: 0, seed: 0n };
-  const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint } = sampling;
+  const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint, minTokens } = sampling;
   const held = constraint === "" ? {} : { constraint: { name: constraint as ConstraintName, spec: sampling.constraintSpec } };
   return {
     temperature,
@@ -168,6 +168,7 @@ function samplingOf(sampling: WireSampling | undefined): Sampling {
     frequencyPenalty,
     repetitionPenalty: sampling.repetitionPenalty || 1,
     bias: bias.map(({ id, value }) => ({ id, value })),
+    minTokens,
     ...held,
   };
 }

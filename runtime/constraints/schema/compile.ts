@@ -1,9 +1,10 @@
 // Compiles a JSON Schema to nodes.
 import { AppError } from "../../../crds/common.ts";
+import { type Format, formats } from "./formats.ts";
 import { Comparison, type Compiled, heightsOf, membersOf, type Node, withListedConstants } from "./nodes.ts";
 import { anyInteger, anyNumber, leastMagnitude, RangedNumber, type Scalar, scalarTexts } from "./numbers.ts";
 import { textsOfPattern } from "./pattern.ts";
-import { TextList, type Texts, textsOfLength } from "./texts.ts";
+import { type Bounds, TextList, type Texts, textsOfLength } from "./texts.ts";
 import { depthMax } from "./walk.ts";
 
 const schemaBytesMax = 65_536;
@@ -23,7 +24,7 @@ type Type = keyof typeof keywordsOf;
 const keywordsOf = {
   object: ["properties", "required", "additionalProperties"],
   array: ["items", "prefixItems", "minItems", "maxItems"],
-  string: ["minLength", "maxLength", "pattern"],
+  string: ["minLength", "maxLength", "pattern", "format"],
   number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
   integer: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
   boolean: [],
@@ -35,7 +36,6 @@ const annotations = new Set(["title", "description", "default", "examples", "$sc
 for (const name of ["readOnly", "writeOnly"]) annotations.add(name);
 
 const remedies: Readonly<Record<string, string>> = {
-  format: "write it as a pattern",
   allOf: "write its schemas as one; a list of one is taken",
   not: "say what the value is",
   if: "use anyOf",
@@ -76,7 +76,8 @@ class Compiler {
   readonly #byPath = new Map<string, number>();
   readonly #apart: { readonly path: string; readonly of: readonly number[] }[] = [];
   #any: number | undefined;
-  #patterns = 0;
+  /** By pattern and lengths. */
+  readonly #patterns = new Map<string, Texts>();
 
   constructor(whole: unknown) {
     this.#whole = whole;
@@ -111,7 +112,7 @@ class Compiler {
     if (schema === true) return this.#anything(path);
     if (!isObject(schema)) throw refused(path, schema === false ? "false has no value; leave it out" : "must be a schema");
     const at = { path, nesting: nesting + 1 };
-    const said = Object.keys(schema).filter((name) => !annotations.has(name));
+    const said = Object.keys(schema).filter((name) => !annotations.has(name) && (name !== "format" || formatOf(schema) !== undefined));
     for (const [keyword, read] of Object.entries(this.#alone)) {
       if (!said.includes(keyword)) continue;
       const beside = said.find((name) => name !== keyword && !(name === "type" && (keyword === "enum" || keyword === "const")));
@@ -204,12 +205,25 @@ class Compiler {
   #texts({ pattern, ...schema }: Schema, path: string): Texts {
     const [min, max] = [countOf(schema, "minLength", path) ?? 0, countOf(schema, "maxLength", path) ?? Number.POSITIVE_INFINITY];
     if (min > max) throw refused(`${path}/minLength`, "is above maxLength");
+    const format = formatOf(schema);
+    if (format && pattern !== undefined) throw refused(`${path}/format`, "may not stand beside pattern; write both as one pattern");
+    if (format) return this.#matching(format.pattern, { min, max: Math.min(max, format.charactersMax ?? max) }, `${path}/format`);
     if (pattern === undefined) return textsOfLength(min, max);
     if (typeof pattern !== "string") throw refused(`${path}/pattern`, "must be a text");
-    this.#patterns += 1;
-    if (this.#patterns > patternsMax) throw refused(`${path}/pattern`, `is one of more than ${patternsMax}; use fewer`);
+    return this.#matching(pattern, { min, max }, path);
+  }
+
+  /** Equal ones are one, with its cache. Formats are `whole`. */
+  #matching(pattern: string, { min, max }: Bounds, path: string): Texts {
+    const whole = path.endsWith("/format");
+    const key = `${whole} ${min} ${max} ${pattern}`;
+    const known = this.#patterns.get(key);
+    if (known) return known;
+    if (this.#patterns.size >= patternsMax) throw refused(path, `has one of more than ${patternsMax} patterns and formats; use fewer`);
     try {
-      return textsOfPattern(pattern, min, max);
+      const texts = textsOfPattern(pattern, min, max, whole);
+      this.#patterns.set(key, texts);
+      return texts;
     } catch (caught) {
       throw refused(path, AppError.from(caught).message);
     }
@@ -303,6 +317,11 @@ function typesOf(value: unknown): readonly string[] {
   if (value === null) return ["null"];
   if (Array.isArray(value)) return ["array"];
   return typeof value === "number" && Number.isInteger(value) ? ["integer", "number"] : [typeof value];
+}
+
+/** Undefined for a format that is an annotation. */
+function formatOf({ format }: Schema): Format | undefined {
+  return typeof format === "string" && Object.hasOwn(formats, format) ? formats[format] : undefined;
 }
 
 function countOf(schema: Schema, name: string, path: string): number | undefined {

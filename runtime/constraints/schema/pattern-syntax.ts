@@ -51,8 +51,8 @@ function joined(points: Points): Points {
 
 const refused = (message: string): AppError => new AppError(`pattern: ${message}`, { code: "InvalidRequest" });
 
-/** Throws AppError `InvalidRequest`. */
-export function parsePattern(pattern: string): Expression {
+/** `whole`: nothing may stand around the match. Throws AppError `InvalidRequest`. */
+export function parsePattern(pattern: string, whole = false): Expression {
   try {
     new RegExp(pattern, "u");
   } catch (caught) {
@@ -62,7 +62,9 @@ export function parsePattern(pattern: string): Expression {
   const found = reader.either(0);
   return {
     kind: "either",
-    of: found.map(({ of, begins, ends }) => sequence([...(begins ? [] : [anything]), ...of, ...(ends ? [] : [anything])])),
+    of: found.map(({ of, begins, ends }) =>
+      sequence([...(begins || whole ? [] : [anything]), ...of, ...(ends || whole ? [] : [anything])]),
+    ),
   };
 }
 

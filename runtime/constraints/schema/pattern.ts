@@ -36,8 +36,8 @@ interface Part {
 }
 
 /** Texts of `min` to `max` code points. Throws AppError `InvalidRequest`. */
-export function textsOfPattern(pattern: string, min: number, max: number): Texts {
-  const places = placesOf(parsePattern(pattern));
+export function textsOfPattern(pattern: string, min: number, max: number, whole = false): Texts {
+  const places = placesOf(parsePattern(pattern, whole));
   const lengths = Number.isFinite(max) ? max : min;
   if (pairsOf(places) * (lengths + 1) > aheadMax)
     throw refused(`is too long for ${lengths} characters; shorten it, or lower minLength and maxLength`);

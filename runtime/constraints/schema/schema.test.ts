@@ -181,8 +181,69 @@ test("one constant of hundreds in two branches of oneOf is named", () => {
   assert.throws(() => jsonSchema(JSON.stringify({ oneOf })), { message: /branches 7 and 400 may hold at once/ });
 });
 
+/** A format -> texts that are of it, and texts that are not. */
+const formatted: Readonly<Record<string, readonly [right: readonly string[], wrong: readonly string[]]>> = {
+  date: [
+    ["2024-02-29", "2000-02-29", "2026-12-31", "2026-04-30"],
+    ["2023-02-29", "1900-02-29", "2026-04-31", "2026-13-01", "2026-1-1", "x2026-01-01"],
+  ],
+  time: [
+    ["23:59:59Z", "00:00:00.123+05:30"],
+    ["24:00:00Z", "12:00:00", "12:00Z"],
+  ],
+  "date-time": [
+    ["2026-12-01T10:12:00Z", "2024-02-29T00:00:00.5-08:00"],
+    ["2026-12-01", "2026-12-01 10:12:00Z", "2026-02-30T00:00:00Z"],
+  ],
+  duration: [
+    ["P1Y2M3DT4H5M6S", "P4W", "PT36H", "P1M", "P1YT5M"],
+    ["P", "P1", "P1DT", "PT", "P1W2D", "P1Y3D"],
+  ],
+  email: [
+    ["a.b+c@mail.example.com", "x@a-b.io"],
+    ["a@b", "@a.b", "a..b@c.de", "a@-b.de", "a b@c.de"],
+  ],
+  hostname: [
+    ["localhost", "a.b-c.example", "1.2.3.4", "a".repeat(63)],
+    ["-a", "a-.b", "a..b", "", "a_b", "a".repeat(64)],
+  ],
+  ipv4: [
+    ["0.0.0.0", "255.255.255.255", "192.168.1.10"],
+    ["256.1.1.1", "1.2.3", "01.2.3.4", "1.2.3.4.5"],
+  ],
+  ipv6: [
+    ["::", "::1", "fe80::1", "1:2:3:4:5:6:7:8", "2001:db8::ff:0", "1::", "1:2:3:4:5:6:7::"],
+    [":", "1:2", "1::2::3", "12345::", "1:2:3:4:5:6:7:8:9", "::g"],
+  ],
+  uuid: [["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000", "123e4567-e89b-12d3-a456-42661417400g"]],
+};
+
+test("formats hold texts, also with lengths; any other is an annotation, and many of one are one", () => {
+  for (const [format, [right, wrong]] of Object.entries(formatted)) {
+    const language = jsonSchema(JSON.stringify({ type: ["string", "null"], format }));
+    for (const text of right) assert.ok(takes(language, JSON.stringify(text)), `${format}: ${text}`);
+    for (const text of wrong) assert.ok(!takes(language, JSON.stringify(text)), `${format}: ${text}`);
+    assert.ok(takes(language, "null"));
+    fc.assert(
+      fc.property(fc.array(fc.nat(1000), { maxLength: 60 }), (choices) => assert.notEqual(walked(language, choices), "")),
+      { numRuns: 20 },
+    );
+  }
+  const long = jsonSchema(JSON.stringify({ type: "string", format: "hostname", minLength: 5, maxLength: 6 }));
+  assert.deepEqual(
+    ["a.bc", "a.bcd", "ab.cdef"].map((text) => takes(long, JSON.stringify(text))),
+    [false, true, false],
+  );
+  for (const schema of [{ type: "string", format: "uri" }, { type: "integer", format: "int64" }, { format: "password" }])
+    assert.ok(takes(jsonSchema(JSON.stringify(schema)), schema.type === "integer" ? "1" : '"no uri"'));
+  const fields = Array.from({ length: 30 }, (_, i) => [`f${i}`, { type: "string", format: "date-time" }]);
+  assert.doesNotThrow(() => jsonSchema(JSON.stringify({ type: "object", properties: Object.fromEntries(fields) })));
+});
+
 const refusals = new Map<string, readonly [unknown, RegExp]>([
-  ["an unknown keyword", [{ type: "string", format: "email" }, /#\/format: is not implemented; write it as a pattern/]],
+  ["a format of no text", [{ type: "integer", format: "date" }, /#\/format: stands without type string/]],
+  ["a format and a pattern", [{ type: "string", format: "date", pattern: "^2" }, /#\/format: may not stand beside pattern/]],
+  ["a format that is too long", [{ type: "string", format: "uuid", maxLength: 35 }, /no text has it/]],
   ["one far inside", [{ type: "object", properties: { "a/b": { type: "number", multipleOf: 2 } } }, /#\/properties\/a~1b\/multipleOf: /]],
   ["a keyword of another type", [{ type: "integer", minLength: 2 }, /#\/minLength: stands without type string; add the type/]],
   ["a keyword without a type", [{ properties: {} }, /#\/properties: stands without type object/]],

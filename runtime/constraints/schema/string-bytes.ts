@@ -1,5 +1,5 @@
-// Decodes the bytes of a JSON string to code points, with escapes and UTF-8, for texts.ts. A byte is accepted only if an allowed code
-// point can begin so; lone surrogates are not.
+// Decodes the bytes of a JSON string, or of a text alone, to code points, with escapes and UTF-8, for texts.ts. A byte is accepted only
+// if an allowed code point can begin so; lone surrogates are not.
 import { type Reach, unhurried } from "../language.ts";
 import type { Texts } from "./texts.ts";
 
@@ -34,6 +34,13 @@ export function stringStep(texts: Texts, state: string, byte: number): StringSte
   const walk: Walk = { texts, part: state.slice(0, cut), before: state.slice(cut + 1) };
   const next = parts[walk.part[0] ?? ""]?.(walk, byte);
   return typeof next === "string" ? { state: next } : next;
+}
+
+/** The same for text that stands alone, without quotes or escapes. */
+export function textStep(texts: Texts, state: string, byte: number): string | undefined {
+  const cut = state.indexOf(";");
+  const walk: Walk = { texts, part: state.slice(0, cut), before: state.slice(cut + 1) };
+  return (walk.part === "" ? begun(walk, byte) : continued(walk, byte)) as string | undefined;
 }
 
 export function* stringAlike(texts: Texts, state: string, reach: Reach): Generator<undefined, string> {
@@ -83,7 +90,10 @@ const pairOf = (high: number, low: number): number => 0x10000 + ((high - highMin
 function plain(walk: Walk, byte: number): Next {
   if (byte === quote) return walk.texts.ends(walk.before) ? { ended: walk.before } : undefined;
   if (byte === backslash) return walk.texts.reaches(walk.before, 0, pointMax) ? kept(walk, "e") : undefined;
-  if (byte < 0x20) return undefined;
+  return byte < 0x20 ? undefined : begun(walk, byte);
+}
+
+function begun(walk: Walk, byte: number): Next {
   if (byte < 0x80) return said(walk, byte);
   if (byte >= 0xc2 && byte <= 0xdf) return began(walk, { value: byte & 0x1f, left: 1, least: 0x80 });
   if (byte >= 0xe0 && byte <= 0xef) return began(walk, { value: byte & 0x0f, left: 2, least: 0x800 });

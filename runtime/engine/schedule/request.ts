@@ -46,6 +46,8 @@ export interface Sampling {
   /** Divides positive logits of tokens in prompt or output, and multiplies negative ones; unset or 1 = off. */
   readonly repetitionPenalty?: number;
   readonly bias?: readonly TokenBias[];
+  /** No token of `eos` comes before so many; unset or 0 = off. */
+  readonly minTokens?: number;
   readonly constraint?: Constraint;
 }
 

@@ -100,6 +100,25 @@ test("a bias on a token that the model has not is refused", async () => {
   assert.equal(prepared.problem.param, "logit_bias");
 });
 
+test("a stop string counts no earlier than the least number of tokens, nor may that be above the most", async () => {
+  const said = async (minTokens: number) => {
+    const asked = { ...job, stops: ["b"], ignoreEos: false, sampling: { ...sampling, minTokens } };
+    const pieces = await piecesOf(asked, { ids: [...Buffer.from("abcbd")], finish: "length" });
+    return [pieces.map(({ text }) => text).join(""), pieces.at(-1)?.finish];
+  };
+  assert.deepEqual(await Promise.all([0, 1, 2, 4].map(said)), [
+    ["a", "stop"],
+    ["a", "stop"],
+    ["abc", "stop"],
+    ["abcbd", "length"],
+  ]);
+  const prepared = await prepare(
+    { ...job, prompts: [{ text: "x" }], sampling: { ...sampling, minTokens: 2 } },
+    { textModel: byteText, maxContext: 9 },
+  );
+  assert.ok("problem" in prepared && prepared.problem.param === "min_tokens", JSON.stringify(prepared));
+});
+
 test("offsets do not lag behind while text is held back for a stop string", async () => {
   const pieces = await answer([...new TextEncoder().encode("abEENcd")], { stops: ["END"] });
   const writer = new ChunkWriter(envelope, "none");

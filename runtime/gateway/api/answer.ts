@@ -17,8 +17,7 @@ import { promptLogprobsMax, retryAfterSeconds } from "../routing/admission.ts";
 import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "../routing/failover.ts";
 import type { FailoverLimits } from "../routing/patience.ts";
 import { type GenerationRequest, type Prompt, requestBounds } from "./generation-request.ts";
-import { effortProblem } from "./reasoning.ts";
-import { heldTo } from "./tool-use.ts";
+import { isHeld, languageOfCalls, misfit, promptsFor, variablesOf } from "./model-fit.ts";
 
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
@@ -87,7 +86,7 @@ export async function encodePrompt(
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
   let ids: Uint32Array | readonly number[];
   try {
-    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools, prompt.effort);
+    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools, variablesOf(prompt, textModel));
     else ids = "text" in prompt ? await textModel.encode(prompt.text, signal) : prompt.tokens;
   } catch (caught) {
     const error = AppError.from(caught);
@@ -145,43 +144,6 @@ export async function prepare(
   return { prompts, promptLogprobs };
 }
 
-const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
-
-/** Returns what the model cannot do for this job, whatever its prompts are. */
-function misfit({ sampling, prompts, endpoint, stopTokens = [] }: GenerationRequest, { vocab, thinking }: TextModel): Problem | undefined {
-  const unknown = stopTokens.find((id) => id >= vocab);
-  if (unknown !== undefined)
-    return invalid(`\`stop_token_ids\`: token ${unknown} is not below ${vocab}.`, "stop_token_ids", "invalid_value");
-  const strange = sampling.bias.find(({ id }) => id >= vocab);
-  if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
-  const unthinkable = prompts.map((one) => effortProblem("messages" in one ? one.effort : undefined, thinking, effortField[endpoint]));
-  return unthinkable.find((one) => one !== undefined);
-}
-
-/** True when the answer is constrained from its first token on, which excludes reasoning. */
-const isHeld = ({ sampling, tools }: GenerationRequest, constraint: Constraint | undefined): boolean =>
-  sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
-
-/** Switches reasoning off for constrained answers, unless the client asked for some. */
-function promptsFor(job: GenerationRequest, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
-  if (!isHeld(job, constraint) || thinking?.("none") === undefined) return job.prompts;
-  return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
-}
-
-function languageOfCalls(
-  { tools, ignoreEos, sampling, stopTokens = [] }: GenerationRequest,
-  textModel: TextModel,
-): ReturnType<typeof heldTo> {
-  const held = tools ? heldTo(tools, textModel.tools) : { constraint: undefined };
-  if (stopTokens.length > 0 && (sampling.constraint ?? ("constraint" in held && held.constraint))) {
-    const message = "`stop_token_ids`: an answer that is held to a format or to calls has an end of its own; leave it out.";
-    return { problem: invalid(message, "stop_token_ids", "invalid_value") };
-  }
-  if ("problem" in held || held.constraint === undefined || !ignoreEos) return held;
-  const message = "`ignore_eos`: calls that are held to their tools have an end; leave it out.";
-  return { problem: invalid(message, "ignore_eos", "invalid_value") };
-}
-
 function tooMany(what: string, param: string): { problem: Problem } {
   return { problem: invalid(`\`${param}\`: ${what}: send fewer prompts at a time.`, param, "invalid_value") };
 }
@@ -216,8 +178,8 @@ interface AnswerText {
 }
 
 /** Completions return the raw text; chats are split into reasoning, calls and text. */
-function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel): AnswerText {
-  const { endpoint, stops, tools } = job;
+function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel, stops: readonly string[]): AnswerText {
+  const { endpoint, tools } = job;
   const { channels, thoughts, piece } = textModel;
   const reader = tools && textModel.tools?.reader?.();
   const split = endpoint !== "completions" && channels !== undefined;
@@ -236,6 +198,8 @@ export class Answer {
   readonly #arrived: number;
   #logprobs: TokenLogprob[] = [];
   readonly #rated: RatedToken[] = [];
+  /** None before the least number of tokens. */
+  readonly #stops: string[] = [];
   #echoed = false;
   #calls = 0;
   cachedTokens = 0;
@@ -254,7 +218,7 @@ export class Answer {
   }
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
-    const text = answerText(this.#request, this.#deps.textModel);
+    const text = answerText(this.#request, this.#deps.textModel, this.#stops);
     let askedAt = this.#deps.now();
     for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
       if (event.type === "prompt") this.#rated.push(...event.tokens);
@@ -341,6 +305,8 @@ export class Answer {
       metrics.observeTraced(traceparent, "enodia_gateway_time_to_first_token_seconds", (at - this.#arrived) / 1000);
     else metrics.observeTraced(traceparent, "enodia_gateway_inter_token_seconds", (at - askedAt) / 1000);
     this.outputTokens++;
+    const { stops, sampling } = this.#request.job;
+    if (this.#stops.length === 0 && this.outputTokens > (sampling.minTokens ?? 0)) this.#stops.push(...stops);
     metrics.add("enodia_gateway_tokens_total", 1, { kind: "output" });
   }
 

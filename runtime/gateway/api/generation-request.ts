@@ -1,7 +1,7 @@
 // The endpoint-neutral form of a generation request, and its bounds.
 import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
-import type { Effort } from "../../text/thinking.ts";
+import type { Effort, Variables } from "../../text/thinking.ts";
 import type { Tool } from "../../text/tools/tool-format.ts";
 import type { ToolUse } from "./tool-use.ts";
 
@@ -38,14 +38,18 @@ interface JobSampling {
   readonly bias: readonly { readonly id: number; readonly value: number }[];
   /** Alternatives per token; 0 = none. */
   readonly topLogprobs: number;
+  /** Neither an end nor a stop string counts before so many. */
+  readonly minTokens?: number;
   readonly constraint?: Constraint;
 }
 
-interface Chat {
+export interface Chat {
   readonly messages: readonly ChatMessage[];
   readonly tools: readonly Tool[];
   /** Undefined: the model's default. */
   readonly effort?: Effort;
+  /** They go before those of the effort. */
+  readonly variables?: Variables;
 }
 
 export type Prompt = Chat | { readonly text: string } | { readonly tokens: readonly number[] };

@@ -116,4 +116,6 @@ test("vLLM's extensions come out as they went in", () => {
   const held = (structured_outputs: object) => jobOf(parseChat(chat({ structured_outputs }), "tiny")).sampling.constraint;
   assert.deepEqual(held({ json: { type: "integer" } }), { name: "json_schema", spec: '{"type":"integer"}' });
   assert.deepEqual(held({ json_object: true }), { name: "json_object", spec: "" });
+  assert.deepEqual(held({ regex: "a+" }), { name: "regex", spec: "a+" });
+  assert.deepEqual(held({ choice: ["a", "b"] }), { name: "choice", spec: '["a","b"]' });
 });

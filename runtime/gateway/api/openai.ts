@@ -5,7 +5,7 @@ import { invalid } from "../problem.ts";
 import { chatMessage, message, noItems, text } from "./chat-messages.ts";
 import { requestBounds } from "./generation-request.ts";
 import { completionWriter } from "./openai-body.ts";
-import { effort } from "./reasoning.ts";
+import { effort, templateVariables } from "./reasoning.ts";
 import {
   chatOf,
   common,
@@ -39,6 +39,7 @@ const chatRequestSchema = z.strictObject({
   parallel_tool_calls: flag,
   functions: noItems("use tools"),
   reasoning_effort: effort,
+  chat_template_kwargs: templateVariables,
   store: only(false, "answers are not stored"),
   ...withoutEffect,
 });
@@ -82,6 +83,7 @@ export function parseChat(body: unknown, served: string): Parsed {
   const chat = chatOf("chat", common(request, request.top_logprobs ?? 0), {
     messages: request.messages.map(chatMessage),
     effort: request.reasoning_effort,
+    variables: request.chat_template_kwargs,
     tools: (request.tools ?? []).map((tool) => tool.function),
     choice: typeof chosen === "object" ? chosen.function : chosen,
     parallel: request.parallel_tool_calls !== false,

@@ -110,13 +110,13 @@ test("thoughts that the prompt has begun are thoughts, but of an answer that is 
 });
 
 test("an effort reaches the template, and one that it has no word for is refused with those that it has", async () => {
-  const asked: (string | undefined)[] = [];
+  const asked: (object | undefined)[] = [];
   const textModel: TextModel = {
     ...byteText,
     thinking: thinkingOf("{{ reasoning_effort }}")!,
     tools: hermes,
-    encodeChat: async (_messages, _signal, _tools, effort) => {
-      asked.push(effort);
+    encodeChat: async (_messages, _signal, _tools, variables) => {
+      asked.push(variables);
       return Uint32Array.of(1);
     },
   };
@@ -127,15 +127,21 @@ test("an effort reaches the template, and one that it has no word for is refused
     return prepare(parsed.job, { textModel: of, maxContext: 99 });
   };
   for (const fields of [{ reasoning_effort: "high" }, { reasoning_effort: null }, {}]) assert.ok("prompts" in (await chat(fields)));
-  assert.deepEqual(asked, ["high", undefined, undefined]);
+  assert.deepEqual(asked, [{ reasoning_effort: "high" }, {}, {}]);
   asked.length = 0;
   const onOff: TextModel = { ...textModel, thinking: thinkingOf("{{ enable_thinking }}")! };
   const held = { response_format: { type: "json_object" } };
   const tools = [{ type: "function", function: { name: "f" } }];
   const rest = [{}, held, { ...held, reasoning_effort: "high" }, { tools }, { tools, tool_choice: "required" }];
   for (const fields of rest) assert.ok("prompts" in (await chat(fields, onOff)));
-  await chat(held);
-  assert.deepEqual(asked, [undefined, "none", "high", undefined, "none", undefined], "a held answer has no room for thoughts");
+  assert.deepEqual(
+    asked,
+    [{}, { enable_thinking: false }, { enable_thinking: true }, {}, { enable_thinking: false }],
+    "a held answer has no room for thoughts",
+  );
+  asked.length = 0;
+  await chat({ reasoning_effort: "high", chat_template_kwargs: { enable_thinking: false, budget: 3, style: "plain 1" } }, onOff);
+  assert.deepEqual(asked, [{ enable_thinking: false, budget: 3, style: "plain 1" }], "vLLM's field goes before the effort");
   const refused = await chat({ reasoning_effort: "none" });
   assert.ok("problem" in refused);
   assert.equal(refused.problem.param, "reasoning_effort");

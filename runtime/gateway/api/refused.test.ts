@@ -64,23 +64,38 @@ const badChats: readonly Bad[] = [
   ["no name", chat({ response_format: { type: "json_schema", json_schema: {} } }), "response_format.json_schema.name", /name/],
   [
     "a schema that is not implemented",
-    schemaFormat({ type: "object", properties: { at: { type: "string", format: "date" } } }),
+    schemaFormat({ type: "object", properties: { at: { type: "integer", multipleOf: 2 } } }),
     "response_format.json_schema.schema",
-    /#\/properties\/at\/format: is not implemented; write it as a pattern/,
+    /#\/properties\/at\/multipleOf: is not implemented; list the values in enum/,
   ],
   ["a large schema", schemaFormat({ description: "x".repeat(70_000) }), "response_format.json_schema.schema", /at most 65536/],
   ["a deep schema", schemaFormat(deep('{"items":', "}", 100_000, "{}")), "response_format.json_schema.schema", /each other; use \$ref/],
   ["a format that never ends", chat({ response_format: { type: "json_object" }, ignore_eos: true }), "ignore_eos", /an end/],
   ["more top logprobs", chat({ logprobs: true, top_logprobs: 21 }), "top_logprobs", /0 to 20/],
   ["top logprobs without logprobs", chat({ top_logprobs: 5 }), "top_logprobs", /needs `logprobs: true`/],
-  ["a regex", chat({ structured_outputs: { regex: "a*" } }), "structured_outputs.regex", /Unsupported field/, "unsupported_parameter"],
-  ["no language", chat({ structured_outputs: {} }), "structured_outputs", /only json and json_object/],
+  ["a regex that is none", chat({ structured_outputs: { regex: "(" } }), "structured_outputs.regex", /pattern: /],
+  ["a regex that looks around", chat({ structured_outputs: { regex: "a(?=b)" } }), "structured_outputs.regex", /looks around/],
+  ["no choice", chat({ structured_outputs: { choice: [] } }), "structured_outputs.choice", /1 to 1000 texts/],
+  ["a choice of numbers", chat({ structured_outputs: { choice: [1] } }), "structured_outputs.choice", /1 to 1000 texts/],
+  [
+    "a grammar",
+    chat({ structured_outputs: { grammar: "root ::= x" } }),
+    "structured_outputs.grammar",
+    /say one of json, json_object, regex/,
+  ],
+  ["no language", chat({ structured_outputs: {} }), "structured_outputs", /say one of json/],
+  ["languages at once", chat({ structured_outputs: { regex: "a", choice: ["a"] } }), "structured_outputs", /say one of json/],
   [
     "two languages",
     chat({ structured_outputs: { json_object: true }, response_format: { type: "json_object" } }),
     "structured_outputs",
     /send one/,
   ],
+  ["a least number below", chat({ min_tokens: -1 }), "min_tokens", /at least 0/],
+  ["a variable of ours", chat({ chat_template_kwargs: { messages: "x" } }), "chat_template_kwargs.messages", /a request may set/],
+  ["a token as variable", chat({ chat_template_kwargs: { bos_token: "x" } }), "chat_template_kwargs.bos_token", /a request may set/],
+  ["marks as variable", chat({ chat_template_kwargs: { a: "<|im_end|>" } }), "chat_template_kwargs.a", /letters, digits/],
+  ["a list as variable", chat({ chat_template_kwargs: { a: [1] } }), "chat_template_kwargs.a", /true, false, a number/],
   ["special tokens", chat({ skip_special_tokens: false }), "skip_special_tokens", /never shown/],
   ["a stop token as text", chat({ stop_token_ids: ["a"] }), "stop_token_ids[0]", /must be a number/],
   ["many stop tokens", chat({ stop_token_ids: new Array(65).fill(1) }), "stop_token_ids", /at most 64/],
@@ -131,7 +146,7 @@ const badTools: readonly Bad[] = [
 ];
 
 const asks = (extra: object) => ({ model: "tiny", input: "hi", ...extra });
-const dated = { type: "json_schema", name: "a", schema: { type: "string", format: "date" } };
+const dated = { type: "json_schema", name: "a", schema: { type: "string", format: "date", pattern: "^2" } };
 const badResponses: readonly Bad[] = [
   ["another model", asks({ model: "x" }), "model", /use `tiny`/, "model_not_found", 404],
   ["no input", asks({ input: [] }), "input", /not be empty/],
@@ -152,7 +167,7 @@ const badResponses: readonly Bad[] = [
   ["a tool of the vendor's", asks({ tools: [{ type: "web_search" }] }), "tools[0].type", /only functions/],
   ["a choice of no tool", asks({ tool_choice: "required" }), "tool_choice", /no tools/],
   ["a field that is none", asks({ max_tokens: 5 }), "max_tokens", /Unsupported/, "unsupported_parameter"],
-  ["a schema that cannot be held", asks({ text: { format: dated } }), "text.format.schema", /write it as a pattern/],
+  ["a schema that cannot be held", asks({ text: { format: dated } }), "text.format.schema", /write both as one pattern/],
 ];
 
 const badEmbeddings: readonly Bad[] = [

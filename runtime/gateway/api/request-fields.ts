@@ -3,7 +3,7 @@
 import { z } from "zod";
 import type { Constraint } from "../../constraints/language.ts";
 import type { ChatMessage } from "../../text/text-model.ts";
-import type { Effort } from "../../text/thinking.ts";
+import type { Effort, Variables } from "../../text/thinking.ts";
 import { type Problem, problemOfIssue, problems } from "../problem.ts";
 import type { AnswerWriter, WriterStart } from "./choices.ts";
 import { type GenerationRequest, requestBounds } from "./generation-request.ts";
@@ -68,6 +68,8 @@ export const shared = {
     .array(whole.min(0).max(tokenIdMax))
     .max(requestBounds.stopTokens, `at most ${requestBounds.stopTokens} tokens`)
     .nullish(),
+  /** vLLM's extension: neither a token nor a string ends the text before. */
+  min_tokens: tokenCount.min(0, "must be at least 0").nullish(),
   /** vLLM's extension. */
   skip_special_tokens: only(true, "special tokens are never shown"),
   n: within(1, requestBounds.choices, whole),
@@ -149,6 +151,7 @@ export function common(request: Partial<z.infer<z.ZodObject<typeof shared>>>, to
       repetitionPenalty: request.repetition_penalty ?? 1,
       bias: request.logit_bias ?? [],
       topLogprobs,
+      ...(request.min_tokens ? { minTokens: request.min_tokens } : {}),
     },
     stops: (typeof stop === "string" ? [stop] : stop).filter((one) => one !== ""),
     stopTokens: request.stop_token_ids ?? [],
@@ -170,6 +173,7 @@ function usageIn({ include_usage, continuous_usage_stats }: StreamOptions): Gene
 interface ChatFields extends Omit<AskedTools, "format"> {
   readonly messages: readonly ChatMessage[];
   readonly effort: Effort | null | undefined;
+  readonly variables?: Variables | null | undefined;
   readonly constraint: Constraint | undefined;
   readonly maxTokens: number | null | undefined;
   readonly logprobs: boolean;
@@ -181,14 +185,14 @@ export function chatOf(
   given: Common,
   fields: ChatFields,
 ): { job: GenerationRequest } | { problem: Problem } {
-  const { messages, effort, constraint, maxTokens: most, logprobs, ...asked } = fields;
+  const { messages, effort, variables, constraint, maxTokens: most, logprobs, ...asked } = fields;
   const found = toolUseOf({ ...asked, format: constraint });
   if ("problem" in found) return found;
   const job = {
     ...given,
     sampling: constraint ? { ...given.sampling, constraint } : given.sampling,
     endpoint,
-    prompts: [{ messages, tools: found.use?.tools ?? [], ...(effort ? { effort } : {}) }],
+    prompts: [{ messages, tools: found.use?.tools ?? [], ...(effort ? { effort } : {}), ...(variables ? { variables } : {}) }],
     echo: false,
     ...(found.use ? { tools: found.use } : {}),
     maxTokens: most ?? undefined,

@@ -15,19 +15,23 @@ const jsonSchemaFields = {
   strict: z.boolean("must be true or false").nullish(),
 };
 
+function refused(message: string, context: z.core.ParsePayload, path: PropertyKey[]): never {
+  context.issues.push({ code: "custom", message, path, input: undefined });
+  return z.NEVER;
+}
+
 /** Reports problems of the schema as issues. */
 function jsonSchemaOf(schema: object, context: z.core.ParsePayload, path: PropertyKey[] = ["schema"]): Constraint {
-  const refused = (message: string): never => {
-    context.issues.push({ code: "custom", message, path, input: undefined });
-    return z.NEVER;
-  };
   const spec = textOf(schema);
-  if (spec === undefined) return refused("has too many schemas or values inside each other; use $ref");
-  const constraint = { name: "json_schema", spec } as const;
+  if (spec === undefined) return refused("has too many schemas or values inside each other; use $ref", context, path);
+  return checked({ name: "json_schema", spec }, context, path);
+}
+
+function checked(constraint: Constraint, context: z.core.ParsePayload, path: PropertyKey[]): Constraint {
   try {
     languageOf(constraint);
   } catch (caught) {
-    return refused(AppError.from(caught).message);
+    return refused(AppError.from(caught).message, context, path);
   }
   return constraint;
 }
@@ -56,16 +60,26 @@ export const flatFormat = z
   .discriminatedUnion("type", [...plainFormats, z.strictObject({ type: z.literal("json_schema"), ...jsonSchemaFields })], only)
   .transform((format, context) => (format.type === "json_schema" ? jsonSchemaOf(format.schema ?? {}, context) : plainFormat(format)));
 
-const why = "only json and json_object are implemented";
+const oneOfThem = "say one of json, json_object, regex and choice";
+const notBuilt = z.never(`is not implemented; ${oneOfThem}`).optional();
 
 /** vLLM's field, of the languages that there are. */
 export const structuredOutputs = z
   .strictObject({
     json: z.record(z.string(), z.unknown(), "must be a JSON Schema").optional(),
-    json_object: z.literal(true, why).optional(),
+    json_object: z.literal(true, oneOfThem).optional(),
+    regex: z.string("must be an expression").optional(),
+    choice: z.array(z.unknown(), "must be a list of texts").optional(),
+    grammar: notBuilt,
+    structural_tag: notBuilt,
   })
-  .refine(({ json, json_object }) => (json === undefined) !== (json_object === undefined), why)
-  .transform(({ json }, context) => (json === undefined ? plainFormat({ type: "json_object" }) : jsonSchemaOf(json, context, ["json"])));
+  .refine((said) => Object.keys(said).length === 1, oneOfThem)
+  .transform(({ json, regex, choice }, context): Constraint => {
+    if (json !== undefined) return jsonSchemaOf(json, context, ["json"]);
+    if (regex !== undefined) return checked({ name: "regex", spec: regex }, context, ["regex"]);
+    if (choice !== undefined) return checked({ name: "choice", spec: JSON.stringify(choice) }, context, ["choice"]);
+    return { name: "json_object", spec: "" };
+  });
 
 function plainFormat({ type }: { readonly type: "text" | "json_object" }): Constraint | undefined {
   return type === "text" ? undefined : { name: type, spec: "" };

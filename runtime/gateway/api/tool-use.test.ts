@@ -65,7 +65,7 @@ test("none leaves the tools out, and a chat gives calls and their answers back",
 
 test("a model without tools, and a schema that cannot be held, are told", () => {
   const parsed = parse({
-    tools: [tool({ strict: true, parameters: { ...city, properties: { city: { type: "string", format: "date" } } } })],
+    tools: [tool({ strict: true, parameters: { ...city, properties: { city: { type: "string", format: "date", pattern: "x" } } } })],
   });
   assert.ok("job" in parsed && parsed.job.tools);
   const unknown = heldTo(parsed.job.tools, undefined);

@@ -17,6 +17,7 @@ interface GenerationSampling {
   readonly frequencyPenalty?: number;
   readonly repetitionPenalty?: number;
   readonly bias?: readonly { readonly id: number; readonly value: number }[];
+  readonly minTokens?: number;
   readonly constraint?: Constraint;
 }
 

@@ -43,6 +43,7 @@ const bounds = {
   minP: [0, 1],
   presencePenalty: [-2, 2],
   frequencyPenalty: [-2, 2],
+  minTokens: [0, 0xffffffff],
   repetitionPenalty: [0.001, 10], // f32 on the wire makes the gateway's 0.01 smaller
 } as const satisfies Partial<Record<keyof Sampling, readonly [number, number]>>;
 

@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { Languages } from "../../../constraints/languages.ts";
 import type { Sampling } from "../request.ts";
 import { expOf } from "./exponential.ts";
+import { chooseAmong } from "./head-candidates.ts";
 import { OpenSampling } from "./open-sampling.ts";
 import { firstDrawn, type Sampled, Sampler, uniform } from "./sampler.ts";
 
@@ -208,6 +209,25 @@ test("penalties are on what prompt and output have, a bias on chosen tokens", ()
   assert.equal(token({ repetitionPenalty: 4 }, Float32Array.of(-9, -2, -3, -7.5)), 3, "negative ones are multiplied");
   assert.equal(token({ bias: [{ id: 3, value: 4.5 }] }), 3);
   assert.equal(token({ bias: [{ id: 1, value: -100 }] }), 2);
+});
+
+test("no end comes before the least number of tokens, those of a replay counted, by whole rows and by a device's candidates", () => {
+  const row = Float32Array.of(9, 8, 1, 0);
+  const ids = [0, 1, 2, 3];
+  const candidates = { ids, values: row, share: 0.7310585786, sharpShare: 0.7310585786, vocab: 4 };
+  for (const [minTokens, replay, want] of [
+    [0, 0, 0],
+    [1, 0, 2],
+    [2, 1, 2],
+    [2, 2, 0],
+  ] as const)
+    for (const temperature of [0, 0.01]) {
+      const asked = { ...base, temperature, minTokens };
+      const made = () =>
+        new OpenSampling({ sampling: asked, prompt: none, replay: new Uint32Array(replay).fill(3), eos: [0, 1] }, languages);
+      assert.equal(sampler.sample(row, made(), replay)?.token, want);
+      assert.equal(chooseAmong(candidates, made(), replay)?.token, want);
+    }
 });
 
 test("a request that goes on after a replay says what it would have said", () => {

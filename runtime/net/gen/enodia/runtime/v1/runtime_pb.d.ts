@@ -173,18 +173,25 @@ export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
   bias: TokenBias[];
 
   /**
-   * the language that the text must be of: "json_object", "json_schema", "tool_calls"; empty = none
+   * the language that the text must be of: "json_object", "json_schema", "regex", "choice", "tool_calls"; empty = none
    *
    * @generated from field: string constraint = 12;
    */
   constraint: string;
 
   /**
-   * what that language depends on: a JSON Schema or tools, of at most 64 KiB
+   * what that language depends on: a JSON Schema, an expression, a JSON list of texts, or tools, of at most 64 KiB
    *
    * @generated from field: string constraint_spec = 13;
    */
   constraintSpec: string;
+
+  /**
+   * no eos id comes before so many tokens; counts replayed ones too
+   *
+   * @generated from field: uint32 min_tokens = 14;
+   */
+  minTokens: number;
 };
 
 /**
