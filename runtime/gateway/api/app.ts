@@ -191,7 +191,7 @@ async function withBody<T>(
   enter: (body: JsonBody) => Promise<T | Response>,
 ): Promise<T | Response> {
   c.set("endpoint", endpoint);
-  const read = await deps.bodies.read(c.env.incoming);
+  const read = await deps.bodies.read(c.env.incoming, c.get("client"));
   if ("gone" in read) {
     count(c, deps, clientGone);
     return c.body(null);

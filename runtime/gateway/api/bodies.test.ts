@@ -26,8 +26,9 @@ async function serve(t: TestContext, pace: BodyPace) {
   await once(server, "listening");
   t.after(() => server.close());
   const { port } = server.address() as AddressInfo;
-  const send = (head: string, bytes: Uint8Array | string = ""): Socket => {
-    const socket = connect({ host, port }).on("error", () => {});
+  /** `from`: the last byte of the client's address. */
+  const send = (head: string, bytes: Uint8Array | string = "", from = 1): Socket => {
+    const socket = connect({ host, port, localAddress: `127.0.0.${from}` }).on("error", () => {});
     t.after(() => socket.destroy());
     socket.write(`POST / HTTP/1.1\r\nhost: a\r\n${head}\r\n\r\n`);
     socket.write(bytes);
@@ -73,7 +74,7 @@ test("a slow body ends with 408, and one that is gone is known", async (t) => {
 
 test("where the sum is full, large bodies are refused before a byte of them and small ones are not, until one leaves", async (t) => {
   const { send, reads, seen } = await serve(t, patient);
-  const held = Array.from({ length: 3 }, () => send(length(8 * mebibyte), "x"));
+  const held = Array.from({ length: 3 }, (_, i) => send(length(8 * mebibyte), "x", 2 + i));
   await until("the sum is full", () => seen.begun === held.length);
   assert.equal(await statusOf(send(length(mebibyte))), 503);
   assert.equal(await statusOf(send(chunked, chunk(mebibyte))), 503);
@@ -89,9 +90,20 @@ test("where the sum is full, large bodies are refused before a byte of them and 
   assert.equal(await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte))), 200);
 });
 
+test("one client's large bodies leave room for those of others, and its small ones are taken", async (t) => {
+  const { send, seen } = await serve(t, patient);
+  const held = Array.from({ length: 2 }, () => send(length(8 * mebibyte), "x"));
+  await until("its share is full", () => seen.begun === held.length);
+  assert.equal(await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte))), 503);
+  assert.equal(await statusOf(send(length(5), "hello")), 200);
+  assert.equal(await statusOf(send(length(7 * mebibyte), Buffer.alloc(7 * mebibyte), 2)), 200);
+  held[0]?.destroy();
+  await until("its share has room", async () => (await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte)))) === 200);
+});
+
 test("one that has been read for long gives way where the sum is full", async (t) => {
   const { send } = await serve(t, { graceMs: 300, bytesPerSecond: 1 });
-  const held = Array.from({ length: 3 }, () => send(length(8 * mebibyte), "x".repeat(1_000)));
+  const held = Array.from({ length: 3 }, (_, i) => send(length(8 * mebibyte), "x".repeat(1_000), 2 + i));
   const ends = held.map(statusOf);
   await until("it is taken", async () => (await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte)))) === 200);
   assert.equal(await Promise.race(ends), 408);
@@ -99,7 +111,7 @@ test("one that has been read for long gives way where the sum is full", async (t
 
 test("one that claims much and sends nearly nothing gives way at once where the sum is full", async (t) => {
   const { send } = await serve(t, { graceMs: 60_000, bytesPerSecond: 1_000 });
-  const held = Array.from({ length: 3 }, () => send(length(8 * mebibyte), "x"));
+  const held = Array.from({ length: 3 }, (_, i) => send(length(8 * mebibyte), "x", 2 + i));
   const ends = held.map(statusOf);
   await until("it is taken", async () => (await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte)))) === 200);
   assert.equal(await Promise.race(ends), 408);

@@ -9,6 +9,8 @@ const mebibyte = 1024 * 1024;
 const bodyBytesMax = 8 * mebibyte;
 /** All bodies together, from their headers until their prompts are tokens. */
 const bytesMax = 32 * mebibyte;
+/** Large bodies of one client, by its key or its address: those of others find room beside them. */
+const clientBytesMax = 16 * mebibyte;
 /** Most requests are small: others leave them this much. */
 const smallBytesMax = 64 * 1024;
 const leftToSmallBytes = 8 * mebibyte;
@@ -33,6 +35,7 @@ export interface BodyPace {
 const usualPace: BodyPace = { graceMs: 5_000, bytesPerSecond: 16 * 1024 };
 
 interface Held {
+  readonly client: string;
   readonly since: number;
   bytes: number;
   /** So many of them have come. */
@@ -53,6 +56,8 @@ export class Bodies {
   /** Oldest first. */
   readonly #reading = new Set<Held>();
   #bytes = 0;
+  /** By client; those that hold none are not in it. */
+  readonly #bytesOf = new Map<string, number>();
   /** Since the last collection. */
   #seenBytes = 0;
   #collection: NodeJS.Timeout | undefined;
@@ -62,13 +67,14 @@ export class Bodies {
   }
 
   /** Refuses before a byte is read where that is known from the headers. */
-  async read(request: IncomingMessage): Promise<Read> {
+  async read(request: IncomingMessage, client = ""): Promise<Read> {
     if (request.destroyed) return { gone: true };
     const { "content-length": length = "0", "transfer-encoding": encoding } = request.headers;
     const claimed = encoding === undefined ? Number(length) : firstBytes;
     if (claimed > bodyBytesMax) return { problem: problems.tooLarge(bodyBytesMax) };
     this.#seen(claimed);
-    const held: Held = { since: performance.now(), bytes: 0, size: 0, end: () => {} };
+    const of = client || (request.socket.remoteAddress ?? "");
+    const held: Held = { client: of, since: performance.now(), bytes: 0, size: 0, end: () => {} };
     if (!this.#hold(held, claimed)) return { problem: problems.bodiesFull(retryAfterSeconds) };
     return this.#readAll(request, held, claimed);
   }
@@ -121,17 +127,20 @@ export class Bodies {
   /** Where the sum is full, the oldest of those beyond their grace, or slower than the pace within it, give way. */
   #hold(held: Held, bytes: number): boolean {
     const most = bytes > smallBytesMax ? bytesMax - leftToSmallBytes : bytesMax;
-    const fits = () => this.#bytes - held.bytes + bytes <= most;
+    const { client } = held;
+    const own = () => this.#bytesOf.get(client) ?? 0;
+    const isWithinShare = () => bytes <= smallBytesMax || own() - held.bytes + bytes <= clientBytesMax;
+    const fits = () => isWithinShare() && this.#bytes - held.bytes + bytes <= most;
     for (const other of this.#reading) {
       if (fits()) break;
+      if (!isWithinShare() && other.client !== client) continue;
       const ms = performance.now() - other.since;
       const stays = ms < this.#pace.graceMs && !(ms > paceFullMs && this.#isSlow(other, ms));
       if (other === held || stays) continue;
       other.end({ problem: problems.slowBody() });
     }
     if (!fits()) return false;
-    this.#bytes += bytes - held.bytes;
-    held.bytes = bytes;
+    this.#resize(held, bytes);
     return true;
   }
 
@@ -147,7 +156,14 @@ export class Bodies {
   }
 
   #leave(held: Held): void {
-    this.#bytes -= held.bytes;
-    held.bytes = 0;
+    this.#resize(held, 0);
+  }
+
+  #resize(held: Held, bytes: number): void {
+    const own = (this.#bytesOf.get(held.client) ?? 0) - held.bytes + bytes;
+    if (own > 0) this.#bytesOf.set(held.client, own);
+    else this.#bytesOf.delete(held.client);
+    this.#bytes += bytes - held.bytes;
+    held.bytes = bytes;
   }
 }
