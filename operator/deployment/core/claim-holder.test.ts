@@ -6,7 +6,7 @@ import { type ClaimUse, isAstray, refusalOf, serverNode } from "./claim-holder.t
 
 const use = (deployment: string, node: string, more: Partial<ClaimUse> = {}): ClaimUse => ({
   ...{ uid: deployment, pod: `${deployment}-pod`, claim: "models", deployment, node, component: "weight-server" },
-  ...{ mounted: true, terminating: false, createdMs: 1, held: undefined },
+  ...{ mounted: true, terminating: false, createdMs: 1, model: "models/a", held: undefined },
   ...more,
 });
 const isOwn = ({ deployment, component }: ClaimUse) => deployment === "a" && component === "weight-server";
@@ -26,9 +26,10 @@ const rows: Record<string, { readonly uses: ClaimUse[]; readonly want: string | 
     uses: [use("a", "n2", { mounted: false }), use("b", "n1", { mounted: false, createdMs: 2 })],
     want: undefined,
   },
+  "it gets another model, and so another pod": { uses: [use("a", "n1", { model: "models/b" }), use("b", "n1")], want: "n1" },
   "its download runs elsewhere": { uses: [use("a", "n3", { component: "downloader" })], want: "n3" },
 };
-for (const [what, { uses, want }] of Object.entries(rows)) test(what, () => assert.equal(serverNode(uses, isOwn), want));
+for (const [what, { uses, want }] of Object.entries(rows)) test(what, () => assert.equal(serverNode(uses, isOwn, "models/a"), want));
 
 test("a download is made anew where it can never run, and only there", () => {
   const own = (node: string, mounted = false) => use("a", node, { component: "weight-server", mounted, createdMs: 2 });
@@ -47,7 +48,7 @@ test("servers of one claim end on one node, and none moves that has the volume",
       uses[0] = { ...(uses[0] as ClaimUse), mounted: true };
       for (const turn of [...order, ...start.keys(), ...start.keys()]) {
         const own = uses[turn % uses.length] as ClaimUse;
-        const node = serverNode(uses, ({ deployment }) => deployment === own.deployment);
+        const node = serverNode(uses, ({ deployment }) => deployment === own.deployment, "models/a");
         if (node === own.held) continue;
         assert.ok(!own.mounted, `${own.deployment} is restarted`);
         const at = node ?? own.node;

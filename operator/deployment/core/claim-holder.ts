@@ -12,6 +12,8 @@ export interface ClaimUse {
   readonly mounted: boolean;
   readonly terminating: boolean;
   readonly createdMs: number;
+  /** As one text: claim and folder. */
+  readonly model: string | undefined;
   /** The node that its template named. */
   readonly held: string | undefined;
 }
@@ -23,10 +25,10 @@ export function holderOf(uses: readonly ClaimUse[]): ClaimUse | undefined {
   return [...uses].sort(order)[0];
 }
 
-/** The node that the template of a weight server names. It stays as it is while its pod stands where the claim is, since a change restarts it. */
-export function serverNode(uses: readonly ClaimUse[], isOwn: (use: ClaimUse) => boolean): string | undefined {
+/** The node that the template of a weight server names. It stays while its pod stands where the claim is, since a change restarts it. */
+export function serverNode(uses: readonly ClaimUse[], isOwn: (use: ClaimUse) => boolean, model: string): string | undefined {
   const others = uses.filter((use) => !isOwn(use));
-  const own = holderOf(uses.filter((use) => isOwn(use) && !use.terminating));
+  const own = holderOf(uses.filter((use) => isOwn(use) && !use.terminating && use.model === model));
   const holder = holderOf(own ? [...others, own] : others);
   return own && own.node === holder?.node ? own.held : holder?.node;
 }

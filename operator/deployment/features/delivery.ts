@@ -96,7 +96,7 @@ function inUse(observed: Observed, tried: boolean): Omit<Delivery, "weightServer
 function withWeightServer(observed: Observed, { keeps, tried, serving }: Source): Delivery {
   const { suspend } = observed.deployment.spec;
   const of = ofModel(observed.deployment, keeps);
-  const node = serverNode(usesOf(observed, of), isOwn(of, weightServerComponent));
+  const node = serverNode(usesOf(observed, of), isOwn(of, weightServerComponent), modelText(modelPlace(of.spec)));
   const refused = suspend || (serving && !keeps) ? undefined : inUse(observed, tried);
   if (refused) return { ...refused, weightServer: { replicas: keeps ? 1 : 0, keeps, node } };
   const found = download(observed);

@@ -244,7 +244,7 @@ function claimUse(pod: KubeObject, claim: string, nodes: NodeHealth): ClaimUse |
   return {
     ...{ uid, pod: name, claim, node, createdMs: createdMsOf(pod), terminating: deletionTimestamp !== undefined },
     ...{ deployment: marks?.[labels.deployment] ?? "", component: marks?.[labels.component] ?? "" },
-    mounted: isRunning(pod),
+    ...{ mounted: isRunning(pod), model: modelOfPod(pod) },
     held: notes?.[annotations.claimNode],
   };
 }
