@@ -135,6 +135,9 @@ const table = {
   enodia_worker_requests_total: worker.counter("Finished generations by reason.", {
     result: ["stop", "length", "cancelled", "draining", "error"],
   }),
+  enodia_worker_kept_answers: worker.gauge("Answers kept for clients that may come back by another gateway."),
+  enodia_worker_kept_bytes: worker.gauge("Bytes of these, as estimated."),
+  enodia_worker_resumed_total: worker.counter("Requests that went on with a kept answer; none of its tokens was computed anew."),
   enodia_worker_requests_active: worker.gauge("Requests in a KV slot."),
   enodia_worker_preemptions_total: worker.counter("Requests that gave their KV memory up to others and were computed again."),
   enodia_worker_queue_requests: worker.gauge("Requests that wait for a KV slot."),

@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { RequestRefusal } from "../../crds/names.ts";
 
 export interface Problem {
-  readonly status: 400 | 401 | 404 | 405 | 408 | 413 | 429 | 500 | 503;
+  readonly status: 400 | 401 | 404 | 405 | 408 | 413 | 422 | 429 | 500 | 503;
   readonly message: string;
   readonly type: "invalid_request_error" | "rate_limit_error" | "service_unavailable" | "server_error";
   readonly code: string | null;
@@ -86,6 +86,22 @@ export const problems = {
     retryAfterSeconds,
   }),
   slowBody: (): Problem => ({ ...invalid("The request body came too slowly: send it again.", null, "request_timeout"), status: 408 }),
+  keyReused: (): Problem => ({
+    ...invalid(
+      "`Idempotency-Key`: another request was sent with this key less than a minute ago: repeat that one, or use a new key.",
+      "Idempotency-Key",
+      "idempotency_key_reused",
+    ),
+    status: 422,
+  }),
+  noResponse: (id: string): Problem => ({
+    ...invalid(
+      `No response \`${id.slice(0, 64)}\` is kept for this key: streamed ones are for 60 s, while there is room.`,
+      "id",
+      "response_not_found",
+    ),
+    status: 404,
+  }),
   unknownModel: (requested: string, served: string): Problem => ({
     ...invalid(`The model \`${requested.slice(0, 200)}\` does not exist here: use \`${served}\`.`, "model", "model_not_found"),
     status: 404,
@@ -152,6 +168,7 @@ export function problemOf(caught: unknown, requestId: string): Problem {
   if (error.code === "DeadlineExceeded") return { ...problems.deadline(0), message: error.message };
   if (error.code === "ContextOverflow") return invalid(error.message, "messages", "context_length_exceeded");
   if (error.code === "UnusableLogits") return problems.unusableLogits(error.message);
+  if (error.code === "KeyReused") return problems.keyReused();
   if (error.code === "InvalidRequest") return invalid(error.message);
   return problems.internal(requestId);
 }

@@ -11,6 +11,7 @@ import { createLog, type Log, silentLog } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/runtime-metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import { createInferenceServer } from "./inference.ts";
+import { KeptAnswers } from "./kept-answers.ts";
 import { ServiceRecord } from "./service-record.ts";
 
 /** Queues a request and never gives it a slot. */
@@ -39,6 +40,7 @@ function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new 
       refuses: () => false,
       onGap: () => {},
       kvUse: () => 0.25,
+      answers: new KeptAnswers(() => 0),
       record,
     },
     ...{ metrics, tracing, log },

@@ -12,6 +12,7 @@ import {
   GenerateEventSchema,
   type GenerateRequest,
   type Inference,
+  type Sender,
   type Sampling as WireSampling,
 } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, type ServerWritable, toStatus } from "../net/grpc.ts";
@@ -21,6 +22,7 @@ import type { PeerIdentity } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
 import { sampledTraceId, type Tracing } from "../observe/trace.ts";
+import type { KeptAnswers, Run } from "./kept-answers.ts";
 import type { ServiceRecord } from "./service-record.ts";
 
 export interface GenerateOptions {
@@ -30,6 +32,7 @@ export interface GenerateOptions {
   readonly notReady: () => string | undefined;
   readonly refuses: () => boolean;
   readonly kvUse: () => number | undefined;
+  readonly answers: KeptAnswers;
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed" | "first">;
   readonly metrics: Metrics<"worker">;
@@ -61,11 +64,15 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
     },
     alive: (call) => {
       try {
-        fromGateway(call, options);
+        fromGateway(call, call.request.sender, options);
         showLife(call, options);
       } catch (error) {
         call.emit("error", toStatus(error));
       }
+    },
+    kept: async ({ sender, id, stop }, call) => {
+      fromGateway(call, sender, options);
+      return options.answers.look(id, stop);
     },
   };
 }
@@ -82,13 +89,30 @@ function showLife(call: AliveCall, { engine, kvUse }: GenerateOptions): void {
 }
 
 async function serve(call: Call, options: GenerateOptions): Promise<void> {
-  const { request } = call;
-  authorize(call, options);
-  const abort = new AbortController();
-  call.on("cancelled", () => abort.abort(new AppError("the caller went away", { code: "Cancelled" })));
-  const left = leftMs(call, Number(request.deadlineUnixMs), slackMs.generate);
+  const { keep, replay } = call.request;
+  fromGateway(call, call.request.sender, options);
+  const kept = keep && options.answers.find(keep, replay);
+  if (kept === undefined) return begin(call, options).read(call);
+  options.metrics.add("enodia_worker_resumed_total", 1);
+  return kept.read(call);
+}
+
+function begin(call: Call, options: GenerateOptions): Run {
+  const { keep, sampling, replay, deadlineUnixMs } = call.request;
+  accepts(options);
+  const whole = replay.length === 0 || sampling?.logprobs !== true; // a failover brings no log-probabilities
+  const run = options.answers.begin(whole ? keep : undefined);
+  const left = leftMs(call, Number(deadlineUnixMs), slackMs.generate);
+  generate(call.request, options, run, left).then(
+    () => run.end(),
+    (error) => run.end(AppError.from(error)),
+  );
+  return run;
+}
+
+async function generate(request: GenerateRequest, options: GenerateOptions, run: Run, left: number | undefined): Promise<void> {
   const late = new AppError("the request's deadline has passed", { code: "DeadlineExceeded", operation: "generating" });
-  const timer = left === undefined ? undefined : setTimeout(() => abort.abort(late), left);
+  const timer = left === undefined ? undefined : setTimeout(() => run.abort(late), left);
   const attributes = {
     "enodia.request": request.requestId,
     "enodia.prompt_tokens": request.prompt.length,
@@ -99,8 +123,8 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   const { traceId } = span;
   let result: Result = "error";
   try {
-    result = await pump(call, options, abort.signal, span.traceparent);
-    if (result === "cancelled" && abort.signal.reason === late) throw late;
+    result = await pump(request, options, run, span.traceparent);
+    if (result === "cancelled" && run.signal.reason === late) throw late;
     if (result !== "error") options.record.ended(result);
     span.set({ "enodia.finish": result });
   } catch (error) {
@@ -117,8 +141,7 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   }
 }
 
-async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, traceparent: string): Promise<Result> {
-  const { request } = call;
+async function pump(request: GenerateRequest, options: GenerateOptions, run: Run, traceparent: string): Promise<Result> {
   const startedAt = performance.now();
   let previousAt: number | undefined;
   let result: Result = "error";
@@ -131,7 +154,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     priority: request.priority,
     embed: request.embed,
     promptLogprobs: request.promptLogprobs,
-    signal,
+    signal: run.signal,
     // Frames of traced requests use Dispatch, so others are not named.
     ...(options.tracing.enabled && sampledTraceId(traceparent) !== undefined ? { traceparent } : {}),
   });
@@ -146,7 +169,8 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     }
     if (event.type === "finish") result = event.reason;
     // A cancelled call gets no answer: its caller is gone or sees the deadline.
-    if (result !== "cancelled" && !call.cancelled) call.write(toEvent(event));
+    if (result !== "cancelled") run.add(toEvent(event));
+    if (event.type === "started") run.addReplay(request.replay);
   }
   return result;
 }
@@ -173,17 +197,16 @@ function samplingOf(sampling: WireSampling | undefined): Sampling {
   };
 }
 
-function fromGateway(call: Call | AliveCall, options: GenerateOptions): void {
+function fromGateway(call: Caller, sender: Sender | undefined, options: GenerateOptions): void {
   const identity = options.caller(call);
   if (identity.role !== "gateway")
     throw new AppError(`a ${identity.role} may not ask for tokens`, { code: "Forbidden", operation: "generating" });
-  if (fromSender(call.request.sender).deploymentUid !== options.deploymentUid) {
+  if (fromSender(sender).deploymentUid !== options.deploymentUid) {
     throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "generating" });
   }
 }
 
-function authorize(call: Call, options: GenerateOptions): void {
-  fromGateway(call, options);
+function accepts(options: GenerateOptions): void {
   if (options.refuses())
     throw new AppError("this worker is leaving; ask another", { code: "Draining", operation: "generating", retry: "backoff" });
   const reason = options.notReady();

@@ -18,7 +18,7 @@ export interface ServedTotals {
 
 const isServed: Readonly<Record<FinishReason, boolean>> = { stop: true, length: true, cancelled: false, draining: false };
 /** Errors of the caller. */
-const theCallers = ["InvalidRequest", "ContextOverflow", "Cancelled", "Forbidden", "Unauthenticated"];
+const theCallers = ["InvalidRequest", "ContextOverflow", "KeyReused", "Cancelled", "Forbidden", "Unauthenticated"];
 
 export class ServiceRecord {
   #requests = 0;

@@ -30,11 +30,13 @@ import { expertBudgetBytes, rankMemory } from "./expert-bytes.ts";
 import { OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
+import { KeptAnswers } from "./kept-answers.ts";
 import { createWorkerPlane, type WorkerPlane } from "./worker-plane.ts";
 import { machineId, signingKeyAt } from "./worker-telemetry.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
+const answersSweepMs = 1_000;
 /** Milliseconds. */
 const weightServerRetryMs = 2_000;
 
@@ -230,7 +232,10 @@ async function serve(base: Base, model: Model) {
   await plane.openConnections(options.host ?? "0.0.0.0", options.enginePort);
   const server = createServer(tls, refusalReport("control", { log, metrics }));
   plane.serve(server);
-  server.add(Inference, inference(base, engine, plane));
+  const answers = new KeptAnswers(() => performance.now());
+  const sweeps = setInterval(() => answers.sweep(), answersSweepMs).unref();
+  metrics.onCollect(() => showAnswers(answers, metrics));
+  server.add(Inference, inference(base, engine, plane, answers));
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
   const bus = openBus(base);
   const { peersDns, podIp, natsPrefix: prefix, telemetryWindowMs: windowMs } = options;
@@ -249,6 +254,7 @@ async function serve(base: Base, model: Model) {
     await plane.leaving.drain(true);
     stop();
     await idle(engine, graceMs);
+    clearInterval(sweeps);
     // Streams of peers and operator never end by themselves; current work on them has this long.
     await server.close(Math.min(graceMs, lastFramesMs));
     plane.close();
@@ -266,9 +272,16 @@ function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
   return bus;
 }
 
-function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, leaving, record, vitals, caller }: WorkerPlane) {
+function showAnswers({ size }: KeptAnswers, metrics: Metrics<"worker">): void {
+  metrics.set("enodia_worker_kept_answers", size.answers);
+  metrics.set("enodia_worker_kept_bytes", size.bytes);
+}
+
+function inference({ options, metrics, tracing, log }: Base, engine: Engine, plane: WorkerPlane, answers: KeptAnswers) {
+  const { experts, leaving, record, vitals, caller } = plane;
   return createInferenceServer({
     engine,
+    answers,
     deploymentUid: options.deploymentUid,
     caller,
     metrics,

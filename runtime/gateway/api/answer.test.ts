@@ -141,7 +141,7 @@ test("a client that reads slowly does not show as slow tokens", async () => {
 });
 
 test("each chunk has the usage so far where that is asked for", () => {
-  const writer = completionWriter({ endpoint: "chat", logprobs: false, usageIn: "every" })({ model: "tiny", created: 7 });
+  const writer = completionWriter({ endpoint: "chat", logprobs: false, usageIn: "every" })({ model: "tiny", created: 7, token: "t" });
   const counted = { promptTokens: 5, cachedTokens: 4, outputTokens: 1 };
   const [event = ""] = writer.events({ index: 0, piece: { text: "a", logprobs: [] } }, counted);
   const { usage } = JSON.parse(event.replace(/^data: /, ""));

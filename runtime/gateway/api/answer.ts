@@ -1,5 +1,4 @@
 // Turns one parsed job into text: tokenize, generate with failover, detokenize, apply stop strings, count usage.
-import { randomUUID } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import { type FailoverReason, stallParts } from "../../../crds/names.ts";
 import type { Constraint } from "../../constraints/language.ts";
@@ -14,10 +13,11 @@ import { opensThoughts, ThinkText } from "../../text/think-text.ts";
 import type { CallDelta } from "../../text/tools/tool-format.ts";
 import { invalid, type Problem, problems } from "../problem.ts";
 import { promptLogprobsMax, retryAfterSeconds } from "../routing/admission.ts";
-import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "../routing/failover.ts";
+import { type Generated, type Generation, generate, type Keep, type RatedToken, type Stall, type Workers } from "../routing/failover.ts";
 import type { FailoverLimits } from "../routing/patience.ts";
 import { type GenerationRequest, type Prompt, requestBounds } from "./generation-request.ts";
 import { isHeld, languageOfCalls, misfit, promptsFor, variablesOf } from "./model-fit.ts";
+import { idOf } from "./resume.ts";
 
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
@@ -164,6 +164,9 @@ function charactersOf(prompt: Prompt): number {
 
 export interface AnswerRequest extends Prepared {
   readonly id: string;
+  /** Its calls' ids are made of it. */
+  readonly token: string;
+  readonly keep?: Keep | undefined;
   readonly job: GenerationRequest;
   readonly seed: bigint;
   readonly span: Span;
@@ -219,8 +222,10 @@ export class Answer {
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
     const text = answerText(this.#request, this.#deps.textModel, this.#stops);
+    const { keep } = this.#request;
+    const kept = keep?.isNew === false ? await this.#deps.workers.kept?.(keep.id) : undefined;
     let askedAt = this.#deps.now();
-    for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
+    for await (const event of generate(this.#generation(kept?.rank), this.#deps.workers, this.#deps.limits, this.#hooks())) {
       if (event.type === "prompt") this.#rated.push(...event.tokens);
       if (event.type === "token" || event.type === "finish") {
         const echo = this.#echo();
@@ -260,8 +265,8 @@ export class Answer {
   }
 
   #shown({ text, reasoning, calls = [] }: Certain): Pick<Piece, "text" | "reasoning" | "calls"> {
-    const named = calls.map((call) => (call.name === undefined ? call : { ...call, id: `call_${randomUUID().replaceAll("-", "")}` }));
-    this.#calls += calls.length;
+    const { token } = this.#request;
+    const named = calls.map((call) => (call.name === undefined ? call : { ...call, id: `call_${idOf(token, "call", this.#calls++)}` }));
     return { text, ...(reasoning ? { reasoning } : {}), ...(named.length > 0 ? { calls: named } : {}) };
   }
 
@@ -310,8 +315,8 @@ export class Answer {
     metrics.add("enodia_gateway_tokens_total", 1, { kind: "output" });
   }
 
-  #generation(): Generation {
-    const { id, job, prompt, maxTokens, seed, echo, constraint = job.sampling.constraint, span, signal } = this.#request;
+  #generation(home: number | undefined): Generation {
+    const { id, keep, job, prompt, maxTokens, seed, echo, constraint = job.sampling.constraint, span, signal } = this.#request;
     return {
       requestId: id,
       prompt,
@@ -320,6 +325,7 @@ export class Answer {
       promptLogprobs: echo !== undefined && job.logprobs,
       eos: [...(job.ignoreEos ? [] : this.#deps.textModel.eosIds), ...(job.stopTokens ?? [])],
       priority: job.priority ?? 0,
+      ...(keep ? { keep, home } : {}),
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,
       signal,

@@ -24,6 +24,7 @@ import { parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
 import type { Parsed } from "./request-fields.ts";
 import { parseResponses } from "./responses.ts";
+import { keptId, keyProblem, newToken, readNote, resumption, type Ticket, ticketOf, ticketOfResponse } from "./resume.ts";
 
 /** Browsers cache a preflight this long. */
 const corsMaxAgeSeconds = 600;
@@ -51,6 +52,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
     const caller = await deps.authenticator.caller(c.req.header("authorization"));
     if ("problem" in caller) return refuse(c, deps, caller.problem);
     c.set("client", caller.client);
+    c.set("tenant", caller.tenant);
     c.set("priority", caller.priority);
     const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
     return refusal ? refuse(c, deps, refusal) : next();
@@ -60,6 +62,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
   app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
   app.post("/v1/completions", (c) => generation(c, deps, "completions", parseCompletion));
   app.post("/v1/responses", (c) => generation(c, deps, "responses", parseResponses));
+  app.get("/v1/responses/:id", (c) => resumedResponse(c, deps));
   app.post("/v1/embeddings", (c) => embeddings(c, deps));
   for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"])
     app.all(path, (c) => refuse(c, deps, problems.method("POST")));
@@ -106,15 +109,57 @@ async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: Pars
 async function enterGeneration(c: Ctx, deps: AppDeps, parse: Parse, body: JsonBody): Promise<Response | Exchange> {
   const parsed = parse(body.json, deps.servedName);
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
+  const key = c.req.header("idempotency-key");
+  const problem = keyProblem(key);
+  if (problem) return refuse(c, deps, problem);
+  const { endpoint, stream } = parsed.job;
+  const start = { created: Math.floor(deps.now() / 1000), seed: deps.drawSeed() };
+  const ticket = ticketOf({ tenant: c.get("tenant"), endpoint, key, stream, json: body.json, ...start });
+  // A repeated answer says when the first one began.
+  const kept = ticket?.keep.isNew === false ? await deps.workers.kept?.(ticket.keep.id) : undefined;
+  const created = (kept && readNote(kept.note)?.created) ?? start.created;
+  return enterParsed(c, deps, { parsed, bytes: body.bytes, ticket, created });
+}
+
+/** A streamed response that another gateway may have begun. */
+async function resumedResponse(c: Ctx, deps: AppDeps): Promise<Response> {
+  c.set("endpoint", "responses");
+  const id = c.req.param("id") ?? "";
+  const asked = resumption(id, c.req.query());
+  if ("problem" in asked) return refuse(c, deps, asked.problem);
+  const tenant = c.get("tenant");
+  const kept = await deps.workers.kept?.(keptId(tenant, asked.token));
+  const ticket = kept && ticketOfResponse(tenant, asked.token, kept.note);
+  if (ticket === undefined) return refuse(c, deps, problems.noResponse(id));
+  const parsed = parseResponses(ticket.json, deps.servedName);
+  if ("problem" in parsed) return refuse(c, deps, parsed.problem);
+  const resumed = { ...parsed, job: { ...parsed.job, stream: asked.stream } };
+  const bytes = ticket.keep.note.length;
+  const entered = await enterParsed(c, deps, { parsed: resumed, bytes, ticket, created: ticket.note.created, after: asked.after });
+  return entered instanceof Response ? entered : entered.run();
+}
+
+interface Entering {
+  readonly parsed: Exclude<Parsed, { readonly problem: Problem }>;
+  readonly bytes: number;
+  readonly ticket: Ticket | undefined;
+  readonly created: number;
+  readonly after?: number;
+}
+
+async function enterParsed(c: Ctx, deps: AppDeps, { parsed, bytes, ticket, created, after }: Entering): Promise<Response | Exchange> {
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
   const { prompts, promptLogprobs } = prepared;
   const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
-  const place = enter(c, deps, { bytes: body.bytes, promptTokens, promptLogprobs });
+  const place = enter(c, deps, { bytes, promptTokens, promptLogprobs });
   if ("problem" in place) return refuse(c, deps, place.problem);
-  const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
-  const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
-  return new Exchange(c, deps, { job, prompts, writer, place });
+  const { token = newToken(), keep, note } = ticket ?? {};
+  const writer = parsed.writer({ model: deps.servedName, created, token, ...(after === undefined ? {} : { after }) });
+  const { sampling, priority } = parsed.job;
+  const seed = sampling.seed ?? (note && BigInt(note.seed));
+  const job = { ...parsed.job, sampling: { ...sampling, seed }, priority: priorityOf(c, deps, priority) };
+  return new Exchange(c, deps, { job, prompts, writer, place, token, keep });
 }
 
 async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {

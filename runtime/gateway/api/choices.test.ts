@@ -55,7 +55,7 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
   const prepared = prompts.map((prompt) => ({ prompt, maxTokens, ...(whole.echo ? { echo: String.fromCharCode(...prompt) } : {}) }));
   const span = tracing.start("a", { role: "server", attributes: {} });
   const all = new Choices(
-    { id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal },
+    { id: "r", token: "t", job: whole, prompts: prepared, span, signal: new AbortController().signal },
     answerDeps(events, { workers }),
   );
   return { all, asked, blamed, most: () => most };

@@ -5,7 +5,7 @@ import { Answer, type AnswerDeps, type AnswerRequest, type Piece, type Prepared,
 /** Concurrent answers per request. */
 const atOnceMax = 8;
 
-export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "job" | "span" | "signal"> {
+export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "token" | "keep" | "job" | "span" | "signal"> {
   readonly prompts: readonly Prepared[];
 }
 
@@ -30,6 +30,10 @@ export interface WriterStart {
   readonly model: string;
   /** Unix seconds. */
   readonly created: number;
+  /** The answer's ids are made of it. */
+  readonly token: string;
+  /** Events of a response up to this number are left out. */
+  readonly after?: number;
 }
 
 /** `pieces` can be read once; the other fields are final when it ended. */
@@ -40,7 +44,7 @@ export class Choices {
   readonly #deps: AnswerDeps;
   readonly #over = new AbortController();
 
-  constructor({ id, job, prompts, span, signal }: ChoicesRequest, deps: AnswerDeps) {
+  constructor({ id, token, keep, job, prompts, span, signal }: ChoicesRequest, deps: AnswerDeps) {
     this.#deps = deps;
     this.#promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
     this.#perPrompt = job.n;
@@ -49,7 +53,10 @@ export class Choices {
     const alone = prompts.length * job.n === 1;
     this.#answers = prompts.flatMap((prepared, p) =>
       Array.from({ length: job.n }, (_, i) => {
-        const one = { id: alone ? id : `${id}.${p * job.n + i}`, seed: BigInt.asUintN(64, first + BigInt(i)) };
+        const at = p * job.n + i;
+        const kept = keep && (at === 0 ? keep : { ...keep, id: `${keep.id}.${at}`, note: new Uint8Array() });
+        const ids = { id: alone ? id : `${id}.${at}`, token: `${token}.${at}`, keep: kept };
+        const one = { ...ids, seed: BigInt.asUintN(64, first + BigInt(i)) };
         return new Answer({ ...common, ...prepared, ...one }, deps);
       }),
     );

@@ -1,6 +1,7 @@
 // One admitted HTTP request, from its first token to the accounting after its last byte.
 import type { Span } from "../../observe/trace.ts";
 import { type Problem, problemOf } from "../problem.ts";
+import type { Keep } from "../routing/failover.ts";
 import type { Piece, Prepared } from "./answer.ts";
 import type { AnswerWriter } from "./choices.ts";
 import { type ChoicePiece, Choices } from "./choices.ts";
@@ -13,6 +14,8 @@ interface Task {
   readonly prompts: readonly Prepared[];
   readonly writer: AnswerWriter;
   readonly place: Place;
+  readonly token: string;
+  readonly keep: Keep | undefined;
 }
 
 type First = IteratorResult<ChoicePiece, void> | Promise<IteratorResult<ChoicePiece, void>>;
@@ -31,7 +34,7 @@ export class Exchange {
   readonly #abort = new AbortController();
   #ended = false;
 
-  constructor(c: Ctx, deps: AppDeps, { job, prompts, writer, place }: Task) {
+  constructor(c: Ctx, deps: AppDeps, { job, prompts, writer, place, token, keep }: Task) {
     this.#c = c;
     this.#deps = deps;
     this.#job = job;
@@ -43,7 +46,7 @@ export class Exchange {
     const client = c.req.raw.signal;
     client.addEventListener("abort", () => this.#abort.abort(), { once: true });
     if (client.aborted) this.#abort.abort();
-    const request = { id: c.get("requestId"), job, prompts, span: this.#span, signal: this.#abort.signal };
+    const request = { id: c.get("requestId"), token, keep, job, prompts, span: this.#span, signal: this.#abort.signal };
     this.#choices = new Choices(request, deps);
   }
 

@@ -48,6 +48,7 @@ interface Variables {
   startedAt: number;
   counted: boolean;
   client: string;
+  tenant: string;
   priority: number | undefined;
 }
 export type Env = { Bindings: HttpBindings; Variables: Variables };

@@ -1,5 +1,4 @@
 // Response bodies of chats, completions and the model list, whole and chunked.
-import { randomUUID } from "node:crypto";
 import { problemBody } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type TokenLogprob, type Usage } from "./answer.ts";
 import type { AnswerWriter, WriterStart } from "./choices.ts";
@@ -16,9 +15,9 @@ export interface Envelope {
 }
 
 export function completionWriter(job: Pick<Envelope, "endpoint" | "logprobs"> & Pick<GenerationRequest, "usageIn">) {
-  return ({ model, created }: WriterStart): AnswerWriter => {
+  return ({ model, created, token }: WriterStart): AnswerWriter => {
     const { endpoint, logprobs, usageIn } = job;
-    const id = `${endpoint === "chat" ? "chatcmpl" : "cmpl"}-${randomUUID().replaceAll("-", "")}`;
+    const id = `${endpoint === "chat" ? "chatcmpl" : "cmpl"}-${token}`;
     const envelope: Envelope = { endpoint, id, created, model, logprobs };
     const chunks = new ChunkWriter(envelope, usageIn);
     const some = (body: object | undefined) => (body ? [sseData(body)] : []);

@@ -1,10 +1,8 @@
 // Bodies of /v1/responses: an answer as items, whole and as events, which add up to the whole.
-import { randomUUID } from "node:crypto";
 import type { Problem } from "../problem.ts";
 import { type AnswerCall, isMarker, type Piece, type Usage } from "./answer.ts";
 import type { AnswerWriter, WriterStart } from "./choices.ts";
-
-const newId = (prefix: string): string => `${prefix}_${randomUUID().replaceAll("-", "")}`;
+import { idOf } from "./resume.ts";
 
 interface TextItem {
   readonly kind: "message" | "reasoning";
@@ -47,7 +45,6 @@ export function responseWriter(request: Asked): (start: WriterStart) => AnswerWr
 class ResponseWriter implements AnswerWriter {
   readonly #request: Asked;
   readonly #start: WriterStart;
-  readonly #id = newId("resp");
   readonly #items: Item[] = [];
   #open = false;
   #status: Status = "in_progress";
@@ -65,6 +62,10 @@ class ResponseWriter implements AnswerWriter {
   }
 
   events({ piece }: { readonly piece: Piece }): string[] {
+    return this.#eventsOf(piece).filter((event) => event !== "");
+  }
+
+  #eventsOf(piece: Piece): string[] {
     if (isMarker(piece)) return ["created", "in_progress"].map((type) => this.#event(`response.${type}`, { response: this.#response() }));
     const { reasoning = "", text, calls = [] } = piece;
     // Continues a call before other text of the piece, which ends the call.
@@ -82,8 +83,9 @@ class ResponseWriter implements AnswerWriter {
 
   last(usage: Usage): string[] {
     // An empty answer is an empty message.
-    const empty = this.#items.length === 0 ? this.#begin({ kind: "message", id: newId("msg"), text: "" }) : [];
-    return [...empty, ...this.#end(), this.#event(`response.${this.#status}`, { response: this.#response(usage) })];
+    const empty = this.#items.length === 0 ? this.#begin({ kind: "message", id: this.#newId("msg"), text: "" }) : [];
+    const events = [...empty, ...this.#end(), this.#event(`response.${this.#status}`, { response: this.#response(usage) })];
+    return events.filter((event) => event !== "");
   }
 
   failed(problem: Problem): string[] {
@@ -95,7 +97,7 @@ class ResponseWriter implements AnswerWriter {
     if (text === "") return [];
     const last = this.#items.at(-1);
     const goesOn = this.#open && last?.kind === kind;
-    const events = goesOn ? [] : this.#begin({ kind, id: newId(kind === "message" ? "msg" : "rs"), text: "" });
+    const events = goesOn ? [] : this.#begin({ kind, id: this.#newId(kind === "message" ? "msg" : "rs"), text: "" });
     const item = this.#items.at(-1) as TextItem;
     item.text += text;
     return [
@@ -106,7 +108,7 @@ class ResponseWriter implements AnswerWriter {
 
   #calls(calls: readonly AnswerCall[]): string[] {
     return calls.flatMap(({ index, id, name = "", arguments: more = "" }) => {
-      const events = id === undefined ? [] : this.#begin({ kind: "call", id: newId("fc"), callId: id, name, call: index, text: "" });
+      const events = id === undefined ? [] : this.#begin({ kind: "call", id: this.#newId("fc"), callId: id, name, call: index, text: "" });
       const item = this.#items.at(-1);
       if (item?.kind !== "call" || more === "") return events;
       item.text += more;
@@ -156,8 +158,15 @@ class ResponseWriter implements AnswerWriter {
     return { item_id: this.#items.at(-1)?.id ?? "", output_index: this.#items.length - 1 };
   }
 
+  #newId(prefix: string): string {
+    return `${prefix}_${idOf(this.#start.token, prefix, this.#items.length)}`;
+  }
+
+  /** "" for an event that the client has. */
   #event(type: string, fields: object): string {
-    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: this.#sequence++, ...fields })}\n\n`;
+    const sequence_number = this.#sequence++;
+    if (sequence_number <= (this.#start.after ?? -1)) return "";
+    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number, ...fields })}\n\n`;
   }
 
   #response(usage?: Usage): object {
@@ -165,7 +174,7 @@ class ResponseWriter implements AnswerWriter {
     const { effort } = this.#request.reasoning ?? {};
     const status = this.#status;
     return {
-      id: this.#id,
+      id: `resp_${this.#start.token}`,
       object: "response",
       created_at: this.#start.created,
       status,

@@ -59,7 +59,7 @@ test("items become the messages of a chat, calls those of the assistant before t
 
 const marker: Piece = { text: "", logprobs: [] };
 const usage = { promptTokens: 3, cachedTokens: 2, outputTokens: 5 };
-const start = { model: "tiny", created: 7 };
+const start = { model: "tiny", created: 7, token: "t" };
 
 /** The events of an answer, as a client reads them. */
 function events(pieces: readonly Piece[]): any[] {

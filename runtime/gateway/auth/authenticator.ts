@@ -4,10 +4,15 @@ import type { Health } from "../../observe/health.ts";
 import type { Log } from "../../observe/log.ts";
 import { type Problem, problems } from "../problem.ts";
 import { type Caller, checkToken, looksLikeToken } from "./access-token.ts";
-import { ApiKeys } from "./api-key.ts";
+import { ApiKeys, sha256 } from "./api-key.ts";
 import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 
 const bearer = /^Bearer +(\S+)$/i;
+
+interface Identified extends Caller {
+  /** Who may come back to an answer: the holder of one key, or one client of the issuer. */
+  readonly tenant: string;
+}
 
 interface Tokens {
   readonly jwt: GatewayJwt;
@@ -37,14 +42,15 @@ export class Authenticator {
     return new Authenticator(apiKeys, jwt && { jwt, keys: issuerKeys(jwt, { log, limits, health }) });
   }
 
-  async caller(authorization: string | undefined): Promise<Caller | { readonly problem: Problem }> {
-    if (this.#apiKeys === undefined && this.#tokens === undefined) return { client: "" };
+  async caller(authorization: string | undefined): Promise<Identified | { readonly problem: Problem }> {
+    if (this.#apiKeys === undefined && this.#tokens === undefined) return { client: "", tenant: "" };
     const credential = bearer.exec(authorization ?? "")?.[1];
     if (credential === undefined) return { problem: this.#unauthorized() };
     const client = await this.#apiKeys?.clientOf(credential);
-    if (client !== undefined) return { client };
+    if (client !== undefined) return { client, tenant: `key:${sha256(credential).toString("hex")}` };
     if (this.#tokens === undefined || !looksLikeToken(credential)) return { problem: this.#unauthorized() };
-    return checkToken(credential, this.#tokens.jwt, this.#tokens.keys.find);
+    const caller = await checkToken(credential, this.#tokens.jwt, this.#tokens.keys.find);
+    return "problem" in caller ? caller : { ...caller, tenant: `client:${caller.client}` };
   }
 
   close(): void {

@@ -96,6 +96,17 @@ test("equal prefixes go to one rank, and stay there when another rank leaves", (
   }
 });
 
+test("gateways that know of other queues choose the same rank for a key", () => {
+  const queues = fc.array(fc.nat(10_000), { minLength: 3, maxLength: 3 });
+  const chosen = (tokens: number[]) =>
+    choose(
+      tokens.map((queued, rank) => worker(rank, queued)),
+      hash,
+      { byHash: true },
+    ).rank;
+  fc.assert(fc.property(queues, queues, (a, b) => assert.equal(chosen(a), chosen(b))));
+});
+
 test("prefixes spread over ranks", () => {
   const ranks = [0, 1, 2, 3].map((rank) => worker(rank));
   const counts = [0, 0, 0, 0];

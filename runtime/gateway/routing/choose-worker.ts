@@ -33,12 +33,14 @@ interface Wishes {
   readonly busy?: ReadonlySet<number>;
   /** The class that computed the request so far, so that its text continues unchanged. */
   readonly numerics?: string;
+  /** The hash alone decides, however long the queues are, so that all gateways choose the same rank. */
+  readonly byHash?: boolean;
 }
 
 export function choose(
   candidates: readonly Candidate[],
   prefix: number,
-  { avoid = new Set(), busy = new Set(), numerics }: Wishes = {},
+  { avoid = new Set(), busy = new Set(), numerics, byHash = false }: Wishes = {},
 ): Choice {
   if (candidates.length === 0) return none("no worker is known");
   const serving = candidates.filter((candidate) => candidate.state === "active");
@@ -55,7 +57,7 @@ export function choose(
   const full = healthy.filter((candidate) => busy.has(candidate.rank));
   const pool = [left.filter(alike), full.filter(alike)].find(({ length }) => length > 0) ?? left;
   const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
-  const tied = pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
+  const tied = byHash ? pool : pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
   const best = tied.reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
   return { rank: best.rank, reason: "" };
 }

@@ -31,6 +31,22 @@ export interface TopToken {
   readonly logprob: number;
 }
 
+/** Ranks keep the answer, so that another gateway may go on with it. */
+export interface Keep {
+  readonly id: string;
+  readonly digest: Uint8Array;
+  readonly note: Uint8Array;
+  /** It is computed on when the client leaves. */
+  readonly stays: boolean;
+  /** No rank can have it. */
+  readonly isNew: boolean;
+}
+
+export interface Kept {
+  readonly rank: number;
+  readonly note: Uint8Array;
+}
+
 export interface Generation {
   readonly requestId: string;
   readonly prompt: readonly number[];
@@ -42,6 +58,9 @@ export interface Generation {
   /** The client wants one embedding of the prompt instead of text. */
   readonly embed?: boolean;
   readonly promptLogprobs?: boolean;
+  readonly keep?: Keep;
+  /** The rank that has the kept answer. */
+  readonly home?: number | undefined;
   readonly deadlineUnixMs: number;
   readonly traceparent: string;
   readonly signal: AbortSignal;
@@ -88,6 +107,8 @@ export interface Workers {
   changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
   /** Milliseconds of wait allowed while the deployment is scaled to zero; 0 or unset = it is not. */
   holdMs?(): number;
+  /** The rank that keeps most of an answer. */
+  kept?(id: string): Promise<Kept | undefined>;
 }
 
 const waitStepMs = 250;

@@ -74,6 +74,7 @@ export async function joinMembers(options: MembersOptions, opened: AsyncDisposab
   opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
   const drain = () => {
     draining = true;
+    pool.leave();
   };
   const canAnswer = () => {
     answers = true;

@@ -46,6 +46,7 @@ export type Fault = "caller" | "busy" | "expert" | "deadline" | "worker";
 const faults: Readonly<Record<string, Fault>> = {
   InvalidRequest: "caller",
   ContextOverflow: "caller",
+  KeyReused: "caller",
   QueueFull: "busy",
   Busy: "busy",
   ExpertUnavailable: "expert",

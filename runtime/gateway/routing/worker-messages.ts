@@ -57,6 +57,7 @@ interface Asked {
 }
 
 export function toRequest(identity: Identity, { generation, replay, span, deadline }: Asked) {
+  const { keep } = generation;
   return {
     sender: toSender(identity),
     requestId: generation.requestId,
@@ -68,6 +69,7 @@ export function toRequest(identity: Identity, { generation, replay, span, deadli
     priority: generation.priority ?? 0,
     embed: generation.embed ?? false,
     promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token the client has all of it
+    keep: keep && { id: keep.id, digest: keep.digest, note: keep.note },
     deadlineUnixMs: BigInt(deadline),
     traceparent: span.traceparent,
   };

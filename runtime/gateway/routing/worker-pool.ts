@@ -4,15 +4,27 @@ import { type MemberState, memberStates } from "../../../crds/names.ts";
 import { slackMs } from "../../net/call-deadline.ts";
 import { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../../net/grpc.ts";
-import { type Identity, type Member, type Membership, toSender } from "../../net/mapping.ts";
+import { type Identity, type Membership, toSender } from "../../net/mapping.ts";
 import { whenReady } from "../../net/ready.ts";
-import type { ServiceClient } from "../../net/service.ts";
 import { serverNames, type TlsSource } from "../../net/tls.ts";
 import { steadyClock } from "../../observe/steady-clock.ts";
 import type { Span, Tracing } from "../../observe/trace.ts";
-import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
-import type { Attempt, Generation, Shunned, WorkerEvent, Workers } from "./failover.ts";
+import { type Candidate, type Choice, choose, prefixHash } from "./choose-worker.ts";
+import type { Attempt, Generation, Kept, Shunned, WorkerEvent, Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
+import {
+  closeIfIdle,
+  cut,
+  disconnect,
+  forget,
+  type InferenceClient,
+  keptBy,
+  type Lease,
+  newWorker,
+  sameProcess,
+  stopKept,
+  type Worker,
+} from "./pool-worker.ts";
 import { fromMessage, toRequest } from "./worker-messages.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
@@ -25,8 +37,6 @@ const decodeTokensCounted = 128;
 const leftSilentMs = 2_000;
 /** A slower worker's node or link is gone. */
 const connectTimeoutMs = 2_000;
-
-type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
 
 export interface PoolOptions {
   readonly identity: Identity;
@@ -42,35 +52,6 @@ export interface PoolOptions {
   readonly now?: () => number;
 }
 
-interface Lease {
-  readonly generation: Generation;
-  pendingTokens: number;
-  /** The worker has reserved a place. */
-  accepted: boolean;
-  readonly cut: AbortController;
-  /** Since when its next event is awaited; undefined while the client reads the last one. */
-  awaitedSince: number | undefined;
-}
-
-interface Worker {
-  member: Member;
-  client: InferenceClient | undefined;
-  readonly leases: Set<Lease>;
-  /** What it said last of rows that pass its layers, and when that had grown. */
-  passed: { readonly count: number; readonly at: number };
-  /** When it was no member any more. */
-  leftAt: number | undefined;
-  suspectUntil: number;
-  /** Undefined for a lost worker. */
-  life: LifeWatch | undefined;
-  /** Load from other gateways, reported at `reportedAt`. */
-  reportedTokens: number;
-  reportedAt: number;
-  /** Set when it speaks another wire version. */
-  refused: string | undefined;
-  kvUse: number | undefined;
-}
-
 export class WorkerPool implements Workers {
   readonly #options: PoolOptions;
   readonly #workers = new Map<number, Worker>();
@@ -83,6 +64,7 @@ export class WorkerPool implements Workers {
   readonly #classes = new WeakMap<Generation, string>();
   #version = -1;
   #holdMs = 0;
+  #leaving = false;
 
   constructor(options: PoolOptions) {
     this.#options = options;
@@ -149,10 +131,7 @@ export class WorkerPool implements Workers {
 
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
-    const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
-      ...shunned,
-      ...(before === undefined ? {} : { numerics: before }),
-    });
+    const { rank, reason } = this.#choose(generation, shunned, before);
     if (rank === undefined) return { none: reason };
     const worker = this.#worker(rank);
     const { numerics = "" } = worker.member;
@@ -164,6 +143,7 @@ export class WorkerPool implements Workers {
       accepted: false,
       cut: new AbortController(),
       awaitedSince: this.#now(),
+      finished: false,
     };
     worker.leases.add(lease);
     const { tracing } = this.#options;
@@ -174,6 +154,7 @@ export class WorkerPool implements Workers {
       events: this.#events(worker, lease, replay, span),
       close: (failed) => {
         worker.leases.delete(lease);
+        if (!this.#leaving) stopKept(worker, lease, this.#options.identity);
         closeIfIdle(worker);
         if (failed) worker.suspectUntil = this.#now() + suspectMs;
         lease.cut.abort();
@@ -189,6 +170,18 @@ export class WorkerPool implements Workers {
       member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
     );
     return reported.length === 0 ? undefined : sum(reported) / reported.length;
+  }
+
+  async kept(id: string): Promise<Kept | undefined> {
+    const near = [...this.#workers.values()].filter(({ life }) => life?.away === false);
+    const asked = await Promise.allSettled(near.map((worker) => keptBy(worker, this.#client(worker), this.#options.identity, id)));
+    const replies = asked.flatMap((one) => (one.status === "fulfilled" ? one.value : []));
+    return replies.sort((a, b) => b.tokens - a.tokens)[0];
+  }
+
+  /** Its clients' connections end now, and not by their own will: ranks compute on what is kept. */
+  leave(): void {
+    this.#leaving = true;
   }
 
   changed(timeoutMs: number, signal: AbortSignal): Promise<void> {
@@ -234,6 +227,7 @@ export class WorkerPool implements Workers {
         worker.life?.heard();
         this.#account(worker, lease, event);
         lease.awaitedSince = undefined;
+        lease.finished = event.type === "finish";
         yield event;
         lease.awaitedSince = this.#now();
       }
@@ -246,6 +240,18 @@ export class WorkerPool implements Workers {
       signal.removeEventListener("abort", cancel);
       cancel();
     }
+  }
+
+  #choose(generation: Generation, shunned: Shunned, numerics: string | undefined): Choice {
+    const { home, keep, prompt } = generation;
+    const at = home === undefined || shunned.avoid.has(home) ? undefined : this.#workers.get(home);
+    if (at?.life?.away === false) return { rank: at.member.rank, reason: "" };
+    const prefix = prefixHash(keep?.stays ? Buffer.from(keep.id) : prompt);
+    return choose(this.#candidates(), prefix, {
+      ...shunned,
+      ...(numerics === undefined ? {} : { numerics }),
+      byHash: keep?.stays === true,
+    });
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
@@ -335,39 +341,6 @@ export class WorkerPool implements Workers {
   #notifyOne(): void {
     this.#waiting.values().next().value?.();
   }
-}
-
-function newWorker(member: Member): Worker {
-  const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined, passed: { count: 0, at: 0 } };
-  return { member, client: undefined, leases: new Set(), leftAt: undefined, suspectUntil: 0, life: undefined, ...reported };
-}
-
-/** Their requests continue elsewhere at once. */
-function cut(worker: Worker, error: AppError): void {
-  for (const lease of worker.leases) lease.cut.abort(error);
-  worker.leases.clear();
-}
-
-function disconnect(worker: Worker): void {
-  worker.client?.close();
-  worker.client = undefined;
-}
-
-function forget(worker: Worker, why: string): void {
-  worker.life?.stop();
-  worker.life = undefined;
-  cut(worker, new AppError(why, { code: "Lost" }));
-  disconnect(worker);
-}
-
-function closeIfIdle(worker: Worker): void {
-  if (worker.leftAt !== undefined && worker.leases.size === 0) forget(worker, "");
-}
-
-/** A boot id may become known later; a different one is a process with empty memory. */
-function sameProcess(a: Member, b: Member): boolean {
-  const sameBoot = a.bootId === b.bootId || a.bootId === "" || b.bootId === "";
-  return a.podUid === b.podUid && a.address === b.address && sameBoot;
 }
 
 function sum(values: readonly number[]): number {

@@ -40,7 +40,7 @@ export async function piecesOf(asked: object, told: Told, changed: Partial<Answe
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
   const job = { sampling, stops: [], logprobs: false, ignoreEos: false, ...asked } as unknown as GenerationRequest;
   const span = tracing.start("a", { role: "server", attributes: {} });
-  const request = { id: "a", job, prompt, maxTokens: ids.length, seed: 1n, span, signal: new AbortController().signal };
+  const request = { id: "a", token: "t", job, prompt, maxTokens: ids.length, seed: 1n, span, signal: new AbortController().signal };
   const pieces: Piece[] = [];
   for await (const piece of new Answer(request, answerDeps(events, changed)).pieces()) {
     pieces.push(piece);

@@ -90,6 +90,7 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
   };
   server.add(Inference, {
     generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
+    kept: async () => ({ kept: false }),
     alive: (call) => {
       if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Unimplemented" })));
       const { kvUse, passed = () => 0 } = script;

@@ -48,6 +48,96 @@ export declare type Sender = Message<"enodia.runtime.v1.Sender"> & {
 export declare const SenderSchema: GenMessage<Sender>;
 
 /**
+ * The answer is kept for other gateways: a request of the same id gets its tokens, and reads on while they are computed.
+ *
+ * @generated from message enodia.runtime.v1.Keep
+ */
+export declare type Keep = Message<"enodia.runtime.v1.Keep"> & {
+  /**
+   * that of a client's key; no client sees it
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * of the client's request; one id stands for one request
+   *
+   * @generated from field: bytes digest = 2;
+   */
+  digest: Uint8Array;
+
+  /**
+   * the gateways' own
+   *
+   * @generated from field: bytes note = 3;
+   */
+  note: Uint8Array;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Keep.
+ * Use `create(KeepSchema)` to create a new message.
+ */
+export declare const KeepSchema: GenMessage<Keep>;
+
+/**
+ * @generated from message enodia.runtime.v1.KeptRequest
+ */
+export declare type KeptRequest = Message<"enodia.runtime.v1.KeptRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * @generated from field: string id = 2;
+   */
+  id: string;
+
+  /**
+   * the caller wants no more of it: it is computed only as long as others read
+   *
+   * @generated from field: bool stop = 3;
+   */
+  stop: boolean;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.KeptRequest.
+ * Use `create(KeptRequestSchema)` to create a new message.
+ */
+export declare const KeptRequestSchema: GenMessage<KeptRequest>;
+
+/**
+ * @generated from message enodia.runtime.v1.KeptReply
+ */
+export declare type KeptReply = Message<"enodia.runtime.v1.KeptReply"> & {
+  /**
+   * @generated from field: bool kept = 1;
+   */
+  kept: boolean;
+
+  /**
+   * so many are there
+   *
+   * @generated from field: uint32 tokens = 2;
+   */
+  tokens: number;
+
+  /**
+   * @generated from field: bytes note = 3;
+   */
+  note: Uint8Array;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.KeptReply.
+ * Use `create(KeptReplySchema)` to create a new message.
+ */
+export declare const KeptReplySchema: GenMessage<KeptReply>;
+
+/**
  * @generated from message enodia.runtime.v1.AliveRequest
  */
 export declare type AliveRequest = Message<"enodia.runtime.v1.AliveRequest"> & {
@@ -298,6 +388,13 @@ export declare type GenerateRequest = Message<"enodia.runtime.v1.GenerateRequest
    * @generated from field: bool prompt_logprobs = 12;
    */
   promptLogprobs: boolean;
+
+  /**
+   * unset: nothing is kept, and the request ends with its call
+   *
+   * @generated from field: enodia.runtime.v1.Keep keep = 13;
+   */
+  keep?: Keep | undefined;
 };
 
 /**
@@ -2189,6 +2286,16 @@ export declare const Inference: GenService<{
     methodKind: "server_streaming";
     input: typeof AliveRequestSchema;
     output: typeof AliveEventSchema;
+  },
+  /**
+   * What this worker keeps of an answer, for a gateway whose client comes back.
+   *
+   * @generated from rpc enodia.runtime.v1.Inference.Kept
+   */
+  kept: {
+    methodKind: "unary";
+    input: typeof KeptRequestSchema;
+    output: typeof KeptReplySchema;
   },
 }>;
 

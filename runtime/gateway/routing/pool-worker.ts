@@ -1,0 +1,94 @@
+// One worker of the pool: its connection, the requests that it computes, and what it keeps for other gateways.
+import { AppError } from "../../../crds/common.ts";
+import type { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Identity, type Member, toSender } from "../../net/mapping.ts";
+import type { ServiceClient } from "../../net/service.ts";
+import type { Generation, Kept } from "./failover.ts";
+import type { LifeWatch } from "./life-watch.ts";
+
+/** A rank that says nothing about a kept answer in this time has none. */
+const keptAnswerMs = 500;
+
+export type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
+
+export interface Lease {
+  readonly generation: Generation;
+  pendingTokens: number;
+  /** The worker has reserved a place. */
+  accepted: boolean;
+  readonly cut: AbortController;
+  /** Since when its next event is awaited; undefined while the client reads the last one. */
+  awaitedSince: number | undefined;
+  finished: boolean;
+}
+
+export interface Worker {
+  member: Member;
+  client: InferenceClient | undefined;
+  readonly leases: Set<Lease>;
+  /** What it said last of rows that pass its layers, and when that had grown. */
+  passed: { readonly count: number; readonly at: number };
+  /** When it was no member any more. */
+  leftAt: number | undefined;
+  suspectUntil: number;
+  /** Undefined for a lost worker. */
+  life: LifeWatch | undefined;
+  /** Load from other gateways, reported at `reportedAt`. */
+  reportedTokens: number;
+  reportedAt: number;
+  /** Set when it speaks another wire version. */
+  refused: string | undefined;
+  kvUse: number | undefined;
+}
+
+export function newWorker(member: Member): Worker {
+  const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined, passed: { count: 0, at: 0 } };
+  return { member, client: undefined, leases: new Set(), leftAt: undefined, suspectUntil: 0, life: undefined, ...reported };
+}
+
+/** Their requests continue elsewhere at once. */
+export function cut(worker: Worker, error: AppError): void {
+  for (const lease of worker.leases) lease.cut.abort(error);
+  worker.leases.clear();
+}
+
+export function disconnect(worker: Worker): void {
+  worker.client?.close();
+  worker.client = undefined;
+}
+
+export function forget(worker: Worker, why: string): void {
+  worker.life?.stop();
+  worker.life = undefined;
+  cut(worker, new AppError(why, { code: "Lost" }));
+  disconnect(worker);
+}
+
+export function closeIfIdle(worker: Worker): void {
+  if (worker.leftAt !== undefined && worker.leases.size === 0) forget(worker, "");
+}
+
+/** A boot id may become known later; a different one is a process with empty memory. */
+export function sameProcess(a: Member, b: Member): boolean {
+  const sameBoot = a.bootId === b.bootId || a.bootId === "" || b.bootId === "";
+  return a.podUid === b.podUid && a.address === b.address && sameBoot;
+}
+
+export async function keptBy(
+  { member }: Worker,
+  client: InferenceClient,
+  self: Identity,
+  id: string,
+): Promise<(Kept & { tokens: number })[]> {
+  const asked = { sender: toSender(self), id };
+  const { kept, tokens, note } = await client.kept(asked, { deadline: Date.now() + keptAnswerMs });
+  return kept ? [{ rank: member.rank, tokens, note }] : [];
+}
+
+/** A call that ends alone leaves the answer to be computed on, as when a gateway dies. */
+export function stopKept({ client }: Worker, { generation: { keep, signal }, accepted, finished }: Lease, self: Identity): void {
+  if (keep === undefined || !accepted || finished || (keep.stays && signal.aborted)) return;
+  client?.kept({ sender: toSender(self), id: keep.id, stop: true }, { deadline: Date.now() + keptAnswerMs }).catch(nothing);
+}
+
+function nothing(): void {}
