@@ -16,7 +16,7 @@ import { createKube } from "./kube/client.ts";
 import type { Observe } from "./kube/controller.ts";
 import { EventRecorder } from "./kube/events.ts";
 import { Informers } from "./kube/informers.ts";
-import type { Kube, KubeObject } from "./kube/kube.ts";
+import { type Kube, type KubeObject, type OwnerReference, resources } from "./kube/kube.ts";
 import { fenced, LeaderElection } from "./kube/leader.ts";
 import { ServerClock } from "./kube/server-clock.ts";
 import { Terms } from "./kube/terms.ts";
@@ -56,7 +56,8 @@ async function main(): Promise<void> {
     checkInformers(informers, health, metrics, now());
     watched.check();
   }, healthCheckMs);
-  const parts = { kube, clock, informers, pageState, metrics, tracing, log };
+  const owner = await leaseOwner(config.install, kube, log);
+  const parts = { kube, owner, clock, informers, pageState, metrics, tracing, log };
   const terms = lead(config, createKube(createTransport(api, { keep: false, clock })), parts);
   for (const name of ["SIGTERM", "SIGINT"]) {
     process.once(name, (signal) => {
@@ -81,6 +82,7 @@ async function pageOf({ page }: OperatorConfig, { pageState, now, log, metrics, 
 
 interface Parts {
   readonly kube: Kube;
+  readonly owner: OwnerReference | undefined;
   readonly clock: ServerClock;
   readonly informers: Informers;
   readonly pageState: PageState;
@@ -89,9 +91,20 @@ interface Parts {
   readonly log: Log;
 }
 
+/** The chart's ClusterRole: of what goes with an uninstall the only object that may own leases in all namespaces. */
+async function leaseOwner(name: string, kube: Kube, log: Log): Promise<OwnerReference | undefined> {
+  try {
+    const role = await kube.get(resources.clusterRoles, { namespace: "", name });
+    return role && { apiVersion: role.apiVersion, kind: role.kind, name, uid: role.metadata.uid ?? "" };
+  } catch (err) {
+    log.debug({ err }, "its ClusterRole cannot be read: leases stay when it is uninstalled");
+    return undefined;
+  }
+}
+
 /** Runs the planes while this replica holds the lease. */
 function lead(config: OperatorConfig, leases: Kube, parts: Parts): Terms {
-  const { kube, clock, informers, pageState, metrics, log } = parts;
+  const { kube, owner, clock, informers, pageState, metrics, log } = parts;
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
@@ -99,6 +112,7 @@ function lead(config: OperatorConfig, leases: Kube, parts: Parts): Terms {
         kube: leases,
         lease: { namespace: config.namespace, name: `${config.install}-operator` },
         identity: config.identity,
+        owner,
         date: clock.now,
         onError: (err) => log.warn({ err }, "lease could not be written"),
         onTaken: (holder) => pageState.follow(holder),
@@ -140,7 +154,7 @@ function observed(controller: string, depth: () => number, { metrics, tracing, l
 }
 
 function startPlanes(config: OperatorConfig, parts: Parts): () => Promise<void> {
-  const { kube, clock, informers, pageState, metrics, tracing, log } = parts;
+  const { kube, owner, clock, informers, pageState, metrics, tracing, log } = parts;
   const steady = clock.steady();
   const events = new EventRecorder({
     kube,
@@ -149,7 +163,7 @@ function startPlanes(config: OperatorConfig, parts: Parts): () => Promise<void> 
     onError: (err) => log.debug({ err }, "event not written"),
   });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
-  const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, date: clock.now, onError });
+  const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, owner, date: clock.now, onError });
   const observe = (controller: string, depth: () => number) => observed(controller, depth, { metrics, tracing, log });
   const plane: DeploymentPlane<ReturnType<typeof createRebalance>> = createDeploymentPlane({
     kube,

@@ -93,6 +93,14 @@ test("variables, annotations and panels of collapsed rows are read as well as pa
   ]);
 });
 
+test("each dashboard leads to all, with the time and the variables that are chosen", () => {
+  for (const build of Object.values(dashboards)) {
+    const { tags = [], links = [] } = build();
+    const { type, tags: linked = [], includeVars, keepTime } = links[0] ?? {};
+    assert.deepEqual([type, includeVars, keepTime, linked.every((tag) => tags.includes(tag))], ["dashboards", true, true, true]);
+  }
+});
+
 test("every recording is asked for at least twice, under a name that says its level", () => {
   for (const { record } of recordings) {
     assert.match(record, /^deployment(_type)?:enodia_\w+:\w+$/);

@@ -4,6 +4,8 @@ import {
   type Dashboard,
   DashboardBuilder,
   DashboardCursorSync,
+  DashboardLinkBuilder,
+  DashboardLinkType,
   DatasourceVariableBuilder,
   QueryVariableBuilder,
   RowBuilder,
@@ -136,6 +138,7 @@ export function dashboardOf(data: DashboardData): Dashboard {
     .timezone("browser")
     .tooltip(DashboardCursorSync.Crosshair)
     .editable()
+    .link(new DashboardLinkBuilder("Enodia").type(DashboardLinkType.Dashboards).tags(["enodia"]).includeVars(true).keepTime(true))
     .withVariable(new DatasourceVariableBuilder("datasource").label("Data source").type("prometheus"));
   variables.forEach((label, i) => {
     const wider = selectorOf(variables.slice(0, i));

@@ -31,9 +31,9 @@ test("without watchNamespaces the operator may work in every namespace, and lead
   assert.deepEqual(roles["Role sys"], ["leases", "secrets"]);
 });
 
-test("with watchNamespaces it reads nodes, and has rights in those namespaces and its own only", async () => {
+test("with watchNamespaces it reads nodes and its own ClusterRole, and has rights in those namespaces and its own only", async () => {
   const roles = await granted("--set", "watchNamespaces={a,b,a}");
-  assert.deepEqual(roles.ClusterRole, ["nodes"]);
+  assert.deepEqual(roles.ClusterRole, ["nodes", "clusterroles"]);
   assert.deepEqual(Object.keys(roles).sort(), ["ClusterRole", "Role a", "Role b", "Role sys"]);
   assert.ok(["secrets", "pods", "moedeployments"].every((resource) => roles["Role a"]?.includes(resource)));
   assert.deepEqual(roles["Role a"], roles["Role b"]);

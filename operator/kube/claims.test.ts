@@ -35,6 +35,21 @@ test("the first install to ask works in the namespace, the other is told who doe
   assert.equal(second?.claims.holds("other"), true, "a namespace of its own is no matter of the first");
 });
 
+test("a lease goes with what owns its holder, also one that had no owner or another", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  const owner = (uid: string) => ({ apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", name: "enodia", uid });
+  for (const [install, uid] of [["a"], ["a", "1"], ["b", "2"]] as const) {
+    const claims = new Claims({ kube, install, clock, ...(uid ? { owner: owner(uid) } : {}) });
+    claims.holds("team");
+    await clock.advance(200_000);
+    assert.equal(claims.holds("team"), true);
+    const lease = await kube.get(resources.leases, { namespace: "team", name: claimName });
+    assert.deepEqual(lease?.metadata.ownerReferences, uid && [owner(uid)]);
+    claims.close();
+  }
+});
+
 test("the next leader of an install has its namespaces at once; another install waits until the claim has run out", async () => {
   const { clock, made } = installs("a/enodia", "a/enodia", "b/enodia");
   const [old, next, other] = made;

@@ -1,7 +1,7 @@
 // Namespace claims: of several installs that watch one namespace, the one whose name is on its Lease works there, and the others report it.
 // The Lease belongs to the install, not to its leader (leader.ts).
 import type { Kube } from "./kube.ts";
-import { LeaderElection, type LeaderTiming } from "./leader.ts";
+import { LeaderElection, type LeaderOptions, type LeaderTiming } from "./leader.ts";
 import type { Clock } from "./workqueue.ts";
 
 /** In watched namespaces the operator may use only the Lease of this name (operator/rbac.ts). */
@@ -21,6 +21,7 @@ export interface ClaimOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
   /** Unique in the cluster, the same for all replicas. */
   readonly install: string;
+  readonly owner?: LeaderOptions["owner"];
   readonly clock?: Clock;
   readonly date?: () => Date;
   readonly onError?: (error: unknown) => void;
@@ -66,11 +67,12 @@ export class Claims {
   }
 
   #contend(namespace: string): void {
-    const { kube, install, clock, date, onError } = this.#options;
+    const { kube, install, owner, clock, date, onError } = this.#options;
     const election = new LeaderElection({
       kube,
       lease: { namespace, name: claimName },
       identity: install,
+      owner,
       timing: claimTiming,
       onElected: () => {
         this.#holders.delete(namespace);

@@ -1,7 +1,7 @@
 // Leader election on a Lease, and a fence against writes of a former leader. Ages are monotonic, since clocks of replicas differ.
 import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
-import { type Kube, type KubeObject, type Ref, resources } from "./kube.ts";
+import { type Kube, type KubeObject, type OwnerReference, type Ref, resources } from "./kube.ts";
 import { ServerClock } from "./server-clock.ts";
 import { type Clock, monotonicClock } from "./workqueue.ts";
 
@@ -9,6 +9,8 @@ export interface LeaderOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
   readonly lease: Ref;
   readonly identity: string;
+  /** With which the lease is removed; undefined = it stays. */
+  readonly owner?: OwnerReference | undefined;
   readonly clock?: Clock;
   /** The time that is written, for people and tools alone. */
   readonly date?: () => Date;
@@ -178,7 +180,7 @@ export class LeaderElection {
       renewTime: now,
       leaseTransitions: 0,
     };
-    const object: KubeObject = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { ...ref }, spec };
+    const object: KubeObject = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { ...ref, ...this.#owned() }, spec };
     return this.#attempt(before, waited, () => kube.create(resources.leases, object, { manager: leaseManager }));
   }
 
@@ -194,9 +196,14 @@ export class LeaderElection {
     }
   }
 
+  #owned(): { ownerReferences?: OwnerReference[] } {
+    const { owner } = this.#options;
+    return owner ? { ownerReferences: [owner] } : {};
+  }
+
   #write(lease: KubeObject, spec: LeaseSpec): Promise<KubeObject> {
     const { name, namespace, resourceVersion } = lease.metadata;
-    const metadata = { name, ...(namespace ? { namespace } : {}), ...(resourceVersion ? { resourceVersion } : {}) };
+    const metadata = { name, ...(namespace ? { namespace } : {}), ...(resourceVersion ? { resourceVersion } : {}), ...this.#owned() };
     return this.#options.kube.update(
       resources.leases,
       { apiVersion: lease.apiVersion, kind: lease.kind, metadata, spec },

@@ -66,6 +66,9 @@ const gangs: Right = {
 const of = (apiVersion: string, kind: string, plural: string): Resource => ({ apiVersion, kind, plural, namespaced: true });
 const core = (kind: string, plural: string): Resource => of("v1", kind, plural);
 
+/** In the chart's template. */
+const install = '{{ include "enodia.fullname" $ }}';
+
 /** The rules of the roles are in this order. */
 const table = {
   moeDeployments: {
@@ -195,6 +198,13 @@ const table = {
       { verbs: ["create"], why: "which install works in a namespace" },
       { resourceNames: ["enodia-claim"], verbs: ["get", "update"], why: "the same, by one name only" },
       { scope: "release", verbs: ["get", "create", "update"], why: "leader election" },
+    ],
+  },
+  clusterRoles: {
+    ...of("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
+    namespaced: false,
+    rights: [
+      { scope: "cluster", resourceNames: [install], verbs: ["get"], why: "its own, which owns the leases, so that they go with it" },
     ],
   },
   events: {

@@ -65,7 +65,12 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   await using opened = new AsyncDisposableStack(); // closed in reverse when the start fails; else by close()
   const { namespace, deployment, podName, host = "0.0.0.0" } = config;
   const log = overrides.log ?? createLog({ level: config.logLevel, name: "gateway", fields: { namespace, deployment, pod: podName } });
-  const metrics = createMetrics({ process: "gateway", version: config.version, constants: { namespace, deployment } });
+  const metrics = createMetrics({
+    process: "gateway",
+    version: config.version,
+    constants: { namespace, deployment },
+    vllmModel: config.servedName,
+  });
   opened.defer(() => metrics.close());
   const health = createHealth({ workers: "no membership known yet", start: "starting" });
   const healthServer = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, host, log });

@@ -109,6 +109,30 @@ test("histogram buckets are cumulative and end at the count", async () => {
   await metrics.close();
 });
 
+test("a gateway tells load and latencies a second time under the names of vLLM, with the model, in both formats", async () => {
+  const constants = { namespace: "ns", deployment: "chat" };
+  const metrics = createMetrics({ process: "gateway", version: "1", constants, vllmModel: 'a"b' });
+  metrics.set("enodia_gateway_queue_requests", 3);
+  metrics.observe("enodia_gateway_time_to_first_token_seconds", 0.2);
+  metrics.observe("enodia_gateway_inter_token_seconds", 0.02);
+  metrics.observe("enodia_gateway_request_duration_seconds", 7, { endpoint: "chat" });
+  for (const text of [await metrics.text(), await metrics.openMetrics()]) {
+    const lines = text.split("\n");
+    for (const name of [
+      "num_requests_waiting",
+      "time_to_first_token_seconds",
+      "inter_token_latency_seconds",
+      "e2e_request_latency_seconds",
+    ])
+      assert.equal(lines.filter((line) => line.startsWith(`# TYPE vllm:${name} `)).length, 1, name);
+    const of = 'model_name="a\\"b",namespace="ns",deployment="chat"';
+    assert.ok(lines.includes(`vllm:num_requests_waiting{${of}} 3`));
+    assert.ok(lines.includes(`vllm:time_to_first_token_seconds_bucket{${of},le="0.25"} 1`));
+    assert.match(text, /^vllm:e2e_request_latency_seconds_sum\{model_name="a\\"b",.*endpoint="chat".*\} 7$/m);
+  }
+  await metrics.close();
+});
+
 test("label values are escaped", async () => {
   const metrics = createMetrics({ process: "operator", version: 'odd "1"\\\n' });
   const { samples } = parseExposition(await metrics.text());

@@ -54,7 +54,18 @@ export interface MetricsOptions<P extends ProcessKind> {
   readonly version: string;
   /** namespace, deployment, rank; empty in the operator. */
   readonly constants?: Labels;
+  /** The model for which the metrics of vllmNames are told a second time, under vLLM's names. */
+  readonly vllmModel?: string;
 }
+
+/** What autoscalers and dashboards made for vLLM ask for. */
+const vllmNames: Readonly<Partial<Record<MetricName, string>>> = {
+  enodia_gateway_queue_requests: "vllm:num_requests_waiting",
+  enodia_gateway_requests_active: "vllm:num_requests_running",
+  enodia_gateway_time_to_first_token_seconds: "vllm:time_to_first_token_seconds",
+  enodia_gateway_inter_token_seconds: "vllm:inter_token_latency_seconds",
+  enodia_gateway_request_duration_seconds: "vllm:e2e_request_latency_seconds",
+};
 
 class PullReader extends MetricReader {
   constructor() {
@@ -84,6 +95,7 @@ class OtelMetrics {
   readonly #gauges = new Map<string, Map<string, { labels: Labels; value: number }>>();
   readonly #exemplars = new Map<string, Exemplar>();
   readonly #constants: Labels;
+  readonly #vllmModel: string | undefined;
   readonly #callbacks = new Set<() => void>();
   readonly #loopDelay = monitorEventLoopDelay({ resolution: 10 });
   #cpuSeconds = 0;
@@ -92,6 +104,7 @@ class OtelMetrics {
     this.#process = options.process;
     const constants = options.constants ?? {};
     this.#constants = constants;
+    this.#vllmModel = options.vllmModel;
     this.#provider = new MeterProvider({ resource: resourceFromAttributes({ ...constants }), readers: [this.#reader] });
     const constantNames = Object.keys(constants);
     const pattern = constantNames.length > 0 ? new RegExp(`^(?:${constantNames.join("|")})$`) : undefined;
@@ -155,7 +168,9 @@ class OtelMetrics {
     for (const callback of this.#callbacks) callback();
     const { resourceMetrics } = await this.#reader.collect();
     const text = this.#serializer.serialize(resourceMetrics);
-    return text.endsWith("\n") ? text : `${text}\n`;
+    const lines = text.split("\n").filter((line) => line !== "");
+    const again = this.#vllmModel === undefined ? [] : lines.flatMap(vllmLine(this.#vllmModel));
+    return `${[...lines, ...again].join("\n")}\n`;
   }
 
   async openMetrics(): Promise<string> {
@@ -211,6 +226,19 @@ class OtelMetrics {
     this.#loopDelay.reset();
   }
 }
+
+/** A line again, under the name that vLLM has for its metric; none where it has none. */
+function vllmLine(model: string): (line: string) => string[] {
+  const label = `{model_name="${escapedLabel(model)}",`;
+  return (line) => {
+    const [, keyword = "", name = "", part = "", rest = ""] = /^(# \w+ )?(\w+?)(_bucket|_sum|_count)?([{ ].*)$/.exec(line) ?? [];
+    const known = vllmNames[name as MetricName];
+    return known === undefined ? [] : [`${keyword}${known}${part}${keyword === "" ? rest.replace("{", label) : rest}`];
+  };
+}
+
+/** A value between the quotes of a label. */
+export const escapedLabel = (text: string): string => text.replace(/[\\"]/g, (found) => `\\${found}`).replaceAll("\n", "\\n");
 
 function definitions(kind: ProcessKind): [string, MetricDefinition][] {
   return Object.entries<MetricDefinition>(metricTable).filter(([, definition]) => definition.in.includes(kind));

@@ -4,7 +4,8 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { before, test } from "node:test";
-import { parseAllDocuments } from "yaml";
+import { parseAllDocuments, parseDocument } from "yaml";
+import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
 import { productVersion, release, root } from "../kit/deployment/product.ts";
 import { podSpecs, restrictedFaults } from "../kit/kube/pod-security.ts";
@@ -38,6 +39,18 @@ test("a key that the chart does not know is refused by name", async () => {
   assert.match(stderr, /enabeld/);
 });
 
+test("what Artifact Hub is told of CRDs and an example is what the chart has", async () => {
+  const { annotations } = parseDocument(readFileSync(join(chart, "Chart.yaml"), "utf8")).toJS();
+  const told = (key: string): any[] => parseDocument(annotations[`artifacthub.io/${key}`]).toJS();
+  const crds = (await rendered()).filter(({ kind }) => kind === "CustomResourceDefinition");
+  const names = (list: any[]) => list.map((each) => each.join(" ")).sort();
+  assert.deepEqual(
+    names(told("crds").map(({ kind, version, name }) => [kind, version, name])),
+    names(crds.map(({ metadata, spec }) => [spec.names.kind, spec.versions[0].name, metadata.name])),
+  );
+  for (const example of told("crdsExamples")) assert.doesNotThrow(() => moeDeploymentSpecSchema.parse(example.spec));
+});
+
 test("every object says of which release it is, and a new chart version alone rolls no pods", async () => {
   for (const object of await full()) {
     const { labels } = object.metadata;
@@ -65,7 +78,7 @@ test("an image with a digest is named by it, whatever the tag, behind the mirror
   const digest = `sha256:${"a".repeat(64)}`;
   const images = ["image", "runtimeImage", "trainingImage", "nats.image"];
   const sets = images.flatMap((image) => [`${image}.digest=${digest}`, `${image}.tag=old`]);
-  const objects = await rendered("--set", ["nats.enabled=true", "global.imageRegistry=mirror.example.com", ...sets].join(","));
+  const objects = await rendered("--set", ["global.imageRegistry=mirror.example.com", ...sets].join(","));
   const pods = podSpecs(objects).map(({ spec }: any) => spec.containers[0]);
   const env = pods.flatMap((container) => container.env ?? []).filter(({ name }: any) => /_IMAGE$/.test(name));
   assert.deepEqual([...pods.map(({ image }) => image), ...env.map(({ value }: any) => value)].sort(), [
@@ -140,12 +153,12 @@ test("operator and NATS are placed and extended as the values say", async () => 
 test("every pod of the chart keeps to the restricted Pod Security level, also where users and groups are the platform's to give", async () => {
   const users = ["runAsUser", "runAsGroup", "fsGroup"].flatMap((field) => ["--set", `podSecurityContext.${field}=null`]);
   const values = valuesFiles.map((file) => ["-f", join(chart, "ci", file)]);
-  for (const args of [...values, ["--set", "nats.enabled=true"], ["--set", "nats.enabled=true", ...users]]) {
+  for (const args of [...values, ["--set", "nats.enabled=false"], users]) {
     const pods = podSpecs(await rendered(...args));
     assert.ok(pods.some(({ where }) => where === "Deployment enodia"));
     assert.equal(
       pods.length,
-      args.some((arg) => /full-values|nats\.enabled/.test(arg)) ? 3 : 2,
+      args.some((arg) => /external-nats|nats\.enabled/.test(arg)) ? 2 : 3,
       "operator, its test, and NATS where it is on",
     );
     for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], `${where} with ${args.join(" ")}`);
@@ -202,7 +215,7 @@ test("alerts link to runbooks only where a prefix is given", async () => {
 });
 
 test("the chart's NATS wants a token by default, which the operator has and no argument shows", async () => {
-  const objects = await rendered("--set", "nats.enabled=true");
+  const objects = await rendered();
   const secret = named(objects, "Secret", "enodia-nats");
   assert.equal(secret.type, "enodia.dev/nats-credentials");
   const token = Buffer.from(secret.data.token, "base64").toString();
@@ -233,7 +246,7 @@ test("with a certificate NATS speaks TLS only, and the operator knows its CA and
     secret: { name: "nats-tls", items: [{ key: "ca.crt", path: "ca.crt" }] },
   });
   const { code, stderr } = await exec(helm, [
-    ...["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.enabled=true,nats.auth.enabled=false,nats.tls.secretName=x"],
+    ...["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.auth.enabled=false,nats.tls.secretName=x"],
   ]);
   assert.notEqual(code, 0);
   assert.match(stderr, /nats.tls.secretName needs credentials beside it/);
@@ -244,12 +257,12 @@ test("your own NATS has the Secret that you name, and without one, or without au
     named(objects, "Deployment", "enodia").spec.template.spec.volumes.find((volume: any) => volume.name === "nats")?.projected.sources;
   const own = await rendered("-f", join(chart, "ci/external-nats-values.yaml"));
   assert.deepEqual(sources(own)[0], { secret: { name: "nats-creds", optional: true } });
-  assert.equal(named(own, "Secret", "enodia-nats"), undefined);
+  for (const kind of ["Secret", "Deployment", "Service", "NetworkPolicy"]) assert.equal(named(own, kind, "enodia-nats"), undefined, kind);
   assert.equal(sources(await rendered("--set", "nats.url=nats://n:4222")), undefined);
-  const open = await rendered("--set", "nats.enabled=true,nats.auth.enabled=false");
+  const open = await rendered("--set", "nats.auth.enabled=false");
   assert.equal(sources(open), undefined);
   assert.ok(!named(open, "Deployment", "enodia-nats").spec.template.spec.containers[0].env);
-  const yours = await rendered("--set", "nats.enabled=true,nats.auth.existingSecret=mine");
+  const yours = await rendered("--set", "nats.auth.existingSecret=mine");
   assert.equal(
     yours.find((object) => object.kind === "Secret"),
     undefined,
@@ -274,7 +287,7 @@ test("traces of the operator go where the values say, with their share, and the 
 });
 
 test("network policies let the operator reach the API server, pods, NATS and DNS, NATS be reached by operator and workers, and can be switched off", async () => {
-  const objects = await rendered("--set", "nats.enabled=true,networkPolicy.natsPorts={4222,4333}");
+  const objects = await rendered("--set", "networkPolicy.natsPorts={4222,4333}");
   const operator = named(objects, "NetworkPolicy", "enodia").spec;
   const ports = (rules: any[]) => rules.map((rule) => rule.ports.map(({ port }: any) => port));
   assert.deepEqual(ports(operator.ingress), [[9464, 9465]]);
@@ -284,7 +297,7 @@ test("network policies let the operator reach the API server, pods, NATS and DNS
   assert.deepEqual([ports(nats.ingress), nats.egress, nats.policyTypes], [[[4222]], undefined, ["Ingress", "Egress"]]);
   assert.equal(nats.ingress[0].from.length, 2);
   const switched = async (enabled: boolean) => {
-    const rest = await rendered("--set", `nats.enabled=true,networkPolicy.enabled=${enabled}`);
+    const rest = await rendered("--set", `networkPolicy.enabled=${enabled}`);
     const env = named(rest, "Deployment", "enodia").spec.template.spec.containers[0].env;
     return [
       rest.filter((object) => object.kind === "NetworkPolicy").length,

@@ -67,7 +67,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- with .Values.nats -}}
 {{- if .auth.existingSecret -}}
 {{- .auth.existingSecret -}}
-{{- else if and .enabled .auth.enabled -}}
+{{- else if and (include "enodia.ownNats" $) .auth.enabled -}}
 {{- printf "%s-nats" (include "enodia.fullname" $) -}}
 {{- else if and .tls.secretName (or .enabled .url) -}}
 {{- fail "nats.tls.secretName needs credentials beside it: nats.auth.enabled, or nats.auth.existingSecret for your own NATS" -}}
@@ -75,8 +75,13 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{/* Not empty where the chart has a NATS of its own. */}}
+{{- define "enodia.ownNats" -}}
+{{- if and .Values.nats.enabled (not .Values.nats.url) }}true{{ end -}}
+{{- end -}}
+
 {{- define "enodia.natsUrl" -}}
-{{- if .Values.nats.enabled -}}
+{{- if include "enodia.ownNats" . -}}
 {{- printf "%s://%s-nats.%s.svc:4222" (ternary "tls" "nats" (ne .Values.nats.tls.secretName "")) (include "enodia.fullname" .) .Release.Namespace -}}
 {{- else -}}
 {{- .Values.nats.url -}}

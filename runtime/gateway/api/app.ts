@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { cors } from "hono/cors";
+import { escapedLabel, metricsContentType } from "../../observe/runtime-metrics.ts";
 import { invalid, type Problem, problemOf, problems } from "../problem.ts";
 import { prepare } from "./answer.ts";
 import { type EmbeddingJob, embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
@@ -37,7 +38,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
   for (const path of ["/health", "/ping"])
     app.on(["GET", "POST"], path, (c) => c.body(null, deps.holds() || deps.unavailable() === undefined ? 200 : 503));
   app.get("/version", (c) => c.json({ version: deps.version }));
-  app.get("/metrics", (c) => c.body(poolMetrics(deps.load()), 200, { "content-type": poolMetricsType }));
+  app.get("/metrics", (c) => c.body(poolMetrics(deps.load()), 200, { "content-type": metricsContentType }));
   app.use(async (c, next) => {
     const given = c.req.header("x-request-id") ?? "";
     c.set("requestId", requestIdPattern.test(given) ? given : randomUUID());
@@ -265,15 +266,12 @@ function parseJson(bytes: Uint8Array): JsonBody | { problem: Problem } {
   }
 }
 
-const poolMetricsType = "text/plain; version=0.0.4; charset=utf-8";
-
 const kvHelp = "Share of the workers' attention cache that requests hold, from 0 to 1.";
-const escaped = (text: string): string => text.replace(/[\\"]/g, (found) => `\\${found}`).replaceAll("\n", "\\n");
 
 /** The load as Prometheus text for an InferencePool's endpoint picker (DECISIONS.md 8); a picker would take unknown values for zero. */
 export function poolMetrics({ model, waiting, running, kvUse }: PoolLoad): string {
   const gauge = (name: string, help: string, value: number | undefined): string[] =>
-    value === undefined ? [] : [`# HELP ${name} ${help}`, `# TYPE ${name} gauge`, `${name}{model_name="${escaped(model)}"} ${value}`];
+    value === undefined ? [] : [`# HELP ${name} ${help}`, `# TYPE ${name} gauge`, `${name}{model_name="${escapedLabel(model)}"} ${value}`];
   const lines = [
     ...gauge("vllm:num_requests_waiting", "Requests that wait for a worker, or in its queue.", waiting),
     ...gauge("vllm:num_requests_running", "Requests that a worker computes.", running),

@@ -66,7 +66,7 @@ export async function provideImages(target: Target, log: Log, built?: ReturnType
 export async function installChart(target: Target, values: readonly string[] = []): Promise<void> {
   // Operator and NATS must pass the restricted level too.
   if (target.local) await kubectlOf(target, systemNamespace).apply(restrictedNamespace(systemNamespace));
-  const sets = ["nats.enabled=true", ...imageValues(target.imageRegistry), ...values].flatMap((value) => ["--set", value]);
+  const sets = [...imageValues(target.imageRegistry), ...values].flatMap((value) => ["--set", value]);
   await helm(target, [
     "upgrade",
     "--install",
