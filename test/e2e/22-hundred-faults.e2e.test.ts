@@ -24,6 +24,7 @@ const seed = Number(process.env.ENODIA_FAULT_SEED ?? 1);
 const only = process.env.ENODIA_FAULT_KIND;
 const name = "struck";
 const replicas = 3;
+const gateways = 2;
 const clients = 3;
 const everyMs = 2_000;
 /** One rank alone holds all experts: two may be lost at once. Ranks size their KV pools by themselves. */
@@ -55,10 +56,11 @@ before(async () => {
   if (model === "olmoe-shape") await provideOlmoeShape((line) => process.stderr.write(`# ${line}\n`));
   const runtime = { backend: "cpu", expertCodec, maxContext: 1024 };
   const podTemplate = { spec: { topologySpreadConstraints: [onePerNode] } };
-  const spec = { model: { uri: `pvc://models/${model}` }, runtime, experts: { memoryPerRank }, podTemplate };
+  const gateway = { replicas: gateways };
+  const spec = { gateway, model: { uri: `pvc://models/${model}` }, runtime, experts: { memoryPerRank }, podTemplate };
   moe = await deploy(target, "e2e-hundred", smolMoe(name, spec));
   scene = new Scene(moe);
-  await scene.throughGateway();
+  await scene.throughGateways();
   traffic = await startTraffic({ url: () => scene.url, model: name, clients, everyMs, tokens });
 });
 after(async () => {
@@ -89,7 +91,7 @@ async function answered(): Promise<void> {
   await until("answers to go on", () => (traffic.counts.requests >= before + 2 * clients ? true : undefined), { timeoutMs: wholeWithinMs });
 }
 
-const kinds = faults.map((fault) => fault.name).filter((kind) => only === undefined || kind.includes(only));
+const kinds = faults.map((fault) => fault.name).filter((kind) => only === undefined || only.split(",").some((one) => kind.includes(one)));
 for (const [index, { kind, draw }] of scheduleOf(seed, count, kinds).entries()) {
   test(`${index + 1} of ${count}, seed ${seed}: ${kind}`, async () => {
     const fault = faults.find((one) => one.name === kind);

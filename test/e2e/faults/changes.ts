@@ -21,7 +21,7 @@ async function roll(scene: Scene, spec: object) {
   await scene.throughService();
   await scene.patch(spec);
   await whole(scene);
-  await scene.throughGateway();
+  await scene.throughGateways();
   return done(everybody);
 }
 

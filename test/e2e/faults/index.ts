@@ -1,9 +1,19 @@
 // The registry of faults and changes: a new one is a file or a value beside its like, and a line here.
+import { bodiesSent, patternsAsked, silentConnections } from "./attacks.ts";
 import { expertsMoved, imageRolled, operatorUpgraded, scaledDown, scaledUp, templateRolled } from "./changes.ts";
-import { gatewayClock, operatorClock, rankClock } from "./clocks.ts";
-import { apiServerKilled, apiServerStopped, diskFull, etcdKilled, natsKilled, operatorKilled, operatorStopped } from "./control.ts";
+import { gatewayClock, leaderAhead, operatorClock, rankClock } from "./clocks.ts";
+import {
+  answersHeld,
+  apiServerKilled,
+  apiServerStopped,
+  diskFull,
+  etcdKilled,
+  natsKilled,
+  operatorKilled,
+  operatorStopped,
+} from "./control.ts";
 import { linkCut, nodeOff, packetsLost } from "./nodes.ts";
-import { podDeleted, podEvicted, rankKilled, rankStopped, twoRanksKilled } from "./ranks.ts";
+import { podDeleted, podEvicted, rankKilled, rankLeftOut, rankStopped, twoRanksKilled } from "./ranks.ts";
 
 export const faults = [
   rankKilled,
@@ -11,11 +21,13 @@ export const faults = [
   podDeleted,
   podEvicted,
   rankStopped,
+  rankLeftOut,
   nodeOff,
   linkCut,
   packetsLost,
   operatorKilled,
   operatorStopped,
+  answersHeld,
   natsKilled,
   apiServerKilled,
   apiServerStopped,
@@ -24,6 +36,10 @@ export const faults = [
   rankClock,
   operatorClock,
   gatewayClock,
+  leaderAhead,
+  patternsAsked,
+  bodiesSent,
+  silentConnections,
   templateRolled,
   imageRolled,
   scaledDown,

@@ -1,4 +1,5 @@
 // Faults of ranks: processes that are killed or stand still, and pods that go without a word.
+import { kubeletOf } from "../../cluster/control-process.ts";
 import { processOf } from "../../kit/kube/pod-process.ts";
 import { sleep } from "../../kit/processes/process.ts";
 import { nobody, type PodState } from "./pods.ts";
@@ -8,7 +9,7 @@ import { drawn } from "./schedule.ts";
 /** Shorter than what the kubelet's probes give a process. */
 export const awayMs = 8_000;
 
-const those = (victims: readonly PodState[]) => {
+export const those = (victims: readonly PodState[]) => {
   const uids = new Set(victims.map(({ uid }) => uid));
   return ({ uid }: PodState): boolean => uids.has(uid);
 };
@@ -65,4 +66,21 @@ export async function standStill(pid: number): Promise<Struck> {
 export const rankStopped: Fault = {
   name: "a rank stands still and goes on",
   strike: async (scene, draw) => standStill(await processOf(drawn(await scene.ranks(), draw, "rank").uid)),
+};
+
+/** Its pod is gone for the operator, and with it its place among the members; its process goes on until its kubelet knows. */
+export const rankLeftOut: Fault = {
+  name: "a rank left out of membership while it streams",
+  strike: async (scene, draw) => {
+    const victim = drawn(await scene.ranks(), draw, "rank");
+    const kubelet = kubeletOf(victim.node);
+    process.kill(kubelet, "SIGSTOP");
+    try {
+      await scene.moe.kubectl.run(["delete", "pod", victim.name, "--grace-period=0", "--force", "--wait=false"]);
+      await sleep(awayMs);
+    } finally {
+      process.kill(kubelet, "SIGCONT");
+    }
+    return { mayGo: those([victim]), overAt: Date.now() };
+  },
 };

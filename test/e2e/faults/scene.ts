@@ -1,6 +1,6 @@
 // The deployment that faults strike, as they see it: its pods, the operator's, and the address that traffic takes.
 
-import { gatewayAddress, kubectlOf, serviceAddress, systemNamespace } from "../../kit/deployment/product.ts";
+import { gatewayUrl, kubectlOf, serviceAddress, systemNamespace } from "../../kit/deployment/product.ts";
 import { type Sample, scrape, sum } from "../../kit/kube/scrape.ts";
 import { until } from "../../kit/processes/process.ts";
 import { rankOf } from "../held.ts";
@@ -21,12 +21,15 @@ export interface Fault {
   strike(scene: Scene, draw: number): Promise<Struck>;
 }
 
+type OperatorPod = Pick<PodState, "name" | "uid" | "node" | "ip">;
+
 /** The API server may be away for a moment, or its etcd. */
 const answerWithinMs = 60_000;
 
 export class Scene {
   readonly moe: Deployed;
-  #url = "";
+  #urls: readonly string[] = [];
+  #asked = 0;
 
   constructor(moe: Deployed) {
     this.moe = moe;
@@ -36,21 +39,20 @@ export class Scene {
     return kubectlOf(this.moe.target, systemNamespace);
   }
 
-  /** The address that traffic takes at the moment. */
+  /** The address that traffic takes next. */
   get url(): string {
-    return this.#url;
+    return this.#urls[this.#asked++ % this.#urls.length] ?? "";
   }
 
-  /** Traffic goes to a gateway itself: the way to the Service leads over a node, which may be struck. */
-  async throughGateway(): Promise<void> {
-    const { target, kubectl, name } = this.moe;
-    this.#url = (await gatewayAddress(target, kubectl, name)).url;
+  /** Traffic goes to each gateway itself in turn: the way to the Service leads over a node, which may be struck. */
+  async throughGateways(): Promise<void> {
+    this.#urls = (await this.pods()).filter(({ component }) => component === "gateway").map(({ ip }) => gatewayUrl(ip));
   }
 
   /** Traffic goes to the Service, for as long as gateways are replaced. */
   async throughService(): Promise<void> {
     const { target, kubectl, name, namespace } = this.moe;
-    this.#url = (await serviceAddress(target, kubectl, { name, namespace })).url;
+    this.#urls = [(await serviceAddress(target, kubectl, { name, namespace })).url];
   }
 
   /** Workers and gateways. */
@@ -78,16 +80,30 @@ export class Scene {
     return new Set((await this.pods()).filter(({ component }) => component === "gateway").map(({ node }) => node));
   }
 
-  /** The pod of the operator that leads. */
-  leader(): Promise<{ readonly name: string; readonly uid: string }> {
-    const look = async () => {
-      for (const { metadata } of await this.system.list("pods", "app.kubernetes.io/component=operator")) {
-        const samples = await scrape(this.system, systemNamespace, metadata.name).catch((): Sample[] => []);
-        if (sum(samples, "enodia_operator_leader") === 1) return { name: metadata.name, uid: metadata.uid ?? "" };
-      }
-      return undefined;
+  async operators(): Promise<readonly OperatorPod[]> {
+    const pods = await this.system.list("pods", "app.kubernetes.io/component=operator");
+    return pods.map(({ metadata, spec, status }) => ({
+      name: metadata.name,
+      uid: metadata.uid ?? "",
+      node: spec.nodeName ?? "",
+      ip: status.podIP ?? "",
+    }));
+  }
+
+  /** Those that lead at the moment. */
+  async leaders(): Promise<readonly OperatorPod[]> {
+    const leads = async ({ name }: OperatorPod): Promise<boolean> => {
+      const samples = await scrape(this.system, systemNamespace, name).catch((): Sample[] => []);
+      return sum(samples, "enodia_operator_leader") === 1;
     };
-    return until("an operator to lead", look, { timeoutMs: answerWithinMs });
+    const operators = await this.operators();
+    const leading = await Promise.all(operators.map(leads));
+    return operators.filter((_, i) => leading[i]);
+  }
+
+  /** The pod of the operator that leads. */
+  leader(): Promise<OperatorPod> {
+    return until("an operator to lead", async () => (await this.leaders())[0], { timeoutMs: answerWithinMs });
   }
 
   patch(spec: object): Promise<string> {

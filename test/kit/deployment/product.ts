@@ -195,6 +195,8 @@ export function servicePath({ name, namespace }: ServiceRef): string {
   return `/api/v1/namespaces/${namespace}/services/${name}:${servicePort}/proxy`;
 }
 
+export const gatewayUrl = (podIp: string): string => `http://${podIp}:8000`;
+
 /** The address of one ready gateway pod of a local cluster, for tests that break nodes on the way to a Service. */
 export async function gatewayAddress(target: Target, kubectl: Kubectl, name: string): Promise<{ readonly url: string }> {
   const ip = await until(
@@ -208,5 +210,5 @@ export async function gatewayAddress(target: Target, kubectl: Kubectl, name: str
     },
     { timeoutMs: 30_000, signal: target.signal },
   );
-  return { url: `http://${ip}:8000` };
+  return { url: gatewayUrl(ip) };
 }
