@@ -43,8 +43,8 @@ test("logs: a line is bounded, and one without a time is none", () => {
 });
 
 test("logs: what is filter: by request, wherever its id stands, and by level", () => {
-  const line = parsed(logged({ requestId: "r-1" }, "x"));
-  assert.ok(matches(line, { request: "r-1" }) && !matches(line, { request: "r-2" }));
+  const line = parsed(logged({ requestId: "r-1", answerId: "chatcmpl-2" }, "x"));
+  assert.ok(matches(line, { request: "r-1" }) && matches(line, { request: "chatcmpl-2" }) && !matches(line, { request: "r-2" }));
   assert.ok(matches(parsed(`${at} crash in r-1`), { request: "r-1" }));
   assert.ok(matches(line, { level: "warn" }) && !matches(line, { level: "error" }));
   assert.ok(!matches(parsed(`${at} plain`), { level: "debug" }) && matches(parsed(`${at} plain`), {}));

@@ -50,7 +50,8 @@ export interface LineFilter {
 }
 
 export function matches({ level, fields, text }: LogLine, filter: LineFilter): boolean {
-  if (filter.request !== undefined && fields.requestId !== filter.request && !text.includes(filter.request)) return false;
+  const { request } = filter;
+  if (request !== undefined && ![fields.requestId, fields.answerId].includes(request) && !text.includes(request)) return false;
   if (filter.level === undefined) return true;
   return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(filter.level);
 }

@@ -162,8 +162,12 @@ test("a client that is named behind its key has its own limits and priority, and
   const refused = await ask("first");
   assert.equal(refused.status, 429);
   assert.ok(Number(refused.headers.get("retry-after")) > 20, "half a minute for each");
+  const told = (of: Response) => ["limit", "remaining", "reset"].map((part) => of.headers.get(`x-ratelimit-${part}-requests`));
+  assert.deepEqual(told(refused).slice(0, 2), ["2", "0"]);
+  assert.match(told(refused)[2] ?? "", /^(5\ds|1m0s)$/);
+  assert.deepEqual(told(await ask("third")), [null, null, null]);
   assert.equal(((await refused.json()) as any).error.code, "rate_limit_exceeded");
-  for (let i = 0; i < 4; i++) assert.equal((await ask("third")).status, 200);
+  for (let i = 0; i < 3; i++) assert.equal((await ask("third")).status, 200);
   assert.equal((await fetch(`${url}/v1/models`, { headers: { authorization: "Bearer first" } })).status, 200, "a list costs nothing");
   assert.deepEqual(
     workers[0]!.requests.map(({ priority }) => priority),

@@ -24,7 +24,13 @@ test("a chat answer has text, finish reason and usage", async () => {
   assert.equal(body.object, "chat.completion");
   assert.equal(body.choices[0].message.content, expected(chatPrompt, 20));
   assert.equal(body.choices[0].finish_reason, "length");
-  assert.deepEqual(body.usage, { prompt_tokens: 8, completion_tokens: 20, total_tokens: 28, prompt_tokens_details: { cached_tokens: 0 } });
+  assert.deepEqual(body.usage, {
+    prompt_tokens: 8,
+    completion_tokens: 20,
+    total_tokens: 28,
+    prompt_tokens_details: { cached_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: 0 },
+  });
 });
 
 test("a text ends at the end-of-text token, or goes on with ignore_eos", async () => {
@@ -53,6 +59,7 @@ test("a stream carries role, deltas, one finish reason, usage on request, and [D
     completion_tokens: 20,
     total_tokens: 28,
     prompt_tokens_details: { cached_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: 0 },
   });
   assert.deepEqual(result.events.at(-1).choices, []);
   assert.equal(new Set(result.events.map((e) => e.id)).size, 1);

@@ -112,6 +112,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     limits: overrides.limits ?? failoverLimits,
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
     now: steadyClock(),
+    fingerprint: () => members.fingerprint(),
     unavailable: () => readiness.unavailable(),
     holds: () => pool.holdMs() > 0,
   });

@@ -66,6 +66,10 @@ export class ChannelText {
     return this.#content.length;
   }
 
+  get inThoughts(): boolean {
+    return this.#into === "reasoning";
+  }
+
   push(id: number): ChannelPiece {
     const { start, channel, message, end } = this.#tokens;
     if (id === channel) {

@@ -59,6 +59,10 @@ export class ThinkText {
     return this.#options.inner.length;
   }
 
+  get inThoughts(): boolean {
+    return this.#at === "thoughts";
+  }
+
   push(id: number): ThinkPiece {
     const { tokens, decoder, inner, piece } = this.#options;
     if (this.#at === "thoughts") {

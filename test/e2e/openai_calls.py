@@ -13,6 +13,7 @@ assert [one.id for one in client.models.list()] == [model]
 
 chat = client.chat.completions.create(model=model, messages=messages, seed=3, max_tokens=12, n=2, logprobs=True, top_logprobs=2)
 assert [choice.index for choice in chat.choices] == [0, 1]
+assert chat.system_fingerprint.startswith("fp_") and chat.usage.completion_tokens_details.reasoning_tokens == 0
 assert len(chat.choices[0].logprobs.content) == 12 and len(chat.choices[0].logprobs.content[0].top_logprobs) == 2
 
 parts = {0: "", 1: ""}
@@ -44,6 +45,11 @@ assert whole.status == "incomplete" and whole.usage.output_tokens == 12 and whol
 with client.responses.stream(model=model, input=messages, max_output_tokens=12, temperature=0) as stream:
     deltas = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
     assert deltas
+
+vllm = {"structured_outputs": {"choice": ["Oslo", "Rome"]}, "chat_template_kwargs": {"enable_thinking": False}}
+assert client.chat.completions.create(model=model, messages=messages, extra_body=vllm).choices[0].message.content in ("Oslo", "Rome")
+long = client.chat.completions.create(model=model, messages=messages, max_tokens=12, extra_body={"min_tokens": 12})
+assert long.usage.completion_tokens == 12
 
 reasoning = {"effort": "low", "summary": "auto"}
 asked = client.responses.create(model=model, input=messages, max_output_tokens=12, temperature=0, reasoning=reasoning)

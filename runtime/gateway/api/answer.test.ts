@@ -54,7 +54,7 @@ test("a token that is part of a character has its own bytes, and offsets are pla
   const bytes = [...new TextEncoder().encode("aé🙂b")];
   const pieces = await answer(bytes);
   const offsets = [0, 1, 1, 2, 2, 2, 2, 4];
-  const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 8 };
+  const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 8, reasoningTokens: 0 };
   const plain: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(plain.choices[0].logprobs.text_offset, offsets);
   const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
@@ -77,7 +77,7 @@ test("the likeliest tokens are listed with each, by their text in completions, w
     { id: 0xc3, logprob: -3 },
   ];
   const pieces = await answer([97, 98], { top });
-  const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 2 };
+  const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 2, reasoningTokens: 0 };
   const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
   assert.deepEqual(chat.choices[0].logprobs.content[0], {
     ...{ token: "a", logprob: -1, bytes: [97] },
@@ -142,8 +142,14 @@ test("a client that reads slowly does not show as slow tokens", async () => {
 
 test("each chunk has the usage so far where that is asked for", () => {
   const writer = completionWriter({ endpoint: "chat", logprobs: false, usageIn: "every" })({ model: "tiny", created: 7, token: "t" });
-  const counted = { promptTokens: 5, cachedTokens: 4, outputTokens: 1 };
+  const counted = { promptTokens: 5, cachedTokens: 4, outputTokens: 1, reasoningTokens: 0 };
   const [event = ""] = writer.events({ index: 0, piece: { text: "a", logprobs: [] } }, counted);
   const { usage } = JSON.parse(event.replace(/^data: /, ""));
-  assert.deepEqual(usage, { prompt_tokens: 5, completion_tokens: 1, total_tokens: 6, prompt_tokens_details: { cached_tokens: 4 } });
+  assert.deepEqual(usage, {
+    prompt_tokens: 5,
+    completion_tokens: 1,
+    total_tokens: 6,
+    prompt_tokens_details: { cached_tokens: 4 },
+    completion_tokens_details: { reasoning_tokens: 0 },
+  });
 });

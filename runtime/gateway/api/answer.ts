@@ -53,6 +53,8 @@ export interface Usage {
   /** Tokens of the prompt that the first rank had already computed. */
   readonly cachedTokens: number;
   readonly outputTokens: number;
+  /** Of the output, those of thoughts. */
+  readonly reasoningTokens: number;
 }
 
 export interface AnswerDeps {
@@ -175,6 +177,7 @@ export interface AnswerRequest extends Prepared {
 
 type Certain = TextPiece & Partial<Pick<ChannelPiece, "reasoning"> & Pick<CallTextPiece, "calls">>;
 interface AnswerText {
+  readonly inThoughts?: boolean;
   readonly length: number;
   push(id: number): Certain;
   end(): Certain;
@@ -207,6 +210,7 @@ export class Answer {
   #calls = 0;
   cachedTokens = 0;
   outputTokens = 0;
+  reasoningTokens = 0;
   failovers = 0;
   started = false;
 
@@ -217,7 +221,12 @@ export class Answer {
   }
 
   get usage(): Usage {
-    return { promptTokens: this.#request.prompt.length, cachedTokens: this.cachedTokens, outputTokens: this.outputTokens };
+    return {
+      promptTokens: this.#request.prompt.length,
+      cachedTokens: this.cachedTokens,
+      outputTokens: this.outputTokens,
+      reasoningTokens: this.reasoningTokens,
+    };
   }
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
@@ -259,6 +268,7 @@ export class Answer {
       this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset });
     }
     const certain = text.push(event.id);
+    if (text.inThoughts) this.reasoningTokens++;
     if (certain.stopped) return { ...this.#shown(certain), logprobs: this.#takeLogprobs(), finish: "stop" };
     const piece = this.#shown(certain);
     return piece.text === "" && !piece.reasoning && !piece.calls ? undefined : { ...piece, logprobs: this.#takeLogprobs() };

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { cors } from "hono/cors";
 import { escapedLabel, metricsContentType } from "../../observe/runtime-metrics.ts";
+import { limitHeaders } from "../auth/client-limits.ts";
 import { invalid, type Problem, problemOf, problems } from "../problem.ts";
 import { prepare } from "./answer.ts";
 import { type EmbeddingJob, embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
@@ -20,13 +21,17 @@ import {
   priorityOf,
   problemResponse,
   refuse,
+  showLimits,
 } from "./http-context.ts";
 import { parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
 import type { Parsed } from "./request-fields.ts";
 import { parseResponses } from "./responses.ts";
 import { keptId, keyProblem, newToken, readNote, resumption, type Ticket, ticketOf, ticketOfResponse } from "./resume.ts";
+import { detokenize, tokenize } from "./tokenize.ts";
 
+/** As vLLM has them. */
+const tokenPaths = ["/tokenize", "/detokenize"];
 /** Browsers cache a preflight this long. */
 const corsMaxAgeSeconds = 600;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
@@ -49,15 +54,18 @@ export function createApp(deps: AppDeps): Hono<Env> {
     if (!c.get("counted")) count(c, deps, c.res.status);
   });
   if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: preflight requests have none
-  app.use("/v1/*", async (c, next) => {
-    const caller = await deps.authenticator.caller(c.req.header("authorization"));
-    if ("problem" in caller) return refuse(c, deps, caller.problem);
-    c.set("client", caller.client);
-    c.set("tenant", caller.tenant);
-    c.set("priority", caller.priority);
-    const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
-    return refusal ? refuse(c, deps, refusal) : next();
-  });
+  for (const path of ["/v1/*", ...tokenPaths])
+    app.use(path, async (c, next) => {
+      const caller = await deps.authenticator.caller(c.req.header("authorization"));
+      if ("problem" in caller) return refuse(c, deps, caller.problem);
+      c.set("client", caller.client);
+      c.set("tenant", caller.tenant);
+      c.set("priority", caller.priority);
+      const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
+      if (refusal === undefined) return next();
+      showLimits(c, deps);
+      return refuse(c, deps, refusal);
+    });
   app.get("/v1/models", (c) => listModels(c, deps));
   app.get("/v1/models/:model{.+}", (c) => oneModel(c, deps));
   app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
@@ -65,7 +73,9 @@ export function createApp(deps: AppDeps): Hono<Env> {
   app.post("/v1/responses", (c) => generation(c, deps, "responses", parseResponses));
   app.get("/v1/responses/:id", (c) => resumedResponse(c, deps));
   app.post("/v1/embeddings", (c) => embeddings(c, deps));
-  for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"])
+  app.post("/tokenize", (c) => answered(c, deps, tokenize));
+  app.post("/detokenize", (c) => answered(c, deps, detokenize));
+  for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", ...tokenPaths])
     app.all(path, (c) => refuse(c, deps, problems.method("POST")));
   app.all("/v1/models", (c) => refuse(c, deps, problems.method("GET")));
   app.notFound((c) => refuse(c, deps, problems.notFound(c.req.path)));
@@ -84,7 +94,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
 /** Allows any request header, since browser clients send their own. */
 function crossOrigin(origins: readonly string[]) {
   const origin = origins.includes("*") ? "*" : [...origins];
-  const exposeHeaders = ["x-request-id", "x-enodia-failovers", "retry-after"];
+  const exposeHeaders = ["x-request-id", "x-enodia-failovers", "retry-after", ...limitHeaders];
   return cors({ origin, allowMethods: ["GET", "POST"], exposeHeaders, maxAge: corsMaxAgeSeconds });
 }
 
@@ -156,11 +166,25 @@ async function enterParsed(c: Ctx, deps: AppDeps, { parsed, bytes, ticket, creat
   const place = enter(c, deps, { bytes, promptTokens, promptLogprobs });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const { token = newToken(), keep, note } = ticket ?? {};
-  const writer = parsed.writer({ model: deps.servedName, created, token, ...(after === undefined ? {} : { after }) });
+  const writer = parsed.writer({
+    model: deps.servedName,
+    created,
+    token,
+    fingerprint: deps.fingerprint(),
+    ...(after === undefined ? {} : { after }),
+  });
   const { sampling, priority } = parsed.job;
   const seed = sampling.seed ?? (note && BigInt(note.seed));
   const job = { ...parsed.job, sampling: { ...sampling, seed }, priority: priorityOf(c, deps, priority) };
   return new Exchange(c, deps, { job, prompts, writer, place, token, keep });
+}
+
+/** What the gateway answers by itself. */
+async function answered(c: Ctx, deps: AppDeps, answer: typeof tokenize): Promise<Response> {
+  return withBody(c, deps, "other", async ({ json }) => {
+    const found = await answer(json, deps, c.req.raw.signal);
+    return "problem" in found ? refuse(c, deps, found.problem) : c.json(found.body);
+  });
 }
 
 async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {

@@ -79,7 +79,7 @@ test("the i-th answer to a prompt is the one of seed + i alone, prompts are in o
   }
   assert.ok(most() <= 8, `${most()} at once`);
   assert.equal(new Set(asked.map(({ requestId }) => requestId)).size, 12);
-  assert.deepEqual(all.usage, { promptTokens: 3, cachedTokens: 0, outputTokens: 36 });
+  assert.deepEqual(all.usage, { promptTokens: 3, cachedTokens: 0, outputTokens: 36, reasoningTokens: 0 });
 });
 
 test("when one fails all end, and its error is told", async () => {
@@ -135,7 +135,13 @@ test("an echo begins with the prompt, whose first token has no log-probability",
   assert.deepEqual(choice.logprobs.token_logprobs, [null, -1.05, -1.06, -1]);
   assert.deepEqual(choice.logprobs.top_logprobs.slice(0, 2), [null, { i: -1.05 }]);
   assert.deepEqual(choice.logprobs.text_offset, [0, 1, 2, 3]);
-  assert.deepEqual(body.usage, { prompt_tokens: 3, completion_tokens: 1, total_tokens: 4, prompt_tokens_details: { cached_tokens: 0 } });
+  assert.deepEqual(body.usage, {
+    prompt_tokens: 3,
+    completion_tokens: 1,
+    total_tokens: 4,
+    prompt_tokens_details: { cached_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: 0 },
+  });
 });
 
 test("max_tokens 0 shows the prompt alone, and without logprobs a worker is asked for none", async () => {

@@ -24,6 +24,8 @@ export interface AnswerWriter {
   last(usage: Usage): readonly string[];
   /** The event of a stream that fails. */
   failed(problem: Problem): readonly string[];
+  /** The answer's id, as the client sees it. */
+  readonly id: string;
 }
 
 export interface WriterStart {
@@ -34,6 +36,8 @@ export interface WriterStart {
   readonly token: string;
   /** Events of a response up to this number are left out. */
   readonly after?: number;
+  /** Undefined while no rank has told what it computes. */
+  readonly fingerprint?: string | undefined;
 }
 
 /** `pieces` can be read once; the other fields are final when it ended. */
@@ -77,6 +81,7 @@ export class Choices {
       promptTokens: this.#promptTokens,
       cachedTokens: sum(({ cachedTokens }, i) => (i % this.#perPrompt === 0 ? cachedTokens : 0)),
       outputTokens: sum(({ outputTokens }) => outputTokens),
+      reasoningTokens: sum(({ reasoningTokens }) => reasoningTokens),
     };
   }
 

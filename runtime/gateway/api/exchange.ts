@@ -115,7 +115,7 @@ export class Exchange {
     this.#span.fail(caught);
     metrics.add("enodia_gateway_failed_total", 1);
     const { usage, failovers } = this.#choices;
-    log.error({ err: caught, requestId, traceId, tokens: usage.outputTokens, failovers }, "request failed");
+    log.error({ err: caught, requestId, answerId: this.#writer.id, traceId, tokens: usage.outputTokens, failovers }, "request failed");
     this.#end(problem.status);
     return problem;
   }
@@ -132,6 +132,7 @@ export class Exchange {
     count(this.#c, this.#deps, code, this.#span.traceparent);
     const fields = {
       requestId: this.#c.get("requestId"),
+      answerId: this.#writer.id,
       traceId: this.#span.traceId,
       client: this.#c.get("client"),
       code,

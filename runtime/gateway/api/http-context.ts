@@ -35,6 +35,7 @@ export interface AppDeps extends AnswerDeps {
   readonly clients: ClientLimits;
   readonly tracing: Tracing;
   readonly load: () => PoolLoad;
+  readonly fingerprint: () => string | undefined;
   /** Undefined when a worker is or recently was ready. */
   readonly unavailable: () => string | undefined;
   /** True while the deployment is scaled to zero; the first request starts ranks. */
@@ -92,9 +93,15 @@ export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogpro
   const admitted = deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
   if ("problem" in admitted) return admitted;
   const client = deps.clients.enter(c.get("client"), promptTokens);
+  showLimits(c, deps);
   if ("leave" in client) return { admitted, client };
   admitted.leave();
   return client;
+}
+
+/** OpenAI's headers, where the client has limits. */
+export function showLimits(c: Ctx, deps: AppDeps): void {
+  for (const [name, value] of Object.entries(deps.clients.headers(c.get("client")))) c.header(name, value);
 }
 
 export function priorityOf(c: Ctx, deps: AppDeps, requested: number | undefined): number {

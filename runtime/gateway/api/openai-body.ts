@@ -12,16 +12,18 @@ export interface Envelope {
   readonly created: number;
   readonly model: string;
   readonly logprobs: boolean;
+  readonly fingerprint?: string | undefined;
 }
 
 export function completionWriter(job: Pick<Envelope, "endpoint" | "logprobs"> & Pick<GenerationRequest, "usageIn">) {
-  return ({ model, created, token }: WriterStart): AnswerWriter => {
+  return ({ model, created, token, fingerprint }: WriterStart): AnswerWriter => {
     const { endpoint, logprobs, usageIn } = job;
     const id = `${endpoint === "chat" ? "chatcmpl" : "cmpl"}-${token}`;
-    const envelope: Envelope = { endpoint, id, created, model, logprobs };
+    const envelope: Envelope = { endpoint, id, created, model, logprobs, fingerprint };
     const chunks = new ChunkWriter(envelope, usageIn);
     const some = (body: object | undefined) => (body ? [sseData(body)] : []);
     return {
+      id,
       whole: (answers, usage) => wholeBody(envelope, answers, usage),
       events: ({ index, piece }, usage) => some(chunks.counted(isMarker(piece) ? chunks.first(index) : chunks.piece(piece, index), usage)),
       last: (usage) => [...some(chunks.usage(usage)), sseData("[DONE]")],
@@ -125,8 +127,8 @@ export function modelBody(name: string, created: number, maxContext: number): ob
   return { id: name, object: "model", created, owned_by: "enodia", max_model_len: maxContext };
 }
 
-function head(envelope: Envelope, object: string): object {
-  return { id: envelope.id, object, created: envelope.created, model: envelope.model };
+function head({ id, created, model, fingerprint }: Envelope, object: string): object {
+  return { id, object, created, model, system_fingerprint: fingerprint ?? null };
 }
 
 function usageBody(usage: Usage): object {
@@ -135,6 +137,7 @@ function usageBody(usage: Usage): object {
     completion_tokens: usage.outputTokens,
     total_tokens: usage.promptTokens + usage.outputTokens,
     prompt_tokens_details: { cached_tokens: usage.cachedTokens },
+    completion_tokens_details: { reasoning_tokens: usage.reasoningTokens },
   };
 }
 

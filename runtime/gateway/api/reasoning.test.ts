@@ -25,7 +25,7 @@ const answer = (endpoint: GenerationRequest["endpoint"], ids: readonly number[],
 const answerOf = (asked: object, ids: readonly number[], model: Partial<TextModel>, prompt: readonly number[] = [1]): Promise<Piece[]> =>
   piecesOf(asked, { ids, prompt }, { textModel: { ...byteText, ...model } });
 
-const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 1 };
+const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: 1, reasoningTokens: 0 };
 const envelope = { endpoint: "chat", id: "c", created: 0, model: "m", logprobs: false } as const;
 
 test("content and reasoning_content are apart, whole and in chunks", async () => {

@@ -123,7 +123,7 @@ function withoutNulls(value: unknown, depth = nullDepth): unknown {
 }
 
 /** A wrong model explains other errors. */
-export function readBody<R extends { readonly model: string }>(
+export function readBody<R extends { readonly model?: string | null | undefined }>(
   schema: z.ZodType<R>,
   body: unknown,
   served: string,

@@ -45,6 +45,7 @@ export function responseWriter(request: Asked): (start: WriterStart) => AnswerWr
 class ResponseWriter implements AnswerWriter {
   readonly #request: Asked;
   readonly #start: WriterStart;
+  readonly id: string;
   readonly #items: Item[] = [];
   #open = false;
   #status: Status = "in_progress";
@@ -53,6 +54,7 @@ class ResponseWriter implements AnswerWriter {
   constructor(request: Asked, start: WriterStart) {
     this.#request = request;
     this.#start = start;
+    this.id = `resp_${start.token}`;
   }
 
   whole(answers: readonly (readonly Piece[])[], usage: Usage): object {
@@ -174,7 +176,7 @@ class ResponseWriter implements AnswerWriter {
     const { effort } = this.#request.reasoning ?? {};
     const status = this.#status;
     return {
-      id: `resp_${this.#start.token}`,
+      id: this.id,
       object: "response",
       created_at: this.#start.created,
       status,
@@ -214,11 +216,12 @@ function shown(item: Item, status: Status): object {
   return { id, type: "message", status, role: "assistant", content };
 }
 
-function usageBody({ promptTokens, cachedTokens, outputTokens }: Usage): object {
+function usageBody({ promptTokens, cachedTokens, outputTokens, reasoningTokens }: Usage): object {
   return {
     input_tokens: promptTokens,
     input_tokens_details: { cached_tokens: cachedTokens },
     output_tokens: outputTokens,
+    output_tokens_details: { reasoning_tokens: reasoningTokens },
     total_tokens: promptTokens + outputTokens,
   };
 }

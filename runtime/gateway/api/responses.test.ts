@@ -58,7 +58,7 @@ test("items become the messages of a chat, calls those of the assistant before t
 });
 
 const marker: Piece = { text: "", logprobs: [] };
-const usage = { promptTokens: 3, cachedTokens: 2, outputTokens: 5 };
+const usage = { promptTokens: 3, cachedTokens: 2, outputTokens: 5, reasoningTokens: 0 };
 const start = { model: "tiny", created: 7, token: "t" };
 
 /** The events of an answer, as a client reads them. */
@@ -122,7 +122,13 @@ for (const [name, pieces] of Object.entries(answers))
     assert.equal(all.at(-1).type, `response.${response.status}`);
     const whole = responseWriter({})(start).whole([pieces], usage);
     assert.deepEqual(same(response), same(whole));
-    assert.deepEqual(response.usage, { input_tokens: 3, input_tokens_details: { cached_tokens: 2 }, output_tokens: 5, total_tokens: 8 });
+    assert.deepEqual(response.usage, {
+      input_tokens: 3,
+      input_tokens_details: { cached_tokens: 2 },
+      output_tokens: 5,
+      output_tokens_details: { reasoning_tokens: 0 },
+      total_tokens: 8,
+    });
     for (const [index, item] of response.output.entries()) {
       const own = all.filter((event) => event.output_index === index);
       assert.equal(own[0].type, "response.output_item.added");

@@ -87,6 +87,22 @@ test("a client's requests come no earlier than its own priority", () => {
   );
 });
 
+test("what is left of a minute's limits is told by OpenAI's names, a debt with its minutes", () => {
+  const limits = limitsOf({ requestsPerMinute: 60, tokensPerMinute: 600 });
+  const entry = limits.enter("a", 100) as { leave(tokens: number): void };
+  const told = () => Object.values(limits.headers("a")).join(" ");
+  assert.equal(told(), "60 59 1s 600 500 10s");
+  entry.leave(1_500);
+  assert.equal(told(), "60 59 1s 600 0 2m40s");
+  clock.now += 60_000;
+  assert.equal(told(), "60 60 0s 600 0 1m40s");
+  assert.deepEqual(
+    Object.keys(limits.headers("a")).slice(3),
+    ["limit", "remaining", "reset"].map((part) => `x-ratelimit-${part}-tokens`),
+  );
+  assert.deepEqual(limits.headers("b"), {});
+});
+
 test("in any minute a client begins no more requests than two minutes' worth, however it asks", () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 20 }), fc.array(fc.integer({ min: 0, max: 20_000 }), { maxLength: 200 }), (perMinute, pauses) => {

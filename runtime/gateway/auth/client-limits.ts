@@ -30,6 +30,14 @@ class Allowance {
   take(count: number): void {
     this.#level -= count;
   }
+
+  /** What is left, and the time until all of it is. */
+  shown(now: number): readonly [limit: string, remaining: string, reset: string] {
+    this.waitMs(now);
+    const seconds = Math.ceil(((this.#perMinute - this.#level) * minuteMs) / this.#perMinute / 1000);
+    const reset = seconds < 60 ? `${seconds}s` : `${Math.floor(seconds / 60)}m${seconds % 60}s`;
+    return [String(this.#perMinute), String(Math.max(0, Math.floor(this.#level))), reset];
+  }
 }
 
 interface Counted {
@@ -43,6 +51,12 @@ export interface ClientEntry {
   /** Charges `outputTokens`; idempotent. */
   leave(outputTokens: number): void;
 }
+
+const limited = ["requests", "tokens"] as const;
+const shownParts = ["limit", "remaining", "reset"] as const;
+const headerOf = (part: (typeof shownParts)[number], of: (typeof limited)[number]): string => `x-ratelimit-${part}-${of}`;
+/** OpenAI's names. */
+export const limitHeaders: readonly string[] = limited.flatMap((of) => shownParts.map((part) => headerOf(part, of)));
 
 const unlimited: ClientEntry = { leave: () => {} };
 
@@ -93,6 +107,16 @@ export class ClientLimits {
       client.tokens?.take(outputTokens);
     };
     return { leave };
+  }
+
+  /** Of those limits a minute that the client has. */
+  headers(name: string): Record<string, string> {
+    const client = this.#clients.get(name);
+    const now = this.#now();
+    const shown = limited.flatMap(
+      (of) => client?.[of]?.shown(now).map((value, i) => [headerOf(shownParts[i] ?? "limit", of), value]) ?? [],
+    );
+    return Object.fromEntries(shown);
   }
 
   /** A request cannot be more urgent than its client's token or entry permits. */

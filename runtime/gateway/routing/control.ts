@@ -31,6 +31,7 @@ export interface ControlOptions {
   readonly log: Log;
   readonly membership: () => Membership | undefined;
   readonly onMembership: (membership: Membership) => void;
+  readonly onPlan?: (plan: PlacementPlan) => void;
   readonly notReady: () => readonly string[];
   readonly activeRequests: () => number;
   readonly draining: () => boolean;
@@ -56,7 +57,9 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
     const level = fromLogLevel(push.logLevel);
     if (level !== undefined) options.log.setLevel(level);
     if (push.push.case === "membership") options.onMembership(fromMembership(push.push.value));
-    if (push.push.case === "plan") plan = newer(plan, fromPlan(push.push.value));
+    if (push.push.case !== "plan") return;
+    plan = newer(plan, fromPlan(push.push.value));
+    options.onPlan?.(plan);
   };
   return {
     describe: async (_request, call) => {

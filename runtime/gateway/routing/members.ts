@@ -13,6 +13,7 @@ import type { Metrics } from "../../observe/runtime-metrics.ts";
 import type { Tracing } from "../../observe/trace.ts";
 import type { Admission } from "./admission.ts";
 import { controlHandlers } from "./control.ts";
+import { fingerprintOf } from "./fingerprint.ts";
 import { textSources } from "./text-sources.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
@@ -44,6 +45,8 @@ export interface Members {
   canAnswer(): void;
   /** The gateway takes no new requests. */
   drain(): void;
+  /** Undefined while plan or ranks are not known. */
+  fingerprint(): string | undefined;
 }
 
 export async function joinMembers(options: MembersOptions, opened: AsyncDisposableStack): Promise<Members> {
@@ -52,6 +55,10 @@ export async function joinMembers(options: MembersOptions, opened: AsyncDisposab
   const pool = new WorkerPool({ identity, namespace, deployment, tls, network, tracing, ...awayReports(metrics, log) });
   const readiness = new Readiness(pool, health, log);
   metrics.onCollect(() => showWorkers(pool, metrics));
+  let modelDigest = "";
+  const onPlan = (plan: { readonly modelDigest: string }) => {
+    modelDigest = plan.modelDigest;
+  };
   const onMembership = (membership: Membership) => readiness.apply(membership);
   let draining = false;
   let answers = false;
@@ -65,7 +72,7 @@ export async function joinMembers(options: MembersOptions, opened: AsyncDisposab
     wantsRanks: () => !pool.serves && (admission.inside > 0 || !answers),
     onEnter: (listener: () => void) => admission.onEnter(listener),
   };
-  server.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, ...state }));
+  server.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, onPlan, ...state }));
   const grpcPort = await server.listen(host, config.grpcPort);
   opened.defer(() => server.close(controlCloseMs));
   opened.defer(() => pool.close());
@@ -79,7 +86,8 @@ export async function joinMembers(options: MembersOptions, opened: AsyncDisposab
   const canAnswer = () => {
     answers = true;
   };
-  return { pool, readiness, grpcPort, drain, canAnswer };
+  const fingerprint = () => fingerprintOf(modelDigest, pool.membership()?.members ?? []);
+  return { pool, readiness, grpcPort, drain, canAnswer, fingerprint };
 }
 
 function awayReports(metrics: Metrics<"gateway">, log: Log) {
