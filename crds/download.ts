@@ -17,6 +17,10 @@ export const forbiddenRanges = {
   ipv6: ["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "64:ff9b::a9fe:0/112"],
 } as const;
 
+/** What the operator posts to a weight server: the uids of the pods that it may serve. */
+export const membersSchema = z.object({ members: z.array(z.string().max(64)).max(4096) });
+export const membersBytesMax = 512 * 1024;
+
 /** A retry cannot help. */
 export const hopelessExitCode = 3;
 

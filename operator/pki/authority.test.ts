@@ -5,7 +5,7 @@ import { test } from "node:test";
 import tls from "node:tls";
 import { authorityIsGood, createAuthority, isIssuedBy, issueLeaf, leafIsGood, validityOf } from "./authority.ts";
 
-const names = { dns: ["rank-0.moe.ns.enodia"], uri: "spiffe://enodia/ns/moe/moe-0-abcde" };
+const names = { dns: ["rank-0.moe.ns.enodia"], uris: ["spiffe://enodia/ns/moe/moe-0-abcde"] };
 const now = new Date();
 
 test("a leaf names its rank and pod and is signed by the deployment's CA", async () => {
@@ -22,7 +22,7 @@ test("a leaf names its rank and pod and is signed by the deployment's CA", async
 test("two ends with leaves of one CA meet over mutual TLS, and a stranger is refused", async () => {
   const ca = await createAuthority("moe.ns.enodia", now);
   const server = await issueLeaf(ca, names, now);
-  const client = await issueLeaf(ca, { dns: ["operator.moe.ns.enodia"], uri: "spiffe://enodia/ns/moe/operator" }, now);
+  const client = await issueLeaf(ca, { dns: ["operator.moe.ns.enodia"], uris: ["spiffe://enodia/ns/moe/operator"] }, now);
   const stranger = await issueLeaf(await createAuthority("x", now), names, now);
   const listening = tls.createServer({ ...server, ca: ca.cert, requestCert: true, rejectUnauthorized: true }, (socket) => socket.end("hi"));
   listening.on("tlsClientError", () => {});

@@ -23,8 +23,8 @@ export interface KeyPairPem {
 export interface LeafNames {
   /** DNS names of the SAN. */
   readonly dns: readonly string[];
-  /** URI of the SAN: spiffe://enodia/<namespace>/<name>/<pod>. */
-  readonly uri: string;
+  /** URIs of the SAN: spiffe://enodia/<namespace>/<name>/<pod>, and of a pod's own leaf urn:uuid:<uid>. */
+  readonly uris: readonly string[];
 }
 
 export async function createAuthority(commonName: string, now: Date): Promise<KeyPairPem> {
@@ -65,7 +65,7 @@ export async function issueLeaf(authority: KeyPairPem, names: LeafNames, now: Da
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
       new x509.SubjectAlternativeNameExtension([
         ...names.dns.map((value) => ({ type: "dns" as const, value })),
-        { type: "url" as const, value: names.uri },
+        ...names.uris.map((value) => ({ type: "url" as const, value })),
       ]),
       await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
     ],
@@ -82,7 +82,7 @@ export async function leafIsGood(authority: KeyPairPem, certPem: string, names: 
     if (cert.notBefore > now || cert.notAfter.getTime() - now.getTime() < life * renewBelow) return false;
     const san = cert.getExtension(x509.SubjectAlternativeNameExtension)?.names.toJSON() ?? [];
     const have = san.map((name) => name.value).sort();
-    if (JSON.stringify(have) !== JSON.stringify([...names.dns, names.uri].sort())) return false;
+    if (JSON.stringify(have) !== JSON.stringify([...names.dns, ...names.uris].sort())) return false;
     return await cert.verify({ publicKey: issuer.publicKey, signatureOnly: true });
   } catch {
     return false;

@@ -42,7 +42,7 @@ export class Identities {
 
   async ensureRole(subject: Subject, role: Role): Promise<void> {
     const { name, namespace, uid } = subject.metadata;
-    const leaf = { dns: [...roleServerNames(role, { namespace, name })], uri: `spiffe://enodia/${namespace}/${name}/${role}` };
+    const leaf = { dns: [...roleServerNames(role, { namespace, name })], uris: [`spiffe://enodia/${namespace}/${name}/${role}`] };
     const owner = { apiVersion, kind: this.#options.of.kind, name, uid, controller: true, blockOwnerDeletion: false };
     await this.#ensure(subject, tlsSecrets[role](name), leaf, owner);
   }
@@ -52,7 +52,7 @@ export class Identities {
     const scope = this.#options.of.scope(subject.metadata.name);
     const leaf = {
       dns: [workerServerName({ namespace, name: scope }, pod.rank)],
-      uri: `spiffe://enodia/${namespace}/${scope}/${pod.name}`,
+      uris: [`spiffe://enodia/${namespace}/${scope}/${pod.name}`, `urn:uuid:${pod.uid}`],
     };
     const owner = { apiVersion: "v1", kind: "Pod", name: pod.name, uid: pod.uid };
     await this.#ensure(subject, tlsSecrets.pod(pod.name), leaf, owner);
@@ -85,7 +85,7 @@ export class Identities {
     const known = this.#operator.get(uid);
     if (known && known.identity.ca === bundle && holds(known.atMs, 24 * recheckMs, at.getTime())) return known.identity;
     const scope = of.scope(ref.name);
-    const leaf = { dns: [`operator.${scope}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${scope}/operator` };
+    const leaf = { dns: [`operator.${scope}.${ref.namespace}.enodia`], uris: [`spiffe://enodia/${ref.namespace}/${scope}/operator`] };
     const identity = { ...(await issueLeaf(signer, leaf, at)), ca: bundle };
     this.#operator.set(uid, { identity, atMs: at.getTime() });
     return identity;

@@ -133,7 +133,7 @@ test("a connection whose credentials were taken back takes the new ones by itsel
 
 test("a server with a certificate of a CA of its own is trusted by that CA alone, and gets the token over TLS", async () => {
   const [ca, other] = [await createAuthority("nats", new Date()), await createAuthority("other", new Date())];
-  const leaf = await issueLeaf(ca, { dns: ["localhost"], uri: "spiffe://test/nats" }, new Date());
+  const leaf = await issueLeaf(ca, { dns: ["localhost"], uris: ["spiffe://test/nats"] }, new Date());
   writeFileSync(join(dir, "tls.crt"), leaf.cert);
   writeFileSync(join(dir, "tls.key"), leaf.key);
   const server = start("--auth=s3cret", "--tls", `--tlscert=${join(dir, "tls.crt")}`, `--tlskey=${join(dir, "tls.key")}`);
@@ -152,7 +152,7 @@ test("a server with a certificate of a CA of its own is trusted by that CA alone
 
 test("a server is asked once what it is, and the reason told for which it cannot be used", async () => {
   const ca = await createAuthority("nats", new Date());
-  const leaf = await issueLeaf(ca, { dns: ["localhost"], uri: "spiffe://test/nats" }, new Date());
+  const leaf = await issueLeaf(ca, { dns: ["localhost"], uris: ["spiffe://test/nats"] }, new Date());
   const folder = mkdtempSync(join(dir, "asked-"));
   for (const [file, text] of Object.entries({ "tls.crt": leaf.cert, "tls.key": leaf.key, "ca.crt": ca.cert, token: "s3cret" }))
     writeFileSync(join(folder, file), text);

@@ -28,6 +28,18 @@ export interface OperatorPort {
   close(): Promise<void>;
 }
 
+/** Throws AppError `MessageTooLarge`. */
+export async function bodyOf(request: IncomingMessage, bytesMax: number): Promise<string> {
+  const pieces: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const piece of request as AsyncIterable<Uint8Array>) {
+    bytes += piece.byteLength;
+    if (bytes > bytesMax) throw new AppError(`a body has at most ${bytesMax} bytes`, { code: "MessageTooLarge" });
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces).toString("utf8");
+}
+
 /** Throws AppError `ListenFailed`. */
 export async function listenForOperator(options: OperatorPortOptions): Promise<OperatorPort> {
   const { name, namespace, scope, tls, host } = options;

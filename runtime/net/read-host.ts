@@ -56,7 +56,7 @@ export class ReadHost {
   }
 }
 
-/** Refuses callers of other deployments, and those whom `admit` throws for. */
+/** Refuses callers of other deployments, and those whom `admit` throws for: by each chunk, since `admit` may know of members. */
 export function serveReads(host: ReadHost, deploymentUid: string, admit: (call: Pick<ReadCall, "getAuthContext">) => void): ChannelServer {
   return ({ connection, certificate, hello }) => {
     if (fromSender(hello.sender).deploymentUid !== deploymentUid)
@@ -77,6 +77,7 @@ export function serveReads(host: ReadHost, deploymentUid: string, admit: (call: 
     };
     const send = (signal: AbortSignal) => async (offset: number, data: Uint8Array) => {
       signal.throwIfAborted();
+      admit({ getAuthContext }); // a member may leave during a read
       const head = toBinary(ChunkSchema, create(ChunkSchema, { offset: BigInt(offset) }));
       if (connection.write(frameKinds.chunk, head, data)) return;
       const { promise, resolve } = Promise.withResolvers<void>();

@@ -22,6 +22,7 @@ const serverName = serverNames.rank(0, "default", "mix");
 const self = { deploymentUid: "uid", rank: 1, podUid: "u", bootId: "b" };
 const calls = new Set<ReadCall>();
 let sent = 0;
+let isMember = true;
 let served: (name: string, call: ReadCall) => Promise<void>;
 let server: GrpcServer;
 let link: ReadLink;
@@ -34,7 +35,7 @@ before(async () => {
     await served(name, call).finally(() => calls.delete(call));
   };
   const admit = (call: Pick<ReadCall, "getAuthContext">) => {
-    if (callerOf(call, "default", "mix").role !== "worker") throw new AppError("only workers read", { code: "Forbidden" });
+    if (callerOf(call, "default", "mix").role !== "worker" || !isMember) throw new AppError("only workers read", { code: "Forbidden" });
   };
   server.addReads(new ReadHost({ file }), "uid", admit);
   port = await server.listen("127.0.0.1", 0);
@@ -122,6 +123,17 @@ test("a read that is cancelled or left ends at both ends, and the next one is wh
     "the end",
   );
   assert.equal(await bytesOf(reading("whole")), "wholewhole");
+});
+
+test("a read under way ends where its caller is a member no more, and no other begins", async () => {
+  served = async (name, call) => {
+    await call.send(0, Buffer.from("x"));
+    isMember = false;
+    await twice(name, call);
+  };
+  await assert.rejects(bytesOf(reading("leaves")), { code: "Forbidden" });
+  await assert.rejects(bytesOf(reading("again")), { code: "Forbidden" });
+  isMember = true;
 });
 
 test("callers of another deployment, of another role, and those without a certificate that is known, get nothing", async () => {

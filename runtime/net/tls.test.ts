@@ -35,8 +35,8 @@ class Mounted {
   }
 
   async hold(signer: KeyPairPem, ...trusted: KeyPairPem[]): Promise<string> {
-    const uri = `spiffe://enodia/ns/moe/${this.#member}`;
-    const leaf = await issueLeaf(signer, { dns: [`${this.#member}.moe.ns.enodia`], uri }, now);
+    const uris = [`spiffe://enodia/ns/moe/${this.#member}`];
+    const leaf = await issueLeaf(signer, { dns: [`${this.#member}.moe.ns.enodia`], uris }, now);
     this.write({ ...leaf, ca: trusted.map(({ cert }) => cert).join("\n") });
     return leaf.cert;
   }
@@ -154,7 +154,7 @@ test("a certificate whose key is still the one before is not taken until both ar
   const tls = folderTls(mounted.dir, refreshMs);
   t.after(() => tls.close());
   const { key } = tls.current();
-  const leaf = await issueLeaf(ca, { dns: ["rank-0.moe.ns.enodia"], uri: "spiffe://enodia/ns/moe/rank-0" }, now);
+  const leaf = await issueLeaf(ca, { dns: ["rank-0.moe.ns.enodia"], uris: ["spiffe://enodia/ns/moe/rank-0"] }, now);
   mounted.write({ cert: leaf.cert, key: key.toString(), ca: ca.cert });
   await new Promise((resolve) => setTimeout(resolve, 10 * refreshMs));
   assert.equal(tls.current().cert.toString(), before);

@@ -108,9 +108,19 @@ function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
 }
 
-export type PeerIdentity =
-  | { readonly role: "worker"; readonly rank: number; readonly podName: string | undefined }
-  | { readonly role: "gateway" | "operator"; readonly podName: string | undefined };
+/** A pod as its certificate names it. */
+export interface CertifiedPod {
+  readonly podName: string | undefined;
+  /** Unset in certificates of roles, and in a pod's of an older operator. */
+  readonly podUid: string | undefined;
+}
+
+export type PeerIdentity = CertifiedPod & ({ readonly role: "worker"; readonly rank: number } | { readonly role: "gateway" | "operator" });
+
+/** The certificate is this pod's own: not that of the one before it with its rank. */
+export function isCertified({ podName, podUid }: CertifiedPod, pod: { readonly podName: string; readonly podUid: string }): boolean {
+  return podUid === undefined ? podName === pod.podName : podUid === pod.podUid;
+}
 
 const sanPattern = /^(?:rank-(?<rank>\d{1,4})|(?<role>gateway|operator))\.(?<scope>.+)\.enodia$/;
 
@@ -123,12 +133,13 @@ export function peerIdentity(
   const text = cert === undefined ? undefined : "subjectaltname" in cert ? cert.subjectaltname : (cert as X509Certificate).subjectAltName;
   const entries = (text ?? "").split(", ");
   const prefix = `URI:spiffe://enodia/${namespace}/${name}/`;
-  const podName = entries.find((entry) => entry.startsWith(prefix))?.slice(prefix.length);
+  const after = (start: string) => entries.find((entry) => entry.startsWith(start))?.slice(start.length);
+  const pod = { podName: after(prefix), podUid: after("URI:urn:uuid:") };
   for (const entry of entries) {
     const groups = entry.startsWith("DNS:") ? sanPattern.exec(entry.slice(4))?.groups : undefined;
     if (groups?.scope !== `${name}.${namespace}`) continue;
-    if (groups.rank !== undefined) return { role: "worker", rank: Number(groups.rank), podName };
-    return { role: groups.role === "gateway" ? "gateway" : "operator", podName };
+    if (groups.rank !== undefined) return { role: "worker", rank: Number(groups.rank), ...pod };
+    return { role: groups.role === "gateway" ? "gateway" : "operator", ...pod };
   }
   return undefined;
 }

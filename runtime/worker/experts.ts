@@ -17,7 +17,7 @@ import { PeerDirectory } from "../experts/peer-directory.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Caller } from "../net/grpc.ts";
 import type { HeartbeatHandler } from "../net/heartbeat.ts";
-import type { PeerIdentity, TlsSource } from "../net/tls.ts";
+import { isCertified, type PeerIdentity, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
@@ -127,9 +127,10 @@ export function createWorkerExperts(options: ExpertsOptions) {
     codec: info.codec,
     pace,
     hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.remoteModel?.kept.has(layer, expert) !== false,
-    authorize: (call) => authorizeFetch(workerOnly(call), peers),
+    authorize: workerOnly,
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
+  const admitReads = (call: Caller) => admitRead(options.caller(call), peers);
   const close = () => {
     for (const part of [plan, connections, heartbeats, peers]) part.close();
   };
@@ -145,6 +146,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     connections,
     heartbeatHandler,
     unitSource,
+    admitReads,
     close,
   };
 }
@@ -175,13 +177,15 @@ function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
   };
 }
 
-function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, peers: Peers): void {
+/** A pod that joins may come before the membership that names it, and asks again. */
+function admitRead(identity: PeerIdentity, peers: Peers): void {
+  const forbidden = (why: string) => new AppError(why, { code: "Forbidden", operation: "bulk reads", retry: "backoff" });
+  if (identity.role === "operator") throw forbidden("an operator may not call this");
+  if (identity.role !== "worker") return;
   const member = peers.member(identity.rank);
-  if (member === undefined || member.podName === identity.podName) return;
-  throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, {
-    code: "Forbidden",
-    operation: "bulk reads",
-  });
+  if (member !== undefined && isCertified(identity, member)) return;
+  const known = member ? `pod ${member.podName}` : "not known here yet";
+  throw forbidden(`pod ${identity.podName} is not a member: rank ${identity.rank} is ${known}`);
 }
 
 function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (counts: PeerCounts) => void): PeerDirectory {

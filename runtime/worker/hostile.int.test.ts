@@ -124,6 +124,10 @@ for (const [name, { change, want: message }] of Object.entries(refused)) {
 test("a replaced pod of a member rank is not served", async () => {
   const tls = ranks.ca.issue("rank-1", namespace, deployment, `${deployment}-1-older`);
   await assert.rejects(send(tls, { sender: { podUid: "older" } }), { code: "Forbidden" });
+  for (const pod of ["1-older", "1-a"]) {
+    const older = ranks.ca.issue("rank-1", namespace, deployment, `${deployment}-${pod}`, "uid-1-older");
+    await assert.rejects(send(older), { code: "Forbidden" }, "who claims to be the new one still has the old one's certificate");
+  }
   await honestWorkGoesOn();
 });
 

@@ -35,7 +35,7 @@ function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new 
     ...{
       engine: { ...of, passed: () => 7 },
       deploymentUid: "uid",
-      caller: () => ({ role: "gateway", podName: undefined }),
+      caller: () => ({ role: "gateway", podName: undefined, podUid: undefined }),
       notReady: () => undefined,
       refuses: () => false,
       onGap: () => {},

@@ -161,10 +161,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   const serve = (server: GrpcServer) => {
     server.add(Control, control.handlers());
     server.addHeartbeats(experts.heartbeatHandler);
-    server.addReads(new ReadHost({ unit: experts.unitSource, ...options.textSources }), identity.deploymentUid, (call) => {
-      if (caller(call).role === "operator")
-        throw new AppError("an operator may not call this", { code: "Forbidden", operation: "bulk reads" });
-    });
+    server.addReads(new ReadHost({ unit: experts.unitSource, ...options.textSources }), identity.deploymentUid, experts.admitReads);
   };
   const openConnections = (host: string, port: number) => experts.connections.open(host, port);
   return { experts, leaving, record, vitals, caller, openConnections, serve, start, close: () => experts.close() };

@@ -122,7 +122,7 @@ async function started(out: string, change: object = {}): Promise<Job> {
             group: seat.group && { ...seat.group, transport: paced(seat.group.transport, hurried) },
           },
         );
-      const own = { namespace: "ns", job: "j", jobUid: "job", podUid, rank, spec, tlsDir: tlsFolder(`rank-${rank}`) };
+      const own = { namespace: "ns", job: "j", jobUid: "job", podUid, rank, spec, tlsDir: tlsFolder(`rank-${rank}`, podUid) };
       const ports = { ranksPort, worldPort: 0, tracePort: 0 };
       const settings = { ...own, ...ports, endFile: join(folder, `${out}-${rank}.end`), logLevel: "silent" } as const;
       return startTrainer(settings, { run, host: `127.0.0.${rank + 1}` });

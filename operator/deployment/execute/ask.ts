@@ -10,7 +10,7 @@ import { secretProblems } from "../../pki/names.ts";
 import type { Memory } from "../core/memory.ts";
 import { living } from "../core/snapshot.ts";
 import type { Plan } from "../features/decide.ts";
-import type { DeliveryAction } from "../features/delivery.ts";
+import type { DeliveryAction, Question } from "../features/delivery.ts";
 import type { Answers } from "../features/spec.ts";
 import type { WorkerTemplate } from "../objects/worker-pod.ts";
 import type { Observed } from "../observed.ts";
@@ -163,9 +163,11 @@ async function act(
   else polls.stop({ namespace, name });
 }
 
-async function question({ polls, identities }: AskDeps, { namespace, name, uid: of }: Owner, { uid, ip }: { uid: string; ip: string }) {
+async function question({ polls, identities }: AskDeps, owner: Owner, { uid, ip, ready = false, members }: Question) {
+  const { namespace, name, uid: of } = owner;
   const identity = await identities.operator({ namespace, name }, of);
-  return polls.ask({ owner: { namespace, name, uid: of }, uid, ip, identity });
+  const body = members && JSON.stringify({ members: members.toSorted() });
+  return polls.ask({ owner: { namespace, name, uid: of }, uid, ip, identity, ready, body });
 }
 
 async function createJob(kube: Kube, { uid }: Owner, job: KubeObject): Promise<string | undefined> {

@@ -7,7 +7,7 @@ import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Role } from "../../pki/names.ts";
 import { type ClaimUse, holderOf, isAstray, refusalOf, serverNode } from "../core/claim-holder.ts";
-import type { Pending } from "../core/snapshot.ts";
+import { living, type Pending } from "../core/snapshot.ts";
 import { ofModel, type WeightServerWish } from "../objects/context.ts";
 import { downloadJob } from "../objects/download-job.ts";
 import { modelPlace, modelText } from "../objects/model-place.ts";
@@ -31,8 +31,17 @@ export type DeliveryAction =
   | { readonly type: "certify"; readonly role: Role }
   | { readonly type: "deleteJob"; readonly name: string; readonly uid: string }
   | { readonly type: "createJob"; readonly name: string; readonly job: KubeObject }
-  | { readonly type: "ask"; readonly uid: string; readonly ip: string }
+  | Question
   | { readonly type: "stopAsking" };
+
+export interface Question {
+  readonly type: "ask";
+  readonly uid: string;
+  readonly ip: string;
+  readonly ready?: boolean;
+  /** Uids of the pods that a weight server may serve. */
+  readonly members?: readonly string[];
+}
 
 interface Delivery {
   readonly pending: Pending | undefined;
@@ -111,18 +120,20 @@ function withWeightServer(observed: Observed, { keeps, tried, serving }: Source)
   return keeps.asks ? { ...kept, pending: judging, againInMs: judgedMs } : kept;
 }
 
-function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps, serving }: Omit<Source, "tried">) {
+function weightServer({ deployment: of, weightServer: seen, pods: ranks }: Observed, { keeps, serving }: Omit<Source, "tried">) {
   const deployment = ofModel(of, keeps);
   const { spec } = deployment;
   const place = modelText(modelPlace(spec));
-  const running = seen.pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
+  const running = seen.pods.find((pod) => pod.running && !pod.terminating && pod.ip !== undefined);
   const downloads = spec.model.cache?.ephemeral !== undefined;
   const pods = seen.pods.map((pod) => ({ ...pod, current: pod.model === place && !pod.terminating }));
   const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, report: downloads ? seen.report : undefined, serving });
-  const asks = downloads && running?.ip !== undefined && !spec.suspend;
   const actions: DeliveryAction[] = [{ type: "certify", role: "weight-server" }];
-  if (asks) actions.push({ type: "ask", uid: running.uid, ip: running.ip ?? "" });
-  else if (downloads) actions.push({ type: "stopAsking" });
+  if (running === undefined || spec.suspend) actions.push({ type: "stopAsking" });
+  else {
+    const { uid, ip = "", ready } = running;
+    actions.push({ type: "ask", uid, ip, ready, members: living(ranks).map((rank) => rank.uid) });
+  }
   return { verdict, actions };
 }
 

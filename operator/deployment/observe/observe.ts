@@ -312,7 +312,7 @@ function weightServerOf({ now, polls }: ObserveDeps, { metadata }: MoEDeployment
     const { uid = "", name, deletionTimestamp } = pod.metadata;
     return [{ uid, name, ...state, createdMs: createdMsOf(pod), model: modelOfPod(pod), terminating: deletionTimestamp !== undefined }];
   });
-  const running = pods.find((pod) => pod.running && !pod.ready && pod.ip !== undefined);
+  const running = pods.find((pod) => pod.running && !pod.terminating && pod.ip !== undefined);
   return { pods, report: polls.report(metadata, running?.uid) };
 }
 

@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import type { DownloadProgress } from "../../../crds/download.ts";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
-import { askProgress, DownloadPolls } from "./download-progress.ts";
+import { askProgress, DownloadPolls, type ProgressQuestion } from "./download-progress.ts";
 import { Records } from "./records.ts";
 
 const ca = createTestCa();
@@ -82,6 +82,30 @@ test("a pod is asked once at a time and every few seconds, what it said stays wh
   assert.equal(polls.report(owner, "pod-2"), undefined);
   polls.stop(owner);
   assert.equal(polls.report(owner, "pod"), undefined);
+});
+
+test("a weight server is told its members until it is ready and has them, and again when they change", async () => {
+  let now = 0;
+  const told: (string | undefined)[] = [];
+  const ask = async ({ body }: ProgressQuestion) => {
+    told.push(body);
+    return words;
+  };
+  const polls = new DownloadPolls({ ask, onReport: () => {}, records: new Records(), now: () => now });
+  const looks = async (body: string, ready: boolean) => {
+    const again = polls.ask({ owner, uid: "pod", ip: "1", identity, body, ready });
+    await turn();
+    return again;
+  };
+  assert.equal(await looks("a", true), 3000);
+  assert.equal(await looks("a", true), undefined);
+  assert.equal(await looks("b", true), 3000, "a change within the pause is told after it");
+  now = 3000;
+  await looks("b", true);
+  assert.equal(await looks("b", true), undefined);
+  now = 6000;
+  await looks("b", false); // its container has started again
+  assert.deepEqual(told, ["a", "b", "b"]);
 });
 
 test("of many deployments as many are asked at once as the bound says, and the others at their next look", async () => {

@@ -1,4 +1,4 @@
-// Polls downloading pods every few seconds, one request at a time each, beside the passes.
+// Polls downloading pods and weight servers that start every few seconds, one request at a time each, beside the passes.
 import { ports } from "../../../crds/common.ts";
 import { type DownloadProgress, downloadProgressSchema, progressBytesMax, progressPath } from "../../../crds/download.ts";
 import { askPod, type Identity } from "../../kube/ask-pod.ts";
@@ -33,13 +33,14 @@ export class DownloadPolls {
     return download?.uid === uid ? download?.report : undefined;
   }
 
-  /** Polls where due. Returns the milliseconds until the next poll. */
-  ask(question: ProgressQuestion): number {
+  /** Polls where due. Returns the milliseconds until the next poll; undefined where a ready pod knows its members. */
+  ask(question: ProgressQuestion): number | undefined {
     const { now, records } = this.#options;
     const record = records.open(question.owner);
     const before = record.download;
-    const poll = before?.uid === question.uid ? before : { uid: question.uid, report: undefined, waiting: false, due: 0 };
+    const poll = before?.uid === question.uid ? before : { uid: question.uid, report: undefined, told: undefined, waiting: false, due: 0 };
     record.download = poll;
+    if (question.ready && poll.told === question.body) return undefined;
     const due = !poll.waiting && now() >= poll.due;
     if (due && this.#underWay >= questionsMax) return askMs;
     if (due) void this.#answer(poll, question);
@@ -62,6 +63,7 @@ export class DownloadPolls {
     poll.due = now() + askMs;
     if (report === undefined) return;
     poll.report = report;
+    poll.told = question.body;
     if (records.find(question.owner)?.download === poll) onReport(question.owner);
   }
 }
@@ -73,14 +75,17 @@ export interface ProgressQuestion {
   readonly uid: string;
   readonly ip: string;
   readonly identity: Identity;
+  readonly ready?: boolean;
+  /** The members that a weight server is told, JSON. */
+  readonly body?: string | undefined;
 }
 
 /** Undefined where the pod does not answer, or unreadably. */
 export async function askProgress(question: ProgressQuestion, port: number = ports.progress): Promise<DownloadProgress | undefined> {
-  const { ip, owner, identity, uid } = question;
+  const { ip, owner, identity, uid, body } = question;
   const servername = roleServerName("downloader", owner);
   try {
-    const text = await askPod({ ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax });
+    const text = await askPod({ ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax, ...(body && { body }) });
     const report = text === undefined ? undefined : downloadProgressSchema.safeParse(JSON.parse(text)).data;
     return report?.pod === uid ? report : undefined;
   } catch {

@@ -10,6 +10,8 @@ export interface DownloadPoll {
   /** The pod's. */
   readonly uid: string;
   report: DownloadProgress | undefined;
+  /** The body of the last question that was answered. */
+  told: string | undefined;
   waiting: boolean;
   due: number;
 }

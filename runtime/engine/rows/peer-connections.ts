@@ -17,7 +17,7 @@ import {
   rowIndexMax,
 } from "../../net/rows-codec.ts";
 import { Signal } from "../../net/signal.ts";
-import type { TlsMaterial } from "../../net/tls.ts";
+import { isCertified, type TlsMaterial } from "../../net/tls.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 import { bytesOf, viewF32 } from "../../weights/floats.ts";
 import type { EnginePeer, FrameAnswer, OnDemandFrame, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "../api.ts";
@@ -277,8 +277,7 @@ export class PeerConnections {
     if (claimed.rank !== caller.rank) return `sender.rank: ${claimed.rank}, the certificate says ${caller.rank}`;
     const peer = peers.find(({ rank }) => rank === caller.rank);
     if (peer === undefined || peer.podUid !== claimed.podUid) return "sender.pod_uid: no member of that rank";
-    const named = caller.podName === undefined || caller.podName === peer.podName;
-    return named ? undefined : `the certificate is that of pod ${caller.podName}, the member is ${peer.podName}`;
+    return isCertified(caller, peer) ? undefined : `the certificate is that of pod ${caller.podName}, the member is ${peer.podName}`;
   }
 }
 

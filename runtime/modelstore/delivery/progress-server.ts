@@ -1,8 +1,8 @@
-// Serves a download pod's progress. It accepts no body, so a caller can hold only a connection.
+// Serves a download pod's progress, and takes the list of members for a weight server.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { type DownloadProgress, progressPath } from "../../../crds/download.ts";
+import { type DownloadProgress, membersBytesMax, membersSchema, progressPath } from "../../../crds/download.ts";
 import type { RefusalLog } from "../../net/connections.ts";
-import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
+import { bodyOf, listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
 export interface ProgressServerOptions {
@@ -14,19 +14,28 @@ export interface ProgressServerOptions {
   readonly port: number;
   readonly log: RefusalLog;
   readonly message: () => DownloadProgress;
+  /** Given: the operator says with each question which pods are members. */
+  readonly onMembers?: (podUids: readonly string[]) => void;
 }
 
-export function serveProgress({ deployment, message, ...place }: ProgressServerOptions): Promise<OperatorPort> {
-  return listenForOperator({
-    ...place,
-    name: "progress",
-    scope: deployment,
-    answer: (request, response) => answer(request, response, message),
-  });
+export function serveProgress(options: ProgressServerOptions): Promise<OperatorPort> {
+  const { namespace, deployment: scope, tls, host, port, log } = options;
+  const place = { namespace, scope, tls, host, port, log };
+  return listenForOperator({ ...place, name: "progress", answer: (request, response) => void answer(request, response, options) });
 }
 
-function answer(request: IncomingMessage, response: ServerResponse, message: () => DownloadProgress): void {
-  const found = request.url === progressPath && request.method === "GET";
-  response.writeHead(found ? 200 : 404, { "content-type": "application/json", connection: "close" });
-  response.end(JSON.stringify(found ? message() : { message: `not found; here is GET ${progressPath}` }));
+async function answer(request: IncomingMessage, response: ServerResponse, { message, onMembers }: ProgressServerOptions): Promise<void> {
+  const method = onMembers ? "POST" : "GET";
+  const found = request.url === progressPath && request.method === method;
+  let status = found ? 200 : 404;
+  try {
+    if (found) onMembers?.(membersSchema.parse(JSON.parse(await bodyOf(request, membersBytesMax))).members);
+  } catch {
+    status = 400;
+  }
+  const text =
+    status === 200 ? message() : { message: status === 400 ? "no list of members" : `not found; here is ${method} ${progressPath}` };
+  if (response.destroyed) return;
+  response.writeHead(status, { "content-type": "application/json", connection: "close" });
+  response.end(JSON.stringify(text));
 }

@@ -54,8 +54,9 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
   const identity = { cert: String(operator.cert), key: String(operator.key), ca: String(operator.ca) };
   const words = async (port: number): Promise<DownloadProgress> =>
     downloadProgressSchema.parse(
-      JSON.parse((await askPod({ ip: "127.0.0.1", port, path: "/progress", servername, identity, bytesMax: 10_000 })) ?? ""),
+      JSON.parse((await askPod({ ip: "127.0.0.1", port, path: "/progress", servername, identity, bytesMax: 10_000, body })) ?? ""),
     );
+  const body = JSON.stringify({ members: ["uid-0"] });
   const small = await start(100_000, "small");
   let said: DownloadProgress | undefined;
   try {
@@ -73,9 +74,11 @@ test("it downloads, makes a store and serves it; a limit that is too small is to
   const enough = await start(1 << 28, "enough");
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const address = `127.0.0.1:${await enough.serving}`;
-  const tls = ca.issue("rank-0", namespace, deployment);
+  const tls = ca.issue("rank-0", namespace, deployment, "mix-0", "uid-0");
   const weightServer = new WeightServer({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
   try {
+    assert.deepEqual(enough.health.reasons(), ["members: the operator has yet to say which pods are members"]);
+    await words(enough.progressPort);
     assert.deepEqual(enough.health.reasons(), []);
     const dir = join(root, "rank");
     await fetchStore({ weightServer: weightServer, codec: "f32", dir, waits: () => {}, log: silentLog });

@@ -8,6 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
+import { progressPath } from "../../../crds/download.ts";
+import { askPod } from "../../../operator/kube/ask-pod.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { WeightServer } from "../../experts/weight-client.ts";
@@ -89,6 +91,15 @@ class Seeding {
       { host: "127.0.0.1", tls, log: silentLog },
     );
     this.address = `127.0.0.1:${await this.process.serving}`;
+    await this.tell("uid-0-a", "uid-1-a", "uid-2-a");
+  }
+  /** Says which pods are members, as the operator does; undefined: it refuses. */
+  tell(...members: string[]): Promise<string | undefined> {
+    const { cert, key, ca } = this.ranks.tls("operator").current();
+    const identity = { cert: String(cert), key: String(key), ca: String(ca) };
+    const servername = serverNames.weightServer(namespace, deployment);
+    const place = { ip: "127.0.0.1", port: this.process?.progressPort ?? 0, path: progressPath, servername, identity };
+    return askPod({ ...place, bytesMax: 10_000, body: JSON.stringify({ members }) });
   }
   async leave(): Promise<void> {
     this.address = undefined;
@@ -138,7 +149,14 @@ test("a rank that starts while the weight server is away waits and says for what
   const health = createHealth({ start: "begins" });
   const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
   const addresses = async () => (seeding.address ? [seeding.address] : []);
-  const weightServer = new WeightServer({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
+  const weightServer = new WeightServer({
+    self,
+    namespace,
+    name: deployment,
+    tls: ranks.tls("rank-0", "0-a"),
+    network: grpcNetwork,
+    addresses,
+  });
   const dir = join(root, "waits-own");
   const fetching = () =>
     fetchStore({ weightServer: weightServer, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
@@ -221,17 +239,19 @@ test("what a weight server answers for a shard is what a rank answers, and it an
   const { ranks } = seeding;
   try {
     await seeding.open();
-    await ranks.launch(0);
+    for (const rank of [0, 1]) await ranks.launch(rank);
     await ranks.firstPlan();
+    const pods = ["1-a"];
     const { modelDigest } = store.index;
     const ask = async (of: "rank" | "weight-server", member: string, { uid = deploymentUid, ...request }: Asked): Promise<string> => {
       const serverName = of === "rank" ? serverNames.rank(0, namespace, deployment) : serverNames.weightServer(namespace, deployment);
       const address = of === "rank" ? ranks.address(0) : (seeding.address ?? "");
       const self = { deploymentUid: uid, rank: 1, podUid: "u", bootId: "b" };
-      const link = connectReads({ address, serverName, tls: ranks.tls(member), self });
+      const pod = member === "rank-1" ? (pods.at(-1) ?? "") : "";
+      const link = connectReads({ address, serverName, tls: ranks.tls(member, pod), self });
       const digest = createHash("sha256");
       try {
-        const value = { modelDigest, layer: 0, expert: 1, codec: "f32", ...request };
+        const value = { modelDigest, layer: 0, expert: 0, codec: "f32", ...request };
         for await (const { data } of link.read({ case: "unit", value })) digest.update(data);
         return digest.digest("hex");
       } catch (caught) {
@@ -242,7 +262,7 @@ test("what a weight server answers for a shard is what a rank answers, and it an
     };
     const cases: [string, string, Asked][] = [
       ["a unit", "rank-1", {}],
-      ["another layer's", "rank-1", { layer: 1, expert: 2 }],
+      ["another layer's", "rank-1", { layer: 1, expert: 1 }],
       ["another model", "rank-1", { modelDigest: "0".repeat(64) }],
       ["another codec", "rank-1", { codec: "q8_0" }],
       ["none that there is", "rank-1", { expert: 4000 }],
@@ -258,6 +278,22 @@ test("what a weight server answers for a shard is what a rank answers, and it an
     }
     assert.ok(answers.has("Forbidden") && answers.has("InvalidRequest") && answers.size >= 4, [...answers].join());
     assert.ok(seeding.process);
+
+    // Another pod takes the place of rank 1: what the first one had opens nothing more, at either, and a read under way ends.
+    const [unit, strange] = [await ask("rank", "rank-1", {}), await seeding.tell()];
+    assert.ok(strange);
+    assert.equal(await ask("weight-server", "rank-1", {}), "Forbidden", "nobody is a member");
+    await ranks.kill(1);
+    const next = ranks.launch(1, 0, "1-b"); // it waits until the weight server knows it
+    await seeding.tell("uid-0-a", "uid-1-b");
+    await next;
+    await ranks.push();
+    for (const source of ["weight-server", "rank"] as const) {
+      pods.push("1-a");
+      assert.equal(await ask(source, "rank-1", {}), "Forbidden", `${source}: the pod that left`);
+      pods.push("1-b");
+      assert.equal(await ask(source, "rank-1", {}), unit, `${source}: the pod that came`);
+    }
   } finally {
     await seeding.close();
   }

@@ -45,15 +45,22 @@ export async function startWeightServer(settings: WeightServerSettings, override
   const { namespace, deployment, podUid, tlsDir, progressPort: port, probePort, logLevel, uri } = settings;
   const { host = "0.0.0.0" } = overrides;
   const log = overrides.log ?? createLog({ level: logLevel, name: "weight-server", fields: { namespace, deployment, uri } });
-  const health = createHealth({ start: "opening the model" });
+  const health = createHealth({ start: "opening the model", members: "the operator has yet to say which pods are members" });
   const tls = overrides.tls ?? folderTls(tlsDir);
   const progress = new WeightServerProgress(podUid);
   const probes = await serveProbes({ health, probePort, host, log });
-  const progressServer = await serveProgress({ namespace, deployment, tls, host, port, log, message: () => progress.message() });
-  const stop = new AbortController();
   const opened: { store?: ModelStore } = {};
+  const members = new Set<string>();
+  const onMembers = (podUids: readonly string[]) => {
+    members.clear();
+    for (const uid of podUids) members.add(uid);
+    health.ready("members");
+  };
+  const message = () => progress.message();
+  const progressServer = await serveProgress({ namespace, deployment, tls, host, port, log, message, onMembers });
+  const stop = new AbortController();
   const server = createServer(tls, refusalReport("weights", { log }));
-  const parts = { settings, log, health, server, progress, signal: stop.signal, host, opened };
+  const parts = { settings, log, health, server, progress, signal: stop.signal, host, opened, members };
   const serving = serve(parts);
   const ended = serving.then(() => new Promise<never>(() => {}));
   ended.catch(() => {}); // the caller handles it
@@ -88,10 +95,12 @@ interface Parts {
   readonly signal: AbortSignal;
   readonly host: string;
   readonly opened: { store?: ModelStore };
+  /** Uids of pods; nobody is served before the operator has told them (DECISIONS.md 5). */
+  readonly members: ReadonlySet<string>;
 }
 
 /** Returns the port. */
-async function serve({ settings, log, health, server, progress, signal, host, opened }: Parts): Promise<number> {
+async function serve({ settings, log, health, server, progress, signal, host, opened, members }: Parts): Promise<number> {
   const { namespace, deployment, deploymentUid, target, codec, grpcPort, sizeLimitBytes } = settings;
   if (sizeLimitBytes !== undefined) await download({ settings, log, health, progress, signal });
   health.notReady("start", `opening ${target}`);
@@ -103,8 +112,10 @@ async function serve({ settings, log, health, server, progress, signal, host, op
   health.notReady("start", "hashing the files that ranks need whole");
   const files = await hashFiles(target, storeFiles);
   const authorize = (call: Caller) => {
-    const { role } = callerOf(call, namespace, deployment);
+    const { role, podName, podUid } = callerOf(call, namespace, deployment);
     if (role !== "worker") throw new AppError(`a ${role} may not call this`, { code: "Forbidden", operation: "weight-server" });
+    if (!podUid || !members.has(podUid))
+      throw new AppError(`pod ${podName} is not a member, or not yet`, { code: "Forbidden", operation: "weight-server", retry: "backoff" });
   };
   let servedBytes = 0;
   const onServed = (bytes: number) => {
@@ -131,7 +142,7 @@ async function serve({ settings, log, health, server, progress, signal, host, op
 }
 
 /** A source may recover; a corrected Secret or limit comes with a new pod. */
-async function download({ settings, log, health, progress, signal }: Omit<Parts, "server" | "host" | "opened">): Promise<void> {
+async function download({ settings, log, health, progress, signal }: Omit<Parts, "server" | "host" | "opened" | "members">): Promise<void> {
   const { uri, target, work, codec, sizeLimitBytes } = settings;
   health.notReady("start", "downloading the model");
   for (;;) {

@@ -74,7 +74,7 @@ test("a rank of a later world waits for the other to come to it, and names why w
 test("a certificate of another job, or of another rank than is claimed, gets nothing", async (t) => {
   const other = await opened(t, 2, { limits: { reachMs: 2_000 }, own: (rank) => (rank === 1 ? { tls: strangerTls(1) } : {}) });
   await assert.rejects(other.transport(1).send(0, stamp, frame(0), one), { code: "RankSilent" });
-  assert.match(other.problems[0] as string, /its certificate names no rank of this world/);
+  assert.match(other.problems[0] as string, /its certificate names no pod of this world/);
   await assert.rejects(other.transport(0).send(1, stamp, frame(0), one), { code: "RankSilent", message: /altnames/ });
   const liar = await opened(t, 3, { limits: { reachMs: 20_000 }, own: (rank) => (rank === 1 ? { tls: rankTls(2) } : {}) });
   await assert.rejects(liar.transport(1).send(0, stamp, frame(0), one), { code: "PlanMismatch", message: /came with rank 1/ });

@@ -5,7 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import { computingLimits } from "../failure-detector.ts";
 import { createTlsListener, type Listener } from "../listener.ts";
 import { type EndReason, peerAlpn } from "../peer-connection.ts";
-import { peerIdentity, serverNames, type TlsSource } from "../tls.ts";
+import { isCertified, peerIdentity, serverNames, type TlsSource } from "../tls.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { type FrameName, frameMsMax, type Payload, type Stamp, type Transport, type WantedFrame } from "./transport.ts";
 import { Arrivals, type ArrivalsOwner } from "./wire-arrivals.ts";
@@ -21,8 +21,8 @@ export interface WireOptions extends Hello {
   /** Certificates of other namespaces are refused. */
   readonly namespace: string;
   readonly name: string;
-  /** Unset: each rank's own. */
-  readonly certificates?: readonly number[];
+  /** Whose certificates the ranks have; unset: those of their numbers. */
+  readonly members?: readonly { readonly rank: number; readonly pod: string; readonly uid: string }[];
   readonly tls: Pick<TlsSource, "current">;
   /** ip:port of a rank, called before each attempt. */
   address(rank: number): string;
@@ -128,8 +128,8 @@ export class WireTransport implements Transport {
     if (over !== undefined) throw over;
     let link = this.#links.get(rank);
     if (link === undefined) {
-      const { namespace, name, tls, certificates } = this.#options;
-      const serverName = serverNames.rank(certificates?.[rank] ?? rank, namespace, name);
+      const { namespace, name, tls, members } = this.#options;
+      const serverName = serverNames.rank(members?.[rank]?.rank ?? rank, namespace, name);
       link = new RankLink(rank, () => ({ address: this.#options.address(rank), serverName, tls }), this.#options, this.#owner);
       this.#links.set(rank, link);
     }
@@ -144,12 +144,14 @@ export class WireTransport implements Transport {
   }
 
   #accept(socket: TLSSocket): void {
-    const { namespace, name, onProblem, certificates } = this.#options;
+    const { namespace, name, onProblem, members } = this.#options;
     const identity = peerIdentity(socket.getPeerCertificate(), namespace, name);
     const certified = identity?.role === "worker" ? identity.rank : -1;
-    const rank = certificates === undefined ? certified : certificates.indexOf(certified);
+    const isMember = ({ rank, pod: podName, uid: podUid }: NonNullable<typeof members>[number]) =>
+      rank === certified && identity !== undefined && isCertified(identity, { podName, podUid });
+    const rank = members === undefined ? certified : members.findIndex(isMember);
     if (rank < 0 || rank >= this.ranks) {
-      onProblem("a caller was refused: its certificate names no rank of this world");
+      onProblem("a caller was refused: its certificate names no pod of this world");
       socket.destroy();
       return;
     }

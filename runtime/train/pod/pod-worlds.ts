@@ -164,7 +164,7 @@ export class Worlds {
       world: epoch,
       rank,
       ranks: members.length,
-      certificates: members.map((member) => member.rank),
+      members,
       namespace,
       name: trainingScope(job),
       tls,

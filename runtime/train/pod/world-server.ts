@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { AppError } from "../../../crds/common.ts";
 import { type PodReport, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../../crds/training-world.ts";
 import type { RefusalLog } from "../../net/connections.ts";
-import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
+import { bodyOf, listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
 import type { TlsSource } from "../../net/tls.ts";
 
 export interface WorldServerOptions {
@@ -28,24 +28,13 @@ async function answer(request: IncomingMessage, response: ServerResponse, option
   try {
     if (request.url !== worldPath || request.method !== "POST")
       throw new AppError(`not found; here is POST ${worldPath}`, { code: "NotFound" });
-    const parsed = worldOrderSchema.safeParse(JSON.parse(await bodyOf(request)));
+    const parsed = worldOrderSchema.safeParse(JSON.parse(await bodyOf(request, worldBytesMax)));
     if (!parsed.success) throw new AppError(parsed.error.message, { code: "InvalidWorld" });
     reply(response, 200, options.take(parsed.data));
   } catch (caught) {
     const { code, message } = AppError.from(caught);
     reply(response, code === "NotFound" ? 404 : 409, { code, message });
   }
-}
-
-async function bodyOf(request: IncomingMessage): Promise<string> {
-  const pieces: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const piece of request as AsyncIterable<Uint8Array>) {
-    bytes += piece.byteLength;
-    if (bytes > worldBytesMax) throw new AppError(`an order has at most ${worldBytesMax} bytes`, { code: "MessageTooLarge" });
-    pieces.push(piece);
-  }
-  return Buffer.concat(pieces).toString("utf8");
 }
 
 function reply(response: ServerResponse, status: number, body: object): void {

@@ -8,8 +8,14 @@ import { fixedTls, type TlsMaterial, type TlsSource } from "../../../runtime/net
 
 export interface TestCa {
   readonly dir: string;
-  /** Material of `rank-<r>`, `gateway` or `operator` of <ns>/<name>. */
-  issue(member: string, namespace: string, name: string, podName?: string): TlsSource & { update(material: TlsMaterial): void };
+  /** Material of `rank-<r>`, `gateway` or `operator` of <ns>/<name>; without a pod's uid as older operators made it. */
+  issue(
+    member: string,
+    namespace: string,
+    name: string,
+    podName?: string,
+    podUid?: string,
+  ): TlsSource & { update(material: TlsMaterial): void };
   /** Of a server at 127.0.0.1. */
   local(): TlsMaterial;
   /** Of a server by these names, as openssl writes them: `IP:10.0.0.1`, `DNS:a.b`. */
@@ -61,8 +67,10 @@ export function createTestCa(): TestCa {
   };
   return {
     dir,
-    issue: (member, namespace, name, podName = member) =>
-      fixedTls(leaf(`/CN=${member}`, `DNS:${member}.${name}.${namespace}.enodia,URI:spiffe://enodia/${namespace}/${name}/${podName}`)),
+    issue: (member, namespace, name, podName = member, podUid) => {
+      const uris = [`spiffe://enodia/${namespace}/${name}/${podName}`, ...(podUid === undefined ? [] : [`urn:uuid:${podUid}`])];
+      return fixedTls(leaf(`/CN=${member}`, [`DNS:${member}.${name}.${namespace}.enodia`, ...uris.map((uri) => `URI:${uri}`)].join()));
+    },
     local: () => leaf("/CN=127.0.0.1", "IP:127.0.0.1"),
     server: (names) => leaf("/CN=server", names.join()),
   };

@@ -101,7 +101,7 @@ export class Ranks {
         ...{ natsPrefix: "enodia", telemetryWindowMs: 1000, logLevel: "silent", version: "test", threads: 1 },
         ...own,
       },
-      { log: silentLog, tls: this.ca.issue(`rank-${rank}`, namespace, deployment, podName), ...overrides },
+      { log: silentLog, tls: this.tls(`rank-${rank}`, pod), ...overrides },
     );
     const entry = { rank, podUid: `uid-${pod}`, podName, worker };
     this.byRank.set(rank, entry);
@@ -120,9 +120,10 @@ export class Ranks {
   }
 
   /** Certificates are made once per member: openssl takes longer than most of what a test does. */
-  tls(member: string): TlsSource {
-    const known = this.#tls.get(member) ?? this.ca.issue(member, namespace, deployment);
-    this.#tls.set(member, known);
+  tls(member: string, pod = ""): TlsSource {
+    const named = pod === "" ? [] : [`${deployment}-${pod}`, `uid-${pod}`];
+    const known = this.#tls.get(`${member} ${pod}`) ?? this.ca.issue(member, namespace, deployment, ...named);
+    this.#tls.set(`${member} ${pod}`, known);
     return known;
   }
 

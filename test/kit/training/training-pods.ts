@@ -14,19 +14,19 @@ const [namespace, job] = ["ns", "j"];
 const ca = createTestCa();
 const folders = new Map<string, string>();
 
-/** Where `rank-<r>` or `operator` has its certificate. */
-export function tlsFolder(member: string): string {
-  const known = folders.get(member);
+/** Where a pod as `rank-<r>`, or the operator, has its certificate. */
+export function tlsFolder(member: string, pod = member): string {
+  const known = folders.get(`${member} ${pod}`);
   if (known !== undefined) return known;
   const folder = mkdtempSync(join(ca.dir, "tls-"));
-  const { cert, key, ca: trusted } = ca.issue(member, namespace, trainingScope(job)).current();
+  const { cert, key, ca: trusted } = ca.issue(member, namespace, trainingScope(job), pod, pod).current();
   for (const [file, pem] of [
     ["tls.crt", cert],
     ["tls.key", key],
     ["ca.crt", trusted],
   ] as const)
     writeFileSync(join(folder, file), pem);
-  folders.set(member, folder);
+  folders.set(`${member} ${pod}`, folder);
   return folder;
 }
 
@@ -43,8 +43,12 @@ export const podSpec = (change: object = {}): MoETrainingJobSpec =>
   });
 
 /** What the pod of a rank is started with. */
-export function podSettings({ rank = 0, ...given }: Pick<TrainerSettings, "spec" | "endFile"> & Partial<TrainerSettings>): TrainerSettings {
-  const identity = { namespace, job, jobUid: "job", podUid: `pod-${rank}`, rank, tlsDir: tlsFolder(`rank-${rank}`) };
+export function podSettings({
+  rank = 0,
+  podUid = `pod-${rank}`,
+  ...given
+}: Pick<TrainerSettings, "spec" | "endFile"> & Partial<TrainerSettings>): TrainerSettings {
+  const identity = { namespace, job, jobUid: "job", podUid, rank, tlsDir: tlsFolder(`rank-${rank}`, podUid) };
   return { ...identity, ranksPort: 0, worldPort: 0, tracePort: 0, logLevel: "silent", ...given };
 }
 
