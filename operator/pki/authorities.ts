@@ -217,7 +217,7 @@ function factsOf({ signer, next, previous, standsSinceMs }: AuthoritySet): Autho
 const hourMs = 3600_000;
 const dayMs = 24 * hourMs;
 
-/** Twice the life of a leaf, so that no leaf outlives its CA. */
+/** Far more than the life of a leaf, so that no leaf outlives its CA. */
 export const renewBeforeMs = 730 * dayMs;
 /**
  * Time for Secrets to reach pods: kubelets need about two minutes and pods another half (runtime/net/tls.ts). A node that is away longer

@@ -47,11 +47,11 @@ test("two ends with leaves of one CA meet over mutual TLS, and a stranger is ref
 test("a leaf is renewed when it is old, of other names, of another CA, or garbage", async () => {
   const ca = await createAuthority("moe.ns.enodia", now);
   const leaf = await issueLeaf(ca, names, now);
-  const inDays = (days: number) => new Date(now.getTime() + days * 86_400_000);
+  const inHours = (hours: number) => new Date(now.getTime() + hours * 3_600_000);
   assert.equal(await leafIsGood(ca, leaf.cert, names, now), true);
-  assert.equal(await leafIsGood(ca, leaf.cert, names, inDays(200)), true);
-  assert.equal(await leafIsGood(ca, leaf.cert, names, inDays(300)), false);
-  assert.equal(await leafIsGood(ca, leaf.cert, names, inDays(-1)), false, "nobody accepts it yet");
+  assert.equal(await leafIsGood(ca, leaf.cert, names, inHours(11)), true);
+  assert.equal(await leafIsGood(ca, leaf.cert, names, inHours(16)), false);
+  assert.equal(await leafIsGood(ca, leaf.cert, names, inHours(-2)), false, "nobody accepts it yet");
   assert.equal(await leafIsGood(ca, leaf.cert, { ...names, dns: ["rank-1.moe.ns.enodia"] }, now), false);
   assert.equal(await leafIsGood(await createAuthority("other", now), leaf.cert, names, now), false);
   assert.equal(await leafIsGood(ca, "garbage", names, now), false);
@@ -66,4 +66,19 @@ test("a CA is good when its halves belong together, and nobody else's signature 
   assert.equal(await authorityIsGood({ cert: ca.cert, key: "x" }), false);
   assert.equal(await isIssuedBy(other.cert, leaf.cert), false);
   assert.equal(await isIssuedBy(ca.cert, "garbage"), false);
+});
+
+test("leaves made at once are renewed one after another, and each has hours left until then", async () => {
+  const ca = await createAuthority("moe.ns.enodia", now);
+  const leaves = await Promise.all(Array.from({ length: 60 }, () => issueLeaf(ca, names, now)));
+  const goodAfter = async (hours: number) => {
+    const good = await Promise.all(leaves.map(({ cert }) => leafIsGood(ca, cert, names, new Date(now.getTime() + hours * 3_600_000))));
+    return good.filter(Boolean).length;
+  };
+  const counts = await Promise.all([11, 12.5, 13.5, 14.5, 16].map(goodAfter));
+  assert.deepEqual([counts[0], counts[4]], [60, 0]);
+  assert.ok(
+    counts.every((count, i) => i === 0 || count < (counts[i - 1] as number)),
+    counts.join(),
+  );
 });

@@ -83,7 +83,7 @@ export class Identities {
     const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid } });
     const at = now();
     const known = this.#operator.get(uid);
-    if (known && known.identity.ca === bundle && holds(known.atMs, 24 * recheckMs, at.getTime())) return known.identity;
+    if (known && known.identity.ca === bundle && holds(known.atMs, 12 * recheckMs, at.getTime())) return known.identity;
     const scope = of.scope(ref.name);
     const leaf = { dns: [`operator.${scope}.${ref.namespace}.enodia`], uris: [`spiffe://enodia/${ref.namespace}/${scope}/operator`] };
     const identity = { ...(await issueLeaf(signer, leaf, at)), ca: bundle };

@@ -91,7 +91,7 @@ const ways: Readonly<Record<string, (port: number, tls: TlsSource) => Talk>> = {
 };
 
 for (const [way, open] of Object.entries(ways)) {
-  test(`a CA is renewed under running processes: new connections are made in every step, and the old one goes on (${way})`, (t) =>
+  test(`leaves and a CA are renewed under running processes: new connections are made in every step, and the old one goes on (${way})`, (t) =>
     renewed(t, open));
 }
 
@@ -130,6 +130,8 @@ async function renewed(t: TestContext, open: (port: number, tls: TlsSource) => T
   };
   const steps: Readonly<Record<string, () => Promise<unknown>>> = {
     "as it was": async () => {},
+    "the server has its next leaf": () => serve(old, old),
+    "so has the caller": () => gateway.hold(old, old),
     "the caller trusts the next CA too": () => gateway.hold(old, old, next),
     "so does the server": () => serve(old, old, next),
     "the caller has a leaf of the next": () => gateway.hold(next, next, old),

@@ -1,4 +1,4 @@
-// Checks certificates: leaves are renewed with a third of their year left, CAs with two of ten years. Reads no keys.
+// Checks certificates: leaves are renewed with a third of their day left, CAs with two of ten years. Reads no keys.
 import { X509Certificate } from "node:crypto";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
@@ -8,7 +8,7 @@ import { type Check, type Context, fail, type Outcome, ok, skip, warn } from "./
 
 const dayMs = 86_400_000;
 /** Well below the time of renewal. */
-const leafLeftMs = 90 * dayMs;
+const leafLeftMs = dayMs / 4;
 const authorityLeftMs = 365 * dayMs;
 const namedMax = 4;
 
