@@ -11,7 +11,7 @@ import { type NamespaceClaims, Permission } from "../kube/permission.ts";
 import type { Watched } from "../kube/resources.ts";
 import { ServerClock } from "../kube/server-clock.ts";
 import { StatusWriter } from "../kube/status-writer.ts";
-import { wake } from "../kube/wake.ts";
+import { wake, wakeByNodes } from "../kube/wake.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
 import { Authorities, type AuthoritiesOptions, subjectOf } from "../pki/authorities.ts";
 import { sweepAuthorities, sweepMs } from "../pki/authority-sweep.ts";
@@ -153,7 +153,6 @@ function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => 
     if (kind === "secrets") identities.changed(object);
   };
   const wrote = (object: KubeObject): boolean => status.wrote(object);
-  const health = new Map<string, string>();
   const stops = [
     // Every change of a green deployment, its status included, wakes its owner.
     informers.onChange("moeDeployments", ({ metadata }) => {
@@ -166,22 +165,9 @@ function wakeAll({ informers, identities, status }: Sources, add: (ref: Ref) => 
       const subject = subjectOf(secret);
       if (subject?.of === certifiedDeployment) add(subject.ref);
     }),
-    informers.onChange("nodes", (node, change) => {
-      const state = change === "delete" ? "gone" : stateOf(node);
-      if (health.get(node.metadata.name) === state) return;
-      health.set(node.metadata.name, state);
-      for (const object of informers.list("moeDeployments")) add(refOf(object));
-    }),
+    wakeByNodes(informers, both),
   ];
   return () => {
     for (const stop of stops) stop();
   };
-}
-
-/** The parts of a node that pods depend on. */
-function stateOf(node: KubeObject): string {
-  const status = node.status as { conditions?: { type: string; status: string }[] } | undefined;
-  const { unschedulable, taints } = (node.spec ?? {}) as { unschedulable?: unknown; taints?: unknown };
-  const ready = status?.conditions?.find((condition) => condition.type === "Ready")?.status ?? "Unknown";
-  return JSON.stringify([ready, unschedulable, taints]);
 }

@@ -1,4 +1,5 @@
-// What wakes a plane: changes of its objects, but not our own status writes, and of everything with their label.
+// What wakes a plane: changes of its objects, but not our own status writes, of everything with their label, and of their pods' nodes.
+import { labels } from "../../crds/common.ts";
 import type { OwnerKind } from "./adoption.ts";
 import { type Informers, wakers } from "./informers.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
@@ -39,4 +40,34 @@ export function wake({ of, informers, objects, add, wrote = () => true, onOwned 
   return () => {
     for (const stop of stops) stop();
   };
+}
+
+/** Wakes the deployments with pods on a node that has changed. Returns the function that stops it. */
+export function wakeByNodes(informers: Pick<Informers, "list" | "onChange">, add: (ref: Ref) => void): () => void {
+  const known = new Map<string, string>();
+  return informers.onChange("nodes", (node, change) => {
+    const { name } = node.metadata;
+    const state = change === "delete" ? undefined : stateOf(node);
+    if (state === known.get(name)) return;
+    if (state === undefined) known.delete(name);
+    else known.set(name, state);
+    for (const ref of deploymentsOn(name, informers.list("pods"))) add(ref);
+  });
+}
+
+/** What passes read of a node; heartbeats of its kubelet change none of it. */
+export function stateOf({ metadata, spec, status }: KubeObject): string {
+  const { unschedulable, taints } = (spec ?? {}) as { unschedulable?: unknown; taints?: unknown };
+  const { conditions } = (status ?? {}) as { conditions?: { type: string; status: string }[] };
+  const ready = conditions?.find(({ type }) => type === "Ready")?.status;
+  return JSON.stringify([ready, unschedulable, taints, Object.entries(metadata.labels ?? {}).sort()]);
+}
+
+export function deploymentsOn(node: string, pods: readonly KubeObject[]): Ref[] {
+  const there = pods.filter(({ spec }) => (spec as { nodeName?: string } | undefined)?.nodeName === node);
+  const refs = there.flatMap(({ metadata: { namespace = "", labels: marks } }): Ref[] => {
+    const name = marks?.[labels.deployment];
+    return name === undefined ? [] : [{ namespace, name }];
+  });
+  return [...new Map(refs.map((ref) => [keyOf(ref), ref])).values()];
 }
