@@ -93,6 +93,18 @@ test("no rank and no gateway is made before the model is there; how far it is st
   assert.match(modelFolder(worker), /^\/models\/org-name-main-[0-9a-f]{16}$/);
 });
 
+test("a download whose pod no quota admits says so in the words of the API server, and not that there is no pod", async (t) => {
+  const { moe, job } = await downloading(t, {}, 0);
+  moe.refuse((kind, { metadata: { name } }) => kind === "Pod" && `pods "${name}" is forbidden: exceeded quota: q, used: pods=2`);
+  moe.aheadMs = 6_000;
+  moe.wake();
+  await moe.comes("ModelAvailable", "JobRefused", new RegExp(`Job ${job.metadata.name} has no pod yet: pods .* exceeded quota: q`));
+  moe.kube.admit = () => {};
+  moe.aheadMs = 20_000;
+  moe.wake();
+  await moe.comes("ModelAvailable", "Downloading", /has no pod yet$/);
+});
+
 test("a download that failed says what its pod said, and is made anew after a while", async (t) => {
   const { moe, job } = await downloading(t, {}, 0);
   await podOf(moe, job, ended({ reason: "SourceRefused", message: "answered 401: give HF_TOKEN" }));

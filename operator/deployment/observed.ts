@@ -38,6 +38,7 @@ export interface JobFacts {
   readonly name: string;
   readonly uid: string;
   readonly state: "Running" | "Complete" | "Failed";
+  readonly createdMs: number;
   /** Unix ms; undefined while it has not failed. */
   readonly failedMs: number | undefined;
   readonly message: string;
@@ -125,7 +126,12 @@ export interface Observed {
     readonly report: DownloadProgress | undefined;
     readonly workInUse: readonly string[] | undefined;
   };
-  readonly weightServer: { readonly pods: readonly WeightServerPod[]; readonly report: DownloadProgress | undefined };
+  readonly weightServer: {
+    readonly pods: readonly WeightServerPod[];
+    /** Why it gets no pod; empty when nothing is refused. */
+    readonly refused: string;
+    readonly report: DownloadProgress | undefined;
+  };
   readonly green: GreenSeen | undefined;
   readonly front: Front;
   readonly route: RouteFacts;

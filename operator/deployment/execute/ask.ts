@@ -16,7 +16,7 @@ import type { WorkerTemplate } from "../objects/worker-pod.ts";
 import type { Observed } from "../observed.ts";
 import type { AcceptedSpecs } from "../state/accepted-specs.ts";
 import type { DownloadPolls } from "../state/download-progress.ts";
-import { dryRun } from "./change-pods.ts";
+import { dryRun, refusalOf } from "./change-pods.ts";
 
 /** Nobody reports changes of quotas or policies. */
 const refusalMs = 30_000;
@@ -140,8 +140,8 @@ async function deliver(deps: AskDeps, owner: Owner, actions: readonly DeliveryAc
   let jobRefused: Delivered["jobRefused"];
   try {
     for (const action of actions) {
-      if (action.type === "createJob") {
-        const message = await createJob(deps.kube, owner, action.job);
+      if (action.type === "createJob" || action.type === "judgeJob") {
+        const message = await (action.type === "createJob" ? createJob(deps.kube, owner, action.job) : podProblem(deps.kube, action.job));
         jobRefused = message === undefined ? "none" : { name: action.name, message, untilMs: deps.ticks() + jobRetryMs };
         if (message !== undefined) againInMs = 1;
       } else if (action.type === "ask") againInMs = await question(deps, owner, action);
@@ -156,7 +156,7 @@ async function deliver(deps: AskDeps, owner: Owner, actions: readonly DeliveryAc
 async function act(
   { kube, identities, polls }: AskDeps,
   { namespace, name, ...owner }: Owner,
-  action: Exclude<DeliveryAction, { type: "createJob" | "ask" }>,
+  action: Exclude<DeliveryAction, { type: "createJob" | "judgeJob" | "ask" }>,
 ): Promise<void> {
   if (action.type === "certify") await identities.ensureRole({ metadata: { ...owner, namespace, name } }, action.role);
   else if (action.type === "deleteJob") await kube.delete(resources.jobs, { namespace, name: action.name }, { uid: action.uid });
@@ -180,6 +180,13 @@ async function createJob(kube: Kube, { uid }: Owner, job: KubeObject): Promise<s
     if (!hasCode(error, "Invalid", "Forbidden")) throw error;
     return error.message;
   }
+}
+
+/** Why the API server refuses the pod of a Job, which the Job itself says in events alone. */
+async function podProblem(kube: Kube, { metadata: { namespace = "", name }, spec }: KubeObject): Promise<string | undefined> {
+  const { template } = spec as { readonly template: Pick<KubeObject, "metadata" | "spec"> };
+  const pod = { ...template, apiVersion: "v1", kind: "Pod", metadata: { ...template.metadata, namespace, name } };
+  return refusalOf(kube, pod);
 }
 
 async function attempt<T>(failures: AppError[], work: () => Promise<T>, otherwise: T): Promise<T> {

@@ -142,12 +142,16 @@ function withoutSuffix(message: string, { metadata: { name } }: KubeObject): str
  */
 export async function dryRun(kube: Kube, context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
   const pod = workerPod(context, template, 0, podSuffix());
+  const message = await refusalOf(kube, pod);
+  return message === undefined || (oneMore && message.includes("exceeded quota")) ? undefined : withoutSuffix(message, pod);
+}
+
+export async function refusalOf(kube: Kube, pod: KubeObject): Promise<string | undefined> {
   try {
     await kube.create(resources.pods, pod, { manager, dryRun: true });
     return undefined;
   } catch (error) {
     if (!hasCode(error, "Invalid", "Forbidden")) throw error;
-    const { message } = error as Error;
-    return oneMore && message.includes("exceeded quota") ? undefined : withoutSuffix(message, pod);
+    return (error as Error).message;
   }
 }

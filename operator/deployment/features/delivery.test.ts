@@ -10,6 +10,7 @@ const now = Date.parse("2026-03-01T10:00:00Z");
 const job = (more: Partial<JobFacts> = {}): JobFacts => ({
   name: "moe-model-1",
   uid: "job-1",
+  createdMs: now - 10_000,
   state: "Running",
   failedMs: undefined,
   message: "",
@@ -36,8 +37,9 @@ const report = (more: Partial<DownloadProgress> = {}): DownloadProgress => ({
 });
 const plan = (more: Partial<DeliveryInput> = {}) =>
   planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], writers: [], report: undefined, jobError: "", now, ...more });
-const brief = ({ create, remove, pending, againInMs }: ReturnType<typeof planDelivery>) => ({
+const brief = ({ create, podless, remove, pending, againInMs }: ReturnType<typeof planDelivery>) => ({
   create,
+  podless,
   remove: remove.map(({ name }) => name),
   reason: pending?.reason,
   message: pending?.message ?? "",
@@ -46,7 +48,13 @@ const brief = ({ create, remove, pending, againInMs }: ReturnType<typeof planDel
 
 interface Row {
   readonly input: Partial<DeliveryInput>;
-  readonly want: { readonly create?: string; readonly remove?: string[]; readonly reason?: string; readonly againInMs?: number };
+  readonly want: {
+    readonly create?: string;
+    readonly podless?: string;
+    readonly remove?: string[];
+    readonly reason?: string;
+    readonly againInMs?: number;
+  };
   readonly message: RegExp;
 }
 
@@ -80,7 +88,21 @@ const rows: Record<string, Row> = {
     want: { create: "moe-model-1", reason: "JobRefused" },
     message: /exceeded quota/,
   },
-  "one without a pod": { input: { jobs: [job()] }, want: { reason: "Downloading" }, message: /has no pod yet/ },
+  "one that has just been made and has no pod": {
+    input: { jobs: [job({ createdMs: now - 1_000 })] },
+    want: { reason: "Downloading", againInMs: 4_000 },
+    message: /has no pod yet$/,
+  },
+  "one without a pod for longer, which a dry run judges": {
+    input: { jobs: [job()] },
+    want: { podless: "moe-model-1", reason: "Downloading", againInMs: 5_000 },
+    message: /has no pod yet$/,
+  },
+  "one whose pod is refused": {
+    input: { jobs: [job()], jobError: "pods is forbidden: exceeded quota: q" },
+    want: { podless: "moe-model-1", reason: "JobRefused", againInMs: 5_000 },
+    message: /^Job moe-model-1 has no pod yet: pods is forbidden: exceeded quota: q$/,
+  },
   "one whose pod does not run says why": {
     input: { jobs: [job()], pods: [pod({ ip: undefined, problem: 'FailedMount: persistentvolumeclaim "models" not found' })] },
     want: { reason: "Downloading" },
@@ -134,7 +156,7 @@ const rows: Record<string, Row> = {
 for (const [name, { input, want, message }] of Object.entries(rows))
   test(name, () => {
     const { message: said, ...got } = brief(plan(input));
-    assert.deepEqual(got, { create: undefined, remove: [], reason: undefined, againInMs: undefined, ...want });
+    assert.deepEqual(got, { create: undefined, podless: undefined, remove: [], reason: undefined, againInMs: undefined, ...want });
     assert.match(said, message);
   });
 

@@ -31,6 +31,7 @@ export type DeliveryAction =
   | { readonly type: "certify"; readonly role: Role }
   | { readonly type: "deleteJob"; readonly name: string; readonly uid: string }
   | { readonly type: "createJob"; readonly name: string; readonly job: KubeObject }
+  | { readonly type: "judgeJob"; readonly name: string; readonly job: KubeObject }
   | Question
   | { readonly type: "stopAsking" };
 
@@ -78,10 +79,12 @@ function download(observed: Observed): Delivery {
   const running = seen.pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
   const waitMs = refused ? refused.untilMs - ticksMs : 0;
   const actions: DeliveryAction[] = gone.map(({ name, uid }) => ({ type: "deleteJob", name, uid }));
+  const of = (name: string) => ({ name, job: downloadJob({ deployment, settings }, name, { workInUse, node }) });
+  if (plan.podless !== undefined && waitMs <= 0) actions.push({ type: "judgeJob", ...of(plan.podless) });
   if (plan.create !== undefined && waitMs <= 0) {
     // The Secret comes before its pod: the kubelet notices a later one only after a minute or two.
     actions.push({ type: "certify", role: "downloader" });
-    actions.push({ type: "createJob", name: plan.create, job: downloadJob({ deployment, settings }, plan.create, { workInUse, node }) });
+    actions.push({ type: "createJob", ...of(plan.create) });
   }
   if (plan.pending && running?.ip !== undefined) actions.push({ type: "ask", uid: running.uid, ip: running.ip });
   if (running === undefined && model.cache?.ephemeral === undefined) actions.push({ type: "stopAsking" });
@@ -127,7 +130,9 @@ function weightServer({ deployment: of, weightServer: seen, pods: ranks }: Obser
   const running = seen.pods.find((pod) => pod.running && !pod.terminating && pod.ip !== undefined);
   const downloads = spec.model.cache?.ephemeral !== undefined;
   const pods = seen.pods.map((pod) => ({ ...pod, current: pod.model === place && !pod.terminating }));
-  const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, report: downloads ? seen.report : undefined, serving });
+  const { refused } = seen;
+  const report = downloads ? seen.report : undefined;
+  const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, refused, report, serving });
   const actions: DeliveryAction[] = [{ type: "certify", role: "weight-server" }];
   if (running === undefined || spec.suspend) actions.push({ type: "stopAsking" });
   else {
@@ -143,6 +148,9 @@ const claimMs = 10_000;
 /** A failed Job is created anew after this: the source, the disk or the Secret may be right by then. */
 const retryMs = 120_000;
 
+/** Time in which a Job gets its pod; then a dry run says why it does not. */
+const podMs = 5_000;
+
 export interface DeliveryInput {
   /** Undefined without a download. */
   readonly wanted: string | undefined;
@@ -152,13 +160,15 @@ export interface DeliveryInput {
   /** Unfinished pods of other Jobs, which may still write. */
   readonly writers: readonly string[];
   readonly report: DownloadProgress | undefined;
-  /** Why the Job could not be created; empty when it was not refused. */
+  /** Why the Job or its pod could not be created; empty when none was refused. */
   readonly jobError: string;
   readonly now: number;
 }
 
 export interface DeliveryPlan {
   readonly create: string | undefined;
+  /** The Job that has had no pod for a while. */
+  readonly podless: string | undefined;
   readonly remove: readonly JobFacts[];
   /** Undefined once the model is there. */
   readonly pending: Pending | undefined;
@@ -170,7 +180,7 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   const { wanted, jobs, suspended, jobError } = input;
   const job = jobs.find(({ name }) => name === wanted);
   const others = jobs.filter((one) => one !== job && !one.terminating);
-  const plan = { create: undefined, remove: others, pending: undefined, revision: undefined, againInMs: undefined };
+  const plan = { create: undefined, podless: undefined, remove: others, pending: undefined, revision: undefined, againInMs: undefined };
   if (wanted === undefined) return plan;
   if (job?.state === "Complete" && !job.terminating) return { ...plan, revision: lastEnd(input, job)?.revision };
   const pending = (reason: string, message: string): Pending => ({ reason, message, report: input.report });
@@ -187,7 +197,7 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   if (job === undefined && jobError !== "") return { ...plan, create: wanted, pending: pending("JobRefused", jobError) };
   if (job === undefined) return { ...plan, create: wanted, pending: pending("Downloading", "the download begins") };
   if (job.terminating) return { ...plan, pending: pending("Downloading", `Job ${job.name} is being removed, and made anew`) };
-  if (job.state === "Running") return { ...plan, pending: pending("Downloading", runningText(input, job)) };
+  if (job.state === "Running") return { ...plan, ...running(input, job) };
   const end = lastEnd(input, job);
   const what = end?.message ?? (job.message === "" ? "the download failed" : job.message);
   const again = `it is tried again ${retryMs / 1000} s after that, and at once where Job ${job.name} is deleted`;
@@ -201,10 +211,19 @@ function lastEnd({ pods }: DeliveryInput, job: JobFacts): DownloadEnd | undefine
   return ended.sort((a, b) => b.createdMs - a.createdMs)[0]?.end;
 }
 
-function runningText({ pods, report }: DeliveryInput, job: JobFacts): string {
+function running(input: DeliveryInput, job: JobFacts): Pick<DeliveryPlan, "pending" | "podless" | "againInMs"> {
+  const { pods, jobError, report, now } = input;
+  const pending = { reason: "Downloading", message: runningText(input, job), report };
+  if (pods.some((pod) => pod.job === job.name)) return { pending, podless: undefined, againInMs: undefined };
+  const leftMs = job.createdMs + podMs - now;
+  if (leftMs > 0) return { pending, podless: undefined, againInMs: leftMs };
+  return { pending: jobError === "" ? pending : { ...pending, reason: "JobRefused" }, podless: job.name, againInMs: podMs };
+}
+
+function runningText({ pods, report, jobError }: DeliveryInput, job: JobFacts): string {
   const own = pods.filter((pod) => pod.job === job.name).sort((a, b) => b.createdMs - a.createdMs);
   const [newest] = own;
-  if (newest === undefined) return `Job ${job.name} has no pod yet${suffix(job.message)}`;
+  if (newest === undefined) return `Job ${job.name} has no pod yet${suffix(jobError)}`;
   if (newest.problem !== "") return `its pod does not run: ${newest.problem}`;
   if (newest.end !== undefined) return `a pod ended: ${newest.end.message}; the next one goes on where it was`;
   if (report === undefined || report.pod !== newest.uid) return `Job ${job.name} starts`;
@@ -230,6 +249,8 @@ export interface WeightServerInput {
   readonly downloads: boolean;
   readonly suspended: boolean;
   readonly pods: readonly WeightServerState[];
+  /** Why it gets no pod; empty when nothing is refused. */
+  readonly refused: string;
   readonly report: DownloadProgress | undefined;
   /** A rank has opened this model from it, and serves. */
   readonly serving: boolean;
@@ -244,7 +265,7 @@ export interface WeightServerVerdict {
 
 const there: WeightServerVerdict = { pending: undefined, away: "" };
 
-export function weightServerVerdict({ downloads, suspended, pods, report, serving }: WeightServerInput): WeightServerVerdict {
+export function weightServerVerdict({ downloads, suspended, pods, refused, report, serving }: WeightServerInput): WeightServerVerdict {
   if (suspended) {
     const message = "spec.suspend is true: the weight server downloads the model once it is false";
     return downloads ? { pending: { reason: "Suspended", message, report }, away: "" } : there;
@@ -252,7 +273,8 @@ export function weightServerVerdict({ downloads, suspended, pods, report, servin
   const [newest] = pods.filter(({ current }) => current).sort((a, b) => b.createdMs - a.createdMs);
   if (newest?.ready) return there;
   const heard = newest !== undefined && report?.pod === newest.uid ? report : undefined;
-  const message = newest === undefined ? "the weight server has no pod yet" : stateText(newest, downloads ? heard : undefined);
+  const message =
+    newest === undefined ? `the weight server has no pod yet${suffix(refused)}` : stateText(newest, downloads ? heard : undefined);
   if (serving) return { pending: undefined, away: `${message}; ranks that serve go on, and those that start wait for it` };
   const reason = heard?.reason ?? newest?.end?.code ?? (downloads ? "Downloading" : "WeightServerNotReady");
   return { pending: { reason, message, report: downloads ? heard : undefined }, away: "" };

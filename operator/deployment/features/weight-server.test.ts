@@ -29,6 +29,11 @@ interface Row {
 const rows: Record<string, Row> = {
   "a weight server that is ready": { input: { pods: [pod({ ready: true })] } },
   "no pod yet": { input: {}, reason: "WeightServerNotReady", message: /no pod yet/ },
+  "a pod that is refused": {
+    input: { refused: "violates PodSecurity" },
+    reason: "WeightServerNotReady",
+    message: /no pod yet: violates PodSecurity/,
+  },
   "a pod that opens the model": {
     input: { pods: [pod()] },
     reason: "WeightServerNotReady",
@@ -71,7 +76,15 @@ const rows: Record<string, Row> = {
 
 for (const [what, { input, reason, message = /(?:)/, away = /^$/ }] of Object.entries(rows))
   test(what, () => {
-    const verdict = weightServerVerdict({ downloads: false, suspended: false, pods: [], report: undefined, serving: false, ...input });
+    const verdict = weightServerVerdict({
+      downloads: false,
+      suspended: false,
+      pods: [],
+      refused: "",
+      report: undefined,
+      serving: false,
+      ...input,
+    });
     assert.equal(verdict.pending?.reason, reason);
     assert.match(verdict.pending?.message ?? "", message);
     assert.match(verdict.away, away);

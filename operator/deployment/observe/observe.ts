@@ -38,6 +38,7 @@ import {
   nodesSeen,
   podFacts,
   podState,
+  podsRefused,
   withLosses,
 } from "./pod-facts.ts";
 import { inUse, renderSpec } from "./render.ts";
@@ -296,6 +297,7 @@ function jobFacts({ metadata, status }: KubeObject, now: number): Observed["down
   return {
     name: metadata.name,
     uid: metadata.uid ?? "",
+    createdMs: Date.parse(metadata.creationTimestamp ?? "") || now,
     state: failed ? "Failed" : holds("Complete") ? "Complete" : "Running",
     failedMs: failed ? Date.parse(failed.lastTransitionTime) || now : undefined,
     message: failed ? `${failed.reason}: ${failed.message}` : "",
@@ -304,7 +306,11 @@ function jobFacts({ metadata, status }: KubeObject, now: number): Observed["down
   };
 }
 
-function weightServerOf({ now, polls }: ObserveDeps, { metadata }: MoEDeployment, own: readonly KubeObject[]): Observed["weightServer"] {
+function weightServerOf(
+  { informers, now, polls }: ObserveDeps,
+  { metadata }: MoEDeployment,
+  own: readonly KubeObject[],
+): Observed["weightServer"] {
   const at = now().getTime();
   const pods = own.flatMap((pod): WeightServerPod[] => {
     const { ended, ...state } = podState(pod, at);
@@ -313,7 +319,8 @@ function weightServerOf({ now, polls }: ObserveDeps, { metadata }: MoEDeployment
     return [{ uid, name, ...state, createdMs: createdMsOf(pod), model: modelOfPod(pod), terminating: deletionTimestamp !== undefined }];
   });
   const running = pods.find((pod) => pod.running && !pod.terminating && pod.ip !== undefined);
-  return { pods, report: polls.report(metadata, running?.uid) };
+  const refused = podsRefused(informers.get("deployments", { namespace: metadata.namespace, name: names.weightServer(metadata.name) }));
+  return { pods, refused, report: polls.report(metadata, running?.uid) };
 }
 
 function greenOf(deps: ObserveDeps, { metadata }: MoEDeployment, nodes: NodeHealth): GreenSeen | undefined {

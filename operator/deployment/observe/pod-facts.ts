@@ -301,6 +301,12 @@ const deploymentSchema = z.object({
 const autoscalerSchema = z.object({ status: z.object({ conditions: z.array(condition).default([]) }).prefault({}) });
 const atZero = "ScalingDisabled";
 
+/** Why its ReplicaSet gets no pod, in the API server's words; empty when nothing is refused. */
+export function podsRefused(deployment: KubeObject | undefined): string {
+  const conditions = deploymentSchema.safeParse(deployment ?? {}).data?.status.conditions ?? [];
+  return conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True")?.message ?? "";
+}
+
 export function gatewayFacts(
   objects: { readonly deployment: KubeObject | undefined; readonly autoscaler: KubeObject | undefined },
   pods: readonly KubeObject[],
@@ -311,13 +317,13 @@ export function gatewayFacts(
   if (!parsed.success) return { ready: 0, replicas: undefined, message: "", createError: "", unscaled };
   const { replicas } = parsed.data.spec;
   const { readyReplicas, conditions } = parsed.data.status;
-  const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
+  const refused = podsRefused(objects.deployment);
   const stuck = conditions.find((one) => one.type === "Progressing" && one.status === "False");
   return {
     ready: readyReplicas,
     replicas,
-    message: failure?.message || gatewayProblem(pods, now) || (stuck ? text(stuck.reason, stuck.message) : ""),
-    createError: failure?.message ?? "",
+    message: refused || gatewayProblem(pods, now) || (stuck ? text(stuck.reason, stuck.message) : ""),
+    createError: refused,
     unscaled,
   };
 }

@@ -19,7 +19,7 @@ export function observed(more: Partial<Omit<Observed, "rendered">> = {}): Observ
     claimFailure: undefined,
     sourceUnknown: false,
     download: { wanted: undefined, report: undefined, workInUse: undefined, writers: [], jobs: [], pods: [] },
-    weightServer: { pods: [], report: undefined },
+    weightServer: { pods: [], refused: "", report: undefined },
     green: undefined,
     front: "Own",
     route: { served: "absent", route: undefined },
