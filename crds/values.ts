@@ -56,7 +56,15 @@ const chartValuesSchema = z
     podSecurityContext: object,
     containerSecurityContext: object,
     serviceAccount: z.strictObject({ create: z.boolean(), name, annotations: stringMap }).partial(),
-    rbac: z.strictObject({ create: z.boolean(), aggregateRoles: z.boolean(), podGroups: z.boolean(), httpRoutes: z.boolean() }).partial(),
+    rbac: z
+      .strictObject({
+        create: z.boolean(),
+        scope: z.enum(["Cluster", "Namespaces"]),
+        aggregateRoles: z.boolean(),
+        podGroups: z.boolean(),
+        httpRoutes: z.boolean(),
+      })
+      .partial(),
     podDisruptionBudget: z
       .strictObject({ enabled: z.boolean(), maxUnavailable: z.union([z.int().min(0), z.string().regex(/^\d{1,3}%$/)]) })
       .partial(),

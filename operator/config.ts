@@ -47,6 +47,8 @@ const schema = z.object({
     .default("false")
     .transform((text) => text === "true"),
   ENODIA_WATCH_NAMESPACES: names,
+  ENODIA_NAMESPACE_ROLE: optional,
+  ENODIA_SERVICE_ACCOUNT: z.string().min(1).default("enodia"),
   ENODIA_METRICS_PORT: port.default(ports.metrics),
   ENODIA_PROBE_PORT: port.default(ports.probes),
   ENODIA_PAGE_ACCESS: optional.pipe(z.enum(pageAccesses).optional()),
@@ -82,6 +84,8 @@ export interface OperatorConfig {
   readonly traceRatio: number | undefined;
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
+  /** Set where owners of namespaces grant the operator's rights. */
+  readonly grantee: { readonly role: string; readonly operator: string } | undefined;
   readonly metricsPort: number;
   readonly probePort: number;
   /** Undefined without a page. */
@@ -112,6 +116,9 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     traceRatio: e.ENODIA_TRACE_RATIO,
     networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
+    grantee: e.ENODIA_NAMESPACE_ROLE
+      ? { role: e.ENODIA_NAMESPACE_ROLE, operator: `${e.ENODIA_NAMESPACE}/${e.ENODIA_SERVICE_ACCOUNT}` }
+      : undefined,
     metricsPort: e.ENODIA_METRICS_PORT,
     probePort: e.ENODIA_PROBE_PORT,
     page: e.ENODIA_PAGE_ACCESS && {

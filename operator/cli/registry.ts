@@ -2,6 +2,7 @@
 import type { Entry } from "./command.ts";
 
 const rollout = (verb: "status" | "history" | "pause" | "resume" | "undo") => async () => (await import("./commands/rollout.ts"))[verb];
+const namespace = (verb: "grant" | "revoke") => async () => (await import("./commands/namespace.ts"))[verb];
 const model = (verb: "importing" | "upcycle" | "assemble" | "inspect" | "push") => async () => (await import("./commands/model.ts"))[verb];
 const job = (verb: "status" | "loss" | "trace" | "serve") => async () => (await import("./commands/train-job.ts"))[verb];
 
@@ -24,6 +25,13 @@ chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug 
         pause: { summary: "replaces no further rank; what has begun is finished", load: rollout("pause") },
         resume: { summary: "goes on; what was rolled back is tried again", load: rollout("resume") },
         undo: { summary: "makes the spec an earlier one: after a rollback the one that runs", load: rollout("undo") },
+      },
+    },
+    namespace: {
+      summary: "lets the operator work in a namespace, where it was installed without rights in all",
+      commands: {
+        grant: { summary: "makes the RoleBinding", load: namespace("grant") },
+        revoke: { summary: "takes it back", load: namespace("revoke") },
       },
     },
     doctor: {

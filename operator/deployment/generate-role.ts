@@ -1,15 +1,21 @@
 // Generates the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { apiGroup } from "../../crds/common.ts";
 import type { Scope } from "../kube/resources.ts";
-import { rulesOf } from "../rbac.ts";
+import { type Rule, rulesOf } from "../rbac.ts";
 
 export const roleFile = join(import.meta.dirname, "../../charts/enodia/templates/rbac.yaml");
 
 const list = (items: readonly string[]): string => `[${items.map((item) => (item === "" ? '""' : item)).join(", ")}]`;
 
-function rules(scope: Scope): string {
+/** What is granted cluster-wide where namespaces grant the rest: to see objects, and to say in their status what is missing. */
+const tells = ({ apiGroups, resources, verbs }: Rule): boolean =>
+  apiGroups.includes(apiGroup) && (verbs.includes("watch") || resources.every((resource) => resource.endsWith("/status")));
+
+function rules(scope: Scope, of: (rule: Rule) => boolean = () => true): string {
   return rulesOf(scope)
+    .filter(of)
     .map(
       ({ why, apiGroups, resources, resourceNames, verbs, option }) =>
         `${option ? `  {{- if .Values.rbac.${option} }}\n` : ""}` +
@@ -52,16 +58,24 @@ export function roleTemplate(): string {
 ${rules("watched")}{{- end }}
 {{- if .Values.rbac.create }}
 ${head("Role", fullname, undefined)}rules:
-${rules("cluster")}{{- if not .Values.watchNamespaces }}
+${rules("cluster")}{{- if eq .Values.rbac.scope "Namespaces" }}
+${rules("watched", tells)}{{- else if not .Values.watchNamespaces }}
   {{- include "enodia.watchedRules" . }}
 {{- end }}
 ${binding(fullname, undefined)}---
 ${head("Role", `${fullname}-own`, ".Release.Namespace")}rules:
-${rules("release")}${binding(`${fullname}-own`, ".Release.Namespace")}{{- range .Values.watchNamespaces | uniq }}
+${rules("release")}${binding(`${fullname}-own`, ".Release.Namespace")}{{- if eq .Values.rbac.scope "Namespaces" }}
+{{- if not .Values.watchNamespaces }}{{ fail "rbac.scope Namespaces: name them in watchNamespaces" }}{{ end }}
+---
+${head("Role", `${fullname}-namespace`, undefined)}rules:
+  {{- include "enodia.watchedRules" . }}
+{{- else }}
+{{- range .Values.watchNamespaces | uniq }}
 ---
 ${head("Role", fullname, ".")}rules:
   {{- include "enodia.watchedRules" $ }}
 ${binding(fullname, ".")}{{- end }}
+{{- end }}
 {{- end }}
 `;
 }

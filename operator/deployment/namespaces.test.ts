@@ -52,6 +52,21 @@ test("a namespace that is forbidden from the start, or later, holds up no other 
   await until("the second is repaired", () => podsIn(other).length === 1);
 });
 
+test("an object in a namespace whose owner has granted nothing names the command, until it is granted", async (t) => {
+  const moe = await world(t);
+  const allow = forbid(moe, (resource, options) => options?.namespace === ref.namespace && resource !== resources.moeDeployments);
+  await moe.start({ namespaces: [ref.namespace], changed: { grantee: { role: "enodia-namespace", operator: "sys/enodia" } } });
+  const command = /may not work in namespace ns \(.*forbidden\).*: enodia namespace grant ns --operator sys\/enodia$/;
+  await moe.comes("SpecAccepted", "False", "NamespaceNotGranted", command);
+  assert.equal(moe.pods.length, 0);
+  const writes = moe.kube.writes;
+  await sleep(2_500);
+  assert.equal(moe.kube.writes, writes, "it is told once");
+  allow();
+  await moe.serves(3);
+  await moe.check("SpecAccepted", "True");
+});
+
 test("without the right to read nodes ranks are made and replaced all the same, and none counts as lost for it", async (t) => {
   const moe = await world(t);
   forbid(moe, (resource) => resource === resources.nodes);

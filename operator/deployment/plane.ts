@@ -5,6 +5,7 @@ import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { Applier } from "../kube/apply.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
+import { type Grantee, missingGrant } from "../kube/grant.ts";
 import { type Informers, PodOverlay } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { type NamespaceClaims, Permission } from "../kube/permission.ts";
@@ -43,7 +44,7 @@ export interface DeploymentPlaneOptions<R extends Rebalance> {
   readonly kube: Kube;
   readonly informers: Informers;
   readonly events: EventRecorder;
-  readonly settings: Settings;
+  readonly settings: Settings & { readonly grantee?: Grantee | undefined };
   /** Makes the other plane, which asks this one for identities and credentials. */
   readonly rebalance: (deployments: Deployments) => R;
   /** The namespaces of this install; unset = all. */
@@ -99,7 +100,12 @@ export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPl
       const ref = parseKey(key);
       const may = permission.of(ref);
       if (may === "granted") return reconciler.reconcile(ref);
-      if (may === "wait") return { requeueAfterMs: untrustedMs };
+      if (may === "wait") {
+        const object = informers.get("moeDeployments", ref);
+        const missing = object && missingGrant(informers, settings.grantee, object);
+        if (missing) await status.refuse(object, missing);
+        return { requeueAfterMs: untrustedMs };
+      }
       reconciler.forget(ref);
       return {}; // until the claim changes hands
     },

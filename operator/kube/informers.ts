@@ -201,6 +201,12 @@ export class Informers {
     return undefined;
   }
 
+  /** What may not be read in a namespace that is watched by name; undefined where nothing is refused. */
+  forbidden(namespace: string): string | undefined {
+    const refused = ({ namespace: of, forbidden }: Informer) => of === namespace && forbidden;
+    return this.all().find((informer) => refused(informer) && !this.#optional.has(informer))?.trouble;
+  }
+
   watches(namespace: string): boolean {
     return this.namespaces.length === 0 || this.namespaces.includes(namespace);
   }

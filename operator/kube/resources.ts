@@ -124,6 +124,7 @@ const table = {
     rights: [{ verbs: ["get"], why: "whether the model's claim is there, and on how many nodes it can be mounted" }],
   },
   namespaces: { ...core("Namespace", "namespaces"), namespaced: false },
+  roleBindings: of("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"),
   nodes: {
     ...core("Node", "nodes"),
     namespaced: false,

@@ -7,6 +7,7 @@ import { Applier } from "../kube/apply.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
+import { type Grantee, missingGrant } from "../kube/grant.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import type { Watched } from "../kube/resources.ts";
@@ -35,7 +36,7 @@ export interface TrainingPlaneOptions {
   /** The namespaces of this install; unset = all. */
   readonly claims?: Pick<Claims, "holds" | "holder">;
   /** `namespace`: the operator's, which holds the CAs. */
-  readonly settings: TrainingSettings & { readonly namespace: string };
+  readonly settings: TrainingSettings & { readonly namespace: string; readonly grantee?: Grantee | undefined };
   readonly ask?: (question: Question) => Promise<PodReport | undefined>;
   /** The API server's time; without it this machine's. */
   readonly clock?: Pick<ServerClock, "now">;
@@ -66,9 +67,13 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
   const applier = new Applier({ of: certifiedJob, kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
   const groups = new PodGroups({ applier, event, networkPolicies: settings.networkPolicies });
   const reconciler = new TrainingReconciler({ kube, informers, status, settings, talks, identities, groups, now });
-  const refused = (ref: Ref): Outcome | undefined => {
-    if (informers.trainingTrouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
+  const refused = async (ref: Ref): Promise<Outcome | undefined> => {
     const object = informers.get("moeTrainingJobs", ref);
+    if (informers.trainingTrouble(ref.namespace) !== undefined) {
+      const missing = object && missingGrant(informers, settings.grantee, object);
+      if (missing) await status.refuse(object, missing);
+      return { requeueAfterMs: untrustedMs };
+    }
     if (object === undefined || (claims?.holds(ref.namespace) ?? true)) return undefined;
     const holder = claims?.holder(ref.namespace);
     if (holder !== undefined) tellForeign(object, holder, event);
@@ -81,7 +86,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     keys: () => informers.list("moeTrainingJobs").map((object) => keyOf(refOf(object))),
     reconcile: async (key) => {
       const ref = parseKey(key);
-      return refused(ref) ?? reconciler.reconcile(ref);
+      return (await refused(ref)) ?? reconciler.reconcile(ref);
     },
     ...(options.observe && { observe: options.observe }),
   });

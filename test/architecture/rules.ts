@@ -104,7 +104,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/cli/": `operator/views/ operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
     operator/planner/offline/ operator/cli/commands/`,
   "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/cli/ runtime/train/ operator/kube/kube.ts
-    operator/deployment/objects/revision.ts operator/planner/ operator/planner/offline/ operator/views/ operator/cli/`,
+    operator/kube/grant.ts operator/deployment/objects/revision.ts operator/planner/ operator/planner/offline/ operator/views/ operator/cli/`,
 };
 
 /** Rooms without clock, random, network or file system: those come as arguments, so that tests and replays decide them. */

@@ -121,6 +121,11 @@ const rollToAvailable: Remedy = (deployment, at) => {
   return image === undefined ? describe(deployment, at) : patch(deployment, at, { runtimeImage: { image } });
 };
 
+/** The condition names the operator's account, too. */
+const grant: Remedy = ({ metadata, status }) =>
+  status.conditions?.flatMap(({ message }) => /enodia namespace grant .*/.exec(message) ?? [])[0] ??
+  `enodia namespace grant ${metadata.namespace}`;
+
 /** Keys are reasons; the default is `kubectl describe`. */
 const remedies: Readonly<Record<string, Remedy>> = {
   InvalidSpec: edit,
@@ -129,6 +134,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   InsufficientExpertMemory: edit,
   InsufficientMemoryLimit: edit,
   ...Object.fromEntries(endsOfSpec.map((code) => [code, edit])),
+  NamespaceNotGranted: grant,
   RolledBack: rollout("undo"),
   RolloutPaused: rollout("resume"),
   RolloutPartitioned: rollout("status"),

@@ -101,7 +101,7 @@ export interface OperatorOptions {
   /** The clock of the plane; the machine's when not given. */
   readonly now?: () => Date;
   /** What this operator is set to other than those before it. */
-  readonly changed?: Partial<Settings>;
+  readonly changed?: Partial<DeploymentPlaneOptions<TestRebalance>["settings"]>;
   /** How pods that download a model answer. */
   readonly ask?: DeploymentPlaneOptions<TestRebalance>["ask"];
 }
