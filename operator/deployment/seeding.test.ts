@@ -68,6 +68,29 @@ test("a claim for one node takes a seed, which comes first; ranks mount nothing 
   assert.deepEqual(moe.uids, uids);
 });
 
+test("the seed is told which pods are members, and again when one has been replaced", async (t) => {
+  const moe = await world(t);
+  modes(moe, "ReadWriteOnce");
+  let told: string[] = [];
+  const report: Omit<DownloadProgress, "pod"> = { phase: "Done", doneBytes: 0, totalBytes: 0, bytesPerSecond: 0, message: "" };
+  await moe.start({
+    ask: async ({ uid, body = "{}" }) => {
+      told = JSON.parse(body).members;
+      return { pod: uid, ...report };
+    },
+  });
+  await awaitsSeed(moe);
+  await startSeed(moe, true);
+  await moe.serves(3);
+  const knows = () => until("it knows the members", () => told.join() === moe.uids.toSorted().join());
+  await knows();
+  const [{ metadata }] = moe.pods;
+  moe.remove("pods", metadata.name);
+  await moe.serves(3);
+  await knows();
+  assert.ok(!told.includes(metadata.uid));
+});
+
 test("a rank that starts while the seed is away is waited for with the reason", async (t) => {
   const waiting = { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "False" }] };
   const moe = await seedServes(t, (pod) => (pod.metadata.labels["enodia.dev/rank"] === "3" ? waiting : undefined));

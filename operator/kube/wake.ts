@@ -56,7 +56,7 @@ export function wakeByNodes(informers: Pick<Informers, "list" | "onChange">, add
 }
 
 /** What passes read of a node; heartbeats of its kubelet change none of it. */
-export function stateOf({ metadata, spec, status }: KubeObject): string {
+function stateOf({ metadata, spec, status }: KubeObject): string {
   const { unschedulable, taints } = (spec ?? {}) as { unschedulable?: unknown; taints?: unknown };
   const { conditions } = (status ?? {}) as { conditions?: { type: string; status: string }[] };
   const ready = conditions?.find(({ type }) => type === "Ready")?.status;

@@ -144,7 +144,7 @@ async function deliver(deps: AskDeps, owner: Owner, actions: readonly DeliveryAc
         const message = await (action.type === "createJob" ? createJob(deps.kube, owner, action.job) : podProblem(deps.kube, action.job));
         jobRefused = message === undefined ? "none" : { name: action.name, message, untilMs: deps.ticks() + jobRetryMs };
         if (message !== undefined) againInMs = 1;
-      } else if (action.type === "ask") againInMs = await question(deps, owner, action);
+      } else if (action.type === "ask") againInMs = soonest(againInMs, await question(deps, owner, action));
       else await act(deps, owner, action);
     }
     return { deliveryFailure: undefined, againInMs, jobRefused };
@@ -152,6 +152,9 @@ async function deliver(deps: AskDeps, owner: Owner, actions: readonly DeliveryAc
     return { deliveryFailure: AppError.from(caught, "bringing the model"), againInMs, jobRefused };
   }
 }
+
+const soonest = (a: number | undefined, b: number | undefined): number | undefined =>
+  a === undefined || b === undefined ? (a ?? b) : Math.min(a, b);
 
 async function act(
   { kube, identities, polls }: AskDeps,

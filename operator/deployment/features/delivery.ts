@@ -105,7 +105,20 @@ function inUse(observed: Observed, tried: boolean): Omit<Delivery, "weightServer
   return { pending: { reason: "ClaimInUse", message, report: undefined }, revision: undefined, away: "", actions: [], againInMs: claimMs };
 }
 
-function withWeightServer(observed: Observed, { keeps, tried, serving }: Source): Delivery {
+function withWeightServer(observed: Observed, source: Source): Delivery {
+  const decided = keepWeightServer(observed, source);
+  return { ...decided, actions: [...decided.actions, ...tellMembers(observed)] };
+}
+
+/** Whatever else is decided: a rank that joins waits for it, and one that has left reads on without it. */
+function tellMembers({ deployment, weightServer: { pods }, pods: ranks }: Observed): Question[] {
+  const running = pods.find((pod) => pod.running && !pod.terminating);
+  if (running?.ip === undefined || deployment.spec.suspend) return [];
+  const { uid, ip, ready } = running;
+  return [{ type: "ask", uid, ip, ready, members: living(ranks).map((rank) => rank.uid) }];
+}
+
+function keepWeightServer(observed: Observed, { keeps, tried, serving }: Source): Delivery {
   const { suspend } = observed.deployment.spec;
   const of = ofModel(observed.deployment, keeps);
   const node = serverNode(usesOf(observed, of), isOwn(of, weightServerComponent), modelText(modelPlace(of.spec)));
@@ -123,22 +136,16 @@ function withWeightServer(observed: Observed, { keeps, tried, serving }: Source)
   return keeps.asks ? { ...kept, pending: judging, againInMs: judgedMs } : kept;
 }
 
-function weightServer({ deployment: of, weightServer: seen, pods: ranks }: Observed, { keeps, serving }: Omit<Source, "tried">) {
+function weightServer({ deployment: of, weightServer: seen }: Observed, { keeps, serving }: Omit<Source, "tried">) {
   const deployment = ofModel(of, keeps);
   const { spec } = deployment;
   const place = modelText(modelPlace(spec));
-  const running = seen.pods.find((pod) => pod.running && !pod.terminating && pod.ip !== undefined);
   const downloads = spec.model.cache?.ephemeral !== undefined;
   const pods = seen.pods.map((pod) => ({ ...pod, current: pod.model === place && !pod.terminating }));
   const { refused } = seen;
   const report = downloads ? seen.report : undefined;
   const verdict = weightServerVerdict({ downloads, suspended: spec.suspend, pods, refused, report, serving });
   const actions: DeliveryAction[] = [{ type: "certify", role: "weight-server" }];
-  if (running === undefined || spec.suspend) actions.push({ type: "stopAsking" });
-  else {
-    const { uid, ip = "", ready } = running;
-    actions.push({ type: "ask", uid, ip, ready, members: living(ranks).map((rank) => rank.uid) });
-  }
   return { verdict, actions };
 }
 

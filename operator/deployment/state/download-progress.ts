@@ -29,17 +29,18 @@ export class DownloadPolls {
 
   /** The pod's last report. */
   report(ref: Ref, uid: string | undefined): DownloadProgress | undefined {
-    const { download } = this.#options.records.find(ref) ?? {};
-    return download?.uid === uid ? download?.report : undefined;
+    const { download, weightServer } = this.#options.records.find(ref) ?? {};
+    return [download, weightServer].find((poll) => poll?.uid === uid)?.report;
   }
 
   /** Polls where due. Returns the milliseconds until the next poll; undefined where a ready pod knows its members. */
   ask(question: ProgressQuestion): number | undefined {
     const { now, records } = this.#options;
     const record = records.open(question.owner);
-    const before = record.download;
+    const slot = question.body === undefined ? "download" : "weightServer";
+    const before = record[slot];
     const poll = before?.uid === question.uid ? before : { uid: question.uid, report: undefined, told: undefined, waiting: false, due: 0 };
-    record.download = poll;
+    record[slot] = poll;
     if (question.ready && poll.told === question.body) return undefined;
     const due = !poll.waiting && now() >= poll.due;
     if (due && this.#underWay >= questionsMax) return askMs;
@@ -64,7 +65,8 @@ export class DownloadPolls {
     if (report === undefined) return;
     poll.report = report;
     poll.told = question.body;
-    if (records.find(question.owner)?.download === poll) onReport(question.owner);
+    const { download, weightServer } = records.find(question.owner) ?? {};
+    if (poll === download || poll === weightServer) onReport(question.owner);
   }
 }
 

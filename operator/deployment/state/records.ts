@@ -25,6 +25,8 @@ export interface DeploymentRecord {
   credentials?: { readonly source: string; readonly entries: NatsEntries; readonly until: number } | undefined;
   /** The poll of its downloading pod. */
   download?: DownloadPoll | undefined;
+  /** That of its weight server. */
+  weightServer?: DownloadPoll | undefined;
 }
 
 export interface Owner extends Ref {

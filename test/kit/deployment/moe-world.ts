@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import type { TestContext } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { DrainPhase, GatewayView, RankSignals, RebalanceView, ServedTotals } from "../../../operator/deployment/core/world.ts";
-import type { Settings } from "../../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../../operator/deployment/plane.ts";
 import type { Deployments, Rebalance, World } from "../../../operator/deployment/ports.ts";
 import type { Claims } from "../../../operator/kube/claims.ts";
