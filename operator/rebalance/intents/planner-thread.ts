@@ -3,12 +3,13 @@
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { type PolicyName, policyNames } from "../../../crds/names.ts";
-import { makePlan, policies } from "../../planner/index.ts";
+import { makePlan, policies, schedulable } from "../../planner/index.ts";
+import { planIncremental } from "../../planner/policies/incremental.ts";
 import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
 import { firstPlan } from "../../planner/repair.ts";
 
-/** A policy of a spec, or the first plan. */
-export type Planning = PolicyName | "first";
+/** A policy of a spec, the first plan, or one for new ranks. */
+export type Planning = PolicyName | "first" | "fill";
 
 export interface PlanOptions {
   readonly signal?: AbortSignal;
@@ -43,6 +44,10 @@ export const inlinePlanner: Planner = { plan: (planning, input) => runPlanning(p
 
 async function runPlanning(planning: Planning, input: PlanInput): Promise<PlanOutput> {
   if (planning === "first") return { layers: firstPlan(input), reason: "first plan" };
+  if (planning === "fill") {
+    const { recent: _, noise: __, ...clean } = input;
+    return { layers: schedulable(input, planIncremental(clean).layers), reason: "new ranks take their part" };
+  }
   const chosen = policies[planning];
   if (!chosen)
     throw new AppError(`policy ${planning} is unknown; known are ${policyNames.join(", ")}`, {
