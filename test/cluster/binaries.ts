@@ -109,7 +109,7 @@ const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
 const longPrograms = ["keda-operator", "keda-adapter", "lws-manager", "network-policies"] as const;
 /** Those of all tests but the longest, for a run that should not build within one of them. */
 export const programNames = [...clusterPrograms, ...testPrograms] as const;
-export type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];
+type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];
 export type Binaries = Readonly<Record<ProgramName, string>>;
 
 const buildTimeoutMs = 40 * 60_000;
@@ -166,7 +166,9 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
   const ldflags = `-s -w${versions.join("")}`;
   const tags = group.tags === undefined ? [] : ["-tags", group.tags];
   try {
-    await run("nice", ["-n", "10", "go", "build", "-trimpath", "-buildvcs=false", ...tags, "-ldflags", ldflags, "-o", unfinished, pkg], {
+    // Symbols for debuggers are stripped, so the compiler makes none, which saves an eighth of its time.
+    const flags = ["-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false", ...tags, "-ldflags", ldflags];
+    await run("nice", ["-n", "10", "go", "build", ...flags, "-o", unfinished, pkg], {
       cwd: moduleFolder(group.name),
       env: { CGO_ENABLED: "0", GOFLAGS: "-mod=readonly", GOWORK: "off" },
       timeoutMs: buildTimeoutMs,
@@ -178,14 +180,24 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
   }
 }
 
+interface EnsureOptions {
+  readonly only?: readonly ProgramName[];
+  readonly signal?: AbortSignal | undefined;
+}
+
+let turn: Promise<unknown> = Promise.resolve();
+
 /**
- * Builds what is missing, one program at a time (each Go build uses all cores, at low priority), and returns all paths.
- * `only` names the programs; without it they are those of a cluster. The paths of others may not exist.
+ * Builds what is missing, one program at a time (each Go build uses all cores, at low priority), and returns all paths; a call waits for
+ * those before it. `only` names the programs; without it they are those of a cluster. The paths of others may not exist.
  */
-export async function ensureBinaries(
-  log: Log,
-  options: { only?: readonly ProgramName[]; signal?: AbortSignal | undefined } = {},
-): Promise<Binaries> {
+export function ensureBinaries(log: Log, options: EnsureOptions = {}): Promise<Binaries> {
+  const built = turn.then(() => buildMissing(log, options));
+  turn = built.catch(() => undefined);
+  return built;
+}
+
+async function buildMissing(log: Log, options: EnsureOptions): Promise<Binaries> {
   const paths = binaryPaths();
   const names: readonly string[] = options.only ?? clusterPrograms;
   const missing = groups

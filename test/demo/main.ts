@@ -5,6 +5,7 @@ import { clusterIsBuilt } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
 import { isRunning } from "../cluster/processes.ts";
 import { terminalLog } from "../cluster/terminal-log.ts";
+import { buildImages } from "../kit/deployment/product.ts";
 import { unlessAborted } from "../kit/processes/process.ts";
 import { exitCode, totalRow } from "./aims.ts";
 import type { Demo, Show } from "./show.ts";
@@ -145,7 +146,9 @@ async function main(): Promise<number> {
     target: foreign
       ? () => ensureClusterTools(own)
       : async () => {
-          const cluster = await up({ name: flags.name, nodes, log, signal });
+          // What the cluster is to run is made while its programs are built.
+          demo.images = buildImages(log, signal);
+          const [cluster] = await Promise.all([up({ name: flags.name, nodes, log, signal }), demo.images, show.makeModel?.(log, signal)]);
           return { kubeconfig: cluster.kubeconfig, kubectl: cluster.binaries.kubectl, helm: cluster.binaries.helm, local: cluster };
         },
   };

@@ -1,6 +1,6 @@
 // The frame that the demos share: a show is a list of steps, each of which does one thing that a user would do and checks that it held,
 // with the times that it aims at and the things to try afterwards. To add a show: its folder, and one line in shows.ts.
-import type { Log, Target } from "../kit/deployment/product.ts";
+import type { buildImages, Log, Target } from "../kit/deployment/product.ts";
 import { installChart, provideImages } from "../kit/deployment/product.ts";
 import type { Machine } from "./aims.ts";
 import type { Result } from "./view.ts";
@@ -14,6 +14,8 @@ export interface Demo {
   /** Brings the cluster up, or checks the user's. */
   target(): Promise<Target>;
   cluster?: Target;
+  /** Made while the cluster comes up. */
+  images?: ReturnType<typeof buildImages>;
 }
 
 interface Step<Kind extends Demo> {
@@ -30,6 +32,8 @@ export interface Show<Kind extends Demo = Demo> {
   readonly steps: readonly Step<Kind>[];
   /** True when a model has to be made that is kept between runs. */
   makesModel(): boolean;
+  /** Makes it, unless it is there. */
+  makeModel?(log: Log, signal: AbortSignal): Promise<unknown>;
   /** Rows of the closing table beside the steps and the total. */
   times(demo: Kind, machine: Machine): Result[];
   /** Files that the run leaves, to look at. */
@@ -49,7 +53,7 @@ async function bringUp(demo: Demo): Promise<string> {
 
 async function install(demo: Demo): Promise<string> {
   if (!demo.cluster) throw new Error("no cluster");
-  await provideImages(demo.cluster, demo.log);
+  await provideImages(demo.cluster, demo.log, demo.images);
   await installChart(demo.cluster);
   return "operator (2 replicas) and NATS by Helm";
 }

@@ -218,6 +218,7 @@ export const serving: Show<ServingDemo> = {
   about: "serves a model, and shows experts move, a worker die and the deployment scale, under traffic",
   namespace: "demo",
   makesModel: () => !hasSmolMoe(),
+  makeModel: provideSmolMoe,
   steps: [
     ...firstSteps,
     { title: "Import the model", needed: true, run: importModel },
