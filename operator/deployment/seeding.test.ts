@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { DownloadProgress } from "../../crds/download.ts";
 import { type MoeWorld, world } from "../../test/kit/deployment/moe-world.ts";
@@ -229,4 +230,59 @@ test("a claim for one pod is refused to a second deployment, and to a green one,
   assert.deepEqual([moe.uids, seedOf(moe).spec.replicas, moe.all("moeDeployments").length], [uids, 1, 1]);
   await moe.change({ rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
   await until("all ranks change", () => seedOf(moe).spec.template.metadata.annotations["enodia.dev/model"] === "pvc://models/other");
+});
+
+const serversOf = (moe: MoeWorld): any[] => moe.all("pods").filter(({ metadata }) => /-weight-server-\d+$/.test(metadata.name));
+/** Plays the Deployment controller of seeds, a scheduler that spreads them, and a disk that one node has at a time. */
+function oneDisk(t: TestContext, moe: MoeWorld): void {
+  let [attached, made]: [string | undefined, number] = [undefined, 0];
+  const turn = async () => {
+    const owners = new Set(moe.all("moeDeployments").map(({ metadata }) => metadata.uid));
+    const isOwned = ({ metadata }: any) => owners.has(metadata.ownerReferences[0].uid);
+    const wanted = moe
+      .all("deployments")
+      .filter((one) => /-weight-server$/.test(one.metadata.name) && one.spec.replicas === 1 && isOwned(one));
+    const podName = (pod: any): string => pod.metadata.name.replace(/-\d+$/, "");
+    for (const pod of serversOf(moe)) {
+      const of = wanted.find(({ metadata }) => metadata.name === podName(pod));
+      if (JSON.stringify(of?.spec.template) !== pod.metadata.annotations.template) moe.remove("pods", pod.metadata.name);
+    }
+    for (const { metadata: of, spec } of wanted) {
+      if (serversOf(moe).some((pod) => podName(pod) === of.name)) continue;
+      const { metadata, spec: pod } = spec.template;
+      const nodeName = heldTo(pod)?.[0] ?? ["node-0", "node-1"].find((node) => node !== attached);
+      const annotations = { ...metadata.annotations, template: JSON.stringify(spec.template) };
+      await moe.make("pods", `${of.name}-${made++}`, { metadata: { ...metadata, annotations }, spec: { ...pod, nodeName } });
+    }
+    const bound = serversOf(moe).map(({ spec }) => spec.nodeName);
+    attached = bound.find((node) => node === attached) ?? bound[0];
+    const status = { phase: "Running", podIP: "10.0.0.9", conditions: [{ type: "Ready", status: "True" }] };
+    for (const { metadata, spec } of serversOf(moe).filter((pod) => pod.status === undefined))
+      if (spec.nodeName === attached) moe.mutate("pods", metadata.name, (pod) => Object.assign(pod, { status }));
+  };
+  let running = true;
+  const loop = async () => {
+    for (; running; await sleep(3)) await turn();
+  };
+  const ended = loop();
+  t.after(() => {
+    running = false;
+    return ended;
+  });
+}
+
+test("a blue/green of a claim for one node succeeds, and a second deployment on it, though nothing else leads pods to its node", async (t) => {
+  const moe = await world(t);
+  modes(moe, "ReadWriteOnce");
+  oneDisk(t, moe);
+  await moe.start();
+  await moe.reaches("Complete");
+  await moe.change({ model: { uri: "pvc://models/other" }, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
+  await until("a green deployment", () => moe.all("moeDeployments").length === 2);
+  await until("all ranks have it", async () => moe.all("moeDeployments").length === 1 && (await moe.phase()) === "Complete");
+  await moe.check("SpecAccepted", "Accepted");
+  await moe.create({ model: { uri: "pvc://models/third" } }, { namespace: "ns", name: "second" });
+  const isReady = (pod: any) => pod.status?.conditions[0].status === "True";
+  await until("both weight servers", () => serversOf(moe).length === 2 && serversOf(moe).every(isReady));
+  assert.equal(new Set(serversOf(moe).map(({ spec }) => spec.nodeName)).size, 1);
 });

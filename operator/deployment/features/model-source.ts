@@ -52,8 +52,8 @@ function keptModel(observed: Observed): KeptModel | undefined {
   return accepting?.status === "False" ? { ...kept, asks: false } : undefined;
 }
 
-/** The ranks serve while a green deployment tries the spec. */
+/** The ranks serve while a green deployment tries the spec; once it serves in their place, the model is theirs to get. */
 function servesOn({ status }: MoEDeployment, pods: readonly PodFacts[]): boolean {
   const phase = status.rollout?.green?.phase;
-  return living(pods).some(({ ready }) => ready) || (phase !== undefined && phase !== "Serving" && phase !== "Leaving");
+  return phase !== "Serving" && (living(pods).some(({ ready }) => ready) || (phase !== undefined && phase !== "Leaving"));
 }

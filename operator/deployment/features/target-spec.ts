@@ -32,7 +32,9 @@ function targetOf({ deployment, pods, rendered, revisions }: Observed, isPending
   const { accepted, stable, rolledBack } = rendered;
   if (rolledBack) return { spec: accepted?.spec, accepted: accepted?.spec };
   const latest = revisions[0]?.accepted.spec;
-  const to = isPending ? latest : deployment.spec;
+  // A green deployment that serves has the spec's model, and serves until the ranks have it too.
+  const greenServes = deployment.status.rollout?.green?.phase === "Serving";
+  const to = isPending && !greenServes ? latest : deployment.spec;
   if (stable && holds(deployment, pods, stable, to)) return { spec: stable.spec, accepted: stable.spec };
   return { spec: to, accepted: latest };
 }
