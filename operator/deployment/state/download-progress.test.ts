@@ -84,6 +84,16 @@ test("a pod is asked once at a time and every few seconds, what it said stays wh
   assert.equal(polls.report(owner, "pod"), undefined);
 });
 
+test("a weight server of an older image, which takes no list, is asked without", async () => {
+  const server = createServer({ ...pem("downloader"), requestCert: true }, ({ method }, response) =>
+    response.writeHead(method === "GET" ? 200 : 404).end(JSON.stringify(words)),
+  );
+  servers.push(server);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  assert.deepEqual(await askProgress({ owner, uid: "pod", ip: "127.0.0.1", identity, body: "{}" }, port), words);
+});
+
 test("a weight server is told its members until it is ready and has them, and again when they change", async () => {
   let now = 0;
   const told: (string | undefined)[] = [];

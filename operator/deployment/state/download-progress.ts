@@ -87,7 +87,9 @@ export async function askProgress(question: ProgressQuestion, port: number = por
   const { ip, owner, identity, uid, body } = question;
   const servername = roleServerName("downloader", owner);
   try {
-    const text = await askPod({ ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax, ...(body && { body }) });
+    const asked = { ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax };
+    // A weight server of an older image takes no list.
+    const text = (body && (await askPod({ ...asked, body }))) || (await askPod(asked));
     const report = text === undefined ? undefined : downloadProgressSchema.safeParse(JSON.parse(text)).data;
     return report?.pod === uid ? report : undefined;
   } catch {
