@@ -12,11 +12,13 @@ import { drawn } from "./schedule.ts";
 const lostPercent = 3;
 const lossMs = 12_000;
 
-/** A node with a rank and no gateway. */
+/** A node without a gateway, and with a rank if one has: those of gateways take connections of clients along. */
 async function nodeOf(scene: Scene, draw: number): Promise<string> {
   const spared = await scene.sparedNodes();
-  const nodes = [...new Set((await scene.ranks()).map(({ node }) => node))].filter((node) => !spared.has(node));
-  return drawn(nodes.sort(), draw, "node with a rank and no gateway");
+  const ranks = new Set((await scene.ranks()).map(({ node }) => node));
+  const all = (await scene.system.list("nodes")).map(({ metadata }) => metadata.name).filter((node) => !spared.has(node));
+  const some = all.filter((node) => ranks.has(node));
+  return drawn((some.length > 0 ? some : all).sort(), draw, "node without a gateway");
 }
 
 const on =
