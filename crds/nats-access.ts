@@ -6,7 +6,7 @@ export const natsSecretType = "enodia.dev/nats-credentials";
 
 export const natsCredentialEntries = ["user.creds", "token"] as const;
 /** When present, the server's certificate must come from this CA (PEM). */
-const natsCaEntry = "ca.crt";
+export const natsCaEntry = "ca.crt";
 export const natsEntries: readonly string[] = [...natsCredentialEntries, natsCaEntry];
 
 export interface NatsAccess {
@@ -23,12 +23,33 @@ export function natsAccessOf(entries: Readonly<Record<string, string | undefined
   return credentials === undefined ? undefined : { credentials, ...(ca ? { ca } : {}) };
 }
 
-/** A server that a spec names never gets the operator's credentials. */
-export function natsSourceOf(
-  { telemetry }: MoEDeploymentSpec,
-  operatorHasSome: boolean,
-): { readonly secret: string } | "operator" | undefined {
-  const { url, credentialsSecretRef } = telemetry.nats;
-  if (credentialsSecretRef) return { secret: credentialsSecretRef.name };
-  return url === undefined && operatorHasSome ? "operator" : undefined;
+/** The operator's own NATS. */
+export interface OwnNats {
+  /** The server of deployments that name none. */
+  readonly natsUrl: string | undefined;
+  /** A folder in the operator's pod with its credentials, its server's CA or both; undefined when the server needs none. */
+  readonly natsCreds: string | undefined;
+  /** Begin of the names of the Secrets by which the operator issues users; undefined for a server of others. */
+  readonly natsSecrets: string | undefined;
+}
+
+interface NatsOf {
+  readonly url: string;
+  /** What ranks show: their own user, which the operator issues, or what a Secret of their namespace has. */
+  readonly ranks: { readonly secret: string } | "issued" | undefined;
+  readonly operator: { readonly secret: string } | "operator" | undefined;
+}
+
+/** Undefined where load comes on Control alone. The operator's credentials are for no rank, and for no server that a spec names. */
+export function natsOf(
+  { telemetry }: Pick<MoEDeploymentSpec, "telemetry">,
+  { natsUrl, natsCreds, natsSecrets }: OwnNats,
+): NatsOf | undefined {
+  const { url = natsUrl, credentialsSecretRef } = telemetry.nats;
+  if (url === undefined) return undefined;
+  const secret = credentialsSecretRef && { secret: credentialsSecretRef.name };
+  if (telemetry.nats.url !== undefined) return { url, ranks: secret, operator: secret };
+  if (natsSecrets !== undefined) return { url, ranks: secret ?? "issued", operator: "operator" };
+  if (natsCreds !== undefined) return secret && { url, ranks: secret, operator: "operator" };
+  return { url, ranks: secret, operator: secret };
 }

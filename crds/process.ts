@@ -4,8 +4,9 @@ import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { gatewayClient } from "./gateway-access.ts";
 import { gatewayJwt } from "./gateway-jwt.ts";
-import type { MoEDeployment } from "./moe-deployment.ts";
+import type { MoEDeployment, MoEDeploymentSpec } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, type LogLevel, logLevels } from "./names.ts";
+import { natsOf, type OwnNats } from "./nats-access.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
@@ -21,11 +22,7 @@ export interface ProcessFacts {
   readonly weightServerDns?: string | undefined;
 }
 
-interface HandedOn {
-  /** The server of deployments that name none. */
-  readonly natsUrl: string | undefined;
-  /** A folder in the operator's pod; undefined when the server needs no credentials. */
-  readonly natsCreds: string | undefined;
+interface HandedOn extends OwnNats {
   readonly otlpEndpoint: string | undefined;
   readonly traceRatio?: number | undefined;
   readonly logLevel: LogLevel;
@@ -33,13 +30,15 @@ interface HandedOn {
   readonly hub: string | undefined;
 }
 
-export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, traceRatio, logLevel, hub }: HandedOn): Record<string, string> {
+export function settingEntries(settings: HandedOn, spec: Pick<MoEDeploymentSpec, "telemetry">): Record<string, string> {
+  const { otlpEndpoint, traceRatio, logLevel, hub } = settings;
+  const nats = natsOf(spec, settings);
   const entries = {
     ENODIA_LOG_LEVEL: logLevel,
     ENODIA_OTLP_ENDPOINT: otlpEndpoint,
     ENODIA_TRACE_RATIO: traceRatio?.toString(),
-    ENODIA_NATS_URL: natsUrl,
-    ENODIA_NATS_CREDS: natsUrl && natsCreds !== undefined ? paths.telemetry : undefined,
+    ENODIA_NATS_URL: nats?.url,
+    ENODIA_NATS_CREDS: nats?.ranks === "issued" ? paths.telemetry : undefined,
     HF_ENDPOINT: hub,
   };
   return Object.fromEntries(Object.entries(entries).flatMap(([key, value]) => (value ? [[key, value]] : [])));

@@ -11,6 +11,7 @@ import {
   pageAccesses,
   pullPolicies,
 } from "../crds/names.ts";
+import type { OwnNats } from "../crds/nats-access.ts";
 
 const optional = z
   .string()
@@ -39,6 +40,7 @@ const schema = z.object({
   ENODIA_LOG_LEVEL: z.enum(operatorLogLevels).default(defaultLogLevel),
   ENODIA_NATS_URL: optional,
   ENODIA_NATS_CREDS: optional,
+  ENODIA_NATS_SECRETS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
   HF_ENDPOINT: optional.pipe(z.url({ protocol: /^https?$/ }).optional()),
   ENODIA_TRACE_RATIO: optional.pipe(z.coerce.number<string>().min(0).max(1).optional()),
@@ -66,7 +68,7 @@ interface PageConfig {
   readonly namespaces: readonly string[];
 }
 
-export interface OperatorConfig {
+export interface OperatorConfig extends OwnNats {
   readonly namespace: string;
   /** The install's name, the same for all replicas. */
   readonly install: string;
@@ -75,8 +77,6 @@ export interface OperatorConfig {
   readonly trainingImage: string;
   readonly pullPolicy: PullPolicy;
   readonly logLevel: OperatorLogLevel;
-  readonly natsUrl: string | undefined;
-  readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
   /** Hub of hf:// models, by Hugging Face's variable. */
   readonly hub: string | undefined;
@@ -111,6 +111,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     logLevel: e.ENODIA_LOG_LEVEL,
     natsUrl: e.ENODIA_NATS_URL,
     natsCreds: e.ENODIA_NATS_CREDS,
+    natsSecrets: e.ENODIA_NATS_SECRETS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
     hub: e.HF_ENDPOINT,
     traceRatio: e.ENODIA_TRACE_RATIO,

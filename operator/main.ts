@@ -172,7 +172,7 @@ function startPlanes(config: OperatorConfig, parts: Parts): () => Promise<void> 
     events,
     claims,
     settings: config,
-    onError: (err) => log.warn({ err }, "CAs of deployments that are gone could not be swept, trying again"),
+    onError: (err) => log.warn({ err }, "Secrets of the operator's namespace could not be kept, trying again"),
     observe: observe("moedeployment", () => plane.controller.queue.depth),
     rebalance: (deployments) => createRebalance({ kube, clock: steady, deployments, metrics, tracing, log, logLevel: config.logLevel }),
   });

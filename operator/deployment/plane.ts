@@ -24,6 +24,7 @@ import { Reconciler } from "./reconcile.ts";
 import { AcceptedSpecs } from "./state/accepted-specs.ts";
 import { askProgress, DownloadPolls, type ProgressQuestion } from "./state/download-progress.ts";
 import { NatsCredentials } from "./state/nats-credentials.ts";
+import { NatsIssuer } from "./state/nats-issuer.ts";
 import { Records } from "./state/records.ts";
 import { TelemetrySecrets } from "./state/telemetry-secret.ts";
 import { deploymentStatus } from "./status-kind.ts";
@@ -55,7 +56,7 @@ export interface DeploymentPlaneOptions<R extends Rebalance> {
   readonly now?: () => Date;
   /** How to poll download pods; the default uses TLS. */
   readonly ask?: (question: ProgressQuestion) => Promise<DownloadProgress | undefined>;
-  /** Also gets CAs that could not be checked for deletion. */
+  /** Also gets CAs that could not be checked for deletion, and why NATS has no keys. */
   readonly onError?: (error: unknown) => void;
   readonly observe?: Observe;
 }
@@ -69,7 +70,9 @@ export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPl
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
   };
   const records = new Records();
-  const nats = new NatsCredentials(kube, settings.natsCreds);
+  const { namespace, natsSecrets: secrets } = settings;
+  const issuer = secrets === undefined ? undefined : new NatsIssuer({ kube, namespace, secrets, now });
+  const nats = new NatsCredentials(kube, settings, issuer);
   const telemetry = new TelemetrySecrets({ kube, informers, nats, records, now });
   const authorities = new Authorities({ of: certifiedDeployment, kube, informers, namespace: settings.namespace, event, now });
   const identities = new Identities({ of: certifiedDeployment, kube, informers, authorities, now });
@@ -78,9 +81,8 @@ export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPl
     identity: (ref, uid) => identities.operator(ref, uid),
     event,
     telemetryKeys: (ref, uid) => telemetry.keys(ref, uid),
-    natsCredentials: (ref, spec) => nats.source(ref, spec),
+    nats: (ref, spec) => nats.server(ref, spec),
     natsAccess: (credentials) => nats.access(credentials),
-    natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
   });
   const wakes = (ref: Ref): void => controller.queue.add(keyOf(ref));
   const reconciler = new Reconciler({
@@ -115,11 +117,13 @@ export function createDeploymentPlane<R extends Rebalance>(options: DeploymentPl
   rebalance.onChange(wakes);
   const stopWaking = wakeAll({ informers, identities, status }, wakes);
   const stopSweeping = sweepRegularly(options);
+  const stopIssuing = issuer?.keep((error) => options.onError?.(error));
   return {
     controller,
     rebalance,
     stop: async () => {
       stopWaking();
+      stopIssuing?.();
       await Promise.all([controller.stop(), stopSweeping()]);
     },
   };

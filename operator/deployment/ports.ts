@@ -26,12 +26,10 @@ export interface Deployments {
   /** TLS identity `operator.<name>.<ns>.enodia`, cached by uid. */
   identity(ref: Ref, uid: string): Promise<Identity>;
   event(deployment: Pick<MoEDeployment, "metadata">, type: "Normal" | "Warning", reason: string, message: string): void;
-  /** The source of that server's credentials; undefined without any. */
-  natsCredentials(ref: Ref, spec: MoEDeploymentSpec): Ref | "operator" | undefined;
+  /** The server that ranks publish load on, and the source of the operator's credentials if it needs any; undefined without one. */
+  nats(ref: Ref, spec: MoEDeploymentSpec): { readonly url: string; readonly credentials: Ref | "operator" | undefined } | undefined;
   /** Throws `CredentialsNotFound` or `CredentialsRefused`. */
   natsAccess(credentials: Ref | "operator"): Promise<NatsAccess>;
   /** The current keys that sign load messages, or why there are none. */
   telemetryKeys(ref: Ref, uid: string): { readonly keys?: TelemetryKeys; readonly problem?: string };
-  /** The spec's server or the operator's default; undefined without telemetry. */
-  natsUrl(spec: MoEDeploymentSpec): string | undefined;
 }

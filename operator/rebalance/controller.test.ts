@@ -17,7 +17,7 @@ test("gauges that were set after the deployment was deleted go with its loop", a
   const metrics = createMetrics({ process: "operator", version: "0" });
   const deployments = {
     identity: async () => ({ cert: "", key: "", ca: "" }),
-    natsUrl: () => undefined,
+    nats: () => undefined,
     telemetryKeys: () => ({}),
     event: () => {},
   } as unknown as Deployments;

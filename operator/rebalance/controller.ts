@@ -54,8 +54,7 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
     tracing,
     log,
     identity: (ref, uid) => deployments.identity(ref, uid),
-    natsUrl: (spec) => deployments.natsUrl(spec),
-    natsCredentials: (ref, spec) => deployments.natsCredentials(ref, spec),
+    nats: (ref, spec) => deployments.nats(ref, spec),
     telemetryKeys: (ref, uid) => deployments.telemetryKeys(ref, uid),
     event: (world, type, reason, message) => {
       const metadata = {

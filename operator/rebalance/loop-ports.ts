@@ -1,6 +1,5 @@
 // The ports that the controller gives one deployment's loop.
 
-import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
 import type { Tracing } from "../../runtime/observe/trace.ts";
@@ -25,8 +24,7 @@ export interface LoopPorts {
   readonly protocolRules?: Partial<ProtocolRules>;
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
-  natsUrl(spec: MoEDeploymentSpec): string | undefined;
-  natsCredentials: Deployments["natsCredentials"];
+  nats: Deployments["nats"];
   telemetryKeys: Deployments["telemetryKeys"];
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;

@@ -131,6 +131,7 @@ export const clients: Readonly<Record<string, string>> = {
   "@kubernetes/client-node": "operator/kube/",
   "@grpc/grpc-js": "runtime/net/",
   nats: "runtime/net/",
+  "@nats-io/nkeys": "operator/pki/",
   "@opentelemetry/": "runtime/observe/",
   pino: "runtime/observe/",
   koffi: "runtime/compute/ggml/",

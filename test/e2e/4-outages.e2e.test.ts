@@ -74,10 +74,14 @@ test("NATS back: it brings load again without help", async () => {
   await load?.stop();
 });
 
-test("a forged message on NATS mutes no rank, and nobody is let in without the token", async () => {
-  const bus = await openBus(target, "forger");
+test("a forged message on NATS mutes no rank, and nobody is let in without a user, whose load is its own", async () => {
+  const bus = await openBus(moe, "forger");
   const stranger = createBus({ url: await natsUrl(target), name: "stranger" });
   try {
+    bus.subscribe(loadSubject("enodia", "another", model, "*"), () => assert.fail("load of another namespace"));
+    await until("a foreign subject to be refused", () => (bus.status.reason === "AuthorizationViolation" ? true : undefined), {
+      timeoutMs: 20_000,
+    });
     const heard = await new Promise<{ subject: string; text: string }>((resolve) => {
       bus.subscribe(loadSubject("enodia", moe.namespace, model, 0), (bytes, subject) =>
         resolve({ subject, text: `${Buffer.from(bytes)}` }),

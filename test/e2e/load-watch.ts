@@ -11,10 +11,12 @@ import type { Deployed } from "./world.ts";
 
 const natsPort = 4222;
 
-/** The chart's NATS, from this machine. */
-export async function openBus(target: Target, name: string): Promise<Bus> {
-  const system = kubectlOf(target, systemNamespace);
-  const access = async () => ({ credentials: Buffer.from((await system.get("secret", "enodia-nats")).data.token, "base64").toString() });
+/** The chart's NATS, from this machine, as the user of a deployment. */
+export async function openBus({ target, kubectl, name: deployment }: Deployed, name: string): Promise<Bus> {
+  const access = async () => {
+    const { data } = await kubectl.get("secret", telemetrySecretName(deployment));
+    return { credentials: Buffer.from(data["user.creds"], "base64").toString() };
+  };
   return createBus({ url: await natsUrl(target), name, access });
 }
 
@@ -59,7 +61,7 @@ export class LoadWatch {
   }
 
   static async open(deployed: Deployed): Promise<LoadWatch> {
-    return new LoadWatch(await openBus(deployed.target, "load-watch"), deployed, await telemetryKeys(deployed));
+    return new LoadWatch(await openBus(deployed, "load-watch"), deployed, await telemetryKeys(deployed));
   }
 
   /** Counts the workers' windows that lie between two moments (unix ms); without the second, those that every rank has told of. */

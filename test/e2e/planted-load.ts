@@ -79,12 +79,13 @@ export class Voices {
 }
 
 /** Begins with even load. */
-export async function plantLoad({ target, kubectl, name, namespace }: Deployed, model: PlantedModel): Promise<PlantedLoad> {
+export async function plantLoad(deployed: Deployed, model: PlantedModel): Promise<PlantedLoad> {
+  const { kubectl, name, namespace } = deployed;
   const deploymentUID: string = (await kubectl.get("moed", name)).metadata.uid ?? "";
   const keys = await telemetryKeys({ kubectl, name });
   const [key] = keys;
   if (!key) throw new Error(`no key signs the load of ${name}`);
-  const bus = await openBus(target, "planted-load");
+  const bus = await openBus(deployed, "planted-load");
   const voices = new Voices();
   bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => voices.hear(readLoad(bytes, keys), Date.now()));
   const { layers, experts } = model;

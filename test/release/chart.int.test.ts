@@ -214,23 +214,17 @@ test("alerts link to runbooks only where a prefix is given", async () => {
     assert.ok(!annotations.runbook_url);
 });
 
-test("the chart's NATS wants a token by default, which the operator has and no argument shows", async () => {
+test("the chart's NATS is started with what the operator writes, waits for that, and has no seed", async () => {
   const objects = await rendered();
-  const secret = named(objects, "Secret", "enodia-nats");
-  assert.equal(secret.type, "enodia.dev/nats-credentials");
-  const token = Buffer.from(secret.data.token, "base64").toString();
-  assert.match(token, /^\w{48}$/);
-  const [nats] = named(objects, "Deployment", "enodia-nats").spec.template.spec.containers;
-  assert.ok(nats.args.includes("--auth=$(NATS_TOKEN)"));
-  assert.deepEqual(nats.env, [{ name: "NATS_TOKEN", valueFrom: { secretKeyRef: { name: "enodia-nats", key: "token" } } }]);
-  const { containers, volumes } = named(objects, "Deployment", "enodia").spec.template.spec;
-  const [operator] = containers;
-  assert.equal(operator.env.find((one: any) => one.name === "ENODIA_NATS_CREDS").value, "/etc/enodia/nats");
-  assert.ok(operator.volumeMounts.some((mount: any) => mount.mountPath === "/etc/enodia/nats" && mount.readOnly));
-  assert.deepEqual(volumes.find((volume: any) => volume.name === "nats").projected.sources, [
-    { secret: { name: "enodia-nats", optional: true } },
-  ]);
-  assert.ok(!JSON.stringify(objects.filter((object) => object.kind !== "Secret")).includes(token));
+  const { containers, volumes } = named(objects, "Deployment", "enodia-nats").spec.template.spec;
+  assert.ok(containers[0].args.includes("--config=/etc/nats/auth/auth.conf"));
+  const { secretName, items, optional = false } = volumes[1].secret;
+  assert.deepEqual([secretName, items, optional], ["enodia-nats-server", [{ key: "auth.conf", path: "auth.conf" }], false]);
+  const operator = named(objects, "Deployment", "enodia").spec.template.spec;
+  const env = (name: string) => operator.containers[0].env.find((one: any) => one.name === name)?.value;
+  assert.deepEqual([env("ENODIA_NATS_SECRETS"), env("ENODIA_NATS_CREDS")], ["enodia-nats", undefined]);
+  assert.ok(!operator.volumes.some(({ name }: any) => name === "nats"));
+  assert.ok(!objects.some(({ kind }) => kind === "Secret"));
 });
 
 test("with a certificate NATS speaks TLS only, and the operator knows its CA and not its key", async () => {
@@ -242,9 +236,9 @@ test("with a certificate NATS speaks TLS only, and the operator knows its CA and
   const operator = named(objects, "Deployment", "enodia").spec.template.spec;
   const env = (name: string) => operator.containers[0].env.find((one: any) => one.name === name)?.value;
   assert.match(env("ENODIA_NATS_URL"), /^tls:\/\/enodia-nats\..*\.svc:4222$/);
-  assert.deepEqual(operator.volumes.find((volume: any) => volume.name === "nats").projected.sources[1], {
-    secret: { name: "nats-tls", items: [{ key: "ca.crt", path: "ca.crt" }] },
-  });
+  assert.deepEqual(operator.volumes.find((volume: any) => volume.name === "nats").projected.sources, [
+    { secret: { name: "nats-tls", items: [{ key: "ca.crt", path: "ca.crt" }] } },
+  ]);
   const { code, stderr } = await exec(helm, [
     ...["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.auth.enabled=false,nats.tls.secretName=x"],
   ]);
@@ -261,12 +255,8 @@ test("your own NATS has the Secret that you name, and without one, or without au
   assert.equal(sources(await rendered("--set", "nats.url=nats://n:4222")), undefined);
   const open = await rendered("--set", "nats.auth.enabled=false");
   assert.equal(sources(open), undefined);
-  assert.ok(!named(open, "Deployment", "enodia-nats").spec.template.spec.containers[0].env);
-  const yours = await rendered("--set", "nats.auth.existingSecret=mine");
-  assert.equal(
-    yours.find((object) => object.kind === "Secret"),
-    undefined,
-  );
+  assert.ok(!JSON.stringify(open).includes("ENODIA_NATS_SECRETS"));
+  assert.ok(!named(open, "Deployment", "enodia-nats").spec.template.spec.volumes.some(({ name }: any) => name === "auth"));
 });
 
 test("traces of the operator go where the values say, with their share, and the policy lets them through", async () => {

@@ -228,8 +228,7 @@ export class SimCluster {
           this.identityAsks++;
           return { cert: "", key: "", ca: "" };
         },
-        natsCredentials: () => undefined,
-        natsUrl: (spec) => spec.telemetry.nats.url,
+        nats: (_, { telemetry: { nats } }) => (nats.url === undefined ? undefined : { url: nats.url, credentials: undefined }),
         event: (_world, type, reason, message) => this.kube.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},
         onRollout: () => {},

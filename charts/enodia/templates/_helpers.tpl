@@ -62,15 +62,14 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
-{{/* Secret with what NATS wants of whoever connects; empty where it wants nothing. */}}
+{{/* Secret with the operator's credentials for a NATS of your own; empty where it wants none. */}}
 {{- define "enodia.natsSecret" -}}
 {{- with .Values.nats -}}
-{{- if .auth.existingSecret -}}
-{{- .auth.existingSecret -}}
-{{- else if and (include "enodia.ownNats" $) .auth.enabled -}}
-{{- printf "%s-nats" (include "enodia.fullname" $) -}}
-{{- else if and .tls.secretName (or .enabled .url) -}}
+{{- $own := ne (include "enodia.ownNats" $) "" -}}
+{{- if and .tls.secretName (or $own .url) (not (ternary .auth.enabled .auth.existingSecret $own)) -}}
 {{- fail "nats.tls.secretName needs credentials beside it: nats.auth.enabled, or nats.auth.existingSecret for your own NATS" -}}
+{{- else if .url -}}
+{{- .auth.existingSecret -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -78,6 +77,25 @@ app.kubernetes.io/component: {{ .component }}
 {{/* Not empty where the chart has a NATS of its own. */}}
 {{- define "enodia.ownNats" -}}
 {{- if and .Values.nats.enabled (not .Values.nats.url) }}true{{ end -}}
+{{- end -}}
+
+{{/* Begin of the names of the Secrets that the operator makes for the chart's NATS; empty without. */}}
+{{- define "enodia.natsSecrets" -}}
+{{- if and (include "enodia.ownNats" .) .Values.nats.auth.enabled -}}
+{{- printf "%s-nats" (include "enodia.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator mounts for NATS: credentials, a CA, or both. */}}
+{{- define "enodia.natsSources" -}}
+{{- with include "enodia.natsSecret" . }}
+- secret: {name: {{ . }}, optional: true}
+{{- end }}
+{{- if include "enodia.natsUrl" . }}
+{{- with .Values.nats.tls.secretName }}
+- secret: {name: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "enodia.natsUrl" -}}

@@ -2,10 +2,11 @@
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { type NatsAccess, natsAccessOf } from "../../../crds/nats-access.ts";
 import { loadSubject, phases } from "../../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { accessAt, type Bus, createBus } from "../../../runtime/net/nats.ts";
-import { type Kube, resources } from "../../kube/kube.ts";
+import { type Kube, type Ref, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { argument, choice, declare, flag, text, type Values, value } from "../command.ts";
 import { objectOf, openCluster } from "../kube.ts";
@@ -23,7 +24,10 @@ const options = {
   windowSeconds: value("--window-seconds <seconds>", "length of a window; workers report every 5 s or more often", whole(1, 86_400), 15),
   phase: choice("--phase <name>", "one phase only (default: both together)", phases),
   nats: text("--nats <url>", "NATS as reachable from here (default: spec.telemetry.nats.url)"),
-  creds: text("--creds <path>", ".creds file or token of that NATS, or a folder with one of them and ca.crt, its CA"),
+  creds: text(
+    "--creds <path>",
+    ".creds file or token of that NATS, or a folder with one of them and ca.crt, its CA (default: what the workers have)",
+  ),
 };
 
 export const command = declare({
@@ -44,14 +48,15 @@ async function record(values: Values<typeof options>, name: string): Promise<num
   const url = values.nats ?? deployment.spec.telemetry.nats.url;
   if (url === undefined)
     throw new AppError("--nats: the deployment names no NATS server (spec.telemetry.nats.url)", { code: "InvalidOption" });
+  const secret = { namespace: cluster.namespace, name: telemetrySecretName(name) };
   const bus = createBus({
     url,
     name: "enodia-plan-record",
-    access: values.creds === undefined ? undefined : accessAt(values.creds),
+    access: values.creds === undefined ? () => ownAccess(cluster.kube, secret) : accessAt(values.creds),
   });
   try {
     await connected(bus, url);
-    const keys = await signingKeys(cluster.kube, { namespace: cluster.namespace, name: telemetrySecretName(name) });
+    const keys = await signingKeys(cluster.kube, secret);
     const recorder = new Recorder(deployment.metadata.uid, values.phase, keys.current);
     const placement = placementReader(cluster.kube, { namespace: cluster.namespace, name });
     const members = async (): Promise<readonly Member[]> => {
@@ -102,14 +107,20 @@ function placementReader(kube: Kube, ref: { readonly namespace: string; readonly
   };
 }
 
+async function entriesIn(kube: Kube, ref: Ref): Promise<Readonly<Record<string, string>>> {
+  const data = ((await kube.get(resources.secrets, ref))?.data ?? {}) as Record<string, string>;
+  return Object.fromEntries(Object.entries(data).map(([entry, text]) => [entry, Buffer.from(text, "base64").toString("utf8")]));
+}
+
+/** The workers' own: it may hear the deployment's load. */
+const ownAccess = async (kube: Kube, ref: Ref): Promise<NatsAccess> => natsAccessOf(await entriesIn(kube, ref)) ?? {};
+
 /** Read again at every window. */
-async function signingKeys(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
+async function signingKeys(kube: Kube, ref: Ref) {
   const read = async (): Promise<TelemetryKeys> => {
-    const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string> | undefined;
-    const text = data?.[telemetrySecretEntries.keys];
-    if (text === undefined)
-      throw new AppError(`Secret ${ref.name} has no keys: the operator makes them where a NATS server is named`, { code: "NotFound" });
-    return decodeTelemetryKeys(Buffer.from(text, "base64").toString("utf8"));
+    const text = (await entriesIn(kube, ref))[telemetrySecretEntries.keys];
+    if (text === undefined) throw new AppError(`Secret ${ref.name} has no keys: the operator makes them`, { code: "NotFound" });
+    return decodeTelemetryKeys(text);
   };
   let known = await read();
   return {

@@ -9,7 +9,7 @@ import { type Check, conditionOf, fail, type NatsServer, type Outcome, ok, skip,
 const remedies: readonly (readonly [reason: RegExp, remedy: string])[] = [
   [
     /AuthorizationViolation/,
-    "give --nats-credentials a token or .creds file that the server knows; in pods it is nats.auth.existingSecret",
+    "give --nats-credentials a token or .creds file that the server knows; in pods it is spec.telemetry.nats.credentialsSecretRef",
   ],
   [/CredentialsNotFound/, "name a file with a token, a .creds file, or a folder with user.creds or token, and ca.crt"],
   [/certificate|self.signed/i, "put the CA of the server's certificate beside the credentials, as ca.crt in one folder"],

@@ -4,19 +4,17 @@ import { apiVersion, labels } from "../../../crds/common.ts";
 import type { downloaderComponent } from "../../../crds/download.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
+import type { OwnNats } from "../../../crds/nats-access.ts";
 import type { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { Gang } from "../../gangs/gang.ts";
 import { makerLabels } from "../../kube/adoption.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
 
-export interface Settings {
+export interface Settings extends OwnNats {
   readonly namespace: string;
   /** core/runtime-image.ts decides what a deployment runs. */
   readonly runtimeImage: string;
   readonly pullPolicy: PullPolicy;
-  readonly natsUrl: string | undefined;
-  /** Undefined without credentials. */
-  readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
   /** Sampled fraction of traces; unset = all. */
   readonly traceRatio?: number | undefined;

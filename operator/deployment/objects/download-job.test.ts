@@ -31,7 +31,7 @@ test("its pod keeps to the restricted level, writes to the claim and to nothing 
 });
 
 test("its process reads what is rendered for it", () => {
-  const entries = settingEntries({ ...settings, hub: "https://mirror.test" });
+  const entries = settingEntries({ ...settings, hub: "https://mirror.test" }, deployment().spec);
   const read = parseDownloaderConfig(resolvedEnv(pod().containers[0].env, entries, () => "pod-uid"));
   const { folder } = modelPlace(deployment({ model }).spec);
   const { work, ...rest } = read;
@@ -41,7 +41,7 @@ test("its process reads what is rendered for it", () => {
     ...{ endFile: "/dev/termination-log", logLevel: "info", workInUse: undefined },
   });
   assert.match(work, /^\/models\/\.enodia-[0-9a-f]{16}$/);
-  const bare = parseDownloaderConfig(resolvedEnv(pod({ model }).containers[0].env, settingEntries(settings), () => "x"));
+  const bare = parseDownloaderConfig(resolvedEnv(pod({ model }).containers[0].env, settingEntries(settings, deployment().spec), () => "x"));
   assert.deepEqual([bare.secretDir, bare.hub], [undefined, undefined]);
 });
 

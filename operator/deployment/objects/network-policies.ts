@@ -1,6 +1,7 @@
 // The network policies of ranks and gateways; users add their own. Pure.
 import { ports } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";
+import { natsOf } from "../../../crds/nats-access.ts";
 import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { anywhere, dns, operatorPods, tcp } from "../../pods/network-policy.ts";
@@ -15,7 +16,7 @@ const serviceHost = /^[^.]+\.([^.]+)\.svc(?:\.|$)/;
 
 export function workersPolicy(context: RenderContext): KubeObject {
   const { deployment, settings } = context;
-  const nats = deployment.spec.telemetry.nats.url ?? settings.natsUrl;
+  const nats = natsOf(deployment.spec, settings)?.url;
   return policy(context, "worker", {
     ingress: [
       {

@@ -153,13 +153,16 @@ test("a worker mounts no Secret that its spec names but through the operator's c
   const nats = { url: "nats://elsewhere:4222", credentialsSecretRef: { name: "somebody-elses" } };
   const { volumes } = worker({ telemetry: { nats } }).spec;
   assert.doesNotMatch(JSON.stringify(volumes), /somebody-elses/);
-  const own = { ...settings, natsCreds: "/etc/enodia/nats" };
-  const credsOf = (spec: object) => {
-    const at = context(spec, { settings: own });
-    return parseWorkerConfig(env((workerPod(at, workerTemplate(at), 2, "abcde") as any).spec.containers[0], own)).natsCreds;
+  const toldOf = (own: object, telemetry: object = {}) => {
+    const by = { ...settings, ...own };
+    const at = context({ telemetry }, { settings: by });
+    const { natsUrl, natsCreds } = parseWorkerConfig(env((workerPod(at, workerTemplate(at), 2, "abcde") as any).spec.containers[0], by));
+    return [natsUrl, natsCreds];
   };
-  assert.equal(credsOf({}), "/etc/enodia/telemetry", "the operator's server, the operator's credentials");
-  assert.equal(credsOf({ telemetry: { nats: { url: nats.url } } }), undefined, "and never for another server");
+  const issued = { natsSecrets: "enodia-nats" };
+  assert.deepEqual(toldOf(issued), [settings.natsUrl, "/etc/enodia/telemetry"], "a user of the chart's server");
+  assert.deepEqual(toldOf(issued, { nats: { url: nats.url } }), [nats.url, undefined], "and for no other server");
+  assert.deepEqual(toldOf({ natsCreds: "/etc/enodia/nats" }), [undefined, undefined], "nothing of the operator's own: Control is enough");
 });
 
 test("the hash speaks of the template, not of the rank or the name", () => {

@@ -20,7 +20,7 @@ export function settingsMap(context: RenderContext): KubeObject {
     apiVersion: "v1",
     kind: "ConfigMap",
     metadata: objectMeta(context, names.settings(context.deployment.metadata.name), "shared"),
-    data: settingEntries(context.settings),
+    data: settingEntries(context.settings, context.deployment.spec),
   };
 }
 

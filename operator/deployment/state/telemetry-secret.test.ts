@@ -9,19 +9,23 @@ import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { Informers } from "../../kube/informers.ts";
 import { resources } from "../../kube/kube.ts";
+import { textOf } from "../../pki/authorities.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
+import { NatsIssuer } from "./nats-issuer.ts";
 import { Records } from "./records.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
 const ref = { namespace: "ns", name: "moe-telemetry" };
 const dayMs = 86_400_000;
 
-async function opened(kube = new FakeKube()) {
+async function opened(kube = new FakeKube(), own = settings) {
   const informers = new Informers([], settings.namespace, { kube, random: () => 0 });
   informers.start();
   await informers.refresh();
   let now = Date.parse("2026-03-01T00:00:00Z");
-  const nats = new NatsCredentials(kube, undefined);
+  const { namespace, natsSecrets: names } = own;
+  const issuer = names === undefined ? undefined : new NatsIssuer({ kube, namespace, secrets: names, now: () => new Date(now) });
+  const nats = new NatsCredentials(kube, own, issuer);
   const secrets = new TelemetrySecrets({ kube, informers, nats, records: new Records(), now: () => new Date(now) });
   const found = () => secrets.keys(moeRef, "uid-moe");
   const ensure = async (spec: object = {}) => {
@@ -136,4 +140,29 @@ test("workers get a copy of the credentials that the spec names, as they are now
   await later();
   assert.deepEqual(await entries(), []);
   await stop();
+});
+
+test("ranks have a user of the chart's NATS, which stays while it is good, also for another leader, and replaces a former token", async () => {
+  const own = { ...settings, natsSecrets: "enodia-nats" };
+  const { kube, secrets, ensure, pass, stop } = await opened(new FakeKube(), own);
+  const entry = async (name: string) => {
+    const live = await kube.get(resources.secrets, ref);
+    return live && textOf(live, name);
+  };
+  await secrets.ensure(deployment(), { token: "t" });
+  await ensure();
+  const first = await entry("user.creds");
+  assert.match(first ?? "", /BEGIN NATS USER JWT/);
+  assert.equal(await entry("token"), undefined);
+  pass(1);
+  await ensure();
+  assert.equal(await entry("user.creds"), first);
+  await stop();
+  const next = await opened(kube, own);
+  await next.ensure();
+  assert.equal(await entry("user.creds"), first);
+  next.pass(31);
+  await next.ensure();
+  assert.notEqual(await entry("user.creds"), first);
+  await next.stop();
 });

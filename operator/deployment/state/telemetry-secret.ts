@@ -1,5 +1,5 @@
-// The telemetry Secret that workers mount: keys that sign load messages, rotated here, and a copy of the NATS credentials, whose Secret's
-// type is checked first. Pods serve without it, but nobody believes their load.
+// The telemetry Secret that workers mount: keys that sign load messages, rotated here, and their NATS credentials: a user of their own, or a
+// copy of the Secret that the spec names, whose type is checked first. Pods serve without it, but nobody believes their load.
 import { randomBytes } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -20,7 +20,7 @@ import type { Informers } from "../../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube.ts";
 import { objectLabels, ownerOf } from "../objects/context.ts";
 import type { Deployments } from "../ports.ts";
-import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
+import { credentialProblems, issuedEntry, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
 import type { Records } from "./records.ts";
 
 /** Nobody reports changes of the credentials' Secret, so that it is read again after this. */
@@ -81,15 +81,15 @@ export class TelemetrySecrets {
 
   /** Missing credentials do not delay the keys; the connection reports them. */
   async credentials({ metadata, spec }: MoEDeployment): Promise<NatsEntries> {
-    const source = this.#nats.source(metadata, spec);
-    if (source === undefined) return {};
     const now = this.#now().getTime();
-    const key = JSON.stringify(source);
+    const key = JSON.stringify(spec.telemetry.nats);
     const record = this.#records.open(metadata);
     const known = record.credentials;
     if (known?.source === key && known.until > now) return known.entries;
     try {
-      const entries = await this.#nats.entries(source);
+      const live = this.#informers.get("secrets", { namespace: metadata.namespace, name: telemetrySecretName(metadata.name) });
+      const former = live && isOwned(live, metadata.uid) ? entriesOf(live)[issuedEntry] : undefined;
+      const entries = await this.#nats.entries(metadata, spec, former);
       record.credentials = { source: key, entries, until: now + rereadMs };
       return entries;
     } catch (caught) {

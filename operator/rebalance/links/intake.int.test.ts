@@ -28,8 +28,7 @@ test("the load of ranks without NATS comes on Control and fills a window", async
   const intake = new Intake({
     clock: systemClock,
     metrics: { add: () => {} } as never,
-    natsUrl: () => undefined,
-    natsCredentials: () => undefined,
+    nats: () => undefined,
     telemetry: new Telemetry(() => assert.fail("no NATS")),
     telemetryKeys: () => ({ keys: [telemetryKey(1)] }),
   });

@@ -22,8 +22,7 @@ function listening(natsUrl?: string) {
   const intake = new Intake({
     clock,
     metrics: { add: (name: string, _: number, { reason = "" }) => void counted.push(`${name} ${reason}`.trim()) } as never,
-    natsUrl: () => natsUrl,
-    natsCredentials: () => undefined,
+    nats: () => (natsUrl === undefined ? undefined : { url: natsUrl, credentials: undefined }),
     telemetryKeys: () => ({ keys: [telemetryKey(1)] }),
     telemetry: new Telemetry(() => ({
       status,

@@ -8,7 +8,7 @@ import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
 import { type IntakeRefusal, type Listener, MessageRate, receive, type Subscription } from "./load-messages.ts";
 
-type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
+type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "nats" | "telemetry" | "telemetryKeys">;
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];
 
 export interface Listening {
@@ -35,18 +35,12 @@ export class Intake {
   listen(listening: Listening): void {
     this.#listening = listening;
     const { ref, spec } = listening.world;
-    const url = this.#ports.natsUrl(spec);
-    const key = JSON.stringify([url, spec.telemetry.nats]);
+    const server = this.#ports.nats(ref, spec);
+    const key = JSON.stringify([server, spec.telemetry.nats]);
     if (this.#open?.key === key) return;
     this.close();
-    if (!url) return;
-    const credentials = this.#ports.natsCredentials(ref, spec);
-    const subscription = this.#ports.telemetry.subscribe(
-      ref,
-      spec.telemetry.nats.subjectPrefix,
-      { url, credentials },
-      this.#listener(true),
-    );
+    if (!server) return;
+    const subscription = this.#ports.telemetry.subscribe(ref, spec.telemetry.nats.subjectPrefix, server, this.#listener(true));
     this.#open = { key, subscription, since: this.#ports.clock.now() };
   }
 
@@ -108,14 +102,14 @@ export class Intake {
   }
 
   /** The age of the oldest last message of the expected ranks; undefined without a NATS server until a first one came. */
-  ageMs({ spec }: World): number | undefined {
+  ageMs({ ref, spec }: World): number | undefined {
     const { load, expected = [] } = this.#listening ?? {};
-    if (!this.#ports.natsUrl(spec) && !load?.windows.lastSampleMs()) return undefined;
+    if (!this.#ports.nats(ref, spec) && !load?.windows.lastSampleMs()) return undefined;
     return load?.ageMs(expected, this.#ports.clock.now()) ?? 0;
   }
 
   facts({ world, expected, load }: Listening, now: number, staleAfterMs: number): TelemetryFacts {
-    const named = Boolean(this.#ports.natsUrl(world.spec));
+    const named = this.#ports.nats(world.ref, world.spec) !== undefined;
     const windows = load?.windows;
     return {
       bus: named ? (this.#open?.subscription.status ?? { connected: false, reason: "Connecting" }) : undefined,

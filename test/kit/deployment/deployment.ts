@@ -11,6 +11,7 @@ export const settings: Settings = {
   pullPolicy: "IfNotPresent",
   natsUrl: "nats://nats.test:4222",
   natsCreds: undefined,
+  natsSecrets: undefined,
   otlpEndpoint: undefined,
   networkPolicies: undefined,
   logLevel: "info",

@@ -28,6 +28,6 @@ export function resolvedEnv(
 
 export function workerSettings(spec: object = {}): WorkerSettings {
   const env = renderEnv(workerProcess, { deployment: deployment(spec), peersDns: "", settingsMap: "settings", modelFolder: "moe" });
-  const entries = settingEntries({ ...settings, natsUrl: undefined });
+  const entries = settingEntries({ ...settings, natsUrl: undefined }, deployment(spec).spec);
   return parseWorkerConfig(resolvedEnv(env, entries, (path) => podFields[path] ?? "pod"));
 }
