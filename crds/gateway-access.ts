@@ -1,6 +1,7 @@
 // Access to the gateways: API keys, TLS and CORS fields of spec.gateway.
 import { z } from "zod";
 import { claimBounds } from "./gateway-jwt.ts";
+import { unknownFieldsModes } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { secretName, secretRef } from "./secret-ref.ts";
 
@@ -46,6 +47,11 @@ export const gatewayCors = z
   })
   .optional()
   .meta({ description: "When given, browsers may call the gateways from pages of these origins. Keys are still needed." });
+
+export const unknownFields = z.enum(unknownFieldsModes).default("Ignore").meta({
+  description:
+    "Fields of requests that the API does not have: Ignore leaves them out, logs each name once and counts them; Refuse answers 400. A field that changes the answer and is not built is refused by name in any case.",
+});
 
 const perMinute = (description: string) => z.int32().min(1).max(bounds.perMinute).optional().meta({ description });
 

@@ -103,8 +103,9 @@ const table = {
   }),
   enodia_gateway_requests_active: gateway.gauge("Admitted requests that a worker computes."),
   enodia_gateway_queue_requests: gateway.gauge("Admitted requests that wait, for a worker or in a worker's queue."),
-  enodia_gateway_rejected_total: gateway.counter("Requests refused before any work, by reason.", {
-    reason: requestRefusals,
+  enodia_gateway_rejected_total: gateway.counter("Requests refused before any work, by reason.", { reason: requestRefusals }),
+  enodia_gateway_ignored_fields_total: gateway.counter("Fields of requests that are not known and were ignored, by endpoint.", {
+    endpoint,
   }),
   enodia_gateway_request_duration_seconds: gateway.histogram("From the parsed request to its last byte.", latency, { endpoint }),
   enodia_gateway_time_to_first_token_seconds: gateway.histogram("From the parsed request to its first token.", latency),

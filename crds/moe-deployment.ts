@@ -4,7 +4,7 @@ import { z } from "zod";
 import { autoscale } from "./autoscale.ts";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
-import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls, unknownFields } from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { gatewayRoute } from "./gateway-route.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
@@ -272,6 +272,7 @@ const gateway = z
     tls: gatewayTls,
     cors: gatewayCors,
     clients: gatewayClients,
+    unknownFields,
     httpRoute: gatewayRoute,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })

@@ -96,6 +96,10 @@ export const connectionRefusals = ["accept", "address", "handshake", "total"] as
 export type ConnectionRefusal = (typeof connectionRefusals)[number];
 
 /** Why a gateway refuses a request before any work. */
+/** `spec.gateway.unknownFields`. */
+export const unknownFieldsModes = ["Ignore", "Refuse"] as const;
+export type UnknownFields = (typeof unknownFieldsModes)[number];
+
 export const requestRefusals = [
   "queue_full",
   "quota",

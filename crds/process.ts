@@ -5,7 +5,16 @@ import { labels, paths, ports } from "./common.ts";
 import { gatewayClient } from "./gateway-access.ts";
 import { gatewayJwt } from "./gateway-jwt.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "./moe-deployment.ts";
-import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, type LogLevel, logLevels } from "./names.ts";
+import {
+  backendChoices,
+  codecNames,
+  defaultBackend,
+  defaultLogLevel,
+  kvTypes,
+  type LogLevel,
+  logLevels,
+  unknownFieldsModes,
+} from "./names.ts";
 import { natsOf, type OwnNats } from "./nats-access.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
@@ -188,6 +197,10 @@ export const gatewayProcess = {
     "ENODIA_CLIENTS",
     optional(json.pipe(z.array(gatewayClient))),
     ({ deployment: { spec } }) => spec.gateway.clients && JSON.stringify(spec.gateway.clients),
+  ),
+  /** Unset = Ignore. */
+  unknownFields: rendered("ENODIA_UNKNOWN_FIELDS", optional(z.enum(unknownFieldsModes)), ({ deployment: { spec } }) =>
+    spec.gateway.unknownFields === "Refuse" ? "Refuse" : undefined,
   ),
   queueRequestsMax: leftToTemplate("ENODIA_QUEUE_REQUESTS_MAX", optional(whole(1, 1_000_000))),
 };

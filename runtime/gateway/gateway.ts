@@ -16,6 +16,7 @@ import type { TextModel } from "../text/text-model.ts";
 import { createApp } from "./api/app.ts";
 import { Bodies } from "./api/bodies.ts";
 import { listenHttp } from "./api/http-server.ts";
+import { UnknownFields } from "./api/unknown-fields.ts";
 import { Authenticator } from "./auth/authenticator.ts";
 import { ClientLimits } from "./auth/client-limits.ts";
 import type { IssuerLimits } from "./auth/issuer-keys.ts";
@@ -104,6 +105,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     authenticator,
     corsOrigins: config.corsOrigins ?? [],
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // limits per minute must not depend on clock changes
+    unknownFields: new UnknownFields(config.unknownFields ?? "Ignore", log, metrics),
     requestTimeoutMs,
     servedName: config.servedName,
     version: config.version,

@@ -45,6 +45,7 @@ const everything = {
     apiKeySecretRef: { name: "key" },
     tls: { secretRef: { name: "cert" } },
     cors: { allowOrigins: ["https://a.test", "https://b.test"] },
+    unknownFields: "Refuse",
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
     jwt: { issuer: "https://issuer.test/a", audience: "moe" },
   },
@@ -105,6 +106,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
     textDir: "/tmp/text",
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
+    unknownFields: "Refuse",
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
     jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
@@ -136,7 +138,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
-  assert.deepEqual(front, { ...common, httpPort: 8000, textDir: "/tmp/text", ...unset, clients: undefined });
+  assert.deepEqual(front, { ...common, httpPort: 8000, textDir: "/tmp/text", ...unset, clients: undefined, unknownFields: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {

@@ -269,7 +269,8 @@ async function withBody<T>(
   if ("problem" in read) return refuse(c, deps, read.problem);
   try {
     const body = parseJson(read.bytes);
-    return "problem" in body ? refuse(c, deps, body.problem) : await enter(body);
+    if ("problem" in body) return refuse(c, deps, body.problem);
+    return await enter({ ...body, json: deps.unknownFields.without(body.json, endpoint) });
   } finally {
     read.leave();
   }

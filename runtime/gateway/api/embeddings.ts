@@ -44,6 +44,8 @@ export interface EmbeddingJob {
   readonly priority: number | undefined;
 }
 
+export const embeddingsFields = Object.keys(schema.shape);
+
 export function parseEmbeddings(body: unknown, served: string): { readonly job: EmbeddingJob } | { readonly problem: Problem } {
   const read = readBody(schema, body, served);
   if ("problem" in read) return read;

@@ -8,6 +8,7 @@ import { type Problem, problemBody, problems, rejectReason } from "../problem.ts
 import { type Admission, type Admitted, retryAfterSeconds } from "../routing/admission.ts";
 import type { AnswerDeps } from "./answer.ts";
 import type { Bodies } from "./bodies.ts";
+import type { UnknownFields } from "./unknown-fields.ts";
 
 /** Counted for a request whose client went away. */
 export const clientGone = 499;
@@ -33,6 +34,7 @@ export interface AppDeps extends AnswerDeps {
   /** "*" alone = all. */
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
+  readonly unknownFields: UnknownFields;
   readonly tracing: Tracing;
   readonly load: () => PoolLoad;
   readonly fingerprint: () => string | undefined;

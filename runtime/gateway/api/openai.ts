@@ -63,6 +63,9 @@ const completionRequestSchema = z.strictObject({
   suffix: z.null("not implemented; leave it out").optional(),
 });
 
+export const chatFields = Object.keys(chatRequestSchema.shape);
+export const completionFields = Object.keys(completionRequestSchema.shape);
+
 /** The original API's default. */
 const completionTokensDefault = 16;
 

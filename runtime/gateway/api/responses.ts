@@ -74,6 +74,7 @@ const schema = z.strictObject({
   user: shared.user,
   ...withoutEffect,
 });
+export const responsesFields = Object.keys(schema.shape);
 type ResponsesRequest = z.infer<typeof schema>;
 
 export function parseResponses(body: unknown, served: string): Parsed {

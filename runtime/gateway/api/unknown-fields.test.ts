@@ -1,0 +1,56 @@
+// What becomes of fields that no API has, by the mode: left out, told once and counted, or refused; those that change an answer always.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { newMetrics } from "../../../test/kit/gateway/answers.ts";
+import { silentLog } from "../../observe/log.ts";
+import { parseEmbeddings } from "./embeddings.ts";
+import { parseChat, parseCompletion } from "./openai.ts";
+import { parseResponses } from "./responses.ts";
+import { UnknownFields } from "./unknown-fields.ts";
+
+function made(mode: "Ignore" | "Refuse") {
+  const told: unknown[] = [];
+  const metrics = newMetrics();
+  const log = { ...silentLog, warn: (fields: unknown) => void told.push((fields as { field: string }).field) };
+  return { unknown: new UnknownFields(mode, log, metrics), told, metrics };
+}
+
+const apis = {
+  chat: [parseChat, { model: "tiny", messages: [{ role: "user", content: "a" }] }],
+  completions: [parseCompletion, { model: "tiny", prompt: "a" }],
+  responses: [parseResponses, { model: "tiny", input: "a" }],
+  embeddings: [parseEmbeddings, { model: "tiny", input: "a" }],
+} as const;
+/** Fields -> the one that is refused where unknown ones are ignored. */
+const cases: readonly (readonly [fields: object, refused: string | undefined])[] = [
+  [{ prediction: { type: "content" }, cache_salt: "x" }, undefined],
+  [{ guided_json: {}, cache_salt: "x" }, "guided_json"],
+  [{ chat_template: "x" }, "chat_template"],
+  [{ suffix: 5, dimensions: 5 }, "suffix"],
+  [{ truncation: 5, echo: 1 }, "truncation"],
+];
+
+test("unknown fields are ignored or refused, and those that change the answer are refused by name in any API", () => {
+  for (const [endpoint, [parse, body]] of Object.entries(apis))
+    for (const [fields, refused] of cases) {
+      const paramOf = (mode: "Ignore" | "Refuse") => {
+        const parsed = parse(made(mode).unknown.without({ ...body, ...fields }, endpoint), "tiny");
+        return "problem" in parsed ? parsed.problem.param : undefined;
+      };
+      const ignoring = paramOf("Ignore");
+      if (refused === undefined) assert.equal(ignoring, undefined, endpoint);
+      else assert.ok(Object.keys(fields).includes(ignoring ?? ""), `${endpoint}: ${ignoring}`);
+      assert.ok(Object.keys(fields).includes(paramOf("Refuse") ?? ""), endpoint);
+    }
+});
+
+test("a name is told once, so many of them at most, and each field is counted", async () => {
+  const { unknown, told, metrics } = made("Ignore");
+  for (let i = 0; i < 3; i++) assert.deepEqual(unknown.without({ model: "tiny", odd: 1 }, "chat"), { model: "tiny" });
+  for (let i = 0; i < 100; i++) unknown.without({ [`x${i}${"y".repeat(100)}`]: 1 }, "chat");
+  assert.equal(told.length, 64);
+  assert.equal(String(told[1]).length, 64);
+  assert.match(await metrics.text(), /^enodia_gateway_ignored_fields_total\{endpoint="chat"\} 103$/m);
+  for (const body of [null, [], "x", { model: "tiny" }]) assert.equal(unknown.without(body, "chat"), body);
+  assert.deepEqual(unknown.without({ odd: 1 }, "other"), { odd: 1 });
+});
