@@ -95,11 +95,11 @@ export type FailoverReason = (typeof failoverReasons)[number];
 export const connectionRefusals = ["accept", "address", "handshake", "total"] as const;
 export type ConnectionRefusal = (typeof connectionRefusals)[number];
 
-/** Why a gateway refuses a request before any work. */
 /** `spec.gateway.unknownFields`. */
 export const unknownFieldsModes = ["Ignore", "Refuse"] as const;
 export type UnknownFields = (typeof unknownFieldsModes)[number];
 
+/** Why a gateway refuses a request before any work. */
 export const requestRefusals = [
   "queue_full",
   "quota",
