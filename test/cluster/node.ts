@@ -208,7 +208,7 @@ export async function killNodeProcesses(node: NodeNames, processes: readonly Pro
 }
 
 /** Runs a program inside the node's namespaces. */
-function runInNode(init: ProcessRecord, command: readonly string[], input?: string, signal?: AbortSignal): Promise<RunResult> {
+export function runInNode(init: ProcessRecord, command: readonly string[], input?: string, signal?: AbortSignal): Promise<RunResult> {
   const enter = `exec nsenter -t ${init.pid} -m -p -n -- ${command.map(quote).join(" ")}`;
   const redirect = input === undefined ? "" : ` < ${quote(input)}`;
   return run("/bin/sh", ["-c", enter + redirect], { timeoutMs: importTimeoutMs, signal });
