@@ -264,7 +264,7 @@ const gateway = z
   .object({
     replicas: count(specBounds.gatewayReplicas).optional().meta({
       description:
-        "Gateway pods (HTTP, no GPU). When not given, their number is not the operator's: it starts with one, and an autoscaler or kubectl scale may set it on the Deployment <name>-gateway.",
+        "Gateway pods (HTTP, no GPU). When not given, their number is not the operator's: it starts with two if two Ready nodes can take one each, else with one, and an autoscaler or kubectl scale may set it on the Deployment <name>-gateway.",
     }),
     autoscale: gatewayAutoscale.optional(),
     apiKeySecretRef,

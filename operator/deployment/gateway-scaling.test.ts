@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type MoeWorld, serving } from "../../test/kit/deployment/moe-world.ts";
+import { type MoeWorld, serving, world } from "../../test/kit/deployment/moe-world.ts";
 import { until } from "../../test/kit/wait.ts";
 import { manager } from "../kube/adoption.ts";
 import { applies } from "../kube/managed-fields.ts";
@@ -48,6 +48,24 @@ test("with no number in the spec gateways stay as they are scaled, also under a 
   await stays(moe, 3);
   await moe.check("FieldConflict", "False");
 });
+
+for (const [nodes, begins] of [
+  [1, 1],
+  [2, 2],
+] as const)
+  test(`where ${nodes} nodes can take a gateway a deployment begins with ${begins}, and is left alone after`, async (t) => {
+    const moe = await world(t);
+    for (let i = 0; i < nodes; i++)
+      moe.mutate("nodes", `node-${i}`, (one) => Object.assign(one.status, { allocatable: { cpu: "1500m", memory: "4Gi", pods: "110" } }));
+    await moe.start();
+    await moe.serves(3);
+    await until("nobody has the number", async () => !(await isOurs(moe)));
+    assert.equal(await count(moe), begins);
+    scale(moe, 1, person);
+    await stays(moe, 1);
+    await moe.start();
+    await stays(moe, 1);
+  });
 
 test("a number that is taken out of the spec stays, nobody's; one that is given is put back when somebody scales by hand", async (t) => {
   const moe = await serving(t);

@@ -104,6 +104,8 @@ export interface Observed {
   readonly pods: readonly PodFacts[];
   readonly orphans: Orphans;
   readonly gateway: GatewayFacts;
+  /** Of a deployment that has none yet. */
+  readonly firstGateways: number | undefined;
   readonly gatewayModels: readonly (string | undefined)[];
   readonly gatewayPods: readonly GatewayPod[];
   readonly revisions: readonly AcceptedRevision[];

@@ -18,6 +18,8 @@ export interface Rendered {
   readonly resource: Resource;
   readonly object: KubeObject;
   readonly otherwise?: KubeObject;
+  /** The object where there is none yet: what it has more is left to others afterwards. */
+  readonly begins?: KubeObject;
   /** A field left to others; its value stays. */
   readonly leaves?: readonly string[];
   /** Fields taken by force, as the API server writes them. */
@@ -145,6 +147,10 @@ export class Applier {
     if (standing) return { conflict: conflictText(object, standing.conflicts) };
     try {
       if (live && leaves) await this.#giveUp(resource, refOf(object), leaves);
+      if (!live && rendered.begins) {
+        await this.#kube.apply(resource, rendered.begins, { manager });
+        return "applied"; // and the next pass gives up what it began with
+      }
       const made = await this.#write(rendered);
       last.set(key, { hash, version: made.metadata.resourceVersion ?? "", substance: substanceOf(made) });
     } catch (error) {

@@ -65,6 +65,7 @@ export function smolMoe(name: string, spec: Spec = {}): { apiVersion: string; ki
       elasticity: { minReplicas: 1, maxReplicas: 4, settle: "1s" },
       runtime: { backend: "cpu", expertCodec: "q4_0", maxContext: 1024, kvPool: "256Mi" },
       experts: { memoryPerRank: "200Mi" },
+      gateway: { replicas: 1 }, // most tests look at the only one
       rebalancing: { mode: "Off", interval: "5s", trigger: { window: "5s" } },
       ...spec,
     },

@@ -30,6 +30,7 @@ export const objects = feature({
       gang,
       routable: route.served === "served",
       front,
+      firstGateways: observed.firstGateways,
     };
     const failed = rollRefusals(deployment, rolledBack);
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...gangs.refusals, ...failed];

@@ -36,6 +36,8 @@ export interface RenderContext {
   readonly weightServer?: WeightServerWish | undefined;
   /** The cluster has HTTPRoutes that we may manage. */
   readonly routable?: boolean;
+  /** The number of gateways that it begins with, where the spec has none. */
+  readonly firstGateways?: number | undefined;
 }
 
 export interface ModelOf {

@@ -41,11 +41,13 @@ export function gatewayReplicas({ suspend, gateway }: MoEDeploymentSpec): number
 }
 
 /** `pod`: the desired template, which another release may have rendered. */
-export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewayTemplate(context).pod): KubeObject {
+export function gatewayDeployment(
+  context: RenderContext,
+  pod: PodShape = gatewayTemplate(context).pod,
+  replicas = gatewayReplicas(context.deployment.spec),
+): KubeObject {
   const { deployment } = context;
   const { name } = deployment.metadata;
-  const { spec } = deployment;
-  const replicas = gatewayReplicas(spec);
   const annotated = Object.keys(pod.annotations).length > 0 ? { annotations: pod.annotations } : {};
   return {
     apiVersion: "apps/v1",

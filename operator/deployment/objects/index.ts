@@ -110,9 +110,14 @@ export function objectsOf(context: RenderContext, { gateway, before, unsupported
     const last = before && gatewayDeployment(context, before.pod);
     if (unsupported) return last ? [{ ...rendered, object: last }] : [];
     const object = gatewayDeployment(context, gateway.pod);
-    return [last ? { ...rendered, object, otherwise: last } : { ...rendered, object }];
+    const begins = beginsWithOne(context) ? {} : { begins: gatewayDeployment(context, gateway.pod, context.firstGateways) };
+    return [{ ...rendered, object, ...begins, ...(last ? { otherwise: last } : {}) }];
   });
 }
+
+/** Kubernetes' own number; an autoscaler's least is its own as well. */
+const beginsWithOne = ({ deployment: { spec }, firstGateways = 1 }: RenderContext): boolean =>
+  firstGateways === 1 || gatewayReplicas(spec) !== undefined || spec.gateway.autoscale !== undefined;
 
 export const isGateways = ({ resource, object }: Rendered, name: string): boolean =>
   resource === resources.deployments && object.metadata.name === names.gateway(name);

@@ -13,6 +13,7 @@ import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube
 import { managersOf } from "../../kube/managed-fields.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ClaimUse } from "../core/claim-holder.ts";
+import { firstGateways } from "../core/first-gateways.ts";
 import type { Front } from "../core/green-look.ts";
 import type { Memory } from "../core/memory.ts";
 import { hasFallen, ownership } from "../core/replicas-owner.ts";
@@ -27,6 +28,7 @@ import type { Rebalance } from "../ports.ts";
 import type { AcceptedSpecs } from "../state/accepted-specs.ts";
 import type { DownloadPolls } from "../state/download-progress.ts";
 import type { TelemetrySecrets } from "../state/telemetry-secret.ts";
+import { gatewayNeeds, nodeRoom } from "./gateway-room.ts";
 import { orphansOf, ownPods } from "./own-pods.ts";
 import {
   gatewayFacts,
@@ -111,16 +113,19 @@ export async function observe(
     credentialsOf(deps, deployment),
   ]);
   const green = greenOf(deps, deployment, nodes);
+  const gateway = gatewayOf(deps, deployment, own.gateways);
+  const rendered = renderSpec(deployment, use, { settings, remoteStore: source.remoteStore });
   const served = (resource: Parameters<Informers["served"]>[0]) => informers.served(resource, metadata.namespace);
   return Object.freeze({
     ...{ now, ticksMs, warmMs, deployment, unreadable, settings, memory, pods, revisions, view, ...source },
     ...numberOf(object, deployment, isLatest),
     natsCredentials,
     orphans: orphansOf(own.others, metadata.name, nodes, at),
-    gateway: gatewayOf(deps, deployment, own.gateways),
+    gateway,
+    firstGateways: gateway.replicas === undefined ? firstOf(deps, rendered.gateways.pod.spec) : undefined,
     gatewayModels: gatewayModels(own.gateways, at),
     gatewayPods: gatewayPods(own.gateways),
-    rendered: renderSpec(deployment, use, { settings, remoteStore: source.remoteStore }),
+    rendered,
     download: downloadOf(deps, deployment, own.downloaders),
     weightServer: weightServerOf(deps, deployment, own.weightServers),
     claimUses: source.remoteStore ? claimUses(deps, [deployment, use.accepted, use.stable], nodes) : [],
@@ -172,6 +177,12 @@ function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment,
   const ref = { namespace: metadata.namespace, name: names.gateway(metadata.name) };
   const deployment = ownObject(informers.get("deployments", ref), metadata.uid);
   return gatewayFacts({ deployment, autoscaler: informers.get("horizontalPodAutoscalers", ref) }, pods, now().getTime());
+}
+
+/** An operator that may not read nodes does not know of two. */
+function firstOf({ informers }: ObserveDeps, pod: object): number {
+  const needs = gatewayNeeds(pod);
+  return needs ? firstGateways(needs, informers.seesNodes ? informers.list("nodes").flatMap(nodeRoom) : []).count : 1;
 }
 
 interface Sourcing {

@@ -73,7 +73,7 @@ function healthOf(find: (name: string) => KubeObject | undefined, rackLabel: str
   };
 }
 
-const nodeSchema = z.object({
+export const nodeSchema = z.object({
   spec: z
     .object({
       unschedulable: z.boolean().default(false),

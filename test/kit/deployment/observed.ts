@@ -13,6 +13,7 @@ export function observed(more: Partial<Omit<Observed, "rendered">> = {}): Observ
     natsCredentials: { entries: {}, failure: undefined },
     ...{ deployment, pods, revisions, remoteStore, rendered, gateway: gatewayFacts() },
     orphans: { workers: [], gateways: 0 },
+    firstGateways: undefined,
     gatewayModels: [],
     gatewayPods: [],
     ...{ claim: "Present", oncePod: false, claimUses: [] },
