@@ -9,7 +9,7 @@ export interface LeaderOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
   readonly lease: Ref;
   readonly identity: string;
-  /** With which the lease is removed; undefined = it stays. */
+  /** The lease is removed with this object; undefined = it stays. */
   readonly owner?: OwnerReference | undefined;
   readonly clock?: Clock;
   /** The time that is written, for people and tools alone. */

@@ -22,7 +22,7 @@ interface OpenWalk {
 }
 
 /** One automaton at a time has more than `statesMax` states, whose table takes 64 MiB; the walks of others wait. */
-export class Room {
+export class LargeTable {
   turn = 0;
   #usedAt = 0;
   #holder: Automaton | undefined;
@@ -45,7 +45,7 @@ export class Room {
 export class Automaton implements Steps {
   readonly language: Language;
   readonly #vocabulary: Vocabulary;
-  readonly #room: Room;
+  readonly #largeTable: LargeTable;
   readonly #sets = new Map<string, Uint32Array | AppError>();
   readonly #numbers = new Map<string, number>();
   readonly #states: string[] = [];
@@ -56,8 +56,8 @@ export class Automaton implements Steps {
   /** See Steps. */
   table = new Int32Array(64 * bytes);
 
-  constructor(language: Language, vocabulary: Vocabulary, room = new Room()) {
-    this.#room = room;
+  constructor(language: Language, vocabulary: Vocabulary, largeTable = new LargeTable()) {
+    this.#largeTable = largeTable;
     this.language = language;
     this.#vocabulary = vocabulary;
   }
@@ -150,7 +150,7 @@ export class Automaton implements Steps {
       const message = `response_format: one token leads to more than ${walkStatesMax} states; repeat less in the patterns of the schema`;
       throw new AppError(message, { code: "InvalidRequest" });
     }
-    if (this.#states.length >= statesMax && !this.#room.has(this)) return undefined;
+    if (this.#states.length >= statesMax && !this.#largeTable.has(this)) return undefined;
     const number = this.#states.push(state) - 1;
     this.#numbers.set(state, number);
     if (this.table.length < this.#states.length * bytes) {
@@ -164,7 +164,7 @@ export class Automaton implements Steps {
   /** Also gives the memory of a walk over many states back. */
   end(): void {
     this.#walk = undefined;
-    this.#room.leave(this);
+    this.#largeTable.leave(this);
     if (this.#states.length <= statesMax) return;
     this.#numbers.clear();
     this.#states.length = 0;

@@ -1,6 +1,6 @@
 // The constraints of open requests over one vocabulary, with shared automata, and the position of one request.
 import { AppError } from "../../crds/common.ts";
-import { Automaton, Room } from "./automaton.ts";
+import { Automaton, LargeTable } from "./automaton.ts";
 import { languageOf } from "./index.ts";
 import type { Constraint, Language } from "./language.ts";
 import type { Vocabulary } from "./vocabulary.ts";
@@ -47,7 +47,7 @@ export class Languages {
   readonly vocab: number;
   readonly #load: () => Promise<Vocabulary>;
   readonly #time: WalkTime;
-  readonly #room = new Room();
+  readonly #largeTable = new LargeTable();
   #loading: Promise<void> | undefined;
   #vocabulary: Vocabulary | undefined;
   /** The most recently used ones; a busy one takes some MB. */
@@ -62,7 +62,7 @@ export class Languages {
 
   /** Goes on with walks that were left; until the next call, all walks together take so long. */
   walk(ms: number): void {
-    this.#room.turn += 1;
+    this.#largeTable.turn += 1;
     this.#time.begin(ms);
   }
 
@@ -92,7 +92,7 @@ export class Languages {
   #automaton(constraint: Constraint): Automaton {
     if (!this.#vocabulary) throw new RangeError("hold() before prepare()");
     const key = `${constraint.name} ${constraint.spec}`;
-    const automaton = this.#automata.get(key) ?? new Automaton(named(constraint), this.#vocabulary, this.#room);
+    const automaton = this.#automata.get(key) ?? new Automaton(named(constraint), this.#vocabulary, this.#largeTable);
     this.#automata.delete(key);
     this.#automata.set(key, automaton);
     if (this.#automata.size > automataMax) this.#automata.delete(this.#automata.keys().next().value as string);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { Automaton, Room } from "./automaton.ts";
+import { Automaton, LargeTable } from "./automaton.ts";
 import { jsonSchema } from "./index.ts";
 import { type Language, whole } from "./language.ts";
 import { Languages } from "./languages.ts";
@@ -264,15 +264,15 @@ test("one automaton at a time has many states: others wait until its walk has en
   const vocabulary = new Vocabulary(texts, orderOf(texts));
   const want = new Automaton(texts9, vocabulary).allowed(">")!;
   for (const isLeft of [false, true]) {
-    const room = new Room();
-    const [one, other, third] = [0, 1, 2].map(() => new Automaton(texts9, vocabulary, room)) as [Automaton, Automaton, Automaton];
+    const largeTable = new LargeTable();
+    const [one, other, third] = [0, 1, 2].map(() => new Automaton(texts9, vocabulary, largeTable)) as [Automaton, Automaton, Automaton];
     let looks = 0;
     const some = (): boolean => ++looks % 4 !== 0;
     while (one.table.length <= 4_096 * 256) assert.equal(one.allowed(">", some), undefined);
     for (let i = 0; i < 40; i++) for (const waits of [other, third]) assert.equal(waits.allowed(">"), undefined);
     const sizes = [one, other, third].map(({ table }) => table.byteLength / 2 ** 20);
     assert.ok(sizes[0]! > 4 && Math.max(...sizes.slice(1)) <= 4, `${sizes} MiB`);
-    if (isLeft) room.turn += 64;
+    if (isLeft) largeTable.turn += 64;
     else while (one.allowed(">", some) === undefined) looks += 1;
     assert.deepEqual(other.allowed(">"), want);
     assert.deepEqual(one.allowed(">"), want, "what was left begins anew");

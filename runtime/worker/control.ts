@@ -69,7 +69,7 @@ export interface WorkerControlOptions {
 type WatchCall = ServerDuplex<WatchPush, WatchStatus>;
 
 interface Watcher {
-  /** By its last ping. */
+  /** Its last ping says so. */
   wantsLoad: boolean;
   /** False where the stream takes nothing now. */
   tell(load: Uint8Array[]): boolean;

@@ -4,7 +4,7 @@ import { FinishReason, type GenerateEvent, GenerateEventSchema, type Keep } from
 import { create } from "../net/service.ts";
 
 export interface KeptBounds {
-  /** Without a reader, an answer is kept for so long, and computed for so long. */
+  /** An answer that nobody reads is kept for so long, and computed for so long. */
   readonly unreadMs: number;
   readonly answers: number;
   /** Estimates, of all answers and of one. */
@@ -29,7 +29,7 @@ export interface Reader {
 
 interface Hooks {
   readonly onGrown: (bytes: number) => void;
-  /** Of its last reader, or its end. */
+  /** Its last reader left, or it ended. */
   readonly onLeft: (failed: boolean) => void;
 }
 

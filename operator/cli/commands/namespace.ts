@@ -62,7 +62,7 @@ async function revokeOne(of: string, { kube, dryRun, print: say, ...grantee }: N
   say(`${of}: RoleBinding ${ref.name} is gone`);
 }
 
-/** Of flat maps and lists of maps; JSON strings are YAML. */
+/** Writes flat maps and lists of maps, since JSON strings are YAML. */
 function yamlOf(object: KubeObject): string {
   return Object.entries(object)
     .map(([key, value]) => `${key}: ${JSON.stringify(value)}`)

@@ -1,17 +1,17 @@
 // How many gateways a deployment begins with: two need two nodes of which it is known that they can take one each.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { firstGateways, type GatewayNeeds, type NodeRoom } from "./first-gateways.ts";
+import { firstGateways, type GatewayNeeds, type NodeCapacity } from "./first-gateways.ts";
 
-const node = (name: string, more: Partial<NodeRoom> = {}): NodeRoom => ({
+const node = (name: string, more: Partial<NodeCapacity> = {}): NodeCapacity => ({
   ...{ name, isOpen: true, labels: { disk: name }, allocatable: { cpu: "1", memory: "1Gi", pods: "10" } },
   ...more,
 });
 const needs: GatewayNeeds = { requests: [{ cpu: "100m", memory: "512Mi" }], nodeSelector: {}, hasAffinity: false };
 const both = [node("a"), node("b")];
-const second = (more: Partial<NodeRoom>) => [node("a"), node("b", more)];
+const second = (more: Partial<NodeCapacity>) => [node("a"), node("b", more)];
 
-const cases: Record<string, { nodes: readonly NodeRoom[]; needs?: Partial<GatewayNeeds>; count: number; reason: RegExp }> = {
+const cases: Record<string, { nodes: readonly NodeCapacity[]; needs?: Partial<GatewayNeeds>; count: number; reason: RegExp }> = {
   "two that can": { nodes: both, count: 2, reason: /^nodes a and b can take one each$/ },
   "no node is seen": { nodes: [], count: 1, reason: /^0 of 0/ },
   "one node": { nodes: [node("a")], count: 1, reason: /^1 of 1/ },

@@ -2,7 +2,7 @@
 import { parseQuantity } from "../../../crds/quantity.ts";
 import type { Reckoned } from "./capacity.ts";
 
-export interface NodeRoom {
+export interface NodeCapacity {
   readonly name: string;
   /** Ready, not cordoned, and without taints that keep pods away. */
   readonly isOpen: boolean;
@@ -18,7 +18,7 @@ export interface GatewayNeeds {
   readonly hasAffinity: boolean;
 }
 
-export function firstGateways(needs: GatewayNeeds, nodes: readonly NodeRoom[]): Reckoned {
+export function firstGateways(needs: GatewayNeeds, nodes: readonly NodeCapacity[]): Reckoned {
   if (needs.hasAffinity)
     return { count: 1, reason: "gateway.podTemplate has an affinity, of which it is not known how many nodes it allows" };
   const able = nodes.filter((node) => takes(node, needs)).map(({ name }) => name);
@@ -26,7 +26,7 @@ export function firstGateways(needs: GatewayNeeds, nodes: readonly NodeRoom[]): 
   return { count: 2, reason: `nodes ${able.slice(0, 2).join(" and ")} can take one each` };
 }
 
-function takes({ isOpen, labels, allocatable }: NodeRoom, { requests, nodeSelector }: GatewayNeeds): boolean {
+function takes({ isOpen, labels, allocatable }: NodeCapacity, { requests, nodeSelector }: GatewayNeeds): boolean {
   if (!isOpen || allocatable === undefined) return false;
   if (Object.entries(nodeSelector).some(([label, value]) => labels[label] !== value)) return false;
   const names = new Set(requests.flatMap((one) => Object.keys(one)));

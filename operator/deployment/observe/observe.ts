@@ -28,7 +28,7 @@ import type { Rebalance } from "../ports.ts";
 import type { AcceptedSpecs } from "../state/accepted-specs.ts";
 import type { DownloadPolls } from "../state/download-progress.ts";
 import type { TelemetrySecrets } from "../state/telemetry-secret.ts";
-import { gatewayNeeds, nodeRoom } from "./gateway-room.ts";
+import { gatewayNeeds, nodeCapacity } from "./node-capacity.ts";
 import { orphansOf, ownPods } from "./own-pods.ts";
 import {
   gatewayFacts,
@@ -182,7 +182,7 @@ function gatewayOf({ informers, now }: ObserveDeps, { metadata }: MoEDeployment,
 /** An operator that may not read nodes does not know of two. */
 function firstOf({ informers }: ObserveDeps, pod: object): number {
   const needs = gatewayNeeds(pod);
-  return needs ? firstGateways(needs, informers.seesNodes ? informers.list("nodes").flatMap(nodeRoom) : []).count : 1;
+  return needs ? firstGateways(needs, informers.seesNodes ? informers.list("nodes").flatMap(nodeCapacity) : []).count : 1;
 }
 
 interface Sourcing {
@@ -240,7 +240,7 @@ async function claimOf(kube: Kube, { metadata, spec }: MoEDeployment) {
   }
 }
 
-/** Of the claims of the spec, and of the specs that a weight server may keep. */
+/** Who uses the claims of the spec, and those of the specs that a weight server may keep. */
 function claimUses({ informers }: ObserveDeps, [of, ...kept]: WithModel, nodes: NodeHealth): ClaimUse[] {
   const claims = new Set([of, ...kept].flatMap((one) => (one && modelPlace(one.spec).claim) ?? []));
   const { namespace } = of.metadata;

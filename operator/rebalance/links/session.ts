@@ -37,7 +37,7 @@ const refusals: ReadonlySet<string> = new Set(["InvalidRequest", "InvalidPlan", 
 /** The experts that a stream's statuses may name between two looks, and what a status counts itself; the stream then pauses. */
 const expertsPerLookMax = 2 * planBounds.cells;
 const expertsPerStatus = 1_000;
-/** Of load messages, which cost as much as an expert. */
+/** So many bytes of a load message cost as much as an expert. */
 const bytesPerExpert = 16;
 /** Texts of a pod appear in conditions. */
 const textMax = 1_000;

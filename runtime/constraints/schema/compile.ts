@@ -76,7 +76,7 @@ class Compiler {
   readonly #byPath = new Map<string, number>();
   readonly #apart: { readonly path: string; readonly of: readonly number[] }[] = [];
   #any: number | undefined;
-  /** By pattern and lengths. */
+  /** The key is pattern and lengths. */
   readonly #patterns = new Map<string, Texts>();
 
   constructor(whole: unknown) {

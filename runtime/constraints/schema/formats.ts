@@ -16,7 +16,7 @@ const shortened = [1, 2, 3, 4, 5, 6].map((before) => `(?:${group}:){1,${before}}
 
 export interface Format {
   readonly pattern: string;
-  /** Of the standard that has the format. */
+  /** A bound that the standard of the format has. */
   readonly charactersMax?: number;
 }
 

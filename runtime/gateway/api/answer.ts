@@ -53,7 +53,7 @@ export interface Usage {
   /** Tokens of the prompt that the first rank had already computed. */
   readonly cachedTokens: number;
   readonly outputTokens: number;
-  /** Of the output, those of thoughts. */
+  /** Tokens of thoughts, which count as output. */
   readonly reasoningTokens: number;
 }
 

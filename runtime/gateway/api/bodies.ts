@@ -56,7 +56,7 @@ export class Bodies {
   /** Oldest first. */
   readonly #reading = new Set<Held>();
   #bytes = 0;
-  /** By client; those that hold none are not in it. */
+  /** The key is the client; those that hold none are not in it. */
   readonly #bytesOf = new Map<string, number>();
   /** Since the last collection. */
   #seenBytes = 0;

@@ -15,7 +15,7 @@ const note = z.object({
   created: z.int(),
   seed: z.string(),
   stays: z.boolean(),
-  /** Of a streamed response. */
+  /** The request of a streamed response, JSON. */
   request: z.string().optional(),
 });
 export type Note = z.infer<typeof note>;

@@ -109,7 +109,7 @@ export class ClientLimits {
     return { leave };
   }
 
-  /** Of those limits a minute that the client has. */
+  /** Headers for those limits a minute that the client has. */
   headers(name: string): Record<string, string> {
     const client = this.#clients.get(name);
     const now = this.#now();

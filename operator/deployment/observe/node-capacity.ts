@@ -1,10 +1,10 @@
 // What nodes have for gateways, and what a gateway asks for (core/first-gateways.ts).
 import { z } from "zod";
 import type { KubeObject } from "../../kube/kube.ts";
-import type { GatewayNeeds, NodeRoom } from "../core/first-gateways.ts";
+import type { GatewayNeeds, NodeCapacity } from "../core/first-gateways.ts";
 import { nodeSchema } from "./pod-facts.ts";
 
-const roomSchema = nodeSchema.extend({
+const capacitySchema = nodeSchema.extend({
   metadata: z.object({ name: z.string(), labels: z.record(z.string(), z.string()).default({}) }),
   status: nodeSchema.shape.status
     .unwrap()
@@ -13,8 +13,8 @@ const roomSchema = nodeSchema.extend({
 });
 
 /** What a node has for pods in all, whoever uses it. */
-export function nodeRoom(node: KubeObject): NodeRoom[] {
-  const read = roomSchema.safeParse(node).data;
+export function nodeCapacity(node: KubeObject): NodeCapacity[] {
+  const read = capacitySchema.safeParse(node).data;
   if (!read) return [];
   const { metadata, spec, status } = read;
   const ready = status.conditions.some(({ type, status: is }) => type === "Ready" && is === "True");
