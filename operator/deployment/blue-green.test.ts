@@ -136,7 +136,7 @@ test("where a green deployment finds no room in its time, all ranks stop before 
   const reason = { type: "PodScheduled", status: "False", reason: "Unschedulable", message: "0/3 nodes are available" };
   const pending = { phase: "Pending", conditions: [reason] };
   const { moe, seen } = await watched(t, (pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : pending));
-  await moe.change({ ...other, rolloutStrategy: { progressDeadline: "2s" } });
+  await moe.change({ ...other, rolloutStrategy: { progressDeadline: "5s" } });
   await over(moe);
   assert.match([...seen.said].join("\n"), /no capacity for green deployment moe-.*Unschedulable/);
   assert.equal((await moe.status()).rollout.rolledBack, undefined);

@@ -58,6 +58,7 @@ const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object =
   tls: gateway.tls,
   cors: gateway.cors,
   clients: gateway.clients,
+  unknownFields: gateway.unknownFields,
 });
 
 function ofTemplate(template: PodTemplate | undefined, kind: TemplateKind, image: unknown): PodShape {
