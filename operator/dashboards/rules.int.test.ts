@@ -24,7 +24,7 @@ before(
     binaries = await ensureBinaries((line) => process.stderr.write(`${line}\n`), { only });
     folder = mkdtempSync(join(tmpdir(), "enodia-rules-"));
     const set = "monitoring.prometheusRule.enabled=true";
-    const text = await execOk(binaries.helm, ["template", "enodia", chart, "--kube-version", "1.31.0", "--set", set]);
+    const text = await execOk(binaries.helm, ["template", "enodia", chart, "--set", set]);
     rules = parseAllDocuments(text)
       .map((document) => document.toJS())
       .find((object) => object?.kind === "PrometheusRule").spec;

@@ -10,7 +10,7 @@ import { grantBinding, granteeDefault } from "../kube/grant.ts";
 
 async function rendered(file: string, ...sets: string[]): Promise<any[]> {
   const { helm } = await ensureBinaries((line) => process.stderr.write(`${line}\n`), { only: ["helm"] });
-  const args = ["template", "enodia", join(root, "charts/enodia"), "-n", "sys", "--kube-version", "1.31.0", "-s", file];
+  const args = ["template", "enodia", join(root, "charts/enodia"), "-n", "sys", "-s", file];
   return parseAllDocuments(await execOk(helm, [...args, ...sets])).map((document) => document.toJS());
 }
 

@@ -2,9 +2,9 @@
 // user's cache. Nothing comes from an image registry.
 
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { timeText } from "./build-estimate.ts";
 import { buildAll } from "./build-progress.ts";
 import { type Log, run } from "./exec.ts";
@@ -21,50 +21,41 @@ interface Group {
 }
 
 /**
- * Name, Go package, and the seconds that its first build took, measured on 2026-11-26 on 2 busy cores with a cold Go cache: the
- * estimate of the time left goes by their proportions. Programs that come first in a group compile what later ones share.
+ * Name, Go package, and the seconds that its first build took, measured on two quiet cores with a cold Go cache: the estimate of the time
+ * left goes by their proportions. The first of a group compiles what later ones share. Of a program that is several: their names.
  */
-type Program = readonly [string, string, number];
+type Program = readonly [string, string, number, (readonly string[])?];
 
-const kubernetes = "k8s.io/kubernetes/cmd";
 const containerd = "github.com/containerd/containerd/v2/cmd";
+const kubernetes = ["kube-apiserver", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"] as const;
+const kubernetesVersion = { major: "1", minor: "36", patch: "3" };
 
-/** Groups of helpers; one that others need is built first. */
+/** Groups of helpers, each a Go module; one that others need is built first. */
 const groups: readonly Group[] = [
-  { name: "nats", programs: [["nats-server", "github.com/nats-io/nats-server/v2", 36]] },
   {
-    name: "helm",
-    version: { "helm.sh/helm/v3/internal/version.version": "v3.22.0" },
-    programs: [["helm", "helm.sh/helm/v3/cmd/helm", 85]],
-  },
-  { name: "pause", programs: [["pause", ".", 0.5]] },
-  {
-    name: "kubernetes",
+    name: "cluster",
     version: {
-      "k8s.io/component-base/version.gitVersion": "v1.36.3",
-      "k8s.io/component-base/version.gitMajor": "1",
-      "k8s.io/component-base/version.gitMinor": "36",
+      "k8s.io/component-base/version.gitVersion": `v${Object.values(kubernetesVersion).join(".")}`,
+      "k8s.io/component-base/version.gitMajor": kubernetesVersion.major,
+      "k8s.io/component-base/version.gitMinor": kubernetesVersion.minor,
+      "helm.sh/helm/v3/internal/version.version": "v3.21.4",
+      "helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor": kubernetesVersion.major,
+      "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor": kubernetesVersion.minor,
+      "github.com/containerd/containerd/v2/version.Version": "2.3.7",
     },
     programs: [
-      ["kubectl", `${kubernetes}/kubectl`, 77],
-      ["kube-apiserver", `${kubernetes}/kube-apiserver`, 319],
-      ["kubelet", `${kubernetes}/kubelet`, 53],
-      ["kube-proxy", `${kubernetes}/kube-proxy`, 6],
-      ["kube-scheduler", `${kubernetes}/kube-scheduler`, 4],
-      ["kube-controller-manager", `${kubernetes}/kube-controller-manager`, 26],
-    ],
-  },
-  { name: "etcd", programs: [["etcd", "go.etcd.io/etcd/server/v3", 25]] },
-  {
-    name: "containerd",
-    version: { "github.com/containerd/containerd/v2/version.Version": "2.4.2" },
-    programs: [
-      ["containerd", `${containerd}/containerd`, 50],
+      ["kubernetes", "./kubernetes", 250, kubernetes],
+      ["kubectl", "k8s.io/kubernetes/cmd/kubectl", 5],
+      ["helm", "helm.sh/helm/v3/cmd/helm", 10],
+      ["containerd", `${containerd}/containerd`, 25],
       ["containerd-shim-runc-v2", `${containerd}/containerd-shim-runc-v2`, 1],
-      ["ctr", `${containerd}/ctr`, 4],
+      ["ctr", `${containerd}/ctr`, 2],
+      ["coredns", "./coredns", 7],
+      ["etcd", "go.etcd.io/etcd/server/v3", 10],
+      ["nats-server", "github.com/nats-io/nats-server/v2", 8],
     ],
   },
-  { name: "coredns", programs: [["coredns", ".", 56]] },
+  { name: "pause", programs: [["pause", ".", 0.5]] },
   {
     name: "prometheus",
     version: { "github.com/prometheus/common/version.Version": "3.16.0" },
@@ -88,20 +79,16 @@ const groups: readonly Group[] = [
 ];
 
 const clusterPrograms = [
-  "nats-server",
-  "helm",
-  "pause",
+  ...kubernetes,
   "kubectl",
-  "kube-apiserver",
-  "kubelet",
-  "kube-proxy",
-  "kube-scheduler",
-  "kube-controller-manager",
-  "etcd",
+  "helm",
   "containerd",
   "containerd-shim-runc-v2",
   "ctr",
   "coredns",
+  "etcd",
+  "nats-server",
+  "pause",
 ] as const;
 /** Programs that no cluster needs: single tests run them, and ask for them by name. */
 const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
@@ -127,7 +114,8 @@ function groupFolder(group: string): string {
   const hash = createHash("sha256").update(`${process.platform} ${process.arch} ${JSON.stringify(version)}\n`);
   if (tags !== undefined) hash.update(`${tags}\n`);
   const folder = moduleFolder(group);
-  for (const file of readdirSync(folder).sort()) hash.update(`${file}\n`).update(readFileSync(join(folder, file)));
+  const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
+  for (const file of files.filter((one) => extname(one) !== "")) hash.update(`${file}\n`).update(readFileSync(join(folder, file)));
   return join(cacheRoot(), "bin", `${group}-${hash.digest("hex").slice(0, 12)}`);
 }
 
@@ -135,7 +123,7 @@ function groupFolder(group: string): string {
 export function binaryPaths(): Binaries {
   const entries = groups.flatMap((group) => {
     const folder = groupFolder(group.name);
-    return group.programs.map(([program]) => [program, join(folder, program)] as const);
+    return group.programs.flatMap(([program, , , names = [program]]) => names.map((name) => [name, join(folder, name)] as const));
   });
   return Object.fromEntries(entries) as Record<ProgramName, string>;
 }
@@ -158,7 +146,7 @@ async function checkGo(): Promise<void> {
   }
 }
 
-async function build(group: Group, program: string, pkg: string, signal?: AbortSignal): Promise<void> {
+async function build(group: Group, [program, pkg, , names = []]: Program, signal?: AbortSignal): Promise<void> {
   const folder = groupFolder(group.name);
   mkdirSync(folder, { recursive: true });
   const unfinished = join(folder, `.${program}.${process.pid}`);
@@ -175,6 +163,10 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
       signal,
     });
     renameSync(unfinished, join(folder, program));
+    for (const name of names) {
+      symlinkSync(program, unfinished);
+      renameSync(unfinished, join(folder, name));
+    }
   } finally {
     rmSync(unfinished, { force: true });
   }
@@ -199,14 +191,16 @@ export function ensureBinaries(log: Log, options: EnsureOptions = {}): Promise<B
 
 async function buildMissing(log: Log, options: EnsureOptions): Promise<Binaries> {
   const paths = binaryPaths();
-  const names: readonly string[] = options.only ?? clusterPrograms;
+  const wanted: readonly string[] = options.only ?? clusterPrograms;
   const missing = groups
-    .flatMap((group) => group.programs.map(([program, pkg, usualSeconds]) => ({ group, program, pkg, usualSeconds })))
-    .filter(({ program }) => names.includes(program) && !existsSync(paths[program as ProgramName]));
+    .flatMap((group) => group.programs.map((one) => ({ group, one, program: one[0], usualSeconds: one[2] })))
+    .filter(({ one: [program, , , names = [program]] }) =>
+      names.some((name) => wanted.includes(name) && !existsSync(paths[name as ProgramName])),
+    );
   if (missing.length === 0) return paths;
   await checkGo();
   const seconds = missing.reduce((sum, { usualSeconds }) => sum + usualSeconds, 0);
   log(`building ${missing.length} programs from Go modules, once; about ${timeText(seconds)} on 2 busy cores without a warm Go cache`);
-  await buildAll(missing, { log, build: ({ group, program, pkg }) => build(group, program, pkg, options.signal) });
+  await buildAll(missing, { log, build: ({ group, one }) => build(group, one, options.signal) });
   return paths;
 }

@@ -6,7 +6,7 @@ import type { Result } from "./view.ts";
 export type Machine = "warm" | "cold" | "unknown";
 
 /** The aim for the whole command; on a cold machine programs or the model had to be made. */
-const totalMinutesAim = { warm: 5, cold: 15 } as const;
+const totalMinutesAim = { warm: 5, cold: 10 } as const;
 
 export function aimed(step: string, seconds: number, aimSeconds: number, aim = `${aimSeconds} s`): Result {
   return { step, seconds, ok: true, slow: seconds > aimSeconds, note: `aim: ${aim}` };

@@ -36,8 +36,8 @@ test("a deployment that did not come to be has no endpoint", () => {
 const totals: Record<string, [seconds: number, machine: Machine, slow: boolean | undefined]> = {
   "warm, at the aim": [300, "warm", false],
   "warm, long": [300.1, "warm", true],
-  "cold, at the aim": [900, "cold", false],
-  "cold, long": [901, "cold", true],
+  "cold, at the aim": [600, "cold", false],
+  "cold, long": [601, "cold", true],
   "somebody's own cluster": [9999, "unknown", undefined],
 };
 for (const [name, [seconds, machine, slow]] of Object.entries(totals))

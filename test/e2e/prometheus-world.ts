@@ -17,7 +17,7 @@ const hurry = 60;
 export async function openPrometheus(target: Target): Promise<Prometheus> {
   const { prometheus } = await ensureBinaries((line) => void process.stderr.write(`# ${line}\n`), { only: ["prometheus"] });
   const on = ["podMonitor", "serviceMonitor", "prometheusRule"].map((each) => `monitoring.${each}.enabled=true`).join(",");
-  const chart = ["template", release, join(root, "charts/enodia"), "--namespace", systemNamespace, "--kube-version", "1.31.0", "--set", on];
+  const chart = ["template", release, join(root, "charts/enodia"), "--namespace", systemNamespace, "--set", on];
   const objects = parseAllDocuments(await execOk(target.helm, chart)).flatMap((document) => document.toJS() ?? []);
   const { spec } = objects.find(({ kind }) => kind === "PrometheusRule");
   const config = {

@@ -26,7 +26,7 @@ before(async () => {
 after(() => rmSync(folder, { recursive: true }));
 
 async function template(...flags: readonly string[]): Promise<any[]> {
-  const text = await execOk(helm, ["template", release, chart, "--kube-version", "1.31.0", ...flags]);
+  const text = await execOk(helm, ["template", release, chart, ...flags]);
   return parseAllDocuments(text).flatMap((document) => document.toJS() ?? []);
 }
 const rendered = (...sets: readonly string[]): Promise<any[]> =>

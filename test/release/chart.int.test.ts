@@ -21,7 +21,7 @@ before(async () => {
 });
 
 async function rendered(...args: string[]): Promise<any[]> {
-  const text = await execOk(helm, ["template", release, chart, "--kube-version", "1.31.0", ...args]);
+  const text = await execOk(helm, ["template", release, chart, ...args]);
   return parseAllDocuments(text).flatMap((document) => document.toJS() ?? []);
 }
 const full = () => rendered("-f", join(chart, "ci/full-values.yaml"));
@@ -34,7 +34,7 @@ test("every values file of ci passes a strict lint", async () => {
 });
 
 test("a key that the chart does not know is refused by name", async () => {
-  const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.enabeld=true"]);
+  const { code, stderr } = await exec(helm, ["template", release, chart, "--set", "nats.enabeld=true"]);
   assert.notEqual(code, 0);
   assert.match(stderr, /enabeld/);
 });
@@ -86,7 +86,7 @@ test("an image with a digest is named by it, whatever the tag, behind the mirror
       (name) => `mirror.example.com/${name}@${digest}`,
     ),
   ]);
-  const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "image.digest=sha256:short"]);
+  const { code, stderr } = await exec(helm, ["template", release, chart, "--set", "image.digest=sha256:short"]);
   assert.notEqual(code, 0);
   assert.match(stderr, /digest/);
 });
@@ -103,7 +103,7 @@ test("the chart of a release, packed, names every image of this project by diges
     await execOk(helm, pack);
     const packed = join(folder, `enodia-${productVersion()}.tgz`);
     await execOk(helm, ["lint", "--strict", packed]);
-    const text = await execOk(helm, ["template", release, packed, "--kube-version", "1.31.0"]);
+    const text = await execOk(helm, ["template", release, packed]);
     const named = [...text.matchAll(/registry\.example\.com\/team\/enodia\/(\w+)@sha256:[0-9a-f]{64}/g)].map(([, name]) => name).sort();
     assert.deepEqual(named, ["operator", "operator", "runtime", "training"], "the operator's image in its test too");
     assert.doesNotMatch(text, /enodia\/\w+:\d/, "none by its tag");
@@ -171,7 +171,7 @@ test("every install and upgrade that the guides have people type renders, with t
   assert.ok(typed.length >= 4);
   for (const [command, path = "", rest = ""] of typed) {
     const sets = [...rest.matchAll(/--set (\S+)/g)].flatMap(([, value = ""]) => ["--set", value]);
-    await execOk(helm, ["template", release, join(root, path), "--kube-version", "1.31.0", ...sets]).catch((cause) => {
+    await execOk(helm, ["template", release, join(root, path), ...sets]).catch((cause) => {
       throw new Error(`${command}: ${cause.message}`);
     });
   }
@@ -239,9 +239,7 @@ test("with a certificate NATS speaks TLS only, and the operator knows its CA and
   assert.deepEqual(operator.volumes.find((volume: any) => volume.name === "nats").projected.sources, [
     { secret: { name: "nats-tls", items: [{ key: "ca.crt", path: "ca.crt" }] } },
   ]);
-  const { code, stderr } = await exec(helm, [
-    ...["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.auth.enabled=false,nats.tls.secretName=x"],
-  ]);
+  const { code, stderr } = await exec(helm, [...["template", release, chart, "--set", "nats.auth.enabled=false,nats.tls.secretName=x"]]);
   assert.notEqual(code, 0);
   assert.match(stderr, /nats.tls.secretName needs credentials beside it/);
 });

@@ -125,15 +125,7 @@ const copyOf = ({ apiVersion, kind, metadata, spec }: any) => ({
  * node. Without its role nothing could be asked, so that a pass would say nothing.
  */
 async function examinedByItsTest(): Promise<void> {
-  const text = await helm(
-    "template",
-    release,
-    join(root, "charts/enodia"),
-    "--kube-version",
-    "1.31.0",
-    "-s",
-    "templates/tests/doctor.yaml",
-  );
+  const text = await helm("template", release, join(root, "charts/enodia"), "-s", "templates/tests/doctor.yaml");
   const made = parseAllDocuments(text).map((document) => document.toJS());
   const [pod, ...rights] = [made.find(({ kind }) => kind === "Pod"), ...made.filter(({ kind }) => kind !== "Pod")];
   const namespaced = { metadata: { name: systemNamespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } } };

@@ -10,7 +10,7 @@ import { imageValues, productVersion, release, root } from "./product.ts";
 async function renderedImages(registry: string | undefined): Promise<string[]> {
   const { helm } = await ensureBinaries((line) => process.stderr.write(`${line}\n`), { only: ["helm"] });
   const sets = ["nats.enabled=true", ...imageValues(registry)].flatMap((value) => ["--set", value]);
-  const text = await execOk(helm, ["template", release, join(root, "charts/enodia"), "--kube-version", "1.31.0", "--skip-tests", ...sets]);
+  const text = await execOk(helm, ["template", release, join(root, "charts/enodia"), "--skip-tests", ...sets]);
   const images = [...text.matchAll(/^\s+image: (\S+)$/gm), ...text.matchAll(/name: ENODIA_RUNTIME_IMAGE\n\s+value: "(\S+)"$/gm)];
   return images.map((match) => match[1] ?? "").sort();
 }
