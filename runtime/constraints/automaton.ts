@@ -3,8 +3,10 @@ import { AppError } from "../../crds/common.ts";
 import { type Language, unhurried } from "./language.ts";
 import type { Steps, Vocabulary, VocabularyPart, Walk } from "./vocabulary.ts";
 
-/** The table of steps has 1 KiB per state; after a walk that found more than this it starts anew. */
+/** The table of steps has 1 KiB per state; a walk that is to find more waits for `LargeTable`. */
 const statesMax = 4_096;
+/** After a walk with so many states the next one starts anew, so that small walks are never made large by those before them. */
+const statesKeptMax = statesMax / 2;
 /** A walk over more states is given up; no properly bounded language needs that many for one token. */
 const walkStatesMax = 65_536;
 /** Whose walk nobody went on with for so many steps of the engine gives its room to another. */
@@ -165,7 +167,7 @@ export class Automaton implements Steps {
   end(): void {
     this.#walk = undefined;
     this.#largeTable.leave(this);
-    if (this.#states.length <= statesMax) return;
+    if (this.#states.length <= statesKeptMax) return;
     this.#numbers.clear();
     this.#states.length = 0;
     this.table = new Int32Array(64 * bytes);

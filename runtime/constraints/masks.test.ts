@@ -279,6 +279,15 @@ test("one automaton at a time has many states: others wait until its walk has en
   }
 });
 
+test("walks of few states never wait for one of many, however many states they found together", () => {
+  const texts = manyTokens(300);
+  const vocabulary = new Vocabulary(texts, orderOf(texts));
+  const largeTable = new LargeTable();
+  largeTable.has(new Automaton(texts9, vocabulary));
+  const small = new Automaton(texts9, vocabulary, largeTable);
+  for (let i = 0; i < 100; i++) assert.ok(small.allowed(String(i)), `walk ${i}`);
+});
+
 test("near a bound only the tokens that are longer than what is left are gone through again", () => {
   const parts = vocabulary().parts.map(({ reach, ids }) => [reach.bytes, reach.ends, ids.length]);
   assert.deepEqual(parts, [
