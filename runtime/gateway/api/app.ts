@@ -270,7 +270,9 @@ async function withBody<T>(
   try {
     const body = parseJson(read.bytes);
     if ("problem" in body) return refuse(c, deps, body.problem);
-    return await enter({ ...body, json: deps.unknownFields.without(body.json, endpoint) });
+    const known = deps.unknownFields.without(body.json, endpoint);
+    if ("problem" in known) return refuse(c, deps, known.problem);
+    return await enter({ ...body, ...known });
   } finally {
     read.leave();
   }

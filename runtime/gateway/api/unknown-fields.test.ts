@@ -34,7 +34,8 @@ test("unknown fields are ignored or refused, and those that change the answer ar
   for (const [endpoint, [parse, body]] of Object.entries(apis))
     for (const [fields, refused] of cases) {
       const paramOf = (mode: "Ignore" | "Refuse") => {
-        const parsed = parse(made(mode).unknown.without({ ...body, ...fields }, endpoint), "tiny");
+        const known = made(mode).unknown.without({ ...body, ...fields }, endpoint);
+        const parsed = "problem" in known ? known : parse(known.json, "tiny");
         return "problem" in parsed ? parsed.problem.param : undefined;
       };
       const ignoring = paramOf("Ignore");
@@ -46,11 +47,29 @@ test("unknown fields are ignored or refused, and those that change the answer ar
 
 test("a name is told once, so many of them at most, and each field is counted", async () => {
   const { unknown, told, metrics } = made("Ignore");
-  for (let i = 0; i < 3; i++) assert.deepEqual(unknown.without({ model: "tiny", odd: 1 }, "chat"), { model: "tiny" });
+  for (let i = 0; i < 3; i++) assert.deepEqual(unknown.without({ model: "tiny", odd: 1 }, "chat"), { json: { model: "tiny" } });
   for (let i = 0; i < 100; i++) unknown.without({ [`x${i}${"y".repeat(100)}`]: 1 }, "chat");
   assert.equal(told.length, 64);
   assert.equal(String(told[1]).length, 64);
   assert.match(await metrics.text(), /^enodia_gateway_ignored_fields_total\{endpoint="chat"\} 103$/m);
-  for (const body of [null, [], "x", { model: "tiny" }]) assert.equal(unknown.without(body, "chat"), body);
-  assert.deepEqual(unknown.without({ odd: 1 }, "other"), { odd: 1 });
+  for (const body of [null, [], "x", { model: "tiny" }]) assert.deepEqual(unknown.without(body, "chat"), { json: body });
+  assert.deepEqual(unknown.without({ odd: 1 }, "other"), { json: { odd: 1 } });
+});
+
+test("more unknown fields than anybody has by mistake are refused, in time that grows with the body", () => {
+  const fields = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}`, 0]));
+  for (const endpoint of ["chat", "other"])
+    for (const mode of ["Ignore", "Refuse"] as const) {
+      const { unknown } = made(mode);
+      const answers = (count: number) => !("problem" in unknown.without({ model: "tiny", ...fields(count) }, endpoint));
+      assert.deepEqual([answers(255), answers(257)], [true, false], `${endpoint}, ${mode}`);
+    }
+  const body = fields(700_000);
+  const start = performance.now();
+  const found = made("Ignore").unknown.without(body, "chat");
+  assert.ok(performance.now() - start < 5_000);
+  assert.match(
+    "problem" in found ? found.problem.message : "",
+    /^`k0` and others: 700000 fields are unknown, at most 256: leave them out\.$/,
+  );
 });

@@ -2,6 +2,7 @@
 import type { UnknownFields as Mode } from "../../../crds/names.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Metrics } from "../../observe/runtime-metrics.ts";
+import { invalid, type Problem } from "../problem.ts";
 import { embeddingsFields } from "./embeddings.ts";
 import { chatFields, completionFields } from "./openai.ts";
 import { responsesFields } from "./responses.ts";
@@ -9,6 +10,8 @@ import { responsesFields } from "./responses.ts";
 /** Names that are logged; what comes after them is only counted. */
 const namesMax = 64;
 const nameCharsMax = 64;
+/** Unknown fields of a request; nobody has more by mistake. */
+const unknownMax = 256;
 
 const fieldsOf = {
   chat: new Set(chatFields),
@@ -43,17 +46,28 @@ export class UnknownFields {
   }
 
   /** The body without what may be left out; the API refuses what stays and is none of its fields. */
-  without(body: unknown, endpoint: string): unknown {
+  without(body: unknown, endpoint: string): { readonly json: unknown } | { readonly problem: Problem } {
+    if (typeof body !== "object" || body === null || Array.isArray(body)) return { json: body };
     const own = Object.hasOwn(fieldsOf, endpoint) ? fieldsOf[endpoint as Api] : undefined;
-    if (own === undefined || this.#mode === "Refuse" || typeof body !== "object" || body === null || Array.isArray(body)) return body;
-    const left = Object.keys(body).filter((name) => !own.has(name) && !changesAnswers.has(name));
-    if (left.length === 0) return body;
+    const isKnown = (name: string) => own?.has(name) || changesAnswers.has(name);
+    const left = Object.keys(body).filter((name) => !isKnown(name));
+    if (left.length > unknownMax) return { problem: tooMany(left) };
+    if (own === undefined || this.#mode === "Refuse" || left.length === 0) return { json: body };
     this.#metrics.add("enodia_gateway_ignored_fields_total", left.length, { endpoint: endpoint as Api });
     for (const name of left.map((one) => one.slice(0, nameCharsMax))) {
       if (this.#names.has(name) || this.#names.size >= namesMax) continue;
       this.#names.add(name);
       this.#log.warn({ field: name, endpoint }, "a field of requests is not known and ignored; gateway.unknownFields: Refuse refuses it");
     }
-    return Object.fromEntries(Object.entries(body).filter(([name]) => !left.includes(name)));
+    return { json: Object.fromEntries(Object.entries(body).filter(([name]) => isKnown(name))) };
   }
+}
+
+function tooMany(names: readonly string[]): Problem {
+  const first = names[0]?.slice(0, nameCharsMax) ?? "";
+  return invalid(
+    `\`${first}\` and others: ${names.length} fields are unknown, at most ${unknownMax}: leave them out.`,
+    first,
+    "invalid_value",
+  );
 }
