@@ -56,7 +56,7 @@ async function main(): Promise<void> {
     checkInformers(informers, health, metrics, now());
     watched.check();
   }, healthCheckMs);
-  const owner = await leaseOwner(config.install, kube, log);
+  const owner = () => leaseOwner(config.install, kube, log);
   const parts = { kube, owner, clock, informers, pageState, metrics, tracing, log };
   const terms = lead(config, createKube(createTransport(api, { keep: false, clock })), parts);
   for (const name of ["SIGTERM", "SIGINT"]) {
@@ -82,7 +82,7 @@ async function pageOf({ page }: OperatorConfig, { pageState, now, log, metrics, 
 
 interface Parts {
   readonly kube: Kube;
-  readonly owner: OwnerReference | undefined;
+  readonly owner: () => Promise<OwnerReference | undefined>;
   readonly clock: ServerClock;
   readonly informers: Informers;
   readonly pageState: PageState;

@@ -35,18 +35,23 @@ test("the first install to ask works in the namespace, the other is told who doe
   assert.equal(second?.claims.holds("other"), true, "a namespace of its own is no matter of the first");
 });
 
-test("a lease goes with what owns its holder, also one that had no owner or another", async () => {
+test("a lease goes with what owned its holder when it was made; renewals leave owners as they are", async () => {
   const clock = new ManualClock();
-  const kube = new FakeKube(clock.now);
   const owner = (uid: string) => ({ apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", name: "enodia", uid });
-  for (const [install, uid] of [["a"], ["a", "1"], ["b", "2"]] as const) {
-    const claims = new Claims({ kube, install, clock, ...(uid ? { owner: owner(uid) } : {}) });
-    claims.holds("team");
-    await clock.advance(200_000);
-    assert.equal(claims.holds("team"), true);
-    const lease = await kube.get(resources.leases, { namespace: "team", name: claimName });
-    assert.deepEqual(lease?.metadata.ownerReferences, uid && [owner(uid)]);
-    claims.close();
+  for (const first of [undefined, "1"]) {
+    const kube = new FakeKube(clock.now);
+    const holds = async (uid: string | undefined) => {
+      const claims = new Claims({ kube, install: "a", clock, owner: async () => (uid ? owner(uid) : undefined) });
+      claims.holds("team");
+      await clock.advance(200_000);
+      assert.equal(claims.holds("team"), true);
+      claims.close();
+      return (await kube.get(resources.leases, { namespace: "team", name: claimName }))?.metadata.ownerReferences;
+    };
+    const made = first && [owner(first)];
+    assert.deepEqual([await holds(first), await holds("2")], [made, made]);
+    await kube.delete(resources.leases, { namespace: "team", name: claimName });
+    assert.deepEqual(await holds("2"), [owner("2")], "one that went with its owner is made with the new one");
   }
 });
 

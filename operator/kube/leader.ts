@@ -9,8 +9,11 @@ export interface LeaderOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
   readonly lease: Ref;
   readonly identity: string;
-  /** The lease is removed with this object; undefined = it stays. */
-  readonly owner?: OwnerReference | undefined;
+  /**
+   * The object with which a lease is removed that is made now; undefined = it stays. An owner that is gone would have the lease removed
+   * again and again, and to add one later needs a right to delete on some clusters.
+   */
+  readonly owner?: (() => Promise<OwnerReference | undefined>) | undefined;
   readonly clock?: Clock;
   /** The time that is written, for people and tools alone. */
   readonly date?: () => Date;
@@ -170,8 +173,10 @@ export class LeaderElection {
     return this.#date().toISOString().replace("Z", "000Z");
   }
 
-  #create(before: number, waited: AbortSignal): Promise<Attempt> {
+  async #create(before: number, waited: AbortSignal): Promise<Attempt> {
     const { kube, lease: ref, identity } = this.#options;
+    const owner = await this.#options.owner?.();
+    waited.throwIfAborted();
     const now = this.#writtenTime();
     const spec: LeaseSpec = {
       holderIdentity: identity,
@@ -180,7 +185,12 @@ export class LeaderElection {
       renewTime: now,
       leaseTransitions: 0,
     };
-    const object: KubeObject = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { ...ref, ...this.#owned() }, spec };
+    const object: KubeObject = {
+      apiVersion: "coordination.k8s.io/v1",
+      kind: "Lease",
+      metadata: { ...ref, ...(owner ? { ownerReferences: [owner] } : {}) },
+      spec,
+    };
     return this.#attempt(before, waited, () => kube.create(resources.leases, object, { manager: leaseManager }));
   }
 
@@ -196,14 +206,10 @@ export class LeaderElection {
     }
   }
 
-  #owned(): { ownerReferences?: OwnerReference[] } {
-    const { owner } = this.#options;
-    return owner ? { ownerReferences: [owner] } : {};
-  }
-
   #write(lease: KubeObject, spec: LeaseSpec): Promise<KubeObject> {
-    const { name, namespace, resourceVersion } = lease.metadata;
-    const metadata = { name, ...(namespace ? { namespace } : {}), ...(resourceVersion ? { resourceVersion } : {}), ...this.#owned() };
+    const { name, namespace, resourceVersion, ownerReferences } = lease.metadata;
+    const kept = { ...(namespace ? { namespace } : {}), ...(resourceVersion ? { resourceVersion } : {}) };
+    const metadata = { name, ...kept, ...(ownerReferences ? { ownerReferences } : {}) };
     return this.#options.kube.update(
       resources.leases,
       { apiVersion: lease.apiVersion, kind: lease.kind, metadata, spec },
