@@ -171,21 +171,26 @@ test("a client that leaves ends its request, unless it sent a key and may come b
   await using here = await world(5);
   const { ranks, second } = here;
   const active = () => [...ranks.byRank.values()].reduce((n, { worker }) => n + worker.engine.load().activeRequests, 0);
-  const leave = async (asked: Asked) => {
-    const gone = new AbortController();
-    const response = await ask(second, { ...asked, signal: gone.signal });
-    await response.body!.getReader().read();
-    gone.abort();
-  };
+  const leave = async (asked: Asked, after = 1) =>
+    broken(
+      await ask(second, asked),
+      ({ length }) => length >= after,
+      () => {},
+    );
   const stream = { stream: true, max_tokens: maxTokens };
   await leave({ body: { prompt: "x", ...stream } });
   await until("the plain one is cancelled", () => active() === 0);
-  await leave({ path: "/v1/responses", body: { input: "x", stream: true, max_output_tokens: maxTokens } });
+  const path = "/v1/responses";
+  const [begun] = await leave({ path, body: { input: "x", stream: true, max_output_tokens: maxTokens } }, 8);
   await until("the response is cancelled", () => active() === 0);
+  const whole: any = await (await ask(second, { path: `${path}/${begun.response.id}` })).json();
+  assert.equal(whole.output[0].content[0].text.length, maxTokens);
+  const metrics = await (await fetch(`http://127.0.0.1:${second.metricsPort}/metrics`)).text();
+  assert.doesNotMatch(metrics, /^enodia_gateway_failovers_total\{.* [1-9]/m, "no rank is at fault for what a client stopped");
   await leave({ body: { prompt: "y", ...stream }, key: "stays" });
   await new Promise((resolve) => setTimeout(resolve, 300));
   assert.equal(active(), 1);
   const text = await (await ask(second, { body: { prompt: "y", ...stream }, key: "stays" })).text();
   assert.equal(eventsOf(text).map(letter).join("").length, maxTokens);
-  assert.equal(await resumed(ranks), 1);
+  assert.equal(await resumed(ranks), 2);
 });

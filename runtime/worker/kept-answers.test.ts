@@ -63,7 +63,7 @@ test("an answer that a failover brought begins with the tokens that were there",
 });
 
 /** How it ended after two tokens, what a gateway has, whether the answer goes on from there. */
-const continued: readonly [how: "runs" | "whole" | "cut", replay: readonly number[], goesOn: boolean][] = [
+const continued: readonly [how: "runs" | "whole" | "cut" | "stopped", replay: readonly number[], goesOn: boolean][] = [
   ["runs", [], true],
   ["runs", [100, 101], true],
   ["runs", [100, 101, 102], false],
@@ -71,13 +71,16 @@ const continued: readonly [how: "runs" | "whole" | "cut", replay: readonly numbe
   ["whole", [100, 101], true],
   ["cut", [100], true],
   ["cut", [100, 101], false],
+  ["stopped", [], false],
 ];
 test("a gateway that has tokens goes on with an answer that has the same and more", () => {
   for (const [how, replay, goesOn] of continued) {
     const { kept } = answers();
-    const { run } = begun(kept, "a", 2);
+    const { run, call } = begun(kept, "a", 2);
     if (how === "whole") run.add(finish);
-    if (how !== "runs") run.end();
+    if (how === "stopped") kept.look("a", true);
+    if (how === "stopped") call.leave();
+    if (how === "whole" || how === "cut") run.end();
     assert.equal(kept.find(keepOf("a"), replay) !== undefined, goesOn, `${how}, ${replay}`);
   }
 });
@@ -117,8 +120,34 @@ test("an error reaches every reader, and the next request begins anew", async ()
   assert.equal(kept.find(keepOf("a"), []), undefined);
 });
 
+test("a stopped answer is read as far as it goes, and says that it is no more", async () => {
+  const { kept } = answers();
+  const { run, call } = begun(kept, "a", 2);
+  kept.look("a", true);
+  call.leave();
+  run.end();
+  const late = new Call();
+  await assert.rejects(kept.find(keepOf("a"), [])!.read(late), { code: "KeptEnded" });
+  assert.deepEqual(late.got, ["100", "101"]);
+});
+
+test("what a lost gateway read waits for its clients; what none of them takes up is bounded", () => {
+  const { kept, clock } = answers();
+  const all = Array.from({ length: keptBounds.unreadAtOnce + 1 }, (_, at) => begun(kept, String(at), 1));
+  for (const { call } of all) call.leave();
+  const live = () => all.filter(({ run }) => !run.signal.aborted).length;
+  assert.equal(live(), keptBounds.unreadAtOnce);
+  clock.now = keptBounds.unreadGraceMs - 1;
+  kept.sweep();
+  assert.equal(live(), keptBounds.unreadAtOnce);
+  for (const { run } of all.slice(-5)) read(run);
+  clock.now++;
+  kept.sweep();
+  assert.equal(live(), keptBounds.unread + 5, "those that are read again go on");
+});
+
 test("no order of requests, tokens, ends and leaves passes a bound, or stops what is read", () => {
-  const bounds = { unreadMs: 50, answers: 4, bytes: 6_000, answerBytes: 2_500, unread: 2 };
+  const bounds = { unreadMs: 50, answers: 4, bytes: 6_000, answerBytes: 2_500, unread: 2, unreadGraceMs: 20, unreadAtOnce: 3 };
   const step = fc.record({ what: fc.constantFrom("begin", "add", "end", "leave", "read", "stop", "wait"), id: fc.nat(6) });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
@@ -140,7 +169,7 @@ test("no order of requests, tokens, ends and leaves passes a bound, or stops wha
         const { size } = kept;
         assert.ok(size.answers <= bounds.answers && size.bytes <= bounds.bytes && size.bytes >= 0, JSON.stringify(size));
         const live = all.filter(({ run }) => !run.isOver && !run.signal.aborted);
-        assert.ok(live.filter(({ calls }) => calls.length === 0).length <= bounds.unread);
+        assert.ok(live.filter(({ calls }) => calls.length === 0).length <= (what === "wait" ? bounds.unread : bounds.unreadAtOnce));
         for (const { run, calls } of all) assert.ok(calls.length === 0 || run.isOver || !run.signal.aborted, "a read one goes on");
       }
     }),

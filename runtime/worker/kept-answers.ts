@@ -10,11 +10,17 @@ export interface KeptBounds {
   /** Estimates, of all answers and of one. */
   readonly bytes: number;
   readonly answerBytes: number;
-  /** Answers that are computed without a reader. */
+  /** Answers that are computed without a reader: those that had none for `unreadGraceMs`, since a client that repeats does it at once. */
   readonly unread: number;
+  readonly unreadGraceMs: number;
+  /** Of any age: a batch's worth. */
+  readonly unreadAtOnce: number;
 }
 
-export const keptBounds: KeptBounds = { unreadMs: 60_000, answers: 512, bytes: 32 * 2 ** 20, answerBytes: 4 * 2 ** 20, unread: 8 };
+export const keptBounds: KeptBounds = {
+  ...{ unreadMs: 60_000, answers: 512, bytes: 32 * 2 ** 20, answerBytes: 4 * 2 ** 20 },
+  ...{ unread: 8, unreadGraceMs: 5_000, unreadAtOnce: 64 },
+};
 
 /** Bytes that an event takes, and each of its numbers. */
 const eventBytes = 200;
@@ -86,7 +92,8 @@ export class Run {
 
   end(error?: AppError): void {
     this.isOver = true;
-    if (error) this.#over.reject(error);
+    const stopped = this.keep && this.signal.aborted ? keptEnded() : undefined;
+    if (error ?? stopped) this.#over.reject(error ?? stopped);
     else this.#over.resolve();
     this.#readers.clear();
     this.#hooks.onLeft(error !== undefined);
@@ -124,7 +131,7 @@ export class Run {
   /** True where its tokens go on with `replay`, and an end of it is the answer's. */
   continues(replay: readonly number[]): boolean {
     if (replay.some((id, at) => this.ids[at] !== id)) return false;
-    return this.ids.length > replay.length || !this.isOver || this.isWhole;
+    return this.isOver ? this.ids.length > replay.length || this.isWhole : !this.signal.aborted;
   }
 }
 
@@ -193,6 +200,7 @@ export class KeptAnswers {
 
   /** Drops what nobody has read for long. */
   sweep(): void {
+    this.#boundUnread();
     const now = this.#now();
     for (const [id, { run, unreadSince }] of this.#runs)
       if (!run.isRead && unreadSince !== undefined && now - unreadSince >= this.#bounds.unreadMs) this.drop(id);
@@ -211,8 +219,11 @@ export class KeptAnswers {
 
   #boundUnread(): void {
     const unread = [...this.#runs].filter(([, { run }]) => !run.isOver && !run.isRead && !run.signal.aborted);
-    unread.sort(([, a], [, b]) => (a.unreadSince ?? this.#now()) - (b.unreadSince ?? this.#now()));
-    for (const [id] of unread.slice(0, Math.max(0, unread.length - this.#bounds.unread))) this.drop(id);
+    const ages = unread.map(([id, { unreadSince }]) => ({ id, ms: this.#now() - (unreadSince ?? this.#now()) }));
+    ages.sort((a, b) => b.ms - a.ms);
+    const { unread: most, unreadGraceMs, unreadAtOnce } = this.#bounds;
+    const old = ages.filter(({ ms }) => ms >= unreadGraceMs).length;
+    for (const { id } of ages.slice(0, Math.max(0, old - most, ages.length - unreadAtOnce))) this.drop(id);
   }
 }
 
@@ -225,6 +236,8 @@ function valuesOf({ event }: GenerateEvent): number {
   return event.case === "token" ? 1 + 2 * event.value.topIds.length : 1;
 }
 
+/** The rank is well, and computes the rest for whoever asks again. */
+const keptEnded = () => new AppError("the answer was stopped before its end", { code: "KeptEnded", operation: "generating" });
 const gone = () => new AppError("the caller went away", { code: "Cancelled" });
 
 function nothing(): void {}

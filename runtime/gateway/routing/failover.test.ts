@@ -4,7 +4,16 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
-import { type Attempt, type Generated, type Generation, generate, type Stall, type WorkerEvent, type Workers } from "./failover.ts";
+import {
+  type Attempt,
+  type Generated,
+  type Generation,
+  generate,
+  type Shunned,
+  type Stall,
+  type WorkerEvent,
+  type Workers,
+} from "./failover.ts";
 import { failoverLimits } from "./patience.ts";
 
 const truth = (position: number) => 1000 + position * 3;
@@ -14,7 +23,7 @@ const limits = { ...failoverLimits, ...silences, noWorkerMs: 200, queueMs: 200, 
 interface Fault {
   /** Tokens this attempt sends before it breaks. */
   readonly after: number;
-  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "none";
+  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "kept" | "none";
 }
 
 function generation(maxTokens: number, extra: Partial<Generation> = {}): Generation {
@@ -54,6 +63,7 @@ class Memory implements Workers {
       if (fault && position - from >= fault.after) {
         if (fault.kind === "error") throw new AppError("bad", { code: "EngineStopped" });
         if (fault.kind === "expert") throw new AppError("expert 3 had no host", { code: "ExpertUnavailable" });
+        if (fault.kind === "kept") throw new AppError("stopped", { code: "KeptEnded" });
         if (fault.kind === "lost") throw new AppError("gone", { code: "Unavailable" });
         if (fault.kind === "draining") yield { type: "finish", reason: "draining" };
         if (fault.kind === "end" || fault.kind === "draining") return;
@@ -82,7 +92,7 @@ async function collect(source: AsyncGenerator<Generated>): Promise<{ ids: number
 test("whatever breaks at whatever token, the client sees every token once and in order", async () => {
   const fault = fc.record({
     after: fc.nat(6),
-    kind: fc.constantFrom("error", "expert", "lost", "draining", "end", "silent", "busy", "repeat", "gap", "none") as fc.Arbitrary<
+    kind: fc.constantFrom("error", "expert", "lost", "draining", "end", "silent", "busy", "repeat", "gap", "kept", "none") as fc.Arbitrary<
       Fault["kind"]
     >,
   });
@@ -112,6 +122,27 @@ test("each way to break has its reason", async () => {
     const workers = new Memory([{ after: 2, kind: kind as Fault["kind"] }], 6);
     await collect(generate(generation(6), workers, { ...limits, noWorkerMs: 5_000 }, { onFailover }));
     assert.deepEqual(reasons, [`${want} 2`], kind);
+  }
+});
+
+test("a kept answer that was stopped is computed on, and its rank is not at fault", async () => {
+  const kinds = ["kept", "lost"] as const;
+  for (const kind of kinds) {
+    let failovers = 0;
+    const shunned: number[][] = [];
+    const failed: boolean[] = [];
+    class Watched extends Memory {
+      override start(of: Generation, replay: readonly number[], { avoid }: Shunned = { avoid: new Set(), busy: new Set() }) {
+        shunned.push([...avoid]);
+        const attempt = super.start(of, replay);
+        if ("none" in attempt) return attempt;
+        return { ...attempt, close: (bad: boolean) => void failed.push(bad) };
+      }
+    }
+    const workers = new Watched([{ after: 2, kind }], 6);
+    const { ids } = await collect(generate(generation(6), workers, limits, { onFailover: () => failovers++ }));
+    const atFault = kind === "lost";
+    assert.deepEqual([ids.length, failovers, failed, shunned], [6, atFault ? 1 : 0, [atFault, false], [[], atFault ? [1] : []]], kind);
   }
 });
 

@@ -330,6 +330,10 @@ class RequestState {
     if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
     this.patience.failed(fault);
     this.#lastError = error;
+    if (fault === "kept") {
+      this.#attempts++;
+      return fault;
+    }
     this.#avoid.add(rank);
     this.#busy.delete(rank);
     if (fault === "busy") {

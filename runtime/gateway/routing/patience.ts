@@ -39,9 +39,9 @@ export const failoverLimits: FailoverLimits = {
 
 /**
  * caller: no worker would answer differently. expert: no rank could compute one, which is not this worker's fault. deadline: the request's
- * time is over. worker: another one may do better.
+ * time is over. kept: what a rank kept goes no further, and is computed on by a rank that is well. worker: another one may do better.
  */
-export type Fault = "caller" | "busy" | "expert" | "deadline" | "worker";
+export type Fault = "caller" | "busy" | "expert" | "deadline" | "kept" | "worker";
 
 const faults: Readonly<Record<string, Fault>> = {
   InvalidRequest: "caller",
@@ -51,6 +51,7 @@ const faults: Readonly<Record<string, Fault>> = {
   Busy: "busy",
   ExpertUnavailable: "expert",
   DeadlineExceeded: "deadline",
+  KeptEnded: "kept",
 };
 
 /** Errors that other workers would most likely repeat. */
