@@ -66,8 +66,8 @@ const gangs: Right = {
 const of = (apiVersion: string, kind: string, plural: string): Resource => ({ apiVersion, kind, plural, namespaced: true });
 const core = (kind: string, plural: string): Resource => of("v1", kind, plural);
 
-/** In the chart's template. */
-const install = '{{ include "enodia.fullname" $ }}';
+/** The name of the install in the chart's template. */
+export const installName = '{{ include "enodia.fullname" $ }}';
 
 /** The rules of the roles are in this order. */
 const table = {
@@ -205,7 +205,7 @@ const table = {
     ...of("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
     namespaced: false,
     rights: [
-      { scope: "cluster", resourceNames: [install], verbs: ["get"], why: "its own, which owns the leases, so that they go with it" },
+      { scope: "cluster", resourceNames: [installName], verbs: ["get"], why: "its own, which owns the leases, so that they go with it" },
     ],
   },
   events: {

@@ -1,6 +1,7 @@
 // Checks rights: the user's to install and to look, and the operator's by rbac.ts.
 import { AppError } from "../../../crds/common.ts";
 import type { Right } from "../../kube/access-review.ts";
+import { installName } from "../../kube/resources.ts";
 import { operatorRules, type Rule } from "../../rbac.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, rightText, skip, warn } from "./check.ts";
@@ -77,7 +78,10 @@ function rightsOf(rule: Rule, operator: OperatorFacts): Right[] {
   return rule.apiGroups.flatMap((group) =>
     rule.resources.flatMap((resource) =>
       rule.verbs.flatMap((verb) =>
-        (rule.resourceNames ?? [undefined]).flatMap((name) => places.map((namespace) => ({ group, resource, verb, namespace, name }))),
+        (rule.resourceNames ?? [undefined]).flatMap((named) => {
+          const name = named === installName ? operator.name : named;
+          return places.map((namespace) => ({ group, resource, verb, namespace, name }));
+        }),
       ),
     ),
   );
