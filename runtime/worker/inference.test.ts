@@ -70,6 +70,29 @@ test("a request whose deadline passes ends with that error, and with no finish t
   await metrics.close();
 });
 
+test("a kept answer has the time of the reader that has most of it", async () => {
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const slow: Pick<Engine, "generate"> = {
+    async *generate({ signal }) {
+      yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+      await new Promise((resolve) => setTimeout(resolve, 80));
+      yield { type: "finish", reason: signal?.aborted ? "cancelled" : "stop", outputTokens: 0 };
+    },
+  };
+  const service = serving(slow, { metrics, tracing: await createTracing({ service: "worker" }) });
+  const read = (ms: number) =>
+    new Promise<unknown>((resolve) => {
+      const keep = { id: "k", digest: Buffer.from("d") };
+      const fields = { sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, deadlineUnixMs: BigInt(Date.now() + ms), keep };
+      const request = create(GenerateRequestSchema, fields);
+      const call = Object.assign(new EventEmitter(), { request, cancelled: false, getDeadline: () => Infinity, write: () => {} });
+      call.once("error", ({ metadata }) => resolve(metadata.get("enodia-code")[0]));
+      service.generate(Object.assign(call, { end: () => resolve("whole") }) as unknown as Call);
+    });
+  assert.deepEqual(await Promise.all([read(20), read(10_000), read(30)]), ["whole", "whole", "whole"]);
+  await metrics.close();
+});
+
 test("a request goes on where clocks differ: what it may still take is the time that came with the call", async () => {
   const answers: Pick<Engine, "generate"> = {
     async *generate({ signal }) {

@@ -70,9 +70,9 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
         call.emit("error", toStatus(error));
       }
     },
-    kept: async ({ sender, id, stop }, call) => {
+    kept: async ({ sender, id, stop, digest }, call) => {
       fromGateway(call, sender, options);
-      return options.answers.look(id, stop);
+      return options.answers.look(id, stop ? digest : undefined);
     },
   };
 }
@@ -89,30 +89,28 @@ function showLife(call: AliveCall, { engine, kvUse }: GenerateOptions): void {
 }
 
 async function serve(call: Call, options: GenerateOptions): Promise<void> {
-  const { keep, replay } = call.request;
+  const { keep, replay, deadlineUnixMs } = call.request;
   fromGateway(call, call.request.sender, options);
   const kept = keep && options.answers.find(keep, replay);
-  if (kept === undefined) return begin(call, options).read(call);
-  options.metrics.add("enodia_worker_resumed_total", 1);
-  return kept.read(call);
+  if (kept) options.metrics.add("enodia_worker_resumed_total", 1);
+  const run = kept ?? begin(call.request, options);
+  run.allow(leftMs(call, Number(deadlineUnixMs), slackMs.generate));
+  return run.read(call);
 }
 
-function begin(call: Call, options: GenerateOptions): Run {
-  const { keep, sampling, replay, deadlineUnixMs } = call.request;
+function begin(request: GenerateRequest, options: GenerateOptions): Run {
+  const { keep, sampling, replay } = request;
   accepts(options);
   const whole = replay.length === 0 || sampling?.logprobs !== true; // a failover brings no log-probabilities
-  const run = options.answers.begin(whole ? keep : undefined);
-  const left = leftMs(call, Number(deadlineUnixMs), slackMs.generate);
-  generate(call.request, options, run, left).then(
+  const run = options.answers.begin(whole ? keep : undefined, replay);
+  generate(request, options, run).then(
     () => run.end(),
     (error) => run.end(AppError.from(error)),
   );
   return run;
 }
 
-async function generate(request: GenerateRequest, options: GenerateOptions, run: Run, left: number | undefined): Promise<void> {
-  const late = new AppError("the request's deadline has passed", { code: "DeadlineExceeded", operation: "generating" });
-  const timer = left === undefined ? undefined : setTimeout(() => run.abort(late), left);
+async function generate(request: GenerateRequest, options: GenerateOptions, run: Run): Promise<void> {
   const attributes = {
     "enodia.request": request.requestId,
     "enodia.prompt_tokens": request.prompt.length,
@@ -124,7 +122,7 @@ async function generate(request: GenerateRequest, options: GenerateOptions, run:
   let result: Result = "error";
   try {
     result = await pump(request, options, run, span.traceparent);
-    if (result === "cancelled" && run.signal.reason === late) throw late;
+    if (result === "cancelled" && run.signal.reason === run.late) throw run.late;
     if (result !== "error") options.record.ended(result);
     span.set({ "enodia.finish": result });
   } catch (error) {
@@ -134,7 +132,6 @@ async function generate(request: GenerateRequest, options: GenerateOptions, run:
     if (ours && AppError.from(error).code !== "QueueFull") options.log.warn({ err: error, requestId, traceId }, "request failed");
     throw error;
   } finally {
-    clearTimeout(timer);
     span.end();
     options.metrics.add("enodia_worker_requests_total", 1, { result });
     options.log.debug({ requestId, traceId, result }, "request ended");

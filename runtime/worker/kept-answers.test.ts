@@ -8,7 +8,8 @@ import { FinishReason, type GenerateEvent, GenerateEventSchema, type Keep, KeepS
 import { create } from "../net/service.ts";
 import { KeptAnswers, type KeptBounds, keptBounds, type Run } from "./kept-answers.ts";
 
-const keepOf = (id: string, digest = "d"): Keep => create(KeepSchema, { id, digest: Buffer.from(digest), note: Buffer.from("n") });
+const digest = Buffer.from("d");
+const keepOf = (id: string, of = "d"): Keep => create(KeepSchema, { id, digest: Buffer.from(of), note: Buffer.from("n") });
 const token = (position: number): GenerateEvent =>
   create(GenerateEventSchema, { event: { case: "token", value: { id: 100 + position, position } } });
 const finish = create(GenerateEventSchema, { event: { case: "finish", value: { reason: FinishReason.LENGTH } } });
@@ -56,19 +57,24 @@ test("whoever reads, early, late or after the end, gets every token once", () =>
 
 test("an answer that a failover brought begins with the tokens that were there", () => {
   const { kept } = answers();
-  const { run } = begun(kept, "a");
+  const run = kept.begin(keepOf("a"), [100, 101]);
+  const second = kept.find(keepOf("a"), [100]);
+  assert.deepEqual([second, kept.find(keepOf("a"), [7])], [run, undefined], "a second one joins before anything was computed");
   run.addReplay([100, 101]);
   run.add(token(2));
   assert.deepEqual(read(run).got, ["100", "101", "102"]);
+  kept.begin(keepOf("b"), [100, 101]).end();
+  assert.equal(kept.find(keepOf("b"), []), undefined, "one that ended in its queue has nothing to read");
 });
 
 /** How it ended after two tokens, what a gateway has, whether the answer goes on from there. */
 const continued: readonly [how: "runs" | "whole" | "cut" | "stopped", replay: readonly number[], goesOn: boolean][] = [
   ["runs", [], true],
   ["runs", [100, 101], true],
-  ["runs", [100, 101, 102], false],
+  ["runs", [100, 101, 102], true],
   ["runs", [7], false],
   ["whole", [100, 101], true],
+  ["whole", [100, 101, 102], false],
   ["cut", [100], true],
   ["cut", [100, 101], false],
   ["stopped", [], false],
@@ -78,7 +84,7 @@ test("a gateway that has tokens goes on with an answer that has the same and mor
     const { kept } = answers();
     const { run, call } = begun(kept, "a", 2);
     if (how === "whole") run.add(finish);
-    if (how === "stopped") kept.look("a", true);
+    if (how === "stopped") kept.look("a", digest);
     if (how === "stopped") call.leave();
     if (how === "whole" || how === "cut") run.end();
     assert.equal(kept.find(keepOf("a"), replay) !== undefined, goesOn, `${how}, ${replay}`);
@@ -90,9 +96,17 @@ test("the last reader's end ends what is not kept, what was stopped, and the res
   const plain = kept.begin(undefined);
   read(plain).leave();
   const { run: stopped, call } = begun(kept, "s", 1);
-  assert.deepEqual(kept.look("s", true), { kept: true, tokens: 1, note: Buffer.from("n") });
+  assert.deepEqual(kept.look("s", digest), { kept: true, tokens: 1, note: Buffer.from("n") });
   assert.equal(stopped.signal.aborted, false, "somebody reads");
   call.leave();
+  const early = kept.begin(keepOf("e"));
+  const hasty = new Call();
+  hasty.cancelled = true;
+  early.read(hasty).catch(() => {});
+  kept.look("e", Buffer.from("another request's"));
+  assert.equal(early.signal.aborted, false);
+  kept.look("e", digest);
+  assert.ok(early.signal.aborted, "also where its reader left before it read");
   const { run, call: gone } = begun(kept, "k", 1);
   gone.leave();
   clock.now = keptBounds.unreadMs - 1;
@@ -108,7 +122,7 @@ test("the last reader's end ends what is not kept, what was stopped, and the res
   run.end();
   clock.now += keptBounds.unreadMs;
   kept.sweep();
-  assert.deepEqual([kept.size, kept.look("k", false)], [{ answers: 0, bytes: 0 }, { kept: false }]);
+  assert.deepEqual([kept.size, kept.look("k")], [{ answers: 0, bytes: 0 }, { kept: false }]);
 });
 
 test("an error reaches every reader, and the next request begins anew", async () => {
@@ -123,7 +137,7 @@ test("an error reaches every reader, and the next request begins anew", async ()
 test("a stopped answer is read as far as it goes, and says that it is no more", async () => {
   const { kept } = answers();
   const { run, call } = begun(kept, "a", 2);
-  kept.look("a", true);
+  kept.look("a", digest);
   call.leave();
   run.end();
   const late = new Call();
@@ -163,7 +177,7 @@ test("no order of requests, tokens, ends and leaves passes a bound, or stops wha
         if (what === "end" && of && !of.run.isOver) of.run.end();
         if (what === "leave") for (const call of of?.calls.splice(0) ?? []) call.leave();
         if (what === "read" && of && !of.run.isOver && !of.run.signal.aborted) of.calls.push(read(of.run));
-        if (what === "stop") kept.look(String(id), true);
+        if (what === "stop") kept.look(String(id), digest);
         if (what === "wait") clock.now += 30;
         kept.sweep();
         const { size } = kept;

@@ -42,7 +42,8 @@ interface Hooks {
 /** One generation, and those who read it. */
 export class Run {
   readonly keep: Keep | undefined;
-  readonly ids: number[] = [];
+  readonly ids: number[];
+  readonly late = new AppError("the request's deadline has passed", { code: "DeadlineExceeded", operation: "generating" });
   readonly #abort = new AbortController();
   readonly #over = Promise.withResolvers<void>();
   readonly #readers = new Set<Reader>();
@@ -50,13 +51,19 @@ export class Run {
   #events: GenerateEvent[] | undefined;
   /** Nobody wants it but its readers. */
   #stopped = false;
+  /** Tokens among its events; those of a replay come once it is started. */
+  #told = 0;
+  #endsAt = 0;
+  #timer: NodeJS.Timeout | undefined;
   bytes: number;
   isOver = false;
   /** It has all its tokens. */
   isWhole = false;
 
-  constructor(keep: Keep | undefined, hooks: Hooks) {
+  /** `replay`: the tokens that it goes on from. */
+  constructor(keep: Keep | undefined, replay: readonly number[], hooks: Hooks) {
     this.keep = keep;
+    this.ids = [...replay];
     this.#events = keep && [];
     this.#hooks = hooks;
     this.bytes = keep ? eventBytes + keep.note.length : 0;
@@ -73,7 +80,10 @@ export class Run {
 
   add(message: GenerateEvent): void {
     const { event } = message;
-    if (event.case === "token") this.ids[event.value.position] = event.value.id;
+    if (event.case === "token") {
+      this.ids[event.value.position] = event.value.id;
+      this.#told = event.value.position + 1;
+    }
     if (event.case === "finish") this.isWhole = event.value.reason === FinishReason.STOP || event.value.reason === FinishReason.LENGTH;
     for (const reader of this.#readers) send(reader, message);
     if (this.#events === undefined) return;
@@ -92,6 +102,8 @@ export class Run {
 
   end(error?: AppError): void {
     this.isOver = true;
+    this.ids.length = this.#told;
+    clearTimeout(this.#timer);
     const stopped = this.keep && this.signal.aborted ? keptEnded() : undefined;
     if (error ?? stopped) this.#over.reject(error ?? stopped);
     else this.#over.resolve();
@@ -105,11 +117,13 @@ export class Run {
     if (this.isOver) return this.#over.promise;
     this.#stopped = false;
     this.#readers.add(reader);
-    reader.on("cancelled", () => {
+    const left = () => {
       if (!this.#readers.delete(reader) || this.isRead) return;
       if (this.#events === undefined || this.#stopped) this.#abort.abort(gone());
       this.#hooks.onLeft(false);
-    });
+    };
+    reader.on("cancelled", left);
+    if (reader.cancelled) left();
     return this.#over.promise;
   }
 
@@ -124,14 +138,20 @@ export class Run {
     if (!this.isRead) this.#abort.abort(gone());
   }
 
-  abort(why: AppError): void {
-    this.#abort.abort(why);
+  /** It may take so long from now, or longer where another reader said so; undefined = for ever. */
+  allow(leftMs = Number.POSITIVE_INFINITY): void {
+    const endsAt = performance.now() + leftMs;
+    if (this.isOver || endsAt <= this.#endsAt) return;
+    this.#endsAt = endsAt;
+    clearTimeout(this.#timer);
+    if (Number.isFinite(leftMs)) this.#timer = setTimeout(() => this.#abort.abort(this.late), leftMs);
   }
 
-  /** True where its tokens go on with `replay`, and an end of it is the answer's. */
+  /** True where its tokens and `replay` begin alike, it has or will have more, and an end of it is the answer's. */
   continues(replay: readonly number[]): boolean {
-    if (replay.some((id, at) => this.ids[at] !== id)) return false;
-    return this.isOver ? this.ids.length > replay.length || this.isWhole : !this.signal.aborted;
+    if (replay.some((id, at) => at < this.ids.length && this.ids[at] !== id)) return false;
+    if (!this.isOver) return !this.signal.aborted;
+    return this.ids.length > replay.length || (this.isWhole && this.ids.length === replay.length);
   }
 }
 
@@ -159,9 +179,9 @@ export class KeptAnswers {
     return run?.continues(replay) ? run : undefined;
   }
 
-  begin(keep: Keep | undefined): Run {
+  begin(keep: Keep | undefined, replay: readonly number[] = []): Run {
     const id = keep?.id ?? "";
-    const run: Run = new Run(keep, {
+    const run: Run = new Run(keep, replay, {
       onGrown: (bytes) => {
         if (this.#runs.get(id)?.run !== run) return;
         this.#bytes += bytes;
@@ -183,10 +203,11 @@ export class KeptAnswers {
     return run;
   }
 
-  look(id: string, stop: boolean): { kept: boolean; tokens?: number; note?: Uint8Array } {
+  /** `stopped`: the digest of a request whose caller wants no more. */
+  look(id: string, stopped?: Uint8Array): { kept: boolean; tokens?: number; note?: Uint8Array } {
     const run = this.#runs.get(id)?.run;
     if (run === undefined) return { kept: false };
-    if (stop) run.stop();
+    if (stopped && run.keep && Buffer.compare(run.keep.digest, stopped) === 0) run.stop();
     return { kept: true, tokens: run.ids.length, note: run.keep?.note ?? new Uint8Array() };
   }
 

@@ -23,7 +23,7 @@ const limits = { ...failoverLimits, ...silences, noWorkerMs: 200, queueMs: 200, 
 interface Fault {
   /** Tokens this attempt sends before it breaks. */
   readonly after: number;
-  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "kept" | "none";
+  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "kept" | "differs" | "none";
 }
 
 function generation(maxTokens: number, extra: Partial<Generation> = {}): Generation {
@@ -64,6 +64,7 @@ class Memory implements Workers {
         if (fault.kind === "error") throw new AppError("bad", { code: "EngineStopped" });
         if (fault.kind === "expert") throw new AppError("expert 3 had no host", { code: "ExpertUnavailable" });
         if (fault.kind === "kept") throw new AppError("stopped", { code: "KeptEnded" });
+        if (fault.kind === "differs" && position > 0) yield { type: "token", id: 5, position: position - 1, logprob: 0 };
         if (fault.kind === "lost") throw new AppError("gone", { code: "Unavailable" });
         if (fault.kind === "draining") yield { type: "finish", reason: "draining" };
         if (fault.kind === "end" || fault.kind === "draining") return;
@@ -92,9 +93,20 @@ async function collect(source: AsyncGenerator<Generated>): Promise<{ ids: number
 test("whatever breaks at whatever token, the client sees every token once and in order", async () => {
   const fault = fc.record({
     after: fc.nat(6),
-    kind: fc.constantFrom("error", "expert", "lost", "draining", "end", "silent", "busy", "repeat", "gap", "kept", "none") as fc.Arbitrary<
-      Fault["kind"]
-    >,
+    kind: fc.constantFrom(
+      "error",
+      "expert",
+      "lost",
+      "draining",
+      "end",
+      "silent",
+      "busy",
+      "repeat",
+      "gap",
+      "kept",
+      "differs",
+      "none",
+    ) as fc.Arbitrary<Fault["kind"]>,
   });
   await fc.assert(
     fc.asyncProperty(fc.array(fault, { maxLength: 8 }), fc.integer({ min: 1, max: 20 }), async (faults, maxTokens) => {
@@ -125,8 +137,8 @@ test("each way to break has its reason", async () => {
   }
 });
 
-test("a kept answer that was stopped is computed on, and its rank is not at fault", async () => {
-  const kinds = ["kept", "lost"] as const;
+test("a kept answer that was stopped, or that takes another way, is computed on, and its rank is not at fault", async () => {
+  const kinds = ["kept", "differs", "lost"] as const;
   for (const kind of kinds) {
     let failovers = 0;
     const shunned: number[][] = [];

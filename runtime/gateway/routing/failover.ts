@@ -286,9 +286,12 @@ class RequestState {
     return fresh;
   }
 
-  /** Returns false for a repeated token; throws on a gap. */
+  /** Returns false for a repeated token; throws on a gap, and where a kept answer takes another way. */
   take(id: number, position: number): boolean {
-    if (position < this.tokens.length) return false;
+    if (position < this.tokens.length) {
+      if (this.tokens[position] === id) return false;
+      throw new AppError(`token ${position} of the kept answer is another one`, { code: "KeptDiffers" });
+    }
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
     if (position === 0) this.#checkPrompt();
     this.tokens.push(id);
@@ -331,7 +334,7 @@ class RequestState {
     this.patience.failed(fault);
     this.#lastError = error;
     if (fault === "kept") {
-      this.#attempts++;
+      if (this.#attempts++ > 0) this.#avoid.add(rank);
       return fault;
     }
     this.#avoid.add(rank);

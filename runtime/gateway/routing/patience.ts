@@ -52,6 +52,7 @@ const faults: Readonly<Record<string, Fault>> = {
   ExpertUnavailable: "expert",
   DeadlineExceeded: "deadline",
   KeptEnded: "kept",
+  KeptDiffers: "kept",
 };
 
 /** Errors that other workers would most likely repeat. */

@@ -86,9 +86,14 @@ export async function keptBy(
 }
 
 /** A call that ends alone leaves the answer to be computed on, as when a gateway dies. */
-export function stopKept({ client }: Worker, { generation: { keep, signal }, accepted, finished }: Lease, self: Identity): void {
-  if (keep === undefined || !accepted || finished || (keep.stays && signal.aborted)) return;
-  client?.kept({ sender: toSender(self), id: keep.id, stop: true }, { deadline: Date.now() + keptAnswerMs }).catch(nothing);
+export function stopKept(
+  { client }: Pick<Worker, "client">,
+  { generation: { keep, signal }, finished }: Pick<Lease, "generation" | "finished">,
+  self: Identity,
+): void {
+  if (keep === undefined || finished || (keep.stays && signal.aborted)) return;
+  const { id, digest } = keep;
+  client?.kept({ sender: toSender(self), id, digest, stop: true }, { deadline: Date.now() + keptAnswerMs }).catch(nothing);
 }
 
 function nothing(): void {}

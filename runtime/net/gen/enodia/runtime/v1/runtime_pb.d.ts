@@ -101,6 +101,13 @@ export declare type KeptRequest = Message<"enodia.runtime.v1.KeptRequest"> & {
    * @generated from field: bool stop = 3;
    */
   stop: boolean;
+
+  /**
+   * with stop: only of this request is it the answer
+   *
+   * @generated from field: bytes digest = 4;
+   */
+  digest: Uint8Array;
 };
 
 /**
