@@ -65,6 +65,11 @@ for (const [nodes, begins] of [
     await stays(moe, 1);
     await moe.start();
     await stays(moe, 1);
+    await moe.change({ suspend: true });
+    await has(moe, 0);
+    await moe.change({ suspend: false });
+    await until("there are gateways again, and nobody has the number", async () => (await count(moe)) > 0 && !(await isOurs(moe)));
+    await stays(moe, begins);
   });
 
 test("a number that is taken out of the spec stays, nobody's; one that is given is put back when somebody scales by hand", async (t) => {

@@ -104,7 +104,7 @@ export interface Observed {
   readonly pods: readonly PodFacts[];
   readonly orphans: Orphans;
   readonly gateway: GatewayFacts;
-  /** Gateways that a deployment begins with; undefined where it has some. */
+  /** Gateways that a deployment begins with, at first and after none; undefined where it has some. */
   readonly firstGateways: number | undefined;
   readonly gatewayModels: readonly (string | undefined)[];
   readonly gatewayPods: readonly GatewayPod[];

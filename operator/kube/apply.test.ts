@@ -272,6 +272,23 @@ test("a field is given up though controllers write to the object all the while",
   assert.deepEqual([spec.replicas, status], [3, { replicas: 0 }]);
 });
 
+test("of two templates the one that is accepted begins with the number, and the refused one is sent once", async () => {
+  const [front] = appliedObjects({ deployment: deployment(), settings, firstGateways: 2 }).filter(({ begins }) => begins !== undefined);
+  assert.ok(front);
+  const tried: unknown[] = [];
+  const { apply } = kube;
+  kube.apply = async (resource, object, options) => {
+    tried.push((object.spec as any).template);
+    if (tried.length === 1) throw new AppError("spec.template: Invalid value", { code: "Invalid" });
+    return apply(resource, object, options);
+  };
+  const otherwise = structuredClone(front.object);
+  Object.assign((otherwise.spec as any).template.metadata.labels, { before: "yes" });
+  await applier().apply([{ ...front, otherwise }], owner);
+  const { spec } = (await kube.get(resources.deployments, { namespace: "ns", name: "moe-gateway" })) as any;
+  assert.deepEqual([spec.replicas, spec.template.metadata.labels.before, tried.length], [2, "yes", 2]);
+});
+
 test("what is not wanted any more is deleted where it is ours, and nothing else", async () => {
   const absent = [{ resource: resources.services, name: at.name }];
   const removing = async (live: KubeObject | undefined) => {

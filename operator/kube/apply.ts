@@ -18,10 +18,10 @@ export interface Rendered {
   readonly resource: Resource;
   readonly object: KubeObject;
   readonly otherwise?: KubeObject;
-  /** The object where there is none yet: what it has more is left to others afterwards. */
-  readonly begins?: KubeObject;
   /** A field left to others; its value stays. */
-  readonly leaves?: readonly string[];
+  readonly leaves?: FieldPath;
+  /** What the field is before it is left: where there is no object yet, or a zero of ours. */
+  readonly begins?: unknown;
   /** Fields taken by force, as the API server writes them. */
   readonly takes?: readonly string[];
 }
@@ -130,7 +130,7 @@ export class Applier {
   }
 
   async #applyOne(rendered: Rendered, owner: Owner): Promise<Result> {
-    const { resource, object, leaves } = rendered;
+    const { resource, object, leaves, begins } = rendered;
     const last = within(this.#last, owner.uid);
     const key = keyOf(rendered);
     const hash = hashOf(object);
@@ -146,9 +146,9 @@ export class Applier {
     const standing = await this.#standsOff(rendered, { hash, live, owner });
     if (standing) return { conflict: conflictText(object, standing.conflicts) };
     try {
-      if (live && leaves) await this.#giveUp(resource, refOf(object), leaves);
-      if (!live && rendered.begins) {
-        await this.#kube.apply(resource, rendered.begins, { manager });
+      const isNone = !live || (leaves !== undefined && (await this.#giveUp(resource, refOf(object), leaves)) === "zero");
+      if (isNone && leaves && begins !== undefined) {
+        await this.#write({ ...rendered, object: withValue(object, leaves, begins) as KubeObject });
         return "applied"; // and the next pass gives up what it began with
       }
       const made = await this.#write(rendered);
@@ -205,16 +205,17 @@ export class Applier {
     });
   }
 
-  /** Gives up a field so that its value stays. A zero is removed: nobody scales up from it. */
-  async #giveUp(resource: Resource, ref: Ref, path: FieldPath): Promise<void> {
+  /** Gives up a field so that its value stays. A zero of ours is kept, for the apply to remove: nobody scales up from it. */
+  async #giveUp(resource: Resource, ref: Ref, path: FieldPath): Promise<"zero" | "others"> {
     for (let tries = 1; ; tries++) {
       const live = await this.#kube.get(resource, ref);
-      if (!live || !applies(manager, live, path) || valueAt(live, path) === 0) return;
+      if (!live || !applies(manager, live, path)) return "others";
+      if (valueAt(live, path) === 0) return "zero";
       const { uid = "", resourceVersion = "" } = live.metadata;
       const metadata = { uid, resourceVersion, managedFields: givenUp(manager, live, path) };
       try {
         await this.#kube.patch(resource, ref, { metadata }, { manager });
-        return;
+        return "others";
       } catch (error) {
         if (!hasCode(error, "Conflict") || tries === giveUpTries) throw error;
       }
@@ -248,6 +249,11 @@ function within<T>(all: Map<string, Map<string, T>>, uid: string): Map<string, T
 
 const valueAt = (object: KubeObject, path: FieldPath): unknown =>
   path.reduce<unknown>((value, name) => (value as Record<string, unknown> | undefined)?.[name], object);
+
+function withValue(object: object, [name = "", ...below]: FieldPath, value: unknown): object {
+  const inner = (object as Record<string, object | undefined>)[name] ?? {};
+  return { ...object, [name]: below.length === 0 ? value : withValue(inner, below, value) };
+}
 
 /** Why the object is not the owner's; undefined when it is. */
 function foreignness({ metadata }: KubeObject, kind: string, owner: Owner & Pick<OwnerKind, "kind">): string | undefined {

@@ -4,9 +4,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { rfc3339 } from "../../../crds/conditions.ts";
-import { now, pod } from "../../../test/kit/deployment/deployment.ts";
+import { deployment, gatewayFacts, now, pod } from "../../../test/kit/deployment/deployment.ts";
+import { observed } from "../../../test/kit/deployment/observed.ts";
 import type { GreenFacts, GreenStep } from "../core/green-look.ts";
-import { type GreenInput, greenStep, heardOfMs, judgeGreen } from "./blue-green.ts";
+import { blueGreen, type GreenInput, greenStep, heardOfMs, judgeGreen } from "./blue-green.ts";
 
 const child = (more: Partial<GreenFacts> = {}): GreenFacts => ({
   name: "moe-x",
@@ -305,3 +306,24 @@ test("what keeps a green deployment from serving is told from a lack of room", (
   const quota = [condition("SpecAccepted", "False", 'pods "x" is forbidden: exceeded quota: small')];
   assert.match(judgeGreen({ ...young, conditions: quota, pods: [] }, strategy).noCapacity, /exceeded quota/);
 });
+
+for (const [named, gateway, enough] of [
+  ["no number", {}, true],
+  ["a number", { replicas: 2 }, false],
+  ["an autoscaler", { autoscale: { minReplicas: 2, maxReplicas: 4, targetCPUUtilizationPercentage: 70 } }, false],
+] as const)
+  test(`one ready gateway of two is ${enough ? "" : "not "}enough where the spec has ${named}`, () => {
+    const conditions = ["Ready", "Available"].map((type) => ({ type, status: "True", reason: "", message: "", lastTransitionTime: "" }));
+    const status = { conditions, observedGeneration: 1, gateway: { replicas: 2, readyReplicas: 1 } };
+    const green = { ...child(), generation: 1, createdMs: 0, spec: {}, status, workers: [], members: [] } as never;
+    const own = deployment({ gateway });
+    const seen = observed({ deployment: own, gateway: gatewayFacts({ replicas: 2, ready: 1 }), green, front: "Green" });
+    const targetSpec = { spec: own.spec, accepted: own.spec, stage: "Same", wanted: { templates: ["a", "b"], image: "i" } } as const;
+    const { look } = blueGreen.run(seen, { targetSpec: targetSpec as never });
+    assert.deepEqual([look?.child?.serves, look?.front], enough ? [true, "Own"] : [false, "Own"]);
+    const whole = blueGreen.run(
+      { ...seen, green: { ...(green as object), status: { ...status, gateway: { replicas: 1, readyReplicas: 1 } } } as never },
+      { targetSpec: targetSpec as never },
+    );
+    assert.equal(whole.look?.phase, enough ? "Emptying" : "GreenServing");
+  });

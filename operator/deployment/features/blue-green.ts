@@ -48,7 +48,10 @@ function inputOf(observed: Observed, { spec: target, stage }: Pick<TargetSpec, "
     now,
     stage,
     wanted: !spec.suspend && spec.replicas > 0,
-    own: { serves: ready.length > 0 && gateway.ready > 0, whole: same.length >= spec.replicas && gateway.ready >= sizes.gateways },
+    own: {
+      serves: ready.length > 0 && gateway.ready > 0,
+      whole: same.length >= spec.replicas && gateway.ready >= neededOf(spec, sizes.gateways),
+    },
     front,
     rollsBack: rollsBackOn(spec.rolloutStrategy),
     analysis: spec.rolloutStrategy.canary?.analysis,
@@ -62,6 +65,9 @@ export const sizesOf = ({ deployment, gateway }: Pick<Observed, "deployment" | "
   ranks: deployment.spec.replicas,
   gateways: Math.max(1, wantedGateways({ deployment, gateway })),
 });
+
+/** Gateways without which a side does not serve. Where nobody has named a number, the nodes may have room for one only. */
+const neededOf = ({ gateway }: MoEDeploymentSpec, all: number): number => ((gateway.replicas ?? gateway.autoscale) ? all : 1);
 
 /** Totals of both sides since the bake began. */
 function compared({ deployment, pods, green, view, memory }: Observed): { comparison: Comparison; watched: Watched } | undefined {
@@ -78,7 +84,7 @@ function factsOf(green: GreenSeen, { deployment, now }: Observed): GreenFacts {
   const { name, uid, terminating, spec, status, generation, createdMs } = green;
   const { conditions = [], gateway, observedGeneration = 0 } = status;
   const holds = (type: string) => conditions.some((one) => one.type === type && one.status === "True");
-  const fronts = (gateway?.readyReplicas ?? 0) >= Math.max(1, gateway?.replicas ?? 1);
+  const fronts = (gateway?.readyReplicas ?? 0) >= neededOf(deployment.spec, Math.max(1, gateway?.replicas ?? 1));
   const { green: last } = deployment.status.rollout ?? {};
   const startMs = last?.name === name ? startOf(last, { createdMs, nowMs: now.getTime() }) : createdMs;
   const { progressDeadline } = deployment.spec.rolloutStrategy;

@@ -16,3 +16,11 @@ test("workers mount the claim, gateways do not, and say which model they are of"
   assert.deepEqual(mounted(pod), ["tmp", "tls"]);
   assert.equal(pod.annotations["enodia.dev/model-place"], "models/models/moe");
 });
+
+test("gateways keep to different nodes where they can, unless their template says where; their hash is that of releases before", () => {
+  const own = { topologyKey: "zone" };
+  const named = { ...context, deployment: deployment({ gateway: { podTemplate: { spec: { topologySpreadConstraints: [own] } } } }) };
+  const spread = (of: typeof context) => (gatewayTemplate(of).pod.spec.topologySpreadConstraints as any[]).map((one) => one.topologyKey);
+  assert.deepEqual([spread(context), spread(named)], [["kubernetes.io/hostname"], ["zone"]]);
+  assert.equal(gatewayTemplate(context).hash, "db0b3bfe2c6c69ab");
+});

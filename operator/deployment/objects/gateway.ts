@@ -41,13 +41,10 @@ export function gatewayReplicas({ suspend, gateway }: MoEDeploymentSpec): number
 }
 
 /** `pod`: the desired template, which another release may have rendered. */
-export function gatewayDeployment(
-  context: RenderContext,
-  pod: PodShape = gatewayTemplate(context).pod,
-  replicas = gatewayReplicas(context.deployment.spec),
-): KubeObject {
+export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewayTemplate(context).pod): KubeObject {
   const { deployment } = context;
   const { name } = deployment.metadata;
+  const replicas = gatewayReplicas(deployment.spec);
   const annotated = Object.keys(pod.annotations).length > 0 ? { annotations: pod.annotations } : {};
   return {
     apiVersion: "apps/v1",
@@ -92,6 +89,16 @@ function basePod(context: RenderContext): PodShape["spec"] {
     terminationGracePeriodSeconds: terminationGraceSeconds,
     securityContext: podSecurity,
     tolerations,
+    topologySpreadConstraints: [
+      {
+        maxSkew: 1,
+        topologyKey: "kubernetes.io/hostname",
+        whenUnsatisfiable: "ScheduleAnyway",
+        labelSelector: { matchLabels: selectorLabels(name, "gateway") },
+        // Pods of the template before would draw the new ones together.
+        matchLabelKeys: ["pod-template-hash"],
+      },
+    ],
     ...(pull === undefined ? {} : { imagePullSecrets: pull }),
     containers: [
       {

@@ -23,7 +23,7 @@ interface Owned {
   readonly gone?: (context: RenderContext) => boolean;
   /** Its name where it cannot be rendered while not desired. */
   readonly name?: (deployment: string) => string;
-  readonly fields?: (context: RenderContext) => Pick<Rendered, "takes" | "leaves">;
+  readonly fields?: (context: RenderContext) => Pick<Rendered, "takes" | "leaves" | "begins">;
 }
 
 const hasWeightServer = ({ weightServer }: RenderContext): boolean => weightServer !== undefined;
@@ -77,10 +77,12 @@ const owned: readonly Owned[] = [
 
 type Gateway = RenderContext["deployment"]["spec"]["gateway"];
 
-/** There is no gateway while suspended, whoever scales them; an autoscaler stops at zero. */
-function gatewayFields({ deployment: { spec } }: RenderContext): Pick<Rendered, "takes" | "leaves"> {
+/** There is no gateway while suspended, whoever scales them; an autoscaler stops at zero, and begins with a least of its own. */
+function gatewayFields({ deployment: { spec }, firstGateways = 1 }: RenderContext): Pick<Rendered, "takes" | "leaves" | "begins"> {
   if (spec.suspend) return { takes: [replicasField] };
-  return gatewayReplicas(spec) === undefined ? { leaves: ["spec", "replicas"] } : {};
+  if (gatewayReplicas(spec) !== undefined) return {};
+  const begins = firstGateways > 1 && spec.gateway.autoscale === undefined ? { begins: firstGateways } : {};
+  return { leaves: ["spec", "replicas"], ...begins };
 }
 
 export function appliedObjects(context: RenderContext): Rendered[] {
@@ -110,14 +112,9 @@ export function objectsOf(context: RenderContext, { gateway, before, unsupported
     const last = before && gatewayDeployment(context, before.pod);
     if (unsupported) return last ? [{ ...rendered, object: last }] : [];
     const object = gatewayDeployment(context, gateway.pod);
-    const begins = beginsWithOne(context) ? {} : { begins: gatewayDeployment(context, gateway.pod, context.firstGateways) };
-    return [{ ...rendered, object, ...begins, ...(last ? { otherwise: last } : {}) }];
+    return [{ ...rendered, object, ...(last ? { otherwise: last } : {}) }];
   });
 }
-
-/** Kubernetes' own number; an autoscaler's least is its own as well. */
-const beginsWithOne = ({ deployment: { spec }, firstGateways = 1 }: RenderContext): boolean =>
-  firstGateways === 1 || gatewayReplicas(spec) !== undefined || spec.gateway.autoscale !== undefined;
 
 export const isGateways = ({ resource, object }: Rendered, name: string): boolean =>
   resource === resources.deployments && object.metadata.name === names.gateway(name);

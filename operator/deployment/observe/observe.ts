@@ -122,7 +122,7 @@ export async function observe(
     natsCredentials,
     orphans: orphansOf(own.others, metadata.name, nodes, at),
     gateway,
-    firstGateways: gateway.replicas === undefined ? firstOf(deps, rendered.gateways.pod.spec) : undefined,
+    firstGateways: !gateway.replicas ? firstOf(deps, rendered.gateways.pod.spec) : undefined,
     gatewayModels: gatewayModels(own.gateways, at),
     gatewayPods: gatewayPods(own.gateways),
     rendered,
