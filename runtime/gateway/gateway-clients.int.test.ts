@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
+import { byteText } from "../../test/kit/gateway/byte-text.ts";
 import { chat, chatPrompt, expected, limits, metric, post, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import type { Script } from "../../test/kit/gateway/scripted-worker.ts";
 import { until } from "../../test/kit/wait.ts";
@@ -249,4 +250,53 @@ test("bad requests get their status, code and field, and cost nothing", async ()
   assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="context_length"'), 2);
   assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="too_large"'), 1);
   assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200, "and the gateway lives on");
+});
+
+test("texts that are only counted leave the tokenizer to prompts, and are requests of their client", async () => {
+  const { promise: held, resolve: release } = Promise.withResolvers<void>();
+  const textModel = { ...byteText, encode: (text: string) => held.then(() => byteText.encode(text)) };
+  const clients = [{ name: "batch", requestsPerMinute: 1, priority: 0 }];
+  const { url } = await startAll([{}], { apiKeyFile: await keyFile("first batch\nsecond\n"), clients }, { textModel });
+  const send = (key: string, path: string, body: object) => post(`${url}/${path}`, body, { authorization: `Bearer ${key}` });
+  const flood = Array.from({ length: 40 }, () => send("second", "tokenize", { prompt: "a" }));
+  const status = await Promise.race(flood.map(async (one) => (await one).status));
+  assert.equal(status, 429);
+  assert.equal((await send("second", "v1/chat/completions", chat())).status, 200);
+  release();
+  const answers = (await Promise.all(flood)).map((one) => one.status);
+  assert.equal(answers.filter((one) => one === 200).length, 32);
+  assert.deepEqual(
+    [(await send("first", "detokenize", { tokens: [97] })).status, (await send("first", "tokenize", { prompt: "a" })).status],
+    [200, 429],
+  );
+});
+
+test("responses that are looked for are bounded at once, and are requests of their client", async () => {
+  const kept = () => new Promise<{ kept: boolean }>((resolve) => setTimeout(resolve, 400, { kept: false }));
+  const clients = [{ name: "batch", requestsPerMinute: 1, priority: 0 }];
+  const { url, workers } = await startAll([{ kept }], { apiKeyFile: await keyFile("first batch\nsecond\n"), clients });
+  const look = async (key: string) =>
+    (await fetch(`${url}/v1/responses/resp_${"0".repeat(32)}`, { headers: { authorization: `Bearer ${key}` } })).status;
+  const statuses = await Promise.all(Array.from({ length: 48 }, () => look("second")));
+  assert.deepEqual([...new Set(statuses)].sort(), [404, 429]);
+  assert.ok(statuses.filter((status) => status === 404).length >= 32);
+  workers[0]!.script = {};
+  assert.equal(await look("second"), 404);
+  assert.equal((await post(`${url}/v1/chat/completions`, chat(), { authorization: "Bearer first" })).status, 200);
+  assert.equal(await look("first"), 429);
+});
+
+test("large bodies behind one address are those of their keys", async () => {
+  const { url } = await startAll([{}], { apiKeyFile: await keyFile("first\nsecond\n") });
+  const claims = [0, 1].map(() => {
+    const socket = connectTcp(Number(new URL(url).port), "127.0.0.1").on("error", () => {});
+    onEnd(() => socket.destroy());
+    return socket.write(
+      `POST /v1/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer first\r\ncontent-length: ${8 * 1024 * 1024}\r\n\r\n`,
+    );
+  });
+  assert.equal(claims.length, 2);
+  const send = async (key: string) => (await post(`${url}/v1/completions`, "x".repeat(100_000), { authorization: `Bearer ${key}` })).status;
+  await until("the first key's share is full", async () => (await send("first")) === 503);
+  assert.equal(await send("second"), 400, "it was read");
 });

@@ -106,6 +106,21 @@ test("a short text does not wait for the long ones that came before it", async (
   assert.deepEqual(order, ["running", "short", "long"]);
 });
 
+test("a long text has its turn although shorter ones keep coming", async () => {
+  const { model } = await open();
+  let done = false;
+  const until = performance.now() + 15_000;
+  const short = async (): Promise<void> => {
+    while (!done && performance.now() < until) await model.encode("word ".repeat(400));
+  };
+  const shorts = Array.from({ length: 8 }, short);
+  const long = model.encode("word ".repeat(4_000)).then(() => {
+    done = performance.now() < until;
+  });
+  await Promise.all([...shorts, long]);
+  assert.ok(done);
+});
+
 test("texts that wait are bounded, and leave when their client does or the model closes", async () => {
   const { model } = await open(when("loop", endless), { deadlineMs: 30_000 });
   const running = assert.rejects(model.encodeChat(messages("loop")), { code: "Cancelled" });

@@ -1,4 +1,4 @@
-// Runs the tokenizer in its own thread (DECISIONS.md 3). Texts wait for each other, short ones first.
+// Runs the tokenizer in its own thread (DECISIONS.md 3). Texts wait for each other, short ones first, but none for ever.
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import { charactersOfChat } from "./templated.ts";
@@ -40,6 +40,8 @@ export interface TextThreadLimits {
 interface Waiting {
   readonly job: TextJob;
   readonly characters: number;
+  /** Milliseconds: the lowest goes first. */
+  readonly turn: number;
   readonly late: NodeJS.Timeout;
   resolve(ids: Uint32Array): void;
   reject(error: AppError): void;
@@ -93,7 +95,8 @@ class TextThread {
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(gone());
       const late = setTimeout(() => this.#withdraw(entry) && reject(queueFull()), waitMs);
-      const entry: Waiting = { job, characters, late, resolve, reject };
+      const turn = performance.now() + characters * deadlineMsPerCharacter;
+      const entry: Waiting = { job, characters, turn, late, resolve, reject };
       signal?.addEventListener("abort", () => this.#withdraw(entry) && reject(gone()), { once: true });
       this.#waiting.push(entry);
       this.#waitingCharacters += characters;
@@ -120,7 +123,7 @@ class TextThread {
     return true;
   }
 
-  /** Senders of long texts expect a longer wait. */
+  /** Senders of long texts expect a longer wait, and shorter ones go before them for that long only. */
   #next(): void {
     const worker = this.#ready;
     if (this.#running || this.#waiting.length === 0) return;
@@ -128,7 +131,7 @@ class TextThread {
       this.#restart();
       return;
     }
-    const entry = this.#waiting.reduce((least, each) => (each.characters < least.characters ? each : least));
+    const entry = this.#waiting.reduce((least, each) => (each.turn < least.turn ? each : least));
     this.#withdraw(entry);
     const allowedMs = this.#limits.deadlineMs + entry.characters * deadlineMsPerCharacter;
     this.#running = { entry, timer: setTimeout(() => this.#tooLong(worker, allowedMs), allowedMs) };

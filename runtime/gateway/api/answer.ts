@@ -71,7 +71,7 @@ export interface AnswerDeps {
 
 type Encoder = Pick<AnswerDeps, "textModel" | "maxContext">;
 
-function tooLong(maxContext: number, param: string, what: string): { problem: Problem } {
+export function tooLong(maxContext: number, param: string, what: string): { problem: Problem } {
   const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
   return { problem: invalid(message, param, "context_length_exceeded") };
 }
@@ -169,6 +169,8 @@ export interface AnswerRequest extends Prepared {
   /** Its calls' ids are made of it. */
   readonly token: string;
   readonly keep?: Keep | undefined;
+  /** The rank that is known to keep it. */
+  readonly home?: number | undefined;
   readonly job: GenerationRequest;
   readonly seed: bigint;
   readonly span: Span;
@@ -232,9 +234,10 @@ export class Answer {
   async *pieces(): AsyncGenerator<Piece, void, void> {
     const text = answerText(this.#request, this.#deps.textModel, this.#stops);
     const { keep } = this.#request;
-    const kept = keep?.isNew === false ? await this.#deps.workers.kept?.(keep.id) : undefined;
+    const looksUp = keep?.isNew === false && this.#request.home === undefined;
+    const home = looksUp ? (await this.#deps.workers.kept?.(keep.id))?.rank : this.#request.home;
     let askedAt = this.#deps.now();
-    for await (const event of generate(this.#generation(kept?.rank), this.#deps.workers, this.#deps.limits, this.#hooks())) {
+    for await (const event of generate(this.#generation(home), this.#deps.workers, this.#deps.limits, this.#hooks())) {
       if (event.type === "prompt") this.#rated.push(...event.tokens);
       if (event.type === "token" || event.type === "finish") {
         const echo = this.#echo();

@@ -5,17 +5,21 @@ import { cors } from "hono/cors";
 import { escapedLabel, metricsContentType } from "../../observe/runtime-metrics.ts";
 import { limitHeaders } from "../auth/client-limits.ts";
 import { invalid, type Problem, problemOf, problems } from "../problem.ts";
-import { prepare } from "./answer.ts";
+import { retryAfterSeconds } from "../routing/admission.ts";
+import type { Kept } from "../routing/failover.ts";
+import { type Prepared, prepare } from "./answer.ts";
 import { type EmbeddingJob, embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { Exchange } from "./exchange.ts";
 import {
   type AppDeps,
+  AtOnce,
   type Ctx,
   clientGone,
   count,
   type Endpoint,
   type Env,
   enter,
+  holderOf,
   type Place,
   type PoolLoad,
   priorityOf,
@@ -27,17 +31,22 @@ import { parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
 import type { Parsed } from "./request-fields.ts";
 import { parseResponses } from "./responses.ts";
-import { keptId, keyProblem, newToken, readNote, resumption, type Ticket, ticketOf, ticketOfResponse } from "./resume.ts";
+import { keptId, keyProblem, newToken, type Resumption, readNote, resumption, type Ticket, ticketOf, ticketOfResponse } from "./resume.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
 
 /** As vLLM has them. */
 const tokenPaths = ["/tokenize", "/detokenize"];
 /** Browsers cache a preflight this long. */
 const corsMaxAgeSeconds = 600;
+/** Calls of /tokenize and /detokenize at once: the prompts of generations wait at the same thread, which takes 256 texts. */
+const tokenCallsMax = 32;
+/** Responses that are looked for at the ranks and made ready at once, of up to 256 Ki characters each. */
+const lookupsMax = 32;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
 
 export function createApp(deps: AppDeps): Hono<Env> {
   const app = new Hono<Env>();
+  const [tokenCalls, lookups] = [new AtOnce(tokenCallsMax), new AtOnce(lookupsMax)];
   app.get("/healthz", (c) => c.text("ok\n"));
   // vLLM and SageMaker ask whether requests are answered, and not only whether this process lives.
   for (const path of ["/health", "/ping"])
@@ -61,7 +70,8 @@ export function createApp(deps: AppDeps): Hono<Env> {
       c.set("client", caller.client);
       c.set("tenant", caller.tenant);
       c.set("priority", caller.priority);
-      const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
+      const costs = c.req.method === "POST" || c.req.path.startsWith("/v1/responses/");
+      const refusal = costs ? deps.clients.refusal(caller.client) : undefined; // before a body is read or a rank asked
       if (refusal === undefined) return next();
       showLimits(c, deps);
       return refuse(c, deps, refusal);
@@ -71,10 +81,10 @@ export function createApp(deps: AppDeps): Hono<Env> {
   app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
   app.post("/v1/completions", (c) => generation(c, deps, "completions", parseCompletion));
   app.post("/v1/responses", (c) => generation(c, deps, "responses", parseResponses));
-  app.get("/v1/responses/:id", (c) => resumedResponse(c, deps));
+  app.get("/v1/responses/:id", (c) => resumedResponse(c, deps, lookups));
   app.post("/v1/embeddings", (c) => embeddings(c, deps));
-  app.post("/tokenize", (c) => answered(c, deps, tokenize));
-  app.post("/detokenize", (c) => answered(c, deps, detokenize));
+  app.post("/tokenize", (c) => answered(c, deps, tokenize, tokenCalls));
+  app.post("/detokenize", (c) => answered(c, deps, detokenize, tokenCalls));
   for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", ...tokenPaths])
     app.all(path, (c) => refuse(c, deps, problems.method("POST")));
   app.all("/v1/models", (c) => refuse(c, deps, problems.method("GET")));
@@ -126,28 +136,36 @@ async function enterGeneration(c: Ctx, deps: AppDeps, parse: Parse, body: JsonBo
   const { endpoint, stream } = parsed.job;
   const start = { created: Math.floor(deps.now() / 1000), seed: deps.drawSeed() };
   const ticket = ticketOf({ tenant: c.get("tenant"), endpoint, key, stream, json: body.json, ...start });
-  // A repeated answer says when the first one began.
-  const kept = ticket?.keep.isNew === false ? await deps.workers.kept?.(ticket.keep.id) : undefined;
-  const created = (kept && readNote(kept.note)?.created) ?? start.created;
-  return enterParsed(c, deps, { parsed, bytes: body.bytes, ticket, created });
+  return enterParsed(c, deps, { parsed, bytes: body.bytes, ticket, created: start.created });
 }
 
 /** A streamed response that another gateway may have begun. */
-async function resumedResponse(c: Ctx, deps: AppDeps): Promise<Response> {
+async function resumedResponse(c: Ctx, deps: AppDeps, lookups: AtOnce): Promise<Response> {
   c.set("endpoint", "responses");
   const id = c.req.param("id") ?? "";
   const asked = resumption(id, c.req.query());
   if ("problem" in asked) return refuse(c, deps, asked.problem);
-  const tenant = c.get("tenant");
-  const kept = await deps.workers.kept?.(keptId(tenant, asked.token));
-  const ticket = kept && ticketOfResponse(tenant, asked.token, kept.note);
-  if (ticket === undefined) return refuse(c, deps, problems.noResponse(id));
-  const parsed = parseResponses(ticket.json, deps.servedName);
-  if ("problem" in parsed) return refuse(c, deps, parsed.problem);
-  const resumed = { ...parsed, job: { ...parsed.job, stream: asked.stream } };
-  const bytes = ticket.keep.note.length;
-  const entered = await enterParsed(c, deps, { parsed: resumed, bytes, ticket, created: ticket.note.created, after: asked.after });
+  const entered = await lookups.run(c, deps, () => enterResumed(c, deps, id, asked));
   return entered instanceof Response ? entered : entered.run();
+}
+
+async function enterResumed(c: Ctx, deps: AppDeps, id: string, { token, stream, after }: Resumption): Promise<Response | Exchange> {
+  const tenant = c.get("tenant");
+  const kept = await deps.workers.kept?.(keptId(tenant, token));
+  if (kept === undefined) return refuse(c, deps, problems.noResponse(id));
+  const bytes = kept.note.length;
+  const leave = deps.bodies.hold(bytes, holderOf(c));
+  if (leave === undefined) return refuse(c, deps, problems.bodiesFull(retryAfterSeconds));
+  try {
+    const ticket = ticketOfResponse(tenant, token, kept.note);
+    if (ticket === undefined) return refuse(c, deps, problems.noResponse(id));
+    const parsed = parseResponses(ticket.json, deps.servedName);
+    if ("problem" in parsed) return refuse(c, deps, parsed.problem);
+    const resumed = { ...parsed, job: { ...parsed.job, stream } };
+    return await enterParsed(c, deps, { parsed: resumed, bytes, ticket, created: ticket.note.created, kept, after });
+  } finally {
+    leave();
+  }
 }
 
 interface Entering {
@@ -155,16 +173,37 @@ interface Entering {
   readonly bytes: number;
   readonly ticket: Ticket | undefined;
   readonly created: number;
+  /** Where it was found already. */
+  readonly kept?: Kept;
   readonly after?: number;
 }
 
-async function enterParsed(c: Ctx, deps: AppDeps, { parsed, bytes, ticket, created, after }: Entering): Promise<Response | Exchange> {
+async function enterParsed(c: Ctx, deps: AppDeps, entering: Entering): Promise<Response | Exchange> {
+  const { parsed, bytes } = entering;
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
   const { prompts, promptLogprobs } = prepared;
   const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
   const place = enter(c, deps, { bytes, promptTokens, promptLogprobs });
   if ("problem" in place) return refuse(c, deps, place.problem);
+  try {
+    return exchangeOf(c, deps, { ...entering, ...(await begun(deps, entering)), prompts, place });
+  } catch (caught) {
+    leavePlace(place);
+    throw caught;
+  }
+}
+
+/** The rank that keeps a repeated answer, and when the first one began. */
+async function begun(deps: AppDeps, { ticket, kept, created }: Entering): Promise<{ home: number | undefined; created: number }> {
+  if (kept !== undefined || ticket?.keep.isNew !== false) return { home: kept?.rank, created };
+  const found = await deps.workers.kept?.(ticket.keep.id);
+  return { home: found?.rank, created: (found && readNote(found.note)?.created) ?? created };
+}
+
+type Begun = Entering & { readonly prompts: readonly Prepared[]; readonly place: Place; readonly home: number | undefined };
+
+function exchangeOf(c: Ctx, deps: AppDeps, { parsed, ticket, created, after, prompts, place, home }: Begun): Exchange {
   const { token = newToken(), keep, note } = ticket ?? {};
   const writer = parsed.writer({
     model: deps.servedName,
@@ -176,15 +215,24 @@ async function enterParsed(c: Ctx, deps: AppDeps, { parsed, bytes, ticket, creat
   const { sampling, priority } = parsed.job;
   const seed = sampling.seed ?? (note && BigInt(note.seed));
   const job = { ...parsed.job, sampling: { ...sampling, seed }, priority: priorityOf(c, deps, priority) };
-  return new Exchange(c, deps, { job, prompts, writer, place, token, keep });
+  return new Exchange(c, deps, { job, prompts, writer, place, token, keep: keep && { ...keep, isNew: home === undefined }, home });
 }
 
-/** What the gateway answers by itself. */
-async function answered(c: Ctx, deps: AppDeps, answer: typeof tokenize): Promise<Response> {
-  return withBody(c, deps, "other", async ({ json }) => {
-    const found = await answer(json, deps, c.req.raw.signal);
-    return "problem" in found ? refuse(c, deps, found.problem) : c.json(found.body);
-  });
+/** What the gateway answers by itself: a request of its client, whose tokens no rank computes. */
+async function answered(c: Ctx, deps: AppDeps, answer: typeof tokenize, calls: AtOnce): Promise<Response> {
+  return withBody(c, deps, "other", ({ json }) =>
+    calls.run(c, deps, async () => {
+      const client = deps.clients.enter(c.get("client"), 0);
+      showLimits(c, deps);
+      if ("problem" in client) return refuse(c, deps, client.problem);
+      try {
+        const found = await answer(json, deps, c.req.raw.signal);
+        return "problem" in found ? refuse(c, deps, found.problem) : c.json(found.body);
+      } finally {
+        client.leave(0);
+      }
+    }),
+  );
 }
 
 async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
@@ -203,6 +251,11 @@ async function enterEmbeddings(c: Ctx, deps: AppDeps, body: JsonBody): Promise<R
   return () => runEmbeddings(c, deps, { job: parsed.job, encoded, place });
 }
 
+function leavePlace({ admitted, client }: Place): void {
+  admitted.leave();
+  client.leave(0);
+}
+
 interface EmbeddingsTask {
   readonly job: EmbeddingJob;
   readonly encoded: { readonly prompts: readonly (readonly number[])[] };
@@ -211,13 +264,12 @@ interface EmbeddingsTask {
 
 async function runEmbeddings(c: Ctx, deps: AppDeps, { job: asked, encoded, place }: EmbeddingsTask): Promise<Response> {
   const { signal } = c.req.raw;
-  const { admitted, client } = place;
   const id = c.get("requestId");
   const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
   const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
   try {
     const job = { ...asked, priority: priorityOf(c, deps, asked.priority) };
-    const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
+    const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: place.admitted.started };
     const found = await embed(request, deps);
     const { traceId } = span;
     deps.log.info(
@@ -230,8 +282,7 @@ async function runEmbeddings(c: Ctx, deps: AppDeps, { job: asked, encoded, place
     span.fail(caught);
     return embeddingsFailed(c, deps, caught);
   } finally {
-    admitted.leave();
-    client.leave(0);
+    leavePlace(place);
     span.end();
   }
 }
@@ -261,7 +312,7 @@ async function withBody<T>(
   enter: (body: JsonBody) => Promise<T | Response>,
 ): Promise<T | Response> {
   c.set("endpoint", endpoint);
-  const read = await deps.bodies.read(c.env.incoming, c.get("client"));
+  const read = await deps.bodies.read(c.env.incoming, holderOf(c));
   if ("gone" in read) {
     count(c, deps, clientGone);
     return c.body(null);

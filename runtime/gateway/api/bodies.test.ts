@@ -116,3 +116,13 @@ test("one that claims much and sends nearly nothing gives way at once where the 
   await until("it is taken", async () => (await statusOf(send(length(mebibyte), Buffer.alloc(mebibyte)))) === 200);
   assert.equal(await Promise.race(ends), 408);
 });
+
+test("bytes that came another way count in the sum and in their client's share", () => {
+  const bodies = new Bodies(patient);
+  const held = bodies.hold(16 * mebibyte, "a");
+  assert.equal(bodies.hold(mebibyte, "a"), undefined);
+  assert.ok(bodies.hold(8 * mebibyte, "b"));
+  assert.equal(bodies.hold(mebibyte, "b"), undefined);
+  held?.();
+  assert.ok(bodies.hold(mebibyte, "b"));
+});

@@ -9,7 +9,7 @@ const mebibyte = 1024 * 1024;
 const bodyBytesMax = 8 * mebibyte;
 /** All bodies together, from their headers until their prompts are tokens. */
 const bytesMax = 32 * mebibyte;
-/** Large bodies of one client, by its key or its address: those of others find room beside them. */
+/** Large bodies of one client, by its name, its key or its address: those of others find room beside them. */
 const clientBytesMax = 16 * mebibyte;
 /** Most requests are small: others leave them this much. */
 const smallBytesMax = 64 * 1024;
@@ -77,6 +77,12 @@ export class Bodies {
     const held: Held = { client: of, since: performance.now(), bytes: 0, size: 0, end: () => {} };
     if (!this.#hold(held, claimed)) return { problem: problems.bodiesFull(retryAfterSeconds) };
     return this.#readAll(request, held, claimed);
+  }
+
+  /** Counts bytes that came another way until it is called back; undefined where there is no room. */
+  hold(bytes: number, client: string): (() => void) | undefined {
+    const held: Held = { client, since: performance.now(), bytes: 0, size: bytes, end: () => {} };
+    return this.#hold(held, bytes) ? () => this.#leave(held) : undefined;
   }
 
   #readAll(request: IncomingMessage, held: Held, claimed: number): Promise<Read> {

@@ -5,7 +5,7 @@ import { Answer, type AnswerDeps, type AnswerRequest, type Piece, type Prepared,
 /** Concurrent answers per request. */
 const atOnceMax = 8;
 
-export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "token" | "keep" | "job" | "span" | "signal"> {
+export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "token" | "keep" | "home" | "job" | "span" | "signal"> {
   readonly prompts: readonly Prepared[];
 }
 
@@ -48,7 +48,7 @@ export class Choices {
   readonly #deps: AnswerDeps;
   readonly #over = new AbortController();
 
-  constructor({ id, token, keep, job, prompts, span, signal }: ChoicesRequest, deps: AnswerDeps) {
+  constructor({ id, token, keep, home, job, prompts, span, signal }: ChoicesRequest, deps: AnswerDeps) {
     this.#deps = deps;
     this.#promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
     this.#perPrompt = job.n;
@@ -59,7 +59,7 @@ export class Choices {
       Array.from({ length: job.n }, (_, i) => {
         const at = p * job.n + i;
         const kept = keep && (at === 0 ? keep : { ...keep, id: `${keep.id}.${at}`, note: new Uint8Array() });
-        const ids = { id: alone ? id : `${id}.${at}`, token: `${token}.${at}`, keep: kept };
+        const ids = { id: alone ? id : `${id}.${at}`, token: `${token}.${at}`, keep: kept, ...(at === 0 ? { home } : {}) };
         const one = { ...ids, seed: BigInt.asUintN(64, first + BigInt(i)) };
         return new Answer({ ...common, ...prepared, ...one }, deps);
       }),

@@ -16,6 +16,7 @@ interface Task {
   readonly place: Place;
   readonly token: string;
   readonly keep: Keep | undefined;
+  readonly home: number | undefined;
 }
 
 type First = IteratorResult<ChoicePiece, void> | Promise<IteratorResult<ChoicePiece, void>>;
@@ -34,7 +35,7 @@ export class Exchange {
   readonly #abort = new AbortController();
   #ended = false;
 
-  constructor(c: Ctx, deps: AppDeps, { job, prompts, writer, place, token, keep }: Task) {
+  constructor(c: Ctx, deps: AppDeps, { job, prompts, writer, place, token, keep, home }: Task) {
     this.#c = c;
     this.#deps = deps;
     this.#job = job;
@@ -46,7 +47,7 @@ export class Exchange {
     const client = c.req.raw.signal;
     client.addEventListener("abort", () => this.#abort.abort(), { once: true });
     if (client.aborted) this.#abort.abort();
-    const request = { id: c.get("requestId"), token, keep, job, prompts, span: this.#span, signal: this.#abort.signal };
+    const request = { id: c.get("requestId"), token, keep, home, job, prompts, span: this.#span, signal: this.#abort.signal };
     this.#choices = new Choices(request, deps);
   }
 

@@ -101,6 +101,31 @@ export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogpro
   return client;
 }
 
+/** Work that no rank's admission bounds: more than `max` of it at once is refused. */
+export class AtOnce {
+  readonly #max: number;
+  #inside = 0;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  async run<T>(c: Ctx, deps: AppDeps, work: () => Promise<T>): Promise<T | Response> {
+    if (this.#inside >= this.#max) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
+    this.#inside++;
+    try {
+      return await work();
+    } finally {
+      this.#inside--;
+    }
+  }
+}
+
+/** Whose share of the bodies a request takes. */
+export function holderOf(c: Ctx): string {
+  return c.get("client") || c.get("tenant") || (c.env.incoming.socket.remoteAddress ?? "");
+}
+
 /** OpenAI's headers, where the client has limits. */
 export function showLimits(c: Ctx, deps: AppDeps): void {
   for (const [name, value] of Object.entries(deps.clients.headers(c.get("client")))) c.header(name, value);

@@ -20,6 +20,7 @@ const cases: readonly (readonly [answer: typeof tokenize, body: unknown, want: o
   [tokenize, { prompt: "x".repeat(40) }, ["prompt", /context holds 32/]],
   [detokenize, { tokens: ids("aé") }, { prompt: "aé" }],
   [detokenize, { model: "tiny", tokens: [byteText.vocab] }, ["tokens", /is not below/]],
+  [detokenize, { tokens: ids("x".repeat(33)) }, ["tokens", /context holds 32/]],
   [detokenize, { tokens: ["a"] }, ["tokens[0]", /./]],
   [detokenize, [], [null, /./]],
 ];
@@ -34,4 +35,14 @@ test("texts, chats and ids become each other as with vLLM, and what cannot is re
       assert.match(found.problem.message, want[1]);
     }
   }
+});
+
+test("many tokens are decoded a slice at a time, to the same text, until their client leaves", async () => {
+  const text = `a${"é".repeat(10_000)}`;
+  const wide = { ...deps, maxContext: 30_000 };
+  let turns = 0;
+  setImmediate(() => turns++);
+  assert.deepEqual(await detokenize({ tokens: ids(text) }, wide), { body: { prompt: text } });
+  assert.equal(turns, 1, "others have their turn");
+  await assert.rejects(detokenize({ tokens: ids(text) }, wide, AbortSignal.abort()), { name: "AbortError" });
 });

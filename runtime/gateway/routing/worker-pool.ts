@@ -37,6 +37,8 @@ const decodeTokensCounted = 128;
 const leftSilentMs = 2_000;
 /** A slower worker's node or link is gone. */
 const connectTimeoutMs = 2_000;
+/** After the first rank that keeps an answer, others that keep more of it have this long to say so. */
+const moreKeptMs = 50;
 
 export interface PoolOptions {
   readonly identity: Identity;
@@ -174,8 +176,15 @@ export class WorkerPool implements Workers {
 
   async kept(id: string): Promise<Kept | undefined> {
     const near = [...this.#workers.values()].filter(({ life }) => life?.away === false);
-    const asked = await Promise.allSettled(near.map((worker) => keptBy(worker, this.#client(worker), this.#options.identity, id)));
-    const replies = asked.flatMap((one) => (one.status === "fulfilled" ? one.value : []));
+    const replies: Awaited<ReturnType<typeof keptBy>> = [];
+    const { promise: enough, resolve } = Promise.withResolvers<void>();
+    let timer: NodeJS.Timeout | undefined;
+    const ask = async (worker: Worker): Promise<void> => {
+      replies.push(...(await keptBy(worker, this.#client(worker), this.#options.identity, id)));
+      if (replies.length > 0) timer ??= setTimeout(resolve, moreKeptMs);
+    };
+    await Promise.race([Promise.allSettled(near.map(ask)), enough]);
+    clearTimeout(timer);
     return replies.sort((a, b) => b.tokens - a.tokens)[0];
   }
 

@@ -79,3 +79,21 @@ test("an endpoint picker finds the load at the port of the API, the attention ca
   const silent = await startAll([{}]);
   assert.doesNotMatch(await (await fetch(`${silent.url}/metrics`)).text(), /cache_usage/);
 });
+
+test("a rank that says nothing of a kept answer holds nobody up once another one has it", async () => {
+  const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+  const keeps = (tokens: number, ms: number) => ({ kept: () => pause(ms).then(() => ({ kept: true, tokens })) });
+  const { gateway } = await startAll([keeps(3, 0), keeps(5, 5), { kept: () => pause(450).then(() => ({ kept: false })) }]);
+  assert.ok((await Promise.all([0, 1].map(() => gateway.pool.kept("warm")))).every((found) => found !== undefined));
+  const begunAt = performance.now();
+  assert.equal((await gateway.pool.kept("k"))?.rank, 1, "the one with most tokens");
+  assert.ok(performance.now() - begunAt < 300);
+});
+
+test("a request with a key asks the ranks once for what they keep, however many answers it wants", async () => {
+  const asked: string[] = [];
+  const kept = async (id: string) => ({ kept: asked.push(id) < 0 });
+  const { url } = await startAll([{ kept }]);
+  assert.equal((await post(`${url}/v1/chat/completions`, chat({ n: 3 }), { "idempotency-key": "k" })).status, 200);
+  assert.equal(asked.length, 1, asked.join());
+});

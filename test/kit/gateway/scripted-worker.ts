@@ -47,6 +47,8 @@ export interface Script {
   /** False: it refuses the stream of heartbeats, as a worker of another wire version does. */
   readonly alive?: boolean;
   readonly kvUse?: number;
+  /** What it keeps of an answer; nothing without this. */
+  readonly kept?: (id: string) => Promise<{ readonly kept: boolean; readonly tokens?: number; readonly note?: Uint8Array }>;
   /** How many layers rows have passed. */
   readonly passed?: () => number;
 }
@@ -90,7 +92,7 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
   };
   server.add(Inference, {
     generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
-    kept: async () => ({ kept: false }),
+    kept: async ({ id }) => worker.script.kept?.(id) ?? { kept: false },
     alive: (call) => {
       if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Unimplemented" })));
       const { kvUse, passed = () => 0 } = script;
