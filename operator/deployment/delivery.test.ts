@@ -67,7 +67,8 @@ test("no rank and no gateway is made before the model is there; how far it is st
   const { moe, said, job } = await downloading(t);
   assert.equal(moe.all("jobs").length, 1);
   assert.match(job.metadata.name, /^moe-model-[0-9a-f]{8}$/);
-  assert.ok(await moe.get("secrets", "moe-downloader-tls"));
+  moe.remove("secrets", "moe-downloader-tls");
+  await until("the certificate of a running Job is made anew", async () => (await moe.get("secrets", "moe-downloader-tls")) !== undefined);
   said.words = { phase: "Downloading", doneBytes: 41, totalBytes: 100, bytesPerSecond: 10, revision: commit, message: "" };
   await podOf(moe, job, running);
   await until("its progress is told", async () => (await moe.status()).download?.progress === "41%");

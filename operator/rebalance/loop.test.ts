@@ -248,7 +248,7 @@ test("the operator's certificate is asked for every minute: the CA may have chan
 
 const withoutNats: Record<string, { readonly spec?: object; readonly nats?: object; readonly cause: RegExp }> = {
   "NATS is away": { nats: { status: { connected: false, reason: "Disconnected" } }, cause: /NATS: Disconnected/ },
-  "no NATS server is named": { spec: { telemetry: {} }, cause: /no NATS server is named/ },
+  "no NATS server is named": { spec: { telemetry: {} }, cause: /no NATS server is named, .*credentialsSecretRef is missing/ },
   "NATS takes load and brings none": { nats: { silent: true }, cause: /NATS brings nothing of them/ },
 };
 for (const [what, { spec, nats, cause }] of Object.entries(withoutNats))
@@ -288,6 +288,7 @@ test("the age of load grows while no window closes, and without a NATS server it
   assert.ok(await old.clock.run(60_000, () => old.converged()));
   assert.equal(old.loop?.load().ageMs, undefined);
   assert.equal(old.loop?.view()?.telemetryFresh.reason, "NotConfigured");
+  assert.match(old.loop?.view()?.telemetryFresh.message ?? "", /spec\.telemetry\.nats\.credentialsSecretRef is missing/);
 });
 
 test("an operator killed at any moment of a rebalance leaves a plan that the next one finishes", async (t) => {

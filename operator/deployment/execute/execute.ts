@@ -38,13 +38,14 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const green = await changeGreen(deps, observed, decision.greenActions);
   // The kubelet notices a later Secret only after a minute or two.
   const { entries, failure: unread } = observed.natsCredentials;
-  const unsigned = unread ?? (await attempt("writing the telemetry Secret", () => deps.telemetry.ensure(deployment, entries)));
+  const unsigned = await attempt("writing the telemetry Secret", () => deps.telemetry.ensure(deployment, entries));
   const context = { deployment, settings: observed.settings, gang: objects.gang };
   const pods = await changePods(deps, context, spec, repair.step.actions);
   const orphans = await changePods(deps, context, spec, repair.orphans);
   const running = living(observed.pods).filter((pod) => !pod.terminating);
   const gateways = gatewaysWait(observed.orphans, observed.pods, deployment.spec) ? "wait" : "certify";
-  const roles = delivery.weightServer ? (["weight-server"] as const) : [];
+  const downloads = observed.download.jobs.some(({ state, terminating }) => state === "Running" && !terminating);
+  const roles = [...(delivery.weightServer ? (["weight-server"] as const) : []), ...(downloads ? (["downloader"] as const) : [])];
   const uncertified = await deps.identities.ensureAll(deployment, running, { gateways, roles });
   deps.rebalance.update(decision.world);
   const scaled = await scaleRanks(deps, { deployment, resourceVersion: observed.resourceVersion }, decision.scale);
@@ -55,7 +56,16 @@ export async function execute(deps: ExecuteDeps, observed: Observed, decision: D
   const known = surgeRefused && deps.ticks() < surgeRefused.untilMs ? surgeRefused : undefined;
   const failures = [
     isExtra && pods.failure?.message === pods.createError ? undefined : pods.failure,
-    ...[orphans.failure, uncertified, unsigned, spec.failure, observed.claimFailure, decision.answers.deliveryFailure, green.failure],
+    ...[
+      orphans.failure,
+      uncertified,
+      unread,
+      unsigned,
+      spec.failure,
+      observed.claimFailure,
+      decision.answers.deliveryFailure,
+      green.failure,
+    ],
     scaled.failure,
   ];
   return {

@@ -3,8 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { DownloadProgress } from "../../../crds/download.ts";
+import { deployment } from "../../../test/kit/deployment/deployment.ts";
+import { observed } from "../../../test/kit/deployment/observed.ts";
 import type { DownloadPod, JobFacts } from "../observed.ts";
-import { type DeliveryInput, downloadText, planDelivery } from "./delivery.ts";
+import { type DeliveryInput, delivery, downloadText, planDelivery } from "./delivery.ts";
 
 const now = Date.parse("2026-03-01T10:00:00Z");
 const job = (more: Partial<JobFacts> = {}): JobFacts => ({
@@ -179,3 +181,16 @@ test("phases that have no bytes are told as what they do", () => {
   );
   assert.match(downloadText(report({ message: "answered 429; trying again in 7 s" })), /left: answered 429/);
 });
+
+for (const [claim, replicas] of [
+  ["models", 0],
+  ["others", 1],
+] as const)
+  test(`a download to a claim of one pod leaves a kept model on claim ${claim} ${replicas} weight servers`, () => {
+    const own = deployment({ model: { uri: "hf://a/b", cache: { persistentVolumeClaim: { claimName: "models" } } } });
+    const { download } = observed();
+    const seen = observed({ deployment: own, remoteStore: true, oncePod: true, download: { ...download, wanted: "moe-model-1" } });
+    const keeps = { model: deployment({ model: { uri: `pvc://${claim}/old` } }).spec.model, expertCodec: undefined, asks: false };
+    const { weightServer } = delivery.run(seen, { source: { keeps: keeps as never, tried: false, serving: true } });
+    assert.equal(weightServer?.replicas, replicas);
+  });

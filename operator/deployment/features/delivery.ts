@@ -125,7 +125,8 @@ function keepWeightServer(observed: Observed, { keeps, tried, serving }: Source)
   const refused = suspend || (serving && !keeps) ? undefined : inUse(observed, tried);
   if (refused) return { ...refused, weightServer: { replicas: keeps ? 1 : 0, keeps, node } };
   const found = download(observed);
-  const isIdle = found.pending !== undefined && (keeps === undefined || observed.oncePod);
+  const sharesClaim = modelPlace(of.spec).claim === modelPlace(observed.deployment.spec).claim;
+  const isIdle = found.pending !== undefined && (keeps === undefined || (observed.oncePod && sharesClaim));
   const replicas: WeightServerWish["replicas"] = suspend || isIdle ? 0 : 1;
   if (found.pending) return { ...found, weightServer: { replicas, keeps, node } };
   const { verdict, actions } = weightServer(observed, { keeps, serving });

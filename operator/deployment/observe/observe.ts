@@ -169,7 +169,7 @@ async function credentialsOf({ telemetry }: ObserveDeps, deployment: MoEDeployme
   try {
     return { entries: await telemetry.credentials(deployment), failure: undefined };
   } catch (caught) {
-    return { entries: {}, failure: AppError.from(caught, "reading the NATS credentials") };
+    return { entries: undefined, failure: AppError.from(caught, "reading the NATS credentials") };
   }
 }
 

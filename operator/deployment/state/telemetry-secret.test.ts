@@ -166,3 +166,17 @@ test("ranks have a user of the chart's NATS, which stays while it is good, also 
   assert.notEqual(await entry("user.creds"), first);
   await next.stop();
 });
+
+test("keys are made and rotated while credentials cannot be read, which stay as they were", async () => {
+  const { kube, secrets, ensure, pass, stop } = await opened();
+  const entries = async () => (await kube.get(resources.secrets, ref)) ?? assert.fail();
+  await secrets.ensure(deployment(), { token: "t" });
+  const first = textOf(await entries(), "keys");
+  pass(31);
+  await secrets.ensure(deployment(), undefined);
+  assert.equal(textOf(await entries(), "token"), "t");
+  assert.notEqual(textOf(await entries(), "keys"), first);
+  await ensure();
+  assert.equal(textOf(await entries(), "token"), undefined);
+  await stop();
+});

@@ -52,8 +52,8 @@ export class TelemetrySecrets {
     this.#now = now;
   }
 
-  /** Throws the API server's refusal. */
-  async ensure(deployment: MoEDeployment, credentials: NatsEntries): Promise<void> {
+  /** Throws the API server's refusal. Credentials that are unknown now stay as they are. */
+  async ensure(deployment: MoEDeployment, credentials: NatsEntries | undefined): Promise<void> {
     const ref = refOf(deployment);
     const cached = this.#informers.get("secrets", ref);
     if (cached && !isOrphan(cached.metadata, deployment.metadata.name) && this.#isCurrent(deployment, cached, credentials)) return;
@@ -66,14 +66,14 @@ export class TelemetrySecrets {
   }
 
   /** Nothing to write: it is up to date, or not ours. */
-  #isCurrent({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
+  #isCurrent({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries | undefined): boolean {
     if (!isOwned(live, metadata.uid)) return true;
     const have = entriesOf(live);
     const wanted = this.#wanted(live, credentials);
     return [telemetrySecretEntries.keys, ...natsEntries].every((entry) => have[entry] === wanted[entry]);
   }
 
-  #wanted(live: KubeObject | undefined, credentials: NatsEntries): Entries {
+  #wanted(live: KubeObject | undefined, credentials = live && natsIn(live)): Entries {
     const now = this.#now().getTime();
     const keys = rotatedTelemetryKeys(keysIn(live), now, () => freshKey(now));
     return { [telemetrySecretEntries.keys]: encodeTelemetryKeys(keys), ...credentials };
@@ -142,6 +142,9 @@ function entriesOf(secret: KubeObject): Entries {
   const data = (secret.data ?? {}) as Record<string, string>;
   return Object.fromEntries(Object.entries(data).map(([entry, text]) => [entry, Buffer.from(text, "base64").toString("utf8")]));
 }
+
+const natsIn = (live: KubeObject): NatsEntries =>
+  Object.fromEntries(Object.entries(entriesOf(live)).filter(([entry]) => natsEntries.includes(entry)));
 
 function secretOf(deployment: MoEDeployment, entries: Entries): KubeObject {
   const data = Object.fromEntries(Object.entries(entries).map(([entry, text]) => [entry, Buffer.from(text).toString("base64")]));

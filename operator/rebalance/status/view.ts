@@ -184,15 +184,16 @@ function telemetryFresh(facts: TelemetryFacts): Verdict {
   };
 }
 
+const unusedNats = "which is not used where it needs credentials and spec.telemetry.nats.credentialsSecretRef is missing";
+
 function natsTrouble(bus: TelemetryFacts["bus"]): string {
-  if (!bus) return "no NATS server is named";
+  if (!bus) return `no NATS server is named, ${unusedNats}`;
   return bus.connected ? "NATS brings nothing of them" : `NATS: ${bus.message ?? bus.reason}`;
 }
 
 function notHeard({ bus, staleAfterMs, reporting, expected, lastSampleMs, refused }: TelemetryFacts): Verdict {
   if (!bus && lastSampleMs === 0) {
-    const message =
-      "no load came yet; a workers' image that is older than load on Control needs a NATS server: spec.telemetry.nats.url, or the operator's default";
+    const message = `no load came yet; a workers' image that is older than load on Control needs a NATS server: spec.telemetry.nats.url, or the operator's default, ${unusedNats}`;
     return { status: "Unknown", reason: "NotConfigured", message };
   }
   const said = reporting === 0 ? `no load message within ${staleAfterMs} ms` : `${reporting} of ${expected} ranks report load`;

@@ -25,16 +25,20 @@ export function serveProgress(options: ProgressServerOptions): Promise<OperatorP
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, { message, onMembers }: ProgressServerOptions): Promise<void> {
-  const method = onMembers ? "POST" : "GET";
-  const found = request.url === progressPath && request.method === method;
+  const { method } = request;
+  const tells = onMembers !== undefined && method === "POST";
+  // An operator of a release before asks a weight server without a list.
+  const found = request.url === progressPath && (tells || method === "GET");
   let status = found ? 200 : 404;
   try {
-    if (found) onMembers?.(membersSchema.parse(JSON.parse(await bodyOf(request, membersBytesMax))).members);
+    if (tells && found) onMembers(membersSchema.parse(JSON.parse(await bodyOf(request, membersBytesMax))).members);
   } catch {
     status = 400;
   }
   const text =
-    status === 200 ? message() : { message: status === 400 ? "no list of members" : `not found; here is ${method} ${progressPath}` };
+    status === 200
+      ? message()
+      : { message: status === 400 ? "no list of members" : `not found; here is ${onMembers ? "GET and POST" : "GET"} ${progressPath}` };
   if (response.destroyed) return;
   response.writeHead(status, { "content-type": "application/json", connection: "close" });
   response.end(JSON.stringify(text));

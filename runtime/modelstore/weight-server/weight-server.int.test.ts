@@ -95,11 +95,18 @@ class Seeding {
   }
   /** Says which pods are members, as the operator does; undefined: it refuses. */
   tell(...members: string[]): Promise<string | undefined> {
+    return this.#ask({ body: JSON.stringify({ members }) });
+  }
+  /** Asks as an operator of a release before does. */
+  look(): Promise<string | undefined> {
+    return this.#ask({});
+  }
+  #ask(more: { body?: string }): Promise<string | undefined> {
     const { cert, key, ca } = this.ranks.tls("operator").current();
     const identity = { cert: String(cert), key: String(key), ca: String(ca) };
     const servername = serverNames.weightServer(namespace, deployment);
     const place = { ip: "127.0.0.1", port: this.process?.progressPort ?? 0, path: progressPath, servername, identity };
-    return askPod({ ...place, bytesMax: 10_000, body: JSON.stringify({ members }) });
+    return askPod({ ...place, bytesMax: 10_000, ...more });
   }
   async leave(): Promise<void> {
     this.address = undefined;
@@ -117,6 +124,7 @@ test("ranks that mount no model give the texts of those that do, fetch their sha
   const { ranks } = seeding;
   try {
     await seeding.open();
+    assert.match((await seeding.look()) ?? "", /"phase"/);
     for (const rank of [0, 1, 2]) await ranks.launch(rank);
     await ranks.firstPlan();
     for (const first of [0, 1, 2]) assert.deepEqual(await texts(ranks, [first]), want);
