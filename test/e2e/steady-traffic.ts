@@ -31,6 +31,8 @@ export interface Traffic {
 
 const errorsKept = 20;
 const retryMs = 200;
+/** Different answers to the twenty prompts; random weights may say the same to two. */
+const unlikeMin = 18;
 
 /** Learns the texts first, one request at a time: nothing should move meanwhile. */
 export async function startTraffic(options: TrafficOptions): Promise<Traffic> {
@@ -39,7 +41,8 @@ export async function startTraffic(options: TrafficOptions): Promise<Traffic> {
     ask({ url: options.url(), model, prompt, maxTokens: tokens, temperature: 0, ...(onToken ? { onToken } : {}) });
   const expected: string[] = [];
   for (const prompt of twentyPrompts) expected.push((await answer(prompt)).text);
-  assert.equal(new Set(expected).size, twentyPrompts.length, "prompts must give different texts, or equality proves nothing");
+  const unlike = new Set(expected).size;
+  assert.ok(unlike >= unlikeMin, `prompts must give different texts, or equality proves nothing: ${unlike} of ${twentyPrompts.length}`);
 
   const gaps: Gap[] = [];
   const counts = { requests: 0, failed: 0, changed: 0 };
