@@ -9,7 +9,7 @@ const statesMax = 4_096;
 const statesKeptMax = statesMax / 2;
 /** A walk over more states is given up; no properly bounded language needs that many for one token. */
 const walkStatesMax = 65_536;
-/** Whose walk nobody went on with for so many steps of the engine gives its room to another. */
+/** An automaton gives the large table up once nobody went on with its walk for so many steps of the engine. */
 const idleTurnsMax = 64;
 /** Cached sets of allowed tokens, one bit per token: 25 KB each for 200,000 tokens. */
 const setsMax = 256;

@@ -4,24 +4,13 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { InMemorySpanExporter, type ReadableSpan } from "@opentelemetry/sdk-trace";
+import { letters } from "../../test/kit/gateway/letters.ts";
 import { gatewayOfRanks } from "../../test/kit/gateway/local-gateway.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { until } from "../../test/kit/wait.ts";
 import { createTracing } from "../observe/trace.ts";
-import type { TextModel } from "../text/text-model.ts";
 import type { Gateway, GatewayOverrides } from "./gateway.ts";
-
-/** Every token shows as one letter, so that texts compare. */
-const letters: TextModel = {
-  vocab: 256,
-  eosIds: [],
-  charsPerTokenMax: 1,
-  encode: async (text) => Uint32Array.from(text, (letter) => letter.charCodeAt(0) % 256),
-  encodeChat: async (messages) => letters.encode(messages.map(({ content }) => content).join("")),
-  decoder: () => ({ push: (id) => String.fromCharCode(0x4e00 + id), flush: () => "" }),
-  piece: (id) => new TextEncoder().encode(String.fromCharCode(0x4e00 + id)),
-};
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 before(async () => {

@@ -4,24 +4,14 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { letters } from "../../test/kit/gateway/letters.ts";
 import { gatewayOfRanks } from "../../test/kit/gateway/local-gateway.ts";
 import { Link } from "../../test/kit/network/link.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { until } from "../../test/kit/wait.ts";
-import type { TextModel } from "../text/text-model.ts";
 import type { Gateway } from "./gateway.ts";
 
-/** Every token shows as one letter, so that texts compare. */
-const letters: TextModel = {
-  vocab: 256,
-  eosIds: [],
-  charsPerTokenMax: 1,
-  encode: async (text) => Uint32Array.from(text, (letter) => letter.charCodeAt(0) % 256),
-  encodeChat: async (messages) => letters.encode(messages.map(({ content }) => content).join("")),
-  decoder: () => ({ push: (id) => String.fromCharCode(0x4e00 + id), flush: () => "" }),
-  piece: (id) => new TextEncoder().encode(String.fromCharCode(0x4e00 + id)),
-};
 const maxTokens = 200;
 const keys = mkdtempSync(join(tmpdir(), "enodia-keys-"));
 const apiKeyFile = join(keys, "key");

@@ -38,7 +38,7 @@ export interface Keep {
   readonly note: Uint8Array;
   /** It is computed on when the client leaves. */
   readonly stays: boolean;
-  /** No rank can have it. */
+  /** No rank is known to have it. */
   readonly isNew: boolean;
 }
 
