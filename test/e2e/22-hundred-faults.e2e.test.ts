@@ -1,5 +1,6 @@
 // A hundred faults and changes in the order of a seed, under traffic whose every answer is known: no request fails, no text changes, no pod
-// goes or restarts that the fault itself did not strike, and after each all is whole again. ENODIA_FAULTS and ENODIA_FAULT_SEED choose
+// goes or restarts that the fault itself did not strike, and after each all is whole again. A stream that its gateway took along is whole if
+// one repeat by its key gives it, of what a rank keeps. ENODIA_FAULTS and ENODIA_FAULT_SEED choose
 // how many and which; the table at the end says how long each kind took. With ENODIA_FAULT_MODEL=olmoe-shape the model is one of 4 GB.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -61,13 +62,12 @@ before(async () => {
   moe = await deploy(target, "e2e-hundred", smolMoe(name, spec));
   scene = new Scene(moe);
   await scene.throughGateways();
-  traffic = await startTraffic({ url: () => scene.url, model: name, clients, everyMs, tokens });
+  traffic = await startTraffic({ url: () => scene.url, repeatAt: (url) => scene.otherThan(url), model: name, clients, everyMs, tokens });
 });
 after(async () => {
   await traffic?.stop();
   process.stderr.write(faultTable(rows).replaceAll(/^/gm, "# "));
-  if (traffic)
-    process.stderr.write(`${traffic.counts.requests} requests, ${traffic.counts.failed} failed, ${traffic.counts.changed} changed\n`);
+  if (traffic) process.stderr.write(`${JSON.stringify(traffic.counts)}\n`);
   if (moe) {
     await remove(moe);
     await installChart(moe.target); // the files after this one know the first release
@@ -97,9 +97,10 @@ for (const [index, { kind, draw }] of scheduleOf(seed, count, kinds).entries()) 
     const fault = faults.find((one) => one.name === kind);
     assert.ok(fault);
     const before = await scene.pods();
-    const { failed, changed } = traffic.counts;
+    const { failed, changed, repeated, cut } = traffic.counts;
+    const resumed = await scene.resumed();
     const struckAt = Date.now();
-    const { mayGo, overAt } = await fault.strike(scene, draw);
+    const { mayGo, overAt, cut: cutByHand } = await fault.strike(scene, draw);
     await whole();
     const recoveryMs = Date.now() - overAt;
     await answered();
@@ -108,6 +109,12 @@ for (const [index, { kind, draw }] of scheduleOf(seed, count, kinds).entries()) 
     process.stderr.write(`# ${kind}: whole after ${recoveryMs} ms, longest stall ${Math.round(stallMs)} ms\n`);
     const told = traffic.errors.at(-1);
     assert.deepEqual([traffic.counts.failed - failed, traffic.counts.changed - changed], [0, 0], told);
+    if (cutByHand === undefined) assert.equal(traffic.counts.repeated, repeated, "a client lost its connection");
+    else {
+      const went = (await scene.resumed()) - resumed;
+      const broke = traffic.counts.cut - cut + cutByHand;
+      assert.ok(went >= broke, `${broke} streams were cut, and ranks went on with ${went} without computing anew`);
+    }
     assert.deepEqual(unexplained(before, await scene.pods(), mayGo, await scene.evicted()), []);
   });
 }

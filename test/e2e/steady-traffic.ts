@@ -1,12 +1,15 @@
 // Traffic that stays the same whatever happens: a few clients, each with a request every so often, greedy, of which every
 // answer must be the text it was when nothing moved. Keeps the time between any two tokens, and when it was.
 import assert from "node:assert/strict";
-import { ask } from "../kit/gateway/openai-client.ts";
+import { randomUUID } from "node:crypto";
+import { type Ask, ask } from "../kit/gateway/openai-client.ts";
 import { twentyPrompts } from "../kit/gateway/topics.ts";
 import { sleep } from "../kit/processes/process.ts";
 
 export interface TrafficOptions {
   readonly url: () => string;
+  /** Where a client repeats its request by key, once, when the connection to that address breaks; not given, it has failed. */
+  readonly repeatAt?: (url: string) => string;
   readonly model: string;
   readonly clients: number;
   /** Milliseconds between the starts of two requests of a client; a slower answer delays the next. */
@@ -22,7 +25,8 @@ interface Gap {
 
 export interface Traffic {
   readonly gaps: readonly Gap[];
-  readonly counts: { requests: number; failed: number; changed: number };
+  /** `repeated` requests had a broken connection, `cut` ones of them after a token. */
+  readonly counts: { requests: number; failed: number; changed: number; repeated: number; cut: number };
   readonly errors: readonly string[];
   /** Asserts that no request failed and no text changed so far. */
   assertWhole(): void;
@@ -37,15 +41,15 @@ const unlikeMin = 18;
 /** Learns the texts first, one request at a time: nothing should move meanwhile. */
 export async function startTraffic(options: TrafficOptions): Promise<Traffic> {
   const { model, tokens, clients, everyMs } = options;
-  const answer = (prompt: string, onToken?: () => void) =>
-    ask({ url: options.url(), model, prompt, maxTokens: tokens, temperature: 0, ...(onToken ? { onToken } : {}) });
+  const answer = (prompt: string, more: Partial<Ask> = {}) =>
+    ask({ url: options.url(), model, prompt, maxTokens: tokens, temperature: 0, ...more });
   const expected: string[] = [];
   for (const prompt of twentyPrompts) expected.push((await answer(prompt)).text);
   const unlike = new Set(expected).size;
   assert.ok(unlike >= unlikeMin, `prompts must give different texts, or equality proves nothing: ${unlike} of ${twentyPrompts.length}`);
 
   const gaps: Gap[] = [];
-  const counts = { requests: 0, failed: 0, changed: 0 };
+  const counts = { requests: 0, failed: 0, changed: 0, repeated: 0, cut: 0 };
   const errors: string[] = [];
   let running = true;
   let next = 0;
@@ -56,10 +60,21 @@ export async function startTraffic(options: TrafficOptions): Promise<Traffic> {
     const index = next++ % twentyPrompts.length;
     let previous = 0;
     try {
-      const { text } = await answer(twentyPrompts[index] as string, () => {
-        const at = performance.timeOrigin + performance.now();
-        if (previous > 0) gaps.push({ at, ms: at - previous });
-        previous = at;
+      const url = options.url();
+      const asked = {
+        ...(options.repeatAt ? { key: randomUUID() } : {}),
+        onToken: () => {
+          const at = performance.timeOrigin + performance.now();
+          if (previous > 0) gaps.push({ at, ms: at - previous });
+          previous = at;
+        },
+      };
+      const prompt = twentyPrompts[index] as string;
+      const { text } = await answer(prompt, { ...asked, url }).catch((error: unknown) => {
+        if (!(options.repeatAt && error instanceof TypeError)) throw error;
+        counts.repeated += 1;
+        if (previous > 0) counts.cut += 1;
+        return answer(prompt, { ...asked, url: options.repeatAt(url) });
       });
       if (text === expected[index]) return;
       counts.changed += 1;

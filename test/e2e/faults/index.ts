@@ -12,6 +12,7 @@ import {
   operatorKilled,
   operatorStopped,
 } from "./control.ts";
+import { gatewayKilled } from "./gateways.ts";
 import { linkCut, nodeOff, packetsLost } from "./nodes.ts";
 import { podDeleted, podEvicted, rankKilled, rankLeftOut, rankStopped, twoRanksKilled } from "./ranks.ts";
 
@@ -22,6 +23,7 @@ export const faults = [
   podEvicted,
   rankStopped,
   rankLeftOut,
+  gatewayKilled,
   nodeOff,
   linkCut,
   packetsLost,

@@ -11,6 +11,8 @@ import type { MayGo, PodState } from "./pods.ts";
 /** What a fault has done when it resolves: undone all of itself, and says which pods may have gone for it. */
 export interface Struck {
   readonly mayGo: MayGo;
+  /** Streams that it cut by its own hand and repeated by key; clients that a fault cut off may repeat only where this is given. */
+  readonly cut?: number;
   /** When it was over, Unix ms. */
   readonly overAt: number;
 }
@@ -42,6 +44,18 @@ export class Scene {
   /** The address that traffic takes next. */
   get url(): string {
     return this.#urls[this.#asked++ % this.#urls.length] ?? "";
+  }
+
+  /** Where a client goes whose gateway went. */
+  otherThan(url: string): string {
+    return this.#urls.find((one) => one !== url) ?? url;
+  }
+
+  /** Answers that ranks gave again of what they keep, nothing computed anew. */
+  async resumed(): Promise<number> {
+    const { moe } = this;
+    const samples = await Promise.all((await this.ranks()).map(({ name }) => scrape(moe.kubectl, moe.namespace, name)));
+    return samples.reduce((total, of) => total + sum(of, "enodia_worker_resumed_total"), 0);
   }
 
   /** Traffic goes to each gateway itself in turn: the way to the Service leads over a node, which may be struck. */

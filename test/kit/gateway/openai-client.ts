@@ -9,6 +9,8 @@ export interface Ask {
   readonly temperature?: number;
   readonly seed?: number;
   readonly apiKey?: string;
+  /** Idempotency-Key. */
+  readonly key?: string;
   /** chat: the prompt is one user message; text: raw completion. */
   readonly api?: "chat" | "text";
   readonly onToken?: (text: string, count: number) => void;
@@ -49,12 +51,16 @@ function requestBody(ask: Ask): object {
   return ask.api === "text" ? { ...common, prompt: ask.prompt } : { ...common, messages: [{ role: "user", content: ask.prompt }] };
 }
 
-/** Asks and reads the stream to its end. Throws ApiError for a refusal, and for a stream that ends without [DONE]. */
+/** Asks and reads the stream to its end. Throws ApiError for a refusal and for a stream that ends without [DONE], TypeError where the connection breaks. */
 export async function ask(options: Ask): Promise<Answer> {
   const started = performance.now();
   const response = await fetch(`${options.url}/v1/${options.api === "text" ? "completions" : "chat/completions"}`, {
     method: "POST",
-    headers: { "content-type": "application/json", ...(options.apiKey ? { authorization: `Bearer ${options.apiKey}` } : {}) },
+    headers: {
+      "content-type": "application/json",
+      ...(options.apiKey ? { authorization: `Bearer ${options.apiKey}` } : {}),
+      ...(options.key ? { "idempotency-key": options.key } : {}),
+    },
     body: JSON.stringify(requestBody(options)),
     ...(options.signal ? { signal: options.signal } : {}),
   });
