@@ -4,6 +4,7 @@ import { randomUUID } from "node:crypto";
 import { gatewayUrl } from "../../kit/deployment/product.ts";
 import { ask } from "../../kit/gateway/openai-client.ts";
 import { processOf } from "../../kit/kube/pod-process.ts";
+import { until } from "../../kit/processes/process.ts";
 import { those } from "./ranks.ts";
 import type { Fault } from "./scene.ts";
 import { drawn } from "./schedule.ts";
@@ -11,6 +12,8 @@ import { drawn } from "./schedule.ts";
 const tokens = 64;
 /** Of a stream, when its gateway goes. */
 const seenTokens = 8;
+/** A container that ends often waits for minutes before it is started again. */
+const backWithinMs = 300_000;
 
 export const gatewayKilled: Fault = {
   name: "a gateway killed while it streams",
@@ -30,6 +33,9 @@ export const gatewayKilled: Fault = {
     await assert.rejects(ask({ ...asked, key, url: gatewayUrl(victim.ip), onToken: kill }), TypeError, "the stream outlived its gateway");
     const again = await ask({ ...asked, key, url: gatewayUrl(other.ip) });
     assert.equal(again.text, calm.text, "the text that a repeat by key gave");
-    return { mayGo: those([victim]), cut: 1, overAt: Date.now() };
+    const overAt = Date.now();
+    const back = () => ask({ ...asked, maxTokens: 1, url: gatewayUrl(victim.ip) }).catch(() => undefined);
+    await until("the gateway to answer again", back, { timeoutMs: backWithinMs });
+    return { mayGo: those([victim]), cut: 1, overAt };
   },
 };
