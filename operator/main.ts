@@ -21,8 +21,10 @@ import { fenced, LeaderElection } from "./kube/leader.ts";
 import { ServerClock } from "./kube/server-clock.ts";
 import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
+import { warningItems } from "./kube/warnings.ts";
 import { type PageServer, servePage, tokenIn } from "./page/server.ts";
 import { PageState } from "./page/state.ts";
+import { WarningReader } from "./page/warnings.ts";
 import { createRebalance } from "./rebalance/controller.ts";
 import { JobMetrics } from "./training/metrics.ts";
 import { createTrainingPlane } from "./training/plane.ts";
@@ -40,7 +42,8 @@ async function main(): Promise<void> {
   const tracing = await createTracing({ service: "operator", endpoint, ratio, attributes });
   const api = loadKubeConfig(config.kubeconfig, config.context);
   const clock = new ServerClock();
-  const kube = createKube(createTransport(api, { clock }));
+  const transport = createTransport(api, { clock });
+  const kube = createKube(transport);
   const informers = new Informers(config.watchNamespaces, config.namespace, {
     kube,
     onError: (err) => log.warn({ err }, "watch failed, starting again"),
@@ -48,7 +51,8 @@ async function main(): Promise<void> {
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   const now = () => clock.now().getTime();
-  const pageState = new PageState({ cache: informers, now });
+  const warnings = new WarningReader({ read: (namespace, signal) => warningItems(transport, namespace, signal), now });
+  const pageState = new PageState({ cache: informers, warnings, now });
   const page = await pageOf(config, { pageState, now, log, metrics, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });

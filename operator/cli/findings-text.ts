@@ -1,7 +1,7 @@
 // The text of findings, worst first, and a line per deployment and job. Pure.
 import { type DeploymentState, deploymentList, deploymentState } from "../views/deployment.ts";
 import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
-import type { Judgement } from "../views/findings/index.ts";
+import { type Judgement, summaryOf } from "../views/findings/index.ts";
 import { listed } from "../views/format.ts";
 import { jobState, jobTable } from "../views/job.ts";
 import { table } from "../views/section.ts";
@@ -12,9 +12,7 @@ const unreadMax = 8;
 
 /** `columns`: the terminal's width, at which lines wrap. */
 export function findingsText({ findings, left }: Judgement, unread: readonly Unread[], columns = Number.POSITIVE_INFINITY): string {
-  const urgent = findings.filter(({ severity }) => severity !== "info").length;
-  const head = urgent === 0 ? ["nothing is wrong"] : [`${urgent} ${urgent === 1 ? "thing is" : "things are"} wrong, the worst first`];
-  const lines = [...head, ...findings.flatMap((finding) => ["", ...findingLines(finding, columns)])];
+  const lines = [summaryOf(findings), ...findings.flatMap((finding) => ["", ...findingLines(finding, columns)])];
   if (left > 0) lines.push("", `${left} more are not shown; one deployment at a time: enodia status NAME -n NAMESPACE`);
   if (unread.length > 0) lines.push("", "not looked at, so nothing is said of it:", ...unreadLines(unread));
   return lines.join("\n");

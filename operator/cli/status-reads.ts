@@ -1,18 +1,15 @@
 // The reads of `enodia status`. The output names what cannot be read or parsed.
-import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
-import { parseExpertPlacement } from "../../crds/expert-placement.ts";
+import { type ExpertPlacement, parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
+import { warningItems } from "../kube/warnings.ts";
 import type { Observed, SeenDeployment, Unread, WarningEvent } from "../views/findings/finding.ts";
+import { changedAt, warningOf } from "../views/findings/seen.ts";
 import { type ContainerFacts, type PodFacts, podFactsOf } from "../views/pods.ts";
 import { type ClusterAccess, objectOf } from "./kube.ts";
-
-/** Pages of 500 warnings. */
-const eventPagesMax = 4;
-const eventsPerPage = 500;
 
 export interface Scope {
   /** undefined: all namespaces. */
@@ -21,7 +18,10 @@ export interface Scope {
   readonly name: string | undefined;
 }
 
+type Gathering = SeenDeployment & { readonly placement: ExpertPlacement | undefined };
+
 export interface Gathered extends Observed {
+  readonly deployments: readonly Gathering[];
   readonly workers: readonly PodFacts[];
 }
 
@@ -62,7 +62,7 @@ function reader(cluster: ClusterAccess, scope: Scope, unread: Unread[]) {
   };
 }
 
-async function deploymentsOf(cluster: ClusterAccess, scope: Scope, unread: Unread[]): Promise<SeenDeployment[]> {
+async function deploymentsOf(cluster: ClusterAccess, scope: Scope, unread: Unread[]): Promise<Gathering[]> {
   const { namespace, name } = scope;
   if (name === undefined) {
     // A plan may be 1 MB, so that those of all deployments are not read.
@@ -91,21 +91,11 @@ async function listDeployments(cluster: ClusterAccess, scope: Scope): Promise<re
   }
 }
 
-function seenOf(object: KubeObject, deployment: MoEDeployment, placement: SeenDeployment["placement"]): SeenDeployment {
+function seenOf(object: KubeObject, deployment: MoEDeployment, placement: ExpertPlacement | undefined): Gathering {
   return { deployment, placement, changedAt: changedAt(object) };
 }
 
-const managedSchema = z.array(z.object({ time: z.string().optional(), subresource: z.string().default("") }));
-
-/** The newest write outside the status, else the creation. */
-function changedAt({ metadata }: KubeObject): Date | undefined {
-  const entries = managedSchema.safeParse(metadata.managedFields ?? []).data ?? [];
-  const times = entries.flatMap(({ time, subresource }) => (time !== undefined && subresource !== "status" ? [time] : []));
-  const newest = [...times, metadata.creationTimestamp ?? ""].sort().at(-1) ?? "";
-  return newest === "" ? undefined : new Date(newest);
-}
-
-function parsed<T extends MoEDeployment | MoETrainingJob | ReturnType<typeof parseExpertPlacement>>(
+function parsed<T extends MoEDeployment | MoETrainingJob | ExpertPlacement>(
   object: KubeObject,
   parse: (object: unknown) => T,
   unread: Unread[],
@@ -119,47 +109,17 @@ function parsed<T extends MoEDeployment | MoETrainingJob | ReturnType<typeof par
   }
 }
 
-const eventSchema = z.object({
-  metadata: z.object({ namespace: z.string().default(""), creationTimestamp: z.string().nullish() }),
-  involvedObject: z.object({ kind: z.string().default(""), name: z.string().default("") }).prefault({}),
-  reason: z.string().default(""),
-  message: z.string().default(""),
-  count: z.number().nullish(),
-  lastTimestamp: z.string().nullish(),
-  eventTime: z.string().nullish(),
-  series: z.object({ count: z.number(), lastObservedTime: z.string() }).nullish(),
-});
-const eventsPage = z.object({
-  items: z.array(z.unknown()).default([]),
-  metadata: z.object({ continue: z.string().optional() }).prefault({}),
-});
-
 async function warningsOf(cluster: ClusterAccess, { namespace }: Scope, unread: Unread[]): Promise<WarningEvent[]> {
-  const base = `/api/v1/${namespace === undefined ? "" : `namespaces/${encodeURIComponent(namespace)}/`}events`;
   const found: WarningEvent[] = [];
-  let next: string | undefined;
   try {
-    for (let page = 0; page < eventPagesMax; page += 1) {
-      const query = new URLSearchParams({ fieldSelector: "type=Warning", limit: String(eventsPerPage) });
-      if (next) query.set("continue", next);
-      const answer = eventsPage.parse(JSON.parse(await cluster.transport.request({ method: "GET", path: `${base}?${query}` })));
-      found.push(...answer.items.flatMap(warningOf));
-      next = answer.metadata.continue;
-      if (!next) break;
+    for await (const item of warningItems(cluster.transport, namespace)) {
+      const event = warningOf(item);
+      if (event) found.push(event);
     }
   } catch (caught) {
     unread.push({ what: "events", why: AppError.from(caught).message });
   }
   return found;
-}
-
-function warningOf(item: unknown): WarningEvent[] {
-  const event = eventSchema.safeParse(item).data;
-  const last = event?.series?.lastObservedTime ?? event?.lastTimestamp ?? event?.eventTime ?? event?.metadata.creationTimestamp;
-  if (!event || !last) return [];
-  const { involvedObject, reason, message, metadata } = event;
-  const count = event.series?.count ?? event.count ?? 1;
-  return [{ namespace: metadata.namespace, ...involvedObject, reason, message, count, lastAt: new Date(last) }];
 }
 
 const distinct = (unread: readonly Unread[]): Unread[] => [...new Map(unread.map((one) => [`${one.what} ${one.why}`, one])).values()];

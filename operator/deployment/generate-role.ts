@@ -18,7 +18,7 @@ function rules(scope: Scope, of: (rule: Rule) => boolean = () => true): string {
     .filter(of)
     .map(
       ({ why, apiGroups, resources, resourceNames, verbs, option }) =>
-        `${option ? `  {{- if .Values.rbac.${option} }}\n` : ""}` +
+        `${option ? `  {{- if .Values.${option} }}\n` : ""}` +
         `  # ${why}\n  - apiGroups: ${list(apiGroups)}\n    resources: ${list(resources)}\n` +
         `${resourceNames ? `    resourceNames: ${list(resourceNames)}\n` : ""}    verbs: ${list(verbs)}\n` +
         `${option ? "  {{- end }}\n" : ""}`,

@@ -22,6 +22,7 @@ interface Named {
 }
 interface Container extends Named {
   readonly image?: string;
+  readonly resources?: { readonly limits?: { readonly memory?: string } };
   readonly env?: readonly Named[];
 }
 interface PodSpec {
@@ -37,6 +38,13 @@ const variables: ReadonlySet<string> = new Set(
   [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec].map(({ variable }) => variable),
 );
 
+const slimContainer = ({ name, image, env = [], resources: { limits: { memory } = {} } = {} }: Container): Container => ({
+  name,
+  ...(image === undefined ? {} : { image }),
+  ...(memory === undefined ? {} : { resources: { limits: { memory } } }),
+  env: env.filter((one) => variables.has(one.name)),
+});
+
 /** Drops the parts of a pod's spec that the operator does not read. */
 export function slimPod(pod: KubeObject): KubeObject {
   const { apiVersion, kind, metadata, status } = pod;
@@ -50,7 +58,7 @@ export function slimPod(pod: KubeObject): KubeObject {
       ...(nodeName === undefined ? {} : { nodeName }),
       ...(schedulerName === undefined ? {} : { schedulerName }),
       ...(tolerations === undefined ? {} : { tolerations }),
-      containers: containers.map(({ name, image, env = [] }) => ({ name, image, env: env.filter((one) => variables.has(one.name)) })),
+      containers: containers.map(slimContainer),
       volumes: volumes.filter(({ name }) => name === modelVolume),
     },
   };

@@ -32,8 +32,8 @@ export interface Right {
   /** Unset = all objects. */
   readonly resourceNames?: readonly string[];
   readonly verbs: readonly string[];
-  /** The value below `rbac` in the chart that enables the rule; unset = always. */
-  readonly option?: "podGroups" | "httpRoutes";
+  /** The chart's value that enables the rule; unset = always. */
+  readonly option?: "rbac.podGroups" | "rbac.httpRoutes" | "page.enabled";
   /** Printed above the rule. */
   readonly why: string;
 }
@@ -59,7 +59,7 @@ const needed: Right = {
 };
 const gangs: Right = {
   verbs: all,
-  option: "podGroups",
+  option: "rbac.podGroups",
   why: "ranks that start together, where such a scheduler is installed; deleted when they do not",
 };
 
@@ -187,7 +187,7 @@ const table = {
     rights: [
       {
         verbs: all,
-        option: "httpRoutes",
+        option: "rbac.httpRoutes",
         why: "by which Gateways clients come in, where the Gateway API is installed; deleted when that is not wanted",
       },
     ],
@@ -211,6 +211,10 @@ const table = {
   events: {
     ...of("events.k8s.io/v1", "Event", "events"),
     rights: [{ verbs: ["create", "patch"], why: "events on deployments and training jobs" }],
+  },
+  warnings: {
+    ...core("Event", "events"),
+    rights: [{ verbs: ["list"], option: "page.enabled", why: "warnings, of which the page tells" }],
   },
   customResourceDefinitions: {
     ...of("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions"),

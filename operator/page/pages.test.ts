@@ -1,9 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { labels } from "../../crds/common.ts";
+import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import type { KubeObject } from "../kube/kube.ts";
+import { judge } from "../views/findings/index.ts";
+import { podFactsOf } from "../views/pods.ts";
 import { pageDocument, signInDocument, standbyDocument } from "./document.ts";
 import { html } from "./html.ts";
 import { pages } from "./pages.ts";
+import { findingsHtml, findingsShown } from "./sections-findings.ts";
 import { rowsMax } from "./sections-fleet.ts";
 import { PageState } from "./state.ts";
 
@@ -13,7 +18,11 @@ const moed = (name: string, status: object = {}, spec: object = { model: { uri: 
   return { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { namespace: "ns", name, uid: name }, spec, status };
 };
 const stateOf = (objects: readonly KubeObject[]): PageState =>
-  new PageState({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
+  new PageState({
+    cache: { list: (name) => (name === "moeDeployments" ? objects : []) },
+    warnings: { of: () => ({ events: [], unread: [] }) },
+    now: () => 1_700_000_000_000,
+  });
 const condition = (type: string, status: string, reason: string, message = "m") => ({
   type,
   status,
@@ -112,3 +121,54 @@ test("each section that may change has a place in its document, or the browser w
     for (const id of Object.keys(found.sections)) assert.ok(text.includes(`id="s-${id}"`), `${page}: ${id}`);
   }
 });
+
+test("the page of a deployment has the findings of `enodia status`: cause, evidence and command, the worst ones where there are many", () => {
+  const now = new Date(1_700_000_000_000);
+  const pod = (n: number, reason: string): KubeObject => ({
+    ...{ apiVersion: "v1", kind: "Pod", metadata: { namespace: "ns", name: `a-${n}`, labels: { [labels.deployment]: "a" } } },
+    ...{ spec: { containers: [{ name: "runtime", image: "i", resources: { limits: { memory: "2Gi" } } }] } },
+    status: {
+      containerStatuses: [
+        { name: "runtime", restartCount: 2, lastState: { terminated: { reason, exitCode: 1, finishedAt: now.toISOString() } } },
+      ],
+    },
+  });
+  const deployment = moed("a", { conditions: [condition("Ready", "False", "RanksNotReady", "0 of 1 ranks serve")] });
+  const pods = [pod(0, "OOMKilled")];
+  const events = Array.from({ length: 4 }, (_, n) => ({
+    ...{ namespace: "ns", kind: "MoEDeployment", name: "a", reason: `Odd${n}`, message: `of ${n}`, count: 1, lastAt: now },
+  }));
+  const unread = [{ what: "events", why: "half of them" }];
+  const lists: Record<string, KubeObject[]> = { moeDeployments: [deployment], pods: [...pods, ...others(pod)] };
+  const state = new PageState({
+    cache: { list: (name, wanted = () => true) => (lists[name] ?? []).filter(wanted) },
+    warnings: { of: (namespace) => (namespace === "ns" ? { events, unread } : assert.fail()) },
+    now: () => now.getTime(),
+  });
+  const { sections } = pages.deployment?.(state.source(), new URLSearchParams("namespace=ns&name=a")) ?? assert.fail();
+  const text = sections.findings?.text ?? "";
+  const judged = { deployment: parseMoEDeployment(deployment), placement: undefined, changedAt: undefined };
+  const observed = { now, deployments: [judged], jobs: [], pods: pods.flatMap((one) => podFactsOf(one) ?? []), events, unread };
+  const { findings } = judge(observed);
+  assert.equal(findings.length, 5);
+  for (const { what, why, remedy, effect = "" } of findings)
+    for (const words of [what, why, remedy, effect]) assert.ok(text.includes(html`${words}`.text), words);
+  assert.match(text, /^<p><b>5 things are wrong, the worst first.*killed for memory.*it may take 2Gi.*0 of 1 ranks serve.*half of them/s);
+  const many = Array.from({ length: findingsShown + 2 }, (_, n) => ({
+    ...judged.deployment,
+    metadata: { ...judged.deployment.metadata, name: `d${n}` },
+  }));
+  const bounded = findingsHtml(
+    { ...observed, deployments: many.map((one) => ({ ...judged, deployment: one })), pods: [], events: [] },
+    "enodia status",
+  );
+  assert.equal(bounded.text.match(/<li>/g)?.length, findingsShown);
+  assert.match(bounded.text, /2 more: enodia status/);
+});
+
+/** Of a namesake in another namespace, and of another deployment. */
+const others = (pod: (n: number, reason: string) => KubeObject): KubeObject[] =>
+  [{ namespace: "other" }, { labels: { [labels.deployment]: "b" } }].map((metadata) => {
+    const one = pod(7, "Error");
+    return { ...one, metadata: { ...one.metadata, ...metadata } };
+  });

@@ -1,9 +1,11 @@
 // The registry of pages: functions from source and query to a title and sections. Pure.
 import { z } from "zod";
+import type { Observed, Subject } from "../views/findings/finding.ts";
 import type { HeatView } from "./heat.ts";
 import { type Html, html } from "./html.ts";
 import type { Sections } from "./sections.ts";
 import { deploymentSections } from "./sections-deployment.ts";
+import { findingsHtml } from "./sections-findings.ts";
 import { fleetSections } from "./sections-fleet.ts";
 import { jobSections } from "./sections-job.ts";
 import type { Read, Source } from "./state.ts";
@@ -76,8 +78,17 @@ function pageOf<T>(what: string, all: readonly Read<T>[], query: URLSearchParams
   return { title, ...shown({ ...read, parsed }, request), status: 200 };
 }
 
+/** Ages are told in steps, so that a command that is being copied stays for a while. */
+const agesMs = 10_000;
+
+function findingsOf(source: Source, { kind, namespace, name }: Subject, judged: Pick<Observed, "deployments" | "jobs">): Html {
+  const now = new Date(Math.ceil(source.now / agesMs) * agesMs);
+  const observed = { now, ...judged, pods: source.pods(kind, { namespace, name }), ...source.warnings(namespace) };
+  return findingsHtml(observed, `enodia status ${kind === "moed" ? `${name} ` : ""}-n ${namespace}`);
+}
+
 const deploymentPanels: readonly Panel[] = [
-  { heading: "Now", sections: ["headline", "head", "placement"] },
+  { heading: "Now", sections: ["headline", "findings", "head", "placement"] },
   { heading: "Experts and ranks", sections: ["layers", "uneven"], map: true },
   { heading: "Ranks", sections: ["ranks"] },
   { heading: "The last hour", sections: ["hour"] },
@@ -89,21 +100,29 @@ const deploymentPanels: readonly Panel[] = [
 ];
 
 function deploymentPage(source: Source, query: URLSearchParams): Page {
-  return pageOf("deployment", source.deployments(), query, ({ parsed, uid }, { layer }) => {
-    const looked = { deployment: parsed, placement: source.placement(uid), remembered: source.remembered(uid), chosen: layer };
-    return { panels: deploymentPanels, ...deploymentSections(looked) };
+  return pageOf("deployment", source.deployments(), query, ({ parsed, uid, changedAt }, { layer }) => {
+    const placement = source.placement(uid);
+    const { sections, heat } = deploymentSections({ deployment: parsed, placement, remembered: source.remembered(uid), chosen: layer });
+    const { plan, underWay, status } = placement ?? {};
+    const { epoch } = underWay?.plan ?? plan ?? {};
+    const judged = { deployment: parsed, placement: epoch === undefined || !status ? undefined : { spec: { epoch }, status }, changedAt };
+    const findings = findingsOf(source, { kind: "moed", ...parsed.metadata }, { deployments: [judged], jobs: [] });
+    return { panels: deploymentPanels, sections: { ...sections, findings }, heat };
   });
 }
 
 const jobPanels: readonly Panel[] = [
-  { heading: "Now", sections: ["head"] },
+  { heading: "Now", sections: ["findings", "head"] },
   { heading: "Loss", sections: ["loss"] },
   { heading: "World", sections: ["world"] },
   { heading: "Conditions", sections: ["conditions"] },
 ];
 
 function jobPage(source: Source, query: URLSearchParams): Page {
-  return pageOf("training job", source.jobs(), query, ({ parsed }) => ({ panels: jobPanels, sections: jobSections(parsed) }));
+  return pageOf("training job", source.jobs(), query, ({ parsed }) => {
+    const findings = findingsOf(source, { kind: "moet", ...parsed.metadata }, { deployments: [], jobs: [parsed] });
+    return { panels: jobPanels, sections: { ...jobSections(parsed), findings } };
+  });
 }
 
 /** Keys are the last parts of paths. */

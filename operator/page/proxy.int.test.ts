@@ -50,6 +50,7 @@ before(
     plane = await controlPlane(name, 0);
     const pageState = new PageState({
       cache: { list: (kind) => (kind === "moeDeployments" ? [moed(), moed("team-a"), moed("team-b")] : []) },
+      warnings: { of: () => ({ events: [], unread: [] }) },
       now: Date.now,
     });
     pageState.lead({ placement: () => undefined });

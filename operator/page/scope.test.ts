@@ -23,7 +23,11 @@ const moed = (namespace: string) => ({
 
 async function served(namespaces: readonly string[], run: (server: PageServer) => Promise<void>): Promise<void> {
   const objects = ["a", "b", "c"].map(moed);
-  const pageState = new PageState({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
+  const pageState = new PageState({
+    cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) },
+    warnings: { of: () => ({ events: [], unread: [] }) },
+    now: () => state.now,
+  });
   pageState.lead({ placement: () => undefined });
   const server = await servePage({
     pageState,

@@ -32,6 +32,8 @@ export function seen(source: Source, { deployments, jobs }: Scope): Source {
     now: source.now,
     deployments: () => source.deployments().filter(({ namespace }) => has(deployments, namespace)),
     jobs: () => source.jobs().filter(({ namespace }) => has(jobs, namespace)),
+    pods: (of, ref) => (has(of === "moed" ? deployments : jobs, ref.namespace) ? source.pods(of, ref) : []),
+    warnings: (namespace) => source.warnings(namespace),
     placement: (uid) => source.placement(uid),
     remembered: (uid) => source.remembered(uid),
     latest: (uid) => source.latest(uid),

@@ -27,6 +27,7 @@ async function served(access: PageAccess, run: (made: Made) => Promise<void>): P
   const state = { now: 1_700_000_000_000, message: "it is well" };
   const pageState = new PageState({
     cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) },
+    warnings: { of: () => ({ events: [], unread: [] }) },
     now: () => state.now,
   });
   const stop = pageState.lead({ placement: () => undefined });

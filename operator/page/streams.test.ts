@@ -25,7 +25,11 @@ const moed = () => {
 /** One client of a real server, and the answer that it is served by. */
 async function connected(run: (made: { streams: Streams; response: ServerResponse; socket: Socket }) => Promise<void>): Promise<void> {
   state.message = "first";
-  const pageState = new PageState({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
+  const pageState = new PageState({
+    cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) },
+    warnings: { of: () => ({ events: [], unread: [] }) },
+    now: () => state.now,
+  });
   pageState.lead({ placement: () => undefined });
   const streams = new Streams({ pageState, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
@@ -116,7 +120,11 @@ test("a view that cannot be made ends its own stream, and is told of", async () 
   let broken = false;
   const source: PageState["source"] = () => {
     if (broken) throw new Error("planted");
-    return new PageState({ cache: { list: () => [] }, now: () => state.now }).source();
+    return new PageState({
+      cache: { list: () => [] },
+      warnings: { of: () => ({ events: [], unread: [] }) },
+      now: () => state.now,
+    }).source();
   };
   const streams = new Streams({
     pageState: { leads: true, leader: undefined, source },

@@ -123,6 +123,7 @@ async function small(stage: Stage): Promise<void> {
   for (const [path, name] of [
     ["", "fleet"],
     ["deployment?namespace=serving&name=chat", "deployment"],
+    ["deployment?namespace=tenants&name=code-assistant", "findings"],
     ["job?namespace=research&name=writer", "job"],
   ] as const) {
     const page = await opened(stage, path, { viewport: narrow, colorScheme: "light", deviceScaleFactor: 2 });
@@ -130,6 +131,11 @@ async function small(stage: Stage): Promise<void> {
     await page.screenshot({ path: `${stage.out}/${name}-narrow.png`, fullPage: true });
     await page.close();
   }
+  const wrong = await opened(stage, "deployment?namespace=tenants&name=code-assistant", { viewport: wide, colorScheme: "light" });
+  assert.ok(await wrong.evaluate(says, ["#s-findings", "kubectl -n tenants edit moed code-assistant"] as const), "the command is there");
+  await isReadable(wrong, "findings, light");
+  await wrong.screenshot({ path: `${stage.out}/findings-light.png` });
+  await wrong.close();
   const page = await opened(stage, "job?namespace=research&name=writer", { viewport: wide, colorScheme: "light" });
   assert.deepEqual(await page.evaluate(nameless), []);
   await page.screenshot({ path: `${stage.out}/job-light.png`, fullPage: true });

@@ -1,6 +1,7 @@
 // The story that the page is looked at with: a deployment of four ranks in virtual time, made by the operator's own loop, planner and
 // sessions (test/sim), whose load changes so that experts move; statuses are made by the operator's own functions. It is recorded as
 // frames, and a board is shown one after another. Beside it stand deployments and a training job in other states.
+import { labels } from "../../crds/common.ts";
 import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { Verdict } from "../../operator/deployment/core/world.ts";
@@ -10,6 +11,7 @@ import { bucketMs } from "../../operator/page/memory.ts";
 import { PageState } from "../../operator/page/state.ts";
 import type { PlacementView } from "../../operator/rebalance/status/placement-view.ts";
 import { decide } from "../../operator/training/core/decide.ts";
+import type { WarningEvent } from "../../operator/views/findings/finding.ts";
 import { deployment, pod, snapshot, view } from "../kit/deployment/deployment.ts";
 import { job, rankPod, observed as trainingObserved } from "../kit/training/training-decisions.ts";
 import { SimCluster } from "../sim/cluster.ts";
@@ -108,7 +110,8 @@ interface Telling {
 export function tell({ before }: Pick<Story, "before">): Telling {
   let shown: StoryFrame | undefined;
   const now = (): number => shown?.at ?? 0;
-  const pageState = new PageState({ cache: { list: (name) => listOf(name, shown) }, now });
+  const cache = { list: (name: Copy, wanted = (_: KubeObject) => true) => listOf(name, shown).filter(wanted) };
+  const pageState = new PageState({ cache, warnings: { of: () => ({ events: [contested(now())], unread: [] }) }, now });
   pageState.lead({ placement: (uid) => (uid === deploymentUid ? shown?.placement : undefined) });
   const show = (frame: StoryFrame): void => {
     shown = frame;
@@ -120,8 +123,12 @@ export function tell({ before }: Pick<Story, "before">): Telling {
   return { pageState, now, show };
 }
 
-function listOf(name: "moeDeployments" | "moeTrainingJobs", shown: StoryFrame | undefined): readonly KubeObject[] {
+type Copy = "moeDeployments" | "moeTrainingJobs" | "pods" | "trainingPods";
+
+function listOf(name: Copy, shown: StoryFrame | undefined): readonly KubeObject[] {
+  if (name === "trainingPods") return [];
   if (name === "moeTrainingJobs") return [training];
+  if (name === "pods") return [killed((shown?.at ?? 0) - 40_000)];
   return [objectOf("serving", "chat", { spec, status: shown?.status ?? {} }), ...others];
 }
 
@@ -131,6 +138,36 @@ const objectOf = (namespace: string, name: string, { spec, status }: { readonly 
   metadata: { namespace, name, uid: name === "chat" ? deploymentUid : `${namespace}/${name}`, generation: 1, resourceVersion: "1" },
   spec,
   status,
+});
+
+/** A rank of `code-assistant` that its memory limit ended. */
+const killed = (at: number): KubeObject => ({
+  apiVersion: "v1",
+  kind: "Pod",
+  metadata: {
+    ...{ namespace: "tenants", name: "code-assistant-2", uid: "code-assistant-2" },
+    labels: { [labels.deployment]: "code-assistant", [labels.component]: "worker", [labels.rank]: "2" },
+  },
+  spec: { containers: [{ name: "runtime", image: "enodia", resources: { limits: { memory: "2Gi" } } }] },
+  status: {
+    phase: "Running",
+    containerStatuses: [
+      {
+        ...{ name: "runtime", restartCount: 3, state: {} },
+        lastState: { terminated: { reason: "OOMKilled", exitCode: 137, finishedAt: new Date(at).toISOString() } },
+      },
+    ],
+  },
+});
+
+const contested = (at: number): WarningEvent => ({
+  namespace: "tenants",
+  kind: "MoEDeployment",
+  name: "code-assistant",
+  reason: "FieldConflict",
+  message: "spec.replicas is also set by kubectl",
+  count: 2,
+  lastAt: new Date(at - 60_000),
 });
 
 const fresh: Verdict = { status: "True", reason: "Fresh", message: "the oldest report is 1 s old" };

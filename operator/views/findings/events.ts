@@ -4,7 +4,7 @@ import { ago, span } from "../format.ts";
 import type { Finding, Observed, SeenDeployment, Subject, WarningEvent } from "./finding.ts";
 
 /** A cause that persists would have been repeated. */
-const recentMs = 10 * 60_000;
+export const recentMs = 10 * 60_000;
 const perSubjectMax = 4;
 /** Pods and conditions report these with more detail. */
 const reportedElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];

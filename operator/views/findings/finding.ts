@@ -47,7 +47,7 @@ export interface Unread {
 
 export interface SeenDeployment {
   readonly deployment: MoEDeployment;
-  readonly placement: ExpertPlacement | undefined;
+  readonly placement: { readonly spec: Pick<ExpertPlacement["spec"], "epoch">; readonly status: ExpertPlacement["status"] } | undefined;
   /** The newest change outside the status. */
   readonly changedAt: Date | undefined;
 }

@@ -22,6 +22,11 @@ export function judge(observed: Observed): Judgement {
   return { findings: sorted.slice(0, findingsMax), left: Math.max(0, sorted.length - findingsMax) };
 }
 
+export function summaryOf(findings: readonly Finding[]): string {
+  const urgent = findings.filter(({ severity }) => severity !== "info").length;
+  return urgent === 0 ? "nothing is wrong" : `${urgent} ${urgent === 1 ? "thing is" : "things are"} wrong, the worst first`;
+}
+
 const rank = (severity: Severity): number => severities.indexOf(severity);
 const keyOf = ({ kind, namespace, name }: Finding): string => `${namespace}/${name} ${kind}`;
 const worst = (found: readonly Finding[]): Severity => severities.find((one) => found.some(({ severity }) => severity === one)) ?? "info";
