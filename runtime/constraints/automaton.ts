@@ -9,7 +9,7 @@ const statesMax = 4_096;
 const statesKeptMax = statesMax / 2;
 /** A walk over more states is given up; no properly bounded language needs that many for one token. */
 const walkStatesMax = 65_536;
-/** An automaton gives the large table up once nobody went on with its walk for so many steps of the engine. */
+/** An automaton gives the large table up once nobody asked for its walk in so many steps of the engine. */
 const idleTurnsMax = 64;
 /** Cached sets of allowed tokens, one bit per token: 25 KB each for 200,000 tokens. */
 const setsMax = 256;
@@ -25,18 +25,25 @@ interface OpenWalk {
 
 /** One automaton at a time has more than `statesMax` states, whose table takes 64 MiB; the walks of others wait. */
 export class LargeTable {
-  turn = 0;
+  #turn = 0;
   #usedAt = 0;
   #holder: Automaton | undefined;
 
   has(one: Automaton): boolean {
-    if (this.#holder !== undefined && this.#holder !== one) {
-      if (this.turn - this.#usedAt < idleTurnsMax) return false;
-      this.#holder.end();
-    }
-    this.#holder = one;
-    this.#usedAt = this.turn;
-    return true;
+    this.#holder ??= one;
+    this.uses(one);
+    return this.#holder === one;
+  }
+
+  /** Somebody asks for its walk, even where no time is left for it. */
+  uses(one: Automaton): void {
+    if (this.#holder === one) this.#usedAt = this.#turn;
+  }
+
+  /** Steps of the engine begin; as many as keep it where none is given, when no request is open. */
+  pass(steps = idleTurnsMax): void {
+    this.#turn += steps;
+    if (this.#turn - this.#usedAt >= idleTurnsMax) this.#holder?.end();
   }
 
   leave(one: Automaton): void {
@@ -62,6 +69,11 @@ export class Automaton implements Steps {
     this.#largeTable = largeTable;
     this.language = language;
     this.#vocabulary = vocabulary;
+  }
+
+  /** Its walk is wanted, and keeps its states. */
+  uses(): void {
+    this.#largeTable.uses(this);
   }
 
   /** Undefined if the token is not allowed. */

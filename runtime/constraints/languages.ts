@@ -14,18 +14,21 @@ class WalkTime {
   /** Requests whose tokens are not known yet. */
   readonly late = new Set<Held>();
   readonly #now: () => number;
+  turn = 0;
   #leftMs = Number.POSITIVE_INFINITY;
 
   constructor(now: () => number) {
     this.#now = now;
   }
 
-  /** Those that have walked least come first. */
+  /** By turns those that have walked least come first, and those that are late for longest: no walk waits for ever. */
   begin(ms: number): void {
     this.#leftMs = ms;
-    for (const held of [...this.late].sort((a, b) => a.walkedMs - b.walkedMs)) {
+    this.turn += 1;
+    const order = (held: Held) => (this.turn % 2 === 0 ? held.lateSince : held.walkedMs);
+    for (const held of [...this.late].sort((a, b) => order(a) - order(b))) {
       if (held.isWanted) held.goOn();
-      else this.late.delete(held); // its request has ended or waits
+      else held.leave(); // its request has ended or waits
       held.isWanted = false;
     }
   }
@@ -62,8 +65,13 @@ export class Languages {
 
   /** Goes on with walks that were left; until the next call, all walks together take so long. */
   walk(ms: number): void {
-    this.#largeTable.turn += 1;
+    this.#largeTable.pass(1);
     this.#time.begin(ms);
+  }
+
+  /** No request is open. */
+  rest(): void {
+    this.#largeTable.pass();
   }
 
   /** Resolves once `hold` may be called; the next request retries a failure. */
@@ -114,6 +122,8 @@ export class Held {
   readonly #time: WalkTime;
   #state: string;
   walkedMs = 0;
+  /** The turn; Infinity while its tokens are known. */
+  lateSince = Number.POSITIVE_INFINITY;
   /** Its candidates were asked for since time was given last. */
   isWanted = false;
 
@@ -129,7 +139,13 @@ export class Held {
     return this.#automaton.after(this.#state, token) !== undefined;
   }
 
+  leave(): void {
+    this.#time.late.delete(this);
+    this.lateSince = Number.POSITIVE_INFINITY;
+  }
+
   goOn(): void {
+    this.#automaton.uses();
     try {
       this.#allowed();
     } catch {
@@ -138,10 +154,14 @@ export class Held {
   }
 
   #allowed(): Uint32Array | undefined {
-    const { late } = this.#time;
-    late.delete(this);
+    const { late, turn } = this.#time;
+    const since = Math.min(this.lateSince, turn);
+    this.leave();
     const bits = this.#time.take(this, (goesOn) => this.#automaton.allowed(this.#state, goesOn));
-    if (bits === undefined) late.add(this);
+    if (bits === undefined) {
+      late.add(this);
+      this.lateSince = since;
+    }
     return bits;
   }
 

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { Automaton, LargeTable } from "./automaton.ts";
 import { jsonSchema } from "./index.ts";
 import { type Language, whole } from "./language.ts";
-import { Languages } from "./languages.ts";
+import { type Held, Languages } from "./languages.ts";
 import { compileSchema } from "./schema/compile.ts";
 import { formats } from "./schema/formats.ts";
 import { textsOfPattern } from "./schema/pattern.ts";
@@ -272,11 +272,62 @@ test("one automaton at a time has many states: others wait until its walk has en
     for (let i = 0; i < 40; i++) for (const waits of [other, third]) assert.equal(waits.allowed(">"), undefined);
     const sizes = [one, other, third].map(({ table }) => table.byteLength / 2 ** 20);
     assert.ok(sizes[0]! > 4 && Math.max(...sizes.slice(1)) <= 4, `${sizes} MiB`);
-    if (isLeft) largeTable.turn += 64;
+    if (isLeft) largeTable.pass();
     else while (one.allowed(">", some) === undefined) looks += 1;
     assert.deepEqual(other.allowed(">"), want);
     assert.deepEqual(one.allowed(">"), want, "what was left begins anew");
   }
+});
+
+test("a large table is given back once nobody asks for its walk, and not while somebody does, whoever waits", async () => {
+  const texts = manyTokens(5_000);
+  const known = new Vocabulary(texts, orderOf(texts));
+  const table = new LargeTable();
+  const automaton = new Automaton(texts9, known, table);
+  let looks = 0;
+  const grow = () => {
+    while (automaton.table.length <= 4_096 * 256)
+      assert.equal(
+        automaton.allowed(">", () => ++looks % 4 !== 0),
+        undefined,
+      );
+  };
+  grow();
+  for (let step = 0; step < 200; step++) {
+    automaton.uses();
+    table.pass(1);
+  }
+  assert.ok(automaton.table.length > 4_096 * 256, "somebody asks");
+  for (let step = 0; step < 64; step++) table.pass(1);
+  assert.ok(automaton.table.length < 4_096 * 256, "nobody has for 64 steps");
+  grow();
+  table.pass();
+  assert.ok(automaton.table.length < 4_096 * 256, "no request is open");
+});
+
+test("requests that come all the time, each with a schema of its own, put off no walk for ever", async () => {
+  const texts = manyTokens(5_000);
+  const known = new Vocabulary(texts, orderOf(texts));
+  let now = 0;
+  const languages = new Languages(
+    5_000,
+    async () => known,
+    () => now++,
+  );
+  await languages.prepare();
+  const hold = (pattern: string) =>
+    languages.hold({ name: "json_schema", spec: JSON.stringify({ type: "string", pattern }) }, [4_999], Uint32Array.of(2));
+  const into = new Uint32Array(5_001);
+  const long = hold("^[ -~]*[a-m][ -~]{450}$");
+  const others: Held[] = [];
+  let step = 0;
+  for (; step < 100; step++) {
+    languages.walk(30);
+    if (long.candidates(into) !== undefined) break;
+    others.push(hold(`^[ -~]*[a-m][ -~]{${100 + step}}$`));
+    for (const other of others) other.candidates(into);
+  }
+  assert.ok(step < 10, `${step} steps`);
 });
 
 test("walks of few states never wait for one of many, however many states they found together", () => {

@@ -67,7 +67,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   };
   const steps = new Steps({ model, batcher, connections, languages, requests, experts, scheduler, head, prompts, tools, send });
   const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
-  return { batcher, boundary, calls, connections, onDemand, requests, routing, scheduler, steps };
+  return { batcher, boundary, calls, connections, languages, onDemand, requests, routing, scheduler, steps };
 }
 
 export class EngineLoop {
@@ -93,7 +93,7 @@ export class EngineLoop {
   }
 
   async #run(): Promise<void> {
-    const { batcher, boundary, calls, requests, routing, scheduler, steps } = this.#parts;
+    const { batcher, boundary, calls, languages, requests, routing, scheduler, steps } = this.#parts;
     for (;;) {
       requests.flush();
       boundary.pass();
@@ -108,6 +108,7 @@ export class EngineLoop {
         await macrotask(); // lets messages, loads and replies in
       } else {
         scheduler.running = undefined;
+        if (batcher.openIds().length === 0) languages.rest();
         await boundary.sleep(() => void scheduler.serveWaiting()); // takes messages, one of which may wake the loop
       }
     }

@@ -92,13 +92,11 @@ interface Cost {
 export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
-  const admitted = deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
-  if ("problem" in admitted) return admitted;
-  const client = deps.clients.enter(c.get("client"), promptTokens);
+  const problem = deps.clients.refusal(c.get("client")); // before admission, which wakes ranks
+  const admitted = problem ? { problem } : deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
+  const place = "problem" in admitted ? admitted : { admitted, client: deps.clients.charge(c.get("client"), promptTokens) };
   showLimits(c, deps);
-  if ("leave" in client) return { admitted, client };
-  admitted.leave();
-  return client;
+  return place;
 }
 
 /** Work that no rank's admission bounds: more than `max` of it at once is refused. */

@@ -90,10 +90,13 @@ export class ClientLimits {
     return tokenMs > 0 ? refused(`${tokensPerMinute} tokens a minute`, tokenMs) : undefined;
   }
 
-  /** Charges the request and its prompt tokens. */
   enter(name: string, promptTokens: number): ClientEntry | { readonly problem: Problem } {
     const problem = this.refusal(name);
-    if (problem !== undefined) return { problem };
+    return problem ? { problem } : this.charge(name, promptTokens);
+  }
+
+  /** Charges a request that is not refused, and its prompt tokens. */
+  charge(name: string, promptTokens: number): ClientEntry {
     const client = this.#clients.get(name);
     if (client === undefined) return unlimited;
     client.inside++;

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { createMetrics } from "../../observe/runtime-metrics.ts";
 import { rejectReason } from "../problem.ts";
-import { Admission, type Admitted, type Entering, heldMax, promptLogprobsMax } from "./admission.ts";
+import { Admission, type Admitted, type Entering, heldMax, promptLogprobsMax, waitingBytesMax } from "./admission.ts";
 
 const admission = (max: number) => new Admission(max, createMetrics({ process: "gateway", version: "0" }));
 const cost = (promptLogprobs: number, more: Partial<Entering> = {}): Entering => ({ promptLogprobs, bytes: 0, holds: false, ...more });
@@ -49,8 +49,8 @@ test("the largest request comes in wherever nothing else is told, and no order o
 
 test("what is held for ranks to come has bounds of its own, in number and bytes, and each leaves or starts out of them", () => {
   const held = (bytes: number) => cost(0, { bytes, holds: true });
-  const many = admission(10 * heldMax.requests);
-  const all = Array.from({ length: heldMax.requests }, () => entered(many.enter(held(1))));
+  const many = admission(10 * heldMax);
+  const all = Array.from({ length: heldMax }, () => entered(many.enter(held(1))));
   const refused = many.enter(held(1));
   assert.ok("problem" in refused);
   assert.deepEqual([refused.problem.status, refused.problem.retryAfterSeconds, rejectReason(refused.problem)], [503, 10, "no_worker"]);
@@ -58,13 +58,26 @@ test("what is held for ranks to come has bounds of its own, in number and bytes,
   entered(many.enter(cost(0))).leave(); // the bounds are for what is held
   all[0]?.started();
   entered(many.enter(held(1)));
-  const large = admission(10);
-  const first = entered(large.enter(held(heldMax.bytes)));
-  assert.ok("problem" in large.enter(held(1)));
-  first.leave();
-  first.leave();
-  entered(large.enter(held(heldMax.bytes)));
-  assert.ok("problem" in large.enter(held(1)), "bytes that came back twice are there once");
+});
+
+test("the bytes of what waits have a bound, held or not, until a rank has it", () => {
+  for (const [holds, status] of [
+    [true, 503],
+    [false, 429],
+  ] as const) {
+    const gate = admission(10);
+    const of = (bytes: number) => gate.enter(cost(0, { bytes, holds }));
+    const first = entered(of(waitingBytesMax));
+    const refused = of(1);
+    assert.ok("problem" in refused);
+    assert.equal(refused.problem.status, status);
+    first.leave();
+    first.leave();
+    const again = entered(of(waitingBytesMax));
+    assert.ok("problem" in of(1), "bytes that came back twice are there once");
+    again.started();
+    entered(of(waitingBytesMax));
+  }
 });
 
 test("it is idle since the last of several requests left, and says so when one comes", () => {

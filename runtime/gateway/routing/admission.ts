@@ -10,8 +10,10 @@ export const promptLogprobsMax = 1_048_576;
 /** About 100 bytes each. */
 const promptLogprobsAtOnceMax = 2 * promptLogprobsMax;
 
-/** Bounds of what is held while scaled to zero. */
-export const heldMax = { requests: 256, bytes: 64 * 1024 * 1024 } as const;
+/** Bytes of the requests that no worker computes yet; their bodies are not counted any more. */
+export const waitingBytesMax = 64 * 1024 * 1024;
+/** Requests that are held while scaled to zero. */
+export const heldMax = 256;
 /** Ranks take some time to start. */
 const heldRetryAfterSeconds = 10;
 
@@ -74,9 +76,9 @@ export class Admission {
   }
 
   enter({ promptLogprobs, bytes, holds }: Entering): Admitted | { readonly problem: Problem } {
-    if (holds && (this.#waiting >= heldMax.requests || this.#waitingBytes + bytes > heldMax.bytes))
-      return { problem: problems.heldFull(heldRetryAfterSeconds) };
-    if (this.#inside >= this.#max) return { problem: problems.queueFull(retryAfterSeconds) };
+    const isFull = this.#waitingBytes + bytes > waitingBytesMax;
+    if (holds && (this.#waiting >= heldMax || isFull)) return { problem: problems.heldFull(heldRetryAfterSeconds) };
+    if (this.#inside >= this.#max || isFull) return { problem: problems.queueFull(retryAfterSeconds) };
     if (promptLogprobs > 0 && this.#promptLogprobs + promptLogprobs > promptLogprobsAtOnceMax)
       return { problem: problems.promptLogprobsFull(retryAfterSeconds) };
     this.#inside++;
