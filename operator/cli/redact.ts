@@ -104,6 +104,7 @@ const podSpec: Allow = {
   affinity: true,
   topologySpreadConstraints: true,
   schedulerName: true,
+  schedulingGates: true,
   priorityClassName: true,
   runtimeClassName: true,
   serviceAccountName: true,

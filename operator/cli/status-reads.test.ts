@@ -15,6 +15,7 @@ const pod = (name: string, exitCode: number, message = ""): PodFacts => ({
   ready: false,
   terminating: false,
   unscheduled: "",
+  gates: [],
   createdAt: undefined,
   containers: [
     {

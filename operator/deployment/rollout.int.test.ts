@@ -2,6 +2,7 @@
 // revisions, the status and the command line's changes are the API server's own.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { isDeepStrictEqual } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
@@ -124,4 +125,21 @@ test("a roll whose pods crash is rolled back, tried again by the command line, a
   assert.deepEqual((await workers()).map(({ metadata }) => metadata.uid).sort(), were, "no rank that served has gone for any of it");
   const { items } = await kube.list(resources.controllerRevisions, { namespace, labelSelector: "enodia.dev/deployment=moe" });
   assert.ok(items.length <= 5, `${items.length} revisions`);
+});
+
+test("pods wait for their Secrets by a gate, beside one of the template's, and without one where it names a node", {
+  timeout: 120_000,
+}, async () => {
+  const podsOf = async (of: string): Promise<any[]> =>
+    (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${of},enodia.dev/component=worker` })).items;
+  const templates = { held: { schedulingGates: [{ name: "example.com/quota" }] }, bound: { nodeName: "node-a" } };
+  for (const [of, spec] of Object.entries(templates))
+    await kube.create(resources.moeDeployments, object({ podTemplate: { spec } }, { namespace, name: of }), manager);
+  const settled = async (of: string, want: object | undefined) => {
+    const pods = await podsOf(of);
+    return pods.length === 2 && pods.every(({ spec }) => isDeepStrictEqual(spec.schedulingGates, want));
+  };
+  await until("our gates are open", async () => (await settled("held", templates.held.schedulingGates)) && settled("bound", undefined));
+  for (const { metadata } of await podsOf("held"))
+    assert.ok(await kube.get(resources.secrets, { namespace, name: `${metadata.name}-tls` }), metadata.name);
 });

@@ -123,7 +123,7 @@ for (const [state, status] of Object.entries(statuses)) {
 test("a pod that no scheduler looks at says which one was asked", () => {
   const made = workerPod(context, workerTemplate(context), 3, "abcde");
   const metadata = Object.assign({}, made.metadata, { creationTimestamp: "2026-01-01T00:00:00Z" });
-  const whole: KubeObject = { ...made, metadata, spec: Object.assign({}, made.spec, { schedulerName: "volcano" }) };
+  const whole: KubeObject = { ...made, metadata, spec: Object.assign({}, made.spec, { schedulerName: "volcano", schedulingGates: [] }) };
   const facts = podFacts(slimPod(whole), nodeHealth([]), Date.parse("2026-01-01T00:05:00Z"));
   assert.match(facts?.problem ?? "", /no scheduler named "volcano"/);
 });

@@ -28,6 +28,7 @@ interface Container extends Named {
 interface PodSpec {
   readonly nodeName?: string;
   readonly schedulerName?: string;
+  readonly schedulingGates?: unknown;
   readonly tolerations?: unknown;
   readonly containers?: readonly Container[];
   readonly volumes?: readonly (Named & { readonly persistentVolumeClaim?: { readonly claimName: string } })[];
@@ -48,7 +49,7 @@ const slimContainer = ({ name, image, env = [], resources: { limits: { memory } 
 /** Drops the parts of a pod's spec that the operator does not read. */
 export function slimPod(pod: KubeObject): KubeObject {
   const { apiVersion, kind, metadata, status } = pod;
-  const { nodeName, schedulerName, tolerations, containers = [], volumes = [] } = (pod.spec ?? {}) as PodSpec;
+  const { nodeName, schedulerName, schedulingGates, tolerations, containers = [], volumes = [] } = (pod.spec ?? {}) as PodSpec;
   return {
     apiVersion,
     kind,
@@ -57,6 +58,7 @@ export function slimPod(pod: KubeObject): KubeObject {
     spec: {
       ...(nodeName === undefined ? {} : { nodeName }),
       ...(schedulerName === undefined ? {} : { schedulerName }),
+      ...(schedulingGates === undefined ? {} : { schedulingGates }),
       ...(tolerations === undefined ? {} : { tolerations }),
       containers: containers.map(slimContainer),
       volumes: volumes.filter(({ name }) => name === modelVolume),

@@ -20,7 +20,7 @@ const due = begun + caLifeMs - renewBeforeMs + hourMs;
 const lagMs = 12 * hourMs;
 const moe = deployment();
 const { uid } = moe.metadata;
-const pods = [{ rank: 0, name: "moe-0-abcde", uid: "pod-0" }];
+const pods = [{ rank: 0, name: "moe-0-abcde", uid: "pod-0", gates: [] }];
 const text = (secret: KubeObject | undefined, entry: string) =>
   Buffer.from((secret?.data as any)?.[entry] ?? "", "base64").toString("utf8");
 const certificatesOf = (bundle: string) =>

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { createPrivateKey, createPublicKey, X509Certificate } from "node:crypto";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
 import { settings } from "../../test/kit/deployment/deployment.ts";
 import { type MoeWorld, ref, serving, world } from "../../test/kit/deployment/moe-world.ts";
 import { until } from "../../test/kit/wait.ts";
@@ -42,6 +43,30 @@ test("a namesake's Secrets are waited out, never adopted, and a collector that c
   await sleep(50);
   assert.ok(![undefined, old].includes(await leafUid()));
   assert.ok(await moe.kube.get(resources.secrets, await caRefOf(moe)));
+});
+
+test("a pod's gate opens after its Secret is written, also by an operator that finds both; a gate of another stays", async (t) => {
+  const gates = (moe: MoeWorld) => moe.pods.map(({ spec }) => spec.schedulingGates.map(({ name }: { name: string }) => name));
+  const moe = await world(t, { podTemplate: { spec: { schedulingGates: [{ name: "quota" }] } } });
+  let refused = ["Secret", "Pod"];
+  moe.kube.onWrite = (verb, { kind }, name) => {
+    const ofPods = name.endsWith("-tls") && !name.startsWith("moe-gateway");
+    if (kind === "Secret" ? ofPods && refused.includes(kind) : kind === "Pod" && verb === "patch" && refused.includes(kind))
+      throw new AppError("away", { code: "Unavailable" });
+  };
+  await moe.start();
+  const secrets = () => leaves(moe).filter(({ metadata }) => metadata.name !== leafName).length;
+  const all = (...names: string[]) => assert.deepEqual(gates(moe), [names, names, names]);
+  await until("pods", () => moe.pods.length === 3);
+  all("quota", "enodia.dev/certificate");
+  refused = ["Pod"];
+  moe.wake();
+  await until("their Secrets", () => secrets() === 3);
+  all("quota", "enodia.dev/certificate");
+  refused = [];
+  await moe.start();
+  await until("open gates", () => gates(moe).flat().length === 3);
+  all("quota");
 });
 
 test("after a CA was deleted by hand all certificates come from one new CA, the operator's too", async (t) => {

@@ -1,8 +1,10 @@
 // TLS Secrets of pods, signed by their owner's CA, and the operator's own leaf. Secrets of others stay; a deleted namesake's get new keys.
 
 import { AppError, apiVersion, labels } from "../../crds/common.ts";
+import { certificateGate } from "../../crds/pod-gates.ts";
 import { makerLabels, manager, mayAdopt } from "../kube/adoption.ts";
 import type { Identity } from "../kube/ask-pod.ts";
+import { hasCode } from "../kube/errors.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
 import { type Authorities, type Authority, encoded, pairIn, type Subject, secretError, subjectOf, textOf } from "./authorities.ts";
@@ -19,6 +21,8 @@ export interface PodIdentity {
   readonly name: string;
   readonly uid: string;
   readonly rank: number;
+  /** Names of what its scheduler waits for. */
+  readonly gates: readonly string[];
 }
 
 export interface IdentitiesOptions {
@@ -47,6 +51,7 @@ export class Identities {
     await this.#ensure(subject, tlsSecrets[role](name), leaf, owner);
   }
 
+  /** No scheduler takes the pod before. */
   async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {
     const { namespace } = subject.metadata;
     const scope = this.#options.of.scope(subject.metadata.name);
@@ -56,6 +61,18 @@ export class Identities {
     };
     const owner = { apiVersion: "v1", kind: "Pod", name: pod.name, uid: pod.uid };
     await this.#ensure(subject, tlsSecrets.pod(pod.name), leaf, owner);
+    if (pod.gates.includes(certificateGate)) await this.#open({ namespace, name: pod.name }, pod);
+  }
+
+  /** Gates of others stay. */
+  async #open(ref: Ref, { uid, gates }: PodIdentity): Promise<void> {
+    const schedulingGates = gates.filter((name) => name !== certificateGate).map((name) => ({ name }));
+    try {
+      await this.#options.kube.patch(resources.pods, ref, { metadata: { uid }, spec: { schedulingGates } }, { manager });
+    } catch (error) {
+      // The pod is gone, its name was reused, or another gate went meanwhile: the next pass sees which.
+      if (!hasCode(error, "NotFound", "Conflict", "Invalid")) throw error;
+    }
   }
 
   /** Certifies all pods and roles, then advances the CA's renewal. Returns the first error after trying everything. */

@@ -19,6 +19,9 @@ test("a job gets a pod by its spec, tells how far it is, outlives a killed pod a
   await world.start();
   const pod = await world.pod("j-train-0-0");
   const [container] = pod.spec.containers;
+  const open = ({ spec }: any) => spec.schedulingGates.length === 0;
+  await until("its gate to open", () => world.pods.some(open));
+  assert.ok(await world.kube.get(resources.secrets, { namespace: "ns", name: "j-train-0-0-tls" }));
   assert.equal(pod.spec.restartPolicy, "Never");
   assert.equal(container.image, "enodia/training:1");
   assert.deepEqual(container.resources, { limits: { memory: "1Gi" }, requests: { cpu: "2", memory: "1Gi" } });

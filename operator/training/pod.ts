@@ -5,6 +5,7 @@ import { annotations, apiVersion, labels, paths, ports } from "../../crds/common
 import { parseModelUri } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { defaultGang, type LogLevel, type PullPolicy } from "../../crds/names.ts";
+import { gated } from "../../crds/pod-gates.ts";
 import { trainerComponent, trainerProcess } from "../../crds/training-process.ts";
 import { renderEnv } from "../../crds/variables.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
@@ -105,7 +106,7 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, mad
       },
       ownerReferences: [ownerOf(job)],
     },
-    spec: { ...pod.spec, ...(schedulerName === undefined ? {} : { schedulerName }), containers },
+    spec: { ...gated(pod.spec), ...(schedulerName === undefined ? {} : { schedulerName }), containers },
   };
 }
 

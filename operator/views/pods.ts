@@ -1,6 +1,7 @@
 // Parses a pod: owner, state, and how its containers ended. Pure.
 import { z } from "zod";
 import { labels } from "../../crds/common.ts";
+import { gatesSchema, schedulingGated } from "../../crds/pod-gates.ts";
 import type { KubeObject } from "../kube/kube.ts";
 
 export type PodFacts = NonNullable<ReturnType<typeof podFactsOf>>;
@@ -37,13 +38,17 @@ const podSchema = z.object({
     creationTimestamp: z.string().optional(),
     deletionTimestamp: z.string().optional(),
   }),
-  spec: z.object({ nodeName: z.string().optional(), containers: z.array(container).default([]) }).prefault({}),
+  spec: z
+    .object({ nodeName: z.string().optional(), schedulingGates: gatesSchema, containers: z.array(container).default([]) })
+    .prefault({}),
   status: z
     .object({
       phase: z.string().default("Unknown"),
       reason: z.string().default(""),
       message: z.string().default(""),
-      conditions: z.array(z.object({ type: z.string(), status: z.string(), message: z.string().default("") })).default([]),
+      conditions: z
+        .array(z.object({ type: z.string(), status: z.string(), reason: z.string().default(""), message: z.string().default("") }))
+        .default([]),
       initContainerStatuses: z.array(containerStatus).default([]),
       containerStatuses: z.array(containerStatus).default([]),
     })
@@ -80,7 +85,8 @@ export function podFactsOf(object: KubeObject, install?: string) {
     ready: condition("Ready")?.status === "True",
     terminating: metadata.deletionTimestamp !== undefined,
     /** The scheduler's message; empty once it has a node. */
-    unscheduled: scheduled?.status === "False" ? scheduled.message : "",
+    unscheduled: scheduled?.status === "False" && scheduled.reason !== schedulingGated ? scheduled.message : "",
+    gates: spec.schedulingGates,
     createdAt: timeOf(metadata.creationTimestamp),
     containers: containersOf(spec, status),
   };

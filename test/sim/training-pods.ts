@@ -113,7 +113,7 @@ export class TrainingPods {
     const [running, silent] = [now >= runsAt, now >= silentAt];
     const over = now < overAt ? undefined : { end: undefined, disrupted: false, reason: "Error", message: "" };
     const made = { name, uid: name, rank, attempt: 0, hash: "", generation: 1, since: runsAt - startMsMost };
-    return { ...made, deleting, running, silent, ip: "10.0.0.1", node: `node-${rank % 3}`, waiting: undefined, over };
+    return { ...made, deleting, running, silent, ip: "10.0.0.1", node: `node-${rank % 3}`, gates: [], waiting: undefined, over };
   }
 
   /** A pod that is there takes what it is told, and answers, most of the time. */

@@ -21,6 +21,7 @@ const pod = (rank: number, more: Partial<PodFacts> = {}): PodFacts => ({
   ready: true,
   terminating: false,
   unscheduled: "",
+  gates: [],
   createdAt: undefined,
   containers: [],
   ...more,

@@ -21,6 +21,8 @@ export interface PodFacts extends WorkerPod {
   /** It has Failed or Succeeded, and never runs again. */
   readonly terminal: boolean;
   readonly templateHash: string;
+  /** Names of what its scheduler waits for. */
+  readonly gates: readonly string[];
   /** Claim and path of its model; undefined if unknown. */
   readonly model: string | undefined;
   /** Unset where it is scheduled alone. */

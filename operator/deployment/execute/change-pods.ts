@@ -3,6 +3,7 @@
 import { randomInt } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
+import { gatesSchema } from "../../../crds/pod-gates.ts";
 import { manager } from "../../kube/adoption.ts";
 import { hasCode } from "../../kube/errors.ts";
 import type { PodOverlay } from "../../kube/informers.ts";
@@ -61,7 +62,7 @@ export async function changePods(
   const made = of("create").filter(({ rank }) => !remaining.has(rank));
   const results = await slowStart(made, async ({ rank, stable }) => {
     const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
-    // The kubelet waits for the Secret; after a crash here the next pass creates it.
+    // The pod's gate waits for the Secret; after a crash here the next pass creates it and opens the gate.
     certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
   });
   const errors = [await marked, deleted, results, ...(await Promise.all(certificates))]
@@ -117,7 +118,7 @@ async function createPod(deps: ExecuteDeps, context: RenderContext, template: Wo
   deps.overlay.wrote(created);
   const { name, uid = "" } = created.metadata;
   deps.event(context.deployment, "Normal", "RankCreated", `rank ${rank}: pod ${name}`);
-  return { name, uid, rank };
+  return { name, uid, rank, gates: gatesSchema.parse((created.spec as { schedulingGates?: unknown } | undefined)?.schedulingGates) };
 }
 
 async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: KubeObject, rank: number): Promise<KubeObject> {

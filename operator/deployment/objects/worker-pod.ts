@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import { gated } from "../../../crds/pod-gates.ts";
 import { graceSecondsBounds, modelVolume, workerLifetime, workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { telemetrySecretName } from "../../../crds/telemetry-keys.ts";
@@ -77,7 +78,7 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
       annotations: { ...pod.annotations, ...member.annotations, [annotations.templateHash]: hash },
     },
     spec: {
-      ...pod.spec,
+      ...gated(pod.spec),
       ...(schedulerName === undefined ? {} : { schedulerName }),
       terminationGracePeriodSeconds,
       containers: pod.spec.containers.map((container) =>

@@ -156,6 +156,20 @@ test("a pod that no scheduler has a word for says by whose name it waits", () =>
   assert.equal(said(lonely([], { nodeName: "a" }), 130_000), "");
 });
 
+test("the gate of a pod's certificate is no trouble, and its condition no scheduler's word; another's gate is told of", () => {
+  const of = (gates: readonly string[], seconds: number) => {
+    const spec = { schedulingGates: gates.map((name) => ({ name })) };
+    const said = { type: "PodScheduled", status: "False", reason: "SchedulingGated", message: "Scheduling is blocked" };
+    const metadata = { ...pod(undefined).metadata, creationTimestamp: at(1_000) };
+    return podFacts({ ...pod(undefined), metadata, spec, status: { conditions: [said] } }, nodeHealth([]), seconds * 1000);
+  };
+  const problems = (gates: readonly string[]) => [1, 300].map((seconds) => of(gates, seconds)?.problem.split(":")[0]);
+  assert.deepEqual(of(["enodia.dev/certificate"], 1)?.gates, ["enodia.dev/certificate"]);
+  assert.deepEqual(problems(["enodia.dev/certificate"]), ["", ""], "an operator that cannot write it says why itself");
+  assert.deepEqual(problems(["enodia.dev/certificate", "quota"]), ["SchedulingGated", "SchedulingGated"]);
+  assert.deepEqual(problems([]), ["", "Unschedulable"], "then it is a scheduler's");
+});
+
 test("a label that is no rank of any world makes a pod none of ours, however large its number", () => {
   const rankOf = (label: string) => {
     const labelled = { ...pod("a"), metadata: { ...pod("a").metadata, labels: { [labels.rank]: label } } };

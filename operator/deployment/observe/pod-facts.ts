@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
+import { heldByOthers, schedulingGated } from "../../../crds/pod-gates.ts";
 import { type ProcessEnd, readProcessEnd } from "../../../crds/process-end.ts";
 import { gangOf } from "../../gangs/index.ts";
 import type { Informers } from "../../kube/informers.ts";
@@ -135,6 +136,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
+    gates: spec.schedulingGates,
     model: rankModelOfPod(pod),
     gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
@@ -231,9 +233,12 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
     if (waiting && !quietWaiting.includes(waiting.reason)) return text(waiting.reason, crash ?? waiting.message);
     if (crash !== undefined) return text(crashing, crash);
   }
-  const scheduled = status.conditions.find((condition) => condition.type === "PodScheduled" && condition.status === "False");
-  return scheduled ? text(scheduled.reason, scheduled.message) : "";
+  const scheduled = status.conditions.find((condition) => isHeard(condition) && condition.status === "False");
+  return scheduled ? text(scheduled.reason, scheduled.message) : heldByOthers(parsedPod(pod).data?.spec.schedulingGates ?? []);
 }
+
+/** The API server's word on gates is no scheduler's. */
+const isHeard = ({ type, reason }: PodStatus["conditions"][number]): boolean => type === "PodScheduled" && reason !== schedulingGated;
 
 /** Its last run, until it is ready again: between two runs it waits, starts and runs, and nothing has changed. */
 function endedRun({ ready, state, lastState }: ContainerStatus, { conditions }: PodStatus) {
@@ -255,7 +260,7 @@ const endOf = (status: PodStatus): ProcessEnd | undefined =>
 /** The message for a pod that no scheduler has reported on. */
 function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {
   const waits = now - (Date.parse(metadata.creationTimestamp ?? "") || now);
-  if (spec.nodeName !== undefined || waits < unheardMs || status.conditions.some(({ type }) => type === "PodScheduled")) return "";
+  if (spec.nodeName !== undefined || spec.schedulingGates.length > 0 || waits < unheardMs || status.conditions.some(isHeard)) return "";
   const seconds = (Math.floor(waits / unheardMs) * unheardMs) / 1000;
   return `Unschedulable: no scheduler named "${spec.schedulerName}" has looked at the pod for ${seconds} s (podTemplate.spec.schedulerName)`;
 }

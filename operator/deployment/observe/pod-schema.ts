@@ -1,5 +1,6 @@
 // What the operator reads of a pod: untrusted, since nodes write it.
 import { z } from "zod";
+import { gatesSchema } from "../../../crds/pod-gates.ts";
 
 const state = z.object({
   waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
@@ -21,6 +22,7 @@ export const podSchema = z.object({
     .object({
       nodeName: z.string().optional(),
       schedulerName: z.string().default("default-scheduler"),
+      schedulingGates: gatesSchema,
       containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
       tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
     })

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import type { GangName } from "../../../crds/names.ts";
+import { gatesSchema, heldByOthers, schedulingGated } from "../../../crds/pod-gates.ts";
 import { parseTrainingEnd, type TrainingEnd } from "../../../crds/training-report.ts";
 import { ranksMax } from "../../../crds/training-world.ts";
 
@@ -23,6 +24,8 @@ export interface PodView {
   readonly running: boolean;
   readonly ip: string | undefined;
   readonly node: string;
+  /** Names of what its scheduler waits for. */
+  readonly gates: readonly string[];
   /** Undefined where it is scheduled alone. */
   readonly gang?: GangName | undefined;
   /** Why it does not run. */
@@ -44,7 +47,9 @@ const podSchema = z.object({
     creationTimestamp: z.string().optional(),
     deletionTimestamp: z.string().optional(),
   }),
-  spec: z.object({ nodeName: z.string().default(""), schedulerName: z.string().default(defaultScheduler) }).prefault({}),
+  spec: z
+    .object({ nodeName: z.string().default(""), schedulerName: z.string().default(defaultScheduler), schedulingGates: gatesSchema })
+    .prefault({}),
   status: z
     .object({
       phase: z.string().default("Pending"),
@@ -91,6 +96,7 @@ export function podView(object: unknown, silent = false): PodView {
     running: status.phase === "Running",
     ip: status.podIP,
     node: spec.nodeName,
+    gates: spec.schedulingGates,
     waiting: waitingText(pod),
     over: overOf(pod),
   };
@@ -104,8 +110,9 @@ function rankOf(label: string | undefined): number {
 
 const whole = (text: string | undefined): number => (/^\d{1,9}$/.test(text ?? "") ? Number(text) : -1);
 
-function waitingText({ spec: { nodeName, schedulerName }, status }: Pod): string | undefined {
-  const scheduled = status.conditions.find(({ type }) => type === "PodScheduled");
+function waitingText({ spec: { nodeName, schedulerName, schedulingGates }, status }: Pod): string | undefined {
+  if (schedulingGates.length > 0) return heldByOthers(schedulingGates) || undefined;
+  const scheduled = status.conditions.find(({ type, reason }) => type === "PodScheduled" && reason !== schedulingGated);
   if (scheduled?.status === "False") return `${scheduled.reason ?? "Unscheduled"}: ${scheduled.message ?? ""}`;
   if (scheduled === undefined && nodeName === "" && schedulerName !== defaultScheduler)
     return `the scheduler ${schedulerName} has not said a word about it`;

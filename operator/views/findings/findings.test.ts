@@ -39,6 +39,7 @@ const pod = (rank: number, more: Partial<PodFacts> = {}): PodFacts => ({
   ready: true,
   terminating: false,
   unscheduled: "",
+  gates: [],
   createdAt: minutesAgo(60),
   containers: [container()],
   ...more,
@@ -185,6 +186,15 @@ const cases: Readonly<Record<string, readonly [given: Given, want: readonly stri
     { conditions: healthy, pods: [pod(0, { unscheduled: "0/3: pod has unbound immediate PersistentVolumeClaims" })] },
     ["warning ClaimUnbound"],
   ],
+  "a certificate that is being written": [
+    { conditions: healthy, pods: [pod(0, { gates: ["enodia.dev/certificate"], createdAt: new Date(now.getTime() - 30_000) })] },
+    [],
+  ],
+  "a certificate that nobody writes": [
+    { conditions: healthy, pods: [pod(0, { gates: ["enodia.dev/certificate"] }), pod(1, { gates: ["enodia.dev/certificate"] })] },
+    ["warning NoCertificate"],
+  ],
+  "a gate of another": [{ conditions: healthy, pods: [pod(0, { gates: ["quota"] })] }, ["warning SchedulingGated"]],
   "an image that cannot be pulled": [
     {
       conditions: healthy,

@@ -1,12 +1,15 @@
 // Findings from pods: images, memory, crashes, scheduling. The same trouble of several pods is one finding.
 
+import { certificateGate, heldByOthers, schedulingGated } from "../../../crds/pod-gates.ts";
 import { readProcessEnd } from "../../../crds/process-end.ts";
-import { ago, listed } from "../format.ts";
+import { ago, listed, span } from "../format.ts";
 import type { ContainerFacts, PodFacts } from "../pods.ts";
 import type { Finding, Observed, SubjectKind } from "./finding.ts";
 
 /** An older end says nothing about now. */
 const recentMs = 15 * 60_000;
+/** A certificate is written within moments. */
+const gatedMs = 60_000;
 const podsNamedMax = 3;
 
 interface Trouble {
@@ -74,9 +77,20 @@ function unscheduled(why: string): Trouble {
   return { code: "Unscheduled", what: "no node has room", why, remedy: () => "enodia doctor   # has what each node has free" };
 }
 
+function ofGates(pod: PodFacts, now: Date): Trouble | undefined {
+  const ms = pod.createdAt === undefined ? 0 : now.getTime() - pod.createdAt.getTime();
+  if (pod.gates.length === 0 || ms < gatedMs) return undefined;
+  const why = heldByOthers(pod.gates);
+  if (why !== "") return { code: schedulingGated, what: "is not to be scheduled yet", why, remedy: describe };
+  const waits = `it waits since ${span(ms)} for the operator, which writes the certificate and then removes the gate ${certificateGate}`;
+  return { code: "NoCertificate", what: "has no certificate yet", why: waits, remedy: () => "enodia doctor" };
+}
+
 export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
   if (pod.terminating) return undefined;
   if (pod.unscheduled !== "") return unscheduled(pod.unscheduled);
+  const gated = ofGates(pod, now);
+  if (gated) return gated;
   if (pod.phase === "Failed") return { code: "PodFailed", what: "failed", why: pod.failure || "no reason is given", remedy: describe };
   for (const container of pod.containers) {
     const trouble = ofContainer(container, now);

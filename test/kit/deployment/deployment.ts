@@ -40,6 +40,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     silent: false,
     lost: false,
     terminal: false,
+    gates: [],
     templateHash: "new",
     model: "models/models/moe#q4_0",
     image: settings.runtimeImage,

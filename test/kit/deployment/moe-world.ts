@@ -164,14 +164,18 @@ function kubelet(kube: FakeKube, fate: Fate = () => undefined): Kubelet {
       const place = `${owner} ${rank}`;
       const node = object.spec.nodeName;
       const lost = !answers(kube, node);
+      const certified = kube.all(resources.secrets).some((secret) => secret.metadata.name === `${at.name}-tls`);
+      const held = object.spec.schedulingGates?.length > 0;
       if (!lost && owner !== undefined && object.status?.phase !== "Failed") {
         if (holders.has(place)) problems.push(`rank ${place}: ${holders.get(place)} and ${at.name}`);
         holders.set(place, at.name);
       }
       if (lost) continue;
       if (object.metadata.deletionTimestamp !== undefined) kube.remove(resources.pods, at);
-      else if (node === undefined) kube.mutate(resources.pods, at, (pod) => Object.assign(pod.spec, { nodeName: `node-${rank}` }));
-      else if (object.status === undefined && kube.all(resources.secrets).some((secret) => secret.metadata.name === `${at.name}-tls`)) {
+      else if (node === undefined && !held) {
+        if (rank !== undefined && !certified) problems.push(`${at.name} gets a node before its Secret is there`);
+        kube.mutate(resources.pods, at, (pod) => Object.assign(pod.spec, { nodeName: `node-${rank}` }));
+      } else if (node !== undefined && object.status === undefined && certified) {
         const well = { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "True" }] };
         kube.mutate(resources.pods, at, (pod) => Object.assign(pod, { status: fate(pod) ?? well }));
       }

@@ -33,6 +33,7 @@ export const pod = (change: Partial<PodView> = {}): PodView => ({
   running: true,
   ip: "10.0.0.1",
   node: "a",
+  gates: [],
   waiting: undefined,
   over: undefined,
   ...change,
