@@ -88,7 +88,8 @@ test("a job waits for the scheduler that it asks for, its group is there before 
   const [group] = groups(world);
   assert.deepEqual([group.metadata.name, group.metadata.ownerReferences[0].kind], ["j-train", "MoETrainingJob"]);
   assert.deepEqual(group.spec, { minMember: 3, queue: "gpus" }, "all of them, since the check did not say how many are enough");
-  assert.match(await message(world, "Running"), /the scheduler volcano has not said a word about it/);
+  const isUnheard = async () => /the scheduler volcano has not said a word about it/.test(await message(world, "Running"));
+  await until("its scheduler's turn", isUnheard);
   world.kube.remove(resources.volcanoPodGroups, { namespace: "ns", name: "j-train" });
   await until("a group that somebody deletes is made again", () => groups(world).length === 1);
   await patch(world, { suspend: true });

@@ -173,7 +173,8 @@ function kubelet(kube: FakeKube, fate: Fate = () => undefined): Kubelet {
       if (lost) continue;
       if (object.metadata.deletionTimestamp !== undefined) kube.remove(resources.pods, at);
       else if (node === undefined && !held) {
-        if (rank !== undefined && !certified) problems.push(`${at.name} gets a node before its Secret is there`);
+        const ours = object.metadata.ownerReferences?.[0]?.kind === "MoEDeployment";
+        if (ours && !certified) problems.push(`${at.name} gets a node before its Secret is there`);
         kube.mutate(resources.pods, at, (pod) => Object.assign(pod.spec, { nodeName: `node-${rank}` }));
       } else if (node !== undefined && object.status === undefined && certified) {
         const well = { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "True" }] };
