@@ -1,4 +1,4 @@
-// Names of labels, ports and paths that all planes share, and the error class.
+// Names of labels, ports and paths that all planes share, the error class, and the words of what was caught.
 
 export const apiGroup = "enodia.dev";
 export const apiVersion = `${apiGroup}/v1alpha1`;
@@ -66,6 +66,43 @@ export const paths = {
 export const gatewayRank = -1;
 export const operatorRank = -2;
 
+const socketCodes: Readonly<Record<string, string>> = {
+  ECONNREFUSED: "nothing listens there",
+  ECONNRESET: "the connection was reset",
+  EPIPE: "the connection was closed",
+  ETIMEDOUT: "no answer in time",
+  EHOSTUNREACH: "no way to the host",
+  ENETUNREACH: "no way to its network",
+  ENOTFOUND: "the name is not known",
+  EAI_AGAIN: "nobody answers for the name",
+};
+
+/** OpenSSL's; the last part is the reason. */
+const tlsForm = /error:[0-9A-F]{8}:SSL routines:[^:]*:([^:]+)/;
+
+function tlsWords(text: string): string | undefined {
+  const [, reason] = tlsForm.exec(text) ?? [];
+  return reason && `TLS failed: ${reason}`;
+}
+
+/** What the first code of a socket in a text means, or a failure of TLS; undefined without one. */
+export function socketWords(text: string): string | undefined {
+  const code = text.match(/\bE[A-Z_]+\b/g)?.find((one) => Object.hasOwn(socketCodes, one));
+  return code === undefined ? tlsWords(text) : `${socketCodes[code]} (${code})`;
+}
+
+/** `connect ECONNREFUSED 10.0.0.1:443` of the system, also as gRPC repeats it. */
+const systemForm = /^(?:\d+ [A-Z_]+: )?(?:\w+ )?(E[A-Z_]+)(?: (\S.*))?$/;
+
+/** The message of anything caught, for conditions and events: the system's words of a connection in ours. */
+export function messageOf(caught: unknown): string {
+  const { message, code } = caught instanceof Error ? (caught as Error & { readonly code?: unknown }) : { message: String(caught) };
+  const text = message === "" ? String(code ?? message) : message;
+  const [, name = "", at] = systemForm.exec(text) ?? [];
+  if (!Object.hasOwn(socketCodes, name)) return tlsWords(text) ?? text;
+  return `${socketCodes[name]} (${name}${at === undefined ? "" : ` ${at}`})`;
+}
+
 export type Retry = "never" | "backoff" | { readonly afterMs: number };
 
 export interface AppErrorOptions {
@@ -94,7 +131,7 @@ export class AppError extends Error {
   /** An AppError passes through unchanged. */
   static from(caught: unknown, operation?: string): AppError {
     if (caught instanceof AppError) return caught;
-    const message = caught instanceof Error ? caught.message : String(caught);
+    const message = messageOf(caught);
     return new AppError(operation ? `${operation}: ${message}` : message, {
       code: "Internal",
       cause: caught,

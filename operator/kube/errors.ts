@@ -1,5 +1,5 @@
 // Maps HTTP answers of the API server to the AppErrors of the Kube interface. Pure.
-import { AppError, type Retry } from "../../crds/common.ts";
+import { AppError, messageOf, type Retry } from "../../crds/common.ts";
 
 const invalid = { code: "Invalid", retry: "never" } as const;
 const byStatus: Readonly<Record<number, { code: string; retry: Retry }>> = {
@@ -91,8 +91,7 @@ function unquoted(text: string): string {
 }
 
 export function unavailable(cause: unknown, operation: string): AppError {
-  const message = cause instanceof Error ? cause.message : String(cause);
-  return new AppError(`the API server does not answer: ${message}`, { code: "Unavailable", operation, cause, retry: "backoff" });
+  return new AppError(`the API server does not answer: ${messageOf(cause)}`, { code: "Unavailable", operation, cause, retry: "backoff" });
 }
 
 export function hasCode(error: unknown, ...codes: string[]): boolean {

@@ -1,6 +1,6 @@
 // One end of a TLS connection that carries frames. It joins the writes of one tick, or sends each at once, and ends on invalid input.
 import type { TLSSocket } from "node:tls";
-import { AppError } from "../../crds/common.ts";
+import { AppError, messageOf } from "../../crds/common.ts";
 import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
 
 /** Above this, a writer waits for `drain`. */
@@ -101,7 +101,7 @@ export class FrameSocket {
   }
 
   #reason(): AppError | undefined {
-    if (this.#error) return new AppError(this.#error.message, { code: "Unavailable", cause: this.#error, retry: "backoff" });
+    if (this.#error) return new AppError(messageOf(this.#error), { code: "Unavailable", cause: this.#error, retry: "backoff" });
     if (!this.#reader.within) return undefined;
     return new AppError("the stream ended within a frame", { code: "Unavailable", retry: "backoff" });
   }

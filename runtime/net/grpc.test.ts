@@ -111,8 +111,33 @@ test("a process that is not there is told in words", async () => {
   closers.push(client.close);
   await assert.rejects(
     client.describe({}),
-    (error) => fromStatus(error, "describe").message === "no connection to the process: ECONNREFUSED",
+    (error) => fromStatus(error, "describe").message === "no connection to the process: nothing listens there (ECONNREFUSED)",
   );
+});
+
+test("no text of the library reaches a condition, whatever the status", () => {
+  for (const [code, details, want] of [
+    [1, "Cancelled on client", "the call was ended"],
+    [2, "Unknown Error", "the call broke off"],
+    [4, "Deadline exceeded after 5.001s,remote_addr=10.0.0.1:9440", "the process did not answer in time"],
+    [7, "denied", "the process refuses the call"],
+    [8, "Received message larger than max (5 vs 4)", "a message is larger than it may be: 5 vs 4"],
+    [12, "The server does not implement the method", "the process is of a version without this call"],
+    [
+      13,
+      "Received RST_STREAM with code 2 triggered by internal client error: read ECONNRESET",
+      "the call broke off: the connection was reset (ECONNRESET)",
+    ],
+    [13, "Received RST_STREAM with code 2 (Internal server error)", "the call broke off: RST_STREAM with code 2"],
+    [13, "Response message parsing error: too many values", "its answer cannot be read: too many values"],
+    [
+      14,
+      "No connection established. Last error: Error: connect EHOSTUNREACH 10.0.0.1:9440",
+      "no connection to the process: no way to the host (EHOSTUNREACH)",
+    ],
+    [14, "read EBADF", "no connection to the process: EBADF"],
+  ] as const)
+    assert.equal(fromStatus(Object.assign(new Error(`${code} X: ${details}`), { code, details }), "Describe").message, want);
 });
 
 test("an AppError crosses the wire with its code and message", async () => {

@@ -5,7 +5,7 @@ import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
-import { AppError } from "../../crds/common.ts";
+import { AppError, socketWords } from "../../crds/common.ts";
 import type { RefusalReport } from "./connections.ts";
 import { keepalive } from "./failure-detector.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
@@ -221,13 +221,23 @@ export function toStatus(caught: unknown): grpc.ServiceError {
 /** grpc-js' text where decoding an answer throws. */
 const unreadablePrefix = "Response message parsing error";
 
+const statusWords: Partial<Record<grpc.status, string>> = {
+  [grpc.status.UNAVAILABLE]: "no connection to the process",
+  [grpc.status.DEADLINE_EXCEEDED]: "the process did not answer in time",
+  [grpc.status.UNIMPLEMENTED]: "the process is of a version without this call",
+  [grpc.status.CANCELLED]: "the call was ended",
+  [grpc.status.RESOURCE_EXHAUSTED]: "a message is larger than it may be",
+  [grpc.status.UNAUTHENTICATED]: "the process refuses the call",
+  [grpc.status.PERMISSION_DENIED]: "the process refuses the call",
+};
+/** What stays of the library's text. */
+const evidence = /\bE[A-Z]{4,}\b|certificate[\w ]*|before secure TLS[\w ]*|RST_STREAM with code \d+|\d+ vs\.? \d+/;
+
 /** What the library says of a call that no process of ours has answered, in words for conditions. */
 function inWords(status: grpc.status, details: string): string {
-  const [why = ""] = /\bE[A-Z]{4,}\b|certificate[\w ]*|before secure TLS[\w ]*/.exec(details) ?? [];
-  const suffix = why === "" ? "" : `: ${why}`;
-  if (status === grpc.status.UNAVAILABLE) return `no connection to the process${suffix}`;
-  if (status === grpc.status.DEADLINE_EXCEEDED) return `the process did not answer in time${suffix}`;
-  return status === grpc.status.UNIMPLEMENTED ? "the process is of a version without this call" : details;
+  if (details.startsWith(unreadablePrefix)) return `its answer cannot be read${details.slice(unreadablePrefix.length)}`;
+  const why = socketWords(details) ?? evidence.exec(details)?.[0];
+  return `${statusWords[status] ?? "the call broke off"}${why === undefined ? "" : `: ${why}`}`;
 }
 
 export function fromStatus(caught: unknown, operation: string): AppError {

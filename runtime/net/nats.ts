@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { connect, credsAuthenticator, type NatsConnection, type Subscription, tokenAuthenticator } from "nats";
-import { AppError } from "../../crds/common.ts";
+import { AppError, messageOf } from "../../crds/common.ts";
 import { type NatsAccess, natsAccessOf, natsCredentialEntries, natsEntries } from "../../crds/nats-access.ts";
 
 interface BusStatus {
@@ -221,8 +221,8 @@ class NatsBus implements Bus {
 
 function why(error: unknown): Pick<BusStatus, "reason" | "message"> {
   if (error instanceof AppError) return { reason: error.code, message: error.message };
-  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  if (/authorization|authentication|permissions/i.test(text)) return { reason: "AuthorizationViolation" };
+  const text = messageOf(error);
+  if (/authorization|authentication|permissions/i.test(`${error}`)) return { reason: "AuthorizationViolation" };
   return { reason: text.slice(0, 200) };
 }
 

@@ -1,6 +1,6 @@
 // Waits until a client's channel is connected, so that callers need not wait for the transport's timeout of 20 s.
 import { type Channel, connectivityState } from "@grpc/grpc-js";
-import { AppError } from "../../crds/common.ts";
+import { AppError, messageOf } from "../../crds/common.ts";
 
 /** Throws `Unavailable` after timeoutMs or a failure. */
 export async function whenReady(channel: Channel, timeoutMs: number): Promise<void> {
@@ -16,8 +16,12 @@ export async function whenReady(channel: Channel, timeoutMs: number): Promise<vo
     }
   } catch (cause) {
     // also from a channel that was closed meanwhile
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new AppError(`${channel.getTarget()}: ${why}`, { code: "Unavailable", operation: "connecting", cause, retry: "backoff" });
+    throw new AppError(`${channel.getTarget()}: ${messageOf(cause)}`, {
+      code: "Unavailable",
+      operation: "connecting",
+      cause,
+      retry: "backoff",
+    });
   }
 }
 

@@ -1,7 +1,7 @@
 // Public keys of an OpenID Connect issuer, fetched periodically and when a token names an unknown key (DECISIONS.md 6).
 import { createLocalJWKSet, errors, type JSONWebKeySet, type JWTVerifyGetKey } from "jose";
 import { z } from "zod";
-import { AppError } from "../../../crds/common.ts";
+import { AppError, messageOf } from "../../../crds/common.ts";
 import type { GatewayJwt } from "../../../crds/gateway-jwt.ts";
 import type { Log } from "../../observe/log.ts";
 
@@ -151,6 +151,5 @@ async function boundedText(response: Response): Promise<string> {
 /** fetch() puts the reason into the error's cause. */
 function why(caught: unknown): string {
   if (caught instanceof z.ZodError) return z.prettifyError(caught).slice(0, 500);
-  if (!(caught instanceof Error)) return String(caught);
-  return caught.cause instanceof Error ? `${caught.message}: ${caught.cause.message}` : caught.message;
+  return caught instanceof Error && caught.cause instanceof Error ? `${caught.message}: ${messageOf(caught.cause)}` : messageOf(caught);
 }

@@ -199,7 +199,7 @@ test("a server without ranges serves small files, and is refused with the remedy
 test("a hub that cannot be reached, or lists nothing that is a model, is told with the remedy", async () => {
   const away = await startHub({ files: folder });
   await away.close();
-  await assert.rejects(fetchFrom(away), refusal("SourceUnavailable", /cannot be reached: ECONNREFUSED/));
+  await assert.rejects(fetchFrom(away), refusal("SourceUnavailable", /cannot be reached: nothing listens there \(ECONNREFUSED\)/));
   const empty = await hubWith({ files: { "README.md": Buffer.from("x") } });
   await assert.rejects(
     fetchFrom(empty),
@@ -219,5 +219,8 @@ test("a source is asked what a model has, and nothing of it is downloaded; the r
   await assert.rejects(ask(hub, "wrong"), (caught: AppError) => /401|token/i.test(caught.message));
   const gone = await startHub({ files: folder });
   await gone.close();
-  await assert.rejects(ask(gone, undefined, 2_000), refusal("SourceUnavailable", /^the source cannot be reached: ECONNREFUSED$/));
+  await assert.rejects(
+    ask(gone, undefined, 2_000),
+    refusal("SourceUnavailable", /^the source cannot be reached: nothing listens there \(ECONNREFUSED\)$/),
+  );
 });

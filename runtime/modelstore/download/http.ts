@@ -1,5 +1,5 @@
 // Requests to model sources, with bounded retries from the last received byte, Retry-After, and remedies in errors.
-import { AppError } from "../../../crds/common.ts";
+import { AppError, socketWords } from "../../../crds/common.ts";
 import { type Answer, type Ask, send, shown } from "./request.ts";
 
 /** Consecutive tries without progress. */
@@ -254,7 +254,11 @@ function asAppError(caught: unknown): AppError {
       code: "SourceUntrusted",
       cause: caught,
     });
-  return new AppError(`the source cannot be reached: ${why}`, { code: "SourceUnavailable", retry: "backoff", cause: caught });
+  return new AppError(`the source cannot be reached: ${socketWords(why) ?? why}`, {
+    code: "SourceUnavailable",
+    retry: "backoff",
+    cause: caught,
+  });
 }
 
 const silent = (ms: number, cause: unknown): AppError =>
