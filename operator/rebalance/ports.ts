@@ -90,6 +90,8 @@ interface FrontTotals {
   readonly idleSince: number | undefined;
   /** True when no rank serves and a request needs one. */
   readonly wantsRanks: boolean;
+  /** It had no request since it started. */
+  readonly unasked?: boolean;
 }
 
 export interface UseTotals {

@@ -300,3 +300,28 @@ test("large bodies behind one address are those of their keys", async () => {
   await until("the first key's share is full", async () => (await send("first")) === 503);
   assert.equal(await send("second"), 400, "it was read");
 });
+
+test("who leaves an answer that is computed on has its place until then, and gets the answer by its key meanwhile", async () => {
+  const clients = [{ name: "ours", priority: 0, concurrentRequests: 1 }];
+  const state = { kept: true, over: false };
+  const apiKeyFile = await keyFile("secret ours\n");
+  const { url, workers } = await startAll([{ delayMs: 20, kept: async () => state }], { apiKeyFile, clients });
+  const ask = (key: string, signal?: AbortSignal, tokens = 400) => {
+    const headers = { authorization: "Bearer secret", "content-type": "application/json", "idempotency-key": key };
+    const body = JSON.stringify(chat({ max_tokens: tokens, stream: true }));
+    return fetch(`${url}/v1/chat/completions`, { method: "POST", headers, body, ...(signal ? { signal } : {}) });
+  };
+  const leave = async (key: string) => {
+    const abort = new AbortController();
+    const response = await ask(key, abort.signal);
+    assert.equal(response.status, 200);
+    abort.abort();
+    await until("it has left", () => workers[0]!.active === 0);
+  };
+  await leave("k");
+  for (let i = 0; i < 3; i++) assert.equal((await ask("l")).status, 429);
+  await leave("k");
+  for (const [key, tokens] of [["l"], ["k", 399]] as const) assert.equal((await ask(key, undefined, tokens)).status, 429);
+  state.over = true;
+  await until("its place is free", async () => (await ask("l")).status === 200);
+});

@@ -50,10 +50,10 @@ test("at zero it is ready and idle, and the first request is told at once and an
   const { gateway, url, statuses, wake } = await atZero(60_000);
   assert.deepEqual(gateway.health.reasons(), []);
   const before = statuses.at(-1)?.front;
-  assert.deepEqual([before?.wantsRanks, (before?.idleMs ?? 0n) > 0n], [false, true]);
+  assert.deepEqual([before?.wantsRanks, before?.unasked, (before?.idleMs ?? 0n) > 0n], [false, true, true]);
   const answer = post(`${url}/v1/chat/completions`, chat());
   await until("the operator is told", () => statuses.at(-1)?.front?.wantsRanks === true);
-  assert.equal(statuses.at(-1)?.front?.idleMs, 0n);
+  assert.deepEqual([statuses.at(-1)?.front?.idleMs, statuses.at(-1)?.front?.unasked], [0n, false]);
   await new Promise((resolve) => setTimeout(resolve, 2 * noWorkerMs));
   wake();
   const response = await answer;

@@ -55,6 +55,20 @@ test("whoever reads, early, late or after the end, gets every token once", () =>
   assert.throws(() => kept.find(keepOf("a", "other"), []), { code: "KeyReused" });
 });
 
+test("what an answer says of its rank's queue is marked for those who read it later", () => {
+  const { kept } = answers();
+  const { run, call } = begun(kept, "a");
+  const said: unknown[] = [];
+  for (const name of ["queued", "started"] as const)
+    run.add(create(GenerateEventSchema, { event: { case: name, value: { queuedTokens: 9 } } }));
+  const late = { cancelled: false, on: () => {}, write: ({ event }: GenerateEvent) => void said.push((event.value as any).again) };
+  for (const message of ["queued", "started"]) assert.ok(call.got.includes(message));
+  void run.read(late);
+  run.add(create(GenerateEventSchema, { event: { case: "queued", value: { queuedTokens: 3 } } }));
+  assert.deepEqual(said, [true, true, false]);
+  assert.deepEqual([kept.look("a").over, run.end(), kept.look("a").over], [false, undefined, true]);
+});
+
 test("an answer that a failover brought begins with the tokens that were there", () => {
   const { kept } = answers();
   const run = kept.begin(keepOf("a"), [100, 101]);
@@ -96,7 +110,7 @@ test("the last reader's end ends what is not kept, what was stopped, and the res
   const plain = kept.begin(undefined);
   read(plain).leave();
   const { run: stopped, call } = begun(kept, "s", 1);
-  assert.deepEqual(kept.look("s", digest), { kept: true, tokens: 1, note: Buffer.from("n") });
+  assert.deepEqual(kept.look("s", digest), { kept: true, tokens: 1, note: Buffer.from("n"), over: false });
   assert.equal(stopped.signal.aborted, false, "somebody reads");
   call.leave();
   const early = kept.begin(keepOf("e"));

@@ -113,7 +113,7 @@ export class Run {
 
   /** Sends what there is and what comes; ends as the generation does. */
   read(reader: Reader): Promise<void> {
-    for (const event of this.#events ?? []) send(reader, event);
+    for (const event of this.#events ?? []) send(reader, toldAgain(event));
     if (this.isOver) return this.#over.promise;
     this.#stopped = false;
     this.#readers.add(reader);
@@ -204,11 +204,11 @@ export class KeptAnswers {
   }
 
   /** `stopped`: the digest of a request whose caller wants no more. */
-  look(id: string, stopped?: Uint8Array): { kept: boolean; tokens?: number; note?: Uint8Array } {
+  look(id: string, stopped?: Uint8Array): { kept: boolean; tokens?: number; note?: Uint8Array; over?: boolean } {
     const run = this.#runs.get(id)?.run;
     if (run === undefined) return { kept: false };
     if (stopped && run.keep && Buffer.compare(run.keep.digest, stopped) === 0) run.stop();
-    return { kept: true, tokens: run.ids.length, note: run.keep?.note ?? new Uint8Array() };
+    return { kept: true, tokens: run.ids.length, note: run.keep?.note ?? new Uint8Array(), over: run.isOver };
   }
 
   drop(id: string): void {
@@ -246,6 +246,14 @@ export class KeptAnswers {
     const old = ages.filter(({ ms }) => ms >= unreadGraceMs).length;
     for (const { id } of ages.slice(0, Math.max(0, old - most, ages.length - unreadAtOnce))) this.drop(id);
   }
+}
+
+/** What it says of the rank's queue is no news. */
+function toldAgain(message: GenerateEvent): GenerateEvent {
+  const { event } = message;
+  if (event.case === "queued") return create(GenerateEventSchema, { event: { ...event, value: { ...event.value, again: true } } });
+  if (event.case === "started") return create(GenerateEventSchema, { event: { ...event, value: { ...event.value, again: true } } });
+  return message;
 }
 
 function send(reader: Reader, event: GenerateEvent): void {

@@ -41,6 +41,8 @@ export interface GatewayView {
   readonly idleMs: number | undefined;
   /** It needs a rank and none serves. */
   readonly wantsRanks: boolean;
+  /** It had no request since it started, and is idle since then. */
+  readonly unasked?: boolean;
   /** It queues requests while no rank serves. */
   readonly holds: boolean;
 }

@@ -20,8 +20,8 @@ export function servedOf(served: Served): RankTotals {
 }
 
 /** `now` is when the status came: the idle time goes on until the next. */
-export function frontOf({ idleMs, wantsRanks }: Front, now: number): PodStatus["front"] {
-  return { idleSince: idleMs === 0n ? undefined : now - toNumber(idleMs, "status.front.idleMs"), wantsRanks };
+export function frontOf({ idleMs, wantsRanks, unasked }: Front, now: number): PodStatus["front"] {
+  return { idleSince: idleMs === 0n ? undefined : now - toNumber(idleMs, "status.front.idleMs"), wantsRanks, unasked };
 }
 
 export function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {

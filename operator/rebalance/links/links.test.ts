@@ -27,7 +27,7 @@ interface FakeLink {
   readonly plans: number[];
   readonly renewed: string[];
   downSince?: number;
-  status: { membershipVersion: number; front?: { idleSince: number | undefined; wantsRanks: boolean } };
+  status: { membershipVersion: number; front?: { idleSince: number | undefined; wantsRanks: boolean; unasked?: boolean } };
 }
 
 function opened() {
@@ -80,9 +80,13 @@ test("a gateway holds requests once it has heard so, and what it says counts whi
   const { links, fakes } = opened();
   const gateway = fakes.find(({ target }) => target.kind === "gateway") ?? assert.fail();
   const reported = (laterMs = 0) => links.gateways(world.gateways, now + laterMs)[0];
-  assert.deepEqual(reported(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false }, "a gateway of an earlier release");
-  gateway.status = { membershipVersion: 0, front: { idleSince: now - 7, wantsRanks: true } };
-  assert.deepEqual(reported(), { name: "g", idleMs: 7, wantsRanks: true, holds: false });
+  assert.deepEqual(
+    reported(),
+    { name: "g", idleMs: undefined, wantsRanks: false, unasked: false, holds: false },
+    "a gateway of an earlier release",
+  );
+  gateway.status = { membershipVersion: 0, front: { idleSince: now - 7, wantsRanks: true, unasked: true } };
+  assert.deepEqual(reported(), { name: "g", idleMs: 7, wantsRanks: true, unasked: true, holds: false });
   links.setMembers([], { holdMs: 60_000 });
   assert.equal(gateway.pushed.at(-1)?.holdMs, 60_000);
   assert.equal(reported()?.holds, false, "pushed is not heard");
@@ -94,7 +98,7 @@ test("a gateway holds requests once it has heard so, and what it says counts whi
   links.setMembers([], plain);
   assert.equal(reported()?.holds, false);
   gateway.downSince = now;
-  assert.deepEqual(reported(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false });
+  assert.deepEqual(reported(), { name: "g", idleMs: undefined, wantsRanks: false, unasked: false, holds: false });
 });
 
 test("a renewed certificate goes to the links that are open, which stay open", () => {

@@ -61,9 +61,10 @@ export class Links {
     return pods.map(({ name, uid }) => {
       const link = this.#gateways.get(uid)?.link;
       const status = link?.downSince === undefined ? link?.status : undefined;
-      const { idleSince = now, wantsRanks = false } = status?.front ?? {};
+      const { idleSince = now, wantsRanks = false, unasked = false } = status?.front ?? {};
       const idleMs = status?.front && Math.max(0, now - idleSince);
-      return { name, idleMs, wantsRanks, holds: idleMs !== undefined && holdMs > 0 && (status?.membershipVersion ?? 0) >= version };
+      const holds = idleMs !== undefined && holdMs > 0 && (status?.membershipVersion ?? 0) >= version;
+      return { name, idleMs, wantsRanks, unasked, holds };
     });
   }
 

@@ -31,7 +31,18 @@ import { parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
 import type { Parsed } from "./request-fields.ts";
 import { parseResponses } from "./responses.ts";
-import { keptId, keyProblem, newToken, type Resumption, readNote, resumption, type Ticket, ticketOf, ticketOfResponse } from "./resume.ts";
+import {
+  computationOf,
+  keptId,
+  keyProblem,
+  newToken,
+  type Resumption,
+  readNote,
+  resumption,
+  type Ticket,
+  ticketOf,
+  ticketOfResponse,
+} from "./resume.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
 
 /** As vLLM has them. */
@@ -179,12 +190,12 @@ interface Entering {
 }
 
 async function enterParsed(c: Ctx, deps: AppDeps, entering: Entering): Promise<Response | Exchange> {
-  const { parsed, bytes } = entering;
+  const { parsed, bytes, ticket } = entering;
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
   const { prompts, promptLogprobs } = prepared;
   const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
-  const place = enter(c, deps, { bytes, promptTokens, promptLogprobs });
+  const place = enter(c, deps, { bytes, promptTokens, promptLogprobs, id: ticket && computationOf(ticket.keep) });
   if ("problem" in place) return refuse(c, deps, place.problem);
   try {
     return exchangeOf(c, deps, { ...entering, ...(await begun(deps, entering)), prompts, place });

@@ -43,6 +43,8 @@ export interface WriterStart {
 /** `pieces` can be read once; the other fields are final when it ended. */
 export class Choices {
   readonly #answers: readonly Answer[];
+  readonly #keepIds: string[] = [];
+  #begun = 0;
   readonly #promptTokens: number;
   readonly #perPrompt: number;
   readonly #deps: AnswerDeps;
@@ -59,6 +61,7 @@ export class Choices {
       Array.from({ length: job.n }, (_, i) => {
         const at = p * job.n + i;
         const kept = keep && (at === 0 ? keep : { ...keep, id: `${keep.id}.${at}`, note: new Uint8Array() });
+        if (kept) this.#keepIds.push(kept.id);
         const ids = { id: alone ? id : `${id}.${at}`, token: `${token}.${at}`, keep: kept, ...(at === 0 ? { home } : {}) };
         const one = { ...ids, seed: BigInt.asUintN(64, first + BigInt(i)) };
         return new Answer({ ...common, ...prepared, ...one }, deps);
@@ -68,6 +71,11 @@ export class Choices {
 
   get count(): number {
     return this.#answers.length;
+  }
+
+  /** Of the answers that were begun. */
+  get keepIds(): readonly string[] {
+    return this.#keepIds.slice(0, this.#begun);
   }
 
   get failovers(): number {
@@ -90,13 +98,12 @@ export class Choices {
     this.#deps.metrics.add("enodia_gateway_tokens_total", this.#promptTokens, { kind: "prompt" });
     const running = new Map<number, Source>();
     const arrivals = new Arrivals();
-    let begun = 0;
     try {
       for (;;) {
-        for (; begun < this.#answers.length && running.size < atOnceMax; begun++) {
-          const source = (this.#answers[begun] as Answer).pieces();
-          running.set(begun, source);
-          arrivals.ask(begun, source);
+        for (; this.#begun < this.#answers.length && running.size < atOnceMax; this.#begun++) {
+          const source = (this.#answers[this.#begun] as Answer).pieces();
+          running.set(this.#begun, source);
+          arrivals.ask(this.#begun, source);
         }
         if (running.size === 0) return;
         const { index, result } = await arrivals.next();

@@ -7,7 +7,9 @@ import type { AnswerWriter } from "./choices.ts";
 import { type ChoicePiece, Choices } from "./choices.ts";
 import type { GenerationRequest } from "./generation-request.ts";
 import { type AppDeps, type Ctx, clientGone, count, type Place, problemResponse } from "./http-context.ts";
+import { computationOf } from "./resume.ts";
 import { sseBody, sseComment, sseHeaders } from "./sse.ts";
+import { untilOver } from "./unread.ts";
 
 interface Task {
   readonly job: GenerationRequest;
@@ -31,6 +33,7 @@ export class Exchange {
   readonly #place: Place;
   readonly #writer: AnswerWriter;
   readonly #choices: Choices;
+  readonly #keep: Keep | undefined;
   readonly #span: Span;
   readonly #abort = new AbortController();
   #ended = false;
@@ -40,6 +43,7 @@ export class Exchange {
     this.#deps = deps;
     this.#job = job;
     this.#place = place;
+    this.#keep = keep;
     this.#writer = writer;
     const tokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
     const attributes = { "enodia.request_id": c.get("requestId"), "enodia.prompt_tokens": tokens };
@@ -126,7 +130,10 @@ export class Exchange {
     this.#ended = true;
     const { usage, failovers } = this.#choices;
     this.#place.admitted.leave();
-    this.#place.client.leave(usage.outputTokens);
+    const { client } = this.#place;
+    if (code === clientGone && this.#keep?.stays)
+      client.stay(computationOf(this.#keep), usage.outputTokens, (signal) => untilOver(this.#choices.keepIds, this.#deps.workers, signal));
+    else client.leave(usage.outputTokens);
     this.#span.set({ "enodia.output_tokens": usage.outputTokens, "enodia.failovers": failovers, "http.response.status_code": code });
     this.#span.end();
     if (code === clientGone) this.#deps.metrics.add("enodia_gateway_cancelled_total", 1);

@@ -87,14 +87,20 @@ interface Cost {
   readonly bytes: number;
   readonly promptTokens: number;
   readonly promptLogprobs: number;
+  /** Of the computation that may be under way. */
+  readonly id?: string | undefined;
 }
 
-export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
+export function enter(
+  c: Ctx,
+  deps: AppDeps,
+  { bytes, promptTokens, promptLogprobs, id = "" }: Cost,
+): Place | { readonly problem: Problem } {
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
-  const problem = deps.clients.refusal(c.get("client")); // before admission, which wakes ranks
+  const problem = deps.clients.refusal(c.get("client"), id); // before admission, which wakes ranks
   const admitted = problem ? { problem } : deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
-  const place = "problem" in admitted ? admitted : { admitted, client: deps.clients.charge(c.get("client"), promptTokens) };
+  const place = "problem" in admitted ? admitted : { admitted, client: deps.clients.charge(c.get("client"), promptTokens, id) };
   showLimits(c, deps);
   return place;
 }

@@ -67,6 +67,9 @@ export function ticketOf({ tenant, endpoint, key, stream, json, created, seed: d
 /** A response of another caller has another id at the ranks. */
 export const keptId = (tenant: string, token: string): string => hash("kept", tenant, token);
 
+/** Names a computation: another request under the same key is another one. */
+export const computationOf = ({ id, digest }: Keep): string => `${id} ${Buffer.from(digest).toString("hex")}`;
+
 function ticketFrom(tenant: string, token: string, made: Note, { digest, isNew }: { digest: string; isNew: boolean }): Ticket {
   const bytes = { digest: Buffer.from(digest, "hex"), note: Buffer.from(JSON.stringify(made)) };
   const keep = { id: keptId(tenant, token), ...bytes, stays: made.stays, isNew };

@@ -68,6 +68,36 @@ test("requests at once give their place back once", () => {
   assert.ok("problem" in limits.enter("a", 1));
 });
 
+test("an answer that its client left takes its place until it ends, or until the client asks for it again", async () => {
+  const limits = limitsOf({ concurrentRequests: 1, tokensPerMinute: 100 });
+  const computed = Promise.withResolvers<number>();
+  const signals: AbortSignal[] = [];
+  const left = (id: string) =>
+    limits.charge("a", 0, id).stay(id, 7, (signal) => {
+      signals.push(signal);
+      return computed.promise;
+    });
+  left("k");
+  assert.equal(limits.refusal("a"), undefined, "it may ask for that one");
+  for (const other of ["", "l"]) assert.match(limits.refusal("a", other)?.message ?? "", /1 requests at once/);
+  assert.equal(limits.refusal("a", "k"), undefined);
+  left("k");
+  assert.deepEqual([signals.map(({ aborted }) => aborted), limits.headers("a")["x-ratelimit-remaining-tokens"]], [[true, false], "93"]);
+  computed.resolve(50);
+  await computed.promise;
+  assert.deepEqual([limits.refusal("a", ""), limits.headers("a")["x-ratelimit-remaining-tokens"]], [undefined, "43"]);
+});
+
+test("no more answers are followed than are bounded, and one that cannot be followed leaves", async () => {
+  const limits = limitsOf({ tokensPerMinute: 1_000 });
+  for (let i = 0; i < 65; i++) limits.charge("a", 0, String(i)).stay(String(i), 1, () => new Promise(() => {}));
+  assert.equal(limits.headers("a")["x-ratelimit-remaining-tokens"], "999");
+  const other = limitsOf({ concurrentRequests: 1 });
+  other.charge("a", 0, "k").stay("k", 1, () => Promise.reject(new Error("no rank answers")));
+  await new Promise(setImmediate);
+  assert.equal(other.refusal("a", ""), undefined);
+});
+
 test("a client's requests come no earlier than its own priority", () => {
   const limits = limitsOf({ priority: 5 });
   assert.deepEqual(

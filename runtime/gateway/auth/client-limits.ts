@@ -4,6 +4,8 @@ import { type Problem, problems } from "../problem.ts";
 import type { Caller } from "./access-token.ts";
 
 const minuteMs = 60_000;
+/** Computations without a reader that are followed for a client without `concurrentRequests`. */
+const unreadMax = 64;
 /** Nobody can predict the end of a running request. */
 const busyRetrySeconds = 1;
 
@@ -45,11 +47,15 @@ interface Counted {
   readonly requests: Allowance | undefined;
   readonly tokens: Allowance | undefined;
   inside: number;
+  /** Of them, answers that are computed though their reader left: by id, how their place is given back. */
+  readonly unread: Map<string, () => void>;
 }
 
 export interface ClientEntry {
   /** Charges `outputTokens`; idempotent. */
   leave(outputTokens: number): void;
+  /** Its client left and the answer is computed on: leaves once that is `over`, or when the client asks for the answer again. */
+  stay(id: string, outputTokens: number, over: (signal: AbortSignal) => Promise<number>): void;
 }
 
 const limited = ["requests", "tokens"] as const;
@@ -58,7 +64,7 @@ const headerOf = (part: (typeof shownParts)[number], of: (typeof limited)[number
 /** OpenAI's names. */
 export const limitHeaders: readonly string[] = limited.flatMap((of) => shownParts.map((part) => headerOf(part, of)));
 
-const unlimited: ClientEntry = { leave: () => {} };
+const unlimited: ClientEntry = { leave: () => {}, stay: () => {} };
 
 export class ClientLimits {
   readonly #clients: ReadonlyMap<string, Counted>;
@@ -70,16 +76,18 @@ export class ClientLimits {
       requests: limits.requestsPerMinute === undefined ? undefined : new Allowance(limits.requestsPerMinute, now()),
       tokens: limits.tokensPerMinute === undefined ? undefined : new Allowance(limits.tokensPerMinute, now()),
       inside: 0,
+      unread: new Map(),
     });
     this.#clients = new Map(clients.map((limits) => [limits.name, counted(limits)]));
     this.#now = now;
   }
 
-  /** Undefined when the client may ask. */
-  refusal(name: string): Problem | undefined {
+  /** Undefined when the client may ask. `id`: the computation that is asked for, "" for a new one; while it is not known, none without a reader counts. */
+  refusal(name: string, id?: string): Problem | undefined {
     const client = this.#clients.get(name);
     if (client === undefined) return undefined;
-    const { limits, requests, tokens, inside } = client;
+    const { limits, requests, tokens, unread } = client;
+    const inside = client.inside - (id === undefined ? unread.size : Number(unread.has(id)));
     const { requestsPerMinute = 0, tokensPerMinute = 0, concurrentRequests = Number.POSITIVE_INFINITY } = limits;
     const refused = (limit: string, afterMs: number) => problems.quota(name, limit, Math.ceil(afterMs / 1000));
     if (inside >= concurrentRequests) return refused(`${concurrentRequests} requests at once`, busyRetrySeconds * 1000);
@@ -91,14 +99,15 @@ export class ClientLimits {
   }
 
   enter(name: string, promptTokens: number): ClientEntry | { readonly problem: Problem } {
-    const problem = this.refusal(name);
+    const problem = this.refusal(name, "");
     return problem ? { problem } : this.charge(name, promptTokens);
   }
 
   /** Charges a request that is not refused, and its prompt tokens. */
-  charge(name: string, promptTokens: number): ClientEntry {
+  charge(name: string, promptTokens: number, id = ""): ClientEntry {
     const client = this.#clients.get(name);
     if (client === undefined) return unlimited;
+    client.unread.get(id)?.();
     client.inside++;
     client.requests?.take(1);
     client.tokens?.take(promptTokens);
@@ -109,7 +118,20 @@ export class ClientLimits {
       client.inside--;
       client.tokens?.take(outputTokens);
     };
-    return { leave };
+    const stay: ClientEntry["stay"] = (id, outputTokens, over) => {
+      client.unread.get(id)?.();
+      if (client.unread.size >= unreadMax) return leave(outputTokens);
+      const end = new AbortController();
+      const release = (tokens = outputTokens) => {
+        end.abort();
+        if (client.unread.get(id) === asked) client.unread.delete(id);
+        leave(tokens);
+      };
+      const asked = () => release();
+      client.unread.set(id, asked);
+      over(end.signal).then((tokens) => release(Math.max(tokens, outputTokens)), asked);
+    };
+    return { leave, stay };
   }
 
   /** Headers for those limits a minute that the client has. */

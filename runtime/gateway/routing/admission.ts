@@ -41,6 +41,8 @@ export class Admission {
   #waitingBytes = 0;
   #promptLogprobs = 0;
   #emptySince: number;
+  /** It had no request. */
+  unasked = true;
 
   /** `now`: monotonic milliseconds. */
   constructor(max: number, metrics: Metrics<"gateway">, now: () => number = () => performance.now()) {
@@ -82,6 +84,7 @@ export class Admission {
     if (promptLogprobs > 0 && this.#promptLogprobs + promptLogprobs > promptLogprobsAtOnceMax)
       return { problem: problems.promptLogprobsFull(retryAfterSeconds) };
     this.#inside++;
+    this.unasked = false;
     this.#promptLogprobs += promptLogprobs;
     this.#waiting++;
     this.#waitingBytes += bytes;

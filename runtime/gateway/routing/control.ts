@@ -37,6 +37,8 @@ export interface ControlOptions {
   readonly draining: () => boolean;
   readonly idleMs: () => number;
   readonly wantsRanks: () => boolean;
+  /** It had no request since it started. */
+  readonly unasked?: () => boolean;
   /** Returns the removal of the listener. */
   readonly onEnter: (listener: () => void) => () => void;
 }
@@ -132,7 +134,11 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
     activeRequests: options.activeRequests(),
     draining: options.draining(),
     membershipVersion: BigInt(options.membership()?.version ?? 0),
-    front: { idleMs: BigInt(Math.floor(options.idleMs())), wantsRanks: options.wantsRanks() },
+    front: {
+      idleMs: BigInt(Math.floor(options.idleMs())),
+      wantsRanks: options.wantsRanks(),
+      unasked: options.unasked?.() ?? false,
+    },
   });
 }
 

@@ -45,6 +45,9 @@ export interface Keep {
 export interface Kept {
   readonly rank: number;
   readonly note: Uint8Array;
+  readonly tokens: number;
+  /** No more tokens are computed. */
+  readonly over: boolean;
 }
 
 export interface Generation {
@@ -68,8 +71,9 @@ export interface Generation {
 
 export type WorkerEvent =
   /** The request waits for a KV slot. */
-  | { readonly type: "queued"; readonly queuedTokens: number }
-  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedTokens?: number }
+  | { readonly type: "queued"; readonly queuedTokens: number; readonly again?: boolean }
+  /** `again`: from a kept answer, whose rank had this queue then. */
+  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedTokens?: number; readonly again?: boolean }
   /** Replay reached this position. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }

@@ -70,6 +70,7 @@ export async function joinMembers(options: MembersOptions, opened: AsyncDisposab
     // A starting gateway counts as busy, since it needs ranks for its tokenizer.
     idleMs: () => (answers ? admission.idleMs : 0),
     wantsRanks: () => !pool.serves && (admission.inside > 0 || !answers),
+    unasked: () => admission.unasked,
     onEnter: (listener: () => void) => admission.onEnter(listener),
   };
   server.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, onPlan, ...state }));

@@ -74,15 +74,10 @@ export function sameProcess(a: Member, b: Member): boolean {
   return a.podUid === b.podUid && a.address === b.address && sameBoot;
 }
 
-export async function keptBy(
-  { member }: Worker,
-  client: InferenceClient,
-  self: Identity,
-  id: string,
-): Promise<(Kept & { tokens: number })[]> {
+export async function keptBy({ member }: Worker, client: InferenceClient, self: Identity, id: string): Promise<Kept[]> {
   const asked = { sender: toSender(self), id };
-  const { kept, tokens, note } = await client.kept(asked, { deadline: Date.now() + keptAnswerMs });
-  return kept ? [{ rank: member.rank, tokens, note }] : [];
+  const { kept, tokens, note, over } = await client.kept(asked, { deadline: Date.now() + keptAnswerMs });
+  return kept ? [{ rank: member.rank, tokens, note, over }] : [];
 }
 
 /** A call that ends alone leaves the answer to be computed on, as when a gateway dies. */

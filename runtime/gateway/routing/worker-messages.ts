@@ -18,7 +18,7 @@ const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">>
 
 /** Undefined for events of later releases. */
 export function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
-  if (event.case === "queued") return { type: "queued", queuedTokens: event.value.queuedTokens };
+  if (event.case === "queued") return { type: "queued", ...event.value };
   if (event.case === "started") return { type: "started", ...event.value };
   if (event.case === "progress") return { type: "progress", position: event.value.position };
   if (event.case === "token") return fromToken(event.value);

@@ -268,6 +268,7 @@ export class WorkerPool implements Workers {
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
+    if (event.again) return;
     const own = sum([...worker.leases].map((other) => other.pendingTokens));
     worker.reportedTokens = Math.max(0, event.queuedTokens - own);
     worker.reportedAt = this.#now();

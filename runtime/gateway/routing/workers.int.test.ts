@@ -80,6 +80,15 @@ test("an endpoint picker finds the load at the port of the API, the attention ca
   assert.doesNotMatch(await (await fetch(`${silent.url}/metrics`)).text(), /cache_usage/);
 });
 
+test("a rank's queue as a kept answer tells it is none of now", async () => {
+  for (const again of [true, false]) {
+    const queue = { queuedTokens: 100_000, again };
+    const { url, workers } = await startAll([{ queue }, { queue }]);
+    for (let i = 0; i < 2; i++) assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200);
+    assert.equal(Math.max(...workers.map(({ requests }) => requests.length)), again ? 2 : 1);
+  }
+});
+
 test("a rank that says nothing of a kept answer holds nobody up once another one has it", async () => {
   const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
   const keeps = (tokens: number, ms: number) => ({ kept: () => pause(ms).then(() => ({ kept: true, tokens })) });

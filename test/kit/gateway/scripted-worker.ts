@@ -48,7 +48,9 @@ export interface Script {
   readonly alive?: boolean;
   readonly kvUse?: number;
   /** What it keeps of an answer; nothing without this. */
-  readonly kept?: (id: string) => Promise<{ readonly kept: boolean; readonly tokens?: number; readonly note?: Uint8Array }>;
+  readonly kept?: (id: string) => Promise<{ kept: boolean; tokens?: number; note?: Uint8Array; over?: boolean }>;
+  /** What it says of its queue, and whether of now. */
+  readonly queue?: { readonly queuedTokens: number; readonly again: boolean };
   /** How many layers rows have passed. */
   readonly passed?: () => number;
 }
@@ -132,9 +134,9 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
       return gone || order === "end" || order === "draining";
     };
     let sent = 0;
-    send({ event: { case: "queued", value: { queuedTokens: request.prompt.length } } });
+    send({ event: { case: "queued", value: worker.script.queue ?? { queuedTokens: request.prompt.length } } });
     if (await obey(await worker.script.slot?.())) return;
-    send({ event: { case: "started", value: {} } });
+    send({ event: { case: "started", value: worker.script.queue ?? {} } });
     if (request.embed) {
       send({ event: { case: "embedding", value: { values: [1, 0] } } });
       return finish(call, FinishReason.STOP);

@@ -59,6 +59,14 @@ const rows: Readonly<Record<string, { readonly given: Partial<AutoscaleInput>; r
     given: { ...zero, gateways: [gateway({ idleMs: 50_000 })] },
     want: [2, "Waking"],
   },
+  "a gateway that has started since and had no request asks for nothing": {
+    given: { ...zero, gateways: [gateway({ idleMs: 50_000, unasked: true })] },
+    want: [0, "ScaledToZero"],
+  },
+  "but one that has not been asked since it started is idle since then": {
+    given: { ...idle, gateways: [gateway({ idleMs: 599_000, unasked: true })] },
+    want: [3, "Stabilizing"],
+  },
   "a zero that somebody else has set is theirs": {
     given: { ...zero, gateways: wants, lastScale: scaled(60, 2, 3) },
     want: [0, "ScaledToZero"],

@@ -51,7 +51,7 @@ export const allHold = (gateways: readonly GatewayView[]): boolean => gateways.l
 export function asking(gateways: readonly GatewayView[], zeroSince: string, now: number): GatewayView | undefined {
   const zeroMs = now - Date.parse(zeroSince);
   // A clock that was set back only delays ranks.
-  return gateways.find(({ wantsRanks, idleMs }) => wantsRanks || (idleMs !== undefined && idleMs + reportMs < zeroMs));
+  return gateways.find(({ wantsRanks, unasked, idleMs }) => wantsRanks || (!unasked && idleMs !== undefined && idleMs + reportMs < zeroMs));
 }
 
 /** Delay of a report, with the rounding to seconds. */

@@ -136,6 +136,13 @@ export declare type KeptReply = Message<"enodia.runtime.v1.KeptReply"> & {
    * @generated from field: bytes note = 3;
    */
   note: Uint8Array;
+
+  /**
+   * no more are computed
+   *
+   * @generated from field: bool over = 4;
+   */
+  over: boolean;
 };
 
 /**
@@ -478,6 +485,13 @@ export declare type Queued = Message<"enodia.runtime.v1.Queued"> & {
    * @generated from field: uint32 queued_tokens = 1;
    */
   queuedTokens: number;
+
+  /**
+   * from a kept answer: the queue was so when it was computed
+   *
+   * @generated from field: bool again = 2;
+   */
+  again: boolean;
 };
 
 /**
@@ -503,6 +517,13 @@ export declare type Started = Message<"enodia.runtime.v1.Started"> & {
    * @generated from field: uint32 cached_tokens = 3;
    */
   cachedTokens: number;
+
+  /**
+   * as of Queued
+   *
+   * @generated from field: bool again = 4;
+   */
+  again: boolean;
 };
 
 /**
@@ -1613,6 +1634,13 @@ export declare type Front = Message<"enodia.runtime.v1.Front"> & {
    * @generated from field: bool wants_ranks = 2;
    */
   wantsRanks: boolean;
+
+  /**
+   * it had no request since it started
+   *
+   * @generated from field: bool unasked = 3;
+   */
+  unasked: boolean;
 };
 
 /**
