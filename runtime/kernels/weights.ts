@@ -17,7 +17,7 @@ export type WeightOf<F extends WeightForm> = F extends GgmlForm ? GgmlWeight : E
 export type Weights = Readonly<Record<string, WeightData>>;
 export type WeightForms = Readonly<Record<string, WeightForm>>;
 
-const isGgml = (weight: WeightData): weight is GgmlWeight => isGgmlForm(weight.form);
+export const isGgml = (weight: WeightData): weight is GgmlWeight => isGgmlForm(weight.form);
 
 /** Values per block. */
 export function blockOf(form: WeightForm): number {

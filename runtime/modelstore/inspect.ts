@@ -6,7 +6,6 @@ import type { BackendName, CodecName } from "../../crds/names.ts";
 import { checkOps } from "../compute/call-checks.ts";
 import { capabilitiesOf } from "../compute/index.ts";
 import { segmentsOf } from "../kernels/check-program.ts";
-import { asF32 } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { sha256Hex } from "../weights/digest.ts";
@@ -78,7 +77,7 @@ async function verifyFiles(store: ModelStore, log: Log): Promise<number> {
 
 async function verifyDense(store: ModelStore, name: string): Promise<void> {
   const weight = await store.readDense(name);
-  checkWeights(store.dir, `dense tensor "${name}"`, { shape: weight.shape, data: asF32(weight) });
+  checkWeights(store.dir, `dense tensor "${name}"`, weight);
 }
 
 async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
@@ -96,7 +95,7 @@ async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
       for (let expert = 0; expert < (store.layerShapes[layer]?.experts ?? 0); expert++) {
         const matrices = store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer);
         for (const [name, weight] of Object.entries(matrices))
-          checkWeights(store.dir, `${name} of expert ${expert} of layer ${layer} (${codec})`, { shape: weight.shape, data: asF32(weight) });
+          checkWeights(store.dir, `${name} of expert ${expert} of layer ${layer} (${codec})`, weight);
         units++;
       }
     }

@@ -6,9 +6,8 @@ import { statIfThere } from "./file.ts";
 import { type RawTensor, unpacked } from "./packed.ts";
 import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
-import { blockOf, widenStored } from "./stored.ts";
-import { type Checkpoint, checkpointOf, type TensorView } from "./tensor-view.ts";
-import { checkWeights } from "./weight-check.ts";
+import { blockOf } from "./stored.ts";
+import { type Checkpoint, checkedRows, checkpointOf, type TensorView } from "./tensor-view.ts";
 
 const shardsMax = 4096;
 const singleFile = "model.safetensors";
@@ -92,9 +91,7 @@ function plainView(file: SafetensorsFile, path: string, name: string, info: Tens
     form,
     async rows({ first, rows }) {
       const bytes = await file.readBytes(name, first * rowBytes, rows * rowBytes);
-      const data = widenStored(form, bytes);
-      checkWeights(path, `tensor "${name}"`, { shape: info.shape, data, first: first * columns });
-      return { form, bytes, values: data };
+      return checkedRows(path, name, { form, bytes, shape: info.shape, first: first * columns });
     },
   };
 }

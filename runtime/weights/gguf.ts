@@ -3,9 +3,8 @@ import { AppError } from "../../crds/common.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
 import type { TensorSource } from "./safetensors.ts";
-import { blockOf, type StoredForm, storedFormOf, storedForms, widenStored } from "./stored.ts";
-import type { RowRange, StoredRows } from "./tensor-view.ts";
-import { checkWeights } from "./weight-check.ts";
+import { blockOf, type StoredForm, storedFormOf, storedForms } from "./stored.ts";
+import { checkedRows, type RowRange, type StoredRows } from "./tensor-view.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
 /** Three times the longest known header; parsed strings take about as much again. */
@@ -111,10 +110,7 @@ async function readRows({ file, tensor, form, begin, bytes }: Placed, { first, r
   if (!(first >= 0 && rows >= 0 && (first + rows) * rowBytes <= bytes))
     throw new AppError(`${file.path}: tensor "${tensor.name}" has no rows ${first}..${first + rows}`, { code: "ShapeMismatch" });
   const stored = await file.read(begin + first * rowBytes, rows * rowBytes);
-  const shape = tensor.dimensions.toReversed();
-  const values = widenStored(form, stored);
-  checkWeights(file.path, `tensor "${tensor.name}"`, { shape, data: values, first: first * columns });
-  return { form, bytes: stored, values };
+  return checkedRows(file.path, tensor.name, { form, bytes: stored, shape: tensor.dimensions.toReversed(), first: first * columns });
 }
 
 export async function openGguf(path: string, open: Open = openFile): Promise<GgufFile> {
@@ -141,7 +137,7 @@ export async function openGguf(path: string, open: Open = openFile): Promise<Ggu
       async read(name) {
         const found = find(name);
         const rows = found.tensor.dimensions.slice(1).reduce((product, size) => product * size, 1);
-        return (await readRows(found, { first: 0, rows })).values;
+        return (await readRows(found, { first: 0, rows })).values();
       },
       close,
     };

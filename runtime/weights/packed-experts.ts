@@ -1,8 +1,8 @@
 // Checkpoints that stack the matrices of all experts in one tensor, as the matrices of each expert. Three layouts are known.
+import { bytesOf } from "./floats.ts";
 import { expertsOf, isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
-import { widenStored } from "./stored.ts";
-import type { StoredRows, TensorView } from "./tensor-view.ts";
-import { checkWeights } from "./weight-check.ts";
+import { blockOf } from "./stored.ts";
+import { checkedRows, rowsOf, type StoredRows, type TensorView } from "./tensor-view.ts";
 
 /** Matrices that share a tensor. */
 export const expertMatrices: Readonly<Record<string, readonly string[]>> = {
@@ -95,14 +95,13 @@ function alternatingView(tensor: RawTensor, { expert, each, of }: Place): Tensor
 
 /** Value `from(i)` of the entry at place i, for any value size. */
 function picked(entry: StoredRows, count: number, from: (i: number) => number): StoredRows {
-  const size = entry.bytes.length / entry.values.length;
-  const [bytes, values] = [new Uint8Array(count * size), new Float32Array(count)];
+  const size = blockOf(entry.form).bytes;
+  const bytes = new Uint8Array(count * size);
   for (let i = 0; i < count; i++) {
     const at = from(i);
-    values[i] = entry.values[at] as number;
     for (let byte = 0; byte < size; byte++) bytes[i * size + byte] = entry.bytes[at * size + byte] as number;
   }
-  return { form: entry.form, bytes, values };
+  return rowsOf(entry.form, bytes);
 }
 
 function biasView(tensor: RawTensor, { expert, each, of }: Place): TensorView {
@@ -112,9 +111,8 @@ function biasView(tensor: RawTensor, { expert, each, of }: Place): TensorView {
     shape: [outputs / of],
     form: "f32",
     async rows() {
-      const { form, bytes } = await whole.rows({ first: expert, rows: 1 });
-      const values = widenStored(form, bytes).filter((_, i) => i % of === each);
-      return { form: "f32", bytes: new Uint8Array(values.buffer), values };
+      const { values } = await whole.rows({ first: expert, rows: 1 });
+      return rowsOf("f32", bytesOf(values().filter((_, i) => i % of === each)));
     },
   };
 }
@@ -154,9 +152,7 @@ function mxfp4View(blocks: RawTensor, scales: RawTensor, { name, expert, each, o
       const part = async (tensor: RawTensor, width: number) =>
         everyRow(await tensor.bytes(from * width, rows * of * width), width, each, of);
       const bytes = repack(await part(blocks, across * half), await part(scales, across));
-      const values = widenStored("mxfp4", bytes);
-      checkWeights(blocks.path, `tensor "${name}"`, { shape, data: values, first: first * across * blockValues });
-      return { form: "mxfp4", bytes, values };
+      return checkedRows(blocks.path, name, { form: "mxfp4", bytes, shape, first: first * across * blockValues });
     },
   };
 }

@@ -1,10 +1,10 @@
 // Presents packed safetensors (fp8 blocks, MXFP4, stacked experts) as plain matrices; other tensors are read as they are.
 import { AppError } from "../../crds/common.ts";
+import { bytesOf } from "./floats.ts";
 import { expertRules } from "./packed-experts.ts";
 import { isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
 import { widenTensor } from "./safetensors.ts";
-import type { TensorView } from "./tensor-view.ts";
-import { checkWeights } from "./weight-check.ts";
+import { checkedRows, type TensorView } from "./tensor-view.ts";
 
 export type { RawTensor };
 
@@ -41,8 +41,7 @@ function viewOf(name: string, tensor: RawTensor, scale: RawTensor): TensorView {
         for (let i = 0; i < k; i++)
           values[row * k + i] = (e4m3[bytes[row * k + i] as number] as number) * (scales[from + Math.floor(i / block)] as number);
       }
-      checkWeights(tensor.path, `tensor "${name}"`, { shape, data: values, first: first * k });
-      return { form: "f32", bytes: new Uint8Array(values.buffer), values };
+      return checkedRows(tensor.path, name, { form: "f32", bytes: bytesOf(values), shape, first: first * k });
     },
   };
 }

@@ -55,8 +55,9 @@ async function writeTensor(
   const hash = createHash("sha256");
   let bytes = 0;
   for await (const piece of Symbol.asyncIterator in given ? given : [await given]) {
-    if (bytes + piece.length <= want) await writeAll(handle, piece, position + bytes);
-    hash.update(piece);
+    const writing = bytes + piece.length <= want ? writeAll(handle, piece, position + bytes) : undefined;
+    hash.update(piece); // while it is written
+    await writing;
     bytes += piece.length;
   }
   if (bytes !== want) throw new AppError(`tensor "${tensor.name}" has ${bytes} bytes, expected ${want}`, { code: "BadTensor" });

@@ -1,8 +1,10 @@
-// Writes a model store as a stream, with one expert in memory.
-import { copyFile, open, readFile, writeFile } from "node:fs/promises";
+// Writes a model store as a stream, with a few experts in memory.
+import { copyFile, type FileHandle, open, readFile, writeFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
 import type { ExpertMatrices, UnitShape } from "./codecs/codec.ts";
+import { type EncodingPlan, planEncoding, UnitEncoders, type UnitForm } from "./codecs/encode.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
 import { type FolderTarget, writeFolder } from "./model-folder.ts";
@@ -21,53 +23,116 @@ export interface StoreSpec {
   readonly denseForms?: ExpertIndex["denseForms"];
   /** Forms of each layer's matrices, for codecs with `asGiven`. */
   readonly forms?: NonNullable<ExpertIndex["codecs"][CodecName]>["forms"];
-  /** f32 or as stored; called once per expert, layer by layer. */
+  /** f32 or as stored, in memory that the writer takes over; called once per expert, layer by layer, one at a time. */
   expert(layer: number, expert: number): Promise<ExpertMatrices>;
   /** Additional files: name in the store to path. */
   readonly files: ReadonlyMap<string, string>;
 }
 
 export interface WriteOptions extends FolderTarget {
+  /** Default: on as many threads as there are CPUs, for small models on none. */
+  readonly encoding?: EncodingPlan;
   readonly onProgress?: (done: { readonly units: number; readonly of: number; readonly bytes: number }) => void;
 }
 
 type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
+type Unit = CodecEntry["units"][number][number];
 
-function partsOf({ layers, forms }: StoreSpec, codec: CodecName, layer: number): UnitShape {
+function formsOf({ codecs, layers, forms }: StoreSpec, layer: number): readonly UnitForm[] {
   const matrices = layers[layer]?.matrices ?? [];
-  return unitShapeOf(codecFor(codec).asGiven ? forms?.[layer] : undefined, matrices);
+  return codecs.map((name) => ({ name, parts: unitShapeOf(codecFor(name).asGiven ? forms?.[layer] : undefined, matrices) }));
 }
 
-async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOptions["onProgress"]): Promise<ExpertIndex["codecs"]> {
+interface CodecFile {
+  readonly name: CodecName;
+  readonly file: string;
+  readonly handle: FileHandle;
+  readonly units: CodecEntry["units"];
+  end: number;
+}
+
+/** Gives the layer's next unit its place; its hash follows. */
+function nextUnit(codec: CodecFile, layer: number, parts: UnitShape): Unit {
+  const unit = { offset: codec.end, bytes: codecFor(codec.name).unitBytes(parts), sha256: "" };
+  codec.end += Math.ceil(unit.bytes / unitAlignment) * unitAlignment;
+  codec.units[layer]?.push(unit);
+  return unit;
+}
+
+/** Runs a few works side by side. `start` and `end` throw the first failure. */
+class SideBySide {
+  readonly #atOnce: number;
+  readonly #running = new Set<Promise<void>>();
+  #failure: { readonly caught: unknown } | undefined;
+
+  constructor(atOnce: number) {
+    this.#atOnce = atOnce;
+  }
+
+  /** Returns when there is room for another. */
+  async start(work: () => Promise<void>): Promise<void> {
+    const one = work()
+      .catch((caught: unknown) => {
+        this.#failure ??= { caught };
+      })
+      .finally(() => this.#running.delete(one));
+    this.#running.add(one);
+    await this.#until(this.#atOnce - 1);
+  }
+
+  end(): Promise<void> {
+    return this.#until(0);
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all(this.#running);
+  }
+
+  async #until(most: number): Promise<void> {
+    while (this.#running.size > most) await Promise.race(this.#running);
+    if (this.#failure) throw this.#failure.caught;
+  }
+}
+
+async function writeUnits(work: string, spec: StoreSpec, { encoding, onProgress }: WriteOptions): Promise<ExpertIndex["codecs"]> {
   const out = await Promise.all(
-    spec.codecs.map(async (name) => {
+    spec.codecs.map(async (name): Promise<CodecFile> => {
       const file = `experts-${name}.bin`;
-      return { name, file, end: 0, handle: await open(join(work, file), "wx"), units: [] as CodecEntry["units"] };
+      return { name, file, end: 0, handle: await open(join(work, file), "wx"), units: [] };
     }),
   );
   const of = spec.layers.reduce((sum, { experts }) => sum + experts, 0);
-  let [written, units] = [0, 0];
+  const layers = spec.layers.map(({ experts }, layer) => ({ experts, forms: formsOf(spec, layer) }));
+  const plan = encoding ?? planEncoding(layers, availableParallelism());
+  const encoders = new UnitEncoders(plan.threads);
+  const works = new SideBySide(plan.atOnce);
+  let [written, done] = [0, 0];
   try {
-    for (const [layer, { experts }] of spec.layers.entries()) {
+    for (const [layer, { experts, forms }] of layers.entries()) {
       for (const codec of out) codec.units.push([]);
       for (let expert = 0; expert < experts; expert++) {
-        const values = await spec.expert(layer, expert);
-        for (const codec of out) {
-          const unit = codecFor(codec.name).encode(values, partsOf(spec, codec.name, layer));
-          await writeAll(codec.handle, unit, codec.end);
-          codec.units[layer]?.push({ offset: codec.end, bytes: unit.length, sha256: sha256Hex(unit) });
-          codec.end += Math.ceil(unit.length / unitAlignment) * unitAlignment;
-          written += unit.length;
-        }
-        units += 1;
-        onProgress?.({ units, of, bytes: written });
+        const matrices = await spec.expert(layer, expert);
+        const units = out.map((codec, i) => nextUnit(codec, layer, forms[i]?.parts ?? []));
+        await works.start(async () => {
+          for (const [i, { bytes, sha256 }] of (await encoders.encode({ matrices, codecs: forms })).entries()) {
+            const unit = units[i] as Unit;
+            await writeAll((out[i] as CodecFile).handle, bytes, unit.offset);
+            unit.sha256 = sha256;
+            written += bytes.length;
+          }
+          done += 1;
+          onProgress?.({ units: done, of, bytes: written });
+        });
       }
     }
+    await works.end();
     for (const codec of out) {
       await codec.handle.truncate(codec.end);
       await codec.handle.sync();
     }
   } finally {
+    await works.settled();
+    await encoders.close();
     for (const codec of out) await codec.handle.close();
   }
   return Object.fromEntries(
@@ -96,7 +161,7 @@ export async function writeStore(spec: StoreSpec, options: WriteOptions): Promis
     await writeFile(join(work, "config.json"), configText);
     const files = await copyFiles(work, spec.files);
     const dense = await writeSafetensors(join(work, "dense.safetensors"), spec.dense);
-    const codecs = await writeUnits(work, spec, options.onProgress);
+    const codecs = await writeUnits(work, spec, options);
     const { denseForms } = spec;
     const hashed = { dense, codecs, ...(denseForms === undefined ? undefined : { denseForms }) };
     index = expertIndexSchema.parse({

@@ -3,7 +3,8 @@ import { AppError } from "../../crds/common.ts";
 import { isGgmlForm } from "../kernels/ggml/index.ts";
 import type { GgmlWeight } from "../kernels/weights.ts";
 import { bytesOf } from "./floats.ts";
-import type { StoredForm } from "./stored.ts";
+import { type StoredForm, storedWeight, widenStored } from "./stored.ts";
+import { checkWeights } from "./weight-check.ts";
 
 /** Bytes in f32 per read of a non-expert tensor; at least one row or head. */
 export const pieceBytesMax = 64 * 1024 * 1024;
@@ -18,7 +19,25 @@ export interface RowRange {
 export interface StoredRows {
   readonly form: StoredForm;
   readonly bytes: Uint8Array;
-  readonly values: Float32Array;
+  /** Widens them. */
+  values(): Float32Array;
+}
+
+export const rowsOf = (form: StoredForm, bytes: Uint8Array): StoredRows => ({ form, bytes, values: () => widenStored(form, bytes) });
+
+interface Checked {
+  readonly form: StoredForm;
+  readonly bytes: Uint8Array;
+  /** The whole tensor's. */
+  readonly shape: readonly number[];
+  /** Values of the tensor before these. */
+  readonly first: number;
+}
+
+/** Throws AppError `UnusableWeight`. */
+export function checkedRows(where: string, tensor: string, { form, bytes, shape, first }: Checked): StoredRows {
+  checkWeights(where, `tensor "${tensor}"`, storedWeight(form, shape, bytes), first);
+  return rowsOf(form, bytes);
 }
 
 export interface TensorView {
@@ -71,17 +90,17 @@ export function checkpointOf(dir: string, views: ReadonlyMap<string, TensorView>
     dir,
     names: [...views.keys()],
     shape: (name) => views.get(name)?.shape,
-    read: async (name) => (await whole(name)).values,
+    read: async (name) => (await whole(name)).values(),
     async readStored(name) {
       const { form, bytes, values } = await whole(name);
-      return isGgmlForm(form) ? { form, shape: find(name).shape, data: bytes } : values;
+      return isGgmlForm(form) ? { form, shape: find(name).shape, data: bytes } : values();
     },
     form: (name) => find(name).form,
     async *pieces(name) {
       for await (const { bytes } of partsOf(find(name))) yield bytes;
     },
     async *floats(name) {
-      for await (const { values } of partsOf(find(name))) yield bytesOf(values);
+      for await (const { values } of partsOf(find(name))) yield bytesOf(values());
     },
     close,
   };

@@ -1,5 +1,7 @@
 // Detects NaN, infinite and absurd weights, by tensor and position. Checkpoint reads and `inspect --verify` call it; workers do not.
 import { AppError } from "../../crds/common.ts";
+import { boundedByScales } from "../kernels/ggml/index.ts";
+import { asF32, isGgml, type WeightData } from "../kernels/weights.ts";
 
 /** f16 ends at 65,504; far larger values are other bytes. */
 const weightMagnitudeMax = 1e6;
@@ -21,24 +23,15 @@ function positionText(index: number, shape: readonly number[]): string {
   return `[${position.join(", ")}]`;
 }
 
-interface Values {
-  /** The whole tensor's shape. */
-  readonly shape: readonly number[];
-  readonly data: Float32Array;
-  readonly first?: number;
-}
-
-/** `index` counts within the given values. */
-function unusableWeight(where: string, tensor: string, { shape, data, first = 0 }: Values, index: number): AppError {
-  const found = `${data[index]} at ${positionText(first + index, shape)}`;
-  return new AppError(
+/** Throws AppError `UnusableWeight` for the first unusable value. `weight` has the whole tensor's shape and its values from `first` on. */
+export function checkWeights(where: string, tensor: string, weight: WeightData, first = 0): void {
+  if (isGgml(weight) && boundedByScales(weight.form, weight.data)) return;
+  const data = asF32(weight);
+  const index = firstUnusable(data);
+  if (index < 0) return;
+  const found = `${data[index]} at ${positionText(first + index, weight.shape)}`;
+  throw new AppError(
     `${where}: ${tensor} has ${found}; weights are finite and at most ${weightMagnitudeMax}: download or export the model again`,
     { code: "UnusableWeight", operation: "checking weights" },
   );
-}
-
-/** Throws AppError `UnusableWeight` for the first unusable value. */
-export function checkWeights(where: string, tensor: string, weights: Values): void {
-  const index = firstUnusable(weights.data);
-  if (index >= 0) throw unusableWeight(where, tensor, weights, index);
 }

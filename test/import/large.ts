@@ -1,8 +1,8 @@
 // The import of a large checkpoint in little memory: `npm run test:import [-- GB]` makes a GGUF of so many gigabytes (default 6, all holes,
-// in Qwen3-30B-A3B's shapes in bf16), imports it with a small heap, and fails if the process ever held more than the bound. Not part of
-// npm test: it writes as many bytes again, and takes some minutes.
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+// in Qwen3-30B-A3B's shapes in bf16), imports it with a small heap between two runs of sha256sum, and fails if the process ever held more
+// than the bound, or took more than twice as long. Not part of npm test: it writes as many bytes again, and takes a minute or so.
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { importModel } from "../../runtime/modelstore/import.ts";
@@ -10,6 +10,8 @@ import { bf16, type MoeShape, writeSparseGguf } from "../kit/models/random-gguf.
 
 /** Resident memory of the importing process, at most: an expert and a piece take megabytes, Node and the code the rest. */
 const residentBytesMax = 512 * 2 ** 20;
+/** Of sha256sum's speed on the same file, at least. */
+const speedMin = 0.5;
 /** MiB of JavaScript objects, at most; what is read lies outside. */
 const heapMib = 128;
 
@@ -22,14 +24,24 @@ const layerBytes = 3 * shape.experts * shape.ffn * shape.hidden * bf16.bytes;
 
 const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 
+async function seconds(work: () => unknown): Promise<number> {
+  const start = performance.now();
+  await work();
+  return (performance.now() - start) / 1000;
+}
+
 async function child(source: string, out: string): Promise<void> {
   const start = process.resourceUsage().maxRSS * 1024;
-  await importModel({ source, out, overwrite: false, cache: out, secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } }, (line) =>
-    console.log(line),
-  );
+  const sha256sum = () => seconds(() => execFileSync("sha256sum", [source]));
+  const before = await sha256sum();
+  const options = { source, out, overwrite: false, cache: out, secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } };
+  const took = await seconds(() => importModel(options, (line) => console.log(line)));
   const peak = process.resourceUsage().maxRSS * 1024;
   console.log(`peak resident memory ${mib(peak)}, ${mib(start)} of it before the import; the bound is ${mib(residentBytesMax)}`);
-  if (peak > residentBytesMax) process.exitCode = 1;
+  const speed = (before + (await sha256sum())) / 2 / took;
+  const rate = (statSync(source).size / 1e6 / took).toFixed(0);
+  console.log(`${rate} MB/s, ${speed.toFixed(2)} of sha256sum's speed on the same file; the bound is ${speedMin}`);
+  if (peak > residentBytesMax || speed < speedMin) process.exitCode = 1;
 }
 
 async function main(gigabytes: number): Promise<void> {

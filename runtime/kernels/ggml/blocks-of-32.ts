@@ -1,5 +1,5 @@
 // ggml's types with evenly spaced levels in blocks of 32, with a scale, some with a minimum, and 4, 5 or 8 bits per value.
-import type { BlockFormat } from "./format.ts";
+import { type BlockFormat, halfScales } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
 const values = 32;
@@ -13,6 +13,7 @@ function centred(type: number, zero: number, fifthBit: boolean): BlockFormat {
     type,
     values,
     bytes: quants + half,
+    scales: halfScales(0),
     dequantize(bytes, at, out, to) {
       const d = halfAt(bytes, at);
       for (let i = 0; i < half; i++) {
@@ -33,6 +34,7 @@ function shifted(type: number, fifthBit: boolean): BlockFormat {
     type,
     values,
     bytes: quants + half,
+    scales: halfScales(0, 2),
     dequantize(bytes, at, out, to) {
       const [d, m] = [halfAt(bytes, at), halfAt(bytes, at + 2)];
       for (let i = 0; i < half; i++) {
@@ -57,6 +59,7 @@ export const q8_0: BlockFormat = {
   type: 8,
   values,
   bytes: 2 + values,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at);
     for (let i = 0; i < values; i++) out[to + i] = (((bytes[at + 2 + i] as number) << 24) >> 24) * d;

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { asF32, copyF32, valuesIn } from "../weights.ts";
-import { dequantizeGgml, type GgmlForm, ggmlBytes, ggmlFormats } from "./index.ts";
+import { boundedByScales, dequantizeGgml, type GgmlForm, ggmlBytes, ggmlFormats } from "./index.ts";
 
 const golden = JSON.parse(readFileSync(join(import.meta.dirname, "../../../test/golden/ggml-blocks.json"), "utf8"));
 assert.equal(golden.magic, "enodia-golden");
@@ -34,3 +34,27 @@ test("a matrix of blocks says how many values it holds, and gives them in an arr
   assert.deepEqual(asF32(weight), dequantizeGgml("q6_K", data));
   assert.notEqual(copyF32(weight).buffer, copyF32(weight).buffer);
 });
+
+for (const form of forms) {
+  const { bytes, scales } = ggmlFormats[form];
+  const block = (rest: number, word: number) => {
+    const data = new Uint8Array(bytes).fill(rest);
+    for (const at of scales.at) new DataView(data.buffer).setUint16(at, (word & scales.mask) | ((rest * 257) & ~scales.mask), true);
+    return data;
+  };
+  test(`scales of ${form} within their bound leave no value above a million, whatever the other bits are; beyond they are looked at`, () => {
+    for (let rest = 0; rest < 256; rest++) {
+      for (const word of [scales.most, scales.most | 0x8000, 0]) {
+        const data = block(rest, word);
+        assert.ok(boundedByScales(form, data));
+        assert.ok(dequantizeGgml(form, data).every((value) => Math.abs(value) <= 1e6));
+      }
+      for (const at of scales.at) {
+        const data = block(rest, 0);
+        new DataView(data.buffer).setUint16(at, scales.mask, true);
+        assert.ok(!boundedByScales(form, data));
+      }
+    }
+    assert.ok(boundedByScales(form, new Uint8Array(Buffer.from(golden.forms[form].blocks, "base64"))), "blocks as models have them");
+  });
+}

@@ -1,6 +1,6 @@
 // ggml's smallest types, of 1.6 to 3.4 bits per value: groups of four or eight values come from a grid (grids.ts), with signs and nested
 // scales.
-import type { BlockFormat } from "./format.ts";
+import { type BlockFormat, halfScales } from "./format.ts";
 import { gridValues, iq1Grid, iq2sGrid, iq2xsGrid, iq2xxsGrid, iq3sGrid, iq3xxsGrid } from "./grids.ts";
 import { halfAt, halfToFloat } from "./half-floats.ts";
 
@@ -49,6 +49,7 @@ export const iq2_xxs: BlockFormat = {
   type: 16,
   values,
   bytes: 66,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const grid = valuesOf(iq2xxsGrid);
     const d = halfAt(bytes, at);
@@ -69,6 +70,7 @@ export const iq2_xs: BlockFormat = {
   type: 17,
   values,
   bytes: 74,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const grid = valuesOf(iq2xsGrid);
     const d = halfAt(bytes, at);
@@ -85,6 +87,7 @@ export const iq2_s: BlockFormat = {
   type: 22,
   values,
   bytes: 82,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const grid = valuesOf(iq2sGrid);
     const d = halfAt(bytes, at);
@@ -102,6 +105,7 @@ export const iq3_xxs: BlockFormat = {
   type: 18,
   values,
   bytes: 98,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const grid = valuesOf(iq3xxsGrid);
     const d = halfAt(bytes, at);
@@ -119,6 +123,7 @@ export const iq3_s: BlockFormat = {
   type: 21,
   values,
   bytes: 110,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const grid = valuesOf(iq3sGrid);
     const d = halfAt(bytes, at);
@@ -143,6 +148,7 @@ export const iq1_s: BlockFormat = {
   type: 19,
   values,
   bytes: 50,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at);
     for (let i = 0; i < values / 8; i++) {
@@ -158,6 +164,7 @@ export const iq1_m: BlockFormat = {
   type: 29,
   values,
   bytes: 56,
+  scales: { at: [54], mask: 0x7000, most: 0x5000 },
   dequantize(bytes, at, out, to) {
     const word = (i: number): number => wordAt(bytes, at + 48 + 2 * i);
     const d = halfToFloat([0, 1, 2, 3].reduce((bits, i) => bits | ((word(i) >> 12) << (4 * i)), 0));

@@ -1,5 +1,5 @@
 // Widens f16 and bf16 to f32.
-import type { BlockFormat } from "./format.ts";
+import { type BlockFormat, halfScales } from "./format.ts";
 
 const halfValues = 65536;
 let halfTable: Float32Array | undefined;
@@ -45,6 +45,7 @@ export const f16: BlockFormat = {
   type: 1,
   values: 1,
   bytes: 2,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     out[to] = halfAt(bytes, at);
   },
@@ -57,6 +58,7 @@ export const bf16: BlockFormat = {
   type: 30,
   values: 1,
   bytes: 2,
+  scales: { at: [0], mask: 0x7fff, most: 0x4974 },
   dequantize(bytes, at, out, to) {
     word[0] = ((bytes[at] as number) << 16) | ((bytes[at + 1] as number) << 24);
     out[to] = float[0] as number;

@@ -47,6 +47,15 @@ export function ggmlBytes(form: GgmlForm, values: number): number {
   return (values / ggmlFormats[form].values) * ggmlFormats[form].bytes;
 }
 
+/** Whether scales alone show that all values are finite and at most a million; false says nothing. */
+export function boundedByScales(form: GgmlForm, data: Uint8Array): boolean {
+  const { bytes, scales } = ggmlFormats[form];
+  for (const first of scales.at)
+    for (let at = first; at < data.length; at += bytes)
+      if ((((data[at] as number) | ((data[at + 1] as number) << 8)) & scales.mask) > scales.most) return false;
+  return true;
+}
+
 export function dequantizeGgml(form: GgmlForm, data: Uint8Array): Float32Array {
   const { values, bytes, dequantize } = ggmlFormats[form];
   const blocks = Math.floor(data.length / bytes);

@@ -1,5 +1,5 @@
 // ggml's K types: blocks of 256 values, with nested scales for groups of 16 or 32.
-import type { BlockFormat } from "./format.ts";
+import { type BlockFormat, halfScales } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
 const values = 256;
@@ -10,6 +10,7 @@ export const q2_K: BlockFormat = {
   type: 10,
   values,
   bytes: 84,
+  scales: halfScales(80, 82),
   dequantize(bytes, at, out, to) {
     const [d, least] = [halfAt(bytes, at + 80), halfAt(bytes, at + 82)];
     for (let group = 0; group < 16; group++) {
@@ -27,6 +28,7 @@ export const q3_K: BlockFormat = {
   type: 11,
   values,
   bytes: 110,
+  scales: halfScales(108),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at + 108);
     for (let group = 0; group < 16; group++) {
@@ -59,6 +61,7 @@ function withMins(type: number, bytesOf: number, mask: number | undefined): Bloc
     type,
     values,
     bytes: bytesOf,
+    scales: halfScales(0, 2),
     dequantize(bytes, at, out, to) {
       const [d, least] = [halfAt(bytes, at), halfAt(bytes, at + 2)];
       for (let group = 0; group < 8; group++) {
@@ -83,6 +86,7 @@ export const q6_K: BlockFormat = {
   type: 14,
   values,
   bytes: 210,
+  scales: halfScales(208),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at + 208);
     for (let group = 0; group < 16; group++) {

@@ -1,5 +1,5 @@
 // ggml's types with 16 levels from a table: iq4_nl, iq4_xs, mxfp4 and nvfp4.
-import type { BlockFormat } from "./format.ts";
+import { type BlockFormat, halfScales } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
 export const nonLinearLevels = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
@@ -27,6 +27,7 @@ export const iq4_nl: BlockFormat = {
   type: 20,
   values: 32,
   bytes: 2 + half,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     look(nonLinearLevels, halfAt(bytes, at), { bytes, at: at + 2, out, to });
   },
@@ -37,6 +38,7 @@ export const iq4_xs: BlockFormat = {
   type: 23,
   values: 256,
   bytes: 8 + 128,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at);
     const high = (bytes[at + 2] as number) | ((bytes[at + 3] as number) << 8);
@@ -53,6 +55,7 @@ export const mxfp4: BlockFormat = {
   type: 39,
   values: 32,
   bytes: 1 + half,
+  scales: { at: [0], mask: 0xff, most: 144 },
   dequantize(bytes, at, out, to) {
     look(e2m1Levels, 2 ** ((bytes[at] as number) - 128), { bytes, at: at + 1, out, to });
   },
@@ -70,6 +73,7 @@ export const nvfp4: BlockFormat = {
   type: 40,
   values: 64,
   bytes: 4 + 32,
+  scales: halfScales(),
   dequantize(bytes, at, out, to) {
     for (let i = 0; i < 64; i++) {
       const [part, within] = [i >> 4, i & 15];

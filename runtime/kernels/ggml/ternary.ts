@@ -1,5 +1,5 @@
 // ggml's types with values of a scale times -1, 0 or 1, or a sign. All products are exact in f32.
-import type { BlockFormat } from "./format.ts";
+import { type BlockFormat, halfScales } from "./format.ts";
 import { halfAt } from "./half-floats.ts";
 
 /** Bytes of base-three digits as a fraction of 256: a value is the carry of the next times three. */
@@ -20,6 +20,7 @@ export const tq1_0: BlockFormat = {
   type: 34,
   values: 256,
   bytes: 54,
+  scales: halfScales(52),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at + 52);
     let next = to;
@@ -36,6 +37,7 @@ export const tq2_0: BlockFormat = {
   type: 35,
   values: 256,
   bytes: 66,
+  scales: halfScales(64),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at + 64);
     for (let i = 0; i < 256; i++) {
@@ -50,6 +52,7 @@ export const q1_0: BlockFormat = {
   type: 41,
   values: 128,
   bytes: 18,
+  scales: halfScales(0),
   dequantize(bytes, at, out, to) {
     const d = halfAt(bytes, at);
     for (let i = 0; i < 128; i++) out[to + i] = ((bytes[at + 2 + (i >> 3)] as number) >> (i & 7)) & 1 ? d : -d;

@@ -2,7 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import { bytesOf } from "../../weights/floats.ts";
 import type { GgufFile } from "../../weights/gguf.ts";
-import { type Checkpoint, checkpointOf, type RowRange, type TensorView } from "../../weights/tensor-view.ts";
+import { type Checkpoint, checkpointOf, type RowRange, rowsOf, type TensorView } from "../../weights/tensor-view.ts";
 import { commonParts, type ExpertMatrix, type HeadsApart, topLevelNames } from "./architecture.ts";
 import type { GgufModel } from "./index.ts";
 
@@ -183,8 +183,8 @@ class Places {
 }
 
 /** Row 2i + j of a head becomes row j * headRows / 2 + i. */
-function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: number, headRows: number): T {
-  const out = data.slice() as T;
+function undoInterleaving(data: Uint8Array, rows: number, headRows: number): Uint8Array {
+  const out = new Uint8Array(data.length);
   const width = data.length / rows;
   for (let row = 0; row < rows; row++) {
     const within = row % headRows;
@@ -208,11 +208,11 @@ function headsView(file: GgufFile, { tensor, values, shape }: Heads): TensorView
       const out = new Float32Array(rows * columns);
       for (let row = 0; row < rows; row += step) {
         const head = (first + row) / step;
-        const keys = (await file.readRows(tensor, { first: head * columns, rows: columns })).values;
+        const keys = (await file.readRows(tensor, { first: head * columns, rows: columns })).values();
         for (let i = 0; i < keyRows; i++) for (let k = 0; k < columns; k++) out[(row + i) * columns + k] = keys[k * keyRows + i] as number;
-        out.set((await file.readRows(values, { first: head * valueRows, rows: valueRows })).values, (row + keyRows) * columns);
+        out.set((await file.readRows(values, { first: head * valueRows, rows: valueRows })).values(), (row + keyRows) * columns);
       }
-      return { form: "f32", bytes: bytesOf(out), values: out };
+      return rowsOf("f32", bytesOf(out));
     },
   };
 }
@@ -228,8 +228,7 @@ function viewOf(file: GgufFile, place: Place): TensorView {
     form,
     step: headRows,
     async rows(range) {
-      const { bytes, values } = await stored(range);
-      return { form, bytes: undoInterleaving(bytes, range.rows, headRows), values: undoInterleaving(values, range.rows, headRows) };
+      return rowsOf(form, undoInterleaving((await stored(range)).bytes, range.rows, headRows));
     },
   };
 }

@@ -94,7 +94,7 @@ export async function writeTrainedStore(trained: Trained, dir: string, codecs: r
       dense: tensorsOf(trained, true),
       expert: async (layer, expert) => {
         const unit = layout.parts[layer + 1]?.units[expert + 1] as Unit;
-        return viewsOf(await parameters(layer + 1, expert + 1), movedTo(unit, 0));
+        return viewsOf((await parameters(layer + 1, expert + 1)).slice(), movedTo(unit, 0));
       },
       files: source.files,
     },
