@@ -311,6 +311,7 @@ const table = {
     "Age of the oldest last load message among active ranks; not there until a first one came where no NATS server is named.",
   ),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
+  enodia_answers_over_quota_total: managed.counter("Answers above a deployment's quota.", { result: ["delayed", "dropped"] }),
   enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {
     reason: [
       "malformed",

@@ -16,6 +16,7 @@ import type { Intent, Made, Tools } from "./intents/intent.ts";
 import { Drains } from "./links/drains.ts";
 import { Intake } from "./links/intake.ts";
 import { Links } from "./links/links.ts";
+import { type OverQuota, Quota } from "./links/quota.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import { leavingOf, membersOf, ranksOf } from "./members.ts";
 import { Observer } from "./observe.ts";
@@ -40,6 +41,7 @@ const identify: Step = { kind: "identity", cost: "look" };
 export class DeploymentLoop {
   readonly #ports: LoopPorts;
   readonly #intents: readonly Intent[];
+  readonly #quota: Quota;
   readonly #links: Links;
   readonly #placement: Placement;
   readonly #attempts = new Attempts();
@@ -66,9 +68,11 @@ export class DeploymentLoop {
     this.#ports = ports;
     this.#intents = intents;
     this.#world = world;
-    this.#links = new Links(ports.openLink, { onChange: () => this.#poke(), onLoad: (message) => this.#intake.take(message) });
+    this.#quota = new Quota({ now: () => clock.now(), onOver: (...over) => this.#overQuota(...over) });
+    const quota = this.#quota;
+    this.#links = new Links(ports.openLink, { onChange: () => this.#poke(), onLoad: (message) => this.#intake.take(message), quota });
     this.#placement = new Placement({ store, ref: world.ref, ownerUid: world.uid });
-    this.#intake = new Intake(ports);
+    this.#intake = new Intake({ ...ports, quota });
     const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts };
     this.#observer = new Observer(sources, clock.now());
     this.#decisions = new DecisionEvents(ports);
@@ -162,10 +166,22 @@ export class DeploymentLoop {
       drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
       now,
     });
+    this.#followQuota(seen);
     this.#intake.listen({ world, expected: seen.expected, load: this.#observer.load });
     for (const { rank, link } of views) link?.wantLoad(!this.#intake.hearsOnNats(rank, now, seen.telemetry.staleAfterMs));
     if (!this.#working) this.#decide(seen);
     else if (this.#making && this.#overtaken(seen, this.#making.intent)) this.#making.abort.abort();
+  }
+
+  #followQuota({ world, spec, shape }: Observed): void {
+    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+    this.#quota.follow({ pods: world.workers.length + world.gateways.length, grid: shape, windowMs });
+  }
+
+  #overQuota(result: OverQuota, first: boolean): void {
+    const { namespace, name: deployment } = this.#world.ref;
+    this.#ports.metrics.add("enodia_answers_over_quota_total", 1, { namespace, deployment, result });
+    if (first) this.#ports.log.warn({ namespace, deployment }, "pods send more than the quota of their deployment; it waits or is dropped");
   }
 
   #tellJoiners(seen: Observed): void {

@@ -55,6 +55,7 @@ function observing() {
     onNats: 0,
     keyProblem: undefined,
     refused: undefined,
+    overQuota: false,
   };
   const store = { read: async () => undefined, write: () => Promise.reject(new Error("nothing is written")) };
   const placement = new Placement({ store, ref: world.ref, ownerUid: "uid" });

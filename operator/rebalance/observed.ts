@@ -66,6 +66,8 @@ export interface TelemetryFacts {
   /** Why load messages cannot be authenticated; undefined while there are keys. */
   readonly keyProblem: string | undefined;
   readonly refused: string | undefined;
+  /** True when pods of the deployment lately sent more than its quota. */
+  readonly overQuota: boolean;
 }
 
 export interface Unheld {

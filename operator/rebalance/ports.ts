@@ -8,6 +8,7 @@ import type { Fetched } from "../../runtime/placement/cost.ts";
 import type { ServedTotals } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
+import type { Quota } from "./links/quota.ts";
 
 export type { MemberState } from "../../crds/names.ts";
 export type { Member, Membership } from "../../runtime/net/mapping.ts";
@@ -149,6 +150,7 @@ export interface LinkTarget {
   readonly identity: Identity;
   readonly onChange: () => void;
   readonly onLoad: (message: Uint8Array) => void;
+  readonly quota: Pick<Quota, "share">;
 }
 
 export type OpenLink = (target: LinkTarget) => Link;

@@ -15,13 +15,15 @@ import { peerAlpn } from "./peer-connection.ts";
 import { PeerServer } from "./peer-server.ts";
 import { type ReadHost, serveReads } from "./read-host.ts";
 import { connectReads } from "./read-link.ts";
-import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
+import { type AnswerBounds, createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
 
 /** A large model's plan exceeds the default of 4 MB. */
 export const messageBytesMax = 16 * 1024 * 1024;
 /** Twice as fast as the default of 64 KiB. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
+/** Of a caller with bounds: what it does not read stays with the sender. */
+const boundedWindowBytes = 256 * 1024;
 
 const sharedOptions: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": messageBytesMax,
@@ -148,8 +150,8 @@ export function connect<M extends GenServiceMethods>(
     readonly accept?: (peer: PeerCertificate) => boolean;
     /** Milliseconds between HTTP/2 pings; `receivedBytes` shows their answers. */
     readonly pingEveryMs?: number;
-    /** Bounds of an answer, for a caller that others share; unset: `messageBytesMax` alone. */
-    readonly answer?: { readonly bytesMax: number; readonly valuesMax: number };
+    /** Unset: `messageBytesMax` alone. */
+    readonly answer?: AnswerBounds;
   },
 ): Connected<M> {
   const { accept, pingEveryMs, answer } = target;
@@ -163,7 +165,8 @@ export function connect<M extends GenServiceMethods>(
     "grpc.ssl_target_name_override": target.serverName,
     "grpc.default_authority": target.serverName,
     "grpc.max_receive_message_length": answer?.bytesMax ?? messageBytesMax,
-    valuesMax: answer?.valuesMax,
+    "grpc-node.flow_control_window": answer ? boundedWindowBytes : flowControlWindowBytes,
+    answer,
     ...(pingEveryMs === undefined
       ? {}
       : { "grpc.keepalive_time_ms": pingEveryMs, "grpc.keepalive_timeout_ms": keepalive.watchedTimeoutMs }),

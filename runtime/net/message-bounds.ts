@@ -1,16 +1,22 @@
 // Bounds what decoding a message makes, before it is decoded: 4 MiB of empty messages take seconds of the thread.
-import type { DescMessage } from "@bufbuild/protobuf";
+import { type DescMessage, ScalarType } from "@bufbuild/protobuf";
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import { AppError } from "../../crds/common.ts";
 
-/** A message costs as much time as so many numbers. */
+/** A message, and a number that becomes a BigInt, cost as much time as so many other numbers. */
 const valuesPerMessage = 8;
+export const valuesPerBigInt = 8;
 
-/** Throws `InvalidRequest` where the message holds more than `valuesMax` numbers, texts and messages, nested ones included. */
-export function checkValues(schema: DescMessage, bytes: Uint8Array, valuesMax: number): void {
-  if (valuesLeft(schema, bytes, valuesMax) >= 0) return;
+/** What decoding costs, in numbers; nested messages are included. Throws `InvalidRequest` above `valuesMax`. */
+export function countValues(schema: DescMessage, bytes: Uint8Array, valuesMax: number): number {
+  const left = valuesLeft(schema, bytes, valuesMax);
+  if (left >= 0) return valuesMax - left;
   throw new AppError(`${schema.name}: more than ${valuesMax} values`, { code: "InvalidRequest", operation: "parsing a message" });
 }
+
+const { INT64, UINT64, SINT64, FIXED64, SFIXED64 } = ScalarType;
+const wide: ReadonlySet<ScalarType | undefined> = new Set([INT64, UINT64, SINT64, FIXED64, SFIXED64]);
+const notPacked: ReadonlySet<ScalarType | undefined> = new Set([ScalarType.STRING, ScalarType.BYTES]);
 
 function valuesLeft(schema: DescMessage, bytes: Uint8Array, valuesMax: number): number {
   const reader = new BinaryReader(bytes);
@@ -22,7 +28,8 @@ function valuesLeft(schema: DescMessage, bytes: Uint8Array, valuesMax: number): 
     left -= 1;
     if (type !== WireType.LengthDelimited) reader.skip(type, number);
     else if (field?.message) left = valuesLeft(field.message, reader.bytes(), left - valuesPerMessage);
-    else if (field?.fieldKind === "list") left -= numbersIn(reader.bytes());
+    else if (field?.fieldKind === "list" && !notPacked.has(field.scalar))
+      left -= numbersIn(reader.bytes()) * (wide.has(field.scalar) ? valuesPerBigInt : 1);
     else reader.skip(type, number);
   }
   return left;

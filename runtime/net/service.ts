@@ -2,7 +2,7 @@
 import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
-import { checkValues } from "./message-bounds.ts";
+import { countValues } from "./message-bounds.ts";
 
 type Unary<I extends DescMessage, O extends DescMessage> = (
   request: MessageInitShape<I>,
@@ -77,12 +77,20 @@ export function definition<M extends GenServiceMethods>(service: GenService<M>):
   return out as grpc.ServiceDefinition;
 }
 
-/** Errors are grpc ServiceErrors. `valuesMax` bounds an answer before it is decoded. */
+/** Bounds of answers, for a caller that others share. */
+export interface AnswerBounds {
+  readonly bytesMax: number;
+  readonly valuesMax: number;
+  /** Called before an answer is decoded, which an error prevents. */
+  readonly admit?: (bytes: number, values: number) => void;
+}
+
+/** Errors are grpc ServiceErrors. */
 export function createClient<M extends GenServiceMethods>(
   service: GenService<M>,
   address: string,
   credentials: grpc.ChannelCredentials,
-  { valuesMax = Number.POSITIVE_INFINITY, ...options }: grpc.ChannelOptions & { readonly valuesMax?: number | undefined },
+  { answer, ...options }: grpc.ChannelOptions & { readonly answer?: AnswerBounds | undefined },
 ): ServiceClient<M> {
   const client = new grpc.Client(address, credentials, options);
   const methods: Record<string, unknown> = { close: () => client.close(), channel: client.getChannel() };
@@ -91,7 +99,10 @@ export function createClient<M extends GenServiceMethods>(
     if (spec === undefined) continue;
     const { path, requestSerialize: ser, responseDeserialize } = spec;
     const de = (bytes: Buffer) => {
-      if (Number.isFinite(valuesMax)) checkValues(output, bytes, valuesMax);
+      if (answer) {
+        const values = countValues(output, bytes, answer.valuesMax);
+        answer.admit?.(bytes.byteLength, values);
+      }
       return responseDeserialize(bytes);
     };
     if (methodKind === "unary") {

@@ -3,6 +3,7 @@
 import { labels } from "../../crds/common.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { resources } from "../../operator/kube/kube.ts";
+import type { OverQuota } from "../../operator/rebalance/links/quota.ts";
 import type { Sample } from "../../operator/views/prometheus-text.ts";
 import { until } from "../kit/processes/process.ts";
 import { totalOf } from "./audit.ts";
@@ -154,6 +155,7 @@ async function steadyLoad(fleet: Fleet, run: WorldRun): Promise<WorldRow["steady
   const [before, counted] = [fleet.tally.totals(), await telemetryOf(fleet)];
   const took = await part("nothing changes", fleet, run, () => wait(run.steadySeconds * 1000));
   const [after, taken] = [fleet.tally.totals(), await telemetryOf(fleet)];
+  run.log(`quota: ${taken.delayed} looks at pods that had to wait and ${taken.dropped} answers dropped since the start`);
   return Object.assign(took, {
     messagesPerSecond: round((after.loadMessages - before.loadMessages) / took.seconds, 1),
     kibPerSecond: round((after.loadBytes - before.loadBytes) / 1024 / took.seconds, 0),
@@ -162,9 +164,13 @@ async function steadyLoad(fleet: Fleet, run: WorldRun): Promise<WorldRow["steady
   });
 }
 
-async function telemetryOf({ operator }: Fleet): Promise<{ readonly taken: number; readonly refused: number }> {
+async function telemetryOf({ operator }: Fleet): Promise<Record<"taken" | "refused" | OverQuota, number>> {
   const samples = await operator.metrics();
-  return { taken: sum(samples, "enodia_telemetry_samples_total"), refused: sum(samples, "enodia_telemetry_dropped_total") };
+  const over = (result: OverQuota) => sum(samples, "enodia_answers_over_quota_total", { result });
+  return {
+    ...{ taken: sum(samples, "enodia_telemetry_samples_total"), refused: sum(samples, "enodia_telemetry_dropped_total") },
+    ...{ delayed: over("delayed"), dropped: over("dropped") },
+  };
 }
 
 const sum = (samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}): number =>

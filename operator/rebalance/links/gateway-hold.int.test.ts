@@ -10,6 +10,7 @@ import { name, ns } from "../../../test/kit/gateway/scripted-worker.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { systemClock } from "../../kube/workqueue.ts";
 import { Semaphore } from "./links.ts";
+import { Quota } from "./quota.ts";
 import { Session } from "./session.ts";
 
 const { startAll, issue, onEnd } = useGateways();
@@ -23,6 +24,7 @@ test("the first request at zero reaches the operator's session, and the ranks th
     {
       ...{ address: `127.0.0.1:${gateway.grpcPort}`, serverName: serverNames.gateway(ns, name), deploymentUid: "uid" },
       ...{ kind: "gateway", podUid: "gw-uid", identity, onChange: () => void changes++, onLoad: () => {} },
+      quota: new Quota({ now: systemClock.now, onOver: () => assert.fail("a gateway sends little") }),
     },
     { clock: systemClock, network: grpcNetwork, connecting: new Semaphore(1) },
   );

@@ -18,6 +18,7 @@ import { LoadState } from "../load/load-state.ts";
 import { Intake } from "./intake.ts";
 import { Semaphore } from "./links.ts";
 import { Telemetry } from "./load-messages.ts";
+import { Quota } from "./quota.ts";
 import { Session } from "./session.ts";
 
 test("the load of ranks without NATS comes on Control and fills a window", async () => {
@@ -25,7 +26,9 @@ test("the load of ranks without NATS comes on Control and fills a window", async
   const telemetryKeys = join(store.dir, "keys");
   writeFileSync(telemetryKeys, encodeTelemetryKeys([telemetryKey(1)]));
   const ranks = new Ranks(store, () => ({ telemetryKeys, telemetryWindowMs: 250, overrides: { createEngine: doubleEngine(store.index) } }));
+  const quota = new Quota({ now: systemClock.now, onOver: () => assert.fail("two ranks send little") });
   const intake = new Intake({
+    quota,
     clock: systemClock,
     metrics: { add: () => {} } as never,
     nats: () => undefined,
@@ -47,6 +50,7 @@ test("the load of ranks without NATS comes on Control and fills a window", async
         identity,
         onChange: () => {},
         onLoad: (message: Uint8Array) => intake.take(message),
+        quota,
       } as const;
       sessions.push(new Session(target, { clock: systemClock, network: grpcNetwork, connecting: new Semaphore(2) }));
     }

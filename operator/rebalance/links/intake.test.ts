@@ -9,6 +9,7 @@ import type { World } from "../../deployment/ports.ts";
 import { LoadState } from "../load/load-state.ts";
 import { Intake } from "./intake.ts";
 import { Telemetry } from "./load-messages.ts";
+import { Quota } from "./quota.ts";
 
 const staleAfterMs = 30_000;
 const sizes = new Float64Array(1).fill(1);
@@ -19,7 +20,9 @@ function listening(natsUrl?: string) {
   const counted: string[] = [];
   let onNats: (message: Uint8Array) => void = () => {};
   const status = { connected: true, reason: "Connected" };
+  const quota = new Quota({ now: () => clock.now(), onOver: () => {} });
   const intake = new Intake({
+    quota,
     clock,
     metrics: { add: (name: string, _: number, { reason = "" }) => void counted.push(`${name} ${reason}`.trim()) } as never,
     nats: () => (natsUrl === undefined ? undefined : { url: natsUrl, credentials: undefined }),

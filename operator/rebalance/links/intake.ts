@@ -1,14 +1,15 @@
 // Takes one deployment's load messages, from NATS as the spec says and from Control streams, passes them to the load state, and counts
 // them. One that comes both ways counts once, by its number.
-import { type LoadWindow, loadBytes, loadHead } from "../../../crds/telemetry.ts";
+import { type LoadWindow, loadHead } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
 import type { LoadState } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
-import { type IntakeRefusal, type Listener, MessageRate, receive, type Subscription } from "./load-messages.ts";
+import { type IntakeRefusal, type Listener, receive, type Subscription } from "./load-messages.ts";
+import type { Quota } from "./quota.ts";
 
-type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "nats" | "telemetry" | "telemetryKeys">;
+type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "nats" | "telemetry" | "telemetryKeys"> & { readonly quota: Quota };
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadState["accept"]>, { readonly ok: false }>["reason"];
 
 export interface Listening {
@@ -19,7 +20,6 @@ export interface Listening {
 
 export class Intake {
   readonly #ports: IntakePorts;
-  readonly #rate = new MessageRate();
   readonly #onControl = this.#listener(false);
   #open: { readonly key: string; readonly subscription: Subscription; readonly since: number } | undefined;
   /** Unix ms of each rank's last message on NATS, also where it had come before. */
@@ -55,7 +55,7 @@ export class Intake {
       keys: () => this.#keys().keys,
       unwanted: (body) => {
         const head = loadHead(body);
-        const refused = this.#unwanted(body, head);
+        const refused = this.#unwanted(head) ?? (onNats && !this.#ports.quota.take(body.byteLength) ? "rate" : undefined);
         if (head && refused === "duplicate") heard(head.rank);
         return refused;
       },
@@ -67,14 +67,10 @@ export class Intake {
     };
   }
 
-  #unwanted(body: Uint8Array, head: ReturnType<typeof loadHead>): ReturnType<Listener["unwanted"]> {
+  #unwanted(head: ReturnType<typeof loadHead>): ReturnType<Listener["unwanted"]> {
     const { load, expected = [] } = this.#listening ?? {};
     if (!load) return "unknown_deployment";
-    const refused = head && load.windows.refusal(head, expected);
-    if (refused) return refused;
-    const { layers, experts } = load.windows;
-    const messages = Math.max(1, body.byteLength / loadBytes(layers * experts));
-    return this.#rate.take(messages, expected.length, this.#ports.clock.now()) ? undefined : "rate";
+    return head && load.windows.refusal(head, expected);
   }
 
   #receive(window: LoadWindow): void {
@@ -121,6 +117,7 @@ export class Intake {
       onNats: expected.filter(({ rank }) => this.hearsOnNats(rank, now, staleAfterMs)).length,
       keyProblem: this.#ports.telemetryKeys(world.ref, world.uid).problem,
       refused: this.#refused && now - this.#refused.at <= staleAfterMs ? this.#refused.reason : undefined,
+      overQuota: this.#ports.quota.wasOver(staleAfterMs),
     };
   }
 

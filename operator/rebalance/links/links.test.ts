@@ -50,7 +50,7 @@ function opened() {
       };
       return link as unknown as Link;
     },
-    { onChange: () => {}, onLoad: () => {} },
+    { onChange: () => {}, onLoad: () => {}, quota: { share: () => assert.fail() } },
   );
   links.sync(world, identity, undefined, now);
   return { links, fakes };

@@ -21,6 +21,8 @@ interface Wanted {
   readonly kind: "worker" | "gateway";
 }
 
+type LinkHandlers = Pick<LinkTarget, "onChange" | "onLoad" | "quota">;
+
 export interface Changes {
   readonly joined: readonly { readonly rank: number; readonly bootId: string }[];
   readonly lost: readonly number[];
@@ -28,7 +30,7 @@ export interface Changes {
 
 export class Links {
   readonly #open: OpenLink;
-  readonly #on: Pick<LinkTarget, "onChange" | "onLoad">;
+  readonly #on: LinkHandlers;
   readonly #workers = new Map<string, Entry>();
   readonly #gateways = new Map<string, Entry>();
   #version = 0;
@@ -43,7 +45,7 @@ export class Links {
   #membership: Membership | undefined;
   readonly #bootIds = new Map<number, string>();
 
-  constructor(open: OpenLink, on: Pick<LinkTarget, "onChange" | "onLoad">) {
+  constructor(open: OpenLink, on: LinkHandlers) {
     this.#open = open;
     this.#on = on;
   }
@@ -89,7 +91,7 @@ export class Links {
   #reconcile(
     entries: Map<string, Entry>,
     wanted: readonly Wanted[],
-    target: Pick<LinkTarget, "deploymentUid" | "identity" | "onChange" | "onLoad">,
+    target: Pick<LinkTarget, "deploymentUid" | "identity"> & LinkHandlers,
   ): Link[] {
     const byUid = new Map(wanted.map((pod) => [pod.uid, pod]));
     for (const [uid, entry] of entries) {

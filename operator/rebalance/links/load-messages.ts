@@ -1,7 +1,7 @@
 // Load messages as they come, and the NATS connections of all deployments, one bus per server and credentials. Messages without a valid
 // signature are refused here.
 import { AppError } from "../../../crds/common.ts";
-import { decodeLoad, type LoadWindow, loadSampleMsMin, loadSubject, phases } from "../../../crds/telemetry.ts";
+import { decodeLoad, type LoadWindow, loadSubject } from "../../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";
 import { openLoad, type SignatureFault } from "../../../runtime/net/load-signature.ts";
 import type { Ref } from "../../kube/kube.ts";
@@ -89,26 +89,6 @@ function decoded(body: Uint8Array): LoadWindow | undefined {
   } catch (caught) {
     if (!(caught instanceof AppError)) throw caught;
     return undefined;
-  }
-}
-
-/** A rank may be set to send so many; as many of some seconds may come at once. */
-const messagesPerSecond = (phases.length * 1000) / loadSampleMsMin;
-const burstSeconds = 4;
-
-/** Bounds the signatures that one deployment's messages may cost, in messages of the size that its ranks send. */
-export class MessageRate {
-  #left = 0;
-  #at = Number.NEGATIVE_INFINITY;
-
-  take(messages: number, ranks: number, now: number): boolean {
-    const perSecond = messagesPerSecond * ranks;
-    const seconds = Math.min(burstSeconds, (now - this.#at) / 1000);
-    this.#left = Math.min(perSecond * burstSeconds, this.#left + perSecond * seconds);
-    this.#at = now;
-    if (this.#left < messages) return false;
-    this.#left -= messages;
-    return true;
   }
 }
 

@@ -9,7 +9,10 @@ import { ManualClock } from "../../../test/kit/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
 import { ClockOffset } from "./described.ts";
 import { Semaphore } from "./links.ts";
+import { Quota } from "./quota.ts";
 import { Session } from "./session.ts";
+
+const quota = new Quota({ now: () => 0, onOver: () => {} });
 
 test("a pod is told the operator's log level when its stream opens, and with every ping", async () => {
   const pushed: WatchPush[] = [];
@@ -20,7 +23,7 @@ test("a pod is told the operator's log level when its stream opens, and with eve
   const network = { connect: () => ({ watch, close: () => {}, receivedBytes: () => 0 }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota },
   };
   const clock = new ManualClock();
   const session = new Session(target, { clock, network, connecting: new Semaphore(1), logLevel: "debug" });
@@ -44,7 +47,7 @@ test("a gateway that is well is pinged less and may be silent while its connecti
   const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => bytes }) };
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota },
   };
   const clock = new ManualClock();
   const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
@@ -78,7 +81,7 @@ test("a gateway that is not well is heard as often as ever", async () => {
   const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => ++bytes }) };
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota },
   };
   const clock = new ManualClock();
   const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
@@ -102,7 +105,7 @@ test("calls have deadlines by the clock that gRPC reckons with, whatever the ope
   const network = { connect: () => ({ describe, close: () => {} }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota },
   };
   const clock = new ManualClock();
   const behind = { now: () => clock.now(), after: clock.after.bind(clock), deadlineIn: (ms: number) => 1_000_000_000 + ms };
@@ -119,7 +122,7 @@ test("who connects has a turn until the pod answers or does not; those that wait
   const [clock, connecting] = [new ManualClock(), new Semaphore(1)];
   const open = (podUid: string): Session => {
     const place = { address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker" as const, podUid };
-    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} }), {
+    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota }), {
       clock,
       network,
       connecting,
@@ -146,7 +149,6 @@ test("who connects has a turn until the pod answers or does not; those that wait
 function workerSession(description: object, statuses: readonly object[]) {
   const clock = new ManualClock();
   let asked = 0;
-  let paused = false;
   const describe = async () => {
     asked += 1;
     const self = { podUid: "w", bootId: "b" };
@@ -154,17 +156,16 @@ function workerSession(description: object, statuses: readonly object[]) {
   };
   const watch = () => {
     const stream = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: (_push, _, done) => done() }), { cancel: () => {} });
-    stream.on("pause", () => (paused = true)).on("resume", () => (paused = false));
     for (const status of statuses) clock.after(1, () => stream.emit("data", create(WatchStatusSchema, status)));
     return stream;
   };
   const network = { connect: () => ({ describe, watch, close: () => {}, receivedBytes: () => 0 }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" },
-    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {} },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota },
   };
   const session = new Session(target, { clock, network, connecting: new Semaphore(1) });
-  return { session, clock, asked: () => asked, paused: () => paused };
+  return { session, clock, asked: () => asked };
 }
 
 const refused: Record<string, { description?: object; status?: object; want: RegExp }> = {
@@ -196,19 +197,6 @@ for (const [sentence, { description = {}, status, want }] of Object.entries(refu
     session.close();
   });
 }
-
-test("a rank that reports without end is read a part at a time, and what its model has is taken", async () => {
-  const hosted = [{ layer: 1, epoch: 1n, experts: [0, 3] }];
-  const { session, clock, paused } = workerSession({}, Array(200).fill({ hosted }));
-  await clock.advance(10);
-  assert.deepEqual(
-    [session.downSince, [...session.hosted.values()], paused()],
-    [undefined, [{ layer: 1, epoch: 1, experts: [0, 3] }], true],
-  );
-  await clock.advance(1_000);
-  assert.equal(paused(), false);
-  session.close();
-});
 
 test("the quickest answer says how far a clock is ahead, and a clock that was set is followed at once", () => {
   const offset = new ClockOffset();

@@ -15,6 +15,7 @@ import {
 } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Connected, fromStatus, type Network } from "../../../runtime/net/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/net/mapping.ts";
+import { valuesPerBigInt } from "../../../runtime/net/message-bounds.ts";
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Identity } from "../../kube/ask-pod.ts";
@@ -22,6 +23,7 @@ import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, Pod
 import { ClockOffset, frontOf, hostedOf, servedOf, toDescription, useOf } from "./described.ts";
 import type { Semaphore } from "./links.ts";
 import { sharedBytes } from "./load-messages.ts";
+import type { Share } from "./quota.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
@@ -34,15 +36,8 @@ const reconnectMs = 500;
 /** The pause after an answer that was refused, since reading it costs all deployments time. */
 const refusedMs = 5_000;
 const refusals: ReadonlySet<string> = new Set(["InvalidRequest", "InvalidPlan", "WrongPod", "MessageTooLarge"]);
-/** The experts that a stream's statuses may name between two looks, and what a status counts itself; the stream then pauses. */
-const expertsPerLookMax = 2 * planBounds.cells;
-const expertsPerStatus = 1_000;
-/** So many bytes of a load message cost as much as an expert. */
-const bytesPerExpert = 16;
-/** Texts of a pod appear in conditions. */
 const textMax = 1_000;
-/** An expert has two numbers in a description, and a plan a message for each layer. */
-const answerBounds = { bytesMax: 4 * 2 ** 20, valuesMax: 4 * planBounds.cells };
+const answerBounds = { bytesMax: 4 * 2 ** 20, valuesMax: (2 * valuesPerBigInt + 4) * planBounds.cells };
 
 /** One encoded message per membership or plan, since they grow with the ranks and go to each of them. */
 const pushes = new WeakMap<object, WatchPush>();
@@ -71,6 +66,7 @@ export class Session implements Link {
   readonly #clock: Clock;
   readonly #connecting: Semaphore;
   readonly #client: Client;
+  readonly #share: Share;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
@@ -79,7 +75,7 @@ export class Session implements Link {
   #wantsLoad = false;
   readonly #detector: FailureDetector;
   #pings = 0;
-  #expertsRead = 0;
+  #waits = false;
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
@@ -94,7 +90,9 @@ export class Session implements Link {
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
-    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, pingEveryMs: podHeartbeatMs, answer: answerBounds });
+    this.#share = target.quota.share();
+    const bounds = { pingEveryMs: podHeartbeatMs, answer: { ...answerBounds, admit: this.#share.admit } };
+    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, ...bounds });
     this.#open();
   }
 
@@ -161,7 +159,7 @@ export class Session implements Link {
     const stream = this.#client.watch();
     this.#stream = stream;
     this.#detector.connect(this.#clock.now());
-    this.#pings = 0;
+    [this.#pings, this.#waits] = [0, false];
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
       if (this.#stream !== stream) return;
@@ -181,9 +179,8 @@ export class Session implements Link {
   }
 
   #takeFrom(stream: WatchStream, status: WatchStatus): void {
-    this.#expertsRead += status.hosted.reduce((sum, { experts }) => sum + experts.length, expertsPerStatus);
-    this.#expertsRead += status.load.reduce((sum, { byteLength }) => sum + byteLength / bytesPerExpert, 0);
-    if (this.#expertsRead > expertsPerLookMax) stream.pause();
+    this.#waits = !this.#share.mayRead();
+    if (this.#waits) stream.pause();
     const boot = status.self?.bootId;
     if (this.description && boot !== undefined && boot !== this.description.bootId) throw unavailable("the process restarted");
     const before = this.status;
@@ -201,8 +198,7 @@ export class Session implements Link {
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(podLimits.lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
-      if (this.#expertsRead > expertsPerLookMax) stream.resume();
-      this.#expertsRead = 0;
+      if (this.#waits && this.#mayRead()) stream.resume();
       this.#detector.received(this.#client.receivedBytes());
       const silentMs = this.#detector.look(this.#clock.now());
       if (this.#detector.hasFailed) {
@@ -254,9 +250,23 @@ export class Session implements Link {
     this.downSince ??= this.#clock.now() - silentMs;
     this.#target.onChange();
     this.#stopTimer();
-    this.#stopTimer = this.#clock.after(refusals.has(error.code) ? refusedMs : reconnectMs, () => {
-      if (!this.#closed) this.#open();
+    this.#reopenIn(refusals.has(error.code) ? refusedMs : reconnectMs);
+  }
+
+  #reopenIn(ms: number): void {
+    this.#stopTimer = this.#clock.after(ms, () => {
+      if (this.#closed) return;
+      if (this.#mayRead()) this.#open();
+      else this.#reopenIn(reconnectMs);
     });
+  }
+
+  /** A pod that has to wait is not silent. */
+  #mayRead(): boolean {
+    if (this.#share.mayRead()) return true;
+    this.#share.delayed();
+    if (this.#stream) this.#detector.heard();
+    return false;
   }
 
   #takeStatus(status: WatchStatus): void {

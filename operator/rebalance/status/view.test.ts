@@ -38,6 +38,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
     onNats: 0,
     keyProblem: undefined,
     refused: undefined,
+    overQuota: false,
   },
   lastRebalance: undefined,
 });

@@ -191,13 +191,14 @@ function natsTrouble(bus: TelemetryFacts["bus"]): string {
   return bus.connected ? "NATS brings nothing of them" : `NATS: ${bus.message ?? bus.reason}`;
 }
 
-function notHeard({ bus, staleAfterMs, reporting, expected, lastSampleMs, refused }: TelemetryFacts): Verdict {
+function notHeard({ bus, staleAfterMs, reporting, expected, lastSampleMs, refused, overQuota }: TelemetryFacts): Verdict {
   if (!bus && lastSampleMs === 0) {
     const message = `no load came yet; a workers' image that is older than load on Control needs a NATS server: spec.telemetry.nats.url, or the operator's default, ${unusedNats}`;
     return { status: "Unknown", reason: "NotConfigured", message };
   }
   const said = reporting === 0 ? `no load message within ${staleAfterMs} ms` : `${reporting} of ${expected} ranks report load`;
-  const why = refused === undefined ? "" : `; the last message refused: ${refused}`;
+  const quota = overQuota ? "; pods send more than the quota of their deployment, which waits or is dropped" : "";
+  const why = (refused === undefined ? "" : `; the last message refused: ${refused}`) + quota;
   if (bus && !bus.connected) {
     const reason = /^Credentials(NotFound|Refused)$/.test(bus.reason) ? bus.reason : "NATSUnavailable";
     return { status: "False", reason, message: `${said}${why}; ${natsTrouble(bus)}` };

@@ -1,0 +1,174 @@
+// Pods that send without end take no more of the operator than an honest deployment of their number and description does.
+import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
+import { test } from "node:test";
+import { create } from "@bufbuild/protobuf";
+import { loadBytes, loadSampleMs, phases } from "../../../crds/telemetry.ts";
+import { DescribeReplySchema, type WatchStatus, WatchStatusSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Network } from "../../../runtime/net/grpc.ts";
+import { valuesPerBigInt } from "../../../runtime/net/message-bounds.ts";
+import { ManualClock } from "../../../test/kit/manual-clock.ts";
+import { Semaphore } from "./links.ts";
+import { type OverQuota, Quota } from "./quota.ts";
+import { Session } from "./session.ts";
+
+const grid = { layers: 64, experts: 256 };
+const cells = grid.layers * grid.experts;
+const windowMs = 15_000;
+const answers = {
+  describe: { bytes: 10 * cells, values: 2 * valuesPerBigInt * cells },
+  status: { bytes: 100, values: 30 },
+  hosted: { bytes: 2 * cells, values: cells + 13 * grid.layers },
+  load: { bytes: phases.length * loadBytes(cells), values: 30 },
+};
+type Answer = keyof typeof answers;
+const everyMs = 50;
+
+function quotaOf(pods: number, now: () => number) {
+  const over: Record<OverQuota, number> = { delayed: 0, dropped: 0 };
+  const told: boolean[] = [];
+  const onOver = (what: OverQuota, first: boolean): void => {
+    over[what] += 1;
+    if (first) told.push(first);
+  };
+  const quota = new Quota({ now, onOver });
+  quota.follow({ pods, grid, windowMs });
+  return { quota, over, told };
+}
+
+/** A stream that is read as gRPC does it: the next message is decoded while fewer than 16 wait. */
+class PlayedStream extends EventEmitter {
+  readonly #read: WatchStatus[] = [];
+  #paused = false;
+  cancel: () => void;
+
+  constructor(clock: ManualClock, messages: number, decode: () => WatchStatus) {
+    super();
+    let left = messages;
+    const next = (): void => {
+      if (left-- <= 0) return void this.emit("end");
+      try {
+        if (this.#read.length < 16) this.#read.push(decode());
+        this.#flow();
+        this.cancel = clock.after(everyMs, next);
+      } catch (error) {
+        this.emit("error", error);
+      }
+    };
+    this.cancel = clock.after(everyMs, next);
+  }
+
+  #flow(): void {
+    while (!this.#paused && this.#read.length > 0) this.emit("data", this.#read.shift());
+  }
+  write(): void {}
+  isPaused = (): boolean => this.#paused;
+  pause(): void {
+    this.#paused = true;
+  }
+  resume(): void {
+    this.#paused = false;
+    this.#flow();
+  }
+}
+
+function pods(clock: ManualClock, count: number, quota: Quota, sends: { readonly status: Answer; readonly endsAfter?: number }) {
+  let values = 0;
+  const hosted = Array.from({ length: sends.status === "hosted" ? grid.layers : 0 }, (_, layer) => ({
+    layer,
+    epoch: 1n,
+    experts: [layer],
+  }));
+  const status = create(WatchStatusSchema, { hosted, load: sends.status === "load" ? [new Uint8Array(1), new Uint8Array(1)] : [] });
+  const description = { ...grid, storedBytes: [1n], residentBytes: [1n] };
+  const connect: unknown = (_: unknown, { answer }: Parameters<Network["connect"]>[1]) => {
+    const decode = <T>(kind: Answer, decoded: T): T => {
+      answer?.admit?.(answers[kind].bytes, answers[kind].values);
+      values += answers[kind].values + answers[kind].bytes / 4;
+      return decoded;
+    };
+    const describe = async () => {
+      return decode("describe", create(DescribeReplySchema, { self: { podUid: "w", bootId: "b" }, ...description }));
+    };
+    const watch = () => new PlayedStream(clock, sends.endsAfter ?? Number.POSITIVE_INFINITY, () => decode(sends.status, status));
+    return { describe, watch, close: () => {}, receivedBytes: () => 0 };
+  };
+  const target = { address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" } as const;
+  const handlers = { identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota };
+  const network = { connect } as Pick<Network, "connect">;
+  const open = () => new Session({ ...target, ...handlers }, { clock, network, connecting: new Semaphore(1) });
+  const sessions = Array.from({ length: count }, open);
+  return { sessions, values: () => values };
+}
+
+const liars = 16;
+const seconds = 20;
+/** What a pod of this description needs: it describes itself, takes part in a plan, and tells its load and status. */
+const atFirst = 1_900_000;
+const perSecond = 60_000;
+
+const floods: Record<string, { readonly status: Answer; readonly endsAfter?: number }> = {
+  "report all their experts": { status: "hosted" },
+  "send load": { status: "load" },
+  "end their streams and describe themselves again": { status: "status", endsAfter: 1 },
+};
+for (const [sentence, sends] of Object.entries(floods)) {
+  test(`16 pods that ${sentence} without end get what 16 honest ones need, and a neighbour waits for nothing`, async (t) => {
+    const clock = new ManualClock();
+    const { quota, over, told } = quotaOf(liars, clock.now);
+    const beside = quotaOf(1, clock.now);
+    const flood = pods(clock, liars, quota, sends);
+    const [neighbour] = pods(clock, 1, beside.quota, { status: "status" }).sessions;
+    await clock.advance(seconds * 1000);
+    t.diagnostic(`${flood.values()} values, ${JSON.stringify(over)}`);
+    assert.ok(flood.values() <= liars * (atFirst + perSecond * seconds), `${flood.values()} values`);
+    assert.ok(flood.values() >= (liars * perSecond * seconds) / 4, "what they may send is read");
+    assert.ok(over.delayed + over.dropped > 0);
+    assert.deepEqual([told, quota.wasOver(seconds * 1000)], [[true], true], "it is told of once");
+    assert.deepEqual([neighbour?.downSince, beside.over], [undefined, { delayed: 0, dropped: 0 }]);
+    for (const session of [...flood.sessions, neighbour]) session?.close();
+  });
+}
+
+test("one pod within its share is read although the others have used up the rest, and nobody is silent for it", async () => {
+  const clock = new ManualClock();
+  const { quota } = quotaOf(9, clock.now);
+  const flood = pods(clock, 8, quota, { status: "hosted" });
+  const [honest] = pods(clock, 1, quota, { status: "status" }).sessions;
+  await clock.advance(20_000);
+  assert.deepEqual([honest?.downSince, honest?.lastError], [undefined, ""]);
+  for (const { lastError } of flood.sessions) assert.match(lastError, /^$|above the quota of \d+ values a second for each of 9 pods/);
+  for (const session of [...flood.sessions, honest]) session?.close();
+});
+
+test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, nor is one of a rank and an expert", () => {
+  for (const [ranks, shape] of [
+    [256, grid],
+    [1, { layers: 1, experts: 1 }],
+  ] as const) {
+    let now = 0;
+    const { quota, over } = quotaOf(ranks, () => now);
+    quota.follow({ pods: ranks, grid: shape, windowMs });
+    const scale = (shape.layers * shape.experts) / cells;
+    const shares = Array.from({ length: ranks }, () => quota.share());
+    const say = (kind: Answer, times = 1, by = scale): void => {
+      for (const share of shares)
+        for (let i = 0; i < times; i++) {
+          share.admit(answers[kind].bytes * by, answers[kind].values * by);
+          assert.ok(share.mayRead());
+        }
+    };
+    say("describe");
+    for (now = 0; now < 120_000; now += 500) {
+      say("status", 1, 1);
+      if (now % loadSampleMs(windowMs) === 0) {
+        say("load");
+        for (let i = 0; i < phases.length * ranks; i++) assert.ok(quota.take(loadBytes(shape.layers * shape.experts)), "on NATS too");
+      }
+      // A plan: an answer for each layer, and what each of them changes.
+      if (now % 60_000 === 30_000) say("status", 3 * shape.layers, 1);
+      if (now % 60_000 < 3_000) say("hosted", 1, (4 * scale) / ranks);
+    }
+    assert.deepEqual(over, { delayed: 0, dropped: 0 });
+  }
+});
