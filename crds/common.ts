@@ -31,7 +31,7 @@ export const annotations = {
   model: `${apiGroup}/model`,
   /** Claim and path of a gateway's tokenizer. */
   modelPlace: `${apiGroup}/model-place`,
-  /** The node that a weight server or download is held to. */
+  /** The node that a weight server, a download or a pod of a job is held to. */
   claimNode: `${apiGroup}/claim-node`,
   /** URI of a training pod's result. */
   output: `${apiGroup}/output`,

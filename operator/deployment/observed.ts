@@ -6,7 +6,7 @@ import type { ProcessEnd } from "../../crds/process-end.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import type { GangScheduler } from "../gangs/gang.ts";
 import type { Refusal } from "../kube/refusal-text.ts";
-import type { ClaimUse } from "./core/claim-holder.ts";
+import type { ClaimUse } from "../pods/claim-holder.ts";
 import type { Front } from "./core/green-look.ts";
 import type { Memory } from "./core/memory.ts";
 import type { Ownership } from "./core/replicas-owner.ts";

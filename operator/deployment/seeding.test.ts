@@ -25,12 +25,12 @@ async function looksAgain(moe: MoeWorld): Promise<void> {
 }
 
 /** Plays the Deployment controller and the kubelet of the seed. */
-async function startSeed(moe: MoeWorld, ready: boolean): Promise<void> {
+async function startSeed(moe: MoeWorld, ready: boolean, nodeName = "node-0", pod = seedPod): Promise<void> {
   const { metadata, spec } = seedOf(moe).spec.template;
-  await moe.make("pods", seedPod, { metadata, spec: { ...spec, nodeName: "node-0" } });
+  await moe.make("pods", pod, { metadata, spec: { ...spec, nodeName } });
   const conditions = [{ type: "Ready", status: ready ? "True" : "False" }];
   const status = { phase: "Running", podIP: "10.0.0.9", conditions, containerStatuses: [{ state: {} }] };
-  moe.mutate("pods", seedPod, (pod) => Object.assign(pod, { status }));
+  moe.mutate("pods", pod, (one) => Object.assign(one, { status }));
 }
 /** A claim for one node, whose seed is asked for. */
 async function seeded(t: TestContext, fate?: Fate): Promise<MoeWorld> {
@@ -206,6 +206,34 @@ test("the seed of a claim that another deployment has goes to its node, and so d
   await until("the seed of the green deployment", () => greens().length === 1);
   assert.deepEqual(heldTo(greens()[0].spec.template.spec), ["node-0"], "where the ranks' own seed has the claim");
   assert.equal(seedOf(moe).metadata.generation, generation, "which is not restarted for that");
+});
+
+test("a seed that is held to a node which dies moves with its claim, others follow it, and none is held to a node that is gone", async (t) => {
+  const moe = await world(t);
+  modes(moe, "ReadWriteOnce");
+  moe.aheadMs = 0;
+  await otherHas(moe, "node-2");
+  await moe.start();
+  await awaitsSeed(moe);
+  assert.deepEqual(heldTo(seedOf(moe).spec.template.spec), ["node-2"]);
+  await startSeed(moe, true, "node-2");
+  await moe.serves(3);
+  const held = () => heldTo(seedOf(moe).spec.template.spec);
+  moe.node("node-2", "Unknown");
+  moe.wake();
+  await until("it may go anywhere", () => held() === undefined);
+  // The dead node's pods stay for as long as nobody confirms their end.
+  await startSeed(moe, true, "node-3", `${name}-b`);
+  await moe.create({ model: { uri: "pvc://models/second" } }, { namespace: "ns", name: "second" });
+  const second = () => moe.all("deployments").find(({ metadata }) => metadata.name === "second-weight-server");
+  await until("another's seed", () => second() !== undefined);
+  assert.deepEqual([heldTo(second().spec.template.spec), held()], [["node-3"], undefined]);
+  moe.kube.remove(resources.nodes, { namespace: "", name: "node-2" });
+  moe.remove("pods", `${name}-b`);
+  moe.aheadMs = 60_000;
+  for (const key of ["ns/moe", "ns/second"]) moe.operator.plane.controller.queue.add(key);
+  await until("the second is free too", () => heldTo(second().spec.template.spec) === undefined);
+  assert.equal(held(), undefined);
 });
 
 test("a claim for one pod is refused to a second deployment, and to a green one, while ranks go on", async (t) => {

@@ -74,7 +74,7 @@ const byClaim = (ref: Ref): string => `claim ${keyOf(ref)}`;
 function podKeysOf(pod: KubeObject): string[] {
   const { namespace = "" } = pod.metadata;
   const { volumes = [] } = (pod.spec ?? {}) as PodSpec;
-  const claims = volumes.flatMap((one) => (one.name === modelVolume ? (one.persistentVolumeClaim?.claimName ?? []) : []));
+  const claims = volumes.flatMap((one) => one.persistentVolumeClaim?.claimName ?? []);
   return [...keysOf(pod), ...claims.map((name) => byClaim({ namespace, name }))];
 }
 
@@ -85,6 +85,7 @@ function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [
 
 const forms: Partial<Record<Watched, CopyForm>> = {
   pods: { keysOf: podKeysOf, slim: slimPod },
+  trainingPods: { keysOf: podKeysOf },
   moeDeployments: { keysOf, keepsManagers: true },
 };
 
@@ -161,9 +162,9 @@ export class Informers {
     return this.#of(name).flatMap((informer) => [...new Set([...informer.find(byDeployment(ref)), ...informer.find(byOwner(uid))])]);
   }
 
-  /** Pods of deployments that mount the claim as their model's. */
+  /** Pods of deployments that mount the claim as their model's, and pods of training jobs that mount it. */
   mounting(claim: Ref): KubeObject[] {
-    return this.#of("pods").flatMap((informer) => informer.find(byClaim(claim)));
+    return [...this.#of("pods"), ...this.#of("trainingPods")].flatMap((informer) => informer.find(byClaim(claim)));
   }
 
   ownedBy(name: Watched, uid: string): KubeObject[] {

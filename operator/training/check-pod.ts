@@ -8,10 +8,11 @@ import { checkerComponent, checkerProcess, trainerSpec } from "../../crds/traini
 import { renderEnv } from "../../crds/variables.ts";
 import { makerLabels } from "../kube/adoption.ts";
 import type { KubeObject } from "../kube/kube.ts";
+import { heldNote } from "../pods/claim-use.ts";
 import { mergePodTemplate, type PodShape } from "../pods/pod-template.ts";
 import { containerSecurity } from "../pods/security.ts";
 import { container } from "./core/pod-view.ts";
-import { claimsOf, commonSpec, mountOf, ownerOf, resourcesOf, type TrainingSettings, templateKind, tmp, volumeOf } from "./pod.ts";
+import { claimsOf, commonSpec, heldTo, mountOf, ownerOf, resourcesOf, type TrainingSettings, templateKind, tmp, volumeOf } from "./pod.ts";
 
 /** It reads headers, and indexes of some tens of megabytes. */
 const memory = "512Mi";
@@ -39,6 +40,7 @@ interface Made {
   readonly image: string;
   readonly attempt: number;
   readonly ranks: number;
+  readonly node?: string | undefined;
 }
 
 export function checkPod(job: MoETrainingJob, settings: TrainingSettings, made: Made): KubeObject {
@@ -52,11 +54,11 @@ export function checkPod(job: MoETrainingJob, settings: TrainingSettings, made: 
       name: checkPodName(job, made.attempt),
       namespace: metadata.namespace,
       labels: withoutGroup(pod.labels),
-      annotations: { ...withoutGroup(pod.annotations), [annotations.generation]: String(metadata.generation) },
+      annotations: { ...withoutGroup(pod.annotations), [annotations.generation]: String(metadata.generation), ...heldNote(made.node) },
       ownerReferences: [ownerOf(job)],
     },
     // Init containers stay, since they may fetch the input.
-    spec: { ...pod.spec, containers: own.map((one) => ({ ...one, resources: resourcesFor(one) })) },
+    spec: { ...pod.spec, ...heldTo(made.node, pod), containers: own.map((one) => ({ ...one, resources: resourcesFor(one) })) },
   };
 }
 

@@ -150,6 +150,38 @@ test("of two jobs with one output the older trains, and the other says which and
   await world.pod("second-train-0-0");
 });
 
+test("the pods of a job go to the node of a claim that one node has, check and ranks alike, and another follows when that node is gone", async () => {
+  const world = new PlaneWorld();
+  world.checkEnd = undefined;
+  const [models, server] = ["models", "server"].map((name) => ({ namespace: "ns", name }));
+  const claim = { apiVersion: "v1", kind: "PersistentVolumeClaim", spec: { accessModes: ["ReadWriteOnce"] } };
+  await world.kube.create(resources.persistentVolumeClaims, { ...claim, metadata: { ...models } } as KubeObject, user);
+  const marks = { "enodia.dev/deployment": "moe", "app.kubernetes.io/managed-by": "enodia-operator" };
+  const volumes = [{ name: "models", persistentVolumeClaim: { claimName: "models" } }];
+  const spec = { nodeName: "node-1", containers: [], volumes };
+  const has = { apiVersion: "v1", kind: "Pod", metadata: { ...server, labels: marks }, spec, status: { phase: "Running" } };
+  await world.kube.create(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name: "node-1" } } as KubeObject, user);
+  await world.kube.create(resources.pods, has as unknown as KubeObject, user);
+  const ours = (names: any[]) => names.filter(({ metadata }) => metadata.labels["enodia.dev/training-job"] === "j");
+  const heldTo = ({ spec }: any) =>
+    spec.affinity?.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields?.[0].values;
+  const affinity = { nodeAffinity: { requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: [{ matchExpressions: [] }] } } };
+  const elastic = { replicas: 2, elasticity: { maxReplicas: 2 }, podTemplate: { spec: { affinity } } };
+  await world.kube.create(resources.moeTrainingJobs, object(elastic), user);
+  await world.start();
+  await until("its check", () => ours(world.checks).length === 1);
+  assert.deepEqual(heldTo(world.checks[0]), ["node-1"]);
+  world.end(world.checks[0].metadata.name, { outcome: "Fits", message: "it fits" });
+  await until("its ranks", () => ours(world.pods).length === 2);
+  assert.deepEqual(ours(world.pods).map(heldTo), [["node-1"], ["node-1"]]);
+  const { uid } = ours(world.pods)[0].metadata;
+  world.kube.remove(resources.nodes, { namespace: "", name: "node-1" });
+  world.skippedMs = 60_000;
+  await world.look();
+  await until("other pods", () => ours(world.pods).length === 2 && ours(world.pods).every(({ metadata }) => metadata.uid !== uid));
+  assert.deepEqual(ours(world.pods).map(heldTo), [undefined, undefined], "none is held to a node that is gone");
+});
+
 test("an object that cannot be read says so, and gets no pod", async () => {
   const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, object({ steps: "many" }), user);

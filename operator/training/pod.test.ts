@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { type MoETrainingJob, moeTrainingJobSpecSchema, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type JsonObject, structuralSchema } from "../../crds/openapi.ts";
 import { checkHash } from "./check-pod.ts";
+import { anywhere } from "./core/claim-place.ts";
 import { decide } from "./core/decide.ts";
 import { podView } from "./core/pod-view.ts";
 import { templateHash, templateProblems, trainingPod } from "./pod.ts";
@@ -108,6 +109,7 @@ function outcome(job: MoETrainingJob): unknown {
     checkHash: (of: string) => checkHash(job, of),
     groupProblems: [],
     podRefused: undefined,
+    place: anywhere,
     now: new Date(0),
   };
   return { pod, fresh: decide({ ...given, ...rest, pods: [] }), after: decide({ ...given, ...rest, pods: [failed] }) };

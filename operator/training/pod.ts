@@ -12,6 +12,7 @@ import type { GangScheduler } from "../gangs/gang.ts";
 import { makerLabels } from "../kube/adoption.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { tlsSecrets } from "../pki/names.ts";
+import { heldNote, onNode } from "../pods/claim-use.ts";
 import type { PolicySettings } from "../pods/network-policy.ts";
 import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../pods/pod-template.ts";
 import { containerSecurity, podSecurity } from "../pods/security.ts";
@@ -57,6 +58,8 @@ interface Made {
   readonly attempt: number;
   /** Undefined where it is scheduled alone. */
   readonly scheduler?: GangScheduler | undefined;
+  /** The node of a claim that no other node can mount now. */
+  readonly node?: string | undefined;
 }
 
 interface Problem {
@@ -103,10 +106,11 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, mad
         [annotations.templateHash]: templateHash(job, made.image),
         [annotations.generation]: String(metadata.generation),
         [annotations.output]: spec.output.uri,
+        ...heldNote(made.node),
       },
       ownerReferences: [ownerOf(job)],
     },
-    spec: { ...gated(pod.spec), ...(schedulerName === undefined ? {} : { schedulerName }), containers },
+    spec: { ...gated(pod.spec), ...heldTo(made.node, pod), ...(schedulerName === undefined ? {} : { schedulerName }), containers },
   };
 }
 
@@ -159,6 +163,9 @@ function basePod(job: MoETrainingJob, settings: TrainingSettings, made: Made): P
     },
   };
 }
+
+export const heldTo = (node: string | undefined, { spec }: PodShape) =>
+  node === undefined ? {} : { affinity: onNode(node, (spec.affinity ?? undefined) as Parameters<typeof onNode>[1]) };
 
 interface Claim {
   readonly claim: string;

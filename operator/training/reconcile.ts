@@ -11,13 +11,16 @@ import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import type { StatusWriter } from "../kube/status-writer.ts";
 import type { Identities } from "../pki/identity.ts";
+import type { ClaimUse } from "../pods/claim-holder.ts";
+import { claimReach, claimUse } from "../pods/claim-use.ts";
 import { checkHash, checkPod } from "./check-pod.ts";
+import { anywhere, claimPlace } from "./core/claim-place.ts";
 import { type Action, type Decision, decide, isOver } from "./core/decide.ts";
 import { nodeLost } from "./core/ends.ts";
 import { imageOf, type Observed } from "./core/observed.ts";
 import { type PodView, podView } from "./core/pod-view.ts";
 import { membersOf, wantedReplicas } from "./core/spawn.ts";
-import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
+import { claimsOf, type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
 import type { PodGroups } from "./pod-groups.ts";
 import type { PodTalks } from "./pod-talks.ts";
 
@@ -27,7 +30,7 @@ const silentMin = 2;
 
 export interface ReconcilerParts {
   readonly kube: Kube;
-  readonly informers: Pick<Informers, "get" | "list" | "served">;
+  readonly informers: Pick<Informers, "get" | "list" | "served" | "mounting" | "seesNodes">;
   readonly status: StatusWriter<MoETrainingJobStatus>;
   readonly settings: TrainingSettings;
   readonly talks: Pick<PodTalks, "reports" | "silence" | "tell" | "forget">;
@@ -38,6 +41,8 @@ export interface ReconcilerParts {
 
 interface Seen extends Observed {
   readonly scheduler: GangScheduler | undefined;
+  /** Why it is unknown where its pods may run, so that none is made. */
+  readonly placeless?: AppError;
 }
 
 export class TrainingReconciler {
@@ -80,13 +85,14 @@ export class TrainingReconciler {
 
   async #step(job: MoETrainingJob): Promise<Outcome> {
     const { status } = this.#parts;
-    const observed = this.#observe(job);
+    const observed = await this.#placed(this.#observe(job));
     const { decision, ungrouped } = await this.#decide(observed);
     await status.write(job, decision.status);
-    const podRefused = await this.#execute(observed, decision.actions);
+    const actions = decision.actions.filter(({ kind }) => kind === "delete" || observed.placeless === undefined);
+    const podRefused = await this.#execute(observed, actions);
     const uncertified = await this.#meet(observed, decision);
     if (podRefused !== undefined) return this.#tellRefusal({ ...observed, podRefused });
-    const failed = uncertified ?? ungrouped;
+    const failed = uncertified ?? ungrouped ?? observed.placeless;
     if (failed !== undefined) throw failed;
     return outcomeOf(decision);
   }
@@ -156,8 +162,39 @@ export class TrainingReconciler {
       scheduler,
       groupProblems: [],
       podRefused: undefined,
+      place: anywhere,
       now: now(),
     };
+  }
+
+  /** Reads the claims only where a pod is to be made, or does not run yet. */
+  async #placed(seen: Seen): Promise<Seen> {
+    const { job, status, pods, checks, now } = seen;
+    const { namespace, name } = job.metadata;
+    const ranks = wantedReplicas(job, status);
+    const there = [...pods, ...checks].filter(({ over }) => over === undefined);
+    const settled = there.length >= ranks && there.every(({ running }) => running) && status.check?.generation === job.metadata.generation;
+    if (isOver(status) || job.spec.suspend || settled) return seen;
+    const claims = claimsOf(job).map(({ claim }) => claim);
+    try {
+      const found = await Promise.all(
+        claims.map((claim) => this.#parts.kube.get(resources.persistentVolumeClaims, { namespace, name: claim })),
+      );
+      const reaches = new Map(found.flatMap((one) => (one ? [[one.metadata.name, claimReach(one)] as const] : [])));
+      const uses = claims.flatMap((claim) => this.#uses({ namespace, name: claim }, now));
+      return { ...seen, place: claimPlace({ job: name, ranks, reaches, uses, pods: there }) };
+    } catch (caught) {
+      return { ...seen, placeless: AppError.from(caught, "reading the job's claims") };
+    }
+  }
+
+  #uses({ namespace, name }: Ref, now: Date): ClaimUse[] {
+    const { informers } = this.#parts;
+    return informers.mounting({ namespace, name }).flatMap((pod) => {
+      const use = claimUse(pod, name);
+      const isGone = informers.seesNodes && use && isSilent(informers.get("nodes", { namespace: "", name: use.node }), use.createdMs, now);
+      return use && !isGone ? [{ ...use, model: undefined }] : [];
+    });
   }
 
   /** The other ranks accept nothing from a silent pod on a lost node. A job's only rank is waited for, since nobody would stop its writes. */
@@ -206,11 +243,12 @@ export class TrainingReconciler {
   }
 
   #pod(observed: Seen, action: Exclude<Action, { readonly kind: "delete" }>): KubeObject {
-    const { job, status, scheduler } = observed;
+    const { job, status, scheduler, place } = observed;
     const { settings } = this.#parts;
+    const { node } = place;
     const [image, { attempt }] = [imageOf(observed), action];
-    if (action.kind === "create") return trainingPod(job, settings, { image, rank: action.rank, attempt, scheduler });
-    return checkPod(job, settings, { image, attempt, ranks: wantedReplicas(job, status) });
+    if (action.kind === "create") return trainingPod(job, settings, { image, rank: action.rank, attempt, scheduler, node });
+    return checkPod(job, settings, { image, attempt, node, ranks: wantedReplicas(job, status) });
   }
 
   /** Whose pod has the name: ours, which the cache lacks yet, or another's. */
@@ -223,6 +261,14 @@ export class TrainingReconciler {
 
 interface NodeStatus {
   readonly conditions?: readonly { readonly type: string; readonly status: string; readonly reason?: string }[];
+}
+
+/** A node that is not in the cache yet this long after its pod was made is gone. */
+const unknownNodeMs = 30_000;
+
+function isSilent(node: KubeObject | undefined, createdMs: number, now: Date): boolean {
+  const ready = (node?.status as NodeStatus | undefined)?.conditions?.find(({ type }) => type === "Ready");
+  return node === undefined ? now.getTime() - createdMs > unknownNodeMs : ready?.status === "Unknown";
 }
 
 const isCheck = ({ metadata }: KubeObject): boolean => metadata.labels?.[labels.component] === checkerComponent;

@@ -68,8 +68,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/config.ts": "",
   "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/",
   "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",
-  "operator/deployment/observed.ts": `operator/kube/refusal-text.ts operator/gangs/ operator/deployment/core/ operator/deployment/objects/`,
-  "operator/deployment/features/": `operator/kube/ operator/gangs/ operator/pki/names.ts operator/deployment/core/ operator/deployment/objects/
+  "operator/deployment/observed.ts": `operator/kube/refusal-text.ts operator/pods/ operator/gangs/ operator/deployment/core/ operator/deployment/objects/`,
+  "operator/deployment/features/": `operator/kube/ operator/pods/ operator/gangs/ operator/pki/names.ts operator/deployment/core/ operator/deployment/objects/
     operator/deployment/observed.ts operator/deployment/features/`,
   "operator/deployment/state/":
     "operator/kube/ operator/pki/ operator/deployment/core/ operator/deployment/objects/ operator/deployment/ports.ts",
@@ -81,7 +81,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/deployment/": `runtime/observe/ operator/kube/ operator/pki/ operator/gangs/ operator/pods/ operator/rbac.ts
     operator/deployment/core/ operator/deployment/objects/ operator/deployment/features/ operator/deployment/observe/
     operator/deployment/execute/ operator/deployment/state/`,
-  "operator/training/core/": "",
+  "operator/training/core/": "operator/pods/",
   "operator/training/": `runtime/observe/ runtime/net/tls.ts operator/kube/ operator/pki/ operator/gangs/ operator/pods/
     operator/training/core/`,
   "operator/rebalance/": `runtime/placement/ runtime/net/ runtime/observe/ operator/planner/ operator/planner/load/

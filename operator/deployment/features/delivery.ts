@@ -6,7 +6,8 @@ import { progressText } from "../../../crds/progress-text.ts";
 import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Role } from "../../pki/names.ts";
-import { type ClaimUse, holderOf, isAstray, refusalOf, serverNode } from "../core/claim-holder.ts";
+import { type ClaimUse, holderOf, isAstray, refusalOf, serverNode } from "../../pods/claim-holder.ts";
+import { userOf } from "../../pods/claim-use.ts";
 import { living, type Pending } from "../core/snapshot.ts";
 import { ofModel, type WeightServerWish } from "../objects/context.ts";
 import { downloadJob } from "../objects/download-job.ts";
@@ -63,7 +64,7 @@ const usesOf = ({ claimUses }: Observed, { spec }: MoEDeployment): readonly Clai
 const isOwn =
   ({ metadata }: MoEDeployment, component: string) =>
   (use: ClaimUse) =>
-    use.deployment === metadata.name && use.component === component;
+    use.user === userOf.deployment(metadata.name) && use.component === component;
 
 function download(observed: Observed): Delivery {
   const { deployment, settings, download: seen, memory, ticksMs, now } = observed;
@@ -99,7 +100,7 @@ function download(observed: Observed): Delivery {
 function inUse(observed: Observed, tried: boolean): Omit<Delivery, "weightServer"> | undefined {
   const { deployment, oncePod } = observed;
   const { claim = "" } = modelPlace(deployment.spec);
-  const asking = { claim, deployment: deployment.metadata.name, tried };
+  const asking = { claim, user: userOf.deployment(deployment.metadata.name), tried };
   const message = oncePod ? refusalOf(usesOf(observed, deployment), asking) : "";
   if (message === "") return undefined;
   return { pending: { reason: "ClaimInUse", message, report: undefined }, revision: undefined, away: "", actions: [], againInMs: claimMs };

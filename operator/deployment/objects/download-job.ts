@@ -5,9 +5,10 @@ import { annotations, ports } from "../../../crds/common.ts";
 import { downloaderComponent, downloaderProcess, hopelessExitCode } from "../../../crds/download.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { heldNote } from "../../pods/claim-use.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
 import { modelPlace, workFolder } from "./model-place.ts";
-import { heldNote, modelPod, proxyEnv } from "./runtime-pod.ts";
+import { modelPod, proxyEnv } from "./runtime-pod.ts";
 
 const container = "downloader";
 /** Failed pods before the Job fails; each retries for minutes and resumes the download. */

@@ -30,17 +30,6 @@ export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" |
   return { claim: model.cache.persistentVolumeClaim?.claimName, folder };
 }
 
-const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
-
-/** Who can mount a claim at once: pods on many nodes, those on one, or one pod. */
-export type ClaimReach = "Nodes" | "Node" | "Pod";
-
-export function claimReach(claim: KubeObject): ClaimReach {
-  const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
-  if (accessModes.length === 0 || accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany")) return "Nodes";
-  return accessModes.includes("ReadWriteOnce") ? "Node" : "Pod";
-}
-
 const mounted = z.object({
   containers: z.array(z.object({ env: z.array(z.object({ name: z.string(), value: z.string().optional() })).default([]) })),
   volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),

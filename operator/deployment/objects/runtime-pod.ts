@@ -1,8 +1,9 @@
 // The parts that worker and gateway pods share (security, probes, volumes, environment), and pods that fetch the model. Pure.
-import { annotations, paths } from "../../../crds/common.ts";
+import { paths } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { modelVolume, type ProcessFacts } from "../../../crds/process.ts";
 import { tlsSecrets } from "../../pki/names.ts";
+import { onNode } from "../../pods/claim-use.ts";
 import { templateContainer, workerKind } from "../../pods/pod-template.ts";
 import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { names, type RenderContext } from "./context.ts";
@@ -81,18 +82,6 @@ interface ModelPod {
     | { readonly emptyDir: object }
     | { readonly persistentVolumeClaim: { readonly claimName?: string | undefined; readonly readOnly?: boolean } };
 }
-
-/** By the object's name: the hostname label of a node may be another. */
-const onNode = (node: string) => ({
-  nodeAffinity: {
-    requiredDuringSchedulingIgnoredDuringExecution: {
-      nodeSelectorTerms: [{ matchFields: [{ key: "metadata.name", operator: "In", values: [node] }] }],
-    },
-  },
-});
-
-/** The same in an annotation, since the copy of a pod has no affinity. */
-export const heldNote = (node: string | undefined): Record<string, string> => (node === undefined ? {} : { [annotations.claimNode]: node });
 
 /** The pod that fetches the model, with the Secret of spec.model as files. */
 export function modelPod({ metadata: { name }, spec }: RenderContext["deployment"], pod: ModelPod): object {

@@ -5,9 +5,10 @@ import { annotations, ports } from "../../../crds/common.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import { weightServerComponent, weightServerProcess } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { heldNote } from "../../pods/claim-use.ts";
 import { names, objectLabels, objectMeta, ofModel, type RenderContext, selectorLabels, type WeightServerWish } from "./context.ts";
 import { modelPlace, modelText, workFolder } from "./model-place.ts";
-import { heldNote, modelPod, probes, proxyEnv } from "./runtime-pod.ts";
+import { modelPod, probes, proxyEnv } from "./runtime-pod.ts";
 
 /** A rank then retries, or reads from another source. */
 const graceSeconds = 10;

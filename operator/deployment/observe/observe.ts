@@ -12,14 +12,15 @@ import type { Informers, PodOverlay } from "../../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../../kube/kube.ts";
 import { managersOf } from "../../kube/managed-fields.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
-import type { ClaimUse } from "../core/claim-holder.ts";
+import type { ClaimUse } from "../../pods/claim-holder.ts";
+import { type ClaimReach, claimReach, claimUse } from "../../pods/claim-use.ts";
 import { firstGateways } from "../core/first-gateways.ts";
 import type { Front } from "../core/green-look.ts";
 import type { Memory } from "../core/memory.ts";
 import { hasFallen, ownership } from "../core/replicas-owner.ts";
 import { living, type ObservedPod, type PodFacts, type RouteFacts } from "../core/snapshot.ts";
 import { names, type Settings } from "../objects/context.ts";
-import { type ClaimReach, claimReach, downloadJobName, modelOfPod, modelPlace, workFolders } from "../objects/model-place.ts";
+import { downloadJobName, modelOfPod, modelPlace, workFolders } from "../objects/model-place.ts";
 import { workerHash } from "../objects/pod-hash.ts";
 import type { Accepted } from "../objects/revision.ts";
 import { mountsClaim } from "../objects/worker-pod.ts";
@@ -34,8 +35,7 @@ import {
   gatewayFacts,
   gatewayModels,
   gatewayPods,
-  hasEnded,
-  isRunning,
+  isSilent,
   type NodeHealth,
   nodesSeen,
   podFacts,
@@ -128,7 +128,9 @@ export async function observe(
     rendered,
     download: downloadOf(deps, deployment, own.downloaders),
     weightServer: weightServerOf(deps, deployment, own.weightServers),
-    claimUses: source.remoteStore ? claimUses(deps, [deployment, use.accepted, use.stable], nodes) : [],
+    claimUses: source.remoteStore
+      ? claimUses(deps, [deployment, use.accepted, use.stable], (pod, node) => isSilent(pod, node, nodes, at))
+      : [],
     green,
     front: frontOf(deps, deployment, green?.name),
     route: routeFacts(served(resources.httpRoutes), ownObject(informers.get("httpRoutes", metadata), metadata.uid)),
@@ -241,25 +243,18 @@ async function claimOf(kube: Kube, { metadata, spec }: MoEDeployment) {
 }
 
 /** Who uses the claims of the spec, and those of the specs that a weight server may keep. */
-function claimUses({ informers }: ObserveDeps, [of, ...kept]: WithModel, nodes: NodeHealth): ClaimUse[] {
+function claimUses({ informers }: ObserveDeps, [of, ...kept]: WithModel, isGone: (pod: KubeObject, node: string) => boolean): ClaimUse[] {
   const claims = new Set([of, ...kept].flatMap((one) => (one && modelPlace(one.spec).claim) ?? []));
   const { namespace } = of.metadata;
-  return [...claims].flatMap((claim) => informers.mounting({ namespace, name: claim }).flatMap((pod) => claimUse(pod, claim, nodes) ?? []));
+  return [...claims].flatMap((claim) =>
+    informers.mounting({ namespace, name: claim }).flatMap((pod) => {
+      const use = claimUse(pod, claim);
+      return use && !isGone(pod, use.node) ? { ...use, model: modelOfPod(pod) } : [];
+    }),
+  );
 }
 
 type WithModel = readonly [MoEDeployment, ...(Pick<Accepted, "spec"> | undefined)[]];
-
-function claimUse(pod: KubeObject, claim: string, nodes: NodeHealth): ClaimUse | undefined {
-  const { uid = "", name, labels: marks, annotations: notes, deletionTimestamp } = pod.metadata;
-  const { nodeName: node } = (pod.spec ?? {}) as { readonly nodeName?: string };
-  if (node === undefined || hasEnded(pod) || nodes.state(node) === "silent") return undefined;
-  return {
-    ...{ uid, pod: name, claim, node, createdMs: createdMsOf(pod), terminating: deletionTimestamp !== undefined },
-    ...{ deployment: marks?.[labels.deployment] ?? "", component: marks?.[labels.component] ?? "" },
-    ...{ mounted: isRunning(pod), model: modelOfPod(pod) },
-    held: notes?.[annotations.claimNode],
-  };
-}
 
 function downloadOf({ informers, now, polls }: ObserveDeps, deployment: MoEDeployment, all: readonly KubeObject[]): Observed["download"] {
   const { metadata } = deployment;

@@ -119,7 +119,6 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
   const { spec, status } = parsed.data;
   const createdMs = Date.parse(pod.metadata.creationTimestamp ?? "") || now;
   const node = spec.nodeName;
-  const health = node ? nodes.state(node) : "answers";
   const readiness = status.conditions.find((condition) => condition.type === "Ready");
   const ready = readiness?.status === "True";
   return {
@@ -134,7 +133,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     unreadySinceMs: ready ? undefined : notBefore(createdMs, readiness?.lastTransitionTime),
     restarts: Math.max(0, ...status.containerStatuses.map(({ restartCount }) => restartCount)),
     terminating: pod.metadata.deletionTimestamp !== undefined,
-    silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
+    silent: node !== undefined && isSilent(pod, node, nodes, now),
     terminal: isTerminal(status),
     gates: spec.schedulingGates,
     model: rankModelOfPod(pod),
@@ -198,6 +197,13 @@ export function podState(
 export function gatewayModels(pods: readonly KubeObject[], now: number): readonly (string | undefined)[] {
   const due = ({ metadata: { deletionTimestamp } }: KubeObject) => deletionTimestamp !== undefined && Date.parse(deletionTimestamp) < now;
   return pods.filter((pod) => !hasEnded(pod) && !due(pod)).map(modelOfPod);
+}
+
+/** Its node does not answer, or is gone. */
+export function isSilent(pod: KubeObject, node: string, nodes: NodeHealth, now: number): boolean {
+  const health = nodes.state(node);
+  const { data } = parsedPod(pod);
+  return health === "silent" || (health === "unknown" && data !== undefined && now - boundMs(pod, data.status, now) > unknownNodeMs);
 }
 
 function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
@@ -292,9 +298,6 @@ export const hasEnded = (pod: KubeObject): boolean => {
   const parsed = parsedPod(pod);
   return parsed.success && isTerminal(parsed.data.status);
 };
-
-/** Its containers run, or end in their grace period. */
-export const isRunning = (pod: KubeObject): boolean => parsedPod(pod).data?.status.phase === "Running";
 
 const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
 

@@ -28,13 +28,14 @@ export type Checked = { readonly check: TrainingCheck } & (
 
 /** A pod that is being deleted is not waited for: it writes nothing, and its node may be gone. */
 const leaves: NonNullable<PodView["over"]> = { end: undefined, disrupted: true, reason: "Deleted", message: "it is being deleted" };
+const strays: typeof leaves = { ...leaves, reason: "ClaimElsewhere", message: "another node has a claim of the job" };
 
 export function checked(observed: Observed): Checked {
   const check = currentCheck(observed);
   if (check.fits !== undefined) return { kind: "fits", check };
   const pod = observed.checks.find(({ attempt }) => attempt === check.attempt);
   if (pod === undefined) return { check, ...withoutPod(observed, check) };
-  const over = pod.over ?? (pod.deleting ? leaves : undefined);
+  const over = pod.over ?? (pod.deleting ? leaves : observed.place.astray.has(pod.uid) ? strays : undefined);
   if (over !== undefined) return ended(observed, check, { over, generation: pod.generation });
   const why = pod.waiting ?? `pod ${pod.name} reads model, data and checkpoints`;
   return { kind: "waits", check, pod, reason: "Checking", message: `whether the job fits: ${why}`, again: lookMs };

@@ -77,10 +77,10 @@ export function decide(given: Observed): Decision {
 const isFirst = ({ status: { world } }: Observed, { uid }: PodView): boolean => world === undefined || world.ranks[0]?.uid === uid;
 
 function problemsOf(observed: Observed): readonly Problem[] {
-  const { job, status, templateProblems } = observed;
+  const { job, status, templateProblems, place } = observed;
   const { refusal } = status;
   const found = refusal?.generation === job.metadata.generation ? [refusal] : [];
-  return [...trainingProblems(job.spec), ...templateProblems, ...taken(observed), ...found];
+  return [...trainingProblems(job.spec), ...templateProblems, ...taken(observed), ...place.problems, ...found];
 }
 
 function taken({ job, rival }: Observed): readonly Problem[] {
@@ -171,9 +171,10 @@ function toTrain(observed: Observed, { current, stale, endState }: PodsByAttempt
   const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
   const report = endState?.report ?? reportOf(observed, current);
   const hash = observed.templateHash(imageOf(observed));
-  const planned = current.map((pod) => (pod.hash === hash ? pod : { ...pod, deleting: true }));
+  const stays = (pod: PodView) => !pod.deleting && pod.hash === hash && !observed.place.astray.has(pod.uid);
+  const planned = current.map((pod) => (stays(pod) ? pod : { ...pod, deleting: true }));
   const view = worldOf({ ranks: wanted, minRanks, known: status.world, pods: planned, reports, now });
-  const going = current.filter((pod) => pod.deleting || pod.hash !== hash || isIdle(pod, observed, view));
+  const going = current.filter((pod) => !stays(pod) || isIdle(pod, observed, view));
   const actions = deleted([...stale, ...going]);
   const { free, held } = missingRanks(observed);
   const wait = free.length > 0 ? waitOf(observed) : undefined;

@@ -2,6 +2,7 @@
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { PodReport } from "../../../crds/training-world.ts";
+import type { ClaimPlace } from "./claim-place.ts";
 import type { PodView } from "./pod-view.ts";
 
 export interface Problem {
@@ -34,6 +35,7 @@ export interface Observed {
   readonly groupProblems: readonly Problem[];
   /** Why the API server refused a pod in this pass. */
   readonly podRefused: string | undefined;
+  readonly place: ClaimPlace;
   readonly now: Date;
 }
 

@@ -26,6 +26,8 @@ export interface PodView {
   readonly node: string;
   /** Names of what its scheduler waits for. */
   readonly gates: readonly string[];
+  /** The node that it is held to by a claim. */
+  readonly held?: string | undefined;
   /** Undefined where it is scheduled alone. */
   readonly gang?: GangName | undefined;
   /** Why it does not run. */
@@ -97,6 +99,7 @@ export function podView(object: unknown, silent = false): PodView {
     ip: status.podIP,
     node: spec.nodeName,
     gates: spec.schedulingGates,
+    held: metadata.annotations[annotations.claimNode],
     waiting: waitingText(pod),
     over: overOf(pod),
   };

@@ -5,6 +5,7 @@ import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-trai
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingEnd, TrainingReport } from "../../../crds/training-report.ts";
 import type { PodReport } from "../../../crds/training-world.ts";
+import { anywhere } from "../../../operator/training/core/claim-place.ts";
 import { type Action, decide } from "../../../operator/training/core/decide.ts";
 import type { Observed } from "../../../operator/training/core/observed.ts";
 import type { PodView } from "../../../operator/training/core/pod-view.ts";
@@ -68,6 +69,7 @@ export const observed = ({ status, ...change }: Partial<Observed> = {}): Observe
   templateProblems: [],
   groupProblems: [],
   podRefused: undefined,
+  place: anywhere,
   now: new Date(start),
   ...change,
 });

@@ -5,11 +5,11 @@ import fc from "fast-check";
 import { type ClaimUse, isAstray, refusalOf, serverNode } from "./claim-holder.ts";
 
 const use = (deployment: string, node: string, more: Partial<ClaimUse> = {}): ClaimUse => ({
-  ...{ uid: deployment, pod: `${deployment}-pod`, claim: "models", deployment, node, component: "weight-server" },
+  ...{ uid: deployment, pod: `${deployment}-pod`, claim: "models", user: `deployment ${deployment}`, node, component: "weight-server" },
   ...{ mounted: true, terminating: false, createdMs: 1, model: "models/a", held: undefined },
   ...more,
 });
-const isOwn = ({ deployment, component }: ClaimUse) => deployment === "a" && component === "weight-server";
+const isOwn = ({ user, component }: ClaimUse) => user === "deployment a" && component === "weight-server";
 
 const rows: Record<string, { readonly uses: ClaimUse[]; readonly want: string | undefined }> = {
   "nobody has it": { uses: [], want: undefined },
@@ -48,9 +48,9 @@ test("servers of one claim end on one node, and none moves that has the volume",
       uses[0] = { ...(uses[0] as ClaimUse), mounted: true };
       for (const turn of [...order, ...start.keys(), ...start.keys()]) {
         const own = uses[turn % uses.length] as ClaimUse;
-        const node = serverNode(uses, ({ deployment }) => deployment === own.deployment, "models/a");
+        const node = serverNode(uses, ({ user }) => user === own.user, "models/a");
         if (node === own.held) continue;
-        assert.ok(!own.mounted, `${own.deployment} is restarted`);
+        assert.ok(!own.mounted, `${own.user} is restarted`);
         const at = node ?? own.node;
         uses[turn % uses.length] = { ...own, node: at, held: node, mounted: at === uses[0]?.node };
       }
@@ -60,7 +60,7 @@ test("servers of one claim end on one node, and none moves that has the volume",
 });
 
 test("a claim for one pod is refused to the second deployment and to a green one, with the remedy; not to who has it", () => {
-  const asks = (deployment: string, tried = false) => refusalOf([use("b", "n1")], { claim: "models", deployment, tried });
+  const asks = (name: string, tried = false) => refusalOf([use("b", "n1")], { claim: "models", user: `deployment ${name}`, tried });
   assert.match(asks("a"), /^claim models is ReadWriteOncePod, and pod b-pod of deployment b has it: use a claim that is ReadWriteOnce/);
   assert.match(asks("b", true), /no green deployment can try the model: .* set spec.rolloutStrategy.maxSurge to 0$/);
   assert.equal(asks("b"), "");

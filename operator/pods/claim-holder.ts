@@ -1,20 +1,21 @@
-// Where a claim that one node alone can mount is, and who is not to mount it at all (DECISIONS.md 13). Pure.
+// Where a claim that one node alone can mount is, and who is not to mount it at all (operator/deployment/DECISIONS.md 13). Pure.
 
 /** A pod that mounts the claim, or is to on the node that it is bound to. */
 export interface ClaimUse {
   readonly uid: string;
   readonly pod: string;
   readonly claim: string;
-  readonly deployment: string;
+  /** As one text: "deployment a", "job a". */
+  readonly user: string;
   readonly component: string;
   readonly node: string;
   /** Its containers run, so that the node has the volume. */
   readonly mounted: boolean;
   readonly terminating: boolean;
   readonly createdMs: number;
-  /** As one text: claim and folder. */
+  /** As one text, claim and folder; undefined for a pod that trains. */
   readonly model: string | undefined;
-  /** The node that its template named. */
+  /** The node that its template, or it itself, named. */
   readonly held: string | undefined;
 }
 
@@ -33,26 +34,26 @@ export function serverNode(uses: readonly ClaimUse[], isOwn: (use: ClaimUse) => 
   return own && own.node === holder?.node ? own.held : holder?.node;
 }
 
-/** A download that cannot run where it is or is held to; it is made anew, since a Job cannot be changed. */
+/** A download or a pod that cannot run where it is or is held to; it is made anew, since neither can be changed. */
 export function isAstray(uses: readonly ClaimUse[], isOwn: (use: ClaimUse) => boolean, held: string | undefined): boolean {
   const own = holderOf(uses.filter(isOwn));
   const at = own?.node ?? held;
   return at !== undefined && own?.mounted !== true && at !== holderOf(uses)?.node;
 }
 
-const remedy = "a claim that is ReadWriteOnce or ReadWriteMany";
+export const remedy = "a claim that is ReadWriteOnce or ReadWriteMany";
 
-/** Why a deployment may not mount a ReadWriteOncePod claim; empty where it may. `tried`: a green deployment is to mount it first. */
-export function refusalOf(uses: readonly ClaimUse[], { claim, deployment, tried }: Asking): string {
+/** Why somebody may not mount a ReadWriteOncePod claim; empty where it may. `tried`: a green deployment is to mount it first. */
+export function refusalOf(uses: readonly ClaimUse[], { claim, user, tried }: Asking): string {
   const is = `claim ${claim} is ReadWriteOncePod`;
   if (tried) return `${is}, so that no green deployment can try the model: use ${remedy}, or set spec.rolloutStrategy.maxSurge to 0`;
   const holder = holderOf(uses);
-  if (holder === undefined || holder.deployment === deployment) return "";
-  return `${is}, and pod ${holder.pod} of deployment ${holder.deployment} has it: use ${remedy}, or another claim`;
+  if (holder === undefined || holder.user === user) return "";
+  return `${is}, and pod ${holder.pod} of ${holder.user} has it: use ${remedy}, or another claim`;
 }
 
 interface Asking {
   readonly claim: string;
-  readonly deployment: string;
+  readonly user: string;
   readonly tried: boolean;
 }
