@@ -90,10 +90,10 @@ function memoryOf(
   const { dryRuns, jobRefused } = answers.remember;
   const { greenNoCapacity, greenBake } = blueGreen.remember;
   const { autoscaleHistory, zero } = scale.remember;
-  const { canaryBake } = facts.remember;
+  const { canaryBake, refusedStart } = facts.remember;
   const { gatewaysSinceMs, goneAtMs } = repair.remember;
   return {
     ...{ jobRefused, dryRuns, greenNoCapacity, greenBake, greenRefused, surgeRefused, createError },
-    ...{ canaryBake, gatewaysSinceMs, goneAtMs, autoscaleHistory, zero },
+    ...{ canaryBake, refusedStart, gatewaysSinceMs, goneAtMs, autoscaleHistory, zero },
   };
 }

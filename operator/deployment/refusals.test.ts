@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import { conditionOf, type MoeWorld, serving, world } from "../../test/kit/deployment/moe-world.ts";
+import { conditionOf, crashing, type MoeWorld, serving, world } from "../../test/kit/deployment/moe-world.ts";
 import { until } from "../../test/kit/wait.ts";
 
 /** A quota on pods that counts, as the API server's does, also in a dry run. */
@@ -38,6 +38,72 @@ test("a quota that is short is said where the missing rank is, in one event, and
   const notes = moe.events("FailedCreate").map(({ note }) => note);
   assert.equal(new Set(notes).size, notes.length, "each is told once, however often it is tried");
   assert.ok(notes.some((note) => /rank 2: pods "moe-2" is forbidden/.test(note)));
+});
+
+test("ranks that a spec lets end are taken out with the reason; one looks again, and all are made for another spec or what it finds mended", async (t) => {
+  const ends: { code: string | undefined } = { code: "CodecNotFound" };
+  const message = () =>
+    JSON.stringify({ level: "fatal", code: ends.code, message: "the store has q8_0: set spec.runtime.expertCodec to it" });
+  const waiting = { reason: "CrashLoopBackOff" };
+  const ended = () => [{ restartCount: 1, state: { waiting }, lastState: { terminated: { exitCode: 1, message: message() } } }];
+  const fate = () => (ends.code === undefined ? undefined : { ...crashing, containerStatuses: ended() });
+  const moe = await world(t, {}, fate);
+  const { create } = moe.kube;
+  let made = 0; // dry runs left out
+  moe.kube.create = async (resource, object, options) => {
+    if (resource.kind === "Pod" && !options.dryRun) made += 1;
+    return create(resource, object, options);
+  };
+  const later = async (ms: number, what: string, holds: () => boolean) => {
+    moe.aheadMs = (moe.aheadMs ?? 0) + ms;
+    moe.wake();
+    await until(what, holds);
+  };
+  moe.aheadMs = 0;
+  await moe.start();
+  await moe.comes("SpecAccepted", "CodecNotFound", /the store has q8_0: set spec.runtime.expertCodec/);
+  await later(11_000, "a leader that has had time to ask takes them out", () => moe.pods.length === 0);
+  await moe.check("SpecAccepted", "False", "CodecNotFound", /one looks again after 20 s/);
+  await moe.check("Ready", "False", "CodecNotFound");
+  moe.wake();
+  await sleep(50);
+  assert.deepEqual([made, moe.pods.length], [3, 0], "none is made meanwhile");
+  await later(21_000, "one looks again", () => made === 4 && moe.pods.length === 0);
+  await moe.comes("SpecAccepted", /one looks again after 40 s/);
+  ends.code = undefined;
+  await later(41_000, "it finds the store mended", () => moe.pods.length > 0);
+  await moe.serves(3);
+  await moe.check("SpecAccepted", "True");
+  assert.equal(made, 7);
+});
+
+test("ranks of a spec that was refused are all made for another", async (t) => {
+  const message = JSON.stringify({ level: "fatal", code: "KvPoolTooSmall", message: "raise it to 512Mi" });
+  const status = { ...crashing, containerStatuses: [{ restartCount: 1, state: {}, lastState: { terminated: { exitCode: 1, message } } }] };
+  const isSmall = ({ spec }: any) => JSON.stringify(spec).includes('"2097152"');
+  const moe = await world(t, { runtime: { kvPool: "2Mi" } }, (pod) => (isSmall(pod) ? status : undefined));
+  moe.aheadMs = 0;
+  await moe.start();
+  await moe.comes("SpecAccepted", "KvPoolTooSmall");
+  moe.aheadMs = 11_000;
+  moe.wake();
+  await until("they are taken out", () => moe.pods.length === 0);
+  await moe.change({ runtime: { kvPool: "512Mi" } });
+  await moe.serves(3);
+  const { uids } = moe;
+  await moe.change({ runtime: { kvPool: "2Mi" }, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
+  await moe.comes("SpecAccepted", "RolledBack");
+  assert.deepEqual(moe.uids, uids, "a deployment that serves keeps its ranks");
+});
+
+test("a memory limit below memoryPerRank is refused before there is a pod, and is no matter of a device's memory", async (t) => {
+  const limited = (limits: object) => ({ spec: { containers: [{ name: "runtime", resources: { limits } }] } });
+  const moe = await world(t, { experts: { memoryPerRank: "4Gi" }, podTemplate: limited({ memory: "2Gi" }) });
+  await moe.start();
+  await moe.comes("SpecAccepted", "False", "InsufficientMemoryLimit", /memoryPerRank 4Gi is above the memory limit 2Gi/);
+  assert.equal(moe.pods.length, 0);
+  await moe.change({ podTemplate: limited({ memory: "2Gi", "nvidia.com/gpu": 1 }) });
+  await moe.serves(3);
 });
 
 test("a certificate that cannot be written holds up neither the status nor the rebalance plane", async (t) => {

@@ -78,6 +78,20 @@ function leastRanks(model: ModelView, perRank: number): number {
   );
 }
 
+/** What no rank can start with, known before there is one: the limit does not count the memory of a device. */
+export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined, asksForDevice: boolean): Refusal[] {
+  const { experts, runtime } = spec;
+  const mayUseDevice = usesDeviceMemory(runtime.backend) || (runtime.backend === "Auto" && asksForDevice);
+  if (experts.memoryPerRank === undefined || limitBytes === undefined || mayUseDevice) return [];
+  const budget = parseQuantity(experts.memoryPerRank, "spec.experts.memoryPerRank");
+  if (budget <= limitBytes) return [];
+  const least = formatBytes(budget + processBytes, "up");
+  const message =
+    `spec.experts.memoryPerRank ${formatBytes(budget)} is above the memory limit ${formatBytes(limitBytes)} of the container runtime: ` +
+    `raise the limit to at least ${least} and what dense part and kvPool take, or lower memoryPerRank`;
+  return [{ reason: "InsufficientMemoryLimit", message }];
+}
+
 export function memoryRefusals(
   spec: MoEDeploymentSpec,
   model: ModelView | undefined,

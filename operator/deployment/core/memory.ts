@@ -1,5 +1,6 @@
 // What one process remembers of a deployment; a new leader finds it again (DECISIONS.md 9). Pure.
 import type { Watched } from "./canary.ts";
+import type { RefusedStart } from "./snapshot.ts";
 
 export interface RecommendedRanks {
   readonly at: number;
@@ -23,6 +24,8 @@ export interface Memory {
   readonly greenNoCapacity: string | undefined;
   /** The refusal of an extra pod. */
   readonly surgeRefused: Refused | undefined;
+  /** What ranks found that were taken out; a new leader lets them look again. */
+  readonly refusedStart: RefusedStart | undefined;
   /** Why no pod could be created in the last pass; empty when all were. */
   readonly createError: string;
   /** Refused dry runs by template hash. Acceptances are not remembered, since a serving pod may be deleted for them. */
@@ -44,6 +47,7 @@ export const noMemory: Memory = {
   greenRefused: undefined,
   greenNoCapacity: undefined,
   surgeRefused: undefined,
+  refusedStart: undefined,
   createError: "",
   dryRuns: new Map(),
   canaryBake: undefined,

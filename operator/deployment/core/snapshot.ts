@@ -105,6 +105,17 @@ export interface RolloutFacts {
   readonly comparison?: Comparison | undefined;
 }
 
+/** A start whose ranks were taken out (refused-start.ts). */
+export interface RefusedStart {
+  /** Another template begins anew, with all ranks. */
+  readonly templateHash: string;
+  /** The first of each code. */
+  readonly ends: readonly ProcessEnd[];
+  readonly tries: number;
+  /** No rank is made before this time of the monotonic clock. */
+  readonly untilMs: number;
+}
+
 export interface Snapshot {
   readonly now: Date;
   readonly deployment: MoEDeployment;
@@ -131,6 +142,8 @@ export interface Snapshot {
   };
   /** The last words of weight servers that are not Ready; unset: none. */
   readonly weightServerEnds?: readonly ProcessEnd[];
+  /** Unset unless its ranks were taken out for what they found. */
+  readonly refusedStart?: RefusedStart | undefined;
   /** All pods of another model stop; `deployment` reads as suspended. */
   readonly switching: boolean;
   /** Undefined without a green deployment. */

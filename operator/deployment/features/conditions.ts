@@ -136,6 +136,8 @@ function whyNot({ snapshot, failure, failures }: Findings): string {
   const broken = pods.find((pod) => pod.problem !== "");
   if (broken) return `${broken.name}: ${broken.problem}`;
   if (failure !== "") return failure;
+  const [end] = snapshot.refusedStart?.ends ?? [];
+  if (end) return `${end.code}: ${end.message}`;
   if (snapshot.delivery.away !== "") return snapshot.delivery.away;
   const waiting = failures.find((one) => one.count > 1 && !pods.some((pod) => pod.rank === one.rank));
   if (waiting)

@@ -1,5 +1,6 @@
 // The snapshot that core/ reads, with the spec in effect. After the spec. Pure.
 import { compareServed } from "../core/canary.ts";
+import { judgeStart } from "../core/refused-start.ts";
 import type { Snapshot } from "../core/snapshot.ts";
 import type { Observed } from "../observed.ts";
 import { blueGreen } from "./blue-green.ts";
@@ -11,10 +12,10 @@ import { spec } from "./spec.ts";
 export const facts = feature({
   needs: { delivery, blueGreen, modelChange, spec },
   run: (observed, { delivery, blueGreen: { look }, modelChange, spec }) => {
-    const { pods, orphans, gateway, route, claim, view, weightServer, now, warmMs } = observed;
+    const { pods, orphans, gateway, route, claim, view, weightServer, now, warmMs, memory, ticksMs } = observed;
     const bake = canaryBake(observed, spec.template.hash);
     const { pending, revision, away } = delivery;
-    const snapshot: Snapshot = {
+    const seen: Snapshot = {
       ...{ now, deployment: modelChange.deployment, pods, orphans, gateway, route, claim, view },
       templateHash: spec.template.hash,
       rollout: spec.rollout && { ...spec.rollout, comparison: bake?.comparison },
@@ -27,7 +28,8 @@ export const facts = feature({
       green: spec.good || look?.child ? look : undefined,
       warmingUp: warmMs > 0,
     };
-    return { snapshot, remember: { canaryBake: bake?.watched } };
+    const refusedStart = judgeStart(seen, memory.refusedStart, ticksMs);
+    return { snapshot: { ...seen, refusedStart }, remember: { canaryBake: bake?.watched, refusedStart } };
   },
 });
 

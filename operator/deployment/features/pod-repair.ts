@@ -1,5 +1,6 @@
 // The next actions on pods (pod-actions.ts). After the number of ranks; before the progress, which describes these actions. Pure.
 import { labels } from "../../../crds/common.ts";
+import { staying } from "../core/refused-start.ts";
 import type { PodFacts, Snapshot } from "../core/snapshot.ts";
 import { facts } from "./facts.ts";
 import { feature } from "./feature.ts";
@@ -9,16 +10,29 @@ import { type Spec, spec } from "./spec.ts";
 
 export const repair = feature({
   needs: { spec, facts, ranks },
-  run: ({ memory, ticksMs, gatewayModels }, { spec, facts: { snapshot }, ranks: { target } }) => {
+  run: ({ memory, ticksMs, gatewayModels, gangs }, { spec, facts: { snapshot }, ranks: { target } }) => {
     const { surgeRefused, createError, gatewaysSinceMs } = memory;
     const { successor, template } = spec;
     const surgeError = surgeRefused && ticksMs < surgeRefused.untilMs ? surgeRefused.message : "";
-    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes: template.limitBytes, surgeError });
+    // A gang of one would be scheduled by nobody.
+    const ranks = snapshot.refusedStart && !gangs.scheduler ? Math.min(1, target.ranks) : target.ranks;
+    const waitMs = (snapshot.refusedStart?.untilMs ?? ticksMs) - ticksMs;
+    const asked = { snapshot, ranks, successor, limitBytes: template.limitBytes, surgeError };
+    const step = waitMs > 0 ? takenOut(nextStep({ ...asked, successor: "None" }), snapshot, waitMs) : nextStep(asked);
     const held = afterGateways(step, snapshot, { gateways: gatewayModels.length, sinceMs: gatewaysSinceMs, nowMs: ticksMs });
     const orphans = orphanRemovals(snapshot, target.ranks, createError || impossible(spec));
     return { step: held.step, orphans, remember: { gatewaysSinceMs: held.sinceMs, goneAtMs: goneAtMs(snapshot, ticksMs) } };
   },
 });
+
+/** No rank of a refused start stays, and none is made before it is time. */
+function takenOut(step: Step, snapshot: Snapshot, waitMs: number): Step {
+  const why = snapshot.refusedStart?.ends[0]?.message ?? "";
+  const done = new Set(step.actions.flatMap((action) => (action.type === "delete" ? action.pod.uid : [])));
+  const out = staying(snapshot).filter(({ uid }) => !done.has(uid));
+  const actions = out.map((pod): Action => ({ type: "delete", pod, force: false, reason: "StartRefused", why }));
+  return { ...step, actions: [...step.actions, ...actions], againInMs: Math.min(waitMs, step.againInMs ?? waitMs) };
+}
 
 const goneAtMs = ({ pods }: Snapshot, ticksMs: number): ReadonlyMap<string, number> =>
   new Map(pods.flatMap(({ uid, goneInMs }) => (goneInMs === undefined ? [] : [[uid, ticksMs + goneInMs] as const])));

@@ -3,6 +3,7 @@ import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { memoryRefusals, type Reckoned, rankFloor, rememberedFloor } from "../core/capacity.ts";
 import { endRefusals, endsOf } from "../core/ends.ts";
+import { retryNote } from "../core/refused-start.ts";
 import { facts } from "./facts.ts";
 import { feature } from "./feature.ts";
 import type { Blocked } from "./pod-actions.ts";
@@ -15,7 +16,11 @@ export const ranks = feature({
     const { limitBytes } = spec.template;
     const floor = view?.model ? rankFloor(deployment.spec, view.model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, now, { floor, fallen });
-    const refusals = [...memoryRefusals(deployment.spec, view?.model, target.ranks, limitBytes), ...endRefusals(endsOf(snapshot))];
+    const refusals = [
+      ...memoryRefusals(deployment.spec, view?.model, target.ranks, limitBytes),
+      ...endRefusals(endsOf(snapshot)),
+      ...retryNote(snapshot),
+    ];
     return { target, floor, refusals };
   },
 });

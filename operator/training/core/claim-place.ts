@@ -1,7 +1,6 @@
 // Where the pods of a job may run by the claims that they mount, as serving decides it (operator/deployment/DECISIONS.md 13). Pure.
 import { type ClaimUse, holderOf, isAstray, refusalOf, remedy } from "../../pods/claim-holder.ts";
 import { type ClaimReach, userOf } from "../../pods/claim-use.ts";
-import type { Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 
 export interface ClaimLook {
@@ -18,7 +17,7 @@ export interface ClaimLook {
 export interface ClaimPlace {
   /** All pods of the job are held to it; undefined = any. */
   readonly node: string | undefined;
-  readonly problems: readonly Problem[];
+  readonly problems: readonly { readonly reason: string; readonly message: string }[];
   /** Uids of pods that can never run where they are, or are held to. */
   readonly astray: ReadonlySet<string>;
 }
