@@ -8,12 +8,16 @@ export interface Bench {
 
 const engineOptions = [
   "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
+  "--shape NAME   instead: random weights in the shapes of OLMoE-1B-7B (olmoe, 4 GB) or Qwen3-30B-A3B (30b, 17 GB; 35 GB of disk)",
   "--codec NAME   form of the experts, of those that the store holds (default: its first that is quantized)",
   "--backend NAME cpu (default), cuda, vulkan, reference",
   "--threads N    compute threads, of llama.cpp too (default: 1 and all cores, and of each the better)",
   "--runs N       rounds, in each of which every engine has its turn; medians are printed (default 3)",
 ];
-const peerOptions = ["--alone        without llama.cpp"];
+const peerOptions = [
+  "--alone        without llama.cpp",
+  "--gguf FILE    the file that --store was imported from, for llama.cpp (default: written anew, of Mixtral alone)",
+];
 const decodeOptions = [
   "--hog          instead: one request beside a process that uses up a CPU, against one thread alone",
   "--split        instead: where the time of a step goes, for each layer",

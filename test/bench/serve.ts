@@ -8,7 +8,8 @@ import { createEngine, type Engine, type EngineInfo, type OnDemandExperts } from
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { provideSmolMoe } from "../kit/models/local-models.ts";
+import { provideShape, provideShapeGguf, provideSmolMoe } from "../kit/models/local-models.ts";
+import { type ModelShapeName, modelShapes } from "../kit/models/random-gguf.ts";
 
 export const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
 export const log = (line: string): boolean => process.stderr.write(`${line}\n`);
@@ -16,6 +17,8 @@ export const log = (line: string): boolean => process.stderr.write(`${line}\n`);
 /** What a benchmark of the engine was asked for. */
 export interface Asked {
   readonly storeDir: string;
+  /** The GGUF file that the store was imported from, which another engine reads as it is. */
+  readonly gguf: (() => Promise<string>) | undefined;
   readonly codec: CodecName;
   readonly backend: BackendName;
   /** Numbers of threads to try. */
@@ -30,6 +33,8 @@ export interface Asked {
 
 const options = {
   store: { type: "string" },
+  gguf: { type: "string" },
+  shape: { type: "string" },
   codec: { type: "string" },
   backend: { type: "string", default: "cpu" },
   threads: { type: "string" },
@@ -63,7 +68,7 @@ function valuesOf(args: readonly string[], own: readonly string[]): Values & { r
 /** Reads the options, with those named in `own` as texts; the default store is made on first use. */
 export async function readArgs(args: readonly string[], own: readonly string[] = [], cores = availableParallelism()): Promise<Asked> {
   const values = valuesOf(args, own);
-  const { store, codec, backend, threads, runs, alone, hog, split } = values;
+  const { store, gguf, shape, codec, backend, threads, runs, alone, hog, split } = values;
   if (codec !== undefined && !isOneOf(codecNames, codec)) throw invalid(`--codec: "${codec}" is none of ${codecNames.join(", ")}`);
   if (!isOneOf(backendNames, backend)) throw invalid(`--backend: "${backend}" is none of ${backendNames.join(", ")}`);
   const asked = {
@@ -71,8 +76,13 @@ export async function readArgs(args: readonly string[], own: readonly string[] =
     threads: threads === undefined ? [...new Set([1, cores])] : [count("threads", threads)],
     own: Object.fromEntries(own.flatMap((name) => (typeof values[name] === "string" ? [[name, values[name]]] : []))),
   };
-  const storeDir = store ?? (await provideSmolMoe(log));
-  return Object.assign(asked, { storeDir, codec: codec ?? (await defaultCodec(storeDir)) });
+  if (shape !== undefined && !isOneOf(Object.keys(modelShapes) as ModelShapeName[], shape))
+    throw invalid(`--shape: "${shape}" is none of ${Object.keys(modelShapes).join(", ")}`);
+  if (gguf !== undefined && store === undefined) throw invalid("--gguf: names the file that --store was imported from, and there is none");
+  const storeDir = store ?? (await (shape === undefined ? provideSmolMoe(log) : provideShape(shape, log)));
+  const given = gguf === undefined ? undefined : async () => gguf;
+  const file = shape === undefined ? given : () => provideShapeGguf(shape, log);
+  return Object.assign(asked, { storeDir, gguf: file, codec: codec ?? (await defaultCodec(storeDir)) });
 }
 
 /** The first form of a store's experts that is quantized, where there is one. */

@@ -73,8 +73,8 @@ async function openEngines(asked: Asked, maxContext: number): Promise<Map<number
   return engines;
 }
 
-async function agreeingPeer(store: ModelStore, { codec }: Asked, { engine, info }: EngineUnderTest): Promise<Peer> {
-  const peer = await Peer.start({ path: await storeGguf(store, codec), vocab: info.vocab, on: { kind: "cpu" }, log });
+async function agreeingPeer(store: ModelStore, { codec, gguf }: Asked, { engine, info }: EngineUnderTest): Promise<Peer> {
+  const peer = await Peer.start({ path: await (gguf?.() ?? storeGguf(store, codec)), vocab: info.vocab, on: { kind: "cpu" }, log });
   const texts = [];
   for (let i = 0; i < agreeTexts; i++) {
     const ids = prompt(promptTokens, info.vocab);
@@ -93,19 +93,21 @@ async function limitsOf(threads: number): Promise<Limits> {
   return limits;
 }
 
-/** The dense part's bytes are those that a value has beside experts of this codec, where a store has it as floats. */
+/** The dense part's bytes are those that a value has beside experts of this codec, where a store has it as floats; beside `source` all is
+ *  as it is stored. */
 export function sizesOf(store: ModelStore, { codec }: Pick<Asked, "codec">): ModelSizes {
   const { layers, experts, topK } = store.index;
   const { hidden, kvHeads, headDim, vocab } = programOf(store.config);
   const matrices = store.layerShapes.find((layer) => layer.experts > 0)?.matrices ?? [];
-  const { denseBits, unitBytes } = codecFor(codec);
+  const { denseBits, unitBytes, asGiven } = codecFor(codec);
+  const attention = 2 * hidden * hidden + 2 * hidden * kvHeads * headDim;
+  const head = vocab * hidden;
+  const denseBytes = denseBits === 8 ? 34 / 32 : denseBits / 8;
   return {
-    ...{ layers, experts, topK },
-    attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim,
-    head: vocab * hidden,
+    ...{ layers, experts, topK, attention, head },
     expert: matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0),
-    denseBytes: denseBits === 8 ? 34 / 32 : denseBits / 8,
-    expertBytes: unitBytes(matrices),
+    denseBytes: asGiven ? store.denseBytes(16) / (layers * attention + 2 * head) : denseBytes,
+    expertBytes: asGiven ? (store.index.codecs[codec]?.units.flat()[0]?.bytes ?? 0) : unitBytes(matrices),
   };
 }
 

@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 import { z } from "zod";
 import { tagImage } from "../cluster/tag-image.ts";
 import { installChart, waitReady } from "../kit/deployment/product.ts";
-import { provideOlmoeShape } from "../kit/models/local-models.ts";
+import { provideShape } from "../kit/models/local-models.ts";
 import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { otherTag } from "./faults/changes.ts";
@@ -54,7 +54,7 @@ explainFailures(() => moe);
 before(async () => {
   const target = await openWorld();
   for (const image of ["operator", "runtime"]) await tagImage(clusterName, `enodia/${image}:dev`, `enodia/${image}:${otherTag}`);
-  if (model === "olmoe-shape") await provideOlmoeShape((line) => process.stderr.write(`# ${line}\n`));
+  if (model === "olmoe-shape") await provideShape("olmoe", (line) => process.stderr.write(`# ${line}\n`));
   const runtime = { backend: "cpu", expertCodec, maxContext: 1024 };
   const podTemplate = { spec: { topologySpreadConstraints: [onePerNode] } };
   const gateway = { replicas: gateways };

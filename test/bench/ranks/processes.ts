@@ -35,12 +35,16 @@ export interface Used extends Readonly<Spent> {
 
 type Started = Pick<Worker, "grpcPort" | "metricsPort" | "identity">;
 
-/** Opening the model on a busy machine; all other answers come at once. */
+/** Opening the model on a busy machine, beside what its bytes take; all other answers come at once. */
 const answerMs = 120_000;
-const expertBudgetBytes = 2 ** 31;
+/** On a busy machine, packing included. */
+const loadedBytesPerMs = 10_000;
+const loadWithinMsLeast = 60_000;
 
 export class RankProcesses extends Ranks {
   readonly #settings: RankSettings;
+  readonly #expertBytes: number;
+  override readonly loadWithinMs: number;
   readonly #children = new Map<number, ChildProcess>();
   /** Rejects when the process of the rank ends. */
   readonly #ended = new Map<number, Promise<never>>();
@@ -49,6 +53,9 @@ export class RankProcesses extends Ranks {
   constructor(store: { dir: string; index: ExpertIndex }, settings: RankSettings) {
     super(store);
     this.#settings = settings;
+    const units = store.index.codecs[settings.codec]?.units.flat() ?? [];
+    this.#expertBytes = units.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.loadWithinMs = loadWithinMsLeast + (this.#expertBytes * (settings.copies ?? 1)) / loadedBytesPerMs;
   }
 
   /** Starts so many ranks, places the experts evenly, and sets the quotas once all are loaded. */
@@ -70,7 +77,7 @@ export class RankProcesses extends Ranks {
     const [podName, podUid] = [`${deployment}-${rank}-a`, `uid-${rank}-a`];
     const own = { namespace, deployment, deploymentUid, podName, podUid, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" };
     const ports = { grpcPort: 0, enginePort: 0, metricsPort: 0, probePort: 0 };
-    const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes };
+    const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes: 2 * this.#expertBytes };
     const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
     const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "inherit", "ipc"], serialization: "advanced" });
     this.#children.set(rank, child);
@@ -128,7 +135,7 @@ export class RankProcesses extends Ranks {
   }
 
   async #answer(rank: number, child: ChildProcess): Promise<unknown> {
-    const answered = within(answerMs, once(child, "message"), `rank ${rank} answers`);
+    const answered = within(answerMs + this.loadWithinMs, once(child, "message"), `rank ${rank} answers`);
     const [message] = (await Promise.race([answered, this.#ended.get(rank)])) as unknown[];
     return message;
   }

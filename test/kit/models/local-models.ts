@@ -1,11 +1,11 @@
 // The models of the local run, made with the product's own command and cached: SmolLM2 upcycled to 8 experts, and the tiny checkpoint.
 import { createHash } from "node:crypto";
-import { existsSync, globSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, globSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { cacheRoot } from "../../cluster/binaries.ts";
 import { type Log, root } from "../deployment/product.ts";
 import { execOk } from "../processes/process.ts";
-import { olmoe1b7b, writeRandomGguf } from "./random-gguf.ts";
+import { type ModelShapeName, modelShapes, writeRandomGguf } from "./random-gguf.ts";
 
 /** A folder of the host that becomes the claim `models` on every node; a new one when the code that makes models changes. */
 export function modelsFolder(): string {
@@ -58,14 +58,22 @@ async function upcycled({ out, experts, seed, noise }: Upcycled, log: Log, signa
   return out;
 }
 
-/** A model of 4 GB in OLMoE-1B-7B's shapes with random weights and SmolLM2's vocabulary. */
-export async function provideOlmoeShape(log: Log): Promise<string> {
-  const out = join(modelsFolder(), "olmoe-shape");
-  if (existsSync(join(out, "expert-index.json"))) return out;
+/** A model of a real one's shapes with random weights and SmolLM2's vocabulary, as a GGUF file. */
+export async function provideShapeGguf(name: ModelShapeName, log: Log): Promise<string> {
+  const gguf = join(cacheRoot(), "gguf", `${name}-shape.gguf`);
+  if (existsSync(gguf)) return gguf;
   await provideSmolMoe(log);
-  const gguf = `${out}.gguf`;
   log(`random weights to ${gguf}`);
-  await writeRandomGguf(gguf, { shape: olmoe1b7b, tokenizer: join(modelsFolder(), "smollm2-dense") }, 1);
+  mkdirSync(dirname(gguf), { recursive: true });
+  await writeRandomGguf(gguf, { shape: modelShapes[name], tokenizer: join(modelsFolder(), "smollm2-dense") }, 1);
+  return gguf;
+}
+
+/** The same as a model store. */
+export async function provideShape(name: ModelShapeName, log: Log): Promise<string> {
+  const out = join(modelsFolder(), `${name}-shape`);
+  if (existsSync(join(out, "expert-index.json"))) return out;
+  const gguf = await provideShapeGguf(name, log);
   await cli(["model", "import", gguf, "--out", out], log);
   rmSync(gguf);
   return out;

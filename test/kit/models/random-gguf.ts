@@ -1,6 +1,6 @@
 // GGUF files of a real model's shapes without its bytes: holes, or random weights. What matters of a model of gigabytes is there in seconds.
 import { createCipheriv } from "node:crypto";
-import { closeSync, openSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, openSync, renameSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { type GgufFloat, type GgufMeta, ggufHeader } from "./gguf-writer.ts";
 import { tokenizerMetadata } from "./moe-gguf.ts";
 
@@ -21,10 +21,19 @@ export interface MoeShape {
 }
 
 /** allenai/OLMoE-1B-7B's; in q4_0 3.7 GB. */
-export const olmoe1b7b: MoeShape = {
+const olmoe1b7b: MoeShape = {
   ...{ architecture: "olmoe", layers: 16, hidden: 2048, ffn: 1024, experts: 64, topK: 8 },
   ...{ heads: 16, kvHeads: 16, headDim: 128, queryNorm: 2048, keyNorm: 2048 },
 };
+
+/** Qwen/Qwen3-30B-A3B's; in q4_0 17 GB. */
+const qwen3of30b: MoeShape = {
+  ...{ architecture: "qwen3moe", layers: 48, hidden: 2048, ffn: 768, experts: 128, topK: 8 },
+  ...{ heads: 32, kvHeads: 4, headDim: 128, queryNorm: 128, keyNorm: 128 },
+};
+
+export const modelShapes = { olmoe: olmoe1b7b, "30b": qwen3of30b } as const;
+export type ModelShapeName = keyof typeof modelShapes;
 
 /** How weights are stored: ggml's number of the type, values of a block and its bytes. Norms are f32. */
 export interface WeightType {
@@ -98,14 +107,16 @@ const symmetric = Uint8Array.from({ length: 256 }, (_, byte) => ((byte >> 4 || 8
 /** A multiple of a block and of the alignment. */
 const pieceBytes = 18 * 32 * 8192;
 
-/** Writes random weights in q4_0, the same for the same seed: every expert has bytes of its own. Norms are ones. */
+/** Writes random weights in q4_0, the same for the same seed: every expert has bytes of its own. Norms are ones. The file gets its name
+ *  when it is whole. */
 export async function writeRandomGguf(path: string, of: Omit<RandomGguf, "weights">, seed: number): Promise<void> {
   const { header, tensors } = await headerOf({ ...of, weights: q4_0 });
   const key = Buffer.alloc(16);
   key.writeUInt32LE(seed);
   const random = createCipheriv("aes-128-ctr", key, Buffer.alloc(16));
   const zeros = Buffer.alloc(pieceBytes);
-  const file = openSync(path, "w");
+  const unfinished = `${path}.${process.pid}`;
+  const file = openSync(unfinished, "w");
   try {
     writeSync(file, header);
     for (const { type, bytes } of tensors) {
@@ -124,4 +135,5 @@ export async function writeRandomGguf(path: string, of: Omit<RandomGguf, "weight
   } finally {
     closeSync(file);
   }
+  renameSync(unfinished, path);
 }

@@ -69,6 +69,8 @@ export class Ranks {
   readonly viaOf = new Map<string, string>();
   readonly statuses = new Map<number, WatchStatus>();
   plan: PlacementPlan | undefined;
+  /** A plan's experts. */
+  readonly loadWithinMs: number = 60_000;
   #version = 0;
 
   constructor(
@@ -211,7 +213,7 @@ export class Ranks {
     }
     throw new Error(`rank ${rank} still has frames of the parent of epoch ${epoch}`);
   }
-  async prepare(rank: number, plan: PlacementPlan, deadlineMs = 60_000): Promise<void> {
+  async prepare(rank: number, plan: PlacementPlan, deadlineMs = this.loadWithinMs): Promise<void> {
     const request = { sender: this.sender(), plan: toPlan(plan), deadlineUnixMs: BigInt(Date.now() + deadlineMs) };
     for await (const { event } of this.control(rank).prepare(request)) {
       if (event.case === "failed") throw new Error(`rank ${rank}, layer ${event.value.layer}: ${event.value.code}: ${event.value.message}`);
