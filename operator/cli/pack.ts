@@ -18,7 +18,9 @@ const bin = Object.fromEntries(["enodia", "kubectl-enodia", "kubectl_complete-en
 rmSync(dist, { recursive: true, force: true });
 run(
   join(root, "node_modules/.bin/esbuild"),
-  ...["operator/cli/main.ts", "runtime/compute/ggml/gpu-probe.ts"].map((file) => join(root, file)),
+  ...["operator/cli/main.ts", "runtime/compute/ggml/gpu-probe.ts", "runtime/weights/codecs/encode-thread.ts"].map((file) =>
+    join(root, file),
+  ),
   ...["--bundle", "--splitting", "--format=esm", "--platform=node", `--outdir=${dist}`, "--entry-names=[name]", "--log-level=error"],
   ...Object.keys(optionalDependencies).map((optional) => `--external:${optional}`),
   // Modules of CommonJS call it.

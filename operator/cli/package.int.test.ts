@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { down, open } from "../../test/cluster/cluster.ts";
 import { controlPlane, root } from "../../test/integration/control-plane.ts";
+import { modelShapes, writeRandomGguf } from "../../test/kit/models/random-gguf.ts";
 import { exec, execOk } from "../../test/kit/processes/process.ts";
 import { version } from "./version.ts";
 
@@ -66,6 +67,14 @@ test("enodia runs without a clone", async () => {
   const narrow = await exec("enodia", ["--help"], { env: { ...env, COLUMNS: "60" }, cwd: folder });
   assert.match(narrow.stdout, /^ {2}status +what is wrong with deployments and training\n +jobs/m);
   assert.equal((await run("enodia", "--version")).stdout, `${version}\n`);
+});
+
+test("a model so large that threads encode it is imported", async () => {
+  const file = join(folder, "model.gguf");
+  const shape = { ...modelShapes.olmoe, layers: 1, hidden: 1024, experts: 32, heads: 8, kvHeads: 8, queryNorm: 1024, keyNorm: 1024 };
+  await writeRandomGguf(file, { shape }, 1);
+  const { code, stderr } = await run("enodia", "model", "import", file, "--out", join(folder, "store"));
+  assert.equal(code, 0, stderr);
 });
 
 test("every command loads, also without the optional dependencies", async () => {

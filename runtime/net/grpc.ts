@@ -223,13 +223,14 @@ export function toStatus(caught: unknown): grpc.ServiceError {
 
 /** grpc-js' text where decoding an answer throws. */
 const unreadablePrefix = "Response message parsing error";
+const unsentPrefix = "Request message serialization failure";
 
 const statusWords: Partial<Record<grpc.status, string>> = {
   [grpc.status.UNAVAILABLE]: "no connection to the process",
   [grpc.status.DEADLINE_EXCEEDED]: "the process did not answer in time",
   [grpc.status.UNIMPLEMENTED]: "the process is of a version without this call",
   [grpc.status.CANCELLED]: "the call was ended",
-  [grpc.status.RESOURCE_EXHAUSTED]: "a message is larger than it may be",
+  [grpc.status.RESOURCE_EXHAUSTED]: "more was sent than is taken",
   [grpc.status.UNAUTHENTICATED]: "the process refuses the call",
   [grpc.status.PERMISSION_DENIED]: "the process refuses the call",
 };
@@ -238,6 +239,8 @@ const evidence = /\bE[A-Z]{4,}\b|certificate[\w ]*|before secure TLS[\w ]*|RST_S
 
 /** What the library says of a call that no process of ours has answered, in words for conditions. */
 function inWords(status: grpc.status, details: string): string {
+  if (details.startsWith(unsentPrefix)) return `the call cannot be written${details.slice(unsentPrefix.length)}`;
+  if (/larger than max/.test(details)) return `a message is larger than it may be: ${evidence.exec(details)?.[0]}`;
   if (details.startsWith(unreadablePrefix)) return `its answer cannot be read${details.slice(unreadablePrefix.length)}`;
   const why = socketWords(details) ?? evidence.exec(details)?.[0];
   return `${statusWords[status] ?? "the call broke off"}${why === undefined ? "" : `: ${why}`}`;

@@ -120,7 +120,7 @@ export class ClientLimits {
     };
     const stay: ClientEntry["stay"] = (id, outputTokens, over) => {
       client.unread.get(id)?.();
-      if (client.unread.size >= unreadMax) return leave(outputTokens);
+      if (client.limits.concurrentRequests === undefined && client.unread.size >= unreadMax) return leave(outputTokens);
       const end = new AbortController();
       const release = (tokens = outputTokens) => {
         end.abort();

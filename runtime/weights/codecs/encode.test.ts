@@ -16,6 +16,7 @@ const layersOf = (codecs: readonly CodecName[], experts: number, hidden: number,
 const cases: readonly (readonly [string, ReturnType<typeof layersOf>, number, ReturnType<typeof planEncoding>])[] = [
   ["a small model needs no thread", layersOf(["source"], 8, 256, 256), 16, { threads: 0, atOnce: 2 }],
   ["as many threads as CPUs, and one expert that is read or written", layersOf(["source"], 64, 2048, 1024), 4, { threads: 4, atOnce: 5 }],
+  ["more than eight threads write no faster", layersOf(["source"], 64, 2048, 1024), 64, { threads: 8, atOnce: 9 }],
   ["of large experts as many as memory is for", layersOf(["source"], 128, 4096, 4096), 16, { threads: 4, atOnce: 4 }],
   ["one that is larger than that goes alone", layersOf(["q4_0", "f32"], 8, 4096, 14336), 16, { threads: 1, atOnce: 1 }],
 ];

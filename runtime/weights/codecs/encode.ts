@@ -1,5 +1,6 @@
 // Encodes and hashes the units of an expert: in the calling thread, or on several of their own.
 import { hash } from "node:crypto";
+import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
@@ -35,6 +36,8 @@ export function encodeUnits({ matrices, codecs }: UnitOrder): readonly EncodedUn
 
 /** Of experts that are under way, as read and encoded; one larger expert goes alone. */
 const memoryBytesMax = 256 * 2 ** 20;
+/** Each has a heap of its own, and more hash faster than a disk writes. */
+const threadsMax = 8;
 /** Less than this is encoded before threads have started. */
 const threadsFromBytes = 64 * 2 ** 20;
 
@@ -60,14 +63,15 @@ export function planEncoding(layers: readonly LayerForms[], cpus: number): Encod
   const total = layers.reduce((sum, { experts }, i) => sum + experts * (memory[i] ?? 0), 0);
   if (total < threadsFromBytes) return { threads: 0, atOnce: 2 };
   const fitting = Math.max(1, Math.floor(memoryBytesMax / Math.max(...memory)));
-  return { threads: Math.min(cpus, fitting), atOnce: Math.min(cpus + 1, fitting) };
+  const threads = Math.min(cpus, fitting, threadsMax);
+  return { threads, atOnce: Math.min(threads + 1, fitting) };
 }
 
 const valuesIn = (parts: UnitShape): number => parts.reduce((sum, { shape }) => sum + valuesOf(shape), 0);
 
 /** Every order ends, even where the thread does not answer any more. */
 class UnitThread {
-  readonly #worker = new Worker(new URL("./thread.ts", import.meta.url), { name: "units" });
+  readonly #worker = new Worker(new URL(`./encode-thread${extname(import.meta.filename)}`, import.meta.url), { name: "units" });
   readonly #waiting: PromiseWithResolvers<readonly EncodedUnit[]>[] = [];
   #lost: AppError | undefined;
 
