@@ -4,16 +4,12 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { type Problem, problems } from "../problem.ts";
 import { retryAfterSeconds } from "../routing/admission.ts";
+import { ByteShares, smallBytesMax } from "../routing/byte-shares.ts";
 
 const mebibyte = 1024 * 1024;
 const bodyBytesMax = 8 * mebibyte;
 /** All bodies together, from their headers until their prompts are tokens. */
 const bytesMax = 32 * mebibyte;
-/** Large bodies of one client, by its name, its key or its address: those of others find room beside them. */
-const clientBytesMax = 16 * mebibyte;
-/** Most requests are small: others leave them this much. */
-const smallBytesMax = 64 * 1024;
-const leftToSmallBytes = 8 * mebibyte;
 /** A body without a length takes so much at first. */
 const firstBytes = 64 * 1024;
 const none = Buffer.alloc(0);
@@ -55,9 +51,7 @@ export class Bodies {
   readonly #pace: BodyPace;
   /** Oldest first. */
   readonly #reading = new Set<Held>();
-  #bytes = 0;
-  /** The key is the client; those that hold none are not in it. */
-  readonly #bytesOf = new Map<string, number>();
+  readonly #shares = new ByteShares(bytesMax);
   /** Since the last collection. */
   #seenBytes = 0;
   #collection: NodeJS.Timeout | undefined;
@@ -132,14 +126,11 @@ export class Bodies {
 
   /** Where the sum is full, the oldest of those beyond their grace, or slower than the pace within it, give way. */
   #hold(held: Held, bytes: number): boolean {
-    const most = bytes > smallBytesMax ? bytesMax - leftToSmallBytes : bytesMax;
     const { client } = held;
-    const own = () => this.#bytesOf.get(client) ?? 0;
-    const isWithinShare = () => bytes <= smallBytesMax || own() - held.bytes + bytes <= clientBytesMax;
-    const fits = () => isWithinShare() && this.#bytes - held.bytes + bytes <= most;
+    const fits = () => this.#shares.fits(client, bytes, held.bytes);
     for (const other of this.#reading) {
       if (fits()) break;
-      if (!isWithinShare() && other.client !== client) continue;
+      if (!this.#shares.isWithinShare(client, bytes, held.bytes) && other.client !== client) continue;
       const ms = performance.now() - other.since;
       const stays = ms < this.#pace.graceMs && !(ms > paceFullMs && this.#isSlow(other, ms));
       if (other === held || stays) continue;
@@ -166,10 +157,7 @@ export class Bodies {
   }
 
   #resize(held: Held, bytes: number): void {
-    const own = (this.#bytesOf.get(held.client) ?? 0) - held.bytes + bytes;
-    if (own > 0) this.#bytesOf.set(held.client, own);
-    else this.#bytesOf.delete(held.client);
-    this.#bytes += bytes - held.bytes;
+    this.#shares.add(held.client, bytes - held.bytes);
     held.bytes = bytes;
   }
 }

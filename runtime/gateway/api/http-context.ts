@@ -99,7 +99,7 @@ export function enter(
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
   const problem = deps.clients.refusal(c.get("client"), id); // before admission, which wakes ranks
-  const admitted = problem ? { problem } : deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
+  const admitted = problem ? { problem } : deps.admission.enter({ promptLogprobs, bytes, holder: holderOf(c), holds: deps.holds() });
   const place = "problem" in admitted ? admitted : { admitted, client: deps.clients.charge(c.get("client"), promptTokens, id) };
   showLimits(c, deps);
   return place;

@@ -88,9 +88,13 @@ test("an answer that its client left takes its place until it ends, or until the
   assert.deepEqual([limits.refusal("a", ""), limits.headers("a")["x-ratelimit-remaining-tokens"]], [undefined, "43"]);
 });
 
-test("no more answers are followed than are bounded, and one that cannot be followed leaves", async () => {
-  const limits = limitsOf({ tokensPerMinute: 1_000 });
-  for (let i = 0; i < 65; i++) limits.charge("a", 0, String(i)).stay(String(i), 1, () => new Promise(() => {}));
+test("no more answers are followed than are bounded, by the limit of 70 at once if there is one, and one that cannot be followed leaves", async () => {
+  const followed = (limits: ReturnType<typeof limitsOf>, count: number) => {
+    for (let i = 0; i < count; i++) limits.charge("a", 0, String(i)).stay(String(i), 1, () => new Promise(() => {}));
+    return limits;
+  };
+  assert.match(followed(limitsOf({ concurrentRequests: 70 }), 70).refusal("a", "")?.message ?? "", /70 requests at once/);
+  const limits = followed(limitsOf({ tokensPerMinute: 1_000 }), 65);
   assert.equal(limits.headers("a")["x-ratelimit-remaining-tokens"], "999");
   const other = limitsOf({ concurrentRequests: 1 });
   other.charge("a", 0, "k").stay("k", 1, () => Promise.reject(new Error("no rank answers")));

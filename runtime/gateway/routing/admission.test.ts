@@ -7,7 +7,13 @@ import { rejectReason } from "../problem.ts";
 import { Admission, type Admitted, type Entering, heldMax, promptLogprobsMax, waitingBytesMax } from "./admission.ts";
 
 const admission = (max: number) => new Admission(max, createMetrics({ process: "gateway", version: "0" }));
-const cost = (promptLogprobs: number, more: Partial<Entering> = {}): Entering => ({ promptLogprobs, bytes: 0, holds: false, ...more });
+const cost = (promptLogprobs: number, more: Partial<Entering> = {}): Entering => ({
+  promptLogprobs,
+  bytes: 0,
+  holder: "",
+  holds: false,
+  ...more,
+});
 function entered(found: ReturnType<Admission["enter"]>): Admitted {
   assert.ok("leave" in found);
   return found;
@@ -60,23 +66,29 @@ test("what is held for ranks to come has bounds of its own, in number and bytes,
   entered(many.enter(held(1)));
 });
 
-test("the bytes of what waits have a bound, held or not, until a rank has it", () => {
+test("the bytes of what waits have a bound, held or not, until a rank has it; a client has half, and large ones leave room to small ones", () => {
+  const large = waitingBytesMax / 8;
   for (const [holds, status] of [
     [true, 503],
     [false, 429],
   ] as const) {
-    const gate = admission(10);
-    const of = (bytes: number) => gate.enter(cost(0, { bytes, holds }));
-    const first = entered(of(waitingBytesMax));
-    const refused = of(1);
-    assert.ok("problem" in refused);
-    assert.equal(refused.problem.status, status);
-    first.leave();
-    first.leave();
-    const again = entered(of(waitingBytesMax));
-    assert.ok("problem" in of(1), "bytes that came back twice are there once");
-    again.started();
-    entered(of(waitingBytesMax));
+    const gate = admission(20);
+    const of = (holder: string, bytes = large) => gate.enter(cost(0, { bytes, holder, holds }));
+    const refused = (holder: string, bytes = large): void => {
+      const found = of(holder, bytes);
+      assert.equal("problem" in found && found.problem.status, status);
+    };
+    const first = Array.from({ length: 4 }, () => entered(of("a")));
+    refused("a");
+    const others = Array.from({ length: 3 }, () => entered(of("b")));
+    refused("c");
+    entered(of("a", 1)).leave();
+    first[0]?.leave();
+    first[0]?.leave();
+    entered(of("a"));
+    refused("c");
+    others[0]?.started();
+    entered(of("c"));
   }
 });
 

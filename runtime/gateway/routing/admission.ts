@@ -1,6 +1,7 @@
 // Limits on what is inside the gateway; beyond them clients get 429 or 503 (DECISIONS.md 5).
 import type { Metrics } from "../../observe/runtime-metrics.ts";
 import { type Problem, problems } from "../problem.ts";
+import { ByteShares } from "./byte-shares.ts";
 
 /** Short, since the queue drains by the second and clients add jitter. */
 export const retryAfterSeconds = 2;
@@ -20,6 +21,8 @@ const heldRetryAfterSeconds = 10;
 export interface Entering {
   readonly promptLogprobs: number;
   readonly bytes: number;
+  /** Whose share they take. */
+  readonly holder: string;
   /** The deployment is scaled to zero. */
   readonly holds: boolean;
 }
@@ -38,7 +41,7 @@ export class Admission {
   readonly #listeners = new Set<() => void>();
   #inside = 0;
   #waiting = 0;
-  #waitingBytes = 0;
+  readonly #waitingBytes = new ByteShares(waitingBytesMax);
   #promptLogprobs = 0;
   #emptySince: number;
   /** It had no request. */
@@ -77,8 +80,8 @@ export class Admission {
     return { waiting: this.#waiting, running: this.#inside - this.#waiting };
   }
 
-  enter({ promptLogprobs, bytes, holds }: Entering): Admitted | { readonly problem: Problem } {
-    const isFull = this.#waitingBytes + bytes > waitingBytesMax;
+  enter({ promptLogprobs, bytes, holder, holds }: Entering): Admitted | { readonly problem: Problem } {
+    const isFull = !this.#waitingBytes.fits(holder, bytes);
     if (holds && (this.#waiting >= heldMax || isFull)) return { problem: problems.heldFull(heldRetryAfterSeconds) };
     if (this.#inside >= this.#max || isFull) return { problem: problems.queueFull(retryAfterSeconds) };
     if (promptLogprobs > 0 && this.#promptLogprobs + promptLogprobs > promptLogprobsAtOnceMax)
@@ -87,7 +90,7 @@ export class Admission {
     this.unasked = false;
     this.#promptLogprobs += promptLogprobs;
     this.#waiting++;
-    this.#waitingBytes += bytes;
+    this.#waitingBytes.add(holder, bytes);
     this.#show();
     for (const listener of this.#listeners) listener();
     let waits = true;
@@ -95,7 +98,7 @@ export class Admission {
     const started = () => {
       if (waits) {
         this.#waiting--;
-        this.#waitingBytes -= bytes;
+        this.#waitingBytes.add(holder, -bytes);
       }
       waits = false;
       this.#show();
