@@ -32,6 +32,18 @@ test("enodia status shows every rank with its memory", async () => {
   assert.match(await enodia(moe, "status", "smol"), /RANK\s+POD/);
 });
 
+/** A kubelet says it of every probe that fails before a process is ready. */
+const beforeReady = "Unhealthy";
+
+test("a healthy start leaves no warning", async () => {
+  const events = await moe.kubectl.list("events");
+  const warnings = events.filter(({ type, reason }) => type === "Warning" && reason !== beforeReady);
+  assert.deepEqual(
+    warnings.map(({ involvedObject, reason, message }) => `${involvedObject.name}: ${reason}: ${message}`),
+    [],
+  );
+});
+
 test("enodia status finds nothing urgent in a deployment that serves", async () => {
   const urgent = JSON.parse(await enodia(moe, "status", "smol", "-o", "json")).findings.filter(({ severity }: any) => severity !== "info");
   assert.deepEqual(urgent, []);
