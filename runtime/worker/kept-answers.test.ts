@@ -176,6 +176,7 @@ test("what a lost gateway read waits for its clients; what none of them takes up
 
 test("no order of requests, tokens, ends and leaves passes a bound, or stops what is read", () => {
   const bounds = { unreadMs: 50, answers: 4, bytes: 6_000, answerBytes: 2_500, unread: 2, unreadGraceMs: 20, unreadAtOnce: 3 };
+  const begins = [0, 1, 2, 3, 4].map((id) => ({ what: "begin" as const, id }));
   const step = fc.record({ what: fc.constantFrom("begin", "add", "end", "leave", "read", "stop", "wait"), id: fc.nat(6) });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
@@ -201,5 +202,6 @@ test("no order of requests, tokens, ends and leaves passes a bound, or stops wha
         for (const { run, calls } of all) assert.ok(calls.length === 0 || run.isOver || !run.signal.aborted, "a read one goes on");
       }
     }),
+    { examples: [[begins]] },
   );
 });

@@ -51,6 +51,8 @@ export class Run {
   #events: GenerateEvent[] | undefined;
   /** Nobody wants it but its readers. */
   #stopped = false;
+  /** Its first reader has come. */
+  #begun = false;
   /** Tokens among its events; those of a replay come once it is started. */
   #told = 0;
   #endsAt = 0;
@@ -116,6 +118,7 @@ export class Run {
     for (const event of this.#events ?? []) send(reader, toldAgain(event));
     if (this.isOver) return this.#over.promise;
     this.#stopped = false;
+    this.#begun = true;
     this.#readers.add(reader);
     const left = () => {
       if (!this.#readers.delete(reader) || this.isRead) return;
@@ -135,7 +138,7 @@ export class Run {
   /** It goes on for its readers alone. */
   forget(): void {
     this.#events = undefined;
-    if (!this.isRead) this.#abort.abort(gone());
+    if (this.#begun && !this.isRead) this.#abort.abort(gone());
   }
 
   /** It may take so long from now, or longer where another reader said so; undefined = for ever. */
