@@ -61,7 +61,7 @@ function partOf(expression: Expression, places: Places): Part {
   places.parts += 1;
   if (places.parts > partsMax) throw refused(`has more than ${partsMax} parts with its repetitions; make it shorter`);
   if (expression.kind === "points") {
-    if (places.points.length >= placesMax) throw refused(`has more than ${placesMax} places with its repetitions; make it shorter`);
+    if (places.points.length > placesMax) throw refused(`has more than ${placesMax} places with its repetitions; make it shorter`);
     const place = places.points.push(expression.points) - 1;
     places.follow.push(new Set());
     return { empty: false, first: new Set([place]), last: new Set([place]) };

@@ -292,6 +292,18 @@ test("a text that fits too many branches at once is refused, and not followed in
   assert.throws(() => takes(language, "[".repeat(9)), { code: "InvalidRequest", message: /more than 256 branches of anyOf/ });
 });
 
+test("a pattern of as many places as there may be is taken, and lengths to 4,096 alone and beside a pattern", () => {
+  const lengths = [1, 500, 501, 4_096, 4_097];
+  const taken = (schema: object) => {
+    const language = jsonSchema(JSON.stringify({ type: "string", ...schema }));
+    return lengths.filter((length) => takes(language, JSON.stringify("a".repeat(length))));
+  };
+  assert.deepEqual(taken({ pattern: "^[a-z]{1,500}$" }), [1, 500]);
+  assert.deepEqual(taken({ maxLength: 4_096 }), [1, 500, 501, 4_096]);
+  assert.deepEqual(taken({ pattern: "^[a-z]*$", maxLength: 4_096 }), [1, 500, 501, 4_096]);
+  assert.throws(() => taken({ pattern: "^[a-z]{1,501}$" }), { code: "InvalidRequest", message: /more than 500 places/ });
+});
+
 test("patterns take what regular expressions take", () => {
   const piece = fc.constantFrom("a", "b", "[^a]", ".", "\\d", "\\w", "\\s", "\\S", "(?:ab|b)", "(a|)", "[a-c😀]", "\\u0062", "\\.", "é");
   const times = fc.constantFrom("", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}", "+?");
