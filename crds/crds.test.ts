@@ -69,6 +69,20 @@ test("every sample of a training job parses, has no problem, and gets the defaul
   }
 });
 
+test("kubectl shows no column twice, and of a deployment first what state it is in, how many serve, its model and its age", () => {
+  const columnsOf = (kind: (typeof kinds)[number]): readonly { readonly name: string; readonly priority?: number }[] =>
+    (customResourceDefinition(kind) as any).spec.versions[0].additionalPrinterColumns;
+  for (const kind of kinds) {
+    const names = columnsOf(kind).map(({ name }) => name);
+    assert.deepEqual(names, [...new Set(names)], kind.kind);
+  }
+  const shown = columnsOf(kinds.find(({ kind }) => kind === "MoEDeployment") ?? assert.fail()).filter(({ priority = 0 }) => priority === 0);
+  assert.deepEqual(
+    shown.map(({ name }) => name),
+    ["Status", "Ready", "Model", "Imbalance%", "Age"],
+  );
+});
+
 test("kubectl explain says something about every field", () => {
   const silent = (schema: any, path: string): string[] =>
     Object.entries<any>(schema.properties ?? {}).flatMap(([name, child]) => [

@@ -73,7 +73,6 @@ export const kinds: readonly Kind[] = [
         description: "Image that the operator comes with, where it is another.",
         priority: 1,
       },
-      { name: "Model", type: "string", jsonPath: ".spec.model.uri", description: "Where the model is.", priority: 1 },
       {
         name: "Stand-In",
         type: "string",

@@ -231,6 +231,11 @@ for (const [sentence, { world, ranks, input, want }] of Object.entries(cases)) {
   });
 }
 
+test("the status says how many ranks serve of those wanted, as kubectl shows it", () => {
+  const pods = [pod(0), pod(1), pod(2, { ready: false })];
+  assert.equal(statusOf({ pods, view: view({ members: [member(0), member(1), member(2)] }) }, 3).ready, "2/3");
+});
+
 test("Ready says why a rank does not serve", () => {
   const { conditions } = statusOf({ pods: [pod(0), pod(1, { ready: false, problem: "ImagePullBackOff: no such image" })], view: members });
   assert.match(conditions?.[0]?.message ?? "", /1 of 2 ranks serve: moe-1-abcde: ImagePullBackOff: no such image/);
