@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { operatorRank } from "../../crds/common.ts";
+import { AppError, operatorRank } from "../../crds/common.ts";
 import { chat, chatPrompt, expected, post, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import { eosId, name, ns } from "../../test/kit/gateway/scripted-worker.ts";
 import { until } from "../../test/kit/wait.ts";
@@ -11,6 +11,7 @@ import { Control, WatchPushSchema, type WatchStatus } from "../net/gen/enodia/ru
 import { connect, fromStatus } from "../net/grpc.ts";
 import { toMembership, toSender } from "../net/mapping.ts";
 import { serverNames } from "../net/tls.ts";
+import { createLog } from "../observe/log.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 
@@ -31,6 +32,35 @@ test("a chat answer has text, finish reason and usage", async () => {
     prompt_tokens_details: { cached_tokens: 0 },
     completion_tokens_details: { reasoning_tokens: 0 },
   });
+});
+
+test("the lines of a request have the id of its answer, by which `enodia logs --request` finds them", async () => {
+  const lines: Record<string, unknown>[] = [];
+  const log = createLog({ level: "info", name: "gateway", write: (line) => void lines.push(JSON.parse(line)) });
+  const { url, workers } = await startAll([{}], {}, { log });
+  const whole: any = await (await post(`${url}/v1/chat/completions`, chat())).json();
+  workers[0]!.script = { before: (position) => (position > 1 ? new AppError("NaN", { code: "UnusableLogits" }) : undefined) };
+  const cut = await stream(`${url}/v1/chat/completions`, chat());
+  const found = (id: string) => lines.filter(({ answerId }) => answerId === id).map(({ message }) => message);
+  assert.deepEqual(found(whole.id), ["request ended"]);
+  assert.deepEqual(found(cut.events[0].id), ["request failed", "request ended"]);
+});
+
+test("/health and /ping say whether requests are answered, /version which release answers", async () => {
+  const asked = async (url: string, path: string, method = "GET") => {
+    const response = await fetch(`${url}/${path}`, { method });
+    return [response.status, await response.text()];
+  };
+  for (const [workers, status] of [
+    [[{}], 200],
+    [[], 503],
+  ] as const) {
+    const { url } = await startAll([...workers], { version: "1.2.3" });
+    for (const path of ["health", "ping"])
+      for (const method of ["GET", "POST"]) assert.deepEqual(await asked(url, path, method), [status, ""], `${method} ${path}`);
+    assert.deepEqual(await asked(url, "version"), [200, '{"version":"1.2.3"}']);
+    assert.equal((await asked(url, "healthz"))[0], 200, "this process lives");
+  }
 });
 
 test("a text ends at the end-of-text token, or goes on with ignore_eos", async () => {

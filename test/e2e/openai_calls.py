@@ -48,6 +48,8 @@ with client.responses.stream(model=model, input=messages, max_output_tokens=12, 
 
 vllm = {"structured_outputs": {"choice": ["Oslo", "Rome"]}, "chat_template_kwargs": {"enable_thinking": False}}
 assert client.chat.completions.create(model=model, messages=messages, extra_body=vllm).choices[0].message.content in ("Oslo", "Rome")
+held = {"structured_outputs": vllm["structured_outputs"]}
+assert client.completions.create(model=model, prompt="Norway:", extra_body=held).choices[0].text in ("Oslo", "Rome")
 long = client.chat.completions.create(model=model, messages=messages, max_tokens=12, extra_body={"min_tokens": 12})
 assert long.usage.completion_tokens == 12
 

@@ -113,9 +113,12 @@ test("vLLM's extensions come out as they went in", () => {
   assert.equal(usageOf({ include_usage: true, continuous_usage_stats: true }), "every");
   assert.equal(usageOf({ include_usage: true }), "last");
   assert.equal(usageOf({ continuous_usage_stats: true }), "none");
-  const held = (structured_outputs: object) => jobOf(parseChat(chat({ structured_outputs }), "tiny")).sampling.constraint;
-  assert.deepEqual(held({ json: { type: "integer" } }), { name: "json_schema", spec: '{"type":"integer"}' });
-  assert.deepEqual(held({ json_object: true }), { name: "json_object", spec: "" });
-  assert.deepEqual(held({ regex: "a+" }), { name: "regex", spec: "a+" });
-  assert.deepEqual(held({ choice: ["a", "b"] }), { name: "choice", spec: '["a","b"]' });
+  for (const parse of [(extra: object) => parseChat(chat(extra), "tiny"), (extra: object) => parseCompletion(text(extra), "tiny")]) {
+    const held = (structured_outputs: object | null) => jobOf(parse({ structured_outputs })).sampling.constraint;
+    assert.deepEqual(held({ json: { type: "integer" } }), { name: "json_schema", spec: '{"type":"integer"}' });
+    assert.deepEqual(held({ json_object: true }), { name: "json_object", spec: "" });
+    assert.deepEqual(held({ regex: "a+" }), { name: "regex", spec: "a+" });
+    assert.deepEqual(held({ choice: ["a", "b"] }), { name: "choice", spec: '["a","b"]' });
+    assert.equal(held(null), undefined);
+  }
 });

@@ -1,7 +1,8 @@
 // OpenAI request schemas of chats and completions. Unimplemented fields are refused by name, unless they cannot change the answer.
 
 import { z } from "zod";
-import { invalid } from "../problem.ts";
+import type { Constraint } from "../../constraints/language.ts";
+import { invalid, type Problem } from "../problem.ts";
 import { chatMessage, message, noItems, text } from "./chat-messages.ts";
 import { requestBounds } from "./generation-request.ts";
 import { completionWriter } from "./openai-body.ts";
@@ -61,6 +62,7 @@ const completionRequestSchema = z.strictObject({
   echo: flag,
   best_of: number.nullish(),
   suffix: z.null("not implemented; leave it out").optional(),
+  structured_outputs: structuredOutputs.nullish(),
 });
 
 export const chatFields = Object.keys(chatRequestSchema.shape);
@@ -68,6 +70,9 @@ export const completionFields = Object.keys(completionRequestSchema.shape);
 
 /** The original API's default. */
 const completionTokensDefault = 16;
+
+const endless = ({ name }: Constraint): Problem =>
+  invalid(`\`ignore_eos\`: a ${name} has an end; leave it out.`, "ignore_eos", "invalid_value");
 
 export function parseChat(body: unknown, served: string): Parsed {
   const read = readBody(chatRequestSchema, body, served);
@@ -80,8 +85,7 @@ export function parseChat(body: unknown, served: string): Parsed {
   if (request.response_format && request.structured_outputs)
     return { problem: invalid("`structured_outputs` and `response_format`: send one.", "structured_outputs", "invalid_value") };
   const constraint = request.response_format ?? request.structured_outputs ?? undefined;
-  if (constraint && request.ignore_eos)
-    return { problem: invalid(`\`ignore_eos\`: a ${constraint.name} has an end; leave it out.`, "ignore_eos", "invalid_value") };
+  if (constraint && request.ignore_eos) return { problem: endless(constraint) };
   const chosen = request.tool_choice ?? "auto";
   const chat = chatOf("chat", common(request, request.top_logprobs ?? 0), {
     messages: request.messages.map(chatMessage),
@@ -112,7 +116,10 @@ export function parseCompletion(body: unknown, served: string): Parsed {
     return { problem: invalid("`best_of`: only as many answers as `n` are computed; leave it out.", "best_of", "invalid_value") };
   if (request.max_tokens === 0 && !echo)
     return { problem: invalid("`max_tokens`: must be at least 1 without `echo`.", "max_tokens", "invalid_value") };
+  const constraint = request.structured_outputs ?? undefined;
+  if (constraint && request.ignore_eos) return { problem: endless(constraint) };
   const maxTokens = request.max_tokens ?? completionTokensDefault;
-  const job = { ...given, endpoint: "completions" as const, prompts, echo, maxTokens, logprobs: request.logprobs != null };
+  const sampling = constraint ? { ...given.sampling, constraint } : given.sampling;
+  const job = { ...given, sampling, endpoint: "completions" as const, prompts, echo, maxTokens, logprobs: request.logprobs != null };
   return { job, writer: completionWriter(job) };
 }

@@ -119,6 +119,10 @@ const badCompletions: readonly Bad[] = [
   ["best of", text({ best_of: 3, n: 2 }), "best_of", /only as many answers as `n`/],
   ["suffix", text({ suffix: "x" }), "suffix", /not implemented/],
   ["more logprobs", text({ logprobs: 21 }), "logprobs", /0 to 20/],
+  ["a grammar", text({ structured_outputs: { grammar: "root ::= x" } }), "structured_outputs.grammar", /say one of json/],
+  ["vLLM's whitespace", text({ structured_outputs: { whitespace_pattern: " " } }), "structured_outputs.whitespace_pattern", /Unsupported/],
+  ["what never ends", text({ structured_outputs: { json_object: true }, ignore_eos: true }), "ignore_eos", /an end/],
+  ["a chat's format", text({ response_format: { type: "json_object" } }), "response_format", /Unsupported/, "unsupported_parameter"],
 ];
 
 const tool = (fields: object = {}) => ({ type: "function", function: { name: "get_weather", parameters: { type: "object" }, ...fields } });

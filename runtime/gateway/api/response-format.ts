@@ -1,4 +1,4 @@
-// The chat field `response_format` and its constraint; it refuses what a worker would.
+// The fields `response_format` and `structured_outputs` and their constraint; they refuse what a worker would.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { formatNames } from "../../../crds/names.ts";
