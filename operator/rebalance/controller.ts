@@ -1,4 +1,5 @@
 // The rebalance plane: one loop per deployment with shared planner threads and NATS buses. It implements the deployment plane's port.
+import { randomInt } from "node:crypto";
 import type { LogLevel } from "../../crds/names.ts";
 import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
@@ -11,7 +12,7 @@ import type { Kube, Ref } from "../kube/kube.ts";
 import type { Clock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
-import { connectsMax, Semaphore } from "./links/links.ts";
+import { connectsMax, Semaphore, termsMax } from "./links/links.ts";
 import { Telemetry } from "./links/load-messages.ts";
 import { Session } from "./links/session.ts";
 import { DeploymentLoop } from "./loop.ts";
@@ -46,6 +47,7 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
   const [connecting, guard] = [new Semaphore(connectsMax), new MassFailureGuard()];
   const ports: LoopPorts = {
     clock,
+    term: randomInt(termsMax),
     store: placementStore(options.kube),
     openLink: (target) => new Session(target, { clock, network: grpcNetwork, connecting, guard, logLevel: options.logLevel }),
     planner,

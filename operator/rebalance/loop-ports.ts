@@ -14,6 +14,8 @@ import type { ProtocolRules } from "./rollout/protocol-types.ts";
 
 export interface LoopPorts {
   readonly clock: Clock;
+  /** Unlike that of any other operator that may lead at the same time; below `termsMax`. */
+  readonly term: number;
   readonly store: PlacementStore;
   readonly openLink: OpenLink;
   readonly planner: Planner;

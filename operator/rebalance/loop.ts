@@ -70,7 +70,11 @@ export class DeploymentLoop {
     this.#world = world;
     this.#quota = new Quota({ now: () => clock.now(), onOver: (...over) => this.#overQuota(...over) });
     const quota = this.#quota;
-    this.#links = new Links(ports.openLink, { onChange: () => this.#poke(), onLoad: (message) => this.#intake.take(message), quota });
+    this.#links = new Links(
+      ports.openLink,
+      { onChange: () => this.#poke(), onLoad: (message) => this.#intake.take(message), quota },
+      ports.term,
+    );
     this.#placement = new Placement({ store, ref: world.ref, ownerUid: world.uid });
     this.#intake = new Intake({ ...ports, quota });
     const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts };

@@ -8,7 +8,7 @@ import { seeded } from "../../operator/planner/random.ts";
 import { intents } from "../../operator/rebalance/intents/index.ts";
 import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
-import { connectsMax, Semaphore } from "../../operator/rebalance/links/links.ts";
+import { connectsMax, Semaphore, termsMax } from "../../operator/rebalance/links/links.ts";
 import { Telemetry } from "../../operator/rebalance/links/load-messages.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
@@ -76,6 +76,7 @@ export class SimCluster {
   /** The number of times that the loop asked for the operator's certificate. */
   identityAsks = 0;
   /** Every increase of a counter of the operator. */
+  #terms = 0;
   readonly #counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
   readonly #wire: SimWire;
   readonly #around: Surroundings;
@@ -212,6 +213,7 @@ export class SimCluster {
     return new DeploymentLoop(
       {
         clock: this.clock,
+        term: this.#terms++ % termsMax,
         store: this.kube.placements(),
         openLink: (target) => new Session(target, { clock: this.clock, network, connecting }),
         planner: this.#planner,

@@ -5,7 +5,7 @@ import type { World } from "../../deployment/ports.ts";
 import type { Identity } from "../../kube/ask-pod.ts";
 import type { RankView } from "../observed.ts";
 import type { Link, LinkTarget, Member, Membership, PlanMember } from "../ports.ts";
-import { Links, mayWait, Semaphore, spacingMs } from "./links.ts";
+import { Links, mayWait, Semaphore, spacingMs, termsMax } from "./links.ts";
 
 const now = 1_000_000;
 const identity: Identity = { cert: "1", key: "", ca: "" };
@@ -30,7 +30,7 @@ interface FakeLink {
   status: { membershipVersion: number; front?: { idleSince: number | undefined; wantsRanks: boolean; unasked?: boolean } };
 }
 
-function opened() {
+function opened(term = (now + 1) % termsMax) {
   const fakes: FakeLink[] = [];
   const links = new Links(
     (target) => {
@@ -51,6 +51,7 @@ function opened() {
       return link as unknown as Link;
     },
     { onChange: () => {}, onLoad: () => {}, quota: { share: () => assert.fail() } },
+    term,
   );
   links.sync(world, identity, undefined, now);
   return { links, fakes };
@@ -68,12 +69,26 @@ test("membership goes on from the clock, or from a higher version that a pod has
   links.setMembers([member(0)], plain);
   assert.deepEqual(
     fakes[0]?.pushed.map(({ version }) => version),
-    [now + 1, now + 501],
+    [now + 1, now + 1 + termsMax],
     "the same members, said so that they are heard",
   );
-  fakes[0]!.status = { membershipVersion: now + 501 };
+  fakes[0]!.status = { membershipVersion: now + 1 + termsMax };
   links.setMembers([member(0), member(1)], plain);
-  assert.equal(fakes[2]?.pushed.at(-1)?.version, now + 502);
+  assert.equal(fakes[2]?.pushed.at(-1)?.version, now + 1 + 2 * termsMax);
+});
+
+test("two that lead at once make no equal versions, and each goes on above what it hears of the other", () => {
+  const all = [opened(1), opened(termsMax - 1)];
+  const made = all.map(({ links, fakes }, one) =>
+    Array.from({ length: 20 }, (_, step) => {
+      links.setMembers([member(0), member(1)].slice(0, 1 + (step % 2)), plain);
+      const { version } = fakes[0]!.pushed.at(-1)!;
+      for (const fake of all[1 - one]!.fakes) fake.status = { membershipVersion: version };
+      return version;
+    }),
+  );
+  assert.equal(new Set(made.flat()).size, 40);
+  assert.ok(Math.min(...made[1]!) > Math.max(...made[0]!));
 });
 
 test("a gateway holds requests once it has heard so, and what it says counts while it is heard", () => {

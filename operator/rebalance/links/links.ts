@@ -21,6 +21,15 @@ interface Wanted {
   readonly kind: "worker" | "gateway";
 }
 
+/** Leaders' terms are below this. */
+export const termsMax = 1024;
+
+/** Two that lead at once make no equal versions, of which a pod would keep the first whatever is in it. */
+function versionAbove(version: number, term: number): number {
+  const next = version + 1;
+  return next + ((((term - next) % termsMax) + termsMax) % termsMax);
+}
+
 type LinkHandlers = Pick<LinkTarget, "onChange" | "onLoad" | "quota">;
 
 export interface Changes {
@@ -31,6 +40,7 @@ export interface Changes {
 export class Links {
   readonly #open: OpenLink;
   readonly #on: LinkHandlers;
+  readonly #term: number;
   readonly #workers = new Map<string, Entry>();
   readonly #gateways = new Map<string, Entry>();
   #version = 0;
@@ -45,9 +55,10 @@ export class Links {
   #membership: Membership | undefined;
   readonly #bootIds = new Map<number, string>();
 
-  constructor(open: OpenLink, on: LinkHandlers) {
+  constructor(open: OpenLink, on: LinkHandlers, term: number) {
     this.#open = open;
     this.#on = on;
+    this.#term = term;
   }
 
   worker(podUid: string): Link | undefined {
@@ -133,7 +144,7 @@ export class Links {
     this.#lastMembers = text;
     this.#pushedAt = this.#now;
     // Pods ignore versions older than theirs, so a new leader continues from its clock or from the highest reported version.
-    this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
+    this.#version = versionAbove(Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0), this.#term);
     this.#membership = { version: this.#version, members, ...beside };
     for (const link of this.all()) link.push(this.#membership);
   }
