@@ -95,6 +95,13 @@ test("the first line counts the ranks that are missing and the deployments in tr
   ]);
 });
 
+test("the page of a deployment begins with its headline, and the commands to use it come below", () => {
+  const { text } = made([moed("a")], "deployment", "namespace=ns&name=a");
+  const at = (part: string) => text.indexOf(part);
+  assert.ok(at('class="headline"') > 0 && at('class="headline"') < at("<dt>Model"), "before other facts");
+  assert.ok(at("curl http://localhost:8000/v1") > at('class="headline"'));
+});
+
 test("a deployment that is gone, or that cannot be read, says so", () => {
   assert.equal(made([], "deployment", "namespace=ns&name=a").page.status, 404);
   assert.equal(made([], "deployment", "").page.status, 404);

@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { gatewayProcess as settings } from "../../crds/process.ts";
 import { until } from "../../test/kit/wait.ts";
 
 const mebibyte = 1024 * 1024;
@@ -13,8 +14,10 @@ const restMs = 120_000; // a quiet machine takes 15 s, a busy one a minute and m
 const mostMoreMiB = 256;
 const mostLeftMiB = 64;
 
-/** As the operator sets it. */
-const gatewayEnv = { MALLOC_ARENA_MAX: "2", MALLOC_MMAP_THRESHOLD_: "65536" };
+/** As the operator sets it: all that is the same for every gateway. */
+const gatewayEnv = Object.fromEntries(
+  Object.values(settings).flatMap((row) => ("value" in row ? [[row.variable, row.value] as const] : [])),
+);
 const kit = new URL("../../test/kit/", import.meta.url);
 const program = `
 import { createTestCa } from "${kit}network/certs.ts";

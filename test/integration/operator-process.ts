@@ -2,9 +2,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Scope } from "../../operator/kube/resources.ts";
+import { type Scope, installName as templated } from "../../operator/kube/resources.ts";
 import { rulesOf } from "../../operator/rbac.ts";
 import { type ControlPlane, root } from "./control-plane.ts";
+
+/** As it is named where nobody says another. */
+export const installName = "enodia";
 
 /** Where it runs, and the namespaces in which it works: in all of them where none is given. */
 interface Install {
@@ -27,7 +30,10 @@ function grant(scope: Scope, within: string | undefined, system: string): object
   const apiVersion = "rbac.authorization.k8s.io/v1";
   const kind = within ? "Role" : "ClusterRole";
   const metadata = { name: `operator-${scope}`, ...(within ? { namespace: within } : {}) };
-  const rules = rulesOf(scope).map(({ why: _, scope: __, option: ___, ...rule }) => rule);
+  const rules = rulesOf(scope).map(({ why: _, scope: __, option: ___, resourceNames, ...rule }) => ({
+    ...rule,
+    ...(resourceNames ? { resourceNames: resourceNames.map((name) => (name === templated ? installName : name)) } : {}),
+  }));
   return [
     { apiVersion, kind, metadata, rules },
     {

@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { claimName } from "../../operator/kube/claims.ts";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
 import { applies } from "../../operator/kube/managed-fields.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
@@ -14,7 +15,7 @@ import { namespaceObjects } from "../kit/deployment/product.ts";
 import { type Collector, startCollector } from "../kit/processes/collector.ts";
 import { until as poll } from "../kit/processes/process.ts";
 import { type ControlPlane, controlPlane } from "./control-plane.ts";
-import { accessObjects, type OperatorProcess, operatorKubeconfig, startOperatorProcess } from "./operator-process.ts";
+import { accessObjects, installName, type OperatorProcess, operatorKubeconfig, startOperatorProcess } from "./operator-process.ts";
 
 const name = "operator-int";
 const namespace = "moe";
@@ -40,6 +41,7 @@ before(
       { apiVersion: "v1", kind: "Namespace", metadata: { name: system } },
       ...namespaceObjects(namespace, folder),
       ...accessObjects(install),
+      { apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", metadata: { name: installName }, rules: [] },
     );
     kubeconfig = await operatorKubeconfig({ kubectl }, system, folder);
     collector = await startCollector((await ensureBinaries(() => {}, { only: ["otelcol"] })).otelcol);
@@ -98,6 +100,15 @@ test("two replicas, one leads; apply makes pods that the restricted level admits
     timeoutMs: 30_000,
   });
   assert.deepEqual(pods.map((pod) => pod.metadata.labels["enodia.dev/rank"]).sort(), ["0", "1"]);
+  const role = (await kube.get(resources.clusterRoles, { namespace: "", name: installName })) ?? assert.fail();
+  for (const lease of [
+    { namespace: system, name: `${installName}-operator` },
+    { namespace, name: claimName },
+  ]) {
+    const { ownerReferences } = (await kube.get(resources.leases, lease))?.metadata ?? {};
+    const owner = { apiVersion: role.apiVersion, kind: role.kind, name: installName, uid: role.metadata.uid };
+    assert.deepEqual(ownerReferences, [owner], `${lease.name} goes with the install`);
+  }
   for (const pod of pods) {
     const secret = await until(
       "its certificate",
