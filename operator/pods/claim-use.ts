@@ -4,15 +4,19 @@ import { annotations, labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { ClaimUse } from "./claim-holder.ts";
 
-const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
+const modesSchema = z.object({ accessModes: z.array(z.string()).default([]) }).prefault({});
+const claimSchema = z.object({ spec: modesSchema, status: modesSchema });
 
 /** Who can mount a claim at once: pods on many nodes, those on one, or one pod. */
 export type ClaimReach = "Nodes" | "Node" | "Pod";
 
-export function claimReach(claim: KubeObject): ClaimReach {
-  const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
+export function claimReach(claim: unknown): ClaimReach {
+  const { spec, status } = claimSchema.safeParse(claim).data ?? {};
+  const { accessModes = [] } = spec ?? {};
   if (accessModes.length === 0 || accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany")) return "Nodes";
-  return accessModes.includes("ReadWriteOnce") ? "Node" : "Pod";
+  if (!accessModes.includes("ReadWriteOnce")) return "Pod";
+  // The volume that it got may offer more than it asked.
+  return status?.accessModes.includes("ReadWriteMany") ? "Nodes" : "Node";
 }
 
 export const userOf = {

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
+import { claimReach } from "../../pods/claim-use.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, read, warn } from "./check.ts";
 
@@ -61,8 +62,7 @@ export function judgeClaim(where: string, object: unknown, { nodes }: { readonly
   const { spec, status } = claimSchema.parse(object);
   const modes = spec.accessModes.join(", ");
   if (status.phase !== "Bound") return warn(`claim ${where} is ${status.phase} (${modes})`, look);
-  const many = spec.accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
-  if (many || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
+  if (claimReach(object) === "Nodes" || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
   return ok(
     `claim ${where} is bound (${modes}): one of ${nodes} nodes can mount it, and a weight server there serves it to workers on the others`,
   );
