@@ -27,6 +27,14 @@ const rows: Record<string, { readonly uses: ClaimUse[]; readonly want: string | 
     want: undefined,
   },
   "it gets another model, and so another pod": { uses: [use("a", "n1", { model: "models/b" }), use("b", "n1")], want: "n1" },
+  "claims that run on two nodes hold nobody, so that an older rank of a job elsewhere restarts nothing": {
+    uses: [use("a", "n1", { createdMs: 2 }), use("b", "n2", { component: "trainer" })],
+    want: undefined,
+  },
+  "nor does it lose the node that it was held to": {
+    uses: [use("a", "n1", { createdMs: 2, held: "n1" }), use("b", "n2", { component: "trainer" })],
+    want: "n1",
+  },
   "its download runs elsewhere": { uses: [use("a", "n3", { component: "downloader" })], want: "n3" },
 };
 for (const [what, { uses, want }] of Object.entries(rows)) test(what, () => assert.equal(serverNode(uses, isOwn, "models/a"), want));
@@ -36,6 +44,9 @@ test("a download is made anew where it can never run, and only there", () => {
   const astray = (uses: ClaimUse[], held?: string) => isAstray(uses, isOwn, held);
   assert.deepEqual([astray([own("n2"), use("b", "n1")]), astray([], "n1"), astray([use("b", "n2")], "n1")], [true, true, true]);
   assert.deepEqual([astray([own("n1"), use("b", "n1")]), astray([own("n2", true), use("b", "n1")]), astray([])], [false, false, false]);
+  const onMany = [use("b", "n1"), use("c", "n2")];
+  assert.deepEqual([astray([own("n3"), ...onMany], "n3"), astray([own("n3"), ...onMany]), astray(onMany)], [false, false, false]);
+  assert.ok(astray(onMany, "n3"), "one without a node may be held to one that is gone");
 });
 
 test("servers of one claim end on one node, and none moves that has the volume", () => {

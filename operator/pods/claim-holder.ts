@@ -26,19 +26,28 @@ export function holderOf(uses: readonly ClaimUse[]): ClaimUse | undefined {
   return [...uses].sort(order)[0];
 }
 
+/** A claim that runs on two nodes can be mounted on many, whatever its modes say, and holds nobody. */
+export function ofOneNode(uses: readonly ClaimUse[]): ClaimUse[] {
+  const running = uses.filter(({ mounted }) => mounted);
+  const at = new Map(running.map(({ claim, node }) => [claim, node]));
+  const many = new Set(running.flatMap(({ claim, node }) => (at.get(claim) === node ? [] : claim)));
+  return uses.filter(({ claim }) => !many.has(claim));
+}
+
 /** The node that the template of a weight server names. It stays while its pod stands where the claim is, since a change restarts it. */
 export function serverNode(uses: readonly ClaimUse[], isOwn: (use: ClaimUse) => boolean, model: string): string | undefined {
   const others = uses.filter((use) => !isOwn(use));
   const own = holderOf(uses.filter((use) => isOwn(use) && !use.terminating && use.model === model));
-  const holder = holderOf(own ? [...others, own] : others);
-  return own && own.node === holder?.node ? own.held : holder?.node;
+  const holder = holderOf(ofOneNode(own ? [...others, own] : others));
+  return own && own.node === (holder ?? own).node ? own.held : holder?.node;
 }
 
 /** A download or a pod that cannot run where it is or is held to; it is made anew, since neither can be changed. */
 export function isAstray(uses: readonly ClaimUse[], isOwn: (use: ClaimUse) => boolean, held: string | undefined): boolean {
   const own = holderOf(uses.filter(isOwn));
-  const at = own?.node ?? held;
-  return at !== undefined && own?.mounted !== true && at !== holderOf(uses)?.node;
+  const holder = holderOf(ofOneNode(uses));
+  if (own === undefined) return held !== undefined && held !== holder?.node;
+  return !own.mounted && own.node !== (holder ?? own).node;
 }
 
 export const remedy = "a claim that is ReadWriteOnce or ReadWriteMany";

@@ -6,7 +6,7 @@ import { progressText } from "../../../crds/progress-text.ts";
 import { weightServerComponent } from "../../../crds/weight-server.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Role } from "../../pki/names.ts";
-import { type ClaimUse, holderOf, isAstray, refusalOf, serverNode } from "../../pods/claim-holder.ts";
+import { type ClaimUse, holderOf, isAstray, ofOneNode, refusalOf, serverNode } from "../../pods/claim-holder.ts";
 import { userOf } from "../../pods/claim-use.ts";
 import { living, type Pending } from "../core/snapshot.ts";
 import { ofModel, type WeightServerWish } from "../objects/context.ts";
@@ -72,7 +72,7 @@ function download(observed: Observed): Delivery {
   const refused = memory.jobRefused?.name === wanted ? memory.jobRefused : undefined;
   const { suspend, model } = deployment.spec;
   const uses = usesOf(observed, deployment);
-  const node = holderOf(uses)?.node;
+  const node = holderOf(ofOneNode(uses))?.node;
   const plan = planDelivery({ ...seen, suspended: suspend, jobError: refused?.message ?? "", now: now.getTime() });
   const astray = (job: JobFacts) =>
     job.state === "Running" && !job.terminating && isAstray(uses, isOwn(deployment, downloaderComponent), job.held);

@@ -33,6 +33,13 @@ const rows: Record<string, readonly [given: Parameters<typeof place>[0], want: r
     { uses: [serves, use("job j", "n2")], pods: [{ ...bound, running: true }] },
     [undefined, "", ""],
   ],
+  "nor is one that starts there made anew": [
+    {
+      uses: [serves, use("job b", "n2"), use("job j", "n3", { mounted: false })],
+      pods: [{ ...bound, held: "n3" }],
+    },
+    [undefined, "", ""],
+  ],
   "two claims on two nodes": [{ uses: [serves, use("job b", "n2", { claim: "data" })] }, ["n1", "ClaimsApart", ""]],
   "one pod alone can mount it, and there are two ranks": [{ reach: "Pod", ranks: 2 }, [undefined, "ClaimInUse", ""]],
   "one pod alone, and it is a deployment's": [{ reach: "Pod", uses: [serves] }, ["n1", "ClaimInUse", ""]],

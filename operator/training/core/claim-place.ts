@@ -1,5 +1,5 @@
 // Where the pods of a job may run by the claims that they mount, as serving decides it (operator/deployment/DECISIONS.md 13). Pure.
-import { type ClaimUse, holderOf, isAstray, refusalOf, remedy } from "../../pods/claim-holder.ts";
+import { type ClaimUse, holderOf, isAstray, ofOneNode, refusalOf, remedy } from "../../pods/claim-holder.ts";
 import { type ClaimReach, userOf } from "../../pods/claim-use.ts";
 import type { PodView } from "./pod-view.ts";
 
@@ -25,9 +25,8 @@ export interface ClaimPlace {
 export const anywhere: ClaimPlace = { node: undefined, problems: [], astray: new Set() };
 
 export function claimPlace({ job, ranks, reaches, uses, pods }: ClaimLook): ClaimPlace {
-  // One that runs on two nodes can be mounted on many, whatever its modes say.
-  const onMany = (claim: string) => new Set(uses.flatMap((use) => (use.claim === claim && use.mounted ? use.node : []))).size > 1;
-  const narrow = uses.filter(({ claim }) => (reaches.get(claim) ?? "Nodes") !== "Nodes" && !onMany(claim));
+  const bounded = uses.filter(({ claim }) => (reaches.get(claim) ?? "Nodes") !== "Nodes");
+  const narrow = ofOneNode(bounded);
   const user = userOf.job(job);
   const holder = holderOf(narrow);
   const inUse = [...reaches].flatMap(([claim, reach]) => {
@@ -39,7 +38,7 @@ export function claimPlace({ job, ranks, reaches, uses, pods }: ClaimLook): Clai
   });
   const other = narrow.find((use) => holder?.mounted && use.mounted && use.node !== holder.node);
   const apart = holder && other ? [{ reason: "ClaimsApart", message: apartText(holder, other) }] : [];
-  const astray = pods.filter(({ uid, running, held }) => !running && isAstray(narrow, (use) => use.uid === uid, held));
+  const astray = pods.filter(({ uid, running, held }) => !running && isAstray(bounded, (use) => use.uid === uid, held));
   return { node: holder?.node, problems: [...inUse, ...apart], astray: new Set(astray.map(({ uid }) => uid)) };
 }
 
