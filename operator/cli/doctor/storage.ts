@@ -2,7 +2,6 @@
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { claimReach } from "../../pods/claim-use.ts";
 import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, read, warn } from "./check.ts";
 
@@ -51,7 +50,7 @@ export const storageClasses: Check = {
 
 const claimSchema = z.object({
   spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}),
-  status: z.object({ phase: z.string().default("Pending") }).prefault({}),
+  status: z.object({ phase: z.string().default("Pending"), accessModes: z.array(z.string()).default([]) }).prefault({}),
 });
 
 export function judgeClaim(where: string, object: unknown, { nodes }: { readonly nodes: number }): Outcome {
@@ -62,7 +61,8 @@ export function judgeClaim(where: string, object: unknown, { nodes }: { readonly
   const { spec, status } = claimSchema.parse(object);
   const modes = spec.accessModes.join(", ");
   if (status.phase !== "Bound") return warn(`claim ${where} is ${status.phase} (${modes})`, look);
-  if (claimReach(object) === "Nodes" || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
+  const many = [...spec.accessModes, ...status.accessModes].includes("ReadWriteMany") || spec.accessModes.includes("ReadOnlyMany");
+  if (many || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
   return ok(
     `claim ${where} is bound (${modes}): one of ${nodes} nodes can mount it, and a weight server there serves it to workers on the others`,
   );
