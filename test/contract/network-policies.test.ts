@@ -110,6 +110,48 @@ test("every port that the operator's source dials is one that it reaches here", 
     );
 });
 
+/** Per place of the runtime that opens a connection: who dials whom at which port; none where what calls it is a row, or it leaves the product. */
+const places: Readonly<Record<string, readonly (readonly (readonly [...Dial, Port])[])[]>> = {
+  "engine/rows/peer-connections.ts": [[["worker", "worker", "engine"]]],
+  "experts/peers.ts": [[["worker", "worker", "grpc"]], [["worker", "worker", "grpc"]]],
+  "experts/weight-client.ts": [[["worker", "weight-server", "grpc"]]],
+  "gateway/auth/issuer-keys.ts": [[]],
+  "gateway/gateway-text.ts": [[["gateway", "worker", "grpc"]]],
+  "gateway/routing/worker-pool.ts": [[["gateway", "worker", "grpc"]]],
+  "modelstore/download/request.ts": [[], []],
+  "net/collectives/wire-link.ts": [[["trainer", "trainer", "ranks"]]],
+  "net/engine-link.ts": [[["worker", "worker", "engine"]]],
+  "net/grpc.ts": [[], [], []],
+  "net/heartbeat.ts": [[]],
+  "net/nats.ts": [[]],
+  "net/peer-connection.ts": [[]],
+  "net/peer-snapshot.ts": [["worker", "gateway"].map((from) => [from, "worker", "grpc"] as const)],
+  "net/read-link.ts": [[]],
+  "net/service.ts": [[]],
+  "observe/trace.ts": [[]],
+};
+const calls = /\bnetwork\.connect\w*\(|\bcallHeartbeat\(\{|\bPeerConnection\.call\(|(?<![.#\w])fetch\(|OTLPTraceExporter\(|grpc\.Client\(/;
+const openers = "connect|connectReads|callHeartbeat|createClient|request|get|createConnection|createSocket|Socket|Agent";
+const modules = String.raw`"(?:node:(?:net|tls|https?|http2|dgram)|nats|undici|[^"]*/(?:grpc|read-link|heartbeat|service)\.ts)"`;
+const imports = String.raw`^import (?:\w+|\* as \w+|\{[^}]*(?<!type )\b(?:${openers})\b[^}]*\}) from ${modules}`;
+const opening = new RegExp(`${calls.source}|${imports}`, "gm");
+
+test("every place where the runtime opens a connection is one whose port is reached here", () => {
+  const source = (file: string) => readFileSync(`runtime/${file}`, "utf8").replace(/^\s*(?:\/\/|\/?\*).*$/gm, "");
+  const found = globSync("**/*.ts", { cwd: "runtime" }).filter((file) => !/\.test\.ts$|\/gen\//.test(file));
+  const counted = (of: readonly (readonly [string, number])[]) => Object.fromEntries(of.filter(([, count]) => count > 0).sort());
+  assert.deepEqual(
+    counted(found.map((file) => [file, [...source(file).matchAll(opening)].length])),
+    counted(Object.entries(places).map(([file, { length }]) => [file, length])),
+  );
+  for (const [file, of] of Object.entries(places))
+    for (const [from, to, port] of of.flat())
+      assert.ok(
+        dials[port].some((dial) => dial[0] === from && dial[1] === to),
+        `${file}: ${from} to ${to} at ${port}`,
+      );
+});
+
 test("pods that are not of a component are not let in", () => {
   const stranger = { app: "x" };
   for (const [component, port] of [
