@@ -179,7 +179,7 @@ export class DeploymentLoop {
 
   #followQuota({ world, spec, shape }: Observed): void {
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
-    this.#quota.follow({ pods: world.workers.length + world.gateways.length, grid: shape, windowMs });
+    this.#quota.follow({ workers: world.workers.length, gateways: world.gateways.length, grid: shape, windowMs });
   }
 
   #overQuota(result: OverQuota, first: boolean): void {

@@ -24,7 +24,7 @@ const answers = {
 type Answer = keyof typeof answers;
 const everyMs = 50;
 
-function quotaOf(pods: number, now: () => number) {
+function quotaOf(workers: number, now: () => number) {
   const over: Record<OverQuota, number> = { delayed: 0, dropped: 0 };
   const told: boolean[] = [];
   const onOver = (what: OverQuota, first: boolean): void => {
@@ -32,7 +32,7 @@ function quotaOf(pods: number, now: () => number) {
     if (first) told.push(first);
   };
   const quota = new Quota({ now, onOver });
-  quota.follow({ pods, grid, windowMs });
+  quota.follow({ workers, gateways: 0, grid, windowMs });
   return { quota, over, told };
 }
 
@@ -105,7 +105,7 @@ const liars = 16;
 const seconds = 20;
 /** What a pod of this description needs: it describes itself, takes part in a plan, and tells its load and status. */
 const atFirst = 1_900_000;
-const perSecond = 60_000;
+const perSecond = 110_000;
 
 const floods: Record<string, { readonly status: Answer; readonly endsAfter?: number }> = {
   "report all their experts": { status: "hosted" },
@@ -141,6 +141,49 @@ test("one pod within its share is read although the others have used up the rest
   for (const session of [...flood.sessions, honest]) session?.close();
 });
 
+const largest = { layers: 1024, experts: 64 };
+const needs = { workers: 0, gateways: 0, grid: undefined, windowMs: 1_000 };
+const message = 1_300_000;
+/** A third of the thread, a burst and as much debt, and the last message. */
+const most = 2 * 96_000_000 + seconds * 8_000_000 + message;
+const hungry: Record<string, { readonly needs: Parameters<Quota["follow"]>[0]; readonly most: number; readonly renewed?: boolean }> = {
+  "64 ranks of the largest model, whose load is asked for each second": { needs: { ...needs, workers: 64, grid: largest }, most },
+  "200 ranks that are replaced again and again": { needs: { ...needs, workers: 200, grid: largest }, most, renewed: true },
+  "64 ranks before any of them is known": { needs: { ...needs, workers: 64 }, most },
+  "64 gateways, which describe no experts": { needs: { ...needs, gateways: 64 }, most: 64 * (16_000 * (2 * 4 + seconds) + message) },
+};
+for (const [sentence, { needs: pods, most: bound, renewed = false }] of Object.entries(hungry)) {
+  test(`what ${sentence} make the operator decode is bounded for all of them together`, () => {
+    let now = 0;
+    const { quota } = quotaOf(1, () => now);
+    quota.follow(pods);
+    let [values, shares] = [0, [] as ReturnType<Quota["share"]>[]];
+    const admitted = (share: ReturnType<Quota["share"]>, cost: number): boolean => {
+      try {
+        share.admit(0, cost - 2_000);
+      } catch {
+        return false;
+      }
+      values += cost;
+      return share.mayRead();
+    };
+    const open = () => quota.share(pods.workers > 0 ? "worker" : "gateway");
+    for (now = 0; now < seconds * 1000; now += 500) {
+      if (renewed || now === 0) shares = Array.from({ length: pods.workers + pods.gateways }, open);
+      for (const share of shares) for (const cost of [message, 100_000, 2_000]) while (share.mayRead() && admitted(share, cost));
+    }
+    assert.ok(values <= bound, `${values} values, at most ${bound}`);
+    assert.ok(values >= bound / 4, `what they may send is read: ${values} values`);
+  });
+}
+
+test("ranks of a larger model than the last one may describe it", () => {
+  const { quota, over } = quotaOf(4, () => 0);
+  quota.follow({ workers: 4, gateways: 0, grid: { layers: 1, experts: 1 }, windowMs });
+  for (let rank = 0; rank < 4; rank++) quota.share("worker").admit(answers.describe.bytes, answers.describe.values);
+  assert.deepEqual(over, { delayed: 0, dropped: 0 });
+});
+
 test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, nor is one of a rank and an expert", () => {
   for (const [ranks, shape] of [
     [256, grid],
@@ -148,9 +191,9 @@ test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, 
   ] as const) {
     let now = 0;
     const { quota, over } = quotaOf(ranks, () => now);
-    quota.follow({ pods: ranks, grid: shape, windowMs });
+    quota.follow({ workers: ranks, gateways: 0, grid: shape, windowMs });
     const scale = (shape.layers * shape.experts) / cells;
-    const shares = Array.from({ length: ranks }, () => quota.share());
+    const shares = Array.from({ length: ranks }, () => quota.share("worker"));
     const say = (kind: Answer, times = 1, by = scale): void => {
       for (const share of shares)
         for (let i = 0; i < times; i++) {
@@ -161,14 +204,31 @@ test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, 
     say("describe");
     for (now = 0; now < 120_000; now += 500) {
       say("status", 1, 1);
-      if (now % loadSampleMs(windowMs) === 0) {
-        say("load");
-        for (let i = 0; i < phases.length * ranks; i++) assert.ok(quota.take(loadBytes(shape.layers * shape.experts)), "on NATS too");
+      if (now > 0 && now % loadSampleMs(windowMs) === 0) {
+        if (now < 60_000) say("load");
+        else for (let i = 0; i < phases.length * ranks; i++) assert.ok(quota.take(loadBytes(shape.layers * shape.experts)), "or on NATS");
       }
-      // A plan: an answer for each layer, and what each of them changes.
-      if (now % 60_000 === 30_000) say("status", 3 * shape.layers, 1);
+      // A plan of 10 s: two answers for each layer, and what each of them changes.
+      if (now % 60_000 >= 30_000 && now % 60_000 < 40_000) say("status", (2 * shape.layers) / 20, 1);
       if (now % 60_000 < 3_000) say("hosted", 1, (4 * scale) / ranks);
     }
     assert.deepEqual(over, { delayed: 0, dropped: 0 });
   }
+});
+
+test("two ranks that tell all their experts with each status while a plan of many releases is carried out wait for nothing", () => {
+  let now = 0;
+  const { quota, over } = quotaOf(2, () => now);
+  const shares = [quota.share("worker"), quota.share("worker")];
+  for (now = 0; now < 120_000; now += 400)
+    for (const share of shares) {
+      const say = (kind: Answer) => share.admit(answers[kind].bytes, answers[kind].values);
+      if (now === 0) say("describe");
+      // A status every 900 ms, one to each ping, and the answers to prepare, drain and release for each layer.
+      say(now % 60_000 < 40_000 ? "hosted" : "status");
+      if (now % 60_000 < 40_000 && now % 800 === 0) for (let i = 0; i < 4; i++) say("status");
+      if (now > 0 && now % 5_200 === 0) say("load");
+      assert.ok(share.mayRead(), `at ${now} ms`);
+    }
+  assert.deepEqual(over, { delayed: 0, dropped: 0 });
 });

@@ -15,17 +15,23 @@ const messagesPerSecond = 8;
 const describeSeconds = 20;
 const planMessagesPerLayer = 4;
 const valuesPerCell = 2 * valuesPerBigInt + 8;
+/** While a plan is carried out: statuses that name all experts, and what they cost for each expert and layer. */
+const hostedPerSecond = 2;
+const [hostedPerCell, hostedPerLayer] = [1.5, 13];
 /** Over the load messages that ranks send. */
 const loadSlack = 1.25;
 const burstSeconds = 4;
 /** It is told of again after so long within its bounds. */
 const quietMs = 60_000;
 
+type Kind = "worker" | "gateway";
+
 interface Needs {
-  readonly pods: number;
-  /** Undefined until a pod has described itself: the largest of all. */
+  readonly workers: number;
+  readonly gateways: number;
+  /** Undefined until a rank has described itself, which may be of the largest model. */
   readonly grid: Pick<ExpertGrid, "layers" | "experts"> | undefined;
-  /** Of load, as the spec has it. */
+  /** Of load, the least that a rank may have. */
   readonly windowMs: number;
 }
 
@@ -35,34 +41,44 @@ interface Rate {
   readonly burst: number;
 }
 
-const largest = { layers: planBounds.layers, experts: planBounds.cells / planBounds.layers };
+/** Of a deployment, whatever its pods say: a third of the thread, and at once what 256 ranks of 64 layers of 256 experts describe. */
+const most: Rate = { perSecond: 8_000_000, burst: 96_000_000 };
 
-function podRate({ grid = largest, windowMs }: Omit<Needs, "pods">): Rate {
-  const cells = grid.layers * grid.experts;
-  const description = valuesPerCell * cells;
-  const loads = (loadSlack * phases.length * 1000) / loadSampleMs(windowMs);
-  const perSecond = messagesPerSecond * valuesPerMessage + description / describeSeconds + loads * costOf(loadBytes(cells), 0);
-  return { perSecond, burst: description + planMessagesPerLayer * grid.layers * valuesPerMessage + burstSeconds * perSecond };
+function rateOf(kind: Kind, { workers, gateways, grid, windowMs }: Needs): Rate {
+  const { layers, experts } = (kind === "worker" && grid) || { layers: 0, experts: 0 };
+  const cells = layers * experts;
+  const description = kind === "worker" ? valuesPerCell * (cells || planBounds.cells) : 0;
+  const hosted = hostedPerSecond * (hostedPerCell * cells + hostedPerLayer * layers);
+  const loads = cells > 0 ? (loadSlack * phases.length * 1000 * costOf(loadBytes(cells), 0)) / loadSampleMs(windowMs) : 0;
+  const perSecond = messagesPerSecond * valuesPerMessage + description / describeSeconds + hosted + loads;
+  const burst = description + planMessagesPerLayer * layers * valuesPerMessage + burstSeconds * perSecond;
+  const pods = Math.max(1, workers + gateways);
+  return { perSecond: Math.min(perSecond, most.perSecond / pods), burst: Math.min(burst, most.burst / pods) };
+}
+
+function ratesOf(needs: Needs): Record<Kind | "pool", Rate> {
+  const [worker, gateway] = [rateOf("worker", needs), rateOf("gateway", needs)];
+  const all = (of: keyof Rate): number => needs.workers * worker[of] + needs.gateways * gateway[of];
+  return { worker, gateway, pool: { perSecond: all("perSecond"), burst: all("burst") } };
 }
 
 class Bucket {
-  #left: number;
+  #taken = 0;
   #at: number;
 
-  constructor(left: number, now: number) {
-    this.#left = left;
+  constructor(now: number) {
     this.#at = now;
   }
 
   /** Negative where more was taken than there was. */
   left({ perSecond, burst }: Rate, now: number): number {
-    this.#left = Math.min(burst, this.#left + (perSecond * Math.max(0, now - this.#at)) / 1000);
+    this.#taken = Math.max(0, this.#taken - (perSecond * Math.max(0, now - this.#at)) / 1000);
     this.#at = now;
-    return this.#left;
+    return burst - this.#taken;
   }
 
   take(cost: number): void {
-    this.#left -= cost;
+    this.#taken += cost;
   }
 }
 
@@ -79,17 +95,17 @@ export class Quota {
   readonly #ports: QuotaPorts;
   readonly #pool: Bucket;
   #pods = 1;
-  #perPod = podRate({ grid: undefined, windowMs: 0 });
+  #rates = ratesOf({ workers: 1, gateways: 0, grid: undefined, windowMs: 0 });
   #overAt = Number.NEGATIVE_INFINITY;
 
   constructor(ports: QuotaPorts) {
     this.#ports = ports;
-    this.#pool = new Bucket(Number.POSITIVE_INFINITY, ports.now());
+    this.#pool = new Bucket(ports.now());
   }
 
   follow(needs: Needs): void {
-    this.#pods = Math.max(1, needs.pods);
-    this.#perPod = podRate(needs);
+    this.#pods = needs.workers + needs.gateways;
+    this.#rates = ratesOf(needs);
   }
 
   /** True when something came above it within `ms`. */
@@ -105,14 +121,15 @@ export class Quota {
     return may;
   }
 
-  share(): Share {
+  share(kind: Kind): Share {
     const { now } = this.#ports;
-    const own = new Bucket(0, now());
-    const left = () => own.left(this.#perPod, now());
+    const own = new Bucket(now());
+    /** `debt`: the most that its own may be, where the pool is empty. */
+    const may = (debt: number): boolean => this.#poolLeft() >= (own.left(this.#rates[kind], now()) >= -debt ? -most.burst : 0);
     return {
-      mayRead: () => left() >= 0 || this.#poolLeft() >= 0,
+      mayRead: () => may(0),
       admit: (bytes, values) => {
-        if (left() < -this.#perPod.burst && this.#poolLeft() < 0) throw this.#refusal();
+        if (!may(this.#rates[kind].burst)) throw this.#refusal(kind);
         own.take(costOf(bytes, values));
         this.#pool.take(costOf(bytes, values));
       },
@@ -121,13 +138,12 @@ export class Quota {
   }
 
   #poolLeft(): number {
-    const { perSecond, burst } = this.#perPod;
-    return this.#pool.left({ perSecond: perSecond * this.#pods, burst: burst * this.#pods }, this.#ports.now());
+    return this.#pool.left(this.#rates.pool, this.#ports.now());
   }
 
-  #refusal(): AppError {
+  #refusal(kind: Kind): AppError {
     this.#over("dropped");
-    const message = `above the quota of ${Math.round(this.#perPod.perSecond)} values a second for each of ${this.#pods} pods`;
+    const message = `above the quota of ${Math.round(this.#rates[kind].perSecond)} values a second for each of ${this.#pods} pods`;
     return new AppError(message, { code: "InvalidRequest", operation: "reading a pod's answers" });
   }
 

@@ -89,8 +89,8 @@ export class Session implements Link {
     this.#detector = new FailureDetector(podLimits, clock.now(), guard);
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
-    const { address, serverName } = target;
-    this.#share = target.quota.share();
+    const { address, serverName, kind } = target;
+    this.#share = target.quota.share(kind);
     const bounds = { pingEveryMs: podHeartbeatMs, answer: { ...answerBounds, admit: this.#share.admit } };
     this.#client = network.connect(Control, { address, serverName, tls: this.#tls, ...bounds });
     this.#open();
