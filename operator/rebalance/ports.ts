@@ -8,7 +8,6 @@ import type { Fetched } from "../../runtime/placement/cost.ts";
 import type { ServedTotals } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
-import type { Quota } from "./links/quota.ts";
 
 export type { MemberState } from "../../crds/names.ts";
 export type { Member, Membership } from "../../runtime/net/mapping.ts";
@@ -150,7 +149,16 @@ export interface LinkTarget {
   readonly identity: Identity;
   readonly onChange: () => void;
   readonly onLoad: (message: Uint8Array) => void;
-  readonly quota: Pick<Quota, "share">;
+  readonly quota: { share(kind: LinkTarget["kind"]): Share };
+}
+
+/** What one pod may send. */
+export interface Share {
+  /** False while it has to wait. */
+  mayRead(): boolean;
+  /** Counts an answer before it is decoded. Throws where the pod is above its share by more than what waits for it to be read. */
+  admit(bytes: number, values: number): void;
+  delayed(): void;
 }
 
 export type OpenLink = (target: LinkTarget) => Link;

@@ -93,10 +93,12 @@ export class FailureDetector {
     this.#wasHeard = true;
   }
 
-  /** The connection's total of bytes; an increase shows life while heartbeats are suppressed. */
-  received(bytes: number): void {
-    if (bytes !== this.#receivedBytes) this.#withoutBytesMs = 0;
+  /** The connection's total of bytes; an increase, for which it returns true, shows life while heartbeats are suppressed. */
+  received(bytes: number): boolean {
+    const more = bytes !== this.#receivedBytes;
+    if (more) this.#withoutBytesMs = 0;
     this.#receivedBytes = bytes;
+    return more;
   }
 
   /** 0 = none. */

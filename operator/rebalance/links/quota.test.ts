@@ -91,7 +91,7 @@ function pods(clock: ManualClock, count: number, quota: Quota, sends: { readonly
       return decode("describe", create(DescribeReplySchema, { self: { podUid: "w", bootId: "b" }, ...description }));
     };
     const watch = () => new PlayedStream(clock, sends.endsAfter ?? Number.POSITIVE_INFINITY, () => decode(sends.status, status));
-    return { describe, watch, close: () => {}, receivedBytes: () => 0 };
+    return { describe, watch, close: () => {}, receivedBytes: clock.now };
   };
   const target = { address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" } as const;
   const handlers = { identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota };

@@ -4,6 +4,7 @@ import { planBounds } from "../../../crds/plan.ts";
 import { loadBytes, loadSampleMs, phases } from "../../../crds/telemetry.ts";
 import { valuesPerBigInt } from "../../../runtime/net/message-bounds.ts";
 import type { ExpertGrid } from "../../../runtime/placement/grid.ts";
+import type { LinkTarget, Share } from "../ports.ts";
 
 /** In numbers to decode, of 10 to 40 ns: what a message costs beside those in it, and the bytes of a load message for one. */
 const valuesPerMessage = 2_000;
@@ -24,7 +25,7 @@ const burstSeconds = 4;
 /** It is told of again after so long within its bounds. */
 const quietMs = 60_000;
 
-type Kind = "worker" | "gateway";
+type Kind = LinkTarget["kind"];
 
 interface Needs {
   readonly workers: number;
@@ -152,13 +153,4 @@ export class Quota {
     this.#overAt = this.#ports.now();
     this.#ports.onOver(what, first);
   }
-}
-
-/** What one pod may send. */
-export interface Share {
-  /** False while it has to wait. */
-  mayRead(): boolean;
-  /** Counts an answer before it is decoded. Throws where the pod is above its share by more than what waits for it to be read. */
-  admit(bytes: number, values: number): void;
-  delayed(): void;
 }

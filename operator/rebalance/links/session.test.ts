@@ -96,6 +96,28 @@ test("a gateway that is not well is heard as often as ever", async () => {
   session.close();
 });
 
+test("a pod that has to wait for its quota is not silent while its connection shows signs, and dead when it does not", async () => {
+  const stream = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: (_push, _, done) => done() }), { cancel: () => {} });
+  let bytes = 0;
+  const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => bytes }) };
+  const share = () => ({ mayRead: () => false, admit: () => {}, delayed: () => {} });
+  const target: LinkTarget = {
+    ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {}, onLoad: () => {}, quota: { share } },
+  };
+  const clock = new ManualClock();
+  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, connecting: new Semaphore(1) });
+  stream.emit("data", create(WatchStatusSchema, { ready: false }));
+  for (let second = 0; second < 20; second++) {
+    bytes += 17;
+    await clock.advance(1_000);
+    assert.equal(session.downSince, undefined);
+  }
+  await clock.advance(4_000);
+  assert.ok(session.downSince !== undefined, "no ping was answered for 4 s");
+  session.close();
+});
+
 test("calls have deadlines by the clock that gRPC reckons with, whatever the operator's own says", async () => {
   const deadlines: number[] = [];
   const describe = async (_: unknown, { deadline }: { deadline: number }) => {

@@ -19,11 +19,10 @@ import { valuesPerBigInt } from "../../../runtime/net/message-bounds.ts";
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Identity } from "../../kube/ask-pod.ts";
-import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
+import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent, Share } from "../ports.ts";
 import { ClockOffset, frontOf, hostedOf, servedOf, toDescription, useOf } from "./described.ts";
 import type { Semaphore } from "./links.ts";
 import { sharedBytes } from "./load-messages.ts";
-import type { Share } from "./quota.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
@@ -198,8 +197,10 @@ export class Session implements Link {
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(podLimits.lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
+      const hasSigns = this.#detector.received(this.#client.receivedBytes());
       if (this.#waits && this.#mayRead()) stream.resume();
-      this.#detector.received(this.#client.receivedBytes());
+      // A pod that has to wait is not silent while its connection shows signs.
+      else if (this.#waits && hasSigns) this.#detector.heard();
       const silentMs = this.#detector.look(this.#clock.now());
       if (this.#detector.hasFailed) {
         stream.cancel();
@@ -261,12 +262,10 @@ export class Session implements Link {
     });
   }
 
-  /** A pod that has to wait is not silent. */
   #mayRead(): boolean {
-    if (this.#share.mayRead()) return true;
-    this.#share.delayed();
-    if (this.#stream) this.#detector.heard();
-    return false;
+    const may = this.#share.mayRead();
+    if (!may) this.#share.delayed();
+    return may;
   }
 
   #takeStatus(status: WatchStatus): void {
