@@ -83,14 +83,19 @@ test("a request that needs ranks is told at once, any other with the next status
     listeners.add(listener);
     return () => void listeners.delete(listener);
   };
-  const { call, seen } = watched(t, silentLog, { onEnter, wantsRanks: () => wantsRanks });
+  const { call, seen, ping } = watched(t, silentLog, { onEnter, wantsRanks: () => wantsRanks });
   const come = () => listeners.forEach((listener) => void listener());
   const [before] = [seen.unread];
   come();
   assert.equal(seen.unread, before);
-  wantsRanks = true;
-  come();
-  assert.ok(seen.unread > before || call.writableLength > 0);
+  const written = () => seen.unread + call.writableLength;
+  for (const wanted of [true, false, true]) {
+    wantsRanks = wanted;
+    const told = written();
+    for (let i = 0; i < 256; i++) come();
+    assert.equal(written(), wanted ? told + 1 : told, "once, and then with the timer");
+    if (!wanted) ping();
+  }
   call.emit("cancelled");
   assert.equal(listeners.size, 0);
 });

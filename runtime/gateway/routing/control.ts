@@ -75,12 +75,12 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
     },
     watch: (call) => {
       const suppression = new HeartbeatSuppression();
-      let requests = 0;
-      const send = (canSkip = false) => sendStatus({ call, suppression, requests, canSkip }, statusOf(options, plan));
+      const told = { requests: 0, wantsRanks: false };
+      const send = (canSkip = false) => sendStatus({ call, suppression, told, canSkip }, statusOf(options, plan));
       const timer = setInterval(() => send(true), statusEveryMs);
       const stopListening = options.onEnter(() => {
-        requests += 1;
-        if (options.wantsRanks()) send(); // the first request of a deployment that was scaled to zero waits for it
+        told.requests += 1;
+        if (!told.wantsRanks && options.wantsRanks()) send(); // the first request of a deployment that was scaled to zero waits for it
       });
       const stop = () => {
         clearInterval(timer);
@@ -145,17 +145,18 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
 interface Sending {
   readonly call: { readonly writableNeedDrain: boolean; write(status: WatchStatus): unknown };
   readonly suppression: HeartbeatSuppression;
-  /** Total so far. */
-  readonly requests: number;
+  /** Requests so far, and what the last status said. */
+  readonly told: { readonly requests: number; wantsRanks: boolean };
   readonly canSkip: boolean;
 }
 
-function sendStatus({ call, suppression, requests, canSkip }: Sending, status: WatchStatus): void {
+function sendStatus({ call, suppression, told, canSkip }: Sending, status: WatchStatus): void {
   // A slow watcher gets only the newest status.
   if (call.writableNeedDrain) return;
-  const [state, now] = [stateOf(status, requests), performance.now()];
+  const [state, now] = [stateOf(status, told.requests), performance.now()];
   if (canSkip && suppression.canSkip(state, now)) return;
   suppression.sent(state, now);
+  told.wantsRanks = status.front?.wantsRanks ?? false;
   call.write(status);
 }
 
