@@ -16,7 +16,7 @@ import type { Intent, Made, Tools } from "./intents/intent.ts";
 import { Drains } from "./links/drains.ts";
 import { Intake } from "./links/intake.ts";
 import { Links } from "./links/links.ts";
-import { type OverQuota, Quota } from "./links/quota.ts";
+import { needsOf, type OverQuota, Quota } from "./links/quota.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import { leavingOf, membersOf, ranksOf } from "./members.ts";
 import { Observer } from "./observe.ts";
@@ -170,16 +170,11 @@ export class DeploymentLoop {
       drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
       now,
     });
-    this.#followQuota(seen);
+    this.#quota.follow(needsOf(world, seen.shape));
     this.#intake.listen({ world, expected: seen.expected, load: this.#observer.load });
     for (const { rank, link } of views) link?.wantLoad(!this.#intake.hearsOnNats(rank, now, seen.telemetry.staleAfterMs));
     if (!this.#working) this.#decide(seen);
     else if (this.#making && this.#overtaken(seen, this.#making.intent)) this.#making.abort.abort();
-  }
-
-  #followQuota({ world, spec, shape }: Observed): void {
-    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
-    this.#quota.follow({ workers: world.workers.length, gateways: world.gateways.length, grid: shape, windowMs });
   }
 
   #overQuota(result: OverQuota, first: boolean): void {

@@ -18,6 +18,8 @@ export interface WorkerPod {
   readonly terminating: boolean;
   /** Neither its node nor its process answers. */
   readonly lost: boolean;
+  /** Between its load messages, as its environment has it; undefined where that cannot be read. */
+  readonly loadEveryMs?: number | undefined;
 }
 
 export type LeavingReason = "Shrink" | "Roll" | "Evict" | "Stop";

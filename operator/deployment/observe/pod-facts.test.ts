@@ -178,3 +178,11 @@ test("a label that is no rank of any world makes a pod none of ours, however lar
   assert.deepEqual(["0", "7", "4095"].map(rankOf), [0, 7, 4095]);
   for (const label of ["4096", "999999999", "1e3", "", " 1", "-1", "1.5"]) assert.equal(rankOf(label), undefined, label);
 });
+
+test("how often a rank sends load is what its own environment says, its default where that says nothing", () => {
+  const every = (...env: object[]) =>
+    podFacts({ ...pod("a"), spec: { containers: [{ name: "runtime", env }] } }, nodeHealth([]), 0)?.loadEveryMs;
+  const name = "ENODIA_TELEMETRY_WINDOW_MS";
+  const said = [every({ name, value: "333" }), every({ name: "OTHER", valueFrom: {} }), every({ name, value: "often" })];
+  assert.deepEqual(said, [333, 15_000, undefined]);
+});

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { heldByOthers, schedulingGated } from "../../../crds/pod-gates.ts";
+import { workerProcess } from "../../../crds/process.ts";
 import { type ProcessEnd, readProcessEnd } from "../../../crds/process-end.ts";
 import { gangOf } from "../../gangs/index.ts";
 import type { Informers } from "../../kube/informers.ts";
@@ -121,6 +122,8 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
   const node = spec.nodeName;
   const readiness = status.conditions.find((condition) => condition.type === "Ready");
   const ready = readiness?.status === "True";
+  const container = spec.containers.find(({ name }) => name === workerKind.container);
+  const { variable, schema } = workerProcess.telemetryWindowMs;
   return {
     rank,
     name: pod.metadata.name,
@@ -139,7 +142,8 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     model: rankModelOfPod(pod),
     gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
-    image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
+    image: container?.image ?? "",
+    loadEveryMs: schema.safeParse(container?.env.findLast(({ name }) => name === variable)?.value).data,
     createdMs,
     leaving: leaving(pod),
     mustGo: mustGo(spec, status, nodes),

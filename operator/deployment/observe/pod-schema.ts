@@ -7,6 +7,7 @@ const state = z.object({
   running: z.object({ startedAt: z.string().default("") }).optional(),
   terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0), message: z.string().default("") }).optional(),
 });
+const variable = z.object({ name: z.string(), value: z.string().optional() });
 export const condition = z.object({
   type: z.string(),
   status: z.string(),
@@ -23,7 +24,7 @@ export const podSchema = z.object({
       nodeName: z.string().optional(),
       schedulerName: z.string().default("default-scheduler"),
       schedulingGates: gatesSchema,
-      containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
+      containers: z.array(z.object({ name: z.string(), image: z.string().default(""), env: z.array(variable).default([]) })).default([]),
       tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
     })
     .prefault({}),

@@ -3,18 +3,20 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { loadBytes, loadSampleMs, phases } from "../../../crds/telemetry.ts";
+import { moeDeploymentSpecSchema } from "../../../crds/moe-deployment.ts";
+import { loadBytes, phases } from "../../../crds/telemetry.ts";
 import { DescribeReplySchema, type WatchStatus, WatchStatusSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../../../runtime/net/grpc.ts";
 import { valuesPerBigInt } from "../../../runtime/net/message-bounds.ts";
 import { ManualClock } from "../../../test/kit/manual-clock.ts";
+import type { WorkerPod } from "../../deployment/ports.ts";
 import { Semaphore } from "./links.ts";
-import { type OverQuota, Quota } from "./quota.ts";
+import { needsOf, type OverQuota, Quota } from "./quota.ts";
 import { Session } from "./session.ts";
 
 const grid = { layers: 64, experts: 256 };
 const cells = grid.layers * grid.experts;
-const windowMs = 15_000;
+const loadEveryMs = 5_000;
 const answers = {
   describe: { bytes: 10 * cells, values: 2 * valuesPerBigInt * cells },
   status: { bytes: 100, values: 30 },
@@ -32,7 +34,7 @@ function quotaOf(workers: number, now: () => number) {
     if (first) told.push(first);
   };
   const quota = new Quota({ now, onOver });
-  quota.follow({ workers, gateways: 0, grid, windowMs });
+  quota.follow({ workers, gateways: 0, grid, loadEveryMs });
   return { quota, over, told };
 }
 
@@ -103,8 +105,8 @@ function pods(clock: ManualClock, count: number, quota: Quota, sends: { readonly
 
 const liars = 16;
 const seconds = 20;
-/** What a pod of this description needs: it describes itself, takes part in a plan, and tells its load and status. */
-const atFirst = 1_900_000;
+/** Twice what a pod of this description needs at once, to describe itself and take part in a plan, and what tells its load and status. */
+const atFirst = 2_800_000;
 const perSecond = 110_000;
 
 const floods: Record<string, { readonly status: Answer; readonly endsAfter?: number }> = {
@@ -142,7 +144,7 @@ test("one pod within its share is read although the others have used up the rest
 });
 
 const largest = { layers: 1024, experts: 64 };
-const needs = { workers: 0, gateways: 0, grid: undefined, windowMs: 1_000 };
+const needs = { workers: 0, gateways: 0, grid: undefined, loadEveryMs: 333 };
 const message = 1_300_000;
 /** A third of the thread, a burst and as much debt, and the last message. */
 const most = 2 * 96_000_000 + seconds * 8_000_000 + message;
@@ -179,7 +181,7 @@ for (const [sentence, { needs: pods, most: bound, renewed = false }] of Object.e
 
 test("ranks of a larger model than the last one may describe it", () => {
   const { quota, over } = quotaOf(4, () => 0);
-  quota.follow({ workers: 4, gateways: 0, grid: { layers: 1, experts: 1 }, windowMs });
+  quota.follow({ workers: 4, gateways: 0, grid: { layers: 1, experts: 1 }, loadEveryMs });
   for (let rank = 0; rank < 4; rank++) quota.share("worker").admit(answers.describe.bytes, answers.describe.values);
   assert.deepEqual(over, { delayed: 0, dropped: 0 });
 });
@@ -191,7 +193,7 @@ test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, 
   ] as const) {
     let now = 0;
     const { quota, over } = quotaOf(ranks, () => now);
-    quota.follow({ workers: ranks, gateways: 0, grid: shape, windowMs });
+    quota.follow({ workers: ranks, gateways: 0, grid: shape, loadEveryMs });
     const scale = (shape.layers * shape.experts) / cells;
     const shares = Array.from({ length: ranks }, () => quota.share("worker"));
     const say = (kind: Answer, times = 1, by = scale): void => {
@@ -204,7 +206,7 @@ test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, 
     say("describe");
     for (now = 0; now < 120_000; now += 500) {
       say("status", 1, 1);
-      if (now > 0 && now % loadSampleMs(windowMs) === 0) {
+      if (now > 0 && now % loadEveryMs === 0) {
         if (now < 60_000) say("load");
         else for (let i = 0; i < phases.length * ranks; i++) assert.ok(quota.take(loadBytes(shape.layers * shape.experts)), "or on NATS");
       }
@@ -214,6 +216,15 @@ test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, 
     }
     assert.deepEqual(over, { delayed: 0, dropped: 0 });
   }
+});
+
+test("ranks of an older template send load as often as its window asked, until they are replaced", () => {
+  const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" }, rebalancing: { trigger: { window: "15s" } } });
+  const least = (...every: (number | undefined)[]) => {
+    const workers = every.map((ms) => ({ loadEveryMs: ms })) as unknown as readonly WorkerPod[];
+    return needsOf({ workers, gateways: [], spec }, grid).loadEveryMs;
+  };
+  assert.deepEqual([least(), least(undefined), least(5_000, 333), least(20_000, 5_000)], [5_000, 5_000, 333, 5_000]);
 });
 
 test("two ranks that tell all their experts with each status while a plan of many releases is carried out wait for nothing", () => {

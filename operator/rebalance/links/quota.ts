@@ -1,9 +1,11 @@
 // What the pods of one deployment may make the operator decode, as an honest deployment of its ranks and description needs: DECISIONS.md 10.
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
+import { parseDuration } from "../../../crds/quantity.ts";
 import { loadBytes, loadSampleMs, phases } from "../../../crds/telemetry.ts";
 import { valuesPerBigInt } from "../../../runtime/net/message-bounds.ts";
 import type { ExpertGrid } from "../../../runtime/placement/grid.ts";
+import type { World } from "../../deployment/ports.ts";
 import type { LinkTarget, Share } from "../ports.ts";
 
 /** In numbers to decode, of 10 to 40 ns: what a message costs beside those in it, and the bytes of a load message for one. */
@@ -32,8 +34,15 @@ interface Needs {
   readonly gateways: number;
   /** Undefined until a rank has described itself, which may be of the largest model. */
   readonly grid: Pick<ExpertGrid, "layers" | "experts"> | undefined;
-  /** Of load, the least that a rank may have. */
-  readonly windowMs: number;
+  /** Between load messages of a rank, the least. */
+  readonly loadEveryMs: number;
+}
+
+/** A rank of an older template keeps its window until it is replaced. */
+export function needsOf({ workers, gateways, spec }: Pick<World, "workers" | "gateways" | "spec">, grid: Needs["grid"]): Needs {
+  const wanted = loadSampleMs(parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window"));
+  const least = Math.min(wanted, ...workers.map(({ loadEveryMs = wanted }) => loadEveryMs));
+  return { workers: workers.length, gateways: gateways.length, grid, loadEveryMs: least };
 }
 
 interface Rate {
@@ -45,12 +54,12 @@ interface Rate {
 /** Of a deployment, whatever its pods say: a third of the thread, and at once what 256 ranks of 64 layers of 256 experts describe. */
 const most: Rate = { perSecond: 8_000_000, burst: 96_000_000 };
 
-function rateOf(kind: Kind, { workers, gateways, grid, windowMs }: Needs): Rate {
+function rateOf(kind: Kind, { workers, gateways, grid, loadEveryMs }: Needs): Rate {
   const { layers, experts } = (kind === "worker" && grid) || { layers: 0, experts: 0 };
   const cells = layers * experts;
   const description = kind === "worker" ? valuesPerCell * (cells || planBounds.cells) : 0;
   const hosted = hostedPerSecond * (hostedPerCell * cells + hostedPerLayer * layers);
-  const loads = cells > 0 ? (loadSlack * phases.length * 1000 * costOf(loadBytes(cells), 0)) / loadSampleMs(windowMs) : 0;
+  const loads = cells > 0 ? (loadSlack * phases.length * 1000 * costOf(loadBytes(cells), 0)) / loadEveryMs : 0;
   const perSecond = messagesPerSecond * valuesPerMessage + description / describeSeconds + hosted + loads;
   const burst = description + planMessagesPerLayer * layers * valuesPerMessage + burstSeconds * perSecond;
   const pods = Math.max(1, workers + gateways);
@@ -96,7 +105,7 @@ export class Quota {
   readonly #ports: QuotaPorts;
   readonly #pool: Bucket;
   #pods = 1;
-  #rates = ratesOf({ workers: 1, gateways: 0, grid: undefined, windowMs: 0 });
+  #rates = ratesOf({ workers: 1, gateways: 0, grid: undefined, loadEveryMs: loadSampleMs(0) });
   #overAt = Number.NEGATIVE_INFINITY;
 
   constructor(ports: QuotaPorts) {
