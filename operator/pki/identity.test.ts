@@ -69,6 +69,20 @@ test("a pod's gate opens after its Secret is written, also by an operator that f
   all("quota");
 });
 
+test("a gate that a policy keeps shut is told of with its words, and opens once it lets it", async (t) => {
+  const moe = await world(t);
+  let denied = true;
+  moe.kube.onWrite = (verb, { kind }) => {
+    if (denied && kind === "Pod" && verb === "patch")
+      throw new AppError("policy owners denied the request", { code: "Invalid", retry: "never" });
+  };
+  await moe.start();
+  await until("its words", async () => JSON.stringify((await moe.status())?.conditions ?? []).includes("policy owners denied the request"));
+  denied = false;
+  moe.wake();
+  await moe.serves(3);
+});
+
 test("after a CA was deleted by hand all certificates come from one new CA, the operator's too", async (t) => {
   const moe = await serving(t);
   const [uid, caRef] = [await uidOf(moe), await caRefOf(moe)];

@@ -71,7 +71,7 @@ export class Identities {
       await this.#options.kube.patch(resources.pods, ref, { metadata: { uid }, spec: { schedulingGates } }, { manager });
     } catch (error) {
       // The pod is gone, its name was reused, or another gate went meanwhile: the next pass sees which.
-      if (!hasCode(error, "NotFound", "Conflict", "Invalid")) throw error;
+      if (!hasCode(error, "NotFound", "Conflict", ...(schedulingGates.length > 0 ? ["Invalid"] : []))) throw error;
     }
   }
 
