@@ -176,13 +176,14 @@ export class TrainingReconciler {
     const settled = there.length >= ranks && there.every(({ running }) => running) && status.check?.generation === job.metadata.generation;
     if (isOver(status) || job.spec.suspend || settled) return seen;
     const claims = claimsOf(job).map(({ claim }) => claim);
+    const { nodeName } = (job.spec.podTemplate?.spec ?? {}) as { readonly nodeName?: string };
     try {
       const found = await Promise.all(
         claims.map((claim) => this.#parts.kube.get(resources.persistentVolumeClaims, { namespace, name: claim })),
       );
       const reaches = new Map(found.flatMap((one) => (one ? [[one.metadata.name, claimReach(one)] as const] : [])));
       const uses = claims.flatMap((claim) => this.#uses({ namespace, name: claim }, now));
-      return { ...seen, place: claimPlace({ job: name, ranks, reaches, uses, pods: there }) };
+      return { ...seen, place: claimPlace({ job: name, ranks, reaches, uses, pods: there, nodeName }) };
     } catch (caught) {
       return { ...seen, placeless: AppError.from(caught, "reading the job's claims") };
     }

@@ -2,17 +2,24 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { pod, testDecisions } from "../../../test/kit/training/training-decisions.ts";
+import { observed, pod, testDecisions } from "../../../test/kit/training/training-decisions.ts";
 import type { ClaimUse } from "../../pods/claim-holder.ts";
 import { anywhere, type ClaimLook, claimPlace } from "./claim-place.ts";
+import { decide } from "./decide.ts";
 
 const use = (user: string, node: string, more: Partial<ClaimUse> = {}): ClaimUse => ({
   ...{ uid: `${user}-0`, pod: `${user}-0`, claim: "models", user, node, component: "trainer", model: undefined, held: undefined },
   ...{ mounted: true, terminating: false, createdMs: 1, ...more },
 });
-const place = ({ uses = [], pods = [], reach = "Node", ranks = 1 }: Partial<ClaimLook> & { reach?: "Nodes" | "Node" | "Pod" }) => {
+const place = ({
+  uses = [],
+  pods = [],
+  reach = "Node",
+  ranks = 1,
+  nodeName,
+}: Omit<Partial<ClaimLook>, "job"> & { reach?: "Nodes" | "Node" | "Pod" }) => {
   const reaches = new Map([["models", reach] as const, ["data", "Node"] as const]);
-  const found = claimPlace({ job: "j", ranks, reaches, uses, pods });
+  const found = claimPlace({ job: "j", ranks, reaches, uses, pods, nodeName });
   return [found.node, found.problems.map(({ reason }) => reason).join(), [...found.astray].join()];
 };
 const bound = { uid: "job j-0", running: false, held: undefined };
@@ -41,6 +48,9 @@ const rows: Record<string, readonly [given: Parameters<typeof place>[0], want: r
     [undefined, "", ""],
   ],
   "two claims on two nodes": [{ uses: [serves, use("job b", "n2", { claim: "data" })] }, ["n1", "ClaimsApart", ""]],
+  "a template that names another node": [{ uses: [serves], nodeName: "n2" }, ["n1", "ClaimElsewhere", ""]],
+  "one that names the same": [{ uses: [serves], nodeName: "n1" }, ["n1", "", ""]],
+  "one that names any, and nobody has it": [{ nodeName: "n2" }, [undefined, "", ""]],
   "one pod alone can mount it, and there are two ranks": [{ reach: "Pod", ranks: 2 }, [undefined, "ClaimInUse", ""]],
   "one pod alone, and it is a deployment's": [{ reach: "Pod", uses: [serves] }, ["n1", "ClaimInUse", ""]],
   "one pod alone, and it is the job's": [{ reach: "Pod", uses: [use("job j", "n1")] }, ["n1", "", ""]],
@@ -55,7 +65,14 @@ test("jobs of one claim end on one node, and no pod moves that has the volume", 
       for (const turn of [...order, ...uses.keys()]) {
         const own = uses[turn % uses.length] as ClaimUse;
         const pods = [{ uid: own.uid, running: own.mounted, held: own.held }];
-        const { node, astray } = claimPlace({ job: own.user.slice(4), ranks: 2, reaches: new Map([["models", "Node"]]), uses, pods });
+        const { node, astray } = claimPlace({
+          job: own.user.slice(4),
+          ranks: 2,
+          reaches: new Map([["models", "Node"]]),
+          uses,
+          pods,
+          nodeName: undefined,
+        });
         if (!astray.has(own.uid)) continue;
         assert.ok(!own.mounted);
         uses[turn % uses.length] = { ...own, node: node ?? own.node, held: node, mounted: node === uses[0]?.node };
@@ -63,6 +80,11 @@ test("jobs of one claim end on one node, and no pod moves that has the volume", 
       assert.equal(new Set(uses.map(({ node }) => node)).size, 1);
     }),
   );
+});
+
+test("a job that waits for a claim looks again in time", () => {
+  const problems = [{ reason: "ClaimInUse", message: "why" }];
+  assert.equal(decide(observed({ place: { ...anywhere, problems } })).requeueAfterMs, 30_000);
 });
 
 const astray = { ...anywhere, astray: new Set(["p0", "c0"]) };

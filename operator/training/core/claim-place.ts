@@ -12,6 +12,8 @@ export interface ClaimLook {
   readonly uses: readonly ClaimUse[];
   /** Own pods that have not ended. */
   readonly pods: readonly Pick<PodView, "uid" | "running" | "held">[];
+  /** The node that the job's template names. */
+  readonly nodeName: string | undefined;
 }
 
 export interface ClaimPlace {
@@ -24,7 +26,7 @@ export interface ClaimPlace {
 
 export const anywhere: ClaimPlace = { node: undefined, problems: [], astray: new Set() };
 
-export function claimPlace({ job, ranks, reaches, uses, pods }: ClaimLook): ClaimPlace {
+export function claimPlace({ job, ranks, reaches, uses, pods, nodeName }: ClaimLook): ClaimPlace {
   const bounded = uses.filter(({ claim }) => (reaches.get(claim) ?? "Nodes") !== "Nodes");
   const narrow = ofOneNode(bounded);
   const user = userOf.job(job);
@@ -38,11 +40,19 @@ export function claimPlace({ job, ranks, reaches, uses, pods }: ClaimLook): Clai
   });
   const other = narrow.find((use) => holder?.mounted && use.mounted && use.node !== holder.node);
   const apart = holder && other ? [{ reason: "ClaimsApart", message: apartText(holder, other) }] : [];
+  const elsewhere =
+    holder && nodeName && nodeName !== holder.node ? [{ reason: "ClaimElsewhere", message: namedText(nodeName, holder) }] : [];
   const astray = pods.filter(({ uid, running, held }) => !running && isAstray(bounded, (use) => use.uid === uid, held));
-  return { node: holder?.node, problems: [...inUse, ...apart], astray: new Set(astray.map(({ uid }) => uid)) };
+  return { node: holder?.node, problems: [...inUse, ...apart, ...elsewhere], astray: new Set(astray.map(({ uid }) => uid)) };
 }
 
+const whereText = ({ claim, node, pod, user }: ClaimUse): string => `${claim} is on node ${node} for pod ${pod} of ${user}`;
+
+/** The kubelet would reject such a pod, since no scheduler has a say. */
+const namedText = (nodeName: string, holder: ClaimUse): string =>
+  `spec.podTemplate.spec.nodeName is ${nodeName}, and claim ${whereText(holder)}: name that node or none, or wait until that pod ends`;
+
 function apartText(...both: readonly [ClaimUse, ClaimUse]): string {
-  const [one, other] = both.map(({ claim, node, pod, user }) => `${claim} is on node ${node} for pod ${pod} of ${user}`);
+  const [one, other] = both.map(whereText);
   return `no node can mount all claims of the job: ${one}, and ${other}; wait until one of them ends, or use claims that are ReadWriteMany`;
 }

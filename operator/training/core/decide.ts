@@ -135,7 +135,9 @@ function asTheyAre(
   const ranks = 1 + (status.world?.ranks.at(-1)?.rank ?? wanted - 1);
   const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
   const view = worldOf({ ranks, minRanks, known: status.world, pods: current, reports, now });
-  const looks = [...(current.length > 0 ? [lookMs(view)] : []), ...(more === undefined ? [] : [more.again])];
+  // Pods of others wake no job.
+  const claims = observed.place.problems.length > 0 ? [refusedMs] : [];
+  const looks = [...(current.length > 0 ? [lookMs(view)] : []), ...(more === undefined ? [] : [more.again]), ...claims];
   return decision(observed, {
     state: stateFor(view.stands),
     view,
