@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { crashing, type MoeWorld, modelFolder, whole } from "../../test/kit/deployment/moe-world.ts";
+import { crashing, type MoeWorld, modelFolder, serving, whole } from "../../test/kit/deployment/moe-world.ts";
 import { until } from "../../test/kit/wait.ts";
 
 const other = { model: { uri: "pvc://models/other" } };
@@ -51,6 +51,36 @@ test("a model whose ranks crash is rolled back with ranks and gateways, says why
   assert.equal((await moe.status()).history.find((one: any) => one.id === id)?.result, "RolledBack");
   await moe.check("SpecAccepted", /revision 2 was rolled back to revision 1: Crashing: pod moe-/);
 });
+
+const ending = (code: string, restartCount: number): object => {
+  const message = JSON.stringify({ level: "fatal", code, message: "the remedy" });
+  return { ...crashing, containerStatuses: [{ restartCount, state: {}, lastState: { terminated: { exitCode: 1, message } } }] };
+};
+const image = { podTemplate: { spec: { containers: [{ name: "runtime", image: "other" }] } } };
+const lastWords: Record<string, { code: string; to: object; sleeps?: boolean }> = {
+  "a model that is not there": { code: "ModelNotFound", to: other },
+  "a model for which all ranks lack memory": { code: "InsufficientMemory", to: other },
+  "an image that wakes and cannot read the model": { code: "BadModelIndex", to: image, sleeps: true },
+};
+for (const [what, { code, to, sleeps = false }] of Object.entries(lastWords))
+  test(`${what} is rolled back for the ends of its ranks, once they have been restarted`, async (t) => {
+    const ended = new Set<string>();
+    const isNew = (pod: any) => isOther(pod) || pod.spec.containers[0].image === "other";
+    const fate = (pod: any) => (isNew(pod) && ended.add(pod.metadata.uid) ? ending(code, 1) : undefined);
+    const moe = await serving(t, fate, { rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
+    await moe.reaches("Complete");
+    moe.aheadMs = 0;
+    await moe.start();
+    moe.aheadMs = 11_000; // a leader that has had time to ask
+    if (sleeps) await moe.change({ suspend: true });
+    if (sleeps) await until("all stopped", () => moe.pods.length === 0);
+    await moe.change({ ...to, suspend: false });
+    await until("ranks have ended", () => ended.size >= 3);
+    await sleep(100);
+    for (const { metadata } of moe.pods.filter(isNew))
+      moe.mutate("pods", metadata.name, (pod) => Object.assign(pod, { status: ending(code, 3) }));
+    assert.equal((await rolledBack(moe)).reason, "Crashing");
+  });
 
 test("another leader goes on with a model that is being rolled back", async (t) => {
   const { moe } = await watched(t, brokenOther);

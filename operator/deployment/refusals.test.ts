@@ -96,13 +96,14 @@ test("ranks of a spec that was refused are all made for another", async (t) => {
   assert.deepEqual(moe.uids, uids, "a deployment that serves keeps its ranks");
 });
 
-test("a memory limit below memoryPerRank is refused before there is a pod, and is no matter of a device's memory", async (t) => {
-  const limited = (limits: object) => ({ spec: { containers: [{ name: "runtime", resources: { limits } }] } });
-  const moe = await world(t, { experts: { memoryPerRank: "4Gi" }, podTemplate: limited({ memory: "2Gi" }) });
+test("a memory limit below memoryPerRank is refused before there is a pod only where the backend has no other memory", async (t) => {
+  const podTemplate = { spec: { containers: [{ name: "runtime", resources: { limits: { memory: "2Gi" } } }] } };
+  const moe = await world(t, { experts: { memoryPerRank: "4Gi" }, runtime: { backend: "cpu" }, podTemplate });
   await moe.start();
   await moe.comes("SpecAccepted", "False", "InsufficientMemoryLimit", /memoryPerRank 4Gi is above the memory limit 2Gi/);
   assert.equal(moe.pods.length, 0);
-  await moe.change({ podTemplate: limited({ memory: "2Gi", "nvidia.com/gpu": 1 }) });
+  // A device may come by a resource, a claim, or a runtime class, that of the node too.
+  await moe.change({ runtime: { backend: "Auto" } });
   await moe.serves(3);
 });
 

@@ -78,10 +78,10 @@ function leastRanks(model: ModelView, perRank: number): number {
   );
 }
 
-/** What no rank can start with, known before there is one: the limit does not count the memory of a device. */
-export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined, asksForDevice: boolean): Refusal[] {
+/** What no rank can start with, known before there is one. The limit does not count the memory of a device, and only a rank knows what Auto takes. */
+export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined): Refusal[] {
   const { experts, runtime } = spec;
-  const mayUseDevice = usesDeviceMemory(runtime.backend) || (runtime.backend === "Auto" && asksForDevice);
+  const mayUseDevice = usesDeviceMemory(runtime.backend) || runtime.backend === "Auto";
   if (experts.memoryPerRank === undefined || limitBytes === undefined || mayUseDevice) return [];
   const budget = parseQuantity(experts.memoryPerRank, "spec.experts.memoryPerRank");
   if (budget <= limitBytes) return [];

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, member, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
-import { judgeStart, retryNote } from "./refused-start.ts";
+import { judgeStart, refusedPods, retryNote } from "./refused-start.ts";
 import type { RefusedStart, Snapshot } from "./snapshot.ts";
 
 const end = (code: string) => ({ code, message: `${code}: the remedy` });
@@ -10,6 +10,12 @@ const starting = (rank: number, code?: string, more: object = {}) =>
   pod(rank, { ready: false, ...(code === undefined ? {} : { end: end(code) }), ...more });
 const seen = (pods: Snapshot["pods"], more: Partial<Snapshot> = {}) => snapshot({ pods, view: undefined, ...more });
 const known: RefusedStart = { templateHash: seen([]).templateHash, ends: [end("CodecNotFound")], tries: 1, untilMs: 20_000 };
+
+const rolls = (onFailure: string, type = "RollingUpdate") =>
+  seen([starting(0, "ModelNotFound")], {
+    deployment: deployment({ rolloutStrategy: { type, onFailure } }, { rollout: { phase: "Progressing", stableTemplateHash: "old" } }),
+    rollout: { revisions: [{ number: 1, templateHash: "old" }], rolledBack: undefined },
+  });
 
 const rows: Record<string, { readonly of: Snapshot; readonly at?: number; readonly known?: RefusedStart; readonly want: string }> = {
   "ranks that start": { of: seen([starting(0), starting(1)]), want: "none" },
@@ -34,6 +40,13 @@ const rows: Record<string, { readonly of: Snapshot; readonly at?: number; readon
     }),
     want: "none",
   },
+  "a canary's old end, where ranks of the template before still start": {
+    of: seen([starting(0, undefined, { templateHash: "old" }), starting(1, "CodecNotFound")]),
+    want: "none",
+  },
+  "a roll that can be taken back judges its pods": { of: rolls("RollBack"), want: "none" },
+  "one that cannot": { of: rolls("Wait"), want: "ModelNotFound 1" },
+  "nor does OnDelete take back": { of: rolls("RollBack", "OnDelete"), want: "ModelNotFound 1" },
   "pods of another template": { of: seen([starting(0, "CodecNotFound", { templateHash: "old" })]), want: "none" },
   "while none is made": { of: seen([]), known, at: 10_000, want: "CodecNotFound 1" },
   "the one that looks again has not said a word": { of: seen([starting(0)]), known, at: 30_000, want: "CodecNotFound 1" },
@@ -56,4 +69,13 @@ test("each try doubles the pause, up to five minutes, and the status says it", (
   }
   assert.deepEqual([...new Set(pauses)], [20_000, 40_000, 80_000, 160_000, 300_000]);
   assert.match(retryNote({ ...again, refusedStart: found })[0]?.message ?? "", /one looks again after 300 s, and all do once the spec has/);
+});
+
+test("only pods of the template that was refused are taken out", () => {
+  const of = seen([
+    starting(0, undefined, { templateHash: "old" }),
+    starting(1, "CodecNotFound"),
+    starting(2, undefined, { terminating: true }),
+  ]);
+  assert.deepEqual(refusedPods({ ...of, refusedStart: known }), [of.pods[1]]);
 });

@@ -142,11 +142,17 @@ export interface RollJudgement {
   readonly dueInMs: number | undefined;
 }
 
+/** Its pods stay until they are judged. */
+export function canRollBack(snapshot: Snapshot): boolean {
+  const { rolloutStrategy } = snapshot.deployment.spec;
+  const acts = rollsBackOn(rolloutStrategy) && replacesByItself[rolloutStrategy.type];
+  return acts && !snapshot.rollout?.rolledBack && stableTemplate(snapshot) !== undefined;
+}
+
 export function judgeRoll(snapshot: Snapshot): RollJudgement {
-  const { deployment, rollout, now } = snapshot;
-  const { type, onFailure, progressDeadline } = deployment.spec.rolloutStrategy;
-  const none = { failure: undefined, dueInMs: undefined };
-  if (!rollsBack[onFailure] || !replacesByItself[type] || rollout?.rolledBack || stableTemplate(snapshot) === undefined) return none;
+  const { deployment, now } = snapshot;
+  const { progressDeadline } = deployment.spec.rolloutStrategy;
+  if (!canRollBack(snapshot)) return { failure: undefined, dueInMs: undefined };
   const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod));
   const judged = judgePods(fresh, { progressDeadline, now });
   return judged.failure ? judged : { ...judged, failure: canaryFailure(snapshot) };

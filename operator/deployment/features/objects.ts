@@ -8,7 +8,7 @@ import { limitRefusals, rememberedFloor } from "../core/capacity.ts";
 import { living, type PodFacts } from "../core/snapshot.ts";
 import { absentObjects, isGateways, objectsOf } from "../objects/index.ts";
 import { rankModelText } from "../objects/model-place.ts";
-import { asksForDevice, type RenderedPod } from "../objects/worker-pod.ts";
+import type { RenderedPod } from "../objects/worker-pod.ts";
 import type { Observed } from "../observed.ts";
 import { delivery } from "./delivery.ts";
 import { feature } from "./feature.ts";
@@ -33,7 +33,7 @@ export const objects = feature({
       firstGateways: observed.firstGateways,
     };
     const failed = rollRefusals(deployment, rolledBack);
-    const limits = limitRefusals(spec, workers.limitBytes, asksForDevice(workers.pod));
+    const limits = limitRefusals(spec, workers.limitBytes);
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...gangs.refusals, ...failed, ...limits];
     const pair = gatewayPods(observed, deployment, modelMissing ? accepted?.spec : spec);
     const all = objectsOf(context, { ...pair, unsupported: modelMissing || unsupported.length > 0 });

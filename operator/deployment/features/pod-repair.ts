@@ -1,6 +1,6 @@
 // The next actions on pods (pod-actions.ts). After the number of ranks; before the progress, which describes these actions. Pure.
 import { labels } from "../../../crds/common.ts";
-import { staying } from "../core/refused-start.ts";
+import { refusedPods } from "../core/refused-start.ts";
 import type { PodFacts, Snapshot } from "../core/snapshot.ts";
 import { facts } from "./facts.ts";
 import { feature } from "./feature.ts";
@@ -29,7 +29,7 @@ export const repair = feature({
 function takenOut(step: Step, snapshot: Snapshot, waitMs: number): Step {
   const why = snapshot.refusedStart?.ends[0]?.message ?? "";
   const done = new Set(step.actions.flatMap((action) => (action.type === "delete" ? action.pod.uid : [])));
-  const out = staying(snapshot).filter(({ uid }) => !done.has(uid));
+  const out = refusedPods(snapshot).filter(({ uid }) => !done.has(uid));
   const actions = out.map((pod): Action => ({ type: "delete", pod, force: false, reason: "StartRefused", why }));
   return { ...step, actions: [...step.actions, ...actions], againInMs: Math.min(waitMs, step.againInMs ?? waitMs) };
 }

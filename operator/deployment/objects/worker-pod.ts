@@ -89,14 +89,6 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   };
 }
 
-const ofNode = /^(cpu|memory|ephemeral-storage|hugepages-.*)$/;
-
-/** A GPU comes by a resource of its own, or by a runtime class. */
-export function asksForDevice({ spec }: PodShape): boolean {
-  const { limits = {} } = (spec.containers.find(({ name }) => name === workerKind.container)?.resources ?? {}) as { limits?: object };
-  return spec.runtimeClassName !== undefined || Object.keys(limits).some((name) => !ofNode.test(name));
-}
-
 function memoryLimit(pod: PodShape): number | undefined {
   const runtime = pod.spec.containers.find((container) => container.name === workerKind.container);
   const limit = (runtime?.resources as { limits?: { memory?: unknown } } | undefined)?.limits?.memory;
