@@ -122,7 +122,7 @@ test("the Job's pod is admitted, its end decides, and the columns tell", { timeo
     await until("the condition", async () => ((await available())?.reason === "Downloading" ? true : undefined));
     const columns = (await kubectl("get", "moed", "hub", "-n", namespace, "-o", "wide")).split("\n");
     assert.match(columns[0] ?? "", /DOWNLOAD/);
-    assert.match(columns[1] ?? "", /hf:\/\/org\/name +Downloading/);
+    assert.match(columns[1] ?? "", / hf:\/\/org\/name .* Downloading/);
     await end(pod, "Failed", 3, { reason: "SourceRefused", message: "answered 401: give HF_TOKEN" });
     const told = await until("the reason", async () => ((await available())?.reason === "SourceRefused" ? available() : undefined));
     assert.match(
