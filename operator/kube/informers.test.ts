@@ -91,7 +91,7 @@ test("without the kind of training jobs nothing is trained, which is told, and s
   }
 });
 
-const context = { deployment: deployment(), settings };
+const context = { deployment: deployment({ rebalancing: { trigger: { window: "1s" } } }), settings };
 const disrupted = { type: "DisruptionTarget", status: "True", reason: "EvictionByEvictionAPI", message: "drained" };
 const statuses: Readonly<Record<string, object>> = {
   "not bound yet": {},

@@ -34,9 +34,11 @@ interface PodSpec {
   readonly volumes?: readonly (Named & { readonly persistentVolumeClaim?: { readonly claimName: string } })[];
 }
 
-/** operator/deployment/observe/own-pods.ts and operator/deployment/objects/model-place.ts read these. */
+/** What operator/deployment reads: own-pods.ts and pod-facts.ts of observe/, and objects/model-place.ts. */
 const variables: ReadonlySet<string> = new Set(
-  [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec].map(({ variable }) => variable),
+  [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec, workerProcess.telemetryWindowMs].map(
+    ({ variable }) => variable,
+  ),
 );
 
 const slimContainer = ({ name, image, env = [], resources: { limits: { memory } = {} } = {} }: Container): Container => ({

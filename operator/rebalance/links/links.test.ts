@@ -73,6 +73,7 @@ test("membership goes on from the clock, or from a higher version that a pod has
     "the same members, said so that they are heard",
   );
   fakes[0]!.status = { membershipVersion: now + 1 + termsMax };
+  fakes[1]!.status = { membershipVersion: Number.MAX_SAFE_INTEGER };
   links.setMembers([member(0), member(1)], plain);
   assert.equal(fakes[2]?.pushed.at(-1)?.version, now + 1 + 2 * termsMax);
 });

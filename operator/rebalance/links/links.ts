@@ -21,6 +21,8 @@ interface Wanted {
   readonly kind: "worker" | "gateway";
 }
 
+/** No leader comes that far; a pod that says so keeps nobody from numbering on. */
+const versionsMax = 2 ** 52;
 /** Leaders' terms are below this. */
 export const termsMax = 1024;
 
@@ -126,7 +128,12 @@ export class Links {
   /** Pushes membership and settings that differ from the last ones, at once or within `holdMs`. */
   setMembers(members: readonly Member[], { holdMs = 0 }: Omit<Membership, "version" | "members">): void {
     const text = JSON.stringify([members, holdMs]);
-    const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
+    const reported = Math.max(
+      0,
+      ...this.all()
+        .map((link) => link.status?.membershipVersion ?? 0)
+        .filter((version) => version < versionsMax),
+    );
     this.#waiting = undefined;
     if (text === this.#lastMembers && reported <= this.#version) return;
     const beside = holdMs > 0 ? { holdMs } : {};

@@ -218,6 +218,23 @@ test("a world of 256 ranks, 64 layers and 256 experts is never above its quota, 
   }
 });
 
+test("1,024 ranks that describe themselves at once wait for the deployment's pool, and none of them is cut", () => {
+  let now = 0;
+  const ranks = 1_024;
+  const { quota, over } = quotaOf(ranks, () => now);
+  quota.follow({ workers: ranks, gateways: 0, grid, loadEveryMs });
+  const shares = Array.from({ length: ranks }, () => quota.share("worker"));
+  const say = (kind: Answer): void => {
+    for (const share of shares) share.admit(answers[kind].bytes, answers[kind].values);
+  };
+  say("describe");
+  say("status");
+  assert.ok(shares.every((share) => !share.mayRead()));
+  for (; !shares.every((share) => share.mayRead()); now += 1_000) assert.ok(now < 60_000);
+  say("status");
+  assert.deepEqual(over, { delayed: 0, dropped: 0 });
+});
+
 test("ranks of an older template send load as often as its window asked, until they are replaced", () => {
   const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" }, rebalancing: { trigger: { window: "15s" } } });
   const least = (...every: (number | undefined)[]) => {

@@ -54,21 +54,19 @@ interface Rate {
 /** Of a deployment, whatever its pods say: a third of the thread, and at once what 256 ranks of 64 layers of 256 experts describe. */
 const most: Rate = { perSecond: 8_000_000, burst: 96_000_000 };
 
-function rateOf(kind: Kind, { workers, gateways, grid, loadEveryMs }: Needs): Rate {
+function rateOf(kind: Kind, { grid, loadEveryMs }: Needs): Rate {
   const { layers, experts } = (kind === "worker" && grid) || { layers: 0, experts: 0 };
   const cells = layers * experts;
   const description = kind === "worker" ? valuesPerCell * (cells || planBounds.cells) : 0;
   const hosted = hostedPerSecond * (hostedPerCell * cells + hostedPerLayer * layers);
   const loads = cells > 0 ? (loadSlack * phases.length * 1000 * costOf(loadBytes(cells), 0)) / loadEveryMs : 0;
   const perSecond = messagesPerSecond * valuesPerMessage + description / describeSeconds + hosted + loads;
-  const burst = description + planMessagesPerLayer * layers * valuesPerMessage + burstSeconds * perSecond;
-  const pods = Math.max(1, workers + gateways);
-  return { perSecond: Math.min(perSecond, most.perSecond / pods), burst: Math.min(burst, most.burst / pods) };
+  return { perSecond, burst: description + planMessagesPerLayer * layers * valuesPerMessage + burstSeconds * perSecond };
 }
 
 function ratesOf(needs: Needs): Record<Kind | "pool", Rate> {
   const [worker, gateway] = [rateOf("worker", needs), rateOf("gateway", needs)];
-  const all = (of: keyof Rate): number => needs.workers * worker[of] + needs.gateways * gateway[of];
+  const all = (of: keyof Rate): number => Math.min(most[of], needs.workers * worker[of] + needs.gateways * gateway[of]);
   return { worker, gateway, pool: { perSecond: all("perSecond"), burst: all("burst") } };
 }
 
@@ -134,12 +132,11 @@ export class Quota {
   share(kind: Kind): Share {
     const { now } = this.#ports;
     const own = new Bucket(now());
-    /** `debt`: the most that its own may be, where the pool is empty. */
-    const may = (debt: number): boolean => this.#poolLeft() >= (own.left(this.#rates[kind], now()) >= -debt ? -most.burst : 0);
+    const left = (): number => own.left(this.#rates[kind], now());
     return {
-      mayRead: () => may(0),
+      mayRead: () => this.#poolLeft() >= (left() >= 0 ? -most.burst : 0),
       admit: (bytes, values) => {
-        if (!may(this.#rates[kind].burst)) throw this.#refusal(kind);
+        if (this.#poolLeft() < 0 && left() < -this.#rates[kind].burst) throw this.#refusal(kind);
         own.take(costOf(bytes, values));
         this.#pool.take(costOf(bytes, values));
       },
