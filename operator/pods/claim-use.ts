@@ -45,7 +45,7 @@ interface Affinity {
   };
 }
 
-/** By the object's name: the hostname label of a node may be another. Terms are alternatives, so that each gets the node. */
+/** The affinity names the object, since the hostname label of a node may be another. Terms are alternatives, so that each gets the node. */
 export function onNode(node: string, affinity: Affinity = {}) {
   const field = { key: "metadata.name", operator: "In", values: [node] };
   const { nodeSelectorTerms: [...terms] = [] } = affinity.nodeAffinity?.[required] ?? {};

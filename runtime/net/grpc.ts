@@ -22,7 +22,7 @@ import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from
 export const messageBytesMax = 16 * 1024 * 1024;
 /** Twice as fast as the default of 64 KiB. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
-/** Of a caller with bounds: what it does not read stays with the sender. */
+/** What a caller with bounds does not read stays with the sender. */
 const boundedWindowBytes = 256 * 1024;
 
 const sharedOptions: grpc.ChannelOptions = {

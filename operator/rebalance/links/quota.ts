@@ -8,7 +8,7 @@ import type { ExpertGrid } from "../../../runtime/placement/grid.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { LinkTarget, Share } from "../ports.ts";
 
-/** In numbers to decode, of 10 to 40 ns: what a message costs beside those in it, and the bytes of a load message for one. */
+/** The unit is a number to decode, 10 to 40 ns: a message costs so many beside those in it, and a load message one for so many bytes. */
 const valuesPerMessage = 2_000;
 const bytesPerValue = 4;
 const costOf = (bytes: number, values: number): number => valuesPerMessage + values + bytes / bytesPerValue;
@@ -51,7 +51,7 @@ interface Rate {
   readonly burst: number;
 }
 
-/** Of a deployment, whatever its pods say: a third of the thread, and at once what 256 ranks of 64 layers of 256 experts describe. */
+/** The pool of a deployment, whatever its pods say: a third of the thread, and at once what 256 ranks of 64 x 256 experts describe. */
 const most: Rate = { perSecond: 8_000_000, burst: 96_000_000 };
 
 function rateOf(kind: Kind, { grid, loadEveryMs }: Needs): Rate {

@@ -47,7 +47,7 @@ interface Counted {
   readonly requests: Allowance | undefined;
   readonly tokens: Allowance | undefined;
   inside: number;
-  /** Of them, answers that are computed though their reader left: by id, how their place is given back. */
+  /** Those among them that are computed though their reader left: the key is their id, the value gives their place back. */
   readonly unread: Map<string, () => void>;
 }
 

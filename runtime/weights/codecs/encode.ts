@@ -34,7 +34,7 @@ export function encodeUnits({ matrices, codecs }: UnitOrder): readonly EncodedUn
   });
 }
 
-/** Of experts that are under way, as read and encoded; one larger expert goes alone. */
+/** Experts that are under way take no more, as read and encoded; one larger expert goes alone. */
 const memoryBytesMax = 256 * 2 ** 20;
 /** Each has a heap of its own, and more hash faster than a disk writes. */
 const threadsMax = 8;

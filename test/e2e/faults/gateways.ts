@@ -10,7 +10,7 @@ import type { Fault } from "./scene.ts";
 import { drawn } from "./schedule.ts";
 
 const tokens = 64;
-/** Of a stream, when its gateway goes. */
+/** The stream has so many when its gateway goes. */
 const seenTokens = 8;
 /** A container that ends often waits for minutes before it is started again. */
 const backWithinMs = 300_000;
