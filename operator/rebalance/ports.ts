@@ -156,7 +156,7 @@ export interface LinkTarget {
 export interface Share {
   /** False while it has to wait. */
   mayRead(): boolean;
-  /** Counts an answer before it is decoded. Throws where the pod is above its share by more than what waits for it to be read. */
+  /** Counts an answer before it is decoded. Throws where the deployment has nothing left and the pod is above its share by a whole burst. */
   admit(bytes: number, values: number): void;
   delayed(): void;
 }

@@ -191,7 +191,8 @@ test("no token of a text asks for many steps, however often a pattern repeats an
   }
 });
 
-test("a walk that takes long is left and gone on with, to the same tokens, and who has walked least goes first", async () => {
+/** Languages over many tokens whose clock goes on by one at each look. */
+async function ofManyTokens() {
   const texts = manyTokens(5_000);
   const known = new Vocabulary(texts, orderOf(texts));
   let now = 0;
@@ -203,6 +204,11 @@ test("a walk that takes long is left and gone on with, to the same tokens, and w
   await languages.prepare();
   const hold = (pattern: string) =>
     languages.hold({ name: "json_schema", spec: JSON.stringify({ type: "string", pattern }) }, [4_999], Uint32Array.of(2));
+  return { languages, hold };
+}
+
+test("a walk that takes long is left and gone on with, to the same tokens, and who has walked least goes first", async () => {
+  const { languages, hold } = await ofManyTokens();
   const [long, short] = [hold("^[ -~]*[a-m][ -~]{450}$"), hold("^[a-c]{9}$")];
   const into = new Uint32Array(5_001);
   const want = long.candidates(into)!;
@@ -306,17 +312,7 @@ test("a large table is given back once nobody asks for its walk, and not while s
 });
 
 test("requests that come all the time, each with a schema of its own, put off no walk for ever", async () => {
-  const texts = manyTokens(5_000);
-  const known = new Vocabulary(texts, orderOf(texts));
-  let now = 0;
-  const languages = new Languages(
-    5_000,
-    async () => known,
-    () => now++,
-  );
-  await languages.prepare();
-  const hold = (pattern: string) =>
-    languages.hold({ name: "json_schema", spec: JSON.stringify({ type: "string", pattern }) }, [4_999], Uint32Array.of(2));
+  const { languages, hold } = await ofManyTokens();
   const into = new Uint32Array(5_001);
   const long = hold("^[ -~]*[a-m][ -~]{450}$");
   const others: Held[] = [];

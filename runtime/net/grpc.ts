@@ -225,14 +225,15 @@ export function toStatus(caught: unknown): grpc.ServiceError {
 const unreadablePrefix = "Response message parsing error";
 const unsentPrefix = "Request message serialization failure";
 
-const statusWords: Partial<Record<grpc.status, string>> = {
-  [grpc.status.UNAVAILABLE]: "no connection to the process",
-  [grpc.status.DEADLINE_EXCEEDED]: "the process did not answer in time",
-  [grpc.status.UNIMPLEMENTED]: "the process is of a version without this call",
-  [grpc.status.CANCELLED]: "the call was ended",
-  [grpc.status.RESOURCE_EXHAUSTED]: "more was sent than is taken",
-  [grpc.status.UNAUTHENTICATED]: "the process refuses the call",
-  [grpc.status.PERMISSION_DENIED]: "the process refuses the call",
+/** Our code for what the library says of a call, and its words. */
+const byStatus: Partial<Record<grpc.status, { readonly code: string; readonly words: string }>> = {
+  [grpc.status.UNAVAILABLE]: { code: "Unavailable", words: "no connection to the process" },
+  [grpc.status.CANCELLED]: { code: "Cancelled", words: "the call was ended" },
+  [grpc.status.DEADLINE_EXCEEDED]: { code: "DeadlineExceeded", words: "the process did not answer in time" },
+  [grpc.status.RESOURCE_EXHAUSTED]: { code: "MessageTooLarge", words: "more was sent than is taken" },
+  [grpc.status.UNAUTHENTICATED]: { code: "Unauthenticated", words: "the process refuses the call" },
+  [grpc.status.PERMISSION_DENIED]: { code: "Forbidden", words: "the process refuses the call" },
+  [grpc.status.UNIMPLEMENTED]: { code: "Unimplemented", words: "the process is of a version without this call" },
 };
 /** What stays of the library's text. */
 const evidence = /\bE[A-Z]{4,}\b|certificate[\w ]*|before secure TLS[\w ]*|RST_STREAM with code \d+|\d+ vs\.? \d+/;
@@ -240,10 +241,11 @@ const evidence = /\bE[A-Z]{4,}\b|certificate[\w ]*|before secure TLS[\w ]*|RST_S
 /** What the library says of a call that no process of ours has answered, in words for conditions. */
 function inWords(status: grpc.status, details: string): string {
   if (details.startsWith(unsentPrefix)) return `the call cannot be written${details.slice(unsentPrefix.length)}`;
-  if (/larger than max/.test(details)) return `a message is larger than it may be: ${evidence.exec(details)?.[0]}`;
   if (details.startsWith(unreadablePrefix)) return `its answer cannot be read${details.slice(unreadablePrefix.length)}`;
   const why = socketWords(details) ?? evidence.exec(details)?.[0];
-  return `${statusWords[status] ?? "the call broke off"}${why === undefined ? "" : `: ${why}`}`;
+  const isLarge = details.includes("larger than max");
+  const words = isLarge ? "a message is larger than it may be" : (byStatus[status]?.words ?? "the call broke off");
+  return `${words}${why === undefined ? "" : `: ${why}`}`;
 }
 
 export function fromStatus(caught: unknown, operation: string): AppError {
@@ -251,17 +253,8 @@ export function fromStatus(caught: unknown, operation: string): AppError {
   const error = caught as Partial<grpc.ServiceError>;
   if (!(caught instanceof Error) || typeof error.code !== "number") return AppError.from(caught, operation);
   const sent = error.metadata?.get(codeKey)[0];
-  const byStatus: Partial<Record<grpc.status, string>> = {
-    [grpc.status.UNAVAILABLE]: "Unavailable",
-    [grpc.status.CANCELLED]: "Cancelled",
-    [grpc.status.DEADLINE_EXCEEDED]: "DeadlineExceeded",
-    [grpc.status.RESOURCE_EXHAUSTED]: "MessageTooLarge",
-    [grpc.status.UNAUTHENTICATED]: "Unauthenticated",
-    [grpc.status.PERMISSION_DENIED]: "Forbidden",
-    [grpc.status.UNIMPLEMENTED]: "Unimplemented",
-  };
   const unreadable = error.code === grpc.status.INTERNAL && error.details?.startsWith(unreadablePrefix);
-  const code = typeof sent === "string" ? sent : unreadable ? "InvalidRequest" : (byStatus[error.code] ?? "Internal");
+  const code = typeof sent === "string" ? sent : unreadable ? "InvalidRequest" : (byStatus[error.code]?.code ?? "Internal");
   const transient = error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.RESOURCE_EXHAUSTED;
   const details = error.details ?? error.message ?? "the call failed";
   return new AppError(typeof sent === "string" ? details : inWords(error.code, details), {
