@@ -1,48 +1,56 @@
-// Routing tables with weights that keep tokens in the rank's zone as far as the plan allows. When all sources do the same, each host
-// still gets its planned weight.
+// Routing tables with weights that keep tokens on the rank first, then in its zone, as far as the plan allows. When all sources do the
+// same, each host still gets its planned weight.
+import { weightsTotal } from "../../crds/plan.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { RoutingLayer } from "../placement/dispatch.ts";
+import { sum } from "../placement/imbalance.ts";
 import { quotas } from "../placement/split.ts";
+
+/** The most by which a plan's weights differ from what the planner meant. */
+const rounding = 1 / weightsTotal;
 
 export class NearRouting {
   readonly #peers: Pick<Peers, "self" | "membership">;
-  #zones: Zones | undefined;
-  #key = keyOf(undefined);
+  #sources: Sources;
+  #key: string;
 
   constructor(peers: Pick<Peers, "self" | "membership">) {
     this.#peers = peers;
+    this.#sources = this.#seen();
+    this.#key = keyOf(this.#sources);
   }
 
   /** True when every table must be rebuilt. */
   changed(): boolean {
-    this.#zones = zonesOf(this.#peers.self.rank, this.#peers.membership.members);
-    const key = keyOf(this.#zones);
+    this.#sources = this.#seen();
+    const key = keyOf(this.#sources);
     if (key === this.#key) return false;
     this.#key = key;
     return true;
   }
 
   tables(layers: readonly RoutingLayer[]): readonly RoutingLayer[] {
-    const zones = this.#zones;
-    if (!zones) return layers;
-    return layers.map((layer) => ({
-      layer: layer.layer,
-      epoch: layer.epoch,
-      hosts: layer.hosts,
-      weights: layer.hosts.map((hosts, expert) => nearWeights(hosts, layer.weights[expert] ?? [], zones)),
-    }));
+    return layers.map(({ layer, epoch, hosts, weights }) => {
+      const near = hosts.map((row, expert) => nearWeights(row, weights[expert] ?? [], this.#sources));
+      return { layer, epoch, hosts, weights: near };
+    });
+  }
+
+  #seen(): Sources {
+    return sourcesOf(this.#peers.self.rank, this.#peers.membership.members);
   }
 }
 
-function keyOf(zones: Zones | undefined): string {
-  return zones ? JSON.stringify([zones.own, [...zones.of], [...zones.parts]]) : "";
-}
+const keyOf = ({ own, zones, tokens }: Sources): string => JSON.stringify([own, [...zones], [...tokens]]);
 
-export interface Zones {
-  readonly own: string;
-  readonly of: ReadonlyMap<number, string>;
-  /** The part of all tokens from each zone; their sum is 1. */
-  readonly parts: ReadonlyMap<string, number>;
+/** Where tokens come from. */
+export interface Sources {
+  readonly own: number;
+  /** The zone of each member that names one. */
+  readonly zones: ReadonlyMap<number, string>;
+  /** The part of all tokens of each rank that has some, and of each zone; both sum to 1. */
+  readonly tokens: ReadonlyMap<number, number>;
+  readonly zoneTokens: ReadonlyMap<string, number>;
 }
 
 interface ZoneMember {
@@ -51,38 +59,64 @@ interface ZoneMember {
   readonly zone?: string;
 }
 
-/** The zones, if there are two or more and all are known. Serving ranks count alike. */
-export function zonesOf(self: number, members: readonly ZoneMember[]): Zones | undefined {
-  const own = members.find(({ rank }) => rank === self)?.zone;
-  const sources = members.filter(({ state }) => state === "active");
-  if (own === undefined || sources.some(({ zone }) => zone === undefined)) return undefined;
-  const parts = new Map<string, number>();
-  for (const { zone = "" } of sources) parts.set(zone, (parts.get(zone) ?? 0) + 1 / sources.length);
-  if (parts.size < 2 || !parts.has(own)) return undefined;
-  return { own, parts, of: new Map(members.flatMap(({ rank, zone }) => (zone === undefined ? [] : [[rank, zone] as const]))) };
+/** Serving ranks count alike, and the own rank as one of them. Ranks that name no zone are one. */
+export function sourcesOf(own: number, members: readonly ZoneMember[]): Sources {
+  const ranks = new Set([own, ...members.flatMap(({ rank, state }) => (state === "active" ? [rank] : []))]);
+  const tokens = new Map([...ranks].sort((a, b) => a - b).map((rank) => [rank, 1 / ranks.size]));
+  const zones = new Map(members.flatMap(({ rank, zone }) => (zone === undefined ? [] : [[rank, zone] as const])));
+  const zoneTokens = new Map<string, number>();
+  for (const [rank, part] of tokens) add(zoneTokens, zones.get(rank) ?? "", part);
+  return { own, tokens, zones, zoneTokens };
 }
 
 /**
- * Weights per mille of one expert for a source in `zones.own`. A zone whose hosts have more weight than it has tokens takes the rest
- * from zones with less, in proportion to their surplus.
+ * Weights per mille of one expert for the tokens of `sources.own`: its own expert replica computes them up to its weight, then those of
+ * its zone do, then all, each in proportion to the weight that is left after nearer tokens.
  */
-export function nearWeights(hosts: readonly number[], weights: readonly number[], zones: Zones): readonly number[] {
-  if (hosts.length < 2) return weights;
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  const places = hosts.map((host) => zones.of.get(host));
-  if (total <= 0 || places.includes(undefined)) return weights;
-  const held = new Map<string, number>();
-  for (const [i, zone = ""] of places.entries()) held.set(zone, (held.get(zone) ?? 0) + (weights[i] ?? 0) / total);
-  const spare = (zone: string): number => Math.max(0, (held.get(zone) ?? 0) - (zones.parts.get(zone) ?? 0));
-  const tokens = zones.parts.get(zones.own) ?? 0;
-  const here = Math.min(held.get(zones.own) ?? 0, tokens);
-  const away = tokens - here;
-  const spared = [...held.keys()].reduce((sum, zone) => sum + (zone === zones.own ? 0 : spare(zone)), 0);
-  // The part of a zone's host weight that this zone's tokens use.
-  const taken = (zone: string): number => {
-    const all = held.get(zone) ?? 0;
-    if (all <= 0) return 0;
-    return (zone === zones.own ? here : spared > 0 ? (away * spare(zone)) / spared : 0) / all;
-  };
-  return quotas(places.map((zone = "", i) => (weights[i] ?? 0) * taken(zone)));
+export function nearWeights(hosts: readonly number[], weights: readonly number[], sources: Sources): readonly number[] {
+  const total = sum(weights);
+  if (hosts.length < 2 || total <= 0) return weights;
+  const { own, tokens, zones, zoneTokens } = sources;
+  const { kept, spare } = atHome(
+    weights.map((weight) => weight / total),
+    hosts.map((host) => tokens.get(host) ?? 0),
+  );
+  const zoneOf = (rank: number): string => zones.get(rank) ?? "";
+  const [offered, wanted] = [new Map<string, number>(), new Map(zoneTokens)];
+  for (const [i, host] of hosts.entries()) {
+    add(offered, zoneOf(host), spare[i] ?? 0);
+    add(wanted, zoneOf(host), -(kept[i] ?? 0));
+  }
+  const offeredIn = (zone: string): number => offered.get(zone) ?? 0;
+  const wantedIn = (zone: string): number => wanted.get(zone) ?? 0;
+  const [zone, left] = [zoneOf(own), (tokens.get(own) ?? 0) - (kept[hosts.indexOf(own)] ?? 0)];
+  const stays = left * partOf(offeredIn(zone), wantedIn(zone));
+  const beyond = hosts.map((host, i) => (spare[i] ?? 0) * (1 - partOf(wantedIn(zoneOf(host)), offeredIn(zoneOf(host)))));
+  const beyondAll = sum(beyond);
+  return quotas(
+    hosts.map((host, i) => {
+      const home = host === own ? (kept[i] ?? 0) : 0;
+      const near = zoneOf(host) === zone ? stays * partOf(spare[i] ?? 0, offeredIn(zone)) : 0;
+      return home + near + (left - stays) * partOf(beyond[i] ?? 0, beyondAll);
+    }),
+  );
 }
+
+/** What hosts compute of their own tokens, and what they have left for others; a plan's weights are rounded, and so are these. */
+function atHome(planned: readonly number[], tokens: readonly number[]): { readonly kept: number[]; readonly spare: number[] } {
+  const over = planned.map((part, i) => part - (tokens[i] ?? 0));
+  const spare = over.map((part) => Math.max(0, part));
+  const isRounded = over.map((part, i) => (planned[i] ?? 0) > 0 && part < 0 && part > -rounding);
+  const rounded = sum(over.map((part, i) => (isRounded[i] ? -part : 0)));
+  const lost = partOf(rounded, sum(spare));
+  const keepsAll = lost * Math.max(...spare) <= rounding;
+  return {
+    kept: planned.map((part, i) => (keepsAll && isRounded[i] ? (tokens[i] ?? 0) : Math.min(part, tokens[i] ?? 0))),
+    spare: spare.map((part) => (keepsAll ? part * (1 - lost) : part)),
+  };
+}
+
+const add = (sums: Map<string, number>, key: string, part: number): Map<string, number> => sums.set(key, (sums.get(key) ?? 0) + part);
+
+/** 0 to 1 */
+const partOf = (part: number, all: number): number => (all > 0 ? Math.min(1, Math.max(0, part / all)) : 0);

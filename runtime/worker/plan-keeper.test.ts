@@ -337,14 +337,11 @@ test("an engine that has ended when a plan's expert replicas are to be freed end
   }
 });
 
-test("tables keep tokens in the rank's zone from the moment that all zones are known, and as long as they are", async () => {
+test("tables keep tokens on the rank as far as the plan allows, by the ranks that serve", async () => {
   const self = keeper();
-  const member = (rank: number, zone: string): Member => ({
-    ...{ rank, podName: "p", podUid: "u", bootId: "b", address: "a", state: "active" as const },
-    ...(zone === "" ? {} : { zone }),
-  });
-  const say = async (...zones: string[]) => {
-    self.members.splice(0, Infinity, ...zones.map((zone, rank) => member(rank, zone)));
+  const member = (rank: number, state: Member["state"]): Member => ({ rank, podName: "p", podUid: "u", bootId: "b", address: "a", state });
+  const say = async (...states: Member["state"][]) => {
+    self.members.splice(0, Infinity, ...states.map((state, rank) => member(rank, state)));
     const before = self.tables.length;
     self.changed();
     await new Promise((resolve) => setImmediate(resolve));
@@ -354,9 +351,8 @@ test("tables keep tokens in the rank's zone from the moment that all zones are k
   await self.plan.prepare(both, {}, () => {});
   await self.plan.commit(both);
   assert.deepEqual(self.tables.at(-1)?.layers[0]?.weights, [[400, 600], [1000]], "as the plan says");
-  assert.deepEqual(await say("", ""), [], "nothing is known, nothing is told");
-  assert.deepEqual(await say("a", "b"), [[[0, [800, 200]]]]);
-  assert.deepEqual(await say("a", "b"), [], "the same again");
-  assert.deepEqual(await say("a", "b", "b"), [[[0, [1000, 0]]]], "a third of the tokens is in the zone, and two fifths are computed there");
-  assert.deepEqual(await say("a", ""), [[[0, [400, 600]]]], "as the plan says again");
+  assert.deepEqual(await say("active", "active"), [[[0, [800, 200]]]]);
+  assert.deepEqual(await say("active", "active"), [], "the same again");
+  assert.deepEqual(await say("active", "active", "active"), [[[0, [1000, 0]]]], "a third of the tokens comes from here");
+  assert.deepEqual(await say("active", "draining", "joining"), [[[0, [400, 600]]]], "all tokens do: as the plan says");
 });
