@@ -38,7 +38,12 @@ export const benches: Readonly<Record<string, Bench>> = {
   },
   ranks: {
     summary: "tokens/s of 1 to 4 ranks in processes with equal shares of the CPUs, beside one rank with all of them",
-    options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 1,2,3,4)", "--cpus N       CPUs that they share (default: all)"],
+    options: [
+      ...engineOptions,
+      "--ranks LIST   numbers of ranks (default: 1,2,3,4)",
+      "--cpus N       CPUs that they share (default: all)",
+      "--copies N     ranks that hold each expert (default: 1; as many as there are ranks: no row leaves its own)",
+    ],
     load: async () => (await import("./ranks.ts")).ranksBench,
   },
   world: {

@@ -8,7 +8,7 @@ import { RankProcesses, type RankSettings, type Used } from "./ranks/processes.t
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
 import { type RankFigures, type RankRow, rankRow } from "./ranks/rows.ts";
 import { type Layout, layoutsOf, sharesOf } from "./ranks/shares.ts";
-import { type Asked, log, prompt, readArgs } from "./serve.ts";
+import { type Asked, count, log, prompt, readArgs } from "./serve.ts";
 import { togetherRate } from "./speed-rows.ts";
 
 const promptTokens = 32;
@@ -77,8 +77,9 @@ const keyOf = (layout: Layout, { name }: Case): string => `${layout.name}: ${nam
 
 /** One layout from its start to its end. */
 async function measure(layout: Layout, asked: Asked, store: Awaited<ReturnType<typeof openStore>>, figures: Figures): Promise<void> {
+  const copies = Math.min(layout.ranks, count("copies", asked.own.copies ?? "1"));
   const settings: RankSettings = {
-    ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: layout.cpus },
+    ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: layout.cpus, copies },
     threads: layout.ranks === 1 ? (asked.threads.at(-1) ?? 1) : 1,
   };
   const ranks = await RankProcesses.start({ dir: asked.storeDir, index: store.index }, layout.ranks, settings);
@@ -100,7 +101,7 @@ async function measure(layout: Layout, asked: Asked, store: Awaited<ReturnType<t
 }
 
 export async function ranksBench(args: readonly string[]): Promise<readonly RankRow[]> {
-  const asked = await readArgs(args, ["ranks", "cpus"]);
+  const asked = await readArgs(args, ["ranks", "cpus", "copies"]);
   const { counts, cpus } = sharesOf(asked.own, availableParallelism());
   const layouts = layoutsOf(counts, cpus, quotasWork());
   const store = await openStore(asked.storeDir);
