@@ -55,7 +55,7 @@ export class RankProcesses extends Ranks {
     this.#settings = settings;
     const units = store.index.codecs[settings.codec]?.units.flat() ?? [];
     this.#expertBytes = units.reduce((sum, { bytes }) => sum + bytes, 0);
-    this.loadWithinMs = loadWithinMsLeast + (this.#expertBytes * (settings.copies ?? 1)) / loadedBytesPerMs;
+    this.loadWithinMs = Math.ceil(loadWithinMsLeast + (this.#expertBytes * (settings.copies ?? 1)) / loadedBytesPerMs);
   }
 
   /** Starts so many ranks, places the experts evenly, and sets the quotas once all are loaded. */
