@@ -5,6 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
 import type { DeviceMemory } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
+import { LargePages } from "./large-pages.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 import { instructionsOf, type MemoryName, numberOf } from "./types.ts";
@@ -60,6 +61,7 @@ export class GgmlDevice {
   readonly costs = new GraphCosts();
   readonly weightMemory = new WeightMemory(this);
   readonly warmPages = new WarmPages(this);
+  readonly largePages = new LargePages(this);
   readonly #parts: DeviceParts;
   readonly #backend: Pointer;
   readonly #device: Pointer;
@@ -247,6 +249,7 @@ export class GgmlDevice {
     if (this.#closed) return;
     this.#closed = true;
     this.warmPages.close();
+    this.largePages.close();
     const { ggml } = this;
     for (const context of this.#contexts) ggml.ggml_free(context);
     for (const handle of this.#buffers) ggml.ggml_backend_buffer_free(handle);

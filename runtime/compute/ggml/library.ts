@@ -44,7 +44,10 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
   singlePages(address: Pointer, bytes: number): void;
   largePages(address: Pointer, bytes: number): void;
-  joinPages(address: Pointer, bytes: number): void;
+  /** False where the kernel cannot. */
+  joinPages(address: Pointer, bytes: number): boolean;
+  /** Large pages that lie partly within the range become single ones, with what is in them. */
+  splitPages(address: Pointer, bytes: number): void;
   setEnvironment(name: string, value: string): void;
   reportAborts(on: boolean): void;
 }
@@ -54,8 +57,8 @@ koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and the latter with `MAP_FIXED`. */
 const memory = { writable: 3, executable: 5, ownPages: 0x22, ownPagesThere: 0x32 } as const;
-/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`, `MADV_POPULATE_WRITE` and `MADV_COLLAPSE`. */
-const advice = { discard: 4, largePages: 14, singlePages: 15, populate: 23, joinPages: 25 } as const;
+/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`, `MADV_COLD`, `MADV_POPULATE_WRITE` and `MADV_COLLAPSE`. */
+const advice = { discard: 4, largePages: 14, singlePages: 15, splitPages: 20, populate: 23, joinPages: 25 } as const;
 /** `MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP`, since Linux 5.7. */
 const leavingFreshPages = 7;
 /** `RTLD_NOW` and `RTLD_NODELETE`: the library stays loaded when its thread ends. */
@@ -176,10 +179,10 @@ function load(cpuBuild?: string): GgmlLibrary {
   const word = new BigUint64Array(1);
   const pageBytes = system.getpagesize();
   const page = BigInt(pageBytes);
-  const advise = (address: Pointer, bytes: number, what: number): void => {
+  const advise = (address: Pointer, bytes: number, what: number): boolean => {
     const first = (address + page - 1n) & ~(page - 1n);
     const end = (address + BigInt(bytes)) & ~(page - 1n);
-    if (end > first) system.madvise(first, Number(end - first), what);
+    return end > first && system.madvise(first, Number(end - first), what) === 0;
   };
   const renew = (address: Pointer, bytes: number): void => {
     if (system.mmap(address, bytes, memory.writable, memory.ownPagesThere, -1, 0) !== address)
@@ -216,6 +219,7 @@ function load(cpuBuild?: string): GgmlLibrary {
     singlePages: (address, bytes) => advise(address, bytes, advice.singlePages),
     largePages: (address, bytes) => advise(address, bytes, advice.largePages),
     joinPages: (address, bytes) => advise(address, bytes, advice.joinPages),
+    splitPages: (address, bytes) => void advise(address, bytes, advice.splitPages),
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: (on) => {
       if (!on) return void base.ggml_set_abort_callback(0n);

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { buildWithoutTiles } from "../../../test/kit/models/cpu-build.ts";
 import { stored } from "../../../test/kit/models/published-parts.ts";
 import { randomTensor } from "../../kernels/random.ts";
@@ -13,6 +14,7 @@ import type { Compiled } from "../backend.ts";
 import { CpuDevice } from "./device.ts";
 import { type Part, partsOf, piecesOf } from "./expert-matrices.ts";
 import { SingleExperts } from "./expert-programs.ts";
+import { largePageBytes, settledMs } from "./large-pages.ts";
 import { Slab } from "./slab.ts";
 import { weightBytes } from "./types.ts";
 import { keptMs } from "./warm-pages.ts";
@@ -44,13 +46,13 @@ const storedBytes = segment.weights.reduce((sum, { shape }) => sum + weightBytes
 /** Of gate and up, which are one matrix, and of down. */
 const partBytes = [weightBytes("q4_0", [2 * ffn, hidden]), weightBytes("q4_0", [hidden, ffn])];
 
-/** Bytes of the process's pages between two addresses. */
-function residentBetween(from: bigint, to: bigint): number {
+/** Bytes of the process's pages between two addresses; of its large ones alone with "AnonHugePages". */
+function residentBetween(from: bigint, to: bigint, field = "Rss"): number {
   let [inside, bytes] = [false, 0];
   for (const line of readFileSync("/proc/self/smaps", "utf8").split("\n")) {
     const range = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
     if (range) inside = BigInt(`0x${range[2]}`) > from && BigInt(`0x${range[1]}`) < to;
-    else if (inside) bytes += 1024 * Number(/^Rss: +(\d+) kB/.exec(line)?.[1] ?? 0);
+    else if (inside) bytes += line.startsWith(`${field}:`) ? 1024 * Number(/\d+/.exec(line)) : 0;
   }
   return bytes;
 }
@@ -93,6 +95,9 @@ const small = segmentOf(256, 512);
 const weightsOf = (form: "q4_0" | "iq4_nl" | "q8_0", seed: number) =>
   Object.fromEntries(small.weights.map(({ name, shape }, i) => [name, storedWeight(form, shape, stored(form, 256 * 512, 3 * seed + i))]));
 
+const x = randomTensor(7, [3, 256]);
+const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
+
 /** Pages that were not there, while something was done. */
 function faults(work: () => void): number {
   const before = process.resourceUsage().minorPageFault;
@@ -103,8 +108,6 @@ function faults(work: () => void): number {
 test("an expert that comes when another went takes its pages, and answers what it does in fresh ones", async () => {
   const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const expertSlab = new SingleExperts(device).expertSlab(small, experts);
-  const x = randomTensor(7, [3, 256]);
-  const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
   const came = weightsOf("q4_0", 3);
   const [stays, goes] = [expertSlab.place(0, weightsOf("q4_0", 1)), expertSlab.place(1, weightsOf("q4_0", 2))] as const;
   const stayed = await answer(stays);
@@ -143,6 +146,26 @@ test("where a matrix takes more memory than its bytes, all of that is its expert
   put(1);
   t.mock.timers.tick(keptMs);
   assert.equal(device.ggml.pointerAt(end(0)), 43n);
+  device.close();
+});
+
+test("experts that are left alone lie in large pages, and go from there and come back as from small ones", async (t) => {
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
+  const expertSlab = new SingleExperts(device).expertSlab(small, 64);
+  const here = Array.from({ length: 64 }, (_, expert) => expertSlab.place(expert, weightsOf("q4_0", expert)));
+  const answers = (): Promise<unknown[]> => Promise.all(here.map(answer));
+  const [first, stride] = [here[0]!.addresses[0]!, Number(here[1]!.addresses[0]! - here[0]!.addresses[0]!)];
+  const bytes = (field?: string): number => residentBetween(first, first + BigInt(64 * stride), field);
+  const [before, resident] = [await answers(), bytes()];
+  for (let ms = 0; ms < 4 * settledMs && bytes("AnonHugePages") < 64 * stride - largePageBytes; ms += 50) await setTimeout(50);
+  if (bytes("AnonHugePages") === 0) return t.skip("the machine gives no large pages now");
+  assert.deepEqual(await answers(), before);
+  assert.ok(bytes() <= resident, `${bytes()} in large pages, ${resident} in small ones`);
+  for (const expert of here.slice(8, 24)) await expert.dispose();
+  device.warmPages.clear();
+  assert.ok(bytes() <= resident - 16 * stride + 2 * 4096, `${bytes()} of ${resident} without 16 times ${stride}`);
+  for (let expert = 8; expert < 24; expert++) here[expert] = expertSlab.place(expert, weightsOf("q4_0", expert));
+  assert.deepEqual(await answers(), before);
   device.close();
 });
 

@@ -4,6 +4,7 @@ import type { GgmlDevice, Metadata } from "./device.ts";
 import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
+import { largePageBytes } from "./large-pages.ts";
 import type { WeightSource } from "./lowering.ts";
 import { storagesOf } from "./matrix-storage.ts";
 import { numberOf, weightBytes } from "./types.ts";
@@ -102,6 +103,7 @@ export class Slab {
         yield;
       }
       this.#mark(slot, true);
+      for (const each of this.#placed) device.largePages.settle(addressOf(each, slot), each.stride, (page) => this.#isFull(each, page));
     } finally {
       if (!this.#used[slot]) this.drop(slot);
     }
@@ -133,6 +135,7 @@ export class Slab {
   drop(slot: number): void {
     this.#mark(slot, false);
     for (const placed of this.#placed) {
+      this.#device.largePages.leave(addressOf(placed, slot), placed.stride);
       // A page that is shared with an empty slot is free too.
       const [before, after] = [slot - 1, slot + 1].map((other) => (this.#taken[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
         number,
@@ -190,8 +193,15 @@ export class Slab {
     this.#metadata.free();
   }
 
+  /** Whether experts take all of a large page. */
+  #isFull({ base, stride }: Placed, page: Pointer): boolean {
+    const from = Math.floor(Number(page - base) / stride);
+    const to = Math.ceil((Number(page - base) + largePageBytes) / stride);
+    return from >= 0 && to <= this.slots && !this.#used.subarray(from, to).includes(0);
+  }
+
   #edgeBytes({ stride }: Placed): number {
-    return Math.min(this.#device.pageBytes ?? 0, stride);
+    return Math.min((this.#device.pageBytes ?? 1) - 1, stride);
   }
 
   #mark(slot: number, used: boolean): void {
@@ -226,15 +236,18 @@ export class Slab {
     const { type, rows, columns, storage, vector } = part;
     const exact = weightBytes(type, [rows, columns]);
     const stride = this.choosable ? exact : device.aligned(storage.bytes);
-    const buffer = device.allocate(this.slots * stride + storage.bytes - exact, storage.memory.handle);
-    if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
     // Kernels multiply the bytes behind an expert by zero, so they must be numbers.
-    if (storage.memory.name === "plain" && storage.bytes > exact) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
-    const placed = { part, buffer, base: buffer.base, stride };
+    const clears = storage.memory.name === "plain" && storage.bytes > exact;
+    const bytes = this.slots * stride + storage.bytes - exact;
+    const step = device.pageBytes === undefined || clears || bytes < largePageBytes ? 1 : largePageBytes;
+    const buffer = device.allocate(bytes + step - 1, storage.memory.handle);
+    if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
+    if (clears) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
+    const placed = { part, buffer, base: ((buffer.base + BigInt(step) - 1n) / BigInt(step)) * BigInt(step), stride };
     if (!this.choosable) return { ...placed, all: undefined };
     const shape = vector ? ([columns, this.slots, 1] as const) : ([columns, rows, this.slots] as const);
     const all = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(type), ...shape, 1);
-    ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
+    ggml.ggml_backend_tensor_alloc(buffer.handle, all, placed.base);
     return { ...placed, all };
   }
 }

@@ -1,6 +1,7 @@
 // Allocates weights that live as long as their model, contiguously in large pages: small pages cost a fifth of a token's time in address
 // translation. A large page is used only once all of it is allocated, so nothing extra is resident.
 import type { Pointer } from "./functions.ts";
+import { largePageBytes } from "./large-pages.ts";
 import type { GgmlLibrary } from "./library.ts";
 
 interface Spare {
@@ -29,7 +30,6 @@ export class Spares<T extends Spare> {
 
 /** Address space reserved at once; the unused part takes no memory. */
 const chunkBytes = 64 * 2 ** 20;
-const largePageBytes = 2 * 2 ** 20;
 
 export interface DeviceBuffer {
   readonly handle: Pointer;
