@@ -58,8 +58,8 @@ export interface ExpertSlab {
   put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled>;
 }
 
-/** Lets others use the backend when it is their time. */
-export type Pause = () => Promise<void>;
+/** Lets others use the backend until that has settled. */
+export type Pause = (until: Promise<unknown>) => Promise<void>;
 
 export interface RangeLayer {
   readonly layer: Layer;

@@ -1,21 +1,12 @@
 // Hashes of a model store.
-import { createHash } from "node:crypto";
-import { setImmediate as yieldLoop } from "node:timers/promises";
+import { createHash, webcrypto } from "node:crypto";
 import { codecsOf, type ExpertIndex } from "./store.ts";
-
-/** A slice takes 2 to 10 ms; the thread has to answer pings between slices. */
-const hashSliceBytes = 4 * 1024 * 1024;
 
 export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
-/** sha256Hex that yields to the event loop between slices. */
-export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
-  const hash = createHash("sha256");
-  for (let from = 0; from < bytes.length; from += hashSliceBytes) {
-    if (from > 0) await yieldLoop();
-    hash.update(bytes.subarray(from, from + hashSliceBytes));
-  }
-  return hash.digest("hex");
+/** sha256Hex of a copy on a thread of libuv's pool: several at a time, while this thread answers pings. */
+export async function sha256Apart(bytes: Uint8Array): Promise<string> {
+  return Buffer.from(await webcrypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>)).toString("hex");
 }
 
 type Hashed = Pick<ExpertIndex, "dense" | "denseForms" | "codecs">;

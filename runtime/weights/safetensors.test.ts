@@ -9,7 +9,7 @@ import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { halfToFloat, widenBf16, widenF16 } from "../kernels/ggml/half-floats.ts";
 import { openCheckpoint } from "./checkpoint.ts";
-import { sha256Hex, sha256InSlices } from "./digest.ts";
+import { sha256Apart, sha256Hex } from "./digest.ts";
 import { bytesOf, roundToBf16, viewF32 } from "./floats.ts";
 import { openSafetensors } from "./safetensors.ts";
 import { encodeHeader, writeSafetensors } from "./safetensors-writer.ts";
@@ -184,19 +184,14 @@ test("truncations and flipped header bytes of a real file load or are refused, a
   assert.ok(refused > 60, `${refused} of 120 refused`);
 });
 
-test("hashing in slices gives the hash of the whole, and lets others have their turn", async () => {
-  const bytes = new Uint8Array(9 * 1024 * 1024 + 5).map((_, i) => i % 251);
-  let turns = 0;
-  let counting = true;
-  const count = () => {
-    turns += 1;
-    if (counting) setImmediate(count);
-  };
-  setImmediate(count);
-  assert.equal(await sha256InSlices(bytes), sha256Hex(bytes));
-  counting = false;
-  assert.ok(turns >= 2, `${turns} turns in three slices`);
-  assert.equal(await sha256InSlices(new Uint8Array(0)), sha256Hex(new Uint8Array(0)));
+test("a hash made apart is that of the view's bytes, of none too, and lets others have their turn", async () => {
+  const bytes = new Uint8Array(9 * 1024 * 1024 + 5).map((_, i) => i % 251).subarray(3);
+  let hashed = false;
+  const hash = sha256Apart(bytes).finally(() => (hashed = true));
+  await new Promise(setImmediate);
+  assert.equal(hashed, false);
+  assert.equal(await hash, sha256Hex(bytes));
+  assert.equal(await sha256Apart(new Uint8Array(0)), sha256Hex(new Uint8Array(0)));
 });
 
 test("bytes are read as floats at any alignment, those of a message's Buffer too", () => {

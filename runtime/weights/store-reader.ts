@@ -7,7 +7,7 @@ import { knownArchitectures } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
-import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
+import { modelDigest, sha256Apart } from "./digest.ts";
 import { openFile, type RandomFile, readTextFile, statIfThere } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo, widenTensor } from "./safetensors.ts";
 import {
@@ -208,7 +208,7 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
     const info = dense.tensors.get(name);
     if (!info) throw new AppError(`${dir}: the dense part has no tensor "${name}"`, { code: "MissingTensor" });
     const bytes = await dense.readRaw(name);
-    if (sha256Hex(bytes) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
+    if ((await sha256Apart(bytes)) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
     return denseWeight(dir, name, { info, bytes, blocks: blocksOf(index, name) });
   };
 }
@@ -228,7 +228,7 @@ export function unitReader(
       });
     }
     const bytes = await units.read(unit.offset, unit.bytes);
-    if ((await sha256InSlices(bytes)) !== unit.sha256)
+    if ((await sha256Apart(bytes)) !== unit.sha256)
       throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
     return bytes;
   };

@@ -1,9 +1,10 @@
 // Wires this rank's side of experts: memory, transfers, plan, frames.
+import { availableParallelism } from "node:os";
 import { AppError } from "../../crds/common.ts";
 import { frameResults } from "../../crds/names.ts";
 import type { Engine, EngineInfo, OnDemandExperts, OnDemandFrame, PeerCounts } from "../engine/engine.ts";
 import { Heartbeats } from "../experts/heartbeats.ts";
-import { Materializer } from "../experts/memory/materializer.ts";
+import { loadsAtOnce, Materializer } from "../experts/memory/materializer.ts";
 import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { shardSource } from "../experts/memory/shard-server.ts";
@@ -85,7 +86,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
   });
   const reads = new StoreReads(store, info.codec);
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
-  const materializer = new Materializer({ device: deviceOf(engine), residents, ...below(options, reads), pace, log });
+  const atOnce = loadsAtOnce(availableParallelism(), info.expertResidentBytes);
+  const materializer = new Materializer({ device: deviceOf(engine), residents, ...below(options, reads), pace, log, loadsAtOnce: atOnce });
   const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
   const onDemand = new OnDemand({
     engine,

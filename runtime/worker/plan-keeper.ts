@@ -11,6 +11,7 @@ import { ExpertReplicasThatGaveWay } from "./give-way.ts";
 import { NearRouting } from "./near-routing.ts";
 import type { PlannedLoad, PlanState } from "./plan-state.ts";
 
+/** The materializer bounds loads. */
 const asksAtOnce = 4;
 /** Milliseconds; afterwards Release reports what is pending. */
 const drainWaitMs = 250;
@@ -18,7 +19,6 @@ const prepareDefaultMs = 60_000;
 /** Milliseconds after the drain, since an adopted plan may get no Release. */
 const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
-const loadersAtOnce = 2;
 
 export type PrepareOutcome =
   | {
@@ -320,7 +320,7 @@ export class PlanKeeper {
         });
       }
     };
-    await Promise.all(Array.from({ length: loadersAtOnce }, work));
+    await Promise.all(Array.from({ length: asksAtOnce }, work));
     return failed;
   }
 

@@ -29,6 +29,12 @@ export interface Memory {
   readonly handle: Pointer;
 }
 
+export interface TensorWrite {
+  readonly tensor: Pointer;
+  /** Of the whole tensor. */
+  readonly data: Uint8Array;
+}
+
 export interface DeviceParts {
   readonly ggml: GgmlLibrary;
   readonly backend: Pointer;
@@ -69,6 +75,7 @@ export class GgmlDevice {
   /** Buffers for reuse on a software driver (../DECISIONS.md 7); each is in the set above, too. */
   readonly #spares: Spares<Pick<DeviceBuffer, "handle" | "bytes"> & { readonly memory: Pointer }> | undefined;
   readonly #contexts = new Set<Pointer>();
+  readonly #writes = new Set<Promise<unknown>>();
   /** Byte offset of the data pointer in a tensor's struct. */
   #dataOffset: bigint | undefined;
   #threads = 0;
@@ -230,6 +237,15 @@ export class GgmlDevice {
     });
   }
 
+  /** Writes on other threads. The tensors stay until then; a close waits for it. */
+  async setApart(writes: readonly TensorWrite[]): Promise<void> {
+    const written = Promise.allSettled(writes.map(({ tensor, data }) => this.ggml.setTensorApart(tensor, data)));
+    this.#writes.add(written);
+    const failed = (await written).find(({ status }) => status === "rejected");
+    this.#writes.delete(written);
+    if (failed?.status === "rejected") throw failed.reason;
+  }
+
   compute(graph: Pointer, cost: GraphCost): void {
     this.assertOpen();
     const { governor, setThreads } = this.#parts;
@@ -245,11 +261,12 @@ export class GgmlDevice {
     throw this.#fault;
   }
 
-  close(): void {
+  async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     this.warmPages.close();
     this.largePages.close();
+    if (this.#writes.size > 0) await Promise.all(this.#writes);
     const { ggml } = this;
     for (const context of this.#contexts) ggml.ggml_free(context);
     for (const handle of this.#buffers) ggml.ggml_backend_buffer_free(handle);

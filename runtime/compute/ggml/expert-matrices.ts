@@ -54,6 +54,7 @@ export function columnsOf(build: GraphBuilder, { product, part, rows }: { produc
 
 export interface Piece {
   readonly rows: number;
+  /** Offset in the part's memory. */
   readonly at: number;
   readonly data: Uint8Array;
 }
@@ -61,27 +62,19 @@ export interface Piece {
 /** Packed memory interleaves this number of rows, or a divisor. */
 const packedTogether = 32;
 
-/** A part's weights in pieces of bounded size; rows of different weights are not packed together. */
-export function piecesOf(part: Part, weights: Weights, bytesMax: number): readonly Piece[] {
+/** One for each weight whose rows are packed apart from the others' of the part, or one for all. */
+export function piecesOf(part: Part, weights: Weights): readonly Piece[] {
   const { type, columns, rows, storage } = part;
-  const rowBytes = weightBytes(type, [columns]);
-  const most = packedTogether * Math.max(1, Math.floor(bytesMax / (packedTogether * rowBytes)));
   const { name } = storage.memory;
-  const apart = name === "plain" || (name === "CPU_REPACK" && part.weights.every((each) => each.rows % packedTogether === 0));
-  const datas = part.weights.map((each) => (weights[each.name] as WeightData).data);
-  if (!apart && datas.length > 1) return [{ rows, at: 0, data: Buffer.concat(datas.map(bytesOf)) }];
-  const pieces: Piece[] = [];
-  let at = 0;
-  for (const [i, { rows: own }] of part.weights.entries()) {
-    const bytes = bytesOf(datas[i] as WeightData["data"]);
-    const step = apart ? most : own;
-    for (let from = 0; from < own; from += step) {
-      const data = bytes.subarray(from * rowBytes, (from + step) * rowBytes);
-      pieces.push({ rows: Math.min(step, own - from), at, data });
-      at += data.byteLength;
-    }
-  }
-  return pieces;
+  const apart = name === "plain" || part.weights.every((each) => each.rows % packedTogether === 0);
+  const rowBytes = name === "plain" ? weightBytes(type, [columns]) : storage.bytes / rows;
+  const datas = part.weights.map((each) => bytesOf((weights[each.name] as WeightData).data));
+  if (!apart && datas.length > 1) return [{ rows, at: 0, data: Buffer.concat(datas) }];
+  let end = 0;
+  return part.weights.map((each, i) => {
+    end += each.rows;
+    return { rows: each.rows, at: (end - each.rows) * rowBytes, data: datas[i] as Uint8Array };
+  });
 }
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: NodeJS.TypedArray): Uint8Array => new Uint8Array(buffer, byteOffset, byteLength);

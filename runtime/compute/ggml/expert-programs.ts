@@ -14,7 +14,7 @@ import { multiplied, storagesOf, zeroIds } from "./matrix-storage.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
-import { atOnce, Slab } from "./slab.ts";
+import { Slab } from "./slab.ts";
 import { dimensions, fasterRows } from "./types.ts";
 
 const graphsMax = 64;
@@ -32,6 +32,12 @@ interface Shape {
   readonly graphs: Recent<Built>;
 }
 
+interface Place {
+  readonly slab: Slab;
+  readonly slot: number;
+  readonly leave: () => void;
+}
+
 class SingleExpert implements Compiled {
   readonly residentBytes: number;
   readonly shape: Shape;
@@ -40,7 +46,7 @@ class SingleExpert implements Compiled {
   readonly #leave: () => void;
   gone = false;
 
-  constructor(experts: SingleExperts, shape: Shape, place: { readonly slab: Slab; readonly slot: number; readonly leave: () => void }) {
+  constructor(experts: SingleExperts, shape: Shape, place: Place) {
     this.#experts = experts;
     this.shape = shape;
     this.addresses = place.slab.addresses(place.slot);
@@ -74,25 +80,25 @@ class SingleExpertSlab implements ExpertSlab {
     this.#count = count;
   }
 
-  async put(expert: number, weights: Weights, pause: Pause = async () => {}): Promise<Compiled> {
-    const placing = this.#placing(expert, weights);
-    for (;;) {
-      const { done, value } = placing.next();
-      if (done) return value;
-      await pause();
-    }
-  }
-
-  place(expert: number, weights: Weights): SingleExpert {
-    return atOnce(this.#placing(expert, weights));
-  }
-
-  *#placing(expert: number, weights: Weights): Generator<void, SingleExpert, void> {
+  async put(expert: number, weights: Weights, pause: Pause = async (until) => void (await until)): Promise<Compiled> {
     const shape = this.#experts.shapeOf(this.#segment, weights);
-    const slab = this.#allocate(shape, expert);
-    if (slab === undefined) return yield* new SingleExpertSlab(this.#device, this.#experts, this.#segment, 1).#placing(0, weights);
-    yield* slab.writing(expert, weights);
-    return new SingleExpert(this.#experts, shape, { slab, slot: expert, leave: () => this.#leave(slab, expert) });
+    const place = this.#placeFor(expert, shape);
+    await place.slab.putApart(place.slot, weights, pause);
+    return new SingleExpert(this.#experts, shape, place);
+  }
+
+  /** In this thread. */
+  place(expert: number, weights: Weights): SingleExpert {
+    const shape = this.#experts.shapeOf(this.#segment, weights);
+    const place = this.#placeFor(expert, shape);
+    place.slab.put(place.slot, weights);
+    return new SingleExpert(this.#experts, shape, place);
+  }
+
+  #placeFor(slot: number, shape: Shape): Place {
+    const slab = this.#allocate(shape, slot);
+    if (slab === undefined) return new SingleExpertSlab(this.#device, this.#experts, this.#segment, 1).#placeFor(0, shape);
+    return { slab, slot, leave: () => this.#leave(slab, slot) };
   }
 
   /** The slab of all experts, each in the slot of its number; undefined while some are missing or rows cannot choose among them. */

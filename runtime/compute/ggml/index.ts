@@ -121,7 +121,7 @@ class GgmlBackend implements Backend {
   }
 
   async close(): Promise<void> {
-    this.#device.close();
+    await this.#device.close();
   }
 }
 

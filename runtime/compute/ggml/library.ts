@@ -34,8 +34,6 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   writePointer(address: Pointer, value: Pointer): void;
   readonly pageBytes: number;
   discard(address: Pointer, bytes: number): void;
-  /** Commits the whole pages within a range at once, where the kernel can. */
-  populate(address: Pointer, bytes: number): void;
   /** Moves whole pages to another address and drops the pages that were there. */
   movePages(from: Pointer, to: Pointer, bytes: number): boolean;
   /** Replaces whole pages with fresh ones, as one mapping. */
@@ -48,6 +46,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   joinPages(address: Pointer, bytes: number): boolean;
   /** Large pages that lie partly within the range become single ones, with what is in them. */
   splitPages(address: Pointer, bytes: number): void;
+  /** Writes a whole tensor on a thread of libuv's pool; it and its memory must stay until then. */
+  setTensorApart(tensor: Pointer, data: Uint8Array): Promise<void>;
   setEnvironment(name: string, value: string): void;
   reportAborts(on: boolean): void;
 }
@@ -57,8 +57,8 @@ koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and the latter with `MAP_FIXED`. */
 const memory = { writable: 3, executable: 5, ownPages: 0x22, ownPagesThere: 0x32 } as const;
-/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`, `MADV_COLD`, `MADV_POPULATE_WRITE` and `MADV_COLLAPSE`. */
-const advice = { discard: 4, largePages: 14, singlePages: 15, splitPages: 20, populate: 23, joinPages: 25 } as const;
+/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`, `MADV_COLD` and `MADV_COLLAPSE`. */
+const advice = { discard: 4, largePages: 14, singlePages: 15, splitPages: 20, joinPages: 25 } as const;
 /** `MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP`, since Linux 5.7. */
 const leavingFreshPages = 7;
 /** `RTLD_NOW` and `RTLD_NODELETE`: the library stays loaded when its thread ends. */
@@ -170,6 +170,7 @@ function load(cpuBuild?: string): GgmlLibrary {
   system.dlopen(baseFile, toStay); // first: the others need it
   const baseLibrary = koffi.load(baseFile);
   const base = bind(baseLibrary, baseFunctions);
+  const { async: setApart } = base.ggml_backend_tensor_set as unknown as { async(...args: unknown[]): void };
   // ggml's threads cannot call JavaScript, so its log becomes a C function that ignores its arguments.
   base.ggml_log_set(baseLibrary.symbol("ggml_time_us", "void") as Pointer, 0n);
   const version = base.ggml_version();
@@ -201,7 +202,6 @@ function load(cpuBuild?: string): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
-    populate: (address, bytes) => advise(address, bytes, advice.populate),
     movePages: (from, to, bytes) => {
       if (system.mremap(from, bytes, bytes, leavingFreshPages, to) === to) return true;
       // A write to the target would end the process if it had no pages.
@@ -220,6 +220,12 @@ function load(cpuBuild?: string): GgmlLibrary {
     largePages: (address, bytes) => advise(address, bytes, advice.largePages),
     joinPages: (address, bytes) => advise(address, bytes, advice.joinPages),
     splitPages: (address, bytes) => void advise(address, bytes, advice.splitPages),
+    setTensorApart: (tensor, data) => {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      const held = { data }; // nothing else keeps the memory while the other thread reads it
+      setApart(tensor, data, 0, data.byteLength, (error: unknown) => (error ? reject(error) : resolve(void held.data)));
+      return promise;
+    },
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: (on) => {
       if (!on) return void base.ggml_set_abort_callback(0n);

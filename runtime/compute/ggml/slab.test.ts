@@ -195,21 +195,27 @@ test("however often experts come and go, the kernel's areas stay few, and are go
   device.close();
 });
 
-for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
-  test(`${form}: gate and up, each written for itself, are the bytes of both written at once`, () => {
-    const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
+for (const [form, build] of [
+  ["q4_0"],
+  ["q8_0"],
+  ["q4_0", buildWithoutTiles],
+  ["iq4_nl", buildWithoutTiles],
+  ["q8_0", buildWithoutTiles],
+] as const)
+  test(`${form}, ${build ?? "own build"}: gate and up, each written for itself, are the bytes of both written at once`, () => {
+    const device = new CpuDevice({ threads: 1, build });
     const weights = weightsOf(form, 1);
     const [part] = partsOf(device, small, { gate: form, up: form, down: form }) as [Part];
     const [apart, joined] = [new Slab(device, [part], 1), new Slab(device, [{ ...part, weights: [{ name: "both", rows: part.rows }] }], 1)];
     assert.deepEqual(
-      piecesOf(part, weights, 512 * 2 ** 10).map(({ rows }) => rows),
+      piecesOf(part, weights).map(({ rows }) => rows),
       [512, 512],
     );
     apart.put(0, weights);
     const both = Buffer.concat(["gate", "up"].map((name) => weights[name]!.data as Uint8Array));
     joined.put(0, { both: { form, shape: [part.rows, 256], data: both } });
     const written = (slab: Slab): Buffer => {
-      const words = BigUint64Array.from({ length: both.length / 8 }, (_, i) =>
+      const words = BigUint64Array.from({ length: part.storage.bytes / 8 }, (_, i) =>
         device.ggml.pointerAt(slab.addresses(0)[0]! + BigInt(8 * i)),
       );
       return Buffer.from(words.buffer);
@@ -219,39 +225,42 @@ for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
     device.close();
   });
 
-test("an expert is written in pieces of bounded size, has its slot from the first on, and is there after the last", async () => {
+test("an expert is packed on other threads, has its slot from the first on, and is there after the last", async () => {
   const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const expertSlab = new SingleExperts(device).expertSlab(segment, 2);
   const other = expertSlab.place(0, weights);
   const x = randomTensor(7, [2, hidden]);
   const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
   const wanted = await answer(other);
-  let pauses = 0;
-  let left = false;
-  const coming = await expertSlab.put(1, weights, async () => {
-    pauses += 1;
+  const coming = await expertSlab.put(1, weights, async (until) => {
     assert.equal(expertSlab.whole, undefined);
-    if (!left) await other.dispose(); // the slab stays, though nothing is in it
-    left = true;
+    assert.deepEqual(await answer(other), wanted);
+    await other.dispose(); // the slab stays, though nothing is in it
+    await until;
   });
-  assert.ok(pauses >= storedBytes / (512 * 2 ** 10), `${pauses} pieces of ${storedBytes} bytes`);
   assert.deepEqual(await answer(coming), wanted);
   const again = expertSlab.place(0, weights);
   assert.deepEqual([expertSlab.whole !== undefined, await answer(again)], [true, wanted]);
-  device.close();
+  await device.close();
 });
 
-test("a slot in which no expert was finished is empty again", () => {
+test("a slot in which no expert was finished is empty again, and a close waits for those who write", async () => {
   const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
   const slab = new Slab(device, partsOf(device, segment, { gate: "q4_0", up: "q4_0", down: "q4_0" }), 2);
-  const writing = slab.writing(1, weights);
-  writing.next();
-  assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [true, false, 0]);
-  writing.return();
+  const gaveUp = slab.putApart(1, weights, async (until) => {
+    assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [true, false, 0]);
+    await until;
+    throw new Error("gave up");
+  });
+  await assert.rejects(gaveUp, /gave up/);
   assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [false, true, 0]);
-  const late = slab.writing(1, weights);
-  late.next();
-  device.close();
-  assert.throws(() => late.next(), { code: "EngineStopped" });
+  let written = false;
+  const late = slab.putApart(1, weights, async (until) => {
+    await until;
+    written = true;
+  });
+  await device.close();
+  assert.equal(written, true);
+  await assert.rejects(late, { code: "EngineStopped" });
   assert.equal(slab.idle, true);
 });

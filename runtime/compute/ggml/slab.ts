@@ -1,7 +1,8 @@
 // Memory for experts of one shape and type, in slots of equal size (../DECISIONS.md 5).
 import type { Weights } from "../../kernels/weights.ts";
-import type { GgmlDevice, Metadata } from "./device.ts";
-import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
+import type { Pause } from "../backend.ts";
+import type { GgmlDevice, Metadata, TensorWrite } from "./device.ts";
+import { columnsOf, type Part, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { largePageBytes } from "./large-pages.ts";
@@ -9,9 +10,6 @@ import type { WeightSource } from "./lowering.ts";
 import { storagesOf } from "./matrix-storage.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
-
-/** One slice takes a fraction of a millisecond. */
-const pieceBytesMax = 512 * 2 ** 10;
 
 interface Placed {
   readonly part: Part;
@@ -87,37 +85,36 @@ export class Slab {
   }
 
   put(slot: number, weights: Weights): void {
-    atOnce(this.writing(slot, weights));
+    for (const pieces of this.#writing(slot, weights))
+      for (const { tensor, data } of pieces) this.#device.ggml.ggml_backend_tensor_set(tensor, data, 0, data.byteLength);
   }
 
-  *writing(slot: number, weights: Weights): Generator<void, void, void> {
+  /** Packs on other threads, and pauses until then. */
+  async putApart(slot: number, weights: Weights, pause: Pause): Promise<void> {
+    for (const pieces of this.#writing(slot, weights)) await pause(this.#device.setApart(pieces));
+  }
+
+  /** The slot is an expert's once its pieces were written. */
+  *#writing(slot: number, weights: Weights): Generator<readonly TensorWrite[], void, void> {
     const device = this.#device;
     device.assertOpen();
-    const bytesMax = device.exact ? pieceBytesMax : Number.POSITIVE_INFINITY;
-    const pieces = this.#placed.flatMap((placed) => piecesOf(placed.part, weights, bytesMax).map((piece) => ({ placed, piece })));
+    const pieces = this.#placed.flatMap((placed) => piecesOf(placed.part, weights).map((piece) => ({ placed, piece })));
+    const metadata = device.metadata(2 * pieces.length);
     this.#taken[slot] = 1;
     try {
-      for (const { placed, piece } of pieces) {
-        device.assertOpen();
-        this.#write(placed, slot, piece);
-        yield;
-      }
+      // Packing may need more memory than the file's matrix; densely packed slots never do.
+      for (const placed of this.#placed)
+        device.warmPages.claim(addressOf(placed, slot), this.choosable ? placed.stride : placed.part.storage.bytes);
+      yield pieces.map(({ placed, piece: { rows, at, data } }) => {
+        return { tensor: this.#tensor(metadata.context, placed, { slot, rows, at }), data };
+      });
+      device.assertOpen();
       this.#mark(slot, true);
       for (const each of this.#placed) device.largePages.settle(addressOf(each, slot), each.stride, (page) => this.#isFull(each, page));
     } finally {
+      metadata.free();
       if (!this.#used[slot]) this.drop(slot);
     }
-  }
-
-  #write(placed: Placed, slot: number, { rows, at, data }: Piece): void {
-    const device = this.#device;
-    const { part } = placed;
-    // Packing may need more memory than the file's matrix; densely packed slots never do.
-    const bytes = !this.choosable && rows === part.rows ? part.storage.bytes : data.byteLength;
-    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), bytes);
-    this.#withTensors((context) => {
-      device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
-    });
   }
 
   take(slot: number, from: Slab, source: number): void {
@@ -249,13 +246,6 @@ export class Slab {
     const all = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(type), ...shape, 1);
     ggml.ggml_backend_tensor_alloc(buffer.handle, all, placed.base);
     return { ...placed, all };
-  }
-}
-
-export function atOnce<T>(work: Generator<void, T, void>): T {
-  for (;;) {
-    const { done, value } = work.next();
-    if (done) return value;
   }
 }
 

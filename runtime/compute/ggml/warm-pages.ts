@@ -12,7 +12,7 @@ const movedBytesLeast = 32 * 2 ** 10;
 
 interface Machine {
   readonly pageBytes: number | undefined;
-  readonly ggml: Pick<GgmlLibrary, "discard" | "movePages" | "populate" | "renew">;
+  readonly ggml: Pick<GgmlLibrary, "discard" | "movePages" | "renew">;
 }
 
 /** Whole pages by number, `to` excluded. */
@@ -53,16 +53,14 @@ export class WarmPages {
 
   /** Prepares a range for writing with held pages. */
   claim(at: Pointer, bytes: number): void {
-    const { pageBytes, ggml } = this.#machine;
+    const { pageBytes } = this.#machine;
     if (pageBytes === undefined) return;
     const own = inside(at, bytes, pageBytes);
     const here = this.#kept.flatMap((run) => common(run, own));
     this.forget(at, bytes);
     for (const gap of here.reduce<readonly Run[]>(without, [own])) {
       const left = this.#fill(gap);
-      if (!notEmpty(left)) continue;
-      this.#renew(left);
-      ggml.populate(this.#address(left.from), (left.to - left.from) * pageBytes);
+      if (notEmpty(left)) this.#renew(left);
     }
   }
 

@@ -2,7 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type Phase, phases } from "../../../crds/telemetry.ts";
-import type { Backend, BufferAllocator, Compiled, ExpertSlab, Pause } from "../../compute/backend.ts";
+import type { Backend, BufferAllocator, Compiled, ExpertSlab } from "../../compute/backend.ts";
 import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { notHosted } from "../../placement/frames/not-hosted.ts";
@@ -14,11 +14,6 @@ import type { Queued, Share } from "../schedule/frame-queue.ts";
 import { type Group, groupPairs } from "./combine.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
-
-/** A load may hold up the backend for this part of the last step's time (compute/DECISIONS.md 8). */
-const sliceOfStep = 0.05;
-const sliceMsLeast = 1;
-const sliceMsMost = 20;
 
 export interface PairBatch extends Pairs {
   readonly layer: number;
@@ -61,7 +56,6 @@ export class ExpertTable {
   readonly #layers: (Compiled | undefined)[][];
   readonly #expertSlabs: readonly (ExpertSlab | undefined)[];
   #count = 0;
-  #stepMs = 0;
 
   constructor(tools: Tools) {
     this.#tools = tools;
@@ -93,26 +87,13 @@ export class ExpertTable {
     if (row[expert]) return;
     const { store, codec } = this.#tools;
     const expertSlab = this.#expertSlabs[layer] as ExpertSlab;
-    const compiled = await this.lock.run(() => expertSlab.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
+    const weights = store.decodeUnit(unit, codec, layer);
+    const compiled = await this.lock.run(() => expertSlab.put(expert, weights, (until) => this.lock.pause(until)));
     if (row[expert]) await this.lock.run(() => compiled.dispose());
     else {
       row[expert] = compiled;
       this.#count += 1;
     }
-  }
-
-  stepTook(ms: number): void {
-    this.#stepMs = ms;
-  }
-
-  #pause(): Pause {
-    let since = performance.now();
-    return async () => {
-      const slice = Math.min(sliceMsMost, Math.max(sliceMsLeast, sliceOfStep * this.#stepMs));
-      if (performance.now() - since < slice) return;
-      await this.lock.pause();
-      since = performance.now();
-    };
   }
 
   async unload(layer: number, expert: number): Promise<void> {

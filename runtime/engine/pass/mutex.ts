@@ -13,11 +13,14 @@ export class Mutex {
     }
   }
 
-  /** The holder lets others and the event loop run. */
-  async pause(): Promise<void> {
+  /** The holder lets others run until that has settled. */
+  async pause(until: Promise<unknown>): Promise<void> {
     this.#leave();
-    await new Promise<void>((resolve) => setImmediate(resolve));
-    await this.#enter();
+    try {
+      await until;
+    } finally {
+      await this.#enter();
+    }
   }
 
   async #enter(): Promise<void> {

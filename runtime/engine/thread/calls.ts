@@ -74,7 +74,7 @@ export class Calls {
       case "runExperts":
         return inbox.serve(message.argument);
       case "loadExpert":
-        await macrotask(); // a slice of a load is too long between two layers
+        await macrotask(); // to take pages for it is too long between two layers
         return experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
       case "unloadExpert":
         await macrotask();

@@ -65,7 +65,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...{ ...measured, program, embed, blocks, experts, scheduler, passed, allocators: [], overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
-  const steps = new Steps({ model, batcher, connections, languages, requests, experts, scheduler, head, prompts, tools, send });
+  const steps = new Steps({ model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
   const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
   return { batcher, boundary, calls, connections, languages, onDemand, requests, routing, scheduler, steps };
 }

@@ -137,10 +137,11 @@ interface Parts {
 }
 
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
-  const embed = await compileDense(backend, program.embed, store, 0);
+  const dense = denseAhead([program.embed, ...program.layers.map(({ block }) => block), program.head], store);
+  const embed = await backend.compile(program.embed, await dense(), 0);
   const blocks: Compiled[] = [];
-  for (const [layer, { block }] of program.layers.entries()) blocks.push(await compileDense(backend, block, store, layer));
-  const head = await compileHead(backend, program, await denseOf(program.head, store));
+  for (const [layer, { block }] of program.layers.entries()) blocks.push(await backend.compile(block, await dense(), layer));
+  const head = await compileHead(backend, program, await dense());
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
@@ -191,13 +192,20 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
-const compileDense = async (backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> =>
-  backend.compile(segment, await denseOf(segment, store), layer);
-
-async function denseOf(segment: Segment, store: ModelStore): Promise<Weights> {
-  const weights: Record<string, Weights[string]> = {};
-  for (const { name } of segment.weights) weights[name] = await store.readDense(name);
-  return weights;
+/** Weights of one segment after another; those of the next are read and hashed while the caller places these. */
+function denseAhead(segments: readonly Segment[], store: ModelStore): () => Promise<Weights> {
+  const left = [...segments];
+  const read = async (): Promise<Weights> => {
+    const names = left.shift()?.weights.map(({ name }) => name) ?? [];
+    return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await store.readDense(name)] as const)));
+  };
+  let next = read();
+  return async () => {
+    const weights = await next;
+    next = read();
+    next.catch(() => undefined); // the caller meets it, if it comes so far
+    return weights;
+  };
 }
 
 async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {

@@ -3,7 +3,6 @@ import { AppError } from "../../../crds/common.ts";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { Languages } from "../../constraints/languages.ts";
 import type { EngineStats } from "../api.ts";
-import type { ExpertTable } from "../pass/expert-table.ts";
 import type { FrameScheduler } from "../pass/frame-scheduler.ts";
 import type { Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
@@ -29,7 +28,6 @@ interface Parts {
   readonly connections: { readonly isAlone: boolean };
   readonly languages: Pick<Languages, "walk">;
   readonly requests: Requests;
-  readonly experts: ExpertTable;
   readonly scheduler: FrameScheduler;
   readonly head: Head;
   readonly prompts: PromptLogprobs;
@@ -58,7 +56,7 @@ export class Steps {
   }
 
   async run(step: Step): Promise<void> {
-    const { batcher, connections, experts, languages, model, prompts, requests, scheduler } = this.#parts;
+    const { batcher, connections, languages, model, prompts, requests, scheduler } = this.#parts;
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const start = performance.now();
     scheduler.running = kindOf(step.tokens.length, decodesOf(step));
@@ -72,7 +70,6 @@ export class Steps {
       const unusable = unusableRows(step, x, model.program.hidden);
       await prompts.tell(step, x, unusable);
       const ms = performance.now() - changedAt;
-      experts.stepTook(ms);
       batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = batcher.openIds(); // a request that ended before its bad row loses nothing
       for (const [id, error] of unusable) if (open.includes(id)) requests.fail(id, error, "unusable");

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { silentLog } from "../../observe/log.ts";
-import { Materializer } from "./materializer.ts";
+import { loadsAtOnce, Materializer } from "./materializer.ts";
 import { type Kind, type ResidentExpert, ResidentSet } from "./resident-set.ts";
 import { TransferPace } from "./transfer-pace.ts";
 
@@ -70,4 +70,17 @@ test("all that a layer no longer wants leaves, whatever one of them meets with",
   }
   await retained;
   assert.deepEqual([residents.bytes, residents.count], [30, 1]);
+});
+
+test("processors and the pool's threads bound loads at once, large experts come two by two", () => {
+  const mebibyte = 2 ** 20;
+  const cases: [cpus: number, expertBytes: number, loads: number][] = [
+    [1, mebibyte, 2],
+    [2, mebibyte, 3],
+    [64, mebibyte, 4],
+    [64, 80 * mebibyte, 3],
+    [64, 1024 * mebibyte, 2],
+    [64, 0, 4],
+  ];
+  for (const [cpus, bytes, loads] of cases) assert.equal(loadsAtOnce(cpus, bytes), loads, `${cpus} cpus, ${bytes} bytes`);
 });

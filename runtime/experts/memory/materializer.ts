@@ -7,7 +7,10 @@ import type { Kind, ResidentExpert, ResidentSet, Victim } from "./resident-set.t
 import type { Device, TierRead, TierRequest } from "./tier.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
-const concurrentLoads = 2;
+/** Reads, hashes and packing share the four threads of libuv's pool. */
+const loadsMost = 4;
+/** A machine with little memory has two large ones on their way. */
+const loadBytesMost = 256 * 2 ** 20;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
 
@@ -37,6 +40,12 @@ export interface MaterializerOptions {
   readonly storedBytes: (expert: ResidentExpert) => number;
   readonly pace: TransferPace;
   readonly log: Log;
+  readonly loadsAtOnce?: number;
+}
+
+/** One for each processor, and one that waits for its bytes. */
+export function loadsAtOnce(cpus: number, expertBytes: number): number {
+  return Math.max(2, Math.min(cpus + 1, loadsMost, Math.floor(loadBytesMost / expertBytes)));
 }
 
 export class Materializer {
@@ -46,12 +55,13 @@ export class Materializer {
   readonly #storedBytes: MaterializerOptions["storedBytes"];
   readonly #pace: TransferPace;
   readonly #log: Log;
-  readonly #slots = new Semaphore(concurrentLoads);
+  readonly #slots: Semaphore;
   readonly #changed = new Signal();
   #fetchedBytes = 0;
 
   constructor(options: MaterializerOptions) {
     this.residents = options.residents;
+    this.#slots = new Semaphore(options.loadsAtOnce ?? 2);
     this.#device = options.device;
     this.#tiers = options.tiers;
     this.#storedBytes = options.storedBytes;
