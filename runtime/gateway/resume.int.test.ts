@@ -76,15 +76,16 @@ const eventsOf = (text: string): any[] => text.split("\n").flatMap((l) => (l.sta
 /** The events of a stream until one satisfies `enough`; then its client and its gateway's connections are gone. */
 async function broken(response: Response, enough: (events: any[]) => boolean, cut: () => void): Promise<any[]> {
   let text = "";
+  const came = () => eventsOf(text.slice(0, text.lastIndexOf("\n\n") + 1)); // a chunk may end within an event
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
-  while (!enough(eventsOf(text))) {
+  while (!enough(came())) {
     const { value, done } = await reader.read();
     assert.ok(!done, "the stream ended before its gateway was cut off");
     text += value;
   }
   cut();
   await reader.cancel();
-  return eventsOf(text.slice(0, text.lastIndexOf("\n\n") + 1));
+  return came();
 }
 
 const letter = (event: any): string => event.choices?.[0]?.text ?? "";

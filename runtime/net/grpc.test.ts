@@ -6,6 +6,7 @@ import { after, before, test } from "node:test";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
+import { within } from "../../test/kit/wait.ts";
 import { Control, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, connect, createServer, fromStatus, type GrpcServer, messageBytesMax } from "./grpc.ts";
 import { serverNames } from "./tls.ts";
@@ -182,6 +183,12 @@ test("a connection that never finishes its handshake does not keep a server open
   await new Promise((resolve) => setTimeout(resolve, 50)); // until the server has taken it
   const late = new Promise((_, reject) => setTimeout(reject, 2_000, new Error("the server is open for 2 s")).unref());
   await Promise.race([Promise.all([own.close(0), once(silent, "close")]), late]).finally(() => silent.destroy());
+});
+
+test("a server that is closed before it listens fails its start", async () => {
+  const unbound = createServer(serverTls);
+  const listening = unbound.listen("127.0.0.1", 0);
+  await Promise.all([assert.rejects(within(5_000, listening, "the start fails"), { code: "Cancelled" }), unbound.close(0)]);
 });
 
 test("a caller that has fallen silent does not keep a server open", async () => {

@@ -1,6 +1,7 @@
 // The TLS listener of a process: one port, protocols by ALPN, client certificates of the deployment's CA.
 import type { AddressInfo, Socket } from "node:net";
 import { createServer as createListener, type TLSSocket } from "node:tls";
+import { AppError } from "../../crds/common.ts";
 import { Connections, type RefusalReport } from "./connections.ts";
 import type { TlsMaterial, TlsSource } from "./tls.ts";
 
@@ -44,9 +45,10 @@ export function createTlsListener(
   return {
     listen: (host, port) =>
       new Promise((resolve, reject) => {
-        listener.once("error", reject);
+        const stopped = () => reject(new AppError("it was stopped before it listened", { code: "Cancelled", operation: "listening" }));
+        listener.once("error", reject).once("close", stopped);
         listener.listen(port, host, () => {
-          listener.off("error", reject);
+          listener.off("error", reject).off("close", stopped);
           resolve((listener.address() as AddressInfo).port);
         });
       }),

@@ -35,6 +35,8 @@ import { createWorkerPlane, type WorkerPlane } from "./worker-plane.ts";
 import { machineId, signingKeyAt } from "./worker-telemetry.ts";
 
 const lastFramesMs = 500;
+/** Milliseconds beside the grace within which a step ends before the engine is closed all the same. */
+const drainMsMax = 10_000;
 const idlePollMs = 20;
 const answersSweepMs = 1_000;
 /** Milliseconds. */
@@ -83,13 +85,16 @@ interface Base {
 }
 
 export async function startWorker(options: WorkerOptions, overrides: WorkerOverrides = {}): Promise<Worker> {
+  await using opened = new AsyncDisposableStack(); // closed in reverse when the start fails; else by close()
   const { namespace, deployment, rank, deploymentUid, podUid } = options;
   const fields = { namespace, deployment, rank, pod: options.podName };
   const log = overrides.log ?? createLog({ level: options.logLevel, name: "worker", fields });
   const metrics = createMetrics({ process: "worker", version: options.version, constants: { namespace, deployment, rank: String(rank) } });
+  opened.defer(() => metrics.close());
   const health = createHealth({ start: "opening the model" });
   const { probePort, metricsPort, host = "0.0.0.0" } = options;
   const healthServer = await serveHealth({ health, metrics, probePort, metricsPort, host, log });
+  opened.defer(() => healthServer.close());
   const attributes = {
     "k8s.namespace.name": namespace,
     "k8s.pod.name": options.podName,
@@ -98,16 +103,21 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   };
   const { otlpEndpoint: endpoint, traceRatio: ratio } = options;
   const tracing = overrides.tracing ?? (await createTracing({ service: "worker", endpoint, ratio, attributes }));
+  opened.defer(() => tracing.close());
   const tls = overrides.tls ?? folderTls(options.tlsDir);
+  opened.defer(() => tls.close());
   const identity: Identity = { deploymentUid, rank, podUid, bootId: randomUUID() };
   const base: Base = { options, overrides, identity, log, metrics, health, tracing, tls };
 
   const weightServer = weightServerOf(base);
+  opened.defer(() => weightServer?.close());
   if (weightServer)
     await fetchStore({ weightServer, codec: options.codec, dir: options.modelDir, waits: (why) => health.notReady("start", why), log });
   health.notReady("start", "opening the model");
   const store = await openStore(options.modelDir);
+  opened.defer(() => store.close());
   const remoteModel = weightServer && (await openRemoteModel(base, weightServer, store));
+  opened.defer(() => remoteModel?.kept.close());
   const text = await openTextFolder(options.modelDir);
   const onDemand = new OnDemandSocket();
   const engine = await (overrides.createEngine ?? createEngine)({
@@ -130,6 +140,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     ...(options.threads === undefined ? {} : { threads: options.threads }),
     ...(options.wholeCpus === undefined ? {} : { wholeCpus: options.wholeCpus }),
   });
+  opened.defer(() => engine.close());
   const info = engine.describe();
   log.info(
     {
@@ -144,17 +155,16 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   );
 
   const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
-  const running = await serve(base, { store, remoteModel, text, engine, info, onDemand, budgetBytes });
+  const running = await serve(base, { store, remoteModel, text, engine, info, onDemand, budgetBytes }, opened);
   health.ready("start");
-  const close = async (graceMs: number) => {
+  const all = opened.move();
+  let closed: Promise<void> | undefined;
+  const close = (graceMs: number) => {
+    if (closed !== undefined) return closed;
     health.notReady("stopping", "the process was told to stop");
-    await running.close(graceMs);
-    await engine.close();
-    await store.close();
-    weightServer?.close();
-    await remoteModel?.kept.close();
-    await Promise.all([healthServer.close(), metrics.close(), tracing.close()]);
-    tls.close();
+    all.defer(() => running.leave(graceMs));
+    closed = all.disposeAsync();
+    return closed;
   };
   const { grpcPort, experts } = running;
   const listening = { grpcPort, metricsPort: healthServer.metricsPort, probePort: healthServer.probePort };
@@ -202,7 +212,7 @@ interface Model {
   readonly budgetBytes: number;
 }
 
-async function serve(base: Base, model: Model) {
+async function serve(base: Base, model: Model, opened: AsyncDisposableStack) {
   const { options, identity, log, metrics, health, tracing, tls } = base;
   const { store, remoteModel, text, engine, info, onDemand, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
@@ -228,16 +238,21 @@ async function serve(base: Base, model: Model) {
     tracing,
     log,
   });
+  opened.defer(() => plane.close());
   const { experts } = plane;
   await plane.openConnections(options.host ?? "0.0.0.0", options.enginePort);
   const server = createServer(tls, refusalReport("control", { log, metrics }));
+  let lastFrames = 0; // streams of peers and operator never end by themselves; current work on them has this long
+  opened.defer(() => server.close(lastFrames));
   plane.serve(server);
   const answers = new KeptAnswers(() => performance.now());
   const sweeps = setInterval(() => answers.sweep(), answersSweepMs).unref();
+  opened.defer(() => clearInterval(sweeps));
   metrics.onCollect(() => showAnswers(answers, metrics));
   server.add(Inference, inference(base, engine, plane, answers));
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
   const bus = openBus(base);
+  opened.defer(() => bus?.close());
   const { peersDns, podIp, natsPrefix: prefix, telemetryWindowMs: windowMs } = options;
   const byDns = async () => (peersDns === undefined ? [] : resolvePeers(peersDns, grpcPort, podIp, log));
   const stop = plane.start({
@@ -250,17 +265,13 @@ async function serve(base: Base, model: Model) {
       signingKey: signingKeyAt(options.telemetryKeys, log),
     },
   });
-  const close = async (graceMs: number) => {
-    await plane.leaving.drain(true);
-    stop();
+  opened.defer(stop);
+  const leave = async (graceMs: number) => {
+    lastFrames = Math.min(graceMs, lastFramesMs);
+    await Promise.race([plane.leaving.drain(true), sleep(graceMs + drainMsMax, undefined, { ref: false })]);
     await idle(engine, graceMs);
-    clearInterval(sweeps);
-    // Streams of peers and operator never end by themselves; current work on them has this long.
-    await server.close(Math.min(graceMs, lastFramesMs));
-    plane.close();
-    await bus?.close();
   };
-  return { grpcPort, experts, handOver: (graceMs: number) => plane.leaving.handOver(graceMs), close };
+  return { grpcPort, experts, handOver: (graceMs: number) => plane.leaving.handOver(graceMs), leave };
 }
 
 function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {

@@ -94,6 +94,7 @@ export class PeerConnections {
   }
 
   async open({ host, port, namespace, name, view }: PeerOpening): Promise<number> {
+    if (this.#closed) throw new AppError("this rank is stopping", { code: "Cancelled" });
     const server = this.#network.host({
       namespace,
       name,

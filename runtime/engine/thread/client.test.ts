@@ -2,10 +2,11 @@
 // calls that come in an order of their own.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { type BackendChoice, backendNames } from "../../../crds/names.ts";
 import { engineWorld, nobodyElse, textOf } from "../../../test/kit/ranks/loaded-engine.ts";
 import type { Engine, OnDemandExperts } from "../engine.ts";
-import { ownThreads, processorsIn } from "./client.ts";
+import { endThread, ownThreads, processorsIn } from "./client.ts";
 
 const world = await engineWorld({ kvPoolBytes: 1 << 20, maxContext: 32 });
 const { store } = world;
@@ -64,6 +65,17 @@ test("an engine that is asked for Auto says which backend it took, by which the 
   const { backend, device } = engine.describe();
   assert.ok(backendNames.some((name) => name === backend));
   assert.ok(device.startsWith(`${backend}:`));
+});
+
+test("a thread that something keeps alive is ended where it stands, and one that cannot be ended is left", async () => {
+  const limits = { byItselfMs: 50, terminatedMs: 10_000 };
+  const thread = new Worker("setInterval(() => {}, 1_000)", { eval: true });
+  let asked = 0;
+  await endThread(thread, new Promise((resolve) => void thread.once("exit", () => resolve())), () => asked++, limits);
+  assert.equal(asked, 1);
+  const stuck = { terminate: async () => 0 };
+  const left = endThread(stuck, new Promise(() => {}), () => {}, { ...limits, terminatedMs: 50 });
+  await assert.rejects(left, { code: "EngineStopped", message: /does not end/ });
 });
 
 test("lists of processors are counted", () => {

@@ -79,6 +79,8 @@ class EngineClient implements Engine {
   #nextId = 0;
   #passed = 0;
   #stopped: AppError | undefined;
+  readonly #exited: Promise<void>;
+  #closed: Promise<void> | undefined;
 
   constructor(info: EngineInfo, port: MessagePort, worker: Worker, onDemand: OnDemandExperts) {
     this.#info = info;
@@ -88,7 +90,12 @@ class EngineClient implements Engine {
     this.#hosted = Array.from({ length: info.layers }, () => new Set<number>());
     port.on("message", (message: FromEngine) => this.#receive(message));
     worker.on("error", (cause) => this.#stop(gone(`its thread failed: ${cause instanceof Error ? cause.message : String(cause)}`)));
-    worker.on("exit", () => this.#stop(gone("its thread ended")));
+    this.#exited = new Promise((resolve) => {
+      worker.on("exit", () => {
+        this.#stop(gone("its thread ended"));
+        resolve();
+      });
+    });
   }
 
   describe(): EngineInfo {
@@ -181,12 +188,11 @@ class EngineClient implements Engine {
     return this.#call("drain", on);
   }
 
-  async close(): Promise<void> {
-    if (this.#stopped) return;
-    const ended = new Promise<void>((resolve) => this.#worker.once("exit", () => resolve()));
-    await this.#call("close", undefined).catch(() => undefined);
-    await ended;
-    this.#port.close();
+  close(): Promise<void> {
+    this.#closed ??= endThread(this.#worker, this.#exited, () => void this.#call("close", undefined).catch(() => {})).finally(() =>
+      this.#port.close(),
+    );
+    return this.#closed;
   }
 
   #checkTokens(prompt: Uint32Array, replay: Uint32Array): void {
@@ -269,6 +275,28 @@ class EngineClient implements Engine {
   }
 }
 
+/** Milliseconds: a thread that has not ended by itself is ended where it stands, and afterwards left to the end of the process. */
+const threadEnds = { byItselfMs: 10_000, terminatedMs: 5_000 };
+
+/** `ask` tells it to end. Throws AppError `EngineStopped` for a thread that is left. */
+export async function endThread(
+  thread: Pick<Worker, "terminate">,
+  exited: Promise<void>,
+  ask: () => void,
+  { byItselfMs, terminatedMs } = threadEnds,
+): Promise<void> {
+  const { promise: left, reject } = Promise.withResolvers<never>();
+  const terminate = setTimeout(() => void thread.terminate(), byItselfMs);
+  const leave = setTimeout(() => reject(gone("its thread does not end")), byItselfMs + terminatedMs);
+  ask();
+  try {
+    await Promise.race([exited, left]);
+  } finally {
+    clearTimeout(terminate);
+    clearTimeout(leave);
+  }
+}
+
 export async function startEngine({ onDemand, wholeCpus, ...options }: EngineOptions): Promise<Engine> {
   const { port1, port2 } = new MessageChannel();
   const threads = options.threads ?? threadsHere(wholeCpus);
@@ -277,13 +305,18 @@ export async function startEngine({ onDemand, wholeCpus, ...options }: EngineOpt
     transferList: [port2],
     name: "engine",
   });
-  const info = await new Promise<EngineInfo>((resolve, reject) => {
+  const ready = new Promise<EngineInfo>((resolve, reject) => {
     worker.once("error", (cause) => reject(AppError.from(cause, "starting the engine")));
     worker.once("exit", () => reject(gone("its thread ended before it was ready")));
     port1.once("message", (message: FromEngine) => {
       if (message.type === "ready") resolve(message.info);
       else if (message.type === "refused") reject(fromPlain(message.error));
     });
+  });
+  const info = await ready.catch((error) => {
+    port1.close();
+    void worker.terminate();
+    throw error;
   });
   worker.removeAllListeners();
   return new EngineClient(info, port1, worker, onDemand);

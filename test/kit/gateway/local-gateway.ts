@@ -20,6 +20,11 @@ export async function gatewayOfRanks(
     { ...localGateway, namespace, deployment, deploymentUid, ...config },
     { tls: ranks.ca.issue("gateway", namespace, deployment), log: silentLog, peers, ...overrides },
   );
-  await until("peers told the membership", () => gateway.health.reasons().length === 0);
+  try {
+    await until("peers told the membership", () => gateway.health.reasons().length === 0);
+  } catch (caught) {
+    await gateway.close(0);
+    throw caught;
+  }
   return gateway;
 }

@@ -62,6 +62,7 @@ export class Ranks {
   readonly byRank = new Map<number, Rank>();
   readonly #start: (rank: number) => Partial<WorkerOptions> & { overrides?: WorkerOverrides };
   readonly #closers: (() => void)[] = [];
+  readonly #started: Promise<Worker>[] = [];
   readonly #tls = new Map<string, TlsSource>();
   /** Addresses that the membership names instead of a rank's own: a proxy that a test can cut. */
   readonly via = new Map<number, string>();
@@ -85,7 +86,7 @@ export class Ranks {
   async launch(rank: number, grpcPort = 0, pod = `${rank}-a`): Promise<Rank> {
     const { overrides, ...own } = this.#start(rank);
     const podName = `${deployment}-${pod}`;
-    const worker = await startWorker(
+    const started = startWorker(
       {
         ...workerSettings(),
         ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" },
@@ -105,6 +106,8 @@ export class Ranks {
       },
       { log: silentLog, tls: this.tls(`rank-${rank}`, pod), ...overrides },
     );
+    this.#started.push(started);
+    const worker = await started;
     const entry = { rank, podUid: `uid-${pod}`, podName, worker };
     this.byRank.set(rank, entry);
     return entry;
@@ -279,9 +282,10 @@ export class Ranks {
     for (const close of this.#closers.splice(0)) close();
   }
 
+  /** Ranks that still start are closed too. */
   async close(): Promise<void> {
     this.leaveAlone();
-    await Promise.all([...this.byRank.values()].map(({ worker }) => worker.close(0).catch(() => {})));
+    await Promise.all(this.#started.map((started) => started.then((worker) => worker.close(0)).catch(() => {})));
   }
 
   #at(rank: number): Rank {
