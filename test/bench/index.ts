@@ -16,7 +16,7 @@ const engineOptions = [
 ];
 const peerOptions = [
   "--alone        without llama.cpp",
-  "--gguf FILE    the file that --store was imported from, for llama.cpp (default: written anew, of Mixtral alone)",
+  "--gguf FILE    the file that --store was imported from, for llama.cpp, with --codec source (default: written anew, of Mixtral alone)",
 ];
 const decodeOptions = [
   "--hog          instead: one request beside a process that uses up a CPU, against one thread alone",

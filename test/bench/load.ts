@@ -3,6 +3,7 @@
 // layers are routed to another rank, whose answers are zeros at once, in quiet times too. They move one after another at the rate that
 // moves for balance have when a deployment names no other.
 import { TransferPace } from "../../runtime/experts/memory/transfer-pace.ts";
+import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { type DisturbedRow, disturbedRow } from "./ranks/rows.ts";
 import { type Asked, count, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
@@ -30,11 +31,14 @@ interface Round {
   readonly moves: number;
 }
 
+const withExperts = (shapes: ModelStore["layerShapes"]): number[] => shapes.flatMap(({ experts }, layer) => (experts > 0 ? [layer] : []));
+
 /** An engine and the experts of its first layers, one after another, again and again. */
 class Moving {
   readonly #under: EngineUnderTest;
   readonly #read: (layer: number, expert: number) => Promise<Uint8Array>;
-  readonly layers: number;
+  /** The first ones that have experts. */
+  readonly layers: readonly number[];
   readonly #pace = new TransferPace({ onChange: () => {} });
   readonly #bytes: number;
   #next = 0;
@@ -42,15 +46,20 @@ class Moving {
   #away: number | undefined;
 
   /** `bytes` of an expert. */
-  constructor(under: EngineUnderTest, bytes: number, read: (layer: number, expert: number) => Promise<Uint8Array>) {
+  constructor(
+    under: EngineUnderTest,
+    { layerShapes }: Pick<ModelStore, "layerShapes">,
+    bytes: number,
+    read: (layer: number, expert: number) => Promise<Uint8Array>,
+  ) {
     this.#under = under;
     this.#bytes = bytes;
     this.#read = read;
-    this.layers = Math.min(movingLayers, under.info.layers);
+    this.layers = withExperts(layerShapes).slice(0, movingLayers);
   }
 
   get experts(): number {
-    return this.layers * this.#under.info.experts;
+    return this.layers.length * this.#under.info.experts;
   }
 
   /** The layers' rows go to another rank from now on. */
@@ -58,7 +67,7 @@ class Moving {
     const { engine, info } = this.#under;
     const alike = <T>(value: T): T[] => new Array<T>(info.experts).fill(value);
     const away = (layer: number) => ({ layer, epoch: 1, hosts: alike([1]), weights: alike([1000]) });
-    await engine.setRouting({ rank: 0, layers: Array.from({ length: this.layers }, (_, layer) => away(layer)) });
+    await engine.setRouting({ rank: 0, layers: this.layers.map(away) });
   }
 
   /** One move, when its turn has come. */
@@ -81,7 +90,7 @@ class Moving {
 
   #placeOf(number: number): [layer: number, expert: number] {
     const { experts } = this.#under.info;
-    return [Math.floor(number / experts), number % experts];
+    return [this.layers[Math.floor(number / experts)] as number, number % experts];
   }
 }
 
@@ -140,8 +149,8 @@ async function oneRound(under: EngineUnderTest, moving: Moving, tokens: number):
 async function rounds(asked: Asked, under: EngineUnderTest, tokens: number): Promise<readonly DisturbedRow[]> {
   const store = await openStore(asked.storeDir);
   try {
-    const { byteLength } = await store.readUnit(0, 0, asked.codec);
-    const moving = new Moving(under, byteLength, (layer, expert) => store.readUnit(layer, expert, asked.codec));
+    const { byteLength } = await store.readUnit(withExperts(store.layerShapes)[0] as number, 0, asked.codec);
+    const moving = new Moving(under, store, byteLength, (layer, expert) => store.readUnit(layer, expert, asked.codec));
     await moving.routeAway();
     await stream(under, moving, Math.min(tokens, 2 * periodTokens)); // the first one builds graphs
     const done: Round[] = [];

@@ -124,14 +124,12 @@ export async function openEngine(
     return undefined;
   }
   const store = await openStore(storeDir);
-  for (let layer = 0; layer < info.layers; layer++) {
-    for (let expert = 0; expert < info.experts; expert++)
+  let loaded = 0;
+  for (const [layer, { experts }] of store.layerShapes.entries())
+    for (let expert = 0; expert < experts; expert++, loaded++)
       await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
-  }
   await store.close();
-  log(
-    `${info.device}; dense part and ${info.layers * info.experts} experts loaded in ${((performance.now() - start) / 1000).toFixed(1)} s`,
-  );
+  log(`${info.device}; dense part and ${loaded} experts loaded in ${((performance.now() - start) / 1000).toFixed(1)} s`);
   return { engine, info };
 }
 

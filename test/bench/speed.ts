@@ -8,7 +8,7 @@ import { openStore } from "../../runtime/weights/store-reader.ts";
 import { storeGguf } from "./llama/gguf.ts";
 import { Peer } from "./llama/peer.ts";
 import { machineLimits, startHog } from "./machine.ts";
-import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
+import { type Asked, type Came, type EngineUnderTest, generate, invalid, log, openEngine, prompt, readArgs } from "./serve.ts";
 import { hogTable, type Limits, type ModelSizes, type Rates, speedRow, togetherRate, tokenCost } from "./speed-rows.ts";
 import { countSteps, measureApart, type SplitRow, splitRows } from "./split.ts";
 
@@ -73,7 +73,14 @@ async function openEngines(asked: Asked, maxContext: number): Promise<Map<number
   return engines;
 }
 
-async function agreeingPeer(store: ModelStore, { codec, gguf }: Asked, { engine, info }: EngineUnderTest): Promise<Peer> {
+/** llama.cpp with the same weights; throws where there is none, or where it computes another model. */
+export async function agreeingPeer(
+  store: ModelStore,
+  { codec, gguf }: Pick<Asked, "codec" | "gguf">,
+  { engine, info }: EngineUnderTest,
+): Promise<Peer> {
+  if (gguf && !codecFor(codec).asGiven)
+    throw invalid(`--codec: llama.cpp has the file's own types, ${codec} are others; give --codec source`);
   const peer = await Peer.start({ path: await (gguf?.() ?? storeGguf(store, codec)), vocab: info.vocab, on: { kind: "cpu" }, log });
   const texts = [];
   for (let i = 0; i < agreeTexts; i++) {

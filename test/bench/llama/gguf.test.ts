@@ -7,12 +7,17 @@ import type { AppError } from "../../../crds/common.ts";
 import type { Backend } from "../../../runtime/compute/backend.ts";
 import { createBackend } from "../../../runtime/compute/index.ts";
 import { asF32 } from "../../../runtime/kernels/weights.ts";
+import { importModel } from "../../../runtime/modelstore/import.ts";
 import { importMoe } from "../../../runtime/modelstore/import-moe.ts";
 import { openGguf } from "../../../runtime/weights/gguf.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
 import { openStore } from "../../../runtime/weights/store-reader.ts";
+import { published, writePublished } from "../../kit/models/published-gguf.ts";
+import type { Published } from "../../kit/models/published-parts.ts";
 import { loadModel, type ModelWeights } from "../../kit/models/small-engine.ts";
 import { randomModel, type Shape, shapes } from "../gpu-model.ts";
+import { openEngine, readArgs } from "../serve.ts";
+import { agreeingPeer } from "../speed.ts";
 import { planGguf, writeGguf, writeStoreGguf } from "./gguf.ts";
 import { planModelGguf } from "./model-gguf.ts";
 import { Peer } from "./peer.ts";
@@ -157,4 +162,42 @@ test("why there is no llama.cpp is said: no package for the kind, or a file that
   const start = (on: Parameters<typeof Peer.start>[0]["on"]): Promise<Peer> => Peer.start({ path, vocab: 256, on, log });
   await assert.rejects(start({ kind: "metal", called: "a device" }), { code: "BackendUnavailable", message: /metal/ });
   await assert.rejects(start({ kind: "cpu" }), { code: "BackendUnavailable", message: /none\.gguf/ });
+});
+
+const importing = (source: string, out: string) =>
+  importModel({ source, out, overwrite: false, cache: join(root, "cache"), secrets: {} }, () => undefined);
+
+/** DeepSeek is not among them: of V2's layout llama.cpp computes 27 layers alone, of V3's no heads as small as these. */
+for (const name of Object.keys(published).filter((each) => !each.startsWith("DeepSeek")))
+  test(`a store of ${name}, as its file has it, is compared with llama.cpp on that file`, async () => {
+    const folder = join(root, name);
+    await writePublished((published[name] as () => Published)(), folder);
+    const [gguf, storeDir] = [join(folder, "model.gguf"), join(folder, "store")];
+    await importing(gguf, storeDir);
+    const asked = await readArgs(["--store", storeDir, "--gguf", gguf, "--threads", "1"]);
+    assert.equal(asked.codec, "source");
+    const model = await openStore(storeDir);
+    const under = await openEngine(asked, { threads: 1, maxContext: 64 });
+    assert.ok(under);
+    try {
+      await (await agreeingPeer(model, asked, under)).close();
+      if (!name.startsWith("Mixtral"))
+        await assert.rejects(agreeingPeer(model, { ...asked, gguf: undefined }, under), { message: /--gguf FILE/ });
+      await assert.rejects(agreeingPeer(model, { ...asked, codec: "q4_0" }, under), { code: "InvalidOption", message: /--codec source/ });
+    } finally {
+      await under.engine.close();
+      await model.close();
+    }
+  });
+
+test("layers without experts are no hindrance, and what llama.cpp says of a file that it does not read is told", async () => {
+  const name = "DeepSeek-V2-Lite, Q4_K_M, with whole latents";
+  const folder = join(root, name);
+  await writePublished((published[name] as () => Published)(), folder);
+  const [path, storeDir] = [join(folder, "model.gguf"), join(folder, "store")];
+  await importing(path, storeDir);
+  const under = await openEngine(await readArgs(["--store", storeDir]), { threads: 1, maxContext: 64 });
+  assert.ok(under);
+  await under.engine.close();
+  await assert.rejects(Peer.start({ path, vocab: under.info.vocab, on: { kind: "cpu" }, log }), { message: /q_lora_rank/ });
 });

@@ -137,9 +137,12 @@ export async function planGguf(store: ModelStore, codec: CodecName): Promise<Pla
   const parsed = configSchema.safeParse(store.config);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new AppError(`${store.dir}: config.json: ${issue?.path.join(".")}: ${issue?.message}; llama.cpp is compared on Mixtral alone`, {
-      code: "UnsupportedShape",
-    });
+    throw new AppError(
+      `${store.dir}: config.json: ${issue?.path.join(".")}: ${issue?.message}; this writes Mixtral alone: give --gguf FILE, of which the store was made, or --alone`,
+      {
+        code: "UnsupportedShape",
+      },
+    );
   }
   const headRows = parsed.data.hidden_size / parsed.data.num_attention_heads;
   const dense: PlannedTensor[] = [];

@@ -111,11 +111,17 @@ export class Peer {
     await stop(this.#child);
   }
 
+  /** What it wrote of an error: the C functions answer with none. */
+  #cause(): string {
+    const cause = this.#words.split("\n").findLast((line) => line.includes("error loading model:"));
+    return cause === undefined ? "" : `: ${cause.replace(/^.*error loading model: /, "")}`;
+  }
+
   async #ask(order: Order): Promise<number[]> {
     const answered = within(answerMs, once(this.#child, "message"), `llama.cpp answers "${order.kind}"`);
     this.#child.send(order);
     const [answer] = (await Promise.race([answered, this.#ended])) as [Answer];
-    if ("error" in answer) throw new AppError(answer.error, { code: "BackendUnavailable" });
+    if ("error" in answer) throw new AppError(`${answer.error}${this.#cause()}`, { code: "BackendUnavailable" });
     return answer.values;
   }
 }

@@ -1,7 +1,7 @@
 // A writer of GGUF files for tests: metadata and tensors in the layout that llama.cpp's converters write, in one file or several.
 import { writeFile } from "node:fs/promises";
 
-/** Numbers are u32, with a fraction f32; an array has the type of its first value. */
+/** Numbers are u32, with a fraction f32; an array has the type of its first value, integers in one are i32, as llama.cpp asks it. */
 export type GgufMeta = string | number | boolean | readonly (string | number)[];
 
 /** A number that is f32 although it may have no fraction, as llama.cpp asks it. */
@@ -45,6 +45,7 @@ function float(value: number): { readonly type: number; readonly bytes: Buffer }
   return { type: 6, bytes };
 }
 
+const integers = { unsigned: 4, signed: 5 } as const;
 const isList = (value: GgufMeta | GgufFloat): value is readonly (string | number)[] => Array.isArray(value);
 
 function meta(value: GgufMeta | GgufFloat): Buffer {
@@ -53,7 +54,13 @@ function meta(value: GgufMeta | GgufFloat): Buffer {
     return Buffer.concat([u32(type), bytes]);
   }
   const items = value.map(scalar);
-  return Buffer.concat([u32(9), u32(items[0]?.type ?? 4), u64(items.length), ...items.map(({ bytes }) => bytes)]);
+  const type = items[0]?.type ?? integers.unsigned;
+  return Buffer.concat([
+    u32(9),
+    u32(type === integers.unsigned ? integers.signed : type),
+    u64(items.length),
+    ...items.map(({ bytes }) => bytes),
+  ]);
 }
 
 /** The header of a file and where its tensors begin; `data` of a tensor may be left out where only the header is wanted. */
@@ -72,7 +79,7 @@ export function ggufHeader(
   return Buffer.concat([header, Buffer.alloc(-header.length & (alignment - 1))]);
 }
 
-export function ggufBytes(metadata: Readonly<Record<string, GgufMeta>>, tensors: readonly GgufTensorToWrite[]): Buffer {
+export function ggufBytes(metadata: Readonly<Record<string, GgufMeta | GgufFloat>>, tensors: readonly GgufTensorToWrite[]): Buffer {
   const header = ggufHeader(
     metadata,
     tensors.map((tensor) => ({ ...tensor, bytes: tensor.data.length })),

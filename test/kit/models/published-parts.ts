@@ -4,7 +4,7 @@ import { ggmlFormats, isGgmlForm } from "../../../runtime/kernels/ggml/index.ts"
 import { gaussian, uniform } from "../../../runtime/kernels/random.ts";
 import { bf16Bits, bytesOf, f16Bits } from "../../../runtime/weights/floats.ts";
 import { type StoredForm, storedBytes } from "../../../runtime/weights/stored.ts";
-import type { GgufMeta } from "./gguf-writer.ts";
+import type { GgufFloat, GgufMeta } from "./gguf-writer.ts";
 
 const deviation = 0.05;
 /** Byte offsets of the halves that scale a block, and their values: ordinary weights come out. */
@@ -74,7 +74,7 @@ interface Part {
 }
 
 export interface Published {
-  readonly metadata: Readonly<Record<string, GgufMeta>>;
+  readonly metadata: Readonly<Record<string, GgufMeta | GgufFloat>>;
   readonly parts: readonly Part[];
   /** config.json as it is published beside the safetensors. */
   readonly config: Readonly<Record<string, unknown>>;
@@ -116,9 +116,13 @@ export const nothing: ToHf = () => ({});
 export const vocab = 320;
 export const layersOf = (count: number, of: (layer: number, blk: string, hf: string) => readonly Part[]): readonly Part[] =>
   Array.from({ length: count }, (_, layer) => of(layer, `blk.${layer}`, `model.layers.${layer}`)).flat();
-export const prefixed = (architecture: string, values: Readonly<Record<string, GgufMeta>>): Readonly<Record<string, GgufMeta>> => ({
+/** Numbers that llama.cpp reads as floats alone. */
+const floats = /(freq_base|epsilon|factor|multiplier|weights_scale)$/;
+export const prefixed = (architecture: string, values: Readonly<Record<string, GgufMeta>>): Published["metadata"] => ({
   "general.architecture": architecture,
-  ...Object.fromEntries(Object.entries(values).map(([key, value]) => [`${architecture}.${key}`, value])),
+  ...Object.fromEntries(
+    Object.entries(values).map(([key, value]) => [`${architecture}.${key}`, floats.test(key) ? { f32: Number(value) } : value]),
+  ),
 });
 export const ends = (hidden: number, table: StoredForm, head: StoredForm): readonly Part[] => [
   whole("token_embd.weight", "model.embed_tokens.weight", [vocab, hidden], table),
