@@ -82,7 +82,6 @@ export interface RangeOutputs {
 }
 
 export interface LayerRange {
-  readonly rowsMax: number;
   /** True while the layer is resident and within a range's reach. */
   covers(layer: number): boolean;
   run(call: RangeCall): Promise<RangeOutputs>;

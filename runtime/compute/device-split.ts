@@ -79,12 +79,10 @@ interface Share {
 }
 
 class RangeOverSeveral implements LayerRange {
-  readonly rowsMax: number;
   readonly #shares: readonly Share[];
 
   constructor(shares: readonly Share[]) {
     this.#shares = shares;
-    this.rowsMax = Math.min(...shares.map(({ range }) => range.rowsMax));
   }
   covers(layer: number): boolean {
     const share = this.#shares.find(({ first, end }) => layer >= first && layer < end);

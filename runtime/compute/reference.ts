@@ -158,7 +158,6 @@ class ReferenceExpertSlab implements ExpertSlab {
 
 /** Layer by layer. */
 class ReferenceRange implements LayerRange {
-  readonly rowsMax = Number.POSITIVE_INFINITY;
   readonly #layers: readonly RangeLayer[];
 
   constructor(layers: readonly RangeLayer[]) {

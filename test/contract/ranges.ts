@@ -27,10 +27,13 @@ interface Call {
   readonly ids: readonly number[];
 }
 
+/** Some prompts have so many rows that experts compute them one after another; a processor lets fewer rows choose. */
+const promptLengths = fc.oneof(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 20, max: 40 }));
+
 /** A prefill of some rows in each slot, then steps of neighbours that are not alike, beside which another slot may prefill. */
 const callsOf = fc
   .record({
-    prompts: fc.array(fc.integer({ min: 1, max: 8 }), { minLength: slots, maxLength: slots }),
+    prompts: fc.array(promptLengths, { minLength: slots, maxLength: slots }),
     steps: fc.array(fc.record({ first: fc.nat(slots - 1), batch: fc.integer({ min: 1, max: slots }), beside: fc.nat(5) }), {
       minLength: 1,
       maxLength: 4,

@@ -5,7 +5,7 @@ import { weightOf } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Matrix, type MatrixStorage, storagesOf } from "./matrix-storage.ts";
-import { dimensions, weightBytes } from "./types.ts";
+import { dimensions, fasterRows, weightBytes } from "./types.ts";
 
 /** One weight, or several that form one matrix. */
 export interface Part extends Matrix {
@@ -40,6 +40,10 @@ export function partsOf(device: GgmlDevice, segment: Segment, forms: WeightForms
 
 export const partIndex = (parts: readonly Part[], name: string): number =>
   parts.findIndex(({ weights }) => weights.some((weight) => weight.name === name));
+
+/** Rounds up where a few more rows are faster. */
+export const computedRows = (parts: readonly Part[], rows: number): number =>
+  Math.min(...parts.flatMap(({ storage, vector }) => (vector ? [] : [storage.exact ? fasterRows(rows, storage.memory.name) : rows])));
 
 /** The columns [its rows, rows] of one weight within a part's product, without a copy. */
 export function columnsOf(build: GraphBuilder, { product, part, rows }: { product: Value; part: Part; rows: number }, name: string): Value {

@@ -1,36 +1,16 @@
-// Computes experts one after another, each with the fastest products that its types have.
+// The experts of a processor, each in its slot of the layer's slab; many of them compute in one graph.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
-import { widthsOf } from "../../kernels/widths.ts";
 import type { BufferAllocator, Compiled, ExpertSlab, Inputs, KvCall, Outputs, Pause } from "../backend.ts";
 import { checkInputs } from "../call-checks.ts";
 import { inPieces, reusedBuffers } from "../output-buffers.ts";
 import type { GgmlDevice } from "./device.ts";
-import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./expert-matrices.ts";
+import { ExpertGraphs, type ExpertShape, endsOf, inGraphs, paddedRows, type RowEnds, totalOf } from "./expert-graphs.ts";
 import type { Pointer } from "./functions.ts";
-import { buildGraph, type Graph, type Value } from "./graph.ts";
-import type { WeightSource } from "./lowering.ts";
-import { multiplied, storagesOf, zeroIds } from "./matrix-storage.ts";
+import { storagesOf } from "./matrix-storage.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
-import { lowerOps } from "./program.ts";
-import { Recent } from "./recent.ts";
 import { Slab } from "./slab.ts";
-import { dimensions, fasterRows } from "./types.ts";
-
-const graphsMax = 64;
-const nodesPerOp = 5;
-
-interface Built {
-  readonly graph: Graph;
-  readonly placeholders: readonly Pointer[];
-  of: SingleExpert | undefined;
-}
-
-interface Shape {
-  readonly segment: Segment;
-  readonly parts: readonly Part[];
-  readonly graphs: Recent<Built>;
-}
+import { dimensions } from "./types.ts";
 
 interface Place {
   readonly slab: Slab;
@@ -40,13 +20,13 @@ interface Place {
 
 class SingleExpert implements Compiled {
   readonly residentBytes: number;
-  readonly shape: Shape;
+  readonly shape: ExpertShape;
   readonly addresses: readonly Pointer[];
   readonly #experts: SingleExperts;
   readonly #leave: () => void;
   gone = false;
 
-  constructor(experts: SingleExperts, shape: Shape, place: Place) {
+  constructor(experts: SingleExperts, shape: ExpertShape, place: Place) {
     this.#experts = experts;
     this.shape = shape;
     this.addresses = place.slab.addresses(place.slot);
@@ -55,7 +35,14 @@ class SingleExpert implements Compiled {
   }
 
   async run(inputs: Inputs, _kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs> {
-    return this.#experts.run(this, inputs, allocate);
+    const [outputs] = this.#experts.runAll(this.shape, [{ program: this, inputs }]) as [Outputs];
+    if (allocate === undefined) return outputs;
+    const entries = Object.entries(outputs).map(([name, { shape, data }]) => {
+      const own = allocate(name, data.length);
+      own.set(data);
+      return [name, { shape, data: own }];
+    });
+    return Object.fromEntries(entries);
   }
 
   /** Idempotent, since the slot may belong to another expert later. */
@@ -70,7 +57,7 @@ class SingleExpertSlab implements ExpertSlab {
   readonly #experts: SingleExperts;
   readonly #segment: Segment;
   readonly #count: number;
-  #shape: Shape | undefined;
+  #shape: ExpertShape | undefined;
   #slab: Slab | undefined;
 
   constructor(device: GgmlDevice, experts: SingleExperts, segment: Segment, count: number) {
@@ -81,7 +68,7 @@ class SingleExpertSlab implements ExpertSlab {
   }
 
   async put(expert: number, weights: Weights, pause: Pause = async (until) => void (await until)): Promise<Compiled> {
-    const shape = this.#experts.shapeOf(this.#segment, weights);
+    const shape = this.#experts.graphs.shapeOf(this.#segment, weights);
     const place = this.#placeFor(expert, shape);
     await place.slab.putApart(place.slot, weights, pause);
     return new SingleExpert(this.#experts, shape, place);
@@ -89,25 +76,30 @@ class SingleExpertSlab implements ExpertSlab {
 
   /** In this thread. */
   place(expert: number, weights: Weights): SingleExpert {
-    const shape = this.#experts.shapeOf(this.#segment, weights);
+    const shape = this.#experts.graphs.shapeOf(this.#segment, weights);
     const place = this.#placeFor(expert, shape);
     place.slab.put(place.slot, weights);
     return new SingleExpert(this.#experts, shape, place);
   }
 
-  #placeFor(slot: number, shape: Shape): Place {
+  #placeFor(slot: number, shape: ExpertShape): Place {
     const slab = this.#allocate(shape, slot);
     if (slab === undefined) return new SingleExpertSlab(this.#device, this.#experts, this.#segment, 1).#placeFor(0, shape);
     return { slab, slot, leave: () => this.#leave(slab, slot) };
   }
 
-  /** The slab of all experts, each in the slot of its number; undefined while some are missing or rows cannot choose among them. */
+  /** The slab of all experts, each in the slot of its number; undefined while some are missing. */
   get whole(): Slab | undefined {
-    return this.#slab?.choosable && this.#slab.used === this.#count ? this.#slab : undefined;
+    return this.#slab?.used === this.#count ? this.#slab : undefined;
+  }
+
+  get sorted(): { readonly graphs: ExpertGraphs; readonly shape: ExpertShape; readonly slab: Slab } | undefined {
+    const { whole: slab } = this;
+    return slab && { graphs: this.#experts.graphs, shape: this.#shape as ExpertShape, slab };
   }
 
   /** Undefined where the layer's slab cannot take it: the slot is taken, the shape differs, or address space is missing. */
-  #allocate(shape: Shape, expert: number): Slab | undefined {
+  #allocate(shape: ExpertShape, expert: number): Slab | undefined {
     if (this.#slab === undefined) {
       try {
         this.#slab = new Slab(this.#device, shape.parts, this.#count);
@@ -128,13 +120,26 @@ class SingleExpertSlab implements ExpertSlab {
   }
 }
 
+/** Rows that the caller has. */
+const hostEnds: RowEnds = {
+  key: "host",
+  begin: (build, width, total) => build.input("x", "f32", [width, total]),
+  end: (_build, y) => ({ y }),
+};
+
+interface Call {
+  readonly program: SingleExpert;
+  readonly inputs: Inputs;
+}
+
 export class SingleExperts {
+  readonly graphs: ExpertGraphs;
   readonly #device: GgmlDevice;
-  readonly #shapes = new Map<string, Shape>();
   readonly #kept = reusedBuffers();
 
   constructor(device: GgmlDevice) {
     this.#device = device;
+    this.graphs = new ExpertGraphs(device);
   }
 
   expertSlab(segment: Segment, experts: number): SingleExpertSlab {
@@ -152,96 +157,38 @@ export class SingleExperts {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
     if (experts.length !== calls.length) return undefined;
-    const lengths = experts.map(({ program: { shape }, inputs }) => outputLength(shape.segment, inputs));
-    const all = lengths.reduce((sum, length) => sum + length, 0);
-    const next = inPieces(this.#kept("y", all));
-    return experts.map(({ program, inputs }) => this.run(program, inputs, (_output, length) => next(length)));
-  }
-
-  run(expert: SingleExpert, inputs: Inputs, allocate: BufferAllocator = this.#kept): Outputs {
-    const { segment, graphs } = expert.shape;
-    this.#device.assertOpen();
-    if (expert.gone) throw new TypeError(`${segment.name} is run after it was disposed of`);
-    const rows = checkInputs(segment, inputs);
-    const { input, output } = endsOf(segment);
-    const data = allocate(output.name, rows * output.width);
-    if (rows > 0) {
-      const computed = computedRows(expert.shape, rows);
-      const built = graphs.take(
-        `${computed}`,
-        ({ graph }) => graph.valid,
-        () => this.#build(expert.shape, computed),
-      );
-      if (built.of !== expert) {
-        for (const [i, placeholder] of built.placeholders.entries()) this.#device.pointAt(placeholder, expert.addresses[i] as Pointer);
-        built.of = expert;
-      }
-      const x = this.#padded(inputs[input.name]?.data as Float32Array, computed * input.width);
-      built.graph.run((name) => (name === "x" ? x : name === zeroIds ? new Int32Array(computed) : undefined));
-      built.graph.read("y", data);
+    const outputs = new Map<Call, Outputs>();
+    for (const [shape, own] of Map.groupBy(experts, ({ program }) => program.shape)) {
+      for (const [i, output] of this.runAll(shape, own).entries()) outputs.set(own[i] as Call, output);
     }
-    return { [output.name]: { shape: [rows, output.width], data } };
+    return experts.map((call) => outputs.get(call) as Outputs);
   }
 
-  #padded(x: Float32Array, length: number): Float32Array {
-    if (x.length === length) return x;
-    const padded = this.#kept("padded", length);
-    padded.set(x);
-    return padded.fill(0, x.length);
-  }
-
-  shapeOf(segment: Segment, weights: Weights): Shape {
-    const forms = formsOf(segment, weights);
-    const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, forms[name]])]);
-    const graphs = (): Recent<Built> => new Recent<Built>(graphsMax, ({ graph }) => graph.free());
-    const shape = this.#shapes.get(key) ?? { segment, parts: partsOf(this.#device, segment, forms), graphs: graphs() };
-    this.#shapes.set(key, shape);
-    return shape;
-  }
-
-  #build({ segment, parts }: Shape, rows: number): Built {
-    const { input, output } = endsOf(segment);
-    const placeholders: Pointer[] = [];
-    const graph = buildGraph(this.#device, nodesPerOp * segment.ops.length + parts.length + 2, (build) => {
-      for (const part of parts) {
-        const emptyBuffer = part.storage.emptyBuffer();
-        placeholders.push(storagesOf(this.#device).tensor(build.context, part, emptyBuffer, emptyBuffer.base));
-      }
-      const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
-      lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, placeholders), widths: widthsOf(segment) });
-      return { y: values.get(output.name) as Value };
+  runAll(shape: ExpertShape, calls: readonly Call[]): readonly Outputs[] {
+    this.#device.assertOpen();
+    const { segment } = shape;
+    const [input, output] = endsOf(segment);
+    const sized = calls.map((call) => {
+      if (call.program.gone) throw new TypeError(`${segment.name} is run after it was disposed of`);
+      const own = checkInputs(segment, call.inputs);
+      return { call, own, addresses: call.program.addresses, rows: paddedRows(shape, own) };
     });
-    return { graph, placeholders, of: undefined };
+    const next = inPieces(this.#kept("y", output.width * totalOf(sized)));
+    const outputs = new Map<Call, Outputs>();
+    for (const part of inGraphs(shape, sized)) {
+      const x = this.#kept("x", input.width * totalOf(part));
+      const y = next(output.width * totalOf(part));
+      const [nextX, nextY] = [inPieces(x), inPieces(y)];
+      for (const { call, own, rows } of part) {
+        const data = call.inputs[input.name]?.data as Float32Array;
+        const to = nextX(rows * input.width);
+        to.set(data);
+        to.fill(0, data.length);
+        const from = nextY(rows * output.width).subarray(0, own * output.width);
+        outputs.set(call, { [output.name]: { shape: [own, output.width], data: from } });
+      }
+      if (x.length > 0) this.graphs.run(shape, part, hostEnds, (name) => (name === "x" ? x : undefined)).read("y", y);
+    }
+    return calls.map((call) => outputs.get(call) as Outputs);
   }
-}
-
-function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSource {
-  const products = new Map<Part, Product>();
-  const tensor = (name: string): Pointer => tensors[partIndex(parts, name)] as Pointer;
-  return {
-    tensor,
-    multiply: (build, name, x, rows) => {
-      const part = parts[partIndex(parts, name)] as Part;
-      const known = products.get(part);
-      const product = known?.of === x ? known.value : multiplied(build, { ...part, tensor: tensor(name) }, x, rows);
-      products.set(part, { of: x, value: product });
-      return columnsOf(build, { product, part, rows }, name);
-    },
-    addRow: (build, name, x) => build.step(build.device.ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
-  };
-}
-
-/** Rounds up where a few more rows are faster. */
-const computedRows = ({ parts }: Shape, rows: number): number =>
-  Math.min(...parts.flatMap(({ storage, vector }) => (vector ? [] : [storage.exact ? fasterRows(rows, storage.memory.name) : rows])));
-
-type End = Segment["inputs"][number];
-
-function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly output: End } {
-  return { input: inputs[0] as End, output: outputs[0] as End };
-}
-
-function outputLength(segment: Segment, inputs: Inputs): number {
-  const { input, output } = endsOf(segment);
-  return ((inputs[input.name]?.data.length ?? 0) / input.width) * output.width;
 }

@@ -13,9 +13,18 @@ export interface Value {
   readonly part?: { readonly whole: Value; readonly from: number; readonly width: number };
 }
 
+/** Memory of f32 values [width, rows] outside of the scratch. */
+export interface Place {
+  readonly handle: Pointer;
+  readonly address: Pointer;
+  readonly width: number;
+  readonly rows: number;
+}
+
 interface Owned {
   readonly tensor: Pointer;
   readonly bytes: number;
+  place?: Place;
   readonly from: number;
   to: number;
 }
@@ -29,6 +38,7 @@ export class GraphBuilder {
   readonly #graph: Pointer;
   readonly #owned: Owned[] = [];
   readonly #views: Pointer[] = [];
+  readonly #inBlocks: { readonly tensor: Pointer; readonly owner: number; readonly offset: number }[] = [];
   readonly #inputs = new Map<string, Value>();
   #step = 0;
 
@@ -69,6 +79,31 @@ export class GraphBuilder {
     return this.view(tensor, of);
   }
 
+  /** Memory that the next steps fill in parts. */
+  block(width: number, rows: number): Value & { readonly owner: number } {
+    return this.#own(this.device.ggml.ggml_new_tensor_4d(this.context, numberOf("f32"), width, rows, 1, 1), this.#step + 1);
+  }
+
+  /** A step whose result lies in a block, from a byte offset on. */
+  into(tensor: Pointer, block: Value & { readonly owner: number }, offset: number, sources: readonly Value[]): void {
+    this.#run(tensor, [block, ...sources]);
+    this.#inBlocks.push({ tensor, owner: block.owner, offset });
+  }
+
+  /** A tensor of foreign memory. */
+  placed({ handle, address, width, rows }: Place): Value {
+    const tensor = this.device.ggml.ggml_new_tensor_4d(this.context, numberOf("f32"), width, rows, 1, 1);
+    this.device.ggml.ggml_backend_tensor_alloc(handle, tensor, address);
+    return this.constant(tensor);
+  }
+
+  /** The value lies in that place after the graph has run. */
+  keep(value: Value, place: Place): void {
+    const owned = value.owner === undefined ? undefined : (this.#owned[value.owner] as Owned);
+    if (owned?.tensor === value.tensor && owned.place === undefined) owned.place = place;
+    else this.effect(this.device.ggml.ggml_cpy(this.context, value.tensor, this.placed(place).tensor), [value]);
+  }
+
   view(tensor: Pointer, of: Value): Value {
     this.#views.push(tensor);
     return { tensor, owner: of.owner };
@@ -85,10 +120,20 @@ export class GraphBuilder {
   finish(outputs: Readonly<Record<string, Value>>): Graph {
     const { ggml } = this.device;
     for (const { owner } of Object.values(outputs)) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step + 1;
-    const { offsets, bytes } = planArena(this.#owned, this.device.alignment);
+    const { offsets, bytes } = planArena(
+      this.#owned.map((each) => (each.place === undefined ? each : { ...each, bytes: 0 })),
+      this.device.alignment,
+    );
     const scratch = this.device.scratch(bytes);
-    for (const [i, { tensor }] of this.#owned.entries()) {
-      ggml.ggml_backend_tensor_alloc(scratch.handle, tensor, scratch.base + BigInt(offsets[i] as number));
+    const places = this.#owned.map(
+      ({ place }, i) => place ?? { handle: scratch.handle, address: scratch.base + BigInt(offsets[i] as number) },
+    );
+    for (const { tensor, owner, offset } of [
+      ...this.#owned.map(({ tensor }, owner) => ({ tensor, owner, offset: 0 })),
+      ...this.#inBlocks,
+    ]) {
+      const { handle, address } = places[owner] as Pick<Place, "handle" | "address">;
+      ggml.ggml_backend_tensor_alloc(handle, tensor, address + BigInt(offset));
     }
     for (const view of this.#views) ggml.ggml_backend_view_init(view);
     return new Graph(this.device, {
@@ -106,7 +151,7 @@ export class GraphBuilder {
     });
   }
 
-  #own(tensor: Pointer, from: number): Value {
+  #own(tensor: Pointer, from: number): Value & { readonly owner: number } {
     this.#owned.push({ tensor, bytes: this.device.bytesOf(tensor), from, to: from });
     return { tensor, owner: this.#owned.length - 1 };
   }

@@ -11,7 +11,7 @@ after(() => backend.close());
 
 test("a step in as many ranges as layers builds each graph once, and graphs of eight whole passes are kept at most", async () => {
   const layers = 12;
-  const model = syntheticModel({ num_hidden_layers: layers });
+  const model = syntheticModel({ num_hidden_layers: layers, num_local_experts: 8 });
   const loaded = await loadModel(backend, model, { context: 16 });
   const slots = 10;
   const cache = await backend.createKv({ ...kvOf(model.program), slots, context: 16 });

@@ -1,4 +1,4 @@
-// Consecutive layers as one graph: attention, gate, chosen experts and their sum per layer, with one read at the end.
+// Consecutive layers at once. Where few rows choose, they are one graph: attention, gate, chosen experts and their sum per layer.
 import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
@@ -8,29 +8,18 @@ import { checkKv } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
+import { nodesOf, type Part, type SlabHolder, weightedSum } from "./layer-parts.ts";
 import { zeroIds } from "./matrix-storage.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
+import { SortedRange } from "./sorted-range.ts";
 
 const passesMax = 8;
 /** The average of rows per expert up to which row-wise choice is faster on the processor than one product per expert. */
-const cpuPairsMax = 6;
-const nodes = { perOp: 5, perExpert: 3, perLayer: 4 } as const;
-
-interface SlabHolder {
-  readonly whole: Slab | undefined;
-}
-
-interface Part {
-  readonly program: DenseProgram;
-  readonly moe: MoeLayer | undefined;
-  readonly expertSlab: SlabHolder | undefined;
-  /** False where a graph cannot choose among its experts, or its rows are wider than the rows they are added to. */
-  readonly choosable: boolean;
-}
+const cpuPairsMax = 4;
 
 interface Built {
   readonly graph: Graph;
@@ -39,7 +28,8 @@ interface Built {
 }
 
 export class GgmlRange implements LayerRange {
-  readonly rowsMax: number;
+  readonly #choosingRowsMax: number;
+  readonly #sorted: SortedRange;
   readonly #device: GgmlDevice;
   readonly #parts: readonly Part[];
   readonly #graphs: Recent<Built>;
@@ -54,13 +44,14 @@ export class GgmlRange implements LayerRange {
       ({ graph }) => graph.free(),
       ({ slabs }) => slabs.length,
     );
-    this.rowsMax = device.exact ? cpuRowsMax(layers) : Number.POSITIVE_INFINITY;
+    this.#choosingRowsMax = device.exact ? cpuRowsMax(layers) : Number.POSITIVE_INFINITY;
     this.#parts = layers.map(({ layer, block, expertSlab }) => ({
       program: block as DenseProgram,
       moe: layer.kind === "moe" ? layer : undefined,
       expertSlab: expertSlab as SlabHolder | undefined,
       choosable: isPlain(layer) && (layer.kind !== "moe" || multipliesAtOnce(layer.expert)),
     }));
+    this.#sorted = new SortedRange(device, this.#parts);
   }
 
   covers(layer: number): boolean {
@@ -91,10 +82,13 @@ export class GgmlRange implements LayerRange {
     return computes;
   }
 
-  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+  async run(call: RangeCall): Promise<RangeOutputs> {
+    const { x, kv, from, to } = call;
     const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
     checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and cache
+    const choosable = parts.every(({ expertSlab }) => expertSlab?.whole?.choosable !== false);
+    if (!choosable || rows > this.#choosingRowsMax) return this.#sorted.run(call);
     const { graph, kv: inputs } = this.#graphs.take(
       `${from}.${to}.${kvKey(kv)}`,
       (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
@@ -153,35 +147,16 @@ const idsOf = (i: number): string => `ids.${i}`;
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
   ops.every((op) => op.op === "matMul" || !Object.values(op).includes(inputs[0]?.name as never));
 
-function nodesOf({ program, moe }: Part, groups: number): number {
-  if (moe === undefined) return program.nodes(groups);
-  return program.nodes(groups) + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
-}
-
 interface Experts {
   readonly moe: MoeLayer;
   readonly slab: Slab;
   readonly rows: number;
 }
 
-/** h + the sum over k of gates[k] * y[k] in gate order, each product and sum rounded to f32. */
 function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: ReadonlyMap<string, Value>): Value {
-  const { ggml } = build.device;
   const { topK: k, expert } = moe;
   const [h, f, ids, gates] = ["h", "f", "ids", "gates"].map((name) => values.get(name)) as [Value, Value, Value, Value];
-  const [input, output] = [expert.inputs[0], expert.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
-  const own = new Map([[input.name, f]]);
+  const own = new Map([[expert.inputs[0]?.name as string, f]]);
   lowerOps(build, expert.ops, own, { rows: k * rows, weights: slab.of({ ids, k, rows, shared: f }), widths: widthsOf(expert) });
-  const y = own.get(output.name) as Value;
-  const width = output.width;
-  const apart = build.view(ggml.ggml_reshape_3d(build.context, y.tensor, width, k, rows), y);
-  const shares = build.view(ggml.ggml_reshape_3d(build.context, gates.tensor, 1, k, rows), gates);
-  const weighted = build.step(ggml.ggml_mul(build.context, apart.tensor, shares.tensor), [apart, shares]);
-  const row = width * Float32Array.BYTES_PER_ELEMENT;
-  let sum = h;
-  for (let i = 0; i < k; i++) {
-    const one = build.view(ggml.ggml_view_2d(build.context, weighted.tensor, width, rows, k * row, i * row), weighted);
-    sum = build.step(ggml.ggml_add(build.context, sum.tensor, one.tensor), [sum, one]);
-  }
-  return sum;
+  return weightedSum(build, own.get(expert.outputs[0]?.name as string) as Value, { h, gates, moe, rows });
 }

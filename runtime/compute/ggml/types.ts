@@ -40,6 +40,9 @@ const packedRows = 16;
 /** A full block is faster from this remainder on. */
 const worthFilling = 14;
 
+/** Rows that `fasterRows` adds at most. */
+export const fillingMax = packedRows - worthFilling;
+
 export function fasterRows(rows: number, memory: MemoryName): number {
   const left = rows % packedRows;
   return memory === "CPU_REPACK" && left >= worthFilling ? rows + packedRows - left : rows;

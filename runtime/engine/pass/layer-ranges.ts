@@ -47,8 +47,7 @@ export class Ranges implements LayersAtOnce {
     this.#measures = layers.some(({ kind }) => kind === "moe");
   }
 
-  wants(rows: number): boolean {
-    if (rows > this.range.rowsMax) return false;
+  wants(): boolean {
     return !this.#measures || this.#steps++ % measuredEvery !== 0;
   }
 

@@ -49,7 +49,7 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   let x: Float32Array = await mutex.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, allocate), "x")));
   const cut = new Pieces(part.kv, tokens.length);
-  const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
+  const ranges = tools.ranges?.wants() ? tools.ranges : undefined;
   for (let layer = 0; layer < blocks.length; ) {
     const to = ranges?.endOf(tools, part, layer) ?? layer;
     const before = part.before(Math.max(layer, to - 1));

@@ -34,7 +34,7 @@ export interface StepTools {
 export interface LayersAtOnce {
   readonly range: LayerRange;
   /** Call it once per part of a step. */
-  wants(rows: number): boolean;
+  wants(): boolean;
   endOf(tools: StepTools, part: Part, from: number): number;
 }
 

@@ -121,7 +121,7 @@ export async function loadModel(
     step,
     forward: (ids, past, slot) => step(ids, groupOf(ids, past, slot), "layers"),
     async next(ids, past) {
-      const y = await states(ids, groupOf(ids, past), ids.length > range.rowsMax ? "layers" : "range");
+      const y = await states(ids, groupOf(ids, past), "range");
       return logits(y.slice(-program.hidden));
     },
     async dispose() {

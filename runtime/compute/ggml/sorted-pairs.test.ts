@@ -1,0 +1,23 @@
+// Sorted pairs: every pair has a place of its own among the rows of its expert, which lie side by side.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { sortPairs } from "./sorted-pairs.ts";
+
+test("each pair lies among the rows of its expert, and holds its row", () => {
+  const anyIds = fc.record({ topK: fc.integer({ min: 1, max: 4 }), rows: fc.array(fc.array(fc.nat(7), { minLength: 4, maxLength: 4 })) });
+  fc.assert(
+    fc.property(anyIds, fc.nat(3), ({ topK, rows }, filling) => {
+      const ids = Int32Array.from(rows.flatMap((row) => row.slice(0, topK)));
+      const sorted = sortPairs(ids, { topK, experts: 8 }, (count) => count + filling);
+      const expertAt = sorted.groups.flatMap(({ expert, rows: own }) => new Array<number>(own).fill(expert));
+      assert.equal(sorted.rows.length, expertAt.length);
+      assert.equal(new Set(sorted.places).size, ids.length);
+      for (const [pair, place] of sorted.places.entries()) {
+        assert.equal(expertAt[place], ids[pair]);
+        assert.equal(sorted.rows[place], Math.floor(pair / topK));
+      }
+      assert.equal(expertAt.length, ids.length + filling * new Set(ids).size);
+    }),
+  );
+});

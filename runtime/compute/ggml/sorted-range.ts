@@ -1,0 +1,194 @@
+// Layers whose rows are sorted by expert: per layer, one graph up to the choice of experts and one of the experts. Rows stay in the
+// backend's memory in between.
+import { rowsOfGroups } from "../../kernels/kv-groups.ts";
+import type { MoeLayer } from "../../kernels/segment.ts";
+import type { RangeCall, RangeOutputs } from "../backend.ts";
+import type { GgmlDevice } from "./device.ts";
+import { endsOf, inGraphs, paddedRows, totalOf } from "./expert-graphs.ts";
+import { buildGraph, type Graph, type GraphBuilder, type Place, type Value } from "./graph.ts";
+import { KvGraph, kvKey } from "./kv.ts";
+import { nodesOf, type Part, weightedSum } from "./layer-parts.ts";
+import { zeroIds } from "./matrix-storage.ts";
+import { Recent } from "./recent.ts";
+import { sortPairs } from "./sorted-pairs.ts";
+import { fillingMax } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
+
+const passesMax = 8;
+/** Of the sum of the last experts: in all, and per expert of a row. */
+const sumNodes = { all: 16, perExpert: 3 } as const;
+
+interface Built {
+  readonly graph: Graph;
+  readonly kv: KvGraph;
+}
+
+/** The blocks of layers `from` to `to` - 1, the last of which may choose experts, behind the experts of an earlier layer. */
+interface Stage {
+  readonly behind: { readonly moe: MoeLayer; readonly layer: number; readonly places: Int32Array } | undefined;
+  readonly from: number;
+  readonly to: number;
+  readonly call: RangeCall;
+  readonly rows: number;
+}
+
+export class SortedRange {
+  readonly #device: GgmlDevice;
+  readonly #parts: readonly Part[];
+  readonly #graphs: Recent<Built>;
+  #buffer: DeviceBuffer | undefined;
+
+  constructor(device: GgmlDevice, parts: readonly Part[]) {
+    this.#device = device;
+    this.#parts = parts;
+    this.#graphs = new Recent(passesMax * (parts.length + 1), ({ graph }) => graph.free());
+  }
+
+  run(call: RangeCall): RangeOutputs {
+    const rows = rowsOfGroups(call.kv.groups);
+    this.#reserve(rows);
+    const ids: Int32Array[] = [];
+    let behind: Stage["behind"];
+    for (let from = call.from; ; ) {
+      let to = from;
+      while (to < call.to && this.#parts[to]?.moe === undefined) to += 1;
+      const moe = to < call.to ? this.#parts[to]?.moe : undefined;
+      const stage = { behind, from, to: moe === undefined ? to : to + 1, call, rows };
+      const graph = this.#runStage(stage);
+      while (call.from + ids.length < to) ids.push(new Int32Array(0));
+      if (moe === undefined) {
+        const x = new Float32Array(call.x.length);
+        graph.read("x", x);
+        return { x, ids };
+      }
+      const chosen = new Int32Array(rows * moe.topK);
+      graph.read("ids", chosen);
+      ids.push(chosen);
+      behind = { moe, layer: to, places: this.#runExperts(to, moe, chosen) };
+      from = to + 1;
+    }
+  }
+
+  #runStage(stage: Stage): Graph {
+    const { behind, from, to, call, rows } = stage;
+    const { graph, kv } = this.#graphs.take(
+      `${this.#base} ${behind?.layer} ${from}-${to} ${kvKey(call.kv)}`,
+      (built) => built.graph.valid,
+      () => this.#build(stage),
+    );
+    const own: Readonly<Record<string, NodeJS.TypedArray | undefined>> = { x: call.x, places: behind?.places };
+    graph.run((name) => own[name] ?? kv.input(call.kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
+    return graph;
+  }
+
+  #build({ behind, from, to, call, rows }: Stage): Built {
+    const kv = new KvGraph(call.kv);
+    const blocks = this.#parts.slice(from, to);
+    const nodes = blocks.reduce(
+      (sum, part) => sum + nodesOf(part, call.kv.groups.length),
+      sumNodes.all + sumNodes.perExpert * (behind?.moe.topK ?? 0),
+    );
+    const graph = buildGraph(this.#device, nodes, (build) => {
+      let x = behind === undefined ? build.input("x", "f32", [call.x.length / rows, rows]) : this.#sum(build, behind.moe, rows);
+      for (const { program, moe } of blocks) {
+        const values = new Map([["x", x]]);
+        program.lower(build, values, rows, kv);
+        if (moe === undefined) {
+          x = values.get("y") as Value;
+          continue;
+        }
+        const kept = this.#kept(moe, rows);
+        for (const name of ["h", "f", "gates"] as const) build.keep(values.get(name) as Value, kept[name]);
+        return { ids: values.get("ids") as Value };
+      }
+      return { x };
+    });
+    return { graph, kv };
+  }
+
+  #sum(build: GraphBuilder, moe: MoeLayer, rows: number): Value {
+    const { ggml } = build.device;
+    const kept = this.#kept(moe, rows);
+    const places = build.input("places", "i32", [moe.topK * rows]);
+    const y = build.placed(kept.y);
+    const inOrder = build.step(ggml.ggml_get_rows(build.context, y.tensor, places.tensor), [y, places]);
+    return weightedSum(build, inOrder, { h: build.placed(kept.h), gates: build.placed(kept.gates), moe, rows });
+  }
+
+  /** Computes the chosen experts and returns where the rows of each (row, k) lie. */
+  #runExperts(layer: number, moe: MoeLayer, ids: Int32Array): Int32Array {
+    const { slab, shape, graphs } = this.#parts[layer]?.expertSlab?.sorted ?? missing(layer);
+    const { groups, rows, places } = sortPairs(ids, moe, (count) => paddedRows(shape, count));
+    const kept = this.#kept(moe, ids.length / moe.topK);
+    let from = 0;
+    for (const part of inGraphs(
+      shape,
+      groups.map((group) => ({ rows: group.rows, addresses: slab.addresses(group.expert) })),
+    )) {
+      const total = totalOf(part);
+      const own = rows.subarray(from, from + total);
+      const width = kept.y.width;
+      const y = { ...kept.y, address: kept.y.address + BigInt(from * width * Float32Array.BYTES_PER_ELEMENT), rows: total };
+      const ends = {
+        key: `${y.address} ${kept.f.address} ${kept.f.rows}`,
+        begin: (build: GraphBuilder): Value => {
+          const rowOf = build.input("rows", "i32", [total]);
+          const f = build.placed(kept.f);
+          return build.step(build.device.ggml.ggml_get_rows(build.context, f.tensor, rowOf.tensor), [f, rowOf]);
+        },
+        end: (build: GraphBuilder, value: Value) => {
+          build.keep(value, y);
+          return {};
+        },
+      };
+      graphs.run(shape, part, ends, (name) => (name === "rows" ? own : undefined));
+      from += total;
+    }
+    return places;
+  }
+
+  get #base(): bigint {
+    return (this.#buffer as DeviceBuffer).base;
+  }
+
+  /** Where the values of a layer lie that has chosen its experts; `y` are rows of experts, as they are sorted. */
+  #kept(moe: MoeLayer, rows: number): Readonly<Record<"h" | "f" | "gates" | "y", Place>> {
+    let address = this.#base;
+    const { handle } = this.#buffer as DeviceBuffer;
+    const places = this.#sizes(moe, rows).map(([name, width, count]) => {
+      const place = { handle, address, width, rows: count };
+      address += BigInt(this.#bytes(width, count));
+      return [name, place] as const;
+    });
+    return Object.fromEntries(places) as unknown as Readonly<Record<"h" | "f" | "gates" | "y", Place>>;
+  }
+
+  #sizes({ topK, experts, expert }: MoeLayer, rows: number): readonly (readonly ["h" | "f" | "gates" | "y", number, number])[] {
+    const [{ width: into }, { width: out }] = endsOf(expert);
+    const pairs = topK * rows;
+    return [
+      ["h", out, rows],
+      ["f", into, rows],
+      ["gates", topK, rows],
+      ["y", out, pairs + fillingMax * Math.min(experts, pairs)],
+    ];
+  }
+
+  #bytes(width: number, rows: number): number {
+    return this.#device.aligned(width * rows * Float32Array.BYTES_PER_ELEMENT);
+  }
+
+  #reserve(rows: number): void {
+    const sizes = this.#parts.map(({ moe }) =>
+      moe === undefined ? 0 : this.#sizes(moe, rows).reduce((sum, [, width, count]) => sum + this.#bytes(width, count), 0),
+    );
+    const bytes = Math.max(...sizes);
+    if (bytes <= (this.#buffer?.bytes ?? -1)) return;
+    this.#buffer?.free();
+    this.#buffer = this.#device.allocate(bytes);
+  }
+}
+
+function missing(layer: number): never {
+  throw new TypeError(`experts of layer ${layer} are missing`);
+}
