@@ -1,6 +1,6 @@
 // Tokens/s of several ranks, each a process under an equal share of the CPUs, beside one rank that has them all: what the wire and the
 // splitting of the work cost. Every layout is started anew in each round and answers the same cases, through the real TLS wire on
-// loopback. llama.cpp's own way over processes is not beside it: the package has no RPC backend.
+// loopback.
 import { availableParallelism } from "node:os";
 import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
@@ -107,6 +107,7 @@ export async function ranksBench(args: readonly string[]): Promise<readonly Rank
   const store = await openStore(asked.storeDir);
   const figures: Figures = new Map();
   try {
+    log("llama.cpp over processes is left out: the package that it comes in has no RPC backend");
     log(`codec ${asked.codec} of ${codecsOf(store.index).join(", ")}; ${asked.runs} rounds of ${layouts.length} layouts`);
     for (let run = 0; run < asked.runs; run++) for (const layout of layouts) await measure(layout, asked, store, figures);
   } finally {

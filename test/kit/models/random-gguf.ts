@@ -106,15 +106,27 @@ const scale = [0x60, 0x1c] as const;
 const symmetric = Uint8Array.from({ length: 256 }, (_, byte) => ((byte >> 4 || 8) << 4) | (byte & 15 || 8));
 /** A multiple of a block and of the alignment. */
 const pieceBytes = 18 * 32 * 8192;
+/** Of random blocks, from which pieces are cut at places of their own. */
+const poolBytes = 8 * pieceBytes;
+/** Blocks between the places of two pieces; prime, so that none comes twice. */
+const stepBlocks = 104_729;
+
+/** Twice the pool, so that a piece may begin anywhere in it. */
+function randomBlocks(seed: number): Buffer {
+  const key = Buffer.alloc(16);
+  key.writeUInt32LE(seed);
+  const pool = createCipheriv("aes-128-ctr", key, Buffer.alloc(16)).update(Buffer.alloc(poolBytes));
+  for (let i = 0; i < pool.length; i++) pool[i] = symmetric[pool[i] as number] as number;
+  for (let block = 0; block < pool.length; block += q4_0.bytes) pool.set(scale, block);
+  return Buffer.concat([pool, pool]);
+}
 
 /** Writes random weights in q4_0, the same for the same seed: every expert has bytes of its own. Norms are ones. The file gets its name
  *  when it is whole. */
 export async function writeRandomGguf(path: string, of: Omit<RandomGguf, "weights">, seed: number): Promise<void> {
   const { header, tensors } = await headerOf({ ...of, weights: q4_0 });
-  const key = Buffer.alloc(16);
-  key.writeUInt32LE(seed);
-  const random = createCipheriv("aes-128-ctr", key, Buffer.alloc(16));
-  const zeros = Buffer.alloc(pieceBytes);
+  const blocks = randomBlocks(seed);
+  let cut = 0;
   const unfinished = `${path}.${process.pid}`;
   const file = openSync(unfinished, "w");
   try {
@@ -126,9 +138,8 @@ export async function writeRandomGguf(path: string, of: Omit<RandomGguf, "weight
         continue;
       }
       for (let at = 0; at < bytes; at += pieceBytes) {
-        const piece = random.update(zeros.subarray(0, Math.min(pieceBytes, bytes - at)));
-        for (let i = 0; i < piece.length; i++) piece[i] = symmetric[piece[i] as number] as number;
-        for (let block = 0; block < piece.length; block += q4_0.bytes) piece.set(scale, block);
+        const from = ((cut++ * stepBlocks) % (poolBytes / q4_0.bytes)) * q4_0.bytes;
+        const piece = blocks.subarray(from, from + Math.min(pieceBytes, bytes - at));
         writeSync(file, Buffer.concat([piece, Buffer.alloc(at + piece.length >= bytes ? aligned(bytes) - bytes : 0)]));
       }
     }
