@@ -4,6 +4,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { buildWithoutTiles } from "../../../test/kit/models/cpu-build.ts";
 import { stored } from "../../../test/kit/models/published-parts.ts";
 import { randomTensor } from "../../kernels/random.ts";
@@ -157,7 +159,7 @@ test("experts that are left alone lie in large pages, and go from there and come
   const [first, stride] = [here[0]!.addresses[0]!, Number(here[1]!.addresses[0]! - here[0]!.addresses[0]!)];
   const bytes = (field?: string): number => residentBetween(first, first + BigInt(64 * stride), field);
   const [before, resident] = [await answers(), bytes()];
-  for (let ms = 0; ms < 4 * settledMs && bytes("AnonHugePages") < 64 * stride - largePageBytes; ms += 50) await setTimeout(50);
+  for (let ms = 0; ms < 4 * settledMs && bytes("AnonHugePages") < 2 * largePageBytes; ms += 50) await setTimeout(50);
   if (bytes("AnonHugePages") === 0) return t.skip("the machine gives no large pages now");
   assert.deepEqual(await answers(), before);
   assert.ok(bytes() <= resident, `${bytes()} in large pages, ${resident} in small ones`);
@@ -166,6 +168,22 @@ test("experts that are left alone lie in large pages, and go from there and come
   assert.ok(bytes() <= resident - 16 * stride + 2 * 4096, `${bytes()} of ${resident} without 16 times ${stride}`);
   for (let expert = 8; expert < 24; expert++) here[expert] = expertSlab.place(expert, weightsOf("q4_0", expert));
   assert.deepEqual(await answers(), before);
+  device.close();
+});
+
+test("what an expert was written from is not held while its pages wait", async () => {
+  setFlagsFromString("--expose-gc");
+  const device = new CpuDevice({ threads: 1, build: buildWithoutTiles });
+  const expertSlab = new SingleExperts(device).expertSlab(small, 1);
+  const place = (): WeakRef<object> => {
+    const weights = weightsOf("q4_0", 1);
+    expertSlab.place(0, weights);
+    return new WeakRef(weights);
+  };
+  const written = place();
+  await setTimeout(1); // a WeakRef holds until the turn ends
+  runInNewContext("gc")();
+  assert.ok(written.deref() === undefined);
   device.close();
 });
 

@@ -110,7 +110,7 @@ export class Slab {
       });
       device.assertOpen();
       this.#mark(slot, true);
-      for (const each of this.#placed) device.largePages.settle(addressOf(each, slot), each.stride, (page) => this.#isFull(each, page));
+      this.#settle(slot);
     } finally {
       metadata.free();
       if (!this.#used[slot]) this.drop(slot);
@@ -188,6 +188,12 @@ export class Slab {
   free(): void {
     for (const { buffer } of this.#placed) buffer.free();
     this.#metadata.free();
+  }
+
+  /** Apart from `writing`, whose weights a closure there would hold. */
+  #settle(slot: number): void {
+    for (const placed of this.#placed)
+      this.#device.largePages.settle(addressOf(placed, slot), placed.stride, (page) => this.#isFull(placed, page));
   }
 
   /** Whether experts take all of a large page. */
