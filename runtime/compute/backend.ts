@@ -55,6 +55,8 @@ export interface Compiled {
 }
 
 export interface ExpertSlab {
+  /** It keeps none of the memory that `put` is given. */
+  readonly copies?: boolean;
   put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled>;
 }
 

@@ -62,10 +62,12 @@ class Placed implements Compiled {
 class PlacedExpertSlab implements ExpertSlab {
   readonly device: number;
   readonly inner: ExpertSlab;
+  readonly copies: boolean;
 
   constructor(device: number, inner: ExpertSlab) {
     this.device = device;
     this.inner = inner;
+    this.copies = inner.copies ?? false;
   }
   async put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled> {
     return new Placed(this.device, await this.inner.put(expert, weights, pause));

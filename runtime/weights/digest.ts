@@ -4,8 +4,12 @@ import { codecsOf, type ExpertIndex } from "./store.ts";
 
 export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
-/** sha256Hex of a copy on a thread of libuv's pool: several at a time, while this thread answers pings. */
+/** Less is hashed in a fraction of a millisecond. */
+const apartFromBytes = 256 * 2 ** 10;
+
+/** sha256Hex; of much, on a copy and a thread of libuv's pool: several at a time, while this thread answers pings. */
 export async function sha256Apart(bytes: Uint8Array): Promise<string> {
+  if (bytes.byteLength < apartFromBytes) return sha256Hex(bytes);
   return Buffer.from(await webcrypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>)).toString("hex");
 }
 

@@ -53,6 +53,7 @@ class SingleExpert implements Compiled {
 }
 
 class SingleExpertSlab implements ExpertSlab {
+  readonly copies = true;
   readonly #device: GgmlDevice;
   readonly #experts: SingleExperts;
   readonly #segment: Segment;

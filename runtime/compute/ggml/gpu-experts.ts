@@ -64,6 +64,7 @@ class Expert implements Compiled {
 }
 
 class GpuExpertSlab implements ExpertSlab {
+  readonly copies = true;
   readonly segment: Segment;
   readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
   readonly #device: GgmlDevice;

@@ -8,12 +8,12 @@ import { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 
 /** A table whose experts are written elsewhere until `written` has settled. */
-function tableOf(written: Promise<void>, dispose: Compiled["dispose"] = async () => {}) {
+function tableOf(written: Promise<void>, dispose: Compiled["dispose"] = async () => {}, copies = true) {
   const put = async (_expert: number, _weights: unknown, pause: Pause): Promise<Compiled> => {
     await pause(written);
     return { residentBytes: 1, run: async () => ({}), dispose };
   };
-  const backend = { createExpertSlab: () => ({ put }) } as unknown as Backend;
+  const backend = { createExpertSlab: () => ({ put, copies }) } as unknown as Backend;
   const program = { layers: [{ kind: "moe", expert: {}, experts: 1 }], hidden: 1 } as unknown as ModelProgram;
   const store = { decodeUnit: () => ({}) };
   return new ExpertTable({ backend, store, program, codec: "f32", counter: {} as LoadCounter });
@@ -51,4 +51,12 @@ test("of two loads of one expert at once one stays, and the other goes while nob
   let gone = 0;
   await Promise.all([0, 1].map(() => table.load(0, 0, new Uint8Array(1))));
   assert.deepEqual([gone, table.count], [1, 1]);
+});
+
+test("the memory of a unit goes with its load, unless the backend keeps it", async () => {
+  for (const copies of [true, false]) {
+    const unit = new Uint8Array(8);
+    await tableOf(Promise.resolve(), undefined, copies).load(0, 0, unit);
+    assert.equal(unit.byteLength, copies ? 0 : 8);
+  }
 });

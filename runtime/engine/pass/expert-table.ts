@@ -80,6 +80,7 @@ export class ExpertTable {
     return this.#layers[layer]?.[expert] !== undefined;
   }
 
+  /** Takes the unit's memory over: it lived too long for a young generation, and the next collection of all may be far. */
   async load(layer: number, expert: number, unit: Uint8Array): Promise<void> {
     const row = this.#row(layer, expert);
     const key = `${layer}.${expert}`;
@@ -89,6 +90,7 @@ export class ExpertTable {
     const expertSlab = this.#expertSlabs[layer] as ExpertSlab;
     const weights = store.decodeUnit(unit, codec, layer);
     const compiled = await this.lock.run(() => expertSlab.put(expert, weights, (until) => this.lock.pause(until)));
+    if (expertSlab.copies && unit.buffer instanceof ArrayBuffer) unit.buffer.transfer(0);
     if (row[expert]) await this.lock.run(() => compiled.dispose());
     else {
       row[expert] = compiled;
