@@ -10,6 +10,7 @@ import { FrameScheduler } from "./pass/frame-scheduler.ts";
 import { Mutex } from "./pass/mutex.ts";
 import { forward } from "./pass/step.ts";
 import type { StepTools } from "./pass/step-tools.ts";
+import { RanksInStep } from "./schedule/ranks-in-step.ts";
 
 const tokens = 64;
 const layers = 2;
@@ -42,7 +43,7 @@ class Rank {
       release: () => {},
       compute: async () => {},
     };
-    this.inbox = new FrameInbox(experts as any, () => performance.now());
+    this.inbox = new FrameInbox(experts as any, () => performance.now(), new RanksInStep([]));
     this.scheduler = new FrameScheduler({
       experts,
       poll: () => undefined,

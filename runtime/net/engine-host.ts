@@ -32,7 +32,7 @@ export interface EngineHostOptions {
   /** Undefined when the caller is served. */
   readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
   /** The rows stay unchanged until they are sent. When it rejects, the caller goes elsewhere. */
-  readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<RowsAnswer>;
+  readonly serve: (frame: RowsFrame, rows: Uint8Array, rank: number) => Promise<RowsAnswer>;
   readonly onProblem: (message: string) => void;
   /** A frame was refused here, which `serve` never saw. */
   readonly onRefused: (result: "rejected" | "busy") => void;
@@ -197,6 +197,6 @@ class AcceptedEngine {
     if (refusal) {
       server.options.onRefused(refusal.type);
       answer(refusal);
-    } else server.options.serve(frame, rows).then(answer, () => answer(failed));
+    } else server.options.serve(frame, rows, this.#caller.rank).then(answer, () => answer(failed));
   }
 }

@@ -68,6 +68,7 @@ async function figuresOf(ranks: RankProcesses, tokens: number, rate: () => Promi
   const each = (part: keyof Used): number => (after[part] - before[part]) / tokens;
   return {
     ...{ tokensPerSecond, bytesPerToken: each("bytes"), cpuMsPerToken: each("cpu") },
+    rowsAtOnce: (after.rows - before.rows) / Math.max(1, after.calls - before.calls),
     ...{ denseMsPerToken: each("dense"), expertsMsPerToken: each("computed"), awaitedMsPerToken: each("experts") },
   };
 }

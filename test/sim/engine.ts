@@ -81,7 +81,7 @@ export class SimEngine implements Engine {
       dispatch: (frame) => this.connections.rows(frame),
       scheduler: {
         ...{ pieceRows: (_kind: StepKind, rows: number) => rows, took: () => {}, begin: () => {} },
-        ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined },
+        ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined, reached: () => {} },
         ownExperts: (batches, allocate) => Promise.all(batches.map((batch) => this.#table.run(batch, allocate))),
         ended: () => undefined,
         waitFor: async (answers) => void (await answers),

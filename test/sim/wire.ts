@@ -13,6 +13,7 @@ import type { BulkRead, ReadLink } from "../../runtime/net/read-link.ts";
 import type { RowsAnswer, RowsFrame } from "../../runtime/net/rows-codec.ts";
 import type { Handlers } from "../../runtime/net/service.ts";
 import { peerIdentity } from "../../runtime/net/tls.ts";
+import { noRank } from "../../runtime/placement/dispatch.ts";
 import { BidiCall, bulkRead, type Call, StreamCall, servingReads, UnaryCall } from "./calls.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 
@@ -230,7 +231,7 @@ export class SimWire {
               return;
             }
             const failed = { type: "busy", afterMs: 200 } as const;
-            serve({ seq: message.seq, ...message.frame }, message.rows).then(
+            serve({ seq: message.seq, ...message.frame }, message.rows, claimed?.rank ?? noRank).then(
               (answer) => call.write(new AnsweredRows(message.seq, answer)),
               () => call.write(new AnsweredRows(message.seq, failed)),
             );

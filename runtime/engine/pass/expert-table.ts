@@ -22,6 +22,8 @@ export interface PairBatch extends Pairs {
 
 export interface AskedBatch extends PairBatch {
   readonly origin: RowOrigin;
+  /** The rank whose rows they are, if it is another. */
+  readonly from?: number;
 }
 
 export interface ExpertWork extends Queued {

@@ -1,5 +1,6 @@
 // The inbox between connections and the frame scheduler.
 import { FrameQueue } from "../schedule/frame-queue.ts";
+import type { RanksInStep } from "../schedule/ranks-in-step.ts";
 import type { AskedBatch, ExpertTable, ExpertWork } from "./expert-table.ts";
 
 interface Reply {
@@ -12,22 +13,31 @@ export class FrameInbox {
   /** The time of the newest decode frame. */
   decodeAt = Number.NEGATIVE_INFINITY;
   readonly #experts: Pick<ExpertTable, "prepare" | "release">;
+  readonly ranks: RanksInStep;
   readonly #now: () => number;
   readonly #replies = new Map<ExpertWork, Reply>();
   #onFrames = (): void => {};
 
-  constructor(experts: Pick<ExpertTable, "prepare" | "release">, now: () => number) {
+  constructor(experts: Pick<ExpertTable, "prepare" | "release">, now: () => number, ranks: RanksInStep) {
     this.#experts = experts;
+    this.ranks = ranks;
     this.#now = now;
   }
 
   /** Resolves with the computed rows; rejects with AppError `NotHosted`. */
-  serve(batch: AskedBatch): Promise<Float32Array> {
+  async serve(batch: AskedBatch): Promise<Float32Array> {
+    const work = this.#experts.prepare(batch, undefined, batch.origin);
+    const { layer, phase, from } = batch;
+    if (phase === "decode") this.decodeAt = this.#now();
+    if (phase === "decode" && from !== undefined) this.ranks.came(from, layer, this.#now());
+    return this.add(work);
+  }
+
+  /** Rows of this rank's own step are added with frames of the same layer. */
+  add(work: ExpertWork): Promise<Float32Array> {
     return new Promise((resolve, reject) => {
-      const work = this.#experts.prepare(batch, undefined, batch.origin);
-      if (batch.phase === "decode") this.decodeAt = this.#now();
       this.#replies.set(work, { resolve, reject });
-      this.queue.push(work);
+      this.queue.push(work, this.#now());
     });
   }
 

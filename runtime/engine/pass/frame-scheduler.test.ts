@@ -6,6 +6,7 @@ import fc from "fast-check";
 import type { Phase, StepKind } from "../../../crds/telemetry.ts";
 import { engineWorld } from "../../../test/kit/ranks/loaded-engine.ts";
 import type { Share } from "../schedule/frame-queue.ts";
+import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
 import { FrameInbox } from "./frame-inbox.ts";
 import { FrameScheduler } from "./frame-scheduler.ts";
@@ -44,7 +45,7 @@ class Stage {
         this.during.shift()?.();
       },
     };
-    this.frames = new FrameInbox(experts, () => this.nowMs);
+    this.frames = new FrameInbox(experts, () => this.nowMs, new RanksInStep([0, 1, 2, 3, 4, 5, 6, 7]));
     this.scheduler = new FrameScheduler({
       experts,
       inbox: this.frames,
@@ -64,10 +65,11 @@ class Stage {
     this.scheduler.running = kind;
   }
 
-  ask(phase: Phase, layer: number, pairs: number): Promise<Float32Array> {
+  ask(phase: Phase, layer: number, pairs: number, from = 1): Promise<Float32Array> {
     const pairRows = new Uint32Array(pairs);
     return this.frames.serve({
       origin: "remote",
+      from,
       layer,
       phase,
       rows: new Float32Array(1),
@@ -209,6 +211,56 @@ test("the rows of a frame are those that it has alone, whatever waits beside it"
     }),
     { numRuns: 15 },
   );
+});
+
+const ownDecode = (layer: number): PairBatch => ({
+  ...{ layer, phase: "decode", rows: new Float32Array(1), pairRows: new Uint32Array(3), pairExperts: new Uint32Array(3) },
+});
+
+/** Two other ranks have sent frames of the layers up to this one, in step. */
+async function inStep(layer: number): Promise<Stage> {
+  const stage = new Stage();
+  for (let i = 0; i <= 40 + layer; i++) {
+    stage.nowMs += 1;
+    for (const rank of [1, 2]) void stage.ask("decode", i % 8, 2, rank);
+    await stage.scheduler.serveWaiting();
+  }
+  stage.log.length = 0;
+  stage.kind = "decode";
+  stage.scheduler.begin(1);
+  return stage;
+}
+
+test("rows of a layer are computed with those of ranks in step, which are waited for shortly", async () => {
+  const stage = await inStep(2);
+  void stage.ask("decode", 3, 2, 1);
+  const own = stage.scheduler.ownExperts([ownDecode(3)]);
+  await stage.scheduler.betweenGraphs();
+  assert.deepEqual(stage.log, [], "rank 2 is due");
+  const other = stage.ask("decode", 3, 1, 2);
+  await stage.scheduler.serveWaiting();
+  assert.deepEqual([(await own)[0]?.length, (await other).length], [3, 1]);
+  assert.deepEqual(stage.log, ["decode 3: 2+3+1"]);
+  const late = stage.scheduler.ownExperts([ownDecode(4)]);
+  setImmediate(() => {
+    stage.nowMs += 2;
+  });
+  await late;
+  assert.deepEqual(stage.log.slice(1), ["decode 4: 3"], "nobody else came");
+});
+
+test("a frame of the layer that the own step has next waits for it, others do not", async () => {
+  const stage = await inStep(0);
+  stage.nowMs += 50; // the ranks are late
+  stage.scheduler.reached(2);
+  const next = stage.ask("decode", 3, 2);
+  const behind = stage.ask("decode", 1, 1);
+  await stage.scheduler.betweenGraphs();
+  await behind;
+  assert.deepEqual(stage.log, ["decode 1: 1"]);
+  stage.scheduler.reached(3);
+  await Promise.all([next, stage.scheduler.ownExperts([ownDecode(3)])]);
+  assert.deepEqual(stage.log.slice(1), ["decode 3: 2+3"]);
 });
 
 test("frames that keep coming hold up neither the own step nor loads and timers", async () => {

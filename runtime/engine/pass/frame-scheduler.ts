@@ -1,9 +1,10 @@
 // Computes frames of other ranks between the graphs of this rank's own steps: decode frames first, prefills in pieces (../DECISIONS.md 1).
-import { setImmediate } from "node:timers/promises";
+import { setImmediate, setTimeout as sleep } from "node:timers/promises";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { BufferAllocator } from "../../compute/backend.ts";
 import type { Share } from "../schedule/frame-queue.ts";
 import { Pace } from "../schedule/pace.ts";
+import { togetherMsMost } from "../schedule/ranks-in-step.ts";
 import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
 import type { FrameInbox } from "./frame-inbox.ts";
 
@@ -25,6 +26,9 @@ const layerRows = { least: 1, most: 65_536 };
 /** Milliseconds after a decode frame in which steps leave time for more. */
 const framesForMs = 10_000;
 
+/** Milliseconds that decode rows of a layer wait for more of it. */
+const gatherMs = 1;
+
 export interface StepScheduler {
   pieceRows(kind: StepKind, rows: number): number;
   took(rows: number, ms: number): void;
@@ -32,6 +36,8 @@ export interface StepScheduler {
   tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nothing is waiting. */
   betweenGraphs(): Promise<void> | undefined;
+  /** The own step's rows have passed this layer or are routed in it. */
+  reached(layer: number): void;
   /** Computes several batches of one layer together; returns the rows of each. */
   ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]>;
   begin(parts: number): void;
@@ -66,6 +72,7 @@ export class FrameScheduler implements StepScheduler {
   #parts = 1;
   #waiting = 0;
   #idleSince = 0;
+  #isLater = false;
 
   constructor(options: FrameSchedulerOptions) {
     this.#options = options;
@@ -106,8 +113,24 @@ export class FrameScheduler implements StepScheduler {
     return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
   }
 
+  reached(layer: number): void {
+    this.#options.inbox.ranks.own(this.running === "decode" ? layer : undefined);
+  }
+
+  /** Decode steps of ranks begin at the same time, if those of others are about to end. */
+  async together(): Promise<void> {
+    const { inbox, now } = this.#options;
+    const until = now() + togetherMsMost;
+    while (now() < until && inbox.ranks.isEnding(now())) await sleep(1);
+  }
+
   async ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]> {
-    const { experts } = this.#options;
+    const { experts, inbox, now } = this.#options;
+    if (this.running === "decode" && this.#parts === 1 && (inbox.queue.decodeWaits || inbox.ranks.isNear(now()))) {
+      const rows = Promise.all(batches.map((batch) => inbox.add(experts.prepare(batch, allocate))));
+      void this.serveWaiting();
+      return rows;
+    }
     const works: ExpertWork[] = [];
     try {
       for (const batch of batches) works.push(experts.prepare(batch, allocate));
@@ -160,7 +183,6 @@ export class FrameScheduler implements StepScheduler {
 
   /** All decode frames and at most `portions` of prefills; none once the own step can go on. */
   async #serve(portions: number): Promise<void> {
-    const { queue } = this.#options.inbox;
     if (this.#serving) return;
     this.#serving = true;
     let since = this.#options.now();
@@ -172,12 +194,11 @@ export class FrameScheduler implements StepScheduler {
           since = this.#options.now();
         }
         this.#options.takeMessages();
-        const decodes = queue.decodeWaits;
-        const prefills = left > 0 && (portions === 1 || !this.#ownRuns());
-        if (!decodes && (!prefills || queue.empty)) return;
+        const shares = this.#next(portions, left);
+        if (shares.length === 0) return;
         const startedAt = this.#options.now();
-        await this.#compute(decodes ? queue.nextDecode() : queue.nextPrefill(this.#expertPace.within(this.#portionMs())));
-        if (!decodes) {
+        await this.#compute(shares);
+        if (shares[0]?.frame.phase === "prefill") {
           left -= 1;
           const endedAt = this.#options.now();
           this.#yieldToOthers();
@@ -189,6 +210,32 @@ export class FrameScheduler implements StepScheduler {
     } finally {
       this.#serving = false;
     }
+  }
+
+  #next(portions: number, left: number): readonly Share<ExpertWork>[] {
+    const { queue } = this.#options.inbox;
+    const decodes = queue.nextDecode((layer, since) => this.#waitsForMore(layer, since, portions));
+    if (decodes.length > 0) return decodes;
+    if (queue.decodeWaits) this.#later();
+    const isTurn = left > 0 && (portions === 1 || !this.#ownRuns());
+    return isTurn ? queue.nextPrefill(this.#expertPace.within(this.#portionMs())) : [];
+  }
+
+  /** More rows of this layer are about to come (../DECISIONS.md 11). */
+  #waitsForMore(layer: number, since: number, portions: number): boolean {
+    const { inbox, now } = this.#options;
+    const isOwnDue = this.running === "decode" && inbox.ranks.isOwnDue(layer);
+    if (isOwnDue && portions <= 1) return true; // the own step goes on at once
+    return now() - since < gatherMs && (isOwnDue || inbox.ranks.isDue(layer, now()));
+  }
+
+  #later(): void {
+    if (this.#isLater) return;
+    this.#isLater = true;
+    setTimeout(() => {
+      this.#isLater = false;
+      void this.serveWaiting();
+    }, gatherMs);
   }
 
   /** ../DECISIONS.md 2 */

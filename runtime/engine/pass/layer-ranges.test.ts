@@ -5,6 +5,7 @@ import { after, before, test } from "node:test";
 import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { createRouter } from "../../placement/dispatch.ts";
+import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
 import { FrameInbox } from "./frame-inbox.ts";
@@ -59,7 +60,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
       pendingAnswers: () => 1,
       now: () => performance.now(),
       yieldProcessor: () => {},
-      inbox: new FrameInbox(experts, () => performance.now()),
+      inbox: new FrameInbox(experts, () => performance.now(), new RanksInStep([])),
     },
     poll: () => undefined,
   });

@@ -80,6 +80,7 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
     const ms = performance.now() - startedAt;
     times.addBoth({ rows: tokens.length, decodes }, ms);
     scheduler.tookLayers(to - from, tokens.length, ms);
+    scheduler.reached(to - 1);
     for (const [i, ids] of out.ids.entries()) {
       const layer = from + i;
       part.attended(layer);

@@ -210,6 +210,7 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
     return { layer, phase, rows: f, pairRows: all.pairRows.subarray(from, to), pairExperts: all.pairExperts.subarray(from, to) };
   };
   const local = groups.filter(({ key }) => key === localKey);
+  scheduler.reached(layer);
   const rowsOfAll = groups.reduce((sum, { pairs }) => sum + pairs.length, 0);
   if (local.length === groups.length && rowsOfAll === ids.length) {
     const rows = allocate("pairs", ids.length * hidden);

@@ -7,6 +7,7 @@ import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { type KvGroup, type Place, placesOf } from "../../kernels/kv-groups.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import type { RemoteFrame } from "../api.ts";
+import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import type { ThreadOptions } from "../thread/messages.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
@@ -67,7 +68,7 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
       pendingAnswers: () => 1,
       now: () => performance.now(),
       yieldProcessor: () => {},
-      inbox: new FrameInbox(own, () => performance.now()),
+      inbox: new FrameInbox(own, () => performance.now(), new RanksInStep([])),
     },
   });
   scheduler.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));

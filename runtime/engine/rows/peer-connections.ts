@@ -102,7 +102,7 @@ export class PeerConnections {
       sums: this.#sums,
       tls: { current: () => this.#tls as TlsMaterial },
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
-      serve: (frame, rows) => this.#rows.answer(frame, rows),
+      serve: (frame, rows, rank) => this.#rows.answer(frame, rows, rank),
       onProblem: (message) => this.counters.problem(message),
       onRefused: (result) => this.counters.refused(result),
     });

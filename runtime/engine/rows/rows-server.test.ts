@@ -23,7 +23,7 @@ test("a frame whose compute fails is counted as an error, with a problem and an 
   });
   const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   const asked = { ...frame, gates: undefined, traceparent } as unknown as RowsFrame;
-  await assert.rejects(server.answer(asked, new Uint8Array(hidden * 4)), /the device is lost/);
+  await assert.rejects(server.answer(asked, new Uint8Array(hidden * 4), 1), /the device is lost/);
   const counts = counters.take(0, 0);
   assert.equal(counts?.served.results.error, 1);
   assert.match(counts.problems[0] ?? "", /^a frame of layer 0 failed: .*the device is lost/);
@@ -43,7 +43,7 @@ test("a frame for which this rank may load no more now is busy, and counted so",
     onFrames: () => {},
     counters,
   });
-  const answer = await server.answer({ ...frame, onDemand: true } as unknown as RowsFrame, new Uint8Array(hidden * 4));
+  const answer = await server.answer({ ...frame, onDemand: true } as unknown as RowsFrame, new Uint8Array(hidden * 4), 1);
   assert.equal("type" in answer && answer.type, "busy");
   assert.equal(counters.take(0, 0)?.served.results.busy, 1);
 });

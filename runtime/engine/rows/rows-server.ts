@@ -35,13 +35,13 @@ export class RowsServer {
     this.#options = options;
   }
 
-  async answer(frame: RowsFrame, bytes: Uint8Array): Promise<RowsAnswer> {
-    if (frame.traceparent === undefined) return this.#counted(frame, bytes);
+  async answer(frame: RowsFrame, bytes: Uint8Array, from: number): Promise<RowsAnswer> {
+    if (frame.traceparent === undefined) return this.#counted(frame, bytes, from);
     const attributes = { "enodia.layer": frame.layer, "enodia.pairs": frame.pairExperts.length };
     const { end } = beginSpan(frame.traceparent, { name: "experts.serve", role: "server", attributes });
     const { counters } = this.#options;
     try {
-      const answer = await this.#counted(frame, bytes);
+      const answer = await this.#counted(frame, bytes, from);
       counters.span(end({ "enodia.result": answer instanceof Uint8Array ? "rows" : answer.type }));
       return answer;
     } catch (caught) {
@@ -50,9 +50,9 @@ export class RowsServer {
     }
   }
 
-  async #counted(frame: RowsFrame, bytes: Uint8Array): Promise<RowsAnswer> {
+  async #counted(frame: RowsFrame, bytes: Uint8Array, from: number): Promise<RowsAnswer> {
     const { counters } = this.#options;
-    const answer = await this.#answer(frame, bytes).catch((caught) => {
+    const answer = await this.#answer(frame, bytes, from).catch((caught) => {
       counters.refused("error");
       counters.problem(`a frame of layer ${frame.layer} failed: ${AppError.from(caught).message}`);
       throw caught;
@@ -62,7 +62,7 @@ export class RowsServer {
     return answer;
   }
 
-  async #answer(frame: RowsFrame, bytes: Uint8Array): Promise<RowsAnswer> {
+  async #answer(frame: RowsFrame, bytes: Uint8Array, from: number): Promise<RowsAnswer> {
     const { model, view } = this.#options;
     const { layer, pairRows, pairExperts, gates } = frame;
     const { hidden } = model;
@@ -81,7 +81,7 @@ export class RowsServer {
     this.frameAt = performance.now();
     this.#announce();
     try {
-      return await this.#rows(frame, gates ? decodeHalfRows(bytes, hidden) : viewF32(bytes));
+      return await this.#rows(frame, gates ? decodeHalfRows(bytes, hidden) : viewF32(bytes), from);
     } catch (caught) {
       const missing = missingExperts(caught);
       if (missing.length > 0) return lacks(missing);
@@ -90,16 +90,20 @@ export class RowsServer {
     }
   }
 
-  async #rows(frame: RowsFrame, rows: Float32Array): Promise<Uint8Array> {
+  async #rows(frame: RowsFrame, rows: Float32Array, from: number): Promise<Uint8Array> {
     const { hidden } = this.#options.model;
     const { pairRows, gates } = frame;
-    const computed = await this.#compute(frame, rows);
+    const computed = await this.#compute(frame, rows, from);
     if (gates === undefined) return bytesOf(computed);
     return encodeHalfRows(sumPairs(computed, { pairRows, gates }, rows.length / hidden, hidden), hidden);
   }
 
-  async #compute({ layer, epoch, decode, pairRows, pairExperts, onDemand }: RowsFrame, rows: Float32Array): Promise<Float32Array> {
-    const batch: AskedBatch = { origin: "remote", layer, phase: decode ? "decode" : "prefill", rows, pairRows, pairExperts };
+  async #compute(
+    { layer, epoch, decode, pairRows, pairExperts, onDemand }: RowsFrame,
+    rows: Float32Array,
+    from: number,
+  ): Promise<Float32Array> {
+    const batch: AskedBatch = { origin: "remote", from, layer, phase: decode ? "decode" : "prefill", rows, pairRows, pairExperts };
     try {
       return await this.#options.serve(batch);
     } catch (caught) {

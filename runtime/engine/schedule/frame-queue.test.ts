@@ -40,7 +40,7 @@ test("every pair is taken once, and a frame's last share says so", () => {
           else {
             const next = frame(...op);
             frames.push(next);
-            queue.push(next);
+            queue.push(next, 0);
           }
         }
         while (!queue.empty) assert.ok(take().length > 0);
@@ -54,7 +54,7 @@ test("every pair is taken once, and a frame's last share says so", () => {
 test("frames of one layer go together, up to a bound, and the layer that has waited longest is first", () => {
   const queue = new FrameQueue<Frame>();
   const [a, b, c] = [frame("decode", 1, 2), frame("decode", 0, 1), frame("decode", 1, 3)];
-  for (const each of [a, b, c]) queue.push(each);
+  for (const each of [a, b, c]) queue.push(each, 0);
   assert.deepEqual(
     queue.nextDecode().map((share) => share.frame),
     [a, c],
@@ -63,14 +63,33 @@ test("frames of one layer go together, up to a bound, and the layer that has wai
     queue.nextDecode().map((share) => share.frame),
     [b],
   );
-  for (let i = 0; i < 3; i++) queue.push(frame("decode", 0, 300));
+  for (let i = 0; i < 3; i++) queue.push(frame("decode", 0, 300), 0);
   assert.equal(queue.nextDecode().length, 1, "not more than 512 pairs at once");
+});
+
+test("frames of a layer that waits for more let the next layer go first", () => {
+  const queue = new FrameQueue<Frame>();
+  const [a, b] = [frame("decode", 1, 2), frame("decode", 0, 1)];
+  for (const [since, each] of [a, b].entries()) queue.push(each, since);
+  const asked: number[][] = [];
+  const shares = queue.nextDecode((...of) => asked.push(of) === 1);
+  assert.deepEqual(
+    [shares.map((share) => share.frame), asked],
+    [
+      [b],
+      [
+        [1, 0],
+        [0, 1],
+      ],
+    ],
+  );
+  assert.deepEqual([queue.nextDecode(() => true), queue.decodeWaits], [[], true]);
 });
 
 test("a frame that failed between two portions is gone", () => {
   const queue = new FrameQueue<Frame>();
   const [bad, good] = [frame("prefill", 0, 10), frame("prefill", 1, 1)];
-  for (const each of [bad, good]) queue.push(each);
+  for (const each of [bad, good]) queue.push(each, 0);
   queue.nextPrefill(4);
   queue.drop(new Set([bad]));
   assert.deepEqual(queue.nextPrefill(4), [{ frame: good, pairs: [0], last: true }]);

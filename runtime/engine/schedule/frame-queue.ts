@@ -16,6 +16,7 @@ export interface Share<Frame> {
 
 interface Waiting<Frame> {
   readonly frame: Frame;
+  readonly since: number;
   done: number;
 }
 
@@ -26,8 +27,8 @@ export class FrameQueue<Frame extends Queued> {
   #decode: Waiting<Frame>[] = [];
   #prefill: Waiting<Frame>[] = [];
 
-  push(frame: Frame): void {
-    (frame.phase === "decode" ? this.#decode : this.#prefill).push({ frame, done: 0 });
+  push(frame: Frame, since: number): void {
+    (frame.phase === "decode" ? this.#decode : this.#prefill).push({ frame, since, done: 0 });
   }
 
   get empty(): boolean {
@@ -38,9 +39,14 @@ export class FrameQueue<Frame extends Queued> {
     return this.#decode.length > 0;
   }
 
-  /** All decode frames of the layer that has waited longest. */
-  nextDecode(): Share<Frame>[] {
-    const layer = this.#decode[0]?.frame.layer;
+  /** All decode frames of the layer that has waited longest of those that wait for no more frames. */
+  nextDecode(waits: (layer: number, since: number) => boolean = () => false): Share<Frame>[] {
+    const waiting = new Set<number>();
+    const layer = this.#decode.find(({ frame, since }) => {
+      if (!waiting.has(frame.layer) && !waits(frame.layer, since)) return true;
+      waiting.add(frame.layer);
+      return false;
+    })?.frame.layer;
     const shares: Share<Frame>[] = [];
     const left: Waiting<Frame>[] = [];
     let pairs = 0;

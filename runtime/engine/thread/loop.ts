@@ -14,6 +14,7 @@ import { StepTimes } from "../pass/step-times.ts";
 import { Outbound } from "../rows/outbound.ts";
 import { PeerConnections } from "../rows/peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
+import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
@@ -37,7 +38,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const measured = { counter: new LoadCounter(info), times: new StepTimes() };
   const batcher = new Batcher(pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
-  const inbox = new FrameInbox(experts, now);
+  const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
   const onDemand = new OnDemandCalls(send);
   const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
   const report = (counts: PeerCounts): void => send({ type: "connections", counts });

@@ -59,7 +59,9 @@ export class Steps {
     const { batcher, connections, languages, model, prompts, requests, scheduler } = this.#parts;
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const start = performance.now();
-    scheduler.running = kindOf(step.tokens.length, decodesOf(step));
+    const kind = kindOf(step.tokens.length, decodesOf(step));
+    if (kind === "decode" && scheduler.running === kind) await scheduler.together(); // prompts do not wait for others
+    scheduler.running = kind;
     this.#traceparent = requests.traceOf(idsOf(step));
     // ../DECISIONS.md 7
     for (const change of step.changes) await this.#change(change);

@@ -19,9 +19,12 @@ export interface Spent {
   dense: number;
   experts: number;
   computed: number;
+  /** Products of an expert with some rows, and these rows. */
+  calls: number;
+  rows: number;
 }
 
-const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0 };
+const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0 };
 
 /** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
 async function countingEngine(options: EngineOptions): Promise<Engine> {
@@ -34,6 +37,8 @@ async function countingEngine(options: EngineOptions): Promise<Engine> {
         spent.dense += (seconds?.dense ?? 0) * 1000;
         spent.experts += (seconds?.experts ?? 0) * 1000;
         spent.computed += compute.micros / 1000;
+        spent.calls += compute.calls;
+        spent.rows += compute.rows;
       }
       return counters;
     },

@@ -96,11 +96,11 @@ export class RankProcesses extends Ranks {
   }
 
   async used(): Promise<Used> {
-    const used = { cpu: 0, dense: 0, experts: 0, computed: 0, bytes: 0 };
+    const used = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0, bytes: 0 };
     for (const [rank, child] of this.#children) {
       child.send("used");
       const spent = (await this.#answer(rank, child)) as Spent;
-      for (const part of ["cpu", "dense", "experts", "computed"] as const) used[part] += spent[part];
+      for (const part of ["cpu", "dense", "experts", "computed", "calls", "rows"] as const) used[part] += spent[part];
       const port = this.byRank.get(rank)?.worker.metricsPort;
       used.bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
     }

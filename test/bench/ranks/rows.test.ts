@@ -9,14 +9,21 @@ import { ownGroup, quotaFiles, quotaGroup, removeLeftGroups } from "./quota.ts";
 import { disturbedRow, rankRow } from "./rows.ts";
 import { layoutsOf, sharesOf } from "./shares.ts";
 
-const spent = { bytesPerToken: 6_912, cpuMsPerToken: 12.345, denseMsPerToken: 2, expertsMsPerToken: 4, awaitedMsPerToken: 7 };
+const spent = {
+  bytesPerToken: 6_912,
+  rowsAtOnce: 2.345,
+  cpuMsPerToken: 12.345,
+  denseMsPerToken: 2,
+  expertsMsPerToken: 4,
+  awaitedMsPerToken: 7,
+};
 const figures = (...rates: number[]) => rates.map((tokensPerSecond) => Object.assign({ tokensPerSecond }, spent));
 
 test("a row of ranks has the ratio of the rounds to the one rank, and a verdict where there is a limit", () => {
   const row = { ranks: "3, 0.67 CPUs each", name: "8 streams", streams: 8, least: 0.6 };
   assert.deepEqual(rankRow({ ...row, figures: figures(80, 60, 70), beside: figures(100, 120, 100) }), {
     ...{ ranks: "3, 0.67 CPUs each", case: "8 streams", tokensPerSecond: 70, perStream: 8.8, ratio: 0.7, least: 0.6, ok: true },
-    ...{ kilobytesPerToken: 6.91, cpuMsPerToken: 12.35, denseMsPerToken: 2, expertsMsPerToken: 4, awaitedMsPerToken: 7 },
+    ...{ kilobytesPerToken: 6.91, rowsAtOnce: 2.35, cpuMsPerToken: 12.35, denseMsPerToken: 2, expertsMsPerToken: 4, awaitedMsPerToken: 7 },
   });
   const one = rankRow({ ...row, figures: figures(100), beside: [] });
   assert.deepEqual([one.ratio, one.least, one.ok], ["-", "-", "-"]);

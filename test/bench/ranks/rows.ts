@@ -7,6 +7,8 @@ export interface RankFigures {
   readonly tokensPerSecond: number;
   /** Of all ranks together, for each token. */
   readonly bytesPerToken: number;
+  /** Of all ranks' tokens that an expert computes at once. */
+  readonly rowsAtOnce: number;
   readonly cpuMsPerToken: number;
   /** Of the engine threads. */
   readonly denseMsPerToken: number;
@@ -24,6 +26,7 @@ export interface RankRow {
   readonly least: number | "-";
   readonly ok: boolean | "-";
   readonly kilobytesPerToken: number;
+  readonly rowsAtOnce: number;
   /** CPU time, and of it computing what is not experts, and experts. */
   readonly cpuMsPerToken: number;
   readonly denseMsPerToken: number;
@@ -63,6 +66,7 @@ export function rankRow({ ranks, name, streams, least, figures, beside }: RankCa
     least: ratio === undefined ? "-" : (least ?? "-"),
     ok: ratio === undefined || least === undefined ? "-" : ratio >= least,
     kilobytesPerToken: middle((each) => each.bytesPerToken / 1000),
+    rowsAtOnce: middle((each) => each.rowsAtOnce),
     cpuMsPerToken: middle((each) => each.cpuMsPerToken),
     denseMsPerToken: middle((each) => each.denseMsPerToken),
     expertsMsPerToken: middle((each) => each.expertsMsPerToken),
