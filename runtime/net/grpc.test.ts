@@ -3,12 +3,14 @@ import assert from "node:assert/strict";
 import { type EventEmitter, once } from "node:events";
 import { type AddressInfo, connect as connectTcp, createServer as createTcp, type Socket } from "node:net";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import { within } from "../../test/kit/wait.ts";
 import { Control, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, connect, createServer, fromStatus, type GrpcServer, messageBytesMax } from "./grpc.ts";
+import type { Handlers } from "./service.ts";
 import { serverNames } from "./tls.ts";
 
 const ns = "default";
@@ -19,29 +21,31 @@ let serverTls: ReturnType<TestCa["issue"]>;
 let address: string;
 const closers: (() => void)[] = [];
 
+const unsupported = () => Promise.reject(new AppError("not in this test", { code: "NotFound" }));
+const handlers: Handlers<(typeof Control)["method"]> = {
+  describe: async (_request, call) => {
+    const who = callerOf(call, ns, name);
+    return { podName: who.role === "worker" ? `worker ${who.rank} ${who.podName}` : who.role };
+  },
+  snapshot: unsupported,
+  commit: () => Promise.reject(new AppError("epoch 3 is not above 4", { code: "StalePlan" })),
+  abort: unsupported,
+  release: unsupported,
+  drain: unsupported,
+  prepare: (call) => call.end(),
+  watch: (call) => {
+    call.on("data", ({ logLevel }) =>
+      call.write(create(WatchStatusSchema, { planHash: logLevel, hosted: logLevel === "many" ? [{}, {}] : [] })),
+    );
+    call.on("end", () => call.end());
+  },
+};
+
 before(async () => {
   ca = createTestCa();
   serverTls = ca.issue("rank-0", ns, name);
   server = createServer(serverTls);
-  const unsupported = () => Promise.reject(new AppError("not in this test", { code: "NotFound" }));
-  server.add(Control, {
-    describe: async (_request, call) => {
-      const who = callerOf(call, ns, name);
-      return { podName: who.role === "worker" ? `worker ${who.rank} ${who.podName}` : who.role };
-    },
-    snapshot: unsupported,
-    commit: () => Promise.reject(new AppError("epoch 3 is not above 4", { code: "StalePlan" })),
-    abort: unsupported,
-    release: unsupported,
-    drain: unsupported,
-    prepare: (call) => call.end(),
-    watch: (call) => {
-      call.on("data", ({ logLevel }) =>
-        call.write(create(WatchStatusSchema, { planHash: logLevel, hosted: logLevel === "many" ? [{}, {}] : [] })),
-      );
-      call.on("end", () => call.end());
-    },
-  });
+  server.add(Control, handlers);
   address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
 });
 after(async () => {
@@ -183,6 +187,32 @@ test("a connection that never finishes its handshake does not keep a server open
   await new Promise((resolve) => setTimeout(resolve, 50)); // until the server has taken it
   const late = new Promise((_, reject) => setTimeout(reject, 2_000, new Error("the server is open for 2 s")).unref());
   await Promise.race([Promise.all([own.close(0), once(silent, "close")]), late]).finally(() => silent.destroy());
+});
+
+test("a server that is closed has its running calls answered, for as long as it waits", async () => {
+  for (const [graceMs, answered] of [
+    [10_000, true],
+    [50, false],
+  ] as const) {
+    const leaving = createServer(ca.issue("rank-0", ns, name));
+    const { promise: asked, resolve: isAsked } = Promise.withResolvers<void>();
+    const describe = async () => {
+      isAsked();
+      await sleep(500);
+      return { podName: "late" };
+    };
+    leaving.add(Control, { ...handlers, describe });
+    const late = `127.0.0.1:${await leaving.listen("127.0.0.1", 0)}`;
+    const client = connect(Control, { address: late, serverName: serverNames.rank(0, ns, name), tls: ca.issue("operator", ns, name) });
+    closers.push(client.close);
+    const call = client.describe({}).then(
+      ({ podName }) => podName === "late",
+      () => false,
+    );
+    await asked;
+    await within(5_000, leaving.close(graceMs), "the close ends");
+    assert.equal(await call, answered);
+  }
 });
 
 test("a server that is closed before it listens fails its start", async () => {

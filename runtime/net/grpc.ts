@@ -1,5 +1,6 @@
 // gRPC servers and clients with mutual TLS, bounds and keepalive.
 import type { Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
@@ -79,14 +80,12 @@ export function createServer(tls: TlsSource, report?: RefusalReport): GrpcServer
     listen: (host, port) => listener.listen(host, port),
     close: async (graceMs) => {
       const stopped = listener.stop();
-      const calls = new Promise<void>((resolve) => {
-        const timer = setTimeout(() => server.forceShutdown(), graceMs);
-        server.tryShutdown(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      });
-      await Promise.all([calls, peers.close(graceMs)]);
+      server.tryShutdown(() => {}); // it is called back at once: connections close when their last call has ended
+      const late = new AbortController();
+      const grace = sleep(graceMs, undefined, { signal: late.signal }).catch(() => {});
+      await Promise.all([Promise.race([stopped, grace]), peers.close(graceMs)]);
+      late.abort();
+      server.forceShutdown();
       listener.cut();
       await stopped;
     },
