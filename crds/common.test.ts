@@ -23,3 +23,9 @@ test("what the system and gRPC say of a connection is told in words, with the co
   assert.equal(from("", { code: "ECONNREFUSED" }), "nothing listens there (ECONNREFUSED)", "of several addresses");
   assert.equal(AppError.from("read ECONNRESET", "reading").message, "reading: the connection was reset (ECONNRESET)");
 });
+
+test("of an error and one of the cleanup behind it, the first is told", () => {
+  const failed = new AppError("no plan", { code: "NoPlan" as never });
+  assert.equal(AppError.from(new SuppressedError(new Error("a close failed"), failed)), failed);
+  assert.equal(AppError.from(new SuppressedError(1, new SuppressedError(2, new Error("first"))), "starting").message, "starting: first");
+});

@@ -131,6 +131,7 @@ export class AppError extends Error {
   /** An AppError passes through unchanged. */
   static from(caught: unknown, operation?: string): AppError {
     if (caught instanceof AppError) return caught;
+    if (caught instanceof SuppressedError) return AppError.from(caught.suppressed, operation); // the one behind it came of its cleanup
     const message = messageOf(caught);
     return new AppError(operation ? `${operation}: ${message}` : message, {
       code: "Internal",

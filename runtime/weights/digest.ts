@@ -1,5 +1,6 @@
 // Hashes of a model store.
 import { createHash, webcrypto } from "node:crypto";
+import { setImmediate as yieldLoop } from "node:timers/promises";
 import { codecsOf, type ExpertIndex } from "./store.ts";
 
 export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
@@ -7,10 +8,24 @@ export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").upd
 /** Less is hashed in a fraction of a millisecond. */
 const apartFromBytes = 256 * 2 ** 10;
 
+/** More is not copied, which would hold this thread up: it is hashed here, in slices of a few milliseconds. */
+const apartMostBytes = 16 * 2 ** 20;
+const sliceBytes = 4 * 2 ** 20;
+
 /** sha256Hex; of much, on a copy and a thread of libuv's pool: several at a time, while this thread answers pings. */
 export async function sha256Apart(bytes: Uint8Array): Promise<string> {
   if (bytes.byteLength < apartFromBytes) return sha256Hex(bytes);
+  if (bytes.byteLength > apartMostBytes) return sha256InSlices(bytes);
   return Buffer.from(await webcrypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>)).toString("hex");
+}
+
+async function sha256InSlices(bytes: Uint8Array): Promise<string> {
+  const hash = createHash("sha256");
+  for (let from = 0; from < bytes.length; from += sliceBytes) {
+    if (from > 0) await yieldLoop();
+    hash.update(bytes.subarray(from, from + sliceBytes));
+  }
+  return hash.digest("hex");
 }
 
 type Hashed = Pick<ExpertIndex, "dense" | "denseForms" | "codecs">;

@@ -83,6 +83,7 @@ export class GgmlDevice {
   #generation = 0;
   #runs = 0;
   #closed = false;
+  #closing: Promise<void> | undefined;
   #fault: AppError | undefined;
 
   constructor(parts: DeviceParts) {
@@ -261,8 +262,13 @@ export class GgmlDevice {
     throw this.#fault;
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return;
+  /** A second close is the same one. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     this.#closed = true;
     this.warmPages.close();
     this.largePages.close();

@@ -1,10 +1,12 @@
-// A graph that is kept for a number of rows computes with the matrices of this call, whichever of them it had before.
+// Graphs of experts: one that is kept for a number of rows computes with the matrices of this call, whichever of them it had before, and
+// experts of unlike shapes have answers of their own.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { syntheticModel } from "../../../test/kit/models/synthetic.ts";
 import type { MoeLayer } from "../../kernels/segment.ts";
 import { CpuDevice } from "./device.ts";
 import { ExpertGraphs, endsOf, type RowEnds } from "./expert-graphs.ts";
+import { createGgmlBackend } from "./index.ts";
 import { Slab } from "./slab.ts";
 
 const ends: RowEnds = {
@@ -37,4 +39,25 @@ test("memory that only one matrix shares with the expert before is another exper
   assert.notDeepEqual(rowOf(graphs, b), wanted);
   slab.free();
   device.close();
+});
+
+test("experts of unlike shapes that run together answer as each alone", async () => {
+  const backend = await createGgmlBackend({ threads: 1 });
+  const models = [syntheticModel({}), syntheticModel({ intermediate_size: 96 })];
+  const calls = await Promise.all(
+    models.map(async (model, i) => {
+      const { expert } = model.program.layers[0] as MoeLayer;
+      const [{ name, width }] = endsOf(expert);
+      const data = Float32Array.from({ length: (i + 1) * width }, (_, at) => Math.sin(at));
+      return { program: await backend.compile(expert, model.expert(0, i)), inputs: { [name]: { shape: [i + 1, width], data } } };
+    }),
+  );
+  const alone = [];
+  for (const { program, inputs } of calls) alone.push((await program.run(inputs)).y?.data.slice());
+  const together = await backend.runMany([...calls, ...calls]);
+  assert.deepEqual(
+    together.map(({ y }) => y?.data.slice()),
+    [...alone, ...alone],
+  );
+  await backend.close();
 });

@@ -12,7 +12,7 @@ import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 
 /** The experts of all graphs that a shape keeps. */
-const keptExpertsMax = 4_096;
+const keptExpertsMax = 1_024;
 /** The bytes of a graph's largest value, unless one expert has more rows. */
 const graphBytesMax = 64 * 2 ** 20;
 const nodesPerOp = 5;
@@ -92,7 +92,7 @@ export class ExpertGraphs {
 
   #build({ segment, parts }: ExpertShape, sizes: readonly number[], ends: RowEnds): Built {
     const groups: Group[] = [];
-    const nodes = nodesPerOp * segment.ops.length + 4 * parts.length * sizes.length + 8;
+    const nodes = nodesPerOp * segment.ops.length + 2 * parts.length * sizes.length + 8;
     const graph = buildGraph(this.#device, nodes, (build) => {
       let total = 0;
       for (const rows of sizes) {

@@ -159,13 +159,14 @@ export class SingleExperts {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
     if (experts.length !== calls.length) return undefined;
     const outputs = new Map<Call, Outputs>();
-    for (const [shape, own] of Map.groupBy(experts, ({ program }) => program.shape)) {
-      for (const [i, output] of this.runAll(shape, own).entries()) outputs.set(own[i] as Call, output);
+    for (const [at, [shape, own]] of [...Map.groupBy(experts, ({ program }) => program.shape)].entries()) {
+      for (const [i, output] of this.runAll(shape, own, `y${at}`).entries()) outputs.set(own[i] as Call, output);
     }
     return experts.map((call) => outputs.get(call) as Outputs);
   }
 
-  runAll(shape: ExpertShape, calls: readonly Call[]): readonly Outputs[] {
+  /** Outputs lie in the kept memory of that name. */
+  runAll(shape: ExpertShape, calls: readonly Call[], name = "y0"): readonly Outputs[] {
     this.#device.assertOpen();
     const { segment } = shape;
     const [input, output] = endsOf(segment);
@@ -174,7 +175,7 @@ export class SingleExperts {
       const own = checkInputs(segment, call.inputs);
       return { call, own, addresses: call.program.addresses, rows: paddedRows(shape, own) };
     });
-    const next = inPieces(this.#kept("y", output.width * totalOf(sized)));
+    const next = inPieces(this.#kept(name, output.width * totalOf(sized)));
     const outputs = new Map<Call, Outputs>();
     for (const part of inGraphs(shape, sized)) {
       const x = this.#kept("x", input.width * totalOf(part));

@@ -7,6 +7,8 @@ export const largePageBytes = 2 * 2 ** 20;
 export const settledMs = 2_000;
 /** Milliseconds after a page that was joined, and after one that the kernel refused; none is tried again before it is written again. */
 const pauseMs = { joined: 1, refused: 500 } as const;
+/** A pause is so many times as long as the join before it, in memory that the kernel has to move first. */
+const restsFor = 10;
 
 interface Machine {
   readonly pageBytes: number | undefined;
@@ -60,7 +62,9 @@ export class LargePages {
       if (left <= 0) {
         this.#waiting.delete(page);
         if (!isFull(page)) continue;
-        if (!this.#join(page)) pause = pauseMs.refused;
+        const startedAt = this.#now();
+        const joined = this.#join(page);
+        pause = Math.max(joined ? pauseMs.joined : pauseMs.refused, restsFor * (this.#now() - startedAt));
       } else pause = left;
       this.#timer = setTimeout(() => this.#next(), pause).unref();
       return;

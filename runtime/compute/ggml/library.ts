@@ -220,11 +220,11 @@ function load(cpuBuild?: string): GgmlLibrary {
     largePages: (address, bytes) => advise(address, bytes, advice.largePages),
     joinPages: (address, bytes) => advise(address, bytes, advice.joinPages),
     splitPages: (address, bytes) => void advise(address, bytes, advice.splitPages),
-    setTensorApart: (tensor, data) => {
+    setTensorApart: async (tensor, data) => {
       const { promise, resolve, reject } = Promise.withResolvers<void>();
       const held = { data }; // nothing else keeps the memory while the other thread reads it
       setApart(tensor, data, 0, data.byteLength, (error: unknown) => (error ? reject(error) : resolve(void held.data)));
-      return promise;
+      await promise;
     },
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: (on) => {

@@ -6,9 +6,10 @@ import { isPlain, widthsOf } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
 import { checkKv } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
+import { endsOf } from "./expert-graphs.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
-import { nodesOf, type Part, type SlabHolder, weightedSum } from "./layer-parts.ts";
+import { nodesOf, type Part, type SlabHolder } from "./layer-parts.ts";
 import { zeroIds } from "./matrix-storage.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
@@ -153,10 +154,24 @@ interface Experts {
   readonly rows: number;
 }
 
+/** h + the sum over k of gates[k] * y[k] in gate order, each product and sum rounded to f32. */
 function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: ReadonlyMap<string, Value>): Value {
+  const { ggml } = build.device;
   const { topK: k, expert } = moe;
   const [h, f, ids, gates] = ["h", "f", "ids", "gates"].map((name) => values.get(name)) as [Value, Value, Value, Value];
-  const own = new Map([[expert.inputs[0]?.name as string, f]]);
+  const [input, output] = endsOf(expert);
+  const own = new Map([[input.name, f]]);
   lowerOps(build, expert.ops, own, { rows: k * rows, weights: slab.of({ ids, k, rows, shared: f }), widths: widthsOf(expert) });
-  return weightedSum(build, own.get(expert.outputs[0]?.name as string) as Value, { h, gates, moe, rows });
+  const y = own.get(output.name) as Value;
+  const { width } = output;
+  const apart = build.view(ggml.ggml_reshape_3d(build.context, y.tensor, width, k, rows), y);
+  const shares = build.view(ggml.ggml_reshape_3d(build.context, gates.tensor, 1, k, rows), gates);
+  const weighted = build.step(ggml.ggml_mul(build.context, apart.tensor, shares.tensor), [apart, shares]);
+  const row = width * Float32Array.BYTES_PER_ELEMENT;
+  let sum = h;
+  for (let i = 0; i < k; i++) {
+    const one = build.view(ggml.ggml_view_2d(build.context, weighted.tensor, width, rows, k * row, i * row), weighted);
+    sum = build.step(ggml.ggml_add(build.context, sum.tensor, one.tensor), [sum, one]);
+  }
+  return sum;
 }

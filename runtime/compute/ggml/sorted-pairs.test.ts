@@ -13,9 +13,10 @@ test("each pair lies among the rows of its expert, and holds its row", () => {
       const expertAt = sorted.groups.flatMap(({ expert, rows: own }) => new Array<number>(own).fill(expert));
       assert.equal(sorted.rows.length, expertAt.length);
       assert.equal(new Set(sorted.places).size, ids.length);
-      for (const [pair, place] of sorted.places.entries()) {
-        assert.equal(expertAt[place], ids[pair]);
-        assert.equal(sorted.rows[place], Math.floor(pair / topK));
+      for (const [at, place] of sorted.places.entries()) {
+        const [row, k] = [at % rows.length, Math.floor(at / rows.length)];
+        assert.equal(expertAt[place], ids[row * topK + k]);
+        assert.equal(sorted.rows[place], row);
       }
       assert.equal(expertAt.length, ids.length + filling * new Set(ids).size);
     }),

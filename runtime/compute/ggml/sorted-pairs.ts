@@ -6,7 +6,7 @@ export interface SortedPairs {
   readonly groups: readonly { readonly expert: number; readonly rows: number }[];
   /** The row of each sorted pair, or 0 where a group is filled up. */
   readonly rows: Int32Array;
-  /** Where each (row, k) lies among the sorted. */
+  /** Where each (row, k) lies among the sorted, [topK, n]. */
   readonly places: Int32Array;
 }
 
@@ -31,8 +31,9 @@ export function sortPairs(
   for (const [pair, id] of ids.entries()) {
     const place = next[id] as number;
     next[id] = place + 1;
-    places[pair] = place;
-    rows[place] = Math.floor(pair / topK);
+    const row = Math.floor(pair / topK);
+    places[(pair % topK) * (ids.length / topK) + row] = place;
+    rows[place] = row;
   }
   return { groups, rows, places };
 }

@@ -7,7 +7,7 @@ import type { GgmlDevice } from "./device.ts";
 import { endsOf, inGraphs, paddedRows, totalOf } from "./expert-graphs.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Place, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
-import { nodesOf, type Part, weightedSum } from "./layer-parts.ts";
+import { nodesOf, type Part } from "./layer-parts.ts";
 import { zeroIds } from "./matrix-storage.ts";
 import { Recent } from "./recent.ts";
 import { sortPairs } from "./sorted-pairs.ts";
@@ -16,7 +16,8 @@ import type { DeviceBuffer } from "./weight-memory.ts";
 
 const passesMax = 8;
 /** Of the sum of the last experts: in all, and per expert of a row. */
-const sumNodes = { all: 16, perExpert: 3 } as const;
+const sumNodes = { all: 16, perExpert: 6 } as const;
+const wordBytes = 4;
 
 interface Built {
   readonly graph: Graph;
@@ -106,13 +107,20 @@ export class SortedRange {
     return { graph, kv };
   }
 
-  #sum(build: GraphBuilder, moe: MoeLayer, rows: number): Value {
+  /** h + the sum over k of gates[k] * y[k] in gate order, each product and sum rounded to f32. */
+  #sum(build: GraphBuilder, { topK, ...moe }: MoeLayer, rows: number): Value {
     const { ggml } = build.device;
-    const kept = this.#kept(moe, rows);
-    const places = build.input("places", "i32", [moe.topK * rows]);
-    const y = build.placed(kept.y);
-    const inOrder = build.step(ggml.ggml_get_rows(build.context, y.tensor, places.tensor), [y, places]);
-    return weightedSum(build, inOrder, { h: build.placed(kept.h), gates: build.placed(kept.gates), moe, rows });
+    const kept = this.#kept({ topK, ...moe }, rows);
+    const [y, gates, places] = [build.placed(kept.y), build.placed(kept.gates), build.input("places", "i32", [rows, topK])];
+    let sum = build.placed(kept.h);
+    for (let k = 0; k < topK; k++) {
+      const own = build.view(ggml.ggml_view_2d(build.context, places.tensor, rows, 1, rows * wordBytes, k * rows * wordBytes), places);
+      const gate = build.view(ggml.ggml_view_2d(build.context, gates.tensor, 1, rows, topK * wordBytes, k * wordBytes), gates);
+      const one = build.step(ggml.ggml_get_rows(build.context, y.tensor, own.tensor), [y, own]);
+      const weighted = build.step(ggml.ggml_mul(build.context, one.tensor, gate.tensor), [one, gate]);
+      sum = build.step(ggml.ggml_add(build.context, sum.tensor, weighted.tensor), [sum, weighted]);
+    }
+    return sum;
   }
 
   /** Computes the chosen experts and returns where the rows of each (row, k) lie. */

@@ -73,6 +73,8 @@ export class FrameScheduler implements StepScheduler {
   #waiting = 0;
   #idleSince = 0;
   #isLater = false;
+  /** Set once a step's rows have gone to other ranks. */
+  #asked = false;
 
   constructor(options: FrameSchedulerOptions) {
     this.#options = options;
@@ -94,7 +96,9 @@ export class FrameScheduler implements StepScheduler {
   layersAtOnce(kind: StepKind, rows: number): number {
     const { inbox, now } = this.#options;
     if (kind === "decode" && now() - inbox.decodeAt >= framesForMs) return Number.POSITIVE_INFINITY;
-    return Math.max(1, Math.floor(this.#layerPace.within(this.#pieceMs()) / rows));
+    const layers = Math.floor(this.#layerPace.within(this.#pieceMs()) / rows);
+    // A layer of many rows at once would hold up frames that still come.
+    return kind !== "decode" && now() - inbox.decodeAt < framesForMs ? layers : Math.max(1, layers);
   }
 
   tookLayers(layers: number, rows: number, ms: number): void {
@@ -114,12 +118,15 @@ export class FrameScheduler implements StepScheduler {
   }
 
   reached(layer: number): void {
-    this.#options.inbox.ranks.own(this.running === "decode" ? layer : undefined);
+    this.#options.inbox.ranks.own(this.running === "decode" && this.#parts === 1 ? layer : undefined);
   }
 
-  /** Decode steps of ranks begin at the same time, if those of others are about to end. */
+  /** Decode steps of ranks that compute for each other begin at the same time, if those of others are about to end. */
   async together(): Promise<void> {
     const { inbox, now } = this.#options;
+    if (!this.#asked || !inbox.ranks.isEnding(now())) return;
+    this.running = undefined;
+    void this.serveWaiting();
     const until = now() + togetherMsMost;
     while (now() < until && inbox.ranks.isEnding(now())) await sleep(1);
   }
@@ -150,6 +157,7 @@ export class FrameScheduler implements StepScheduler {
   }
 
   begin(parts: number): void {
+    this.#asked = false;
     this.#parts = parts;
     this.#waiting = 0;
     this.waitedMs = 0;
@@ -162,6 +170,7 @@ export class FrameScheduler implements StepScheduler {
 
   async waitFor(answers: Promise<unknown>): Promise<void> {
     this.#waiting += 1;
+    this.#asked = true;
     this.#maybeIdle();
     try {
       await answers;

@@ -2,11 +2,11 @@
 import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafter.ts";
 import { type KvPool, SlotLedger } from "./kv-ledger.ts";
-import { Pace } from "./pace.ts";
+import { ChunkPace, Pace } from "./pace.ts";
 import { commonTokens, reuseTokensMin } from "./prefixes.ts";
 import { defaultLimits, type EngineLimits, type FinishReason, type GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling/sampler.ts";
-import { copiedOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./step-plan.ts";
+import { copiedOf, decodesOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./step-plan.ts";
 import { checkTicket, order, type Place, type Ticket, Waiting } from "./waiting.ts";
 
 interface Open {
@@ -40,7 +40,7 @@ export class Batcher {
   #preemptions = 0;
   #drafted = 0;
   #accepted = 0;
-  readonly #pace: Pace;
+  readonly #pace: ChunkPace;
   readonly #copyPace = new Pace(copiedTokens);
   #firstDecode = 0;
   #decodedLast = false;
@@ -56,7 +56,7 @@ export class Batcher {
     this.#limits = { ...defaultLimits, ...limits };
     const { prefillChunkTokens, maxBatchTokens } = this.#limits;
     const most = Math.min(prefillChunkTokens, maxBatchTokens);
-    this.#pace = new Pace({ least: Math.min(chunkTokensMin.together, most), most });
+    this.#pace = new ChunkPace({ least: Math.min(chunkTokensMin.together, most), most });
   }
 
   get slotsUsed(): number {
@@ -149,7 +149,7 @@ export class Batcher {
    * the request before it.
    */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
-    if (ms !== undefined && step.groups.some(({ phase }) => phase === "prefill")) this.#pace.took(step.tokens.length, ms);
+    if (ms !== undefined) this.#pace.took(step.tokens.length, decodesOf(step), ms);
     const given = new Map(step.wanted.map(({ row }, i) => [row, sampled[i]]));
     const parts = partsOf(step).filter(({ id }) => this.#open.has(id));
     // All positions are noted first: a request that ends moves the last slot, as it is then.

@@ -1,7 +1,8 @@
 // Pieces are as large as their time allows by what was measured, between the least and the most.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Pace } from "./pace.ts";
+import fc from "fast-check";
+import { ChunkPace, Pace } from "./pace.ts";
 
 test("sizes are powers of two or between two of them, and the least as long as nothing is known", () => {
   const pace = new Pace({ least: 16, most: 256 });
@@ -23,4 +24,19 @@ test("a machine that becomes slower gets smaller pieces after some of them", () 
   assert.equal(pace.within(2), 128);
   for (let i = 0; i < 20; i++) pace.took(64, 4);
   assert.equal(pace.within(2), 32);
+});
+
+test("a chunk adds what is allowed to a step, whatever the step takes without it", () => {
+  const steps = fc.record({ fixed: fc.double({ min: 0, max: 200, noNaN: true }), each: fc.double({ min: 0.01, max: 5, noNaN: true }) });
+  fc.assert(
+    fc.property(steps, fc.integer({ min: 1, max: 32 }), ({ fixed, each }, decodes) => {
+      const pace = new ChunkPace({ least: 2, most: 128 });
+      const step = (prompts: number): void => pace.took(decodes + prompts, decodes, fixed + each * (decodes + prompts));
+      for (let i = 0; i < 3; i++) step(0);
+      for (let i = 0; i < 40; i++) step(pace.within(20));
+      const chunk = pace.within(20);
+      assert.ok(chunk === 2 || chunk * each <= 20 * 1.01, `${chunk} tokens`);
+      assert.ok(chunk === 128 || 2 * chunk * each >= 20, `only ${chunk} tokens`);
+    }),
+  );
 });

@@ -7,6 +7,8 @@ const newest = 1 / 8;
 const lateFactor = 2.5;
 /** Milliseconds between frames of neighbouring layers; a longer time is a pause. */
 const everyMsMost = 50;
+/** Where layers take less, a wait would cost more than a common product saves. */
+const everyMsLeast = 1.5;
 /** Milliseconds that a step waits for the steps of other ranks to end. */
 export const togetherMsMost = 100;
 
@@ -84,7 +86,8 @@ export class RanksInStep {
 
   #expected(now: number): Peer[] {
     return [...this.#peers.values()].filter(
-      ({ framesShare, everyMs, cameAt }) => framesShare >= framesShareLeast && now - cameAt < lateFactor * everyMs + 1,
+      ({ framesShare, everyMs, cameAt }) =>
+        framesShare >= framesShareLeast && everyMs >= everyMsLeast && now - cameAt < lateFactor * everyMs + 1,
     );
   }
 }

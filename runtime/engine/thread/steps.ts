@@ -58,9 +58,9 @@ export class Steps {
   async run(step: Step): Promise<void> {
     const { batcher, connections, languages, model, prompts, requests, scheduler } = this.#parts;
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
-    const start = performance.now();
     const kind = kindOf(step.tokens.length, decodesOf(step));
     if (kind === "decode" && scheduler.running === kind) await scheduler.together(); // prompts do not wait for others
+    const start = performance.now();
     scheduler.running = kind;
     this.#traceparent = requests.traceOf(idsOf(step));
     // ../DECISIONS.md 7
