@@ -34,7 +34,7 @@ before(async () => {
   ranks = new Ranks(store);
   for (const rank of [0, 1]) await ranks.launch(rank);
   await ranks.firstPlan();
-  gateway = await gatewayOfRanks(ranks, { textDir: join(store.dir, "../../text"), maxContext: 512 });
+  gateway = await gatewayOfRanks(ranks, { textDir: join(store.dir, "../text"), maxContext: 512 });
   client = new OpenAI({ baseURL: `http://127.0.0.1:${gateway.httpPort}/v1`, apiKey: "none", maxRetries: 0 });
 });
 after(async () => {

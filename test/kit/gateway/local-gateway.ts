@@ -9,22 +9,21 @@ export const localGateway = {
   ...{ httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent" as const, version: "0" },
 };
 
-/** It learns its ranks from each other; its caller closes it. */
+/** It learns its ranks from each other; its caller closes it. Where it does not start, the ranks are closed, so that the test ends. */
 export async function gatewayOfRanks(
   ranks: Ranks,
   config: Partial<GatewayConfig> = {},
   overrides: GatewayOverrides = {},
 ): Promise<Gateway> {
+  await using opened = new AsyncDisposableStack();
+  opened.defer(() => ranks.close());
   const peers = async () => [...ranks.byRank.keys()].map((rank) => ranks.address(rank));
   const gateway = await startGateway(
     { ...localGateway, namespace, deployment, deploymentUid, ...config },
     { tls: ranks.ca.issue("gateway", namespace, deployment), log: silentLog, peers, ...overrides },
   );
-  try {
-    await until("peers told the membership", () => gateway.health.reasons().length === 0);
-  } catch (caught) {
-    await gateway.close(0);
-    throw caught;
-  }
+  opened.defer(() => gateway.close(0));
+  await until("peers told the membership", () => gateway.health.reasons().length === 0);
+  opened.move();
   return gateway;
 }
