@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { decodesOf } from "./step-plan.ts";
 
-const least = 2; // tokens of a chunk, however slow they are
+const least = 16; // tokens of a chunk, however slow they are
 
 /** Tokens of a prompt like no other. */
 const textOf = (number: number, length: number): number[] => Array.from({ length }, (_, i) => 100 * (number + 1) + i);

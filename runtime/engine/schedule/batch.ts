@@ -22,8 +22,8 @@ interface Open {
   drafter: Drafter | undefined;
 }
 
-/** A smaller chunk would cost its prompt more than it saves the others, most of all in steps that other ranks take part in. */
-const chunkTokensMin = { together: 2, apart: 16 } as const;
+/** With smaller chunks 32 requests that come at once have less than half of the tokens a second, since they begin one after the other. */
+const chunkTokensMin = 16;
 /** Copied tokens of reusable prefixes before one step while others decode, except for the last prompt's. */
 const copiedTokens = { least: 512, most: 65_536 };
 /** A preempted request reports progress this often. */
@@ -56,7 +56,7 @@ export class Batcher {
     this.#limits = { ...defaultLimits, ...limits };
     const { prefillChunkTokens, maxBatchTokens } = this.#limits;
     const most = Math.min(prefillChunkTokens, maxBatchTokens);
-    this.#pace = new ChunkPace({ least: Math.min(chunkTokensMin.together, most), most });
+    this.#pace = new ChunkPace({ least: Math.min(chunkTokensMin, most), most });
   }
 
   get slotsUsed(): number {
@@ -127,17 +127,17 @@ export class Batcher {
   /** Undefined when there is nothing to do. */
   next(apart = false): Step | undefined {
     this.#growOrPreempt();
-    const plans = apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts(chunkTokensMin.together)];
+    const plans = apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()];
     return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
   }
 
   #alternate(): readonly GroupPlan[] {
-    const prompts = this.#decodedLast ? this.#prompts(chunkTokensMin.apart) : [];
+    const prompts = this.#decodedLast ? this.#prompts() : [];
     this.#decodedLast = false;
     if (prompts.length > 0) return prompts;
     const decodes = this.#decodes();
     this.#decodedLast = decodes.length > 0;
-    return decodes.length > 0 ? decodes : this.#prompts(chunkTokensMin.apart);
+    return decodes.length > 0 ? decodes : this.#prompts();
   }
 
   changed(step: Step, ms: number): void {
@@ -242,14 +242,14 @@ export class Batcher {
     return tokens;
   }
 
-  #prompts(least: number): readonly GroupPlan[] {
-    const { maxBatchTokens, prefillChunkTokens, decodeWaitMs } = this.#limits;
+  #prompts(): readonly GroupPlan[] {
+    const { maxBatchTokens, decodeWaitMs } = this.#limits;
     const decodes = this.#ledger.decoding().length > 0;
-    let left = decodes ? Math.max(this.#pace.within(decodeWaitMs), Math.min(least, prefillChunkTokens)) : maxBatchTokens;
+    let left = decodes ? this.#pace.within(decodeWaitMs) : maxBatchTokens;
     let copies = decodes ? this.#copyPace.within(decodeWaitMs) : Number.POSITIVE_INFINITY;
     const plans: GroupPlan[] = [];
     const ids = [...this.#ledger.prefilling()];
-    for (let at = 0; at === 0 || (left >= least && copies > 0); at++) {
+    for (let at = 0; at === 0 || (left >= chunkTokensMin && copies > 0); at++) {
       const id = ids[at] ?? this.#admit(ids);
       if (id === undefined) break;
       if (ids[at] === undefined) copies -= this.#ledger.lengthOf(id);
