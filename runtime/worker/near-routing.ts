@@ -77,7 +77,7 @@ export function nearWeights(hosts: readonly number[], weights: readonly number[]
   const total = sum(weights);
   if (hosts.length < 2 || total <= 0) return weights;
   const { own, tokens, zones, zoneTokens } = sources;
-  const { kept, spare } = atHome(
+  const { kept, spare } = splitLocal(
     weights.map((weight) => weight / total),
     hosts.map((host) => tokens.get(host) ?? 0),
   );
@@ -95,15 +95,15 @@ export function nearWeights(hosts: readonly number[], weights: readonly number[]
   const beyondAll = sum(beyond);
   return quotas(
     hosts.map((host, i) => {
-      const home = host === own ? (kept[i] ?? 0) : 0;
+      const local = host === own ? (kept[i] ?? 0) : 0;
       const near = zoneOf(host) === zone ? stays * partOf(spare[i] ?? 0, offeredIn(zone)) : 0;
-      return home + near + (left - stays) * partOf(beyond[i] ?? 0, beyondAll);
+      return local + near + (left - stays) * partOf(beyond[i] ?? 0, beyondAll);
     }),
   );
 }
 
 /** What hosts compute of their own tokens, and what they have left for others; a plan's weights are rounded, and so are these. */
-function atHome(planned: readonly number[], tokens: readonly number[]): { readonly kept: number[]; readonly spare: number[] } {
+function splitLocal(planned: readonly number[], tokens: readonly number[]): { readonly kept: number[]; readonly spare: number[] } {
   const over = planned.map((part, i) => part - (tokens[i] ?? 0));
   const spare = over.map((part) => Math.max(0, part));
   const isRounded = over.map((part, i) => (planned[i] ?? 0) > 0 && part < 0 && part > -rounding);

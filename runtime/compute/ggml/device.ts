@@ -31,7 +31,7 @@ export interface Memory {
 
 export interface TensorWrite {
   readonly tensor: Pointer;
-  /** Of the whole tensor. */
+  /** It fills the tensor. */
   readonly data: Uint8Array;
 }
 

@@ -81,8 +81,7 @@ export class ExpertGraphs {
       () => this.#build(shape, sizes, ends),
     );
     for (const [i, { addresses }] of experts.entries()) {
-      const known = of[i];
-      if (addresses.every((address, part) => address === known?.[part])) continue;
+      if (of[i] === addresses) continue;
       for (const [part, tensor] of (groups[i] as Group).tensors.entries()) this.#device.pointAt(tensor, addresses[part] as Pointer);
       of[i] = addresses;
     }

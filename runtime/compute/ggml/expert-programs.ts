@@ -75,7 +75,7 @@ class SingleExpertSlab implements ExpertSlab {
     return new SingleExpert(this.#experts, shape, place);
   }
 
-  /** In this thread. */
+  /** Packs in this thread. */
   place(expert: number, weights: Weights): SingleExpert {
     const shape = this.#experts.graphs.shapeOf(this.#segment, weights);
     const place = this.#placeFor(expert, shape);

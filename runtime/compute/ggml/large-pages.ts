@@ -23,7 +23,7 @@ interface Waiting {
 export class LargePages {
   readonly #machine: Machine;
   readonly #now: () => number;
-  /** By address, the longest settled first. */
+  /** Pages by address; the one that settled first comes first. */
   readonly #waiting = new Map<Pointer, Waiting>();
   #timer: NodeJS.Timeout | undefined;
 

@@ -46,6 +46,7 @@ export class Slab {
   /** Also 1 while an expert is being written. */
   readonly #taken: Uint8Array;
   readonly #used: Uint8Array;
+  readonly #addresses: (readonly Pointer[])[] = [];
   #count = 0;
 
   constructor(device: GgmlDevice, parts: readonly Part[], slots: number) {
@@ -142,8 +143,10 @@ export class Slab {
     }
   }
 
+  /** The address of each part; the array is the same in each call. */
   addresses(slot: number): readonly Pointer[] {
-    return this.#placed.map((placed) => addressOf(placed, slot));
+    this.#addresses[slot] ??= this.#placed.map((placed) => addressOf(placed, slot));
+    return this.#addresses[slot];
   }
 
   of({ ids, k, rows, shared }: Chosen): WeightSource {

@@ -15,7 +15,7 @@ import { fillingMax } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
 const passesMax = 8;
-/** Of the sum of the last experts: in all, and per expert of a row. */
+/** The sum of the last experts has so many nodes in all, and per expert of a row. */
 const sumNodes = { all: 16, perExpert: 6 } as const;
 const wordBytes = 4;
 
@@ -30,6 +30,7 @@ interface Stage {
   readonly from: number;
   readonly to: number;
   readonly call: RangeCall;
+  readonly kvKey: string;
   readonly rows: number;
 }
 
@@ -48,14 +49,14 @@ export class SortedRange {
   run(call: RangeCall): RangeOutputs {
     const rows = rowsOfGroups(call.kv.groups);
     this.#reserve(rows);
+    const shared = { call, rows, kvKey: kvKey(call.kv) };
     const ids: Int32Array[] = [];
     let behind: Stage["behind"];
     for (let from = call.from; ; ) {
       let to = from;
       while (to < call.to && this.#parts[to]?.moe === undefined) to += 1;
       const moe = to < call.to ? this.#parts[to]?.moe : undefined;
-      const stage = { behind, from, to: moe === undefined ? to : to + 1, call, rows };
-      const graph = this.#runStage(stage);
+      const graph = this.#runStage({ behind, from, to: moe === undefined ? to : to + 1, ...shared });
       while (call.from + ids.length < to) ids.push(new Int32Array(0));
       if (moe === undefined) {
         const x = new Float32Array(call.x.length);
@@ -73,7 +74,7 @@ export class SortedRange {
   #runStage(stage: Stage): Graph {
     const { behind, from, to, call, rows } = stage;
     const { graph, kv } = this.#graphs.take(
-      `${this.#base} ${behind?.layer} ${from}-${to} ${kvKey(call.kv)}`,
+      `${this.#base} ${behind?.layer} ${from}-${to} ${stage.kvKey}`,
       (built) => built.graph.valid,
       () => this.#build(stage),
     );

@@ -226,8 +226,8 @@ export class FrameScheduler implements StepScheduler {
     const decodes = queue.nextDecode((layer, since) => this.#waitsForMore(layer, since, portions));
     if (decodes.length > 0) return decodes;
     if (queue.decodeWaits) this.#later();
-    const isTurn = left > 0 && (portions === 1 || !this.#ownRuns());
-    return isTurn ? queue.nextPrefill(this.#expertPace.within(this.#portionMs())) : [];
+    const mayPrefill = left > 0 && (portions === 1 || !this.#ownRuns());
+    return mayPrefill ? queue.nextPrefill(this.#expertPace.within(this.#portionMs())) : [];
   }
 
   /** More rows of this layer are about to come (../DECISIONS.md 11). */

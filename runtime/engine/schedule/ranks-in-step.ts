@@ -16,7 +16,7 @@ interface Peer {
   /** The ordinal of the layer of its newest decode frame among layers with experts. */
   at: number;
   cameAt: number;
-  /** Of the layers, moving mean. */
+  /** The part of the layers for which a frame comes, moving mean. */
   framesShare: number;
   /** Milliseconds a layer, moving mean. */
   everyMs: number;

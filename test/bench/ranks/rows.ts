@@ -7,7 +7,7 @@ export interface RankFigures {
   readonly tokensPerSecond: number;
   /** Of all ranks together, for each token. */
   readonly bytesPerToken: number;
-  /** Of all ranks' tokens that an expert computes at once. */
+  /** Tokens of all ranks that an expert computes at once. */
   readonly rowsAtOnce: number;
   readonly cpuMsPerToken: number;
   /** Of the engine threads. */

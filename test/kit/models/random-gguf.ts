@@ -106,7 +106,7 @@ const scale = [0x60, 0x1c] as const;
 const symmetric = Uint8Array.from({ length: 256 }, (_, byte) => ((byte >> 4 || 8) << 4) | (byte & 15 || 8));
 /** A multiple of a block and of the alignment. */
 const pieceBytes = 18 * 32 * 8192;
-/** Of random blocks, from which pieces are cut at places of their own. */
+/** A pool of random blocks, from which pieces are cut at places of their own. */
 const poolBytes = 8 * pieceBytes;
 /** Blocks between the places of two pieces; prime, so that none comes twice. */
 const stepBlocks = 104_729;
