@@ -51,6 +51,7 @@ function observing() {
     staleAfterMs: 0,
     reporting: 0,
     expected: 0,
+    joining: 0,
     lastSampleMs: 0,
     onNats: 0,
     keyProblem: undefined,

@@ -60,6 +60,8 @@ export interface TelemetryFacts {
   readonly staleAfterMs: number;
   readonly reporting: number;
   readonly expected: number;
+  /** Ranks that are expected for less than `staleAfterMs`. */
+  readonly joining: number;
   /** Ranks whose load NATS brings. */
   readonly onNats: number;
   readonly lastSampleMs: number;

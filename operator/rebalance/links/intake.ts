@@ -25,6 +25,8 @@ export class Intake {
   /** Unix ms of each rank's last message on NATS, also where it had come before. */
   readonly #onNats = new Map<number, number>();
   #listening: Listening | undefined;
+  /** Unix ms since when each boot of a rank is expected. */
+  readonly #since = new Map<string, number>();
   #refused: { readonly reason: Refusal; readonly at: number } | undefined;
 
   constructor(ports: IntakePorts) {
@@ -34,6 +36,9 @@ export class Intake {
   /** Follows the spec: another server, prefix or Secret is a new subscription; without a server there is none. */
   listen(listening: Listening): void {
     this.#listening = listening;
+    const boots = new Set(listening.expected.map(({ bootId }) => bootId));
+    for (const known of this.#since.keys()) if (!boots.has(known)) this.#since.delete(known);
+    for (const boot of boots) if (!this.#since.has(boot)) this.#since.set(boot, this.#ports.clock.now());
     const { ref, spec } = listening.world;
     const server = this.#ports.nats(ref, spec);
     const key = JSON.stringify([server, spec.telemetry.nats]);
@@ -113,6 +118,7 @@ export class Intake {
       staleAfterMs,
       reporting: windows?.reporting(expected, now, staleAfterMs) ?? 0,
       expected: expected.length,
+      joining: expected.filter(({ bootId }) => now - (this.#since.get(bootId) ?? now) <= staleAfterMs).length,
       lastSampleMs: windows?.lastSampleMs() ?? 0,
       onNats: expected.filter(({ rank }) => this.hearsOnNats(rank, now, staleAfterMs)).length,
       keyProblem: this.#ports.telemetryKeys(world.ref, world.uid).problem,

@@ -34,6 +34,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
     staleAfterMs: 0,
     reporting: 0,
     expected: 0,
+    joining: 0,
     lastSampleMs: 0,
     onNats: 0,
     keyProblem: undefined,
@@ -49,6 +50,15 @@ test("ModelAvailable names each kind of device that ranks took, once", () => {
   assert.equal(status, "True");
   assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; reference: TypeScript");
   assert.deepEqual(rebalanceView(input(views)).model?.backends, ["cpu", "reference"]);
+});
+
+test("a rank that has just joined is no missing telemetry yet; one that stays silent is", () => {
+  const heard = (joining: number, reporting: number): string => {
+    const telemetry = { ...input([]).telemetry, staleAfterMs: 15_000, lastSampleMs: 1, expected: 3, reporting, joining };
+    const { status, reason } = rebalanceView({ ...input([]), telemetry }).telemetryFresh;
+    return `${status} ${reason}`;
+  };
+  assert.deepEqual([heard(1, 2), heard(0, 2), heard(1, 1)], ["Unknown PartialRanks", "False PartialRanks", "False PartialRanks"]);
 });
 
 test("Reproducible says whether text may change where a request moves, and which ranks differ", () => {

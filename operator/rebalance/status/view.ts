@@ -191,7 +191,7 @@ function natsTrouble(bus: TelemetryFacts["bus"]): string {
   return bus.connected ? "NATS brings nothing of them" : `NATS: ${bus.message ?? bus.reason}`;
 }
 
-function notHeard({ bus, staleAfterMs, reporting, expected, lastSampleMs, refused, overQuota }: TelemetryFacts): Verdict {
+function notHeard({ bus, staleAfterMs, reporting, expected, joining, lastSampleMs, refused, overQuota }: TelemetryFacts): Verdict {
   if (!bus && lastSampleMs === 0) {
     const message = `no load came yet; a workers' image that is older than load on Control needs a NATS server: spec.telemetry.nats.url, or the operator's default, ${unusedNats}`;
     return { status: "Unknown", reason: "NotConfigured", message };
@@ -202,6 +202,9 @@ function notHeard({ bus, staleAfterMs, reporting, expected, lastSampleMs, refuse
   if (bus && !bus.connected) {
     const reason = /^Credentials(NotFound|Refused)$/.test(bus.reason) ? bus.reason : "NATSUnavailable";
     return { status: "False", reason, message: `${said}${why}; ${natsTrouble(bus)}` };
+  }
+  if (reporting > 0 && reporting + joining >= expected) {
+    return { status: "Unknown", reason: "PartialRanks", message: `${said}; ${joining} joined less than ${staleAfterMs} ms ago` };
   }
   return { status: "False", reason: reporting === 0 ? "Stale" : "PartialRanks", message: `${said}${why}` };
 }

@@ -28,7 +28,7 @@ class Memory {
         continue;
       }
       const { from, to, length } = change;
-      assert.ok(from !== to && length > 0 && this.slots[from]!.length >= length);
+      assert.ok(from !== to && this.slots[from]!.length >= length);
       this.slots[to] = this.slots[from]!.slice(0, length);
       if (change.kind === "move") this.slots[from] = [];
     }
@@ -183,6 +183,17 @@ function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
   ledger.prefilled(id, prompt.slice(admission.reused));
   ledger.promote(id);
 }
+
+test("a request that moves before its first position counts takes along what was written of it", () => {
+  const ledger = ledgerOf(2);
+  for (const owner of ["a", "b"]) {
+    ledger.admit(owner, Uint32Array.of(1));
+    ledger.prefilled(owner, new Uint32Array(0)); // its only row is computed again
+    ledger.promote(owner);
+  }
+  ledger.leave("a");
+  assert.deepEqual(ledger.takeChanges().at(-1), { kind: "move", from: 1, to: 0, length: 0 });
+});
 
 test("what a finished request computed is reused in place, its answer too", () => {
   const ledger = ledgerOf(2);

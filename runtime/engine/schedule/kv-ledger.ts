@@ -257,7 +257,7 @@ export class SlotLedger {
 
   #move(from: number, to: number): void {
     const [slot, other] = [this.#slots[from] as Slot, this.#slots[to] as Slot];
-    if (slot.length > 0) this.#changes.push({ kind: "move", from, to, length: slot.length });
+    if (slot.blocks > 0) this.#changes.push({ kind: "move", from, to, length: slot.length });
     [this.#slots[from], this.#slots[to]] = [other, slot];
     [slot.index, other.index] = [to, from];
   }
