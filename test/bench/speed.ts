@@ -20,8 +20,8 @@ const decodeCases = [
   { batch: 8, least: 1 },
   { batch: 32, least: 1 },
 ] as const;
-/** Tokens of each request: while the prompts of 32 are prefilled, the first ones decode half of theirs. */
-const decodeTokens = 65;
+/** Tokens of each request: beside those that decode a prompt may be prefilled in two steps, so the first of 32 has 62 when the last starts. */
+const decodeTokens = (batch: number): number => 65 + batch;
 const prefillCases = [
   { length: 128, least: 1.25 },
   { length: 512, least: 1.25 },
@@ -153,7 +153,7 @@ const told = (rates: Rates): string =>
 /** A batch of ours: the rate, and the texts with what was generated. */
 async function ownDecode({ engine, info }: EngineUnderTest, batch: number): Promise<{ rate: number; texts: number[][] }> {
   const prompts = Array.from({ length: batch }, () => prompt(promptTokens, info.vocab));
-  const came: Came[] = await Promise.all(prompts.map((ids) => generate(engine, ids, decodeTokens)));
+  const came: Came[] = await Promise.all(prompts.map((ids) => generate(engine, ids, decodeTokens(batch))));
   return { rate: togetherRate(came.map(({ at }) => at)), texts: came.map(({ tokens }, i) => [...(prompts[i] ?? []), ...tokens]) };
 }
 
@@ -199,7 +199,7 @@ async function partsOf({ asked, engines, store }: Bench): Promise<SplitRow[]> {
   const rows: SplitRow[] = [];
   for (const batch of [1, 8]) {
     const parts = await countSteps(engine as EngineUnderTest, batch, async () => (await ownDecode(engine as EngineUnderTest, batch)).rate);
-    const apart = await measureApart(store, asked, batch, promptTokens + (decodeTokens >> 1));
+    const apart = await measureApart(store, asked, batch, promptTokens + (decodeTokens(batch) >> 1));
     rows.push(...splitRows(`decode, batch ${batch}`, store.index.layers, parts, apart));
   }
   return rows;
