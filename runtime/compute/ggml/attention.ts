@@ -77,10 +77,50 @@ function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape)
   return build.step(ggml.ggml_add(build.context, straight.tensor, across.tensor), [straight, across]);
 }
 
+/** The kinds of rotation of `ggml_rope_ext`: neighbouring values, or those half a head apart. */
+const ropeModes = { neighbours: 0, halves: 2 } as const;
+
+/** By the device's own rotation with our frequencies, where bits are free; undefined where it has none. */
+function turnedAtOnce(lowering: Lowering, op: Attention, x: Value, count: number): Value | undefined {
+  const { build, rows } = lowering;
+  const { ggml } = build.device;
+  const { rope, headDim } = op;
+  const width = 2 * rope.frequencies.length;
+  const heads = { width: headDim, count, rows };
+  const split = x.heads ?? build.view(ggml.ggml_reshape_3d(build.context, x.tensor, headDim, count, rows), x);
+  const part = rope.from === 0 ? split : partOfHeads(build, split, heads, { from: rope.from, width });
+  const { positions, divisors } = (lowering.kv as KvGraph).turns(build, rope);
+  const mode = rope.interleaved ? ropeModes.neighbours : ropeModes.halves;
+  const node = ggml.ggml_rope_ext(
+    build.context,
+    part.tensor,
+    positions.tensor,
+    divisors.tensor,
+    width,
+    mode,
+    0,
+    1,
+    1,
+    0,
+    rope.factor,
+    0,
+    0,
+  );
+  if (!build.device.supports(node)) return undefined;
+  const own = build.step(node, [part, positions, divisors]);
+  if (rope.from === 0) return own;
+  const join = (a: Value, b: Value): Value => build.step(ggml.ggml_concat(build.context, a.tensor, b.tensor, 0), [a, b]);
+  const joined = join(partOfHeads(build, split, heads, { from: 0, width: rope.from }), own);
+  const end = rope.from + width;
+  return end === headDim ? joined : join(joined, partOfHeads(build, split, heads, { from: end, width: headDim - end }));
+}
+
 /** [headDim, heads, rows], rotated by the position of each row. */
 function rotated(lowering: Lowering, op: Attention, x: Value, count: number): Value {
   const { build, rows } = lowering;
   const { ggml } = build.device;
+  const atOnce = build.device.exact ? undefined : turnedAtOnce(lowering, op, x, count);
+  if (atOnce !== undefined) return atOnce;
   const heads = { width: op.headDim, count, rows };
   const width = 2 * op.rope.frequencies.length;
   const close = x.part === undefined ? x : build.step(ggml.ggml_cont(build.context, x.tensor), [x]);
@@ -111,8 +151,14 @@ function turnedBoth(lowering: Lowering, op: Attention): Turned {
   const { build, rows, read } = lowering;
   const { ggml } = build.device;
   const { headDim, heads, kvHeads, rope } = op;
-  const [q, k] = [read(op.q), read(op.k)];
   const own = heads * headDim;
+  if (!build.device.exact) {
+    const query = rotated(lowering, op, read(op.q), heads);
+    const key = rotated(lowering, op, read(op.k), kvHeads);
+    const row = kvHeads * headDim;
+    return { query, width: own, key: build.view(ggml.ggml_view_2d(build.context, key.tensor, row, rows, row * f32Bytes, 0), key) };
+  }
+  const [q, k] = [read(op.q), read(op.k)];
   const together = q.part !== undefined && q.part.whole === k.part?.whole && k.part.from === q.part.from + own;
   if (q.part === undefined || !together || rope.interleaved || 2 * rope.frequencies.length !== headDim) {
     const key = rotated(lowering, op, k, kvHeads);

@@ -4,7 +4,7 @@ import type { GraphBuilder, Value } from "./graph.ts";
 const floatMax = 2 ** 127 * (2 - 2 ** -23);
 const intBytes = 4;
 /** `GGML_SORT_ORDER_DESC`. */
-const descending = 1;
+export const descending = 1;
 
 export interface Choice {
   readonly of: number;
@@ -18,12 +18,14 @@ export const finite = (build: GraphBuilder, x: Value): Value =>
 export const sorted = (build: GraphBuilder, x: Value): Value =>
   build.step(build.device.ggml.ggml_argsort(build.context, x.tensor, descending), [x]);
 
-/** The first k of each row of indices [of, rows]: [k, rows]. */
+/** The first k of each row of indices [of, rows]: [k, rows], in one piece where bits must not depend on rows. */
 export function firstOf(build: GraphBuilder, ids: Value, { of, k, rows }: Choice): Value {
   if (k === of) return ids;
   const { ggml } = build.device;
   const first = build.view(ggml.ggml_view_2d(build.context, ids.tensor, k, rows, of * intBytes, 0), ids);
-  return build.step(ggml.ggml_cont(build.context, first.tensor), [first]);
+  const { stacked } = ids;
+  const value = Object.assign(first, { apart: true }, stacked && { stacked });
+  return build.device.exact ? build.whole(value) : value;
 }
 
 /** The indices [k, rows] of the k largest of each row of finite x, descending. */

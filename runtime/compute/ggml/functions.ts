@@ -68,6 +68,8 @@ export const baseFunctions = {
   ggml_swiglu_split: ["pointer", "pointer", "pointer", "pointer"],
   // context, a, b, alpha, limit
   ggml_swiglu_oai: ["pointer", "pointer", "pointer", "pointer", "f32", "f32"],
+  // context, x, positions, divisors of frequencies, width, mode, original context, base, scale, YaRN's mix, factor, YaRN's bounds
+  ggml_rope_ext: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "f32", "f32", "f32", "f32", "f32", "f32"],
   // context, x, shifts of the four dimensions
   ggml_roll: ["pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   // context, q, k, v, mask, scale, ALiBi bias, soft cap of logits
@@ -77,6 +79,8 @@ export const baseFunctions = {
   ggml_soft_max_ext: ["pointer", "pointer", "pointer", "pointer", "f32", "f32"],
   ggml_soft_max_add_sinks: ["none", "pointer", "pointer"],
   ggml_new_graph_custom: ["pointer", "pointer", "size", "bool"],
+  ggml_graph_n_nodes: ["i32", "pointer"],
+  ggml_graph_node: ["pointer", "pointer", "i32"],
   ggml_build_forward_expand: ["none", "pointer", "pointer"],
   ggml_backend_free: ["none", "pointer"],
   ggml_backend_get_device: ["pointer", "pointer"],

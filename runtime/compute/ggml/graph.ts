@@ -11,6 +11,12 @@ export interface Value {
   readonly owner: number | undefined;
   /** Set for a column range of the rows of `whole` [width, rows]. */
   readonly part?: { readonly whole: Value; readonly from: number; readonly width: number };
+  /** Its rows are the first columns of wider ones; `whole` makes them one piece. */
+  readonly apart?: boolean;
+  /** The first of its rows within the stack of rows of that width. */
+  readonly stacked?: { readonly width: number; readonly at: number };
+  /** The same values as [head, heads, rows], without a view between. */
+  readonly heads?: Value;
 }
 
 /** Memory of f32 values [width, rows] outside of the scratch. */
@@ -23,11 +29,16 @@ export interface Place {
 
 interface Owned {
   readonly tensor: Pointer;
-  readonly bytes: number;
+  bytes: number;
   place?: Place;
   readonly from: number;
   to: number;
 }
+
+/** A device may compute so many steps as one kernel, which reads what the first one reads and writes what the last one writes. */
+const fusedMost = 12;
+
+const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
 
 type InputType = "f32" | "f16" | "i32" | "i64";
 
@@ -40,6 +51,7 @@ export class GraphBuilder {
   readonly #views: Pointer[] = [];
   readonly #inBlocks: { readonly tensor: Pointer; readonly owner: number; readonly offset: number }[] = [];
   readonly #inputs = new Map<string, Value>();
+  readonly #stacks = new Map<number, { readonly owner: number; rows: number }>();
   #step = 0;
 
   constructor(device: GgmlDevice, nodes: number) {
@@ -88,6 +100,44 @@ export class GraphBuilder {
   into(tensor: Pointer, block: Value & { readonly owner: number }, offset: number, sources: readonly Value[]): void {
     this.#run(tensor, [block, ...sources]);
     this.#inBlocks.push({ tensor, owner: block.owner, offset });
+  }
+
+  /** A step whose rows of indices lie behind those of earlier steps of that width, so that `stack` has all of them. */
+  stacked(tensor: Pointer, sources: readonly Value[], { width, rows }: { readonly width: number; readonly rows: number }): Value {
+    this.#run(tensor, sources);
+    const known = this.#stacks.get(width);
+    const at = known?.rows ?? 0;
+    const { owner } = known ?? this.#own(tensor, this.#step);
+    const rowBytes = width * Int32Array.BYTES_PER_ELEMENT;
+    const step = this.device.alignment / gcd(this.device.alignment, rowBytes);
+    const end = at + Math.ceil(rows / step) * step;
+    this.#stacks.set(width, { owner, rows: end });
+    (this.#owned[owner] as Owned).bytes = end * rowBytes;
+    if (known !== undefined) this.#inBlocks.push({ tensor, owner, offset: at * rowBytes });
+    return { tensor, owner, stacked: { width, at } };
+  }
+
+  /** The first columns of all rows that were stacked in that width: [columns, rows]. */
+  stack(width: number, columns: number): Value {
+    const { owner, rows } = this.#stacks.get(width) as { readonly owner: number; readonly rows: number };
+    const tensor = this.device.ggml.ggml_new_tensor_4d(this.context, numberOf("i32"), width, rows, 1, 1);
+    this.#inBlocks.push({ tensor, owner, offset: 0 });
+    const rowBytes = width * Int32Array.BYTES_PER_ELEMENT;
+    return this.whole({
+      ...this.view(this.device.ggml.ggml_view_2d(this.context, tensor, columns, rows, rowBytes, 0), { tensor, owner }),
+      apart: true,
+    });
+  }
+
+  /** The value in one piece, as a read of it wants. */
+  whole(value: Value): Value {
+    return value.apart ? this.step(this.device.ggml.ggml_cont(this.context, value.tensor), [value]) : value;
+  }
+
+  /** Puts a view where a device that fuses steps looks for it. */
+  ahead(view: Value): Value {
+    if (!this.device.exact) this.device.ggml.ggml_build_forward_expand(this.#graph, view.tensor);
+    return view;
   }
 
   /** A tensor of foreign memory. */
@@ -159,7 +209,8 @@ export class GraphBuilder {
   #run(tensor: Pointer, sources: readonly Value[]): void {
     this.device.check(tensor);
     this.#step += 1;
-    for (const { owner } of sources) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step;
+    const until = this.#step + (this.device.exact ? 0 : fusedMost);
+    for (const { owner } of sources) if (owner !== undefined) (this.#owned[owner] as Owned).to = until;
     this.device.ggml.ggml_build_forward_expand(this.#graph, tensor);
   }
 }

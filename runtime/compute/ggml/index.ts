@@ -125,6 +125,9 @@ class GgmlBackend implements Backend {
   }
 }
 
+/** Of a device that is open. */
+export const backendOn = (device: GgmlDevice, options: Omit<BackendOptions, "threads">): Backend => new GgmlBackend(device, options);
+
 /** The maximum of threads; several only while they gain. */
 export const createGgmlBackend: BackendFactory = async (options) => {
   const { threads, cpuBuild, pages } = options;
@@ -135,4 +138,4 @@ export const createGgmlBackend: BackendFactory = async (options) => {
 export const gpuBackend =
   (kind: GpuName): BackendFactory =>
   async (options) =>
-    new GgmlBackend(openGpu(kind, options.deviceIndex ?? 0), options);
+    backendOn(openGpu(kind, options.deviceIndex ?? 0), options);

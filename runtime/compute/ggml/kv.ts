@@ -40,7 +40,7 @@ export function kvKey({ cache, groups }: KvCall): string {
 
 interface InputShape {
   readonly name: string;
-  readonly type: "f32" | "f16" | "i64";
+  readonly type: "f32" | "f16" | "i32" | "i64";
   readonly shape: readonly number[];
 }
 
@@ -70,6 +70,18 @@ export class KvGraph {
       return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape }, make);
     };
     return { cos: factors("cos"), sin: factors("sin") };
+  }
+
+  /** The positions of the rows, and by what each pair's angle is divided: ggml's base is 1 here. */
+  turns(build: GraphBuilder, rope: Rope): { readonly positions: Value; readonly divisors: Value } {
+    const { name } = this.#cache.rotation(rope);
+    const divisors = Float32Array.from(rope.frequencies, (frequency) => 1 / frequency);
+    return {
+      positions: this.#input(build, { name: "positions", type: "i32", shape: [this.#rows] }, ({ groups }) =>
+        Int32Array.from(placesOf(groups), ({ position }) => position),
+      ),
+      divisors: this.#input(build, { name: `divisors.${name}`, type: "f32", shape: [divisors.length] }, () => divisors),
+    };
   }
 
   store(build: GraphBuilder, layer: number, keys: Value, values: Value): void {

@@ -25,9 +25,23 @@ const gather: Lower<"gather"> = ({ build, weights, read, write }, op) => {
   write(op.out, build.step(ggml.ggml_get_rows(build.context, weights.tensor(op.table), ids.tensor), [ids]));
 };
 
-const rmsNorm: Lower<"rmsNorm"> = ({ build, weights, rows, widths, read, write }, op) => {
-  const { ggml } = build.device;
+/** Before the rotation that reads it, with which a device makes one kernel of it. */
+const rmsNorm: Lower<"rmsNorm"> = (lowering, op) => {
+  const { build, weights, rows, widths, read, later } = lowering;
   const { heads = 1 } = op;
+  if (heads === 1 || build.device.exact) return normalized(lowering, op, heads);
+  later(op.out, () => {
+    const { ggml } = build.device;
+    const [x, width] = [read(op.x), widthIn(widths, op.x)];
+    const parts = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, width / heads, heads, rows), x);
+    const normed = build.step(ggml.ggml_rms_norm(build.context, parts.tensor, op.eps), [parts]);
+    const scaled = build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed, parts]);
+    return Object.assign(build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled), { heads: scaled });
+  });
+};
+
+const normalized = ({ build, weights, rows, widths, read, write }: Lowering, op: OpOf<"rmsNorm">, heads: number): void => {
+  const { ggml } = build.device;
   const width = widthIn(widths, op.x);
   const x = read(op.x);
   const parts = heads === 1 ? x : build.view(ggml.ggml_reshape_2d(build.context, x.tensor, width / heads, heads * rows), x);

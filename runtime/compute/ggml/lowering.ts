@@ -22,4 +22,6 @@ export interface Lowering {
   readonly kv: KvGraph | undefined;
   read(name: string): Value;
   write(name: string, value: Value): void;
+  /** The nodes of the value come before those of its first reader. */
+  later(name: string, make: () => Value): void;
 }

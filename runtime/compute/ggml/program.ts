@@ -32,13 +32,17 @@ export function lowerOps(
   values: Map<string, Value>,
   tools: Pick<Lowering, "rows" | "weights" | "widths"> & { readonly kv?: KvGraph },
 ): void {
+  const waiting = new Map<string, () => Value>();
   const read = (name: string): Value => {
-    const value = values.get(name);
+    const value = values.get(name) ?? waiting.get(name)?.();
     if (!value) throw new TypeError(`${name} is read before it is written`);
+    values.set(name, value);
     return value;
   };
-  const lowering = { ...tools, build, kv: tools.kv, read, write: values.set.bind(values) };
+  const later = waiting.set.bind(waiting);
+  const lowering = { ...tools, build, kv: tools.kv, read, write: values.set.bind(values), later };
   for (const op of ops) lower(lowering, op);
+  for (const name of waiting.keys()) read(name);
 }
 
 export class DenseProgram implements Compiled {
@@ -131,7 +135,7 @@ export class DenseProgram implements Compiled {
       const values = new Map<string, Value>();
       for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
       this.lower(build, values, rows, kv);
-      return Object.fromEntries(outputs.map(({ name }) => [name, values.get(name) as Value]));
+      return Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
     });
     return { graph, kv };
   }

@@ -26,6 +26,14 @@ interface Built {
   readonly graph: Graph;
   readonly kv: KvGraph;
   readonly slabs: readonly (Slab | undefined)[];
+  readonly ids: readonly Ids[];
+}
+
+/** Where the ids of a layer are: the graph's output, and their first row in it. */
+interface Ids {
+  readonly output: string;
+  readonly at: number;
+  readonly topK: number;
 }
 
 export class GgmlRange implements LayerRange {
@@ -90,7 +98,11 @@ export class GgmlRange implements LayerRange {
     checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and cache
     const choosable = parts.every(({ expertSlab }) => expertSlab?.whole?.choosable !== false);
     if (!choosable || rows > this.#choosingRowsMax) return this.#sorted.run(call);
-    const { graph, kv: inputs } = this.#graphs.take(
+    const {
+      graph,
+      kv: inputs,
+      ids: places,
+    } = this.#graphs.take(
       `${from}.${to}.${kvKey(kv)}`,
       (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
       () => this.#build(parts, kv),
@@ -98,43 +110,75 @@ export class GgmlRange implements LayerRange {
     graph.run((name) => (name === "x" ? x : (inputs.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
     const out = new Float32Array(x.length);
     graph.read("x", out);
-    const chosen = parts.map(({ moe }) => (moe === undefined ? 0 : rows * moe.topK));
-    const all = new Int32Array(chosen.reduce((sum, count) => sum + count, 0));
-    let at = 0;
-    const ids = chosen.map((count, i) => {
-      const own = all.subarray(at, at + count);
-      at += count;
-      if (count > 0) graph.read(idsOf(i), own);
-      return own;
-    });
-    return { x: out, ids };
+    const found = new Map<string, Int32Array>();
+    for (const { output } of places) {
+      if (output === "" || found.has(output)) continue;
+      const ends = places.map((each) => (each.output === output ? (each.at + rows) * each.topK : 0));
+      const all = new Int32Array(Math.max(...ends));
+      graph.read(output, all);
+      found.set(output, all);
+    }
+    return { x: out, ids: places.map(({ output, at, topK }) => (found.get(output) ?? none).subarray(at * topK, (at + rows) * topK)) };
   }
 
   #build(parts: readonly Part[], call: KvCall): Built {
     const kv = new KvGraph(call);
     const rows = rowsOfGroups(call.groups);
     const slabs = parts.map(({ expertSlab }) => expertSlab?.whole);
+    const ids: Ids[] = [];
     const graph = buildGraph(
       this.#device,
       parts.reduce((sum, part) => sum + nodesOf(part, call.groups.length), 1),
       (build) => {
         const outputs: Record<string, Value> = {};
+        const stacks = new Map<string, { readonly width: number; readonly topK: number }>();
         const [first] = parts as [Part];
         let x = build.input("x", "f32", [first.program.segment.inputs[0]?.width ?? 0, rows]);
         for (const [i, { program, moe }] of parts.entries()) {
           const values = new Map([["x", x]]);
           program.lower(build, values, rows, kv);
-          if (moe === undefined) x = values.get("y") as Value;
-          else {
-            x = withExperts(build, { moe, slab: slabs[i] as Slab, rows }, values);
-            outputs[idsOf(i)] = values.get("ids") as Value;
+          if (moe === undefined) {
+            x = values.get("y") as Value;
+            ids.push({ output: "", at: 0, topK: 0 });
+            continue;
           }
+          const { topK } = moe;
+          x = withExperts(build, { moe, slab: slabs[i] as Slab, rows }, values);
+          const chosen = values.get("ids") as Value;
+          const output = chosen.stacked === undefined ? `ids.${i}` : `ids of ${chosen.stacked.width}, ${topK}`;
+          ids.push({ output, at: chosen.stacked?.at ?? 0, topK });
+          if (chosen.stacked === undefined) outputs[output] = chosen;
+          else stacks.set(output, { width: chosen.stacked.width, topK });
         }
+        for (const [output, { width, topK }] of stacks) outputs[output] = build.stack(width, topK);
         return Object.assign(outputs, { x });
       },
     );
-    return { graph, kv, slabs };
+    return { graph, kv, slabs, ids };
   }
+}
+
+interface Sum {
+  readonly y: Value;
+  readonly gates: Value;
+  readonly h: Value;
+}
+
+/** The same sum in llama.cpp's order of nodes, by which devices make one kernel of it. */
+function summedAtOnce(
+  build: GraphBuilder,
+  { y, gates, h }: Sum,
+  of: { readonly width: number; readonly k: number; readonly rows: number },
+) {
+  const { ggml } = build.device;
+  const { width, k, rows } = of;
+  const weighted = build.step(ggml.ggml_mul(build.context, y.tensor, gates.tensor), [y, gates]);
+  const row = width * Float32Array.BYTES_PER_ELEMENT;
+  const each = Array.from({ length: k }, (_, i) =>
+    build.ahead(build.view(ggml.ggml_view_2d(build.context, weighted.tensor, width, rows, k * row, i * row), weighted)),
+  );
+  const add = (a: Value, b: Value): Value => build.step(ggml.ggml_add(build.context, a.tensor, b.tensor), [a, b]);
+  return add(each.reduce(add), h);
 }
 
 function cpuRowsMax(layers: readonly RangeLayer[]): number {
@@ -142,7 +186,7 @@ function cpuRowsMax(layers: readonly RangeLayer[]): number {
   return Math.floor(cpuPairsMax / Math.max(...perRow));
 }
 
-const idsOf = (i: number): string => `ids.${i}`;
+const none = new Int32Array();
 
 /** True where an expert's input is used in products only. */
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
@@ -164,6 +208,7 @@ function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: 
   lowerOps(build, expert.ops, own, { rows: k * rows, weights: slab.of({ ids, k, rows, shared: f }), widths: widthsOf(expert) });
   const y = own.get(output.name) as Value;
   const { width } = output;
+  if (!build.device.exact) return summedAtOnce(build, { y, gates, h }, { width, k, rows });
   const apart = build.view(ggml.ggml_reshape_3d(build.context, y.tensor, width, k, rows), y);
   const shares = build.view(ggml.ggml_reshape_3d(build.context, gates.tensor, 1, k, rows), gates);
   const weighted = build.step(ggml.ggml_mul(build.context, apart.tensor, shares.tensor), [apart, shares]);

@@ -156,12 +156,15 @@ export class Slab {
       if (placed?.all !== undefined) return { ...placed, all: placed.all };
       throw new TypeError(`weight ${name} is not one of which rows choose`);
     };
+    const views = new Map<Value, Value>();
     const multiply = (build: GraphBuilder, { part, all }: Placed & { readonly all: Pointer }, x: Value): Value => {
-      const { ggml } = build.device;
+      const { ggml, exact } = build.device;
       const per = x === shared ? 1 : k;
-      const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, part.columns, per, rows), x);
+      const apart = views.get(x) ?? build.view(ggml.ggml_reshape_3d(build.context, x.tensor, part.columns, per, rows), x);
+      if (!exact) views.set(x, apart);
       const product = build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]);
-      return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, part.rows, k * rows), product);
+      // A view between two products would keep a device from making one kernel of them and of what follows.
+      return exact ? build.view(ggml.ggml_reshape_2d(build.context, product.tensor, part.rows, k * rows), product) : product;
     };
     const strides = new Map<Value, number>();
     return {
@@ -175,8 +178,9 @@ export class Slab {
         return own;
       },
       addRow: (build, name, x) => {
-        const { ggml } = build.device;
+        const { ggml, exact } = build.device;
         const { part, all } = find(name);
+        if (!exact) return build.step(ggml.ggml_add_id(build.context, x.tensor, all, ids.tensor), [x, ids]);
         const step = strides.get(x) ?? part.columns * Float32Array.BYTES_PER_ELEMENT;
         const apart = build.view(ggml.ggml_view_3d(build.context, x.tensor, part.columns, k, rows, step, k * step, 0), x);
         const sum = build.step(ggml.ggml_add_id(build.context, apart.tensor, all, ids.tensor), [apart, ids]);
