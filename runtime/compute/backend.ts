@@ -131,8 +131,8 @@ export interface Backend extends Capabilities {
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
   /** Undefined where the backend computes in the machine's memory. */
   memory(): DeviceMemory | undefined;
-  /** Device memory that its graphs share for intermediate values. */
-  workBytes(): number;
+  /** Memory that graphs share for intermediate values: of a device what they take now, of the processor what steps of so many rows keep. */
+  workBytes(layers: readonly Layer[], rows: number): number;
   /** The reason why it cannot compute any more; undefined while it works. */
   fault(): AppError | undefined;
   /** See BackendOptions. */

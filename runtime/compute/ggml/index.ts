@@ -2,7 +2,7 @@
 import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
-import type { Segment } from "../../kernels/segment.ts";
+import type { Layer, Segment } from "../../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
 import type {
   Backend,
@@ -29,6 +29,7 @@ import { forTrialCalls } from "./open-checks.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
+import { sortedBytes } from "./sorted-range.ts";
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -108,8 +109,9 @@ class GgmlBackend implements Backend {
     return this.#device.memory;
   }
 
-  workBytes(): number {
-    return this.#device.exact ? 0 : this.#device.scratchBytes;
+  workBytes(layers: readonly Layer[], rows: number): number {
+    if (!this.#device.exact) return this.#device.scratchBytes;
+    return Math.max(0, ...layers.map((layer) => (layer.kind === "moe" ? sortedBytes(this.#device, layer, rows) : 0)));
   }
 
   fault(): AppError | undefined {

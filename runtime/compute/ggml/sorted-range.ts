@@ -164,39 +164,42 @@ export class SortedRange {
   #kept(moe: MoeLayer, rows: number): Readonly<Record<"h" | "f" | "gates" | "y", Place>> {
     let address = this.#base;
     const { handle } = this.#buffer as DeviceBuffer;
-    const places = this.#sizes(moe, rows).map(([name, width, count]) => {
+    const places = sizesOf(moe, rows).map(([name, width, count]) => {
       const place = { handle, address, width, rows: count };
-      address += BigInt(this.#bytes(width, count));
+      address += BigInt(bytesOf(this.#device, width, count));
       return [name, place] as const;
     });
     return Object.fromEntries(places) as unknown as Readonly<Record<"h" | "f" | "gates" | "y", Place>>;
   }
 
-  #sizes({ topK, experts, expert }: MoeLayer, rows: number): readonly (readonly ["h" | "f" | "gates" | "y", number, number])[] {
-    const [{ width: into }, { width: out }] = endsOf(expert);
-    const pairs = topK * rows;
-    return [
-      ["h", out, rows],
-      ["f", into, rows],
-      ["gates", topK, rows],
-      ["y", out, pairs + fillingMax * Math.min(experts, pairs)],
-    ];
-  }
-
-  #bytes(width: number, rows: number): number {
-    return this.#device.aligned(width * rows * Float32Array.BYTES_PER_ELEMENT);
-  }
-
   #reserve(rows: number): void {
-    const sizes = this.#parts.map(({ moe }) =>
-      moe === undefined ? 0 : this.#sizes(moe, rows).reduce((sum, [, width, count]) => sum + this.#bytes(width, count), 0),
-    );
-    const bytes = Math.max(...sizes);
+    const bytes = Math.max(...this.#parts.map(({ moe }) => (moe === undefined ? 0 : sortedBytes(this.#device, moe, rows))));
     if (bytes <= (this.#buffer?.bytes ?? -1)) return;
     this.#buffer?.free();
     this.#buffer = this.#device.allocate(bytes);
   }
 }
+
+type Sized = Pick<MoeLayer, "topK" | "experts" | "expert">;
+
+function sizesOf({ topK, experts, expert }: Sized, rows: number): readonly (readonly ["h" | "f" | "gates" | "y", number, number])[] {
+  const [{ width: into }, { width: out }] = endsOf(expert);
+  const pairs = topK * rows;
+  return [
+    ["h", out, rows],
+    ["f", into, rows],
+    ["gates", topK, rows],
+    ["y", out, pairs + fillingMax * Math.min(experts, pairs)],
+  ];
+}
+
+type Aligned = Pick<GgmlDevice, "aligned">;
+
+const bytesOf = (device: Aligned, width: number, rows: number): number => device.aligned(width * rows * Float32Array.BYTES_PER_ELEMENT);
+
+/** What is kept between the two graphs of a layer. */
+export const sortedBytes = (device: Aligned, moe: Sized, rows: number): number =>
+  sizesOf(moe, rows).reduce((sum, [, width, count]) => sum + bytesOf(device, width, count), 0);
 
 function missing(layer: number): never {
   throw new TypeError(`experts of layer ${layer} are missing`);

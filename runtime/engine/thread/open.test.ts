@@ -4,14 +4,16 @@ import { test } from "node:test";
 import { codecNames } from "../../../crds/names.ts";
 import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { codecFor } from "../../weights/codecs/index.ts";
+import { defaultLimits } from "../schedule/request.ts";
 import { openModel } from "./open.ts";
 
 const { storeDir } = await goldenStore({ codecs: codecNames });
+const small = { ...defaultLimits, maxBatchTokens: 16 };
 
 test("the dense part of f32 is f32 beside experts that are floats, and about a quarter of that beside all others", async () => {
   const denseBytes = new Map<string, number>();
   for (const codec of codecNames) {
-    const model = await openModel({ storeDir, backend: "cpu", codec, kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 });
+    const model = await openModel({ storeDir, backend: "cpu", codec, kvPoolBytes: 1 << 20, maxContext: 32, threads: 1, limits: small });
     denseBytes.set(codec, model.info.denseBytes);
     await model.close();
   }
@@ -20,6 +22,24 @@ test("the dense part of f32 is f32 beside experts that are floats, and about a q
     if (codecFor(codec).denseBits > 8) assert.equal(denseBytes.get(codec), exact, codec);
     else assert.ok(denseBytes.get(codec)! < 0.35 * exact, `${codec}: ${denseBytes.get(codec)} of ${exact}`);
   }
+});
+
+test("what the largest step keeps of its experts counts as dense part, also where memory is short", async () => {
+  const options = { storeDir, backend: "cpu", codec: "q4_0", kvPoolBytes: 0, maxContext: 32, threads: 1 } as const;
+  const open = async (limits = small, bytes = 2 ** 40) => {
+    const memory = { bytes, of: "the test", own: true, expertBytes: 0 };
+    const model = await openModel({ ...options, limits, memory });
+    await model.close();
+    return model.info;
+  };
+  const large = { ...defaultLimits, maxBatchTokens: 4096 };
+  const [{ denseBytes, topK, hidden }, { denseBytes: more }] = [await open(), await open(large)];
+  const kept = more - denseBytes;
+  const sums = 4 * (4096 - 16) * topK * hidden;
+  assert.ok(kept > sums && kept < 3 * sums, `${kept} beside ${sums}`);
+  const short = denseBytes + 2 ** 22;
+  await open(small, short);
+  await assert.rejects(open(large, short), { code: "InsufficientMemory" });
 });
 
 test("a worker tries its device before it opens a model, whatever form the model has", async () => {

@@ -21,6 +21,7 @@ import type { StoredForm } from "../../weights/stored.ts";
 import type { EngineInfo } from "../api.ts";
 import { compileHead } from "../pass/head.ts";
 import type { KvPool } from "../schedule/kv-ledger.ts";
+import { defaultLimits } from "../schedule/request.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -90,11 +91,18 @@ function kvSpecOf(
   const blockBytes = kvBlockBytes(shape, pages);
   const whole = kvBlocksOfContext(context);
   const requestBytes = whole * blockBytes;
-  const [mostBytes, denseBytes] = [kvSlotsMax * requestBytes, store.denseBytes(codecFor(codec).denseBits)];
+  const mostBytes = kvSlotsMax * requestBytes;
+  // A device's free memory is what its graphs have left.
+  const workBytes = backend.memory() === undefined ? workBytesOf(program, { backend, options }) : 0;
+  const denseBytes = store.denseBytes(codecFor(codec).denseBits) + workBytes;
   const pool = kvPoolBytes({ askedBytes, requestBytes, mostBytes, maxContext: context, denseBytes, memory: memoryOf(backend, options) });
   const blocks = Math.floor(pool / blockBytes);
   const slots = Math.min(kvSlotsMax, blocks);
   return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
+}
+
+function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">): number {
+  return backend.workBytes(layers, options.limits?.maxBatchTokens ?? defaultLimits.maxBatchTokens);
 }
 
 /** A device that has memory of its own says how much is free. */
@@ -162,7 +170,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     device: backend.device,
     numerics: numericsOf(backend, store, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
-    denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, backend.workBytes()),
+    denseBytes: [embed, ...blocks, head].reduce((sum, each) => sum + each.residentBytes, workBytesOf(program, { backend, options })),
     kvBytes: kv.bytes,
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,
