@@ -167,17 +167,21 @@ export class GraphBuilder {
     return Object.assign(this.view(tensor, whole), { part });
   }
 
-  finish(outputs: Readonly<Record<string, Value>>): Graph {
+  /** `alone`: outputs that lie apart from those that are read together. */
+  finish(outputs: Readonly<Record<string, Value>>, alone: ReadonlySet<string>): Graph {
     const { ggml } = this.device;
     for (const { owner } of Object.values(outputs)) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step + 1;
+    const together = this.device.exact ? undefined : this.#together(Object.entries(outputs).filter(([name]) => !alone.has(name)));
     const { offsets, bytes } = planArena(
-      this.#owned.map((each) => (each.place === undefined ? each : { ...each, bytes: 0 })),
+      this.#owned.map((each, i) => (each.place === undefined && !together?.offsets.has(i) ? each : { ...each, bytes: 0 })),
       this.device.alignment,
     );
     const scratch = this.device.scratch(bytes);
-    const places = this.#owned.map(
-      ({ place }, i) => place ?? { handle: scratch.handle, address: scratch.base + BigInt(offsets[i] as number) },
-    );
+    const places = this.#owned.map(({ place }, i) => {
+      const within = together?.offsets.get(i);
+      const offset = within === undefined ? (offsets[i] as number) : (offsets[together?.owner as number] as number) + within;
+      return place ?? { handle: scratch.handle, address: scratch.base + BigInt(offset) };
+    });
     for (const { tensor, owner, offset } of [
       ...this.#owned.map(({ tensor }, owner) => ({ tensor, owner, offset: 0 })),
       ...this.#inBlocks,
@@ -194,11 +198,30 @@ export class GraphBuilder {
         return { name, tensor, bytes };
       }),
       outputs: new Map(Object.entries(outputs)),
+      together: together && { tensor: together.tensor, bytes: together.bytes, offsets: together.named },
       cost: this.device.costs.of(
         this.#step,
         this.#owned.reduce((sum, each) => sum + each.bytes, 0),
       ),
     });
+  }
+
+  /** A place of the outputs behind each other, which one read has; undefined where they have memory of other values. */
+  #together(outputs: readonly (readonly [string, Value])[]) {
+    const [offsets, named] = [new Map<number, number>(), new Map<string, number>()];
+    let [bytes, from] = [0, this.#step];
+    for (const [name, { owner, tensor }] of outputs) {
+      const owned = owner === undefined ? undefined : (this.#owned[owner] as Owned);
+      if (owner === undefined || owned?.tensor !== tensor || owned.place !== undefined || offsets.has(owner)) return undefined;
+      offsets.set(owner, bytes);
+      named.set(name, bytes);
+      bytes += this.device.aligned(owned.bytes);
+      from = Math.min(from, owned.from);
+    }
+    const tensor = this.device.ggml.ggml_new_tensor_4d(this.context, numberOf("i32"), Math.ceil(bytes / 4), 1, 1, 1);
+    const { owner } = this.#own(tensor, from);
+    (this.#owned[owner] as Owned).to = this.#step + 1;
+    return { owner, tensor, bytes, offsets, named };
   }
 
   #own(tensor: Pointer, from: number): Value & { readonly owner: number } {
@@ -216,10 +239,15 @@ export class GraphBuilder {
 }
 
 /** `nodes`: the maximum, with inputs and views; `work` returns the outputs. */
-export function buildGraph(device: GgmlDevice, nodes: number, work: (build: GraphBuilder) => Readonly<Record<string, Value>>): Graph {
+export function buildGraph(
+  device: GgmlDevice,
+  nodes: number,
+  work: (build: GraphBuilder) => Readonly<Record<string, Value>>,
+  alone: ReadonlySet<string> = new Set(),
+): Graph {
   const build = new GraphBuilder(device, nodes);
   try {
-    return build.finish(work(build));
+    return build.finish(work(build), alone);
   } catch (caught) {
     build.metadata.free();
     throw caught;
@@ -231,6 +259,8 @@ interface Parts {
   readonly graph: Pointer;
   readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
+  /** The outputs in one piece, and where each begins. */
+  readonly together: { readonly tensor: Pointer; readonly bytes: number; readonly offsets: ReadonlyMap<string, number> } | undefined;
   readonly cost: GraphCost;
 }
 
@@ -269,6 +299,24 @@ export class Graph {
     const value = this.#parts.outputs.get(name);
     if (!value) throw new TypeError(`the graph has no output ${name}`);
     this.#device.ggml.ggml_backend_tensor_get(value.tensor, into, offset, into.byteLength);
+  }
+
+  /** Whole outputs of the last run, by one read where that spares waits for a device. */
+  readAll(wanted: readonly (readonly [name: string, into: NodeJS.TypedArray])[]): void {
+    const { together } = this.#parts;
+    if (together === undefined || wanted.length < 2) {
+      for (const [name, into] of wanted) this.read(name, into);
+      return;
+    }
+    const ends = wanted.map(([name, { byteLength }]) => (together.offsets.get(name) as number) + byteLength);
+    const starts = wanted.map(([name]) => together.offsets.get(name) as number);
+    const first = Math.min(...starts);
+    const bytes = new Uint8Array(Math.max(...ends) - first);
+    this.#device.ggml.ggml_backend_tensor_get(together.tensor, bytes, first, bytes.length);
+    for (const [i, [, into]] of wanted.entries())
+      new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(
+        bytes.subarray((starts[i] as number) - first, (ends[i] as number) - first),
+      );
   }
 
   free(): void {

@@ -39,6 +39,12 @@ export interface KvView {
   readonly step: number | undefined;
 }
 
+/** Streams of a group that one operation reads: `at` is the first of them. */
+export interface KvRun extends KvView {
+  readonly at: number;
+  readonly batch: number;
+}
+
 export interface RowCopy {
   readonly from: number;
   readonly to: number;
@@ -91,7 +97,8 @@ export abstract class GgmlKv implements KvCache {
 
   abstract piecesOf(slot: number): readonly Piece[];
 
-  abstract viewOf(group: KvGroup): KvView;
+  /** In the order of the group's streams, all of them. */
+  abstract runsOf(group: KvGroup): readonly KvRun[];
 
   /** True where rows read memory that other slots wrote, too. */
   abstract readonly shared: boolean;

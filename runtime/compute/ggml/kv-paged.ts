@@ -4,7 +4,7 @@ import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
 import { checkCopy } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
-import { GgmlKv, type KvView, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
+import { GgmlKv, type KvRun, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
 
 /** Attention reads a multiple of so many positions. */
 const lengthStep = 64;
@@ -40,10 +40,10 @@ export class PagedKv extends GgmlKv {
     return [{ position: 0, row: slot * this.stride, count: this.context }];
   }
 
-  viewOf({ past, tokens, firstSlot }: KvGroup): KvView {
+  runsOf({ past, tokens, firstSlot, batch }: KvGroup): readonly KvRun[] {
     const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
     const length = Math.min(this.context, Math.ceil(longest / lengthStep) * lengthStep);
-    return { first: firstSlot * this.stride, length, step: this.stride };
+    return [{ at: 0, batch, first: firstSlot * this.stride, length, step: this.stride }];
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {

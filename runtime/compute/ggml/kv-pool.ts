@@ -5,10 +5,14 @@ import type { KvSpec } from "../backend.ts";
 import { checkCopy } from "../call-checks.ts";
 import { kvBlockTokens } from "../kv-size.ts";
 import type { GgmlDevice } from "./device.ts";
-import { GgmlKv, type KvView, type Piece } from "./kv-memory.ts";
+import { GgmlKv, type KvRun, type Piece, type RowCopy } from "./kv-memory.ts";
 
 /** Attention reads a multiple of so many rows. */
 const lengthStep = 256;
+/** Operations of one group; beyond, its streams are told apart by a mask over the memory of all of them. */
+const runsMax = 8;
+/** How many times the positions that they have streams of one operation may read. */
+const paddingMost = 2;
 
 export class PoolKv extends GgmlKv {
   readonly slots: number;
@@ -17,15 +21,16 @@ export class PoolKv extends GgmlKv {
   /** The number of slots that share each block. */
   readonly #users: Uint16Array;
   readonly #tables: number[][];
-  readonly #views = new WeakMap<KvGroup, KvView>();
-  /** No lower block is free. */
-  #lowest = 0;
+  /** Blocks from one slot's first one to the next slot's, where these are free: slots of one group then are one view (../DECISIONS.md 9). */
+  readonly #lane: number;
+  readonly #runs = new WeakMap<KvGroup, readonly KvRun[]>();
 
   constructor(device: GgmlDevice, spec: KvSpec) {
     super(device, spec, 1);
     this.slots = spec.slots;
     this.#blockTokens = kvBlockTokens(spec.context);
     this.#users = new Uint16Array(this.blocks);
+    this.#lane = Math.floor(this.blocks / spec.slots);
     this.#tables = Array.from({ length: spec.slots }, () => []);
     try {
       // Masked values are multiplied by zero, so they must be finite.
@@ -45,24 +50,50 @@ export class PoolKv extends GgmlKv {
     return (this.#tables[slot] as number[]).map((block, i) => ({ position: i * count, row: block * count, count }));
   }
 
-  viewOf(group: KvGroup): KvView {
-    const known = this.#views.get(group);
+  runsOf(group: KvGroup): readonly KvRun[] {
+    const known = this.#runs.get(group);
     if (known !== undefined) return known;
     const { firstSlot, batch, tokens, past } = group;
-    let [first, end] = [Number.POSITIVE_INFINITY, 0];
-    for (let b = 0; b < batch; b++) {
-      const from = past[b] as number;
-      this.#prepare(firstSlot + b, from, from + tokens);
-      for (const block of (this.#tables[firstSlot + b] as number[]).slice(0, this.#blocksOf(from + tokens))) {
-        first = Math.min(first, block);
-        end = Math.max(end, block + 1);
+    const spans = Array.from({ length: batch }, (_, b) => {
+      const [slot, from] = [firstSlot + b, past[b] as number];
+      this.#prepare(slot, from, from + tokens);
+      return this.#span((this.#tables[slot] as number[]).slice(0, this.#blocksOf(from + tokens)));
+    });
+    const runs: KvRun[] = [];
+    let sum = 0;
+    for (const [at, span] of spans.entries()) {
+      const last = runs.at(-1);
+      const joined = last && this.#joined(last, span);
+      if (joined === undefined || joined.batch * joined.length > paddingMost * (sum + span.length)) {
+        runs.push({ at, batch: 1, ...span, step: span.length });
+        sum = span.length;
+      } else {
+        runs.splice(-1, 1, joined);
+        sum += span.length;
       }
     }
-    first = Math.floor((first * this.#blockTokens) / lengthStep) * lengthStep;
-    end = Math.min(this.blocks * this.#blockTokens, Math.ceil((end * this.#blockTokens) / lengthStep) * lengthStep);
-    const view = { first, length: end - first, step: undefined };
-    this.#views.set(group, view);
-    return view;
+    const blocks = spans.flatMap(({ first, length }) => [first, first + length - 1]).map((row) => Math.floor(row / this.#blockTokens));
+    const found = runs.length <= runsMax ? runs : [{ at: 0, batch, ...this.#span(blocks), step: undefined }];
+    this.#runs.set(group, found);
+    return found;
+  }
+
+  /** Rows that contain these blocks. */
+  #span(blocks: readonly number[]): { readonly first: number; readonly length: number } {
+    const count = this.#blockTokens;
+    const rows = this.blocks * count;
+    const [first, end] = [Math.min(...blocks) * count, (Math.max(...blocks) + 1) * count];
+    const length = Math.min(rows, Math.ceil((end - first) / lengthStep) * lengthStep);
+    return { first: Math.min(first, rows - length), length };
+  }
+
+  #joined(run: KvRun, { first, length }: { readonly first: number; readonly length: number }): KvRun | undefined {
+    const step = run.batch === 1 ? first - run.first : (run.step as number);
+    const most = Math.max(run.length, length);
+    const rows = this.blocks * this.#blockTokens;
+    if (step <= 0 || first !== run.first + run.batch * step || first + most > rows) return undefined;
+    if (run.first + (run.batch + 1) * most > rows) return undefined; // ggml wants as much memory behind a view as its values take
+    return { ...run, batch: run.batch + 1, length: most, step };
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {
@@ -81,6 +112,7 @@ export class PoolKv extends GgmlKv {
     this.#drop(from, this.#blocksOf(length));
     this.#tables[to] = this.#tables[from] as number[];
     this.#tables[from] = [];
+    this.#goHome(to);
   }
 
   trimSlot(slot: number, length: number): void {
@@ -94,12 +126,12 @@ export class PoolKv extends GgmlKv {
 
   #prepare(slot: number, from: number, to: number): void {
     const table = this.#tables[slot] as number[];
-    while (table.length < this.#blocksOf(to)) table.push(this.#take(table.at(-1)));
+    while (table.length < this.#blocksOf(to)) table.push(this.#take(this.#after(slot, table.at(-1))));
     const count = this.#blockTokens;
     for (let i = Math.floor(from / count); i < this.#blocksOf(to); i++) {
       const block = table[i] as number;
       if ((this.#users[block] as number) === 1) continue;
-      const own = this.#take(table[i - 1]);
+      const own = this.#take(this.#after(slot, table[i - 1]));
       const written = Math.max(0, Math.min(count, from - i * count));
       if (written > 0) this.copyRows(this.layers, [{ from: block * count, to: own * count, count: written }]);
       this.#give(block);
@@ -107,9 +139,14 @@ export class PoolKv extends GgmlKv {
     }
   }
 
-  #take(after: number | undefined): number {
-    const next = after === undefined ? -1 : after + 1;
-    const block = this.#users[next] === 0 ? next : this.#users.indexOf(0, this.#lowest);
+  #after(slot: number, block: number | undefined): number {
+    return block === undefined ? slot * this.#lane : block + 1;
+  }
+
+  /** The wished block or one behind it; else the last one, since lanes of decoding slots are the first ones. */
+  #take(wished: number): number {
+    const near = this.#users.subarray(wished, wished + Math.max(1, this.#lane)).indexOf(0);
+    const block = near >= 0 ? wished + near : this.#users.lastIndexOf(0);
     if (block < 0) {
       throw new AppError(`all ${this.blocks} blocks of the KV pool are in use; raise runtime.kvPool`, {
         code: "OutOfMemory",
@@ -117,13 +154,29 @@ export class PoolKv extends GgmlKv {
       });
     }
     this.#users[block] = 1;
-    if (block !== next) this.#lowest = block + 1;
     return block;
+  }
+
+  /** Copies a slot's rows to its own lane where that is free, so that it is read together with its neighbours. */
+  #goHome(slot: number): void {
+    const [table, count] = [this.#tables[slot] as number[], this.#blockTokens];
+    const home = slot * this.#lane;
+    const free = table.every((block, i) => this.#users[block] === 1 && this.#users[home + i] === 0);
+    if (this.#lane === 0 || table.length === 0 || !free) return;
+    const copies: RowCopy[] = [];
+    for (const [i, block] of table.entries()) {
+      const last = copies.at(-1);
+      if (last !== undefined && last.from + last.count === block * count) copies.splice(-1, 1, { ...last, count: last.count + count });
+      else copies.push({ from: block * count, to: (home + i) * count, count });
+      this.#users[home + i] = 1;
+    }
+    this.copyRows(this.layers, copies);
+    for (const block of table) this.#give(block);
+    this.#tables[slot] = table.map((_, i) => home + i);
   }
 
   #give(block: number): void {
     this.#users[block] = (this.#users[block] as number) - 1;
-    if (this.#users[block] === 0) this.#lowest = Math.min(this.#lowest, block);
   }
 
   #drop(slot: number, index: number): void {

@@ -5,12 +5,12 @@ import type { Rope } from "../../kernels/segment.ts";
 import type { KvCall, KvSpec } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { GgmlKv, KvTensor, KvView, LayerTensors } from "./kv-memory.ts";
+import type { GgmlKv, KvRun, KvTensor, KvView, LayerTensors } from "./kv-memory.ts";
 import { PagedKv } from "./kv-paged.ts";
 import { PoolKv } from "./kv-pool.ts";
 
 const maskedOut = 0xfc00; // minus infinity in f16
-/** Values in a shared pool are clamped: an infinity or NaN of one request, times zero, would become NaN in others. */
+/** Values in a shared pool are finite: an infinity or NaN of one request, times zero, would become NaN in others (../DECISIONS.md 9). */
 const storedMost = 65_504;
 
 export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
@@ -18,23 +18,29 @@ export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
 
 export interface GroupShape extends KvView {
   readonly index: number;
+  readonly run: KvRun;
   readonly from: number;
   readonly batch: number;
   readonly tokens: number;
 }
 
 /** Where all rows read the same part, they are tokens of one text, which a mask separates. */
-function shapeOf(cache: GgmlKv, group: KvGroup): Omit<GroupShape, "index" | "from"> {
-  const { first, length, step } = cache.viewOf(group);
-  const { batch, tokens } = group;
-  return step === undefined ? { first, length, step, batch: 1, tokens: batch * tokens } : { first, length, step, batch, tokens };
+function shapesOf(cache: GgmlKv, group: KvGroup): Omit<GroupShape, "index" | "from">[] {
+  const { tokens } = group;
+  return cache.runsOf(group).map((run) => {
+    const { first, length, step, batch } = run;
+    return step === undefined
+      ? { first, length, step, run, batch: 1, tokens: batch * tokens }
+      : { first, length, step, run, batch, tokens };
+  });
 }
 
 export function kvKey({ cache, groups }: KvCall): string {
-  const parts = groups.map((group) => {
-    const { first, length, batch, tokens } = shapeOf(cache as GgmlKv, group);
-    return `${first}.${length}.${batch}.${tokens}`;
-  });
+  const parts = groups.map((group) =>
+    shapesOf(cache as GgmlKv, group)
+      .map(({ first, length, step, batch, tokens }) => `${first}.${length}.${batch > 1 ? step : 0}.${batch}.${tokens}`)
+      .join(","),
+  );
   return `${(cache as GgmlKv).id}: ${parts.join(" ")}`;
 }
 
@@ -48,17 +54,22 @@ export class KvGraph {
   readonly groups: readonly GroupShape[];
   readonly #rows: number;
   readonly #cache: GgmlKv;
+  readonly #clamps: boolean;
   readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
 
-  constructor({ cache, groups }: KvCall) {
+  /** `clamps`: for values that may be no numbers. */
+  constructor({ cache, groups }: KvCall, clamps = true) {
     this.#cache = cache as GgmlKv;
+    this.#clamps = clamps && this.#cache.shared;
     this.#rows = rowsOfGroups(groups);
     let from = 0;
-    this.groups = groups.map((group, index) => {
-      const shape = Object.assign(shapeOf(this.#cache, group), { index, from });
-      from += rowsOfGroup(group);
-      return shape;
-    });
+    this.groups = groups.flatMap((group, index) =>
+      shapesOf(this.#cache, group).map((shape) => {
+        const own = Object.assign(shape, { index, from });
+        from += rowsOfGroup(shape);
+        return own;
+      }),
+    );
   }
 
   /** The factors of rotated values and of their swapped pairs, [2 * pairs, 1, rows]. */
@@ -94,9 +105,7 @@ export class KvGraph {
       [tensors.keys, keys],
       [tensors.values, values],
     ] as const) {
-      const stored = this.#cache.shared
-        ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source])
-        : source;
+      const stored = this.#clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source]) : source;
       build.effect(ggml.ggml_set_rows(build.context, target.tensor, stored.tensor, rows.tensor), [stored, rows]);
     }
   }
@@ -109,11 +118,10 @@ export class KvGraph {
     return this.#view(build, this.#layer(layer).values, group);
   }
 
-  mask(build: GraphBuilder, window: number, { index, batch, tokens, first, length, step }: GroupShape): Value {
-    const view = { first, length, step };
+  mask(build: GraphBuilder, window: number, { index, run, batch, tokens, length }: GroupShape): Value {
     const shape = [length, tokens, 1, batch];
-    return this.#input(build, { name: `mask.${index}.${window}`, type: "f16", shape }, ({ groups }) =>
-      maskOf(this.#cache, groups[index] as KvGroup, { view, window }),
+    return this.#input(build, { name: `mask.${index}.${run.at}.${window}`, type: "f16", shape }, ({ groups }) =>
+      maskOf(this.#cache, groups[index] as KvGroup, { run, window }),
     );
   }
 
@@ -174,18 +182,18 @@ function cacheRowsOf(cache: GgmlKv, groups: readonly KvGroup[]): BigInt64Array {
 }
 
 interface Look {
-  readonly view: KvView;
+  readonly run: KvRun;
   readonly window: number;
 }
 
 /** [batch][tokens][length] in f16: 0 where a row may look, minus infinity elsewhere. */
-function maskOf(cache: GgmlKv, { firstSlot, batch, tokens, past }: KvGroup, { view, window }: Look): Uint16Array {
-  const { first, length, step = 0 } = view;
+function maskOf(cache: GgmlKv, { firstSlot, tokens, past }: KvGroup, { run, window }: Look): Uint16Array {
+  const { first, length, step = 0, at, batch } = run;
   const mask = new Uint16Array(batch * tokens * length).fill(maskedOut);
   for (let b = 0; b < batch; b++) {
-    const pieces = cache.piecesOf(firstSlot + b);
+    const pieces = cache.piecesOf(firstSlot + at + b);
     for (let token = 0; token < tokens; token++) {
-      const end = (past[b] as number) + token + 1;
+      const end = (past[at + b] as number) + token + 1;
       const from = window > 0 ? Math.max(0, end - window) : 0;
       const start = (b * tokens + token) * length - first - b * step;
       for (const { position, row, count } of pieces) {

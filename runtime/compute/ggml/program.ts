@@ -81,11 +81,17 @@ export class DenseProgram implements Compiled {
       const length = rows * width;
       outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : allocate(name, length) };
     }
-    if (built) {
-      const { graph } = built;
-      graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
-      for (const [name, { data }] of Object.entries(outputs)) graph.read(name, data);
+    const compute = ({ graph, kv: own }: Built): void => {
+      graph.run((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
+      graph.readAll(Object.entries(outputs).map(([name, { data }]) => [name, data]));
       this.#last = { graph, rows, run: this.#device.runs };
+    };
+    if (built) compute(built);
+    // A second time with clamps, so that what the first one stored is gone.
+    if (kv && !this.#device.exact && !Object.values(outputs).every(({ data }) => data.every(Number.isFinite))) {
+      const again = this.#build(rows, kv, true);
+      compute(again);
+      this.#drop(again.graph);
     }
     return outputs;
   }
@@ -128,15 +134,21 @@ export class DenseProgram implements Compiled {
     );
   }
 
-  #build(rows: number, call: KvCall | undefined): Built {
-    const kv = call && new KvGraph(call);
+  #build(rows: number, call: KvCall | undefined, clamps = this.#device.exact): Built {
+    const kv = call && new KvGraph(call, clamps);
     const { inputs, outputs } = this.segment;
-    const graph = buildGraph(this.#device, this.nodes(call?.groups.length ?? 0), (build) => {
-      const values = new Map<string, Value>();
-      for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
-      this.lower(build, values, rows, kv);
-      return Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
-    });
+    const alone = new Set(outputs.flatMap(({ name, kept }) => (kept ? [name] : [])));
+    const graph = buildGraph(
+      this.#device,
+      this.nodes(kv?.groups.length ?? 0),
+      (build) => {
+        const values = new Map<string, Value>();
+        for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
+        this.lower(build, values, rows, kv);
+        return Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
+      },
+      alone,
+    );
     return { graph, kv };
   }
 

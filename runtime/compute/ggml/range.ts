@@ -92,43 +92,48 @@ export class GgmlRange implements LayerRange {
   }
 
   async run(call: RangeCall): Promise<RangeOutputs> {
-    const { x, kv, from, to } = call;
+    const { kv, from, to } = call;
     const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
     checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and cache
     const choosable = parts.every(({ expertSlab }) => expertSlab?.whole?.choosable !== false);
     if (!choosable || rows > this.#choosingRowsMax) return this.#sorted.run(call);
-    const {
-      graph,
-      kv: inputs,
-      ids: places,
-    } = this.#graphs.take(
+    const built = this.#graphs.take(
       `${from}.${to}.${kvKey(kv)}`,
       (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
       () => this.#build(parts, kv),
     );
-    graph.run((name) => (name === "x" ? x : (inputs.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
-    const out = new Float32Array(x.length);
-    graph.read("x", out);
+    const out = this.#compute(built, call, rows);
+    if (this.#device.exact || out.sums.every(Number.isFinite)) return out;
+    // A second time with clamps, so that what the first one stored is gone.
+    const again = this.#build(parts, kv, true);
+    const sound = this.#compute(again, call, rows);
+    again.graph.free();
+    return sound;
+  }
+
+  #compute({ graph, kv: own, ids: places }: Built, { x, kv }: RangeCall, rows: number): RangeOutputs & { readonly sums: Float32Array } {
+    graph.run((name) => (name === "x" ? x : (own.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
+    const [out, sums] = [new Float32Array(x.length), new Float32Array(this.#device.exact ? 0 : rows)];
     const found = new Map<string, Int32Array>();
     for (const { output } of places) {
       if (output === "" || found.has(output)) continue;
       const ends = places.map((each) => (each.output === output ? (each.at + rows) * each.topK : 0));
-      const all = new Int32Array(Math.max(...ends));
-      graph.read(output, all);
-      found.set(output, all);
+      found.set(output, new Int32Array(Math.max(...ends)));
     }
-    return { x: out, ids: places.map(({ output, at, topK }) => (found.get(output) ?? none).subarray(at * topK, (at + rows) * topK)) };
+    graph.readAll([["x", out], ...(sums.length > 0 ? [["sums", sums] as const] : []), ...found]);
+    const ids = places.map(({ output, at, topK }) => (found.get(output) ?? none).subarray(at * topK, (at + rows) * topK));
+    return { x: out, ids, sums };
   }
 
-  #build(parts: readonly Part[], call: KvCall): Built {
-    const kv = new KvGraph(call);
+  #build(parts: readonly Part[], call: KvCall, clamps = this.#device.exact): Built {
+    const kv = new KvGraph(call, clamps);
     const rows = rowsOfGroups(call.groups);
     const slabs = parts.map(({ expertSlab }) => expertSlab?.whole);
     const ids: Ids[] = [];
     const graph = buildGraph(
       this.#device,
-      parts.reduce((sum, part) => sum + nodesOf(part, call.groups.length), 1),
+      parts.reduce((sum, part) => sum + nodesOf(part, kv.groups.length), 1),
       (build) => {
         const outputs: Record<string, Value> = {};
         const stacks = new Map<string, { readonly width: number; readonly topK: number }>();
@@ -151,6 +156,8 @@ export class GgmlRange implements LayerRange {
           else stacks.set(output, { width: chosen.stacked.width, topK });
         }
         for (const [output, { width, topK }] of stacks) outputs[output] = build.stack(width, topK);
+        // It is no number where a value of the row is none.
+        if (!build.device.exact) outputs.sums = build.step(build.device.ggml.ggml_sum_rows(build.context, x.tensor), [x]);
         return Object.assign(outputs, { x });
       },
     );

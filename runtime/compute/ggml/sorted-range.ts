@@ -87,7 +87,7 @@ export class SortedRange {
     const kv = new KvGraph(call.kv);
     const blocks = this.#parts.slice(from, to);
     const nodes = blocks.reduce(
-      (sum, part) => sum + nodesOf(part, call.kv.groups.length),
+      (sum, part) => sum + nodesOf(part, kv.groups.length),
       sumNodes.all + sumNodes.perExpert * (behind?.moe.topK ?? 0),
     );
     const graph = buildGraph(this.#device, nodes, (build) => {

@@ -1,0 +1,113 @@
+// What a device whose bits are free is given: nodes in the order in which ggml makes one kernel of several, streams of a group in one
+// operation, one read a range, and numbers that stay finite without clamps.
+import assert from "node:assert/strict";
+import { resolve } from "node:path";
+import { after, before, test } from "node:test";
+import { looseBackend } from "../../../test/kit/devices/loose.ts";
+import { modelOf } from "../../../test/kit/models/golden-files.ts";
+import { kvOf, type LoadedModel, loadModel } from "../../../test/kit/models/small-engine.ts";
+import { randomTensor } from "../../kernels/random.ts";
+import { openCheckpoint } from "../../weights/checkpoint.ts";
+import type { KvCache } from "../backend.ts";
+import { relativeError } from "../op-self-test.ts";
+
+const { backend, work } = looseBackend();
+const context = 512;
+let model: LoadedModel;
+let hidden = 0;
+let cacheOf: (slots: number, poolBlocks: number) => Promise<KvCache>;
+before(async () => {
+  const folder = resolve(import.meta.dirname, "../../../test/golden/families/qwen3-moe");
+  const checkpoint = await openCheckpoint(folder);
+  const loaded = modelOf(folder, checkpoint);
+  model = await loadModel(backend, loaded, { context });
+  await checkpoint.close();
+  hidden = loaded.program.hidden;
+  cacheOf = (slots, poolBlocks) => backend.createKv({ ...kvOf(loaded.program), slots, context, poolBlocks });
+});
+after(() => backend.close());
+
+/** Layers 0 to 2 of rows of so many tokens on top of each slot's, and what that took. */
+async function run(cache: KvCache, past: readonly number[], tokens = 1, x = randomTensor(3, [past.length * tokens, hidden]).data) {
+  for (const list of [work.graphs, work.reads, work.writes]) list.length = 0;
+  const kv = { cache, groups: [{ firstSlot: 0, batch: past.length, tokens, past: Int32Array.from(past) }] };
+  const out = await model.range.run({ x: x as Float32Array, kv, from: 0, to: 3 });
+  return { x: out.x, nodes: work.graphs.flat(), graphs: work.graphs.length, reads: [...work.reads], writes: [...work.writes] };
+}
+const count = (nodes: readonly string[], node: string): number => nodes.filter((each) => each === node).length;
+
+test("a range is one graph and one read, and its nodes come as fused kernels want them", async () => {
+  const cache = await cacheOf(1, 8);
+  const { nodes, graphs, reads } = await run(cache, [0]);
+  assert.deepEqual([graphs, reads.length], [1, 1]);
+  const text = nodes.join(" ");
+  for (const [pattern, times] of Object.entries({
+    "RMS_NORM MUL ROPE VIEW SET_ROWS SET_ROWS": 3,
+    "RESHAPE ARGSORT VIEW GET_ROWS RESHAPE SOFT_MAX RESHAPE": 2,
+    "MUL_MAT_ID MUL_MAT_ID SWIGLU": 2,
+    "MUL VIEW VIEW VIEW ADD ADD ADD": 2,
+  }))
+    assert.equal(text.split(pattern).length - 1, times, `${pattern} in ${text}`);
+  assert.equal(count(nodes, "CONT"), 1, "the ids of all layers are copied at once");
+  await cache.dispose();
+});
+
+test("slots of a group are one operation, each over its own positions, also after others have left", async () => {
+  const cache = await cacheOf(8, 64);
+  const halves = 2;
+  const lengths = Array.from({ length: 8 }, (_, slot) => 150 + slot);
+  await run(
+    cache,
+    lengths.map(() => 0),
+    150,
+  );
+  const { nodes, writes } = await run(
+    cache,
+    lengths.map(() => 150),
+  );
+  assert.equal(count(nodes, "FLASH_ATTN_EXT"), 3);
+  assert.ok(writes.includes(8 * 256 * halves), `a mask of eight times 256 positions among ${writes}`);
+  await cache.moveSlot(7, 2, 151);
+  assert.equal(
+    count(
+      (
+        await run(
+          cache,
+          lengths.slice(0, 7).map(() => 151),
+        )
+      ).nodes,
+      "FLASH_ATTN_EXT",
+    ),
+    3,
+  );
+  await cache.copySlot(0, 3, 151);
+  assert.equal(
+    count(
+      (
+        await run(
+          cache,
+          lengths.slice(0, 7).map(() => 151),
+        )
+      ).nodes,
+      "FLASH_ATTN_EXT",
+    ),
+    3 * 3,
+    "what is shared lies elsewhere",
+  );
+  await cache.dispose();
+});
+
+test("rows that are no numbers leave none in the memory that others read", async () => {
+  const [sick, sound] = [await cacheOf(4, 8), await cacheOf(4, 8)];
+  const x = randomTensor(5, [2, hidden]).data as Float32Array;
+  for (const [past, value] of [Number.NaN, Number.POSITIVE_INFINITY].entries()) {
+    const spoilt = x.slice().fill(value, 0, hidden);
+    const [got, want] = [await run(sick, [past, past], 1, spoilt), await run(sound, [past, past], 1, x)];
+    assert.ok(!got.x.subarray(0, hidden).every(Number.isFinite));
+    assert.ok(relativeError(got.x.subarray(hidden), want.x.subarray(hidden)) < 1e-5, `beside ${value}`);
+    assert.deepEqual([got.graphs, want.graphs], [2, 1]);
+  }
+  const [got, want] = [await run(sick, [0, 2], 1, x), await run(sound, [0, 2], 1, x)];
+  assert.ok(relativeError(got.x, want.x) < 1e-5);
+  await Promise.all([sick.dispose(), sound.dispose()]);
+});
