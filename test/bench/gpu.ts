@@ -15,6 +15,7 @@ import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { cacheRoot } from "../cluster/binaries.ts";
 import { type LoadedModel, loadModel, type ModelWeights } from "../kit/models/small-engine.ts";
 import { deviceCopy } from "./device-copy.ts";
+import { countRows } from "./gpu-count.ts";
 import { randomModel, type Shape, shapes } from "./gpu-model.ts";
 import { type Both, type DeviceLimits, gpuRows, gpuTable, type Times } from "./gpu-rows.ts";
 import { writeGguf } from "./llama/gguf.ts";
@@ -29,6 +30,7 @@ const options = {
   codec: { type: "string", default: defaultCodec },
   runs: { type: "string", default: "5" },
   alone: { type: "boolean", default: false },
+  count: { type: "boolean", default: false },
   out: { type: "string" },
 } as const;
 
@@ -188,6 +190,7 @@ async function measureAll(asked: Asked, backend: Backend): Promise<{ readonly ou
 
 export async function gpuBench(args: readonly string[]): Promise<readonly object[]> {
   const { values } = parseArgs({ args: [...args], options });
+  if (values.count) return countRows();
   const name = named("backend", values.backend, backends);
   const codec = named("codec", values.codec, codecNames);
   const shape = shapes[named("shape", values.shape, Object.keys(shapes))] as Shape;

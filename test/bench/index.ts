@@ -111,6 +111,7 @@ export const benches: Readonly<Record<string, Bench>> = {
       "--shape NAME   30b (default), tiny",
       "--codec NAME   form of the experts (default: q4_0)",
       "--runs N       rounds, in each of which every engine has its turn; the best counts (default 5)",
+      "--count        instead: kernels of a layer beside llama.cpp's, and reads of a token, of small models; needs no GPU",
       ...peerOptions,
       "--out FILE     appends the rows as a dated table",
     ],

@@ -208,17 +208,19 @@ export class GraphBuilder {
 
   /** A place of the outputs behind each other, which one read has; undefined where they have memory of other values. */
   #together(outputs: readonly (readonly [string, Value])[]) {
+    const { ggml } = this.device;
     const [offsets, named] = [new Map<number, number>(), new Map<string, number>()];
     let [bytes, from] = [0, this.#step];
     for (const [name, { owner, tensor }] of outputs) {
       const owned = owner === undefined ? undefined : (this.#owned[owner] as Owned);
-      if (owner === undefined || owned?.tensor !== tensor || owned.place !== undefined || offsets.has(owner)) return undefined;
+      if (owner === undefined || owned === undefined || owned.place !== undefined || offsets.has(owner)) return undefined;
+      if (owned.tensor !== tensor && ggml.ggml_nbytes(owned.tensor) !== ggml.ggml_nbytes(tensor)) return undefined; // a part of it
       offsets.set(owner, bytes);
       named.set(name, bytes);
       bytes += this.device.aligned(owned.bytes);
       from = Math.min(from, owned.from);
     }
-    const tensor = this.device.ggml.ggml_new_tensor_4d(this.context, numberOf("i32"), Math.ceil(bytes / 4), 1, 1, 1);
+    const tensor = ggml.ggml_new_tensor_4d(this.context, numberOf("i32"), Math.ceil(bytes / 4), 1, 1, 1);
     const { owner } = this.#own(tensor, from);
     (this.#owned[owner] as Owned).to = this.#step + 1;
     return { owner, tensor, bytes, offsets, named };

@@ -3,6 +3,7 @@
 
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { stop } from "../../kit/processes/process.ts";
@@ -41,6 +42,8 @@ export interface PeerOptions {
   readonly vocab: number;
   readonly on: PeerDevice;
   readonly log: (line: string) => void;
+  /** A file that gets what it prints, the nodes of its graphs too; a pipe would lose some of that. */
+  readonly printsTo?: string;
 }
 
 export class Peer {
@@ -60,9 +63,14 @@ export class Peer {
   }
 
   /** Starts the process and loads the file. Throws AppError `BackendUnavailable` with the reason why there is no llama.cpp. */
-  static async start({ path, vocab, on, log }: PeerOptions): Promise<Peer> {
+  static async start({ path, vocab, on, log, printsTo }: PeerOptions): Promise<Peer> {
     log(`llama.cpp: ${path}`);
-    const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "pipe", "ipc"], serialization: "advanced" });
+    const stderr = printsTo === undefined ? "pipe" : openSync(printsTo, "w");
+    const child = fork(join(import.meta.dirname, "child.ts"), {
+      ...{ stdio: ["ignore", "ignore", stderr, "ipc"], serialization: "advanced" },
+      env: Object.assign({}, process.env, printsTo === undefined ? {} : { GGML_SCHED_DEBUG: "2" }),
+    });
+    if (typeof stderr === "number") closeSync(stderr);
     const peer = new Peer(child);
     try {
       await peer.#ask({ kind: "load", path, vocab, on });
