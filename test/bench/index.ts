@@ -42,6 +42,7 @@ export const benches: Readonly<Record<string, Bench>> = {
       ...engineOptions,
       "--ranks LIST   numbers of ranks (default: 1,2,3,4)",
       "--cpus N       CPUs that they share (default: all)",
+      "--quota X      instead: CPUs of its own for each rank, such as 0.5, beside one rank that has as much",
       "--copies N     ranks that hold each expert (default: 1; as many as there are ranks: no row leaves its own)",
     ],
     load: async () => (await import("./ranks.ts")).ranksBench,

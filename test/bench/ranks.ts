@@ -7,8 +7,8 @@ import { openStore } from "../../runtime/weights/store-reader.ts";
 import { RankProcesses, type RankSettings, type Used } from "./ranks/processes.ts";
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
 import { type RankFigures, type RankRow, rankRow } from "./ranks/rows.ts";
-import { type Layout, layoutsOf, sharesOf } from "./ranks/shares.ts";
-import { type Asked, count, log, prompt, readArgs } from "./serve.ts";
+import { type Layout, layoutsOf, layoutsOfOwn, sharesOf } from "./ranks/shares.ts";
+import { type Asked, count, invalid, log, prompt, readArgs } from "./serve.ts";
 import { togetherRate } from "./speed-rows.ts";
 
 const promptTokens = 32;
@@ -24,11 +24,13 @@ interface Case {
   /** Of one stream: so many that the first has not come to its end when the last one begins. */
   readonly tokens: number;
   readonly least: number | undefined;
+  /** Of three ranks that each have as much as the one. */
+  readonly leastOfOwn?: number;
 }
 const cases: readonly Case[] = [
   { name: "1 stream", streams: 1, tokens: 64, least: 0.45 },
-  { name: "8 streams", streams: 8, tokens: 64, least: 0.6 },
-  { name: "32 streams", streams: 32, tokens: 128, least: 0.6 },
+  { name: "8 streams", streams: 8, tokens: 64, least: 0.6, leastOfOwn: 1.8 },
+  { name: "32 streams", streams: 32, tokens: 128, least: 0.6, leastOfOwn: 1.8 },
 ];
 const prefillCase: Case = { name: `prefill, ${prefillTokens} tokens`, streams: 1, tokens: 1, least: undefined };
 
@@ -81,7 +83,7 @@ async function measure(layout: Layout, asked: Asked, store: Awaited<ReturnType<t
   const copies = Math.min(layout.ranks, count("copies", asked.own.copies ?? "1"));
   const settings: RankSettings = {
     ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: layout.cpus, copies },
-    threads: layout.ranks === 1 ? (asked.threads.at(-1) ?? 1) : 1,
+    threads: layout.ranks === 1 && asked.own.quota === undefined ? (asked.threads.at(-1) ?? 1) : 1,
   };
   const ranks = await RankProcesses.start({ dir: asked.storeDir, index: store.index }, layout.ranks, settings);
   const vocab = (store.config as { vocab_size: number }).vocab_size;
@@ -102,9 +104,11 @@ async function measure(layout: Layout, asked: Asked, store: Awaited<ReturnType<t
 }
 
 export async function ranksBench(args: readonly string[]): Promise<readonly RankRow[]> {
-  const asked = await readArgs(args, ["ranks", "cpus", "copies"]);
-  const { counts, cpus } = sharesOf(asked.own, availableParallelism());
-  const layouts = layoutsOf(counts, cpus, quotasWork());
+  const asked = await readArgs(args, ["ranks", "cpus", "quota", "copies"]);
+  const { counts, cpus, quota } = sharesOf(asked.own, availableParallelism());
+  const quotas = quotasWork();
+  if (quota !== undefined && !quotas) throw invalid("--quota: no cgroup takes a quota here");
+  const layouts = quota === undefined ? layoutsOf(counts, cpus, quotas) : layoutsOfOwn(counts, quota);
   const store = await openStore(asked.storeDir);
   const figures: Figures = new Map();
   try {
@@ -118,7 +122,8 @@ export async function ranksBench(args: readonly string[]): Promise<readonly Rank
   return [...cases, prefillCase].flatMap((each) =>
     layouts.map((layout) =>
       rankRow({
-        ...{ ranks: layout.name, name: each.name, streams: each.streams, least: each.least },
+        ...{ ranks: layout.name, name: each.name, streams: each.streams },
+        least: quota === undefined ? each.least : layout.ranks === 3 ? each.leastOfOwn : undefined,
         figures: figures.get(keyOf(layout, each)) ?? [],
         beside: layout === one ? [] : (figures.get(keyOf(one, each)) ?? []),
       }),

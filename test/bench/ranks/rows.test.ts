@@ -7,7 +7,7 @@ import { gapsOf } from "../interference.ts";
 import { togetherRate } from "../speed-rows.ts";
 import { ownGroup, quotaFiles, quotaGroup, removeLeftGroups } from "./quota.ts";
 import { disturbedRow, rankRow } from "./rows.ts";
-import { layoutsOf, sharesOf } from "./shares.ts";
+import { layoutsOf, layoutsOfOwn, sharesOf } from "./shares.ts";
 
 const spent = {
   bytesPerToken: 6_912,
@@ -72,8 +72,18 @@ test("layouts: one rank with all CPUs, equal shares, three without quotas; witho
     layoutsOf([1, 2], 2, false).map(({ cpus }) => cpus),
     [undefined, undefined],
   );
-  assert.deepEqual(sharesOf({ ranks: "3,1,3", cpus: "4" }, 2), { counts: [3, 1], cpus: 4 });
-  assert.deepEqual(sharesOf({}, 2), { counts: [1, 2, 3, 4], cpus: 2 });
+  assert.deepEqual(sharesOf({ ranks: "3,1,3", cpus: "4" }, 2), { counts: [3, 1], cpus: 4, quota: undefined });
+  assert.deepEqual(sharesOf({}, 2), { counts: [1, 2, 3, 4], cpus: 2, quota: undefined });
+  assert.equal(sharesOf({ ranks: "3", quota: "0.5" }, 2).quota, 0.5);
+  assert.throws(() => sharesOf({ ranks: "3", quota: "1" }, 2), { code: "InvalidOption", message: /3 ranks of 1 are above 2 CPUs/ });
+  assert.throws(() => sharesOf({ quota: "half" }, 2), { code: "InvalidOption", message: /--quota: "half"/ });
+  assert.deepEqual(
+    layoutsOfOwn([3], 0.5).map(({ ranks, cpus }) => [ranks, cpus]),
+    [
+      [1, 0.5],
+      [3, 0.5],
+    ],
+  );
   assert.throws(() => sharesOf({ ranks: "9" }, 2), { code: "InvalidOption", message: /at most 8/ });
   assert.throws(() => sharesOf({ ranks: "1,x" }, 2), { code: "InvalidOption", message: /--ranks: "x"/ });
 });
