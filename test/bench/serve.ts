@@ -6,9 +6,9 @@ import { AppError } from "../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../crds/names.ts";
 import { createEngine, type Engine, type EngineInfo, type OnDemandExperts } from "../../runtime/engine/engine.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
-import { codecsOf } from "../../runtime/weights/store.ts";
+import { codecsOf, type ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { provideShape, provideShapeGguf, provideSmolMoe } from "../kit/models/local-models.ts";
+import { provideShape, provideShapeGguf, provideSmolMoe, shapeBytes } from "../kit/models/local-models.ts";
 import { type ModelShapeName, modelShapes } from "../kit/models/random-gguf.ts";
 
 export const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
@@ -79,6 +79,7 @@ export async function readArgs(args: readonly string[], own: readonly string[] =
   if (shape !== undefined && !isOneOf(Object.keys(modelShapes) as ModelShapeName[], shape))
     throw invalid(`--shape: "${shape}" is none of ${Object.keys(modelShapes).join(", ")}`);
   if (gguf !== undefined && store === undefined) throw invalid("--gguf: names the file that --store was imported from, and there is none");
+  if (shape !== undefined && store === undefined) checkMemory(await shapeBytes(shape, log), `--shape ${shape}`);
   const storeDir = store ?? (await (shape === undefined ? provideSmolMoe(log) : provideShape(shape, log)));
   const given = gguf === undefined ? undefined : async () => gguf;
   const file = shape === undefined ? given : () => provideShapeGguf(shape, log);
@@ -105,25 +106,41 @@ interface Setting {
   readonly maxContext: number;
   /** Devices, as engines describe them, that are not wanted once more. */
   readonly unless?: readonly string[];
+  /** Engines that are opened after it and stay as long; unset: none. */
+  readonly more?: number;
   /** Unset: there are no other ranks. */
   readonly onDemand?: OnDemandExperts;
 }
 
 const nobody: OnDemandExperts = { run: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
 
+/** Throws AppError `InsufficientMemory`, where the machine would end the process otherwise. */
+export function checkMemory(bytes: number, what: string, free = process.availableMemory()): void {
+  if (bytes <= free) return;
+  const [needed, left] = [bytes, free].map((each) => (each / 1e9).toFixed(1));
+  throw new AppError(`${what}: ${needed} GB of memory are needed, ${left} GB are free`, { code: "InsufficientMemory" });
+}
+
+/** Bytes of all experts in that form. */
+export const expertBytesOf = ({ codecs }: ModelStore["index"], codec: CodecName): number =>
+  (codecs[codec]?.units.flat() ?? []).reduce((sum, { bytes }) => sum + bytes, 0);
+
 /** An engine with all experts loaded; undefined where its device is one of `unless`. */
 export async function openEngine(
   { storeDir, codec, backend }: Asked,
-  { threads, maxContext, unless = [], onDemand = nobody }: Setting,
+  { threads, maxContext, unless = [], more = 0, onDemand = nobody }: Setting,
 ): Promise<EngineUnderTest | undefined> {
   const start = performance.now();
+  const store = await openStore(storeDir);
+  const bytes = expertBytesOf(store.index, codec) + store.denseBytes(codecFor(codec).denseBits);
+  checkMemory((1 + more) * bytes, `${1 + more} engines (--threads N opens one)`);
   const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, onDemand });
   const info = engine.describe();
   if (unless.includes(info.device)) {
+    await store.close();
     await engine.close();
     return undefined;
   }
-  const store = await openStore(storeDir);
   let loaded = 0;
   for (const [layer, { experts }] of store.layerShapes.entries())
     for (let expert = 0; expert < experts; expert++, loaded++)

@@ -5,7 +5,7 @@ import type { Segment } from "../../runtime/kernels/segment.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { tinyStore } from "../kit/ranks/ranks.ts";
-import { readArgs } from "./serve.ts";
+import { checkMemory, readArgs } from "./serve.ts";
 import { sizesOf } from "./speed.ts";
 import { best, hogTable, type ModelSizes, median, ratioOf, speedRow, tokenCost } from "./speed-rows.ts";
 import { splitRows, withoutGate } from "./split.ts";
@@ -128,4 +128,10 @@ test("a block without its gate has no router and no choice left, and all else", 
   } finally {
     remove();
   }
+});
+
+test("engines that the machine has no memory for are refused by numbers, before it ends the process", () => {
+  checkMemory(2e9, "2 engines", 2e9);
+  const message = "2 engines: 35.1 GB of memory are needed, 24.0 GB are free";
+  assert.throws(() => checkMemory(35.1e9, "2 engines", 24e9), { code: "InsufficientMemory", message });
 });

@@ -65,9 +65,10 @@ async function withBench<T>(args: readonly string[], maxContext: number, run: (b
 /** One for each number of threads; where a backend has one number alone, one. */
 async function openEngines(asked: Asked, maxContext: number): Promise<Map<number, EngineUnderTest>> {
   const engines = new Map<number, EngineUnderTest>();
-  for (const threads of asked.threads) {
+  for (const [before, threads] of asked.threads.entries()) {
     const known = [...engines.values()].map(({ info }) => info.device);
-    const opened = await openEngine(asked, { threads, maxContext, unless: known });
+    const more = asked.threads.length - before - 1;
+    const opened = await openEngine(asked, { threads, maxContext, unless: known, more });
     if (opened !== undefined) engines.set(threads, opened);
   }
   return engines;

@@ -3,6 +3,7 @@
 
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import type { BackendName, CodecName } from "../../../crds/names.ts";
 import type { ExpertIndex } from "../../../runtime/weights/store.ts";
@@ -12,6 +13,7 @@ import { stop } from "../../kit/processes/process.ts";
 import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../kit/ranks/ranks.ts";
 import { workerSettings } from "../../kit/ranks/worker-settings.ts";
 import { within } from "../../kit/wait.ts";
+import { checkMemory, expertBytesOf } from "../serve.ts";
 import type { Spent, Start } from "./child.ts";
 import { type QuotaGroup, quotaGroup } from "./quota.ts";
 
@@ -53,14 +55,15 @@ export class RankProcesses extends Ranks {
   constructor(store: { dir: string; index: ExpertIndex }, settings: RankSettings) {
     super(store);
     this.#settings = settings;
-    const units = store.index.codecs[settings.codec]?.units.flat() ?? [];
-    this.#expertBytes = units.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.#expertBytes = expertBytesOf(store.index, settings.codec);
     this.loadWithinMs = Math.ceil(loadWithinMsLeast + (this.#expertBytes * (settings.copies ?? 1)) / loadedBytesPerMs);
   }
 
   /** Starts so many ranks, places the experts evenly, and sets the quotas once all are loaded. */
   static async start(store: { dir: string; index: ExpertIndex }, count: number, settings: RankSettings): Promise<RankProcesses> {
     const ranks = new RankProcesses(store, settings);
+    const { size } = statSync(join(store.dir, "dense.safetensors"));
+    checkMemory(ranks.#expertBytes * (settings.copies ?? 1) + count * size, `${count} ranks (--ranks)`);
     try {
       await Promise.all(Array.from({ length: count }, (_, rank) => ranks.launch(rank)));
       await ranks.firstPlan(settings.copies);

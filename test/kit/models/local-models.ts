@@ -1,11 +1,12 @@
 // The models of the local run, made with the product's own command and cached: SmolLM2 upcycled to 8 experts, and the tiny checkpoint.
 import { createHash } from "node:crypto";
-import { existsSync, globSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, globSync, mkdirSync, readFileSync, rmSync, statfsSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { AppError } from "../../../crds/common.ts";
 import { cacheRoot } from "../../cluster/binaries.ts";
 import { type Log, root } from "../deployment/product.ts";
 import { execOk } from "../processes/process.ts";
-import { type ModelShapeName, modelShapes, writeRandomGguf } from "./random-gguf.ts";
+import { ggufBytes, type ModelShapeName, modelShapes, q4_0, writeRandomGguf } from "./random-gguf.ts";
 
 /** A folder of the host that becomes the claim `models` on every node; a new one when the code that makes models changes. */
 export function modelsFolder(): string {
@@ -58,21 +59,43 @@ async function upcycled({ out, experts, seed, noise }: Upcycled, log: Log, signa
   return out;
 }
 
+const shapeFile = (name: ModelShapeName): string => join(cacheRoot(), "gguf", `${name}-shape.gguf`);
+
 /** A model of a real one's shapes with random weights and SmolLM2's vocabulary, as a GGUF file. */
 export async function provideShapeGguf(name: ModelShapeName, log: Log): Promise<string> {
-  const gguf = join(cacheRoot(), "gguf", `${name}-shape.gguf`);
+  const gguf = shapeFile(name);
   if (existsSync(gguf)) return gguf;
-  await provideSmolMoe(log);
+  const of = await shapeOf(name, log);
+  checkDisk(await ggufBytes(of), gguf);
   log(`random weights to ${gguf}`);
   mkdirSync(dirname(gguf), { recursive: true });
-  await writeRandomGguf(gguf, { shape: modelShapes[name], tokenizer: join(modelsFolder(), "smollm2-dense") }, 1);
+  await writeRandomGguf(gguf, of, 1);
   return gguf;
+}
+
+/** Bytes of the file. */
+export const shapeBytes = async (name: ModelShapeName, log: Log): Promise<number> => ggufBytes(await shapeOf(name, log));
+
+/** With the tokenizer of SmolLM2. */
+async function shapeOf(name: ModelShapeName, log: Log): Promise<Parameters<typeof ggufBytes>[0]> {
+  await provideSmolMoe(log);
+  return { shape: modelShapes[name], weights: q4_0, tokenizer: join(modelsFolder(), "smollm2-dense") };
+}
+
+/** Throws AppError `DiskFull` before gigabytes are written for nothing. */
+function checkDisk(bytes: number, what: string): void {
+  const { bavail, bsize } = statfsSync(cacheRoot());
+  if (bytes <= bavail * bsize) return;
+  const [needed, free] = [bytes, bavail * bsize].map((each) => (each / 1e9).toFixed(1));
+  throw new AppError(`${what}: ${needed} GB of disk are needed, ${free} GB are free in ${cacheRoot()}`, { code: "DiskFull" });
 }
 
 /** The same as a model store. */
 export async function provideShape(name: ModelShapeName, log: Log): Promise<string> {
   const out = join(modelsFolder(), `${name}-shape`);
   if (existsSync(join(out, "expert-index.json"))) return out;
+  const known = existsSync(shapeFile(name)) ? 1 : 2; // the file, and the store as large
+  checkDisk(known * (await shapeBytes(name, log)), out);
   const gguf = await provideShapeGguf(name, log);
   await cli(["model", "import", gguf, "--out", out], log);
   rmSync(gguf);

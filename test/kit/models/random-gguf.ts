@@ -42,7 +42,7 @@ export interface WeightType {
   readonly bytes: number;
 }
 export const bf16: WeightType = { type: 30, values: 1, bytes: 2 };
-const q4_0: WeightType = { type: 2, values: 32, bytes: 18 };
+export const q4_0: WeightType = { type: 2, values: 32, bytes: 18 };
 const f32: WeightType = { type: 0, values: 1, bytes: 4 };
 
 interface Tensor {
@@ -89,13 +89,18 @@ async function headerOf({ shape, weights, tokenizer }: RandomGguf): Promise<{ he
   return { header: ggufHeader({ "general.architecture": architecture, ...Object.fromEntries(named), ...words }, tensors), tensors };
 }
 
+/** Of a file with such weights. */
+export async function ggufBytes(of: RandomGguf): Promise<number> {
+  const { header, tensors } = await headerOf(of);
+  return header.length + tensors.reduce((sum, { bytes }) => sum + aligned(bytes), 0);
+}
+
 const aligned = (bytes: number): number => Math.ceil(bytes / 32) * 32;
 
 /** Writes a file whose weights are all holes; bytes of it. */
 export async function writeSparseGguf(path: string, of: RandomGguf): Promise<number> {
-  const { header, tensors } = await headerOf(of);
-  const size = header.length + tensors.reduce((sum, { bytes }) => sum + aligned(bytes), 0);
-  writeFileSync(path, header);
+  const size = await ggufBytes(of);
+  writeFileSync(path, (await headerOf(of)).header);
   truncateSync(path, size);
   return size;
 }
