@@ -13,7 +13,7 @@ import { stop } from "../../kit/processes/process.ts";
 import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../kit/ranks/ranks.ts";
 import { workerSettings } from "../../kit/ranks/worker-settings.ts";
 import { within } from "../../kit/wait.ts";
-import { checkMemory, expertBytesOf } from "../serve.ts";
+import { checkMemory, expertBytesOf, log } from "../serve.ts";
 import type { Spent, Start } from "./child.ts";
 import { type QuotaGroup, quotaGroup } from "./quota.ts";
 
@@ -64,9 +64,11 @@ export class RankProcesses extends Ranks {
     const ranks = new RankProcesses(store, settings);
     const { size } = statSync(join(store.dir, "dense.safetensors"));
     checkMemory(ranks.#expertBytes * (settings.copies ?? 1) + count * size, `${count} ranks (--ranks)`);
+    const start = performance.now();
     try {
       await Promise.all(Array.from({ length: count }, (_, rank) => ranks.launch(rank)));
       await ranks.firstPlan(settings.copies);
+      log(`${count} ranks with their experts after ${((performance.now() - start) / 1000).toFixed(1)} s`);
       ranks.#limit();
       return ranks;
     } catch (caught) {
