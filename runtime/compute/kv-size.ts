@@ -23,6 +23,15 @@ const units: Readonly<Record<KvType, { readonly values: number; readonly bytes: 
 
 export const kvBytes = (type: KvType, values: number): number => (values / units[type].values) * units[type].bytes;
 
+/** Rows of f32 at multiples of so many bytes would lie in few sets of a processor's cache, so they are a line apart. */
+const [fewSetsBytes, lineBytes] = [2_048, 64];
+
+/** A position's keys or values of a layer. */
+export function kvRowBytes({ kvHeads, type = "f32" }: Pick<KvShape, "kvHeads" | "type">, width: number, pageBytes: number): number {
+  const bytes = kvHeads * kvBytes(type, width);
+  return type === "f32" && pageBytes > 1 && bytes % fewSetsBytes === 0 ? bytes + lineBytes : bytes;
+}
+
 /** The reason why heads of these sizes cannot be stored as this type; undefined if they can. */
 export function kvTypeRefuses(type: KvType, { headDim, valueDim }: Pick<KvShape, "headDim" | "valueDim">): string | undefined {
   const { values } = units[type];
@@ -34,9 +43,9 @@ export const kvBlockTokens = (context: number): number => Math.min(blockTokensMo
 
 /** Keys and values of all layers, in multiples of `pageBytes`. */
 export function kvBlockBytes(shape: KvShape, pageBytes: number): number {
-  const { layers, kvHeads, headDim, valueDim, type = "f32" } = shape;
+  const { layers, headDim, valueDim } = shape;
   const tokens = kvBlockTokens(shape.context);
-  const bytes = (width: number): number => Math.ceil((tokens * kvHeads * kvBytes(type, width)) / pageBytes) * pageBytes;
+  const bytes = (width: number): number => Math.ceil((tokens * kvRowBytes(shape, width, pageBytes)) / pageBytes) * pageBytes;
   return layers * (bytes(headDim) + bytes(valueDim));
 }
 

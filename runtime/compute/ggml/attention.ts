@@ -48,6 +48,51 @@ function asProducts(build: GraphBuilder, op: Attention, { q, keys, values, mask,
   return build.step(ggml.ggml_cont(context, byToken.tensor), [byToken]);
 }
 
+/**
+ * [heads * valueDim, rows] by products whose sums depend on neither rows nor length: heads of one kv head are rows beside each other, two
+ * at least, since ggml multiplies one row in another order.
+ */
+function byExactProducts(
+  { build, kv, rows }: Lowering,
+  op: Attention,
+  { query, sinks }: { query: Value; sinks: Pointer | undefined },
+): Value {
+  const { ggml } = build.device;
+  const { context } = build;
+  const { layer, heads, kvHeads, headDim, valueDim, scale, window } = op;
+  const cache = kv as KvGraph;
+  const out = build.block(heads * valueDim, rows);
+  for (const group of cache.groups) {
+    const { from, tokens, batch, length } = group;
+    const copies = heads === kvHeads && tokens === 1 ? 2 : 1;
+    const perKey = (heads / kvHeads) * tokens * copies;
+    const row = length * f32Bytes;
+    let q = ofGroup(build, query, op, group);
+    if (copies > 1) q = build.step(ggml.ggml_repeat_4d(context, q.tensor, headDim, copies, heads, batch), [q]);
+    else if (tokens > 1) q = build.step(ggml.ggml_cont(context, q.tensor), [q]);
+    const asRows = build.view(ggml.ggml_reshape_4d(context, q.tensor, headDim, perKey, kvHeads, batch), q);
+    const [keys, values] = [cache.keys(build, layer, group), cache.values(build, layer, group)];
+    const scores = build.step(ggml.ggml_mul_mat(context, keys.tensor, asRows.tensor), [keys, asRows]);
+    const [perHead, perText] = [tokens * copies * row, heads * tokens * copies * row];
+    let own = build.view(ggml.ggml_view_4d(context, scores.tensor, length, tokens, heads, batch, row, perHead, perText, 0), scores);
+    if (copies > 1) own = build.step(ggml.ggml_cont(context, own.tensor), [own]);
+    const mask = cache.mask(build, window, group);
+    const softmax = ggml.ggml_soft_max_ext_inplace(context, own.tensor, mask.tensor, scale, 0);
+    if (sinks !== undefined) ggml.ggml_soft_max_add_sinks(softmax, sinks);
+    const shares = build.within(softmax, own, [mask]);
+    const across = build.view(ggml.ggml_permute(context, shares.tensor, 1, 0, 2, 3), shares);
+    const sums = ggml.ggml_out_prod(context, values.tensor, across.tensor);
+    const offset = from * heads * valueDim * f32Bytes;
+    if (tokens === 1) build.into(sums, out, offset, [values, across]);
+    else {
+      const byHead = build.step(sums, [values, across]);
+      const byToken = build.view(ggml.ggml_permute(context, byHead.tensor, 0, 2, 1, 3), byHead);
+      build.into(ggml.ggml_cont(context, byToken.tensor), out, offset, [byToken]);
+    }
+  }
+  return out;
+}
+
 /** Values `from` to `from + width` of each head of x [headWidth, heads, rows], without a copy. */
 export function partOfHeads(build: GraphBuilder, x: Value, heads: HeadShape, { from, width }: { from: number; width: number }): Value {
   const row = heads.width * f32Bytes;
@@ -61,7 +106,8 @@ interface HeadShape {
   readonly rows: number;
 }
 
-function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape): Value {
+/** The rotated values as two that are to be added. */
+function turnedParts({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape): readonly [Value, Value] {
   const { ggml } = build.device;
   const pairs = rope.frequencies.length;
   const { cos, sin } = (kv as KvGraph).rotation(build, rope);
@@ -74,7 +120,15 @@ function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape)
   const other = swapped();
   const straight = build.step(ggml.ggml_mul(build.context, x.tensor, cos.tensor), [x, cos]);
   const across = build.step(ggml.ggml_mul(build.context, other.tensor, sin.tensor), [other, sin]);
-  return build.step(ggml.ggml_add(build.context, straight.tensor, across.tensor), [straight, across]);
+  return [straight, across];
+}
+
+function turned(lowering: Lowering, rope: Rope, x: Value, heads: HeadShape): Value {
+  return added(lowering.build, turnedParts(lowering, rope, x, heads));
+}
+
+function added(build: GraphBuilder, [a, b]: readonly [Value, Value]): Value {
+  return build.step(build.device.ggml.ggml_add(build.context, a.tensor, b.tensor), [a, b]);
 }
 
 /** The kinds of rotation of `ggml_rope_ext`: neighbouring values, or those half a head apart. */
@@ -139,10 +193,9 @@ function rotated(lowering: Lowering, op: Attention, x: Value, count: number): Va
   return build.step(ggml.ggml_concat(build.context, joined.tensor, after.tensor, 0), [joined, after]);
 }
 
-/** Rotated queries [headDim, heads, rows] in rows of `width` values, and keys [kvHeads * headDim, rows]. */
+/** Rotated queries [headDim, heads, rows] and keys [kvHeads * headDim, rows]. */
 interface Turned {
   readonly query: Value;
-  readonly width: number;
   readonly key: Value;
 }
 
@@ -156,29 +209,35 @@ function turnedBoth(lowering: Lowering, op: Attention): Turned {
     const query = rotated(lowering, op, read(op.q), heads);
     const key = rotated(lowering, op, read(op.k), kvHeads);
     const row = kvHeads * headDim;
-    return { query, width: own, key: build.view(ggml.ggml_view_2d(build.context, key.tensor, row, rows, row * f32Bytes, 0), key) };
+    return { query, key: build.view(ggml.ggml_view_2d(build.context, key.tensor, row, rows, row * f32Bytes, 0), key) };
   }
+  const flat = (key: Value): Value => build.view(ggml.ggml_reshape_2d(build.context, key.tensor, kvHeads * headDim, rows), key);
   const [q, k] = [read(op.q), read(op.k)];
   const together = q.part !== undefined && q.part.whole === k.part?.whole && k.part.from === q.part.from + own;
   if (q.part === undefined || !together || rope.interleaved || 2 * rope.frequencies.length !== headDim) {
-    const key = rotated(lowering, op, k, kvHeads);
-    const flat = build.view(ggml.ggml_reshape_2d(build.context, key.tensor, kvHeads * headDim, rows), key);
-    return { key: flat, query: rotated(lowering, op, q, heads), width: own };
+    const key = flat(rotated(lowering, op, k, kvHeads));
+    return { key, query: rotated(lowering, op, q, heads) };
   }
   const { whole, from, width } = q.part;
   const shape = { width: headDim, count: heads + kvHeads, rows };
   const head = headDim * f32Bytes;
   const split = ggml.ggml_view_3d(build.context, whole.tensor, headDim, shape.count, rows, head, width * f32Bytes, from * f32Bytes);
-  const query = turned(lowering, rope, build.view(split, whole), shape);
-  const both = shape.count * headDim;
-  return { query, width: both, key: build.part({ whole: query, from: own, width: both }, kvHeads * headDim, rows) };
+  const parts = turnedParts(lowering, rope, build.view(split, whole), shape);
+  const row = shape.count * head;
+  const those = (first: number, count: number): Value => {
+    const [a, b] = parts.map((x) =>
+      build.view(ggml.ggml_view_3d(build.context, x.tensor, headDim, count, rows, head, row, first * head), x),
+    ) as [Value, Value];
+    return added(build, [a, b]);
+  };
+  return { query: those(0, heads), key: flat(those(heads, kvHeads)) };
 }
 
 /** The queries of a group: [headDim, tokens, heads, batch], without a copy. */
-function ofGroup(build: GraphBuilder, { query, width }: Turned, op: Attention, { from, tokens, batch }: GroupShape): Value {
+function ofGroup(build: GraphBuilder, query: Value, op: Attention, { from, tokens, batch }: GroupShape): Value {
   const { ggml } = build.device;
   const { headDim, heads } = op;
-  const [head, row] = [headDim * f32Bytes, width * f32Bytes];
+  const [head, row] = [headDim * f32Bytes, heads * headDim * f32Bytes];
   const view = ggml.ggml_view_4d(build.context, query.tensor, headDim, tokens, heads, batch, row, head, tokens * row, from * row);
   return build.view(view, query);
 }
@@ -187,12 +246,16 @@ export function attention(lowering: Lowering, op: Attention): void {
   const { build, weights, read, write } = lowering;
   const { ggml } = build.device;
   const kv = lowering.kv as KvGraph;
-  const both = turnedBoth(lowering, op);
-  kv.store(build, op.layer, both.key, read(op.v));
+  const { query, key } = turnedBoth(lowering, op);
+  kv.store(build, op.layer, key, read(op.v));
   const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
+  if (kv.byProducts) {
+    write(op.out, byExactProducts(lowering, op, { query, sinks }));
+    return;
+  }
   const parts = kv.groups.map((group) => {
     const [keys, values] = [kv.keys(build, op.layer, group), kv.values(build, op.layer, group)];
-    const q = ofGroup(build, both, op, group);
+    const q = ofGroup(build, query, op, group);
     const out = attend(build, op, { q, keys, values, mask: kv.mask(build, op.window, group), sinks });
     return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, group.batch * group.tokens), out);
   });

@@ -77,7 +77,9 @@ export const baseFunctions = {
   ggml_flash_attn_ext_add_sinks: ["none", "pointer", "pointer"],
   // context, scores, mask, scale, ALiBi bias
   ggml_soft_max_ext: ["pointer", "pointer", "pointer", "pointer", "f32", "f32"],
+  ggml_soft_max_ext_inplace: ["pointer", "pointer", "pointer", "pointer", "f32", "f32"],
   ggml_soft_max_add_sinks: ["none", "pointer", "pointer"],
+  ggml_out_prod: ["pointer", "pointer", "pointer", "pointer"],
   ggml_new_graph_custom: ["pointer", "pointer", "size", "bool"],
   ggml_graph_n_nodes: ["i32", "pointer"],
   ggml_graph_node: ["pointer", "pointer", "i32"],

@@ -4,7 +4,7 @@ import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
-import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../kv-size.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvRowBytes, kvTypeRefuses } from "../kv-size.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
@@ -14,6 +14,8 @@ import type { DeviceBuffer } from "./weight-memory.ts";
 
 export interface KvTensor {
   readonly tensor: Pointer;
+  /** The rows without what lies between them. */
+  readonly rows: Pointer;
   readonly base: Pointer;
   readonly headBytes: number;
   readonly rowBytes: number;
@@ -53,8 +55,8 @@ export interface RowCopy {
 
 let caches = 0;
 
-export const rowBytesOf = ({ kvHeads, headDim, valueDim, type = "f32" }: KvSpec): readonly number[] =>
-  [headDim, valueDim].map((dim) => kvHeads * kvBytes(type, dim));
+export const rowBytesOf = (spec: KvSpec, pageBytes: number): readonly number[] =>
+  [spec.headDim, spec.valueDim].map((dim) => kvRowBytes(spec, dim, pageBytes));
 
 function checkType(device: GgmlDevice, spec: KvSpec): { readonly keys: WeightType; readonly values: WeightType } {
   const { type = "f32" } = spec;
@@ -73,6 +75,7 @@ export abstract class GgmlKv implements KvCache {
   readonly spec: KvSpec;
   readonly blocks: number;
   protected readonly device: GgmlDevice;
+  readonly #pageBytes: number;
   readonly #stored: { readonly keys: WeightType; readonly values: WeightType };
   readonly #metadata: Metadata;
   readonly #buffers: DeviceBuffer[] = [];
@@ -82,12 +85,13 @@ export abstract class GgmlKv implements KvCache {
 
   constructor(device: GgmlDevice, spec: KvSpec, pageBytes: number) {
     this.device = device;
+    this.#pageBytes = pageBytes;
     this.spec = spec;
     this.#stored = checkType(device, spec);
     this.context = spec.context;
     this.blocks = spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context);
     this.bytes = this.blocks * kvBlockBytes(spec, pageBytes);
-    this.#metadata = device.metadata(2 * spec.layers);
+    this.#metadata = device.metadata(4 * spec.layers);
   }
 
   abstract readonly slots: number;
@@ -102,6 +106,9 @@ export abstract class GgmlKv implements KvCache {
 
   /** True where rows read memory that other slots wrote, too. */
   abstract readonly shared: boolean;
+
+  /** True where attention is computed by products, whose sums follow the order of positions. */
+  abstract readonly byProducts: boolean;
 
   get layers(): readonly LayerTensors[] {
     return this.#layers;
@@ -167,9 +174,13 @@ export abstract class GgmlKv implements KvCache {
   #bytesOf(type: WeightType, dim: number, rows: number): number {
     const { ggml } = this.device;
     const metadata = this.device.metadata(1);
-    const bytes = this.device.bytesOf(ggml.ggml_new_tensor_4d(metadata.context, numberOf(type), this.spec.kvHeads * dim, rows, 1, 1));
+    const bytes = this.device.bytesOf(ggml.ggml_new_tensor_4d(metadata.context, numberOf(type), this.#rowValues(type, dim), rows, 1, 1));
     metadata.free();
     return bytes;
+  }
+
+  #rowValues(type: WeightType, dim: number): number {
+    return type === "f32" ? kvRowBytes(this.spec, dim, this.#pageBytes) / Float32Array.BYTES_PER_ELEMENT : this.spec.kvHeads * dim;
   }
 
   #place(of: { readonly index: number; readonly type: WeightType; readonly dim: number }, rows: number, alignment: number): KvTensor {
@@ -178,10 +189,14 @@ export abstract class GgmlKv implements KvCache {
     const step = BigInt(alignment);
     const base = ((start + step - 1n) / step) * step;
     const { kvHeads, type = "f32" } = this.spec;
-    const tensor = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(of.type), kvHeads * of.dim, rows, 1, 1);
+    const tensor = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(of.type), this.#rowValues(of.type, of.dim), rows, 1, 1);
     ggml.ggml_backend_tensor_alloc(handle, tensor, base);
+    const rowBytes = kvRowBytes(this.spec, of.dim, this.#pageBytes);
     const headBytes = kvBytes(type, of.dim);
-    return { tensor, base, headBytes, rowBytes: kvHeads * headBytes, dim: of.dim };
+    const close = rowBytes === kvHeads * headBytes;
+    const own = close ? tensor : ggml.ggml_view_2d(this.#metadata.context, tensor, kvHeads * of.dim, rows, rowBytes, 0);
+    if (!close) ggml.ggml_backend_view_init(own);
+    return { tensor, rows: own, base, headBytes, rowBytes, dim: of.dim };
   }
 
   protected copyRows(layers: readonly LayerTensors[], copies: readonly RowCopy[]): void {

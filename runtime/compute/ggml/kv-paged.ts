@@ -17,20 +17,22 @@ function strideOf(context: number, rowBytes: readonly number[], pageBytes: numbe
     let step = 1;
     while ((step * bytes) % pageBytes !== 0) step *= 2; // pages are powers of two
     return Math.max(most, step);
-  }, 1);
+  }, lengthStep);
   return Math.ceil(context / tokens) * tokens;
 }
 
 export class PagedKv extends GgmlKv {
   readonly slots: number;
   readonly shared = false;
+  readonly byProducts: boolean;
   readonly stride: number;
   readonly #pageBytes: number;
 
   constructor(device: GgmlDevice, spec: KvSpec, pageBytes: number) {
     super(device, spec, pageBytes);
     this.#pageBytes = pageBytes;
-    const rowBytes = rowBytesOf(spec);
+    this.byProducts = device.exact && process.arch === "x64" && (spec.type ?? "f32") === "f32";
+    const rowBytes = rowBytesOf(spec, pageBytes);
     this.stride = strideOf(spec.context, rowBytes, pageBytes);
     const slotBytes = spec.layers * this.stride * rowBytes.reduce((sum, bytes) => sum + bytes, 0);
     this.slots = this.#reserve(Math.max(1, Math.min(spec.slots, Math.floor(addressBytesMax / slotBytes))));
@@ -42,7 +44,7 @@ export class PagedKv extends GgmlKv {
 
   runsOf({ past, tokens, firstSlot, batch }: KvGroup): readonly KvRun[] {
     const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
-    const length = Math.min(this.context, Math.ceil(longest / lengthStep) * lengthStep);
+    const length = Math.ceil(longest / lengthStep) * lengthStep;
     return [{ at: 0, batch, first: firstSlot * this.stride, length, step: this.stride }];
   }
 

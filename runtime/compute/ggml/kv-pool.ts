@@ -17,6 +17,7 @@ const paddingMost = 2;
 export class PoolKv extends GgmlKv {
   readonly slots: number;
   readonly shared = true;
+  readonly byProducts = false;
   readonly #blockTokens: number;
   /** The number of slots that share each block. */
   readonly #users: Uint16Array;

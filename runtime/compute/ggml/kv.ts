@@ -12,6 +12,8 @@ import { PoolKv } from "./kv-pool.ts";
 const maskedOut = 0xfc00; // minus infinity in f16
 /** Values in a shared pool are finite: an infinity or NaN of one request, times zero, would become NaN in others (../DECISIONS.md 9). */
 const storedMost = 65_504;
+/** Tokens of a prompt that are attended to together by products. */
+const partTokens = 64;
 
 export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
   device.pageBytes === undefined ? new PoolKv(device, spec) : new PagedKv(device, spec, device.pageBytes);
@@ -35,8 +37,23 @@ function shapesOf(cache: GgmlKv, group: KvGroup): Omit<GroupShape, "index" | "fr
   });
 }
 
+/** The groups as attention reads them: by products, a prompt's tokens come in parts with a length of their own. */
+function partsOf(cache: GgmlKv, groups: readonly KvGroup[]): readonly KvGroup[] {
+  if (!cache.byProducts) return groups;
+  return groups.flatMap((group) => {
+    const { firstSlot, tokens, past } = group;
+    if (tokens <= partTokens) return [group];
+    return Array.from(past).flatMap((from, b) =>
+      Array.from({ length: Math.ceil(tokens / partTokens) }, (_, i) => ({
+        ...{ firstSlot: firstSlot + b, batch: 1, tokens: Math.min(partTokens, tokens - i * partTokens) },
+        past: Int32Array.of(from + i * partTokens),
+      })),
+    );
+  });
+}
+
 export function kvKey({ cache, groups }: KvCall): string {
-  const parts = groups.map((group) =>
+  const parts = partsOf(cache as GgmlKv, groups).map((group) =>
     shapesOf(cache as GgmlKv, group)
       .map(({ first, length, step, batch, tokens }) => `${first}.${length}.${batch > 1 ? step : 0}.${batch}.${tokens}`)
       .join(","),
@@ -60,16 +77,20 @@ export class KvGraph {
   /** `clamps`: for values that may be no numbers. */
   constructor({ cache, groups }: KvCall, clamps = true) {
     this.#cache = cache as GgmlKv;
-    this.#clamps = clamps && this.#cache.shared;
+    this.#clamps = this.#cache.byProducts || (clamps && this.#cache.shared);
     this.#rows = rowsOfGroups(groups);
     let from = 0;
-    this.groups = groups.flatMap((group, index) =>
+    this.groups = partsOf(this.#cache, groups).flatMap((group, index) =>
       shapesOf(this.#cache, group).map((shape) => {
         const own = Object.assign(shape, { index, from });
         from += rowsOfGroup(shape);
         return own;
       }),
     );
+  }
+
+  get byProducts(): boolean {
+    return this.#cache.byProducts;
   }
 
   /** The factors of rotated values and of their swapped pairs, [2 * pairs, 1, rows]. */
@@ -102,11 +123,11 @@ export class KvGraph {
     );
     const tensors = this.#layer(layer);
     for (const [target, source] of [
-      [tensors.keys, keys],
-      [tensors.values, values],
+      [tensors.keys.rows, keys],
+      [tensors.values.rows, values],
     ] as const) {
       const stored = this.#clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source]) : source;
-      build.effect(ggml.ggml_set_rows(build.context, target.tensor, stored.tensor, rows.tensor), [stored, rows]);
+      build.effect(ggml.ggml_set_rows(build.context, target, stored.tensor, rows.tensor), [stored, rows]);
     }
   }
 
@@ -121,7 +142,7 @@ export class KvGraph {
   mask(build: GraphBuilder, window: number, { index, run, batch, tokens, length }: GroupShape): Value {
     const shape = [length, tokens, 1, batch];
     return this.#input(build, { name: `mask.${index}.${run.at}.${window}`, type: "f16", shape }, ({ groups }) =>
-      maskOf(this.#cache, groups[index] as KvGroup, { run, window }),
+      maskOf(this.#cache, partsOf(this.#cache, groups)[index] as KvGroup, { run, window }),
     );
   }
 

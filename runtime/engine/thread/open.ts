@@ -41,7 +41,7 @@ export interface OpenModel {
 
 const kvSlotsMax = 64;
 /** Increase it when a change of this code changes the bits of results. */
-const orderOfSums = 3;
+const orderOfSums = 4;
 const speedRows = 16;
 const speedRuns = 8;
 
