@@ -59,7 +59,7 @@ function byExactProducts(
 ): Value {
   const { ggml } = build.device;
   const { context } = build;
-  const { layer, heads, kvHeads, headDim, valueDim, scale, window } = op;
+  const { layer, heads, kvHeads, headDim, valueDim } = op;
   const cache = kv as KvGraph;
   const out = build.block(heads * valueDim, rows);
   for (const group of cache.groups) {
@@ -76,10 +76,7 @@ function byExactProducts(
     const [perHead, perText] = [tokens * copies * row, heads * tokens * copies * row];
     let own = build.view(ggml.ggml_view_4d(context, scores.tensor, length, tokens, heads, batch, row, perHead, perText, 0), scores);
     if (copies > 1) own = build.step(ggml.ggml_cont(context, own.tensor), [own]);
-    const mask = cache.mask(build, window, group);
-    const softmax = ggml.ggml_soft_max_ext_inplace(context, own.tensor, mask.tensor, scale, 0);
-    if (sinks !== undefined) ggml.ggml_soft_max_add_sinks(softmax, sinks);
-    const shares = build.within(softmax, own, [mask]);
+    const shares = softened(build, op, { scores: own, sinks, group, cache });
     const across = build.view(ggml.ggml_permute(context, shares.tensor, 1, 0, 2, 3), shares);
     const sums = ggml.ggml_out_prod(context, values.tensor, across.tensor);
     const offset = from * heads * valueDim * f32Bytes;
@@ -91,6 +88,28 @@ function byExactProducts(
     }
   }
   return out;
+}
+
+interface Scores {
+  /** [length, tokens, heads, batch] */
+  readonly scores: Value;
+  readonly sinks: Pointer | undefined;
+  readonly group: GroupShape;
+  readonly cache: KvGraph;
+}
+
+/** Shares in place of scores. One token's heads are rows, since ggml divides the rows of a softmax between threads; sinks are by head. */
+function softened(build: GraphBuilder, { heads, scale, window }: Attention, { scores, sinks, group, cache }: Scores): Value {
+  const { ggml } = build.device;
+  const { context } = build;
+  const { length, tokens, batch } = group;
+  const asRows = tokens === 1 && sinks === undefined;
+  const mask = asRows ? cache.maskOfHeads(build, window, group, heads) : cache.mask(build, window, group);
+  const of = asRows ? build.view(ggml.ggml_reshape_2d(context, scores.tensor, length, heads * batch), scores) : scores;
+  const softmax = ggml.ggml_soft_max_ext_inplace(context, of.tensor, mask.tensor, scale, 0);
+  if (sinks !== undefined) ggml.ggml_soft_max_add_sinks(softmax, sinks);
+  const shares = build.within(softmax, of, [mask]);
+  return build.view(ggml.ggml_reshape_4d(context, shares.tensor, length, tokens, heads, batch), shares);
 }
 
 /** Values `from` to `from + width` of each head of x [headWidth, heads, rows], without a copy. */

@@ -73,6 +73,7 @@ export class KvGraph {
   readonly #cache: GgmlKv;
   readonly #clamps: boolean;
   readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
+  readonly #masks = new Map<string, Value>();
 
   /** `clamps`: for values that may be no numbers. */
   constructor({ cache, groups }: KvCall, clamps = true) {
@@ -144,6 +145,20 @@ export class KvGraph {
     return this.#input(build, { name: `mask.${index}.${run.at}.${window}`, type: "f16", shape }, ({ groups }) =>
       maskOf(this.#cache, partsOf(this.#cache, groups)[index] as KvGroup, { run, window }),
     );
+  }
+
+  /** The mask of one token for each of its heads, [length, heads * batch]: ggml divides the rows of a softmax between threads. */
+  maskOfHeads(build: GraphBuilder, window: number, group: GroupShape, heads: number): Value {
+    const { index, run, batch, length } = group;
+    const key = `${index}.${run.at}.${window}.${heads}`;
+    const known = this.#masks.get(key);
+    if (known !== undefined) return known;
+    const mask = this.mask(build, window, group);
+    const { ggml } = build.device;
+    const each = build.step(ggml.ggml_repeat_4d(build.context, mask.tensor, length, heads, 1, batch), [mask]);
+    const rows = build.view(ggml.ggml_reshape_2d(build.context, each.tensor, length, heads * batch), each);
+    this.#masks.set(key, rows);
+    return rows;
   }
 
   input(call: KvCall, name: string): NodeJS.TypedArray | undefined {
