@@ -188,8 +188,9 @@ const runtime = z
       description:
         "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; of GPUs not all have q8_0. When not given: what the device is fastest with, which on a processor is f32 and on a GPU f16.",
     }),
-    maxBatchTokens: z.int32().min(16).max(4096).default(256).meta({
-      description: "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do.",
+    maxBatchTokens: z.int32().min(16).max(4096).optional().meta({
+      description:
+        "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do. When not given: 256 on a processor, 2048 on a GPU.",
     }),
     maxDecodeBatch: z.int32().min(1).max(64).default(64).meta({
       description: "Requests for which a rank generates in one step; more take turns.",

@@ -113,8 +113,8 @@ export const workerProcess = {
     return kvPool === undefined ? "0" : String(parseQuantity(kvPool, "spec.runtime.kvPool"));
   }),
   kvType: rendered("ENODIA_KV_TYPE", optional(z.enum(kvTypes)), ({ deployment }) => deployment.spec.runtime.kvType),
-  maxBatchTokens: rendered("ENODIA_MAX_BATCH_TOKENS", whole(16, 4096).default(256), ({ deployment }) =>
-    String(deployment.spec.runtime.maxBatchTokens),
+  maxBatchTokens: rendered("ENODIA_MAX_BATCH_TOKENS", optional(whole(16, 4096)), ({ deployment }) =>
+    deployment.spec.runtime.maxBatchTokens?.toString(),
   ),
   maxDecodeBatch: rendered("ENODIA_MAX_DECODE_BATCH", whole(1, 64).default(64), ({ deployment }) =>
     String(deployment.spec.runtime.maxDecodeBatch),

@@ -131,7 +131,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     memory: rankMemory(options.expertBudgetBytes),
     maxContext: options.maxContext,
     limits: {
-      maxBatchTokens: options.maxBatchTokens,
+      ...(options.maxBatchTokens === undefined ? {} : { maxBatchTokens: options.maxBatchTokens }),
       maxDecodeBatch: options.maxDecodeBatch,
       decodeWaitMs: options.decodeWaitMs,
       draftTokens: options.draftTokens,

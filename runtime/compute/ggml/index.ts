@@ -86,7 +86,7 @@ class GgmlBackend implements Backend {
   }
 
   createRange(layers: readonly RangeLayer[]): LayerRange {
-    return new GgmlRange(this.#device, layers);
+    return new GgmlRange(this.#device, layers, this.#options.rowsMax);
   }
 
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {

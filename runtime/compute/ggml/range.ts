@@ -40,14 +40,17 @@ export class GgmlRange implements LayerRange {
   readonly #choosingRowsMax: number;
   readonly #sorted: SortedRange;
   readonly #device: GgmlDevice;
+  readonly #rowsMax: number | undefined;
   readonly #parts: readonly Part[];
   readonly #graphs: Recent<Built>;
   readonly #tried = new Map<number, boolean>();
   /** The slab of a layer beside which memory was too small for the test. */
   readonly #full = new Map<number, Slab | undefined>();
 
-  constructor(device: GgmlDevice, layers: readonly RangeLayer[]) {
+  /** `rowsMax`: as in BackendOptions. */
+  constructor(device: GgmlDevice, layers: readonly RangeLayer[], rowsMax?: number) {
     this.#device = device;
+    this.#rowsMax = rowsMax;
     this.#graphs = new Recent(
       passesMax * layers.length,
       ({ graph }) => graph.free(),
@@ -77,7 +80,8 @@ export class GgmlRange implements LayerRange {
     if (this.#full.has(layer) && this.#full.get(layer) === slab) return false;
     let computes = true;
     try {
-      forTrialCalls(this.#device, part.program.segment, (_rows, call) => this.#build([part], call as KvCall).graph.free());
+      const build = (_rows: number, call: KvCall | undefined): void => this.#build([part], call as KvCall).graph.free();
+      forTrialCalls(this.#device, part.program.segment, build, this.#rowsMax);
     } catch (caught) {
       if (isOutOfMemory(caught)) {
         this.#full.set(layer, slab);

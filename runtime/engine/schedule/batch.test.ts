@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { placesOf } from "../../kernels/kv-groups.ts";
 import { Batcher } from "./batch.ts";
+import { limitsOn } from "./request.ts";
 import { decodesOf, idsOf, kindOf } from "./step-plan.ts";
 
 test("a request says the same alone, with random mates that come and go, in any pool and with any chunk size", () => {
@@ -267,4 +268,9 @@ test("a request for an embedding ends with its prompt's last row, and says no to
     wanted.filter(({ embed }) => embed).map(({ id, position }) => [id, position]),
     [["vector", 8]],
   );
+});
+
+test("a step has more prompt tokens on a device of its own, unless a limit is given", () => {
+  const most = (onDevice: boolean, given?: { readonly maxBatchTokens: number }) => limitsOn(onDevice, given).maxBatchTokens;
+  assert.deepEqual([most(false), most(true), most(true, { maxBatchTokens: 512 })], [256, 2048, 512]);
 });

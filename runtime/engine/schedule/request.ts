@@ -25,6 +25,12 @@ export const defaultLimits: EngineLimits = {
   draftTokens: 0,
 };
 
+/** Products of a device of its own want that many rows for each expert of a layer. */
+const deviceBatchTokens = 2_048;
+
+export const limitsOn = (onDevice: boolean, given: Partial<EngineLimits> = {}): EngineLimits =>
+  Object.assign({}, defaultLimits, onDevice ? { maxBatchTokens: deviceBatchTokens } : {}, given);
+
 export interface Sampling {
   /** 0 = greedy. */
   readonly temperature: number;

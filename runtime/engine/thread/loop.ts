@@ -15,6 +15,7 @@ import { Outbound } from "../rows/outbound.ts";
 import { PeerConnections } from "../rows/peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { RanksInStep } from "../schedule/ranks-in-step.ts";
+import { limitsOn } from "../schedule/request.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
@@ -36,7 +37,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const now = (): number => performance.now();
   const [boundary, routing] = [new StepBoundary(), new Routing()];
   const measured = { counter: new LoadCounter(info), times: new StepTimes() };
-  const batcher = new Batcher(pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
+  const limits = limitsOn(!backend.sharesCores, options.limits);
+  const batcher = new Batcher(pool, backend.prefillEqualsDecode ? limits : { ...limits, draftTokens: 0 });
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
   const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
   const onDemand = new OnDemandCalls(send);

@@ -21,7 +21,7 @@ import type { StoredForm } from "../../weights/stored.ts";
 import type { EngineInfo } from "../api.ts";
 import { compileHead } from "../pass/head.ts";
 import type { KvPool } from "../schedule/kv-ledger.ts";
-import { defaultLimits } from "../schedule/request.ts";
+import { defaultLimits, limitsOn } from "../schedule/request.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -59,7 +59,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  const rowsMax = options.limits?.maxBatchTokens;
+  const { maxBatchTokens: rowsMax } = limitsOn(name !== "cpu" && name !== "reference", options.limits);
   const devices = await openDevices(name, { threads: options.threads, rowsMax }, options.devices ?? 1);
   try {
     const { denseBits } = codecFor(options.codec);
