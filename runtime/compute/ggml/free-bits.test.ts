@@ -52,6 +52,13 @@ test("a range is one graph and one read, and its nodes come as fused kernels wan
   await cache.dispose();
 });
 
+test("a layer whose experts are asked for apart is two reads: of its block, and of its experts' rows", async () => {
+  work.reads.length = 0;
+  await model.step([1], [{ firstSlot: 0, batch: 1, tokens: 1, past: new Int32Array(1) }], "layers");
+  const [ends, withExperts, dense] = [2, 2, 1];
+  assert.equal(work.reads.length, ends + 2 * withExperts + dense);
+});
+
 test("slots of a group are one operation, each over its own positions, also after others have left", async () => {
   const cache = await cacheOf(8, 64);
   const halves = 2;
