@@ -19,6 +19,8 @@ import { Recent } from "./recent.ts";
 const graphsMax = 8;
 const nodesPerOp = 32;
 const nodesPerGroup = 20;
+/** An output of graphs with a cache where bits are free: of each row, a number if its values are. */
+const sumsName = "sums of rows";
 
 interface Built {
   readonly graph: Graph;
@@ -81,14 +83,16 @@ export class DenseProgram implements Compiled {
       const length = rows * width;
       outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : allocate(name, length) };
     }
+    const sums = new Float32Array(kv === undefined || this.#device.exact ? 0 : rows);
     const compute = ({ graph, kv: own }: Built): void => {
       graph.run((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
-      graph.readAll(Object.entries(outputs).map(([name, { data }]) => [name, data]));
+      const wanted = Object.entries(outputs).map(([name, { data }]) => [name, data] as const);
+      graph.readAll(sums.length === 0 ? wanted : [...wanted, [sumsName, sums]]);
       this.#last = { graph, rows, run: this.#device.runs };
     };
     if (built) compute(built);
     // A second time with clamps, so that what the first one stored is gone.
-    if (kv && !this.#device.exact && !Object.values(outputs).every(({ data }) => data.every(Number.isFinite))) {
+    if (kv && !sums.every(Number.isFinite)) {
       const again = this.#build(rows, kv, true);
       compute(again);
       this.#drop(again.graph);
@@ -145,7 +149,11 @@ export class DenseProgram implements Compiled {
         const values = new Map<string, Value>();
         for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
         this.lower(build, values, rows, kv);
-        return Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
+        const found = Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
+        const first = found[outputs.find(({ dtype }) => dtype === "f32")?.name ?? ""];
+        const { ggml, exact } = this.#device;
+        if (kv && !exact && first) found[sumsName] = build.step(ggml.ggml_sum_rows(build.context, first.tensor), [first]);
+        return found;
       },
       alone,
     );
