@@ -50,6 +50,7 @@ class Rank {
       takeMessages: () => {},
       inbox: this.inbox,
       pendingAnswers: () => this.#sent,
+      waitMs: 20,
       now: () => performance.now(),
       yieldProcessor: () => {},
     });

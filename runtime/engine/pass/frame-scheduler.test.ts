@@ -54,6 +54,7 @@ class Stage {
         for (const message of this.inbox.splice(0)) message();
       },
       pendingAnswers: () => (this.waits ? 1 : 0),
+      waitMs: 20,
       now: () => this.nowMs,
       yieldProcessor: () => {
         this.yields += 1;
@@ -122,6 +123,7 @@ test("an own decode step goes before others' prefills, which have a third of the
   await stage.scheduler.betweenGraphs();
   assert.equal(stage.log.length, 2);
   stage.waits = true;
+  stage.scheduler.begin(1);
   await stage.scheduler.waitFor(new Promise((answered) => setImmediate(answered)));
   assert.equal(stage.log.length, 13, "all of it while the step waits for others anyway");
 });

@@ -44,8 +44,14 @@ export interface StepScheduler {
   ended(): void;
   /** This part of the step does nothing before `answers` settles. */
   waitFor(answers: Promise<unknown>): Promise<void>;
+  /** In which all only waited for other ranks, without that of steps which ran between the graphs of others. */
   readonly waitedMs: number;
+  /** What those steps took; unset: there are none. */
+  readonly betweenMs?: number;
 }
+
+/** Differences are those of one step. */
+export type StepClock = Readonly<Record<"ms" | "waitedMs", number>>;
 
 export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
@@ -54,6 +60,8 @@ export interface FrameSchedulerOptions {
   /** Resolves once frames that arrived on sockets are queued; undefined while none are likely. */
   readonly poll: () => Promise<void> | undefined;
   readonly pendingAnswers: () => number;
+  /** Own decode rows wait that long for a piece of an own prompt. */
+  readonly waitMs: number;
   readonly now: () => number;
   readonly yieldProcessor: () => void;
 }
@@ -61,7 +69,8 @@ export interface FrameSchedulerOptions {
 export class FrameScheduler implements StepScheduler {
   /** The running step's kind, or the last one's while more follow. */
   running: StepKind | undefined;
-  waitedMs = 0;
+  /** Runs a step that decodes between the graphs of one of prompts, if one is due. */
+  between: () => Promise<void> | undefined = () => undefined;
   readonly #options: FrameSchedulerOptions;
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
@@ -69,8 +78,13 @@ export class FrameScheduler implements StepScheduler {
   /** Before this time own decode steps go before others' prefills. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #serving = false;
-  #parts = 1;
+  /** Of all steps that run, and of the newest one. */
+  #parts = 0;
+  #newestParts = 1;
   #waiting = 0;
+  #waitedMs = 0;
+  /** The time of steps that ran between the graphs of others. */
+  #between: StepClock = { ms: 0, waitedMs: 0 };
   #idleSince = 0;
   #isLater = false;
   /** Set once a step's rows have gone to other ranks. */
@@ -107,7 +121,35 @@ export class FrameScheduler implements StepScheduler {
 
   betweenGraphs(): Promise<void> | undefined {
     if (this.running === "prefill" || this.running === "mixed") this.#yieldToOthers();
-    return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
+    const others = this.#options.poll()?.then(() => this.#others()) ?? this.#others();
+    if (this.running !== "prefill") return others;
+    return others ? others.then(() => this.#decode()) : this.#decode();
+  }
+
+  #decode(): Promise<void> | undefined {
+    const [before, parts] = [this.clock, this.#newestParts];
+    const decoded = this.between();
+    if (decoded === undefined) return undefined;
+    this.#waiting += 1;
+    return decoded.finally(() => {
+      this.#waiting -= 1;
+      this.#newestParts = parts;
+      this.running = "prefill";
+      const { ms, waitedMs } = this.clock;
+      this.#between = { ms: this.#between.ms + ms - before.ms, waitedMs: this.#between.waitedMs + waitedMs - before.waitedMs };
+    });
+  }
+
+  get clock(): StepClock {
+    return { ms: this.#options.now() - this.betweenMs, waitedMs: this.waitedMs };
+  }
+
+  get waitedMs(): number {
+    return this.#waitedMs - this.#between.waitedMs;
+  }
+
+  get betweenMs(): number {
+    return this.#between.ms;
   }
 
   #others(): Promise<void> | undefined {
@@ -118,7 +160,7 @@ export class FrameScheduler implements StepScheduler {
   }
 
   reached(layer: number): void {
-    this.#options.inbox.ranks.own(this.running === "decode" && this.#parts === 1 ? layer : undefined);
+    this.#options.inbox.ranks.own(this.running === "decode" && this.#newestParts === 1 ? layer : undefined);
   }
 
   /** Decode steps of ranks that compute for each other begin at the same time, if those of others are about to end. */
@@ -133,7 +175,7 @@ export class FrameScheduler implements StepScheduler {
 
   async ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]> {
     const { experts, inbox, now } = this.#options;
-    if (this.running === "decode" && this.#parts === 1 && (inbox.queue.decodeWaits || inbox.ranks.isNear(now()))) {
+    if (this.running === "decode" && this.#newestParts === 1 && (inbox.queue.decodeWaits || inbox.ranks.isNear(now()))) {
       const rows = Promise.all(batches.map((batch) => inbox.add(experts.prepare(batch, allocate))));
       void this.serveWaiting();
       return rows;
@@ -158,9 +200,8 @@ export class FrameScheduler implements StepScheduler {
 
   begin(parts: number): void {
     this.#asked = false;
-    this.#parts = parts;
-    this.#waiting = 0;
-    this.waitedMs = 0;
+    this.#parts += parts;
+    this.#newestParts = parts;
   }
 
   ended(): void {
@@ -175,7 +216,7 @@ export class FrameScheduler implements StepScheduler {
     try {
       await answers;
     } finally {
-      if (this.#allWait) this.waitedMs += this.#options.now() - this.#idleSince;
+      if (this.#allWait) this.#waitedMs += this.#options.now() - this.#idleSince;
       this.#waiting -= 1;
     }
   }
@@ -267,7 +308,7 @@ export class FrameScheduler implements StepScheduler {
 
   /** Others' decode frames wait that long. */
   #pieceMs(): number {
-    return this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
+    return this.#pressed ? decodeWaitPressedMs : Math.min(decodeWaitMs, this.#options.waitMs);
   }
 
   /** Own decode rows wait that long. */
@@ -294,7 +335,7 @@ export class FrameScheduler implements StepScheduler {
       const startedAt = now();
       await experts.compute(shares);
       const ms = now() - startedAt;
-      if (this.#allWait) this.waitedMs -= ms;
+      if (this.#allWait) this.#waitedMs -= ms;
       const pairs = shares.reduce((sum, share) => sum + share.pairs.length, 0);
       if (shares.some(({ frame }) => frame.phase === "prefill")) this.#expertPace.took(pairs, ms);
     });

@@ -58,6 +58,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
       experts,
       takeMessages: () => {},
       pendingAnswers: () => 1,
+      waitMs: 20,
       now: () => performance.now(),
       yieldProcessor: () => {},
       inbox: new FrameInbox(experts, () => performance.now(), new RanksInStep([])),

@@ -66,6 +66,7 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
       poll: () => undefined,
       takeMessages: () => {},
       pendingAnswers: () => 1,
+      waitMs: 20,
       now: () => performance.now(),
       yieldProcessor: () => {},
       inbox: new FrameInbox(own, () => performance.now(), new RanksInStep([])),

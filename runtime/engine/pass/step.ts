@@ -11,7 +11,8 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
   const { overlap, scheduler } = tools;
   const rows = tokens.length;
   const kind = kindOf(rows, decodes);
-  const startedAt = performance.now();
+  const own = (): number => performance.now() - (scheduler.betweenMs ?? 0);
+  const [startedAt, waited] = [own(), scheduler.waitedMs];
   const parts = overlap?.wants(kind, rows) ? twoBatches(tools, tokens, kv, decodes) : undefined;
   scheduler.begin(parts?.length ?? 1);
   const xs = await allOf(
@@ -20,7 +21,8 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
       return passed.finally(() => scheduler.ended());
     }),
   );
-  overlap?.took({ kind, rows, overlapped: parts !== undefined, ms: performance.now() - startedAt, waitedMs: scheduler.waitedMs });
+  const waitedMs = scheduler.waitedMs - waited;
+  overlap?.took({ kind, rows, overlapped: parts !== undefined, ms: own() - startedAt, waitedMs });
   const [first, second] = xs as [Float32Array, Float32Array?];
   if (second === undefined) return first;
   const x = new Float32Array(first.length + second.length);

@@ -24,19 +24,34 @@ test("a request says the same alone, with random mates that come and go, in any 
     draftTokens: fc.constantFrom(0, 1, 6),
     blocks: fc.integer({ min: context / blockTokens, max: 20 }),
     lateIn16: fc.constantFrom(0, 0, 3, 12),
+    /** Of 16 rows of prompts, so many wait for a step that decodes; unset: both share steps. */
+    decodesIn16: fc.constantFrom(undefined, 0, 3, 16),
   });
-  let preempted = 0;
+  let [preempted, between, cancelled] = [0, 0, 0];
   fc.assert(
     fc.property(
       setting,
       fc.array(arrival, { maxLength: 9, size: "max" }),
-      ({ slots, chunk, blocks, maxDecodeBatch, draftTokens, lateIn16 }, arrivals) => {
+      ({ slots, chunk, blocks, maxDecodeBatch, draftTokens, lateIn16, decodesIn16 }, arrivals) => {
         const toy = new Toy(slots, { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch, draftTokens }, { blocks });
         let row = 0;
         if (lateIn16 > 0) toy.isLate = () => Math.imul(row++, 0x9e3779b1) >>> 28 < lateIn16;
         const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
           ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
         );
+        let promptRow = 0;
+        const hash = () => Math.imul(promptRow, 0x9e3779b1) >>> 28;
+        if (decodesIn16 !== undefined)
+          toy.between = () => {
+            promptRow += 1;
+            const { cancelAt, at } = arrivals[promptRow % arrivals.length]!;
+            if (cancelAt !== null && cancelAt > at && hash() === 7) {
+              toy.batcher.remove(`r${promptRow % arrivals.length}`, "cancelled");
+              cancelled += 1;
+            }
+            between += hash() < decodesIn16 ? 1 : 0;
+            return hash() < decodesIn16;
+          };
         for (let time = 0; time < 4000; time++) {
           for (const [i, { at, cancelAt }] of arrivals.entries()) {
             if (at === time) toy.batcher.submit(requests[i]!);
@@ -63,6 +78,7 @@ test("a request says the same alone, with random mates that come and go, in any 
     { numRuns: 200 },
   );
   assert.ok(preempted > 20, `${preempted} requests gave their memory up`);
+  assert.ok(between > 200 && cancelled > 20, `${between} decodes and ${cancelled} cancels between rows of prompts`);
 });
 
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {

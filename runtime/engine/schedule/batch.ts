@@ -2,25 +2,14 @@
 import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafter.ts";
 import { type KvPool, SlotLedger } from "./kv-ledger.ts";
+import { chunkOf, decodesOfAll, guessesOf, isLate, type Open, textOf, tokenEvent } from "./open-requests.ts";
 import { ChunkPace, Pace } from "./pace.ts";
 import { commonTokens, reuseTokensMin } from "./prefixes.ts";
-import { defaultLimits, type EngineLimits, type FinishReason, type GenerateEvent } from "./request.ts";
+import { defaultLimits, type EngineLimits, type FinishReason } from "./request.ts";
+import { type LeaveReason, RunningSteps } from "./running-steps.ts";
 import type { Sampled } from "./sampling/sampler.ts";
 import { copiedOf, decodesOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./step-plan.ts";
 import { checkTicket, order, type Place, type Ticket, Waiting } from "./waiting.ts";
-
-interface Open {
-  readonly ticket: Ticket;
-  readonly place: Place;
-  /** The prompt and the tokens to replay. */
-  text: Uint32Array;
-  readonly limit: number;
-  readonly known: number[];
-  output: number;
-  next: number;
-  started: boolean;
-  drafter: Drafter | undefined;
-}
 
 /** With smaller chunks 32 requests that come at once have less than half of the tokens a second, since they begin one after the other. */
 const chunkTokensMin = 16;
@@ -46,13 +35,17 @@ export class Batcher {
   #decodedLast = false;
   /** Those that had no token in the last step. */
   #late: readonly string[] = [];
+  readonly #running = new RunningSteps();
+  readonly #graphs: number;
   #steps = 0;
   #stepMs = 0;
   #notices: Notice[] = [];
 
-  constructor(pool: KvPool, limits: Partial<EngineLimits> = {}) {
+  /** `graphs`: a step of prompts is left for one that decodes at so many places. */
+  constructor(pool: KvPool, limits: Partial<EngineLimits> = {}, graphs = 1) {
     this.#ledger = new SlotLedger(pool);
     this.#pool = pool;
+    this.#graphs = graphs;
     this.#limits = { ...defaultLimits, ...limits };
     const { prefillChunkTokens, maxBatchTokens } = this.#limits;
     const most = Math.min(prefillChunkTokens, maxBatchTokens);
@@ -111,9 +104,13 @@ export class Batcher {
   }
 
   /** Ends a request early: cancelled, draining, or failed with an error that the caller reports. */
-  remove(id: string, reason: FinishReason | "failed" | "unusable"): void {
+  remove(id: string, reason: LeaveReason): void {
     const open = this.#open.get(id);
     if (!open) return;
+    if (this.#isNeeded(id)) {
+      this.#running.leaveLater(id, reason);
+      return;
+    }
     if (reason !== "failed" && reason !== "unusable") this.#finish(id, open, reason);
     this.#release(id, reason !== "unusable");
   }
@@ -127,8 +124,27 @@ export class Batcher {
   /** Undefined when there is nothing to do. */
   next(apart = false): Step | undefined {
     this.#growOrPreempt();
-    const plans = apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()];
-    return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
+    return this.#stepOf(apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()]);
+  }
+
+  /** A step of prompts alone, while which steps that decode may run; undefined also while one runs (../DECISIONS.md 12). */
+  nextPrompts(): Step | undefined {
+    if (!this.#running.none) return undefined;
+    const step = this.#stepOf(this.#prompts());
+    this.#ledger.held = step !== undefined;
+    return step;
+  }
+
+  /** A step that decodes; undefined also where it has to wait for the memory of a prompt whose step runs. */
+  nextDecodes(): Step | undefined {
+    return this.#growOrPreempt() ? this.#stepOf(this.#decodes()) : undefined;
+  }
+
+  #stepOf(plans: readonly GroupPlan[]): Step | undefined {
+    if (plans.length === 0) return undefined;
+    const step = stepOf(this.#ledger.takeChanges(), plans);
+    this.#running.add(step);
+    return step;
   }
 
   #alternate(): readonly GroupPlan[] {
@@ -155,7 +171,9 @@ export class Batcher {
     // All positions are noted first: a request that ends moves the last slot, as it is then.
     const late = new Set(parts.filter((part) => isLate(part, given)));
     this.#late = [...late].map(({ id }) => id);
-    for (const part of parts) if (!isGuess(part.group)) this.#written(part, step.tokens, late.has(part));
+    const whole = parts.filter((part) => !isGuess(part.group) && this.#written(part, step.tokens, late.has(part)));
+    this.#ended(step);
+    for (const { id } of whole) this.#ledger.promote(id);
     // The last slot goes first: where all end, none moves.
     for (const part of parts.toReversed()) {
       const { id, group, from } = part;
@@ -163,10 +181,31 @@ export class Batcher {
       if (isGuess(group)) this.#verify(part, step.tokens, given);
       else if (given.has(from + group.tokens - 1)) this.#output(id, this.#open.get(id) as Open, given.get(from + group.tokens - 1));
     }
-    this.spent(ms);
+    this.#leave();
+    this.#spent(ms);
   }
 
-  spent(ms = 0): void {
+  /** Instead of `complete`, where the step ended with an error. */
+  failed(step: Step, ms: number): void {
+    this.#ended(step);
+    this.#leave();
+    this.#spent(ms);
+  }
+
+  #ended(step: Step): void {
+    this.#running.ended(step);
+    if (decodesOf(step) === 0) this.#ledger.held = false;
+  }
+
+  #leave(): void {
+    for (const [id, reason] of this.#running.takeLeaving()) this.remove(id, reason);
+  }
+
+  #isNeeded(id: string): boolean {
+    return this.#running.need(id, this.#ledger.decoding().includes(id));
+  }
+
+  #spent(ms = 0): void {
     this.#steps += 1;
     this.#stepMs += ms;
     if (this.#steps < waitNoticeSteps && this.#stepMs < waitNoticeMs) return;
@@ -175,11 +214,11 @@ export class Batcher {
     this.#showLife();
   }
 
-  /** The last row of a late prompt is computed again as a decode, which needs no place among the prompts. */
-  #written({ id, group, from }: StepPart, tokens: Int32Array, late: boolean): void {
+  /** True for a prompt at its end. The last row of a late one is computed again as a decode, which needs no place among the prompts. */
+  #written({ id, group, from }: StepPart, tokens: Int32Array, late: boolean): boolean {
     if (group.phase === "decode") {
       if (!late) this.#ledger.advance(id, tokens[from] as number);
-      return;
+      return false;
     }
     const open = this.#open.get(id) as Open;
     const last = from + group.tokens - 1;
@@ -188,7 +227,7 @@ export class Batcher {
     open.output = Math.max(0, length - open.ticket.prompt.length);
     open.next = tokens[last] as number;
     if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
-    if (length === open.text.length) this.#ledger.promote(id);
+    return length === open.text.length;
   }
 
   #admit(beside: readonly string[]): string | undefined {
@@ -207,11 +246,13 @@ export class Batcher {
     return id;
   }
 
-  /** ../DECISIONS.md 6 */
-  #growOrPreempt(): void {
+  /** False where the one to preempt is needed (../DECISIONS.md 6). */
+  #growOrPreempt(): boolean {
     for (const id of this.#ledger.decoding()) {
-      while (this.#ledger.decoding().includes(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
+      while (this.#ledger.decoding().includes(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1))
+        if (!this.#preempt()) return false;
     }
+    return true;
   }
 
   #showLife(): void {
@@ -221,19 +262,21 @@ export class Batcher {
     }
   }
 
-  #preempt(): void {
+  #preempt(): boolean {
     const active = [...this.#ledger.decoding(), ...this.#ledger.prefilling()];
     const places = active.map((id) => (this.#open.get(id) as Open).place);
     const last = places.reduce((a, b) => (order(a, b) < 0 ? b : a));
+    if (this.#isNeeded(last.id)) return false;
     const open = this.#open.get(last.id) as Open;
     this.#preemptions += 1;
     this.#ledger.leave(last.id);
     open.text = textOf(open.ticket.prompt, open.known);
     open.output = 0;
     this.#waiting.add(last);
-    if (open.known.length > 0) return;
+    if (open.known.length > 0) return true;
     open.started = false;
     this.#notices.push({ id: last.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
+    return true;
   }
 
   #queuedTokens(): number {
@@ -245,7 +288,7 @@ export class Batcher {
   #prompts(): readonly GroupPlan[] {
     const { maxBatchTokens, decodeWaitMs } = this.#limits;
     const decodes = this.#ledger.decoding().length > 0;
-    let left = decodes ? this.#pace.within(decodeWaitMs) : maxBatchTokens;
+    let left = decodes ? this.#pace.within(decodeWaitMs * this.#graphs) : maxBatchTokens;
     let copies = decodes ? this.#copyPace.within(decodeWaitMs) : Number.POSITIVE_INFINITY;
     const plans: GroupPlan[] = [];
     const ids = [...this.#ledger.prefilling()];
@@ -254,27 +297,12 @@ export class Batcher {
       if (id === undefined) break;
       if (ids[at] === undefined) copies -= this.#ledger.lengthOf(id);
       ids[at] = id;
-      const plan = this.#chunk(id, left);
+      const plan = chunkOf(this.#open.get(id) as Open, { slot: this.#ledger.indexOf(id), past: this.#ledger.lengthOf(id) }, left);
       plans.push(plan);
       left -= plan.tokens.length;
       if ((plan.group.past[0] as number) + plan.tokens.length < (this.#open.get(id) as Open).text.length) break;
     }
     return plans;
-  }
-
-  #chunk(id: string, most: number): GroupPlan {
-    const { ticket, text } = this.#open.get(id) as Open;
-    const from = this.#ledger.lengthOf(id);
-    const count = Math.min(text.length - from, most);
-    const last = from + count === text.length;
-    const position = text.length - ticket.prompt.length;
-    const { sampling, embed } = ticket;
-    const place = { firstSlot: this.#ledger.indexOf(id), batch: 1, past: Int32Array.of(from) };
-    return {
-      group: { phase: "prefill", tokens: count, ids: [id], ...place },
-      tokens: [...text.subarray(from, from + count)],
-      wanted: last ? [{ row: count - 1, id, position, sampling, embed }] : [],
-    };
   }
 
   #decodes(): readonly GroupPlan[] {
@@ -286,18 +314,17 @@ export class Batcher {
     const [alone] = ids;
     if (alone === undefined) return [];
     const guess = decoding.length === 1 ? this.#guess(alone) : [];
-    if (guess.length > 0) return [this.#guesses(alone, guess)];
-    const rows = ids.map((id) => this.#open.get(id) as Open);
+    if (guess.length > 0) {
+      const place = { slot: this.#ledger.indexOf(alone), past: this.#ledger.lengthOf(alone) };
+      return [guessesOf(this.#open.get(alone) as Open, place, guess)];
+    }
     const past = Int32Array.from(ids, (id) => this.#ledger.lengthOf(id));
-    const wanted = rows.map(({ ticket, output }, row) => ({
-      row,
-      id: ticket.id,
-      position: output,
-      sampling: ticket.sampling,
-      embed: false,
-    }));
-    const group = { phase: "decode", firstSlot: first, batch: ids.length, tokens: 1, past, ids } as const;
-    return [{ group, tokens: rows.map(({ next }) => next), wanted }];
+    return [
+      decodesOfAll(
+        ids.map((id) => this.#open.get(id) as Open),
+        { slot: first, past },
+      ),
+    ];
   }
 
   #guess(id: string): readonly number[] {
@@ -308,18 +335,6 @@ export class Batcher {
     const guess = open.drafter.guess(Math.min(draftTokens, open.limit - open.output - 1));
     const fits = guess.length > 0 && this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1 + guess.length);
     return fits ? guess : [];
-  }
-
-  #guesses(id: string, guess: readonly number[]): GroupPlan {
-    const { ticket, next, output } = this.#open.get(id) as Open;
-    const tokens = [next, ...guess];
-    const place = { firstSlot: this.#ledger.indexOf(id), batch: 1, past: Int32Array.of(this.#ledger.lengthOf(id)) };
-    const { sampling } = ticket;
-    return {
-      group: { phase: "decode", tokens: tokens.length, ids: [id], ...place },
-      tokens,
-      wanted: tokens.map((_, row) => ({ row, id, position: output + row, sampling, embed: false, guess: row })),
-    };
   }
 
   /** Accepts sampled tokens as long as the guesses before them were right. */
@@ -368,22 +383,4 @@ export class Batcher {
     if (!this.#waiting.drop(id)) this.#ledger.leave(id, reusable);
     this.#open.delete(id);
   }
-}
-
-function textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
-  const both = new Uint32Array(prompt.length + output.length);
-  both.set(prompt);
-  both.set(output, prompt.length);
-  return both;
-}
-
-function tokenEvent({ token, logprob, top }: Sampled, position: number): GenerateEvent {
-  const event = { type: "token", id: token, position, logprob } as const;
-  return top ? { ...event, top } : event;
-}
-
-/** No token was chosen from its first row that wants one. */
-function isLate({ group, from }: StepPart, given: ReadonlyMap<number, Sampled | undefined>): boolean {
-  const row = isGuess(group) ? from : from + group.tokens - 1;
-  return given.has(row) && given.get(row) === undefined;
 }

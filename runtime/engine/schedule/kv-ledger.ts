@@ -48,6 +48,9 @@ export class SlotLedger {
   readonly #index = new PrefixIndex<Slot>();
   #decoding = 0;
   #prefilling = 0;
+  #held = false;
+  /** Empty slots before the prefilling ones, which are to move into them. */
+  #gap = 0;
   #clock = 0;
   #changes: SlotChange[] = [];
 
@@ -63,11 +66,21 @@ export class SlotLedger {
 
   /** They come in slot order, after the decoding ones. */
   prefilling(): readonly string[] {
-    return this.#slots.slice(this.#decoding, this.used).map(({ owner }) => owner as string);
+    return this.#slots.slice(this.#decoding + this.#gap, this.used).map(({ owner }) => owner as string);
   }
 
   get used(): number {
-    return this.#decoding + this.#prefilling;
+    return this.#decoding + this.#gap + this.#prefilling;
+  }
+
+  /** While it is set, prefilling slots stay where they are. */
+  set held(on: boolean) {
+    this.#held = on;
+    const gap = this.#gap;
+    if (on || gap === 0) return;
+    const end = this.used;
+    for (let at = end - this.#prefilling; at < end; at++) this.#move(at, at - gap);
+    this.#gap = 0;
   }
 
   get kept(): number {
@@ -159,7 +172,8 @@ export class SlotLedger {
     if (hole === end) return;
     this.#clear(hole);
     if (hole !== last) this.#move(last, hole);
-    for (let at = last; at < end; at++) this.#move(at + 1, at);
+    if (decoded && this.#held) this.#gap += 1;
+    else for (let at = last; at < end; at++) this.#move(at + 1, at);
   }
 
   #slotOf(owner: string): Slot {

@@ -16,6 +16,7 @@ import { PeerConnections } from "../rows/peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import { limitsOn } from "../schedule/request.ts";
+import type { Step } from "../schedule/step-plan.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
@@ -24,6 +25,7 @@ import { OnDemandCalls } from "./on-demand.ts";
 import type { OpenModel } from "./open.ts";
 import { loadVocabulary, Requests } from "./requests.ts";
 import { Steps } from "./steps.ts";
+import { Turns } from "./turns.ts";
 
 /** A sleep of 0.05 ms: nobody wakes the cell (../DECISIONS.md 2). */
 const cell = new Int32Array(new SharedArrayBuffer(4));
@@ -37,8 +39,10 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const now = (): number => performance.now();
   const [boundary, routing] = [new StepBoundary(), new Routing()];
   const measured = { counter: new LoadCounter(info), times: new StepTimes() };
-  const limits = limitsOn(!backend.sharesCores, options.limits);
-  const batcher = new Batcher(pool, backend.prefillEqualsDecode ? limits : { ...limits, draftTokens: 0 });
+  const isExact = backend.numericClass === "exact";
+  const asked = limitsOn(!backend.sharesCores, options.limits);
+  const limits = backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
+  const batcher = new Batcher(pool, limits, isExact ? program.layers.length : 1);
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
   const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
   const onDemand = new OnDemandCalls(send);
@@ -49,6 +53,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const scheduler = new FrameScheduler({
     ...{ experts, inbox, now, yieldProcessor, takeMessages: drain },
     poll: () => connections.poll(),
+    waitMs: limits.decodeWaitMs,
     pendingAnswers: () => outbound.pending,
   });
   const head = new Head(model.head, program, experts.lock);
@@ -69,8 +74,21 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
   const steps = new Steps({ model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
+  const run = async (step: Step): Promise<void> => {
+    requests.flush();
+    await steps.run(step);
+    requests.flush();
+    await macrotask(); // lets messages, loads and replies in
+  };
+  const turns = new Turns({ batcher, run, waitMs: limits.decodeWaitMs, now });
+  const mixed = (): Promise<void> | undefined => {
+    const step = batcher.next(rowsTravel(routing, program.layers));
+    return step && run(step);
+  };
+  if (isExact) scheduler.between = () => turns.between();
+  const next = isExact ? () => turns.next() : mixed;
   const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
-  return { batcher, boundary, calls, connections, languages, onDemand, requests, routing, scheduler, steps };
+  return { batcher, boundary, calls, connections, languages, next, onDemand, requests, scheduler };
 }
 
 export class EngineLoop {
@@ -96,19 +114,18 @@ export class EngineLoop {
   }
 
   async #run(): Promise<void> {
-    const { batcher, boundary, calls, languages, requests, routing, scheduler, steps } = this.#parts;
+    const { batcher, boundary, calls, languages, next, requests, scheduler } = this.#parts;
     for (;;) {
       requests.flush();
       boundary.pass();
       if (calls.closing) return;
       const fault = this.#model.backend.fault();
       if (fault) throw fault;
-      const step = batcher.next(rowsTravel(routing, this.#model.program.layers));
+      const step = next();
       requests.flush();
       if (step) {
-        await steps.run(step);
+        await step;
         await scheduler.betweenGraphs();
-        await macrotask(); // lets messages, loads and replies in
       } else {
         scheduler.running = undefined;
         if (batcher.openIds().length === 0) languages.rest();

@@ -54,7 +54,8 @@ export class Requests {
 
   cancel(id: string): void {
     this.#preparing.delete(id);
-    this.#parts.boundary.later(() => this.#parts.batcher.remove(id, "cancelled"));
+    this.#parts.batcher.remove(id, "cancelled");
+    this.#parts.boundary.wake();
   }
 
   drain(on: boolean): Promise<void> {

@@ -3,7 +3,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { StepKind } from "../../../crds/telemetry.ts";
 import type { Languages } from "../../constraints/languages.ts";
 import type { EngineStats } from "../api.ts";
-import type { FrameScheduler } from "../pass/frame-scheduler.ts";
+import type { FrameScheduler, StepClock } from "../pass/frame-scheduler.ts";
 import type { Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { forward } from "../pass/step.ts";
@@ -39,20 +39,12 @@ type StepStats = Pick<EngineStats, "prefillTokens" | "decodeTokens" | "stepSecon
 
 export class Steps {
   readonly #parts: Parts;
-  readonly #tools: StepTools;
-  #traceparent: string | undefined;
   readonly #tokens = { prefillTokens: 0, decodeTokens: 0 };
   readonly #waitedSeconds: Record<StepKind, number> = { prefill: 0, decode: 0, mixed: 0 };
   #stepSeconds = noSeconds();
 
   constructor(parts: Parts) {
     this.#parts = parts;
-    const { dispatch } = parts.tools;
-    this.#tools = {
-      ...parts.tools,
-      dispatch: (frame, gatesOf) =>
-        dispatch(this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent }, gatesOf),
-    };
   }
 
   async run(step: Step): Promise<void> {
@@ -60,26 +52,26 @@ export class Steps {
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const kind = kindOf(step.tokens.length, decodesOf(step));
     if (kind === "decode" && scheduler.running === kind) await scheduler.together(); // prompts do not wait for others
-    const start = performance.now();
+    const start = scheduler.clock;
     scheduler.running = kind;
-    this.#traceparent = requests.traceOf(idsOf(step));
     // ../DECISIONS.md 7
     for (const change of step.changes) await this.#change(change);
-    const changedAt = performance.now();
-    batcher.changed(step, changedAt - start);
+    const changed = scheduler.clock;
+    batcher.changed(step, changed.ms - start.ms);
     try {
-      const x = await forward(this.#tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
+      const tools = traced(this.#parts.tools, requests.traceOf(idsOf(step)));
+      const x = await forward(tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
       const unusable = unusableRows(step, x, model.program.hidden);
       await prompts.tell(step, x, unusable);
-      const ms = performance.now() - changedAt;
+      const ms = scheduler.clock.ms - changed.ms;
       batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = batcher.openIds(); // a request that ended before its bad row loses nothing
       for (const [id, error] of unusable) if (open.includes(id)) requests.fail(id, error, "unusable");
     } catch (caught) {
-      batcher.spent(performance.now() - start);
+      batcher.failed(step, scheduler.clock.ms - start.ms);
       for (const id of idsOf(step)) requests.fail(id, caught);
     }
-    this.#count(step, (performance.now() - start) / 1000);
+    this.#count(step, start);
   }
 
   takeStats(): StepStats {
@@ -133,15 +125,19 @@ export class Steps {
     return { token: 0, logprob: 0 };
   }
 
-  #count(step: Step, seconds: number): void {
+  #count(step: Step, start: StepClock): void {
     const [rows, decodes] = [step.tokens.length, decodesOf(step)];
     const kind = kindOf(rows, decodes);
     this.#tokens.decodeTokens += decodes;
     this.#tokens.prefillTokens += rows - decodes;
-    this.#waitedSeconds[kind] += Math.max(0, this.#parts.scheduler.waitedMs) / 1000;
-    if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push(seconds);
+    const { ms, waitedMs } = this.#parts.scheduler.clock;
+    this.#waitedSeconds[kind] += Math.max(0, waitedMs - start.waitedMs) / 1000;
+    if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push((ms - start.ms) / 1000);
   }
 }
+
+const traced = (tools: StepTools, traceparent: string | undefined): StepTools =>
+  traceparent === undefined ? tools : { ...tools, dispatch: (frame, gatesOf) => tools.dispatch({ ...frame, traceparent }, gatesOf) };
 
 function accepted(sampled: Sampled | undefined, sampling: OpenSampling, position: number): Sampled | undefined {
   if (sampled) sampling.accept(sampled.token, position);

@@ -7,7 +7,7 @@ import { Batcher } from "../../../runtime/engine/schedule/batch.ts";
 import type { KvPool, SlotChange } from "../../../runtime/engine/schedule/kv-ledger.ts";
 import type { GenerateEvent } from "../../../runtime/engine/schedule/request.ts";
 import { OpenSampling } from "../../../runtime/engine/schedule/sampling/open-sampling.ts";
-import { copiedOf, type Step } from "../../../runtime/engine/schedule/step-plan.ts";
+import { copiedOf, decodesOf, type Step } from "../../../runtime/engine/schedule/step-plan.ts";
 import type { Ticket } from "../../../runtime/engine/schedule/waiting.ts";
 import { placesOf } from "../../../runtime/kernels/kv-groups.ts";
 
@@ -43,6 +43,8 @@ export class Toy {
   readonly slots: number[][];
   readonly events = new Map<string, GenerateEvent[]>();
   readonly steps: Step[] = [];
+  /** Set: prompts and decodes have steps of their own; it is called before each row of a prompt and tells whether others decode then. */
+  between: (() => boolean) | undefined;
   /** Rows for which no token is known yet. */
   isLate = (_id: string): boolean => false;
 
@@ -66,14 +68,26 @@ export class Toy {
 
   /** `lost`: a request for which no token can be chosen. */
   step(lost?: string): boolean {
-    const step = this.batcher.next(this.apart);
+    const step = this.between ? (this.batcher.nextPrompts() ?? this.batcher.nextDecodes()) : this.batcher.next(this.apart);
     this.collect();
-    if (!step) return false;
+    if (step) this.#run(step, lost);
+    return step !== undefined;
+  }
+
+  #decode(): void {
+    const step = this.batcher.nextDecodes();
+    this.collect();
+    if (step) this.#run(step);
+  }
+
+  #run(step: Step, lost?: string): void {
     this.steps.push(step);
     for (const change of step.changes) this.change(change);
     this.batcher.changed(step, this.msPerCopied * copiedOf(step));
     const sums: number[] = [];
+    const isPrompt = decodesOf(step) === 0;
     for (const { slot: index, position } of placesOf(step.groups)) {
+      if (isPrompt && this.between?.()) this.#decode();
       const slot = this.slots[index]!;
       assert.ok(slot.length >= position, "past beyond what was written");
       slot.length = position;
@@ -93,7 +107,6 @@ export class Toy {
       this.msPerToken && this.msPerToken * step.tokens.length,
     );
     this.collect();
-    return true;
   }
 
   collect(): void {
