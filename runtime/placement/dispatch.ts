@@ -19,6 +19,8 @@ export interface Router {
   /** The one rank of all the layer's experts; `noRank` without a table, undefined where ranks differ. */
   soleRank(layer: number): number | undefined;
   epochOf(layer: number): number;
+  /** The ranks of the plan; none without a table. */
+  hostsOf(layer: number, expert: number): readonly number[];
 }
 
 export const noRank = -1;
@@ -82,6 +84,7 @@ export function createRouter(rank: number): Router {
       return table === undefined ? noRank : table.sole;
     },
     epochOf: (layer) => tables.get(layer)?.epoch ?? 0,
+    hostsOf: (layer, expert) => tables.get(layer)?.experts[expert]?.hosts ?? [],
   };
 }
 

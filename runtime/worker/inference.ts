@@ -235,6 +235,6 @@ function toEvent(event: EngineEvent): GenerateEvent {
     return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens, cachedTokens } } });
   }
   return create(GenerateEventSchema, {
-    event: { case: "finish", value: { reason: reasons[event.reason] } },
+    event: { case: "finish", value: { reason: reasons[event.reason], hosts: [...(event.hosts ?? [])] } },
   });
 }

@@ -2,13 +2,15 @@
 // search per layer afterwards.
 
 import { sum } from "../../../runtime/placement/imbalance.ts";
-import { type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
+import { evenEnoughOf, type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { freshHosts } from "../search/incremental/fresh.ts";
 import { type Improved, type ImproveOptions, improve } from "../search/incremental/improve.ts";
 import { polishSmall, smallCellsMax } from "../search/incremental/small.ts";
 import type { SearchWidth } from "../search/incremental/step.ts";
+import { nearer, thinned } from "../search/near.ts";
+import { worstOf } from "../search/within-budget.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4 },
@@ -38,16 +40,20 @@ export const incremental: PlacementPolicy = {
   summary: "moves and expert replicas only what pays for its transfer, from the current placement",
   keepsCurrent: true,
   cellsMax: Number.POSITIVE_INFINITY,
-  plan: planIncremental,
+  plan: (input) => planIncremental(input),
 };
 
-export function planIncremental(input: PlanInput): PlanOutput {
+/** `gathers`: experts move to where their rows come from, too. */
+export function planIncremental(input: PlanInput, gathers = false): PlanOutput {
   if (!input.current) return planFresh(input);
   const exact = toProblem(input);
   const problem = hedged(exact);
   const options: ImproveOptions = {
     theta: input.gainPerMove ?? thetas[input.effort] * (Number.isFinite(problem.slotCap) ? 1 : sharedMemoryFactor),
-    enter: (input.gainPerMove ?? 0) >= quiet.gainPerMove ? quiet.enter : enterAt[input.effort],
+    enter: Math.max(
+      (input.gainPerMove ?? 0) >= quiet.gainPerMove ? quiet.enter : enterAt[input.effort],
+      problem.sources ? evenEnoughOf(input) : 0,
+    ),
     leave: leaveAt,
     width: widthOf(problem, problem.current as Hosts),
     stepsMax: problem.L * problem.G * stepsPerRank,
@@ -58,11 +64,17 @@ export function planIncremental(input: PlanInput): PlanOutput {
         }
       : {}),
   };
-  const current = problem.current as Hosts;
+  const now = problem.current as Hosts;
+  const current = problem.sources && layersAbove(problem, now, options.enter) ? thinned(problem, now) : now;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  return { layers: toLayers(exact, polished), reason: describe(improved) };
+  const near = nearer(exact, polished, gathers);
+  const kept = near.saved > 0 ? `; ${near.moves} moves for ${(100 * near.saved).toFixed(1)}% of the rows to stay at their rank` : "";
+  return { layers: toLayers(exact, near.hosts), reason: `${describe(improved)}${kept}` };
 }
+
+const layersAbove = (problem: Problem, hosts: Hosts, level: number): boolean =>
+  hosts.some((layer, l) => worstOf(problem, l, layer) > level);
 
 /** The same problem with part of each layer's load spread evenly; weights use the true forecast. */
 function hedged(problem: Problem): Problem {

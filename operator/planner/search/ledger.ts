@@ -112,10 +112,11 @@ export class Ledger {
     return (change.incoming[g] as number) > 0 && after > (this.#problem.capacity[g] as number) + slack;
   }
 
-  take(change: Change): void {
-    this.#spent.add(change);
+  /** `sign` -1 undoes a change. */
+  take(change: Change, sign = 1): void {
+    this.#spent.add(change, sign);
     for (let g = 0; g < this.#problem.G; g++) {
-      this.#used[g] = (this.#used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
+      this.#used[g] = (this.#used[g] as number) + sign * ((change.incoming[g] as number) - (change.outgoing[g] as number));
     }
   }
 }

@@ -6,8 +6,10 @@ import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
+import { policies } from "../../planner/index.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
+import { SourceLoad } from "../../planner/load/source-load.ts";
 import { Speeds } from "../../planner/load/speeds.ts";
 import { movesAllowed, Pace, type PhaseLoad, phaseLoads, ReshardAge, timingOf } from "../../planner/load/timing.ts";
 import {
@@ -18,7 +20,7 @@ import {
   type MeasuredImbalance,
   ServedRows,
 } from "../../planner/load/windows.ts";
-import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import { expertReplicaKey, type ModelShape, type PlacementPolicy, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
 import {
   type Decision,
   type Judged,
@@ -26,6 +28,7 @@ import {
   planFailed,
   predictedLayers,
   predictedWorst,
+  savableRows,
   settledPoints,
   whetherToMove,
   whetherToPlan,
@@ -41,6 +44,8 @@ const windowRowsMin = 200;
 const windowRows = 1000;
 const stretchMax = 4;
 const measuredRows = 10_000;
+/** The part of what the trigger allows that rows near their tokens may cost in evenness. */
+const evenPart = 0.5;
 
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan">;
 
@@ -64,6 +69,7 @@ export class LoadState {
   /** Selections per layer that the forecast rests on; slow traffic needs several windows for the same certainty. */
   #evidence = 0;
   readonly #served = new ServedRows();
+  readonly #sources = new SourceLoad();
   #settled = false;
   #noise: Float64Array | undefined;
   readonly #resharded = new ReshardAge();
@@ -109,7 +115,9 @@ export class LoadState {
         this.#settled = false;
         this.#resharded.forget();
         this.#served.clear();
+        this.#sources.clear();
       }
+      this.#sources.observe(closed);
       this.#evidence += least;
       // After a change of load, expert replicas that were dropped before may be needed again.
       this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
@@ -142,6 +150,7 @@ export class LoadState {
       alarm: this.#pace.changed,
       imbalance: this.#predicted ?? 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
+      savable: () => savableRows(this.input(facts), (policies[rebalancing.policy] as PlacementPolicy).gathers),
       settled: this.#settled,
       noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
       layers: this.#shape.layers,
@@ -163,7 +172,9 @@ export class LoadState {
       lifetimeSeconds: ((this.#forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
     });
     if (judged.decision.act) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
-    this.#decision = judged.decision;
+    // A load that is even stays so when no plan for fewer rows on the wire is worth it.
+    const isEven = this.#decision?.reason === "RowsAway" && !judged.decision.act && judged.decision.reason !== "Recommended";
+    this.#decision = isEven ? { ...judged.decision, act: false, reason: "Balanced" } : judged.decision;
     this.#judged = judged;
     this.#pace.judged(judged.decision);
     return judged;
@@ -198,7 +209,8 @@ export class LoadState {
 
   /** The planner's input with the forecast as its load, or with even load where none is known or `even` is set. */
   input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
-    const { budget } = facts.spec.rebalancing;
+    const { budget, trigger } = facts.spec.rebalancing;
+    const sources = this.#sources.of(facts.expected);
     const timing = this.#timing(facts);
     const load = options.even || !this.#forecast ? new Float64Array(this.#shape.layers * this.#shape.experts).fill(1) : this.#forecast.load;
     return {
@@ -217,6 +229,7 @@ export class LoadState {
       gainPerMove,
       recent: { added: new Set(this.#history.flatMap((h) => h.added)), dropped: new Set(this.#history.flatMap((h) => h.dropped)) },
       ...(timing ? { timing } : {}),
+      ...(sources && !options.even ? { sources, evenEnough: 1 + evenPart * (trigger.imbalancePercent / 100 - 1) } : {}),
       ...this.#resharded.input(this.#forecast?.windows ?? 0),
       ...(this.#noise && !options.even ? { noise: planNoise(this.#noise) } : {}),
     };

@@ -90,6 +90,7 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
         const phase = phaseOf(Math.floor(pair / topK), decodes);
         tools.counter.routed(phase, layer, expert, 1);
         tools.counter.served(phase, [layer, expert], 1);
+        tools.chose?.(part.first + Math.floor(pair / topK), layer, expert);
       }
     }
     return { x: out.x, to };

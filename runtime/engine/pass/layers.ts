@@ -13,6 +13,7 @@ import { floats, type Part, type Passed, type StepTools } from "./step-tools.ts"
 
 interface LayerRows {
   readonly layer: number;
+  readonly first: number;
   readonly decodes: number;
   readonly ids: Int32Array; // [n, topK]
   readonly topK: number;
@@ -96,7 +97,7 @@ async function beginLayer(
   { part, layer, cut, allocate }: LayerOf,
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
-  const { decodes, tokens } = part;
+  const { first, decodes, tokens } = part;
   const pieceRows = tools.scheduler.pieceRows(kindOf(tokens.length, decodes), tokens.length);
   const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows), allocate }, x);
   part.attended(layer);
@@ -108,7 +109,7 @@ async function beginLayer(
   const { topK, experts } = shape;
   const sentAt = performance.now();
   const gates = floats(out, "gates");
-  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });
+  const rows = await beginExperts(tools, { layer, first, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });
   return { h: floats(out, "h"), gates, sentAt, ...rows };
 }
 
@@ -190,7 +191,7 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
 
 /** Unweighted rows of every (row, k), [n * topK, hidden]: local ones first, the rest with `remote`. */
 async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
-  const { layer, decodes, f, gates, ids, topK, experts: count, allocate } = of;
+  const { layer, first, decodes, f, gates, ids, topK, experts: count, allocate } = of;
   const { hidden } = tools.program;
   const { experts, counter, scheduler } = tools;
   const { rank, table } = tools.router();
@@ -199,6 +200,7 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
     const expert = ids[pair] as number;
     if (expert >= count) return nowhereKey;
     counter.routed(pair < decoded ? "decode" : "prefill", layer, expert, 1);
+    tools.chose?.(first + Math.floor(pair / topK), layer, expert);
     const host = table.route(layer, expert);
     const here = (host === rank || host < 0) && experts.has(layer, expert);
     return here ? localKey : host;

@@ -22,6 +22,8 @@ export interface StepTools {
   /** `gatesOf`: the gate of each pair, called if the rows may come as sums. */
   readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
   readonly scheduler: StepScheduler;
+  /** Told of each expert that a row of the step chose. */
+  readonly chose?: (row: number, layer: number, expert: number) => void;
   /** Told of each layer that rows have passed. */
   readonly passed?: () => void;
   readonly allocators: BufferAllocator[];
@@ -41,6 +43,8 @@ export interface LayersAtOnce {
 export interface Part {
   readonly tokens: Int32Array;
   readonly kv: KvCall;
+  /** The step's row that is its first. */
+  readonly first: number;
   /** Decode rows come first, then prompt rows. */
   readonly decodes: number;
   /** Held while something is computed or about to be sent. */

@@ -32,7 +32,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
 }
 
 function wholeOf(tokens: Int32Array, kv: KvCall, decodes: number): Part {
-  return { tokens, kv, decodes, mutex: new Mutex(), before: () => undefined, attended: () => {}, failed };
+  return { tokens, kv, first: 0, decodes, mutex: new Mutex(), before: () => undefined, attended: () => {}, failed };
 }
 
 const failed = (error: unknown): never => {
@@ -52,6 +52,7 @@ function twoBatches({ program }: StepTools, tokens: Int32Array, kv: KvCall, deco
   const mutex = new Mutex();
   const gates = program.layers.map(() => gate());
   const first = {
+    first: 0,
     decodes: Math.min(decodes, at),
     mutex,
     tokens: tokens.slice(0, at),
@@ -63,7 +64,7 @@ function twoBatches({ program }: StepTools, tokens: Int32Array, kv: KvCall, deco
       throw error;
     },
   };
-  const later = { decodes: Math.max(0, decodes - at), mutex, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
+  const later = { first: at, decodes: Math.max(0, decodes - at), mutex, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
   const apart = slotEnds(kv.groups).includes(at);
   return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
 }

@@ -73,6 +73,12 @@ export interface TopTokens {
   readonly logprobs: Float64Array;
 }
 
+/** The part of the experts chosen for a request's rows that a rank hosts, 0 to 1. */
+export interface HostShare {
+  readonly rank: number;
+  readonly share: number;
+}
+
 export type FinishReason = "stop" | "length" | "cancelled" | "draining";
 
 export type GenerateEvent =
@@ -84,4 +90,4 @@ export type GenerateEvent =
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: TopTokens }
   | { readonly type: "embedding"; readonly values: Float32Array }
-  | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };
+  | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number; readonly hosts?: readonly HostShare[] };

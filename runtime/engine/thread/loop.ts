@@ -10,6 +10,7 @@ import { Head } from "../pass/head.ts";
 import { rangesOf, rowsTravel } from "../pass/layer-ranges.ts";
 import { LoadCounter } from "../pass/load-counter.ts";
 import { PromptLogprobs } from "../pass/prompt-logprobs.ts";
+import { RequestHosts } from "../pass/request-hosts.ts";
 import { StepTimes } from "../pass/step-times.ts";
 import { Outbound } from "../rows/outbound.ts";
 import { PeerConnections } from "../rows/peer-connections.ts";
@@ -62,7 +63,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     tell: (id, event) => send({ type: "events", notices: [{ id, event }] }),
   });
   const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir), now);
-  const requests = new Requests({ model, batcher, languages, prompts, boundary, send });
+  const hosts = new RequestHosts((layer, expert) => routing.table.hostsOf(layer, expert));
+  const requests = new Requests({ hosts, model, batcher, languages, prompts, boundary, send });
   let toldAt = Number.NEGATIVE_INFINITY;
   const passed = (): void => {
     if (now() - toldAt < passedEveryMs) return;
@@ -73,7 +75,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...{ ...measured, program, embed, blocks, experts, scheduler, passed, allocators: [], overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
-  const steps = new Steps({ model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
+  const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
   const run = async (step: Step): Promise<void> => {
     requests.flush();
     await steps.run(step);

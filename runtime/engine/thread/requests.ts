@@ -5,6 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { Languages } from "../../constraints/languages.ts";
 import { type TextOrder, type TokenTexts, Vocabulary } from "../../constraints/vocabulary.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
+import type { RequestHosts } from "../pass/request-hosts.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { GenerateEvent } from "../schedule/request.ts";
 import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
@@ -19,9 +20,12 @@ interface Parts {
   readonly batcher: Batcher;
   readonly languages: Languages;
   readonly prompts: Pick<PromptLogprobs, "add" | "drop">;
+  readonly hosts: Pick<RequestHosts, "take">;
   readonly boundary: StepBoundary;
   readonly send: (message: FromEngine) => void;
 }
+
+type Notice = ReturnType<Batcher["takeNotices"]>[number];
 
 export class Requests {
   cachedTokens = 0;
@@ -74,7 +78,10 @@ export class Requests {
   }
 
   flush(): void {
-    const notices = this.#parts.batcher.takeNotices();
+    const notices = this.#parts.batcher.takeNotices().map((notice): Notice => {
+      const { id, event } = notice;
+      return event.type === "finish" ? { id, event: { ...event, hosts: this.#parts.hosts.take(id) } } : notice;
+    });
     for (const { id, event } of notices) {
       if (event.type === "finish") this.#forget(id);
       if (event.type === "started") this.cachedTokens += event.cachedPromptTokens;
@@ -104,6 +111,7 @@ export class Requests {
   }
 
   #forget(id: string): void {
+    this.#parts.hosts.take(id);
     this.#traced.drop(id);
     this.#parts.prompts.drop(id);
   }

@@ -6,6 +6,7 @@ import type { EngineStats } from "../api.ts";
 import type { FrameScheduler, StepClock } from "../pass/frame-scheduler.ts";
 import type { Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
+import type { RequestHosts } from "../pass/request-hosts.ts";
 import { forward } from "../pass/step.ts";
 import type { StepTools } from "../pass/step-tools.ts";
 import type { Batcher } from "../schedule/batch.ts";
@@ -25,6 +26,7 @@ const walkMs = { beside: 10, alone: 50 };
 interface Parts {
   readonly model: Pick<OpenModel, "kv" | "program" | "finalNorm">;
   readonly batcher: Batcher;
+  readonly hosts: Pick<RequestHosts, "counterOf">;
   readonly connections: { readonly isAlone: boolean };
   readonly languages: Pick<Languages, "walk">;
   readonly requests: Requests;
@@ -48,7 +50,7 @@ export class Steps {
   }
 
   async run(step: Step): Promise<void> {
-    const { batcher, connections, languages, model, prompts, requests, scheduler } = this.#parts;
+    const { batcher, connections, hosts, languages, model, prompts, requests, scheduler } = this.#parts;
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const kind = kindOf(step.tokens.length, decodesOf(step));
     if (kind === "decode" && scheduler.running === kind) await scheduler.together(); // prompts do not wait for others
@@ -59,7 +61,8 @@ export class Steps {
     const changed = scheduler.clock;
     batcher.changed(step, changed.ms - start.ms);
     try {
-      const tools = traced(this.#parts.tools, requests.traceOf(idsOf(step)));
+      const chose = hosts.counterOf(partsOf(step), step.tokens.length);
+      const tools = traced({ ...this.#parts.tools, chose }, requests.traceOf(idsOf(step)));
       const x = await forward(tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
       const unusable = unusableRows(step, x, model.program.hidden);
       await prompts.tell(step, x, unusable);

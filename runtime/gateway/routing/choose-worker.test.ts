@@ -9,6 +9,7 @@ import type { Member } from "../../net/mapping.ts";
 import type { TlsSource } from "../../net/tls.ts";
 import { createTracing } from "../../observe/trace.ts";
 import { type Candidate, choose, prefixHash, tieTokens } from "./choose-worker.ts";
+import { ConversationHosts } from "./conversation-hosts.ts";
 import type { Attempt, Generation } from "./failover.ts";
 import { sourcesMax, textSources } from "./text-sources.ts";
 import { WorkerPool } from "./worker-pool.ts";
@@ -193,4 +194,52 @@ test("an attempt that no worker accepted wakes nobody: nothing became free", asy
   pool.apply({ version: 2, members: [member] });
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(woken, 3, "a new membership wakes all");
+});
+
+test("a conversation goes to the rank that hosts most of its experts, and load still wins", () => {
+  const conversation = {
+    hosts: new Map([
+      [0, 0.2],
+      [1, 0.9],
+      [2, 0.2],
+    ]),
+    tokens: 200,
+  };
+  const chosen = (queued: readonly number[], wishes = {}) =>
+    choose(
+      queued.map((queuedTokens, rank) => worker(rank, queuedTokens)),
+      7,
+      { conversation, ...wishes },
+    ).rank;
+  assert.equal(chosen([0, 0, 0]), 1);
+  assert.equal(chosen([0, tieTokens + 140, 0]), 1, "it saves 0.7 of its tokens there");
+  assert.notEqual(chosen([0, tieTokens + 141, 0]), 1);
+  const byHash = choose(
+    [0, 1, 2].map((rank) => worker(rank)),
+    7,
+  ).rank;
+  assert.equal(chosen([0, 0, 0], { byHash: true }), byHash);
+  assert.equal(chosen([0, 0, 0], { avoid: new Set([1]) }) === 1, false, "it has failed there");
+  const alike = {
+    hosts: new Map([
+      [0, 0.33],
+      [1, 0.35],
+      [2, 0.32],
+    ]),
+    tokens: 200,
+  };
+  assert.equal(chosen([0, 0, 0], { conversation: alike }), byHash, "such a difference is chance");
+});
+
+test("what ranks tell of a conversation is averaged, checked and bounded", () => {
+  const known = new ConversationHosts();
+  known.learn(1, [
+    { rank: 0, share: 0.5 },
+    { rank: 1, share: 2 },
+  ]);
+  known.learn(1, [{ rank: 0, share: 1 }]);
+  assert.deepEqual([...(known.of(1) ?? [])], [[0, 0.75]]);
+  for (let prefix = 2; prefix < 4099; prefix++) known.learn(prefix, [{ rank: 0, share: 1 }]);
+  assert.equal(known.of(1), undefined);
+  assert.ok(known.of(4098));
 });

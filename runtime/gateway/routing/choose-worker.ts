@@ -1,5 +1,5 @@
-// Chooses the rank with the fewest queued tokens; among about equal ones a hash of the prompt's beginning decides, since that rank may have
-// cached it.
+// Chooses the rank with the fewest queued tokens; among about equal ones that which hosts most of the experts that the conversation
+// chooses, else a hash of the prompt's beginning decides, since that rank may have cached it.
 import type { MemberState } from "../../../crds/names.ts";
 
 export interface Candidate {
@@ -35,12 +35,17 @@ interface Wishes {
   readonly numerics?: string;
   /** The hash alone decides, however long the queues are, so that all gateways choose the same rank. */
   readonly byHash?: boolean;
+  /** The part of its experts that a rank hosts, by rank, and its own tokens: computed at home they save as much as so many that wait. */
+  readonly conversation?: { readonly hosts: ReadonlyMap<number, number>; readonly tokens: number } | undefined;
 }
+
+/** A smaller difference of parts is chance, and not worth leaving a warm prefix. */
+const alikePart = 0.05;
 
 export function choose(
   candidates: readonly Candidate[],
   prefix: number,
-  { avoid = new Set(), busy = new Set(), numerics, byHash = false }: Wishes = {},
+  { avoid = new Set(), busy = new Set(), numerics, byHash = false, conversation }: Wishes = {},
 ): Choice {
   if (candidates.length === 0) return none("no worker is known");
   const serving = candidates.filter((candidate) => candidate.state === "active");
@@ -57,8 +62,14 @@ export function choose(
   const full = healthy.filter((candidate) => busy.has(candidate.rank));
   const pool = [left.filter(alike), full.filter(alike)].find(({ length }) => length > 0) ?? left;
   const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
-  const tied = byHash ? pool : pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
-  const best = tied.reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
+  const partOf = ({ rank }: Candidate): number => conversation?.hosts.get(rank) ?? 0;
+  const there = Math.max(...pool.filter(({ queuedTokens }) => queuedTokens === least).map(partOf));
+  const saved = (candidate: Candidate): number => Math.max(0, partOf(candidate) - there) * (conversation?.tokens ?? 0);
+  const tied = byHash ? pool : pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens + saved(candidate));
+  const most = byHash ? 0 : Math.max(...tied.map(partOf)) - alikePart;
+  const best = tied
+    .filter((candidate) => byHash || partOf(candidate) >= most)
+    .reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
   return { rank: best.rank, reason: "" };
 }
 

@@ -2,6 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
 import type { Constraint } from "../../constraints/language.ts";
+import type { HostShare } from "./conversation-hosts.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
 /** An unset parameter is off. */
@@ -79,7 +80,7 @@ export type WorkerEvent =
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }
   | { readonly type: "embedding"; readonly values: readonly number[] }
   | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
-  | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
+  | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining"; readonly hosts?: readonly HostShare[] };
 
 export type Generated =
   | { readonly type: "started"; readonly rank: number; readonly cachedTokens: number }

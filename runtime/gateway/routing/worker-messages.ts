@@ -27,7 +27,7 @@ export function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
   if (event.case !== "finish") return undefined;
   const reason = finishReasons[event.value.reason];
   if (reason === undefined) throw new AppError(`gave the request up, finish reason ${event.value.reason}`, { code: "Lost" });
-  return { type: "finish", reason };
+  return { type: "finish", reason, hosts: event.value.hosts };
 }
 
 function fromToken({ id, position, logprob, topIds, topLogprobs }: Token): WorkerEvent {

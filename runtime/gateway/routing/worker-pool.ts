@@ -10,6 +10,7 @@ import { serverNames, type TlsSource } from "../../net/tls.ts";
 import { steadyClock } from "../../observe/steady-clock.ts";
 import type { Span, Tracing } from "../../observe/trace.ts";
 import { type Candidate, type Choice, choose, prefixHash } from "./choose-worker.ts";
+import { ConversationHosts } from "./conversation-hosts.ts";
 import type { Attempt, Generation, Kept, Shunned, WorkerEvent, Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
 import {
@@ -64,6 +65,7 @@ export class WorkerPool implements Workers {
   readonly #watched = new Set<Worker>();
   /** The class of the worker that last computed the request. */
   readonly #classes = new WeakMap<Generation, string>();
+  readonly #conversations = new ConversationHosts();
   #version = -1;
   #holdMs = 0;
   #leaving = false;
@@ -259,13 +261,20 @@ export class WorkerPool implements Workers {
     return choose(this.#candidates(), prefix, {
       ...shunned,
       ...(numerics === undefined ? {} : { numerics }),
+      conversation: this.#conversationOf(generation, prefix),
       byHash: keep?.stays === true,
     });
+  }
+
+  #conversationOf({ prompt, maxTokens }: Generation, prefix: number) {
+    const hosts = this.#conversations.of(prefix);
+    return hosts && { hosts, tokens: prompt.length + Math.min(decodeTokensCounted, maxTokens) };
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
     if (event.type === "token" || event.type === "progress")
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
+    if (event.type === "finish") this.#conversations.learn(prefixHash(lease.generation.prompt), event.hosts ?? []);
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
     if (event.again) return;

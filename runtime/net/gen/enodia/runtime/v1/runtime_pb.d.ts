@@ -661,6 +661,13 @@ export declare type Finish = Message<"enodia.runtime.v1.Finish"> & {
    * @generated from field: enodia.runtime.v1.FinishReason reason = 1;
    */
   reason: FinishReason;
+
+  /**
+   * those with most first, at most 8
+   *
+   * @generated from field: repeated enodia.runtime.v1.HostShare hosts = 3;
+   */
+  hosts: HostShare[];
 };
 
 /**
@@ -668,6 +675,29 @@ export declare type Finish = Message<"enodia.runtime.v1.Finish"> & {
  * Use `create(FinishSchema)` to create a new message.
  */
 export declare const FinishSchema: GenMessage<Finish>;
+
+/**
+ * @generated from message enodia.runtime.v1.HostShare
+ */
+export declare type HostShare = Message<"enodia.runtime.v1.HostShare"> & {
+  /**
+   * @generated from field: uint32 rank = 1;
+   */
+  rank: number;
+
+  /**
+   * of the experts chosen for the request's rows, those that the rank hosts; 0 to 1
+   *
+   * @generated from field: float share = 2;
+   */
+  share: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.HostShare.
+ * Use `create(HostShareSchema)` to create a new message.
+ */
+export declare const HostShareSchema: GenMessage<HostShare>;
 
 /**
  * @generated from message enodia.runtime.v1.Hello

@@ -1,0 +1,104 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { byPath } from "../../runtime/placement/cost.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { nearWeights, sourcesOf } from "../../runtime/worker/near-routing.ts";
+import { modelShape, planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
+import { makePlan } from "./index.ts";
+import { incremental, planIncremental } from "./policies/incremental.ts";
+import type { PlacementPolicy, PlanInput } from "./policy.ts";
+import { awayShares, predictedWorst, savableRows, whetherToMove } from "./replan.ts";
+import { addRows, weightsFor } from "./sources.ts";
+
+const [layers, experts, ranks] = [3, 6, 3];
+const gathering: PlacementPolicy = { ...incremental, name: "gathering", gathers: true, plan: (input) => planIncremental(input, true) };
+const alone = (hostOf: (layer: number, expert: number) => number): LayerPlan[] =>
+  Array.from({ length: layers }, (_, l) => ({
+    hosts: Array.from({ length: experts }, (_, e) => [hostOf(l, e)]),
+    weights: Array.from({ length: experts }, () => [1000]),
+  }));
+/** Tokens of rank r choose experts 2r and 2r + 1 in this part; the load is even. */
+const sourcesOfTopics = (part: number): ReadonlyMap<number, Float32Array> =>
+  new Map(
+    Array.from({ length: ranks }, (_, r) => [
+      r,
+      Float32Array.from({ length: layers * experts }, (_, i) => (Math.floor((i % experts) / 2) === r ? part : (1 - part) / 2) * 10_000),
+    ]),
+  );
+const inputOf = (slots: number, more: Partial<PlanInput> = {}): PlanInput =>
+  planInput(
+    modelShape(layers, experts),
+    Array.from({ length: ranks }, (_, r) => rankSpec(r, { budgetBytes: slots + 1 })),
+    { load: new Float64Array(layers * experts).fill(1000), current: alone((_, e) => e % ranks), ...more },
+  );
+const meanAway = (input: PlanInput, plan: readonly LayerPlan[]): number => awayShares(input, plan).reduce((a, b) => a + b, 0) / layers;
+
+test("free memory takes the replicas that keep most rows for a byte, within the budget, and layers stay even", async () => {
+  const input = inputOf(10, { sources: sourcesOfTopics(0.8), budget: { maxMoves: 10, maxMovesPerRank: 2, maxBytes: 6 } });
+  const { layers: plan, reason } = await makePlan(incremental, input);
+  const added = plan.flatMap(({ hosts }) => hosts.filter((row) => row.length > 1));
+  assert.equal(added.length, 6, reason);
+  for (const { hosts } of plan)
+    for (const [e, row] of hosts.entries()) if (row.length > 1) assert.ok(row.includes(Math.floor(e / 2)), `${e}: ${row}`);
+  assert.ok(meanAway(input, plan) < meanAway(input, input.current ?? []) - 0.08);
+  assert.ok(predictedWorst(input, plan) <= 1.06);
+  assert.deepEqual((await makePlan(incremental, { ...inputOf(10), budget: input.budget })).layers, input.current, "nobody told of sources");
+});
+
+test("a policy that gathers moves experts to the ranks whose tokens choose them, and without topics nothing", async () => {
+  const input = inputOf(7, { sources: sourcesOfTopics(0.8) });
+  const { layers: plan } = await makePlan(gathering, input);
+  for (const { hosts } of plan) assert.deepEqual(hosts, [[0], [0], [1], [1], [2], [2]]);
+  assert.ok(Math.abs(meanAway(input, plan) - 0.2) < 1e-6);
+  const even = inputOf(6, { sources: sourcesOfTopics(1 / 3) });
+  assert.deepEqual((await makePlan(gathering, even)).layers, even.current);
+  assert.equal(savableRows(even, true), 0);
+  const few = inputOf(6, { sources: new Map([...sourcesOfTopics(0.5)].map(([r, counts]) => [r, counts.map((n) => n / 1000)])) });
+  assert.equal(savableRows(few, true), 0, "so few counts are chance");
+});
+
+test("the worth of a plan counts rows that stay, and its price is that of its bytes", async () => {
+  const input = inputOf(7, { sources: sourcesOfTopics(0.8) });
+  const { layers: plan } = await makePlan(gathering, input);
+  const options = { mode: "Auto", noise: 0, rates: byPath(() => 1), limit: 1, lifetimeSeconds: 300 } as const;
+  const { decision } = whetherToMove(input, plan, options);
+  assert.equal(decision.reason, "RowsAway");
+  assert.match(decision.message, /47% fewer rows leave their rank/);
+  assert.equal(whetherToMove(input, plan, { ...options, lifetimeSeconds: 1 }).decision.reason, "TransferNotWorth");
+});
+
+test("weights bring the rows that are wanted when every source takes its own replica first", () => {
+  const source = Float64Array.from([600, 300, 100]);
+  const cases: readonly (readonly [readonly number[], readonly number[]])[] = [
+    [
+      [0, 1],
+      [650, 350],
+    ],
+    [
+      [0, 1],
+      [500, 500],
+    ],
+    [
+      [0, 1, 2],
+      [600, 300, 100],
+    ],
+    [
+      [1, 2],
+      [900, 100],
+    ],
+  ];
+  for (const [hosts, wanted] of cases) {
+    const weights = weightsFor(wanted, source, hosts);
+    const load = new Float64Array(3);
+    const away = addRows(load, source, hosts, weights);
+    for (const [i, g] of hosts.entries()) assert.ok(Math.abs((load[g] as number) - (wanted[i] as number)) < 5, `${hosts}: ${load}`);
+    assert.ok(Math.abs(away - (1000 - hosts.reduce((sum, g, i) => sum + Math.min(wanted[i] ?? 0, source[g] as number), 0))) < 5);
+    const members = [0, 1, 2].map((rank) => ({ rank, state: "active" }));
+    const routed = new Float64Array(3);
+    for (const rank of [0, 1, 2])
+      for (const [i, weight] of nearWeights(hosts, weights, sourcesOf(rank, members)).entries())
+        routed[hosts[i] as number] = (routed[hosts[i] as number] as number) + ((source[rank] as number) * weight) / 1000;
+    assert.ok(imbalance(routed, [1, 1, 1]) - imbalance(load, [1, 1, 1]) < 0.01, `${routed} beside ${load}`);
+  }
+});
