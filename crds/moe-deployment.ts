@@ -196,7 +196,7 @@ const runtime = z
       description: "Requests for which a rank generates in one step; more take turns.",
     }),
     decodeWait: duration(
-      "The time for which prompts of others may hold up the next token of a request, at most: by it a rank chooses how many prompt tokens it computes in the same step.",
+      "The time for which prompts of others may hold up the next token of a request, at most: on a processor a graph of one layer is the least, and on a GPU a rank chooses by it how many prompt tokens it computes in the same step.",
       {
         value: "1ms",
         why: "no step is shorter",

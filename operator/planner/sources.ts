@@ -20,7 +20,7 @@ type LayerHosts = readonly (readonly number[])[];
 export const wirePrice = 0.5;
 const rounding = 1 / weightsTotal;
 /** Ranks whose counts differ less choose alike: so much depends on where windows are cut. */
-const alikeWithin = 0.05;
+const alikeWithin = 0.1;
 const parts = [1, 0.75, 0.5, 0.25] as const;
 
 /** Rows of one expert by the rank whose tokens choose it, [ranks]; alike where nobody told. */

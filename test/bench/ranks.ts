@@ -11,7 +11,7 @@ import { type Layout, layoutsOf, layoutsOfOwn, sharesOf } from "./ranks/shares.t
 import { type Asked, count, invalid, log, prompt, readArgs } from "./serve.ts";
 import { togetherRate } from "./speed-rows.ts";
 
-const promptTokens = 32;
+const promptTokens = 8;
 /** Texts that every rank generates before anything is timed: V8 compiles the way over the wire only once it has run for a while. */
 const warmup = { texts: 2, tokens: 64 };
 const prefillTokens = 512;

@@ -12,7 +12,8 @@ import { type Asked, type Came, type EngineUnderTest, generate, invalid, log, op
 import { hogTable, type Limits, type ModelSizes, type Rates, speedRow, togetherRate, tokenCost } from "./speed-rows.ts";
 import { countSteps, measureApart, type SplitRow, splitRows } from "./split.ts";
 
-const promptTokens = 32;
+/** So few that those of a batch have begun before the first of them ends: prompts get `decodeWait` between two tokens. */
+const promptTokens = 8;
 const decodeContext = 256;
 const prefillContext = 1_280;
 const decodeCases = [
@@ -20,7 +21,6 @@ const decodeCases = [
   { batch: 8, least: 1 },
   { batch: 32, least: 1 },
 ] as const;
-/** Tokens of each request: beside those that decode a prompt may be prefilled in two steps, so the first of 32 has 62 when the last starts. */
 const decodeTokens = (batch: number): number => 65 + batch;
 const prefillCases = [
   { length: 128, least: 1.25 },
