@@ -10,6 +10,7 @@ import { randomTensor } from "../../kernels/random.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { KvCache } from "../backend.ts";
 import { relativeError } from "../op-self-test.ts";
+import type { PoolKv } from "./kv-pool.ts";
 
 const { backend, work } = looseBackend();
 const context = 512;
@@ -101,6 +102,16 @@ test("slots of a group are one operation, each over its own positions, also afte
     3 * 3,
     "what is shared lies elsewhere",
   );
+  await cache.dispose();
+});
+
+test("many streams of mixed lengths read about twice what they have, in few operations", async () => {
+  const shape = { layers: 1, slots: 24, kvHeads: 1, headDim: 32, valueDim: 32, context: 4096, type: "f16" } as const;
+  const cache = (await backend.createKv({ ...shape, poolBlocks: 24 * 64 })) as PoolKv;
+  const past = Int32Array.from({ length: 24 }, (_, slot) => (slot % 2 === 0 ? 100 : 3000));
+  const runs = cache.runsOf({ firstSlot: 0, batch: 24, tokens: 1, past });
+  const reads = runs.reduce((sum, { batch, length, step }) => sum + length * (step === undefined ? 24 : batch), 0);
+  assert.ok(runs.length <= 8 && reads < 2.1 * past.reduce((a, b) => a + b), `${reads} positions in ${runs.length} operations`);
   await cache.dispose();
 });
 

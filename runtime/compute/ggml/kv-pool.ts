@@ -11,8 +11,8 @@ import { GgmlKv, type KvRun, type Piece, type RowCopy } from "./kv-memory.ts";
 const lengthStep = 256;
 /** Operations of one group; beyond, its streams are told apart by a mask over the memory of all of them. */
 const runsMax = 8;
-/** How many times the positions that they have streams of one operation may read. */
-const paddingMost = 2;
+/** How many times the positions that they have streams of one operation may read: the first that needs no more than `runsMax`. */
+const paddings = [2, 4, Number.POSITIVE_INFINITY];
 
 export class PoolKv extends GgmlKv {
   readonly slots: number;
@@ -60,12 +60,20 @@ export class PoolKv extends GgmlKv {
       this.#prepare(slot, from, from + tokens);
       return this.#span((this.#tables[slot] as number[]).slice(0, this.#blocksOf(from + tokens)));
     });
+    const tried = paddings.map((padding) => this.#joinedAll(spans, padding));
+    const blocks = spans.flatMap(({ first, length }) => [first, first + length - 1]).map((row) => Math.floor(row / this.#blockTokens));
+    const found = tried.find((runs) => runs.length <= runsMax) ?? [{ at: 0, batch, ...this.#span(blocks), step: undefined }];
+    this.#runs.set(group, found);
+    return found;
+  }
+
+  #joinedAll(spans: readonly { readonly first: number; readonly length: number }[], padding: number): readonly KvRun[] {
     const runs: KvRun[] = [];
     let sum = 0;
     for (const [at, span] of spans.entries()) {
       const last = runs.at(-1);
       const joined = last && this.#joined(last, span);
-      if (joined === undefined || joined.batch * joined.length > paddingMost * (sum + span.length)) {
+      if (joined === undefined || joined.batch * joined.length > padding * (sum + span.length)) {
         runs.push({ at, batch: 1, ...span, step: span.length });
         sum = span.length;
       } else {
@@ -73,10 +81,7 @@ export class PoolKv extends GgmlKv {
         sum += span.length;
       }
     }
-    const blocks = spans.flatMap(({ first, length }) => [first, first + length - 1]).map((row) => Math.floor(row / this.#blockTokens));
-    const found = runs.length <= runsMax ? runs : [{ at: 0, batch, ...this.#span(blocks), step: undefined }];
-    this.#runs.set(group, found);
-    return found;
+    return runs;
   }
 
   /** Rows that contain these blocks. */
