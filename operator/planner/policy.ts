@@ -106,8 +106,6 @@ export interface PlacementPolicy {
   readonly summary: string;
   /** The policy starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
-  /** Set when it moves experts to the ranks whose tokens choose them. */
-  readonly gathers?: boolean;
   /** The largest layers * experts * ranks that ends in reasonable time. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;

@@ -241,10 +241,10 @@ export function awayShares(input: PlanInput, layers: readonly LayerPlan[]): numb
   });
 }
 
-/** The part of all rows that a plan could keep at their rank now, by replicas or, if the policy gathers, by exchanges. */
-export function savableRows(input: PlanInput, gathers = false): number {
+/** The part of all rows that a plan could keep at their rank now, by replicas. */
+export function savableRows(input: PlanInput): number {
   const problem = toProblem(input);
-  return problem.current ? nearer(problem, problem.current, gathers).saved : 0;
+  return problem.current ? nearer(problem, problem.current).saved : 0;
 }
 
 export function layerBoundOf(input: PlanInput): number {

@@ -40,11 +40,10 @@ export const incremental: PlacementPolicy = {
   summary: "moves and expert replicas only what pays for its transfer, from the current placement",
   keepsCurrent: true,
   cellsMax: Number.POSITIVE_INFINITY,
-  plan: (input) => planIncremental(input),
+  plan: planIncremental,
 };
 
-/** `gathers`: experts move to where their rows come from, too. */
-export function planIncremental(input: PlanInput, gathers = false): PlanOutput {
+export function planIncremental(input: PlanInput): PlanOutput {
   if (!input.current) return planFresh(input);
   const exact = toProblem(input);
   const problem = hedged(exact);
@@ -68,7 +67,7 @@ export function planIncremental(input: PlanInput, gathers = false): PlanOutput {
   const current = problem.sources && layersAbove(problem, now, options.enter) ? thinned(problem, now) : now;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  const near = nearer(exact, polished, gathers);
+  const near = nearer(exact, polished);
   const kept = near.saved > 0 ? `; ${near.moves} moves for ${(100 * near.saved).toFixed(1)}% of the rows to stay at their rank` : "";
   return { layers: toLayers(exact, near.hosts), reason: `${describe(improved)}${kept}` };
 }

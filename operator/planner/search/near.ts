@@ -1,11 +1,9 @@
-// Fewer rows on the wire: replicas in free memory where tokens choose an expert, and exchanges of experts between the ranks that have them
-// and the ranks whose tokens choose them. What a row costs is in DECISIONS.md 11. Pure.
-import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
-import { splitLayer } from "../../../runtime/placement/split.ts";
+// Fewer rows on the wire: replicas in free memory where tokens choose an expert. What a row costs is in DECISIONS.md 11. Pure.
+import { sum } from "../../../runtime/placement/imbalance.ts";
 import { keepsFloor } from "../expert-replicas.ts";
 import { evenEnoughOf, expertReplicaKey } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
-import { rowsPerCount, sourceRows, wirePrice } from "../sources.ts";
+import { sourceRows, wirePrice } from "../sources.ts";
 import { type Change, changeOf, Ledger } from "./ledger.ts";
 import { worstOf } from "./within-budget.ts";
 
@@ -16,8 +14,6 @@ const evictFactor = 2;
 const evictionsMax = 64;
 /** The part of a rank's memory that replicas fill; the rest is for moves that make layers even. */
 const fillMost = 0.9;
-/** An exchange saves so many deviations of what it counts; the tokens of a conversation are alike, so chance is wider than counts say. */
-const sigmas = 4;
 
 export interface Nearer {
   readonly hosts: Hosts;
@@ -35,12 +31,10 @@ interface Walk {
   readonly totals: readonly number[];
 }
 
-/** Both of what follows, as far as the input tells whose tokens choose an expert. */
-export function nearer(problem: Problem, from: Hosts, gathers: boolean): Nearer {
+/** With the replicas that keep most rows at home, as far as the input tells whose tokens choose an expert. */
+export function nearer(problem: Problem, from: Hosts): Nearer {
   if (problem.sources === undefined || problem.input.split !== "weighted") return { hosts: from, moves: 0, saved: 0 };
-  const first = gathers ? gathered(problem, from) : { hosts: from, moves: 0, saved: 0 };
-  const then = withReplicas(problem, first.hosts);
-  return { hosts: then.hosts, moves: first.moves + then.moves, saved: first.saved + then.saved };
+  return withReplicas(problem, from);
 }
 
 /** A layer may become so much less even when a replica goes. */
@@ -186,94 +180,4 @@ function put({ hosts }: Walk, layer: number, rows: Rows): void {
   const next = (hosts[layer] as number[][]).slice();
   for (const [expert, row] of rows) next[expert] = row;
   hosts[layer] = next;
-}
-
-/**
- * Exchanges experts between ranks, and moves them where memory allows, so that they are where their rows come from (the objective of
- * MoETuner and ExFlow where rows return after each layer). The layer stays as even as it is, or even enough.
- */
-function gathered(problem: Problem, from: Hosts): Nearer {
-  const walk = walkFrom(problem, from);
-  const best = walk.hosts.map((_, layer) => bestExchange(walk, layer));
-  let [moves, saved] = [0, 0];
-  for (;;) {
-    const layer = best.reduce((top, each, l) => ((each?.value ?? 0) > (best[top]?.value ?? 0) ? l : top), 0);
-    const exchange = best[layer];
-    if (exchange === undefined) break;
-    if (walk.ledger.movesLeft < exchange.rows.length || !take(walk, layer, exchange.rows)) {
-      best[layer] = undefined; // Other layers may need fewer moves or less memory.
-      continue;
-    }
-    moves += exchange.rows.length;
-    saved += exchange.saved / (walk.totals[layer] as number);
-    best[layer] = bestExchange(walk, layer);
-  }
-  return { hosts: walk.hosts, moves, saved: saved / Math.max(1, problem.L) };
-}
-
-interface Exchange {
-  readonly rows: Rows;
-  readonly saved: number;
-  /** Rows saved for a move, as a part of the layer's. */
-  readonly value: number;
-}
-
-interface Single {
-  readonly expert: number;
-  readonly at: number;
-  readonly demand: number;
-  /** Rows and their variance by source, [ranks]. */
-  readonly source: Float64Array;
-  readonly variance: Float64Array;
-}
-
-/** Of experts with one replica: two change places, or one moves. */
-function bestExchange(walk: Walk, layer: number): Exchange | undefined {
-  const { problem, hosts, least, totals } = walk;
-  const [{ G, slotCap }, total, experts] = [problem, totals[layer] as number, hosts[layer] as number[][]];
-  if (total === 0 || G < 2) return undefined;
-  const singles = singlesOf(problem, layer, experts);
-  const fits = evenness(problem, layer, experts);
-  let found: Exchange | undefined;
-  const offer = (moved: readonly (readonly [single: Single, to: number])[]): void => {
-    let [saved, variance] = [0, 0];
-    for (const [{ source, variance: of, at }, to] of moved) {
-      saved += (source[to] as number) - (source[at] as number);
-      variance += (of[to] as number) + (of[at] as number);
-    }
-    const each = saved / moved.length;
-    if (each < (least[layer] as number) || each / total <= (found?.value ?? 0) || saved < sigmas * Math.sqrt(variance)) return;
-    found = { saved, value: each / total, rows: moved.map(([{ expert }, to]) => [expert, [to]]) };
-  };
-  for (const [i, one] of singles.entries()) {
-    for (let to = 0; slotCap === Number.POSITIVE_INFINITY && to < G; to++) if (to !== one.at && fits(to, one.demand)) offer([[one, to]]);
-    for (const other of singles.slice(i + 1)) {
-      const more = other.demand - one.demand;
-      if (other.at === one.at || !fits(one.at, more) || !fits(other.at, -more)) continue;
-      offer([
-        [one, other.at],
-        [other, one.at],
-      ]);
-    }
-  }
-  return found;
-}
-
-function singlesOf(problem: Problem, layer: number, experts: Hosts[number]): Single[] {
-  const demand = layerDemand(problem, layer);
-  return experts.flatMap((row, expert) => {
-    if (row.length !== 1) return [];
-    const source = sourceRows(problem, layer, expert);
-    const perCount = rowsPerCount(problem, layer, expert);
-    return [{ expert, at: row[0] as number, demand: demand[expert] as number, source, variance: source.map((rows) => rows * perCount) }];
-  });
-}
-
-/** Whether a rank may get so many rows more: it stays even enough, or no fuller than the fullest is. */
-function evenness(problem: Problem, layer: number, experts: Hosts[number]): (rank: number, more: number) => boolean {
-  const { G, speed, input } = problem;
-  const demand = layerDemand(problem, layer);
-  const { load } = splitLayer({ demand, hosts: experts, speed });
-  const most = Math.max(evenEnoughOf(input), imbalance(load, speed)) * (sum(load) / Math.max(1e-9, sum(speed)));
-  return (rank, more) => rank < G && (speed[rank] as number) > 0 && (load[rank] as number) + more <= most * (speed[rank] as number);
 }
