@@ -60,7 +60,7 @@ export interface TelemetryFacts {
   readonly staleAfterMs: number;
   readonly reporting: number;
   readonly expected: number;
-  /** Ranks that are expected for less than `staleAfterMs`. */
+  /** Ranks that do not report and are expected for less than `staleAfterMs`. */
   readonly joining: number;
   /** Ranks whose load NATS brings. */
   readonly onNats: number;

@@ -77,7 +77,7 @@ class Rank {
         this.#sent -= 1;
         return answer;
       },
-      ...{ scheduler: this.scheduler, allocators: [], overlap: { wants: () => overlapped, took: () => {} } },
+      ...{ scheduler: this.scheduler, allocators: { prefill: [], decode: [] }, overlap: { wants: () => overlapped, took: () => {} } },
     } as any;
   }
 

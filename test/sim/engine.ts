@@ -76,7 +76,7 @@ export class SimEngine implements Engine {
       ...{ program, experts: this.#table, counter, times: new StepTimes() },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
-      allocators: [],
+      allocators: { prefill: [], decode: [] },
       router: () => this.#router,
       dispatch: (frame) => this.connections.rows(frame),
       scheduler: {

@@ -25,8 +25,8 @@ export class Intake {
   /** Unix ms of each rank's last message on NATS, also where it had come before. */
   readonly #onNats = new Map<number, number>();
   #listening: Listening | undefined;
-  /** Unix ms since when each boot of a rank is expected. */
-  readonly #since = new Map<string, number>();
+  /** Unix ms since when each rank is expected, whatever its boots. */
+  readonly #since = new Map<number, number>();
   #refused: { readonly reason: Refusal; readonly at: number } | undefined;
 
   constructor(ports: IntakePorts) {
@@ -36,9 +36,9 @@ export class Intake {
   /** Follows the spec: another server, prefix or Secret is a new subscription; without a server there is none. */
   listen(listening: Listening): void {
     this.#listening = listening;
-    const boots = new Set(listening.expected.map(({ bootId }) => bootId));
-    for (const known of this.#since.keys()) if (!boots.has(known)) this.#since.delete(known);
-    for (const boot of boots) if (!this.#since.has(boot)) this.#since.set(boot, this.#ports.clock.now());
+    const ranks = new Set(listening.expected.map(({ rank }) => rank));
+    for (const known of this.#since.keys()) if (!ranks.has(known)) this.#since.delete(known);
+    for (const rank of ranks) if (!this.#since.has(rank)) this.#since.set(rank, this.#ports.clock.now());
     const { ref, spec } = listening.world;
     const server = this.#ports.nats(ref, spec);
     const key = JSON.stringify([server, spec.telemetry.nats]);
@@ -112,13 +112,14 @@ export class Intake {
   facts({ world, expected, load }: Listening, now: number, staleAfterMs: number): TelemetryFacts {
     const named = this.#ports.nats(world.ref, world.spec) !== undefined;
     const windows = load?.windows;
+    const isNew = ({ rank }: ExpectedRank): boolean => now - (this.#since.get(rank) ?? now) <= staleAfterMs;
     return {
       bus: named ? (this.#open?.subscription.status ?? { connected: false, reason: "Connecting" }) : undefined,
       ageMs: windows?.ageMs(expected, now) ?? Number.POSITIVE_INFINITY,
       staleAfterMs,
       reporting: windows?.reporting(expected, now, staleAfterMs) ?? 0,
       expected: expected.length,
-      joining: expected.filter(({ bootId }) => now - (this.#since.get(bootId) ?? now) <= staleAfterMs).length,
+      joining: expected.filter((one) => isNew(one) && !windows?.reporting([one], now, staleAfterMs)).length,
       lastSampleMs: windows?.lastSampleMs() ?? 0,
       onNats: expected.filter(({ rank }) => this.hearsOnNats(rank, now, staleAfterMs)).length,
       keyProblem: this.#ports.telemetryKeys(world.ref, world.uid).problem,

@@ -251,6 +251,13 @@ test("rows of a layer are computed with those of ranks in step, which are waited
   assert.deepEqual(stage.log.slice(1), ["decode 4: 3"], "nobody else came");
 });
 
+test("pairs of a prompt's other half wait for no rank while a step that decodes runs between its graphs", async () => {
+  const stage = await inStep(0);
+  const own = { ...ownDecode(3), phase: "prefill" as const };
+  await stage.scheduler.ownExperts([own]);
+  assert.deepEqual(stage.log, ["prefill 3: 3"]);
+});
+
 test("a frame of the layer that the own step has next waits for it, others do not", async () => {
   const stage = await inStep(0);
   stage.nowMs += 50; // the ranks are late

@@ -175,7 +175,8 @@ export class FrameScheduler implements StepScheduler {
 
   async ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]> {
     const { experts, inbox, now } = this.#options;
-    if (this.running === "decode" && this.#newestParts === 1 && (inbox.queue.decodeWaits || inbox.ranks.isNear(now()))) {
+    const decodes = this.#newestParts === 1 && batches.every(({ phase }) => phase === "decode"); // half a prompt's step may come while others decode
+    if (decodes && (inbox.queue.decodeWaits || inbox.ranks.isNear(now()))) {
       const rows = Promise.all(batches.map((batch) => inbox.add(experts.prepare(batch, allocate))));
       void this.serveWaiting();
       return rows;

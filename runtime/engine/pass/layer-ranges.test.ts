@@ -68,7 +68,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   scheduler.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
     ...{ program, embed, blocks, head, experts, counter, times, scheduler, ...(ranged ? { ranges } : {}) },
-    allocators: [],
+    allocators: { prefill: [], decode: [] },
     router: () => ({ rank: 0, table: router }),
     dispatch: () => Promise.reject(new Error("nobody else is there")),
   };

@@ -9,7 +9,7 @@ import { scatterRows, selectPairs } from "../../placement/frames/pairs.ts";
 import { kindOf } from "../schedule/step-plan.ts";
 import { combine, type Group, groupPairs, placeSums } from "./combine.ts";
 import { passRange } from "./layer-ranges.ts";
-import { floats, type Part, type Passed, type StepTools } from "./step-tools.ts";
+import { floats, type Part, type Passed, type StepTools, stepMs } from "./step-tools.ts";
 
 interface LayerRows {
   readonly layer: number;
@@ -36,11 +36,12 @@ interface Begun {
 
 /** Rows after the last layer, [n, hidden]; valid until the next step. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
-  const allocate = tools.allocators.pop() ?? reusedBuffers();
+  const allocators = tools.allocators[part.decodes > 0 ? "decode" : "prefill"];
+  const allocate = allocators.pop() ?? reusedBuffers();
   try {
     return await passThrough(tools, part, allocate);
   } finally {
-    tools.allocators.push(allocate);
+    allocators.push(allocate);
   }
 }
 
@@ -86,7 +87,7 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
   const to = of.layer + 1;
   if ("y" in begun) return { x: begun.y, to };
   if (begun.remote) await tools.scheduler.waitFor(begun.remote);
-  tools.times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
+  tools.times.add({ rows: tokens.length, decodes }, "experts", stepMs(tools) - begun.sentAt);
   const { layers, hidden } = tools.program;
   const stride = widthBehind(layers[of.layer] as Layer);
   return { x: combine(begun.h, begun.gates, begun.rows, { width: hidden, stride }), to };
@@ -107,7 +108,7 @@ async function beginLayer(
   }
   const ids = out.ids?.data as Int32Array;
   const { topK, experts } = shape;
-  const sentAt = performance.now();
+  const sentAt = stepMs(tools);
   const gates = floats(out, "gates");
   const rows = await beginExperts(tools, { layer, first, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });
   return { h: floats(out, "h"), gates, sentAt, ...rows };

@@ -26,7 +26,8 @@ export interface StepTools {
   readonly chose?: (row: number, layer: number, expert: number) => void;
   /** Told of each layer that rows have passed. */
   readonly passed?: () => void;
-  readonly allocators: BufferAllocator[];
+  /** Apart, since a step that decodes runs while one of prompts still needs its rows. */
+  readonly allocators: Readonly<Record<Phase, BufferAllocator[]>>;
   /** Unset: layers run one at a time. */
   readonly ranges?: LayersAtOnce;
   /** Unset: steps are never divided. */
@@ -64,3 +65,6 @@ export interface Passed {
 export const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");
 
 export const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;
+
+/** Milliseconds whose differences are without the steps that ran between this one's graphs. */
+export const stepMs = ({ scheduler }: Pick<StepTools, "scheduler">): number => performance.now() - (scheduler.betweenMs ?? 0);

@@ -75,7 +75,7 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
   scheduler.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, experts: own, counter, times: new StepTimes() },
-    ...{ scheduler, allocators: [], overlap: { wants: () => overlapped, took: () => {} } },
+    ...{ scheduler, allocators: { prefill: [], decode: [] }, overlap: { wants: () => overlapped, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {
       await iterations(delays[frames++ % delays.length] ?? 0);
@@ -144,6 +144,40 @@ test("halves, pieces and other steps have the bits of whole steps, however late 
     }),
     { numRuns: 14 },
   );
+});
+
+/** A prompt's step of two requests; `decodes`: while its second half runs, as often as it may, one token of a third request. */
+async function promptRows(decodes: boolean): Promise<Float32Array> {
+  const { layers, kvHeads, headDim, valueDim } = model.program;
+  const cache = await model.backend.createKv({ layers: layers.length, slots: 5, kvHeads, headDim, valueDim, context: 32 });
+  const all = tools({ overlapped: decodes, pieceRows: 64, delays: [0, 0, 0, 6] });
+  const scheduler = all.scheduler as FrameScheduler;
+  const run = (overlap: boolean, groups: readonly KvGroup[], count: number): Promise<Float32Array> =>
+    forward(
+      overlap ? all : { ...all, overlap: { wants: () => false, took: () => {} } },
+      Int32Array.from(placesOf(groups), tokenAt),
+      { cache, groups },
+      count,
+    );
+  try {
+    await run(false, [chunk(0, 0, 5)], 0);
+    let busy = false;
+    scheduler.between = () => {
+      if (busy || !decodes || all.allocators.prefill.length === 0) return undefined;
+      busy = true;
+      return run(false, [{ firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(5) }], 1).then(() => {
+        busy = false;
+      });
+    };
+    scheduler.running = "prefill";
+    return (await run(true, [chunk(1, 0, 4), chunk(2, 0, 4)], 0)).slice();
+  } finally {
+    await cache.dispose();
+  }
+}
+
+test("a step that decodes between the graphs of a prompt's step leaves the rows of its finished half alone", async () => {
+  assert.deepEqual(await promptRows(true), await promptRows(false));
 });
 
 test("rows of a mixed step count by their phase, and those that decode leave in frames of their own before others", async () => {

@@ -4,15 +4,14 @@ import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { kindOf } from "../schedule/step-plan.ts";
 import { passLayers, rangeOf } from "./layers.ts";
 import { Mutex } from "./mutex.ts";
-import type { Part, StepTools } from "./step-tools.ts";
+import { type Part, type StepTools, stepMs } from "./step-tools.ts";
 
 /** Returns the rows after the last layer, [n, hidden]; the first `decodes` decode. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
   const { overlap, scheduler } = tools;
   const rows = tokens.length;
   const kind = kindOf(rows, decodes);
-  const own = (): number => performance.now() - (scheduler.betweenMs ?? 0);
-  const [startedAt, waited] = [own(), scheduler.waitedMs];
+  const [startedAt, waited] = [stepMs(tools), scheduler.waitedMs];
   const parts = overlap?.wants(kind, rows) ? twoBatches(tools, tokens, kv, decodes) : undefined;
   scheduler.begin(parts?.length ?? 1);
   const xs = await allOf(
@@ -22,7 +21,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
     }),
   );
   const waitedMs = scheduler.waitedMs - waited;
-  overlap?.took({ kind, rows, overlapped: parts !== undefined, ms: own() - startedAt, waitedMs });
+  overlap?.took({ kind, rows, overlapped: parts !== undefined, ms: stepMs(tools) - startedAt, waitedMs });
   const [first, second] = xs as [Float32Array, Float32Array?];
   if (second === undefined) return first;
   const x = new Float32Array(first.length + second.length);

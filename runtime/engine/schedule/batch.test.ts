@@ -81,6 +81,23 @@ test("a request says the same alone, with random mates that come and go, in any 
   assert.ok(between > 200 && cancelled > 20, `${between} decodes and ${cancelled} cancels between rows of prompts`);
 });
 
+test("a request that leaves while a device computes a step of prompts loses nothing of theirs", () => {
+  const toy = new Toy(4, { prefillChunkTokens: 16, maxBatchTokens: 16 });
+  toy.apart = true;
+  const endless = (id: string, prompt: readonly number[]) => ticket(id, prompt, { maxTokens: 12, eos: new Set() });
+  toy.batcher.submit(endless("a", [8, 9]));
+  toy.step();
+  const late = endless(
+    "b",
+    [...Array(40).keys()].map((i) => 8 + ((i * i) % 5)),
+  );
+  toy.batcher.submit(late);
+  toy.during = (step) => idsOf(step).includes("b") && toy.batcher.remove("a", "cancelled");
+  toy.run();
+  assert.equal(toy.finish("a"), "cancelled");
+  assert.deepEqual(toy.tokens("b"), alone(late));
+});
+
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
   fc.assert(
     fc.property(prompts, fc.integer({ min: 2, max: 14 }), fc.nat(), (prompt, maxTokens, cut) => {

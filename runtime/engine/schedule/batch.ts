@@ -129,10 +129,7 @@ export class Batcher {
 
   /** A step of prompts alone, while which steps that decode may run; undefined also while one runs (../DECISIONS.md 12). */
   nextPrompts(): Step | undefined {
-    if (!this.#running.none) return undefined;
-    const step = this.#stepOf(this.#prompts());
-    this.#ledger.held = step !== undefined;
-    return step;
+    return this.#running.none ? this.#stepOf(this.#prompts()) : undefined;
   }
 
   /** A step that decodes; undefined also where it has to wait for the memory of a prompt whose step runs. */
@@ -144,6 +141,7 @@ export class Batcher {
     if (plans.length === 0) return undefined;
     const step = stepOf(this.#ledger.takeChanges(), plans);
     this.#running.add(step);
+    if (decodesOf(step) === 0) this.#ledger.held = true;
     return step;
   }
 

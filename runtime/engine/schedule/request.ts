@@ -4,13 +4,13 @@ import type { Constraint } from "../../constraints/language.ts";
 export interface EngineLimits {
   /** One more waiting request is refused with `Busy`. */
   readonly queueRequestsMax: number;
-  /** The limit for a step in which others decode. */
+  /** The limit for a step of prompts while others decode. */
   readonly prefillChunkTokens: number;
   /** The limit for a step without decodes. */
   readonly maxBatchTokens: number;
   /** More requests alternate. */
   readonly maxDecodeBatch: number;
-  /** Milliseconds that prompts may add to a step in which others decode. Infinity = off. */
+  /** Milliseconds that prompts may add to the time between two tokens of others. */
   readonly decodeWaitMs: number;
   /** Guesses while one request decodes alone; 0 = none. Backends whose decode steps have bits of their own ignore it. */
   readonly draftTokens: number;

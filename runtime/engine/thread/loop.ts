@@ -72,7 +72,17 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     send({ type: "passed" });
   };
   const tools = {
-    ...{ ...measured, program, embed, blocks, experts, scheduler, passed, allocators: [], overlap: new TwoBatchOverlap() },
+    ...{
+      ...measured,
+      program,
+      embed,
+      blocks,
+      experts,
+      scheduler,
+      passed,
+      allocators: { prefill: [], decode: [] },
+      overlap: new TwoBatchOverlap(),
+    },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
   const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });

@@ -59,9 +59,9 @@ export class Turns {
     const step = this.#parts.batcher.nextDecodes();
     if (step === undefined) return undefined;
     this.#decodes = true;
-    const failed = (caught: unknown): never => {
+    const failed = (caught: unknown): void => {
       this.#fault = caught;
-      throw caught;
+      if (!this.#prompts) throw caught;
     };
     return this.#parts
       .run(step)

@@ -212,8 +212,10 @@ test("a conversation goes to the rank that hosts most of its experts, and load s
       { conversation, ...wishes },
     ).rank;
   assert.equal(chosen([0, 0, 0]), 1);
-  assert.equal(chosen([0, tieTokens + 140, 0]), 1, "it saves 0.7 of its tokens there");
-  assert.notEqual(chosen([0, tieTokens + 141, 0]), 1);
+  assert.equal(chosen([0, tieTokens + 70, 0]), 1, "0.7 of its tokens need no wire there, at half a token each");
+  assert.notEqual(chosen([0, tieTokens + 71, 0]), 1);
+  const long = { conversation: { ...conversation, tokens: 100_000 } };
+  assert.notEqual(chosen([0, 9 * tieTokens, 0], long), 1, "and a long prompt waits for no long queue");
   const byHash = choose(
     [0, 1, 2].map((rank) => worker(rank)),
     7,
@@ -231,15 +233,23 @@ test("a conversation goes to the rank that hosts most of its experts, and load s
   assert.equal(chosen([0, 0, 0], { conversation: alike }), byHash, "such a difference is chance");
 });
 
-test("what ranks tell of a conversation is averaged, checked and bounded", () => {
+test("what ranks tell is kept by the beginnings of prompts: a conversation's own comes first, and it is checked and bounded", () => {
   const known = new ConversationHosts();
-  known.learn(1, [
+  const prompt = (...blocks: readonly number[]): number[] => blocks.flatMap((block) => Array<number>(16).fill(block));
+  const shares = (text: readonly number[]): unknown => [...(known.of(text) ?? [])];
+  known.learn(prompt(1, 1, 2), [
     { rank: 0, share: 0.5 },
     { rank: 1, share: 2 },
   ]);
-  known.learn(1, [{ rank: 0, share: 1 }]);
-  assert.deepEqual([...(known.of(1) ?? [])], [[0, 0.75]]);
-  for (let prefix = 2; prefix < 4099; prefix++) known.learn(prefix, [{ rank: 0, share: 1 }]);
-  assert.equal(known.of(1), undefined);
-  assert.ok(known.of(4098));
+  known.learn(prompt(1, 1, 3), [{ rank: 0, share: 1 }]);
+  assert.deepEqual(shares(prompt(1, 1, 2, 7, 8)), [[0, 0.5]], "its next turn");
+  assert.deepEqual(shares(prompt(1, 1, 9)), [[0, 0.75]], "another user of the same system prompt");
+  assert.equal(known.of(prompt(2)), undefined);
+  known.learn(
+    prompt(4),
+    Array.from({ length: 400 }, (_, rank) => ({ rank, share: 1 })),
+  );
+  assert.equal(known.of(prompt(4))?.size, 8);
+  for (let user = 10; user < 16_400; user++) known.learn(prompt(user), [{ rank: 0, share: 1 }]);
+  assert.equal(known.of(prompt(4)), undefined);
 });

@@ -35,10 +35,12 @@ interface Wishes {
   readonly numerics?: string;
   /** The hash alone decides, however long the queues are, so that all gateways choose the same rank. */
   readonly byHash?: boolean;
-  /** The part of its experts that a rank hosts, by rank, and its own tokens: computed at home they save as much as so many that wait. */
+  /** The part of its experts that a rank hosts, by rank, and its own tokens. */
   readonly conversation?: { readonly hosts: ReadonlyMap<number, number>; readonly tokens: number } | undefined;
 }
 
+/** Of a token whose rows leave their rank, in tokens that wait, as plans price it; and of a whole request. */
+const wirePrice = { token: 0.5, most: 8 * tieTokens };
 /** A smaller difference of parts is chance, and not worth leaving a warm prefix. */
 const alikePart = 0.05;
 
@@ -64,7 +66,8 @@ export function choose(
   const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
   const partOf = ({ rank }: Candidate): number => conversation?.hosts.get(rank) ?? 0;
   const there = Math.max(...pool.filter(({ queuedTokens }) => queuedTokens === least).map(partOf));
-  const saved = (candidate: Candidate): number => Math.max(0, partOf(candidate) - there) * (conversation?.tokens ?? 0);
+  const tokens = Math.min(wirePrice.most, wirePrice.token * (conversation?.tokens ?? 0));
+  const saved = (candidate: Candidate): number => Math.max(0, partOf(candidate) - there) * tokens;
   const tied = byHash ? pool : pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens + saved(candidate));
   const most = byHash ? 0 : Math.max(...tied.map(partOf)) - alikePart;
   const best = tied

@@ -1,5 +1,6 @@
-// Which ranks host most of the experts that a conversation chooses, by the hash of its beginning, as ranks tell at the end of its
-// requests. Bounded: the conversation that ended longest ago goes first.
+// Which ranks host most of the experts that conversations choose, by the beginnings of their prompts, as ranks tell at the end of
+// requests. A turn begins with the prompt of the turn before, so the longest beginning that is known is the conversation's own.
+// Bounded: the beginning that was told of longest ago goes first.
 
 /** The part of the experts chosen for a request's rows that a rank hosts, 0 to 1. */
 export interface HostShare {
@@ -7,23 +8,60 @@ export interface HostShare {
   readonly share: number;
 }
 
-const conversationsMax = 4096;
+interface Known {
+  readonly told: number;
+  readonly shares: ReadonlyMap<number, number>;
+}
+
+const beginningsMax = 16_384;
+/** Of those with most. */
+const ranksMax = 8;
+/** Beginnings end at multiples of it. */
+const blockTokens = 16;
+const blocksMax = 128;
+/** A request counts as one of at least so many, so that users of one system prompt do not send each other from rank to rank. */
+const toldMost = 8;
 
 export class ConversationHosts {
-  readonly #byPrefix = new Map<number, ReadonlyMap<number, number>>();
+  readonly #known = new Map<number, Known>();
 
-  learn(prefix: number, hosts: readonly HostShare[]): void {
-    const told = hosts.filter(({ share }) => share >= 0 && share <= 1);
-    if (told.length === 0) return;
-    const before = this.#byPrefix.get(prefix);
-    this.#byPrefix.delete(prefix);
-    this.#byPrefix.set(prefix, new Map(told.map(({ rank, share }) => [rank, (share + (before?.get(rank) ?? share)) / 2])));
-    const [oldest] = this.#byPrefix.keys();
-    if (this.#byPrefix.size > conversationsMax && oldest !== undefined) this.#byPrefix.delete(oldest);
+  learn(prompt: ArrayLike<number>, hosts: readonly HostShare[]): void {
+    const shares = hosts.slice(0, ranksMax).filter(({ share }) => share >= 0 && share <= 1);
+    if (shares.length === 0) return;
+    const hashes = beginnings(prompt);
+    for (const [block, hash] of hashes.entries()) {
+      const isKept = block === hashes.length - 1 || Number.isInteger(Math.log2(block + 1));
+      if (isKept) this.#add(hash, shares);
+    }
   }
 
   /** 0 to 1 by rank; undefined for a conversation that is not known. */
-  of(prefix: number): ReadonlyMap<number, number> | undefined {
-    return this.#byPrefix.get(prefix);
+  of(prompt: ArrayLike<number>): ReadonlyMap<number, number> | undefined {
+    const longest = beginnings(prompt).findLast((hash) => this.#known.has(hash));
+    return longest === undefined ? undefined : this.#known.get(longest)?.shares;
   }
+
+  #add(hash: number, shares: readonly HostShare[]): void {
+    const before = this.#known.get(hash);
+    const told = Math.min(toldMost, (before?.told ?? 0) + 1);
+    const average = ({ rank, share }: HostShare): number => {
+      const old = before?.shares.get(rank) ?? share;
+      return old + (share - old) / told;
+    };
+    this.#known.delete(hash);
+    this.#known.set(hash, { told, shares: new Map(shares.map((one) => [one.rank, average(one)])) });
+    const [oldest] = this.#known.keys();
+    if (this.#known.size > beginningsMax && oldest !== undefined) this.#known.delete(oldest);
+  }
+}
+
+/** Hashes of a prompt's first 16, 32, ... tokens. */
+function beginnings(prompt: ArrayLike<number>): number[] {
+  const hashes: number[] = [];
+  let hash = 0x811c9dc5;
+  for (let block = 0; block < Math.min(blocksMax, Math.floor(prompt.length / blockTokens)); block++) {
+    for (let i = block * blockTokens; i < (block + 1) * blockTokens; i++) hash = Math.imul(hash ^ (prompt[i] ?? 0), 0x01000193);
+    hashes.push(hash);
+  }
+  return hashes;
 }

@@ -261,20 +261,20 @@ export class WorkerPool implements Workers {
     return choose(this.#candidates(), prefix, {
       ...shunned,
       ...(numerics === undefined ? {} : { numerics }),
-      conversation: this.#conversationOf(generation, prefix),
+      conversation: this.#conversationOf(generation),
       byHash: keep?.stays === true,
     });
   }
 
-  #conversationOf({ prompt, maxTokens }: Generation, prefix: number) {
-    const hosts = this.#conversations.of(prefix);
+  #conversationOf({ prompt, maxTokens }: Generation) {
+    const hosts = this.#conversations.of(prompt);
     return hosts && { hosts, tokens: prompt.length + Math.min(decodeTokensCounted, maxTokens) };
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
     if (event.type === "token" || event.type === "progress")
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
-    if (event.type === "finish") this.#conversations.learn(prefixHash(lease.generation.prompt), event.hosts ?? []);
+    if (event.type === "finish") this.#conversations.learn(lease.generation.prompt, event.hosts ?? []);
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
     if (event.again) return;

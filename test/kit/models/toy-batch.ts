@@ -45,6 +45,8 @@ export class Toy {
   readonly steps: Step[] = [];
   /** Set: prompts and decodes have steps of their own; it is called before each row of a prompt and tells whether others decode then. */
   between: (() => boolean) | undefined;
+  /** Called while a step is computed. */
+  during: (step: Step) => void = () => {};
   /** Rows for which no token is known yet. */
   isLate = (_id: string): boolean => false;
 
@@ -95,6 +97,7 @@ export class Toy {
       sums.push(slot.slice(-this.memory).reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
     }
     assert.equal(sums.length, step.tokens.length);
+    this.during(step);
     const blocks = this.slots.reduce((sum, slot) => sum + Math.ceil(slot.length / blockTokens), 0);
     assert.ok(blocks <= this.pool.blocks, `${blocks} blocks are written of ${this.pool.blocks}`);
     const late = new Set(lost === undefined ? [] : [lost]);
