@@ -106,7 +106,7 @@ async function textsOf(storeDir: string, change: (engine: Engine, store: ModelSt
 test("the same texts twice, other texts with two experts swapped or with gates ignored", { timeout: 1_800_000 }, async (t) => {
   const want = await textsOf(model);
   assert.deepEqual(await textsOf(model), want, "the same prompts and seeds gave other texts");
-  for (const layer of [3, 27]) {
+  for (const layer of [3, 15]) {
     const swapped = await textsOf(model, async (engine, store) => {
       for (const expert of [0, 1]) await engine.unloadExpert(layer, expert);
       for (const expert of [0, 1]) await engine.loadExpert(layer, expert, await store.readUnit(layer, 1 - expert, "q4_0"));

@@ -101,7 +101,7 @@ function kvSpecOf(
   return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
 }
 
-function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">): number {
+export function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">): number {
   return backend.workBytes(layers, options.limits?.maxBatchTokens ?? defaultLimits.maxBatchTokens);
 }
 

@@ -65,9 +65,9 @@ test("more unknown fields than anybody has by mistake are refused, in time that 
       assert.deepEqual([answers(255), answers(257)], [true, false], `${endpoint}, ${mode}`);
     }
   const body = fields(700_000);
-  const start = performance.now();
+  const start = process.cpuUsage();
   const found = made("Ignore").unknown.without(body, "chat");
-  assert.ok(performance.now() - start < 5_000);
+  assert.ok(process.cpuUsage(start).user < 5_000_000);
   assert.match(
     "problem" in found ? found.problem.message : "",
     /^`k0` and others: 700000 fields are unknown, at most 256: leave them out\.$/,

@@ -12,7 +12,7 @@ import type { Backend } from "../../compute/backend.ts";
 import { createBackend } from "../../compute/index.ts";
 import { relativeError } from "../../compute/op-self-test.ts";
 import { createEngine } from "../../engine/engine.ts";
-import { openModel } from "../../engine/thread/open.ts";
+import { openModel, workBytesOf } from "../../engine/thread/open.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";
@@ -100,7 +100,8 @@ for (const [name, make] of Object.entries(published))
       const dense = model.parts
         .filter(({ name }) => !name.includes("_exps"))
         .reduce((sum, { shape, form }) => sum + storedBytes(form, valuesOf(shape)), 0);
-      const { denseBytes, numerics } = opened.info;
+      const { numerics } = opened.info;
+      const denseBytes = opened.info.denseBytes - workBytesOf(opened.program, { backend: opened.backend, options });
       // Memory for tiles, on processors that have them, holds sums beside blocks; the heads of a latent become f32.
       const [plain, tiles] = name.includes("apart") ? [1.4, 2.1] : [1.03, 1.15];
       const bound = numerics.includes("amx") ? tiles : plain;
