@@ -266,7 +266,7 @@ export function attention(lowering: Lowering, op: Attention): void {
   const { ggml } = build.device;
   const kv = lowering.kv as KvGraph;
   const { query, key } = turnedBoth(lowering, op);
-  kv.store(build, op.layer, key, read(op.v));
+  kv.store(build, op.layer, { keys: key, values: read(op.v), normed: read(op.k).normed ?? false });
   const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
   if (kv.byProducts) {
     write(op.out, byExactProducts(lowering, op, { query, sinks }));

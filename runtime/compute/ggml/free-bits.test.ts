@@ -7,6 +7,7 @@ import { looseBackend } from "../../../test/kit/devices/loose.ts";
 import { modelOf } from "../../../test/kit/models/golden-files.ts";
 import { kvOf, type LoadedModel, loadModel } from "../../../test/kit/models/small-engine.ts";
 import { randomTensor } from "../../kernels/random.ts";
+import type { Op } from "../../kernels/segment.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { KvCache } from "../backend.ts";
 import { relativeError } from "../op-self-test.ts";
@@ -128,4 +129,28 @@ test("rows that are no numbers leave none in the memory that others read", async
   const [got, want] = [await run(sick, [0, 2], 1, x), await run(sound, [0, 2], 1, x)];
   assert.ok(relativeError(got.x, want.x) < 1e-5);
   await Promise.all([sick.dispose(), sound.dispose()]);
+});
+
+test("a key beyond f16 whose own score is minus infinity leaves no infinity in the memory that others read", async () => {
+  const { backend: software } = looseBackend({}, true);
+  const width = 32;
+  const port = (name: string) => ({ name, dtype: "f32", width }) as const;
+  const shape = { layers: 1, slots: 2, kvHeads: 1, headDim: width, valueDim: width, context: 64, type: "f16" } as const;
+  const rope = { interleaved: false, from: 0, frequencies: Array<number>(width / 2).fill(0), factor: 1 };
+  const attention = { ...{ op: "attention", q: "q", k: "k", v: "v", out: "y" }, ...shape, layer: 0, heads: 1, scale: 0.1, window: 0, rope };
+  const block = { name: "block", weights: [], inputs: ["q", "k", "v"].map(port), ops: [attention as Op], outputs: [port("y")] };
+  const program = await software.compile(block, {});
+  const cache = await software.createKv(shape);
+  const rows = (first: number, second: number) => {
+    const data = new Float32Array(2 * width).fill(second).fill(first, 0, width);
+    return { shape: [2, width], data };
+  };
+  for (const [past, k] of [1, 1e5, 1].entries()) {
+    const groups = [{ firstSlot: 0, batch: 2, tokens: 1, past: Int32Array.of(past, past) }];
+    const q = past === 1 ? rows(-1, -1) : rows(1, 1);
+    const { y } = await program.run({ q, k: rows(k, 1), v: rows(1, 1) }, { cache, groups });
+    const near = y?.data.every((value: number) => Math.abs(value - 1) < 1e-2);
+    assert.ok(near, `after ${past} tokens`);
+  }
+  await software.close();
 });

@@ -15,6 +15,8 @@ export interface Value {
   readonly apart?: boolean;
   /** The first of its rows within the stack of rows of that width. */
   readonly stacked?: { readonly width: number; readonly at: number };
+  /** They are of a norm. */
+  readonly normed?: boolean;
   /** The same values as [head, heads, rows], without a view between. */
   readonly heads?: Value;
 }

@@ -67,6 +67,13 @@ interface InputShape {
   readonly shape: readonly number[];
 }
 
+interface StoredRows {
+  readonly keys: Value;
+  readonly values: Value;
+  /** The keys are of a norm, whose weights bound them. */
+  readonly normed: boolean;
+}
+
 export class KvGraph {
   readonly groups: readonly GroupShape[];
   readonly #rows: number;
@@ -117,17 +124,18 @@ export class KvGraph {
     };
   }
 
-  store(build: GraphBuilder, layer: number, keys: Value, values: Value): void {
+  /** A key of a product may be infinite while its own row is a number, so it is clamped at once. */
+  store(build: GraphBuilder, layer: number, { keys, values, normed }: StoredRows): void {
     const { ggml } = build.device;
     const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.#rows] }, ({ groups }) =>
       cacheRowsOf(this.#cache, groups),
     );
     const tensors = this.#layer(layer);
-    for (const [target, source] of [
-      [tensors.keys.rows, keys],
-      [tensors.values.rows, values],
+    for (const [target, source, clamps] of [
+      [tensors.keys.rows, keys, this.#clamps || (this.#cache.shared && !normed)],
+      [tensors.values.rows, values, this.#clamps],
     ] as const) {
-      const stored = this.#clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source]) : source;
+      const stored = clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source]) : source;
       build.effect(ggml.ggml_set_rows(build.context, target, stored.tensor, rows.tensor), [stored, rows]);
     }
   }

@@ -36,7 +36,10 @@ const rmsNorm: Lower<"rmsNorm"> = (lowering, op) => {
     const parts = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, width / heads, heads, rows), x);
     const normed = build.step(ggml.ggml_rms_norm(build.context, parts.tensor, op.eps), [parts]);
     const scaled = build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed, parts]);
-    return Object.assign(build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled), { heads: scaled });
+    return Object.assign(build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled), {
+      heads: scaled,
+      normed: true,
+    });
   });
 };
 
@@ -47,7 +50,8 @@ const normalized = ({ build, weights, rows, widths, read, write }: Lowering, op:
   const parts = heads === 1 ? x : build.view(ggml.ggml_reshape_2d(build.context, x.tensor, width / heads, heads * rows), x);
   const normed = build.step(ggml.ggml_rms_norm(build.context, parts.tensor, op.eps), [parts]);
   const scaled = build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed, parts]);
-  write(op.out, heads === 1 ? scaled : build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled));
+  const flat = heads === 1 ? scaled : build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled);
+  write(op.out, Object.assign(flat, { normed: true }));
 };
 
 const matMul: Lower<"matMul"> = ({ build, weights, rows, read, write }, op) => {
