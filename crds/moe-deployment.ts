@@ -190,7 +190,7 @@ const runtime = z
     }),
     maxBatchTokens: z.int32().min(16).max(4096).optional().meta({
       description:
-        "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do. When not given: 256 on a processor, 2048 on a GPU.",
+        "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do. When not given: 2048 on a GPU with memory of its own that attends in one operation, else 256.",
     }),
     maxDecodeBatch: z.int32().min(1).max(64).default(64).meta({
       description: "Requests for which a rank generates in one step; more take turns.",

@@ -116,6 +116,8 @@ export interface Backend extends Capabilities {
   /** True where candidates (kernels/candidates.ts) are faster than rows of logits. */
   readonly selectsTokens: boolean;
   readonly sharesCores: boolean;
+  /** True where steps of thousands of rows are faster and keep no score of each position. */
+  takesManyRows(heads: Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">): boolean;
   /**
    * Throws AppError `UnsupportedOp` or `UnsupportedShape`, which names op and segment. `layer` picks the device where layers lie on
    * several; unset = 0.
@@ -135,20 +137,23 @@ export interface Backend extends Capabilities {
   workBytes(layers: readonly Layer[], rows: number): number;
   /** The reason why it cannot compute any more; undefined while it works. */
   fault(): AppError | undefined;
-  /** See BackendOptions. */
-  withDenseBits(bits: 8 | 16 | 32): Backend;
+  withOptions(options: ModelOptions): Backend;
   close(): Promise<void>;
 }
 
-export interface BackendOptions {
-  readonly threads: number;
-  /** Rows of the largest step, with which a device's memory is tested when a model opens. */
+export interface ModelOptions {
+  /** Rows of the largest step, and positions of the longest text, with which a device's memory is tested when a model opens. */
   readonly rowsMax?: number | undefined;
+  readonly context?: number | undefined;
   /**
    * Storage of the dense part's matrices: 32 = f32 for floats of any size (engines round the factors of a product with halves), 16 = as
    * they are, 8 = int8 blocks of 32 for floats. Unset = 32; a backend may ignore it.
    */
   readonly denseBits?: 8 | 16 | 32;
+}
+
+export interface BackendOptions extends ModelOptions {
+  readonly threads: number;
   /** The index among devices of its kind; unset = 0. */
   readonly deviceIndex?: number;
   /** A build of the CPU library; unset = the best for this processor. Bits of f32 sums depend on it. */

@@ -14,6 +14,7 @@ import type {
   KvCall,
   KvSpec,
   LayerRange,
+  ModelOptions,
   Outputs,
   Pause,
   RangeCall,
@@ -241,9 +242,12 @@ class SeveralDevices implements Backend {
   fault(): AppError | undefined {
     return this.#devices.map((each) => each.fault()).find((fault) => fault !== undefined);
   }
-  withDenseBits(bits: 8 | 16 | 32): Backend {
+  takesManyRows(heads: Parameters<Backend["takesManyRows"]>[0]): boolean {
+    return this.#devices.every((each) => each.takesManyRows(heads));
+  }
+  withOptions(options: ModelOptions): Backend {
     return new SeveralDevices(
-      this.#devices.map((device) => device.withDenseBits(bits)),
+      this.#devices.map((device) => device.withOptions(options)),
       this.#layers,
     );
   }

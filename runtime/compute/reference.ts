@@ -221,6 +221,7 @@ export const createReferenceBackend: BackendFactory = async ({ selects = false }
   kvTypes: ["f32"],
   kvPageBytes: pageBytes,
   sharesCores: true,
+  takesManyRows: () => false,
   selectsTokens: selects,
   async compile(segment, weights) {
     checkOps(referenceCapabilities, device, segment);
@@ -235,7 +236,7 @@ export const createReferenceBackend: BackendFactory = async ({ selects = false }
     return outputs;
   },
   expertResidentBytes: f32Bytes,
-  withDenseBits() {
+  withOptions() {
     return this as Backend;
   },
   memory: () => undefined,

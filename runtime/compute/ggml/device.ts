@@ -48,6 +48,8 @@ export interface DeviceParts {
   readonly setThreads?: (threads: number) => void;
   readonly governor?: Governor;
   readonly software?: boolean;
+  /** False where its memory is the machine's. */
+  readonly ownMemory?: boolean;
   readonly memory?: () => DeviceMemory;
   readonly close?: () => void;
 }
@@ -58,6 +60,7 @@ export class GgmlDevice {
   /** True where a row's bits depend on nothing but the row. */
   readonly exact: boolean;
   readonly software: boolean;
+  readonly ownMemory: boolean;
   /** Holds any tensor. */
   readonly plainMemory: Pointer;
   /** The fastest first, the plain one last. */
@@ -95,6 +98,7 @@ export class GgmlDevice {
     this.description = parts.description;
     this.exact = parts.exact;
     this.software = parts.software ?? false;
+    this.ownMemory = parts.ownMemory ?? false;
     this.#spares = this.software ? new Spares() : undefined;
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
     this.memories = [...(parts.packed ?? []), { name: "plain", handle: this.plainMemory }];

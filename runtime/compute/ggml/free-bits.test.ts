@@ -12,6 +12,7 @@ import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { KvCache } from "../backend.ts";
 import { relativeError } from "../op-self-test.ts";
 import type { PoolKv } from "./kv-pool.ts";
+import type { DenseProgram } from "./program.ts";
 
 const { backend, work } = looseBackend();
 const context = 512;
@@ -107,8 +108,7 @@ test("slots of a group are one operation, each over its own positions, also afte
 });
 
 test("many streams of mixed lengths read about twice what they have, in few operations", async () => {
-  const shape = { layers: 1, slots: 24, kvHeads: 1, headDim: 32, valueDim: 32, context: 4096, type: "f16" } as const;
-  const cache = (await backend.createKv({ ...shape, poolBlocks: 24 * 64 })) as PoolKv;
+  const cache = (await backend.createKv({ ...shape, slots: 24, context: 4096 })) as PoolKv;
   const past = Int32Array.from({ length: 24 }, (_, slot) => (slot % 2 === 0 ? 100 : 3000));
   const runs = cache.runsOf({ firstSlot: 0, batch: 24, tokens: 1, past });
   const reads = runs.reduce((sum, { batch, length, step }) => sum + length * (step === undefined ? 24 : batch), 0);
@@ -131,16 +131,22 @@ test("rows that are no numbers leave none in the memory that others read", async
   await Promise.all([sick.dispose(), sound.dispose()]);
 });
 
-test("a key beyond f16 whose own score is minus infinity leaves no infinity in the memory that others read", async () => {
-  const { backend: software } = looseBackend({}, true);
-  const width = 32;
-  const port = (name: string) => ({ name, dtype: "f32", width }) as const;
-  const shape = { layers: 1, slots: 2, kvHeads: 1, headDim: width, valueDim: width, context: 64, type: "f16" } as const;
+const width = 32;
+const shape = { layers: 1, slots: 2, kvHeads: 1, headDim: width, valueDim: width, context, type: "f16" } as const;
+
+/** Attention alone, by products if `software`. */
+async function attentionOn(software: boolean, heads: number, options = {}) {
+  const { backend } = looseBackend(options, software);
+  const port = (name: string, of = 1) => ({ name, dtype: "f32", width: of * width }) as const;
   const rope = { interleaved: false, from: 0, frequencies: Array<number>(width / 2).fill(0), factor: 1 };
-  const attention = { ...{ op: "attention", q: "q", k: "k", v: "v", out: "y" }, ...shape, layer: 0, heads: 1, scale: 0.1, window: 0, rope };
-  const block = { name: "block", weights: [], inputs: ["q", "k", "v"].map(port), ops: [attention as Op], outputs: [port("y")] };
-  const program = await software.compile(block, {});
-  const cache = await software.createKv(shape);
+  const attention = { ...{ op: "attention", q: "q", k: "k", v: "v", out: "y" }, ...shape, layer: 0, heads, scale: 0.1, window: 0, rope };
+  const [inputs, outputs] = [[port("q", heads), port("k"), port("v")], [port("y", heads)]];
+  const program = await backend.compile({ name: "block", weights: [], inputs, ops: [attention as Op], outputs }, {});
+  return { backend, program, cache: await backend.createKv(shape) };
+}
+
+test("a key beyond f16 whose own score is minus infinity leaves no infinity in the memory that others read", async () => {
+  const { backend, program, cache } = await attentionOn(true, 1);
   const rows = (first: number, second: number) => {
     const data = new Float32Array(2 * width).fill(second).fill(first, 0, width);
     return { shape: [2, width], data };
@@ -152,5 +158,16 @@ test("a key beyond f16 whose own score is minus infinity leaves no infinity in t
     const near = y?.data.every((value: number) => Math.abs(value - 1) < 1e-2);
     assert.ok(near, `after ${past} tokens`);
   }
-  await software.close();
+  await backend.close();
+});
+
+test("the memory of the longest text's last step is taken when a model opens", async () => {
+  for (const software of [false, true]) {
+    const { backend, program, cache } = await attentionOn(software, 8, { rowsMax: 64, context });
+    const opened = backend.workBytes([], 0);
+    (program as DenseProgram).tryOut(64, { cache, groups: [{ firstSlot: 0, batch: 1, tokens: 64, past: Int32Array.of(context - 64) }] });
+    assert.equal(backend.workBytes([], 0), opened, `${software}`);
+    assert.equal(backend.takesManyRows(shape), !software);
+    await backend.close();
+  }
 });

@@ -92,6 +92,7 @@ export const baseFunctions = {
   ggml_backend_dev_description: ["text", "pointer"],
   // device, free bytes, all bytes
   ggml_backend_dev_memory: ["none", "pointer", "data", "data"],
+  ggml_backend_dev_type: ["i32", "pointer"],
   ggml_backend_dev_buffer_type: ["pointer", "pointer"],
   ggml_backend_dev_supports_op: ["bool", "pointer", "pointer"],
   ggml_backend_reg_get_proc_address: ["pointer", "pointer", "text"],

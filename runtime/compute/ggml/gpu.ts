@@ -11,6 +11,8 @@ const probeMsMax = 120_000;
 const probeBytesMax = 1 << 20;
 /** Free bytes left to the driver and to kernels loaded later. */
 const reserveBytes = 64 * 2 ** 20;
+/** `GGML_BACKEND_DEVICE_TYPE_GPU`: integrated ones are 2. */
+const dedicated = 1;
 const software = /llvmpipe|swiftshader|softpipe/i;
 
 interface GpuFound {
@@ -102,6 +104,7 @@ export function openGpu(kind: GpuName, ordinal = 0): GgmlDevice {
     exact: false,
     computesWith: () => `${kind} ${found.description}`,
     software: found.software,
+    ownMemory: !found.software && ggml.ggml_backend_dev_type(device) === dedicated,
     memory: () => ({ freeBytes: Math.max(0, memory().free - reserveBytes), totalBytes: memory().total }),
   });
 }

@@ -13,6 +13,7 @@ import type {
   ExpertSlab,
   Inputs,
   LayerRange,
+  ModelOptions,
   Outputs,
   RangeLayer,
 } from "../backend.ts";
@@ -23,7 +24,7 @@ import { openGpu } from "./gpu.ts";
 import { Experts, isExpert } from "./gpu-experts.ts";
 import { createGgmlKv } from "./kv.ts";
 import type { GgmlKv } from "./kv-memory.ts";
-import { kvTypesOf } from "./kv-types.ts";
+import { attendsAtOnce, kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import type { GpuName } from "./packages.ts";
@@ -67,11 +68,11 @@ class GgmlBackend implements Backend {
     checkOps(this, this.device, segment);
     if (isExpert(segment)) return this.#experts.expertSlab(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
-    const { denseBits = 32, rowsMax } = this.#options;
+    const { denseBits = 32, rowsMax, context } = this.#options;
     const program = new DenseProgram(this.#device, segment, weights, denseBits);
     if (this.#device.exact) return program;
     try {
-      forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call), rowsMax);
+      forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call), { rowsMax, context });
       return program;
     } catch (caught) {
       await program.dispose();
@@ -118,8 +119,12 @@ class GgmlBackend implements Backend {
     return this.#device.fault;
   }
 
-  withDenseBits(denseBits: 8 | 16 | 32): GgmlBackend {
-    return new GgmlBackend(this.#device, Object.assign({}, this.#options, { denseBits }));
+  takesManyRows(heads: Parameters<Backend["takesManyRows"]>[0]): boolean {
+    return this.#device.ownMemory && attendsAtOnce(this.#device, heads);
+  }
+
+  withOptions(options: ModelOptions): GgmlBackend {
+    return new GgmlBackend(this.#device, Object.assign({}, this.#options, options));
   }
 
   async close(): Promise<void> {

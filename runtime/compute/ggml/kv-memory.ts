@@ -79,7 +79,7 @@ export abstract class GgmlKv implements KvCache {
   readonly #stored: { readonly keys: WeightType; readonly values: WeightType };
   readonly #metadata: Metadata;
   readonly #buffers: DeviceBuffer[] = [];
-  readonly #rotations = new Map<string, RopeTables & { readonly name: string }>();
+  readonly #rotations = new Map<string, { readonly name: string; readonly tables: () => RopeTables }>();
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
   #layers: readonly LayerTensors[] = [];
 
@@ -127,9 +127,14 @@ export abstract class GgmlKv implements KvCache {
     return array;
   }
 
-  rotation(rope: Rope): RopeTables & { readonly name: string } {
+  rotation(rope: Rope): { readonly name: string; readonly tables: () => RopeTables } {
     const key = JSON.stringify(rope);
-    const known = this.#rotations.get(key) ?? { ...ropeTables(this.context, rope), name: `${this.#rotations.size}` };
+    let made: RopeTables | undefined;
+    const tables = (): RopeTables => {
+      made ??= ropeTables(this.context, rope);
+      return made;
+    };
+    const known = this.#rotations.get(key) ?? { name: `${this.#rotations.size}`, tables };
     this.#rotations.set(key, known);
     return known;
   }

@@ -42,6 +42,12 @@ export function storedAs(device: GgmlDevice, type: KvType, heads: Heads): Stored
   return written.find((each) => attends(device, each, heads)) ?? written.find(byProducts);
 }
 
+/** True where attention is one operation with the type that such heads have by themselves. */
+export function attendsAtOnce(device: GgmlDevice, heads: Heads): boolean {
+  const [stored] = kvTypesOf(device).flatMap((type) => storedAs(device, type, heads) ?? []);
+  return stored !== undefined && attends(device, stored, heads);
+}
+
 function writes(device: GgmlDevice, type: WeightType): boolean {
   return asked(device, (context) => {
     const { ggml } = device;

@@ -103,11 +103,11 @@ export class KvGraph {
 
   /** The factors of rotated values and of their swapped pairs, [2 * pairs, 1, rows]. */
   rotation(build: GraphBuilder, rope: Rope): { readonly cos: Value; readonly sin: Value } {
-    const tables = this.#cache.rotation(rope);
+    const { name, tables } = this.#cache.rotation(rope);
     const factors = (half: "cos" | "sin"): Value => {
       const shape = [2 * rope.frequencies.length, 1, this.#rows];
-      const make = ({ groups }: KvCall) => rotationOf(tables, placesOf(groups), half);
-      return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape }, make);
+      const make = ({ groups }: KvCall) => rotationOf(tables(), placesOf(groups), half);
+      return this.#input(build, { name: `${half}.${name}`, type: "f32", shape }, make);
     };
     return { cos: factors("cos"), sin: factors("sin") };
   }

@@ -81,7 +81,7 @@ export class GgmlRange implements LayerRange {
     let computes = true;
     try {
       const build = (_rows: number, call: KvCall | undefined): void => this.#build([part], call as KvCall).graph.free();
-      forTrialCalls(this.#device, part.program.segment, build, this.#rowsMax);
+      forTrialCalls(this.#device, part.program.segment, build, { rowsMax: this.#rowsMax });
     } catch (caught) {
       if (isOutOfMemory(caught)) {
         this.#full.set(layer, slab);

@@ -25,11 +25,11 @@ export const defaultLimits: EngineLimits = {
   draftTokens: 0,
 };
 
-/** Products of a device of its own want that many rows for each expert of a layer. */
+/** Products of a device with its own memory want that many rows for each expert of a layer. */
 const deviceBatchTokens = 2_048;
 
-export const limitsOn = (onDevice: boolean, given: Partial<EngineLimits> = {}): EngineLimits =>
-  Object.assign({}, defaultLimits, onDevice ? { maxBatchTokens: deviceBatchTokens } : {}, given);
+export const limitsOn = (manyRows: boolean, given: Partial<EngineLimits> = {}): EngineLimits =>
+  Object.assign({}, defaultLimits, manyRows ? { maxBatchTokens: deviceBatchTokens } : {}, given);
 
 export interface Sampling {
   /** 0 = greedy. */

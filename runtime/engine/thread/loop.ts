@@ -41,7 +41,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const [boundary, routing] = [new StepBoundary(), new Routing()];
   const measured = { counter: new LoadCounter(info), times: new StepTimes() };
   const isExact = backend.numericClass === "exact";
-  const asked = limitsOn(!backend.sharesCores, options.limits);
+  const asked = limitsOn(backend.takesManyRows(program), options.limits);
   const limits = backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
   const batcher = new Batcher(pool, limits, isExact ? program.layers.length : 1);
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });

@@ -59,14 +59,16 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  const { maxBatchTokens: rowsMax } = limitsOn(name !== "cpu" && name !== "reference", options.limits);
-  const devices = await openDevices(name, { threads: options.threads, rowsMax }, options.devices ?? 1);
+  const devices = await openDevices(name, { threads: options.threads }, options.devices ?? 1);
   try {
     const { denseBits } = codecFor(options.codec);
+    const manyRows = devices.every((device) => device.takesManyRows(program));
+    const { maxBatchTokens: rowsMax } = limitsOn(manyRows, options.limits);
+    const context = Math.min(options.maxContext, program.maxContext);
     if (options.tryDevice)
-      for (const device of devices) await tryOut(device, device.withDenseBits(denseBits), formsOf(store, options.codec));
+      for (const device of devices) await tryOut(device, device.withOptions({ denseBits }), formsOf(store, options.codec));
     const backend = overDevices(
-      devices.map((device) => device.withDenseBits(denseBits)),
+      devices.map((device) => device.withOptions({ denseBits, rowsMax, context })),
       program.layers.length,
     );
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);

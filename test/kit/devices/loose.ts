@@ -40,7 +40,7 @@ class LooseDevice extends GgmlDevice {
     ggml.ggml_backend_cpu_set_n_threads(backend, 1);
     const bytes = 2 ** 33;
     super({
-      ...{ ggml: counted, backend, description: "loose: a processor with free bits", exact: false, software },
+      ...{ ggml: counted, backend, description: "loose: a processor with free bits", exact: false, software, ownMemory: !software },
       computesWith: () => "loose: a processor with free bits",
       memory: () => ({ freeBytes: bytes, totalBytes: bytes }),
     });
