@@ -8,7 +8,7 @@ import { modelShape, planInput, rankSpec } from "../../test/kit/planner/plan-inp
 import { makePlan } from "./index.ts";
 import { incremental } from "./policies/incremental.ts";
 import type { PlanInput } from "./policy.ts";
-import { awayShares, predictedWorst, whetherToMove } from "./replan.ts";
+import { awayShares, predictedWorst, savableRows, whetherToMove } from "./replan.ts";
 import { addRows, weightsFor } from "./sources.ts";
 
 const [layers, experts, ranks] = [3, 6, 3];
@@ -43,6 +43,31 @@ test("free memory takes the replicas that keep most rows for a byte, within the 
   assert.ok(meanAway(input, plan) < meanAway(input, input.current ?? []) - 0.08);
   assert.ok(predictedWorst(input, plan) <= 1.06);
   assert.deepEqual((await makePlan(incremental, { ...inputOf(10), budget: input.budget })).layers, input.current, "nobody told of sources");
+});
+
+test("an uneven layer costs other layers no replica, and its own come back without a move", async () => {
+  const everywhere = Array.from({ length: experts }, (_, e) => [e % ranks, (e + 1) % ranks, (e + 2) % ranks]);
+  const current = [[[0], [0], ...everywhere.slice(2)], everywhere, everywhere].map((hosts) => ({
+    hosts,
+    weights: hosts.map((row) => (row.length === 1 ? [1000] : [334, 333, 333])),
+  }));
+  const load = Float64Array.from({ length: layers * experts }, (_, i) => (i < 2 ? 4000 : i < experts ? 500 : 1000));
+  const input = inputOf(40, { current, load, sources: sourcesOfTopics(0.6), budget: { maxMoves: 3, maxMovesPerRank: 3, maxBytes: 3 } });
+  const { layers: plan, reason } = await makePlan(incremental, input);
+  assert.ok(predictedWorst(input, plan) < predictedWorst(input, current) - 0.5, reason);
+  const size = (hosts: readonly (readonly number[])[]): number => hosts.slice(2).flat().length;
+  for (const [l, { hosts }] of plan.entries()) assert.equal(size(hosts), size(current[l]?.hosts ?? []), `${l}: ${reason}`);
+});
+
+test("a replica gives way to one that keeps more rows, even on full ranks, and not by chance", () => {
+  const rows = ["01", "12", "20", "02", "10", "21"].map((row) => [...row].map(Number));
+  const current = Array.from({ length: layers }, () => ({ hosts: rows, weights: rows.map(() => [500, 500]) }));
+  const sources = sourcesOfTopics(0.6);
+  const few = new Map([...sources].map(([r, counts]) => [r, counts.map((n) => n / 1000)]));
+  for (const slots of [12, 14]) {
+    assert.ok(savableRows(inputOf(slots, { current, sources })) > 0.1);
+    assert.equal(savableRows(inputOf(slots, { current, sources: few })), 0);
+  }
 });
 
 test("the worth of a plan counts rows that stay, and its price is that of its bytes", async () => {

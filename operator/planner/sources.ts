@@ -33,6 +33,13 @@ export function sourceRows({ G, E, sources, input }: Problem, layer: number, exp
   return told.map((part) => (isAlike ? rows / G : (rows * part) / all));
 }
 
+/** Rows of the forecast for a selection that was counted. */
+export function rowsPerCount({ E, sources, input }: Problem, layer: number, expert: number): number {
+  const cell = layer * E + expert;
+  const told = sources?.reduce((all, counts) => all + (counts[cell] ?? 0), 0) ?? 0;
+  return told > 0 ? (input.load[cell] ?? 0) / told : 0;
+}
+
 /** Adds to `load` what each host computes of one expert, and returns the rows that leave their rank. */
 export function addRows(load: Float64Array, source: Float64Array, hosts: readonly number[], weights: readonly number[]): number {
   const even = 1 / source.length;

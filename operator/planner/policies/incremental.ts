@@ -10,7 +10,6 @@ import { type Improved, type ImproveOptions, improve } from "../search/increment
 import { polishSmall, smallCellsMax } from "../search/incremental/small.ts";
 import type { SearchWidth } from "../search/incremental/step.ts";
 import { nearer, thinned } from "../search/near.ts";
-import { worstOf } from "../search/within-budget.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4 },
@@ -64,16 +63,13 @@ export function planIncremental(input: PlanInput): PlanOutput {
       : {}),
   };
   const now = problem.current as Hosts;
-  const current = problem.sources && layersAbove(problem, now, options.enter) ? thinned(problem, now) : now;
+  const current = problem.sources ? thinned(problem, now, options.enter) : now;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
   const near = nearer(exact, polished);
   const kept = near.saved > 0 ? `; ${near.moves} moves for ${(100 * near.saved).toFixed(1)}% of the rows to stay at their rank` : "";
   return { layers: toLayers(exact, near.hosts), reason: `${describe(improved)}${kept}` };
 }
-
-const layersAbove = (problem: Problem, hosts: Hosts, level: number): boolean =>
-  hosts.some((layer, l) => worstOf(problem, l, layer) > level);
 
 /** The same problem with part of each layer's load spread evenly; weights use the true forecast. */
 function hedged(problem: Problem): Problem {

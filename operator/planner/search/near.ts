@@ -3,7 +3,7 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import { keepsFloor } from "../expert-replicas.ts";
 import { evenEnoughOf, expertReplicaKey } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
-import { sourceRows, wirePrice } from "../sources.ts";
+import { rowsPerCount, sourceRows, wirePrice } from "../sources.ts";
 import { type Change, changeOf, Ledger } from "./ledger.ts";
 import { worstOf } from "./within-budget.ts";
 
@@ -14,6 +14,8 @@ const evictFactor = 2;
 const evictionsMax = 64;
 /** The part of a rank's memory that replicas fill; the rest is for moves that make layers even. */
 const fillMost = 0.9;
+/** A replica in another's place saves so many deviations of what it counts; the tokens of a conversation are alike, so chance is wider. */
+const sigmas = 4;
 
 export interface Nearer {
   readonly hosts: Hosts;
@@ -40,12 +42,17 @@ export function nearer(problem: Problem, from: Hosts): Nearer {
 /** A layer may become so much less even when a replica goes. */
 const thinnerBy = 0.005;
 
-/** Without replicas that only keep rows at home, so that a search for evenness has their memory; `nearer` takes back those that still pay. */
-export function thinned(problem: Problem, hosts: Hosts): Hosts {
+/**
+ * Layers above `enter` without replicas that only keep rows at home, so that a search for evenness has their memory; `nearer` takes back
+ * those that still pay.
+ */
+export function thinned(problem: Problem, hosts: Hosts, enter: number): Hosts {
   const { input, ranks } = problem;
   return hosts.map((layer, l) => {
     let left = layer;
-    const most = worstOf(problem, l, layer) + thinnerBy;
+    const worst = worstOf(problem, l, layer);
+    if (worst <= enter) return layer;
+    const most = worst + thinnerBy;
     for (const [expert, row] of layer.entries()) {
       for (const rank of row.slice(1).reverse()) {
         if (input.recent?.added.has(expertReplicaKey(input, l, expert, ranks[rank]?.rank ?? rank))) continue;
@@ -77,14 +84,14 @@ interface Wish {
 
 /** Adds replicas, those first that keep most rows of their layer at home for a byte, as far as memory and budget go. */
 function withReplicas(problem: Problem, from: Hosts): Nearer {
-  const walk = walkFrom({ ...problem, capacity: problem.capacity.map((bytes) => fillMost * bytes) }, from);
+  const walk = walkFrom(problem, from);
   let [moves, saved, evictions] = [0, 0, 0];
   for (const wish of wishesOf(walk)) {
-    if (walk.ledger.movesLeft < 1) break;
     const { layer, expert, rank } = wish;
+    if (walk.ledger.movesLeft < 1 && !problem.current?.[layer]?.[expert]?.includes(rank)) continue;
     const rows: Rows = [[expert, [...(walk.hosts[layer]?.[expert] ?? []), rank]]];
     let victim: Wish | undefined;
-    if (!take(walk, layer, rows)) {
+    if (!take(walk, layer, rows, fillMost)) {
       victim = evictions++ < evictionsMax ? victimFor(walk, wish) : undefined;
       if (victim === undefined || !takeInstead(walk, victim, wish)) continue;
     }
@@ -95,28 +102,37 @@ function withReplicas(problem: Problem, from: Hosts): Nearer {
 }
 
 /** The replica on the wish's rank that keeps least rows there, if those are few beside the wish's and its layer stays even without it. */
-function victimFor({ problem, hosts, totals }: Walk, wish: Wish): Wish | undefined {
-  const { input, E } = problem;
-  const bytes = (layer: number, expert: number): number => input.shape.residentBytes[layer * E + expert] as number;
-  const known = problem.ranks[wish.rank]?.rank ?? wish.rank;
+function victimFor(walk: Walk, wish: Wish): Wish | undefined {
+  const { problem, hosts, totals } = walk;
+  const partOf = (layer: number, rows: number): number => rows / Math.max(1, totals[layer] as number);
+  const varianceOf = ({ layer, expert, share }: Wish): number => share * partOf(layer, rowsPerCount(problem, layer, expert));
+  const variance = varianceOf(wish);
   let found: Wish | undefined;
   for (const [layer, experts] of hosts.entries()) {
     for (const [expert, row] of experts.entries()) {
-      if (row.length < 2 || !row.includes(wish.rank) || bytes(layer, expert) < bytes(wish.layer, wish.expert)) continue;
-      if (input.recent?.added.has(expertReplicaKey(input, layer, expert, known))) continue;
-      const share = (sourceRows(problem, layer, expert)[wish.rank] as number) / Math.max(1, totals[layer] as number);
+      if (!mayGo(walk, wish, layer, expert)) continue;
+      const share = partOf(layer, sourceRows(problem, layer, expert)[wish.rank] as number);
       if (share >= (found?.share ?? wish.share / evictFactor)) continue;
+      const victim = { layer, expert, rank: wish.rank, share };
+      if (wish.share - share < sigmas * Math.sqrt(varianceOf(victim) + variance)) continue;
       const left = row.filter((g) => g !== wish.rank);
-      const stays = experts.map((each, e) => (e === expert ? left : each));
-      if (
-        !keepsFloor(problem, row, left) ||
-        worstOf(problem, layer, stays) > Math.max(worstOf(problem, layer, experts), evenEnoughOf(input))
-      )
-        continue;
-      found = { layer, expert, rank: wish.rank, share };
+      if (keepsFloor(problem, row, left) && staysEven(problem, layer, experts, experts.with(expert, left))) found = victim;
     }
   }
   return found;
+}
+
+/** Whether it is a replica on the wish's rank, as large as the wish and not new. */
+function mayGo({ problem: { input, ranks, E }, hosts }: Walk, wish: Wish, layer: number, expert: number): boolean {
+  const row = hosts[layer]?.[expert] ?? [];
+  if (row.length < 2 || !row.includes(wish.rank)) return false;
+  const { residentBytes } = input.shape;
+  if ((residentBytes[layer * E + expert] as number) < (residentBytes[wish.layer * E + wish.expert] as number)) return false;
+  return !input.recent?.added.has(expertReplicaKey(input, layer, expert, ranks[wish.rank]?.rank ?? wish.rank));
+}
+
+function staysEven(problem: Problem, layer: number, from: Hosts[number], to: Hosts[number]): boolean {
+  return worstOf(problem, layer, to) <= Math.max(worstOf(problem, layer, from), evenEnoughOf(problem.input));
 }
 
 function takeInstead(walk: Walk, victim: Wish, { layer, expert, rank }: Wish): boolean {
@@ -161,19 +177,24 @@ function slotsOf(experts: Hosts[number], ranks: number): Int32Array {
 
 type Rows = readonly (readonly [expert: number, row: number[]])[];
 
-function take(walk: Walk, layer: number, rows: Rows): boolean {
+function take(walk: Walk, layer: number, rows: Rows, fill = 1): boolean {
   const change = changeBy(walk, layer, rows);
-  if (!walk.ledger.fits(change)) return false;
+  if (!walk.ledger.fits(change, fill)) return false;
   walk.ledger.take(change);
   put(walk, layer, rows);
   return true;
 }
 
+/** What is there now costs no transfer, whether or not the search had dropped it. */
 function changeBy({ problem, hosts }: Walk, layer: number, rows: Rows): Change {
   const from = hosts[layer] as number[][];
-  const to = from.slice();
-  for (const [expert, row] of rows) to[expert] = row;
-  return changeOf(problem, layer, from, to);
+  const now = problem.current?.[layer] ?? from;
+  const to: number[][] = [];
+  const before: number[][] = [];
+  for (const [expert, row] of rows) [to[expert], before[expert]] = [row, from[expert] as number[]];
+  const [was, is] = [before, to].map((each) => changeOf(problem, layer, now, each)) as [Change, Change];
+  const arrivals = is.arrivals.map((count, g) => count - (was.arrivals[g] as number));
+  return { ...changeOf(problem, layer, from, to), moves: is.moves - was.moves, stored: is.stored - was.stored, arrivals };
 }
 
 function put({ hosts }: Walk, layer: number, rows: Rows): void {
