@@ -133,8 +133,8 @@ export interface Backend extends Capabilities {
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
   /** Undefined where the backend computes in the machine's memory. */
   memory(): DeviceMemory | undefined;
-  /** Memory that graphs share for intermediate values: of a device what they take now, of the processor what steps of so many rows keep. */
-  workBytes(layers: readonly Layer[], rows: number): number;
+  /** Memory of graphs' intermediate values: of a device what they take now, of the processor what steps of so many rows keep or score. */
+  workBytes(layers: readonly Layer[], rows: number, kv: Pick<KvSpec, "context" | "type">): number;
   /** The reason why it cannot compute any more; undefined while it works. */
   fault(): AppError | undefined;
   withOptions(options: ModelOptions): Backend;

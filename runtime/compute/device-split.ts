@@ -1,7 +1,7 @@
 // One backend over several devices: each has consecutive layers with experts, weights and KV memory; rows pass through host memory.
 import { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
-import type { Layer, Op, Segment } from "../kernels/segment.ts";
+import type { Op, Segment } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 import type {
   Backend,
@@ -236,8 +236,8 @@ class SeveralDevices implements Backend {
     const sum = (of: (each: DeviceMemory) => number): number => own.reduce((total, each) => total + of(each), 0);
     return { freeBytes: sum(({ freeBytes }) => freeBytes), totalBytes: sum(({ totalBytes }) => totalBytes) };
   }
-  workBytes(layers: readonly Layer[], rows: number): number {
-    return this.#devices.reduce((sum, each) => sum + each.workBytes(layers, rows), 0);
+  workBytes(...of: Parameters<Backend["workBytes"]>): number {
+    return this.#devices.reduce((sum, each) => sum + each.workBytes(...of), 0);
   }
   fault(): AppError | undefined {
     return this.#devices.map((each) => each.fault()).find((fault) => fault !== undefined);

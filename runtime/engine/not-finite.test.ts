@@ -28,19 +28,19 @@ const collect = (engine: Engine, tokens: readonly number[], temperature = 0): Pr
 
 for (const backend of ["cpu", "reference"] as const)
   for (const codec of ["f32", "iq4_nl"] as const)
-    test(`${backend}, ${codec}: NaN and infinity end the requests that meet them with an error that names the logits, and no others`, async () => {
+    test(`${backend}, ${codec}: NaN, infinity and what has no square end the requests that meet them with an error that names the logits, and no others`, async () => {
       const engine = await start({ backend, codec });
       const prompts = Array.from({ length: 16 }, (_, i) => prompt(i, 1 + (i % 2)));
       const all = () => Promise.allSettled(prompts.map(async (tokens, i) => tokensOf(await collect(engine, tokens, i % 2))));
       const want = await all();
-      for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      for (const value of [Number.NaN, Number.POSITIVE_INFINITY, 1e30]) {
         await replace(engine, 1, 2, value);
         const results = await all();
         const failed = results.flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
         assert.ok(failed.length > 0 && failed.length < results.length, `${failed.length} of ${results.length} failed`);
         for (const error of failed) {
           assert.equal(error.code, "UnusableLogits");
-          assert.match(error.message, /logit.* is (NaN|-?Infinity): check the model/);
+          assert.match(error.message, /logit.* is (NaN|-?Infinity|-?[\d.]+e\+\d+): check the model/);
         }
         for (const [i, result] of results.entries()) if (result.status === "fulfilled") assert.deepEqual(result, want[i]);
       }

@@ -70,6 +70,13 @@ for (const [name, shape] of Object.entries(shapes)) {
   });
 }
 
+test("large keys and values count as they are", async () => {
+  const { rows, close } = await open(shapes["three heads share one"], { threads: 1 });
+  const got = new Float32Array((await rows(0, 3, 1, 1e6)).buffer);
+  assert.ok(got.every((value) => Math.abs(value - 1e6) < 1));
+  await close();
+});
+
 test("builds of one set of instructions give the same bits", { skip: process.arch !== "x64" }, async () => {
   const known = new Map<string, string>();
   for (const cpuBuild of builds) {

@@ -4,6 +4,7 @@ import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { GroupShape, KvGraph } from "./kv.ts";
 import type { Lowering } from "./lowering.ts";
+import { copiesOf } from "./scores.ts";
 
 const f32Bytes = 4;
 
@@ -62,9 +63,9 @@ function byExactProducts(
   const { layer, heads, kvHeads, headDim, valueDim } = op;
   const cache = kv as KvGraph;
   const out = build.block(heads * valueDim, rows);
-  for (const group of cache.groups) {
+  for (const group of cache.partsFor(op)) {
     const { from, tokens, batch, length } = group;
-    const copies = heads === kvHeads && tokens === 1 ? 2 : 1;
+    const copies = copiesOf(op, tokens);
     const perKey = (heads / kvHeads) * tokens * copies;
     const row = length * f32Bytes;
     let q = ofGroup(build, query, op, group);

@@ -164,9 +164,9 @@ test("a key beyond f16 whose own score is minus infinity leaves no infinity in t
 test("the memory of the longest text's last step is taken when a model opens", async () => {
   for (const software of [false, true]) {
     const { backend, program, cache } = await attentionOn(software, 8, { rowsMax: 64, context });
-    const opened = backend.workBytes([], 0);
+    const opened = backend.workBytes([], 0, shape);
     (program as DenseProgram).tryOut(64, { cache, groups: [{ firstSlot: 0, batch: 1, tokens: 64, past: Int32Array.of(context - 64) }] });
-    assert.equal(backend.workBytes([], 0), opened, `${software}`);
+    assert.equal(backend.workBytes([], 0, shape), opened, `${software}`);
     assert.equal(backend.takesManyRows(shape), !software);
     await backend.close();
   }

@@ -12,6 +12,7 @@ import type {
   DeviceMemory,
   ExpertSlab,
   Inputs,
+  KvSpec,
   LayerRange,
   ModelOptions,
   Outputs,
@@ -24,12 +25,14 @@ import { openGpu } from "./gpu.ts";
 import { Experts, isExpert } from "./gpu-experts.ts";
 import { createGgmlKv } from "./kv.ts";
 import type { GgmlKv } from "./kv-memory.ts";
+import { attendsByProducts, lengthRead } from "./kv-paged.ts";
 import { attendsAtOnce, kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
+import { scoresBytes } from "./scores.ts";
 import { sortedBytes } from "./sorted-range.ts";
 
 class GgmlBackend implements Backend {
@@ -110,9 +113,10 @@ class GgmlBackend implements Backend {
     return this.#device.memory;
   }
 
-  workBytes(layers: readonly Layer[], rows: number): number {
+  workBytes(layers: readonly Layer[], rows: number, { context, type }: Pick<KvSpec, "context" | "type">): number {
     if (!this.#device.exact) return this.#device.scratchBytes;
-    return Math.max(0, ...layers.map((layer) => (layer.kind === "moe" ? sortedBytes(this.#device, layer, rows) : 0)));
+    const sorted = Math.max(0, ...layers.map((layer) => (layer.kind === "moe" ? sortedBytes(this.#device, layer, rows) : 0)));
+    return sorted + (attendsByProducts(this.#device, type) ? scoresBytes(layers, rows, lengthRead(context)) : 0);
   }
 
   fault(): AppError | undefined {

@@ -5,9 +5,13 @@ import type { KvSpec } from "../backend.ts";
 import { checkCopy } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvRun, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
+import { runsOfSpans, type Span } from "./kv-runs.ts";
 
 /** Attention reads a multiple of so many positions. */
 const lengthStep = 64;
+export const lengthRead = (positions: number): number => Math.ceil(positions / lengthStep) * lengthStep;
+/** See `runsOfSpans`. */
+const paddings = [1.5, 3, Number.POSITIVE_INFINITY];
 /** The maximum address space of all slots; some machines bound it. */
 const addressBytesMax = 2 ** 40;
 
@@ -21,6 +25,9 @@ function strideOf(context: number, rowBytes: readonly number[], pageBytes: numbe
   return Math.ceil(context / tokens) * tokens;
 }
 
+export const attendsByProducts = ({ exact }: Pick<GgmlDevice, "exact">, type: KvSpec["type"] = "f32"): boolean =>
+  exact && process.arch === "x64" && type === "f32";
+
 export class PagedKv extends GgmlKv {
   readonly slots: number;
   readonly shared = false;
@@ -31,7 +38,7 @@ export class PagedKv extends GgmlKv {
   constructor(device: GgmlDevice, spec: KvSpec, pageBytes: number) {
     super(device, spec, pageBytes);
     this.#pageBytes = pageBytes;
-    this.byProducts = device.exact && process.arch === "x64" && (spec.type ?? "f32") === "f32";
+    this.byProducts = attendsByProducts(device, spec.type);
     const rowBytes = rowBytesOf(spec, pageBytes);
     this.stride = strideOf(spec.context, rowBytes, pageBytes);
     const slotBytes = spec.layers * this.stride * rowBytes.reduce((sum, bytes) => sum + bytes, 0);
@@ -42,10 +49,12 @@ export class PagedKv extends GgmlKv {
     return [{ position: 0, row: slot * this.stride, count: this.context }];
   }
 
-  runsOf({ past, tokens, firstSlot, batch }: KvGroup): readonly KvRun[] {
-    const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
-    const length = Math.ceil(longest / lengthStep) * lengthStep;
-    return [{ at: 0, batch, first: firstSlot * this.stride, length, step: this.stride }];
+  /** Products do not skip what a mask hides; the device's own operation does. */
+  runsOf({ past, tokens, firstSlot }: KvGroup): readonly KvRun[] {
+    const step = this.stride;
+    const spans = Array.from(past, (from, b) => ({ first: (firstSlot + b) * step, length: lengthRead(from + tokens) }));
+    const join = (run: KvRun, { length }: Span) => ({ ...run, batch: run.batch + 1, length: Math.max(run.length, length), step });
+    return runsOfSpans(spans, this.byProducts ? paddings : paddings.slice(-1), join) as readonly KvRun[];
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {

@@ -6,12 +6,11 @@ import { checkCopy } from "../call-checks.ts";
 import { kvBlockTokens } from "../kv-size.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvRun, type Piece, type RowCopy } from "./kv-memory.ts";
+import { runsOfSpans, type Span } from "./kv-runs.ts";
 
 /** Attention reads a multiple of so many rows. */
 const lengthStep = 256;
-/** Operations of one group; beyond, its streams are told apart by a mask over the memory of all of them. */
-const runsMax = 8;
-/** How many times the positions that they have streams of one operation may read: the first that needs no more than `runsMax`. */
+/** See `runsOfSpans`; an operation's start costs a device more than a masked position. */
 const paddings = [2, 4, Number.POSITIVE_INFINITY];
 
 export class PoolKv extends GgmlKv {
@@ -60,32 +59,15 @@ export class PoolKv extends GgmlKv {
       this.#prepare(slot, from, from + tokens);
       return this.#span((this.#tables[slot] as number[]).slice(0, this.#blocksOf(from + tokens)));
     });
-    const tried = paddings.map((padding) => this.#joinedAll(spans, padding));
     const blocks = spans.flatMap(({ first, length }) => [first, first + length - 1]).map((row) => Math.floor(row / this.#blockTokens));
-    const found = tried.find((runs) => runs.length <= runsMax) ?? [{ at: 0, batch, ...this.#span(blocks), step: undefined }];
+    const apart = runsOfSpans(spans, paddings, (run, span) => this.#joined(run, span));
+    const found = apart ?? [{ at: 0, batch, ...this.#span(blocks), step: undefined }]; // a mask tells streams apart
     this.#runs.set(group, found);
     return found;
   }
 
-  #joinedAll(spans: readonly { readonly first: number; readonly length: number }[], padding: number): readonly KvRun[] {
-    const runs: KvRun[] = [];
-    let sum = 0;
-    for (const [at, span] of spans.entries()) {
-      const last = runs.at(-1);
-      const joined = last && this.#joined(last, span);
-      if (joined === undefined || joined.batch * joined.length > padding * (sum + span.length)) {
-        runs.push({ at, batch: 1, ...span, step: span.length });
-        sum = span.length;
-      } else {
-        runs.splice(-1, 1, joined);
-        sum += span.length;
-      }
-    }
-    return runs;
-  }
-
   /** Rows that contain these blocks. */
-  #span(blocks: readonly number[]): { readonly first: number; readonly length: number } {
+  #span(blocks: readonly number[]): Span {
     const count = this.#blockTokens;
     const rows = this.blocks * count;
     const [first, end] = [Math.min(...blocks) * count, (Math.max(...blocks) + 1) * count];
@@ -93,7 +75,7 @@ export class PoolKv extends GgmlKv {
     return { first: Math.min(first, rows - length), length };
   }
 
-  #joined(run: KvRun, { first, length }: { readonly first: number; readonly length: number }): KvRun | undefined {
+  #joined(run: KvRun, { first, length }: Span): KvRun | undefined {
     const step = run.batch === 1 ? first - run.first : (run.step as number);
     const most = Math.max(run.length, length);
     const rows = this.blocks * this.#blockTokens;

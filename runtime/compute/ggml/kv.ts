@@ -8,10 +8,15 @@ import type { GraphBuilder, Value } from "./graph.ts";
 import type { GgmlKv, KvRun, KvTensor, KvView, LayerTensors } from "./kv-memory.ts";
 import { PagedKv } from "./kv-paged.ts";
 import { PoolKv } from "./kv-pool.ts";
+import { type Heads, headMasksBytesMax, scoredTogether } from "./scores.ts";
 
 const maskedOut = 0xfc00; // minus infinity in f16
 /** Values in a shared pool are finite: an infinity or NaN of one request, times zero, would become NaN in others (../DECISIONS.md 9). */
-const storedMost = 65_504;
+const storedMost = { keys: 65_504, values: 65_504 };
+const f32Max = (2 - 2 ** -23) * 2 ** 127;
+/** Scores of up to 1,024 products with queries as large are finite, and a value times a share of zero is zero. */
+const multipliedMost = { keys: 2 ** 59, values: f32Max };
+const f16Bytes = 2;
 /** Tokens of a prompt that are attended to together by products. */
 const partTokens = 64;
 
@@ -81,6 +86,7 @@ export class KvGraph {
   readonly #clamps: boolean;
   readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
   readonly #masks = new Map<string, Value>();
+  #masksBytes = 0;
 
   /** `clamps`: for values that may be no numbers. */
   constructor({ cache, groups }: KvCall, clamps = true) {
@@ -99,6 +105,11 @@ export class KvGraph {
 
   get byProducts(): boolean {
     return this.#cache.byProducts;
+  }
+
+  /** The groups in parts whose scores lie in memory together. */
+  partsFor(op: Heads): readonly GroupShape[] {
+    return this.byProducts ? this.groups.flatMap((group) => scoredTogether(op, group)) : this.groups;
   }
 
   /** The factors of rotated values and of their swapped pairs, [2 * pairs, 1, rows]. */
@@ -131,11 +142,12 @@ export class KvGraph {
       cacheRowsOf(this.#cache, groups),
     );
     const tensors = this.#layer(layer);
-    for (const [target, source, clamps] of [
-      [tensors.keys.rows, keys, this.#clamps || (this.#cache.shared && !normed)],
-      [tensors.values.rows, values, this.#clamps],
+    const most = this.byProducts ? multipliedMost : storedMost;
+    for (const [target, source, limit, clamps] of [
+      [tensors.keys.rows, keys, most.keys, this.#clamps || (this.#cache.shared && !normed)],
+      [tensors.values.rows, values, most.values, this.#clamps],
     ] as const) {
-      const stored = clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source]) : source;
+      const stored = clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -limit, limit), [source]) : source;
       build.effect(ggml.ggml_set_rows(build.context, target, stored.tensor, rows.tensor), [stored, rows]);
     }
   }
@@ -148,24 +160,32 @@ export class KvGraph {
     return this.#view(build, this.#layer(layer).values, group);
   }
 
-  mask(build: GraphBuilder, window: number, { index, run, batch, tokens, length }: GroupShape): Value {
-    const shape = [length, tokens, 1, batch];
-    return this.#input(build, { name: `mask.${index}.${run.at}.${window}`, type: "f16", shape }, ({ groups }) =>
+  /** The mask of a group or of a part of it. */
+  mask(build: GraphBuilder, window: number, { index, run, batch, tokens, length, from }: GroupShape): Value {
+    const group = this.groups.find((each) => each.run === run) as GroupShape;
+    const shape = [length, group.tokens, 1, group.batch];
+    const whole = this.#input(build, { name: `mask.${index}.${run.at}.${window}`, type: "f16", shape }, ({ groups }) =>
       maskOf(this.#cache, partsOf(this.#cache, groups)[index] as KvGroup, { run, window }),
     );
+    if (batch * tokens === group.batch * group.tokens) return whole;
+    const row = length * f16Bytes;
+    const [text, offset] = [tokens * row, (from - group.from) * row];
+    const { ggml } = build.device;
+    return build.view(ggml.ggml_view_4d(build.context, whole.tensor, length, tokens, 1, batch, row, text, text, offset), whole);
   }
 
   /** The mask of one token for each of its heads, [length, heads * batch]: ggml divides the rows of a softmax between threads. */
   maskOfHeads(build: GraphBuilder, window: number, group: GroupShape, heads: number): Value {
-    const { index, run, batch, length } = group;
-    const key = `${index}.${run.at}.${window}.${heads}`;
+    const { from, batch, length } = group;
+    const key = `${from}.${window}.${heads}`;
     const known = this.#masks.get(key);
     if (known !== undefined) return known;
     const mask = this.mask(build, window, group);
     const { ggml } = build.device;
     const each = build.step(ggml.ggml_repeat_4d(build.context, mask.tensor, length, heads, 1, batch), [mask]);
     const rows = build.view(ggml.ggml_reshape_2d(build.context, each.tensor, length, heads * batch), each);
-    this.#masks.set(key, rows);
+    this.#masksBytes += length * heads * batch * f16Bytes;
+    if (this.#masksBytes <= headMasksBytesMax) this.#masks.set(key, rows);
     return rows;
   }
 

@@ -1,6 +1,7 @@
 // A layer's parts in graphs of several: its block and its experts' slab.
 import type { MoeLayer } from "../../kernels/segment.ts";
 import type { ExpertGraphs, ExpertShape } from "./expert-graphs.ts";
+import type { KvGraph } from "./kv.ts";
 import type { DenseProgram } from "./program.ts";
 import type { Slab } from "./slab.ts";
 
@@ -20,7 +21,7 @@ export interface Part {
   readonly choosable: boolean;
 }
 
-export function nodesOf({ program, moe }: Part, groups: number): number {
-  if (moe === undefined) return program.nodes(groups);
-  return program.nodes(groups) + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
+export function nodesOf({ program, moe }: Part, kv: KvGraph): number {
+  if (moe === undefined) return program.nodes(kv);
+  return program.nodes(kv) + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
 }

@@ -1,6 +1,5 @@
 // A dense segment as a program, with one cached graph per shape of call.
 import { checkIds } from "../../kernels/gather.ts";
-import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -53,7 +52,7 @@ export class DenseProgram implements Compiled {
   readonly #device: GgmlDevice;
   readonly #weights: DenseWeights;
   readonly #widths: ReadonlyMap<string, number>;
-  readonly #kvOps: number;
+  readonly #kvOps: readonly Extract<Op, { op: "attention" }>[];
   readonly #kept: BufferAllocator = reusedBuffers();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph));
   #last: { readonly graph: Graph; readonly rows: number; readonly run: number } | undefined;
@@ -64,18 +63,19 @@ export class DenseProgram implements Compiled {
     this.#weights = new DenseWeights(device, segment, weights, bits);
     this.residentBytes = this.#weights.bytes;
     this.#widths = widthsOf(segment);
-    this.#kvOps = segment.ops.filter((op) => kernelOf(op).kvLayer !== undefined).length;
+    this.#kvOps = segment.ops.filter((op) => op.op === "attention");
   }
 
-  nodes(groups: number): number {
-    return nodesPerOp * this.segment.ops.length + nodesPerGroup * this.#kvOps * groups;
+  nodes(kv: KvGraph | undefined): number {
+    const parts = this.#kvOps.reduce((sum, op) => sum + (kv?.partsFor(op).length ?? 0), 0);
+    return nodesPerOp * this.segment.ops.length + nodesPerGroup * parts;
   }
 
   async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
-    const kv = this.#kvOps > 0 ? call : undefined;
+    const kv = this.#kvOps.length > 0 ? call : undefined;
     const built = rows > 0 ? this.#graph(rows, kv) : undefined;
     const outputs: Record<string, Tensor> = {};
     for (const { name, dtype, width, kept } of this.segment.outputs) {
@@ -118,7 +118,7 @@ export class DenseProgram implements Compiled {
 
   /** Throws AppError `UnsupportedOp` where the device lacks an operation for so many rows. */
   tryOut(rows: number, call: KvCall | undefined): void {
-    this.#build(rows, this.#kvOps > 0 ? call : undefined).graph.free();
+    this.#build(rows, this.#kvOps.length > 0 ? call : undefined).graph.free();
   }
 
   lower(build: GraphBuilder, values: Map<string, Value>, rows: number, kv: KvGraph | undefined): void {
@@ -144,7 +144,7 @@ export class DenseProgram implements Compiled {
     const alone = new Set(outputs.flatMap(({ name, kept }) => (kept ? [name] : [])));
     const graph = buildGraph(
       this.#device,
-      this.nodes(kv?.groups.length ?? 0),
+      this.nodes(kv),
       (build) => {
         const values = new Map<string, Value>();
         for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));

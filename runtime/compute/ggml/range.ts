@@ -137,7 +137,7 @@ export class GgmlRange implements LayerRange {
     const ids: Ids[] = [];
     const graph = buildGraph(
       this.#device,
-      parts.reduce((sum, part) => sum + nodesOf(part, kv.groups.length), 1),
+      parts.reduce((sum, part) => sum + nodesOf(part, kv), 1),
       (build) => {
         const outputs: Record<string, Value> = {};
         const stacks = new Map<string, { readonly width: number; readonly topK: number }>();

@@ -86,10 +86,7 @@ export class SortedRange {
   #build({ behind, from, to, call, rows }: Stage): Built {
     const kv = new KvGraph(call.kv);
     const blocks = this.#parts.slice(from, to);
-    const nodes = blocks.reduce(
-      (sum, part) => sum + nodesOf(part, kv.groups.length),
-      sumNodes.all + sumNodes.perExpert * (behind?.moe.topK ?? 0),
-    );
+    const nodes = blocks.reduce((sum, part) => sum + nodesOf(part, kv), sumNodes.all + sumNodes.perExpert * (behind?.moe.topK ?? 0));
     const graph = buildGraph(this.#device, nodes, (build) => {
       let x = behind === undefined ? build.input("x", "f32", [call.x.length / rows, rows]) : this.#sum(build, behind.moe, rows);
       for (const { program, moe } of blocks) {

@@ -1,19 +1,20 @@
 // The decisions made when a model opens: in which form the dense part is kept beside the experts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { codecNames } from "../../../crds/names.ts";
+import { codecNames, type KvType } from "../../../crds/names.ts";
 import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { codecFor } from "../../weights/codecs/index.ts";
 import { defaultLimits } from "../schedule/request.ts";
 import { openModel } from "./open.ts";
 
 const { storeDir } = await goldenStore({ codecs: codecNames });
-const small = { ...defaultLimits, maxBatchTokens: 16 };
+const small = { ...defaultLimits, maxBatchTokens: 16, maxDecodeBatch: 16 };
 
 test("the dense part of f32 is f32 beside experts that are floats, and about a quarter of that beside all others", async () => {
   const denseBytes = new Map<string, number>();
   for (const codec of codecNames) {
-    const model = await openModel({ storeDir, backend: "cpu", codec, kvPoolBytes: 1 << 20, maxContext: 32, threads: 1, limits: small });
+    const kv = { kvType: "f16", kvPoolBytes: 1 << 20, maxContext: 32 } as const;
+    const model = await openModel({ storeDir, backend: "cpu", codec, ...kv, threads: 1, limits: small });
     denseBytes.set(codec, model.info.denseBytes);
     await model.close();
   }
@@ -26,9 +27,9 @@ test("the dense part of f32 is f32 beside experts that are floats, and about a q
 
 test("what the largest step keeps of its experts counts as dense part, also where memory is short", async () => {
   const options = { storeDir, backend: "cpu", codec: "q4_0", kvPoolBytes: 0, maxContext: 32, threads: 1 } as const;
-  const open = async (limits = small, bytes = 2 ** 40) => {
+  const open = async (limits = small, bytes = 2 ** 40, kvType: KvType = "f16") => {
     const memory = { bytes, of: "the test", own: true, expertBytes: 0 };
-    const model = await openModel({ ...options, limits, memory });
+    const model = await openModel({ ...options, limits, memory, kvType });
     await model.close();
     return model.info;
   };
@@ -37,6 +38,10 @@ test("what the largest step keeps of its experts counts as dense part, also wher
   const kept = more - denseBytes;
   const sums = 4 * (4096 - 16) * topK * hidden;
   assert.ok(kept > sums && kept < 3 * sums, `${kept} beside ${sums}`);
+  const { denseBytes: decodes } = await open({ ...small, maxDecodeBatch: 64 });
+  assert.equal(decodes, (await open({ ...small, maxBatchTokens: 64 })).denseBytes, "decodes of more rows count as prompts do");
+  const { denseBytes: scored } = await open(small, 2 ** 40, "f32");
+  assert.equal(scored > denseBytes, process.arch === "x64", "scores of attention by products count, too");
   const short = denseBytes + 2 ** 22;
   await open(small, short);
   await assert.rejects(open(large, short), { code: "InsufficientMemory" });

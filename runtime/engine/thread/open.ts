@@ -21,7 +21,7 @@ import type { StoredForm } from "../../weights/stored.ts";
 import type { EngineInfo } from "../api.ts";
 import { compileHead } from "../pass/head.ts";
 import type { KvPool } from "../schedule/kv-ledger.ts";
-import { defaultLimits, limitsOn } from "../schedule/request.ts";
+import { limitsOn } from "../schedule/request.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -95,7 +95,7 @@ function kvSpecOf(
   const requestBytes = whole * blockBytes;
   const mostBytes = kvSlotsMax * requestBytes;
   // A device's free memory is what its graphs have left.
-  const workBytes = backend.memory() === undefined ? workBytesOf(program, { backend, options }) : 0;
+  const workBytes = backend.memory() === undefined ? workBytesOf(program, { backend, options }, shape) : 0;
   const denseBytes = store.denseBytes(codecFor(codec).denseBits) + workBytes;
   const pool = kvPoolBytes({ askedBytes, requestBytes, mostBytes, maxContext: context, denseBytes, memory: memoryOf(backend, options) });
   const blocks = Math.floor(pool / blockBytes);
@@ -103,8 +103,11 @@ function kvSpecOf(
   return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
 }
 
-export function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">): number {
-  return backend.workBytes(layers, options.limits?.maxBatchTokens ?? defaultLimits.maxBatchTokens);
+type Kv = Pick<KvSpec, "context" | "type">;
+
+export function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">, kv: Kv): number {
+  const { maxBatchTokens, maxDecodeBatch } = limitsOn(false, options.limits);
+  return backend.workBytes(layers, Math.max(maxBatchTokens, maxDecodeBatch), kv);
 }
 
 /** A device that has memory of its own says how much is free. */
@@ -172,7 +175,10 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     device: backend.device,
     numerics: numericsOf(backend, store, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
-    denseBytes: [embed, ...blocks, head].reduce((sum, each) => sum + each.residentBytes, workBytesOf(program, { backend, options })),
+    denseBytes: [embed, ...blocks, head].reduce(
+      (sum, each) => sum + each.residentBytes,
+      workBytesOf(program, { backend, options }, kvSpec),
+    ),
     kvBytes: kv.bytes,
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,

@@ -11,7 +11,7 @@ import { forward } from "../pass/step.ts";
 import type { StepTools } from "../pass/step-tools.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { SlotChange } from "../schedule/kv-ledger.ts";
-import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
+import { firstNotFinite, squaredMost, unusableNumber } from "../schedule/sampling/finite.ts";
 import type { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import type { Sampled } from "../schedule/sampling/sampler.ts";
 import { decodesOf, idsOf, isGuess, kindOf, partsOf, type Step } from "../schedule/step-plan.ts";
@@ -166,11 +166,11 @@ export function embeddingOf(row: Float32Array, normWeight: Float32Array): Float3
 /** Errors by request. Rows without logits count too: later tokens would attend to them, and a rounding backend may lose a NaN there. */
 function unusableRows(step: Pick<Step, "groups">, x: Float32Array, hidden: number): Map<string, AppError> {
   const found = new Map<string, AppError>();
-  if (firstNotFinite(x) < 0) return found;
+  if (firstNotFinite(x, squaredMost) < 0) return found;
   for (const { id, group, from, past } of partsOf(step)) {
     if (isGuess(group)) continue;
     const rows = x.subarray(from * hidden, (from + group.tokens) * hidden);
-    const at = firstNotFinite(rows);
+    const at = firstNotFinite(rows, squaredMost);
     if (at < 0) continue;
     const position = past + Math.floor(at / hidden);
     found.set(id, unusableNumber(`the row from which the logits of position ${position} come, value ${at % hidden},`, rows[at] as number));

@@ -101,7 +101,7 @@ for (const [name, make] of Object.entries(published))
         .filter(({ name }) => !name.includes("_exps"))
         .reduce((sum, { shape, form }) => sum + storedBytes(form, valuesOf(shape)), 0);
       const { numerics } = opened.info;
-      const denseBytes = opened.info.denseBytes - workBytesOf(opened.program, { backend: opened.backend, options });
+      const denseBytes = opened.info.denseBytes - workBytesOf(opened.program, { backend: opened.backend, options }, opened.kv);
       // Memory for tiles, on processors that have them, holds sums beside blocks; the heads of a latent become f32.
       const [plain, tiles] = name.includes("apart") ? [1.4, 2.1] : [1.03, 1.15];
       const bound = numerics.includes("amx") ? tiles : plain;

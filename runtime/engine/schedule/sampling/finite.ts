@@ -3,9 +3,12 @@ import { AppError } from "../../../../crds/common.ts";
 
 const f32Max = 3.4028234663852886e38;
 
-/** -1 if there is none. */
-export function firstNotFinite(values: Float32Array): number {
-  for (let i = 0; i < values.length; i++) if (!(Math.abs(values[i] as number) <= f32Max)) return i; // NaN compares as false
+/** A norm makes zeros of a row whose squares are beyond f32. */
+export const squaredMost = 2 ** 64 * (1 - 2 ** -24);
+
+/** -1 if there is none; `most`: the largest that counts as finite. */
+export function firstNotFinite(values: Float32Array, most = f32Max): number {
+  for (let i = 0; i < values.length; i++) if (!(Math.abs(values[i] as number) <= most)) return i; // NaN compares as false
   return -1;
 }
 

@@ -1,0 +1,59 @@
+// Scores of long texts stay below a bound that the memory check counts, and rows keep their bits where they come in parts.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { randomTensor } from "../../kernels/random.ts";
+import { plainRope } from "../../kernels/rope.ts";
+import type { Layer, Segment } from "../../kernels/segment.ts";
+import { CpuDevice } from "./device.ts";
+import { backendOn } from "./index.ts";
+
+const [length, slots, headDim] = [2_048, 64, 4];
+const Mi = 2 ** 20;
+
+for (const [heads, kvHeads] of [
+  [512, 2],
+  [256, 256],
+] as const) {
+  test(`${heads} heads with ${kvHeads} of keys: scores are bounded and counted`, { skip: process.arch !== "x64" }, async () => {
+    const device = new CpuDevice({ threads: 1 });
+    const backend = backendOn(device, {});
+    const widths = { q: heads * headDim, k: kvHeads * headDim, v: kvHeads * headDim };
+    const sizes = { heads, kvHeads, headDim, valueDim: headDim };
+    const block: Segment = {
+      name: "attention",
+      inputs: Object.entries(widths).map(([name, width]) => ({ name, dtype: "f32", width })),
+      outputs: [{ name: "out", dtype: "f32", width: heads * headDim }],
+      weights: [],
+      ops: [
+        { op: "attention", q: "q", k: "k", v: "v", layer: 0, ...sizes, rope: plainRope(headDim, 1e4), scale: 1, window: 0, out: "out" },
+      ],
+    };
+    const program = await backend.compile(block, {});
+    const cache = await backend.createKv({ layers: 1, kvHeads, headDim, valueDim: headDim, slots, context: length });
+    const from = length - 64;
+    const texts = Object.values(widths).map((width, i) => randomTensor(i, [64, width]).data as Float32Array);
+    /** Row `first` to `first + tokens` of a text in each of so many slots. */
+    const rows = async (past: readonly number[], tokens: number): Promise<Float32Array> => {
+      const inputs = Object.entries(widths).map(([name, width], i) => {
+        const text = texts[i]!;
+        const data = new Float32Array(past.length * tokens * width);
+        for (const [b, at] of past.entries())
+          data.set(text.subarray((at - from) * width, (at - from + tokens) * width), b * tokens * width);
+        return [name, { shape: [past.length * tokens, width], data }] as const;
+      });
+      const groups = [{ firstSlot: 0, batch: past.length, tokens, past: Int32Array.from(past) }];
+      const { out } = await program.run(Object.fromEntries(inputs), { cache, groups });
+      return (out!.data as Float32Array).slice();
+    };
+    const part = await rows([from], 64);
+    const width = heads * headDim;
+    for (const at of [0, 1, 30, 63]) assert.deepEqual(await rows([from + at], 1), part.slice(at * width, (at + 1) * width));
+    const batch = await rows(new Array(slots).fill(from), 1);
+    assert.deepEqual(batch.slice(0, width), part.slice(0, width));
+    assert.deepEqual(batch.slice(-width), (await rows([from, from], 1)).slice(width), "of two whose slots were empty");
+    const counted = backend.workBytes([{ kind: "dense", block } as Layer], 64, { context: length });
+    assert.ok(device.scratchBytes <= counted + 16 * Mi, `${device.scratchBytes / Mi} of ${counted / Mi} MiB`);
+    assert.ok(counted < 100 * Mi);
+    await backend.close();
+  });
+}
