@@ -5,9 +5,10 @@ import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { nearWeights, sourcesOf } from "../../runtime/worker/near-routing.ts";
 import { modelShape, planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
-import { makePlan } from "./index.ts";
+import { makePlan, policies } from "./index.ts";
+import { SourceLoad } from "./load/source-load.ts";
 import { incremental } from "./policies/incremental.ts";
-import type { PlanInput } from "./policy.ts";
+import type { PlacementPolicy, PlanInput } from "./policy.ts";
 import { awayShares, predictedWorst, savableRows, whetherToMove } from "./replan.ts";
 import { addRows, weightsFor } from "./sources.ts";
 
@@ -68,6 +69,18 @@ test("a replica gives way to one that keeps more rows, even on full ranks, and n
     assert.ok(savableRows(inputOf(slots, { current, sources })) > 0.1);
     assert.equal(savableRows(inputOf(slots, { current, sources: few })), 0);
   }
+});
+
+test("only a policy that keeps rows near plans for them, and counts that nobody renews are not kept", () => {
+  assert.deepEqual(
+    Object.values<PlacementPolicy>(policies).flatMap(({ name, keepsNear }) => (keepsNear ? [name] : [])),
+    ["incremental"],
+  );
+  const sources = new SourceLoad();
+  const ranks = [{ rank: 0, bootId: "a", clockAheadMs: 0, speed: 1 }];
+  sources.observe({ ranks, routedBy: [Float32Array.of(1)] });
+  for (let window = 0; window < 9; window++) sources.observe({ ranks });
+  assert.equal(sources.of(ranks), undefined);
 });
 
 test("the worth of a plan counts rows that stay, and its price is that of its bytes", async () => {

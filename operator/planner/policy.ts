@@ -106,6 +106,8 @@ export interface PlacementPolicy {
   readonly summary: string;
   /** The policy starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
+  /** Set when it plans to keep rows at their rank, so that an even load is worth a plan. */
+  readonly keepsNear?: boolean;
   /** The largest layers * experts * ranks that ends in reasonable time. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;

@@ -24,13 +24,16 @@ const alikeWithin = 0.1;
 const parts = [1, 0.75, 0.5, 0.25] as const;
 
 /** Rows of one expert by the rank whose tokens choose it, [ranks]; alike where nobody told. */
-export function sourceRows({ G, E, sources, input }: Problem, layer: number, expert: number): Float64Array {
+export function sourceRows(problem: Problem, layer: number, expert: number, out = new Float64Array(problem.G)): Float64Array {
+  const { G, E, sources, input } = problem;
   const cell = layer * E + expert;
   const rows = input.load[cell] ?? 0;
-  const told = Float64Array.from({ length: G }, (_, g) => sources?.[g]?.[cell] ?? 0);
-  const all = sum(told);
-  const isAlike = told.every((part) => Math.abs(part * G - all) <= alikeWithin * all);
-  return told.map((part) => (isAlike ? rows / G : (rows * part) / all));
+  for (let g = 0; g < G; g++) out[g] = sources?.[g]?.[cell] ?? 0;
+  const all = sum(out);
+  let isAlike = true;
+  for (let g = 0; g < G && isAlike; g++) isAlike = Math.abs((out[g] as number) * G - all) <= alikeWithin * all;
+  for (let g = 0; g < G; g++) out[g] = isAlike ? rows / G : (rows * (out[g] as number)) / all;
+  return out;
 }
 
 /** Rows of the forecast for a selection that was counted. */
@@ -66,10 +69,10 @@ export interface LayerRows {
 }
 
 export function layerRows(problem: Problem, layer: number, hosts: LayerHosts, weights: readonly (readonly number[])[]): LayerRows {
-  const load = new Float64Array(problem.G);
+  const [load, source] = [new Float64Array(problem.G), new Float64Array(problem.G)];
   let away = 0;
   hosts.forEach((row, e) => {
-    if (row.length > 0) away += addRows(load, sourceRows(problem, layer, e), row, weights[e] ?? []);
+    if (row.length > 0) away += addRows(load, sourceRows(problem, layer, e, source), row, weights[e] ?? []);
   });
   return { load, away };
 }

@@ -15,11 +15,10 @@ export class SourceLoad {
   #byBoot: ReadonlyMap<string, Counted> = new Map();
 
   observe({ ranks, routedBy }: Pick<ClosedWindow, "ranks" | "routedBy">): void {
-    if (routedBy === undefined) return;
     const sums = new Map<string, Counted>();
     for (const [bootId, { counts, unheard }] of this.#byBoot) if (unheard < unheardMost) sums.set(bootId, { counts, unheard: unheard + 1 });
     for (const [g, { bootId }] of ranks.entries()) {
-      const counts = routedBy[g] ?? new Float32Array(0);
+      const counts = routedBy?.[g] ?? new Float32Array(0);
       const before = this.#byBoot.get(bootId)?.counts;
       if (counts.length > 0) sums.set(bootId, { counts: before ? counts.map((n, i) => n + kept * (before[i] ?? 0)) : counts, unheard: 0 });
     }

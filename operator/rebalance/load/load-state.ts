@@ -6,6 +6,7 @@ import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
+import { policies } from "../../planner/index.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
 import { SourceLoad } from "../../planner/load/source-load.ts";
@@ -19,7 +20,7 @@ import {
   type MeasuredImbalance,
   ServedRows,
 } from "../../planner/load/windows.ts";
-import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import { expertReplicaKey, type ModelShape, type PlacementPolicy, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
 import {
   type Decision,
   type Judged,
@@ -149,7 +150,7 @@ export class LoadState {
       alarm: this.#pace.changed,
       imbalance: this.#predicted ?? 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
-      savable: () => savableRows(this.input(facts)),
+      ...((policies[rebalancing.policy] as PlacementPolicy).keepsNear ? { savable: () => savableRows(this.input(facts)) } : {}),
       settled: this.#settled,
       noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
       layers: this.#shape.layers,
