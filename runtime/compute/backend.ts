@@ -69,16 +69,40 @@ export interface RangeLayer {
   readonly expertSlab?: ExpertSlab;
 }
 
+/** Programs before the first layer and behind the last one, which a range computes beside its layers. */
+export interface RangeEnds {
+  readonly embed?: Compiled | undefined;
+  readonly head?: Compiled | undefined;
+}
+
+/** Rows whose head is wanted, and the sharpness of each. */
+export interface HeadRows {
+  readonly rows: readonly number[];
+  readonly sharpness: Float32Array;
+}
+
+/** Outputs are valid until the next run of anything. */
+export interface HeadOutputs {
+  readonly outputs: Outputs;
+  readonly keptRow: NonNullable<Compiled["keptRow"]>;
+}
+
 export interface RangeCall {
-  readonly x: Float32Array; // [n, hidden]
+  /** Rows, or tokens if layer 0 is the first. */
+  readonly x: Float32Array | Int32Array; // [n, hidden] or [n]
   readonly kv: KvCall;
   /** Layers from..to-1; the range covers all of them. */
   readonly from: number;
   readonly to: number;
+  /** Only behind the last layer. */
+  readonly head?: HeadRows | undefined;
 }
 
 export interface RangeOutputs {
+  /** May be empty if the call has a head and every row is finite. */
   readonly x: Float32Array; // [n, hidden]
+  /** Unset where the call wants no row. */
+  readonly head?: HeadOutputs;
   /** The experts of each row, [n, topK], per layer from `from` on; empty for a layer without experts. */
   readonly ids: readonly Int32Array[];
 }
@@ -125,7 +149,7 @@ export interface Backend extends Capabilities {
   compile(segment: Segment, weights: Weights, layer?: number): Promise<Compiled>;
   /** Memory for so many experts of that form; `layer` as above. */
   createExpertSlab(expert: Segment, experts: number, layer?: number): ExpertSlab;
-  createRange(layers: readonly RangeLayer[]): LayerRange;
+  createRange(layers: readonly RangeLayer[], ends?: RangeEnds): LayerRange;
   createKv(spec: KvSpec): Promise<KvCache>;
   /** Runs independent programs, in parallel where the backend can. Results come in the order of the calls. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;

@@ -18,6 +18,7 @@ import type {
   Outputs,
   Pause,
   RangeCall,
+  RangeEnds,
   RangeLayer,
   RangeOutputs,
 } from "./backend.ts";
@@ -91,17 +92,16 @@ class RangeOverSeveral implements LayerRange {
     const share = this.#shares.find(({ first, end }) => layer >= first && layer < end);
     return share?.range.covers(layer - share.first) ?? false;
   }
-  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+  async run({ x, kv, from, to, head }: RangeCall): Promise<RangeOutputs> {
     const ids: Int32Array[] = [];
-    let rows = x;
+    let passed: RangeOutputs | undefined;
     for (const [device, { first, end, range }] of this.#shares.entries()) {
       if (to <= first || from >= end) continue;
       const own = { from: Math.max(from, first) - first, to: Math.min(to, end) - first };
-      const passed = await range.run({ x: rows, kv: callOn(kv, device), ...own });
-      rows = passed.x;
+      passed = await range.run({ x: passed?.x ?? x, kv: callOn(kv, device), ...own, head: to <= end ? head : undefined });
       ids.push(...passed.ids);
     }
-    return { x: rows, ids };
+    return { ...(passed as RangeOutputs), ids };
   }
 }
 
@@ -192,14 +192,15 @@ class SeveralDevices implements Backend {
     return new PlacedExpertSlab(device, (this.#devices[device] as Backend).createExpertSlab(expert, experts, layer));
   }
 
-  createRange(layers: readonly RangeLayer[]): LayerRange {
+  createRange(layers: readonly RangeLayer[], { embed, head }: RangeEnds = {}): LayerRange {
     const own = ({ layer, block, expertSlab }: RangeLayer): RangeLayer => {
       const inner = { layer, block: (block as Placed).inner };
       return expertSlab ? Object.assign(inner, { expertSlab: (expertSlab as PlacedExpertSlab).inner }) : inner;
     };
     const shares = this.#devices.map((device, i) => {
       const [first, end] = [this.#firstLayer(i), this.#firstLayer(i + 1)];
-      return { first, end, range: device.createRange(layers.slice(first, end).map(own)) };
+      const ends = { embed: (embed as Placed | undefined)?.inner, head: (head as Placed | undefined)?.inner };
+      return { first, end, range: device.createRange(layers.slice(first, end).map(own), ends) };
     });
     return new RangeOverSeveral(shares);
   }

@@ -18,11 +18,13 @@ import type {
   LayerRange,
   Outputs,
   RangeCall,
+  RangeEnds,
   RangeLayer,
   RangeOutputs,
 } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./call-checks.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
+import { withEnds } from "./range-ends.ts";
 
 /** Never called for a segment without a cache. */
 export type KvOfLayer = (layer: number) => KvRows | undefined;
@@ -159,9 +161,11 @@ class ReferenceExpertSlab implements ExpertSlab {
 /** Layer by layer. */
 class ReferenceRange implements LayerRange {
   readonly #layers: readonly RangeLayer[];
+  readonly #ends: RangeEnds;
 
-  constructor(layers: readonly RangeLayer[]) {
+  constructor(layers: readonly RangeLayer[], ends: RangeEnds) {
     this.#layers = layers;
+    this.#ends = ends;
   }
 
   covers(layer: number): boolean {
@@ -170,7 +174,11 @@ class ReferenceRange implements LayerRange {
     return part.layer.kind === "dense" || expertSlabOf(part).experts.size === part.layer.experts;
   }
 
-  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+  run(call: RangeCall): Promise<RangeOutputs> {
+    return withEnds(this.#ends, call, (x) => this.#pass(x, call));
+  }
+
+  async #pass(x: Float32Array, { kv, from, to }: RangeCall): Promise<RangeOutputs> {
     const rows = rowsOfGroups(kv.groups);
     const width = x.length / rows;
     const ids: Int32Array[] = [];
@@ -228,7 +236,7 @@ export const createReferenceBackend: BackendFactory = async ({ selects = false }
     return compile(segment, weights);
   },
   createExpertSlab: (expert) => new ReferenceExpertSlab(expert),
-  createRange: (layers) => new ReferenceRange(layers),
+  createRange: (layers, ends = {}) => new ReferenceRange(layers, ends),
   createKv: async (spec) => new ReferenceKv(spec),
   async runMany(calls) {
     const outputs: Outputs[] = [];

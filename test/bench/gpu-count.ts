@@ -84,14 +84,13 @@ async function ours(folder: string) {
     ];
     const kv = { cache: loaded.kv, groups: [{ firstSlot: 0, batch: 1, tokens: 1, past: new Int32Array(1) }] };
     const layers = program.layers.length;
-    const x = (await embed.run({ ids: { shape: [1], data: new Int32Array(1) } })).x?.data as Float32Array;
-    await loaded.range.run({ x, kv, from: layers - 1, to: layers });
+    await loaded.range.run({ x: new Float32Array(program.hidden), kv, from: layers - 1, to: layers });
     // A range copies the ids of its layers and sums its rows, whatever its layers are.
     const layer = (work.graphs.at(-1) ?? []).map((node) => (kernelsOf([node]).length === 0 ? "VIEW" : node.slice(0, printedLetters)));
     while (layer.at(-1) !== "ADD") layer.pop();
     for (const list of [work.graphs, work.reads]) list.length = 0;
-    const out = await loaded.range.run({ x, kv, from: 0, to: layers });
-    await head.run({ x: { shape: [1, program.hidden], data: out.x }, sharpness: { shape: [1, 1], data: new Float32Array(1) } });
+    const range = backend.createRange(loaded.layers, { embed, head });
+    await range.run({ x: new Int32Array(1), kv, from: 0, to: layers, head: { rows: [0], sharpness: new Float32Array(1) } });
     return { layer, vocab: program.vocab, reads: [...work.reads] };
   } finally {
     await checkpoint.close();
@@ -112,7 +111,7 @@ interface CountRow {
   /** The larger of both ratios. */
   readonly share: number;
   readonly ok: boolean;
-  /** Of all layers and the head: each is a wait for the device. */
+  /** Of a token, from its id to its candidates: each is a wait for the device. */
   readonly reads: number;
   readonly bytesRead: number;
 }

@@ -7,7 +7,7 @@ import { columnsOf, computedRows, formsOf, type Part, type Product, partIndex, p
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import type { WeightSource } from "./lowering.ts";
-import { storagesOf, zeroIds } from "./matrix-storage.ts";
+import { storagesOf, zeroIds, zerosFor } from "./matrix-storage.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 
@@ -85,7 +85,7 @@ export class ExpertGraphs {
       for (const [part, tensor] of (groups[i] as Group).tensors.entries()) this.#device.pointAt(tensor, addresses[part] as Pointer);
       of[i] = addresses;
     }
-    graph.run((name) => (name === zeroIds ? new Int32Array(totalOf(experts)) : input(name)));
+    graph.run((name) => zerosFor(name) ?? input(name));
     return graph;
   }
 
@@ -183,7 +183,7 @@ function multiplied(build: GraphBuilder, { part, at, groups, total }: PartOf, x:
   const { ggml } = build.device;
   const { columns, rows: width, storage } = part;
   const block = build.block(width, total);
-  const zeros = storage.exact ? undefined : build.input(zeroIds, "i32", [1, total]);
+  const zeros = storage.exact ? undefined : zeroIds(build, total);
   for (const { from, rows, tensors } of groups) {
     const [step, offset] = [columns * f32Bytes, from * width * f32Bytes];
     const weight = tensors[at] as Pointer;

@@ -6,10 +6,11 @@ import { after, before, test } from "node:test";
 import { looseBackend } from "../../../test/kit/devices/loose.ts";
 import { modelOf } from "../../../test/kit/models/golden-files.ts";
 import { kvOf, type LoadedModel, loadModel } from "../../../test/kit/models/small-engine.ts";
+import { compileHead } from "../../engine/pass/head.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Op } from "../../kernels/segment.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
-import type { KvCache } from "../backend.ts";
+import type { Compiled, KvCache } from "../backend.ts";
 import { relativeError } from "../op-self-test.ts";
 import type { PoolKv } from "./kv-pool.ts";
 import type { DenseProgram } from "./program.ts";
@@ -18,12 +19,18 @@ const { backend, work } = looseBackend();
 const context = 512;
 let model: LoadedModel;
 let hidden = 0;
+let ends: { readonly embed: Compiled; readonly head: Compiled };
 let cacheOf: (slots: number, poolBlocks: number) => Promise<KvCache>;
 before(async () => {
   const folder = resolve(import.meta.dirname, "../../../test/golden/families/qwen3-moe");
   const checkpoint = await openCheckpoint(folder);
   const loaded = modelOf(folder, checkpoint);
   model = await loadModel(backend, loaded, { context });
+  const { embed, head } = loaded.program;
+  ends = {
+    embed: await backend.compile(embed, await loaded.weights(embed)),
+    head: await compileHead(backend, loaded.program, await loaded.weights(head)),
+  };
   await checkpoint.close();
   hidden = loaded.program.hidden;
   cacheOf = (slots, poolBlocks) => backend.createKv({ ...kvOf(loaded.program), slots, context, poolBlocks });
@@ -52,6 +59,31 @@ test("a range is one graph and one read, and its nodes come as fused kernels wan
   }))
     assert.equal(text.split(pattern).length - 1, times, `${pattern} in ${text}`);
   assert.equal(count(nodes, "CONT"), 1, "the ids of all layers are copied at once");
+  await cache.dispose();
+});
+
+test("tokens are one graph and one read, from their ids to candidates; rows come along only where one is no number", async () => {
+  const cache = await cacheOf(2, 8);
+  const range = backend.createRange(model.layers, ends);
+  const [tokens, sharpness] = [Int32Array.of(5, 6), Float32Array.of(1)];
+  const call = { kv: { cache, groups: [{ firstSlot: 0, batch: 2, tokens: 1, past: new Int32Array(2) }] }, from: 0, to: 3 };
+  const x = (await ends.embed.run({ ids: { shape: [2], data: tokens } })).x?.data.slice() as Float32Array;
+  const second = (await range.run({ ...call, x })).x.slice(hidden);
+  const want = await ends.head.run({ x: { shape: [1, hidden], data: second }, sharpness: { shape: [1, 1], data: sharpness } });
+  const logits = ends.head.keptRow?.("logits", 0) as Float32Array;
+  for (const given of [tokens, x.slice().fill(Number.NaN, 0, hidden)]) {
+    for (const list of [work.graphs, work.reads]) list.length = 0;
+    const sick = given !== tokens;
+    const { x: rows, head } = await range.run({ ...call, x: given, head: { rows: [1], sharpness } });
+    assert.deepEqual([work.graphs.length, work.reads.length], sick ? [2, 2] : [1, 1]);
+    assert.deepEqual([rows.length, rows.slice(0, hidden).some(Number.isFinite)], [sick ? 2 * hidden : 0, false]);
+    assert.deepEqual(head?.outputs.ids?.data, want.ids?.data);
+    assert.ok(relativeError(head?.keptRow("logits", 0) as Float32Array, logits) < 1e-5);
+    await run(cache, [1, 1]);
+    assert.throws(() => head?.keptRow("logits", 0), /another run/);
+  }
+  const chunk = await range.run({ ...call, x: tokens, head: { rows: [], sharpness: new Float32Array() } });
+  assert.deepEqual([chunk.x.length, chunk.head], [0, undefined]);
   await cache.dispose();
 });
 

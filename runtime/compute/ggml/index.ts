@@ -16,6 +16,7 @@ import type {
   LayerRange,
   ModelOptions,
   Outputs,
+  RangeEnds,
   RangeLayer,
 } from "../backend.ts";
 import { checkOps, weightOf } from "../call-checks.ts";
@@ -89,8 +90,8 @@ class GgmlBackend implements Backend {
     return { put: (_number, weights) => this.compile(expert, weights) };
   }
 
-  createRange(layers: readonly RangeLayer[]): LayerRange {
-    return new GgmlRange(this.#device, layers, this.#options.rowsMax);
+  createRange(layers: readonly RangeLayer[], ends?: RangeEnds): LayerRange {
+    return new GgmlRange(this.#device, layers, { ends, rowsMax: this.#options.rowsMax });
   }
 
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {

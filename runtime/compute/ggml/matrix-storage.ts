@@ -121,8 +121,14 @@ export function storagesOf(device: GgmlDevice): MatrixStorages {
   return storages;
 }
 
-/** The graph input that selects the only matrix: a zero per row. */
-export const zeroIds = "zeros";
+const zeros = "zeros.";
+
+/** The graph input that selects the only matrix: a zero for each of so many rows. */
+export const zeroIds = (build: GraphBuilder, rows: number): Value => build.input(`${zeros}${rows}`, "i32", [1, rows]);
+
+/** What that input is given; undefined for any other name. */
+export const zerosFor = (name: string): Int32Array | undefined =>
+  name.startsWith(zeros) ? new Int32Array(Number(name.slice(zeros.length))) : undefined;
 
 /** x [from, rows] -> [from, 1, rows] for an operation with an index per row. */
 function ofChosen(
@@ -144,7 +150,7 @@ export function multiplied(
 ): Value {
   const { ggml } = build.device;
   if (weight.storage.exact) return build.step(ggml.ggml_mul_mat(build.context, weight.tensor, x.tensor), [x]);
-  const ids = build.input(zeroIds, "i32", [1, rows]);
+  const ids = zeroIds(build, rows);
   return ofChosen(build, x, { from: weight.columns, to: weight.rows, rows }, (apart) =>
     build.step(ggml.ggml_mul_mat_id(build.context, weight.tensor, apart.tensor, ids.tensor), [apart, ids]),
   );

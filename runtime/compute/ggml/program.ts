@@ -12,7 +12,7 @@ import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.t
 import { KvGraph, kvKey } from "./kv.ts";
 import { lower } from "./lower.ts";
 import type { Lowering } from "./lowering.ts";
-import { zeroIds } from "./matrix-storage.ts";
+import { zerosFor } from "./matrix-storage.ts";
 import { Recent } from "./recent.ts";
 
 const graphsMax = 8;
@@ -55,7 +55,7 @@ export class DenseProgram implements Compiled {
   readonly #kvOps: readonly Extract<Op, { op: "attention" }>[];
   readonly #kept: BufferAllocator = reusedBuffers();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph));
-  #last: { readonly graph: Graph; readonly rows: number; readonly run: number } | undefined;
+  #last: { readonly graph: Graph; readonly keptRow: NonNullable<Compiled["keptRow"]> } | undefined;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
@@ -77,18 +77,13 @@ export class DenseProgram implements Compiled {
     this.checkIds(inputs);
     const kv = this.#kvOps.length > 0 ? call : undefined;
     const built = rows > 0 ? this.#graph(rows, kv) : undefined;
-    const outputs: Record<string, Tensor> = {};
-    for (const { name, dtype, width, kept } of this.segment.outputs) {
-      if (kept) continue;
-      const length = rows * width;
-      outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : allocate(name, length) };
-    }
+    const outputs = this.memoryOf(rows, allocate);
     const sums = new Float32Array(kv === undefined || this.#device.exact ? 0 : rows);
     const compute = ({ graph, kv: own }: Built): void => {
-      graph.run((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
+      graph.run((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? zerosFor(name));
       const wanted = Object.entries(outputs).map(([name, { data }]) => [name, data] as const);
       graph.readAll(sums.length === 0 ? wanted : [...wanted, [sumsName, sums]]);
-      this.#last = { graph, rows, run: this.#device.runs };
+      this.#last = { graph, keptRow: this.keptRows(graph, rows) };
     };
     if (built) compute(built);
     // A second time with clamps, so that what the first one stored is gone.
@@ -101,14 +96,37 @@ export class DenseProgram implements Compiled {
   }
 
   keptRow(name: string, row: number): Float32Array {
-    const { graph, rows = 0, run } = this.#last ?? {};
-    // A later graph may have moved the memory of the row.
-    if (!graph?.valid || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
-    if (!(row >= 0 && row < rows)) throw new TypeError(`${this.segment.name}: row ${row} of ${name} is read, the run had ${rows}`);
-    const { width = 0 } = this.segment.outputs.find((each) => each.name === name) ?? {};
-    const values = new Float32Array(width);
-    graph.read(name, values, row * values.byteLength);
-    return values;
+    if (this.#last === undefined) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
+    return this.#last.keptRow(name, row);
+  }
+
+  /** Reads rows of the graph's last run. */
+  keptRows(graph: Graph, rows: number): NonNullable<Compiled["keptRow"]> {
+    const run = this.#device.runs;
+    return (name, row) => {
+      // A later graph may have moved the memory of the row.
+      if (!graph.valid || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
+      if (!(row >= 0 && row < rows)) throw new TypeError(`${this.segment.name}: row ${row} of ${name} is read, the run had ${rows}`);
+      const { width = 0 } = this.segment.outputs.find((each) => each.name === name) ?? {};
+      const values = new Float32Array(width);
+      graph.read(name, values, row * values.byteLength);
+      return values;
+    };
+  }
+
+  /** Memory for the outputs of so many rows that are read at once. */
+  memoryOf(rows: number, allocate: BufferAllocator): Record<string, Tensor> {
+    const outputs: Record<string, Tensor> = {};
+    for (const { name, dtype, width, kept } of this.segment.outputs) {
+      if (kept) continue;
+      const length = rows * width;
+      outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : allocate(name, length) };
+    }
+    return outputs;
+  }
+
+  get keptOutputs(): ReadonlySet<string> {
+    return new Set(this.segment.outputs.flatMap(({ name, kept }) => (kept ? [name] : [])));
   }
 
   async dispose(): Promise<void> {
@@ -123,6 +141,16 @@ export class DenseProgram implements Compiled {
 
   lower(build: GraphBuilder, values: Map<string, Value>, rows: number, kv: KvGraph | undefined): void {
     lowerOps(build, this.segment.ops, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
+  }
+
+  /** Lowers it behind the given values; other inputs are the graph's. Returns its outputs, each in one piece. */
+  lowerWhole(build: GraphBuilder, given: Readonly<Record<string, Value>>, rows: number, kv?: KvGraph): Record<string, Value> {
+    const { inputs, outputs } = this.segment;
+    const values = new Map(Object.entries(given));
+    for (const { name, dtype, width } of inputs)
+      if (!values.has(name)) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
+    this.lower(build, values, rows, kv);
+    return Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
   }
 
   #drop(graph: Graph): void {
@@ -140,22 +168,17 @@ export class DenseProgram implements Compiled {
 
   #build(rows: number, call: KvCall | undefined, clamps = this.#device.exact): Built {
     const kv = call && new KvGraph(call, clamps);
-    const { inputs, outputs } = this.segment;
-    const alone = new Set(outputs.flatMap(({ name, kept }) => (kept ? [name] : [])));
     const graph = buildGraph(
       this.#device,
       this.nodes(kv),
       (build) => {
-        const values = new Map<string, Value>();
-        for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
-        this.lower(build, values, rows, kv);
-        const found = Object.fromEntries(outputs.map(({ name }) => [name, build.whole(values.get(name) as Value)]));
-        const first = found[outputs.find(({ dtype }) => dtype === "f32")?.name ?? ""];
+        const found = this.lowerWhole(build, {}, rows, kv);
+        const first = found[this.segment.outputs.find(({ dtype }) => dtype === "f32")?.name ?? ""];
         const { ggml, exact } = this.#device;
         if (kv && !exact && first) found[sumsName] = build.step(ggml.ggml_sum_rows(build.context, first.tensor), [first]);
         return found;
       },
-      alone,
+      this.keptOutputs,
     );
     return { graph, kv };
   }

@@ -3,14 +3,16 @@ import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
 import { isPlain, widthsOf } from "../../kernels/widths.ts";
-import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
+import type { KvCall, LayerRange, RangeCall, RangeEnds, RangeLayer, RangeOutputs } from "../backend.ts";
 import { checkKv } from "../call-checks.ts";
+import { reusedBuffers } from "../output-buffers.ts";
+import { withEnds } from "../range-ends.ts";
 import type { GgmlDevice } from "./device.ts";
 import { endsOf } from "./expert-graphs.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { nodesOf, type Part, type SlabHolder } from "./layer-parts.ts";
-import { zeroIds } from "./matrix-storage.ts";
+import { zerosFor } from "./matrix-storage.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { type DenseProgram, lowerOps } from "./program.ts";
@@ -42,15 +44,22 @@ export class GgmlRange implements LayerRange {
   readonly #device: GgmlDevice;
   readonly #rowsMax: number | undefined;
   readonly #parts: readonly Part[];
+  readonly #ends: RangeEnds;
+  readonly #kept = reusedBuffers();
   readonly #graphs: Recent<Built>;
   readonly #tried = new Map<number, boolean>();
   /** The slab of a layer beside which memory was too small for the test. */
   readonly #full = new Map<number, Slab | undefined>();
 
   /** `rowsMax`: as in BackendOptions. */
-  constructor(device: GgmlDevice, layers: readonly RangeLayer[], rowsMax?: number) {
+  constructor(
+    device: GgmlDevice,
+    layers: readonly RangeLayer[],
+    { ends = {}, rowsMax }: { readonly ends?: RangeEnds | undefined; readonly rowsMax?: number | undefined } = {},
+  ) {
     this.#device = device;
     this.#rowsMax = rowsMax;
+    this.#ends = ends;
     this.#graphs = new Recent(
       passesMax * layers.length,
       ({ graph }) => graph.free(),
@@ -80,7 +89,7 @@ export class GgmlRange implements LayerRange {
     if (this.#full.has(layer) && this.#full.get(layer) === slab) return false;
     let computes = true;
     try {
-      const build = (_rows: number, call: KvCall | undefined): void => this.#build([part], call as KvCall).graph.free();
+      const build = (_rows: number, kv: KvCall | undefined): void => this.#build([part], { x: noRows, kv: kv as KvCall }).graph.free();
       forTrialCalls(this.#device, part.program.segment, build, { rowsMax: this.#rowsMax });
     } catch (caught) {
       if (isOutOfMemory(caught)) {
@@ -96,53 +105,75 @@ export class GgmlRange implements LayerRange {
   }
 
   async run(call: RangeCall): Promise<RangeOutputs> {
-    const { kv, from, to } = call;
+    const { x, kv, from, to, head } = call;
     const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
     checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and cache
     const choosable = parts.every(({ expertSlab }) => expertSlab?.whole?.choosable !== false);
-    if (!choosable || rows > this.#choosingRowsMax) return this.#sorted.run(call);
-    const built = this.#graphs.take(
-      `${from}.${to}.${kvKey(kv)}`,
-      (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
-      () => this.#build(parts, kv),
-    );
-    const out = this.#compute(built, call, rows);
-    if (this.#device.exact || out.sums.every(Number.isFinite)) return out;
+    if (!choosable || rows > this.#choosingRowsMax) return withEnds(this.#ends, call, (x) => this.#sorted.run({ ...call, x }));
+    if (x instanceof Int32Array) this.#embed.checkIds({ ids: { shape: [rows], data: x } });
+    const ends = `${x instanceof Int32Array}.${head?.rows.length ?? 0}.${isAll(head?.rows ?? [], rows)}`;
+    const built = (clamps: boolean): Built =>
+      this.#graphs.take(
+        `${from}.${to}.${ends}.${clamps}.${kvKey(kv)}`,
+        (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
+        () => this.#build(parts, call, clamps),
+      );
+    const { exact } = this.#device;
+    const out = this.#compute(built(exact), call, exact || head === undefined);
+    if (exact || out.sums.every(Number.isFinite)) return out;
     // A second time with clamps, so that what the first one stored is gone.
-    const again = this.#build(parts, kv, true);
-    const sound = this.#compute(again, call, rows);
-    again.graph.free();
-    return sound;
+    return this.#compute(built(true), call, true);
   }
 
-  #compute({ graph, kv: own, ids: places }: Built, { x, kv }: RangeCall, rows: number): RangeOutputs & { readonly sums: Float32Array } {
-    graph.run((name) => (name === "x" ? x : (own.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
-    const [out, sums] = [new Float32Array(x.length), new Float32Array(this.#device.exact ? 0 : rows)];
+  #compute({ graph, kv: own, ids: places }: Built, { x, kv, from, head }: RangeCall, readsX: boolean) {
+    const rows = rowsOfGroups(kv.groups);
+    const wanted = head && head.rows.length > 0 ? head : undefined;
+    const given: Inputs = wanted === undefined ? { x } : { x, wanted: Int32Array.from(wanted.rows), sharpness: wanted.sharpness };
+    graph.run((name) => given[name] ?? own.input(kv, name) ?? zerosFor(name));
+    const width = this.#parts[from]?.program.segment.inputs[0]?.width ?? 0;
+    const [out, sums] = [new Float32Array(readsX ? rows * width : 0), new Float32Array(this.#device.exact ? 0 : rows)];
+    const outputs = wanted && this.#head.memoryOf(wanted.rows.length, this.#kept);
     const found = new Map<string, Int32Array>();
     for (const { output } of places) {
       if (output === "" || found.has(output)) continue;
       const ends = places.map((each) => (each.output === output ? (each.at + rows) * each.topK : 0));
       found.set(output, new Int32Array(Math.max(...ends)));
     }
-    graph.readAll([["x", out], ...(sums.length > 0 ? [["sums", sums] as const] : []), ...found]);
+    const ofHead = Object.entries(outputs ?? {}).map(([name, { data }]) => [name, data] as const);
+    const ofRows = [["sums", sums] as const, ["x", out] as const].filter(([, { length }]) => length > 0);
+    graph.readAll([...found, ...ofHead, ...ofRows]);
     const ids = places.map(({ output, at, topK }) => (found.get(output) ?? none).subarray(at * topK, (at + rows) * topK));
-    return { x: out, ids, sums };
+    return { x: out, ids, sums, ...(wanted && outputs && { head: { outputs, keptRow: this.#head.keptRows(graph, wanted.rows.length) } }) };
   }
 
-  #build(parts: readonly Part[], call: KvCall, clamps = this.#device.exact): Built {
-    const kv = new KvGraph(call, clamps);
-    const rows = rowsOfGroups(call.groups);
+  get #embed(): DenseProgram {
+    return this.#ends.embed as DenseProgram;
+  }
+
+  get #head(): DenseProgram {
+    return this.#ends.head as DenseProgram;
+  }
+
+  #build(parts: readonly Part[], { x: given, head, ...call }: Pick<RangeCall, "x" | "kv" | "head">, clamps = this.#device.exact): Built {
+    const kv = new KvGraph(call.kv, clamps);
+    const rows = rowsOfGroups(call.kv.groups);
+    const embed = given instanceof Int32Array ? this.#embed : undefined;
+    const wanted = head?.rows ?? [];
+    const last = wanted.length > 0 ? this.#head : undefined;
     const slabs = parts.map(({ expertSlab }) => expertSlab?.whole);
     const ids: Ids[] = [];
     const graph = buildGraph(
       this.#device,
-      parts.reduce((sum, part) => sum + nodesOf(part, kv), 1),
+      parts.reduce((sum, part) => sum + nodesOf(part, kv), 2 + (embed?.nodes(undefined) ?? 0) + (last?.nodes(undefined) ?? 0)),
       (build) => {
         const outputs: Record<string, Value> = {};
         const stacks = new Map<string, { readonly width: number; readonly topK: number }>();
         const [first] = parts as [Part];
-        let x = build.input("x", "f32", [first.program.segment.inputs[0]?.width ?? 0, rows]);
+        const { width = 0 } = first.program.segment.inputs[0] ?? {};
+        let x = embed
+          ? (embed.lowerWhole(build, { ids: build.input("x", "i32", [rows]) }, rows).x as Value)
+          : build.input("x", "f32", [width, rows]);
         for (const [i, { program, moe }] of parts.entries()) {
           const values = new Map([["x", x]]);
           program.lower(build, values, rows, kv);
@@ -160,13 +191,26 @@ export class GgmlRange implements LayerRange {
           else stacks.set(output, { width: chosen.stacked.width, topK });
         }
         for (const [output, { width, topK }] of stacks) outputs[output] = build.stack(width, topK);
+        Object.assign(outputs, last?.lowerWhole(build, { x: isAll(wanted, rows) ? x : rowsAt(build, x, wanted.length) }, wanted.length));
         // It is no number where a value of the row is none.
         if (!build.device.exact) outputs.sums = build.step(build.device.ggml.ggml_sum_rows(build.context, x.tensor), [x]);
         return Object.assign(outputs, { x });
       },
+      last?.keptOutputs,
     );
     return { graph, kv, slabs, ids };
   }
+}
+
+type Inputs = Readonly<Record<string, Float32Array | Int32Array | undefined>>;
+
+const noRows = new Float32Array();
+
+const isAll = (wanted: readonly number[], rows: number): boolean => wanted.length === rows && wanted.every((row, i) => row === i);
+
+function rowsAt(build: GraphBuilder, x: Value, count: number): Value {
+  const at = build.input("wanted", "i32", [count]);
+  return build.step(build.device.ggml.ggml_get_rows(build.context, x.tensor, at.tensor), [x, at]);
 }
 
 interface Sum {

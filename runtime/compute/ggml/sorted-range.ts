@@ -8,7 +8,7 @@ import { endsOf, inGraphs, paddedRows, totalOf } from "./expert-graphs.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Place, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { nodesOf, type Part } from "./layer-parts.ts";
-import { zeroIds } from "./matrix-storage.ts";
+import { zerosFor } from "./matrix-storage.ts";
 import { Recent } from "./recent.ts";
 import { sortPairs } from "./sorted-pairs.ts";
 import { fillingMax } from "./types.ts";
@@ -18,6 +18,8 @@ const passesMax = 8;
 /** The sum of the last experts has so many nodes in all, and per expert of a row. */
 const sumNodes = { all: 16, perExpert: 6 } as const;
 const wordBytes = 4;
+
+type SortedCall = RangeCall & { readonly x: Float32Array };
 
 interface Built {
   readonly graph: Graph;
@@ -29,7 +31,7 @@ interface Stage {
   readonly behind: { readonly moe: MoeLayer; readonly layer: number; readonly places: Int32Array } | undefined;
   readonly from: number;
   readonly to: number;
-  readonly call: RangeCall;
+  readonly call: SortedCall;
   readonly kvKey: string;
   readonly rows: number;
 }
@@ -46,7 +48,7 @@ export class SortedRange {
     this.#graphs = new Recent(passesMax * (parts.length + 1), ({ graph }) => graph.free());
   }
 
-  run(call: RangeCall): RangeOutputs {
+  run(call: SortedCall): RangeOutputs {
     const rows = rowsOfGroups(call.kv.groups);
     this.#reserve(rows);
     const shared = { call, rows, kvKey: kvKey(call.kv) };
@@ -72,14 +74,14 @@ export class SortedRange {
   }
 
   #runStage(stage: Stage): Graph {
-    const { behind, from, to, call, rows } = stage;
+    const { behind, from, to, call } = stage;
     const { graph, kv } = this.#graphs.take(
       `${this.#base} ${behind?.layer} ${from}-${to} ${stage.kvKey}`,
       (built) => built.graph.valid,
       () => this.#build(stage),
     );
     const own: Readonly<Record<string, NodeJS.TypedArray | undefined>> = { x: call.x, places: behind?.places };
-    graph.run((name) => own[name] ?? kv.input(call.kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
+    graph.run((name) => own[name] ?? kv.input(call.kv, name) ?? zerosFor(name));
     return graph;
   }
 

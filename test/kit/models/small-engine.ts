@@ -20,6 +20,8 @@ export interface LoadedModel {
   /** Logits of every row of a call, layer by layer or by the layers' range. */
   step(ids: readonly number[], groups: readonly KvGroup[], way: "layers" | "range"): Promise<Float32Array>;
   readonly range: LayerRange;
+  /** What the range is made of. */
+  readonly layers: readonly RangeLayer[];
   readonly kv: KvCache;
   /** Experts of every row that the last forward chose: [layer][rows * topK]. */
   readonly routes: Int32Array[];
@@ -54,7 +56,7 @@ export async function loadModel(
     experts.push(row);
     layers.push({ layer, block, ...(expertSlab ? { expertSlab } : {}) });
   }
-  const range = backend.createRange(layers);
+  const range = backend.createRange(layers, { embed, head });
   const routes: Int32Array[] = [];
   const kv = await backend.createKv({ ...kvOf(program), slots: spec.slots ?? 1, context: spec.context, type: spec.kvType ?? "f32" });
 
@@ -97,33 +99,34 @@ export async function loadModel(
     return y;
   };
 
-  const ranged = async (x: Float32Array, call: KvCall): Promise<Float32Array> => {
-    const out = await range.run({ x, kv: call, from: 0, to: program.layers.length });
+  /** Logits of these rows. */
+  const ranged = async (ids: readonly number[], groups: readonly KvGroup[], rows: readonly number[]): Promise<Float32Array> => {
+    const head = { rows, sharpness: new Float32Array(rows.length) };
+    const out = await range.run({ x: Int32Array.from(ids), kv: { cache: kv, groups }, from: 0, to: program.layers.length, head });
     for (const [layer, ids] of out.ids.entries()) if (program.layers[layer]?.kind === "moe") routes[layer] = ids;
-    return out.x;
+    return f32(out.head?.outputs.logits).slice();
   };
 
-  const states = async (ids: readonly number[], groups: readonly KvGroup[], way: "layers" | "range"): Promise<Float32Array> => {
+  const states = async (ids: readonly number[], groups: readonly KvGroup[]): Promise<Float32Array> => {
     const x = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
-    return { layers: layered, range: ranged }[way](x, { cache: kv, groups });
+    return layered(x, { cache: kv, groups });
   };
   const logits = async (data: Float32Array): Promise<Float32Array> =>
     f32((await head.run({ x: { shape: [data.length / program.hidden, program.hidden], data } })).logits).slice();
   const groupOf = (ids: readonly number[], past: number, slot = 0): KvGroup[] => [
     { firstSlot: slot, batch: 1, tokens: ids.length, past: Int32Array.of(past) },
   ];
-  const step: LoadedModel["step"] = async (ids, groups, way) => logits(await states(ids, groups, way));
+  const step: LoadedModel["step"] = async (ids, groups, way) =>
+    way === "range" ? ranged(ids, groups, [...ids.keys()]) : logits(await states(ids, groups));
 
   return {
     kv,
     routes,
     range,
+    layers,
     step,
     forward: (ids, past, slot) => step(ids, groupOf(ids, past, slot), "layers"),
-    async next(ids, past) {
-      const y = await states(ids, groupOf(ids, past), "range");
-      return logits(y.slice(-program.hidden));
-    },
+    next: (ids, past) => ranged(ids, groupOf(ids, past), [ids.length - 1]),
     async dispose() {
       for (const program of [embed, head, ...blocks, ...experts.flat()]) await program.dispose();
       await kv.dispose();
