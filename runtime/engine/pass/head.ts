@@ -1,6 +1,6 @@
 // The head: tokens from the rows after the last layer, by whole rows of logits or by a device's candidates.
 import { AppError } from "../../../crds/common.ts";
-import type { Backend, Compiled, Outputs } from "../../compute/backend.ts";
+import type { Backend, Compiled, HeadOutputs, HeadRows, RangeOutputs } from "../../compute/backend.ts";
 import type { ModelProgram, Segment } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { gatherRows } from "../../placement/frames/pairs.ts";
@@ -8,10 +8,10 @@ import { candidatesMost, chooseAmong, sharpnessOf } from "../schedule/sampling/h
 import type { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import { type Sampled, Sampler } from "../schedule/sampling/sampler.ts";
 import type { Mutex } from "./mutex.ts";
-import { floats } from "./step-tools.ts";
+import { floats, type StepHead } from "./step-tools.ts";
 
 /** Undefined while it is not known which tokens may come. */
-type Choose = (i: number, request: OpenSampling, position: number) => Sampled | undefined;
+export type Choose = (i: number, request: OpenSampling, position: number) => Sampled | undefined;
 
 function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): Segment {
   const count = Math.min(candidatesMost, vocab);
@@ -41,11 +41,18 @@ export async function compileHead(backend: Backend, program: ModelProgram, weigh
   }
 }
 
+interface WantedRow {
+  readonly row: number;
+  readonly sampling: OpenSampling;
+}
+
 export class Head {
   readonly #compiled: Compiled;
   readonly #program: Pick<ModelProgram, "hidden" | "vocab">;
   readonly #lock: Mutex;
   readonly #sampler = new Sampler();
+  /** Milliseconds of the newest run by itself of so many rows. */
+  readonly #took = new Map<number, number>();
   #wholeRows = 0;
 
   constructor(compiled: Compiled, program: Pick<ModelProgram, "hidden" | "vocab">, lock: Mutex) {
@@ -59,38 +66,46 @@ export class Head {
   }
 
   /** Computes logits for these rows of x [n, hidden]; `use` must choose tokens at once, since the next graph overwrites the logits. */
-  async run<T>(
-    x: Float32Array,
-    wanted: readonly { readonly row: number; readonly sampling: OpenSampling }[],
-    use: (choose: Choose) => T,
-  ): Promise<T> {
-    const { hidden } = this.#program;
-    const rows = wanted.length;
-    if (rows === 0) return use(noRow);
-    const data = gatherRows(
-      x,
-      hidden,
-      wanted.map(({ row }) => row),
-    );
-    const sharpness = Float32Array.from(wanted, ({ sampling }) => sharpnessOf(sampling.sampling));
-    const inputs = { x: { shape: [rows, hidden], data }, sharpness: { shape: [rows, 1], data: sharpness } };
-    return this.#lock.run(async () => use(this.#chooser(await this.#compiled.run(inputs))));
+  async run<T>(x: Float32Array, wanted: readonly WantedRow[], use: (choose: Choose) => T): Promise<T> {
+    if (wanted.length === 0) return use(noRow);
+    return this.#compute(x, this.rowsOf(wanted), (head) => use(this.chooser(head)));
+  }
+
+  rowsOf(wanted: readonly WantedRow[]): HeadRows & Pick<StepHead, "ms"> {
+    return {
+      ms: this.#took.get(wanted.length) ?? 0,
+      rows: wanted.map(({ row }) => row),
+      sharpness: Float32Array.from(wanted, ({ sampling }) => sharpnessOf(sampling.sampling)),
+    };
   }
 
   async each(x: Float32Array, rows: readonly number[], use: (logits: Float32Array, i: number) => void): Promise<void> {
-    const { hidden, vocab } = this.#program;
-    const data = gatherRows(x, hidden, rows);
-    const sharpness = new Float32Array(rows.length).fill(1);
-    const inputs = { x: { shape: [rows.length, hidden], data }, sharpness: { shape: [rows.length, 1], data: sharpness } };
-    await this.#lock.run(async () => {
-      const outputs = await this.#compiled.run(inputs);
+    const { vocab } = this.#program;
+    await this.#compute(x, { rows, sharpness: new Float32Array(rows.length).fill(1) }, ({ outputs, keptRow }) => {
       const all = outputs.logits && floats(outputs, "logits");
-      const row = (i: number) => all?.subarray(i * vocab, (i + 1) * vocab) ?? (this.#compiled.keptRow?.("logits", i) as Float32Array);
-      for (const i of rows.keys()) use(row(i), i);
+      for (const i of rows.keys()) use(all?.subarray(i * vocab, (i + 1) * vocab) ?? keptRow("logits", i), i);
     });
   }
 
-  #chooser(outputs: Outputs): Choose {
+  #compute<T>(x: Float32Array, { rows, sharpness }: HeadRows, use: (head: HeadOutputs) => T): Promise<T> {
+    const { hidden } = this.#program;
+    const inputs = {
+      x: { shape: [rows.length, hidden], data: gatherRows(x, hidden, rows) },
+      sharpness: { shape: [rows.length, 1], data: sharpness },
+    };
+    const keptRow: HeadOutputs["keptRow"] = (output, row) => this.#compiled.keptRow?.(output, row) as Float32Array;
+    return this.#lock.run(async () => {
+      const startedAt = performance.now();
+      const outputs = await this.#compiled.run(inputs);
+      this.#took.set(rows.length, performance.now() - startedAt);
+      return use({ outputs, keptRow });
+    });
+  }
+
+  /** Chooses tokens of the rows whose head a range has computed. */
+  chooser(head: RangeOutputs["head"]): Choose {
+    if (head === undefined) return noRow;
+    const { outputs, keptRow } = head;
     const { vocab } = this.#program;
     if (outputs.logits !== undefined) {
       const logits = floats(outputs, "logits");
@@ -103,8 +118,7 @@ export class Head {
       const [from, to] = [i * count, (i + 1) * count];
       const [share = 0, sharpShare = 0] = shares.subarray(2 * i, 2 * i + 2);
       const candidates = { ids: ids.subarray(from, to), values: values.subarray(from, to), share, sharpShare, vocab };
-      const row = (): Float32Array => this.#compiled.keptRow?.("logits", i) as Float32Array;
-      return chooseAmong(candidates, request, position) ?? this.#whole(row(), request, position);
+      return chooseAmong(candidates, request, position) ?? this.#whole(keptRow("logits", i), request, position);
     };
   }
 

@@ -14,7 +14,7 @@ import { type Ranges, rangesOf } from "./layer-ranges.ts";
 import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
-import type { StepTools } from "./step-tools.ts";
+import type { StepHead, StepTools } from "./step-tools.ts";
 
 const { storeDir } = await goldenStore();
 let model: OpenModel;
@@ -67,17 +67,28 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   });
   scheduler.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
-    ...{ program, embed, blocks, head, experts, counter, times, scheduler, ...(ranged ? { ranges } : {}) },
+    ...{ program, embed, blocks, experts, counter, times, scheduler, ...(ranged ? { ranges } : {}) },
     allocators: { prefill: [], decode: [] },
     router: () => ({ rank: 0, table: router }),
     dispatch: () => Promise.reject(new Error("nobody else is there")),
   };
   const { layers, kvHeads, headDim, valueDim } = program;
   const cache = await backend.createKv({ layers: layers.length, slots: 4, kvHeads, headDim, valueDim, context: 64 });
-  const rows: number[] = [];
+  const [rows, logits]: [number[], number[]] = [[], []];
+  let taken = 0;
   const step = async (groups: readonly KvGroup[], count: number, decodes: number): Promise<void> => {
     const tokens = Int32Array.from({ length: count }, (_, i) => (i * 37 + rows.length) % 320);
-    rows.push(...(await forward(tools, tokens, { cache, groups }, decodes)));
+    const sharpness = Float32Array.of(1);
+    const take: StepHead["take"] = (out) => {
+      taken += 1;
+      logits.push(...(out.head?.outputs.logits?.data ?? []));
+    };
+    const before = taken;
+    const x = await forward({ ...tools, head: { rows: [count - 1], sharpness, ms: 0, take } }, tokens, { cache, groups }, decodes);
+    rows.push(...x);
+    if (taken > before) return;
+    const last = { shape: [1, program.hidden], data: x.slice(-program.hidden) };
+    logits.push(...((await head.run({ x: last })).logits?.data ?? []));
   };
   try {
     const group = (firstSlot: number, tokens: number, ...past: number[]) => ({
@@ -89,7 +100,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
     await step([group(0, 5, 0)], 5, 0);
     await step([group(0, 1, 5, 0, 0), group(3, 4, 0)], 7, 3);
     for (let i = 0; i < 130; i++) await step([group(0, 1, 6 + (i % 50))], 1, 1);
-    return { rows, counts: counter.take(), seconds: times.take() };
+    return { rows, logits, taken, counts: counter.take(), seconds: times.take() };
   } finally {
     await cache.dispose();
   }
@@ -108,11 +119,13 @@ test("rows and counts are those of steps that go layer by layer", async () => {
   assert.ok(passed.length >= 129 && passed.length < 132, "all but a step or two, which are measured");
   assert.ok(passed.every(([from, to]) => from === 0 && to === all));
   assert.deepEqual(ranged.rows, layered.rows);
+  assert.deepEqual(ranged.logits, layered.logits);
+  assert.deepEqual([ranged.taken, layered.taken], [passed.length, 0], "the head is in the graph of all layers");
   assert.deepEqual(countsOf(ranged), countsOf(layered));
   assert.ok(ranged.counts.decode.compute.runs > 0, "what experts take apart is measured");
   assert.ok(ranged.seconds.decode.experts > 0 && ranged.seconds.decode.dense > 0);
   const cut = await stepsOf({ ranged: true, layersAtOnce: 1 });
-  assert.deepEqual(cut.rows, layered.rows);
+  assert.deepEqual([cut.rows, cut.logits, cut.taken], [layered.rows, layered.logits, 0]);
   assert.ok(passed.every(([from, to]) => to === from + 1));
 });
 

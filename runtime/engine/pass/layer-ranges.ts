@@ -12,15 +12,17 @@ const measuredEvery = 128;
 interface LayerParts {
   readonly backend: Pick<Backend, "createRange">;
   readonly program: Pick<ModelProgram, "layers">;
+  readonly embed: Compiled;
   readonly blocks: readonly Compiled[];
+  readonly head: Compiled;
 }
 
-export function rangesOf({ backend, program, blocks }: LayerParts, experts: ExpertTable): Ranges {
+export function rangesOf({ backend, program, embed, blocks, head }: LayerParts, experts: ExpertTable): Ranges {
   const layers = program.layers.map((layer, i) => {
     const [block, expertSlab] = [blocks[i] as Compiled, experts.expertSlab(i)];
     return expertSlab === undefined ? { layer, block } : { layer, block, expertSlab };
   });
-  return new Ranges(backend.createRange(layers), program.layers);
+  return new Ranges(backend.createRange(layers, { embed, head }), program.layers);
 }
 
 type Routing = ReturnType<StepTools["router"]>;
@@ -65,7 +67,7 @@ interface Passing {
   readonly part: Part;
   readonly from: number;
   readonly to: number;
-  readonly x: Float32Array; // [n, hidden]
+  readonly x: Passed["x"];
 }
 
 /** Returns the rows after those layers, or after fewer if an expert left meanwhile. */
@@ -76,8 +78,9 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
     const to = Math.min(wished, ranges?.endOf(tools, part, from) ?? from);
     if (ranges === undefined || to === from) return { x, to: from };
     const startedAt = performance.now();
-    const out = await ranges.range.run({ x, kv, from, to });
-    const ms = performance.now() - startedAt;
+    const head = from === 0 && to === program.layers.length ? part.head : undefined;
+    const out = await ranges.range.run({ x, kv, from, to, head });
+    const ms = Math.max(0, performance.now() - startedAt - (head?.ms ?? 0));
     times.addBoth({ rows: tokens.length, decodes }, ms);
     scheduler.tookLayers(to - from, tokens.length, ms);
     scheduler.reached(to - 1);
@@ -93,6 +96,7 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
         tools.chose?.(part.first + Math.floor(pair / topK), layer, expert);
       }
     }
+    head?.take(out);
     return { x: out.x, to };
   });
 }

@@ -46,10 +46,9 @@ export async function passLayers(tools: StepTools, part: Part): Promise<Float32A
 }
 
 async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocator): Promise<Float32Array> {
-  const { blocks, experts, scheduler } = tools;
+  const { blocks, scheduler } = tools;
   const { tokens, mutex } = part;
-  const ids = { ids: { shape: [tokens.length], data: tokens } };
-  let x: Float32Array = await mutex.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, allocate), "x")));
+  let x: Passed["x"] = tokens;
   const cut = new Pieces(part.kv, tokens.length);
   const ranges = tools.ranges?.wants() ? tools.ranges : undefined;
   for (let layer = 0; layer < blocks.length; ) {
@@ -58,15 +57,24 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
     if (before) await scheduler.waitFor(before);
     const passing = { part, from: layer, to, x };
     const ranged = to > layer ? await mutex.run(() => passRange(tools, passing)) : passing;
-    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, cut, allocate: layerBuffers(allocate, layer) }, x);
+    const of = { part, layer, cut, allocate: layerBuffers(allocate, layer) };
+    const passed: Passed =
+      ranged.to > layer ? ranged : await passLayer(tools, of, x instanceof Int32Array ? await embedded(tools, of, x) : x);
     x = passed.x;
     layer = passed.to;
     tools.passed?.();
     const others = scheduler.betweenGraphs();
     if (others) await others;
   }
-  return x;
+  return x as Float32Array;
 }
+
+const embedded = (tools: StepTools, { part, allocate }: LayerOf, ids: Int32Array): Promise<Float32Array> =>
+  part.mutex.run(() =>
+    tools.experts.lock.run(async () =>
+      floats(await tools.embed.run({ ids: { shape: [ids.length], data: ids } }, undefined, allocate), "x"),
+    ),
+  );
 
 interface LayerOf {
   readonly part: Part;

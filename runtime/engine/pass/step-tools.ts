@@ -1,6 +1,6 @@
 // The tools of a step and its parts, shared by single layers and ranges of layers.
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { BufferAllocator, Compiled, KvCall, LayerRange, Outputs } from "../../compute/backend.ts";
+import type { BufferAllocator, Compiled, HeadRows, KvCall, LayerRange, Outputs, RangeCall, RangeOutputs } from "../../compute/backend.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import type { Router } from "../../placement/dispatch.ts";
 import type { FrameAnswer, RemoteFrame } from "../api.ts";
@@ -24,6 +24,8 @@ export interface StepTools {
   readonly scheduler: StepScheduler;
   /** Told of each expert that a row of the step chose. */
   readonly chose?: (row: number, layer: number, expert: number) => void;
+  /** Unset where rows are needed, and not their head alone. */
+  readonly head?: StepHead | undefined;
   /** Told of each layer that rows have passed. */
   readonly passed?: () => void;
   /** Apart, since a step that decodes runs while one of prompts still needs its rows. */
@@ -41,6 +43,14 @@ export interface LayersAtOnce {
   endOf(tools: StepTools, part: Part, from: number): number;
 }
 
+/** The head of a step's wanted rows, in the graph of all layers if there is one. */
+export interface StepHead extends HeadRows {
+  /** Milliseconds of it by itself; 0 if that is not known. */
+  readonly ms: number;
+  /** Called at most once, before anything else runs. */
+  readonly take: (out: Omit<RangeOutputs, "ids">) => void;
+}
+
 export interface Part {
   readonly tokens: Int32Array;
   readonly kv: KvCall;
@@ -55,10 +65,12 @@ export interface Part {
   readonly attended: (layer: number) => void;
   /** Informs the other half, then throws the error. */
   readonly failed: (error: unknown) => never;
+  /** Set in a step of one part. */
+  readonly head?: StepHead | undefined;
 }
 
 export interface Passed {
-  readonly x: Float32Array; // [n, hidden]
+  readonly x: RangeCall["x"];
   readonly to: number;
 }
 

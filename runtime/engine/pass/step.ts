@@ -6,7 +6,7 @@ import { passLayers, rangeOf } from "./layers.ts";
 import { Mutex } from "./mutex.ts";
 import { type Part, type StepTools, stepMs } from "./step-tools.ts";
 
-/** Returns the rows after the last layer, [n, hidden]; the first `decodes` decode. */
+/** Returns the rows after the last layer, [n, hidden], unless `tools.head` took what there is; the first `decodes` decode. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
   const { overlap, scheduler } = tools;
   const rows = tokens.length;
@@ -15,7 +15,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
   const parts = overlap?.wants(kind, rows) ? twoBatches(tools, tokens, kv, decodes) : undefined;
   scheduler.begin(parts?.length ?? 1);
   const xs = await allOf(
-    (parts ?? [wholeOf(tokens, kv, decodes)]).map((part) => {
+    (parts ?? [{ ...wholeOf(tokens, kv, decodes), head: tools.head }]).map((part) => {
       const passed = passLayers(tools, part).catch(part.failed);
       return passed.finally(() => scheduler.ended());
     }),

@@ -4,11 +4,11 @@ import type { StepKind } from "../../../crds/telemetry.ts";
 import type { Languages } from "../../constraints/languages.ts";
 import type { EngineStats } from "../api.ts";
 import type { FrameScheduler, StepClock } from "../pass/frame-scheduler.ts";
-import type { Head } from "../pass/head.ts";
+import type { Choose, Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import type { RequestHosts } from "../pass/request-hosts.ts";
 import { forward } from "../pass/step.ts";
-import type { StepTools } from "../pass/step-tools.ts";
+import type { StepHead, StepTools } from "../pass/step-tools.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import type { SlotChange } from "../schedule/kv-ledger.ts";
 import { firstNotFinite, squaredMost, unusableNumber } from "../schedule/sampling/finite.ts";
@@ -37,6 +37,13 @@ interface Parts {
   readonly send: (message: FromEngine) => void;
 }
 
+interface Ended {
+  readonly tokens: (Sampled | undefined)[];
+  /** Errors by request. */
+  readonly unusable: Map<string, AppError>;
+  readonly ms: number;
+}
+
 type StepStats = Pick<EngineStats, "prefillTokens" | "decodeTokens" | "stepSeconds" | "waitedSeconds">;
 
 export class Steps {
@@ -50,7 +57,7 @@ export class Steps {
   }
 
   async run(step: Step): Promise<void> {
-    const { batcher, connections, hosts, languages, model, prompts, requests, scheduler } = this.#parts;
+    const { batcher, connections, head, hosts, languages, model, prompts, requests, scheduler } = this.#parts;
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const kind = kindOf(step.tokens.length, decodesOf(step));
     if (kind === "decode" && scheduler.running === kind) await scheduler.together(); // prompts do not wait for others
@@ -62,12 +69,18 @@ export class Steps {
     batcher.changed(step, changed.ms - start.ms);
     try {
       const chose = hosts.counterOf(partsOf(step), step.tokens.length);
-      const tools = traced({ ...this.#parts.tools, chose }, requests.traceOf(idsOf(step)));
+      const judge = (x: Float32Array) => ({ unusable: unusableRows(step, x, model.program.hidden), ms: scheduler.clock.ms - changed.ms });
+      const taken: Ended[] = [];
+      const take: StepHead["take"] = ({ x, head: found }) => {
+        const judged = judge(x);
+        taken.push({ ...judged, tokens: this.#choose(step, x, judged.unusable, head.chooser(found)) });
+      };
+      const readsRows = prompts.areAsked || step.wanted.some(({ embed }) => embed);
+      const stepHead = readsRows ? undefined : { ...head.rowsOf(step.wanted), take };
+      const tools = traced({ ...this.#parts.tools, chose, head: stepHead }, requests.traceOf(idsOf(step)));
       const x = await forward(tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
-      const unusable = unusableRows(step, x, model.program.hidden);
-      await prompts.tell(step, x, unusable);
-      const ms = scheduler.clock.ms - changed.ms;
-      batcher.complete(step, await this.#sample(step, x, unusable), ms);
+      const { tokens, unusable, ms } = taken[0] ?? (await this.#sample(step, x, judge(x)));
+      batcher.complete(step, tokens, ms);
       const open = batcher.openIds(); // a request that ended before its bad row loses nothing
       for (const [id, error] of unusable) if (open.includes(id)) requests.fail(id, error, "unusable");
     } catch (caught) {
@@ -95,29 +108,34 @@ export class Steps {
     }
   }
 
-  async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
-    const { wanted } = step;
+  async #sample(step: Step, x: Float32Array, judged: Omit<Ended, "tokens">): Promise<Ended> {
+    const { head, prompts, scheduler } = this.#parts;
+    const [{ unusable }, startedAt] = [judged, scheduler.clock.ms];
+    await prompts.tell(step, x, unusable);
+    const ms = judged.ms + scheduler.clock.ms - startedAt;
+    const wanted = step.wanted.filter(({ embed }) => !embed);
+    return { unusable, ms, tokens: await head.run(x, wanted, (choose) => this.#choose(step, x, unusable, choose)) };
+  }
+
+  #choose({ wanted, tokens }: Step, x: Float32Array, unusable: Map<string, AppError>, choose: Choose): (Sampled | undefined)[] {
     const { hidden } = this.#parts.model.program;
-    const tokens = wanted.filter(({ embed }) => !embed);
-    return this.#parts.head.run(x, tokens, (choose) => {
-      let next = 0;
-      let last: Sampled | undefined;
-      return wanted.map(({ id, row, sampling, position, embed, guess }) => {
-        const own = embed ? next : next++;
-        const wrong = guess !== undefined && guess > 0 && last?.token !== step.tokens[row];
-        if (wrong) last = undefined;
-        if (wrong || unusable.has(id)) return undefined;
-        const values = x.subarray(row * hidden, (row + 1) * hidden);
-        try {
-          if (embed) return this.#embed(id, values);
-          if (guess !== undefined) checkRow(values, position);
-          last = accepted(choose(own, sampling, position), sampling, position);
-          return last;
-        } catch (caught) {
-          unusable.set(id, AppError.from(caught));
-          return undefined;
-        }
-      });
+    let next = 0;
+    let last: Sampled | undefined;
+    return wanted.map(({ id, row, sampling, position, embed, guess }) => {
+      const own = embed ? next : next++;
+      const wrong = guess !== undefined && guess > 0 && last?.token !== tokens[row];
+      if (wrong) last = undefined;
+      if (wrong || unusable.has(id)) return undefined;
+      const values = x.subarray(row * hidden, (row + 1) * hidden);
+      try {
+        if (embed) return this.#embed(id, values);
+        if (guess !== undefined) checkRow(values, position);
+        last = accepted(choose(own, sampling, position), sampling, position);
+        return last;
+      } catch (caught) {
+        unusable.set(id, AppError.from(caught));
+        return undefined;
+      }
     });
   }
 
