@@ -83,6 +83,13 @@ test("only a policy that keeps rows near plans for them, and counts that nobody 
   assert.equal(sources.of(ranks), undefined);
 });
 
+test("ranks of several zones are planned without regard to sources, since predictions know no zones", () => {
+  const input = inputOf(10, { sources: sourcesOfTopics(0.8) });
+  assert.ok(meanAway(input, input.current ?? []) > 0);
+  const apart = { ...input, ranks: input.ranks.map((rank, i) => ({ ...rank, zone: `zone-${i & 1}` })) };
+  assert.equal(meanAway(apart, apart.current ?? []), 0);
+});
+
 test("the worth of a plan counts rows that stay, and its price is that of its bytes", async () => {
   const input = inputOf(10, { sources: sourcesOfTopics(0.8) });
   const { layers: plan } = await makePlan(incremental, input);

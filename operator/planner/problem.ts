@@ -76,9 +76,11 @@ export function toProblem(input: PlanInput): Problem {
   };
 }
 
+/** Undefined unless all ranks are known and in one zone: sources take replicas of their zone next, which predictions do not know. */
 function sourcesOf({ sources }: PlanInput, ranks: readonly RankSpec[]): readonly Float32Array[] | undefined {
   const known = ranks.flatMap(({ rank }) => sources?.get(rank) ?? []);
-  return known.length === ranks.length && known.length > 0 ? known : undefined;
+  const zones = new Set(ranks.map(({ zone }) => zone));
+  return known.length === ranks.length && zones.size === 1 ? known : undefined;
 }
 
 function indexed(hosts: readonly number[], index: ReadonlyMap<number, number>): number[] {
