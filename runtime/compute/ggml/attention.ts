@@ -2,7 +2,8 @@
 import type { Op, Rope } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { GroupShape, KvGraph } from "./kv.ts";
+import type { KvGraph } from "./kv.ts";
+import type { GroupShape } from "./kv-memory.ts";
 import type { Lowering } from "./lowering.ts";
 import { copiesOf } from "./scores.ts";
 

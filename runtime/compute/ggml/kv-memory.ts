@@ -47,6 +47,14 @@ export interface KvRun extends KvView {
   readonly batch: number;
 }
 
+export interface GroupShape extends KvView {
+  readonly index: number;
+  readonly run: KvRun;
+  readonly from: number;
+  readonly batch: number;
+  readonly tokens: number;
+}
+
 export interface RowCopy {
   readonly from: number;
   readonly to: number;

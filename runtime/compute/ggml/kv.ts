@@ -5,7 +5,7 @@ import type { Rope } from "../../kernels/segment.ts";
 import type { KvCall, KvSpec } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { GgmlKv, KvRun, KvTensor, KvView, LayerTensors } from "./kv-memory.ts";
+import type { GgmlKv, GroupShape, KvRun, KvTensor, LayerTensors } from "./kv-memory.ts";
 import { PagedKv } from "./kv-paged.ts";
 import { PoolKv } from "./kv-pool.ts";
 import { type Heads, headMasksBytesMax, scoredTogether } from "./scores.ts";
@@ -22,14 +22,6 @@ const partTokens = 64;
 
 export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
   device.pageBytes === undefined ? new PoolKv(device, spec) : new PagedKv(device, spec, device.pageBytes);
-
-export interface GroupShape extends KvView {
-  readonly index: number;
-  readonly run: KvRun;
-  readonly from: number;
-  readonly batch: number;
-  readonly tokens: number;
-}
 
 /** Where all rows read the same part, they are tokens of one text, which a mask separates. */
 function shapesOf(cache: GgmlKv, group: KvGroup): Omit<GroupShape, "index" | "from">[] {

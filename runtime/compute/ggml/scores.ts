@@ -1,6 +1,6 @@
 // The memory of scores where attention is by products, pure.
 import type { Layer, Op } from "../../kernels/segment.ts";
-import type { GroupShape } from "./kv.ts";
+import type { GroupShape } from "./kv-memory.ts";
 
 /** Scores that lie in memory together, unless one token of one stream has more. */
 const scoresBytesMax = 64 * 2 ** 20;
