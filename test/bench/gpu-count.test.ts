@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { countRows, kernelsWhenFused, lastLayerOf } from "./gpu-count.ts";
 
-test("a layer has at most 1.1 of llama.cpp's kernels, and all layers are one read", async () => {
+test("a layer has at most 1.1 of llama.cpp's kernels, DeepSeek's one more for the bound of its keys, and a token is one read", async () => {
   const rows = await countRows();
   assert.equal(rows.length, 5);
-  for (const row of rows) assert.ok(row.ok && row.reads <= 2, JSON.stringify(row));
+  for (const row of rows) assert.ok(row.share <= (row.model.startsWith("DeepSeek") ? 1.13 : 1.1) && row.reads === 1, JSON.stringify(row));
 });
 
 test("views stand between what is one kernel, or keep it apart, and llama.cpp does not print them", () => {

@@ -228,7 +228,7 @@ function turnedBoth(lowering: Lowering, op: Attention): Turned {
   const own = heads * headDim;
   if (!build.device.exact) {
     const query = rotated(lowering, op, read(op.q), heads);
-    const key = rotated(lowering, op, read(op.k), kvHeads);
+    const key = rotated(lowering, op, (lowering.kv as KvGraph).bounded(build, read(op.k), rope), kvHeads);
     const row = kvHeads * headDim;
     return { query, key: build.view(ggml.ggml_view_2d(build.context, key.tensor, row, rows, row * f32Bytes, 0), key) };
   }
@@ -268,7 +268,7 @@ export function attention(lowering: Lowering, op: Attention): void {
   const { ggml } = build.device;
   const kv = lowering.kv as KvGraph;
   const { query, key } = turnedBoth(lowering, op);
-  kv.store(build, op.layer, { keys: key, values: read(op.v), normed: read(op.k).normed ?? false });
+  kv.store(build, op.layer, key, read(op.v));
   const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
   if (kv.byProducts) {
     write(op.out, byExactProducts(lowering, op, { query, sinks }));

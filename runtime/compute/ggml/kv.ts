@@ -64,13 +64,6 @@ interface InputShape {
   readonly shape: readonly number[];
 }
 
-interface StoredRows {
-  readonly keys: Value;
-  readonly values: Value;
-  /** The keys are of a norm, whose weights bound them. */
-  readonly normed: boolean;
-}
-
 export class KvGraph {
   readonly groups: readonly GroupShape[];
   readonly #rows: number;
@@ -127,19 +120,28 @@ export class KvGraph {
     };
   }
 
-  /** A key of a product may be infinite while its own row is a number, so it is clamped at once. */
-  store(build: GraphBuilder, layer: number, { keys, values, normed }: StoredRows): void {
+  /**
+   * A key beyond f16 may be while its own row is a number, so a device's is bounded at once: before the rotation, which makes one kernel
+   * with the store. A norm's weights bound its keys.
+   */
+  bounded(build: GraphBuilder, key: Value, { factor }: Pick<Rope, "factor">): Value {
+    if (key.normed || !this.#cache.shared) return key;
+    const limit = storedMost.keys / (Math.SQRT2 * Math.max(1, factor)); // a pair of values is turned into one of them
+    return build.step(build.device.ggml.ggml_clamp(build.context, key.tensor, -limit, limit), [key]);
+  }
+
+  store(build: GraphBuilder, layer: number, keys: Value, values: Value): void {
     const { ggml } = build.device;
     const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.#rows] }, ({ groups }) =>
       cacheRowsOf(this.#cache, groups),
     );
     const tensors = this.#layer(layer);
     const most = this.byProducts ? multipliedMost : storedMost;
-    for (const [target, source, limit, clamps] of [
-      [tensors.keys.rows, keys, most.keys, this.#clamps || (this.#cache.shared && !normed)],
-      [tensors.values.rows, values, most.values, this.#clamps],
+    for (const [target, source, limit] of [
+      [tensors.keys.rows, keys, most.keys],
+      [tensors.values.rows, values, most.values],
     ] as const) {
-      const stored = clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -limit, limit), [source]) : source;
+      const stored = this.#clamps ? build.step(ggml.ggml_clamp(build.context, source.tensor, -limit, limit), [source]) : source;
       build.effect(ggml.ggml_set_rows(build.context, target, stored.tensor, rows.tensor), [stored, rows]);
     }
   }

@@ -165,7 +165,7 @@ export class GgmlRange implements LayerRange {
     const ids: Ids[] = [];
     const graph = buildGraph(
       this.#device,
-      parts.reduce((sum, part) => sum + nodesOf(part, kv), 2 + (embed?.nodes(undefined) ?? 0) + (last?.nodes(undefined) ?? 0)),
+      parts.reduce((sum, part) => sum + nodesOf(part, kv), 3 + (embed?.nodes(undefined) ?? 0) + (last?.nodes(undefined) ?? 0)),
       (build) => {
         const outputs: Record<string, Value> = {};
         const stacks = new Map<string, { readonly width: number; readonly topK: number }>();
@@ -192,8 +192,7 @@ export class GgmlRange implements LayerRange {
         }
         for (const [output, { width, topK }] of stacks) outputs[output] = build.stack(width, topK);
         Object.assign(outputs, last?.lowerWhole(build, { x: isAll(wanted, rows) ? x : rowsAt(build, x, wanted.length) }, wanted.length));
-        // It is no number where a value of the row is none.
-        if (!build.device.exact) outputs.sums = build.step(build.device.ggml.ggml_sum_rows(build.context, x.tensor), [x]);
+        if (!build.device.exact) outputs.sums = sumsOfSquares(build, x);
         return Object.assign(outputs, { x });
       },
       last?.keptOutputs,
@@ -274,4 +273,11 @@ function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: 
     sum = build.step(ggml.ggml_add(build.context, sum.tensor, one.tensor), [sum, one]);
   }
   return sum;
+}
+
+/** No number where a value of the row is none, or where a norm could not square it. */
+function sumsOfSquares(build: GraphBuilder, x: Value): Value {
+  const { ggml } = build.device;
+  const squares = build.step(ggml.ggml_mul(build.context, x.tensor, x.tensor), [x]);
+  return build.step(ggml.ggml_sum_rows(build.context, squares.tensor), [squares]);
 }

@@ -84,7 +84,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
       logits.push(...(out.head?.outputs.logits?.data ?? []));
     };
     const before = taken;
-    const x = await forward({ ...tools, head: { rows: [count - 1], sharpness, ms: 0, take } }, tokens, { cache, groups }, decodes);
+    const x = await forward({ ...tools, head: { rows: [count - 1], sharpness, ms: 1e6, take } }, tokens, { cache, groups }, decodes);
     rows.push(...x);
     if (taken > before) return;
     const last = { shape: [1, program.hidden], data: x.slice(-program.hidden) };

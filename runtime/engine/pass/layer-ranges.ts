@@ -80,7 +80,8 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
     const startedAt = performance.now();
     const head = from === 0 && to === program.layers.length ? part.head : undefined;
     const out = await ranges.range.run({ x, kv, from, to, head });
-    const ms = Math.max(0, performance.now() - startedAt - (head?.ms ?? 0));
+    const took = performance.now() - startedAt;
+    const ms = took - Math.min(head?.ms ?? 0, took / 2);
     times.addBoth({ rows: tokens.length, decodes }, ms);
     scheduler.tookLayers(to - from, tokens.length, ms);
     scheduler.reached(to - 1);
