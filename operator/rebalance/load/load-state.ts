@@ -44,8 +44,6 @@ const windowRowsMin = 200;
 const windowRows = 1000;
 const stretchMax = 4;
 const measuredRows = 10_000;
-/** The part of what the trigger allows that rows near their tokens may cost in evenness. */
-const evenPart = 0.5;
 
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan">;
 
@@ -209,8 +207,8 @@ export class LoadState {
 
   /** The planner's input with the forecast as its load, or with even load where none is known or `even` is set. */
   input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
-    const { budget, trigger } = facts.spec.rebalancing;
-    const sources = this.#sources.of(facts.expected);
+    const { budget } = facts.spec.rebalancing;
+    // On ranks an uneven load stays just above the trigger with sources (DECISIONS.md 11 of the planner), so only traces have them.
     const timing = this.#timing(facts);
     const load = options.even || !this.#forecast ? new Float64Array(this.#shape.layers * this.#shape.experts).fill(1) : this.#forecast.load;
     return {
@@ -229,7 +227,6 @@ export class LoadState {
       gainPerMove,
       recent: { added: new Set(this.#history.flatMap((h) => h.added)), dropped: new Set(this.#history.flatMap((h) => h.dropped)) },
       ...(timing ? { timing } : {}),
-      ...(sources && !options.even ? { sources, evenEnough: 1 + evenPart * (trigger.imbalancePercent / 100 - 1) } : {}),
       ...this.#resharded.input(this.#forecast?.windows ?? 0),
       ...(this.#noise && !options.even ? { noise: planNoise(this.#noise) } : {}),
     };
