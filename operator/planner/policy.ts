@@ -63,10 +63,6 @@ export interface PlanInput {
   readonly ranks: readonly RankSpec[];
   /** Forecast selections per window, [layers * experts]. */
   readonly load: Float64Array;
-  /** Selections by each rank's own tokens, [layers * experts], by rank; only their ratios count. Unset: not known of every rank. */
-  readonly sources?: ReadonlyMap<number, Float32Array>;
-  /** A max/mean up to which rows may stay with their tokens rather than be spread. */
-  readonly evenEnough?: number;
   /**
    * The part of the load, 0 to 1, expected to miss the forecast. Set only where weights follow the load between plans; with fixed
    * weights, planning for it costs balance.
@@ -106,15 +102,10 @@ export interface PlacementPolicy {
   readonly summary: string;
   /** The policy starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
-  /** Set when it plans to keep rows at their rank, so that an even load is worth a plan. */
-  readonly keepsNear?: boolean;
   /** The largest layers * experts * ranks that ends in reasonable time. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;
 }
-
-const evenEnough = 1.05;
-export const evenEnoughOf = (input: Pick<PlanInput, "evenEnough">): number => input.evenEnough ?? evenEnough;
 
 /** A number for (layer, expert, rank), unique within a model. */
 export function expertReplicaKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {

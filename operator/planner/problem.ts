@@ -3,18 +3,15 @@
 import { type LayerPlan, weightsTotal } from "../../crds/plan.ts";
 import { sameRows } from "../../runtime/placement/diff.ts";
 import { expertCount, expertsIn } from "../../runtime/placement/grid.ts";
-import { imbalance, sum } from "../../runtime/placement/imbalance.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import type { ModelShape, PlanInput, RankSpec } from "./policy.ts";
-import { type LayerRows, layerRows, nearRows, sourceRows, weightsFor } from "./sources.ts";
 
 /** hosts[layer][expert] = rank indexes, primary first. */
 export type Hosts = number[][][];
 
 /** The max/mean that new weights must gain where hosts stay, since every rank prepares and commits a changed layer. */
 const leastSharesGain = 0.01;
-/** The part of a layer's rows that new weights must keep with their tokens. */
-const leastNearGain = 0.02;
 
 export interface Problem {
   readonly input: PlanInput;
@@ -34,8 +31,6 @@ export interface Problem {
   readonly current: Hosts | undefined;
   readonly node: Int32Array;
   readonly nodes: number;
-  /** `input.sources` by rank index. */
-  readonly sources: readonly Float32Array[] | undefined;
 }
 
 /** Resident bytes of the largest expert, the size of a staging slot. */
@@ -72,15 +67,7 @@ export function toProblem(input: PlanInput): Problem {
     current: input.current?.map((layer) => layer.hosts.map((hosts) => indexed(hosts, index))),
     node,
     nodes: nodes.size,
-    sources: sourcesOf(input, ranks),
   };
-}
-
-/** Undefined unless all ranks are known and in one zone: sources take replicas of their zone next, which predictions do not know. */
-function sourcesOf({ sources }: PlanInput, ranks: readonly RankSpec[]): readonly Float32Array[] | undefined {
-  const known = ranks.flatMap(({ rank }) => sources?.get(rank) ?? []);
-  const zones = new Set(ranks.map(({ zone }) => zone));
-  return known.length === ranks.length && zones.size === 1 ? known : undefined;
 }
 
 function indexed(hosts: readonly number[], index: ReadonlyMap<number, number>): number[] {
@@ -111,33 +98,12 @@ export function toLayer(problem: Problem, l: number, layer: Hosts[number]): Laye
   const hosts = layer.map((row, e) => hostsOf(problem, row, old?.hosts[e]));
   const stays = old !== undefined && sameRows(old.hosts, hosts);
   const demand = layerDemand(problem, l);
-  if (problem.sources !== undefined && problem.input.split === "weighted") return toNearLayer(problem, l, { hosts, layer, stays });
   const before = stays ? imbalance(loadByWeights(demand, layer, old.weights, problem.G), problem.speed) : Number.POSITIVE_INFINITY;
   if (stays && before <= 1 + leastSharesGain) return old;
   const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
   if (stays && before - imbalance(split.load, problem.speed) <= leastSharesGain) return old;
   const weights = split.rows.map((rows, e) => (rows.length === 1 ? whole : rows.length > 0 ? quotas(rows) : (old?.weights[e] ?? [])));
   return { hosts, weights };
-}
-
-/** The same where it is known whose tokens choose an expert: weights keep rows with their tokens. */
-function toNearLayer(
-  problem: Problem,
-  l: number,
-  { hosts, layer, stays }: { readonly hosts: LayerPlan["hosts"]; readonly layer: Hosts[number]; readonly stays: boolean },
-): LayerPlan {
-  const old = problem.input.current?.[l];
-  const demand = layerDemand(problem, l);
-  const rows = nearRows(problem, l, layer, splitLayer({ demand, hosts: layer, speed: problem.speed }).rows);
-  const weights = layer.map((row, e) => {
-    if (row.length === 0) return old?.weights[e] ?? [];
-    return row.length === 1 ? whole : weightsFor(rows[e] ?? [], sourceRows(problem, l, e), row);
-  });
-  if (old === undefined || !stays) return { hosts, weights };
-  const [was, now] = [old.weights, weights].map((each) => layerRows(problem, l, layer, each)) as [LayerRows, LayerRows];
-  const gain = imbalance(was.load, problem.speed) - imbalance(now.load, problem.speed);
-  const nearer = was.away - now.away > leastNearGain * sum(demand) && gain > -leastSharesGain;
-  return gain > leastSharesGain || nearer ? { hosts, weights } : old;
 }
 
 const whole: readonly number[] = [weightsTotal];

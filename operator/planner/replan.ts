@@ -4,12 +4,10 @@
 import type { RebalancingMode } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import { bound, fastestOf, imbalance, jointBound, sum } from "../../runtime/placement/imbalance.ts";
+import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
 import type { PlanInput } from "./policy.ts";
 import { type Hosts, layerDemand, toLayers, toProblem } from "./problem.ts";
-import { nearer } from "./search/near.ts";
-import { layerRows } from "./sources.ts";
 import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
 
 type HoldReason =
@@ -29,7 +27,7 @@ type HoldReason =
 
 export type Numbers = Readonly<Record<string, number>>;
 export type Decision =
-  | { readonly act: true; readonly reason: "Imbalanced" | "RowsAway"; readonly message: string; readonly numbers: Numbers }
+  | { readonly act: true; readonly reason: "Imbalanced"; readonly message: string; readonly numbers: Numbers }
   | { readonly act: false; readonly reason: HoldReason; readonly message: string; readonly numbers: Numbers };
 
 export interface Situation {
@@ -52,8 +50,6 @@ export interface Situation {
   readonly triggerPercent: number;
   readonly noise: number;
   readonly layers: number;
-  /** The part of all rows that a plan could keep at their rank, 0 to 1; asked only where the load is even. Unset: not known. */
-  readonly savable?: () => number;
   /** True when the last plan brought it close to the trigger and the load has not changed: a little more is tolerated. */
   readonly settled: boolean;
 }
@@ -80,7 +76,7 @@ export function whetherToPlan(s: Situation): Decision {
     });
   }
   const settled = balanced(s);
-  if (settled) return orNearer(s, settled);
+  if (settled) return settled;
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
     const why = s.intervalFactor > 1 ? `, ${s.intervalFactor} times the usual while the load holds still and no plan is better` : "";
     return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart${why}`, {
@@ -91,15 +87,6 @@ export function whetherToPlan(s: Situation): Decision {
   const message = `worst layer at ${Math.round(s.imbalance * 100)}%, trigger ${s.triggerPercent}%`;
   const numbers = { imbalancePercent: Math.round(s.imbalance * 100), triggerPercent: s.triggerPercent };
   return { act: true, reason: "Imbalanced", message, numbers };
-}
-
-/** An even load has a plan too where enough rows could stay at their rank. */
-function orNearer(s: Situation, settled: Decision): Decision {
-  if (settled.reason === "TooFewTokens" || s.sinceLastPlanMs < s.intervalMs) return settled;
-  const savable = s.savable?.() ?? 0;
-  if (savable < leastKept) return settled;
-  const message = `${percentOf(savable)} of the rows leave their rank and need not; ${settled.message}`;
-  return { act: true, reason: "RowsAway", message, numbers: { ...settled.numbers, savablePercent: Math.round(savable * 100) } };
 }
 
 function balanced(s: Situation): Decision | undefined {
@@ -158,8 +145,6 @@ const leastGain = 0.02;
 const weightsGain = 0.05;
 /** The least mean gain that is worth a plan while the worst layer waits for memory or budget. */
 const leastMeanGain = 0.01;
-/** The least part of all rows that is worth a plan to keep at their rank. */
-const leastKept = 0.02;
 
 export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], options: JudgeOptions): Judged {
   const current = input.current ?? [];
@@ -173,10 +158,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   // Layer times add up, so the mean pays for the transfer; users see the worst layer.
   const meanBefore = meanOf(ratiosBefore);
   const meanAfter = meanOf(ratiosAfter);
-  const [awayBefore, awayAfter] = [meanOf(awayShares(input, current)), meanOf(awayShares(input, layers))];
-  const costs = { before: { imbalance: meanBefore, away: awayBefore }, after: { imbalance: meanAfter, away: awayAfter } };
-  const worth = worthOf(input, moves, costs, options);
-  const keepsRows = worth.kept >= leastKept;
+  const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter }, options);
   const numbers = {
     beforePercent: Math.round(before * 100),
     afterPercent: Math.round(after * 100),
@@ -191,12 +173,11 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
-  if (before - after < leastGain && meanGain < enough && !keepsRows)
-    return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
-  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough && !keepsRows) {
+  if (before - after < leastGain && meanGain < enough) return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
     return held("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
-  if (moves.length === 0 && before - after < Math.max(weightsGain, 2 * options.noise) && worth.kept < weightsGain) {
+  if (moves.length === 0 && before - after < Math.max(weightsGain, 2 * options.noise)) {
     return held("NoBetterPlan", `weights alone would give ${change}: too little for an epoch of its own`);
   }
   if (worth.gainSeconds <= worth.costSeconds) return held("TransferNotWorth", `${change} ${worthText(worth)}`);
@@ -204,7 +185,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     return held("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}; it ${worthText(worth)}`);
   return judged({
     act: true,
-    reason: keepsRows && before - after < leastGain ? "RowsAway" : "Imbalanced",
+    reason: "Imbalanced",
     message: `${change} with ${moves.length} moves, ${bytes} bytes: ${worthText(worth)}`,
     numbers,
   });
@@ -224,27 +205,8 @@ export function predictedWorst(input: PlanInput, layers: readonly LayerPlan[]): 
 export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]): number[] {
   const problem = toProblem({ ...input, current: layers });
   return layers.map((layer, l) => {
-    const hosts = problem.current?.[l] ?? [];
-    const load = input.sources
-      ? layerRows(problem, l, hosts, layer.weights).load
-      : loadByWeights(layerDemand(problem, l), hosts, layer.weights, problem.G);
-    return imbalance(load, problem.speed);
+    return imbalance(loadByWeights(layerDemand(problem, l), problem.current?.[l] ?? [], layer.weights, problem.G), problem.speed);
   });
-}
-
-/** The part of each layer's rows that leaves its rank under a plan, [layers]; zeros where nobody told what a rank's tokens choose. */
-export function awayShares(input: PlanInput, layers: readonly LayerPlan[]): number[] {
-  const problem = toProblem({ ...input, current: layers });
-  return layers.map(({ weights }, l) => {
-    const all = sum(layerDemand(problem, l));
-    return problem.sources && all > 0 ? layerRows(problem, l, problem.current?.[l] ?? [], weights).away / all : 0;
-  });
-}
-
-/** The part of all rows that a plan could keep at their rank now, by replicas. */
-export function savableRows(input: PlanInput): number {
-  const problem = toProblem(input);
-  return problem.current ? nearer(problem, problem.current).saved : 0;
 }
 
 export function layerBoundOf(input: PlanInput): number {

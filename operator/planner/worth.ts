@@ -3,7 +3,6 @@ import type { Move } from "../../crds/plan.ts";
 import { formatBytes } from "../../crds/quantity.ts";
 import { type ByPath, byPath, payback, placeOf, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";
 import type { PlanInput } from "./policy.ts";
-import { wirePrice } from "./sources.ts";
 
 export interface WorthOptions {
   readonly rates: ByPath;
@@ -12,38 +11,25 @@ export interface WorthOptions {
   readonly lifetimeSeconds: number;
 }
 
-/** What a layer takes, in times of a rank's even part: max/mean, mean of layers, since layer times add up. */
-interface LayerCost {
-  readonly imbalance: number;
-  /** The part of the rows that leave their rank, mean of layers. */
-  readonly away: number;
-}
-
 export interface Worth extends Verdict {
-  /** The part of all rows that would stay at their rank and leave it now. */
-  readonly kept: number;
   readonly moves: number;
   readonly bytes: ByPath;
   readonly lifetimeSeconds: number;
 }
 
+/** `before`, `after`: max/mean, mean of layers, since layer times add up. */
 export function worthOf(
   input: PlanInput,
   moves: readonly Move[],
-  { before, after }: { readonly before: LayerCost; readonly after: LayerCost },
+  { before, after }: { readonly before: number; readonly after: number },
   options: WorthOptions,
 ): Worth {
   const places = new Map(input.ranks.flatMap((rank) => (rank.state === "dead" ? [] : [[rank.rank, placeOf(rank)] as const])));
   const received = [...receivedBytes(moves, places).values()];
-  const fewer = before.away - after.away;
-  const kept = Math.abs(fewer) < leastKept ? 0 : fewer;
-  const pay = payback({ before: before.imbalance, after: after.imbalance - wirePrice * kept, received, moves: moves.length, ...options });
+  const pay = payback({ before, after, received, moves: moves.length, ...options });
   const bytes = byPath((path) => received.reduce((sum, of) => sum + of[path], 0));
-  return { ...pay, kept, moves: moves.length, bytes, lifetimeSeconds: options.lifetimeSeconds };
+  return { ...pay, moves: moves.length, bytes, lifetimeSeconds: options.lifetimeSeconds };
 }
-
-/** A smaller part is rounding of weights. */
-const leastKept = 0.01;
 
 const pathNames: Readonly<Record<keyof ByPath, string>> = {
   node: "within nodes",
@@ -55,11 +41,7 @@ const pathNames: Readonly<Record<keyof ByPath, string>> = {
 
 /** "saves 0.27 s of layer time in 300 s, its 12 moves (80Mi within zones) take 2.4 s and cost 0.26 s" */
 export function worthText(worth: Worth): string {
-  const stay =
-    Math.abs(worth.kept) < 0.005
-      ? ""
-      : `${Math.abs(100 * worth.kept).toFixed(0)}% ${worth.kept > 0 ? "fewer" : "more"} rows leave their rank, `;
-  const saves = `${stay}saves ${worth.gainSeconds.toFixed(2)} s of layer time in ${Math.round(worth.lifetimeSeconds)} s`;
+  const saves = `saves ${worth.gainSeconds.toFixed(2)} s of layer time in ${Math.round(worth.lifetimeSeconds)} s`;
   if (worth.moves === 0) return saves;
   const parts = transferPaths.flatMap((path) => (worth.bytes[path] > 0 ? [`${formatBytes(worth.bytes[path])} ${pathNames[path]}`] : []));
   const bytes = parts.length > 0 ? ` (${parts.join(", ")})` : "";

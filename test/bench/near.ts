@@ -1,16 +1,12 @@
 // Bytes that ranks send each other behind a gateway, by `enodia_dispatch_bytes_total`: with and without routing of conversations to the
-// ranks that host their experts, and with free memory for replicas. The model is small, and its router knows topics.
+// ranks that host their experts. The model is small, and its router knows topics.
 import { parseArgs } from "node:util";
-import { makePlan, policies } from "../../operator/planner/index.ts";
-import { SourceLoad } from "../../operator/planner/load/source-load.ts";
-import type { PlanInput } from "../../operator/planner/policy.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateRequest } from "../../runtime/engine/engine.ts";
+import { createEngine, type EngineOptions, type GenerateRequest } from "../../runtime/engine/engine.ts";
 import { sum as sumOf } from "../../runtime/placement/imbalance.ts";
 import { openTextModel } from "../../runtime/text/text-thread.ts";
 import { gatewayOfRanks } from "../kit/gateway/local-gateway.ts";
 import { parse, sum } from "../kit/kube/scrape.ts";
 import { plantedStore, plantedTopics } from "../kit/models/planted-topics.ts";
-import { modelShape, planInput, rankSpec } from "../kit/planner/plan-input.ts";
 import { Ranks } from "../kit/ranks/ranks.ts";
 import { count, log } from "./serve.ts";
 
@@ -18,11 +14,8 @@ interface Case {
   /** Conversations are of one topic each, or of all. */
   readonly topics: boolean;
   readonly routing: boolean;
-  /** Expert memory beside one replica of each expert, as a part of it. */
-  readonly free: number;
 }
-const ofTopics: readonly Case[] = [0, 0.5].flatMap((free) => [false, true].map((routing) => ({ topics: true, routing, free })));
-const cases = [...ofTopics, ...ofTopics.map((each) => ({ ...each, topics: false }))];
+const cases: readonly Case[] = [true, false].flatMap((topics) => [false, true].map((routing) => ({ topics, routing })));
 const [rankCount, clients, conversations, requests, codec, promptTokens, answerTokens] = [3, 12, 24, 48, "f32", 80, 8] as const;
 type Store = Awaited<ReturnType<typeof plantedStore>>;
 /** `cached`: the part of tokens that nobody computed. */
@@ -40,40 +33,20 @@ function promptOf(i: number, topics: boolean): number[] {
   });
 }
 
-/** An engine whose counts of its own tokens' choices are added up beside what telemetry reads. */
-const counting = (routed: Float32Array, engines: Engine[], routing: boolean) => async (options: EngineOptions) => {
+/** An engine that tells no hosts, unless gateways are to route by them. */
+const telling = (routing: boolean) => async (options: EngineOptions) => {
   const engine = await createEngine(options);
-  const [read, generate] = [engine.counters.bind(engine), engine.generate.bind(engine)];
-  engines.push(engine);
+  const generate = engine.generate.bind(engine);
   return Object.assign(engine, {
-    counters: async () => {
-      const counters = await read();
-      for (const phase of [counters.prefill, counters.decode])
-        for (const [i, rows] of phase.routed.entries()) routed[i] = (routed[i] ?? 0) + rows;
-      return counters;
-    },
     async *generate(request: GenerateRequest) {
       for await (const event of generate(request)) yield event.type === "finish" && !routing ? { ...event, hosts: [] } : event;
     },
   });
 };
 
-function inputOf({ index }: Store, free: number, sources: PlanInput["sources"], current: PlanInput["current"]): PlanInput {
-  const cells = index.layers * index.experts;
-  const budgetBytes = (cells / rankCount) * (1 + free) + 2;
-  const load = Float64Array.from({ length: cells }, (_, i) => sumOf([...(sources?.values() ?? [])].map((counts) => counts[i] ?? 0)));
-  const ranks = Array.from({ length: rankCount }, (_, rank) => rankSpec(rank, { budgetBytes }));
-  return planInput(modelShape(index.layers, index.experts), ranks, { load, current, gainPerMove: 1e-3, ...(sources ? { sources } : {}) });
-}
-
-/** Ranks from their start: windows of traffic with a plan after each, and a last one that is measured. */
-async function turn(store: Store, { topics, routing, free }: Case, windows: number): Promise<Turn> {
-  const routedBy = Array.from({ length: rankCount }, () => new Float32Array(store.index.layers * store.index.experts));
-  const engines: Engine[] = [];
-  const ranks = new Ranks(store, (rank) => ({
-    ...{ codec, kvPoolBytes: 64 << 20 },
-    overrides: { createEngine: counting(routedBy[rank] as Float32Array, engines, routing) },
-  }));
+/** Ranks from their start: windows of traffic from which the gateway learns, and a last one that is measured. */
+async function turn(store: Store, { topics, routing }: Case, windows: number): Promise<Turn> {
+  const ranks = new Ranks(store, () => ({ codec, kvPoolBytes: 64 << 20, overrides: { createEngine: telling(routing) } }));
   for (let rank = 0; rank < rankCount; rank++) await ranks.launch(rank);
   await ranks.firstPlan();
   const gateway = await gatewayOfRanks(ranks, { maxContext: 256 }, { textModel: await openTextModel(store.dir) });
@@ -95,7 +68,6 @@ async function turn(store: Store, { topics, routing, free }: Case, windows: numb
         while (next < until) tokens.push(await request());
       };
       await Promise.all(Array.from({ length: clients }, client));
-      for (const engine of engines) await engine.counters();
       return sumOf(tokens);
     };
     const sent = async (): Promise<number> => {
@@ -104,15 +76,7 @@ async function turn(store: Store, { topics, routing, free }: Case, windows: numb
       );
       return sumOf(await Promise.all(scraped));
     };
-    const sources = new SourceLoad();
-    const members = [...ranks.byRank.keys()].map((rank) => ({ rank, bootId: `${rank}`, clockAheadMs: 0, speed: 1 }));
-    for (let w = 0; w < windows; w++) {
-      for (const counts of routedBy) counts.fill(0);
-      await window();
-      sources.observe({ ranks: members, routedBy: routedBy.map((counts) => counts.slice()) });
-      const { layers } = await makePlan(policies.incremental, inputOf(store, free, sources.of(members), ranks.plan?.layers));
-      await ranks.carryOut(ranks.nextPlan(layers.map((each, layer) => ({ layer, epoch: 0, ...each }))));
-    }
+    for (let w = 0; w < windows; w++) await window();
     const before = await sent();
     cached = 0;
     const tokens = await window();

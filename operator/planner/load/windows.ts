@@ -31,22 +31,15 @@ export interface ClosedWindow {
   readonly missing: readonly number[];
   readonly selections: number;
   readonly perLayer: Float64Array;
-  /** `routed` by source, in the order of `ranks` and scaled as `served`; empty for one that is missing. Unset: above `sourceCellsMax`, or where ranks
-   *  covered times that are too unlike. */
-  readonly routedBy?: readonly Float32Array[];
   /** The time of steps by phase, mean of ranks; unset unless all ranks report it. */
   readonly seconds?: StepSeconds;
 }
-
-/** Counts by source and expert; more would take the operator's memory for what few replicas could save there. */
-const sourceCellsMax = 4 * 2 ** 20;
 
 interface RankRecord {
   bootId: string;
   readonly order: MessageOrder;
   lastMs: number;
   served: Float64Array;
-  routed: Float32Array;
   seconds: StepSeconds | undefined;
   coveredMs: number;
   heard: boolean;
@@ -98,7 +91,6 @@ export class LoadWindows {
     record.coveredMs += window.windowEnd - window.windowStart;
     const routed = this.#byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
-    if (expected.length * routed.length <= sourceCellsMax) addTo(record, window.routed);
     for (let l = 0; l < this.layers; l++) {
       let rows = 0;
       for (let e = 0; e < this.experts; e++) rows += window.served[l * this.experts + e] as number;
@@ -116,7 +108,6 @@ export class LoadWindows {
       order: new MessageOrder(),
       lastMs: 0,
       served: new Float64Array(this.layers),
-      routed: noCounts,
       seconds: undefined,
       coveredMs: 0,
       heard: false,
@@ -182,17 +173,10 @@ export class LoadWindows {
       missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
       selections: perLayer.reduce((a, b) => a + b, 0),
       perLayer,
-      ...this.#bySource(heard, parts),
       ...meanSeconds(heard.map((record) => record?.seconds)),
     };
     this.#open(now);
     return closed;
-  }
-
-  #bySource(heard: readonly (RankRecord | undefined)[], parts: readonly number[]): Pick<ClosedWindow, "routedBy"> {
-    const cells = heard.length * this.layers * this.experts;
-    if (cells > sourceCellsMax || parts.some((part) => part >= unlikeAt)) return {};
-    return { routedBy: heard.map((record, g) => (record?.routed ?? noCounts).map((count) => count * (parts[g] as number))) };
   }
 
   /** Discards the open window and later messages about the time before now, since they would mix two plans or sets of ranks. */
@@ -207,7 +191,6 @@ export class LoadWindows {
     this.#byPhase.decode.fill(0);
     for (const record of this.#ranks.values()) {
       record.served.fill(0);
-      record.routed = noCounts;
       record.seconds = undefined;
       record.coveredMs = 0;
       record.heard = false;
@@ -215,15 +198,7 @@ export class LoadWindows {
   }
 }
 
-const noCounts = new Float32Array(0);
-
-function addTo(record: RankRecord, counts: Uint32Array): void {
-  if (record.routed.length === 0) record.routed = new Float32Array(counts.length);
-  for (let i = 0; i < counts.length; i++) record.routed[i] = (record.routed[i] as number) + (counts[i] as number);
-}
-
 const partMost = 2;
-const unlikeAt = 1.3;
 
 /**
  * The factor for each rank's rows: a window closes while ranks send in turn, so it has one sample more of some than of

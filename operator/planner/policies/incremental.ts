@@ -2,14 +2,13 @@
 // search per layer afterwards.
 
 import { sum } from "../../../runtime/placement/imbalance.ts";
-import { evenEnoughOf, type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
+import { type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { freshHosts } from "../search/incremental/fresh.ts";
 import { type Improved, type ImproveOptions, improve } from "../search/incremental/improve.ts";
 import { polishSmall, smallCellsMax } from "../search/incremental/small.ts";
 import type { SearchWidth } from "../search/incremental/step.ts";
-import { nearer, thinned } from "../search/near.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4 },
@@ -38,7 +37,6 @@ export const incremental: PlacementPolicy = {
   name: "incremental",
   summary: "moves and expert replicas only what pays for its transfer, from the current placement",
   keepsCurrent: true,
-  keepsNear: true,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planIncremental,
 };
@@ -49,10 +47,7 @@ export function planIncremental(input: PlanInput): PlanOutput {
   const problem = hedged(exact);
   const options: ImproveOptions = {
     theta: input.gainPerMove ?? thetas[input.effort] * (Number.isFinite(problem.slotCap) ? 1 : sharedMemoryFactor),
-    enter: Math.max(
-      (input.gainPerMove ?? 0) >= quiet.gainPerMove ? quiet.enter : enterAt[input.effort],
-      problem.sources ? evenEnoughOf(input) : 0,
-    ),
+    enter: (input.gainPerMove ?? 0) >= quiet.gainPerMove ? quiet.enter : enterAt[input.effort],
     leave: leaveAt,
     width: widthOf(problem, problem.current as Hosts),
     stepsMax: problem.L * problem.G * stepsPerRank,
@@ -63,13 +58,10 @@ export function planIncremental(input: PlanInput): PlanOutput {
         }
       : {}),
   };
-  const now = problem.current as Hosts;
-  const current = problem.sources ? thinned(problem, now, options.enter) : now;
+  const current = problem.current as Hosts;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  const near = nearer(exact, polished);
-  const kept = near.saved > 0 ? `; ${near.moves} moves for ${(100 * near.saved).toFixed(1)}% of the rows to stay at their rank` : "";
-  return { layers: toLayers(exact, near.hosts), reason: `${describe(improved)}${kept}` };
+  return { layers: toLayers(exact, polished), reason: describe(improved) };
 }
 
 /** The same problem with part of each layer's load spread evenly; weights use the true forecast. */

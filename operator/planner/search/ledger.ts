@@ -95,11 +95,11 @@ export class Ledger {
     return this.#spent.movesLeft(this.#problem.input.budget);
   }
 
-  /** Old and new replicas of a layer coexist until it is freed. `fill` is the part of a rank's memory that the change may fill. */
-  fits(change: Change, fill = 1): boolean {
+  /** Old and new replicas of a layer coexist until it is freed. */
+  fits(change: Change): boolean {
     if (!this.#spent.allows(change, this.#problem.input.budget)) return false;
     for (let g = 0; g < this.#problem.G; g++) {
-      if (this.overfull(change, g, fill)) return false;
+      if (this.overfull(change, g)) return false;
       // A rank that receives nothing passes, even above its limit after an interrupted plan.
       const peak = (this.#used[g] as number) + (change.incoming[g] as number);
       if ((change.incoming[g] as number) > 0 && peak > (this.#problem.capacity[g] as number) + this.#problem.staging + slack) return false;
@@ -107,16 +107,15 @@ export class Ledger {
     return true;
   }
 
-  overfull(change: Change, g: number, fill = 1): boolean {
+  overfull(change: Change, g: number): boolean {
     const after = (this.#used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
-    return (change.incoming[g] as number) > 0 && after > fill * (this.#problem.capacity[g] as number) + slack;
+    return (change.incoming[g] as number) > 0 && after > (this.#problem.capacity[g] as number) + slack;
   }
 
-  /** `sign` -1 undoes a change. */
-  take(change: Change, sign = 1): void {
-    this.#spent.add(change, sign);
+  take(change: Change): void {
+    this.#spent.add(change);
     for (let g = 0; g < this.#problem.G; g++) {
-      this.#used[g] = (this.#used[g] as number) + sign * ((change.incoming[g] as number) - (change.outgoing[g] as number));
+      this.#used[g] = (this.#used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
     }
   }
 }

@@ -45,7 +45,7 @@ export const inlinePlanner: Planner = { plan: (planning, input) => runPlanning(p
 async function runPlanning(planning: Planning, input: PlanInput): Promise<PlanOutput> {
   if (planning === "first") return { layers: firstPlan(input), reason: "first plan" };
   if (planning === "fill") {
-    const { recent: _, noise: __, sources: ___, ...clean } = input;
+    const { recent: _, noise: __, ...clean } = input;
     return { layers: schedulable(input, planIncremental(clean).layers), reason: "new ranks take their part" };
   }
   const chosen = policies[planning];

@@ -6,10 +6,8 @@ import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
-import { policies } from "../../planner/index.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
-import { SourceLoad } from "../../planner/load/source-load.ts";
 import { Speeds } from "../../planner/load/speeds.ts";
 import { movesAllowed, Pace, type PhaseLoad, phaseLoads, ReshardAge, timingOf } from "../../planner/load/timing.ts";
 import {
@@ -20,7 +18,7 @@ import {
   type MeasuredImbalance,
   ServedRows,
 } from "../../planner/load/windows.ts";
-import { expertReplicaKey, type ModelShape, type PlacementPolicy, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
 import {
   type Decision,
   type Judged,
@@ -28,7 +26,6 @@ import {
   planFailed,
   predictedLayers,
   predictedWorst,
-  savableRows,
   settledPoints,
   whetherToMove,
   whetherToPlan,
@@ -67,7 +64,6 @@ export class LoadState {
   /** Selections per layer that the forecast rests on; slow traffic needs several windows for the same certainty. */
   #evidence = 0;
   readonly #served = new ServedRows();
-  readonly #sources = new SourceLoad();
   #settled = false;
   #noise: Float64Array | undefined;
   readonly #resharded = new ReshardAge();
@@ -113,9 +109,7 @@ export class LoadState {
         this.#settled = false;
         this.#resharded.forget();
         this.#served.clear();
-        this.#sources.clear();
       }
-      this.#sources.observe(closed);
       this.#evidence += least;
       // After a change of load, expert replicas that were dropped before may be needed again.
       this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
@@ -148,7 +142,6 @@ export class LoadState {
       alarm: this.#pace.changed,
       imbalance: this.#predicted ?? 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
-      ...((policies[rebalancing.policy] as PlacementPolicy).keepsNear ? { savable: () => savableRows(this.input(facts)) } : {}),
       settled: this.#settled,
       noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
       layers: this.#shape.layers,
@@ -170,9 +163,7 @@ export class LoadState {
       lifetimeSeconds: ((this.#forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
     });
     if (judged.decision.act) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
-    // A load that is even stays so when no plan for fewer rows on the wire is worth it.
-    const isEven = this.#decision?.reason === "RowsAway" && !judged.decision.act && judged.decision.reason !== "Recommended";
-    this.#decision = isEven ? { ...judged.decision, act: false, reason: "Balanced" } : judged.decision;
+    this.#decision = judged.decision;
     this.#judged = judged;
     this.#pace.judged(judged.decision);
     return judged;
@@ -208,7 +199,6 @@ export class LoadState {
   /** The planner's input with the forecast as its load, or with even load where none is known or `even` is set. */
   input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
-    // On ranks an uneven load stays just above the trigger with sources (DECISIONS.md 11 of the planner), so only traces have them.
     const timing = this.#timing(facts);
     const load = options.even || !this.#forecast ? new Float64Array(this.#shape.layers * this.#shape.experts).fill(1) : this.#forecast.load;
     return {

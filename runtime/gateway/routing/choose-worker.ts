@@ -39,7 +39,7 @@ interface Wishes {
   readonly conversation?: { readonly hosts: ReadonlyMap<number, number>; readonly tokens: number } | undefined;
 }
 
-/** Of a token whose rows leave their rank, in tokens that wait, as plans price it; and of a whole request. */
+/** In tokens that wait: of a token whose rows leave their rank, and of a whole request at most (../DECISIONS.md 11). */
 const wirePrice = { token: 0.5, most: 8 * tieTokens };
 /** A smaller difference of parts is chance, and not worth leaving a warm prefix. */
 const alikePart = 0.05;
