@@ -164,7 +164,7 @@ function turnedAtOnce(lowering: Lowering, op: Attention, x: Value, count: number
   const heads = { width: headDim, count, rows };
   const split = x.heads ?? build.view(ggml.ggml_reshape_3d(build.context, x.tensor, headDim, count, rows), x);
   const part = rope.from === 0 ? split : partOfHeads(build, split, heads, { from: rope.from, width });
-  const { positions, divisors } = (lowering.kv as KvGraph).turns(build, rope);
+  const { positions, divisors } = (lowering.kv as KvGraph).ropeInputs(build, rope);
   const mode = rope.interleaved ? ropeModes.neighbours : ropeModes.halves;
   const node = ggml.ggml_rope_ext(
     build.context,

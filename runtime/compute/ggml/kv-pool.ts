@@ -22,7 +22,7 @@ export class PoolKv extends GgmlKv {
   readonly #users: Uint16Array;
   readonly #tables: number[][];
   /** Blocks from one slot's first one to the next slot's, where these are free: slots of one group then are one view (../DECISIONS.md 9). */
-  readonly #lane: number;
+  readonly #region: number;
   readonly #runs = new WeakMap<KvGroup, readonly KvRun[]>();
 
   constructor(device: GgmlDevice, spec: KvSpec) {
@@ -30,7 +30,7 @@ export class PoolKv extends GgmlKv {
     this.slots = spec.slots;
     this.#blockTokens = kvBlockTokens(spec.context);
     this.#users = new Uint16Array(this.blocks);
-    this.#lane = Math.floor(this.blocks / spec.slots);
+    this.#region = Math.floor(this.blocks / spec.slots);
     this.#tables = Array.from({ length: spec.slots }, () => []);
     try {
       // Masked values are multiplied by zero, so they must be finite.
@@ -100,7 +100,7 @@ export class PoolKv extends GgmlKv {
     this.#drop(from, this.#blocksOf(length));
     this.#tables[to] = this.#tables[from] as number[];
     this.#tables[from] = [];
-    this.#goHome(to);
+    this.#toRegion(to);
   }
 
   trimSlot(slot: number, length: number): void {
@@ -128,12 +128,12 @@ export class PoolKv extends GgmlKv {
   }
 
   #after(slot: number, block: number | undefined): number {
-    return block === undefined ? slot * this.#lane : block + 1;
+    return block === undefined ? slot * this.#region : block + 1;
   }
 
-  /** The wished block or one behind it; else the last one, since lanes of decoding slots are the first ones. */
+  /** The wished block or one behind it; else the last one, since regions of decoding slots are the first ones. */
   #take(wished: number): number {
-    const near = this.#users.subarray(wished, wished + Math.max(1, this.#lane)).indexOf(0);
+    const near = this.#users.subarray(wished, wished + Math.max(1, this.#region)).indexOf(0);
     const block = near >= 0 ? wished + near : this.#users.lastIndexOf(0);
     if (block < 0) {
       throw new AppError(`all ${this.blocks} blocks of the KV pool are in use; raise runtime.kvPool`, {
@@ -145,12 +145,12 @@ export class PoolKv extends GgmlKv {
     return block;
   }
 
-  /** Copies a slot's rows to its own lane where that is free, so that it is read together with its neighbours. */
-  #goHome(slot: number): void {
+  /** Copies a slot's rows to its own region where that is free, so that it is read together with its neighbours. */
+  #toRegion(slot: number): void {
     const [table, count] = [this.#tables[slot] as number[], this.#blockTokens];
-    const home = slot * this.#lane;
+    const home = slot * this.#region;
     const free = table.every((block, i) => this.#users[block] === 1 && this.#users[home + i] === 0);
-    if (this.#lane === 0 || table.length === 0 || !free) return;
+    if (this.#region === 0 || table.length === 0 || !free) return;
     const copies: RowCopy[] = [];
     for (const [i, block] of table.entries()) {
       const last = copies.at(-1);

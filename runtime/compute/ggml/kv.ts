@@ -109,7 +109,7 @@ export class KvGraph {
   }
 
   /** The positions of the rows, and by what each pair's angle is divided: ggml's base is 1 here. */
-  turns(build: GraphBuilder, rope: Rope): { readonly positions: Value; readonly divisors: Value } {
+  ropeInputs(build: GraphBuilder, rope: Rope): { readonly positions: Value; readonly divisors: Value } {
     const { name } = this.#cache.rotation(rope);
     const divisors = Float32Array.from(rope.frequencies, (frequency) => 1 / frequency);
     return {

@@ -46,7 +46,7 @@ interface WantedRow {
   readonly sampling: OpenSampling;
 }
 
-/** By what factor a time counts as longer than the one before. */
+/** A longer run than the shortest before it, times this, counts as this long: a graph that has not run for a while is slow at first. */
 const mostLonger = 1.1;
 
 export class Head {
@@ -54,7 +54,7 @@ export class Head {
   readonly #program: Pick<ModelProgram, "hidden" | "vocab">;
   readonly #lock: Mutex;
   readonly #sampler = new Sampler();
-  /** Milliseconds of the newest run by itself of so many rows. */
+  /** Milliseconds of a run by itself, by its rows. */
   readonly #took = new Map<number, number>();
   #wholeRows = 0;
 
@@ -101,7 +101,7 @@ export class Head {
       const startedAt = performance.now();
       const outputs = await this.#compiled.run(inputs);
       const known = this.#took.get(rows.length) ?? Number.POSITIVE_INFINITY;
-      this.#took.set(rows.length, Math.min(performance.now() - startedAt, mostLonger * known)); // the first run of a graph takes longest
+      this.#took.set(rows.length, Math.min(performance.now() - startedAt, mostLonger * known));
       return use({ outputs, keptRow });
     });
   }

@@ -22,8 +22,8 @@ export interface StepTools {
   /** `gatesOf`: the gate of each pair, called if the rows may come as sums. */
   readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
   readonly scheduler: StepScheduler;
-  /** Told of each expert that a row of the step chose. */
-  readonly chose?: (row: number, layer: number, expert: number) => void;
+  /** Called with each expert that a row of the step chose; unset: nobody counts them. */
+  readonly chose?: ((row: number, layer: number, expert: number) => void) | undefined;
   /** Unset where rows are needed, and not their head alone. */
   readonly head?: StepHead | undefined;
   /** Told of each layer that rows have passed. */

@@ -127,7 +127,7 @@ export class Batcher {
     return this.#stepOf(apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()]);
   }
 
-  /** A step of prompts alone, while which steps that decode may run; undefined also while one runs (../DECISIONS.md 12). */
+  /** A step of prompts alone, during which steps that decode may run; undefined also while one runs (../DECISIONS.md 12). */
   nextPrompts(): Step | undefined {
     return this.#running.none ? this.#stepOf(this.#prompts()) : undefined;
   }

@@ -20,13 +20,13 @@ import { limitsOn } from "../schedule/request.ts";
 import type { Step } from "../schedule/step-plan.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
+import { Interleaver } from "./interleaver.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
 import { OnDemandCalls } from "./on-demand.ts";
 import type { OpenModel } from "./open.ts";
 import { loadVocabulary, Requests } from "./requests.ts";
 import { Steps } from "./steps.ts";
-import { Turns } from "./turns.ts";
 
 /** A sleep of 0.05 ms: nobody wakes the cell (../DECISIONS.md 2). */
 const cell = new Int32Array(new SharedArrayBuffer(4));
@@ -72,17 +72,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     send({ type: "passed" });
   };
   const tools = {
-    ...{
-      ...measured,
-      program,
-      embed,
-      blocks,
-      experts,
-      scheduler,
-      passed,
-      allocators: { prefill: [], decode: [] },
-      overlap: new TwoBatchOverlap(),
-    },
+    ...{ ...measured, program, embed, blocks, experts, scheduler, passed },
+    ...{ allocators: { prefill: [], decode: [] }, overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
   };
   const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
@@ -92,13 +83,13 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     requests.flush();
     await macrotask(); // lets messages, loads and replies in
   };
-  const turns = new Turns({ batcher, run, waitMs: limits.decodeWaitMs, now });
+  const interleaver = new Interleaver({ batcher, run, waitMs: limits.decodeWaitMs, now });
   const mixed = (): Promise<void> | undefined => {
     const step = batcher.next(rowsTravel(routing, program.layers));
     return step && run(step);
   };
-  if (isExact) scheduler.between = () => turns.between();
-  const next = isExact ? () => turns.next() : mixed;
+  if (isExact) scheduler.between = () => interleaver.between();
+  const next = isExact ? () => interleaver.next() : mixed;
   const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
   return { batcher, boundary, calls, connections, languages, next, onDemand, requests, scheduler };
 }

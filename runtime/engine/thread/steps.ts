@@ -68,7 +68,7 @@ export class Steps {
     const changed = scheduler.clock;
     batcher.changed(step, changed.ms - start.ms);
     try {
-      const chose = hosts.counterOf(partsOf(step), step.tokens.length);
+      const chose = connections.isAlone ? undefined : hosts.counterOf(partsOf(step), step.tokens.length);
       const judge = (x: Float32Array) => ({ unusable: unusableRows(step, x, model.program.hidden), ms: scheduler.clock.ms - changed.ms });
       const taken: Ended[] = [];
       const take: StepHead["take"] = ({ x, head: found }) => {

@@ -2,14 +2,12 @@
 // requests. A turn begins with the prompt of the turn before, so the longest beginning that is known is the conversation's own.
 // Bounded: the beginning that was told of longest ago goes first.
 
-/** The part of the experts chosen for a request's rows that a rank hosts, 0 to 1. */
-export interface HostShare {
-  readonly rank: number;
-  readonly share: number;
-}
+import type { HostShare as Message } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+
+export type HostShare = Readonly<Pick<Message, "rank" | "share">>;
 
 interface Known {
-  readonly told: number;
+  readonly samples: number;
   readonly shares: ReadonlyMap<number, number>;
 }
 
@@ -19,8 +17,8 @@ const ranksMax = 8;
 /** Beginnings end at multiples of it. */
 const blockTokens = 16;
 const blocksMax = 128;
-/** A request counts as one of at least so many, so that users of one system prompt do not send each other from rank to rank. */
-const toldMost = 8;
+/** The average is over so many requests, so that users of one system prompt do not send each other from rank to rank. */
+const samplesMost = 8;
 
 export class ConversationHosts {
   readonly #known = new Map<number, Known>();
@@ -43,13 +41,13 @@ export class ConversationHosts {
 
   #add(hash: number, shares: readonly HostShare[]): void {
     const before = this.#known.get(hash);
-    const told = Math.min(toldMost, (before?.told ?? 0) + 1);
+    const samples = Math.min(samplesMost, (before?.samples ?? 0) + 1);
     const average = ({ rank, share }: HostShare): number => {
       const old = before?.shares.get(rank) ?? share;
-      return old + (share - old) / told;
+      return old + (share - old) / samples;
     };
     this.#known.delete(hash);
-    this.#known.set(hash, { told, shares: new Map(shares.map((one) => [one.rank, average(one)])) });
+    this.#known.set(hash, { samples, shares: new Map(shares.map((one) => [one.rank, average(one)])) });
     const [oldest] = this.#known.keys();
     if (this.#known.size > beginningsMax && oldest !== undefined) this.#known.delete(oldest);
   }

@@ -1,9 +1,9 @@
-// Turns of steps that decode and of prompts: what one that decodes waits for, and that neither kind waits for ever.
+// Steps that decode between those of prompts: what one that decodes waits for, and that neither kind waits for ever.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { stepOf } from "../schedule/step-plan.ts";
-import { Turns } from "./turns.ts";
+import { Interleaver } from "./interleaver.ts";
 
 const waitMs = 20;
 const decodeStep = stepOf([], []);
@@ -34,7 +34,7 @@ test("a step that decodes waits for prompts as long as it may, or for one graph,
             graphsSince += 1;
             alike = graphsSince === 1 || ms <= last + 1e-9;
             last = ms;
-            await turns.between();
+            await interleaver.between();
           }
           isPrompting = false;
         };
@@ -42,12 +42,12 @@ test("a step that decodes waits for prompts as long as it may, or for one graph,
           nextPrompts: () => (left.length > 0 && !isPrompting ? promptStep : undefined),
           nextDecodes: () => decodeStep,
         };
-        const turns = new Turns({ batcher, run, waitMs, now: () => nowMs });
+        const interleaver = new Interleaver({ batcher, run, waitMs, now: () => nowMs });
         for (let steps = 0; left.length > 0; steps++) {
           assert.ok(steps < 2 * prompts.length + 2, "prompts get on");
-          await turns.next();
+          await interleaver.next();
         }
-        await turns.next();
+        await interleaver.next();
         assert.equal(graphsSince, 0, "and so do those that decode");
       },
     ),
@@ -58,11 +58,11 @@ test("an error outside of a step's rows is not taken for the prompt's between wh
   const fault = new Error("slots are lost");
   const run = async (step: unknown): Promise<void> => {
     if (step === decodeStep) throw fault;
-    await turns.between()?.catch(() => {}); // as a step takes errors of its rows
+    await interleaver.between()?.catch(() => {}); // as a step takes errors of its rows
   };
   let nowMs = 0;
   const batcher = { nextPrompts: () => promptStep, nextDecodes: () => decodeStep };
-  const turns = new Turns({ batcher, run, waitMs, now: () => (nowMs += waitMs + 1) });
-  await turns.next();
-  assert.throws(() => turns.next(), fault);
+  const interleaver = new Interleaver({ batcher, run, waitMs, now: () => (nowMs += waitMs + 1) });
+  await interleaver.next();
+  assert.throws(() => interleaver.next(), fault);
 });

@@ -1,4 +1,4 @@
-// Whose turn it is: a step that decodes, or one of prompts, between whose graphs those that decode run (../DECISIONS.md 12).
+// Interleaves two kinds of steps: one that decodes, or one of prompts, between whose graphs those that decode run (../DECISIONS.md 12).
 import type { Batcher } from "../schedule/batch.ts";
 import type { Step } from "../schedule/step-plan.ts";
 
@@ -10,7 +10,7 @@ interface Parts {
   readonly now: () => number;
 }
 
-export class Turns {
+export class Interleaver {
   readonly #parts: Parts;
   #decodedAt = Number.NEGATIVE_INFINITY;
   /** When the newest graph of a prompt began, and what the one before took; undefined since the last step that decoded. */
