@@ -34,7 +34,7 @@ export interface Piece {
   readonly count: number;
 }
 
-export interface KvView {
+interface KvView {
   readonly first: number;
   readonly length: number;
   /** Between the first rows of consecutive slots; undefined where all read the same rows. */

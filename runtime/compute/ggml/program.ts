@@ -174,8 +174,7 @@ export class DenseProgram implements Compiled {
       (build) => {
         const found = this.lowerWhole(build, {}, rows, kv);
         const first = found[this.segment.outputs.find(({ dtype }) => dtype === "f32")?.name ?? ""];
-        const { ggml, exact } = this.#device;
-        if (kv && !exact && first) found[sumsName] = build.step(ggml.ggml_sum_rows(build.context, first.tensor), [first]);
+        if (kv && !this.#device.exact && first) found[sumsName] = sumsOfSquares(build, first);
         return found;
       },
       this.keptOutputs,
@@ -191,4 +190,11 @@ export class DenseProgram implements Compiled {
       checkIds(inputs[op.ids]?.data as Int32Array, table?.shape[0] ?? 0);
     }
   }
+}
+
+/** No number where a value of the row is none, or where a norm could not square it. */
+export function sumsOfSquares(build: GraphBuilder, x: Value): Value {
+  const { ggml } = build.device;
+  const squares = build.step(ggml.ggml_mul(build.context, x.tensor, x.tensor), [x]);
+  return build.step(ggml.ggml_sum_rows(build.context, squares.tensor), [squares]);
 }

@@ -15,7 +15,7 @@ import { nodesOf, type Part, type SlabHolder } from "./layer-parts.ts";
 import { zerosFor } from "./matrix-storage.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
-import { type DenseProgram, lowerOps } from "./program.ts";
+import { type DenseProgram, lowerOps, sumsOfSquares } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
 import { SortedRange } from "./sorted-range.ts";
@@ -273,11 +273,4 @@ function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: 
     sum = build.step(ggml.ggml_add(build.context, sum.tensor, one.tensor), [sum, one]);
   }
   return sum;
-}
-
-/** No number where a value of the row is none, or where a norm could not square it. */
-function sumsOfSquares(build: GraphBuilder, x: Value): Value {
-  const { ggml } = build.device;
-  const squares = build.step(ggml.ggml_mul(build.context, x.tensor, x.tensor), [x]);
-  return build.step(ggml.ggml_sum_rows(build.context, squares.tensor), [squares]);
 }
