@@ -6,14 +6,14 @@ import { AppError } from "./common.ts";
 const usual: Readonly<Record<string, string>> = {
   repository: "Its repository.",
   tag: "Its tag; empty = the chart's appVersion.",
-  digest: 'Its digest ("sha256:..."), which wins over the tag.',
+  digest: 'Its digest ("sha256:..."); wins over the tag.',
   pullPolicy: "Always, IfNotPresent or Never.",
   resources: "Requests and limits of the container.",
   nodeSelector: "Labels that a node must have.",
   tolerations: "Taints of nodes that are borne.",
-  affinity: "Affinity of the pods, as Kubernetes has it.",
+  affinity: "Affinity of the pods.",
   priorityClassName: "Priority class of the pods; empty = the cluster's default.",
-  labels: "Labels beside the chart's own, such as your Prometheus selects on.",
+  labels: "Labels that your Prometheus selects on.",
   annotations: "Annotations of the object.",
   interval: "Time between scrapes.",
 };
