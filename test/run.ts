@@ -4,7 +4,7 @@
 import { spawnSync } from "node:child_process";
 import { globSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
 
@@ -23,7 +23,11 @@ interface Counts {
   passed: number;
   failed: number;
   skipped: number;
+  /** Milliseconds of each file. */
+  readonly files: Map<string, number>;
 }
+
+const slowestMax = 20;
 
 const usage = `usage: npm test                                check, unit, int and e2e; files held back are named with the reason
        npm run check                           generated files, types, lint, unused code
@@ -139,16 +143,33 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
     );
     const stream = run({ files: [...files], concurrency, execArgv, timeout: Math.max(fileMinutesMax, ...minutes) * 60_000 });
     // A suite is not a test: only leaves count.
+    const timed = ({ file, nesting, details }: { file?: string | undefined; nesting: number; details: { duration_ms: number } }): void => {
+      if (file !== undefined && nesting === 0) counts.files.set(file, (counts.files.get(file) ?? 0) + details.duration_ms);
+    };
     stream.on("test:pass", (event) => {
+      timed(event);
       if (event.details.type === "suite") return;
       counts[event.skip !== undefined || event.todo !== undefined ? "skipped" : "passed"] += 1;
     });
     stream.on("test:fail", (event) => {
+      timed(event);
       if (event.details.type !== "suite") counts.failed += 1;
     });
     stream.on("end", done);
     stream.compose(spec).pipe(process.stdout, { end: false });
   });
+}
+
+/** Runs a stage, and says at its end how long it took. */
+async function stage(name: string, run: () => void | Promise<void>): Promise<void> {
+  const started = Date.now();
+  await run();
+  process.stdout.write(`# ${name}: ${Math.round((Date.now() - started) / 1000)} s\n`);
+}
+
+function printSlowest(files: ReadonlyMap<string, number>): void {
+  const slowest = [...files].sort(([, a], [, b]) => b - a).slice(0, slowestMax);
+  for (const [file, ms] of slowest) process.stdout.write(`# ${String(Math.round(ms / 1000)).padStart(5)} s  ${relative(root, file)}\n`);
 }
 
 /** Builds the programs that tests run, whose time on a slow machine is no file's. Where that fails, tests that need one say why. */
@@ -175,7 +196,7 @@ function integrationFiles(filters: readonly string[], counts: Counts, target: Ta
 
 /** Two lanes: files with a control plane, and the others. */
 function integrationLanes({ planes, alone, withPrograms }: Integration, counts: Counts): readonly Promise<void>[] {
-  const built = planes.length + withPrograms.length > 0 ? buildPrograms() : Promise.resolve();
+  const built = planes.length + withPrograms.length > 0 ? stage("programs", buildPrograms) : Promise.resolve();
   const beside = runFiles(alone, 1, counts).then(() => built.then(() => runFiles(withPrograms, 1, counts)));
   return [built.then(() => runFiles(planes, 1, counts)), beside];
 }
@@ -220,7 +241,7 @@ async function runE2e(filters: readonly string[], counts: Counts, target: Target
   });
   try {
     const files = toRun(testFiles("e2e", filters), counts, target);
-    await buildPrograms();
+    await stage("programs", buildPrograms);
     const beside = besideOthers.flatMap((name) => files.filter((file) => file.includes(name)));
     const alone = files.filter((file) => !beside.includes(file));
     await runFiles(alone, 1, counts);
@@ -245,14 +266,15 @@ async function main(argv: readonly string[]): Promise<void> {
     for (const script of generators) spawnSync(process.execPath, [script], { cwd: root, stdio: "inherit" });
     return;
   }
-  const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0, files: new Map() };
   const wants = (name: Target): boolean => target === "all" || target === name;
-  if (wants("check")) runChecks(counts);
+  if (wants("check")) await stage("check", () => runChecks(counts));
   const held = target === "held";
-  if (target === "all") await runUnitAndIntegration(counts);
+  if (target === "all") await stage("unit and integration", () => runUnitAndIntegration(counts));
   if (target === "unit") await runFiles(testFiles("unit", filters), 2, counts);
   if (target === "integration" || held) await Promise.all(integrationLanes(integrationFiles(filters, counts, target as Target), counts));
-  if (wants("e2e") || held) await runE2e(filters, counts, target as Target);
+  if (wants("e2e") || held) await stage("e2e", () => runE2e(filters, counts, target as Target));
+  printSlowest(counts.files);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
   process.exitCode = counts.failed === 0 && counts.passed > 0 ? 0 : 1;
