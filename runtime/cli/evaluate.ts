@@ -25,7 +25,7 @@ export interface EvalOptions {
   readonly limit?: number | undefined;
 }
 
-export interface TextScore {
+interface TextScore {
   readonly windows: number;
   readonly tokens: number;
   readonly perplexity: number;
@@ -33,7 +33,7 @@ export interface TextScore {
   readonly error: number;
 }
 
-export interface ChoiceScore {
+interface ChoiceScore {
   readonly questions: number;
   /** The part of questions whose answer has the highest probability. */
   readonly accuracy: number;
