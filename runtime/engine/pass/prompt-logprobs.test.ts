@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { collect as collected, engineWorld, greedy, promptOf as prompt } from "../../../test/kit/ranks/loaded-engine.ts";
 import type { Engine, GenerateEvent, OnDemandExperts } from "../engine.ts";
+import { PromptLogprobs } from "./prompt-logprobs.ts";
 
 const sampling = { ...greedy, logprobs: true, topLogprobs: 2 };
 const { start } = await engineWorld({ threads: 1 });
@@ -72,4 +73,16 @@ test("a request that is taken back in the middle of its prompt leaves nothing be
     if (event.type === "prompt") break;
   assert.equal((await worths(engine, prompt(1, 80))).length, 79);
   assert.equal((await engine.stats()).slotsUsed, 0);
+});
+
+test("only steps with rows that rate a prompt's token read rows", () => {
+  const ports = { head: { each: () => Promise.resolve() }, vocab: 8, between: () => undefined, tell: () => undefined };
+  const prompts = new PromptLogprobs(ports);
+  prompts.add("asked", Uint32Array.of(1, 2, 3, 4));
+  const wants = (id: string, phase: "prefill" | "decode", past: number, tokens: number): boolean =>
+    prompts.wants({ groups: [{ phase, ids: [id], firstSlot: 0, batch: 1, tokens, past: Int32Array.of(past) }] });
+  assert.ok(wants("asked", "prefill", 0, 2));
+  assert.ok(!wants("asked", "prefill", 3, 1), "nothing comes after the last token");
+  assert.ok(!wants("asked", "decode", 4, 1));
+  assert.ok(!wants("other", "prefill", 0, 2));
 });

@@ -47,12 +47,12 @@ export class PromptLogprobs {
     this.#asked.delete(id);
   }
 
-  get areAsked(): boolean {
-    return this.#asked.size > 0;
+  /** True where rows of the step rate a prompt's tokens. */
+  wants(step: Pick<Step, "groups">): boolean {
+    return this.#asked.size > 0 && this.#rows(step).length > 0;
   }
 
   async tell(step: Pick<Step, "groups">, x: Float32Array, unusable: Map<string, AppError>): Promise<void> {
-    if (!this.areAsked) return;
     const rows = this.#rows(step).filter(({ id }) => !unusable.has(id));
     for (let from = 0; from < rows.length; from += this.#rowsAtOnce) {
       const some = rows.slice(from, from + this.#rowsAtOnce);

@@ -75,7 +75,7 @@ export class Steps {
         const judged = judge(x);
         taken.push({ ...judged, tokens: this.#choose(step, x, judged.unusable, head.chooser(found)) });
       };
-      const readsRows = prompts.areAsked || step.wanted.some(({ embed }) => embed);
+      const readsRows = prompts.wants(step) || step.wanted.some(({ embed }) => embed);
       const stepHead = readsRows ? undefined : { ...head.rowsOf(step.wanted), take };
       const tools = traced({ ...this.#parts.tools, chose, head: stepHead }, requests.traceOf(idsOf(step)));
       const x = await forward(tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
