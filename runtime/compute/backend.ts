@@ -9,6 +9,8 @@ export interface KvSpec {
   readonly layers: number;
   readonly slots: number;
   readonly kvHeads: number;
+  /** Heads of queries; unset: as many. */
+  readonly heads?: number;
   readonly context: number;
   readonly headDim: number;
   /** May differ from `headDim`. */

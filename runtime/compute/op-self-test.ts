@@ -106,8 +106,8 @@ export async function runCase(backend: Backend, { segment, weights, inputs, kv }
   let cache: KvCache | undefined;
   try {
     if (kv !== undefined) {
-      const { slots, kvHeads, context, headDim, valueDim } = kv;
-      cache = await backend.createKv({ layers: 1, slots, kvHeads, context, headDim, valueDim, ...(type && { type }) });
+      const { slots, heads, kvHeads, context, headDim, valueDim } = kv;
+      cache = await backend.createKv({ layers: 1, slots, heads, kvHeads, context, headDim, valueDim, ...(type && { type }) });
     }
     const call = kv && cache && { cache, groups: kv.groups };
     const outputs = await program.run(inputs, call);

@@ -53,6 +53,7 @@ function shaped(name: string, shape: Shape): KernelCase<Attention> {
       },
       kv: {
         slots: groups.reduce((most, { firstSlot, batch }) => Math.max(most, firstSlot + batch), 0),
+        heads,
         kvHeads,
         context,
         headDim,

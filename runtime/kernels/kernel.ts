@@ -31,6 +31,7 @@ export interface KernelCase<O extends AnyOp> {
   readonly byOrder?: readonly string[];
   readonly kv?: {
     readonly slots: number;
+    readonly heads: number;
     readonly kvHeads: number;
     readonly context: number;
     readonly headDim: number;

@@ -13,9 +13,10 @@ const slots = 2;
 const builds = ["skylakex", "icelake", "zen4", "haswell", "alderlake", "sandybridge", "ivybridge", "sse42"];
 const shapes = {
   "three heads share one": { heads: 9, kvHeads: 3, headDim: 64, valueDim: 64 },
+  "three heads share one of f16": { heads: 9, kvHeads: 3, headDim: 64, valueDim: 64, type: "f16" },
   "each has its own, in rows of 2 KiB": { heads: 4, kvHeads: 4, headDim: 128, valueDim: 128 },
   "heads of 20 with values of 12": { heads: 2, kvHeads: 2, headDim: 20, valueDim: 12 },
-};
+} as const;
 
 async function open(shape: (typeof shapes)[keyof typeof shapes], options: { readonly threads: number; readonly cpuBuild?: string }) {
   const backend = await createGgmlBackend(options);
@@ -30,7 +31,7 @@ async function open(shape: (typeof shapes)[keyof typeof shapes], options: { read
     ops: [{ op: "attention", q: "q", k: "k", v: "v", layer: 0, ...shape, rope, scale: headDim ** -0.5, window: 0, out: "out" }],
   };
   const program = await backend.compile(segment, {});
-  const kv = await backend.createKv({ layers: 1, kvHeads, headDim, valueDim, slots, context: length });
+  const kv = await backend.createKv({ layers: 1, ...shape, slots, context: length });
   /** Rows `first` to `first + count` of one text, in each of `batch` slots. */
   const rows = async (first: number, count: number, batch: number, fill?: number): Promise<Uint32Array> => {
     const inputs = Object.entries(widths).map(([name, width], i) => {
@@ -77,15 +78,16 @@ test("large keys and values count as they are", async () => {
   await close();
 });
 
-test("builds of one set of instructions give the same bits", { skip: process.arch !== "x64" }, async () => {
-  const known = new Map<string, string>();
-  for (const cpuBuild of builds) {
-    const side = await open(shapes["three heads share one"], { threads: 1, cpuBuild }).catch(() => undefined);
-    if (side === undefined) continue; // this processor lacks its instructions
-    const bits = `${await side.rows(0, length, 1)}`;
-    const set = instructionsOf(cpuBuild, "f32");
-    assert.equal(bits, known.get(set) ?? bits, `${cpuBuild} is not as others of ${set}`);
-    known.set(set, bits);
-    await side.close();
-  }
-});
+for (const name of ["three heads share one", "three heads share one of f16"] as const)
+  test(`${name}: builds of one set of instructions give the same bits`, { skip: process.arch !== "x64" }, async () => {
+    const known = new Map<string, string>();
+    for (const cpuBuild of builds) {
+      const side = await open(shapes[name], { threads: 1, cpuBuild }).catch(() => undefined);
+      if (side === undefined) continue; // this processor lacks its instructions
+      const bits = `${await side.rows(0, length, 1)}`;
+      const set = instructionsOf(cpuBuild, "f32");
+      assert.equal(bits, known.get(set) ?? bits, `${cpuBuild} is not as others of ${set}`);
+      known.set(set, bits);
+      await side.close();
+    }
+  });

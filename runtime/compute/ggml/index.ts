@@ -114,10 +114,10 @@ class GgmlBackend implements Backend {
     return this.#device.memory;
   }
 
-  workBytes(layers: readonly Layer[], rows: number, { context, type }: Pick<KvSpec, "context" | "type">): number {
+  workBytes(layers: readonly Layer[], rows: number, { context, type = "f32" }: Pick<KvSpec, "context" | "type">): number {
     if (!this.#device.exact) return this.#device.scratchBytes;
     const sorted = Math.max(0, ...layers.map((layer) => (layer.kind === "moe" ? sortedBytes(this.#device, layer, rows) : 0)));
-    return sorted + (attendsByProducts(this.#device, type) ? scoresBytes(layers, rows, lengthRead(context)) : 0);
+    return sorted + (attendsByProducts(this.#device, type) ? scoresBytes(layers, rows, { type, length: lengthRead(context) }) : 0);
   }
 
   fault(): AppError | undefined {

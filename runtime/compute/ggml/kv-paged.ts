@@ -6,6 +6,8 @@ import { checkCopy } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvRun, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
 import { runsOfSpans, type Span } from "./kv-runs.ts";
+import { multiplied } from "./scores.ts";
+import { avxAlone } from "./types.ts";
 
 /** Attention reads a multiple of so many positions. */
 const lengthStep = 64;
@@ -25,8 +27,9 @@ function strideOf(context: number, rowBytes: readonly number[], pageBytes: numbe
   return Math.ceil(context / tokens) * tokens;
 }
 
-export const attendsByProducts = ({ exact }: Pick<GgmlDevice, "exact">, type: KvSpec["type"] = "f32"): boolean =>
-  exact && process.arch === "x64" && type === "f32";
+/** Two builds with AVX alone multiply f16 in unlike ways. */
+export const attendsByProducts = ({ exact, ggml }: Pick<GgmlDevice, "exact" | "ggml">, type: KvSpec["type"] = "f32"): boolean =>
+  exact && process.arch === "x64" && (type === "f32" || !avxAlone.has(ggml.cpuBuild));
 
 export class PagedKv extends GgmlKv {
   readonly slots: number;
@@ -38,7 +41,7 @@ export class PagedKv extends GgmlKv {
   constructor(device: GgmlDevice, spec: KvSpec, pageBytes: number) {
     super(device, spec, pageBytes);
     this.#pageBytes = pageBytes;
-    this.byProducts = attendsByProducts(device, spec.type);
+    this.byProducts = attendsByProducts(device, spec.type) && multiplied(spec);
     const rowBytes = rowBytesOf(spec, pageBytes);
     this.stride = strideOf(spec.context, rowBytes, pageBytes);
     const slotBytes = spec.layers * this.stride * rowBytes.reduce((sum, bytes) => sum + bytes, 0);

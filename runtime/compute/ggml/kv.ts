@@ -16,6 +16,8 @@ const storedMost = { keys: 65_504, values: 65_504 };
 const f32Max = (2 - 2 ** -23) * 2 ** 127;
 /** Scores of up to 1,024 products with queries as large are finite, and a value times a share of zero is zero. */
 const multipliedMost = { keys: 2 ** 59, values: f32Max };
+/** Keys are f16, values bf16. */
+const widenedMost = { keys: 65_504, values: (2 - 2 ** -7) * 2 ** 127 };
 const f16Bytes = 2;
 /** Tokens of a prompt that are attended to together by products. */
 const partTokens = 64;
@@ -94,7 +96,7 @@ export class KvGraph {
 
   /** The groups in parts whose scores lie in memory together. */
   partsFor(op: Heads): readonly GroupShape[] {
-    return this.byProducts ? this.groups.flatMap((group) => scoredTogether(op, group)) : this.groups;
+    return this.byProducts ? this.groups.flatMap((group) => scoredTogether(op, group, this.#cache.spec.type)) : this.groups;
   }
 
   /** The factors of rotated values and of their swapped pairs, [2 * pairs, 1, rows]. */
@@ -136,7 +138,7 @@ export class KvGraph {
       cacheRowsOf(this.#cache, groups),
     );
     const tensors = this.#layer(layer);
-    const most = this.byProducts ? multipliedMost : storedMost;
+    const most = this.byProducts ? (this.#cache.spec.type === "f16" ? widenedMost : multipliedMost) : storedMost;
     for (const [target, source, limit] of [
       [tensors.keys.rows, keys, most.keys],
       [tensors.values.rows, values, most.values],
@@ -150,8 +152,15 @@ export class KvGraph {
     return this.#view(build, this.#layer(layer).keys, group);
   }
 
+  /** Products with values read f32. */
   values(build: GraphBuilder, layer: number, group: GroupShape): Value {
-    return this.#view(build, this.#layer(layer).values, group);
+    const { type, kvHeads } = this.#cache.spec;
+    const view = this.#view(build, this.#layer(layer).values, group);
+    if (!this.byProducts || type !== "f16") return view;
+    const { length, batch } = group;
+    const all = Int32Array.from({ length: length * kvHeads * batch }, (_, i) => i % length);
+    const rows = this.#input(build, { name: `rows.${length}.${batch}`, type: "i32", shape: [length, kvHeads, batch] }, () => all);
+    return build.step(build.device.ggml.ggml_get_rows(build.context, view.tensor, rows.tensor), [view, rows]);
   }
 
   /** The mask of a group or of a part of it. */

@@ -10,11 +10,12 @@ import { backendOn } from "./index.ts";
 const [length, slots, headDim] = [2_048, 64, 4];
 const Mi = 2 ** 20;
 
-for (const [heads, kvHeads] of [
-  [512, 2],
-  [256, 256],
+for (const [heads, kvHeads, type] of [
+  [512, 2, "f32"],
+  [512, 2, "f16"],
+  [256, 256, "f32"],
 ] as const) {
-  test(`${heads} heads with ${kvHeads} of keys: scores are bounded and counted`, { skip: process.arch !== "x64" }, async () => {
+  test(`${heads} heads with ${kvHeads} of keys in ${type}: scores are bounded and counted`, { skip: process.arch !== "x64" }, async () => {
     const device = new CpuDevice({ threads: 1 });
     const backend = backendOn(device, {});
     const widths = { q: heads * headDim, k: kvHeads * headDim, v: kvHeads * headDim };
@@ -29,7 +30,7 @@ for (const [heads, kvHeads] of [
       ],
     };
     const program = await backend.compile(block, {});
-    const cache = await backend.createKv({ layers: 1, kvHeads, headDim, valueDim: headDim, slots, context: length });
+    const cache = await backend.createKv({ layers: 1, heads, kvHeads, type, headDim, valueDim: headDim, slots, context: length });
     const from = length - 64;
     const texts = Object.values(widths).map((width, i) => randomTensor(i, [64, width]).data as Float32Array);
     /** Row `first` to `first + tokens` of a text in each of so many slots. */
@@ -51,7 +52,7 @@ for (const [heads, kvHeads] of [
     const batch = await rows(new Array(slots).fill(from), 1);
     assert.deepEqual(batch.slice(0, width), part.slice(0, width));
     assert.deepEqual(batch.slice(-width), (await rows([from, from], 1)).slice(width), "of two whose slots were empty");
-    const counted = backend.workBytes([{ kind: "dense", block } as Layer], 64, { context: length });
+    const counted = backend.workBytes([{ kind: "dense", block } as Layer], 64, { context: length, type });
     assert.ok(device.scratchBytes <= counted + 16 * Mi, `${device.scratchBytes / Mi} of ${counted / Mi} MiB`);
     assert.ok(counted < 100 * Mi);
     await backend.close();

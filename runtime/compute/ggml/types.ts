@@ -27,7 +27,7 @@ const exactByMulMat: Readonly<Record<MemoryName, ReadonlySet<WeightType>>> = {
 };
 
 /** CPUs with AVX but no AVX2 have a separate kernel for several rows of these types. */
-const avxAlone: ReadonlySet<string> = new Set(["sandybridge", "ivybridge", "piledriver"]);
+export const avxAlone: ReadonlySet<string> = new Set(["sandybridge", "ivybridge", "piledriver"]);
 const notByAvxAlone: ReadonlySet<WeightType> = new Set(["q8_0", "q4_0"]);
 
 export function multipliesExactly(type: WeightType, memory: MemoryName, cpuBuild: string): boolean {

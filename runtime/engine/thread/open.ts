@@ -40,8 +40,8 @@ export interface OpenModel {
 }
 
 const kvSlotsMax = 64;
-/** Increase it when a change of this code changes the bits of results. */
-const orderOfSums = 4;
+/** By type of KV; increase it when a change of this code changes the bits of results. */
+const orderOfSums: Readonly<Record<KvType, number>> = { f32: 4, f16: 5, q8_0: 4 };
 const speedRows = 16;
 const speedRuns = 8;
 
@@ -86,9 +86,9 @@ function kvSpecOf(
   { backend, options }: Pick<Parts, "backend" | "options">,
 ): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
   const context = Math.min(options.maxContext, program.maxContext);
-  const { layers, kvHeads, headDim, valueDim } = program;
+  const { layers, heads, kvHeads, headDim, valueDim } = program;
   const { codec, kvPoolBytes: askedBytes } = options;
-  const shape = { layers: layers.length, kvHeads, headDim, valueDim, context, type: kvTypeOf(program, backend, options) };
+  const shape = { layers: layers.length, heads, kvHeads, headDim, valueDim, context, type: kvTypeOf(program, backend, options) };
   const pages = backend.kvPageBytes;
   const blockBytes = kvBlockBytes(shape, pages);
   const whole = kvBlocksOfContext(context);
@@ -205,7 +205,7 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   // Norms, routers, gates and attention are always f32.
   const computed = new Set([...new Set([...experts, ...beside, "f32" as const])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
-  return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
+  return `${backend.numericClass}: order ${orderOfSums[kv]}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
 /** Weights of one segment after another; those of the next are read and hashed while the caller places these. */

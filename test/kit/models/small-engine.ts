@@ -29,7 +29,9 @@ export interface LoadedModel {
 }
 
 /** The shape of this program's KV cache, but for its slots and context. */
-export const kvOf = ({ layers, kvHeads, headDim, valueDim }: ModelProgram) => ({ layers: layers.length, kvHeads, headDim, valueDim });
+export const kvOf = ({ layers, heads, kvHeads, headDim, valueDim }: ModelProgram) => ({
+  ...{ layers: layers.length, heads, kvHeads, headDim, valueDim },
+});
 
 const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).data as Float32Array;
 
